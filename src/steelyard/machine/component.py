@@ -1,0 +1,243 @@
+"""A machine as a tree of components.
+
+A GPU, a systolic array, an in-memory-compute bank, a phone NPU and a CPU differ in their tree, not in their class:
+
+* :class:`Memory` levels nest by ``inside``: the root is the level that holds the model (HBM, DRAM, SRAM of a
+  wafer), each further level is nearer to the arithmetic;
+* a :class:`Compute` engine sits ``inside`` the memory level it reads, so its data crosses every level from
+  there up to the root. A bank-level processing-in-memory unit is a Compute inside the banks;
+* a :class:`Link` leads out of the machine.
+
+Numbers are SI. A figure that its maker never published is listed in ``guess`` with the reason it was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from steelyard.errors import InputError, Problem, UnknownName, raise_all
+from steelyard.units import Quantity
+
+__all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
+
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a component can do once: ``throughput_per_s`` of it, after ``latency_s``, at ``energy_j`` each."""
+
+    throughput_per_s: float
+    latency_s: float = 0.0
+    energy_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """An arithmetic engine: tensor cores, a vector unit, a systolic array, an in-memory unit."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    kind: Literal["matrix", "vector", "scalar"]
+    units: Annotated[float, Quantity("1", "copies that share the work (SMs, CUs, cores, banks)", gt=0)]
+    peak: Mapping[str, Annotated[float, Quantity("OP/s", "dense peak of all units, per format (1 MAC = 2 OP)", gt=0)]]
+    inside: Annotated[str, "the memory level it reads from; empty for the innermost one"] = ""
+    clock_hz: Annotated[float, Quantity("Hz", "clock at which the peak is stated", ge=0)] = 0.0
+    sparse_peak: Mapping[
+        str, Annotated[float, Quantity("OP/s", "peak with the maker's structured sparsity", gt=0)]
+    ] = field(default_factory=dict)
+    energy_j_per_op: Mapping[str, Annotated[float, Quantity("J/OP", "energy of one operation", ge=0)]] = field(
+        default_factory=dict
+    )
+    rows: Annotated[float, Quantity("1", "rows of a systolic array, 0 when it is not one", ge=0)] = 0
+    columns: Annotated[float, Quantity("1", "columns of a systolic array, 0 when it is not one", ge=0)] = 0
+    dataflow: Literal["", "weight_stationary", "output_stationary"] = ""
+
+    def action(self, fmt: str) -> Action:
+        """One operation in format ``fmt``."""
+        return Action(self.peak[fmt], 0.0, self.energy_j_per_op.get(fmt, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A memory level. The root (``inside == ""``) holds weights, KV cache and activations."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    capacity_bytes: Annotated[float, Quantity("B", "capacity of all copies of the level", gt=0)]
+    bandwidth_bytes_per_s: Annotated[float, Quantity("B/s", "peak read bandwidth of all copies", gt=0)]
+    kind: str = ""
+    inside: Annotated[str, "the next level outwards; empty for the root"] = ""
+    write_bandwidth_bytes_per_s: Annotated[
+        float, Quantity("B/s", "peak write bandwidth; 0 = same bus as reads", ge=0)
+    ] = 0.0
+    latency_s: Annotated[float, Quantity("s", "load-to-use latency", ge=0)] = 0.0
+    energy_j_per_byte: Annotated[float, Quantity("J/B", "energy to move one byte out of the level", ge=0)] = 0.0
+
+    def action(self, name: str = "read") -> Action:
+        """Moving one byte: ``read`` or ``write``."""
+        bandwidth = self.bandwidth_bytes_per_s
+        if name == "write" and self.write_bandwidth_bytes_per_s:
+            bandwidth = self.write_bandwidth_bytes_per_s
+        return Action(bandwidth, self.latency_s, self.energy_j_per_byte)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A way out of the machine: NVLink, PCIe, Infinity Fabric, ICI, a network card."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    network: Annotated[str, "the catalogue network it speaks (nvlink4, pcie5, infinity_fabric3, ...)"]
+    bandwidth_bytes_per_s: Annotated[float, Quantity("B/s", "all lanes together, one direction", gt=0)]
+    role: Annotated[
+        Literal["peer", "host", "network"], "peer: other devices of the node; host: the CPU; network: other nodes"
+    ] = "peer"
+    latency_s: Annotated[float, Quantity("s", "one hop, device to device; 0 = the network's", ge=0)] = 0.0
+
+    def action(self) -> Action:
+        """Sending one byte."""
+        return Action(self.bandwidth_bytes_per_s, self.latency_s, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One device: its components, power, price class, sources and guesses."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    title: str
+    kind: Literal["gpu", "cpu", "npu", "tpu", "asic", "soc", "mcu", "pim"]
+    vendor: str
+    family: Annotated[str, "architecture; a machine without measurements borrows its family's parameters"]
+    compute: tuple[Compute, ...]
+    memory: tuple[Memory, ...]
+    link: tuple[Link, ...] = ()
+    aliases: tuple[str, ...] = ()
+    released: str = ""
+    tdp_w: Annotated[float, Quantity("W", "rated power of the device (board or package)", ge=0)] = 0.0
+    idle_w: Annotated[float, Quantity("W", "power when idle", ge=0)] = 0.0
+    reserved_bytes: Annotated[float, Quantity("B", "memory the driver and runtime keep for themselves", ge=0)] = 0.0
+    devices_per_node: Annotated[float, Quantity("1", "devices of the usual node", ge=1)] = 1
+    node: Annotated[str, "the usual node in the catalogue; empty when it stands alone"] = ""
+    launch: Annotated[str, "launch-overhead class: cuda, hip, tpu, metal, cpu, npu, dataflow"] = ""
+    capex_usd: Annotated[float, Quantity("USD", "list or street price of the device, 0 = unknown", ge=0)] = 0.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    guess: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        raise_all(problems)
+
+    def _problems(self) -> Iterator[Problem]:
+        names = [c.name for c in (*self.compute, *self.memory, *self.link)]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield Problem("name", f"component {name!r} appears more than once")
+        if not self.compute:
+            yield Problem("compute", "a machine needs at least one compute engine")
+        levels = {m.name for m in self.memory}
+        roots = [m.name for m in self.memory if not m.inside]
+        if len(roots) != 1:
+            yield Problem("memory", f"exactly one level must have no 'inside' (the root), found {roots or 'none'}")
+        inside = [(f"memory.{m.name}", m.inside) for m in self.memory]
+        inside += [(f"compute.{c.name}", c.inside) for c in self.compute]
+        for path, parent in inside:
+            if parent and parent not in levels:
+                yield Problem(f"{path}.inside", str(UnknownName("memory level", parent, levels)))
+        for memory in self.memory:
+            seen, level = set(), memory
+            while level.inside and level.inside in levels and level.name not in seen:
+                seen.add(level.name)
+                level = self.level(level.inside)
+            if level.name in seen:
+                yield Problem(f"memory.{memory.name}.inside", "levels nest in a circle")
+                break
+
+    @property
+    def root(self) -> Memory:
+        """The outermost memory level: the one that must hold the model."""
+        return next(m for m in self.memory if not m.inside)
+
+    def level(self, name: str) -> Memory:
+        """The memory level called ``name``. Raises :class:`UnknownName`."""
+        for memory in self.memory:
+            if memory.name == name:
+                return memory
+        raise UnknownName("memory level", name, (m.name for m in self.memory))
+
+    def engine(self, name: str) -> Compute:
+        """The compute engine called ``name``. Raises :class:`UnknownName`."""
+        for compute in self.compute:
+            if compute.name == name:
+                return compute
+        raise UnknownName("compute engine", name, (c.name for c in self.compute))
+
+    def path(self, compute: Compute) -> tuple[Memory, ...]:
+        """The levels between ``compute`` and the root, innermost first; data crosses each of them."""
+        level = self.level(compute.inside) if compute.inside else self._innermost()
+        levels = [level]
+        while level.inside:
+            level = self.level(level.inside)
+            levels.append(level)
+        return tuple(levels)
+
+    def _innermost(self) -> Memory:
+        parents = {m.inside for m in self.memory}
+        level = self.root
+        while level.name in parents:
+            level = next(m for m in self.memory if m.inside == level.name)
+        return level
+
+    def engines(self, kind: str) -> tuple[Compute, ...]:
+        """The compute engines of one kind, fastest first."""
+        found = [c for c in self.compute if c.kind == kind]
+        return tuple(sorted(found, key=lambda c: -max(c.peak.values())))
+
+    @property
+    def cache(self) -> Memory | None:
+        """The largest level inside the root that all units share (L2, Infinity Cache, SLC), if any."""
+        inner = [m for m in self.memory if m.inside == self.root.name]
+        return max(inner, key=lambda m: m.capacity_bytes) if inner else None
+
+    @property
+    def usable_bytes(self) -> float:
+        """Root capacity less what driver and runtime reserve."""
+        return self.root.capacity_bytes - self.reserved_bytes
+
+    def links(self, role: str) -> tuple[Link, ...]:
+        """The links of one role (``peer``, ``host``, ``network``), fastest first."""
+        return tuple(sorted((x for x in self.link if x.role == role), key=lambda x: -x.bandwidth_bytes_per_s))
+
+    def actions(self) -> Iterator[tuple[str, Action]]:
+        """Every action of the machine as ``("component.action", Action)``: what validation and docs walk over."""
+        for compute in self.compute:
+            for fmt in compute.peak:
+                yield f"{compute.name}.{fmt}", compute.action(fmt)
+        for memory in self.memory:
+            yield f"{memory.name}.read", memory.action("read")
+            yield f"{memory.name}.write", memory.action("write")
+        for link in self.link:
+            yield f"{link.name}.send", link.action()
+
+    def confidence(self, path: str) -> str:
+        """``guess`` when the figure at ``path`` (``memory.hbm.latency_s``) was never published, else ``published``."""
+        return "guess" if any(path == p or path.startswith(p + ".") for p in self.guess) else "published"
+
+    def but(self, **changes: object) -> Machine:
+        """A copy with some fields replaced, for what-if questions.
+
+        Raises:
+            InputError: a field does not exist.
+        """
+        known = self.__dataclass_fields__
+        for name in changes:
+            if name not in known:
+                raise InputError(str(UnknownName("machine field", name, known)), field=name)
+        return replace(self, **changes)  # type: ignore[arg-type]

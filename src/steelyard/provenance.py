@@ -1,0 +1,42 @@
+"""Which facts a run used: every catalogue figure, source and assumption that went into an answer.
+
+A run opens a :class:`Ledger`; whatever it looks up is written there, so the answer can name its sources and be run
+again from its own record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Ledger", "content_hash"]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Sources, assumptions and guesses collected while an answer is made; order kept, no repeats."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
+    guesses: dict[str, str] = field(default_factory=dict)
+
+    def cite(self, what: str, source: str) -> None:
+        """Record where a fact came from."""
+        self.sources.setdefault(what, source)
+
+    def assume(self, text: str) -> None:
+        """Record a choice made for the user."""
+        if text not in self.assumptions:
+            self.assumptions.append(text)
+
+    def guess(self, path: str, reason: str) -> None:
+        """Record the use of a figure that was never published."""
+        self.guesses.setdefault(path, reason)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, no spaces), first 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

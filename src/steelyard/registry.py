@@ -1,0 +1,84 @@
+"""Extension points, opened by the same entry points for the built-ins and for plug-ins.
+
+A package adds a device folder, a model family, a cost model, a policy, a technique, a solver or a dataset reader by
+declaring an entry point in the group of that kind; nothing is found by scanning classes, and nothing is imported
+before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any, Generic, TypeVar
+
+from steelyard.errors import SteelyardError, UnknownName, normalise
+
+__all__ = ["Registry", "entry_points"]
+
+T = TypeVar("T")
+
+
+@cache
+def entry_points(group: str) -> dict[str, metadata.EntryPoint]:
+    """Entry points of a group by name. A plug-in's entry may not take the name of a built-in."""
+    found: dict[str, metadata.EntryPoint] = {}
+    for point in sorted(metadata.entry_points(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))):
+        known = found.get(point.name)
+        if known is not None and known.value != point.value:
+            raise SteelyardError(f"two packages define {group} {point.name!r}: {known.value} and {point.value}")
+        found[point.name] = point
+    return found
+
+
+@dataclass(frozen=True)
+class Registry(Generic[T]):
+    """Named things of one kind.
+
+    Args:
+        kind: what a user calls them, in errors (``"model family"``).
+        group: the entry-point group (``"steelyard.model_families"``).
+    """
+
+    kind: str
+    group: str
+    _own: dict[str, T] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted({*entry_points(self.group), *self._own})
+
+    def get(self, name: str) -> T:
+        """The thing called ``name`` (case and punctuation are forgiven).
+
+        Raises:
+            UnknownName: with the nearest known names.
+        """
+        if name in self._own:
+            return self._own[name]
+        points = entry_points(self.group)
+        if name in points:
+            return self._load(points[name])
+        key = normalise(name)
+        for known in self.names():
+            if normalise(known) == key:
+                return self._own[known] if known in self._own else self._load(points[known])
+        raise UnknownName(self.kind, name, self.names())
+
+    def add(self, name: str, thing: T) -> None:
+        """Register something for this process only (notebooks, tests). A packaged plug-in uses an entry point.
+
+        Raises:
+            SteelyardError: the name is taken.
+        """
+        if name in self._own or name in entry_points(self.group):
+            raise SteelyardError(f"{self.kind} {name!r} already exists")
+        self._own[name] = thing
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    @staticmethod
+    def _load(point: metadata.EntryPoint) -> Any:
+        return point.load()

@@ -1,0 +1,1 @@
+"""Building blocks of models: each writes the ops of one part for one step."""

@@ -1,0 +1,304 @@
+"""Attention: MHA, MQA, GQA with windows and chunks, and multi-head latent attention (MLA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steelyard.workload.op import Array, Op, Size
+
+if TYPE_CHECKING:
+    from steelyard.workload.transformer import Attention, Layer, Step, Transformer
+
+__all__ = ["attended", "attention_ops", "mla_ops", "query_key_pairs"]
+
+
+def attended(context: Size, window: int = 0, chunk: int = 0) -> Array:
+    """Tokens of the cache a new token at the end reaches: ``min(context, window)``; a chunk keeps at most itself."""
+    reach = np.asarray(context, dtype=np.float64)
+    for limit in (window, chunk):
+        if limit:
+            reach = np.minimum(reach, limit)
+    return reach
+
+
+def query_key_pairs(new: Size, context: Size, causal: bool = True, window: int = 0, chunk: int = 0) -> Array:
+    """(query, key) pairs of one sequence when the last ``new`` of ``context`` tokens are queries.
+
+    Full causal: ``sum_{i=1..new} (p + i)`` with ``p = context - new``, that is ``new p + new (new + 1) / 2``.
+    A window W caps each term at W. A chunk C restarts the count every C tokens.
+    Not causal: ``new * context`` (times the window's share).
+    """
+    n, total = np.asarray(new, dtype=np.float64), np.asarray(context, dtype=np.float64)
+    if not causal:
+        return np.asarray(n * np.minimum(total, 2.0 * window + 1) if window else n * total, dtype=np.float64)
+    if chunk:
+        return _below(total, chunk) - _below(total - n, chunk)
+    pairs = n * (total - n) + n * (n + 1) / 2
+    if window:
+        pairs = _capped(total, window) - _capped(total - n, window)
+    return np.asarray(pairs, dtype=np.float64)
+
+
+def _capped(length: Array, window: int) -> Array:
+    """sum over positions 1..length of min(position, window)."""
+    inside = np.minimum(length, window)
+    return np.asarray(inside * (inside + 1) / 2 + (length - inside) * window, dtype=np.float64)
+
+
+def _below(length: Array, chunk: int) -> Array:
+    """sum over positions 1..length of the position inside its chunk."""
+    full = np.floor(length / chunk)
+    rest = length - full * chunk
+    return np.asarray(full * chunk * (chunk + 1) / 2 + rest * (rest + 1) / 2, dtype=np.float64)
+
+
+def attention_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+    """Projection, norms and rotary, cache write, scores, softmax, values, output projection."""
+    a = layer.attention
+    assert a is not None
+    tokens, count = step.tokens, layer.count
+    heads: dict[str, Size] = {"t": tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
+    parts = (("h", 2 if a.query_gate else 1), ("g", 1 if a.values != a.head_dim else 2))
+    yield Op(
+        f"{prefix}.qkv",
+        "t d, d p c -> t p c",
+        heads,
+        operands=("x", "w_qkv", "qkv"),
+        roles=("activation", "weight", "activation"),
+        derived={"p": parts},
+        count=count,
+        block="attention",
+    )
+    if a.values != a.head_dim:
+        yield Op(
+            f"{prefix}.v",
+            "t d, d g c -> t g c",
+            {**heads, "c": a.values},
+            operands=("x", "w_v", "v"),
+            roles=("activation", "weight", "activation"),
+            count=count,
+            block="attention",
+        )
+    bias = tuple(x for x in (("h", int(a.q_bias)), ("g", 2 * int(a.kv_bias))) if x[1])
+    if bias:
+        yield _bias(f"{prefix}.qkv_bias", "p c", {**heads}, count, {"p": bias})
+    if a.qk_norm:
+        yield _qk_norm(a, heads, f"{prefix}.qk_norm", count)
+    yield from _rotary_and_cache(a, step, heads, prefix, count)
+    yield from _core(
+        prefix, step, count, a, kv_heads=a.kv_heads, queries=a.heads // a.kv_heads, key_dim=a.head_dim, value_dim=a.values
+    )
+    yield Op(
+        f"{prefix}.out",
+        "t h c, h c d -> t d",
+        {**heads, "c": a.values},
+        operands=("attended", "w_o", "y"),
+        roles=("activation", "weight", "activation"),
+        count=count,
+        block="attention",
+    )
+    if a.out_bias:
+        yield _bias(f"{prefix}.out_bias", "d", heads, count)
+
+
+def _core(
+    prefix: str, step: Step, count: int, a: Attention, *, kv_heads: int, queries: int, key_dim: int, value_dim: int
+) -> Iterator[Op]:
+    """Scores, softmax and values: one fused kernel unless the plan says otherwise."""
+    pairs = query_key_pairs(step.new, step.context, a.causal, a.window, a.chunk)
+    reach = step.context
+    if a.window or a.chunk:
+        reach = np.minimum(np.asarray(step.context, dtype=np.float64), attended(step.context, a.window, a.chunk) + step.new - 1)
+    sizes: dict[str, Size] = {
+        "b": step.batch,
+        "g": kv_heads,
+        "q": queries,
+        "s": step.new,
+        "l": step.context,
+        "c": key_dim,
+        "z": value_dim,
+    }
+    fuse = f"{prefix}.attention"
+    shared = {"domain": {("s", "l"): pairs}, "visited": {"l": reach}, "count": count, "fuse": fuse, "block": "attention"}
+    # With latent attention the values are part of the keys that were just read: the second read is free.
+    value_role = "activation" if a.is_mla and kv_heads == 1 else "kv"
+    yield Op(
+        f"{prefix}.scores",
+        "b g q s c, b g l c -> b g q s l",
+        sizes,
+        operands=("queries", "keys", "scores"),
+        roles=("activation", "kv", "activation"),
+        **shared,  # type: ignore[arg-type]
+    )
+    yield Op(
+        f"{prefix}.softmax",
+        "b g q s l -> b g q s l",
+        sizes,
+        operands=("scores", "weights"),
+        map="softmax",
+        reduce="none",
+        **shared,  # type: ignore[arg-type]
+    )
+    yield Op(
+        f"{prefix}.values",
+        "b g q s l, b g l z -> b g q s z",
+        sizes,
+        operands=("weights", "cached_values", "attended"),
+        roles=("activation", value_role, "activation"),
+        bits={"cached_values": 0} if value_role == "activation" else {},
+        **shared,  # type: ignore[arg-type]
+    )
+    if a.sinks:
+        yield Op(
+            f"{prefix}.sinks",
+            "t g q, g q -> t g q",
+            {"t": step.tokens, "g": kv_heads, "q": queries},
+            operands=("maxima", "sinks", "denominators"),
+            roles=("activation", "weight", "activation"),
+            map="exp",
+            reduce="none",
+            bits={"sinks": 16},
+            count=count,
+            fuse=fuse,
+            block="attention",
+        )
+
+
+def _rotary_and_cache(a: Attention, step: Step, heads: dict[str, Size], prefix: str, count: int) -> Iterator[Op]:
+    fuse = f"{prefix}.rotary"
+    if a.rotary_dim:
+        yield Op(
+            f"{prefix}.rotary",
+            "t p c -> t p c",
+            {**heads, "c": a.rotary_dim},
+            operands=("qk", "qk_rotated"),
+            map="rotary",
+            reduce="none",
+            derived={"p": (("h", 1), ("g", 1))},
+            count=count,
+            fuse=fuse,
+            block="attention",
+        )
+    if a.causal:
+        yield Op(
+            f"{prefix}.cache_write",
+            "t g c -> t g c",
+            {"t": step.tokens, "g": a.kv_heads, "c": a.head_dim + a.values},
+            operands=("kv", "cache"),
+            roles=("activation", "kv"),
+            map="copy",
+            reduce="none",
+            count=count,
+            fuse=fuse,
+            block="attention",
+        )
+
+
+def _bias(name: str, index: str, sizes: dict[str, Size], count: int, derived: dict[str, tuple[tuple[str, int], ...]] | None = None) -> Op:
+    return Op(
+        name,
+        f"t {index}, {index} -> t {index}",
+        sizes,
+        operands=("x", "bias", "y"),
+        roles=("activation", "weight", "activation"),
+        map="add",
+        reduce="none",
+        derived=derived or {},
+        bits={"bias": 16, "x": 0, "y": 0},  # an epilogue of the product before it: no traffic of its own
+        count=count,
+        fuse=name,
+        block="attention",
+    )
+
+
+def _qk_norm(a: Attention, heads: dict[str, Size], name: str, count: int) -> Op:
+    """Norm of queries and keys: weights of one head width each, of every head, or over all heads together."""
+    index = {"head": "n c", "full": "p c", "per_head": "p c"}[a.qk_norm]
+    return Op(
+        name,
+        f"t p c, {index} -> t p c",
+        {**heads, "n": 2},
+        operands=("qk", "norm", "qk_normed"),
+        roles=("activation", "weight", "activation"),
+        map="norm",
+        reduce="none",
+        derived={"p": (("h", 1), ("g", 1))},
+        domain={("t", "n"): heads["t"]} if a.qk_norm == "head" else {},
+        bits={"norm": 16},
+        count=count,
+        fuse=name.replace(".qk_norm", ".rotary"),
+        block="attention",
+    )
+
+
+def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434).
+
+    The cache holds one latent of ``kv_rank`` and one rotary key of ``rope_dim`` per token. ``absorb`` folds the key
+    and value up-projections into query and output (decode: attention runs over the latent as one shared head of
+    width ``kv_rank + rope_dim``); otherwise keys and values are expanded per head (prefill).
+    """
+    a = layer.attention
+    assert a is not None
+    tokens, count = step.tokens, layer.count
+    base: dict[str, Size] = {"t": tokens, "d": model.hidden, "h": a.heads}
+
+    def linear(name: str, einsum: str, more: dict[str, Size], weight: str) -> Op:
+        return Op(
+            f"{prefix}.{name}",
+            einsum,
+            {**base, **more},
+            operands=("x", weight, "y"),
+            roles=("activation", "weight", "activation"),
+            count=count,
+            block="attention",
+        )
+
+    def normed(name: str, width: int) -> Op:
+        return Op(
+            f"{prefix}.{name}",
+            "t r, r -> t r",
+            {"t": tokens, "r": width},
+            operands=("x", "norm", "y"),
+            roles=("activation", "weight", "activation"),
+            map="norm",
+            reduce="none",
+            bits={"norm": 16},
+            count=count,
+            block="attention",
+        )
+
+    query = a.nope_dim + a.rope_dim
+    latent = a.kv_rank + a.rope_dim
+    yield linear("down", "t d, d r -> t r", {"r": (a.q_rank or 0) + latent}, "w_down")
+    if a.q_rank:
+        yield normed("q_norm", a.q_rank)
+        yield linear("q_up", "t r, r h c -> t h c", {"r": a.q_rank, "c": query}, "w_q_up")
+    else:
+        yield linear("q", "t d, d h c -> t h c", {"c": query}, "w_q")
+    yield normed("kv_norm", a.kv_rank)
+    yield Op(
+        f"{prefix}.cache_write",
+        "t r -> t r",
+        {"t": tokens, "r": latent},
+        operands=("latent", "cache"),
+        roles=("activation", "kv"),
+        map="rotary",
+        reduce="none",
+        count=count,
+        block="attention",
+    )
+    if absorb:
+        yield linear("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
+        yield from _core(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
+        yield linear("v_absorb", "t h r, h r c -> t h c", {"c": a.values, "r": a.kv_rank}, "w_v_up")
+    else:
+        # keys and values of the whole context are expanded from the latents; earlier tokens are read from the cache
+        seen = np.asarray(step.batch, dtype=np.float64) * step.context
+        yield linear("k_up", "t r, h c r -> t h c", {"t": seen, "c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
+        yield linear("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, "w_v_up")
+        yield from _core(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
+    yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
