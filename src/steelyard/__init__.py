@@ -1,0 +1,37 @@
+"""Steelyard: what running any AI model on any machine will cost, before anyone buys, builds or trains anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from steelyard.estimation import Estimate, estimate
+    from steelyard.machine import Machine, load_machine
+    from steelyard.machine.catalogue import find_machine
+    from steelyard.workload.catalogue import load_model
+
+__all__ = ["Estimate", "Machine", "__version__", "estimate", "find_machine", "load_machine", "load_model"]
+
+_WHERE = {
+    "estimate": "steelyard.estimation",
+    "Estimate": "steelyard.estimation",
+    "Machine": "steelyard.machine",
+    "load_machine": "steelyard.machine",
+    "find_machine": "steelyard.machine.catalogue",
+    "load_model": "steelyard.workload.catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that ``import steelyard`` stays quick."""
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'steelyard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

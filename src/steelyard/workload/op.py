@@ -129,6 +129,7 @@ class Op:
         tied: names of weight operands whose storage is counted elsewhere.
         bits: widths of operands that do not follow their role, by operand name.
         block: what part of the model it belongs to (``attention``, ``mlp``, ``moe``, ``head``, ...).
+        facts: what a cost model may want to know that the einsum does not say (``window``, ``causal``).
 
     Points computed = product of all ranks, with each ``domain`` group replaced by its joint extent.
     """
@@ -149,6 +150,7 @@ class Op:
     tied: tuple[str, ...] = ()
     bits: Mapping[str, float] = field(default_factory=dict)
     block: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parsed = parse_einsum(self.einsum)

@@ -18,13 +18,14 @@ import numpy as np
 
 from steelyard.errors import Problem, raise_all
 from steelyard.workload.blocks.attention import attention_ops, attended, mla_ops
+from steelyard.workload.blocks.delta_net import delta_net_ops
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops
 from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
 
-__all__ = ["Attention", "FeedForward", "Layer", "Step", "Transformer"]
+__all__ = ["Attention", "DeltaNet", "FeedForward", "Layer", "Step", "Transformer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Attention:
     rope_dim: int = 0
     query_gate: bool = False
     """The query projection also yields an output gate of the same width."""
+    index_heads: int = 0
+    """Query heads of a sparse-attention indexer (0 = none); it has one key head, kept in the cache."""
+    index_dim: int = 0
+    index_top_k: int = 0
+    """Tokens the indexer picks for each query."""
 
     @property
     def is_mla(self) -> bool:
@@ -70,8 +76,32 @@ class Attention:
     def kv_elements_per_token(self) -> int:
         """Cache elements per token and layer."""
         if self.is_mla:
-            return self.kv_rank + self.rope_dim
+            return self.kv_rank + self.rope_dim + self.index_dim
         return self.kv_heads * (self.head_dim + self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """One gated delta net block (linear attention, arXiv:2412.06464): a state of fixed size instead of a cache."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int = 4
+    """Taps of the causal convolution over queries, keys and values."""
+    chunk: int = 64
+    """Tokens a prefill works on at once between two updates of the state."""
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of queries, keys and values together."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def state_elements(self) -> int:
+        """Elements one sequence keeps per layer: one matrix per value head, and the last taps of the convolution."""
+        return self.value_heads * self.key_dim * self.value_dim + self.conv_channels * (self.conv_kernel - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +137,8 @@ class Layer:
     """Normalisation vectors of the hidden width per layer."""
     norm_bias: bool = False
     norm_weight: bool = True
+    linear: DeltaNet | None = None
+    """Linear attention in place of ``attention``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +202,15 @@ class Transformer:
     head: bool = True
     """Whether the model ends in a projection to the vocabulary."""
     head_bias: bool = False
+    head_transform: bool = False
+    """A dense layer, activation and norm before the projection (masked-language head); its bias follows ``norm_bias``."""
     pooler: bool = False
     max_context: int = 0
     """Longest context the model was made for, in tokens; 0 = unknown."""
     native_weights: str = "bf16"
     """Number format of the published weights."""
+    native_formats: tuple[tuple[str, str], ...] = ()
+    """Blocks (``Op.block``) whose published weights are in another format than ``native_weights``."""
     extra_parameters: int = 0
     """Parameters outside the language path that are loaded too (a vision tower), stated by the source."""
     notes: tuple[str, ...] = field(default=())
@@ -201,7 +237,7 @@ class Transformer:
     @property
     def causal(self) -> bool:
         """Whether tokens attend to earlier ones only (a decoder)."""
-        return any(layer.attention is not None and layer.attention.causal for layer in self.layers)
+        return any(x.linear is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
 
     @property
     def heads(self) -> int:
@@ -227,13 +263,22 @@ class Transformer:
         """Cache elements one more token adds while it is inside every window."""
         return sum(x.count * x.attention.kv_elements_per_token for x in self.layers if x.attention and x.attention.causal)
 
+    @property
+    def state_elements(self) -> int:
+        """Elements of recurrent state one sequence holds whatever its length (linear attention); 0 for most models."""
+        return sum(x.count * x.linear.state_elements for x in self.layers if x.linear is not None)
+
     def parameters(self) -> int:
         """Parameters of the language path, from the graph's weights, plus ``extra_parameters``."""
         return round(float(self.graph(Step.prefill(1, 1)).weight_elements())) + self.extra_parameters
 
-    def active_parameters(self) -> int:
-        """Parameters that one token multiplies with: experts count ``top_k`` of them; embedding rows count too."""
-        total = 0.0
+    def active_parameters(self, embedding: bool = True) -> int:
+        """Parameters that one token multiplies with: experts count ``top_k`` of them.
+
+        Args:
+            embedding: count the embedding tables too (publishers differ); a tied head is counted either way.
+        """
+        total = 0.0 if embedding or self.tied else -float(self.vocab * (self.embedding_dim or self.hidden))
         for op, name, elements in self.graph(Step.prefill(1, 1)).weights():
             routed = op.block == "moe" and "e" in op.ranks and name.startswith("expert")
             total += float(elements) * (_share(op) if routed else 1.0)
@@ -270,6 +315,8 @@ def _layer_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb
             yield from mla_ops(model, layer, step, prefix, absorb)
         else:
             yield from attention_ops(model, layer, step, prefix)
+    if layer.linear is not None:
+        yield from delta_net_ops(model, layer, step, prefix)
     if layer.norms >= 2:
         yield norm_op(model, layer, step, f"{prefix}.norm2", residual=True)
     for i in range(2, layer.norms):

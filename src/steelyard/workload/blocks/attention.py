@@ -29,11 +29,14 @@ def query_key_pairs(new: Size, context: Size, causal: bool = True, window: int =
 
     Full causal: ``sum_{i=1..new} (p + i)`` with ``p = context - new``, that is ``new p + new (new + 1) / 2``.
     A window W caps each term at W. A chunk C restarts the count every C tokens.
-    Not causal: ``new * context`` (times the window's share).
+    Not causal: ``new * context``; a window W reaches W tokens to each side (fewer at the ends).
     """
     n, total = np.asarray(new, dtype=np.float64), np.asarray(context, dtype=np.float64)
     if not causal:
-        return np.asarray(n * np.minimum(total, 2.0 * window + 1) if window else n * total, dtype=np.float64)
+        if not window:
+            return np.asarray(n * total, dtype=np.float64)
+        left = _capped(total - 1, window) - _capped(total - n - 1, window)
+        return np.asarray(n + left + _capped(n - 1, window), dtype=np.float64)
     if chunk:
         return _below(total, chunk) - _below(total - n, chunk)
     pairs = n * (total - n) + n * (n + 1) / 2
@@ -44,8 +47,8 @@ def query_key_pairs(new: Size, context: Size, causal: bool = True, window: int =
 
 def _capped(length: Array, window: int) -> Array:
     """sum over positions 1..length of min(position, window)."""
-    inside = np.minimum(length, window)
-    return np.asarray(inside * (inside + 1) / 2 + (length - inside) * window, dtype=np.float64)
+    inside = np.clip(length, 0, window)
+    return np.asarray(inside * (inside + 1) / 2 + np.maximum(length - inside, 0) * window, dtype=np.float64)
 
 
 def _below(length: Array, chunk: int) -> Array:
@@ -108,10 +111,11 @@ def _core(
     prefix: str, step: Step, count: int, a: Attention, *, kv_heads: int, queries: int, key_dim: int, value_dim: int
 ) -> Iterator[Op]:
     """Scores, softmax and values: one fused kernel unless the plan says otherwise."""
-    pairs = query_key_pairs(step.new, step.context, a.causal, a.window, a.chunk)
+    window = a.window or a.index_top_k  # tokens picked by an indexer count like a window: at most that many per query
+    pairs = query_key_pairs(step.new, step.context, a.causal, window, a.chunk)
     reach = step.context
-    if a.window or a.chunk:
-        reach = np.minimum(np.asarray(step.context, dtype=np.float64), attended(step.context, a.window, a.chunk) + step.new - 1)
+    if window or a.chunk:
+        reach = np.minimum(np.asarray(step.context, dtype=np.float64), attended(step.context, window, a.chunk) + step.new - 1)
     sizes: dict[str, Size] = {
         "b": step.batch,
         "g": kv_heads,
@@ -122,15 +126,28 @@ def _core(
         "z": value_dim,
     }
     fuse = f"{prefix}.attention"
-    shared = {"domain": {("s", "l"): pairs}, "visited": {"l": reach}, "count": count, "fuse": fuse, "block": "attention"}
+    facts: dict[str, object] = {"window": a.window or a.chunk}
+    if a.causal:
+        facts["causal"] = True
+    shared = {
+        "domain": {("s", "l"): pairs},
+        "visited": {"l": reach},
+        "count": count,
+        "fuse": fuse,
+        "block": "attention",
+        "facts": facts,
+    }
     # With latent attention the values are part of the keys that were just read: the second read is free.
-    value_role = "activation" if a.is_mla and kv_heads == 1 else "kv"
+    # An encoder keeps no cache: its keys and values are activations of this step.
+    free = a.is_mla and kv_heads == 1
+    key_role = "kv" if a.causal else "activation"
+    value_role = "activation" if free or not a.causal else "kv"
     yield Op(
         f"{prefix}.scores",
         "b g q s c, b g l c -> b g q s l",
         sizes,
         operands=("queries", "keys", "scores"),
-        roles=("activation", "kv", "activation"),
+        roles=("activation", key_role, "activation"),
         **shared,  # type: ignore[arg-type]
     )
     yield Op(
@@ -148,7 +165,7 @@ def _core(
         sizes,
         operands=("weights", "cached_values", "attended"),
         roles=("activation", value_role, "activation"),
-        bits={"cached_values": 0} if value_role == "activation" else {},
+        bits={"cached_values": 0} if free else {},
         **shared,  # type: ignore[arg-type]
     )
     if a.sinks:
@@ -291,6 +308,8 @@ def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: b
         count=count,
         block="attention",
     )
+    if a.index_heads:
+        yield from _indexer(model, step, count, a, prefix)
     if absorb:
         yield linear("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
         yield from _core(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
@@ -302,3 +321,57 @@ def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: b
         yield linear("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, "w_v_up")
         yield from _core(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
     yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
+
+
+def _indexer(model: Transformer, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
+    """Lightning indexer of sparse attention (DeepSeek-V3.2): scores every cached token, keeps ``index_top_k``.
+
+    Queries come from the query latent, the single key head and the head weights from the hidden state; the key is
+    layer-normed (weight and bias) and cached.
+    """
+    sizes: dict[str, Size] = {
+        "t": step.tokens,
+        "d": model.hidden,
+        "r": a.q_rank or model.hidden,
+        "i": a.index_heads,
+        "c": a.index_dim,
+        "w": 2,
+    }
+    weighted = ("activation", "weight", "activation")
+    plain = {"count": count, "block": "attention"}
+    yield Op(f"{prefix}.index_q", "t r, r i c -> t i c", sizes, ("x", "w_index_q", "y"), weighted, **plain)  # type: ignore[arg-type]
+    yield Op(f"{prefix}.index_k", "t d, d c -> t c", sizes, ("x", "w_index_k", "y"), weighted, **plain)  # type: ignore[arg-type]
+    yield Op(f"{prefix}.index_w", "t d, d i -> t i", sizes, ("x", "w_index_w", "y"), weighted, **plain)  # type: ignore[arg-type]
+    yield Op(
+        f"{prefix}.index_norm",
+        "t c, w c -> t c",
+        sizes,
+        operands=("x", "norm", "cache"),
+        roles=("activation", "weight", "kv"),
+        map="norm",
+        reduce="none",
+        domain={("t", "w"): step.tokens},
+        bits={"norm": 16},
+        **plain,  # type: ignore[arg-type]
+    )
+    scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": step.context, "i": a.index_heads, "c": a.index_dim}
+    yield Op(
+        f"{prefix}.index_scores",
+        "b s i c, b l c -> b s i l",
+        scored,
+        operands=("queries", "index_keys", "scores"),
+        roles=("activation", "kv", "activation"),
+        domain={("s", "l"): query_key_pairs(step.new, step.context)},
+        fuse=f"{prefix}.indexer",
+        **plain,  # type: ignore[arg-type]
+    )
+    yield Op(
+        f"{prefix}.index_top_k",
+        "b s i l -> b s l",
+        scored,
+        operands=("scores", "chosen"),
+        map="top_k",
+        domain={("s", "l"): query_key_pairs(step.new, step.context)},
+        fuse=f"{prefix}.indexer",
+        **plain,  # type: ignore[arg-type]
+    )

@@ -102,6 +102,8 @@ def head_ops(model: Transformer, step: Step) -> Iterator[Op]:
         )
     if not model.head:
         return
+    if model.head_transform:
+        yield from _transform(model, rows)
     sizes: dict[str, Size] = {"t": rows, "d": width, "v": model.vocab}
     yield Op(
         "lm_head",
@@ -136,3 +138,28 @@ def head_ops(model: Transformer, step: Step) -> Iterator[Op]:
             bits={"logits": 32, "token": 32},
             block="head",
         )
+
+
+def _transform(model: Transformer, rows: Array) -> Iterator[Op]:
+    """Dense layer, activation and norm of a masked-language head."""
+    sizes: dict[str, Size] = {"t": rows, "d": model.hidden, "o": model.hidden}
+    yield Op(
+        "head_transform",
+        "t d, d o -> t o",
+        sizes,
+        operands=("x", "w_transform", "y"),
+        roles=("activation", "weight", "activation"),
+        block="head",
+    )
+    inputs, roles = ("t o, o", ("activation", "weight", "activation")) if model.norm_bias else ("t o", ("activation", "activation"))
+    yield Op(
+        "head_transform_act",
+        f"{inputs} -> t o",
+        sizes,
+        operands=("x", "bias", "y") if model.norm_bias else ("x", "y"),
+        roles=roles,
+        map="gelu",
+        reduce="none",
+        block="head",
+    )
+    yield _norm("head_norm", model, rows, model.hidden)

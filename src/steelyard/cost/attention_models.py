@@ -1,0 +1,84 @@
+"""Choosing the attention model of a kernel: prefill, decode, or latent (MLA)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.attention import AttentionDevice, decode_attention_time_s, prefill_attention_time_s
+from steelyard.cost.op_models import Priced, Where
+from steelyard.cost.parameters import calibrated
+from steelyard.cost.program import Kernel
+
+__all__ = ["price"]
+
+
+def price(kernel: Kernel, where: Where) -> Priced:
+    """Time of one fused attention kernel.
+
+    Decode when every scenario has one new token per sequence; prefill otherwise. The window follows from how many
+    cached tokens the kernel reaches.
+    """
+    assert where.site is not None
+    site, f = where.site, kernel.features
+    device = AttentionDevice(
+        units=site.units,
+        peak_ops_per_s=site.peak_ops_per_s,
+        dram_bytes_per_s=site.dram_bytes_per_s,
+        l2_bytes=site.l2_bytes,
+        l2_bytes_per_s=site.l2_bytes_per_s,
+        clock_hz=site.clock_hz or 1.5e9,
+        copy_engine=site.copy_engine,
+    )
+    decoding = bool(np.all(np.asarray(f["new"]) <= 1))
+    if f["latent"]:
+        from steelyard.cost.mla import mla_decode_time_s
+
+        found = calibrated("mla", site, "bf16")
+        time: Any = mla_decode_time_s(
+            f["batch"],
+            f["context"],
+            f["heads"],
+            latent_dim=f["value_dim"],
+            rope_dim=np.asarray(f["head_dim"]) - np.asarray(f["value_dim"]),
+            kv_bits=f["kv_bits"],
+            device=device,
+            parameters=found.parameters,
+            facts=found.facts,
+        )
+        return Priced(time, found.spread, found.source)
+    shape = (f["heads"], f["kv_heads"], f["head_dim"])
+    if decoding:
+        found = calibrated("decode", site, _kv_variant(f["kv_bits"]))
+        time = decode_attention_time_s(
+            f["batch"],
+            f["context"],
+            *shape,
+            kv_bits=f["kv_bits"],
+            window=f["window"],
+            device=device,
+            parameters=found.parameters,
+            facts=found.facts,
+            value_dim=f["value_dim"],
+        )
+    else:
+        found = calibrated("prefill", site, _kv_variant(f["kv_bits"]))
+        time = prefill_attention_time_s(
+            f["batch"],
+            f["new"],
+            np.asarray(f["context"]) - np.asarray(f["new"]),
+            *shape,
+            kv_bits=f["kv_bits"],
+            causal=f["causal"],
+            window=f["window"],
+            device=device,
+            parameters=found.parameters,
+            facts=found.facts,
+            value_dim=f["value_dim"],
+        )
+    return Priced(time, found.spread, found.source)
+
+
+def _kv_variant(bits: float) -> str:
+    return "fp8" if bits <= 8.5 else "bf16"

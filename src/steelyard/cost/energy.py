@@ -1,0 +1,57 @@
+"""Energy: operations x energy per operation, bytes x energy per byte on every level crossed, plus idle power.
+
+``E = sum_ops n_op e_op(format) + sum_levels bytes e_byte(level) + idle power x time``, capped by the rated power.
+Energies per action are catalogue figures, mostly marked as guesses; the rated power bounds what they can do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.program import Kernel
+from steelyard.cost.site import Site
+from steelyard.machine.cluster import Cluster
+from steelyard.machine.component import Machine
+
+__all__ = ["DEFAULT_ENERGY_J_PER_OP", "DEFAULT_LINK_ENERGY_J_PER_BYTE", "energy_per_op_j", "kernel_energy_j", "static_power_w"]
+
+#: Energy of one 16-bit operation where a machine file has none, J (guess: 7 nm-class matrix engines, 0.5-1 pJ).
+DEFAULT_ENERGY_J_PER_OP = 0.8e-12
+#: Energy of a byte over a link without a figure, J (guess: 10 pJ/bit).
+DEFAULT_LINK_ENERGY_J_PER_BYTE = 80e-12
+
+
+def energy_per_op_j(site: Site) -> float:
+    """Energy of one operation in the format computed in; scaled by width from a known format when not stated."""
+    table = site.engine.energy_j_per_op
+    if site.compute in table:
+        return table[site.compute]
+    widths = {"binary": 1, "int4": 4, "fp4": 4, "fp6": 6, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "tf32": 19, "fp32": 32, "fp64": 64}
+    width = widths.get(site.compute, 16)
+    for known, value in table.items():
+        return value * width / widths.get(known, 16)
+    return DEFAULT_ENERGY_J_PER_OP * width / 16
+
+
+def kernel_energy_j(kernel: Kernel, cluster: Cluster, site: Site | None = None) -> Any:
+    """Dynamic energy of one copy of a kernel on one device, in J."""
+    if site is None:
+        per_byte = cluster.peer.energy_j_per_byte if cluster.peer else 0.0
+        message = np.asarray(kernel.features["message_bytes"], dtype=np.float64)
+        return message * 2.0 * (per_byte or DEFAULT_LINK_ENERGY_J_PER_BYTE)
+    energy = np.asarray(kernel.flops, dtype=np.float64) * energy_per_op_j(site)
+    t = kernel.traffic
+    passing = np.asarray(t.get("read", 0.0) + t.get("write", 0.0), dtype=np.float64)
+    streamed = np.asarray(t.get("weight", 0.0) + t.get("kv", 0.0), dtype=np.float64)
+    for level in cluster.machine.path(site.engine):
+        outer = level.name == cluster.machine.root.name
+        crossing = streamed + (np.maximum(0.0, passing - site.l2_bytes) if outer else passing)
+        energy = energy + crossing * level.energy_j_per_byte
+    return energy
+
+
+def static_power_w(machine: Machine) -> float:
+    """Power drawn whatever runs: the idle power, or 15 % of the rated power when not stated (guess)."""
+    return machine.idle_w or 0.15 * machine.tdp_w

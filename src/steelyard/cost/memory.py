@@ -1,0 +1,173 @@
+"""Memory on one device: weights, KV cache, activations, buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.program import weight_format
+from steelyard.machine.component import Machine
+from steelyard.plan.engine import Engine
+from steelyard.plan.plan import Plan
+from steelyard.plan.sharding import shard
+from steelyard.workload.op import Size
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = ["MemoryUse", "kv_bytes", "memory_use", "weight_bytes"]
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryUse:
+    """Bytes on the fullest device. Arrays over scenarios."""
+
+    weights: Any
+    kv_cache: Any
+    activations: Any
+    other: Any
+    capacity: float
+    """What the engine may use of the device."""
+
+    @property
+    def total(self) -> Any:
+        """Everything that must fit."""
+        return self.weights + self.kv_cache + self.activations + self.other
+
+    @property
+    def headroom(self) -> Any:
+        """Bytes left, negative when it does not fit."""
+        return self.capacity - self.total
+
+    @property
+    def fits(self) -> Any:
+        """Whether it fits."""
+        return np.asarray(self.headroom) >= 0
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """The parts by name, in bytes."""
+        return {
+            "weights": self.weights,
+            "kv_cache": self.kv_cache,
+            "activations": self.activations,
+            "other": self.other,
+            "total": self.total,
+            "capacity": self.capacity,
+        }
+
+
+def weight_bytes(model: Transformer, plan: Plan, exact: float | None = None) -> float:
+    """Weight bytes of the fullest device.
+
+    Args:
+        model: the model.
+        plan: a resolved plan.
+        exact: total bytes of the real files, when a header was read; then only the shares are modelled.
+    """
+    total, stage = 0.0, 0.0
+    ends = {"embedding": 0.0, "head": 0.0}
+    for op in model.graph(Step.prefill(1, 1)):
+        local = shard(op, plan)
+        bits = weight_format(op, plan).stored_bits
+        for tensor, mine in zip(op.inputs, local.inputs, strict=True):
+            if tensor.role not in ("weight", "table"):
+                continue
+            width = tensor.bits if tensor.bits is not None else bits
+            copies = float(np.asarray(op.count))
+            whole = float(op.elements(tensor, visited=False)) * width / 8 * copies
+            here = float(local.elements(mine, visited=False)) * width / 8 * copies
+            if tensor.name in op.tied:
+                # the head's copy of a tied embedding is stored once, unless the stages differ
+                if plan.pp == 1:
+                    continue
+            else:
+                total += whole
+            if op.block in ends:
+                ends[op.block] += here
+            else:
+                stage += here
+    if plan.pp == 1:
+        local_total = stage + sum(ends.values())
+    else:
+        layers_per_stage = -(-model.depth // plan.pp) / model.depth
+        local_total = stage * layers_per_stage + max(ends.values())
+    extra = model.extra_parameters * 2.0
+    if exact is not None and total > 0:
+        return local_total * exact / total
+    return local_total + extra
+
+
+def kv_bytes(model: Transformer, plan: Plan, batch: Size, context: Size, block_tokens: float = 1) -> Any:
+    """KV-cache bytes of the fullest device for ``batch`` sequences (per replica) of ``context`` tokens.
+
+    Heads are split over ``tp`` and replicated when there are fewer; a latent cache is not split; layers are split over
+    ``pp``, tokens over ``cp``; contexts round up to whole blocks.
+    """
+    bits = plan.format("kv").stored_bits
+    tokens = np.ceil(np.asarray(context, dtype=np.float64) / block_tokens) * block_tokens
+    total: Any = 0.0
+    for layer in model.layers:
+        a = layer.attention
+        if a is None or not a.causal:
+            continue
+        if a.is_mla:
+            width = float(a.kv_elements_per_token)
+        else:
+            width = max(1, -(-a.kv_heads // plan.tp)) * (a.head_dim + a.values)
+        kept = np.minimum(tokens, a.window or a.chunk or np.inf)
+        total = total + layer.count * width * kept
+    stages = -(-model.depth // plan.pp) / model.depth
+    return total * np.asarray(batch, dtype=np.float64) * bits / 8 * stages / plan.cp
+
+
+def memory_use(
+    model: Transformer,
+    plan: Plan,
+    machine: Machine,
+    engine: Engine,
+    batch: Size,
+    context: Size,
+    *,
+    step_tokens: Size | None = None,
+    exact_weights: float | None = None,
+) -> MemoryUse:
+    """What a replica of the plan needs on its fullest device.
+
+    Args:
+        model: the model.
+        plan: a resolved plan.
+        machine: the device.
+        engine: sets the usable share, the block size and the workspace.
+        batch: sequences held by one replica at once.
+        context: tokens each of them may reach.
+        step_tokens: tokens of the largest step; default: the engine's limit or the whole prefill if smaller.
+        exact_weights: bytes of the real weight files.
+    """
+    tokens = step_tokens if step_tokens is not None else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
+    return MemoryUse(
+        weights=weight_bytes(model, plan, exact_weights),
+        kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
+        activations=activation_bytes(model, plan, tokens, batch),
+        other=engine.workspace_bytes,
+        capacity=engine.memory_frac * machine.root.capacity_bytes - machine.reserved_bytes,
+    )
+
+
+def activation_bytes(model: Transformer, plan: Plan, tokens: Size, rows: Size) -> Any:
+    """Working set of the largest step of inference: the widest pair of tensors alive at once, plus the logits.
+
+    ``tokens (2 d + widest) 2 B + rows vocab / tp 4 B`` where ``widest`` is the larger of the QKV and the (gated)
+    feed-forward output of one device; layers reuse the same buffers.
+    """
+    widest = 0.0
+    for layer in model.layers:
+        a, f = layer.attention, layer.feed_forward
+        if a is not None:
+            widest = max(widest, (a.heads * (a.head_dim + a.values) + 2 * a.kv_heads * a.head_dim) / plan.tp)
+        if f is not None:
+            routed = f.top_k * f.intermediate if f.is_moe else f.intermediate
+            widest = max(widest, (3 if f.gated else 2) * (routed + f.shared_intermediate) / plan.tp)
+    each = max(2.0, plan.format("activation").bits / 8)
+    logits = np.asarray(rows, dtype=np.float64) * model.vocab / plan.tp * 4.0 if model.head else 0.0
+    return np.asarray(tokens, dtype=np.float64) / plan.cp * (2 * model.hidden + widest) * each + logits

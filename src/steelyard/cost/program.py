@@ -1,0 +1,263 @@
+"""A program: the workload lowered by the plan, as kernels one device runs, with what must be communicated.
+
+Lowering derives everything from the ops: ops with the same ``fuse`` label become one kernel whose inner tensors stay
+on chip; a split rank that is reduced leaves partial sums, so the block ends in an all-reduce; a split rank that
+reaches the end of the head ends in an all-gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from steelyard.machine.component import Compute, Machine
+from steelyard.plan.formats import Format, compute_with, find_format
+from steelyard.plan.plan import Plan
+from steelyard.plan.sharding import shard, split_ranks
+from steelyard.workload.graph import Graph
+from steelyard.workload.op import Op
+
+__all__ = ["Kernel", "Program", "lower"]
+
+_ROLE_OF = {"weight": "weight", "table": "weight", "activation": "activation", "kv": "kv", "state": "activation"}
+#: Blocks whose weights stay in 16 bits in quantised checkpoints, by the convention of the published ones.
+_UNQUANTISED = ("embedding", "head", "norm")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Work that runs as one launch, per copy.
+
+    ``kind`` names the cost model: ``gemm``, ``attention``, ``moe``, ``gather``, ``vector`` or ``collective``.
+    ``features`` are what that model reads (``m n k`` ...), scalars or arrays over scenarios.
+    """
+
+    name: str
+    kind: str
+    count: Any
+    ops: tuple[Op, ...] = ()
+    features: Mapping[str, Any] = field(default_factory=dict)
+    flops: Any = 0.0
+    traffic: Mapping[str, Any] = field(default_factory=dict)
+    """Compulsory bytes by ``weight``, ``kv``, ``read`` and ``write``."""
+    compute: str = ""
+    engine: str = ""
+    block: str = ""
+    stage: str = ""
+    """Pipeline stage it is pinned to: ``first`` (embedding), ``last`` (head), empty for the layers."""
+    weight_format: str = ""
+    """What the weights are stored in, when there are any."""
+
+    @property
+    def bytes(self) -> Any:
+        """All compulsory traffic per copy."""
+        return sum(self.traffic.values()) if self.traffic else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Kernels in order, for one device of a stage."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    plan: Plan
+    tokens: Any = 0.0
+
+    def __iter__(self) -> Iterator[Kernel]:
+        return iter(self.kernels)
+
+    @property
+    def flops(self) -> Any:
+        """Arithmetic operations of one device over all layers."""
+        return sum(k.flops * k.count for k in self.kernels)
+
+    @property
+    def bytes(self) -> Any:
+        """Compulsory memory traffic of one device over all layers."""
+        return sum(k.bytes * k.count for k in self.kernels)
+
+
+def lower(graph: Graph, plan: Plan, machine: Machine) -> Program:
+    """Lower a graph onto one device of the plan.
+
+    Args:
+        graph: the ops of one step of one replica.
+        plan: a resolved plan (every format named).
+        machine: decides what each product is really computed in.
+    """
+    kernels: list[Kernel] = []
+    for block, group in groupby(graph.ops, key=lambda op: (op.name.split(".")[0], op.block)):
+        ops = list(group)
+        kernels += _block(ops, plan, machine, block[1])
+    tokens = next((op.size("t") for op in graph.ops if "t" in op.ranks), 0.0)
+    return Program(graph.name, tuple(kernels), plan, tokens)
+
+
+def _block(ops: list[Op], plan: Plan, machine: Machine, block: str) -> Iterator[Kernel]:
+    stage = {"embedding": "first", "head": "last"}.get(block, "")
+    shares = plan.shares_experts and block == "moe"
+    routed = [op for op in ops if "e" in op.ranks]
+    if shares and routed:
+        yield _dispatch("dispatch", routed[0], plan)
+    for _, group in groupby(enumerate(ops), key=lambda x: (x[1].fuse if plan.fused else "") or x[0]):
+        fused = [op for _, op in group]
+        kernel = _kernel([shard(op, plan) for op in fused], plan, machine, block, stage)
+        if kernel is not None:
+            yield kernel
+    if shares and routed:
+        yield _dispatch("combine", routed[0], plan)
+    partial = [op for op in ops if set(op.reduced) & set(split_ranks(op, plan)) and op.map != "sample"]
+    if block == "embedding" and plan.tp > 1:
+        partial = [op for op in ops if op.name == "embedding"]
+    if partial and not (shares and all("e" in op.ranks for op in partial)):
+        yield _reduction(partial[-1], plan, stage)
+    gathered = [op for op in ops if set(op.output.ranks) & {"v"} & set(split_ranks(op, plan))]
+    if gathered:
+        op = gathered[-1]
+        message = op.elements(op.output) * plan.format("communication").bits / 8
+        yield _collective(f"{op.name}.all_gather", "all_gather", message, plan.tp, op, stage)
+
+
+def _reduction(op: Op, plan: Plan, stage: str) -> Kernel:
+    devices = plan.tp
+    message = op.elements(op.output) * plan.format("communication").bits / 8
+    if plan.cp > 1:
+        message = message / plan.cp
+    return _collective(f"{op.name}.all_reduce", "all_reduce", message, devices, op, stage)
+
+
+def _dispatch(name: str, op: Op, plan: Plan) -> Kernel:
+    """All-to-all of routed tokens: each device holds its share of tokens x top_k rows of the hidden width."""
+    pairs = next(iter(op.domain.values()))
+    bits = plan.format("activation").bits if name == "dispatch" else plan.format("communication").bits
+    message = np.asarray(pairs) * np.asarray(op.size("d")) * bits / 8 / plan.ep
+    return _collective(f"{op.name}.{name}", "all_to_all", message, plan.ep, op, "")
+
+
+def _collective(name: str, operation: str, message: Any, devices: int, op: Op, stage: str) -> Kernel:
+    features = {"operation": operation, "message_bytes": message, "devices": devices}
+    return Kernel(name, "collective", op.count, (), features, 0.0, {}, block=op.block, stage=stage)
+
+
+def weight_format(op: Op, plan: Plan) -> Format:
+    fmt = plan.format("weight")
+    if op.block in _UNQUANTISED and fmt.bits < 16 and not fmt.gguf:
+        return plan.format("communication") if plan.format("communication").bits == 16 else find_format("bf16")
+    return fmt
+
+
+def _bits(op: Op, plan: Plan) -> dict[str, float]:
+    activation = max(16.0, plan.format("activation").stored_bits)  # between kernels activations are 16 bit
+    return {
+        "weight": weight_format(op, plan).stored_bits,
+        "table": weight_format(op, plan).stored_bits,
+        "activation": activation,
+        "state": activation,
+        "kv": plan.format("kv").stored_bits,
+    }
+
+
+def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str) -> Kernel | None:
+    if len(ops) == 1 and all(t.bits == 0 for t in ops[0].tensors if t.role == "activation"):
+        return None  # a bias added in the epilogue of the product before it
+    made = {op.output.name for op in ops[:-1]}
+    traffic = {"weight": 0.0, "kv": 0.0, "read": 0.0, "write": 0.0}
+    flops: Any = 0.0
+    for i, op in enumerate(ops):
+        flops = flops + op.flops()
+        bits = _bits(op, plan)
+        for tensor in op.inputs:
+            if i > 0 and tensor.name in made:
+                continue
+            width = tensor.bits if tensor.bits is not None else bits[tensor.role]
+            key = {"weight": "weight", "table": "weight", "kv": "kv"}.get(tensor.role, "read")
+            traffic[key] = traffic[key] + op.elements(tensor) * (width / 8)
+        if i == len(ops) - 1 or op.output.role == "kv":
+            width = op.output.bits if op.output.bits is not None else bits[op.output.role]
+            traffic["write"] = traffic["write"] + op.elements(op.output) * (width / 8)
+    kind, features = _classify(ops, plan)
+    weight = next((op for op in ops if any(t.role == "weight" for t in op.inputs)), None)
+    weights = weight_format(weight, plan) if weight is not None else plan.format("kv" if kind == "attention" else "activation")
+    activations = plan.format("activation")
+    if weights.bits >= 16 or kind == "attention" or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_")):
+        activations = activations if activations.bits >= 16 else plan.format("communication")
+        weights = weights if kind != "attention" else activations
+    engine: Compute
+    if kind in ("vector", "gather"):
+        engine, compute = compute_with(machine, find_format("fp32"), find_format("fp32"), "vector")
+    else:
+        engine, compute = compute_with(machine, weights, activations)
+    return Kernel(
+        name=ops[0].fuse or ops[0].name if len(ops) > 1 else ops[0].name,
+        kind=kind,
+        count=ops[0].count,
+        ops=tuple(ops),
+        features={
+            **features,
+            "act_bits": activations.stored_bits,
+            "weight_bits": weights.stored_bits,
+            "kv_bits": plan.format("kv").stored_bits,
+        },
+        flops=flops,
+        traffic=traffic,
+        compute=compute,
+        engine=engine.name,
+        block=block,
+        stage=stage,
+        weight_format=weights.name if weight is not None else "",
+    )
+
+
+def _classify(ops: list[Op], plan: Plan) -> tuple[str, dict[str, Any]]:
+    """Which cost model prices a kernel, and what it reads, from the ops alone."""
+    contractions = [op for op in ops if op.map == "mul" and op.reduce == "add" and op.reduced and len(op.inputs) == 2]
+    routed = [op for op in contractions if "e" in op.ranks and any(t.role == "weight" for t in op.inputs)]
+    if routed:
+        return "moe", _moe_features(routed, plan)
+    cached = [op for op in contractions if op.inputs[1].role == "kv"]
+    if len(ops) > 1 and cached:
+        return "attention", _attention_features(contractions)
+    if len(ops) == 1 and contractions:
+        m, n, k, groups = contractions[0].gemm_shape()
+        return "gemm", {"m": m, "n": n, "k": k, "groups": groups}
+    if ops[0].map == "take":
+        return "gather", {}
+    widest = max(ops, key=lambda op: float(np.max(op.points())))
+    rows = widest.size("t") if "t" in widest.ranks else 1.0
+    return "vector", {"rows": np.asarray(rows, dtype=np.float64)}
+
+
+def _attention_features(contractions: list[Op]) -> dict[str, Any]:
+    scores, values = contractions[0], contractions[1]
+    return {
+        "batch": scores.size("b"),
+        "new": scores.size("s"),
+        "context": scores.size("l"),
+        "reach": scores.visited.get("l", scores.size("l")),
+        "heads": np.asarray(scores.size("g")) * np.asarray(scores.size("q")),
+        "kv_heads": scores.size("g"),
+        "head_dim": scores.size("c"),
+        "value_dim": values.size("z"),
+        "pairs": next(iter(scores.domain.values())),
+        "causal": "causal" in scores.facts,
+        "window": scores.facts.get("window", 0),
+        "latent": values.inputs[1].bits == 0,
+    }
+
+
+def _moe_features(routed: list[Op], plan: Plan) -> dict[str, Any]:
+    up = routed[0]
+    pairs, tokens = np.asarray(next(iter(up.domain.values()))), np.asarray(up.size("t"))
+    return {
+        "tokens": tokens,
+        "top_k": round(float(pairs.flat[0] / tokens.flat[0]) * plan.ep),
+        "hidden": up.size("d"),
+        "intermediate": up.size("f"),
+        "experts": up.size("e"),
+        "total_experts": np.asarray(up.size("e")) * plan.ep,
+        "gated": up.size("u") == 2,
+    }

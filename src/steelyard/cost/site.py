@@ -1,0 +1,89 @@
+"""Where a kernel runs: one engine of a machine, seen through the figures the op models read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from steelyard.machine.component import Compute, Machine
+
+__all__ = ["COPY_ENGINE", "DEFAULT_CACHE_RATIO", "Site", "site_of"]
+
+#: How an architecture feeds its matrix engines: asynchronous bulk copies (TMA with wgmma or tcgen05), or loads by
+#: the same threads that issue the products. Sources: NVIDIA architecture whitepapers.
+COPY_ENGINE: Mapping[str, str] = MappingProxyType(
+    {
+        "hopper": "async",
+        "blackwell": "async",
+        "ampere": "mma_sync",
+        "ampere_graphics": "mma_sync",
+        "ada": "mma_sync",
+        "turing": "mma_sync",
+        "volta": "mma_sync",
+        "blackwell_graphics": "mma_sync",
+        "cdna1": "mma_sync",
+        "cdna2": "mma_sync",
+        "cdna3": "mma_sync",
+        "cdna4": "async",
+    }
+)
+
+#: Bandwidth of a last-level cache over that of main memory where no figure is known (guess: 2 to 4 on GPUs).
+DEFAULT_CACHE_RATIO = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One engine and format of a machine: what the op models need, SI units."""
+
+    machine: Machine
+    engine: Compute
+    compute: str
+    units: float
+    peak_ops_per_s: float
+    peak16_ops_per_s: float
+    vector_ops_per_s: float
+    dram_bytes_per_s: float
+    l2_bytes: float
+    l2_bytes_per_s: float
+    clock_hz: float
+    copy_engine: str
+
+    @property
+    def family(self) -> str:
+        """Architecture family, under which parameters are borrowed."""
+        return self.machine.family
+
+
+def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
+    """The view of one engine computing in one format.
+
+    Args:
+        machine: the device.
+        engine_name: one of its compute engines.
+        compute: a format that engine has a peak for.
+    """
+    engine = machine.engine(engine_name)
+    outer = machine.path(engine)[-1]
+    near = machine.path(engine)[:-1]
+    cache = max(near, key=lambda m: m.capacity_bytes) if near else None
+    vectors = machine.engines("vector") or machine.engines("matrix")
+    vector = vectors[0]
+    sixteen = [c.peak[f] for c in machine.compute if c.kind == engine.kind for f in ("bf16", "fp16") if f in c.peak]
+    peak = engine.peak[compute]
+    return Site(
+        machine=machine,
+        engine=engine,
+        compute=compute,
+        units=engine.units,
+        peak_ops_per_s=peak,
+        peak16_ops_per_s=max(sixteen, default=peak),
+        vector_ops_per_s=vector.peak.get("fp32", max(vector.peak.values())),
+        dram_bytes_per_s=outer.bandwidth_bytes_per_s,
+        l2_bytes=cache.capacity_bytes if cache else 0.0,
+        l2_bytes_per_s=cache.bandwidth_bytes_per_s if cache else outer.bandwidth_bytes_per_s * DEFAULT_CACHE_RATIO,
+        clock_hz=engine.clock_hz,
+        copy_engine=COPY_ENGINE.get(machine.family, "other"),
+    )
+

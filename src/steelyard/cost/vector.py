@@ -1,0 +1,127 @@
+"""Vector kernels: norms, softmax, elementwise chains, embeddings, copies. Bandwidth first, then everything else.
+
+    time     = launch + max(arithmetic, (memory^q + rows^q)^(1/q))
+    memory   = miss * bytes / (efficiency * dram) + hit * bytes / (l2_efficiency * l2),  q = 4
+    rows     = waves * row_s           a row is load, reduce, barrier, store: a chain that cannot be shortened
+    hit      = 1 / (1 + (working set / (hot_frac * L2))^4)
+
+A kernel that reads its rows more than once (`passes`) takes the repeats from L2 while the rows in work fit there, else
+from DRAM again; that is what makes a wide LayerNorm slower than its compulsory bytes. See docs/methods/vector.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Sizes = float | int | npt.NDArray[np.generic]
+
+BLEND: Final = 4.0
+"""Exponent of the soft maximum of memory time and row time (guess; 3 to 8 score the same)."""
+HIT_SHARPNESS: Final = 4.0
+"""Steepness of the L2 hit curve in log size (guess)."""
+WORD_ALIGNMENT_BYTES: Final = 16.0
+"""A row whose length is no multiple of this cannot use 16-byte loads."""
+
+PASSES: Final[dict[str, float]] = {"elementwise": 1.0, "gather": 1.0, "norm": 2.0, "softmax": 3.0}
+"""How often a kernel of this kind reads its rows when a row does not stay in registers or shared memory."""
+ON_CHIP_ROW_BYTES: Final[dict[str, float]] = {"softmax": 4096.0, "norm": 0.0}
+"""Rows up to this length are read once: PyTorch's warp softmax keeps 1024 fp32 in registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorDevice:
+    """The spec-sheet figures a vector kernel meets. units: SMs or CUs; rates per second for the whole device."""
+
+    dram_bytes_per_s: float
+    l2_bytes: float
+    l2_bytes_per_s: float
+    vector_ops_per_s: float
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorParameters:
+    """The fitted figures of one machine's vector kernels."""
+
+    launch_s: float = 2.0e-6
+    """Fixed part of one kernel in a captured graph: launch, ramp up, drain."""
+    efficiency: float = 0.86
+    """Fraction of the DRAM peak a streaming kernel reaches."""
+    l2_efficiency: float = 0.5
+    hot_frac: float = 0.5
+    """Share of L2 that still holds the operands when the kernel starts."""
+    row_s: float = 3.0e-6
+    """Chain of one row-reducing block: load, reduce, barrier, second read, store."""
+    rows_per_unit: float = 8.0
+    """Row blocks one unit works on at a time."""
+    unaligned_efficiency: float = 0.7
+    """Efficiency left when rows are not 16-byte aligned."""
+    arithmetic_efficiency: float = 0.5
+
+
+def vector_limit_s(read_bytes: Sizes, write_bytes: Sizes, flops: Sizes, *, device: VectorDevice) -> FloatArray:
+    """Least time: max(bytes / L2 bandwidth, (bytes - L2) / DRAM bandwidth, flops / vector peak), s.
+
+    An operand that is already in L2 never reaches DRAM, so only what exceeds L2 is compulsory there.
+    """
+    moved = np.asarray(read_bytes, dtype=np.float64) + np.asarray(write_bytes, dtype=np.float64)
+    spilled = np.maximum(moved - device.l2_bytes, 0.0)
+    arithmetic = np.asarray(flops, dtype=np.float64) / device.vector_ops_per_s
+    fastest = max(device.l2_bytes_per_s, device.dram_bytes_per_s)
+    return np.asarray(np.maximum(np.maximum(moved / fastest, spilled / device.dram_bytes_per_s), arithmetic))
+
+
+def vector_time_s(
+    read_bytes: Sizes,
+    write_bytes: Sizes,
+    flops: Sizes,
+    *,
+    device: VectorDevice,
+    parameters: VectorParameters,
+    rows: Sizes | None = None,
+    passes: Sizes = 1.0,
+    reused_bytes: Sizes = 0.0,
+    cold: bool = True,
+) -> FloatArray:
+    """Time of one bandwidth-bound kernel, s; all sizes broadcast.
+
+    Args: read_bytes, write_bytes, B, compulsory; flops; rows, independent rows of a row-reducing kernel (None: an
+    elementwise kernel); passes, how often the rows are read (see PASSES); reused_bytes, bytes that are read many
+    times and stay in L2 (a norm's weight vector); cold, False if the producer left the operands in L2.
+    Returns: s, never below `vector_limit_s`. Valid 1 KiB to 64 GiB.
+    """
+    p = parameters
+    read = np.asarray(read_bytes, dtype=np.float64)
+    write = np.asarray(write_bytes, dtype=np.float64)
+    moved = read + write
+    dram = p.efficiency * device.dram_bytes_per_s
+    l2 = p.l2_efficiency * max(device.l2_bytes_per_s, device.dram_bytes_per_s)
+    l2 = max(l2, dram)
+    hot = np.zeros_like(moved) if cold else _hit(moved, p.hot_frac * device.l2_bytes)
+    streamed = moved * (hot / l2 + (1.0 - hot) / dram) + np.asarray(reused_bytes, dtype=np.float64) / l2
+    chain = np.zeros_like(moved)
+    if rows is not None:
+        count = np.maximum(np.asarray(rows, dtype=np.float64), 1.0)
+        row_bytes = read / count
+        slots = p.rows_per_unit * device.units
+        in_work = np.minimum(count, slots) * row_bytes
+        again = np.maximum(np.asarray(passes, dtype=np.float64) - 1.0, 0.0) * read
+        near = _hit(in_work, p.hot_frac * device.l2_bytes)
+        streamed = streamed + again * (near / l2 + (1.0 - near) / dram)
+        misaligned = np.mod(np.round(row_bytes), WORD_ALIGNMENT_BYTES) > 0.5
+        streamed = np.where(misaligned, streamed / p.unaligned_efficiency, streamed)
+        chain = np.ceil(count / slots) * p.row_s
+    memory = (streamed**BLEND + chain**BLEND) ** (1.0 / BLEND)
+    arithmetic = np.asarray(flops, dtype=np.float64) / (p.arithmetic_efficiency * device.vector_ops_per_s)
+    time = p.launch_s + np.maximum(memory, arithmetic)
+    return np.maximum(time, vector_limit_s(read, write, flops, device=device))
+
+
+def _hit(working_set: FloatArray, capacity_bytes: float) -> FloatArray:
+    """Fraction served from a cache of this capacity, 1 / (1 + (set/capacity)^4)."""
+    return np.asarray(1.0 / (1.0 + (working_set / max(capacity_bytes, 1.0)) ** HIT_SHARPNESS))

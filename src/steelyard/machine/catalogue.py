@@ -1,0 +1,183 @@
+"""Finding machines by any name people use, with their networks, nodes and prices.
+
+Catalogue folders come from the entry-point group ``steelyard.catalogues``: packages that hold ``machines/``,
+``networks/``, ``nodes/`` and ``prices/`` folders of TOML files. Ours is one of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from steelyard.documents import build, read_document
+from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.machine.component import Machine
+from steelyard.machine.loader import load_machine
+from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile
+from steelyard.registry import entry_points
+
+__all__ = [
+    "catalogue_folders",
+    "find_machine",
+    "find_network",
+    "find_node",
+    "machine_names",
+    "machine_titles",
+    "networks",
+    "nodes",
+    "price_of",
+    "prices",
+]
+
+_LINE = re.compile(r'^(name|title|aliases)\s*=\s*(.+?)\s*$')
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+@cache
+def catalogue_folders() -> tuple[Path, ...]:
+    """The root folder of every installed catalogue, ours first."""
+    folders = []
+    for point in entry_points("steelyard.catalogues").values():
+        module = import_module(point.value)
+        folders += [Path(p) for p in module.__path__]
+    own = Path(__file__).parent.parent / "catalogue"
+    return (own, *(f for f in folders if f.resolve() != own.resolve()))
+
+
+def _files(kind: str) -> Iterator[Path]:
+    for folder in catalogue_folders():
+        yield from sorted((folder / kind).glob("*.toml"))
+
+
+@cache
+def _index() -> tuple[Mapping[str, Path], Mapping[str, str], Mapping[str, Path]]:
+    """(name -> file), (name -> title), (normalised name or alias -> file), by a scan of the files' first lines."""
+    by_name: dict[str, Path] = {}
+    titles: dict[str, str] = {}
+    by_key: dict[str, Path] = {}
+    for path in _files("machines"):
+        by_name[path.stem] = path
+        by_key.setdefault(normalise(path.stem), path)
+    for path in by_name.values():
+        head, collecting = "", False
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("[[machine."):
+                break
+            match = _LINE.match(line)
+            if collecting or (match and match.group(1) == "aliases"):
+                head += line
+                collecting = not line.rstrip().endswith("]")
+            elif match and match.group(1) == "title":
+                titles[path.stem] = "".join(_STRING.findall(match.group(2))[:1])
+        for alias in (titles.get(path.stem, ""), *_STRING.findall(head)):
+            if alias:
+                by_key.setdefault(normalise(alias), path)
+    return by_name, titles, by_key
+
+
+def machine_names() -> list[str]:
+    """Names of every machine in the catalogues, sorted."""
+    return sorted(_index()[0])
+
+
+def machine_titles() -> Mapping[str, str]:
+    """Full title by name."""
+    return _index()[1]
+
+
+def find_machine(name: str) -> Machine:
+    """The machine a user means: catalogue name, alias, marketing name, or the path of a machine file.
+
+    Case, dashes, blanks, vendor words and a trailing memory size are forgiven: ``H100``, ``a100-80g``,
+    ``NVIDIA H100 80GB HBM3``, ``rtx4090``.
+
+    Raises:
+        UnknownName: with the nearest machines.
+        InputError: a file was named and cannot be read.
+    """
+    by_name, _, by_key = _index()
+    if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
+        return load_machine(name)
+    if name in by_name:
+        return load_machine(by_name[name])
+    key = normalise(name)
+    for candidate in _spellings(key):
+        if candidate in by_key:
+            return load_machine(by_key[candidate])
+    raise UnknownName("machine", name, [*by_name, *by_key], hint="see `steelyard ls machines`")
+
+
+def _spellings(key: str) -> Iterator[str]:
+    """A normalised name and the same without vendor words, form factors and memory sizes."""
+    yield key
+    bare = re.sub(r"^(nvidia|amd|intel|google|apple|qualcomm|geforce|instinct|radeon|tesla|cloud)+", "", key)
+    bare = re.sub(r"^(geforce|instinct|radeon|tesla)", "", bare)
+    yield bare
+    yield re.sub(r"(hbm\d?e?|gddr\d\w?|lpddr\d\w?)$", "", bare)
+    short = re.sub(r"(hbm\d?e?|gddr\d\w?)$", "", bare)
+    yield re.sub(r"\d+(gb|g|gib)$", "", short)
+
+
+@cache
+def networks() -> Mapping[str, Network]:
+    """Every network by name."""
+    return {n.name: n for p in _files("networks") for n in build(NetworkFile, read_document(p), p.name).network}
+
+
+@cache
+def nodes() -> Mapping[str, Node]:
+    """Every node by name."""
+    return {n.name: n for p in _files("nodes") for n in build(NodeFile, read_document(p), p.name).node}
+
+
+@cache
+def prices() -> tuple[Price, ...]:
+    """Every price, newest first."""
+    found: list[Price] = []
+    for path in _files("prices"):
+        rows = read_document(path).get("price", [])
+        renamed = [{("provider_class" if k == "class" else k): v for k, v in row.items()} for row in rows]
+        found += build(PriceFile, {"price": renamed}, path.name).price
+    return tuple(sorted(found, key=lambda x: x.date, reverse=True))
+
+
+def find_network(name: str) -> Network:
+    """The network called ``name``. Raises :class:`UnknownName`."""
+    for network in networks().values():
+        if normalise(name) in (normalise(network.name), *(normalise(a) for a in network.aliases)):
+            return network
+    raise UnknownName("network", name, networks())
+
+
+def find_node(name: str) -> Node:
+    """The node called ``name``. Raises :class:`UnknownName`."""
+    for node in nodes().values():
+        if normalise(name) in (normalise(node.name), *(normalise(a) for a in node.aliases)):
+            return node
+    raise UnknownName("node", name, nodes())
+
+
+#: Which class of price is quoted when several are known.
+PRICE_ORDER = ("neocloud_on_demand", "hyperscaler_on_demand", "reserved_1y", "marketplace")
+
+
+def price_of(machine: str, provider_class: str = "") -> Price | None:
+    """The newest rental price of a machine, of one provider class or the first of :data:`PRICE_ORDER` that is known.
+
+    Raises:
+        InputError: the provider class is unknown.
+    """
+    found = [p for p in prices() if p.machine == machine]
+    classes = sorted({p.provider_class for p in prices()})
+    if provider_class:
+        if provider_class not in classes:
+            raise InputError(str(UnknownName("price class", provider_class, classes)), field="price")
+        return next((p for p in found if p.provider_class == provider_class), None)
+    for wanted in PRICE_ORDER:
+        for price in found:
+            if price.provider_class == wanted:
+                return price
+    return found[0] if found else None

@@ -1,0 +1,101 @@
+"""Several devices of one type: ``h100_sxm:8``, ``b200_sxm:72``, with the links between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from steelyard.errors import InputError
+from steelyard.machine.catalogue import find_machine, find_network, nodes
+from steelyard.machine.component import Machine
+from steelyard.machine.network import Network, Node
+
+__all__ = ["Cluster", "parse_cluster", "parse_clusters"]
+
+#: Used between nodes when neither node nor machine names a network.
+_DEFAULT_INTER = "infiniband_ndr"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """``count`` equal devices in nodes of ``per_node``, linked by ``peer`` inside a node and ``inter`` between nodes."""
+
+    machine: Machine
+    count: int = 1
+    per_node: int = 1
+    peer: Network | None = None
+    inter: Network | None = None
+    inter_bandwidth_bytes_per_s: float = 0.0
+    host_w: float = 0.0
+    """Power of one node beside its devices."""
+
+    @property
+    def node_count(self) -> int:
+        """Nodes needed for ``count`` devices."""
+        return math.ceil(self.count / self.per_node)
+
+    @property
+    def peer_bandwidth_bytes_per_s(self) -> float:
+        """Per device and direction inside a node: the device's own links, else the network's figure."""
+        links = self.machine.links("peer")
+        if links:
+            return links[0].bandwidth_bytes_per_s
+        if self.peer is not None:
+            return self.peer.bandwidth_bytes_per_s
+        hosts = self.machine.links("host")
+        return hosts[0].bandwidth_bytes_per_s if hosts else 0.0
+
+    def __str__(self) -> str:
+        return self.machine.name if self.count == 1 else f"{self.machine.name}:{self.count}"
+
+
+def parse_cluster(text: str) -> Cluster:
+    """Read ``NAME`` or ``NAME:COUNT``.
+
+    Raises:
+        InputError: the count is no positive whole number, or the machine is unknown.
+    """
+    name, colon, number = text.rpartition(":")
+    if not colon or not number.strip():
+        name, number = text.rstrip(":"), "1"
+    if name == "" or (colon and not number.strip().lstrip("-").isdigit()):
+        if colon and name and not number.strip()[:1].isdigit():
+            name, number = text, "1"
+        else:
+            raise InputError(f"expected NAME or NAME:COUNT, got {text!r}", field="machine")
+    count = int(number)
+    if count < 1:
+        raise InputError(f"expected at least one device, got {count}", field="machine")
+    return cluster_of(find_machine(name.strip()), count)
+
+
+def parse_clusters(text: str) -> tuple[Cluster, ...]:
+    """Read a comma-separated list of ``NAME[:COUNT]``."""
+    found = [part for part in text.split(",") if part.strip()]
+    if not found:
+        raise InputError("expected at least one machine", field="machine")
+    return tuple(parse_cluster(part.strip()) for part in found)
+
+
+def cluster_of(machine: Machine, count: int = 1) -> Cluster:
+    """``count`` devices in their usual nodes, with the usual networks."""
+    node: Node | None = nodes().get(machine.node) if machine.node else None
+    per_node = node.devices if node else max(1, int(machine.devices_per_node))
+    peer_links = machine.links("peer")
+    if node is not None:
+        peer: Network | None = find_network(node.peer)
+    elif peer_links:
+        peer = find_network(peer_links[0].network)
+    else:
+        hosts = machine.links("host")
+        peer = find_network(hosts[0].network) if hosts else None
+    if node is not None and node.network:
+        inter: Network | None = find_network(node.network)
+        bandwidth = node.network_bandwidth_bytes_per_s
+    else:
+        nic = machine.links("network")
+        inter = find_network(nic[0].network if nic else _DEFAULT_INTER)
+        bandwidth = nic[0].bandwidth_bytes_per_s if nic else 0.0
+    return Cluster(
+        machine, count, per_node, peer, inter, bandwidth or (inter.bandwidth_bytes_per_s if inter else 0.0), node.host_w if node else 0.0
+    )

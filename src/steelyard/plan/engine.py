@@ -1,0 +1,67 @@
+"""Serving engines as data: what they reserve, how they batch, what a step costs beside the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from steelyard.documents import build, read_document
+from steelyard.errors import UnknownName, normalise
+from steelyard.machine.component import Machine
+from steelyard.units import Quantity
+
+__all__ = ["Engine", "default_engine", "engines", "find_engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One serving engine with its own defaults."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    memory_frac: Annotated[float, Quantity("1", "share of device memory the engine may use", gt=0, le=1)]
+    block_tokens: Annotated[float, Quantity("1", "tokens of one KV-cache block", ge=1)]
+    max_batched_tokens: Annotated[float, Quantity("1", "tokens of one step at most", ge=1)]
+    max_sequences: Annotated[float, Quantity("1", "sequences of one step at most", ge=1)]
+    workspace_bytes: Annotated[float, Quantity("B", "graphs, communication buffers, workspaces", ge=0)]
+    step_s: Annotated[float, Quantity("s", "host time per step that the device waits for", ge=0)]
+    step_s_per_sequence: Annotated[float, Quantity("s", "further host time per sequence of the step", ge=0)]
+    layer_s: Annotated[float, Quantity("s", "device time per layer beside the priced kernels", ge=0)]
+    request_s: Annotated[float, Quantity("s", "tokenise, HTTP, first detokenise, once per request", ge=0)]
+    graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
+    all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
+    aliases: tuple[str, ...] = ()
+    guess: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _EngineFile:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    engine: tuple[Engine, ...] = field(default=())
+
+
+@cache
+def engines() -> Mapping[str, Engine]:
+    """Every engine by name."""
+    path = Path(__file__).parent.parent / "catalogue" / "engines" / "engines.toml"
+    return {e.name: e for e in build(_EngineFile, read_document(path), path.name).engine}
+
+
+def find_engine(name: str) -> Engine:
+    """The engine called ``name``. Raises :class:`UnknownName`."""
+    for engine in engines().values():
+        if normalise(name) in (normalise(engine.name), normalise(engine.title), *(normalise(a) for a in engine.aliases)):
+            return engine
+    raise UnknownName("engine", name, engines())
+
+
+def default_engine(machine: Machine) -> Engine:
+    """What people usually run there: vLLM on data-centre accelerators, llama.cpp elsewhere."""
+    small = machine.kind in ("cpu", "soc", "npu", "mcu") or machine.launch in ("metal", "cpu", "npu")
+    return engines()["llamacpp" if small else "vllm"]

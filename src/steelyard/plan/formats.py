@@ -1,0 +1,109 @@
+"""Number formats: how wide a number is stored, and what the machine really computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from steelyard.documents import build, read_document
+from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.machine.component import Compute, Machine
+from steelyard.units import Quantity
+
+__all__ = ["Format", "FormatFile", "compute_with", "find_format", "formats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One number format."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    bits: Annotated[float, Quantity("1", "bits per element, without shared scales", gt=0)]
+    title: str = ""
+    group: Annotated[float, Quantity("1", "elements that share one set of scales", ge=1)] = 1
+    scale_bits: Annotated[float, Quantity("1", "bits of scales and zero points per group", ge=0)] = 0
+    math: tuple[str, ...] = ()
+    activations: Annotated[str, "default format of activations when weights have this one; empty = this one"] = ""
+    aliases: tuple[str, ...] = ()
+    gguf: bool = False
+    guess: str = ""
+    notes: str = ""
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits one element takes in memory: ``bits + scale_bits / group``."""
+        return self.bits + self.scale_bits / self.group
+
+
+@dataclass(frozen=True, slots=True)
+class FormatFile:
+    """The content of a formats file."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    format: tuple[Format, ...] = field(default=())
+
+
+@cache
+def formats() -> Mapping[str, Format]:
+    """Every known format by name."""
+    path = Path(__file__).parent.parent / "catalogue" / "formats" / "formats.toml"
+    return {f.name: f for f in build(FormatFile, read_document(path), path.name).format}
+
+
+@cache
+def find_format(name: str) -> Format:
+    """The format called ``name``; aliases, case and dashes are forgiven.
+
+    Raises:
+        UnknownName: with the nearest known formats.
+    """
+    known = formats()
+    key = normalise(name)
+    for entry in known.values():
+        if key in (normalise(entry.name), *(normalise(a) for a in entry.aliases)):
+            return entry
+    raise UnknownName("format", name, [n for f in known.values() for n in (f.name, *f.aliases)])
+
+
+#: What an engine falls back to when it has none of a format's own: wider formats hold every narrower value.
+_WIDER = ("fp8", "int8", "fp16", "bf16", "tf32", "fp32", "fp64")
+
+
+def compute_with(machine: Machine, weights: Format, activations: Format, kind: str = "matrix") -> tuple[Compute, str]:
+    """The engine and format in which a product of ``weights`` and ``activations`` is really computed.
+
+    Both operands are brought to the wider of the two formats: 4-bit weights with 16-bit activations run 16-bit
+    arithmetic after dequantisation. A format the machine lacks falls back to the next wider one it has.
+
+    Args:
+        machine: where it runs.
+        weights: format of the weights (or of the second operand).
+        activations: format of the activations.
+        kind: preferred kind of engine, ``matrix`` or ``vector``.
+
+    Raises:
+        InputError: the machine computes in no format at least as wide.
+    """
+    wider = activations if activations.bits >= weights.bits else weights
+    if weights.gguf or activations.gguf:
+        wider = find_format("fp16")
+    wanted = list(wider.math)
+    least = wider.bits
+    engines = machine.engines(kind) or machine.engines("matrix") or machine.engines("vector")
+    engines = engines + tuple(c for c in machine.compute if c not in engines and c.kind != "scalar")
+    for fmt in (*wanted, *(f for f in _WIDER if _width(f) >= least)):
+        for engine in engines:
+            if fmt in engine.peak:
+                return engine, fmt
+    have = sorted({f for c in machine.compute for f in c.peak})
+    raise InputError(f"{machine.name} cannot compute in {wider.name} or anything wider; it has {', '.join(have)}", field="formats")
+
+
+def _width(fmt: str) -> float:
+    return {"fp8": 8, "int8": 8, "fp16": 16, "bf16": 16, "tf32": 19, "fp32": 32, "fp64": 64}[fmt]

@@ -1,0 +1,295 @@
+"""The model catalogue: named models, found by forgiving names, and the one door that loads a model from anywhere.
+
+A catalogue is a package with ``models/*.toml``, announced by an entry point in the group ``steelyard.catalogues``.
+A file holds ``[[model]]`` tables; to find one, the ids and aliases are scanned as text and only the table that was
+asked for is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from steelyard.documents import read_text
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.registry import entry_points
+
+if TYPE_CHECKING:
+    from steelyard.workload.transformer import Transformer
+
+__all__ = ["GROUP", "Model", "ModelEntry", "catalogue_folders", "find_model", "load_model", "model_names"]
+
+#: Entry-point group of catalogues.
+GROUP = "steelyard.catalogues"
+
+#: Endings that name a tuned copy of the same shapes; forgiven when the name without them is known.
+_ENDINGS = ("instruct", "chat", "base", "it", "pt", "hf", "thinking")
+
+_TABLE = re.compile(r"^\[\[model\]\][ \t]*(?:#.*)?$", re.MULTILINE)
+_ID = re.compile(r'^id\s*=\s*["\']([^"\'\n]+)["\']', re.MULTILINE)
+_NAMES = re.compile(r"^(same_as|aliases)\s*=\s*\[(.*?)\]", re.MULTILINE | re.DOTALL)
+_QUOTED = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'')
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One catalogue entry: facts about a published model, and its config.
+
+    ``parameters`` is the total of the language path; ``parameters_source`` says where it is from and whether it was
+    rounded. ``active_parameters`` (0 = dense) is what the publisher states, with or without embeddings as it chose.
+    """
+
+    id: str
+    parameters: int
+    config: Mapping[str, Any]
+    same_as: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    parameters_source: str = ""
+    checkpoint_parameters: int = 0
+    """Elements in the published files when they hold more than the language path (vision tower, scales); 0 = same."""
+    active_parameters: int = 0
+    active_parameters_source: str = ""
+    context: int = 0
+    """Longest context in tokens the publisher states, 0 = not stated."""
+    released: str = ""
+    source: str = ""
+    confidence: str = ""
+    note: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the total is a count and not a rounded figure of a model card."""
+        return bool(self.parameters) and self.parameters % 1_000_000 != 0 and "assumed" not in self.parameters_source
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be planned: its normal form, and what its files say about storage.
+
+    ``weight_bytes`` is exact when it was read from a header, None when there was none to read. ``tensor_bytes`` splits
+    it by number format.
+    """
+
+    name: str
+    transformer: Transformer
+    source: str
+    weight_bytes: int | None = None
+    tensor_bytes: Mapping[str, int] = field(default_factory=dict)
+    entry: ModelEntry | None = None
+
+    def __repr__(self) -> str:
+        total = self.transformer.parameters()
+        stored = "" if self.weight_bytes is None else f", {self.weight_bytes / 1e9:.2f} GB of weights"
+        return f"<Model {self.name}: {total / 1e9:.2f} B parameters, {self.transformer.native_weights}{stored}>"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one entry stands: file and the text span of its table."""
+
+    id: str
+    file: Path
+    start: int
+    end: int
+
+
+def model_names() -> list[str]:
+    """The id of every catalogue model, sorted."""
+    return sorted(_index()[1], key=str.lower)
+
+
+def find_model(name: str) -> ModelEntry:
+    """The catalogue entry a name means.
+
+    Case, dashes and dots, the organisation, and endings such as ``-Instruct`` are forgiven.
+
+    Raises:
+        UnknownName: with the nearest known names.
+    """
+    return _entry(_locate(name))
+
+
+def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
+    """Load a model from the catalogue or from files. Nothing is downloaded and nothing in the files is executed.
+
+    Args:
+        name_or_path: a catalogue name; a folder with ``config.json`` (its ``*.safetensors`` headers are read too) or
+            with ``*.gguf``; a config file; a ``.gguf`` file; a ``.safetensors`` file beside its config.
+        generic: read an unknown ``model_type`` as a Llama-like decoder.
+
+    Raises:
+        UnknownName: no such catalogue entry, or no such model family.
+        InputError: a file is missing, malformed, too large or of another kind.
+    """
+    from steelyard.workload.families import read_config
+
+    found = _as_path(name_or_path)
+    if found is not None:
+        from steelyard.workload.ingest.hf import load_path
+
+        return load_path(found, generic=generic)
+    entry = find_model(str(name_or_path))
+    try:
+        transformer = read_config(entry.config, name=entry.id, generic=generic)
+    except InputError as error:
+        raise _inside(error, entry.id) from None
+    return Model(entry.id, transformer, entry.source, entry=entry)
+
+
+def catalogue_folders() -> list[Path]:
+    """The ``models`` folder of every announced catalogue, the built-in one first."""
+    folders = []
+    for point in sorted(entry_points(GROUP).values(), key=lambda p: (p.name != "steelyard", p.name)):
+        spec = find_spec(point.value.partition(":")[0])
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            folder = Path(place) / "models"
+            if folder.is_dir():
+                folders.append(folder)
+    return folders
+
+
+def _as_path(given: str | Path) -> Path | None:
+    """The path meant, or None when the text is a catalogue name."""
+    text = str(given)
+    path = Path(given).expanduser()
+    looks = isinstance(given, Path) or text.startswith((".", "/", "~")) or text.endswith(("/", "\\"))
+    looks = looks or path.suffix.lower() in (".json", ".gguf", ".safetensors", ".yaml", ".yml", ".toml", ".bin", ".pt", ".pth")
+    if looks:
+        return path
+    try:
+        holds = path.is_dir() and any((path / n).exists() for n in ("config.json", "params.json"))
+        holds = holds or (path.is_dir() and any(path.glob("*.gguf")))
+        if holds or path.is_file():
+            return path
+        if path.is_dir() and not _known(text):
+            return path
+    except (OSError, ValueError):  # a name no file system accepts
+        return None
+    return None
+
+
+def _known(name: str) -> bool:
+    try:
+        _locate(name)
+    except UnknownName:
+        return False
+    return True
+
+
+def _keys(name: str) -> Iterator[str]:
+    """Lookup keys of a name, strictest first: whole, without organisation, without endings."""
+    short = name.rpartition("/")[2]
+    for text in (name, short):
+        yield normalise(text)
+    key = normalise(short)
+    for _ in range(2):  # "-chat-hf" has two
+        for ending in _ENDINGS:
+            if key.endswith(ending) and len(key) > len(ending):
+                key = key.removesuffix(ending)
+                yield key
+                break
+
+
+def _locate(name: str) -> _Place:
+    keys, places = _index()
+    for key in _keys(name):
+        if key in keys:
+            return places[keys[key]]
+    raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint="`steelyard ls models` lists all")
+
+
+@cache
+def _spoken() -> tuple[str, ...]:
+    """Ids, copies and aliases as written."""
+    return tuple(name for _, _, names in _scan() for name in names)
+
+
+@cache
+def _scan() -> tuple[tuple[_Place, int, tuple[str, ...]], ...]:
+    """Every entry of every catalogue: its place, its rank in the search, and its names."""
+    found = []
+    for folder in catalogue_folders():
+        for file in sorted(folder.glob("*.toml")):
+            text = read_text(file)
+            starts = [m.start() for m in _TABLE.finditer(text)]
+            for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+                head = text[start : (text.find("[model.config]", start, end) + 1 or end + 1) - 1]
+                match = _ID.search(head)
+                if match is None:
+                    continue
+                names = [match.group(1)]
+                for group in _NAMES.finditer(head):
+                    names += [a or b for a, b in _QUOTED.findall(group.group(2))]
+                found.append((_Place(match.group(1), file, start, end), len(found), tuple(names)))
+    return tuple(found)
+
+
+@cache
+def _index() -> tuple[dict[str, str], dict[str, _Place]]:
+    """``(lookup key -> id, id -> place)``; ids win over copies and aliases, and those over shortened names."""
+    keys: dict[str, str] = {}
+    places: dict[str, _Place] = {}
+    entries = _scan()
+    for place, _, _ in entries:
+        places.setdefault(place.id, place)
+        keys.setdefault(normalise(place.id), place.id)
+    for place, _, names in entries:
+        for name in names:
+            keys.setdefault(normalise(name), place.id)
+    for place, _, names in entries:
+        for name in names:
+            keys.setdefault(normalise(name.rpartition("/")[2]), place.id)
+    for place, _, names in entries:
+        for name in names:
+            for key in list(_keys(name))[2:]:
+                keys.setdefault(key, place.id)
+    return keys, places
+
+
+@cache
+def _entry(place: _Place) -> ModelEntry:
+    text = read_text(place.file)
+    try:
+        data = tomllib.loads(text[place.start : place.end])["model"][0]
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"malformed TOML: {error}", field=f"{place.file.name}: {place.id}") from error
+    problems = []
+    for name, kind in (("id", str), ("parameters", int), ("config", dict)):
+        if not isinstance(data.get(name), kind):
+            problems.append(Problem(f"{place.file.name}: {place.id}.{name}", f"expected {kind.__name__}"))
+    raise_all(problems)
+    header = re.search(r"^# Sources?: *(.+)$", text, re.MULTILINE)
+
+    def words(name: str) -> str:
+        return str(data.get(name) or "")
+
+    return ModelEntry(
+        id=data["id"],
+        parameters=data["parameters"],
+        config=MappingProxyType(data["config"]),
+        same_as=tuple(data.get("same_as") or ()),
+        aliases=tuple(data.get("aliases") or ()),
+        parameters_source=words("parameters_source"),
+        checkpoint_parameters=int(data.get("checkpoint_parameters") or 0),
+        active_parameters=int(data.get("active_parameters") or 0),
+        active_parameters_source=words("active_parameters_source"),
+        context=int(data.get("context") or 0),
+        released=words("released"),
+        source=words("source") or (header.group(1).strip() if header else place.file.name),
+        confidence=words("confidence"),
+        note=words("note"),
+    )
+
+
+def _inside(error: InputError, where: str) -> InputError:
+    if isinstance(error, UnknownName):
+        return error
+    moved = [Problem(f"{where}: {p.field}" if p.field else where, p.message) for p in error.problems]
+    return InputError(moved[0].message, field=moved[0].field, problems=moved)

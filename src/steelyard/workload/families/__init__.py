@@ -1,0 +1,6 @@
+"""Model families: from a config to the normal form. The contract is in :mod:`steelyard.workload.families._base`."""
+
+from steelyard.workload.families._base import ACTIVATIONS, Fields, decoder, group_layers
+from steelyard.workload.families._read import FAMILIES, Family, language_config, read_config
+
+__all__ = ["ACTIVATIONS", "FAMILIES", "Family", "Fields", "decoder", "group_layers", "language_config", "read_config"]

@@ -1,0 +1,139 @@
+"""The door from a config to a model: picks the family by ``model_type``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from steelyard.errors import InputError, Problem, UnknownName
+from steelyard.registry import Registry
+from steelyard.workload.families._native import native_formats
+from steelyard.workload.transformer import Transformer
+
+__all__ = ["FAMILIES", "Family", "language_config", "read_config"]
+
+Family = Callable[[Mapping[str, Any]], Transformer]
+
+#: Every model family, built in or plugged in, by ``model_type``.
+FAMILIES: Registry[Family] = Registry("model family", "steelyard.model_families")
+
+#: Where multimodal configs keep their language model.
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+#: Keys of the outer config that hold for the language model when it does not state them.
+_INHERITED = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config", "architectures")
+_TOWERS = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
+
+#: Nested configs are written without the values that equal the class default of transformers: those are filled in.
+_CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "mistral": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "gemma": {
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+    "gemma2": {
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    },
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+    },
+}
+
+
+def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = False) -> Transformer:
+    """The model a Hugging Face config describes.
+
+    Args:
+        config: the content of a ``config.json``. In a multimodal config only the language path is counted.
+        name: what to call the model in results.
+        generic: read an unknown ``model_type`` as a Llama-like decoder instead of refusing it.
+
+    Raises:
+        UnknownName: no family answers to the ``model_type``; lists the nearest.
+        InputError: keys are missing or wrong (all listed at once, with their paths).
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"expected a table of fields, got {type(config).__name__}", field="config")
+    inner, path, notes = language_config(config)
+    model_type = inner.get("model_type")
+    family: Family
+    if isinstance(model_type, str) and model_type in FAMILIES.names():
+        family = FAMILIES.get(model_type)
+    elif generic:
+        family = FAMILIES.get("llama")
+        notes += (f"model type {model_type!r} is not known; read as a Llama-like decoder because that was asked for",)
+    elif isinstance(model_type, str) and model_type:
+        hint = "or ask for it to be read as a generic decoder"
+        raise UnknownName("model_type", model_type, FAMILIES.names(), hint=hint)
+    else:
+        what = "required field is missing" if model_type is None else f"expected a name, got {model_type!r}"
+        raise InputError(what, field=f"{path}.model_type" if path else "model_type")
+    try:
+        model = family(inner)
+    except InputError as error:
+        if isinstance(error, UnknownName) or not path:
+            raise
+        moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
+        raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
+    weights, mixed, remarks = native_formats(inner)
+    return replace(
+        model,
+        name=name or str(config.get("_name_or_path") or "") or model.model_type,
+        native_weights=weights,
+        native_formats=mixed,
+        notes=(*notes, *model.notes, *remarks),
+    )
+
+
+def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
+    """The language part of a config, where it stood (``""`` = at the top), and remarks on what was left out."""
+    for key in _NESTED:
+        inner = config.get(key)
+        if not isinstance(inner, Mapping):
+            continue
+        if any(isinstance(inner.get(k), Mapping) for k in _NESTED):
+            deeper, path, notes = language_config({**{k: config[k] for k in _INHERITED if k in config}, **inner})
+            return deeper, f"{key}.{path}", notes
+        merged = {k: config[k] for k in _INHERITED if config.get(k) is not None}
+        merged |= {k: v for k, v in inner.items() if v is not None or k not in merged}
+        if merged.get("model_type") is None and config.get("model_type") is not None:
+            merged["model_type"] = config["model_type"]
+        defaults = _CLASS_DEFAULTS.get(str(merged.get("model_type")), {})
+        filled = {k: v for k, v in defaults.items() if merged.get(k) is None}
+        notes = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
+        if filled:
+            stated = ", ".join(f"{k} = {v}" for k, v in filled.items())
+            notes += (f"not stated in {key}, taken from the class default: {stated}",)
+        return {**merged, **filled}, key, notes
+    if any(config.get(k) for k in _TOWERS):
+        return config, "", (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
+    return config, "", ()

@@ -1,0 +1,138 @@
+"""Encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT. No cache; every token sees both sides.
+
+What sits on top follows ``architectures``: a ``...ForMaskedLM`` model has the masked-language head, ``...ForPreTraining``
+that and the next-sentence one, every other the pooler of its family. Without ``architectures`` the bare encoder (with
+its pooler) is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
+
+__all__ = ["bert", "distilbert", "modernbert", "roberta"]
+
+
+def _tasks(config: Mapping[str, Any]) -> tuple[bool, bool]:
+    """``(masked-language head, pre-training heads)`` from ``architectures``."""
+    named = config.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    pretraining = first.endswith("ForPreTraining")
+    return pretraining or first.endswith("ForMaskedLM"), pretraining
+
+
+def _topped(model: Transformer, config: Mapping[str, Any], *, pooler: bool) -> Transformer:
+    """The encoder with the head its ``architectures`` name."""
+    masked, pretraining = _tasks(config)
+    return replace(
+        model,
+        head=masked,
+        head_transform=masked,
+        head_bias=masked,
+        tied=masked and bool(config.get("tie_word_embeddings", True)),
+        pooler=pooler and (pretraining or not masked),
+        extra_parameters=2 * model.hidden + 2 if pretraining else 0,
+        notes=(*model.notes, "counted with the masked-language head" if masked else "counted without a masked-language head"),
+    )
+
+
+def bert(config: Mapping[str, Any]) -> Transformer:
+    """BERT (arXiv:1810.04805): learned positions, segment embedding, norm after each block, biases everywhere."""
+    f = Fields(config)
+    hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
+    f.divides("hidden_size", hidden, "num_attention_heads", heads)
+    kind = config.get("position_embedding_type") or "absolute"
+    if kind != "absolute":
+        f.problem("position_embedding_type", f"only 'absolute' is known, got {kind!r}")
+    rows = f.size("max_position_embeddings", default=512)
+    model = _encoder(
+        f,
+        hidden=hidden,
+        heads=heads,
+        depth=f.depth(),
+        width=f.size("intermediate_size"),
+        act=f.activation(default="gelu"),
+        rows=rows,
+        context=rows - f.optional("_reserved_positions"),
+    )
+    return _topped(replace(model, token_types=f.optional("type_vocab_size", default=2)), config, pooler=True)
+
+
+def roberta(config: Mapping[str, Any]) -> Transformer:
+    """RoBERTa and XLM-RoBERTa (arXiv:1907.11692, 1911.02116): BERT whose first two position rows are padding."""
+    return bert({"type_vocab_size": 1, "_reserved_positions": 2, **config})
+
+
+def distilbert(config: Mapping[str, Any]) -> Transformer:
+    """DistilBERT (arXiv:1910.01108): BERT without segment embedding and pooler."""
+    f = Fields(config)
+    hidden, heads = f.size("dim", "hidden_size"), f.size("n_heads", "num_attention_heads")
+    f.divides("dim", hidden, "n_heads", heads)
+    rows = f.size("max_position_embeddings", default=512)
+    model = _encoder(
+        f,
+        hidden=hidden,
+        heads=heads,
+        depth=f.depth("n_layers", "num_hidden_layers"),
+        width=f.size("hidden_dim", "intermediate_size"),
+        act=f.activation("activation", default="gelu"),
+        rows=rows,
+        context=rows,
+    )
+    return _topped(model, config, pooler=False)
+
+
+def _encoder(f: Fields, *, hidden: int, heads: int, depth: int, width: int, act: str, rows: int, context: int) -> Transformer:
+    attention = Attention(
+        heads=heads,
+        kv_heads=heads,
+        head_dim=max(1, hidden // heads),
+        causal=False,
+        q_bias=True,
+        kv_bias=True,
+        out_bias=True,
+    )
+    mlp = FeedForward(width, gated=False, activation=act, up_bias=True, down_bias=True)
+    return decoder(
+        f,
+        [Layer(depth, attention, mlp, norm_bias=True)],
+        hidden=hidden,
+        tied=True,
+        positions=rows,
+        embedding_norm=True,
+        final_norm=False,
+        norm_bias=True,
+        max_context=context,
+    )
+
+
+def modernbert(config: Mapping[str, Any]) -> Transformer:
+    """ModernBERT (arXiv:2412.13663): rotary, gated MLP, a full layer every third, the rest see 64 tokens each side.
+
+    The first layer has no norm before its attention (the embedding is normed).
+    """
+    f = Fields(config)
+    hidden, depth = f.size("hidden_size"), f.depth()
+    bias, norm_bias = f.flag("attention_bias", False), f.flag("norm_bias", False)
+    attention = replace(f.attention(qkv_bias=bias, out_bias=bias), causal=False)
+    reach = f.size("local_attention", default=128) // 2
+    every = f.size("global_attn_every_n_layers", default=3)
+    kinds = f.layer_kinds(depth, lambda i: "window" if i % every else "full")
+    mlp = f.gated_mlp(bias=f.flag("mlp_bias", False), act="gelu")
+    layers = [
+        Layer(
+            1,
+            replace(attention, window=reach if kind == "window" else 0),
+            mlp,
+            norms=1 if i == 0 else 2,
+            norm_bias=norm_bias,
+        )
+        for i, kind in enumerate(kinds)
+    ]
+    model = decoder(f, layers, tied=True, embedding_norm=True, norm_bias=norm_bias)
+    topped = _topped(model, config, pooler=False)
+    return replace(topped, head_bias=topped.head and f.flag("decoder_bias", True))

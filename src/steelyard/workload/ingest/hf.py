@@ -1,0 +1,126 @@
+"""Hugging Face folders: the config, and the weight files beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steelyard.documents import read_document
+from steelyard.errors import InputError, Problem, UnknownName
+from steelyard.workload.catalogue import Model
+from steelyard.workload.families import read_config
+
+__all__ = ["load_path"]
+
+_CONFIGS = (".json", ".yaml", ".yml", ".toml")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+#: Most weight files read in one folder (the largest published models have a few hundred).
+_MOST_FILES = 2000
+
+
+def load_path(path: Path, *, generic: bool = False) -> Model:
+    """Load a model from a folder, a config, a ``.gguf`` or a ``.safetensors`` file.
+
+    Raises:
+        InputError: see :func:`steelyard.workload.catalogue.load_model`.
+    """
+    if path.is_dir():
+        return _folder(path, generic)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise InputError(f"no file or folder at {str(path)!r}", field="model")
+    if suffix == ".gguf":
+        from steelyard.workload.ingest.gguf import load_gguf
+
+        return load_gguf(path, generic=generic)
+    if suffix == ".safetensors":
+        config = path.parent / "config.json"
+        if not config.is_file():
+            raise InputError(f"{path.name} needs the model's config.json beside it", field="model")
+        return _with_weights(config, _shards(path), generic)
+    if suffix in _PICKLES:
+        raise InputError(f"{path.name} may hold code and is not opened; give a config.json, .safetensors or .gguf", field="model")
+    if suffix not in _CONFIGS:
+        known = ", ".join((*_CONFIGS, ".gguf", ".safetensors"))
+        raise InputError(f"cannot tell what {path.name!r} is; known endings: {known}", field="model")
+    if path.name.endswith(".index.json"):
+        return _with_weights(path.parent / "config.json", _indexed(path), generic)
+    return _model(path, None, {}, generic)
+
+
+def _folder(folder: Path, generic: bool) -> Model:
+    config = folder / "config.json"
+    if config.is_file():
+        return _with_weights(config, _weight_files(folder), generic)
+    files = sorted(folder.glob("*.gguf"))
+    if files:
+        from steelyard.workload.ingest.gguf import first_parts, load_gguf
+
+        firsts = first_parts(files)
+        if len(firsts) > 1:
+            names = ", ".join(f.name for f in firsts[:5])
+            raise InputError(f"folder {str(folder)!r} holds several models, name one: {names}", field="model")
+        return load_gguf(firsts[0], generic=generic)
+    raise InputError(f"folder {str(folder)!r} has neither a config.json nor a .gguf file", field="model")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _indexed(index)
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _shards(path: Path) -> list[Path]:
+    """The other parts of ``model-00001-of-00004.safetensors``, when it is such a part."""
+    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", path.name)
+    if match is None:
+        return [path]
+    count = min(int(match.group(3)), _MOST_FILES)
+    return [path.parent / f"{match.group(1)}-{i:05d}-of-{match.group(3)}.safetensors" for i in range(1, count + 1)]
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files an index names; all must lie beside it."""
+    table = read_document(index).get("weight_map")
+    if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
+        raise InputError("expected a table of tensor and file names", field=f"{index.name}: weight_map")
+    names = sorted(set(table.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f"{name!r} is not a file beside the index", field=f"{index.name}: weight_map")
+    return [index.parent / name for name in names[:_MOST_FILES]]
+
+
+def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
+    from steelyard.workload.ingest.safetensors import read_safetensors
+
+    missing = [f.name for f in files if not f.is_file()]
+    if missing or not files:
+        note = f"{len(missing)} of {len(files)} weight files are not there; their bytes are estimated" if missing else ""
+        return _model(config, None, {}, generic, note)
+    total: dict[str, int] = {}
+    for file in files:
+        for name, count in read_safetensors(file).bytes_by_format.items():
+            total[name] = total.get(name, 0) + count
+    return _model(config, sum(total.values()), total, generic)
+
+
+def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
+    from dataclasses import replace
+
+    config: dict[str, Any] = read_document(path)
+    name = str(config.get("_name_or_path") or "") or path.resolve().parent.name
+    try:
+        transformer = read_config(config, name=name, generic=generic)
+    except UnknownName:
+        raise
+    except InputError as error:
+        moved = [Problem(f"{path.name}: {p.field}" if p.field else path.name, p.message) for p in error.problems]
+        raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
+    if note:
+        transformer = replace(transformer, notes=(*transformer.notes, note))
+    return Model(name, transformer, f"file {path.name}", weight_bytes=weight_bytes, tensor_bytes=dict(formats))
