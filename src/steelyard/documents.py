@@ -36,7 +36,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
         size = file.stat().st_size
         if size > max_bytes:
             raise InputError(
-                f"{str(path)!r} has {size / 2**20:,.0f} MiB; description files may have at most {max_bytes / 2**20:.0f} MiB",
+                f"{str(path)!r} has {size / 2**20:,.0f} MiB; at most {max_bytes / 2**20:.0f} MiB are read",
                 field="file",
             )
         return file.read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def _yaml(text: str) -> Any:
 
 
 @cache
-def _adapter(cls: type[Any]) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
@@ -109,8 +109,9 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     from pydantic import ValidationError
 
+    checked: Any = cls
     try:
-        return _adapter(cls).validate_python(dict(data))  # type: ignore[no-any-return]
+        return _adapter(checked).validate_python(dict(data))  # type: ignore[no-any-return]
     except ValidationError as error:
         problems = []
         for item in error.errors(include_url=False):

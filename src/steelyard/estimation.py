@@ -79,7 +79,9 @@ def _expert_tokens(scenario: Scenario, batch: int, new: int) -> Any:
 
 def phase_cost(scenario: Scenario, batch: int, new: int, context: int, *, decode: bool) -> Phase:
     """Lower and price one step of a replica: ``batch`` sequences of ``new`` tokens that then hold ``context`` each."""
-    step = Step(batch=batch, new=new, context=context, expert_tokens=_expert_tokens(scenario, batch, new), skew=scenario.skew)
+    step = Step(
+        batch=batch, new=new, context=context, expert_tokens=_expert_tokens(scenario, batch, new), skew=scenario.skew
+    )
     program = lower(scenario.transformer.graph(step), scenario.plan, scenario.cluster.machine)
     cost = price(program, scenario.cluster, scenario.engine, skew=scenario.skew, decode=decode)
     hop_s = boundary(scenario.transformer, scenario.plan, scenario.cluster, batch * new) * (scenario.plan.pp - 1)
@@ -216,7 +218,16 @@ def estimate(
     cluster = on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
     problems = [
         Problem(name, f"expected at least 1, got {value}")
-        for name, value in {"batch": batch, "isl": isl, "osl": osl, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}.items()
+        for name, value in {
+            "batch": batch,
+            "isl": isl,
+            "osl": osl,
+            "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "ep": ep,
+            "cp": cp,
+        }.items()
         if value is not None and value < 1
     ]
     raise_all(problems)
@@ -236,7 +247,9 @@ def estimate(
     return answer(scenario)
 
 
-def default_shape(model: Transformer, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int) -> tuple[int, int, int]:
+def default_shape(
+    model: Transformer, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int
+) -> tuple[int, int, int]:
     """``(tp, pp, dp)`` that use every device: tensor parallel inside a node, pipeline across nodes, unless given."""
     given = (tp or 1) * (pp or 1) * (dp or 1) * cp
     if cluster.count % given and given <= cluster.count:
@@ -263,7 +276,10 @@ def check(scenario: Scenario) -> None:
         problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}"))
     if model.max_context and scenario.isl + scenario.osl > model.max_context and model.causal:
         problems.append(
-            Problem("isl", f"isl + osl = {scenario.isl + scenario.osl} tokens exceeds the model's context of {model.max_context}")
+            Problem(
+                "isl",
+                f"isl + osl = {scenario.isl + scenario.osl} tokens exceeds the model's context of {model.max_context}",
+            )
         )
     try:
         check_sharding(model, plan)
@@ -286,12 +302,18 @@ def answer(scenario: Scenario) -> Estimate:
     decode = phase_cost(scenario, batch, 1, isl + max(1, osl // 2), decode=True)
     # micro-batches of a prefill follow each other through the stages: only the slowest stage is paid per further step
     stage_s = prefill.time_s / plan.pp
-    ttft = prefill.time_s * (steps == 1) + (prefill.time_s + stage_s * (steps - 2) + final.time_s / plan.pp) * (steps > 1)
+    ttft = prefill.time_s * (steps == 1) + (prefill.time_s + stage_s * (steps - 2) + final.time_s / plan.pp) * (
+        steps > 1
+    )
     ttft += engine.request_s
     e2e = ttft + max(0, osl - 1) * decode.time_s
     memory = memory_use(model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=_exact(scenario))
     prefills = steps - 1 + last / per_step
-    energy = plan.devices / plan.pp * (float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * max(0, osl - 1))
+    energy = (
+        plan.devices
+        / plan.pp
+        * (float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * max(0, osl - 1))
+    )
     idle = cluster.machine.idle_w * (plan.pp - 1) / plan.pp * plan.devices * e2e
     host = cluster.host_w * plan.devices / cluster.per_node * e2e
     usd, note = _price(scenario, ledger)
@@ -368,7 +390,9 @@ def _price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]:
     machine = scenario.cluster.machine
     if machine.capex_usd:
         hourly = machine.capex_usd / AMORTISATION_H
-        ledger.assume(f"no rental price known: {machine.capex_usd:,.0f} USD written off over {AMORTISATION_H / 8760:.0f} years")
+        ledger.assume(
+            f"no rental price known: {machine.capex_usd:,.0f} USD written off over {AMORTISATION_H / 8760:.0f} years"
+        )
         return hourly, f"{machine.capex_usd:,.0f} USD over {AMORTISATION_H / 8760:.0f} years"
     return None, "no price known"
 
@@ -391,9 +415,14 @@ def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) 
     for phase in (prefill, decode):
         for kernel in phase.cost:
             ledger.cite(f"{kernel.model} model", kernel.source)
-    engine = scenario.engine
-    ledger.assume(f"static batch: {scenario.batch} requests of {scenario.isl} + {scenario.osl} tokens arrive together at an idle engine")
-    ledger.assume(f"engine {engine.title}: {engine.memory_frac:.0%} of device memory, steps of at most {engine.max_batched_tokens:.0f} tokens")
+    engine, batch = scenario.engine, scenario.batch
+    limit = f"{engine.max_batched_tokens:.0f}"
+    ledger.assume(
+        f"static batch: {batch} requests of {scenario.isl} + {scenario.osl} tokens reach an idle engine at once"
+    )
+    ledger.assume(
+        f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens"
+    )
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     if plan.devices > 1:
         ledger.assume(f"parallel: tp {plan.tp}, pp {plan.pp}, dp {plan.dp}, ep {plan.ep}, cp {plan.cp}")

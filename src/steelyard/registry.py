@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from steelyard.errors import SteelyardError, UnknownName, normalise
 
@@ -24,7 +24,9 @@ T = TypeVar("T")
 def entry_points(group: str) -> dict[str, metadata.EntryPoint]:
     """Entry points of a group by name. A plug-in's entry may not take the name of a built-in."""
     found: dict[str, metadata.EntryPoint] = {}
-    for point in sorted(metadata.entry_points(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))):
+    for point in sorted(
+        metadata.entry_points(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))
+    ):
         known = found.get(point.name)
         if known is not None and known.value != point.value:
             raise SteelyardError(f"two packages define {group} {point.name!r}: {known.value} and {point.value}")
@@ -59,11 +61,11 @@ class Registry(Generic[T]):
             return self._own[name]
         points = entry_points(self.group)
         if name in points:
-            return self._load(points[name])
+            return cast(T, self._load(points[name]))
         key = normalise(name)
         for known in self.names():
             if normalise(known) == key:
-                return self._own[known] if known in self._own else self._load(points[known])
+                return self._own[known] if known in self._own else cast(T, self._load(points[known]))
         raise UnknownName(self.kind, name, self.names())
 
     def add(self, name: str, thing: T) -> None:

@@ -58,7 +58,7 @@ class Spec:
     tdp_w: float
     copy_engine: str
     hot_frac: float
-    """Of L2 that the benchmark's rotating weight copies may fill: 1/6 for six copies, half that where L2 is two parts."""
+    """Of L2, what rotating weight copies may fill: 1/6 for six copies, half that where L2 is two parts."""
 
 
 MEASURED: Mapping[str, Spec] = MappingProxyType(
@@ -311,3 +311,82 @@ def score(samples: Iterable[Sample], parameters: Mapping[str, GemmParameters] | 
         roofline_mean_ape=float(roofline.mean()),
         roofline_big_mean_ape=float(roofline[large].mean()) if large.any() else math.nan,
     )
+
+
+# --- the catalogue files -------------------------------------------------------------------------------------------
+
+EAGER_ROWS_S: Mapping[str, float] = MappingProxyType(
+    {"l40s": 0.6e-3, "h100_sxm": 0.25e-3, "h200_sxm": 0.25e-3, "b200_sxm": 0.4e-3}
+)
+"""Block-scaled fp8 rows were timed eagerly; only those longer than this are dominated by the GPU, and fitted."""
+EAGER_FREE = ("compute_frac", "ops_per_joule", "dram_frac", "wave_hardness", "overlap_power", "operand_intensity")
+SHARED = ("launch_cycles", "dram_frac", "overlap_power", "split_s", "operand_intensity", "cache_frac")
+BY_CLASS = ("compute_frac", "ops_per_joule", "step_s", "wave_hardness", "store_intensity")
+FAMILY_SIGMA = 0.5
+FEW_SHOT_SIGMA: Mapping[str, float] = MappingProxyType(
+    {
+        "launch_cycles": 0.07,
+        "compute_frac": 0.1,
+        "ops_per_joule": 0.15,
+        "dram_frac": 0.07,
+        "step_s": 0.1,
+        "overlap_power": 0.25,
+    }
+)
+"""How far machines differ from what their family predicts (log-space), from leaving each measured one out."""
+
+
+def fitted_names(copy_engine: str, names: Sequence[str] = FREE) -> list[str]:
+    """Of ``names``, those a machine of this class can tell apart: it is limited by its engine or by its power.
+
+    mma.sync parts measured so far run into their board power, so ``compute_frac`` stays at its prior there;
+    parts with bulk copies do not, so ``ops_per_joule`` does.
+    """
+    idle = "compute_frac" if copy_engine == "mma_sync" else "ops_per_joule"
+    return [n for n in names if n != idle]
+
+
+def fit_machine(
+    sample: Sample, prior: GemmParameters, *, sigma: float = 0.5, max_rows: int = 3000, seed: int = 0
+) -> GemmParameters:
+    """Parameters of one machine and format, leaning on ``prior``."""
+    engine = sample.device.copy_engine
+    names = fitted_names(engine, EAGER_FREE if sample.rows.format == "fp8_block" else FREE)
+    return fit_shared([sample], {engine: prior}, shared=names, sigma=sigma, max_rows=max_rows, seed=seed)[engine]
+
+
+def fit_classes(samples: Sequence[Sample], *, max_rows: int = 1500, seed: int = 0) -> dict[str, GemmParameters]:
+    """One set per copy engine from machines of both: what a machine never measured is predicted with."""
+    priors = {c: CLASS_PRIOR[c] for c in ("async", "mma_sync")}
+    return fit_shared(
+        samples, priors, shared=SHARED, by_class=BY_CLASS, sigma=FAMILY_SIGMA, max_rows=max_rows, seed=seed
+    )
+
+
+def few_shot(sample: Sample, prior: GemmParameters) -> GemmParameters:
+    """Adapt a family's parameters to a machine of which a few rows (about twenty) were measured."""
+    engine = sample.device.copy_engine
+    names = fitted_names(engine, FEW_SHOT)
+    return fit_shared([sample], {engine: prior}, shared=names, sigma=FEW_SHOT_SIGMA)[engine]
+
+
+def gpu_bound(rows: GemmRows) -> GemmRows:
+    """Rows a GPU model can be judged on: all, but for eager block-scaled fp8 only the long ones."""
+    if rows.format != "fp8_block":
+        return rows
+    return take(rows, rows.latency_s > EAGER_ROWS_S[rows.machine])
+
+
+def section_toml(name: str, facts: str, p: GemmParameters, s: Score | None, notes: Mapping[str, str]) -> str:
+    """One calibration section as TOML text."""
+    prefix = f"{name}." if name else ""
+    lines = [f"[{name}]"] if name else []
+    lines += [f'facts = "{facts}"', "", f"[{prefix}parameters]"]
+    lines += [f"{f} = {getattr(p, f):.4g}" for f in GemmParameters.__dataclass_fields__]
+    if s is not None:
+        lines += ["", f"[{prefix}residual]", f"rows = {s.rows}"]
+        lines += [f"{key} = {getattr(s, key):.3g}" for key in ("mean_ape", "median_ape", "p90_ape")]
+        lines += [f"log_std = {s.log_std:.4g}", f"log_low10 = {s.log_p10:.4g}", f"log_high90 = {s.log_p90:.4g}"]
+        lines += [f"roofline_mean_ape = {s.roofline_mean_ape:.3g}"]
+    lines += ["", f"[{prefix}provenance]"] + [f'{key} = "{value}"' for key, value in notes.items()]
+    return "\n".join(lines) + "\n"

@@ -156,14 +156,15 @@ def decode_attention_time_s(
     token = np.where(bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token)
     kv_tile = np.clip(KV_TILE_ELEMENTS / mean_dim, 64.0, 256.0)
     tile_time = kv_tile * token
-    tiles = span / kv_tile
+    loaded = np.where(windowed, np.minimum(C, np.ceil(span / kv_tile) * kv_tile), C)
+    tiles = loaded / kv_tile
 
     def unit_time(pieces: float) -> Array:
         load = items * (pieces / (device.slots * P.in_flight))
         waves = (1 - P.wave_hardness) * np.maximum(load, 1.0) + P.wave_hardness * np.ceil(load)
         return np.asarray(waves * P.in_flight * (item + np.ceil(tiles / pieces) * tile_time))
 
-    cache = B * K * span * (D + Dv) * bits / 8
+    cache = B * K * loaded * (D + Dv) * bits / 8
     per_head_hot = hot_share(cache / K, device.l2_bytes, 4.0)
     dram_reads = np.where(packed, 1.0, 1 + (group - 1) * (1 - per_head_hot))
     hot = hot_share(cache, device.l2_bytes) if kv_hot else np.zeros_like(cache)

@@ -58,7 +58,9 @@ class StepCost:
             batch: sequences per replica, int or array of shape (n,).
             context: tokens each sequence's cache holds with the new one, int or array of shape (n,).
         """
-        batches, contexts = np.broadcast_arrays(np.atleast_1d(np.asarray(batch, dtype=np.float64)), np.asarray(context, dtype=np.float64))
+        batches, contexts = np.broadcast_arrays(
+            np.atleast_1d(np.asarray(batch, dtype=np.float64)), np.asarray(context, dtype=np.float64)
+        )
         distinct, where = np.unique(batches, return_inverse=True)
         where = where.reshape(batches.shape)
         fixed = self._price(Step.decode(distinct, 1.0), attention=False)

@@ -63,7 +63,10 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            self.kernels + other.kernels, self.overhead_s + other.overhead_s, self.static_w or other.static_w, self.cap_w or other.cap_w
+            self.kernels + other.kernels,
+            self.overhead_s + other.overhead_s,
+            self.static_w or other.static_w,
+            self.cap_w or other.cap_w,
         )
 
     @property
@@ -115,7 +118,7 @@ class Cost:
             by_model[k.model] = by_model.get(k.model, 0.0) + np.asarray(k.time_s) / total * k.spread
         by_model["overhead"] = np.asarray(self.overhead_s) / total * OVERHEAD_SPREAD
         parts = [np.asarray(v, dtype=np.float64) for v in by_model.values()]
-        return np.sqrt(0.5 * sum(p**2 for p in parts) + 0.5 * sum(parts) ** 2)  # type: ignore[call-overload]
+        return np.sqrt(0.5 * sum(p**2 for p in parts) + 0.5 * sum(parts) ** 2)
 
     def shares(self) -> dict[str, Any]:
         """Share of the time by what bounds it: compute, memory, network, overhead."""

@@ -15,7 +15,13 @@ from steelyard.cost.site import Site
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 
-__all__ = ["DEFAULT_ENERGY_J_PER_OP", "DEFAULT_LINK_ENERGY_J_PER_BYTE", "energy_per_op_j", "kernel_energy_j", "static_power_w"]
+__all__ = [
+    "DEFAULT_ENERGY_J_PER_OP",
+    "DEFAULT_LINK_ENERGY_J_PER_BYTE",
+    "energy_per_op_j",
+    "kernel_energy_j",
+    "static_power_w",
+]
 
 #: Energy of one 16-bit operation where a machine file has none, J (guess: 7 nm-class matrix engines, 0.5-1 pJ).
 DEFAULT_ENERGY_J_PER_OP = 0.8e-12
@@ -28,7 +34,19 @@ def energy_per_op_j(site: Site) -> float:
     table = site.engine.energy_j_per_op
     if site.compute in table:
         return table[site.compute]
-    widths = {"binary": 1, "int4": 4, "fp4": 4, "fp6": 6, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "tf32": 19, "fp32": 32, "fp64": 64}
+    widths = {
+        "binary": 1,
+        "int4": 4,
+        "fp4": 4,
+        "fp6": 6,
+        "int8": 8,
+        "fp8": 8,
+        "fp16": 16,
+        "bf16": 16,
+        "tf32": 19,
+        "fp32": 32,
+        "fp64": 64,
+    }
     width = widths.get(site.compute, 16)
     for known, value in table.items():
         return value * width / widths.get(known, 16)

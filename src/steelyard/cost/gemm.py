@@ -108,14 +108,16 @@ class GemmFacts:
     """What the software kernel can do. Table: ``catalogue/kernels/gemm.toml``."""
 
     name: str
-    tiles: tuple[tuple[float, float, float, float], ...]
-    """(rows, columns, m_over, m_up_to): output tiles; each is used for m_over < m <= m_up_to only."""
+    tiles: tuple[tuple[float, float, float, float, float, float], ...]
+    """(rows, columns, m_over, m_up_to, n_over, n_up_to): output tiles and the open-closed range of m and n of each."""
     split: tuple[int, ...] = (1,)
     """Numbers of pieces k may be cut into."""
     split_min_macs: float = 0.0
     """Smaller products (m n k) are never split."""
     gemv_step_divisor: float = 1.0
     """At m = 1, k is walked this many times faster by a matrix-vector kernel."""
+    step_frac: float = 1.0
+    """Of the machine's step latency: less where the kernel keeps more pipeline stages in flight."""
     quantises_activations: bool = False
     """A separate kernel converts 16-bit activations first. Replace by False where it is fused into the op before."""
     quant_launch_s: float = 0.0
@@ -137,8 +139,8 @@ def _facts_table() -> Mapping[str, GemmFacts]:
     known = {f.name for f in fields(GemmFacts)} - {"name", "tiles", "split"}
     for name, entry in tomllib.loads(text).items():
         if name not in ("sources", "guess"):
-            limits = [(*t, 0.0, 0.0)[:4] for t in entry["tiles"]]
-            tiles = tuple((float(r), float(c), float(lo), float(hi) or np.inf) for r, c, lo, hi in limits)
+            ranges = [(*t, 0.0, 0.0, 0.0, 0.0)[:6] for t in entry["tiles"]]
+            tiles = tuple((r, c, lo, hi or np.inf, n_lo, n_hi or np.inf) for r, c, lo, hi, n_lo, n_hi in ranges)
             rest = {key: value for key, value in entry.items() if key in known}
             table[name] = GemmFacts(name=name, tiles=tiles, split=tuple(entry["split"]), **rest)
     return table
@@ -162,8 +164,8 @@ DEFAULT_PARAMETERS = GemmParameters()
 
 @lru_cache(maxsize=128)
 def candidates(facts: GemmFacts) -> Array:
-    """The kernel's choices as an array (choices, 5): tile rows, tile columns, split, m_over, m_up_to."""
-    return np.array([(r, c, s, lo, hi) for r, c, lo, hi in facts.tiles for s in facts.split], dtype=np.float64)
+    """The kernel's choices as an array (choices, 7): tile rows and columns, split, then the ranges of m and n."""
+    return np.array([(*tile[:2], s, *tile[2:]) for tile in facts.tiles for s in facts.split], dtype=np.float64)
 
 
 def sustained_compute_frac(device: GemmDevice, parameters: GemmParameters, facts: GemmFacts = DEFAULT_FACTS) -> float:
@@ -288,11 +290,11 @@ def _best_s(
 ) -> Array:
     """Time of the best candidate for each row of ``columns`` (each (rows, 1)); shape (rows,)."""
     m, n, k, weight_bits, act_bits, out_bits, groups = columns
-    tile_m, tile_n, split, m_over, m_up_to = table.T
+    tile_m, tile_n, split, m_over, m_up_to, n_over, n_up_to = table.T
     weight_bytes, act_bytes, out_bytes = weight_bits / 8.0, act_bits / 8.0, out_bits / 8.0
     unit_ops = device.peak_ops_per_s / device.units * sustained_compute_frac(device, p, facts)
     unit16_ops = device.peak16_ops_per_s / device.units
-    step_s = np.where(m > 1.0, p.step_s, p.step_s / facts.gemv_step_divisor)
+    step_s = p.step_s * facts.step_frac / np.where(m > 1.0, 1.0, facts.gemv_step_divisor)
     used_m, used_n = np.minimum(m, tile_m), np.minimum(n, tile_n)
 
     k_step = STEP_BYTES / act_bytes
@@ -319,7 +321,8 @@ def _best_s(
     time += np.where(split > 1.0, p.split_s + partials, 0.0)
     small = (m * n * k < facts.split_min_macs) & ((m > 1.0) | (facts.gemv_step_divisor == 1.0))
     too_short = (split > 1.0) & ((k * act_bytes < split * MIN_SPLIT_BYTES) | small)
-    time[too_short | (m <= m_over) | (m > m_up_to)] = np.inf
+    unused = (m <= m_over) | (m > m_up_to) | (n <= n_over) | (n > n_up_to)
+    time[too_short | unused] = np.inf
     best = time.min(axis=1) + p.launch_cycles / device.clock_hz
     if facts.quantises_activations:
         best = best + _quantise_s(m * groups, k, act_bytes, device, p, facts, weights_hot)[:, 0]

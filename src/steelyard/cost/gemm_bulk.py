@@ -56,7 +56,7 @@ def gemm_time_bulk_s(
             p.launch_cycles,
             sustained_compute_frac(d, p, f),
             p.dram_frac,
-            p.step_s,
+            p.step_s * f.step_frac,
             p.wave_hardness,
             p.overlap_power,
             p.split_s,
@@ -123,7 +123,7 @@ def _rows(
         best = np.inf
         for j in range(table.shape[0]):
             tile_m, tile_n, split = table[j, 0], table[j, 1], table[j, 2]
-            if rows <= table[j, 3] or rows > table[j, 4]:
+            if rows <= table[j, 3] or rows > table[j, 4] or cols <= table[j, 5] or cols > table[j, 6]:
                 continue
             if split > 1.0 and (whole or deep * e_a < split * MIN_SPLIT_BYTES):
                 continue

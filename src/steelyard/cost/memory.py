@@ -144,7 +144,11 @@ def memory_use(
         step_tokens: tokens of the largest step; default: the engine's limit or the whole prefill if smaller.
         exact_weights: bytes of the real weight files.
     """
-    tokens = step_tokens if step_tokens is not None else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
+    tokens = (
+        step_tokens
+        if step_tokens is not None
+        else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
+    )
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights),
         kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),

@@ -4,7 +4,7 @@ Decode: all heads read one latent vector per token (values are the first `latent
 
     T = launch + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ],   never below the limit
     T_unit   = waves(items s / slots) * ( item + tokens/s * 2 row_tile (2 latent + rope) / (matrix_frac F) )
-    T_memory = cache bytes / (dram_frac DRAM) + (row groups - 1) * cache bytes / (l2_frac L2)
+    T_memory = max( cache bytes / (dram_frac DRAM), reads of every row group / (l2_frac L2) )
 
 with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Prefill expands keys and values per head and is ordinary
 causal attention with head_dim = nope + rope and another value dimension. Only the attention kernel is priced here: the projections around it
@@ -36,6 +36,8 @@ MIN_SPLIT_TOKENS: Final = 64.0
 """Tokens of the latent cache the smallest piece keeps."""
 ROPE_BITS: Final = 16.0
 """Bits of the rotary part of a key, which fp8 caches of some kernels keep in 16 bit."""
+TILES_TOGETHER: Final = 6.0
+"""Tiles per unit in flight or soon after each other: below it the tiles of one sequence find its latent in the last-level cache (fitted)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,11 @@ def mla_decode_time_s(
     hot = hot_share(cache, device.l2_bytes) if kv_hot else np.zeros_like(cache)
     dram = P.dram_frac * device.dram_bytes_per_s
     l2 = P.l2_frac * device.l2_bytes_per_s
-    again = groups - 1
-    shared = hot_share(cache, device.l2_bytes, 4.0) if not F.shares_reads else np.ones_like(cache)
+    repeats = np.ones_like(groups) if F.shares_reads else groups
+    apart = 1 - 1 / (1 + (items / (TILES_TOGETHER * device.slots)) ** 4)
+    missed = 1 + (repeats - 1) * (1 - hot_share(cache, device.l2_bytes, 4.0)) * apart
     io = B * H * (2 * R + Q) * IO_BYTES
-    memory = cache * ((1 - hot) * (1 + again * (1 - shared)) / dram + (hot + again * shared) / l2) + io / dram
+    memory = np.maximum(cache * (1 - hot) * missed / dram, cache * repeats / l2) + io / dram
     p = P.overlap_power
     memory_p = memory**p
 

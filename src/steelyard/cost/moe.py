@@ -72,7 +72,7 @@ class MoeParameters:
     """Routing, sorting and index work per (token, expert) row."""
     expert_s: float = 2.0e-9
     """Scheduling work per local expert."""
-    unit_stream_ratio: float = 2.0
+    unit_stream_ratio: float = 1.4
     """The most one unit can stream from DRAM, over its even share of the bandwidth: few tiles cannot fill the bus."""
     reread_group: float = 8.0
     """Tile rows that share one read of the weights, where an expert's matrix exceeds L2."""
@@ -86,8 +86,8 @@ class MoeParameters:
 class MoeFacts:
     """Software facts of a grouped-GEMM kernel family (catalogue/kernels/moe.toml).
 
-    tile_rows: heights it may use; tile_columns; activation_fused: SwiGLU in the first GEMM's epilogue; quantise_passes:
-    separate activation-quantisation passes; all_rows: under expert parallelism the side kernels run over every routed row,
+    tile_rows: heights it may use; tile_columns; activation_fused: SwiGLU and its quantisation in the first GEMM's
+    epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits); all_rows: under expert parallelism the side kernels run over every routed row,
 also those of other devices (vLLM's Triton and Marlin paths); dequantised: weights are widened to 16 bit in registers.
     """
 
@@ -95,7 +95,6 @@ also those of other devices (vLLM's Triton and Marlin paths); dequantised: weigh
     tile_rows: tuple[int, ...] = (16, 32, 64, 128)
     tile_columns: int = 128
     activation_fused: bool = False
-    quantise_passes: int = 0
     all_rows: bool = False
     dequantised: bool = False
 
@@ -105,7 +104,7 @@ FACTS: Final[dict[str, MoeFacts]] = {
     "cutlass": MoeFacts("cutlass", (64, 128), 128),
     "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, activation_fused=True),
     "marlin": MoeFacts("marlin", (16, 32, 64), 128, all_rows=True, dequantised=True),
-    "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, activation_fused=True, dequantised=True),
+    "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, True, True, True),
 }
 
 
@@ -268,8 +267,9 @@ def moe_time_s(
     moved = side_rows * h * out_bits / 8.0 + tokens_ * h * out_bits / 8.0
     if not facts.activation_fused:
         moved = moved + side_rows * i * (ups * out_bits + act_bits) / 8.0
-    if facts.quantise_passes:
-        moved = moved + facts.quantise_passes * (tokens_ * h + side_rows * i) * (out_bits + act_bits) / 8.0
+    if act_bits < out_bits:
+        quantised = tokens_ * h + (0.0 if facts.activation_fused else side_rows * i)
+        moved = moved + quantised * (out_bits + act_bits) / 8.0
     rest = moved / stream + p.sort_s_per_row * tokens_ * np.asarray(topk, dtype=np.float64) + p.expert_s * local
     time = p.launch_s + up + down + rest
     limit = moe_limit_s(
@@ -303,7 +303,7 @@ def _grouped_gemm_s(
     slices = np.ceil(k * math_bits / 8.0 / 128.0)
     total_rows = np.sum(rows * count, axis=-1)
     hit_experts = np.sum(hit * count, axis=-1)
-    aligned = np.mod(np.round(k * weight_bits / 8.0), ALIGNMENT_BYTES) < 0.5
+    aligned = np.mod(np.round(k * np.floor(weight_bits) / 8.0), ALIGNMENT_BYTES) < 0.5
     dram = p.memory_efficiency * np.where(aligned, 1.0, p.unaligned_efficiency) * device.dram_bytes_per_s
     l2 = L2_EFFICIENCY * max(device.l2_bytes_per_s, device.dram_bytes_per_s)
     one_matrix = n * k * weight_bits / 8.0
@@ -314,7 +314,8 @@ def _grouped_gemm_s(
     best = np.full(np.broadcast(total_rows, n).shape, np.inf)
     for bm in facts.tile_rows:
         operand = np.maximum((bm * math_bits + bn * weight_bits) / unit_operand, bn * weight_bits / stream) / 8.0 * k
-        one = np.maximum(np.maximum(2.0 * bm * bn * k / unit_peak, operand), slices * p.k_step_s) + p.tile_s
+        multiply = 2.0 * bm * bn * k / unit_peak
+        one = (multiply**BLEND + operand**BLEND + (slices * p.k_step_s) ** BLEND) ** (1.0 / BLEND) + p.tile_s
         tile_rows = np.sum(np.ceil(per_hit / bm - 1e-9) * hit * count, axis=-1)
         passes = hit_experts + spilled * np.maximum(tile_rows / p.reread_group - hit_experts, 0.0)
         weights = passes * one_matrix

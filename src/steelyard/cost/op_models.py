@@ -14,14 +14,20 @@ import numpy as np
 from steelyard.cost.collective import Fabric, collective_time_s
 from steelyard.cost.gemm import GemmDevice, gemm_time_s
 from steelyard.cost.moe import MoeDevice, moe_time_s
-from steelyard.cost.parameters import Calibrated, calibrated
+from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
+from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
+from steelyard.cost.systolic import systolic_cycles
 from steelyard.cost.vector import VectorDevice, vector_time_s
 from steelyard.machine.cluster import Cluster
 from steelyard.plan.engine import Engine
 
 __all__ = ["Priced", "Where", "attention", "collective", "gather", "gemm", "moe", "vector"]
+
+
+#: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
+SYSTOLIC_SPREAD = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,33 @@ def _site(where: Where) -> Site:
 def gemm(kernel: Kernel, where: Where) -> Priced:
     """Dense products; equal shapes are priced once."""
     site, f = _site(where), kernel.features
+    if site.engine.dataflow:
+        array = site.engine
+        cycles = systolic_cycles(f["m"], f["n"], f["k"], array.rows, array.columns, array.dataflow)
+        arrays = max(1.0, site.units / max(1.0, array.rows * array.columns))
+        return Priced(
+            cycles * np.ceil(np.asarray(f["groups"]) / arrays) / array.clock_hz, SYSTOLIC_SPREAD, "closed form"
+        )
+    if site.near_memory:
+        time = near_memory_time_s(
+            f["m"],
+            f["n"],
+            f["k"],
+            weight_bits=f["weight_bits"],
+            peak_ops_per_s=site.peak_ops_per_s,
+            bandwidth_bytes_per_s=site.dram_bytes_per_s,
+            groups=f["groups"],
+        )
+        return Priced(time, UNMEASURED_SPREAD, "default")
     found = calibrated("gemm", site, kernel.weight_format)
     device = GemmDevice(
-        site.units, site.peak_ops_per_s, site.peak16_ops_per_s, site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.copy_engine
+        site.units,
+        site.peak_ops_per_s,
+        site.peak16_ops_per_s,
+        site.dram_bytes_per_s,
+        site.l2_bytes,
+        site.l2_bytes_per_s,
+        site.copy_engine,
     )
 
     def price(m: Any, n: Any, k: Any, groups: Any) -> Any:
@@ -135,7 +165,9 @@ def vector(kernel: Kernel, where: Where, *, passes: float = 1.0) -> Priced:
     """Norms, activations, rotary and cache writes; inputs were just written by the kernel before and may be cached."""
     site, t = _site(where), kernel.traffic
     found = calibrated("vector", site, "")
-    device = VectorDevice(site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units))
+    device = VectorDevice(
+        site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units)
+    )
     time = vector_time_s(
         t["read"],
         t["write"],
@@ -153,7 +185,9 @@ def gather(kernel: Kernel, where: Where) -> Priced:
     """Rows read from a table: cold reads."""
     site, t = _site(where), kernel.traffic
     found = calibrated("vector", site, "")
-    device = VectorDevice(site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units))
+    device = VectorDevice(
+        site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units)
+    )
     time = vector_time_s(t["read"] + t["weight"], t["write"], 0.0, device=device, parameters=found.parameters)
     return Priced(time, found.spread, found.source)
 
@@ -188,7 +222,9 @@ def collective(kernel: Kernel, where: Where) -> Priced:
         f["devices"],
         fabric=fabric,
         parameters=found.parameters,
-        library=where.engine.all_reduce if f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA" else "nccl",
+        library=where.engine.all_reduce
+        if f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA"
+        else "nccl",
         inter=inter,
         devices_per_node=cluster.per_node,
     )

@@ -115,6 +115,6 @@ def _model(op: str, variant: str) -> tuple[type[Any], Any, str]:
     if op == "mla":
         from steelyard.cost import mla
 
-        return mla.MlaParameters, attention.AttentionFacts(), "attention"
+        return mla.MlaParameters, mla.MlaFacts(), "attention"
     cls = attention.DecodeParameters if op == "decode" else attention.PrefillParameters
     return cls, attention.AttentionFacts(), "attention"

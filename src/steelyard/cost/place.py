@@ -24,7 +24,10 @@ def engines_for(kernel: Kernel, machine: Machine) -> tuple[Compute, ...]:
     near = [
         c
         for c in machine.compute
-        if c.name != chosen.name and kernel.compute in c.peak and len(machine.path(c)) < depth and c.inside == machine.root.name
+        if c.name != chosen.name
+        and kernel.compute in c.peak
+        and len(machine.path(c)) < depth
+        and c.inside == machine.root.name
     ]
     return (chosen, *near)
 

@@ -27,7 +27,13 @@ COST_MODELS: Registry[Any] = Registry("cost model", "steelyard.cost_models")
 
 
 def price(
-    program: Program, cluster: Cluster, engine: Engine | None = None, *, skew: float = 0.0, weights_hot: bool = False, decode: bool = True
+    program: Program,
+    cluster: Cluster,
+    engine: Engine | None = None,
+    *,
+    skew: float = 0.0,
+    weights_hot: bool = False,
+    decode: bool = True,
 ) -> Cost:
     """Price every kernel of a program on one device of a cluster.
 
@@ -54,17 +60,31 @@ def price(
     overhead = per_layer + engine.step_s + engine.step_s_per_sequence * rows
     host = launches * sum(np.max(np.asarray(k.count)) for k in program.kernels)
     device_s: Any = sum((k.time_s for k in kernels), 0.0)
-    stall = np.maximum(0.0, host - device_s) if host else 0.0  # eager launches run ahead of the device unless it is faster
+    stall = (
+        np.maximum(0.0, host - device_s) if host else 0.0
+    )  # eager launches run ahead of the device unless it is faster
     return Cost(kernels, overhead + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
 
 
 #: Host time to launch one kernel without a captured graph, by launch class, s. Sources: CUDA and HIP launch
 #: microbenchmarks, 3-6 us with framework dispatch on top; the others are guesses of the same kind.
-LAUNCH_S = {"cuda": 6e-6, "hip": 8e-6, "metal": 8e-6, "sycl": 8e-6, "gaudi": 5e-6, "tpu": 1e-6, "cpu": 2e-6, "npu": 5e-6, "dataflow": 0.0}
+LAUNCH_S = {
+    "cuda": 6e-6,
+    "hip": 8e-6,
+    "metal": 8e-6,
+    "sycl": 8e-6,
+    "gaudi": 5e-6,
+    "tpu": 1e-6,
+    "cpu": 2e-6,
+    "npu": 5e-6,
+    "dataflow": 0.0,
+}
 
 
 def _layers(program: Program) -> float:
-    return float(sum({k.name.split(".")[0]: np.max(np.asarray(k.count)) for k in program.kernels if "." in k.name}.values()))
+    return float(
+        sum({k.name.split(".")[0]: np.max(np.asarray(k.count)) for k in program.kernels if "." in k.name}.values())
+    )
 
 
 def _rows(program: Program) -> Any:
@@ -74,7 +94,9 @@ def _rows(program: Program) -> Any:
     return 0.0
 
 
-def _price(kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool) -> KernelCost:
+def _price(
+    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool
+) -> KernelCost:
     model = COST_MODELS.get(kernel.kind)
     count = kernel.count
     if kernel.kind == "collective":
@@ -83,11 +105,24 @@ def _price(kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, s
         time = np.maximum(priced.time_s, limit)
         energy = kernel_energy_j(kernel, cluster)
         return KernelCost(
-            kernel, time * count, limit * count, 0.0, 0.0, time * count, energy * count, priced.spread, priced.source, "collective"
+            kernel,
+            time * count,
+            limit * count,
+            0.0,
+            0.0,
+            time * count,
+            energy * count,
+            priced.spread,
+            priced.source,
+            "collective",
         )
     best: KernelCost | None = None
     for compute_engine in engines_for(kernel, cluster.machine):
-        site = site_of(cluster.machine, compute_engine.name, kernel.compute if kernel.compute in compute_engine.peak else next(iter(compute_engine.peak)))
+        site = site_of(
+            cluster.machine,
+            compute_engine.name,
+            kernel.compute if kernel.compute in compute_engine.peak else next(iter(compute_engine.peak)),
+        )
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)
         priced = model(kernel, Where(cluster, engine, site, skew, weights_hot))
@@ -119,7 +154,13 @@ def _collective_limit(kernel: Kernel, cluster: Cluster) -> Any:
     from steelyard.cost.collective import Fabric, collective_limit_s
 
     peer = cluster.peer
-    fabric = Fabric("peer", max(cluster.peer_bandwidth_bytes_per_s, 1.0), 0.0, bool(peer and peer.switched), bool(peer and peer.multicast))
+    fabric = Fabric(
+        "peer",
+        max(cluster.peer_bandwidth_bytes_per_s, 1.0),
+        0.0,
+        bool(peer and peer.switched),
+        bool(peer and peer.multicast),
+    )
     inter = None
     if cluster.inter is not None and cluster.node_count > 1:
         inter = Fabric("inter", cluster.inter_bandwidth_bytes_per_s, 0.0)

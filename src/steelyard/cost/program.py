@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.machine.component import Compute, Machine
-from steelyard.plan.formats import Format, compute_with, find_format
+from steelyard.plan.formats import Format, compute_with, find_format, widest
 from steelyard.plan.plan import Plan
 from steelyard.plan.sharding import shard, split_ranks
 from steelyard.workload.graph import Graph
@@ -165,7 +165,7 @@ def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str)
     if len(ops) == 1 and all(t.bits == 0 for t in ops[0].tensors if t.role == "activation"):
         return None  # a bias added in the epilogue of the product before it
     made = {op.output.name for op in ops[:-1]}
-    traffic = {"weight": 0.0, "kv": 0.0, "read": 0.0, "write": 0.0}
+    traffic: dict[str, Any] = {"weight": 0.0, "kv": 0.0, "read": 0.0, "write": 0.0}
     flops: Any = 0.0
     for i, op in enumerate(ops):
         flops = flops + op.flops()
@@ -181,14 +181,22 @@ def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str)
             traffic["write"] = traffic["write"] + op.elements(op.output) * (width / 8)
     kind, features = _classify(ops, plan)
     weight = next((op for op in ops if any(t.role == "weight" for t in op.inputs)), None)
-    weights = weight_format(weight, plan) if weight is not None else plan.format("kv" if kind == "attention" else "activation")
+    weights = (
+        weight_format(weight, plan)
+        if weight is not None
+        else plan.format("kv" if kind == "attention" else "activation")
+    )
     activations = plan.format("activation")
-    if weights.bits >= 16 or kind == "attention" or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_")):
+    if (
+        weights.bits >= 16
+        or kind == "attention"
+        or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_"))
+    ):
         activations = activations if activations.bits >= 16 else plan.format("communication")
         weights = weights if kind != "attention" else activations
     engine: Compute
     if kind in ("vector", "gather"):
-        engine, compute = compute_with(machine, find_format("fp32"), find_format("fp32"), "vector")
+        engine, compute = widest(machine)
     else:
         engine, compute = compute_with(machine, weights, activations)
     return Kernel(

@@ -33,6 +33,11 @@ COPY_ENGINE: Mapping[str, str] = MappingProxyType(
 DEFAULT_CACHE_RATIO = 2.0
 
 
+#: 16-bit peak of one unit the op models were fitted on (an H100 SM), OP/s. A machine of few large cores is seen as
+#: this many of them, since tiles are shared out inside a core too.
+UNIT_PEAK_OPS_PER_S = 7.5e12
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One engine and format of a machine: what the op models need, SI units."""
@@ -49,6 +54,11 @@ class Site:
     l2_bytes_per_s: float
     clock_hz: float
     copy_engine: str
+
+    @property
+    def near_memory(self) -> bool:
+        """Whether the engine is attached to the root memory while other levels lie further in."""
+        return self.engine.inside == self.machine.root.name and len(self.machine.memory) > 1
 
     @property
     def family(self) -> str:
@@ -76,7 +86,7 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         machine=machine,
         engine=engine,
         compute=compute,
-        units=engine.units,
+        units=_units(machine, engine, max(sixteen, default=peak)),
         peak_ops_per_s=peak,
         peak16_ops_per_s=max(sixteen, default=peak),
         vector_ops_per_s=vector.peak.get("fp32", max(vector.peak.values())),
@@ -87,3 +97,8 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         copy_engine=COPY_ENGINE.get(machine.family, "other"),
     )
 
+
+def _units(machine: Machine, engine: Compute, peak16: float) -> float:
+    if machine.kind in ("gpu", "cpu"):
+        return engine.units
+    return max(engine.units, peak16 / UNIT_PEAK_OPS_PER_S)

@@ -32,7 +32,7 @@ __all__ = [
     "prices",
 ]
 
-_LINE = re.compile(r'^(name|title|aliases)\s*=\s*(.+?)\s*$')
+_LINE = re.compile(r"^(name|title|aliases)\s*=\s*(.+?)\s*$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 

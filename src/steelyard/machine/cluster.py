@@ -18,7 +18,7 @@ _DEFAULT_INTER = "infiniband_ndr"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """``count`` equal devices in nodes of ``per_node``, linked by ``peer`` inside a node and ``inter`` between nodes."""
+    """``count`` equal devices, ``per_node`` to a node, linked by ``peer`` inside a node and ``inter`` between them."""
 
     machine: Machine
     count: int = 1
@@ -97,5 +97,11 @@ def cluster_of(machine: Machine, count: int = 1) -> Cluster:
         inter = find_network(nic[0].network if nic else _DEFAULT_INTER)
         bandwidth = nic[0].bandwidth_bytes_per_s if nic else 0.0
     return Cluster(
-        machine, count, per_node, peer, inter, bandwidth or (inter.bandwidth_bytes_per_s if inter else 0.0), node.host_w if node else 0.0
+        machine,
+        count,
+        per_node,
+        peer,
+        inter,
+        bandwidth or (inter.bandwidth_bytes_per_s if inter else 0.0),
+        node.host_w if node else 0.0,
     )

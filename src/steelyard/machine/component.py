@@ -46,9 +46,9 @@ class Compute:
     peak: Mapping[str, Annotated[float, Quantity("OP/s", "dense peak of all units, per format (1 MAC = 2 OP)", gt=0)]]
     inside: Annotated[str, "the memory level it reads from; empty for the innermost one"] = ""
     clock_hz: Annotated[float, Quantity("Hz", "clock at which the peak is stated", ge=0)] = 0.0
-    sparse_peak: Mapping[
-        str, Annotated[float, Quantity("OP/s", "peak with the maker's structured sparsity", gt=0)]
-    ] = field(default_factory=dict)
+    sparse_peak: Mapping[str, Annotated[float, Quantity("OP/s", "peak with the maker's structured sparsity", gt=0)]] = (
+        field(default_factory=dict)
+    )
     energy_j_per_op: Mapping[str, Annotated[float, Quantity("J/OP", "energy of one operation", ge=0)]] = field(
         default_factory=dict
     )
@@ -137,7 +137,7 @@ class Machine:
         raise_all(problems)
 
     def _problems(self) -> Iterator[Problem]:
-        names = [c.name for c in (*self.compute, *self.memory, *self.link)]
+        names = [c.name for c in self.compute] + [m.name for m in self.memory] + [x.name for x in self.link]
         for name in sorted({n for n in names if names.count(n) > 1}):
             yield Problem("name", f"component {name!r} appears more than once")
         if not self.compute:

@@ -56,7 +56,11 @@ def engines() -> Mapping[str, Engine]:
 def find_engine(name: str) -> Engine:
     """The engine called ``name``. Raises :class:`UnknownName`."""
     for engine in engines().values():
-        if normalise(name) in (normalise(engine.name), normalise(engine.title), *(normalise(a) for a in engine.aliases)):
+        if normalise(name) in (
+            normalise(engine.name),
+            normalise(engine.title),
+            *(normalise(a) for a in engine.aliases),
+        ):
             return engine
     raise UnknownName("engine", name, engines())
 

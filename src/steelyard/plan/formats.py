@@ -13,7 +13,7 @@ from steelyard.errors import InputError, UnknownName, normalise
 from steelyard.machine.component import Compute, Machine
 from steelyard.units import Quantity
 
-__all__ = ["Format", "FormatFile", "compute_with", "find_format", "formats"]
+__all__ = ["Format", "FormatFile", "compute_with", "find_format", "formats", "widest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,20 @@ def compute_with(machine: Machine, weights: Format, activations: Format, kind: s
             if fmt in engine.peak:
                 return engine, fmt
     have = sorted({f for c in machine.compute for f in c.peak})
-    raise InputError(f"{machine.name} cannot compute in {wider.name} or anything wider; it has {', '.join(have)}", field="formats")
+    raise InputError(
+        f"{machine.name} cannot compute in {wider.name} or anything wider; it has {', '.join(have)}", field="formats"
+    )
+
+
+def widest(machine: Machine) -> tuple[Compute, str]:
+    """The engine and format for elementwise work: fp32 on a vector engine, else the widest the machine has."""
+    engines = machine.engines("vector") + machine.engines("scalar") + machine.engines("matrix")
+    for fmt in ("fp32", "bf16", "fp16", "int8"):
+        for engine in engines:
+            if fmt in engine.peak:
+                return engine, fmt
+    engine = engines[0]
+    return engine, next(iter(engine.peak))
 
 
 def _width(fmt: str) -> float:

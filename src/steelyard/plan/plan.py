@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from steelyard.errors import InputError
 from steelyard.plan.formats import Format, find_format
 from steelyard.units import Quantity
 
@@ -21,7 +22,9 @@ class Plan:
     communication: Annotated[str, "number format of collectives; empty = 16 bit"] = ""
     tp: Annotated[int, Quantity("1", "tensor-parallel degree", ge=1)] = 1
     pp: Annotated[int, Quantity("1", "pipeline-parallel degree", ge=1)] = 1
-    dp: Annotated[int, Quantity("1", "data-parallel degree (replicas; attention-parallel when experts are shared)", ge=1)] = 1
+    dp: Annotated[
+        int, Quantity("1", "data-parallel degree (replicas; attention-parallel when experts are shared)", ge=1)
+    ] = 1
     ep: Annotated[int, Quantity("1", "expert-parallel degree", ge=1)] = 1
     cp: Annotated[int, Quantity("1", "context-parallel degree", ge=1)] = 1
     engine: Annotated[str, "serving engine; empty = the usual one of the machine"] = ""
@@ -43,9 +46,17 @@ class Plan:
         return self.dp > 1 and self.ep > self.tp
 
     def resolved(self, native_weights: str) -> Plan:
-        """The plan with every format named: published weights, implied activations, 16-bit cache and collectives."""
+        """The plan with every format named: published weights, implied activations, 16-bit cache and collectives.
+
+        Raises:
+            InputError: an unknown format, or activations narrower than the weights they multiply.
+        """
         weights = find_format(self.weights or native_weights)
-        activations = find_format(self.activations or weights.activations or ("fp16" if weights.gguf else weights.name))
+        implied = weights.activations or ("fp16" if weights.gguf else weights.name)
+        activations = find_format(self.activations or implied)
+        if activations.bits < weights.bits:
+            message = f"{activations.name} is narrower than the {weights.name} weights it multiplies"
+            raise InputError(message, field="activations")
         wide = activations if activations.bits >= 16 else find_format("bf16")
         kv = find_format(self.kv) if self.kv else wide
         communication = find_format(self.communication) if self.communication else wide
@@ -59,5 +70,10 @@ class Plan:
 
     def format(self, role: str) -> Format:
         """The format of a tensor role in a resolved plan: ``weight``, ``activation``, ``kv``, ``communication``."""
-        names = {"weight": self.weights, "activation": self.activations, "kv": self.kv, "communication": self.communication}
+        names = {
+            "weight": self.weights,
+            "activation": self.activations,
+            "kv": self.kv,
+            "communication": self.communication,
+        }
         return find_format(names[role])

@@ -39,13 +39,19 @@ def check_sharding(model: Transformer, plan: Plan) -> None:
             if heads % plan.tp:
                 valid = [d for d in range(1, heads + 1) if heads % d == 0 and d <= 1024]
                 near = min(valid, key=lambda d: abs(d - plan.tp))
-                problems.append(Problem("tp", f"{plan.tp} does not divide the {heads} attention heads; nearest is {near}"))
+                problems.append(
+                    Problem("tp", f"{plan.tp} does not divide the {heads} attention heads; nearest is {near}")
+                )
         for kv in sorted({x.attention.kv_heads for x in model.layers if x.attention and not x.attention.is_mla}):
             if kv % plan.tp and plan.tp % kv:
-                problems.append(Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {kv} key-value heads"))
+                problems.append(
+                    Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {kv} key-value heads")
+                )
     if plan.ep > 1:
         if not model.experts:
-            problems.append(Problem("ep", f"{model.name} has no experts; expert parallelism needs a mixture of experts"))
+            problems.append(
+                Problem("ep", f"{model.name} has no experts; expert parallelism needs a mixture of experts")
+            )
         elif model.experts % plan.ep:
             valid = [d for d in range(1, model.experts + 1) if model.experts % d == 0]
             near = min(valid, key=lambda d: abs(d - plan.ep))
@@ -84,7 +90,11 @@ def shard(op: Op, plan: Plan) -> Op:
     for rank, degree in split.items():
         if rank in op.sizes:
             size = op.sizes[rank]
-            sizes[rank] = np.maximum(1, np.ceil(np.asarray(size) / degree)) if rank in ("g", "v", "f") else np.asarray(size) / degree
+            sizes[rank] = (
+                np.maximum(1, np.ceil(np.asarray(size) / degree))
+                if rank in ("g", "v", "f")
+                else np.asarray(size) / degree
+            )
     if "g" in split and "q" in op.sizes:
         heads = np.asarray(op.sizes["g"]) * np.asarray(op.sizes["q"]) / split["g"]
         sizes["q"] = heads / np.asarray(sizes["g"])

@@ -160,7 +160,17 @@ def _as_path(given: str | Path) -> Path | None:
     text = str(given)
     path = Path(given).expanduser()
     looks = isinstance(given, Path) or text.startswith((".", "/", "~")) or text.endswith(("/", "\\"))
-    looks = looks or path.suffix.lower() in (".json", ".gguf", ".safetensors", ".yaml", ".yml", ".toml", ".bin", ".pt", ".pth")
+    looks = looks or path.suffix.lower() in (
+        ".json",
+        ".gguf",
+        ".safetensors",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".bin",
+        ".pt",
+        ".pth",
+    )
     if looks:
         return path
     try:
@@ -202,7 +212,9 @@ def _locate(name: str) -> _Place:
     for key in _keys(name):
         if key in keys:
             return places[keys[key]]
-    raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint="`steelyard ls models` lists all")
+    raise UnknownName(
+        "model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint="`steelyard ls models` lists all"
+    )
 
 
 @cache
@@ -214,7 +226,7 @@ def _spoken() -> tuple[str, ...]:
 @cache
 def _scan() -> tuple[tuple[_Place, int, tuple[str, ...]], ...]:
     """Every entry of every catalogue: its place, its rank in the search, and its names."""
-    found = []
+    found: list[tuple[_Place, int, tuple[str, ...]]] = []
     for folder in catalogue_folders():
         for file in sorted(folder.glob("*.toml")):
             text = read_text(file)

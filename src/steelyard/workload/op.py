@@ -22,10 +22,13 @@ import numpy.typing as npt
 
 from steelyard.errors import InputError, UnknownName
 
-__all__ = ["ELEMENTWISE_COST", "Array", "Operand", "Op", "Size", "parse_einsum"]
+__all__ = ["ELEMENTWISE_COST", "Array", "Op", "Operand", "Size", "parse_einsum"]
 
 Array = npt.NDArray[np.float64]
 Size = int | float | Array
+
+#: An affine index expression: ``((coefficient, rank), ...)``.
+Axis = tuple[tuple[int, str], ...]
 
 #: Arithmetic operations one application of a map or reduce operator costs. ``mul`` then ``add`` make the usual
 #: 2 FLOP per MAC. Transcendentals follow the convention of counting a short polynomial; they matter only for vector
@@ -70,7 +73,7 @@ class Operand:
     """
 
     name: str
-    index: tuple[tuple[tuple[int, str], ...], ...]
+    index: tuple[Axis, ...]
     role: str = "activation"
     bits: float | None = None
 
@@ -81,7 +84,7 @@ class Operand:
 
 
 @lru_cache(maxsize=4096)
-def parse_einsum(text: str) -> tuple[tuple[tuple[tuple[tuple[int, str], ...], ...], ...], ...]:
+def parse_einsum(text: str) -> tuple[tuple[Axis, ...], ...]:
     """The index expressions of every operand, output last.
 
     ``"n c 2*p+r, k c r -> n k p"`` gives three operands whose axes are affine sums ``((coefficient, rank), ...)``.
@@ -92,11 +95,11 @@ def parse_einsum(text: str) -> tuple[tuple[tuple[tuple[tuple[int, str], ...], ..
     left, arrow, right = text.partition("->")
     if not arrow:
         raise InputError(f"expected 'inputs -> output', got {text!r}", field="einsum")
-    operands = []
+    operands: list[tuple[Axis, ...]] = []
     for operand in (*left.split(","), right):
-        axes = []
+        axes: list[Axis] = []
         for axis in operand.split():
-            terms = []
+            terms: list[tuple[int, str]] = []
             for term in axis.split("+"):
                 match = _TERM.match(term)
                 if match is None:
@@ -174,7 +177,7 @@ class Op:
     def size(self, rank: str) -> Size:
         """Extent of a rank; derived ranks are summed from their parts."""
         if rank in self.derived:
-            return sum(coefficient * self.size(part) for part, coefficient in self.derived[rank])  # type: ignore[return-value,misc]
+            return sum(coefficient * self.size(part) for part, coefficient in self.derived[rank])
         return self.sizes[rank]
 
     @property
@@ -242,11 +245,11 @@ class Op:
         for axis in operand.index:
             if len(axis) == 1 and axis[0][1] in joint:
                 continue
-            extent = 1 - sum(coefficient for coefficient, _ in axis)
+            span: Any = 1 - sum(coefficient for coefficient, _ in axis)
             for coefficient, rank in axis:
                 size = self.visited[rank] if visited and rank in self.visited else self.size(rank)
-                extent = extent + coefficient * size  # type: ignore[assignment]
-            total = total * np.asarray(extent, dtype=np.float64)
+                span = span + coefficient * size
+            total = total * np.asarray(span, dtype=np.float64)
         return np.asarray(total, dtype=np.float64)
 
     def bytes(self, bits: Mapping[str, float], roles: tuple[str, ...] | None = None) -> Array:
@@ -284,13 +287,19 @@ class Op:
             raise InputError(f"{self.einsum!r} is no product of two tensors", field=self.name)
         left, right = (set(t.ranks) for t in self.inputs)
         output = set(self.output.ranks)
-        names = {"m": left & output - right, "n": right & output - left, "k": set(self.reduced), "g": left & right & output}
+        names = {
+            "m": left & output - right,
+            "n": right & output - left,
+            "k": set(self.reduced),
+            "g": left & right & output,
+        }
         shape: dict[str, Any] = dict.fromkeys(names, 1.0)
         for key, ranks in names.items():
             for rank in self.ranks:
                 if rank in ranks:
                     shape[key] = shape[key] * np.asarray(self.size(rank), dtype=np.float64)
-        return (*(np.asarray(shape[key], dtype=np.float64) for key in ("m", "n", "k", "g")),)  # type: ignore[return-value]
+        m, n, k, g = (np.asarray(shape[key], dtype=np.float64) for key in ("m", "n", "k", "g"))
+        return m, n, k, g
 
     def resized(self, sizes: Mapping[str, Size]) -> Op:
         """A copy with some ranks resized (sharding, batching). Derived ranks follow by themselves."""

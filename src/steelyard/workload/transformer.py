@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import Problem, raise_all
-from steelyard.workload.blocks.attention import attention_ops, attended, mla_ops
+from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
 from steelyard.workload.blocks.delta_net import delta_net_ops
-from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops
+from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
@@ -203,7 +203,7 @@ class Transformer:
     """Whether the model ends in a projection to the vocabulary."""
     head_bias: bool = False
     head_transform: bool = False
-    """A dense layer, activation and norm before the projection (masked-language head); its bias follows ``norm_bias``."""
+    """A dense layer, activation and norm before the projection (masked-language head); biased when ``norm_bias``."""
     pooler: bool = False
     max_context: int = 0
     """Longest context the model was made for, in tokens; 0 = unknown."""
@@ -261,7 +261,9 @@ class Transformer:
     @property
     def kv_elements_per_token(self) -> int:
         """Cache elements one more token adds while it is inside every window."""
-        return sum(x.count * x.attention.kv_elements_per_token for x in self.layers if x.attention and x.attention.causal)
+        return sum(
+            x.count * x.attention.kv_elements_per_token for x in self.layers if x.attention and x.attention.causal
+        )
 
     @property
     def state_elements(self) -> int:

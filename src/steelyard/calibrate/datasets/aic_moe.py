@@ -2,7 +2,9 @@
 
 A row is the device of rank 0 of an expert-parallel group; synthetic routing puts the busiest rank there. `balanced`
 spreads tokens evenly (not at random); `power_law_a` draws expert popularity from p(x) ~ x^-a and rounds each expert's
-rows, so that with more rows than experts almost every expert is hit ("even" in the sense of `cost.moe.expert_loads`).
+rows, so that with more rows than experts almost every expert is hit ("even" in the sense of `cost.moe.expert_loads`). Rows marked `odd` are scored but not fitted: matrix rows that
+are no multiple of 16 bytes, DeepSeek-V3's grouped router (which breaks the even spread over ranks), and the older
+collector's small batches, which put nearly all rows on one rank.
 """
 
 from __future__ import annotations
@@ -64,6 +66,13 @@ def read(data: Path, machine: str) -> pd.DataFrame:
     skew = raw["distribution"].str.replace("power_law_", "").where(~balanced, "0").astype(float)
     tensor = raw["moe_tp_size"].astype(float)
     group = raw["moe_ep_size"].astype(float)
+    shape = (
+        raw["hidden_size"].astype(str) + "x" + raw["inter_size"].astype(str)
+        + "k" + raw["topk"].astype(str) + "e" + raw["num_experts"].astype(str)
+    )  # fmt: skip
+    weight_bytes = raw["inter_size"] / tensor * raw["moe_dtype"].astype(str).map(BITS).map(lambda b: b[0] // 1) / 8.0
+    few = (raw["num_tokens"] * raw["topk"] <= raw["num_experts"]) & (group > 1) & (machine == "a100_sxm")
+    grouped = (shape == "7168x2048k8e256") & (group > 1) & raw["moe_dtype"].isin(["fp8_block", "nvfp4"])
     shapes = zip(raw["hidden_size"], raw["inter_size"], raw["topk"], raw["num_experts"], strict=True)
     return pd.DataFrame(
         {
@@ -83,6 +92,8 @@ def read(data: Path, machine: str) -> pd.DataFrame:
             "even": balanced | (raw["num_tokens"] * raw["topk"] > raw["num_experts"]),
             "balanced": balanced,
             "skew": skew,
+            "shape": shape,
+            "odd": few | grouped | (weight_bytes % 16 > 0),
             "time_s": raw["latency"].astype(float) * 1e-3,
         }
     )

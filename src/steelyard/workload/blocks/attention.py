@@ -92,7 +92,14 @@ def attention_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> 
         yield _qk_norm(a, heads, f"{prefix}.qk_norm", count)
     yield from _rotary_and_cache(a, step, heads, prefix, count)
     yield from _core(
-        prefix, step, count, a, kv_heads=a.kv_heads, queries=a.heads // a.kv_heads, key_dim=a.head_dim, value_dim=a.values
+        prefix,
+        step,
+        count,
+        a,
+        kv_heads=a.kv_heads,
+        queries=a.heads // a.kv_heads,
+        key_dim=a.head_dim,
+        value_dim=a.values,
     )
     yield Op(
         f"{prefix}.out",
@@ -115,7 +122,8 @@ def _core(
     pairs = query_key_pairs(step.new, step.context, a.causal, window, a.chunk)
     reach = step.context
     if window or a.chunk:
-        reach = np.minimum(np.asarray(step.context, dtype=np.float64), attended(step.context, window, a.chunk) + step.new - 1)
+        seen = attended(step.context, window, a.chunk) + step.new - 1
+        reach = np.minimum(np.asarray(step.context, dtype=np.float64), seen)
     sizes: dict[str, Size] = {
         "b": step.batch,
         "g": kv_heads,
@@ -126,7 +134,7 @@ def _core(
         "z": value_dim,
     }
     fuse = f"{prefix}.attention"
-    facts: dict[str, object] = {"window": a.window or a.chunk}
+    facts: dict[str, object] = {"window": window or a.chunk}
     if a.causal:
         facts["causal"] = True
     shared = {
@@ -214,7 +222,13 @@ def _rotary_and_cache(a: Attention, step: Step, heads: dict[str, Size], prefix: 
         )
 
 
-def _bias(name: str, index: str, sizes: dict[str, Size], count: int, derived: dict[str, tuple[tuple[str, int], ...]] | None = None) -> Op:
+def _bias(
+    name: str,
+    index: str,
+    sizes: dict[str, Size],
+    count: int,
+    derived: dict[str, tuple[tuple[str, int], ...]] | None = None,
+) -> Op:
     return Op(
         name,
         f"t {index}, {index} -> t {index}",

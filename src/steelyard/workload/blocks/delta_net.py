@@ -117,8 +117,18 @@ def _state(layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
 
     plain = ("activation", "activation", "activation")
     yield op("delta_inside", "b h n m u, b h n j u -> b h n m j", ("kq", "kv", "inside"), plain)
-    yield op("delta_read", "b h n m c, b h c z -> b h n m z", ("keys", "state", "seen"), ("activation", "state", "activation"))
-    yield op("delta_write", "b h n m c, b h n m z -> b h c z", ("keys", "errors", "state"), ("activation", "activation", "state"))
+    yield op(
+        "delta_read",
+        "b h n m c, b h c z -> b h n m z",
+        ("keys", "state", "seen"),
+        ("activation", "state", "activation"),
+    )
+    yield op(
+        "delta_write",
+        "b h n m c, b h n m z -> b h c z",
+        ("keys", "errors", "state"),
+        ("activation", "activation", "state"),
+    )
     # the state is still on chip when the queries read it
     yield Op(
         f"{prefix}.delta_query",

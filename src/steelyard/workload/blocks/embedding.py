@@ -151,13 +151,13 @@ def _transform(model: Transformer, rows: Array) -> Iterator[Op]:
         roles=("activation", "weight", "activation"),
         block="head",
     )
-    inputs, roles = ("t o, o", ("activation", "weight", "activation")) if model.norm_bias else ("t o", ("activation", "activation"))
+    biased = model.norm_bias
     yield Op(
         "head_transform_act",
-        f"{inputs} -> t o",
+        "t o, o -> t o" if biased else "t o -> t o",
         sizes,
-        operands=("x", "bias", "y") if model.norm_bias else ("x", "y"),
-        roles=roles,
+        operands=("x", "bias", "y") if biased else ("x", "y"),
+        roles=("activation", "weight", "activation") if biased else ("activation", "activation"),
         map="gelu",
         reduce="none",
         block="head",

@@ -22,7 +22,9 @@ def mlp_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterat
     yield from _dense(model, layer.count, step.tokens, prefix, f, f.intermediate, "mlp")
 
 
-def _dense(model: Transformer, count: int, tokens: Size, prefix: str, f: FeedForward, width: int, block: str) -> Iterator[Op]:
+def _dense(
+    model: Transformer, count: int, tokens: Size, prefix: str, f: FeedForward, width: int, block: str
+) -> Iterator[Op]:
     sizes: dict[str, Size] = {"t": tokens, "d": model.hidden, "f": width, "u": 2 if f.gated else 1}
     label = "" if block == "mlp" else "shared_"
     yield Op(
@@ -50,7 +52,9 @@ def _dense(model: Transformer, count: int, tokens: Size, prefix: str, f: FeedFor
         yield _bias(f"{prefix}.down_bias", "d", sizes, count, block)
 
 
-def _activation(name: str, einsum: str, sizes: dict[str, Size], f: FeedForward, count: int, block: str, **more: object) -> Op:
+def _activation(
+    name: str, einsum: str, sizes: dict[str, Size], f: FeedForward, count: int, block: str, **more: object
+) -> Op:
     return Op(
         name,
         einsum,
@@ -130,7 +134,13 @@ def expert_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Ite
         block="moe",
     )
     hit = expected_experts_hit(tokens, f.top_k, f.experts, step.skew)
-    sizes: dict[str, Size] = {"t": tokens, "d": model.hidden, "e": f.experts, "u": 2 if f.gated else 1, "f": f.intermediate}
+    sizes: dict[str, Size] = {
+        "t": tokens,
+        "d": model.hidden,
+        "e": f.experts,
+        "u": 2 if f.gated else 1,
+        "f": f.intermediate,
+    }
     routed = {"domain": {("t", "e"): tokens * f.top_k}, "visited": {"e": hit}, "count": count, "block": "moe"}
     yield Op(
         f"{prefix}.expert_up",
@@ -186,7 +196,9 @@ def expert_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Ite
             )
 
 
-def _expert_bias(name: str, index: str, sizes: dict[str, Size], count: int, prefix: str, pairs: Array, hit: Array) -> Op:
+def _expert_bias(
+    name: str, index: str, sizes: dict[str, Size], count: int, prefix: str, pairs: Array, hit: Array
+) -> Op:
     return Op(
         name,
         f"t e {index}, e {index} -> t e {index}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steelyard.workload.op import Op
+from steelyard.workload.op import Op, Size
 
 if TYPE_CHECKING:
     from steelyard.workload.transformer import Layer, Step, Transformer
@@ -13,9 +13,9 @@ __all__ = ["norm_op"]
 
 
 def norm_op(model: Transformer, layer: Layer, step: Step, name: str, residual: bool) -> Op:
-    """RMS or layer norm over the hidden width; with ``residual`` it also adds the residual stream (4 passes of t x d)."""
+    """RMS or layer norm over the hidden width; ``residual`` also adds the residual stream (4 passes of t x d)."""
     weights = (1 if layer.norm_weight else 0) + (1 if layer.norm_bias else 0)
-    sizes = {"t": step.tokens, "d": model.hidden, "w": max(1, weights)}
+    sizes: dict[str, Size] = {"t": step.tokens, "d": model.hidden, "w": max(1, weights)}
     inputs, names, roles = ["t d"], ["x"], ["activation"]
     if residual:
         inputs, names, roles = ["t d", "t d"], ["x", "residual"], ["activation", "activation"]

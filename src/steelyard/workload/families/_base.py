@@ -11,7 +11,8 @@ found in a ``config.json`` (the language part, when the model has others) and re
 * be pure: same mapping, same answer; it opens no files and imports no framework.
 
 It does not set ``name``, ``native_weights`` or ``native_formats``: the door
-:func:`~steelyard.workload.families.read_config` does. A package adds one by an entry point named for the ``model_type``::
+:func:`~steelyard.workload.families.read_config` does. A package adds one by an entry point named for its
+``model_type``::
 
     [project.entry-points."steelyard.model_families"]
     my_type = "my_package.my_module:my_family"
@@ -58,6 +59,9 @@ ACTIVATIONS: Mapping[str, str] = {
     "relu2": "relu2",
     "tanh": "tanh",
 }
+
+#: Keys for the number of experts: newer releases of transformers save one family's under another's name.
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 _KINDS: Mapping[str, str] = {
     "full_attention": "full",
@@ -256,7 +260,7 @@ class Fields:
         bias: bool = False,
     ) -> FeedForward:
         """Gated mixture of experts; ``width`` and ``count`` name the keys of expert width and number."""
-        number, chosen = self.size(*count), self.size(*top_k)
+        number, chosen = self.size(*count, *_EXPERT_COUNTS), self.size(*top_k)
         if chosen > number:
             self.problem(top_k[0], f"{chosen} experts per token, but there are only {number}")
         return FeedForward(

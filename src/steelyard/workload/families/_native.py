@@ -16,6 +16,15 @@ _DTYPES: Mapping[str, str] = {
     "float8_e4m3fn": "fp8",
     "float8_e5m2": "fp8",
 }
+#: Weight-only integers by width; 5 to 7 bits are stored in 8.
+_INTEGERS: Mapping[int, str] = {
+    2: "int2",
+    3: "int3",
+    4: "int4",
+    5: "int8_weight_only",
+    6: "int8_weight_only",
+    8: "int8_weight_only",
+}
 #: Blocks (``Op.block``) that weight quantisers leave alone unless they say otherwise.
 _KEPT = ("embedding", "head")
 
@@ -24,10 +33,13 @@ def native_formats(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str
     """The main weight format, the blocks that differ from it, and remarks.
 
     Returns:
-        ``(name, ((block, name), ...), notes)``: one of ``fp32 bf16 fp16 fp8 fp8_block mxfp4 nvfp4 int8 int4`` and, for
-        widths other than 4 and 8, ``int<bits>``. An unknown quantiser keeps the stored type and leaves a note.
+        ``(name, ((block, name), ...), notes)``: ``name`` is one of ``fp32 bf16 fp16 fp8 fp8_block mxfp4 nvfp4 nf4 int8
+        int8_weight_only int4 int4_g64 int4_g32 int3 int2``. An unknown quantiser keeps the stored type and leaves a
+        note.
     """
-    stored = _DTYPES.get(str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch."), "bf16")
+    stored = _DTYPES.get(
+        str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch."), "bf16"
+    )
     quant = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(quant, Mapping):
         return stored, (), ()
@@ -41,7 +53,9 @@ def native_formats(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str
     elif method == "mxfp4":  # only the experts are stored in it
         name, kept = "mxfp4", (*kept, ("attention", plain))
     elif method in ("gptq", "awq", "autoround", "auto_round", "gptq_marlin", "awq_marlin"):
-        name, notes = _integer(quant.get("bits", quant.get("w_bit", 4)), quant.get("group_size", quant.get("q_group_size")))
+        name, notes = _integer(
+            quant.get("bits", quant.get("w_bit", 4)), quant.get("group_size", quant.get("q_group_size"))
+        )
     elif method in ("compressed_tensors", "compressed_tensor"):
         name, notes = _compressed(quant)
     elif method in ("bitsandbytes", "bnb"):
@@ -55,10 +69,12 @@ def native_formats(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str
 
 
 def _integer(bits: Any, group: Any) -> tuple[str, tuple[str, ...]]:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in _INTEGERS:
         return "", ()
+    if bits == 4 and group in (32, 64):
+        return f"int4_g{group}", ()
     told = isinstance(group, int) and group > 0 and group != 128
-    return f"int{bits}", (f"weights quantised in groups of {group}",) if told else ()
+    return _INTEGERS[bits], (f"weights quantised in groups of {group}",) if told else ()
 
 
 def _compressed(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -72,11 +88,13 @@ def _compressed(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         if bits == 4:
             return ("nvfp4" if weights.get("group_size") == 16 else "mxfp4"), ()
         return ("fp8_block" if weights.get("strategy") == "block" else "fp8") if bits == 8 else "", ()
+    if bits == 8 and isinstance(first, Mapping) and first.get("input_activations"):
+        return "int8", ()  # activations are quantised too
     return _integer(bits, weights.get("group_size"))
 
 
 def _bitsandbytes(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     if quant.get("load_in_8bit") or quant.get("_load_in_8bit"):
-        return "int8", ()
+        return "int8_weight_only", ()
     kind = str(quant.get("bnb_4bit_quant_type", "fp4"))
-    return "int4", (f"bitsandbytes {kind}, counted as int4",)
+    return "nf4", () if kind == "nf4" else (f"bitsandbytes {kind}, counted as nf4",)

@@ -1,8 +1,8 @@
 """Encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT. No cache; every token sees both sides.
 
-What sits on top follows ``architectures``: a ``...ForMaskedLM`` model has the masked-language head, ``...ForPreTraining``
-that and the next-sentence one, every other the pooler of its family. Without ``architectures`` the bare encoder (with
-its pooler) is counted.
+What sits on top follows ``architectures``: a ``...ForMaskedLM`` model has the masked-language head, a
+``...ForPreTraining`` that and the next-sentence one, every other the pooler of its family. Without ``architectures``
+the bare encoder (with its pooler) is counted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def _topped(model: Transformer, config: Mapping[str, Any], *, pooler: bool) -> T
         tied=masked and bool(config.get("tie_word_embeddings", True)),
         pooler=pooler and (pretraining or not masked),
         extra_parameters=2 * model.hidden + 2 if pretraining else 0,
-        notes=(*model.notes, "counted with the masked-language head" if masked else "counted without a masked-language head"),
+        notes=(
+            *model.notes,
+            "counted with the masked-language head" if masked else "counted without a masked-language head",
+        ),
     )
 
 
@@ -86,7 +89,9 @@ def distilbert(config: Mapping[str, Any]) -> Transformer:
     return _topped(model, config, pooler=False)
 
 
-def _encoder(f: Fields, *, hidden: int, heads: int, depth: int, width: int, act: str, rows: int, context: int) -> Transformer:
+def _encoder(
+    f: Fields, *, hidden: int, heads: int, depth: int, width: int, act: str, rows: int, context: int
+) -> Transformer:
     attention = Attention(
         heads=heads,
         kv_heads=heads,
@@ -116,7 +121,7 @@ def modernbert(config: Mapping[str, Any]) -> Transformer:
     The first layer has no norm before its attention (the embedding is normed).
     """
     f = Fields(config)
-    hidden, depth = f.size("hidden_size"), f.depth()
+    depth = f.depth()
     bias, norm_bias = f.flag("attention_bias", False), f.flag("norm_bias", False)
     attention = replace(f.attention(qkv_bias=bias, out_bias=bias), causal=False)
     reach = f.size("local_attention", default=128) // 2

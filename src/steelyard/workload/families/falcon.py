@@ -49,4 +49,11 @@ def falcon(config: Mapping[str, Any]) -> Transformer:
     )
     layer = Layer(f.depth("num_hidden_layers", "n_layer"), attention, mlp, norms=norms, norm_bias=True)
     tied = f.flag("tie_word_embeddings", True)
-    return decoder(f, [layer], hidden=hidden, tied=tied, norm_bias=True, max_context=f.optional("max_position_embeddings", default=2048))
+    return decoder(
+        f,
+        [layer],
+        hidden=hidden,
+        tied=tied,
+        norm_bias=True,
+        max_context=f.optional("max_position_embeddings", default=2048),
+    )

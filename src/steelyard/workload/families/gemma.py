@@ -31,7 +31,9 @@ def gemma2(config: Mapping[str, Any]) -> Transformer:
 def gemma3(config: Mapping[str, Any]) -> Transformer:
     """Gemma 3 text (arXiv:2503.19786): five windowed layers to one full, query-key norm per head."""
     f = Fields(config)
-    return _alternating(f, every=f.size("sliding_window_pattern", "_sliding_window_pattern", default=6), window=4096, qk_norm="head")
+    return _alternating(
+        f, every=f.size("sliding_window_pattern", "_sliding_window_pattern", default=6), window=4096, qk_norm="head"
+    )
 
 
 def _alternating(f: Fields, *, every: int, window: int, qk_norm: str) -> Transformer:

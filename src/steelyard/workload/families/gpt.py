@@ -12,7 +12,9 @@ from steelyard.workload.transformer import Attention, FeedForward, Layer, Transf
 __all__ = ["bloom", "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt"]
 
 
-def _plain(f: Fields, hidden: int, *, names: tuple[str, ...], bias: bool = True, act: str = "activation_function") -> FeedForward:
+def _plain(
+    f: Fields, hidden: int, *, names: tuple[str, ...], bias: bool = True, act: str = "activation_function"
+) -> FeedForward:
     return FeedForward(
         f.size(*names, default=4 * hidden),
         gated=False,
@@ -52,7 +54,9 @@ def _gpt2(f: Fields, kv_heads: int) -> Transformer:
     hidden, heads = f.size("n_embd", "hidden_size"), f.size("n_head", "num_attention_heads")
     rows = f.size("n_positions", "max_position_embeddings", default=1024)
     attention = _attention(f, hidden, heads, qkv_bias=True, out_bias=True, kv_heads=kv_heads)
-    layer = Layer(f.depth("n_layer", "num_hidden_layers"), attention, _plain(f, hidden, names=("n_inner",)), norm_bias=True)
+    layer = Layer(
+        f.depth("n_layer", "num_hidden_layers"), attention, _plain(f, hidden, names=("n_inner",)), norm_bias=True
+    )
     tied = f.flag("tie_word_embeddings", True)
     return decoder(f, [layer], hidden=hidden, tied=tied, positions=rows, norm_bias=True, max_context=rows)
 

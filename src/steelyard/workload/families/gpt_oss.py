@@ -19,6 +19,12 @@ def gpt_oss(config: Mapping[str, Any]) -> Transformer:
     attention = replace(f.attention(qkv_bias=bias, out_bias=bias, head_dim=64), sinks=True)
     window = f.size("sliding_window", default=128)
     kinds = f.layer_kinds(depth, lambda i: "window" if i % 2 == 0 else "full")
-    experts = f.experts("intermediate_size", count=("num_local_experts",), top_k=("num_experts_per_tok", "experts_per_token"), router_bias=True, bias=True)
+    experts = f.experts(
+        "intermediate_size",
+        count=("num_local_experts",),
+        top_k=("num_experts_per_tok", "experts_per_token"),
+        router_bias=True,
+        bias=True,
+    )
     layers = [Layer(1, replace(attention, window=window if k == "window" else 0), experts) for k in kinds]
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))

@@ -19,7 +19,9 @@ def hunyuan_dense(config: Mapping[str, Any]) -> Transformer:
     """Hunyuan dense: Llama's shapes with query-key norms per head."""
     f = Fields(config)
     bias = f.flag("mlp_bias", False)
-    return decoder(f, [Layer(f.depth(), _attention(f), f.gated_mlp(bias=bias))], tied=f.flag("tie_word_embeddings", True))
+    return decoder(
+        f, [Layer(f.depth(), _attention(f), f.gated_mlp(bias=bias))], tied=f.flag("tie_word_embeddings", True)
+    )
 
 
 def hunyuan_moe(config: Mapping[str, Any]) -> Transformer:

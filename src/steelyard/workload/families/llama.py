@@ -9,7 +9,18 @@ from typing import Any
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import Layer, Transformer
 
-__all__ = ["ernie4_5", "exaone", "exaone4", "internlm", "internlm2", "internlm3", "llama", "mistral", "seed_oss", "smollm3"]
+__all__ = [
+    "ernie4_5",
+    "exaone",
+    "exaone4",
+    "internlm",
+    "internlm2",
+    "internlm3",
+    "llama",
+    "mistral",
+    "seed_oss",
+    "smollm3",
+]
 
 
 def llama(config: Mapping[str, Any]) -> Transformer:
@@ -67,7 +78,11 @@ def smollm3(config: Mapping[str, Any]) -> Transformer:
     kinds = f.layer_kinds(depth, lambda i: "window" if window and marks[i % len(marks)] else "full")
     mlp = f.gated_mlp(bias=f.flag("mlp_bias", False))
     layers = [
-        Layer(1, replace(attention, rotary_dim=attention.rotary_dim * bool(mark), window=window if kind == "window" else 0), mlp)
+        Layer(
+            1,
+            replace(attention, rotary_dim=attention.rotary_dim * bool(mark), window=window if kind == "window" else 0),
+            mlp,
+        )
         for mark, kind in zip(marks, kinds, strict=False)
     ]
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", True))
@@ -97,7 +112,13 @@ def exaone4(config: Mapping[str, Any]) -> Transformer:
     kinds = f.layer_kinds(depth, kind if window else lambda _: "full")
     # the hybrid models rotate only inside windows; a model without windows rotates everywhere
     layers = [
-        Layer(1, replace(attention, window=window) if k == "window" else replace(attention, rotary_dim=0 if window else attention.rotary_dim), mlp)
+        Layer(
+            1,
+            replace(attention, window=window)
+            if k == "window"
+            else replace(attention, rotary_dim=0 if window else attention.rotary_dim),
+            mlp,
+        )
         for k in kinds
     ]
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))

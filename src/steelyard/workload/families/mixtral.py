@@ -43,4 +43,3 @@ def minimax_m2(config: Mapping[str, Any]) -> Transformer:
         router_bias=f.flag("use_routing_bias", True),
     )
     return decoder(f, [Layer(f.depth(), attention, experts)], tied=f.flag("tie_word_embeddings", False))
-

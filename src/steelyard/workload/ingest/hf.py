@@ -32,7 +32,7 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
     if not path.exists():
         raise InputError(f"no file or folder at {str(path)!r}", field="model")
     if suffix == ".gguf":
-        from steelyard.workload.ingest.gguf import load_gguf
+        from steelyard.workload.ingest.gguf_model import load_gguf
 
         return load_gguf(path, generic=generic)
     if suffix == ".safetensors":
@@ -41,7 +41,9 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
             raise InputError(f"{path.name} needs the model's config.json beside it", field="model")
         return _with_weights(config, _shards(path), generic)
     if suffix in _PICKLES:
-        raise InputError(f"{path.name} may hold code and is not opened; give a config.json, .safetensors or .gguf", field="model")
+        raise InputError(
+            f"{path.name} may hold code and is not opened; give a config.json, .safetensors or .gguf", field="model"
+        )
     if suffix not in _CONFIGS:
         known = ", ".join((*_CONFIGS, ".gguf", ".safetensors"))
         raise InputError(f"cannot tell what {path.name!r} is; known endings: {known}", field="model")
@@ -56,7 +58,7 @@ def _folder(folder: Path, generic: bool) -> Model:
         return _with_weights(config, _weight_files(folder), generic)
     files = sorted(folder.glob("*.gguf"))
     if files:
-        from steelyard.workload.ingest.gguf import first_parts, load_gguf
+        from steelyard.workload.ingest.gguf_model import first_parts, load_gguf
 
         firsts = first_parts(files)
         if len(firsts) > 1:
@@ -100,7 +102,9 @@ def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
 
     missing = [f.name for f in files if not f.is_file()]
     if missing or not files:
-        note = f"{len(missing)} of {len(files)} weight files are not there; their bytes are estimated" if missing else ""
+        note = (
+            f"{len(missing)} of {len(files)} weight files are not there; their bytes are estimated" if missing else ""
+        )
         return _model(config, None, {}, generic, note)
     total: dict[str, int] = {}
     for file in files:

@@ -136,9 +136,9 @@ def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if dtype not in DTYPES if isinstance(dtype, str) else True:
         return Problem(f"{name}.dtype", f"unknown dtype {dtype!r}")
-    if not _whole(shape):
+    if not isinstance(shape, list) or not _whole(shape):
         return Problem(f"{name}.shape", f"expected a list of sizes, got {str(shape)[:40]}")
-    if not _whole(offsets) or len(offsets) != 2:
+    if not isinstance(offsets, list) or not _whole(offsets) or len(offsets) != 2:
         return Problem(f"{name}.data_offsets", "expected [begin, end]")
     begin, end = offsets
     if not begin <= end <= data_bytes:
@@ -150,5 +150,5 @@ def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:
     return info
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in value)
+def _whole(value: list[Any]) -> bool:
+    return all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in value)

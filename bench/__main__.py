@@ -1,0 +1,24 @@
+"""Run every benchmark: ``python -m bench [--json]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from bench import price_rate, start_up
+
+
+def main() -> int:
+    """Print one line per figure, or all of them as JSON."""
+    figures = {**start_up.run(), **price_rate.run()}
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"schema": "steelyard.bench/1", "figures": figures}, indent=1))
+        return 0
+    for name, figure in figures.items():
+        target = f"   (target {figure['target']})" if "target" in figure else ""
+        print(f"{name:58s} {figure['value']:>14,.3f} {figure['unit']}{target}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Calibration: fit a few physical parameters to measurements, and show how right the predictions are."""

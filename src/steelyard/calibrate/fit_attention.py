@@ -1,0 +1,323 @@
+"""Fit attention parameters and report their errors on configurations, and on machines, left out of the fit.
+
+Two kinds of numbers are fitted in log space with a robust loss: hardware parameters (`DecodeParameters`, `PrefillParameters`), shared by all
+kernels of a machine, and the few numbers of each software kernel (`FACT_FIELDS`), shared by all machines that run it. A machine's own fit is
+pulled towards the fit over all machines, so twenty rows are enough to adapt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.calibrate.datasets.aic_attention import AttentionRows
+from steelyard.cost.attention import (
+    AttentionDevice,
+    AttentionFacts,
+    DecodeParameters,
+    PrefillParameters,
+    decode_attention_limit_s,
+    decode_attention_time_s,
+    prefill_attention_limit_s,
+    prefill_attention_time_s,
+)
+
+__all__ = ["FACT_FIELDS", "HARDWARE_FIELDS", "Fit", "Part", "Score", "fit", "parts", "predict", "roofline", "score", "split"]
+
+Array = NDArray[np.float64]
+Phase = Literal["decode", "prefill"]
+Parameters = DecodeParameters | PrefillParameters
+
+#: Hardware parameters that are fitted, per phase, with their bounds.
+HARDWARE_FIELDS: dict[str, dict[str, tuple[float, float]]] = {
+    "decode": {
+        "launch_clocks": (1e3, 1e5),
+        "item_s": (1e-7, 3e-5),
+        "item_dim_frac": (0.02, 1.0),
+        "row_s": (1e-10, 3e-7),
+        "combine_s": (2e-7, 2e-5),
+        "matrix_frac": (0.2, 1.0),
+        "dram_frac": (0.5, 0.97),
+        "l2_frac": (0.1, 1.0),
+        "overlap_power": (1.0, 12.0),
+        "in_flight": (1.0, 4.0),
+        "wave_hardness": (0.02, 1.0),
+    },
+    "prefill": {
+        "launch_clocks": (1e3, 1e5),
+        "item_s": (1e-7, 3e-5),
+        "item_fixed_frac": (0.1, 1.0),
+        "item_overlap": (1.0, 5.0),
+        "matrix_frac": (0.3, 1.0),
+        "exp_frac": (0.3, 3.0),
+        "tail_frac": (0.03, 1.0),
+        "dram_frac": (0.4, 0.97),
+        "l2_frac": (0.1, 1.0),
+        "overlap_power": (1.0, 10.0),
+        "cache_write_s": (5e-8, 5e-6),
+    },
+}
+
+_FP8 = {"fp8_token_clocks": (0.1, 300.0), "fp8_dim_exponent": (0.3, 2.5)}
+_PREFILL_FP8 = {
+    "prefill_fp8_token_clocks": (0.05, 300.0),
+    "prefill_fp8_dim_exponent": (0.3, 2.5),
+    "cache_write_fp8_ratio": (0.2, 4.0),
+    "cache_write_fp8_loop_frac": (0.02, 1.5),
+}
+_RATIO = (0.15, 7.0)
+#: Numbers of a software kernel that are fitted over all machines that ran it, with bounds.
+FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
+    "decode": {
+        "fa2": {"wide_group_frac": (0.01, 2.0), "combine_ratio": _RATIO, "row_ratio": _RATIO},
+        "fa3": {
+            **_FP8,
+            "fp8_extra_s": (1e-8, 1e-5),
+            "sequence_s": (1e-9, 2e-7),
+            "window_item_s": (1e-8, 1e-5),
+            "wide_group_frac": (0.01, 2.0),
+            "combine_ratio": _RATIO,
+            "row_ratio": _RATIO,
+        },
+        "flashinfer": {
+            **_FP8,
+            "wide_group_frac": (0.01, 2.0),
+            "items_per_slot": (1.0, 4.0),
+            "launch_ratio": (0.5, 3.0),
+            "combine_ratio": _RATIO,
+            "row_ratio": _RATIO,
+        },
+        "trtllm": {
+            **_FP8,
+            "fp8_extra_s": (1e-8, 1e-5),
+            "wide_group_frac": (0.01, 2.0),
+            "items_per_slot": (1.0, 4.0),
+            "combine_ratio": _RATIO,
+            "row_ratio": _RATIO,
+        },
+    },
+    "prefill": {
+        "fa2": {"prefill_window_item_s": (1e-8, 1e-5)},
+        "fa3": {
+            **_PREFILL_FP8,
+            "prefill_fp8_extra_s": (1e-8, 1e-5),
+            "prefill_exp_ratio": (0.05, 4.0),
+            "prefill_matrix_ratio": (0.3, 1.02),
+            "prefill_window_item_s": (1e-8, 1e-5),
+        },
+        "flashinfer": {
+            **_PREFILL_FP8,
+            "prefill_exp_ratio": (0.05, 4.0),
+            "prefill_matrix_ratio": (0.3, 1.02),
+            "prefill_window_item_s": (1e-8, 1e-5),
+            "prefill_item_ratio": _RATIO,
+            "prefill_launch_ratio": (0.3, 3.0),
+        },
+        "trtllm": {
+            **_PREFILL_FP8,
+            "prefill_exp_ratio": (0.05, 4.0),
+            "prefill_matrix_ratio": (0.3, 1.02),
+            "prefill_window_item_s": (1e-8, 1e-5),
+            "prefill_item_ratio": _RATIO,
+            "prefill_large_dim_ratio": (0.8, 4.0),
+        },
+    },
+}
+MAX_ROWS = 1500
+"""Rows of one (machine, kernel) a fit looks at; a random subset, which changes errors by less than 0.2 points."""
+LOSS_SCALE = 0.1
+"""Log error above which a residual counts linearly."""
+FACT_WEIGHT = 0.05
+"""Pull of kernel numbers towards their start, in residual units."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Rows of one kernel on one machine."""
+
+    machine: str
+    kernel: str
+    device: AttentionDevice
+    rows: AttentionRows
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Hardware parameters and kernel facts of one fit."""
+
+    phase: Phase
+    parameters: Parameters
+    facts: Mapping[str, AttentionFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Errors of predictions: absolute percentage errors and the spread of log(predicted / measured)."""
+
+    rows: int
+    mean_ape: float
+    median_ape: float
+    p90_ape: float
+    bias: float
+    log_std: float
+    log_low10: float
+    log_high90: float
+
+
+def parts(machine: str, device: AttentionDevice, rows: AttentionRows, kernels: Sequence[str]) -> list[Part]:
+    """One part per kernel of `kernels` that the machine ran."""
+    return [Part(machine, k, device, rows.take(rows.kernel == k)) for k in kernels if np.any(rows.kernel == k)]
+
+
+def split(part: Part, side: Literal["fit", "held_out"], half: int = 500) -> Part:
+    """The half of a part's configurations that is fitted, or the other one."""
+    chosen = part.rows.configuration_hash() < half
+    return replace(part, rows=part.rows.take(chosen if side == "fit" else ~chosen))
+
+
+def predict(phase: Phase, part: Part, parameters: Parameters, facts: AttentionFacts) -> Array:
+    """Predicted times (s) of a part's rows, the repeated benchmark's hot cache included."""
+    r = part.rows
+    if isinstance(parameters, DecodeParameters):
+        return decode_attention_time_s(
+            r.batch,
+            r.context,
+            r.heads,
+            r.kv_heads,
+            r.head_dim,
+            kv_bits=r.kv_bits,
+            window=r.window,
+            device=part.device,
+            parameters=parameters,
+            facts=facts,
+            kv_hot=True,
+        )
+    return prefill_attention_time_s(
+        r.batch,
+        r.new_tokens,
+        r.context - r.new_tokens,
+        r.heads,
+        r.kv_heads,
+        r.head_dim,
+        kv_bits=r.kv_bits,
+        window=r.window,
+        device=part.device,
+        parameters=parameters,
+        facts=facts,
+    )
+
+
+def roofline(phase: Phase, part: Part) -> Array:
+    """Datasheet roofline (s) of a part's rows: max(16-bit FLOPs / peak, compulsory bytes / bandwidth)."""
+    r = part.rows
+    shape = (r.heads, r.kv_heads, r.head_dim)
+    if phase == "decode":
+        return decode_attention_limit_s(
+            r.batch, r.context, *shape, kv_bits=r.kv_bits, window=r.window, device=part.device, computes_fp8=False
+        )
+    return prefill_attention_limit_s(
+        r.batch,
+        r.new_tokens,
+        r.context - r.new_tokens,
+        *shape,
+        kv_bits=r.kv_bits,
+        window=r.window,
+        device=part.device,
+        computes_fp8=False,
+    )
+
+
+def score(predicted: Array, measured: Array) -> Score:
+    """Errors of predictions against measurements."""
+    error = predicted / measured - 1
+    log = np.log(predicted / measured)
+    return Score(
+        rows=int(error.size),
+        mean_ape=float(np.mean(np.abs(error))),
+        median_ape=float(np.median(np.abs(error))),
+        p90_ape=float(np.quantile(np.abs(error), 0.9)),
+        bias=float(np.mean(error)),
+        log_std=float(np.std(log)),
+        log_low10=float(np.quantile(log, 0.1)),
+        log_high90=float(np.quantile(log, 0.9)),
+    )
+
+
+def fit(
+    phase: Phase,
+    data: Sequence[Part],
+    start: Fit,
+    *,
+    free_facts: Sequence[str] = (),
+    pull: float = 0.0,
+    hardware: Sequence[str] | None = None,
+    max_rows: int = MAX_ROWS,
+    seed: int = 0,
+) -> Fit:
+    """The fit of hardware parameters (and the numbers of `free_facts` kernels) to measured rows.
+
+    Minimises sum of soft-L1(log predicted - log measured) + (pull x log change from `start`)^2; every part has the same weight.
+
+    Args:
+        phase: "decode" or "prefill".
+        data: parts of one or several machines.
+        start: where to begin, and what unfitted numbers stay at.
+        free_facts: kernels whose numbers are fitted too.
+        pull: strength that holds hardware parameters at `start`, in units of log error; 0.5 suits twenty rows.
+        hardware: names of hardware parameters to fit; default all of HARDWARE_FIELDS.
+        max_rows: rows per part; more are subsampled.
+        seed: of the subsample.
+    """
+    from scipy.optimize import least_squares
+
+    rng = np.random.default_rng(seed)
+    sampled = [
+        replace(p, rows=p.rows.take(np.sort(rng.choice(len(p.rows), max_rows, replace=False)))) if len(p.rows) > max_rows else p for p in data
+    ]
+    weights = [1 / np.sqrt(max(len(p.rows) / 300, 1.0)) for p in sampled]
+    logs = [np.log(p.rows.time_s) for p in sampled]
+    bounds = HARDWARE_FIELDS[phase]
+    keys: list[tuple[str, str]] = [("", name) for name in (hardware or bounds)]
+    limits = [bounds[name] for _, name in keys]
+    for kernel in free_facts:
+        for name, limit in FACT_FIELDS[phase].get(kernel, {}).items():
+            keys.append((kernel, name))
+            limits.append(limit)
+    low, high = (np.log([x[i] for x in limits]) for i in (0, 1))
+    origin = np.array([getattr(start.facts[k] if k else start.parameters, name) for k, name in keys])
+    x0 = np.clip(np.log(np.maximum(origin, 1e-12)), low + 1e-6, high - 1e-6)
+    strength = np.array([FACT_WEIGHT if k else pull for k, _ in keys])
+
+    def unpack(x: Array) -> Fit:
+        values = np.exp(x).tolist()
+        own = {name: v for (k, name), v in zip(keys, values, strict=True) if not k}
+        facts = dict(start.facts)
+        for kernel in free_facts:
+            facts[kernel] = replace(facts[kernel], **{n: v for (k, n), v in zip(keys, values, strict=True) if k == kernel})
+        parameters: Any = replace(start.parameters, **own)
+        return Fit(phase, parameters, facts)
+
+    def residuals(x: Array) -> Array:
+        now = unpack(x)
+        errors = [
+            w * (np.log(predict(phase, p, now.parameters, now.facts[p.kernel])) - y) for p, y, w in zip(sampled, logs, weights, strict=True)
+        ]
+        return np.concatenate([*errors, strength * (x - x0)])
+
+    found = least_squares(
+        residuals,
+        x0,
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=LOSS_SCALE,
+        diff_step=3e-3,
+        x_scale=0.3,
+        ftol=1e-6,
+        xtol=1e-6,
+        max_nfev=100,
+    )
+    return unpack(found.x)

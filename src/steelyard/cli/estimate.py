@@ -1,0 +1,60 @@
+"""``steelyard estimate``: what a model costs on a machine, or a table over several."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from steelyard.cli.options import Outcome, Question, answers, only
+from steelyard.cli.output import Output, write
+from steelyard.errors import DoesNotFit, raise_all
+
+_Model = Annotated[str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")]
+
+
+def estimate(model: _Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
+    """Weigh a model on one or several machines.
+
+    Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
+    """
+    output.check()
+    outcomes = list(answers(model, question))
+    if len(outcomes) == 1:
+        _one(outcomes, output)
+    else:
+        _table(outcomes, output)
+
+
+def _one(outcomes: list[Outcome], output: Output) -> None:
+    from steelyard.report.estimate import flat, to_dict
+
+    found = only(outcomes)
+
+    def text(columns: int | None) -> str:
+        from steelyard.report.text import report
+
+        return report(found, columns)
+
+    write(output, data=lambda: to_dict(found), text=text, rows=lambda: [flat(found)])
+    if not found.fits:
+        from steelyard.remedy import nearest_change, shortfall
+
+        change = nearest_change(found.scenario)
+        raise DoesNotFit(f"does not fit: {shortfall(found.scenario)}", change=change.text if change else "none found")
+
+
+def _table(outcomes: list[Outcome], output: Output) -> None:
+    from steelyard.report import table
+
+    if all(o.estimate is None for o in outcomes):
+        seen = {(p.field, p.message): p for o in outcomes for p in o.problems}
+        raise_all(list(seen.values()))
+    cells = [(o.inputs, o.estimate, o.problems) for o in outcomes]
+    write(output, data=lambda: table.to_dict(cells), text=lambda columns: table.text(cells, columns), rows=lambda: table.flat_rows(cells))
+    if not any(o.estimate is not None and o.estimate.fits for o in outcomes):
+        from steelyard.remedy import nearest_change
+
+        first = next(o.estimate for o in outcomes if o.estimate is not None)
+        change = nearest_change(first.scenario)
+        raise DoesNotFit("no scenario fits", change=f"{change.text} (for the first)" if change else "none found")

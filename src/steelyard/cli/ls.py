@@ -1,0 +1,22 @@
+"""``steelyard ls``: what the catalogues hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from steelyard.cli.output import Output, write
+
+_Kind = Annotated[Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices"], Parameter(help="what to list")]
+_Filter = Annotated[str, Parameter(name="filter", help="keep entries in which this text occurs")]
+
+
+def ls(kind: _Kind, filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
+    """List models, machines, formats, engines, networks, nodes or prices."""
+    output.check()
+    from steelyard.report import listing
+
+    rows = listing.rows(kind, filter)
+    data = {"schema": "steelyard.list/1", "kind": kind, "rows": rows}
+    write(output, data=data, text=lambda columns: listing.text(kind, rows, columns), rows=rows)

@@ -1,0 +1,74 @@
+"""``steelyard``: the verbs, and how each kind of error leaves the process.
+
+Exit codes: 0 answered, 2 bad input (one line per problem), 3 the workload does not fit, 130 interrupted. An error
+that is ours keeps its traceback unless ``--quiet`` is given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from steelyard import __version__
+from steelyard.errors import InputError, SteelyardError
+
+__all__ = ["app", "main", "run"]
+
+app = App(
+    name="steelyard",
+    help="What running any AI model on any machine costs: time, memory, energy and money.",
+    version=__version__,
+    help_formatter="plain",
+    help_epilogue="Example: steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
+)
+for _name, _help in (
+    ("estimate", "Weigh a model on one or several machines."),
+    ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
+    ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
+    ("show", "Show one machine, model, format, engine, network or node."),
+    ("compare", "Put two machines, two models or two saved estimates side by side."),
+    ("version", "Print the versions that matter in a report of a problem."),
+):
+    app.command(f"steelyard.cli.{_name}:{_name}", name=_name, help=_help)
+app.register_install_completion_command(help="Install completion for your shell.")
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors a user can act on become one line each on stderr."""
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return InputError.exit_code
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        return error.exit_code
+    except SteelyardError as error:
+        print(f"{'error: ' if error.exit_code == 1 else ''}{' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe left (`steelyard ls models | head`)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - keeps the exit quiet
+        return 0
+    except Exception as error:
+        if "--quiet" not in arguments:
+            raise
+        print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The ``steelyard`` program."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

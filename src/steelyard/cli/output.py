@@ -1,0 +1,112 @@
+"""Where an answer goes, and in which form: a report for people, JSON, or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from steelyard.errors import InputError
+
+__all__ = ["Output", "write"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """Form and place of the answer."""
+
+    json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON in SI units")] = False
+    csv: Annotated[bool, Parameter(name="--csv", negative="", help="print one CSV row per scenario or entry")] = False
+    out: Annotated[str, Parameter(name="--out", help="write to this file; .json and .csv choose the form")] = ""
+    quiet: Annotated[bool, Parameter(name="--quiet", negative="", help="no progress, no traceback of internal errors")] = False
+
+    @property
+    def form(self) -> str:
+        """``json``, ``csv`` or ``text``. Raises :class:`InputError` when two are asked for."""
+        if self.json and self.csv:
+            raise InputError("choose one of --json and --csv", field="output")
+        if self.json or (not self.csv and self.out.lower().endswith(".json")):
+            return "json"
+        return "csv" if self.csv or self.out.lower().endswith(".csv") else "text"
+
+    def check(self) -> None:
+        """Refuse a form or file that cannot be, before any work is done. Raises :class:`InputError`."""
+        _ = self.form
+        if self.out:
+            folder = Path(self.out).resolve().parent
+            if not folder.is_dir():
+                raise InputError(f"no folder {str(folder)!r}", field="out")
+            if Path(self.out).is_dir():
+                raise InputError(f"expected a file, got the folder {self.out!r}", field="out")
+
+
+def write(
+    output: Output,
+    *,
+    data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    text: Callable[[int | None], str],
+    rows: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+) -> None:
+    """Write an answer once, in the form asked for.
+
+    Args:
+        output: form and file.
+        data: the JSON document, or what makes it.
+        text: makes the report for a terminal of so many columns; ``None`` = as wide as the content.
+        rows: flat rows for CSV, or what makes them; absent = this answer has no CSV form.
+
+    Raises:
+        InputError: no CSV form, or the file cannot be written.
+    """
+    if output.form == "json":
+        document = data() if callable(data) else data
+        content = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    elif output.form == "csv":
+        if rows is None:
+            raise InputError("this answer has no CSV form; use --json", field="csv")
+        content = _csv(rows() if callable(rows) else rows)
+    else:
+        tty = sys.stdout.isatty() and not output.out
+        content = text(_columns() if tty else None).rstrip("\n") + "\n"
+        if not tty:
+            content = _plain(content)
+    if not output.out:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+        return
+    try:
+        Path(output.out).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {output.out!r}: {error.strerror or error}", field="out") from error
+
+
+def _columns() -> int:
+    import shutil
+
+    return max(60, shutil.get_terminal_size((80, 24)).columns)
+
+
+def _plain(text: str) -> str:
+    """Without colour codes, and without characters the stream cannot write."""
+    import re
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,159 @@
+"""Two things of one kind side by side: machines, models, formats, engines, saved estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.errors import InputError
+from steelyard.report.entry import Entry, Kind, facts, find
+from steelyard.units import format_quantity
+
+__all__ = ["Comparison", "compare", "text", "to_dict"]
+
+#: Saved estimates: what is compared, in order, with the unit.
+_ESTIMATE = {
+    "machine.name": "",
+    "machine.count": "",
+    "engine": "",
+    "batch": "",
+    "isl": "",
+    "osl": "",
+    "plan.weights": "",
+    "plan.kv": "",
+    "fits": "",
+    "memory_bytes.total": "B",
+    "memory_bytes.capacity": "B",
+    "largest_batch": "",
+    "ttft_s": "s",
+    "tpot_s": "s",
+    "e2e_s": "s",
+    "tokens_per_s": "",
+    "tokens_per_s_per_device": "",
+    "energy_j_per_token": "J",
+    "usd_per_million_tokens": "USD",
+    "limit.ttft_s": "s",
+    "limit.tpot_s": "s",
+    "bound.prefill": "",
+    "bound.decode": "",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Fields of two entries, in order: ``(field, a, b)``."""
+
+    kind: Kind
+    names: tuple[str, str]
+    lines: tuple[tuple[str, Any, Any], ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per field; ``ratio`` is b over a where both are numbers."""
+        return [{"field": f, "a": _empty(a), "b": _empty(b), "ratio": _empty(_ratio(a, b))} for f, a, b in self.lines]
+
+
+def compare(a: str, b: str, kind: Kind | None = None) -> Comparison:
+    """Look up two names and line up their fields.
+
+    Raises:
+        InputError: a name is unknown or means several things, or the two are of different kinds.
+    """
+    first, second = find(a, kind), find(b, kind)
+    if first.kind != second.kind:
+        raise InputError(f"{a!r} is a {first.kind} and {b!r} a {second.kind}; compare two of one kind", field="compare")
+    left, right = (_figures(e) for e in (first, second))
+    order = list(dict.fromkeys((*left, *right)))
+    lines = tuple((name, left.get(name), right.get(name)) for name in order if name != "name")
+    return Comparison(first.kind, (first.name if a != b else a, second.name), lines)
+
+
+def _figures(entry: Entry) -> dict[str, Any]:
+    found = facts(entry)
+    if entry.kind == "estimate":
+        return {name: found.get(name) for name in _ESTIMATE}
+    if entry.kind == "machine":
+        return _machine(entry.value)
+    skipped = ("aliases", "also_called", "notes", "source", "parameters_source", "confidence", "note")
+    return {k: v for k, v in found.items() if k not in skipped and not k.startswith("note[")}
+
+
+def _machine(m: Any) -> dict[str, Any]:
+    """Figures of a machine under names that two makers share."""
+    found: dict[str, Any] = {"title": m.title, "kind": m.kind, "family": m.family, "released": m.released}
+    for kind in ("matrix", "vector"):
+        for engine in m.engines(kind):
+            for fmt, peak in engine.peak.items():
+                name = f"{kind}.{fmt}_ops_per_s"
+                found[name] = max(peak, found.get(name, 0.0))
+    root, cache = m.root, m.cache
+    found |= {"memory.capacity_bytes": root.capacity_bytes, "memory.bandwidth_bytes_per_s": root.bandwidth_bytes_per_s}
+    if cache is not None:
+        found |= {"cache.capacity_bytes": cache.capacity_bytes, "cache.bandwidth_bytes_per_s": cache.bandwidth_bytes_per_s}
+    for role in ("peer", "host", "network"):
+        links = m.links(role)
+        if links:
+            found[f"{role}.bandwidth_bytes_per_s"] = links[0].bandwidth_bytes_per_s
+    found |= {"devices_per_node": m.devices_per_node, "tdp_w": m.tdp_w or None, "idle_w": m.idle_w or None, "capex_usd": m.capex_usd or None}
+    from steelyard.machine.catalogue import price_of
+
+    price = price_of(m.name)
+    found["rent_usd_per_hour"] = price.usd_per_hour if price else None
+    best = max((p for c in m.compute for f, p in c.peak.items() if f in ("bf16", "fp16")), default=None)
+    found["flop_per_byte_16bit"] = best / root.bandwidth_bytes_per_s if best else None
+    found["guesses"] = len(m.guess)
+    return found
+
+
+def _ratio(a: Any, b: Any) -> float | None:
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
+    return b / a if numbers and a else None
+
+
+def _empty(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def to_dict(found: Comparison) -> dict[str, Any]:
+    """``steelyard.compare/1``."""
+    from steelyard.report.plain import plain
+
+    rows = [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in found.lines]
+    return plain({"schema": "steelyard.compare/1", "kind": found.kind, "a": found.names[0], "b": found.names[1], "rows": rows})  # type: ignore[no-any-return]
+
+
+def text(found: Comparison, width: int | None = None) -> str:
+    """The two side by side, with the ratio b / a where both are numbers."""
+    from steelyard.report.paper import columns, render
+
+    first, second = found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
+    rows = []
+    for name, a, b in found.lines:
+        ratio = _ratio(a, b)
+        rows.append([name, _shown(name, a), _shown(name, b), "" if ratio is None else f"{ratio:.3g}"])
+    table = columns(("", first, second, "b / a"), rows, ("b / a",), fold=(first, second))
+    return render([table], width)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        unit = _ESTIMATE.get(name) or next((u for end, u in _ENDINGS if name.endswith(end)), "")
+        if unit:
+            return format_quantity(float(value), unit, 4)
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    return str(value)
+
+
+_ENDINGS: Sequence[tuple[str, str]] = (
+    ("_bytes_per_s", "B/s"),
+    ("_ops_per_s", "OP/s"),
+    ("_bytes", "B"),
+    ("_usd_per_hour", "USD/h"),
+    ("_usd", "USD"),
+    ("_w", "W"),
+    ("_s", "s"),
+)

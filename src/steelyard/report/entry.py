@@ -1,0 +1,314 @@
+"""One entry of a catalogue, whatever it is: found by name, shown with its sources and guesses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from steelyard.errors import InputError, UnknownName
+from steelyard.units import Quantity, format_quantity
+
+__all__ = ["Entry", "Kind", "facts", "find", "text", "to_dict"]
+
+Kind = Literal["machine", "model", "format", "engine", "network", "node", "estimate"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something named: its kind, its name and the thing itself (a dict for a saved estimate)."""
+
+    kind: Kind
+    name: str
+    value: Any
+
+
+def find(name: str, kind: Kind | None = None) -> Entry:
+    """What a name means.
+
+    Args:
+        name: a catalogue name or alias, or a path (``.toml``: a machine; ``.json``: a model config, a machine or a
+            saved estimate; GGUF, safetensors or a folder: a model).
+        kind: look only among these.
+
+    Raises:
+        UnknownName: no catalogue knows it.
+        InputError: it means several things, or its file cannot be read.
+    """
+    if kind is not None:
+        return _load(kind, name)
+    path = _kind_of_path(name)
+    if path is not None:
+        return _load(path, name)
+    found: list[Entry] = []
+    known: list[str] = []
+    for each in get_args(Kind):
+        if each == "estimate":
+            continue
+        try:
+            found.append(_load(each, name))
+        except UnknownName as error:
+            known += error.nearest
+    if not found:
+        raise UnknownName("name", name, known, hint="see `steelyard ls`")
+    if len(found) > 1:
+        kinds = [f"a {e.kind}" for e in found]
+        choices = " or ".join(f"--kind {e.kind}" for e in found)
+        raise InputError(f"{name!r} names {', '.join(kinds[:-1])} and {kinds[-1]}; say {choices}", field="name")
+    return found[0]
+
+
+def _kind_of_path(name: str) -> Kind | None:
+    path = Path(name).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in (".toml", ".yaml", ".yml"):
+        return "machine"
+    if suffix in (".gguf", ".safetensors") or path.is_dir():
+        return "model"
+    if suffix == ".json":
+        from steelyard.documents import read_document
+
+        data = read_document(path)
+        if str(data.get("schema", "")).startswith("steelyard.estimate"):
+            return "estimate"
+        return "machine" if "compute" in data or "machine" in data else "model"
+    return None
+
+
+def _load(kind: Kind, name: str) -> Entry:
+    value = _LOADERS[kind](name)
+    return Entry(kind, str(value.get("model", name)) if isinstance(value, Mapping) else value.name, value)
+
+
+def _machine(name: str) -> Any:
+    from steelyard.machine.catalogue import find_machine
+
+    return find_machine(name)
+
+
+def _model(name: str) -> Any:
+    from steelyard.workload.catalogue import load_model
+
+    return load_model(name)
+
+
+def _format(name: str) -> Any:
+    from steelyard.plan.formats import find_format
+
+    return find_format(name)
+
+
+def _engine(name: str) -> Any:
+    from steelyard.plan.engine import find_engine
+
+    return find_engine(name)
+
+
+def _network(name: str) -> Any:
+    from steelyard.machine.catalogue import find_network
+
+    return find_network(name)
+
+
+def _node(name: str) -> Any:
+    from steelyard.machine.catalogue import find_node
+
+    return find_node(name)
+
+
+def _estimate(name: str) -> Any:
+    from steelyard.documents import read_document
+
+    data = read_document(name)
+    if data.get("schema") != "steelyard.estimate/1":
+        raise InputError(f"expected a saved estimate of one scenario (steelyard.estimate/1), got {data.get('schema')!r}", field=name)
+    return data
+
+
+_LOADERS: Mapping[Kind, Callable[[str], Any]] = {
+    "machine": _machine,
+    "model": _model,
+    "format": _format,
+    "engine": _engine,
+    "network": _network,
+    "node": _node,
+    "estimate": _estimate,
+}
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    """The entry's figures by field path, as plain values in SI units."""
+    if entry.kind == "estimate":
+        return dict(_flatten(entry.value))
+    if entry.kind == "model":
+        return _model_facts(entry.value)
+    found = {path: value for path, value, _ in _walk(entry.value)}
+    if entry.kind == "format":
+        found["stored_bits"] = entry.value.stored_bits
+    return found
+
+
+def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _flatten(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, data
+
+
+def _model_facts(model: Any) -> dict[str, Any]:
+    t, entry = model.transformer, model.entry
+    found: dict[str, Any] = {
+        "name": model.name,
+        "model_type": t.model_type,
+        "parameters": t.parameters(),
+        "active_parameters": t.active_parameters(),
+        "layers": t.depth,
+        "hidden": t.hidden,
+        "vocab": t.vocab,
+        "max_context": t.max_context,
+        "native_weights": t.native_weights,
+        "tied_embeddings": t.tied,
+        "kv_bytes_per_token_16bit": t.kv_elements_per_token * 2,
+    }
+    if model.weight_bytes is not None:
+        found["weight_bytes"] = model.weight_bytes
+    for i, layer in enumerate(t.layers):
+        found[f"layers[{i}]"] = _layer(layer)
+    if entry is not None:
+        found["published_parameters"] = entry.parameters
+        for name in ("parameters_source", "released", "confidence", "note"):
+            if getattr(entry, name):
+                found[name] = getattr(entry, name)
+        if entry.aliases or entry.same_as:
+            found["also_called"] = ", ".join((*entry.aliases, *entry.same_as))
+    for i, note in enumerate(t.notes):
+        found[f"note[{i}]"] = note
+    found["source"] = model.source
+    return found
+
+
+def _layer(layer: Any) -> str:
+    a, f, words = layer.attention, layer.feed_forward, []
+    if a is not None and a.is_mla:
+        words.append(f"latent attention: {a.heads} heads, rank {a.kv_rank} + {a.rope_dim} rotary")
+    elif a is not None:
+        kind = f", window {a.window}" if a.window else f", chunk {a.chunk}" if a.chunk else ""
+        words.append(f"attention: {a.heads} heads, {a.kv_heads} KV heads of {a.head_dim}{kind}")
+    if f is not None and f.is_moe:
+        shared = f", shared {f.shared_intermediate}" if f.shared_intermediate else ""
+        words.append(f"{f.experts} experts of {f.intermediate}, top {f.top_k}{shared}")
+    elif f is not None:
+        words.append(f"{'gated ' if f.gated else ''}MLP {f.intermediate} ({f.activation})")
+    return f"{layer.count} x " + "; ".join(words)
+
+
+def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
+    """``(field path, plain value, unit)`` of every field that says something."""
+    if is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value), include_extras=True)
+        for f in fields(value):
+            if path == "" and f.name in ("sources", "guess", "source"):
+                continue
+            where = f"{path}.{f.name}" if path else f.name
+            yield from _walk_field(getattr(value, f.name), where, _unit(hints.get(f.name)))
+
+
+def _walk_field(value: Any, path: str, unit: str) -> Iterator[tuple[str, Any, str]]:
+    if value is None or value in ("", ()) or (isinstance(value, float) and value == 0):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk_field(item, f"{path}.{key}", unit)
+    elif isinstance(value, tuple):
+        for item in value:
+            if not is_dataclass(item):
+                yield path, ", ".join(str(x) for x in value), ""
+                return
+            yield from _walk(item, f"{path}.{getattr(item, 'name', '')}")
+    elif is_dataclass(value):
+        yield from _walk(value, path)
+    else:
+        yield path, value, unit
+
+
+def _unit(hint: Any) -> str:
+    """The unit in a field's annotation, also inside ``Mapping[str, Annotated[...]]``."""
+    for item in (hint, *get_args(hint)):
+        if hasattr(item, "__metadata__"):
+            for note in item.__metadata__:
+                if isinstance(note, Quantity):
+                    return note.unit
+    return ""
+
+
+_ = Annotated  # the alias above is what annotations are made of
+
+
+def to_dict(entry: Entry) -> dict[str, Any]:
+    """``steelyard.entry/1``: the figures by field path, sources and guesses."""
+    from steelyard.report.plain import plain
+
+    document = {"schema": "steelyard.entry/1", "kind": entry.kind, "name": entry.name, "facts": facts(entry)}
+    document |= {"sources": _sources(entry), "guesses": _guesses(entry)}
+    return plain(document)  # type: ignore[no-any-return]
+
+
+def _sources(entry: Entry) -> dict[str, str]:
+    if isinstance(entry.value, Mapping):
+        return dict(entry.value.get("sources", {}))
+    found = getattr(entry.value, "sources", None)
+    if isinstance(found, Mapping):
+        return dict(found)
+    source = getattr(entry.value, "source", "")
+    return {entry.name: source} if source else {}
+
+
+def _guesses(entry: Entry) -> dict[str, str]:
+    if isinstance(entry.value, Mapping):
+        return dict(entry.value.get("guesses", {}))
+    found = getattr(entry.value, "guess", None)
+    if isinstance(found, Mapping):
+        return dict(found)
+    if isinstance(found, str) and found:
+        return {"format": found}
+    return dict.fromkeys(found or (), "not published")
+
+
+def text(entry: Entry, width: int | None = None) -> str:
+    """The entry for a terminal; a figure nobody published is marked ``guess``."""
+    from rich.text import Text
+
+    from steelyard.report.paper import grid, render
+
+    guesses = _guesses(entry)
+    if entry.kind == "estimate":
+        body = json.dumps({k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}, indent=1)
+        return body
+    title = getattr(entry.value, "title", "")
+    parts: list[Any] = [Text(f"{entry.kind} {entry.name}", style="bold").append(f"  {title}" if title else "", style="default"), ""]
+    table = grid("left", "left", "left")
+    units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind != "model" else {}
+    for path, value in facts(entry).items():
+        if path in ("name", "title"):
+            continue
+        unit = units.get(path, "B" if path.endswith("_bytes") else "")
+        marked = any(path == p or path.startswith(p + ".") for p in guesses)
+        table.add_row(f"  {path}", Text(_shown(value, unit)), Text("guess", style="yellow") if marked else "")
+    parts.append(table)
+    for heading, lines in (("sources", _sources(entry)), ("guesses", guesses)):
+        if lines:
+            parts += ["", Text(heading, style="bold"), *(Text(f"  {name}: {words}") for name, words in lines.items())]
+    return render(parts, width)
+
+
+def _shown(value: Any, unit: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if unit and unit != "1":
+            return format_quantity(float(value), unit, 4)
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
+    return str(value)

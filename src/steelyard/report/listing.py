@@ -1,0 +1,189 @@
+"""What the catalogues hold, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity
+
+__all__ = ["rows", "text"]
+
+#: Unit of the columns that have one, for people.
+_UNITS = {
+    "memory_bytes": "B",
+    "bandwidth_bytes_per_s": "B/s",
+    "dense_16bit_ops_per_s": "OP/s",
+    "dense_8bit_ops_per_s": "OP/s",
+    "tdp_w": "W",
+    "host_w": "W",
+    "latency_s": "s",
+    "usd_per_hour": "USD/h",
+    "step_s": "s",
+    "request_s": "s",
+}
+#: Headings for people, where the field name is too long.
+_HEADS = {
+    "memory_bytes": "memory",
+    "bandwidth_bytes_per_s": "bandwidth",
+    "dense_16bit_ops_per_s": "16 bit",
+    "dense_8bit_ops_per_s": "8 bit",
+    "tdp_w": "TDP",
+    "host_w": "host",
+    "latency_s": "latency",
+    "usd_per_hour": "USD/h",
+    "stored_bits": "stored bits",
+    "max_batched_tokens": "step tokens",
+    "memory_frac": "memory",
+    "step_s": "step",
+    "request_s": "request",
+    "provider_class": "class",
+}
+
+
+def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
+    """Every entry of a kind in which ``filter_text`` occurs (case and punctuation forgiven), SI units.
+
+    Raises:
+        UnknownName: nothing matches.
+    """
+    everything = _LISTS[kind]()
+    key = normalise(filter_text)
+    found = [row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))]
+    if not found and filter_text:
+        raise UnknownName(kind.removesuffix("s"), filter_text, [str(next(iter(r.values()))) for r in everything], hint=f"no {kind} match")
+    return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in found]
+
+
+def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """The rows for a terminal."""
+    from steelyard.report.paper import columns, render
+
+    if not found:
+        return f"no {kind}"
+    names = list(found[0])
+    heads = [_HEADS.get(n, n) for n in names]
+    numeric = [_HEADS.get(n, n) for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)]
+    cells = [[_shown(n, r[n]) for n in names] for r in found]
+    fold = [h for h in heads if h not in numeric and h != heads[0]]
+    return render([columns(heads, cells, numeric, fold)], width, widest=max(100, width or 0))
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if name in _UNITS:
+        return format_quantity(float(value), _UNITS[name]) if value else ""
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _models() -> list[dict[str, Any]]:
+    from steelyard.workload.catalogue import find_model, model_names
+
+    found = []
+    for name in model_names():
+        entry = find_model(name)
+        row = {"name": name, "parameters": entry.parameters, "active": entry.active_parameters or None, "context": entry.context or None}
+        row |= {"type": str(entry.config.get("model_type", "")), "released": entry.released}
+        found.append({**row, "_aliases": " ".join((*entry.aliases, *entry.same_as))})
+    return found
+
+
+def _machines() -> list[dict[str, Any]]:
+    from steelyard.machine.catalogue import find_machine, machine_names
+
+    found = []
+    for name in machine_names():
+        try:
+            m = find_machine(name)
+        except InputError as error:
+            found.append({"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_UNITS)[:5])})
+            continue
+        peaks = [(f, p) for c in m.compute for f, p in c.peak.items()]
+        wide = max((p for f, p in peaks if f in ("bf16", "fp16")), default=None)
+        narrow = max((p for f, p in peaks if f in ("fp8", "int8")), default=None)
+        row = {"name": name, "title": m.title, "kind": m.kind, "memory_bytes": m.root.capacity_bytes}
+        row |= {"bandwidth_bytes_per_s": m.root.bandwidth_bytes_per_s, "dense_16bit_ops_per_s": wide}
+        row |= {"dense_8bit_ops_per_s": narrow, "tdp_w": m.tdp_w or None}
+        found.append({**row, "_more": f"{m.vendor} {m.family} {' '.join(m.aliases)}"})
+    return found
+
+
+def _formats() -> list[dict[str, Any]]:
+    from steelyard.plan.formats import formats
+
+    return [
+        {"name": f.name, "bits": f.bits, "stored_bits": round(f.stored_bits, 4), "math": ", ".join(f.math), "also": ", ".join(f.aliases), "title": f.title}
+        for f in formats().values()
+    ]
+
+
+def _engines() -> list[dict[str, Any]]:
+    from steelyard.plan.engine import engines
+
+    return [
+        {
+            "name": e.name,
+            "title": e.title,
+            "memory_frac": e.memory_frac,
+            "block": e.block_tokens,
+            "max_batched_tokens": e.max_batched_tokens,
+            "sequences": e.max_sequences,
+            "step_s": e.step_s,
+            "request_s": e.request_s,
+            "guesses": len(e.guess),
+        }
+        for e in engines().values()
+    ]
+
+
+def _networks() -> list[dict[str, Any]]:
+    from steelyard.machine.catalogue import networks
+
+    return [
+        {
+            "name": n.name,
+            "title": n.title,
+            "kind": n.kind,
+            "bandwidth_bytes_per_s": n.bandwidth_bytes_per_s,
+            "latency_s": n.latency_s,
+            "switched": n.switched,
+            "guesses": len(n.guess),
+        }
+        for n in networks().values()
+    ]
+
+
+def _nodes() -> list[dict[str, Any]]:
+    from steelyard.machine.catalogue import nodes
+
+    return [
+        {"name": n.name, "machine": n.machine, "devices": n.devices, "peer": n.peer, "network": n.network, "host_w": n.host_w or None}
+        for n in nodes().values()
+    ]
+
+
+def _prices() -> list[dict[str, Any]]:
+    from steelyard.machine.catalogue import prices
+
+    return [
+        {"machine": p.machine, "usd_per_hour": p.usd_per_hour, "provider_class": p.provider_class, "date": p.date, "guess": p.guess, "source": p.source}
+        for p in sorted(prices(), key=lambda p: (p.machine, p.provider_class, p.date))
+    ]
+
+
+_LISTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
+    "models": _models,
+    "machines": _machines,
+    "formats": _formats,
+    "engines": _engines,
+    "networks": _networks,
+    "nodes": _nodes,
+    "prices": _prices,
+}

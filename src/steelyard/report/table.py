@@ -1,0 +1,147 @@
+"""Several scenarios: one row each, those that cannot run or do not fit included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.estimate import flat, to_dict as one_to_dict
+from steelyard.report.paper import columns as table_of
+from steelyard.report.paper import render
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.errors import Problem
+    from steelyard.estimation import Estimate
+
+__all__ = ["SCHEMA", "Cell", "flat_rows", "text", "to_dict"]
+
+SCHEMA = "steelyard.estimates/1"
+
+Cell = tuple[Mapping[str, Any], "Estimate | None", Sequence["Problem"]]
+"""Inputs of a scenario, its estimate, or what was wrong with it."""
+
+#: Inputs that become a column when they differ between rows, with the heading.
+_AXES = (
+    ("on", "machine"),
+    ("weights", "weights"),
+    ("activations", "act"),
+    ("kv", "kv"),
+    ("communication", "comm"),
+    ("engine", "engine"),
+    ("tp", "tp"),
+    ("pp", "pp"),
+    ("dp", "dp"),
+    ("ep", "ep"),
+    ("cp", "cp"),
+    ("batch", "batch"),
+    ("isl", "isl"),
+    ("osl", "osl"),
+)
+
+
+def to_dict(cells: Sequence[Cell]) -> dict[str, Any]:
+    """``{"schema": "steelyard.estimates/1", "rows": [...]}``; a row that could not run has ``error`` and ``inputs``."""
+    rows = []
+    for inputs, estimate, problems in cells:
+        if estimate is not None:
+            rows.append(one_to_dict(estimate))
+        else:
+            found = [{"field": p.field, "message": p.message} for p in problems]
+            rows.append(plain({"error": {"problems": found}, "inputs": inputs}))
+    return {"schema": SCHEMA, "rows": rows}
+
+
+def flat_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One CSV row per scenario; ``problem`` says what was wrong."""
+    rows = []
+    for inputs, estimate, problems in cells:
+        if estimate is not None:
+            rows.append(flat(estimate))
+        else:
+            machine, _, count = str(inputs["on"]).partition(":")
+            known = {k: v for k, v in inputs.items() if k != "on"}
+            rows.append(plain({**known, "machine": machine, "count": int(count or 1), "problem": _why(problems)}))
+    first = next((r for r in rows if "ttft_s" in r), None)
+    return [{name: row.get(name, "") for name in first} for row in rows] if first else rows
+
+
+def text(cells: Sequence[Cell], width: int | None = None) -> str:
+    """The table for a terminal; only what differs between the rows has a column of its own."""
+    axes = [(key, head) for key, head in _AXES if len({str(_value(c, key)) for c in cells}) > 1]
+    if not axes:
+        axes = [("batch", "batch")]
+    names = [head for _, head in axes]
+    names += ["GiB", "TTFT", "TPOT", "tok/s", "per dev", "J/tok", "USD/M", "bound"]
+    rows = [[*(str(_value(c, key)) for key, _ in axes), *_figures(c)] for c in cells]
+    numeric = [n for n in names if n not in ("machine", "weights", "act", "kv", "comm", "engine", "bound")]
+    made = table_of(names, rows, numeric, fold=("bound", "machine"))
+    return render([*_head(cells, {key for key, _ in axes}), "", made, "", *_foot(cells)], width, widest=max(80, width or 0) if width else 110)
+
+
+def _value(cell: Cell, key: str) -> Any:
+    inputs, estimate, _ = cell
+    if estimate is not None and key not in ("on", "batch", "isl", "osl"):
+        return estimate.scenario.engine.name if key == "engine" else getattr(estimate.scenario.plan, key)
+    return inputs.get(key, "")
+
+
+def _figures(cell: Cell) -> list[Any]:
+    from rich.text import Text
+
+    _, e, problems = cell
+    if e is None:
+        return ["", "", "", "", "", "", "", Text(_why(problems), style="red")]
+    total = f"{float(e.memory.total) / 2**30:,.1f}"
+    if not e.fits:
+        return [total, "", "", "", "", "", "", Text(f"does not fit in {float(e.memory.capacity) / 2**30:,.1f} GiB", style="red")]
+    usd = e.usd_per_million_tokens
+    return [
+        total,
+        q(e.ttft_s, "s"),
+        q(e.tpot_s, "s"),
+        _figure(e.tokens_per_s),
+        _figure(e.tokens_per_s_per_device),
+        f"{e.energy_j_per_token:.3g}",
+        "-" if usd is None else f"{usd:.3g}" if usd < 100 else f"{usd:,.0f}",
+        f"{e.prefill.cost.bound()}/{e.decode.cost.bound()}",
+    ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _why(problems: Sequence[Problem]) -> str:
+    return "; ".join(str(p) for p in problems)
+
+
+def _head(cells: Sequence[Cell], varying: set[str]) -> list[str]:
+    first = next((c for c in cells if c[1] is not None), cells[0])
+    inputs, e, _ = first
+    fixed = [f"{head} {_value(first, key)}" for key, head in _AXES if key not in varying and key != "on" and _told(e, key, first)]
+    machine = "" if "on" in varying else f" on {inputs['on']}"
+    return [f"{inputs['model']}{machine}", ", ".join(fixed)]
+
+
+def _told(estimate: Estimate | None, key: str, cell: Cell) -> bool:
+    value = _value(cell, key)
+    if key in ("tp", "pp", "dp", "ep", "cp"):
+        return value not in ("", 1, "1")
+    return key in ("weights", "kv", "batch", "isl", "osl", "engine") and value != ""
+
+
+def _foot(cells: Sequence[Cell]) -> list[str]:
+    fitting = [e for _, e, _ in cells if e is not None and e.fits]
+    if not fitting:
+        return ["No scenario fits."]
+    fastest = max(fitting, key=lambda e: e.tokens_per_s_per_device)
+    s = fastest.scenario
+    best = f"Most tokens/s per device: batch {s.batch} on {s.cluster} ({fastest.tokens_per_s_per_device:,.0f})."
+    priced = [e for e in fitting if e.usd_per_million_tokens is not None]
+    if priced:
+        cheapest = min(priced, key=lambda e: e.usd_per_million_tokens or 0.0)
+        c, usd = cheapest.scenario, cheapest.usd_per_million_tokens
+        best += f" Cheapest: batch {c.batch} on {c.cluster} ({q(usd, 'USD')} per million tokens)." if usd is not None else ""
+    return [best, "bound = prefill/decode. TTFT is of the whole batch. --json has intervals, limits and sources."]

@@ -1,0 +1,145 @@
+"""The report of one estimate, for a terminal of 80 columns or more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.estimate import flops_of, shares_of
+from steelyard.report.paper import WIDTH, grid, render
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from steelyard.estimation import Estimate, Phase
+
+__all__ = ["report"]
+
+#: Sources shown in full before the rest is only counted.
+_SHOWN = 6
+
+
+def report(estimate: Estimate, width: int | None = None) -> str:
+    """The whole answer as text.
+
+    Args:
+        estimate: what to report.
+        width: columns of the terminal; None = 80 columns without colour.
+    """
+    from rich.padding import Padding
+
+    parts: list[Any] = [*_title(estimate), "", *_memory(estimate), "", _times(estimate), ""]
+    parts += [_rates(estimate), "", *_notes(estimate)]
+    return render([Padding(p, (0, 0, 0, 0)) if not isinstance(p, str) else p for p in parts], width, widest=WIDTH if width is None else 100)
+
+
+def _text(*pieces: tuple[str, str] | str) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*pieces)
+
+
+def _title(e: Estimate) -> list[Text]:
+    s, p = e.scenario, e.scenario.plan
+    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
+    degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
+    formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
+    return [
+        _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
+        _text(f"{s.engine.title}{', ' + degrees if degrees else ''}; {formats}"),
+        _text(f"batch {s.batch:,} of {s.isl:,} prompt + {s.osl:,} generated tokens"),
+    ]
+
+
+def _memory(e: Estimate) -> list[Any]:
+    m = e.memory
+    total, capacity = q(float(m.total), "B"), q(float(m.capacity), "B")
+    if e.fits:
+        head = _text(("fits", "bold green"), f"  {total} of {capacity} usable per device, {q(float(m.headroom), 'B')} to spare")
+    else:
+        head = _text(("does not fit", "bold red"), f"  {total} of {capacity} usable per device, {q(-float(m.headroom), 'B')} short")
+    names = (("weights", m.weights), ("KV cache", m.kv_cache), ("activations", m.activations), ("buffers", m.other))
+    parts = _text("      " + ", ".join(f"{name} {q(float(x), 'B')}" for name, x in names))
+    lines: list[Any] = [head, parts]
+    s = e.scenario
+    lines.append(
+        _text(f"      largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; largest context {e.largest_context:,} at batch {s.batch:,}")
+    )
+    if not e.fits:
+        from steelyard.remedy import nearest_change
+
+        change = nearest_change(s)
+        lines.append(_text(("      nearest change that fits: ", "bold"), change.text if change else "none found"))
+    return lines
+
+
+def _bound(phase: Phase) -> str:
+    shares = [f"{name} {share:.0%}" for name, share in shares_of(phase).items() if share >= 0.045]
+    return ", ".join(shares[:2])
+
+
+def _span(low: float, high: float) -> str:
+    """``3.0 - 5.4 s``: the unit once when both ends share it."""
+    first, last = q(low, "s"), q(high, "s")
+    return f"{first.split()[0]} - {last}" if first.split()[1:] == last.split()[1:] else f"{first} - {last}"
+
+
+def _times(e: Estimate) -> Any:
+    table = grid("left", "right", "right", "right", "left")
+    table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
+    batch = e.scenario.batch
+    rows: list[tuple[str, str, Phase | None]] = [
+        ("TTFT, whole batch" if batch > 1 else "TTFT", "ttft_s", e.prefill),
+        ("TPOT", "tpot_s", e.decode),
+        ("end to end", "e2e_s", None),
+    ]
+    for label, name, phase in rows:
+        low, high = e.interval[name]
+        limit = q(e.limit[name], "s") if name in e.limit else ""
+        table.add_row(label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(phase) if phase else "")
+        if name == "ttft_s" and batch > 1:
+            table.add_row("TTFT, one request", q(e.ttft_single_s, "s"), "", "", "")
+    return table
+
+
+def _rates(e: Estimate) -> Any:
+    s = e.scenario
+    table = grid("left", "left")
+    per = f"{e.tokens_per_s:,.0f} tokens/s; {e.tokens_per_s_per_device:,.1f} per device, {e.tokens_per_s_per_user:,.1f} per user"
+    table.add_row("throughput", _text((per, "")))
+    watts = (e.energy_j + e.host_energy_j) / e.e2e_s / e.devices
+    table.add_row("energy", f"{q(e.energy_j_per_token, 'J')} per token, hosts included ({watts:,.0f} W per device)")
+    if e.usd_per_million_tokens is not None and e.usd_per_hour is not None:
+        money = f"{q(e.usd_per_million_tokens, 'USD')} per million tokens"
+        table.add_row("money", f"{money} at {e.usd_per_hour:,.2f} USD/h per device ({e.price_note})")
+    else:
+        table.add_row("money", f"{e.price_note}; give one with --price")
+    total, active = s.transformer.parameters(), s.transformer.active_parameters()
+    sizes = f"{total / 1e9:,.4g} B parameters" + (f", {active / 1e9:,.4g} B active" if active != total else "")
+    flops = flops_of(e)
+    table.add_row("work", f"{sizes}; prefill {q(flops['prefill'], 'FLOP')}, decode step {q(flops['decode'], 'FLOP')}")
+    return table
+
+
+def _notes(e: Estimate) -> list[Any]:
+    lines: list[Any] = [_text(("assumed", "bold"))]
+    lines += [_bullet(text) for text in e.ledger.assumptions]
+    lines.append(_text(("sources", "bold")))
+    sources = [f"{what}: {source}" for what, source in e.ledger.sources.items()]
+    lines += [_bullet(_short(text)) for text in sources[:_SHOWN]]
+    rest, guesses = len(sources) - _SHOWN, len(e.ledger.guesses)
+    closing = [f"{rest} more sources"] if rest > 0 else []
+    closing += [f"{guesses} figures are guesses (never published)"] if guesses else []
+    if closing:
+        lines.append(_bullet(f"{' and '.join(closing)}; --json lists all, `steelyard explain` shows every kernel"))
+    return lines
+
+
+def _bullet(text: str) -> Any:
+    table = grid("left", "left", gap=1)
+    table.add_row("  -", _text(text))
+    return table
+
+
+def _short(text: str, most: int = 150) -> str:
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."

@@ -1,0 +1,340 @@
+"""From a GGUF header to a model: its metadata keys become a config that the families read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steelyard.errors import InputError, UnknownName
+from steelyard.workload.catalogue import Model
+from steelyard.workload.families import read_config
+from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
+from steelyard.workload.ingest.safetensors import TensorInfo
+
+__all__ = ["config_of", "elements_note", "first_parts", "load_gguf"]
+
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
+_MOST_PARTS = 1000
+#: Stored elements may differ from the counted parameters by this share (rotary tables, scales) without a remark.
+_TOLERANCE = 0.005
+
+
+def first_parts(files: Sequence[Path]) -> list[Path]:
+    """The files without the later parts of split models."""
+    return [f for f in files if (m := _PART.match(f.name)) is None or int(m.group(2)) == 1]
+
+
+def load_gguf(path: Path, *, generic: bool = False) -> Model:
+    """The model in a GGUF file, or in all parts of a split one.
+
+    Raises:
+        InputError: see :func:`~steelyard.workload.ingest.gguf.read_gguf`; a part is missing; metadata is incomplete.
+        UnknownName: the architecture is not known.
+    """
+    first, others = _parts(path)
+    header = read_gguf(first)
+    tensors = list(header.tensors)
+    for other in others:
+        tensors += read_gguf(other).tensors
+    header = GgufHeader(header.version, header.metadata, tuple(tensors))
+    name = str(header.metadata.get("general.name") or path.stem)
+    try:
+        model = read_config(config_of(header, generic=generic), name=name, generic=generic)
+    except UnknownName:
+        raise
+    except InputError as error:
+        raise InputError(
+            f"{error.message} (from the metadata of {path.name})", field=error.field, problems=error.problems
+        ) from None
+    main, blocks = _formats(header.tensors)
+    note = elements_note(model.parameters(), sum(t.elements for t in header.tensors))
+    model = replace(model, native_weights=main, native_formats=blocks, notes=(*model.notes, *note))
+    return Model(
+        name, model, f"file {path.name}", weight_bytes=header.weight_bytes, tensor_bytes=header.bytes_by_format
+    )
+
+
+def elements_note(counted: int, stored: int) -> tuple[str, ...]:
+    """A remark when a file holds clearly more or fewer elements than the graph counts."""
+    if abs(stored - counted) <= _TOLERANCE * counted:
+        return ()
+    return (f"the files hold {stored:,} elements, the language model has {counted:,}",)
+
+
+def _parts(path: Path) -> tuple[Path, list[Path]]:
+    match = _PART.match(path.name)
+    if match is None:
+        return path, []
+    count = int(match.group(3))
+    if count > _MOST_PARTS:
+        raise InputError(f"{count} parts; at most {_MOST_PARTS} are accepted", field=path.name)
+    files = [path.with_name(f"{match.group(1)}-{i:05d}-of-{match.group(3)}.gguf") for i in range(1, count + 1)]
+    missing = [f.name for f in files if not f.is_file()]
+    if missing:
+        raise InputError(f"part {missing[0]!r} is not there", field=path.name)
+    return files[0], files[1:]
+
+
+def _block(name: str) -> str:
+    """The block (``Op.block``) a tensor belongs to, ``""`` for norms and tables of numbers."""
+    if name.startswith(("token_embd.", "position_embd.", "token_types.")):
+        return "embedding"
+    if name.startswith("output."):
+        return "head"
+    part = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else ""
+    if "norm" in part or not part:
+        return ""
+    if part.startswith(("attn", "ssm")):
+        return "attention"
+    if part.startswith("ffn"):
+        return "moe" if part.endswith(("exps", "shexp", "gate_inp")) else "mlp"
+    return ""
+
+
+def _formats(tensors: Sequence[TensorInfo]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The format most elements are in, and for each block that differs its own."""
+    counts: dict[str, dict[str, int]] = {}
+    for tensor in tensors:
+        for key in ("", _block(tensor.name)):
+            table = counts.setdefault(key, {})
+            table[tensor.format] = table.get(tensor.format, 0) + tensor.elements
+    most = {key: max(table, key=lambda f: table[f]) for key, table in counts.items()}
+    main = most.pop("", "bf16")
+    return main, tuple((block, name) for block, name in most.items() if name != main)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """Metadata of one architecture, by the key after its prefix."""
+
+    header: GgufHeader
+    arch: str
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.header.metadata.get(f"{self.arch}.{key}", default)
+
+    def number(self, key: str) -> int | None:
+        """A whole number; an array gives its largest entry when all non-zero entries agree, else a problem."""
+        value = self.get(key)
+        if isinstance(value, tuple):
+            distinct = {x for x in value if x}
+            if len(distinct) > 1:
+                raise InputError(
+                    f"layers differ in {key} ({sorted(distinct)}); not known here", field=f"{self.arch}.{key}"
+                )
+            return int(distinct.pop()) if distinct else 0
+        return value if isinstance(value, int) and not isinstance(value, Length) else None
+
+    def has(self, *suffixes: str) -> bool:
+        """Whether the first layers hold a tensor with one of these endings."""
+        return any(t.name.startswith("blk.") and t.name.endswith(suffixes) for t in self.header.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return next((t.shape for t in self.header.tensors if t.name == name), ())
+
+
+def _common(m: _Metadata) -> dict[str, Any]:
+    table = m.shape("token_embd.weight")
+    tokens = m.header.metadata.get("tokenizer.ggml.tokens")
+    vocab = table[1] if len(table) == 2 else m.number("vocab_size")
+    if vocab is None and isinstance(tokens, Length | tuple):
+        vocab = int(tokens) if isinstance(tokens, Length) else len(tokens)
+    heads, width = m.number("attention.head_count"), m.number("attention.key_length")
+    hidden = m.number("embedding_length")
+    if width is None and heads and hidden:
+        width = hidden // heads
+    rotary = m.number("rope.dimension_count")
+    bias = m.has("attn_q.bias", "attn_qkv.bias")
+    depth, ahead = m.number("block_count"), m.number("nextn_predict_layers") or 0
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": depth - ahead if depth is not None else None,
+        "num_attention_heads": heads,
+        "num_key_value_heads": m.number("attention.head_count_kv") or heads,
+        "head_dim": width,
+        "intermediate_size": m.number("feed_forward_length"),
+        "vocab_size": vocab,
+        "max_position_embeddings": m.number("context_length"),
+        "tie_word_embeddings": not m.shape("output.weight"),
+        "sliding_window": m.number("attention.sliding_window"),
+        "partial_rotary_factor": min(1.0, rotary / width) if rotary and width else None,
+        "attention_bias": bias,
+        "mlp_bias": m.has("ffn_up.bias"),
+        "use_qk_norm": m.has("attn_q_norm.weight"),
+    }
+
+
+def _experts(m: _Metadata, count: str = "num_experts", width: str = "moe_intermediate_size") -> dict[str, Any]:
+    return {
+        count: m.number("expert_count"),
+        "num_experts_per_tok": m.number("expert_used_count"),
+        width: m.number("expert_feed_forward_length") or m.number("feed_forward_length"),
+    }
+
+
+def _llama(m: _Metadata) -> dict[str, Any]:
+    if not m.number("expert_count"):
+        return {"model_type": "llama"}
+    return {"model_type": "mixtral", **_experts(m, "num_local_experts", "intermediate_size")}
+
+
+def _llama4(m: _Metadata) -> dict[str, Any]:
+    return {
+        "model_type": "llama4_text",
+        **_experts(m, "num_local_experts", "intermediate_size"),
+        "intermediate_size_mlp": m.number("feed_forward_length"),
+        "interleave_moe_layer_step": m.number("interleave_moe_layer_step"),
+    }
+
+
+def _qwen_moe(m: _Metadata) -> dict[str, Any]:
+    return {**_experts(m), "shared_expert_intermediate_size": m.number("expert_shared_feed_forward_length")}
+
+
+def _deepseek(m: _Metadata) -> dict[str, Any]:
+    rope = m.number("rope.dimension_count")
+    key = m.number("attention.key_length_mla") or m.number("attention.key_length")
+    corrected = m.has("exp_probs_b.bias")
+    return {
+        "model_type": "deepseek_v3" if corrected else "deepseek_v2",
+        **_experts(m, "n_routed_experts"),
+        "n_shared_experts": m.number("expert_shared_count"),
+        "first_k_dense_replace": m.number("leading_dense_block_count"),
+        "q_lora_rank": m.number("attention.q_lora_rank"),
+        "kv_lora_rank": m.number("attention.kv_lora_rank"),
+        "qk_rope_head_dim": rope,
+        "qk_nope_head_dim": key - rope if key and rope else None,
+        "v_head_dim": m.number("attention.value_length_mla") or m.number("attention.value_length"),
+        "attention_bias": False,
+    }
+
+
+def _glm4moe(m: _Metadata) -> dict[str, Any]:
+    shared = {"n_shared_experts": m.number("expert_shared_count")}
+    return {**_experts(m, "n_routed_experts"), **shared, "first_k_dense_replace": m.number("leading_dense_block_count")}
+
+
+def _falcon(m: _Metadata) -> dict[str, Any]:
+    groups = m.number("attention.head_count_kv") or 1
+    return {
+        "new_decoder_architecture": groups > 1,
+        "num_kv_heads": groups,
+        "num_ln_in_parallel_attn": 2 if m.has("attn_norm_2.weight") else 1,
+        "ffn_hidden_size": m.number("feed_forward_length"),
+    }
+
+
+def _qwen_hybrid(m: _Metadata) -> dict[str, Any]:
+    values, inner = m.number("ssm.time_step_rank"), m.number("ssm.inner_size")
+    return {
+        "linear_num_key_heads": m.number("ssm.group_count"),
+        "linear_num_value_heads": values,
+        "linear_key_head_dim": m.number("ssm.state_size"),
+        "linear_value_head_dim": inner // values if inner and values else None,
+        "linear_conv_kernel_dim": m.number("ssm.conv_kernel"),
+        "full_attention_interval": m.number("full_attention_interval"),
+    }
+
+
+def _stablelm(m: _Metadata) -> dict[str, Any]:
+    return {
+        "use_qkv_bias": m.has("attn_q.bias"),
+        "use_parallel_residual": not m.has("ffn_norm.weight"),
+        "qk_layernorm": m.has("attn_q_norm.weight"),
+    }
+
+
+_Extra = Callable[[_Metadata], dict[str, Any]]
+
+
+def _nothing(_: _Metadata) -> dict[str, Any]:
+    return {}
+
+
+#: ``general.architecture`` -> (``model_type``, what to add to the common keys; a ``model_type`` there wins).
+_ARCHITECTURES: Mapping[str, tuple[str, _Extra]] = {
+    "llama": ("llama", _llama),
+    "llama4": ("llama4_text", _llama4),
+    "mistral3": ("ministral3", _nothing),
+    "baichuan": ("baichuan", _nothing),
+    "qwen2": ("qwen2", _nothing),
+    "qwen2vl": ("qwen2_vl", _nothing),
+    "qwen2moe": ("qwen2_moe", _qwen_moe),
+    "qwen3": ("qwen3", _nothing),
+    "qwen3vl": ("qwen3_vl_text", _nothing),
+    "qwen3moe": ("qwen3_moe", _experts),
+    "qwen3vlmoe": ("qwen3_vl_moe_text", _experts),
+    "qwen3next": ("qwen3_next", lambda m: {**_qwen_moe(m), **_qwen_hybrid(m)}),
+    "qwen35": ("qwen3_5", _qwen_hybrid),
+    "qwen35moe": ("qwen3_5_moe", lambda m: {**_qwen_moe(m), **_qwen_hybrid(m)}),
+    "gemma": ("gemma", _nothing),
+    "gemma2": ("gemma2", _nothing),
+    "gemma3": ("gemma3_text", _nothing),
+    "phi2": ("phi", _nothing),
+    "phi3": ("phi3", _nothing),
+    "phimoe": (
+        "phimoe",
+        lambda m: {
+            **_experts(m, "num_local_experts", "intermediate_size"),
+            "lm_head_bias": bool(m.shape("output.bias")),
+        },
+    ),
+    "deepseek2": ("deepseek_v3", _deepseek),
+    "gpt-oss": ("gpt_oss", lambda m: _experts(m, "num_local_experts", "intermediate_size")),
+    "command-r": ("cohere", _nothing),
+    "cohere2": ("cohere2", _nothing),
+    "starcoder2": ("starcoder2", _nothing),
+    "starcoder": (
+        "gpt_bigcode",
+        lambda m: {"n_inner": m.number("feed_forward_length"), "multi_query": m.number("attention.head_count_kv") == 1},
+    ),
+    "falcon": ("falcon", _falcon),
+    "gpt2": ("gpt2", lambda m: {"n_inner": m.number("feed_forward_length")}),
+    "gptneox": ("gpt_neox", _nothing),
+    "bloom": ("bloom", _nothing),
+    "stablelm": ("stablelm", _stablelm),
+    "nemotron": ("nemotron", _nothing),
+    "internlm2": ("internlm2", _nothing),
+    "chatglm": ("glm", _nothing),
+    "glm4": ("glm4", _nothing),
+    "glm4moe": ("glm4_moe", _glm4moe),
+    "minimax-m2": ("minimax_m2", lambda m: _experts(m, "num_local_experts", "intermediate_size")),
+    "olmo": ("olmo", _nothing),
+    "olmo2": ("olmo2", _nothing),
+    "olmoe": ("olmoe", lambda m: _experts(m, width="intermediate_size")),
+    "granite": ("granite", _nothing),
+    "granitemoe": ("granitemoe", lambda m: _experts(m, "num_local_experts", "intermediate_size")),
+    "smollm3": ("smollm3", _nothing),
+    "seed_oss": ("seed_oss", _nothing),
+    "exaone": ("exaone", _nothing),
+    "exaone4": ("exaone4", _nothing),
+    "hunyuan-dense": ("hunyuan_v1_dense", _nothing),
+    "bert": ("bert", _nothing),
+}
+
+
+def config_of(header: GgufHeader, *, generic: bool = False) -> dict[str, Any]:
+    """The config a GGUF header amounts to.
+
+    Args:
+        header: what was read.
+        generic: treat an unknown architecture as a Llama-like decoder.
+
+    Raises:
+        UnknownName: the architecture is not known.
+        InputError: the file names no architecture, or its layers differ in a way not known here.
+    """
+    arch = header.metadata.get("general.architecture")
+    if not isinstance(arch, str) or not arch:
+        raise InputError("the file does not name its architecture", field="general.architecture")
+    if arch not in _ARCHITECTURES and not generic:
+        raise UnknownName("general.architecture", arch, _ARCHITECTURES)
+    model_type, extra = _ARCHITECTURES.get(arch, (arch, _llama))
+    m = _Metadata(header, arch)
+    config = {"model_type": model_type, **_common(m), **extra(m)}
+    if arch not in _ARCHITECTURES:
+        config["model_type"] = arch
+    return {k: v for k, v in config.items() if v is not None}
