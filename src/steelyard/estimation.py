@@ -420,9 +420,7 @@ def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) 
     ledger.assume(
         f"static batch: {batch} requests of {scenario.isl} + {scenario.osl} tokens reach an idle engine at once"
     )
-    ledger.assume(
-        f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens"
-    )
+    ledger.assume(f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     if plan.devices > 1:
         ledger.assume(f"parallel: tp {plan.tp}, pp {plan.pp}, dp {plan.dp}, ep {plan.ep}, cp {plan.cp}")

@@ -70,7 +70,9 @@ def changes(scenario: Scenario) -> Iterator[Change]:
     for narrow in reversed(formats):
         for change in _smaller(narrow.scenario):
             if _fits(change.scenario):
-                yield Change(f"{narrow.text} and {change.text}", change.scenario, {**narrow.arguments, **change.arguments})
+                yield Change(
+                    f"{narrow.text} and {change.text}", change.scenario, {**narrow.arguments, **change.arguments}
+                )
 
 
 def _fits(scenario: Scenario) -> bool:
@@ -109,7 +111,11 @@ def _smaller(scenario: Scenario) -> Iterator[Change]:
     replica = _most(lambda n: replace(scenario, batch=n * dp), scenario.replica_batch - 1)
     if replica:
         batch = min(replica * dp, scenario.batch - 1)
-        yield Change(f"batch {batch} instead of {scenario.batch} (--batch {batch})", replace(scenario, batch=batch), {"batch": batch})
+        yield Change(
+            f"batch {batch} instead of {scenario.batch} (--batch {batch})",
+            replace(scenario, batch=batch),
+            {"batch": batch},
+        )
     isl = _most(lambda n: replace(scenario, isl=n), scenario.isl - 1)
     if isl:
         text = f"prompts of {isl} tokens instead of {scenario.isl} (--isl {isl})"
@@ -138,6 +144,8 @@ def _more_devices(scenario: Scenario) -> Iterator[Change]:
             if _fits(candidate):
                 value = getattr(wider, degree)
                 arguments = {"on": str(on), degree: value}
-                yield Change(f"{on.count} devices with {degree} {value} (--on {on} --{degree} {value})", candidate, arguments)
+                yield Change(
+                    f"{on.count} devices with {degree} {value} (--on {on} --{degree} {value})", candidate, arguments
+                )
                 return
         factor *= 2

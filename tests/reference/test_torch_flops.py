@@ -1,7 +1,7 @@
-"""FLOPs and parameters of our graphs against PyTorch: the reference models of transformers, small, under FlopCounterMode.
+"""FLOPs and parameters of our graphs against PyTorch: small reference models of transformers under FlopCounterMode.
 
-Decoders run on the meta device; routed models run on the processor, because routing needs values. What the counter sees
-is products of matrices: masked scores count in full, so our graph is asked for its dense products (experts stay routed).
+Decoders run on the meta device; routed models run on the processor, because routing needs values. The counter sees
+products of matrices, masked scores in full, so our graph is asked for its dense products (experts stay routed).
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ def _parameters(model: Any) -> int:
     return sum(unique.values()) + corrections
 
 
-def _compare(model_type: str, fields: Mapping[str, Any], device: str, masked: bool = False, dense: bool = False) -> None:
+def _compare(
+    model_type: str, fields: Mapping[str, Any], device: str, masked: bool = False, dense: bool = False
+) -> None:
     model = _build(model_type, fields, device, masked)
     config = {**model.config.to_dict(), "model_type": model_type}
     if masked:

@@ -25,12 +25,14 @@ from steelyard.cost.attention import (
     prefill_attention_limit_s,
     prefill_attention_time_s,
 )
+from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
 
-__all__ = ["FACT_FIELDS", "HARDWARE_FIELDS", "Fit", "Part", "Score", "fit", "parts", "predict", "roofline", "score", "split"]
+__all__ = ["FACT_FIELDS", "HARDWARE_FIELDS", "Fit", "Part", "Score", "attention_growth", "fit", "parts", "predict", "roofline", "score", "split"]
 
 Array = NDArray[np.float64]
-Phase = Literal["decode", "prefill"]
-Parameters = DecodeParameters | PrefillParameters
+Phase = Literal["decode", "prefill", "mla"]
+Parameters = DecodeParameters | PrefillParameters | MlaParameters
+Facts = AttentionFacts | MlaFacts
 
 #: Hardware parameters that are fitted, per phase, with their bounds.
 HARDWARE_FIELDS: dict[str, dict[str, tuple[float, float]]] = {
@@ -43,6 +45,7 @@ HARDWARE_FIELDS: dict[str, dict[str, tuple[float, float]]] = {
         "matrix_frac": (0.2, 1.0),
         "dram_frac": (0.5, 0.97),
         "l2_frac": (0.1, 1.0),
+        "hot_frac": (0.15, 1.2),
         "overlap_power": (1.0, 12.0),
         "in_flight": (1.0, 4.0),
         "wave_hardness": (0.02, 1.0),
@@ -59,6 +62,15 @@ HARDWARE_FIELDS: dict[str, dict[str, tuple[float, float]]] = {
         "l2_frac": (0.1, 1.0),
         "overlap_power": (1.0, 10.0),
         "cache_write_s": (5e-8, 5e-6),
+    },
+    "mla": {
+        "item_s": (3e-7, 5e-5),
+        "combine_s": (3e-7, 6e-5),
+        "matrix_frac": (0.3, 1.0),
+        "dram_frac": (0.5, 0.97),
+        "l2_frac": (0.05, 1.0),
+        "overlap_power": (1.2, 10.0),
+        "wave_hardness": (0.02, 1.0),
     },
 }
 
@@ -99,6 +111,13 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
             "combine_ratio": _RATIO,
             "row_ratio": _RATIO,
         },
+        "triton": {
+            "fp8_token_clocks": (0.1, 300.0),
+            "items_per_slot": (0.05, 6.0),
+            "launch_ratio": (0.5, 3.0),
+            "combine_ratio": _RATIO,
+        },
+        "fa4_large_head": {"items_per_slot": (0.02, 4.0), "launch_ratio": (0.5, 3.0), "combine_ratio": _RATIO, "row_ratio": _RATIO},
     },
     "prefill": {
         "fa2": {"prefill_window_item_s": (1e-8, 1e-5)},
@@ -125,10 +144,25 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
             "prefill_item_ratio": _RATIO,
             "prefill_large_dim_ratio": (0.8, 4.0),
         },
+        "triton": {
+            "prefill_fp8_token_clocks": (0.05, 3000.0),
+            "prefill_matrix_ratio": (0.01, 1.0),
+            "prefill_item_ratio": _RATIO,
+            "prefill_launch_ratio": (0.5, 3.0),
+        },
+        "fa4_large_head": {"prefill_matrix_ratio": (0.05, 1.0), "prefill_item_ratio": _RATIO, "prefill_launch_ratio": (0.5, 3.0)},
+    },
+    "mla": {
+        "fa3_mla": {"token_s": (1e-10, 1e-7)},
+        "flash_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
+        "trtllm_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
+        "triton_mla": {"matrix_ratio": (0.03, 1.0)},
     },
 }
 MAX_ROWS = 1500
 """Rows of one (machine, kernel) a fit looks at; a random subset, which changes errors by less than 0.2 points."""
+MIN_GROWTH_FRAC = 0.15
+MIN_GROWTH_S = 5e-6
 LOSS_SCALE = 0.1
 """Log error above which a residual counts linearly."""
 FACT_WEIGHT = 0.05
@@ -151,7 +185,7 @@ class Fit:
 
     phase: Phase
     parameters: Parameters
-    facts: Mapping[str, AttentionFacts]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +207,41 @@ def parts(machine: str, device: AttentionDevice, rows: AttentionRows, kernels: S
     return [Part(machine, k, device, rows.take(rows.kernel == k)) for k in kernels if np.any(rows.kernel == k)]
 
 
+def attention_growth(rows: AttentionRows) -> AttentionRows:
+    """MLA rows whose `time_s` is the growth of a module's time since its shortest context, where that is clear of noise.
+
+    Kept: module rows that grew by 15 % and 5 us; calls that take three times the shortest call of their kernel and heads
+    (host overhead covers the others).
+    """
+    growth = rows.time_s - rows.base_s
+    clear = (rows.base_s > 0) & (growth > np.maximum(MIN_GROWTH_FRAC * rows.base_s, MIN_GROWTH_S))
+    for heads in np.unique(rows.heads):
+        calls = (rows.base_s == 0) & (rows.heads == heads)
+        if np.any(calls):
+            clear |= calls & (rows.time_s > 3 * np.min(rows.time_s[calls]))
+    return replace(rows.take(clear), time_s=growth[clear])
+
+
 def split(part: Part, side: Literal["fit", "held_out"], half: int = 500) -> Part:
     """The half of a part's configurations that is fitted, or the other one."""
     chosen = part.rows.configuration_hash() < half
     return replace(part, rows=part.rows.take(chosen if side == "fit" else ~chosen))
 
 
-def predict(phase: Phase, part: Part, parameters: Parameters, facts: AttentionFacts) -> Array:
-    """Predicted times (s) of a part's rows, the repeated benchmark's hot cache included."""
+def predict(part: Part, parameters: Parameters, facts: Any) -> Array:
+    """Predicted times (s) of a part's rows, the repeated benchmark's hot cache included.
+
+    MLA rows of whole modules hold the growth since the shortest context (see `attention_growth`).
+    """
     r = part.rows
+    if isinstance(parameters, MlaParameters):
+
+        def time(context: Array) -> Array:
+            return mla_decode_time_s(
+                r.batch, context, r.heads, kv_bits=r.kv_bits, device=part.device, parameters=parameters, facts=facts, kv_hot=True
+            )
+
+        return np.maximum(time(r.context) - np.where(r.base_s > 0, time(r.base_context), 0.0), 1e-9)
     if isinstance(parameters, DecodeParameters):
         return decode_attention_time_s(
             r.batch,
@@ -215,6 +275,8 @@ def roofline(phase: Phase, part: Part) -> Array:
     """Datasheet roofline (s) of a part's rows: max(16-bit FLOPs / peak, compulsory bytes / bandwidth)."""
     r = part.rows
     shape = (r.heads, r.kv_heads, r.head_dim)
+    if phase == "mla":
+        return mla_decode_limit_s(r.batch, r.context - r.base_context, r.heads, kv_bits=r.kv_bits, device=part.device)
     if phase == "decode":
         return decode_attention_limit_s(
             r.batch, r.context, *shape, kv_bits=r.kv_bits, window=r.window, device=part.device, computes_fp8=False
@@ -304,7 +366,7 @@ def fit(
     def residuals(x: Array) -> Array:
         now = unpack(x)
         errors = [
-            w * (np.log(predict(phase, p, now.parameters, now.facts[p.kernel])) - y) for p, y, w in zip(sampled, logs, weights, strict=True)
+            w * (np.log(predict(p, now.parameters, now.facts[p.kernel])) - y) for p, y, w in zip(sampled, logs, weights, strict=True)
         ]
         return np.concatenate([*errors, strength * (x - x0)])
 

@@ -39,6 +39,8 @@ Array = NDArray[np.float64]
 
 NOISE = 0.08
 """Log-space scatter at which a row starts to count as an outlier (repeat measurements differ by some 3 %)."""
+NORMAL_P90 = 1.2816
+"""90th percentile of the standard normal law."""
 BIG_WEIGHT_ELEMENTS = 4e6
 """Weights of at least this many elements count as a large shape in the scores."""
 
@@ -157,6 +159,7 @@ class Score:
     big_mean_ape: float
     bias: float
     log_std: float
+    """Half the spread between the 10th and 90th percentiles over 1.2816: that of a normal law with the same 80 %."""
     log_p10: float
     log_p90: float
     roofline_mean_ape: float
@@ -305,7 +308,7 @@ def score(samples: Iterable[Sample], parameters: Mapping[str, GemmParameters] | 
         p90_ape=float(np.quantile(ape, 0.9)),
         big_mean_ape=float(ape[large].mean()) if large.any() else math.nan,
         bias=float((np.exp(np.median(log)) - 1.0) * 100.0),
-        log_std=float(log.std()),
+        log_std=float(np.diff(np.quantile(log, [0.1, 0.9]))[0] / (2.0 * NORMAL_P90)),
         log_p10=float(np.quantile(-log, 0.1)),
         log_p90=float(np.quantile(-log, 0.9)),
         roofline_mean_ape=float(roofline.mean()),
@@ -319,7 +322,7 @@ EAGER_ROWS_S: Mapping[str, float] = MappingProxyType(
     {"l40s": 0.6e-3, "h100_sxm": 0.25e-3, "h200_sxm": 0.25e-3, "b200_sxm": 0.4e-3}
 )
 """Block-scaled fp8 rows were timed eagerly; only those longer than this are dominated by the GPU, and fitted."""
-EAGER_FREE = ("compute_frac", "ops_per_joule", "dram_frac", "wave_hardness", "overlap_power", "operand_intensity")
+EAGER_FREE = ("compute_frac", "ops_per_joule", "wave_hardness", "overlap_power", "operand_intensity")
 SHARED = ("launch_cycles", "dram_frac", "overlap_power", "split_s", "operand_intensity", "cache_frac")
 BY_CLASS = ("compute_frac", "ops_per_joule", "step_s", "wave_hardness", "store_intensity")
 FAMILY_SIGMA = 0.5

@@ -10,7 +10,9 @@ from steelyard.cli.options import Outcome, Question, answers, only
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit, raise_all
 
-_Model = Annotated[str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")]
+_Model = Annotated[
+    str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
+]
 
 
 def estimate(model: _Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
@@ -51,7 +53,12 @@ def _table(outcomes: list[Outcome], output: Output) -> None:
         seen = {(p.field, p.message): p for o in outcomes for p in o.problems}
         raise_all(list(seen.values()))
     cells = [(o.inputs, o.estimate, o.problems) for o in outcomes]
-    write(output, data=lambda: table.to_dict(cells), text=lambda columns: table.text(cells, columns), rows=lambda: table.flat_rows(cells))
+    write(
+        output,
+        data=lambda: table.to_dict(cells),
+        text=lambda columns: table.text(cells, columns),
+        rows=lambda: table.flat_rows(cells),
+    )
     if not any(o.estimate is not None and o.estimate.fits for o in outcomes):
         from steelyard.remedy import nearest_change
 

@@ -9,7 +9,9 @@ from cyclopts import Parameter
 from steelyard.cli.options import Question, answers, only
 from steelyard.cli.output import Output, write
 
-_Model = Annotated[str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")]
+_Model = Annotated[
+    str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
+]
 
 
 def explain(model: _Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
@@ -21,4 +23,9 @@ def explain(model: _Model, /, *, question: Question, output: Output = Output()) 
     found = only(list(answers(model, question)))
     from steelyard.report import explain as report
 
-    write(output, data=lambda: report.to_dict(found), text=lambda columns: report.text(found, columns), rows=lambda: report.flat_rows(found))
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.text(found, columns),
+        rows=lambda: report.flat_rows(found),
+    )

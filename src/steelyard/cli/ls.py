@@ -8,7 +8,9 @@ from cyclopts import Parameter
 
 from steelyard.cli.output import Output, write
 
-_Kind = Annotated[Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices"], Parameter(help="what to list")]
+_Kind = Annotated[
+    Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices"], Parameter(help="what to list")
+]
 _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which this text occurs")]
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from steelyard import __version__
 from steelyard.errors import InputError, SteelyardError
@@ -42,7 +42,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_words(error)}", file=sys.stderr)
         return InputError.exit_code
     except InputError as error:
         for problem in error.problems:
@@ -63,6 +63,20 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _words(error: CycloptsError) -> str:
+    """One line that says what is wrong with the command."""
+    argument = error.argument
+    if isinstance(error, MissingArgumentError) and argument is not None:
+        given = any(token.keyword for token in argument.tokens) or error.keyword is not None
+        name = argument.name if argument.name.startswith("-") else argument.name.upper()
+        return (
+            f"{name} needs a value"
+            if given
+            else f"{name} is required; see `steelyard {' '.join(error.command_chain or ())} --help`"
+        )
+    return " ".join(str(error).split())
 
 
 def run() -> None:

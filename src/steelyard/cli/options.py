@@ -36,19 +36,40 @@ class Question:
     batch: Annotated[str, Parameter(help="requests in flight: a number, a list 1,2,4, a range 1-256*2 or 1-10+3")] = "1"
     isl: Annotated[str, Parameter(help="prompt tokens per request")] = "1024"
     osl: Annotated[str, Parameter(help="generated tokens per request")] = "256"
-    weights: Annotated[str, Parameter(help="number format of the weights (default: as published)")] = ""
-    activations: Annotated[str, Parameter(help="number format of activations (default: implied by the weights)")] = ""
-    kv: Annotated[str, Parameter(help="number format of the KV cache (default: 16 bit)")] = ""
-    communication: Annotated[str, Parameter(help="number format of collectives (default: 16 bit)")] = ""
-    tp: Annotated[str, Parameter(help="tensor-parallel degree (default: what uses every device)")] = ""
-    pp: Annotated[str, Parameter(help="pipeline-parallel degree")] = ""
-    dp: Annotated[str, Parameter(help="data-parallel degree (replicas)")] = ""
+    weights: Annotated[
+        str, Parameter(help="number format of the weights (default: as published)", show_default=False)
+    ] = ""
+    activations: Annotated[
+        str, Parameter(help="number format of activations (default: implied by the weights)", show_default=False)
+    ] = ""
+    kv: Annotated[str, Parameter(help="number format of the KV cache (default: 16 bit)", show_default=False)] = ""
+    communication: Annotated[
+        str, Parameter(help="number format of collectives (default: 16 bit)", show_default=False)
+    ] = ""
+    tp: Annotated[
+        str, Parameter(help="tensor-parallel degree (default: what uses every device)", show_default=False)
+    ] = ""
+    pp: Annotated[str, Parameter(help="pipeline-parallel degree", show_default=False)] = ""
+    dp: Annotated[str, Parameter(help="data-parallel degree (replicas)", show_default=False)] = ""
     ep: Annotated[str, Parameter(help="expert-parallel degree")] = "1"
     cp: Annotated[str, Parameter(help="context-parallel degree")] = "1"
-    engine: Annotated[str, Parameter(name=("--engine", "--backend"), help="serving engine: vllm, sglang, trtllm, llamacpp, torch")] = ""
-    skew: Annotated[float, Parameter(help="exponent of the power law of expert popularity; 0 = balanced")] = 0.0
-    price: Annotated[str, Parameter(help="USD per device and hour (default: newest in the catalogue)")] = ""
-    generic: Annotated[bool, Parameter(negative="", help="read an unknown model type as a plain decoder")] = False
+    engine: Annotated[
+        str,
+        Parameter(
+            name=("--engine", "--backend"),
+            help="serving engine: vllm, sglang, trtllm, llamacpp, torch",
+            show_default=False,
+        ),
+    ] = ""
+    skew: Annotated[
+        float, Parameter(help="exponent of the power law of expert popularity; 0 = balanced", show_default=False)
+    ] = 0.0
+    price: Annotated[
+        str, Parameter(help="USD per device and hour (default: newest in the catalogue)", show_default=False)
+    ] = ""
+    generic: Annotated[
+        bool, Parameter(negative="", show_default=False, help="read an unknown model type as a plain decoder")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,12 @@ def expand(text: str, field: str) -> list[int]:
             continue
         match = _RANGE.match(part)
         if match is None:
-            raise InputError(f"expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3), got {text!r}", field=field)
-        found += _range(int(match.group(1)), int(match.group(2)), match.group(3) or "+", int(match.group(4) or 1), text, field)
+            raise InputError(
+                f"expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3), got {text!r}", field=field
+            )
+        found += _range(
+            int(match.group(1)), int(match.group(2)), match.group(3) or "+", int(match.group(4) or 1), text, field
+        )
     return found
 
 
@@ -132,12 +157,13 @@ def answers(model: str, question: Question) -> Iterator[Outcome]:
     from steelyard.plan.engine import find_engine
     from steelyard.plan.formats import find_format
 
-    words = {name: _words(getattr(question, name)) for name in ("weights", "activations", "kv", "communication", "engine")}
+    words = {
+        name: _words(getattr(question, name)) for name in ("weights", "activations", "kv", "communication", "engine")
+    }
     for name, given in words.items():
         for word in given:
             if word:
-                found = tried(find_engine if name == "engine" else find_format, word)
-                del found
+                tried(_known, find_engine if name == "engine" else find_format, word, name)
     clusters = [tried(_cluster, part.strip()) for part in question.on.split(",") if part.strip()]
     if not clusters:
         problems.append(Problem("on", "expected at least one machine"))
@@ -153,6 +179,13 @@ def answers(model: str, question: Question) -> Iterator[Outcome]:
     for cluster in clusters:
         for values in product(*axes.values()):
             yield _outcome(loaded, cluster, dict(zip(axes, values, strict=True)), question.skew, usd)
+
+
+def _known(find: Any, word: str, field: str) -> None:
+    try:
+        find(word)
+    except InputError as error:
+        raise InputError(error.message, field=field) from None
 
 
 def _load(load: Any, model: str, generic: bool) -> Any:

@@ -23,10 +23,19 @@ __all__ = ["Output", "write"]
 class Output:
     """Form and place of the answer."""
 
-    json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON in SI units")] = False
-    csv: Annotated[bool, Parameter(name="--csv", negative="", help="print one CSV row per scenario or entry")] = False
-    out: Annotated[str, Parameter(name="--out", help="write to this file; .json and .csv choose the form")] = ""
-    quiet: Annotated[bool, Parameter(name="--quiet", negative="", help="no progress, no traceback of internal errors")] = False
+    json: Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON in SI units")] = (
+        False
+    )
+    csv: Annotated[
+        bool, Parameter(name="--csv", negative="", show_default=False, help="print one CSV row per scenario or entry")
+    ] = False
+    out: Annotated[
+        str, Parameter(name="--out", show_default=False, help="write to this file; .json and .csv choose the form")
+    ] = ""
+    quiet: Annotated[
+        bool,
+        Parameter(name="--quiet", negative="", show_default=False, help="no progress, no traceback of internal errors"),
+    ] = False
 
     @property
     def form(self) -> str:

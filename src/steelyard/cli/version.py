@@ -17,4 +17,9 @@ def version(*, output: Output = Output()) -> None:  # noqa: B008 - frozen
             facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             facts[name] = "not installed"
-    write(output, data={"schema": "steelyard.version/1", **facts}, text=lambda _: "\n".join(f"{k} {v}" for k, v in facts.items()), rows=[facts])
+    write(
+        output,
+        data={"schema": "steelyard.version/1", **facts},
+        text=lambda _: "\n".join(f"{k} {v}" for k, v in facts.items()),
+        rows=[facts],
+    )

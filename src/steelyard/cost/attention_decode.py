@@ -59,6 +59,8 @@ class DecodeParameters:
     """Of peak memory bandwidth a long read sustains."""
     l2_frac: float = 0.8
     """Of last-level cache bandwidth."""
+    hot_frac: float = 0.85
+    """Of the last-level cache that repeated reads find hot (two-partition caches hold some lines twice)."""
     overlap_power: float = 1.75
     """Exponent that joins unit and memory time; large: perfect overlap; 1: none."""
     in_flight: float = 1.1
@@ -67,9 +69,11 @@ class DecodeParameters:
     """1: whole waves; 0: perfectly balanced."""
 
 
-def hot_share(working_bytes: Array, l2_bytes: float, sharpness: float = HOT_SHARPNESS) -> Array:
-    """Part of repeated reads that hit the last-level cache: 1 / (1 + (bytes / (HOT_FRAC L2))^sharpness)."""
-    capacity = max(HOT_FRAC * l2_bytes, 1.0)
+def hot_share(
+    working_bytes: Array, l2_bytes: float, sharpness: float = HOT_SHARPNESS, hot_frac: float = HOT_FRAC
+) -> Array:
+    """Part of repeated reads that hit the last-level cache: 1 / (1 + (bytes / (hot_frac L2))^sharpness)."""
+    capacity = max(hot_frac * l2_bytes, 1.0)
     return np.asarray(1.0 / (1.0 + np.minimum(working_bytes / capacity, 1e6) ** sharpness))
 
 
@@ -165,9 +169,9 @@ def decode_attention_time_s(
         return np.asarray(waves * P.in_flight * (item + np.ceil(tiles / pieces) * tile_time))
 
     cache = B * K * loaded * (D + Dv) * bits / 8
-    per_head_hot = hot_share(cache / K, device.l2_bytes, 4.0)
+    per_head_hot = hot_share(cache / K, device.l2_bytes, 4.0, P.hot_frac)
     dram_reads = np.where(packed, 1.0, 1 + (group - 1) * (1 - per_head_hot))
-    hot = hot_share(cache, device.l2_bytes) if kv_hot else np.zeros_like(cache)
+    hot = hot_share(cache, device.l2_bytes, hot_frac=P.hot_frac) if kv_hot else np.zeros_like(cache)
     dram = P.dram_frac * device.dram_bytes_per_s
     l2 = P.l2_frac * device.l2_bytes_per_s
     io = B * H * (D + Dv) * IO_BYTES

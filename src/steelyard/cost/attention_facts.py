@@ -105,6 +105,8 @@ class AttentionFacts:
     prefill_packs_group: bool = False
     prefill_rows: tuple[float, float, float] = (128.0, 128.0, 64.0)
     """Query rows of a tile for head_dim <= 64, <= 128, larger."""
+    prefill_few_rows: float = 0.0
+    """Query rows of a tile when there are fewer tiles than units; 0: no such choice."""
     prefill_sub_rows: float = 0.0
     """Rows a tile grows by; 0: a whole tile always."""
     prefill_narrow: bool = False

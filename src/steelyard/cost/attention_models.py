@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.attention import AttentionDevice, decode_attention_time_s, prefill_attention_time_s
+from steelyard.cost.attention import (
+    AttentionDevice,
+    AttentionFacts,
+    DecodeParameters,
+    PrefillParameters,
+    decode_attention_time_s,
+    prefill_attention_time_s,
+)
 from steelyard.cost.op_models import Priced, Where
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.program import Kernel
@@ -33,9 +40,9 @@ def price(kernel: Kernel, where: Where) -> Priced:
     )
     decoding = bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
-        from steelyard.cost.mla import mla_decode_time_s
+        from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_time_s
 
-        found = calibrated("mla", site, "bf16")
+        found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
         time: Any = mla_decode_time_s(
             f["batch"],
             f["context"],
@@ -45,12 +52,12 @@ def price(kernel: Kernel, where: Where) -> Priced:
             kv_bits=f["kv_bits"],
             device=device,
             parameters=found.parameters,
-            facts=found.facts,
+            facts=MlaFacts(),
         )
         return Priced(time, found.spread, found.source)
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
-        found = calibrated("decode", site, _kv_variant(f["kv_bits"]))
+        found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))
         time = decode_attention_time_s(
             f["batch"],
             f["context"],
@@ -59,11 +66,11 @@ def price(kernel: Kernel, where: Where) -> Priced:
             window=f["window"],
             device=device,
             parameters=found.parameters,
-            facts=found.facts,
+            facts=AttentionFacts(),
             value_dim=f["value_dim"],
         )
     else:
-        found = calibrated("prefill", site, _kv_variant(f["kv_bits"]))
+        found = calibrated("attention", PrefillParameters, site.machine.name, (site.family,), ("prefill",))
         time = prefill_attention_time_s(
             f["batch"],
             f["new"],
@@ -74,11 +81,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
             window=f["window"],
             device=device,
             parameters=found.parameters,
-            facts=found.facts,
+            facts=AttentionFacts(),
             value_dim=f["value_dim"],
         )
     return Priced(time, found.spread, found.source)
-
-
-def _kv_variant(bits: float) -> str:
-    return "fp8" if bits <= 8.5 else "bf16"

@@ -34,27 +34,27 @@ SPLIT_MIN_CONTEXT: Final = 2.0
 class PrefillParameters:
     """Fitted parameters of prefill attention; defaults: all measured machines together."""
 
-    launch_clocks: float = 11.2e3
+    launch_clocks: float = 10.0e3
     """Clocks from start to drain of an empty call inside a graph."""
-    item_s: float = 4.1e-6
+    item_s: float = 4.5e-6
     """s: prologue and epilogue of one tile of query rows at head_dim 128."""
     item_dim_frac: float = 0.005
     """Of the item time that grows with head_dim."""
-    item_fixed_frac: float = 0.63
+    item_fixed_frac: float = 0.75
     """Of the item time that does not shrink with the rows in the tile."""
-    item_overlap: float = 1.35
+    item_overlap: float = 1.7
     """Items in flight on a unit: divides the item time when there are many."""
-    matrix_frac: float = 0.98
+    matrix_frac: float = 0.95
     """Of the matrix peak that the products of a tile sustain."""
-    exp_frac: float = 0.63
+    exp_frac: float = 0.9
     """Of the exponentials' time that is not hidden."""
     tail_frac: float = 0.5
     """Of the longest tile that the last wave adds."""
     dram_frac: float = 0.83
     """Of peak memory bandwidth."""
-    l2_frac: float = 0.8
+    l2_frac: float = 0.9
     """Of last-level cache bandwidth."""
-    overlap_power: float = 2.8
+    overlap_power: float = 2.5
     """Exponent that joins unit and memory time."""
     cache_write_s: float = 0.56e-6
     """s x unit per token of the cache-write kernel, for 512 elements or more of keys per token."""
@@ -192,6 +192,9 @@ def prefill_attention_time_s(
         tile_rows = np.where(S * packed <= 16, 16.0, np.where(S * packed <= 64, 64.0, tile_rows))
     kv_tile = _by_dim(mean_dim, F.prefill_kv_tile) * np.where(fp8, F.prefill_fp8_tile_ratio, 1.0)
     rows = S * packed
+    if F.prefill_few_rows:
+        few = B * H / packed * np.ceil(rows / tile_rows) < device.slots
+        tile_rows = np.where(few, np.minimum(F.prefill_few_rows, tile_rows), tile_rows)
     filled = np.minimum(rows, tile_rows)
     computed = np.ceil(filled / F.prefill_sub_rows) * F.prefill_sub_rows if F.prefill_sub_rows else tile_rows
     items = B * H / packed * np.ceil(rows / tile_rows)
@@ -202,8 +205,9 @@ def prefill_attention_time_s(
     mean = np.minimum(keys, C0 + (S + span) / 2 + kv_tile / 2) if causal else keys
     reach = np.minimum(np.where(W > 0, W + span + WINDOW_SLACK_TILES * kv_tile, np.inf), keys)
     windowed = (W > 0) & (reach < keys) & causal
-    early = np.maximum(reach - C0, 0.0)
-    mean = np.where(windowed, np.minimum(mean, reach * (1 - np.where(C0 < reach, early / (2 * np.maximum(S, 1.0)), 0.0))), mean)
+    growing = np.clip(reach - C0, 0.0, S) / np.maximum(S, 1.0)
+    seen = reach - growing * (reach - C0 - growing * S / 2) + growing * (span + kv_tile) / 2
+    mean = np.where(windowed, np.minimum(mean, np.minimum(seen, reach)), mean)
     longest = np.where(windowed, reach, longest)
 
     unit_peak = device.peak_for(bits, F.computes_fp8) / device.slots

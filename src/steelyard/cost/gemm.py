@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ __all__ = [
     "gemm_facts",
     "gemm_roofline_s",
     "gemm_time_s",
+    "library_facts",
     "sustained_compute_frac",
 ]
 
@@ -133,12 +135,17 @@ class GemmFacts:
 
 
 @cache
-def _facts_table() -> Mapping[str, GemmFacts]:
+def _kernel_file() -> Mapping[str, Any]:
     text = resources.files("steelyard.catalogue").joinpath("kernels/gemm.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+@cache
+def _facts_table() -> Mapping[str, GemmFacts]:
     table: dict[str, GemmFacts] = {}
     known = {f.name for f in fields(GemmFacts)} - {"name", "tiles", "split"}
-    for name, entry in tomllib.loads(text).items():
-        if name not in ("sources", "guess"):
+    for name, entry in _kernel_file().items():
+        if name not in ("sources", "guess", "library"):
             ranges = [(*t, 0.0, 0.0, 0.0, 0.0)[:6] for t in entry["tiles"]]
             tiles = tuple((r, c, lo, hi or np.inf, n_lo, n_hi or np.inf) for r, c, lo, hi, n_lo, n_hi in ranges)
             rest = {key: value for key, value in entry.items() if key in known}
@@ -156,6 +163,21 @@ def gemm_facts(name: str) -> GemmFacts:
     if name not in table:
         raise UnknownName("GEMM kernel", name, table)
     return table[name]
+
+
+def library_facts(family: str, weight_bits: float, act_bits: float) -> GemmFacts:
+    """The kernel an architecture family's usual library runs for these widths, e.g. Marlin for 4-bit weights on Hopper.
+
+    Args:
+        family: architecture family of the machine catalogue; an unknown one runs ``blas``.
+        weight_bits, act_bits: bits of one element; scales may be included.
+    """
+    if weight_bits < 0.75 * act_bits:
+        kind = "weight_only"
+    else:
+        kind = "bits16" if act_bits > 12.0 else "bits8" if act_bits > 6.0 else "bits4"
+    entry = _kernel_file()["library"].get(family, {})
+    return gemm_facts(entry.get(kind) or entry.get("bits16", "blas"))
 
 
 DEFAULT_FACTS = gemm_facts("cublas")

@@ -88,7 +88,8 @@ class MoeFacts:
 
     tile_rows: heights it may use; tile_columns; activation_fused: SwiGLU and its quantisation in the first GEMM's
     epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits); all_rows: under expert parallelism the side kernels run over every routed row,
-also those of other devices (vLLM's Triton and Marlin paths); dequantised: weights are widened to 16 bit in registers.
+also those of other devices (vLLM's Triton and Marlin paths); dequantised: weights are widened to 16 bit in registers;
+    padded_to: the expert width is stored padded to a multiple of this.
     """
 
     name: str = "triton"
@@ -97,14 +98,15 @@ also those of other devices (vLLM's Triton and Marlin paths); dequantised: weigh
     activation_fused: bool = False
     all_rows: bool = False
     dequantised: bool = False
+    padded_to: int = 1
 
 
 FACTS: Final[dict[str, MoeFacts]] = {
     "triton": MoeFacts("triton", (16, 32, 64, 128), 128, all_rows=True),
     "cutlass": MoeFacts("cutlass", (64, 128), 128),
-    "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, activation_fused=True),
-    "marlin": MoeFacts("marlin", (16, 32, 64), 128, all_rows=True, dequantised=True),
-    "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, True, True, True),
+    "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, activation_fused=True, padded_to=128),
+    "marlin": MoeFacts("marlin", (16, 32, 64), 128, all_rows=True, dequantised=True, padded_to=64),
+    "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, True, True, True, 128),
 }
 
 
@@ -251,6 +253,7 @@ def moe_time_s(
     rows, hit, count = expert_loads(tokens, topk, experts, skew, local_experts, routing)
     h = np.asarray(hidden, dtype=np.float64)
     i = np.asarray(intermediate, dtype=np.float64)
+    width = np.ceil(i / facts.padded_to) * facts.padded_to
     ups = 2.0 if gated else 1.0
     tokens_ = np.asarray(tokens, dtype=np.float64)
     local = np.asarray(experts if local_experts is None else local_experts, dtype=np.float64)
@@ -260,8 +263,8 @@ def moe_time_s(
     weights = h * i * (ups + 1.0) * weight_bits / 8.0
     kept = np.minimum(hit_experts * repeated, local) * weights
     warm = (repeated > 0.0) / (1.0 + (kept / (p.hot_frac * device.l2_bytes)) ** HOT_SHARPNESS)
-    up = _grouped_gemm_s(rows, hit, count, ups * i, h, weight_bits, act_bits, out_bits, warm, device, p, facts)
-    down = _grouped_gemm_s(rows, hit, count, h, i, weight_bits, act_bits, out_bits, warm, device, p, facts)
+    up = _grouped_gemm_s(rows, hit, count, ups * width, h, weight_bits, act_bits, out_bits, warm, device, p, facts)
+    down = _grouped_gemm_s(rows, hit, count, h, width, weight_bits, act_bits, out_bits, warm, device, p, facts)
     side_rows = tokens_ * np.asarray(topk, dtype=np.float64) if facts.all_rows else total_rows
     stream = p.vector_efficiency * device.dram_bytes_per_s
     moved = side_rows * h * out_bits / 8.0 + tokens_ * h * out_bits / 8.0

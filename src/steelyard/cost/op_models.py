@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.collective import Fabric, collective_time_s
-from steelyard.cost.gemm import GemmDevice, gemm_time_s
-from steelyard.cost.moe import MoeDevice, moe_time_s
+from steelyard.cost.collective import CollectiveParameters, Fabric, LinkKind, collective_time_s
+from steelyard.cost.gemm import GemmDevice, GemmParameters, gemm_facts, gemm_time_s, library_facts
+from steelyard.cost.moe import FACTS as MOE_FACTS
+from steelyard.cost.moe import MoeDevice, MoeParameters, moe_time_s
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
 from steelyard.cost.systolic import systolic_cycles
-from steelyard.cost.vector import VectorDevice, vector_time_s
+from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
 from steelyard.machine.cluster import Cluster
+from steelyard.machine.network import Network
 from steelyard.plan.engine import Engine
 
-__all__ = ["Priced", "Where", "attention", "collective", "gather", "gemm", "moe", "vector"]
-
+__all__ = ["Priced", "Where", "attention", "collective", "fabrics", "gather", "gemm", "moe", "vector"]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
@@ -57,6 +58,16 @@ def _site(where: Where) -> Site:
     return where.site
 
 
+#: Section of the GEMM calibration files by weight format; formats that are not here use the 16-bit table.
+GEMM_VARIANTS = {
+    "fp8": ("fp8", ""),
+    "mxfp8": ("fp8_block", "fp8", ""),
+    "fp8_block": ("fp8_block", "fp8", ""),
+    "nvfp4": ("nvfp4", "fp8", ""),
+    "int8": ("int8", "fp8", ""),
+}
+
+
 def gemm(kernel: Kernel, where: Where) -> Priced:
     """Dense products; equal shapes are priced once."""
     site, f = _site(where), kernel.features
@@ -64,9 +75,8 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
         array = site.engine
         cycles = systolic_cycles(f["m"], f["n"], f["k"], array.rows, array.columns, array.dataflow)
         arrays = max(1.0, site.units / max(1.0, array.rows * array.columns))
-        return Priced(
-            cycles * np.ceil(np.asarray(f["groups"]) / arrays) / array.clock_hz, SYSTOLIC_SPREAD, "closed form"
-        )
+        time = cycles * np.ceil(np.asarray(f["groups"]) / arrays) / array.clock_hz
+        return Priced(time, SYSTOLIC_SPREAD, "closed form")
     if site.near_memory:
         time = near_memory_time_s(
             f["m"],
@@ -78,16 +88,13 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
             groups=f["groups"],
         )
         return Priced(time, UNMEASURED_SPREAD, "default")
-    found = calibrated("gemm", site, kernel.weight_format)
-    device = GemmDevice(
-        site.units,
-        site.peak_ops_per_s,
-        site.peak16_ops_per_s,
-        site.dram_bytes_per_s,
-        site.l2_bytes,
-        site.l2_bytes_per_s,
-        site.copy_engine,
-    )
+    narrow = site.compute in ("fp8", "int8", "fp4", "fp6")
+    variants = GEMM_VARIANTS.get(kernel.weight_format, ("",)) if narrow else ("",)
+    found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,), variants)
+    facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
+    if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:
+        facts = gemm_facts(found.facts)
+    device = gemm_device(site)
 
     def price(m: Any, n: Any, k: Any, groups: Any) -> Any:
         return gemm_time_s(
@@ -99,12 +106,31 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
             out_bits=16.0,
             device=device,
             parameters=found.parameters,
-            facts=found.facts,
+            facts=facts,
             groups=groups,
             weights_hot=where.weights_hot,
         )
 
     return Priced(_once(price, f["m"], f["n"], f["k"], f["groups"]), found.spread, found.source)
+
+
+def gemm_device(site: Site) -> GemmDevice:
+    """The site as the GEMM model sees it."""
+    return GemmDevice(
+        site.units,
+        site.peak_ops_per_s,
+        site.peak16_ops_per_s,
+        site.dram_bytes_per_s,
+        site.l2_bytes,
+        site.l2_bytes_per_s,
+        site.copy_engine,
+        site.clock_hz or DEFAULT_CLOCK_HZ,
+        site.machine.tdp_w,
+    )
+
+
+#: Clock of an engine whose file states none, Hz (guess).
+DEFAULT_CLOCK_HZ = 1.5e9
 
 
 def _once(price: Any, *shape: Any) -> Any:
@@ -126,10 +152,50 @@ def attention(kernel: Kernel, where: Where) -> Priced:
     return attention_models.price(kernel, where)
 
 
+#: Grouped-GEMM kernels an engine tries first, by architecture family; the others run Triton. Source: kernel names of
+#: vLLM 0.24 in public profiles.
+MOE_KERNELS = {"blackwell": ("trtllm", "cutlass", "triton"), "hopper": ("cutlass", "triton")}
+#: Section suffix of the MoE calibration files by weight format.
+MOE_FORMATS = {
+    "fp8": "fp8",
+    "int8": "fp8",
+    "fp8_block": "fp8_block",
+    "mxfp8": "fp8_block",
+    "nvfp4": "nvfp4",
+    "mxfp4": "w4a16_mxfp4",
+}
+
+
+def moe_variants(site: Site, weight_format: str, weight_bits: float, act_bits: float) -> tuple[tuple[str, str], ...]:
+    """``(kernel, section)`` pairs to look for, best first."""
+    if weight_bits < 0.75 * act_bits and weight_format != "mxfp4":
+        return (("marlin", "marlin_int4_wo"), ("triton", "triton_bfloat16"))
+    fmt = MOE_FORMATS.get(weight_format, "bfloat16")
+    kernels: tuple[str, ...] = MOE_KERNELS.get(site.family, ("triton",))
+    if fmt == "bfloat16" and site.family == "hopper":
+        kernels = ("triton",)
+    if fmt == "w4a16_mxfp4":
+        kernels = ("trtllm",) if site.family == "blackwell" else ("mxfp4_triton", "marlin")
+    fallback = [(k, f"{k}_{f}") for f in ("fp8", "bfloat16") for k in (*kernels, "triton", "cutlass") if k in MOE_FACTS]
+    return (*((k, f"{k}_{fmt}") for k in kernels), *fallback)
+
+
+def moe_kernel(site: Site, weight_format: str, weight_bits: float, act_bits: float) -> tuple[str, Calibrated]:
+    """The grouped-GEMM kernel a site would run and its parameters: the first that anything was measured of."""
+    options = moe_variants(site, weight_format, weight_bits, act_bits)
+    tried = (
+        (name, calibrated("moe", MoeParameters, site.machine.name, (site.family,), (section,)))
+        for name, section in options
+    )
+    first = next(((name, found) for name, found in tried if found.source != "default"), None)
+    return first or (options[0][0], Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default"))
+
+
 def moe(kernel: Kernel, where: Where) -> Priced:
     """Routed experts of one layer: permute, grouped products, combine."""
     site, f = _site(where), kernel.features
-    found = calibrated("moe", site, kernel.weight_format)
+    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"])
+    facts = MOE_FACTS[name]
     device = MoeDevice(
         int(site.units),
         site.peak_ops_per_s,
@@ -154,27 +220,35 @@ def moe(kernel: Kernel, where: Where) -> Priced:
             skew=where.skew,
             device=device,
             parameters=found.parameters,
-            facts=found.facts,
+            facts=facts,
             local_experts=f["experts"],
         )
 
     return Priced(_once(price, tokens), found.spread, found.source)
 
 
-def vector(kernel: Kernel, where: Where, *, passes: float = 1.0) -> Priced:
-    """Norms, activations, rotary and cache writes; inputs were just written by the kernel before and may be cached."""
-    site, t = _site(where), kernel.traffic
-    found = calibrated("vector", site, "")
+def _vector_site(where: Where) -> tuple[VectorDevice, Calibrated]:
+    site = _site(where)
+    found = calibrated("vector", VectorParameters, site.machine.name, (site.family,))
     device = VectorDevice(
         site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units)
     )
+    return device, found
+
+
+def vector(kernel: Kernel, where: Where) -> Priced:
+    """Norms, activations, rotary and cache writes; inputs were just written by the kernel before and may be cached."""
+    device, found = _vector_site(where)
+    t = kernel.traffic
+    norm = any(op.map == "norm" and "d" in op.ranks for op in kernel.ops)
     time = vector_time_s(
         t["read"],
         t["write"],
         kernel.flops,
         device=device,
         parameters=found.parameters,
-        passes=passes,
+        rows=kernel.features["rows"] if norm else None,
+        kind="norm" if norm else "elementwise",
         reused_bytes=t["weight"],
         cold=False,
     )
@@ -183,49 +257,57 @@ def vector(kernel: Kernel, where: Where, *, passes: float = 1.0) -> Priced:
 
 def gather(kernel: Kernel, where: Where) -> Priced:
     """Rows read from a table: cold reads."""
-    site, t = _site(where), kernel.traffic
-    found = calibrated("vector", site, "")
-    device = VectorDevice(
-        site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units)
+    device, found = _vector_site(where)
+    t = kernel.traffic
+    time = vector_time_s(
+        t["read"] + t["weight"], t["write"], 0.0, device=device, parameters=found.parameters, kind="gather"
     )
-    time = vector_time_s(t["read"] + t["weight"], t["write"], 0.0, device=device, parameters=found.parameters)
     return Priced(time, found.spread, found.source)
+
+
+def _link_kind(network: Network | None) -> LinkKind:
+    return "pcie" if network is None or network.kind == "other" else network.kind
+
+
+def fabrics(cluster: Cluster) -> tuple[Fabric, Fabric | None]:
+    """The links inside a node and, for more than one node, between nodes."""
+    peer, inter = cluster.peer, cluster.inter
+    inside = Fabric(
+        peer.name if peer else "none",
+        max(cluster.peer_bandwidth_bytes_per_s, 1.0),
+        0.0,
+        bool(peer and peer.switched),
+        bool(peer and peer.multicast),
+        _link_kind(peer),
+    )
+    if inter is None or cluster.node_count == 1:
+        return inside, None
+    bandwidth = cluster.inter_bandwidth_bytes_per_s
+    outside = Fabric(inter.name, bandwidth, inter.latency_s, inter.switched, inter.multicast, _link_kind(inter))
+    return inside, outside
+
+
+def link_parameters(cluster: Cluster, kind: str) -> Calibrated:
+    """Collective parameters of a cluster's links."""
+    machine = cluster.machine
+    families = (machine.family, kind) if kind == "nvlink" else (kind, machine.family)
+    return calibrated("collective", CollectiveParameters, machine.name, families)
 
 
 def collective(kernel: Kernel, where: Where) -> Priced:
     """All-reduce, all-gather, all-to-all, send, inside a node and across nodes."""
     f, cluster = kernel.features, where.cluster
-    found: Calibrated = calibrated("collective", cluster.machine, cluster.peer.kind if cluster.peer else "")
-    peer = cluster.peer
-    fabric = Fabric(
-        peer.name if peer else "none",
-        max(cluster.peer_bandwidth_bytes_per_s, 1.0),
-        0.0,
-        peer.switched if peer else False,
-        peer.multicast if peer else False,
-        "pcie" if peer is None or peer.kind == "other" else peer.kind,
-    )
-    inter = None
-    if cluster.inter is not None and cluster.node_count > 1:
-        kind = cluster.inter.kind
-        inter = Fabric(
-            cluster.inter.name,
-            cluster.inter_bandwidth_bytes_per_s,
-            cluster.inter.latency_s,
-            cluster.inter.switched,
-            cluster.inter.multicast,
-            "infiniband" if kind == "other" else kind,
-        )
+    inside, outside = fabrics(cluster)
+    found = link_parameters(cluster, inside.kind)
+    custom = f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA"
     time = collective_time_s(
         f["operation"],
         f["message_bytes"],
         f["devices"],
-        fabric=fabric,
+        fabric=inside,
         parameters=found.parameters,
-        library=where.engine.all_reduce
-        if f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA"
-        else "nccl",
-        inter=inter,
+        library=where.engine.all_reduce if custom else "nccl",
+        inter=outside,
         devices_per_node=cluster.per_node,
     )
     return Priced(time, found.spread, found.source)

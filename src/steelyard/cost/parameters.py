@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from steelyard.cost.site import Site
 from steelyard.machine.catalogue import catalogue_folders
-from steelyard.machine.component import Machine
 
-__all__ = ["UNMEASURED_SPREAD", "Calibrated", "calibrated", "calibration_table"]
+__all__ = ["UNMEASURED_SPREAD", "Calibrated", "calibrated", "calibration_table", "make"]
 
 #: Log-space spread assumed for a machine with neither measurements nor a measured family (guess; about +-50 %).
 UNMEASURED_SPREAD = 0.4
@@ -28,10 +26,13 @@ class Calibrated:
     """Parameters of one op model on one machine."""
 
     parameters: Any
-    facts: Any
     spread: float
     source: str
     """``fitted: <machine>``, ``borrowed: <family>`` or ``default``."""
+    facts: str = ""
+    """The software kernel the parameters belong to, when the file names one."""
+    bias: float = 0.0
+    """Mean of log(measured / predicted) on the rows left out."""
 
 
 @cache
@@ -50,71 +51,46 @@ def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
     return cls(**{k: v for k, v in values.items() if k in known})
 
 
-def calibrated(op: str, where: Site | Machine, variant: str = "") -> Calibrated:
+@cache
+def calibrated(
+    op: str, cls: type[Any], machine: str, families: tuple[str, ...], variants: tuple[str, ...] = ("",)
+) -> Calibrated:
     """Parameters of an op model on a machine: fitted there, borrowed from its family, or generic.
 
     Args:
-        op: ``gemm``, ``decode``, ``prefill``, ``mla``, ``moe``, ``vector`` or ``collective``.
-        where: the site (or, for collectives, the machine).
-        variant: number format or kernel; for collectives the kind of link.
+        op: the file: ``gemm``, ``attention``, ``moe``, ``vector`` or ``collective``.
+        cls: parameter dataclass of the model; its defaults serve when no file has the op.
+        machine: catalogue name.
+        families: tables to borrow from, most specific first; ``generic`` is tried last.
+        variants: dotted sections to look for, best first; ``""`` is the file's own table.
     """
-    machine = where if isinstance(where, Machine) else where.machine
-    return _calibrated(op, machine.name, machine.family, variant)
-
-
-@cache
-def _calibrated(op: str, machine: str, family: str, variant: str) -> Calibrated:
-    cls, facts, file = _model(op, variant)
-    own = _section(calibration_table(machine, file), op, variant)
+    own = _first(calibration_table(machine, op), variants)
     if own is not None:
-        return Calibrated(make(cls, own["parameters"]), facts, _spread(own), f"fitted: {machine}")
-    shared = calibration_table("_families", file)
-    for name in (family, variant, "generic"):
-        table = shared.get(name)
-        section = _section(table, op, variant) if isinstance(table, Mapping) else None
+        return _filled(cls, own, f"fitted: {machine}")
+    shared = calibration_table("_families", op)
+    for name in (*families, "generic"):
+        section = _first(shared.get(name, {}), variants)
         if section is not None:
-            return Calibrated(make(cls, section["parameters"]), facts, _spread(section), f"borrowed: {name}")
-    return Calibrated(cls(), facts, UNMEASURED_SPREAD, "default")
+            return _filled(cls, section, f"borrowed: {name}")
+    return Calibrated(cls(), UNMEASURED_SPREAD, "default")
 
 
-def _section(table: Mapping[str, Any], op: str, variant: str) -> Mapping[str, Any] | None:
-    for keys in ((variant,), (op, variant), (op,), ()):
+def _first(table: Mapping[str, Any], variants: Sequence[str]) -> Mapping[str, Any] | None:
+    for variant in variants:
         found: Any = table
-        for key in keys:
+        for key in filter(None, variant.split(".")):
             found = found.get(key, {}) if isinstance(found, Mapping) else {}
         if isinstance(found, Mapping) and "parameters" in found:
             return found
     return None
 
 
-def _spread(section: Mapping[str, Any]) -> float:
+def _filled(cls: type[Any], section: Mapping[str, Any], source: str) -> Calibrated:
     residual = section.get("residual", {})
-    return float(residual.get("log_std", UNMEASURED_SPREAD))
-
-
-def _model(op: str, variant: str) -> tuple[type[Any], Any, str]:
-    """(parameter class, software facts, calibration file) of an op."""
-    if op == "gemm":
-        from steelyard.cost import gemm
-
-        return gemm.GemmParameters, gemm.DEFAULT_FACTS, "gemm"
-    if op == "moe":
-        from steelyard.cost import moe
-
-        return moe.MoeParameters, moe.FACTS["triton"], "moe"
-    if op == "vector":
-        from steelyard.cost import vector
-
-        return vector.VectorParameters, None, "vector"
-    if op == "collective":
-        from steelyard.cost import collective
-
-        return collective.CollectiveParameters, None, "collective"
-    from steelyard.cost import attention
-
-    if op == "mla":
-        from steelyard.cost import mla
-
-        return mla.MlaParameters, mla.MlaFacts(), "attention"
-    cls = attention.DecodeParameters if op == "decode" else attention.PrefillParameters
-    return cls, attention.AttentionFacts(), "attention"
+    return Calibrated(
+        make(cls, section["parameters"]),
+        float(residual.get("log_std", UNMEASURED_SPREAD)),
+        source,
+        str(section.get("facts", "")),
+        float(residual.get("log_bias", 0.0)),
+    )

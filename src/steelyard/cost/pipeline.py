@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.collective import Fabric, collective_time_s
-from steelyard.cost.parameters import calibrated
+from steelyard.cost.op_models import link_parameters
 from steelyard.machine.cluster import Cluster
 from steelyard.plan.plan import Plan
 from steelyard.workload.op import Size
@@ -30,6 +30,6 @@ def boundary(model: Transformer, plan: Plan, cluster: Cluster, tokens: Size) -> 
     if link is None:
         return 0.0
     message = np.asarray(tokens, dtype=np.float64) * model.hidden * plan.format("communication").bits / 8 / plan.tp
-    found = calibrated("collective", cluster.machine, link.kind)
+    found = link_parameters(cluster, link.kind)
     fabric = Fabric(link.name, max(bandwidth, 1.0), link.latency_s, link.switched, link.multicast)
     return collective_time_s("send", message, 2, fabric=fabric, parameters=found.parameters)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.energy import kernel_energy_j, static_power_w
-from steelyard.cost.op_models import Priced, Where
+from steelyard.cost.op_models import Priced, Where, fabrics
 from steelyard.cost.place import engines_for, roofline
 from steelyard.cost.program import Kernel, Program
 from steelyard.cost.site import site_of
@@ -151,20 +152,13 @@ def _faster(a: KernelCost, b: KernelCost) -> KernelCost:
 
 
 def _collective_limit(kernel: Kernel, cluster: Cluster) -> Any:
-    from steelyard.cost.collective import Fabric, collective_limit_s
-
-    peer = cluster.peer
-    fabric = Fabric(
-        "peer",
-        max(cluster.peer_bandwidth_bytes_per_s, 1.0),
-        0.0,
-        bool(peer and peer.switched),
-        bool(peer and peer.multicast),
-    )
-    inter = None
-    if cluster.inter is not None and cluster.node_count > 1:
-        inter = Fabric("inter", cluster.inter_bandwidth_bytes_per_s, 0.0)
+    inside, outside = fabrics(cluster)
     f = kernel.features
     return collective_limit_s(
-        f["operation"], f["message_bytes"], f["devices"], fabric=fabric, inter=inter, devices_per_node=cluster.per_node
+        f["operation"],
+        f["message_bytes"],
+        f["devices"],
+        fabric=inside,
+        inter=outside,
+        devices_per_node=cluster.per_node,
     )

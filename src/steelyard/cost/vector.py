@@ -1,11 +1,12 @@
 """Vector kernels: norms, softmax, elementwise chains, embeddings, copies. Bandwidth first, then everything else.
 
-    time     = launch + max(arithmetic, (memory^q + rows^q)^(1/q))
+    time     = launch + max(arithmetic, (memory^q + flight^q + rows^q)^(1/q))
     memory   = miss * bytes / (efficiency * dram) + hit * bytes / (l2_efficiency * l2),  q = 4
+    flight   = bytes touched / (units * threads * load width / latency)
     rows     = waves * row_s           a row is load, reduce, barrier, store: a chain that cannot be shortened
     hit      = 1 / (1 + (working set / (hot_frac * L2))^4)
 
-A kernel that reads its rows more than once (`passes`) takes the repeats from L2 while the rows in work fit there, else
+A kernel that reads its rows more than once takes the repeats from L2 while the rows in work fit there, else
 from DRAM again; that is what makes a wide LayerNorm slower than its compulsory bytes. See docs/methods/vector.md.
 """
 
@@ -27,10 +28,30 @@ HIT_SHARPNESS: Final = 4.0
 WORD_ALIGNMENT_BYTES: Final = 16.0
 """A row whose length is no multiple of this cannot use 16-byte loads."""
 
-PASSES: Final[dict[str, float]] = {"elementwise": 1.0, "gather": 1.0, "norm": 2.0, "softmax": 3.0}
-"""How often a kernel of this kind reads its rows when a row does not stay in registers or shared memory."""
-ON_CHIP_ROW_BYTES: Final[dict[str, float]] = {"softmax": 4096.0, "norm": 0.0}
-"""Rows up to this length are read once: PyTorch's warp softmax keeps 1024 fp32 in registers."""
+@dataclass(frozen=True, slots=True)
+class VectorKernel:
+    """Software facts of a kind of vector kernel.
+
+    passes: how often it reads its rows; on_chip_row_bytes: rows up to this length stay in registers and are read once;
+    rows_per_unit: row blocks one unit works on at a time; load_bytes: width of one load of a thread.
+    """
+
+    passes: float = 1.0
+    on_chip_row_bytes: float = 0.0
+    rows_per_unit: float = 16.0
+    load_bytes: float = 16.0
+
+
+KERNELS: Final[dict[str, VectorKernel]] = {
+    "elementwise": VectorKernel(),
+    "gather": VectorKernel(),
+    "norm": VectorKernel(2.0, 0.0, 16.0),
+    "softmax": VectorKernel(3.0, 4096.0, 2.0),
+    "elementwise_scalar": VectorKernel(load_bytes=2.0),
+    "norm_scalar": VectorKernel(2.0, 0.0, 2.0, 2.0),
+}
+"""PyTorch 2: LayerNorm in blocks of 128 threads reads twice; softmax keeps rows up to 1024 fp32 in a warp's registers
+and reads longer ones three times in blocks of 1024 threads. The scalar kinds are vLLM's kernels of 2023 (2-byte loads)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +73,14 @@ class VectorParameters:
     """Fixed part of one kernel in a captured graph: launch, ramp up, drain."""
     efficiency: float = 0.86
     """Fraction of the DRAM peak a streaming kernel reaches."""
-    l2_efficiency: float = 0.5
+    l2_efficiency: float = 0.8
     hot_frac: float = 0.5
     """Share of L2 that still holds the operands when the kernel starts."""
     row_s: float = 3.0e-6
     """Chain of one row-reducing block: load, reduce, barrier, second read, store."""
-    rows_per_unit: float = 8.0
-    """Row blocks one unit works on at a time."""
-    unaligned_efficiency: float = 0.7
+    unit_stream_bytes_per_s: float = 80.0e9
+    """What one unit streams with 16-byte loads: resident threads * 16 bytes / memory latency."""
+    unaligned_efficiency: float = 0.95
     """Efficiency left when rows are not 16-byte aligned."""
     arithmetic_efficiency: float = 0.5
 
@@ -84,18 +105,20 @@ def vector_time_s(
     device: VectorDevice,
     parameters: VectorParameters,
     rows: Sizes | None = None,
-    passes: Sizes = 1.0,
+    kind: str = "elementwise",
     reused_bytes: Sizes = 0.0,
     cold: bool = True,
 ) -> FloatArray:
     """Time of one bandwidth-bound kernel, s; all sizes broadcast.
 
     Args: read_bytes, write_bytes, B, compulsory; flops; rows, independent rows of a row-reducing kernel (None: an
-    elementwise kernel); passes, how often the rows are read (see PASSES); reused_bytes, bytes that are read many
+    elementwise kernel); kind, one of KERNELS; reused_bytes, bytes that are read many
     times and stay in L2 (a norm's weight vector); cold, False if the producer left the operands in L2.
-    Returns: s, never below `vector_limit_s`. Valid 1 KiB to 64 GiB.
+    Returns: s, never below `vector_limit_s`. Raises ValueError for an unknown kind. Valid 1 KiB to 64 GiB.
     """
-    p = parameters
+    if kind not in KERNELS:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(KERNELS)}")
+    p, kernel = parameters, KERNELS[kind]
     read = np.asarray(read_bytes, dtype=np.float64)
     write = np.asarray(write_bytes, dtype=np.float64)
     moved = read + write
@@ -103,20 +126,23 @@ def vector_time_s(
     l2 = p.l2_efficiency * max(device.l2_bytes_per_s, device.dram_bytes_per_s)
     l2 = max(l2, dram)
     hot = np.zeros_like(moved) if cold else _hit(moved, p.hot_frac * device.l2_bytes)
+    touched = moved
     streamed = moved * (hot / l2 + (1.0 - hot) / dram) + np.asarray(reused_bytes, dtype=np.float64) / l2
     chain = np.zeros_like(moved)
     if rows is not None:
         count = np.maximum(np.asarray(rows, dtype=np.float64), 1.0)
         row_bytes = read / count
-        slots = p.rows_per_unit * device.units
+        slots = kernel.rows_per_unit * device.units
         in_work = np.minimum(count, slots) * row_bytes
-        again = np.maximum(np.asarray(passes, dtype=np.float64) - 1.0, 0.0) * read
+        again = np.where(row_bytes <= kernel.on_chip_row_bytes, 0.0, kernel.passes - 1.0) * read
         near = _hit(in_work, p.hot_frac * device.l2_bytes)
         streamed = streamed + again * (near / l2 + (1.0 - near) / dram)
+        touched = touched + again
         misaligned = np.mod(np.round(row_bytes), WORD_ALIGNMENT_BYTES) > 0.5
         streamed = np.where(misaligned, streamed / p.unaligned_efficiency, streamed)
         chain = np.ceil(count / slots) * p.row_s
-    memory = (streamed**BLEND + chain**BLEND) ** (1.0 / BLEND)
+    in_flight = touched / (device.units * p.unit_stream_bytes_per_s * kernel.load_bytes / WORD_ALIGNMENT_BYTES)
+    memory = (streamed**BLEND + in_flight**BLEND + chain**BLEND) ** (1.0 / BLEND)
     arithmetic = np.asarray(flops, dtype=np.float64) / (p.arithmetic_efficiency * device.vector_ops_per_s)
     time = p.launch_s + np.maximum(memory, arithmetic)
     return np.maximum(time, vector_limit_s(read, write, flops, device=device))

@@ -6,7 +6,9 @@ Catalogue folders come from the entry-point group ``steelyard.catalogues``: pack
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -30,6 +32,7 @@ __all__ = [
     "nodes",
     "price_of",
     "prices",
+    "user_folder",
 ]
 
 _LINE = re.compile(r"^(name|title|aliases)\s*=\s*(.+?)\s*$")
@@ -38,13 +41,27 @@ _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 @cache
 def catalogue_folders() -> tuple[Path, ...]:
-    """The root folder of every installed catalogue, ours first."""
+    """The root folder of every catalogue: the user's own, ours, those of installed packages."""
     folders = []
     for point in entry_points("steelyard.catalogues").values():
         module = import_module(point.value)
         folders += [Path(p) for p in module.__path__]
     own = Path(__file__).parent.parent / "catalogue"
-    return (own, *(f for f in folders if f.resolve() != own.resolve()))
+    others = [f for f in folders if f.resolve() != own.resolve()]
+    return (user_folder(), own, *others)
+
+
+def user_folder() -> Path:
+    """The user's own catalogue: ``STEELYARD_CATALOGUE``, else the configuration folder of the platform.
+
+    It is searched first, so that a machine measured with ``steelyard calibrate`` wins over its catalogue entry.
+    """
+    named = os.environ.get("STEELYARD_CATALOGUE")
+    if named:
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "steelyard" / "catalogue"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "steelyard" / "catalogue"
 
 
 def _files(kind: str) -> Iterator[Path]:
@@ -59,7 +76,7 @@ def _index() -> tuple[Mapping[str, Path], Mapping[str, str], Mapping[str, Path]]
     titles: dict[str, str] = {}
     by_key: dict[str, Path] = {}
     for path in _files("machines"):
-        by_name[path.stem] = path
+        by_name.setdefault(path.stem, path)
         by_key.setdefault(normalise(path.stem), path)
     for path in by_name.values():
         head, collecting = "", False
@@ -124,13 +141,15 @@ def _spellings(key: str) -> Iterator[str]:
 @cache
 def networks() -> Mapping[str, Network]:
     """Every network by name."""
-    return {n.name: n for p in _files("networks") for n in build(NetworkFile, read_document(p), p.name).network}
+    found = [n for p in _files("networks") for n in build(NetworkFile, read_document(p), p.name).network]
+    return {n.name: n for n in reversed(found)}
 
 
 @cache
 def nodes() -> Mapping[str, Node]:
     """Every node by name."""
-    return {n.name: n for p in _files("nodes") for n in build(NodeFile, read_document(p), p.name).node}
+    found = [n for p in _files("nodes") for n in build(NodeFile, read_document(p), p.name).node]
+    return {n.name: n for n in reversed(found)}
 
 
 @cache

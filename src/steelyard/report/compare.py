@@ -89,12 +89,20 @@ def _machine(m: Any) -> dict[str, Any]:
     root, cache = m.root, m.cache
     found |= {"memory.capacity_bytes": root.capacity_bytes, "memory.bandwidth_bytes_per_s": root.bandwidth_bytes_per_s}
     if cache is not None:
-        found |= {"cache.capacity_bytes": cache.capacity_bytes, "cache.bandwidth_bytes_per_s": cache.bandwidth_bytes_per_s}
+        found |= {
+            "cache.capacity_bytes": cache.capacity_bytes,
+            "cache.bandwidth_bytes_per_s": cache.bandwidth_bytes_per_s,
+        }
     for role in ("peer", "host", "network"):
         links = m.links(role)
         if links:
             found[f"{role}.bandwidth_bytes_per_s"] = links[0].bandwidth_bytes_per_s
-    found |= {"devices_per_node": m.devices_per_node, "tdp_w": m.tdp_w or None, "idle_w": m.idle_w or None, "capex_usd": m.capex_usd or None}
+    found |= {
+        "devices_per_node": m.devices_per_node,
+        "tdp_w": m.tdp_w or None,
+        "idle_w": m.idle_w or None,
+        "capex_usd": m.capex_usd or None,
+    }
     from steelyard.machine.catalogue import price_of
 
     price = price_of(m.name)
@@ -119,14 +127,17 @@ def to_dict(found: Comparison) -> dict[str, Any]:
     from steelyard.report.plain import plain
 
     rows = [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in found.lines]
-    return plain({"schema": "steelyard.compare/1", "kind": found.kind, "a": found.names[0], "b": found.names[1], "rows": rows})  # type: ignore[no-any-return]
+    names = {"a": found.names[0], "b": found.names[1]}
+    return plain({"schema": "steelyard.compare/1", "kind": found.kind, **names, "rows": rows})  # type: ignore[no-any-return]
 
 
 def text(found: Comparison, width: int | None = None) -> str:
     """The two side by side, with the ratio b / a where both are numbers."""
     from steelyard.report.paper import columns, render
 
-    first, second = found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
+    first, second = (
+        found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
+    )
     rows = []
     for name, a, b in found.lines:
         ratio = _ratio(a, b)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
@@ -123,7 +123,9 @@ def _estimate(name: str) -> Any:
 
     data = read_document(name)
     if data.get("schema") != "steelyard.estimate/1":
-        raise InputError(f"expected a saved estimate of one scenario (steelyard.estimate/1), got {data.get('schema')!r}", field=name)
+        raise InputError(
+            f"expected a saved estimate of one scenario (steelyard.estimate/1), got {data.get('schema')!r}", field=name
+        )
     return data
 
 
@@ -212,12 +214,14 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
         for f in fields(value):
             if path == "" and f.name in ("sources", "guess", "source"):
                 continue
+            if path and f.name == "name":  # the path says it
+                continue
             where = f"{path}.{f.name}" if path else f.name
             yield from _walk_field(getattr(value, f.name), where, _unit(hints.get(f.name)))
 
 
 def _walk_field(value: Any, path: str, unit: str) -> Iterator[tuple[str, Any, str]]:
-    if value is None or value in ("", ()) or (isinstance(value, float) and value == 0):
+    if value is None or value in ("", ()) or (not isinstance(value, bool) and value == 0):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -242,9 +246,6 @@ def _unit(hint: Any) -> str:
                 if isinstance(note, Quantity):
                     return note.unit
     return ""
-
-
-_ = Annotated  # the alias above is what annotations are made of
 
 
 def to_dict(entry: Entry) -> dict[str, Any]:
@@ -281,14 +282,18 @@ def text(entry: Entry, width: int | None = None) -> str:
     """The entry for a terminal; a figure nobody published is marked ``guess``."""
     from rich.text import Text
 
-    from steelyard.report.paper import grid, render
+    from steelyard.report.paper import bullet, grid, render
 
     guesses = _guesses(entry)
     if entry.kind == "estimate":
-        body = json.dumps({k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}, indent=1)
-        return body
+        return json.dumps(
+            {k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}, indent=1
+        )
     title = getattr(entry.value, "title", "")
-    parts: list[Any] = [Text(f"{entry.kind} {entry.name}", style="bold").append(f"  {title}" if title else "", style="default"), ""]
+    parts: list[Any] = [
+        Text(f"{entry.kind} {entry.name}", style="bold").append(f"  {title}" if title else "", style="default"),
+        "",
+    ]
     table = grid("left", "left", "left")
     units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind != "model" else {}
     for path, value in facts(entry).items():
@@ -300,7 +305,11 @@ def text(entry: Entry, width: int | None = None) -> str:
     parts.append(table)
     for heading, lines in (("sources", _sources(entry)), ("guesses", guesses)):
         if lines:
-            parts += ["", Text(heading, style="bold"), *(Text(f"  {name}: {words}") for name, words in lines.items())]
+            parts += [
+                "",
+                Text(heading, style="bold"),
+                *(bullet(Text(f"{name}: {words}")) for name, words in lines.items()),
+            ]
     return render(parts, width)
 
 

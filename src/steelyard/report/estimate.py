@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.report.paper import figure
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity
 
@@ -34,8 +35,8 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
             "name": machine.name,
             "title": machine.title,
             "count": s.cluster.count,
-            "per_node": s.cluster.per_node,
-            "nodes": s.cluster.node_count,
+            "per_node": int(s.cluster.per_node),
+            "nodes": int(s.cluster.node_count),
             "peer_network": s.cluster.peer.name if s.cluster.peer else None,
             "inter_network": s.cluster.inter.name if s.cluster.inter and s.cluster.node_count > 1 else None,
         },
@@ -107,7 +108,7 @@ def flops_of(estimate: Estimate) -> dict[str, float]:
 
 
 def shares_of(phase: Phase) -> dict[str, float]:
-    """Share of a phase's time by what bounds it, largest first; handing over between pipeline stages counts as network."""
+    """Share of a phase's time by what bounds it, largest first; pipeline hand-overs count as network."""
     whole = float(phase.time_s)
     inside = float(np.asarray(phase.cost.time_s))
     shares = {name: float(np.asarray(x)) * inside / whole for name, x in phase.cost.shares().items()}
@@ -118,7 +119,11 @@ def shares_of(phase: Phase) -> dict[str, float]:
 def flat(estimate: Estimate) -> dict[str, Any]:
     """The answer as one row of text and numbers, for CSV and tables."""
     document = to_dict(estimate)
-    row: dict[str, Any] = {"model": document["model"], "machine": document["machine"]["name"], "count": document["machine"]["count"]}
+    row: dict[str, Any] = {
+        "model": document["model"],
+        "machine": document["machine"]["name"],
+        "count": document["machine"]["count"],
+    }
     row |= document["plan"] | {k: document[k] for k in ("engine", "batch", "isl", "osl", "skew", "fits")}
     row |= {f"memory_{k}_bytes": v for k, v in document["memory_bytes"].items()}
     for name in ("largest_batch", "largest_context", "ttft_s", "ttft_single_s", "tpot_s", "e2e_s", "tokens_per_s"):
@@ -139,11 +144,16 @@ def summary(estimate: Estimate) -> str:
     usd = "" if e.usd_per_million_tokens is None else f", {format_quantity(e.usd_per_million_tokens, 'USD')}/M tokens"
     total, capacity = format_quantity(float(e.memory.total), "B"), format_quantity(e.memory.capacity, "B")
     lines = [
-        f"<Estimate {s.transformer.name} on {s.cluster}: batch {s.batch}, {s.isl} in, {s.osl} out, {s.plan.weights} weights, {s.engine.name}",
+        f"<Estimate {s.transformer.name} on {s.cluster}: batch {s.batch}, {s.isl} in, {s.osl} out, "
+        f"{s.plan.weights} weights, {s.engine.name}",
         f"  {'fits' if e.fits else 'DOES NOT FIT'}: {total} of {capacity} per device",
     ]
     for label, name in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("end to end", "e2e_s")):
         low, high = e.interval[name]
-        lines.append(f"  {label} {format_quantity(getattr(e, name), 's')} (80 %: {format_quantity(low, 's')} to {format_quantity(high, 's')})")
-    lines.append(f"  {e.tokens_per_s:,.0f} tokens/s, {e.tokens_per_s_per_device:,.0f} per device; {e.energy_j_per_token:.3g} J/token{usd}>")
+        span = f"80 %: {format_quantity(low, 's')} to {format_quantity(high, 's')}"
+        lines.append(f"  {label} {format_quantity(getattr(e, name), 's')} ({span})")
+    lines.append(
+        f"  {figure(e.tokens_per_s)} tokens/s, {figure(e.tokens_per_s_per_device)} per device; "
+        f"{e.energy_j_per_token:.3g} J/token{usd}>"
+    )
     return "\n".join(lines)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.report.paper import bullet, render
 from steelyard.report.paper import columns as table_of
-from steelyard.report.paper import render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -29,7 +29,7 @@ _SOURCE_WORDS = {
 
 
 def to_dict(estimate: Estimate) -> dict[str, Any]:
-    """``steelyard.explain/1``: the kernels of both phases with their formulas, and the formulas of memory and energy."""
+    """``steelyard.explain/1``: the kernels of both phases, and the formulas of memory and energy."""
     from steelyard.estimation import provenance
 
     s = estimate.scenario
@@ -56,7 +56,9 @@ def flat_rows(estimate: Estimate) -> list[dict[str, Any]]:
     rows = []
     for name in ("prefill", "decode"):
         for row in kernels(getattr(estimate, name)):
-            rows.append(plain({"phase": name, **{k: " ; ".join(v) if isinstance(v, list) else v for k, v in row.items()}}))
+            rows.append(
+                plain({"phase": name, **{k: " ; ".join(v) if isinstance(v, list) else v for k, v in row.items()}})
+            )
     return rows
 
 
@@ -69,8 +71,20 @@ def kernels(phase: Phase) -> list[dict[str, Any]]:
     whole = float(phase.time_s)
     rows = [_kernel(k, whole) for k in phase.cost]
     if phase.network_s:
-        rows.append(_beside("stage boundary", "hidden states handed to the next pipeline stage", phase.network_s, whole, "network"))
-    rows.append(_beside("engine overhead", "time per step beside the kernels: host, launches, gaps", float(phase.cost.overhead_s), whole, "overhead"))
+        rows.append(
+            _beside(
+                "stage boundary", "hidden states handed to the next pipeline stage", phase.network_s, whole, "network"
+            )
+        )
+    rows.append(
+        _beside(
+            "engine overhead",
+            "time per step beside the kernels: host, launches, gaps",
+            float(phase.cost.overhead_s),
+            whole,
+            "overhead",
+        )
+    )
     return rows
 
 
@@ -111,7 +125,15 @@ def _kernel(cost: KernelCost, whole: float) -> dict[str, Any]:
 
 
 def _beside(name: str, words: str, time: float, whole: float, bound: str) -> dict[str, Any]:
-    return {"kernel": name, "kind": bound, "count": 1, "formula": words, "time_s": time, "share": time / whole, "bound": bound}
+    return {
+        "kernel": name,
+        "kind": bound,
+        "count": 1,
+        "formula": words,
+        "time_s": time,
+        "share": time / whole,
+        "bound": bound,
+    }
 
 
 def _number(value: Any) -> float:
@@ -132,11 +154,16 @@ def formula(kind: str, f: Mapping[str, Any]) -> str:
         latent = ", latent cache" if f.get("latent") else ""
         window = f", window {_n(f, 'window')}" if _number(f.get("window", 0)) else ""
         sizes = f"{_n(f, 'batch')} x {_n(f, 'new')} queries over {_n(f, 'context')} tokens"
-        return f"{sizes}, {_n(f, 'heads')} heads of {_n(f, 'head_dim')} ({_n(f, 'kv_heads')} KV){latent}{window}; 2 (c + z) FLOP per pair"
+        heads = f"{_n(f, 'heads')} heads of {_n(f, 'head_dim')} ({_n(f, 'kv_heads')} KV)"
+        return f"{sizes}, {heads}{latent}{window}; 2 (c + z) FLOP per pair"
     if kind == "moe":
         gated = "3" if f.get("gated") else "2"
         experts = f"{_n(f, 'experts')} of {_n(f, 'total_experts')} experts here"
-        return f"{_n(f, 'tokens')} tokens x top {f.get('top_k')}, {experts}, {_n(f, 'hidden')} x {_n(f, 'intermediate')}; {gated} products"
+        routed, size = (
+            f"{_n(f, 'tokens')} tokens x top {f.get('top_k')}",
+            f"{_n(f, 'hidden')} x {_n(f, 'intermediate')}",
+        )
+        return f"{routed}, {experts}, {size}; {gated} products"
     if kind == "collective":
         return f"{f.get('operation')} of {q(_number(f.get('message_bytes', 0)), 'B')} over {_n(f, 'devices')} devices"
     if kind == "gather":
@@ -158,10 +185,13 @@ def _memory(e: Estimate) -> dict[str, Any]:
         "kv_cache": {
             "bytes": m.kv_cache,
             "bytes_per_token": per_token,
-            "formula": f"{s.replica_batch} sequences x {s.isl + s.osl} tokens x {per_token:,.0f} B per token and device, "
-            f"rounded up to blocks of {s.engine.block_tokens:.0f}; windows keep their reach",
+            "formula": f"{s.replica_batch} sequences x {s.isl + s.osl} tokens x {per_token:,.0f} B per token "
+            f"and device, rounded up to blocks of {s.engine.block_tokens:.0f}; windows keep their reach",
         },
-        "activations": {"bytes": m.activations, "formula": "tokens of the largest step x (2 hidden + widest output) x 2 B + logits"},
+        "activations": {
+            "bytes": m.activations,
+            "formula": "tokens of the largest step x (2 hidden + widest output) x 2 B + logits",
+        },
         "other": {"bytes": m.other, "formula": f"graphs, communication buffers and workspaces of {s.engine.title}"},
         "capacity": {
             "bytes": m.capacity,
@@ -174,7 +204,8 @@ def _memory(e: Estimate) -> dict[str, Any]:
 def _energy(e: Estimate) -> dict[str, Any]:
     machine = e.scenario.cluster.machine
     return {
-        "formula": "operations x energy per operation + bytes x energy per byte on each level crossed + static power x time, at most TDP x time; plus hosts",
+        "formula": "operations x energy per operation + bytes x energy per byte on each level crossed "
+        "+ static power x time, at most TDP x time; plus hosts",
         "static_w": e.decode.cost.static_w,
         "tdp_w": machine.tdp_w,
         "host_w_per_node": e.scenario.cluster.host_w,
@@ -193,7 +224,10 @@ def text(estimate: Estimate, width: int | None = None) -> str:
     s = estimate.scenario
     prompt = estimate.prefill.program.tokens
     parts: list[Any] = [
-        Text(f"{s.transformer.name} on {s.cluster}, {s.engine.title}, batch {s.batch}, {s.isl} + {s.osl} tokens", style="bold"),
+        Text(
+            f"{s.transformer.name} on {s.cluster}, {s.engine.title}, batch {s.batch}, {s.isl} + {s.osl} tokens",
+            style="bold",
+        ),
         "Work, bytes and time are totals over all copies of a kernel on one device.",
     ]
     for title, phase in (
@@ -203,20 +237,24 @@ def text(estimate: Estimate, width: int | None = None) -> str:
         total = f"{title}: {q(phase.time_s, 's')}, limit {q(phase.limit_s, 's')}"
         parts += ["", Text(total, style="bold"), _kernel_table(phase)]
     parts += ["", Text("Memory of the fullest device", style="bold")]
-    parts += [f"  {name}: {q(float(x['bytes']), 'B')} = {x['formula']}" for name, x in _memory(estimate).items()]
+    parts += [
+        bullet(Text(f"{name}: {q(float(x['bytes']), 'B')} = {x['formula']}")) for name, x in _memory(estimate).items()
+    ]
     energy = _energy(estimate)
-    parts += ["", Text("Energy", style="bold"), f"  {energy['formula']}"]
+    parts += ["", Text("Energy", style="bold"), bullet(Text(energy["formula"]))]
+    static = f"static {energy['static_w']:,.0f} W, TDP {energy['tdp_w']:,.0f} W"
+    batch = f"whole batch {q(energy['devices_j'], 'J')} + hosts {q(energy['hosts_j'], 'J')}"
+    batch += f" = {q(energy['j_per_token'], 'J')} per token"
     parts.append(
-        f"  decode step {q(energy['decode_step_j_per_device'], 'J')} per device (static {energy['static_w']:,.0f} W, TDP {energy['tdp_w']:,.0f} W); "
-        f"whole batch {q(energy['devices_j'], 'J')} + hosts {q(energy['hosts_j'], 'J')} = {q(energy['j_per_token'], 'J')} per token"
+        bullet(Text(f"decode step {q(energy['decode_step_j_per_device'], 'J')} per device ({static}); {batch}"))
     )
     used = sorted({k.source.partition(":")[0] for phase in (estimate.prefill, estimate.decode) for k in phase.cost})
     parts += ["", Text("Parameters", style="bold")]
-    parts += [f"  {word}: {_SOURCE_WORDS.get(word, 'from the model itself')}" for word in used]
+    parts += [bullet(Text(f"{word}: {_SOURCE_WORDS.get(word, 'from the model itself')}")) for word in used]
     if estimate.ledger.guesses:
         parts += ["", Text("Guesses (figures nobody published)", style="bold")]
-        parts += [f"  {path}: {reason}" for path, reason in estimate.ledger.guesses.items()]
-    return render(parts, width, widest=max(80, min(width or 80, 140)))
+        parts += [bullet(Text(f"{path}: {reason}")) for path, reason in estimate.ledger.guesses.items()]
+    return render(parts, width, widest=80 if width is None else max(80, min(width, 140)))
 
 
 def _kernel_table(phase: Phase) -> Any:
@@ -240,7 +278,7 @@ def _kernel_table(phase: Phase) -> Any:
                 k["bound"],
             ]
         )
-    table = table_of(names, rows, names[1:-1], fold=("kernel",))
+    table = table_of(names, rows, names[1:-1], gap=1)
     return _with_formulas(table, phase)
 
 
@@ -257,10 +295,9 @@ def _with_formulas(table: Any, phase: Phase) -> Any:
             where = f" [{k['engine']}, {k['computed_in']}{stored}]"
         einsum = f" ({'; '.join(k['einsum'])})" if k.get("einsum") and len(k["einsum"]) == 1 else ""
         source = f" {k['source']}" if k.get("source") else ""
-        line = Text("  ")
-        line.append(k["kernel"], style="bold")
-        line.append(f": {k['formula']}{einsum}{where}{source}")
-        lines.append(line)
+        line = Text(k["kernel"], style="bold")
+        line.append(f": {k['formula']}{einsum}{where}{source}", style="default")
+        lines.append(bullet(line))
     return Group(table, *lines)
 
 

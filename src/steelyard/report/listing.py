@@ -24,6 +24,8 @@ _UNITS = {
     "step_s": "s",
     "request_s": "s",
 }
+#: Columns that may wrap.
+_FOLDED = ("name", "title", "also", "source", "math")
 #: Headings for people, where the field name is too long.
 _HEADS = {
     "memory_bytes": "memory",
@@ -51,9 +53,16 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     """
     everything = _LISTS[kind]()
     key = normalise(filter_text)
-    found = [row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))]
+    found = [
+        row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))
+    ]
     if not found and filter_text:
-        raise UnknownName(kind.removesuffix("s"), filter_text, [str(next(iter(r.values()))) for r in everything], hint=f"no {kind} match")
+        raise UnknownName(
+            kind.removesuffix("s"),
+            filter_text,
+            [str(next(iter(r.values()))) for r in everything],
+            hint=f"no {kind} match",
+        )
     return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in found]
 
 
@@ -65,10 +74,13 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
         return f"no {kind}"
     names = list(found[0])
     heads = [_HEADS.get(n, n) for n in names]
-    numeric = [_HEADS.get(n, n) for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)]
+    numeric = [
+        _HEADS.get(n, n)
+        for n in names
+        if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
+    ]
     cells = [[_shown(n, r[n]) for n in names] for r in found]
-    fold = [h for h in heads if h not in numeric and h != heads[0]]
-    return render([columns(heads, cells, numeric, fold)], width, widest=max(100, width or 0))
+    return render([columns(heads, cells, numeric, _FOLDED)], width, widest=width or 120)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -78,6 +90,8 @@ def _shown(name: str, value: Any) -> str:
         return "yes" if value else ""
     if name in _UNITS:
         return format_quantity(float(value), _UNITS[name]) if value else ""
+    if name in ("parameters", "active"):
+        return f"{value / 1e9:,.4g} B" if value >= 1e9 else f"{value / 1e6:,.4g} M"
     if isinstance(value, float):
         return f"{value:,.6g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -89,7 +103,12 @@ def _models() -> list[dict[str, Any]]:
     found = []
     for name in model_names():
         entry = find_model(name)
-        row = {"name": name, "parameters": entry.parameters, "active": entry.active_parameters or None, "context": entry.context or None}
+        row = {
+            "name": name,
+            "parameters": entry.parameters,
+            "active": entry.active_parameters or None,
+            "context": entry.context or None,
+        }
         row |= {"type": str(entry.config.get("model_type", "")), "released": entry.released}
         found.append({**row, "_aliases": " ".join((*entry.aliases, *entry.same_as))})
     return found
@@ -103,7 +122,9 @@ def _machines() -> list[dict[str, Any]]:
         try:
             m = find_machine(name)
         except InputError as error:
-            found.append({"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_UNITS)[:5])})
+            found.append(
+                {"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_UNITS)[:5])}
+            )
             continue
         peaks = [(f, p) for c in m.compute for f, p in c.peak.items()]
         wide = max((p for f, p in peaks if f in ("bf16", "fp16")), default=None)
@@ -119,7 +140,14 @@ def _formats() -> list[dict[str, Any]]:
     from steelyard.plan.formats import formats
 
     return [
-        {"name": f.name, "bits": f.bits, "stored_bits": round(f.stored_bits, 4), "math": ", ".join(f.math), "also": ", ".join(f.aliases), "title": f.title}
+        {
+            "name": f.name,
+            "bits": f.bits,
+            "stored_bits": round(f.stored_bits, 4),
+            "math": ", ".join(f.math),
+            "also": ", ".join(f.aliases),
+            "title": f.title,
+        }
         for f in formats().values()
     ]
 
@@ -164,7 +192,14 @@ def _nodes() -> list[dict[str, Any]]:
     from steelyard.machine.catalogue import nodes
 
     return [
-        {"name": n.name, "machine": n.machine, "devices": n.devices, "peer": n.peer, "network": n.network, "host_w": n.host_w or None}
+        {
+            "name": n.name,
+            "machine": n.machine,
+            "devices": n.devices,
+            "peer": n.peer,
+            "network": n.network,
+            "host_w": n.host_w or None,
+        }
         for n in nodes().values()
     ]
 
@@ -173,7 +208,14 @@ def _prices() -> list[dict[str, Any]]:
     from steelyard.machine.catalogue import prices
 
     return [
-        {"machine": p.machine, "usd_per_hour": p.usd_per_hour, "provider_class": p.provider_class, "date": p.date, "guess": p.guess, "source": p.source}
+        {
+            "machine": p.machine,
+            "usd_per_hour": p.usd_per_hour,
+            "provider_class": p.provider_class,
+            "date": p.date,
+            "guess": p.guess,
+            "source": p.source,
+        }
         for p in sorted(prices(), key=lambda p: (p.machine, p.provider_class, p.date))
     ]
 

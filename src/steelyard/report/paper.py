@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["WIDTH", "columns", "grid", "render"]
+__all__ = ["WIDTH", "bullet", "columns", "figure", "grid", "render"]
 
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
@@ -51,15 +51,37 @@ def grid(*justify: str, gap: int = 2) -> Table:
     return made
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
-    """A light table: a header, a line under it, and rows. ``numeric`` columns go right, ``fold`` ones may wrap."""
+def columns(
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numeric: Sequence[str] = (),
+    fold: Sequence[str] = (),
+    *,
+    gap: int = 2,
+) -> Table:
+    """A light table: a header, a line under it, and rows ``gap`` blanks apart.
+
+    ``numeric`` columns go right, ``fold`` ones may wrap.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold", show_edge=False)
     for name in names:
         made.add_column(name, justify="right" if name in numeric else "left", no_wrap=name not in fold, overflow="fold")
     for row in rows:
         made.add_row(*(x if isinstance(x, Text) else Text(str(x)) for x in row))
     return made
+
+
+def bullet(text: RenderableType) -> Table:
+    """A point of a list, its further lines indented."""
+    made = grid("left", "left", gap=1)
+    made.add_row("  -", text)
+    return made
+
+
+def figure(value: float) -> str:
+    """A rate with three significant digits: ``1,744``, ``97.4``, ``5.61``."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.estimate import flat, to_dict as one_to_dict
+from rich.text import Text
+
+from steelyard.report.estimate import flat
+from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
-from steelyard.report.paper import render
+from steelyard.report.paper import figure, render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -74,10 +77,15 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
         axes = [("batch", "batch")]
     names = [head for _, head in axes]
     names += ["GiB", "TTFT", "TPOT", "tok/s", "per dev", "J/tok", "USD/M", "bound"]
-    rows = [[*(str(_value(c, key)) for key, _ in axes), *_figures(c)] for c in cells]
+    notes: dict[str, int] = {}
+    rows = [[*(str(_value(c, key)) for key, _ in axes), *_figures(c, notes)] for c in cells]
     numeric = [n for n in names if n not in ("machine", "weights", "act", "kv", "comm", "engine", "bound")]
-    made = table_of(names, rows, numeric, fold=("bound", "machine"))
-    return render([*_head(cells, {key for key, _ in axes}), "", made, "", *_foot(cells)], width, widest=max(80, width or 0) if width else 110)
+    made = table_of(names, rows, numeric, fold=("bound", "machine"), gap=1)
+    parts: list[Any] = [*_head(cells, {key for key, _ in axes}), "", made, ""]
+    parts += [f"[{number}] {words}" for words, number in notes.items()]
+    return render(
+        [p if not isinstance(p, str) else Text(p) for p in (*parts, *_foot(cells))], width, widest=max(80, width or 120)
+    )
 
 
 def _value(cell: Cell, key: str) -> Any:
@@ -87,30 +95,29 @@ def _value(cell: Cell, key: str) -> Any:
     return inputs.get(key, "")
 
 
-def _figures(cell: Cell) -> list[Any]:
-    from rich.text import Text
-
+def _figures(cell: Cell, notes: dict[str, int]) -> list[Any]:
     _, e, problems = cell
     if e is None:
-        return ["", "", "", "", "", "", "", Text(_why(problems), style="red")]
+        note = notes.setdefault(_why(problems), len(notes) + 1)
+        return ["", "", "", "", "", "", "", Text(f"cannot run [{note}]", style="red")]
     total = f"{float(e.memory.total) / 2**30:,.1f}"
     if not e.fits:
-        return [total, "", "", "", "", "", "", Text(f"does not fit in {float(e.memory.capacity) / 2**30:,.1f} GiB", style="red")]
+        capacity = (
+            f"usable on {e.scenario.cluster.machine.name}: {float(e.memory.capacity) / 2**30:,.1f} GiB per device"
+        )
+        note = notes.setdefault(capacity, len(notes) + 1)
+        return [total, "", "", "", "", "", "", Text(f"does not fit [{note}]", style="red")]
     usd = e.usd_per_million_tokens
     return [
         total,
         q(e.ttft_s, "s"),
         q(e.tpot_s, "s"),
-        _figure(e.tokens_per_s),
-        _figure(e.tokens_per_s_per_device),
+        figure(e.tokens_per_s),
+        figure(e.tokens_per_s_per_device),
         f"{e.energy_j_per_token:.3g}",
-        "-" if usd is None else f"{usd:.3g}" if usd < 100 else f"{usd:,.0f}",
+        "-" if usd is None else figure(usd),
         f"{e.prefill.cost.bound()}/{e.decode.cost.bound()}",
     ]
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _why(problems: Sequence[Problem]) -> str:
@@ -120,7 +127,11 @@ def _why(problems: Sequence[Problem]) -> str:
 def _head(cells: Sequence[Cell], varying: set[str]) -> list[str]:
     first = next((c for c in cells if c[1] is not None), cells[0])
     inputs, e, _ = first
-    fixed = [f"{head} {_value(first, key)}" for key, head in _AXES if key not in varying and key != "on" and _told(e, key, first)]
+    fixed = [
+        f"{head} {_value(first, key)}"
+        for key, head in _AXES
+        if key not in varying and key != "on" and _told(e, key, first)
+    ]
     machine = "" if "on" in varying else f" on {inputs['on']}"
     return [f"{inputs['model']}{machine}", ", ".join(fixed)]
 
@@ -143,5 +154,9 @@ def _foot(cells: Sequence[Cell]) -> list[str]:
     if priced:
         cheapest = min(priced, key=lambda e: e.usd_per_million_tokens or 0.0)
         c, usd = cheapest.scenario, cheapest.usd_per_million_tokens
-        best += f" Cheapest: batch {c.batch} on {c.cluster} ({q(usd, 'USD')} per million tokens)." if usd is not None else ""
+        best += (
+            f" Cheapest: batch {c.batch} on {c.cluster} ({q(usd, 'USD')} per million tokens)."
+            if usd is not None
+            else ""
+        )
     return [best, "bound = prefill/decode. TTFT is of the whole batch. --json has intervals, limits and sources."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import WIDTH, grid, render
+from steelyard.report.paper import WIDTH, bullet, figure, grid, render
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def report(estimate: Estimate, width: int | None = None) -> str:
         estimate: what to report.
         width: columns of the terminal; None = 80 columns without colour.
     """
-    from rich.padding import Padding
-
-    parts: list[Any] = [*_title(estimate), "", *_memory(estimate), "", _times(estimate), ""]
-    parts += [_rates(estimate), "", *_notes(estimate)]
-    return render([Padding(p, (0, 0, 0, 0)) if not isinstance(p, str) else p for p in parts], width, widest=WIDTH if width is None else 100)
+    parts: list[Any] = [*_title(estimate), "", *_memory(estimate), ""]
+    if not estimate.fits:
+        parts.append(_text(("if it did fit", "bold")))
+    parts += [_times(estimate), "", _rates(estimate), "", *_notes(estimate)]
+    return render(parts, width, widest=WIDTH if width is None else 100)
 
 
 def _text(*pieces: tuple[str, str] | str) -> Text:
@@ -55,15 +55,23 @@ def _memory(e: Estimate) -> list[Any]:
     m = e.memory
     total, capacity = q(float(m.total), "B"), q(float(m.capacity), "B")
     if e.fits:
-        head = _text(("fits", "bold green"), f"  {total} of {capacity} usable per device, {q(float(m.headroom), 'B')} to spare")
+        head = _text(
+            ("fits", "bold green"), f"  {total} of {capacity} usable per device, {q(float(m.headroom), 'B')} to spare"
+        )
     else:
-        head = _text(("does not fit", "bold red"), f"  {total} of {capacity} usable per device, {q(-float(m.headroom), 'B')} short")
+        head = _text(
+            ("does not fit", "bold red"),
+            f"  {total} of {capacity} usable per device, {q(-float(m.headroom), 'B')} short",
+        )
     names = (("weights", m.weights), ("KV cache", m.kv_cache), ("activations", m.activations), ("buffers", m.other))
     parts = _text("      " + ", ".join(f"{name} {q(float(x), 'B')}" for name, x in names))
     lines: list[Any] = [head, parts]
     s = e.scenario
     lines.append(
-        _text(f"      largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; largest context {e.largest_context:,} at batch {s.batch:,}")
+        _text(
+            f"      largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; "
+            f"largest context {e.largest_context:,} at batch {s.batch:,}"
+        )
     )
     if not e.fits:
         from steelyard.remedy import nearest_change
@@ -96,7 +104,9 @@ def _times(e: Estimate) -> Any:
     for label, name, phase in rows:
         low, high = e.interval[name]
         limit = q(e.limit[name], "s") if name in e.limit else ""
-        table.add_row(label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(phase) if phase else "")
+        table.add_row(
+            label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(phase) if phase else ""
+        )
         if name == "ttft_s" and batch > 1:
             table.add_row("TTFT, one request", q(e.ttft_single_s, "s"), "", "", "")
     return table
@@ -105,8 +115,8 @@ def _times(e: Estimate) -> Any:
 def _rates(e: Estimate) -> Any:
     s = e.scenario
     table = grid("left", "left")
-    per = f"{e.tokens_per_s:,.0f} tokens/s; {e.tokens_per_s_per_device:,.1f} per device, {e.tokens_per_s_per_user:,.1f} per user"
-    table.add_row("throughput", _text((per, "")))
+    each = f"{figure(e.tokens_per_s_per_device)} per device, {figure(e.tokens_per_s_per_user)} per user"
+    table.add_row("throughput", f"{figure(e.tokens_per_s)} tokens/s; {each}")
     watts = (e.energy_j + e.host_energy_j) / e.e2e_s / e.devices
     table.add_row("energy", f"{q(e.energy_j_per_token, 'J')} per token, hosts included ({watts:,.0f} W per device)")
     if e.usd_per_million_tokens is not None and e.usd_per_hour is not None:
@@ -123,22 +133,18 @@ def _rates(e: Estimate) -> Any:
 
 def _notes(e: Estimate) -> list[Any]:
     lines: list[Any] = [_text(("assumed", "bold"))]
-    lines += [_bullet(text) for text in e.ledger.assumptions]
+    lines += [bullet(_text(text)) for text in e.ledger.assumptions]
     lines.append(_text(("sources", "bold")))
     sources = [f"{what}: {source}" for what, source in e.ledger.sources.items()]
-    lines += [_bullet(_short(text)) for text in sources[:_SHOWN]]
+    lines += [bullet(_text(_short(text))) for text in sources[:_SHOWN]]
     rest, guesses = len(sources) - _SHOWN, len(e.ledger.guesses)
     closing = [f"{rest} more sources"] if rest > 0 else []
     closing += [f"{guesses} figures are guesses (never published)"] if guesses else []
     if closing:
-        lines.append(_bullet(f"{' and '.join(closing)}; --json lists all, `steelyard explain` shows every kernel"))
+        lines.append(
+            bullet(_text(f"{' and '.join(closing)}; --json lists all, `steelyard explain` shows every kernel"))
+        )
     return lines
-
-
-def _bullet(text: str) -> Any:
-    table = grid("left", "left", gap=1)
-    table.add_row("  -", _text(text))
-    return table
 
 
 def _short(text: str, most: int = 150) -> str:

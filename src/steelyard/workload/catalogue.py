@@ -193,12 +193,17 @@ def _known(name: str) -> bool:
     return True
 
 
+def _key(name: str) -> str:
+    """The lookup key of a name; a plus sign is a word ("Command R+")."""
+    return normalise(name.replace("+", "plus"))
+
+
 def _keys(name: str) -> Iterator[str]:
     """Lookup keys of a name, strictest first: whole, without organisation, without endings."""
     short = name.rpartition("/")[2]
     for text in (name, short):
-        yield normalise(text)
-    key = normalise(short)
+        yield _key(text)
+    key = _key(short)
     for _ in range(2):  # "-chat-hf" has two
         for ending in _ENDINGS:
             if key.endswith(ending) and len(key) > len(ending):
@@ -251,13 +256,13 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
     entries = _scan()
     for place, _, _ in entries:
         places.setdefault(place.id, place)
-        keys.setdefault(normalise(place.id), place.id)
+        keys.setdefault(_key(place.id), place.id)
     for place, _, names in entries:
         for name in names:
-            keys.setdefault(normalise(name), place.id)
+            keys.setdefault(_key(name), place.id)
     for place, _, names in entries:
         for name in names:
-            keys.setdefault(normalise(name.rpartition("/")[2]), place.id)
+            keys.setdefault(_key(name.rpartition("/")[2]), place.id)
     for place, _, names in entries:
         for name in names:
             for key in list(_keys(name))[2:]:

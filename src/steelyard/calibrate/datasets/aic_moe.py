@@ -93,7 +93,7 @@ def read(data: Path, machine: str) -> pd.DataFrame:
             "balanced": balanced,
             "skew": skew,
             "shape": shape,
-            "odd": few | grouped | (weight_bytes % 16 > 0),
+            "odd": few | grouped | ((weight_bytes % 16 > 0) & source.map(backend_of).isin(["triton", "cutlass"])),
             "time_s": raw["latency"].astype(float) * 1e-3,
         }
     )

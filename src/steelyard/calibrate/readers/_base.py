@@ -219,18 +219,21 @@ def guarded(ask: Ask, path: Path, read: Callable[[], Iterator[Comparison]]) -> I
     if not path.is_file():
         return
     ask.opened.add(path.name)
+    read_rows = 0
     try:
-        yield from read()
+        for part in read():
+            read_rows += len(part)
+            yield part
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, SteelyardError) else str(error)
         ask.warn(f"{ask.source}/{path.name}: {reason}")
-        yield unread(ask, path, reason)
+        yield unread(ask, path, reason, read_rows)
 
 
-def unread(ask: Ask, path: Path, reason: str) -> Comparison:
-    """All rows of a file as not covered (one row where even their number cannot be told)."""
-    truth = np.full(max(1, _rows_in(path)), np.nan)
-    return comparison(ask, path.stem, metric="", phase="", machine=ask.machine, family="", measured=truth, why=reason)
+def unread(ask: Ask, path: Path, reason: str, read_rows: int = 0) -> Comparison:
+    """The rows of a file beyond ``read_rows`` as not covered (one row where even their number cannot be told)."""
+    truth = np.full(max(1, _rows_in(path) - read_rows), np.nan)
+    return comparison(ask, path.stem, metric="*", phase="*", machine=ask.machine or "*", family="*", measured=truth, why=reason)
 
 
 def _rows_in(path: Path) -> int:

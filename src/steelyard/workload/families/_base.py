@@ -199,10 +199,10 @@ class Fields:
         stated = self.optional("head_dim", default=default)
         if stated:
             return stated
-        if hidden % heads:
+        if self._sound("hidden_size", "num_attention_heads") and hidden % heads:
             self.problem("head_dim", f"hidden_size {hidden} does not divide by {heads} attention heads; state head_dim")
             return 1
-        return hidden // heads
+        return max(1, hidden // heads)
 
     def attention(
         self,
@@ -236,7 +236,7 @@ class Fields:
 
     def divides(self, name: str, value: int, by_name: str, by: int) -> None:
         """Record a problem unless ``value`` is a multiple of ``by``."""
-        if value % by:
+        if self._sound(name, by_name) and value % by:
             self.problem(name, f"{value} does not divide by {by_name} = {by}")
 
     def gated_mlp(self, *names: str, bias: bool = False, act: str = "silu") -> FeedForward:
@@ -274,6 +274,10 @@ class Fields:
             shared_gate=shared_gate,
             router_bias=router_bias,
         )
+
+    def _sound(self, *names: str) -> bool:
+        """Whether none of these keys has a problem yet (then its value is no placeholder)."""
+        return not any(p.field in names for p in self.problems)
 
     @staticmethod
     def _is_size(value: Any) -> bool:

@@ -12,14 +12,12 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
-from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
 
-__all__ = ["config_of", "elements_note", "first_parts", "load_gguf"]
+__all__ = ["config_of", "first_parts", "load_gguf"]
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
 _MOST_PARTS = 1000
-#: Stored elements may differ from the counted parameters by this share (rotary tables, scales) without a remark.
-_TOLERANCE = 0.005
 
 
 def first_parts(files: Sequence[Path]) -> list[Path]:
@@ -55,13 +53,6 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     return Model(
         name, model, f"file {path.name}", weight_bytes=header.weight_bytes, tensor_bytes=header.bytes_by_format
     )
-
-
-def elements_note(counted: int, stored: int) -> tuple[str, ...]:
-    """A remark when a file holds clearly more or fewer elements than the graph counts."""
-    if abs(stored - counted) <= _TOLERANCE * counted:
-        return ()
-    return (f"the files hold {stored:,} elements, the language model has {counted:,}",)
 
 
 def _parts(path: Path) -> tuple[Path, list[Path]]:

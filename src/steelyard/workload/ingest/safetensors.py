@@ -16,10 +16,12 @@ from typing import Any
 
 from steelyard.errors import InputError, Problem, raise_all
 
-__all__ = ["DTYPES", "MAX_HEADER", "SafetensorsHeader", "TensorInfo", "read_safetensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "SafetensorsHeader", "TensorInfo", "elements_note", "read_safetensors"]
 
 #: Longest header accepted, in bytes (the limit of the reference implementation).
 MAX_HEADER = 100_000_000
+#: Stored elements may differ from the counted parameters by this share (rotary tables, scales) without a remark.
+_TOLERANCE = 0.005
 #: Most problems listed for one file.
 _MOST_PROBLEMS = 10
 
@@ -128,6 +130,13 @@ def read_safetensors(path: str | Path) -> SafetensorsHeader:
     raise_all(problems)
     known = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
     return SafetensorsHeader(tuple(tensors), known)
+
+
+def elements_note(counted: int, stored: int) -> tuple[str, ...]:
+    """A remark when a file holds clearly more or fewer elements than the graph counts."""
+    if abs(stored - counted) <= _TOLERANCE * counted:
+        return ()
+    return (f"the files hold {stored:,} elements, the language model has {counted:,}",)
 
 
 def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:

@@ -1,0 +1,170 @@
+"""The cases run in PyTorch, on the CPU or on a GPU that PyTorch sees. Imported only when PyTorch is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from steelyard.calibrate.measure.plan import Case
+from steelyard.calibrate.measure.timing import Timer
+
+__all__ = ["DTYPES", "Kernels", "find_device", "number_formats"]
+
+DTYPES: dict[str, Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHAIN_EPS = 1e-5
+
+
+def find_device(wanted: str = "") -> Any:
+    """The device to measure: ``cpu`` unless a GPU is asked for (``gpu``, ``cuda``, ``mps``).
+
+    Raises:
+        InputError: PyTorch sees no such device.
+    """
+    from steelyard.errors import InputError
+
+    name = wanted or "cpu"
+    if name == "gpu":
+        name = "cuda" if torch.cuda.is_available() else "mps"
+    kind = name.split(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, False):
+        have = ", ".join(k for k, v in present.items() if v)
+        raise InputError(f"PyTorch sees no {wanted!r} device here; it has {have}", field="device")
+    return torch.device(name)
+
+
+def number_formats(device: Any, threads: int) -> tuple[str, ...]:
+    """Formats worth measuring: fp32, and the 16-bit one the device multiplies at least as fast."""
+    if device.type != "cpu":
+        return ("bf16", "fp32") if device.type == "cuda" and torch.cuda.is_bf16_supported() else ("fp16", "fp32")
+    torch.set_num_threads(threads)
+    timer = Timer.thread() if threads == 1 else Timer.wall()
+    seconds = {}
+    with torch.inference_mode():
+        for name in ("fp32", "bf16"):
+            x, w = torch.ones(256, 512, dtype=DTYPES[name]), torch.ones(512, 512, dtype=DTYPES[name])
+            seconds[name] = min(timer.once(lambda x=x, w=w: F.linear(x, w)) for _ in range(5))  # type: ignore[misc]
+    return ("fp32", "bf16") if seconds["bf16"] < seconds["fp32"] else ("fp32",)
+
+
+class Kernels:
+    """Makes a callable for every case. Weights and caches rotate through a pool larger than the last-level cache."""
+
+    def __init__(self, device: Any, pool_bytes: float, threads: int) -> None:
+        self.device = device
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+        self._pools = {
+            name: (torch.rand(int(pool_bytes) // 4, device=device) - 0.5).mul_(0.02).to(dtype) for name, dtype in DTYPES.items() if name == "fp32"
+        }
+
+    def timer(self, threads: int) -> Timer:
+        """The clock to time this device with."""
+        if self.device.type == "cuda":
+            return Timer.wall(torch.cuda.synchronize)
+        if self.device.type == "mps":
+            return Timer.wall(torch.mps.synchronize)
+        return Timer.thread() if threads == 1 else Timer.wall()
+
+    def call(self, case: Case) -> Callable[[], object]:
+        """What to time for a case."""
+        make = {
+            "gemm": self._gemm,
+            "conv": self._conv,
+            "vector": self._vector,
+            "prefill": self._prefill,
+            "decode": self._decode,
+            "stream": self._stream,
+        }[case.op]
+        body = make(case)
+
+        def run() -> object:
+            with torch.inference_mode():
+                return body()
+
+        return run
+
+    def _new(self, case: Case, *shape: float) -> Any:
+        return torch.randn([int(s) for s in shape], device=self.device, dtype=torch.float32).to(DTYPES[case.number_format])
+
+    def _rotating(self, case: Case, *shape: float) -> Callable[[], Any]:
+        """Views of one shape that walk through the pool: each is cold when its turn comes again."""
+        if case.number_format not in self._pools:
+            self._pools[case.number_format] = self._pools["fp32"].to(DTYPES[case.number_format]).repeat(
+                4 // DTYPES[case.number_format].itemsize
+            )
+        pool = self._pools[case.number_format]
+        sizes = [int(s) for s in shape]
+        elements = 1
+        for s in sizes:
+            elements *= s
+        step = -(-elements // 64) * 64
+        places = max(1, pool.numel() // step)
+        views = [pool[i * step : i * step + elements].view(sizes) for i in range(min(places, 4096))]
+        number = count()
+        return lambda: views[next(number) % len(views)]
+
+    def _gemm(self, case: Case) -> Callable[[], object]:
+        s = case.shape
+        if s["groups"] > 1:
+            a, b = self._new(case, s["groups"], s["m"], s["k"]), self._new(case, s["groups"], s["k"], s["n"])
+            return lambda: torch.bmm(a, b)
+        x, weight = self._new(case, s["m"], s["k"]), self._rotating(case, s["n"], s["k"])
+        return lambda: F.linear(x, weight())
+
+    def _conv(self, case: Case) -> Callable[[], object]:
+        s = case.shape
+        stride, kernel = int(s["stride"]), int(s["kernel"])
+        x = self._new(case, s["batch"], s["c"], s["size"] * stride, s["size"] * stride)
+        weight = self._rotating(case, s["k"], s["c"], kernel, kernel)
+        return lambda: F.conv2d(x, weight(), stride=stride, padding=(kernel - 1) // 2)
+
+    def _vector(self, case: Case) -> Callable[[], object]:
+        rows, width, f = case.shape["rows"], int(case.shape["width"]), F
+        x, y, w = self._new(case, rows, width), self._new(case, rows, width), self._new(case, width)
+        chains: dict[str, Callable[[], object]] = {
+            "add_norm": lambda: f.rms_norm(x + y, (width,), w, CHAIN_EPS),
+            "add_layer_norm": lambda: f.layer_norm(x + y, (width,), w, w, CHAIN_EPS),
+            "gelu": lambda: f.gelu(x),
+            "silu_mul": lambda: f.silu(x) * y,
+            "relu": lambda: f.relu(x),
+            "add": lambda: x + y,
+            "add_relu": lambda: f.relu(x + y),
+            "softmax": lambda: f.softmax(x, -1),
+            "copy": lambda: x.clone(),
+        }
+        return chains[case.detail]
+
+    def _prefill(self, case: Case) -> Callable[[], object]:
+        s = case.shape
+        q = self._new(case, s["batch"], s["heads"], s["new"], s["head_dim"])
+        k, v = (self._new(case, s["batch"], s["kv_heads"], s["new"], s["head_dim"]) for _ in range(2))
+        grouped = s["heads"] != s["kv_heads"]
+        return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+
+    def _decode(self, case: Case) -> Callable[[], object]:
+        s = case.shape
+        q = self._new(case, s["batch"], s["heads"], 1, s["head_dim"])
+        cache = self._rotating(case, 2, s["batch"], s["kv_heads"], s["context"], s["head_dim"])
+        grouped = s["heads"] != s["kv_heads"]
+
+        def body() -> object:
+            k, v = cache()
+            return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+
+        return body
+
+    def _stream(self, case: Case) -> Callable[[], object]:
+        elements = int(case.shape["bytes"]) // 4
+        a = torch.ones(elements, device=self.device)
+        if case.detail == "read":
+            return lambda: a.sum()
+        out = torch.empty_like(a)
+        if case.detail == "copy":
+            return lambda: out.copy_(a)
+        b = torch.ones(elements, device=self.device)
+        return lambda: torch.add(a, b, alpha=2.0, out=out)

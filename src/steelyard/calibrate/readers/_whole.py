@@ -1,0 +1,312 @@
+"""Asking Steelyard for steps of whole models, many rows at once, as the readers of whole-model tables need it.
+
+A :class:`Deployment` is a model on devices under a plan and an engine. Its questions are the steps an engine runs
+(a prefill, a decode, a mixed step), priced by the same lowering and the same op models as ``estimate``; only the
+arithmetic around them (a static batch, a closed loop) is here. Sizes are arrays over rows. Method:
+``docs/methods/whole_models.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.calibrate.readers._base import Floats, Texts, interval80, machine_of
+from steelyard.cost.cost import Cost
+from steelyard.cost.memory import kv_bytes, memory_use, weight_bytes
+from steelyard.cost.pipeline import boundary
+from steelyard.cost.price import price
+from steelyard.cost.program import lower
+from steelyard.errors import SteelyardError
+from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.plan.engine import Engine, default_engine, find_engine
+from steelyard.plan.plan import Plan
+from steelyard.plan.sharding import check_sharding
+from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.transformer import Step, Transformer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "predict", "static_batch"]
+
+Size = float | int | Floats
+
+#: Log-space spread of what no model of ours explains (software version, clocks, the client), added in quadrature.
+SYSTEM_SPREAD = 0.12
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Durations of steps, arrays over rows: predicted, datasheet limit, log-space spread, energy of all devices."""
+
+    time_s: Floats
+    limit_s: Floats
+    spread: Floats
+    energy_j: Floats
+
+    def __add__(self, other: Spans) -> Spans:
+        total = self.time_s + other.time_s
+        spread = (self.time_s * self.spread + other.time_s * other.spread) / np.maximum(total, 1e-30)
+        return Spans(total, self.limit_s + other.limit_s, spread, self.energy_j + other.energy_j)
+
+    def times(self, count: Size) -> Spans:
+        """``count`` of them one after another."""
+        n = np.asarray(count, dtype=np.float64)
+        return Spans(self.time_s * n, self.limit_s * n, np.broadcast_to(self.spread, np.shape(self.time_s * n)), self.energy_j * n)
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A model on the devices of one replica (data-parallel copies are other deployments of the same kind)."""
+
+    model: Model
+    cluster: Cluster
+    plan: Plan
+    engine: Engine
+    skew: float = 0.0
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model's shapes."""
+        return self.model.transformer
+
+    def decode(self, batch: Size, context: Size) -> Spans:
+        """One token for each of ``batch`` sequences per replica, whose caches then hold ``context`` tokens."""
+        return self._once(lambda b, c: self._steps(Step.decode(b, c), True, b), batch, context)
+
+    def prefill(self, batch: Size, new: Size, context: Size | None = None) -> Spans:
+        """``new`` prompt tokens of each of ``batch`` sequences in one step (``context`` with those cached before)."""
+        whole = new if context is None else context
+        return self._once(lambda b, n, c: self._steps(Step(b, n, c), False, b * n), batch, new, whole)
+
+    def mixed(self, decodes: Size, context: Size, chunk: Size, prompt: Size) -> Spans:
+        """A step of ``decodes`` tokens, one per sequence of ``context``, and ``chunk`` tokens of prompts.
+
+        Products see ``decodes + chunk`` tokens; attention is a decode plus a prefill of the chunk, which attends to
+        ``prompt / 2`` tokens on average, over however many prompts the chunk spans.
+        """
+        return self._once(self._mixed, decodes, context, chunk, prompt)
+
+    def _mixed(self, decodes: Floats, context: Floats, chunk: Floats, prompt: Floats) -> Spans:
+        tokens = decodes + chunk
+        rest = self._steps(Step(tokens, 1, 1, logits=np.maximum(1.0, decodes)), True, tokens, part=False)
+        attend = self._steps(Step.decode(np.maximum(decodes, 1e-9), context), True, 0.0, part=True)
+        each = np.minimum(np.maximum(chunk, 1.0), prompt)
+        extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, each), False, 0.0, part=True)
+        bare = self.engine.step_s + self.engine.layer_s * self.transformer.depth * 0.0
+        return Spans(
+            rest.time_s + attend.time_s + np.where(chunk > 0, extra.time_s, 0.0) - 0.0 * bare,
+            rest.limit_s + attend.limit_s + np.where(chunk > 0, extra.limit_s, 0.0),
+            rest.spread,
+            rest.energy_j + attend.energy_j + extra.energy_j,
+        )
+
+    def tokens_that_fit(self) -> float:
+        """Tokens of KV cache a replica has room for beside weights and activations; 0: the weights do not fit."""
+        model, plan, engine = self.transformer, self.plan, self.engine
+        use = memory_use(
+            model, plan, self.cluster.machine, engine, 1, 1,
+            step_tokens=engine.max_batched_tokens, exact_weights=None,
+        )  # fmt: skip
+        room = float(use.capacity - use.weights - use.activations - use.other)
+        probe = 4096.0
+        return max(0.0, room) / max(float(kv_bytes(model, plan, 1, probe, 1)) / probe, 1e-30)
+
+    def sequences_that_fit(self, context: Size) -> Floats:
+        """Sequences of ``context`` tokens a replica holds at once: by memory and by the engine's limit."""
+        model, plan, engine = self.transformer, self.plan, self.engine
+        use = memory_use(model, plan, self.cluster.machine, engine, 1, 1, step_tokens=engine.max_batched_tokens)
+        room = float(use.capacity - use.weights - use.activations - use.other)
+        each = np.maximum(kv_bytes(model, plan, 1, context, engine.block_tokens), 1e-30)
+        return np.asarray(np.minimum(np.floor(max(0.0, room) / each), engine.max_sequences), dtype=np.float64)
+
+    def weight_bytes(self) -> float:
+        """Weight bytes of the fullest device."""
+        return weight_bytes(self.transformer, self.plan)
+
+    def fits(self, batch: Size, context: Size) -> NDArray[np.bool_]:
+        """Whether a static batch of ``batch`` sequences of ``context`` tokens fits a replica."""
+        use = memory_use(
+            self.transformer, self.plan, self.cluster.machine, self.engine, batch, context, step_tokens=1024
+        )
+        return np.asarray(use.total <= self.cluster.machine.root.capacity_bytes * MEMORY_ROOM, dtype=np.bool_)
+
+    def _steps(self, step: Step, decode: bool, tokens: Size, part: bool | None = None) -> Spans:
+        if self.plan.shares_experts:
+            seen = np.asarray(step.tokens) * self.plan.dp
+            step = Step(step.batch, step.new, step.context, step.logits, seen, self.skew)
+        graph = self.transformer.graph(step, absorb=True if decode else None)
+        if part is not None:
+            graph = graph.where(lambda op: op.fuse.endswith(".attention") == part)
+        program = lower(graph, self.plan, self.cluster.machine)
+        cost = price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
+        if part is not True:
+            hop = boundary(self.transformer, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
+            return _spans(cost, cost.time_s + hop, self.plan.devices / self.plan.pp)
+        return _spans(cost, sum((k.time_s for k in cost.kernels), 0.0), self.plan.devices / self.plan.pp)
+
+    def _once(self, ask: Callable[..., Spans], *sizes: Size) -> Spans:
+        """Price distinct rows only."""
+        columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(s, dtype=np.float64)) for s in sizes))
+        distinct, where = np.unique(np.stack(columns), axis=1, return_inverse=True)
+        found = ask(*distinct)
+        where = where.reshape(columns[0].shape)
+        n = distinct.shape[1]
+        return Spans(*(np.broadcast_to(x, (n,))[where] for x in (found.time_s, found.limit_s, found.spread, found.energy_j)))
+
+
+#: Share of device memory a row that ran may have needed by our count: our buffers are estimates.
+MEMORY_ROOM = 1.1
+
+
+def _spans(cost: Cost, time_s: Any, devices: float) -> Spans:
+    time = np.asarray(time_s, dtype=np.float64)
+    spread = np.sqrt(np.asarray(cost.log_spread(), dtype=np.float64) ** 2 + SYSTEM_SPREAD**2)
+    return Spans(
+        time,
+        np.asarray(cost.limit_s, dtype=np.float64),
+        np.asarray(spread, dtype=np.float64),
+        np.asarray(cost.energy_j * devices, dtype=np.float64),
+    )
+
+
+@cache
+def known_model(name: str) -> Model | None:
+    """The catalogue's model for a name a table uses; None when it has none."""
+    try:
+        return load_model(name)
+    except SteelyardError:
+        return None
+
+
+def deploy(
+    model: str | Model,
+    machine: str,
+    *,
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
+    ep: int = 1,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    engine: str | Engine = "",
+) -> Deployment | str:
+    """A deployment, or the reason why there is none (unknown machine or model, degrees that do not divide)."""
+    device = machine_of(machine)
+    if device is None:
+        return f"unknown machine {machine!r}"
+    found = known_model(model) if isinstance(model, str) else model
+    if found is None:
+        return f"unknown model {model!r}"
+    try:
+        plan = Plan(weights, activations, kv, "", tp, pp, dp, ep).resolved(found.transformer.native_weights)
+        check_sharding(found.transformer, plan)
+        chosen = (find_engine(engine) if engine else default_engine(device)) if isinstance(engine, str) else engine
+    except SteelyardError as error:
+        return str(error)
+    return Deployment(found, cluster_of(device, plan.devices), plan, chosen)
+
+
+def static_batch(at: Deployment, batch: Size, isl: Size, osl: Size) -> tuple[Spans, Spans, Spans]:
+    """``(prefill of the batch, mean decode step, whole generation)`` of a static batch.
+
+    Prompts enter in steps of at most the engine's token budget; the decode step is taken at the mean context
+    ``isl + osl / 2``, since its time is linear in it.
+    """
+    b, i, o = (np.asarray(x, dtype=np.float64) for x in (batch, isl, osl))
+    per_step = np.clip(np.floor(at.engine.max_batched_tokens / i), 1.0, b)
+    full = np.floor(b / per_step)
+    left = b - full * per_step
+    first = at.prefill(per_step, i).times(full)
+    rest = at.prefill(np.maximum(left, 1.0), i).times((left > 0).astype(np.float64))
+    prefill = first + rest
+    step = at.decode(b, i + np.maximum(1.0, o / 2))
+    return prefill, step, prefill + step.times(np.maximum(o - 1.0, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """Steady state of a closed loop: time between tokens, to the first one, and the batch that runs."""
+
+    tpot: Spans
+    ttft_s: Floats
+    running: Floats
+
+
+def closed_loop(at: Deployment, concurrency: Size, isl: Size, osl: Size, rounds: int = 4) -> Loop:
+    """Steady state of ``concurrency`` clients per replica that each send the next request when one ends.
+
+    ``running = min(concurrency, sequences that fit)``. A running sequence needs ``isl`` tokens of prefill per ``osl``
+    tokens of output, so a step carries on average ``chunk = running isl / osl`` prompt tokens (at most the budget; the
+    excess stretches the time per token). ``tpot`` is the time of that mixed step;
+    ``ttft = own prefill + half a step + time of the prompts that wait in front + queue``, the queue by Little's law:
+    ``(concurrency - running) tpot osl / running``.
+    """
+    c, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (concurrency, isl, osl)))
+    running = np.maximum(1.0, np.minimum(c, at.sequences_that_fit(i + o / 2)))
+    budget = np.maximum(1.0, at.engine.max_batched_tokens - running)
+    share = np.minimum(running * i / o, budget)
+    step = at.mixed(np.floor(running), i + o / 2, np.round(share), i)
+    stretch = np.maximum(1.0, running * i / o / budget)
+    tpot = step.times(stretch)
+    own = at.prefill(1.0, i)
+    wait = 0.5 * step.time_s + own.time_s * np.minimum(running * i / o / budget, running)
+    queue = np.maximum(0.0, c - running) / running * (tpot.time_s * o)
+    mixed = at.mixed(np.floor(running), i + o / 2, np.minimum(i, budget), i)
+    ttft = np.maximum(own.time_s, mixed.time_s * np.maximum(1.0, i / budget)) + wait + queue + at.engine.request_s
+    return Loop(tpot, np.asarray(ttft), running)
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What a reader answers for a table, one entry per row; NaN where there is no answer, with the reason."""
+
+    predicted: Floats
+    low: Floats
+    high: Floats
+    roofline: Floats
+    why: Texts
+
+
+Asked = tuple[Floats, Floats, Floats]
+"""(predicted, datasheet figure, log-space spread) of the rows of a group."""
+
+
+def predict(
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    place: Callable[..., Deployment | str],
+    ask: Callable[[Deployment, pd.DataFrame], Asked],
+) -> Columns:
+    """Answer the rows of a table group by group: rows that agree in ``keys`` share a deployment.
+
+    Args:
+        frame: the table; only the columns that state the question are looked at by ``place`` and ``ask``.
+        keys: columns that choose the deployment, handed to ``place`` in this order.
+        place: the deployment of a group, or why there is none.
+        ask: the answers of the rows of a group, vectorised.
+    """
+    n = len(frame)
+    predicted, roofline, spread = (np.full(n, np.nan) for _ in range(3))
+    why = np.full(n, "", dtype=object)
+    for values, rows in frame.reset_index(drop=True).groupby(list(keys), dropna=False, sort=False).groups.items():
+        index = np.asarray(rows)
+        try:
+            found = place(*(values if isinstance(values, tuple) else (values,)))
+            if isinstance(found, str):
+                why[index] = found
+                continue
+            predicted[index], roofline[index], spread[index] = ask(found, frame.iloc[index])
+        except SteelyardError as error:
+            why[index] = str(error)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            why[index] = f"{type(error).__name__}: {error}"
+    low, high = interval80(predicted, spread)
+    return Columns(predicted, low, high, roofline, why.astype(np.str_))

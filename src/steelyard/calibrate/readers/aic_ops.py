@@ -1,0 +1,267 @@
+"""``aic_ops``: kernel times of NVIDIA's aiconfigurator collector (GEMM, attention, MLA, MoE).
+
+Files are named ``<system>__<op>__<framework>_<version>.parquet``. Times are of a captured graph that repeats one call:
+small operands are hot. Rows of a table that was fitted are labelled by the split the fit uses: whole (n, k) pairs of
+GEMMs, whole head configurations of attention; the MoE fit saw every shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.calibrate.datasets import aic_gemm, aic_moe
+from steelyard.calibrate.datasets.aic_attention import KERNELS, AttentionRows
+from steelyard.calibrate.readers import _ops
+from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, machine_of, read_frame
+from steelyard.errors import SteelyardError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steelyard.machine.component import Machine
+
+__all__ = ["read"]
+
+#: Host time of one eager call of a block-scaled product, s, by kernel: its quantisation and product launched from
+#: Python, below which that benchmark measures the host. Source: the least time of such rows on one H100 server (Triton:
+#: L40S), a property of the software's call path.
+EAGER_CALL_S = {"FlashInfer": 55e-6, "DeepGemm": 77e-6, "Cutlass": 151e-6, "Triton": 282e-6}
+EAGER_FORMAT = "fp8_block"
+#: Share of the configurations an attention fit sees, in thousandths (``fit_attention.split``).
+FITTED_THOUSANDTHS = 500
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """GEMM, attention, MoE and MLA tables of every machine."""
+    for op, reader in (("gemm", _gemm), ("context_attention", _attention), ("generation_attention", _attention), ("moe", _moe)):
+        for path in ask.files(folder, f"*__{op}__*.parquet"):
+            if ask.wants(op) or ask.wants(path.stem):
+                machine = machine_of(path.name.split("__")[0])
+                if ask.machine and (machine is None or machine.name != ask.machine):
+                    continue
+                yield from guarded(ask, path, lambda path=path, op=op, reader=reader, m=machine: reader(path, op, m, ask))  # type: ignore[misc]
+    for path in ask.files(folder, "mla_*.parquet"):
+        if ask.wants("mla") or ask.wants(path.stem):
+            yield from guarded(ask, path, lambda path=path: _mla(path, ask))  # type: ignore[misc]
+
+
+def _groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    for key, part in frame.groupby(keys, sort=True, observed=True, dropna=False):
+        yield key, part
+
+
+def _missing(path: Path, table: str, phase: str, family: Any, time_s: Any, why: str, ask: Ask) -> Comparison:
+    return comparison(
+        ask, table, metric="time_s", phase=phase, machine=machine_name(path.name.split("__")[0]), family=family, measured=time_s, why=why
+    )
+
+
+def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    for fmt, rows in aic_gemm.read_aic_gemm(path).items():
+        fitted_part, _ = aic_gemm.split_by_pair(rows)
+        pair = rows.n * 1e6 + rows.k
+        seen = np.isin(pair, np.unique(fitted_part.n * 1e6 + fitted_part.k))
+        index = ask.pick(len(rows), f"{path.stem}#{fmt}")
+        rows, seen = aic_gemm.take(rows, index), seen[index]
+        phase = f"{op} eager" if fmt == EAGER_FORMAT else op
+        if machine is None:
+            yield _missing(path, op, phase, fmt, rows.latency_s, "machine not in the catalogue", ask)
+            continue
+        floor: Any = 0.0
+        if fmt == EAGER_FORMAT:
+            hosts = [next((s for name, s in EAGER_CALL_S.items() if k.startswith(name)), 0.0) for k in rows.kernel.tolist()]
+            floor = np.asarray(hosts, dtype=np.float64)
+        try:
+            answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k, floor_s=floor)
+        except SteelyardError as error:
+            yield _missing(path, op, phase, fmt, rows.latency_s, str(error), ask)
+            continue
+        split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
+        yield comparison(
+            ask, op, metric="time_s", phase=phase, machine=machine.name, family=fmt, measured=rows.latency_s, split=split, **answer.columns
+        )
+
+
+_ATTENTION = (
+    "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "step", "latency"
+)  # fmt: skip
+
+
+def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _ATTENTION, optional=("window_size",))
+    frame = frame[frame["latency"] > 0].fillna({"window_size": 0}).reset_index(drop=True)
+    n = len(frame)
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.asarray(frame[name].to_numpy(), dtype=np.float64)
+
+    rows = AttentionRows(
+        kernel=np.asarray([KERNELS.get(str(k), "generic") for k in frame["kernel_source"]], dtype=np.str_),
+        batch=column("batch_size"),
+        new_tokens=column("isl"),
+        context=column("isl") + column("step"),
+        heads=column("num_heads"),
+        kv_heads=column("num_key_value_heads"),
+        head_dim=column("head_dim"),
+        window=column("window_size"),
+        kv_bits=np.where(frame["kv_cache_dtype"].astype(str).str.contains("8"), 8.0, 16.0),
+        time_s=column("latency") * 1e-3,
+        base_s=np.zeros(n),
+        base_context=np.zeros(n),
+    )
+    seen = rows.configuration_hash() < FITTED_THOUSANDTHS
+    index = ask.pick(n, path.stem)
+    rows, seen = rows.take(index), seen[index]
+    phase = np.where(rows.new_tokens > 1, "prefill", "decode")
+    family = np.char.add(np.where(rows.kv_bits > 8, "bf16", "fp8"), np.where(rows.window > 0, " window", ""))
+    for key in sorted({*zip(rows.kernel.tolist(), rows.kv_bits.tolist(), phase.tolist(), strict=True)}):
+        kernel, bits, kind = key
+        mask = (rows.kernel == kernel) & (rows.kv_bits == bits) & (phase == kind)
+        r = rows.take(mask)
+        if machine is None:
+            yield _missing(path, op, kind, family[mask], r.time_s, "machine not in the catalogue", ask)
+            continue
+        shape = (r.heads, r.kv_heads, r.head_dim)
+        try:
+            if kind == "decode":
+                answer = _ops.decode(machine, kernel, r.batch, r.context, *shape, kv_bits=bits, window=r.window)
+            else:
+                before = r.context - r.new_tokens
+                answer = _ops.prefill(machine, kernel, r.batch, r.new_tokens, before, *shape, kv_bits=bits, window=r.window)
+        except SteelyardError as error:
+            yield _missing(path, op, kind, family[mask], r.time_s, str(error), ask)
+            continue
+        split = np.where(seen[mask], "fit", "left-out") if answer.fitted else "all"
+        yield comparison(
+            ask, op, metric="time_s", phase=kind, machine=machine.name, family=family[mask], measured=r.time_s, split=split, **answer.columns
+        )
+
+
+_MOE = (
+    "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size",
+    "distribution", "latency",
+)  # fmt: skip
+#: The MoE tables' format names in the format catalogue.
+_MOE_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4"}
+#: Different batches the collector loops over: one for an even spread, five for a skewed one.
+_BATCHES = (1.0, 5.0)
+
+
+def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _MOE)
+    frame = frame[frame["latency"] > 0]
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    balanced = frame["distribution"].astype(str) == "balanced"
+    skew = frame["distribution"].astype(str).str.extract(r"([\d.]+)$")[0].astype(float).where(~balanced, 0.0).fillna(0.0)
+    older = "0.14" in path.stem
+    shapes = zip(frame["hidden_size"], frame["inter_size"], frame["topk"], frame["num_experts"], strict=True)
+    frame = frame.assign(
+        kernel=[aic_moe.backend_of(str(k)) for k in frame["kernel_source"]],
+        fmt=frame["moe_dtype"].astype(str),
+        skew=skew,
+        balanced=balanced,
+        even=balanced | (frame["num_tokens"] * frame["topk"] > frame["num_experts"]),
+        gated=[older or shape not in aic_moe.NOT_GATED for shape in shapes],
+        time_s=frame["latency"].astype(float) * 1e-3,
+    )
+    for (kernel, fmt, even, gated), part in _groups(frame, ["kernel", "fmt", "even", "gated"]):
+        time_s = part["time_s"].to_numpy()
+        bits = aic_moe.BITS.get(fmt)
+        family = f"{fmt}"
+        if machine is None or bits is None:
+            why = "machine not in the catalogue" if machine is None else f"unknown format {fmt}"
+            yield _missing(path, op, op, family, time_s, why, ask)
+            continue
+        tensor, group = part["moe_tp_size"].to_numpy(float), part["moe_ep_size"].to_numpy(float)
+        try:
+            answer = _ops.moe(
+                machine,
+                f"{'triton' if kernel == 'other' else kernel}_{fmt}",
+                _MOE_FORMATS.get(fmt, fmt),
+                bits,
+                part["num_tokens"].to_numpy(float),
+                part["hidden_size"].to_numpy(float),
+                part["inter_size"].to_numpy(float) / tensor,
+                part["topk"].to_numpy(float),
+                part["num_experts"].to_numpy(float),
+                local_experts=part["num_experts"].to_numpy(float) / group,
+                gated=bool(gated),
+                skew=part["skew"].to_numpy(float),
+                even=bool(even),
+                repeated_batches=np.where(part["balanced"], *_BATCHES),
+            )
+        except SteelyardError as error:
+            yield _missing(path, op, op, family, time_s, str(error), ask)
+            continue
+        yield comparison(
+            ask, op, metric="time_s", phase=op, machine=machine.name, family=family, measured=time_s,
+            split="fit" if answer.fitted else "all", **answer.columns,
+        )  # fmt: skip
+
+
+_MLA = ("system", "table", "kernel_source", "kv_cache_dtype", "num_heads", "batch_size", "isl", "step", "latency")
+#: Prefill kernels of the latent-attention tables, as attention facts.
+_MLA_PREFILL = {"FLASH_ATTN": "fa3", "TRTLLM_RAGGED": "trtllm"}
+
+
+def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _MLA, optional=("gemm_type",))
+    frame = frame[frame["latency"] > 0]
+    frame = frame.iloc[ask.pick(len(frame), path.stem)]
+    frame = frame.assign(gemm_type=frame["gemm_type"].astype(object).where(frame["gemm_type"].notna(), "nan").astype(str))
+    for key, part in _groups(frame, ["system", "table", "kernel_source", "kv_cache_dtype", "gemm_type"]):
+        system, table, source, cache, gemm_type = (str(k) for k in key)
+        machine = machine_of(system)
+        phase = "decode" if "generation" in table else "prefill"
+        module = "module" in table
+        family = f"layer {_MLA_WEIGHTS.get(gemm_type, gemm_type)}" if module else "fp8" if "8" in cache else "bf16"
+        time_s = part["latency"].to_numpy(float) * 1e-3
+        name = machine.name if machine else system
+
+        def missing(why: str, name: str = name, phase: str = phase, family: str = family, time_s: Any = time_s) -> Comparison:
+            return comparison(ask, "mla", metric="time_s", phase=phase, machine=name, family=family, measured=time_s, why=why)
+
+        if machine is None:
+            yield missing("machine not in the catalogue")
+            continue
+        batch, heads = part["batch_size"].to_numpy(float), part["num_heads"].to_numpy(float)
+        new, step = part["isl"].to_numpy(float), part["step"].to_numpy(float)
+        kernel = KERNELS.get(source, "generic")
+        bits = 8.0 if "8" in cache else 16.0
+        weights = _MLA_WEIGHTS.get(gemm_type, gemm_type)
+        try:
+            if phase == "decode":
+                context = np.maximum(step, 1.0) if module else new + step
+                answer = _ops.mla_decode(machine, kernel, batch, context, heads, kv_bits=bits)
+            else:
+                answer = _ops.mla_prefill(machine, _MLA_PREFILL.get(source, kernel), batch, new, step, heads)
+            if module:
+                answer = answer + _projections(machine, weights, batch * (1.0 if phase == "decode" else new), heads, phase)
+        except SteelyardError as error:
+            yield missing(str(error))
+            continue
+        yield comparison(
+            ask, "mla", metric="time_s", phase=phase, machine=name, family=family, measured=time_s,
+            split="all" if module or not answer.fitted else "fit", **answer.columns,
+        )  # fmt: skip
+
+
+_MLA_WEIGHTS = {"bfloat16": "bf16", "nan": "bf16"}
+#: DeepSeek-V3's latent attention: hidden width, query and key-value ranks, rotary, plain and value elements of a head.
+_HIDDEN, _QUERY_RANK, _LATENT, _ROPE, _NOPE, _VALUE = 7168, 1536, 512, 64, 128, 128
+
+
+def _projections(machine: Machine, weights: str, tokens: Any, heads: Any, phase: str) -> _ops.Answer:
+    """The products around the latent attention of one layer: down, query up, (absorbed or expanded) key-value up, output."""
+    down = _ops.gemm(machine, weights, tokens, _QUERY_RANK + _LATENT + _ROPE, _HIDDEN, hot=False)
+    query = _ops.gemm(machine, weights, tokens, heads * (_NOPE + _ROPE), _QUERY_RANK, hot=False)
+    out = _ops.gemm(machine, weights, tokens, _HIDDEN, heads * _VALUE, hot=False)
+    if phase == "prefill":
+        return down + query + out + _ops.gemm(machine, weights, tokens, heads * (_NOPE + _VALUE), _LATENT, hot=False)
+    absorbed = _ops.gemm(machine, "bf16", tokens, _LATENT, _NOPE, groups=heads, hot=False)
+    return down + query + out + absorbed + _ops.gemm(machine, "bf16", tokens, _VALUE, _LATENT, groups=heads, hot=False)

@@ -1,0 +1,213 @@
+"""Collectives: aiconfigurator (NCCL, oneCCL and the serving libraries' own all-reduce), APEX, Vidur, and DeepEP.
+
+Sizes mean the full tensor, as in ``steelyard.cost.collective``. aiconfigurator counts elements, Vidur bytes, APEX KiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.calibrate.datasets import comm
+from steelyard.calibrate.fit_collective import LARGEST_BYTES, SMALLEST_BYTES, even_size
+from steelyard.calibrate.readers import _ops
+from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
+from steelyard.cost.collective import LIBRARIES
+from steelyard.cost.price import LAUNCH_S
+from steelyard.errors import SteelyardError
+from steelyard.plan.formats import find_format
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steelyard.machine.component import Machine
+
+__all__ = ["aiconfigurator", "apex", "deepep", "vidur"]
+
+#: Vidur's fabrics: the device and how many share a node. Pairs: two devices on one bridge, pairs joined by PCIe.
+VIDUR_FABRICS = {
+    "a100_dgx": ("a100_sxm", 8),
+    "h100_dgx": ("h100_sxm", 8),
+    "a100_pairwise_nvlink": ("a100_pcie", 4),
+    "h100_pairwise_nvlink": ("h100_nvl", 4),
+    "a40_pairwise_nvlink": ("a40", 4),
+}
+#: Format of the rows an expert-parallel exchange sends (DeepEP's defaults).
+DISPATCH_FORMAT, COMBINE_FORMAT = "fp8", "bf16"
+
+
+def aiconfigurator(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``aic_ops/comm_*.parquet``."""
+    for path in ask.files(folder, "comm_*.parquet"):
+        if ask.wants("comm") or ask.wants(path.stem):
+            yield from guarded(ask, path, lambda path=path: _aiconfigurator(path, ask))  # type: ignore[misc]
+
+
+def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
+    columns = ("system", "table", "op_name", "num_gpus", "message_size", "latency")
+    raw = read_frame(path, columns, optional=("kernel_source", "version", "nccl_dtype", "allreduce_dtype"))
+    text = {c: raw[c].astype(object).where(raw[c].notna(), "").astype(str) for c in ("kernel_source", "version", "nccl_dtype", "allreduce_dtype")}
+    dtype = text["nccl_dtype"].where(text["nccl_dtype"] != "", text["allreduce_dtype"])
+    libraries = [_library(k, str(t), v) for k, t, v in zip(text["kernel_source"], raw["table"], text["version"], strict=True)]
+    frame = raw[["op_name"]].assign(
+        device=raw["system"].astype(str),
+        library=libraries,
+        eager=text["kernel_source"].str.contains("eager"),
+        operation=raw["op_name"].astype(str).map(comm.OPERATION),
+        message_bytes=raw["message_size"].astype(float) * dtype.map(comm.ELEMENT_BYTES).astype(float),
+        devices=raw["num_gpus"].astype(int),
+        per_node=0,
+        time_s=raw["latency"].astype(float) * 1e-3,
+    )
+    yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask)
+
+
+def _library(kernel: str, table: str, version: str) -> str:
+    """The row of ``LIBRARIES`` of a kernel: the vendor's library by its table, a serving library's own by its name."""
+    for vendor in ("oneccl", "rccl", "nccl"):
+        if table.startswith(vendor):
+            return vendor
+    named = next((n for n in ("vllm", "sglang", "trtllm") if n in kernel.lower()), "nccl")
+    return comm.library_fact(named, version)
+
+
+def apex(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``apex_comm``: nccl-tests. Sizes the file rounds to 0 KiB are dropped, as are rows of more devices than a node."""
+    for path in ask.files(folder, "collectives_*.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, lambda path=path: _apex(path, ask))  # type: ignore[misc]
+
+
+def _apex(path: Path, ask: Ask) -> Iterator[Comparison]:
+    raw = read_frame(path, ("gpu", "collective", "num_nodes", "num_gpus_per_node", "size(kb)", "time(us)"))
+    raw = raw[(raw["size(kb)"] > 0) & (raw["num_gpus_per_node"] <= 8)]
+    pair = raw["collective"] == "sendrecv"
+    frame = raw[["gpu"]].assign(
+        device=raw["gpu"].map(lambda x: comm.APEX_MACHINE.get(x, str(x))),
+        library="nccl",
+        eager=False,
+        operation=raw["collective"].map(comm.OPERATION),
+        message_bytes=raw["size(kb)"].astype(float) * 1024.0,
+        devices=(raw["num_nodes"] * raw["num_gpus_per_node"]).where(~pair, 2).astype(int),
+        per_node=raw["num_gpus_per_node"].astype(int),
+        time_s=raw["time(us)"].astype(float) * 1e-6,
+    )
+    yield from _compare(frame, path.stem, path.stem, ask)
+
+
+def vidur(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``vidur_profiling/network.parquet``: medians of eager ``torch.distributed`` calls."""
+    path = folder / "network.parquet"
+    if ask.wants("network"):
+        yield from guarded(ask, path, lambda: _vidur(path, ask))
+
+
+def _vidur(path: Path, ask: Ask) -> Iterator[Comparison]:
+    medians = ("time_stats.all_reduce.median", "time_stats.send_recv.median")
+    raw = read_frame(path, ("fabric", "op", "num_workers", "size", "devices_per_node"), optional=medians)
+    known = [VIDUR_FABRICS.get(str(f), (str(f), 0)) for f in raw["fabric"]]
+    frame = raw[["fabric"]].assign(
+        device=[name for name, _ in known],
+        library="nccl",
+        eager=True,
+        operation=raw["op"].map(comm.OPERATION),
+        message_bytes=raw["size"].astype(float),
+        devices=raw["num_workers"].astype(int),
+        per_node=raw["devices_per_node"].astype(int),
+        time_s=raw[medians[0]].fillna(raw[medians[1]]).astype(float) * 1e-3,
+    )
+    yield from _compare(frame, "network", path.stem, ask)
+
+
+def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask) -> Iterator[Comparison]:
+    """Columns device, library, eager, operation, message_bytes, devices, per_node (0: the catalogue's), time_s."""
+    frame = frame[frame["time_s"] > 0]
+    frame = frame.iloc[ask.pick(len(frame), stem)].reset_index(drop=True)
+    nodes = np.where(frame["per_node"] > 0, frame["devices"] > frame["per_node"], False)
+    keys = ["device", "library", "eager", "operation", "per_node"]
+    for key, part in frame.assign(many=nodes).groupby([*keys, "many"], dropna=False):
+        name, library, eager, operation, per_node, many = key
+        machine = machine_of(str(name))
+        label, phase = str(library), f"{operation}{' eager' if eager else ''}{' across nodes' if many else ''}"
+        time_s = part["time_s"].to_numpy(float)
+
+        def missing(why: str, name: Any = name, machine: Any = machine, label: str = label, time_s: Any = time_s, phase: str = phase) -> Comparison:
+            shown = machine.name if machine else str(name)
+            return comparison(ask, table, metric="time_s", phase=phase, machine=shown, family=label, measured=time_s, why=why)
+
+        if machine is None or not isinstance(operation, str) or library not in LIBRARIES:
+            yield missing("machine not in the catalogue" if machine is None else "collective or library not modelled")
+            continue
+        try:
+            answer = _ops.collective(
+                machine,
+                library,
+                operation,
+                part["message_bytes"].to_numpy(float),
+                part["devices"].to_numpy(float),
+                per_node=int(per_node),
+                host_s=LAUNCH_S.get(machine.launch, 0.0) if eager else 0.0,
+            )
+        except SteelyardError as error:
+            yield missing(str(error))
+            continue
+        size = part["message_bytes"]
+        sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES) & (not eager) & (not many)
+        split = np.where(even_size(part) & sized, "fit", "left-out") if answer.fitted else "all"
+        yield comparison(
+            ask, table, metric="time_s", phase=phase, machine=machine.name, family=label, measured=time_s, split=split, **answer.columns
+        )
+
+
+def deepep(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``aic_ops/wideep_deepep_*.parquet``: dispatch and combine of DeepEP, as the all-to-all an estimate prices."""
+    for path in ask.files(folder, "wideep_deepep_*.parquet"):
+        if ask.wants("deepep") or ask.wants(path.stem):
+            yield from guarded(ask, path, lambda path=path: _deepep(path, ask))  # type: ignore[misc]
+
+
+def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
+    raw = read_frame(path, ("system", "node_num", "hidden_size", "num_token", "num_topk", "num_experts"), optional=_DEEPEP_TIMES)
+    raw = raw.iloc[ask.pick(len(raw), path.stem)]
+    low_latency = raw["dispatch_avg_t_us"].notna()
+    for (system, quick), part in raw.assign(quick=low_latency).groupby(["system", "quick"]):
+        machine = machine_of(str(system))
+        for step, fmt in (("dispatch", DISPATCH_FORMAT), ("combine", COMBINE_FORMAT)):
+            if quick:
+                time_s = part[f"{step}_avg_t_us"].to_numpy(float) * 1e-6
+            else:
+                time_s = (part[f"{step}_transmit_us"] + part[f"{step}_notify_us"]).to_numpy(float) * 1e-6
+            yield from _exchange(machine, str(system), step, fmt, "low latency" if quick else "normal", part, time_s, ask)
+
+
+_DEEPEP_TIMES = (
+    "dispatch_avg_t_us", "combine_avg_t_us", "dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us", "combine_notify_us"
+)  # fmt: skip
+
+
+def _exchange(
+    machine: Machine | None, system: str, step: str, fmt: str, family: str, part: pd.DataFrame, time_s: Any, ask: Ask
+) -> Iterator[Comparison]:
+    from steelyard.machine.cluster import cluster_of
+
+    about = {"metric": "time_s", "phase": step, "machine": machine.name if machine else system, "family": family, "measured": time_s}
+    if machine is None:
+        yield comparison(ask, "deepep", why="machine not in the catalogue", **about)
+        return
+    per_node = cluster_of(machine, 1).per_node
+    devices = part["node_num"].to_numpy(float) * per_node
+    pairs = part["num_token"].to_numpy(float) * part["num_topk"].to_numpy(float)
+    message = pairs * part["hidden_size"].to_numpy(float) * find_format(fmt).stored_bits / 8
+    columns = {name: np.full(len(part), np.nan) for name in ("predicted", "low", "high", "roofline")}
+    fitted = False
+    for many in (False, True):
+        rows = (devices > per_node) == many
+        if rows.any():
+            answer = _ops.collective(machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=per_node)
+            for name, values in answer.columns.items():
+                columns[name][rows] = values
+            fitted = answer.fitted
+    yield comparison(ask, "deepep", split="left-out" if fitted else "all", **about, **columns)

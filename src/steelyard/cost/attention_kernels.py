@@ -1,0 +1,61 @@
+"""Which attention kernel runs where, and what is known about it: `catalogue/kernels/attention.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from steelyard.cost.attention_facts import AttentionFacts
+from steelyard.cost.mla import MlaFacts
+
+__all__ = ["attention_facts", "attention_kernel", "mla_facts", "mla_kernel"]
+
+F = TypeVar("F", AttentionFacts, MlaFacts)
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return tomllib.loads((files("steelyard.catalogue") / "kernels" / "attention.toml").read_text(encoding="utf-8"))
+
+
+def _make(cls: type[F], name: str, section: str) -> F:
+    values = _table()[section].get(name)
+    if values is None:
+        return cls(name="generic")
+    kinds = {f.name: f.type for f in fields(cls)}
+    typed = {
+        k: tuple(float(x) for x in v) if isinstance(v, list) else v if kinds[k] in ("bool", "str") else float(v)
+        for k, v in values.items()
+    }
+    return cls(**{"name": name, **typed})
+
+
+@cache
+def attention_facts(name: str) -> AttentionFacts:
+    """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic kernel."""
+    return _make(AttentionFacts, name, "facts")
+
+
+@cache
+def mla_facts(name: str) -> MlaFacts:
+    """Facts of an MLA decode kernel by name; an unknown name gives the generic one."""
+    return _make(MlaFacts, name, "mla")
+
+
+def attention_kernel(family: str, kv_bits: float, head_dim: float = 128) -> str:
+    """The kernel a current vLLM picks: by machine family, then by KV format and head dimension; "generic" elsewhere."""
+    chosen = _table()["select"].get(family, {})
+    if head_dim > chosen.get("large_head_above", 1e9):
+        return str(chosen["large_head"])
+    if kv_bits <= 8 and head_dim in chosen.get("fp8_odd_head_dims", ()):
+        return str(chosen["fp8_odd_head"])
+    return str(chosen.get("fp8" if kv_bits <= 8 else "bf16", "generic"))
+
+
+def mla_kernel(family: str, kv_bits: float) -> str:
+    """The MLA decode kernel a current vLLM picks by machine family and KV format."""
+    return str(_table()["select_mla"].get(family, {}).get("fp8" if kv_bits <= 8 else "bf16", "triton_mla"))

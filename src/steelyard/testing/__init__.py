@@ -1,0 +1,1 @@
+"""Contract suites for plug-in authors: what every machine, model family and cost model must keep."""

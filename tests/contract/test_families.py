@@ -1,0 +1,123 @@
+"""Every built-in model family against the contract shipped to plug-in authors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from steelyard.testing.families import ModelFamilyContract
+from steelyard.workload.families import FAMILIES, Family
+
+BASE: Mapping[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+    "sliding_window": 64,
+}
+SPARSE: Mapping[str, Any] = {
+    **BASE,
+    "num_experts_per_tok": 2,
+    "moe_topk": 2,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 128,
+}
+LATENT: Mapping[str, Any] = {
+    **SPARSE,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+INDEXED: Mapping[str, Any] = {**LATENT, "index_n_heads": 4, "index_head_dim": 32, "index_topk": 64}
+SHARED: Mapping[str, Any] = {**SPARSE, "shared_expert_intermediate_size": 256}
+HYBRID: Mapping[str, Any] = {
+    **SHARED,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+TWO_KINDS: Mapping[str, Any] = {**SPARSE, "intermediate_size_mlp": 512, "interleave_moe_layer_step": 2}
+GPT: Mapping[str, Any] = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 4096, "vocab_size": 1000}
+
+#: Configs of the families that need more than :data:`BASE`.
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("llama4", "llama4_text"), TWO_KINDS),
+    **dict.fromkeys(("mixtral", "granitemoe", "granitemoeshared", "minimax_m2", "phimoe", "olmoe", "gpt_oss"), SPARSE),
+    **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text", "hunyuan_v1_moe", "glm4_moe", "glm4v_moe_text"), SPARSE),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), HYBRID),
+    "qwen2_moe": SHARED,
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), LATENT),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), INDEXED),
+    "chatglm": {
+        "hidden_size": 256,
+        "ffn_hidden_size": 512,
+        "num_layers": 4,
+        "num_attention_heads": 8,
+        "kv_channels": 32,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "padded_vocab_size": 1000,
+        "add_qkv_bias": True,
+    },
+    "gpt_neo": {
+        "hidden_size": 256,
+        "num_layers": 4,
+        "num_heads": 8,
+        "vocab_size": 1000,
+        "max_position_embeddings": 4096,
+    },
+    **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen"), GPT),
+    "opt": {**BASE, "ffn_dim": 512, "word_embed_proj_dim": 128},
+    "bloom": {"hidden_size": 256, "n_layer": 4, "n_head": 8, "vocab_size": 1000},
+    "mpt": {"d_model": 256, "n_layers": 4, "n_heads": 8, "vocab_size": 1000, "attn_config": {"alibi": True}},
+    "distilbert": {"dim": 256, "hidden_dim": 512, "n_layers": 4, "n_heads": 8, "vocab_size": 1000},
+}
+DEPTH: Mapping[str, str] = {
+    **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen", "bloom"), "n_layer"),
+    **dict.fromkeys(("mpt", "distilbert"), "n_layers"),
+    **dict.fromkeys(("chatglm", "gpt_neo"), "num_layers"),
+}
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen"), ("n_embd", "n_layer", "n_head", "vocab_size")),
+    "mpt": ("d_model", "n_layers", "n_heads", "vocab_size"),
+    "distilbert": ("dim", "hidden_dim", "n_layers", "n_heads", "vocab_size"),
+    "chatglm": ("hidden_size", "ffn_hidden_size", "num_layers", "num_attention_heads", "padded_vocab_size"),
+    "gpt_neo": ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_position_embeddings"),
+    "bloom": ("hidden_size", "n_layer", "n_head", "vocab_size"),
+}
+
+
+class TestBuiltInFamilies(ModelFamilyContract):
+    """One run of the contract per ``model_type``."""
+
+    @pytest.fixture(params=FAMILIES.names())
+    def model_type(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture
+    def family(self, model_type: str) -> Family:
+        return FAMILIES.get(model_type)
+
+    @pytest.fixture
+    def config(self, model_type: str) -> Mapping[str, Any]:
+        return {"model_type": model_type, **CONFIGS.get(model_type, BASE)}
+
+    @pytest.fixture
+    def depth_key(self, model_type: str) -> str:
+        return DEPTH.get(model_type, "num_hidden_layers")
+
+    @pytest.fixture
+    def required(self, model_type: str, depth_key: str) -> tuple[str, ...]:
+        return REQUIRED.get(model_type, ("hidden_size", depth_key, "num_attention_heads", "vocab_size"))

@@ -1,0 +1,248 @@
+"""The GEMM cost model: physical limits, monotonicity, the compiled twin, accuracy on measured rows."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.cost.gemm import (
+    DEFAULT_FACTS,
+    GemmDevice,
+    GemmParameters,
+    candidates,
+    gemm_facts,
+    gemm_roofline_s,
+    gemm_time_s,
+    library_facts,
+    sustained_compute_frac,
+)
+from steelyard.errors import UnknownName
+
+HOPPER = GemmDevice(132, 989.4e12, 989.4e12, 3.352e12, 50e6, 7e12, "async", 1.83e9, 700.0)
+ONE_CORE_NPU = GemmDevice(1, 4e12, 4e12, 30e9, 2e6, 100e9, "other", 1e9)
+BITS = {"weight_bits": 16, "act_bits": 16, "out_bits": 16}
+KERNELS = [
+    "cublas",
+    "cublas_2sm",
+    "cublas_mma",
+    "cublas_ada",
+    "blas",
+    "cutlass_fp8",
+    "cutlass_fp8_ada",
+    "cutlass_fp8_2sm",
+    "cutlass_fp8_graphics",
+    "nvfp4",
+    "deepgemm_fp8_block",
+    "triton_fp8_block",
+    "cutlass_int8",
+    "marlin",
+]
+SIZE = st.integers(1, 70000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(m=SIZE, n=SIZE, k=SIZE, kernel=st.sampled_from(KERNELS), hot=st.booleans(), npu=st.booleans())
+def test_never_faster_than_the_spec_sheet(m: int, n: int, k: int, kernel: str, hot: bool, npu: bool) -> None:
+    device = ONE_CORE_NPU if npu else HOPPER
+    time = gemm_time_s(m, n, k, **BITS, device=device, facts=gemm_facts(kernel), weights_hot=hot)
+    roof = gemm_roofline_s(m, n, k, **BITS, device=device, weights_hot=hot)
+    assert np.isfinite(time)
+    assert time >= roof
+    assert time >= 2.0 * m * n * k / device.peak_ops_per_s
+
+
+@settings(max_examples=100, deadline=None)
+@given(m=SIZE, n=SIZE, k=SIZE)
+def test_time_grows_with_every_size(m: int, n: int, k: int) -> None:
+    def price(m: int, n: int, k: int) -> float:
+        return float(gemm_time_s(m, n, k, **BITS, device=HOPPER))
+
+    base = price(m, n, k) * (1.0 - 1e-9)
+    assert price(m + 1, n, k) >= base
+    assert price(2 * m, n, k) >= base
+    assert price(m, n + 64, k) >= base
+    assert price(m, n, 2 * k) >= base
+
+
+@settings(max_examples=60, deadline=None)
+@given(m=SIZE, n=SIZE, k=SIZE, factor=st.floats(1.0, 4.0))
+def test_better_hardware_is_never_slower(m: int, n: int, k: int, factor: float) -> None:
+    base = gemm_time_s(m, n, k, **BITS, device=HOPPER) * (1.0 + 1e-9)
+    for field in ("dram_bytes_per_s", "l2_bytes_per_s", "clock_hz"):
+        better = replace(HOPPER, **{field: getattr(HOPPER, field) * factor})
+        assert gemm_time_s(m, n, k, **BITS, device=better) <= base
+    faster = replace(HOPPER, peak_ops_per_s=HOPPER.peak_ops_per_s * factor, peak16_ops_per_s=989.4e12 * factor)
+    assert gemm_time_s(m, n, k, **BITS, device=faster) <= base
+
+
+def test_sizes_broadcast_and_match_scalars() -> None:
+    m = np.array([1, 16, 300, 4096])
+    n = np.array([[1024], [28672]])
+    times = gemm_time_s(m, n, 4096, **BITS, device=HOPPER)
+    assert times.shape == (2, 4)
+    for i in range(2):
+        for j in range(4):
+            assert times[i, j] == gemm_time_s(m[j], n[i, 0], 4096, **BITS, device=HOPPER)
+
+
+def test_chunks_do_not_change_the_answer() -> None:
+    rng = np.random.default_rng(1)
+    m, n, k = (np.floor(2.0 ** rng.uniform(0, 14, 9001)) for _ in range(3))
+    whole = gemm_time_s(m, n, k, **BITS, device=HOPPER)
+    assert np.array_equal(
+        whole[4000:4100], gemm_time_s(m[4000:4100], n[4000:4100], k[4000:4100], **BITS, device=HOPPER)
+    )
+
+
+def test_an_empty_product_costs_nothing() -> None:
+    assert gemm_time_s(0, 4096, 4096, **BITS, device=HOPPER) == 0.0
+    assert gemm_time_s(np.array([], dtype=float), 4096, 4096, **BITS, device=HOPPER).size == 0
+
+
+def test_long_streams_and_big_products_reach_the_fitted_shares() -> None:
+    p = GemmParameters(compute_frac=0.8, dram_frac=0.7, overlap_power=8.0, wave_hardness=0.01, store_intensity=1.0)
+    stream = gemm_time_s(1, 65536, 65536, **BITS, device=HOPPER, parameters=p)
+    assert 65536.0**2 * 2.0 / 3.352e12 / stream == pytest.approx(0.7, rel=0.02)
+    product = gemm_time_s(32768, 32768, 32768, **BITS, device=HOPPER, parameters=p)
+    assert 2.0 * 32768.0**3 / 989.4e12 / product == pytest.approx(0.8, rel=0.02)
+
+
+def test_splitting_k_is_what_fills_the_machine_for_small_outputs() -> None:
+    unsplit = replace(DEFAULT_FACTS, split=(1,))
+    args = (16, 128, 65536)
+    assert gemm_time_s(*args, **BITS, device=HOPPER, facts=unsplit) > 4.0 * gemm_time_s(*args, **BITS, device=HOPPER)
+
+
+def test_groups_fill_waves_together() -> None:
+    one = gemm_time_s(64, 512, 4096, **BITS, device=HOPPER)
+    many = gemm_time_s(64, 512, 4096, **BITS, device=HOPPER, groups=16)
+    assert one < many < 16.0 * one
+
+
+def test_hot_weights_help_small_weights_only() -> None:
+    small, large = (8, 1024, 1024), (8, 16384, 16384)
+    cold, hot = ({"device": HOPPER, "weights_hot": h} for h in (False, True))
+    assert gemm_time_s(*small, **BITS, **hot) < gemm_time_s(*small, **BITS, **cold)
+    assert gemm_time_s(*large, **BITS, **hot) == pytest.approx(gemm_time_s(*large, **BITS, **cold), rel=1e-3)
+
+
+def test_narrow_weights_speed_up_streams_and_not_products() -> None:
+    marlin = {"device": HOPPER, "facts": gemm_facts("marlin"), "act_bits": 16, "out_bits": 16}
+    args = (8, 28672, 8192)
+    wide = gemm_time_s(*args, **BITS, device=HOPPER)
+    assert 2.0 < wide / gemm_time_s(*args, weight_bits=4.25, **marlin) < 4.0
+    args = (8192, 28672, 8192)
+    assert gemm_time_s(*args, weight_bits=4.25, **marlin) > gemm_time_s(*args, **BITS, device=HOPPER)
+
+
+def test_a_separate_quantisation_kernel_costs_time_per_row() -> None:
+    facts = gemm_facts("cutlass_fp8")
+    fused = replace(facts, quantises_activations=False)
+    eight = {"weight_bits": 8, "act_bits": 8, "out_bits": 16, "device": replace(HOPPER, peak_ops_per_s=1978.9e12)}
+
+    def extra(m: int) -> float:
+        pair = [gemm_time_s(m, 4096, 4096, facts=f, **eight) for f in (facts, fused)]
+        return float(pair[0] - pair[1])
+
+    assert extra(1) == pytest.approx(facts.quant_launch_s, rel=0.02)
+    assert extra(32768) > 32768 / 132 * facts.quant_row_s
+
+
+def test_power_caps_compute() -> None:
+    p = GemmParameters(compute_frac=0.9, ops_per_joule=0.7e12)
+    assert sustained_compute_frac(replace(HOPPER, tdp_w=350.0), p) == pytest.approx(0.7e12 * 350.0 / 989.4e12)
+    assert sustained_compute_frac(replace(HOPPER, tdp_w=0.0), p) == 0.9
+
+
+def test_kernel_table() -> None:
+    for name in KERNELS:
+        table = candidates(gemm_facts(name))
+        m, n = np.meshgrid([1.0, 16, 17, 64, 65, 128, 129, 257, 9000], [32.0, 1280, 1281, 4097, 8193, 16385, 60000])
+        served = (m[..., None] > table[:, 3]) & (m[..., None] <= table[:, 4])
+        served &= (n[..., None] > table[:, 5]) & (n[..., None] <= table[:, 6])
+        assert served.any(axis=-1).all(), name
+    with pytest.raises(UnknownName, match="cutlass_fp8"):
+        gemm_facts("cutlas_fp8")
+
+
+def test_library_picks_the_kernel_of_the_format() -> None:
+    assert library_facts("hopper", 16, 16).name == "cublas"
+    assert library_facts("hopper", 8, 8).name == "cutlass_fp8"
+    assert library_facts("hopper", 4.25, 16).name == "marlin"
+    assert library_facts("blackwell", 4.5, 4.5).name == "nvfp4"
+    assert library_facts("hexagon", 8, 8).name == "blas"
+
+
+def test_calibration_files_hold_valid_parameters() -> None:
+    root = resources.files("steelyard.catalogue").joinpath("calibration")
+    names = set(GemmParameters.__dataclass_fields__)
+    for machine in ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm", "_families"):
+        data = tomllib.loads(root.joinpath(machine).joinpath("gemm.toml").read_text(encoding="utf-8"))
+        sections = [data, *data.values(), *(v for s in data.values() if isinstance(s, dict) for v in s.values())]
+        found = [s for s in sections if isinstance(s, dict) and "parameters" in s]
+        assert found
+        for section in found:
+            assert set(section["parameters"]) == names
+            p = GemmParameters(**section["parameters"])
+            assert 0.3 <= p.compute_frac <= 1.0
+            assert 0.4 <= p.dram_frac <= 1.0
+            assert gemm_facts(section["facts"]).tiles
+            assert 0.0 < section["residual"]["log_std"] < 0.5
+
+
+def test_compiled_twin_gives_the_same_answer() -> None:
+    pytest.importorskip("numba")
+    from steelyard.cost.gemm_bulk import gemm_time_bulk_s
+
+    rng = np.random.default_rng(0)
+    m, n, k = (np.floor(2.0 ** rng.uniform(low, 16.0, 400)) for low in (0.0, 4.0, 4.0))
+    m[:3] = [0.0, 1.0, 1.0]
+    groups = rng.integers(1, 9, 400)
+    for name in KERNELS:
+        for hot in (False, True):
+            same = {"device": HOPPER, "facts": gemm_facts(name), "groups": groups, "weights_hot": hot}
+            ours = gemm_time_s(m, n, k, weight_bits=8, act_bits=16, out_bits=16, **same)
+            bulk = gemm_time_bulk_s(m, n, k, weight_bits=8, act_bits=16, out_bits=16, **same)
+            np.testing.assert_allclose(bulk, ours, rtol=1e-9)
+
+
+LIMITS_PERCENT = {
+    ("a100_sxm", "bf16"): 8.5,
+    ("l40s", "bf16"): 11.5,
+    ("h100_sxm", "bf16"): 6.5,
+    ("h200_sxm", "bf16"): 6.5,
+    ("b200_sxm", "bf16"): 7.5,
+    ("h100_sxm", "fp8"): 9.0,
+    ("h200_sxm", "fp8"): 9.0,
+    ("l40s", "fp8"): 15.5,
+    ("b200_sxm", "nvfp4"): 9.0,
+}
+
+
+@pytest.mark.parametrize(("machine", "number_format"), sorted(LIMITS_PERCENT))
+def test_catalogue_parameters_predict_pairs_left_out(machine: str, number_format: str) -> None:
+    folder = Path(os.environ.get("STEELYARD_DATA", "../shared")) / "truth" / "aic_ops"
+    if not list(folder.glob(f"{machine}__gemm__*.parquet")):
+        pytest.skip(f"no measured GEMM table of {machine} under {folder}")
+    for module in ("numba", "pandas", "pyarrow"):
+        pytest.importorskip(module)
+    from steelyard.calibrate.datasets.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair
+    from steelyard.calibrate.fit_gemm import MEASURED, Sample, device_of, score
+
+    rows = read_aic_gemm(aic_gemm_files(folder)[machine])[number_format]
+    text = resources.files("steelyard.catalogue").joinpath(f"calibration/{machine}/gemm.toml").read_text("utf-8")
+    data = tomllib.loads(text)
+    section = data if number_format == "bf16" else data[number_format]
+    device, hot = device_of(machine, number_format), MEASURED[machine].hot_frac
+    sample = Sample(split_by_pair(rows)[1], device, gemm_facts(section["facts"]), hot)
+    result = score([sample], GemmParameters(**section["parameters"]))
+    assert result.mean_ape <= LIMITS_PERCENT[machine, number_format]
+    assert result.big_mean_ape < result.roofline_big_mean_ape

@@ -1,0 +1,103 @@
+"""The model catalogue: published totals, active totals, names."""
+
+from __future__ import annotations
+
+import pytest
+
+from steelyard.errors import InputError, UnknownName
+from steelyard.workload.catalogue import find_model, load_model, model_names
+
+NAMES = model_names()
+ENTRIES = {name: find_model(name) for name in NAMES}
+EXACT = [name for name, entry in ENTRIES.items() if entry.exact]
+ROUTED = [name for name, entry in ENTRIES.items() if entry.active_parameters]
+TOLERANCE = 0.001
+
+
+def test_the_catalogue_is_large_enough() -> None:
+    """At least 90 models, at least 40 with an exact published total."""
+    assert len(NAMES) >= 90
+    assert len(EXACT) >= 40
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_total_parameters(name: str) -> None:
+    """Within 0.1 % of the published count."""
+    assert load_model(name).transformer.parameters() == pytest.approx(ENTRIES[name].parameters, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in EXACT])
+def test_rounded_totals(name: str) -> None:
+    """Within 3 % of a figure that a paper or card rounds."""
+    assert load_model(name).transformer.parameters() == pytest.approx(ENTRIES[name].parameters, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_active_parameters(name: str) -> None:
+    """Publishers count the active weights with or without embedding and head, and round or cut: one unit of the last
+    stated digit, for one of the three ways to count."""
+    model, published = load_model(name).transformer, ENTRIES[name].active_parameters
+    digits = str(published)
+    unit = min(10 ** (len(digits) - len(digits.rstrip("0"))), 10**9)
+    head = model.vocab * model.hidden
+    bare = model.active_parameters(embedding=False)
+    ways = (model.active_parameters(), bare, bare - head)
+    assert min(abs(way - published) for way in ways) < max(unit, TOLERANCE * published)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_is_complete(name: str) -> None:
+    """Facts have a source and a confidence, and the stated context is not below the config's."""
+    entry = ENTRIES[name]
+    assert entry.source
+    assert entry.confidence
+    assert entry.context > 0
+    assert entry.config["model_type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_leads_home(name: str) -> None:
+    """The id, its copies and its aliases all find the entry."""
+    entry = ENTRIES[name]
+    for other in (entry.id, *entry.same_as, *entry.aliases, entry.id.lower(), entry.id.rpartition("/")[2]):
+        assert find_model(other).id == entry.id, other
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Llama 3.1 70B", "meta-llama/Llama-3.1-70B"),
+        ("llama-3.1-70b", "meta-llama/Llama-3.1-70B"),
+        ("meta-llama/Llama-3.1-70B-Instruct", "meta-llama/Llama-3.1-70B"),
+        ("LLAMA_3_1_8B_INSTRUCT", "meta-llama/Llama-3.1-8B"),
+        ("llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"),
+        ("deepseek-v3", "deepseek-ai/DeepSeek-V3"),
+        ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B"),
+        ("gemma-3-27b", "google/gemma-3-27b-it"),
+        ("gpt-oss-120b", "openai/gpt-oss-120b"),
+        ("phi-4", "microsoft/phi-4"),
+    ],
+)
+def test_names_are_forgiven(said: str, meant: str) -> None:
+    """Case, dashes, organisation and endings."""
+    assert find_model(said).id == meant
+
+
+def test_unknown_name_suggests() -> None:
+    """The nearest names, in one line."""
+    with pytest.raises(UnknownName) as caught:
+        load_model("lama-3.1-70b")
+    assert "llama-3.1-70b" in caught.value.nearest
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", "-", "/", "x" * 5000, "a\x00b"])
+def test_strange_names(name: str) -> None:
+    """No crash, one error."""
+    with pytest.raises(InputError):
+        load_model(name)
+
+
+def test_context_of_the_model_is_known() -> None:
+    """Decoders with rotary positions say how far they go."""
+    assert load_model("llama-3.1-8b").transformer.max_context == 131_072
