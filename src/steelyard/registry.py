@@ -21,11 +21,17 @@ T = TypeVar("T")
 
 
 @cache
+def _installed() -> metadata.EntryPoints:
+    """Every entry point of the environment: the metadata of all packages is read once per process."""
+    return metadata.entry_points()
+
+
+@cache
 def entry_points(group: str) -> dict[str, metadata.EntryPoint]:
     """Entry points of a group by name. A plug-in's entry may not take the name of a built-in."""
     found: dict[str, metadata.EntryPoint] = {}
     for point in sorted(
-        metadata.entry_points(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))
+        _installed().select(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))
     ):
         known = found.get(point.name)
         if known is not None and known.value != point.value:

@@ -386,8 +386,8 @@ def test_a_scenario_that_cannot_run_or_fit_is_a_row(capsys: pytest.CaptureFixtur
     assert "does not fit" in out
     code, out, _ = _run(capsys, "estimate", "llama-3.1-70b", "--on", "h100:8", "--tp", "8,3", "--osl", "8")
     assert code == 0
-    assert "cannot run [1]" in out
-    assert "[1] " in out
+    assert "error [1]" in out
+    assert "[1] cannot run: " in out
     assert "3 does not divide the 64 attention heads" in " ".join(out.split())
 
 

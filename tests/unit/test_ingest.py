@@ -262,6 +262,253 @@ def test_gguf_routed_llama_is_mixtral(tmp_path: Path) -> None:
     assert any("hold" in note for note in model.transformer.notes)  # this file lacks most tensors, and that is said
 
 
+#: Metadata as converters write it: architecture, keys after its prefix, tensors that only their presence matters of.
+CONVERTED: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
+    "qwen2.5-7b": (
+        "qwen2",
+        {
+            "block_count": 28,
+            "embedding_length": 3584,
+            "feed_forward_length": 18_944,
+            "heads": 28,
+            "kv": 4,
+            "vocab": 152_064,
+        },
+        ("output.weight", "blk.0.attn_q.bias"),
+    ),
+    "qwen3-30b-a3b": (
+        "qwen3moe",
+        {
+            "block_count": 48,
+            "embedding_length": 2048,
+            "feed_forward_length": 6144,
+            "expert_feed_forward_length": 768,
+            "expert_count": 128,
+            "expert_used_count": 8,
+            "attention.key_length": 128,
+            "heads": 32,
+            "kv": 4,
+            "vocab": 151_936,
+        },
+        ("output.weight", "blk.0.attn_q_norm.weight"),
+    ),
+    "qwen2-57b-a14b": (
+        "qwen2moe",
+        {
+            "block_count": 28,
+            "embedding_length": 3584,
+            "feed_forward_length": 18_944,
+            "expert_feed_forward_length": 2560,
+            "expert_shared_feed_forward_length": 20_480,
+            "expert_count": 64,
+            "expert_used_count": 8,
+            "heads": 28,
+            "kv": 4,
+            "vocab": 151_936,
+        },
+        ("output.weight", "blk.0.attn_q.bias"),
+    ),
+    "gemma-3-4b": (
+        "gemma3",
+        {
+            "block_count": 34,
+            "embedding_length": 2560,
+            "feed_forward_length": 10_240,
+            "attention.key_length": 256,
+            "attention.sliding_window": 1024,
+            "heads": 8,
+            "kv": 4,
+            "vocab": 262_208,
+        },
+        (),
+    ),
+    "gemma-2-27b": (
+        "gemma2",
+        {
+            "block_count": 46,
+            "embedding_length": 4608,
+            "feed_forward_length": 36_864,
+            "attention.key_length": 128,
+            "attention.sliding_window": 4096,
+            "heads": 32,
+            "kv": 16,
+            "vocab": 256_000,
+        },
+        (),
+    ),
+    "phi-4": (
+        "phi3",
+        {
+            "block_count": 40,
+            "embedding_length": 5120,
+            "feed_forward_length": 17_920,
+            "heads": 40,
+            "kv": 10,
+            "vocab": 100_352,
+        },
+        ("output.weight",),
+    ),
+    "deepseek-v2-lite": (
+        "deepseek2",
+        {
+            "block_count": 27,
+            "embedding_length": 2048,
+            "feed_forward_length": 10_944,
+            "expert_feed_forward_length": 1408,
+            "expert_count": 64,
+            "expert_used_count": 6,
+            "expert_shared_count": 2,
+            "leading_dense_block_count": 1,
+            "attention.kv_lora_rank": 512,
+            "attention.key_length": 192,
+            "attention.value_length": 128,
+            "rope.dimension_count": 64,
+            "heads": 16,
+            "kv": 16,
+            "vocab": 102_400,
+        },
+        ("output.weight",),
+    ),
+    "deepseek-v3": (
+        "deepseek2",
+        {
+            "block_count": 61,
+            "embedding_length": 7168,
+            "feed_forward_length": 18_432,
+            "expert_feed_forward_length": 2048,
+            "expert_count": 256,
+            "expert_used_count": 8,
+            "expert_shared_count": 1,
+            "leading_dense_block_count": 3,
+            "attention.q_lora_rank": 1536,
+            "attention.kv_lora_rank": 512,
+            "attention.key_length": 576,
+            "attention.value_length": 512,
+            "attention.key_length_mla": 192,
+            "attention.value_length_mla": 128,
+            "rope.dimension_count": 64,
+            "heads": 128,
+            "kv": 1,
+            "vocab": 129_280,
+        },
+        ("output.weight", "blk.3.exp_probs_b.bias"),
+    ),
+    "command-r-plus": (
+        "command-r",
+        {
+            "block_count": 64,
+            "embedding_length": 12_288,
+            "feed_forward_length": 33_792,
+            "heads": 96,
+            "kv": 8,
+            "vocab": 256_000,
+        },
+        ("blk.0.attn_q_norm.weight",),
+    ),
+    "starcoder2-7b": (
+        "starcoder2",
+        {
+            "block_count": 32,
+            "embedding_length": 4608,
+            "feed_forward_length": 18_432,
+            "heads": 36,
+            "kv": 4,
+            "vocab": 49_152,
+        },
+        ("blk.0.attn_q.bias",),
+    ),
+    "falcon-7b": (
+        "falcon",
+        {
+            "block_count": 32,
+            "embedding_length": 4544,
+            "feed_forward_length": 18_176,
+            "heads": 71,
+            "kv": 1,
+            "vocab": 65_024,
+        },
+        (),
+    ),
+    "falcon-40b": (
+        "falcon",
+        {
+            "block_count": 60,
+            "embedding_length": 8192,
+            "feed_forward_length": 32_768,
+            "heads": 128,
+            "kv": 8,
+            "vocab": 65_024,
+        },
+        ("blk.0.attn_norm_2.weight",),
+    ),
+    "gpt2": (
+        "gpt2",
+        {
+            "block_count": 12,
+            "embedding_length": 768,
+            "feed_forward_length": 3072,
+            "heads": 12,
+            "context_length": 1024,
+            "vocab": 50_257,
+        },
+        ("blk.0.attn_qkv.bias",),
+    ),
+    "glm-4.5-air": (
+        "glm4moe",
+        {
+            "block_count": 47,
+            "nextn_predict_layers": 1,
+            "embedding_length": 4096,
+            "feed_forward_length": 10_944,
+            "expert_feed_forward_length": 1408,
+            "expert_count": 128,
+            "expert_used_count": 8,
+            "expert_shared_count": 1,
+            "leading_dense_block_count": 1,
+            "attention.key_length": 128,
+            "rope.dimension_count": 64,
+            "heads": 96,
+            "kv": 8,
+            "vocab": 151_552,
+        },
+        ("output.weight", "blk.0.attn_q.bias"),
+    ),
+    "qwen3-next": (
+        "qwen3next",
+        {
+            "block_count": 48,
+            "embedding_length": 2048,
+            "feed_forward_length": 5120,
+            "expert_feed_forward_length": 512,
+            "expert_shared_feed_forward_length": 512,
+            "expert_count": 512,
+            "expert_used_count": 10,
+            "attention.key_length": 256,
+            "rope.dimension_count": 64,
+            "ssm.conv_kernel": 4,
+            "ssm.state_size": 128,
+            "ssm.group_count": 16,
+            "ssm.time_step_rank": 32,
+            "ssm.inner_size": 4096,
+            "heads": 16,
+            "kv": 2,
+            "vocab": 151_936,
+        },
+        ("output.weight",),
+    ),
+}
+_SHORT = {"heads": "attention.head_count", "kv": "attention.head_count_kv", "vocab": "vocab_size"}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_gguf_architectures(tmp_path: Path, name: str) -> None:
+    """The metadata of a converted model gives the parameters of the original."""
+    arch, keys, present = CONVERTED[name]
+    metadata = {"general.architecture": arch, **{f"{arch}.{_SHORT.get(k, k)}": v for k, v in keys.items()}}
+    write_gguf(tmp_path / "m.gguf", metadata, [(tensor, (32,), "fp32") for tensor in present])
+    assert load_model(tmp_path / "m.gguf").transformer.parameters() == find_model(name).parameters
+
+
 @pytest.mark.parametrize("label", sorted(TYPE_IDS))
 def test_every_ggml_type_has_whole_blocks(tmp_path: Path, label: str) -> None:
     """Rows of 256 are whole blocks of every type."""

@@ -7,14 +7,16 @@ pulled towards the fit over all machines, so twenty rows are enough to adapt.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.calibrate.datasets.aic_attention import AttentionRows
+from steelyard.calibrate.datasets.aic_attention import AttentionRows, read_attention, read_mla_generation
 from steelyard.cost.attention import (
     AttentionDevice,
     AttentionFacts,
@@ -190,13 +192,14 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Errors of predictions: absolute percentage errors and the spread of log(predicted / measured)."""
+    """Errors of predictions: absolute percentage errors and the spread of log(measured / predicted)."""
 
     rows: int
     mean_ape: float
     median_ape: float
     p90_ape: float
     bias: float
+    log_bias: float
     log_std: float
     log_low10: float
     log_high90: float
@@ -296,13 +299,14 @@ def roofline(phase: Phase, part: Part) -> Array:
 def score(predicted: Array, measured: Array) -> Score:
     """Errors of predictions against measurements."""
     error = predicted / measured - 1
-    log = np.log(predicted / measured)
+    log = np.log(measured / predicted)
     return Score(
         rows=int(error.size),
         mean_ape=float(np.mean(np.abs(error))),
         median_ape=float(np.median(np.abs(error))),
         p90_ape=float(np.quantile(np.abs(error), 0.9)),
         bias=float(np.mean(error)),
+        log_bias=float(np.mean(log)),
         log_std=float(np.std(log)),
         log_low10=float(np.quantile(log, 0.1)),
         log_high90=float(np.quantile(log, 0.9)),
@@ -343,7 +347,7 @@ def fit(
     weights = [1 / np.sqrt(max(len(p.rows) / 300, 1.0)) for p in sampled]
     logs = [np.log(p.rows.time_s) for p in sampled]
     bounds = HARDWARE_FIELDS[phase]
-    keys: list[tuple[str, str]] = [("", name) for name in (hardware or bounds)]
+    keys: list[tuple[str, str]] = [("", name) for name in (bounds if hardware is None else hardware)]
     limits = [bounds[name] for _, name in keys]
     for kernel in free_facts:
         for name, limit in FACT_FIELDS[phase].get(kernel, {}).items():
@@ -383,3 +387,126 @@ def fit(
         max_nfev=100,
     )
     return unpack(found.x)
+
+
+#: Spec sheets of the measured machines (vendor data sheets and architecture whitepapers; L2 bandwidth: public microbenchmarks).
+DEVICES: dict[str, AttentionDevice] = {
+    "a100_sxm": AttentionDevice(108, 312e12, 2.039e12, 40 * 2**20, 7.22e12, 1.41e9, "mma_sync"),
+    "l40s": AttentionDevice(142, 362.05e12, 0.864e12, 96 * 2**20, 5.73e12, 2.52e9, "mma_sync", 733e12),
+    "h100_sxm": AttentionDevice(132, 989.4e12, 3.352e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
+    "h200_sxm": AttentionDevice(132, 989.4e12, 4.8e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
+    "b200_sxm": AttentionDevice(148, 2250e12, 8e12, 126 * 2**20, 6.71e12, 1.85e9, "async", 4500e12),
+}
+#: Machines whose rows make a family's parameters; graphics parts of other generations run the same kernels as Ada.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "hopper": ("h100_sxm", "h200_sxm"),
+    "blackwell": ("b200_sxm",),
+    "ampere": ("a100_sxm",),
+    "ada": ("l40s",),
+    "ampere_graphics": ("l40s",),
+    "blackwell_graphics": ("l40s",),
+    "generic": ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm"),
+}
+COMMON_KERNELS = {
+    "decode": ("fa2", "fa3", "flashinfer", "trtllm"),
+    "prefill": ("fa2", "fa3", "flashinfer", "trtllm"),
+    "mla": ("fa3_mla", "flash_mla", "trtllm_mla", "triton_mla"),
+}
+SPECIAL_KERNELS = {"decode": ("triton", "fa4_large_head"), "prefill": ("triton", "fa4_large_head"), "mla": ()}
+JOINT_PULL = 0.5
+"""Pull of the fit over all machines towards the defaults: fixes directions the data leave open."""
+MACHINE_PULL = 0.1
+"""Pull of a machine's own fit towards the fit over all machines."""
+
+
+def start_of(phase: Phase) -> Fit:
+    """Default parameters and the facts of the catalogue."""
+    from steelyard.cost.attention_kernels import attention_facts, mla_facts
+
+    names = (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase])
+    parameters: dict[str, Parameters] = {"decode": DecodeParameters(), "prefill": PrefillParameters(), "mla": MlaParameters()}
+    return Fit(phase, parameters[phase], {n: (mla_facts if phase == "mla" else attention_facts)(n) for n in names})
+
+
+def shared_hardware(phase: Phase) -> list[str]:
+    """Hardware parameters of a fit over several machines: `hot_frac` is a property of one cache and stays at its default."""
+    return [name for name in HARDWARE_FIELDS[phase] if name != "hot_frac"]
+
+
+def _section(title: str, found: Fit, held_out: Sequence[Part], rows: int, source: str) -> list[str]:
+    lines = [f"[{title}.parameters]"]
+    lines += [f"{name} = {value:.4g}" for name, value in asdict(found.parameters).items()]
+    predicted = [predict(p, found.parameters, found.facts[p.kernel]) for p in held_out]
+    groups = {"": list(range(len(held_out)))}
+    for i, part in enumerate(held_out):
+        groups.setdefault(f".{part.kernel}", []).append(i)
+    for name, chosen in groups.items():
+        times = np.concatenate([held_out[i].rows.time_s for i in chosen])
+        own = score(np.concatenate([predicted[i] for i in chosen]), times)
+        roof = score(np.concatenate([roofline(found.phase, held_out[i]) for i in chosen]), times)
+        lines += [
+            "",
+            f"[{title}{name}.residual]",
+            f"rows = {own.rows}",
+            f"mean_ape = {100 * own.mean_ape:.3g}",
+            f"median_ape = {100 * own.median_ape:.3g}",
+            f"p90_ape = {100 * own.p90_ape:.3g}",
+            f"log_bias = {own.log_bias:.4g}",
+            f"log_std = {own.log_std:.4g}",
+            f"log_low10 = {own.log_low10:.4g}",
+            f"log_high90 = {own.log_high90:.4g}",
+            f"roofline_mean_ape = {100 * roof.mean_ape:.3g}",
+        ]
+    return [*lines, "", f"[{title}.provenance]", f'source = "{source}"', f"fitted_rows = {rows}", ""]
+
+
+HEADER = """\
+# Attention parameters of {name}, fitted by steelyard.calibrate.fit_attention; kernel facts are in kernels/attention.toml.
+# Source: NVIDIA aiconfigurator collector (aic_ops attention and mla tables, vLLM kernels in CUDA graphs; see provenance).
+# Split: half of the configurations (heads, KV heads, head_dim, window, KV format) fitted, the others scored. [*.residual]: errors in %, logs of
+# measured / predicted, on the configurations left out; [*.<kernel>.residual] the same per kernel. MLA is scored on the growth of a
+# layer's time with the context.
+"""
+
+
+def calibrate(data: Path, out: Path) -> None:
+    """Fit every measured machine and family from the tables in `data` (`.../aic_ops`) and write `<machine>/attention.toml` under `out`."""
+    text: dict[str, list[str]] = {}
+    for phase in ("decode", "prefill", "mla"):
+        every: list[Part] = []
+        for machine, device in DEVICES.items():
+            rows = attention_growth(read_mla_generation(data, machine)) if phase == "mla" else read_attention(data, machine, phase)
+            every += parts(machine, device, rows, (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase]))
+        common = [split(p, "fit") for p in every if p.kernel in COMMON_KERNELS[phase]]
+        held = [split(p, "held_out") for p in every]
+        joint = fit(phase, common, start_of(phase), pull=JOINT_PULL, hardware=shared_hardware(phase))
+        for name, members in (*((m, (m,)) for m in DEVICES), *FAMILIES.items()):
+            mine = [p for p in common if p.machine in members]
+            own = joint if name == "generic" else fit(phase, mine, joint, pull=MACHINE_PULL)
+            source = ", ".join(f"{m} {phase}" for m in members)
+            section = _section(
+                phase if name in DEVICES else f"{name}.{phase}",
+                own,
+                [p for p in held if p.machine in members],
+                sum(len(p.rows) for p in mine),
+                f"aic_ops: {source}",
+            )
+            text.setdefault(name if name in DEVICES else "_families", []).extend(section)
+    for folder, lines in text.items():
+        path = out / folder / "attention.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        title = folder if folder in DEVICES else "machine families, for machines never measured"
+        path.write_text(HEADER.format(name=title) + "\n" + "\n".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Command line: `python -m steelyard.calibrate.fit_attention DATA OUT`."""
+    arguments = argparse.ArgumentParser(description="Fit attention parameters from the aic_ops tables.")
+    arguments.add_argument("data", type=Path, help="folder with the aic_ops parquet files")
+    arguments.add_argument("out", type=Path, help="catalogue/calibration folder to write")
+    given = arguments.parse_args()
+    calibrate(given.data, given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -139,7 +139,9 @@ def validate(
     for done, (source, tables) in enumerate(wanted.items()):
         ask = Ask(source, frozenset(tables), name, sample, seed, warnings)
         for part in _read(root / source, ask):
-            found.append(part if data is None else replace(part, split=np.broadcast_to(np.str_("all"), part.split.shape)))
+            found.append(
+                part if data is None else replace(part, split=np.broadcast_to(np.str_("all"), part.split.shape))
+            )
             if progress:
                 progress(f"{source}/{part.table}", done, len(wanted))
     comparisons = tuple(c for c in found if len(c))
@@ -208,7 +210,10 @@ LEVELS = (
 
 def _source_accuracy(source: str, parts: Sequence[Comparison]) -> Iterator[Accuracy]:
     columns = {name: _codes([getattr(p, name) for p in parts], [len(p) for p in parts]) for name in _CODED}
-    numbers = [np.concatenate([getattr(p, name) for p in parts]) for name in ("measured", "predicted", "low", "high", "roofline")]
+    numbers = [
+        np.concatenate([getattr(p, name) for p in parts])
+        for name in ("measured", "predicted", "low", "high", "roofline")
+    ]
     measured, predicted, low, high, roofline = numbers
     good = np.isfinite(predicted) & (measured > 0)
     with np.errstate(invalid="ignore", divide="ignore"):

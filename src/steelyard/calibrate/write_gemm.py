@@ -177,8 +177,8 @@ def main(folder: Path, out: Path) -> None:
         parts = [
             f"# GEMM utilisation of {machine}, fitted to {files[machine].name}\n# ({ROWS_NOTE}).\n"
             "# Split: a third of the (n, k) pairs fitted, the others scored; errors in %, residuals in log space,\n"
-            "# measured over predicted, log_std from their 10th and 90th percentiles. fp8_block: eager rows, only those\n"
-            "# long enough to be the GPU's.\n"
+            "# measured over predicted, log_std from their 10th and 90th percentiles.\n"
+            "# fp8_block: eager rows, only those long enough to be the GPU's.\n"
         ]
         for fmt in (f for m, f in KERNELS if m == machine):
             fit, held = samples_of(tables, machine, fmt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -21,11 +22,24 @@ def estimate(model: _Model, /, *, question: Question, output: Output = Output())
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
     """
     output.check()
-    outcomes = list(answers(model, question))
+    outcomes = _priced(model, question, output.quiet)
     if len(outcomes) == 1:
         _one(outcomes, output)
     else:
         _table(outcomes, output)
+
+
+def _priced(model: str, question: Question, quiet: bool) -> list[Outcome]:
+    """Every outcome; a long sweep counts on a terminal."""
+    counting = not quiet and sys.stderr.isatty()
+    outcomes = []
+    for outcome in answers(model, question):
+        outcomes.append(outcome)
+        if counting and len(outcomes) % 100 == 0:
+            print(f"\r{len(outcomes):,} scenarios", end="", file=sys.stderr, flush=True)
+    if counting and len(outcomes) >= 100:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return outcomes
 
 
 def _one(outcomes: list[Outcome], output: Output) -> None:

@@ -278,7 +278,7 @@ def _kernel_table(phase: Phase) -> Any:
                 k["bound"],
             ]
         )
-    table = table_of(names, rows, names[1:-1], gap=1)
+    table = table_of(names, rows, names[1:-1], fold=("kernel",), gap=1)
     return _with_formulas(table, phase)
 
 

@@ -72,20 +72,34 @@ def flat_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def text(cells: Sequence[Cell], width: int | None = None) -> str:
     """The table for a terminal; only what differs between the rows has a column of its own."""
-    axes = [(key, head) for key, head in _AXES if len({str(_value(c, key)) for c in cells}) > 1]
+    axes = [(key, head) for key, head in _AXES if len({str(_value(c, key)) for c in cells} - {""}) > 1]
     if not axes:
         axes = [("batch", "batch")]
-    names = [head for _, head in axes]
-    names += ["GiB", "TTFT", "TPOT", "tok/s", "per dev", "J/tok", "USD/M", "bound"]
     notes: dict[str, int] = {}
-    rows = [[*(str(_value(c, key)) for key, _ in axes), *_figures(c, notes)] for c in cells]
+    rows = [{head: str(_value(c, key)) for key, head in axes} | _figures(c, notes) for c in cells]
+    names = _columns([head for _, head in axes], rows, width)
+    table = [
+        [Text(row.get(n, ""), style="red" if n == "bound" and "[" in row[n] else "") for n in names] for row in rows
+    ]
     numeric = [n for n in names if n not in ("machine", "weights", "act", "kv", "comm", "engine", "bound")]
-    made = table_of(names, rows, numeric, fold=("bound", "machine"), gap=1)
+    made = table_of(names, table, numeric, fold=("bound", "machine"), gap=1)
     parts: list[Any] = [*_head(cells, {key for key, _ in axes}), "", made, ""]
-    parts += [f"[{number}] {words}" for words, number in notes.items()]
-    return render(
-        [p if not isinstance(p, str) else Text(p) for p in (*parts, *_foot(cells))], width, widest=max(80, width or 120)
-    )
+    parts += [f"[{number}] {words}" for words, number in notes.items()] + _foot(cells)
+    return render([Text(p) if isinstance(p, str) else p for p in parts], width, widest=max(80, width or 120))
+
+
+#: Columns of figures, and those a narrow terminal goes without, first to go first.
+_FIGURES = ("GiB", "TTFT", "TPOT", "tok/s", "per dev", "J/tok", "USD/M", "bound")
+_OPTIONAL = ("J/tok", "GiB", "per dev")
+
+
+def _columns(axes: Sequence[str], rows: Sequence[Mapping[str, str]], width: int | None) -> list[str]:
+    names = [*axes, *_FIGURES]
+    for optional in _OPTIONAL:
+        needed = sum(max(len(n), *(len(row.get(n, "")) for row in rows)) + 1 for n in names) - 1
+        if width is not None and needed > width:
+            names.remove(optional)
+    return names
 
 
 def _value(cell: Cell, key: str) -> Any:
@@ -95,20 +109,22 @@ def _value(cell: Cell, key: str) -> Any:
     return inputs.get(key, "")
 
 
-def _figures(cell: Cell, notes: dict[str, int]) -> list[Any]:
+#: Short words for what bounds a phase.
+_SHORT = {"compute": "comp", "memory": "mem", "network": "net", "overhead": "ovh"}
+
+
+def _figures(cell: Cell, notes: dict[str, int]) -> dict[str, str]:
     _, e, problems = cell
     if e is None:
-        note = notes.setdefault(_why(problems), len(notes) + 1)
-        return ["", "", "", "", "", "", "", Text(f"cannot run [{note}]", style="red")]
+        note = notes.setdefault(f"cannot run: {_why(problems)}", len(notes) + 1)
+        return {"bound": f"error [{note}]"}
     total = f"{float(e.memory.total) / 2**30:,.1f}"
     if not e.fits:
-        capacity = (
-            f"usable on {e.scenario.cluster.machine.name}: {float(e.memory.capacity) / 2**30:,.1f} GiB per device"
-        )
-        note = notes.setdefault(capacity, len(notes) + 1)
-        return [total, "", "", "", "", "", "", Text(f"does not fit [{note}]", style="red")]
+        capacity = f"{float(e.memory.capacity) / 2**30:,.1f} GiB"
+        words = f"does not fit: {e.scenario.cluster.machine.name} has {capacity} usable per device"
+        return {"GiB": total, "bound": f"no fit [{notes.setdefault(words, len(notes) + 1)}]"}
     usd = e.usd_per_million_tokens
-    return [
+    values = (
         total,
         q(e.ttft_s, "s"),
         q(e.tpot_s, "s"),
@@ -116,8 +132,9 @@ def _figures(cell: Cell, notes: dict[str, int]) -> list[Any]:
         figure(e.tokens_per_s_per_device),
         f"{e.energy_j_per_token:.3g}",
         "-" if usd is None else figure(usd),
-        f"{e.prefill.cost.bound()}/{e.decode.cost.bound()}",
-    ]
+        "/".join(_SHORT.get(b, b) for b in (str(e.prefill.cost.bound()), str(e.decode.cost.bound()))),
+    )
+    return dict(zip(_FIGURES, values, strict=True))
 
 
 def _why(problems: Sequence[Problem]) -> str:
@@ -159,4 +176,4 @@ def _foot(cells: Sequence[Cell]) -> list[str]:
             if usd is not None
             else ""
         )
-    return [best, "bound = prefill/decode. TTFT is of the whole batch. --json has intervals, limits and sources."]
+    return [best, "bound: prefill/decode. TTFT is of the whole batch. --json has intervals, limits, sources."]

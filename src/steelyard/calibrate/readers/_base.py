@@ -198,7 +198,17 @@ def comparison(
     if np.isnan(answer).any():
         reason = np.where(np.isnan(answer), np.where(texts(why) == "", "no prediction", texts(why)), "")
     keep = ask.only(names) if ask.machine else slice(None)
-    columns = (names, texts(family), truth, answer, numbers(low), numbers(high), numbers(roofline), texts(split), reason)
+    columns = (
+        names,
+        texts(family),
+        truth,
+        answer,
+        numbers(low),
+        numbers(high),
+        numbers(roofline),
+        texts(split),
+        reason,
+    )
     return Comparison(ask.source, table, metric, phase, *(c[keep] for c in columns))
 
 
@@ -233,7 +243,9 @@ def guarded(ask: Ask, path: Path, read: Callable[[], Iterator[Comparison]]) -> I
 def unread(ask: Ask, path: Path, reason: str, read_rows: int = 0) -> Comparison:
     """The rows of a file beyond ``read_rows`` as not covered (one row where even their number cannot be told)."""
     truth = np.full(max(1, _rows_in(path) - read_rows), np.nan)
-    return comparison(ask, path.stem, metric="*", phase="*", machine=ask.machine or "*", family="*", measured=truth, why=reason)
+    return comparison(
+        ask, path.stem, metric="*", phase="*", machine=ask.machine or "*", family="*", measured=truth, why=reason
+    )
 
 
 def _rows_in(path: Path) -> int:

@@ -33,7 +33,7 @@ from steelyard.workload.transformer import Step, Transformer
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "predict", "static_batch"]
+__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "open_loop", "predict", "static_batch", "unbounded_queue"]
 
 Size = float | int | Floats
 
@@ -70,6 +70,8 @@ class Deployment:
     plan: Plan
     engine: Engine
     skew: float = 0.0
+    eager_layer_s: float = 0.0
+    """Host time per layer of an engine that launches every kernel from Python; the slower of host and device counts."""
 
     @property
     def transformer(self) -> Transformer:
@@ -99,9 +101,8 @@ class Deployment:
         attend = self._steps(Step.decode(np.maximum(decodes, 1e-9), context), True, 0.0, part=True)
         each = np.minimum(np.maximum(chunk, 1.0), prompt)
         extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, each), False, 0.0, part=True)
-        bare = self.engine.step_s + self.engine.layer_s * self.transformer.depth * 0.0
         return Spans(
-            rest.time_s + attend.time_s + np.where(chunk > 0, extra.time_s, 0.0) - 0.0 * bare,
+            rest.time_s + attend.time_s + np.where(chunk > 0, extra.time_s, 0.0),
             rest.limit_s + attend.limit_s + np.where(chunk > 0, extra.limit_s, 0.0),
             rest.spread,
             rest.energy_j + attend.energy_j + extra.energy_j,
@@ -148,7 +149,9 @@ class Deployment:
         cost = price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
         if part is not True:
             hop = boundary(self.transformer, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
-            return _spans(cost, cost.time_s + hop, self.plan.devices / self.plan.pp)
+            device_s = cost.time_s + hop - cost.overhead_s
+            busy_s = np.maximum(device_s, self.eager_layer_s * self.transformer.depth)
+            return _spans(cost, busy_s + cost.overhead_s, self.plan.devices / self.plan.pp)
         return _spans(cost, sum((k.time_s for k in cost.kernels), 0.0), self.plan.devices / self.plan.pp)
 
     def _once(self, ask: Callable[..., Spans], *sizes: Size) -> Spans:
@@ -310,3 +313,42 @@ def predict(
             why[index] = f"{type(error).__name__}: {error}"
     low, high = interval80(predicted, spread)
     return Columns(predicted, low, high, roofline, why.astype(np.str_))
+
+
+def unbounded_queue(at: Deployment, isl: Size, osl: Size) -> Asked:
+    """Output tokens/s of a replica whose queue never empties, the same at the datasheet's limit, and the spread.
+
+    The batch is what fits, sequences being on average half way through their output. Per generated token of the batch
+    the replica runs one step of ``running`` decodes with its share ``isl / osl`` of prompt tokens per sequence:
+    ``rate = running / (mixed step)``.
+    """
+    i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (isl, osl)))
+    running = at.sequences_that_fit(i + o / 2)
+    running = np.where(running >= 1, running, np.nan)
+    safe = np.nan_to_num(running, nan=1.0)
+    share = safe * i / o
+    budget = np.maximum(1.0, at.engine.max_batched_tokens - safe)
+    step = at.mixed(np.floor(safe), i + o / 2, np.round(np.minimum(share, budget)), i)
+    stretch = np.maximum(1.0, share / budget)
+    rate = running * at.plan.dp / (step.time_s * stretch)
+    return np.asarray(rate), np.asarray(running * at.plan.dp / (step.limit_s * stretch)), step.spread
+
+
+def open_loop(at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12) -> tuple[Floats, Floats, Floats]:
+    """``(ttft_s, tpot_s, output tokens/s)`` of a replica under an arrival rate, in steady state.
+
+    Little's law fixes the batch: ``running = rate osl tpot(running)``, iterated; beyond what fits the queue grows and
+    the time to first token has no steady state (NaN).
+    """
+    r, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (rate_per_s, isl, osl)))
+    r = r / at.plan.dp
+    fit = at.sequences_that_fit(i + o / 2)
+    running, tpot = np.ones_like(r), np.zeros_like(r)
+    for _ in range(rounds):
+        step = at.mixed(np.maximum(1.0, np.round(running)), i + o / 2, np.round(running * i / o), i)
+        tpot = step.time_s
+        running = np.clip(0.5 * running + 0.5 * r * o * tpot, 1e-3, fit)
+    full = running >= 0.98 * fit
+    ttft = at.prefill(1.0, i).time_s + 0.5 * tpot + at.engine.request_s
+    served = np.where(full, running / tpot, r * o) * at.plan.dp
+    return np.where(full, np.nan, ttft), tpot, served

@@ -38,13 +38,20 @@ FITTED_THOUSANDTHS = 500
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """GEMM, attention, MoE and MLA tables of every machine."""
-    for op, reader in (("gemm", _gemm), ("context_attention", _attention), ("generation_attention", _attention), ("moe", _moe)):
+    for op, reader in (
+        ("gemm", _gemm),
+        ("context_attention", _attention),
+        ("generation_attention", _attention),
+        ("moe", _moe),
+    ):
         for path in ask.files(folder, f"*__{op}__*.parquet"):
             if ask.wants(op) or ask.wants(path.stem):
                 machine = machine_of(path.name.split("__")[0])
                 if ask.machine and (machine is None or machine.name != ask.machine):
                     continue
-                yield from guarded(ask, path, lambda path=path, op=op, reader=reader, m=machine: reader(path, op, m, ask))  # type: ignore[misc]
+                yield from guarded(
+                    ask, path, lambda path=path, op=op, reader=reader, m=machine: reader(path, op, m, ask)
+                )  # type: ignore[misc]
     for path in ask.files(folder, "mla_*.parquet"):
         if ask.wants("mla") or ask.wants(path.stem):
             yield from guarded(ask, path, lambda path=path: _mla(path, ask))  # type: ignore[misc]
@@ -57,7 +64,14 @@ def _groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, .
 
 def _missing(path: Path, table: str, phase: str, family: Any, time_s: Any, why: str, ask: Ask) -> Comparison:
     return comparison(
-        ask, table, metric="time_s", phase=phase, machine=machine_name(path.name.split("__")[0]), family=family, measured=time_s, why=why
+        ask,
+        table,
+        metric="time_s",
+        phase=phase,
+        machine=machine_name(path.name.split("__")[0]),
+        family=family,
+        measured=time_s,
+        why=why,
     )
 
 
@@ -74,7 +88,9 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
             continue
         floor: Any = 0.0
         if fmt == EAGER_FORMAT:
-            hosts = [next((s for name, s in EAGER_CALL_S.items() if k.startswith(name)), 0.0) for k in rows.kernel.tolist()]
+            hosts = [
+                next((s for name, s in EAGER_CALL_S.items() if k.startswith(name)), 0.0) for k in rows.kernel.tolist()
+            ]
             floor = np.asarray(hosts, dtype=np.float64)
         try:
             answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k, floor_s=floor)
@@ -83,7 +99,15 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
             continue
         split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
         yield comparison(
-            ask, op, metric="time_s", phase=phase, machine=machine.name, family=fmt, measured=rows.latency_s, split=split, **answer.columns
+            ask,
+            op,
+            metric="time_s",
+            phase=phase,
+            machine=machine.name,
+            family=fmt,
+            measured=rows.latency_s,
+            split=split,
+            **answer.columns,
         )
 
 
@@ -132,13 +156,23 @@ def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterat
                 answer = _ops.decode(machine, kernel, r.batch, r.context, *shape, kv_bits=bits, window=r.window)
             else:
                 before = r.context - r.new_tokens
-                answer = _ops.prefill(machine, kernel, r.batch, r.new_tokens, before, *shape, kv_bits=bits, window=r.window)
+                answer = _ops.prefill(
+                    machine, kernel, r.batch, r.new_tokens, before, *shape, kv_bits=bits, window=r.window
+                )
         except SteelyardError as error:
             yield _missing(path, op, kind, family[mask], r.time_s, str(error), ask)
             continue
         split = np.where(seen[mask], "fit", "left-out") if answer.fitted else "all"
         yield comparison(
-            ask, op, metric="time_s", phase=kind, machine=machine.name, family=family[mask], measured=r.time_s, split=split, **answer.columns
+            ask,
+            op,
+            metric="time_s",
+            phase=kind,
+            machine=machine.name,
+            family=family[mask],
+            measured=r.time_s,
+            split=split,
+            **answer.columns,
         )
 
 
@@ -157,7 +191,9 @@ def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Com
     frame = frame[frame["latency"] > 0]
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     balanced = frame["distribution"].astype(str) == "balanced"
-    skew = frame["distribution"].astype(str).str.extract(r"([\d.]+)$")[0].astype(float).where(~balanced, 0.0).fillna(0.0)
+    skew = (
+        frame["distribution"].astype(str).str.extract(r"([\d.]+)$")[0].astype(float).where(~balanced, 0.0).fillna(0.0)
+    )
     older = "0.14" in path.stem
     shapes = zip(frame["hidden_size"], frame["inter_size"], frame["topk"], frame["num_experts"], strict=True)
     frame = frame.assign(
@@ -213,7 +249,9 @@ def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, _MLA, optional=("gemm_type",))
     frame = frame[frame["latency"] > 0]
     frame = frame.iloc[ask.pick(len(frame), path.stem)]
-    frame = frame.assign(gemm_type=frame["gemm_type"].astype(object).where(frame["gemm_type"].notna(), "nan").astype(str))
+    frame = frame.assign(
+        gemm_type=frame["gemm_type"].astype(object).where(frame["gemm_type"].notna(), "nan").astype(str)
+    )
     for key, part in _groups(frame, ["system", "table", "kernel_source", "kv_cache_dtype", "gemm_type"]):
         system, table, source, cache, gemm_type = (str(k) for k in key)
         machine = machine_of(system)
@@ -223,8 +261,12 @@ def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
         time_s = part["latency"].to_numpy(float) * 1e-3
         name = machine.name if machine else system
 
-        def missing(why: str, name: str = name, phase: str = phase, family: str = family, time_s: Any = time_s) -> Comparison:
-            return comparison(ask, "mla", metric="time_s", phase=phase, machine=name, family=family, measured=time_s, why=why)
+        def missing(
+            why: str, name: str = name, phase: str = phase, family: str = family, time_s: Any = time_s
+        ) -> Comparison:
+            return comparison(
+                ask, "mla", metric="time_s", phase=phase, machine=name, family=family, measured=time_s, why=why
+            )
 
         if machine is None:
             yield missing("machine not in the catalogue")
@@ -241,7 +283,9 @@ def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
             else:
                 answer = _ops.mla_prefill(machine, _MLA_PREFILL.get(source, kernel), batch, new, step, heads)
             if module:
-                answer = answer + _projections(machine, weights, batch * (1.0 if phase == "decode" else new), heads, phase)
+                answer = answer + _projections(
+                    machine, weights, batch * (1.0 if phase == "decode" else new), heads, phase
+                )
         except SteelyardError as error:
             yield missing(str(error))
             continue

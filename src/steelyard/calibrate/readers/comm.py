@@ -49,9 +49,14 @@ def aiconfigurator(folder: Path, ask: Ask) -> Iterator[Comparison]:
 def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
     columns = ("system", "table", "op_name", "num_gpus", "message_size", "latency")
     raw = read_frame(path, columns, optional=("kernel_source", "version", "nccl_dtype", "allreduce_dtype"))
-    text = {c: raw[c].astype(object).where(raw[c].notna(), "").astype(str) for c in ("kernel_source", "version", "nccl_dtype", "allreduce_dtype")}
+    text = {
+        c: raw[c].astype(object).where(raw[c].notna(), "").astype(str)
+        for c in ("kernel_source", "version", "nccl_dtype", "allreduce_dtype")
+    }
     dtype = text["nccl_dtype"].where(text["nccl_dtype"] != "", text["allreduce_dtype"])
-    libraries = [_library(k, str(t), v) for k, t, v in zip(text["kernel_source"], raw["table"], text["version"], strict=True)]
+    libraries = [
+        _library(k, str(t), v) for k, t, v in zip(text["kernel_source"], raw["table"], text["version"], strict=True)
+    ]
     frame = raw[["op_name"]].assign(
         device=raw["system"].astype(str),
         library=libraries,
@@ -134,9 +139,18 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask) -> Iterator[C
         label, phase = str(library), f"{operation}{' eager' if eager else ''}{' across nodes' if many else ''}"
         time_s = part["time_s"].to_numpy(float)
 
-        def missing(why: str, name: Any = name, machine: Any = machine, label: str = label, time_s: Any = time_s, phase: str = phase) -> Comparison:
+        def missing(
+            why: str,
+            name: Any = name,
+            machine: Any = machine,
+            label: str = label,
+            time_s: Any = time_s,
+            phase: str = phase,
+        ) -> Comparison:
             shown = machine.name if machine else str(name)
-            return comparison(ask, table, metric="time_s", phase=phase, machine=shown, family=label, measured=time_s, why=why)
+            return comparison(
+                ask, table, metric="time_s", phase=phase, machine=shown, family=label, measured=time_s, why=why
+            )
 
         if machine is None or not isinstance(operation, str) or library not in LIBRARIES:
             yield missing("machine not in the catalogue" if machine is None else "collective or library not modelled")
@@ -158,7 +172,15 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask) -> Iterator[C
         sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES) & (not eager) & (not many)
         split = np.where(even_size(part) & sized, "fit", "left-out") if answer.fitted else "all"
         yield comparison(
-            ask, table, metric="time_s", phase=phase, machine=machine.name, family=label, measured=time_s, split=split, **answer.columns
+            ask,
+            table,
+            metric="time_s",
+            phase=phase,
+            machine=machine.name,
+            family=label,
+            measured=time_s,
+            split=split,
+            **answer.columns,
         )
 
 
@@ -170,7 +192,9 @@ def deepep(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
-    raw = read_frame(path, ("system", "node_num", "hidden_size", "num_token", "num_topk", "num_experts"), optional=_DEEPEP_TIMES)
+    raw = read_frame(
+        path, ("system", "node_num", "hidden_size", "num_token", "num_topk", "num_experts"), optional=_DEEPEP_TIMES
+    )
     raw = raw.iloc[ask.pick(len(raw), path.stem)]
     low_latency = raw["dispatch_avg_t_us"].notna()
     for (system, quick), part in raw.assign(quick=low_latency).groupby(["system", "quick"]):
@@ -180,7 +204,9 @@ def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
                 time_s = part[f"{step}_avg_t_us"].to_numpy(float) * 1e-6
             else:
                 time_s = (part[f"{step}_transmit_us"] + part[f"{step}_notify_us"]).to_numpy(float) * 1e-6
-            yield from _exchange(machine, str(system), step, fmt, "low latency" if quick else "normal", part, time_s, ask)
+            yield from _exchange(
+                machine, str(system), step, fmt, "low latency" if quick else "normal", part, time_s, ask
+            )
 
 
 _DEEPEP_TIMES = (
@@ -193,7 +219,13 @@ def _exchange(
 ) -> Iterator[Comparison]:
     from steelyard.machine.cluster import cluster_of
 
-    about = {"metric": "time_s", "phase": step, "machine": machine.name if machine else system, "family": family, "measured": time_s}
+    about = {
+        "metric": "time_s",
+        "phase": step,
+        "machine": machine.name if machine else system,
+        "family": family,
+        "measured": time_s,
+    }
     if machine is None:
         yield comparison(ask, "deepep", why="machine not in the catalogue", **about)
         return

@@ -69,7 +69,9 @@ def _exchange(path: Path, ask: Ask) -> Iterator[Comparison]:
                 answer = _ops.collective(machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=NODE)
                 measured = part["latency_us"].to_numpy(float)[rows] * 1e-6
                 phase = f"{operation}{' across nodes' if many else ''}"
-                yield comparison(ask, path.stem, phase=phase, family="low latency", measured=measured, **answer.columns, **about)
+                yield comparison(
+                    ask, path.stem, phase=phase, family="low latency", measured=measured, **answer.columns, **about
+                )
         bandwidth = part["bandwidth_gb_s"].to_numpy(float)[~timed] * 1e9
         if bandwidth.size:
             yield comparison(

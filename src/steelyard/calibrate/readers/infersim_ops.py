@@ -42,7 +42,9 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ("op", "gpu", "shape_file"), optional=_OPTIONAL)
     frame = frame.iloc[ask.pick(len(frame), path.stem)]
-    for (op, phase, gpu, shape, cache), part in frame.groupby(["op", "phase", "gpu", "shape_file", "kv_dtype"], dropna=False):
+    for (op, phase, gpu, shape, cache), part in frame.groupby(
+        ["op", "phase", "gpu", "shape_file", "kv_dtype"], dropna=False
+    ):
         machine = machine_of(str(gpu))
         kind = str(phase) if isinstance(phase, str) else str(op)
         for family, rows, measured, answer, why in _ask(machine, str(op), kind, str(shape), str(cache), part):
@@ -67,14 +69,18 @@ def _ask(machine: Machine | None, op: str, phase: str, shape: str, cache: str, p
         return
     try:
         if op == "gemm":
-            answer = _ops.gemm(machine, "fp8_block", column("m"), column("n"), column("k"), facts=_kernel_only(), hot=False)
+            answer = _ops.gemm(
+                machine, "fp8_block", column("m"), column("n"), column("k"), facts=_kernel_only(), hot=False
+            )
             yield "fp8_block", len(part), column("latency_us") * 1e-6, answer, ""
         elif op == "grouped_gemm":
             yield from _grouped(machine, part, column)
         elif op == "mha" and phase == "decode":
             heads, kv_heads, dim = (float(x) for x in shape.split("-"))
             bits = 8.0 if "8" in cache else 16.0
-            answer = _ops.decode(machine, "fa3", column("batch_size"), column("kv_len"), heads, kv_heads, dim, kv_bits=bits, hot=False)
+            answer = _ops.decode(
+                machine, "fa3", column("batch_size"), column("kv_len"), heads, kv_heads, dim, kv_bits=bits, hot=False
+            )
             yield "mha", len(part), column("latency_us") * 1e-6, answer, ""
         elif op == "mha":
             heads, kv_heads, dim = (float(x) for x in shape.split("-"))
@@ -83,7 +89,9 @@ def _ask(machine: Machine | None, op: str, phase: str, shape: str, cache: str, p
         elif op == "mla" and phase == "decode":
             heads = float(shape.split("-")[0])
             bits = 8.0 if "8" in cache else 16.0
-            answer = _ops.mla_decode(machine, "flash_mla", column("batch_size"), column("kv_len"), heads, kv_bits=bits, hot=False)
+            answer = _ops.mla_decode(
+                machine, "flash_mla", column("batch_size"), column("kv_len"), heads, kv_bits=bits, hot=False
+            )
             yield "mla", len(part), column("latency_us") * 1e-6, answer, ""
         elif op == "mla":
             heads = float(shape.split("-")[0])

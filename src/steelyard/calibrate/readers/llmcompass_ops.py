@@ -42,7 +42,12 @@ def _operators(path: Path, ask: Ask) -> Iterator[Comparison]:
     for (op, gpu), part in frame.groupby(["op", "gpu"]):
         machine = machine_of(str(gpu))
         m, n = part["m"].to_numpy(float), part["n"].fillna(1).to_numpy(float)
-        about: dict[str, Any] = {"metric": "time_s", "phase": str(op), "machine": machine_name(str(gpu)), "family": "fp16"}
+        about: dict[str, Any] = {
+            "metric": "time_s",
+            "phase": str(op),
+            "machine": machine_name(str(gpu)),
+            "family": "fp16",
+        }
         if op == "matmul":
             measured = part["latency_ms"].to_numpy(float) * 1e-3
         else:
@@ -54,7 +59,9 @@ def _operators(path: Path, ask: Ask) -> Iterator[Comparison]:
             answer = _ops.gemm(machine, "fp16", m, n, part["k"].to_numpy(float), hot=True)
         else:
             rows = None if op == "gelu" else m
-            answer = _ops.vector(machine, KIND[op], m * n * ELEMENT, m * n * ELEMENT, m * n * OPERATIONS[op], rows=rows, hot=True)
+            answer = _ops.vector(
+                machine, KIND[op], m * n * ELEMENT, m * n * ELEMENT, m * n * OPERATIONS[op], rows=rows, hot=True
+            )
         yield comparison(ask, path.stem, measured=measured, **about, **answer.columns)
 
 

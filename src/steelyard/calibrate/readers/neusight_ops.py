@@ -26,7 +26,17 @@ __all__ = ["read"]
 #: Bytes of one fp32 element.
 ELEMENT = 4.0
 #: Operands read and operations per element. One operand: name ends in ``u`` (scalar) or an activation. Counted.
-ELEMENTWISE = {"add": (2, 1), "mul": (2, 1), "div": (2, 1), "pow": (2, 8), "true_divide": (2, 1), "relu": (1, 1), "gelu": (1, 15), "tanh": (1, 8), "sigmoid": (1, 8)}
+ELEMENTWISE = {
+    "add": (2, 1),
+    "mul": (2, 1),
+    "div": (2, 1),
+    "pow": (2, 8),
+    "true_divide": (2, 1),
+    "relu": (1, 1),
+    "gelu": (1, 15),
+    "tanh": (1, 8),
+    "sigmoid": (1, 8),
+}
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -60,7 +70,7 @@ def _answer(machine: Machine, op: str, part: pd.DataFrame) -> _ops.Answer | None
     if op in ("linear", "bmm"):
         m, n, k = (part[c].to_numpy(float) for c in "MNK")
         rows, groups = (batch * m, 1.0) if op == "linear" else (m, batch)
-        return _ops.gemm_fp32(machine, rows, n, k, groups)
+        return _ops.gemm(machine, "fp32", rows, n, k, groups=groups, out_bits=32.0)
     width = part["H"].fillna(1).to_numpy(float)
     elements = batch * width
     if op in ("ln", "softmax"):

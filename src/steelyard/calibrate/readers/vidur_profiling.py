@@ -70,7 +70,12 @@ def _answer(machine: Machine, op: str, rows: pd.DataFrame) -> _ops.Answer:
     def column(name: str) -> Any:
         return rows[name].to_numpy(float)
 
-    tokens, tp, hidden, inter = column("num_tokens"), column("num_tensor_parallel_workers"), column("n_embd"), column("n_expanded_embd")
+    tokens, tp, hidden, inter = (
+        column("num_tokens"),
+        column("num_tensor_parallel_workers"),
+        column("n_embd"),
+        column("n_expanded_embd"),
+    )
     dim = hidden / column("n_head")
     query, cached = column("n_head") * dim / tp, np.maximum(column("n_kv_head") / tp, 1.0) * dim
     ups = np.where(rows["use_gated_mlp"].to_numpy(bool), 2.0, 1.0)

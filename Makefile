@@ -1,0 +1,75 @@
+# Everything a contributor or a first user runs. Each target sets up what it needs.
+#
+#   make demo      a real 70B model on eight H100s, from nothing
+#   make test      the tests           make check     style, types, layers
+#   make bench     speed               make validate  against measured data
+#   make docs      the web pages       make clean     remove what these made
+
+SYSTEM_PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+WORKERS ?= 2
+
+# Measured tables, when they lie beside the checkout; tests that need them skip without.
+ifneq ($(wildcard ../shared),)
+export STEELYARD_DATA ?= $(abspath ../shared)
+endif
+
+# One thread per process: the work is many small array operations.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: demo test check bench validate docs clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/steelyard estimate meta-llama/Llama-3.1-70B-Instruct --on h100_sxm:8 --tp 8 --batch 32 --isl 4000 --osl 500 --weights fp8 --kv fp8
+
+test: $(VENV)/.dev
+	$(PYTHON) -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(VENV)/.dev
+	$(PYTHON) -m ruff check src tests bench docs
+	$(PYTHON) -m ruff format --check src tests bench docs
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev
+	$(PYTHON) -m bench $(ARGS)
+
+validate: $(VENV)/.dev
+	@if $(VENV)/bin/steelyard --help | grep -q '^ *validate'; then $(VENV)/bin/steelyard validate $(ARGS); \
+	else echo "this version has no validate command yet"; fi
+
+docs: $(VENV)/.docs
+	$(PYTHON) docs/reference/generate.py
+	$(PYTHON) -m mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(SYSTEM_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set SYSTEM_PYTHON"; exit 1; }
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+	-$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+
+# install,EXTRAS: with uv when it could be installed, with pip otherwise; byte-compiled, so that the first start is quick.
+define install
+	@if [ -x $(VENV)/bin/uv ]; then \
+	  echo "installing steelyard$(1) with uv"; \
+	  UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -e '.$(1)'; \
+	else \
+	  echo "installing steelyard$(1) with pip"; \
+	  $(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.$(1)'; \
+	fi
+	@env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q src
+	@touch $@
+endef
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(call install,)
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(call install,[dev])
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(call install,[docs])

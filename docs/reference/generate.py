@@ -1,0 +1,159 @@
+"""Writes the reference pages that follow from the code: command line, JSON form, machine, node and format files.
+
+Run by ``make docs``; the unit tests check that the pages are up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from steelyard.cli.main import app
+from steelyard.machine.component import Compute, Link, Machine, Memory
+from steelyard.machine.network import Network, Node, Price
+from steelyard.plan.engine import Engine
+from steelyard.plan.formats import Format
+from steelyard.report.schema import FIELDS
+from steelyard.units import Quantity
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Written by docs/reference/generate.py; change the code it describes instead. -->\n\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by file name."""
+    return {"cli.md": NOTE + cli(), "json.md": NOTE + json_form(), "files.md": NOTE + files()}
+
+
+def cli() -> str:
+    """The verbs and their options, from the app itself."""
+    text = app.generate_docs(output_format="markdown", heading_level=1)
+    intro = (
+        "Exit codes: `0` answered, `2` bad input (one `error:` line per problem on stderr), `3` the workload does not fit "
+        "(the report is printed; stderr names the nearest change that fits).\n\n"
+        "Numbers may be lists (`1,2,4`) and ranges (`1-256*2` doubles, `1-10+3` steps by three), formats and machines "
+        "may be lists; every combination becomes a row, at most 100,000.\n\n"
+    )
+    head, mark, rest = text.partition("## Table of Contents")
+    return (head + intro + mark + rest).rstrip() + "\n"
+
+
+def json_form() -> str:
+    """The fields of ``steelyard.estimate/1``."""
+    lines = [
+        "# JSON",
+        "",
+        "`steelyard estimate ... --json` and `Estimate.to_dict()` give one object, in SI units, with the fields below. A name",
+        "never changes its meaning within `steelyard.estimate/1`; fields may be added. Numbers are finite; what is not known",
+        "is `null`. `steelyard.report.schema.estimate_schema()` returns the same table as a JSON schema.",
+        "",
+        'Several scenarios give `{"schema": "steelyard.estimates/1", "rows": [...]}`, whose rows are such objects; a scenario',
+        'that cannot run is `{"error": {"problems": [{"field", "message"}]}, "inputs": {...}}` instead.',
+        "",
+        "| field | type | meaning |",
+        "|---|---|---|",
+    ]
+    for path, (kind, words) in FIELDS.items():
+        name = kind.replace("{}", "object").replace("?", " or null")
+        lines.append(f"| `{path}` | {name} | {words} |")
+    lines += [
+        "",
+        "`steelyard explain --json` gives `steelyard.explain/1`: for `prefill` and `decode` the kernels, each with `kernel`,",
+        "`kind`, `count`, `formula`, `einsum`, `flops`, `bytes`, `intensity_flop_per_byte`, `time_s`, `share`, `limit_s`,",
+        "`utilisation`, `bound`, `energy_j`, `engine`, `computed_in`, `weights_in`, `source` and `log_spread`; then `memory`",
+        "and `energy` with their formulas.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def files() -> str:
+    """The fields of catalogue files, from the dataclasses that read them."""
+    parts = [
+        "# Catalogue files",
+        "",
+        'TOML first; JSON and YAML are read too. Numbers are SI, or text with a unit (`"80GiB"`, `"3.35TB/s"`, `"400Gb/s"`).',
+        "Fields without a default are required; an unknown field is refused with the nearest known one. A figure that was",
+        "never published is listed under `guess` with the reason it was chosen.",
+        "",
+    ]
+    for title, cls, words in (
+        (
+            "Machine",
+            Machine,
+            "`machines/NAME.toml`, one device. Its fields stand at the top or in a `[machine]` table.",
+        ),
+        ("Compute", Compute, "`[[machine.compute]]`: an arithmetic engine."),
+        ("Memory", Memory, "`[[machine.memory]]`: a memory level; exactly one has no `inside` and holds the model."),
+        ("Link", Link, "`[[machine.link]]`: a way out of the device."),
+        ("Network", Network, "`networks/*.toml`, `[[network]]`."),
+        ("Node", Node, "`nodes/*.toml`, `[[node]]`: devices that share a chassis."),
+        ("Price", Price, "`prices/*.toml`, `[[price]]`; `provider_class` is written `class` in the file."),
+        ("Format", Format, "`formats/formats.toml`, `[[format]]`."),
+        ("Engine", Engine, "`engines/engines.toml`, `[[engine]]`."),
+    ):
+        parts += [f"## {title}", "", words, "", "| field | unit or values | default | meaning |", "|---|---|---|---|"]
+        parts += [f"| `{name}` | {unit} | {default} | {doc} |" for name, unit, default, doc in rows(cls)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def rows(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """``(field, unit or values, default, meaning)`` of every field of a dataclass."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        quantity, doc, kind = _described(hints[field.name])
+        unit = quantity.unit if quantity and quantity.unit != "1" else kind
+        yield field.name, _bounds(unit, quantity), _default(field), doc or (quantity.doc if quantity else "")
+
+
+def _described(hint: Any) -> tuple[Quantity | None, str, str]:
+    """``(quantity, meaning, kind)`` in an annotation, also inside a mapping."""
+    quantity, doc = None, ""
+    for item in (hint, *get_args(hint)):
+        for note in getattr(item, "__metadata__", ()):
+            if isinstance(note, Quantity):
+                quantity = note
+            elif isinstance(note, str):
+                doc = note
+    plain = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    return quantity, doc, _kind(plain)
+
+
+def _kind(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return ", ".join(f"`{x}`" for x in get_args(hint) if x)
+    if origin is tuple:
+        inner = get_args(hint)[0]
+        return f"list of {getattr(inner, '__name__', inner)}"
+    if origin is not None and issubclass(origin, Mapping):
+        return "table"
+    if isinstance(hint, UnionType):
+        return " or ".join("nothing" if x is NoneType else _kind(x) for x in get_args(hint))
+    return {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}.get(
+        hint.__name__, hint.__name__
+    )
+
+
+def _bounds(unit: str, quantity: Quantity | None) -> str:
+    if quantity is None:
+        return unit
+    limits = [f"above {quantity.gt:g}"] if quantity.gt is not None else []
+    limits += [f"at least {quantity.ge:g}"] if quantity.ge is not None else []
+    limits += [f"at most {quantity.le:g}"] if quantity.le is not None else []
+    return f"{unit}, {' and '.join(limits)}" if limits else unit
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is not MISSING:
+        return f"`{field.default!r}`" if field.default not in ("", ()) else "empty"
+    return "empty" if field.default_factory is not MISSING else "required"
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (HERE / name).write_text(text, encoding="utf-8")
