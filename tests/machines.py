@@ -23,7 +23,7 @@ def array_machine(rows: int, columns: int, dataflow: str = "", clock_hz: float =
             Compute(
                 "array",
                 "matrix",
-                rows * columns * depth,
+                1 if dataflow else rows * columns * depth,
                 {"int8": peak, "fp16": peak, "fp32": peak},
                 clock_hz=clock_hz,
                 rows=rows if dataflow else 0,

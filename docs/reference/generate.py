@@ -31,55 +31,56 @@ def pages() -> dict[str, str]:
 def cli() -> str:
     """The verbs and their options, from the app itself."""
     text = app.generate_docs(output_format="markdown", heading_level=1)
-    intro = (
-        "Exit codes: `0` answered, `2` bad input (one `error:` line per problem on stderr), `3` the workload does not fit "
-        "(the report is printed; stderr names the nearest change that fits).\n\n"
-        "Numbers may be lists (`1,2,4`) and ranges (`1-256*2` doubles, `1-10+3` steps by three), formats and machines "
-        "may be lists; every combination becomes a row, at most 100,000.\n\n"
-    )
+    intro = """Exit codes: `0` answered, `2` bad input (one `error:` line per problem on stderr), `3` the workload does
+not fit (the report is printed; stderr names the nearest change that fits).
+
+Numbers may be lists (`1,2,4`) and ranges (`1-256*2` doubles, `1-10+3` steps by three); formats and machines may be
+lists. Every combination becomes a row, at most 100,000.
+
+"""
     head, mark, rest = text.partition("## Table of Contents")
     return (head + intro + mark + rest).rstrip() + "\n"
 
 
 def json_form() -> str:
     """The fields of ``steelyard.estimate/1``."""
-    lines = [
-        "# JSON",
-        "",
-        "`steelyard estimate ... --json` and `Estimate.to_dict()` give one object, in SI units, with the fields below. A name",
-        "never changes its meaning within `steelyard.estimate/1`; fields may be added. Numbers are finite; what is not known",
-        "is `null`. `steelyard.report.schema.estimate_schema()` returns the same table as a JSON schema.",
-        "",
-        'Several scenarios give `{"schema": "steelyard.estimates/1", "rows": [...]}`, whose rows are such objects; a scenario',
-        'that cannot run is `{"error": {"problems": [{"field", "message"}]}, "inputs": {...}}` instead.',
-        "",
-        "| field | type | meaning |",
-        "|---|---|---|",
-    ]
+    lines = [JSON_HEAD]
     for path, (kind, words) in FIELDS.items():
         name = kind.replace("{}", "object").replace("?", " or null")
         lines.append(f"| `{path}` | {name} | {words} |")
-    lines += [
-        "",
-        "`steelyard explain --json` gives `steelyard.explain/1`: for `prefill` and `decode` the kernels, each with `kernel`,",
-        "`kind`, `count`, `formula`, `einsum`, `flops`, `bytes`, `intensity_flop_per_byte`, `time_s`, `share`, `limit_s`,",
-        "`utilisation`, `bound`, `energy_j`, `engine`, `computed_in`, `weights_in`, `source` and `log_spread`; then `memory`",
-        "and `energy` with their formulas.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, JSON_TAIL])
+
+
+JSON_HEAD = """# JSON
+
+`steelyard estimate ... --json` and `Estimate.to_dict()` give one object, in SI units, with the fields below. A name
+never changes its meaning within `steelyard.estimate/1`; fields may be added. Numbers are finite; what is not known is
+`null`. `steelyard.report.schema.estimate_schema()` returns the same table as a JSON schema.
+
+Several scenarios give `{"schema": "steelyard.estimates/1", "rows": [...]}`, whose rows are such objects; a scenario
+that cannot run is `{"error": {"problems": [{"field", "message"}]}, "inputs": {...}}` instead.
+
+| field | type | meaning |
+|---|---|---|"""
+
+JSON_TAIL = """
+`steelyard explain --json` gives `steelyard.explain/1`: for `prefill` and `decode` the kernels, each with `kernel`,
+`kind`, `count`, `formula`, `einsum`, `flops`, `bytes`, `intensity_flop_per_byte`, `time_s`, `share`, `limit_s`,
+`utilisation`, `bound`, `energy_j`, `engine`, `computed_in`, `weights_in`, `source` and `log_spread`; then `memory` and
+`energy` with their formulas.
+"""
+
+FILES_HEAD = """# Catalogue files
+
+TOML first; JSON and YAML are read too. Numbers are SI, or text with a unit (`"80GiB"`, `"3.35TB/s"`, `"400Gb/s"`).
+Fields without a default are required; an unknown field is refused with the nearest known one. A figure that was never
+published is listed under `guess` with the reason it was chosen.
+"""
 
 
 def files() -> str:
     """The fields of catalogue files, from the dataclasses that read them."""
-    parts = [
-        "# Catalogue files",
-        "",
-        'TOML first; JSON and YAML are read too. Numbers are SI, or text with a unit (`"80GiB"`, `"3.35TB/s"`, `"400Gb/s"`).',
-        "Fields without a default are required; an unknown field is refused with the nearest known one. A figure that was",
-        "never published is listed under `guess` with the reason it was chosen.",
-        "",
-    ]
+    parts = [FILES_HEAD]
     for title, cls, words in (
         (
             "Machine",
@@ -129,14 +130,14 @@ def _kind(hint: Any) -> str:
         return ", ".join(f"`{x}`" for x in get_args(hint) if x)
     if origin is tuple:
         inner = get_args(hint)[0]
-        return f"list of {getattr(inner, '__name__', inner)}"
+        return "list of text" if inner is str else f"list of {getattr(inner, '__name__', inner)}"
     if origin is not None and issubclass(origin, Mapping):
         return "table"
     if isinstance(hint, UnionType):
         return " or ".join("nothing" if x is NoneType else _kind(x) for x in get_args(hint))
-    return {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}.get(
-        hint.__name__, hint.__name__
-    )
+    names = {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}
+    name = str(getattr(hint, "__name__", hint))
+    return names.get(name, name)
 
 
 def _bounds(unit: str, quantity: Quantity | None) -> str:

@@ -2,8 +2,8 @@
 
     ape = 100 |predicted / measured - 1|,   bias = 100 (exp(mean log(predicted / measured)) - 1)
 
-Readers come from the entry-point group ``steelyard.readers`` (contract: ``steelyard.calibrate.readers._base``). One that
-fails costs its table, not the run. Rows that cannot be predicted count in ``n`` and not in ``covered``.
+Readers come from the entry-point group ``steelyard.readers`` (contract: ``steelyard.calibrate.readers._base``). One
+that fails costs its table, not the run. Rows that cannot be predicted count in ``n`` and not in ``covered``.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ class GemmParameters:
     compute_frac: float = 0.83
     """Share of the peak the matrix engine sustains inside a tile."""
     ops_per_joule: float = 1e15
-    """16-bit operations the board sustains per joule; caps compute at tdp_w x this. Large: never power-limited."""
+    """Operations the board sustains per joule, 16-bit ones (wider ones in a wider format); caps compute at tdp_w x this.
+    Large: never power-limited."""
     dram_frac: float = 0.82
     """Share of the peak memory bandwidth a long stream sustains."""
     step_s: float = 120e-9
@@ -190,11 +191,16 @@ def candidates(facts: GemmFacts) -> Array:
     return np.array([(*tile[:2], s, *tile[2:]) for tile in facts.tiles for s in facts.split], dtype=np.float64)
 
 
+def _wide_peak(device: GemmDevice) -> float:
+    """Peak at 16 bits, or in the format itself where that is wider: what operand and store paths are built for."""
+    return min(device.peak_ops_per_s, device.peak16_ops_per_s)
+
+
 def sustained_compute_frac(device: GemmDevice, parameters: GemmParameters, facts: GemmFacts = DEFAULT_FACTS) -> float:
-    """Share of the peak the matrix engine sustains: min(compute_frac, ops_per_joule x tdp_w / peak16)."""
+    """Share of the peak the engine sustains: min(compute_frac, ops_per_joule x tdp_w / min(peak, peak16))."""
     frac = parameters.compute_frac
     if device.tdp_w > 0.0:
-        frac = min(frac, parameters.ops_per_joule * device.tdp_w / device.peak16_ops_per_s)
+        frac = min(frac, parameters.ops_per_joule * device.tdp_w / _wide_peak(device))
     return frac * (facts.dequant_compute_frac if facts.dequantises_weights else 1.0)
 
 
@@ -251,7 +257,8 @@ def gemm_time_s(
 ) -> Array:
     """Time of one GEMM, kernel only, inside a captured graph (no host launch overhead).
 
-    For tile (r, c) and split s, with e_ = bytes per element, k' = k/s rounded up to whole steps, F = peak per unit:
+    For tile (r, c) and split s, with e_ = bytes per element, k' = k/s rounded up to whole steps, F, F16 = peak of one
+    unit in the format and in 16 bits (F16 = F for wider formats):
     unit    = max(2 r c k' / (frac F), (min(m,r) e_a + min(n,c) e_w) k' I / F16, steps(k') step_s)
               + min(m,r) min(n,c) e_o J / F16,  the store, twice where k is split
     waves   = h ceil(U) + (1-h) max(1, U),  U = ceil(m/r) ceil(n/c) s groups / units
@@ -315,7 +322,7 @@ def _best_s(
     tile_m, tile_n, split, m_over, m_up_to, n_over, n_up_to = table.T
     weight_bytes, act_bytes, out_bytes = weight_bits / 8.0, act_bits / 8.0, out_bits / 8.0
     unit_ops = device.peak_ops_per_s / device.units * sustained_compute_frac(device, p, facts)
-    unit16_ops = device.peak16_ops_per_s / device.units
+    unit16_ops = _wide_peak(device) / device.units
     step_s = p.step_s * facts.step_frac / np.where(m > 1.0, 1.0, facts.gemv_step_divisor)
     used_m, used_n = np.minimum(m, tile_m), np.minimum(n, tile_n)
 

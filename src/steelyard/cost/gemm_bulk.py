@@ -104,7 +104,7 @@ def _rows(
     launch_cycles, frac, dram_frac, step_s, hardness, q, split_s, operand, store, hot_frac, cache_frac = fitted
     min_macs, gemv, quantises, quant_launch_s, quant_row_s, quant_element_s = software
     unit_ops = peak / units * frac
-    unit16_ops = peak16 / units
+    unit16_ops = min(peak, peak16) / units
     for i in range(sizes.shape[1]):
         rows, cols, deep, g = sizes[0, i], sizes[1, i], sizes[2, i], sizes[6, i]
         if rows * cols * deep * g <= 0.0:

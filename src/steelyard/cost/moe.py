@@ -104,7 +104,7 @@ also those of other devices (vLLM's Triton and Marlin paths); dequantised: weigh
 FACTS: Final[dict[str, MoeFacts]] = {
     "triton": MoeFacts("triton", (16, 32, 64, 128), 128, all_rows=True),
     "cutlass": MoeFacts("cutlass", (64, 128), 128),
-    "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, activation_fused=True, padded_to=128),
+    "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, True, True, padded_to=128),
     "marlin": MoeFacts("marlin", (16, 32, 64), 128, all_rows=True, dequantised=True, padded_to=64),
     "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, True, True, True, 128),
 }

@@ -73,10 +73,9 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
     site, f = _site(where), kernel.features
     if site.engine.dataflow:
         array = site.engine
-        cycles = systolic_cycles(f["m"], f["n"], f["k"], array.rows, array.columns, array.dataflow)
-        arrays = max(1.0, site.units / max(1.0, array.rows * array.columns))
-        time = cycles * np.ceil(np.asarray(f["groups"]) / arrays) / array.clock_hz
-        return Priced(time, SYSTOLIC_SPREAD, "closed form")
+        shape = (f["m"], f["n"], f["k"])
+        cycles = systolic_cycles(*shape, array.rows, array.columns, array.dataflow, array.units) * f["groups"]
+        return Priced(cycles / array.clock_hz, SYSTOLIC_SPREAD, "closed form")
     if site.near_memory:
         time = near_memory_time_s(
             f["m"],

@@ -19,22 +19,23 @@ from steelyard.workload.op import Array, Size
 __all__ = ["systolic_cycles"]
 
 
-def systolic_cycles(m: Size, n: Size, k: Size, rows: float, columns: float, dataflow: str) -> Array:
-    """Compute cycles of one product on one array; sizes broadcast.
+def systolic_cycles(m: Size, n: Size, k: Size, rows: float, columns: float, dataflow: str, arrays: float = 1) -> Array:
+    """Compute cycles of one product; sizes broadcast.
 
     Args:
         m, n, k: the product is (m x k) times (k x n).
-        rows, columns: the array.
+        rows, columns: one array.
         dataflow: ``weight_stationary`` or ``output_stationary``.
+        arrays: equal arrays that share the folds.
 
     Raises:
         UnknownName: another dataflow.
     """
     m_, n_, k_ = (np.asarray(x, dtype=np.float64) for x in (m, n, k))
     if dataflow == "weight_stationary":
-        folds = np.ceil(k_ / rows) * np.ceil(n_ / columns)
+        folds = np.ceil(np.ceil(k_ / rows) * np.ceil(n_ / columns) / arrays)
         return np.asarray(folds * (2 * rows + columns + m_ - 2) - 1)
     if dataflow == "output_stationary":
-        folds = np.ceil(m_ / rows) * np.ceil(n_ / columns)
+        folds = np.ceil(np.ceil(m_ / rows) * np.ceil(n_ / columns) / arrays)
         return np.asarray(folds * (rows + columns + k_ - 2) - 1)
     raise UnknownName("dataflow", dataflow, ("weight_stationary", "output_stationary"))

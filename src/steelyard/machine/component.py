@@ -54,7 +54,10 @@ class Compute:
     )
     rows: Annotated[float, Quantity("1", "rows of a systolic array, 0 when it is not one", ge=0)] = 0
     columns: Annotated[float, Quantity("1", "columns of a systolic array, 0 when it is not one", ge=0)] = 0
-    dataflow: Literal["", "weight_stationary", "output_stationary"] = ""
+    dataflow: Annotated[
+        Literal["", "weight_stationary", "output_stationary"],
+        "priced by the closed form of arrays that do not overlap loading and computing; units = arrays",
+    ] = ""
 
     def action(self, fmt: str) -> Action:
         """One operation in format ``fmt``."""

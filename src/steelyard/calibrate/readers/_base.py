@@ -30,7 +30,7 @@ The smallest reader::
 
     def read(folder, ask):
         for path in ask.files(folder, "*.csv"):
-            yield from guarded(ask, path, lambda: _gemms(path, ask))
+            yield from guarded(ask, path, _gemms, path, ask)
 
     def _gemms(path, ask):
         frame = read_frame(path, ["gpu", "m", "n", "k", "time_us"])
@@ -104,7 +104,7 @@ class Comparison:
     high: Floats
     """The stated 80 % interval."""
     roofline: Floats
-    """What a datasheet says: max(FLOPs / peak, bytes / bandwidth); NaN where not computed. Same direction as the metric."""
+    """What a datasheet says: max(FLOPs / peak, bytes / bandwidth), in the metric's unit; NaN where not computed."""
     split: Texts
     why: Texts
     """Why a row has no prediction; empty where it has one."""
@@ -151,7 +151,7 @@ class Ask:
         self.warnings.append(text)
 
     def pick(self, rows: int, table: str) -> NDArray[np.intp]:
-        """Positions of the rows to price, ascending: all, or a seeded draw of ``sample`` (the same for the same table)."""
+        """Positions of the rows to price, ascending: all, or a seeded draw of ``sample``, the same for the same table."""
         if not self.sample or rows <= self.sample:
             return np.arange(rows)
         rng = np.random.default_rng((self.seed, zlib.crc32(f"{self.source}/{table}".encode())))
@@ -198,18 +198,21 @@ def comparison(
     if np.isnan(answer).any():
         reason = np.where(np.isnan(answer), np.where(texts(why) == "", "no prediction", texts(why)), "")
     keep = ask.only(names) if ask.machine else slice(None)
-    columns = (
-        names,
-        texts(family),
-        truth,
-        answer,
-        numbers(low),
-        numbers(high),
-        numbers(roofline),
-        texts(split),
-        reason,
+    return Comparison(
+        ask.source,
+        table,
+        metric,
+        phase,
+        machine=names[keep],
+        family=texts(family)[keep],
+        measured=truth[keep],
+        predicted=answer[keep],
+        low=numbers(low)[keep],
+        high=numbers(high)[keep],
+        roofline=numbers(roofline)[keep],
+        split=texts(split)[keep],
+        why=reason[keep],
     )
-    return Comparison(ask.source, table, metric, phase, *(c[keep] for c in columns))
 
 
 def interval80(predicted: ArrayLike, spread: ArrayLike) -> tuple[Floats, Floats]:
@@ -218,20 +221,20 @@ def interval80(predicted: ArrayLike, spread: ArrayLike) -> tuple[Floats, Floats]
     return np.asarray(value * np.exp(-Z80 * width)), np.asarray(value * np.exp(Z80 * width))
 
 
-def guarded(ask: Ask, path: Path, read: Callable[[], Iterator[Comparison]]) -> Iterator[Comparison]:
+def guarded(ask: Ask, path: Path, read: Callable[..., Iterator[Comparison]], *arguments: Any) -> Iterator[Comparison]:
     """The comparisons of one file; if reading it fails, a warning and all of its rows uncovered.
 
     Args:
         ask: the run.
         path: the file; one that is absent yields nothing.
-        read: reads it, called once.
+        read: reads it, called once with the ``arguments``.
     """
     if not path.is_file():
         return
     ask.opened.add(path.name)
     read_rows = 0
     try:
-        for part in read():
+        for part in read(*arguments):
             read_rows += len(part)
             yield part
     except Exception as error:

@@ -75,8 +75,12 @@ class Answer:
             self.source if self.source == other.source else f"{self.source}; {other.source}",
         )
 
+    def after(self, host_s: float) -> Answer:
+        """The same with a constant before it: the host of an eager benchmark."""
+        return replace(self, time_s=self.time_s + host_s, low_s=self.low_s + host_s, high_s=self.high_s + host_s)
+
     @property
-    def columns(self) -> dict[str, Floats]:
+    def columns(self) -> dict[str, Any]:
         """Keyword arguments of ``comparison``."""
         return {"predicted": self.time_s, "low": self.low_s, "high": self.high_s, "roofline": self.roofline_s}
 
@@ -98,7 +102,7 @@ def site(machine: Machine, weights: str = "bf16", activations: str = "", kind: s
     return site_of(machine, engine.name, compute)
 
 
-def _found(op: str, cls: type[Any], where: Site, *variants: str) -> Calibrated:
+def _found(op: str, cls: Any, where: Site, *variants: str) -> Calibrated:
     return calibrated(op, cls, where.machine.name, (where.family,), variants or ("",))
 
 

@@ -38,28 +38,20 @@ FITTED_THOUSANDTHS = 500
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """GEMM, attention, MoE and MLA tables of every machine."""
-    for op, reader in (
-        ("gemm", _gemm),
-        ("context_attention", _attention),
-        ("generation_attention", _attention),
-        ("moe", _moe),
-    ):
+    readers = {"gemm": _gemm, "context_attention": _attention, "generation_attention": _attention, "moe": _moe}
+    for op, reader in readers.items():
         for path in ask.files(folder, f"*__{op}__*.parquet"):
-            if ask.wants(op) or ask.wants(path.stem):
-                machine = machine_of(path.name.split("__")[0])
-                if ask.machine and (machine is None or machine.name != ask.machine):
-                    continue
-                yield from guarded(
-                    ask, path, lambda path=path, op=op, reader=reader, m=machine: reader(path, op, m, ask)
-                )  # type: ignore[misc]
+            machine = machine_of(path.name.split("__")[0])
+            other = bool(ask.machine) and (machine is None or machine.name != ask.machine)
+            if (ask.wants(op) or ask.wants(path.stem)) and not other:
+                yield from guarded(ask, path, reader, path, op, machine, ask)
     for path in ask.files(folder, "mla_*.parquet"):
         if ask.wants("mla") or ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _mla(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _mla, path, ask)
 
 
 def _groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    for key, part in frame.groupby(keys, sort=True, observed=True, dropna=False):
-        yield key, part
+    yield from frame.groupby(keys, sort=True, observed=True, dropna=False)
 
 
 def _missing(path: Path, table: str, phase: str, family: Any, time_s: Any, why: str, ask: Ask) -> Comparison:
@@ -112,7 +104,8 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
 
 
 _ATTENTION = (
-    "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "step", "latency"
+    "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "step",
+    "latency",
 )  # fmt: skip
 
 
@@ -177,8 +170,8 @@ def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterat
 
 
 _MOE = (
-    "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size",
-    "distribution", "latency",
+    "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
+    "moe_ep_size", "distribution", "latency",
 )  # fmt: skip
 #: The MoE tables' format names in the format catalogue.
 _MOE_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4"}
@@ -301,7 +294,7 @@ _HIDDEN, _QUERY_RANK, _LATENT, _ROPE, _NOPE, _VALUE = 7168, 1536, 512, 64, 128, 
 
 
 def _projections(machine: Machine, weights: str, tokens: Any, heads: Any, phase: str) -> _ops.Answer:
-    """The products around the latent attention of one layer: down, query up, (absorbed or expanded) key-value up, output."""
+    """The products around the latent attention of one layer: down, query up, key-value up, output."""
     down = _ops.gemm(machine, weights, tokens, _QUERY_RANK + _LATENT + _ROPE, _HIDDEN, hot=False)
     query = _ops.gemm(machine, weights, tokens, heads * (_NOPE + _ROPE), _QUERY_RANK, hot=False)
     out = _ops.gemm(machine, weights, tokens, _HIDDEN, heads * _VALUE, hot=False)

@@ -43,7 +43,7 @@ def aiconfigurator(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """``aic_ops/comm_*.parquet``."""
     for path in ask.files(folder, "comm_*.parquet"):
         if ask.wants("comm") or ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _aiconfigurator(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _aiconfigurator, path, ask)
 
 
 def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -80,10 +80,10 @@ def _library(kernel: str, table: str, version: str) -> str:
 
 
 def apex(folder: Path, ask: Ask) -> Iterator[Comparison]:
-    """``apex_comm``: nccl-tests. Sizes the file rounds to 0 KiB are dropped, as are rows of more devices than a node."""
+    """``apex_comm``: nccl-tests. Sizes rounded to 0 KiB are dropped, as are rows of more devices than a node."""
     for path in ask.files(folder, "collectives_*.csv"):
         if ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _apex(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _apex, path, ask)
 
 
 def _apex(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -107,7 +107,7 @@ def vidur(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """``vidur_profiling/network.parquet``: medians of eager ``torch.distributed`` calls."""
     path = folder / "network.parquet"
     if ask.wants("network"):
-        yield from guarded(ask, path, lambda: _vidur(path, ask))
+        yield from guarded(ask, path, _vidur, path, ask)
 
 
 def _vidur(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -188,7 +188,7 @@ def deepep(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """``aic_ops/wideep_deepep_*.parquet``: dispatch and combine of DeepEP, as the all-to-all an estimate prices."""
     for path in ask.files(folder, "wideep_deepep_*.parquet"):
         if ask.wants("deepep") or ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _deepep(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _deepep, path, ask)
 
 
 def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -210,7 +210,8 @@ def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 _DEEPEP_TIMES = (
-    "dispatch_avg_t_us", "combine_avg_t_us", "dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us", "combine_notify_us"
+    "dispatch_avg_t_us", "combine_avg_t_us", "dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us",
+    "combine_notify_us",
 )  # fmt: skip
 
 
@@ -233,7 +234,7 @@ def _exchange(
     devices = part["node_num"].to_numpy(float) * per_node
     pairs = part["num_token"].to_numpy(float) * part["num_topk"].to_numpy(float)
     message = pairs * part["hidden_size"].to_numpy(float) * find_format(fmt).stored_bits / 8
-    columns = {name: np.full(len(part), np.nan) for name in ("predicted", "low", "high", "roofline")}
+    columns: dict[str, Any] = {name: np.full(len(part), np.nan) for name in ("predicted", "low", "high", "roofline")}
     fitted = False
     for many in (False, True):
         rows = (devices > per_node) == many

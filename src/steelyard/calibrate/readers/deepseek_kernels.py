@@ -28,7 +28,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     for pattern, reader in (("deepgemm_*.csv", _gemm), ("deepep_*.csv", _exchange)):
         for path in ask.files(folder, pattern):
             if ask.wants(path.stem):
-                yield from guarded(ask, path, lambda path=path, reader=reader: reader(path, ask))  # type: ignore[misc]
+                yield from guarded(ask, path, reader, path, ask)
 
 
 def _gemm(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -75,6 +75,6 @@ def _exchange(path: Path, ask: Ask) -> Iterator[Comparison]:
         bandwidth = part["bandwidth_gb_s"].to_numpy(float)[~timed] * 1e9
         if bandwidth.size:
             yield comparison(
-                ask, path.stem, metric="bandwidth_bytes_per_s", machine=machine.name, phase=str(operation), family="normal",
-                measured=bandwidth, why="only a bandwidth is given, and not which bytes it counts",
+                ask, path.stem, metric="bandwidth_bytes_per_s", machine=machine.name, phase=str(operation),
+                family="normal",                 measured=bandwidth, why="only a bandwidth is given, and not which bytes it counts",
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``infersim_ops``: kernel times on H20 and H800 (DeepGEMM, FlashAttention-3, FlashMLA, grouped GEMM, sparse attention).
+"""``infersim_ops``: kernel times on H20 and H800 (DeepGEMM, FlashAttention-3, FlashMLA, sparse attention).
 
 ``shape_file`` states the heads: ``heads-kv_heads-head_dim`` of plain attention, ``heads-latent-rope`` of latent decode,
 ``heads-nope-rope`` of latent prefill. Kernel times, activations already quantised.
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, machine_of, read_frame
@@ -26,9 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 _OPTIONAL = (
-    "phase", "dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "seq_len", "m", "k", "n", "num_experts", "num_gpus",
-    "num_local_experts", "topk", "hidden_size", "intermediate_size", "batch_size_per_gpu", "seq_len_per_gpu", "tokens_per_expert",
-    "up_proj_us", "down_proj_us", "s_kv", "s_q",
+    "phase", "dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "seq_len", "m", "k", "n",
+    "num_local_experts", "topk", "hidden_size", "intermediate_size", "tokens_per_expert", "up_proj_us", "down_proj_us",
 )  # fmt: skip
 
 
@@ -36,7 +33,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """``ops_*.csv``."""
     for path in ask.files(folder, "ops_*.csv"):
         if ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _table(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _table, path, ask)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -49,8 +46,8 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         kind = str(phase) if isinstance(phase, str) else str(op)
         for family, rows, measured, answer, why in _ask(machine, str(op), kind, str(shape), str(cache), part):
             yield comparison(
-                ask, path.stem, metric="time_s", phase=kind, machine=machine_name(str(gpu)), family=family, measured=measured,
-                why=why, **(answer.columns if answer else {}),
+                ask, path.stem, metric="time_s", phase=kind, machine=machine_name(str(gpu)), family=family,
+                measured=measured,                 why=why, **(answer.columns if answer else {}),
             )  # fmt: skip
             del rows
 
@@ -108,7 +105,7 @@ def _kernel_only() -> Any:
 
 
 def _grouped(machine: Machine, part: pd.DataFrame, column: Any) -> Iterator[_Found]:
-    """Both grouped products of local experts with equal loads: each is ``groups`` products of ``tokens_per_expert`` rows."""
+    """Both grouped products of local experts with equal loads: ``groups`` products of ``tokens_per_expert`` rows."""
     local, rows = column("num_local_experts"), column("tokens_per_expert")
     hidden, inter = column("hidden_size"), column("intermediate_size")
     for name, n, k in (("up_proj", 2 * inter, hidden), ("down_proj", hidden, inter)):

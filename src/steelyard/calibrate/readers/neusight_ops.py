@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from steelyard.calibrate.datasets.vector_ops import KIND, OPS_PER_ELEMENT, TWO_INPUTS
+from steelyard.calibrate.fit_vector import FIRST_OVERHEAD
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, machine_of, read_frame
 from steelyard.errors import SteelyardError
@@ -25,18 +25,7 @@ __all__ = ["read"]
 
 #: Bytes of one fp32 element.
 ELEMENT = 4.0
-#: Operands read and operations per element. One operand: name ends in ``u`` (scalar) or an activation. Counted.
-ELEMENTWISE = {
-    "add": (2, 1),
-    "mul": (2, 1),
-    "div": (2, 1),
-    "pow": (2, 8),
-    "true_divide": (2, 1),
-    "relu": (1, 1),
-    "gelu": (1, 15),
-    "tanh": (1, 8),
-    "sigmoid": (1, 8),
-}
+ELEMENTWISE = ("add", "mul", "div", "pow", "relu", "gelu", "tanh", "sigmoid")
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -44,7 +33,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     for pattern in ("test_ops_*.parquet", "train_norm_ops_*.parquet"):
         for path in ask.files(folder, pattern):
             if ask.wants(path.stem):
-                yield from guarded(ask, path, lambda path=path: _table(path, ask))  # type: ignore[misc]
+                yield from guarded(ask, path, _table, path, ask)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -71,14 +60,11 @@ def _answer(machine: Machine, op: str, part: pd.DataFrame) -> _ops.Answer | None
         m, n, k = (part[c].to_numpy(float) for c in "MNK")
         rows, groups = (batch * m, 1.0) if op == "linear" else (m, batch)
         return _ops.gemm(machine, "fp32", rows, n, k, groups=groups, out_bits=32.0)
-    width = part["H"].fillna(1).to_numpy(float)
-    elements = batch * width
-    if op in ("ln", "softmax"):
-        kind = "norm" if op == "ln" else "softmax"
-        return _ops.vector(machine, kind, elements * ELEMENT, elements * ELEMENT, elements * 8.0, rows=batch)
-    name = op[:-1] if op.endswith("u") and op[:-1] in ELEMENTWISE else op
-    if name not in ELEMENTWISE:
+    elements = batch * part["H"].fillna(1).to_numpy(float)
+    if op not in KIND and op.removesuffix("u") not in ELEMENTWISE:
         return None
-    operands, operations = ELEMENTWISE[name]
-    read = elements * ELEMENT * (1 if name != op else operands)
-    return _ops.vector(machine, "elementwise", np.asarray(read), elements * ELEMENT, elements * operations)
+    kind = KIND.get(op, "elementwise")
+    read = elements * ELEMENT * (2 if op in TWO_INPUTS else 1)
+    rows = batch if op in KIND else None
+    operations = elements * OPS_PER_ELEMENT.get(op, 1.0)
+    return _ops.vector(machine, kind, read, elements * ELEMENT, operations, rows=rows).after(FIRST_OVERHEAD["neusight"])

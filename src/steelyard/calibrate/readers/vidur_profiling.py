@@ -32,8 +32,8 @@ _COLUMNS = (
 #: Measured column (without ``_ms_median``) and its kind.
 OPS = {
     "attn_pre_proj": "linear", "attn_post_proj": "linear", "mlp_up_proj": "linear", "mlp_down_proj": "linear",
-    "input_layernorm": "norm", "post_attention_layernorm": "norm", "mlp_act": "activation", "add": "add", "attn_rope": "rope",
-    "emb": "embedding",
+    "input_layernorm": "norm", "post_attention_layernorm": "norm", "mlp_act": "activation", "add": "add",
+    "attn_rope": "rope", "emb": "embedding",
 }  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """``mlp_*.parquet``."""
     for path in ask.files(folder, "mlp_*.parquet"):
         if ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _table(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, _table, path, ask)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -93,10 +93,10 @@ def _answer(machine: Machine, op: str, rows: pd.DataFrame) -> _ops.Answer:
         return _ops.vector(machine, "gather", width, width, 0.0)
     if op == "mlp_act":
         made = tokens * inter / tp * ELEMENT
-        return _ops.vector(machine, "elementwise", ups * made, made, made * 4, hot=True)
+        return _ops.vector(machine, "elementwise_scalar", ups * made, made, made, hot=True)
     if op == "attn_rope":
         turned = tokens * (query + cached) * ELEMENT
-        return _ops.vector(machine, "elementwise", turned, turned, turned * 2, hot=True)
+        return _ops.vector(machine, "elementwise_scalar", turned, turned, turned, hot=True)
     if op == "add":
         return _ops.vector(machine, "elementwise", 2 * width, width, width / ELEMENT, hot=True)
-    return _ops.vector(machine, "norm", width, width, width * 4, rows=tokens, hot=True)
+    return _ops.vector(machine, "norm_scalar", width, width, width, rows=tokens, hot=True)

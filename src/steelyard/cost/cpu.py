@@ -1,0 +1,201 @@
+"""Products and attention on a CPU whose libraries were measured: few cores, caches that work, weights that get packed.
+
+    product    T = launch + (C^q + M^q)^(1/q)
+               C = flops / (compute_frac peak)
+               M = weights / (stream_frac DRAM) + [m > 1] weights / (pack_frac DRAM) + activations / (act_frac DRAM)
+    attention  T = launch + (C^q + M^q)^(1/q)
+               C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak)
+               M = cache / (stream_frac DRAM)
+
+A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
+convolution library reorders its activations too. Both are passes over memory that a roofline does not see, and on a
+core they hardly overlap with arithmetic (q near 1). Used where ``calibration/<machine>/cpu.toml`` exists.
+Theory and measured accuracy: ``docs/methods/calibration.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibration_table, make
+from steelyard.cost.program import Kernel
+from steelyard.cost.site import Site
+
+__all__ = [
+    "CpuAttention",
+    "CpuProduct",
+    "attention_time_s",
+    "kernel_work",
+    "measured_cpu",
+    "price_s",
+    "product_time_s",
+    "variant_of",
+]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuProduct:
+    """Fitted figures of dense products or convolutions; fractions are of the machine's measured peaks."""
+
+    launch_s: float = 5e-6
+    """s: framework dispatch and thread wake-up."""
+    compute_frac: float = 0.8
+    stream_frac: float = 0.6
+    """Of memory bandwidth: weights read once."""
+    pack_frac: float = 0.6
+    """Of memory bandwidth: weights copied into the library's order, when there is more than one row."""
+    act_frac: float = 1.0
+    """Of memory bandwidth: activations read, reordered and written; above 1 when they stay in cache."""
+    overlap_power: float = 1.3
+    """Exponent joining arithmetic and memory; 1: one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuAttention:
+    """Fitted figures of fused attention."""
+
+    launch_s: float = 1e-5
+    compute_frac: float = 0.6
+    exp_ops: float = 50.0
+    """Vector operations one (query, key) pair costs beside its products."""
+    stream_frac: float = 0.5
+    """Of memory bandwidth: keys and values read once per sequence and KV head."""
+    overlap_power: float = 1.3
+
+
+def _join(compute: Array, memory: Array, q: float) -> Array:
+    longer = np.maximum(np.maximum(compute, memory), np.finfo(np.float64).tiny)
+    ratio = np.minimum(compute, memory) / longer
+    return np.asarray(longer * (1.0 + ratio**q) ** (1.0 / q))
+
+
+def product_time_s(
+    flops: ArrayLike,
+    rows: ArrayLike,
+    weight_bytes: ArrayLike,
+    moving_bytes: ArrayLike,
+    *,
+    peak_ops_per_s: float,
+    dram_bytes_per_s: float,
+    parameters: CpuProduct,
+) -> Array:
+    """Time of a dense product or convolution.
+
+    Args:
+        flops: operations, 2 per MAC; all arguments broadcast.
+        rows: rows of the activations (m); one row is not packed.
+        weight_bytes: weights read from memory.
+        moving_bytes: activations read and written.
+        peak_ops_per_s, dram_bytes_per_s: measured peaks of the machine.
+        parameters: of this kind of kernel and number format.
+
+    Returns:
+        Seconds, of the broadcast shape; never below max(flops / peak, weights / bandwidth).
+    """
+    p = parameters
+    f, m, w, a = (np.asarray(x, dtype=np.float64) for x in (flops, rows, weight_bytes, moving_bytes))
+    packed = np.where(m > 1.0, 1.0 / p.pack_frac, 0.0)
+    memory = (w * (1.0 / p.stream_frac + packed) + a / p.act_frac) / dram_bytes_per_s
+    time = p.launch_s + _join(f / (p.compute_frac * peak_ops_per_s), memory, p.overlap_power)
+    return np.asarray(np.maximum(time, np.maximum(f / peak_ops_per_s, w / dram_bytes_per_s)))
+
+
+def attention_time_s(
+    pairs: ArrayLike,
+    width: ArrayLike,
+    cache_bytes: ArrayLike,
+    *,
+    peak_ops_per_s: float,
+    vector_ops_per_s: float,
+    dram_bytes_per_s: float,
+    parameters: CpuAttention,
+) -> Array:
+    """Time of fused attention.
+
+    Args:
+        pairs: (query, key) pairs over all sequences and query heads.
+        width: d_k + d_v, elements.
+        cache_bytes: keys and values read.
+        peak_ops_per_s, vector_ops_per_s, dram_bytes_per_s: measured peaks of the machine.
+        parameters: of this number format.
+
+    Returns:
+        Seconds, of the broadcast shape; never below max(flops / peak, cache / bandwidth).
+    """
+    p = parameters
+    n, d, b = (np.asarray(x, dtype=np.float64) for x in (pairs, width, cache_bytes))
+    compute = n * (2.0 * d / (p.compute_frac * peak_ops_per_s) + p.exp_ops / vector_ops_per_s)
+    time = p.launch_s + _join(compute, b / (p.stream_frac * dram_bytes_per_s), p.overlap_power)
+    return np.asarray(np.maximum(time, np.maximum(2.0 * n * d / peak_ops_per_s, b / dram_bytes_per_s)))
+
+
+def measured_cpu(machine: str) -> bool:
+    """Whether a machine has its own measured CPU parameters."""
+    return bool(calibration_table(machine, "cpu"))
+
+
+def variant_of(kernel: Kernel) -> str:
+    """``conv``, ``batched`` or ``gemm`` for a product; ``prefill`` or ``decode`` for attention."""
+    if kernel.kind == "attention":
+        return "decode" if bool(np.all(np.asarray(kernel.features["new"]) <= 1)) else "prefill"
+    if any(len(axis) > 1 for op in kernel.ops for tensor in op.inputs for axis in tensor.index):
+        return "conv"
+    return "batched" if bool(np.all(np.asarray(kernel.features["groups"]) > 1)) else "gemm"
+
+
+def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
+    """The arguments a kernel gives to :func:`product_time_s` or :func:`attention_time_s`, without the machine."""
+    t, f = kernel.traffic, kernel.features
+    if kernel.kind == "attention":
+        width = np.asarray(f["head_dim"], dtype=np.float64) + f["value_dim"]
+        per_sequence = f["pairs"]
+        return {
+            "pairs": np.asarray(f["batch"], dtype=np.float64) * f["heads"] * per_sequence,
+            "width": width,
+            "cache_bytes": np.asarray(f["batch"], dtype=np.float64) * f["kv_heads"] * f["reach"] * width * (float(f["kv_bits"]) / 8.0),
+        }
+    return {
+        "flops": kernel.flops,
+        "rows": f["m"],
+        "weight_bytes": t.get("weight", 0.0),
+        "moving_bytes": t.get("read", 0.0) + t.get("write", 0.0),
+    }
+
+
+def price_s(kernel: Kernel, site: Site) -> tuple[Any, Calibrated]:
+    """Seconds of a product or an attention kernel on a measured CPU, and the parameters used."""
+    variant = variant_of(kernel)
+    found = _parameters(site.machine.name, variant, site.compute)
+    work = kernel_work(kernel)
+    if kernel.kind == "attention":
+        time = attention_time_s(
+            **work,
+            peak_ops_per_s=site.peak_ops_per_s,
+            vector_ops_per_s=site.vector_ops_per_s,
+            dram_bytes_per_s=site.dram_bytes_per_s,
+            parameters=found.parameters,
+        )
+    else:
+        time = product_time_s(
+            **work, peak_ops_per_s=site.peak_ops_per_s, dram_bytes_per_s=site.dram_bytes_per_s, parameters=found.parameters
+        )
+    return time, found
+
+
+def _parameters(machine: str, variant: str, compute: str) -> Calibrated:
+    table = calibration_table(machine, "cpu")
+    cls = CpuAttention if variant in ("prefill", "decode") else CpuProduct
+    for name in (variant, "gemm"):
+        by_format = table.get(name, {})
+        section = by_format.get(compute) or by_format.get("fp32")
+        if isinstance(section, Mapping) and (name == variant or cls is CpuProduct):
+            spread = float(section.get("residual", {}).get("log_std", UNMEASURED_SPREAD))
+            return Calibrated(make(cls, section["parameters"]), None, spread, f"fitted: {machine}")
+    return Calibrated(cls(), None, UNMEASURED_SPREAD, "default")
