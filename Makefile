@@ -5,7 +5,9 @@
 #   make bench     speed               make validate  against measured data
 #   make docs      the web pages       make clean     remove what these made
 
-SYSTEM_PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python of 3.11 or newer that really starts.
+SYSTEM_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 WORKERS ?= 2
@@ -37,8 +39,7 @@ bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(ARGS)
 
 validate: $(VENV)/.dev
-	@if $(VENV)/bin/steelyard --help | grep -q '^ *validate'; then $(VENV)/bin/steelyard validate $(ARGS); \
-	else echo "this version has no validate command yet"; fi
+	$(VENV)/bin/steelyard validate $(ARGS)
 
 docs: $(VENV)/.docs
 	$(PYTHON) docs/reference/generate.py
@@ -48,8 +49,8 @@ clean:
 	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
-	@$(SYSTEM_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set SYSTEM_PYTHON"; exit 1; }
-	$(SYSTEM_PYTHON) -m venv $(VENV)
+	@[ -n "$(SYSTEM_PYTHON)" ] || { echo "Python 3.11 or newer is needed; name it with SYSTEM_PYTHON="; exit 1; }
+	@$(SYSTEM_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "cannot make a virtual environment (on Debian: apt install python3-venv)"; exit 1; }
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 
 # install,EXTRAS: with uv when it could be installed, with pip otherwise; byte-compiled, so that the first start is quick.

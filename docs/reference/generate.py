@@ -5,6 +5,7 @@ Run by ``make docs``; the unit tests check that the pages are up to date.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -38,6 +39,8 @@ Numbers may be lists (`1,2,4`) and ranges (`1-256*2` doubles, `1-10+3` steps by 
 lists. Every combination becomes a row, at most 100,000.
 
 """
+    text = re.sub(r"\n## steelyard --install-completion\n.*?(?=\n## |\Z)", "", text, flags=re.DOTALL)
+    text = re.sub(r"\(#steelyard-+install-completion\)", "(../guide/install.md)", text)
     head, mark, rest = text.partition("## Table of Contents")
     return (head + intro + mark + rest).rstrip() + "\n"
 

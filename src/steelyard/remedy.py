@@ -15,6 +15,9 @@ from steelyard.units import format_quantity
 
 __all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]
 
+#: Narrower formats to try: the cache, then the weights; what servers offer, and what llama.cpp does.
+LADDER = ("fp8", "fp8", "int4")
+GGUF_LADDER = ("q8_0", "q8_0", "q4_k_m")
 #: Most devices a change may ask for.
 MAX_DEVICES = 4096
 
@@ -59,12 +62,12 @@ def nearest_change(scenario: Scenario) -> Change | None:
 def changes(scenario: Scenario) -> Iterator[Change]:
     """Changes that make a scenario fit, nearest first.
 
-    Single changes in order: 8-bit KV cache, 8-bit weights, 4-bit weights, smaller batch, shorter prompt, twice the
-    devices and so on; then 8-bit and 4-bit weights together with an 8-bit cache, a smaller batch or a shorter prompt.
+    In order: 8-bit KV cache, 8-bit weights, 4-bit weights, two of these together, smaller batch, shorter prompt, twice
+    the devices and so on; then narrower formats together with a smaller batch or a shorter prompt.
     Every one is checked with the same memory model and sharding rules as the estimate.
     """
     formats = list(_format_changes(scenario))
-    for change in (*formats[:3], *_smaller(scenario), *_more_devices(scenario), *formats[3:]):
+    for change in (*formats, *_smaller(scenario), *_more_devices(scenario)):
         if _fits(change.scenario):
             yield change
     for narrow in reversed(formats):
@@ -93,13 +96,11 @@ def _with_formats(scenario: Scenario, **formats: str) -> Scenario:
 
 def _format_changes(scenario: Scenario) -> Iterator[Change]:
     weights, kv = (scenario.plan.format(r).stored_bits for r in ("weight", "kv"))
-    options: list[dict[str, str]] = []
-    narrow = [f for f in ("fp8", "int4") if find_format(f).stored_bits < weights]
-    if kv > find_format("fp8").stored_bits:
-        options.append({"kv": "fp8"})
-    options += [{"weights": f} for f in narrow]
-    if kv > find_format("fp8").stored_bits:
-        options += [{"weights": f, "kv": "fp8"} for f in narrow]
+    eight, *ladder = GGUF_LADDER if scenario.engine.name == "llamacpp" else LADDER
+    narrow = [f for f in ladder if find_format(f).stored_bits < weights]
+    caches = [{"kv": eight}] if kv > find_format(eight).stored_bits else []
+    options: list[dict[str, str]] = [*caches, *({"weights": f} for f in narrow)]
+    options += [{"weights": f, **cache} for f in narrow for cache in caches]
     for formats in options:
         words = " and ".join(f"{'KV cache' if k == 'kv' else k} in {v} (--{k} {v})" for k, v in formats.items())
         yield Change(words, _with_formats(scenario, **formats), formats)

@@ -70,6 +70,29 @@ def test_linear_attention_keeps_a_state_and_no_cache() -> None:
     assert model.state_elements == 36 * (32 * 128 * 128 + 3 * (2 * 16 * 128 + 32 * 128))
 
 
+def test_delta_net_work_by_hand() -> None:
+    """One token: projections, 4 taps, three products with each head's state, and the token with itself."""
+    model = load_model("qwen3-next").transformer
+    graph = model.graph(Step.decode(1, 1000)).where(
+        lambda op: op.name.startswith("layer0.") and op.block == "attention"
+    )
+    projections = 2048 * (2 * 2048 + 2 * 4096) + 2048 * 64 + 4096 * 2048
+    state = 32 * (3 * 128 * 128 + 5 * 128)
+    assert float(graph.macs()) == 36 * (projections + 4 * 8192 + state)
+
+
+def test_delta_net_splits_over_heads() -> None:
+    """Tensor parallelism divides its weights and its state."""
+    from steelyard.plan.plan import Plan
+    from steelyard.plan.sharding import shard
+
+    model = load_model("qwen3-next").transformer
+    graph = model.graph(Step.decode(1, 1000)).where(lambda op: op.name.startswith("layer0."))
+    for op in graph:
+        if op.name.endswith((".qkvz", ".ba", ".conv", ".delta_read", ".out")):
+            assert float(shard(op, Plan(tp=4)).macs()) == float(op.macs()) / 4, op.name
+
+
 def test_sparse_attention_bounds_the_work_of_a_long_context() -> None:
     """With an indexer only index scores grow with the context, not scores and values."""
     sparse, full = load_model("deepseek-v3.2").transformer, load_model("deepseek-v3").transformer
@@ -200,6 +223,7 @@ def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
             },
             "fp8",
         ),
+        ({"quant_method": "compressed-tensors", "num_bits": 4, "group_size": 32}, "int4_g32"),
         ({"quant_method": "somebodys_new_one"}, "bf16"),
         ({"quant_method": "gptq", "bits": "four"}, "bf16"),
     ],
@@ -210,6 +234,14 @@ def test_native_formats(quantisation: dict[str, Any] | None, expected: str) -> N
     assert model.native_weights == expected
     if quantisation and expected == "bf16":
         assert any("not known" in note for note in model.notes)
+
+
+def test_native_formats_of_parts() -> None:
+    """What the quantiser left alone: embedding and head, and attention when its modules are named."""
+    quantisation = {"quant_method": "compressed-tensors", "num_bits": 4, "ignore": ["lm_head", "re:.*self_attn.*"]}
+    model = read_config({**SMALL, "torch_dtype": "bfloat16", "quantization_config": quantisation})
+    assert dict(model.native_formats) == {"embedding": "bf16", "head": "bf16", "attention": "bf16"}
+    assert dict(load_model("gpt-oss-20b").transformer.native_formats)["attention"] == "bf16"
 
 
 def test_native_formats_are_known_to_the_plan() -> None:

@@ -534,6 +534,18 @@ def test_config_files(tmp_path: Path, suffix: str) -> None:
     assert model.transformer.depth == 2
 
 
+def test_names(tmp_path: Path) -> None:
+    """A repository in the local cache keeps its name; a path of the training machine is no name."""
+    folder = tmp_path / "models--my-org--My-Model" / "snapshots" / "0123abc"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    assert load_model(folder).name == "my-org/My-Model"
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "_name_or_path": "/home/me/run-7"}))
+    assert load_model(tmp_path).name == tmp_path.name
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "_name_or_path": "my-org/other"}))
+    assert load_model(tmp_path).name == "my-org/other"
+
+
 def test_missing_shards_are_said(tmp_path: Path) -> None:
     """Bytes are exact or absent, never partial."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
@@ -579,6 +591,18 @@ def _hole(name: str, size: int, start: bytes = b"") -> Callable[[Path], Path]:
         return folder / name
 
     return make
+
+
+def _endless(folder: Path) -> Path:
+    """Five texts of 16 MiB, each allowed, together too much; all holes."""
+    path = folder / "m.gguf"
+    with path.open("wb") as file:
+        file.write(START + struct.pack("<QQ", 0, 5))
+        for i in range(5):
+            file.write(_text(f"key{i}") + struct.pack("<IQ", 8, 2**24))
+            file.seek(2**24, 1)
+        file.truncate()
+    return path
 
 
 def _header(entry: Any, data: int = 64) -> bytes:
@@ -637,6 +661,7 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
         _write("m.gguf", START + struct.pack("<QQ", 0, 1) + _text("k") + struct.pack("<IIQ", 9, 8, 2**50)),
         "are accepted",
     ),
+    "gguf endless header": (_endless, "header of more than"),
     "gguf deep array": (
         _write(
             "m.gguf",

@@ -246,3 +246,15 @@ def _valid(value: Any, schema: dict[str, Any], path: str) -> None:
         for name, inner in schema["properties"].items():
             if name in value:
                 _valid(value[name], inner, f"{path}.{name}")
+
+
+def test_generated_reference_pages_are_up_to_date() -> None:
+    import runpy
+    from pathlib import Path
+
+    script = Path(__file__).parents[2] / "docs" / "reference" / "generate.py"
+    pages = runpy.run_path(str(script))["pages"]()
+    for name, text in pages.items():
+        assert (script.parent / name).read_text(encoding="utf-8") == text, (
+            f"run `python {script.name}` in docs/reference"
+        )

@@ -190,7 +190,8 @@ def accuracy(comparisons: Iterable[Comparison]) -> Iterator[Accuracy]:
     """Errors per group: by table, machine, family and phase, with totals, each over all rows and per split."""
     by_source: dict[str, list[Comparison]] = {}
     for c in comparisons:
-        by_source.setdefault(c.source, []).append(c)
+        if len(c):
+            by_source.setdefault(c.source, []).append(c)
     for source, parts in sorted(by_source.items()):
         yield from _source_accuracy(source, parts)
 

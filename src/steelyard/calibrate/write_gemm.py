@@ -87,6 +87,26 @@ GUESSED: Mapping[str, tuple[str, str, Mapping[str, float], str]] = MappingProxyT
 )
 """family: (class it borrows from, kernel, what differs, why). arm_cpu follows x86."""
 
+SINGLE: Mapping[str, tuple[float, float, str]] = MappingProxyType(
+    {
+        "hopper": (0.93, 0.074e12, "H100 linear rows"),
+        "blackwell": (0.93, 0.1e12, "guess between Hopper and Ada"),
+        "ampere": (0.93, 0.065e12, "A100 PCIe linear rows"),
+        "ampere_graphics": (0.93, 0.08e12, "guess between Ampere and Ada"),
+        "ada": (0.93, 0.125e12, "L4 linear rows"),
+        "blackwell_graphics": (0.93, 0.13e12, "guess from Ada"),
+        "turing": (0.93, 0.056e12, "T4 linear rows"),
+        "volta": (0.97, 0.065e12, "V100 linear rows"),
+        "pascal": (0.85, 0.058e12, "P4 and P100 linear rows"),
+        "maxwell": (0.85, 0.05e12, "guess from Pascal"),
+    }
+)
+"""family: (compute_frac, fp32 operations per joule, source) of products without matrix engines (NeuSight test rows).
+
+One figure explains what clocks do not: at their power limit T4 and L4 reach half and a third of the fp32 peak."""
+SINGLE_SPREAD = 0.13
+"""log_std of those rows about a fit of their own machine (7-10 % mean error; Pascal 15-21 %)."""
+
 OTHER: Mapping[str, float] = MappingProxyType(
     {"step_s": 5e-9, "operand_intensity": 20.0, "store_intensity": 50.0, "compute_frac": 0.75, "ops_per_joule": 1e15}
 )
@@ -129,6 +149,23 @@ def _family_fit(samples: list[Sample], prior: GemmParameters) -> GemmParameters:
     return fit_shared(samples, {engine: prior}, shared=names)[engine]
 
 
+def single_toml(name: str, family: str, base: GemmParameters) -> str:
+    """The section of fp32 products without matrix engines."""
+    frac, per_joule, source = SINGLE[family]
+    p = replace(
+        base,
+        compute_frac=frac,
+        ops_per_joule=per_joule,
+        step_s=250e-9,
+        wave_hardness=0.95,
+        overlap_power=2.7,
+        operand_intensity=12.0,
+        store_intensity=20.0,
+    )
+    residual = f"\n[{name}.residual]\nlog_std = {SINGLE_SPREAD}\n"
+    return section_toml(name, "cublas_mma", p, None, {"kind": "family", "source": source}) + residual
+
+
 def families(tables: Mapping[str, Mapping[str, GemmRows]], classes: Mapping[str, GemmParameters]) -> str:
     """Text of ``_families/gemm.toml``."""
     scores = {m: left_out(tables, m) for m in MEASURED}
@@ -151,6 +188,7 @@ def families(tables: Mapping[str, Mapping[str, GemmRows]], classes: Mapping[str,
             name = family if fmt == "bf16" else f"{family}.{fmt}"
             kernel = KERNELS[members[0], fmt]
             parts.append(section_toml(name, kernel, fitted, twin if family == "hopper" else unseen[engine], notes))
+        parts.append(single_toml(f"{family}.fp32", family, base))
     guessed = dict(GUESSED)
     guessed["arm_cpu"] = guessed["x86"]
     for family in OTHER_FAMILIES:
@@ -160,6 +198,9 @@ def families(tables: Mapping[str, Mapping[str, GemmRows]], classes: Mapping[str,
         p = replace(classes[engine], **changes)
         s = unseen[engine] if kernel != "blas" else replace(unseen[engine], log_std=0.3, log_p10=-0.35, log_p90=0.4)
         parts.append(section_toml(family, kernel, p, s, {"kind": "borrowed", "why": why}))
+        if family in SINGLE:
+            parts.append(single_toml(f"{family}.fp32", family, p))
+    parts += [single_toml(family, family, classes["mma_sync"]) for family in ("pascal", "maxwell")]
     head = (
         "# GEMM parameters of machines never measured, by architecture family. Residual: the worst measured machine\n"
         "# of the class predicted from the other machines; log_std 0.3 where the library is not NVIDIA's (guess).\n\n"
@@ -189,6 +230,8 @@ def main(folder: Path, out: Path) -> None:
             print(machine, fmt, f"mean {s.mean_ape:.1f} median {s.median_ape:.1f} p90 {s.p90_ape:.1f} n {s.rows}")
             notes = {"source": files[machine].name, "fitted_rows": str(min(3000, len(fit.rows))), "kind": "fitted"}
             parts.append(section_toml("" if fmt == "bf16" else fmt, KERNELS[machine, fmt], fitted, s, notes))
+        family = next(f for f, members in FAMILIES.items() if machine in members)
+        parts.append(single_toml("fp32", family, prior))
         target = out / machine / "gemm.toml"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("\n".join(parts), encoding="utf-8")

@@ -30,6 +30,7 @@ for _name, _help in (
     ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
     ("show", "Show one machine, model, format, engine, network or node."),
     ("compare", "Put two machines, two models or two saved estimates side by side."),
+    ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),
 ):
     app.command(f"steelyard.cli.{_name}:{_name}", name=_name, help=_help)

@@ -4,7 +4,7 @@
                C = flops / (compute_frac peak)
                M = weights / (stream_frac DRAM) + [m > 1] weights / (pack_frac DRAM) + activations / (act_frac DRAM)
     attention  T = launch + (C^q + M^q)^(1/q)
-               C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak)
+               C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak) + rows row_ops / vector peak
                M = cache / (stream_frac DRAM)
 
 A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
@@ -65,6 +65,8 @@ class CpuAttention:
     compute_frac: float = 0.6
     exp_ops: float = 50.0
     """Vector operations one (query, key) pair costs beside its products."""
+    row_ops: float = 5e3
+    """Vector operations one query of one head costs whatever it attends to: masked parts of tiles, set-up."""
     stream_frac: float = 0.5
     """Of memory bandwidth: keys and values read once per sequence and KV head."""
     overlap_power: float = 1.3
@@ -109,6 +111,7 @@ def product_time_s(
 
 def attention_time_s(
     pairs: ArrayLike,
+    rows: ArrayLike,
     width: ArrayLike,
     cache_bytes: ArrayLike,
     *,
@@ -120,7 +123,8 @@ def attention_time_s(
     """Time of fused attention.
 
     Args:
-        pairs: (query, key) pairs over all sequences and query heads.
+        pairs: (query, key) pairs over all sequences and query heads; all arguments broadcast.
+        rows: queries over all sequences and query heads.
         width: d_k + d_v, elements.
         cache_bytes: keys and values read.
         peak_ops_per_s, vector_ops_per_s, dram_bytes_per_s: measured peaks of the machine.
@@ -130,8 +134,8 @@ def attention_time_s(
         Seconds, of the broadcast shape; never below max(flops / peak, cache / bandwidth).
     """
     p = parameters
-    n, d, b = (np.asarray(x, dtype=np.float64) for x in (pairs, width, cache_bytes))
-    compute = n * (2.0 * d / (p.compute_frac * peak_ops_per_s) + p.exp_ops / vector_ops_per_s)
+    n, r, d, b = (np.asarray(x, dtype=np.float64) for x in (pairs, rows, width, cache_bytes))
+    compute = n * (2.0 * d / (p.compute_frac * peak_ops_per_s) + p.exp_ops / vector_ops_per_s) + r * p.row_ops / vector_ops_per_s
     time = p.launch_s + _join(compute, b / (p.stream_frac * dram_bytes_per_s), p.overlap_power)
     return np.asarray(np.maximum(time, np.maximum(2.0 * n * d / peak_ops_per_s, b / dram_bytes_per_s)))
 
@@ -155,9 +159,10 @@ def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
     t, f = kernel.traffic, kernel.features
     if kernel.kind == "attention":
         width = np.asarray(f["head_dim"], dtype=np.float64) + f["value_dim"]
-        per_sequence = f["pairs"]
+        queries = np.asarray(f["batch"], dtype=np.float64) * f["heads"]
         return {
-            "pairs": np.asarray(f["batch"], dtype=np.float64) * f["heads"] * per_sequence,
+            "pairs": queries * f["pairs"],
+            "rows": queries * f["new"],
             "width": width,
             "cache_bytes": np.asarray(f["batch"], dtype=np.float64) * f["kv_heads"] * f["reach"] * width * (float(f["kv_bits"]) / 8.0),
         }

@@ -84,8 +84,7 @@ class GemmParameters:
     compute_frac: float = 0.83
     """Share of the peak the matrix engine sustains inside a tile."""
     ops_per_joule: float = 1e15
-    """Operations the board sustains per joule, 16-bit ones (wider ones in a wider format); caps compute at tdp_w x this.
-    Large: never power-limited."""
+    """Operations the board sustains per joule: 16-bit ones, or those of a wider format. Large: never power-limited."""
     dram_frac: float = 0.82
     """Share of the peak memory bandwidth a long stream sustains."""
     step_s: float = 120e-9

@@ -1,6 +1,7 @@
 """The routed experts of one MoE layer on one device: routing, grouped GEMM up, activation, grouped GEMM down, sum.
 
-    time = launch + sort + sum over the two GEMMs of min over tile heights of (T_units^q + T_memory^q)^(1/q) + vector traffic
+    time = launch + sort + vector traffic
+           + sum over the two GEMMs of min over tile heights of (T_units^q + T_memory^q)^(1/q)
 
 T_units: output tiles of all experts (each expert's tokens padded to the tile), in waves over the units.
 T_memory: weights of the experts that are HIT (each read once), activations in and out.
@@ -87,9 +88,10 @@ class MoeFacts:
     """Software facts of a grouped-GEMM kernel family (catalogue/kernels/moe.toml).
 
     tile_rows: heights it may use; tile_columns; activation_fused: SwiGLU and its quantisation in the first GEMM's
-    epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits); all_rows: under expert parallelism the side kernels run over every routed row,
-also those of other devices (vLLM's Triton and Marlin paths); dequantised: weights are widened to 16 bit in registers;
-    padded_to: the expert width is stored padded to a multiple of this.
+    epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits);
+    all_rows: under expert parallelism the side kernels run over every routed row, also those of other devices;
+    dequantised: weights are widened to 16 bit in registers; padded_to: the expert width is stored padded to a
+    multiple of this.
     """
 
     name: str = "triton"

@@ -28,6 +28,7 @@ HIT_SHARPNESS: Final = 4.0
 WORD_ALIGNMENT_BYTES: Final = 16.0
 """A row whose length is no multiple of this cannot use 16-byte loads."""
 
+
 @dataclass(frozen=True, slots=True)
 class VectorKernel:
     """Software facts of a kind of vector kernel.
@@ -51,7 +52,7 @@ KERNELS: Final[dict[str, VectorKernel]] = {
     "norm_scalar": VectorKernel(2.0, 0.0, 2.0, 2.0),
 }
 """PyTorch 2: LayerNorm in blocks of 128 threads reads twice; softmax keeps rows up to 1024 fp32 in a warp's registers
-and reads longer ones three times in blocks of 1024 threads. The scalar kinds are vLLM's kernels of 2023 (2-byte loads)."""
+and reads longer ones three times in blocks of 1024 threads. The scalar kinds are vLLM's of 2023 (2-byte loads)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def _notes(e: Estimate) -> list[Any]:
     lines: list[Any] = [_text(("assumed", "bold"))]
     lines += [bullet(_text(text)) for text in e.ledger.assumptions]
     lines.append(_text(("sources", "bold")))
-    sources = [f"{what}: {source}" for what, source in e.ledger.sources.items()]
+    sources = _sources(e)
     lines += [bullet(_text(_short(text))) for text in sources[:_SHOWN]]
     rest, guesses = len(sources) - _SHOWN, len(e.ledger.guesses)
     closing = [f"{rest} more sources"] if rest > 0 else []
@@ -147,5 +147,17 @@ def _notes(e: Estimate) -> list[Any]:
     return lines
 
 
-def _short(text: str, most: int = 150) -> str:
+def _sources(e: Estimate) -> list[str]:
+    """One line per source; cost models whose parameters came from the same place share one."""
+    lines, models = [], dict[str, list[str]]()
+    for what, source in e.ledger.sources.items():
+        if what.endswith(" model"):
+            models.setdefault(source, []).append(what.removesuffix(" model"))
+        else:
+            lines.append(f"{what}: {source}")
+    kernels = "; ".join(f"{source} ({', '.join(names)})" for source, names in models.items())
+    return [f"kernel times: {kernels}", *lines] if kernels else lines
+
+
+def _short(text: str, most: int = 140) -> str:
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -174,7 +174,7 @@ def _as_path(given: str | Path) -> Path | None:
     if looks:
         return path
     try:
-        holds = path.is_dir() and any((path / n).exists() for n in ("config.json", "params.json"))
+        holds = path.is_dir() and (path / "config.json").exists()
         holds = holds or (path.is_dir() and any(path.glob("*.gguf")))
         if holds or path.is_file():
             return path
@@ -198,18 +198,18 @@ def _key(name: str) -> str:
     return normalise(name.replace("+", "plus"))
 
 
-def _keys(name: str) -> Iterator[str]:
-    """Lookup keys of a name, strictest first: whole, without organisation, without endings."""
-    short = name.rpartition("/")[2]
-    for text in (name, short):
-        yield _key(text)
+def _keys(name: str) -> list[str]:
+    """Lookup keys of a name, strictest first: whole, without organisation, without one ending, without two."""
+    organisation, slash, short = name.rpartition("/")
     key = _key(short)
+    keys = [_key(organisation) + key if slash else key, key]
     for _ in range(2):  # "-chat-hf" has two
-        for ending in _ENDINGS:
-            if key.endswith(ending) and len(key) > len(ending):
-                key = key.removesuffix(ending)
-                yield key
-                break
+        ending = next((e for e in _ENDINGS if key.endswith(e) and len(key) > len(e)), "")
+        if not ending:
+            break
+        key = key.removesuffix(ending)
+        keys.append(key)
+    return keys
 
 
 def _locate(name: str) -> _Place:
@@ -253,20 +253,18 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
     """``(lookup key -> id, id -> place)``; ids win over copies and aliases, and those over shortened names."""
     keys: dict[str, str] = {}
     places: dict[str, _Place] = {}
-    entries = _scan()
-    for place, _, _ in entries:
+    ranks: tuple[dict[str, str], ...] = ({}, {}, {})  # whole names, without organisation, without endings
+    for place, _, names in _scan():
         places.setdefault(place.id, place)
-        keys.setdefault(_key(place.id), place.id)
-    for place, _, names in entries:
-        for name in names:
-            keys.setdefault(_key(name), place.id)
-    for place, _, names in entries:
-        for name in names:
-            keys.setdefault(_key(name.rpartition("/")[2]), place.id)
-    for place, _, names in entries:
-        for name in names:
-            for key in list(_keys(name))[2:]:
-                keys.setdefault(key, place.id)
+        for i, name in enumerate(names):
+            found = _keys(name)
+            if i == 0:
+                keys.setdefault(found[0], place.id)
+            for rank, key in zip((0, 1, 2, 2), found, strict=False):
+                ranks[rank].setdefault(key, place.id)
+    for table in ranks:
+        for key, owner in table.items():
+            keys.setdefault(key, owner)
     return keys, places
 
 

@@ -139,7 +139,7 @@ def read_mla_generation(folder: str | Path, machine: str) -> AttentionRows:
     module = frame["table"].str.contains("module")
     frame["context"] = frame["step"] + (~module).astype(int)
     for name in ("table", "kernel_source", "gemm_type", "kv_cache_dtype"):
-        frame[name] = frame[name].astype(str)
+        frame[name] = frame[name].astype(object).fillna("none").astype(str)
     keys = ["table", "kernel_source", "gemm_type", "kv_cache_dtype", "num_heads", "batch_size"]
     frame = frame.groupby([*keys, "context"], as_index=False)["latency"].median().sort_values("context")
     first = frame[frame["table"].str.contains("module")].groupby(keys).head(6)

@@ -2,9 +2,11 @@
 
 A row is the device of rank 0 of an expert-parallel group; synthetic routing puts the busiest rank there. `balanced`
 spreads tokens evenly (not at random); `power_law_a` draws expert popularity from p(x) ~ x^-a and rounds each expert's
-rows, so that with more rows than experts almost every expert is hit ("even" in the sense of `cost.moe.expert_loads`). Rows marked `odd` are scored but not fitted: matrix rows that
-are no multiple of 16 bytes, DeepSeek-V3's grouped router (which breaks the even spread over ranks), and the older
-collector's small batches, which put nearly all rows on one rank.
+rows, so that with more rows than experts almost every expert is hit ("even" in the sense of `cost.moe.expert_loads`).
+
+Rows marked `odd` are scored but not fitted: matrix rows that are no multiple of 16 bytes (no engine shards so),
+DeepSeek-V3's grouped router (which breaks the even spread over ranks), and the older collector's small batches, which
+put nearly all rows on one rank.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from math import prod
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ __all__ = ["DTYPES", "Kernels", "find_device", "number_formats"]
 
 DTYPES: dict[str, Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHAIN_EPS = 1e-5
+VIEWS = 64
+"""Places of the pool one case walks through, spread over all of it."""
 
 
 def find_device(wanted: str = "") -> Any:
@@ -58,9 +61,9 @@ class Kernels:
         self.device = device
         if device.type == "cpu":
             torch.set_num_threads(threads)
-        self._pools = {
-            name: (torch.rand(int(pool_bytes) // 4, device=device) - 0.5).mul_(0.02).to(dtype) for name, dtype in DTYPES.items() if name == "fp32"
-        }
+        self._pools: dict[str, Any] = {}
+        self._pool_bytes = pool_bytes
+        self._serial = count()
 
     def timer(self, threads: int) -> Timer:
         """The clock to time this device with."""
@@ -94,19 +97,20 @@ class Kernels:
     def _rotating(self, case: Case, *shape: float) -> Callable[[], Any]:
         """Views of one shape that walk through the pool: each is cold when its turn comes again."""
         if case.number_format not in self._pools:
-            self._pools[case.number_format] = self._pools["fp32"].to(DTYPES[case.number_format]).repeat(
-                4 // DTYPES[case.number_format].itemsize
-            )
+            dtype = DTYPES[case.number_format]
+            block = (torch.rand(2**20, device=self.device) - 0.5).mul_(0.02).to(dtype)
+            self._pools[case.number_format] = block.repeat(max(1, int(self._pool_bytes / (2**20 * block.element_size()))))
         pool = self._pools[case.number_format]
         sizes = [int(s) for s in shape]
-        elements = 1
-        for s in sizes:
-            elements *= s
-        step = -(-elements // 64) * 64
-        places = max(1, pool.numel() // step)
-        views = [pool[i * step : i * step + elements].view(sizes) for i in range(min(places, 4096))]
-        number = count()
-        return lambda: views[next(number) % len(views)]
+        elements = prod(sizes)
+        if elements > pool.numel():
+            fresh = self._new(case, *shape)
+            return lambda: fresh
+        places = min(VIEWS, pool.numel() // elements)
+        step = (pool.numel() - elements) // max(1, places - 1) // 64 * 64 if places > 1 else 0
+        views = [pool[i * step : i * step + elements].view(sizes) for i in range(places)]
+        number = count(7 * next(self._serial))
+        return lambda: views[next(number) % places]
 
     def _gemm(self, case: Case) -> Callable[[], object]:
         s = case.shape
@@ -168,3 +172,16 @@ class Kernels:
             return lambda: out.copy_(a)
         b = torch.ones(elements, device=self.device)
         return lambda: torch.add(a, b, alpha=2.0, out=out)
+
+
+def gpu_facts(device: Any) -> tuple[str, dict[str, float]]:
+    """Name of a GPU and what its driver tells: units, memory, last-level cache, compute capability."""
+    if device.type == "cuda":
+        p = torch.cuda.get_device_properties(device)
+        return p.name, {
+            "units": float(p.multi_processor_count),
+            "memory_bytes": float(p.total_memory),
+            "l2_bytes": float(getattr(p, "L2_cache_size", 0) or 2**22),
+            "capability": p.major + p.minor / 10.0,
+        }
+    return "Apple GPU", {"units": 1.0, "memory_bytes": float(torch.mps.recommended_max_memory()), "l2_bytes": 2.0**23}

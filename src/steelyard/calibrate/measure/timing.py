@@ -32,6 +32,8 @@ class Timed:
     spread: float
     """Log ratio of the median round to the kept quantile."""
     rounds: int
+    drift: float = 0.0
+    """Log ratio of the fastest reading of the second half of the rounds to that of the first half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +103,6 @@ def interleaved(
 
 def _summary(readings: Sequence[float]) -> Timed:
     low = float(np.quantile(readings, LOW_QUANTILE))
-    return Timed(low, float(math.log(max(float(np.median(readings)), 1e-12) / max(low, 1e-12))), len(readings))
+    half = len(readings) // 2
+    drift = math.log(max(min(readings[half:]), 1e-12) / max(min(readings[:half]), 1e-12)) if half else 0.0
+    return Timed(low, float(math.log(max(float(np.median(readings)), 1e-12) / max(low, 1e-12))), len(readings), drift)

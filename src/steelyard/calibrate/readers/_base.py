@@ -151,7 +151,7 @@ class Ask:
         self.warnings.append(text)
 
     def pick(self, rows: int, table: str) -> NDArray[np.intp]:
-        """Positions of the rows to price, ascending: all, or a seeded draw of ``sample``, the same for the same table."""
+        """Positions of the rows to price, ascending: all, or a draw of ``sample``, the same for the same table."""
         if not self.sample or rows <= self.sample:
             return np.arange(rows)
         rng = np.random.default_rng((self.seed, zlib.crc32(f"{self.source}/{table}".encode())))

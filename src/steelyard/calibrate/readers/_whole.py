@@ -9,7 +9,7 @@ arithmetic around them (a static batch, a closed loop) is here. Sizes are arrays
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ from steelyard.cost.cost import Cost
 from steelyard.cost.memory import kv_bytes, memory_use, weight_bytes
 from steelyard.cost.pipeline import boundary
 from steelyard.cost.price import price
-from steelyard.cost.program import lower
+from steelyard.cost.program import Kernel, Program, lower
 from steelyard.errors import SteelyardError
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.plan.engine import Engine, default_engine, find_engine
+from steelyard.plan.formats import Format, find_format
 from steelyard.plan.plan import Plan
 from steelyard.plan.sharding import check_sharding
 from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.graph import Graph
 from steelyard.workload.transformer import Step, Transformer
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class Deployment:
     skew: float = 0.0
     eager_layer_s: float = 0.0
     """Host time per layer of an engine that launches every kernel from Python; the slower of host and device counts."""
+    head_format: str = ""
+    """Format of the output head where the files quantise it too; empty: as usual (16 bit beside integer weights)."""
 
     @property
     def transformer(self) -> Transformer:
@@ -138,6 +142,14 @@ class Deployment:
         )
         return np.asarray(use.total <= self.cluster.machine.root.capacity_bytes * MEMORY_ROOM, dtype=np.bool_)
 
+    def program(self, graph: Graph) -> Program:
+        """The graph lowered, with the head in its own format."""
+        program = lower(graph, self.plan, self.cluster.machine)
+        if not self.head_format:
+            return program
+        head = find_format(self.head_format)
+        return replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
+
     def _steps(self, step: Step, decode: bool, tokens: Size, part: bool | None = None) -> Spans:
         if self.plan.shares_experts:
             seen = np.asarray(step.tokens) * self.plan.dp
@@ -145,7 +157,7 @@ class Deployment:
         graph = self.transformer.graph(step, absorb=True if decode else None)
         if part is not None:
             graph = graph.where(lambda op: op.fuse.endswith(".attention") == part)
-        program = lower(graph, self.plan, self.cluster.machine)
+        program = self.program(graph)
         cost = price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
         if part is not True:
             hop = boundary(self.transformer, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
@@ -166,6 +178,17 @@ class Deployment:
 
 #: Share of device memory a row that ran may have needed by our count: our buffers are estimates.
 MEMORY_ROOM = 1.1
+
+
+def _stored(kernel: Kernel, fmt: Format) -> Kernel:
+    """A product of the head with its weights in another format."""
+    if kernel.block != "head" or kernel.kind != "gemm":
+        return kernel
+    ratio = fmt.stored_bits / float(kernel.features["weight_bits"])
+    traffic = {**kernel.traffic, "weight": kernel.traffic["weight"] * ratio}
+    return replace(
+        kernel, features={**kernel.features, "weight_bits": fmt.stored_bits}, traffic=traffic, weight_format=fmt.name
+    )
 
 
 def _spans(cost: Cost, time_s: Any, devices: float) -> Spans:

@@ -75,6 +75,12 @@ def _exchange(path: Path, ask: Ask) -> Iterator[Comparison]:
         bandwidth = part["bandwidth_gb_s"].to_numpy(float)[~timed] * 1e9
         if bandwidth.size:
             yield comparison(
-                ask, path.stem, metric="bandwidth_bytes_per_s", machine=machine.name, phase=str(operation),
-                family="normal",                 measured=bandwidth, why="only a bandwidth is given, and not which bytes it counts",
-            )  # fmt: skip
+                ask,
+                path.stem,
+                metric="bandwidth_bytes_per_s",
+                machine=machine.name,
+                phase=str(operation),
+                family="normal",
+                measured=bandwidth,
+                why="only a bandwidth is given, and not which bytes it counts",
+            )

@@ -1,6 +1,7 @@
 """``llmcompass_ops``: fp16 operators on A100 and MI210, and one GPT-3 layer on four A100 (PyTorch, 2023).
 
-Eager calls: a constant of host time goes before every kernel. Throughput columns count elements: softmax and layer norm over ``m`` rows of ``n``, GELU over ``m`` elements.
+Eager calls: a constant of host time goes before every kernel. Throughput columns count elements: softmax and layer
+norm over ``m`` rows of ``n``, GELU over ``m`` elements.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.calibrate.datasets.vector_ops import KIND
+from steelyard.calibrate.datasets.vector_ops import KIND, OPS_PER_ELEMENT
 from steelyard.calibrate.fit_vector import EAGER_OVERHEAD_S
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, machine_of, read_frame
@@ -58,9 +59,9 @@ def _operators(path: Path, ask: Ask) -> Iterator[Comparison]:
             answer = _ops.gemm(machine, "fp16", m, n, part["k"].to_numpy(float), hot=True)
         else:
             rows = None if op == "gelu" else m
-            answer = _ops.vector(
-                machine, KIND[op], m * n * ELEMENT, m * n * ELEMENT, m * n * OPERATIONS[op], rows=rows, hot=True
-            )
+            kind, size = KIND.get(str(op), "elementwise"), m * n
+            operations = size * OPS_PER_ELEMENT.get(str(op), 1.0)
+            answer = _ops.vector(machine, kind, size * ELEMENT, size * ELEMENT, operations, rows=rows, hot=True)
         yield comparison(ask, path.stem, measured=measured, **about, **answer.after(EAGER_OVERHEAD_S).columns)
 
 
@@ -104,7 +105,13 @@ def _layer(path: Path, ask: Ask) -> Iterator[Comparison]:
             else:
                 why = f"unknown op {op}"
             yield comparison(
-                ask, path.stem, metric="time_s", phase=str(phase), machine=machine.name, family=str(op), measured=measured,
+                ask,
+                path.stem,
+                metric="time_s",
+                phase=str(phase),
+                machine=machine.name,
+                family=str(op),
+                measured=measured,
                 why=why,
                 **(answer.columns if answer else {}),
-            )  # fmt: skip
+            )

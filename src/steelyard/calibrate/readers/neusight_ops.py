@@ -25,7 +25,7 @@ __all__ = ["read"]
 
 #: Bytes of one fp32 element.
 ELEMENT = 4.0
-ELEMENTWISE = ("add", "mul", "div", "pow", "relu", "gelu", "tanh", "sigmoid")
+ELEMENTWISE = frozenset({"add", "mul", "div", "pow", "relu", "gelu", "tanh", "sigmoid"})
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -61,7 +61,7 @@ def _answer(machine: Machine, op: str, part: pd.DataFrame) -> _ops.Answer | None
         rows, groups = (batch * m, 1.0) if op == "linear" else (m, batch)
         return _ops.gemm(machine, "fp32", rows, n, k, groups=groups, out_bits=32.0)
     elements = batch * part["H"].fillna(1).to_numpy(float)
-    if op not in KIND and op.removesuffix("u") not in ELEMENTWISE:
+    if op not in KIND and not {op, op.removesuffix("u")} & ELEMENTWISE:
         return None
     kind = KIND.get(op, "elementwise")
     read = elements * ELEMENT * (2 if op in TWO_INPUTS else 1)

@@ -146,16 +146,13 @@ def _core(
         "facts": facts,
     }
     # With latent attention the values are part of the keys that were just read: the second read is free.
-    # An encoder keeps no cache: its keys and values are activations of this step.
     free = a.is_mla and kv_heads == 1
-    key_role = "kv" if a.causal else "activation"
-    value_role = "activation" if free or not a.causal else "kv"
     yield Op(
         f"{prefix}.scores",
         "b g q s c, b g l c -> b g q s l",
         sizes,
         operands=("queries", "keys", "scores"),
-        roles=("activation", key_role, "activation"),
+        roles=("activation", "kv", "activation"),
         **shared,  # type: ignore[arg-type]
     )
     yield Op(
@@ -172,7 +169,7 @@ def _core(
         "b g q s l, b g l z -> b g q s z",
         sizes,
         operands=("weights", "cached_values", "attended"),
-        roles=("activation", value_role, "activation"),
+        roles=("activation", "activation" if free else "kv", "activation"),
         bits={"cached_values": 0} if free else {},
         **shared,  # type: ignore[arg-type]
     )
@@ -369,23 +366,24 @@ def _indexer(model: Transformer, step: Step, count: int, a: Attention, prefix: s
         **plain,  # type: ignore[arg-type]
     )
     scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": step.context, "i": a.index_heads, "c": a.index_dim}
+    pairs: dict[tuple[str, ...], Size] = {("s", "l"): query_key_pairs(step.new, step.context)}
+    # the heads are weighted and added inside the kernel: one score per pair leaves it
     yield Op(
         f"{prefix}.index_scores",
-        "b s i c, b l c -> b s i l",
+        "b s i c, b l c -> b s l",
         scored,
         operands=("queries", "index_keys", "scores"),
         roles=("activation", "kv", "activation"),
-        domain={("s", "l"): query_key_pairs(step.new, step.context)},
-        fuse=f"{prefix}.indexer",
+        domain=pairs,
         **plain,  # type: ignore[arg-type]
     )
     yield Op(
         f"{prefix}.index_top_k",
-        "b s i l -> b s l",
+        "b s l -> b s l",
         scored,
         operands=("scores", "chosen"),
         map="top_k",
-        domain={("s", "l"): query_key_pairs(step.new, step.context)},
-        fuse=f"{prefix}.indexer",
+        reduce="none",
+        domain=pairs,
         **plain,  # type: ignore[arg-type]
     )

@@ -26,34 +26,39 @@ def delta_net_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> 
     a = layer.linear
     assert a is not None
     tokens, count = step.tokens, layer.count
-    channels, values = a.conv_channels, a.value_heads * a.value_dim
     sizes: dict[str, Size] = {
         "t": tokens,
         "d": model.hidden,
+        "g": a.key_heads,
         "h": a.value_heads,
+        "c": a.key_dim,
         "z": a.value_dim,
-        "x": channels + values,
-        "y": 2 * a.value_heads,
-        "k": channels,
         "w": a.conv_kernel,
     }
     weighted = ("activation", "weight", "activation")
 
-    def op(name: str, einsum: str, weight: str, **more: str) -> Op:
+    def op(name: str, einsum: str, weight: str, fuse: str = "", **derived: tuple[tuple[str, int], ...]) -> Op:
         return Op(
             f"{prefix}.{name}",
             einsum,
             sizes,
             operands=("in", weight, "out"),
             roles=weighted,
+            derived=derived,
             count=count,
+            fuse=fuse,
             block="attention",
-            **more,  # type: ignore[arg-type]
         )
 
-    yield op("qkvz", "t d, d x -> t x", "w_qkvz")
-    yield op("ba", "t d, d y -> t y", "w_ba")
-    yield op("conv", "t+w k, k w -> t k", "w_conv", fuse=f"{prefix}.conv")
+    # queries and keys, values and the gate of the output, two gates per value head
+    if a.key_dim == a.value_dim:
+        yield op("qkvz", "t d, d p c -> t p c", "w_qkvz", p=(("g", 2), ("h", 2)))
+    else:
+        yield op("qk", "t d, d p c -> t p c", "w_qk", p=(("g", 2),))
+        yield op("vz", "t d, d p z -> t p z", "w_vz", p=(("h", 2),))
+    yield op("ba", "t d, d y -> t y", "w_ba", y=(("h", 2),))
+    channels = (("g", 2 * a.key_dim), ("h", a.value_dim))
+    yield op("conv", "t+w k, k w -> t k", "w_conv", fuse=f"{prefix}.conv", k=channels)
     yield Op(
         f"{prefix}.decay",
         "t y, y -> t y",
@@ -62,6 +67,7 @@ def delta_net_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> 
         roles=weighted,
         map="exp",
         reduce="none",
+        derived={"y": (("h", 2),)},
         bits={"decay": 32},
         count=count,
         fuse=f"{prefix}.conv",

@@ -63,9 +63,19 @@ def native_formats(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str
     elif method in ("modelopt", "modelopt_fp4", "nvfp4"):
         algorithm = str(quant.get("quant_algo") or "nvfp4").upper()
         name = {"FP8": "fp8", "NVFP4": "nvfp4", "W4A16_AWQ": "int4", "INT8_SQ": "int8"}.get(algorithm, "")
+    if name and ("attention", plain) not in kept and _spares_attention(quant):
+        kept = (*kept, ("attention", plain))
     if not name:
         return stored, (), (f"quantisation {method or 'without a name'!s} is not known; weights taken as {stored}",)
     return name, kept, notes
+
+
+def _spares_attention(quant: Mapping[str, Any]) -> bool:
+    """Whether the modules left out (or, in a summary, the targets) keep attention in the plain format."""
+    left_out = quant.get("ignore") or quant.get("modules_to_not_convert") or ()
+    if isinstance(left_out, list | tuple):
+        return any("attn" in str(entry) for entry in left_out) or quant.get("targets") == "routed experts"
+    return False
 
 
 def _integer(bits: Any, group: Any) -> tuple[str, tuple[str, ...]]:
@@ -82,7 +92,7 @@ def _compressed(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = first.get("weights") if isinstance(first, Mapping) else None
     if not isinstance(weights, Mapping):
-        return "", ()
+        weights = quant
     bits, kind = weights.get("num_bits"), str(weights.get("type", "int"))
     if kind == "float":
         if bits == 4:

@@ -74,6 +74,7 @@ _STRING, _ARRAY = 8, 9
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
 # Limits, far above every published file; they bound the time and memory a hostile file can take.
+MAX_HEADER = 64 * 2**20
 MAX_METADATA = 65_536
 MAX_TENSORS = 1_000_000
 MAX_KEY = 65_535
@@ -144,6 +145,8 @@ class _Reader:
         if count > self.size - begin:
             raise self.fail(f"truncated: the header goes on past the end of the file ({self.size:,} bytes)")
         self.at = begin + count
+        if self.at > MAX_HEADER:
+            raise self.fail(f"header of more than {MAX_HEADER / 2**20:.0f} MiB")
         return begin
 
     def scalar(self, kind: struct.Struct) -> Any:

@@ -134,7 +134,7 @@ def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
 
 def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
     config: dict[str, Any] = read_document(path)
-    name = str(config.get("_name_or_path") or "") or path.resolve().parent.name
+    name = _name(config, path)
     try:
         transformer = read_config(config, name=name, generic=generic)
     except UnknownName:
@@ -145,3 +145,12 @@ def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], gen
     if note:
         transformer = replace(transformer, notes=(*transformer.notes, note))
     return Model(name, transformer, f"file {path.name}", weight_bytes=weight_bytes, tensor_bytes=dict(formats))
+
+
+def _name(config: Mapping[str, Any], path: Path) -> str:
+    """What to call the model: its repository in a Hugging Face cache, the name in the config, or its folder."""
+    for part in path.absolute().parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+    stated = str(config.get("_name_or_path") or "")
+    return stated if stated and not stated.startswith((".", "/", "~")) else path.resolve().parent.name

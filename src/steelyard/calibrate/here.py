@@ -1,0 +1,289 @@
+"""This computer, measured: its machine file and its calibration, from one :class:`Session`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard import __version__
+from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
+from steelyard.calibrate.measure.graphs import kernel_of
+from steelyard.calibrate.measure.session import Measured, Session
+from steelyard.calibrate.toml_files import document
+from steelyard.cost.cpu import CpuAttention, CpuProduct, attention_time_s, kernel_work, product_time_s, variant_of
+from steelyard.cost.program import Kernel
+from steelyard.cost.site import Site, site_of
+from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.machine.component import Machine
+from steelyard.machine.loader import machine_from_dict
+
+__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of", "vector_device"]
+
+Array = NDArray[np.float64]
+
+RESERVED_FRAC = 0.1
+"""Memory the system keeps (guess)."""
+WATTS_PER_CORE = 8.0
+"""Package power per core under load (guess; servers 4 to 8, desktops 8 to 15)."""
+IDLE_FRAC = 0.3
+FOLDS = 3
+SIGMA = 1.0
+"""Log-space width of the prior on a host: wide, hundreds of rows speak."""
+PRODUCT_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "launch_s": (1e-7, 2e-4),
+    "compute_frac": (0.02, 1.0),
+    "stream_frac": (0.02, 1.0),
+    "pack_frac": (0.02, 20.0),
+    "act_frac": (0.02, 20.0),
+    "overlap_power": (1.0, 8.0),
+}
+ATTENTION_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "launch_s": (1e-7, 5e-4),
+    "compute_frac": (1e-3, 1.0),
+    "exp_ops": (1.0, 2e4),
+    "row_ops": (10.0, 1e6),
+    "stream_frac": (0.02, 1.0),
+    "overlap_power": (1.0, 8.0),
+}
+CPU_ARITHMETIC = 0.03
+"""Share of the vector peak that transcendental chains reach (where the fit starts)."""
+VECTOR_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "launch_s": (1e-7, 2e-4),
+    "efficiency": (0.05, 1.0),
+    "l2_efficiency": (0.02, 1.0),
+    "hot_frac": (0.02, 1.5),
+    "arithmetic_efficiency": (1e-3, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One fitted section: parameters of an op, a variant and a number format, with the held-out score."""
+
+    op: str
+    variant: str
+    number_format: str
+    parameters: Any
+    held_out: Errors
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The machine and its sections."""
+
+    machine: Machine
+    machine_toml: str
+    sections: tuple[Fitted, ...]
+    files: Mapping[str, str]
+    """File name to TOML text, below ``calibration/<machine>/``."""
+
+
+def machine_of(session: Session, name: str) -> tuple[Machine, str]:
+    """The machine a session measured, and its TOML file: peaks are the best any kernel reached.
+
+    Args:
+        session: what was measured.
+        name: of the machine, such as ``here``.
+    """
+    host = session.host
+    peaks = {fmt: _peak(session, fmt) for fmt in session.number_formats}
+    dram = _stream_rate(session, 2.0 * host.last_level_bytes, math.inf)
+    caches = [c for c in host.caches if c.level > 1]
+    memory: list[dict[str, Any]] = [
+        {"name": "dram", "kind": "dram", "capacity_bytes": host.memory_bytes, "bandwidth_bytes_per_s": dram}
+    ]
+    outer, least = "dram", dram
+    for cache in reversed(caches):
+        share = cache.capacity_bytes / cache.copies * min(cache.copies, session.threads)
+        rate = max(_stream_rate(session, share / 16.0, share), least)
+        memory.append(
+            {
+                "name": f"l{cache.level}",
+                "kind": "sram",
+                "inside": outer,
+                "capacity_bytes": cache.capacity_bytes,
+                "bandwidth_bytes_per_s": rate,
+            }
+        )
+        outer, least = f"l{cache.level}", rate
+    fields: dict[str, Any] = {
+        "name": name,
+        "title": f"{session.device_title}, {session.threads} of {host.cores} cores",
+        "kind": "cpu",
+        "vendor": host.vendor,
+        "family": host.family,
+        "tdp_w": WATTS_PER_CORE * host.cores,
+        "idle_w": IDLE_FRAC * WATTS_PER_CORE * host.cores,
+        "reserved_bytes": RESERVED_FRAC * host.memory_bytes,
+        "launch": "cpu",
+        "notes": f"Measured with {session.backend} on {host.system}, {session.threads} threads.",
+        "compute": [{"name": "cores", "kind": "vector", "units": session.threads, "clock_hz": host.clock_hz, "peak": peaks}],
+        "memory": memory,
+    }
+    data = {
+        "sources": {"measured": f"steelyard calibrate --here, steelyard {__version__}, {session.backend}"},
+        "guess": {
+            "tdp_w": f"{WATTS_PER_CORE:g} W per core",
+            "idle_w": f"{IDLE_FRAC:g} of the rated power",
+            "reserved_bytes": "operating system",
+            "compute.cores.peak": "the best any kernel of this measurement reached, not a data sheet",
+            "memory": "bandwidths are the best streams reached; capacities as the operating system states them",
+        },
+        "machine": fields,
+    }
+    comments = [f"{fields['title']}: measured by `steelyard calibrate --here`. Peaks are measured ones."]
+    return machine_from_dict(data, name), document(data, comments)
+
+
+def _peak(session: Session, number_format: str) -> float:
+    rates = [
+        float(np.max(_flops(m.case)) / m.time_s)
+        for m in session.rows
+        if m.case.number_format == number_format and m.case.op in ("gemm", "conv")
+    ]
+    return max(rates, default=1e9)
+
+
+def _flops(case: Any) -> float:
+    s = case.shape
+    if case.op == "conv":
+        return float(2.0 * s["batch"] * s["c"] * s["k"] * s["size"] ** 2 * s["kernel"] ** 2)
+    return float(2.0 * s["groups"] * s["m"] * s["n"] * s["k"])
+
+
+def _stream_rate(session: Session, least: float, most: float) -> float:
+    """Best rate of streams whose footprint lies in a range, B/s; the largest stream where none does."""
+    arrays = {"read": 1.0, "copy": 2.0, "triad": 3.0}
+    rates = [(arrays[m.case.detail] * m.case.shape["bytes"], m.time_s) for m in session.streams]
+    inside = [size / seconds for size, seconds in rates if least <= size <= most]
+    return max(inside) if inside else max(rates)[0] / max(rates)[1]
+
+
+def vector_device(site: Site) -> VectorDevice:
+    """What the vector model sees of a site; the same figures as pricing gives it."""
+    return VectorDevice(site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units))
+
+
+def calibrate_session(session: Session, name: str) -> Calibration:
+    """Fit a session of the CPU; scores come from shapes left out of the fit.
+
+    Raises:
+        InputError: SciPy is missing.
+    """
+    need_scipy()
+    machine, text = machine_of(session, name)
+    kernels = [kernel_of(m.case, machine) for m in session.rows]
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for i, (m, kernel) in enumerate(zip(session.rows, kernels, strict=True)):
+        if kernel.kind == "vector":
+            if m.case.number_format != session.number_formats[0]:
+                continue  # elementwise work is priced in one format
+            key = ("vector", "", "")
+        else:
+            key = ("cpu", variant_of(kernel), m.case.number_format)
+        groups.setdefault(key, []).append(i)
+    sections = [
+        _section(key, [session.rows[i] for i in index], [kernels[i] for i in index], machine) for key, index in groups.items()
+    ]
+    return Calibration(machine, text, tuple(sections), _files(session, sections))
+
+
+def _section(key: tuple[str, str, str], rows: Sequence[Measured], kernels: Sequence[Kernel], machine: Machine) -> Fitted:
+    op, variant, fmt = key
+    predict, prior, bounds = _model(op, variant, kernels, machine)
+    measured = np.array([m.time_s for m in rows])
+    fold = _folds(rows)
+    held = np.empty_like(measured)
+    names = list(bounds)
+    for number in range(FOLDS):
+        inside = fold != number
+        if inside.all() or not inside.any():
+            continue
+        fitted = fit_parameters(
+            lambda p, at=inside: predict(p)[at],  # type: ignore[misc]
+            prior,
+            measured[inside],
+            names,
+            sigma=SIGMA,
+            bounds=bounds,
+        )
+        held[~inside] = predict(fitted)[~inside]
+    final = fit_parameters(predict, prior, measured, names, sigma=SIGMA, bounds=bounds)
+    return Fitted(op, variant, fmt, final, errors_of(held, measured), len(rows))
+
+
+def _folds(rows: Sequence[Measured]) -> NDArray[np.int_]:
+    """Whole shapes to one fold: every m of an (n, k) pair, every chain of one size."""
+    keys = [tuple(sorted((k, v) for k, v in r.case.shape.items() if k not in ("m", "batch"))) for r in rows]
+    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] % FOLDS for key in keys])
+
+
+def _model(
+    op: str, variant: str, kernels: Sequence[Kernel], machine: Machine
+) -> tuple[Callable[[Any], Array], Any, Mapping[str, tuple[float, float]]]:
+    """(parameters -> seconds per row, prior, bounds) of one section."""
+    site = site_of(machine, kernels[0].engine, kernels[0].compute)
+    if op == "vector":
+        t = {k: np.array([float(x.traffic[k]) for x in kernels]) for k in ("read", "write", "weight")}
+        flops, device = np.array([float(k.flops) for k in kernels]), vector_device(site)
+
+        def vector(p: VectorParameters) -> Array:
+            return vector_time_s(
+                t["read"], t["write"], flops, device=device, parameters=p, reused_bytes=t["weight"], cold=False
+            )
+
+        return vector, VectorParameters(arithmetic_efficiency=CPU_ARITHMETIC), VECTOR_BOUNDS
+    work = [kernel_work(k) for k in kernels]
+    columns = {name: np.array([float(w[name]) for w in work]) for name in work[0]}
+    if variant in ("prefill", "decode"):
+
+        def fused(p: CpuAttention) -> Array:
+            return attention_time_s(
+                **columns,
+                peak_ops_per_s=site.peak_ops_per_s,
+                vector_ops_per_s=site.vector_ops_per_s,
+                dram_bytes_per_s=site.dram_bytes_per_s,
+                parameters=p,
+            )
+
+        return fused, CpuAttention(), ATTENTION_BOUNDS
+
+    def product(p: CpuProduct) -> Array:
+        return product_time_s(
+            **columns, peak_ops_per_s=site.peak_ops_per_s, dram_bytes_per_s=site.dram_bytes_per_s, parameters=p
+        )
+
+    return product, CpuProduct(), PRODUCT_BOUNDS
+
+
+def _files(session: Session, sections: Sequence[Fitted]) -> dict[str, str]:
+    tables: dict[str, dict[str, Any]] = {}
+    for s in sections:
+        path = [part for part in (s.variant, s.number_format) if part]
+        level = tables.setdefault(s.op, {})
+        for part in path:
+            level = level.setdefault(part, {})
+        level["parameters"] = {n: float(getattr(s.parameters, n)) for n in s.parameters.__slots__}
+        level["residual"] = s.held_out.table()
+        level["provenance"] = {
+            "kind": "fitted",
+            "source": f"steelyard calibrate --here, {session.backend}, {session.threads} threads",
+            "rows": s.rows,
+            "split": f"whole shapes left out, {FOLDS} folds; parameters are of the fit to all rows",
+            "steelyard": __version__,
+        }
+    note = (
+        f"Noise: a median round was {100 * math.expm1(session.noise):.0f} % slower than the one kept; "
+        f"drift {100 * math.expm1(session.drift):+.0f} %."
+    )
+    return {
+        f"{op}.toml": document(table, [f"{session.device_title}: what `steelyard calibrate --here` fitted.", note])
+        for op, table in tables.items()
+    }

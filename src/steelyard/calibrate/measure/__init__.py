@@ -1,0 +1,1 @@
+"""Measuring this computer: what it is, what to time, how to time it on a machine that others use too."""

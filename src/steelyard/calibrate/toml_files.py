@@ -1,0 +1,99 @@
+"""Writing catalogue files: TOML text from plain tables, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steelyard.errors import InputError
+
+__all__ = ["document", "write_files"]
+
+DIGITS = 5
+_BARE = re.compile(r"^[A-Za-z0-9_-]+$")
+
+
+def document(data: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
+    """A TOML file: comments, then tables; lists of tables become arrays of tables, numbers keep five digits."""
+    lines = [f"# {c}" for c in comments]
+    lines += list(_table(data, ()))
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    plain = {k: v for k, v in data.items() if not _nested(v)}
+    if path and (plain or not data):
+        yield ""
+        yield f"[{'.'.join(_key(p) for p in path)}]"
+    for key, value in plain.items():
+        yield f"{_key(key)} = {_value(value)}"
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _table(value, (*path, key))
+        elif _nested(value):
+            for item in value:
+                yield ""
+                yield f"[[{'.'.join(_key(p) for p in (*path, key))}]]"
+                for name, inner in item.items():
+                    yield f"{_key(name)} = {_value(inner)}"
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping))
+
+
+def _key(name: str) -> str:
+    return name if _BARE.match(name) else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(v) for v in value) + "]"
+    if isinstance(value, int):
+        return str(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"a fitted figure is {number}; nothing was written", field="calibrate")
+    text = f"{number:.{DIGITS}g}"
+    return text if any(c in text for c in ".e") else text + ".0"
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write texts below a folder: all are written beside their targets first, then renamed into place.
+
+    Args:
+        folder: created when missing.
+        files: relative path to text.
+
+    Raises:
+        InputError: the folder cannot be written to; no target was touched.
+    """
+    staged: list[tuple[str, Path]] = []
+    try:
+        for name, text in files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            staged.append((temporary, target))
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text)
+            os.chmod(temporary, 0o644)
+        for temporary, target in staged:
+            os.replace(temporary, target)
+    except OSError as error:
+        for temporary, _ in staged:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"cannot write to {str(folder)!r}: {error.strerror or error}", field="out") from error
+    return [target for _, target in staged]

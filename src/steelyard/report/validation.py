@@ -1,0 +1,282 @@
+"""The validation pages: accuracy tables, why rows are missing, peers beside us, and scatter pictures.
+
+Everything is written from one :class:`~steelyard.calibrate.validate.Validation`; no figure on these pages comes from
+anywhere else. ``README.md`` gets the short table between its two markers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+from collections.abc import Iterable, Sequence
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.calibrate.peers import PeerAccuracy, peers
+from steelyard.calibrate.readers._base import Comparison
+from steelyard.calibrate.validate import READERS, Accuracy, Validation
+from steelyard.errors import InputError, SteelyardError
+
+__all__ = ["MARKERS", "accuracy_table", "text", "update_readme", "write_pages"]
+
+#: What encloses the generated table in README.md.
+MARKERS = ("<!-- accuracy:start -->", "<!-- accuracy:end -->")
+#: Most points of a picture, and its width in inches and resolution: keeps a file under 120 KB.
+POINTS, INCHES, DPI = 3000, 4.6, 110
+#: Metrics in words.
+METRICS = {
+    "time_s": "time",
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "itl_s": "time between tokens",
+    "e2e_s": "end to end",
+    "tokens_per_s": "tokens per second",
+    "energy_j": "energy",
+    "power_w": "power",
+}
+
+
+def totals(rows: Iterable[Accuracy]) -> list[Accuracy]:
+    """One row per table, phase and metric over all machines and families: rows left out of the fit where there are."""
+    chosen: dict[tuple[str, ...], Accuracy] = {}
+    for row in rows:
+        over_all = row.table != "*" and row.machine == "*" and row.family == "*"
+        if over_all and (row.phase != "*" or row.metric == "*"):
+            key = (row.source, row.table, row.phase, row.metric)
+            if key not in chosen or row.split == "left-out" or row.n == chosen[key].n:
+                chosen[key] = row
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def _percent(value: float, signed: bool = False) -> str:
+    if isnan(value):
+        return ""
+    digits = 0 if abs(value) >= 99.5 else 1
+    return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def _figures(row: Accuracy) -> list[str]:
+    inside = "" if isnan(row.interval80) else f"{row.interval80 * 100:.0f}"
+    return [
+        f"{row.n:,}",
+        f"{100 * row.covered / max(row.n, 1):.0f}",
+        _percent(row.median_ape),
+        _percent(row.mean_ape),
+        _percent(row.p90_ape),
+        _percent(row.bias, signed=True),
+        inside,
+        _percent(row.roofline_mean_ape),
+    ]
+
+
+_HEAD = ("rows", "covered", "median", "mean", "p90", "bias", "in 80 %", "roofline mean")
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> str:
+    """A table whose first ``texts`` columns are text and the rest numbers."""
+    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _what(row: Accuracy) -> str:
+    metric = METRICS.get(row.metric, row.metric)
+    name = row.phase if row.phase not in ("*", "") else "all"
+    return name if metric in ("time", "*") else f"{name}, {metric}"
+
+
+def _rows_of(row: Accuracy) -> str:
+    return {"left-out": "left out of the fit", "fit": "fitted", "all": "all"}[row.split]
+
+
+def accuracy_table(rows: Iterable[Accuracy]) -> str:
+    """The short table: one line per table and phase, errors in %."""
+    lines = [[r.source, r.table, _what(r), _rows_of(r), *_figures(r)] for r in totals(rows)]
+    return _markdown(("source", "table", "what", "which rows", *_HEAD), lines, 4)
+
+
+def text(validation: Validation) -> str:
+    """The same for a terminal."""
+    lines = [[f"{r.source}/{r.table}", _what(r), _rows_of(r), *_figures(r)] for r in totals(validation.rows)]
+    head = ("source", "what", "which rows", *_HEAD)
+    width = [max(len(x[i]) for x in (head, *lines)) for i in range(len(head))]
+    shown = [
+        "  ".join(
+            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, width, strict=True))
+        )
+        for line in (head, *lines)
+    ]
+    return "\n".join(
+        [*shown, "", "errors, bias and coverage in %; interval: share of measurements inside the stated 80 %"]
+    )
+
+
+def write_pages(validation: Validation, folder: Path, data: Path, command: str, *, pictures: bool = True) -> list[Path]:
+    """Write one page per source and the index.
+
+    Args:
+        validation: what a run found.
+        folder: where to (``docs/validation``).
+        data: the data folder, for its date and the peers beside it.
+        command: the command that made the pages.
+        pictures: draw scatter plots; without matplotlib they are left out.
+
+    Returns:
+        the files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = peers(data)
+    written = []
+    sources = sorted({r.source for r in validation.rows})
+    for source in sources:
+        drawn = _pictures(validation, source, folder) if pictures else []
+        path = folder / f"{source}.md"
+        path.write_text(_page(validation, source, data, command, drawn, beside), encoding="utf-8")
+        written += [path, *drawn]
+    if sources:
+        path = folder / "index.md"
+        path.write_text(_index(validation, command, sources, beside), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+_EXPLANATION = """\
+Errors are of predicted against measured figures, in %: median, mean and 90th percentile of the absolute error. *Bias*
+above 0: predictions are too high (geometric mean of the ratio). *In 80 %*: how often the measurement lies inside the
+stated 80 % interval; 70 to 90 is right. *Roofline mean*: the error of max(FLOPs / peak, bytes / bandwidth) from the
+datasheet on the same rows. Rows that cannot be predicted count against *covered* and in no error. *Left out of the
+fit*: whole weight shapes, head configurations or sizes that the calibration never saw; *all*: nothing of this table was
+fitted.
+"""
+
+
+def _index(validation: Validation, command: str, sources: Sequence[str], beside: Sequence[PeerAccuracy]) -> str:
+    links = "\n".join(f"- [{name}]({name}.md): {_about(name)}" for name in sources)
+    parts = [
+        "# Validation",
+        f"Written by `{command}`. {_EXPLANATION}",
+        accuracy_table(validation.rows),
+        "## Sources",
+        links,
+    ]
+    if beside:
+        parts += ["## Others on measured rows", _peer_table(beside)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(source: str) -> str:
+    """The first line of the reader's own documentation."""
+    for name in READERS:
+        if name.partition(".")[0] == source:
+            try:
+                module = inspect.getmodule(READERS.get(name))
+            except (SteelyardError, ImportError):
+                continue
+            return (inspect.getdoc(module) or "").partition("\n")[0].partition(": ")[2] or "measured tables"
+    return "no reader yet"
+
+
+def _page(
+    validation: Validation,
+    source: str,
+    data: Path,
+    command: str,
+    pictures: Sequence[Path],
+    beside: Sequence[PeerAccuracy],
+) -> str:
+    folder = data / source
+    stamps = [p.stat().st_mtime for p in folder.iterdir()] if folder.is_dir() else []
+    newest = datetime.datetime.fromtimestamp(max(stamps, default=0.0), tz=datetime.UTC)
+    date = f" Data of {newest:%Y-%m}." if stamps else ""
+    parts = [f"# {source}", f"{_about(source)[:1].upper()}{_about(source)[1:]}".rstrip(".") + "."]
+    parts.append(f"Written by `{command}`.{date} What the columns mean: [index](index.md).")
+    rows = [r for r in validation.rows if r.source == source]
+    for table in sorted({r.table for r in rows} - {"*"}):
+        mine = [r for r in rows if r.table == table]
+        parts.append(f"## {table}")
+        fine = [r for r in mine if r.phase != "*" or r.metric == "*"]
+        fine.sort(key=lambda r: (r.phase, r.metric, r.machine, r.family, r.split))
+        head = ("what", "machine", "family", "which rows", *_HEAD)
+        parts.append(_markdown(head, [[_what(r), r.machine, r.family, _rows_of(r), *_figures(r)] for r in fine], 4))
+        missing = validation.reasons(source, table)
+        if missing:
+            parts.append("Not covered: " + "; ".join(f"{why} ({n:,} rows)" for why, n in missing.most_common(8)) + ".")
+        drawn = [p for p in pictures if p.stem.startswith(f"{source}-{table}-")]
+        parts += [f"![measured and predicted, {p.stem}](img/{p.name})" for p in drawn]
+    others = [p for p in beside if p.source == source]
+    if others:
+        parts += ["## Others on these rows", _peer_table(others)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _peer_table(found: Sequence[PeerAccuracy]) -> str:
+    head = ("who", "source", "what", "rows", "median", "mean", "p90")
+    lines = [
+        [p.peer, p.source, p.what, f"{p.n:,}", _percent(p.median_ape), _percent(p.mean_ape), _percent(p.p90_ape)]
+        for p in found
+    ]
+    return _markdown(head, lines, 3)
+
+
+def update_readme(path: Path, rows: Iterable[Accuracy]) -> bool:
+    """Replace what is between the two markers by the short table; False when the file has no markers.
+
+    Raises:
+        InputError: only one of the markers is there.
+    """
+    content = path.read_text(encoding="utf-8") if path.is_file() else ""
+    start, end = content.find(MARKERS[0]), content.find(MARKERS[1])
+    if start < 0 and end < 0:
+        return False
+    if start < 0 or end < start:
+        raise InputError(f"expected {MARKERS[0]} and then {MARKERS[1]}", field=path.name)
+    head, tail = content[: start + len(MARKERS[0])], content[end:]
+    path.write_text(f"{head}\n\n{accuracy_table(rows)}\n\n{tail}", encoding="utf-8")
+    return True
+
+
+def _pictures(validation: Validation, source: str, folder: Path) -> list[Path]:
+    """One scatter of measured against predicted per table and metric."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    (folder / "img").mkdir(exist_ok=True)
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for c in validation.comparisons:
+        if c.source == source and np.isfinite(c.predicted).any():
+            groups.setdefault((c.table, c.metric), []).append(c)
+    return [
+        path
+        for (table, metric), parts in sorted(groups.items())
+        for path in [_scatter(parts, folder / "img" / f"{source}-{table}-{metric}.png", f"{source}/{table}", metric)]
+        if path is not None
+    ]
+
+
+def _scatter(parts: Sequence[Comparison], path: Path, title: str, metric: str) -> Path | None:
+    from matplotlib import pyplot
+
+    names = np.concatenate([p.machine for p in parts])
+    truth, answer = (np.concatenate([getattr(p, name) for p in parts]) for name in ("measured", "predicted"))
+    good = np.flatnonzero(np.isfinite(answer) & (truth > 0))
+    if good.size < 5:
+        return None
+    rng = np.random.default_rng(0)
+    shown = np.sort(rng.choice(good, POINTS, replace=False)) if good.size > POINTS else good
+    figure, axes = pyplot.subplots(figsize=(INCHES, INCHES), dpi=DPI)
+    low, high = min(truth[shown].min(), answer[shown].min()), max(truth[shown].max(), answer[shown].max())
+    for machine in sorted(set(names[shown].tolist())):
+        mask = shown[names[shown] == machine]
+        axes.plot(truth[mask], answer[mask], ".", markersize=2, alpha=0.5, label=machine, rasterized=True)
+    line = np.array([low, high])
+    axes.plot(line, line, "-", color="black", linewidth=0.8)
+    axes.fill_between(line, line / 1.25, line * 1.25, color="black", alpha=0.08, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel=f"measured {metric}", ylabel=f"predicted {metric}", title=title)
+    axes.legend(fontsize=6, markerscale=4, loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
