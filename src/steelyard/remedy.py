@@ -135,18 +135,20 @@ def _most(make: Any, top: int) -> int:
 
 
 def _more_devices(scenario: Scenario) -> Iterator[Change]:
-    """Twice the devices, again and again: more tensor parallelism where the heads divide, else more stages."""
+    """Twice the devices, again and again: more tensor parallelism as far as the heads divide, then more stages."""
     cluster, plan, factor = scenario.cluster, scenario.plan, 2
     while cluster.count * factor <= MAX_DEVICES:
-        on = replace(cluster, count=cluster.count * factor)
-        for degree in ("tp", "pp"):
-            wider = replace(plan, **{degree: getattr(plan, degree) * factor})
-            candidate = replace(scenario, cluster=on, plan=wider)
+        on, wider = replace(cluster, count=cluster.count * factor), factor
+        while wider:
+            tp, pp = plan.tp * wider, plan.pp * (factor // wider)
+            candidate = replace(scenario, cluster=on, plan=replace(plan, tp=tp, pp=pp))
             if _fits(candidate):
-                value = getattr(wider, degree)
-                arguments = {"on": str(on), degree: value}
+                degrees = {name: value for name, value in (("tp", tp), ("pp", pp)) if value != getattr(plan, name)}
+                words = " and ".join(f"{name} {value}" for name, value in degrees.items())
+                options = " ".join(f"--{name} {value}" for name, value in degrees.items())
                 yield Change(
-                    f"{on.count} devices with {degree} {value} (--on {on} --{degree} {value})", candidate, arguments
+                    f"{on.count} devices with {words} (--on {on} {options})", candidate, {"on": str(on), **degrees}
                 )
                 return
+            wider //= 2
         factor *= 2

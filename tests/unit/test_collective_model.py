@@ -85,7 +85,9 @@ def test_one_shot_beats_the_ring_for_small_messages_and_hands_over_for_large() -
 
 def test_peers_behind_pcie_use_nccl_beyond_two_devices() -> None:
     names = ("vllm_0.14", "nccl")
-    four = [float(collective_time_s("all_reduce", 65536.0, 4, fabric=PCIE, parameters=DEFAULT, library=x)) for x in names]
+    four = [
+        float(collective_time_s("all_reduce", 65536.0, 4, fabric=PCIE, parameters=DEFAULT, library=x)) for x in names
+    ]
     assert four[0] == four[1]
 
 
@@ -99,9 +101,7 @@ def test_switch_reduction_helps_eight_devices_only() -> None:
 
 def test_mesh_without_a_switch_uses_one_link_per_pair() -> None:
     mesh = Fabric("xgmi", 448e9, switched=False, kind="infinity_fabric")
-    two, eight = (
-        float(collective_time_s("all_gather", 2.0**30, n, fabric=mesh, parameters=DEFAULT)) for n in (2, 8)
-    )
+    two, eight = (float(collective_time_s("all_gather", 2.0**30, n, fabric=mesh, parameters=DEFAULT)) for n in (2, 8))
     assert two > 3.0 * eight
 
 

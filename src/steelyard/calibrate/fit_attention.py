@@ -29,7 +29,20 @@ from steelyard.cost.attention import (
 )
 from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
 
-__all__ = ["FACT_FIELDS", "HARDWARE_FIELDS", "Fit", "Part", "Score", "attention_growth", "fit", "parts", "predict", "roofline", "score", "split"]
+__all__ = [
+    "FACT_FIELDS",
+    "HARDWARE_FIELDS",
+    "Fit",
+    "Part",
+    "Score",
+    "attention_growth",
+    "fit",
+    "parts",
+    "predict",
+    "roofline",
+    "score",
+    "split",
+]
 
 Array = NDArray[np.float64]
 Phase = Literal["decode", "prefill", "mla"]
@@ -119,7 +132,13 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
             "launch_ratio": (0.5, 3.0),
             "combine_ratio": _RATIO,
         },
-        "fa4_large_head": {"items_per_slot": (0.02, 4.0), "sequence_s": (1e-9, 1e-5), "launch_ratio": (0.5, 3.0), "combine_ratio": _RATIO, "row_ratio": _RATIO},
+        "fa4_large_head": {
+            "items_per_slot": (0.02, 4.0),
+            "sequence_s": (1e-9, 1e-5),
+            "launch_ratio": (0.5, 3.0),
+            "combine_ratio": _RATIO,
+            "row_ratio": _RATIO,
+        },
     },
     "prefill": {
         "fa2": {"prefill_window_item_s": (1e-8, 1e-5)},
@@ -152,7 +171,11 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
             "prefill_item_ratio": _RATIO,
             "prefill_launch_ratio": (0.5, 3.0),
         },
-        "fa4_large_head": {"prefill_matrix_ratio": (0.05, 1.0), "prefill_item_ratio": _RATIO, "prefill_launch_ratio": (0.5, 3.0)},
+        "fa4_large_head": {
+            "prefill_matrix_ratio": (0.05, 1.0),
+            "prefill_item_ratio": _RATIO,
+            "prefill_launch_ratio": (0.5, 3.0),
+        },
     },
     "mla": {
         "fa3_mla": {"token_s": (1e-10, 1e-7)},
@@ -237,7 +260,14 @@ def predict(part: Part, parameters: Parameters, facts: Any) -> Array:
 
         def time(context: Array) -> Array:
             return mla_decode_time_s(
-                r.batch, context, r.heads, kv_bits=r.kv_bits, device=part.device, parameters=parameters, facts=facts, kv_hot=True
+                r.batch,
+                context,
+                r.heads,
+                kv_bits=r.kv_bits,
+                device=part.device,
+                parameters=parameters,
+                facts=facts,
+                kv_hot=True,
             )
 
         return np.maximum(time(r.context) - np.where(r.base_s > 0, time(r.base_context), 0.0), 1e-9)
@@ -338,7 +368,10 @@ def fit(
 
     rng = np.random.default_rng(seed)
     sampled = [
-        replace(p, rows=p.rows.take(np.sort(rng.choice(len(p.rows), max_rows, replace=False)))) if len(p.rows) > max_rows else p for p in data
+        replace(p, rows=p.rows.take(np.sort(rng.choice(len(p.rows), max_rows, replace=False))))
+        if len(p.rows) > max_rows
+        else p
+        for p in data
     ]
     weights = [1 / np.sqrt(max(len(p.rows) / 300, 1.0)) for p in sampled]
     logs = [np.log(p.rows.time_s) for p in sampled]
@@ -359,14 +392,17 @@ def fit(
         own = {name: v for (k, name), v in zip(keys, values, strict=True) if not k}
         facts = dict(start.facts)
         for kernel in free_facts:
-            facts[kernel] = replace(facts[kernel], **{n: v for (k, n), v in zip(keys, values, strict=True) if k == kernel})
+            facts[kernel] = replace(
+                facts[kernel], **{n: v for (k, n), v in zip(keys, values, strict=True) if k == kernel}
+            )
         parameters: Any = replace(start.parameters, **own)
         return Fit(phase, parameters, facts)
 
     def residuals(x: Array) -> Array:
         now = unpack(x)
         errors = [
-            w * (np.log(predict(p, now.parameters, now.facts[p.kernel])) - y) for p, y, w in zip(sampled, logs, weights, strict=True)
+            w * (np.log(predict(p, now.parameters, now.facts[p.kernel])) - y)
+            for p, y, w in zip(sampled, logs, weights, strict=True)
         ]
         return np.concatenate([*errors, strength * (x - x0)])
 
@@ -420,7 +456,11 @@ def start_of(phase: Phase) -> Fit:
     from steelyard.cost.attention_kernels import attention_facts, mla_facts
 
     names = (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase])
-    parameters: dict[str, Parameters] = {"decode": DecodeParameters(), "prefill": PrefillParameters(), "mla": MlaParameters()}
+    parameters: dict[str, Parameters] = {
+        "decode": DecodeParameters(),
+        "prefill": PrefillParameters(),
+        "mla": MlaParameters(),
+    }
     return Fit(phase, parameters[phase], {n: (mla_facts if phase == "mla" else attention_facts)(n) for n in names})
 
 
@@ -472,7 +512,11 @@ def calibrate(data: Path, out: Path) -> None:
     for phase in ("decode", "prefill", "mla"):
         every: list[Part] = []
         for machine, device in DEVICES.items():
-            rows = attention_growth(read_mla_generation(data, machine)) if phase == "mla" else read_attention(data, machine, phase)
+            rows = (
+                attention_growth(read_mla_generation(data, machine))
+                if phase == "mla"
+                else read_attention(data, machine, phase)
+            )
             every += parts(machine, device, rows, (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase]))
         common = [split(p, "fit") for p in every if p.kernel in COMMON_KERNELS[phase]]
         held = [split(p, "held_out") for p in every]

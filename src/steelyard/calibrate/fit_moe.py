@@ -60,8 +60,8 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
 }  # fmt: skip
 NO_OTHER_LINEAGE: Final = {"log_std": 0.3, "log_low10": -0.38, "log_high90": 0.38}
 """Spread assumed where no other lineage runs the kernel (guess)."""
-FIT_ROWS: Final = 1500
-SCORE_ROWS: Final = 2500
+FIT_ROWS: Final = 1200
+SCORE_ROWS: Final = 2000
 FOLDS: Final = 3
 PRIOR_WEIGHT: Final = 0.01
 """Pull of each log parameter to the start, in units of log error."""

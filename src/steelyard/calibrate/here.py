@@ -15,14 +15,13 @@ from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need
 from steelyard.calibrate.measure.graphs import kernel_of
 from steelyard.calibrate.measure.session import Measured, Session
 from steelyard.calibrate.toml_files import document
-from steelyard.cost.cpu import CpuAttention, CpuProduct, attention_time_s, kernel_work, product_time_s, variant_of
+from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, time_s, variant_of
 from steelyard.cost.program import Kernel
-from steelyard.cost.site import Site, site_of
-from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.cost.site import site_of
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 
-__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of", "vector_device"]
+__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of"]
 
 Array = NDArray[np.float64]
 
@@ -50,15 +49,14 @@ ATTENTION_BOUNDS: Mapping[str, tuple[float, float]] = {
     "stream_frac": (0.02, 1.0),
     "overlap_power": (1.0, 8.0),
 }
-CPU_ARITHMETIC = 0.03
-"""Share of the vector peak that transcendental chains reach (where the fit starts)."""
-VECTOR_BOUNDS: Mapping[str, tuple[float, float]] = {
+CHAIN_BOUNDS: Mapping[str, tuple[float, float]] = {
     "launch_s": (1e-7, 2e-4),
-    "efficiency": (0.05, 1.0),
-    "l2_efficiency": (0.02, 1.0),
-    "hot_frac": (0.02, 1.5),
-    "arithmetic_efficiency": (1e-3, 1.0),
+    "cache_frac": (1e-3, 4.0),
+    "stream_frac": (0.02, 4.0),
+    "hot_frac": (0.01, 2.0),
 }
+UNUSED: Mapping[str, tuple[str, ...]] = {"batched": ("stream_frac", "pack_frac"), "conv": ("pack_frac",)}
+"""Figures a kind of product says nothing about: batched products have no weights, convolutions always pack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +163,6 @@ def _stream_rate(session: Session, least: float, most: float) -> float:
     return max(inside) if inside else max(rates)[0] / max(rates)[1]
 
 
-def vector_device(site: Site) -> VectorDevice:
-    """What the vector model sees of a site; the same figures as pricing gives it."""
-    return VectorDevice(site.dram_bytes_per_s, site.l2_bytes, site.l2_bytes_per_s, site.vector_ops_per_s, int(site.units))
-
-
 def calibrate_session(session: Session, name: str) -> Calibration:
     """Fit a session of the CPU; scores come from shapes left out of the fit.
 
@@ -181,13 +174,13 @@ def calibrate_session(session: Session, name: str) -> Calibration:
     kernels = [kernel_of(m.case, machine) for m in session.rows]
     groups: dict[tuple[str, str, str], list[int]] = {}
     for i, (m, kernel) in enumerate(zip(session.rows, kernels, strict=True)):
-        if kernel.kind == "vector":
-            if m.case.number_format != session.number_formats[0]:
-                continue  # elementwise work is priced in one format
-            key = ("vector", "", "")
-        else:
-            key = ("cpu", variant_of(kernel), m.case.number_format)
+        if kernel.kind == "vector" and m.case.number_format != session.number_formats[0]:
+            continue  # elementwise work is priced in one format
+        key = ("cpu", variant_of(kernel), "" if kernel.kind == "vector" else m.case.number_format)
         groups.setdefault(key, []).append(i)
+    chains = [i for key, index in groups.items() if key[1].startswith("chain_") for i in index]
+    if chains:
+        groups["cpu", "chain", ""] = chains
     sections = [
         _section(key, [session.rows[i] for i in index], [kernels[i] for i in index], machine) for key, index in groups.items()
     ]
@@ -196,11 +189,11 @@ def calibrate_session(session: Session, name: str) -> Calibration:
 
 def _section(key: tuple[str, str, str], rows: Sequence[Measured], kernels: Sequence[Kernel], machine: Machine) -> Fitted:
     op, variant, fmt = key
-    predict, prior, bounds = _model(op, variant, kernels, machine)
+    predict, prior, bounds = _model(kernels, machine)
     measured = np.array([m.time_s for m in rows])
     fold = _folds(rows)
     held = np.empty_like(measured)
-    names = list(bounds)
+    names = [n for n in bounds if n not in UNUSED.get(variant, ())]
     for number in range(FOLDS):
         inside = fold != number
         if inside.all() or not inside.any():
@@ -226,41 +219,19 @@ def _folds(rows: Sequence[Measured]) -> NDArray[np.int_]:
 
 
 def _model(
-    op: str, variant: str, kernels: Sequence[Kernel], machine: Machine
+    kernels: Sequence[Kernel], machine: Machine
 ) -> tuple[Callable[[Any], Array], Any, Mapping[str, tuple[float, float]]]:
     """(parameters -> seconds per row, prior, bounds) of one section."""
+    kind = kernels[0].kind
     site = site_of(machine, kernels[0].engine, kernels[0].compute)
-    if op == "vector":
-        t = {k: np.array([float(x.traffic[k]) for x in kernels]) for k in ("read", "write", "weight")}
-        flops, device = np.array([float(k.flops) for k in kernels]), vector_device(site)
-
-        def vector(p: VectorParameters) -> Array:
-            return vector_time_s(
-                t["read"], t["write"], flops, device=device, parameters=p, reused_bytes=t["weight"], cold=False
-            )
-
-        return vector, VectorParameters(arithmetic_efficiency=CPU_ARITHMETIC), VECTOR_BOUNDS
     work = [kernel_work(k) for k in kernels]
     columns = {name: np.array([float(w[name]) for w in work]) for name in work[0]}
-    if variant in ("prefill", "decode"):
-
-        def fused(p: CpuAttention) -> Array:
-            return attention_time_s(
-                **columns,
-                peak_ops_per_s=site.peak_ops_per_s,
-                vector_ops_per_s=site.vector_ops_per_s,
-                dram_bytes_per_s=site.dram_bytes_per_s,
-                parameters=p,
-            )
-
-        return fused, CpuAttention(), ATTENTION_BOUNDS
-
-    def product(p: CpuProduct) -> Array:
-        return product_time_s(
-            **columns, peak_ops_per_s=site.peak_ops_per_s, dram_bytes_per_s=site.dram_bytes_per_s, parameters=p
-        )
-
-    return product, CpuProduct(), PRODUCT_BOUNDS
+    prior, bounds = {
+        "gemm": (CpuProduct(), PRODUCT_BOUNDS),
+        "attention": (CpuAttention(), ATTENTION_BOUNDS),
+        "vector": (CpuChain(), CHAIN_BOUNDS),
+    }[kind]
+    return lambda p: time_s(kind, columns, site, p), prior, bounds
 
 
 def _files(session: Session, sections: Sequence[Fitted]) -> dict[str, str]:

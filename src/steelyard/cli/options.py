@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -146,11 +147,12 @@ def answers(model: str, question: Question) -> Iterator[Outcome]:
     numbers: dict[str, Any] = {}
     for name in ("batch", "isl", "osl", "tp", "pp", "dp", "ep", "cp"):
         text = getattr(question, name)
-        numbers[name] = tried(expand, text, name) if text else [None]
+        implied = not text and name in ("tp", "pp", "dp")
+        numbers[name] = [None] if implied else tried(expand, text, name)
         for value in numbers[name] or ():
             if value is not None and value < 1:
                 problems.append(Problem(name, f"expected at least 1, got {value}"))
-    if not question.skew >= 0:
+    if not 0 <= question.skew < math.inf:
         problems.append(Problem("skew", f"expected a number of at least 0, got {question.skew:g}"))
     usd = tried(_price, question.price)
 
@@ -162,6 +164,8 @@ def answers(model: str, question: Question) -> Iterator[Outcome]:
     }
     for name, given in words.items():
         for word in given:
+            if not word and len(given) > 1:
+                problems.append(Problem(name, f"the list {getattr(question, name)!r} has an empty entry"))
             if word:
                 tried(_known, find_engine if name == "engine" else find_format, word, name)
     clusters = [tried(_cluster, part.strip()) for part in question.on.split(",") if part.strip()]
@@ -189,6 +193,8 @@ def _known(find: Any, word: str, field: str) -> None:
 
 
 def _load(load: Any, model: str, generic: bool) -> Any:
+    if not model.strip():
+        raise InputError("expected a name or a path", field="model")
     return load(model, generic=generic)
 
 
@@ -201,7 +207,7 @@ def _cluster(text: str) -> Cluster:
 def _price(text: str) -> float | None:
     from steelyard.units import Quantity
 
-    return Quantity("USD/h", "price", ge=0).parse(text, "price") if text else None
+    return Quantity("USD/h", "price", ge=0, le=1e6).parse(text, "price") if text else None
 
 
 def _outcome(model: Model, cluster: Cluster, values: dict[str, Any], skew: float, usd: float | None) -> Outcome:

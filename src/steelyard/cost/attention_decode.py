@@ -95,7 +95,9 @@ def decode_attention_limit_s(
 
     Args as `decode_attention_time_s`. With `kv_hot` the last-level cache may hold its capacity of the cache already.
     """
-    B, C, H, K, D, bits, W = (np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window))
+    B, C, H, K, D, bits, W = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window)
+    )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     span = np.where(W > 0, np.minimum(C, W), C)
     cache = B * K * span * (D + Dv) * bits / 8
@@ -105,7 +107,9 @@ def decode_attention_limit_s(
     else:
         io = B * H * (D + Dv) * IO_BYTES
     operations = 2 * B * H * span * (D + Dv)
-    return np.asarray(np.maximum((cache + io) / device.dram_bytes_per_s, operations / device.peak_for(bits, computes_fp8)))
+    return np.asarray(
+        np.maximum((cache + io) / device.dram_bytes_per_s, operations / device.peak_for(bits, computes_fp8))
+    )
 
 
 def decode_attention_time_s(
@@ -141,7 +145,9 @@ def decode_attention_time_s(
     Valid for head_dim 32 to 512, context >= 1.
     """
     P, F = parameters, facts
-    B, C, H, K, D, bits, W = (np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window))
+    B, C, H, K, D, bits, W = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window)
+    )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     mean_dim = (D + Dv) / 2
     scale = mean_dim / REFERENCE_DIM
@@ -154,10 +160,17 @@ def decode_attention_time_s(
     rows = np.where(packed, np.minimum(group, F.row_tile), 1.0)
     items = np.where(packed, B * K * np.ceil(group / F.row_tile), B * H)
 
-    item = P.item_s / F.items_per_slot * (1 - P.item_dim_frac + P.item_dim_frac * scale) * (1 + F.wide_group_frac * (rows > WIDE_GROUP))
+    item = (
+        P.item_s
+        / F.items_per_slot
+        * (1 - P.item_dim_frac + P.item_dim_frac * scale)
+        * (1 + F.wide_group_frac * (rows > WIDE_GROUP))
+    )
     item = item + rows * P.row_s * F.row_ratio * scale + np.where(windowed & (C > W), F.window_item_s, 0.0)
     token = 4 * tile_rows * mean_dim * device.slots / (P.matrix_frac * device.peak_ops_per_s)
-    token = np.where(bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token)
+    token = np.where(
+        bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token
+    )
     kv_tile = np.clip(KV_TILE_ELEMENTS / mean_dim, 64.0, 256.0)
     tile_time = kv_tile * token
     loaded = np.where(windowed, np.minimum(C, np.ceil(span / kv_tile) * kv_tile), C)
@@ -175,7 +188,9 @@ def decode_attention_time_s(
     dram = P.dram_frac * device.dram_bytes_per_s
     l2 = P.l2_frac * device.l2_bytes_per_s
     io = B * H * (D + Dv) * IO_BYTES
-    memory = cache * (dram_reads * (1 - hot) / dram + (hot + np.where(packed, 0.0, group - dram_reads)) / l2) + io / dram
+    memory = (
+        cache * (dram_reads * (1 - hot) / dram + (hot + np.where(packed, 0.0, group - dram_reads)) / l2) + io / dram
+    )
 
     p = P.overlap_power
     memory_p = memory**p

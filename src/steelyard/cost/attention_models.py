@@ -8,12 +8,12 @@ import numpy as np
 
 from steelyard.cost.attention import (
     AttentionDevice,
-    AttentionFacts,
     DecodeParameters,
     PrefillParameters,
     decode_attention_time_s,
     prefill_attention_time_s,
 )
+from steelyard.cost.attention_kernels import attention_facts, attention_kernel, mla_facts, mla_kernel
 from steelyard.cost.op_models import Priced, Where
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.program import Kernel
@@ -40,7 +40,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
     )
     decoding = bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
-        from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_time_s
+        from steelyard.cost.mla import MlaParameters, mla_decode_time_s
 
         found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
         time: Any = mla_decode_time_s(
@@ -52,9 +52,10 @@ def price(kernel: Kernel, where: Where) -> Priced:
             kv_bits=f["kv_bits"],
             device=device,
             parameters=found.parameters,
-            facts=MlaFacts(),
+            facts=mla_facts(mla_kernel(site.family, f["kv_bits"])),
         )
         return Priced(time, found.spread, found.source)
+    facts = attention_facts(attention_kernel(site.family, f["kv_bits"], float(f["head_dim"])))
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
         found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))
@@ -66,7 +67,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
             window=f["window"],
             device=device,
             parameters=found.parameters,
-            facts=AttentionFacts(),
+            facts=facts,
             value_dim=f["value_dim"],
         )
     else:
@@ -81,7 +82,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
             window=f["window"],
             device=device,
             parameters=found.parameters,
-            facts=AttentionFacts(),
+            facts=facts,
             value_dim=f["value_dim"],
         )
     return Priced(time, found.spread, found.source)

@@ -90,7 +90,8 @@ def prefill_attention_limit_s(
     Args as `prefill_attention_time_s`.
     """
     B, S, C0, H, K, D, bits, W = (
-        np.asarray(x, dtype=np.float64) for x in (batch, new_tokens, context_before, heads, kv_heads, head_dim, kv_bits, window)
+        np.asarray(x, dtype=np.float64)
+        for x in (batch, new_tokens, context_before, heads, kv_heads, head_dim, kv_bits, window)
     )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     mean, reach = _visible(C0, S, W)
@@ -137,7 +138,10 @@ def cache_write_time_s(
 
 def _seconds_per_byte(working: Array, device: AttentionDevice, parameters: PrefillParameters) -> Array:
     hot = hot_share(working, device.l2_bytes, 4.0)
-    return np.asarray((1 - hot) / (parameters.dram_frac * device.dram_bytes_per_s) + hot / (parameters.l2_frac * device.l2_bytes_per_s))
+    return np.asarray(
+        (1 - hot) / (parameters.dram_frac * device.dram_bytes_per_s)
+        + hot / (parameters.l2_frac * device.l2_bytes_per_s)
+    )
 
 
 def prefill_attention_time_s(
@@ -177,7 +181,8 @@ def prefill_attention_time_s(
     """
     P, F = parameters, facts
     B, S, C0, H, K, D, bits, W = (
-        np.asarray(x, dtype=np.float64) for x in (batch, new_tokens, context_before, heads, kv_heads, head_dim, kv_bits, window)
+        np.asarray(x, dtype=np.float64)
+        for x in (batch, new_tokens, context_before, heads, kv_heads, head_dim, kv_bits, window)
     )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     mean_dim = (D + Dv) / 2
@@ -211,20 +216,28 @@ def prefill_attention_time_s(
     longest = np.where(windowed, reach, longest)
 
     unit_peak = device.peak_for(bits, F.computes_fp8) / device.slots
-    exponential = P.exp_frac * F.prefill_exp_ratio / (device.exp_per_clock * device.clock_hz) * (device.units / device.slots)
+    exponential = (
+        P.exp_frac * F.prefill_exp_ratio / (device.exp_per_clock * device.clock_hz) * (device.units / device.slots)
+    )
     product = 4 * mean_dim / (np.minimum(P.matrix_frac * F.prefill_matrix_ratio, 1.0) * unit_peak)
     key_time = computed * (product + exponential) * np.where(mean_dim > 256, F.prefill_large_dim_ratio, 1.0)
     if F.prefill_fp8_token_clocks:
-        key_time = key_time + np.where(eight, F.prefill_fp8_token_clocks / device.clock_hz * scale**F.prefill_fp8_dim_exponent, 0.0)
+        key_time = key_time + np.where(
+            eight, F.prefill_fp8_token_clocks / device.clock_hz * scale**F.prefill_fp8_dim_exponent, 0.0
+        )
     item = P.item_s * F.prefill_item_ratio * (1 - P.item_dim_frac + P.item_dim_frac * scale)
-    item = item * (P.item_fixed_frac + (1 - P.item_fixed_frac) * filled / REFERENCE_DIM) + np.where(windowed, F.prefill_window_item_s, 0.0)
+    item = item * (P.item_fixed_frac + (1 - P.item_fixed_frac) * filled / REFERENCE_DIM) + np.where(
+        windowed, F.prefill_window_item_s, 0.0
+    )
 
     work = items * (item / P.item_overlap + mean * key_time) / device.slots
     one = item + longest * key_time
     load = items / device.slots
     unit = np.maximum(work + P.tail_frac * one * np.minimum(load, 1.0), one)
     if F.splits_kv and np.any((C0 > SPLIT_MIN_CONTEXT * S) & (load < 0.5)):
-        pieces = np.clip(np.floor(1 / np.maximum(load, 1e-9)), 1.0, np.maximum(1.0, np.minimum(F.max_splits, longest / kv_tile)))
+        pieces = np.clip(
+            np.floor(1 / np.maximum(load, 1e-9)), 1.0, np.maximum(1.0, np.minimum(F.max_splits, longest / kv_tile))
+        )
         split = item + longest / pieces * key_time + item * F.combine_ratio
         unit = np.where((C0 > SPLIT_MIN_CONTEXT * S) & (load < 0.5), np.minimum(unit, np.maximum(split, work)), unit)
 
@@ -243,7 +256,18 @@ def prefill_attention_time_s(
             B * S, K, D, kv_bits=bits, device=device, parameters=P, facts=F, working_bytes=working, value_dim=Dv
         )
     limit = prefill_attention_limit_s(
-        B, S, C0, H, K, D, kv_bits=bits, causal=causal, window=W, device=device, computes_fp8=F.computes_fp8, value_dim=Dv
+        B,
+        S,
+        C0,
+        H,
+        K,
+        D,
+        kv_bits=bits,
+        causal=causal,
+        window=W,
+        device=device,
+        computes_fp8=F.computes_fp8,
+        value_dim=Dv,
     )
     return np.asarray(np.maximum(time, limit))
 

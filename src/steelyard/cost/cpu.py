@@ -1,4 +1,4 @@
-"""Products and attention on a CPU whose libraries were measured: few cores, caches that work, weights that get packed.
+"""Kernels on a CPU whose libraries were measured: few cores, caches that work, weights that get packed.
 
     product    T = launch + (C^q + M^q)^(1/q)
                C = flops / (compute_frac peak)
@@ -6,6 +6,7 @@
     attention  T = launch + (C^q + M^q)^(1/q)
                C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak) + rows row_ops / vector peak
                M = cache / (stream_frac DRAM)
+    chain      T = launch + bytes / (cache_frac LLC) + miss bytes / (stream_frac DRAM),  miss = x^4 / (1 + x^4), x = bytes / (hot_frac LLC size)
 
 A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
 convolution library reorders its activations too. Both are passes over memory that a roofline does not see, and on a
@@ -22,18 +23,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steelyard.cost.op_models import Priced, Where
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibration_table, make
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
+from steelyard.workload.op import ELEMENTWISE_COST
 
 __all__ = [
+    "KINDS",
     "CpuAttention",
+    "CpuChain",
     "CpuProduct",
     "attention_time_s",
+    "chain_time_s",
     "kernel_work",
     "measured_cpu",
+    "price",
     "price_s",
     "product_time_s",
+    "time_s",
     "variant_of",
 ]
 
@@ -70,6 +78,25 @@ class CpuAttention:
     stream_frac: float = 0.5
     """Of memory bandwidth: keys and values read once per sequence and KV head."""
     overlap_power: float = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class CpuChain:
+    """Fitted figures of one kind of elementwise or row-reducing chain, as the framework runs it (several calls)."""
+
+    launch_s: float = 3e-6
+    cache_frac: float = 0.3
+    """Of last-level cache bandwidth: rate over data in cache, arithmetic included."""
+    stream_frac: float = 0.7
+    """Of memory bandwidth."""
+    hot_frac: float = 0.3
+    """Of the last-level cache that still holds what the kernel before wrote."""
+
+
+KINDS = ("gemm", "attention", "vector")
+"""Kinds of kernel priced here."""
+MISS_SHARPNESS = 4.0
+"""Steepness of the cache edge in log size (guess)."""
 
 
 def _join(compute: Array, memory: Array, q: float) -> Array:
@@ -140,13 +167,40 @@ def attention_time_s(
     return np.asarray(np.maximum(time, np.maximum(2.0 * n * d / peak_ops_per_s, b / dram_bytes_per_s)))
 
 
+def chain_time_s(
+    moved_bytes: ArrayLike,
+    *,
+    dram_bytes_per_s: float,
+    cache_bytes: float,
+    cache_bytes_per_s: float,
+    parameters: CpuChain,
+) -> Array:
+    """Time of an elementwise or row-reducing chain.
+
+    Args:
+        moved_bytes: read and written.
+        dram_bytes_per_s, cache_bytes, cache_bytes_per_s: of the machine, the last-level cache.
+        parameters: of this kind of chain.
+
+    Returns:
+        Seconds, of the shape of ``moved_bytes``; never below (bytes - cache) / bandwidth.
+    """
+    p, moved = parameters, np.asarray(moved_bytes, dtype=np.float64)
+    x = np.minimum(moved / max(p.hot_frac * cache_bytes, 1.0), 1e6) ** MISS_SHARPNESS
+    miss = x / (1.0 + x)
+    time = p.launch_s + moved / (p.cache_frac * cache_bytes_per_s) + miss * moved / (p.stream_frac * dram_bytes_per_s)
+    return np.asarray(np.maximum(time, np.maximum(moved - cache_bytes, 0.0) / dram_bytes_per_s))
+
+
 def measured_cpu(machine: str) -> bool:
     """Whether a machine has its own measured CPU parameters."""
     return bool(calibration_table(machine, "cpu"))
 
 
 def variant_of(kernel: Kernel) -> str:
-    """``conv``, ``batched`` or ``gemm`` for a product; ``prefill`` or ``decode`` for attention."""
+    """``conv``, ``batched`` or ``gemm``; ``prefill`` or ``decode``; ``chain_`` and the dearest operator of a chain."""
+    if kernel.kind == "vector":
+        return "chain_" + max((op.map for op in kernel.ops), key=lambda name: ELEMENTWISE_COST[name])
     if kernel.kind == "attention":
         return "decode" if bool(np.all(np.asarray(kernel.features["new"]) <= 1)) else "prefill"
     if any(len(axis) > 1 for op in kernel.ops for tensor in op.inputs for axis in tensor.index):
@@ -155,7 +209,7 @@ def variant_of(kernel: Kernel) -> str:
 
 
 def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
-    """The arguments a kernel gives to :func:`product_time_s` or :func:`attention_time_s`, without the machine."""
+    """What a kernel gives to :func:`product_time_s`, :func:`attention_time_s` or :func:`chain_time_s`."""
     t, f = kernel.traffic, kernel.features
     if kernel.kind == "attention":
         width = np.asarray(f["head_dim"], dtype=np.float64) + f["value_dim"]
@@ -166,6 +220,8 @@ def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
             "width": width,
             "cache_bytes": np.asarray(f["batch"], dtype=np.float64) * f["kv_heads"] * f["reach"] * width * (float(f["kv_bits"]) / 8.0),
         }
+    if kernel.kind == "vector":
+        return {"moved_bytes": t.get("read", 0.0) + t.get("write", 0.0)}
     return {
         "flops": kernel.flops,
         "rows": f["m"],
@@ -174,33 +230,50 @@ def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
     }
 
 
+def price(kernel: Kernel, where: Where) -> Priced:
+    """Cost model of a product, attention or chain on a measured CPU."""
+    assert where.site is not None
+    time, found = price_s(kernel, where.site)
+    return Priced(time, found.spread, found.source)
+
+
 def price_s(kernel: Kernel, site: Site) -> tuple[Any, Calibrated]:
-    """Seconds of a product or an attention kernel on a measured CPU, and the parameters used."""
-    variant = variant_of(kernel)
-    found = _parameters(site.machine.name, variant, site.compute)
-    work = kernel_work(kernel)
-    if kernel.kind == "attention":
-        time = attention_time_s(
+    """Seconds of a kernel on a measured CPU, and the parameters used."""
+    found = _parameters(site.machine.name, variant_of(kernel), site.compute)
+    work: Any = kernel_work(kernel)
+    return time_s(kernel.kind, work, site, found.parameters), found
+
+
+def time_s(kind: str, work: Mapping[str, Any], site: Site, parameters: Any) -> Array:
+    """Seconds of kernels of one kind from what :func:`kernel_work` gave."""
+    dram = site.dram_bytes_per_s
+    if kind == "attention":
+        return attention_time_s(
             **work,
             peak_ops_per_s=site.peak_ops_per_s,
             vector_ops_per_s=site.vector_ops_per_s,
-            dram_bytes_per_s=site.dram_bytes_per_s,
-            parameters=found.parameters,
+            dram_bytes_per_s=dram,
+            parameters=parameters,
         )
-    else:
-        time = product_time_s(
-            **work, peak_ops_per_s=site.peak_ops_per_s, dram_bytes_per_s=site.dram_bytes_per_s, parameters=found.parameters
+    if kind == "vector":
+        return chain_time_s(
+            **work,
+            dram_bytes_per_s=dram,
+            cache_bytes=site.l2_bytes,
+            cache_bytes_per_s=site.l2_bytes_per_s,
+            parameters=parameters,
         )
-    return time, found
+    return product_time_s(**work, peak_ops_per_s=site.peak_ops_per_s, dram_bytes_per_s=dram, parameters=parameters)
 
 
 def _parameters(machine: str, variant: str, compute: str) -> Calibrated:
     table = calibration_table(machine, "cpu")
-    cls = CpuAttention if variant in ("prefill", "decode") else CpuProduct
-    for name in (variant, "gemm"):
+    chain, fused = variant.startswith("chain"), variant in ("prefill", "decode")
+    cls = CpuChain if chain else CpuAttention if fused else CpuProduct
+    for name in (variant, "chain" if chain else "" if fused else "gemm"):
         by_format = table.get(name, {})
-        section = by_format.get(compute) or by_format.get("fp32")
-        if isinstance(section, Mapping) and (name == variant or cls is CpuProduct):
+        section = by_format if "parameters" in by_format else by_format.get(compute) or by_format.get("fp32")
+        if isinstance(section, Mapping):
             spread = float(section.get("residual", {}).get("log_std", UNMEASURED_SPREAD))
             return Calibrated(make(cls, section["parameters"]), None, spread, f"fitted: {machine}")
     return Calibrated(cls(), None, UNMEASURED_SPREAD, "default")

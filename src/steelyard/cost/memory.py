@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.program import weight_format
+from steelyard.cost.program import own_formats, weight_format
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import Engine
 from steelyard.plan.plan import Plan
@@ -67,9 +67,11 @@ def weight_bytes(model: Transformer, plan: Plan, exact: float | None = None) -> 
     """
     total, stage = 0.0, 0.0
     ends = {"embedding": 0.0, "head": 0.0}
-    for op in model.graph(Step.prefill(1, 1)):
+    graph = model.graph(Step.prefill(1, 1))
+    own = own_formats(graph, plan)
+    for op in graph:
         local = shard(op, plan)
-        bits = weight_format(op, plan).stored_bits
+        bits = weight_format(op, plan, own).stored_bits
         for tensor, mine in zip(op.inputs, local.inputs, strict=True):
             if tensor.role not in ("weight", "table"):
                 continue
@@ -118,7 +120,9 @@ def kv_bytes(model: Transformer, plan: Plan, batch: Size, context: Size, block_t
         kept = np.minimum(tokens, a.window or a.chunk or np.inf)
         total = total + layer.count * width * kept
     stages = -(-model.depth // plan.pp) / model.depth
-    return total * np.asarray(batch, dtype=np.float64) * bits / 8 * stages / plan.cp
+    state = model.state_elements / plan.tp * 16 / 8 * stages
+    cache = total * bits / 8 * stages / plan.cp
+    return (cache + state) * np.asarray(batch, dtype=np.float64)
 
 
 def memory_use(

@@ -103,12 +103,16 @@ def mla_decode_limit_s(
 
     Args as `mla_decode_time_s`; the 8-bit peak is assumed usable for an 8-bit cache.
     """
-    B, C, H, R, Q, bits = (np.asarray(x, dtype=np.float64) for x in (batch, context, heads, latent_dim, rope_dim, kv_bits))
+    B, C, H, R, Q, bits = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, latent_dim, rope_dim, kv_bits)
+    )
     traffic = B * C * (R + Q) * bits / 8 + 0.0 * H
     if kv_hot:
         traffic = np.maximum(traffic - device.l2_bytes, 0.0)
     operations = 2 * B * H * C * (2 * R + Q)
-    return np.asarray(np.maximum(traffic / device.dram_bytes_per_s, operations / device.peak_for(bits, computes_fp8=True)))
+    return np.asarray(
+        np.maximum(traffic / device.dram_bytes_per_s, operations / device.peak_for(bits, computes_fp8=True))
+    )
 
 
 def mla_decode_time_s(
@@ -139,7 +143,9 @@ def mla_decode_time_s(
         Array of the broadcast shape, seconds.
     """
     P, F = parameters, facts
-    B, C, H, R, Q, bits = (np.asarray(x, dtype=np.float64) for x in (batch, context, heads, latent_dim, rope_dim, kv_bits))
+    B, C, H, R, Q, bits = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, latent_dim, rope_dim, kv_bits)
+    )
     groups = np.ceil(H / F.row_tile)
     items = B * groups
     unit_peak = device.peak_for(bits, F.computes_fp8) / device.slots

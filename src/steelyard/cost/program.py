@@ -90,14 +90,15 @@ def lower(graph: Graph, plan: Plan, machine: Machine) -> Program:
         machine: decides what each product is really computed in.
     """
     kernels: list[Kernel] = []
+    own = own_formats(graph, plan)
     for block, group in groupby(graph.ops, key=lambda op: (op.name.split(".")[0], op.block)):
         ops = list(group)
-        kernels += _block(ops, plan, machine, block[1])
+        kernels += _block(ops, plan, machine, block[1], own)
     tokens = next((op.size("t") for op in graph.ops if "t" in op.ranks), 0.0)
     return Program(graph.name, tuple(kernels), plan, tokens)
 
 
-def _block(ops: list[Op], plan: Plan, machine: Machine, block: str) -> Iterator[Kernel]:
+def _block(ops: list[Op], plan: Plan, machine: Machine, block: str, own: Mapping[str, str]) -> Iterator[Kernel]:
     stage = {"embedding": "first", "head": "last"}.get(block, "")
     shares = plan.shares_experts and block == "moe"
     routed = [op for op in ops if "e" in op.ranks]
@@ -105,7 +106,7 @@ def _block(ops: list[Op], plan: Plan, machine: Machine, block: str) -> Iterator[
         yield _dispatch("dispatch", routed[0], plan)
     for _, group in groupby(enumerate(ops), key=lambda x: (x[1].fuse if plan.fused else "") or x[0]):
         fused = [op for _, op in group]
-        kernel = _kernel([shard(op, plan) for op in fused], plan, machine, block, stage)
+        kernel = _kernel([shard(op, plan) for op in fused], plan, machine, block, stage, own)
         if kernel is not None:
             yield kernel
     if shares and routed:
@@ -143,25 +144,39 @@ def _collective(name: str, operation: str, message: Any, devices: int, op: Op, s
     return Kernel(name, "collective", op.count, (), features, 0.0, {}, block=op.block, stage=stage)
 
 
-def weight_format(op: Op, plan: Plan) -> Format:
+def own_formats(graph: Graph, plan: Plan) -> Mapping[str, str]:
+    """Blocks whose published weights have a format of their own, when the plan keeps the weights as published."""
+    facts = graph.facts
+    same = (
+        find_format(str(facts.get("native_weights", ""))).name == plan.weights if "native_weights" in facts else False
+    )
+    return dict(facts.get("native_formats", ())) if same else {}
+
+
+def weight_format(op: Op, plan: Plan, own: Mapping[str, str] | None = None) -> Format:
+    """The format an op's weights are stored in: its block's own, 16 bit at the ends of a model, else the plan's."""
+    if own and op.block in own:
+        return find_format(own[op.block])
     fmt = plan.format("weight")
     if op.block in _UNQUANTISED and fmt.bits < 16 and not fmt.gguf:
         return plan.format("communication") if plan.format("communication").bits == 16 else find_format("bf16")
     return fmt
 
 
-def _bits(op: Op, plan: Plan) -> dict[str, float]:
+def _bits(op: Op, plan: Plan, own: Mapping[str, str]) -> dict[str, float]:
     activation = max(16.0, plan.format("activation").stored_bits)  # between kernels activations are 16 bit
     return {
-        "weight": weight_format(op, plan).stored_bits,
-        "table": weight_format(op, plan).stored_bits,
+        "weight": weight_format(op, plan, own).stored_bits,
+        "table": weight_format(op, plan, own).stored_bits,
         "activation": activation,
         "state": activation,
         "kv": plan.format("kv").stored_bits,
     }
 
 
-def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str) -> Kernel | None:
+def _kernel(
+    ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str, own: Mapping[str, str]
+) -> Kernel | None:
     if len(ops) == 1 and all(t.bits == 0 for t in ops[0].tensors if t.role == "activation"):
         return None  # a bias added in the epilogue of the product before it
     made = {op.output.name for op in ops[:-1]}
@@ -169,7 +184,7 @@ def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str)
     flops: Any = 0.0
     for i, op in enumerate(ops):
         flops = flops + op.flops()
-        bits = _bits(op, plan)
+        bits = _bits(op, plan, own)
         for tensor in op.inputs:
             if i > 0 and tensor.name in made:
                 continue
@@ -182,7 +197,7 @@ def _kernel(ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str)
     kind, features = _classify(ops, plan)
     weight = next((op for op in ops if any(t.role == "weight" for t in op.inputs)), None)
     weights = (
-        weight_format(weight, plan)
+        weight_format(weight, plan, own)
         if weight is not None
         else plan.format("kv" if kind == "attention" else "activation")
     )

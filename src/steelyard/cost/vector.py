@@ -25,6 +25,8 @@ BLEND: Final = 4.0
 """Exponent of the soft maximum of memory time and row time (guess; 3 to 8 score the same)."""
 HIT_SHARPNESS: Final = 4.0
 """Steepness of the L2 hit curve in log size (guess)."""
+SHORT_ROWS_PER_UNIT: Final = 64.0
+"""Rows a unit works on at a time where one warp holds a row: resident threads over 32."""
 WORD_ALIGNMENT_BYTES: Final = 16.0
 """A row whose length is no multiple of this cannot use 16-byte loads."""
 
@@ -77,7 +79,7 @@ class VectorParameters:
     l2_efficiency: float = 0.8
     hot_frac: float = 0.5
     """Share of L2 that still holds the operands when the kernel starts."""
-    row_s: float = 3.0e-6
+    row_s: float = 1.5e-6
     """Chain of one row-reducing block: load, reduce, barrier, second read, store."""
     unit_stream_bytes_per_s: float = 80.0e9
     """What one unit streams with 16-byte loads: resident threads * 16 bytes / memory latency."""
@@ -133,9 +135,10 @@ def vector_time_s(
     if rows is not None:
         count = np.maximum(np.asarray(rows, dtype=np.float64), 1.0)
         row_bytes = read / count
-        slots = kernel.rows_per_unit * device.units
+        short = row_bytes <= kernel.on_chip_row_bytes
+        slots = np.where(short, SHORT_ROWS_PER_UNIT, kernel.rows_per_unit) * device.units
         in_work = np.minimum(count, slots) * row_bytes
-        again = np.where(row_bytes <= kernel.on_chip_row_bytes, 0.0, kernel.passes - 1.0) * read
+        again = np.where(short, 0.0, kernel.passes - 1.0) * read
         near = _hit(in_work, p.hot_frac * device.l2_bytes)
         streamed = streamed + again * (near / l2 + (1.0 - near) / dram)
         touched = touched + again

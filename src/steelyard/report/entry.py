@@ -37,6 +37,8 @@ def find(name: str, kind: Kind | None = None) -> Entry:
         UnknownName: no catalogue knows it.
         InputError: it means several things, or its file cannot be read.
     """
+    if not name.strip():
+        raise InputError("expected a name or a path", field="name")
     if kind is not None:
         return _load(kind, name)
     path = _kind_of_path(name)

@@ -30,7 +30,7 @@ _SOURCE_WORDS = {
 
 def to_dict(estimate: Estimate) -> dict[str, Any]:
     """``steelyard.explain/1``: the kernels of both phases, and the formulas of memory and energy."""
-    from steelyard.estimation import provenance
+    from steelyard.estimation import prefill_chunks, provenance
 
     s = estimate.scenario
     document = {
@@ -42,6 +42,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "osl": s.osl,
         "prefill": _phase(estimate.prefill),
         "decode": _phase(estimate.decode),
+        "prefill_steps": prefill_chunks(s.engine, s.replica_batch, s.isl)[1],
         "memory": _memory(estimate),
         "energy": _energy(estimate),
         "sources": estimate.ledger.sources,
@@ -221,8 +222,12 @@ def text(estimate: Estimate, width: int | None = None) -> str:
     """The explanation for a terminal."""
     from rich.text import Text
 
+    from steelyard.estimation import prefill_chunks
+
     s = estimate.scenario
-    prompt = estimate.prefill.program.tokens
+    prompt = _number(estimate.prefill.program.tokens)
+    steps = prefill_chunks(s.engine, s.replica_batch, s.isl)[1]
+    of = f", one of {steps}" if steps > 1 else ""
     parts: list[Any] = [
         Text(
             f"{s.transformer.name} on {s.cluster}, {s.engine.title}, batch {s.batch}, {s.isl} + {s.osl} tokens",
@@ -231,7 +236,7 @@ def text(estimate: Estimate, width: int | None = None) -> str:
         "Work, bytes and time are totals over all copies of a kernel on one device.",
     ]
     for title, phase in (
-        (f"Prefill step of {_number(prompt):,.0f} tokens", estimate.prefill),
+        (f"Prefill step of {prompt:,.0f} tokens{of}", estimate.prefill),
         (f"Decode step of {s.replica_batch:,} sequences", estimate.decode),
     ):
         total = f"{title}: {q(phase.time_s, 's')}, limit {q(phase.limit_s, 's')}"

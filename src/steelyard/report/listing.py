@@ -52,7 +52,7 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
         UnknownName: nothing matches.
     """
     everything = _LISTS[kind]()
-    key = normalise(filter_text)
+    key = normalise(filter_text) or filter_text.strip()
     found = [
         row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))
     ]

@@ -195,7 +195,7 @@ def _page(
     for table in sorted({r.table for r in rows} - {"*"}):
         mine = [r for r in rows if r.table == table]
         parts.append(f"## {table}")
-        fine = [r for r in mine if r.phase != "*" or r.metric == "*"]
+        fine = _telling(r for r in mine if r.phase != "*" or r.metric == "*")
         fine.sort(key=lambda r: (r.phase, r.metric, r.machine, r.family, r.split))
         head = ("what", "machine", "family", "which rows", *_HEAD)
         parts.append(_markdown(head, [[_what(r), r.machine, r.family, _rows_of(r), *_figures(r)] for r in fine], 4))
@@ -208,6 +208,31 @@ def _page(
     if others:
         parts += ["## Others on these rows", _peer_table(others)]
     return "\n\n".join(parts) + "\n"
+
+
+def _telling(rows: Iterable[Accuracy]) -> list[Accuracy]:
+    """The rows that say something of their own: no total over one thing only, no sum of fitted and left-out rows."""
+    found: dict[tuple[str, ...], list[Accuracy]] = {}
+    for row in rows:
+        found.setdefault((row.phase, row.metric), []).append(row)
+    kept = []
+    for group in found.values():
+        for row in group:
+            finer = (
+                other is not row
+                and other.n == row.n
+                and other.split in (row.split, "fit", "left-out")
+                and row.machine in ("*", other.machine)
+                and row.family in ("*", other.family)
+                and (row.split == other.split or row.split == "all")
+                for other in group
+            )
+            parted = row.split == "all" and any(
+                (o.machine, o.family, o.split) == (row.machine, row.family, "left-out") for o in group
+            )
+            if not parted and not any(finer):
+                kept.append(row)
+    return kept
 
 
 def _peer_table(found: Sequence[PeerAccuracy]) -> str:

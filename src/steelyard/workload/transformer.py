@@ -299,7 +299,12 @@ class Transformer:
         for i, layer in enumerate(self.layers):
             ops += _layer_ops(self, layer, step, f"layer{i}", absorbed)
         ops += head_ops(self, step)
-        return Graph(self.name, tuple(ops), {"model_type": self.model_type})
+        facts = {
+            "model_type": self.model_type,
+            "native_weights": self.native_weights,
+            "native_formats": self.native_formats,
+        }
+        return Graph(self.name, tuple(ops), facts)
 
 
 def _share(op: Op) -> float:

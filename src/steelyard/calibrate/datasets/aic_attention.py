@@ -123,7 +123,17 @@ def read_attention(folder: str | Path, machine: str, phase: str) -> AttentionRow
     frame["context"] = frame["isl"] + frame["step"]
     if phase == "prefill":
         frame = frame[frame["isl"] > 1]
-    keys = ["kernel_source", "batch_size", "isl", "context", "num_heads", "num_key_value_heads", "head_dim", "window_size", "kv_cache_dtype"]
+    keys = [
+        "kernel_source",
+        "batch_size",
+        "isl",
+        "context",
+        "num_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "window_size",
+        "kv_cache_dtype",
+    ]
     return _rows(frame.groupby(keys, as_index=False)["latency"].median())
 
 

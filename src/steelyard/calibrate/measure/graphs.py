@@ -14,7 +14,7 @@ from steelyard.workload.transformer import Attention, Layer, Step, Transformer
 
 __all__ = ["conv_op", "kernel_of", "plan_for"]
 
-_CHAIN_MAP = {"gelu": "gelu", "relu": "relu", "softmax": "softmax", "copy": "copy"}
+_CHAIN_MAP = {"gelu": "gelu", "relu": "relu", "softmax": "softmax", "copy": "copy", "rotary": "rotary", "tanh": "tanh"}
 
 
 def plan_for(number_format: str) -> Plan:

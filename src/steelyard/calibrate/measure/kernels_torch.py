@@ -17,6 +17,8 @@ __all__ = ["DTYPES", "Kernels", "find_device", "number_formats"]
 
 DTYPES: dict[str, Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHAIN_EPS = 1e-5
+ROTARY_DIM = 64
+"""Width of the rotated heads."""
 VIEWS = 64
 """Places of the pool one case walks through, spread over all of it."""
 
@@ -130,6 +132,13 @@ class Kernels:
     def _vector(self, case: Case) -> Callable[[], object]:
         rows, width, f = case.shape["rows"], int(case.shape["width"]), F
         x, y, w = self._new(case, rows, width), self._new(case, rows, width), self._new(case, width)
+        heads = x.view(int(rows), -1, ROTARY_DIM)
+        cos, sin = (self._new(case, rows, 1, ROTARY_DIM) for _ in range(2))
+
+        def rotary() -> object:
+            low, high = heads.chunk(2, -1)
+            return heads * cos + torch.cat((-high, low), -1) * sin
+
         chains: dict[str, Callable[[], object]] = {
             "add_norm": lambda: f.rms_norm(x + y, (width,), w, CHAIN_EPS),
             "add_layer_norm": lambda: f.layer_norm(x + y, (width,), w, w, CHAIN_EPS),
@@ -139,7 +148,9 @@ class Kernels:
             "add": lambda: x + y,
             "add_relu": lambda: f.relu(x + y),
             "softmax": lambda: f.softmax(x, -1),
-            "copy": lambda: x.clone(),
+            "copy": lambda: y.copy_(x),
+            "tanh": lambda: torch.tanh(x),
+            "rotary": rotary,
         }
         return chains[case.detail]
 

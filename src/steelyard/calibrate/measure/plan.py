@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import product
 
-__all__ = ["Case", "CNN_SHAPES", "GEMM_PAIRS", "cases", "stream_cases"]
+__all__ = ["CNN_SHAPES", "GEMM_PAIRS", "Case", "cases", "stream_cases"]
 
 GEMM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 GEMM_PAIRS = (
@@ -29,7 +29,7 @@ GEMM_MACS = 1.2e9
 """Largest product measured: some 10 to 100 ms on one core."""
 BATCHED = ((16, 64, 64, 64), (64, 64, 64, 64), (16, 128, 128, 64), (8, 256, 256, 64), (64, 16, 128, 64))
 """(groups, m, n, k) of small batched products."""
-CHAINS = ("add_norm", "add_layer_norm", "gelu", "silu_mul", "relu", "add", "add_relu", "softmax", "copy")
+CHAINS = ("add_norm", "add_layer_norm", "gelu", "silu_mul", "relu", "add", "add_relu", "softmax", "copy", "rotary", "tanh")
 CHAIN_SIZES = ((1, 512), (1, 4096), (16, 1024), (128, 768), (128, 3072), (512, 1024), (512, 4096), (1024, 4096))
 """(rows, width) of elementwise and row-reducing chains: outputs below 32 MiB, above which an allocator maps fresh pages."""
 PREFILL = (
@@ -95,7 +95,6 @@ class Case:
     number_format: str = "fp32"
     detail: str = ""
     """Which chain or stream."""
-    features: Mapping[str, float] = field(default_factory=dict)
 
 
 def cases(number_formats: tuple[str, ...], *, quick: bool = False) -> list[Case]:
@@ -110,7 +109,7 @@ def cases(number_formats: tuple[str, ...], *, quick: bool = False) -> list[Case]
         for batch, c, k, size, kernel, stride in CNN_SHAPES:
             shape = {"batch": batch, "c": c, "k": k, "size": size, "kernel": kernel, "stride": stride}
             found.append(Case("conv", shape, fmt))
-        for chain, (rows, width) in product(CHAINS, CHAIN_SIZES):
+        for chain, (rows, width) in product(CHAINS if fmt == number_formats[0] else (), CHAIN_SIZES):
             found.append(Case("vector", {"rows": rows, "width": width}, fmt, chain))
         for batch, new, heads, kv_heads, dim in PREFILL:
             shape = {"batch": batch, "new": new, "context": new, "heads": heads, "kv_heads": kv_heads, "head_dim": dim}

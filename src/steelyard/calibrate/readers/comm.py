@@ -5,13 +5,14 @@ Sizes mean the full tensor, as in ``steelyard.cost.collective``. aiconfigurator 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steelyard.calibrate.datasets import comm
+from steelyard.calibrate.fit_collective import FABRICS as FITTED
 from steelyard.calibrate.fit_collective import LARGEST_BYTES, SMALLEST_BYTES, even_size
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
@@ -67,7 +68,7 @@ def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
         per_node=0,
         time_s=raw["latency"].astype(float) * 1e-3,
     )
-    yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask)
+    yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask, tuple(FITTED))
 
 
 def _library(kernel: str, table: str, version: str) -> str:
@@ -100,7 +101,7 @@ def _apex(path: Path, ask: Ask) -> Iterator[Comparison]:
         per_node=raw["num_gpus_per_node"].astype(int),
         time_s=raw["time(us)"].astype(float) * 1e-6,
     )
-    yield from _compare(frame, path.stem, path.stem, ask)
+    yield from _compare(frame, path.stem, path.stem, ask, ("v100_pcie",))
 
 
 def vidur(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -124,11 +125,14 @@ def _vidur(path: Path, ask: Ask) -> Iterator[Comparison]:
         per_node=raw["devices_per_node"].astype(int),
         time_s=raw[medians[0]].fillna(raw[medians[1]]).astype(float) * 1e-3,
     )
-    yield from _compare(frame, "network", path.stem, ask)
+    yield from _compare(frame, "network", path.stem, ask, ())
 
 
-def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask) -> Iterator[Comparison]:
-    """Columns device, library, eager, operation, message_bytes, devices, per_node (0: the catalogue's), time_s."""
+def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Sequence[str]) -> Iterator[Comparison]:
+    """Columns device, library, eager, operation, message_bytes, devices, per_node (0: the catalogue's), time_s.
+
+    ``fitted``: machines whose captured rows of this table, inside one node, the calibration reads.
+    """
     frame = frame[frame["time_s"] > 0]
     frame = frame.iloc[ask.pick(len(frame), stem)].reset_index(drop=True)
     nodes = np.where(frame["per_node"] > 0, frame["devices"] > frame["per_node"], False)
@@ -169,8 +173,9 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask) -> Iterator[C
             yield missing(str(error))
             continue
         size = part["message_bytes"]
-        sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES) & (not eager) & (not many)
-        split = np.where(even_size(part) & sized, "fit", "left-out") if answer.fitted else "all"
+        sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES)
+        known = answer.fitted and machine.name in fitted and not eager and not many
+        split = np.where(even_size(part) & sized, "fit", "left-out") if known else "all"
         yield comparison(
             ask,
             table,
@@ -235,12 +240,10 @@ def _exchange(
     pairs = part["num_token"].to_numpy(float) * part["num_topk"].to_numpy(float)
     message = pairs * part["hidden_size"].to_numpy(float) * find_format(fmt).stored_bits / 8
     columns: dict[str, Any] = {name: np.full(len(part), np.nan) for name in ("predicted", "low", "high", "roofline")}
-    fitted = False
     for many in (False, True):
         rows = (devices > per_node) == many
         if rows.any():
             answer = _ops.collective(machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=per_node)
             for name, values in answer.columns.items():
                 columns[name][rows] = values
-            fitted = answer.fitted
-    yield comparison(ask, "deepep", split="left-out" if fitted else "all", **about, **columns)
+    yield comparison(ask, "deepep", **about, **columns)

@@ -134,7 +134,7 @@ def rates(at: Deployment, rows: pd.DataFrame) -> Asked:
 def _yield(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[Comparison]:
     from steelyard.calibrate.fit_family import split_of
 
-    split = split_of(frame["machine"])
+    split = split_of(frame["machine"], frame["model"])
     chosen = ask.pick(len(frame), path.stem)
     frame, split = frame.iloc[chosen].reset_index(drop=True), split[chosen]
     found = predict(frame, KEYS, place, rates)

@@ -83,7 +83,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     from steelyard.calibrate.fit_family import split_of
 
     frame = questions(path)
-    split = split_of(frame["machine"])
+    split = split_of(frame["machine"], frame["model"])
     chosen = ask.pick(len(frame), path.stem)
     frame, split = frame.iloc[chosen].reset_index(drop=True), split[chosen]
     for metric, phase, column, unit, question in (

@@ -1,0 +1,1 @@
+"""Data only: machines, models, networks, nodes, prices, engines, formats, calibration."""

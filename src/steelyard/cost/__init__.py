@@ -1,0 +1,1 @@
+"""What a program costs: op models, the one pricing door, memory and energy."""

@@ -1,0 +1,129 @@
+"""MoE layers: distinct experts, load, limits, monotonicity, and accuracy where the measurements are at hand."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import steelyard
+from steelyard.cost.moe import (
+    FACTS,
+    MoeDevice,
+    MoeParameters,
+    expected_experts_hit,
+    expert_loads,
+    moe_limit_s,
+    moe_time_s,
+)
+
+CATALOGUE = Path(steelyard.__file__).parent / "catalogue"
+H100 = MoeDevice(132, 989.4e12, 989.4e12, 3.352e12, 50e6, 5.5e12)
+DEFAULT = MoeParameters()
+TOKENS = 2.0 ** np.arange(0, 15)
+
+
+def deepseek(tokens: object, **more: object) -> np.ndarray:
+    arguments: dict[str, object] = {
+        "weight_bits": 16.0, "act_bits": 16.0, "device": H100, "parameters": DEFAULT, "facts": FACTS["triton"],
+    }  # fmt: skip
+    arguments.update(more)
+    return moe_time_s(tokens, 7168, 2048, 8, 256, **arguments)  # type: ignore[arg-type]
+
+
+def test_distinct_experts_of_uniform_routing_are_exact() -> None:
+    """E * (1 - (1 - k/E)^T)."""
+    expected = 256 * (1.0 - (1.0 - 8 / 256) ** TOKENS)
+    assert expected_experts_hit(TOKENS, 8, 256) == pytest.approx(expected, rel=1e-9)
+
+
+def test_even_routing_hits_as_many_as_it_can() -> None:
+    assert expected_experts_hit(TOKENS, 8, 256, routing="even") == pytest.approx(np.minimum(256, 8 * TOKENS))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    tokens=st.integers(1, 8192),
+    experts=st.sampled_from([8, 64, 256]),
+    topk=st.integers(1, 8),
+    skew=st.sampled_from([0.0, 1.01, 1.2]),
+)
+def test_hits_are_bounded_and_rows_are_conserved(tokens: int, experts: int, topk: int, skew: float) -> None:
+    hit = float(expected_experts_hit(tokens, topk, experts, skew))
+    assert 0.0 < hit <= min(experts, tokens * topk) + 1e-6
+    rows, _, count = expert_loads(tokens, topk, experts, skew)
+    # an expert takes a token once; what that cuts off is redistributed to within 5 %
+    assert float(np.sum(rows * count)) == pytest.approx(tokens * topk, rel=0.05)
+
+
+def test_skew_hits_fewer_experts_and_loads_the_busiest_device() -> None:
+    assert expected_experts_hit(64, 8, 256, 1.2) < expected_experts_hit(64, 8, 256)
+    busiest, fair = (np.sum(np.prod(expert_loads(1024, 8, 256, skew, 32)[::2], axis=0)) for skew in (1.2, 0.0))
+    assert busiest > 1.2 * fair
+    assert fair == pytest.approx(1024 * 8 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("kernel", list(FACTS))
+@pytest.mark.parametrize("skew", [0.0, 1.2])
+def test_never_below_the_limit_and_grows_with_tokens(kernel: str, skew: float) -> None:
+    time = deepseek(TOKENS, facts=FACTS[kernel], skew=skew)
+    limit = moe_limit_s(TOKENS, 7168, 2048, 8, 256, weight_bits=16.0, skew=skew, device=H100)
+    assert np.all(time >= limit)
+    assert np.all(np.diff(time) > 0)
+
+
+def test_a_small_batch_costs_the_weights_it_touches() -> None:
+    one, eight = deepseek(np.array([1.0, 8.0]))
+    weights = 3 * 7168 * 2048 * 2.0
+    assert one > 8 * weights / 3.352e12
+    assert 4.0 < eight / one < 8.0
+
+
+def test_fewer_bits_are_faster_when_weights_bound() -> None:
+    assert np.all(deepseek(TOKENS[:8], weight_bits=8.0, act_bits=8.0) < deepseek(TOKENS[:8]))
+
+
+def test_sharding_experts_cuts_time_and_a_warm_benchmark_is_faster() -> None:
+    assert np.all(deepseek(TOKENS, local_experts=32) < deepseek(TOKENS))
+    small = {"weight_bits": 16.0, "act_bits": 16.0, "device": H100, "parameters": DEFAULT, "facts": FACTS["triton"]}
+    cold = moe_time_s(4, 1024, 256, 2, 8, **small)  # type: ignore[arg-type]
+    warm = moe_time_s(4, 1024, 256, 2, 8, repeated_batches=1.0, **small)  # type: ignore[arg-type]
+    assert warm < cold
+
+
+def test_a_device_with_more_bandwidth_is_never_slower() -> None:
+    faster = replace(H100, dram_bytes_per_s=4.8e12)
+    assert np.all(deepseek(TOKENS, device=faster) <= deepseek(TOKENS))
+
+
+@pytest.mark.parametrize("path", sorted(CATALOGUE.glob("calibration/*/moe.toml")), ids=lambda p: p.parent.name)
+def test_catalogue_files_hold_valid_parameters(path: Path) -> None:
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    kernels = table.values() if path.parent.name != "_families" else [k for f in table.values() for k in f.values()]
+    for section in kernels:
+        parameters = MoeParameters(**section["parameters"])
+        assert 0.0 < parameters.compute_efficiency <= 1.0
+        assert 0.0 < parameters.memory_efficiency <= 1.0
+        assert section["residual"]["log_std"] > 0
+
+
+def test_hopper_meets_the_target_on_measured_rows() -> None:
+    data = Path(os.environ.get("STEELYARD_DATA", "../shared"))
+    if not (data / "truth" / "aic_ops" / "h100_sxm__moe__vllm_0.24.0.parquet").is_file():
+        pytest.skip("no measured MoE layers at STEELYARD_DATA")
+    pytest.importorskip("pandas")
+    from steelyard.calibrate.datasets import aic_moe
+    from steelyard.calibrate.fit_moe import predict
+
+    rows = aic_moe.read(data, "h100_sxm")
+    table = tomllib.loads((CATALOGUE / "calibration" / "h100_sxm" / "moe.toml").read_text(encoding="utf-8"))
+    for kernel in ("triton_bfloat16", "triton_fp8_block", "cutlass_fp8_block"):
+        part = rows[rows["kernel"] == kernel].sample(1500, random_state=9).reset_index(drop=True)
+        answer = predict(part, "h100_sxm", kernel, MoeParameters(**table[kernel]["parameters"]))
+        assert np.mean(np.abs(answer / part["time_s"].to_numpy() - 1.0)) < 0.14, kernel
