@@ -70,7 +70,7 @@ def changes(scenario: Scenario) -> Iterator[Change]:
     for change in (*formats, *_smaller(scenario), *_more_devices(scenario)):
         if _fits(change.scenario):
             yield change
-    for narrow in reversed(formats):
+    for narrow in (c for c in reversed(formats) if not _fits(c.scenario)):
         for change in _smaller(narrow.scenario):
             if _fits(change.scenario):
                 yield Change(

@@ -218,6 +218,12 @@ def test_more_devices_when_nothing_else_helps() -> None:
     ).fits
 
 
+def test_no_two_changes_where_one_is_enough() -> None:
+    found = sy.estimate("llama-3.1-70b", on="h100_sxm", batch=1, isl=128, osl=8)
+    for change in changes(found.scenario):
+        assert not ("weights" in change.arguments and {"batch", "isl"} & set(change.arguments)), change.text
+
+
 # Schema
 
 

@@ -1,7 +1,9 @@
 """Fit attention parameters and report their errors on configurations, and on machines, left out of the fit.
 
-Two kinds of numbers are fitted in log space with a robust loss: hardware parameters (`DecodeParameters`, `PrefillParameters`), shared by all
-kernels of a machine, and the few numbers of each software kernel (`FACT_FIELDS`), shared by all machines that run it. A machine's own fit is
+Two kinds of numbers are fitted in log space with a robust loss: hardware parameters (`DecodeParameters`,
+`PrefillParameters`), shared by all
+kernels of a machine, and the few numbers of each software kernel (`FACT_FIELDS`), shared by all machines that run it. A
+machine's own fit is
 pulled towards the fit over all machines, so twenty rows are enough to adapt.
 """
 
@@ -16,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.calibrate.attention_fields import FACT_FIELDS, HARDWARE_FIELDS
 from steelyard.calibrate.datasets.aic_attention import AttentionRows, read_attention, read_mla_generation
 from steelyard.cost.attention import (
     AttentionDevice,
@@ -49,141 +52,6 @@ Phase = Literal["decode", "prefill", "mla"]
 Parameters = DecodeParameters | PrefillParameters | MlaParameters
 Facts = AttentionFacts | MlaFacts
 
-#: Hardware parameters that are fitted, per phase, with their bounds.
-HARDWARE_FIELDS: dict[str, dict[str, tuple[float, float]]] = {
-    "decode": {
-        "launch_clocks": (1e3, 1e5),
-        "item_s": (1e-7, 3e-5),
-        "item_dim_frac": (0.02, 1.0),
-        "row_s": (1e-10, 3e-7),
-        "combine_s": (2e-7, 2e-5),
-        "matrix_frac": (0.2, 1.0),
-        "dram_frac": (0.5, 0.97),
-        "l2_frac": (0.1, 1.0),
-        "hot_frac": (0.15, 1.2),
-        "overlap_power": (1.0, 12.0),
-        "in_flight": (1.0, 4.0),
-        "wave_hardness": (0.02, 1.0),
-    },
-    "prefill": {
-        "launch_clocks": (1e3, 1e5),
-        "item_s": (1e-7, 3e-5),
-        "item_fixed_frac": (0.1, 1.0),
-        "item_overlap": (1.0, 5.0),
-        "matrix_frac": (0.3, 1.0),
-        "exp_frac": (0.3, 3.0),
-        "tail_frac": (0.03, 1.0),
-        "dram_frac": (0.4, 0.97),
-        "l2_frac": (0.1, 1.0),
-        "overlap_power": (1.0, 10.0),
-        "cache_write_s": (5e-8, 5e-6),
-    },
-    "mla": {
-        "item_s": (3e-7, 5e-5),
-        "combine_s": (3e-7, 6e-5),
-        "matrix_frac": (0.3, 1.0),
-        "dram_frac": (0.5, 0.97),
-        "l2_frac": (0.05, 1.0),
-        "overlap_power": (1.2, 10.0),
-        "wave_hardness": (0.02, 1.0),
-    },
-}
-
-_FP8 = {"fp8_token_clocks": (0.1, 300.0), "fp8_dim_exponent": (0.3, 2.5)}
-_PREFILL_FP8 = {
-    "prefill_fp8_token_clocks": (0.05, 300.0),
-    "prefill_fp8_dim_exponent": (0.3, 2.5),
-    "cache_write_fp8_ratio": (0.2, 4.0),
-    "cache_write_fp8_loop_frac": (0.02, 1.5),
-}
-_RATIO = (0.15, 7.0)
-#: Numbers of a software kernel that are fitted over all machines that ran it, with bounds.
-FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
-    "decode": {
-        "fa2": {"wide_group_frac": (0.01, 2.0), "combine_ratio": _RATIO, "row_ratio": _RATIO},
-        "fa3": {
-            **_FP8,
-            "fp8_extra_s": (1e-8, 1e-5),
-            "sequence_s": (1e-9, 2e-7),
-            "window_item_s": (1e-8, 1e-5),
-            "wide_group_frac": (0.01, 2.0),
-            "combine_ratio": _RATIO,
-            "row_ratio": _RATIO,
-        },
-        "flashinfer": {
-            **_FP8,
-            "wide_group_frac": (0.01, 2.0),
-            "items_per_slot": (1.0, 4.0),
-            "launch_ratio": (0.5, 3.0),
-            "combine_ratio": _RATIO,
-            "row_ratio": _RATIO,
-        },
-        "trtllm": {
-            **_FP8,
-            "fp8_extra_s": (1e-8, 1e-5),
-            "wide_group_frac": (0.01, 2.0),
-            "items_per_slot": (1.0, 4.0),
-            "combine_ratio": _RATIO,
-            "row_ratio": _RATIO,
-        },
-        "triton": {
-            "fp8_token_clocks": (0.1, 300.0),
-            "items_per_slot": (0.05, 6.0),
-            "launch_ratio": (0.5, 3.0),
-            "combine_ratio": _RATIO,
-        },
-        "fa4_large_head": {
-            "items_per_slot": (0.02, 4.0),
-            "sequence_s": (1e-9, 1e-5),
-            "launch_ratio": (0.5, 3.0),
-            "combine_ratio": _RATIO,
-            "row_ratio": _RATIO,
-        },
-    },
-    "prefill": {
-        "fa2": {"prefill_window_item_s": (1e-8, 1e-5)},
-        "fa3": {
-            **_PREFILL_FP8,
-            "prefill_fp8_extra_s": (1e-8, 1e-5),
-            "prefill_exp_ratio": (0.05, 4.0),
-            "prefill_matrix_ratio": (0.3, 1.02),
-            "prefill_window_item_s": (1e-8, 1e-5),
-        },
-        "flashinfer": {
-            **_PREFILL_FP8,
-            "prefill_exp_ratio": (0.05, 4.0),
-            "prefill_matrix_ratio": (0.3, 1.02),
-            "prefill_window_item_s": (1e-8, 1e-5),
-            "prefill_item_ratio": _RATIO,
-            "prefill_launch_ratio": (0.3, 3.0),
-        },
-        "trtllm": {
-            **_PREFILL_FP8,
-            "prefill_exp_ratio": (0.05, 4.0),
-            "prefill_matrix_ratio": (0.3, 1.02),
-            "prefill_window_item_s": (1e-8, 1e-5),
-            "prefill_item_ratio": _RATIO,
-            "prefill_large_dim_ratio": (0.8, 4.0),
-        },
-        "triton": {
-            "prefill_fp8_token_clocks": (0.05, 3000.0),
-            "prefill_matrix_ratio": (0.01, 1.0),
-            "prefill_item_ratio": _RATIO,
-            "prefill_launch_ratio": (0.5, 3.0),
-        },
-        "fa4_large_head": {
-            "prefill_matrix_ratio": (0.05, 1.0),
-            "prefill_item_ratio": _RATIO,
-            "prefill_launch_ratio": (0.5, 3.0),
-        },
-    },
-    "mla": {
-        "fa3_mla": {"token_s": (1e-10, 1e-7)},
-        "flash_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
-        "trtllm_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
-        "triton_mla": {"matrix_ratio": (0.03, 1.0)},
-    },
-}
 MAX_ROWS = 1500
 """Rows of one (machine, kernel) a fit looks at; a random subset, which changes errors by less than 0.2 points."""
 MIN_GROWTH_FRAC = 0.25
@@ -234,9 +102,11 @@ def parts(machine: str, device: AttentionDevice, rows: AttentionRows, kernels: S
 
 
 def attention_growth(rows: AttentionRows) -> AttentionRows:
-    """MLA rows whose `time_s` is the growth of a module's time since its shortest context, where that is clear of noise.
+    """MLA rows whose `time_s` is the growth of a module's time since its shortest context, where that is clear of
+    noise.
 
-    Kept: module rows that grew by MIN_GROWTH_FRAC and MIN_GROWTH_S. Eager calls without a module (A100) carry 0.3 ms of host
+    Kept: module rows that grew by MIN_GROWTH_FRAC and MIN_GROWTH_S. Eager calls without a module (A100) carry 0.3 ms of
+    host
     overhead and are left out.
     """
     growth = rows.time_s - rows.base_s
@@ -352,7 +222,8 @@ def fit(
 ) -> Fit:
     """The fit of hardware parameters (and the numbers of `free_facts` kernels) to measured rows.
 
-    Minimises sum of soft-L1(log predicted - log measured) + (pull x log change from `start`)^2; every part has the same weight.
+    Minimises sum of soft-L1(log predicted - log measured) + (pull x log change from `start`)^2; every part has the same
+    weight.
 
     Args:
         phase: "decode" or "prefill".
@@ -421,7 +292,8 @@ def fit(
     return unpack(found.x)
 
 
-#: Spec sheets of the measured machines (vendor data sheets and architecture whitepapers; L2 bandwidth: public microbenchmarks).
+#: Spec sheets of the measured machines (vendor data sheets and architecture whitepapers; L2 bandwidth: public
+#: microbenchmarks).
 DEVICES: dict[str, AttentionDevice] = {
     "a100_sxm": AttentionDevice(108, 312e12, 2.039e12, 40 * 2**20, 7.22e12, 1.41e9, "mma_sync"),
     "l40s": AttentionDevice(142, 362.05e12, 0.864e12, 96 * 2**20, 5.73e12, 2.52e9, "mma_sync", 733e12),
@@ -465,7 +337,8 @@ def start_of(phase: Phase) -> Fit:
 
 
 def shared_hardware(phase: Phase) -> list[str]:
-    """Hardware parameters of a fit over several machines: `hot_frac` is a property of one cache and stays at its default."""
+    """Hardware parameters of a fit over several machines: `hot_frac` is a property of one cache and stays at its
+    default."""
     return [name for name in HARDWARE_FIELDS[phase] if name != "hot_frac"]
 
 
@@ -498,16 +371,21 @@ def _section(title: str, found: Fit, held_out: Sequence[Part], rows: int, source
 
 
 HEADER = """\
-# Attention parameters of {name}, fitted by steelyard.calibrate.fit_attention; kernel facts are in kernels/attention.toml.
-# Source: NVIDIA aiconfigurator collector (aic_ops attention and mla tables, vLLM kernels in CUDA graphs; see provenance).
-# Split: half of the configurations (heads, KV heads, head_dim, window, KV format) fitted, the others scored. [*.residual]: errors in %, logs of
-# measured / predicted, on the configurations left out; [*.<kernel>.residual] the same per kernel. MLA is scored on the growth of a
+# Attention parameters of {name}, fitted by steelyard.calibrate.fit_attention; kernel facts are in
+# kernels/attention.toml.
+# Source: NVIDIA aiconfigurator collector (aic_ops attention and mla tables, vLLM kernels in CUDA graphs; see
+# provenance).
+# Split: half of the configurations (heads, KV heads, head_dim, window, KV format) fitted, the others scored.
+# [*.residual]: errors in %, logs of
+# measured / predicted, on the configurations left out; [*.<kernel>.residual] the same per kernel. MLA is scored on the
+# growth of a
 # layer's time with the context.
 """
 
 
 def calibrate(data: Path, out: Path) -> None:
-    """Fit every measured machine and family from the tables in `data` (`.../aic_ops`) and write `<machine>/attention.toml` under `out`."""
+    """Fit every measured machine and family from the tables in `data` (`.../aic_ops`) and write
+    `<machine>/attention.toml` under `out`."""
     text: dict[str, list[str]] = {}
     for phase in ("decode", "prefill", "mla"):
         every: list[Part] = []

@@ -55,7 +55,7 @@ CHAIN_BOUNDS: Mapping[str, tuple[float, float]] = {
     "stream_frac": (0.02, 4.0),
     "hot_frac": (0.01, 2.0),
 }
-UNUSED: Mapping[str, tuple[str, ...]] = {"batched": ("stream_frac", "pack_frac"), "conv": ("pack_frac",)}
+UNUSED: Mapping[str, tuple[str, ...]] = {"batched": ("stream_frac", "pack_frac"), "conv": ("pack_frac",), "conv_1x1": ("pack_frac",)}
 """Figures a kind of product says nothing about: batched products have no weights, convolutions always pack."""
 
 

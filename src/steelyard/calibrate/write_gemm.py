@@ -59,7 +59,7 @@ GUESSED: Mapping[str, tuple[str, str, Mapping[str, float], str]] = MappingProxyT
             "mma_sync",
             "blas",
             {"compute_frac": 0.52, "ops_per_joule": 1e15, "launch_cycles": 8000.0},
-            "compute_frac: some 600-700 TFLOP/s of 1307 in public MI300X benchmarks of 2024-2025",
+            "guess, from memory of MI300X benchmarks: 600-700 TFLOP/s of 1307",
         ),
         "cdna4": (
             "async",

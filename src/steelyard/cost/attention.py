@@ -1,4 +1,5 @@
-"""Attention cost models, one place to import from: decode, prefill, and what they need. Latent attention (MLA) is in `mla.py`."""
+"""Attention cost models, one place to import from: decode, prefill, and what they need. Latent attention (MLA) is in
+`mla.py`."""
 
 from __future__ import annotations
 

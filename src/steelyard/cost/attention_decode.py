@@ -1,11 +1,12 @@
 """Attention of one new token per sequence over a KV cache (decode): a mechanistic time model.
 
-    T = launch + sequences + copy + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ],   never below the limit
+    T = launch + sequences + copy + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ]
     T_unit   = waves(items s / slots) * ( item + ceil(tokens / s / tile) * tile * token )
     T_memory = cold bytes / (dram_frac DRAM) + hot bytes / (l2_frac L2)
 
-`items` = batch * kv_heads * ceil(group / row_tile) when the kernel packs a group's query heads into one tile, batch * heads when it does not;
-an unpacked kernel reads the cache once per query head as soon as one KV head of the whole batch no longer fits the last-level cache.
+never below the limit. `items` is batch * kv_heads * ceil(group / row_tile) when the kernel packs a group's query heads
+into one tile, batch * heads when it does not; an unpacked kernel reads the cache once per query head as soon as one KV
+head of the whole batch no longer fits the last-level cache.
 Theory, software facts and measured accuracy: docs/methods/attention.md.
 """
 
@@ -91,7 +92,8 @@ def decode_attention_limit_s(
     kv_hot: bool = False,
     value_dim: ArrayLike | None = None,
 ) -> Array:
-    """Physical lower bound (s): max(bytes of the visible cache, queries and outputs / DRAM, 2 batch heads visible (d_k + d_v) / peak).
+    """Physical lower bound (s): max(bytes of the visible cache, queries and outputs / DRAM, 2 batch heads visible (d_k
+    + d_v) / peak).
 
     Args as `decode_attention_time_s`. With `kv_hot` the last-level cache may hold its capacity of the cache already.
     """
@@ -137,7 +139,8 @@ def decode_attention_time_s(
         kv_bits: bits per cached element.
         window: tokens a query sees, 0 for all.
         device, parameters, facts: spec sheet, fitted parameters, software facts.
-        kv_hot: the cache was just read by the same kernel (benchmarks that repeat one call), so what fits the last-level cache is hot.
+        kv_hot: the cache was just read by the same kernel (benchmarks that repeat one call), so what fits the last-
+        level cache is hot.
 
     Returns:
         Array of the broadcast shape, seconds.

@@ -1,6 +1,7 @@
 """What the attention models know before any parameter: the device's spec sheet and the software kernel's facts.
 
-Hardware parameters carry over between machines; what the kernel does (packs the query heads of a group, splits the KV cache, converts
+Hardware parameters carry over between machines; what the kernel does (packs the query heads of a group, splits the KV
+cache, converts
 fp8, windows) does not follow from the machine and is stated apart, in `catalogue/kernels/attention.toml`.
 """
 
@@ -19,13 +20,17 @@ Array = NDArray[np.float64]
 REFERENCE_DIM: Final = 128.0
 """Head dimension at which item times are quoted (elements)."""
 KV_TILE_ELEMENTS: Final = 16384.0
-"""Elements of K one tile holds: kernels keep tokens x head_dim near this to fit shared memory (128 x 128, 256 x 64, 64 x 256)."""
+"""Elements of K one tile holds: kernels keep tokens x head_dim near this to fit shared memory (128 x 128, 256 x 64, 64
+x 256)."""
 EXPONENTIALS_PER_CLOCK: Final = 16.0
-"""Exponentials per clock and unit: the special-function units of an NVIDIA SM. Source: CUDA C++ Programming Guide, arithmetic throughput."""
+"""Exponentials per clock and unit: the special-function units of an NVIDIA SM. Source: CUDA C++ Programming Guide,
+arithmetic throughput."""
 UNIT_BYTES_PER_S: Final = 60e9
-"""Memory bandwidth one resident tile can use; a machine with fewer, larger units is seen as bandwidth / this many (guess, H20 and B200 reach 54e9)."""
+"""Memory bandwidth one resident tile can use; a machine with fewer, larger units is seen as bandwidth / this many
+(guess, H20 and B200 reach 54e9)."""
 HOT_SHARPNESS: Final = 8.0
-"""Exponent of the edge between a KV cache that stays in the last-level cache and one that does not (measured edges are sharp)."""
+"""Exponent of the edge between a KV cache that stays in the last-level cache and one that does not (measured edges are
+sharp)."""
 HOT_FRAC: Final = 0.85
 """Of the last-level cache that repeated reads find hot."""
 

@@ -27,7 +27,7 @@ def _make(cls: type[F], name: str, section: str) -> F:
     if values is None:
         return cls(name="generic")
     kinds = {f.name: f.type for f in fields(cls)}
-    typed = {
+    typed: dict[str, Any] = {
         k: tuple(float(x) for x in v) if isinstance(v, list) else v if kinds[k] in ("bool", "str") else float(v)
         for k, v in values.items()
     }
@@ -36,7 +36,8 @@ def _make(cls: type[F], name: str, section: str) -> F:
 
 @cache
 def attention_facts(name: str) -> AttentionFacts:
-    """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic kernel."""
+    """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic
+    kernel."""
     return _make(AttentionFacts, name, "facts")
 
 

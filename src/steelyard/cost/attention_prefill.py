@@ -4,8 +4,10 @@
     T_unit = max( longest tile, sum of tiles / slots + tail * longest tile )
     tile   = item + cached tokens seen * rows * ( 4 d / (matrix_frac F) + exp_frac / (exp_per_clock clock) )
 
-F is the matrix peak of one unit. The exponential of the softmax runs on few special-function units and is only partly hidden behind the
-products: it explains why small head dimensions are far from the matrix peak. The cache write (a separate kernel of the engines) costs one
+F is the matrix peak of one unit. The exponential of the softmax runs on few special-function units and is only partly
+hidden behind the
+products: it explains why small head dimensions are far from the matrix peak. The cache write (a separate kernel of the
+engines) costs one
 thread block per token, or the bytes moved. Theory, software facts and measured accuracy: docs/methods/attention.md.
 """
 
@@ -27,7 +29,8 @@ WRITE_THREADS: Final = 512.0
 WINDOW_SLACK_TILES: Final = 0.3
 """Extra KV tiles a window straddles beyond its length (fitted; alignment of the measured shapes)."""
 SPLIT_MIN_CONTEXT: Final = 2.0
-"""A short chunk's cache is split only when the context before it is at least this many times the chunk (assumed, not measured)."""
+"""A short chunk's cache is split only when the context before it is at least this many times the chunk (assumed, not
+measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,8 @@ def prefill_attention_limit_s(
     computes_fp8: bool = True,
     value_dim: ArrayLike | None = None,
 ) -> Array:
-    """Physical lower bound (s): max(2 batch heads (d_k + d_v) visible pairs / peak, bytes of q, o and the KV cache read / DRAM).
+    """Physical lower bound (s): max(2 batch heads (d_k + d_v) visible pairs / peak, bytes of q, o and the KV cache read
+    / DRAM).
 
     Args as `prefill_attention_time_s`.
     """
@@ -119,7 +123,8 @@ def cache_write_time_s(
     blocks = cache_write_s tokens min(elements, 512)/512 / slots; bytes = tokens (2 + bits/8) elements / bandwidth.
 
     Args:
-        tokens: new tokens of all sequences. working_bytes: bytes the step touches, to decide what is hot in the cache (default: these).
+        tokens: new tokens of all sequences. working_bytes: bytes the step touches, to decide what is hot in the cache
+        (default: these).
         Others as `prefill_attention_time_s`.
     """
     T, K, D, bits = (np.asarray(x, dtype=np.float64) for x in (tokens, kv_heads, head_dim, kv_bits))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steelyard.cost.op_models import Priced, Where
-from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibration_table, make
+from steelyard.cost.parameters import Calibrated, calibrated, calibration_table
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
 from steelyard.workload.op import ELEMENTWISE_COST
@@ -198,13 +198,15 @@ def measured_cpu(machine: str) -> bool:
 
 
 def variant_of(kernel: Kernel) -> str:
-    """``conv``, ``batched`` or ``gemm``; ``prefill`` or ``decode``; ``chain_`` and the dearest operator of a chain."""
+    """``conv``, ``conv_1x1``, ``batched`` or ``gemm``; ``prefill`` or ``decode``; ``chain_`` and the dearest operator of a chain."""
     if kernel.kind == "vector":
         return "chain_" + max((op.map for op in kernel.ops), key=lambda name: ELEMENTWISE_COST[name])
     if kernel.kind == "attention":
         return "decode" if bool(np.all(np.asarray(kernel.features["new"]) <= 1)) else "prefill"
-    if any(len(axis) > 1 for op in kernel.ops for tensor in op.inputs for axis in tensor.index):
-        return "conv"
+    sliding = [rank for op in kernel.ops for tensor in op.inputs for axis in tensor.index if len(axis) > 1 for _, rank in axis[1:]]
+    if sliding:
+        extents = [np.asarray(op.size(rank)) for op in kernel.ops for rank in sliding if rank in op.ranks]
+        return "conv" if any(bool(np.any(x > 1)) for x in extents) else "conv_1x1"
     return "batched" if bool(np.all(np.asarray(kernel.features["groups"]) > 1)) else "gemm"
 
 
@@ -267,13 +269,9 @@ def time_s(kind: str, work: Mapping[str, Any], site: Site, parameters: Any) -> A
 
 
 def _parameters(machine: str, variant: str, compute: str) -> Calibrated:
-    table = calibration_table(machine, "cpu")
-    chain, fused = variant.startswith("chain"), variant in ("prefill", "decode")
-    cls = CpuChain if chain else CpuAttention if fused else CpuProduct
-    for name in (variant, "chain" if chain else "" if fused else "gemm"):
-        by_format = table.get(name, {})
-        section = by_format if "parameters" in by_format else by_format.get(compute) or by_format.get("fp32")
-        if isinstance(section, Mapping):
-            spread = float(section.get("residual", {}).get("log_std", UNMEASURED_SPREAD))
-            return Calibrated(make(cls, section["parameters"]), None, spread, f"fitted: {machine}")
-    return Calibrated(cls(), None, UNMEASURED_SPREAD, "default")
+    if variant.startswith("chain"):
+        return calibrated("cpu", CpuChain, machine, (), (variant, "chain"))
+    if variant in ("prefill", "decode"):
+        return calibrated("cpu", CpuAttention, machine, (), (f"{variant}.{compute}", f"{variant}.fp32"))
+    names = dict.fromkeys((variant, "conv", "gemm") if variant.startswith("conv") else (variant, "gemm"))
+    return calibrated("cpu", CpuProduct, machine, (), tuple(f"{v}.{c}" for v in names for c in (compute, "fp32")))

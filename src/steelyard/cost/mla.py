@@ -1,4 +1,5 @@
-"""Multi-head latent attention (MLA): decode over the latent cache with absorbed projections, and prefill with full keys and values.
+"""Multi-head latent attention (MLA): decode over the latent cache with absorbed projections, and prefill with full keys
+and values.
 
 Decode: all heads read one latent vector per token (values are the first `latent_dim` elements of the keys), so
 
@@ -6,9 +7,9 @@ Decode: all heads read one latent vector per token (values are the first `latent
     T_unit   = waves(items s / slots) * ( item + tokens/s * 2 row_tile (2 latent + rope) / (matrix_frac F) )
     T_memory = max( cache bytes / (dram_frac DRAM), reads of every row group / (l2_frac L2) )
 
-with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Prefill expands keys and values per head and is ordinary
-causal attention with head_dim = nope + rope and another value dimension. Only the attention kernel is priced here: the projections around it
-are dense products. Method and errors: docs/methods/attention.md.
+with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Prefill expands keys and values per head
+and is ordinary causal attention with head_dim = nope + rope and another value dimension. Only the attention kernel is
+priced here: the projections around it are dense products. Method and errors: docs/methods/attention.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MIN_SPLIT_TOKENS: Final = 64.0
 ROPE_BITS: Final = 16.0
 """Bits of the rotary part of a key, which fp8 caches of some kernels keep in 16 bit."""
 TILES_TOGETHER: Final = 6.0
-"""Tiles per unit in flight or soon after each other: below it the tiles of one sequence find its latent in the last-level cache (fitted)."""
+"""Tiles per unit in flight or soon after each other: below it the tiles of one sequence find its latent in the last-
+level cache (fitted)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class MlaFacts:
     row_tile: float = 64.0
     """Query heads of one tile; more heads read the latent again, from the last-level cache."""
     shares_reads: bool = True
-    """Tiles of one sequence read the latent once (cluster multicast or paired tiles); False: every tile reads it again."""
+    """Tiles of one sequence read the latent once (cluster multicast or paired tiles); False: every tile reads it
+    again."""
     max_splits: float = 128.0
     items_per_unit: float = 1.0
     computes_fp8: bool = False
@@ -174,7 +177,7 @@ def mla_decode_time_s(
     for pieces in SPLITS:
         if pieces > min(F.max_splits, largest):
             break
-        fastest = np.minimum(fastest, np.where(C >= pieces * MIN_SPLIT_TOKENS, unit_time(pieces), np.inf))
+        fastest = np.minimum(fastest, np.where(pieces * MIN_SPLIT_TOKENS <= C, unit_time(pieces), np.inf))
     best = np.minimum(best, (fastest**p + memory_p) ** (1 / p) + P.combine_s)
     limit = mla_decode_limit_s(B, C, H, latent_dim=R, rope_dim=Q, kv_bits=bits, device=device, kv_hot=kv_hot)
     return np.asarray(np.maximum(P.launch_s + best, limit))

@@ -1,8 +1,11 @@
 """Reader of the aic_ops attention and MLA tables (NVIDIA aiconfigurator collector, vLLM kernels; latency column in ms).
 
-Tables `<machine>__context_attention__*.parquet` and `<machine>__generation_attention__*.parquet` time one attention call inside a CUDA graph,
-the write of the new keys and values into the paged cache included; the cache is not rotated between repeats, so a small one is hot.
-In `mla_vllm.parquet` the `*_module` tables time a whole MLA layer (projections and attention); the others the attention call.
+Tables `<machine>__context_attention__*.parquet` and `<machine>__generation_attention__*.parquet` time one attention
+call inside a CUDA graph,
+the write of the new keys and values into the paged cache included; the cache is not rotated between repeats, so a small
+one is hot.
+In `mla_vllm.parquet` the `*_module` tables time a whole MLA layer (projections and attention); the others the attention
+call.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ class AttentionRows:
         return AttentionRows(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     def configuration_hash(self) -> NDArray[np.int64]:
-        """A number in 0..999 per (heads, kv_heads, head_dim, window, kv_bits): rows of one configuration stay together in a split."""
+        """A number in 0..999 per (heads, kv_heads, head_dim, window, kv_bits): rows of one configuration stay together
+        in a split."""
         keys = np.stack([self.heads, self.kv_heads, self.head_dim, self.window, self.kv_bits], axis=1).astype(np.int64)
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         codes = [zlib.crc32("-".join(map(str, row)).encode()) % 1000 for row in unique.tolist()]
@@ -105,7 +109,8 @@ def read_attention(folder: str | Path, machine: str, phase: str) -> AttentionRow
     Args:
         folder: the `aic_ops` folder.
         machine: file prefix, for example "h100_sxm".
-        phase: "decode" (generation tables: context = isl + step) or "prefill" (context tables without the isl = 1 rows, which
+        phase: "decode" (generation tables: context = isl + step) or "prefill" (context tables without the isl = 1 rows,
+        which
             run decode kernels; context = isl + step).
 
     Raises:

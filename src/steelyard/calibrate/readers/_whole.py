@@ -35,7 +35,7 @@ from steelyard.workload.transformer import Step, Transformer
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "open_loop", "predict", "static_batch", "unbounded_queue"]
+__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "loaded_step", "open_loop", "predict", "static_batch", "unbounded_queue"]
 
 Size = float | int | Floats
 
@@ -266,28 +266,51 @@ class Loop:
     running: Floats
 
 
-def closed_loop(at: Deployment, concurrency: Size, isl: Size, osl: Size, rounds: int = 4) -> Loop:
+def loaded_step(at: Deployment, running: Size, isl: Size, osl: Size, others: Size | None = None) -> tuple[Spans, Spans]:
+    """``(mean time between tokens, a step that carries prompt tokens)`` with ``running`` sequences in steady state.
+
+    While a sequence generates ``osl`` tokens, each of the ``others`` (default: all running) is replaced once, and its
+    prompt of ``isl`` tokens rides along in ``chunks = ceil(isl / budget)`` steps:
+    ``tpot = decode + others / osl * chunks * (mixed - decode)``.
+    """
+    b, i, o = (np.asarray(x, dtype=np.float64) for x in (running, isl, osl))
+    r = b if others is None else np.asarray(others, dtype=np.float64)
+    budget = np.maximum(1.0, at.engine.max_batched_tokens - b)
+    chunks = np.ceil(i / budget)
+    decode = at.decode(b, i + o / 2)
+    mixed = at.mixed(b, i + o / 2, np.round(i / chunks), i)
+    share = r / o * chunks
+    extra_s, extra_limit = np.maximum(mixed.time_s - decode.time_s, 0.0), np.maximum(mixed.limit_s - decode.limit_s, 0.0)
+    tpot = Spans(
+        decode.time_s + share * extra_s, decode.limit_s + share * extra_limit, np.maximum(decode.spread, mixed.spread),
+        decode.energy_j + share * np.maximum(mixed.energy_j - decode.energy_j, 0.0),
+    )  # fmt: skip
+    return tpot, mixed
+
+
+def closed_loop(at: Deployment, concurrency: Size, isl: Size, osl: Size, requests_per_client: float = 0.0) -> Loop:
     """Steady state of ``concurrency`` clients per replica that each send the next request when one ends.
 
-    ``running = min(concurrency, sequences that fit)``. A running sequence needs ``isl`` tokens of prefill per ``osl``
-    tokens of output, so a step carries on average ``chunk = running isl / osl`` prompt tokens (at most the budget; the
-    excess stretches the time per token). ``tpot`` is the time of that mixed step;
-    ``ttft = own prefill + half a step + time of the prompts that wait in front + queue``, the queue by Little's law:
-    ``(concurrency - running) tpot osl / running``.
+    ``running = min(concurrency, sequences that fit)``; time between tokens from :func:`loaded_step`. The time to first
+    token is half a step of waiting, the steps of the own prompt, the prompts that happen to be in front (an M/D/1 queue
+    with utilisation ``rho = running chunks mixed / (osl tpot)``), and behind a full cache Little's law:
+    ``(concurrency - running) osl tpot / running``. A benchmark of ``requests_per_client`` requests per client starts with
+    a burst: that share of the mean is the average of all prompts one after another.
     """
     c, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (concurrency, isl, osl)))
-    running = np.maximum(1.0, np.minimum(c, at.sequences_that_fit(i + o / 2)))
-    budget = np.maximum(1.0, at.engine.max_batched_tokens - running)
-    share = np.minimum(running * i / o, budget)
-    step = at.mixed(np.floor(running), i + o / 2, np.round(share), i)
-    stretch = np.maximum(1.0, running * i / o / budget)
-    tpot = step.times(stretch)
-    own = at.prefill(1.0, i)
-    wait = 0.5 * step.time_s + own.time_s * np.minimum(running * i / o / budget, running)
+    running = np.floor(np.maximum(1.0, np.minimum(c, at.sequences_that_fit(i + o / 2))))
+    tpot, mixed = loaded_step(at, running, i, o, running - 1.0)
+    chunks = np.ceil(i / np.maximum(1.0, at.engine.max_batched_tokens - running))
+    own = mixed.time_s * chunks
+    rho = np.minimum(0.9, (running - 1.0) * own / (o * tpot.time_s))
     queue = np.maximum(0.0, c - running) / running * (tpot.time_s * o)
-    mixed = at.mixed(np.floor(running), i + o / 2, np.minimum(i, budget), i)
-    ttft = np.maximum(own.time_s, mixed.time_s * np.maximum(1.0, i / budget)) + wait + queue + at.engine.request_s
-    return Loop(tpot, np.asarray(ttft), running)
+    ttft = 0.5 * tpot.time_s + own * (1.0 + rho / (2.0 * (1.0 - rho))) + queue
+    if requests_per_client:
+        alone = at.prefill(np.maximum(1.0, np.floor(at.engine.max_batched_tokens / i)), i)
+        each = alone.time_s / np.maximum(1.0, np.floor(at.engine.max_batched_tokens / i))
+        burst = np.maximum(own, each * (running + 1.0) / 2.0) + queue
+        ttft = ttft + (burst - ttft) / requests_per_client
+    return Loop(tpot, np.asarray(ttft + at.engine.request_s), running)
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,20 +364,15 @@ def predict(
 def unbounded_queue(at: Deployment, isl: Size, osl: Size) -> Asked:
     """Output tokens/s of a replica whose queue never empties, the same at the datasheet's limit, and the spread.
 
-    The batch is what fits, sequences being on average half way through their output. Per generated token of the batch
-    the replica runs one step of ``running`` decodes with its share ``isl / osl`` of prompt tokens per sequence:
-    ``rate = running / (mixed step)``.
+    The batch is what fits, sequences being on average half way through their output: ``rate = running / tpot`` with the
+    loaded step of :func:`loaded_step`.
     """
     i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (isl, osl)))
-    running = at.sequences_that_fit(i + o / 2)
+    running = np.floor(at.sequences_that_fit(i + o / 2))
     running = np.where(running >= 1, running, np.nan)
-    safe = np.nan_to_num(running, nan=1.0)
-    share = safe * i / o
-    budget = np.maximum(1.0, at.engine.max_batched_tokens - safe)
-    step = at.mixed(np.floor(safe), i + o / 2, np.round(np.minimum(share, budget)), i)
-    stretch = np.maximum(1.0, share / budget)
-    rate = running * at.plan.dp / (step.time_s * stretch)
-    return np.asarray(rate), np.asarray(running * at.plan.dp / (step.limit_s * stretch)), step.spread
+    step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o)
+    tokens = running * at.plan.dp
+    return np.asarray(tokens / step.time_s), np.asarray(tokens / step.limit_s), step.spread
 
 
 def open_loop(at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12) -> tuple[Floats, Floats, Floats]:
@@ -368,10 +386,10 @@ def open_loop(at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: in
     fit = at.sequences_that_fit(i + o / 2)
     running, tpot = np.ones_like(r), np.zeros_like(r)
     for _ in range(rounds):
-        step = at.mixed(np.maximum(1.0, np.round(running)), i + o / 2, np.round(running * i / o), i)
+        step, mixed = loaded_step(at, np.maximum(1.0, np.round(running)), i, o, running)
         tpot = step.time_s
         running = np.clip(0.5 * running + 0.5 * r * o * tpot, 1e-3, fit)
     full = running >= 0.98 * fit
-    ttft = at.prefill(1.0, i).time_s + 0.5 * tpot + at.engine.request_s
+    ttft = mixed.time_s + 0.5 * tpot + at.engine.request_s
     served = np.where(full, running / tpot, r * o) * at.plan.dp
     return np.where(full, np.nan, ttft), tpot, served

@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.calibrate.datasets import comm
 from steelyard.calibrate.fit_collective import FABRICS as FITTED
-from steelyard.calibrate.fit_collective import LARGEST_BYTES, SMALLEST_BYTES, even_size
+from steelyard.calibrate.fit_collective import LARGEST_BYTES, OTHER_HOST, SMALLEST_BYTES, even_size
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
 from steelyard.cost.collective import LIBRARIES
@@ -66,6 +66,7 @@ def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
         message_bytes=raw["message_size"].astype(float) * dtype.map(comm.ELEMENT_BYTES).astype(float),
         devices=raw["num_gpus"].astype(int),
         per_node=0,
+        other_host=[v in OTHER_HOST.get(str(s), ()) for s, v in zip(raw["system"], text["version"], strict=True)],
         time_s=raw["latency"].astype(float) * 1e-3,
     )
     yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask, tuple(FITTED))
@@ -136,11 +137,14 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Seque
     frame = frame[frame["time_s"] > 0]
     frame = frame.iloc[ask.pick(len(frame), stem)].reset_index(drop=True)
     nodes = np.where(frame["per_node"] > 0, frame["devices"] > frame["per_node"], False)
-    keys = ["device", "library", "eager", "operation", "per_node"]
+    if "other_host" not in frame:
+        frame = frame.assign(other_host=False)
+    keys = ["device", "library", "eager", "operation", "per_node", "other_host"]
     for key, part in frame.assign(many=nodes).groupby([*keys, "many"], dropna=False):
-        name, library, eager, operation, per_node, many = key
+        name, library, eager, operation, per_node, other_host, many = key
         machine = machine_of(str(name))
-        label, phase = str(library), f"{operation}{' eager' if eager else ''}{' across nodes' if many else ''}"
+        conditions = {" eager": eager, " across nodes": many, " other host": other_host}
+        label, phase = str(library), str(operation) + "".join(words for words, true in conditions.items() if true)
         time_s = part["time_s"].to_numpy(float)
 
         def missing(
@@ -174,7 +178,7 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Seque
             continue
         size = part["message_bytes"]
         sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES)
-        known = answer.fitted and machine.name in fitted and not eager and not many
+        known = answer.fitted and machine.name in fitted and not (eager or many or other_host)
         split = np.where(even_size(part) & sized, "fit", "left-out") if known else "all"
         yield comparison(
             ask,

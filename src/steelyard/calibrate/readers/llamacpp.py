@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ MODELS = {
 SHORT_CONTEXT = 256
 #: Micro-batch of a prompt (``n_ubatch``) and prompt length where a table gives none: llama.cpp's defaults.
 MICRO_BATCH = 512
+#: Bytes of an element of the embedding, which llama.cpp does not load onto the device (16 bit beside MXFP4).
+EMBEDDING_BYTES = 2.0
 KEYS = ["model", "machine", "format", "why"]
 
 
@@ -58,13 +61,28 @@ def place(model: str, machine: str, quant: str, why: str) -> Deployment | str:
     if why:
         return why
     name = MODELS.get(model, model)
-    found = deploy(name, machine, weights=quant, activations="", kv="fp16", engine="llamacpp")
+    device = machine_of(machine)
+    engine = "llamacpp_cuda" if device is not None and device.launch == "cuda" else "llamacpp"
+    found = deploy(name, machine, weights=quant, kv="fp16", engine=engine)
     if isinstance(found, str):
         return found
+    found = _without_tensor_units(found)
     room = found.cluster.machine.root.capacity_bytes - found.cluster.machine.reserved_bytes
-    if found.weight_bytes() > room:
+    model = found.transformer
+    gathered = 0.0 if model.tied else model.vocab * model.hidden * EMBEDDING_BYTES  # stays in host memory
+    if found.weight_bytes() - gathered > room:
         return "the weights do not fit this machine"
     return found
+
+
+def _without_tensor_units(at: Deployment) -> Deployment:
+    """Metal kernels of llama.cpp multiply on the shader lanes; the M5's units for it need another programming interface."""
+    machine = at.cluster.machine
+    lanes = max((c.peak.get("fp16", 0.0) for c in machine.engines("vector")), default=0.0)
+    if machine.launch != "metal" or all(c.peak.get("fp16", 0.0) <= lanes for c in machine.compute):
+        return at
+    compute = tuple(c for c in machine.compute if c.kind != "matrix")
+    return replace(at, cluster=replace(at.cluster, machine=replace(machine, compute=compute)))
 
 
 @cache
@@ -99,7 +117,7 @@ def system_machine(system: str, device: str) -> tuple[str, str]:
     """``(machine, why not)`` of a described system: the graphics card in brackets, else the computer itself."""
     if "/" in device:
         return system, "runs partly on the host"
-    card = re.search(r"\(((?:Nvidia|AMD|Intel Arc)[^)]*)\)", system)
+    card = None if "GB10" in system else re.search(r"\(((?:Nvidia|AMD|Intel Arc)[^)]*)\)", system)
     if card and device == "GPU":
         name = card.group(1)
         for text in (name, re.sub(r"1$", "", name), re.sub(r"^(AMD|Nvidia) ", "", re.sub(r"1$", "", name))):
@@ -124,7 +142,8 @@ def rates(at: Deployment, rows: pd.DataFrame) -> Asked:
     n = rows["n"].to_numpy(dtype=np.float64)
     ubatch = np.minimum(rows["ubatch"].to_numpy(dtype=np.float64), n)
     decode = (rows["phase"] == "decode").to_numpy()
-    step = at.decode(1.0, rows["context"].to_numpy(dtype=np.float64) + n / 2)
+    step = at.decode(1.0, rows["context"].to_numpy(dtype=np.float64) + np.maximum(n, 2) / 2)
+    n, ubatch = np.maximum(n, 1.0), np.maximum(ubatch, 1.0)
     prompt = at.prefill(1.0, ubatch, np.maximum(ubatch, (n + ubatch) / 2))
     time = np.where(decode, step.time_s, prompt.time_s * np.ceil(n / ubatch) / n)
     limit = np.where(decode, step.limit_s, prompt.limit_s * np.ceil(n / ubatch) / n)

@@ -1,0 +1,189 @@
+"""``inferencex_silicon``: closed loops of InferenceX and of NVIDIA's lab, mean time to first token and between tokens.
+
+Each of ``concurrency`` clients sends its next request when one ends. InferenceX draws lengths uniformly from
+``[0.8 L, L]`` and stops after ten requests per client, so that the start burst is a tenth of the mean. Duplicates and
+rows whose parallel degrees were counted twice upstream are dropped. Rows that move faster than the hardware could
+without drafting tokens are marked ``suspected speculative decoding`` in their family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.calibrate.readers._whole import (
+    Asked,
+    Deployment,
+    Loop,
+    closed_loop,
+    deploy,
+    predict,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["read"]
+
+#: Mean of a uniform draw from [0.8 L, L] over L.
+MEAN_LENGTH = 0.9
+#: Requests per client of an InferenceX run (``num_prompts = 10 x concurrency``).
+REQUESTS = 10.0
+KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", "tp", "pp", "dp", "ep"]
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """Aggregated, disaggregated and long-context tables."""
+    for pattern, table in (
+        ("agg_*.csv", _aggregated),
+        ("disagg_*.csv", _disaggregated),
+        ("*token_position*.csv", _positions),
+    ):
+        for path in ask.files(folder, pattern):
+            if ask.wants(path.stem):
+                yield from guarded(ask, path, partial(table, path, ask))
+
+
+def place(
+    model: str, system: str, backend: str, gemm: Any, moe: Any, tp: float, pp: float, dp: float, ep: float
+) -> Deployment | str:
+    """The deployment of a row."""
+    modes = {str(gemm), str(moe)} - {"nan", "None", ""}
+    weights = "fp8_block" if "fp8_block" in modes else "fp8" if "fp8" in modes else "nvfp4" if "nvfp4" in modes else ""
+    weights = "" if "gpt-oss" in model else weights  # published in MXFP4 and run as such
+    engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
+    kv = "fp8" if engine == "trtllm" and modes or (engine == "vllm" and modes and "h100" not in system) else ""
+    name = model.rpartition("/")[2].removesuffix("-FP8").removesuffix("-NVFP4")
+    full = model if "/" in model and name == model.rpartition("/")[2] else name
+    return deploy(
+        full, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, kv=kv, engine=engine
+    )
+
+
+def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Columns tp, pp, dp, ep from the table's: experts are spread where the degrees agree with the devices."""
+
+    def degree(name: str) -> Floats:
+        column = frame.get(prefix + name)
+        if column is None:
+            return np.ones(len(frame))
+        return column.fillna(1.0).to_numpy(dtype=np.float64)
+
+    tp, dp, ep = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
+    even = ep * degree("moe_tp_size") == tp * dp
+    return frame.assign(tp=tp, pp=degree("pp_size"), dp=dp, ep=np.where(even, ep, 1.0))
+
+
+def _loop(at: Deployment, rows: pd.DataFrame, spread_lengths: bool) -> tuple[Loop, Floats]:
+    mean = np.where(rows["uniform"], MEAN_LENGTH, 1.0)
+    clients = np.maximum(1.0, np.round(rows["concurrency"].to_numpy(dtype=np.float64) / at.plan.dp))
+    isl = np.round(rows["isl"].to_numpy(dtype=np.float64) * mean)
+    osl = np.round(rows["osl"].to_numpy(dtype=np.float64) * mean)
+    return closed_loop(at, clients, isl, np.maximum(osl, 1.0), REQUESTS if spread_lengths else 0.0), osl
+
+
+def _tpot(at: Deployment, rows: pd.DataFrame) -> Asked:
+    loop, _ = _loop(at, rows, True)
+    return loop.tpot.time_s, loop.tpot.limit_s, loop.tpot.spread
+
+
+def _ttft(at: Deployment, rows: pd.DataFrame) -> Asked:
+    loop, _ = _loop(at, rows, True)
+    isl = np.round(rows["isl"].to_numpy(dtype=np.float64) * np.where(rows["uniform"], MEAN_LENGTH, 1.0))
+    return loop.ttft_s, at.prefill(1.0, isl).limit_s, np.full(len(rows), QUEUE_SPREAD)
+
+
+#: Log-space spread of a closed form for times to first token (a study of such rows found 5-19 % without queueing).
+QUEUE_SPREAD = 0.35
+
+
+def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
+    needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "tp_size", "ttft_ms", "tpot_ms"]
+    optional = [
+        "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "gemm_quant_mode", "moe_quant_mode", "source_set",
+        "duplicate", "parallel_suspect", "backend_version",
+    ]  # fmt: skip
+    frame = read_frame(path, needed, optional)
+    drop = frame["duplicate"].fillna(False).astype(bool) | frame["parallel_suspect"].fillna(False).astype(bool)
+    frame = _degrees(frame[~drop].reset_index(drop=True))
+    frame["uniform"] = ~frame["source_set"].fillna("").astype(str).str.startswith("aic-auto-gap")
+    chosen = ask.pick(len(frame), path.stem)
+    frame = frame.iloc[chosen].reset_index(drop=True)
+    # the same configuration under the release candidates known to draft tokens
+    drafted = frame["model_path"].str.contains("DeepSeek") & frame["backend_version"].astype(str).str.contains("rc6.post3|0\\.5\\.9")
+    family = frame["model_path"].str.rpartition("/")[2] + np.where(drafted, " (suspected speculative decoding)", "")
+    machine = frame["system"].map(machine_name)
+    for metric, phase, column, question in (
+        ("tpot_s", "serve", "tpot_ms", _tpot),
+        ("ttft_s", "serve", "ttft_ms", _ttft),
+    ):
+        found = predict(frame, KEYS, place, question)
+        yield comparison(
+            ask, path.stem, metric=metric, phase=phase, machine=machine, family=family + " " + frame["backend"],
+            measured=frame[column].to_numpy(dtype=np.float64) * 1e-3, predicted=found.predicted, low=found.low,
+            high=found.high, roofline=found.roofline, why=found.why,
+        )  # fmt: skip
+
+
+def _disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
+    """Prompts on their own workers: the time between tokens is a decode step; the first token waits for a prefill worker."""
+    needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "ttft_ms", "tpot_ms"]
+    frame = read_frame(path)
+    frame = frame.assign(**{c: np.nan for c in [*needed, "gemm_quant_mode", "moe_quant_mode"] if c not in frame})
+    if "duplicate" in frame:
+        frame = frame[~frame["duplicate"].fillna(False).astype(bool)]
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    for metric, prefix, column, question in (
+        ("tpot_s", "decode_", "tpot_ms", _decode_worker),
+        ("ttft_s", "prefill_", "ttft_ms", _prefill_worker),
+    ):
+        rows = _degrees(frame, prefix)
+        found = predict(rows, KEYS, place, question)
+        yield comparison(
+            ask, path.stem, metric=metric, phase="serve", machine=rows["system"].map(machine_name),
+            family=rows["model_path"].astype(str).str.rpartition("/")[2] + " disaggregated",
+            measured=rows[column].to_numpy(dtype=np.float64) * 1e-3, predicted=found.predicted, low=found.low,
+            high=found.high, roofline=found.roofline, why=found.why,
+        )  # fmt: skip
+
+
+def _decode_worker(at: Deployment, rows: pd.DataFrame) -> Asked:
+    workers = rows["decode_num_workers"].fillna(1.0).to_numpy(dtype=np.float64)
+    batch = np.maximum(1.0, np.round(rows["concurrency"].to_numpy(dtype=np.float64) / workers / at.plan.dp))
+    context = MEAN_LENGTH * (rows["isl"].to_numpy(dtype=np.float64) + rows["osl"].to_numpy(dtype=np.float64) / 2)
+    step = at.decode(batch, np.round(context))
+    return step.time_s, step.limit_s, step.spread
+
+
+def _prefill_worker(at: Deployment, rows: pd.DataFrame) -> Asked:
+    prompt = at.prefill(1.0, np.round(MEAN_LENGTH * rows["isl"].to_numpy(dtype=np.float64)))
+    workers = rows["prefill_num_workers"].fillna(1.0).to_numpy(dtype=np.float64) * at.plan.dp
+    clients = rows["concurrency"].to_numpy(dtype=np.float64)
+    burst = prompt.time_s * (1.0 + clients / workers) / 2.0  # a tenth of the requests start at once
+    return (0.9 * prompt.time_s + 0.1 * np.maximum(prompt.time_s, burst) + at.engine.request_s, prompt.limit_s,
+            np.full(len(rows), QUEUE_SPREAD))  # fmt: skip
+
+
+def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
+    """vLLM on eight H200 over growing prompts at a short output."""
+    needed = ["precision", "engine", "tp", "isl", "osl", "concurrency", "model_id", "gpu", "median_ttft_s", "median_tpot_s"]
+    frame = read_frame(path, needed, ["ep", "n_gpus"])
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    frame = frame.rename(columns={"model_id": "model_path", "gpu": "system", "engine": "backend"})
+    precision = frame["precision"].astype(str).str.lower().replace({"bf16": "", "fp4": "nvfp4"})
+    frame = frame.assign(
+        gemm_quant_mode=precision, moe_quant_mode="", pp=1.0, dp=1.0, ep=1.0, uniform=False,
+        tp=frame["tp"].fillna(frame["n_gpus"]).fillna(1.0),
+    )  # fmt: skip
+    for metric, column, question in (("tpot_s", "median_tpot_s", _tpot), ("ttft_s", "median_ttft_s", _ttft)):
+        found = predict(frame, KEYS, place, question)
+        yield comparison(
+            ask, path.stem, metric=metric, phase="serve", machine=frame["system"].astype(str).map(machine_name),
+            family=frame["model_path"].astype(str), measured=frame[column].to_numpy(dtype=np.float64),
+            predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
+        )  # fmt: skip
