@@ -37,6 +37,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
         l2_bytes_per_s=site.l2_bytes_per_s,
         clock_hz=site.clock_hz or 1.5e9,
         copy_engine=site.copy_engine,
+        peak8_ops_per_s=site.engine.peak.get("fp8", 0.0),
     )
     decoding = bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:

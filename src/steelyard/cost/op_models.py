@@ -87,8 +87,11 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
             groups=f["groups"],
         )
         return Priced(time, UNMEASURED_SPREAD, "default")
-    narrow = site.compute in ("fp8", "int8", "fp4", "fp6")
-    variants = GEMM_VARIANTS.get(kernel.weight_format, ("",)) if narrow else ("",)
+    variants: tuple[str, ...] = ("",)
+    if site.compute in ("fp8", "int8", "fp4", "fp6"):
+        variants = GEMM_VARIANTS.get(kernel.weight_format, ("",))
+    elif site.compute == "fp32":
+        variants = ("fp32", "")
     found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,), variants)
     facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
     if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:

@@ -132,10 +132,15 @@ def _reduction(op: Op, plan: Plan, stage: str) -> Kernel:
 
 
 def _dispatch(name: str, op: Op, plan: Plan) -> Kernel:
-    """All-to-all of routed tokens: each device holds its share of tokens x top_k rows of the hidden width."""
-    pairs = next(iter(op.domain.values()))
+    """All-to-all of routed tokens: a token crosses once to every rank that holds one of its experts.
+
+    With ``k`` experts per token over ``n`` ranks a token meets ``n (1 - (1 - 1/n)^k)`` of them (uniform routing); each
+    rank starts with ``tokens / n`` tokens.
+    """
+    pairs, tokens = np.asarray(next(iter(op.domain.values()))), np.asarray(op.size("t"))
+    ranks = plan.ep * -np.expm1(pairs / tokens * np.log1p(-1.0 / plan.ep))
     bits = plan.format("activation").bits if name == "dispatch" else plan.format("communication").bits
-    message = np.asarray(pairs) * np.asarray(op.size("d")) * bits / 8 / plan.ep
+    message = tokens / plan.ep * ranks * np.asarray(op.size("d")) * bits / 8
     return _collective(f"{op.name}.{name}", "all_to_all", message, plan.ep, op, "")
 
 

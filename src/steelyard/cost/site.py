@@ -82,13 +82,16 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
     vector = vectors[0]
     sixteen = [c.peak[f] for c in machine.compute if c.kind == engine.kind for f in ("bf16", "fp16") if f in c.peak]
     peak = engine.peak[compute]
+    peak16 = max(sixteen, default=peak)
+    if compute in ("fp32", "fp64") or not sixteen:  # some parts run 16 bit far below 32 bit: no measure of a unit there
+        peak16 = max(peak16, peak)
     return Site(
         machine=machine,
         engine=engine,
         compute=compute,
-        units=_units(machine, engine, max(sixteen, default=peak)),
+        units=_units(machine, engine, peak16),
         peak_ops_per_s=peak,
-        peak16_ops_per_s=max(sixteen, default=peak),
+        peak16_ops_per_s=peak16,
         vector_ops_per_s=vector.peak.get("fp32", max(vector.peak.values())),
         dram_bytes_per_s=outer.bandwidth_bytes_per_s,
         l2_bytes=cache.capacity_bytes if cache else 0.0,
