@@ -145,7 +145,7 @@ def _plain(kind: Any, value: Any) -> Any:
             return _plain(inner, value)
         if not isinstance(value, str | int | float):
             raise TypeError
-        return quantity.parse(value)
+        return int(quantity.parse(value)) if inner is int else quantity.parse(value)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError

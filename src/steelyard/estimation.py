@@ -49,6 +49,8 @@ class Scenario:
     skew: float = 0.0
     usd_per_hour: float | None = None
     """Price per device and hour; None = the catalogue's."""
+    asked: tuple[str, str] = ("", "")
+    """Model and machine as the user named them, so that the question can be asked again."""
 
     @property
     def transformer(self) -> Transformer:
@@ -243,6 +245,7 @@ def estimate(
         osl,
         skew,
         usd_per_hour,
+        (model if isinstance(model, str) else "", on if isinstance(on, str) else ""),
     )
     return answer(scenario)
 
@@ -274,13 +277,12 @@ def check(scenario: Scenario) -> None:
     if plan.devices != cluster.count:
         given = f"tp x pp x dp x cp = {plan.tp} x {plan.pp} x {plan.dp} x {plan.cp} = {plan.devices}"
         problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}"))
-    if model.max_context and scenario.isl + scenario.osl > model.max_context and model.causal:
-        problems.append(
-            Problem(
-                "isl",
-                f"isl + osl = {scenario.isl + scenario.osl} tokens exceeds the model's context of {model.max_context}",
-            )
-        )
+    length, what = scenario.isl + scenario.osl, "isl + osl"
+    if not model.causal:
+        length, what = scenario.isl, "isl"
+    if model.max_context and length > model.max_context:
+        message = f"{what} = {length} tokens exceeds the model's context of {model.max_context}"
+        problems.append(Problem("isl", message))
     try:
         check_sharding(model, plan)
     except InputError as error:
@@ -439,8 +441,8 @@ def with_scenario(scenario: Scenario, **changes: Any) -> Scenario:
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     inputs = {
-        "model": scenario.transformer.name,
-        "on": str(scenario.cluster),
+        "model": scenario.asked[0] or scenario.transformer.name,
+        "on": scenario.asked[1] or str(scenario.cluster),
         "batch": scenario.batch,
         "isl": scenario.isl,
         "osl": scenario.osl,

@@ -30,7 +30,7 @@ def _installed() -> metadata.EntryPoints:
 def entry_points(group: str) -> dict[str, metadata.EntryPoint]:
     """Entry points of a group by name. A plug-in's entry may not take the name of a built-in."""
     found: dict[str, metadata.EntryPoint] = {}
-    for point in sorted(_installed().select(group=group), key=lambda p: (p.dist is None, str(p.dist and p.dist.name))):
+    for point in sorted(_installed().select(group=group), key=lambda p: (p.name, p.value)):
         known = found.get(point.name)
         if known is not None and known.value != point.value:
             raise SteelyardError(f"two packages define {group} {point.name!r}: {known.value} and {point.value}")

@@ -14,6 +14,7 @@ from steelyard.cost.collective import (
     LIBRARIES,
     OPERATIONS,
     CollectiveParameters,
+    ExchangeParameters,
     Fabric,
     collective_limit_s,
     collective_time_s,
@@ -128,19 +129,13 @@ def test_expert_exchange_sends_once_per_device_or_once_per_expert() -> None:
         return float(
             expert_exchange_time_s(
                 "dispatch", 8192, 7168, topk, 256, 8,
-                bits=8.25, fabric=NVLINK, parameters=steelyard_exchange(), low_latency=low_latency,
+                bits=8.25, fabric=NVLINK, parameters=ExchangeParameters(), low_latency=low_latency,
             )
         )  # fmt: skip
 
     # sixteen experts live on few more of the eight devices than eight experts do
     assert cost(False, 16) < 1.4 * cost(False, 8)
     assert cost(True, 16) > 1.8 * cost(True, 8)
-
-
-def steelyard_exchange():  # type: ignore[no-untyped-def]
-    from steelyard.cost.collective import ExchangeParameters
-
-    return ExchangeParameters()
 
 
 @pytest.mark.parametrize("path", sorted(CATALOGUE.glob("calibration/*/collective.toml")), ids=lambda p: p.parent.name)
@@ -170,3 +165,16 @@ def test_fitted_machines_meet_the_target_on_sizes_left_out() -> None:
         rows = rows[~even_size(rows)].reset_index(drop=True)
         error = np.abs(predict(rows, FABRICS[machine], parameters) / rows["time_s"].to_numpy() - 1.0)
         assert error.mean() < 0.15, machine
+
+
+def test_the_catalogue_states_the_facts_the_code_uses() -> None:
+    table = tomllib.loads((CATALOGUE / "kernels" / "collective.toml").read_text(encoding="utf-8"))
+    for name in ("nccl", "vllm", "vllm_0.14", "sglang", "sglang_0.5.10", "trtllm"):
+        stated, used = table[name], LIBRARIES[name]
+        assert stated["custom"] == used.custom
+        assert stated.get("launch_ratio", 1.0) == used.launch_ratio
+        assert stated.get("custom_bytes", 0.0) == used.custom_bytes
+        one_shot = stated.get("one_shot_bytes")
+        assert (None if one_shot is None else tuple(float(x) for x in one_shot)) == used.one_shot_bytes
+        for key, default in (("two_shot", True), ("multimem", False), ("nvls", True)):
+            assert stated.get(key, default) == getattr(used, key), (name, key)

@@ -127,3 +127,13 @@ def test_hopper_meets_the_target_on_measured_rows() -> None:
         part = rows[rows["kernel"] == kernel].sample(1500, random_state=9).reset_index(drop=True)
         answer = predict(part, "h100_sxm", kernel, MoeParameters(**table[kernel]["parameters"]))
         assert np.mean(np.abs(answer / part["time_s"].to_numpy() - 1.0)) < 0.14, kernel
+
+
+def test_the_catalogue_states_the_facts_the_code_uses() -> None:
+    table = tomllib.loads((CATALOGUE / "kernels" / "moe.toml").read_text(encoding="utf-8"))
+    for name, facts in FACTS.items():
+        stated = table[name]
+        assert tuple(stated["tile_rows"]) == facts.tile_rows
+        for key in ("activation_fused", "all_rows", "dequantised"):
+            assert stated.get(key, False) == getattr(facts, key), (name, key)
+        assert stated.get("padded_to", 1) == facts.padded_to

@@ -56,7 +56,8 @@ CUSTOM_NAMES: Final = (
 )  # fmt: skip
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "simple_step_ratio": (1.0, 20.0), "ll_efficiency": (0.02, 0.5), "ll128_efficiency": (0.05, 0.94),
-    "simple_efficiency": (0.05, 0.98), "blend": (0.4, 2.0), "nvls_efficiency": (0.1, 1.0), "contention": (1e-3, 2.5), "local_step_frac": (0.01, 1.5),
+    "simple_efficiency": (0.05, 0.98), "blend": (0.4, 2.0), "nvls_efficiency": (0.1, 1.0), "contention": (1e-3, 2.5),
+    "local_step_frac": (0.01, 1.5),
     "custom_efficiency": (0.1, 1.0), "multimem_efficiency": (0.1, 1.0),
 }  # fmt: skip
 TIME_BOUNDS: Final = (1e-8, 1e-3)

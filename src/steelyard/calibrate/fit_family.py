@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.readers._whole import Deployment
 from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
-from steelyard.cost.op_models import gemm_device
+from steelyard.cost.devices import gemm_device
 from steelyard.cost.place import roofline
 from steelyard.cost.price import price
 from steelyard.cost.site import site_of

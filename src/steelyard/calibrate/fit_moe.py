@@ -236,7 +236,7 @@ def write_families(
         [
             "Grouped GEMM on machines never measured: geometric means of the fitted machines of a family.",
             "Residual: machines of other lineages predicted with these parameters.",
-            "For one lineage the spread lies half-way to its own held-out spread; 0.3 is a guess where no other lineage",
+            "For one lineage the spread lies half-way to its own held-out one; 0.3 is a guess where no other lineage",
             "has the kernel.",
         ],
         lines,

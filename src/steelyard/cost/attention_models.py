@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.attention import (
-    AttentionDevice,
     DecodeParameters,
     PrefillParameters,
     decode_attention_time_s,
     prefill_attention_time_s,
 )
 from steelyard.cost.attention_kernels import attention_facts, attention_kernel, mla_facts, mla_kernel
+from steelyard.cost.devices import attention_device
 from steelyard.cost.op_models import Priced, Where
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.program import Kernel
@@ -29,16 +29,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
     """
     assert where.site is not None
     site, f = where.site, kernel.features
-    device = AttentionDevice(
-        units=site.units,
-        peak_ops_per_s=site.peak_ops_per_s,
-        dram_bytes_per_s=site.dram_bytes_per_s,
-        l2_bytes=site.l2_bytes,
-        l2_bytes_per_s=site.l2_bytes_per_s,
-        clock_hz=site.clock_hz or 1.5e9,
-        copy_engine=site.copy_engine,
-        peak8_ops_per_s=site.engine.peak.get("fp8", 0.0),
-    )
+    device = attention_device(site)
     decoding = bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
         from steelyard.cost.mla import MlaParameters, mla_decode_time_s
@@ -85,5 +76,6 @@ def price(kernel: Kernel, where: Where) -> Priced:
             parameters=found.parameters,
             facts=facts,
             value_dim=f["value_dim"],
+            cache_write=False,  # an op of its own
         )
     return Priced(time, found.spread, found.source)

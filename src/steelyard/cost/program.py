@@ -8,7 +8,7 @@ reaches the end of the head ends in an all-gather.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -141,7 +141,16 @@ def _dispatch(name: str, op: Op, plan: Plan) -> Kernel:
     ranks = plan.ep * -np.expm1(pairs / tokens * np.log1p(-1.0 / plan.ep))
     bits = plan.format("activation").bits if name == "dispatch" else plan.format("communication").bits
     message = tokens / plan.ep * ranks * np.asarray(op.size("d")) * bits / 8
-    return _collective(f"{op.name}.{name}", "all_to_all", message, plan.ep, op, "")
+    kernel = _collective(f"{op.name}.{name}", "all_to_all", message, plan.ep, op, "")
+    exchange = {
+        "exchange": name,
+        "tokens": tokens / plan.ep,
+        "hidden": op.size("d"),
+        "top_k": pairs / tokens,
+        "experts": op.size("e"),
+        "bits": bits,
+    }
+    return replace(kernel, features={**kernel.features, **exchange})
 
 
 def _collective(name: str, operation: str, message: Any, devices: int, op: Op, stage: str) -> Kernel:

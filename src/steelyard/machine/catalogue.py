@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName, normalise
@@ -163,8 +164,22 @@ def prices() -> tuple[Price, ...]:
     return tuple(sorted(found, key=lambda x: x.date, reverse=True))
 
 
+@cache
+def _quick(kind: str, name: str, cls: type[Any], field: str) -> Any:
+    """The entry with exactly this name, read from the one file that mentions it; None when there is none."""
+    for path in _files(kind):
+        if f'name = "{name}"' in path.read_text(encoding="utf-8"):
+            for entry in getattr(build(cls, read_document(path), path.name), field):
+                if entry.name == name:
+                    return entry
+    return None
+
+
 def find_network(name: str) -> Network:
     """The network called ``name``. Raises :class:`UnknownName`."""
+    quick = _quick("networks", name, NetworkFile, "network")
+    if quick is not None:
+        return quick
     for network in networks().values():
         if normalise(name) in (normalise(network.name), *(normalise(a) for a in network.aliases)):
             return network
@@ -173,6 +188,9 @@ def find_network(name: str) -> Network:
 
 def find_node(name: str) -> Node:
     """The node called ``name``. Raises :class:`UnknownName`."""
+    quick = _quick("nodes", name, NodeFile, "node")
+    if quick is not None:
+        return quick
     for node in nodes().values():
         if normalise(name) in (normalise(node.name), *(normalise(a) for a in node.aliases)):
             return node

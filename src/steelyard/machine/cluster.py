@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from steelyard.errors import InputError
-from steelyard.machine.catalogue import find_machine, find_network, nodes
+from steelyard.machine.catalogue import find_machine, find_network, find_node
 from steelyard.machine.component import Machine
 from steelyard.machine.network import Network, Node
 
@@ -55,18 +56,19 @@ def parse_cluster(text: str) -> Cluster:
     Raises:
         InputError: the count is no positive whole number, or the machine is unknown.
     """
-    name, colon, number = text.rpartition(":")
-    if not colon or not number.strip():
-        name, number = text.rstrip(":"), "1"
-    if name == "" or (colon and not number.strip().lstrip("-").isdigit()):
-        if colon and name and not number.strip()[:1].isdigit():
-            name, number = text, "1"
-        else:
+    name, colon, number = (part.strip() for part in text.rpartition(":"))
+    if not colon:
+        name, number = number, "1"
+    elif not re.fullmatch(r"[+-]?\d+", number):  # a colon inside a name, such as a path
+        if not number or name.endswith(":"):
             raise InputError(f"expected NAME or NAME:COUNT, got {text!r}", field="machine")
+        name, number = text.strip(), "1"
+    if not name or name.endswith(":"):
+        raise InputError(f"expected NAME or NAME:COUNT, got {text!r}", field="machine")
     count = int(number)
     if count < 1:
         raise InputError(f"expected at least one device, got {count}", field="machine")
-    return cluster_of(find_machine(name.strip()), count)
+    return cluster_of(find_machine(name), count)
 
 
 def parse_clusters(text: str) -> tuple[Cluster, ...]:
@@ -79,8 +81,8 @@ def parse_clusters(text: str) -> tuple[Cluster, ...]:
 
 def cluster_of(machine: Machine, count: int = 1) -> Cluster:
     """``count`` devices in their usual nodes, with the usual networks."""
-    node: Node | None = nodes().get(machine.node) if machine.node else None
-    per_node = node.devices if node else max(1, int(machine.devices_per_node))
+    node: Node | None = find_node(machine.node) if machine.node else None
+    per_node = int(node.devices) if node else max(1, int(machine.devices_per_node))
     peer_links = machine.links("peer")
     if node is not None:
         peer: Network | None = find_network(node.peer)

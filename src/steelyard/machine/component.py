@@ -52,6 +52,9 @@ class Compute:
     energy_j_per_op: Mapping[str, Annotated[float, Quantity("J/OP", "energy of one operation", ge=0)]] = field(
         default_factory=dict
     )
+    exp_per_clock: Annotated[
+        float, Quantity("1", "exponentials per clock and unit; 0 = the usual rate of the class", ge=0)
+    ] = 0.0
     rows: Annotated[float, Quantity("1", "rows of a systolic array, 0 when it is not one", ge=0)] = 0
     columns: Annotated[float, Quantity("1", "columns of a systolic array, 0 when it is not one", ge=0)] = 0
     dataflow: Annotated[

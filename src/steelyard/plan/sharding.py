@@ -38,7 +38,7 @@ def check_sharding(model: Transformer, plan: Plan) -> None:
         for heads in sorted({x.attention.heads for x in model.layers if x.attention}):
             if heads % plan.tp:
                 valid = [d for d in range(1, heads + 1) if heads % d == 0 and d <= 1024]
-                near = min(valid, key=lambda d: abs(d - plan.tp))
+                near = min(valid, key=lambda d: (abs(d - plan.tp), -d))
                 problems.append(
                     Problem("tp", f"{plan.tp} does not divide the {heads} attention heads; nearest is {near}")
                 )
@@ -54,7 +54,7 @@ def check_sharding(model: Transformer, plan: Plan) -> None:
             )
         elif model.experts % plan.ep:
             valid = [d for d in range(1, model.experts + 1) if model.experts % d == 0]
-            near = min(valid, key=lambda d: abs(d - plan.ep))
+            near = min(valid, key=lambda d: (abs(d - plan.ep), -d))
             problems.append(Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}"))
         if (plan.tp * plan.dp) % plan.ep:
             problems.append(Problem("ep", f"{plan.ep} does not divide tp x dp = {plan.tp * plan.dp}"))

@@ -158,7 +158,10 @@ def catalogue_folders() -> list[Path]:
 def _as_path(given: str | Path) -> Path | None:
     """The path meant, or None when the text is a catalogue name."""
     text = str(given)
-    path = Path(given).expanduser()
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError:  # "~user" of nobody
+        raise InputError(f"no home folder for {text!r}", field="model") from None
     looks = isinstance(given, Path) or text.startswith((".", "/", "~")) or text.endswith(("/", "\\"))
     looks = looks or path.suffix.lower() in (
         ".json",

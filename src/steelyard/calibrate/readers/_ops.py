@@ -6,6 +6,7 @@ did is stated by the row (its kernel). Every answer carries the stated 80 % inte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from steelyard.calibrate.readers._base import interval80
 from steelyard.cost.attention import (
-    AttentionDevice,
     DecodeParameters,
     PrefillParameters,
     decode_attention_limit_s,
@@ -24,6 +24,7 @@ from steelyard.cost.attention import (
 )
 from steelyard.cost.attention_kernels import attention_facts, mla_facts
 from steelyard.cost.collective import collective_limit_s
+from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
 from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, gemm_roofline_s, gemm_time_s, library_facts
 from steelyard.cost.mla import (
     MlaParameters,
@@ -33,13 +34,13 @@ from steelyard.cost.mla import (
     mla_prefill_time_s,
 )
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeDevice, MoeParameters, moe_limit_s, moe_time_s
-from steelyard.cost.op_models import GEMM_VARIANTS, Where, fabrics, gemm_device
+from steelyard.cost.moe import MoeParameters, moe_limit_s, moe_time_s
+from steelyard.cost.op_models import GEMM_VARIANTS, Where, fabrics
 from steelyard.cost.op_models import collective as price_collective
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site, site_of
-from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import default_engine
@@ -149,20 +150,6 @@ def gemm(
     }
     time = gemm_time_s(m, n, k, **sizes, parameters=found.parameters, facts=software, weights_hot=hot)
     return _answer(np.maximum(time, floor_s), gemm_roofline_s(m, n, k, **sizes), found)
-
-
-def attention_device(where: Site) -> AttentionDevice:
-    """The device an attention kernel meets."""
-    return AttentionDevice(
-        units=where.units,
-        peak_ops_per_s=where.peak16_ops_per_s,
-        dram_bytes_per_s=where.dram_bytes_per_s,
-        l2_bytes=where.l2_bytes,
-        l2_bytes_per_s=where.l2_bytes_per_s,
-        clock_hz=where.clock_hz or 1.5e9,
-        copy_engine=where.copy_engine,
-        peak8_ops_per_s=where.engine.peak.get("fp8", 0.0),
-    )
 
 
 def decode(
@@ -293,15 +280,7 @@ def moe(
     weight_bits, act_bits = bits
     where = site(machine, fmt, "bf16" if act_bits >= 16 else "")
     found = _found("moe", MoeParameters, where, kernel)
-    device = MoeDevice(
-        int(where.units),
-        where.peak_ops_per_s,
-        where.peak16_ops_per_s,
-        where.dram_bytes_per_s,
-        where.l2_bytes,
-        where.l2_bytes_per_s,
-        where.copy_engine,  # type: ignore[arg-type]
-    )
+    device = moe_device(where)
     sizes: list[Any] = [np.asarray(x, dtype=np.float64) for x in (tokens, hidden, intermediate, topk, experts)]
     local, power = np.asarray(local_experts, dtype=np.float64), np.asarray(skew, dtype=np.float64)
     routing: Any = "even" if even else "random"
@@ -341,9 +320,7 @@ def vector(
     """A bandwidth-bound kernel: ``elementwise``, ``gather``, ``norm`` or ``softmax``."""
     where = site(machine, "fp32", "fp32", "vector")
     found = _found("vector", VectorParameters, where)
-    device = VectorDevice(
-        where.dram_bytes_per_s, where.l2_bytes, where.l2_bytes_per_s, where.vector_ops_per_s, int(where.units)
-    )
+    device = vector_device(where)
     read, write = np.asarray(read_bytes, dtype=np.float64), np.asarray(write_bytes, dtype=np.float64)
     count = None if rows is None else np.asarray(rows, dtype=np.float64)
     operations = np.asarray(flops, dtype=np.float64)
@@ -363,6 +340,7 @@ def collective(
     *,
     per_node: int = 0,
     host_s: float = 0.0,
+    exchange: Mapping[str, Any] | None = None,
 ) -> Answer:
     """A collective over devices of one kind.
 
@@ -373,6 +351,7 @@ def collective(
         message_bytes, devices: arrays of one shape.
         per_node: devices in one node; 0: as the catalogue says.
         host_s: host time per call of an eager benchmark, below which nothing can be measured.
+        exchange: features of an expert exchange, when the all-to-all is one.
     """
     cluster: Cluster = cluster_of(machine, int(np.max(devices)))
     if per_node:
@@ -382,6 +361,7 @@ def collective(
         "operation": operation,
         "message_bytes": np.asarray(message_bytes, dtype=np.float64),
         "devices": np.asarray(devices, dtype=np.float64),
+        **(exchange or {}),
     }
     kernel = Kernel(operation, "collective", 1, features=features)
     priced = price_collective(kernel, Where(cluster, engine, None))

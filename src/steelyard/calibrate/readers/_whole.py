@@ -8,6 +8,7 @@ arithmetic around them (a static batch, a closed loop) is here. Sizes are arrays
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,7 +36,7 @@ from steelyard.workload.transformer import Step, Transformer
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "loaded_step", "open_loop", "predict", "static_batch", "unbounded_queue"]
+__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "loaded_step", "open_loop", "predict", "predict_all", "static_batch", "unbounded_queue"]
 
 Size = float | int | Floats
 
@@ -204,11 +205,14 @@ def _spans(cost: Cost, time_s: Any, devices: float) -> Spans:
 
 @cache
 def known_model(name: str) -> Model | None:
-    """The catalogue's model for a name a table uses; None when it has none."""
-    try:
-        return load_model(name)
-    except SteelyardError:
-        return None
+    """The catalogue's model for a name a table uses; endings that name a format or a date of the same shapes are dropped."""
+    bare = re.sub(r"-(FP8|NVFP4|BF16|AWQ|INT4)$", "", name, flags=re.IGNORECASE)
+    for text in (name, bare, re.sub(r"(-(Instruct|Thinking))?-\d{4}$", "", bare)):
+        try:
+            return load_model(text)
+        except SteelyardError:
+            continue
+    return None
 
 
 def deploy(
@@ -342,8 +346,19 @@ def predict(
         place: the deployment of a group, or why there is none.
         ask: the answers of the rows of a group, vectorised.
     """
+    return predict_all(frame, keys, place, lambda at, rows: [ask(at, rows)], 1)[0]
+
+
+def predict_all(
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    place: Callable[..., Deployment | str],
+    ask: Callable[[Deployment, pd.DataFrame], Sequence[Asked]],
+    answers: int,
+) -> list[Columns]:
+    """:func:`predict` for several figures of the same rows at once; a figure may be NaN where there is none."""
     n = len(frame)
-    predicted, roofline, spread = (np.full(n, np.nan) for _ in range(3))
+    table = np.full((answers, 3, n), np.nan)
     why = np.full(n, "", dtype=object)
     for values, rows in frame.reset_index(drop=True).groupby(list(keys), dropna=False, sort=False).groups.items():
         index = np.asarray(rows)
@@ -352,27 +367,41 @@ def predict(
             if isinstance(found, str):
                 why[index] = found
                 continue
-            predicted[index], roofline[index], spread[index] = ask(found, frame.iloc[index])
+            for i, answer in enumerate(ask(found, frame.iloc[index])):
+                table[i][:, index] = answer
         except SteelyardError as error:
             why[index] = str(error)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             why[index] = f"{type(error).__name__}: {error}"
-    low, high = interval80(predicted, spread)
-    return Columns(predicted, low, high, roofline, why.astype(np.str_))
+    texts = why.astype(np.str_)
+    return [Columns(p, *interval80(p, spread), limit, texts) for p, limit, spread in table]
 
 
-def unbounded_queue(at: Deployment, isl: Size, osl: Size) -> Asked:
+def unbounded_queue(at: Deployment, isl: Size, osl: Size, *, beams: float = 1.0, tpot_s: float = 0.0) -> Asked:
     """Output tokens/s of a replica whose queue never empties, the same at the datasheet's limit, and the spread.
 
     The batch is what fits, sequences being on average half way through their output: ``rate = running / tpot`` with the
     loaded step of :func:`loaded_step`.
+
+    Args:
+        at: the deployment; ``dp`` replicas count.
+        isl, osl: mean lengths in tokens.
+        beams: sequences one prompt grows into (beam search); all of their tokens count.
+        tpot_s: the largest batch that keeps the time between tokens below this; 0: what fits.
     """
     i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (isl, osl)))
     running = np.floor(at.sequences_that_fit(i + o / 2))
     running = np.where(running >= 1, running, np.nan)
-    step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o)
+    step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o, running / beams)
+    for _ in range(BISECTIONS if tpot_s else 0):
+        running = np.where(step.time_s > tpot_s, np.maximum(1.0, np.floor(running * tpot_s / step.time_s)), running)
+        step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o, running / beams)
     tokens = running * at.plan.dp
     return np.asarray(tokens / step.time_s), np.asarray(tokens / step.limit_s), step.spread
+
+
+#: Steps that shrink a batch to a latency bound; the step time is nearly linear in the batch.
+BISECTIONS = 4
 
 
 def open_loop(at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12) -> tuple[Floats, Floats, Floats]:

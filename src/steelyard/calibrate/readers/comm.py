@@ -220,7 +220,7 @@ def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 _DEEPEP_TIMES = (
     "dispatch_avg_t_us", "combine_avg_t_us", "dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us",
-    "combine_notify_us",
+    "combine_notify_us", "dispatch_sms", "combine_sms",
 )  # fmt: skip
 
 
@@ -241,13 +241,25 @@ def _exchange(
         return
     per_node = cluster_of(machine, 1).per_node
     devices = part["node_num"].to_numpy(float) * per_node
-    pairs = part["num_token"].to_numpy(float) * part["num_topk"].to_numpy(float)
-    message = pairs * part["hidden_size"].to_numpy(float) * find_format(fmt).stored_bits / 8
+    tokens, top_k, hidden, experts = (
+        part[c].to_numpy(float) for c in ("num_token", "num_topk", "hidden_size", "num_experts")
+    )
+    bits = find_format(fmt).stored_bits
+    copies = devices * -np.expm1(top_k * np.log1p(-1.0 / devices))  # distinct devices a token's experts live on
+    message = tokens * copies * hidden * bits / 8
+    columns_of = {"tokens": tokens, "hidden": hidden, "top_k": top_k, "experts": experts}
+    low_latency = family == "low latency"
     columns: dict[str, Any] = {name: np.full(len(part), np.nan) for name in ("predicted", "low", "high", "roofline")}
     for many in (False, True):
         rows = (devices > per_node) == many
         if rows.any():
-            answer = _ops.collective(machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=per_node)
+            exchange: dict[str, Any] = {k: v[rows] for k, v in columns_of.items()}
+            exchange |= {"exchange": step, "bits": bits, "low_latency": low_latency}
+            if f"{step}_sms" in part and not low_latency:
+                exchange["units"] = part[f"{step}_sms"].to_numpy(float)[rows]
+            answer = _ops.collective(
+                machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=per_node, exchange=exchange
+            )
             for name, values in answer.columns.items():
                 columns[name][rows] = values
     yield comparison(ask, "deepep", **about, **columns)

@@ -19,6 +19,7 @@ __all__ = ["read"]
 MACHINE = "h800_sxm"
 #: DeepEP's test: hidden width, experts per token, tokens per device (normal and low-latency kernels).
 HIDDEN, TOPK, TOKENS, TOKENS_LOW_LATENCY = 7168, 8, 4096, 128
+EXPERTS = 256  # routed experts of DeepSeek-V3
 #: Devices on one H800 node.
 NODE = 8
 
@@ -66,7 +67,18 @@ def _exchange(path: Path, ask: Ask) -> Iterator[Comparison]:
         for many in (False, True):
             rows = timed & ((devices > NODE) == many)
             if rows.any():
-                answer = _ops.collective(machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=NODE)
+                exchange = {
+                    "exchange": str(operation),
+                    "tokens": TOKENS_LOW_LATENCY,
+                    "hidden": HIDDEN,
+                    "top_k": TOPK,
+                    "experts": EXPERTS,
+                    "bits": fmt.stored_bits,
+                    "low_latency": True,
+                }
+                answer = _ops.collective(
+                    machine, "nccl", "all_to_all", message[rows], devices[rows], per_node=NODE, exchange=exchange
+                )
                 measured = part["latency_us"].to_numpy(float)[rows] * 1e-6
                 phase = f"{operation}{' across nodes' if many else ''}"
                 yield comparison(

@@ -301,7 +301,7 @@ def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: b
 
     query = a.nope_dim + a.rope_dim
     latent = a.kv_rank + a.rope_dim
-    yield linear("down", "t d, d r -> t r", {"r": (a.q_rank or 0) + latent}, "w_down")
+    yield linear("latent", "t d, d r -> t r", {"r": (a.q_rank or 0) + latent}, "w_down")
     if a.q_rank:
         yield normed("q_norm", a.q_rank)
         yield linear("q_up", "t r, r h c -> t h c", {"r": a.q_rank, "c": query}, "w_q_up")

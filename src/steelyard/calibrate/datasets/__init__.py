@@ -1,0 +1,1 @@
+"""Readers of measured tables for the fits."""

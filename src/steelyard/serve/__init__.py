@@ -1,0 +1,1 @@
+"""Serving: requests through an engine, simulated step by step."""
