@@ -6,7 +6,9 @@ import sys
 
 from bench.timing import process_s
 
-ESTIMATE = "estimate meta-llama/Llama-3.1-70B-Instruct --on h100_sxm:8 --tp 8 --batch 32 --isl 4000 --osl 500 --weights fp8"
+ESTIMATE = (
+    "estimate meta-llama/Llama-3.1-70B-Instruct --on h100_sxm:8 --tp 8 --batch 32 --isl 4000 --osl 500 --weights fp8"
+)
 
 
 def run() -> dict[str, dict[str, object]]:

@@ -294,6 +294,8 @@ def answer(scenario: Scenario) -> Estimate:
     """Weigh one scenario. Raises :class:`InputError` for degrees or lengths that cannot be."""
     check(scenario)
     model, plan, cluster, engine = scenario.transformer, scenario.plan, scenario.cluster, scenario.engine
+    if not model.causal and scenario.osl != 1:  # an encoder answers once and generates nothing
+        scenario = replace(scenario, osl=1)
     ledger = Ledger()
     batch, isl, osl = scenario.replica_batch, scenario.isl, scenario.osl
     per_step, steps = prefill_chunks(engine, batch, isl)
@@ -301,32 +303,23 @@ def answer(scenario: Scenario) -> Estimate:
     last = batch - per_step * (steps - 1)
     final = prefill if last == per_step else phase_cost(scenario, last, isl, isl, decode=False)
     single = prefill if per_step == 1 else phase_cost(scenario, 1, isl, isl, decode=False)
-    decode = phase_cost(scenario, batch, 1, isl + max(1, osl // 2), decode=True)
-    # micro-batches of a prefill follow each other through the stages: only the slowest stage is paid per further step
-    stage_s = prefill.time_s / plan.pp
-    ttft = prefill.time_s * (steps == 1) + (prefill.time_s + stage_s * (steps - 2) + final.time_s / plan.pp) * (
-        steps > 1
-    )
-    ttft += engine.request_s
-    e2e = ttft + max(0, osl - 1) * decode.time_s
+    ttft = prefill.time_s + engine.request_s
+    if steps > 1:  # further steps follow each other through the stages: each adds the time of one stage
+        ttft += (prefill.time_s * (steps - 2) + final.time_s) / plan.pp
+    flights = min(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
+    decode = prefill
+    if model.causal:
+        decode = phase_cost(scenario, -(-batch // flights), 1, isl + max(1, osl // 2), decode=True)
+    tokens = osl - 1
+    e2e = ttft + tokens * decode.time_s
     memory = memory_use(model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=_exact(scenario))
     prefills = steps - 1 + last / per_step
-    energy = (
-        plan.devices
-        / plan.pp
-        * (float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * max(0, osl - 1))
-    )
-    idle = cluster.machine.idle_w * (plan.pp - 1) / plan.pp * plan.devices * e2e
-    host = cluster.host_w * plan.devices / cluster.per_node * e2e
+    passes = float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * flights * tokens
+    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * decode.time_s
+    energy = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
     usd, note = _price(scenario, ledger)
     spread_prefill, spread_decode = float(prefill.cost.log_spread()), float(decode.cost.log_spread())
-    limit = {
-        "ttft_s": prefill.limit_s * prefills,
-        "tpot_s": decode.limit_s,
-    }
-    interval = {"ttft_s": _interval(ttft, spread_prefill), "tpot_s": _interval(decode.time_s, spread_decode)}
-    weight = (osl - 1) * decode.time_s / max(e2e, 1e-30)
-    interval["e2e_s"] = _interval(e2e, weight * spread_decode + (1 - weight) * spread_prefill)
+    share = tokens * decode.time_s / max(e2e, 1e-30)
     _account(scenario, prefill, decode, ledger)
     return Estimate(
         scenario=scenario,
@@ -337,12 +330,16 @@ def answer(scenario: Scenario) -> Estimate:
         ttft_single_s=single.time_s + engine.request_s,
         tpot_s=decode.time_s,
         e2e_s=e2e,
-        energy_j=energy + idle,
-        host_energy_j=host,
+        energy_j=energy,
+        host_energy_j=cluster.host_w * plan.devices / cluster.per_node * e2e,
         usd_per_hour=usd,
         price_note=note,
-        limit=limit,
-        interval=interval,
+        limit={"ttft_s": prefill.limit_s * prefills, "tpot_s": decode.limit_s},
+        interval={
+            "ttft_s": _interval(ttft, spread_prefill),
+            "tpot_s": _interval(decode.time_s, spread_decode),
+            "e2e_s": _interval(e2e, share * spread_decode + (1 - share) * spread_prefill),
+        },
         largest_batch=_largest(scenario, "batch"),
         largest_context=_largest(scenario, "context"),
         ledger=ledger,
@@ -429,6 +426,8 @@ def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) 
     if model.experts:
         text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
         ledger.assume(f"expert routing: {text}")
+    if not model.causal:
+        ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
     for note in model.notes:
         ledger.assume(note)
 

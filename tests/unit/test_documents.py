@@ -14,7 +14,9 @@ from steelyard.machine import Machine, load_machine, machine_from_dict
 from steelyard.machine.catalogue import catalogue_folders, find_machine
 from steelyard.units import Quantity, format_quantity, parse_quantity
 
-H100 = next(f for f in catalogue_folders() if (f / "machines" / "h100_sxm.toml").is_file()) / "machines" / "h100_sxm.toml"
+H100 = (
+    next(f for f in catalogue_folders() if (f / "machines" / "h100_sxm.toml").is_file()) / "machines" / "h100_sxm.toml"
+)
 
 
 def table() -> dict[str, Any]:
@@ -57,7 +59,8 @@ def test_bounds_are_checked_and_nan_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "text"), [(0.0123, "s", "12.3 ms"), (80 * 2**30, "B", "80.0 GiB"), (989.4e12, "OP/s", "989 TOP/s")]
+    ("value", "unit", "text"),
+    [(0.0123, "s", "12.3 ms"), (80 * 2**30, "B", "80.0 GiB"), (989.4e12, "OP/s", "989 TOP/s")],
 )
 def test_quantities_are_written(value: float, unit: str, text: str) -> None:
     assert format_quantity(value, unit) == text

@@ -7,15 +7,18 @@ things about products, and those are fitted (to half of the rows, by model and m
 * ``compute_frac``: share of the matrix peak (prompts);
 * ``launch_cycles``: clocks from one product to the next (what small models lose).
 
-Everything else in a step is priced with the parameters it has. The figures are written as sections of
-``calibration/_families/gemm.toml``; tile and latency effects, which such rates cannot show, are switched off there.
+Everything else in a step is priced with the parameters it has. The figures are written to
+``calibration/_families/whole_model.toml`` and, for the product model to find, as sections of ``_families/gemm.toml``;
+tile and latency effects, which such rates cannot show, are switched off there.
+Run ``python -m steelyard.calibrate.fit_family DATA`` after ``write_gemm``, which writes that file anew.
 """
 
 from __future__ import annotations
 
+import sys
 import tomllib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.calibrate.readers._base import Z80
 from steelyard.calibrate.readers._whole import Deployment
 from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.devices import gemm_device
@@ -31,7 +35,7 @@ from steelyard.cost.price import price
 from steelyard.cost.site import site_of
 from steelyard.workload.transformer import Step
 
-__all__ = ["FAMILIES", "FamilyFit", "Rate", "family_parameters", "fit", "merge", "rate", "split_of"]
+__all__ = ["FAMILIES", "FamilyFit", "Rate", "family_parameters", "fit", "main", "merge", "rate", "rates_of", "split_of"]
 
 Floats = NDArray[np.float64]
 
@@ -151,7 +155,7 @@ def fit(rates: Sequence[Rate]) -> FamilyFit:
     fitted = errors(train, p)
     left = errors([r for r, s in zip(rates, label, strict=True) if s == "left-out"], p)
     clock = float(np.median([r.clock_hz for r in rates]))
-    spread = float(np.sqrt((left**2).mean())) if left.size else float("nan")
+    spread = float(np.quantile(np.abs(left), 0.8) / Z80) if left.size else float("nan")  # outliers do not set it
     return FamilyFit(
         family, float(p[0]), float(p[1]), float(p[2]), clock, len(train), left.size, _ape(fitted), _ape(left), spread
     )
@@ -189,3 +193,64 @@ def merge(target: Path, sections: Mapping[str, str]) -> None:
     text = "\n".join(kept).rstrip() + "\n\n" + "\n".join(sections[name] for name in sorted(sections))
     tomllib.loads(text)
     target.write_text(text, encoding="utf-8")
+
+
+#: Where the rates of a family come from.
+SOURCES: Mapping[str, str] = {
+    "apple_gpu": "llama.cpp on Apple GPUs: LLaMA 7B (discussion 4167) and single-user decode rates",
+    "hexagon": "Qualcomm AI Hub: language models on Snapdragon",
+    "rknpu": "Rockchip rkllm benchmark",
+}
+
+
+def rates_of(data: Path) -> Iterator[Rate]:
+    """Every measured rate of the families in a data folder."""
+    from steelyard.calibrate.readers import llamacpp, qualcomm_llm, rockchip_llm
+
+    apple, small = data / "llamacpp_consumer" / "apple_silicon_4167.csv", data / "llamacpp_consumer" / "geerling_devices.csv"
+    tables = []
+    if apple.is_file():
+        tables.append(llamacpp.apple_questions(apple).rename(columns={"tok_s": "rate"}))
+    if small.is_file():
+        tables.append(llamacpp.system_questions(small).rename(columns={"decode_tok_s": "rate"}))
+    for table in tables:
+        for row in table.to_dict("records"):
+            decode = row["phase"] == "decode"
+            step = Step.decode(1, row["context"] + max(row["n"], 2) / 2) if decode else Step.prefill(1, row["n"])
+            place = llamacpp.place(row["model"], row["machine"], row["format"], row["why"])
+            yield from _known(place, step, decode, (1.0 if decode else row["n"]) / row["rate"], row["model"])
+    path = data / "qualcomm_aihub" / "llm_on_snapdragon.csv"
+    for row in qualcomm_llm.questions(path).to_dict("records") if path.is_file() else ():
+        at, context = qualcomm_llm.place(row["model"], row["machine"], row["precision"]), row["context_length"]
+        yield from _known(at, Step.decode(1, context), True, 1.0 / row["decode_tok_s"], row["model"])
+        if row["ttft_min_ms"] < row["ttft_max_ms"]:
+            chunk = Step(1, qualcomm_llm.CHUNK, context)
+            yield from _known(at, chunk, False, row["ttft_min_ms"] * 1e-3, row["model"])
+    path = data / "rockchip_npu" / "rknn_llm_benchmark.csv"
+    for row in rockchip_llm.questions(path).to_dict("records") if path.is_file() else ():
+        at = rockchip_llm.place(row["model"], row["machine"], row["dtype"])
+        decode_step = Step.decode(1, row["prompt_len"] + row["new_tokens"] / 2)
+        yield from _known(at, decode_step, True, 1.0 / row["decode_tok_s"], row["model"])
+        yield from _known(at, Step.prefill(1, row["prompt_len"]), False, row["ttft_ms"] * 1e-3, row["model"])
+
+
+def _known(at: Deployment | str, step: Step, decode: bool, measured_s: float, model: str) -> Iterator[Rate]:
+    if not isinstance(at, str) and at.cluster.machine.family in FAMILIES:
+        yield rate(at, step, decode, measured_s, model)
+
+
+def main(data: Path, catalogue: Path) -> list[FamilyFit]:
+    """Fit every family that has rates and write the catalogue's files."""
+    rates = list(rates_of(data))
+    fits = [fit([r for r in rates if r.family == name]) for name in sorted({r.family for r in rates})]
+    sections = {f.family: section(f, SOURCES[f.family]) for f in fits}
+    folder = catalogue / "calibration" / "_families"
+    head = "# Product parameters of families known by whole-model rates only (three figures each); written by fit_family.\n\n"
+    (folder / "whole_model.toml").write_text(head + "\n".join(sections[k] for k in sorted(sections)), encoding="utf-8")
+    merge(folder / "gemm.toml", sections)
+    return fits
+
+
+if __name__ == "__main__":
+    for found in main(Path(sys.argv[1]), Path(__file__).parent.parent / "catalogue"):
+        print(found)

@@ -252,7 +252,9 @@ def _attention(
     return attention_task(machine, phase, table, seen, source="samples", like=like)
 
 
-def _collective(machine: Machine, rows: Sequence[Sample], c: Mapping[str, Any], time_s: Any, seen: Any, like: str) -> Any:
+def _collective(
+    machine: Machine, rows: Sequence[Sample], c: Mapping[str, Any], time_s: Any, seen: Any, like: str
+) -> Any:
     import pandas as pd
 
     from steelyard.calibrate.tasks import collective_task
@@ -315,7 +317,9 @@ def named_like(name: str, like: Machine, path: Path) -> tuple[Machine, str]:
     if inner is data:
         for key in ("sources", "guess"):
             changed.pop(key, None)
-    return machine_from_dict(whole, name), document(whole, [f"A device measured by samples; spec sheet of {like.name}."])
+    return machine_from_dict(whole, name), document(
+        whole, [f"A device measured by samples; spec sheet of {like.name}."]
+    )
 
 
 def files_of(machine: str, adapted: Sequence[Adapted], source: str) -> dict[str, str]:
@@ -338,4 +342,7 @@ def files_of(machine: str, adapted: Sequence[Adapted], source: str) -> dict[str,
             "borrowed_mean_ape": a.before.mean_ape,
             "steelyard": __version__,
         }
-    return {f"{machine}/{op}.toml": document(table, [f"{op} of {machine}, from a few samples."]) for op, table in tables.items()}
+    return {
+        f"{machine}/{op}.toml": document(table, [f"{op} of {machine}, from a few samples."])
+        for op, table in tables.items()
+    }

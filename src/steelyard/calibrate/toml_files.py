@@ -44,7 +44,9 @@ def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _nested(value: Any) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping))
+    return isinstance(value, Mapping) or (
+        isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+    )
 
 
 def _key(name: str) -> str:

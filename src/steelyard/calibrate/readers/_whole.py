@@ -36,7 +36,20 @@ from steelyard.workload.transformer import Step, Transformer
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Deployment", "Spans", "closed_loop", "deploy", "known_model", "loaded_step", "open_loop", "predict", "predict_all", "static_batch", "unbounded_queue"]
+__all__ = [
+    "Columns",
+    "Deployment",
+    "Spans",
+    "closed_loop",
+    "deploy",
+    "known_model",
+    "loaded_step",
+    "open_loop",
+    "predict",
+    "predict_all",
+    "static_batch",
+    "unbounded_queue",
+]
 
 Size = float | int | Floats
 
@@ -61,7 +74,12 @@ class Spans:
     def times(self, count: Size) -> Spans:
         """``count`` of them one after another."""
         n = np.asarray(count, dtype=np.float64)
-        return Spans(self.time_s * n, self.limit_s * n, np.broadcast_to(self.spread, np.shape(self.time_s * n)), self.energy_j * n)
+        return Spans(
+            self.time_s * n,
+            self.limit_s * n,
+            np.broadcast_to(self.spread, np.shape(self.time_s * n)),
+            self.energy_j * n,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +192,9 @@ class Deployment:
         found = ask(*distinct)
         where = where.reshape(columns[0].shape)
         n = distinct.shape[1]
-        return Spans(*(np.broadcast_to(x, (n,))[where] for x in (found.time_s, found.limit_s, found.spread, found.energy_j)))
+        return Spans(
+            *(np.broadcast_to(x, (n,))[where] for x in (found.time_s, found.limit_s, found.spread, found.energy_j))
+        )
 
 
 #: Share of device memory a row that ran may have needed by our count: our buffers are estimates.
@@ -284,7 +304,10 @@ def loaded_step(at: Deployment, running: Size, isl: Size, osl: Size, others: Siz
     decode = at.decode(b, i + o / 2)
     mixed = at.mixed(b, i + o / 2, np.round(i / chunks), i)
     share = r / o * chunks
-    extra_s, extra_limit = np.maximum(mixed.time_s - decode.time_s, 0.0), np.maximum(mixed.limit_s - decode.limit_s, 0.0)
+    extra_s, extra_limit = (
+        np.maximum(mixed.time_s - decode.time_s, 0.0),
+        np.maximum(mixed.limit_s - decode.limit_s, 0.0),
+    )
     tpot = Spans(
         decode.time_s + share * extra_s, decode.limit_s + share * extra_limit, np.maximum(decode.spread, mixed.spread),
         decode.energy_j + share * np.maximum(mixed.energy_j - decode.energy_j, 0.0),
@@ -390,12 +413,13 @@ def unbounded_queue(at: Deployment, isl: Size, osl: Size, *, beams: float = 1.0,
         tpot_s: the largest batch that keeps the time between tokens below this; 0: what fits.
     """
     i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (isl, osl)))
-    running = np.floor(at.sequences_that_fit(i + o / 2))
+    held = i / beams  # the beams of a prompt share its cache
+    running = np.floor(at.sequences_that_fit(held + o / 2))
     running = np.where(running >= 1, running, np.nan)
-    step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o, running / beams)
+    step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), held, o, running)
     for _ in range(BISECTIONS if tpot_s else 0):
         running = np.where(step.time_s > tpot_s, np.maximum(1.0, np.floor(running * tpot_s / step.time_s)), running)
-        step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), i, o, running / beams)
+        step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), held, o, running)
     tokens = running * at.plan.dp
     return np.asarray(tokens / step.time_s), np.asarray(tokens / step.limit_s), step.spread
 
@@ -404,7 +428,9 @@ def unbounded_queue(at: Deployment, isl: Size, osl: Size, *, beams: float = 1.0,
 BISECTIONS = 4
 
 
-def open_loop(at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12) -> tuple[Floats, Floats, Floats]:
+def open_loop(
+    at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12
+) -> tuple[Floats, Floats, Floats]:
     """``(ttft_s, tpot_s, output tokens/s)`` of a replica under an arrival rate, in steady state.
 
     Little's law fixes the batch: ``running = rate osl tpot(running)``, iterated; beyond what fits the queue grows and

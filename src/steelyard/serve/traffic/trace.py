@@ -38,8 +38,9 @@ class Trace:
         priority: ``[n]``, smaller is served first by the priority policy; None = all equal.
         deadline_s: ``[n]`` s after arrival, for the deadline policy; None = none, inf = none for one request.
         session: ``[n]`` number of the conversation or workflow, -1 = none; None = all none.
-        prefix_hashes: ``[total]`` identities of full prompt blocks, request after request. Two requests whose first
-            ``k`` hashes are equal share the first ``k * prefix_block_tokens`` tokens.
+        prefix_hashes: ``[total]`` identities of the prompt's blocks, request after request; the last one may stand for
+            a block that is not full. Two requests whose first ``k`` hashes are equal share the first
+            ``k * prefix_block_tokens`` tokens (or their whole prompts, where these are shorter).
         prefix_offsets: ``[n + 1]``: request ``i`` has ``prefix_hashes[prefix_offsets[i]:prefix_offsets[i + 1]]``.
         prefix_block_tokens: tokens of one hashed block, 0 without hashes.
         after: ``[total]`` predecessors, request after request; ``after_offsets`` ``[n + 1]``. A predecessor has a
@@ -239,9 +240,11 @@ def _normalised(t: Trace) -> list[Problem]:
         put(name, array if name in ("arrived_at", "deadline_s", "delay_s") else array.astype(np.int64))
     if t.after is not None and t.after_offsets is not None:
         child = np.repeat(np.arange(n), np.diff(t.after_offsets))
-        if np.any((t.after < 0) | (t.after >= child)):
-            bad = child[(t.after < 0) | (t.after >= child)]
+        bad = child[(t.after < 0) | (t.after >= child)]
+        if bad.size:
             return [Problem("after", f"a request waits for itself or a later one: requests {_some(bad)}")]
+        if np.any(np.diff(t.arrived_at) < 0):
+            return [Problem("arrived_at", "requests that wait for others must be in order of their earliest arrival")]
     _sort(t, put)
     return []
 
@@ -290,8 +293,6 @@ def _ragged(t: Trace, values: str, offsets: str, n: int, put: Any) -> list[Probl
 def _sort(t: Trace, put: Any) -> None:
     """Bring requests into order of arrival (stable), with a note when they were not."""
     if t.concurrency or not np.any(np.diff(t.arrived_at) < 0):
-        return
-    if t.after is not None:  # order is the order of dependence; arrival times are lower bounds
         return
     order = np.argsort(t.arrived_at, kind="stable")
     for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "delay_s"):

@@ -1,0 +1,231 @@
+"""``simulate``: a trace of requests through a serving engine, step by step.
+
+``Trace x (Workload, Machine, Plan, Engine) -> StepTable -> kernel -> Simulation``. Every time is in s and starts where
+the trace starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.serve.engine import EngineConfig, engine_config
+from steelyard.serve.kv import KvPool, kv_pool
+
+if TYPE_CHECKING:
+    from steelyard.estimation import Scenario
+    from steelyard.machine.cluster import Cluster
+    from steelyard.machine.component import Machine
+    from steelyard.provenance import Ledger
+    from steelyard.serve.step_table import StepTable
+    from steelyard.serve.traffic.trace import Trace
+    from steelyard.workload.catalogue import Model
+
+__all__ = ["COMPLETED", "REJECTED", "UNFINISHED", "Iterations", "Records", "Simulation", "simulate"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Values of ``Records.status``.
+COMPLETED, REJECTED, UNFINISHED = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """One entry per request, in the order of the trace. Times that never came are NaN."""
+
+    arrived_at: Floats
+    """s from the start of the trace, as sent by the client."""
+    isl: NDArray[Any]
+    osl: NDArray[Any]
+    queued_s: Floats
+    """From reaching the engine to the first step that works on it."""
+    ttft_s: Floats
+    tpot_s: Floats
+    """``(last token - first token) / (osl - 1)``; NaN for answers of one token."""
+    e2e_s: Floats
+    preemptions: NDArray[Any]
+    cached_tokens: NDArray[Any]
+    """Prompt tokens found in the prefix cache when it was first admitted."""
+    replica: NDArray[Any]
+    """Replica that served it, -1 when none did."""
+    status: NDArray[Any]
+    """0 completed, 1 rejected, 2 unfinished (the simulation stopped first)."""
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+    @property
+    def completed(self) -> NDArray[np.bool_]:
+        """Which requests got their whole answer."""
+        return np.asarray(self.status == COMPLETED)
+
+    @property
+    def finished_at(self) -> Floats:
+        """s from the start of the trace; NaN when it never finished."""
+        return self.arrived_at + self.e2e_s
+
+
+@dataclass(frozen=True, eq=False)
+class Iterations:
+    """Engine steps in order of their start. When ``stride`` > 1 only every so many-th step was kept."""
+
+    start_s: Floats
+    duration_s: Floats
+    replica: NDArray[Any]
+    batch: NDArray[Any]
+    """Requests worked on in the step."""
+    prefill_tokens: NDArray[Any]
+    decode_tokens: NDArray[Any]
+    kv_blocks: NDArray[Any]
+    """Blocks held by requests during the step (a cached prefix nobody uses counts as free)."""
+    running: NDArray[Any]
+    waiting: NDArray[Any]
+    stride: int = 1
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What happened: records, steps, totals. ``summary()`` is the JSON form ``steelyard.simulate/1``."""
+
+    scenario: Scenario
+    """Model, cluster, plan and engine (``batch``, ``isl`` and ``osl`` describe the trace's means)."""
+    trace: Trace
+    config: EngineConfig
+    """The engine's flags as they were used."""
+    pool: KvPool
+    """KV blocks of one replica."""
+    policy: str
+    router: str
+    replicas: int
+    records: Records
+    iterations: Iterations
+    totals: Mapping[str, float]
+    """Exact counters of the kernel: ``iterations``, ``preemptions``, ``prefill_tokens``, ``decode_tokens``,
+    ``recomputed_tokens``, ``cached_tokens``, ``makespan_s``, ``busy_s``, ``energy_j``, ``batch_mean``, ``batch_max``,
+    ``kv_mean_frac``, ``kv_max_frac``, ``waiting_max``, ``in_system_mean``."""
+    itl_edges_s: Floats
+    itl_counts: Integers
+    """Histogram of the times between tokens of a request, over all tokens."""
+    stopped: str
+    """Why the simulation ended early; empty when every request was served or rejected."""
+    wall_s: float
+    """Wall time of the kernel (build of the step table and compilation apart)."""
+    build_s: float
+    usd_per_hour: float | None = None
+    """Rent per device and hour."""
+    slo: Mapping[str, float] = field(default_factory=dict)
+    """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``e2e_s``; all that are given must hold."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What is needed to run it again."""
+    ledger: Ledger | None = None
+
+    @property
+    def devices(self) -> int:
+        """Devices used."""
+        return self.scenario.cluster.count
+
+    @property
+    def makespan_s(self) -> float:
+        """From the first arrival to the end of the last step."""
+        return float(self.totals["makespan_s"])
+
+    @property
+    def energy_j(self) -> float:
+        """All devices over the makespan: steps, and idle power between them."""
+        return float(self.totals["energy_j"])
+
+    @property
+    def usd(self) -> float | None:
+        """Rent of all devices over the makespan."""
+        return None if self.usd_per_hour is None else self.usd_per_hour * self.devices * self.makespan_s / 3600
+
+    def summary(self) -> dict[str, Any]:
+        """Percentiles, throughput, goodput, batch, cache, energy, money (SI units), ready for JSON."""
+        from steelyard.serve.metrics import summary
+
+        return summary(self)
+
+    def series(self, points: int = 200) -> dict[str, Floats]:
+        """Time series over the makespan, see :func:`steelyard.serve.metrics.series`."""
+        from steelyard.serve.metrics import series
+
+        return series(self, points)
+
+    def __repr__(self) -> str:
+        done = int(np.sum(self.records.completed))
+        return (
+            f"<Simulation of {len(self.records):,} requests, {done:,} completed in {self.makespan_s:,.1f} s"
+            f"{'; ' + self.stopped if self.stopped else ''}>"
+        )
+
+
+def simulate(
+    model: str | Model,
+    on: str | Cluster | Machine,
+    trace: Trace,
+    *,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    communication: str = "",
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int = 1,
+    cp: int = 1,
+    engine: str = "",
+    policy: str = "fcfs",
+    router: str = "round-robin",
+    flags: Mapping[str, Any] | None = None,
+    slo: Mapping[str, float] | None = None,
+    skew: float = 0.0,
+    seed: int = 0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
+) -> Simulation:
+    """Send a trace through a serving engine.
+
+    Args:
+        model, on, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, skew, usd_per_hour, generic:
+            as for :func:`steelyard.estimate`. ``dp`` replicas are fed by the router.
+        trace: arrivals and lengths; open loop, closed loop or with dependencies.
+        policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length) or
+            ``deadline``.
+        router: which replica gets a request: ``round-robin``, ``random`` or ``least-loaded`` (fewest requests).
+        flags: engine flags by the names of :class:`~steelyard.serve.engine.EngineConfig`
+            (``max_num_batched_tokens``, ``max_num_seqs``, ``enable_prefix_caching``, ``num_gpu_blocks_override`` ...).
+        slo: limits for goodput, any of ``ttft_s``, ``tpot_s``, ``e2e_s``.
+        seed: of the random router.
+        stop_after_s: simulated time after which to stop; default: 100 times what the trace's tokens would take one
+            request at a time, so that only a run-away is cut.
+        stop_after_iterations: steps after which to stop; default: from the tokens of the trace likewise.
+        log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
+
+    Returns:
+        a :class:`Simulation`; the same inputs and seed give the same records.
+
+    Raises:
+        InputError: unknown names or flags, degrees that do not divide, values out of range; all problems at once.
+        DoesNotFit: weights and one block of cache do not fit.
+    """
+    from steelyard.serve.run import prepare, run
+
+    started = time.perf_counter()
+    prepared = prepare(
+        model, on, trace, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, policy, router,
+        dict(flags or {}), dict(slo or {}), skew, seed, usd_per_hour, generic,
+    )  # fmt: skip
+    return run(prepared, stop_after_s, stop_after_iterations, log, started)
