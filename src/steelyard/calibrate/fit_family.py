@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.readers._base import Z80
 from steelyard.calibrate.readers._whole import Deployment
-from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.devices import gemm_device
+from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.place import roofline
 from steelyard.cost.price import price
 from steelyard.cost.site import site_of
@@ -123,7 +123,7 @@ def family_parameters(dram_frac: float, compute_frac: float, launch_s: float, cl
     )  # fmt: skip
 
 
-def _predicted(r: Rate, p: Sequence[float]) -> float:
+def _predicted(r: Rate, p: Floats) -> float:
     m, n, k, groups, weight_bits, act_bits = r.shapes.T
     time = gemm_time_s(
         m, n, k, weight_bits=weight_bits, act_bits=act_bits, out_bits=16.0, device=r.device, facts=r.facts,
@@ -141,8 +141,8 @@ def fit(rates: Sequence[Rate]) -> FamilyFit:
     label = split_of([r.machine for r in rates], [r.model for r in rates])
     train = [r for r, s in zip(rates, label, strict=True) if s == "fit"]
 
-    def errors(rows: Sequence[Rate], p: Sequence[float]) -> Floats:
-        return np.log(np.array([_predicted(r, p) / r.measured_s for r in rows]))
+    def errors(rows: Sequence[Rate], p: Floats) -> Floats:
+        return np.asarray(np.log(np.array([_predicted(r, p) / r.measured_s for r in rows])), dtype=np.float64)
 
     def loss(z: Floats) -> float:
         p = start * np.exp(z)
@@ -207,7 +207,10 @@ def rates_of(data: Path) -> Iterator[Rate]:
     """Every measured rate of the families in a data folder."""
     from steelyard.calibrate.readers import llamacpp, qualcomm_llm, rockchip_llm
 
-    apple, small = data / "llamacpp_consumer" / "apple_silicon_4167.csv", data / "llamacpp_consumer" / "geerling_devices.csv"
+    apple, small = (
+        data / "llamacpp_consumer" / "apple_silicon_4167.csv",
+        data / "llamacpp_consumer" / "geerling_devices.csv",
+    )
     tables = []
     if apple.is_file():
         tables.append(llamacpp.apple_questions(apple).rename(columns={"tok_s": "rate"}))
@@ -245,7 +248,7 @@ def main(data: Path, catalogue: Path) -> list[FamilyFit]:
     fits = [fit([r for r in rates if r.family == name]) for name in sorted({r.family for r in rates})]
     sections = {f.family: section(f, SOURCES[f.family]) for f in fits}
     folder = catalogue / "calibration" / "_families"
-    head = "# Product parameters of families known by whole-model rates only (three figures each); written by fit_family.\n\n"
+    head = "# Product parameters of families known by whole-model rates only, three figures each (fit_family).\n\n"
     (folder / "whole_model.toml").write_text(head + "\n".join(sections[k] for k in sorted(sections)), encoding="utf-8")
     merge(folder / "gemm.toml", sections)
     return fits

@@ -225,7 +225,7 @@ def _spans(cost: Cost, time_s: Any, devices: float) -> Spans:
 
 @cache
 def known_model(name: str) -> Model | None:
-    """The catalogue's model for a name a table uses; endings that name a format or a date of the same shapes are dropped."""
+    """The catalogue's model for a name a table uses, without endings for a format or a date; None when unknown."""
     bare = re.sub(r"-(FP8|NVFP4|BF16|AWQ|INT4)$", "", name, flags=re.IGNORECASE)
     for text in (name, bare, re.sub(r"(-(Instruct|Thinking))?-\d{4}$", "", bare)):
         try:
@@ -321,8 +321,8 @@ def closed_loop(at: Deployment, concurrency: Size, isl: Size, osl: Size, request
     ``running = min(concurrency, sequences that fit)``; time between tokens from :func:`loaded_step`. The time to first
     token is half a step of waiting, the steps of the own prompt, the prompts that happen to be in front (an M/D/1 queue
     with utilisation ``rho = running chunks mixed / (osl tpot)``), and behind a full cache Little's law:
-    ``(concurrency - running) osl tpot / running``. A benchmark of ``requests_per_client`` requests per client starts with
-    a burst: that share of the mean is the average of all prompts one after another.
+    ``(concurrency - running) osl tpot / running``. A benchmark of ``requests_per_client`` requests per client starts
+    with a burst: that share of the mean is the average of all prompts one after another.
     """
     c, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (concurrency, isl, osl)))
     running = np.floor(np.maximum(1.0, np.minimum(c, at.sequences_that_fit(i + o / 2))))

@@ -1,7 +1,8 @@
 """``deepseek_serving/published_serving_numbers.csv``: tokens per second and GPU of large expert-parallel deployments.
 
-Answered are the two figures of DeepSeek's published profiles, whose settings are known: a prefill of 4096-token prompts,
-16384 tokens per GPU, experts over 32 devices; and a decode of 128 sequences per GPU at 4096 tokens, experts over 128.
+Answered are the two figures of DeepSeek's published profiles, whose settings are known: a prefill of 4096-token
+prompts, 16384 tokens per GPU, experts over 32 devices; and a decode of 128 sequences per GPU at 4096 tokens, experts
+over 128.
 Averages over a day of production depend on traffic and cache hits that the table does not state.
 """
 
@@ -46,7 +47,9 @@ def _rate(model: str, gpu: str, metric: str) -> tuple[float, float, float, str]:
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ["model", "gpu", "metric", "value", "unit"])
     frame = frame[frame["unit"].astype(str).str.startswith("tok/s")].reset_index(drop=True)
-    rows = [_rate(str(m), str(g), str(k)) for m, g, k in zip(frame["model"], frame["gpu"], frame["metric"], strict=True)]
+    rows = [
+        _rate(str(m), str(g), str(k)) for m, g, k in zip(frame["model"], frame["gpu"], frame["metric"], strict=True)
+    ]
     predicted, roofline, spread = (np.array([r[i] for r in rows], dtype=np.float64) for i in range(3))
     low, high = interval80(predicted, spread)
     yield comparison(

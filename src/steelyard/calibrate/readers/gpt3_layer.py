@@ -55,13 +55,17 @@ def breakdown(folder: Path, ask: Ask) -> Iterator[Comparison]:
 def _wide(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ["op", "prefill_s", "decode_s"])
     for phase in ("prefill", "decode"):
-        yield _compare(path, ask, phase, frame["op"].astype(str).tolist(), frame[f"{phase}_s"].to_numpy(dtype=np.float64))
+        yield _compare(
+            path, ask, phase, frame["op"].astype(str).tolist(), frame[f"{phase}_s"].to_numpy(dtype=np.float64)
+        )
 
 
 def _long(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ["phase", "op", "latency_s"])
     for phase, rows in frame.groupby("phase", sort=False):
-        yield _compare(path, ask, str(phase), rows["op"].astype(str).tolist(), rows["latency_s"].to_numpy(dtype=np.float64))
+        yield _compare(
+            path, ask, str(phase), rows["op"].astype(str).tolist(), rows["latency_s"].to_numpy(dtype=np.float64)
+        )
 
 
 def _compare(path: Path, ask: Ask, phase: str, ops: list[str], measured: Floats) -> Comparison:

@@ -58,10 +58,8 @@ def place(
     weights = "fp8_block" if "fp8_block" in modes else "fp8" if "fp8" in modes else "nvfp4" if "nvfp4" in modes else ""
     weights = "" if "gpt-oss" in model else weights  # published in MXFP4 and run as such
     engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
-    kv = "fp8" if engine == "trtllm" and modes or (engine == "vllm" and modes and "h100" not in system) else ""
-    return deploy(
-        model, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, kv=kv, engine=engine
-    )
+    kv = "fp8" if (engine == "trtllm" and modes) or (engine == "vllm" and modes and "h100" not in system) else ""
+    return deploy(model, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, kv=kv, engine=engine)
 
 
 def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
@@ -75,7 +73,7 @@ def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
         column = frame.get(prefix + name)
         if column is None:
             return np.ones(len(frame))
-        return column.fillna(1.0).to_numpy(dtype=np.float64)
+        return np.asarray(column.fillna(1.0), dtype=np.float64)
 
     tp, dp, ep = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
     spread = ep * degree("moe_tp_size")
@@ -116,7 +114,9 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     chosen = ask.pick(len(frame), path.stem)
     frame = frame.iloc[chosen].reset_index(drop=True)
     # the same configuration under the release candidates known to draft tokens
-    drafted = frame["model_path"].str.contains("DeepSeek") & frame["backend_version"].astype(str).str.contains("rc6.post3|0\\.5\\.9")
+    drafted = frame["model_path"].str.contains("DeepSeek") & frame["backend_version"].astype(str).str.contains(
+        "rc6.post3|0\\.5\\.9"
+    )
     # a lab's runs whose implied arithmetic exceeds what eight-bit engines reach: their concurrency is no closed loop's
     odd = frame["source_set"].astype(str).str.contains("nvidia_Llama-3.1-8B") & (frame["osl"] <= 100)
     family = frame["model_path"].str.rpartition("/")[2] + np.where(odd, " (inconsistent concurrency)", "")
@@ -132,7 +132,7 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def _disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
-    """Prompts on their own workers: the time between tokens is a decode step; the first token waits for a prefill worker."""
+    """Prompts on workers of their own: tokens come a decode step apart; the first one waits for a prefill worker."""
     needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "ttft_ms", "tpot_ms"]
     frame = read_frame(path)
     frame = frame.assign(**{c: np.nan for c in [*needed, "gemm_quant_mode", "moe_quant_mode"] if c not in frame})
@@ -172,7 +172,18 @@ def _prefill_worker(at: Deployment, rows: pd.DataFrame) -> Asked:
 
 def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
     """vLLM on eight H200 over growing prompts at a short output."""
-    needed = ["precision", "engine", "tp", "isl", "osl", "concurrency", "model_id", "gpu", "median_ttft_s", "median_tpot_s"]
+    needed = [
+        "precision",
+        "engine",
+        "tp",
+        "isl",
+        "osl",
+        "concurrency",
+        "model_id",
+        "gpu",
+        "median_ttft_s",
+        "median_tpot_s",
+    ]
     frame = read_frame(path, needed, ["ep", "n_gpus"])
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     frame = frame.rename(columns={"model_id": "model_path", "gpu": "system", "engine": "backend"})

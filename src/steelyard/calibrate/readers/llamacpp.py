@@ -68,15 +68,15 @@ def place(model: str, machine: str, quant: str, why: str) -> Deployment | str:
         return found
     found = _without_tensor_units(found)
     room = found.cluster.machine.root.capacity_bytes - found.cluster.machine.reserved_bytes
-    model = found.transformer
-    gathered = 0.0 if model.tied else model.vocab * model.hidden * EMBEDDING_BYTES  # stays in host memory
+    shapes = found.transformer
+    gathered = 0.0 if shapes.tied else shapes.vocab * shapes.hidden * EMBEDDING_BYTES  # stays in host memory
     if found.weight_bytes() - gathered > room:
         return "the weights do not fit this machine"
     return found
 
 
 def _without_tensor_units(at: Deployment) -> Deployment:
-    """Metal kernels of llama.cpp multiply on the shader lanes; the M5's units for it need another programming interface."""
+    """Metal kernels of llama.cpp multiply on the shader lanes; the M5's tensor units need another interface."""
     machine = at.cluster.machine
     lanes = max((c.peak.get("fp16", 0.0) for c in machine.engines("vector")), default=0.0)
     if machine.launch != "metal" or all(c.peak.get("fp16", 0.0) <= lanes for c in machine.compute):

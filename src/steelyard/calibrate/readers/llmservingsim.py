@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, interval80, machine_name, read_frame
 from steelyard.calibrate.readers._whole import deploy, open_loop
 from steelyard.plan.engine import find_engine
 
@@ -62,7 +62,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         else:
             tpot = float(open_loop(at, rate, float(run["input_toks"].mean()), float(run["output_toks"].mean()))[1][0])
         rows = run.iloc[ask.pick(len(run), path.stem)]
-        low, high = tpot * np.exp(-1.2816 * SPREAD), tpot * np.exp(1.2816 * SPREAD)
+        low, high = interval80(tpot, SPREAD)
         family = str(model).rpartition("/")[2]
         yield comparison(
             ask, path.stem, metric="tpot_s", phase="serve", machine=name, family=family,

@@ -1,4 +1,4 @@
-"""``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, median time between tokens, output rate, energy per token.
+"""``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, time between tokens, output rate, energy per token.
 
 ``avg_batch_size`` sequences run over all data-parallel ranks. Prompt lengths are not in the file: means of the three
 kinds of requests are guessed. Energy is that of the devices alone. Rows of picture and video requests are language
@@ -25,7 +25,16 @@ __all__ = ["read"]
 #: Mean prompt of a request by task, tokens (guesses: a chat turn with some history, a question with choices, a file).
 PROMPT = {"lm-arena-chat": 300.0, "gpqa": 300.0, "sourcegraph-fim": 600.0}
 FORMATS = {"bfloat16": "bf16", "bf16": "bf16", "fp8": "fp8", "mxfp4": "", "nvfp4": "nvfp4", "fp4": "nvfp4"}
-KEYS = ["model", "task", "gpu_model", "weight_precision", "num_gpus", "par_tensor_parallel", "par_data_parallel", "par_expert_parallel"]
+KEYS = [
+    "model",
+    "task",
+    "gpu_model",
+    "weight_precision",
+    "num_gpus",
+    "par_tensor_parallel",
+    "par_data_parallel",
+    "par_expert_parallel",
+]
 #: Log-space spread of energy beside that of time (guess until power is calibrated).
 ENERGY_SPREAD = 0.35
 
@@ -68,10 +77,8 @@ def _answers(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
-    frame = read_frame(
-        path,
-        [*KEYS, "avg_batch_size", "avg_output_len", "median_itl_ms", "output_throughput_tokens_per_sec", "energy_per_token_joules"],
-    )  # fmt: skip
+    measured = ["median_itl_ms", "output_throughput_tokens_per_sec", "energy_per_token_joules"]
+    frame = read_frame(path, [*KEYS, "avg_batch_size", "avg_output_len", *measured])
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     answers = predict_all(frame, KEYS, _place, _answers, 3)
     metrics = (

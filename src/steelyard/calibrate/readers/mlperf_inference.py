@@ -22,6 +22,7 @@ from steelyard.calibrate.readers._base import (
     Floats,
     comparison,
     guarded,
+    interval80,
     machine_name,
     machine_of,
     read_frame,
@@ -115,11 +116,12 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             why[np.asarray(rows)] = answer
         else:
             predicted[np.asarray(rows)] = answer
+    low, high = interval80(predicted, SPREAD)
     yield comparison(
         ask, path.stem, metric="tokens_per_s", phase="serve", machine=[_machine(a) for a in frame["accelerator"]],
         family=frame["benchmark"].astype(str) + " " + frame["scenario"].astype(str).str.lower(),
-        measured=frame["rate"].to_numpy(dtype=np.float64), predicted=predicted, low=predicted * np.exp(-1.2816 * SPREAD),
-        high=predicted * np.exp(1.2816 * SPREAD), why=why.astype(np.str_),
+        measured=frame["rate"].to_numpy(dtype=np.float64), predicted=predicted, low=low, high=high,
+        why=why.astype(np.str_),
     )  # fmt: skip
 
 
@@ -131,7 +133,14 @@ def _machine(accelerator: Any) -> str:
 def _weights(machine: str, types: str) -> str:
     """The narrowest format of the generation, or what the row states."""
     stated = types.lower()
-    for key, name in (("fp4", "nvfp4"), ("fp8", "fp8"), ("int4", "int4"), ("int8", "int8"), ("bf16", "bf16"), ("fp16", "fp16")):
+    for key, name in (
+        ("fp4", "nvfp4"),
+        ("fp8", "fp8"),
+        ("int4", "int4"),
+        ("int8", "int8"),
+        ("bf16", "bf16"),
+        ("fp16", "fp16"),
+    ):
         if key in stated:
             return name
     device = machine_of(machine)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
-from steelyard.calibrate.readers._whole import Asked, Deployment, SYSTEM_SPREAD, deploy, known_model, predict
+from steelyard.calibrate.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, known_model, predict
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.price import price
 from steelyard.cost.program import Kernel, Program, lower
@@ -43,8 +43,8 @@ class Eager:
     """Over the feed-forward width: a GELU written out in Python."""
 
 
-#: transformers 4.3x: GPT-2 divides and masks the scores, and its ``gelu_new`` is eight elementwise kernels; BERT divides
-#: and adds a mask, its GELU is one kernel; OPT adds a mask and takes a maximum.
+#: transformers 4.3x: GPT-2 divides and masks the scores, and its ``gelu_new`` is eight elementwise kernels; BERT
+#: divides and adds a mask, its GELU is one kernel; OPT adds a mask and takes a maximum.
 EAGER: Mapping[str, Eager] = MappingProxyType({"gpt2": Eager(2, 7), "bert": Eager(2, 0), "opt": Eager(2, 0)})
 #: GPT-2 shapes with the widths of the GPT-3 paper's models, as NeuSight configured them: (width, heads, layers).
 GPT3 = {"gpt3_xl": (3072, 24, 24), "gpt3_27": (2560, 32, 32), "gpt3_67": (4096, 32, 32), "gpt3_13": (5120, 40, 40)}
@@ -56,8 +56,8 @@ MODELS = {
     "gpt2_xl": "openai-community/gpt2-xl",
     "opt_13": "facebook/opt-1.3b",
 }
-#: Work of forward and backward over the forward's: products run three times; other kernels read their inputs once more
-#: beside the gradient, so that they move some 2.5 times as much; each all-reduce of the forward has one in the backward.
+#: Work of forward and backward over the forward's: products run three times; other kernels read their inputs once
+#: more beside the gradient, so that they move some 2.5 times as much; each all-reduce has one in the backward.
 BACKWARD = {"gemm": 3.0, "attention": 3.5, "collective": 2.0}
 BACKWARD_OTHER = 2.5
 
@@ -138,9 +138,7 @@ def _place(model: str, device: str, option: str, mode: str) -> Deployment | str:
         return f"no facts about the eager code of {found.transformer.model_type!r}"
     degree = int(option[2:].partition("_")[0]) if option[2:3].isdigit() else 1
     tp = degree if option.startswith("tp") else 1
-    at = deploy(
-        found, _machine(device), tp=tp, weights="fp32", activations="fp32", kv="fp32", engine="torch"
-    )
+    at = deploy(found, _machine(device), tp=tp, weights="fp32", activations="fp32", kv="fp32", engine="torch")
     if isinstance(at, str):
         return at
     if option and option != "fusion" and degree == 1:

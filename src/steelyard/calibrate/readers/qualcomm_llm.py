@@ -24,17 +24,31 @@ if TYPE_CHECKING:
 __all__ = ["decode_rate", "first_chunk", "place", "questions", "read"]
 
 MODELS = {
-    "baichuan2_7b": "baichuan2-7b", "falcon_v3_7b_instruct": "falcon3-7b", "ibm_granite_v3_1_8b_instruct": "granite-3.1-8b",
-    "llama_v2_7b_chat": "llama-2-7b", "llama_v3_1_8b_instruct": "llama-3.1-8b", "llama_v3_1_sea_lion_3_5_8b_r": "llama-3.1-8b",
-    "llama_v3_2_1b_instruct": "llama-3.2-1b", "llama_v3_2_3b_instruct": "llama-3.2-3b", "llama_v3_8b_instruct": "llama-3.1-8b",
-    "llama_v3_elyza_jp_8b": "llama-3.1-8b", "llama_v3_taide_8b_chat": "llama-3.1-8b",
-    "mistral_7b_instruct_v0_3": "mistral-7b-v0.3", "phi_3_5_mini_instruct": "phi-3.5-mini",
-    "qwen2_5_1_5b_instruct": "qwen2.5-1.5b", "qwen2_5_7b_instruct": "qwen2.5-7b", "qwen2_7b_instruct": "qwen2-7b",
-}  # fmt: skip
+    "baichuan2_7b": "baichuan2-7b",
+    "falcon_v3_7b_instruct": "falcon3-7b",
+    "ibm_granite_v3_1_8b_instruct": "granite-3.1-8b",
+    "llama_v2_7b_chat": "llama-2-7b",
+    "llama_v3_1_8b_instruct": "llama-3.1-8b",
+    "llama_v3_1_sea_lion_3_5_8b_r": "llama-3.1-8b",
+    "llama_v3_2_1b_instruct": "llama-3.2-1b",
+    "llama_v3_2_3b_instruct": "llama-3.2-3b",
+    "llama_v3_8b_instruct": "llama-3.1-8b",
+    "llama_v3_elyza_jp_8b": "llama-3.1-8b",
+    "llama_v3_taide_8b_chat": "llama-3.1-8b",
+    "mistral_7b_instruct_v0_3": "mistral-7b-v0.3",
+    "phi_3_5_mini_instruct": "phi-3.5-mini",
+    "qwen2_5_1_5b_instruct": "qwen2.5-1.5b",
+    "qwen2_5_7b_instruct": "qwen2.5-7b",
+    "qwen2_7b_instruct": "qwen2-7b",
+}
 #: Tokens of a prompt chunk of Qualcomm's exported graphs.
 CHUNK = 128
 #: Stored formats: (weights, head, cache) by the table's precision.
-FORMATS = {"w4a16": ("int4_g32", "int4_g32", "int8"), "w4": ("int4_g32", "int8", "fp16"), "w8a16": ("int8_weight_only", "int8", "int8")}
+FORMATS = {
+    "w4a16": ("int4_g32", "int4_g32", "int8"),
+    "w4": ("int4_g32", "int8", "fp16"),
+    "w8a16": ("int8_weight_only", "int8", "int8"),
+}
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -46,7 +60,9 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 def questions(path: Path) -> pd.DataFrame:
     """The rows with their machine."""
-    frame = read_frame(path, ["model", "precision", "device", "context_length", "ttft_min_ms", "ttft_max_ms", "decode_tok_s"])
+    frame = read_frame(
+        path, ["model", "precision", "device", "context_length", "ttft_min_ms", "ttft_max_ms", "decode_tok_s"]
+    )
     frame["machine"] = [machine_name(str(d)) for d in frame["device"]]
     return frame
 

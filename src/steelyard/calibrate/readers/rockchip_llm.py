@@ -59,7 +59,9 @@ def place(model: str, machine: str, dtype: str) -> Deployment | str:
     if formats is None:
         return f"unknown precision {dtype!r}"
     weights, activations, head = formats
-    found = deploy(MODELS.get(model, model), machine, weights=weights, activations=activations, kv="fp16", engine="rkllm")
+    found = deploy(
+        MODELS.get(model, model), machine, weights=weights, activations=activations, kv="fp16", engine="rkllm"
+    )
     return found if isinstance(found, str) else replace(found, head_format=head)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """The static batches of the Splitwise performance model."""
     for path in ask.files(folder, "*.csv"):
         if ask.wants(path.stem):
-            yield from guarded(ask, path, lambda path=path: _table(path, ask))  # type: ignore[misc]
+            yield from guarded(ask, path, partial(_table, path, ask))
 
 
 def place(model: str, machine: str, tp: int) -> Deployment | str:
@@ -74,7 +75,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             measured=frame[column].to_numpy() * 1e-3,
             predicted=np.where(hidden, np.nan, found.predicted), low=found.low, high=found.high,
             roofline=found.roofline,
-            split=np.where(fitted & (phase == "decode"), "fit", "left-out"),
+            split=np.where(fitted, "fit", "left-out"),
             why=np.where(hidden, "scaled from the uncapped rows by 1.3, not measured", found.why),
         )  # fmt: skip
 

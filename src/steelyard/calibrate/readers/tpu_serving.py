@@ -35,7 +35,9 @@ def _place(model: str, tpu: str, chips: float) -> Deployment | str:
 
 
 def _answers(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
-    clients, isl, osl, total = (rows[c].to_numpy(dtype=np.float64) for c in ("max_conc", "isl_mean", "osl_mean", "successful"))
+    clients, isl, osl, total = (
+        rows[c].to_numpy(dtype=np.float64) for c in ("max_conc", "isl_mean", "osl_mean", "successful")
+    )
     loop = closed_loop(at, clients, isl, osl, float(np.mean(total / clients)))
     return [
         (loop.tpot.time_s, loop.tpot.limit_s, loop.tpot.spread),
@@ -45,10 +47,8 @@ def _answers(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
-    frame = read_frame(
-        path,
-        ["tpu", "model", "n_chips", "max_conc", "isl_mean", "osl_mean", "successful", "mean_tpot_ms", "mean_ttft_ms", "output_tput"],
-    )  # fmt: skip
+    asked = ["tpu", "model", "n_chips", "max_conc", "isl_mean", "osl_mean", "successful"]
+    frame = read_frame(path, [*asked, "mean_tpot_ms", "mean_ttft_ms", "output_tput"])
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     answers = predict_all(frame, ["model", "tpu", "n_chips"], _place, _answers, 3)
     machine = [machine_name(re.sub(r" *\(.*\)$", "", str(t))) for t in frame["tpu"]]

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
-from steelyard.calibrate.readers._whole import Asked, Deployment, Size, deploy, open_loop, predict, static_batch, unbounded_queue
+from steelyard.calibrate.readers._whole import (
+    Asked,
+    Deployment,
+    Size,
+    deploy,
+    open_loop,
+    predict,
+    static_batch,
+    unbounded_queue,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +109,9 @@ def _precision(text: Any) -> tuple[str, str]:
 
 def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(
-        path, ["model", "gpu", "tp", "pp", "precision", "isl", "osl", "throughput_tok_s"], ["kv_dtype", "num_requests", "ep"]
+        path,
+        ["model", "gpu", "tp", "pp", "precision", "isl", "osl", "throughput_tok_s"],
+        ["kv_dtype", "num_requests", "ep"],
     )
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
 
@@ -108,7 +119,9 @@ def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
         weights, cache = _precision(precision)
         stated = str(kv).lower()
         cache = stated if stated in ("fp8", "fp16", "bf16") else cache
-        return deploy(model_name(model), gpu, tp=_degree(tp), pp=_degree(pp), weights=weights, kv=cache, engine="trtllm")
+        return deploy(
+            model_name(model), gpu, tp=_degree(tp), pp=_degree(pp), weights=weights, kv=cache, engine="trtllm"
+        )
 
     found = predict(frame, ["model", "gpu", "tp", "pp", "precision", "kv_dtype"], place, _queue_rate)
     yield comparison(

@@ -201,11 +201,11 @@ def parse_arrivals(text: str, rate_per_s: float, burst: float | None = None, fie
         raise InputError(f"unknown arrivals {kind!r}{hint}", field=field)
     values = {k: v for k, v in _DEFAULTS.items() if k in _KINDS[kind]}
     for part in (x.strip() for x in rest.split(",") if x.strip()):
-        key, equals, value = (x.strip() for x in part.partition("="))
+        key, equals, given = (x.strip() for x in part.partition("="))
         if not equals or key not in _KINDS[kind]:
             known = ", ".join(f"{k}=" for k in _KINDS[kind]) or "none"
             raise InputError(f"unknown option {part!r} of {kind}; known: {known}", field=field)
-        values[key] = parse_quantity(value, "1" if key in ("cv", "peak") else "s", f"{field}.{key}")
+        values[key] = parse_quantity(given, "1" if key in ("cv", "peak") else "s", f"{field}.{key}")
     missing = [k for k in _KINDS[kind] if k not in values]
     if missing:
         raise InputError(f"{kind} needs {', '.join(k + '=' for k in missing)}", field=field)

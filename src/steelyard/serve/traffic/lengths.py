@@ -70,7 +70,7 @@ class Lengths:
             found = rng.normal(self.mean, self.spread, n)
         else:
             found = rng.choice(self.values, n).astype(np.float64)
-        return np.clip(np.rint(found), 1, self.most).astype(np.int64)
+        return np.asarray(np.clip(np.rint(found), 1, self.most), dtype=np.int64)
 
 
 def parse_lengths(text: str | int | Lengths, name: str = "lengths") -> Lengths:
@@ -173,8 +173,8 @@ def _column(spec: str, name: str) -> Integers:
     if not column:
         from steelyard.serve.traffic.readers import read_recorded
 
-        found = read_recorded(path)
-        return found.osl if name == "osl" else found.isl
+        recorded = read_recorded(path)
+        return recorded.osl if name == "osl" else recorded.isl
     file = Path(path)
     if not file.is_file():
         raise InputError(f"no file at {path!r}", field=name)
@@ -198,4 +198,4 @@ def _column(spec: str, name: str) -> Integers:
         raise InputError(
             f"{file.name}: line {row + 2}: expected a whole number of at least 1, got {texts[row]!r}", field=name
         )
-    return values.astype(np.int64)
+    return np.asarray(values, dtype=np.int64)
