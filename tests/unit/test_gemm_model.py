@@ -241,7 +241,7 @@ def test_catalogue_parameters_predict_pairs_left_out(machine: str, number_format
     text = resources.files("steelyard.catalogue").joinpath(f"calibration/{machine}/gemm.toml").read_text("utf-8")
     data = tomllib.loads(text)
     section = data if number_format == "bf16" else data[number_format]
-    device, hot = device_of(machine, number_format), MEASURED[machine].hot_frac
+    device, hot = device_of(machine, number_format), MEASURED[machine]
     sample = Sample(split_by_pair(rows)[1], device, gemm_facts(section["facts"]), hot)
     result = score([sample], GemmParameters(**section["parameters"]))
     assert result.mean_ape <= LIMITS_PERCENT[machine, number_format]

@@ -81,12 +81,12 @@ def test_elementwise_kernels_meet_the_target_on_measured_rows() -> None:
         pytest.skip("no measured vector kernels at STEELYARD_DATA")
     pytest.importorskip("pandas")
     from steelyard.calibrate.datasets import vector_ops
-    from steelyard.calibrate.fit_vector import DEVICES, predict
+    from steelyard.calibrate.fit_vector import device_of, predict
 
     table = vector_ops.read_neusight(data)
-    for machine in ("a100_pcie_80gb", "l4", "t4", "v100_pcie", "mi100"):
+    for machine in ("a100_pcie", "l4", "t4", "v100_pcie", "mi100"):
         saved = tomllib.loads((CATALOGUE / "calibration" / machine / "vector.toml").read_text(encoding="utf-8"))
         rows = table[(table["machine"] == machine) & (table["kind"] == "elementwise")].reset_index(drop=True)
         overhead = {"neusight": float(saved["provenance"]["overhead_s_neusight"])}
-        answer = predict(rows, DEVICES[machine], VectorParameters(**saved["parameters"]), overhead)
+        answer = predict(rows, device_of(machine), VectorParameters(**saved["parameters"]), overhead)
         assert np.mean(np.abs(answer / rows["time_s"].to_numpy() - 1.0)) < 0.06, machine

@@ -1,4 +1,4 @@
-"""Fitting few parameters to few rows: log-space least squares that leans on a prior, and what it helped.
+"""Fitting few parameters to few rows: log-space least squares that leans on a prior.
 
 minimises  sum softL1(log(predicted / measured) / NOISE)^2 + sum ((log p - log prior) / sigma)^2
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError
 
-__all__ = ["NOISE", "Errors", "errors_of", "fit_parameters", "leave_one_out", "need_scipy"]
+__all__ = ["NOISE", "Errors", "errors_of", "fit_parameters", "need_scipy"]
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -31,7 +31,13 @@ def need_scipy() -> None:
     try:
         import scipy.optimize  # noqa: F401
     except ImportError:
-        raise InputError("fitting needs SciPy and pandas: pip install 'steelyard[calibrate]'", field="calibrate") from None
+        raise InputError(
+            "fitting needs SciPy and pandas: pip install 'steelyard[calibrate]'", field="calibrate"
+        ) from None
+
+
+DEFAULT_SIGMA = 0.5
+"""Log-space width of the prior of a parameter that is not named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,14 @@ def fit_parameters(
         return prior
     low, high = (np.log([bounds[n][side] for n in names]) for side in (0, 1))
     centre = np.clip(np.log([max(float(getattr(prior, n)), 1e-15) for n in names]), low + 1e-6, high - 1e-6)
-    width = np.array([sigma if isinstance(sigma, float) else sigma.get(n, 0.5) for n in names])
+    width = np.array([sigma if isinstance(sigma, float) else sigma.get(n, DEFAULT_SIGMA) for n in names])
     target = np.log(measured_s)
     scale = np.ones_like(target) if weights is None else np.sqrt(weights)
     changing: Any = prior
 
     def build(z: Array) -> T:
-        return replace(changing, **{n: float(v) for n, v in zip(names, np.exp(z), strict=True)})
+        made: T = replace(changing, **{n: float(v) for n, v in zip(names, np.exp(z), strict=True)})
+        return made
 
     def residual(z: Array) -> Array:
         log = (np.log(predict(build(z))) - target) / noise
@@ -115,19 +122,3 @@ def fit_parameters(
 
     found = least_squares(residual, centre, bounds=(low, high), diff_step=1e-3, x_scale=0.3, max_nfev=200)
     return build(found.x)
-
-
-def leave_one_out(fit: Callable[[Array], Callable[[Array], Array]], rows: int, groups: int = 10) -> Array:
-    """Predictions of every row by a fit that has not seen it; more than ``groups`` rows are left out in groups.
-
-    Args:
-        fit: takes the positions to fit, gives a function from positions to seconds.
-        rows: how many rows there are.
-        groups: most fits made.
-    """
-    order = np.random.default_rng(0).permutation(rows)
-    out = np.empty(rows)
-    for part in np.array_split(order, min(rows, groups)):
-        kept = np.setdiff1d(order, part)
-        out[part] = fit(kept)(part)
-    return out

@@ -23,7 +23,17 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.machine.catalogue import user_folder
 from steelyard.machine.component import Machine
 
-__all__ = ["OPS", "Section", "calibrate_from", "data_folders", "files_of", "output_folder", "write_calibration"]
+__all__ = [
+    "OPS",
+    "Section",
+    "calibrate_from",
+    "data_folders",
+    "files_of",
+    "fit_task",
+    "output_folder",
+    "wanted_ops",
+    "write_calibration",
+]
 
 OPS = ("gemm", "attention", "moe", "collective", "vector")
 LEAST_ROWS = 20
@@ -133,12 +143,13 @@ def calibrate_from(
     found = []
     for number, task in enumerate(tasks):
         progress(task.title, number, len(tasks))
-        found.append(_fit(task))
+        found.append(fit_task(task))
     progress("done", len(tasks), len(tasks))
     return found
 
 
-def _fit(task: Any) -> Section:
+def fit_task(task: Any) -> Section:
+    """Fit the rows of a task that may be seen, and score the others."""
     inside, outside = np.flatnonzero(task.fitted), np.flatnonzero(~task.fitted)
     if outside.size == 0:
         inside, outside = inside[::2], inside[1::2]

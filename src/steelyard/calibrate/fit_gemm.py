@@ -17,7 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.calibrate.datasets.aic_gemm import FORMAT_BITS, GemmRows, take
+from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmDevice, GemmFacts, GemmParameters, gemm_roofline_s
+from steelyard.cost.site import site_of
+from steelyard.machine.catalogue import find_machine
+from steelyard.plan.formats import compute_with, find_format
 
 __all__ = [
     "CLASS_PRIOR",
@@ -45,34 +49,11 @@ BIG_WEIGHT_ELEMENTS = 4e6
 """Weights of at least this many elements count as a large shape in the scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """Data-sheet figures of a measured machine (dense peaks); L2 bandwidth is an estimate from microbenchmarks."""
-
-    units: float
-    peak16: float
-    peak8: float
-    peak4: float
-    dram_bytes_per_s: float
-    l2_bytes: float
-    l2_bytes_per_s: float
-    clock_hz: float
-    tdp_w: float
-    copy_engine: str
-    hot_frac: float
-    """Of L2, what rotating weight copies may fill: 1/6 for six copies, half that where L2 is two parts."""
-
-
-MEASURED: Mapping[str, Spec] = MappingProxyType(
-    {
-        "a100_sxm": Spec(108, 312e12, 624e12, 0.0, 2.039e12, 40e6, 5.0e12, 1.41e9, 400.0, "mma_sync", 0.07),
-        "l40s": Spec(142, 362.05e12, 733e12, 0.0, 0.864e12, 96e6, 4.5e12, 2.52e9, 350.0, "mma_sync", 0.15),
-        "h100_sxm": Spec(132, 989.4e12, 1978.9e12, 0.0, 3.352e12, 50e6, 7.0e12, 1.83e9, 700.0, "async", 0.07),
-        "h200_sxm": Spec(132, 989.4e12, 1978.9e12, 0.0, 4.8e12, 50e6, 7.0e12, 1.83e9, 700.0, "async", 0.07),
-        "b200_sxm": Spec(148, 2250e12, 4500e12, 9000e12, 8.0e12, 126e6, 12.0e12, 1.965e9, 1000.0, "async", 0.07),
-    }
+MEASURED: Mapping[str, float] = MappingProxyType(
+    {"a100_sxm": 0.07, "l40s": 0.15, "h100_sxm": 0.07, "h200_sxm": 0.07, "b200_sxm": 0.07}
 )
-"""Sources: NVIDIA data sheets of A100 SXM 80GB, L40S, H100 SXM, H200 SXM and HGX B200."""
+"""The measured machines, and the share of L2 the benchmark's rotating weight copies may fill: 1/6 for six copies, half
+that where L2 is two parts."""
 
 KERNELS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -167,19 +148,15 @@ class Score:
 
 
 def device_of(machine: str, number_format: str) -> GemmDevice:
-    """The ``GemmDevice`` of a measured machine computing in a format."""
-    s = MEASURED[machine]
-    bits = FORMAT_BITS[number_format][1]
-    peak = s.peak16 if bits >= 16.0 else s.peak8 if bits >= 8.0 else s.peak4
-    return GemmDevice(
-        s.units, peak, s.peak16, s.dram_bytes_per_s, s.l2_bytes, s.l2_bytes_per_s, s.copy_engine, s.clock_hz, s.tdp_w
-    )
+    """The catalogue's figures of a measured machine computing in a format."""
+    where, weights = find_machine(machine), find_format(number_format)
+    engine, compute = compute_with(where, weights, find_format(weights.activations or weights.name))
+    return gemm_device(site_of(where, engine.name, compute))
 
 
 def machine_prior(machine: str) -> GemmParameters:
     """Class prior with the benchmark's hot fraction of this machine."""
-    spec = MEASURED[machine]
-    return replace(CLASS_PRIOR[spec.copy_engine], hot_frac=spec.hot_frac)
+    return replace(CLASS_PRIOR[device_of(machine, "bf16").copy_engine], hot_frac=MEASURED[machine])
 
 
 def predict_s(sample: Sample, parameters: GemmParameters) -> Array:

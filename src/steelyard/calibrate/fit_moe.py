@@ -17,26 +17,23 @@ import numpy.typing as npt
 
 from steelyard.calibrate.datasets import aic_moe
 from steelyard.calibrate.fit_collective import between, parameter_lines, score, write_lines
+from steelyard.cost.devices import moe_device
 from steelyard.cost.moe import FACTS, MoeDevice, MoeFacts, MoeParameters, moe_time_s
+from steelyard.cost.site import site_of
+from steelyard.machine.catalogue import find_machine
+from steelyard.plan.formats import compute_with, find_format
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 
-DEVICES: Final[dict[str, MoeDevice]] = {
-    "a100_sxm": MoeDevice(108, 312e12, 312e12, 2.039e12, 40e6, 4.0e12, "mma_sync"),
-    "l40s": MoeDevice(142, 362.05e12, 362.05e12, 0.864e12, 96e6, 4.0e12, "mma_sync"),
-    "h100_sxm": MoeDevice(132, 989.4e12, 989.4e12, 3.352e12, 50e6, 5.5e12, "async"),
-    "h200_sxm": MoeDevice(132, 989.4e12, 989.4e12, 4.8e12, 50e6, 5.5e12, "async"),
-    "b200_sxm": MoeDevice(148, 2250e12, 2250e12, 8.0e12, 126e6, 10.0e12, "async"),
-}
-"""Datasheets: units, dense 16-bit peak, DRAM bandwidth, L2; L2 bandwidth from public microbenchmarks (guess)."""
-PEAK_RATIO: Final[dict[str, float]] = {
-    "bfloat16": 1.0, "w4a16_mxfp4": 1.0, "int4_wo": 1.0,
-    "fp8": 2.0, "fp8_block": 2.0, "w4a8_mxfp4_mxfp8": 2.0, "nvfp4": 4.0,
+MEASURED: Final = ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm")
+#: Number format of a collector's name, which decides what is computed in.
+FORMATS: Final[dict[str, str]] = {
+    "bfloat16": "bf16", "w4a16_mxfp4": "mxfp4", "int4_wo": "int4", "fp8": "fp8", "fp8_block": "fp8_block",
+    "w4a8_mxfp4_mxfp8": "mxfp8", "nvfp4": "nvfp4",
 }  # fmt: skip
-"""Arithmetic peak of a format over the 16-bit peak."""
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "hopper": ("h100_sxm", "h200_sxm"),
     "blackwell": ("b200_sxm",),
@@ -68,9 +65,10 @@ PRIOR_WEIGHT: Final = 0.01
 
 
 def device_for(machine: str, dtype: str) -> MoeDevice:
-    """The device with the arithmetic peak of the format."""
-    device = DEVICES[machine]
-    return replace(device, peak_ops_per_s=device.peak16_ops_per_s * PEAK_RATIO[dtype])
+    """The catalogue's figures of a measured machine with the arithmetic peak of the format."""
+    where, weights = find_machine(machine), find_format(FORMATS[dtype])
+    engine, compute = compute_with(where, weights, find_format(weights.activations or weights.name))
+    return moe_device(site_of(where, engine.name, compute))
 
 
 def facts_for(kernel: str) -> MoeFacts:
@@ -172,7 +170,7 @@ def run(data: Path, catalogue: Path) -> None:
     fitted: dict[tuple[str, str], MoeParameters] = {}
     residuals: dict[tuple[str, str], dict[str, float]] = {}
     tables: dict[tuple[str, str], pd.DataFrame] = {}
-    for machine in DEVICES:
+    for machine in MEASURED:
         lines: list[str] = []
         for kernel, rows in kernels_of(aic_moe.read(data, machine)):
             parameters, residual, shapes = fit_kernel(rows, machine, kernel)

@@ -17,33 +17,35 @@ import numpy.typing as npt
 
 from steelyard.calibrate.datasets import vector_ops
 from steelyard.calibrate.fit_collective import parameter_lines, score, write_lines
+from steelyard.cost.devices import vector_device
+from steelyard.cost.site import site_of
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.machine.catalogue import find_machine
+from steelyard.plan.formats import widest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 
-DEVICES: Final[dict[str, VectorDevice]] = {
-    "a100_pcie_40gb": VectorDevice(1555e9, 40e6, 4.0e12, 19.5e12, 108),
-    "a100_pcie_80gb": VectorDevice(1935e9, 40e6, 4.0e12, 19.5e12, 108),
-    "a100_sxm": VectorDevice(2039e9, 40e6, 4.0e12, 19.5e12, 108),
-    "h100_sxm": VectorDevice(3352e9, 50e6, 5.5e12, 66.9e12, 132),
-    "a40": VectorDevice(696e9, 6e6, 2.0e12, 37.4e12, 84),
-    "l4": VectorDevice(300e9, 48e6, 2.0e12, 30.3e12, 58),
-    "t4": VectorDevice(320e9, 4e6, 1.2e12, 8.1e12, 40),
-    "v100_pcie": VectorDevice(900e9, 6e6, 2.2e12, 14.1e12, 80),
-    "p100_pcie": VectorDevice(732e9, 4e6, 1.5e12, 9.3e12, 56),
-    "p4": VectorDevice(192e9, 2e6, 0.6e12, 5.5e12, 20),
-    "mi210": VectorDevice(1638e9, 8e6, 3.0e12, 22.6e12, 104),
-    "mi100": VectorDevice(1229e9, 8e6, 2.5e12, 23.1e12, 120),
-}
-"""Datasheets: DRAM bandwidth, L2, fp32 vector peak, units; L2 bandwidth from public microbenchmarks (guess)."""
+MEASURED: Final = (
+    "a100_pcie_40gb", "a100_pcie", "a100_sxm", "h100_sxm", "a40", "l4", "t4", "v100_pcie", "p100_pcie", "p4", "mi210",
+    "mi100",
+)  # fmt: skip
+
+
+def device_of(machine: str) -> VectorDevice:
+    """The catalogue's figures of a measured machine."""
+    where = find_machine(machine)
+    engine, compute = widest(where)
+    return vector_device(site_of(where, engine.name, compute))
+
+
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
-    "ampere": ("a100_pcie_40gb", "a100_pcie_80gb", "a100_sxm"),
+    "ampere": ("a100_pcie_40gb", "a100_pcie", "a100_sxm"),
     "ampere_graphics": ("a40",),
-    "hopper": ("h100_sxm", "a100_pcie_80gb"),
-    "blackwell": ("h100_sxm", "a100_pcie_80gb"),
+    "hopper": ("h100_sxm", "a100_pcie"),
+    "blackwell": ("h100_sxm", "a100_pcie"),
     "ada": ("l4",),
     "blackwell_graphics": ("l4", "a40"),
     "turing": ("t4",),
@@ -53,7 +55,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "cdna2": ("mi210",),
     "cdna3": ("mi100", "mi210"),
     "cdna4": ("mi100", "mi210"),
-    "generic": ("a100_pcie_80gb", "h100_sxm", "l4", "v100_pcie", "t4", "mi210"),
+    "generic": ("a100_pcie", "h100_sxm", "l4", "v100_pcie", "t4", "mi210"),
 }
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "launch_s": (1e-6, 8e-6), "efficiency": (0.3, 0.93), "l2_efficiency": (0.3, 1.0), "hot_frac": (0.1, 1.2),
@@ -130,7 +132,7 @@ def run(data: Path, catalogue: Path) -> None:
     table = vector_ops.read_all(data)
     fitted: dict[str, VectorParameters] = {}
     overheads: dict[str, dict[str, float]] = {}
-    for machine, device in DEVICES.items():
+    for machine, device in ((m, device_of(m)) for m in MEASURED):
         rows = table[table["machine"] == machine].reset_index(drop=True)
         half = np.random.default_rng(0).random(len(rows)) < 0.5
         train = (
@@ -178,7 +180,7 @@ def write_families(
     lines: list[str] = []
     for family, members in FAMILIES.items():
         truth, answer = [], []
-        for machine, device in DEVICES.items():
+        for machine, device in ((m, device_of(m)) for m in MEASURED):
             use = [fitted[m] for m in members if m != machine]
             if not use:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from steelyard import __version__
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
 from steelyard.calibrate.measure.graphs import kernel_of
 from steelyard.calibrate.measure.session import Measured, Session
-from steelyard.calibrate.toml_files import document
-from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, time_s, variant_of
+from steelyard.calibrate.toml_files import document, write_files
+from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, measured_cpu, time_s, variant_of
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import site_of
+from steelyard.errors import InputError
+from steelyard.machine.catalogue import user_folder
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 
-__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of"]
+__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of", "measured_with", "write_here"]
 
 Array = NDArray[np.float64]
 
@@ -55,7 +58,11 @@ CHAIN_BOUNDS: Mapping[str, tuple[float, float]] = {
     "stream_frac": (0.02, 4.0),
     "hot_frac": (0.01, 2.0),
 }
-UNUSED: Mapping[str, tuple[str, ...]] = {"batched": ("stream_frac", "pack_frac"), "conv": ("pack_frac",), "conv_1x1": ("pack_frac",)}
+UNUSED: Mapping[str, tuple[str, ...]] = {
+    "batched": ("stream_frac", "pack_frac"),
+    "conv": ("pack_frac",),
+    "conv_1x1": ("pack_frac",),
+}
 """Figures a kind of product says nothing about: batched products have no weights, convolutions always pack."""
 
 
@@ -121,7 +128,9 @@ def machine_of(session: Session, name: str) -> tuple[Machine, str]:
         "reserved_bytes": RESERVED_FRAC * host.memory_bytes,
         "launch": "cpu",
         "notes": f"Measured with {session.backend} on {host.system}, {session.threads} threads.",
-        "compute": [{"name": "cores", "kind": "vector", "units": session.threads, "clock_hz": host.clock_hz, "peak": peaks}],
+        "compute": [
+            {"name": "cores", "kind": "vector", "units": session.threads, "clock_hz": host.clock_hz, "peak": peaks}
+        ],
         "memory": memory,
     }
     data = {
@@ -182,16 +191,19 @@ def calibrate_session(session: Session, name: str) -> Calibration:
     if chains:
         groups["cpu", "chain", ""] = chains
     sections = [
-        _section(key, [session.rows[i] for i in index], [kernels[i] for i in index], machine) for key, index in groups.items()
+        _section(key, [session.rows[i] for i in index], [kernels[i] for i in index], machine)
+        for key, index in groups.items()
     ]
     return Calibration(machine, text, tuple(sections), _files(session, sections))
 
 
-def _section(key: tuple[str, str, str], rows: Sequence[Measured], kernels: Sequence[Kernel], machine: Machine) -> Fitted:
+def _section(
+    key: tuple[str, str, str], rows: Sequence[Measured], kernels: Sequence[Kernel], machine: Machine
+) -> Fitted:
     op, variant, fmt = key
     predict, prior, bounds = _model(kernels, machine)
     measured = np.array([m.time_s for m in rows])
-    fold = _folds(rows)
+    fold = folds_of(rows)
     held = np.empty_like(measured)
     names = [n for n in bounds if n not in UNUSED.get(variant, ())]
     for number in range(FOLDS):
@@ -211,7 +223,7 @@ def _section(key: tuple[str, str, str], rows: Sequence[Measured], kernels: Seque
     return Fitted(op, variant, fmt, final, errors_of(held, measured), len(rows))
 
 
-def _folds(rows: Sequence[Measured]) -> NDArray[np.int_]:
+def folds_of(rows: Sequence[Measured]) -> NDArray[np.int_]:
     """Whole shapes to one fold: every m of an (n, k) pair, every chain of one size."""
     keys = [tuple(sorted((k, v) for k, v in r.case.shape.items() if k not in ("m", "batch"))) for r in rows]
     order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -258,3 +270,44 @@ def _files(session: Session, sections: Sequence[Fitted]) -> dict[str, str]:
         f"{op}.toml": document(table, [f"{session.device_title}: what `steelyard calibrate --here` fitted.", note])
         for op, table in tables.items()
     }
+
+
+def write_here(session: Session, name: str, out: str = "") -> tuple[Calibration, list[Path]]:
+    """Fit a session and write its machine and calibration into a catalogue folder.
+
+    Args:
+        session: what was measured.
+        name: of the machine.
+        out: catalogue folder; empty = the user's.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = Path(out) if out else user_folder()
+    if session.device != "cpu":
+        from steelyard.calibrate.fit import files_of
+        from steelyard.calibrate.here_gpu import gpu_sections
+
+        machine, sections = gpu_sections(session)
+        fitted = tuple(Fitted(x.op, x.title, "", x.parameters, x.held_out, x.rows) for x in sections)
+        texts = files_of(machine.name, sections)
+        paths = write_files(folder, {f"calibration/{file}": text for file, text in texts.items()})
+        return Calibration(machine, "", fitted, texts), paths
+    found = calibrate_session(session, name)
+    files = {f"machines/{name}.toml": found.machine_toml}
+    files |= {f"calibration/{name}/{file}": text for file, text in found.files.items()}
+    return found, write_files(folder, files)
+
+
+def measured_with(machine: Machine) -> tuple[int, tuple[str, ...]]:
+    """(threads, number formats) a machine of this computer was measured with.
+
+    Raises:
+        InputError: it was not measured by ``calibrate --here``.
+    """
+    if not measured_cpu(machine.name):
+        raise InputError(
+            f"{machine.name} was not measured here; run `steelyard calibrate --here` first", field="machine"
+        )
+    engine = machine.compute[0]
+    return int(engine.units), tuple(f for f in engine.peak if f in ("fp32", "bf16"))

@@ -16,23 +16,38 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard import __version__
-from steelyard.calibrate.few_shot import Errors, errors_of, leave_one_out, need_scipy
-from steelyard.calibrate.toml_files import document
+from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
+from steelyard.calibrate.toml_files import check_name, document
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
+from steelyard.machine.catalogue import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 
-__all__ = ["COLUMNS", "Adapted", "Sample", "adapt", "files_of", "named_like", "read_samples"]
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "COLUMNS",
+    "Adapted",
+    "Sample",
+    "adapt",
+    "adapt_black_box",
+    "files_of",
+    "machine_file",
+    "named_like",
+    "read_samples",
+]
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"),
@@ -84,7 +99,7 @@ def read_samples(path: str | Path) -> list[Sample]:
     """Read a samples file.
 
     Raises:
-        InputError: no such file, no rows, unknown op, missing columns, sizes or latencies that are not positive numbers.
+        InputError: no such file, no rows, unknown op, missing columns, sizes or latencies that are no positive numbers.
     """
     name = Path(path).name
     lines = [line for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -160,31 +175,103 @@ def adapt(machine: Machine, samples: Sequence[Sample], *, like: str = "") -> lis
         InputError: an unknown format or operation, or SciPy is missing.
     """
     need_scipy()
-    return [_adapt(task) for task in _tasks(machine, samples, like)]
+    return _adapted(machine, machine, samples, like, rescale=False)
 
 
-def _adapt(task: Any) -> Adapted:
-    rows = len(task)
-    before = task.errors(task.prior.parameters, task.everywhere)
-    if rows >= 3:
-        left = leave_one_out(lambda kept: _predictor(task, task.fit(kept, few=True)), rows)
-        after = errors_of(left, task.time_s)
-    else:
-        after = before
-    helped = rows < 3 or after.mean_ape <= before.mean_ape
-    parameters = task.fit(task.everywhere, few=True) if helped else task.prior.parameters
-    moved = {
-        n: float(getattr(parameters, n) / getattr(task.prior.parameters, n))
-        for n in task.few_names
-        if getattr(task.prior.parameters, n)
-    }
-    return Adapted(
-        task.op, task.section, task.title, parameters, moved, rows, before, after, task.prior.source, task.facts, helped
+def adapt_black_box(machine: Machine, samples: Sequence[Sample], *, like: str) -> tuple[Machine, list[Adapted]]:
+    """The same for a device whose spec sheet is unknown: its peaks and bandwidths are scaled first.
+
+    Returns:
+        The machine with scaled figures, and the sections on it; ``before`` is the machine as given.
+
+    Raises:
+        InputError: as :func:`adapt`.
+    """
+    need_scipy()
+    scaled = _rescaled(machine, samples, like)
+    return scaled, _adapted(scaled, machine, samples, like, rescale=True)
+
+
+def _adapted(machine: Machine, given: Machine, samples: Sequence[Sample], like: str, *, rescale: bool) -> list[Adapted]:
+    """Fit every section; ``after`` scores rows left out of everything, the scaling included."""
+    order = np.random.default_rng(0).permutation(len(samples))
+    left_s: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for part in np.array_split(order, min(len(samples), GROUPS)) if len(samples) >= LEAST_SAMPLES else []:
+        out = set(part.tolist())
+        kept, left = ([s for i, s in enumerate(samples) if (i in out) is side] for side in (False, True))
+        seen = _rescaled(given, kept, like) if rescale else machine
+        fits = {(t.op, t.section): t.fit(t.everywhere, few=True) for t in _tasks(seen, kept, like)}
+        for t in _tasks(seen, left, like):
+            answer = t.predict(fits.get((t.op, t.section), t.prior.parameters), t.everywhere)
+            left_s.setdefault((t.op, t.section), []).extend(zip(answer.tolist(), t.time_s.tolist(), strict=True))
+    plain = {(t.op, t.section): t for t in _tasks(given, samples, like)}
+    found = []
+    for task in _tasks(machine, samples, like):
+        key = (task.op, task.section)
+        borrowed = plain[key].errors(plain[key].prior.parameters, task.everywhere)
+        pairs = np.array(left_s.get(key, ())).reshape(-1, 2)
+        after = errors_of(pairs[:, 0], pairs[:, 1]) if len(pairs) else borrowed
+        kept_prior = len(pairs) > 0 and after.mean_ape > borrowed.mean_ape and not rescale
+        parameters = task.prior.parameters if kept_prior else task.fit(task.everywhere, few=True)
+        moved = {n: float(getattr(parameters, n) / (getattr(task.prior.parameters, n) or 1.0)) for n in task.few_names}
+        source = task.prior.source
+        found.append(
+            Adapted(*key, task.title, parameters, moved, len(task), borrowed, after, source, task.facts, not kept_prior)
+        )
+    return found
+
+
+GROUPS = 10
+"""Most fits made to score rows left out; more rows than this are left out in groups."""
+LEAST_SAMPLES = 3
+"""Fewer samples are not scored."""
+SCALE_SIGMA = 0.7
+"""Log-space width of the prior on an unknown spec sheet: a factor of two either way (guess)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Factors on the peaks and on the bandwidths of a machine."""
+
+    compute: float = 1.0
+    memory: float = 1.0
+
+    def of(self, machine: Machine) -> Machine:
+        engines = tuple(
+            replace(c, peak={f: v * self.compute for f, v in c.peak.items()}, sparse_peak={}) for c in machine.compute
+        )
+        levels = tuple(
+            replace(
+                m,
+                bandwidth_bytes_per_s=m.bandwidth_bytes_per_s * self.memory,
+                write_bandwidth_bytes_per_s=m.write_bandwidth_bytes_per_s * self.memory,
+            )
+            for m in machine.memory
+        )
+        power = machine.tdp_w * max(self.compute, self.memory)
+        return machine.but(compute=engines, memory=levels, tdp_w=power)
+
+
+def _rescaled(machine: Machine, samples: Sequence[Sample], like: str) -> Machine:
+    """The machine whose peaks and bandwidths, with borrowed parameters, fit the samples best."""
+    on_chip = [s for s in samples if s.op != "collective"]
+    if not on_chip:
+        return machine
+    measured = np.concatenate([t.time_s for t in _tasks(machine, on_chip, like)])
+
+    def predict(scale: _Scale) -> NDArray[np.float64]:
+        tasks = _tasks(scale.of(machine), on_chip, like)
+        return np.concatenate([t.predict(t.prior.parameters, t.everywhere) for t in tasks])
+
+    bounds = {"compute": (0.02, 50.0), "memory": (0.02, 50.0)}
+    found = fit_parameters(
+        predict, _Scale(), measured, ("compute", "memory"), sigma=SCALE_SIGMA, bounds=bounds, noise=SCALE_NOISE
     )
+    return found.of(machine)
 
 
-def _predictor(task: Any, parameters: Any) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    return lambda index: task.predict(parameters, index)  # type: ignore[no-any-return]
+SCALE_NOISE = 0.2
+"""Log-space scatter of a row around borrowed parameters on another machine."""
 
 
 def _tasks(machine: Machine, samples: Sequence[Sample], like: str) -> Iterator[Any]:
@@ -297,29 +384,52 @@ def _vector(machine: Machine, c: Mapping[str, Any], time_s: Any, seen: Any, like
     return vector_task(machine, columns, time_s, seen, source="samples", like=like)
 
 
-def named_like(name: str, like: Machine, path: Path) -> tuple[Machine, str]:
+def named_like(name: str, like: Machine, given: str) -> tuple[Machine, dict[str, Any]]:
     """A machine called ``name`` with the spec sheet of another: what is assumed of a black box.
 
     Args:
         name: lower case letters, digits and underscores.
-        like: the machine taken after; path: its file.
+        like: the machine taken after; given: its name, or the path of its file.
+
+    Returns:
+        The machine, and its file as plain data.
 
     Raises:
         InputError: the name cannot be that of a machine.
     """
-    if not name.replace("_", "a").isalnum() or name != name.lower():
-        raise InputError(f"expected lower-case letters, digits and '_', got {name!r}", field="machine")
+    check_name(name, "machine")
+    files = [folder / "machines" / f"{like.name}.toml" for folder in catalogue_folders()]
+    path = next((f for f in files if f.is_file()), Path(given))
     data = read_document(path)
     inner = data["machine"] if isinstance(data.get("machine"), Mapping) else data
     changed = {**inner, "name": name, "title": f"{name} (figures of {like.title})", "aliases": []}
-    guess = {**data.get("guess", {}), "compute": f"taken from {like.name}", "memory": f"taken from {like.name}"}
+    guess = {**data.get("guess", {}), "compute": f"of {like.name}, scaled", "memory": f"of {like.name}, scaled"}
     whole = {"sources": {**data.get("sources", {})}, "guess": guess, "machine": changed}
     if inner is data:
         for key in ("sources", "guess"):
             changed.pop(key, None)
-    return machine_from_dict(whole, name), document(
-        whole, [f"A device measured by samples; spec sheet of {like.name}."]
-    )
+    return machine_from_dict(whole, name), whole
+
+
+def machine_file(data: Mapping[str, Any], machine: Machine, like: str) -> str:
+    """The TOML file of a black box: the data it was taken from with the scaled peaks and bandwidths."""
+    inner = dict(data["machine"])
+    peaks = {c.name: dict(c.peak) for c in machine.compute}
+    rates = {m.name: m.bandwidth_bytes_per_s for m in machine.memory}
+    inner["compute"] = [
+        {**{k: v for k, v in c.items() if k != "sparse_peak"}, "peak": peaks[c["name"]]} for c in inner["compute"]
+    ]
+    inner["memory"] = [
+        {
+            **{k: v for k, v in m.items() if k != "write_bandwidth_bytes_per_s"},
+            "bandwidth_bytes_per_s": rates[m["name"]],
+        }
+        for m in inner["memory"]
+    ]
+    inner["tdp_w"] = machine.tdp_w
+    text = document({**data, "machine": inner}, [f"A device known by samples only; figures of {like}, scaled to them."])
+    machine_from_dict(tomllib.loads(text), machine.name)
+    return text
 
 
 def files_of(machine: str, adapted: Sequence[Adapted], source: str) -> dict[str, str]:

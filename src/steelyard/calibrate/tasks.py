@@ -18,13 +18,15 @@ from steelyard.calibrate import fit_attention, fit_collective, fit_gemm, fit_moe
 from steelyard.calibrate.datasets.aic_attention import AttentionRows
 from steelyard.calibrate.datasets.aic_gemm import GemmRows, take
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters
-from steelyard.calibrate.readers._ops import attention_device, site
+from steelyard.calibrate.readers._ops import site
 from steelyard.cost.attention import DecodeParameters, PrefillParameters
 from steelyard.cost.attention_kernels import attention_facts
 from steelyard.cost.collective import CollectiveParameters, Fabric
+from steelyard.cost.devices import attention_device, gemm_device, moe_device
+from steelyard.cost.devices import vector_device as device_for_vectors
 from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, library_facts
-from steelyard.cost.moe import MoeDevice, MoeParameters, moe_time_s
-from steelyard.cost.op_models import GEMM_VARIANTS, fabrics, gemm_device
+from steelyard.cost.moe import MoeParameters, moe_time_s
+from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
 from steelyard.machine.cluster import cluster_of
@@ -43,13 +45,39 @@ FIT_ROWS = 3000
 """Rows of one section a fit looks at; more are drawn at random and change errors by less than 0.2 points."""
 SIGMA = 0.5
 """Log-space width of the prior when a machine has thousands of rows."""
-FEW_SIGMA: Mapping[str, float] = {"decode": 0.2, "prefill": 0.2, "moe": 0.35, "collective": 0.5, "vector": 0.35}
-"""How far machines differ from their family (log-space), by op; GEMM has its own by parameter."""
+FEW_SIGMA: Mapping[str, float | Mapping[str, float]] = {
+    "gemm": {
+        **fit_gemm.FEW_SHOT_SIGMA,
+        "wave_hardness": 0.5,
+        "operand_intensity": 0.15,
+        "store_intensity": 0.2,
+        "split_s": 0.2,
+    },
+    "decode": 0.2,
+    "prefill": 0.35,
+    "moe": 0.7,
+    "collective": 0.5,
+    "pcie": {"contention": 2.0},
+    "vector": 0.35,
+}
+"""How far machines differ from what others predict of them (log-space), by op and parameter; 0.5 where not named.
+
+Source: each of five measured machines left out in turn, 20 rows, three draws (docs/methods/calibration.md).
+"""
 FEW_NAMES: Mapping[str, tuple[str, ...]] = {
-    "moe": ("launch_s", "compute_efficiency", "memory_efficiency", "tile_s"),
+    "gemm": (*fit_gemm.FEW_SHOT, "wave_hardness", "operand_intensity", "store_intensity", "split_s"),
+    "moe": (
+        *("launch_s", "compute_efficiency", "memory_efficiency", "tile_s"),
+        *("vector_efficiency", "sort_s_per_row", "unit_stream_ratio"),
+    ),
+    "collective": ("launch_s", "step_s", "simple_efficiency", "nvls_efficiency", "custom_launch_s"),
+    "pcie": fit_collective.PCIE_NAMES,
     "vector": ("launch_s", "efficiency", "l2_efficiency"),
     "decode": ("launch_clocks", "item_s", "dram_frac", "l2_frac"),
-    "prefill": ("launch_clocks", "item_s", "matrix_frac", "exp_frac"),
+    "prefill": (
+        *("launch_clocks", "item_s", "matrix_frac", "exp_frac"),
+        *("dram_frac", "l2_frac", "tail_frac", "cache_write_s"),
+    ),
 }
 """What ten or twenty rows can say something about."""
 
@@ -107,12 +135,21 @@ class Task:
         return np.arange(len(self))
 
 
-def _prior(op: str, cls: type[Any], like: str, families: tuple[str, ...], variants: tuple[str, ...] = ("",)) -> Calibrated:
-    return calibrated(op, cls, like, families, variants)
+def _prior(
+    op: str, cls: type[Any], like: str, families: tuple[str, ...], variants: tuple[str, ...] = ("",)
+) -> Calibrated:
+    hashable: Any = cls
+    return calibrated(op, hashable, like, families, variants)
 
 
 def gemm_task(
-    machine: Machine, rows: GemmRows, fitted: NDArray[np.bool_], facts: GemmFacts | None = None, *, split: str = "", like: str = ""
+    machine: Machine,
+    rows: GemmRows,
+    fitted: NDArray[np.bool_],
+    facts: GemmFacts | None = None,
+    *,
+    split: str = "",
+    like: str = "",
 ) -> Task:
     """Dense products of one number format.
 
@@ -127,7 +164,9 @@ def gemm_task(
     if facts is None:
         activations = find_format(stored.activations or stored.name)
         named = fit_gemm.KERNELS.get((machine.name, fmt)) or prior.facts
-        facts = gemm_facts(named) if named else library_facts(machine.family, stored.stored_bits, activations.stored_bits)
+        facts = (
+            gemm_facts(named) if named else library_facts(machine.family, stored.stored_bits, activations.stored_bits)
+        )
     device, hot = gemm_device(where), prior.parameters.hot_frac
     engine = device.copy_engine if device.copy_engine in ("async", "mma_sync") else "mma_sync"
     names = fit_gemm.fitted_names(engine, fit_gemm.EAGER_FREE if fmt == "fp8_block" else fit_gemm.FREE)
@@ -145,8 +184,8 @@ def gemm_task(
         prior,
         tuple(names),
         fit_gemm.BOUNDS,
-        tuple(fit_gemm.fitted_names(engine, fit_gemm.FEW_SHOT)),
-        fit_gemm.FEW_SHOT_SIGMA,
+        tuple(fit_gemm.fitted_names(engine, FEW_NAMES["gemm"])),
+        FEW_SIGMA["gemm"],
         source=rows.source,
         split=split,
         facts=facts.name,
@@ -157,7 +196,14 @@ _FORMATS: Mapping[str, str] = {"int8_wo": "int8", "int4_wo": "int4"}
 
 
 def attention_task(
-    machine: Machine, phase: Any, rows: AttentionRows, fitted: NDArray[np.bool_], *, source: str = "", split: str = "", like: str = ""
+    machine: Machine,
+    phase: Any,
+    rows: AttentionRows,
+    fitted: NDArray[np.bool_],
+    *,
+    source: str = "",
+    split: str = "",
+    like: str = "",
 ) -> Task:
     """Prefill or decode attention, every kernel the machine ran together."""
     cls: type[Any] = DecodeParameters if phase == "decode" else PrefillParameters
@@ -211,15 +257,7 @@ def moe_task(
     ``columns``: tokens, hidden, intermediate, topk, experts, local_experts, skew, repeated_batches, even, gated.
     """
     where = site(machine, fmt, "bf16" if bits[1] >= 16 else "")
-    device = MoeDevice(
-        int(where.units),
-        where.peak_ops_per_s,
-        where.peak16_ops_per_s,
-        where.dram_bytes_per_s,
-        where.l2_bytes,
-        where.l2_bytes_per_s,
-        where.copy_engine,  # type: ignore[arg-type]
-    )
+    device = moe_device(where)
     try:
         facts = fit_moe.facts_for(kernel)
     except ValueError:
@@ -265,7 +303,13 @@ def moe_task(
 
 
 def collective_task(
-    machine: Machine, rows: pd.DataFrame, fitted: NDArray[np.bool_], *, source: str = "", split: str = "", like: str = ""
+    machine: Machine,
+    rows: pd.DataFrame,
+    fitted: NDArray[np.bool_],
+    *,
+    source: str = "",
+    split: str = "",
+    like: str = "",
 ) -> Task:
     """Collectives inside a node; ``rows`` has operation, library, message_bytes, devices and time_s."""
     fabric: Fabric = fabrics(cluster_of(machine, int(rows["devices"].max())))[0]
@@ -284,7 +328,7 @@ def collective_task(
         del prior
         return fit_collective.fit_machine(rows.iloc[index].reset_index(drop=True), fabric)
 
-    moving = tuple(n for n in ("launch_s", "step_s", "simple_efficiency", "nvls_efficiency", "custom_launch_s") if n in known)
+    few = "collective" if nvlink else "pcie"
     return Task(
         "collective",
         "",
@@ -295,8 +339,8 @@ def collective_task(
         _prior("collective", CollectiveParameters, like, families),
         tuple(names),
         known,
-        moving,
-        FEW_SIGMA["collective"],
+        tuple(n for n in FEW_NAMES[few] if n in known),
+        FEW_SIGMA[few],
         source=source,
         split=split,
         fit_rows=own,
@@ -305,10 +349,7 @@ def collective_task(
 
 def vector_device(machine: Machine) -> VectorDevice:
     """What vector kernels meet on a machine."""
-    where = site(machine, "fp32", "fp32", "vector")
-    return VectorDevice(
-        where.dram_bytes_per_s, where.l2_bytes, where.l2_bytes_per_s, where.vector_ops_per_s, int(where.units)
-    )
+    return device_for_vectors(site(machine, "fp32", "fp32", "vector"))
 
 
 def vector_task(
@@ -332,7 +373,11 @@ def vector_task(
     kinds = np.asarray(columns["kind"], dtype=np.str_)
 
     def predict(p: VectorParameters, index: Index) -> Array:
-        out, kind, names = np.empty(index.size), kinds[index], ("read_bytes", "write_bytes", "flops", "rows", "overhead", "cold")
+        out, kind, names = (
+            np.empty(index.size),
+            kinds[index],
+            ("read_bytes", "write_bytes", "flops", "rows", "overhead", "cold"),
+        )
         c = {n: np.asarray(columns[n], dtype=np.float64)[index] for n in names}
         for name in sorted(set(kind.tolist())):
             by_rows = name.split("_")[0] in ("norm", "softmax")

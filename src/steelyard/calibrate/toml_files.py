@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import InputError
+from steelyard.machine.catalogue import catalogue_folders, user_folder
 
-__all__ = ["document", "write_files"]
+__all__ = ["check_name", "document", "write_files"]
 
 DIGITS = 5
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -91,11 +92,24 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
             staged.append((temporary, target))
             with os.fdopen(handle, "w", encoding="utf-8") as out:
                 out.write(text)
-            os.chmod(temporary, 0o644)
+            Path(temporary).chmod(0o644)
         for temporary, target in staged:
-            os.replace(temporary, target)
+            Path(temporary).replace(target)
     except OSError as error:
         for temporary, _ in staged:
             Path(temporary).unlink(missing_ok=True)
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror or error}", field="out") from error
     return [target for _, target in staged]
+
+
+def check_name(name: str, field: str) -> None:
+    """Refuse a name a machine file cannot have, or that a catalogue machine has.
+
+    Raises:
+        InputError: characters that are no lower-case letters, digits or ``_``, or a taken name.
+    """
+    if not re.fullmatch(r"[a-z0-9_]{1,64}", name):
+        raise InputError(f"expected lower-case letters, digits and '_', got {name!r}", field=field)
+    shipped = [f for f in catalogue_folders() if f != user_folder()]
+    if any((folder / "machines" / f"{name}.toml").is_file() for folder in shipped):
+        raise InputError(f"{name!r} is a machine of the catalogue; choose another name", field=field)

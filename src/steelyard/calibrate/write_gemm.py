@@ -132,7 +132,7 @@ def samples_of(tables: Mapping[str, Mapping[str, GemmRows]], machine: str, numbe
     """(fit, held-out) samples of one machine and format."""
     fit, out = split_by_pair(gpu_bound(tables[machine][number_format]))
     facts = gemm_facts(KERNELS[machine, number_format])
-    device, hot = device_of(machine, number_format), MEASURED[machine].hot_frac
+    device, hot = device_of(machine, number_format), MEASURED[machine]
     return Sample(fit, device, facts, hot), Sample(out, device, facts, hot)
 
 
@@ -176,8 +176,8 @@ def families(tables: Mapping[str, Mapping[str, GemmRows]], classes: Mapping[str,
     twin = max((scores[m] for m in ("h100_sxm", "h200_sxm")), key=lambda s: s.log_std)
     parts = []
     for family, members in FAMILIES.items():
-        engine = MEASURED[members[0]].copy_engine
-        base = replace(classes[engine], hot_frac=MEASURED[members[0]].hot_frac)
+        engine = device_of(members[0], "bf16").copy_engine
+        base = replace(classes[engine], hot_frac=MEASURED[members[0]])
         for fmt in ("bf16", "fp8", "fp8_block", "nvfp4"):
             if (members[0], fmt) not in KERNELS:
                 continue
@@ -213,8 +213,8 @@ def main(folder: Path, out: Path) -> None:
     files = aic_gemm_files(folder)
     tables = {m: read_aic_gemm(files[m]) for m in MEASURED}
     classes = fit_classes([samples_of(tables, m, "bf16")[0] for m in MEASURED])
-    for machine, spec in MEASURED.items():
-        prior = replace(classes[spec.copy_engine], hot_frac=spec.hot_frac)
+    for machine, hot_frac in MEASURED.items():
+        prior = replace(classes[device_of(machine, "bf16").copy_engine], hot_frac=hot_frac)
         parts = [
             f"# GEMM utilisation of {machine}, fitted to {files[machine].name}\n# ({ROWS_NOTE}).\n"
             "# Split: a third of the (n, k) pairs fitted, the others scored; errors in %, residuals in log space,\n"

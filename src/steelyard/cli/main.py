@@ -26,10 +26,12 @@ app = App(
 )
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
+    ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
     ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
     ("show", "Show one machine, model, format, engine, network or node."),
     ("compare", "Put two machines, two models or two saved estimates side by side."),
+    ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),
     ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),
 ):

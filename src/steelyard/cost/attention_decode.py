@@ -1,7 +1,7 @@
 """Attention of one new token per sequence over a KV cache (decode): a mechanistic time model.
 
     T = launch + sequences + copy + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ]
-    T_unit   = waves(items s / slots) * ( item + ceil(tokens / s / tile) * tile * token )
+    T_unit   = waves(items s / slots) item + waves(items s / units) ceil(tokens / s / tile) tile token
     T_memory = cold bytes / (dram_frac DRAM) + hot bytes / (l2_frac L2)
 
 never below the limit. `items` is batch * kv_heads * ceil(group / row_tile) when the kernel packs a group's query heads
@@ -76,6 +76,11 @@ def hot_share(
     """Part of repeated reads that hit the last-level cache: 1 / (1 + (bytes / (hot_frac L2))^sharpness)."""
     capacity = max(hot_frac * l2_bytes, 1.0)
     return np.asarray(1.0 / (1.0 + np.minimum(working_bytes / capacity, 1e6) ** sharpness))
+
+
+def waves(load: Array, hardness: float) -> Array:
+    """Rounds that `load` tiles per place take: hardness ceil(load) + (1 - hardness) max(load, 1)."""
+    return np.asarray((1 - hardness) * np.maximum(load, 1.0) + hardness * np.ceil(load))
 
 
 def decode_attention_limit_s(
@@ -170,7 +175,7 @@ def decode_attention_time_s(
         * (1 + F.wide_group_frac * (rows > WIDE_GROUP))
     )
     item = item + rows * P.row_s * F.row_ratio * scale + np.where(windowed & (C > W), F.window_item_s, 0.0)
-    token = 4 * tile_rows * mean_dim * device.slots / (P.matrix_frac * device.peak_ops_per_s)
+    token = 4 * tile_rows * mean_dim * device.units / (P.matrix_frac * device.peak_ops_per_s)
     token = np.where(
         bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token
     )
@@ -180,9 +185,9 @@ def decode_attention_time_s(
     tiles = loaded / kv_tile
 
     def unit_time(pieces: float) -> Array:
-        load = items * (pieces / (device.slots * P.in_flight))
-        waves = (1 - P.wave_hardness) * np.maximum(load, 1.0) + P.wave_hardness * np.ceil(load)
-        return np.asarray(waves * P.in_flight * (item + np.ceil(tiles / pieces) * tile_time))
+        per_slot = waves(items * (pieces / (device.slots * P.in_flight)), P.wave_hardness)
+        per_unit = waves(items * (pieces / (device.units * P.in_flight)), P.wave_hardness)
+        return np.asarray(P.in_flight * (per_slot * item + per_unit * np.ceil(tiles / pieces) * tile_time))
 
     cache = B * K * loaded * (D + Dv) * bits / 8
     per_head_hot = hot_share(cache / K, device.l2_bytes, 4.0, P.hot_frac)
@@ -205,7 +210,7 @@ def decode_attention_time_s(
         for pieces in SPLITS:
             if pieces > min(F.max_splits, largest):
                 break
-            fastest = np.minimum(fastest, np.where(may_split & (tiles * 2 >= pieces), unit_time(pieces), np.inf))
+            fastest = np.minimum(fastest, np.where(may_split, unit_time(pieces), np.inf))
         best = np.minimum(best, (fastest**p + memory_p) ** (1 / p) + P.combine_s * F.combine_ratio)
 
     launch = P.launch_clocks / device.clock_hz

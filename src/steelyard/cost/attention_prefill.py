@@ -203,7 +203,7 @@ def prefill_attention_time_s(
     kv_tile = _by_dim(mean_dim, F.prefill_kv_tile) * np.where(fp8, F.prefill_fp8_tile_ratio, 1.0)
     rows = S * packed
     if F.prefill_few_rows:
-        few = B * H / packed * np.ceil(rows / tile_rows) < device.slots
+        few = B * H / packed * np.ceil(rows / tile_rows) < device.units
         tile_rows = np.where(few, np.minimum(F.prefill_few_rows, tile_rows), tile_rows)
     filled = np.minimum(rows, tile_rows)
     computed = np.ceil(filled / F.prefill_sub_rows) * F.prefill_sub_rows if F.prefill_sub_rows else tile_rows
@@ -220,10 +220,8 @@ def prefill_attention_time_s(
     mean = np.where(windowed, np.minimum(mean, np.minimum(seen, reach)), mean)
     longest = np.where(windowed, reach, longest)
 
-    unit_peak = device.peak_for(bits, F.computes_fp8) / device.slots
-    exponential = (
-        P.exp_frac * F.prefill_exp_ratio / (device.exp_per_clock * device.clock_hz) * (device.units / device.slots)
-    )
+    unit_peak = device.peak_for(bits, F.computes_fp8) / device.units
+    exponential = P.exp_frac * F.prefill_exp_ratio / (device.exp_per_clock * device.clock_hz)
     product = 4 * mean_dim / (np.minimum(P.matrix_frac * F.prefill_matrix_ratio, 1.0) * unit_peak)
     key_time = computed * (product + exponential) * np.where(mean_dim > 256, F.prefill_large_dim_ratio, 1.0)
     if F.prefill_fp8_token_clocks:
@@ -235,7 +233,7 @@ def prefill_attention_time_s(
         windowed, F.prefill_window_item_s, 0.0
     )
 
-    work = items * (item / P.item_overlap + mean * key_time) / device.slots
+    work = items * (item / (P.item_overlap * device.slots) + mean * key_time / device.units)
     one = item + longest * key_time
     load = items / device.slots
     unit = np.maximum(work + P.tail_frac * one * np.minimum(load, 1.0), one)

@@ -4,9 +4,11 @@
                C = flops / (compute_frac peak)
                M = weights / (stream_frac DRAM) + [m > 1] weights / (pack_frac DRAM) + activations / (act_frac DRAM)
     attention  T = launch + (C^q + M^q)^(1/q)
-               C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak) + rows row_ops / vector peak
+               C = pairs (2 (d_k + d_v) / (compute_frac peak) + exp_ops / vector peak)
+                   + rows row_ops / vector peak
                M = cache / (stream_frac DRAM)
-    chain      T = launch + bytes / (cache_frac LLC) + miss bytes / (stream_frac DRAM),  miss = x^4 / (1 + x^4), x = bytes / (hot_frac LLC size)
+    chain      T = launch + bytes / (cache_frac LLC) + miss bytes / (stream_frac DRAM)
+               miss = x^4 / (1 + x^4),  x = bytes / (hot_frac LLC size)
 
 A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
 convolution library reorders its activations too. Both are passes over memory that a roofline does not see, and on a
@@ -162,7 +164,10 @@ def attention_time_s(
     """
     p = parameters
     n, r, d, b = (np.asarray(x, dtype=np.float64) for x in (pairs, rows, width, cache_bytes))
-    compute = n * (2.0 * d / (p.compute_frac * peak_ops_per_s) + p.exp_ops / vector_ops_per_s) + r * p.row_ops / vector_ops_per_s
+    compute = (
+        n * (2.0 * d / (p.compute_frac * peak_ops_per_s) + p.exp_ops / vector_ops_per_s)
+        + r * p.row_ops / vector_ops_per_s
+    )
     time = p.launch_s + _join(compute, b / (p.stream_frac * dram_bytes_per_s), p.overlap_power)
     return np.asarray(np.maximum(time, np.maximum(2.0 * n * d / peak_ops_per_s, b / dram_bytes_per_s)))
 
@@ -198,12 +203,19 @@ def measured_cpu(machine: str) -> bool:
 
 
 def variant_of(kernel: Kernel) -> str:
-    """``conv``, ``conv_1x1``, ``batched`` or ``gemm``; ``prefill`` or ``decode``; ``chain_`` and the dearest operator of a chain."""
+    """``conv``, ``conv_1x1``, ``batched``, ``gemm``, ``prefill``, ``decode``, or ``chain_`` and its operator."""
     if kernel.kind == "vector":
         return "chain_" + max((op.map for op in kernel.ops), key=lambda name: ELEMENTWISE_COST[name])
     if kernel.kind == "attention":
         return "decode" if bool(np.all(np.asarray(kernel.features["new"]) <= 1)) else "prefill"
-    sliding = [rank for op in kernel.ops for tensor in op.inputs for axis in tensor.index if len(axis) > 1 for _, rank in axis[1:]]
+    sliding = [
+        rank
+        for op in kernel.ops
+        for tensor in op.inputs
+        for axis in tensor.index
+        if len(axis) > 1
+        for _, rank in axis[1:]
+    ]
     if sliding:
         extents = [np.asarray(op.size(rank)) for op in kernel.ops for rank in sliding if rank in op.ranks]
         return "conv" if any(bool(np.any(x > 1)) for x in extents) else "conv_1x1"
@@ -220,7 +232,11 @@ def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
             "pairs": queries * f["pairs"],
             "rows": queries * f["new"],
             "width": width,
-            "cache_bytes": np.asarray(f["batch"], dtype=np.float64) * f["kv_heads"] * f["reach"] * width * (float(f["kv_bits"]) / 8.0),
+            "cache_bytes": np.asarray(f["batch"], dtype=np.float64)
+            * f["kv_heads"]
+            * f["reach"]
+            * width
+            * (float(f["kv_bits"]) / 8.0),
         }
     if kernel.kind == "vector":
         return {"moved_bytes": t.get("read", 0.0) + t.get("write", 0.0)}

@@ -4,10 +4,11 @@ and values.
 Decode: all heads read one latent vector per token (values are the first `latent_dim` elements of the keys), so
 
     T = launch + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ],   never below the limit
-    T_unit   = waves(items s / slots) * ( item + tokens/s * 2 row_tile (2 latent + rope) / (matrix_frac F) )
+    T_unit   = waves(items s / slots) item + waves(items s / units) tokens/s 2 row_tile (2 latent + rope) / (matrix_frac F)
     T_memory = max( cache bytes / (dram_frac DRAM), reads of every row group / (l2_frac L2) )
 
-with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Prefill expands keys and values per head
+with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Pieces never get shorter than
+MIN_SPLIT_TOKENS, so every candidate s, and with them the time, grows with context and batch. Prefill expands keys and values per head
 and is ordinary causal attention with head_dim = nope + rope and another value dimension. Only the attention kernel is
 priced here: the projections around it are dense products. Method and errors: docs/methods/attention.md.
 """
@@ -20,7 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from steelyard.cost.attention_decode import IO_BYTES, SPLITS, hot_share
+from steelyard.cost.attention_decode import IO_BYTES, SPLITS, hot_share, waves
 from steelyard.cost.attention_facts import Array, AttentionDevice, AttentionFacts
 from steelyard.cost.attention_prefill import PrefillParameters, prefill_attention_limit_s, prefill_attention_time_s
 
@@ -40,6 +41,10 @@ ROPE_BITS: Final = 16.0
 TILES_TOGETHER: Final = 6.0
 """Tiles per unit in flight or soon after each other: below it the tiles of one sequence find its latent in the last-
 level cache (fitted)."""
+
+
+NARROW_ROWS: Final = 16.0
+"""Heads of a narrow tile: the smallest number of rows the matrix instructions of one warp group work on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,12 @@ class MlaFacts:
     """Of the machine's sustained matrix fraction."""
     token_s: float = 0.0
     """s per cached token and tile that is neither bandwidth nor products (latency of short dependent loads)."""
+    narrow_heads: float = 0.0
+    """Up to this many heads, tiles hold NARROW_ROWS heads instead; 0: never."""
+    narrow_again_frac: float = 0.0
+    """Of the latent that each further narrow tile of a sequence fetches from memory again."""
+    launch_ratio: float = 1.0
+    """Of the machine's launch time (metadata and combine kernels of the call)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +160,12 @@ def mla_decode_time_s(
     B, C, H, R, Q, bits = (
         np.asarray(x, dtype=np.float64) for x in (batch, context, heads, latent_dim, rope_dim, kv_bits)
     )
-    groups = np.ceil(H / F.row_tile)
+    narrow = F.narrow_heads >= H
+    rows = np.where(narrow, NARROW_ROWS, F.row_tile)
+    groups = np.ceil(H / rows)
     items = B * groups
-    unit_peak = device.peak_for(bits, F.computes_fp8) / device.slots
-    token = 2 * F.row_tile * (2 * R + Q) / (np.minimum(P.matrix_frac * F.matrix_ratio, 1.0) * unit_peak) + F.token_s
+    unit_peak = device.peak_for(bits, F.computes_fp8) / device.units
+    token = 2 * rows * (2 * R + Q) / (np.minimum(P.matrix_frac * F.matrix_ratio, 1.0) * unit_peak) + F.token_s
 
     cache = B * C * _token_bytes(R, Q, bits, F)
     hot = hot_share(cache, device.l2_bytes) if kv_hot else np.zeros_like(cache)
@@ -161,26 +174,28 @@ def mla_decode_time_s(
     repeats = np.ones_like(groups) if F.shares_reads else groups
     apart = 1 - 1 / (1 + (items / (TILES_TOGETHER * device.slots)) ** 4)
     missed = 1 + (repeats - 1) * (1 - hot_share(cache, device.l2_bytes, 4.0)) * apart
+    missed = missed + np.where(narrow, F.narrow_again_frac * (groups - 1), 0.0)
     io = B * H * (2 * R + Q) * IO_BYTES
     memory = np.maximum(cache * (1 - hot) * missed / dram, cache * repeats / l2) + io / dram
     p = P.overlap_power
     memory_p = memory**p
 
     def unit_time(pieces: float) -> Array:
-        load = items * (pieces / (device.slots * F.items_per_unit))
-        waves = (1 - P.wave_hardness) * np.maximum(load, 1.0) + P.wave_hardness * np.ceil(load)
-        return np.asarray(waves * (P.item_s + np.maximum(C / pieces, MIN_SPLIT_TOKENS) * token))
+        per_slot = items * (pieces / (device.slots * F.items_per_unit))
+        per_unit = items * (pieces / (device.units * F.items_per_unit))
+        piece = np.maximum(C / pieces, MIN_SPLIT_TOKENS) * token
+        return np.asarray(waves(per_slot, P.wave_hardness) * P.item_s + waves(per_unit, P.wave_hardness) * piece)
 
     best: Array = (unit_time(1.0) ** p + memory_p) ** (1 / p)
     fastest = np.full(np.shape(best), np.inf)
-    largest = float(np.max(C)) / MIN_SPLIT_TOKENS if C.size else 0.0
+    useful = 2 * float(np.max(C)) / MIN_SPLIT_TOKENS if C.size else 0.0
     for pieces in SPLITS:
-        if pieces > min(F.max_splits, largest):
+        if pieces > min(F.max_splits, useful):
             break
-        fastest = np.minimum(fastest, np.where(pieces * MIN_SPLIT_TOKENS <= C, unit_time(pieces), np.inf))
+        fastest = np.minimum(fastest, unit_time(pieces))
     best = np.minimum(best, (fastest**p + memory_p) ** (1 / p) + P.combine_s)
     limit = mla_decode_limit_s(B, C, H, latent_dim=R, rope_dim=Q, kv_bits=bits, device=device, kv_hot=kv_hot)
-    return np.asarray(np.maximum(P.launch_s + best, limit))
+    return np.asarray(np.maximum(P.launch_s * F.launch_ratio + best, limit))
 
 
 def mla_prefill_limit_s(

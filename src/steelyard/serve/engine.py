@@ -19,7 +19,7 @@ __all__ = ["ADMISSIONS", "RULES", "VICTIMS", "EngineConfig", "Rules", "engine_co
 #: What must be free before a waiting request is admitted: blocks for the tokens of this step; for the whole prompt;
 #: for prompt and answer, kept from then on; or for the prompt beside an estimate of what the running ones still need.
 ADMISSIONS = ("step", "prompt", "whole", "estimate")
-#: Who gives way when blocks run out: the last admitted; the last by the policy's order; the one with the shortest answer.
+#: Who gives way when blocks run out: the last admitted; the last by the policy's order; the shortest answer so far.
 VICTIMS = ("last", "worst", "shortest_answer")
 
 
@@ -123,8 +123,6 @@ class EngineConfig:
     """A name of :data:`ADMISSIONS`."""
     watermark: float = 0.0
     """Share of the blocks kept free when a request is admitted."""
-    max_prefill_tokens: int = 0
-    """Tokens of the prompts of one prompt step; 0 = ``max_num_batched_tokens`` (SGLang counts chunks apart)."""
     schedule_conservativeness: float = 1.0
     """SGLang: scales how much of the running answers is expected to be needed still."""
     async_scheduling: bool = True
@@ -168,7 +166,6 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
         enable_prefix_caching=engine.name in ("vllm", "sglang", "trtllm"),
         admission=rules.admission,
         watermark=0.01 if scheduler == "vllm-v0" else 0.0,
-        max_prefill_tokens=16384 if scheduler == "sglang" else 0,
         async_scheduling=engine.name in ("vllm", "sglang", "trtllm"),
         graph_tokens=512 if engine.name == "vllm" else 0,
     )
@@ -232,19 +229,19 @@ def _check(given: Mapping[str, Any], rules: Rules) -> list[Problem]:
         if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 1):
             problems.append(Problem(f"flags.{name}", f"expected at least 1, got {given[name]}"))
     for name in (
-        "max_model_len", "num_gpu_blocks_override", "long_prefill_token_threshold", "max_prefill_tokens", "host_s",
+        "max_model_len", "num_gpu_blocks_override", "long_prefill_token_threshold", "host_s",
         "host_s_per_sequence", "graph_tokens", "schedule_conservativeness",
     ):  # fmt: skip
         if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 0):
             problems.append(Problem(f"flags.{name}", f"expected at least 0, got {given[name]}"))
-    if "gpu_memory_utilization" in given and not 0 < float(given["gpu_memory_utilization"]) <= 1:
-        problems.append(
-            Problem("flags.gpu_memory_utilization", f"expected above 0 and at most 1, got {given['gpu_memory_utilization']}")
-        )
+    share = given.get("gpu_memory_utilization", 1.0)
+    if not 0 < float(share) <= 1:
+        problems.append(Problem("flags.gpu_memory_utilization", f"expected above 0 and at most 1, got {share}"))
     if "watermark" in given and not 0 <= float(given["watermark"]) < 1:
         problems.append(Problem("flags.watermark", f"expected at least 0 and below 1, got {given['watermark']}"))
     if "admission" in given and given["admission"] not in ADMISSIONS:
-        problems.append(Problem("flags.admission", f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r}"))
+        words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r}"
+        problems.append(Problem("flags.admission", words))
     if rules.static and given.get("admission", "whole") != "whole":
         problems.append(Problem("flags.admission", "a static batch reserves prompt and answer: only 'whole'"))
     return problems

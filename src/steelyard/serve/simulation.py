@@ -7,23 +7,21 @@ the trace starts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import InputError, Problem, raise_all
-from steelyard.serve.engine import EngineConfig, engine_config
-from steelyard.serve.kv import KvPool, kv_pool
+from steelyard.serve.engine import EngineConfig
+from steelyard.serve.kv import KvPool
 
 if TYPE_CHECKING:
     from steelyard.estimation import Scenario
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
     from steelyard.provenance import Ledger
-    from steelyard.serve.step_table import StepTable
     from steelyard.serve.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
@@ -204,14 +202,15 @@ def simulate(
         trace: arrivals and lengths; open loop, closed loop or with dependencies.
         policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length) or
             ``deadline``.
-        router: which replica gets a request: ``round-robin``, ``random`` or ``least-loaded`` (fewest requests).
+        router: which replica gets a request: ``round-robin``, ``random``, ``session`` (a conversation stays where it
+            began) or ``least-loaded`` (fewest requests).
         flags: engine flags by the names of :class:`~steelyard.serve.engine.EngineConfig`
             (``max_num_batched_tokens``, ``max_num_seqs``, ``enable_prefix_caching``, ``num_gpu_blocks_override`` ...).
         slo: limits for goodput, any of ``ttft_s``, ``tpot_s``, ``e2e_s``.
         seed: of the random router.
-        stop_after_s: simulated time after which to stop; default: 100 times what the trace's tokens would take one
-            request at a time, so that only a run-away is cut.
-        stop_after_iterations: steps after which to stop; default: from the tokens of the trace likewise.
+        stop_after_s: simulated time after which to stop; default: none.
+        stop_after_iterations: steps after which to stop; default: ten times what the trace's tokens need one request
+            at a time, so that only a run-away is cut.
         log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
 
     Returns:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 NEUSIGHT_MACHINE: Final = {
     "NVIDIA A100-PCIE-40GB": "a100_pcie_40gb",
-    "NVIDIA A100 80GB PCIe": "a100_pcie_80gb",
+    "NVIDIA A100 80GB PCIe": "a100_pcie",
     "NVIDIA L4": "l4",
     "Tesla P100-PCIE-16GB": "p100_pcie",
     "Tesla P4": "p4",

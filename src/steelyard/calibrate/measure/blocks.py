@@ -43,7 +43,14 @@ TRANSFORMERS = (
     _Shape(896, 14, 2, 2432, True),
     _Shape(1152, 18, 6, 3456, True),
 )
-STEPS = (("prefill", 1, 100), ("prefill", 1, 288), ("prefill", 3, 80), ("decode", 1, 700), ("decode", 6, 400), ("decode", 20, 160))
+STEPS = (
+    ("prefill", 1, 100),
+    ("prefill", 1, 288),
+    ("prefill", 3, 80),
+    ("decode", 1, 700),
+    ("decode", 6, 400),
+    ("decode", 20, 160),
+)
 """(phase, batch, tokens of context)."""
 LEAST_WEIGHT_BYTES = 1.0e8
 HEAD_DIM = 64
@@ -78,13 +85,15 @@ def _transformer(s: _Shape, phase: str, batch: int, context: int, fmt: str, leas
     model = Transformer(name="blocks", model_type="llama", hidden=s.hidden, vocab=1, layers=(layer,))
     new = context if phase == "prefill" else 1
     graph = model.graph(Step(batch=batch, new=new, context=context)).where(lambda op: op.name.startswith("layer"))
-    name = f"{phase} d{s.hidden} h{s.heads}/{s.kv_heads} {'gated' if s.gated else 'plain'} batch {batch} context {context}"
+    name = (
+        f"{phase} d{s.hidden} h{s.heads}/{s.kv_heads} {'gated' if s.gated else 'plain'} batch {batch} context {context}"
+    )
     return Block(name, fmt, graph, lambda: _run_transformer(s, layers, batch, new, context, fmt))
 
 
 def _run_transformer(s: _Shape, layers: int, batch: int, new: int, context: int, fmt: str) -> Callable[[], object]:
     import torch
-    import torch.nn.functional as F
+    import torch.nn.functional as nn
 
     from steelyard.calibrate.measure.kernels_torch import DTYPES
 
@@ -96,7 +105,12 @@ def _run_transformer(s: _Shape, layers: int, batch: int, new: int, context: int,
     qkv_width = (s.heads + 2 * s.kv_heads) * HEAD_DIM
     up_width = s.intermediate * (2 if s.gated else 1)
     w = [
-        (weight(qkv_width, s.hidden), weight(s.hidden, s.heads * HEAD_DIM), weight(up_width, s.hidden), weight(s.hidden, s.intermediate))
+        (
+            weight(qkv_width, s.hidden),
+            weight(s.hidden, s.heads * HEAD_DIM),
+            weight(up_width, s.hidden),
+            weight(s.hidden, s.intermediate),
+        )
         for _ in range(layers)
     ]
     caches = [torch.zeros(2, batch, s.kv_heads, context, HEAD_DIM, dtype=dtype) for _ in range(layers)]
@@ -106,7 +120,7 @@ def _run_transformer(s: _Shape, layers: int, batch: int, new: int, context: int,
     grouped = s.heads != s.kv_heads
 
     def norm(x: Any) -> Any:
-        return F.rms_norm(x, (s.hidden,), gain, 1e-5) if s.gated else F.layer_norm(x, (s.hidden,), gain, bias)
+        return nn.rms_norm(x, (s.hidden,), gain, 1e-5) if s.gated else nn.layer_norm(x, (s.hidden,), gain, bias)
 
     def rotate(x: Any) -> Any:
         low, high = x.chunk(2, -1)
@@ -116,21 +130,21 @@ def _run_transformer(s: _Shape, layers: int, batch: int, new: int, context: int,
         with torch.inference_mode():
             h = x0
             for (w_qkv, w_o, w_up, w_down), cache in zip(w, caches, strict=True):
-                qkv = F.linear(norm(h), w_qkv).view(batch, new, -1, HEAD_DIM).transpose(1, 2)
-                q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], 1)
+                qkv = nn.linear(norm(h), w_qkv).view(batch, new, -1, HEAD_DIM).transpose(1, 2)
+                q, k, v = torch.split(qkv, [s.heads, s.kv_heads, s.kv_heads], 1)
                 if s.gated:
                     q, k = rotate(q), rotate(k)
                 cache[0, :, :, context - new :] = k
                 cache[1, :, :, context - new :] = v
-                a = F.scaled_dot_product_attention(q, cache[0], cache[1], is_causal=new > 1, enable_gqa=grouped)
-                h = h + F.linear(a.transpose(1, 2).reshape(batch, new, -1), w_o)
-                up = F.linear(norm(h), w_up)
+                a = nn.scaled_dot_product_attention(q, cache[0], cache[1], is_causal=new > 1, enable_gqa=grouped)
+                h = h + nn.linear(a.transpose(1, 2).reshape(batch, new, -1), w_o)
+                up = nn.linear(norm(h), w_up)
                 if s.gated:
                     gate, value = up.chunk(2, -1)
-                    up = F.silu(gate) * value
+                    up = nn.silu(gate) * value
                 else:
-                    up = F.gelu(up)
-                h = h + F.linear(up, w_down)
+                    up = nn.gelu(up)
+                h = h + nn.linear(up, w_down)
             return h
 
     return call
@@ -157,7 +171,7 @@ def _cnn(kind: str, batch: int, channels: int, inner: int, size: int, fmt: str) 
 
 def _run_cnn(convs: list[tuple[int, int, int]], kind: str, batch: int, size: int) -> Callable[[], object]:
     import torch
-    import torch.nn.functional as F
+    import torch.nn.functional as nn
 
     w = [torch.randn(k, c, kernel, kernel) / (c * kernel * kernel) ** 0.5 for c, k, kernel in convs]
     b = [torch.randn(k) for _, k, _ in convs]
@@ -167,8 +181,8 @@ def _run_cnn(convs: list[tuple[int, int, int]], kind: str, batch: int, size: int
         with torch.inference_mode():
             x = x0
             for i, (weight, bias) in enumerate(zip(w, b, strict=True)):
-                x = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-                x = F.relu(x + x0) if i == len(w) - 1 and kind != "plain" else F.relu(x)
+                x = nn.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+                x = nn.relu(x + x0) if i == len(w) - 1 and kind != "plain" else nn.relu(x)
             return x
 
     return call

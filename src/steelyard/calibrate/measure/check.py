@@ -77,6 +77,8 @@ def check_blocks(
         seconds, spread = predict_s(block, machine)
         width = np.exp(1.2816 * spread)
         found.append(
-            Checked(block.name, block.number_format, seconds, timed.time_s, seconds / width, seconds * width, timed.spread)
+            Checked(
+                block.name, block.number_format, seconds, timed.time_s, seconds / width, seconds * width, timed.spread
+            )
         )
     return found

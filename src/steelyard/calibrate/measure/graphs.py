@@ -23,11 +23,21 @@ def plan_for(number_format: str) -> Plan:
     return Plan(weights=fmt, activations=fmt, kv=fmt, communication=fmt, engine="torch").resolved(fmt)
 
 
-def conv_op(name: str, batch: float, c: float, k: float, size: float, kernel: float, stride: float, groups: float = 1) -> Op:
+def conv_op(
+    name: str, batch: float, c: float, k: float, size: float, kernel: float, stride: float, groups: float = 1
+) -> Op:
     """A 2-D convolution with ``size`` x ``size`` outputs as an einsum; ``groups`` > 1 splits the channels."""
     step = f"{int(stride)}*" if stride > 1 else ""
     axes = f"{step}p+r {step}q+s"
-    sizes: dict[str, Any] = {"n": batch, "c": c / groups, "k": k / groups, "p": size, "q": size, "r": kernel, "s": kernel}
+    sizes: dict[str, Any] = {
+        "n": batch,
+        "c": c / groups,
+        "k": k / groups,
+        "p": size,
+        "q": size,
+        "r": kernel,
+        "s": kernel,
+    }
     grouped = groups > 1
     if grouped:
         sizes["g"] = groups

@@ -17,7 +17,15 @@ DEFAULT_CLOCK_HZ = 2.0e9
 DEFAULT_MEMORY_BYTES = 8 * 2.0**30
 """Memory of a host that states none (a guess)."""
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
-_ARM_MAKERS = {"0x41": "Arm", "0x48": "HiSilicon", "0x4e": "NVIDIA", "0x50": "APM", "0x51": "Qualcomm", "0x61": "Apple", "0xc0": "Ampere"}
+_ARM_MAKERS = {
+    "0x41": "Arm",
+    "0x48": "HiSilicon",
+    "0x4e": "NVIDIA",
+    "0x50": "APM",
+    "0x51": "Qualcomm",
+    "0x61": "Apple",
+    "0xc0": "Ampere",
+}
 """MIDR implementer codes. Source: Arm Architecture Reference Manual, MIDR_EL1."""
 
 
@@ -206,7 +214,8 @@ def macos_host(read: Callable[[str], str], machine: str, load: float = 0.0) -> H
         family=_family(machine),
         system=f"macOS {machine}",
         cores=cores,
-        clock_hz=number("hw.cpufrequency_max", "hw.cpufrequency") or (3.2e9 if machine == "arm64" else DEFAULT_CLOCK_HZ),
+        clock_hz=number("hw.cpufrequency_max", "hw.cpufrequency")
+        or (3.2e9 if machine == "arm64" else DEFAULT_CLOCK_HZ),
         memory_bytes=number("hw.memsize") or DEFAULT_MEMORY_BYTES,
         caches=tuple(caches),
         load=load,

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as nn
 
 from steelyard.calibrate.measure.plan import Case
 from steelyard.calibrate.measure.timing import Timer
@@ -17,6 +17,8 @@ __all__ = ["DTYPES", "Kernels", "find_device", "number_formats"]
 
 DTYPES: dict[str, Any] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHAIN_EPS = 1e-5
+SLOW_16_BIT = 1.5
+"""16-bit products slower than this many times fp32 ones are emulated, and not measured."""
 ROTARY_DIM = 64
 """Width of the rotated heads."""
 VIEWS = 64
@@ -52,8 +54,8 @@ def number_formats(device: Any, threads: int) -> tuple[str, ...]:
     with torch.inference_mode():
         for name in ("fp32", "bf16"):
             x, w = torch.ones(256, 512, dtype=DTYPES[name]), torch.ones(512, 512, dtype=DTYPES[name])
-            seconds[name] = min(timer.once(lambda x=x, w=w: F.linear(x, w)) for _ in range(5))  # type: ignore[misc]
-    return ("fp32", "bf16") if seconds["bf16"] < seconds["fp32"] else ("fp32",)
+            seconds[name] = min(timer.once(lambda x=x, w=w: nn.linear(x, w)) for _ in range(15))  # type: ignore[misc]
+    return ("fp32", "bf16") if seconds["bf16"] < SLOW_16_BIT * seconds["fp32"] else ("fp32",)
 
 
 class Kernels:
@@ -94,14 +96,18 @@ class Kernels:
         return run
 
     def _new(self, case: Case, *shape: float) -> Any:
-        return torch.randn([int(s) for s in shape], device=self.device, dtype=torch.float32).to(DTYPES[case.number_format])
+        return torch.randn([int(s) for s in shape], device=self.device, dtype=torch.float32).to(
+            DTYPES[case.number_format]
+        )
 
     def _rotating(self, case: Case, *shape: float) -> Callable[[], Any]:
         """Views of one shape that walk through the pool: each is cold when its turn comes again."""
         if case.number_format not in self._pools:
             dtype = DTYPES[case.number_format]
             block = (torch.rand(2**20, device=self.device) - 0.5).mul_(0.02).to(dtype)
-            self._pools[case.number_format] = block.repeat(max(1, int(self._pool_bytes / (2**20 * block.element_size()))))
+            self._pools[case.number_format] = block.repeat(
+                max(1, int(self._pool_bytes / (2**20 * block.element_size())))
+            )
         pool = self._pools[case.number_format]
         sizes = [int(s) for s in shape]
         elements = prod(sizes)
@@ -120,17 +126,17 @@ class Kernels:
             a, b = self._new(case, s["groups"], s["m"], s["k"]), self._new(case, s["groups"], s["k"], s["n"])
             return lambda: torch.bmm(a, b)
         x, weight = self._new(case, s["m"], s["k"]), self._rotating(case, s["n"], s["k"])
-        return lambda: F.linear(x, weight())
+        return lambda: nn.linear(x, weight())
 
     def _conv(self, case: Case) -> Callable[[], object]:
         s = case.shape
         stride, kernel = int(s["stride"]), int(s["kernel"])
         x = self._new(case, s["batch"], s["c"], s["size"] * stride, s["size"] * stride)
         weight = self._rotating(case, s["k"], s["c"], kernel, kernel)
-        return lambda: F.conv2d(x, weight(), stride=stride, padding=(kernel - 1) // 2)
+        return lambda: nn.conv2d(x, weight(), stride=stride, padding=(kernel - 1) // 2)
 
     def _vector(self, case: Case) -> Callable[[], object]:
-        rows, width, f = case.shape["rows"], int(case.shape["width"]), F
+        rows, width, f = case.shape["rows"], int(case.shape["width"]), nn
         x, y, w = self._new(case, rows, width), self._new(case, rows, width), self._new(case, width)
         heads = x.view(int(rows), -1, ROTARY_DIM)
         cos, sin = (self._new(case, rows, 1, ROTARY_DIM) for _ in range(2))
@@ -159,7 +165,7 @@ class Kernels:
         q = self._new(case, s["batch"], s["heads"], s["new"], s["head_dim"])
         k, v = (self._new(case, s["batch"], s["kv_heads"], s["new"], s["head_dim"]) for _ in range(2))
         grouped = s["heads"] != s["kv_heads"]
-        return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return lambda: nn.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
     def _decode(self, case: Case) -> Callable[[], object]:
         s = case.shape
@@ -169,7 +175,7 @@ class Kernels:
 
         def body() -> object:
             k, v = cache()
-            return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+            return nn.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
 
         return body
 

@@ -29,9 +29,21 @@ GEMM_MACS = 1.2e9
 """Largest product measured: some 10 to 100 ms on one core."""
 BATCHED = ((16, 64, 64, 64), (64, 64, 64, 64), (16, 128, 128, 64), (8, 256, 256, 64), (64, 16, 128, 64))
 """(groups, m, n, k) of small batched products."""
-CHAINS = ("add_norm", "add_layer_norm", "gelu", "silu_mul", "relu", "add", "add_relu", "softmax", "copy", "rotary", "tanh")
+CHAINS = (
+    "add_norm",
+    "add_layer_norm",
+    "gelu",
+    "silu_mul",
+    "relu",
+    "add",
+    "add_relu",
+    "softmax",
+    "copy",
+    "rotary",
+    "tanh",
+)
 CHAIN_SIZES = ((1, 512), (1, 4096), (16, 1024), (128, 768), (128, 3072), (512, 1024), (512, 4096), (1024, 4096))
-"""(rows, width) of elementwise and row-reducing chains: outputs below 32 MiB, above which an allocator maps fresh pages."""
+"""(rows, width) of chains: outputs below 32 MiB, above which an allocator maps fresh pages at every call."""
 PREFILL = (
     (1, 64, 8, 8, 64),
     (16, 32, 8, 8, 64),
@@ -122,7 +134,14 @@ def cases(number_formats: tuple[str, ...], *, quick: bool = False) -> list[Case]
             shape = {"batch": batch, "new": new, "context": new, "heads": heads, "kv_heads": kv_heads, "head_dim": dim}
             found.append(Case("prefill", shape, fmt))
         for batch, context, heads, kv_heads, dim in DECODE:
-            shape = {"batch": batch, "new": 1, "context": context, "heads": heads, "kv_heads": kv_heads, "head_dim": dim}
+            shape = {
+                "batch": batch,
+                "new": 1,
+                "context": context,
+                "heads": heads,
+                "kv_heads": kv_heads,
+                "head_dim": dim,
+            }
             found.append(Case("decode", shape, fmt))
     return found[::3] if quick else found
 

@@ -101,6 +101,8 @@ def measure(
     threads = threads or quiet_threads(host)
     if threads < 1 or threads > 4096:
         raise InputError(f"expected 1 to 4096 threads, got {threads}", field="threads")
+    facts: dict[str, float] = {}
+    formats: tuple[str, ...] = ("fp32",)
     pool = min(max(POOL_CACHES * host.last_level_bytes, LEAST_POOL_BYTES), host.memory_bytes / 16)
     if importlib.util.find_spec("torch") is None:
         if device not in ("", "cpu"):
@@ -108,7 +110,7 @@ def measure(
         from steelyard.calibrate.measure import kernels_numpy
 
         kernels: Any = kernels_numpy.Kernels(pool)
-        found, kind, title, facts, formats = f"numpy {np.__version__}", "cpu", host.title, {}, ("fp32",)
+        found, kind, title = f"numpy {np.__version__}", "cpu", host.title
         timer: Timer = kernels.timer()
     else:
         import torch
@@ -120,7 +122,9 @@ def measure(
         kernels = kernels_torch.Kernels(where, pool, threads)
         found, kind, timer = f"torch {torch.__version__}", where.type, kernels.timer(threads)
         title, facts = (host.title, {}) if kind == "cpu" else kernels_torch.gpu_facts(where)
-    stream_list = stream_cases(host.last_level_bytes if kind == "cpu" else facts.get("l2_bytes", 2.0**25), host.memory_bytes)
+    stream_list = stream_cases(
+        host.last_level_bytes if kind == "cpu" else facts.get("l2_bytes", 2.0**25), host.memory_bytes
+    )
     streams = _run(stream_list, kernels, timer, STREAM_BUDGET_S, "memory", progress)
     rows = _run(cases(formats, quick=quick), kernels, timer, QUICK_BUDGET_S if quick else BUDGET_S, "kernels", progress)
     return Session(host, found, kind, title, threads, formats, rows, streams, time.perf_counter() - began, facts)

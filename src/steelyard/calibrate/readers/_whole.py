@@ -42,6 +42,7 @@ __all__ = [
     "Spans",
     "closed_loop",
     "deploy",
+    "eight_bit",
     "known_model",
     "loaded_step",
     "open_loop",
@@ -113,8 +114,8 @@ class Deployment:
     def mixed(self, decodes: Size, context: Size, chunk: Size, prompt: Size) -> Spans:
         """A step of ``decodes`` tokens, one per sequence of ``context``, and ``chunk`` tokens of prompts.
 
-        Products see ``decodes + chunk`` tokens; attention is a decode plus a prefill of the chunk, which attends to
-        ``prompt / 2`` tokens on average, over however many prompts the chunk spans.
+        Products see ``decodes + chunk`` tokens; attention is a decode plus a prefill of the chunk, which spans several
+        prompts, or is one of several chunks of a prompt and then sees ``(prompt + chunk) / 2`` tokens on average.
         """
         return self._once(self._mixed, decodes, context, chunk, prompt)
 
@@ -123,7 +124,8 @@ class Deployment:
         rest = self._steps(Step(tokens, 1, 1, logits=np.maximum(1.0, decodes)), True, tokens, part=False)
         attend = self._steps(Step.decode(np.maximum(decodes, 1e-9), context), True, 0.0, part=True)
         each = np.minimum(np.maximum(chunk, 1.0), prompt)
-        extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, each), False, 0.0, part=True)
+        seen = (prompt + each) / 2  # the mean over the chunks of a long prompt
+        extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, seen), False, 0.0, part=True)
         return Spans(
             rest.time_s + attend.time_s + np.where(chunk > 0, extra.time_s, 0.0),
             rest.limit_s + attend.limit_s + np.where(chunk > 0, extra.limit_s, 0.0),
@@ -235,6 +237,14 @@ def known_model(name: str) -> Model | None:
     return None
 
 
+def eight_bit(model: str) -> str:
+    """``fp8_block`` where the published 8-bit weights carry a scale per block (DeepSeek, Qwen, GLM), else ``fp8``."""
+    found = known_model(model)
+    native = found.transformer.native_weights if found else ""
+    blocks = native == "fp8_block" or re.match(r"(Qwen|zai-org|MiniMaxAI|deepseek-ai)/", model)
+    return "fp8_block" if blocks else "fp8"
+
+
 def deploy(
     model: str | Model,
     machine: str,
@@ -315,17 +325,20 @@ def loaded_step(at: Deployment, running: Size, isl: Size, osl: Size, others: Siz
     return tpot, mixed
 
 
-def closed_loop(at: Deployment, concurrency: Size, isl: Size, osl: Size, requests_per_client: float = 0.0) -> Loop:
+def closed_loop(
+    at: Deployment, concurrency: Size, isl: Size, osl: Size, requests_per_client: float = 0.0, held_back: Size = 0.0
+) -> Loop:
     """Steady state of ``concurrency`` clients per replica that each send the next request when one ends.
 
     ``running = min(concurrency, sequences that fit)``; time between tokens from :func:`loaded_step`. The time to first
     token is half a step of waiting, the steps of the own prompt, the prompts that happen to be in front (an M/D/1 queue
     with utilisation ``rho = running chunks mixed / (osl tpot)``), and behind a full cache Little's law:
     ``(concurrency - running) osl tpot / running``. A benchmark of ``requests_per_client`` requests per client starts
-    with a burst: that share of the mean is the average of all prompts one after another.
+    with a burst: that share of the mean is the average of all prompts one after another. ``held_back`` clients find no
+    room in the engine although the cache has some.
     """
     c, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (concurrency, isl, osl)))
-    running = np.floor(np.maximum(1.0, np.minimum(c, at.sequences_that_fit(i + o / 2))))
+    running = np.floor(np.maximum(1.0, np.minimum(c - held_back, at.sequences_that_fit(i + o / 2))))
     tpot, mixed = loaded_step(at, running, i, o, running - 1.0)
     chunks = np.ceil(i / np.maximum(1.0, at.engine.max_batched_tokens - running))
     own = mixed.time_s * chunks

@@ -21,6 +21,7 @@ from steelyard.calibrate.readers._whole import (
     Deployment,
     closed_loop,
     deploy,
+    eight_bit,
     predict,
     predict_all,
 )
@@ -33,6 +34,10 @@ __all__ = ["read"]
 
 #: Mean of a uniform draw from [0.8 L, L] over L.
 MEAN_LENGTH = 0.9
+#: Clients of the lab's TensorRT-LLM runs of the dense model that always wait: their engine was built for one
+#: sequence less than the concurrency (their times to first token at small concurrency show one generation of waiting,
+#: shared by all).
+HELD_BACK = 1.0
 #: Requests per client of an InferenceX run (``num_prompts = 10 x concurrency``).
 REQUESTS = 10.0
 KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", "tp", "pp", "dp", "ep"]
@@ -55,7 +60,15 @@ def place(
 ) -> Deployment | str:
     """The deployment of a row."""
     modes = {str(gemm), str(moe)} - {"nan", "None", ""}
-    weights = "fp8_block" if "fp8_block" in modes else "fp8" if "fp8" in modes else "nvfp4" if "nvfp4" in modes else ""
+    weights = (
+        "fp8_block"
+        if "fp8_block" in modes
+        else eight_bit(model)
+        if "fp8" in modes
+        else "nvfp4"
+        if "nvfp4" in modes
+        else ""
+    )
     weights = "" if "gpt-oss" in model else weights  # published in MXFP4 and run as such
     engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
     kv = "fp8" if (engine == "trtllm" and modes) or (engine == "vllm" and modes and "h100" not in system) else ""
@@ -92,7 +105,9 @@ def _both(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
     osl = np.maximum(1.0, np.round(rows["osl"].to_numpy(dtype=np.float64) * mean))
     if float(np.max(at.sequences_that_fit(isl + osl / 2))) < 1:
         raise InputError("the model does not fit these devices")
-    loop = closed_loop(at, clients, isl, osl, REQUESTS)
+    lab = ~rows["uniform"].to_numpy(dtype=bool)
+    held = np.where(lab & (at.engine.name == "trtllm" and not at.transformer.experts), HELD_BACK, 0.0)
+    loop = closed_loop(at, clients, isl, osl, REQUESTS, held)
     tpot = (loop.tpot.time_s, loop.tpot.limit_s, loop.tpot.spread)
     return [tpot, (loop.ttft_s, at.prefill(1.0, isl).limit_s, np.full(len(rows), QUEUE_SPREAD))]
 

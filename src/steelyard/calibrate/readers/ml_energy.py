@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard.calibrate.readers._whole import Asked, Deployment, deploy, loaded_step, predict_all
+from steelyard.calibrate.readers._whole import Asked, Deployment, deploy, eight_bit, loaded_step, predict_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +50,8 @@ def _place(model: str, task: str, gpu: str, precision: str, gpus: float, tp: Any
     if task not in PROMPT:
         return f"prompt lengths of {task!r} are not stated"
     weights = FORMATS.get(str(precision))
+    if weights == "fp8":
+        weights = eight_bit(model)
     if weights is None:
         return f"unknown precision {precision!r}"
     degrees = [1 if not np.isfinite(x) else int(x) for x in (tp, dp, ep)]

@@ -127,7 +127,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 def _machine(accelerator: Any) -> str:
     text = re.sub(r" ?\(x\d+\)| x ?\d+$|-CTS$", "", str(accelerator))
-    return machine_name(text)
+    return machine_name(text) if text else "not stated"
 
 
 def _weights(machine: str, types: str) -> str:

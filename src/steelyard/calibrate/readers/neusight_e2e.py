@@ -46,6 +46,9 @@ class Eager:
 #: transformers 4.3x: GPT-2 divides and masks the scores, and its ``gelu_new`` is eight elementwise kernels; BERT
 #: divides and adds a mask, its GELU is one kernel; OPT adds a mask and takes a maximum.
 EAGER: Mapping[str, Eager] = MappingProxyType({"gpt2": Eager(2, 7), "bert": Eager(2, 0), "opt": Eager(2, 0)})
+#: Copies of the hidden states per norm that permuting heads costs: batched products need contiguous operands (the
+#: queries before, the merged heads after; keys and values are in the cache write).
+COPIES = 1.0
 #: GPT-2 shapes with the widths of the GPT-3 paper's models, as NeuSight configured them: (width, heads, layers).
 GPT3 = {"gpt3_xl": (3072, 24, 24), "gpt3_27": (2560, 32, 32), "gpt3_67": (4096, 32, 32), "gpt3_13": (5120, 40, 40)}
 MODELS = {
@@ -60,6 +63,15 @@ MODELS = {
 #: more beside the gradient, so that they move some 2.5 times as much; each all-reduce has one in the backward.
 BACKWARD = {"gemm": 3.0, "attention": 3.5, "collective": 2.0}
 BACKWARD_OTHER = 2.5
+#: The same for an activation written as a chain in Python: intermediates used twice also sum their gradients.
+BACKWARD_CHAIN = 3.5
+#: Passes that training adds: dropout (read, write, and a mask of a quarter of the width) over the scores where the
+#: model drops attention weights and over both outputs of a layer; over the logits a shifted copy, the log-softmax and
+#: the loss, of which the backward pass repeats its share.
+DROPOUT = 1.25
+DROPS_SCORES = ("gpt2", "bert")
+LOGIT_PASSES = 3.0
+FP32_BYTES = 4.0
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -155,35 +167,46 @@ def _ask(at: Deployment, rows: pd.DataFrame) -> Asked:
     model = at.transformer
     graph = model.graph(Step(batch, length, length, logits=batch * length))
     program = lower(graph, at.plan, at.cluster.machine)
+    facts_of = EAGER[model.model_type]
     if at.option != "fusion":
-        program = replace(program, kernels=tuple(_eager(k, EAGER[model.model_type]) for k in program.kernels))
+        kernels = tuple(_eager(k, facts_of, at.training, model.model_type in DROPS_SCORES) for k in program.kernels)
+        program = replace(program, kernels=kernels)
     cost = price(program, at.cluster, at.engine, decode=False)
-    time, limit = _total(cost, at.training)
+    time, limit = _total(cost, at.training, facts_of.activation_passes > 0)
     if copies > 1:  # gradients are summed once per step, behind the backward pass for all but the last bucket
         time = time + _gradients_s(at, copies)
     spread = np.sqrt(np.asarray(cost.log_spread()) ** 2 + SYSTEM_SPREAD**2)
     return np.broadcast_to(time, batch.shape), np.broadcast_to(limit, batch.shape), np.broadcast_to(spread, batch.shape)
 
 
-def _eager(kernel: Kernel, facts: Eager) -> Kernel:
+def _eager(kernel: Kernel, facts: Eager, training: bool, drops_scores: bool) -> Kernel:
     """The kernel as the eager code runs it: masked scores computed, and its elementwise passes added."""
     op = kernel.name.rpartition(".")[2]
-    times = 1.0 + {"softmax": facts.score_passes, "act": facts.activation_passes}.get(op, 0.0)
+    more = {"softmax": facts.score_passes, "act": facts.activation_passes, "norm1": COPIES, "norm2": COPIES}.get(
+        op, 0.0
+    )
+    if training:
+        more += {"softmax": DROPOUT * drops_scores, "norm1": DROPOUT, "norm2": DROPOUT, "sampler": LOGIT_PASSES}.get(
+            op, 0.0
+        )
+    times = 1.0 + more
     if kernel.kind == "gemm":
         f = kernel.features
         full = 2.0 * np.asarray(f["m"]) * f["n"] * f["k"] * f["groups"]
         return replace(kernel, flops=np.maximum(kernel.flops, full))
-    if times == 1.0:
-        return kernel
+    if op == "softmax":  # masked scores are written and read as well
+        scores = kernel.ops[0].elements(kernel.ops[0].output, visited=False) * FP32_BYTES
+        kernel = replace(kernel, traffic={**kernel.traffic, "read": scores, "write": scores})
     traffic = {name: np.asarray(value) * times for name, value in kernel.traffic.items()}
     return replace(kernel, traffic=traffic, flops=kernel.flops * times)
 
 
-def _total(cost: Cost, training: bool) -> tuple[Floats, Floats]:
+def _total(cost: Cost, training: bool, chain: bool) -> tuple[Floats, Floats]:
     def weight(k: KernelCost) -> float:
         if not training:
             return 1.0
-        return BACKWARD.get(k.kernel.kind, BACKWARD_OTHER)
+        chained = k.kernel.name.endswith(".act") and chain
+        return BACKWARD.get(k.kernel.kind, BACKWARD_CHAIN if chained else BACKWARD_OTHER)
 
     time = sum((np.asarray(k.time_s) * weight(k) for k in cost.kernels), np.zeros(1)) + cost.overhead_s
     limit = sum((np.asarray(k.limit_s) * weight(k) for k in cost.kernels), np.zeros(1))

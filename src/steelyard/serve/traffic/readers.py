@@ -25,7 +25,7 @@ import numpy as np
 
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
-from steelyard.serve.traffic.trace import MAX_TOKENS, Floats, Integers, Trace
+from steelyard.serve.traffic.trace import MAX_TOKENS, Floats, Integers, Trace, gather
 
 __all__ = [
     "MAX_BYTES",
@@ -92,6 +92,7 @@ class Recorded:
         isl, osl: ``[n]`` tokens.
         arrived_at: ``[n]`` s, any origin; None = the file has lengths only.
         session: ``[n]`` number of the conversation.
+        priority, deadline_s: ``[n]``, as in :class:`~steelyard.serve.traffic.trace.Trace`.
         hashes, offsets, block_tokens: block hashes, as in :class:`~steelyard.serve.traffic.trace.Trace`.
         ttft_s, tpot_s, e2e_s, queued_s: ``[n]`` measured; None = not in the file, NaN = not for this request.
         concurrency: requests in flight at most, when the log says so.
@@ -104,6 +105,8 @@ class Recorded:
     osl: Integers
     arrived_at: Floats | None = None
     session: Integers | None = None
+    priority: Integers | None = None
+    deadline_s: Floats | None = None
     hashes: Integers | None = None
     offsets: Integers | None = None
     block_tokens: int = 0
@@ -132,6 +135,17 @@ class Recorded:
             )
         return self.sent_at(self.arrived_at - self.arrived_at.min())
 
+    def rows(self, keep: Integers) -> Recorded:
+        """Only these rows, in this order; a row may come several times."""
+        changes: dict[str, Any] = {}
+        for name in _PER_REQUEST:
+            values = getattr(self, name)
+            if values is not None:
+                changes[name] = values[keep]
+        if self.hashes is not None and self.offsets is not None:
+            changes["hashes"], changes["offsets"] = gather(self.hashes, self.offsets, keep)
+        return replace(self, **changes)
+
     def sent_at(self, arrived_at: Floats) -> Trace:
         """The requests at other times, s."""
         return Trace(
@@ -139,6 +153,8 @@ class Recorded:
             isl=self.isl,
             osl=self.osl,
             session=self.session,
+            priority=self.priority,
+            deadline_s=self.deadline_s,
             prefix_hashes=self.hashes,
             prefix_offsets=self.offsets,
             prefix_block_tokens=self.block_tokens,
@@ -146,6 +162,12 @@ class Recorded:
             rejected=self.rejected,
             notes=self.notes,
         )
+
+
+_PER_REQUEST = (
+    *("isl", "osl", "arrived_at", "session", "priority", "deadline_s"),
+    *("ttft_s", "tpot_s", "e2e_s", "queued_s"),
+)
 
 
 class Reader(Protocol):

@@ -54,6 +54,8 @@ _MEASURED = {
     "e2e_ms": ("e2e_s", 1e-3),
     "queued_s": ("queued_s", 1.0),
 }
+#: Columns that may stand in any table.
+_OPTIONAL = ("priority", "deadline_s")
 
 
 def _arrow() -> Any:
@@ -85,6 +87,8 @@ class Table:
         select: column that tells several traces in one file apart.
         session: column of the conversation.
         failed: a length of 0 marks a failed request, dropped and counted.
+        needs: further columns that tell the format.
+        alone: a file with any other column is another format.
     """
 
     title: str
@@ -96,38 +100,51 @@ class Table:
     session: str = ""
     failed: bool = False
     needs: tuple[str, ...] = field(default=())
+    alone: bool = False
 
     def recognises(self, head: Head) -> bool:
-        """All its columns are there."""
+        """All its columns are there (and no other, for a format that stands ``alone``)."""
         wanted = {self.isl, self.osl, *([self.arrived_at] if self.arrived_at else []), *self.needs}
-        return head.text.lstrip()[:1] not in ("{", "[") and wanted <= set(head.columns)
+        seen = set(head.columns)
+        return head.text.lstrip()[:1] not in ("{", "[") and (seen == wanted if self.alone else wanted <= seen)
 
     def read(self, path: Path, select: str) -> Recorded:
         """The requests. Raises :class:`InputError` with every bad line."""
+        quick = None if select else self._quick(path)
+        if quick is not None:
+            return quick
         extra = [self.arrived_at] if self.arrived_at else []
         wanted = [self.isl, self.osl, *extra, *([self.select] if self.select else [])]
-        table = _columns(path, wanted, [self.session, self.select, *_MEASURED])
+        table, lines = _columns(path, wanted, [self.session, self.select, *_MEASURED, *_OPTIONAL])
         rows, which = np.arange(len(table[self.isl])), None
         if self.select and self.select in table:
             which, rows = _selected(table[self.select], select, path.name)
         elif select:
             raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
         problems: list[tuple[int, str]] = []
-        isl = _tokens(table[self.isl][rows], self.isl, rows, problems, least=0 if self.failed else 1)
-        osl = _tokens(table[self.osl][rows], self.osl, rows, problems, least=0 if self.failed else 1)
+        lines = lines[rows]
+        isl = _tokens(table[self.isl][rows], self.isl, lines, problems, least=0 if self.failed else 1)
+        osl = _tokens(table[self.osl][rows], self.osl, lines, problems, least=0 if self.failed else 1)
         arrived = None
         if self.arrived_at:
-            arrived = _times(table[self.arrived_at][rows], self.arrived_at, self.seconds, rows, problems)
+            arrived = _times(table[self.arrived_at][rows], self.arrived_at, self.seconds, lines, problems)
+        order = {
+            column: _whole(table[column][rows], column, lines, problems)
+            if column == "priority"
+            else _numbers(table[column][rows])
+            for column in _OPTIONAL
+            if column in table
+        }
         refuse_rows(problems, path.name, "row" if path.suffix.lower() == ".parquet" else "line")
+        good = (isl >= 1) & (osl >= 1)
         measured = {
-            name: _numbers(table[column][rows]) * factor
+            name: _numbers(table[column][rows])[good] * factor
             for column, (name, factor) in _MEASURED.items()
             if column in table
         }
         session = None
         if self.session and self.session in table:
             session = np.unique(table[self.session][rows], return_inverse=True)[1].astype(np.int64)
-        good = (isl >= 1) & (osl >= 1)
         rejected: tuple[str, ...] = ()
         if not good.all():
             rejected = (f"{int(np.sum(~good)):,} failed requests (no prompt or no answer) dropped",)
@@ -137,19 +154,46 @@ class Table:
             osl[good],
             None if arrived is None else arrived[good],
             session=None if session is None else session[good],
+            priority=order["priority"][good].astype(np.int64) if "priority" in order else None,
+            deadline_s=order["deadline_s"][good] if "deadline_s" in order else None,
             rejected=rejected,
             notes=notes,
-            **{name: values[good] for name, values in measured.items()},
+            ttft_s=measured.get("ttft_s"),
+            tpot_s=measured.get("tpot_s"),
+            e2e_s=measured.get("e2e_s"),
+            queued_s=measured.get("queued_s"),
         )
 
+    def _quick(self, path: Path) -> Recorded | None:
+        """A plain CSV of good numbers, parsed in C without a Python object per field; None = look at it row by row."""
+        if path.suffix.lower() == ".parquet" or self.arrived_at is None or not self.seconds or self.failed:
+            return None
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            head = [c.strip() for c in stream.readline().split(",")]
+            wanted = (self.arrived_at, self.isl, self.osl)
+            if not set(wanted) <= set(head) or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head):
+                return None
+            try:
+                at, isl, osl = np.loadtxt(
+                    stream, delimiter=",", usecols=[head.index(c) for c in wanted], comments=None, unpack=True, ndmin=2
+                )
+            except (ValueError, IndexError):
+                return None
+        lengths = np.stack([isl, osl])
+        if not (isl.size and np.all((lengths >= 1) & (lengths <= MAX_TOKENS) & (lengths == np.floor(lengths)))):
+            return None
+        if not np.all(np.isfinite(at) & (at >= 0)):
+            return None
+        return Recorded(isl.astype(np.int64), osl.astype(np.int64), at * self.seconds)
 
-def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
-    """Columns by name as numpy arrays (text from CSV). Raises :class:`InputError`."""
+
+def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], Integers]:
+    """Columns by name as numpy arrays (text from CSV), and the line of each row. Raises :class:`InputError`."""
     if path.suffix.lower() == ".parquet":
         table = _arrow().read_table(path)
         present = [c for c in dict.fromkeys([*wanted, *optional]) if c in table.column_names]
         _all_there(wanted, table.column_names, path.name)
-        return {c: table.column(c).to_numpy() for c in present}
+        return {c: table.column(c).to_numpy() for c in present}, np.arange(1, table.num_rows + 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream)
@@ -177,7 +221,7 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> dict
     refuse_rows(short, path.name)
     if not lines:
         raise InputError(f"{path.name} has no rows below its header", field="trace")
-    return {name: np.array(values, dtype=object) for name, values in zip(present, columns, strict=True)}
+    return {k: np.array(v, dtype=object) for k, v in zip(present, columns, strict=True)}, np.array(lines)
 
 
 def _all_there(wanted: Sequence[str], head: Sequence[str], file: str) -> None:
@@ -202,11 +246,6 @@ def _selected(names: Any, select: str, file: str) -> tuple[str, Integers]:
     return chosen, np.flatnonzero(names.astype(str) == chosen)
 
 
-def _line(row: int) -> int:
-    """Line of a row in a CSV file: after the header, counted from 1 (blank lines and quoted newlines apart)."""
-    return row + 2
-
-
 def _numbers(values: Any) -> Floats:
     """Floats; what cannot be read is NaN."""
     try:
@@ -221,26 +260,31 @@ def _numbers(values: Any) -> Floats:
         return found
 
 
-def _tokens(values: Any, column: str, rows: Integers, problems: list[tuple[int, str]], least: int) -> Integers:
+def _tokens(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]], least: int) -> Integers:
     numbers = _numbers(values)
     bad = ~((numbers >= least) & (numbers <= MAX_TOKENS) & (numbers == np.floor(numbers)))
     for i in np.flatnonzero(bad):
-        problems.append(
-            (_line(int(rows[i])), f"{column}: expected a whole number of at least {least}, got {values[i]!r}")
-        )
+        problems.append((int(lines[i]), f"{column}: expected a whole number of at least {least}, got {values[i]!r}"))
     return np.where(bad, 0, numbers).astype(np.int64)
 
 
-def _times(values: Any, column: str, seconds: float, rows: Integers, problems: list[tuple[int, str]]) -> Floats:
+def _whole(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]]) -> Floats:
+    numbers = _numbers(values)
+    for i in np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))):
+        problems.append((int(lines[i]), f"{column}: expected a whole number, got {values[i]!r}"))
+    return numbers
+
+
+def _times(values: Any, column: str, seconds: float, lines: Integers, problems: list[tuple[int, str]]) -> Floats:
     if seconds:
         numbers = _numbers(values)
         bad = ~(np.isfinite(numbers) & (numbers >= 0))
         for i in np.flatnonzero(bad):
-            problems.append((_line(int(rows[i])), f"{column}: expected a time of at least 0, got {values[i]!r}"))
+            problems.append((int(lines[i]), f"{column}: expected a time of at least 0, got {values[i]!r}"))
         return np.asarray(np.where(bad, 0.0, numbers) * seconds, dtype=np.float64)
     moments = _moments(values)
     for i in np.flatnonzero(np.isnat(moments)):
-        problems.append((_line(int(rows[i])), f"{column}: expected a date and time, got {values[i]!r}"))
+        problems.append((int(lines[i]), f"{column}: expected a date and time, got {values[i]!r}"))
     if np.isnat(moments).any():
         return np.zeros(len(moments))
     return np.asarray((moments - moments.min()) / np.timedelta64(1, "ns") * 1e-9, dtype=np.float64)
@@ -296,8 +340,8 @@ class Mooncake:
             if not wrong:
                 isl.append(lengths[0][0])
                 osl.append(lengths[1][0])
-                at.append(float(stamp) * 1e-3)  # type: ignore[arg-type]
-                hashes += ids  # type: ignore[operator]
+                at.append(float(stamp) * 1e-3)
+                hashes += ids
                 ends.append(len(hashes))
         refuse_rows(problems, path.name, "row" if parquet else "line")
         return Recorded(
@@ -339,6 +383,6 @@ sharegpt = Table(
     "ShareGPT lengths with arrivals", "input_toks", "output_toks", "arrival_time_ns", seconds=1e-9, select="workload"
 )
 served = Table("log of served requests", "input_toks", "output_toks", "arrival_s", select="gpu", needs=("e2e_ms",))
-lengths = Table("lengths without arrivals", "input_length", "output_length")
+lengths = Table("lengths without arrivals", "input_length", "output_length", alone=True)
 steelyard = Table("records of steelyard simulate", "isl", "osl", "arrived_at")
 mooncake = Mooncake()

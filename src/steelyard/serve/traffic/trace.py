@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError, Problem, raise_all
 
-__all__ = ["MAX_TOKENS", "Floats", "Integers", "Trace"]
+__all__ = ["MAX_TOKENS", "Floats", "Integers", "Trace", "gather"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

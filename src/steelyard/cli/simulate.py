@@ -1,0 +1,330 @@
+"""``steelyard simulate``: traffic through a serving engine; what its users see, and what it costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from steelyard.cli.output import Output, write
+from steelyard.errors import InputError, Problem, raise_all
+
+if TYPE_CHECKING:
+    from steelyard.serve.simulation import Simulation
+    from steelyard.serve.slo import Target
+
+__all__ = ["simulate"]
+
+_Model = Annotated[
+    str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
+]
+
+
+def _option(help: str, *names: str) -> Parameter:  # noqa: A002 - cyclopts' own word
+    return Parameter(name=names or None, help=help, show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Deployment:
+    """Where it runs, as in ``estimate``."""
+
+    on: Annotated[str, Parameter(help="machine: NAME[:COUNT], or the path of a machine file")]
+    weights: Annotated[str, _option("number format of the weights (default: as published)")] = ""
+    activations: Annotated[str, _option("number format of activations (default: implied by the weights)")] = ""
+    kv: Annotated[str, _option("number format of the KV cache (default: 16 bit)")] = ""
+    communication: Annotated[str, _option("number format of collectives (default: 16 bit)")] = ""
+    tp: Annotated[int | None, _option("tensor-parallel degree (default: what uses every device)")] = None
+    pp: Annotated[int | None, _option("pipeline-parallel degree")] = None
+    dp: Annotated[int | None, _option("data-parallel degree: replicas inside --on, fed by the router")] = None
+    ep: Annotated[int, _option("expert-parallel degree")] = 1
+    cp: Annotated[int, _option("context-parallel degree")] = 1
+    replicas: Annotated[int, _option("copies of the whole deployment that --on describes")] = 1
+    router: Annotated[str, Parameter(help="which replica gets a request: round-robin, random, least-loaded")] = (
+        "round-robin"
+    )
+    skew: Annotated[float, _option("exponent of the power law of expert popularity; 0 = balanced")] = 0.0
+    price: Annotated[str, _option("USD per device and hour (default: newest in the catalogue)")] = ""
+    generic: Annotated[
+        bool, Parameter(negative="", show_default=False, help="read an unknown model type as a plain decoder")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Load:
+    """What is sent: a trace, a rate, a number of clients, conversations or a workflow."""
+
+    trace: Annotated[
+        str,
+        _option(
+            "file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm) or name (azure_conv, "
+            "azure_code, mooncake_conversation); FILE#NAME picks one of several in a file"
+        ),
+    ] = ""
+    rate: Annotated[str, _option("requests per second: 4/s, 240/min; with --trace only its lengths are used")] = ""
+    concurrency: Annotated[int | None, _option("closed loop: so many clients, each waiting for its answer")] = None
+    workflow: Annotated[str, _option("file of calls that wait for each other; --rate begins so many per second")] = ""
+    isl: Annotated[
+        str,
+        _option("prompt tokens: 2000, uniform:2000-6000, uniform:0.8-1.0x4000, lognormal:600, file:F (default: 1024)"),
+    ] = ""
+    osl: Annotated[str, _option("generated tokens, in the same words (default: 256)")] = ""
+    requests: Annotated[
+        int | None, _option("how many (default: all of a trace, 1,000 drawn, 10 per client of a closed loop)")
+    ] = None
+    duration: Annotated[str, _option("how long requests arrive, 10min")] = ""
+    start: Annotated[str, _option("leave out the beginning of a trace, 5min")] = ""
+    arrivals: Annotated[
+        str,
+        _option("poisson, constant, gamma:cv=3, onoff:on=10s,off=50s, diurnal:peak=2,period=24h (default: poisson)"),
+    ] = ""
+    burst: Annotated[float | None, _option("coefficient of variation of the gaps; short for --arrivals gamma:cv=")] = (
+        None
+    )
+    peak: Annotated[str, _option("multiply the arrival rate, 3x")] = ""
+    turns: Annotated[str, _option("conversations of so many turns with a growing prompt, 5 or uniform:1-9")] = ""
+    think: Annotated[str, _option("time between an answer and the next request, 10s (mean, for conversations)")] = ""
+    system: Annotated[int, _option("tokens of a system prompt that all conversations share")] = 0
+    seed: Annotated[int, Parameter(help="fixes everything drawn")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Serving:
+    """The engine and its own flags."""
+
+    engine: Annotated[
+        str,
+        _option("vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca, tgi, sarathi", "--engine", "--backend"),
+    ] = ""
+    policy: Annotated[str, Parameter(help="order of the queue: fcfs, priority, shortest, deadline")] = "fcfs"
+    scheduler: Annotated[
+        str, _option("another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization")
+    ] = ""
+    max_num_batched_tokens: Annotated[
+        str, _option("tokens of one step", "--max-num-batched-tokens", "--chunked-prefill-size", "--max-num-tokens")
+    ] = ""
+    max_num_seqs: Annotated[
+        str, _option("requests running at once", "--max-num-seqs", "--max-running-requests", "--max-batch-size")
+    ] = ""
+    max_model_len: Annotated[
+        str, _option("longest prompt and answer", "--max-model-len", "--context-length", "--max-seq-len")
+    ] = ""
+    gpu_memory_utilization: Annotated[
+        str,
+        _option(
+            "share of device memory it may use",
+            "--gpu-memory-utilization",
+            "--mem-fraction-static",
+            "--free-gpu-memory-fraction",
+        ),
+    ] = ""
+    block_size: Annotated[
+        str, _option("tokens of one cache block", "--block-size", "--page-size", "--tokens-per-block")
+    ] = ""
+    num_gpu_blocks: Annotated[
+        str, _option("cache blocks per replica, instead of what fits", "--num-gpu-blocks", "--num-gpu-blocks-override")
+    ] = ""
+    enable_prefix_caching: Annotated[bool | None, _option("share blocks of equal prefixes")] = None
+    enable_chunked_prefill: Annotated[bool | None, _option("cut prompts to fill a step")] = None
+    async_scheduling: Annotated[bool | None, _option("prepare the next step while the device works")] = None
+    flag: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--flag",
+            help="any other flag, NAME=VALUE, may be repeated",
+            show_default=False,
+            negative="",
+            consume_multiple=False,
+        ),
+    ] = ()
+
+    def flags(self) -> dict[str, Any]:
+        """The flags given, as numbers. Raises :class:`InputError` with every one that is none."""
+        problems: list[Problem] = []
+        found: dict[str, Any] = {"scheduler": self.scheduler or None}
+        whole = ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "block_size", "num_gpu_blocks")
+        for name in (*whole, "gpu_memory_utilization"):
+            text = getattr(self, name)
+            key = "num_gpu_blocks_override" if name == "num_gpu_blocks" else name
+            found[key] = _value(text, name, problems, whole=name in whole) if text else None
+        for name in ("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling"):
+            found[name] = getattr(self, name)
+        for item in self.flag:
+            name, equals, text = item.partition("=")
+            if not equals or not name:
+                problems.append(Problem("flag", f"expected NAME=VALUE, got {item!r}"))
+                continue
+            word = text.strip().lower()
+            found[name.strip().lstrip("-")] = (
+                word in ("true", "yes", "on") if word in ("true", "false", "yes", "no", "on", "off") else _any(text)
+            )
+        raise_all(problems)
+        return {k: v for k, v in found.items() if v is not None}
+
+
+def _value(text: str, name: str, problems: list[Problem], *, whole: bool) -> int | float | None:
+    from steelyard.units import parse_quantity
+
+    try:
+        value = parse_quantity(text, "1", name)
+    except InputError as error:
+        problems += error.problems
+        return None
+    if whole and value != int(value):
+        problems.append(Problem(name, f"expected a whole number, got {text}"))
+        return None
+    return int(value) if whole else value
+
+
+def _any(text: str) -> int | float | str:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Promises:
+    """What the service promises; goodput counts requests within all the limits."""
+
+    ttft: Annotated[str, _option("limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)")] = ""
+    tpot: Annotated[str, _option("limit of the time per output token: p95:50ms")] = ""
+    e2e: Annotated[str, _option("limit from arrival to the last token")] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Files:
+    """What else is written."""
+
+    records: Annotated[str, _option("one row per request: .csv, .jsonl or .parquet")] = ""
+    perfetto: Annotated[str, _option("Chrome trace of steps and requests (.json), for ui.perfetto.dev")] = ""
+    html: Annotated[str, _option("page of time series and histograms")] = ""
+    format: Annotated[
+        Literal["steelyard", "vllm"], _option("form of the JSON: ours, or that of vllm bench serve (implies --json)")
+    ] = "steelyard"
+
+    def check(self) -> None:
+        """Refuse files that cannot be, before any work. Raises :class:`InputError` with every problem."""
+        from steelyard.report.records import FORMATS, check_path
+
+        problems: list[Problem] = []
+        for name, endings in (("records", FORMATS), ("perfetto", ()), ("html", (".html", ".htm"))):
+            path = getattr(self, name)
+            if path:
+                try:
+                    check_path(path, endings, name)
+                except InputError as error:
+                    problems += error.problems
+        raise_all(problems)
+
+
+def simulate(
+    model: _Model,
+    /,
+    *,
+    deployment: Deployment,
+    load: Load = Load(),
+    serving: Serving = Serving(),
+    promises: Promises = Promises(),
+    files: Files = Files(),
+    output: Output = Output(),  # noqa: B008
+) -> None:
+    """Send traffic through a serving engine, step by step.
+
+    Exit code 0 also when a promise is missed: the report and `slo` in the JSON say so.
+    """
+    if files.format == "vllm":
+        output = Output(True, output.csv, output.out, output.quiet)
+    output.check()
+    files.check()
+    found, targets = _run(model, deployment, load, serving, promises, output.quiet)
+    _write(found, targets, files, output)
+
+
+def _run(
+    model: str, deployment: Deployment, load: Load, serving: Serving, promises: Promises, quiet: bool
+) -> tuple[Simulation, tuple[Target, ...]]:
+    from steelyard.serve.door import serve, targets_of
+    from steelyard.serve.traffic.build import Traffic, traffic
+
+    targets = targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e)
+    flags = serving.flags()
+    usd = _price(deployment.price)
+    with _told(quiet, "reading traffic") as told:
+        sent = traffic(
+            Traffic(
+                load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests,
+                load.duration, load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system, load.seed,
+            )
+        )  # fmt: skip
+        told(f"simulating {len(sent):,} requests")
+        d = deployment
+        found = serve(
+            model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
+            communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
+            flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, seed=load.seed, skew=d.skew,
+            usd_per_hour=usd, generic=d.generic,
+        )  # fmt: skip
+    return found, targets
+
+
+def _price(text: str) -> float | None:
+    from steelyard.units import Quantity
+
+    return Quantity("USD/h", "price", ge=0, le=1e6).parse(text, "price") if text else None
+
+
+def _write(found: Simulation, targets: tuple[Target, ...], files: Files, output: Output) -> None:
+    from steelyard.report import simulation as report
+
+    if files.records:
+        from steelyard.report.records import write_records
+
+        write_records(found, files.records)
+    if files.perfetto:
+        from steelyard.report.perfetto import write_perfetto
+
+        left = write_perfetto(found, files.perfetto)
+        if left and not output.quiet:
+            print(f"{files.perfetto} {left}", file=sys.stderr)
+    if files.html:
+        from steelyard.report.timeline import write_timeline
+
+        write_timeline(found, files.html, targets)
+
+    def document() -> dict[str, Any]:
+        if files.format == "vllm":
+            from steelyard.report.plain import plain
+            from steelyard.report.records import vllm_bench
+
+            return plain(vllm_bench(found))  # type: ignore[no-any-return]
+        return report.to_dict(found, targets)
+
+    write(
+        output,
+        data=document,
+        text=lambda columns: report.text(found, columns, targets),
+        rows=lambda: [report.flat(found, targets)],
+    )
+
+
+@contextmanager
+def _told(quiet: bool, words: str) -> Iterator[Any]:
+    """A spinner on a terminal, nothing elsewhere. Yields what changes its words."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(words) as status:
+        yield status.update

@@ -1,0 +1,237 @@
+"""A simulation as JSON (``steelyard.simulate/1``) and as a report for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.report.paper import WIDTH, bullet, figure, grid, render
+from steelyard.report.plain import plain
+from steelyard.serve.slo import Target, Verdict, judge
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from steelyard.serve.simulation import Simulation
+
+__all__ = ["METRICS", "flat", "limits", "text", "to_dict", "verdicts"]
+
+#: Metrics in the order of the report, ``(key of the JSON, words)``.
+METRICS = (
+    ("ttft_s", "TTFT"),
+    ("tpot_s", "TPOT"),
+    ("itl_s", "between tokens"),
+    ("e2e_s", "end to end"),
+    ("queue_s", "queued"),
+)
+_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+#: A cache or a step this full binds.
+FULL = 0.97
+#: Notes shown before the rest is only counted.
+_SHOWN = 6
+
+
+def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:
+    """Each promise beside what the completed requests saw."""
+    records, done = simulation.records, np.asarray(simulation.records.completed)
+    values = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
+    return judge(targets, values)
+
+
+def to_dict(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, Any]:
+    """The answer in the stable JSON form ``steelyard.simulate/1``, with ``slo`` and ``limited_by`` beside it."""
+    document = dict(simulation.summary())
+    document["slo"] = [
+        {
+            "metric": v.target.metric,
+            "statistic": v.target.label,
+            "limit_s": v.target.limit_s,
+            "value_s": v.value_s,
+            "met": v.met,
+        }
+        for v in verdicts(simulation, targets)
+    ]
+    document["limited_by"] = limits(simulation)
+    document.setdefault("notes", [*simulation.trace.notes])
+    document.setdefault("dropped_rows", [*simulation.trace.rejected])
+    return plain(document)  # type: ignore[no-any-return]
+
+
+def flat(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, Any]:
+    """The answer as one row, for CSV: nested keys joined by dots."""
+    row: dict[str, Any] = {}
+
+    def put(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                put(f"{prefix}.{key}" if prefix else key, inner)
+        elif not isinstance(value, list):
+            row[prefix] = value
+
+    document = to_dict(simulation, targets)
+    document.pop("provenance", None)
+    put("", document)
+    for verdict in document["slo"]:
+        row[f"slo.{verdict['metric']}.{verdict['statistic']}.met"] = verdict["met"]
+    return row
+
+
+def limits(simulation: Simulation) -> dict[str, float]:
+    """What the engine was short of, as shares of the makespan (mean over replicas), largest first.
+
+    Every logged step with requests waiting counts for what kept them out: ``kv`` (the cache was full),
+    ``max_num_seqs`` (as many requests as allowed), ``compute`` (the step was at its token budget), else
+    ``scheduling``. Steps with nobody waiting are ``serving``, time without a step is ``idle``.
+    """
+    it, config, pool = simulation.iterations, simulation.config, simulation.pool
+    length = np.asarray(it.duration_s, dtype=np.float64)
+    if not length.size:
+        return {}
+    waiting = np.asarray(it.waiting) > 0
+    full = np.asarray(it.kv_blocks) >= FULL * max(1, pool.blocks)
+    seats = np.asarray(it.running) >= config.max_num_seqs
+    tokens = np.asarray(it.prefill_tokens) + np.asarray(it.decode_tokens)
+    budget = tokens >= FULL * config.max_num_batched_tokens
+    kinds = np.select([~waiting, full, seats, budget], [0, 1, 2, 3], 4)
+    sums = np.bincount(kinds, weights=length, minlength=5)
+    busy = min(1.0, float(simulation.totals["busy_s"]) / max(simulation.makespan_s * simulation.replicas, 1e-12))
+    shares = sums / sums.sum() * busy
+    names = ("serving", "kv", "max_num_seqs", "compute", "scheduling")
+    found = {name: float(share) for name, share in zip(names, shares, strict=True)} | {"idle": 1.0 - busy}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+_WORDS = {
+    "serving": "serving everyone at once",
+    "kv": "KV cache full",
+    "max_num_seqs": "at max_num_seqs",
+    "compute": "steps at the token budget",
+    "scheduling": "requests waiting for the scheduler",
+    "idle": "idle",
+}
+
+
+def text(simulation: Simulation, width: int | None = None, targets: Sequence[Target] = ()) -> str:
+    """The whole answer as text.
+
+    Args:
+        simulation: what to report.
+        width: columns of the terminal; None = 80 columns without colour.
+        targets: promises to judge.
+    """
+    document = simulation.summary()
+    parts: list[Any] = [*_title(simulation), "", *_outcome(simulation, document), ""]
+    parts += [_percentiles(document), "", _rates(simulation, document, targets), "", *_notes(simulation)]
+    return render(parts, width, widest=WIDTH if width is None else 100)
+
+
+def _text(*pieces: tuple[str, str] | str) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*pieces)
+
+
+def _title(sim: Simulation) -> list[Text]:
+    s, p, t = sim.scenario, sim.scenario.plan, sim.trace
+    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
+    degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
+    formats = f"weights {p.weights}, KV cache {p.kv}"
+    policy = "" if sim.policy == "fcfs" else f", policy {sim.policy}"
+    loop = f"{t.concurrency:,} at a time" if t.concurrency else _span(t.duration_s, t.rate_per_s)
+    return [
+        _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
+        _text(f"{sim.config.rules.title}{policy}; {degrees + '; ' if degrees else ''}{formats}"),
+        _text(
+            f"traffic: {t.name}; {len(t):,} requests, {loop}, mean {t.isl.mean():,.0f} prompt + "
+            f"{t.osl.mean():,.0f} generated tokens"
+        ),
+    ]
+
+
+def _span(duration_s: float, rate_per_s: float) -> str:
+    return f"{figure(rate_per_s)}/s over {q(duration_s, 's')}" if np.isfinite(rate_per_s) else "all at once"
+
+
+def _outcome(sim: Simulation, document: dict[str, Any]) -> list[Text]:
+    done, rejected, total = document["completed"], document["rejected"], len(sim.records)
+    tone = "bold green" if done == total else "bold red"
+    lines = [_text((f"{done:,} of {total:,} completed", tone), f" in {q(sim.makespan_s, 's')}")]
+    if rejected:
+        lines.append(_text((f"{rejected:,} rejected", "red"), " (longer than the model or than all of the KV cache)"))
+    if total - done - rejected:
+        lines.append(_text((f"{total - done - rejected:,} unfinished", "red")))
+    if sim.stopped:
+        lines.append(_text(("stopped: ", "bold red"), sim.stopped))
+    return lines
+
+
+def _percentiles(document: dict[str, Any]) -> Any:
+    table = grid("left", *("right",) * len(_STATISTICS), gap=3)
+    table.add_row("", *(_text((x, "bold")) for x in _STATISTICS))
+    for name, label in METRICS:
+        cells = [document[name].get(k) for k in _STATISTICS]
+        table.add_row(label, *("-" if c is None else q(float(c), "s") for c in cells))
+    return table
+
+
+def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target]) -> Any:
+    table = grid("left", "left")
+    t, totals = document["throughput"], sim.totals
+    tokens = f"{figure(t['input_tokens_per_s'])} prompt + {figure(t['output_tokens_per_s'])} generated tokens/s"
+    table.add_row("throughput", f"{figure(t['requests_per_s'])} requests/s, {tokens}")
+    if targets:
+        good = t.get("goodput_requests_per_s")
+        share = good / t["requests_per_s"] if good is not None and t["requests_per_s"] else 0.0
+        table.add_row("goodput", f"{figure(good or 0.0)} requests/s within the limits ({share:.1%} of those completed)")
+    for i, v in enumerate(verdicts(sim, targets)):
+        word = ("met", "bold green") if v.met else ("missed", "bold red")
+        name = v.target.metric.removesuffix("_s").upper()
+        table.add_row(
+            "" if i else "SLO",
+            _text(word, f"  {name} {v.target.label} {q(v.value_s, 's')}, limit {q(v.target.limit_s, 's')}"),
+        )
+    table.add_row("batch", f"{figure(totals['batch_mean'])} requests per step, at most {totals['batch_max']:,.0f}; "
+                  f"at most {totals['waiting_max']:,.0f} waiting")  # fmt: skip
+    table.add_row("KV cache", f"{sim.pool.blocks:,} blocks of {sim.pool.block_tokens} tokens per replica; "
+                  f"{totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most")  # fmt: skip
+    if totals["cached_tokens"]:
+        prompt = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
+        table.add_row(
+            "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
+        )
+    if totals["preemptions"]:
+        table.add_row(
+            "preemptions", f"{totals['preemptions']:,.0f}, {totals['recomputed_tokens']:,.0f} tokens computed again"
+        )
+    shares = [f"{_WORDS[name]} {share:.0%}" for name, share in limits(sim).items() if share >= 0.005]
+    table.add_row("time spent", ", ".join(shares))
+    out = float(np.sum(sim.records.osl[np.asarray(sim.records.completed)]))
+    per = f", {q(sim.energy_j / out, 'J')} per generated token" if out else ""
+    watts = sim.energy_j / max(sim.makespan_s, 1e-12) / sim.devices
+    table.add_row("energy", f"{q(sim.energy_j, 'J')}{per} ({watts:,.0f} W per device)")
+    if sim.usd is not None:
+        each = f", {q(sim.usd / out * 1e6, 'USD')} per million generated tokens" if out else ""
+        table.add_row("money", f"{q(sim.usd, 'USD')}{each} at {sim.usd_per_hour:,.2f} USD/h per device")
+    else:
+        table.add_row("money", "no price known; give one with --price")
+    steps = int(totals["iterations"])
+    rate = len(sim.records) / sim.wall_s if sim.wall_s else 0.0
+    table.add_row("simulated", f"{steps:,} steps in {q(sim.wall_s, 's')} ({figure(rate)} requests/s)")
+    return table
+
+
+def _notes(sim: Simulation) -> list[Any]:
+    lines: list[Any] = []
+    told = [*sim.trace.notes, *sim.trace.rejected]
+    if told:
+        lines.append(_text(("traffic", "bold")))
+        lines += [bullet(_text(x)) for x in told[:_SHOWN]]
+        if len(told) > _SHOWN:
+            lines.append(bullet(_text(f"{len(told) - _SHOWN:,} more; --json lists all")))
+    if sim.ledger is not None and sim.ledger.assumptions:
+        lines.append(_text(("assumed", "bold")))
+        lines += [bullet(_text(x)) for x in sim.ledger.assumptions]
+    return lines

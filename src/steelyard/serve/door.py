@@ -1,0 +1,207 @@
+"""``sy.simulate``: traffic in words, a serving engine in its own flags, a :class:`Simulation` out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.serve.slo import Target, parse_target
+
+if TYPE_CHECKING:
+    from steelyard.machine.cluster import Cluster
+    from steelyard.machine.component import Machine
+    from steelyard.serve.simulation import Simulation
+    from steelyard.serve.traffic.lengths import Lengths
+    from steelyard.serve.traffic.trace import Trace
+    from steelyard.workload.catalogue import Model
+
+__all__ = ["serve", "simulate", "targets_of"]
+
+
+def simulate(
+    model: str | Model,
+    on: str | Cluster | Machine,
+    *,
+    trace: str | Path | Trace = "",
+    rate: str | float = "",
+    concurrency: int | None = None,
+    workflow: str | Path = "",
+    isl: str | int | Lengths = "",
+    osl: str | int | Lengths = "",
+    requests: int | None = None,
+    duration: str | float = "",
+    start: str | float = "",
+    arrivals: str = "",
+    burst: float | None = None,
+    peak: str | float = "",
+    turns: str | int | Lengths = "",
+    think: str | float = "",
+    system: int = 0,
+    seed: int = 0,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    communication: str = "",
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int = 1,
+    cp: int = 1,
+    engine: str = "",
+    flags: Mapping[str, Any] | None = None,
+    policy: str = "fcfs",
+    router: str = "round-robin",
+    replicas: int = 1,
+    ttft: str = "",
+    tpot: str = "",
+    e2e: str = "",
+    skew: float = 0.0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+) -> Simulation:
+    """Send traffic through a serving engine and say what its users see.
+
+    Args:
+        model, on, weights, activations, kv, communication, tp, pp, dp, ep, cp, skew, usd_per_hour, generic:
+            as for :func:`steelyard.estimate`.
+        trace: a file, a name (``azure_conv``) or a :class:`~steelyard.serve.traffic.Trace`.
+        rate, concurrency, workflow, isl, osl, requests, duration, start, arrivals, burst, peak, turns, think, system:
+            the traffic when there is no trace, or what is done to it: see :class:`~steelyard.serve.traffic.Traffic`.
+        seed: fixes everything drawn.
+        engine: ``vllm``, ``sglang``, ``trtllm``, ... or a scheduler alone: ``static``, ``orca``, ``tgi``, ``sarathi``.
+        flags: the engine's own flags, by its own names.
+        policy: order of the waiting queue.
+        router: which replica gets a request.
+        replicas: copies of the deployment that ``on`` describes.
+        ttft, tpot, e2e: promises such as ``p99:1s``; goodput counts requests within all the limits.
+        stop_after_s: simulated time after which to stop.
+
+    Returns:
+        a :class:`~steelyard.serve.simulation.Simulation`; the same arguments give the same records.
+
+    Raises:
+        InputError: every problem of the arguments at once, or of the trace's rows.
+        DoesNotFit: weights and one block of cache do not fit.
+    """
+    from steelyard.serve.traffic.build import Traffic, traffic
+    from steelyard.serve.traffic.trace import Trace
+
+    targets = targets_of(ttft=ttft, tpot=tpot, e2e=e2e)
+    if isinstance(trace, Trace):
+        sent = trace
+    else:
+        sent = traffic(
+            Traffic(
+                trace, rate, concurrency, workflow, isl, osl, requests, duration, start, arrivals, burst, peak, turns,
+                think, system, seed,
+            )
+        )  # fmt: skip
+    return serve(
+        model, on, sent, targets, weights=weights, activations=activations, kv=kv, communication=communication, tp=tp,
+        pp=pp, dp=dp, ep=ep, cp=cp, engine=engine, flags=flags, policy=policy, router=router, replicas=replicas,
+        seed=seed, skew=skew, usd_per_hour=usd_per_hour, generic=generic, stop_after_s=stop_after_s,
+    )  # fmt: skip
+
+
+def targets_of(*, ttft: str = "", tpot: str = "", e2e: str = "") -> tuple[Target, ...]:
+    """The promises given, in this order. Raises :class:`InputError` with every problem."""
+    problems: list[Problem] = []
+    found = []
+    for metric, text in (("ttft_s", ttft), ("tpot_s", tpot), ("e2e_s", e2e)):
+        if text:
+            try:
+                found.append(parse_target(text, metric))
+            except InputError as error:
+                problems += error.problems
+    raise_all(problems)
+    return tuple(found)
+
+
+def serve(
+    model: str | Model,
+    on: str | Cluster | Machine,
+    trace: Trace,
+    targets: Sequence[Target] = (),
+    *,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    communication: str = "",
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int = 1,
+    cp: int = 1,
+    engine: str = "",
+    flags: Mapping[str, Any] | None = None,
+    policy: str = "fcfs",
+    router: str = "round-robin",
+    replicas: int = 1,
+    seed: int = 0,
+    skew: float = 0.0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+) -> Simulation:
+    """A trace through an engine, the arguments as for :func:`simulate`."""
+    from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+    from steelyard.serve.simulation import simulate as run
+
+    if replicas < 1:
+        raise InputError(f"expected at least 1, got {replicas}", field="replicas")
+    cluster = on if isinstance(on, Cluster) else parse_cluster(on) if isinstance(on, str) else cluster_of(on)
+    if replicas > 1:
+        cluster = dataclasses.replace(cluster, count=cluster.count * replicas)
+        dp = (dp or 1) * replicas
+    name, scheduler = engine_and_scheduler(engine)
+    given = dict(flags or {})
+    if scheduler:
+        given.setdefault("scheduler", scheduler)
+    return run(
+        model,
+        cluster,
+        trace,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        communication=communication,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        cp=cp,
+        engine=name,
+        policy=policy,
+        router=router,
+        flags=given,
+        slo={t.metric: t.limit_s for t in targets},
+        skew=skew,
+        seed=seed,
+        usd_per_hour=usd_per_hour,
+        generic=generic,
+        stop_after_s=stop_after_s,
+    )
+
+
+def engine_and_scheduler(name: str) -> tuple[str, str]:
+    """``(engine, scheduler)``: an engine of the catalogue with its own scheduler, or a scheduler on the usual engine.
+
+    Raises:
+        UnknownName: neither.
+    """
+    from steelyard.plan.engine import engines, find_engine
+    from steelyard.serve.engine import RULES
+
+    if not name:
+        return "", ""
+    try:
+        return find_engine(name).name, ""
+    except UnknownName:
+        for scheduler in RULES:
+            if normalise(scheduler) == normalise(name):
+                return "", scheduler
+    raise UnknownName("engine", name, [*engines(), *RULES])

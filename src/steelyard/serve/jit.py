@@ -1,0 +1,49 @@
+"""The door to numba: one cache folder, one clear error when it is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["njit"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _cache_folder() -> Path:
+    """A folder under the user's cache folder of the platform, named for the state of this package's files.
+
+    numba notices a change of the file of a compiled function, not of the constants and functions it takes from other
+    files; a folder per state does.
+    """
+    home = Path.home()
+    if sys.platform == "darwin":
+        root = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    state = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found = path.stat()
+        state.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return root / "steelyard" / "numba" / state.hexdigest()[:16]
+
+
+if "numba" not in sys.modules:
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_folder()))
+
+try:
+    import numba
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
+
+
+def njit(function: _F) -> _F:
+    """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly."""
+    compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return compiled

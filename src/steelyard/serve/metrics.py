@@ -1,0 +1,148 @@
+"""Percentiles, goodput and time series of a simulation, from its arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from steelyard.serve.simulation import Records, Simulation
+
+__all__ = ["PERCENTILES", "describe", "describe_histogram", "goodput", "series", "summary"]
+
+Floats = NDArray[np.float64]
+
+#: Percentiles reported everywhere.
+PERCENTILES = (50, 90, 95, 99)
+
+
+def describe(values: Any) -> dict[str, float | None]:
+    """Mean and percentiles (linear interpolation) of the finite values; all None when there is none."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    if not array.size:
+        return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
+    cuts = np.percentile(array, PERCENTILES)
+    return {"mean": float(array.mean()), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
+
+
+def describe_histogram(edges: Floats, counts: Any, total: float) -> dict[str, float | None]:
+    """Mean (exact, from ``total``) and percentiles (inside a bin, linear) of a histogram."""
+    sums = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.float64))])
+    if sums[-1] == 0:
+        return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
+    cuts = np.interp(np.array(PERCENTILES) / 100 * sums[-1], sums, edges)
+    return {"mean": float(total / sums[-1]), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
+
+
+def goodput(records: Records, slo: dict[str, float] | Any) -> NDArray[np.bool_]:
+    """Which requests completed within every limit given. Answers of one token have no time between tokens to miss."""
+    good = records.completed.copy()
+    for name, limit in slo.items():
+        value = getattr(records, name)
+        good &= ~(value > limit)
+    return np.asarray(good)
+
+
+def summary(simulation: Simulation) -> dict[str, Any]:
+    """The JSON form ``steelyard.simulate/1`` (SI units)."""
+    from steelyard.serve.run import provenance
+    from steelyard.serve.simulation import COMPLETED, REJECTED, UNFINISHED
+
+    records, totals = simulation.records, simulation.totals
+    done = records.completed
+    span = max(simulation.makespan_s, 1e-30)
+    asked = int(np.sum(records.isl[done], dtype=np.int64))
+    answered = int(np.sum(records.osl[done], dtype=np.int64))
+    good = int(np.sum(goodput(records, simulation.slo)))
+    usd, wall = simulation.usd, max(simulation.wall_s, 1e-30)
+    counts = {
+        name: int(np.sum(records.status == code))
+        for name, code in (("completed", COMPLETED), ("rejected", REJECTED), ("unfinished", UNFINISHED))
+    }
+    return {
+        "schema": "steelyard.simulate/1",
+        "requests": len(records),
+        **counts,
+        "stopped": simulation.stopped,
+        "makespan_s": simulation.makespan_s,
+        "ttft_s": describe(records.ttft_s[done]),
+        "tpot_s": describe(records.tpot_s[done]),
+        "itl_s": describe_histogram(simulation.itl_edges_s, simulation.itl_counts, totals["itl_sum_s"]),
+        "e2e_s": describe(records.e2e_s[done]),
+        "queue_s": describe(records.queued_s[done]),
+        "throughput": {
+            "requests_per_s": counts["completed"] / span,
+            "input_tokens_per_s": asked / span,
+            "output_tokens_per_s": answered / span,
+            "output_tokens_per_s_per_device": answered / span / simulation.devices,
+            "goodput_requests_per_s": good / span,
+            "goodput_frac": good / max(1, len(records)),
+        },
+        "batch": {"mean": totals["batch_mean"], "max": totals["batch_max"]},
+        "in_system_mean": totals["in_system_mean"],
+        "waiting_max": totals["waiting_max"],
+        "kv": {
+            "blocks": simulation.pool.blocks,
+            "block_tokens": simulation.pool.block_tokens,
+            "mean_frac": totals["kv_mean_frac"],
+            "max_frac": totals["kv_max_frac"],
+        },
+        "prefix_cache": {
+            "hit_tokens": int(totals["cached_tokens"]),
+            "hit_frac": totals["cached_tokens"] / max(1.0, totals["cached_tokens"] + totals["prefill_tokens"]),
+        },
+        "preemptions": int(totals["preemptions"]),
+        "idle_frac": totals["idle_frac"],
+        "energy_j": simulation.energy_j,
+        "host_energy_j": totals["host_energy_j"],
+        "energy_j_per_output_token": simulation.energy_j / answered if answered else None,
+        "usd": usd,
+        "usd_per_million_output_tokens": usd / answered * 1e6 if usd is not None and answered else None,
+        "slo": dict(simulation.slo),
+        "simulation": {
+            "iterations": int(totals["iterations"]),
+            "wall_s": simulation.wall_s,
+            "build_s": simulation.build_s,
+            "requests_per_s": len(records) / wall,
+            "iterations_per_s": totals["iterations"] / wall,
+        },
+        "provenance": provenance(simulation),
+    }
+
+
+def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
+    """Means over ``points`` equal stretches of the makespan.
+
+    Returns:
+        ``at_s`` (middles, from the start of the trace), ``running``, ``waiting`` (requests), ``kv_frac``,
+        ``prefill_tokens_per_s``, ``decode_tokens_per_s``, ``arrived_per_s`` and ``completed_per_s``; ``[points]`` each.
+    """
+    steps, records = simulation.iterations, simulation.records
+    start = float(simulation.totals["first_arrival_s"])
+    edges = start + np.linspace(0.0, max(simulation.makespan_s, 1e-9), points + 1)
+    width = edges[1] - edges[0]
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    cell = np.clip(((steps.start_s + 0.5 * steps.duration_s - start) / width).astype(np.int64), 0, points - 1)
+    time = np.bincount(cell, steps.duration_s, points)
+    lanes = simulation.replicas * simulation.scenario.plan.pp
+
+    def mean(values: Any) -> Floats:
+        return np.asarray(np.bincount(cell, values * steps.duration_s, points) / np.maximum(time, 1e-30))
+
+    def rate(values: Any) -> Floats:
+        return np.asarray(np.bincount(cell, values, points) * steps.stride / width)
+
+    arrived, ended = records.arrived_at[np.isfinite(records.arrived_at)], records.finished_at[records.completed]
+    return {
+        "at_s": middle,
+        "running": mean(steps.running) * lanes,
+        "waiting": mean(steps.waiting) * simulation.replicas,
+        "kv_frac": mean(steps.kv_blocks) / simulation.pool.blocks,
+        "prefill_tokens_per_s": rate(steps.prefill_tokens),
+        "decode_tokens_per_s": rate(steps.decode_tokens),
+        "arrived_per_s": np.histogram(arrived, edges)[0] / width,
+        "completed_per_s": np.histogram(ended, edges)[0] / width,
+    }

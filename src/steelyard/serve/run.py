@@ -1,0 +1,400 @@
+"""From a question to the kernel and back: checks at the door, arrays, the run, records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard import __version__
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.estimation import Scenario, _exact, _price, check, default_shape, with_scenario
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.component import Machine
+from steelyard.plan.engine import default_engine, find_engine
+from steelyard.plan.plan import Plan
+from steelyard.provenance import Ledger, content_hash
+from steelyard.serve.engine import ADMISSIONS, VICTIMS, EngineConfig, engine_config
+from steelyard.serve.kv import KvPool, kv_pool
+from steelyard.serve.simulation import COMPLETED, REJECTED, UNFINISHED, Iterations, Records, Simulation
+from steelyard.serve.state import (
+    ITL_BINS,
+    TOTALS,
+    Log,
+    Pools,
+    Requests,
+    Setup,
+    Slots,
+    allocate_log,
+    allocate_pools,
+    allocate_slots,
+    itl_edges,
+)
+from steelyard.serve.step_table import StepTable, Tables, build_step_table
+from steelyard.serve.traffic.trace import Trace
+from steelyard.workload.catalogue import Model, load_model
+
+__all__ = ["POLICIES", "ROUTERS", "Played", "Prepared", "play", "prepare", "run", "setup_of"]
+
+#: Orders of the waiting queue.
+POLICIES = ("fcfs", "priority", "shortest", "deadline")
+#: How a request finds its replica.
+ROUTERS = ("round-robin", "random", "session", "least-loaded")
+_SLO = ("ttft_s", "tpot_s", "e2e_s")
+#: Longest and most: what "no limit" is in the kernel's whole numbers.
+_MANY = 2**40
+_STOPS = {0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served"}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question checked and compiled, ready to run any number of times."""
+
+    scenario: Scenario
+    trace: Trace
+    config: EngineConfig
+    pool: KvPool
+    table: StepTable
+    policy: str
+    router: str
+    seed: int
+    slo: Mapping[str, float]
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """What the kernel leaves behind."""
+
+    requests: Requests
+    pools: Pools
+    slots: Slots
+    log: Log
+    itl: Any
+    totals: Mapping[str, float]
+    rejected: Any
+    wall_s: float
+
+
+def prepare(
+    model: str | Model, on: str | Cluster | Machine, trace: Trace, weights: str, activations: str, kv: str,
+    communication: str, tp: int | None, pp: int | None, dp: int | None, ep: int, cp: int, engine: str, policy: str,
+    router: str, flags: dict[str, Any], slo: dict[str, float], skew: float, seed: int, usd_per_hour: float | None,
+    generic: bool,
+) -> Prepared:  # fmt: skip
+    """Check every input, count the blocks, build the step table. Raises as :func:`simulate` says."""
+    problems = []
+    for name, value in {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}.items():
+        if value is not None and value < 1:
+            problems.append(Problem(name, f"expected at least 1, got {value}"))
+    for name, limit in slo.items():
+        if name not in _SLO:
+            problems.append(Problem(f"slo.{name}", f"expected one of {', '.join(_SLO)}"))
+        elif not limit > 0:
+            problems.append(Problem(f"slo.{name}", f"expected a time above 0, got {limit}"))
+    policy, router = _choice("policy", policy, POLICIES), _choice("router", router, ROUTERS)
+    if policy == "priority" and trace.priority is None:
+        problems.append(Problem("policy", "the trace has no priorities"))
+    if policy == "deadline" and trace.deadline_s is None:
+        problems.append(Problem("policy", "the trace has no deadlines"))
+    raise_all(problems)
+    loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
+    if not loaded.transformer.causal:
+        raise InputError(f"{loaded.transformer.name} does not generate: nothing to serve token by token", field="model")
+    cluster = on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
+    shape = default_shape(loaded.transformer, cluster, tp, pp, dp, cp)
+    plan = Plan(weights, activations, kv, communication, shape[0], shape[1], shape[2], ep, cp, engine)
+    entry = find_engine(engine) if engine else default_engine(cluster.machine)
+    config = engine_config(entry, cluster.machine, flags)
+    means = int(round(float(trace.isl.mean()))), int(round(float(trace.osl.mean())))
+    scenario = Scenario(
+        loaded, cluster, plan.resolved(loaded.transformer.native_weights), entry,
+        max(1, min(len(trace), config.max_num_seqs * shape[2])), means[0], means[1], skew, usd_per_hour,
+    )  # fmt: skip
+    check(with_scenario(scenario, isl=1, osl=1))
+    pool = kv_pool(
+        loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=_exact(scenario)
+    )
+    served = ~_too_long(trace, config, pool, loaded.transformer.max_context)
+    longest = int(np.max((trace.isl + trace.osl)[served], initial=2))
+    table = build_step_table(
+        loaded.transformer, scenario.plan, cluster, entry, config, max_context=longest, skew=skew
+    )
+    inputs = {
+        "model": loaded.transformer.name, "on": str(cluster), "trace": trace.name, "requests": len(trace),
+        "trace_hash": _trace_hash(trace), "plan": asdict(scenario.plan), "engine": asdict(config), "policy": policy,
+        "router": router, "slo": dict(slo), "skew": skew, "seed": seed, "usd_per_hour": usd_per_hour,
+        "kv_blocks": pool.blocks,
+    }  # fmt: skip
+    return Prepared(scenario, trace, config, pool, table, policy, router, seed, slo, inputs)
+
+
+def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
+    for candidate in known:
+        if normalise(candidate) == normalise(name):
+            return candidate
+    raise UnknownName(kind, name, known)
+
+
+def _trace_hash(trace: Trace) -> str:
+    columns = {
+        name: np.asarray(getattr(trace, name)).tobytes().hex()[:0] or _digest(getattr(trace, name))
+        for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "prefix_hashes", "after", "delay_s")
+        if getattr(trace, name) is not None
+    }
+    return content_hash({"concurrency": trace.concurrency, **columns})
+
+
+def _digest(array: Any) -> str:
+    from hashlib import sha256
+
+    return sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def _too_long(trace: Trace, config: EngineConfig, pool: KvPool, max_context: int) -> Any:
+    """Requests that could never be served: beyond the model's length, or beyond all blocks of a replica."""
+    total = trace.isl + trace.osl
+    limit = config.max_model_len or max_context
+    bad = total > limit if limit else np.zeros(len(trace), dtype=bool)
+    blocks = -(-np.minimum(total, pool.token_cap) // pool.block_tokens) + pool.fixed_blocks
+    return bad | (blocks > pool.blocks)
+
+
+def run(
+    prepared: Prepared, stop_after_s: float | None, stop_after_iterations: int | None, log: int, started: float
+) -> Simulation:
+    """Play a prepared question and make the records."""
+    scenario, trace, config, pool = prepared.scenario, prepared.trace, prepared.config, prepared.pool
+    plan, machine = scenario.plan, scenario.cluster.machine
+    setup = setup_of(
+        config, pool, trace, replicas=plan.dp, lanes=plan.pp, router=prepared.router, policy=prepared.policy,
+        request_s=scenario.engine.request_s, stop_after_s=stop_after_s, stop_after_iterations=stop_after_iterations,
+        log=log,
+    )  # fmt: skip
+    rejected = _too_long(trace, config, pool, scenario.transformer.max_context)
+    built = time.perf_counter() - started
+    played = play(setup, prepared.table.tables, trace, prepared.policy, prepared.router, prepared.seed, rejected, log)
+    totals = dict(played.totals)
+    energy = _energy(scenario, totals)
+    busy = max(totals["busy_s"] * plan.pp, 1e-30)
+    totals |= {
+        "energy_j": energy,
+        "host_energy_j": scenario.cluster.host_w * plan.devices / scenario.cluster.per_node * totals["makespan_s"],
+        "batch_mean": totals["batch_s"] / busy,
+        "kv_mean_frac": totals["kv_s"] / busy / pool.blocks,
+        "kv_max_frac": totals["kv_max"] / pool.blocks,
+        "in_system_mean": totals["in_system_s"] / max(totals["makespan_s"], 1e-30),
+        "idle_frac": 1.0 - min(1.0, totals["busy_s"] / max(totals["makespan_s"] * plan.dp, 1e-30)),
+    }
+    ledger = _ledger(prepared)
+    usd, note = _price(scenario, ledger)
+    if usd is not None:
+        ledger.cite("price", note)
+    stopped = _STOPS[int(totals["stop"])]
+    if not stopped and np.any(played.requests.status == UNFINISHED):
+        stopped = "requests were left that no engine could admit"
+    return Simulation(
+        scenario=scenario, trace=trace, config=config, pool=pool, policy=prepared.policy, router=prepared.router,
+        replicas=plan.dp, records=_records(played, trace, setup), iterations=_iterations(played.log), totals=totals,
+        itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
+        usd_per_hour=usd, slo=prepared.slo, inputs=prepared.inputs, ledger=ledger,
+    )  # fmt: skip
+
+
+def setup_of(
+    config: EngineConfig, pool: KvPool, trace: Trace, *, replicas: int = 1, lanes: int = 1, router: str = "round-robin",
+    policy: str = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None, log: int = 1 << 18,
+) -> Setup:  # fmt: skip
+    """The kernel's limits and rules from an engine's flags."""
+    rules = config.rules
+    victim = "worst" if policy != "fcfs" and rules.victim == "last" else rules.victim
+    prefixes = config.enable_prefix_caching and trace.prefix_hashes is not None
+    chunks = np.sum(-(-trace.isl // max(1, config.max_num_batched_tokens)), dtype=np.float64)
+    most = int(10 * (float(np.sum(trace.osl, dtype=np.float64)) + float(chunks)) + 1000)
+    return Setup(
+        max_tokens=config.max_num_batched_tokens,
+        max_seqs=config.max_num_seqs,
+        threshold=config.long_prefill_token_threshold,
+        block=pool.block_tokens,
+        blocks=pool.blocks,
+        fixed=pool.fixed_blocks,
+        cap=pool.token_cap,
+        mixed=int(rules.mixed),
+        chunked=int(config.enable_chunked_prefill),
+        admission=ADMISSIONS.index(config.admission),
+        victim=VICTIMS.index(victim),
+        to_back=int(rules.to_back),
+        static=int(rules.static),
+        watermark=int(np.ceil(config.watermark * pool.blocks)),
+        replicas=replicas,
+        lanes=lanes,
+        router={"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2}[router],
+        add_time=1.0 if policy in ("fcfs", "deadline") else 0.0,
+        concurrency=trace.concurrency,
+        unit_tokens=trace.prefix_block_tokens if prefixes else 0,
+        unit_blocks=-(-trace.prefix_block_tokens // pool.block_tokens) if prefixes else 0,
+        conservativeness=config.schedule_conservativeness,
+        request_s=request_s,
+        max_time_s=float("inf") if stop_after_s is None else float(stop_after_s),
+        max_iterations=most if stop_after_iterations is None else int(stop_after_iterations),
+        sharp=int(log > 0),
+    )
+
+
+def play(
+    setup: Setup, tables: Tables, trace: Trace, policy: str, router: str, seed: int, rejected: Any, log: int
+) -> Played:
+    """Run the kernel on fresh arrays."""
+    from steelyard.serve.kernel import run_kernel
+
+    units, offsets, count = _units(trace) if setup.unit_tokens else (np.zeros(1, np.int32), np.zeros(1, np.int64), 0)
+    requests = _requests(trace, setup, policy, router, seed, rejected, units, offsets)
+    slots = allocate_slots(setup.replicas * setup.lanes, setup.max_seqs + 1)
+    pools = allocate_pools(setup.replicas, setup.blocks, count, min(0.7 * setup.conservativeness, 1.0))
+    kept = allocate_log(min(log, setup.max_iterations + 2))
+    itl = np.zeros(ITL_BINS, dtype=np.int64)
+    total = np.zeros(len(TOTALS))
+    numbers = np.array([0, trace.concurrency, 0, 0], dtype=np.int64)
+    start = time.perf_counter()
+    run_kernel(setup, tables, requests, slots, pools, kept, itl, total, numbers)
+    wall = time.perf_counter() - start
+    totals = {name: float(value) for name, value in zip(TOTALS, total, strict=True)}
+    return Played(requests, pools, slots, kept, itl, totals, rejected, wall)
+
+
+def _units(trace: Trace) -> tuple[Any, Any, int]:
+    """Prefix units as small numbers such that equal numbers mean equal whole prefixes: ``(units, offsets, count)``.
+
+    The identity of a unit is a polynomial hash (modulo 2^64) of all hashes of its request up to it.
+    """
+    assert trace.prefix_hashes is not None and trace.prefix_offsets is not None
+    offsets = np.asarray(trace.prefix_offsets, dtype=np.int64)
+    mixed = np.asarray(trace.prefix_hashes).astype(np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+    sizes = np.diff(offsets)
+    place = np.arange(len(mixed)) - np.repeat(offsets[:-1], sizes)
+    powers = np.cumprod(np.full(int(sizes.max(initial=0)) + 1, 0xBF58476D1CE4E5B9, dtype=np.uint64), dtype=np.uint64)
+    sums = np.cumsum(mixed * powers[place], dtype=np.uint64)
+    base = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[offsets[:-1]]
+    chained = sums - np.repeat(base, sizes)
+    found, units = np.unique(chained, return_inverse=True)
+    return units.astype(np.int32).reshape(-1), offsets, len(found)
+
+
+def _requests(
+    trace: Trace, setup: Setup, policy: str, router: str, seed: int, rejected: Any, units: Any, offsets: Any
+) -> Requests:
+    n, one = len(trace), np.zeros(1)
+    base = {
+        "fcfs": lambda: one,
+        "priority": lambda: np.asarray(trace.priority, dtype=np.float64),
+        "shortest": lambda: (trace.isl + trace.osl).astype(np.float64),
+        "deadline": lambda: np.asarray(trace.deadline_s, dtype=np.float64),
+    }[policy]()
+    waits, child_offsets, children = _dependencies(trace)
+    if trace.concurrency:
+        order = np.argsort(trace.arrived_at[: trace.concurrency], kind="stable")
+    else:
+        order = np.argsort(trace.arrived_at, kind="stable")
+        order = order[waits[order] == 0] if len(waits) > 1 else order
+    route = np.zeros(1, dtype=np.int32)
+    if setup.router == 1:
+        route = np.random.default_rng(seed).integers(0, setup.replicas, n).astype(np.int32)
+        if router == "session" and trace.session is not None:
+            sticky = np.random.default_rng(seed).permutation(np.unique(trace.session).size)
+            ranks = sticky[np.unique(trace.session, return_inverse=True)[1].reshape(-1)] % setup.replicas
+            route = np.where(trace.session >= 0, ranks, route).astype(np.int32)
+    delay = one if trace.delay_s is None else trace.delay_s
+    return Requests(
+        isl=trace.isl, osl=trace.osl, arrived_at=trace.arrived_at.copy(), delay_s=delay, base=base, route=route,
+        order=order.astype(np.int64), waits=waits, child_offsets=child_offsets, children=children,
+        unit_offsets=offsets, units=units, key=np.zeros(n), seq=np.zeros(n, dtype=np.int32),
+        left_child=np.full(n, -1, dtype=np.int32), right_child=np.full(n, -1, dtype=np.int32),
+        scheduled_at=np.full(n, -1.0), first_at=np.full(n, -1.0), last_at=np.full(n, -1.0),
+        remaining=trace.osl.astype(np.int32), preemptions=np.zeros(n, dtype=np.int32),
+        cached=np.zeros(n, dtype=np.int32), replica=np.full(n, -1, dtype=np.int32),
+        status=np.where(rejected, REJECTED, UNFINISHED).astype(np.int8),
+        held=np.zeros(n if setup.unit_tokens else 1, dtype=np.int32),
+    )  # fmt: skip
+
+
+def _dependencies(trace: Trace) -> tuple[Any, Any, Any]:
+    """``(predecessors left, child offsets, children)``; arrays of length 1 without dependencies."""
+    if trace.after is None or trace.after_offsets is None or trace.concurrency:
+        return np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    n = len(trace)
+    counts = np.diff(trace.after_offsets)
+    child = np.repeat(np.arange(n), counts)
+    by_parent = np.argsort(trace.after, kind="stable")
+    sizes = np.bincount(trace.after, minlength=n)
+    return counts.astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), child[by_parent]
+
+
+def _records(played: Played, trace: Trace, setup: Setup) -> Records:
+    q = played.requests
+    done = q.status == COMPLETED
+    nan = np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        arrived = np.where(done | (q.scheduled_at >= 0) | (trace.concurrency == 0), q.arrived_at, nan)
+        queued = np.where(q.scheduled_at >= 0, q.scheduled_at - q.arrived_at - setup.request_s, nan)
+        ttft = np.where(q.first_at >= 0, q.first_at - q.arrived_at, nan)
+        e2e = np.where(done, q.last_at - q.arrived_at, nan)
+        tpot = np.where(done & (q.osl > 1), (q.last_at - q.first_at) / np.maximum(q.osl - 1, 1), nan)
+    return Records(
+        arrived, q.isl, q.osl, np.maximum(queued, 0.0), ttft, tpot, e2e, q.preemptions, q.cached, q.replica, q.status
+    )
+
+
+def _iterations(log: Log) -> Iterations:
+    k = int(log.meta[0])
+    return Iterations(
+        log.start[:k], log.duration[:k], log.replica[:k], log.batch[:k], log.prefill[:k], log.decode[:k],
+        log.blocks[:k], log.running[:k], log.waiting[:k], int(log.meta[1]),
+    )  # fmt: skip
+
+
+def _energy(scenario: Scenario, totals: Mapping[str, float]) -> float:
+    """Steps on every device of their stage, idle power for the rest of the makespan."""
+    plan = scenario.plan
+    per_stage = plan.replica_devices / plan.pp
+    idle_s = plan.devices * totals["makespan_s"] - plan.replica_devices * totals["busy_s"]
+    return totals["step_energy_j"] * per_stage + scenario.cluster.machine.idle_w * max(0.0, idle_s)
+
+
+def _ledger(prepared: Prepared) -> Ledger:
+    ledger = Ledger()
+    scenario, config, pool = prepared.scenario, prepared.config, prepared.pool
+    machine = scenario.cluster.machine
+    for key, text in machine.sources.items():
+        ledger.cite(f"{machine.name} {key}", text)
+    for path, reason in machine.guess.items():
+        ledger.guess(f"{machine.name}.{path}", reason)
+    for name in scenario.engine.guess:
+        ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
+    for name, source in prepared.table.sources.items():
+        ledger.cite(name, source)
+    if config.rules.source:
+        ledger.cite(f"scheduler {config.scheduler}", config.rules.source)
+    plan = scenario.plan
+    ledger.assume(f"scheduler: {config.rules.title}")
+    ledger.assume(
+        f"KV cache: {pool.blocks:,} blocks of {pool.block_tokens} tokens per replica"
+        + (", as given" if pool.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
+    )
+    ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
+    ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
+    if plan.shares_experts:
+        ledger.assume("replicas that share experts step on their own, each seeing the others' tokens as many as its own")
+    for note in prepared.trace.notes:
+        ledger.assume(note)
+    return ledger
+
+
+def provenance(simulation: Simulation) -> dict[str, Any]:
+    """What is needed to run it again: version, inputs and their hash."""
+    inputs = dict(simulation.inputs)
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

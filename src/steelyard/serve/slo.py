@@ -1,0 +1,96 @@
+"""What a service promises: a percentile of TTFT, TPOT or end-to-end time under a limit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.errors import InputError
+from steelyard.units import parse_quantity
+
+__all__ = ["Target", "Verdict", "judge", "parse_target"]
+
+_PERCENTILE = re.compile(r"^p(\d+(?:\.\d+)?)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One promise: the ``percentile`` of ``metric`` is at most ``limit_s``.
+
+    Args:
+        metric: ``ttft_s``, ``tpot_s`` or ``e2e_s``.
+        percentile: from 0 to 100; NaN = the mean.
+        limit_s: s.
+    """
+
+    metric: str
+    percentile: float
+    limit_s: float
+
+    @property
+    def label(self) -> str:
+        """``p99`` or ``mean``."""
+        return "mean" if math.isnan(self.percentile) else f"p{self.percentile:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A target, what came out, and whether it holds. ``value_s`` is NaN when no request has the metric."""
+
+    target: Target
+    value_s: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise holds."""
+        return self.value_s <= self.target.limit_s
+
+
+def parse_target(text: str, metric: str) -> Target:
+    """Read ``p99:1s``, ``mean:50ms`` or ``1s`` (the 99th percentile).
+
+    Raises:
+        InputError: with the field ``ttft``, ``tpot`` or ``e2e``.
+    """
+    field = metric.removesuffix("_s")
+    which, colon, limit = text.strip().rpartition(":")
+    percentile = 99.0
+    if colon:
+        match = _PERCENTILE.match(which.strip().lower())
+        if match:
+            percentile = float(match.group(1))
+        elif which.strip().lower() in ("mean", "avg", "average"):
+            percentile = math.nan
+        elif which.strip().lower() in ("median",):
+            percentile = 50.0
+        else:
+            raise InputError(f"expected p99:1s, mean:50ms or 1s, got {text!r}", field=field)
+    if not math.isnan(percentile) and not 0 <= percentile <= 100:
+        raise InputError(f"expected a percentile from 0 to 100, got {percentile:g}", field=field)
+    limit_s = parse_quantity(limit, "s", field)
+    if not (math.isfinite(limit_s) and limit_s > 0):
+        raise InputError(f"expected a time above 0 s, got {limit!r}", field=field)
+    return Target(metric, percentile, limit_s)
+
+
+def judge(targets: Sequence[Target], values: dict[str, NDArray[np.float64]]) -> list[Verdict]:
+    """Each target beside what came out.
+
+    Args:
+        targets: the promises.
+        values: by metric, one entry per completed request; NaN = it has none (TPOT of a one-token answer).
+    """
+    found = []
+    for target in targets:
+        known = values[target.metric][np.isfinite(values[target.metric])]
+        value = math.nan
+        if known.size:
+            mean = math.isnan(target.percentile)
+            value = float(np.mean(known) if mean else np.percentile(known, target.percentile))
+        found.append(Verdict(target, value))
+    return found

@@ -1,0 +1,330 @@
+"""A program compiled to tables over the totals of a step (design idea 5).
+
+The kernels of a step fall into three classes, told apart by lowering three probes: those that depend on the new tokens
+alone (projections, experts, norms, collectives), those that depend on the rows whose logits are wanted (head, sampler),
+and those that depend on sequences (attention, recurrent states). Each class is priced once, vectorised, over a grid:
+
+    time = max(token(T) + rows(R) + decode(n, context / n) + prefill(k, new / k, before / k), launches) + overhead
+
+``decode`` takes the mean context of the ``n`` decoding sequences, ``prefill`` the mean length of the ``k`` prompt
+chunks and the tokens before them such that the pairs of query and key are conserved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.cost import Cost
+from steelyard.cost.pipeline import boundary
+from steelyard.cost.price import LAUNCH_S, price
+from steelyard.cost.program import Kernel, Program, lower
+from steelyard.machine.cluster import Cluster
+from steelyard.plan.engine import Engine
+from steelyard.plan.plan import Plan
+from steelyard.serve.engine import EngineConfig
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = ["StepTable", "Tables", "build_step_table", "constant_tables"]
+
+Floats = NDArray[np.float64]
+
+#: Tokens and rows up to which every whole number has an entry.
+DENSE = 512
+#: Entries per doubling above it.
+PER_OCTAVE = 32
+#: Decoding sequences up to which every whole number has an entry.
+DENSE_BATCH = 128
+#: Grid points per doubling: sequences and context of decode attention; sequences, new tokens and context of prefill.
+BATCH_OCTAVE, CONTEXT_OCTAVE = 16, 8
+CHUNKS_OCTAVE, NEW_OCTAVE, BEFORE_OCTAVE = 1, 8, 4
+#: Shortest context of the decode table, and the offset of "tokens before" in the prefill table.
+CONTEXT_START, BEFORE_START = 16.0, 256.0
+
+
+class Tables(NamedTuple):
+    """What the kernel evaluates; times in s, energies in J of the device. All float64."""
+
+    token: Floats
+    """``[0..DENSE]``, then geometric: time by new tokens."""
+    token_j: Floats
+    rows: Floats
+    rows_j: Floats
+    decode_only: Floats
+    """Further time by decoding tokens, for models whose decode projections differ (latent attention)."""
+    decode_only_j: Floats
+    prefill_only: Floats
+    prefill_only_j: Floats
+    decode: Floats
+    """``[batch, context]``: logarithm of the time of the sequence kernels of a decode."""
+    decode_w: Floats
+    """The same grid: energy over time."""
+    prefill: Floats
+    """``[chunks, new, before]`` likewise."""
+    prefill_w: Floats
+    constants: Floats
+    """See :data:`CONSTANTS`."""
+
+
+#: Places in ``Tables.constants``.
+CONSTANTS = (
+    "overhead_s", "per_row_s", "launch_s", "graph_tokens", "host_s", "host_per_row_s", "overlap", "static_w", "cap_w",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StepTable:
+    """Step times of one replica of a model, plan, cluster and engine, and what they were built from."""
+
+    tables: Tables
+    max_tokens: int
+    max_sequences: int
+    max_context: int
+    spread: float = 0.0
+    """Standard deviation of log(true / predicted) of a decode step in the middle of the grid."""
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def time_s(
+        self,
+        tokens: int,
+        rows: int,
+        decodes: int = 0,
+        context: float = 0.0,
+        chunks: int = 0,
+        new: float = 0.0,
+        pairs: float = 0.0,
+    ) -> float:
+        """Time of one step, s.
+
+        Args:
+            tokens: new tokens of the step. rows: requests in it.
+            decodes: decoding sequences; context: sum of their contexts, the new token included.
+            chunks: prompt chunks; new: their tokens; pairs: sum of ``new * (before + new / 2)``.
+        """
+        from steelyard.serve.evaluate import step_cost
+
+        return float(step_cost(self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
+
+    def energy_j(
+        self,
+        tokens: int,
+        rows: int,
+        decodes: int = 0,
+        context: float = 0.0,
+        chunks: int = 0,
+        new: float = 0.0,
+        pairs: float = 0.0,
+    ) -> float:
+        """Energy of one device in that step, J."""
+        from steelyard.serve.evaluate import step_cost
+
+        return float(step_cost(self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
+
+
+def grid(largest: int, dense: int = DENSE, octave: int = PER_OCTAVE) -> Floats:
+    """``0, 1, ..., dense`` then ``dense * 2^(j / octave)`` up to beyond ``largest``."""
+    steps = max(1, int(np.ceil(octave * np.log2(max(largest, dense + 1) / dense))) + 1)
+    return np.concatenate([np.arange(dense + 1.0), dense * 2.0 ** (np.arange(1, steps + 1) / octave)])
+
+
+def geometric(start: float, largest: float, octave: int) -> Floats:
+    """``start * 2^(j / octave)`` up to at least ``largest``, two points at least."""
+    steps = max(1, int(np.ceil(octave * np.log2(max(largest, start) / start))))
+    return start * 2.0 ** (np.arange(steps + 1) / octave)
+
+
+def build_step_table(
+    model: Transformer,
+    plan: Plan,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    max_context: int,
+    skew: float = 0.0,
+) -> StepTable:
+    """Price every class of kernels over its grid.
+
+    Args:
+        model, plan, cluster, engine: the plan resolved.
+        config: limits of a step.
+        max_context: longest prompt and answer of the trace.
+        skew: exponent of the power law of expert popularity.
+    """
+    builder = _Builder(model, plan, cluster, engine, skew)
+    most = int(min(max(config.max_num_batched_tokens, 1), max(1, config.max_num_seqs) * max_context))
+    tokens = max(most, config.max_num_seqs, 1)
+    sequences = max(1, config.max_num_seqs)
+    token_grid, row_grid = grid(tokens), grid(sequences)
+    token, token_j, cost = builder.token(token_grid, absorb=True)
+    shared, _, _ = builder.token(token_grid, absorb=False)
+    none = np.zeros(1)
+    decode_only = decode_only_j = prefill_only = prefill_only_j = none
+    if not np.array_equal(shared, token):
+        # latent attention: price what both have once, and the rest by the tokens of each kind
+        token, token_j = builder.common(token_grid)
+        decode_only, decode_only_j = builder.own(token_grid, absorb=True)
+        prefill_only, prefill_only_j = builder.own(token_grid, absorb=False)
+    hop = np.asarray(boundary(model, plan, cluster, np.maximum(token_grid, 1.0)) * (plan.pp - 1)) * (token_grid > 0)
+    rows, rows_j = builder.rows(row_grid)
+    decode, decode_w = builder.decode(sequences, max_context)
+    prefill, prefill_w = builder.prefill(sequences, tokens, max_context)
+    launches = LAUNCH_S.get(cluster.machine.launch, 0.0) * builder.launches()
+    constants = np.array(
+        [
+            engine.step_s + engine.layer_s * builder.layers(),
+            engine.step_s_per_sequence,
+            launches,
+            float(config.graph_tokens) if engine.graph else -1.0,
+            config.host_s,
+            config.host_s_per_sequence,
+            1.0 if config.async_scheduling else 0.0,
+            cost.static_w,
+            cost.cap_w,
+        ]
+    )
+    tables = Tables(
+        token + hop, token_j, rows, rows_j, decode_only, decode_only_j, prefill_only, prefill_only_j,
+        decode, decode_w, prefill, prefill_w, constants,
+    )  # fmt: skip
+    middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
+    sources = {f"{k.model} model": k.source for k in middle}
+    return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
+
+
+def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0.0) -> Tables:
+    """Tables of an imaginary engine whose steps take ``step_s + per_token_s * tokens``: for queueing theory."""
+    points = grid(1 << 20)
+    nothing, flat = np.zeros(1), np.full((DENSE_BATCH + 2, 2), NOTHING)
+    constants = np.zeros(len(CONSTANTS))
+    constants[3] = -1.0
+    return Tables(
+        np.where(points > 0, step_s + per_token_s * points, 0.0), np.where(points > 0, energy_j, 0.0),
+        np.zeros(len(points)), np.zeros(len(points)), nothing, nothing, nothing, nothing,
+        flat, np.zeros(flat.shape), np.full((2, 2, 2), NOTHING), np.zeros((2, 2, 2)), constants,
+    )  # fmt: skip
+
+
+#: Logarithm of the time of no kernel at all.
+NOTHING = -200.0
+
+
+class _Builder:
+    """Lowers and prices parts of the model over arrays of steps."""
+
+    def __init__(self, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, skew: float) -> None:
+        self.model, self.plan, self.cluster, self.engine, self.skew = model, plan, cluster, engine, skew
+        self.classes = {absorb: self._classify(absorb) for absorb in (True, False)}
+
+    def _lower(self, step: Step, absorb: bool) -> Program:
+        experts = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else None
+        step = Step(step.batch, step.new, step.context, step.logits, experts, self.skew)
+        return lower(self.model.graph(step, absorb=absorb), self.plan, self.cluster.machine)
+
+    def _classify(self, absorb: bool) -> list[str]:
+        """``token``, ``rows`` or ``sequence`` for each kernel of the program."""
+        base = self._lower(Step(4, 2, 64, 3), absorb).kernels
+        other_sequences = self._lower(Step(2, 4, 160, 3), absorb).kernels
+        other_rows = self._lower(Step(4, 2, 64, 7), absorb).kernels
+        found = []
+        for a, b, c in zip(base, other_sequences, other_rows, strict=True):
+            found.append("sequence" if _differ(a, b) else "rows" if _differ(a, c) else "token")
+        return found
+
+    def _priced(self, step: Step, absorb: bool, kind: str, names: frozenset[str] | None = None) -> Cost:
+        program = self._lower(step, absorb)
+        chosen = tuple(
+            k
+            for k, c in zip(program.kernels, self.classes[absorb], strict=True)
+            if c == kind and (names is None or k.name in names)
+        )
+        part = Program(program.name, chosen, program.plan, program.tokens)
+        return price(part, self.cluster, self.engine, skew=self.skew)
+
+    @staticmethod
+    def _sums(cost: Cost, like: Any) -> tuple[Floats, Floats]:
+        """``(time, energy)`` of the kernels of a cost, no overhead, in the shape of ``like``."""
+        zero = np.zeros(np.shape(like))
+        time = sum((k.time_s for k in cost.kernels), zero)
+        energy = sum((k.energy_j for k in cost.kernels), zero)
+        return np.asarray(time, dtype=np.float64), np.asarray(energy, dtype=np.float64)
+
+    def token(self, points: Floats, absorb: bool) -> tuple[Floats, Floats, Cost]:
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token")
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0), cost
+
+    def _names(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Token kernels of both forms of latent attention, of the absorbed one only, of the other only."""
+        step = Step(4, 2, 64, 3)
+        sets = []
+        for absorb in (True, False):
+            kernels = self._lower(step, absorb).kernels
+            sets.append({k.name: k for k, c in zip(kernels, self.classes[absorb], strict=True) if c == "token"})
+        common = frozenset(n for n in sets[0] if n in sets[1] and not _differ(sets[0][n], sets[1][n]))
+        return common, frozenset(sets[0]) - common, frozenset(sets[1]) - common
+
+    def common(self, points: Floats) -> tuple[Floats, Floats]:
+        """Token kernels that a decode and a prefill share."""
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", self._names()[0])
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0)
+
+    def own(self, points: Floats, absorb: bool) -> tuple[Floats, Floats]:
+        """Token kernels of one form only."""
+        names = self._names()[1 if absorb else 2]
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0)
+
+    def rows(self, points: Floats) -> tuple[Floats, Floats]:
+        kept = np.maximum(points, 1.0)
+        time, energy = self._sums(self._priced(Step(kept, 1, 1, kept), True, "rows"), points)
+        return time * (points > 0), energy * (points > 0)
+
+    def decode(self, sequences: int, max_context: int) -> tuple[Floats, Floats]:
+        batch = grid(sequences, DENSE_BATCH, BATCH_OCTAVE)[1:]
+        context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
+        n, c = np.meshgrid(batch, context, indexing="ij")
+        return _logs(*self._sums(self._priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
+
+    def prefill(self, sequences: int, tokens: int, max_context: int) -> tuple[Floats, Floats]:
+        chunks = geometric(1.0, max(2.0, min(sequences, tokens)), CHUNKS_OCTAVE)
+        new = geometric(1.0, max(2.0, min(tokens, max_context)), NEW_OCTAVE)
+        before = geometric(BEFORE_START, BEFORE_START + max_context, BEFORE_OCTAVE) - BEFORE_START
+        k, s, b = (x.ravel() for x in np.meshgrid(chunks, new, before, indexing="ij"))
+        shape = (len(chunks), len(new), len(before))
+        # chunks times new tokens never exceeds the budget by much: corners beyond repeat the edge, scaled
+        fewer = np.minimum(k, np.maximum(1.0, 2.0 * tokens / s))
+        time, energy = self._sums(self._priced(Step(fewer, s, b + s, 1), False, "sequence"), k)
+        return _logs(time * k / fewer, energy * k / fewer, shape)
+
+    def whole(self, step: Step) -> Cost:
+        """The price of a whole step."""
+        return price(self._lower(step, True), self.cluster, self.engine, skew=self.skew)
+
+    def launches(self) -> float:
+        """Kernels of a step."""
+        return float(sum(float(np.max(np.asarray(k.count))) for k in self._lower(Step(4, 2, 64, 3), False).kernels))
+
+    def layers(self) -> float:
+        """Layers as the price counts them for the engine's time per layer."""
+        return float(self.model.depth)
+
+
+def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+    safe = np.maximum(time, 1e-30)
+    logs = np.where(time > 0, np.log(safe), NOTHING)
+    return logs.reshape(shape), np.where(time > 0, energy / safe, 0.0).reshape(shape)
+
+
+def _differ(a: Kernel, b: Kernel) -> bool:
+    """Whether two kernels of the same place do different work."""
+    if a.name != b.name or a.kind != b.kind or a.features.keys() != b.features.keys():
+        return True
+    pairs = [(a.flops, b.flops), *((a.traffic.get(k, 0.0), b.traffic.get(k, 0.0)) for k in {*a.traffic, *b.traffic})]
+    pairs += [(a.features[k], b.features[k]) for k in a.features]
+    return any(not np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)

@@ -1,0 +1,450 @@
+"""Readers of whole-model tables on small made-up folders, and the arithmetic they share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+from steelyard.calibrate import fit_family
+from steelyard.calibrate.readers import (
+    deepseek_serving,
+    gpt3_layer,
+    inferencex,
+    llamacpp,
+    llmservingsim,
+    ml_energy,
+    mlperf_inference,
+    neusight_e2e,
+    qualcomm_llm,
+    rockchip_llm,
+    splitwise,
+    tpu_serving,
+    trtllm,
+)
+from steelyard.calibrate.readers._base import Ask
+from steelyard.calibrate.readers._whole import (
+    Deployment,
+    closed_loop,
+    deploy,
+    loaded_step,
+    open_loop,
+    static_batch,
+    unbounded_queue,
+)
+from steelyard.testing.readers import ReaderContract
+
+
+def at(model: str = "Llama-3.1-8B", machine: str = "h100_sxm", **plan: object) -> Deployment:
+    found = deploy(model, machine, **plan)  # type: ignore[arg-type]
+    assert isinstance(found, Deployment)
+    return found
+
+
+class TestSteps:
+    def test_many_rows_price_as_each_alone(self) -> None:
+        here = at()
+        batch, context = np.array([1.0, 8.0, 8.0, 64.0]), np.array([100.0, 100.0, 5000.0, 1000.0])
+        together = here.decode(batch, context).time_s
+        alone = [float(here.decode(b, c).time_s[0]) for b, c in zip(batch, context, strict=True)]
+        assert together == pytest.approx(alone, rel=1e-9)
+
+    def test_no_step_is_faster_than_the_datasheet(self) -> None:
+        here = at()
+        for spans in (here.decode([1, 64], [500, 4000]), here.prefill([1, 8], [128, 2048])):
+            assert np.all(spans.time_s >= spans.limit_s)
+
+    def test_a_mixed_step_without_a_prompt_is_a_decode(self) -> None:
+        here = at()
+        mixed, decode = here.mixed(16.0, 1000.0, 0.0, 1000.0), here.decode(16.0, 1000.0)
+        assert float(mixed.time_s[0]) == pytest.approx(float(decode.time_s[0]), rel=0.02)
+
+    def test_a_static_batch_is_its_prefill_and_its_steps(self) -> None:
+        prefill, step, whole = static_batch(at(), 4.0, 512.0, 129.0)
+        assert float(whole.time_s[0]) == pytest.approx(float(prefill.time_s[0] + 128 * step.time_s[0]))
+
+    def test_prompts_beyond_the_budget_take_more_steps(self) -> None:
+        here = at(engine="vllm_2023")
+        small, large = static_batch(here, 5.0, 512.0, 2.0)[0], static_batch(here, 10.0, 512.0, 2.0)[0]
+        assert float(large.time_s[0]) == pytest.approx(2 * float(small.time_s[0]), rel=1e-6)
+
+    def test_a_slow_host_sets_a_floor_and_nothing_else(self) -> None:
+        here = at()
+        slow = replace(here, eager_layer_s=1e-3)
+        assert float(slow.decode(1.0, 100.0).time_s[0]) > 0.032
+        assert float(slow.prefill(1.0, 65536.0).time_s[0]) == float(here.prefill(1.0, 65536.0).time_s[0])
+
+    def test_a_quantised_head_moves_less(self) -> None:
+        here = at("qwen2.5-0.5b", "rk3588", weights="int8", engine="rkllm")
+        narrow = replace(here, head_format="int8")
+        assert float(narrow.decode(1.0, 100.0).time_s[0]) < float(here.decode(1.0, 100.0).time_s[0])
+
+    @pytest.mark.parametrize(
+        ("model", "machine", "plan"),
+        [
+            ("no such model", "h100_sxm", {}),
+            ("Llama-3.1-8B", "no such machine", {}),
+            ("Llama-3.1-8B", "h100_sxm", {"tp": 3}),
+        ],
+    )
+    def test_what_cannot_be_is_a_reason(self, model: str, machine: str, plan: dict[str, int]) -> None:
+        assert isinstance(deploy(model, machine, **plan), str)  # type: ignore[arg-type]
+
+
+class TestLoads:
+    def test_more_clients_mean_more_tokens_and_longer_waits(self) -> None:
+        loop = closed_loop(at(), np.array([1.0, 8.0, 64.0, 128.0]), 1024.0, 1024.0, 10.0)
+        rate = loop.running / loop.tpot.time_s
+        assert np.all(np.diff(rate) > 0) and np.all(np.diff(loop.ttft_s) > 0) and np.all(np.diff(loop.tpot.time_s) > 0)
+
+    def test_clients_beyond_the_cache_wait_by_littles_law(self) -> None:
+        here = at()
+        fit = float(here.sequences_that_fit(4608.0))
+        calm, full = (closed_loop(here, c, 4096.0, 1024.0) for c in (fit, 2 * fit))
+        assert float(full.running[0]) == fit
+        assert float(full.ttft_s[0] - calm.ttft_s[0]) == pytest.approx(1024 * float(full.tpot.time_s[0]), rel=1e-6)
+
+    def test_one_client_alone_pays_no_one_elses_prompt(self) -> None:
+        here = at()
+        loop = closed_loop(here, 1.0, 1000.0, 1000.0)
+        assert float(loop.tpot.time_s[0]) == pytest.approx(float(here.decode(1.0, 1500.0).time_s[0]))
+
+    def test_an_unbounded_queue_beats_every_closed_loop(self) -> None:
+        here = at()
+        best = float(unbounded_queue(here, 1024.0, 512.0)[0][0])
+        loop = closed_loop(here, np.array([1.0, 32.0, 256.0]), 1024.0, 512.0)
+        assert np.all(loop.running / loop.tpot.time_s <= best * 1.05)
+
+    def test_a_latency_limit_costs_rate_and_is_kept(self) -> None:
+        here = at()
+        free, bound = unbounded_queue(here, 1024.0, 512.0)[0], unbounded_queue(here, 1024.0, 512.0, tpot_s=0.02)[0]
+        assert float(bound[0]) < float(free[0])
+
+    def test_an_open_loop_serves_what_arrives(self) -> None:
+        _, _, rate = open_loop(at(), 2.0, 500.0, 200.0)
+        assert float(rate[0]) == pytest.approx(400.0, rel=0.01)
+
+    def test_an_overloaded_open_loop_has_no_first_token(self) -> None:
+        ttft, _, _ = open_loop(at(), 1e4, 500.0, 200.0)
+        assert np.isnan(ttft[0])
+
+    def test_prompts_ride_in_as_many_steps_as_the_budget_asks(self) -> None:
+        here = at()
+        short, long = (loaded_step(here, 8.0, isl, 100.0)[0].time_s[0] for isl in (1024.0, 32768.0))
+        assert float(long) > 5 * float(short)
+
+
+class TestFamilies:
+    def test_the_split_is_the_same_every_time_and_uses_both_labels(self) -> None:
+        machines = [f"m{i}" for i in range(40)]
+        labels = fit_family.split_of(machines, ["x"] * 40)
+        assert set(labels.tolist()) == {"fit", "left-out"}
+        assert labels.tolist() == fit_family.split_of(machines, ["x"] * 40).tolist()
+
+    def test_a_known_family_is_found_again(self) -> None:
+        """Rates made with three figures give these figures back."""
+        from steelyard.workload.transformer import Step
+
+        rates = []
+        for name in ("qwen2.5-0.5b", "qwen2.5-1.5b", "tinyllama", "internlm2-1.8b", "phi-3-mini", "gemma-2-2b"):
+            here = rockchip_llm.place(name, "rk3588", "w8a8")
+            assert not isinstance(here, str)
+            for step, decode in ((Step.decode(1, 160), True), (Step.prefill(1, 128), False)):
+                made = fit_family.rate(here, step, decode, 1.0, name)
+                truth = fit_family._predicted(made, np.array([0.6, 0.3, 60e-6]))
+                rates.append(replace(made, measured_s=truth))
+        found = fit_family.fit(rates)
+        assert found.dram_frac == pytest.approx(0.6, rel=0.1)
+        assert found.compute_frac == pytest.approx(0.3, rel=0.15)
+
+    def test_merging_replaces_only_its_own_sections(self, tmp_path: Path) -> None:
+        path = tmp_path / "gemm.toml"
+        path.write_text("# head\n[one]\n[one.parameters]\na = 1\n[two]\n[two.parameters]\na = 2\n", encoding="utf-8")
+        fit_family.merge(path, {"one": "[one]\n[one.parameters]\na = 3\n"})
+        import tomllib
+
+        read = tomllib.loads(path.read_text(encoding="utf-8"))
+        assert read["one"]["parameters"]["a"] == 3 and read["two"]["parameters"]["a"] == 2
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+class TestSplitwise(ReaderContract):
+    reader = staticmethod(splitwise.read)
+    source = "splitwise_perf_model"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        head = "model,hardware,isl,batch_size,osl,tensor_parallel,prompt_time_ms,token_time_ms\n"
+        rows = ["llama2-70b,h100-80gb,512,1,128,8,50,30", "bloom-176b,a100-80gb,512,8,128,8,1300,53"]
+        rows += ["llama2-70b,h100-80gb-pcap,512,1,128,8,65,30", "nobody-1b,h100-80gb,512,1,128,8,65,30"]
+        return write(tmp_path / "s", "t.csv", head + "\n".join(rows) + "\n")
+
+    def test_scaled_rows_and_unknown_models_are_not_covered(self, folder: Path) -> None:
+        prefill, decode = self.read(folder)
+        assert np.isfinite(prefill.predicted).tolist() == [True, True, False, False]
+        assert np.isfinite(decode.predicted).tolist() == [True, True, True, False]
+
+
+class TestTrtllm(ReaderContract):
+    reader = staticmethod(trtllm.read)
+    source = "trtllm_perf_overview"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = write(
+            tmp_path / "t", "static_batch_x.csv",
+            "version,kind,model,gpu,precision,batch_size,tp,isl,osl,out_tok_s_per_gpu,first_token_latency_ms\n"
+            "0.9,peak_throughput,GPT-J 6B,H100-SXM-80GB,fp8,64,1,128,128,5000,\n"
+            "0.9,first_token_latency,LLaMA 7B,A100-SXM4-80GB,fp16,1,1,128,1,,16\n",
+        )  # fmt: skip
+        write(
+            folder, "throughput_x.csv",
+            "model,gpu,tp,pp,precision,kv_dtype,isl,osl,throughput_tok_s\n"
+            "LLaMA v3.1 8B,H100-SXM-80GB,1,1,fp8,fp8,128,128,28000\nQwen9 1T,H100-SXM-80GB,1,1,fp8,fp8,128,128,1\n",
+        )  # fmt: skip
+        return write(
+            folder, "online_serving_x.csv",
+            "model,gpu,tp,precision,isl_mean,osl_mean,request_rate_qps,mean_ttft_ms,mean_itl_ms,output_tput_tok_s\n"
+            "LLaMA v3.1 8B,H100-SXM-80GB,1,fp8,200,200,4,20,6,800\n",
+        )  # fmt: skip
+
+
+class TestNeusight(ReaderContract):
+    reader = staticmethod(neusight_e2e.read)
+    source = "neusight_ops"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        rows = ["Tesla_T4,gpt2_large,inf,1024,4,,1", "Tesla_T4,gpt2_large,train,1024,4,,1"]
+        rows += [
+            "NVIDIA_A100-SXM4-40GB,gpt2_large,train,1024,4,-tp4,1",
+            "NVIDIA_A100-SXM4-40GB,gpt2_large,train,1024,4,-dp4,1",
+        ]
+        rows += ["NVIDIA_A100-SXM4-40GB,gpt2_large,train,1024,4,-pp4_1,1", "Tesla_T4,switchxl4,inf,512,1,,1"]
+        head = "device,model,mode,seq_len,batch,variant,e2e_latency_ms\n"
+        return write(tmp_path / "n", "e2e_model_latency.csv", head + "\n".join(rows) + "\n")
+
+    def test_training_costs_more_and_splitting_less(self, folder: Path) -> None:
+        inference, training = self.read(folder)
+        one, tp, dp, pp = training.predicted
+        assert one > 2.5 * inference.predicted[0]
+        assert max(tp, dp) < pp
+
+
+class TestGpt3Layer(ReaderContract):
+    reader = staticmethod(gpt3_layer.breakdown)
+    source = "llmcompass_ops"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        rows = [f"prefill,{op},0.001" for op in gpt3_layer.KERNEL]
+        return write(tmp_path / "g", "gpt3_layer_breakdown_a100x4.csv", "phase,op,latency_s\n" + "\n".join(rows) + "\n")
+
+    def test_the_layer_is_the_sum_of_its_ops(self, folder: Path) -> None:
+        (found,) = self.read(folder)
+        assert found.family[-1] == "layer"
+        assert found.predicted[-1] == pytest.approx(found.predicted[:-1].sum())
+
+
+class TestLlamacpp(ReaderContract):
+    reader = staticmethod(llamacpp.read)
+    source = "llamacpp_consumer"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = write(
+            tmp_path / "l", "apple_x.csv",
+            "model,chip,gpu_cores,quant,phase,tok_s\nLLaMA 7B (6.74 B),M2 Max,38,Q4_0,decode_tg128,66\n"
+            "LLaMA 7B (6.74 B),M2 Max,30,Q4_0,prefill_pp512,540\nLLaMA 7B (6.74 B),M9,10,F16,decode_tg128,9\n",
+        )  # fmt: skip
+        return write(
+            folder, "geerling_x.csv",
+            "model,system,device,decode_tok_s\nLlama 3.2:3b,Pi 5 - 16GB,CPU,5\nLlama 3.1:70b,Pi 5 - 16GB,CPU,1\n"
+            "Llama 3.2:3b,Pi CM5 - 16GB (Nvidia RTX 40901),GPU,200\nLlama 3.2:3b,A Cray-1,CPU,1\n",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("chip", "cores", "name"),
+        [("M2 Max", 38, "m2_max"), ("M2 Max", 30, "m2_max_30c"), ("M3 Max 30c", 30, "m3_max_30c"), ("M9", 4, "M9 4c")],
+    )
+    def test_chips_with_their_cores(self, chip: str, cores: int, name: str) -> None:
+        assert llamacpp.apple_machine(chip, cores) == name
+
+    @pytest.mark.parametrize(
+        ("system", "device", "name"),
+        [
+            ("Pi CM5 - 16GB (Nvidia RTX 40901)", "GPU", "rtx_4090"),
+            ("Pi 5 - 16GB (AMD Pro W77001)", "GPU", "radeon_pro_w7700"),
+            ("Dell Pro Max with GB10 (Nvidia Spark)", "GPU", "dgx_spark"),
+            ("M1 Ultra (48 GPU Core) 64GB", "GPU", "m1_ultra_48c"),
+            ("Pi 500+ - 16GB", "CPU", "raspberry_pi_5"),
+        ],
+    )
+    def test_described_systems(self, system: str, device: str, name: str) -> None:
+        assert llamacpp.system_machine(system, device) == (name, "")
+
+    def test_models_that_do_not_fit_are_not_covered(self, folder: Path) -> None:
+        small = self.read(folder)[-1]
+        assert small.why[1] == "the weights do not fit this machine"
+
+
+class TestQualcomm(ReaderContract):
+    reader = staticmethod(qualcomm_llm.read)
+    source = "qualcomm_aihub"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write(
+            tmp_path / "q", "llm_on_snapdragon.csv",
+            "model,precision,device,context_length,ttft_min_ms,ttft_max_ms,decode_tok_s\n"
+            "llama_v3_2_3b_instruct,w4a16,Snapdragon 8 Elite QRD,4096,90,2800,23\n"
+            "somebody_1b,w4a16,Snapdragon 8 Elite QRD,4096,90,2800,23\n",
+        )  # fmt: skip
+
+    def test_a_full_prompt_is_its_chunks(self, folder: Path) -> None:
+        _, chunk, full = self.read(folder)
+        assert full.predicted[0] == pytest.approx(32 * chunk.predicted[0])
+
+
+class TestRockchip(ReaderContract):
+    reader = staticmethod(rockchip_llm.read)
+    source = "rockchip_npu"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write(
+            tmp_path / "r", "rknn_llm_benchmark.csv",
+            "soc,model,size,dtype,prompt_len,new_tokens,ttft_ms,decode_tok_s\nRK3588,Qwen2,0.5B,w8a8,128,64,146,42\n"
+            "RV1126B,Qwen2,0.5B,w4a16,,,650,21\nRK9999,Qwen2,0.5B,w8a8,128,64,146,42\n",
+        )  # fmt: skip
+
+
+class TestInferencex(ReaderContract):
+    reader = staticmethod(inferencex.read)
+    source = "inferencex_silicon"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        head = "concurrency,backend,backend_version,model_path,system,isl,osl,tp_size,attention_dp_size,moe_tp_size,"
+        head += "moe_ep_size,"
+        head += "gemm_quant_mode,moe_quant_mode,source_set,duplicate,parallel_suspect,ttft_ms,tpot_ms\n"
+        rows = ["8,vllm,,meta-llama/Llama-3.1-70B,h100_sxm,1024,1024,4,,1,1,fp8,fp8,x.csv,False,False,100,10"]
+        rows += ["8,vllm,,meta-llama/Llama-3.1-70B,h100_sxm,1024,1024,4,,1,1,fp8,fp8,x.csv,True,False,100,10"]
+        rows += ["64,trtllm,,deepseek-ai/DeepSeek-R1,b200_sxm,1024,1024,1,8,1,8,nvfp4,nvfp4,x.csv,False,False,100,10"]
+        rows += ["4,vllm,,Qwen/Qwen3-235B-A22B-FP8,h200_sxm,1024,128,1,,1,1,fp8,fp8,x.csv,False,False,100,10"]
+        folder = write(tmp_path / "i", "agg_ttft_tpot.csv", head + "\n".join(rows) + "\n")
+        head = "concurrency,backend,model_path,system,isl,osl,decode_num_workers,decode_tp_size,prefill_num_workers,"
+        head += "prefill_tp_size,gemm_quant_mode,moe_quant_mode,ttft_ms,tpot_ms\n"
+        row = "32,sglang,meta-llama/Llama-3.1-70B,h100_sxm,1024,1024,2,4,1,4,fp8,fp8,200,10\n"
+        write(folder, "disagg_ttft_tpot.csv", head + row)
+        head = "precision,engine,tp,ep,isl,osl,concurrency,model_id,gpu,n_gpus,median_ttft_s,median_tpot_s\n"
+        return write(folder, "h200x8_token_position_2026-02.csv",
+                     head + "fp8,vllm,8,,100000,128,1,meta-llama/Llama-3.1-70B,h200_sxm,8,10,0.01\n")  # fmt: skip
+
+    def test_duplicates_go_and_what_does_not_fit_stays_uncovered(self, folder: Path) -> None:
+        tpot = self.read(folder)[0]
+        assert len(tpot) == 3
+        assert np.isfinite(tpot.predicted).tolist() == [True, True, False]
+
+
+class TestServingLogs(ReaderContract):
+    reader = staticmethod(llmservingsim.read)
+    source = "llmservingsim_vllm_runs"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        rows = [f"RTXPRO6000,Llama-3.1-8B,1,{300 + i},{100 + i},{i / 4},60,12,1500" for i in range(12)]
+        head = "gpu,model,tp,input_toks,output_toks,arrival_s,ttft_ms,tpot_ms,e2e_ms\n"
+        return write(tmp_path / "v", "requests.csv", head + "\n".join(rows) + "\n")
+
+
+class TestMlEnergy(ReaderContract):
+    reader = staticmethod(ml_energy.read)
+    source = "ml_energy_v3"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        head = (
+            "model,task,gpu_model,weight_precision,num_gpus,par_tensor_parallel,par_data_parallel,par_expert_parallel,"
+        )
+        head += "avg_batch_size,avg_output_len,median_itl_ms,output_throughput_tokens_per_sec,energy_per_token_joules\n"
+        rows = [
+            "Qwen/Qwen3-8B,gpqa,H100,bfloat16,1,1,1,1,8,8000,10,800,0.6",
+            "Qwen/Qwen3-8B,image-chat,H100,bfloat16,1,1,1,1,8,80,10,80,1",
+        ]
+        rows += ["Qwen/Qwen3-235B-A22B-Instruct-2507-FP8,lm-arena-chat,H100,fp8,8,1,1,8,64,600,20,3000,2"]
+        return write(tmp_path / "m", "llm_energy_latency.csv", head + "\n".join(rows) + "\n")
+
+
+class TestMlperf(ReaderContract):
+    reader = staticmethod(mlperf_inference.read)
+    source = "mlperf_inference"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = write(
+            tmp_path / "p", "v4.1_results.csv",
+            "division,benchmark,scenario,accelerator,accel_per_node,nodes,samples_per_s,completed_samples_per_s,tokens_per_s\n"
+            "closed,llama2-70b-99,Offline,NVIDIA H100-SXM-80GB,8,1,83,,24000\n"
+            "closed,llama2-70b-99,Server,NVIDIA H100-SXM-80GB,8,1,,80,23000\n"
+            "closed,resnet50,Offline,NVIDIA H100-SXM-80GB,8,1,700000,,\nclosed,gptj-99,Offline,,8,1,100,,\n",
+        )  # fmt: skip
+        return write(
+            folder, "v5.1_results.csv",
+            "ID,Model,Scenario,Accelerator,accelerators_per_node,Nodes,Software,weight_data_types,Performance_Result,Performance_Units\n"
+            "5.1-1,llama2-70b-interactive-99,Interactive,NVIDIA B200-SXM-180GB,8,1,x,fp4,60000,Tokens/s\n",
+        )  # fmt: skip
+
+    def test_other_networks_are_left_to_others_and_limits_cost_rate(self, folder: Path) -> None:
+        old, new = self.read(folder)
+        assert len(old) == 3 and len(new) == 1
+        assert old.predicted[1] <= old.predicted[0]
+        assert np.isnan(old.predicted[2]) and np.isfinite(new.predicted[0])
+
+
+class TestDeepseek(ReaderContract):
+    reader = staticmethod(deepseek_serving.read)
+    source = "deepseek_serving"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write(
+            tmp_path / "d", "published_serving_numbers.csv",
+            "model,gpu,metric,value,unit\nDeepSeek-V3,H800-SXM-80GB,decode_tgs_profile_data,2300,tok/s/GPU\n"
+            "DeepSeek-V3,H800-SXM-80GB,avg_nodes,226,nodes\nQwen3-8B-FP8,H20,decode_tgs,2600,tok/s/GPU\n",
+        )  # fmt: skip
+
+
+class TestTpu(ReaderContract):
+    reader = staticmethod(tpu_serving.read)
+    source = "tpu_published"
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write(
+            tmp_path / "u", "tpu_vllm_serving.csv",
+            "tpu,model,n_chips,max_conc,isl_mean,osl_mean,successful,mean_tpot_ms,mean_ttft_ms,output_tput\n"
+            "TPU v6e (Trillium),Llama-3.x-70B-Instruct (see recipe),8,64,999,1000,3000,25,250,2500\n",
+        )  # fmt: skip
+
+
+def test_a_broken_file_costs_its_own_rows_only(tmp_path: Path) -> None:
+    folder = write(tmp_path / "b", "static_batch_x.csv", "version,model\n1,2\n")
+    write(
+        folder,
+        "throughput_x.csv",
+        "model,gpu,tp,pp,precision,isl,osl,throughput_tok_s\nLlama-3.1-8B,H100,1,1,fp8,128,128,1\n",
+    )
+    ask = Ask("trtllm_perf_overview")
+    first, second = list(trtllm.read(folder, ask))
+    assert "columns missing" in str(first.why[0]) and np.isfinite(second.predicted[0])
+    assert any("columns missing" in w for w in ask.warnings)
