@@ -241,18 +241,29 @@ class TestNeusight(ReaderContract):
 
 
 class TestGpt3Layer(ReaderContract):
-    reader = staticmethod(gpt3_layer.breakdown)
-    source = "llmcompass_ops"
+    reader = staticmethod(gpt3_layer.read)
+    source = "hw"
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        rows = [f"prefill,{op},0.001" for op in gpt3_layer.KERNEL]
-        return write(tmp_path / "g", "gpt3_layer_breakdown_a100x4.csv", "phase,op,latency_s\n" + "\n".join(rows) + "\n")
+        rows = [f"{op},0.001,0.0001" for op in gpt3_layer.KERNEL]
+        text = "op,prefill_s,decode_s\n" + "\n".join(rows) + "\n"
+        return write(tmp_path / "g", "gpt3_layer_4xA100_prefill_decode_s.csv", text)
 
     def test_the_layer_is_the_sum_of_its_ops(self, folder: Path) -> None:
-        (found,) = self.read(folder)
-        assert found.family[-1] == "layer"
-        assert found.predicted[-1] == pytest.approx(found.predicted[:-1].sum())
+        for found in self.read(folder):
+            assert found.family[-1] == "layer"
+            assert found.predicted[-1] == pytest.approx(found.predicted[:-1].sum())
+
+    def test_the_other_table_gives_the_layers_alone(self, tmp_path: Path) -> None:
+        rows = [f"{phase},{op},0.001" for phase in ("prefill", "decode") for op in gpt3_layer.KERNEL]
+        folder = write(
+            tmp_path / "h", "gpt3_layer_breakdown_a100x4.csv", "phase,op,latency_s\n" + "\n".join(rows) + "\n"
+        )
+        found = list(gpt3_layer.breakdown(folder, Ask("llmcompass_ops")))
+        assert [c.phase for c in found] == ["prefill", "decode"]
+        assert [c.family.tolist() for c in found] == [["layer"], ["layer"]]
+        assert found[0].measured[0] == pytest.approx(0.012)
 
 
 class TestLlamacpp(ReaderContract):

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from steelyard import __version__
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
 from steelyard.calibrate.toml_files import check_name, document
+from steelyard.cost.devices import DEFAULT_CLOCK_HZ
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
 from steelyard.machine.catalogue import catalogue_folders
@@ -179,7 +180,7 @@ def adapt(machine: Machine, samples: Sequence[Sample], *, like: str = "") -> lis
 
 
 def adapt_black_box(machine: Machine, samples: Sequence[Sample], *, like: str) -> tuple[Machine, list[Adapted]]:
-    """The same for a device whose spec sheet is unknown: its peaks and bandwidths are scaled first.
+    """The same for a device whose spec sheet is unknown: its peaks, bandwidths and clock are scaled first.
 
     Returns:
         The machine with scaled figures, and the sections on it; ``before`` is the machine as given.
@@ -231,14 +232,21 @@ SCALE_SIGMA = 0.7
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Factors on the peaks and on the bandwidths of a machine."""
+    """Factors on the peaks, the bandwidths and the clock (launches) of a machine."""
 
     compute: float = 1.0
     memory: float = 1.0
+    clock: float = 1.0
 
     def of(self, machine: Machine) -> Machine:
         engines = tuple(
-            replace(c, peak={f: v * self.compute for f, v in c.peak.items()}, sparse_peak={}) for c in machine.compute
+            replace(
+                c,
+                peak={f: v * self.compute for f, v in c.peak.items()},
+                sparse_peak={},
+                clock_hz=(c.clock_hz or DEFAULT_CLOCK_HZ) * self.clock,
+            )
+            for c in machine.compute
         )
         levels = tuple(
             replace(
@@ -253,7 +261,7 @@ class _Scale:
 
 
 def _rescaled(machine: Machine, samples: Sequence[Sample], like: str) -> Machine:
-    """The machine whose peaks and bandwidths, with borrowed parameters, fit the samples best."""
+    """The machine whose peaks, bandwidths and clock, with borrowed parameters, fit the samples best."""
     on_chip = [s for s in samples if s.op != "collective"]
     if not on_chip:
         return machine
@@ -263,10 +271,9 @@ def _rescaled(machine: Machine, samples: Sequence[Sample], like: str) -> Machine
         tasks = _tasks(scale.of(machine), on_chip, like)
         return np.concatenate([t.predict(t.prior.parameters, t.everywhere) for t in tasks])
 
-    bounds = {"compute": (0.02, 50.0), "memory": (0.02, 50.0)}
-    found = fit_parameters(
-        predict, _Scale(), measured, ("compute", "memory"), sigma=SCALE_SIGMA, bounds=bounds, noise=SCALE_NOISE
-    )
+    names = ("compute", "memory", "clock")
+    bounds = dict.fromkeys(names, (0.02, 50.0))
+    found = fit_parameters(predict, _Scale(), measured, names, sigma=SCALE_SIGMA, bounds=bounds, noise=SCALE_NOISE)
     return found.of(machine)
 
 
@@ -414,10 +421,15 @@ def named_like(name: str, like: Machine, given: str) -> tuple[Machine, dict[str,
 def machine_file(data: Mapping[str, Any], machine: Machine, like: str) -> str:
     """The TOML file of a black box: the data it was taken from with the scaled peaks and bandwidths."""
     inner = dict(data["machine"])
-    peaks = {c.name: dict(c.peak) for c in machine.compute}
+    peaks = {c.name: (dict(c.peak), c.clock_hz) for c in machine.compute}
     rates = {m.name: m.bandwidth_bytes_per_s for m in machine.memory}
     inner["compute"] = [
-        {**{k: v for k, v in c.items() if k != "sparse_peak"}, "peak": peaks[c["name"]]} for c in inner["compute"]
+        {
+            **{k: v for k, v in c.items() if k != "sparse_peak"},
+            "peak": peaks[c["name"]][0],
+            "clock_hz": peaks[c["name"]][1],
+        }
+        for c in inner["compute"]
     ]
     inner["memory"] = [
         {

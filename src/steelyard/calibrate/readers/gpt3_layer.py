@@ -46,7 +46,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def breakdown(folder: Path, ask: Ask) -> Iterator[Comparison]:
-    """The table with one row per phase and op."""
+    """The table with one row per phase and op, as two layers: its ops are read with the other ops of that folder."""
     for path in ask.files(folder, "gpt3_layer_breakdown_a100x4.csv"):
         if ask.wants(path.stem):
             yield from guarded(ask, path, partial(_long, path, ask))
@@ -68,14 +68,18 @@ def _long(path: Path, ask: Ask) -> Iterator[Comparison]:
         )
 
 
-def _compare(path: Path, ask: Ask, phase: str, ops: list[str], measured: Floats) -> Comparison:
+def _compare(
+    path: Path, ask: Ask, phase: str, ops: list[str], measured: Floats, layer_only: bool = False
+) -> Comparison:
     answers = _ops(phase == "decode")
     rows = np.array([answers.get(KERNEL.get(op, ""), (np.nan, np.nan, np.nan)) for op in ops])
     rows = np.vstack([rows, [rows[:, 0].sum(), rows[:, 1].sum(), float(np.average(rows[:, 2], weights=rows[:, 0]))]])
-    measured = np.append(measured, measured.sum())
+    measured, names = np.append(measured, measured.sum()), [*ops, "layer"]
+    if layer_only:
+        rows, measured, names = rows[-1:], measured[-1:], names[-1:]
     low, high = interval80(rows[:, 0], np.sqrt(rows[:, 2] ** 2 + SYSTEM_SPREAD**2))
     return comparison(
-        ask, path.stem, metric="time_s", phase=phase, machine=MACHINE, family=[*ops, "layer"], measured=measured,
+        ask, path.stem, metric="time_s", phase=phase, machine=MACHINE, family=names, measured=measured,
         predicted=rows[:, 0], low=low, high=high, roofline=rows[:, 1],
         why="no such op in our layer",
     )  # fmt: skip
