@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from steelyard.calibrate.few_shot import errors_of, fit_parameters
 from steelyard.calibrate.toml_files import document, write_files
@@ -17,6 +18,8 @@ from steelyard.cli.main import main
 from steelyard.cost.cpu import CpuProduct, product_time_s
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
+
+Array = NDArray[np.float64]
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("scipy")
@@ -29,7 +32,7 @@ PRODUCT = {
 }
 
 
-def products(parameters: CpuProduct, m: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def products(parameters: CpuProduct, m: Array, weights: Array) -> Array:
     return product_time_s(
         2.0 * m * weights,
         m,
@@ -107,7 +110,7 @@ def gemm_table(folder: Path, machine: str, rows: int = 400) -> Path:
 
     target = find_machine(machine)
     rng = np.random.default_rng(1)
-    m, n, k = (2.0 ** rng.integers(low, high, rows) for low, high in ((0, 13), (8, 14), (8, 14)))
+    m, n, k = (np.exp2(rng.integers(low, high, rows)) for low, high in ((0, 13), (8, 14), (8, 14)))
     blank = GemmRows(machine, "bf16", "made up", m, n, k, np.ones(rows), np.full(rows, "", dtype=np.str_))
     task = gemm_task(target, blank, np.ones(rows, dtype=np.bool_))
     other = replace(task.prior.parameters, dram_frac=0.6, launch_cycles=9000.0)
@@ -158,8 +161,12 @@ def test_samples_adapt_a_known_machine(tmp_path: Path, capsys: pytest.CaptureFix
     assert section["after"]["mean_ape"] <= section["before"]["mean_ape"]
     table = tomllib.loads((out / "calibration" / "h100_sxm" / "gemm.toml").read_text())
     from steelyard.cost.gemm import GemmParameters
+    from steelyard.cost.parameters import calibration_table
 
     assert set(table["parameters"]) == {f.name for f in fields(GemmParameters)}
+    assert table["provenance"]["source"] == "samples.csv"
+    shipped = calibration_table("h100_sxm", "gemm")
+    assert table["fp8"]["parameters"] == pytest.approx(shipped["fp8"]["parameters"], rel=1e-4)
 
 
 def test_samples_scale_a_black_box(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from steelyard import __version__
 from steelyard.calibrate.few_shot import Errors, need_scipy
-from steelyard.calibrate.toml_files import document, write_files
+from steelyard.calibrate.toml_files import document, merged, write_files
+from steelyard.cost.parameters import calibration_table
 from steelyard.errors import InputError, UnknownName
 from steelyard.machine.catalogue import user_folder
 from steelyard.machine.component import Machine
@@ -376,8 +377,8 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"cannot read {path.name!r}: {missing}", field="from")
 
 
-def files_of(machine: str, sections: Sequence[Section]) -> dict[str, str]:
-    """``<machine>/<op>.toml`` to TOML text."""
+def files_of(machine: str, sections: Sequence[Section], *, keep: bool = True) -> dict[str, str]:
+    """``<machine>/<op>.toml`` to TOML text; ``keep``: sections known before and not fitted now stay."""
     tables: dict[str, dict[str, Any]] = {}
     for s in sections:
         level = tables.setdefault(s.op, {})
@@ -400,9 +401,13 @@ def files_of(machine: str, sections: Sequence[Section]) -> dict[str, str]:
         "Utilisation parameters, normalised to the spec sheet; residual: rows left out of the fit, errors in %,",
         "logs of measured / predicted. borrowed_mean_ape: the same rows with the family's parameters.",
     ]
-    return {f"{machine}/{op}.toml": document(table, [f"{op} of {machine}.", *comments]) for op, table in tables.items()}
+    before = {op: calibration_table(machine, op) if keep else {} for op in tables}
+    return {
+        f"{machine}/{op}.toml": document(merged(before[op], table), [f"{op} of {machine}.", *comments])
+        for op, table in tables.items()
+    }
 
 
 def write_calibration(machine: str, sections: Sequence[Section], out: str = "") -> list[Path]:
     """Write the files of a machine; returns their paths. Raises :class:`InputError` when the folder is not writable."""
-    return write_files(output_folder(out), files_of(machine, sections))
+    return write_files(output_folder(out), files_of(machine, sections, keep=not out))

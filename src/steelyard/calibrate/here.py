@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,8 @@ def machine_of(session: Session, name: str) -> tuple[Machine, str]:
         "machine": fields,
     }
     comments = [f"{fields['title']}: measured by `steelyard calibrate --here`. Peaks are measured ones."]
-    return machine_from_dict(data, name), document(data, comments)
+    text = document(data, comments)
+    return machine_from_dict(tomllib.loads(text), name), text
 
 
 def _peak(session: Session, number_format: str) -> float:

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from steelyard import __version__
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
-from steelyard.calibrate.toml_files import check_name, document
+from steelyard.calibrate.toml_files import check_name, document, merged
 from steelyard.cost.devices import DEFAULT_CLOCK_HZ
+from steelyard.cost.parameters import calibration_table
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
 from steelyard.machine.catalogue import catalogue_folders
@@ -170,13 +171,26 @@ def adapt(machine: Machine, samples: Sequence[Sample], *, like: str = "") -> lis
     Args:
         machine: whose spec sheet is used.
         samples: measurements.
-        like: machine whose own parameters are borrowed; empty = the family's.
+        like: machine whose own parameters are borrowed; empty = this one's where it was measured, else the family's.
 
     Raises:
         InputError: an unknown format or operation, or SciPy is missing.
     """
     need_scipy()
-    return _adapted(machine, machine, samples, like, rescale=False)
+    return _adapted(machine, machine, samples, like or _own(machine), rescale=False)
+
+
+def _own(machine: Machine) -> str:
+    """The machine itself, unless its parameters come from samples already: those must not count twice."""
+    for op in ("gemm", "attention", "collective", "vector"):
+        if _kinds(calibration_table(machine.name, op)) & {"adapted"}:
+            return ""
+    return machine.name
+
+
+def _kinds(table: Mapping[str, Any]) -> set[str]:
+    found = {str(table["kind"])} if "kind" in table else set()
+    return found.union(*(_kinds(v) for v in table.values() if isinstance(v, Mapping)))
 
 
 def adapt_black_box(machine: Machine, samples: Sequence[Sample], *, like: str) -> tuple[Machine, list[Adapted]]:
@@ -210,7 +224,8 @@ def _adapted(machine: Machine, given: Machine, samples: Sequence[Sample], like: 
     for task in _tasks(machine, samples, like):
         key = (task.op, task.section)
         borrowed = plain[key].errors(plain[key].prior.parameters, task.everywhere)
-        pairs = np.array(left_s.get(key, ())).reshape(-1, 2)
+        scored = left_s.get(key, ()) if len(task) >= LEAST_SAMPLES else ()
+        pairs = np.array(scored).reshape(-1, 2)
         after = errors_of(pairs[:, 0], pairs[:, 1]) if len(pairs) else borrowed
         kept_prior = len(pairs) > 0 and after.mean_ape > borrowed.mean_ape and not rescale
         parameters = task.prior.parameters if kept_prior else task.fit(task.everywhere, few=True)
@@ -225,7 +240,7 @@ def _adapted(machine: Machine, given: Machine, samples: Sequence[Sample], like: 
 GROUPS = 10
 """Most fits made to score rows left out; more rows than this are left out in groups."""
 LEAST_SAMPLES = 3
-"""Fewer samples are not scored."""
+"""Fewer samples of a section are not scored, and believed as far as the prior lets them."""
 SCALE_SIGMA = 0.7
 """Log-space width of the prior on an unknown spec sheet: a factor of two either way (guess)."""
 
@@ -464,7 +479,8 @@ def files_of(machine: str, adapted: Sequence[Adapted], source: str) -> dict[str,
             "borrowed_mean_ape": a.before.mean_ape,
             "steelyard": __version__,
         }
+    head = "from a few samples where a section's provenance says so."
     return {
-        f"{machine}/{op}.toml": document(table, [f"{op} of {machine}, from a few samples."])
+        f"{machine}/{op}.toml": document(merged(calibration_table(machine, op), table), [f"{op} of {machine}, {head}"])
         for op, table in tables.items()
     }

@@ -13,7 +13,7 @@ from typing import Any
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import catalogue_folders, user_folder
 
-__all__ = ["check_name", "document", "write_files"]
+__all__ = ["check_name", "document", "merged", "write_files"]
 
 DIGITS = 5
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -71,6 +71,16 @@ def _value(value: Any) -> str:
         raise InputError(f"a fitted figure is {number}; nothing was written", field="calibrate")
     text = f"{number:.{DIGITS}g}"
     return text if any(c in text for c in ".e") else text + ".0"
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of ``old`` with those of ``new`` in their place: parameters fitted before stay unless fitted again."""
+    whole = dict(old)
+    for key, value in new.items():
+        before = whole.get(key)
+        replaced = key in ("parameters", "residual", "provenance") or not isinstance(value, Mapping)
+        whole[key] = value if replaced or not isinstance(before, Mapping) else merged(before, value)
+    return whole
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:

@@ -241,7 +241,7 @@ def simulate(
 ) -> None:
     """Send traffic through a serving engine, step by step.
 
-    Exit code 0 also when a promise is missed: the report and `slo` in the JSON say so.
+    Exit code 0 also when a promise is missed: the report and `verdicts` in the JSON say so.
     """
     if files.format == "vllm":
         output = Output(True, output.csv, output.out, output.quiet)
@@ -264,7 +264,8 @@ def _run(
         sent = traffic(
             Traffic(
                 load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests,
-                load.duration, load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system, load.seed,
+                load.duration, load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system,
+                load.seed,
             )
         )  # fmt: skip
         told(f"simulating {len(sent):,} requests")

@@ -102,6 +102,8 @@ def _requests(simulation: Simulation) -> Iterator[dict[str, Any]]:
     columns = [np.asarray(getattr(records, name))[:MAX_REQUESTS].tolist() for name in names]
     for i, (at, isl, osl, queued, ttft, e2e, preemptions, replica, status) in enumerate(zip(*columns, strict=True)):
         pid, end = _REQUESTS + max(0, int(replica)), at + e2e
+        if not np.isfinite(at):  # a closed loop that was stopped before this request was sent
+            continue
         common = {"pid": pid, "tid": 0, "cat": "request", "id": i}
         if status != 0 or not np.isfinite(end):
             name = f"request {i}: {'rejected' if status == 1 else 'unfinished'}"

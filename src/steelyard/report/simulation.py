@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +42,9 @@ def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]
 
 
 def to_dict(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, Any]:
-    """The answer in the stable JSON form ``steelyard.simulate/1``, with ``slo`` and ``limited_by`` beside it."""
+    """The answer in the stable JSON form ``steelyard.simulate/1``: the summary, verdicts on promises, what limited."""
     document = dict(simulation.summary())
-    document["slo"] = [
+    document["verdicts"] = [
         {
             "metric": v.target.metric,
             "statistic": v.target.label,
@@ -55,6 +55,9 @@ def to_dict(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str,
         for v in verdicts(simulation, targets)
     ]
     document["limited_by"] = limits(simulation)
+    if simulation.trace.origin:
+        found = document["provenance"]
+        document["provenance"] = {**found, "inputs": {**found["inputs"], "traffic": dict(simulation.trace.origin)}}
     document.setdefault("notes", [*simulation.trace.notes])
     document.setdefault("dropped_rows", [*simulation.trace.rejected])
     return plain(document)  # type: ignore[no-any-return]
@@ -74,8 +77,8 @@ def flat(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, An
     document = to_dict(simulation, targets)
     document.pop("provenance", None)
     put("", document)
-    for verdict in document["slo"]:
-        row[f"slo.{verdict['metric']}.{verdict['statistic']}.met"] = verdict["met"]
+    for verdict in document["verdicts"]:
+        row[f"verdict.{verdict['metric']}.{verdict['statistic']}.met"] = verdict["met"]
     return row
 
 
@@ -97,7 +100,7 @@ def limits(simulation: Simulation) -> dict[str, float]:
     budget = tokens >= FULL * config.max_num_batched_tokens
     kinds = np.select([~waiting, full, seats, budget], [0, 1, 2, 3], 4)
     sums = np.bincount(kinds, weights=length, minlength=5)
-    busy = min(1.0, float(simulation.totals["busy_s"]) / max(simulation.makespan_s * simulation.replicas, 1e-12))
+    busy = 1.0 - float(simulation.totals["idle_frac"])
     shares = sums / sums.sum() * busy
     names = ("serving", "kv", "max_num_seqs", "compute", "scheduling")
     found = {name: float(share) for name, share in zip(names, shares, strict=True)} | {"idle": 1.0 - busy}
@@ -141,6 +144,8 @@ def _title(sim: Simulation) -> list[Text]:
     formats = f"weights {p.weights}, KV cache {p.kv}"
     policy = "" if sim.policy == "fcfs" else f", policy {sim.policy}"
     loop = f"{t.concurrency:,} at a time" if t.concurrency else _span(t.duration_s, t.rate_per_s)
+    if t.after is not None:
+        loop = f"begun over {q(t.duration_s, 's')}"
     return [
         _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
         _text(f"{sim.config.rules.title}{policy}; {degrees + '; ' if degrees else ''}{formats}"),
@@ -179,48 +184,56 @@ def _percentiles(document: dict[str, Any]) -> Any:
 
 def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target]) -> Any:
     table = grid("left", "left")
-    t, totals = document["throughput"], sim.totals
+    rows = [*_served(sim, document["throughput"], targets), *_used(sim), *_paid(sim)]
+    for name, words in rows:
+        table.add_row(name, words)
+    return table
+
+
+def _served(sim: Simulation, t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str, Text | str]]:
     tokens = f"{figure(t['input_tokens_per_s'])} prompt + {figure(t['output_tokens_per_s'])} generated tokens/s"
-    table.add_row("throughput", f"{figure(t['requests_per_s'])} requests/s, {tokens}")
+    yield "throughput", f"{figure(t['requests_per_s'])} requests/s, {tokens}"
     if targets:
-        good = t.get("goodput_requests_per_s")
-        share = good / t["requests_per_s"] if good is not None and t["requests_per_s"] else 0.0
-        table.add_row("goodput", f"{figure(good or 0.0)} requests/s within the limits ({share:.1%} of those completed)")
+        good = t["goodput_requests_per_s"]
+        share = good / t["requests_per_s"] if t["requests_per_s"] else 0.0
+        yield "goodput", f"{figure(good)} requests/s within the limits ({share:.1%} of those completed)"
     for i, v in enumerate(verdicts(sim, targets)):
         word = ("met", "bold green") if v.met else ("missed", "bold red")
-        name = v.target.metric.removesuffix("_s").upper()
-        table.add_row(
-            "" if i else "SLO",
-            _text(word, f"  {name} {v.target.label} {q(v.value_s, 's')}, limit {q(v.target.limit_s, 's')}"),
-        )
-    table.add_row("batch", f"{figure(totals['batch_mean'])} requests per step, at most {totals['batch_max']:,.0f}; "
-                  f"at most {totals['waiting_max']:,.0f} waiting")  # fmt: skip
-    table.add_row("KV cache", f"{sim.pool.blocks:,} blocks of {sim.pool.block_tokens} tokens per replica; "
-                  f"{totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most")  # fmt: skip
+        name = f"{v.target.metric.removesuffix('_s').upper()} {v.target.label}"
+        yield "" if i else "SLO", _text(word, f"  {name} {q(v.value_s, 's')}, limit {q(v.target.limit_s, 's')}")
+
+
+def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
+    totals, pool = sim.totals, sim.pool
+    batch = f"{figure(totals['batch_mean'])} requests per step, at most {totals['batch_max']:,.0f}"
+    yield "batch", f"{batch}; at most {totals['waiting_max']:,.0f} waiting"
+    blocks = f"{pool.blocks:,} blocks of {pool.block_tokens} token{'s' * (pool.block_tokens > 1)} per replica"
+    yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
     if totals["cached_tokens"]:
         prompt = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
-        table.add_row(
-            "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
-        )
+        yield "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
     if totals["preemptions"]:
-        table.add_row(
-            "preemptions", f"{totals['preemptions']:,.0f}, {totals['recomputed_tokens']:,.0f} tokens computed again"
-        )
+        yield "preemptions", f"{totals['preemptions']:,.0f}{_again(totals.get('recomputed_tokens'))}"
     shares = [f"{_WORDS[name]} {share:.0%}" for name, share in limits(sim).items() if share >= 0.005]
-    table.add_row("time spent", ", ".join(shares))
+    yield "time spent", ", ".join(shares)
+
+
+def _paid(sim: Simulation) -> Iterator[tuple[str, str]]:
     out = float(np.sum(sim.records.osl[np.asarray(sim.records.completed)]))
     per = f", {q(sim.energy_j / out, 'J')} per generated token" if out else ""
     watts = sim.energy_j / max(sim.makespan_s, 1e-12) / sim.devices
-    table.add_row("energy", f"{q(sim.energy_j, 'J')}{per} ({watts:,.0f} W per device)")
-    if sim.usd is not None:
-        each = f", {q(sim.usd / out * 1e6, 'USD')} per million generated tokens" if out else ""
-        table.add_row("money", f"{q(sim.usd, 'USD')}{each} at {sim.usd_per_hour:,.2f} USD/h per device")
+    yield "energy", f"{q(sim.energy_j, 'J')}{per} ({watts:,.0f} W per device)"
+    if sim.usd is None:
+        yield "money", "no price known; give one with --price"
     else:
-        table.add_row("money", "no price known; give one with --price")
-    steps = int(totals["iterations"])
+        each = f", {q(sim.usd / out * 1e6, 'USD')} per million generated tokens" if out else ""
+        yield "money", f"{q(sim.usd, 'USD')}{each} at {sim.usd_per_hour:,.2f} USD/h per device"
     rate = len(sim.records) / sim.wall_s if sim.wall_s else 0.0
-    table.add_row("simulated", f"{steps:,} steps in {q(sim.wall_s, 's')} ({figure(rate)} requests/s)")
-    return table
+    yield "simulated", f"{int(sim.totals['iterations']):,} steps in {q(sim.wall_s, 's')} ({figure(rate)} requests/s)"
+
+
+def _again(tokens: float | None) -> str:
+    return f", {tokens:,.0f} tokens computed again" if tokens else ""
 
 
 def _notes(sim: Simulation) -> list[Any]:
@@ -231,7 +244,8 @@ def _notes(sim: Simulation) -> list[Any]:
         lines += [bullet(_text(x)) for x in told[:_SHOWN]]
         if len(told) > _SHOWN:
             lines.append(bullet(_text(f"{len(told) - _SHOWN:,} more; --json lists all")))
-    if sim.ledger is not None and sim.ledger.assumptions:
+    assumed = [] if sim.ledger is None else [x for x in sim.ledger.assumptions if x not in sim.trace.notes]
+    if assumed:
         lines.append(_text(("assumed", "bold")))
-        lines += [bullet(_text(x)) for x in sim.ledger.assumptions]
+        lines += [bullet(_text(x)) for x in assumed]
     return lines

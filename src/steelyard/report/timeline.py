@@ -44,40 +44,41 @@ text{font-family:inherit}.title{font-size:14px;font-weight:600;fill:var(--ink)}.
 
 
 def averages(simulation: Simulation, bins: int = BINS) -> dict[str, Floats]:
-    """Time averages over equal bins of the makespan, summed over replicas.
+    """Time averages over equal bins of the makespan, summed over replicas; time without a step counts as zero.
 
-    Exact when every step was kept; when the log was thinned, a step stands for those left out behind it.
+    Exact when every step was kept; when the log was thinned, a kept step stands for those left out behind it.
 
     Returns:
         ``time_s`` (middle of the bin), ``running``, ``waiting``, ``kv_frac`` (of all blocks), ``prefill_tokens_per_s``
         and ``decode_tokens_per_s``, each ``[bins]``.
     """
     it = simulation.iterations
-    end = max(simulation.makespan_s, 1e-9)
-    edges = np.linspace(0.0, end, bins + 1)
+    first = float(simulation.totals.get("first_arrival_s", 0.0))
+    edges = first + np.linspace(0.0, max(simulation.makespan_s, 1e-9), bins + 1)
+    start, length = np.asarray(it.start_s, dtype=np.float64), np.asarray(it.duration_s, dtype=np.float64)
+    held = length * it.stride
+    lanes = max(1, simulation.scenario.plan.pp)  # every lane of a pipeline logs the same queue and cache
     blocks = max(1, simulation.pool.blocks * max(1, simulation.replicas))
+    values = {
+        "running": np.asarray(it.running, dtype=np.float64),
+        "waiting": np.asarray(it.waiting) / lanes,
+        "kv_frac": np.asarray(it.kv_blocks) / (blocks * lanes),
+        "prefill_tokens_per_s": np.asarray(it.prefill_tokens) / np.maximum(length, 1e-12),
+        "decode_tokens_per_s": np.asarray(it.decode_tokens) / np.maximum(length, 1e-12),
+    }
     found: dict[str, Floats] = {"time_s": (edges[1:] + edges[:-1]) / 2}
-    names = ("running", "waiting", "kv_frac", "prefill_tokens_per_s", "decode_tokens_per_s")
-    found |= {name: np.zeros(bins) for name in names}
-    for replica in np.unique(np.asarray(it.replica)):
-        mine = np.flatnonzero(np.asarray(it.replica) == replica)
-        start, length = (np.asarray(x, dtype=np.float64)[mine] for x in (it.start_s, it.duration_s))
-        held = length if it.stride == 1 else np.append(np.diff(start), length[-1:])
-        ends = start + held
-        cuts = np.stack([start, ends], axis=1).reshape(-1)
-        per = np.maximum(length, 1e-12)
-        values = {
-            "running": np.asarray(it.running)[mine],
-            "waiting": np.asarray(it.waiting)[mine],
-            "kv_frac": np.asarray(it.kv_blocks)[mine] / blocks,
-            "prefill_tokens_per_s": np.asarray(it.prefill_tokens)[mine] / per,
-            "decode_tokens_per_s": np.asarray(it.decode_tokens)[mine] / per,
-        }
-        for name, value in values.items():
-            grown = np.cumsum(value * held)
-            whole = np.stack([np.concatenate([[0.0], grown[:-1]]), grown], axis=1).reshape(-1)
-            found[name] += np.diff(np.interp(edges, cuts, whole)) / np.diff(edges)
-    return found
+    return found | {name: _average(start, held, value, edges) for name, value in values.items()}
+
+
+def _average(start: Floats, length: Floats, value: Floats, edges: Floats) -> Floats:
+    """Mean over each bin of the sum of ``value`` over all intervals ``[start, start + length)`` that cover a moment."""
+    if not start.size:
+        return np.zeros(len(edges) - 1)
+    time, change = np.concatenate([start, start + length]), np.concatenate([value, -value])
+    order = np.argsort(time, kind="stable")
+    time, level = time[order], np.cumsum(change[order])
+    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(time))])
+    return np.asarray(np.diff(np.interp(edges, time, area)) / np.diff(edges))
 
 
 def write_timeline(simulation: Simulation, path: str | Path, targets: Sequence[Target] = ()) -> None:

@@ -22,9 +22,8 @@ from steelyard.serve.step_table import (
 __all__ = ["step_cost"]
 
 
-@njit
-def _line(table: Any, x: float, index: int, part: float) -> float:
-    return table[index] + (table[index + 1] - table[index]) * part
+#: Places of the tables in the layout; see ``step_table.Tables``.
+TOKEN, ROWS, DECODE_ONLY, PREFILL_ONLY, DECODE, PREFILL, FIXED = range(7)
 
 
 @njit
@@ -33,8 +32,8 @@ def _place(x: float, size: int) -> tuple[int, float]:
     if x < DENSE:
         index = int(x)
         return index, x - index
-    step = int(math.floor(PER_OCTAVE * math.log2(x / DENSE)))
-    step = min(max(step, 0), size - DENSE - 2)
+    step = math.floor(PER_OCTAVE * math.log2(x / DENSE))
+    step = int(min(max(step, 0), size - DENSE - 2))
     low = DENSE * 2.0 ** (step / PER_OCTAVE)
     high = DENSE * 2.0 ** ((step + 1) / PER_OCTAVE)
     return DENSE + step, (x - low) / (high - low)
@@ -42,75 +41,98 @@ def _place(x: float, size: int) -> tuple[int, float]:
 
 @njit
 def _cell(u: float, size: int) -> tuple[int, float]:
-    """Cell of a position in grid units, clamped to the table (linear extrapolation above, the edge below)."""
+    """Cell of a position in grid units; below the grid its edge, above it the last cell goes on."""
     u = max(u, 0.0)
     index = min(int(u), size - 2)
     return index, u - index
 
 
 @njit
+def _line(data: Any, layout: Any, table: int, x: float) -> tuple[float, float]:
+    """``(time, energy)`` of a table over one total."""
+    start, size = layout[table, 0], layout[table, 1]
+    index, part = _place(x, size)
+    k = start + index
+    time = data[k] + (data[k + 1] - data[k]) * part
+    k += size
+    return time, data[k] + (data[k + 1] - data[k]) * part
+
+
+@njit
+def _decode(data: Any, layout: Any, decodes: float, context: float) -> tuple[float, float]:
+    """``(time, energy)`` of the sequence kernels of so many decodes with so much context together."""
+    start, batches, contexts = layout[DECODE, 0], layout[DECODE, 1], layout[DECODE, 2]
+    if decodes < DENSE_BATCH:
+        i, a = int(decodes) - 1, decodes - int(decodes)
+    else:
+        i, a = _cell(BATCH_OCTAVE * math.log2(decodes / DENSE_BATCH), batches - DENSE_BATCH + 1)
+        i += DENSE_BATCH - 1
+    j, b = _cell(CONTEXT_OCTAVE * math.log2(max(context / decodes, 1.0) / CONTEXT_START), contexts)
+    k = start + i * contexts + j
+    m = k + contexts
+    w = batches * contexts
+    log = (1 - a) * ((1 - b) * data[k] + b * data[k + 1]) + a * ((1 - b) * data[m] + b * data[m + 1])
+    power = (1 - a) * ((1 - b) * data[k + w] + b * data[k + w + 1]) + a * (
+        (1 - b) * data[m + w] + b * data[m + w + 1]
+    )
+    time = math.exp(log)
+    return time, time * power
+
+
+@njit
+def _prefill(data: Any, layout: Any, chunks: float, new: float, pairs: float) -> tuple[float, float]:
+    """``(time, energy)`` of the sequence kernels of so many prompt chunks."""
+    start, size_i, size_j, size_k = layout[PREFILL, 0], layout[PREFILL, 1], layout[PREFILL, 2], layout[PREFILL, 3]
+    each = new / chunks
+    before = max(pairs / new - 0.5 * each, 0.0)
+    i, a = _cell(CHUNKS_OCTAVE * math.log2(chunks), size_i)
+    j, b = _cell(NEW_OCTAVE * math.log2(each), size_j)
+    k, c = _cell(BEFORE_OCTAVE * math.log2((before + BEFORE_START) / BEFORE_START), size_k)
+    whole = size_i * size_j * size_k
+    log, power = 0.0, 0.0
+    for edge in range(8):
+        up, right, deep = edge >> 2, (edge >> 1) & 1, edge & 1
+        weight = (a if up else 1 - a) * (b if right else 1 - b) * (c if deep else 1 - c)
+        at = start + ((i + up) * size_j + j + right) * size_k + k + deep
+        log += weight * data[at]
+        power += weight * data[at + whole]
+    time = math.exp(log)
+    return time, time * power
+
+
+@njit
 def step_cost(
-    t: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float, pairs: float
-) -> tuple[float, float]:
+    data: Any, layout: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float,
+    pairs: float,
+) -> tuple[float, float]:  # fmt: skip
     """``(time in s, energy of one device in J)`` of a step; arguments as of ``StepTable.time_s``."""
-    index, part = _place(tokens, t.token.shape[0])
-    time = _line(t.token, tokens, index, part)
-    energy = _line(t.token_j, tokens, index, part)
-    index, part = _place(rows, t.rows.shape[0])
-    time += _line(t.rows, rows, index, part)
-    energy += _line(t.rows_j, rows, index, part)
+    time, energy = _line(data, layout, TOKEN, tokens)
+    more, more_j = _line(data, layout, ROWS, rows)
+    time += more
+    energy += more_j
     if decodes > 0:
-        if t.decode_only.shape[0] > 1:
-            index, part = _place(decodes, t.decode_only.shape[0])
-            time += _line(t.decode_only, decodes, index, part)
-            energy += _line(t.decode_only_j, decodes, index, part)
-        if decodes < DENSE_BATCH:
-            i, a = int(decodes) - 1, decodes - int(decodes)
-        else:
-            i, a = _cell(BATCH_OCTAVE * math.log2(decodes / DENSE_BATCH), t.decode.shape[0] - DENSE_BATCH + 1)
-            i += DENSE_BATCH - 1
-        i = min(i, t.decode.shape[0] - 2)
-        j, b = _cell(CONTEXT_OCTAVE * math.log2(max(context / decodes, 1.0) / CONTEXT_START), t.decode.shape[1])
-        log = (1 - a) * ((1 - b) * t.decode[i, j] + b * t.decode[i, j + 1]) + a * (
-            (1 - b) * t.decode[i + 1, j] + b * t.decode[i + 1, j + 1]
-        )
-        attention = math.exp(log)
-        time += attention
-        energy += attention * (
-            (1 - a) * ((1 - b) * t.decode_w[i, j] + b * t.decode_w[i, j + 1])
-            + a * ((1 - b) * t.decode_w[i + 1, j] + b * t.decode_w[i + 1, j + 1])
-        )
+        if layout[DECODE_ONLY, 1] > 0:
+            more, more_j = _line(data, layout, DECODE_ONLY, decodes)
+            time += more
+            energy += more_j
+        more, more_j = _decode(data, layout, decodes, context)
+        time += more
+        energy += more_j
     if chunks > 0:
-        if t.prefill_only.shape[0] > 1:
-            index, part = _place(new, t.prefill_only.shape[0])
-            time += _line(t.prefill_only, new, index, part)
-            energy += _line(t.prefill_only_j, new, index, part)
-        each = new / chunks
-        before = max(pairs / new - 0.5 * each, 0.0)
-        i, a = _cell(CHUNKS_OCTAVE * math.log2(chunks), t.prefill.shape[0])
-        j, b = _cell(NEW_OCTAVE * math.log2(each), t.prefill.shape[1])
-        k, c = _cell(BEFORE_OCTAVE * math.log2((before + BEFORE_START) / BEFORE_START), t.prefill.shape[2])
-        log = 0.0
-        power = 0.0
-        for p in range(2):
-            for q in range(2):
-                for r in range(2):
-                    weight = (a if p else 1 - a) * (b if q else 1 - b) * (c if r else 1 - c)
-                    log += weight * t.prefill[i + p, j + q, k + r]
-                    power += weight * t.prefill_w[i + p, j + q, k + r]
-        attention = math.exp(log)
-        time += attention
-        energy += attention * power
-    overhead, per_row, launch, graph_tokens, host, host_per_row, overlap, static_w, cap_w = (
-        t.constants[0], t.constants[1], t.constants[2], t.constants[3], t.constants[4], t.constants[5],
-        t.constants[6], t.constants[7], t.constants[8],
-    )  # fmt: skip
-    if (chunks > 0 and tokens > graph_tokens) or graph_tokens < 0:
-        time = max(time, launch)
-    time += overhead + per_row * rows
-    hidden = host + host_per_row * rows
-    time = max(time, hidden) if overlap > 0 else time + hidden
-    energy += static_w * time
-    if cap_w > 0:
-        energy = min(energy, cap_w * time)
+        if layout[PREFILL_ONLY, 1] > 0:
+            more, more_j = _line(data, layout, PREFILL_ONLY, new)
+            time += more
+            energy += more_j
+        more, more_j = _prefill(data, layout, chunks, new, pairs)
+        time += more
+        energy += more_j
+    at = layout[FIXED, 0]  # in the order of step_table.CONSTANTS
+    if (chunks > 0 and tokens > data[at + 3]) or data[at + 3] < 0:
+        time = max(time, data[at + 2])
+    time += data[at] + data[at + 1] * rows
+    hidden = data[at + 4] + data[at + 5] * rows
+    time = max(time, hidden) if data[at + 6] > 0 else time + hidden
+    energy += data[at + 7] * time
+    if data[at + 8] > 0:
+        energy = min(energy, data[at + 8] * time)
     return time, energy

@@ -47,3 +47,9 @@ def njit(function: _F) -> _F:
     """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly."""
     compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     return compiled
+
+
+def inlined(function: _F) -> _F:
+    """The same, copied into its callers."""
+    compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function)
+    return compiled

@@ -16,7 +16,7 @@ __all__ = ["drop_unit", "evict", "merge", "pop", "share_unit", "take_blocks"]
 @njit
 def before(q: Any, a: int, b: int) -> bool:
     """Whether request ``a`` comes before ``b``: smaller key, then smaller sequence number."""
-    return bool(q.key[a] < q.key[b] or (q.key[a] == q.key[b] and q.seq[a] < q.seq[b]))
+    return bool(q[a].key < q[b].key or (q[a].key == q[b].key and q[a].seq < q[b].seq))
 
 
 @njit
@@ -30,87 +30,87 @@ def merge(q: Any, a: int, b: int) -> int:
         a, b = b, a
     root = a
     while True:
-        right = q.right_child[a]
-        q.right_child[a] = q.left_child[a]
+        right = q[a].right_child
+        q[a].right_child = q[a].left_child
         if right < 0:
-            q.left_child[a] = b
+            q[a].left_child = b
             return root
         if before(q, b, right):
-            q.left_child[a] = b
+            q[a].left_child = b
             a, b = b, right
         else:
-            q.left_child[a] = right
+            q[a].left_child = right
             a = right
 
 
 @njit
 def push(q: Any, root: int, request: int) -> int:
     """Add a request whose key and sequence number are set; the new root."""
-    q.left_child[request] = -1
-    q.right_child[request] = -1
+    q[request].left_child = -1
+    q[request].right_child = -1
     return merge(q, root, request)
 
 
 @njit
 def pop(q: Any, root: int) -> int:
     """Take the root away; the new root."""
-    return merge(q, q.left_child[root], q.right_child[root])
+    return merge(q, q[root].left_child, q[root].right_child)
 
 
 @njit
-def _unlink(p: Any, r: int, unit: int) -> None:
-    older, newer = p.older[r, unit], p.newer[r, unit]
+def _unlink(p: Any, u: Any, r: int, unit: int) -> None:
+    older, newer = u[r, unit].older, u[r, unit].newer
     if older >= 0:
-        p.newer[r, older] = newer
+        u[r, older].newer = newer
     else:
-        p.oldest[r] = newer
+        p[r].oldest = newer
     if newer >= 0:
-        p.older[r, newer] = older
+        u[r, newer].older = older
     else:
-        p.newest[r] = older
-    p.evictable[r] -= 1
+        p[r].newest = older
+    p[r].evictable -= 1
 
 
 @njit
-def share_unit(p: Any, r: int, unit: int) -> None:
+def share_unit(p: Any, u: Any, r: int, unit: int) -> None:
     """One more request holds a cached unit."""
-    if p.refs[r, unit] == 0:
-        _unlink(p, r, unit)
-    p.refs[r, unit] += 1
+    if u[r, unit].refs == 0:
+        _unlink(p, u, r, unit)
+    u[r, unit].refs += 1
 
 
 @njit
-def drop_unit(p: Any, r: int, unit: int) -> None:
+def drop_unit(p: Any, u: Any, r: int, unit: int) -> None:
     """One request fewer holds it; a unit nobody holds is the newest that may be evicted."""
-    p.refs[r, unit] -= 1
-    if p.refs[r, unit] == 0:
-        newest = p.newest[r]
-        p.older[r, unit] = newest
-        p.newer[r, unit] = -1
+    u[r, unit].refs -= 1
+    if u[r, unit].refs == 0:
+        newest = p[r].newest
+        u[r, unit].older = newest
+        u[r, unit].newer = -1
         if newest >= 0:
-            p.newer[r, newest] = unit
+            u[r, newest].newer = unit
         else:
-            p.oldest[r] = unit
-        p.newest[r] = unit
-        p.evictable[r] += 1
+            p[r].oldest = unit
+        p[r].newest = unit
+        p[r].evictable += 1
 
 
 @njit
-def evict(p: Any, r: int, unit_blocks: int) -> None:
+def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
     """Forget the unit that was let go longest ago."""
-    unit = p.oldest[r]
-    _unlink(p, r, unit)
-    p.refs[r, unit] = -1
-    p.free[r] += unit_blocks
+    unit = p[r].oldest
+    _unlink(p, u, r, unit)
+    u[r, unit].refs = -1
+    p[r].free += unit_blocks
 
 
 @njit
-def take_blocks(x: Any, p: Any, total: Any, r: int, blocks: int) -> bool:
+def take_blocks(x: Any, p: Any, u: Any, total: Any, r: int, blocks: int) -> bool:
     """Take free blocks, evicting cached prefixes by age where needed; False (and nothing taken) when too few."""
-    if p.free[r] + p.evictable[r] * x.unit_blocks < blocks:
+    if p[r].free + p[r].evictable * x[0].unit_blocks < blocks:
         return False
-    while p.free[r] < blocks:
-        evict(p, r, x.unit_blocks)
+    while p[r].free < blocks:
+        evict(p, u, r, x[0].unit_blocks)
         total[17] += 1
-    p.free[r] -= blocks
+    p[r].free -= blocks
     return True

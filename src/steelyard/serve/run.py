@@ -21,17 +21,18 @@ from steelyard.serve.engine import ADMISSIONS, VICTIMS, EngineConfig, engine_con
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.simulation import COMPLETED, REJECTED, UNFINISHED, Iterations, Records, Simulation
 from steelyard.serve.state import (
+    EXTRA,
     ITL_BINS,
+    LINKS,
+    REQUEST,
+    SETUP,
+    SLOT,
     TOTALS,
-    Log,
-    Pools,
-    Requests,
-    Setup,
-    Slots,
-    allocate_log,
-    allocate_pools,
-    allocate_slots,
     itl_edges,
+    make_log,
+    make_pools,
+    make_units,
+    make_workers,
 )
 from steelyard.serve.step_table import StepTable, Tables, build_step_table
 from steelyard.serve.traffic.trace import Trace
@@ -44,8 +45,6 @@ POLICIES = ("fcfs", "priority", "shortest", "deadline")
 #: How a request finds its replica.
 ROUTERS = ("round-robin", "random", "session", "least-loaded")
 _SLO = ("ttft_s", "tpot_s", "e2e_s")
-#: Longest and most: what "no limit" is in the kernel's whole numbers.
-_MANY = 2**40
 _STOPS = {0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served"}
 
 
@@ -67,15 +66,16 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """What the kernel leaves behind."""
+    """What the kernel leaves behind: packed arrays of :mod:`steelyard.serve.state`."""
 
-    requests: Requests
-    pools: Pools
-    slots: Slots
-    log: Log
+    requests: Any
+    pools: Any
+    workers: Any
+    units: Any
+    log: Any
+    stride: int
     itl: Any
     totals: Mapping[str, float]
-    rejected: Any
     wall_s: float
 
 
@@ -141,7 +141,7 @@ def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
 
 def _trace_hash(trace: Trace) -> str:
     columns = {
-        name: np.asarray(getattr(trace, name)).tobytes().hex()[:0] or _digest(getattr(trace, name))
+        name: _digest(getattr(trace, name))
         for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "prefix_hashes", "after", "delay_s")
         if getattr(trace, name) is not None
     }
@@ -194,11 +194,11 @@ def run(
     if usd is not None:
         ledger.cite("price", note)
     stopped = _STOPS[int(totals["stop"])]
-    if not stopped and np.any(played.requests.status == UNFINISHED):
+    if not stopped and np.any(played.requests["status"] == UNFINISHED):
         stopped = "requests were left that no engine could admit"
     return Simulation(
         scenario=scenario, trace=trace, config=config, pool=pool, policy=prepared.policy, router=prepared.router,
-        replicas=plan.dp, records=_records(played, trace, setup), iterations=_iterations(played.log), totals=totals,
+        replicas=plan.dp, records=_records(played, trace, scenario.engine.request_s), iterations=_iterations(played.log, played.stride), totals=totals,
         itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
         usd_per_hour=usd, slo=prepared.slo, inputs=prepared.inputs, ledger=ledger,
     )  # fmt: skip
@@ -208,62 +208,72 @@ def setup_of(
     config: EngineConfig, pool: KvPool, trace: Trace, *, replicas: int = 1, lanes: int = 1, router: str = "round-robin",
     policy: str = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
     stop_after_iterations: int | None = None, log: int = 1 << 18,
-) -> Setup:  # fmt: skip
+) -> Any:  # fmt: skip
     """The kernel's limits and rules from an engine's flags."""
     rules = config.rules
     victim = "worst" if policy != "fcfs" and rules.victim == "last" else rules.victim
     prefixes = config.enable_prefix_caching and trace.prefix_hashes is not None
     chunks = np.sum(-(-trace.isl // max(1, config.max_num_batched_tokens)), dtype=np.float64)
     most = int(10 * (float(np.sum(trace.osl, dtype=np.float64)) + float(chunks)) + 1000)
-    return Setup(
-        max_tokens=config.max_num_batched_tokens,
-        max_seqs=config.max_num_seqs,
-        threshold=config.long_prefill_token_threshold,
-        block=pool.block_tokens,
-        blocks=pool.blocks,
-        fixed=pool.fixed_blocks,
-        cap=pool.token_cap,
-        mixed=int(rules.mixed),
-        chunked=int(config.enable_chunked_prefill),
-        admission=ADMISSIONS.index(config.admission),
-        victim=VICTIMS.index(victim),
-        to_back=int(rules.to_back),
-        static=int(rules.static),
-        watermark=int(np.ceil(config.watermark * pool.blocks)),
-        replicas=replicas,
-        lanes=lanes,
-        router={"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2}[router],
-        add_time=1.0 if policy in ("fcfs", "deadline") else 0.0,
-        concurrency=trace.concurrency,
-        unit_tokens=trace.prefix_block_tokens if prefixes else 0,
-        unit_blocks=-(-trace.prefix_block_tokens // pool.block_tokens) if prefixes else 0,
-        conservativeness=config.schedule_conservativeness,
-        request_s=request_s,
-        max_time_s=float("inf") if stop_after_s is None else float(stop_after_s),
-        max_iterations=most if stop_after_iterations is None else int(stop_after_iterations),
-        sharp=int(log > 0),
-    )
+    x = np.zeros(1, dtype=SETUP)
+    values: dict[str, float] = {
+        "max_tokens": config.max_num_batched_tokens,
+        "max_seqs": config.max_num_seqs,
+        "threshold": config.long_prefill_token_threshold,
+        "block": pool.block_tokens,
+        "blocks": pool.blocks,
+        "fixed": pool.fixed_blocks,
+        "cap": pool.token_cap,
+        "mixed": int(rules.mixed),
+        "chunked": int(config.enable_chunked_prefill),
+        "admission": ADMISSIONS.index(config.admission),
+        "victim": VICTIMS.index(victim),
+        "to_back": int(rules.to_back),
+        "static": int(rules.static),
+        "watermark": int(np.ceil(config.watermark * pool.blocks)),
+        "replicas": replicas,
+        "lanes": lanes,
+        "router": {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2}[router],
+        "add_time": 1.0 if policy in ("fcfs", "deadline") else 0.0,
+        "concurrency": trace.concurrency,
+        "unit_tokens": trace.prefix_block_tokens if prefixes else 0,
+        "unit_blocks": -(-trace.prefix_block_tokens // pool.block_tokens) if prefixes else 0,
+        "conservativeness": config.schedule_conservativeness,
+        "request_s": request_s,
+        "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
+        "max_iterations": most if stop_after_iterations is None else int(stop_after_iterations),
+        "log": int(log > 0),
+    }
+    for name, value in values.items():
+        x[name] = value
+    return x
 
 
 def play(
-    setup: Setup, tables: Tables, trace: Trace, policy: str, router: str, seed: int, rejected: Any, log: int
+    setup: Any, tables: Tables, trace: Trace, policy: str, router: str, seed: int, rejected: Any, log: int
 ) -> Played:
-    """Run the kernel on fresh arrays."""
+    """Run the kernel on fresh arrays. ``setup``: one record of :data:`~steelyard.serve.state.SETUP`."""
     from steelyard.serve.kernel import run_kernel
 
-    units, offsets, count = _units(trace) if setup.unit_tokens else (np.zeros(1, np.int32), np.zeros(1, np.int64), 0)
-    requests = _requests(trace, setup, policy, router, seed, rejected, units, offsets)
-    slots = allocate_slots(setup.replicas * setup.lanes, setup.max_seqs + 1)
-    pools = allocate_pools(setup.replicas, setup.blocks, count, min(0.7 * setup.conservativeness, 1.0))
-    kept = allocate_log(min(log, setup.max_iterations + 2))
+    x = setup[0]
+    requests, extra, links, units_of, children, order, units = _arrays(trace, x, policy, router, seed, rejected)
+    workers = make_workers(int(x["replicas"] * x["lanes"]))
+    slots = np.zeros((len(workers), min(int(x["max_seqs"]), len(trace)) + 1), dtype=SLOT)
+    pools = make_pools(int(x["replicas"]), int(x["blocks"]), min(0.7 * float(x["conservativeness"]), 1.0))
+    cache = make_units(int(x["replicas"]), units)
+    kept = make_log(min(log, int(x["max_iterations"]) + 2))
+    meta = np.array([0, 1, 0], dtype=np.int64)
     itl = np.zeros(ITL_BINS, dtype=np.int64)
     total = np.zeros(len(TOTALS))
     numbers = np.array([0, trace.concurrency, 0, 0], dtype=np.int64)
     start = time.perf_counter()
-    run_kernel(setup, tables, requests, slots, pools, kept, itl, total, numbers)
+    run_kernel(
+        setup, tables.data, tables.layout, requests, order, extra, links, units_of, children, slots, workers, pools,
+        cache, kept, meta, itl, total, numbers,
+    )  # fmt: skip
     wall = time.perf_counter() - start
     totals = {name: float(value) for name, value in zip(TOTALS, total, strict=True)}
-    return Played(requests, pools, slots, kept, itl, totals, rejected, wall)
+    return Played(requests, pools, workers, cache, kept[: meta[0]], int(meta[1]), itl, totals, wall)
 
 
 def _units(trace: Trace) -> tuple[Any, Any, int]:
@@ -285,75 +295,84 @@ def _units(trace: Trace) -> tuple[Any, Any, int]:
     return units.astype(np.int32).reshape(-1), offsets, len(found)
 
 
-def _requests(
-    trace: Trace, setup: Setup, policy: str, router: str, seed: int, rejected: Any, units: Any, offsets: Any
-) -> Requests:
-    n, one = len(trace), np.zeros(1)
-    base = {
-        "fcfs": lambda: one,
-        "priority": lambda: np.asarray(trace.priority, dtype=np.float64),
-        "shortest": lambda: (trace.isl + trace.osl).astype(np.float64),
-        "deadline": lambda: np.asarray(trace.deadline_s, dtype=np.float64),
-    }[policy]()
-    waits, child_offsets, children = _dependencies(trace)
-    if trace.concurrency:
-        order = np.argsort(trace.arrived_at[: trace.concurrency], kind="stable")
-    else:
-        order = np.argsort(trace.arrived_at, kind="stable")
-        order = order[waits[order] == 0] if len(waits) > 1 else order
-    route = np.zeros(1, dtype=np.int32)
-    if setup.router == 1:
-        route = np.random.default_rng(seed).integers(0, setup.replicas, n).astype(np.int32)
+def _arrays(
+    trace: Trace, x: Any, policy: str, router: str, seed: int, rejected: Any
+) -> tuple[Any, Any, Any, Any, Any, Any, int]:
+    """``(requests, extra, links, units of prompts, children, order of known arrivals, number of units)``."""
+    n = len(trace)
+    requests = np.zeros(n, dtype=REQUEST)
+    for name in ("arrived_at", "isl", "osl"):
+        requests[name] = getattr(trace, name)
+    requests["remaining"] = trace.osl
+    requests["status"] = np.where(rejected, REJECTED, UNFINISHED)
+    for name in ("scheduled_at", "first_at", "last_at", "left_child", "right_child", "replica"):
+        requests[name] = -1
+    columns = _extra(trace, x, policy, router, seed)
+    extra = np.zeros((n if columns else 1, len(EXTRA)))
+    for name, values in columns.items():
+        extra[:, EXTRA.index(name)] = values
+    prefixes, waiting = int(x["unit_tokens"]) > 0, trace.after is not None and not trace.concurrency
+    links = np.zeros((n if prefixes or waiting else 1, len(LINKS)), dtype=np.int64)
+    units_of, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
+    if prefixes:
+        units_of, offsets, units = _units(trace)
+        links[:, 0], links[:, 1] = offsets[:-1], np.diff(offsets)
+    order = np.argsort(trace.arrived_at[: trace.concurrency or n], kind="stable")
+    if waiting and trace.after is not None and trace.after_offsets is not None:
+        links[:, 4] = np.diff(trace.after_offsets)
+        sizes = np.bincount(trace.after, minlength=n)
+        links[:, 2], links[:, 3] = np.cumsum(sizes) - sizes, sizes
+        children = np.repeat(np.arange(n), links[:, 4])[np.argsort(trace.after, kind="stable")].astype(np.int32)
+        order = order[links[order, 4] == 0]
+    return requests, extra, links, units_of, children, order, units
+
+
+def _extra(trace: Trace, x: Any, policy: str, router: str, seed: int) -> dict[str, Any]:
+    """Optional facts of requests by name; empty when nothing is special."""
+    n = len(trace)
+    columns: dict[str, Any] = {}
+    if policy == "priority":
+        columns["base"] = trace.priority
+    elif policy == "shortest":
+        columns["base"] = trace.isl + trace.osl
+    elif policy == "deadline":
+        columns["base"] = trace.deadline_s
+    if trace.delay_s is not None and np.any(trace.delay_s > 0):
+        columns["delay_s"] = trace.delay_s
+    if int(x["router"]) == 1:
+        rng = np.random.default_rng(seed)
+        route = rng.integers(0, int(x["replicas"]), n)
         if router == "session" and trace.session is not None:
-            sticky = np.random.default_rng(seed).permutation(np.unique(trace.session).size)
-            ranks = sticky[np.unique(trace.session, return_inverse=True)[1].reshape(-1)] % setup.replicas
-            route = np.where(trace.session >= 0, ranks, route).astype(np.int32)
-    delay = one if trace.delay_s is None else trace.delay_s
-    return Requests(
-        isl=trace.isl, osl=trace.osl, arrived_at=trace.arrived_at.copy(), delay_s=delay, base=base, route=route,
-        order=order.astype(np.int64), waits=waits, child_offsets=child_offsets, children=children,
-        unit_offsets=offsets, units=units, key=np.zeros(n), seq=np.zeros(n, dtype=np.int32),
-        left_child=np.full(n, -1, dtype=np.int32), right_child=np.full(n, -1, dtype=np.int32),
-        scheduled_at=np.full(n, -1.0), first_at=np.full(n, -1.0), last_at=np.full(n, -1.0),
-        remaining=trace.osl.astype(np.int32), preemptions=np.zeros(n, dtype=np.int32),
-        cached=np.zeros(n, dtype=np.int32), replica=np.full(n, -1, dtype=np.int32),
-        status=np.where(rejected, REJECTED, UNFINISHED).astype(np.int8),
-        held=np.zeros(n if setup.unit_tokens else 1, dtype=np.int32),
+            names, which = np.unique(trace.session, return_inverse=True)
+            sticky = rng.permutation(names.size)[which.reshape(-1)] % int(x["replicas"])
+            route = np.where(trace.session >= 0, sticky, route)
+        columns["route"] = route
+    return columns
+
+
+def _records(played: Played, trace: Trace, request_s: float) -> Records:
+    q = played.requests
+    status, scheduled, first = q["status"], q["scheduled_at"], q["first_at"]
+    done, begun = status == COMPLETED, scheduled >= 0
+    nan = np.nan
+    known = begun if trace.concurrency else np.ones(len(trace), dtype=bool)
+    arrived = np.where(known, q["arrived_at"], nan)
+    last = np.where(done, q["last_at"], nan)
+    first = np.where(first >= 0, first, nan)
+    tpot = (last - first) / np.where(trace.osl > 1, trace.osl - 1, nan)
+    return Records(
+        arrived_at=arrived, isl=trace.isl, osl=trace.osl,
+        queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0), ttft_s=first - arrived,
+        tpot_s=tpot, e2e_s=last - arrived, preemptions=q["preemptions"].copy(), cached_tokens=q["cached"].copy(),
+        replica=q["replica"].copy(), status=status.astype(np.int8),
     )  # fmt: skip
 
 
-def _dependencies(trace: Trace) -> tuple[Any, Any, Any]:
-    """``(predecessors left, child offsets, children)``; arrays of length 1 without dependencies."""
-    if trace.after is None or trace.after_offsets is None or trace.concurrency:
-        return np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64)
-    n = len(trace)
-    counts = np.diff(trace.after_offsets)
-    child = np.repeat(np.arange(n), counts)
-    by_parent = np.argsort(trace.after, kind="stable")
-    sizes = np.bincount(trace.after, minlength=n)
-    return counts.astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), child[by_parent]
-
-
-def _records(played: Played, trace: Trace, setup: Setup) -> Records:
-    q = played.requests
-    done = q.status == COMPLETED
-    nan = np.nan
-    with np.errstate(invalid="ignore", divide="ignore"):
-        arrived = np.where(done | (q.scheduled_at >= 0) | (trace.concurrency == 0), q.arrived_at, nan)
-        queued = np.where(q.scheduled_at >= 0, q.scheduled_at - q.arrived_at - setup.request_s, nan)
-        ttft = np.where(q.first_at >= 0, q.first_at - q.arrived_at, nan)
-        e2e = np.where(done, q.last_at - q.arrived_at, nan)
-        tpot = np.where(done & (q.osl > 1), (q.last_at - q.first_at) / np.maximum(q.osl - 1, 1), nan)
-    return Records(
-        arrived, q.isl, q.osl, np.maximum(queued, 0.0), ttft, tpot, e2e, q.preemptions, q.cached, q.replica, q.status
-    )
-
-
-def _iterations(log: Log) -> Iterations:
-    k = int(log.meta[0])
+def _iterations(log: Any, stride: int) -> Iterations:
     return Iterations(
-        log.start[:k], log.duration[:k], log.replica[:k], log.batch[:k], log.prefill[:k], log.decode[:k],
-        log.blocks[:k], log.running[:k], log.waiting[:k], int(log.meta[1]),
+        start_s=log["start"], duration_s=log["duration"], replica=log["replica"], batch=log["batch"],
+        prefill_tokens=log["prefill"], decode_tokens=log["decode"], kv_blocks=log["blocks"], running=log["running"],
+        waiting=log["waiting"], stride=stride,
     )  # fmt: skip
 
 

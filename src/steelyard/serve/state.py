@@ -1,19 +1,89 @@
-"""The arrays the kernel works on, and what each of their entries means. Struct of arrays, allocated in one place."""
+"""The arrays the kernel works on, and what each of their fields means. Packed records, allocated in one place."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ITL_BINS", "ITL_SHORTEST_S", "TOTALS", "Log", "Pools", "Requests", "Setup", "Slots", "itl_edges"]
-
-Array = NDArray[Any]
+__all__ = [
+    "EXTRA",
+    "ITL_BINS",
+    "LINKS",
+    "LOG",
+    "POOL",
+    "REQUEST",
+    "SETUP",
+    "SLOT",
+    "TOTALS",
+    "UNIT",
+    "WORKER",
+    "itl_edges",
+]
 
 #: Histogram of times between tokens: logarithmic bins of 0.5 % from 1 us to beyond 1000 s.
 ITL_SHORTEST_S, ITL_STEP = 1e-6, 0.005
 ITL_BINS = 4400
+
+
+def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name in names]
+
+
+#: Limits and rules of a run, one record; see :class:`~steelyard.serve.engine.EngineConfig`.
+#: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``router``: 0 round-robin, 1 as given, 2
+#: fewest requests. ``add_time``: 1 when the order key counts from arrival. ``unit_tokens``: tokens of one cached prefix
+#: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``log``: whether steps are kept.
+SETUP = np.dtype(
+    _fields(
+        "i8", "max_tokens", "max_seqs", "threshold", "block", "blocks", "fixed", "cap", "mixed", "chunked", "admission",
+        "victim", "to_back", "static", "watermark", "replicas", "lanes", "router", "concurrency", "unit_tokens",
+        "unit_blocks", "max_iterations", "log",
+    )
+    + _fields("f8", "add_time", "conservativeness", "request_s", "max_time_s")
+)  # fmt: skip
+
+#: A request. ``key`` and ``seq`` order it in the heap it is in (to arrive, or waiting), linked by ``left_child`` and
+#: ``right_child``. ``last_at``: its newest token. ``remaining``: tokens still to generate, when it is not running.
+#: ``held``: prefix units it shares now.
+REQUEST = np.dtype(
+    _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at")
+    + _fields("i4", "isl", "osl", "remaining", "preemptions", "cached", "seq", "left_child", "right_child", "held")
+    + _fields("i2", "replica", "status")
+)
+
+#: Columns of the array of optional facts of a request (one row for all, or one each).
+EXTRA = ("base", "delay_s", "route")
+#: Columns of the array of optional links: prefix units, dependants, predecessors still to complete.
+LINKS = ("unit_start", "unit_count", "child_start", "child_count", "waits")
+
+#: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
+#: comes out (prompt, and what was generated before a preemption). ``take``: tokens of the step in flight.
+SLOT = np.dtype(
+    _fields("f8", "token_at") + _fields("i4", "request", "computed", "target", "left", "blocks", "take")
+)
+
+#: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends, inf when idle.
+#: ``forming``: a static batch may still grow.
+WORKER = np.dtype(_fields("f8", "end", "last_end") + _fields("i8", "count", "forming"))
+
+#: A replica. ``waiting``: root of the heap of waiting requests. ``load``: requests in it. ``ratio``: SGLang's new-token
+#: ratio. ``stage_free``, ``stage_out``: first stage free from, last step out at. ``oldest``, ``newest``, ``evictable``:
+#: cached prefix units nobody holds.
+POOL = np.dtype(
+    _fields("i8", "free", "waiting", "queued", "load", "oldest", "newest", "evictable")
+    + _fields("f8", "ratio", "stage_free", "stage_out")
+)
+
+#: A prefix unit in a replica. ``refs``: requests that hold it, -1 when it is not cached; links by age among the idle.
+UNIT = np.dtype(_fields("i4", "refs", "older", "newer"))
+
+#: A step.
+LOG = np.dtype(
+    _fields("f8", "start", "duration")
+    + _fields("i4", "replica", "batch", "prefill", "decode", "blocks", "running", "waiting", "unused")
+)
 
 #: Exact counters, in the order of the kernel's array.
 TOTALS = (
@@ -23,177 +93,34 @@ TOTALS = (
 )  # fmt: skip
 
 
-class Setup(NamedTuple):
-    """Limits and rules of a run; see :class:`~steelyard.serve.engine.EngineConfig`."""
-
-    max_tokens: int
-    max_seqs: int
-    threshold: int
-    block: int
-    blocks: int
-    fixed: int
-    cap: int
-    mixed: int
-    chunked: int
-    admission: int
-    victim: int
-    to_back: int
-    static: int
-    watermark: int
-    replicas: int
-    lanes: int
-    """Pipeline stages: so many steps are in flight in each replica."""
-    router: int
-    """0 round-robin, 1 as given by ``Requests.route``, 2 fewest requests."""
-    add_time: float
-    """1: the order key counts from the time of arrival."""
-    concurrency: int
-    unit_tokens: int
-    """Tokens of one cached prefix unit, 0 = no prefix cache; ``unit_blocks`` blocks hold it."""
-    unit_blocks: int
-    conservativeness: float
-    request_s: float
-    max_time_s: float
-    max_iterations: int
-    sharp: int
-    """1: keep every step of the log up to its length; 0: no log."""
-
-
-class Requests(NamedTuple):
-    """One entry per request."""
-
-    isl: Array
-    osl: Array
-    arrived_at: Array
-    """Client time; known beforehand or written when it happens."""
-    delay_s: Array
-    """Length 1: the same for all."""
-    base: Array
-    """Order key of the policy; length 1: the same for all."""
-    route: Array
-    order: Array
-    """Requests whose arrival is known beforehand, by time."""
-    waits: Array
-    """Predecessors still to complete; length 1 without dependencies."""
-    child_offsets: Array
-    children: Array
-    unit_offsets: Array
-    units: Array
-    """Prefix units, numbered from 0."""
-    key: Array
-    seq: Array
-    left_child: Array
-    right_child: Array
-    scheduled_at: Array
-    first_at: Array
-    last_at: Array
-    """Time of the newest token."""
-    remaining: Array
-    """Tokens still to generate."""
-    preemptions: Array
-    cached: Array
-    replica: Array
-    status: Array
-    held: Array
-    """Prefix units it shares now; length 1 without a prefix cache."""
-
-
-class Slots(NamedTuple):
-    """Running requests, ``[lane, slot]`` in order of admission; a replica has one lane per pipeline stage."""
-
-    request: Array
-    computed: Array
-    target: Array
-    """Tokens to compute before the next token comes out: prompt, and what was generated before a preemption."""
-    left: Array
-    blocks: Array
-    take: Array
-    """Tokens of the step in flight."""
-    token_at: Array
-    count: Array
-    """``[lane]`` running requests."""
-    end: Array
-    """``[lane]`` when the step in flight ends; inf when idle."""
-    last_end: Array
-    forming: Array
-    """``[lane]`` static batching: the batch may still grow."""
-
-
-class Pools(NamedTuple):
-    """One entry per replica."""
-
-    free: Array
-    waiting: Array
-    """Root of the heap of waiting requests, -1 when none."""
-    queued: Array
-    load: Array
-    ratio: Array
-    """SGLang's new-token ratio."""
-    stage_free: Array
-    stage_out: Array
-    refs: Array
-    """``[replica, unit]``: requests that hold a unit; -1: not cached."""
-    older: Array
-    newer: Array
-    oldest: Array
-    newest: Array
-    evictable: Array
-    """Units nobody holds."""
-
-
-class Log(NamedTuple):
-    """Steps."""
-
-    start: Array
-    duration: Array
-    replica: Array
-    batch: Array
-    prefill: Array
-    decode: Array
-    blocks: Array
-    running: Array
-    waiting: Array
-    meta: Array
-    """``[entries, stride, steps seen]``."""
-
-
 def itl_edges() -> NDArray[np.float64]:
     """Edges of the histogram of times between tokens, ``[ITL_BINS + 1]`` s."""
     return np.asarray(ITL_SHORTEST_S * np.exp(ITL_STEP * np.arange(ITL_BINS + 1)), dtype=np.float64)
 
 
-def allocate_log(entries: int) -> Log:
+def make_log(entries: int) -> NDArray[Any]:
     """An empty log of so many steps at most (an even number, 2 at least)."""
-    size = max(2, entries + entries % 2)
-    floats = [np.zeros(size) for _ in range(2)]
-    numbers = [np.zeros(size, dtype=np.int32) for _ in range(7)]
-    return Log(*floats, *numbers, np.array([0, 1, 0], dtype=np.int64))
+    return np.zeros(max(2, entries + entries % 2), dtype=LOG)
 
 
-def allocate_slots(lanes: int, sequences: int) -> Slots:
-    """Empty slots."""
-    numbers = [np.zeros((lanes, sequences), dtype=np.int32) for _ in range(6)]
-    return Slots(
-        *numbers, np.zeros((lanes, sequences)), np.zeros(lanes, dtype=np.int64), np.full(lanes, np.inf),
-        np.full(lanes, -1.0), np.ones(lanes, dtype=np.int64),
-    )  # fmt: skip
+def make_workers(count: int) -> NDArray[Any]:
+    """Idle workers."""
+    workers = np.zeros(count, dtype=WORKER)
+    workers["end"], workers["last_end"], workers["forming"] = np.inf, -1.0, 1
+    return workers
 
 
-def allocate_pools(replicas: int, blocks: int, units: int, ratio: float) -> Pools:
+def make_pools(replicas: int, blocks: int, ratio: float) -> NDArray[Any]:
     """Empty caches and queues."""
-    shape = (replicas, max(1, units))
-    return Pools(
-        free=np.full(replicas, blocks, dtype=np.int64),
-        waiting=np.full(replicas, -1, dtype=np.int64),
-        queued=np.zeros(replicas, dtype=np.int64),
-        load=np.zeros(replicas, dtype=np.int64),
-        ratio=np.full(replicas, ratio),
-        stage_free=np.zeros(replicas),
-        stage_out=np.zeros(replicas),
-        refs=np.full(shape, -1, dtype=np.int32),
-        older=np.full(shape, -1, dtype=np.int32),
-        newer=np.full(shape, -1, dtype=np.int32),
-        oldest=np.full(replicas, -1, dtype=np.int64),
-        newest=np.full(replicas, -1, dtype=np.int64),
-        evictable=np.zeros(replicas, dtype=np.int64),
-    )
+    pools = np.zeros(replicas, dtype=POOL)
+    pools["free"], pools["ratio"] = blocks, ratio
+    for name in ("waiting", "oldest", "newest"):
+        pools[name] = -1
+    return pools
+
+
+def make_units(replicas: int, units: int) -> NDArray[Any]:
+    """No unit cached."""
+    empty = np.zeros((replicas, max(1, units)), dtype=UNIT)
+    empty["refs"] = -1
+    return empty

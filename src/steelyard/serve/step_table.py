@@ -46,30 +46,34 @@ CONTEXT_START, BEFORE_START = 16.0, 256.0
 
 
 class Tables(NamedTuple):
-    """What the kernel evaluates; times in s, energies in J of the device. All float64."""
+    """What the kernel evaluates, packed: ``data`` holds table after table, ``layout[table]`` where and how large.
 
-    token: Floats
-    """``[0..DENSE]``, then geometric: time by new tokens."""
-    token_j: Floats
-    rows: Floats
-    rows_j: Floats
-    decode_only: Floats
-    """Further time by decoding tokens, for models whose decode projections differ (latent attention)."""
-    decode_only_j: Floats
-    prefill_only: Floats
-    prefill_only_j: Floats
-    decode: Floats
-    """``[batch, context]``: logarithm of the time of the sequence kernels of a decode."""
-    decode_w: Floats
-    """The same grid: energy over time."""
-    prefill: Floats
-    """``[chunks, new, before]`` likewise."""
-    prefill_w: Floats
-    constants: Floats
-    """See :data:`CONSTANTS`."""
+    Tables: time and energy by new tokens; by rows; by decoding tokens and by prompt tokens beyond that (latent
+    attention, whose projections differ); logarithm of the time and power of the sequence kernels by ``[sequences,
+    context]`` of decodes and by ``[chunks, new, before]`` of prompts; the constants. Times in s, energies in J and
+    powers in W of one device.
+    """
+
+    data: Floats
+    layout: NDArray[np.int64]
+    """``[7, 4]``: offset, then the extents; extent 0: no such table."""
 
 
-#: Places in ``Tables.constants``.
+def pack(*tables: Floats | tuple[Floats, Floats]) -> Tables:
+    """Tables in their order, each with its second array (energy or power) behind it."""
+    parts: list[Floats] = []
+    layout = np.zeros((len(tables), 4), dtype=np.int64)
+    offset = 0
+    for row, table in enumerate(tables):
+        first, second = table if isinstance(table, tuple) else (table, np.zeros(0))
+        layout[row, 0] = offset
+        layout[row, 1 : 1 + first.ndim] = first.shape
+        parts += [first.ravel(), second.ravel()]
+        offset += first.size + second.size
+    return Tables(np.concatenate(parts), layout)
+
+
+#: The last table.
 CONSTANTS = (
     "overhead_s", "per_row_s", "launch_s", "graph_tokens", "host_s", "host_per_row_s", "overlap", "static_w", "cap_w",
 )  # fmt: skip
@@ -106,7 +110,7 @@ class StepTable:
         """
         from steelyard.serve.evaluate import step_cost
 
-        return float(step_cost(self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
+        return float(step_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
 
     def energy_j(
         self,
@@ -121,7 +125,7 @@ class StepTable:
         """Energy of one device in that step, J."""
         from steelyard.serve.evaluate import step_cost
 
-        return float(step_cost(self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
+        return float(step_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
 
 
 def grid(largest: int, dense: int = DENSE, octave: int = PER_OCTAVE) -> Floats:
@@ -161,17 +165,14 @@ def build_step_table(
     token_grid, row_grid = grid(tokens), grid(sequences)
     token, token_j, cost = builder.token(token_grid, absorb=True)
     shared, _, _ = builder.token(token_grid, absorb=False)
-    none = np.zeros(1)
-    decode_only = decode_only_j = prefill_only = prefill_only_j = none
+    none = (np.zeros(0), np.zeros(0))
+    decode_only = prefill_only = none
     if not np.array_equal(shared, token):
         # latent attention: price what both have once, and the rest by the tokens of each kind
         token, token_j = builder.common(token_grid)
-        decode_only, decode_only_j = builder.own(token_grid, absorb=True)
-        prefill_only, prefill_only_j = builder.own(token_grid, absorb=False)
+        decode_only = builder.own(token_grid, absorb=True)
+        prefill_only = builder.own(token_grid, absorb=False)
     hop = np.asarray(boundary(model, plan, cluster, np.maximum(token_grid, 1.0)) * (plan.pp - 1)) * (token_grid > 0)
-    rows, rows_j = builder.rows(row_grid)
-    decode, decode_w = builder.decode(sequences, max_context)
-    prefill, prefill_w = builder.prefill(sequences, tokens, max_context)
     launches = LAUNCH_S.get(cluster.machine.launch, 0.0) * builder.launches()
     constants = np.array(
         [
@@ -186,10 +187,15 @@ def build_step_table(
             cost.cap_w,
         ]
     )
-    tables = Tables(
-        token + hop, token_j, rows, rows_j, decode_only, decode_only_j, prefill_only, prefill_only_j,
-        decode, decode_w, prefill, prefill_w, constants,
-    )  # fmt: skip
+    tables = pack(
+        (token + hop, token_j),
+        builder.rows(row_grid),
+        decode_only,
+        prefill_only,
+        builder.decode(sequences, max_context),
+        builder.prefill(sequences, tokens, max_context),
+        constants,
+    )
     middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
     sources = {f"{k.model} model": k.source for k in middle}
     return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
@@ -198,14 +204,19 @@ def build_step_table(
 def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0.0) -> Tables:
     """Tables of an imaginary engine whose steps take ``step_s + per_token_s * tokens``: for queueing theory."""
     points = grid(1 << 20)
-    nothing, flat = np.zeros(1), np.full((DENSE_BATCH + 2, 2), NOTHING)
+    nothing, zero = (np.zeros(0), np.zeros(0)), np.zeros(len(points))
+    flat, cube = np.full((DENSE_BATCH + 2, 2), NOTHING), np.full((2, 2, 2), NOTHING)
     constants = np.zeros(len(CONSTANTS))
     constants[3] = -1.0
-    return Tables(
-        np.where(points > 0, step_s + per_token_s * points, 0.0), np.where(points > 0, energy_j, 0.0),
-        np.zeros(len(points)), np.zeros(len(points)), nothing, nothing, nothing, nothing,
-        flat, np.zeros(flat.shape), np.full((2, 2, 2), NOTHING), np.zeros((2, 2, 2)), constants,
-    )  # fmt: skip
+    return pack(
+        (np.where(points > 0, step_s + per_token_s * points, 0.0), np.where(points > 0, energy_j, 0.0)),
+        (zero, zero),
+        nothing,
+        nothing,
+        (flat, np.zeros(flat.shape)),
+        (cube, np.zeros(cube.shape)),
+        constants,
+    )
 
 
 #: Logarithm of the time of no kernel at all.

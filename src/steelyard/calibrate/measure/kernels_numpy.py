@@ -55,9 +55,10 @@ class Kernels:
             return lambda: np.matmul(a, b)
         sizes = [int(s["n"]), int(s["k"])]
         elements = prod(sizes)
-        places = max(1, min(VIEWS, self._pool.size // elements))
-        step = (self._pool.size - elements) // max(1, places - 1) // 64 * 64 if places > 1 else 0
-        views = [self._pool[i * step : i * step + elements].reshape(sizes).T for i in range(places)]
+        pool = self._pool if elements <= self._pool.size else self._new(elements)
+        places = max(1, min(VIEWS, pool.size // elements))
+        step = (pool.size - elements) // max(1, places - 1) // 64 * 64 if places > 1 else 0
+        views = [pool[i * step : i * step + elements].reshape(sizes).T for i in range(places)]
         x, number = self._new(s["m"], s["k"]), count(7 * next(self._serial))
         return lambda: x @ views[next(number) % places]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ def quiet_threads(host: Host) -> int:
     return max(1, host.cores - round(host.load))
 
 
+def _blas_threads(host: Host) -> int:
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdigit() and int(text) > 0 else host.cores
+
+
 def measure(
     *,
     quick: bool = False,
@@ -98,7 +104,7 @@ def measure(
     """
     began = time.perf_counter()
     host = host or describe_host()
-    threads = threads or quiet_threads(host)
+    given, threads = threads, threads or quiet_threads(host)
     if threads < 1 or threads > 4096:
         raise InputError(f"expected 1 to 4096 threads, got {threads}", field="threads")
     facts: dict[str, float] = {}
@@ -109,6 +115,9 @@ def measure(
             raise InputError("measuring a GPU needs PyTorch: pip install 'steelyard[torch]'", field="device")
         from steelyard.calibrate.measure import kernels_numpy
 
+        if given:
+            raise InputError("NumPy takes its threads from OMP_NUM_THREADS; --threads needs PyTorch", field="threads")
+        threads = _blas_threads(host)
         kernels: Any = kernels_numpy.Kernels(pool)
         found, kind, title = f"numpy {np.__version__}", "cpu", host.title
         timer: Timer = kernels.timer()

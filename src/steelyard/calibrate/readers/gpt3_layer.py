@@ -63,9 +63,8 @@ def _wide(path: Path, ask: Ask) -> Iterator[Comparison]:
 def _long(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ["phase", "op", "latency_s"])
     for phase, rows in frame.groupby("phase", sort=False):
-        yield _compare(
-            path, ask, str(phase), rows["op"].astype(str).tolist(), rows["latency_s"].to_numpy(dtype=np.float64)
-        )
+        ops, measured = rows["op"].astype(str).tolist(), rows["latency_s"].to_numpy(dtype=np.float64)
+        yield _compare(path, ask, str(phase), ops, measured, layer_only=True)
 
 
 def _compare(

@@ -40,7 +40,7 @@ MEAN_LENGTH = 0.9
 HELD_BACK = 1.0
 #: Requests per client of an InferenceX run (``num_prompts = 10 x concurrency``).
 REQUESTS = 10.0
-KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", "tp", "pp", "dp", "ep"]
+KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", "tp", "pp", "dp", "ep", "stated"]
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -56,9 +56,11 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def place(
-    model: str, system: str, backend: str, gemm: Any, moe: Any, tp: float, pp: float, dp: float, ep: float
+    model: str, system: str, backend: str, gemm: Any, moe: Any, tp: float, pp: float, dp: float, ep: float, stated: bool
 ) -> Deployment | str:
     """The deployment of a row."""
+    if not stated:
+        return "load or lengths not stated"
     modes = {str(gemm), str(moe)} - {"nan", "None", ""}
     weights = (
         "fp8_block"
@@ -95,6 +97,11 @@ def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
         dp = np.where(unstated & (spread > tp) & (spread % tp == 0), spread / tp, dp)
     even = spread == tp * dp
     return frame.assign(tp=tp, pp=degree("pp_size"), dp=dp, ep=np.where(dp > 1, tp * dp, np.where(even, ep, 1.0)))
+
+
+def _stated(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column that says whether a row states its load and lengths."""
+    return frame.assign(stated=frame[["concurrency", "isl", "osl"]].notna().all(axis=1))
 
 
 def _both(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
@@ -137,7 +144,7 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     family = frame["model_path"].str.rpartition("/")[2] + np.where(odd, " (inconsistent concurrency)", "")
     family = family + np.where(drafted, " (suspected speculative decoding)", "")
     machine = frame["system"].map(machine_name)
-    answers = predict_all(frame, KEYS, place, _both, 2)
+    answers = predict_all(_stated(frame), KEYS, place, _both, 2)
     for metric, column, found in zip(("tpot_s", "ttft_s"), ("tpot_ms", "ttft_ms"), answers, strict=True):
         yield comparison(
             ask, path.stem, metric=metric, phase="serve", machine=machine, family=family + " " + frame["backend"],
@@ -159,7 +166,7 @@ def _disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
         ("ttft_s", "prefill_", "ttft_ms", _prefill_worker),
     ):
         rows = _degrees(frame, prefix)
-        found = predict(rows, KEYS, place, question)
+        found = predict(_stated(rows), KEYS, place, question)
         yield comparison(
             ask, path.stem, metric=metric, phase="serve", machine=rows["system"].map(machine_name),
             family=rows["model_path"].astype(str).str.rpartition("/")[2] + " disaggregated",
@@ -207,7 +214,7 @@ def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
         gemm_quant_mode=precision, moe_quant_mode="", pp=1.0, dp=1.0, ep=1.0, uniform=False,
         tp=frame["tp"].fillna(frame["n_gpus"]).fillna(1.0),
     )  # fmt: skip
-    answers = predict_all(frame, KEYS, place, _both, 2)
+    answers = predict_all(_stated(frame), KEYS, place, _both, 2)
     for metric, column, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=True):
         yield comparison(
             ask, path.stem, metric=metric, phase="serve", machine=frame["system"].astype(str).map(machine_name),

@@ -39,7 +39,7 @@ MODELS = {
     "LLaMA 70B": "Llama-2-70b",
     "Falcon 180B": "tiiuae/falcon-180B",
     "Mixtral 8x7B": "mistralai/Mixtral-8x7B-v0.1",
-    "Mixtral 8x22B": "mistralai/Mixtral-8x22B-v0.1",
+    "Mixtral 8x22B": "mixtral-8x22b",
 }
 
 
@@ -124,10 +124,11 @@ def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
         )
 
     found = predict(frame, ["model", "gpu", "tp", "pp", "precision", "kv_dtype"], place, _queue_rate)
+    why = np.where((found.why == "") & np.isnan(found.predicted), "the model does not fit these devices", found.why)
     yield comparison(
         ask, path.stem, metric="tokens_per_s", phase="serve", machine=frame["gpu"].map(machine_name),
         family=frame["model"].astype(str) + " " + frame["precision"].astype(str), measured=frame["throughput_tok_s"],
-        predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
+        predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=why,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,14 @@ def traffic(asked: Traffic) -> Trace:
         made = _drawn(asked, said, rng)
     if said.peak != 1.0:
         made = made.scaled(said.peak)
-    return made
+    return replace(made, origin=_origin(asked))
+
+
+def _origin(asked: Traffic) -> dict[str, str | int | float]:
+    """The options that were given, as text and numbers; the seed always."""
+    given = {f.name: getattr(asked, f.name) for f in fields(asked)}
+    kept = {k: v for k, v in given.items() if v not in ("", None) and (v or k != "system")}
+    return {k: v if isinstance(v, int | float) else str(v) for k, v in kept.items()}
 
 
 class _Said:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,11 +174,14 @@ class Table:
             wanted = (self.arrived_at, self.isl, self.osl)
             if not set(wanted) <= set(head) or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head):
                 return None
+            columns = [head.index(c) for c in wanted]
             try:
-                at, isl, osl = np.loadtxt(
-                    stream, delimiter=",", usecols=[head.index(c) for c in wanted], comments=None, unpack=True, ndmin=2
-                )
-            except (ValueError, IndexError):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # no rows
+                    at, isl, osl = np.loadtxt(
+                        stream, delimiter=",", usecols=columns, comments=None, unpack=True, ndmin=2
+                    )
+            except (ValueError, IndexError, UserWarning):
                 return None
         lengths = np.stack([isl, osl])
         if not (isl.size and np.all((lengths >= 1) & (lengths <= MAX_TOKENS) & (lengths == np.floor(lengths)))):
@@ -302,8 +306,10 @@ def _moments(values: Any) -> Any:
             return np.datetime64("NaT", "ns")
 
     try:
-        return np.asarray(values, dtype="U29").astype("datetime64[ns]")
-    except ValueError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy warns of zones
+            return np.asarray(values, dtype=str).astype("datetime64[ns]")
+    except (ValueError, UserWarning, DeprecationWarning):
         return np.array([read(v) for v in values], dtype="datetime64[ns]")
 
 

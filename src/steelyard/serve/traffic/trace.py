@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Trace:
         name: what to call it in reports.
         rejected: problems of rows that were dropped, one line each.
         notes: what was changed or assumed on the way in.
+        origin: the options that make it again, by name; empty when it was built from arrays.
 
     Raises:
         InputError: all problems at once.
@@ -70,7 +71,8 @@ class Trace:
     concurrency: int = 0
     name: str = "trace"
     rejected: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         raise_all(_normalised(self))

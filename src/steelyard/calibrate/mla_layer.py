@@ -1,0 +1,153 @@
+"""A whole latent-attention layer (DeepSeek-V3's), as the aiconfigurator collector times it: the parts around attention.
+
+The collector captures one forward of vLLM's layer in a CUDA graph and repeats it; inputs and weights are constants. Time is
+that of the products (down, query up, key-value up or the two absorbed products, output), of attention, and of a chain of
+small kernels (norms, rotary embedding, cache write, copies that join rotary and plain parts). Without a compiler
+vLLM runs norms and rotary embedding as separate elementwise kernels on Hopper and Ada, and as fused ones on
+Blackwell: 40 small kernels and 85 kB per token, against 12 and none. All of a small layer's weights stay in the last-level
+cache between repeats. Method and errors: docs/methods/attention.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.calibrate.readers import _ops
+from steelyard.cost.attention_decode import hot_share
+from steelyard.cost.devices import attention_device
+from steelyard.machine.component import Machine
+from steelyard.plan.formats import find_format
+
+__all__ = ["STACKS", "Chain", "chain_s", "layer_rest", "products"]
+
+Floats = NDArray[np.float64]
+
+HIDDEN, QUERY_RANK, LATENT, ROPE, NOPE, VALUE = 7168, 1536, 512, 64, 128, 128
+"""DeepSeek-V3: hidden width, query and key-value ranks, rotary, plain and value elements of a head. Source: its config."""
+KERNEL_S: Final = 1.6e-6
+"""s of one small kernel inside a graph. Source: vector kernels of H100, A100 (catalogue/calibration/*/vector.toml)."""
+DRAM_FRAC, CACHE_FRAC = 0.9, 0.87
+"""Of the bandwidths an elementwise kernel sustains. Source: the same fits."""
+CHAIN_DEPTH: Final = 9.0
+"""Bytes the whole chain moves over those one of its kernels works on: seven elementwise steps of a norm, two of them
+in 32 bit."""
+ELEMENT: Final = 2.0
+"""Bytes of a 16-bit activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The small kernels of a layer in one software stack; facts of the software, fitted to half of the head counts."""
+
+    kernels: float
+    """Their number."""
+    token_bytes: float
+    """Bytes they move per token whatever the heads: norms of query and key-value ranks."""
+    head_bytes: float
+    """Bytes they move per token and head: rotary embedding, joined keys or queries."""
+    head_s: float = 0.0
+    """s x unit per token and head: kernels of one thread block per row."""
+
+
+#: By attention kernel of the tables (decode kernels also serve short prompts), the machine class where it matters.
+STACKS: Final[Mapping[str, Chain]] = MappingProxyType(
+    {
+        "FLASH_ATTN": Chain(38.3, 8.7e4, 3.2e3),
+        "FLASH_ATTN_MLA": Chain(28.4, 8.5e4, 2e3, 3.0e-7),
+        "FLASHMLA": Chain(39.8, 8.5e4, 2e3, 3.0e-7),
+        "FLASH_ATTN ada": Chain(27.1, 5.4e4, 2.9e3),
+        "TRITON_MLA": Chain(28.7, 3.2e4, 2e3, 6.2e-7),
+        "FLASH_ATTN blackwell": Chain(11.8, 0.0, 9e2),
+        "TRTLLM_RAGGED": Chain(11.8, 0.0, 4.2e3),
+        "FLASHINFER_MLA": Chain(6.0, 0.0, 2e3, 5.3e-7),
+        "vllm_triton_mla prefill": Chain(0.0, 0.0, 4.8e3),
+        "vllm_triton_mla decode": Chain(0.0, 0.0, 4e2),
+    }
+)
+
+
+def chain_of(kernel: str, machine: Machine, phase: str) -> Chain:
+    """The chain of a row: by its kernel, then by machine family or phase."""
+    for key in (f"{kernel} {machine.family}", f"{kernel} {phase}", kernel):
+        if key in STACKS:
+            return STACKS[key]
+    return Chain(0.0, 0.0, 0.0)
+
+
+def chain_s(chain: Chain, machine: Machine, tokens: Any, heads: Any) -> Floats:
+    """Time (s) of the small kernels: kernels KERNEL_S + bytes / bandwidth + tokens heads head_s / units."""
+    device = attention_device(_ops.site(machine))
+    count, many = np.asarray(tokens, dtype=np.float64), np.asarray(heads, dtype=np.float64)
+    moved = count * (chain.token_bytes + chain.head_bytes * many)
+    hot = hot_share(moved / CHAIN_DEPTH, device.l2_bytes, 4.0)
+    slow, fast = DRAM_FRAC * device.dram_bytes_per_s, CACHE_FRAC * device.l2_bytes_per_s
+    rows = count * many * (chain.head_s / device.units)
+    return np.asarray(chain.kernels * KERNEL_S + moved * ((1 - hot) / slow + hot / fast) + rows)
+
+
+def _fast_memory(machine: Machine) -> Machine:
+    """The machine with a main memory as fast as its last-level cache: what a product meets whose weights stayed there."""
+    cached = max(attention_device(_ops.site(machine)).l2_bytes_per_s, machine.root.bandwidth_bytes_per_s)
+    memory = tuple(replace(m, bandwidth_bytes_per_s=cached) if m.name == machine.root.name else m for m in machine.memory)
+    return machine.but(memory=memory)
+
+
+def products(machine: Machine, weights: str, tokens: Any, heads: Any, *, absorbed: bool) -> _ops.Answer:
+    """The dense products of a layer, weights from the cache as far as the whole layer fits it.
+
+    Args:
+        machine: where.
+        weights: format of the weights.
+        tokens, heads: arrays of one shape.
+        absorbed: keys and values stay compressed (decode); else they are expanded per head.
+    """
+    count, many = np.asarray(tokens, dtype=np.float64), np.asarray(heads, dtype=np.float64)
+    projections = HIDDEN * (QUERY_RANK + LATENT + ROPE) + QUERY_RANK * many * (NOPE + ROPE) + many * VALUE * HIDDEN
+    up = many * LATENT * (NOPE + VALUE)
+    stored = find_format(weights).stored_bits / 8
+    weight_bytes = projections * stored + up * (ELEMENT if absorbed else stored)
+    row = 2 * HIDDEN + QUERY_RANK + LATENT + ROPE + many * (NOPE + ROPE + 2 * VALUE + (2 * LATENT if absorbed else 0))
+    hot = hot_share(weight_bytes + count * row * ELEMENT, attention_device(_ops.site(machine)).l2_bytes)
+    cold, warm = _products(machine, weights, count, many, absorbed), None
+    if np.any(hot > 1e-3):
+        warm = _products(_fast_memory(machine), weights, count, many, absorbed)
+    if warm is None:
+        return cold
+    return _ops.Answer(
+        (1 - hot) * cold.time_s + hot * warm.time_s,
+        (1 - hot) * cold.low_s + hot * warm.low_s,
+        (1 - hot) * cold.high_s + hot * warm.high_s,
+        cold.roofline_s,
+        cold.source,
+    )
+
+
+def _products(machine: Machine, weights: str, tokens: Floats, heads: Floats, absorbed: bool) -> _ops.Answer:
+    def gemm(fmt: str, n: Any, k: Any, groups: Any = 1) -> _ops.Answer:
+        return _ops.gemm(machine, fmt, tokens, n, k, groups=groups, hot=False)
+
+    total = gemm(weights, QUERY_RANK + LATENT + ROPE, HIDDEN) + gemm(weights, heads * (NOPE + ROPE), QUERY_RANK)
+    total = total + gemm(weights, HIDDEN, heads * VALUE)
+    if not absorbed:
+        return total + gemm(weights, heads * (NOPE + VALUE), LATENT)
+    return total + gemm("bf16", LATENT, NOPE, heads) + gemm("bf16", VALUE, LATENT, heads)
+
+
+def layer_rest(
+    machine: Machine, kernel: str, weights: str, tokens: Any, heads: Any, *, absorbed: bool, phase: str
+) -> _ops.Answer:
+    """Everything of a layer but the attention kernel: products and small kernels.
+
+    Args:
+        machine, weights, tokens, heads, absorbed: as `products`.
+        kernel: the attention kernel as the tables name it.
+        phase: "prefill" or "decode".
+    """
+    chain = chain_s(chain_of(kernel, machine, phase), machine, tokens, heads)
+    return products(machine, weights, tokens, heads, absorbed=absorbed).after(chain)
