@@ -67,7 +67,7 @@ STACKS: Final[Mapping[str, Chain]] = MappingProxyType(
         "TRTLLM_RAGGED": Chain(11.8, 0.0, 4.2e3),
         "FLASHINFER_MLA": Chain(6.0, 0.0, 2e3, 5.3e-7),
         "vllm_triton_mla prefill": Chain(0.0, 0.0, 4.8e3),
-        "vllm_triton_mla decode": Chain(0.0, 0.0, 4e2),
+        "vllm_triton_mla decode": Chain(0.0, 0.0, 4e2),  # calls, not layers: no norms, no projections
     }
 )
 
@@ -98,7 +98,9 @@ def _fast_memory(machine: Machine) -> Machine:
     return machine.but(memory=memory)
 
 
-def products(machine: Machine, weights: str, tokens: Any, heads: Any, *, absorbed: bool) -> _ops.Answer:
+def products(
+    machine: Machine, weights: str, tokens: Any, heads: Any, *, absorbed: bool, projections: bool = True
+) -> _ops.Answer:
     """The dense products of a layer, weights from the cache as far as the whole layer fits it.
 
     Args:
@@ -106,19 +108,19 @@ def products(machine: Machine, weights: str, tokens: Any, heads: Any, *, absorbe
         weights: format of the weights.
         tokens, heads: arrays of one shape.
         absorbed: keys and values stay compressed (decode); else they are expanded per head.
+        projections: down, query and output projections too; False: only what an attention call itself does.
     """
     count, many = np.asarray(tokens, dtype=np.float64), np.asarray(heads, dtype=np.float64)
-    projections = HIDDEN * (QUERY_RANK + LATENT + ROPE) + QUERY_RANK * many * (NOPE + ROPE) + many * VALUE * HIDDEN
+    around = HIDDEN * (QUERY_RANK + LATENT + ROPE) + QUERY_RANK * many * (NOPE + ROPE) + many * VALUE * HIDDEN
     up = many * LATENT * (NOPE + VALUE)
     stored = find_format(weights).stored_bits / 8
-    weight_bytes = projections * stored + up * (ELEMENT if absorbed else stored)
+    weight_bytes = around * stored * projections + up * (ELEMENT if absorbed else stored)
     row = 2 * HIDDEN + QUERY_RANK + LATENT + ROPE + many * (NOPE + ROPE + 2 * VALUE + (2 * LATENT if absorbed else 0))
     hot = hot_share(weight_bytes + count * row * ELEMENT, attention_device(_ops.site(machine)).l2_bytes)
-    cold, warm = _products(machine, weights, count, many, absorbed), None
-    if np.any(hot > 1e-3):
-        warm = _products(_fast_memory(machine), weights, count, many, absorbed)
-    if warm is None:
+    cold = _products(machine, weights, count, many, absorbed, projections)
+    if np.all(hot < 1e-3):
         return cold
+    warm = _products(_fast_memory(machine), weights, count, many, absorbed, projections)
     return _ops.Answer(
         (1 - hot) * cold.time_s + hot * warm.time_s,
         (1 - hot) * cold.low_s + hot * warm.low_s,
@@ -128,26 +130,39 @@ def products(machine: Machine, weights: str, tokens: Any, heads: Any, *, absorbe
     )
 
 
-def _products(machine: Machine, weights: str, tokens: Floats, heads: Floats, absorbed: bool) -> _ops.Answer:
+def _products(
+    machine: Machine, weights: str, tokens: Floats, heads: Floats, absorbed: bool, projections: bool
+) -> _ops.Answer:
     def gemm(fmt: str, n: Any, k: Any, groups: Any = 1) -> _ops.Answer:
         return _ops.gemm(machine, fmt, tokens, n, k, groups=groups, hot=False)
 
-    total = gemm(weights, QUERY_RANK + LATENT + ROPE, HIDDEN) + gemm(weights, heads * (NOPE + ROPE), QUERY_RANK)
-    total = total + gemm(weights, HIDDEN, heads * VALUE)
-    if not absorbed:
-        return total + gemm(weights, heads * (NOPE + VALUE), LATENT)
-    return total + gemm("bf16", LATENT, NOPE, heads) + gemm("bf16", VALUE, LATENT, heads)
+    if absorbed:
+        total = gemm("bf16", LATENT, NOPE, heads) + gemm("bf16", VALUE, LATENT, heads)
+    else:
+        total = gemm(weights, heads * (NOPE + VALUE), LATENT)
+    if not projections:
+        return total
+    total = total + gemm(weights, QUERY_RANK + LATENT + ROPE, HIDDEN)
+    return total + gemm(weights, heads * (NOPE + ROPE), QUERY_RANK) + gemm(weights, HIDDEN, heads * VALUE)
 
 
 def layer_rest(
-    machine: Machine, kernel: str, weights: str, tokens: Any, heads: Any, *, absorbed: bool, phase: str
+    machine: Machine,
+    kernel: str,
+    weights: str,
+    tokens: Any,
+    heads: Any,
+    *,
+    absorbed: bool,
+    phase: str,
+    projections: bool = True,
 ) -> _ops.Answer:
     """Everything of a layer but the attention kernel: products and small kernels.
 
     Args:
-        machine, weights, tokens, heads, absorbed: as `products`.
+        machine, weights, tokens, heads, absorbed, projections: as `products`.
         kernel: the attention kernel as the tables name it.
         phase: "prefill" or "decode".
     """
     chain = chain_s(chain_of(kernel, machine, phase), machine, tokens, heads)
-    return products(machine, weights, tokens, heads, absorbed=absorbed).after(chain)
+    return products(machine, weights, tokens, heads, absorbed=absorbed, projections=projections).after(chain)

@@ -129,15 +129,16 @@ def _table(simulation: Simulation, targets: Sequence[Target]) -> str:
 def _over_time(simulation: Simulation, targets: Sequence[Target]) -> list[Chart]:
     series = averages(simulation)
     time = series["time_s"]
-    requests = Chart("requests", "time, s", "")
-    requests.line("running", time, series["running"])
-    requests.line("waiting", time, series["waiting"])
+    running = Chart("requests running", "time, s", "")
+    running.line("", time, series["running"])
+    waiting = Chart("requests waiting", "time, s", "")
+    waiting.line("", time, series["waiting"])
     cache = Chart("KV cache in use", "time, s", "%", top=100.0)
     cache.line("", time, series["kv_frac"] * 100)
     tokens = Chart("tokens per second", "time, s", "")
     tokens.line("prompt", time, series["prefill_tokens_per_s"])
     tokens.line("answer", time, series["decode_tokens_per_s"])
-    charts = [requests, cache, tokens]
+    charts = [running, waiting, cache, tokens]
     records = simulation.records
     done = np.flatnonzero(np.asarray(records.completed))
     shown = done[np.linspace(0, len(done) - 1, min(DOTS, len(done))).astype(np.int64)] if done.size else done

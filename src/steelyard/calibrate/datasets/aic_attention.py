@@ -22,6 +22,9 @@ __all__ = ["KERNELS", "AttentionRows", "attention_machines", "read_attention", "
 
 Array = NDArray[np.float64]
 
+#: Share of the configurations an attention fit sees, in thousandths.
+FITTED_THOUSANDTHS = 500
+
 #: kernel_source of the tables -> name in catalogue/kernels/attention.toml
 KERNELS = {
     "vllm_flash_attn": "fa2",
@@ -56,8 +59,9 @@ class AttentionRows:
     kv_bits: Array
     time_s: Array
     base_s: Array
-    """MLA modules: time of the same module at the shortest context (projections); 0 elsewhere."""
+    """MLA layers: predicted time of everything around attention; 0 elsewhere."""
     base_context: Array
+    """MLA eager calls: host time (s) below which nothing is measured; 0 elsewhere."""
 
     def __len__(self) -> int:
         return int(self.time_s.size)
@@ -142,22 +146,31 @@ def read_attention(folder: str | Path, machine: str, phase: str) -> AttentionRow
     return _rows(frame.groupby(keys, as_index=False)["latency"].median())
 
 
-def read_mla_generation(folder: str | Path, machine: str) -> AttentionRows:
-    """MLA decode rows of one machine, with the time of the same module at the shortest context as `base_s`.
+def latent_fitted(heads: Any, cache: str) -> NDArray[np.bool_]:
+    """Which rows of the MLA tables the fit sees: whole (heads, cache format) pairs, by the hash of a configuration."""
+    count = np.asarray(heads, dtype=np.float64)
+    zero, bits = np.zeros(count.size), np.full(count.size, 8.0 if "8" in cache else 16.0)
+    rows = AttentionRows(
+        np.full(count.size, ""), zero, zero, zero, count, zero + 1, zero, zero, bits, zero, zero, zero
+    )
+    return np.asarray(rows.configuration_hash() < FITTED_THOUSANDTHS)
 
-    Module tables: context = step; call tables: context = isl + step and no base.
+
+def read_mla_generation(folder: str | Path, machine: str) -> tuple[AttentionRows, NDArray[np.str_]]:
+    """MLA decode rows of one machine, and the kernel of each as the table names it.
+
+    Rows of whole layers with 16-bit weights (others are for scoring), context = step; calls, context = isl + step.
+    `base_s` is left 0: what a layer does around attention (`steelyard.calibrate.mla_layer`).
     """
     import pandas as pd
 
     frame = pd.read_parquet(Path(folder) / "mla_vllm.parquet")
     frame = frame[(frame["system"] == machine) & frame["table"].str.contains("generation")].copy()
     module = frame["table"].str.contains("module")
+    frame = frame[~module | (frame["gemm_type"].astype(str) == "bfloat16")]
     frame["context"] = frame["step"] + (~module).astype(int)
-    for name in ("table", "kernel_source", "gemm_type", "kv_cache_dtype"):
-        frame[name] = frame[name].astype(object).fillna("none").astype(str)
-    keys = ["table", "kernel_source", "gemm_type", "kv_cache_dtype", "num_heads", "batch_size"]
-    frame = frame.groupby([*keys, "context"], as_index=False)["latency"].median().sort_values("context")
-    first = frame[frame["table"].str.contains("module")].groupby(keys).head(6)
-    base = first.groupby(keys, as_index=False).agg(base=("latency", "min"), base_context=("context", "min"))
-    frame = frame.merge(base, on=keys, how="left").fillna({"base": 0.0, "base_context": 1.0})
-    return _rows(frame)
+    for name in ("kernel_source", "kv_cache_dtype"):
+        frame[name] = frame[name].astype(str)
+    keys = ["kernel_source", "kv_cache_dtype", "num_heads", "batch_size"]
+    frame = frame.groupby([*keys, "context"], as_index=False)["latency"].median()
+    return _rows(frame), np.asarray(frame["kernel_source"], dtype=np.str_)
