@@ -219,6 +219,7 @@ def test_bad_samples_are_refused(tmp_path: Path, text: str, says: str, capsys: p
         (["h100_sxm", "--from", "{tmp}", "--quick"], "--quick goes with --here"),
         (["--here", "--name", "H 100"], "lower-case"),
         (["--here", "--name", "h100_sxm"], "machine of the catalogue"),
+        (["--here", "--out", "/dev/null/x"], "cannot write to"),
         (["nobody_x", "--samples", "{tmp}/s.csv"], "no file"),
     ],
 )

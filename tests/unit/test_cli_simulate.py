@@ -234,6 +234,40 @@ def test_replicas_multiply_the_deployment(capsys: pytest.CaptureFixture[str], tm
         assert {row["replica"] for row in csv.DictReader(stream)} == {"0", "1"}
 
 
+def test_deadlines_and_priorities_come_from_the_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "arrived_at,num_prefill_tokens,num_decode_tokens,priority,deadline_s\n"
+        + "".join(f"0,500,20,{9 - i},{10 - i}\n" for i in range(10))
+    )
+    waits = {}
+    for policy in ("fcfs", "priority", "deadline"):
+        path = tmp_path / f"{policy}.csv"
+        options = ["--policy", policy, "--max-num-seqs", "1", "--records", str(path)]
+        assert _run(capsys, *MODEL, "--trace", str(file), *options)[0] == 0
+        with path.open() as stream:
+            waits[policy] = [float(row["ttft_s"]) for row in csv.DictReader(stream)]
+    assert waits["fcfs"] == sorted(waits["fcfs"])
+    for policy in ("priority", "deadline"):
+        assert waits[policy][1:] == sorted(waits[policy][1:], reverse=True)
+
+
+def test_one_row_of_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _run(capsys, *SMALL, "--csv", "--ttft", "1s")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert (code, len(rows)) == (0, 1)
+    assert float(rows[0]["ttft_s.p99"]) > 0
+    assert rows[0]["verdict.ttft_s.p99.met"] == "True"
+
+
+def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
+    again = simulate("llama-3.1-8b", "h100_sxm", trace=small.trace, flags={"num_gpu_blocks_override": 200})
+    assert np.array_equal(again.records.ttft_s, small.records.ttft_s)
+    with pytest.raises(InputError) as caught:
+        simulate("llama-3.1-8b", "h100_sxm", trace=small.trace, rate="4/s", isl=5)
+    assert [p.field for p in caught.value.problems] == ["rate", "isl"]
+
+
 # Bad input: exit 2, one line per problem, nothing on stdout
 
 

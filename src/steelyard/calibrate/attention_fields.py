@@ -135,7 +135,8 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "mla": {
         "fa3_mla": {"token_s": (1e-10, 1e-7)},
         "flash_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
-        "trtllm_mla": {"matrix_ratio": (0.3, 1.3), "token_s": (1e-10, 1e-7)},
-        "triton_mla": {"matrix_ratio": (0.03, 1.0)},
+        "trtllm_mla": {"token_s": (1e-10, 1e-7), "narrow_again_frac": (0.01, 1.0)},
+        "triton_mla": {"matrix_ratio": (0.03, 1.0), "token_s": (1e-10, 1e-7)},
+        "triton_mla_0_14": {"matrix_ratio": (0.03, 1.0), "token_s": (1e-10, 1e-7)},
     },
 }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.attention_fields import FACT_FIELDS, HARDWARE_FIELDS
 from steelyard.calibrate.datasets.aic_attention import AttentionRows, read_attention, read_mla_generation
+from steelyard.calibrate.mla_layer import CALL_S, layer_rest
 from steelyard.cost.attention import (
     AttentionDevice,
     AttentionFacts,
@@ -31,6 +32,7 @@ from steelyard.cost.attention import (
     prefill_attention_time_s,
 )
 from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
+from steelyard.machine.catalogue import find_machine
 
 __all__ = [
     "FACT_FIELDS",
@@ -38,8 +40,8 @@ __all__ = [
     "Fit",
     "Part",
     "Score",
-    "attention_growth",
     "fit",
+    "latent_layers",
     "parts",
     "predict",
     "roofline",
@@ -54,8 +56,11 @@ Facts = AttentionFacts | MlaFacts
 
 MAX_ROWS = 1500
 """Rows of one (machine, kernel) a fit looks at; a random subset, which changes errors by less than 0.2 points."""
-MIN_GROWTH_FRAC = 0.25
-MIN_GROWTH_S = 5e-6
+EAGER_CALLS = ("vllm_triton_mla",)
+"""Kernels of the MLA tables timed eagerly, without the layer around them."""
+CLEAR_OF_HOST = 0.2
+"""Eager rows count where even the roofline takes this share of the host's time (their outliers rule out the measured
+time)."""
 LOSS_SCALE = 0.1
 """Log error above which a residual counts linearly."""
 FACT_WEIGHT = 0.05
@@ -101,17 +106,34 @@ def parts(machine: str, device: AttentionDevice, rows: AttentionRows, kernels: S
     return [Part(machine, k, device, rows.take(rows.kernel == k)) for k in kernels if np.any(rows.kernel == k)]
 
 
-def attention_growth(rows: AttentionRows) -> AttentionRows:
-    """MLA rows whose `time_s` is the growth of a module's time since its shortest context, where that is clear of
-    noise.
+def latent_layers(data: Path, machine: str) -> AttentionRows:
+    """MLA decode rows with `base_s` set to the predicted time of everything around attention (`mla_layer`).
 
-    Kept: module rows that grew by MIN_GROWTH_FRAC and MIN_GROWTH_S. Eager calls without a module (A100) carry 0.3 ms of
-    host
-    overhead and are left out.
+    Eager calls (A100) are kept only where they are clear of the host's time.
     """
-    growth = rows.time_s - rows.base_s
-    clear = (rows.base_s > 0) & (growth > np.maximum(MIN_GROWTH_FRAC * rows.base_s, MIN_GROWTH_S))
-    return replace(rows.take(clear), time_s=growth[clear])
+    rows, sources = read_mla_generation(data, machine)
+    chip, base = find_machine(machine), np.zeros(len(rows))
+    clear = np.ones(len(rows), dtype=bool)
+    for source in np.unique(sources).tolist():
+        mine = sources == source
+        eager = source in EAGER_CALLS
+        rest = layer_rest(
+            chip,
+            source,
+            "bf16",
+            rows.batch[mine],
+            rows.heads[mine],
+            absorbed=True,
+            phase="decode",
+            projections=not eager,
+        )
+        base[mine] = rest.time_s
+        if eager:
+            limit = mla_decode_limit_s(
+                rows.batch, rows.context, rows.heads, kv_bits=rows.kv_bits, device=DEVICES[machine]
+            )
+            clear &= ~mine | (limit + base > CLEAR_OF_HOST * CALL_S["decode"])
+    return replace(rows, base_s=base).take(clear)
 
 
 def split(part: Part, side: Literal["fit", "held_out"], half: int = 500) -> Part:
@@ -123,24 +145,21 @@ def split(part: Part, side: Literal["fit", "held_out"], half: int = 500) -> Part
 def predict(part: Part, parameters: Parameters, facts: Any) -> Array:
     """Predicted times (s) of a part's rows, the repeated benchmark's hot cache included.
 
-    MLA rows of whole modules hold the growth since the shortest context (see `attention_growth`).
+    MLA rows are of whole layers: `base_s` is added (see `latent_layers`).
     """
     r = part.rows
     if isinstance(parameters, MlaParameters):
-
-        def time(context: Array) -> Array:
-            return mla_decode_time_s(
-                r.batch,
-                context,
-                r.heads,
-                kv_bits=r.kv_bits,
-                device=part.device,
-                parameters=parameters,
-                facts=facts,
-                kv_hot=True,
-            )
-
-        return np.maximum(time(r.context) - np.where(r.base_s > 0, time(r.base_context), 0.0), 1e-9)
+        attention = mla_decode_time_s(
+            r.batch,
+            r.context,
+            r.heads,
+            kv_bits=r.kv_bits,
+            device=part.device,
+            parameters=parameters,
+            facts=facts,
+            kv_hot=True,
+        )
+        return np.asarray(attention + r.base_s)
     if isinstance(parameters, DecodeParameters):
         return decode_attention_time_s(
             r.batch,
@@ -175,7 +194,7 @@ def roofline(phase: Phase, part: Part) -> Array:
     r = part.rows
     shape = (r.heads, r.kv_heads, r.head_dim)
     if phase == "mla":
-        return mla_decode_limit_s(r.batch, r.context - r.base_context, r.heads, kv_bits=r.kv_bits, device=part.device)
+        return mla_decode_limit_s(r.batch, r.context, r.heads, kv_bits=r.kv_bits, device=part.device)
     if phase == "decode":
         return decode_attention_limit_s(
             r.batch, r.context, *shape, kv_bits=r.kv_bits, window=r.window, device=part.device, computes_fp8=False
@@ -314,7 +333,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 COMMON_KERNELS = {
     "decode": ("fa2", "fa3", "flashinfer", "trtllm"),
     "prefill": ("fa2", "fa3", "flashinfer", "trtllm"),
-    "mla": ("fa3_mla", "flash_mla", "trtllm_mla", "triton_mla"),
+    "mla": ("fa3_mla", "flash_mla", "trtllm_mla", "triton_mla", "triton_mla_0_14"),
 }
 SPECIAL_KERNELS = {"decode": ("triton", "fa4_large_head"), "prefill": ("triton", "fa4_large_head"), "mla": ()}
 JOINT_PULL = 0.5
@@ -377,24 +396,34 @@ HEADER = """\
 # provenance).
 # Split: half of the configurations (heads, KV heads, head_dim, window, KV format) fitted, the others scored.
 # [*.residual]: errors in %, logs of
-# measured / predicted, on the configurations left out; [*.<kernel>.residual] the same per kernel. MLA is scored on the
-# growth of a
-# layer's time with the context.
+# measured / predicted, on the configurations left out; [*.<kernel>.residual] the same per kernel. MLA is scored on
+# whole layers.
 """
 
 
-def calibrate(data: Path, out: Path) -> None:
+def _kept(path: Path, prefixes: Sequence[str], phases: Sequence[str]) -> list[str]:
+    """Lines of an existing file's sections of other phases, comments dropped."""
+    if not path.is_file():
+        return []
+    kept: list[str] = []
+    keep = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            names = line.strip("[]").split(".")
+            keep = not any(p in names[: 2 if names[0] in prefixes else 1] for p in phases)
+        if keep and not line.startswith("#"):
+            kept.append(line)
+    return kept
+
+
+def calibrate(data: Path, out: Path, phases: Sequence[Phase] = ("decode", "prefill", "mla")) -> None:
     """Fit every measured machine and family from the tables in `data` (`.../aic_ops`) and write
-    `<machine>/attention.toml` under `out`."""
+    `<machine>/attention.toml` under `out`; sections of phases not named stay."""
     text: dict[str, list[str]] = {}
-    for phase in ("decode", "prefill", "mla"):
+    for phase in phases:
         every: list[Part] = []
         for machine, device in DEVICES.items():
-            rows = (
-                attention_growth(read_mla_generation(data, machine))
-                if phase == "mla"
-                else read_attention(data, machine, phase)
-            )
+            rows = latent_layers(data, machine) if phase == "mla" else read_attention(data, machine, phase)
             every += parts(machine, device, rows, (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase]))
         common = [split(p, "fit") for p in every if p.kernel in COMMON_KERNELS[phase]]
         held = [split(p, "held_out") for p in every]
@@ -417,16 +446,19 @@ def calibrate(data: Path, out: Path) -> None:
         path = out / folder / "attention.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
         title = folder if folder in DEVICES else "machine families, for machines never measured"
+        lines = [*_kept(path, tuple(FAMILIES), phases), *lines]
         path.write_text(HEADER.format(name=title) + "\n" + "\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
-    """Command line: `python -m steelyard.calibrate.fit_attention DATA OUT`."""
+    """Command line: `python -m steelyard.calibrate.fit_attention DATA OUT [--phase PHASE ...]`."""
     arguments = argparse.ArgumentParser(description="Fit attention parameters from the aic_ops tables.")
     arguments.add_argument("data", type=Path, help="folder with the aic_ops parquet files")
     arguments.add_argument("out", type=Path, help="catalogue/calibration folder to write")
+    every: tuple[Phase, ...] = ("decode", "prefill", "mla")
+    arguments.add_argument("--phase", action="append", choices=every, help="fit only this phase (repeatable)")
     given = arguments.parse_args()
-    calibrate(given.data, given.out)
+    calibrate(given.data, given.out, tuple(given.phase or every))
 
 
 if __name__ == "__main__":

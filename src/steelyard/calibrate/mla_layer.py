@@ -1,11 +1,11 @@
-"""A whole latent-attention layer (DeepSeek-V3's), as the aiconfigurator collector times it: the parts around attention.
+"""A whole latent-attention layer (DeepSeek-V3's), as the aiconfigurator collector times it: what is around attention.
 
-The collector captures one forward of vLLM's layer in a CUDA graph and repeats it; inputs and weights are constants. Time is
-that of the products (down, query up, key-value up or the two absorbed products, output), of attention, and of a chain of
-small kernels (norms, rotary embedding, cache write, copies that join rotary and plain parts). Without a compiler
-vLLM runs norms and rotary embedding as separate elementwise kernels on Hopper and Ada, and as fused ones on
-Blackwell: 40 small kernels and 85 kB per token, against 12 and none. All of a small layer's weights stay in the last-level
-cache between repeats. Method and errors: docs/methods/attention.md.
+The collector captures one forward of vLLM's layer in a CUDA graph and repeats it; inputs and weights are constants.
+Time is that of the products (down, query up, key-value up or the two absorbed products, output), of attention, and of a
+chain of small kernels (norms, rotary embedding, cache write, copies that join rotary and plain parts). Without a
+compiler vLLM runs norms and rotary embedding as separate elementwise kernels on Hopper and Ada, and as fused ones on
+Blackwell: some 40 small kernels and 85 kB per token, against 12 and none. All of a small layer's weights stay in the
+last-level cache between repeats. Method and errors: docs/methods/attention.md.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from steelyard.cost.devices import attention_device
 from steelyard.machine.component import Machine
 from steelyard.plan.formats import find_format
 
-__all__ = ["STACKS", "Chain", "chain_s", "layer_rest", "products"]
+__all__ = ["CALL_S", "STACKS", "Chain", "chain_of", "chain_s", "layer_rest", "products"]
 
 Floats = NDArray[np.float64]
 
 HIDDEN, QUERY_RANK, LATENT, ROPE, NOPE, VALUE = 7168, 1536, 512, 64, 128, 128
-"""DeepSeek-V3: hidden width, query and key-value ranks, rotary, plain and value elements of a head. Source: its config."""
+"""DeepSeek-V3: hidden width, query and key-value ranks, rotary, plain and value elements of a head (its config)."""
 KERNEL_S: Final = 1.6e-6
 """s of one small kernel inside a graph. Source: vector kernels of H100, A100 (catalogue/calibration/*/vector.toml)."""
 DRAM_FRAC, CACHE_FRAC = 0.9, 0.87
@@ -39,6 +39,11 @@ CHAIN_DEPTH: Final = 9.0
 in 32 bit."""
 ELEMENT: Final = 2.0
 """Bytes of a 16-bit activation."""
+
+
+CALL_S: Final[Mapping[str, float]] = MappingProxyType({"prefill": 2.9e-4, "decode": 3.4e-4})
+"""s: host time of one eager attention call (vLLM 0.14, the A100 host), below which those tables measure the host.
+Source: median of the short calls of half of the head counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,11 @@ def chain_s(chain: Chain, machine: Machine, tokens: Any, heads: Any) -> Floats:
 
 
 def _fast_memory(machine: Machine) -> Machine:
-    """The machine with a main memory as fast as its last-level cache: what a product meets whose weights stayed there."""
+    """The machine with a main memory as fast as its last-level cache, where the weights of a repeated layer stay."""
     cached = max(attention_device(_ops.site(machine)).l2_bytes_per_s, machine.root.bandwidth_bytes_per_s)
-    memory = tuple(replace(m, bandwidth_bytes_per_s=cached) if m.name == machine.root.name else m for m in machine.memory)
+    memory = tuple(
+        replace(m, bandwidth_bytes_per_s=cached) if m.name == machine.root.name else m for m in machine.memory
+    )
     return machine.but(memory=memory)
 
 

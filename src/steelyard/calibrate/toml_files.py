@@ -13,7 +13,7 @@ from typing import Any
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import catalogue_folders, user_folder
 
-__all__ = ["check_name", "document", "merged", "write_files"]
+__all__ = ["check_folder", "check_name", "document", "merged", "write_files"]
 
 DIGITS = 5
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -110,6 +110,17 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
             Path(temporary).unlink(missing_ok=True)
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror or error}", field="out") from error
     return [target for _, target in staged]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before minutes are spent on what would go there.
+
+    Raises:
+        InputError: it is a file, or neither it nor the first of its parents that exists can be written to.
+    """
+    found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {str(folder)!r}", field="out")
 
 
 def check_name(name: str, field: str) -> None:

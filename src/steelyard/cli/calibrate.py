@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, UnknownName
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
 _From = Annotated[str, Parameter(name="--from", help="folder of measured tables", show_default=False)]
@@ -154,9 +154,11 @@ def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bo
     from steelyard.calibrate.few_shot import need_scipy
     from steelyard.calibrate.here import write_here
     from steelyard.calibrate.measure.session import measure
-    from steelyard.calibrate.toml_files import check_name
+    from steelyard.calibrate.toml_files import check_folder, check_name
+    from steelyard.machine.catalogue import user_folder
 
     check_name(name, "name")
+    check_folder(Path(out) if out else user_folder())
     if threads < 0:
         raise InputError(f"expected at least 1, got {threads}", field="threads")
     need_scipy()
@@ -237,7 +239,12 @@ def _check(name: str, threads: int, quiet: bool) -> tuple[dict[str, Any], str]:
     from steelyard.calibrate.measure.check import check_blocks
     from steelyard.machine.catalogue import find_machine
 
-    target = find_machine(name)
+    try:
+        target = find_machine(name)
+    except UnknownName:
+        again = "" if name == "here" else f" --name {name}"
+        message = f"{name!r} was never measured; first run `steelyard calibrate --here{again}`"
+        raise InputError(message, field="check") from None
     used, formats = measured_with(target)
     with _progress(quiet) as told:
         found = check_blocks(target, threads or used, formats, progress=told)

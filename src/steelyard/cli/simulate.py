@@ -44,9 +44,9 @@ class Deployment:
     ep: Annotated[int, _option("expert-parallel degree")] = 1
     cp: Annotated[int, _option("context-parallel degree")] = 1
     replicas: Annotated[int, _option("copies of the whole deployment that --on describes")] = 1
-    router: Annotated[str, Parameter(help="which replica gets a request: round-robin, random, least-loaded")] = (
-        "round-robin"
-    )
+    router: Annotated[
+        str, Parameter(help="which replica gets a request: round-robin, random, least-loaded, session")
+    ] = "round-robin"
     skew: Annotated[float, _option("exponent of the power law of expert popularity; 0 = balanced")] = 0.0
     price: Annotated[str, _option("USD per device and hour (default: newest in the catalogue)")] = ""
     generic: Annotated[

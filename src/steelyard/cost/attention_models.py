@@ -47,7 +47,8 @@ def price(kernel: Kernel, where: Where) -> Priced:
             facts=mla_facts(mla_kernel(site.family, f["kv_bits"])),
         )
         return Priced(time, found.spread, found.source)
-    facts = attention_facts(attention_kernel(site.family, f["kv_bits"], float(f["head_dim"])))
+    own = where.engine.attention if site.machine.vendor == "NVIDIA" else ""
+    facts = attention_facts(own or attention_kernel(site.family, f["kv_bits"], float(f["head_dim"])))
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
         found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))

@@ -4,13 +4,15 @@ and values.
 Decode: all heads read one latent vector per token (values are the first `latent_dim` elements of the keys), so
 
     T = launch + min over s of [ (T_unit^p + T_memory^p)^(1/p) + (s > 1) combine ],   never below the limit
-    T_unit   = waves(items s / slots) item + waves(items s / units) tokens/s 2 row_tile (2 latent + rope) / (matrix_frac F)
+    T_unit   = waves(items s / slots) item + waves(items s / units) tokens/s token
+    token    = 2 row_tile (2 latent + rope) / (matrix_frac F) + token_s
     T_memory = max( cache bytes / (dram_frac DRAM), reads of every row group / (l2_frac L2) )
 
 with items = batch * ceil(heads / row_tile) and F the matrix peak of one unit. Pieces never get shorter than
-MIN_SPLIT_TOKENS, so every candidate s, and with them the time, grows with context and batch. Prefill expands keys and values per head
-and is ordinary causal attention with head_dim = nope + rope and another value dimension. Only the attention kernel is
-priced here: the projections around it are dense products. Method and errors: docs/methods/attention.md.
+MIN_SPLIT_TOKENS, so every candidate s, and with them the time, grows with context and batch. Prefill expands keys and
+values per head and is ordinary causal attention with head_dim = nope + rope and another value dimension. Only the
+attention kernel is priced here: the projections around it are dense products. Method and errors:
+docs/methods/attention.md.
 """
 
 from __future__ import annotations

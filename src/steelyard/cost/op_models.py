@@ -7,7 +7,7 @@ A cost model is a callable ``(kernel, where) -> Priced``. Ours and a plug-in's e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,8 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
     facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
     if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:
         facts = gemm_facts(found.facts)
+    if where.engine.fused_quantisation:
+        facts = replace(facts, quantises_activations=False)
     device = gemm_device(site)
 
     def price(m: Any, n: Any, k: Any, groups: Any) -> Any:

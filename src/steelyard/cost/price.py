@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost import cpu
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.energy import kernel_energy_j, static_power_w
@@ -98,7 +99,8 @@ def _rows(program: Program) -> Any:
 def _price(
     kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool
 ) -> KernelCost:
-    model = COST_MODELS.get(kernel.kind)
+    measured = kernel.kind in cpu.KINDS and cpu.measured_cpu(cluster.machine.name)
+    model = cpu.price if measured else COST_MODELS.get(kernel.kind)
     count = kernel.count
     if kernel.kind == "collective":
         priced: Priced = model(kernel, Where(cluster, engine, None, skew))

@@ -36,6 +36,8 @@ DEFAULT_CACHE_RATIO = 2.0
 #: 16-bit peak of one unit the op models were fitted on (an H100 SM), OP/s. A machine of few large cores is seen as
 #: this many of them, since tiles are shared out inside a core too.
 UNIT_PEAK_OPS_PER_S = 7.5e12
+#: Memory bandwidth of one such unit, B/s.
+UNIT_BYTES_PER_S = 25e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +106,6 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
 def _units(machine: Machine, engine: Compute, peak16: float) -> float:
     if machine.kind in ("gpu", "cpu"):
         return engine.units
+    if engine.kind == "vector":  # what keeps memory busy decides, not arithmetic
+        return max(engine.units, machine.root.bandwidth_bytes_per_s / UNIT_BYTES_PER_S)
     return max(engine.units, peak16 / UNIT_PEAK_OPS_PER_S)

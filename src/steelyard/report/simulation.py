@@ -85,7 +85,7 @@ def flat(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, An
 def limits(simulation: Simulation) -> dict[str, float]:
     """What the engine was short of, as shares of the makespan (mean over replicas), largest first.
 
-    Every logged step with requests waiting counts for what kept them out: ``kv`` (the cache was full),
+    Every logged step with requests waiting counts for what kept them out: ``kv`` (no room for a mean prompt),
     ``max_num_seqs`` (as many requests as allowed), ``compute`` (the step was at its token budget), else
     ``scheduling``. Steps with nobody waiting are ``serving``, time without a step is ``idle``.
     """
@@ -94,7 +94,8 @@ def limits(simulation: Simulation) -> dict[str, float]:
     if not length.size:
         return {}
     waiting = np.asarray(it.waiting) > 0
-    full = np.asarray(it.kv_blocks) >= FULL * max(1, pool.blocks)
+    prompt_blocks = float(simulation.trace.isl.mean()) / pool.block_tokens
+    full = pool.blocks - np.asarray(it.kv_blocks) <= max((1 - FULL) * pool.blocks, min(prompt_blocks, pool.blocks / 2))
     seats = np.asarray(it.running) >= config.max_num_seqs
     tokens = np.asarray(it.prefill_tokens) + np.asarray(it.decode_tokens)
     budget = tokens >= FULL * config.max_num_batched_tokens

@@ -91,15 +91,17 @@ def simulate(
     from steelyard.serve.traffic.trace import Trace
 
     targets = targets_of(ttft=ttft, tpot=tpot, e2e=e2e)
-    if isinstance(trace, Trace):
-        sent = trace
-    else:
-        sent = traffic(
-            Traffic(
-                trace, rate, concurrency, workflow, isl, osl, requests, duration, start, arrivals, burst, peak, turns,
-                think, system, seed,
-            )
-        )  # fmt: skip
+    ready = trace if isinstance(trace, Trace) else None
+    asked = Traffic(
+        "" if isinstance(trace, Trace) else trace, rate, concurrency, workflow, isl, osl, requests, duration, start,
+        arrivals, burst, peak, turns, think, system, seed,
+    )  # fmt: skip
+    if ready is not None:
+        unused = [f.name for f in dataclasses.fields(asked) if f.name != "seed" and getattr(asked, f.name) != f.default]
+        raise_all(
+            [Problem(name, "the trace given is sent as it is; change it with its own methods") for name in unused]
+        )
+    sent = traffic(asked) if ready is None else ready
     return serve(
         model, on, sent, targets, weights=weights, activations=activations, kv=kv, communication=communication, tp=tp,
         pp=pp, dp=dp, ep=ep, cp=cp, engine=engine, flags=flags, policy=policy, router=router, replicas=replicas,

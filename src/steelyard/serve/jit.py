@@ -43,13 +43,14 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
 
 
+#: No reference counts: nothing compiled here allocates, and counting arrays in and out of calls took most of the time.
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+
+
 def njit(function: _F) -> _F:
-    """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly."""
-    compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    return compiled
+    """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly.
 
-
-def inlined(function: _F) -> _F:
-    """The same, copied into its callers."""
-    compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function)
+    The function may not allocate: arrays come in as arguments.
+    """
+    compiled: _F = numba.njit(**_OPTIONS)(function)
     return compiled

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from steelyard.serve.evaluate import step_cost
-from steelyard.serve.jit import inlined, njit
+from steelyard.serve.jit import njit
 from steelyard.serve.queue import pop, push
 from steelyard.serve.schedule import cache_prompt, choose_step, enqueue, release
 from steelyard.serve.state import ITL_BINS, ITL_SHORTEST_S, ITL_STEP
@@ -20,7 +20,7 @@ from steelyard.serve.state import ITL_BINS, ITL_SHORTEST_S, ITL_STEP
 __all__ = ["run_kernel"]
 
 
-@inlined
+@njit
 def begin_step(
     x: Any, data: Any, layout: Any, s: Any, w: Any, p: Any, log: Any, meta: Any, total: Any, lane: int, r: int,
     now: float,
@@ -112,7 +112,7 @@ def count_gap(itl: Any, gap: float, times: int) -> None:
     itl[min(index, ITL_BINS - 1)] += times
 
 
-@inlined
+@njit
 def end_step(
     x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, children: Any, total: Any,
     itl: Any, lane: int, r: int, now: float, pending: int, numbers: Any,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import inlined, njit
+from steelyard.serve.jit import njit
 from steelyard.serve.queue import drop_unit, pop, push, share_unit, take_blocks
 
 __all__ = ["cache_prompt", "choose_step", "enqueue", "release"]
@@ -120,7 +120,7 @@ def preempt(
     return int(taken)
 
 
-@inlined
+@njit
 def work_on_running(
     x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, total: Any, lane: int,
     r: int, now: float, budget: int, prompts: bool, decodes: bool,
@@ -156,10 +156,8 @@ def work_on_running(
                     break
                 if v < j:
                     j -= 1
-            if gone:
-                if x[0].victim == SHORTEST_ANSWER:
-                    continue
-                break
+            if gone:  # the next one has taken its place
+                continue
             s[lane, j].blocks += need
         s[lane, j].take = rest
         budget -= rest
@@ -193,7 +191,7 @@ def seats(x: Any, w: Any, p: Any, r: int) -> int:
     return int(limit)
 
 
-@inlined
+@njit
 def admit(
     x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, links: Any, units_of: Any, total: Any, lane: int, r: int,
     now: float, budget: int,
@@ -264,7 +262,7 @@ def admit(
     return budget
 
 
-@inlined
+@njit
 def choose_step(
     x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, total: Any, lane: int,
     r: int, now: float,

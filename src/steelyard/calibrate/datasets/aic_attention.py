@@ -40,7 +40,7 @@ KERNELS = {
     "FLASHMLA": "flash_mla",
     "FLASHINFER_MLA": "trtllm_mla",
     "TRITON_MLA": "triton_mla",
-    "vllm_triton_mla": "triton_mla",
+    "vllm_triton_mla": "triton_mla_0_14",
 }
 
 
@@ -61,7 +61,7 @@ class AttentionRows:
     base_s: Array
     """MLA layers: predicted time of everything around attention; 0 elsewhere."""
     base_context: Array
-    """MLA eager calls: host time (s) below which nothing is measured; 0 elsewhere."""
+    """Context `base_s` was measured at; 0 where it is a prediction."""
 
     def __len__(self) -> int:
         return int(self.time_s.size)
@@ -150,9 +150,7 @@ def latent_fitted(heads: Any, cache: str) -> NDArray[np.bool_]:
     """Which rows of the MLA tables the fit sees: whole (heads, cache format) pairs, by the hash of a configuration."""
     count = np.asarray(heads, dtype=np.float64)
     zero, bits = np.zeros(count.size), np.full(count.size, 8.0 if "8" in cache else 16.0)
-    rows = AttentionRows(
-        np.full(count.size, ""), zero, zero, zero, count, zero + 1, zero, zero, bits, zero, zero, zero
-    )
+    rows = AttentionRows(np.full(count.size, ""), zero, zero, zero, count, zero + 1, zero, zero, bits, zero, zero, zero)
     return np.asarray(rows.configuration_hash() < FITTED_THOUSANDTHS)
 
 

@@ -136,8 +136,10 @@ def gemm(
     where = site(machine, fmt, activations)
     stored = find_format(fmt)
     acts = find_format(activations or stored.activations or stored.name)
-    narrow = where.compute in ("fp8", "int8", "fp4", "fp6")
-    found = _found("gemm", GemmParameters, where, *(GEMM_VARIANTS.get(stored.name, ("",)) if narrow else ("",)))
+    variants: tuple[str, ...] = ("fp32", "") if where.compute == "fp32" else ("",)
+    if where.compute in ("fp8", "int8", "fp4", "fp6"):
+        variants = GEMM_VARIANTS.get(stored.name, ("",))
+    found = _found("gemm", GemmParameters, where, *variants)
     software = facts or library_facts(where.family, stored.stored_bits, acts.stored_bits)
     if facts is None and found.facts and stored.stored_bits >= 0.75 * acts.stored_bits:
         software = gemm_facts(found.facts)
@@ -339,7 +341,7 @@ def collective(
     devices: NDArray[Any],
     *,
     per_node: int = 0,
-    host_s: float = 0.0,
+    host_s: ArrayLike = 0.0,
     exchange: Mapping[str, Any] | None = None,
 ) -> Answer:
     """A collective over devices of one kind.

@@ -16,9 +16,18 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.datasets import aic_gemm, aic_moe
 from steelyard.calibrate.datasets.aic_attention import KERNELS, AttentionRows, latent_fitted
-from steelyard.calibrate.mla_layer import layer_rest
+from steelyard.calibrate.mla_layer import CALL_S, layer_rest
 from steelyard.calibrate.readers import _ops
-from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_name, machine_of, read_frame
+from steelyard.calibrate.readers._base import (
+    Ask,
+    Comparison,
+    comparison,
+    guarded,
+    interval80,
+    machine_name,
+    machine_of,
+    read_frame,
+)
 from steelyard.errors import SteelyardError
 
 if TYPE_CHECKING:
@@ -28,10 +37,21 @@ if TYPE_CHECKING:
 
 __all__ = ["read"]
 
-#: Host time of one eager call of a block-scaled product, s, by kernel: its quantisation and product launched from
-#: Python, below which that benchmark measures the host. Source: the least time of such rows on one H100 server (Triton:
-#: L40S), a property of the software's call path.
-EAGER_CALL_S = {"FlashInfer": 55e-6, "DeepGemm": 77e-6, "Cutlass": 151e-6, "Triton": 282e-6}
+#: Host time of one eager call of a block-scaled product, s: kernel and family, then m a multiple of 4 or not (DeepGEMM
+#: lays the scales of other m out anew). A benchmark condition: below it those tables time Python and vLLM, not the GPU.
+#: Source: medians of the smallest products of the fitted (n, k) pairs.
+EAGER_CALL_S = {
+    ("FlashInfer", "hopper"): (58e-6, 58e-6),
+    ("DeepGemm", "hopper"): (82.5e-6, 91e-6),
+    ("Cutlass", "hopper"): (177e-6, 177e-6),
+    ("DeepGemm", "blackwell"): (177e-6, 234e-6),
+    ("Cutlass", "blackwell"): (164e-6, 164e-6),
+    ("Triton", "ada"): (337e-6, 337e-6),
+}
+#: Calls between the two events that time them: the first one's launch is not hidden behind the GPU.
+EAGER_CALLS = 6
+#: Log-space spread of those host times.
+EAGER_SPREAD = 0.09
 EAGER_FORMAT = "fp8_block"
 #: Share of the configurations an attention fit sees, in thousandths (``fit_attention.split``).
 FITTED_THOUSANDTHS = 500
@@ -79,29 +99,56 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
         if machine is None:
             yield _missing(path, op, phase, fmt, rows.latency_s, "machine not in the catalogue", ask)
             continue
-        floor: Any = 0.0
-        if fmt == EAGER_FORMAT:
-            hosts = [
-                next((s for name, s in EAGER_CALL_S.items() if k.startswith(name)), 0.0) for k in rows.kernel.tolist()
-            ]
-            floor = np.asarray(hosts, dtype=np.float64)
         try:
-            answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k, floor_s=floor)
+            answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k)
         except SteelyardError as error:
             yield _missing(path, op, phase, fmt, rows.latency_s, str(error), ask)
             continue
         split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
-        yield comparison(
-            ask,
-            op,
-            metric="time_s",
-            phase=phase,
-            machine=machine.name,
-            family=fmt,
-            measured=rows.latency_s,
-            split=split,
-            **answer.columns,
-        )
+        phases: Any = phase
+        if fmt == EAGER_FORMAT:
+            host_s = _host_s(rows.kernel, rows.m, machine)
+            phases = np.where(answer.time_s > host_s, phase, f"{phase} host-bound")
+            answer = _eager(answer, host_s)
+        parts = [(str(p), np.asarray(phases == p)) for p in np.unique(phases)]
+        for name, mask in parts:
+            columns = {
+                key: np.broadcast_to(v, mask.shape)[mask] if mask.ndim else v for key, v in answer.columns.items()
+            }
+            yield comparison(
+                ask,
+                op,
+                metric="time_s",
+                phase=name,
+                machine=machine.name,
+                family=fmt,
+                measured=rows.latency_s[mask] if mask.ndim else rows.latency_s,
+                split=split[mask] if mask.ndim and np.ndim(split) else split,
+                **columns,
+            )
+
+
+def _host_s(kernels: Any, m: Any, machine: Machine) -> NDArray[np.float64]:
+    """Host time (s) of an eager call of each row."""
+    names = [k.split("Fp8")[0] for k in kernels.tolist()]
+    both = np.asarray([EAGER_CALL_S.get((name, machine.family), (0.0, 0.0)) for name in names])
+    return np.asarray(np.where(np.asarray(m) % 4 == 0, both[:, 0], both[:, 1]))
+
+
+def _eager(answer: _ops.Answer, host_s: NDArray[np.float64]) -> _ops.Answer:
+    """Per call of EAGER_CALLS that host and GPU work on in a pipeline: max(host, GPU) + min(host, GPU) / calls."""
+
+    def both(gpu: Any, host: Any) -> NDArray[np.float64]:
+        return np.asarray(np.maximum(gpu, host) + np.minimum(gpu, host) / EAGER_CALLS)
+
+    host_low, host_high = interval80(host_s, EAGER_SPREAD)
+    return _ops.Answer(
+        both(answer.time_s, host_s),
+        both(answer.low_s, host_low),
+        both(answer.high_s, host_high),
+        answer.roofline_s,
+        answer.source,
+    )
 
 
 _ATTENTION = (
@@ -243,11 +290,6 @@ _MLA_PREFILL = {
     "TRTLLM_RAGGED": {"blackwell": "trtllm_latent"},
     "vllm_triton_mla": {"ampere": "fa2_latent"},
 }
-#: Host time of one eager call, s (vLLM 0.14 on the A100 host), below which those tables measure the host. Source: median of
-#: the short calls of half of the head counts.
-_MLA_CALL_S = {"prefill": 2.9e-4, "decode": 3.4e-4}
-#: Decode kernels of an older engine, as MLA facts.
-_MLA_DECODE = {"vllm_triton_mla": "triton_mla_0_14"}
 #: Weight formats of the layers the fit saw.
 _MLA_FITTED_WEIGHTS = "bf16"
 _MLA_WEIGHTS = {"bfloat16": "bf16", "nan": "bf16"}
@@ -299,20 +341,28 @@ def _mla_answer(
         rows = heads if phase == "decode" else heads * new
         if phase == "prefill":  # the causal mask hides half of a prompt
             context = (context + 1.0) / 2
-        kernel = _MLA_DECODE.get(source, KERNELS.get(source, "generic"))
+        kernel = KERNELS.get(source, "generic")
         answer = _ops.mla_decode(machine, kernel, batch, context, rows, kv_bits=bits)
     else:
         kernel = _MLA_PREFILL.get(source, {}).get(machine.family, KERNELS.get(source, "generic"))
         answer = _ops.mla_prefill(machine, kernel, batch, new, step, heads)
     rest = layer_rest(machine, source, weights, tokens, heads, absorbed=absorbed, phase=phase, projections=module)
-    answer = answer + rest
+    total = answer.time_s + rest.time_s  # the residuals of the attention files are those of whole layers
+    answer = _ops.Answer(
+        total,
+        total * answer.low_s / answer.time_s,
+        total * answer.high_s / answer.time_s,
+        answer.roofline_s + rest.roofline_s,
+        answer.source,
+    )
     if module:
         return answer
-    host = _MLA_CALL_S[phase]
+    host = CALL_S[phase]
+    low, high = interval80(host, EAGER_SPREAD)
     return _ops.Answer(
         np.maximum(answer.time_s, host),
-        np.maximum(answer.low_s, host * 0.8),
-        np.maximum(answer.high_s, host * 1.25),
+        np.maximum(answer.low_s, low),
+        np.maximum(answer.high_s, high),
         answer.roofline_s,
         answer.source,
     )

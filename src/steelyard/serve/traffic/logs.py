@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import InputError
-from steelyard.serve.traffic.readers import Head, Recorded, refuse_rows, whole_numbers
+from steelyard.serve.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
 from steelyard.serve.traffic.trace import Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
@@ -36,11 +36,6 @@ def _json(path: Path) -> Any:
         raise InputError(f"{path.name} is not a text file (UTF-8 expected)", field="trace") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
-
-
-def _number(value: Any) -> float:
-    """A float, NaN when it is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
 class _Rows:
@@ -115,7 +110,7 @@ class VllmBench:
 
         def entry(name: str, i: int) -> float:
             values = lists[name]
-            return _number(values[i]) if values else np.nan
+            return real_number(values[i]) if values else np.nan
 
         rows = _Rows()
         for i in range(n):
@@ -124,7 +119,7 @@ class VllmBench:
                 continue
             ttft, gaps, e2e = entry("ttfts", i), (lists["itls"] or [None] * n)[i], entry("latencies", i)
             if np.isnan(e2e) and isinstance(gaps, list):
-                e2e = ttft + sum(_number(g) for g in gaps)
+                e2e = ttft + sum(real_number(g) for g in gaps)
             osl = data["output_lens"][i]
             more = isinstance(osl, int) and osl > 1
             rows.add(
@@ -183,7 +178,7 @@ class AiPerf:
                     _metric(metrics, "input_sequence_length", ("tokens",))[0],
                     _metric(metrics, "output_sequence_length", ("tokens",))[0],
                     ("input_sequence_length", "output_sequence_length"),
-                    arrived_at=_number(start) * 1e-9,
+                    arrived_at=real_number(start) * 1e-9,
                     ttft_s=_seconds(metrics, "time_to_first_token"),
                     tpot_s=_seconds(metrics, "inter_token_latency"),
                     e2e_s=_seconds(metrics, "request_latency"),
@@ -200,7 +195,7 @@ def _metric(metrics: Mapping[str, Any], name: str, units: Sequence[str]) -> tupl
 
 def _seconds(metrics: Mapping[str, Any], name: str) -> float:
     value, unit = _metric(metrics, name, ("ms",))
-    return _number(value) * {"ms": 1e-3, "s": 1.0, "sec": 1.0, "us": 1e-6, "ns": 1e-9}.get(unit, np.nan)
+    return real_number(value) * {"ms": 1e-3, "s": 1.0, "sec": 1.0, "us": 1e-6, "ns": 1e-9}.get(unit, np.nan)
 
 
 class GuideLLM:
@@ -236,17 +231,17 @@ class GuideLLM:
             if not isinstance(request, Mapping):
                 rows.problems.append((i, "expected an object"))
                 continue
-            start = _number(request.get("request_start_time", request.get("start_time")))
-            end = _number(request.get("request_end_time", request.get("end_time")))
-            e2e = _number(request.get("request_latency"))
+            start = real_number(request.get("request_start_time", request.get("start_time")))
+            end = real_number(request.get("request_end_time", request.get("end_time")))
+            e2e = real_number(request.get("request_latency"))
             rows.add(
                 i,
                 request.get("prompt_tokens"),
                 request.get("output_tokens"),
                 ("prompt_tokens", "output_tokens"),
                 arrived_at=start,
-                ttft_s=_number(request.get("time_to_first_token_ms")) * 1e-3,
-                tpot_s=_number(request.get("inter_token_latency_ms")) * 1e-3,
+                ttft_s=real_number(request.get("time_to_first_token_ms")) * 1e-3,
+                tpot_s=real_number(request.get("inter_token_latency_ms")) * 1e-3,
                 e2e_s=e2e if np.isfinite(e2e) else end - start,
             )
         return rows.recorded(path.name, "request")

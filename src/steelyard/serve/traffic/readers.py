@@ -294,8 +294,17 @@ def refuse_rows(problems: list[tuple[int, str]], file: str, unit: str = "line") 
 
 def whole_numbers(value: Any, column: str) -> tuple[int, str]:
     """``(value, "")`` of a token count of at least 1, or ``(0, what is wrong)``."""
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if number and 1 <= value <= MAX_TOKENS and value == int(value):
+        return int(value), ""
+    return 0, f"{column}: expected a whole number of at least 1, got {str(value)[:40]!r}"
+
+
+def real_number(value: Any) -> float:
+    """A float of a JSON value, NaN when it is none (or beyond a float's range)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0, f"{column}: expected a whole number of at least 1, got {value!r}"
-    if not np.isfinite(value) or value < 1 or value != int(value) or value > MAX_TOKENS:
-        return 0, f"{column}: expected a whole number of at least 1, got {value:g}"
-    return int(value), ""
+        return np.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return np.nan

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import InputError, suggest
-from steelyard.serve.traffic.readers import Head, Recorded, refuse_rows, whole_numbers
+from steelyard.serve.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
 from steelyard.serve.traffic.trace import MAX_TOKENS, Floats, Integers
 
 __all__ = [
@@ -55,6 +56,7 @@ _MEASURED = {
     "e2e_ms": ("e2e_s", 1e-3),
     "queued_s": ("queued_s", 1.0),
 }
+_MOMENT = re.compile(r"^\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|[+-]\d\d:?\d\d)?\s*$")
 #: Columns that may stand in any table.
 _OPTIONAL = ("priority", "deadline_s")
 
@@ -295,22 +297,24 @@ def _times(values: Any, column: str, seconds: float, lines: Integers, problems: 
 
 
 def _moments(values: Any) -> Any:
-    """Dates and times with up to 9 decimals; a zone offset must be the same everywhere and is cut off."""
+    """Dates and times with up to 9 decimals; a zone, the same everywhere in a trace, is left out. NaT = unreadable."""
 
     def read(value: Any) -> np.datetime64:
-        text = str(value).strip().removesuffix("Z")
-        zone = max(text.rfind("+"), text.rfind("-", 11))
+        match = _MOMENT.match(str(value))
         try:
-            return np.datetime64(text[:zone] if zone > 10 else text, "ns")
-        except ValueError:
+            return np.datetime64(match.group(1) if match else "NaT", "ns")
+        except ValueError:  # the 31st of February
             return np.datetime64("NaT", "ns")
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of zones
-            return np.asarray(values, dtype=str).astype("datetime64[ns]")
-    except (ValueError, UserWarning, DeprecationWarning):
-        return np.array([read(v) for v in values], dtype="datetime64[ns]")
+    texts = np.asarray(values, dtype=str)
+    if np.char.str_len(texts).min(initial=99) >= len("2023-11-16 18:15:46"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # numpy warns of zones
+                return texts.astype("datetime64[ns]")
+        except (ValueError, UserWarning, DeprecationWarning):
+            pass
+    return np.array([read(v) for v in values], dtype="datetime64[ns]")
 
 
 class Mooncake:
@@ -334,10 +338,10 @@ class Mooncake:
         ends = [0]
         for line, row in enumerate(rows, 1) if rows is not None else _json_lines(path, problems):
             lengths = [whole_numbers(row.get(c), c) for c in ("input_length", "output_length")]
-            stamp, ids = row.get("timestamp"), row.get("hash_ids")
+            stamp, ids = real_number(row.get("timestamp")), row.get("hash_ids")
             wrong = [words for _, words in lengths if words]
-            if isinstance(stamp, bool) or not isinstance(stamp, int | float) or not np.isfinite(stamp) or stamp < 0:
-                wrong.append(f"timestamp: expected ms of at least 0, got {stamp!r}")
+            if not (np.isfinite(stamp) and stamp >= 0):
+                wrong.append(f"timestamp: expected ms of at least 0, got {str(row.get('timestamp'))[:40]!r}")
             if not isinstance(ids, list) or not all(type(x) is int for x in ids):
                 wrong.append("hash_ids: expected a list of whole numbers")
             elif len(ids) > -(-lengths[0][0] // MOONCAKE_BLOCK_TOKENS) and not wrong:
@@ -346,8 +350,8 @@ class Mooncake:
             if not wrong:
                 isl.append(lengths[0][0])
                 osl.append(lengths[1][0])
-                at.append(float(stamp) * 1e-3)
-                hashes += ids
+                at.append(stamp * 1e-3)
+                hashes += [x % 2**63 for x in ids]
                 ends.append(len(hashes))
         refuse_rows(problems, path.name, "row" if parquet else "line")
         return Recorded(

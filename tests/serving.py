@@ -1,0 +1,58 @@
+"""Small engines for the tests of the simulator: a kernel run without model or machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from steelyard.serve.engine import RULES, EngineConfig
+from steelyard.serve.kv import KvPool
+from steelyard.serve.run import Played, play, setup_of
+from steelyard.serve.step_table import Tables, constant_tables
+from steelyard.serve.traffic.trace import Trace
+
+
+def config(scheduler: str = "vllm", **flags: Any) -> EngineConfig:
+    """An engine with few limits."""
+    rules = RULES[scheduler]
+    given = {
+        "max_num_batched_tokens": 8192,
+        "max_num_seqs": 256,
+        "block_size": 16,
+        "gpu_memory_utilization": 0.9,
+        "enable_chunked_prefill": rules.chunked,
+        "admission": rules.admission,
+        **flags,
+    }
+    return EngineConfig("test", scheduler, **given)
+
+
+def run(
+    trace: Trace,
+    engine: EngineConfig | None = None,
+    *,
+    blocks: int = 1 << 20,
+    tables: Tables | None = None,
+    policy: str = "fcfs",
+    router: str = "round-robin",
+    seed: int = 0,
+    log: int = 1 << 16,
+    **setup: Any,
+) -> Played:
+    """Play a trace; requests that could never fit are rejected."""
+    engine = engine or config()
+    pool = KvPool(blocks, engine.block_size, 1.0)
+    x = setup_of(engine, pool, trace, policy=policy, router=router, log=log, **setup)
+    rejected = -(-(trace.isl + trace.osl) // engine.block_size) > blocks
+    return play(x, tables or constant_tables(0.01, 1e-5), trace, policy, router, seed, rejected, log)
+
+
+def random_trace(rng: np.random.Generator, n: int, *, longest: int = 200, closed: bool = False) -> Trace:
+    """Arrivals, prompts and answers at random; about one answer in eight is a single token."""
+    isl, osl = rng.integers(1, longest, n), np.maximum(1, rng.integers(-longest // 8, longest, n))
+    if closed:
+        think = rng.exponential(0.05, n) * rng.integers(0, 2)
+        clients = int(rng.integers(1, min(n, 20) + 1))
+        return Trace(np.zeros(n), isl, osl, concurrency=clients, delay_s=think)
+    return Trace(np.cumsum(rng.exponential(rng.choice([0.0, 0.05, 0.5]), n)), isl, osl)
