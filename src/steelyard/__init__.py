@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from steelyard.estimation import Estimate, estimate
     from steelyard.machine import Machine, load_machine
     from steelyard.machine.catalogue import find_machine
+    from steelyard.serve.door import simulate
     from steelyard.workload.catalogue import load_model
 
-__all__ = ["Estimate", "Machine", "__version__", "estimate", "find_machine", "load_machine", "load_model"]
+__all__ = ["Estimate", "Machine", "__version__", "estimate", "find_machine", "load_machine", "load_model", "simulate"]
 
 _WHERE = {
     "estimate": "steelyard.estimation",
+    "simulate": "steelyard.serve.door",
     "Estimate": "steelyard.estimation",
     "Machine": "steelyard.machine",
     "load_machine": "steelyard.machine",

@@ -34,9 +34,6 @@ def _cache_folder() -> Path:
     return root / "steelyard" / "numba" / state.hexdigest()[:16]
 
 
-if "numba" not in sys.modules:
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_folder()))
-
 try:
     import numba
 except ImportError as error:  # pragma: no cover - depends on the installation
@@ -45,12 +42,18 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 #: No reference counts: nothing compiled here allocates, and counting arrays in and out of calls took most of the time.
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_FOLDER = "" if os.environ.get("NUMBA_CACHE_DIR") else str(_cache_folder())
 
 
 def njit(function: _F) -> _F:
     """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly.
 
-    The function may not allocate: arrays come in as arguments.
+    The function may not allocate: arrays come in as arguments. The cache folder is the user's where one is set.
     """
-    compiled: _F = numba.njit(**_OPTIONS)(function)
+    before = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = _FOLDER or before
+        compiled: _F = numba.njit(**_OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = before
     return compiled

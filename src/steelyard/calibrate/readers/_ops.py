@@ -119,7 +119,6 @@ def gemm(
     out_bits: float = 16.0,
     facts: GemmFacts | None = None,
     hot: bool = True,
-    floor_s: float = 0.0,
 ) -> Answer:
     """One dense product.
 
@@ -131,7 +130,6 @@ def gemm(
         out_bits: bits of an output element.
         facts: software; default: the library of such machines.
         hot: the benchmark repeats one product, so that small operands are found in the cache.
-        floor_s: host time per call of an eager benchmark.
     """
     where = site(machine, fmt, activations)
     stored = find_format(fmt)
@@ -151,7 +149,7 @@ def gemm(
         "groups": groups,
     }
     time = gemm_time_s(m, n, k, **sizes, parameters=found.parameters, facts=software, weights_hot=hot)
-    return _answer(np.maximum(time, floor_s), gemm_roofline_s(m, n, k, **sizes), found)
+    return _answer(time, gemm_roofline_s(m, n, k, **sizes), found)
 
 
 def decode(

@@ -59,7 +59,8 @@ def _answer(machine: Machine, op: str, part: pd.DataFrame) -> _ops.Answer | None
     if op in ("linear", "bmm"):
         m, n, k = (part[c].to_numpy(float) for c in "MNK")
         rows, groups = (batch * m, 1.0) if op == "linear" else (m, batch)
-        return _ops.gemm(machine, "fp32", rows, n, k, groups=groups, out_bits=32.0)
+        product = _ops.gemm(machine, "fp32", rows, n, k, groups=groups, out_bits=32.0)
+        return product.after(FIRST_OVERHEAD["neusight"])
     elements = batch * part["H"].fillna(1).to_numpy(float)
     if op not in KIND and not {op, op.removesuffix("u")} & ELEMENTWISE:
         return None
