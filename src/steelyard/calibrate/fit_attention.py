@@ -318,7 +318,7 @@ DEVICES: dict[str, AttentionDevice] = {
     "l40s": AttentionDevice(142, 362.05e12, 0.864e12, 96 * 2**20, 5.73e12, 2.52e9, "mma_sync", 733e12),
     "h100_sxm": AttentionDevice(132, 989.4e12, 3.352e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
     "h200_sxm": AttentionDevice(132, 989.4e12, 4.8e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
-    "b200_sxm": AttentionDevice(148, 2250e12, 8e12, 126 * 2**20, 6.71e12, 1.85e9, "async", 4500e12),
+    "b200_sxm": AttentionDevice(148, 2250e12, 8e12, 126 * 2**20, 13e12, 1.85e9, "async", 4500e12),
 }
 #: Machines whose rows make a family's parameters; graphics parts of other generations run the same kernels as Ada.
 FAMILIES: dict[str, tuple[str, ...]] = {

@@ -16,7 +16,7 @@ __all__ = ["Chart", "nice_ticks"]
 Floats = NDArray[np.float64]
 
 #: Size of a chart, and what is left of it for labels: left, right, top, bottom. Pixels.
-WIDTH, HEIGHT, MARGINS = 860, 220, (64, 12, 30, 34)
+WIDTH, HEIGHT, MARGINS = 860, 220, (64, 28, 30, 34)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -85,8 +85,9 @@ class Chart:
                 share = (np.log10(y) - y0) / (y1 - y0) if self.log else (np.asarray(y) - y0) / (y1 - y0)
             return top + (1 - np.clip(share, -0.02, 1.02)) * inner[1]
 
+        title = f"{self.title}, {self.y}" if self.y else self.title
         parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}">']
-        parts.append(f'<text class="title" x="{left}" y="16">{escape(self.title)}</text>')
+        parts.append(f'<text class="title" x="{left}" y="16">{escape(title)}</text>')
         parts += self._axes(px, py, (x0, x1, y0, y1), inner)
         for i, (kind, name, x, y) in enumerate(self._series):
             parts += _drawn(kind, i, px(x), py(y), top + inner[1])
@@ -124,7 +125,6 @@ class Chart:
         base = top + inner[1]
         parts += [_tick(float(px(v)), base + 15, "middle", _label(v)) for v in nice_ticks(x0, x1, 8)]
         parts.append(_tick(left + inner[0], base + 30, "end", self.x))
-        parts.append(_tick(left - 6, top - 4, "end", self.y))
         return parts
 
 

@@ -234,6 +234,8 @@ def admit(
             need = known - cached + min(remaining, EXPECTED_MAX)
             if need >= available * x[0].block - expected:
                 break
+        if x[0].lanes > 1 and q[i].preemptions > 0:  # else lanes could take turns to evict each other for ever
+            wanted = max(wanted, blocks_of(x, q[i].isl + q[i].osl) - shared)
         if wanted + (0 if alone else x[0].watermark) > available:
             break
         p[r].waiting = pop(q, i)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.datasets import aic_gemm, aic_moe
 from steelyard.calibrate.datasets.aic_attention import KERNELS, AttentionRows, latent_fitted
-from steelyard.calibrate.mla_layer import CALL_S, layer_rest
+from steelyard.calibrate.mla_layer import CALL_S, LAYER_SPREAD, layer_rest
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import (
+    Z80,
     Ask,
     Comparison,
     comparison,
@@ -290,8 +291,6 @@ _MLA_PREFILL = {
     "TRTLLM_RAGGED": {"blackwell": "trtllm_latent"},
     "vllm_triton_mla": {"ampere": "fa2_latent"},
 }
-#: Weight formats of the layers the fit saw.
-_MLA_FITTED_WEIGHTS = "bf16"
 _MLA_WEIGHTS = {"bfloat16": "bf16", "nan": "bf16"}
 
 
@@ -323,8 +322,7 @@ def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
             yield comparison(ask, "mla", why=str(error), **about)
             continue
         heads = part["num_heads"].to_numpy(float)
-        seen = latent_fitted(heads, cache) & (weights == _MLA_FITTED_WEIGHTS)
-        split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
+        split = np.where(latent_fitted(heads, cache), "fit", "left-out") if answer.fitted else "all"
         yield comparison(ask, "mla", split=split, **about, **answer.columns)
 
 
@@ -347,14 +345,10 @@ def _mla_answer(
         kernel = _MLA_PREFILL.get(source, {}).get(machine.family, KERNELS.get(source, "generic"))
         answer = _ops.mla_prefill(machine, kernel, batch, new, step, heads)
     rest = layer_rest(machine, source, weights, tokens, heads, absorbed=absorbed, phase=phase, projections=module)
-    total = answer.time_s + rest.time_s  # the residuals of the attention files are those of whole layers
-    answer = _ops.Answer(
-        total,
-        total * answer.low_s / answer.time_s,
-        total * answer.high_s / answer.time_s,
-        answer.roofline_s + rest.roofline_s,
-        answer.source,
-    )
+    total = answer.time_s + rest.time_s
+    own = np.log(answer.high_s / answer.time_s) / Z80  # the residuals of decode are those of whole layers
+    spread = np.maximum(own, LAYER_SPREAD.get(machine.family, 0.0))
+    answer = _ops.Answer(total, *interval80(total, spread), answer.roofline_s + rest.roofline_s, answer.source)
     if module:
         return answer
     host = CALL_S[phase]
