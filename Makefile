@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(ARGS)
 
 validate: $(VENV)/.dev
-	$(VENV)/bin/steelyard validate $(ARGS)
+	$(VENV)/bin/steelyard validate --out docs/validation --readme README.md $(ARGS)
 
 docs: $(VENV)/.docs
 	$(PYTHON) docs/reference/generate.py

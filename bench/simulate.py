@@ -44,8 +44,8 @@ def repeated(trace: Trace, requests: int) -> Trace:
 def prepared(trace: Trace) -> Prepared:
     """The benchmark's question."""
     return prepare(
-        "llama-2-7b", "a100_sxm", trace, "", "", "", "", None, None, None, 1, 1, "vllm", "fcfs", "round-robin", dict(FLAGS),
-        {}, 0.0, 0, None, False,
+        "llama-2-7b", "a100_sxm", trace, "", "", "", "", None, None, None, 1, 1, "vllm", "fcfs", "round-robin",
+        dict(FLAGS), {}, 0.0, 0, None, False,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @cache
-def _installed() -> metadata.EntryPoints:
+def _installed() -> Any:
     """Every entry point of the environment: the metadata of all packages is read once per process."""
     return metadata.entry_points()
 

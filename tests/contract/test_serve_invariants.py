@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_same_inputs_same_bytes(seed: int) -> None:
     first, second = (run(trace, setup, seed=3, **settings_) for _ in range(2))
     assert first.requests.tobytes() == second.requests.tobytes()
     assert first.log.tobytes() == second.log.tobytes()
-    assert {k: v for k, v in first.totals.items()} == {k: v for k, v in second.totals.items()}
+    assert first.totals == second.totals
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -136,9 +137,7 @@ def test_waiting_times_of_a_single_server_with_constant_service(load: float) -> 
     """M/D/1: mean wait = load * service / (2 (1 - load)), Pollaczek-Khinchine."""
     service, n = 0.01, 1_500_000
     arrived = np.cumsum(np.random.default_rng(7).exponential(service / load, n))
-    played = run(
-        Trace(arrived, np.ones(n), np.ones(n)), config(max_num_seqs=1), tables=constant_tables(service), log=0
-    )
+    played = run(Trace(arrived, np.ones(n), np.ones(n)), config(max_num_seqs=1), tables=constant_tables(service), log=0)
     wait = (played.requests["scheduled_at"] - played.requests["arrived_at"]).mean()
     assert wait == pytest.approx(load * service / (2 * (1 - load)), rel=0.02)
 
@@ -163,6 +162,6 @@ def test_more_blocks_or_seats_never_lower_throughput_in_a_saturated_loop() -> No
     trace = Trace(np.zeros(300), rng.integers(50, 400, 300), rng.integers(20, 200, 300))
     tables = constant_tables(0.02, 1e-6)
     spans = [run(trace, config(), blocks=b, tables=tables).totals["makespan_s"] for b in (60, 120, 480, 4000)]
-    assert all(a >= b for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(spans))
     spans = [run(trace, config(max_num_seqs=s), tables=tables).totals["makespan_s"] for s in (2, 8, 32, 128)]
-    assert all(a >= b for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(spans))

@@ -104,8 +104,8 @@ def test_closed_loop_keeps_so_many_in_flight() -> None:
 
 def test_dependants_wait_for_all_predecessors_and_their_delay() -> None:
     trace = Trace(
-        np.array([0.0, 0.0, 0.0]), [10, 10, 10], [5, 20, 5], after=np.array([0, 1]), after_offsets=np.array([0, 0, 0, 2]),
-        delay_s=np.array([0.0, 0.0, 3.0]),
+        np.array([0.0, 0.0, 0.0]), [10, 10, 10], [5, 20, 5], after=np.array([0, 1]),
+        after_offsets=np.array([0, 0, 0, 2]), delay_s=np.array([0.0, 0.0, 3.0]),
     )  # fmt: skip
     q = run(trace, config(), tables=constant_tables(0.1)).requests
     assert q["arrived_at"][2] == pytest.approx(max(q["last_at"][:2]) + 3.0)

@@ -3,9 +3,9 @@
 The collector captures one forward of vLLM's layer in a CUDA graph and repeats it; inputs and weights are constants.
 Time is that of the products (down, query up, key-value up or the two absorbed products, output), of attention, and of a
 chain of small kernels (norms, rotary embedding, cache write, copies that join rotary and plain parts). Without a
-compiler vLLM runs norms and rotary embedding as separate elementwise kernels on Hopper and Ada, and as fused ones on
-Blackwell: some 40 small kernels and 85 kB per token, against 12 and none. All of a small layer's weights stay in the
-last-level cache between repeats. Method and errors: docs/methods/attention.md.
+compiler vLLM seems to run norms and rotary embedding as separate elementwise kernels on Hopper and Ada, and as fused
+ones on Blackwell (inferred from the times): some 40 small kernels and 85 kB per token, against 12 and none. All of a
+small layer's weights stay in the last-level cache between repeats. Method and errors: docs/methods/attention.md.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ GRAPH_START_S: Final = 2.5e-6
 """s: start of a graph that the nvfp4 products of the tables contain, one product per graph where others repeat six. It
 is taken out of each of a layer's. Source: layers of the fitted head counts, nvfp4 against bf16."""
 LAYER_SPREAD: Final[Mapping[str, float]] = MappingProxyType(
-    {"hopper": 0.07, "blackwell": 0.13, "ada": 0.1, "ampere": 0.17}
+    {"hopper": 0.083, "blackwell": 0.1, "ada": 0.105, "ampere": 0.166}
 )
-"""Least log-space spread of whole layers by machine family, from the fitted half."""
+"""Least log-space spread of whole layers by machine family: 10th to 90th percentile of the fitted half over 2.56."""
 CALL_S: Final[Mapping[str, float]] = MappingProxyType({"prefill": 2.9e-4, "decode": 3.4e-4})
 """s: host time of one eager attention call (vLLM 0.14, the A100 host), below which those tables measure the host.
-Source: median of the short calls of half of the head counts."""
+Source: fitted with the small kernels to half of the head counts."""
 
 
 @dataclass(frozen=True, slots=True)

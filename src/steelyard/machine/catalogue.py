@@ -177,7 +177,7 @@ def _quick(kind: str, name: str, cls: type[Any], field: str) -> Any:
 
 def find_network(name: str) -> Network:
     """The network called ``name``. Raises :class:`UnknownName`."""
-    quick = _quick("networks", name, NetworkFile, "network")
+    quick: Network | None = _quick("networks", name, NetworkFile, "network")
     if quick is not None:
         return quick
     for network in networks().values():
@@ -188,7 +188,7 @@ def find_network(name: str) -> Network:
 
 def find_node(name: str) -> Node:
     """The node called ``name``. Raises :class:`UnknownName`."""
-    quick = _quick("nodes", name, NodeFile, "node")
+    quick: Node | None = _quick("nodes", name, NodeFile, "node")
     if quick is not None:
         return quick
     for node in nodes().values():

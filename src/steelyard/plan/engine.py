@@ -34,7 +34,7 @@ class Engine:
     layer_s: Annotated[float, Quantity("s", "device time per layer beside the priced kernels", ge=0)]
     request_s: Annotated[float, Quantity("s", "tokenise, HTTP, first detokenise, once per request", ge=0)]
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
-    fused_quantisation: Annotated[bool, "activations are quantised inside the norm or activation before a product"] = False
+    fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
     attention: Annotated[str, "its own attention kernel on NVIDIA parts; empty = what the machine's family runs"] = ""
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
     aliases: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from steelyard.calibrate.readers._base import Comparison
 from steelyard.calibrate.validate import READERS, Accuracy, Validation
 from steelyard.errors import InputError, SteelyardError
 
-__all__ = ["MARKERS", "accuracy_table", "text", "update_readme", "write_pages"]
+__all__ = ["MARKERS", "accuracy_table", "overview", "short_table", "text", "update_readme", "write_pages"]
 
 #: What encloses the generated table in README.md.
 MARKERS = ("<!-- accuracy:start -->", "<!-- accuracy:end -->")
@@ -96,6 +96,43 @@ def accuracy_table(rows: Iterable[Accuracy]) -> str:
     return _markdown(("source", "table", "what", "which rows", *_HEAD), lines, 4)
 
 
+#: The lines of the README's table: what it says, then source, table, phase and metric of the totals it quotes.
+SHORT = (
+    ("matrix products, 5 GPUs, all formats", "aic_ops", "gemm", "gemm", "time_s"),
+    ("attention decode, 5 GPUs", "aic_ops", "generation_attention", "decode", "time_s"),
+    ("attention prefill, 5 GPUs", "aic_ops", "context_attention", "prefill", "time_s"),
+    ("expert layers, 5 GPUs", "aic_ops", "moe", "moe", "time_s"),
+    ("all-reduce in a node, 5 GPUs", "aic_ops", "comm", "all_reduce", "time_s"),
+    ("products, FP8, a GPU never fitted (H800)", "deepseek_kernels", "deepgemm_h800_fp8", "gemm", "time_s"),
+    ("attention decode, GPUs never fitted (H800, H20)", "infersim_ops", "ops_h20_h800", "decode", "time_s"),
+    ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "inference", "time_s"),
+    (
+        "static batches, Llama 2 and BLOOM, decode step",
+        "splitwise_perf_model",
+        "splitwise_a100_h100",
+        "decode",
+        "tpot_s",
+    ),
+    ("static batches, prefill", "splitwise_perf_model", "splitwise_a100_h100", "prefill", "ttft_s"),
+    ("llama.cpp on 25 Apple chips, decode", "llamacpp_consumer", "apple_silicon_4167", "decode", "tokens_per_s"),
+    ("language models on phone NPUs, decode", "qualcomm_aihub", "llm_on_snapdragon", "decode", "tokens_per_s"),
+    ("served models in a closed loop, time per token", "inferencex_silicon", "agg_ttft_tpot", "serve", "tpot_s"),
+    ("served models, time to first token", "inferencex_silicon", "agg_ttft_tpot", "serve", "ttft_s"),
+    ("energy per token of served models", "ml_energy_v3", "llm_energy_latency", "serve", "energy_j"),
+)
+
+
+def short_table(rows: Iterable[Accuracy]) -> str:
+    """A dozen lines for the README, good and bad ones alike; what a run did not read is left out."""
+    found = {(r.source, r.table, r.phase, r.metric): r for r in totals(rows)}
+    lines = []
+    for words, *key in SHORT:
+        row = found.get((key[0], key[1], key[2], key[3])) or found.get((key[0], key[1], "*", key[3]))
+        if row is not None:
+            lines.append([words, _rows_of(row), *_figures(row)])
+    return _markdown(("what", "which rows", *_HEAD), lines, 2)
+
+
 def text(validation: Validation) -> str:
     """The same for a terminal."""
     lines = [[f"{r.source}/{r.table}", _what(r), _rows_of(r), *_figures(r)] for r in totals(validation.rows)]
@@ -134,6 +171,9 @@ def write_pages(validation: Validation, folder: Path, data: Path, command: str, 
         path = folder / f"{source}.md"
         path.write_text(_page(validation, source, data, command, drawn, beside), encoding="utf-8")
         written += [path, *drawn]
+    if pictures:
+        drawn_over = overview(validation, folder)
+        written += [drawn_over] if drawn_over else []
     if sources:
         path = folder / "index.md"
         path.write_text(_index(validation, command, sources, beside), encoding="utf-8")
@@ -257,7 +297,7 @@ def update_readme(path: Path, rows: Iterable[Accuracy]) -> bool:
     if start < 0 or end < start:
         raise InputError(f"expected {MARKERS[0]} and then {MARKERS[1]}", field=path.name)
     head, tail = content[: start + len(MARKERS[0])], content[end:]
-    path.write_text(f"{head}\n\n{accuracy_table(rows)}\n\n{tail}", encoding="utf-8")
+    path.write_text(f"{head}\n\n{short_table(rows)}\n\n{tail}", encoding="utf-8")
     return True
 
 
@@ -279,6 +319,56 @@ def _pictures(validation: Validation, source: str, folder: Path) -> list[Path]:
         for path in [_scatter(parts, folder / "img" / f"{source}-{table}-{metric}.png", f"{source}/{table}", metric)]
         if path is not None
     ]
+
+
+#: Panels of the overview: words, source, table, phase (empty: every one), and the metric on both axes.
+PANELS = (
+    ("matrix products", "aic_ops", "gemm", "gemm", "time_s"),
+    ("attention decode", "aic_ops", "generation_attention", "decode", "time_s"),
+    ("expert layers", "aic_ops", "moe", "moe", "time_s"),
+    ("static batches, decode step", "splitwise_perf_model", "splitwise_a100_h100", "decode", "tpot_s"),
+    ("served models, time per token", "inferencex_silicon", "agg_ttft_tpot", "", "tpot_s"),
+    ("Apple chips, tokens per second", "llamacpp_consumer", "apple_silicon_4167", "", "tokens_per_s"),
+)
+
+
+def overview(validation: Validation, folder: Path) -> Path | None:
+    """Measured against predicted in six panels, for the README; None unless all of them were read."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = []
+    for words, source, table, phase, metric in PANELS:
+        parts = [
+            c
+            for c in validation.comparisons
+            if (c.source, c.table, c.metric) == (source, table, metric) and phase in ("", c.phase)
+        ]
+        truth, answer = (np.concatenate([getattr(c, n) for c in parts] or [[]]) for n in ("measured", "predicted"))
+        good = np.flatnonzero(np.isfinite(answer) & (truth > 0))
+        if good.size < 5:
+            return None
+        shown = np.random.default_rng(0).permutation(good)[: POINTS // 3]
+        panels.append((words, metric, truth[shown], answer[shown]))
+    figure, grid = pyplot.subplots(2, 3, figsize=(9.6, 6.2), dpi=DPI)
+    for axes, (words, metric, truth, answer) in zip(grid.flat, panels, strict=True):
+        ends = np.array([min(truth.min(), answer.min()), max(truth.max(), answer.max())])
+        axes.fill_between(ends, ends / 1.25, ends * 1.25, color="black", alpha=0.1, linewidth=0)
+        axes.plot(ends, ends, "-", color="black", linewidth=0.8)
+        axes.plot(truth, answer, ".", markersize=2, alpha=0.5, color="#1f6fb4", rasterized=True)
+        unit = "1/s" if metric == "tokens_per_s" else "s"
+        axes.set(xscale="log", yscale="log", xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}", title=words)
+        axes.title.set_fontsize(10)
+    figure.tight_layout()
+    (folder / "img").mkdir(parents=True, exist_ok=True)
+    path = folder / "img" / "overview.png"
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
 
 
 def _scatter(parts: Sequence[Comparison], path: Path, title: str, metric: str) -> Path | None:

@@ -209,11 +209,14 @@ def _canonical(engine: str, flags: dict[str, Any]) -> tuple[dict[str, Any], list
         if name == "kv_blocks":
             name = "num_gpu_blocks_override"
         if name == "capacity_scheduler_policy" and engine == "trtllm":
-            name, value = "scheduler", {
-                "guaranteednoevict": "trtllm",
-                "maxutilization": "trtllm-max-utilization",
-                "staticbatch": "static",
-            }.get(normalise(str(value)), str(value))
+            name, value = (
+                "scheduler",
+                {
+                    "guaranteednoevict": "trtllm",
+                    "maxutilization": "trtllm-max-utilization",
+                    "staticbatch": "static",
+                }.get(normalise(str(value)), str(value)),
+            )
         if name not in known:
             near = suggest(name, known | set(own))
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -72,9 +72,7 @@ def _decode(data: Any, layout: Any, decodes: float, context: float) -> tuple[flo
     m = k + contexts
     w = batches * contexts
     log = (1 - a) * ((1 - b) * data[k] + b * data[k + 1]) + a * ((1 - b) * data[m] + b * data[m + 1])
-    power = (1 - a) * ((1 - b) * data[k + w] + b * data[k + w + 1]) + a * (
-        (1 - b) * data[m + w] + b * data[m + w + 1]
-    )
+    power = (1 - a) * ((1 - b) * data[k + w] + b * data[k + w + 1]) + a * ((1 - b) * data[m + w] + b * data[m + w + 1])
     time = math.exp(log)
     return time, time * power
 

@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 
 __all__ = ["njit"]
 
+#: Modules of compiled functions and of the constants they use.
+_COMPILED = ("evaluate", "jit", "kernel", "queue", "schedule", "state", "step_table")
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _cache_folder() -> Path:
-    """A folder under the user's cache folder of the platform, named for the state of this package's files.
+    """A folder under the user's cache folder of the platform, named for the state of the compiled modules.
 
     numba notices a change of the file of a compiled function, not of the constants and functions it takes from other
     files; a folder per state does.
@@ -28,9 +31,9 @@ def _cache_folder() -> Path:
     else:
         root = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
     state = sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        found = path.stat()
-        state.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    for name in _COMPILED:
+        found = Path(__file__).with_name(f"{name}.py").stat()
+        state.update(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode())
     return root / "steelyard" / "numba" / state.hexdigest()[:16]
 
 
@@ -41,7 +44,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 
 #: No reference counts: nothing compiled here allocates, and counting arrays in and out of calls took most of the time.
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 _FOLDER = "" if os.environ.get("NUMBA_CACHE_DIR") else str(_cache_folder())
 
 
@@ -50,10 +53,11 @@ def njit(function: _F) -> _F:
 
     The function may not allocate: arrays come in as arguments. The cache folder is the user's where one is set.
     """
-    before = numba.config.CACHE_DIR
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
     try:
-        numba.config.CACHE_DIR = _FOLDER or before
+        settings.CACHE_DIR = _FOLDER or before
         compiled: _F = numba.njit(**_OPTIONS)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
     return compiled

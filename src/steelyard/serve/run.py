@@ -109,20 +109,16 @@ def prepare(
     plan = Plan(weights, activations, kv, communication, shape[0], shape[1], shape[2], ep, cp, engine)
     entry = find_engine(engine) if engine else default_engine(cluster.machine)
     config = engine_config(entry, cluster.machine, flags)
-    means = int(round(float(trace.isl.mean()))), int(round(float(trace.osl.mean())))
+    means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))
     scenario = Scenario(
         loaded, cluster, plan.resolved(loaded.transformer.native_weights), entry,
         max(1, min(len(trace), config.max_num_seqs * shape[2])), means[0], means[1], skew, usd_per_hour,
     )  # fmt: skip
     check(with_scenario(scenario, isl=1, osl=1))
-    pool = kv_pool(
-        loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=_exact(scenario)
-    )
+    pool = kv_pool(loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=_exact(scenario))
     served = ~_too_long(trace, config, pool, loaded.transformer.max_context)
     longest = int(np.max((trace.isl + trace.osl)[served], initial=2))
-    table = build_step_table(
-        loaded.transformer, scenario.plan, cluster, entry, config, max_context=longest, skew=skew
-    )
+    table = build_step_table(loaded.transformer, scenario.plan, cluster, entry, config, max_context=longest, skew=skew)
     inputs = {
         "model": loaded.transformer.name, "on": str(cluster), "trace": trace.name, "requests": len(trace),
         "trace_hash": _trace_hash(trace), "plan": asdict(scenario.plan), "engine": asdict(config), "policy": policy,
@@ -142,7 +138,17 @@ def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
 def _trace_hash(trace: Trace) -> str:
     columns = {
         name: _digest(getattr(trace, name))
-        for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "prefix_hashes", "after", "delay_s")
+        for name in (
+            "arrived_at",
+            "isl",
+            "osl",
+            "priority",
+            "deadline_s",
+            "session",
+            "prefix_hashes",
+            "after",
+            "delay_s",
+        )
         if getattr(trace, name) is not None
     }
     return content_hash({"concurrency": trace.concurrency, **columns})
@@ -168,7 +174,7 @@ def run(
 ) -> Simulation:
     """Play a prepared question and make the records."""
     scenario, trace, config, pool = prepared.scenario, prepared.trace, prepared.config, prepared.pool
-    plan, machine = scenario.plan, scenario.cluster.machine
+    plan = scenario.plan
     setup = setup_of(
         config, pool, trace, replicas=plan.dp, lanes=plan.pp, router=prepared.router, policy=prepared.policy,
         request_s=scenario.engine.request_s, stop_after_s=stop_after_s, stop_after_iterations=stop_after_iterations,
@@ -198,7 +204,9 @@ def run(
         stopped = "requests were left that no engine could admit"
     return Simulation(
         scenario=scenario, trace=trace, config=config, pool=pool, policy=prepared.policy, router=prepared.router,
-        replicas=plan.dp, records=_records(played, trace, scenario.engine.request_s), iterations=_iterations(played.log, played.stride), totals=totals,
+        replicas=plan.dp,
+        records=_records(played, trace, scenario.engine.request_s),
+        iterations=_iterations(played.log, played.stride), totals=totals,
         itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
         usd_per_hour=usd, slo=prepared.slo, inputs=prepared.inputs, ledger=ledger,
     )  # fmt: skip
@@ -407,7 +415,9 @@ def _ledger(prepared: Prepared) -> Ledger:
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
     if plan.shares_experts:
-        ledger.assume("replicas that share experts step on their own, each seeing the others' tokens as many as its own")
+        ledger.assume(
+            "replicas that share experts step on their own, each seeing the others' tokens as many as its own"
+        )
     for note in prepared.trace.notes:
         ledger.assume(note)
     return ledger

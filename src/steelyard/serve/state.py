@@ -60,9 +60,7 @@ LINKS = ("unit_start", "unit_count", "child_start", "child_count", "waits")
 
 #: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
 #: comes out (prompt, and what was generated before a preemption). ``take``: tokens of the step in flight.
-SLOT = np.dtype(
-    _fields("f8", "token_at") + _fields("i4", "request", "computed", "target", "left", "blocks", "take")
-)
+SLOT = np.dtype(_fields("f8", "token_at") + _fields("i4", "request", "computed", "target", "left", "blocks", "take"))
 
 #: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends, inf when idle.
 #: ``forming``: a static batch may still grow.

@@ -289,7 +289,7 @@ _ABSORBED = ("FLASHMLA", "FLASH_ATTN_MLA", "FLASHINFER_MLA", "TRITON_MLA")
 _MLA_PREFILL = {
     "FLASH_ATTN": {"hopper": "fa3_latent", "blackwell": "fa4_latent", "ada": "fa2_latent"},
     "TRTLLM_RAGGED": {"blackwell": "trtllm_latent"},
-    "vllm_triton_mla": {"ampere": "fa2_latent"},
+    "vllm_triton_mla": {"ampere": "fa2_latent_0_14"},
 }
 _MLA_WEIGHTS = {"bfloat16": "bf16", "nan": "bf16"}
 

@@ -8,7 +8,7 @@ without drafting tokens are marked ``suspected speculative decoding`` in their f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +19,24 @@ from steelyard.calibrate.readers._base import Ask, Comparison, Floats, compariso
 from steelyard.calibrate.readers._whole import (
     Asked,
     Deployment,
-    closed_loop,
+    SYSTEM_SPREAD,
     deploy,
     eight_bit,
     predict,
     predict_all,
 )
-from steelyard.errors import InputError
+from steelyard.calibrate.readers._serve import Load, Outcome, Service, batch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read"]
 
-#: Mean of a uniform draw from [0.8 L, L] over L.
-MEAN_LENGTH = 0.9
+#: Lengths are uniform from this share of the nominal ones up to them (``--random-range-ratio``).
+SHORTEST = 0.8
+MEAN_LENGTH = (1.0 + SHORTEST) / 2
+#: Further log-space spread of times to first token (host, client), and of the part of them that is queueing.
+TTFT_SPREAD, QUEUE_SPREAD = 0.2, 0.3
 #: Clients of the lab's TensorRT-LLM runs of the dense model that always wait: their engine was built for one
 #: sequence less than the concurrency (their times to first token at small concurrency show one generation of waiting,
 #: shared by all).
@@ -71,9 +74,12 @@ def place(
         if "nvfp4" in modes
         else ""
     )
-    weights = "" if "gpt-oss" in model else weights  # published in MXFP4 and run as such
+    open_weights = "gpt-oss" in model
+    weights = "" if open_weights else weights  # published in MXFP4 and run as such
     engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
-    kv = "fp8" if (engine == "trtllm" and modes) or (engine == "vllm" and modes and "h100" not in system) else ""
+    kv = "fp8" if engine in ("trtllm", "vllm") and modes else ""
+    if open_weights and machine_name(system).startswith("h"):
+        kv = ""  # the scripts leave the cache in 16 bit on Hopper
     return deploy(model, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, kv=kv, engine=engine)
 
 
@@ -105,22 +111,99 @@ def _stated(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _both(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
-    """Time between tokens and to the first."""
-    mean = np.where(rows["uniform"], MEAN_LENGTH, 1.0)
-    clients = np.maximum(1.0, np.round(rows["concurrency"].to_numpy(dtype=np.float64) / at.plan.dp))
-    isl = np.maximum(1.0, np.round(rows["isl"].to_numpy(dtype=np.float64) * mean))
-    osl = np.maximum(1.0, np.round(rows["osl"].to_numpy(dtype=np.float64) * mean))
-    if float(np.max(at.sequences_that_fit(isl + osl / 2))) < 1:
-        raise InputError("the model does not fit these devices")
-    lab = ~rows["uniform"].to_numpy(dtype=bool)
-    held = np.where(lab & (at.engine.name == "trtllm" and not at.transformer.experts), HELD_BACK, 0.0)
-    loop = closed_loop(at, clients, isl, osl, REQUESTS, held)
-    tpot = (loop.tpot.time_s, loop.tpot.limit_s, loop.tpot.spread)
-    return [tpot, (loop.ttft_s, at.prefill(1.0, isl).limit_s, np.full(len(rows), QUEUE_SPREAD))]
+    """Time between tokens, to the first, and tokens per second and device."""
+    loads = [load_of(at, row) for row in rows.to_dict("records")]
+    service = Service.of(at, loads)
+    outcomes = [service.closed(load) for load in loads]
+    return figures(at, rows, outcomes, service.table.spread)
 
 
-#: Log-space spread of a closed form for times to first token (a study of such rows found 5-19 % without queueing).
-QUEUE_SPREAD = 0.35
+def load_of(at: Deployment, row: Mapping[str, Any]) -> Load:
+    """The closed loop of a row, with the flags its script sets (else the engine's defaults)."""
+    clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
+    flags = run_flags(at, bool(row["uniform"]), clients, isl, osl)
+    return Load(clients, int(REQUESTS) * clients, isl, osl, SHORTEST if row["uniform"] else 1.0, tuple(flags.items()))
+
+
+def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) -> dict[str, Any]:
+    """Engine flags of a run, by the engine's names.
+
+    InferenceX publishes its scripts (``benchmarks/*.sh``): vLLM with ``--gpu-memory-utilization 0.9 --max-num-seqs CONC``
+    (512 on Blackwell) and a budget of 8192; TensorRT-LLM with ``max_num_tokens`` equal to the longest sequence (dense),
+    20000 (gpt-oss) or ``max(8192, CONC + ISL + 64)`` (DeepSeek); SGLang with chunks of 32768 and 0.82 of the memory.
+    The lab states nothing: one seat per client.
+    """
+    engine, moe = at.engine.name, bool(at.transformer.experts)
+    blackwell = at.cluster.machine.name.startswith(("b", "g"))
+    longest = isl + osl + 200
+    if engine == "vllm":
+        return {
+            "max_num_seqs": 512 if public and blackwell else clients,
+            "gpu_memory_utilization": 0.9,
+            "max_num_batched_tokens": 8192,
+        }
+    if engine == "trtllm":
+        if not public:
+            return {"max_num_seqs": clients, "gpu_memory_utilization": 0.9}
+        mla = "deepseek" in at.transformer.name.lower()
+        tokens = (max(8192, (clients + isl + 127) // 64 * 64) if mla else 20000) if moe else longest
+        share = (0.8 if blackwell else 0.75) if mla else 0.85 if moe else 0.9
+        return {"max_num_seqs": max(clients, 2), "max_num_tokens": tokens, "free_gpu_memory_fraction": share}
+    if engine == "sglang" and public:
+        if at.plan.weights == "nvfp4":
+            return {"max_running_requests": 256, "chunked_prefill_size": 16384, "mem_fraction_static": 0.85}
+        if at.plan.tp < 8:
+            return {"max_running_requests": max(32, clients), "chunked_prefill_size": 8192, "mem_fraction_static": 0.95}
+        return {"max_running_requests": 512, "chunked_prefill_size": 32768, "mem_fraction_static": 0.82}
+    return {}
+
+
+def waiting_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+    """Steps for which an engine holds back new prompts, from the published scripts; 0 mostly.
+
+    TensorRT-LLM's ``batch_wait_timeout_iters`` waits for more prompts: 20 steps for the dense model at 1k/1k on fewer
+    than eight devices, 40 for DeepSeek on Blackwell there from 64 to 255 clients.
+    """
+    if not row["uniform"] or at.engine.name != "trtllm" or not (row["isl"] == 1024 and row["osl"] == 1024):
+        return 0.0
+    if not at.transformer.experts:
+        return 20.0 if at.plan.tp < 8 else 0.0
+    blackwell = at.cluster.machine.name.startswith(("b", "g"))
+    mla = "deepseek" in at.transformer.name.lower()
+    return 40.0 if mla and blackwell and at.plan.weights != "nvfp4" and 64 <= row["concurrency"] < 256 else 0.0
+
+
+def polling_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+    """Steps between SGLang's looks at its inbox (``--scheduler-recv-interval`` of the scripts for Blackwell)."""
+    blackwell = at.cluster.machine.name.startswith(("b", "g"))
+    if not row["uniform"] or at.engine.name != "sglang" or not blackwell:
+        return 0.0
+    return 30.0 if row["concurrency"] >= 16 else 10.0
+
+
+def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spread: float) -> list[Asked]:
+    """What the table measured of each outcome, with the datasheet's figure and the spread.
+
+    An engine that waits ``n`` steps for more prompts holds the first of a batch for all of them and those that arrive
+    meanwhile (``n`` times the rate) for half; one that polls every ``n`` steps holds all for half.
+    """
+    records = rows.to_dict("records")
+    wait = np.asarray([waiting_steps(at, row) for row in records])
+    poll = np.asarray([polling_steps(at, row) for row in records])
+    mean = np.where(rows["uniform"], (1.0 + SHORTEST) / 2, 1.0)
+    isl, osl = (np.round(rows[name].to_numpy(dtype=np.float64) * mean) for name in ("isl", "osl"))
+    tpot, ttft, running, queue = (batch(list(outcomes), n) for n in ("tpot_s", "ttft_s", "running", "queue_s"))
+    more = wait * running / osl
+    ttft = ttft + tpot * (wait * (1.0 + more / 2) / (1.0 + more) + poll / 2)
+    width = np.full(len(rows), np.sqrt(spread**2 + SYSTEM_SPREAD**2))
+    wider = np.sqrt(width**2 + TTFT_SPREAD**2 + (QUEUE_SPREAD * queue / ttft) ** 2)
+    limit = at.decode(np.maximum(1.0, np.floor(running * 0.9)), isl + osl * 0.45).limit_s
+    first = at.prefill(1.0, np.floor(isl * 0.9)).limit_s
+    clients = rows["concurrency"].to_numpy(dtype=np.float64)
+    length = rows["osl"].to_numpy(dtype=np.float64)
+    rate = clients / (tpot + ttft / length) / at.plan.devices
+    most = clients / (limit + first / length) / at.plan.devices
+    return [(tpot, limit, width), (ttft, first, wider), (rate, most, width)]
 
 
 def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:

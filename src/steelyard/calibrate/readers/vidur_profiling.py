@@ -36,8 +36,9 @@ OPS = {
     "input_layernorm": "norm", "post_attention_layernorm": "norm", "mlp_act": "activation", "add": "add",
     "attn_rope": "rope", "emb": "embedding",
 }  # fmt: skip
-#: Elements a unit copies per clock in PyTorch's indexing kernel of 2023, which finds each element's source by integer
-#: division: instructions, not bytes, limit the embedding. Source: 4,096 tokens on the A100.
+#: Elements a unit copies per clock in PyTorch's indexing kernel of 2023. Its rate follows units and clock, not
+#: bandwidth: instructions (an integer division per element, one may infer) limit the embedding.
+#: Source: 4,096 tokens on the A100.
 INDEXED_PER_CLOCK = 0.5
 
 
