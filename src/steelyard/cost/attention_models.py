@@ -21,6 +21,16 @@ from steelyard.cost.program import Kernel
 __all__ = ["price"]
 
 
+#: Prefill kernels of latent attention with expanded heads, by family; their facts were fitted on whole layers.
+LATENT_KERNELS = {
+    "hopper": "fa3_latent",
+    "blackwell": "trtllm_latent",
+    "ampere": "fa2_latent",
+    "ada": "fa2_latent",
+    "blackwell_graphics": "fa2_latent",
+}
+
+
 def price(kernel: Kernel, where: Where) -> Priced:
     """Time of one fused attention kernel.
 
@@ -48,7 +58,10 @@ def price(kernel: Kernel, where: Where) -> Priced:
         )
         return Priced(time, found.spread, found.source)
     own = where.engine.attention if site.machine.vendor == "NVIDIA" else ""
-    facts = attention_facts(own or attention_kernel(site.family, f["kv_bits"], float(f["head_dim"])))
+    kernel_name = own or attention_kernel(site.family, f["kv_bits"], float(f["head_dim"]))
+    if float(f["head_dim"]) != float(f["value_dim"]):  # latent attention with its keys and values expanded
+        kernel_name = LATENT_KERNELS.get(site.family, kernel_name)
+    facts = attention_facts(kernel_name)
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
         found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))
