@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -82,7 +83,7 @@ def check(trace: Trace, flags: dict[str, Any], settings_: dict[str, Any], played
         computed = total["prefill_tokens"] + total["decode_tokens"]
         assert computed == (trace.isl[done] + out - 1).sum() + total["dropped_tokens"] - total["cached_tokens"]
     # blocks
-    unit_blocks = -(-trace.prefix_block_tokens // flags["block_size"])
+    unit_blocks = math.lcm(trace.prefix_block_tokens, flags["block_size"]) // flags["block_size"]
     assert (played.pools["free"] + played.pools["evictable"] * unit_blocks == settings_["blocks"]).all()
     assert total["kv_max"] <= settings_["blocks"]
     assert (played.log["blocks"] >= 0).all()

@@ -139,6 +139,16 @@ def test_shared_prefixes_are_computed_once() -> None:
     assert list(run(whole, config()).requests["cached"][1:]) == [32] * 9  # the last token is always computed
 
 
+def test_hashed_blocks_smaller_than_the_engines_are_shared_in_whole_blocks() -> None:
+    trace = Trace(
+        np.array([0.0, 100.0, 200.0]), [90, 90, 90], [4, 4, 4],
+        prefix_hashes=np.array([1, 2, 3, 4, 5, 1, 2, 3, 9, 9, 1, 7, 3]), prefix_offsets=np.array([0, 5, 10, 13]),
+        prefix_block_tokens=16,
+    )  # fmt: skip
+    played = run(trace, config(block_size=32), blocks=20)
+    assert list(played.requests["cached"]) == [0, 32, 0]
+
+
 def test_cached_prefixes_are_evicted_by_age() -> None:
     order = [0, 1, 2, 0, 1, 2]  # three prompts of 3 units each, room for two of them beside a running one
     hashes = np.concatenate([np.array([1, 2, 3]) + 10 * k for k in order])

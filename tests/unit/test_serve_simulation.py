@@ -143,3 +143,26 @@ def test_bad_questions_are_refused() -> None:
         simulate("llama-3.1-8b", "h100_sxm:4", trace, tp=3)
     with pytest.raises(InputError):
         simulate("bert-base-uncased", "h100_sxm", trace)
+
+
+def test_intervals_hold_the_answer_and_widen_with_load() -> None:
+    def width(rate: float) -> float:
+        found = llama(poisson(rate, 600))
+        low, high = found.intervals()["ttft_s"]["p90"]
+        assert low < found.summary()["ttft_s"]["p90"] < high
+        return high / low
+
+    assert 1.01 < width(2) < width(90)
+
+
+def test_scaled_tables_scale_steps() -> None:
+    from steelyard.serve.run import prepare
+    from steelyard.serve.step_table import StepTable, scaled
+
+    table = prepare(
+        "deepseek-r1", "h200_sxm:8", poisson(1), "", "", "", "", 8, None, None, 1, 1, "", "fcfs", "round-robin", {}, {},
+        0.0, 0, None, False,
+    ).table  # fmt: skip
+    twice = StepTable(scaled(table.tables, 2.0), table.max_tokens, table.max_sequences, table.max_context)
+    for totals in ((8, 8, 8, 8000.0), (600, 9, 8, 8000.0, 1, 592.0, 592 * 400.0)):
+        assert twice.time_s(*totals) == pytest.approx(2 * table.time_s(*totals), rel=1e-9)

@@ -35,6 +35,7 @@ def price(
     *,
     skew: float = 0.0,
     weights_hot: bool = False,
+    burst: bool = False,
     decode: bool = True,
 ) -> Cost:
     """Price every kernel of a program on one device of a cluster.
@@ -44,6 +45,7 @@ def price(
         cluster: the devices and the links between them.
         engine: serving engine, for overheads and its choice of libraries; default: the usual one of the machine.
         skew: exponent of the power law of expert popularity.
+        burst: kernels are timed one at a time (a benchmark), so that clocks stay up.
         weights_hot: weights smaller than the cache stay in it (benchmarks that repeat one kernel).
         decode: whether the step is a captured graph where the engine uses them for decoding.
 
@@ -54,7 +56,7 @@ def price(
         UnknownName: no cost model prices a kernel of the program.
     """
     engine = engine or default_engine(cluster.machine)
-    kernels = tuple(_price(k, program, cluster, engine, skew, weights_hot) for k in program.kernels)
+    kernels = tuple(_price(k, program, cluster, engine, skew, weights_hot, burst) for k in program.kernels)
     layers = _layers(program)
     launches = 0.0 if engine.graph and decode else LAUNCH_S.get(cluster.machine.launch, 0.0)
     per_layer = max(engine.layer_s, 0.0) * layers
@@ -97,7 +99,7 @@ def _rows(program: Program) -> Any:
 
 
 def _price(
-    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool
+    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool, burst: bool
 ) -> KernelCost:
     measured = kernel.kind in cpu.KINDS and cpu.measured_cpu(cluster.machine.name)
     model = cpu.price if measured else COST_MODELS.get(kernel.kind)
@@ -128,7 +130,7 @@ def _price(
         )
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)
-        priced = model(kernel, Where(cluster, engine, site, skew, weights_hot))
+        priced = model(kernel, Where(cluster, engine, site, skew, weights_hot, burst))
         time = np.maximum(priced.time_s, limit)
         cost = KernelCost(
             kernel,

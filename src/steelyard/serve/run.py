@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from steelyard.serve.state import (
     make_units,
     make_workers,
 )
-from steelyard.serve.step_table import StepTable, Tables, build_step_table
+from steelyard.serve.step_table import StepTable, Tables, build_step_table, scaled
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.catalogue import Model, load_model
 
@@ -170,9 +172,14 @@ def _too_long(trace: Trace, config: EngineConfig, pool: KvPool, max_context: int
 
 
 def run(
-    prepared: Prepared, stop_after_s: float | None, stop_after_iterations: int | None, log: int, started: float
+    prepared: Prepared,
+    stop_after_s: float | None,
+    stop_after_iterations: int | None,
+    log: int,
+    started: float,
+    factor: float = 1.0,
 ) -> Simulation:
-    """Play a prepared question and make the records."""
+    """Play a prepared question and make the records. ``factor``: every step so many times as long."""
     scenario, trace, config, pool = prepared.scenario, prepared.trace, prepared.config, prepared.pool
     plan = scenario.plan
     setup = setup_of(
@@ -182,7 +189,8 @@ def run(
     )  # fmt: skip
     rejected = _too_long(trace, config, pool, scenario.transformer.max_context)
     built = time.perf_counter() - started
-    played = play(setup, prepared.table.tables, trace, prepared.policy, prepared.router, prepared.seed, rejected, log)
+    tables = prepared.table.tables if factor == 1.0 else scaled(prepared.table.tables, factor)
+    played = play(setup, tables, trace, prepared.policy, prepared.router, prepared.seed, rejected, log)
     totals = dict(played.totals)
     energy = _energy(scenario, totals)
     busy = max(totals["busy_s"] * plan.pp, 1e-30)
@@ -209,6 +217,8 @@ def run(
         iterations=_iterations(played.log, played.stride), totals=totals,
         itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
         usd_per_hour=usd, slo=prepared.slo, inputs=prepared.inputs, ledger=ledger,
+        spread=prepared.table.spread,
+        replay=partial(run, prepared, stop_after_s, stop_after_iterations, 0, started),
     )  # fmt: skip
 
 
@@ -221,6 +231,7 @@ def setup_of(
     rules = config.rules
     victim = "worst" if policy != "fcfs" and rules.victim == "last" else rules.victim
     prefixes = config.enable_prefix_caching and trace.prefix_hashes is not None
+    unit = math.lcm(trace.prefix_block_tokens, pool.block_tokens)  # whole hashed blocks and whole blocks of the engine
     chunks = np.sum(-(-trace.isl // max(1, config.max_num_batched_tokens)), dtype=np.float64)
     most = int(10 * (float(np.sum(trace.osl, dtype=np.float64)) + float(chunks)) + 1000)
     x = np.zeros(1, dtype=SETUP)
@@ -244,8 +255,8 @@ def setup_of(
         "router": {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2}[router],
         "add_time": 1.0 if policy in ("fcfs", "deadline") else 0.0,
         "concurrency": trace.concurrency,
-        "unit_tokens": trace.prefix_block_tokens if prefixes else 0,
-        "unit_blocks": -(-trace.prefix_block_tokens // pool.block_tokens) if prefixes else 0,
+        "unit_tokens": unit if prefixes else 0,
+        "unit_blocks": unit // pool.block_tokens if prefixes else 0,
         "conservativeness": config.schedule_conservativeness,
         "request_s": request_s,
         "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
@@ -284,10 +295,11 @@ def play(
     return Played(requests, pools, workers, cache, kept[: meta[0]], int(meta[1]), itl, totals, wall)
 
 
-def _units(trace: Trace) -> tuple[Any, Any, int]:
+def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
     """Prefix units as small numbers such that equal numbers mean equal whole prefixes: ``(units, offsets, count)``.
 
-    The identity of a unit is a polynomial hash (modulo 2^64) of all hashes of its request up to it.
+    The identity of a unit is a polynomial hash (modulo 2^64) of all hashes of its request up to it. A unit of several
+    hashed blocks has the identity of its last one.
     """
     assert trace.prefix_hashes is not None and trace.prefix_offsets is not None
     offsets = np.asarray(trace.prefix_offsets, dtype=np.int64)
@@ -299,6 +311,10 @@ def _units(trace: Trace) -> tuple[Any, Any, int]:
     sums = np.cumsum(mixed * powers[place], dtype=np.uint64)
     base = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[offsets[:-1]]
     chained = sums - np.repeat(base, sizes)
+    group = unit_tokens // trace.prefix_block_tokens
+    if group > 1:
+        chained = chained[place % group == group - 1]
+        offsets = np.concatenate([[0], np.cumsum(sizes // group)])
     found, units = np.unique(chained, return_inverse=True)
     return units.astype(np.int32).reshape(-1), offsets, len(found)
 
@@ -323,7 +339,7 @@ def _arrays(
     links = np.zeros((n if prefixes or waiting else 1, len(LINKS)), dtype=np.int64)
     units_of, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
     if prefixes:
-        units_of, offsets, units = _units(trace)
+        units_of, offsets, units = _units(trace, int(x["unit_tokens"]))
         links[:, 0], links[:, 1] = offsets[:-1], np.diff(offsets)
     order = np.argsort(trace.arrived_at[: trace.concurrency or n], kind="stable")
     if waiting and trace.after is not None and trace.after_offsets is not None:

@@ -7,7 +7,7 @@ the trace starts.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,10 @@ class Simulation:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What is needed to run it again."""
     ledger: Ledger | None = None
+    spread: float = 0.0
+    """Standard deviation of log(true / predicted) of a step."""
+    replay: Callable[[float], Simulation] | None = None
+    """The same run with every step so many times as long."""
 
     @property
     def devices(self) -> int:
@@ -152,6 +156,12 @@ class Simulation:
         from steelyard.serve.metrics import summary
 
         return summary(self)
+
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """80 % intervals of what ``summary`` says, see :func:`steelyard.serve.metrics.intervals`."""
+        from steelyard.serve.metrics import intervals
+
+        return intervals(self)
 
     def series(self, points: int = 200) -> dict[str, Floats]:
         """Time series over the makespan, see :func:`steelyard.serve.metrics.series`."""

@@ -28,7 +28,7 @@ from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["StepTable", "Tables", "build_step_table", "constant_tables"]
+__all__ = ["StepTable", "Tables", "build_step_table", "constant_tables", "scaled"]
 
 Floats = NDArray[np.float64]
 
@@ -217,6 +217,23 @@ def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0
         (cube, np.zeros(cube.shape)),
         constants,
     )
+
+
+def scaled(tables: Tables, factor: float) -> Tables:
+    """The same engine with every step taking ``factor`` times as long, its dynamic energy unchanged."""
+    data = tables.data.copy()
+    for row, (start, *extents) in enumerate(tables.layout.tolist()):
+        size = int(np.prod([e for e in extents if e])) if extents[0] else 0
+        first, second = slice(start, start + size), slice(start + size, start + 2 * size)
+        if row < len(tables.layout) - 3:
+            data[first] *= factor
+        elif row < len(tables.layout) - 1:
+            data[first] += np.log(factor)
+            data[second] /= factor
+        else:
+            for name in ("overhead_s", "per_row_s", "launch_s", "host_s", "host_per_row_s"):
+                data[start + CONSTANTS.index(name)] *= factor
+    return Tables(data, tables.layout)
 
 
 #: Logarithm of the time of no kernel at all.

@@ -19,7 +19,7 @@ from steelyard.serve.engine import EngineConfig, engine_config
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.run import play, setup_of
 from steelyard.serve.state import TOTALS
-from steelyard.serve.step_table import StepTable, build_step_table
+from steelyard.serve.step_table import CONSTANTS, StepTable, build_step_table
 from steelyard.serve.traffic.trace import Trace
 
 __all__ = ["Load", "Outcome", "Service", "closed_trace"]
@@ -106,9 +106,13 @@ class Service:
             engine_config(at.engine, at.cluster.machine), max_num_seqs=self.max_sequences,
             max_num_batched_tokens=self.max_tokens,
         )  # fmt: skip
-        return build_step_table(
+        found = build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
+        launch = found.tables.layout[-1, 0] + CONSTANTS.index("launch_s")
+        data = found.tables.data
+        data[launch] = max(data[launch], at.engine.eager_layer_s * at.transformer.depth)
+        return found
 
     def config(self, load: Load) -> EngineConfig:
         """The engine's flags for a load."""

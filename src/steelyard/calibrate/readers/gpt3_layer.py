@@ -96,7 +96,7 @@ def _ops(decode: bool) -> dict[str, tuple[float, float, float]]:
     step = Step.decode(BATCH, PROMPT + GENERATED) if decode else Step.prefill(BATCH, PROMPT)
     program = lower(at.transformer.graph(step), replace(at.plan, fused=False), at.cluster.machine)
     program = replace(program, kernels=tuple(_separate(k) for k in program.kernels))
-    cost = price(program, at.cluster, at.engine, decode=False)
+    cost = price(program, at.cluster, at.engine, burst=True, decode=False)
     return {
         k.kernel.name.partition(".")[2]: (max(float(k.time_s), _host_s(k.kernel)), float(k.limit_s), k.spread)
         for k in cost.kernels

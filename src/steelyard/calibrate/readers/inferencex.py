@@ -184,8 +184,8 @@ def polling_steps(at: Deployment, row: Mapping[str, Any]) -> float:
 def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spread: float) -> list[Asked]:
     """What the table measured of each outcome, with the datasheet's figure and the spread.
 
-    An engine that waits ``n`` steps for more prompts holds the first of a batch for all of them and those that arrive
-    meanwhile (``n`` times the rate) for half; one that polls every ``n`` steps holds all for half.
+    An engine that waits ``n`` steps for more prompts mostly does so to the end; one that polls every ``n`` steps holds
+    a prompt for half of them.
     """
     records = rows.to_dict("records")
     wait = np.asarray([waiting_steps(at, row) for row in records])
@@ -193,8 +193,7 @@ def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spr
     mean = np.where(rows["uniform"], (1.0 + SHORTEST) / 2, 1.0)
     isl, osl = (np.round(rows[name].to_numpy(dtype=np.float64) * mean) for name in ("isl", "osl"))
     tpot, ttft, running, queue = (batch(list(outcomes), n) for n in ("tpot_s", "ttft_s", "running", "queue_s"))
-    more = wait * running / osl
-    ttft = ttft + tpot * (wait * (1.0 + more / 2) / (1.0 + more) + poll / 2)
+    ttft = ttft + tpot * (wait + poll / 2)
     width = np.full(len(rows), np.sqrt(spread**2 + SYSTEM_SPREAD**2))
     wider = np.sqrt(width**2 + TTFT_SPREAD**2 + (QUEUE_SPREAD * queue / ttft) ** 2)
     limit = at.decode(np.maximum(1.0, np.floor(running * 0.9)), isl + osl * 0.45).limit_s
