@@ -312,12 +312,14 @@ def answer(scenario: Scenario) -> Estimate:
         decode = phase_cost(scenario, -(-batch // flights), 1, isl + max(1, osl // 2), decode=True)
     tokens = osl - 1
     e2e = ttft + tokens * decode.time_s
-    memory = memory_use(model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=_exact(scenario))
+    memory = memory_use(
+        model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=exact_weight_bytes(scenario)
+    )
     prefills = steps - 1 + last / per_step
     passes = float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * flights * tokens
     waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * decode.time_s
     energy = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
-    usd, note = _price(scenario, ledger)
+    usd, note = hourly_price(scenario, ledger)
     spread_prefill, spread_decode = float(prefill.cost.log_spread()), float(decode.cost.log_spread())
     share = tokens * decode.time_s / max(e2e, 1e-30)
     _account(scenario, prefill, decode, ledger)
@@ -346,7 +348,7 @@ def answer(scenario: Scenario) -> Estimate:
     )
 
 
-def _exact(scenario: Scenario) -> float | None:
+def exact_weight_bytes(scenario: Scenario) -> float | None:
     """Bytes of the real files, unless the plan stores the weights in another format."""
     exact = scenario.model.weight_bytes
     same = scenario.plan.weights == Plan().resolved(scenario.transformer.native_weights).weights
@@ -362,7 +364,7 @@ def _largest(scenario: Scenario, what: str) -> int:
     """Largest batch (at this length) or context (at this batch) that fits; 0 when not even one does. Bisection."""
     model, plan, machine, engine = scenario.transformer, scenario.plan, scenario.cluster.machine, scenario.engine
     length = scenario.isl + scenario.osl
-    weights = _exact(scenario)
+    weights = exact_weight_bytes(scenario)
 
     def fits(n: int) -> bool:
         batch, context = (n, length) if what == "batch" else (scenario.replica_batch, n)
@@ -379,7 +381,8 @@ def _largest(scenario: Scenario, what: str) -> int:
     return low * (plan.dp if what == "batch" else 1)
 
 
-def _price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]:
+def hourly_price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]:
+    """Price per device and hour and where it comes from: given, the catalogue's, or a purchase written off."""
     if scenario.usd_per_hour is not None:
         return scenario.usd_per_hour, "given"
     found = price_of(scenario.cluster.machine.name)
@@ -466,4 +469,13 @@ def sweep(scenarios: Sequence[Scenario]) -> list[Estimate]:
     return [answer(s) for s in scenarios]
 
 
-__all__ += ["Phase", "answer", "provenance", "sweep", "weight_bytes", "with_scenario"]
+__all__ += [
+    "Phase",
+    "answer",
+    "exact_weight_bytes",
+    "hourly_price",
+    "provenance",
+    "sweep",
+    "weight_bytes",
+    "with_scenario",
+]

@@ -17,6 +17,8 @@ from steelyard.serve.step_table import (
     DENSE_BATCH,
     NEW_OCTAVE,
     PER_OCTAVE,
+    TILE,
+    TILED,
 )
 
 __all__ = ["step_cost"]
@@ -28,15 +30,19 @@ TOKEN, ROWS, DECODE_ONLY, PREFILL_ONLY, DECODE, PREFILL, FIXED = range(7)
 
 @njit
 def _place(x: float, size: int) -> tuple[int, float]:
-    """Cell and position inside it on a grid dense to ``DENSE`` and geometric beyond; beyond the end, the last cell."""
-    if x < DENSE:
-        index = int(x)
+    """Entry below ``x`` on the grid of tokens and how far ``x`` is towards the next; beyond the end, the last cell."""
+    if x <= DENSE:
+        index = min(int(x), DENSE - 1)
         return index, x - index
-    step = math.floor(PER_OCTAVE * math.log2(x / DENSE))
-    step = int(min(max(step, 0), size - DENSE - 2))
-    low = DENSE * 2.0 ** (step / PER_OCTAVE)
-    high = DENSE * 2.0 ** ((step + 1) / PER_OCTAVE)
-    return DENSE + step, (x - low) / (high - low)
+    if x <= TILED:
+        tile = (int(x) - 1 - DENSE) // TILE
+        return min(DENSE + 1 + 2 * tile, size - 2), (x - DENSE - TILE * tile - 1) / (TILE - 1)
+    start = DENSE + 2 * ((TILED - DENSE) // TILE)
+    step = math.floor(PER_OCTAVE * math.log2(x / TILED))
+    step = int(min(max(step, 0), size - start - 2))
+    low = TILED * 2.0 ** (step / PER_OCTAVE)
+    high = TILED * 2.0 ** ((step + 1) / PER_OCTAVE)
+    return start + step, (x - low) / (high - low)
 
 
 @njit

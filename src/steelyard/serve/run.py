@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard import __version__
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.estimation import Scenario, _exact, _price, check, default_shape, with_scenario
+from steelyard.estimation import Scenario, check, default_shape, exact_weight_bytes, hourly_price, with_scenario
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import default_engine, find_engine
@@ -117,7 +117,9 @@ def prepare(
         max(1, min(len(trace), config.max_num_seqs * shape[2])), means[0], means[1], skew, usd_per_hour,
     )  # fmt: skip
     check(with_scenario(scenario, isl=1, osl=1))
-    pool = kv_pool(loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=_exact(scenario))
+    pool = kv_pool(
+        loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=exact_weight_bytes(scenario)
+    )
     served = ~_too_long(trace, config, pool, loaded.transformer.max_context)
     longest = int(np.max((trace.isl + trace.osl)[served], initial=2))
     table = build_step_table(loaded.transformer, scenario.plan, cluster, entry, config, max_context=longest, skew=skew)
@@ -204,7 +206,7 @@ def run(
         "idle_frac": 1.0 - min(1.0, totals["busy_s"] / max(totals["makespan_s"] * plan.dp, 1e-30)),
     }
     ledger = _ledger(prepared)
-    usd, note = _price(scenario, ledger)
+    usd, note = hourly_price(scenario, ledger)
     if usd is not None:
         ledger.cite("price", note)
     stopped = _STOPS[int(totals["stop"])]

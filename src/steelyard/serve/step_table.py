@@ -34,8 +34,10 @@ Floats = NDArray[np.float64]
 
 #: Tokens and rows up to which every whole number has an entry.
 DENSE = 512
-#: Entries per doubling above it.
-PER_OCTAVE = 32
+#: Above it each tile of so many tokens has an entry for its first and its last: kernels step up where a tile begins.
+TILE = 64
+#: Where that ends, and the entries per doubling beyond.
+TILED, PER_OCTAVE = 16384, 32
 #: Decoding sequences up to which every whole number has an entry.
 DENSE_BATCH = 128
 #: Grid points per doubling: sequences and context of decode attention; sequences, new tokens and context of prefill.
@@ -128,10 +130,12 @@ class StepTable:
         return float(step_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
 
 
-def grid(largest: int, dense: int = DENSE, octave: int = PER_OCTAVE) -> Floats:
-    """``0, 1, ..., dense`` then ``dense * 2^(j / octave)`` up to beyond ``largest``."""
-    steps = max(1, int(np.ceil(octave * np.log2(max(largest, dense + 1) / dense))) + 1)
-    return np.concatenate([np.arange(dense + 1.0), dense * 2.0 ** (np.arange(1, steps + 1) / octave)])
+def grid(largest: int) -> Floats:
+    """``0, 1, ..., DENSE``, the first and last of each tile to ``TILED``, then geometric; to ``largest`` at least."""
+    tiles = np.arange(DENSE, min(max(largest, DENSE), TILED), TILE, dtype=np.float64)
+    edges = np.stack([tiles + 1, tiles + TILE], axis=1).ravel()
+    beyond = geometric(TILED, largest, PER_OCTAVE)[1:] if largest > TILED else np.zeros(0)
+    return np.concatenate([np.arange(DENSE + 1.0), edges, beyond])
 
 
 def geometric(start: float, largest: float, octave: int) -> Floats:
@@ -160,7 +164,7 @@ def build_step_table(
     """
     builder = _Builder(model, plan, cluster, engine, skew)
     most = int(min(max(config.max_num_batched_tokens, 1), max(1, config.max_num_seqs) * max_context))
-    tokens = max(most, config.max_num_seqs, 1)
+    tokens = max(most if config.enable_chunked_prefill else max(most, max_context), config.max_num_seqs, 1)
     sequences = max(1, config.max_num_seqs)
     token_grid, row_grid = grid(tokens), grid(sequences)
     token, token_j, cost = builder.token(token_grid, absorb=True)
@@ -314,7 +318,9 @@ class _Builder:
         return time * (points > 0), energy * (points > 0)
 
     def decode(self, sequences: int, max_context: int) -> tuple[Floats, Floats]:
-        batch = grid(sequences, DENSE_BATCH, BATCH_OCTAVE)[1:]
+        batch = np.append(
+            np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
+        )
         context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
         n, c = np.meshgrid(batch, context, indexing="ij")
         return _logs(*self._sums(self._priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
