@@ -101,3 +101,24 @@ def test_strange_names(name: str) -> None:
 def test_context_of_the_model_is_known() -> None:
     """Decoders with rotary positions say how far they go."""
     assert load_model("llama-3.1-8b").transformer.max_context == 131_072
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "weights"),
+    [
+        ("Qwen/Qwen3-32B-FP8", "Qwen/Qwen3-32B", "fp8_block"),
+        ("nvidia/Llama-3.3-70B-Instruct-FP8", "meta-llama/Llama-3.3-70B-Instruct", "fp8"),
+        ("nvidia/DeepSeek-R1-NVFP4", "deepseek-ai/DeepSeek-R1", "nvfp4"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "Qwen/Qwen2.5-7B", "int4"),
+    ],
+)
+def test_quantised_releases_are_taken_as_their_base(name: str, base: str, weights: str) -> None:
+    model = load_model(name)
+    assert model.transformer.native_weights == weights
+    assert model.transformer.parameters() == load_model(base).transformer.parameters()
+    assert any(name in note for note in model.transformer.notes)
+
+
+def test_an_unknown_quantised_release_is_still_unknown() -> None:
+    with pytest.raises(UnknownName):
+        load_model("nobody/Nothing-7B-FP8")

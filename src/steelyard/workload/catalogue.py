@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,12 +136,46 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         from steelyard.workload.ingest.hf import load_path
 
         return load_path(found, generic=generic)
-    entry = find_model(str(name_or_path))
+    name, weights = str(name_or_path), ""
+    try:
+        entry = find_model(name)
+    except UnknownName:
+        entry, weights = _requantised(name)
     try:
         transformer = read_config(entry.config, name=entry.id, generic=generic)
     except InputError as error:
         raise _inside(error, entry.id) from None
+    if weights:
+        note = f"{name}: taken as {entry.id} with its weights in {weights}"
+        transformer = replace(transformer, native_weights=weights, native_formats=(), notes=(*transformer.notes, note))
     return Model(entry.id, transformer, entry.source, entry=entry)
+
+
+#: Endings under which others publish a model with narrower weights, and the format they mean.
+_REQUANTISED = (
+    (re.compile(r"[-_.](nvfp4|fp4)([-_.]?v\d+)?$", re.I), "nvfp4"),
+    (re.compile(r"[-_.]mxfp4$", re.I), "mxfp4"),
+    (re.compile(r"[-_.]fp8[-_.]block$", re.I), "fp8_block"),
+    (re.compile(r"[-_.]fp8([-_.](kv|dynamic))?$", re.I), "fp8"),
+    (re.compile(r"[-_.](w8a8|int8|quantized\.w8a8)$", re.I), "int8"),
+    (re.compile(r"[-_.](awq|gptq|w4a16|int4|gptq[-_]int4|quantized\.w4a16|awq[-_]int4)$", re.I), "int4"),
+)
+#: Makers whose own FP8 releases have one scale per 128 x 128 block. Source: their quantization_config.
+_BLOCK_FP8 = ("qwen", "deepseek-ai", "zai-org", "minimaxai", "moonshotai")
+
+
+def _requantised(name: str) -> tuple[ModelEntry, str]:
+    """The entry behind a quantised release's name, and the format of its weights. Raises UnknownName."""
+    maker, _, model = name.rpartition("/")
+    for pattern, fmt in _REQUANTISED:
+        base = pattern.sub("", model)
+        if base != model:
+            if fmt == "fp8" and maker.lower() in _BLOCK_FP8:
+                fmt = "fp8_block"
+            for tried in (f"{maker}/{base}", base):
+                with suppress(UnknownName):
+                    return find_model(tried), fmt
+    return find_model(name), ""
 
 
 def catalogue_folders() -> list[Path]:

@@ -5,7 +5,8 @@ Method: ``docs/methods/whole_models.md``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -85,7 +86,6 @@ class Service:
     """Largest token budget of a step among the loads."""
     max_sequences: int
     """Most sequences at once among the loads."""
-    _tables: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(at: Deployment, loads: list[Load]) -> Service:
@@ -97,6 +97,13 @@ class Service:
             max(min(c.max_num_batched_tokens, x.clients * x.isl + x.clients) for c, x in zip(configs, loads, strict=True)),
             max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in zip(configs, loads, strict=True)),
         )
+
+    @staticmethod
+    def for_trace(at: Deployment, trace: Trace, flags: Mapping[str, Any]) -> Service:
+        """The service for one trace."""
+        config = engine_config(at.engine, at.cluster.machine, dict(flags))
+        longest = int(np.max(trace.isl + trace.osl))
+        return Service(at, longest, config.max_num_batched_tokens, min(config.max_num_seqs, max(len(trace), 2)))
 
     @cached_property
     def table(self) -> StepTable:
@@ -114,9 +121,9 @@ class Service:
         data[launch] = max(data[launch], at.engine.eager_layer_s * at.transformer.depth)
         return found
 
-    def config(self, load: Load) -> EngineConfig:
-        """The engine's flags for a load."""
-        return engine_config(self.at.engine, self.at.cluster.machine, dict(load.flags))
+    def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
+        """The engine's flags with these over its defaults."""
+        return engine_config(self.at.engine, self.at.cluster.machine, dict(flags))
 
     def pool(self, config: EngineConfig) -> KvPool:
         """The cache of one replica. Raises :class:`~steelyard.errors.DoesNotFit`."""
@@ -145,7 +152,7 @@ class Service:
 
     def closed(self, load: Load, tables: Any = None) -> Outcome:
         """Means of a closed loop."""
-        config = self.config(load)
+        config = self.flagged(dict(load.flags))
         trace = closed_trace(load)
         played = self.play(trace, config, tables)
         q = played.requests
