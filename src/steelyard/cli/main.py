@@ -30,7 +30,7 @@ for _name, _help in (
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
     ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
     ("show", "Show one machine, model, format, engine, network or node."),
-    ("compare", "Put two machines, two models or two saved estimates side by side."),
+    ("compare", "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation."),
     ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),
     ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),

@@ -45,7 +45,7 @@ class Deployment:
     cp: Annotated[int, _option("context-parallel degree")] = 1
     replicas: Annotated[int, _option("copies of the whole deployment that --on describes")] = 1
     router: Annotated[
-        str, Parameter(help="which replica gets a request: round-robin, random, least-loaded, session")
+        str, Parameter(help="which replica gets a request: round-robin, random, least-loaded, session, prefix")
     ] = "round-robin"
     skew: Annotated[float, _option("exponent of the power law of expert popularity; 0 = balanced")] = 0.0
     price: Annotated[str, _option("USD per device and hour (default: newest in the catalogue)")] = ""
@@ -102,7 +102,12 @@ class Serving:
         str,
         _option("vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca, tgi, sarathi", "--engine", "--backend"),
     ] = ""
-    policy: Annotated[str, Parameter(help="order of the queue: fcfs, priority, shortest, deadline")] = "fcfs"
+    policy: Annotated[
+        str,
+        Parameter(
+            help="order of the queue: fcfs, priority, shortest, deadline, or FILE.py:CLASS of your own (runs it)"
+        ),
+    ] = "fcfs"
     scheduler: Annotated[
         str, _option("another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization")
     ] = ""

@@ -35,8 +35,7 @@ class Engine:
     request_s: Annotated[float, Quantity("s", "tokenise, HTTP, first detokenise, once per request", ge=0)]
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
-    eager_layer_s: Annotated[float, Quantity("s", "host time per layer of a step that is no captured graph", ge=0)] = 0.0
-    experts_hopper: Annotated[str, "grouped product it runs for 8-bit experts on Hopper; empty = as measured there"] = ""
+    experts_hopper: Annotated[str, "its grouped product of 8-bit experts on Hopper; empty = what was measured"] = ""
     attention: Annotated[str, "its own attention kernel on NVIDIA parts; empty = what the machine's family runs"] = ""
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
     aliases: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from steelyard.serve.slo import Target, parse_target
 if TYPE_CHECKING:
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
+    from steelyard.serve.policies import Policy
     from steelyard.serve.simulation import Simulation
     from steelyard.serve.traffic.lengths import Lengths
     from steelyard.serve.traffic.trace import Trace
@@ -52,7 +53,7 @@ def simulate(
     cp: int = 1,
     engine: str = "",
     flags: Mapping[str, Any] | None = None,
-    policy: str = "fcfs",
+    policy: str | type[Policy] | Policy = "fcfs",
     router: str = "round-robin",
     replicas: int = 1,
     ttft: str = "",
@@ -74,7 +75,8 @@ def simulate(
         seed: fixes everything drawn.
         engine: ``vllm``, ``sglang``, ``trtllm``, ... or a scheduler alone: ``static``, ``orca``, ``tgi``, ``sarathi``.
         flags: the engine's own flags, by its own names.
-        policy: order of the waiting queue.
+        policy: order of the waiting queue: a name, ``FILE.py:CLASS`` (runs that file) or a class; see
+            :mod:`steelyard.serve.policies._base`.
         router: which replica gets a request.
         replicas: copies of the deployment that ``on`` describes.
         ttft, tpot, e2e: promises such as ``p99:1s``; goodput counts requests within all the limits.
@@ -140,7 +142,7 @@ def serve(
     cp: int = 1,
     engine: str = "",
     flags: Mapping[str, Any] | None = None,
-    policy: str = "fcfs",
+    policy: str | type[Policy] | Policy = "fcfs",
     router: str = "round-robin",
     replicas: int = 1,
     seed: int = 0,

@@ -14,7 +14,7 @@ from typing import Any
 from steelyard.serve.evaluate import step_cost
 from steelyard.serve.jit import njit
 from steelyard.serve.queue import pop, push
-from steelyard.serve.schedule import cache_prompt, choose_step, enqueue, release
+from steelyard.serve.schedule import cache_prompt, cached_units, choose_step, enqueue, release
 from steelyard.serve.state import ITL_BINS, ITL_SHORTEST_S, ITL_STEP
 
 __all__ = ["run_kernel"]
@@ -208,8 +208,8 @@ def arrive_later(x: Any, q: Any, extra: Any, k: int, now: float, pending: int, n
 
 @njit
 def arrive(
-    x: Any, q: Any, p: Any, extra: Any, links: Any, children: Any, total: Any, i: int, now: float, pending: int,
-    numbers: Any,
+    x: Any, q: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, children: Any, total: Any, i: int,
+    now: float, pending: int, numbers: Any,
 ) -> int:  # fmt: skip
     """A request reaches the engines: routed and queued, or it was rejected at the door and its successors go on."""
     if q[i].status == 1:
@@ -222,9 +222,14 @@ def arrive(
         elif x[0].router == 1:
             r = int(extra[i, 2])
         else:
-            for k in range(1, x[0].replicas):
-                if p[k].load < p[r].load:
+            most = 0  # prefix units it could reuse; none counts for the least-loaded router
+            for k in range(x[0].replicas):
+                hits = 0
+                if x[0].router == 3 and x[0].unit_tokens > 0:
+                    hits = cached_units(x, u, links, units_of, i, q[i].isl, k)[0]
+                if hits > most or (hits == most and p[k].load < p[r].load):
                     r = k
+                    most = hits
     q[i].seq = numbers[0]
     numbers[0] += 1
     numbers[2] += 1
@@ -284,7 +289,7 @@ def run_kernel(
                     break
                 i = order[known]
                 known += 1
-            pending = arrive(x, q, p, extra, links, children, total, i, now, pending, numbers)
+            pending = arrive(x, q, p, u, extra, links, units_of, children, total, i, now, pending, numbers)
         for lane in range(workers):
             if w[lane].end == math.inf:
                 r = lane // lanes

@@ -21,6 +21,7 @@ from steelyard.plan.plan import Plan
 from steelyard.provenance import Ledger, content_hash
 from steelyard.serve.engine import ADMISSIONS, VICTIMS, EngineConfig, engine_config
 from steelyard.serve.kv import KvPool, kv_pool
+from steelyard.serve.policies import Order, Policy, ordered
 from steelyard.serve.simulation import COMPLETED, REJECTED, UNFINISHED, Iterations, Records, Simulation
 from steelyard.serve.state import (
     EXTRA,
@@ -40,12 +41,10 @@ from steelyard.serve.step_table import StepTable, Tables, build_step_table, scal
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.catalogue import Model, load_model
 
-__all__ = ["POLICIES", "ROUTERS", "Played", "Prepared", "play", "prepare", "run", "setup_of"]
+__all__ = ["ROUTERS", "Played", "Prepared", "play", "prepare", "run", "setup_of"]
 
-#: Orders of the waiting queue.
-POLICIES = ("fcfs", "priority", "shortest", "deadline")
 #: How a request finds its replica.
-ROUTERS = ("round-robin", "random", "session", "least-loaded")
+ROUTERS = ("round-robin", "random", "session", "least-loaded", "prefix")
 _SLO = ("ttft_s", "tpot_s", "e2e_s")
 _STOPS = {0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served"}
 
@@ -59,7 +58,7 @@ class Prepared:
     config: EngineConfig
     pool: KvPool
     table: StepTable
-    policy: str
+    policy: Order
     router: str
     seed: int
     slo: Mapping[str, float]
@@ -83,9 +82,9 @@ class Played:
 
 def prepare(
     model: str | Model, on: str | Cluster | Machine, trace: Trace, weights: str, activations: str, kv: str,
-    communication: str, tp: int | None, pp: int | None, dp: int | None, ep: int, cp: int, engine: str, policy: str,
-    router: str, flags: dict[str, Any], slo: dict[str, float], skew: float, seed: int, usd_per_hour: float | None,
-    generic: bool,
+    communication: str, tp: int | None, pp: int | None, dp: int | None, ep: int, cp: int, engine: str,
+    policy: str | type[Policy] | Policy, router: str, flags: dict[str, Any], slo: dict[str, float], skew: float,
+    seed: int, usd_per_hour: float | None, generic: bool,
 ) -> Prepared:  # fmt: skip
     """Check every input, count the blocks, build the step table. Raises as :func:`simulate` says."""
     problems = []
@@ -97,11 +96,15 @@ def prepare(
             problems.append(Problem(f"slo.{name}", f"expected one of {', '.join(_SLO)}"))
         elif not limit > 0:
             problems.append(Problem(f"slo.{name}", f"expected a time above 0, got {limit}"))
-    policy, router = _choice("policy", policy, POLICIES), _choice("router", router, ROUTERS)
-    if policy == "priority" and trace.priority is None:
-        problems.append(Problem("policy", "the trace has no priorities"))
-    if policy == "deadline" and trace.deadline_s is None:
-        problems.append(Problem("policy", "the trace has no deadlines"))
+    router = _choice("router", router, ROUTERS)
+    try:
+        order = ordered(policy, trace)
+    except UnknownName:
+        raise
+    except InputError as error:
+        problems += error.problems
+    if router == "prefix" and trace.prefix_hashes is None:
+        problems.append(Problem("router", "the trace has no prefix hashes to route by"))
     raise_all(problems)
     loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
     if not loaded.transformer.causal:
@@ -111,6 +114,8 @@ def prepare(
     plan = Plan(weights, activations, kv, communication, shape[0], shape[1], shape[2], ep, cp, engine)
     entry = find_engine(engine) if engine else default_engine(cluster.machine)
     config = engine_config(entry, cluster.machine, flags)
+    if router == "prefix" and not config.enable_prefix_caching:
+        raise InputError("the prefix router needs an engine that caches prefixes", field="router")
     means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))
     scenario = Scenario(
         loaded, cluster, plan.resolved(loaded.transformer.native_weights), entry,
@@ -125,11 +130,14 @@ def prepare(
     table = build_step_table(loaded.transformer, scenario.plan, cluster, entry, config, max_context=longest, skew=skew)
     inputs = {
         "model": loaded.transformer.name, "on": str(cluster), "trace": trace.name, "requests": len(trace),
-        "trace_hash": _trace_hash(trace), "plan": asdict(scenario.plan), "engine": asdict(config), "policy": policy,
+        "trace_hash": _trace_hash(trace), "plan": asdict(scenario.plan), "engine": asdict(config),
+        "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
         "router": router, "slo": dict(slo), "skew": skew, "seed": seed, "usd_per_hour": usd_per_hour,
         "kv_blocks": pool.blocks,
     }  # fmt: skip
-    return Prepared(scenario, trace, config, pool, table, policy, router, seed, slo, inputs)
+    if not order.builtin:
+        inputs["policy_keys"] = _digest(order.keys)
+    return Prepared(scenario, trace, config, pool, table, order, router, seed, slo, inputs)
 
 
 def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
@@ -213,7 +221,7 @@ def run(
     if not stopped and np.any(played.requests["status"] == UNFINISHED):
         stopped = "requests were left that no engine could admit"
     return Simulation(
-        scenario=scenario, trace=trace, config=config, pool=pool, policy=prepared.policy, router=prepared.router,
+        scenario=scenario, trace=trace, config=config, pool=pool, policy=prepared.policy.name, router=prepared.router,
         replicas=plan.dp,
         records=_records(played, trace, scenario.engine.request_s),
         iterations=_iterations(played.log, played.stride), totals=totals,
@@ -226,12 +234,12 @@ def run(
 
 def setup_of(
     config: EngineConfig, pool: KvPool, trace: Trace, *, replicas: int = 1, lanes: int = 1, router: str = "round-robin",
-    policy: str = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
+    policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
     stop_after_iterations: int | None = None, log: int = 1 << 18,
 ) -> Any:  # fmt: skip
     """The kernel's limits and rules from an engine's flags."""
-    rules = config.rules
-    victim = "worst" if policy != "fcfs" and rules.victim == "last" else rules.victim
+    rules, order = config.rules, ordered(policy, trace)
+    victim = "worst" if not order.by_arrival and rules.victim == "last" else rules.victim
     prefixes = config.enable_prefix_caching and trace.prefix_hashes is not None
     unit = math.lcm(trace.prefix_block_tokens, pool.block_tokens)  # whole hashed blocks and whole blocks of the engine
     chunks = np.sum(-(-trace.isl // max(1, config.max_num_batched_tokens)), dtype=np.float64)
@@ -254,8 +262,8 @@ def setup_of(
         "watermark": int(np.ceil(config.watermark * pool.blocks)),
         "replicas": replicas,
         "lanes": lanes,
-        "router": {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2}[router],
-        "add_time": 1.0 if policy in ("fcfs", "deadline") else 0.0,
+        "router": {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2, "prefix": 3}[router],
+        "add_time": float(order.from_arrival),
         "concurrency": trace.concurrency,
         "unit_tokens": unit if prefixes else 0,
         "unit_blocks": unit // pool.block_tokens if prefixes else 0,
@@ -271,13 +279,16 @@ def setup_of(
 
 
 def play(
-    setup: Any, tables: Tables, trace: Trace, policy: str, router: str, seed: int, rejected: Any, log: int
-) -> Played:
+    setup: Any, tables: Tables, trace: Trace, policy: str | type[Policy] | Policy | Order, router: str, seed: int,
+    rejected: Any, log: int,
+) -> Played:  # fmt: skip
     """Run the kernel on fresh arrays. ``setup``: one record of :data:`~steelyard.serve.state.SETUP`."""
     from steelyard.serve.kernel import run_kernel
 
     x = setup[0]
-    requests, extra, links, units_of, children, order, units = _arrays(trace, x, policy, router, seed, rejected)
+    requests, extra, links, units_of, children, order, units = _arrays(
+        trace, x, ordered(policy, trace), router, seed, rejected
+    )
     workers = make_workers(int(x["replicas"] * x["lanes"]))
     slots = np.zeros((len(workers), min(int(x["max_seqs"]), len(trace)) + 1), dtype=SLOT)
     pools = make_pools(int(x["replicas"]), int(x["blocks"]), min(0.7 * float(x["conservativeness"]), 1.0))
@@ -322,7 +333,7 @@ def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
 
 
 def _arrays(
-    trace: Trace, x: Any, policy: str, router: str, seed: int, rejected: Any
+    trace: Trace, x: Any, policy: Order, router: str, seed: int, rejected: Any
 ) -> tuple[Any, Any, Any, Any, Any, Any, int]:
     """``(requests, extra, links, units of prompts, children, order of known arrivals, number of units)``."""
     n = len(trace)
@@ -353,16 +364,12 @@ def _arrays(
     return requests, extra, links, units_of, children, order, units
 
 
-def _extra(trace: Trace, x: Any, policy: str, router: str, seed: int) -> dict[str, Any]:
+def _extra(trace: Trace, x: Any, policy: Order, router: str, seed: int) -> dict[str, Any]:
     """Optional facts of requests by name; empty when nothing is special."""
     n = len(trace)
     columns: dict[str, Any] = {}
-    if policy == "priority":
-        columns["base"] = trace.priority
-    elif policy == "shortest":
-        columns["base"] = trace.isl + trace.osl
-    elif policy == "deadline":
-        columns["base"] = trace.deadline_s
+    if np.any(policy.keys):
+        columns["base"] = policy.keys
     if trace.delay_s is not None and np.any(trace.delay_s > 0):
         columns["delay_s"] = trace.delay_s
     if int(x["router"]) == 1:
@@ -432,6 +439,8 @@ def _ledger(prepared: Prepared) -> Ledger:
     )
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
+    if not prepared.policy.builtin:
+        ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
     if plan.shares_experts:
         ledger.assume(
             "replicas that share experts step on their own, each seeing the others' tokens as many as its own"

@@ -11,7 +11,7 @@ from typing import Any
 from steelyard.serve.jit import njit
 from steelyard.serve.queue import drop_unit, pop, push, share_unit, take_blocks
 
-__all__ = ["cache_prompt", "choose_step", "enqueue", "release"]
+__all__ = ["cache_prompt", "cached_units", "choose_step", "enqueue", "release"]
 
 STEP, PROMPT, WHOLE, ESTIMATE = 0, 1, 2, 3
 LAST, WORST, SHORTEST_ANSWER = 0, 1, 2

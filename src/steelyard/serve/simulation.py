@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
     from steelyard.provenance import Ledger
+    from steelyard.serve.policies import Policy
     from steelyard.serve.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
@@ -192,7 +193,7 @@ def simulate(
     ep: int = 1,
     cp: int = 1,
     engine: str = "",
-    policy: str = "fcfs",
+    policy: str | type[Policy] | Policy = "fcfs",
     router: str = "round-robin",
     flags: Mapping[str, Any] | None = None,
     slo: Mapping[str, float] | None = None,
@@ -210,10 +211,10 @@ def simulate(
         model, on, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, skew, usd_per_hour, generic:
             as for :func:`steelyard.estimate`. ``dp`` replicas are fed by the router.
         trace: arrivals and lengths; open loop, closed loop or with dependencies.
-        policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length) or
-            ``deadline``.
+        policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length),
+            ``deadline``, ``FILE.py:CLASS`` (runs that file) or a class; see :mod:`steelyard.serve.policies._base`.
         router: which replica gets a request: ``round-robin``, ``random``, ``session`` (a conversation stays where it
-            began) or ``least-loaded`` (fewest requests).
+            began), ``least-loaded`` (fewest requests) or ``prefix`` (most of the prompt cached, then fewest requests).
         flags: engine flags by the names of :class:`~steelyard.serve.engine.EngineConfig`
             (``max_num_batched_tokens``, ``max_num_seqs``, ``enable_prefix_caching``, ``num_gpu_blocks_override`` ...).
         slo: limits for goodput, any of ``ttft_s``, ``tpot_s``, ``e2e_s``.

@@ -33,8 +33,9 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 
 #: Limits and rules of a run, one record; see :class:`~steelyard.serve.engine.EngineConfig`.
 #: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``router``: 0 round-robin, 1 as given, 2
-#: fewest requests. ``add_time``: 1 when the order key counts from arrival. ``unit_tokens``: tokens of one cached prefix
-#: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``log``: whether steps are kept.
+#: fewest requests, 3 longest cached prefix, then fewest requests. ``add_time``: 1 when the order key counts from
+#: arrival. ``unit_tokens``: tokens of one cached prefix unit (0: no prefix cache), held by ``unit_blocks`` blocks.
+#: ``log``: whether steps are kept.
 SETUP = np.dtype(
     _fields(
         "i8", "max_tokens", "max_seqs", "threshold", "block", "blocks", "fixed", "cap", "mixed", "chunked", "admission",

@@ -14,13 +14,13 @@ import numpy as np
 
 from steelyard.calibrate.readers._base import Floats
 from steelyard.calibrate.readers._whole import Deployment
-from steelyard.errors import InputError
+from steelyard.errors import InputError, SteelyardError
 from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig, engine_config
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.run import play, setup_of
 from steelyard.serve.state import TOTALS
-from steelyard.serve.step_table import CONSTANTS, StepTable, build_step_table
+from steelyard.serve.step_table import StepTable, build_step_table
 from steelyard.serve.traffic.trace import Trace
 
 __all__ = ["Load", "Outcome", "Service", "closed_trace"]
@@ -60,6 +60,10 @@ class Outcome:
     """Requests waited because the cache was full."""
 
 
+#: Of a load that does not fit.
+NOTHING = Outcome(np.nan, np.nan, np.nan, np.nan, np.nan, False)
+
+
 def closed_trace(load: Load) -> Trace:
     """The requests of a load. Prompts and answers of one row are drawn alike for every deployment."""
     rng = np.random.default_rng(SEED)
@@ -90,12 +94,12 @@ class Service:
     @staticmethod
     def of(at: Deployment, loads: list[Load]) -> Service:
         """The service whose tables cover the loads."""
-        configs = [engine_config(at.engine, at.cluster.machine, dict(x.flags)) for x in loads]
+        flagged = [(engine_config(at.engine, at.cluster.machine, dict(x.flags)), x) for x in loads]
         return Service(
             at,
             max(x.isl + x.osl for x in loads),
-            max(min(c.max_num_batched_tokens, x.clients * x.isl + x.clients) for c, x in zip(configs, loads, strict=True)),
-            max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in zip(configs, loads, strict=True)),
+            max(min(c.max_num_batched_tokens, x.clients * (x.isl + 1)) for c, x in flagged),
+            max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in flagged),
         )
 
     @staticmethod
@@ -113,13 +117,9 @@ class Service:
             engine_config(at.engine, at.cluster.machine), max_num_seqs=self.max_sequences,
             max_num_batched_tokens=self.max_tokens,
         )  # fmt: skip
-        found = build_step_table(
+        return build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
-        launch = found.tables.layout[-1, 0] + CONSTANTS.index("launch_s")
-        data = found.tables.data
-        data[launch] = max(data[launch], at.engine.eager_layer_s * at.transformer.depth)
-        return found
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
         """The engine's flags with these over its defaults."""
@@ -170,6 +170,19 @@ class Service:
             e2e_s=float((q["last_at"] - q["arrived_at"]).mean()),
             full=bool(totals["kv_max"] > 0.97 * room.blocks and load.clients > 1),
         )
+
+    def all_closed(self, loads: list[Load]) -> list[Outcome]:
+        """:meth:`closed` of each load; NaN for those that do not fit. Raises when none does."""
+        found: list[Outcome | SteelyardError] = []
+        for load in loads:
+            try:
+                found.append(self.closed(load))
+            except SteelyardError as error:
+                found.append(error)
+        failed = next((x for x in found if isinstance(x, SteelyardError)), None)
+        if failed and all(isinstance(x, SteelyardError) for x in found):
+            raise failed
+        return [NOTHING if isinstance(x, SteelyardError) else x for x in found]
 
 
 def batch(outcomes: list[Outcome], name: str) -> Floats:

@@ -4,7 +4,7 @@ Each of ``concurrency`` clients sends its next request when one ends. InferenceX
 ``[0.8 L, L]`` and stops after ten requests per client; every row is played through the simulator with the flags its
 published script sets. Duplicates and rows whose parallel degrees were counted twice upstream are dropped. Throughput is
 ``clients / (tpot + ttft / osl)`` per device on both sides, as the table derives it. Rows with something the matter are
-families of their own, see :func:`families`; rows the engines' times were fitted to are labelled, see :func:`fitted_rows`.
+families of their own (:func:`families`); rows the engines' times were fitted to are labelled (:func:`fitted_rows`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.calibrate.readers._serve import Load, Outcome, Service, batch
 from steelyard.calibrate.readers._whole import (
+    SYSTEM_SPREAD,
     Asked,
     Deployment,
-    SYSTEM_SPREAD,
     deploy,
     eight_bit,
     predict,
     predict_all,
 )
-from steelyard.calibrate.readers._serve import Load, Outcome, Service, batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ MEAN_LENGTH = (1.0 + SHORTEST) / 2
 #: 0.8, 0.95 and 1 on them.
 LAB_SHORTEST = 0.95
 #: Further log-space spread of times to first token (host, client), and of the part of them that is queueing.
-TTFT_SPREAD, QUEUE_SPREAD = 0.2, 0.3
+TTFT_SPREAD, QUEUE_SPREAD = 0.3, 0.3
 #: Clients of the lab's TensorRT-LLM runs of the dense model that always wait: their engine was built for one
 #: sequence less than the concurrency (their times to first token at small concurrency show one generation of waiting,
 #: shared by all).
@@ -86,7 +86,8 @@ def place(
     open_weights = "gpt-oss" in model
     weights = "" if open_weights else weights  # published in MXFP4 and run as such
     engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
-    kv = "fp8" if engine in ("trtllm", "vllm") and modes else ""
+    # vLLM on H100: the published flag says fp8, the rows queue as 16 bit does
+    kv = "fp8" if engine == "trtllm" and modes or engine == "vllm" and modes and "h100" not in system else ""
     if open_weights and machine_name(system).startswith("h"):
         kv = ""  # the scripts leave the cache in 16 bit on Hopper
     # and with its activations in MXFP8 on Blackwell, by flag in vLLM and by default in TensorRT-LLM
@@ -129,7 +130,7 @@ def _both(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
     """Time between tokens, to the first, tokens per second and device, and 2 where the cache was full (else 1)."""
     loads = [load_of(at, row) for row in rows.to_dict("records")]
     service = Service.of(at, loads)
-    outcomes = [service.closed(load) for load in loads]
+    outcomes = service.all_closed(loads)
     return figures(at, rows, outcomes, service.table.spread)
 
 
@@ -137,15 +138,17 @@ def load_of(at: Deployment, row: Mapping[str, Any]) -> Load:
     """The closed loop of a row, with the flags its script sets (else the engine's defaults)."""
     clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
     flags = run_flags(at, bool(row["uniform"]), clients, isl, osl)
-    return Load(clients, REQUESTS * clients, isl, osl, SHORTEST if row["uniform"] else LAB_SHORTEST, tuple(flags.items()))
+    shortest = SHORTEST if row["uniform"] else LAB_SHORTEST
+    return Load(clients, REQUESTS * clients, isl, osl, shortest, tuple(flags.items()))
 
 
 def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) -> dict[str, Any]:
     """Engine flags of a run, by the engine's names.
 
-    InferenceX publishes its scripts (``benchmarks/*.sh``): vLLM with ``--gpu-memory-utilization 0.9 --max-num-seqs CONC``
-    (512 on Blackwell) and a budget of 8192; TensorRT-LLM with ``max_num_tokens`` equal to the longest sequence (dense),
-    20000 (gpt-oss) or ``max(8192, CONC + ISL + 64)`` (DeepSeek); SGLang with chunks of 32768 and 0.82 of the memory.
+    InferenceX publishes its scripts (``benchmarks/*.sh``): vLLM with ``--gpu-memory-utilization 0.9`` and
+    ``--max-num-seqs CONC`` (512 on Blackwell) and a budget of 8192; TensorRT-LLM with ``max_num_tokens`` equal to the
+    longest sequence (dense), 20000 (gpt-oss) or ``max(8192, CONC + ISL + 64)`` (DeepSeek); SGLang with chunks of 32768
+    and 0.82 of the memory.
     The lab states nothing: one seat per client.
     """
     engine, moe = at.engine.name, bool(at.transformer.experts)
@@ -259,9 +262,8 @@ def fitted_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
     chosen = (octave == np.round(octave)) & (octave % 2 == 0)
     name, engine = frame["model_path"].astype(str), frame["backend"].astype(str)
     dense = name.str.contains("Llama-3.1-70B") & engine.isin(["vllm", "trtllm"])
-    latent = name.str.contains("DeepSeek-V3") & (engine == "sglang") & (frame["gemm_quant_mode"] == "fp8")
     where = frame["system"].map(machine_name) == "h200_sxm"
-    return np.asarray(chosen & where & (dense | latent), dtype=np.bool_)
+    return np.asarray(chosen & where & dense, dtype=np.bool_)
 
 
 def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
@@ -270,8 +272,8 @@ def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
     ``cache full``: the simulation ran out of cache, where results hang on bytes the engines do not publish.
     ``suspected speculative decoding``: releases whose rows move up to twice as fast as the one before, same labels.
     ``inconsistent``: lab rows whose arithmetic exceeds what eight-bit engines reach (their concurrency is no closed
-    loop's), whose time between tokens does not depend on the load (every expert read in every step), or whose first
-    token takes hundreds of steps without any queue.
+    loop's), whose time between tokens does not depend on the load (every expert read in every step); rows whose first
+    token takes hundreds of steps without any queue, or whose 512 clients wait for minutes at the speed of a few.
     """
     lab = frame["source_set"].fillna("").astype(str)
     version = frame["backend_version"].astype(str)
@@ -279,6 +281,7 @@ def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
     odd = lab.str.contains("nvidia_Llama-3.1-8B") & (frame["osl"] <= 100)
     odd |= lab.str.contains("vllm/0.12.0/Qwen_Qwen3-235B") | lab.str.contains("b200_sxm/trtllm/1.3.0rc1|1.3.0rc5")
     odd |= (frame["backend"] == "sglang") & (frame["ttft_ms"] > 4000) & (frame["concurrency"] <= 128)
+    odd |= frame["model_path"].str.contains("gpt-oss") & (frame["concurrency"] >= 512)
     name = frame["model_path"].str.rpartition("/")[2] + " " + frame["backend"]
     name = name + np.where(odd, " (inconsistent)", "") + np.where(drafted, " (suspected speculative decoding)", "")
     return np.asarray(name + np.where(np.nan_to_num(cache_full) > 1, " (cache full)", ""), dtype=np.str_)

@@ -1,0 +1,120 @@
+"""A measured benchmark beside its simulation: JSON (``steelyard.compare/1``, kind ``replay``), rows and text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.paper import WIDTH, columns, figure, render
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.serve.replay import Figure, Replay
+
+__all__ = ["rows", "text", "to_dict"]
+
+_TITLES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "end to end"}
+_RATES = {
+    "requests_per_s": "requests/s",
+    "input_tokens_per_s": "prompt tokens/s",
+    "output_tokens_per_s": "generated tokens/s",
+}
+
+
+def _entry(f: Figure) -> dict[str, Any]:
+    interval = None if f.low is None or f.high is None else [f.low, f.high]
+    return {
+        "measured": f.measured,
+        "simulated": f.simulated,
+        "error_frac": f.error_frac,
+        "interval_80": interval,
+        "inside": f.inside,
+    }
+
+
+def to_dict(found: Replay) -> dict[str, Any]:
+    """The stable JSON form, SI units."""
+    from steelyard.serve.run import provenance
+
+    sim, log = found.simulation, found.log
+    measures: dict[str, dict[str, Any]] = {}
+    for f in found.figures:
+        measures.setdefault(f.metric, {})[f.statistic] = _entry(f)
+    return plain(  # type: ignore[no-any-return]
+        {
+            "schema": "steelyard.compare/1",
+            "kind": "replay",
+            "run": log.recorded.name,
+            "format": log.recorded.reader,
+            "model": sim.scenario.transformer.name,
+            "on": str(sim.scenario.cluster),
+            "engine": sim.config.engine,
+            "load": log.load,
+            "requests": len(log.recorded),
+            "completed": int(sim.records.completed.sum()),
+            "measured_s": log.duration_s,
+            "simulated_s": sim.makespan_s,
+            **measures,
+            "preemptions": int(sim.totals["preemptions"]),
+            "parting": {"where": found.where, "text": found.words, "parts_s": dict(found.parts_s)},
+            "notes": [*log.recorded.notes, *log.recorded.rejected],
+            "provenance": provenance(sim),
+        }
+    )
+
+
+def rows(found: Replay) -> list[dict[str, Any]]:
+    """One row per figure, for CSV."""
+
+    def cell(value: Any) -> Any:
+        return "" if value is None else value
+
+    return [
+        {
+            "metric": f.metric,
+            "statistic": f.statistic,
+            "measured": cell(f.measured),
+            "simulated": cell(f.simulated),
+            "error_frac": cell(f.error_frac),
+            "low": cell(f.low),
+            "high": cell(f.high),
+            "inside": cell(f.inside),
+        }
+        for f in found.figures
+    ]
+
+
+def text(found: Replay, width: int | None = None) -> str:
+    """The two side by side, and where they part."""
+    from rich.text import Text
+
+    sim, log = found.simulation, found.log
+    s = sim.scenario
+    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
+    head = Text.assemble(
+        (log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), f" on {count}{s.cluster.machine.title}"
+    )
+    body = []
+    last = ""
+    for f in found.figures:
+        title = _RATES[f.statistic] if f.metric == "throughput" else _TITLES[f.metric]
+        if f.measured is None and f.metric != "throughput":
+            continue
+        shown = [_shown(f, v) for v in (f.measured, f.simulated)]
+        error = "-" if f.error_frac is None else f"{f.error_frac:+,.1%}"
+        inside = {True: "inside", False: "outside", None: ""}[f.inside]
+        interval = "-" if f.low is None else f"{_shown(f, f.low)} - {_shown(f, f.high)}"
+        name = title if f.metric == "throughput" else f"{title if title != last else ' ' * len(title)} {f.statistic}"
+        last = title
+        body.append([name, *shown, error, interval, inside])
+    names = ("", "measured", "simulated", "error", "80 % interval", " ")
+    table = columns(names, body, names[1:5], gap=2)
+    load = Text(f"{sim.config.rules.title}; {len(log.recorded):,} requests; {log.load}")
+    notes = [Text(x) for x in (*log.recorded.notes, *log.recorded.rejected)]
+    return render([head, load, *notes, "", table, "", Text(found.words)], width, widest=WIDTH if width is None else 100)
+
+
+def _shown(f: Figure, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return figure(value) if f.metric == "throughput" else q(value, "s")
