@@ -366,6 +366,32 @@ class TestInferencex(ReaderContract):
         assert len(tpot) == 3
         assert np.isfinite(tpot.predicted).tolist() == [True, True, False]
 
+    def test_throughput_follows_from_both_times_and_families_say_what_is_the_matter(self, folder: Path) -> None:
+        tpot, ttft, rate = self.read(folder)[:3]
+        assert [c.metric for c in (tpot, ttft, rate)] == ["tpot_s", "ttft_s", "tokens_per_s_per_device"]
+        assert rate.predicted[0] == pytest.approx(8 / (tpot.predicted[0] + ttft.predicted[0] / 1024) / 4)
+        assert rate.measured[0] == pytest.approx(8 / (0.010 + 0.1 / 1024) / 4)
+        assert tpot.family[0] == "Llama-3.1-70B vllm"
+        assert set(tpot.split) <= {"left-out", "all"}
+
+    def test_flags_are_those_of_the_published_scripts(self) -> None:
+        dense = deploy("Llama-3.1-70B", "h200_sxm", tp=4, weights="fp8", kv="fp8", engine="trtllm")
+        assert not isinstance(dense, str)
+        row = {"concurrency": 16, "isl": 1024, "osl": 1024, "uniform": True}
+        load = inferencex.load_of(dense, row)
+        assert (load.requests, load.shortest_frac, dict(load.flags)["max_num_tokens"]) == (160, 0.8, 2248)
+        assert inferencex.waiting_steps(dense, row) == 20
+        assert inferencex.waiting_steps(dense, {**row, "osl": 8192}) == 0
+
+    def test_rows_of_the_fit_are_labelled(self) -> None:
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {"concurrency": [4.0, 8.0, 4.0, 4.0], "backend": ["vllm", "vllm", "vllm", "sglang"],
+             "model_path": ["meta-llama/Llama-3.1-70B"] * 4, "system": ["h200_sxm", "h200_sxm", "b200_sxm", "h200_sxm"]}
+        )  # fmt: skip
+        assert inferencex.fitted_rows(frame).tolist() == [True, False, False, False]
+
 
 class TestServingLogs(ReaderContract):
     reader = staticmethod(llmservingsim.read)
@@ -376,6 +402,19 @@ class TestServingLogs(ReaderContract):
         rows = [f"RTXPRO6000,Llama-3.1-8B,1,{300 + i},{100 + i},{i / 4},60,12,1500" for i in range(12)]
         head = "gpu,model,tp,input_toks,output_toks,arrival_s,ttft_ms,tpot_ms,e2e_ms\n"
         return write(tmp_path / "v", "requests.csv", head + "\n".join(rows) + "\n")
+
+    def test_every_request_and_the_whole_run_are_answered(self, folder: Path) -> None:
+        log = "".join(f"RTXPRO6000,Llama-3.1-8B,{t},{2 * t},0\n" for t in range(1, 4))
+        write(folder, "timeseries_1s.csv", "gpu,model,t,running,waiting\n" + log)
+        found = {c.metric: c for c in self.read(folder)}
+        assert set(found) == {
+            "tpot_s", "ttft_s", "e2e_s", "mean_ttft_s", "p99_ttft_s", "mean_e2e_s", "p99_e2e_s", "running"
+        }  # fmt: skip
+        steps = np.arange(12) + 99
+        together = found["ttft_s"].predicted + steps * found["tpot_s"].predicted
+        assert found["e2e_s"].predicted == pytest.approx(together)
+        assert found["mean_e2e_s"].predicted[0] == pytest.approx(np.mean(together))
+        assert np.all(np.diff(found["running"].predicted) >= 0)
 
 
 class TestMlEnergy(ReaderContract):

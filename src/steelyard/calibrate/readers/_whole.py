@@ -2,7 +2,8 @@
 
 A :class:`Deployment` is a model on devices under a plan and an engine. Its questions are the steps an engine runs
 (a prefill, a decode, a mixed step), priced by the same lowering and the same op models as ``estimate``; only the
-arithmetic around them (a static batch, a closed loop) is here. Sizes are arrays over rows. Method:
+arithmetic around them (a static batch, a closed loop in closed form) is here; loads played through the simulator are in ``_serve``. Sizes are
+arrays over rows. Method:
 ``docs/methods/whole_models.md``.
 """
 
@@ -430,11 +431,12 @@ def unbounded_queue(at: Deployment, isl: Size, osl: Size, *, beams: float = 1.0,
     running = np.floor(at.sequences_that_fit(held + o / 2))
     running = np.where(running >= 1, running, np.nan)
     step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), held, o, running)
+    most = running / step.time_s  # a promise never raises the rate
     for _ in range(BISECTIONS if tpot_s else 0):
         running = np.where(step.time_s > tpot_s, np.maximum(1.0, np.floor(running * tpot_s / step.time_s)), running)
         step, _ = loaded_step(at, np.nan_to_num(running, nan=1.0), held, o, running)
-    tokens = running * at.plan.dp
-    return np.asarray(tokens / step.time_s), np.asarray(tokens / step.limit_s), step.spread
+    rate = np.minimum(running / step.time_s, most) * at.plan.dp
+    return np.asarray(rate), np.asarray(running * at.plan.dp / step.limit_s), step.spread
 
 
 #: Steps that shrink a batch to a latency bound; the step time is nearly linear in the batch.
