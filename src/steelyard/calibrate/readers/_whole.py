@@ -2,9 +2,8 @@
 
 A :class:`Deployment` is a model on devices under a plan and an engine. Its questions are the steps an engine runs
 (a prefill, a decode, a mixed step), priced by the same lowering and the same op models as ``estimate``; only the
-arithmetic around them (a static batch, a closed loop in closed form) is here; loads played through the simulator are in ``_serve``. Sizes are
-arrays over rows. Method:
-``docs/methods/whole_models.md``.
+arithmetic around them (a static batch, a closed loop in closed form) is here; loads played through the simulator are in
+``_serve``. Sizes are arrays over rows. Method: ``docs/methods/whole_models.md``.
 """
 
 from __future__ import annotations
