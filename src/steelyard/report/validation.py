@@ -105,7 +105,7 @@ SHORT = (
     ("all-reduce in a node, 5 GPUs", "aic_ops", "comm", "all_reduce", "time_s"),
     ("products, FP8, a GPU never fitted (H800)", "deepseek_kernels", "deepgemm_h800_fp8", "gemm", "time_s"),
     ("attention decode, GPUs never fitted (H800, H20)", "infersim_ops", "ops_h20_h800", "decode", "time_s"),
-    ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "inference", "time_s"),
+    ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "prefill", "time_s"),
     (
         "static batches, Llama 2 and BLOOM, decode step",
         "splitwise_perf_model",
@@ -113,7 +113,7 @@ SHORT = (
         "decode",
         "tpot_s",
     ),
-    ("static batches, prefill", "splitwise_perf_model", "splitwise_a100_h100", "prefill", "ttft_s"),
+    ("static batches, prefill", "splitwise_perf_model", "splitwise_a100_h100", "prefill", "time_s"),
     ("llama.cpp on 25 Apple chips, decode", "llamacpp_consumer", "apple_silicon_4167", "decode", "tokens_per_s"),
     ("language models on phone NPUs, decode", "qualcomm_aihub", "llm_on_snapdragon", "decode", "tokens_per_s"),
     ("served models in a closed loop, time per token", "inferencex_silicon", "agg_ttft_tpot", "serve", "tpot_s"),
@@ -339,7 +339,7 @@ def overview(validation: Validation, folder: Path) -> Path | None:
     except ImportError:
         return None
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = []
     for words, source, table, phase, metric in PANELS:
@@ -363,6 +363,8 @@ def overview(validation: Validation, folder: Path) -> Path | None:
         unit = "1/s" if metric == "tokens_per_s" else "s"
         axes.set(xscale="log", yscale="log", xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}", title=words)
         axes.title.set_fontsize(10)
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     figure.tight_layout()
     (folder / "img").mkdir(parents=True, exist_ok=True)
     path = folder / "img" / "overview.png"
