@@ -31,8 +31,11 @@ from steelyard.cost.attention import (
     prefill_attention_limit_s,
     prefill_attention_time_s,
 )
+from steelyard.cost.devices import attention_device
 from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
+from steelyard.cost.site import site_of
 from steelyard.machine.catalogue import find_machine
+from steelyard.plan.formats import compute_with, find_format
 
 __all__ = [
     "FACT_FIELDS",
@@ -130,7 +133,7 @@ def latent_layers(data: Path, machine: str) -> AttentionRows:
         base[mine] = rest.time_s
         if eager:
             limit = mla_decode_limit_s(
-                rows.batch, rows.context, rows.heads, kv_bits=rows.kv_bits, device=DEVICES[machine]
+                rows.batch, rows.context, rows.heads, kv_bits=rows.kv_bits, device=device_of(machine)
             )
             clear &= ~mine | (limit + base > CLEAR_OF_HOST * CALL_S["decode"])
     return replace(rows, base_s=base).take(clear)
@@ -311,15 +314,17 @@ def fit(
     return unpack(found.x)
 
 
-#: Spec sheets of the measured machines (vendor data sheets and architecture whitepapers; L2 bandwidth: public
-#: microbenchmarks).
-DEVICES: dict[str, AttentionDevice] = {
-    "a100_sxm": AttentionDevice(108, 312e12, 2.039e12, 40 * 2**20, 7.22e12, 1.41e9, "mma_sync"),
-    "l40s": AttentionDevice(142, 362.05e12, 0.864e12, 96 * 2**20, 5.73e12, 2.52e9, "mma_sync", 733e12),
-    "h100_sxm": AttentionDevice(132, 989.4e12, 3.352e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
-    "h200_sxm": AttentionDevice(132, 989.4e12, 4.8e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12),
-    "b200_sxm": AttentionDevice(148, 2250e12, 8e12, 126 * 2**20, 13e12, 1.85e9, "async", 4500e12),
-}
+#: The measured machines.
+MEASURED = ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm")
+
+
+def device_of(machine: str) -> AttentionDevice:
+    """The catalogue's figures of a measured machine."""
+    where, sixteen = find_machine(machine), find_format("bf16")
+    engine, compute = compute_with(where, sixteen, sixteen)
+    return attention_device(site_of(where, engine.name, compute))
+
+
 #: Machines whose rows make a family's parameters; graphics parts of other generations run the same kernels as Ada.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "hopper": ("h100_sxm", "h200_sxm"),
@@ -422,30 +427,31 @@ def calibrate(data: Path, out: Path, phases: Sequence[Phase] = ("decode", "prefi
     text: dict[str, list[str]] = {}
     for phase in phases:
         every: list[Part] = []
-        for machine, device in DEVICES.items():
+        for machine in MEASURED:
+            device = device_of(machine)
             rows = latent_layers(data, machine) if phase == "mla" else read_attention(data, machine, phase)
             every += parts(machine, device, rows, (*COMMON_KERNELS[phase], *SPECIAL_KERNELS[phase]))
         common = [split(p, "fit") for p in every if p.kernel in COMMON_KERNELS[phase]]
         held = [split(p, "held_out") for p in every]
         joint = fit(phase, common, start_of(phase), pull=JOINT_PULL, hardware=shared_hardware(phase))
-        for name, members in (*((m, (m,)) for m in DEVICES), *FAMILIES.items()):
+        for name, members in (*((m, (m,)) for m in MEASURED), *FAMILIES.items()):
             mine = [p for p in common if p.machine in members]
             if not mine:
                 continue
             own = joint if name == "generic" else fit(phase, mine, joint, pull=MACHINE_PULL)
             source = ", ".join(f"{m} {phase}" for m in members)
             section = _section(
-                phase if name in DEVICES else f"{name}.{phase}",
+                phase if name in MEASURED else f"{name}.{phase}",
                 own,
                 [p for p in held if p.machine in members],
                 sum(len(p.rows) for p in mine),
                 f"aic_ops: {source}",
             )
-            text.setdefault(name if name in DEVICES else "_families", []).extend(section)
+            text.setdefault(name if name in MEASURED else "_families", []).extend(section)
     for folder, lines in text.items():
         path = out / folder / "attention.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        title = folder if folder in DEVICES else "machine families, for machines never measured"
+        title = folder if folder in MEASURED else "machine families, for machines never measured"
         lines = [*_kept(path, tuple(FAMILIES), phases), *lines]
         path.write_text(HEADER.format(name=title) + "\n" + "\n".join(lines), encoding="utf-8")
 
