@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from steelyard.cli.options import Question, answers, only
 from steelyard.cli.output import Output, write
+from steelyard.errors import SteelyardError
+
+if TYPE_CHECKING:
+    from steelyard.estimation import Estimate
 
 _Model = Annotated[
     str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
@@ -23,9 +28,38 @@ def explain(model: _Model, /, *, question: Question, output: Output = Output()) 
     found = only(list(answers(model, question)))
     from steelyard.report import explain as report
 
+    measured = _measured(found)
     write(
         output,
-        data=lambda: report.to_dict(found),
-        text=lambda columns: report.text(found, columns),
+        data=lambda: {**report.to_dict(found), **({"measured_kernels": measured} if measured else {})},
+        text=lambda columns: report.text(found, columns) + _shown(measured),
         rows=lambda: report.flat_rows(found),
     )
+
+
+def _measured(found: Estimate) -> list[dict[str, Any]]:
+    """Our kernel times beside those of the installed measured tables; empty when the package or the machine is not."""
+    from steelyard.calibrate.measured_kernels import beside, installed_tables, measured_kernels
+
+    if installed_tables() is None:
+        return []
+    try:
+        tables = measured_kernels(found.scenario.cluster.machine)
+    except SteelyardError:
+        return []
+    return [
+        {"phase": phase, **asdict(line)}
+        for phase, part in (("prefill", found.prefill), ("decode", found.decode))
+        for line in beside(part.cost, tables)
+    ]
+
+
+def _shown(measured: list[dict[str, Any]]) -> str:
+    if not measured:
+        return ""
+    lines = [
+        f"  {x['phase']:8s}{x['name']:28s}{x['analytic_s'] * 1e6:10.1f} us {x['measured_s'] * 1e6:10.1f} us"
+        for x in measured
+        if x["measured_s"] is not None and x["measured_s"] == x["measured_s"]
+    ]
+    return "\n\nanalytic and measured, where the installed tables have a near shape\n" + "\n".join(lines)
