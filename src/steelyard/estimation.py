@@ -6,7 +6,7 @@ tokens arrive together at an idle engine and each generates ``osl`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,18 @@ from steelyard.provenance import Ledger, content_hash
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["Estimate", "Scenario", "estimate", "phase_cost"]
+__all__ = [
+    "Estimate",
+    "Phase",
+    "Scenario",
+    "answer",
+    "estimate",
+    "exact_weight_bytes",
+    "hourly_price",
+    "phase_cost",
+    "provenance",
+    "weight_bytes",
+]
 
 #: z of an 80 % central interval of a normal distribution.
 Z80 = 1.2816
@@ -435,11 +446,6 @@ def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) 
         ledger.assume(note)
 
 
-def with_scenario(scenario: Scenario, **changes: Any) -> Scenario:
-    """A copy of a scenario with some fields replaced."""
-    return replace(scenario, **changes)
-
-
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     inputs = {
@@ -462,20 +468,3 @@ def provenance(scenario: Scenario) -> dict[str, Any]:
         "usd_per_hour": scenario.usd_per_hour,
     }
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
-
-
-def sweep(scenarios: Sequence[Scenario]) -> list[Estimate]:
-    """Answer several scenarios in order."""
-    return [answer(s) for s in scenarios]
-
-
-__all__ += [
-    "Phase",
-    "answer",
-    "exact_weight_bytes",
-    "hourly_price",
-    "provenance",
-    "sweep",
-    "weight_bytes",
-    "with_scenario",
-]

@@ -33,9 +33,8 @@ from steelyard.cost.attention import (
 )
 from steelyard.cost.devices import attention_device
 from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
-from steelyard.cost.site import site_of
+from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.formats import compute_with, find_format
 
 __all__ = [
     "FACT_FIELDS",
@@ -320,9 +319,7 @@ MEASURED = ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm")
 
 def device_of(machine: str) -> AttentionDevice:
     """The catalogue's figures of a measured machine."""
-    where, sixteen = find_machine(machine), find_format("bf16")
-    engine, compute = compute_with(where, sixteen, sixteen)
-    return attention_device(site_of(where, engine.name, compute))
+    return attention_device(site_for(find_machine(machine)))
 
 
 #: Machines whose rows make a family's parameters; graphics parts of other generations run the same kernels as Ada.

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from steelyard.calibrate.datasets.aic_gemm import FORMAT_BITS, GemmRows, take
 from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmDevice, GemmFacts, GemmParameters, gemm_roofline_s
-from steelyard.cost.site import site_of
+from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.formats import compute_with, find_format
 
 __all__ = [
     "CLASS_PRIOR",
@@ -149,9 +148,7 @@ class Score:
 
 def device_of(machine: str, number_format: str) -> GemmDevice:
     """The catalogue's figures of a measured machine computing in a format."""
-    where, weights = find_machine(machine), find_format(number_format)
-    engine, compute = compute_with(where, weights, find_format(weights.activations or weights.name))
-    return gemm_device(site_of(where, engine.name, compute))
+    return gemm_device(site_for(find_machine(machine), number_format))
 
 
 def machine_prior(machine: str) -> GemmParameters:

@@ -19,9 +19,8 @@ from steelyard.calibrate.datasets import aic_moe
 from steelyard.calibrate.fit_collective import between, parameter_lines, score, write_lines
 from steelyard.cost.devices import moe_device
 from steelyard.cost.moe import FACTS, MoeDevice, MoeFacts, MoeParameters, moe_time_s
-from steelyard.cost.site import site_of
+from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.formats import compute_with, find_format
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +65,7 @@ PRIOR_WEIGHT: Final = 0.01
 
 def device_for(machine: str, dtype: str) -> MoeDevice:
     """The catalogue's figures of a measured machine with the arithmetic peak of the format."""
-    where, weights = find_machine(machine), find_format(FORMATS[dtype])
-    engine, compute = compute_with(where, weights, find_format(weights.activations or weights.name))
-    return moe_device(site_of(where, engine.name, compute))
+    return moe_device(site_for(find_machine(machine), FORMATS[dtype]))
 
 
 def facts_for(kernel: str) -> MoeFacts:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steelyard.calibrate.readers._ops import site
 from steelyard.cost.attention import decode_attention_limit_s, prefill_attention_limit_s
 from steelyard.cost.devices import attention_device, gemm_device
 from steelyard.cost.gemm import gemm_roofline_s
+from steelyard.cost.site import site_for
 from steelyard.errors import InputError
 from steelyard.machine.component import Machine
 
@@ -93,7 +93,7 @@ class MeasuredKernels:
     def gemm_s(self, m: ArrayLike, n: ArrayLike, k: ArrayLike, fmt: str = "bf16") -> Array:
         """Seconds of dense products, from the nearest measured ones; NaN where none is near."""
         rows = _gemm_table(self.paths.get("gemm"), _GEMM_FORMATS.get(fmt, fmt))
-        where = site(self.machine, fmt)
+        where = site_for(self.machine, fmt)
         bits = _bits(fmt)
 
         def limit(shape: Array) -> Array:
@@ -114,7 +114,7 @@ class MeasuredKernels:
     ) -> Array:
         """Seconds of decode attention of one layer; NaN where nothing near was measured."""
         rows = _attention_table(self.paths.get("decode"), kv_bits)
-        device = attention_device(site(self.machine))
+        device = attention_device(site_for(self.machine))
 
         def limit(shape: Array) -> Array:
             b, _, context_, h, kv, d = shape.T
@@ -134,7 +134,7 @@ class MeasuredKernels:
     ) -> Array:
         """Seconds of prefill attention of one layer, ``context`` counting the new tokens; NaN where nothing is near."""
         rows = _attention_table(self.paths.get("prefill"), kv_bits)
-        device = attention_device(site(self.machine))
+        device = attention_device(site_for(self.machine))
 
         def limit(shape: Array) -> Array:
             b, s, c, h, kv, d = shape.T

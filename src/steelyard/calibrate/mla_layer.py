@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from steelyard.calibrate.readers import _ops
 from steelyard.cost.attention_decode import hot_share
 from steelyard.cost.devices import attention_device
+from steelyard.cost.site import site_for
 from steelyard.machine.component import Machine
 from steelyard.plan.formats import find_format
 
@@ -94,7 +95,7 @@ def chain_of(kernel: str, machine: Machine, phase: str) -> Chain:
 
 def chain_s(chain: Chain, machine: Machine, tokens: Any, heads: Any) -> Floats:
     """Time (s) of the small kernels: kernels KERNEL_S + bytes / bandwidth + tokens heads head_s / units."""
-    device = attention_device(_ops.site(machine))
+    device = attention_device(site_for(machine))
     count, many = np.asarray(tokens, dtype=np.float64), np.asarray(heads, dtype=np.float64)
     moved = count * (chain.token_bytes + chain.head_bytes * many)
     hot = hot_share(moved / CHAIN_DEPTH, device.l2_bytes, 4.0)
@@ -105,7 +106,7 @@ def chain_s(chain: Chain, machine: Machine, tokens: Any, heads: Any) -> Floats:
 
 def _fast_memory(machine: Machine) -> Machine:
     """The machine with a main memory as fast as its last-level cache, where the weights of a repeated layer stay."""
-    cached = max(attention_device(_ops.site(machine)).l2_bytes_per_s, machine.root.bandwidth_bytes_per_s)
+    cached = max(attention_device(site_for(machine)).l2_bytes_per_s, machine.root.bandwidth_bytes_per_s)
     memory = tuple(
         replace(m, bandwidth_bytes_per_s=cached) if m.name == machine.root.name else m for m in machine.memory
     )
@@ -130,7 +131,7 @@ def products(
     stored = find_format(weights).stored_bits / 8
     weight_bytes = around * stored * projections + up * (ELEMENT if absorbed else stored)
     row = 2 * HIDDEN + QUERY_RANK + LATENT + ROPE + many * (NOPE + ROPE + 2 * VALUE + (2 * LATENT if absorbed else 0))
-    hot = hot_share(weight_bytes + count * row * ELEMENT, attention_device(_ops.site(machine)).l2_bytes)
+    hot = hot_share(weight_bytes + count * row * ELEMENT, attention_device(site_for(machine)).l2_bytes)
     cold = _products(machine, weights, count, many, absorbed, projections)
     if np.all(hot < 1e-3):
         return cold

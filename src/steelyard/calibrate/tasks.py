@@ -18,7 +18,6 @@ from steelyard.calibrate import fit_attention, fit_collective, fit_gemm, fit_moe
 from steelyard.calibrate.datasets.aic_attention import AttentionRows
 from steelyard.calibrate.datasets.aic_gemm import GemmRows, take
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters
-from steelyard.calibrate.readers._ops import site
 from steelyard.cost.attention import DecodeParameters, PrefillParameters
 from steelyard.cost.attention_kernels import attention_facts
 from steelyard.cost.collective import CollectiveParameters, Fabric
@@ -28,6 +27,7 @@ from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, library_f
 from steelyard.cost.moe import MoeParameters, moe_time_s
 from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.parameters import Calibrated, calibrated
+from steelyard.cost.site import site_for
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
@@ -157,7 +157,7 @@ def gemm_task(
         InputError: the machine cannot compute in the format.
     """
     fmt = rows.format
-    stored, where = find_format(_FORMATS.get(fmt, fmt)), site(machine, _FORMATS.get(fmt, fmt))
+    stored, where = find_format(_FORMATS.get(fmt, fmt)), site_for(machine, _FORMATS.get(fmt, fmt))
     narrow = where.compute in ("fp8", "int8", "fp4", "fp6")
     variants = GEMM_VARIANTS.get(stored.name, ("",)) if narrow else ("",)
     prior = _prior("gemm", GemmParameters, like, (machine.family,), variants)
@@ -208,7 +208,7 @@ def attention_task(
     """Prefill or decode attention, every kernel the machine ran together."""
     cls: type[Any] = DecodeParameters if phase == "decode" else PrefillParameters
     prior = _prior("attention", cls, like, (machine.family,), (phase,))
-    device = attention_device(site(machine))
+    device = attention_device(site_for(machine))
     kernels = sorted(set(rows.kernel.tolist()))
     facts = {k: attention_facts(k) for k in kernels}
     names = tuple(fit_attention.HARDWARE_FIELDS[phase])
@@ -256,7 +256,7 @@ def moe_task(
 
     ``columns``: tokens, hidden, intermediate, topk, experts, local_experts, skew, repeated_batches, even, gated.
     """
-    where = site(machine, fmt, "bf16" if bits[1] >= 16 else "")
+    where = site_for(machine, fmt, "bf16" if bits[1] >= 16 else "")
     device = moe_device(where)
     try:
         facts = fit_moe.facts_for(kernel)
@@ -349,7 +349,7 @@ def collective_task(
 
 def vector_device(machine: Machine) -> VectorDevice:
     """What vector kernels meet on a machine."""
-    return device_for_vectors(site(machine, "fp32", "fp32", "vector"))
+    return device_for_vectors(site_for(machine, "fp32", "fp32", "vector"))
 
 
 def vector_task(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from steelyard.machine.component import Compute, Machine
+from steelyard.plan.formats import compute_with, find_format
 
-__all__ = ["COPY_ENGINE", "DEFAULT_CACHE_RATIO", "Site", "site_of"]
+__all__ = ["COPY_ENGINE", "DEFAULT_CACHE_RATIO", "Site", "site_for", "site_of"]
 
 #: How an architecture feeds its matrix engines: asynchronous bulk copies (TMA with wgmma or tcgen05), or loads by
 #: the same threads that issue the products. Sources: NVIDIA architecture whitepapers.
@@ -109,3 +110,20 @@ def _units(machine: Machine, engine: Compute, peak16: float) -> float:
     if engine.kind == "vector":  # what keeps memory busy decides, not arithmetic
         return max(engine.units, machine.root.bandwidth_bytes_per_s / UNIT_BYTES_PER_S)
     return max(engine.units, peak16 / UNIT_PEAK_OPS_PER_S)
+
+
+def site_for(machine: Machine, weights: str = "bf16", activations: str = "", kind: str = "matrix") -> Site:
+    """Where products of two formats run on a machine.
+
+    Args:
+        machine: the device.
+        weights, activations: format names; activations default to what the weights' format implies.
+        kind: preferred kind of engine.
+
+    Raises:
+        InputError: the machine computes in no format that wide, or a format is unknown.
+    """
+    stored = find_format(weights)
+    other = find_format(activations or stored.activations or stored.name)
+    engine, compute = compute_with(machine, stored, other, kind)
+    return site_of(machine, engine.name, compute)

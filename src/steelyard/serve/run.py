@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard import __version__
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.estimation import Scenario, check, default_shape, exact_weight_bytes, hourly_price, with_scenario
+from steelyard.estimation import Scenario, check, default_shape, exact_weight_bytes, hourly_price
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import default_engine, find_engine
@@ -121,7 +121,7 @@ def prepare(
         loaded, cluster, plan.resolved(loaded.transformer.native_weights), entry,
         max(1, min(len(trace), config.max_num_seqs * shape[2])), means[0], means[1], skew, usd_per_hour,
     )  # fmt: skip
-    check(with_scenario(scenario, isl=1, osl=1))
+    check(replace(scenario, isl=1, osl=1))
     pool = kv_pool(
         loaded.transformer, scenario.plan, cluster.machine, entry, config, exact_weights=exact_weight_bytes(scenario)
     )

@@ -39,14 +39,14 @@ from steelyard.cost.op_models import GEMM_VARIANTS, Where, fabrics
 from steelyard.cost.op_models import collective as price_collective
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
-from steelyard.cost.site import Site, site_of
+from steelyard.cost.site import Site, site_for
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import default_engine
-from steelyard.plan.formats import compute_with, find_format
+from steelyard.plan.formats import find_format
 
-__all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "site", "vector"]
+__all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "vector"]
 
 Floats = NDArray[np.float64]
 
@@ -91,18 +91,6 @@ def _answer(time_s: ArrayLike, roofline_s: ArrayLike, found: Calibrated) -> Answ
     return Answer(time, *interval80(time, found.spread), roof, found.source)
 
 
-def site(machine: Machine, weights: str = "bf16", activations: str = "", kind: str = "matrix") -> Site:
-    """Where products of two formats run on a machine.
-
-    Raises:
-        InputError: the machine computes in no format that wide.
-    """
-    stored = find_format(weights)
-    other = find_format(activations or stored.activations or stored.name)
-    engine, compute = compute_with(machine, stored, other, kind)
-    return site_of(machine, engine.name, compute)
-
-
 def _found(op: str, cls: Any, where: Site, *variants: str) -> Calibrated:
     return calibrated(op, cls, where.machine.name, (where.family,), variants or ("",))
 
@@ -131,7 +119,7 @@ def gemm(
         facts: software; default: the library of such machines.
         hot: the benchmark repeats one product, so that small operands are found in the cache.
     """
-    where = site(machine, fmt, activations)
+    where = site_for(machine, fmt, activations)
     stored = find_format(fmt)
     acts = find_format(activations or stored.activations or stored.name)
     variants: tuple[str, ...] = ("fp32", "") if where.compute == "fp32" else ("",)
@@ -166,7 +154,7 @@ def decode(
     hot: bool = True,
 ) -> Answer:
     """Decode attention of one layer by a software kernel (a name of ``catalogue/kernels/attention.toml``)."""
-    where = site(machine)
+    where = site_for(machine)
     device = attention_device(where)
     found = _found("attention", DecodeParameters, where, "decode")
     sizes = (batch, context, heads, kv_heads, head_dim)
@@ -197,7 +185,7 @@ def prefill(
     window: ArrayLike = 0,
 ) -> Answer:
     """Prefill attention of one layer, the write of the new cache entries included."""
-    where = site(machine)
+    where = site_for(machine)
     device = attention_device(where)
     found = _found("attention", PrefillParameters, where, "prefill")
     sizes = (batch, new_tokens, context_before, heads, kv_heads, head_dim)
@@ -224,7 +212,7 @@ def mla_decode(
     hot: bool = True,
 ) -> Answer:
     """The absorbed latent-attention decode kernel, DeepSeek's dimensions (latent 512, rope 64)."""
-    where = site(machine)
+    where = site_for(machine)
     device = attention_device(where)
     found = _found("attention", MlaParameters, where, "mla")
     time = mla_decode_time_s(
@@ -244,7 +232,7 @@ def mla_prefill(
     machine: Machine, kernel: str, batch: ArrayLike, new_tokens: ArrayLike, context_before: ArrayLike, heads: ArrayLike
 ) -> Answer:
     """The attention kernel of latent attention's prefill: 16-bit keys of 128 + 64, values of 128."""
-    where = site(machine)
+    where = site_for(machine)
     device = attention_device(where)
     found = _found("attention", PrefillParameters, where, "prefill")
     time = mla_prefill_time_s(
@@ -278,7 +266,7 @@ def moe(
 ) -> Answer:
     """The routed experts of one layer on the busiest device, by a grouped-GEMM kernel such as ``triton_bfloat16``."""
     weight_bits, act_bits = bits
-    where = site(machine, fmt, "bf16" if act_bits >= 16 else "")
+    where = site_for(machine, fmt, "bf16" if act_bits >= 16 else "")
     found = _found("moe", MoeParameters, where, kernel)
     device = moe_device(where)
     sizes: list[Any] = [np.asarray(x, dtype=np.float64) for x in (tokens, hidden, intermediate, topk, experts)]
@@ -318,7 +306,7 @@ def vector(
     hot: bool = False,
 ) -> Answer:
     """A bandwidth-bound kernel: ``elementwise``, ``gather``, ``norm`` or ``softmax``."""
-    where = site(machine, "fp32", "fp32", "vector")
+    where = site_for(machine, "fp32", "fp32", "vector")
     found = _found("vector", VectorParameters, where)
     device = vector_device(where)
     read, write = np.asarray(read_bytes, dtype=np.float64), np.asarray(write_bytes, dtype=np.float64)

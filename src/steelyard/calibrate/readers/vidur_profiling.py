@@ -15,6 +15,7 @@ import numpy as np
 
 from steelyard.calibrate.readers import _ops
 from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
+from steelyard.cost.site import site_for
 from steelyard.errors import SteelyardError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _answer(machine: Machine, op: str, rows: pd.DataFrame) -> _ops.Answer:
         return _ops.gemm(machine, "fp16", tokens, n, k, hot=False)
     width = tokens * hidden * ELEMENT
     if op == "emb":
-        answer, where = _ops.vector(machine, "gather", width, width, 0.0), _ops.site(machine)
+        answer, where = _ops.vector(machine, "gather", width, width, 0.0), site_for(machine)
         indexing = tokens * hidden / (INDEXED_PER_CLOCK * where.units * where.clock_hz)
         slower = np.maximum(indexing / answer.time_s, 1.0)
         return replace(
