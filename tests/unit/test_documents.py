@@ -10,8 +10,9 @@ import pytest
 
 from steelyard.documents import MAX_BYTES, build, read_document
 from steelyard.errors import InputError, UnknownName, normalise, suggest
+from steelyard.folders import catalogue_folders
 from steelyard.machine import Machine, load_machine, machine_from_dict
-from steelyard.machine.catalogue import catalogue_folders, find_machine
+from steelyard.machine.catalogue import find_machine
 from steelyard.units import Quantity, format_quantity, parse_quantity
 
 H100 = (

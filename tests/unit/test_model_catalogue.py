@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from steelyard.errors import InputError, UnknownName
@@ -122,3 +128,19 @@ def test_quantised_releases_are_taken_as_their_base(name: str, base: str, weight
 def test_an_unknown_quantised_release_is_still_unknown() -> None:
     with pytest.raises(UnknownName):
         load_model("nobody/Nothing-7B-FP8")
+
+
+def test_a_model_of_the_users_own_folder_is_found_first(tmp_path: Path) -> None:
+    """The user's catalogue holds models as well as machines; a fresh process reads it."""
+    (tmp_path / "models").mkdir()
+    entry = find_model("llama-3.1-8b")
+    lines = [f"{k} = {json.dumps(v)}" for k, v in entry.config.items() if isinstance(v, (int, float, str))]
+    (tmp_path / "models" / "mine.toml").write_text(
+        '[[model]]\nid = "me/my-own-model"\nparameters = 8030261248\nsource = "a test"\n[model.config]\n' + "\n".join(lines) + "\n"
+    )
+    code = "import steelyard as sy; print(sy.load_model('my-own-model').transformer.depth)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "STEELYARD_CATALOGUE": str(tmp_path)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "32", done.stderr

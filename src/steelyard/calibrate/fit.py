@@ -21,7 +21,7 @@ from steelyard.calibrate.few_shot import Errors, need_scipy
 from steelyard.calibrate.toml_files import document, merged, write_files
 from steelyard.cost.parameters import calibration_table
 from steelyard.errors import InputError, UnknownName
-from steelyard.machine.catalogue import user_folder
+from steelyard.folders import user_folder
 from steelyard.machine.component import Machine
 
 __all__ = [

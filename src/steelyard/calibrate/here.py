@@ -21,7 +21,7 @@ from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, 
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import site_of
 from steelyard.errors import InputError
-from steelyard.machine.catalogue import user_folder
+from steelyard.folders import user_folder
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 

@@ -32,7 +32,7 @@ from steelyard.cost.devices import DEFAULT_CLOCK_HZ
 from steelyard.cost.parameters import calibration_table
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
-from steelyard.machine.catalogue import catalogue_folders
+from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import InputError
-from steelyard.machine.catalogue import catalogue_folders, user_folder
+from steelyard.folders import catalogue_folders, user_folder
 
 __all__ = ["check_folder", "check_name", "document", "merged", "write_files"]
 

@@ -155,7 +155,7 @@ def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bo
     from steelyard.calibrate.here import write_here
     from steelyard.calibrate.measure.session import measure
     from steelyard.calibrate.toml_files import check_folder, check_name
-    from steelyard.machine.catalogue import user_folder
+    from steelyard.folders import user_folder
 
     check_name(name, "name")
     check_folder(Path(out) if out else user_folder())
@@ -296,7 +296,8 @@ def _samples(machine: str, path: str, like: str, out: str) -> tuple[dict[str, An
     from steelyard.calibrate import samples as few
     from steelyard.calibrate.toml_files import write_files
     from steelyard.errors import UnknownName
-    from steelyard.machine.catalogue import find_machine, user_folder
+    from steelyard.folders import user_folder
+    from steelyard.machine.catalogue import find_machine
 
     rows = few.read_samples(path)
     taken_after = find_machine(like) if like else None

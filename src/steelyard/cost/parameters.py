@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from steelyard.machine.catalogue import catalogue_folders
+from steelyard.folders import catalogue_folders
 
 __all__ = ["UNMEASURED_SPREAD", "Calibrated", "calibrated", "calibration_table", "make"]
 

@@ -6,24 +6,20 @@ Catalogue folders come from the entry-point group ``steelyard.catalogues``: pack
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import load_machine
 from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile
-from steelyard.registry import entry_points
 
 __all__ = [
-    "catalogue_folders",
     "find_machine",
     "find_network",
     "find_node",
@@ -33,36 +29,10 @@ __all__ = [
     "nodes",
     "price_of",
     "prices",
-    "user_folder",
 ]
 
 _LINE = re.compile(r"^(name|title|aliases)\s*=\s*(.+?)\s*$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-
-
-@cache
-def catalogue_folders() -> tuple[Path, ...]:
-    """The root folder of every catalogue: the user's own, ours, those of installed packages."""
-    folders = []
-    for point in entry_points("steelyard.catalogues").values():
-        module = import_module(point.value)
-        folders += [Path(p) for p in module.__path__]
-    own = Path(__file__).parent.parent / "catalogue"
-    others = [f for f in folders if f.resolve() != own.resolve()]
-    return (user_folder(), own, *others)
-
-
-def user_folder() -> Path:
-    """The user's own catalogue: ``STEELYARD_CATALOGUE``, else the configuration folder of the platform.
-
-    It is searched first, so that a machine measured with ``steelyard calibrate`` wins over its catalogue entry.
-    """
-    named = os.environ.get("STEELYARD_CATALOGUE")
-    if named:
-        return Path(named)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "steelyard" / "catalogue"
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "steelyard" / "catalogue"
 
 
 def _files(kind: str) -> Iterator[Path]:

@@ -13,22 +13,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from steelyard.documents import read_text
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.registry import entry_points
+from steelyard.folders import catalogue_folders
 
 if TYPE_CHECKING:
     from steelyard.workload.transformer import Transformer
 
-__all__ = ["GROUP", "Model", "ModelEntry", "catalogue_folders", "find_model", "load_model", "model_names"]
+__all__ = ["Model", "ModelEntry", "find_model", "load_model", "model_names"]
 
-#: Entry-point group of catalogues.
-GROUP = "steelyard.catalogues"
 
 #: Endings that name a tuned copy of the same shapes; forgiven when the name without them is known.
 _ENDINGS = ("instruct", "chat", "base", "it", "pt", "hf", "thinking")
@@ -178,18 +175,6 @@ def _requantised(name: str) -> tuple[ModelEntry, str]:
     return find_model(name), ""
 
 
-def catalogue_folders() -> list[Path]:
-    """The ``models`` folder of every announced catalogue, the built-in one first."""
-    folders = []
-    for point in sorted(entry_points(GROUP).values(), key=lambda p: (p.name != "steelyard", p.name)):
-        spec = find_spec(point.value.partition(":")[0])
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            folder = Path(place) / "models"
-            if folder.is_dir():
-                folders.append(folder)
-    return folders
-
-
 def _as_path(given: str | Path) -> Path | None:
     """The path meant, or None when the text is a catalogue name."""
     text = str(given)
@@ -271,7 +256,7 @@ def _scan() -> tuple[tuple[_Place, int, tuple[str, ...]], ...]:
     """Every entry of every catalogue: its place, its rank in the search, and its names."""
     found: list[tuple[_Place, int, tuple[str, ...]]] = []
     for folder in catalogue_folders():
-        for file in sorted(folder.glob("*.toml")):
+        for file in sorted((folder / "models").glob("*.toml")):
             text = read_text(file)
             starts = [m.start() for m in _TABLE.finditer(text)]
             for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
