@@ -8,9 +8,8 @@ from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.errors import InputError
-from steelyard.estimation import Scenario, check
+from steelyard.estimation import Scenario, check, exact_weight_bytes
 from steelyard.plan.formats import find_format
-from steelyard.plan.plan import Plan
 from steelyard.units import format_quantity
 
 __all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]
@@ -34,8 +33,6 @@ class Change:
 
 def memory_of(scenario: Scenario) -> MemoryUse:
     """Memory of a scenario on its fullest device, as :func:`~steelyard.estimation.answer` computes it."""
-    exact = scenario.model.weight_bytes
-    published = Plan().resolved(scenario.transformer.native_weights).weights
     return memory_use(
         scenario.transformer,
         scenario.plan,
@@ -43,7 +40,7 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.engine,
         scenario.replica_batch,
         scenario.isl + scenario.osl,
-        exact_weights=exact if scenario.plan.weights == published else None,
+        exact_weights=exact_weight_bytes(scenario),
     )
 
 
@@ -135,11 +132,12 @@ def _most(make: Any, top: int) -> int:
 
 
 def _more_devices(scenario: Scenario) -> Iterator[Change]:
-    """Twice the devices, again and again: more tensor parallelism as far as the heads divide, then more stages."""
+    """Twice the devices, again and again: tensor parallel inside a node as far as heads divide, stages across nodes."""
     cluster, plan, factor = scenario.cluster, scenario.plan, 2
     while cluster.count * factor <= MAX_DEVICES:
-        on, wider = replace(cluster, count=cluster.count * factor), factor
-        while wider:
+        on = replace(cluster, count=cluster.count * factor)
+        splits = [factor // (1 << k) for k in range(factor.bit_length())]
+        for wider in sorted(splits, key=lambda w: (plan.tp * w > max(cluster.per_node, plan.tp), -w)):
             tp, pp = plan.tp * wider, plan.pp * (factor // wider)
             candidate = replace(scenario, cluster=on, plan=replace(plan, tp=tp, pp=pp))
             if _fits(candidate):
@@ -150,5 +148,4 @@ def _more_devices(scenario: Scenario) -> Iterator[Change]:
                     f"{on.count} devices with {words} (--on {on} {options})", candidate, {"on": str(on), **degrees}
                 )
                 return
-            wider //= 2
         factor *= 2

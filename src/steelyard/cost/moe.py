@@ -187,23 +187,6 @@ def expert_loads(
     return rows, hit, count
 
 
-def expected_experts_hit(
-    tokens: Sizes,
-    topk: Sizes,
-    experts: Sizes,
-    skew: Sizes = 0.0,
-    local_experts: Sizes | None = None,
-    routing: Routing = "random",
-) -> FloatArray:
-    """Expected number of distinct experts a batch touches, whose weights must be read.
-
-    skew 0: E * (1 - (1 - k/E)^T), exact for independent uniform choices of k of E; skew > 0: the same summed over
-    a power law of popularity; routing "even": min(E, T*k). Returns: count, at most the local experts.
-    """
-    _, hit, count = expert_loads(tokens, topk, experts, skew, local_experts, routing)
-    return np.asarray(np.sum(hit * count, axis=-1))
-
-
 def moe_limit_s(
     tokens: Sizes,
     hidden: Sizes,

@@ -96,11 +96,10 @@ def _times(e: Estimate) -> Any:
     table = grid("left", "right", "right", "right", "left")
     table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
     batch = e.scenario.batch
-    rows: list[tuple[str, str, Phase | None]] = [
-        ("TTFT, whole batch" if batch > 1 else "TTFT", "ttft_s", e.prefill),
-        ("TPOT", "tpot_s", e.decode),
-        ("end to end", "e2e_s", None),
-    ]
+    first = "TTFT" if e.scenario.transformer.causal else "answer"
+    rows: list[tuple[str, str, Phase | None]] = [(f"{first}, whole batch" if batch > 1 else first, "ttft_s", e.prefill)]
+    if e.scenario.transformer.causal:
+        rows += [("TPOT", "tpot_s", e.decode), ("end to end", "e2e_s", None)]
     for label, name, phase in rows:
         low, high = e.interval[name]
         limit = q(e.limit[name], "s") if name in e.limit else ""
@@ -108,7 +107,7 @@ def _times(e: Estimate) -> Any:
             label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(phase) if phase else ""
         )
         if name == "ttft_s" and batch > 1:
-            table.add_row("TTFT, one request", q(e.ttft_single_s, "s"), "", "", "")
+            table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
     return table
 
 
