@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.serve.run import Prepared, play, prepare, setup_of
+from steelyard.plan.deployment import Deployment, Pool
+from steelyard.plan.plan import Plan
+from steelyard.serve.run import Options, Prepared, play, prepare, setup_of
 from steelyard.serve.traffic.trace import Trace
 
 #: Limits of the Vidur runs in ``peers/vidur``.
@@ -43,16 +45,15 @@ def repeated(trace: Trace, requests: int) -> Trace:
 
 def prepared(trace: Trace) -> Prepared:
     """The benchmark's question."""
-    return prepare(
-        "llama-2-7b", "a100_sxm", trace, "", "", "", "", None, None, None, 1, 1, "vllm", "fcfs", "round-robin",
-        dict(FLAGS), {}, 0.0, 0, None, False,
-    )  # fmt: skip
+    pool = Pool("a100_sxm", Plan(engine="vllm"), flags=FLAGS)
+    return prepare(Deployment("llama-2-7b", (pool,)), trace, Options(log=1 << 16))
 
 
 def rate(question: Prepared, runs: int = 5) -> tuple[float, float, float]:
     """``(requests per CPU second, steps per CPU second, steps)``: best of some runs, arrays and kernel, no records."""
     trace = question.trace
-    setup = setup_of(question.config, question.pool, trace, request_s=question.scenario.engine.request_s, log=0)
+    first = question.first
+    setup = setup_of(first.config, first.kv, trace, request_s=first.scenario.engine.request_s, log=0)
     served = np.zeros(len(trace), dtype=bool)
     best, steps = float("inf"), 0.0
     for _ in range(runs + 1):  # the first may compile
@@ -85,7 +86,7 @@ def million() -> None:
 
     question = prepared(repeated(trace_of("poisson4_20000"), 1_000_000))
     start = time.process_time()
-    simulation = finish(question, None, None, 1 << 16, time.perf_counter())
+    simulation = finish(question, time.perf_counter())
     simulation.summary()
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

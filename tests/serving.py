@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from steelyard.serve.arrays import Member, Played, play, setup_of, setup_of_fleet
 from steelyard.serve.engine import RULES, EngineConfig
 from steelyard.serve.kv import KvPool
-from steelyard.serve.run import Played, play, setup_of
+from steelyard.serve.state import LINK
 from steelyard.serve.step_table import Tables, constant_tables
 from steelyard.serve.traffic.trace import Trace
 
@@ -56,3 +58,36 @@ def random_trace(rng: np.random.Generator, n: int, *, longest: int = 200, closed
         clients = int(rng.integers(1, min(n, 20) + 1))
         return Trace(np.zeros(n), isl, osl, concurrency=clients, delay_s=think)
     return Trace(np.cumsum(rng.exponential(rng.choice([0.0, 0.05, 0.5]), n)), isl, osl)
+
+
+def wires(pools: int, latency_s: float = 0.0, token_s: float = 0.0) -> Any:
+    """Equal links between so many pools."""
+    found = np.zeros((pools, pools), dtype=LINK)
+    found["latency_s"], found["token_s"], found["token_bytes"] = latency_s, token_s, 1.0
+    return found
+
+
+def run_fleet(
+    trace: Trace,
+    members: Sequence[Member],
+    *,
+    tables: Tables | Sequence[Tables] | None = None,
+    links: Any = None,
+    policy: str = "fcfs",
+    router: str = "round-robin",
+    seed: int = 0,
+    log: int = 1 << 16,
+    encode_s: Any = None,
+    **setup: Any,
+) -> Played:
+    """Play a trace on pools; requests that no stage could hold are rejected."""
+    x = setup_of_fleet(members, trace, wires=links, policy=policy, router=router, log=log, **setup)
+    total = trace.isl + trace.osl
+    rejected = np.zeros(len(trace), dtype=bool)
+    for stage in (("both", "prefill"), ("decode",)):
+        limits = [m.longest for m in members if m.role in stage]
+        if limits:
+            rejected |= total > max(limits)
+    prices = tables if tables is not None else constant_tables(0.01, 1e-5)
+    each = [prices] * len(members) if isinstance(prices, Tables) else prices
+    return play(x, each, trace, policy, router, seed, rejected, log, encode_s=encode_s)

@@ -17,7 +17,10 @@ from steelyard.machine.component import Compute, Link, Machine, Memory
 from steelyard.machine.network import Network, Node, Price
 from steelyard.plan.engine import Engine
 from steelyard.plan.formats import Format
+from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
+from steelyard.report.records import MEANINGS
 from steelyard.report.schema import FIELDS
+from steelyard.report.simulate_schema import REPLAY, SIMULATE
 from steelyard.units import Quantity
 
 HERE = Path(__file__).parent
@@ -46,12 +49,20 @@ lists. Every combination becomes a row, at most 100,000.
 
 
 def json_form() -> str:
-    """The fields of ``steelyard.estimate/1``."""
-    lines = [JSON_HEAD]
-    for path, (kind, words) in FIELDS.items():
+    """The fields of ``steelyard.estimate/1``, ``steelyard.simulate/1`` and what goes with them."""
+    parts = [JSON_HEAD, *table(FIELDS), JSON_TAIL, SIMULATE_HEAD, *table(SIMULATE)]
+    parts += [RECORDS_HEAD, *table(MEANINGS, "column"), PERFETTO_HEAD, "| event | args | meaning |", "|---|---|---|"]
+    for (phase, name, args), words in EVENTS.items():
+        parts.append(f"| `{phase}` {name} | {', '.join(f'`{x}`' for x in args)} | {words} |")
+    return "\n".join([*parts, REPLAY_HEAD, *table(REPLAY)]) + "\n"
+
+
+def table(fields: Mapping[str, tuple[str, str]], first: str = "field") -> Iterator[str]:
+    """A table of paths, types and meanings."""
+    yield from (f"| {first} | type | meaning |", "|---|---|---|")
+    for path, (kind, words) in fields.items():
         name = kind.replace("{}", "object").replace("?", " or null")
-        lines.append(f"| `{path}` | {name} | {words} |")
-    return "\n".join([*lines, JSON_TAIL])
+        yield f"| `{path}` | {name} | {words} |"
 
 
 JSON_HEAD = """# JSON
@@ -62,15 +73,40 @@ never changes its meaning within `steelyard.estimate/1`; fields may be added. Nu
 
 Several scenarios give `{"schema": "steelyard.estimates/1", "rows": [...]}`, whose rows are such objects; a scenario
 that cannot run is `{"error": {"problems": [{"field", "message"}]}, "inputs": {...}}` instead.
-
-| field | type | meaning |
-|---|---|---|"""
+"""
 
 JSON_TAIL = """
 `steelyard explain --json` gives `steelyard.explain/1`: for `prefill` and `decode` the kernels, each with `kernel`,
 `kind`, `count`, `formula`, `einsum`, `flops`, `bytes`, `intensity_flop_per_byte`, `time_s`, `share`, `limit_s`,
 `utilisation`, `bound`, `energy_j`, `engine`, `computed_in`, `weights_in`, `source` and `log_spread`; then `memory` and
 `energy` with their formulas.
+"""
+
+SIMULATE_HEAD = """## `simulate`
+
+`steelyard simulate ... --json` gives one object, in SI units, with the fields below; names keep their meaning within
+`steelyard.simulate/1`. `statistics` is an object of `mean`, `p50`, `p90`, `p95` and `p99`, each `null` when no request
+has the figure. With `--csv` it is one row, nested names joined by dots.
+"""
+
+RECORDS_HEAD = """
+### Records
+
+`--records FILE` writes one row per request in the order of the trace. What never came is empty (CSV) or `null`.
+"""
+
+PERFETTO_HEAD = f"""
+### Perfetto
+
+`--perfetto FILE` writes the Chrome trace format (`traceEvents`, times in us) with the first {MAX_STEPS:,} steps and
+{MAX_REQUESTS:,} requests; `otherData.holds` says what is in it. Each replica is a process with its steps and counters;
+beside it a process has its requests, nested as request, then queued, prompt and answer.
+"""
+
+REPLAY_HEAD = """
+## `compare` with a measured run
+
+`steelyard compare RUN --model ... --on ... --json` gives
 """
 
 FILES_HEAD = """# Catalogue files

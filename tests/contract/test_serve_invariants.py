@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
+from steelyard.serve.arrays import Member, Played
 from steelyard.serve.engine import RULES
-from steelyard.serve.run import Played
+from steelyard.serve.kv import KvPool
 from steelyard.serve.step_table import constant_tables
 from steelyard.serve.traffic.trace import Trace
-from tests.serving import config, random_trace, run
+from tests.serving import config, random_trace, run, run_fleet, wires
 
 SCHEDULERS = sorted(RULES)
 
@@ -120,6 +121,91 @@ def test_conservation_in_thousands_of_scenarios(start: int) -> None:
         hits += played.totals["cached_tokens"]
     assert preempted > 100
     assert hits > 1000
+
+
+FLOWING = [name for name, rules in RULES.items() if not rules.static]
+
+
+def fleet(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
+    """A random trace on pools of unlike engines: prompts and answers apart, mixed ones, encoders."""
+    trace, _, settings_ = scenario(seed)
+    rng = np.random.default_rng(seed + 1)
+    roles = [["prefill", "decode"], ["prefill", "decode", "both"], ["both", "both"], ["encode", "prefill", "decode"],
+             ["prefill", "prefill", "decode", "decode"], ["encode", "both"]][int(rng.integers(0, 6))]  # fmt: skip
+    members = []
+    for role in roles:
+        block = int(rng.choice([1, 16, 32]))
+        engine = config(
+            str(rng.choice(FLOWING)), block_size=block, max_num_batched_tokens=int(rng.integers(8, 900)),
+            max_num_seqs=int(rng.integers(1, 50)), long_prefill_token_threshold=int(rng.choice([0, 0, 24])),
+            watermark=float(rng.choice([0.0, 0.05])), enable_prefix_caching=bool(rng.integers(0, 2)),
+        )  # fmt: skip
+        blocks = int(rng.integers(1, 1500)) // block + 1
+        members.append(
+            Member(engine, KvPool(blocks, block, 1.0), int(rng.integers(1, 4)), int(rng.choice([1, 1, 2])), role,
+                   weight=float(rng.choice([1.0, 2.5])), overlap=float(rng.choice([0.0, 0.7])))
+        )  # fmt: skip
+    more: dict[str, Any] = {
+        "router": settings_["router"], "policy": settings_["policy"],
+        "links": wires(len(members), float(rng.choice([0.0, 0.003])), float(rng.choice([0.0, 1e-4]))),
+    }  # fmt: skip
+    if "encode" in roles:
+        more["encode_s"] = rng.exponential(0.05, len(trace)) * rng.integers(0, 2, len(trace))
+    return trace, members, more
+
+
+def check_fleet(trace: Trace, members: list[Member], played: Played) -> None:
+    """Every invariant of a run over several pools."""
+    q, total = played.requests, played.totals
+    done = q["status"] == 0
+    assert total["stop"] == 0
+    assert (done | (q["status"] == 1)).all()
+    assert (q["arrived_at"] <= q["scheduled_at"])[done].all()
+    assert (q["scheduled_at"] < q["first_at"])[done].all()
+    assert (q["first_at"] <= q["last_at"])[done].all()
+    assert (q["kept"] == 0).all() and (q["origin"] == -1)[done].all()
+    out = trace.osl[done]
+    assert played.itl.sum() == (out - 1).sum()
+    computed = total["prefill_tokens"] + total["decode_tokens"]
+    assert computed == (trace.isl[done] + out - 1).sum() + total["dropped_tokens"] - total["cached_tokens"]
+    pool = played.pools["pool"]
+    blocks = np.array([m.kv.blocks for m in members])
+    unit = math.lcm(trace.prefix_block_tokens, *(m.kv.block_tokens for m in members))
+    unit_blocks = np.array([unit // m.kv.block_tokens for m in members])
+    assert (played.pools["free"] + played.pools["evictable"] * unit_blocks[pool] == blocks[pool]).all()
+    assert (played.units["refs"] <= 0).all()
+    assert (played.pools["load"] == 0).all() and (played.pools["queued"] == 0).all()
+    assert (played.workers["count"] == 0).all() and (played.workers["coming"] == 0).all()
+    for counted, member in zip(played.per_pool, members, strict=True):
+        assert counted["kv_max"] <= member.kv.blocks
+        assert counted["batch_max"] <= member.config.max_num_seqs
+    assert (played.log["blocks"] >= 0).all() and (played.log["duration"] > 0).all()
+    inside = (q["last_at"] - q["arrived_at"])[done].sum()
+    assert total["in_system_s"] == pytest.approx(inside, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1))
+def test_conservation_over_pools(seed: int) -> None:
+    trace, members, more = fleet(seed)
+    check_fleet(trace, members, run_fleet(trace, members, **more))
+
+
+def test_conservation_over_pools_in_many_scenarios() -> None:
+    sent = preempted = apart = 0.0
+    for seed in range(2_000_000, 2_001_000):
+        trace, members, more = fleet(seed)
+        played = run_fleet(trace, members, **more)
+        check_fleet(trace, members, played)
+        sent += played.totals["transfers"]
+        preempted += played.totals["preemptions"]
+        handed = played.requests["answered_by"] >= 0
+        assert (played.per_pool[0]["decode_tokens"] == 0) or members[0].role != "prefill"
+        apart += handed.sum()
+        roles = np.array([m.role for m in members])[played.pools["pool"]]
+        assert (roles[played.requests["answered_by"][handed]] == "decode").all()
+    assert sent == apart > 1000
+    assert preempted > 100
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -12,6 +12,8 @@ pytest.importorskip("numba")
 
 import steelyard as sy
 from steelyard.errors import InputError, UnknownName
+from steelyard.plan.deployment import Deployment, Pool
+from steelyard.plan.plan import Plan
 from steelyard.serve.simulation import Simulation, simulate
 from steelyard.serve.traffic.trace import Trace
 
@@ -156,13 +158,11 @@ def test_intervals_hold_the_answer_and_widen_with_load() -> None:
 
 
 def test_scaled_tables_scale_steps() -> None:
-    from steelyard.serve.run import prepare
+    from steelyard.serve.run import Options, prepare
     from steelyard.serve.step_table import StepTable, scaled
 
-    table = prepare(
-        "deepseek-r1", "h200_sxm:8", poisson(1), "", "", "", "", 8, None, None, 1, 1, "", "fcfs", "round-robin", {}, {},
-        0.0, 0, None, False,
-    ).table  # fmt: skip
+    deployment = Deployment("deepseek-r1", (Pool("h200_sxm", Plan(tp=8)),))
+    table = prepare(deployment, poisson(1), Options()).table
     twice = StepTable(scaled(table.tables, 2.0), table.max_tokens, table.max_sequences, table.max_context)
     for totals in ((8, 8, 8, 8000.0), (600, 9, 8, 8000.0, 1, 592.0, 592 * 400.0)):
         assert twice.time_s(*totals) == pytest.approx(2 * table.time_s(*totals), rel=1e-9)

@@ -1,4 +1,4 @@
-"""``steelyard calibrate``: fit a machine's parameters from tables, from this computer, or from a few samples."""
+"""``steelyard calibrate``: fit a machine's parameters from tables, this computer or a few samples, or an engine's times."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.simulate import Deployment, Serving
 from steelyard.errors import InputError, UnknownName
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
@@ -38,6 +39,15 @@ _Device = Annotated[str, Parameter(help="with --here: cpu, gpu, cuda or mps", sh
 _Threads = Annotated[int, Parameter(help="with --here: threads (default: cores that are free)", show_default=False)]
 _Samples = Annotated[str, Parameter(help="CSV of a few measurements: op, latency_s, dtype, sizes", show_default=False)]
 _Like = Annotated[str, Parameter(help="with --samples: machine to borrow figures from", show_default=False)]
+_Files = Annotated[
+    str, Parameter(help="with --engine: logs of benchmarks (vllm bench serve, aiperf, guidellm, records)", negative="")
+]
+_Model = Annotated[str, Parameter(name="--model", show_default=False, help="with --engine: model of the benchmarks")]
+_Rate = Annotated[str, Parameter(name="--rate", show_default=False, help="with --engine: load the logs do not say: 4/s")]
+_Clients = Annotated[
+    int | None,
+    Parameter(name="--concurrency", show_default=False, help="with --engine: load the logs do not say: in flight"),
+]
 _Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 _Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=False, help="no progress")]
 
@@ -45,7 +55,7 @@ _Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=Fal
 def calibrate(
     machine: _Name = "",
     /,
-    *,
+    *files: _Files,
     from_: _From = "",
     op: _Op = "",
     out: _Out = "",
@@ -57,10 +67,30 @@ def calibrate(
     threads: _Threads = 0,
     samples: _Samples = "",
     like: _Like = "",
+    model: _Model = "",
+    deployment: Deployment | None = None,
+    serving: Serving = Serving(),  # noqa: B008 - frozen
+    rate: _Rate = "",
+    concurrency: _Clients = None,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Fit utilisation parameters: from tables (--from), from this computer (--here), or from a few rows (--samples)."""
+    """Fit parameters: from tables (--from), this computer (--here), a few rows (--samples), or benchmark logs (--engine).
+
+    `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
+    step and a request cost beside the kernels.
+    """
+    if serving.engine or deployment is not None or model:
+        others = (("--from", from_), ("--here", here), ("--samples", samples), ("--op", op), ("--like", like))
+        stray = next((flag for flag, given in others if given), "")
+        if stray:
+            raise InputError(f"{stray} does not go with --engine", field="calibrate")
+        logs = tuple(f for f in (machine, *files) if f)
+        document, text = _engine(logs, model, deployment, serving, rate, concurrency, out, quiet)
+        print(encode.dumps(document, indent=2, allow_nan=False) if json else text)
+        return
+    if files:
+        raise InputError(f"{files[0]!r} is too much; logs go with --engine", field="calibrate")
     asked = [flag for flag, given in (("--from", from_), ("--here", here), ("--samples", samples)) if given]
     if len(asked) != 1:
         given = f"got {' and '.join(asked)}" if asked else "got none"
@@ -357,6 +387,94 @@ def _samples(machine: str, path: str, like: str, out: str) -> tuple[dict[str, An
         *(f"wrote {p}" for p in paths),
     ]
     return document, "\n".join(lines)
+
+
+def _engine(
+    logs: tuple[str, ...],
+    model: str,
+    placed: Deployment | None,
+    serving: Serving,
+    rate: str,
+    concurrency: int | None,
+    out: str,
+    quiet: bool,
+) -> tuple[dict[str, Any], str]:
+    missing = [
+        n
+        for n, given in (
+            ("--engine", serving.engine), ("--model", model), ("--on", placed is not None), ("the logs' files", logs),
+        )
+        if not given
+    ]  # fmt: skip
+    if missing or placed is None:
+        raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
+    from steelyard.calibrate.engine_logs import calibrate_engine, deployment, write_engine
+    from steelyard.calibrate.toml_files import check_folder
+    from steelyard.folders import user_folder
+
+    check_folder(Path(out) if out else user_folder())
+    at = deployment(
+        model, placed.on, serving.engine, weights=placed.weights, activations=placed.activations, kv=placed.kv,
+        communication=placed.communication, tp=placed.tp, pp=placed.pp, dp=placed.dp, ep=placed.ep, skew=placed.skew,
+    )  # fmt: skip
+    with _progress(quiet) as told:
+        found = calibrate_engine(
+            at, logs, flags=serving.flags(), rate=rate, concurrency=concurrency, progress=told
+        )  # fmt: skip
+    path = write_engine(found, ", ".join(Path(x).name for x in logs), out)
+    rows = [
+        {
+            "log": s.name, "load": s.load, "requests": s.requests, "left_out": s.left_out,
+            "mean_tpot_error_frac": {"before": _number(s.tpot_before), "after": _number(s.tpot_after)},
+            "mean_ttft_error_frac": {"before": _number(s.ttft_before), "after": _number(s.ttft_after)},
+        }
+        for s in found.logs
+    ]  # fmt: skip
+    document = {
+        "schema": "steelyard.calibrate_engine/1",
+        "engine": found.engine.name,
+        "before": dict(found.before),
+        "after": dict(found.after),
+        "at_zero": list(found.bounds),
+        "logs": rows,
+        "files": [str(path)],
+    }
+    left_out = any(s.left_out for s in found.logs)
+    lines = [
+        f"{found.engine.title}: mean times, simulated over measured, in %",
+        _table(
+            ("log", "requests", "", "TPOT before", "after", "TTFT before", "after"),
+            [
+                (
+                    s.name, s.requests, "left out" if s.left_out else "fitted",
+                    *(_percent(x) for x in (s.tpot_before, s.tpot_after, s.ttft_before, s.ttft_after)),
+                )
+                for s in found.logs
+            ],
+        ),
+        _table(
+            ("figure", "before", "fitted to all logs"),
+            [(k, _seconds(found.before[k]), _seconds(v)) for k, v in found.after.items()],
+        ),
+        *([] if left_out else ["  no log was left out: give three or more to see how far the figures carry"]),
+        *(f"  {n} ended at zero: the kernels alone are predicted slower than measured" for n in found.bounds),
+        f"wrote {path}",
+    ]  # fmt: skip
+    return document, "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _percent(value: float) -> str:
+    return "-" if value != value else f"{100 * value:+.1f}"
+
+
+def _seconds(value: float) -> str:
+    from steelyard.units import format_quantity
+
+    return format_quantity(value, "s")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

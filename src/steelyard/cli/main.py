@@ -27,6 +27,8 @@ app = App(
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
+    ("sweep", "Price every point of a study file, in parallel, and never twice."),
+    ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
     ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
     ("show", "Show one machine, model, format, engine, network or node."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import product
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.run.ranges import expand
 
 if TYPE_CHECKING:
     from steelyard.estimation import Estimate
@@ -23,9 +23,6 @@ __all__ = ["MAX_SCENARIOS", "Outcome", "Question", "answers", "expand", "only"]
 
 #: Most scenarios one command prices.
 MAX_SCENARIOS = 100_000
-
-_RANGE = re.compile(r"^(-?\d+)-(-?\d+)(?:([*+])(-?\d+))?$")
-_WHOLE = re.compile(r"^[+-]?\d+$")
 
 
 @Parameter(name="*")
@@ -80,46 +77,6 @@ class Outcome:
     inputs: dict[str, Any]
     estimate: Estimate | None
     problems: tuple[Problem, ...] = ()
-
-
-def expand(text: str, field: str) -> list[int]:
-    """The whole numbers a list or range stands for, in order: ``"1-8*2" -> [1, 2, 4, 8]``.
-
-    Raises:
-        InputError: not a number, list or range, or more than :data:`MAX_SCENARIOS` points.
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        part = part.strip().replace("_", "")
-        if _WHOLE.match(part):
-            found.append(int(part))
-            continue
-        match = _RANGE.match(part)
-        if match is None:
-            raise InputError(
-                f"expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3), got {text!r}", field=field
-            )
-        found += _range(
-            int(match.group(1)), int(match.group(2)), match.group(3) or "+", int(match.group(4) or 1), text, field
-        )
-    return found
-
-
-def _range(first: int, last: int, kind: str, step: int, text: str, field: str) -> list[int]:
-    if last < first or (kind == "*" and first < 1):
-        raise InputError(f"the range {text!r} is empty or starts below 1", field=field)
-    if step < (2 if kind == "*" else 1):
-        raise InputError(f"the range {text!r} does not advance", field=field)
-    if kind == "+":
-        points = (last - first) // step + 1
-        if points > MAX_SCENARIOS:
-            raise InputError(f"the range {text!r} has {points:,} points; at most {MAX_SCENARIOS:,}", field=field)
-        return list(range(first, last + 1, step))
-    found = []
-    while first <= last:
-        found.append(first)
-        first *= step
-    return found
 
 
 def _words(text: str) -> list[str]:

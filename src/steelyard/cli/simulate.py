@@ -44,6 +44,16 @@ class Deployment:
     ep: Annotated[int, _option("expert-parallel degree")] = 1
     cp: Annotated[int, _option("context-parallel degree")] = 1
     replicas: Annotated[int, _option("copies of the whole deployment that --on describes")] = 1
+    disaggregate: Annotated[
+        str,
+        _option(
+            "pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or 2P:tp4@h100_sxm,1D:tp8dp2"
+        ),
+    ] = ""
+    transfer_overlap: Annotated[
+        float, _option("share of a KV cache that is sent while its prompt is computed (default: 0, pulled afterwards)")
+    ] = 0.0
+    encode: Annotated[str, _option("time of an encoder before each prompt, 50ms, with a pool E")] = ""
     router: Annotated[
         str, Parameter(help="which replica gets a request: round-robin, random, least-loaded, session, prefix")
     ] = "round-robin"
@@ -265,6 +275,7 @@ def _run(
     targets = targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e)
     flags = serving.flags()
     usd = _price(deployment.price)
+    encode_s = _time(deployment.encode, "encode") if deployment.encode else None
     with _told(quiet, "reading traffic") as told:
         sent = traffic(
             Traffic(
@@ -278,8 +289,9 @@ def _run(
         found = serve(
             model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
             communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
-            flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, seed=load.seed, skew=d.skew,
-            usd_per_hour=usd, generic=d.generic,
+            flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, disaggregate=d.disaggregate,
+            transfer_overlap=d.transfer_overlap, encode_s=encode_s, seed=load.seed, skew=d.skew, usd_per_hour=usd,
+            generic=d.generic,
         )  # fmt: skip
     return found, targets
 
@@ -288,6 +300,12 @@ def _price(text: str) -> float | None:
     from steelyard.units import Quantity
 
     return Quantity("USD/h", "price", ge=0, le=1e6).parse(text, "price") if text else None
+
+
+def _time(text: str, name: str) -> float:
+    from steelyard.units import Quantity
+
+    return Quantity("s", name, ge=0, le=1e9).parse(text, name)
 
 
 def _write(found: Simulation, targets: tuple[Target, ...], files: Files, output: Output) -> None:

@@ -96,14 +96,15 @@ def decode_attention_limit_s(
     computes_fp8: bool = True,
     kv_hot: bool = False,
     value_dim: ArrayLike | None = None,
+    queries: ArrayLike = 1.0,
 ) -> Array:
     """Physical lower bound (s): max(bytes of the visible cache, queries and outputs / DRAM, 2 batch heads visible (d_k
     + d_v) / peak).
 
     Args as `decode_attention_time_s`. With `kv_hot` the last-level cache may hold its capacity of the cache already.
     """
-    B, C, H, K, D, bits, W = (
-        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window)
+    B, C, H, K, D, bits, W, Q = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window, queries)
     )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     span = np.where(W > 0, np.minimum(C, W), C)
@@ -112,8 +113,9 @@ def decode_attention_limit_s(
         cache = np.maximum(cache - device.l2_bytes, 0.0)
         io: Array = np.zeros_like(cache)
     else:
-        io = B * H * (D + Dv) * IO_BYTES
-    operations = 2 * B * H * span * (D + Dv)
+        io = B * H * Q * (D + Dv) * IO_BYTES
+    pairs = np.maximum(Q * span - Q * (Q - 1) / 2, span)  # a query does not see the ones after it
+    operations = 2 * B * H * pairs * (D + Dv)
     return np.asarray(
         np.maximum((cache + io) / device.dram_bytes_per_s, operations / device.peak_for(bits, computes_fp8))
     )
@@ -133,6 +135,7 @@ def decode_attention_time_s(
     facts: AttentionFacts,
     kv_hot: bool = False,
     value_dim: ArrayLike | None = None,
+    queries: ArrayLike = 1.0,
 ) -> Array:
     """Time (s) of decode attention of one layer on one device, inside a graph.
 
@@ -146,6 +149,8 @@ def decode_attention_time_s(
         device, parameters, facts: spec sheet, fitted parameters, software facts.
         kv_hot: the cache was just read by the same kernel (benchmarks that repeat one call), so what fits the last-
         level cache is hot.
+        queries: new tokens per sequence that read the cache together (verification of guessed tokens): rows of the same
+            tile, as kernels that pack a group's heads do with them; unpacked kernels put a head's queries into one.
 
     Returns:
         Array of the broadcast shape, seconds.
@@ -153,8 +158,8 @@ def decode_attention_time_s(
     Valid for head_dim 32 to 512, context >= 1.
     """
     P, F = parameters, facts
-    B, C, H, K, D, bits, W = (
-        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window)
+    B, C, H, K, D, bits, W, Q = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, heads, kv_heads, head_dim, kv_bits, window, queries)
     )
     Dv = D if value_dim is None else np.asarray(value_dim, dtype=np.float64)
     mean_dim = (D + Dv) / 2
@@ -164,9 +169,10 @@ def decode_attention_time_s(
     span = np.where(windowed, np.minimum(C, W), C)
 
     packed = np.where(windowed, F.packs_group_windowed, F.packs_group)
-    tile_rows = np.where(group <= F.narrow_group, min(16.0, F.row_tile), F.row_tile)
-    rows = np.where(packed, np.minimum(group, F.row_tile), 1.0)
-    items = np.where(packed, B * K * np.ceil(group / F.row_tile), B * H)
+    together = np.where(packed, group, 1.0) * Q
+    tile_rows = np.where(np.where(Q > 1, together, group) <= F.narrow_group, min(16.0, F.row_tile), F.row_tile)
+    rows = np.minimum(together, F.row_tile)
+    items = np.where(packed, B * K, B * H) * np.ceil(together / F.row_tile)
 
     item = (
         P.item_s
@@ -195,7 +201,7 @@ def decode_attention_time_s(
     hot = hot_share(cache, device.l2_bytes, hot_frac=P.hot_frac) if kv_hot else np.zeros_like(cache)
     dram = P.dram_frac * device.dram_bytes_per_s
     l2 = P.l2_frac * device.l2_bytes_per_s
-    io = B * H * (D + Dv) * IO_BYTES
+    io = B * H * Q * (D + Dv) * IO_BYTES
     memory = (
         cache * (dram_reads * (1 - hot) / dram + (hot + np.where(packed, 0.0, group - dram_reads)) / l2) + io / dram
     )
@@ -222,6 +228,7 @@ def decode_attention_time_s(
     if F.computes_fp8 and F.fp8_extra_s:
         time = time + np.where(bits <= 8, F.fp8_extra_s, 0.0)
     limit = decode_attention_limit_s(
-        B, C, H, K, D, kv_bits=bits, window=W, device=device, computes_fp8=F.computes_fp8, kv_hot=kv_hot, value_dim=Dv
-    )
+        B, C, H, K, D, kv_bits=bits, window=W, device=device, computes_fp8=F.computes_fp8, kv_hot=kv_hot,
+        value_dim=Dv, queries=Q,
+    )  # fmt: skip
     return np.asarray(np.maximum(time, limit))

@@ -34,13 +34,15 @@ LATENT_KERNELS = {
 def price(kernel: Kernel, where: Where) -> Priced:
     """Time of one fused attention kernel.
 
-    Decode when every scenario has one new token per sequence; prefill otherwise. The window follows from how many
-    cached tokens the kernel reaches.
+    Decode when every scenario has one new token per sequence, or says how many ``queries`` read the cache together
+    (verification of guessed tokens); prefill otherwise. The window follows from how many cached tokens the kernel
+    reaches.
     """
     assert where.site is not None
     site, f = where.site, kernel.features
     device = attention_device(site)
-    decoding = bool(np.all(np.asarray(f["new"]) <= 1))
+    queries = f.get("queries", 1.0)
+    decoding = "queries" in f or bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
         from steelyard.cost.mla import MlaParameters, mla_decode_time_s
 
@@ -48,7 +50,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
         time: Any = mla_decode_time_s(
             f["batch"],
             f["context"],
-            f["heads"],
+            np.asarray(f["heads"]) * queries,  # the kernel knows rows that share a latent, not whose they are
             latent_dim=f["value_dim"],
             rope_dim=np.asarray(f["head_dim"]) - np.asarray(f["value_dim"]),
             kv_bits=f["kv_bits"],
@@ -75,6 +77,7 @@ def price(kernel: Kernel, where: Where) -> Priced:
             parameters=found.parameters,
             facts=facts,
             value_dim=f["value_dim"],
+            queries=queries,
         )
     else:
         found = calibrated("attention", PrefillParameters, site.machine.name, (site.family,), ("prefill",))

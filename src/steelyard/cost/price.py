@@ -19,7 +19,7 @@ from steelyard.cost.place import engines_for, roofline
 from steelyard.cost.program import Kernel, Program
 from steelyard.cost.site import site_of
 from steelyard.machine.cluster import Cluster
-from steelyard.plan.engine import Engine, default_engine
+from steelyard.plan.engine import Engine, KernelSpeed, default_engine
 from steelyard.registry import Registry
 
 __all__ = ["COST_MODELS", "price"]
@@ -58,7 +58,7 @@ def price(
     engine = engine or default_engine(cluster.machine)
     kernels = tuple(_price(k, program, cluster, engine, skew, weights_hot, burst) for k in program.kernels)
     layers = _layers(program)
-    launches = 0.0 if engine.graph and decode else LAUNCH_S.get(cluster.machine.launch, 0.0)
+    launches = 0.0 if engine.graph and decode else engine.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)
     per_layer = max(engine.layer_s, 0.0) * layers
     rows = _rows(program)
     overhead = per_layer + engine.step_s + engine.step_s_per_sequence * rows
@@ -131,7 +131,8 @@ def _price(
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)
         priced = model(kernel, Where(cluster, engine, site, skew, weights_hot, burst))
-        time = np.maximum(priced.time_s, limit)
+        own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
+        time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
         cost = KernelCost(
             kernel,
             time * count,
@@ -148,6 +149,18 @@ def _price(
         best = cost if best is None else _faster(best, cost)
     assert best is not None
     return best
+
+
+#: Sharpness of the change from reading-bound to arithmetic-bound.
+BLEND = 4.0
+
+
+def _as_run(time_s: Any, compute_s: Any, memory_s: Any, own: KernelSpeed) -> Any:
+    """The time of an engine's own kernel from that of the benchmarked one; see :class:`KernelSpeed`."""
+    compute, memory = np.asarray(compute_s) ** BLEND, np.asarray(memory_s) ** BLEND
+    multiplying = compute / np.maximum(compute + memory, 1e-300)
+    slower = (1.0 - multiplying) / own.stream + multiplying / own.arithmetic
+    return np.maximum(time_s - own.saved_s, 0.0) * slower
 
 
 def _faster(a: KernelCost, b: KernelCost) -> KernelCost:

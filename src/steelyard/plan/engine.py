@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Annotated
 
 from steelyard.documents import build, read_document
 from steelyard.errors import UnknownName, normalise
+from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
-__all__ = ["Engine", "default_engine", "engines", "find_engine"]
+__all__ = ["Engine", "KernelSpeed", "default_engine", "engines", "find_engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpeed:
+    """How an engine's own kernels differ from the ones that were benchmarked for a machine family and format.
+
+    ``time = (benchmarked - saved_s) / ratio``, the ratio between ``stream`` where reading binds and ``arithmetic`` where
+    multiplying does; never below the physical limit. ``saved_s`` is what a kernel's launch, prologue and side kernels
+    cost alone and do not in a captured graph, where they run under the kernel before.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    kind: Annotated[str, "kind of kernel: gemm (products) or moe (experts)"]
+    family: Annotated[str, "machine family, such as hopper"]
+    format: Annotated[str, "format of the weights; empty = any"] = ""
+    stream: Annotated[float, Quantity("1", "speed where reading binds, 1 = as benchmarked", gt=0)] = 1.0
+    arithmetic: Annotated[float, Quantity("1", "speed where multiplying binds, 1 = as benchmarked", gt=0)] = 1.0
+    saved_s: Annotated[float, Quantity("s", "of each call, hidden under the kernel before it")] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,11 @@ class Engine:
     step_s_per_sequence: Annotated[float, Quantity("s", "further host time per sequence of the step", ge=0)]
     layer_s: Annotated[float, Quantity("s", "device time per layer beside the priced kernels", ge=0)]
     request_s: Annotated[float, Quantity("s", "tokenise, HTTP, first detokenise, once per request", ge=0)]
+    launch_s: Annotated[
+        float, Quantity("s", "host time per kernel of a step that is no captured graph; 0 = the machine's usual", ge=0)
+    ] = 0.0
+    kernels: tuple[KernelSpeed, ...] = ()
+    """Its kernels where they differ from the benchmarked ones."""
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
     experts_hopper: Annotated[str, "its grouped product of 8-bit experts on Hopper; empty = what was measured"] = ""
@@ -40,6 +64,11 @@ class Engine:
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
+
+    def speed(self, kind: str, family: str, weights: str) -> KernelSpeed | None:
+        """The entry for a kernel, the one that names its format first; None: as benchmarked."""
+        found = [k for k in self.kernels if k.kind == kind and k.family == family and k.format in ("", weights)]
+        return max(found, key=lambda k: bool(k.format), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +80,13 @@ class _EngineFile:
 
 @cache
 def engines() -> Mapping[str, Engine]:
-    """Every engine by name."""
-    path = Path(__file__).parent.parent / "catalogue" / "engines" / "engines.toml"
-    return {e.name: e for e in build(_EngineFile, read_document(path), path.name).engine}
+    """Every engine by name; of two of one name the one of the catalogue that is searched first."""
+    found: dict[str, Engine] = {}
+    for folder in catalogue_folders():
+        for path in sorted((folder / "engines").glob("*.toml")):
+            for engine in build(_EngineFile, read_document(path), path.name).engine:
+                found.setdefault(engine.name, engine)
+    return found
 
 
 def find_engine(name: str) -> Engine:

@@ -18,10 +18,30 @@ from steelyard.errors import InputError
 if TYPE_CHECKING:
     from steelyard.serve.simulation import Simulation
 
-__all__ = ["MAX_REQUESTS", "MAX_STEPS", "write_perfetto"]
+__all__ = ["EVENTS", "MAX_REQUESTS", "MAX_STEPS", "write_perfetto"]
 
 #: Most steps and requests in one file (about 100 MB): the viewer stays usable.
 MAX_STEPS, MAX_REQUESTS = 200_000, 20_000
+
+#: ``(phase, name, keys of args) -> meaning`` of every event written; a ``request N`` is named ``request`` here.
+EVENTS: dict[tuple[str, str, tuple[str, ...]], str] = {
+    ("M", "process_name", ("name",)): "a replica, or the requests of a replica",
+    ("M", "thread_name", ("name",)): "the track of a replica's steps",
+    **{
+        ("X", kind, ("requests", "prompt_tokens", "decode_tokens", "kv_blocks")): f"a step with {words}"
+        for kind, words in (("prompt", "prompts only"), ("decode", "decodes only"), ("mixed", "both"))
+    },
+    ("C", "requests", ("running", "waiting")): "counter at the start of a step",
+    ("C", "kv blocks", ("used",)): "counter at the start of a step",
+    ("b", "request", ("isl", "osl", "preemptions", "ttft_s", "e2e_s")): "a request arrives",
+    ("e", "request", ()): "its last token",
+    **{
+        (phase, name, ()): f"{words} {'begins' if phase == 'b' else 'ends'}"
+        for name, words in (("queued", "waiting"), ("prompt", "the prompt's work"), ("answer", "the answer"))
+        for phase in "be"
+    },
+    ("n", "request", ("isl", "osl")): "a request that was rejected or is unfinished",
+}
 
 #: Process number of the first replica; its requests are in process ``_REQUESTS + replica``.
 _ENGINE, _REQUESTS = 1, 100_001

@@ -14,13 +14,23 @@ from steelyard.errors import InputError
 if TYPE_CHECKING:
     from steelyard.serve.simulation import Simulation
 
-__all__ = ["COLUMNS", "FORMATS", "STATUS", "check_path", "columns_of", "vllm_bench", "write_records"]
+__all__ = ["COLUMNS", "FORMATS", "MEANINGS", "STATUS", "check_path", "columns_of", "vllm_bench", "write_records"]
 
-#: Columns in order. Times in s, from the start of the trace; empty or null when they never came.
-COLUMNS = (
-    *("arrived_at", "isl", "osl", "queued_s", "ttft_s", "tpot_s", "e2e_s", "preemptions", "replica"),
-    *("cached_tokens", "status"),
-)
+#: Columns in order, ``name -> (type, meaning)``; empty or null when it never came.
+MEANINGS: dict[str, tuple[str, str]] = {
+    "arrived_at": ("number", "when the client sent it, s from the start of the trace"),
+    "isl": ("integer", "prompt tokens"),
+    "osl": ("integer", "generated tokens"),
+    "queued_s": ("number", "from reaching the engine to the first step that works on it, s"),
+    "ttft_s": ("number", "from arrival to its first token, s"),
+    "tpot_s": ("number", "(last token - first token) / (osl - 1), s; empty for answers of one token"),
+    "e2e_s": ("number", "from arrival to its last token, s"),
+    "preemptions": ("integer", "how often it lost its cache and was computed again"),
+    "replica": ("integer", "which one served it, -1 when none did"),
+    "cached_tokens": ("integer", "prompt tokens found in the prefix cache when it was first admitted"),
+    "status": ("string", "completed, rejected (too long for the model or all of the cache) or unfinished"),
+}
+COLUMNS = tuple(MEANINGS)
 #: Endings of file names we write.
 FORMATS = (".csv", ".parquet", ".jsonl")
 #: Words for ``status``.

@@ -1,4 +1,7 @@
-"""A simulation as JSON (``steelyard.simulate/1``) and as a report for a terminal of 80 columns."""
+"""A simulation as JSON (``steelyard.simulate/1``) and as a report for a terminal of 80 columns.
+
+``ends`` in the arguments are the two more runs of :func:`ends_of`; with them every figure has its 80 % interval.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from steelyard.report.paper import WIDTH, bullet, figure, grid, render
 from steelyard.report.plain import plain
+from steelyard.serve.metrics import ends, intervals
 from steelyard.serve.slo import Target, Verdict, judge
 from steelyard.units import format_quantity as q
 
@@ -17,7 +21,9 @@ if TYPE_CHECKING:
 
     from steelyard.serve.simulation import Simulation
 
-__all__ = ["METRICS", "flat", "limits", "text", "to_dict", "verdicts"]
+__all__ = ["METRICS", "Ends", "bottleneck", "ends_of", "flat", "interval", "limits", "text", "to_dict", "verdicts"]
+
+Ends = tuple["Simulation", "Simulation"]
 
 #: Metrics in the order of the report, ``(key of the JSON, words)``.
 METRICS = (
@@ -32,6 +38,17 @@ _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 FULL = 0.97
 #: Notes shown before the rest is only counted.
 _SHOWN = 6
+#: Steps up to which intervals are given unasked: two more runs of so many take about a second.
+CHEAP_STEPS = 2_000_000
+
+
+def ends_of(simulation: Simulation, asked: bool | None = None) -> Ends | None:
+    """The two more runs that 80 % intervals need; ``asked=None``: only when they are cheap."""
+    if simulation.replay is None or asked is False:
+        return None
+    if asked is None and simulation.totals["iterations"] > CHEAP_STEPS:
+        return None
+    return ends(simulation)
 
 
 def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:
@@ -41,20 +58,24 @@ def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]
     return judge(targets, values)
 
 
-def to_dict(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, Any]:
+def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> dict[str, Any]:
     """The answer in the stable JSON form ``steelyard.simulate/1``: the summary, verdicts on promises, what limited."""
     document = dict(simulation.summary())
+    document["intervals"] = None if ends is None else intervals(simulation, ends)
     document["verdicts"] = [
         {
             "metric": v.target.metric,
             "statistic": v.target.label,
             "limit_s": v.target.limit_s,
             "value_s": v.value_s,
+            "interval_s": None if between is None else list(between),
             "met": v.met,
+            "sure": _sure(v, between),
         }
-        for v in verdicts(simulation, targets)
+        for v, between in _judged(simulation, targets, ends)
     ]
     document["limited_by"] = limits(simulation)
+    document["bottleneck"] = bottleneck(document["limited_by"])
     if simulation.trace.origin:
         found = document["provenance"]
         document["provenance"] = {**found, "inputs": {**found["inputs"], "traffic": dict(simulation.trace.origin)}}
@@ -63,18 +84,37 @@ def to_dict(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str,
     return plain(document)  # type: ignore[no-any-return]
 
 
-def flat(simulation: Simulation, targets: Sequence[Target] = ()) -> dict[str, Any]:
-    """The answer as one row, for CSV: nested keys joined by dots."""
+def _judged(
+    simulation: Simulation, targets: Sequence[Target], ends: Ends | None
+) -> Iterator[tuple[Verdict, tuple[float, float] | None]]:
+    """Each verdict and the 80 % interval of its value."""
+    others = [] if ends is None else [verdicts(run, targets) for run in ends]
+    for i, v in enumerate(verdicts(simulation, targets)):
+        values = [found[i].value_s for found in others]
+        yield v, (min(values), max(values)) if values and np.isfinite(values).all() else None
+
+
+def _sure(verdict: Verdict, between: tuple[float, float] | None) -> bool | None:
+    """Whether the verdict is the same all over the interval; None without one."""
+    if between is None:
+        return None
+    return (between[1] <= verdict.target.limit_s) if verdict.met else (between[0] > verdict.target.limit_s)
+
+
+def flat(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> dict[str, Any]:
+    """The answer as one row, for CSV: nested keys joined by dots; an interval is ``.low`` and ``.high``."""
     row: dict[str, Any] = {}
 
     def put(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 put(f"{prefix}.{key}" if prefix else key, inner)
+        elif prefix.startswith("intervals.") and value:
+            row[f"{prefix}.low"], row[f"{prefix}.high"] = value
         elif not isinstance(value, list):
             row[prefix] = value
 
-    document = to_dict(simulation, targets)
+    document = to_dict(simulation, targets, ends)
     document.pop("provenance", None)
     put("", document)
     for verdict in document["verdicts"]:
@@ -108,7 +148,19 @@ def limits(simulation: Simulation) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-_WORDS = {
+def bottleneck(shares: dict[str, float]) -> str:
+    """What kept requests waiting longest, a key of :func:`limits`; ``arrivals`` when mostly nobody waited."""
+    if not shares:
+        return "arrivals"
+    waited = {name: share for name, share in shares.items() if name not in ("serving", "idle")}
+    name = max(waited, key=lambda k: waited[k])
+    return name if sum(waited.values()) >= WAITED else "arrivals"
+
+
+#: Share of the makespan with requests waiting from which the engine, and not the load, is the limit.
+WAITED = 0.2
+
+SHORT_OF = {
     "serving": "serving everyone at once",
     "kv": "KV cache full",
     "max_num_seqs": "at max_num_seqs",
@@ -116,19 +168,29 @@ _WORDS = {
     "scheduling": "requests waiting for the scheduler",
     "idle": "idle",
 }
+_LIMIT = {
+    "kv": "the KV cache: no blocks left for those that wait",
+    "max_num_seqs": "max_num_seqs: no seat left for those that wait",
+    "compute": "compute: every step full to its token budget",
+    "scheduling": "the scheduler: those that wait are not let in",
+}
 
 
-def text(simulation: Simulation, width: int | None = None, targets: Sequence[Target] = ()) -> str:
+def text(
+    simulation: Simulation, width: int | None = None, targets: Sequence[Target] = (), ends: Ends | None = None
+) -> str:
     """The whole answer as text.
 
     Args:
         simulation: what to report.
         width: columns of the terminal; None = 80 columns without colour.
         targets: promises to judge.
+        ends: the runs at the ends of the interval; None = no intervals.
     """
     document = simulation.summary()
     parts: list[Any] = [*_title(simulation), "", *_outcome(simulation, document), ""]
-    parts += [_percentiles(document), "", _rates(simulation, document, targets), "", *_notes(simulation)]
+    parts += [_percentiles(document, None if ends is None else intervals(simulation, ends)), ""]
+    parts += [_rates(simulation, document, targets, ends), "", *_notes(simulation)]
     return render(parts, width, widest=WIDTH if width is None else 100)
 
 
@@ -174,34 +236,56 @@ def _outcome(sim: Simulation, document: dict[str, Any]) -> list[Text]:
     return lines
 
 
-def _percentiles(document: dict[str, Any]) -> Any:
-    table = grid("left", *("right",) * len(_STATISTICS), gap=3)
+def _percentiles(document: dict[str, Any], between: dict[str, dict[str, tuple[float, float]]] | None) -> Any:
+    table = grid("left", *("right",) * len(_STATISTICS), gap=3 if between is None else 2)
     table.add_row("", *(_text((x, "bold")) for x in _STATISTICS))
     for name, label in METRICS:
         cells = [document[name].get(k) for k in _STATISTICS]
         table.add_row(label, *("-" if c is None else q(float(c), "s") for c in cells))
+        if between is not None and between[name]:
+            spans = [_text((interval(*between[name][k]) if k in between[name] else "", "dim")) for k in _STATISTICS]
+            table.add_row(_text(("  80 % within", "dim")), *spans)
     return table
 
 
-def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target]) -> Any:
+def interval(low: float, high: float, unit: str = "s") -> str:
+    """An interval with two digits and one unit: ``0.95-1.2 s``."""
+    end = q(high, unit, 2)
+    number, _, word = end.partition(" ")
+    ratio = high / float(number.replace(",", "")) if high > 0 else 1.0
+    begin = low / (3600.0 if word == "h" else 10.0 ** round(float(np.log10(ratio))))
+    whole = len(str(int(begin))) if begin >= 1 else 0
+    return f"{begin:,.{max(0, 2 - whole)}f}-{number} {word}".rstrip()
+
+
+def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target], ends: Ends | None) -> Any:
     table = grid("left", "left")
-    rows = [*_served(sim, document["throughput"], targets), *_used(sim), *_paid(sim)]
+    rows = [*_served(sim, document["throughput"], targets, ends), *_used(sim), *_paid(sim)]
     for name, words in rows:
         table.add_row(name, words)
     return table
 
 
-def _served(sim: Simulation, t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str, Text | str]]:
+def _served(
+    sim: Simulation, t: dict[str, Any], targets: Sequence[Target], ends: Ends | None
+) -> Iterator[tuple[str, Text | str]]:
     tokens = f"{figure(t['input_tokens_per_s'])} prompt + {figure(t['output_tokens_per_s'])} generated tokens/s"
     yield "throughput", f"{figure(t['requests_per_s'])} requests/s, {tokens}"
     if targets:
         good = t["goodput_requests_per_s"]
         share = good / t["requests_per_s"] if t["requests_per_s"] else 0.0
         yield "goodput", f"{figure(good)} requests/s within the limits ({share:.1%} of those completed)"
-    for i, v in enumerate(verdicts(sim, targets)):
+    for i, (v, between) in enumerate(_judged(sim, targets, ends)):
         word = ("met", "bold green") if v.met else ("missed", "bold red")
         name = f"{v.target.metric.removesuffix('_s').upper()} {v.target.label}"
-        yield "" if i else "SLO", _text(word, f"  {name} {q(v.value_s, 's')}, limit {q(v.target.limit_s, 's')}")
+        span = f" ({interval(*between)})" if between else ""
+        doubt = (
+            ("", "") if _sure(v, between) is not False else ("; could be " + ("missed" if v.met else "met"), "yellow")
+        )
+        yield (
+            "" if i else "SLO",
+            _text(word, f"  {name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}", doubt),
+        )
 
 
 def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
@@ -215,7 +299,10 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
         yield "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
     if totals["preemptions"]:
         yield "preemptions", f"{totals['preemptions']:,.0f}{_again(totals.get('recomputed_tokens'))}"
-    shares = [f"{_WORDS[name]} {share:.0%}" for name, share in limits(sim).items() if share >= 0.005]
+    found = limits(sim)
+    least = "clients: those of the closed loop never left one waiting for long" if sim.trace.concurrency else ""
+    yield "limited by", _LIMIT.get(bottleneck(found), least or "arrivals: the engine keeps up with the load")
+    shares = [f"{SHORT_OF[name]} {share:.0%}" for name, share in found.items() if share >= 0.005]
     yield "time spent", ", ".join(shares)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,9 @@ def simulate(
     policy: str | type[Policy] | Policy = "fcfs",
     router: str = "round-robin",
     replicas: int = 1,
+    disaggregate: str = "",
+    transfer_overlap: float = 0.0,
+    encode_s: float | None = None,
     ttft: str = "",
     tpot: str = "",
     e2e: str = "",
@@ -79,6 +82,10 @@ def simulate(
             :mod:`steelyard.serve.policies._base`.
         router: which replica gets a request.
         replicas: copies of the deployment that ``on`` describes.
+        disaggregate: pools for prompts and answers, ``1P:tp8,1D:tp8``, ``2P:tp4,1D:tp8dp2``, a machine of their own
+            ``1P:tp8@h100_sxm``, encoders ``1E:tp1``; see :func:`steelyard.serve.ask.parse_pools`.
+        transfer_overlap: share of a KV cache that is sent while its prompt is computed.
+        encode_s: s of an encoder before each prompt, with a pool ``E``.
         ttft, tpot, e2e: promises such as ``p99:1s``; goodput counts requests within all the limits.
         stop_after_s: simulated time after which to stop.
 
@@ -107,6 +114,7 @@ def simulate(
     return serve(
         model, on, sent, targets, weights=weights, activations=activations, kv=kv, communication=communication, tp=tp,
         pp=pp, dp=dp, ep=ep, cp=cp, engine=engine, flags=flags, policy=policy, router=router, replicas=replicas,
+        disaggregate=disaggregate, transfer_overlap=transfer_overlap, encode_s=encode_s,
         seed=seed, skew=skew, usd_per_hour=usd_per_hour, generic=generic, stop_after_s=stop_after_s,
     )  # fmt: skip
 
@@ -145,6 +153,10 @@ def serve(
     policy: str | type[Policy] | Policy = "fcfs",
     router: str = "round-robin",
     replicas: int = 1,
+    disaggregate: str = "",
+    transfer_overlap: float = 0.0,
+    encode_s: float | None = None,
+    watch: Callable[[Any], None] | None = None,
     seed: int = 0,
     skew: float = 0.0,
     usd_per_hour: float | None = None,
@@ -152,43 +164,25 @@ def serve(
     stop_after_s: float | None = None,
 ) -> Simulation:
     """A trace through an engine, the arguments as for :func:`simulate`."""
-    from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
-    from steelyard.serve.simulation import simulate as run
+    import time
 
-    if replicas < 1:
-        raise InputError(f"expected at least 1, got {replicas}", field="replicas")
-    cluster = on if isinstance(on, Cluster) else parse_cluster(on) if isinstance(on, str) else cluster_of(on)
-    if replicas > 1:
-        cluster = dataclasses.replace(cluster, count=cluster.count * replicas)
-        dp = (dp or 1) * replicas
+    from steelyard.serve.ask import Shape, deployment_of
+    from steelyard.serve.run import Options, run
+
+    started = time.perf_counter()
     name, scheduler = engine_and_scheduler(engine)
     given = dict(flags or {})
     if scheduler:
         given.setdefault("scheduler", scheduler)
-    return run(
-        model,
-        cluster,
-        trace,
-        weights=weights,
-        activations=activations,
-        kv=kv,
-        communication=communication,
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        ep=ep,
-        cp=cp,
-        engine=name,
-        policy=policy,
-        router=router,
-        flags=given,
-        slo={t.metric: t.limit_s for t in targets},
-        skew=skew,
-        seed=seed,
-        usd_per_hour=usd_per_hour,
-        generic=generic,
-        stop_after_s=stop_after_s,
+    options = Options(
+        policy, seed, {t.metric: t.limit_s for t in targets}, skew, usd_per_hour, generic, stop_after_s,
+        transfer_overlap=transfer_overlap, encode_s=encode_s, watch=watch,
+    )  # fmt: skip
+    shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, name)
+    prepared = deployment_of(
+        model, on, shape, trace, options, router=router, flags=given, replicas=replicas, disaggregate=disaggregate
     )
+    return run(prepared, started)
 
 
 def engine_and_scheduler(name: str) -> tuple[str, str]:

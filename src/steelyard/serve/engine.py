@@ -133,6 +133,8 @@ class EngineConfig:
     """The same per request of the step."""
     graph_tokens: int = 0
     """Steps with prompts up to so many tokens run as captured graphs."""
+    launch_s: float = 0.0
+    """Host time per kernel of the other steps with prompts; 0 = the machine's usual."""
 
     @property
     def rules(self) -> Rules:
@@ -168,6 +170,7 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
         watermark=0.01 if scheduler == "vllm-v0" else 0.0,
         async_scheduling=engine.name in ("vllm", "sglang", "trtllm"),
         graph_tokens=512 if engine.name == "vllm" else 0,
+        launch_s=engine.launch_s,
     )
     problems += _check(given, rules)
     raise_all(problems)
@@ -233,7 +236,7 @@ def _check(given: Mapping[str, Any], rules: Rules) -> list[Problem]:
             problems.append(Problem(f"flags.{name}", f"expected at least 1, got {given[name]}"))
     for name in (
         "max_model_len", "num_gpu_blocks_override", "long_prefill_token_threshold", "host_s",
-        "host_s_per_sequence", "graph_tokens", "schedule_conservativeness",
+        "host_s_per_sequence", "graph_tokens", "launch_s", "schedule_conservativeness",
     ):  # fmt: skip
         if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 0):
             problems.append(Problem(f"flags.{name}", f"expected at least 0, got {given[name]}"))

@@ -9,10 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["njit"]
+__all__ = ["njit", "njit_inline"]
 
 #: Modules of compiled functions and of the constants they use.
-_COMPILED = ("evaluate", "jit", "kernel", "queue", "schedule", "state", "step_table")
+_COMPILED = (
+    "evaluate", "fleet", "jit", "kernel", "queue", "schedule", "state", "step_table", "timer", "transfer",
+)  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -53,11 +55,20 @@ def njit(function: _F) -> _F:
 
     The function may not allocate: arrays come in as arguments. The cache folder is the user's where one is set.
     """
+    return _compiled(function)
+
+
+def njit_inline(function: _F) -> _F:
+    """The same for a function of every step, put into its caller: handing over many arrays takes as long as it."""
+    return _compiled(function, forceinline=True)
+
+
+def _compiled(function: _F, forceinline: bool = False) -> _F:
     settings: Any = numba.config
     before = settings.CACHE_DIR
     try:
         settings.CACHE_DIR = _FOLDER or before
-        compiled: _F = numba.njit(**_OPTIONS)(function)
+        compiled: _F = numba.njit(**_OPTIONS, forceinline=forceinline)(function)
     finally:
         settings.CACHE_DIR = before
     return compiled

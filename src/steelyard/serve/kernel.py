@@ -1,9 +1,8 @@
 """The event kernel: arrivals and ends of steps in order of (time, priority, sequence), compiled by numba.
 
-At one time steps end first, then requests arrive, then idle engines begin a step. A step is chosen by
+At one time timers come first, then steps end, then requests arrive, then idle engines begin a step. A step is chosen by
 :mod:`steelyard.serve.schedule`, priced by the step table, and applied when it ends. Nothing here is random. The names
-of the arguments are those of :mod:`steelyard.serve.schedule`; ``numbers`` holds the next sequence number, the next
-request of a closed loop, the requests in the system and the turn of the round-robin router.
+of the arguments are those of :mod:`steelyard.serve.schedule`.
 """
 
 from __future__ import annotations
@@ -12,23 +11,37 @@ import math
 from typing import Any
 
 from steelyard.serve.evaluate import step_cost
-from steelyard.serve.jit import njit
+from steelyard.serve.fleet import arrived_cache, encode, hand_over, send
+from steelyard.serve.jit import njit, njit_inline
 from steelyard.serve.queue import pop, push
-from steelyard.serve.schedule import cache_prompt, cached_units, choose_step, enqueue, release
-from steelyard.serve.state import ITL_BINS, ITL_SHORTEST_S, ITL_STEP
+from steelyard.serve.schedule import cache_prompt, choose_step, release
+from steelyard.serve.state import (
+    ENCODED,
+    ENTRY,
+    HERE,
+    INSIDE,
+    ITL_BINS,
+    ITL_SHORTEST_S,
+    ITL_STEP,
+    NEXT,
+    PREFILL,
+    SENT,
+    SEQ,
+    TIMERS,
+)
+from steelyard.serve.timer import take_timer
+from steelyard.serve.transfer import next_ready
 
 __all__ = ["run_kernel"]
 
 
-@njit
-def begin_step(
-    x: Any, data: Any, layout: Any, s: Any, w: Any, p: Any, log: Any, meta: Any, total: Any, lane: int, r: int,
-    now: float,
-) -> None:  # fmt: skip
+@njit_inline
+def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> None:
     """Price the chosen step and set its end."""
+    s, w, p = f.s, f.w, f.p
     decodes, chunks, new = 0, 0, 0
     context, pairs = 0.0, 0.0
-    static = x[0].static
+    static = x.static
     for j in range(w[lane].count):
         slot = s[lane, j]
         take = slot.take
@@ -40,22 +53,25 @@ def begin_step(
         elif take > 0 or static:  # a static batch computes its finished rows too
             decodes += 1
             context += slot.computed + 1
-    if chunks > 0 and not x[0].mixed:
+    if chunks > 0 and not x.mixed:
         decodes, context = 0, 0.0
+    k = p[r].pool
     duration, energy = step_cost(
-        data, layout, float(new + decodes), float(chunks + decodes), float(decodes), context, float(chunks), float(new),
-        pairs,
+        data, layout[k], float(new + decodes), float(chunks + decodes), float(decodes), context, float(chunks),
+        float(new), pairs,
     )  # fmt: skip
     begin = now
     end = begin + duration
-    lanes = x[0].lanes
+    lanes = x.lanes
     if lanes > 1:
         begin = max(now, p[r].stage_free)
         p[r].stage_free = begin + duration / lanes
         end = max(begin + duration, p[r].stage_out + duration / lanes)
         p[r].stage_out = end
     w[lane].end = end
-    used = x[0].blocks - p[r].free - p[r].evictable * x[0].unit_blocks
+    w[lane].busy = 1
+    used = x.blocks - p[r].free - p[r].evictable * x.unit_blocks
+    total = f.total[k]
     total[0] += 1
     total[2] += new
     total[3] += decodes
@@ -67,7 +83,7 @@ def begin_step(
     total[12] = max(total[12], used)
     if chunks > 0:
         total[18] += 1
-    if x[0].log:
+    if f.run[0].log:
         row = next_row(log, meta)
         if row >= 0:
             entry = log[row]
@@ -112,17 +128,16 @@ def count_gap(itl: Any, gap: float, times: int) -> None:
     itl[min(index, ITL_BINS - 1)] += times
 
 
-@njit
-def end_step(
-    x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, children: Any, total: Any,
-    itl: Any, lane: int, r: int, now: float, pending: int, numbers: Any,
-) -> int:  # fmt: skip
+@njit_inline
+def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: int) -> int:
     """Apply the step that ends now: tokens come out, answers end, their successors are set to arrive."""
+    q, s, w = f.q, f.s, f.w
     previous = w[lane].last_end
-    static = x[0].static
+    static = x.static
     same, kept, alive = 0, 0, 0
     gaps = 0.0
-    for j in range(w[lane].count):
+    count = w[lane].count
+    for j in range(count):
         slot = s[lane, j]
         take = slot.take
         slot.take = 0
@@ -132,8 +147,8 @@ def end_step(
             slot.computed += take
             if slot.computed >= slot.target:
                 i = slot.request
-                if prompt and x[0].unit_tokens > 0:
-                    cache_prompt(x, q, p, u, links, units_of, r, i)
+                if prompt and x.unit_tokens > 0:
+                    cache_prompt(f, x, r, i)
                 slot.left -= 1
                 if prompt and q[i].first_at < 0:
                     q[i].first_at = now
@@ -150,12 +165,15 @@ def end_step(
                     q[i].remaining = 0
                     q[i].last_at = now
                     q[i].status = 0
-                    total[19] += 1
-                    p[r].load -= 1
-                    numbers[2] -= 1
-                    pending = successors(x, q, extra, links, children, i, now, pending, numbers)
+                    f.total[f.p[r].pool, 19] += 1
+                    f.p[r].load -= 1
+                    f.numbers[INSIDE] -= 1
+                    pending = successors(f, i, now, pending)
                     if not static:
-                        release(x, q, p, u, links, units_of, r, i, slot.blocks)
+                        release(f, x, r, i, slot.blocks)
+                elif x.role == PREFILL:
+                    hand_over(f, lane, r, j, now)
+                    continue
         if slot.left > 0:
             alive += 1
         if over and not static:
@@ -165,88 +183,80 @@ def end_step(
         kept += 1
     if same > 0:
         count_gap(itl, now - previous, same)
-    total[15] += gaps
+    f.total[f.p[r].pool, 15] += gaps
     if static and alive == 0:
         for j in range(kept):
-            release(x, q, p, u, links, units_of, r, s[lane, j].request, s[lane, j].blocks)
+            release(f, x, r, s[lane, j].request, s[lane, j].blocks)
         kept = 0
+    if kept < count and w[lane].coming > 0:
+        for j in range(w[lane].coming):
+            s[lane, kept + j] = s[lane, count + j]
     w[lane].count = kept
     w[lane].last_end = now
     w[lane].end = math.inf
+    w[lane].busy = 0
     return pending
 
 
 @njit
-def successors(
-    x: Any, q: Any, extra: Any, links: Any, children: Any, i: int, now: float, pending: int, numbers: Any
-) -> int:
+def successors(f: Any, i: int, now: float, pending: int) -> int:
     """Requests that were waiting for this one to complete (or be rejected); the heap of those to arrive."""
-    if x[0].concurrency > 0:
-        k = numbers[1]
-        if k < q.shape[0]:
-            numbers[1] = k + 1
-            pending = arrive_later(x, q, extra, k, now, pending, numbers)
-    elif children.shape[0] > 0:
+    if f.run[0].concurrency > 0:
+        k = f.numbers[NEXT]
+        if k < f.q.shape[0]:
+            f.numbers[NEXT] = k + 1
+            pending = arrive_later(f, k, now, pending)
+    elif f.children.shape[0] > 0:
+        links = f.links
         for c in range(links[i, 2], links[i, 2] + links[i, 3]):
-            child = children[c]
+            child = f.children[c]
             links[child, 4] -= 1
             if links[child, 4] == 0:
-                pending = arrive_later(x, q, extra, child, now, pending, numbers)
+                pending = arrive_later(f, child, now, pending)
     return pending
 
 
 @njit
-def arrive_later(x: Any, q: Any, extra: Any, k: int, now: float, pending: int, numbers: Any) -> int:
+def arrive_later(f: Any, k: int, now: float, pending: int) -> int:
     """Request ``k`` is sent after its delay, and not before its own time."""
+    q, extra = f.q, f.extra
     delay = extra[k, 1] if extra.shape[0] > 1 else extra[0, 1]
-    q[k].arrived_at = now + delay if x[0].concurrency > 0 else max(q[k].arrived_at, now + delay)
-    q[k].key = q[k].arrived_at + x[0].request_s
-    q[k].seq = numbers[0]
-    numbers[0] += 1
-    return int(push(q, pending, k))
+    q[k].arrived_at = now + delay if f.run[0].concurrency > 0 else max(q[k].arrived_at, now + delay)
+    return set_arrival(f, k, q[k].arrived_at + f.run[0].request_s, pending)
 
 
 @njit
-def arrive(
-    x: Any, q: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, children: Any, total: Any, i: int,
-    now: float, pending: int, numbers: Any,
-) -> int:  # fmt: skip
-    """A request reaches the engines: routed and queued, or it was rejected at the door and its successors go on."""
+def set_arrival(f: Any, k: int, at: float, pending: int) -> int:
+    """Put a request into the heap of those to arrive."""
+    f.q[k].key = at
+    f.q[k].seq = f.numbers[SEQ]
+    f.numbers[SEQ] += 1
+    return int(push(f.q, pending, k))
+
+
+@njit
+def arrive(f: Any, i: int, now: float, pending: int) -> int:
+    """A request reaches the engines: encoded, routed and queued; or it was rejected and its successors go on."""
+    q = f.q
     if q[i].status == 1:
-        return int(successors(x, q, extra, links, children, i, now, pending, numbers))
-    r = 0
-    if x[0].replicas > 1:
-        if x[0].router == 0:
-            r = numbers[3] % x[0].replicas
-            numbers[3] += 1
-        elif x[0].router == 1:
-            r = int(extra[i, 2])
-        else:
-            most = 0  # prefix units it could reuse; none counts for the least-loaded router
-            for k in range(x[0].replicas):
-                hits = 0
-                if x[0].router == 3 and x[0].unit_tokens > 0:
-                    hits = cached_units(x, u, links, units_of, i, q[i].isl, k)[0]
-                if hits > most or (hits == most and p[k].load < p[r].load):
-                    r = k
-                    most = hits
-    q[i].seq = numbers[0]
-    numbers[0] += 1
-    numbers[2] += 1
-    p[r].load += 1
-    enqueue(x, q, p, extra, total, i, r, now)
+        return int(successors(f, i, now, pending))
+    if q[i].origin == ENCODED:
+        q[i].origin = HERE
+    else:
+        f.numbers[INSIDE] += 1
+        if f.run[0].encoders > 0 and i < f.extra.shape[0] and f.extra[i, 3] > 0:
+            return set_arrival(f, i, encode(f, i, f.extra[i, 3], now), pending)
+    send(f, i, ENTRY, now)
     return pending
 
 
 @njit
-def run_kernel(
-    x: Any, data: Any, layout: Any, q: Any, order: Any, extra: Any, links: Any, units_of: Any, children: Any, s: Any,
-    w: Any, p: Any, u: Any, log: Any, meta: Any, itl: Any, total: Any, numbers: Any,
-) -> None:  # fmt: skip
+def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, itl: Any) -> None:
     """Play all events. ``order``: requests whose arrival is known beforehand, by time."""
+    q, w, p, timers, numbers, total = f.q, f.w, f.p, f.timers, f.numbers, f.total
     workers = w.shape[0]
-    lanes = x[0].lanes
-    request_s = x[0].request_s
+    request_s = f.run[0].request_s
+    steps = 0
     known = 0
     pending = -1
     now = -1.0
@@ -259,22 +269,27 @@ def run_kernel(
         soonest = coming
         for lane in range(workers):
             soonest = min(soonest, w[lane].end)
+        if numbers[TIMERS] > 0:
+            soonest = min(soonest, timers[0].at)
         if soonest == math.inf:
             break
         if now < 0:
-            total[20] = soonest - request_s
+            total[0, 20] = soonest - request_s
         else:
-            total[14] += numbers[2] * (soonest - now)
+            total[0, 14] += numbers[INSIDE] * (soonest - now)
         now = soonest
-        if now - total[20] > x[0].max_time_s:
-            total[16] = 1
+        if now - total[0, 20] > f.run[0].max_time_s:
+            total[0, 16] = 1
             break
+        while numbers[TIMERS] > 0 and timers[0].at == now:
+            take_timer(timers, numbers)
+            timer = timers[timers.shape[0] - 1]
+            if timer.what == SENT:
+                arrived_cache(f, timer.a, timer.b, now)
         for lane in range(workers):
-            if w[lane].end == now:
-                pending = end_step(
-                    x, q, s, w, p, u, extra, links, units_of, children, total, itl, lane, lane // lanes, now, pending,
-                    numbers,
-                )  # fmt: skip
+            if w[lane].end == now and w[lane].busy:
+                r = w[lane].replica
+                pending = end_step(f, f.setups[p[r].pool], itl, lane, r, now, pending)
         while True:
             at = math.inf
             if known < order.shape[0]:
@@ -289,15 +304,18 @@ def run_kernel(
                     break
                 i = order[known]
                 known += 1
-            pending = arrive(x, q, p, u, extra, links, units_of, children, total, i, now, pending, numbers)
+            pending = arrive(f, i, now, pending)
         for lane in range(workers):
-            if w[lane].end == math.inf:
-                r = lane // lanes
-                if (w[lane].count > 0 or p[r].waiting >= 0) and choose_step(
-                    x, q, s, w, p, u, extra, links, units_of, total, lane, r, now
-                ):
-                    begin_step(x, data, layout, s, w, p, log, meta, total, lane, r, now)
-        if total[0] > x[0].max_iterations:
-            total[16] = 2
+            if not w[lane].busy:
+                r = w[lane].replica
+                if w[lane].count > 0 or p[r].waiting >= 0 or w[lane].coming > 0:
+                    x = f.setups[p[r].pool]
+                    if choose_step(f, x, lane, r, now):
+                        begin_step(f, x, data, layout, log, meta, lane, r, now)
+                        steps += 1
+                    else:
+                        w[lane].end = next_ready(f.s, w, lane)
+        if steps > f.run[0].max_iterations:
+            total[0, 16] = 2
             break
-    total[6] = max(0.0, now - total[20]) if now >= 0 else 0.0
+    total[0, 6] = max(0.0, now - total[0, 20]) if now >= 0 else 0.0

@@ -13,10 +13,12 @@ from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig
 from steelyard.workload.transformer import Transformer
 
-__all__ = ["KvPool", "blocks_for", "kv_pool"]
+__all__ = ["KvPool", "blocks_for", "kv_pool", "longest_request"]
 
 #: Token cap of a cache that grows without end.
 NO_CAP = 2**30
+#: Longest request where nothing limits it.
+NO_LIMIT = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,18 @@ class KvPool:
 def blocks_for(pool: KvPool, tokens: int) -> int:
     """Blocks of one request with ``tokens`` cached tokens."""
     return -(-min(tokens, pool.token_cap) // pool.block_tokens) + pool.fixed_blocks
+
+
+def longest_request(pool: KvPool, config: EngineConfig, max_context: int = 0) -> int:
+    """Prompt and answer of the longest request an engine accepts, in tokens.
+
+    Args:
+        pool, config: its cache and its flags.
+        max_context: the model's own limit, 0 = none.
+    """
+    limit = config.max_model_len or max_context or NO_LIMIT
+    held = (pool.blocks - pool.fixed_blocks) * pool.block_tokens
+    return limit if pool.token_cap <= held else min(limit, held)
 
 
 def kv_pool(

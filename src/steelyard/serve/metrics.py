@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from steelyard.serve.simulation import Records, Simulation
 
-__all__ = ["PERCENTILES", "describe", "describe_histogram", "goodput", "intervals", "series", "summary"]
+__all__ = ["PERCENTILES", "describe", "describe_histogram", "ends", "goodput", "intervals", "series", "summary"]
 
 Floats = NDArray[np.float64]
 
@@ -96,6 +96,7 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         },
         "preemptions": int(totals["preemptions"]),
         "idle_frac": totals["idle_frac"],
+        "pools": [pool.to_dict() for pool in simulation.pools],
         "energy_j": simulation.energy_j,
         "host_energy_j": totals["host_energy_j"],
         "energy_j_per_output_token": simulation.energy_j / answered if answered else None,
@@ -117,11 +118,29 @@ def summary(simulation: Simulation) -> dict[str, Any]:
 Z80 = 1.2816
 
 
-def intervals(simulation: Simulation) -> dict[str, dict[str, tuple[float, float]]]:
+def ends(simulation: Simulation) -> tuple[Simulation, Simulation]:
+    """The same load played twice more: every step at the low and at the high end of its own 80 % interval.
+
+    Raises:
+        ValueError: the simulation cannot be replayed (it was read from a file).
+    """
+    if simulation.replay is None:
+        raise ValueError("this simulation cannot be replayed")
+    low, high = (float(np.exp(z * Z80 * simulation.spread)) for z in (-1, 1))
+    return simulation.replay(low), simulation.replay(high)
+
+
+def intervals(
+    simulation: Simulation, played: tuple[Simulation, Simulation] | None = None
+) -> dict[str, dict[str, tuple[float, float]]]:
     """80 % intervals of mean and percentiles, from two more runs: every step at the ends of its own interval.
 
     Queues amplify: near saturation a step 10 % longer may multiply the time to first token, which no interval put
     around a single run would say.
+
+    Args:
+        simulation: of what.
+        played: its :func:`ends`, when they are known already.
 
     Returns:
         ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s`` and ``throughput`` -> figure -> ``(low, high)``.
@@ -129,12 +148,10 @@ def intervals(simulation: Simulation) -> dict[str, dict[str, tuple[float, float]
     Raises:
         ValueError: the simulation cannot be replayed (it was read from a file).
     """
-    if simulation.replay is None:
-        raise ValueError("this simulation cannot be replayed")
-    ends = [simulation.replay(float(np.exp(z * Z80 * simulation.spread))).summary() for z in (-1, 1)]
+    runs = [run.summary() for run in played or ends(simulation)]
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "throughput"):
-        pairs = {name: (ends[0][metric][name], ends[1][metric][name]) for name in ends[0][metric]}
+        pairs = {name: (runs[0][metric][name], runs[1][metric][name]) for name in runs[0][metric]}
         found[metric] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
     return found
 
@@ -153,7 +170,7 @@ def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
     middle = 0.5 * (edges[1:] + edges[:-1])
     cell = np.clip(((steps.start_s + 0.5 * steps.duration_s - start) / width).astype(np.int64), 0, points - 1)
     time = np.bincount(cell, steps.duration_s, points)
-    lanes = simulation.replicas * simulation.scenario.plan.pp
+    lanes = sum(pool.ranks * pool.scenario.plan.pp for pool in simulation.pools if pool.role != "encode")
 
     def mean(values: Any) -> Floats:
         return np.asarray(np.bincount(cell, values * steps.duration_s, points) / np.maximum(time, 1e-30))
@@ -166,7 +183,7 @@ def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
         "at_s": middle,
         "running": mean(steps.running) * lanes,
         "waiting": mean(steps.waiting) * simulation.replicas,
-        "kv_frac": mean(steps.kv_blocks) / simulation.pool.blocks,
+        "kv_frac": mean(steps.kv_blocks / simulation.blocks[steps.replica]),
         "prefill_tokens_per_s": rate(steps.prefill_tokens),
         "decode_tokens_per_s": rate(steps.decode_tokens),
         "arrived_per_s": np.histogram(arrived, edges)[0] / width,

@@ -105,12 +105,13 @@ def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
 
 
 @njit
-def take_blocks(x: Any, p: Any, u: Any, total: Any, r: int, blocks: int) -> bool:
+def take_blocks(f: Any, x: Any, r: int, blocks: int) -> bool:
     """Take free blocks, evicting cached prefixes by age where needed; False (and nothing taken) when too few."""
-    if p[r].free + p[r].evictable * x[0].unit_blocks < blocks:
+    p = f.p
+    if p[r].free + p[r].evictable * x.unit_blocks < blocks:
         return False
     while p[r].free < blocks:
-        evict(p, u, r, x[0].unit_blocks)
-        total[17] += 1
+        evict(p, f.u, r, x.unit_blocks)
+        f.total[p[r].pool, 17] += 1
     p[r].free -= blocks
     return True

@@ -1,15 +1,17 @@
 """Choosing the next step of an engine, compiled: who gets how many tokens, who is admitted, who gives way.
 
-Arguments shared by all functions (see :mod:`steelyard.serve.state`): ``x`` setup, ``q`` requests, ``s`` slots, ``w``
-workers, ``p`` replicas, ``u`` prefix units, ``links`` and ``units_of`` which units a prompt has, ``total`` counters.
+Arguments shared by all functions: ``f`` the fleet (see :class:`steelyard.serve.state.Fleet`), ``x`` the setup of the
+replica's pool, ``lane`` a worker and ``r`` its replica, ``now`` the time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit, njit_inline
 from steelyard.serve.queue import drop_unit, pop, push, share_unit, take_blocks
+from steelyard.serve.state import PREFILL
+from steelyard.serve.transfer import start_transfer, welcome
 
 __all__ = ["cache_prompt", "cached_units", "choose_step", "enqueue", "release"]
 
@@ -24,62 +26,66 @@ RATIO_STEPS, RATIO_FLOOR, RETRACT_STEPS = 600.0, 0.14, 20
 @njit
 def blocks_of(x: Any, tokens: int) -> int:
     """Blocks of a request with so many cached tokens."""
-    return int((min(tokens, x[0].cap) + x[0].block - 1) // x[0].block + x[0].fixed)
+    return int((min(tokens, x.cap) + x.block - 1) // x.block + x.fixed)
 
 
 @njit
-def enqueue(x: Any, q: Any, p: Any, extra: Any, total: Any, i: int, r: int, now: float) -> None:
+def enqueue(f: Any, i: int, r: int, now: float) -> None:
     """Put a request into a replica's waiting queue under its policy's key."""
-    base = extra[i, 0] if extra.shape[0] > 1 else extra[0, 0]
-    q[i].key = base + x[0].add_time * now
-    requeue(q, p, total, i, r)
+    base = f.extra[i, 0] if f.extra.shape[0] > 1 else f.extra[0, 0]
+    f.q[i].key = base + f.run[0].add_time * now
+    requeue(f, i, r)
 
 
 @njit
-def requeue(q: Any, p: Any, total: Any, i: int, r: int) -> None:
+def requeue(f: Any, i: int, r: int) -> None:
     """Put a request into the queue under the key it has."""
-    p[r].waiting = push(q, p[r].waiting, i)
+    p = f.p
+    p[r].waiting = push(f.q, p[r].waiting, i)
     p[r].queued += 1
-    total[13] = max(total[13], p[r].queued)
+    k = p[r].pool
+    f.total[k, 13] = max(f.total[k, 13], p[r].queued)
 
 
 @njit
-def release(x: Any, q: Any, p: Any, u: Any, links: Any, units_of: Any, r: int, i: int, blocks: int) -> None:
+def release(f: Any, x: Any, r: int, i: int, blocks: int) -> None:
     """Give back a request's blocks: private ones at once, shared prefix units when nobody holds them."""
-    if x[0].unit_tokens > 0:
-        held = q[i].held
-        start = links[i, 0]
+    if x.unit_tokens > 0:
+        held = f.q[i].held
+        start = f.links[i, 0]
         for k in range(held - 1, -1, -1):
-            drop_unit(p, u, r, units_of[start + k])
-        q[i].held = 0
-        blocks -= held * x[0].unit_blocks
-    p[r].free += blocks
+            drop_unit(f.p, f.u, r, f.units_of[start + k])
+        f.q[i].held = 0
+        blocks -= held * x.unit_blocks
+    f.p[r].free += blocks
 
 
 @njit
-def cache_prompt(x: Any, q: Any, p: Any, u: Any, links: Any, units_of: Any, r: int, i: int) -> None:
+def cache_prompt(f: Any, x: Any, r: int, i: int) -> None:
     """A prompt is computed: its full units enter the cache, or the ones already there are shared."""
-    start = links[i, 0]
-    full = min(links[i, 1], q[i].isl // x[0].unit_tokens)
+    q, u = f.q, f.u
+    start = f.links[i, 0]
+    full = min(f.links[i, 1], q[i].isl // x.unit_tokens)
     for k in range(q[i].held, full):
-        unit = units_of[start + k]
+        unit = f.units_of[start + k]
         if u[r, unit].refs < 0:
             u[r, unit].refs = 1
         else:  # another request computed the same at the same time: keep one copy
-            share_unit(p, u, r, unit)
-            p[r].free += x[0].unit_blocks
+            share_unit(f.p, u, r, unit)
+            f.p[r].free += x.unit_blocks
         q[i].held = k + 1
 
 
 @njit
-def find_victim(x: Any, q: Any, s: Any, w: Any, lane: int) -> int:
+def find_victim(f: Any, x: Any, lane: int) -> int:
     """The slot that gives way."""
-    best = w[lane].count - 1
-    if x[0].victim == LAST:
+    q, s, count = f.q, f.s, f.w[lane].count
+    best = count - 1
+    if x.victim == LAST:
         return int(best)
-    for j in range(w[lane].count - 1):
+    for j in range(count - 1):
         i, b = s[lane, j].request, s[lane, best].request
-        if x[0].victim == WORST:
+        if x.victim == WORST:
             worse = q[i].key > q[b].key or (q[i].key == q[b].key and q[i].seq > q[b].seq)
         else:
             done_i, done_b = q[i].osl - s[lane, j].left, q[b].osl - s[lane, best].left
@@ -90,44 +96,49 @@ def find_victim(x: Any, q: Any, s: Any, w: Any, lane: int) -> int:
 
 
 @njit
-def preempt(
-    x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, total: Any, lane: int,
-    r: int, j: int, now: float,
-) -> int:  # fmt: skip
+def preempt(f: Any, x: Any, lane: int, r: int, j: int, now: float) -> int:
     """Send a running request back to the queue; its cache is lost. Returns the tokens it had in this step."""
+    q, s, w = f.q, f.s, f.w
     i = s[lane, j].request
     taken = s[lane, j].take
     q[i].remaining = s[lane, j].left
     q[i].last_at = s[lane, j].token_at
     q[i].preemptions += 1
-    total[1] += 1
-    total[4] += s[lane, j].computed
-    release(x, q, p, u, links, units_of, r, i, s[lane, j].blocks)
-    if x[0].victim == SHORTEST_ANSWER:
+    k = f.p[r].pool
+    f.total[k, 1] += 1
+    f.total[k, 4] += s[lane, j].computed
+    release(f, x, r, i, s[lane, j].blocks)
+    if x.victim == SHORTEST_ANSWER:
         used, whole = 0.0, 0.0
-        for k in range(w[lane].count):
-            osl = q[s[lane, k].request].osl
-            used += osl - s[lane, k].left
+        for n in range(w[lane].count):
+            osl = q[s[lane, n].request].osl
+            used += osl - s[lane, n].left
             whole += osl
-        p[r].ratio = min(1.0, (used + RETRACT_STEPS * w[lane].count) / max(whole, 1.0))
-    for k in range(j, w[lane].count - 1):
-        s[lane, k] = s[lane, k + 1]
-    w[lane].count -= 1
-    if x[0].to_back:
-        enqueue(x, q, p, extra, total, i, r, now)
+        f.p[r].ratio = min(1.0, (used + RETRACT_STEPS * w[lane].count) / max(whole, 1.0))
+    drop_slot(s, w, lane, j)
+    if x.to_back:
+        enqueue(f, i, r, now)
     else:  # the key of its arrival brings it to its place
-        requeue(q, p, total, i, r)
+        requeue(f, i, r)
     return int(taken)
 
 
 @njit
+def drop_slot(s: Any, w: Any, lane: int, j: int) -> None:
+    """Close the gap that a running request leaves."""
+    for n in range(j, w[lane].count + w[lane].coming - 1):
+        s[lane, n] = s[lane, n + 1]
+    w[lane].count -= 1
+
+
+@njit_inline
 def work_on_running(
-    x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, total: Any, lane: int,
-    r: int, now: float, budget: int, prompts: bool, decodes: bool,
-) -> tuple[int, bool]:  # fmt: skip
+    f: Any, x: Any, lane: int, r: int, now: float, budget: int, prompts: bool, decodes: bool
+) -> tuple[int, bool]:
     """Give running requests their tokens, in order; ``(budget left, whether someone was preempted)``."""
+    s, w = f.s, f.w
     preempted = False
-    block, cap, fixed = x[0].block, x[0].cap, x[0].fixed
+    block, cap, fixed = x.block, x.cap, x.fixed
     j = 0
     while j < w[lane].count and budget > 0:
         slot = s[lane, j]
@@ -136,8 +147,8 @@ def work_on_running(
             if not prompts:
                 j += 1
                 continue
-            if x[0].threshold > 0:
-                rest = min(rest, x[0].threshold)
+            if x.threshold > 0:
+                rest = min(rest, x.threshold)
             rest = min(rest, budget)
         else:
             if not decodes or slot.left == 0:
@@ -147,9 +158,9 @@ def work_on_running(
         if min(slot.computed + rest, cap) > (slot.blocks - fixed) * block:
             need = blocks_of(x, slot.computed + rest) - slot.blocks
             gone = False
-            while not take_blocks(x, p, u, total, r, need):
-                v = find_victim(x, q, s, w, lane)
-                budget += preempt(x, q, s, w, p, u, extra, links, units_of, total, lane, r, v, now)
+            while not take_blocks(f, x, r, need):
+                v = find_victim(f, x, lane)
+                budget += preempt(f, x, lane, r, v, now)
                 preempted = True
                 if v == j:
                     gone = True
@@ -166,10 +177,11 @@ def work_on_running(
 
 
 @njit
-def cached_units(x: Any, u: Any, links: Any, units_of: Any, i: int, known: int, r: int) -> tuple[int, int]:
+def cached_units(f: Any, x: Any, i: int, known: int, r: int) -> tuple[int, int]:
     """Leading units of a prompt that are cached, and how many of them nobody holds; its last token is computed."""
-    start = links[i, 0]
-    most = min(links[i, 1], (known - 1) // x[0].unit_tokens)
+    u, units_of = f.u, f.units_of
+    start = f.links[i, 0]
+    most = min(f.links[i, 1], (known - 1) // x.unit_tokens)
     hits, idle = 0, 0
     while hits < most and u[r, units_of[start + hits]].refs >= 0:
         if u[r, units_of[start + hits]].refs == 0:
@@ -179,78 +191,96 @@ def cached_units(x: Any, u: Any, links: Any, units_of: Any, i: int, known: int, 
 
 
 @njit
-def seats(x: Any, w: Any, p: Any, r: int) -> int:
+def seats(f: Any, x: Any, r: int) -> int:
     """Requests a lane may run: with pipeline stages the lanes' batches are kept even."""
-    limit = x[0].max_seqs
-    lanes = x[0].lanes
+    limit = x.max_seqs
+    lanes = x.lanes
     if lanes > 1:
         running = 0
-        for k in range(lanes):
-            running += w[r * lanes + k].count
-        limit = max(1, min(limit // lanes, (running + p[r].queued + lanes - 1) // lanes))
+        for k in range(f.p[r].first, f.p[r].first + lanes):
+            running += f.w[k].count + f.w[k].coming
+        limit = max(1, min(limit // lanes, (running + f.p[r].queued + lanes - 1) // lanes))
     return int(limit)
 
 
-@njit
-def admit(
-    x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, links: Any, units_of: Any, total: Any, lane: int, r: int,
-    now: float, budget: int,
-) -> int:  # fmt: skip
-    """Admit waiting requests in their order while budget, seats and blocks last; the budget left."""
+@njit_inline
+def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
+    """Admit waiting requests in their order while budget, seats and blocks last; the budget left.
+
+    A request whose cache is elsewhere takes its blocks and stands behind the running ones until the cache is here.
+    """
+    q, s, w, p = f.q, f.s, f.w, f.p
     if p[r].waiting < 0:
         return budget
-    limit = seats(x, w, p, r)
-    admission = x[0].admission
+    limit = seats(f, x, r)
+    admission = x.admission
     expected = 0.0
     if admission == ESTIMATE:
-        for j in range(w[lane].count):
+        for j in range(w[lane].count + w[lane].coming):
             expected += min(s[lane, j].left, EXPECTED_MAX) * p[r].ratio
-    while p[r].waiting >= 0 and budget > 0 and w[lane].count < limit:
+    while p[r].waiting >= 0 and budget > 0 and w[lane].count + w[lane].coming < limit:
         i = p[r].waiting
+        elsewhere = q[i].origin >= 0
         remaining = q[i].remaining
-        known = q[i].isl + q[i].osl - remaining
+        known = q[i].isl + q[i].osl - remaining - int(elsewhere)  # the newest token is not in the cache
+        longest = q[i].isl + q[i].osl
+        answer = remaining
+        if x.role == PREFILL:
+            longest, answer = known + 1, 1
         hits, idle_hits = 0, 0
-        if x[0].unit_tokens > 0:
-            hits, idle_hits = cached_units(x, u, links, units_of, i, known, r)
-        cached = hits * x[0].unit_tokens
-        shared = hits * x[0].unit_blocks
+        if x.unit_tokens > 0 and not elsewhere:
+            hits, idle_hits = cached_units(f, x, i, known, r)
+        cached = hits * x.unit_tokens
+        shared = hits * x.unit_blocks
         rest = known - cached
-        if x[0].threshold > 0:
-            rest = min(rest, x[0].threshold)
-        if rest > budget:
-            if x[0].chunked:
-                rest = budget
-            elif budget < x[0].max_tokens:
-                break  # a whole prompt that does not fit waits; one longer than any step goes alone
-        alone = w[lane].count == 0
-        available = p[r].free + (p[r].evictable - idle_hits) * x[0].unit_blocks
+        if elsewhere:
+            cached, rest = known, 0
+        else:
+            if x.threshold > 0:
+                rest = min(rest, x.threshold)
+            if rest > budget:
+                if x.chunked:
+                    rest = budget
+                elif budget < x.max_tokens:
+                    break  # a whole prompt that does not fit waits; one longer than any step goes alone
+        alone = w[lane].count + w[lane].coming == 0
+        available = p[r].free + (p[r].evictable - idle_hits) * x.unit_blocks
         first = blocks_of(x, cached + rest) - shared
         wanted = first
         if admission == PROMPT:
             wanted = blocks_of(x, known) - shared
         elif admission == WHOLE:
-            first = wanted = blocks_of(x, q[i].isl + q[i].osl) - shared
+            first = wanted = blocks_of(x, longest) - shared
         elif admission == ESTIMATE and not alone:
-            need = known - cached + min(remaining, EXPECTED_MAX)
-            if need >= available * x[0].block - expected:
+            need = known - hits * x.unit_tokens + min(answer, EXPECTED_MAX)
+            if need >= available * x.block - expected:
                 break
-        if x[0].lanes > 1 and q[i].preemptions > 0:  # else lanes could take turns to evict each other for ever
-            wanted = max(wanted, blocks_of(x, q[i].isl + q[i].osl) - shared)
-        if wanted + (0 if alone else x[0].watermark) > available:
+        if x.lanes > 1 and q[i].preemptions > 0:  # else lanes could take turns to evict each other for ever
+            wanted = max(wanted, blocks_of(x, longest) - shared)
+        if wanted + (0 if alone else x.watermark) > available:
             break
         p[r].waiting = pop(q, i)
         p[r].queued -= 1
-        if x[0].unit_tokens > 0:
+        if hits > 0:
             for k in range(hits):
-                share_unit(p, u, r, units_of[links[i, 0] + k])
+                share_unit(p, f.u, r, f.units_of[f.links[i, 0] + k])
+        if x.unit_tokens > 0 and not elsewhere:
             q[i].held = hits
-        take_blocks(x, p, u, total, r, first)
-        total[5] += cached
+        take_blocks(f, x, r, first)
         if q[i].scheduled_at < 0:
             q[i].scheduled_at = now
             q[i].cached = cached
             q[i].replica = r
-        slot = s[lane, w[lane].count]
+        at = w[lane].count
+        if elsewhere:
+            at += w[lane].coming
+            w[lane].coming += 1
+        else:
+            f.total[p[r].pool, 5] += cached
+            if w[lane].coming > 0:  # the first of those that are not ready makes room
+                s[lane, at + w[lane].coming] = s[lane, at]
+            w[lane].count += 1
+        slot = s[lane, at]
         slot.request = i
         slot.computed = cached
         slot.target = known
@@ -258,34 +288,31 @@ def admit(
         slot.blocks = first + shared
         slot.take = rest
         slot.token_at = q[i].last_at
-        w[lane].count += 1
-        expected += rest + min(remaining, EXPECTED_MAX)
+        if elsewhere:
+            slot.ready_at = start_transfer(f, x, i, r, lane, known, now)
+        expected += rest + min(answer, EXPECTED_MAX)
         budget -= rest
     return budget
 
 
-@njit
-def choose_step(
-    x: Any, q: Any, s: Any, w: Any, p: Any, u: Any, extra: Any, links: Any, units_of: Any, total: Any, lane: int,
-    r: int, now: float,
-) -> bool:  # fmt: skip
+@njit_inline
+def choose_step(f: Any, x: Any, lane: int, r: int, now: float) -> bool:
     """Decide the tokens of every running request for the next step of a lane; False when there is nothing to do."""
-    budget = x[0].max_tokens
-    if not x[0].mixed and w[lane].count == 0:
+    w = f.w
+    if w[lane].coming > 0:
+        welcome(f.s, w, lane, now)
+    budget = x.max_tokens
+    if not x.mixed and w[lane].count == 0:
         w[lane].forming = 1
-    left, preempted = work_on_running(
-        x, q, s, w, p, u, extra, links, units_of, total, lane, r, now, budget, True, x[0].mixed == 1
-    )
-    if not preempted and (not x[0].static or w[lane].forming == 1):
-        left = admit(x, q, s, w, p, u, links, units_of, total, lane, r, now, left)
-    if left < budget or x[0].mixed:
+    left, preempted = work_on_running(f, x, lane, r, now, budget, True, x.mixed == 1)
+    if not preempted and (not x.static or w[lane].forming == 1):
+        left = admit(f, x, lane, r, now, left)
+    if left < budget or x.mixed:
         return bool(left < budget)
     w[lane].forming = 0
-    budget = max(budget, x[0].max_seqs)
-    left, preempted = work_on_running(
-        x, q, s, w, p, u, extra, links, units_of, total, lane, r, now, budget, False, True
-    )
-    if x[0].admission == ESTIMATE:
-        start = min(0.7 * x[0].conservativeness, 1.0)
-        p[r].ratio = max(p[r].ratio - start * (1 - RATIO_FLOOR) / RATIO_STEPS, start * RATIO_FLOOR)
+    budget = max(budget, x.max_seqs)
+    left, preempted = work_on_running(f, x, lane, r, now, budget, False, True)
+    if x.admission == ESTIMATE:
+        start = min(0.7 * x.conservativeness, 1.0)
+        f.p[r].ratio = max(f.p[r].ratio - start * (1 - RATIO_FLOOR) / RATIO_STEPS, start * RATIO_FLOOR)
     return bool(left < budget)

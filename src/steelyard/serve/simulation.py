@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from steelyard.estimation import Scenario
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
+    from steelyard.plan.deployment import Deployment
     from steelyard.provenance import Ledger
     from steelyard.serve.policies import Policy
     from steelyard.serve.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
-__all__ = ["COMPLETED", "REJECTED", "UNFINISHED", "Iterations", "Records", "Simulation", "simulate"]
+__all__ = ["COMPLETED", "REJECTED", "UNFINISHED", "Iterations", "PoolOutcome", "Records", "Simulation", "simulate",
+           "simulate_deployment"]  # fmt: skip
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -56,6 +58,8 @@ class Records:
     """Replica that served it, -1 when none did."""
     status: NDArray[Any]
     """0 completed, 1 rejected, 2 unfinished (the simulation stopped first)."""
+    answered_by: NDArray[Any]
+    """Replica that wrote the answer; another than ``replica`` where prompts and answers have pools of their own."""
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -93,19 +97,78 @@ class Iterations:
 
 
 @dataclass(frozen=True, eq=False)
+class PoolOutcome:
+    """What one pool of the deployment did."""
+
+    role: str
+    scenario: Scenario
+    """Its cluster holds the devices of all replicas, its plan those of one."""
+    config: EngineConfig
+    kv: KvPool
+    """Blocks of one replica (of one data-parallel rank)."""
+    replicas: int
+    ranks: int
+    """Schedulers: replicas and their data-parallel ranks."""
+    devices: int
+    usd_per_hour: float | None
+    """Rent per device and hour."""
+    totals: Mapping[str, float]
+    """Counters as of ``Simulation.totals``, and ``device_s`` (devices times the time they were rented), ``energy_j``,
+    ``host_energy_j``, ``busy_frac``."""
+
+    @property
+    def usd(self) -> float | None:
+        """Rent of its devices."""
+        return None if self.usd_per_hour is None else self.usd_per_hour * self.totals["device_s"] / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry in the summary (SI units)."""
+        plan, totals = self.scenario.plan, self.totals
+        return {
+            "role": self.role,
+            "machine": self.scenario.cluster.machine.name,
+            "replicas": self.replicas,
+            "devices": self.devices,
+            "plan": {name: getattr(plan, name) for name in ("tp", "pp", "dp", "ep", "cp")},
+            "busy_frac": totals["busy_frac"],
+            "iterations": int(totals["iterations"]),
+            "prefill_tokens": int(totals["prefill_tokens"]),
+            "decode_tokens": int(totals["decode_tokens"]),
+            "batch": {"mean": totals["batch_mean"], "max": totals["batch_max"]},
+            "kv": {
+                "blocks": self.kv.blocks,
+                "block_tokens": self.kv.block_tokens,
+                "mean_frac": totals["kv_mean_frac"],
+                "max_frac": totals["kv_max_frac"],
+            },
+            "waiting_max": totals["waiting_max"],
+            "preemptions": int(totals["preemptions"]),
+            "sent": {
+                "requests": int(totals["transfers"]),
+                "bytes": totals["transfer_bytes"],
+                "mean_s": totals["transfer_s"] / max(1.0, totals["transfers"]),
+            },
+            "energy_j": totals["energy_j"],
+            "host_energy_j": totals["host_energy_j"],
+            "usd": self.usd,
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Simulation:
     """What happened: records, steps, totals. ``summary()`` is the JSON form ``steelyard.simulate/1``."""
 
     scenario: Scenario
-    """Model, cluster, plan and engine (``batch``, ``isl`` and ``osl`` describe the trace's means)."""
+    """Model, cluster, plan and engine of the first pool (``batch``, ``isl``, ``osl`` describe the trace's means)."""
     trace: Trace
     config: EngineConfig
-    """The engine's flags as they were used."""
+    """The engine's flags as they were used, in the first pool."""
     pool: KvPool
-    """KV blocks of one replica."""
+    """KV blocks of one replica of the first pool."""
     policy: str
     router: str
     replicas: int
+    """Schedulers of all pools: replicas and their data-parallel ranks, numbered pool after pool."""
     records: Records
     iterations: Iterations
     totals: Mapping[str, float]
@@ -121,7 +184,7 @@ class Simulation:
     """Wall time of the kernel (build of the step table and compilation apart)."""
     build_s: float
     usd_per_hour: float | None = None
-    """Rent per device and hour."""
+    """Rent per device and hour, the mean of all devices."""
     slo: Mapping[str, float] = field(default_factory=dict)
     """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``e2e_s``; all that are given must hold."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -131,11 +194,20 @@ class Simulation:
     """Standard deviation of log(true / predicted) of a step."""
     replay: Callable[[float], Simulation] | None = None
     """The same run with every step so many times as long."""
+    deployment: Deployment | None = None
+    """What was deployed."""
+    pools: tuple[PoolOutcome, ...] = ()
+    """What each pool of it did."""
 
     @property
     def devices(self) -> int:
         """Devices used."""
-        return self.scenario.cluster.count
+        return sum(p.devices for p in self.pools)
+
+    @property
+    def blocks(self) -> Integers:
+        """``[replicas]`` cache blocks of each."""
+        return np.repeat([p.kv.blocks for p in self.pools], [p.ranks for p in self.pools])
 
     @property
     def makespan_s(self) -> float:
@@ -149,8 +221,9 @@ class Simulation:
 
     @property
     def usd(self) -> float | None:
-        """Rent of all devices over the makespan."""
-        return None if self.usd_per_hour is None else self.usd_per_hour * self.devices * self.makespan_s / 3600
+        """Rent of all devices while they were up; None when one of the prices is unknown."""
+        rents = [p.usd for p in self.pools]
+        return None if None in rents else float(sum(r or 0.0 for r in rents))
 
     def summary(self) -> dict[str, Any]:
         """Percentiles, throughput, goodput, batch, cache, energy, money (SI units), ready for JSON."""
@@ -204,6 +277,7 @@ def simulate(
     stop_after_s: float | None = None,
     stop_after_iterations: int | None = None,
     log: int = 1 << 18,
+    watch: Callable[[Any], None] | None = None,
 ) -> Simulation:
     """Send a trace through a serving engine.
 
@@ -223,6 +297,7 @@ def simulate(
         stop_after_iterations: steps after which to stop; default: ten times what the trace's tokens need one request
             at a time, so that only a run-away is cut.
         log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
+        watch: called with the live counters before the first event, see :func:`steelyard.serve.arrays.play`.
 
     Returns:
         a :class:`Simulation`; the same inputs and seed give the same records.
@@ -231,11 +306,63 @@ def simulate(
         InputError: unknown names or flags, degrees that do not divide, values out of range; all problems at once.
         DoesNotFit: weights and one block of cache do not fit.
     """
-    from steelyard.serve.run import prepare, run
+    from steelyard.serve.ask import Shape, deployment_of
+    from steelyard.serve.run import Options, run
 
     started = time.perf_counter()
-    prepared = prepare(
-        model, on, trace, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, policy, router,
-        dict(flags or {}), dict(slo or {}), skew, seed, usd_per_hour, generic,
+    options = Options(
+        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
+        watch=watch,
     )  # fmt: skip
-    return run(prepared, stop_after_s, stop_after_iterations, log, started)
+    shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine)
+    return run(deployment_of(model, on, shape, trace, options, router=router, flags=flags), started)
+
+
+def simulate_deployment(
+    deployment: Deployment,
+    trace: Trace,
+    *,
+    model: Model | None = None,
+    slo: Mapping[str, float] | None = None,
+    policy: str | type[Policy] | Policy = "fcfs",
+    seed: int = 0,
+    skew: float = 0.0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
+    transfer_overlap: float = 0.0,
+    encode_s: float | Floats | None = None,
+    watch: Callable[[Any], None] | None = None,
+) -> Simulation:
+    """Send a trace through a deployment: pools of engines on machines of one or several kinds.
+
+    Requests go to the replicas of the roles ``both`` and ``prefill`` by the deployment's router. A prompt that ends in
+    a ``prefill`` replica gives its first token and keeps its cache there; the least-loaded ``decode`` replica pulls
+    the cache when it has blocks for it, over a link that carries one request at a time, and writes the answer.
+
+    Args:
+        deployment: pools, each with its machine, plan, engine flags and role.
+        trace: arrivals and lengths.
+        model: the model, loaded; None = ``deployment.model`` by name.
+        slo, policy, seed, skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log, watch: as
+            for :func:`simulate`.
+        transfer_overlap: share of a cache that is sent layer by layer while the prompt is still computed (Splitwise,
+            Mooncake); 0 = the receiver pulls it afterwards (vLLM's NIXL connector).
+        encode_s: s of an encoder before the prompt, one for all or ``[n]``; needs a pool of the role ``encode``.
+
+    Returns:
+        a :class:`Simulation` with what each pool did in ``pools``.
+
+    Raises:
+        InputError, DoesNotFit: as for :func:`simulate`.
+    """
+    from steelyard.serve.run import Options, prepare, run
+
+    started = time.perf_counter()
+    options = Options(
+        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
+        transfer_overlap, encode_s, watch,
+    )  # fmt: skip
+    return run(prepare(deployment, trace, options, model=model), started)

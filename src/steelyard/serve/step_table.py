@@ -7,12 +7,13 @@ and those that depend on sequences (attention, recurrent states). Each class is 
     time = max(token(T) + rows(R) + decode(n, context / n) + prefill(k, new / k, before / k), launches) + overhead
 
 ``decode`` takes the mean context of the ``n`` decoding sequences, ``prefill`` the mean length of the ``k`` prompt
-chunks and the tokens before them such that the pairs of query and key are conserved.
+chunks and the tokens before them such that the pairs of query and key are conserved. Where decodes verify guessed
+tokens, a further table holds their attention with ``m`` queries each; the other kernels see ``n m`` tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["StepTable", "Tables", "build_step_table", "constant_tables", "scaled"]
+__all__ = ["OVERLAPS", "StepTable", "Tables", "build_step_table", "constant_tables", "joined", "scaled"]
 
 Floats = NDArray[np.float64]
 
@@ -52,13 +53,14 @@ class Tables(NamedTuple):
 
     Tables: time and energy by new tokens; by rows; by decoding tokens and by prompt tokens beyond that (latent
     attention, whose projections differ); logarithm of the time and power of the sequence kernels by ``[sequences,
-    context]`` of decodes and by ``[chunks, new, before]`` of prompts; the constants. Times in s, energies in J and
-    powers in W of one device.
+    context]`` of decodes and by ``[chunks, new, before]`` of prompts; the constants; the same for decodes of several
+    tokens by ``[tokens each, sequences, context]``; collectives by new tokens, where they are kept apart. Times in s,
+    energies in J and powers in W of one device. A second set of :data:`TABLES` tables may follow (a draft model).
     """
 
     data: Floats
     layout: NDArray[np.int64]
-    """``[7, 4]``: offset, then the extents; extent 0: no such table."""
+    """``[9, 4]``: offset, then the extents; extent 0: no such table."""
 
 
 def pack(*tables: Floats | tuple[Floats, Floats]) -> Tables:
@@ -75,10 +77,19 @@ def pack(*tables: Floats | tuple[Floats, Floats]) -> Tables:
     return Tables(np.concatenate(parts), layout)
 
 
-#: The last table.
+#: Tables of one model.
+TABLES = 9
+#: Constants of a step, the seventh table. ``verify_from``: tokens per decode of the first entry of the table of
+#: verifications. ``weave``: place in :data:`OVERLAPS`. ``parts``, ``hop_s``, ``hop_token_s``: micro-batches, and the
+#: time of their way between attention and feed-forward devices, per layer.
 CONSTANTS = (
     "overhead_s", "per_row_s", "launch_s", "graph_tokens", "host_s", "host_per_row_s", "overlap", "static_w", "cap_w",
+    "verify_from", "weave", "layers", "parts", "hop_s", "hop_token_s",
 )  # fmt: skip
+#: Kernels of a step one after another; kernels that need different resources at once (NanoFlow, arXiv:2408.12757);
+#: collectives under the other half of the batch (TokenWeave, arXiv:2505.11329); attention and feed-forward on devices
+#: of their own (see :mod:`steelyard.serve.split_ffn`, which builds the tables of that).
+OVERLAPS = ("", "nanoflow", "tokenweave", "split")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +164,8 @@ def build_step_table(
     *,
     max_context: int,
     skew: float = 0.0,
+    queries: tuple[int, int] = (1, 1),
+    overlap: str = "",
 ) -> StepTable:
     """Price every class of kernels over its grid.
 
@@ -161,12 +174,16 @@ def build_step_table(
         config: limits of a step.
         max_context: longest prompt and answer of the trace.
         skew: exponent of the power law of expert popularity.
+        queries: fewest and most tokens that a decode verifies at once; (1, 1): none.
+        overlap: a name of :data:`OVERLAPS`.
     """
     builder = _Builder(model, plan, cluster, engine, skew)
+    weave = OVERLAPS.index(overlap)
+    builder.apart = weave > 0
     most = int(min(max(config.max_num_batched_tokens, 1), max(1, config.max_num_seqs) * max_context))
     tokens = max(most if config.enable_chunked_prefill else max(most, max_context), config.max_num_seqs, 1)
     sequences = max(1, config.max_num_seqs)
-    token_grid, row_grid = grid(tokens), grid(sequences)
+    token_grid, row_grid = grid(tokens), grid(sequences * max(queries))
     token, token_j, cost = builder.token(token_grid, absorb=True)
     shared, _, _ = builder.token(token_grid, absorb=False)
     none = (np.zeros(0), np.zeros(0))
@@ -189,6 +206,12 @@ def build_step_table(
             1.0 if config.async_scheduling else 0.0,
             cost.static_w,
             cost.cap_w,
+            float(max(2, queries[0])),
+            float(weave),
+            builder.layers(),
+            1.0,
+            0.0,
+            0.0,
         ]
     )
     tables = pack(
@@ -199,6 +222,8 @@ def build_step_table(
         builder.decode(sequences, max_context),
         builder.prefill(sequences, tokens, max_context),
         constants,
+        builder.verify(sequences, max_context, queries) if max(queries) > 1 else none,
+        builder.network(token_grid) if weave else none,
     )
     middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
     sources = {f"{k.model} model": k.source for k in middle}
@@ -220,6 +245,8 @@ def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0
         (flat, np.zeros(flat.shape)),
         (cube, np.zeros(cube.shape)),
         constants,
+        nothing,
+        nothing,
     )
 
 
@@ -229,15 +256,23 @@ def scaled(tables: Tables, factor: float) -> Tables:
     for row, (start, *extents) in enumerate(tables.layout.tolist()):
         size = int(np.prod([e for e in extents if e])) if extents[0] else 0
         first, second = slice(start, start + size), slice(start + size, start + 2 * size)
-        if row < len(tables.layout) - 3:
+        kind = row % TABLES
+        if kind in (0, 1, 2, 3, 8):
             data[first] *= factor
-        elif row < len(tables.layout) - 1:
+        elif kind in (4, 5, 7):
             data[first] += np.log(factor)
             data[second] /= factor
         else:
-            for name in ("overhead_s", "per_row_s", "launch_s", "host_s", "host_per_row_s"):
+            for name in ("overhead_s", "per_row_s", "launch_s", "host_s", "host_per_row_s", "hop_s", "hop_token_s"):
                 data[start + CONSTANTS.index(name)] *= factor
     return Tables(data, tables.layout)
+
+
+def joined(first: Tables, second: Tables) -> Tables:
+    """Two sets of tables in one, the second behind the first."""
+    layout = second.layout.copy()
+    layout[:, 0] += first.data.size
+    return Tables(np.concatenate([first.data, second.data]), np.concatenate([first.layout, layout]))
 
 
 #: Logarithm of the time of no kernel at all.
@@ -250,6 +285,8 @@ class _Builder:
     def __init__(self, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, skew: float) -> None:
         self.model, self.plan, self.cluster, self.engine, self.skew = model, plan, cluster, engine, skew
         self.classes = {absorb: self._classify(absorb) for absorb in (True, False)}
+        self.apart = False
+        """Collectives have a table of their own."""
 
     def _lower(self, step: Step, absorb: bool) -> Program:
         experts = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else None
@@ -266,12 +303,24 @@ class _Builder:
             found.append("sequence" if _differ(a, b) else "rows" if _differ(a, c) else "token")
         return found
 
-    def _priced(self, step: Step, absorb: bool, kind: str, names: frozenset[str] | None = None) -> Cost:
+    def _priced(
+        self,
+        step: Step,
+        absorb: bool,
+        kind: str,
+        names: frozenset[str] | None = None,
+        network: bool = False,
+        queries: int = 1,
+    ) -> Cost:
         program = self._lower(step, absorb)
+        if queries > 1:
+            program = verifying(program, queries)
         chosen = tuple(
             k
             for k, c in zip(program.kernels, self.classes[absorb], strict=True)
-            if c == kind and (names is None or k.name in names)
+            if c == kind
+            and (names is None or k.name in names)
+            and (kind != "token" or not self.apart or (k.kind == "collective") == network)
         )
         part = Program(program.name, chosen, program.plan, program.tokens)
         return price(part, self.cluster, self.engine, skew=self.skew)
@@ -325,6 +374,26 @@ class _Builder:
         n, c = np.meshgrid(batch, context, indexing="ij")
         return _logs(*self._sums(self._priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
 
+    def verify(self, sequences: int, max_context: int, queries: tuple[int, int]) -> tuple[Floats, Floats]:
+        """Sequence kernels of decodes of ``m`` tokens each, ``[m, sequences, context]`` on the grid of decodes."""
+        batch = np.append(
+            np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
+        )
+        context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
+        n, c = np.meshgrid(batch, context, indexing="ij")
+        parts = []
+        for m in range(max(2, queries[0]), queries[1] + 1):
+            step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1)
+            parts.append(self._sums(self._priced(step, True, "sequence", queries=m), n.ravel()))
+        time, energy = (np.stack([part[k] for part in parts]) for k in (0, 1))
+        return _logs(time, energy, (len(parts), *n.shape))
+
+    def network(self, points: Floats) -> tuple[Floats, Floats]:
+        """Collectives over new tokens."""
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", network=True)
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0)
+
     def prefill(self, sequences: int, tokens: int, max_context: int) -> tuple[Floats, Floats]:
         chunks = geometric(1.0, max(2.0, min(sequences, tokens)), CHUNKS_OCTAVE)
         new = geometric(1.0, max(2.0, min(tokens, max_context)), NEW_OCTAVE)
@@ -347,6 +416,17 @@ class _Builder:
     def layers(self) -> float:
         """Layers as the price counts them for the engine's time per layer."""
         return float(self.model.depth)
+
+
+def verifying(program: Program, queries: Any) -> Program:
+    """A program of steps with ``queries`` new tokens per sequence whose attention reads the cache once for them all.
+
+    That is what decode kernels do with guessed tokens: they are further rows of the tile of a head or group.
+    """
+    kernels = tuple(
+        replace(k, features={**k.features, "queries": queries}) if k.kind == "attention" else k for k in program
+    )
+    return replace(program, kernels=kernels)
 
 
 def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:

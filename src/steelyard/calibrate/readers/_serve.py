@@ -6,7 +6,7 @@ Method: ``docs/methods/whole_models.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,6 +90,8 @@ class Service:
     """Largest token budget of a step among the loads."""
     max_sequences: int
     """Most sequences at once among the loads."""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of every load that the step times depend on."""
 
     @staticmethod
     def of(at: Deployment, loads: list[Load]) -> Service:
@@ -100,6 +102,7 @@ class Service:
             max(x.isl + x.osl for x in loads),
             max(min(c.max_num_batched_tokens, x.clients * (x.isl + 1)) for c, x in flagged),
             max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in flagged),
+            {"graph_tokens": flagged[0][0].graph_tokens, "launch_s": flagged[0][0].launch_s},
         )
 
     @staticmethod
@@ -107,19 +110,21 @@ class Service:
         """The service for one trace."""
         config = engine_config(at.engine, at.cluster.machine, dict(flags))
         longest = int(np.max(trace.isl + trace.osl))
-        return Service(at, longest, config.max_num_batched_tokens, min(config.max_num_seqs, max(len(trace), 2)))
+        most = min(config.max_num_seqs, max(len(trace), 2))
+        return Service(at, longest, config.max_num_batched_tokens, most, dict(flags))
 
     @cached_property
     def table(self) -> StepTable:
         """Step times."""
         at = self.at
         config = replace(
-            engine_config(at.engine, at.cluster.machine), max_num_seqs=self.max_sequences,
+            engine_config(at.engine, at.cluster.machine, dict(self.flags)), max_num_seqs=self.max_sequences,
             max_num_batched_tokens=self.max_tokens,
         )  # fmt: skip
-        return build_step_table(
+        table = build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
+        return table
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
         """The engine's flags with these over its defaults."""

@@ -18,11 +18,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.calibrate.readers._base import (
+    Ask,
+    Comparison,
+    Floats,
+    comparison,
+    guarded,
+    interval80,
+    machine_name,
+    read_frame,
+)
 from steelyard.calibrate.readers._serve import Load, Outcome, Service, batch
 from steelyard.calibrate.readers._whole import (
     SYSTEM_SPREAD,
     Asked,
+    Columns,
     Deployment,
     deploy,
     eight_bit,
@@ -98,7 +108,12 @@ def place(
         model, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, activations=activations, kv=kv,
         engine=engine,
     )  # fmt: skip
-    return found if isinstance(found, str) else replace(found, skew=SKEW if found.transformer.experts else 0.0)
+    if isinstance(found, str):
+        return found
+    if engine == "vllm" and found.cluster.machine.family == "blackwell":
+        # the scripts fuse FlashInfer's all-reduce, which is TensorRT-LLM's, with the norm behind it
+        found = replace(found, engine=replace(found.engine, all_reduce="trtllm"))
+    return replace(found, skew=SKEW if found.transformer.experts else 0.0)
 
 
 def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
@@ -157,11 +172,10 @@ def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) ->
     blackwell = at.cluster.machine.name.startswith(("b", "g"))
     longest = isl + osl + 200
     if engine == "vllm":
-        return {
-            "max_num_seqs": 512 if public and blackwell else clients,
-            "gpu_memory_utilization": 0.9,
-            "max_num_batched_tokens": 8192,
-        }
+        seats = {"max_num_seqs": 512 if public and blackwell else clients}
+        # the script for Blackwell compiles whole steps and captures decodes only (cudagraph_mode FULL_DECODE_ONLY)
+        eager = {"graph_tokens": 0} if public and blackwell and not moe else {}
+        return {**seats, "gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192, **eager}
     if engine == "trtllm":
         if not public:
             held = 0 if moe else HELD_BACK
@@ -179,19 +193,38 @@ def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) ->
     return {}
 
 
+#: Steps for which TensorRT-LLM's attention data parallelism waits until every device has a prompt
+#: (``attention_dp_config.timeout_iters`` of the published scripts, ``enable_balance``); half of it on average.
+BALANCE_STEPS = 60
+
+
 def waiting_steps(at: Deployment, row: Mapping[str, Any]) -> float:
     """Steps for which an engine holds back new prompts, from the published scripts; 0 mostly.
 
     TensorRT-LLM's ``batch_wait_timeout_iters`` waits for more prompts: 20 steps for the dense model at 1k/1k on fewer
     than eight devices, 40 for DeepSeek on Blackwell there from 64 to 255 clients.
     """
-    if not row["uniform"] or at.engine.name != "trtllm" or not (row["isl"] == 1024 and row["osl"] == 1024):
+    if not row["uniform"] or at.engine.name != "trtllm":
+        return 0.0
+    if at.plan.dp > 1:
+        return BALANCE_STEPS / 2
+    if not (row["isl"] == 1024 and row["osl"] == 1024):
         return 0.0
     if not at.transformer.experts:
         return 20.0 if at.plan.tp < 8 else 0.0
     blackwell = at.cluster.machine.name.startswith(("b", "g"))
     mla = "deepseek" in at.transformer.name.lower()
     return 40.0 if mla and blackwell and at.plan.weights != "nvfp4" and 64 <= row["concurrency"] < 256 else 0.0
+
+
+#: Tokens SGLang's server gathers before it sends any (``--stream-interval`` of the published scripts for Blackwell).
+STREAM_INTERVAL = 30
+
+
+def streamed_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+    """Further tokens a client of SGLang waits for before it sees the first one."""
+    blackwell = at.cluster.machine.name.startswith(("b", "g"))
+    return STREAM_INTERVAL - 1.0 if row["uniform"] and at.engine.name == "sglang" and blackwell else 0.0
 
 
 def polling_steps(at: Deployment, row: Mapping[str, Any]) -> float:
@@ -210,7 +243,7 @@ def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spr
     """
     records = rows.to_dict("records")
     wait = np.asarray([waiting_steps(at, row) for row in records])
-    poll = np.asarray([polling_steps(at, row) for row in records])
+    poll = np.asarray([polling_steps(at, row) + 2 * streamed_steps(at, row) for row in records])
     mean = np.where(rows["uniform"], MEAN_LENGTH, (1.0 + LAB_SHORTEST) / 2)
     isl, osl = (np.round(rows[name].to_numpy(dtype=np.float64) * mean) for name in ("isl", "osl"))
     tpot, ttft, running, queue = (batch(list(outcomes), n) for n in ("tpot_s", "ttft_s", "running", "queue_s"))
@@ -228,7 +261,8 @@ def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spr
     return [(tpot, limit, width), (ttft, first, wider), (rate, most, width), (full, full, width)]
 
 
-def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
+def _rows(path: Path) -> pd.DataFrame:
+    """The aggregated table without duplicates and rows whose degrees were counted twice."""
     needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "tp_size", "ttft_ms", "tpot_ms"]
     optional = [
         "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "gemm_quant_mode", "moe_quant_mode", "source_set",
@@ -238,25 +272,96 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     drop = frame["duplicate"].fillna(False).astype(bool) | frame["parallel_suspect"].fillna(False).astype(bool)
     frame = _degrees(frame[~drop].reset_index(drop=True))
     frame["uniform"] = ~frame["source_set"].fillna("").astype(str).str.startswith("aic-auto-gap")
-    chosen = ask.pick(len(frame), path.stem)
-    frame = frame.iloc[chosen].reset_index(drop=True)
+    return _stated(frame)
+
+
+def clean_rows(path: Path) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """The aggregated rows, and those of them with nothing the matter (:func:`families`)."""
+    frame = _rows(path)
+    answers = predict_all(frame, KEYS, place, _both, 4)
+    return frame, _clean(families(frame, answers[3].predicted), answers[0].predicted)
+
+
+def labelled(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows with nothing the matter by their labels; whether the cache is full is for the simulation to say."""
+    return _clean(families(frame, np.ones(len(frame))), np.ones(len(frame)))
+
+
+def _clean(family: NDArray[np.str_], tpot: Floats) -> NDArray[np.bool_]:
+    return np.isfinite(tpot) & (np.char.find(family, "(") < 0)
+
+
+def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
+    whole = _rows(path)
+    chosen = ask.pick(len(whole), path.stem)
+    frame = whole.iloc[chosen].reset_index(drop=True)
     machine = frame["system"].map(machine_name)
-    stated = _stated(frame)
-    answers = predict_all(stated, KEYS, place, _both, 4)
+    answers = predict_all(frame, KEYS, place, _both, 4)
     family = families(frame, answers[3].predicted)
     split = np.where(fitted_rows(frame), "fit", "left-out")
-    clients, osl = (frame[name].to_numpy(dtype=np.float64) for name in ("concurrency", "osl"))
-    tpot, ttft = (frame[name].to_numpy(dtype=np.float64) * 1e-3 for name in ("tpot_ms", "ttft_ms"))
-    degrees = (frame[name].to_numpy(dtype=np.float64) for name in ("tp", "pp", "dp"))
-    rate = clients / (tpot + ttft / osl) / np.prod(list(degrees), axis=0)
-    for metric, measured, found in zip(
-        ("tpot_s", "ttft_s", "tokens_per_s_per_device"), (tpot, ttft, rate), answers, strict=False
-    ):
+    measured = _measured(frame)
+    for metric, truth, found in zip(METRICS, measured, answers, strict=False):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=machine, family=family, measured=measured,
+            ask, path.stem, metric=metric, phase="serve", machine=machine, family=family, measured=truth,
             predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
             split=split,
         )  # fmt: skip
+    yield from _lines(ask, whole, frame, chosen, answers, family, split)
+
+
+METRICS = ("tpot_s", "ttft_s", "tokens_per_s_per_device")
+
+
+def _measured(frame: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+    """Times, and tokens per second and device as the table derives them."""
+    clients, osl = (frame[name].to_numpy(dtype=np.float64) for name in ("concurrency", "osl"))
+    tpot, ttft = (frame[name].to_numpy(dtype=np.float64) * 1e-3 for name in ("tpot_ms", "ttft_ms"))
+    devices = np.prod([frame[name].to_numpy(dtype=np.float64) for name in ("tp", "pp", "dp")], axis=0)
+    return tpot, ttft, clients / (tpot + ttft / osl) / devices
+
+
+def _lines(
+    ask: Ask,
+    whole: pd.DataFrame,
+    frame: pd.DataFrame,
+    chosen: NDArray[np.intp],
+    answers: Sequence[Columns],
+    family: NDArray[np.str_],
+    split: NDArray[np.str_],
+) -> Iterator[Comparison]:
+    """The lines of ``inferencex_lines`` over the rows asked about, and what is set apart from them."""
+    from steelyard.calibrate.readers.inferencex_lines import replay
+
+    measured = _measured(frame)
+    machine = frame["system"].map(machine_name).to_numpy(dtype=np.str_)
+    clean = _clean(family, answers[0].predicted)
+
+    def line(name: str, rows: Any, found: Sequence[tuple[Floats, Floats, Floats, Floats]]) -> Iterator[Comparison]:
+        for metric, truth, (predicted, low, high, roofline) in zip(METRICS, measured, found, strict=False):
+            yield comparison(
+                ask, LINES_TABLE, metric=metric, phase="serve", machine=machine[rows], family=name,
+                measured=truth[rows], predicted=predicted, low=low, high=high, roofline=roofline, split="left-out",
+            )  # fmt: skip
+
+    apart = {
+        "shipped figures, left out": clean & (split == "left-out"),
+        "apart: cache full": np.char.find(family, "cache full") >= 0,
+        "apart: suspected speculative decoding": np.char.find(family, "suspected") >= 0,
+        "apart: inconsistent": np.char.find(family, "inconsistent") >= 0,
+    }
+    for name, rows in apart.items():
+        yield from line(name, rows, [(a.predicted[rows], a.low[rows], a.high[rows], a.roofline[rows]) for a in answers])
+    ready = np.zeros(len(whole), dtype=bool)
+    ready[chosen[clean]] = True
+    place_of = np.full(len(whole), -1)
+    place_of[chosen] = np.arange(len(chosen))
+    for name, index, found in replay(whole, labelled(whole), ready):
+        columns = [(p, *interval80(p, s), roof) for p, roof, s in (found.tpot, found.ttft, found.rate)]
+        yield from line(name, place_of[index], columns)
+
+
+#: What the lines are called as a table.
+LINES_TABLE = "lines"
 
 
 def fitted_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
@@ -274,14 +379,14 @@ def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
 
     ``cache full``: the simulation ran out of cache, where results hang on bytes the engines do not publish.
     ``suspected speculative decoding``: releases whose rows move up to twice as fast as the one before, same labels.
-    ``inconsistent``: lab rows whose arithmetic exceeds what eight-bit engines reach (their concurrency is no closed
-    loop's), whose time between tokens does not depend on the load (every expert read in every step); rows whose first
+    ``inconsistent``: lab rows whose prompts would run at 0.9 of the peak or beyond in the time decodes leave (their
+    prompts were cached, or their concurrency is no closed loop's), whose time between tokens does not depend on the load (every expert read in every step); rows whose first
     token takes hundreds of steps without any queue, or whose 512 clients wait for minutes at the speed of a few.
     """
     lab = frame["source_set"].fillna("").astype(str)
     version = frame["backend_version"].astype(str)
-    drafted = frame["model_path"].str.contains("DeepSeek") & version.str.contains("rc6.post3|0\\.5\\.9")
-    odd = lab.str.contains("nvidia_Llama-3.1-8B") & (frame["osl"] <= 100)
+    drafted = frame["model_path"].str.contains("DeepSeek") & version.str.contains("rc6.post3|0\\.5\\.9|1.1.0rc2")
+    odd = lab.str.contains("vllm/0.12.0/nvidia_Llama-3.1-8B")
     odd |= lab.str.contains("vllm/0.12.0/Qwen_Qwen3-235B") | lab.str.contains("b200_sxm/trtllm/1.3.0rc1|1.3.0rc5")
     odd |= (frame["backend"] == "sglang") & (frame["ttft_ms"] > 4000) & (frame["concurrency"] <= 128)
     odd |= frame["model_path"].str.contains("gpt-oss") & (frame["concurrency"] >= 512)

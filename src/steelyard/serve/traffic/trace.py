@@ -38,6 +38,7 @@ class Trace:
         priority: ``[n]``, smaller is served first by the priority policy; None = all equal.
         deadline_s: ``[n]`` s after arrival, for the deadline policy; None = none, inf = none for one request.
         session: ``[n]`` number of the conversation or workflow, -1 = none; None = all none.
+        adapter: ``[n]`` number of the fine-tuned variant it asks for, -1 = the model itself; None = all the model.
         prefix_hashes: ``[total]`` identities of the prompt's blocks, request after request; the last one may stand for
             a block that is not full. Two requests whose first ``k`` hashes are equal share the first
             ``k * prefix_block_tokens`` tokens (or their whole prompts, where these are shorter).
@@ -47,6 +48,8 @@ class Trace:
             smaller index.
         delay_s: ``[n]`` s between what a request waits for and its arrival (think time, tools); None = 0.
         concurrency: requests in flight of a closed loop, 0 = open loop.
+        branches: so many rows after each other answer one prompt; the later ones wait (``after``) for the first token
+            of the first, not for its end.
         name: what to call it in reports.
         rejected: problems of rows that were dropped, one line each.
         notes: what was changed or assumed on the way in.
@@ -62,6 +65,7 @@ class Trace:
     priority: Integers | None = None
     deadline_s: Floats | None = None
     session: Integers | None = None
+    adapter: Integers | None = None
     prefix_hashes: Integers | None = None
     prefix_offsets: Integers | None = None
     prefix_block_tokens: int = 0
@@ -69,6 +73,7 @@ class Trace:
     after_offsets: Integers | None = None
     delay_s: Floats | None = None
     concurrency: int = 0
+    branches: int = 1
     name: str = "trace"
     rejected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -172,7 +177,7 @@ class Trace:
         new[keep] = np.arange(len(keep))
         changes: dict[str, Any] = {
             name: getattr(self, name)[keep]
-            for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "delay_s")
+            for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s")
             if getattr(self, name) is not None
         }
         if self.prefix_hashes is not None and self.prefix_offsets is not None:
@@ -210,7 +215,7 @@ def _normalised(t: Trace) -> list[Problem]:
 
     problems: list[Problem] = []
     arrays: dict[str, Any] = {}
-    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "delay_s"):
+    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s"):
         given = getattr(t, name)
         if given is None:
             continue
@@ -270,7 +275,7 @@ def _bounds(arrays: dict[str, Floats]) -> list[Problem]:
             refuse(name, ~np.isfinite(arrays[name]) | (arrays[name] < 0), "times of at least 0 s")
     if "deadline_s" in arrays:
         refuse("deadline_s", np.isnan(arrays["deadline_s"]) | (arrays["deadline_s"] <= 0), "times above 0 s")
-    for name in ("priority", "session"):
+    for name in ("priority", "session", "adapter"):
         if name in arrays:
             a = arrays[name]
             refuse(name, ~np.isfinite(a) | (a != np.floor(a)) | (np.abs(a) > 2**53), "whole numbers")
@@ -297,7 +302,7 @@ def _sort(t: Trace, put: Any) -> None:
     if t.concurrency or not np.any(np.diff(t.arrived_at) < 0):
         return
     order = np.argsort(t.arrived_at, kind="stable")
-    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "delay_s"):
+    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s"):
         if getattr(t, name) is not None:
             put(name, getattr(t, name)[order])
     if t.prefix_hashes is not None and t.prefix_offsets is not None:

@@ -1,0 +1,224 @@
+"""``steelyard sweep``: price every point of a study file, in parallel, and never twice."""
+
+from __future__ import annotations
+
+import json as json_text
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from steelyard.errors import InputError, Problem, raise_all
+
+if TYPE_CHECKING:
+    from steelyard.run.sweep import Preview, Progress, Swept
+    from steelyard.store.results import Store
+
+__all__ = ["DEFAULT_STORE", "option", "sweep", "switch"]
+
+#: Where results are kept when nothing is said.
+DEFAULT_STORE = "steelyard.duckdb"
+#: Time between two lines of progress where there is no terminal, s.
+LINE_S = 10.0
+#: Points a preview shows.
+SHOWN = 20
+
+
+def option(help: str, *names: str) -> Parameter:  # noqa: A002 - cyclopts' own word
+    """An option whose default is not worth showing."""
+    return Parameter(name=names or None, help=help, show_default=False)
+
+
+def switch(name: str, help: str) -> Parameter:  # noqa: A002
+    """An option that is on or off."""
+    return Parameter(name=name, negative="", show_default=False, help=help)
+
+
+def sweep(
+    study: Annotated[str, Parameter(help="study file: .toml, .yaml or .json")] = "",
+    /,
+    *,
+    jobs: Annotated[int, option("processes at once (default: the computer's cores)")] = 0,
+    resume: Annotated[bool, switch("--resume", "go on with a study that was begun")] = False,
+    retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume")] = False,
+    executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same")] = "process",
+    store: Annotated[str, Parameter(help="file that keeps the results")] = DEFAULT_STORE,
+    limit: Annotated[int | None, option("price at most so many scenarios now")] = None,
+    dry_run: Annotated[bool, switch("--dry-run", "show the points and how long they would take")] = False,
+    schema: Annotated[bool, switch("--schema", "print the JSON schema of a study file")] = False,
+    json: Annotated[bool, switch("--json", "print JSON")] = False,
+    csv: Annotated[str, option("then write the study's rows to this file")] = "",
+    parquet: Annotated[str, option("then write the study's rows to this file")] = "",
+    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False,
+) -> None:
+    """Price every point of a study file, in parallel, and never twice.
+
+    Results are kept in a DuckDB file. Equal scenarios are priced once, whatever study asks for them. A sweep that was
+    stopped, by Ctrl-C or kill -9, goes on with --resume.
+    """
+    if schema:
+        from steelyard.run.study_schema import study_schema
+
+        print(json_text.dumps(study_schema(), indent=2))
+        return
+    _check(study, jobs, limit, csv, parquet)
+    from steelyard.run.study import read_study
+    from steelyard.store.results import Store
+
+    asked, place = read_study(study), Store(store)
+    workers = jobs or os.cpu_count() or 1
+    if dry_run:
+        from steelyard.run.sweep import preview
+
+        _show(preview(asked, place, workers), json)
+        return
+    from steelyard.run.sweep import sweep as run
+
+    began = time.monotonic()
+    try:
+        with _told(quiet) as told:
+            done = run(
+                asked, place, executor=executor, jobs=workers, resume=resume, retry=retry, limit=limit, progress=told
+            )
+    except KeyboardInterrupt:
+        again = f"steelyard sweep {study} --resume" + (f" --store {store}" if store != DEFAULT_STORE else "")
+        print(f"stopped after {time.monotonic() - began:,.0f} s; go on with: {again}", file=sys.stderr)
+        raise
+    for path in (csv, parquet):
+        if path:
+            place.export(done.study, path)
+    print(json_text.dumps(_document(done, store), indent=2) if json else _text(done, store))
+    if done.study.finished:
+        _any_answered(place, done)
+
+
+def _check(study: str, jobs: int, limit: int | None, csv: str, parquet: str) -> None:
+    problems = []
+    if not study:
+        problems.append(Problem("study", "expected a study file; --schema prints what may be in it"))
+    if jobs < 0:
+        problems.append(Problem("jobs", f"expected at least 1, got {jobs}"))
+    if limit is not None and limit < 1:
+        problems.append(Problem("limit", f"expected at least 1, got {limit}"))
+    for name, path in (("csv", csv), ("parquet", parquet)):
+        if path and not Path(path).resolve().parent.is_dir():
+            problems.append(Problem(name, f"no folder {str(Path(path).resolve().parent)!r}"))
+        if path and Path(path).suffix.lower() != f".{name}":
+            problems.append(Problem(name, f"expected a file that ends in .{name}, got {path!r}"))
+    raise_all(problems)
+
+
+def _any_answered(store: Store, done: Swept) -> None:
+    """Refuse a study in which no point could be asked."""
+    rows = store.rows(done.study)
+    if rows["status"] and all(s == "refused" for s in rows["status"]):
+        reasons = list(dict.fromkeys(rows["problem"]))
+        words = f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+        raise InputError(f"no point of the study can run: {reasons[0]}{words}", field="study")
+
+
+def _document(done: Swept, store: str) -> dict[str, Any]:
+    return {
+        "schema": "steelyard.sweep/1",
+        "study": done.study.name,
+        "kind": done.study.kind,
+        "store": store,
+        "points": done.points,
+        "scenarios": done.scenarios,
+        "reused": done.reused,
+        "priced": done.priced,
+        "problems": done.problems,
+        "left": done.left,
+        "finished": done.study.finished,
+        "wall_s": done.wall_s,
+    }
+
+
+def _text(done: Swept, store: str) -> str:
+    rate = done.priced / done.wall_s if done.wall_s else 0.0
+    lines = [f"{done.study.name}: {done.points:,} points, {done.scenarios:,} scenarios"]
+    if done.reused:
+        lines.append(f"  {done.reused:,} already in the store")
+    lines.append(f"  {done.priced:,} priced in {done.wall_s:,.1f} s ({rate:,.0f} per second)")
+    if done.problems:
+        lines.append(f"  {done.problems:,} of them have no answer; their rows say why")
+    if done.left:
+        lines.append(f"  {done.left:,} left; go on with --resume")
+    words = "" if store == DEFAULT_STORE else f" --store {store}"
+    lines.append(f"results in {store}; see: steelyard report {done.study.name}{words}")
+    return "\n".join(lines)
+
+
+def _show(found: Preview, as_json: bool) -> None:
+    """The points of a study, without pricing them."""
+    left = found.scenarios - found.reused
+    if as_json:
+        document = {
+            "schema": "steelyard.sweep-preview/1",
+            "points": len(found.points),
+            "scenarios": found.scenarios,
+            "reused": found.reused,
+            "time_s": found.time_s,
+            "rows": [{"ordinal": p.ordinal, "hash": p.hash, **p.axes} for p in found.points],
+        }
+        print(json_text.dumps(document, indent=2))
+        return
+    for point in found.points[:SHOWN]:
+        words = ", ".join(f"{k} {v}" for k, v in point.axes.items())
+        print(f"{point.ordinal:>7}  {point.hash}  {words}")
+    if len(found.points) > SHOWN:
+        print(f"        ... {len(found.points) - SHOWN:,} more")
+    print(
+        f"{len(found.points):,} points, {found.scenarios:,} scenarios, {found.reused:,} in the store; "
+        f"about {_span(found.time_s)} for the other {left:,}"
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+@contextmanager
+def _told(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        yield from _bar()
+    else:
+        yield _lines()
+
+
+def _lines() -> Callable[[Progress], None]:
+    last = [time.monotonic()]
+
+    def told(p: Progress) -> None:
+        if time.monotonic() - last[0] >= LINE_S and p.left_s is not None:
+            last[0] = time.monotonic()
+            words = f"{p.done:,} of {p.total:,}, {p.per_s:,.1f} per second, {_span(p.left_s)} left"
+            print(words + (f", {p.problems:,} without an answer" if p.problems else ""), file=sys.stderr, flush=True)
+
+    return told
+
+
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def told(p: Progress) -> None:
+            words = f"{p.per_s:,.0f}/s" + (f", {p.problems:,} without an answer" if p.problems else "")
+            bar.update(task, completed=p.done, total=p.total, rate=words)
+
+        yield told

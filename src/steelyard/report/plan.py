@@ -1,0 +1,373 @@
+"""A plan as JSON (``steelyard.plan/1``), as rows, and as a report for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.paper import WIDTH, bullet, columns, figure, grid, render
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from steelyard.search.answer import Answer, Candidate, Question
+    from steelyard.serve.slo import Target
+
+__all__ = ["METRICS", "SCHEMA", "asked", "candidate_dict", "flat_rows", "met", "replay_dict", "text", "to_dict"]
+
+SCHEMA = "steelyard.plan/1"
+#: Metrics a promise may name, with the words for them.
+METRICS = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end"))
+_STATISTICS = ("mean", "p50", "p95", "p99")
+#: Rows of a table on a terminal before the rest is only counted.
+_SHOWN = 8
+
+
+def candidate_dict(candidate: Candidate) -> dict[str, Any]:
+    """One candidate as plain values, its deployment included."""
+    from steelyard.report.launch.planfile import deployment_dict
+
+    c = candidate
+    names = (
+        "machine", "devices", "engine", "mode", "shape", "limits", "formats", "usd_per_hour", "usd_per_million_tokens",
+        "watts", "ttft_s", "tpot_s", "e2e_s", "tokens_per_s", "tokens_per_s_per_device", "tokens_per_s_per_user",
+        "max_rate_per_s", "interval", "percentiles", "simulated", "meets", "headroom_frac", "carbon_g_per_hour",
+        "breaks_first", "batch_mean", "kv_frac",
+    )  # fmt: skip
+    found = {name: getattr(c, name) for name in names}
+    found["interval"] = {k: list(v) for k, v in c.interval.items()}
+    return {**found, "deployment": deployment_dict(c.deployment)}
+
+
+def to_dict(answer: Answer) -> dict[str, Any]:
+    """The answer in the stable JSON form ``steelyard.plan/1``."""
+    from steelyard import __version__
+    from steelyard.provenance import content_hash
+
+    a = answer
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": a.question.model,
+        "objective": a.question.objective,
+        "asked": {
+            "rate_per_s": a.question.rate_per_s,
+            "isl": a.question.isl,
+            "osl": a.question.osl,
+            "promises": [{"metric": t.metric, "statistic": t.label, "limit_s": t.limit_s} for t in a.question.targets],
+            "machines": list(a.question.machines),
+        },
+        "candidates": a.candidates,
+        "screened_per_s": a.screened_per_s,
+        "simulated": a.simulated,
+        "cpu_s": a.cpu_s,
+        "stages_s": dict(a.stages_s),
+        "winner": None if a.winner is None else candidate_dict(a.winner),
+        "why": list(a.why),
+        "breaks_first": a.breaks_first,
+        "front": [candidate_dict(c) for c in a.front],
+        "cost_front": [candidate_dict(c) for c in a.cost_front],
+        "runners_up": [candidate_dict(c) for c in a.runners_up],
+        "infeasible": None,
+        "assumptions": a.ledger.assumptions,
+        "sources": a.ledger.sources,
+        "guesses": a.ledger.guesses,
+        "replay": replay_dict(a),
+        "provenance": {
+            "version": __version__,
+            "inputs": dict(a.inputs),
+            "hash": content_hash({"version": __version__, "inputs": plain(dict(a.inputs))}),
+        },
+    }
+    if a.infeasible is not None:
+        i = a.infeasible
+        document["infeasible"] = {
+            "reason": i.reason,
+            "nearest": [
+                {"change": c.text, "arguments": dict(c.arguments), "winner": candidate_dict(c.winner)}
+                for c in i.nearest
+            ],
+            "closest": None if i.closest is None else candidate_dict(i.closest),
+        }
+    return plain(document)  # type: ignore[no-any-return]
+
+
+def replay_dict(answer: Answer) -> dict[str, Any] | None:
+    """What :func:`steelyard.report.launch.planfile.read_deployment` reads back: the winner, its traffic, what came out.
+
+    None when there is no winner.
+    """
+    from steelyard.report.launch.planfile import SCHEMA as DEPLOYMENT
+    from steelyard.report.launch.planfile import deployment_dict
+
+    if answer.winner is None:
+        return None
+    w, asked_for = answer.winner, answer.question
+    return {
+        "schema": DEPLOYMENT,
+        "deployment": deployment_dict(w.deployment),
+        "traffic": {k: v for k, v in plain(dict(asked_for.traffic)).items() if v is not None},
+        "promise": {t.metric.removesuffix("_s"): f"{t.label}:{t.limit_s!r}s" for t in asked_for.targets},
+        "simulation": {
+            "rate_per_s": asked_for.rate_per_s,
+            "requests": asked_for.requests,
+            "seed": asked_for.seed,
+            "skew": asked_for.skew,
+        },
+        "expected": {name: dict(found) for name, found in plain(w.percentiles).items()},
+    }
+
+
+def flat_rows(answer: Answer) -> list[dict[str, Any]]:
+    """One row per candidate of the answer, best first, for CSV; ``kind`` says which list it is from."""
+    groups: list[tuple[str, Sequence[Candidate]]] = [
+        ("winner", () if answer.winner is None else (answer.winner,)),
+        ("runner_up", answer.runners_up),
+        ("front", answer.front),
+        ("cost_front", answer.cost_front),
+    ]
+    if answer.infeasible is not None:
+        groups.append(("nearest", [c.winner for c in answer.infeasible.nearest]))
+    rows = []
+    for kind, found in groups:
+        for c in found:
+            row: dict[str, Any] = {"kind": kind}
+            for name, value in candidate_dict(c).items():
+                if isinstance(value, Mapping) and name != "deployment":
+                    for key, inner in value.items():
+                        if isinstance(inner, list):
+                            row |= {f"{name}.{key}.low": inner[0], f"{name}.{key}.high": inner[1]}
+                        elif isinstance(inner, Mapping):
+                            row |= {f"{key}.{k}": v for k, v in inner.items()}
+                        else:
+                            row[f"{name}.{key}"] = inner
+                elif name != "deployment":
+                    row[name] = value
+            rows.append(plain(row))
+    return rows
+
+
+def asked(question: Question) -> list[str]:
+    """The question in words: the traffic, the promise, the limits."""
+    k = question
+    found = [
+        f"{figure(k.rate_per_s)} requests/s, mean {k.isl:,.0f} prompt + {k.osl:,.0f} generated tokens",
+        "promised: " + (", ".join(promise(t) for t in k.targets) or "nothing"),
+    ]
+    words = {
+        "cost": "the cheapest rent",
+        "energy": "the least power",
+        "carbon": "the least carbon",
+        "throughput": "the most requests",
+        "latency": "the shortest latency",
+    }
+    limits = [f"wanted: {words[k.objective]}"]
+    if k.max_gpus is not None:
+        limits.append(f"at most {k.max_gpus} devices")
+    if k.budget_usd_per_hour is not None:
+        limits.append(f"at most {q(k.budget_usd_per_hour, 'USD')}/h")
+    if k.max_w is not None:
+        limits.append(f"at most {q(k.max_w, 'W')}")
+    if k.rack_w is not None:
+        limits.append(f"at most {q(k.rack_w, 'W')} a node")
+    if k.headroom_frac:
+        limits.append(f"{k.headroom_frac:.0%} headroom")
+    if k.spares:
+        limits.append(f"{k.spares} spare replica{'s' * (k.spares > 1)} per pool")
+    return [*found, ", ".join(limits)]
+
+
+def promise(target: Target) -> str:
+    """``TTFT p99 within 1.00 s``."""
+    return f"{target.metric.removesuffix('_s').upper()} {target.label} within {q(target.limit_s, 's')}"
+
+
+def met(candidate: Candidate, target: Target) -> tuple[float, bool]:
+    """The value of a promised statistic and whether it is within the limit."""
+    found = candidate.percentiles.get(target.metric, {})
+    value = found.get(target.label)
+    if value is None:
+        value = float(getattr(candidate, target.metric))
+    return float(value), float(value) <= target.limit_s
+
+
+def titled(candidate: Candidate) -> str:
+    """``8 x NVIDIA H100 SXM5 80GB``, the pools joined by ``+`` when they differ."""
+    from steelyard.machine.cluster import parse_cluster
+
+    counts: dict[str, int] = {}
+    for pool in candidate.deployment.pools:
+        counts[pool.machine] = counts.get(pool.machine, 0) + pool.devices
+    return " + ".join(f"{n} x {parse_cluster(name).machine.title}" for name, n in counts.items())
+
+
+def limits(candidate: Candidate) -> str:
+    """``max_num_seqs 128, max_num_batched_tokens 4,096``."""
+    return ", ".join(f"{name} {value:,}" for name, value in candidate.limits.items())
+
+
+def money(candidate: Candidate) -> str:
+    """Rent per hour and per million tokens, in words."""
+    if candidate.usd_per_hour is None:
+        return "no price known; give one with --price"
+    per = candidate.usd_per_million_tokens
+    words = f"{q(candidate.usd_per_hour, 'USD')}/h"
+    return words if per is None else f"{words}, {q(per, 'USD')} per million generated tokens"
+
+
+def _text(*pieces: tuple[str, str] | str) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*pieces)
+
+
+def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
+    """The whole answer as text.
+
+    Args:
+        answer: what to report.
+        width: columns of the terminal; None = 80 columns without colour.
+        files: the folder that was written, when one was.
+    """
+    parts: list[Any] = [_text((answer.question.model, "bold")), *(_text(x) for x in asked(answer.question)), ""]
+    if answer.winner is not None:
+        parts += [*_winner(answer, answer.winner)]
+    else:
+        parts += [*_infeasible(answer)]
+    parts += [*_tables(answer), *_notes(answer, files)]
+    return render(parts, width, widest=WIDTH if width is None else 110)
+
+
+def _winner(answer: Answer, w: Candidate) -> Iterator[Any]:
+    made = grid("left", "left")
+    made.add_row(_text(("winner", "bold green")), _text((titled(w), "bold"), f": {w.shape}"))
+    made.add_row("", f"{w.engine}, {w.mode}; weights {w.formats.get('weights', '?')}, KV cache {w.formats.get('kv')}")
+    made.add_row("limits", limits(w))
+    made.add_row("money", money(w))
+    carbon = "" if w.carbon_g_per_hour is None else f", {w.carbon_g_per_hour / 1e3:,.2f} kg CO2e per hour"
+    made.add_row("power", f"{q(w.watts, 'W')} with hosts{carbon}")
+    made.add_row(
+        "rate",
+        f"holds {figure(w.max_rate_per_s)} requests/s{_span(w, 'max_rate_per_s', figure)}, "
+        f"{w.headroom_frac:+.0%} of what was asked",
+    )
+    made.add_row(
+        "tokens",
+        f"{figure(w.tokens_per_s)}/s generated, {figure(w.tokens_per_s_per_device)}/s per device at the largest rate, "
+        f"{figure(w.tokens_per_s_per_user)}/s per user",
+    )
+    yield made
+    yield ""
+    yield _percentiles(answer, w)
+    yield ""
+    if answer.why:
+        yield _text(("why", "bold"))
+        yield from (bullet(_text(x)) for x in answer.why)
+    if answer.breaks_first:
+        yield _text(("breaks first  ", "bold"), answer.breaks_first)
+    yield ""
+
+
+def _span(c: Candidate, name: str, words: Any) -> str:
+    ends = c.interval.get(name)
+    return "" if ends is None else f" (80 %: {words(ends[0])} to {words(ends[1])})"
+
+
+def _percentiles(answer: Answer, w: Candidate) -> Any:
+    table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
+    simulated = bool(w.percentiles)
+    heads = _STATISTICS if simulated else ("", "", "", "expected")
+    table.add_row("", *(_text((x, "bold")) for x in heads), _text((" 80% interval", "bold")), _text(("promise", "bold")))
+    for name, label in METRICS:
+        found = w.percentiles.get(name, {})
+        cells = [q(found[s], "s") if s in found else "" for s in _STATISTICS]
+        if not simulated:
+            cells[-1] = q(float(getattr(w, name)), "s")
+        ends = w.interval.get(name)
+        span = "" if ends is None else f"{q(ends[0], 's')} - {q(ends[1], 's')}"
+        verdict = _text()
+        verdict.no_wrap = True
+        for target in answer.question.targets:
+            if target.metric == name:
+                good = met(w, target)[1]
+                verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
+                verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
+        table.add_row(label, *cells, span, verdict)
+    return table
+
+
+def _infeasible(answer: Answer) -> Iterator[Any]:
+    assert answer.infeasible is not None
+    i = answer.infeasible
+    yield _text(("nothing fits: ", "bold red"), i.reason)
+    if i.closest is not None:
+        yield _text("closest: ", f"{titled(i.closest)}, {i.closest.shape}, {i.closest.engine}")
+        yield _percentiles(answer, i.closest)
+    yield ""
+    if i.nearest:
+        yield _text(("the nearest changes that would", "bold"))
+        for change in i.nearest:
+            w = change.winner
+            yield bullet(_text(f"{change.text}: {titled(w)}, {w.shape}, {money(w)}"))
+    else:
+        yield _text("no single change of the question was found that would")
+    yield ""
+
+
+#: Columns of the tables of candidates: heading, and what makes a cell.
+_COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("machine", lambda c: c.machine),
+    ("count", lambda c: str(c.devices)),
+    ("shape", lambda c: c.shape),
+    ("engine", lambda c: c.engine),
+    ("USD/h", lambda c: "-" if c.usd_per_hour is None else f"{c.usd_per_hour:,.2f}"),
+    ("TTFT", lambda c: q(c.ttft_s, "s")),
+    ("TPOT", lambda c: q(c.tpot_s, "s")),
+    ("max/s", lambda c: figure(c.max_rate_per_s)),
+)
+_FRONT = (
+    *_COLUMNS[:4],
+    ("tok/s/user", lambda c: figure(c.tokens_per_s_per_user)),
+    ("tok/s/device", lambda c: figure(c.tokens_per_s_per_device)),
+    ("USD/h", _COLUMNS[4][1]),
+)
+
+
+def _tables(answer: Answer) -> Iterator[Any]:
+    for words, found, cells in (
+        ("runners-up", answer.runners_up, _COLUMNS),
+        ("front: speed for a user against tokens per device", answer.front, _FRONT),
+        ("front: rent against time to first token", answer.cost_front, _COLUMNS),
+    ):
+        if not found:
+            continue
+        yield _text((words, "bold"))
+        shown = _thinned(found, _SHOWN)
+        names = [name for name, _ in cells]
+        rows = [[cell(c) for _, cell in cells] for c in shown]
+        yield columns(names, rows, [n for n in names if n not in ("machine", "shape", "engine")], fold=["shape"])
+        if len(found) > len(shown):
+            yield _text(f"{len(shown)} of {len(found):,}; --json has all")
+        yield ""
+
+
+def _thinned(found: Sequence[Any], count: int) -> Sequence[Any]:
+    """At most ``count`` of a list, first and last kept."""
+    if len(found) <= count:
+        return found
+    step = (len(found) - 1) / (count - 1)
+    return [found[round(k * step)] for k in range(count)]
+
+
+def _notes(answer: Answer, files: str) -> Iterator[Any]:
+    if answer.ledger.assumptions:
+        yield _text(("assumed", "bold"))
+        yield from (bullet(_text(x)) for x in answer.ledger.assumptions)
+        yield ""
+    yield _text(
+        f"{answer.candidates:,} candidates screened ({figure(answer.screened_per_s)}/s), {answer.simulated:,} "
+        f"simulated, {q(answer.cpu_s, 's')} of CPU"
+    )
+    if files:
+        yield _text(("files ", "bold"), f"in {files}: README.md says what each is and what to run")

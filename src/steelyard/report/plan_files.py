@@ -1,0 +1,85 @@
+"""The folder of a plan: launch files, the answer as JSON, the replayable plan, the page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.errors import InputError
+from steelyard.report.launch import Load, deployment_text, launch_files, service
+from steelyard.report.plan import asked, replay_dict, to_dict
+
+if TYPE_CHECKING:
+    from steelyard.search.answer import Answer
+    from steelyard.workload.catalogue import Model
+
+__all__ = ["load_of", "plan_files"]
+
+#: What the further files of the folder are.
+_SAID = {
+    "plan.json": "the whole answer (schema steelyard.plan/1)",
+    "plan.toml": "the plan to replay: `steelyard plan --replay plan.toml`",
+    "report.html": "the answer as a page that needs no network",
+}
+
+
+def load_of(answer: Answer) -> Load:
+    """The traffic of the question as the launch files need it, the longest request from the trace itself."""
+    k, w = answer.question, answer.winner
+    mean_s = 0.0
+    if w is not None:
+        mean_s = float(w.percentiles.get("e2e_s", {}).get("mean", w.e2e_s))
+    longest, spread = round(k.isl + k.osl), (0.0, 0.0)
+    if k.traffic:
+        from steelyard.serve.traffic.build import Traffic, traffic
+
+        try:
+            trace = traffic(Traffic(**dict(k.traffic)))
+        except (InputError, TypeError):
+            pass
+        else:
+            both = np.asarray(trace.isl) + np.asarray(trace.osl)
+            longest, spread = int(both.max()), (float(np.std(trace.isl)), float(np.std(trace.osl)))
+    return Load(
+        rate_per_s=k.rate_per_s,
+        isl=k.isl,
+        osl=k.osl,
+        longest_tokens=longest,
+        isl_std=spread[0],
+        osl_std=spread[1],
+        requests=k.requests or 1000,
+        in_flight=k.rate_per_s * mean_s,
+        words=asked(k)[0],
+        seed=k.seed,
+        trace=str(k.traffic.get("trace", "")),
+    )
+
+
+def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
+    """Every file of the folder by name.
+
+    Raises:
+        InputError: no launch files are written for its engine, or there is no winner.
+    """
+    from steelyard.report.plan_page import page
+
+    w = answer.winner
+    if w is None:
+        raise InputError("nothing fits: there is no deployment to write files for", field="out")
+    found = service(w.deployment, load_of(answer), answer.question.targets, model=model)
+    files = launch_files(found, said=_SAID)
+    replay: dict[str, Any] = replay_dict(answer) or {}
+    files["plan.json"] = json.dumps(to_dict(answer), indent=2, allow_nan=False) + "\n"
+    files["plan.toml"] = deployment_text(
+        w.deployment,
+        traffic=replay.get("traffic"),
+        promise=replay.get("promise"),
+        simulation=replay.get("simulation"),
+        expected=replay.get("expected"),
+        said=[f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *asked(answer.question)],
+    )
+    commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm"))}
+    files["report.html"] = page(answer, commands)
+    return files

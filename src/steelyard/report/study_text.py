@@ -1,0 +1,134 @@
+"""A study as text: best points per objective, the Pareto front, what each axis does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steelyard.report.paper import columns, figure, render
+from steelyard.report.study import Findings, Row, shown_metrics
+from steelyard.run.study import Objective
+from steelyard.store.columns import columns_of
+from steelyard.units import format_quantity as q
+
+__all__ = ["FIXED", "heading", "listing", "quantity", "subtitle", "text"]
+
+#: Rows of the front, and reasons of missing answers, before the rest is only counted.
+_FRONT, _REASONS = 12, 5
+#: Inputs that every row shares and that are worth naming.
+FIXED = ("model", "on", "weights", "kv", "engine", "batch", "isl", "osl", "trace", "rate", "ttft", "tpot")
+#: Units written with prefixes.
+_PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
+
+
+def quantity(kind: str, name: str, value: Any) -> str:
+    """An answer for people: ``12.3 ms``, ``1,744``."""
+    if value is None:
+        return "-"
+    column = columns_of(kind).get(name)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) or column is None:
+        return str(value)
+    if column.unit in _PREFIXED:
+        return q(float(value), column.unit)
+    return f"{value:,}" if isinstance(value, int) else figure(float(value))
+
+
+def heading(name: str) -> str:
+    """A column's name as the head of a table: ``TTFT p99``, ``tok/s per device``."""
+    words = name.removesuffix("_s").removesuffix("_bytes").removeprefix("output_")
+    for long, short in (
+        ("energy_j_per_output_token", "J/tok"), ("energy_j_per_token", "J/tok"),
+        ("usd_per_million_output_tokens", "USD/M"), ("usd_per_million_tokens", "USD/M"), ("usd_per_hour", "USD/h"),
+        ("tokens_per_s_per_device", "tok/s/dev"), ("tokens_per_s_per_user", "tok/s/user"), ("tokens_per", "tok/s"),
+        ("goodput_requests_per", "goodput/s"), ("memory_total", "memory"),
+    ):  # fmt: skip
+        if words == long:
+            return short
+    return words.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("_", " ")
+
+
+def subtitle(found: Findings) -> str:
+    """What all rows share: ``model llama-3.1-70b, weights fp8``."""
+    rows = found.answered or found.rows
+    shared = [n for n in FIXED if n not in found.axes and len({str(r.values.get(n)) for r in rows}) == 1]
+    return ", ".join(f"{n} {rows[0].values[n]}" for n in shared if rows and rows[0].values.get(n) not in (None, ""))
+
+
+def text(found: Findings, width: int | None = None) -> str:
+    """The whole report as text.
+
+    Args:
+        found: what the study says.
+        width: columns of the terminal; None = no terminal.
+    """
+    study = found.study
+    left = "" if study.finished else f" ({study.points - study.priced:,} not priced yet)"
+    parts: list[Any] = [f"{study.name}: {study.kind}, {study.points:,} points{left}", subtitle(found), ""]
+    metrics = shown_metrics(study.kind, found.objectives)
+    axes = list(found.axes)
+    for objective, best in zip(found.objectives, found.best, strict=True):
+        parts += [f"{objective.name}: {objective}" if objective.name else str(objective)]
+        parts += _table(found, best, axes, _fitting(metrics, objective), width) if best else ["  no point does", ""]
+    if found.front:
+        names = ", ".join(heading(o.metric) for o in found.objectives)
+        parts.append(f"Pareto front of {names}: {len(found.front):,} points")
+        parts += _table(found, _spread(found.front, _FRONT), axes, [o.metric for o in found.objectives], width)
+    parts += _axes(found)
+    for problem, count in list(found.problems.items())[:_REASONS]:
+        parts.append(f"{count:,} without an answer: {problem}")
+    if len(found.problems) > _REASONS:
+        parts.append(f"{len(found.problems) - _REASONS:,} more reasons; --csv has them all")
+    return render(parts, width, widest=max(100, width or 140))
+
+
+def _fitting(metrics: Sequence[str], objective: Objective) -> list[str]:
+    wanted = [objective.metric, *(c.metric for c in objective.where if not isinstance(c.value, bool)), *metrics]
+    return list(dict.fromkeys(wanted))[:6]
+
+
+def _spread(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many of the rows, evenly, with the first and the last."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def listing(found: Findings, row: Row, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """Cells of a row: its axes, then its figures."""
+    return [_word(row.axes, n) for n in axes] + [quantity(found.study.kind, m, row.values.get(m)) for m in metrics]
+
+
+def _word(axes: Mapping[str, Any], name: str) -> str:
+    value = axes.get(name, "-")
+    return "default" if value == "" else str(value)
+
+
+def _table(
+    found: Findings, rows: Sequence[Row], axes: Sequence[str], metrics: Sequence[str], width: int | None
+) -> list[Any]:
+    names = [n.removeprefix("flags.") for n in axes] + [heading(m) for m in metrics]
+    cells = [listing(found, r, axes, metrics) for r in rows]
+    numeric = [n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdigit() for c in cells)]
+    return [columns(names, cells, numeric, gap=2 if width is None or width > 100 else 1), ""]
+
+
+def _axes(found: Findings) -> list[Any]:
+    """What changing one axis alone does, per objective."""
+    if not found.sensitivity:
+        return []
+    rows = [
+        [
+            heading(a.metric),
+            a.name.removeprefix("flags."),
+            f"{a.ratio:,.2f}x",
+            _word({"": a.best}, ""),
+            f"{a.best_frac:.0%}",
+            f"{a.settings:,}",
+        ]
+        for a in found.sensitivity
+    ]
+    names = ["figure", "axis", "worst/best", "best value", "how often", "settings"]
+    words = "What one axis does when nothing else changes (median over the settings of the others):"
+    return [words, columns(names, rows, ["worst/best", "how often", "settings"]), ""]

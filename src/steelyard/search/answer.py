@@ -1,0 +1,168 @@
+"""What is asked of the planner and what it answers: frozen records, SI units, nothing computed here but ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from steelyard.plan.deployment import Deployment
+from steelyard.provenance import Ledger
+from steelyard.serve.slo import Target
+from steelyard.units import Quantity
+
+__all__ = ["MODES", "OBJECTIVES", "Answer", "Candidate", "Change", "Infeasible", "Question"]
+
+#: What a plan is best at. ``cost``, ``energy``, ``carbon`` and ``latency`` are made small, ``throughput`` large.
+OBJECTIVES = ("cost", "energy", "carbon", "throughput", "latency")
+#: One pool that does all of a request, or prompts and answers in pools of their own.
+MODES = ("aggregated", "disaggregated")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to the planner, every choice made and checked. Empty and None mean "no limit"."""
+
+    model: Annotated[str, "name of the model in the catalogue, or a path"]
+    machines: Annotated[tuple[str, ...], "machines that may be used, by their catalogue names"]
+    targets: Annotated[tuple[Target, ...], "the promises: a percentile of TTFT, TPOT or end-to-end time under a limit"]
+    rate_per_s: Annotated[float, Quantity("1/s", "requests per second to serve", gt=0)]
+    isl: Annotated[float, Quantity("1", "mean prompt tokens", ge=1)]
+    osl: Annotated[float, Quantity("1", "mean generated tokens", ge=1)]
+    traffic: Annotated[Mapping[str, Any], "the options of the traffic as they were given; empty for a trace object"] = (
+        field(default_factory=dict)
+    )
+    objective: Annotated[str, "one of OBJECTIVES"] = "cost"
+    max_gpus: Annotated[int | None, "devices of the whole deployment at most"] = None
+    budget_usd_per_hour: Annotated[float | None, "rent of the whole deployment at most, USD/h"] = None
+    max_w: Annotated[float | None, "power of the whole deployment with its hosts at most, W"] = None
+    rack_w: Annotated[float | None, "power of one node with its devices at full load at most, W"] = None
+    engines: Annotated[tuple[str, ...], "serving engines that may be used"] = ("vllm",)
+    modes: Annotated[tuple[str, ...], "of MODES"] = MODES
+    weights: Annotated[tuple[str, ...], "weight formats that may be used; empty = as published"] = ()
+    kv: Annotated[tuple[str, ...], "formats of the KV cache that may be used; empty = 16 bit"] = ()
+    headroom_frac: Annotated[float, Quantity("1", "the deployment must hold this much more than the rate", ge=0)] = 0.0
+    spares: Annotated[int, Quantity("1", "replicas per pool that may fail with the promise still held", ge=0)] = 0
+    usd_per_hour: Annotated[Mapping[str, float], "price per device and hour by machine, over the catalogue's"] = field(
+        default_factory=dict
+    )
+    carbon_g_per_kwh: Annotated[float | None, "carbon intensity of the electricity, g/kWh"] = None
+    skew: Annotated[float, "exponent of the power law of expert popularity"] = 0.0
+    seed: Annotated[int, "fixes the arrivals"] = 0
+    requests: Annotated[int, "requests each finalist is simulated with"] = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One deployment and what it is expected to do at the requested traffic."""
+
+    deployment: Deployment
+    machine: str
+    """Name of the machine; ``a+b`` when the pools differ."""
+    devices: int
+    """Devices of the whole deployment, spares included."""
+    engine: str
+    mode: str
+    """``aggregated`` or ``disaggregated``."""
+    shape: str
+    """In words: ``3 x tp4``, ``2P tp2 + 3D tp4``, ``1 x tp8 dp8 ep64``."""
+    limits: Mapping[str, int]
+    """``max_num_seqs`` and ``max_num_batched_tokens`` of a replica; with pools, ``prefill.`` and ``decode.`` before."""
+    formats: Mapping[str, str]
+    """``weights``, ``activations``, ``kv``, ``communication``."""
+    usd_per_hour: float | None
+    """Rent of all devices; None when no price is known."""
+    usd_per_million_tokens: float | None
+    """The same per million output tokens at the requested traffic."""
+    watts: float
+    """Mean electrical power of devices and hosts at the requested traffic, W."""
+    ttft_s: float
+    """At the promised percentile (p99 when none is promised), s."""
+    tpot_s: float
+    """At the promised percentile (p99 when none is promised), s."""
+    e2e_s: float
+    percentiles: Mapping[str, Mapping[str, float]]
+    """``ttft_s``, ``tpot_s``, ``e2e_s`` -> ``mean``, ``p50``, ``p90``, ``p95``, ``p99``; empty unless simulated."""
+    tokens_per_s: float
+    """Output tokens per second at the requested traffic (at the largest rate, for the objective ``throughput``)."""
+    tokens_per_s_per_device: float
+    """Output tokens per second and device when loaded to ``max_rate_per_s``."""
+    tokens_per_s_per_user: float
+    """What one request sees while it decodes: ``1 / tpot`` (of the mean)."""
+    max_rate_per_s: float
+    """Largest request rate at which every promise still holds."""
+    interval: Mapping[str, tuple[float, float]]
+    """80 % intervals of ``ttft_s``, ``tpot_s``, ``e2e_s``, ``max_rate_per_s``; empty when unknown."""
+    simulated: bool
+    """Played request by request; otherwise the figures are the analytic screen's."""
+    meets: bool
+    """Every promise holds, at the requested traffic."""
+    headroom_frac: float
+    """``max_rate_per_s / rate - 1``."""
+    carbon_g_per_hour: float | None = None
+    breaks_first: str = ""
+    """The promise or resource that fails first as traffic grows: ``ttft``, ``tpot``, ``e2e``, ``kv``."""
+    batch_mean: float = 0.0
+    """Requests in a step of one decoding replica."""
+    kv_frac: float = 0.0
+    """Mean share of the KV cache in use."""
+    value: float = 0.0
+    """Of the objective: USD/h, W, g/h, requests/s or s."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the question under which a plan exists, and that plan."""
+
+    text: str
+    """In words with the option to give: ``looser TPOT: p95 under 62 ms (--tpot p95:62ms)``."""
+    arguments: Mapping[str, Any]
+    """Options of :func:`steelyard.search.door.advise` to change, by name."""
+    winner: Candidate
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """Why nothing fits, and the nearest changes that would, each planned again to be sure."""
+
+    reason: str
+    nearest: tuple[Change, ...]
+    closest: Candidate | None = None
+    """The candidate that comes nearest to the promise, where any could run at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The planner's answer."""
+
+    question: Question
+    candidates: int
+    """Deployments weighed by the screen."""
+    screened_per_s: float
+    """Candidates per second of wall time of the screen, its prices included."""
+    simulated: int
+    """Finalists played request by request."""
+    cpu_s: float
+    winner: Candidate | None
+    """None when nothing holds the promise; then ``infeasible`` says why."""
+    front: tuple[Candidate, ...]
+    """Tokens/s/user against tokens/s/device: no other candidate is better in both. Most tokens/s/user first."""
+    cost_front: tuple[Candidate, ...]
+    """Rent against TTFT at the promised percentile among those that hold every promise. Cheapest first."""
+    runners_up: tuple[Candidate, ...]
+    """Next best by the objective, of other shapes, engines, machines or modes; simulated like the winner."""
+    infeasible: Infeasible | None
+    ledger: Ledger
+    why: tuple[str, ...]
+    """Why the winner won, one sentence each."""
+    breaks_first: str
+    """What gives way first when traffic grows, and at what rate, in words."""
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    """Wall time of ``space``, ``prices``, ``screen`` and ``finalists``, s."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of :func:`steelyard.search.door.advise` that ask the question again."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a plan was found."""
+        return self.winner is not None

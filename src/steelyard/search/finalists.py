@@ -1,0 +1,206 @@
+"""Finalists: candidates in the order of the best they could be, played until nothing left could be better.
+
+The screen's capacity may be short of the simulator's by its margin, no more; a candidate whose capacity with the margin
+is below the need is never played. The rest come in the order of the objective (the rent is known exactly, other
+objectives with their own margin), so that the first one that holds the promise is the best, and the search ends when
+the next could not beat what was found. A replica that fails teaches: its largest rate is found and corrects the
+screen for the same replica at other counts and limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard.search.answer import Question
+from steelyard.search.candidates import Block, Choice, Part
+from steelyard.search.objective import Limits, values
+from steelyard.search.trial import Outcome, Player
+
+__all__ = ["Finalist", "Search", "finalists", "queue_of"]
+
+#: Candidates of a block that are looked at, at most.
+LOOKED_AT = 3000
+#: Runs of the simulator at most.
+RUNS = 400
+#: Runners-up that are played besides the winner.
+RUNNERS = 2
+#: How closely a corrected capacity is known: limits and counts change it further.
+CORRECTED = 1.06
+#: How far the screen's latency may be above, and its power above, the simulator's.
+LATENCY_MARGIN, POWER_MARGIN = 1.4, 1.08
+
+
+@dataclass(frozen=True, eq=False)
+class Finalist:
+    """A candidate that was played and holds every promise."""
+
+    choice: Choice
+    outcome: Outcome
+    value: float
+    """Of the objective, less is better, from the run."""
+    usd_per_hour: float
+    watts: float
+    """Hosts and spares included."""
+    capacity: float
+    """Largest rate, where it was needed; NaN otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What the finals found, best first, and the nearest miss when there is none."""
+
+    found: tuple[Finalist, ...]
+    closest: Choice | None
+    closest_outcome: Outcome | None
+    exhausted: bool
+    """The runs ran out before the order was certain."""
+
+
+def queue_of(block: Block, question: Question, limits: Limits, need: float) -> Iterator[tuple[float, float, int]]:
+    """``(best value it could have, capacity, place)`` of the candidates that may hold the need, best first."""
+    limit = question.objective
+    optimistic = block.capacity * (1.0 + block.margin)
+    good = (optimistic >= need) & limits.keeps(block.devices, block.usd_per_hour, block.watts / POWER_MARGIN)
+    if limit == "cost":
+        good &= ~np.isnan(block.usd_per_hour)
+    places = np.flatnonzero(good)
+    if not places.size:
+        return
+    latency = latency_of(block.ttft_s, block.tpot_s, question)
+    value = values(limit, block.usd_per_hour, block.watts, optimistic, latency, question.carbon_g_per_kwh)[places]
+    if limit in ("energy", "carbon"):
+        value = value / POWER_MARGIN
+    elif limit == "latency":
+        value = value / LATENCY_MARGIN
+    if places.size > LOOKED_AT:
+        near = np.argpartition(value, LOOKED_AT)[:LOOKED_AT]
+        last = value[near].max()
+        near = np.flatnonzero(value <= last)  # all equal ones
+        places, value = places[near], value[near]
+    order = np.lexsort((places, -block.capacity[places], value))
+    for i in order:
+        yield float(value[i]), float(block.capacity[places[i]]), int(places[i])
+
+
+def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
+    """What the objective ``latency`` makes small: the time of a whole request at the promised percentiles."""
+    return ttft_s + max(question.osl - 1.0, 0.0) * tpot_s
+
+
+def finalists(
+    blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player
+) -> Search:
+    """Play candidates until the order of the best is certain.
+
+    Args:
+        blocks: all candidates. question, limits: what is asked. need: requests/s to hold, headroom included.
+        player: plays them.
+    """
+    merged = sorted(
+        ((value, -capacity, b, place) for b, block in enumerate(blocks)
+         for value, capacity, place in queue_of(block, question, limits, need)),
+    )  # fmt: skip
+    corrections: dict[tuple[Any, ...], float] = {}
+    missed: dict[tuple[Any, ...], Choice] = {}
+    failed: set[tuple[Any, ...]] = set()
+    found: list[Finalist] = []
+    closest: tuple[float, Choice, Outcome] | None = None
+    exhausted = False
+    for value, _, b, place in merged:
+        if _done(found, value, question):
+            break
+        if player.played >= RUNS:
+            exhausted = True
+            break
+        block = blocks[b]
+        choice = block.choice(place, value)
+        if any(f.choice.family == choice.family for f in found):
+            continue
+        if choice.family in missed:  # it failed before: how far off is the screen for this replica?
+            before = missed.pop(choice.family)
+            largest = player.largest_rate(before.parts, min(need, before.capacity) / 1.1)
+            corrections[choice.family] = max(largest, 1e-9) / max(before.capacity, 1e-30)
+        known = corrections.get(choice.family)
+        if question.objective != "throughput" and known is not None and choice.capacity * known * CORRECTED < need:
+            continue
+        key = (choice.family, choice.counts, tuple(p.budget for p in choice.parts))
+        if key in failed:
+            continue
+        result = _tried(choice, block, place, question, limits, need, player)
+        if isinstance(result, Finalist):
+            found.append(result)
+            continue
+        failed.add(key)
+        if closest is None or result.worst < closest[0]:
+            closest = (result.worst, choice, result)
+        if known is None and math.isfinite(result.worst):
+            missed[choice.family] = choice
+    found.sort(key=lambda f: (f.value, f.outcome.worst))
+    return Search(tuple(found), closest[1] if closest else None, closest[2] if closest else None, exhausted)
+
+
+def _done(found: Sequence[Finalist], value: float, question: Question) -> bool:
+    """Whether nothing from here on can change the winner, and there are runners-up enough."""
+    if not found:
+        return False
+    best = min(f.value for f in found)
+    return value >= best * (1 - 1e-9 if best > 0 else 1 + 1e-9) and len(found) > RUNNERS
+
+
+def _tried(
+    choice: Choice, block: Block, place: int, question: Question, limits: Limits, need: float, player: Player
+) -> Finalist | Outcome:
+    """A finalist, or what went wrong."""
+    outcome = player.play(choice.parts, need)
+    if not outcome.meets:
+        return outcome
+    choice = _fewer(choice, question, need, player)
+    rate = question.rate_per_s
+    outcome = player.play(choice.parts, rate)
+    if not outcome.meets:
+        return outcome
+    return finalist_of(choice, block, place, outcome, question, limits, player)
+
+
+def finalist_of(
+    choice: Choice, block: Block, place: int, outcome: Outcome, question: Question, limits: Limits, player: Player
+) -> Finalist | Outcome:
+    """Rent, power and value of a candidate that holds the promise."""
+    devices = sum((p.count + limits.spares) * p.replica.devices for p in choice.parts)
+    usd = float(block.usd_per_hour[place])
+    if devices != int(block.devices[place]):  # one pool with fewer replicas than the step of counts it stands for
+        usd *= devices / float(block.devices[place])
+    hosts = sum(
+        (p.count + limits.spares) * p.replica.devices * p.replica.cluster.host_w / p.replica.cluster.per_node
+        for p in choice.parts
+    )
+    spare_w = sum(limits.spares * p.replica.devices * p.replica.cluster.machine.idle_w for p in choice.parts)
+    watts = outcome.watts + hosts + spare_w
+    if limits.max_w is not None and watts > limits.max_w:
+        return replace(outcome, meets=False, breaks="power", worst=watts / limits.max_w)
+    capacity = math.nan
+    if question.objective == "throughput":
+        capacity = player.largest_rate(choice.parts, choice.capacity)
+    latency = latency_of(outcome.values["ttft_s"], outcome.values["tpot_s"], question)
+    value = float(values(question.objective, usd, watts, capacity, latency, question.carbon_g_per_kwh))
+    return Finalist(choice, outcome, value, usd, watts, capacity)
+
+
+def _fewer(choice: Choice, question: Question, need: float, player: Player) -> Choice:
+    """Counts above those listed one by one come in steps: the fewest replicas of the step that hold, by bisection."""
+    if len(choice.parts) > 1 or choice.parts[0].count <= 32 or question.objective != "cost":
+        return choice
+    part: Part = choice.parts[0]
+    low, high = math.floor(part.count / 1.06), part.count
+    while high - low > 1:
+        middle = (low + high) // 2
+        if player.play([replace(part, count=middle)], need).meets:
+            high = middle
+        else:
+            low = middle
+    return replace(choice, parts=(replace(part, count=high),))

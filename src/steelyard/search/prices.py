@@ -1,0 +1,177 @@
+"""Prices of one replica's steps on the points the screen asks about, every point at once.
+
+The kernels of a step fall into those that depend on its new tokens, on the rows whose logits are wanted, and on the
+sequences (see :mod:`steelyard.serve.step_table`, whose sums these are). The points of all kinds that decode are
+laid one behind the other in a single array of steps, those of prompts in another, so that a replica costs three
+lowerings (five with latent attention), whatever the number of points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.cost import Cost
+from steelyard.cost.pipeline import boundary
+from steelyard.cost.price import LAUNCH_S, price
+from steelyard.cost.program import Kernel, Program, lower
+from steelyard.search.demand import Demand
+from steelyard.search.space import Replica
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = ["BATCHES", "StepPrices", "step_prices", "with_hops"]
+
+Floats = NDArray[np.float64]
+
+#: Requests of a rank's step at which decode steps are priced: every eighth of an octave at the low end, then quarters.
+BATCHES = np.unique(np.rint(2.0 ** np.arange(0, 10.01, 0.25)))
+#: New tokens at which the token kernels are priced beyond the batches.
+TOKENS = np.unique(np.rint(2.0 ** np.arange(10.25, 14.6, 0.25)))
+#: Chunks of one prompt that are priced one by one; longer prompts are sampled.
+CHUNKS = 8
+#: Steps that tell the classes of kernels apart: base, other sequences, other rows.
+_PROBES = Step(
+    np.array([4.0, 2.0, 4.0]), np.array([2.0, 4.0, 2.0]), np.array([64.0, 160.0, 64.0]), np.array([3.0, 3.0, 7.0])
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StepPrices:
+    """Times (s) and energies of one device (J) of the parts of a replica's steps."""
+
+    points: Floats
+    """``[t]`` new tokens of a step."""
+    token: Floats
+    """``[2, t]`` time and energy of what all tokens share."""
+    decode_token: Floats
+    """``[2, t]`` of what only decoded tokens do (latent attention)."""
+    prompt_token: Floats
+    """``[2, t]`` of what only prompt tokens do."""
+    rows: Floats
+    """``[2, b]`` by rows, at :data:`BATCHES`."""
+    attention: Floats
+    """``[2, b]`` sequence kernels of decodes at the mean context, at :data:`BATCHES`."""
+    prompt: Floats
+    """``[2, c, k]`` sequence kernels of a whole prompt of length class ``k`` under token budget ``c``."""
+    overhead_s: float
+    per_row_s: float
+    launch_s: float
+    """Host time to launch a step that is no graph."""
+    static_w: float
+    cap_w: float
+    spread: float
+
+
+def step_prices(model: Transformer, replica: Replica, demand: Demand, skew: float = 0.0) -> StepPrices:
+    """Price a replica, without the hops between its stages (:func:`with_hops`).
+
+    Args:
+        model: the model. replica: machine, engine, plan and its token budgets.
+        demand: lengths at which sequence kernels are priced.
+        skew: exponent of the power law of expert popularity.
+    """
+    plan, cluster, engine = replica.plan, replica.cluster, replica.engine
+    points = np.concatenate([BATCHES, TOKENS])
+    chunk, before, copies = _chunks(replica.budgets, demand.isl)
+    latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
+    decoding = np.concatenate([points, BATCHES, BATCHES])
+    context = np.repeat([1.0, 1.0, max(demand.context, 2.0)], [len(points), len(BATCHES), len(BATCHES)])
+    logits = np.concatenate([np.ones(len(points)), BATCHES, np.ones(len(BATCHES))])
+    token_at, rows_at, sequence_at = (
+        slice(0, len(points)), slice(len(points), len(points) + len(BATCHES)), slice(len(points) + len(BATCHES), None),
+    )  # fmt: skip
+
+    def lowered(step: Step, absorb: bool) -> tuple[Kernel, ...]:
+        shared = np.asarray(step.tokens) * plan.dp if plan.shares_experts else None
+        step = Step(step.batch, step.new, step.context, step.logits, shared, skew)
+        return lower(model.graph(step, absorb=absorb), plan, cluster.machine).kernels
+
+    def priced(kernels: Iterable[Kernel]) -> Cost:
+        return price(Program(model.name, tuple(kernels), plan), cluster, engine, skew=skew)
+
+    kinds, facts = _classes(lowered(_PROBES, True))
+    prompt_kinds, prompt_facts = _classes(lowered(_PROBES, False)) if latent else (kinds, facts)
+    common = {n for n, c in kinds.items() if c == "token" and facts[n] == prompt_facts.get(n)}
+    whole = priced(lowered(Step(decoding, 1, context, logits), True))
+    prompting = lowered(Step(1, chunk, before + chunk, 1), False)
+    prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") == "sequence")
+    token = _part(whole, decoding, lambda name: name in common)[:, token_at]
+    decode_token = _part(whole, decoding, lambda name: kinds.get(name) == "token" and name not in common)[:, token_at]
+    prompt_token = np.zeros_like(token)
+    if latent:
+        own = (k for k in lowered(Step(points, 1, 1, 1), False)
+               if prompt_kinds.get(k.name) == "token" and k.name not in common)  # fmt: skip
+        prompt_token = _part(priced(own), points, lambda name: True)
+    rows = _part(whole, decoding, lambda name: kinds.get(name) == "rows")[:, rows_at]
+    attention = _part(whole, decoding, lambda name: kinds.get(name, "sequence") == "sequence")[:, sequence_at]
+    prompts = _part(prompted, chunk, lambda name: True) * copies
+    launches = sum(float(np.max(np.asarray(k.count))) for k in prompting)
+    middle = -1 - int(np.searchsorted(-BATCHES[::-1], -32.0))
+    spread = np.broadcast_to(np.asarray(whole.log_spread(), dtype=np.float64), decoding.shape)[middle]
+    shape = (2, len(replica.budgets), len(demand.isl), CHUNKS)
+    return StepPrices(
+        points, token, decode_token, prompt_token, rows, attention,
+        prompts.reshape(shape).sum(axis=3),
+        engine.step_s + engine.layer_s * model.depth, engine.step_s_per_sequence,
+        LAUNCH_S.get(cluster.machine.launch, 0.0) * launches, whole.static_w, whole.cap_w, float(spread),
+    )  # fmt: skip
+
+
+def with_hops(prices: StepPrices, model: Transformer, replica: Replica) -> StepPrices:
+    """The prices of one stage's worth of layers with the hops of a replica's pipeline; stages have the same kernels."""
+    if replica.plan.pp == 1:
+        return prices
+    hop = np.asarray(boundary(model, replica.plan, replica.cluster, prices.points) * (replica.plan.pp - 1))
+    return dataclasses.replace(prices, token=prices.token + np.stack([hop, np.zeros(len(hop))]))
+
+
+def _chunks(budgets: NDArray[np.int64], isl: Floats) -> tuple[Floats, Floats, Floats]:
+    """``(tokens, tokens before, how many it stands for)`` of the chunks of each length under each budget, flat."""
+    c, k = np.meshgrid(budgets.astype(np.float64), isl, indexing="ij")
+    count = np.ceil(k / c)[..., None]
+    drawn = np.minimum(count, CHUNKS)
+    at = np.arange(CHUNKS)[None, None, :]
+    place = np.floor((at + 0.5) / drawn * count)  # evenly spread; every chunk when there are few
+    size = np.minimum(c[..., None], k[..., None])
+    size = np.where(count <= 1, k[..., None], k[..., None] / count)
+    copies = np.where(at < drawn, count / drawn, 0.0)
+    place = np.minimum(place, count - 1)
+    return size.repeat(CHUNKS, axis=2).ravel(), (place * size).ravel(), copies.ravel()
+
+
+def _part(cost: Cost, like: Floats, chosen: Callable[[str], bool]) -> Floats:
+    """``[2, n]`` time and energy of the kernels with some names."""
+    found = np.zeros((2, len(like)))
+    for k in cost.kernels:
+        if chosen(k.kernel.name):
+            found[0] += k.time_s
+            found[1] += k.energy_j
+    return found
+
+
+def _classes(kernels: Iterable[Kernel]) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """``sequence``, ``rows`` or ``token`` by kernel, from a program of the probes; and what each is priced by."""
+    found, facts = {}, {}
+    for kernel in kernels:
+        values = facts[kernel.name] = _facts(kernel)
+        sequence, rows = any(v[0] != v[1] for v in values), any(v[0] != v[2] for v in values)
+        found[kernel.name] = "sequence" if sequence else "rows" if rows else "token"
+    return found, facts
+
+
+def _facts(kernel: Kernel) -> list[tuple[float, float, float]]:
+    """What a kernel is priced by, at the probes."""
+    figures = [kernel.flops, *kernel.traffic.values(), *kernel.features.values()]
+    found = []
+    for figure in figures:
+        if isinstance(figure, np.ndarray) and figure.size > 1:
+            found.append((float(figure[0]), float(figure[1]), float(figure[2])))
+        elif not isinstance(figure, str):
+            value = float(figure)
+            found.append((value, value, value))
+    return found

@@ -1,0 +1,316 @@
+"""The analytic screen: what every replica holds at the promises, for all replicas, limits and counts at once.
+
+A continuous-batching engine in steady state, as a fluid with fluctuations (docs/methods/planner.md derives it):
+
+    tpot(b) = decode(b) + b / decodes * extra(b)        b requests decoding in a lane, extra = time a prompt adds
+    rate(b) = lanes b / (decodes tpot(b))               Little's law
+    P(tpot > limit) = Q(ln(rate_limit / rate) / (k sqrt(D / (n b))))
+    P(ttft > limit) = rho exp(-x / eta),  eta = S (D / n + c_S^2) / (2 (1 - rho)),  x = limit - service - residual step
+
+``n`` engines share the arrivals in turn, ``D`` is the dispersion of the arrivals, ``rho = rate S / lanes``. Prompts
+and answers in pools of their own are the same with one of the two parts left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.energy import idle_power_w
+from steelyard.search.demand import Demand
+from steelyard.search.prices import BATCHES, StepPrices
+from steelyard.search.space import Replica
+from steelyard.serve.slo import Target
+
+__all__ = ["COUNTS", "LOADS", "Points", "Promise", "capacities", "points_of", "promise_of", "tail"]
+
+Floats = NDArray[np.float64]
+
+#: Requests decoding in a lane, the axis of the operating points: 32 per octave.
+LOADS = 2.0 ** (np.arange(0, 10 * 32 + 1) / 32)
+#: Shares of a prompt engine's time in use, the axis of the operating points of a prefill pool.
+USES = 0.005 + 0.99 * np.arange(len(LOADS)) / len(LOADS)
+#: Replicas at which capacities are computed; between them they are interpolated.
+COUNTS = np.array([1.0, 2, 3, 4, 6, 8, 12, 16, 32, 64, 256, 4096])
+#: How much less the mean of the load over a request's stay fluctuates than the load itself. For stays of fixed length
+#: the time average of an M/D/infinity occupancy has two thirds of its variance; the rest of the way to the simulator's
+#: percentiles (this constant is set by them) is that a step takes less than in proportion to its load.
+AVERAGED = 0.6
+#: Standard deviations of the load that seats and cache must hold without a queue.
+SEATED = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The limits and the probabilities with which they may be missed; inf = not promised."""
+
+    ttft_s: float = math.inf
+    ttft_miss: float = 0.01
+    tpot_s: float = math.inf
+    tpot_miss: float = 0.01
+    e2e_s: float = math.inf
+    e2e_miss: float = 0.01
+
+
+def promise_of(targets: Sequence[Target]) -> Promise:
+    """The promises as limits; the mean counts as a miss of one half."""
+    found: dict[str, float] = {}
+    for target in targets:
+        name = target.metric.removesuffix("_s")
+        found[target.metric] = target.limit_s
+        found[f"{name}_miss"] = 0.5 if math.isnan(target.percentile) else max(1e-4, 1.0 - target.percentile / 100)
+    return Promise(**found)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Operating points of some replicas with the same token budgets: ``p`` replicas, ``c`` budgets, ``b`` loads."""
+
+    replicas: tuple[Replica, ...]
+    budgets: NDArray[np.int64]
+    rate: Floats
+    """``[p, c, b]`` requests/s of one rank."""
+    tpot: Floats
+    """``[p, c, b]`` mean, s."""
+    service: Floats
+    """``[p, c, b, k]`` time of the steps of a prompt of class ``k``, s."""
+    use: Floats
+    """``[p, c, b]`` share of the time that prompts are worked on."""
+    residual: Floats
+    """``[p, b]`` a step that is under way when a request arrives, s."""
+    load: Floats
+    """``[b]`` requests decoding in a lane; 0 in a prefill pool."""
+    lanes: Floats
+    """``[p]`` pipeline stages that work on different batches."""
+    ranks: Floats
+    """``[p]`` engines of a replica."""
+    request_s: Floats
+    seats: Floats
+    """``[p, c, s]`` requests a lane can hold on average; inf in a prefill pool."""
+    power: Floats
+    """``[p, c, b]`` of one device, W."""
+
+
+def points_of(
+    replicas: Sequence[Replica], prices: Sequence[StepPrices], demand: Demand, role: str = "both",
+    transfer_s: Floats | float = 0.0,
+) -> Points:  # fmt: skip
+    """Operating points of replicas that have the same budgets.
+
+    Args:
+        replicas, prices: beside each other.
+        demand: the traffic.
+        role: ``both``, ``prefill`` or ``decode``.
+        transfer_s: ``[p]`` time to hand the cache of a prompt over, spread over the answer of a decode pool.
+    """
+    first = replicas[0]
+    budgets = first.budgets
+    column = [np.array([getattr(x, name) for x in prices])[:, None] for name in ("overhead_s", "per_row_s", "launch_s")]
+    overhead, per_row, launch = column
+    mixed = np.array([r.config.rules.mixed for r in replicas])
+    graphs = np.array([r.config.graph_tokens if r.engine.graph else -1.0 for r in replicas])[:, None]
+    lanes = np.array([float(r.plan.pp) for r in replicas])
+    decodes = max(demand.decodes, 1e-9)
+    at = np.ones_like(LOADS) if role == "prefill" else LOADS
+    table = prices[0].points
+
+    token, decode_token, prompt_token = (
+        np.stack([getattr(x, n) for x in prices]) for n in ("token", "decode_token", "prompt_token")
+    )  # [p, 2, t]
+    rows = _refined(np.stack([x.rows for x in prices]), at)
+    attention = _refined(np.stack([x.attention for x in prices]), at, logarithmic=True)
+    alone = _at(table, token, at) + _at(table, decode_token, at) + rows + attention  # [p, 2, b]
+    decode_s = np.where(graphs < 0, np.maximum(alone[:, 0], launch), alone[:, 0]) + overhead + per_row * at
+    decode_j = alone[:, 1]
+    service, extra, extra_j = _prompts(
+        replicas, prices, demand, role, at, mixed, graphs, (table, token, decode_token, prompt_token),
+        (rows, attention), (overhead, per_row, launch), decode_s, decode_j,
+    )  # fmt: skip
+    mean = service @ demand.isl_share
+    stages = lanes[:, None, None]
+    if role == "prefill" or demand.decodes < 1.0:
+        rate = USES[None, None, :] * stages / mean
+        tpot = np.zeros_like(rate)
+        use = np.broadcast_to(USES, rate.shape)
+        load, residual = np.zeros_like(LOADS), np.zeros_like(decode_s)
+    else:
+        load = LOADS
+        tpot = decode_s[:, None, :] + load / decodes * (extra @ demand.isl_share) * stages  # a prompt holds up every lane
+        tpot = tpot + np.reshape(np.asarray(transfer_s, dtype=np.float64), (-1, 1, 1)) / decodes
+        rate = stages * load / (decodes * tpot)
+        use = rate * mean / stages if role == "both" else np.zeros_like(rate)
+        residual = decode_s if role == "both" else np.zeros_like(decode_s)
+    per_request = (extra_j @ demand.isl_share) * (role != "decode")
+    if role != "prefill":
+        per_request = per_request + (decodes * decode_j / at)[:, None, :]
+    static = np.array([x.static_w for x in prices])[:, None, None]
+    idle = np.array([idle_power_w(r.cluster.machine) for r in replicas])[:, None, None]
+    busy = use if role == "prefill" else 1.0
+    power = rate * per_request / stages + static * busy + idle * (1.0 - busy)
+    cap = np.array([x.cap_w or np.inf for x in prices])[:, None, None]
+    held = demand.held if first.config.admission == "whole" or role == "prefill" else demand.context
+    seats = np.stack([np.minimum(r.tokens / max(held, 1.0), r.sequences) for r in replicas]) / stages
+    seats = np.where(np.stack([r.tokens for r in replicas]) > 0, seats, 0.0)
+    if role == "prefill":
+        seats = np.where(seats > 0, np.inf, 0.0)
+    return Points(
+        tuple(replicas), budgets, rate, tpot, service if role != "decode" else np.zeros_like(service), use, residual,
+        load, lanes, np.array([float(r.ranks) for r in replicas]),
+        np.array([r.engine.request_s for r in replicas]), seats, np.minimum(power, cap),
+    )  # fmt: skip
+
+
+def _prompts(
+    replicas: Sequence[Replica], prices: Sequence[StepPrices], demand: Demand, role: str, at: Floats,
+    mixed: NDArray[np.bool_], graphs: Floats, tables: tuple[Floats, Floats, Floats, Floats],
+    riding: tuple[Floats, Floats], fixed: tuple[Floats, Floats, Floats], decode_s: Floats, decode_j: Floats,
+) -> tuple[Floats, Floats, Floats]:  # fmt: skip
+    """``(time of a prompt's steps, time and energy it adds to decoding)``, each ``[p, c, b, k]``."""
+    table, token, decode_token, prompt_token = tables
+    rows, attention = riding
+    overhead, per_row, launch = (f[:, None, :, None] for f in fixed)
+    budgets = replicas[0].budgets.astype(np.float64)[:, None, None]
+    isl = demand.isl[None, None, :]
+    ride = (mixed & (role == "both"))[:, None, None, None]  # decodes share the steps of prompts
+    beside = np.where(ride, at[None, None, :, None], 0.0)
+    room = np.maximum(budgets - beside, np.minimum(budgets, 64.0))
+    steps = np.maximum(1.0, isl / room)
+    each = np.where(steps > 1.0, room, isl)
+    total = each + beside
+    found = _at(table, token, total) + _at(table, prompt_token, each)
+    with_decodes = (_at(table, decode_token, at) + rows + attention)[:, :, None, :, None]
+    found = found + np.where(ride[:, None], with_decodes, rows[:, :, None, :1, None])
+    prompt = np.stack([x.prompt for x in prices])[:, :, :, None, :]  # [p, 2, c, 1, k]
+    kernels = found * steps[:, None] + prompt
+    one = kernels[:, 0] / steps
+    one = np.where((total > graphs[:, None, :, None]) | (graphs[:, None, :, None] < 0), np.maximum(one, launch), one)
+    service = steps * (one + overhead + per_row * (1.0 + beside))
+    extra = np.where(ride, service - steps * decode_s[:, None, :, None], service)
+    extra_j = np.where(ride, kernels[:, 1] - steps * decode_j[:, None, :, None], kernels[:, 1])
+    if role == "decode":
+        return service, np.zeros_like(extra), np.zeros_like(extra_j)
+    return service, np.maximum(extra, 0.0), np.maximum(extra_j, 0.0)
+
+
+def _at(points: Floats, values: Floats, wanted: Floats) -> Floats:
+    """``values [p, 2, t]`` at ``points [t]``, linear at ``wanted``: ``[b]`` -> ``[p, 2, b]``, ``[p, ...]`` alike."""
+    index = np.clip(np.searchsorted(points, wanted, side="right") - 1, 0, len(points) - 2)
+    part = (wanted - points[index]) / (points[index + 1] - points[index])
+    if wanted.ndim == 1:
+        return np.asarray(values[:, :, index] * (1 - part) + values[:, :, index + 1] * part)
+    row = np.arange(len(values)).reshape((-1, *([1] * (wanted.ndim - 1))))
+    found = [values[row, i, index] * (1 - part) + values[row, i, index + 1] * part for i in (0, 1)]
+    return np.stack(found, axis=1)
+
+
+def _refined(values: Floats, at: Floats, logarithmic: bool = False) -> Floats:
+    """``values [p, 2, b]`` at :data:`BATCHES`, linear in the batch or along the logarithms, at ``at``."""
+    if not logarithmic or not (values > 0).all():
+        return _at(BATCHES, values, at)
+    index = np.clip(np.searchsorted(BATCHES, at, side="right") - 1, 0, len(BATCHES) - 2)
+    part = np.log(at / BATCHES[index]) / np.log(BATCHES[index + 1] / BATCHES[index])
+    logs = np.log(values)
+    return np.asarray(np.exp(logs[:, :, index] * (1 - part) + logs[:, :, index + 1] * part))
+
+
+def tail(x: Any) -> Any:
+    """``P(Z > x)`` of a standard normal: ``erfc(x / sqrt 2) / 2`` by formula 7.1.26 of Abramowitz and Stegun, 1.5e-7."""
+    z = np.abs(x) / math.sqrt(2.0)
+    t = 1.0 / (1.0 + 0.3275911 * z)
+    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    upper = 0.5 * poly * np.exp(-z * z)
+    return np.where(np.asarray(x) >= 0, upper, 1.0 - upper)
+
+
+def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats = COUNTS) -> tuple[Floats, Any, Any]:
+    """Largest rate of a replica at which every promise holds.
+
+    Args:
+        points: operating points. demand: lengths and burstiness. promise: limits.
+        counts: replicas that share the traffic in turn.
+
+    Returns:
+        ``(rate [p, c, s, r], load index [p, c, s, r], what breaks first [p, c, s, r])``: requests/s of a whole replica
+        (all ranks), 0 where even the lightest load fails; the index along the loads, -1 there; 0 = ttft, 1 = tpot,
+        2 = e2e, 3 = seats and cache.
+    """
+    engines = points.ranks[:, None] * counts[None, :]  # [p, r]
+    spread = demand.dispersion / engines
+    misses = _misses(points, demand, promise, spread)  # name -> bool [p, c, r, b]
+    leading = {name: np.argmax(np.concatenate([bad, np.ones((*bad.shape[:-1], 1), bool)], -1), -1) for name, bad in
+               misses.items()}  # fmt: skip
+    load = np.where(points.load > 0, points.load, 1.0)
+    stay = load * points.lanes[:, None]
+    swing = 1.0 + SEATED * AVERAGED * np.sqrt(spread[:, :, None] / stay[:, None, :])  # [p, r, b]
+    peak = load * swing
+    held = np.stack([[np.searchsorted(peak[i, j], points.seats[i], side="right") for j in range(len(counts))]
+                     for i in range(len(peak))])  # [p, r, c, s]  # fmt: skip
+    held = np.transpose(held, (0, 2, 3, 1))
+    firsts = np.stack(
+        [np.broadcast_to(leading[n][:, :, None, :], held.shape) for n in ("ttft", "tpot", "e2e")] + [held]
+    )
+    breaks = np.argmin(firsts, axis=0)
+    index = firsts.min(axis=0) - 1
+    rate = np.take_along_axis(points.rate[:, :, None, :], np.maximum(index, 0), axis=3)
+    rate = np.where(index >= 0, rate, 0.0) * points.ranks[:, None, None, None]
+    return rate, index, breaks
+
+
+def _misses(points: Points, demand: Demand, promise: Promise, spread: Floats) -> dict[str, NDArray[np.bool_]]:
+    """Where along the loads each promise is broken: ``[p, c, r, b]``."""
+    shape = (*points.rate.shape[:2], spread.shape[1], points.rate.shape[2])
+    fine = np.zeros(shape, dtype=bool)
+    found = {"ttft": fine, "tpot": fine, "e2e": fine}
+    rate = points.rate[:, :, None, :]
+    use = points.use[:, :, None, :]
+    ca = spread[:, None, :, None]
+    deviation = AVERAGED * np.sqrt(ca / (np.maximum(points.load, 1.0) * points.lanes[:, None])[:, None, None, :])
+    if points.use.any() and math.isfinite(promise.ttft_s):
+        found["ttft"] = (use >= 1.0) | (ttft_tail(points, demand, promise.ttft_s, spread) > promise.ttft_miss)
+    elif points.use.any():
+        found["ttft"] = np.broadcast_to(use >= 0.98, shape)
+    if math.isfinite(promise.tpot_s) and points.tpot.any():
+        under = points.tpot <= promise.tpot_s
+        limit = np.where(under, points.rate, 0.0).max(axis=2, keepdims=True)
+        limit = np.where(under.all(axis=2, keepdims=True), np.inf, limit)[:, :, None, :]
+        gap = np.log(np.maximum(limit, 1e-30) / rate)
+        share = _shares(gap, deviation, demand)
+        found["tpot"] = (share > promise.tpot_miss) | (gap < 0)
+    if math.isfinite(promise.e2e_s):
+        longest = float(np.interp(1 - promise.e2e_miss, np.cumsum(demand.osl_share), demand.osl))
+        wait = points.request_s[:, None, None] + (points.service @ demand.isl_share) + points.residual[:, None, :]
+        each = wait + max(longest - 1, 0.0) * points.tpot
+        found["e2e"] = np.broadcast_to((each > promise.e2e_s)[:, :, None, :], shape)
+    return found
+
+
+def _shares(gap: Floats, deviation: Floats, demand: Demand) -> Floats:
+    """Share of the requests whose own load exceeds the limit by chance: short answers average over less."""
+    found = np.zeros(np.broadcast_shapes(gap.shape, deviation.shape))
+    mean = demand.mean_osl
+    for osl, share in zip(demand.osl, demand.osl_share, strict=True):
+        if osl <= 1:
+            continue
+        longer = math.sqrt(max(1.0, mean / osl))
+        found += share * tail(gap / np.maximum(deviation * longer, 1e-9))
+    return found
+
+
+def ttft_tail(points: Points, demand: Demand, limit_s: Any, spread: Floats) -> Floats:
+    """``P(TTFT > limit)``, ``[p, c, r, b]``: the service of the prompt's class, a step under way, the queue's tail."""
+    use = np.minimum(points.use[:, :, None, :], 0.999)
+    mean = (points.service @ demand.isl_share)[:, :, None, :] / points.lanes[:, None, None, None]
+    second = (points.service**2 @ demand.isl_share)[:, :, None, :] / points.lanes[:, None, None, None] ** 2
+    varied = np.maximum(second / np.maximum(mean, 1e-30) ** 2 - 1.0, 0.0)
+    eta = mean * (spread[:, None, :, None] + varied) / (2.0 * (1.0 - use)) * np.cbrt(use)
+    found = np.zeros(np.broadcast_shapes(eta.shape, use.shape))
+    for k, share in enumerate(demand.isl_share):
+        fixed = points.request_s[:, None, None] + points.service[..., k] + points.residual[:, None, :]
+        left = limit_s - fixed[:, :, None, :]
+        found += share * np.where(left < 0, 1.0, use * np.exp(-np.maximum(left, 0.0) / np.maximum(eta, 1e-12)))
+    return found

@@ -1,0 +1,216 @@
+"""From a question to the answer: space, prices, screen, finals, fronts, reasons."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import cluster_of
+from steelyard.machine.component import Machine
+from steelyard.plan.engine import default_engine, find_engine
+from steelyard.provenance import Ledger
+from steelyard.search.answer import Answer, Candidate, Question
+from steelyard.search.candidates import Block, Half, aggregated, half_of, pairs
+from steelyard.search.demand import Demand
+from steelyard.search.describe import breaking, reasons
+from steelyard.search.finalists import Search, finalists
+from steelyard.search.front import cost_front, speed_front
+from steelyard.search.objective import Limits, hourly, node_power_w, rent_of
+from steelyard.search.prices import StepPrices, step_prices, with_hops
+from steelyard.search.screen import Points, Promise, points_of, promise_of
+from steelyard.search.shown import candidate_of
+from steelyard.search.space import Formats, Replica, formats_of, replicas_of
+from steelyard.search.trial import Player
+from steelyard.serve.traffic.trace import Trace
+from steelyard.workload.catalogue import Model
+
+__all__ = ["Group", "Screen", "screen", "solve"]
+
+#: Pools on different machines are paired only when so few machines are asked about.
+MIXED_MACHINES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Replicas of one machine, engine and formats, with their prices."""
+
+    machine: Machine
+    formats: Formats
+    replicas: tuple[Replica, ...]
+    prices: tuple[StepPrices, ...]
+
+    def points(self, demand: Demand, role: str) -> Points:
+        """Operating points in a role."""
+        transfer = 0.0
+        if role == "decode":
+            transfer = np.array([_transfer_s(r, demand) for r in self.replicas])  # type: ignore[assignment]
+        return points_of(self.replicas, self.prices, demand, role, transfer)
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """Everything weighed."""
+
+    groups: tuple[Group, ...]
+    blocks: tuple[Block, ...]
+    candidates: int
+    stages_s: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def _transfer_s(replica: Replica, demand: Demand) -> float:
+    """Time to fetch the cache of a mean prompt between nodes, s."""
+    cluster = replica.cluster
+    rate = cluster.inter_bandwidth_bytes_per_s or cluster.peer_bandwidth_bytes_per_s
+    size = replica.pool.block_bytes / replica.pool.block_tokens * demand.mean_isl
+    return size / rate if rate > 0 else 0.0
+
+
+def screen(
+    model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits
+) -> Screen:
+    """Weigh every candidate.
+
+    Args:
+        model, question, demand: what is asked. prices: USD per device and hour by machine. limits: of the question.
+    """
+    started = time.perf_counter()
+    notes: list[str] = []
+    spaces: list[tuple[Machine, Formats, tuple[Replica, ...]]] = []
+    for name in question.machines:
+        machine = find_machine(name)
+        cluster = cluster_of(machine)
+        if question.rack_w is not None and node_power_w(cluster) > question.rack_w:
+            notes.append(f"{name}: a node draws {node_power_w(cluster):,.0f} W at full load, above the rack's limit")
+            continue
+        if question.objective == "cost" and math.isnan(prices[name]):
+            notes.append(f"{name}: no price known; give usd_per_hour to include it")
+            continue
+        for engine in question.engines or (default_engine(machine).name,):
+            for formats in formats_of(model.transformer, machine, question.weights, question.kv):
+                most = _most_devices(limits, prices[name])
+                found = tuple(replicas_of(
+                    model, machine, find_engine(engine), formats, longest=demand.longest, isl=demand.mean_isl,
+                    max_devices=most,
+                ))  # fmt: skip
+                if found:
+                    spaces.append((machine, formats, found))
+    spaced = time.perf_counter()
+    groups = tuple(Group(m, f, r, _priced(model, r, demand, question.skew)) for m, f, r in spaces)
+    priced = time.perf_counter()
+    blocks = _blocks(groups, question, demand, prices, limits)
+    ended = time.perf_counter()
+    stages = {"space": spaced - started, "prices": priced - spaced, "screen": ended - priced}
+    return Screen(groups, tuple(blocks), sum(len(b) for b in blocks), stages, tuple(notes))
+
+
+def _most_devices(limits: Limits, usd_per_hour: float) -> int | None:
+    """Devices that the limits leave room for."""
+    most = [limits.max_devices] if limits.max_devices is not None else []
+    if limits.budget_usd_per_hour is not None and usd_per_hour > 0:
+        most.append(int(limits.budget_usd_per_hour / usd_per_hour + 1e-9))
+    return min(most) if most else None
+
+
+def _priced(model: Model, replicas: Sequence[Replica], demand: Demand, skew: float) -> tuple[StepPrices, ...]:
+    """Prices of replicas; stages of a pipeline have the kernels of the whole, priced once."""
+    known: dict[object, StepPrices] = {}
+    found = []
+    for replica in replicas:
+        key = replace(replica.plan, pp=1)
+        if key not in known:
+            known[key] = step_prices(model.transformer, replica, demand, skew)
+        found.append(with_hops(known[key], model.transformer, replica))
+    return tuple(found)
+
+
+def _blocks(
+    groups: Sequence[Group], question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits
+) -> list[Block]:
+    promise = promise_of(question.targets)
+    need = question.rate_per_s * (1.0 + question.headroom_frac)
+    every = question.objective == "throughput"
+    found: list[Block] = []
+
+    def half(group: Group, role: str, promised: Promise) -> Half:
+        rent = rent_of(group.replicas, prices)
+        capped = replace(limits, max_devices=_most_devices(limits, prices[group.machine.name]))
+        points = group.points(demand, role)
+        return half_of(points, demand, promised, capped, rent, role, need, every=every)
+
+    if "aggregated" in question.modes:
+        found += [aggregated(half(g, "both", promise)) for g in groups]
+    if "disaggregated" in question.modes and demand.decodes >= 1.0:
+        sides = [(g, half(g, "prefill", promise), half(g, "decode", promise)) for g in groups]
+        mixed = len(question.machines) <= MIXED_MACHINES
+        for (a, prompts, _), (b, _, answers) in product(sides, sides):
+            same = a.replicas[0].engine is b.replicas[0].engine and a.formats == b.formats
+            if same and (a.machine is b.machine or mixed):
+                block = pairs(prompts, answers, limits)
+                if block is not None:
+                    found.append(block)
+    return [b for b in found if len(b)]
+
+
+def solve(
+    model: Model, question: Question, trace: Trace, demand: Demand, inputs: Mapping[str, object],
+    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None,
+) -> Answer:  # fmt: skip
+    """Answer a question.
+
+    Args:
+        model, question: what is asked. trace: the traffic at the question's rate. demand: the same in a few facts.
+        inputs: arguments that ask it again. remedy: what to say when nothing fits.
+    """
+    cpu = time.process_time()
+    ledger = Ledger()
+    prices = {name: hourly(find_machine(name), question.usd_per_hour, ledger) for name in question.machines}
+    limits = Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
+    weighed = screen(model, question, demand, prices, limits)
+    began = time.perf_counter()
+    player = Player(model, trace, question.rate_per_s, question.targets, question.skew)
+    need = question.rate_per_s * (1.0 + question.headroom_frac)
+    finals = finalists(weighed.blocks, question, limits, need, player)
+    shown: list[Candidate] = []
+    for k, finalist in enumerate(finals.found):
+        largest = finalist.capacity
+        if math.isnan(largest) and k == 0:
+            largest = player.largest_rate(finalist.choice.parts, max(finalist.choice.capacity, need))
+        shown.append(candidate_of(finalist, question, limits, player, demand, largest, first=k == 0))
+    stages = {**weighed.stages_s, "finalists": time.perf_counter() - began}
+    spent = sum(weighed.stages_s.values())
+    _account(ledger, question, weighed, finals, trace)
+    answer = Answer(
+        question=question, candidates=weighed.candidates, screened_per_s=weighed.candidates / max(spent, 1e-9),
+        simulated=player.played, cpu_s=0.0, winner=shown[0] if shown else None,
+        front=speed_front(weighed.groups, question, demand, limits, prices),
+        cost_front=cost_front(weighed.blocks, question, demand, limits),
+        runners_up=tuple(shown[1:]), infeasible=None, ledger=ledger,
+        why=reasons(shown, question, weighed.candidates, player.played),
+        breaks_first=breaking(shown[0], question) if shown else "", stages_s=stages, inputs=dict(inputs),
+    )  # fmt: skip
+    if not shown and remedy is not None:
+        answer = remedy(finals, weighed, player, answer)
+    return replace(answer, cpu_s=time.process_time() - cpu)
+
+
+def _account(ledger: Ledger, question: Question, weighed: Screen, finals: Search, trace: Trace) -> None:
+    """Assumptions of the plan."""
+    for machine in dict.fromkeys(g.machine.name for g in weighed.groups):
+        found = find_machine(machine)
+        for key, text in found.sources.items():
+            ledger.cite(f"{machine} {key}", text)
+        for path, reason in found.guess.items():
+            ledger.guess(f"{machine}.{path}", reason)
+    for note in (*weighed.notes, *trace.notes):
+        ledger.assume(note)
+    if finals.exhausted:
+        ledger.assume("the runs of the simulator were used up before the order of the candidates was certain")
+    if question.spares:
+        ledger.assume(f"{question.spares} replicas of each pool may fail with the promise still held")

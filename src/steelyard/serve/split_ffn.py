@@ -1,0 +1,232 @@
+"""Attention and feed-forward on devices of their own (Step-3, arXiv:2507.19427; Lamina, arXiv:2405.01814).
+
+Every layer the activations of a micro-batch go from the attention devices to the feed-forward devices and back, while
+the other micro-batches are worked on. With ``a``, ``f`` the time of one micro-batch on either side over all layers and
+``c`` that of its way in one direction:
+
+    step = max(m max(a, f, c), a + f + 2 c) + (m - 1) max(a, f, c) / layers + head + engine
+
+The cache, the projections around attention and the head are on the attention devices; norms, feed-forward and experts
+on the others. Each token crosses once per direction (experts of several ranks get it by multicast).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.memory import weight_bytes
+from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.plan.engine import Engine
+from steelyard.plan.plan import Plan
+from steelyard.serve.engine import EngineConfig
+from steelyard.serve.kv import KvPool, kv_pool
+from steelyard.serve.step_table import CONSTANTS, OVERLAPS, StepTable, Tables, _Builder, build_step_table, grid, pack
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = ["Side", "SplitFFN", "attention_part", "feed_forward_part", "parse_split", "split_pool", "split_table"]
+
+#: Micro-batches in flight: three hide the way of one behind the work on the others (Step-3, section 4).
+MICRO_BATCHES = 3
+#: Place of the constants among the tables.
+CONSTANTS_ROW = 6
+#: Groups, side, devices of a group, machine.
+_SIDE = re.compile(r"^(\d*)([AF]):(?:tp)?(\d+)(?:@(.+))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The devices of one side: ``copies`` groups of ``devices`` of a machine."""
+
+    machine: str
+    devices: int
+    copies: int = 1
+
+    @property
+    def count(self) -> int:
+        """Devices of all groups."""
+        return self.copies * self.devices
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFFN:
+    """Attention devices and feed-forward devices that serve together as one replica.
+
+    Args:
+        attention: groups that split heads over their devices; each group has its own sequences.
+        feed_forward: one group; its devices split the width, or the experts when there are any.
+        micro_batches: parts of a step in flight.
+    """
+
+    attention: Side
+    feed_forward: Side
+    micro_batches: int = MICRO_BATCHES
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.micro_batches < 1:
+            problems.append(Problem("disaggregate", f"expected at least 1 micro-batch, got {self.micro_batches}"))
+        for side in (self.attention, self.feed_forward):
+            if side.count < 1:
+                problems.append(Problem("disaggregate", "expected at least one device on each side"))
+        if self.feed_forward.copies != 1:
+            problems.append(Problem("disaggregate", "expected one group of feed-forward devices (1F)"))
+        raise_all(problems)
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return self.attention.count + self.feed_forward.count
+
+
+def parse_split(text: str, machine: str = "") -> SplitFFN | None:
+    """Read ``1A:8@h20,1F:8@h800`` (groups, side, devices of a group, machine); None when the words name no such sides.
+
+    Args:
+        text: what the user wrote. machine: of sides that name none.
+
+    Raises:
+        InputError: one side is missing or twice, or has no machine.
+    """
+    found: dict[str, Side] = {}
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        match = _SIDE.match(part)
+        if not match:
+            return None
+        copies, side, devices, name = match.groups()
+        if side.upper() in found:
+            raise InputError(f"{side.upper()} is there twice", field="disaggregate")
+        if not (name or machine):
+            raise InputError(f"{part!r} names no machine: {part}@h100_sxm", field="disaggregate")
+        found[side.upper()] = Side(name or machine, int(devices), int(copies or 1))
+    if set(found) != {"A", "F"}:
+        raise InputError("expected attention and feed-forward devices: 1A:8@h20,1F:8@h800", field="disaggregate")
+    return SplitFFN(found["A"], found["F"])
+
+
+def attention_part(model: Transformer) -> Transformer:
+    """The model without feed-forward blocks."""
+    layers = tuple(replace(layer, feed_forward=None, norms=min(layer.norms, 1)) for layer in model.layers)
+    return replace(model, layers=layers, extra_parameters=0)
+
+
+def feed_forward_part(model: Transformer) -> Transformer:
+    """The model's feed-forward blocks alone."""
+    layers = tuple(replace(layer, attention=None, linear=None, norms=max(0, layer.norms - 1)) for layer in model.layers)
+    return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0)
+
+
+def plans_of(split: SplitFFN, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:
+    """``(attention, feed-forward)`` plans with the formats of a resolved plan."""
+    own = replace(plan, tp=split.attention.devices, pp=1, dp=1, ep=1, cp=1)
+    devices = split.feed_forward.devices
+    spread = devices if model.experts and model.experts % devices == 0 else 1
+    return own, replace(plan, tp=devices, pp=1, dp=1, ep=spread, cp=1)
+
+
+def clusters_of(split: SplitFFN) -> tuple[Cluster, Cluster]:
+    """Devices of both sides."""
+    sides = (split.attention, split.feed_forward)
+    return parse_cluster(f"{sides[0].machine}:{sides[0].count}"), parse_cluster(f"{sides[1].machine}:{sides[1].count}")
+
+
+def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig) -> KvPool:
+    """The cache of one attention group beside its share of the weights.
+
+    Raises:
+        DoesNotFit: no block is left, or the feed-forward weights do not fit their devices.
+    """
+    own, other = plans_of(split, plan, model)
+    attention, feed_forward = clusters_of(split)
+    rest = feed_forward_part(model)
+    need = weight_bytes(rest, other)
+    have = (
+        feed_forward.machine.root.capacity_bytes * config.gpu_memory_utilization - feed_forward.machine.reserved_bytes
+    )
+    if need > have:
+        raise DoesNotFit(
+            f"the feed-forward weights of {model.name} need {need / 2**30:,.1f} GiB on each "
+            f"{feed_forward.machine.name}, {have / 2**30:,.1f} GiB are there",
+            change="more feed-forward devices",
+        )
+    return kv_pool(attention_part(model), own, attention.machine, engine, config)
+
+
+def split_table(
+    split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig, *, max_context: int,
+    skew: float = 0.0,
+) -> StepTable:  # fmt: skip
+    """Prices of the steps of one attention group: it shares the feed-forward devices with the other groups.
+
+    Args:
+        split: the devices. model, plan: formats of a resolved plan; its degrees are not used.
+        engine, config, max_context, skew: as of :func:`~steelyard.serve.step_table.build_step_table`.
+
+    Returns:
+        a table whose energies are the mean over all devices.
+    """
+    own, other = plans_of(split, plan, model)
+    attention, feed_forward = clusters_of(split)
+    parts, groups = split.micro_batches, split.attention.copies
+    part = attention_part(model)
+    base = build_step_table(part, own, attention, engine, config, max_context=max_context, skew=skew)
+    rows = [_row(base.tables, k) for k in range(len(base.tables.layout))]
+    tokens = grid(base.max_tokens)
+    share = split.attention.count / split.devices
+    builder = _Builder(part, own, attention, engine, skew)
+    each = np.maximum(tokens / parts, 1.0)
+    token, token_j, _ = builder.token(each, absorb=True)
+    present = tokens > 0
+    rest = _Builder(feed_forward_part(model), other, feed_forward, engine, skew)
+    # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
+    together = np.maximum(tokens * groups / parts, 1.0)
+    names = frozenset(k.name for k in rest._lower(Step(4, 2, 64, 3), True).kernels if k.name.startswith("layer"))
+    cost = rest._priced(Step(together, 1, 1, 1), True, "token", names)
+    fed, fed_j = rest._sums(cost, tokens)
+    nic = min(
+        attention.inter_bandwidth_bytes_per_s * split.attention.devices,
+        feed_forward.inter_bandwidth_bytes_per_s * split.feed_forward.devices / groups,
+    )
+    latency = max((x.inter.latency_s for x in (attention, feed_forward) if x.inter is not None), default=0.0)
+    constants = np.array(rows[CONSTANTS_ROW][0], dtype=np.float64)
+    values = {
+        "weave": float(OVERLAPS.index("split")),
+        "parts": float(parts),
+        "hop_s": latency,
+        "hop_token_s": model.hidden * plan.format("communication").bits / 8 / max(nic, 1.0),
+        "layers": float(model.depth),
+        "static_w": constants[CONSTANTS.index("static_w")] * share + cost.static_w * (1 - share),
+        "cap_w": constants[CONSTANTS.index("cap_w")] * share + cost.cap_w * (1 - share),
+    }
+    for name, value in values.items():
+        constants[CONSTANTS.index(name)] = value
+    sequence = [(times, power * share) for times, power in (rows[4], rows[5], rows[7])]
+    tables = pack(
+        (token * present, token_j * present * parts * share),
+        (rows[1][0], rows[1][1] * share),
+        (rows[2][0] / parts, rows[2][1] * share),
+        (rows[3][0] / parts, rows[3][1] * share),
+        sequence[0],
+        sequence[1],
+        constants,
+        sequence[2],
+        (fed * present, fed_j * present * parts / groups * (1 - share)),
+    )
+    sources = {**base.sources, **{f"{k.model} model": k.source for k in cost.kernels}}
+    return StepTable(tables, base.max_tokens, base.max_sequences, base.max_context, base.spread, sources)
+
+
+def _row(tables: Tables, row: int) -> tuple[Any, Any]:
+    """One table and its second array."""
+    start, *extents = tables.layout[row].tolist()
+    shape = tuple(e for e in extents if e)
+    size = int(np.prod(shape)) if shape else 0
+    first = tables.data[start : start + size].reshape(shape or (0,))
+    if row == CONSTANTS_ROW:
+        return first, first
+    second = tables.data[start + size : start + 2 * size].reshape(shape or (0,))
+    return first, second

@@ -1,0 +1,1 @@
+"""The results store: studies, their points, and every answer once."""

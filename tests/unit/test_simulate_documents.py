@@ -1,0 +1,173 @@
+"""What ``simulate`` and ``compare RUN.json`` write is what the reference says: fields, columns, events."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from steelyard.report import replay as replay_report
+from steelyard.report.perfetto import EVENTS, write_perfetto
+from steelyard.report.records import COLUMNS, MEANINGS, columns_of
+from steelyard.report.simulate_schema import REPLAY, SIMULATE
+from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, text, to_dict
+from steelyard.serve.door import serve, simulate, targets_of
+from steelyard.serve.simulation import Simulation
+
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+TARGETS = targets_of(ttft="p99:500ms", tpot="mean:1us")
+KINDS = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "{}": dict,
+    "statistics": dict,
+}
+
+
+@pytest.fixture(scope="module")
+def run() -> Simulation:
+    """A short run near saturation, with rejected requests."""
+    lengths = np.full(200, 1000)
+    lengths[7] = 1_000_000
+    from steelyard.serve.traffic.trace import Trace
+
+    trace = Trace(np.arange(200) * 0.05, lengths, np.full(200, 100), origin={"rate": "20/s"}, notes=("a note",))
+    return simulate("llama-3.1-8b", "h100_sxm", trace=trace, ttft="p99:500ms")
+
+
+def _paths(document: Mapping[str, Any], fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every path of a document down to what the reference lists."""
+    for key, value in document.items():
+        path = f"{prefix}{key}"
+        if path in fields:
+            yield path, value
+        elif isinstance(value, Mapping):
+            yield from _paths(value, fields, f"{path}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for entry in value:
+                yield from _paths(entry, fields, f"{path}[].")
+        else:
+            yield path, value
+
+
+def _check(document: Mapping[str, Any], fields: Mapping[str, tuple[str, str]]) -> None:
+    found: dict[str, Any] = {}
+    for path, value in _paths(document, fields):
+        found[path] = value
+        kind = fields[path][0] if path in fields else "undocumented"
+        assert kind != "undocumented", path
+        if value is None:
+            assert kind.endswith("?"), path
+        else:
+            wanted = KINDS[kind.rstrip("?")]
+            assert isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)), (path, value)
+        if kind == "statistics":
+            assert tuple(value) == STATISTICS
+    assert set(found) == set(fields)
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_every_field_of_a_run_is_documented_and_the_other_way_round(run: Simulation, sure: bool) -> None:
+    document = to_dict(run, TARGETS, ends_of(run, sure))
+    _check(document, SIMULATE)
+    assert (document["intervals"] is None) == (not sure)
+
+
+def test_every_field_of_a_replay_is_documented(run: Simulation, tmp_path: Path) -> None:
+    from steelyard.report.records import vllm_bench
+    from steelyard.serve.replay import read_log, replay
+
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(vllm_bench(run)))
+    found = replay(read_log(str(path)), lambda trace: serve("llama-3.1-8b", "h100_sxm", trace))
+    _check(replay_report.to_dict(found), REPLAY)
+
+
+def test_records_have_the_documented_columns(run: Simulation) -> None:
+    columns = columns_of(run)
+    assert tuple(MEANINGS) == COLUMNS
+    assert set(columns) == set(COLUMNS)
+    for name, (kind, _) in MEANINGS.items():
+        assert columns[name].dtype.kind in {"number": "f", "integer": "iu", "string": "O"}[kind]
+
+
+def test_perfetto_writes_the_documented_events(run: Simulation, tmp_path: Path) -> None:
+    write_perfetto(run, tmp_path / "p.json")
+    events = json.loads((tmp_path / "p.json").read_text())["traceEvents"]
+    found = {
+        (e["ph"], "request" if e["name"].startswith("request ") else e["name"], tuple(e.get("args", {})))
+        for e in events
+    }
+    found |= {k for k in EVENTS if k[0] == "X" and k[1] in ("prompt", "decode", "mixed")}  # a run need not have all
+    assert found == set(EVENTS)
+
+
+def test_intervals_hold_the_run_itself(run: Simulation) -> None:
+    ends = ends_of(run)
+    assert ends is not None and run.totals["iterations"] < CHEAP_STEPS
+    document = to_dict(run, TARGETS, ends)
+    for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        for name in ("mean", "p50", "p99"):
+            low, high = document["intervals"][metric][name]
+            assert low < high
+            assert low * 0.999 <= document[metric][name] <= high * 1.001
+    ttft, tpot = document["verdicts"]
+    assert ttft["interval_s"][0] < ttft["value_s"] < ttft["interval_s"][1]
+    assert (tpot["met"], tpot["sure"]) == (False, True)
+    row = flat(run, TARGETS, ends)
+    assert row["intervals.ttft_s.p99.low"] < row["ttft_s.p99"] < row["intervals.ttft_s.p99.high"]
+
+
+def test_the_report_shows_intervals_and_doubt(run: Simulation) -> None:
+    ends = ends_of(run)
+    document = to_dict(run, TARGETS, ends)
+    low, high = document["intervals"]["ttft_s"]["p99"]
+    doubtful = targets_of(ttft=f"p99:{0.5 * (document['ttft_s']['p99'] + high)}s")
+    found = text(run, None, doubtful, ends)
+    assert max(map(len, found.splitlines())) <= 80
+    assert found.count("80 % within") == 5
+    assert f"({interval(low, high)})" in found
+    assert "could be missed" in " ".join(found.split())
+    assert "80 % within" not in text(run, None, doubtful)
+
+
+def test_an_interval_has_one_unit() -> None:
+    assert interval(0.95, 1.21) == "0.95-1.2 s"
+    assert interval(0.0102, 0.0249) == "10-25 ms"
+    assert interval(0.0, 0.0) == "0.00-0 s"
+    assert interval(0.0071, 2.1) == "0.01-2.1 s"
+
+
+def test_what_limits_a_run() -> None:
+    assert bottleneck({}) == "arrivals"
+    assert bottleneck({"serving": 0.85, "kv": 0.1, "compute": 0.05, "idle": 0.0}) == "arrivals"
+    assert bottleneck({"serving": 0.5, "kv": 0.2, "max_num_seqs": 0.3}) == "max_num_seqs"
+    kwargs = {"rate": 60.0, "isl": 500, "osl": 200, "requests": 300}
+    few_seats = simulate("llama-3.1-8b", "h100_sxm", flags={"max_num_seqs": 8}, **kwargs)  # type: ignore[arg-type]
+    few_blocks = simulate("llama-3.1-8b", "h100_sxm", flags={"num_gpu_blocks_override": 300}, **kwargs)  # type: ignore[arg-type]
+    prompts = simulate("llama-3.1-8b", "h100_sxm", rate=60, isl=4000, osl=2, requests=300)
+    found = [to_dict(x)["bottleneck"] for x in (few_seats, few_blocks, prompts)]
+    assert found == ["max_num_seqs", "kv", "compute"]
+    assert re.search("limited by +max_num_seqs", text(few_seats))
+    assert re.search("limited by +the KV cache", text(few_blocks))
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("generate", root / "docs/reference/generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.pages()["json.md"] == (root / "docs/reference/json.md").read_text()
