@@ -1,6 +1,6 @@
 # Everything a contributor or a first user runs. Each target sets up what it needs.
 #
-#   make demo      a real 70B model on eight H100s, from nothing
+#   make demo      the cheapest way to serve a real 70B model, with its launch files, from nothing
 #   make test      the tests           make check     style, types, layers
 #   make bench     speed               make validate  against measured data
 #   make docs      the web pages       make clean     remove what these made
@@ -24,7 +24,10 @@ export OPENBLAS_NUM_THREADS ?= 1
 .PHONY: demo test check bench validate docs clean
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/steelyard estimate meta-llama/Llama-3.1-70B-Instruct --on h100_sxm:8 --tp 8 --batch 32 --isl 4000 --osl 500 --weights fp8 --kv fp8
+	@mkdir -p build
+	@echo "planning (the first run compiles the simulator, some twenty seconds)"
+	$(VENV)/bin/steelyard plan meta-llama/Llama-3.1-70B-Instruct --on h100_sxm,h200_sxm,mi300x,l40s --rate 10/s --isl 4000 --osl 500 --ttft p99:1s --tpot p95:50ms --formats any --out build/demo --force
+	@echo "open build/demo/report.html"
 
 test: $(VENV)/.dev
 	$(PYTHON) -m pytest -n $(WORKERS) $(ARGS)
@@ -67,7 +70,7 @@ define install
 endef
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(call install,)
+	$(call install,[fast])
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(call install,[dev])

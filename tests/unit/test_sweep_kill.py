@@ -82,7 +82,7 @@ def test_killed_sweeps_lose_and_repeat_nothing(tmp_path: Path) -> None:
     assert _finish(study, whole) == {"priced": len(points), "reused": 0, "scenarios": len(points)}
     took_s = time.monotonic() - started
     expected = _exported(study, whole)
-    rng = random.Random(20260101)  # noqa: S311 - moments, not secrets
+    rng = random.Random(20260101)
     partly = 0
     for trial in range(KILLS):
         store = tmp_path / f"killed{trial}.duckdb"

@@ -58,7 +58,7 @@ def test_everything_is_there_and_nothing_is_loaded_or_said(views: dict[str, dict
     assert tuple(s["label"] for s in found["svgs"]) == CHARTS
     assert all(s["shapes"] >= 1 for s in found["svgs"])
     assert found["headings"][1:] == ["What its users see", "Where the time went", "Over time", "Distributions"]
-    assert [row[0] for row in found["rows"][1:]] == ["TTFT", "TPOT", "between tokens", "end to end", "queued"]
+    assert [row[0] for row in found["rows"][1:]] == ["TTFT", "TPOT", "ITL", "end to end", "queued"]
     assert found["text"].count("missed") == 2 and "met E2E mean" in found["text"]
     for words in ("throughput", "goodput", "KV cache", "energy", "money", "KV cache full"):
         assert words in found["text"]

@@ -92,7 +92,7 @@ def deployment(
     ep: int = 1,
     skew: float = 0.0,
 ) -> Deployment:
-    """The deployment the logs were taken of. Raises :class:`InputError` on unknown names and degrees that do not divide."""
+    """The deployment the logs were taken of. Raises :class:`InputError` on unknown names and impossible degrees."""
     cluster = parse_cluster(on)
     found = load_model(model)
     rest = (pp or 1) * (dp or 1)
@@ -165,9 +165,15 @@ def calibrate_engine(
         errors = [[float(found[0] / true[0] - 1.0) for found, true in zip(p, measured[i], strict=True)] for p in pairs]
         scores.append(
             LogScore(
-                Path(files[i]).name, logs[i].load, len(logs[i].trace), i in left, errors[0][0], errors[1][0],
-                errors[0][1], errors[1][1],
-            )  # fmt: skip
+                Path(files[i]).name,
+                logs[i].load,
+                len(logs[i].trace),
+                i in left,
+                errors[0][0],
+                errors[1][0],
+                errors[0][1],
+                errors[1][1],
+            )
         )
     zero = tuple(name for name, value in final.values.items() if value == 0.0)
     return EngineCalibration(final.engine, values_of(at.engine, FITTED), final.values, tuple(scores), zero)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,9 @@ class Parameter:
     ratio: bool = False
 
 
-#: What may be fitted. Times of the host; time per kernel outside captured graphs; speeds of the engine's own kernels over
-#: the benchmarked ones (:class:`~steelyard.plan.engine.KernelSpeed`), named with the family of machines and the format of
-#: weights they are for: ``gemm.stream:hopper:fp8``.
+#: What may be fitted. Times of the host; time per kernel outside captured graphs; speeds of the engine's own kernels
+#: over the benchmarked ones (:class:`~steelyard.plan.engine.KernelSpeed`), named with the family of machines and the
+#: format of weights they are for: ``gemm.stream:hopper:fp8``.
 PARAMETERS: Final[Mapping[str, Parameter]] = {
     p.name: p
     for p in (
@@ -98,7 +98,7 @@ def _speed(engine: Engine, kind: str, family: str, weights: str = "") -> KernelS
 
 def tuned(engine: Engine, values: Mapping[str, float]) -> Engine:
     """The engine with these figures."""
-    times = {name: value for name, value in values.items() if ":" not in name}
+    times: dict[str, Any] = {name: value for name, value in values.items() if ":" not in name}
     kernels = {(k.kind, k.family, k.format): k for k in engine.kernels}
     for name, value in values.items():
         if ":" in name:
@@ -106,7 +106,8 @@ def tuned(engine: Engine, values: Mapping[str, float]) -> Engine:
             kind, _, field = figure.partition(".")
             weights = rest[0] if rest else ""
             now = kernels.get((kind, family, weights)) or replace(_speed(engine, kind, family, weights), format=weights)
-            kernels[kind, family, weights] = replace(now, **{field: value})
+            changed: dict[str, Any] = {field: value}
+            kernels[kind, family, weights] = replace(now, **changed)
     return replace(engine, kernels=tuple(kernels.values()), **times)
 
 

@@ -1,4 +1,4 @@
-"""``steelyard calibrate``: fit a machine's parameters from tables, this computer or a few samples, or an engine's times."""
+"""``steelyard calibrate``: fit a machine from tables, this computer or a few samples, or an engine from its logs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,12 @@ _Files = Annotated[
     str, Parameter(help="with --engine: logs of benchmarks (vllm bench serve, aiperf, guidellm, records)", negative="")
 ]
 _Model = Annotated[str, Parameter(name="--model", show_default=False, help="with --engine: model of the benchmarks")]
-_Rate = Annotated[str, Parameter(name="--rate", show_default=False, help="with --engine: load the logs do not say: 4/s")]
+_Rate = Annotated[
+    str, Parameter(name="--rate", show_default=False, help="with --engine: the load, when no log says it")
+]
 _Clients = Annotated[
     int | None,
-    Parameter(name="--concurrency", show_default=False, help="with --engine: load the logs do not say: in flight"),
+    Parameter(name="--concurrency", show_default=False, help="with --engine: the load, when no log says it"),
 ]
 _Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 _Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=False, help="no progress")]
@@ -75,16 +77,16 @@ def calibrate(
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Fit parameters: from tables (--from), this computer (--here), a few rows (--samples), or benchmark logs (--engine).
+    """Fit parameters from tables (--from), this computer (--here), a few rows (--samples) or benchmark logs (--engine).
 
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
     step and a request cost beside the kernels.
     """
     if serving.engine or deployment is not None or model:
         others = (("--from", from_), ("--here", here), ("--samples", samples), ("--op", op), ("--like", like))
-        stray = next((flag for flag, given in others if given), "")
-        if stray:
-            raise InputError(f"{stray} does not go with --engine", field="calibrate")
+        other = next((flag for flag, given in others if given), "")
+        if other:
+            raise InputError(f"{other} does not go with --engine", field="calibrate")
         logs = tuple(f for f in (machine, *files) if f)
         document, text = _engine(logs, model, deployment, serving, rate, concurrency, out, quiet)
         print(encode.dumps(document, indent=2, allow_nan=False) if json else text)

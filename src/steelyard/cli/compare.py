@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from steelyard.cli.output import Output, write
-from steelyard.cli.simulate import Deployment, Serving, _price, _told
+from steelyard.cli.progress import told
+from steelyard.cli.simulate import Deployment, Serving, _price
 from steelyard.errors import InputError
 from steelyard.report.entry import Kind
 
@@ -107,9 +108,9 @@ def _replay(
             router=d.router, replicas=d.replicas, seed=seed, skew=d.skew, usd_per_hour=usd, generic=d.generic,
         )  # fmt: skip
 
-    with _told(output.quiet, "reading the log") as told:
+    with told(output.quiet, "reading the log") as say:
         log = read_log(run, rate=rate, concurrency=concurrency, seed=seed)
-        told(f"simulating {len(log.trace):,} requests")
+        say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)
     write(
         output,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from steelyard.cli.output import Output, write
+from steelyard.cli.progress import told
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:
@@ -214,6 +213,9 @@ class Promises:
     ttft: Annotated[str, _option("limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)")] = ""
     tpot: Annotated[str, _option("limit of the time per output token: p95:50ms")] = ""
     e2e: Annotated[str, _option("limit from arrival to the last token")] = ""
+    intervals: Annotated[
+        bool | None, _option("80 % intervals from two more runs (default: up to two million engine steps)")
+    ] = None
 
 
 @Parameter(name="*")
@@ -263,7 +265,7 @@ def simulate(
     output.check()
     files.check()
     found, targets = _run(model, deployment, load, serving, promises, output.quiet)
-    _write(found, targets, files, output)
+    _write(found, targets, promises.intervals, files, output)
 
 
 def _run(
@@ -276,7 +278,7 @@ def _run(
     flags = serving.flags()
     usd = _price(deployment.price)
     encode_s = _time(deployment.encode, "encode") if deployment.encode else None
-    with _told(quiet, "reading traffic") as told:
+    with told(quiet, "reading traffic") as say:
         sent = traffic(
             Traffic(
                 load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests,
@@ -284,14 +286,14 @@ def _run(
                 load.seed,
             )
         )  # fmt: skip
-        told(f"simulating {len(sent):,} requests")
+        say(f"simulating {len(sent):,} requests", len(sent))
         d = deployment
         found = serve(
             model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
             communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
             flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, disaggregate=d.disaggregate,
             transfer_overlap=d.transfer_overlap, encode_s=encode_s, seed=load.seed, skew=d.skew, usd_per_hour=usd,
-            generic=d.generic,
+            generic=d.generic, watch=say.watch,
         )  # fmt: skip
     return found, targets
 
@@ -308,9 +310,12 @@ def _time(text: str, name: str) -> float:
     return Quantity("s", name, ge=0, le=1e9).parse(text, name)
 
 
-def _write(found: Simulation, targets: tuple[Target, ...], files: Files, output: Output) -> None:
+def _write(
+    found: Simulation, targets: tuple[Target, ...], intervals: bool | None, files: Files, output: Output
+) -> None:
     from steelyard.report import simulation as report
 
+    ends = None if files.format == "vllm" and not files.html else report.ends_of(found, intervals)
     if files.records:
         from steelyard.report.records import write_records
 
@@ -324,7 +329,7 @@ def _write(found: Simulation, targets: tuple[Target, ...], files: Files, output:
     if files.html:
         from steelyard.report.timeline import write_timeline
 
-        write_timeline(found, files.html, targets)
+        write_timeline(found, files.html, targets, ends)
 
     def document() -> dict[str, Any]:
         if files.format == "vllm":
@@ -332,23 +337,11 @@ def _write(found: Simulation, targets: tuple[Target, ...], files: Files, output:
             from steelyard.report.records import vllm_bench
 
             return plain(vllm_bench(found))  # type: ignore[no-any-return]
-        return report.to_dict(found, targets)
+        return report.to_dict(found, targets, ends)
 
     write(
         output,
         data=document,
-        text=lambda columns: report.text(found, columns, targets),
-        rows=lambda: [report.flat(found, targets)],
+        text=lambda columns: report.text(found, columns, targets, ends),
+        rows=lambda: [report.flat(found, targets, ends)],
     )
-
-
-@contextmanager
-def _told(quiet: bool, words: str) -> Iterator[Any]:
-    """A spinner on a terminal, nothing elsewhere. Yields what changes its words."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(words) as status:
-        yield status.update

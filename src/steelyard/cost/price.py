@@ -63,9 +63,11 @@ def price(
     rows = _rows(program)
     overhead = per_layer + engine.step_s + engine.step_s_per_sequence * rows
     host = launches * sum(np.max(np.asarray(k.count)) for k in program.kernels)
+    if host and engine.graph and engine.graph_tokens:
+        host = np.where(np.asarray(program.tokens) > engine.graph_tokens, host, 0.0)
     device_s: Any = sum((k.time_s for k in kernels), 0.0)
     stall = (
-        np.maximum(0.0, host - device_s) if host else 0.0
+        np.maximum(0.0, host - device_s) if launches else 0.0
     )  # eager launches run ahead of the device unless it is faster
     return Cost(kernels, overhead + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
 

@@ -20,9 +20,9 @@ __all__ = ["Engine", "KernelSpeed", "default_engine", "engines", "find_engine"]
 class KernelSpeed:
     """How an engine's own kernels differ from the ones that were benchmarked for a machine family and format.
 
-    ``time = (benchmarked - saved_s) / ratio``, the ratio between ``stream`` where reading binds and ``arithmetic`` where
-    multiplying does; never below the physical limit. ``saved_s`` is what a kernel's launch, prologue and side kernels
-    cost alone and do not in a captured graph, where they run under the kernel before.
+    ``time = (benchmarked - saved_s) / ratio``, the ratio between ``stream`` where reading binds and ``arithmetic``
+    where multiplying does; never below the physical limit. ``saved_s`` is what a kernel's launch, prologue and side
+    kernels cost alone and do not in a captured graph, where they run under the kernel before.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -57,6 +57,9 @@ class Engine:
     ] = 0.0
     kernels: tuple[KernelSpeed, ...] = ()
     """Its kernels where they differ from the benchmarked ones."""
+    graph_tokens: Annotated[
+        float, Quantity("1", "steps with prompts of up to so many tokens are captured graphs too", ge=0)
+    ] = 0.0
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
     experts_hopper: Annotated[str, "its grouped product of 8-bit experts on Hopper; empty = what was measured"] = ""

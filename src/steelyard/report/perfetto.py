@@ -85,8 +85,13 @@ def _events(simulation: Simulation) -> Iterator[dict[str, Any]]:
 
 def _names(simulation: Simulation) -> Iterator[dict[str, Any]]:
     model = simulation.scenario.transformer.name
-    for replica in range(simulation.replicas):
-        for pid, name in ((_ENGINE, f"replica {replica}: {model}"), (_REQUESTS, f"requests of replica {replica}")):
+    roles = [pool.role for pool in simulation.pools for _ in range(pool.ranks)]
+    for replica, role in enumerate(roles):
+        does = "" if role == "both" else f", {role}"
+        for pid, name in (
+            (_ENGINE, f"replica {replica}{does}: {model}"),
+            (_REQUESTS, f"requests of replica {replica}"),
+        ):
             yield {"ph": "M", "pid": pid + replica, "tid": 0, "name": "process_name", "args": {"name": name}}
         yield {"ph": "M", "pid": _ENGINE + replica, "tid": 1, "name": "thread_name", "args": {"name": "steps"}}
 

@@ -278,14 +278,16 @@ def _percentiles(answer: Answer, w: Candidate) -> Any:
     table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
     simulated = bool(w.percentiles)
     heads = _STATISTICS if simulated else ("", "", "", "expected")
-    table.add_row("", *(_text((x, "bold")) for x in heads), _text((" 80% interval", "bold")), _text(("promise", "bold")))
+    table.add_row(
+        "", *(_text((x, "bold")) for x in heads), _text((" 80% interval", "bold")), _text(("promise", "bold"))
+    )
     for name, label in METRICS:
         found = w.percentiles.get(name, {})
         cells = [q(found[s], "s") if s in found else "" for s in _STATISTICS]
         if not simulated:
             cells[-1] = q(float(getattr(w, name)), "s")
         ends = w.interval.get(name)
-        span = "" if ends is None else f"{q(ends[0], 's')} - {q(ends[1], 's')}"
+        span = "" if ends is None else between(*ends)
         verdict = _text()
         verdict.no_wrap = True
         for target in answer.question.targets:
@@ -293,8 +295,15 @@ def _percentiles(answer: Answer, w: Candidate) -> Any:
                 good = met(w, target)[1]
                 verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
                 verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
-        table.add_row(label, *cells, span, verdict)
+        table.add_row(label if label.isupper() else "E2E", *cells, span, verdict)
     return table
+
+
+def between(low: float, high: float) -> str:
+    """``496 - 806 ms``: the unit once when both ends have it."""
+    a, b = q(low, "s"), q(high, "s")
+    unit = b.rpartition(" ")[2]
+    return f"{a.removesuffix(' ' + unit)} - {b}"
 
 
 def _infeasible(answer: Answer) -> Iterator[Any]:

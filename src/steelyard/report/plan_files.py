@@ -22,6 +22,7 @@ _SAID = {
     "plan.json": "the whole answer (schema steelyard.plan/1)",
     "plan.toml": "the plan to replay: `steelyard plan --replay plan.toml`",
     "report.html": "the answer as a page that needs no network",
+    "front.svg": "the fronts as a picture",
 }
 
 
@@ -63,13 +64,14 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     Raises:
         InputError: no launch files are written for its engine, or there is no winner.
     """
-    from steelyard.report.plan_page import page
+    from steelyard.report.plan_page import page, picture
 
     w = answer.winner
     if w is None:
         raise InputError("nothing fits: there is no deployment to write files for", field="out")
     found = service(w.deployment, load_of(answer), answer.question.targets, model=model)
-    files = launch_files(found, said=_SAID)
+    drawn = bool(answer.front or answer.cost_front)
+    files = launch_files(found, said={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
     replay: dict[str, Any] = replay_dict(answer) or {}
     files["plan.json"] = json.dumps(to_dict(answer), indent=2, allow_nan=False) + "\n"
     files["plan.toml"] = deployment_text(
@@ -82,4 +84,6 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     )
     commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm"))}
     files["report.html"] = page(answer, commands)
+    if drawn:
+        files["front.svg"] = picture(answer)
     return files

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from steelyard.errors import InputError
 from steelyard.report.paper import figure
 from steelyard.report.plan import METRICS, asked, limits, met, money, promise, titled
-from steelyard.report.plan_chart import Dot, front_chart, key
+from steelyard.report.plan_chart import PALETTE, Dot, front_chart, key, standalone
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.search.answer import Answer, Candidate
     from steelyard.serve.slo import Target
 
-__all__ = ["page", "write_page"]
+__all__ = ["page", "picture", "write_page"]
 
 #: Hours of a month, for its rent.
 HOURS_PER_MONTH = 730
@@ -43,17 +43,12 @@ border-radius:0 8px 8px 0}.answer.none{border-color:var(--bad)}
 .tile span{color:var(--soft);font-size:.86rem}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:1.3rem}
 figure{margin:0}figcaption{font-weight:600;margin-bottom:.3rem}svg.front{width:100%;height:auto;display:block}
-text{font-family:inherit}.tick{font-size:12px;fill:var(--soft)}.axis{font-size:12.5px;fill:var(--ink)}
-.name{font-size:13px;font-weight:600;fill:var(--ink)}
-.grid{stroke:var(--line)}.level{stroke:var(--bad);stroke-dasharray:5 4}.broken{fill:var(--bad);opacity:.07}
-.frontline{fill:none;stroke:var(--soft);stroke-width:1.4;opacity:.7}
-.mark{stroke:var(--page);stroke-width:1.2}.mark.faint{opacity:.42}.mark.winner{stroke:var(--ink);stroke-width:2}
-.g0{fill:var(--g0)}.g1{fill:var(--g1)}.g2{fill:var(--g2)}.g3{fill:var(--g3)}.g4{fill:var(--g4)}.g5{fill:var(--g5)}
+text{font-family:inherit}
 .key{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;color:var(--soft);font-size:.9rem;margin:.5rem 0 0}
 .key span{display:inline-flex;align-items:center;gap:.35rem}.keymark{width:16px;height:16px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:100%;font-size:.93rem}
 td,th{padding:.32rem .9rem .32rem 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-th{color:var(--soft);font-weight:600}td.t,th.t{text-align:left}tr.first td{font-weight:600}
+th{color:var(--soft);font-weight:600}td.t,th.t{text-align:left}.small table{min-width:0}tr.first td{font-weight:600}
 .meter{position:relative;height:12px;background:var(--line);border-radius:6px;min-width:150px}
 .meter i{position:absolute;top:0;bottom:0;border-radius:6px}.meter .span{background:var(--accent);opacity:.3}
 .meter .at{width:4px;margin-left:-2px;background:var(--accent);border-radius:2px;top:-3px;bottom:-3px}
@@ -100,7 +95,9 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{PALETTE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
 
 
@@ -165,7 +162,8 @@ def _promise(answer: Answer, w: Candidate) -> list[str]:
         cells_html = "".join(f"<td>{escape(c)}</td>" for c in (*cells, span))
         rows.append(f'<tr><td class="t">{label}</td>{cells_html}<td>{escape(said)}{verdict}</td><td>{meters}</td></tr>')
     head = "".join(f'<th class="t">{h}</th>' if not h else f"<th>{h}</th>" for h in heads)
-    return ["<h2>Expected</h2>", f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>']
+    note = '<p class="soft">Bars: the 80 % interval, what is expected, and the promise (red).</p>' if w.interval else ""
+    return ["<h2>Expected</h2>", f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>{note}']
 
 
 def _meter(w: Candidate, target: Target, ends: tuple[float, float] | None) -> str:
@@ -206,29 +204,44 @@ def _infeasible(answer: Answer) -> list[str]:
     return parts
 
 
-def _pictures(answer: Answer) -> list[str]:
+def picture(answer: Answer) -> str:
+    """The fronts as one SVG file of their own. Raises :class:`InputError` when there is none."""
+    charts, groups = _charts(answer)
+    if not charts:
+        raise InputError("nothing fits: there is no front to draw", field="picture")
+    return standalone(charts, groups)
+
+
+def _charts(answer: Answer) -> tuple[list[tuple[str, str]], list[str]]:
+    """Captions and pictures of the fronts, and the groups of their key."""
     w = answer.winner
-    others = [*answer.runners_up, *([w] if w is not None else [])]
+    others = [*([w] if w is not None else []), *answer.runners_up]
     speed, cost = list(answer.front), [c for c in answer.cost_front if c.usd_per_hour is not None]
     priced = [c for c in others if c.usd_per_hour is not None]
     groups = list(dict.fromkeys(_group(c) for c in (*others, *speed, *cost)))
-    figures = []
+    charts = []
     if speed:
         tpot = [t.limit_s for t in answer.question.targets if t.metric == "tpot_s"]
         bound = (1 / min(tpot), f"promised: {q(min(tpot), 's')} a token") if tpot else None
         dots = _dots(speed, others, w, lambda c: (c.tokens_per_s_per_user, c.tokens_per_s_per_device))
         svg = front_chart("tokens per second for a user against tokens per second and device", dots,
                           "tokens/s for one user", "tokens/s per device", groups, rising=True, bound=bound)  # fmt: skip
-        figures.append(f"<figure><figcaption>Speed for a user against yield of a device</figcaption>{svg}</figure>")
+        charts.append(("Speed for a user against yield of a device", svg))
     if cost:
         ttft = [t.limit_s for t in answer.question.targets if t.metric == "ttft_s"]
         bound = (min(ttft), f"promised: {q(min(ttft), 's')}") if ttft else None
         dots = _dots(cost, priced, w, lambda c: (c.ttft_s, c.usd_per_hour or 0.0))
         svg = front_chart("rent per hour against time to first token", dots, "time to first token, s", "USD per hour",
                           groups, rising=False, bound=bound)  # fmt: skip
-        figures.append(f"<figure><figcaption>Rent against latency</figcaption>{svg}</figure>")
-    if not figures:
+        charts.append(("Rent against latency", svg))
+    return charts, groups
+
+
+def _pictures(answer: Answer) -> list[str]:
+    charts, groups = _charts(answer)
+    if not charts:
         return []
+    figures = [f"<figure><figcaption>{escape(words)}</figcaption>{svg}</figure>" for words, svg in charts]
     note = '<p class="soft">A line joins the candidates no other is better than on both axes.</p>'
     return ["<h2>The fronts</h2>", '<div class="pictures">', *figures, "</div>", key(groups), note]
 
@@ -322,7 +335,7 @@ def _money(w: Candidate) -> list[str]:
         rows.append(["carbon per hour", f"{w.carbon_g_per_hour / 1e3:,.2f} kg CO2e"])
     if w.tokens_per_s > 0:
         rows.append(["energy per generated token", q(w.watts / w.tokens_per_s, "J")])
-    return ["<h2>What it costs</h2>", _table(("", "at the traffic asked for"), rows)]
+    return ['<h2>What it costs</h2><div class="small">', _table(("", "at the traffic asked for"), rows), "</div>"]
 
 
 def _provenance(answer: Answer) -> list[str]:

@@ -27,6 +27,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "e2e_s": ("number", "from arrival to its last token, s"),
     "preemptions": ("integer", "how often it lost its cache and was computed again"),
     "replica": ("integer", "which one served it, -1 when none did"),
+    "answered_by": ("integer", "which one wrote the answer, where prompts and answers have pools of their own"),
     "cached_tokens": ("integer", "prompt tokens found in the prefix cache when it was first admitted"),
     "status": ("string", "completed, rejected (too long for the model or all of the cache) or unfinished"),
 }

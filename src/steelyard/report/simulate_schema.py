@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["REPLAY", "SIMULATE"]
+__all__ = ["OPTIONAL", "REPLAY", "SIMULATE"]
 
 #: ``path -> (type, meaning with unit)`` as in :mod:`steelyard.report.schema`; ``statistics`` is an object of ``mean``,
 #: ``p50``, ``p90``, ``p95`` and ``p99``, each a number, or null when no request has the figure. ``[]`` in a path: each
@@ -43,6 +43,31 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "prefix_cache.hit_frac": ("number", "their share of all prompt tokens admitted, recomputed ones included"),
     "preemptions": ("integer", "times a request lost its cache for want of blocks"),
     "idle_frac": ("number", "share of the makespan without a step, mean over replicas"),
+    "pools[].role": ("string", "both, prefill, decode or encode"),
+    "pools[].machine": ("string", "catalogue name of its device"),
+    "pools[].replicas": ("integer", "copies"),
+    "pools[].devices": ("integer", "devices of all copies"),
+    "pools[].plan": ("{}", "tp, pp, dp, ep, cp of one copy"),
+    "pools[].busy_frac": ("number", "share of the makespan with a step, mean over schedulers"),
+    "pools[].iterations": ("integer", "its steps"),
+    "pools[].prefill_tokens": ("integer", "prompt tokens it computed, recomputed ones included"),
+    "pools[].decode_tokens": ("integer", "tokens its decodes computed"),
+    "pools[].batch": ("{}", "as above: mean, max"),
+    "pools[].kv": ("{}", "as above: blocks, block_tokens, mean_frac, max_frac"),
+    "pools[].waiting_max": ("number", "longest waiting queue of one of its replicas"),
+    "pools[].preemptions": ("integer", "as above"),
+    "pools[].sent.requests": ("integer", "caches it sent to another pool"),
+    "pools[].sent.bytes": ("number", "their size, B"),
+    "pools[].sent.mean_s": ("number", "from the request for one to its last byte, mean, s"),
+    "pools[].energy_j": ("number", "its devices, J"),
+    "pools[].host_energy_j": ("number", "their share of the hosts, J"),
+    "pools[].usd": ("number?", "its rent, USD; null without a price"),
+    "extras": (
+        "{}",
+        "only with speculation, adapters, lower cache levels or finetuning: tokens guessed and accepted, tokens of "
+        "cache loaded and swapped, loads of adapters, tokens trained on",
+    ),
+    "groups": ("{}", "only with several answers per prompt: branches, and statistics of ttft_s and e2e_s per prompt"),
     "energy_j": ("number", "all devices over the makespan, idle time included, J"),
     "host_energy_j": ("number", "their share of the hosts over the makespan, J"),
     "energy_j_per_output_token": ("number?", "devices, J per generated token"),
@@ -76,6 +101,9 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "provenance.inputs": ("{}", "everything that gives this answer again; `traffic` has the options of the load"),
     "provenance.hash": ("string", "hash of version and inputs"),
 }
+
+#: Fields of ``SIMULATE`` that are there only when the run has what they describe.
+OPTIONAL = ("extras", "groups")
 
 #: What a figure of a replay is: ``measured`` and ``simulated``.
 _FIGURE = "each {measured, simulated, error_frac = simulated / measured - 1, interval_80, inside}"

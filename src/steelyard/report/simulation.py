@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.report.paper import WIDTH, bullet, figure, grid, render
 from steelyard.report.plain import plain
@@ -19,9 +20,21 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from steelyard.serve.simulation import Simulation
+    from steelyard.serve.simulation import PoolOutcome, Simulation
 
-__all__ = ["METRICS", "Ends", "bottleneck", "ends_of", "flat", "interval", "limits", "text", "to_dict", "verdicts"]
+__all__ = [
+    "METRICS",
+    "Ends",
+    "bottleneck",
+    "ends_of",
+    "flat",
+    "interval",
+    "limits",
+    "per_replica",
+    "text",
+    "to_dict",
+    "verdicts",
+]
 
 Ends = tuple["Simulation", "Simulation"]
 
@@ -29,7 +42,7 @@ Ends = tuple["Simulation", "Simulation"]
 METRICS = (
     ("ttft_s", "TTFT"),
     ("tpot_s", "TPOT"),
-    ("itl_s", "between tokens"),
+    ("itl_s", "ITL"),
     ("e2e_s", "end to end"),
     ("queue_s", "queued"),
 )
@@ -123,22 +136,30 @@ def flat(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | No
 
 
 def limits(simulation: Simulation) -> dict[str, float]:
-    """What the engine was short of, as shares of the makespan (mean over replicas), largest first.
+    """What the engines were short of, as shares of the makespan (mean over replicas), largest first.
 
     Every logged step with requests waiting counts for what kept them out: ``kv`` (no room for a mean prompt),
     ``max_num_seqs`` (as many requests as allowed), ``compute`` (the step was at its token budget), else
     ``scheduling``. Steps with nobody waiting are ``serving``, time without a step is ``idle``.
     """
-    it, config, pool = simulation.iterations, simulation.config, simulation.pool
+    it = simulation.iterations
     length = np.asarray(it.duration_s, dtype=np.float64)
     if not length.size:
         return {}
+    at = np.asarray(it.replica)
+    blocks, page, most_seqs, most_tokens = (
+        per_replica(simulation, value)[at]
+        for value in (
+            lambda p: p.kv.blocks, lambda p: p.kv.block_tokens, lambda p: p.config.max_num_seqs,
+            lambda p: p.config.max_num_batched_tokens,
+        )
+    )  # fmt: skip
     waiting = np.asarray(it.waiting) > 0
-    prompt_blocks = float(simulation.trace.isl.mean()) / pool.block_tokens
-    full = pool.blocks - np.asarray(it.kv_blocks) <= max((1 - FULL) * pool.blocks, min(prompt_blocks, pool.blocks / 2))
-    seats = np.asarray(it.running) >= config.max_num_seqs
+    prompt_blocks = float(simulation.trace.isl.mean()) / page
+    full = blocks - np.asarray(it.kv_blocks) <= np.maximum((1 - FULL) * blocks, np.minimum(prompt_blocks, blocks / 2))
+    seats = np.asarray(it.running) >= most_seqs
     tokens = np.asarray(it.prefill_tokens) + np.asarray(it.decode_tokens)
-    budget = tokens >= FULL * config.max_num_batched_tokens
+    budget = tokens >= FULL * most_tokens
     kinds = np.select([~waiting, full, seats, budget], [0, 1, 2, 3], 4)
     sums = np.bincount(kinds, weights=length, minlength=5)
     busy = 1.0 - float(simulation.totals["idle_frac"])
@@ -146,6 +167,12 @@ def limits(simulation: Simulation) -> dict[str, float]:
     names = ("serving", "kv", "max_num_seqs", "compute", "scheduling")
     found = {name: float(share) for name, share in zip(names, shares, strict=True)} | {"idle": 1.0 - busy}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def per_replica(simulation: Simulation, value: Callable[[PoolOutcome], float]) -> NDArray[Any]:
+    """``[replicas]``: a figure of each replica's pool, in the order they are numbered."""
+    pools = simulation.pools
+    return np.repeat(np.array([value(p) for p in pools]), [p.ranks for p in pools])
 
 
 def bottleneck(shares: dict[str, float]) -> str:
@@ -200,17 +227,40 @@ def _text(*pieces: tuple[str, str] | str) -> Text:
     return Text.assemble(*pieces)
 
 
-def _title(sim: Simulation) -> list[Text]:
-    s, p, t = sim.scenario, sim.scenario.plan, sim.trace
-    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
+def placed(pool: PoolOutcome) -> str:
+    """A pool in words: ``prefill: 2 x (tp 4) on NVIDIA H100``."""
+    p = pool.scenario.plan
     degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
+    each = f"{pool.replicas} x ({degrees})" if degrees else f"{pool.replicas} x 1 device"
+    return f"{_ROLES[pool.role]}: {each} on {pool.scenario.cluster.machine.title}"
+
+
+_ROLES = {"both": "prompts and answers", "prefill": "prompts", "decode": "answers", "encode": "encoders"}
+
+
+def _title(sim: Simulation) -> list[Any]:
+    s, p, t = sim.scenario, sim.scenario.plan, sim.trace
     formats = f"weights {p.weights}, KV cache {p.kv}"
     policy = "" if sim.policy == "fcfs" else f", policy {sim.policy}"
     loop = f"{t.concurrency:,} at a time" if t.concurrency else _span(t.duration_s, t.rate_per_s)
     if t.after is not None:
         loop = f"begun over {q(t.duration_s, 's')}"
+    if len(sim.pools) > 1:
+        names = dict.fromkeys(x.scenario.cluster.machine.title for x in sim.pools)
+        where = " and ".join(
+            f"{sum(x.devices for x in sim.pools if x.scenario.cluster.machine.title == name)} x {name}"
+            for name in names
+        )
+        degrees, pools = "", [bullet(_text(placed(x))) for x in sim.pools]
+    else:
+        where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
+        sizes = {n: getattr(p, n) for n in ("tp", "pp", "dp", "ep", "cp")}
+        copies = sim.pools[0].replicas
+        degrees, pools = ", ".join(f"{n} {size}" for n, size in sizes.items() if size > 1), []
+        degrees = "; ".join(x for x in (f"{copies} replicas" if copies > 1 else "", degrees) if x)
     return [
-        _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
+        _text((s.transformer.name, "bold"), " on ", (where, "bold")),
+        *pools,
         _text(f"{sim.config.rules.title}{policy}; {degrees + '; ' if degrees else ''}{formats}"),
         _text(
             f"traffic: {t.name}; {len(t):,} requests, {loop}, mean {t.isl.mean():,.0f} prompt + "
@@ -241,18 +291,29 @@ def _percentiles(document: dict[str, Any], between: dict[str, dict[str, tuple[fl
     table.add_row("", *(_text((x, "bold")) for x in _STATISTICS))
     for name, label in METRICS:
         cells = [document[name].get(k) for k in _STATISTICS]
-        table.add_row(label, *("-" if c is None else q(float(c), "s") for c in cells))
+        table.add_row(label, *("-" if c is None else seconds(c) for c in cells))
         if between is not None and between[name]:
             spans = [_text((interval(*between[name][k]) if k in between[name] else "", "dim")) for k in _STATISTICS]
             table.add_row(_text(("  80 % within", "dim")), *spans)
     return table
 
 
+#: Differences of times in the simulation are no better than this, s.
+_NOTHING_S = 1e-9
+
+
+def seconds(value: float) -> str:
+    """A time with its unit; rounding of the clock is 0."""
+    return q(0.0 if abs(value) < _NOTHING_S else value, "s")
+
+
 def interval(low: float, high: float, unit: str = "s") -> str:
     """An interval with two digits and one unit: ``0.95-1.2 s``."""
+    if high < _NOTHING_S:
+        return f"0 {unit}"
     end = q(high, unit, 2)
     number, _, word = end.partition(" ")
-    ratio = high / float(number.replace(",", "")) if high > 0 else 1.0
+    ratio = high / float(number.replace(",", ""))
     begin = low / (3600.0 if word == "h" else 10.0 ** round(float(np.log10(ratio))))
     whole = len(str(int(begin))) if begin >= 1 else 0
     return f"{begin:,.{max(0, 2 - whole)}f}-{number} {word}".rstrip()
@@ -293,17 +354,32 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
     batch = f"{figure(totals['batch_mean'])} requests per step, at most {totals['batch_max']:,.0f}"
     yield "batch", f"{batch}; at most {totals['waiting_max']:,.0f} waiting"
     blocks = f"{pool.blocks:,} blocks of {pool.block_tokens} token{'s' * (pool.block_tokens > 1)} per replica"
-    yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
+    if len(sim.pools) == 1:
+        yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
+    for each in sim.pools if len(sim.pools) > 1 else ():
+        yield _ROLES[each.role].rpartition(" ")[2], _pool(each)
     if totals["cached_tokens"]:
         prompt = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
         yield "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
     if totals["preemptions"]:
-        yield "preemptions", f"{totals['preemptions']:,.0f}{_again(totals.get('recomputed_tokens'))}"
+        yield "preemptions", f"{totals['preemptions']:,.0f}{_again(totals['dropped_tokens'])}"
     found = limits(sim)
     least = "clients: those of the closed loop never left one waiting for long" if sim.trace.concurrency else ""
     yield "limited by", _LIMIT.get(bottleneck(found), least or "arrivals: the engine keeps up with the load")
     shares = [f"{SHORT_OF[name]} {share:.0%}" for name, share in found.items() if share >= 0.005]
     yield "time spent", ", ".join(shares)
+
+
+def _pool(pool: PoolOutcome) -> str:
+    """What one of several pools did."""
+    t = pool.totals
+    if pool.role == "encode":
+        return f"busy {t['busy_frac']:.0%}"
+    words = f"busy {t['busy_frac']:.0%}, {figure(t['batch_mean'])} requests per step; KV cache "
+    words += f"{t['kv_mean_frac']:.0%} used on average, {t['kv_max_frac']:.0%} at most"
+    if t["transfers"]:
+        words += f"; each cache sent takes {q(t['transfer_s'] / t['transfers'], 's')}"
+    return words
 
 
 def _paid(sim: Simulation) -> Iterator[tuple[str, str]]:

@@ -148,8 +148,8 @@ def findings(
 
 def _rows(study: StudyRecord, columns: Mapping[str, list[Any]]) -> list[Row]:
     known = columns_of(study.kind)
-    numbers = [n for n, c in known.items() if c.type in ("number", "whole") and not c.asked]
-    switches = [n for n, c in known.items() if c.type == "switch"]
+    numbers = [n for n, c in known.items() if c.type in ("number", "whole") and not c.asked and n in columns]
+    switches = [n for n, c in known.items() if c.type == "switch" and n in columns]
     names = [n for n in columns if n in known]
     groups: dict[str, list[int]] = {}
     for i, axes in enumerate(columns["axes"]):

@@ -16,6 +16,8 @@ COLOURS = 6
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 46, 40
 #: A scale is logarithmic when its ends are so many times apart.
 _LOG_FROM = 20.0
+#: Dots from which a scatter draws them small and faint.
+_MANY = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,9 @@ def scatter(
     xs = Scale.over([d.x for d in (*dots, *front)], _LEFT, p.width - _RIGHT)
     ys = Scale.over([d.y for d in (*dots, *front)], p.height - _BOTTOM, _TOP)
     _frame(p, xs, ys, x, y)
+    tone, size = ("faint", 2.2) if len(dots) > _MANY else ("soft", 3.5)
     for dot in dots:
-        p.dot(xs.at(dot.x), ys.at(dot.y), f"c{dot.group % COLOURS} fill faint", r=2.2)
+        p.dot(xs.at(dot.x), ys.at(dot.y), f"c{dot.group % COLOURS} fill {tone}", r=size)
     ordered = sorted(front, key=lambda d: d.x)
     steps: list[tuple[float, float]] = []
     for dot in ordered:

@@ -49,7 +49,7 @@ text{font-family:inherit}.title{font-size:14px;font-weight:600;fill:var(--ink)}.
 .label{font-size:12px;fill:var(--ink)}.key{font-size:12px}.grid{stroke:var(--grid)}
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}
 .c0.fill{fill:var(--c0)}.c1.fill{fill:var(--c1)}.c2.fill{fill:var(--c2)}.c3.fill{fill:var(--c3)}.c4.fill{fill:var(--c4)}
-.c5.fill{fill:var(--c5)}.fill{stroke:none}.faint{opacity:.3}.ring{stroke:var(--page);stroke-width:1.2}
+.c5.fill{fill:var(--c5)}.fill{stroke:none}.faint{opacity:.3}.soft{opacity:.55}.ring{stroke:var(--page);stroke-width:1.2}
 .line{fill:none;stroke-width:1.8}.front{fill:none;stroke:var(--ink);stroke-width:1.2}
 details{margin:1.5rem 0;color:var(--soft)}summary{cursor:pointer}pre{white-space:pre-wrap;font-size:.82rem}
 @media print{.all{max-height:none}input{display:none}}

@@ -73,13 +73,16 @@ def averages(simulation: Simulation, bins: int = BINS) -> dict[str, Floats]:
         ``time_s`` (middle of the bin), ``running``, ``waiting``, ``kv_frac`` (of all blocks), ``batch`` (requests in
         the steps of all replicas), ``prefill_tokens_per_s`` and ``decode_tokens_per_s``, each ``[bins]``.
     """
+    from steelyard.report.simulation import per_replica
+
     it = simulation.iterations
     first = float(simulation.totals.get("first_arrival_s", 0.0))
     edges = first + np.linspace(0.0, max(simulation.makespan_s, 1e-9), bins + 1)
     start, length = np.asarray(it.start_s, dtype=np.float64), np.asarray(it.duration_s, dtype=np.float64)
     held = length * it.stride
-    lanes = max(1, simulation.scenario.plan.pp)  # every lane of a pipeline logs the same queue and cache
-    blocks = max(1, simulation.pool.blocks * max(1, simulation.replicas))
+    # every lane of a pipeline logs the same queue and cache
+    lanes = per_replica(simulation, lambda p: p.scenario.plan.pp)[np.asarray(it.replica)]
+    blocks = float(np.sum(per_replica(simulation, lambda p: 0 if p.role == "encode" else p.kv.blocks)))
     values = {
         "running": np.asarray(it.running, dtype=np.float64),
         "waiting": np.asarray(it.waiting) / lanes,
@@ -144,15 +147,17 @@ def write_timeline(
 
 def page(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> str:
     """The page as text."""
-    from steelyard.report.simulation import to_dict
+    from steelyard.report.simulation import placed, to_dict
 
     s, t = simulation.scenario, simulation.trace
-    title = f"{s.transformer.name} on {s.cluster}"
-    p = s.plan
-    degrees = "".join(f", {n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
+    p, pools = s.plan, simulation.pools
+    machines = dict.fromkeys(x.scenario.cluster.machine.name for x in pools)
+    count = f" ({simulation.devices} devices)" if simulation.devices > 1 else ""
+    title = f"{s.transformer.name} on {' and '.join(machines)}{count}"
     lines = [
-        f"{simulation.config.engine}, {simulation.config.rules.title}; policy {simulation.policy}",
-        f"weights {p.weights}, KV cache {p.kv}{degrees}",
+        f"{simulation.config.engine}, {simulation.config.rules.title}; policy {simulation.policy}, "
+        f"router {simulation.router}; weights {p.weights}, KV cache {p.kv}",
+        *(placed(x) for x in pools),
         f"traffic: {t.name}; mean {t.isl.mean():,.0f} prompt + {t.osl.mean():,.0f} generated tokens",
     ]
     if simulation.stopped:
@@ -219,7 +224,7 @@ def _facts(simulation: Simulation, document: dict[str, Any]) -> str:
 
 
 def _table(document: dict[str, Any]) -> str:
-    from steelyard.report.simulation import METRICS, interval
+    from steelyard.report.simulation import METRICS, interval, seconds
 
     head = ("", "mean", "p50", "p90", "p95", "p99")
     between = document["intervals"]
@@ -230,7 +235,7 @@ def _table(document: dict[str, Any]) -> str:
             value = document[name].get(key)
             span = between[name].get(key) if between else None
             small = f"<small>{escape(interval(*span))}</small>" if span else ""
-            cells.append(f"<td>{'-' if value is None else escape(q(float(value), 's'))}{small}</td>")
+            cells.append(f"<td>{'-' if value is None else escape(seconds(value))}{small}</td>")
         rows.append("<tr>" + "".join(cells) + "</tr>")
     note = "<p>In small: 80 % intervals, every step at the ends of its own.</p>" if between else ""
     made = "".join(f"<th>{h}</th>" for h in head)

@@ -16,6 +16,8 @@ import numpy as np
 
 from steelyard.calibrate.peers import PeerAccuracy, peers
 from steelyard.calibrate.readers._base import Comparison
+from steelyard.calibrate.readers.inferencex import LINES_TABLE
+from steelyard.calibrate.targets import Reached, reached
 from steelyard.calibrate.validate import READERS, Accuracy, Validation
 from steelyard.errors import InputError, SteelyardError
 
@@ -33,6 +35,7 @@ METRICS = {
     "itl_s": "time between tokens",
     "e2e_s": "end to end",
     "tokens_per_s": "tokens per second",
+    "tokens_per_s_per_device": "tokens per second and device",
     "energy_j": "energy",
     "power_w": "power",
 }
@@ -42,7 +45,7 @@ def totals(rows: Iterable[Accuracy]) -> list[Accuracy]:
     """One row per table, phase and metric over all machines and families: rows left out of the fit where there are."""
     chosen: dict[tuple[str, ...], Accuracy] = {}
     for row in rows:
-        over_all = row.table != "*" and row.machine == "*" and row.family == "*"
+        over_all = row.table not in ("*", LINES_TABLE) and row.machine == "*" and row.family == "*"
         if over_all and (row.phase != "*" or row.metric == "*"):
             key = (row.source, row.table, row.phase, row.metric)
             if key not in chosen or row.split == "left-out" or row.n == chosen[key].n:
@@ -144,9 +147,24 @@ def text(validation: Validation) -> str:
         )
         for line in (head, *lines)
     ]
-    return "\n".join(
-        [*shown, "", "errors, bias and coverage in %; interval: share of measurements inside the stated 80 %"]
-    )
+    note = "errors, bias and coverage in %; interval: share of measurements inside the stated 80 %"
+    return "\n".join([*shown, "", note, *_target_text(validation)])
+
+
+def _target_text(validation: Validation) -> list[str]:
+    """Targets and what is reached, one line each, for a terminal."""
+    found = [a for source in sorted({r.source for r in validation.rows}) for a in reached(validation.rows, source)]
+    lines = [
+        (f"{a.target.source}: {a.target.words}", METRICS.get(a.target.metric, a.target.metric),
+         f"{_percent(a.target.median) or '-'} / {_percent(a.target.p90) or '-'}",
+         f"{_percent(a.row.median_ape)} / {_percent(a.row.p90_ape)}", f"{a.row.n:,}")
+        for a in found if a.row is not None
+    ]  # fmt: skip
+    if not lines:
+        return []
+    head = ("line", "what", "target median / p90", "reached", "rows")
+    width = [max(len(x[i]) for x in (head, *lines)) for i in range(len(head))]
+    return ["", *("  ".join(c.ljust(w) for c, w in zip(x, width, strict=True)).rstrip() for x in (head, *lines))]
 
 
 def write_pages(validation: Validation, folder: Path, data: Path, command: str, *, pictures: bool = True) -> list[Path]:
@@ -232,6 +250,9 @@ def _page(
     parts = [f"# {source}", f"{_about(source)[:1].upper()}{_about(source)[1:]}".rstrip(".") + "."]
     parts.append(f"Written by `{command}`.{date} What the columns mean: [index](index.md).")
     rows = [r for r in validation.rows if r.source == source]
+    aims = reached(rows, source)
+    if any(a.row for a in aims):
+        parts += ["## Target and reached", _target_table(aims)]
     for table in sorted({r.table for r in rows} - {"*"}):
         mine = [r for r in rows if r.table == table]
         parts.append(f"## {table}")
@@ -248,6 +269,23 @@ def _page(
     if others:
         parts += ["## Others on these rows", _peer_table(others)]
     return "\n\n".join(parts) + "\n"
+
+
+def _target_table(aims: Sequence[Reached]) -> str:
+    """Target next to reached, errors in %; rows without a target are set apart and shown all the same."""
+    head = ("line", "what", "target median", "reached", "target p90", "reached p90", "bias", "in 80 %", "rows", "met")
+    lines = []
+    for aim in aims:
+        target, row = aim.target, aim.row
+        if row is None:
+            continue
+        inside = "" if isnan(row.interval80) else f"{row.interval80 * 100:.0f}"
+        met = {True: "yes", False: "no", None: ""}[aim.met]
+        lines.append([
+            target.words, METRICS.get(target.metric, target.metric), _percent(target.median), _percent(row.median_ape),
+            _percent(target.p90), _percent(row.p90_ape), _percent(row.bias, signed=True), inside, f"{row.n:,}", met,
+        ])  # fmt: skip
+    return _markdown(head, lines, 2)
 
 
 def _telling(rows: Iterable[Accuracy]) -> list[Accuracy]:

@@ -172,6 +172,7 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     seen = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
     verdicts = judge(targets, seen)
     row: dict[str, Any] = {
+        "devices": found.devices,
         "sent": document["requests"],
         **{k: document[k] for k in ("completed", "rejected", "unfinished", "stopped", "makespan_s")},
         **document["throughput"],
@@ -201,14 +202,25 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     given = dict(arguments)
-    model, on = given.pop("model"), given.pop("on")
-    found = function_of("plan")(model, on, **given)
-    document = found.to_dict()
-    winner = document.get("winner") or {}
+    model = given.pop("model")
+    found = function_of("plan")(model, **given)
+    winner = found.winner
     known = [c.name for c in columns_of("plan").values() if not c.asked]
-    row = {k: winner.get(k, document.get(k)) for k in known} | {"feasible": bool(winner)}
-    more = {k: document.get(k) for k in ("winner", "front", "runners_up", "infeasible")}
-    return row, more, _told(getattr(found, "ledger", None))
+    row = {k: getattr(winner, k, None) for k in known} if winner is not None else {}
+    row |= {"feasible": winner is not None, "candidates": found.candidates, "simulated": found.simulated}
+    shown = ("machine", "devices", "engine", "shape", "usd_per_hour", "ttft_s", "tpot_s", "max_rate_per_s")
+    more: dict[str, Any] = {
+        "why": list(found.why),
+        "breaks_first": found.breaks_first,
+        "runners_up": [{k: getattr(c, k) for k in shown} for c in found.runners_up],
+        "inputs": dict(found.inputs),
+    }
+    if found.infeasible is not None:
+        more["infeasible"] = {
+            "reason": found.infeasible.reason,
+            "nearest": [change.text for change in found.infeasible.nearest],
+        }
+    return row, more, _told(found.ledger)
 
 
 def _told(ledger: Any) -> dict[str, Any]:

@@ -129,14 +129,14 @@ def _point(
         # refused when it is priced, with the reason; until then it is what was written
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
     if study.kind == "simulate":
+        if values.get("disaggregate"):  # the degrees are those of the pools
+            shared = {k: v for k, v in shared.items() if k not in ("tp", "pp", "dp", "ep", "cp")}
         return _whole(study, ordinal, case, repeat, axes, values, shared, digest)
     defaults = fields_of("estimate")
     sizes = {name: values.get(name, defaults[name].default) for name in SIZES}
-    digest += ".".join(str(v) for v in sizes.values())
-    group = f"{study.kind}.{_group(key)}" + (".1" if sizes["isl"] == 1 else "")
-    return Point(
-        ordinal, case, repeat, axes, values, {**shared, **sizes}, _short(_answered_by(study.kind) + digest), group
-    )
+    group = f"{study.kind}.{digest}" + (".1" if sizes["isl"] == 1 else "")  # prompts of one token lower differently
+    name = _short(_answered_by(study.kind) + digest + ".".join(str(v) for v in sizes.values()))
+    return Point(ordinal, case, repeat, axes, values, {**shared, **sizes}, name, group)
 
 
 def _whole(
@@ -162,11 +162,6 @@ def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
     return int(content_hash([traffic, repeat]), 16) % 2**31
 
 
-@cache
-def _group(key: tuple[Any, ...]) -> str:
-    return content_hash(key)
-
-
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -175,8 +170,10 @@ def _short(text: str) -> str:
 def _answered_by(kind: str) -> str:
     """Version of the program and of the answer, and a digest of prices and fitted parameters on this computer."""
     digest = hashlib.sha256()
+    parts = ["calibration", "prices", "engines", "networks", "nodes"]
+    parts += ["machines", "models"] if kind == "plan" else []  # elsewhere the ones asked for count, no others
     for root in catalogue_folders():
-        for part in ("calibration", "prices", "engines", "networks", "nodes"):
+        for part in parts:
             for file in sorted((root / part).rglob("*.toml")) if (root / part).is_dir() else ():
                 digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return f"{kind}/{SCHEMAS[kind]}/{__version__}/{digest.hexdigest()[:16]}/"
@@ -350,7 +347,8 @@ def _checks(study: Study) -> dict[str, Any]:
         **dict.fromkeys(("weights", "activations", "kv", "communication"), find_format),
     }
     if study.kind == "plan":
-        del found["engine"], found["on"]
+        for name in ("engine", "on", "weights", "activations", "kv", "communication"):
+            del found[name]  # lists of what may be used, read by the planner
     if study.kind != "estimate":
         for name in ("isl", "osl", "turns"):
             found[name] = lambda v, n=name: parse_lengths(v, n)

@@ -81,15 +81,35 @@ _FIELDS: dict[str, tuple[str, float, str]] = {
     "tpot": ("text", 0, "promise: limit of the time per output token, p95:50ms"),
     "e2e": ("text", 0, "promise: limit from arrival to the last token"),
     "stop_after_s": ("number", 0, "simulated time after which to stop, s"),
+    "disaggregate": ("text", 0, "pools for prompts and answers: 1P:tp8,1D:tp8"),
+    "transfer_overlap": ("number", 0, "share of a KV cache sent while its prompt is computed"),
+    "encode_s": ("number", 0, "time of an encoder before each prompt, s"),
     "objective": ("name", 0, "what the plan is best at: cost, energy, carbon, throughput, latency"),
     "max_gpus": ("whole", 1, "devices of the deployment at most"),
+    "budget": ("text", 0, "rent of the deployment at most, 40usd/h"),
+    "max_power": ("text", 0, "power of the deployment at most, 20kW"),
+    "rack_power": ("text", 0, "power of one node at most"),
+    "formats": ("text", 0, "number formats that may be used"),
+    "mode": ("text", 0, "any, aggregated or disaggregated"),
+    "headroom": ("text", 0, "spare capacity, 20%"),
+    "remedies": ("switch", 0, "look for the nearest change when nothing fits"),
+    "spares": ("whole", 0, "replicas per pool that may fail"),
+    "carbon": ("number", 0, "carbon intensity of the electricity, g/kWh"),
 }
 
-#: Fields that are lengths of a distribution, and so text, where traffic is drawn.
-_DRAWN = ("isl", "osl")
+#: Fields that are text in some kinds: lengths where traffic is drawn, lists of what a planner may use.
+_AS_TEXT = {
+    "estimate": (),
+    "simulate": ("isl", "osl"),
+    "plan": ("isl", "osl", "on", "engine", "weights", "kv"),
+}
 
 #: Not fields of a study: what only a program can give, or how much is kept.
-_NOT_ASKED = ("flags", "log", "stop_after_iterations")
+_NOT_ASKED = {
+    "estimate": (),
+    "simulate": ("flags", "log", "stop_after_iterations", "watch"),
+    "plan": (),
+}
 
 
 def function_of(kind: str) -> Callable[..., Any]:
@@ -109,7 +129,7 @@ def function_of(kind: str) -> Callable[..., Any]:
     from importlib import import_module
 
     try:
-        return import_module("steelyard.search.door").plan  # type: ignore[no-any-return]
+        return import_module("steelyard.search.door").advise  # type: ignore[no-any-return]
     except ImportError as error:
         raise InputError(f"plans cannot be made here: {error}", field="kind") from error
 
@@ -119,10 +139,10 @@ def fields_of(kind: str) -> dict[str, Field]:
     """The fields of a kind of question by name, in the order of its function."""
     found = {}
     for name, parameter in inspect.signature(function_of(kind)).parameters.items():
-        if name in _NOT_ASKED or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        if name in _NOT_ASKED[kind] or parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         type_, least, doc = _FIELDS.get(name, ("text", 0.0, "see the function's documentation"))
-        if name in _DRAWN and kind != "estimate":
+        if name in _AS_TEXT[kind]:
             type_ = "text"
         empty = parameter.default is inspect.Parameter.empty
         found[name] = Field(name, type_, doc, least, None if empty else parameter.default)

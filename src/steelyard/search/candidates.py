@@ -7,7 +7,7 @@ candidates. A :class:`Choice` is one of them taken out, for the simulator.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -20,7 +20,7 @@ from steelyard.search.objective import Limits, Rent
 from steelyard.search.screen import AVERAGED, COUNTS, Points, Promise, capacities
 from steelyard.search.space import Replica
 
-__all__ = ["Block", "Choice", "Part", "aggregated", "counts_up_to", "pairs", "half_of"]
+__all__ = ["Block", "Choice", "Part", "aggregated", "counts_up_to", "half_of", "pairs"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -47,6 +47,10 @@ class Part:
     """Replicas that must work; spares come on top."""
     budget: int
     sequences: int
+    capacity: float = math.inf
+    """Requests/s that the screen says the pool holds."""
+    margin: float = 0.0
+    """How much more it may hold, as a share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +132,8 @@ class Half:
         """One option."""
         replica = self.points.replicas[int(self.replica[i])]
         budget, sequences = replica.budgets[self.budget[i]], replica.sequences[self.sequences[i]]
-        return Part(replica, self.role, int(self.count[i]), int(max(budget, sequences)), int(sequences))
+        return Part(replica, self.role, int(self.count[i]), int(max(budget, sequences)), int(sequences),
+                    float(self.capacity[i]), float(self.margin[i]))  # fmt: skip
 
     def breaks_at(self, i: int) -> str:
         """What fails first."""
@@ -166,7 +171,7 @@ def half_of(
         need: requests/s it must hold.
         every: keep all counts; otherwise the fewest that hold the rate and some more.
     """
-    grid, index, breaks = capacities(points, demand, promise)
+    grid, breaks = capacities(points, demand, promise)
     best = grid.max(axis=(1, 2, 3))
     device = np.array([r.devices for r in points.replicas])
     useful = best[best > 0]
@@ -293,5 +298,3 @@ def pairs(prompts: Half, answers: Half, limits: Limits) -> Block | None:
         np.broadcast_to(prompts.ttft_s[:, None], shape).ravel(), np.broadcast_to(answers.tpot_s, shape).ravel(),
         np.maximum(prompts.margin[:, None], answers.margin[None, :]).ravel(), (prompts, answers), shape,
     )  # fmt: skip
-
-

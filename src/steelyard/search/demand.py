@@ -55,14 +55,15 @@ class Demand:
         return max(self.mean_osl - 1.0, 0.0)
 
 
-def demand_of(trace: Trace, rate_per_s: float, cached_frac: float = 0.0) -> Demand:
+def demand_of(trace: Trace, rate_per_s: float, dispersion: float | None = None) -> Demand:
     """The demand of a trace at a request rate.
 
     Args:
         trace: lengths and arrivals.
         rate_per_s: the rate to plan for.
-        cached_frac: share of the prompt tokens that a prefix cache serves.
+        dispersion: of the arrivals; None = as the trace has it.
     """
+    cached_frac = _cached(trace)
     isl, isl_share = _classes(np.asarray(trace.isl, dtype=np.float64) * (1.0 - cached_frac))
     osl, osl_share = _classes(np.asarray(trace.osl, dtype=np.float64))
     weight = np.asarray(trace.osl, dtype=np.float64)
@@ -76,8 +77,17 @@ def demand_of(trace: Trace, rate_per_s: float, cached_frac: float = 0.0) -> Dema
         context=float(middle @ weight / weight.sum()),  # a decode step meets long answers more often
         held=float((np.asarray(trace.isl) + np.asarray(trace.osl)).mean()),
         longest=int((np.asarray(trace.isl) + np.asarray(trace.osl)).max()),
-        dispersion=_dispersion(trace),
+        dispersion=_dispersion(trace) if dispersion is None else dispersion,
     )
+
+
+def _cached(trace: Trace) -> float:
+    """Share of the prompt blocks that an earlier prompt had: what a prefix cache that forgets nothing would serve."""
+    if trace.prefix_hashes is None or not len(trace.prefix_hashes):
+        return 0.0
+    share = 1.0 - len(np.unique(trace.prefix_hashes)) / len(trace.prefix_hashes)
+    hashed = len(trace.prefix_hashes) * trace.prefix_block_tokens
+    return float(share * min(1.0, hashed / max(float(trace.isl.sum()), 1.0)))
 
 
 def _classes(lengths: Floats) -> tuple[Floats, Floats]:

@@ -19,6 +19,7 @@ import numpy as np
 from steelyard.search.answer import Question
 from steelyard.search.candidates import Block, Choice, Part
 from steelyard.search.objective import Limits, values
+from steelyard.search.space import Replica
 from steelyard.search.trial import Outcome, Player
 
 __all__ = ["Finalist", "Search", "finalists", "queue_of"]
@@ -30,7 +31,9 @@ RUNS = 400
 #: Runners-up that are played besides the winner.
 RUNNERS = 2
 #: How closely a corrected capacity is known: limits and counts change it further.
-CORRECTED = 1.06
+CORRECTED = 1.08
+#: How closely the largest rate of a pool that failed is found: what it holds may be more by as much.
+ROUGHLY = 0.06
 #: How far the screen's latency may be above, and its power above, the simulator's.
 LATENCY_MARGIN, POWER_MARGIN = 1.4, 1.08
 
@@ -92,9 +95,7 @@ def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
     return ttft_s + max(question.osl - 1.0, 0.0) * tpot_s
 
 
-def finalists(
-    blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player
-) -> Search:
+def finalists(blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player) -> Search:
     """Play candidates until the order of the best is certain.
 
     Args:
@@ -105,46 +106,84 @@ def finalists(
         ((value, -capacity, b, place) for b, block in enumerate(blocks)
          for value, capacity, place in queue_of(block, question, limits, need)),
     )  # fmt: skip
-    corrections: dict[tuple[Any, ...], float] = {}
-    missed: dict[tuple[Any, ...], Choice] = {}
-    failed: set[tuple[Any, ...]] = set()
+    known = _Known(player, need)
     found: list[Finalist] = []
     closest: tuple[float, Choice, Outcome] | None = None
     exhausted = False
     for value, _, b, place in merged:
-        if _done(found, value, question):
+        if _done(found, value):
             break
         if player.played >= RUNS:
             exhausted = True
             break
-        block = blocks[b]
-        choice = block.choice(place, value)
+        choice = blocks[b].choice(place, value)
         if any(f.choice.family == choice.family for f in found):
             continue
-        if choice.family in missed:  # it failed before: how far off is the screen for this replica?
-            before = missed.pop(choice.family)
-            largest = player.largest_rate(before.parts, min(need, before.capacity) / 1.1)
-            corrections[choice.family] = max(largest, 1e-9) / max(before.capacity, 1e-30)
-        known = corrections.get(choice.family)
-        if question.objective != "throughput" and known is not None and choice.capacity * known * CORRECTED < need:
+        if question.objective != "throughput" and not known.may_hold(choice):
             continue
-        key = (choice.family, choice.counts, tuple(p.budget for p in choice.parts))
-        if key in failed:
-            continue
-        result = _tried(choice, block, place, question, limits, need, player)
+        result = _tried(choice, blocks[b], place, question, limits, need, player)
         if isinstance(result, Finalist):
             found.append(result)
             continue
-        failed.add(key)
+        known.failed(choice, result)
         if closest is None or result.worst < closest[0]:
             closest = (result.worst, choice, result)
-        if known is None and math.isfinite(result.worst):
-            missed[choice.family] = choice
     found.sort(key=lambda f: (f.value, f.outcome.worst))
     return Search(tuple(found), closest[1] if closest else None, closest[2] if closest else None, exhausted)
 
 
-def _done(found: Sequence[Finalist], value: float, question: Question) -> bool:
+class _Known:
+    """What runs have taught about pools: how far the screen is off, and which counts fail."""
+
+    def __init__(self, player: Player, need: float) -> None:
+        self.player, self.need = player, need
+        self.factors: dict[tuple[str, Replica], float] = {}
+        self.missed: dict[tuple[str, Replica], tuple[Choice, Part]] = {}
+        self.tried: set[tuple[Any, ...]] = set()
+
+    def may_hold(self, choice: Choice) -> bool:
+        """Whether every pool may hold the need. A pool that failed before is measured first."""
+        if _key(choice) in self.tried:
+            return False
+        for part in choice.parts:
+            name = (part.role, part.replica)
+            if name in self.missed:
+                before, bad = self.missed.pop(name)
+                guess = min(self.need / 1.1, before.capacity)
+                largest = self.player.largest_rate(before.parts, guess, close=ROUGHLY)
+                over = self.player.play(before.parts, self.need)
+                to_blame = _blamed(before, over) is bad  # else another pool gave way before it
+                self.factors[name] = max(largest, 1e-9) / bad.capacity if to_blame else 1.0 + part.margin
+            factor = self.factors[name] * CORRECTED * (1 + ROUGHLY) if name in self.factors else 1.0 + part.margin
+            if part.capacity * factor < self.need:
+                return False
+        return True
+
+    def failed(self, choice: Choice, outcome: Outcome) -> None:
+        """A choice broke a promise: the pool that is to blame is the one for prompts, or the one for answers."""
+        self.tried.add(_key(choice))
+        part = _blamed(choice, outcome)
+        name = (part.role, part.replica)
+        if name not in self.factors and math.isfinite(outcome.worst):
+            self.missed[name] = (choice, part)
+
+
+def _blamed(choice: Choice, outcome: Outcome) -> Part:
+    """The pool that broke a promise: the weaker by the screen, since a pool for answers that is full holds prompts up.
+
+    Where both are alike, the one whose promise is broken.
+    """
+    least = min(p.capacity for p in choice.parts)
+    weak = [p for p in choice.parts if p.capacity <= least * 1.05]
+    return weak[0] if len(weak) == 1 else choice.parts[0 if outcome.breaks == "ttft" else -1]
+
+
+def _key(choice: Choice) -> tuple[Any, ...]:
+    """Choices that differ in the requests allowed at once only are alike."""
+    return (*choice.family, *choice.counts, *(p.budget for p in choice.parts))
+
+
+def _done(found: Sequence[Finalist], value: float) -> bool:
     """Whether nothing from here on can change the winner, and there are runners-up enough."""
     if not found:
         return False

@@ -9,7 +9,7 @@ lowerings (five with latent attention), whatever the number of points.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from steelyard.search.demand import Demand
 from steelyard.search.space import Replica
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["BATCHES", "StepPrices", "step_prices", "with_hops"]
+__all__ = ["BATCHES", "Classes", "StepPrices", "step_prices", "with_hops"]
 
 Floats = NDArray[np.float64]
 
@@ -67,13 +67,28 @@ class StepPrices:
     spread: float
 
 
-def step_prices(model: Transformer, replica: Replica, demand: Demand, skew: float = 0.0) -> StepPrices:
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Which kernels of a step depend on what, by name; the same for all degrees that cut the same things."""
+
+    decode: Mapping[str, str]
+    """``token``, ``rows`` or ``sequence``."""
+    prompt: Mapping[str, str]
+    common: frozenset[str]
+    """Token kernels that decodes and prompts share."""
+
+
+def step_prices(
+    model: Transformer, replica: Replica, demand: Demand, skew: float = 0.0,
+    classes: dict[tuple[bool, ...], Classes] | None = None,
+) -> StepPrices:  # fmt: skip
     """Price a replica, without the hops between its stages (:func:`with_hops`).
 
     Args:
         model: the model. replica: machine, engine, plan and its token budgets.
         demand: lengths at which sequence kernels are priced.
         skew: exponent of the power law of expert popularity.
+        classes: what earlier calls for the same model found out.
     """
     plan, cluster, engine = replica.plan, replica.cluster, replica.engine
     points = np.concatenate([BATCHES, TOKENS])
@@ -94,9 +109,14 @@ def step_prices(model: Transformer, replica: Replica, demand: Demand, skew: floa
     def priced(kernels: Iterable[Kernel]) -> Cost:
         return price(Program(model.name, tuple(kernels), plan), cluster, engine, skew=skew)
 
-    kinds, facts = _classes(lowered(_PROBES, True))
-    prompt_kinds, prompt_facts = _classes(lowered(_PROBES, False)) if latent else (kinds, facts)
-    common = {n for n, c in kinds.items() if c == "token" and facts[n] == prompt_facts.get(n)}
+    known = {} if classes is None else classes
+    cuts = (plan.tp > 1, plan.cp > 1, plan.ep > 1, plan.shares_experts, plan.ep == plan.tp)
+    if cuts not in known:
+        decode, facts = _classes(lowered(_PROBES, True))
+        prompt, prompt_facts = _classes(lowered(_PROBES, False)) if latent else (decode, facts)
+        shared = frozenset(n for n, c in decode.items() if c == "token" and facts[n] == prompt_facts.get(n))
+        known[cuts] = Classes(decode, prompt, shared)
+    kinds, prompt_kinds, common = known[cuts].decode, known[cuts].prompt, known[cuts].common
     whole = priced(lowered(Step(decoding, 1, context, logits), True))
     prompting = lowered(Step(1, chunk, before + chunk, 1), False)
     prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") == "sequence")

@@ -41,6 +41,8 @@ COUNTS = np.array([1.0, 2, 3, 4, 6, 8, 12, 16, 32, 64, 256, 4096])
 #: the time average of an M/D/infinity occupancy has two thirds of its variance; the rest of the way to the simulator's
 #: percentiles (this constant is set by them) is that a step takes less than in proportion to its load.
 AVERAGED = 0.6
+#: Prompts an engine that only works on prompts may hold at once, at least.
+LEAST_SEATS = 32
 #: Standard deviations of the load that seats and cache must hold without a queue.
 SEATED = 2.0
 
@@ -140,7 +142,7 @@ def points_of(
         load, residual = np.zeros_like(LOADS), np.zeros_like(decode_s)
     else:
         load = LOADS
-        tpot = decode_s[:, None, :] + load / decodes * (extra @ demand.isl_share) * stages  # a prompt holds up every lane
+        tpot = decode_s[:, None, :] + load / decodes * (extra @ demand.isl_share) * stages  # every lane waits
         tpot = tpot + np.reshape(np.asarray(transfer_s, dtype=np.float64), (-1, 1, 1)) / decodes
         rate = stages * load / (decodes * tpot)
         use = rate * mean / stages if role == "both" else np.zeros_like(rate)
@@ -156,8 +158,12 @@ def points_of(
     held = demand.held if first.config.admission == "whole" or role == "prefill" else demand.context
     seats = np.stack([np.minimum(r.tokens / max(held, 1.0), r.sequences) for r in replicas]) / stages
     seats = np.where(np.stack([r.tokens for r in replicas]) > 0, seats, 0.0)
-    if role == "prefill":
-        seats = np.where(seats > 0, np.inf, 0.0)
+    if role == "prefill":  # one limit is as good as another that keeps every stage busy: the smallest such
+        enough = np.stack([r.sequences >= max(LEAST_SEATS, 8 * r.plan.pp) for r in replicas])
+        first = enough & (np.cumsum(enough, axis=1) == 1)
+        seats = np.where((seats > 0) & first[:, None, :], np.inf, 0.0)
+    elif role == "decode":  # a step without prompts never meets its token budget: the smallest will do
+        seats[:, 1:] = 0.0
     return Points(
         tuple(replicas), budgets, rate, tpot, service if role != "decode" else np.zeros_like(service), use, residual,
         load, lanes, np.array([float(r.ranks) for r in replicas]),
@@ -219,7 +225,7 @@ def _refined(values: Floats, at: Floats, logarithmic: bool = False) -> Floats:
 
 
 def tail(x: Any) -> Any:
-    """``P(Z > x)`` of a standard normal: ``erfc(x / sqrt 2) / 2`` by formula 7.1.26 of Abramowitz and Stegun, 1.5e-7."""
+    """``P(Z > x)`` of a standard normal: ``erfc(x / sqrt 2) / 2`` by Abramowitz and Stegun 7.1.26, to 1.5e-7."""
     z = np.abs(x) / math.sqrt(2.0)
     t = 1.0 / (1.0 + 0.3275911 * z)
     poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
@@ -227,7 +233,7 @@ def tail(x: Any) -> Any:
     return np.where(np.asarray(x) >= 0, upper, 1.0 - upper)
 
 
-def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats = COUNTS) -> tuple[Floats, Any, Any]:
+def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats = COUNTS) -> tuple[Floats, Any]:
     """Largest rate of a replica at which every promise holds.
 
     Args:
@@ -235,9 +241,8 @@ def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats 
         counts: replicas that share the traffic in turn.
 
     Returns:
-        ``(rate [p, c, s, r], load index [p, c, s, r], what breaks first [p, c, s, r])``: requests/s of a whole replica
-        (all ranks), 0 where even the lightest load fails; the index along the loads, -1 there; 0 = ttft, 1 = tpot,
-        2 = e2e, 3 = seats and cache.
+        ``(rate [p, c, s, r], what breaks first [p, c, s, r])``: requests/s of a whole replica (all ranks), 0 where even
+        the lightest load fails; 0 = ttft, 1 = tpot, 2 = e2e, 3 = seats and cache.
     """
     engines = points.ranks[:, None] * counts[None, :]  # [p, r]
     spread = demand.dispersion / engines
@@ -258,7 +263,7 @@ def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats 
     index = firsts.min(axis=0) - 1
     rate = np.take_along_axis(points.rate[:, :, None, :], np.maximum(index, 0), axis=3)
     rate = np.where(index >= 0, rate, 0.0) * points.ranks[:, None, None, None]
-    return rate, index, breaks
+    return rate, breaks
 
 
 def _misses(points: Points, demand: Demand, promise: Promise, spread: Floats) -> dict[str, NDArray[np.bool_]]:

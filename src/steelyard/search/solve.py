@@ -22,7 +22,7 @@ from steelyard.search.describe import breaking, reasons
 from steelyard.search.finalists import Search, finalists
 from steelyard.search.front import cost_front, speed_front
 from steelyard.search.objective import Limits, hourly, node_power_w, rent_of
-from steelyard.search.prices import StepPrices, step_prices, with_hops
+from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
 from steelyard.search.screen import Points, Promise, points_of, promise_of
 from steelyard.search.shown import candidate_of
 from steelyard.search.space import Formats, Replica, formats_of, replicas_of
@@ -72,9 +72,7 @@ def _transfer_s(replica: Replica, demand: Demand) -> float:
     return size / rate if rate > 0 else 0.0
 
 
-def screen(
-    model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits
-) -> Screen:
+def screen(model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits) -> Screen:
     """Weigh every candidate.
 
     Args:
@@ -121,11 +119,12 @@ def _most_devices(limits: Limits, usd_per_hour: float) -> int | None:
 def _priced(model: Model, replicas: Sequence[Replica], demand: Demand, skew: float) -> tuple[StepPrices, ...]:
     """Prices of replicas; stages of a pipeline have the kernels of the whole, priced once."""
     known: dict[object, StepPrices] = {}
+    classes: dict[tuple[bool, ...], Classes] = {}
     found = []
     for replica in replicas:
         key = replace(replica.plan, pp=1)
         if key not in known:
-            known[key] = step_prices(model.transformer, replica, demand, skew)
+            known[key] = step_prices(model.transformer, replica, demand, skew, classes)
         found.append(with_hops(known[key], model.transformer, replica))
     return tuple(found)
 
@@ -181,7 +180,7 @@ def solve(
     for k, finalist in enumerate(finals.found):
         largest = finalist.capacity
         if math.isnan(largest) and k == 0:
-            largest = player.largest_rate(finalist.choice.parts, max(finalist.choice.capacity, need))
+            largest = player.largest_rate(finalist.choice.parts, finalist.choice.capacity, need)
         shown.append(candidate_of(finalist, question, limits, player, demand, largest, first=k == 0))
     stages = {**weighed.stages_s, "finalists": time.perf_counter() - began}
     spent = sum(weighed.stages_s.values())

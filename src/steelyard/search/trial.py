@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-
 from steelyard.cost.energy import idle_power_w
 from steelyard.errors import DoesNotFit
 from steelyard.search.candidates import Part
@@ -159,9 +158,7 @@ class Player:
             ratio = verdict.value_s / verdict.target.limit_s
             if ratio > worst:
                 worst, breaks = ratio, verdict.target.metric.removesuffix("_s")
-        shares = {
-            name: {k: v for k, v in describe(found).items() if v is not None} for name, found in values.items()
-        }
+        shares = {name: {k: v for k, v in describe(found).items() if v is not None} for name, found in values.items()}
         promised = {v.target.metric: v.value_s for v in verdicts}
         at = {name: promised.get(name, shares[name].get("p99", math.nan)) for name in values}
         span = max(played.totals["makespan_s"], 1e-30)
@@ -177,15 +174,21 @@ class Player:
                 batch, kv_frac = counted["batch_s"] / stepping, counted["kv_s"] / stepping / member.kv.blocks
         return Outcome(rate_per_s, complete and worst <= 1.0, worst, breaks, at, shares, watts, batch, kv_frac)
 
-    def largest_rate(self, parts: Sequence[Part], guess: float) -> float:
-        """The largest rate at which every promise holds, to :data:`CLOSE`; 0 when even a trickle breaks one."""
-        low, high, step, rate = 0.0, math.inf, 1.12, guess
+    def largest_rate(
+        self, parts: Sequence[Part], guess: float, known: float = 0.0, close: float = CLOSE
+    ) -> float:
+        """The largest rate at which every promise holds, to ``close``; 0 when even a trickle breaks one.
+
+        Args:
+            parts: the pools. guess: where to begin. known: a rate they hold. close: as a share.
+        """
+        low, high, step, rate = known, math.inf, 1.12, max(guess, known * 1.03)
         for _ in range(TRIES):
             if self.play(parts, rate).meets:
                 low = rate
             else:
                 high = rate
-            if high <= low * (1 + CLOSE):
+            if high <= low * (1 + close):
                 break
             if math.isinf(high):
                 rate, step = low * step, step**1.5
@@ -198,5 +201,3 @@ class Player:
 
 def _refused(rate_per_s: float) -> Outcome:
     return Outcome(rate_per_s, False, math.inf, "kv", {}, {}, 0.0, 0.0, 0.0)
-
-

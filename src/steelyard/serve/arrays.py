@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from steelyard.plan.deployment import ROLES
 from steelyard.serve.engine import ADMISSIONS, VICTIMS, EngineConfig
 from steelyard.serve.kv import NO_LIMIT, KvPool, longest_request
+from steelyard.serve.methods import Methods, plain_methods
 from steelyard.serve.policies import Order, Policy, ordered
 from steelyard.serve.state import (
     EXTRA,
@@ -153,6 +154,7 @@ def setup_of_fleet(
             "concurrency": trace.concurrency,
             "max_iterations": most if stop_after_iterations is None else int(stop_after_iterations),
             "log": int(log > 0),
+            "forks": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
@@ -199,7 +201,7 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
 def play(
     setup: Setup, tables: Tables | Sequence[Tables], trace: Trace, policy: str | type[Policy] | Policy | Order,
     router: str, seed: int, rejected: Any, log: int, *, encode_s: Any = None,
-    watch: Callable[[Any], None] | None = None,
+    methods: Callable[[Tables, int, int], Methods] | None = None, watch: Callable[[Any], None] | None = None,
 ) -> Played:  # fmt: skip
     """Run the kernel on fresh arrays.
 
@@ -210,13 +212,15 @@ def play(
         rejected: ``[n]`` requests refused at the door.
         log: steps to keep.
         encode_s: ``[n]`` s of an encoder before the prompt; None = none.
+        methods: makes the arrays of what engines do beyond scheduling from ``(tables, replicas, prefix units)``;
+            None = nothing of it.
         watch: called once, before the first event, with the live counters ``[pool, TOTALS]``; the kernel runs without
             the interpreter's lock, so another thread may read them.
     """
     from steelyard.serve.kernel import run_kernel
 
     joined = _joined([tables] if isinstance(tables, Tables) else tables)
-    fleet, order = _fleet(setup, trace, ordered(policy, trace), router, seed, rejected, encode_s)
+    fleet, order = _fleet(setup, trace, ordered(policy, trace), router, seed, rejected, encode_s, joined, methods)
     kept = make_log(min(log, int(setup.run[0]["max_iterations"]) + 2))
     meta = np.array([0, 1, 0], dtype=np.int64)
     itl = np.zeros(ITL_BINS, dtype=np.int64)
@@ -236,14 +240,17 @@ def play(
 def _joined(tables: Sequence[Tables]) -> Tables:
     """One array of all tables, ``layout[pool]`` where each is."""
     offsets = np.cumsum([0, *(len(t.data) for t in tables)])
-    layout = np.stack([t.layout for t in tables])
+    layout = np.zeros((len(tables), max(len(t.layout) for t in tables), 4), dtype=np.int64)
+    for k, table in enumerate(tables):
+        layout[k, : len(table.layout)] = table.layout
     layout[:, :, 0] += offsets[:-1, None]
     return Tables(tables[0].data if len(tables) == 1 else np.concatenate([t.data for t in tables]), layout)
 
 
 def _fleet(
-    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any
-) -> tuple[Fleet, Any]:
+    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, tables: Tables,
+    methods: Callable[[Tables, int, int], Methods] | None,
+) -> tuple[Fleet, Any]:  # fmt: skip
     """``(all arrays, order of known arrivals)``."""
     x, members = setup.pools, setup.members
     pools = make_pools(x, [m.longest for m in members], [m.weight for m in members])
@@ -256,10 +263,13 @@ def _fleet(
     numbers = np.zeros(NUMBERS, dtype=np.int64)
     numbers[NEXT] = trace.concurrency
     numbers[STRANDED:] = -1
+    past = bool(np.any(x["admission"] == ADMISSIONS.index("past-future")))
+    plain = plain_methods(tables, len(pools), len(x), past)
     fleet = Fleet(
         run=setup.run, setups=x, wires=setup.wires, ways=make_ways(pools, x)[0], q=requests, extra=extra, links=links,
         units_of=units_of, children=children, s=slots, w=workers, p=pools, u=make_units(len(pools), units),
         timers=np.zeros(timers, dtype=TIMER), total=np.zeros((len(x), len(TOTALS))), numbers=numbers,
+        m=plain if methods is None else methods(tables, len(pools), units)._replace(past=plain.past),
     )  # fmt: skip
     return fleet, order
 

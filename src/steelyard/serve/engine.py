@@ -17,8 +17,9 @@ from steelyard.plan.engine import Engine
 __all__ = ["ADMISSIONS", "RULES", "VICTIMS", "EngineConfig", "Rules", "engine_config"]
 
 #: What must be free before a waiting request is admitted: blocks for the tokens of this step; for the whole prompt;
-#: for prompt and answer, kept from then on; or for the prompt beside an estimate of what the running ones still need.
-ADMISSIONS = ("step", "prompt", "whole", "estimate")
+#: for prompt and answer, kept from then on; for the prompt beside an estimate of what the running ones still need; or
+#: for what all will hold at the fullest, by the lengths of past answers.
+ADMISSIONS = ("step", "prompt", "whole", "estimate", "past-future")
 #: Who gives way when blocks run out: the last admitted; the last by the policy's order; the shortest answer so far.
 VICTIMS = ("last", "worst", "shortest_answer")
 
@@ -64,6 +65,10 @@ RULES: Mapping[str, Rules] = {
                   source="Yu et al., OSDI 2022"),
     "tgi": Rules("TGI: prompts first, whole, prompt and answer reserved", False, False, "whole",
                  source="text-generation-inference router/src/queue.rs"),
+    "splitfuse": Rules("DeepSpeed-FastGen Dynamic SplitFuse: every step filled to the same tokens", True, True, "step",
+                       source="arXiv:2401.08671"),
+    "lightllm": Rules("LightLLM: whole prompts shared with decodes, past-future admission", True, True, "past-future",
+                      source="arXiv:2507.10150"),
     "static": Rules("static batching", False, False, "whole", static=True),
 }  # fmt: skip
 
@@ -169,7 +174,7 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
         admission=rules.admission,
         watermark=0.01 if scheduler == "vllm-v0" else 0.0,
         async_scheduling=engine.name in ("vllm", "sglang", "trtllm"),
-        graph_tokens=512 if engine.name == "vllm" else 0,
+        graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
     )
     problems += _check(given, rules)

@@ -21,12 +21,12 @@ from steelyard.serve.kv import KvPool
 from steelyard.serve.methods import PAST_BINS, SEAT, TIER, Methods, no_methods
 from steelyard.serve.speculate import METHODS, Speculation, draft_of, parse_speculation, with_draft
 from steelyard.serve.state import UNIT
-from steelyard.serve.step_table import OVERLAPS, Tables, build_step_table
-from steelyard.serve.tiers import KINDS, Tier, parse_tiers
+from steelyard.serve.step_table import OVERLAPS, StepTable, Tables, build_step_table
+from steelyard.serve.tiers import KINDS, Tier, parse_tiers, tier_arrays
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.transformer import Transformer
 
-__all__ = ["Extras", "Fitted", "fit", "kernel_methods", "read_extras", "with_adapters"]
+__all__ = ["Extras", "Fitted", "fit", "kernel_methods", "levels_of", "read_extras", "with_adapters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,10 @@ def with_adapters(trace: Trace, extras: Extras, seed: int = 0) -> Trace:
 class Fitted:
     """Extras on one pool: its tables, its record for the kernel, its smaller cache, what was assumed."""
 
-    tables: Tables
+    table: StepTable
+    """The model's, that of its draft behind it."""
     record: Any
     kv: KvPool
-    spread: float
-    sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     guesses: Mapping[str, str] = field(default_factory=dict)
 
@@ -137,6 +136,8 @@ def fit(
         model, plan, cluster, engine, config, max_context=max_context, skew=skew, queries=extras.queries,
         overlap=extras.overlap,
     )  # fmt: skip
+    if extras.speculate is not None and config.rules.static:
+        raise InputError("a static batch writes one token per step and sequence", field="speculate")
     tables, record, beside, per_token = table.tables, no_methods()[0], 0.0, 0.0
     notes: list[str] = []
     sources, guesses = dict(table.sources), {}
@@ -180,7 +181,8 @@ def fit(
         )
     if extras.overlap:
         notes.append(f"kernels overlap as {extras.overlap} does, where that is faster than one after another")
-    return Fitted(tables, record, smaller(kv, beside, per_token), table.spread, sources, tuple(notes), guesses)
+    table = replace(table, tables=tables, sources=sources)
+    return Fitted(table, record, smaller(kv, beside, per_token), tuple(notes), guesses)
 
 
 def smaller(kv: KvPool, beside: float, per_token: float) -> KvPool:
@@ -202,17 +204,35 @@ def smaller(kv: KvPool, beside: float, per_token: float) -> KvPool:
     return replace(kv, blocks=blocks)
 
 
+def levels_of(extras: Extras, pools: Sequence[tuple[Cluster, Plan, KvPool, int]], units: int) -> tuple[Any, Any, Any]:
+    """The kernel's arrays of cache levels for pools of ``(cluster, plan of a replica, cache, replicas)``.
+
+    A shared level is shared by the replicas of one pool.
+    """
+    tiers, rows, below = [], [], []
+    begin = 0
+    for cluster, plan, kv, replicas in pools:
+        if kv.block_bytes <= 0:  # encoders
+            rows.append(np.zeros((replicas, len(extras.tiers)), dtype=np.int64))
+            continue
+        own, where, held = tier_arrays(extras.tiers, cluster, plan, kv, replicas, units)
+        tiers.append(own)
+        rows.append(where + begin)
+        below.append(held)
+        begin += len(own)
+    return np.concatenate(tiers), np.concatenate(rows), np.concatenate(below)
+
+
 def kernel_methods(
     records: Sequence[Any], tables: Tables, trace: Trace, extras: Extras, *, replicas: int, units: int,
-    levels: tuple[Any, Any, Any] | None = None, past: bool = False,
+    levels: tuple[Any, Any, Any] | None = None,
 ) -> Methods:  # fmt: skip
     """The kernel's arrays.
 
     Args:
         records: of every pool. tables: data, and the layout ``[pool, table, 4]``.
         trace: its adapters. extras: whether there are any.
-        replicas: of all pools. units: prefix units. levels: what ``tier_arrays`` made. past: whether a
-            pool admits by past lengths.
+        replicas: of all pools. units: prefix units. levels: what ``levels_of`` made.
     """
     z = np.array(list(records)) if len(records) else no_methods()
     n = len(trace)
@@ -228,5 +248,5 @@ def kernel_methods(
         z=z, data=tables.data, layout=tables.layout, adapter_of=asked, seats=seats,
         seat_of=np.full((replicas, count), -1, dtype=np.int32), seat_free=np.zeros(replicas), tiers=tiers,
         tier_rows=rows, below=below, swapped=np.zeros(n if extras.swap else 1, dtype=np.int32),
-        past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
+        past=np.zeros((1, 4, PAST_BINS)),
     )  # fmt: skip

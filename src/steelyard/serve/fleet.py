@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 from steelyard.serve.queue import push
 from steelyard.serve.schedule import cached_units, enqueue, release
 from steelyard.serve.state import ANSWER, ENCODED, ENCODER, HERE, SEQ, STRANDED, TURN
@@ -17,7 +17,7 @@ __all__ = ["arrived_cache", "encode", "hand_over", "send"]
 ROUND_ROBIN, GIVEN, LEAST, LONGEST_PREFIX = range(4)
 
 
-@njit
+@njit_inner
 def route(f: Any, i: int, stage: int) -> int:
     """The replica for a request, -1 when none that could hold it is up."""
     run, p, q, numbers = f.run, f.p, f.q, f.numbers
@@ -55,7 +55,7 @@ def route(f: Any, i: int, stage: int) -> int:
     return int(best)
 
 
-@njit
+@njit_inner
 def send(f: Any, i: int, stage: int, now: float) -> None:
     """Queue a request at a replica of a stage; while none can take it, it waits for one."""
     f.q[i].seq = f.numbers[SEQ]
@@ -71,7 +71,7 @@ def send(f: Any, i: int, stage: int, now: float) -> None:
         f.q[i].answered_by = r
 
 
-@njit
+@njit_inner
 def hand_over(f: Any, lane: int, r: int, j: int, now: float) -> None:
     """A prompt is done in a replica for prompts: its cache stays there until a replica for answers has it."""
     slot = f.s[lane, j]
@@ -84,7 +84,7 @@ def hand_over(f: Any, lane: int, r: int, j: int, now: float) -> None:
     send(f, i, ANSWER, now)
 
 
-@njit
+@njit_inner
 def arrived_cache(f: Any, i: int, lane: int, now: float) -> None:
     """The cache of a request has come to a worker: the sender forgets it."""
     s, w, q = f.s, f.w, f.q
@@ -97,7 +97,7 @@ def arrived_cache(f: Any, i: int, lane: int, now: float) -> None:
             return
 
 
-@njit
+@njit_inner
 def encode(f: Any, i: int, seconds: float, now: float) -> float:
     """Give a request to the encoder that is free first; when its encoding is done."""
     ways, p = f.ways[ENCODER], f.p

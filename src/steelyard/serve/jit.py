@@ -9,11 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["njit", "njit_inline"]
+__all__ = ["njit", "njit_inline", "njit_inner"]
 
 #: Modules of compiled functions and of the constants they use.
 _COMPILED = (
-    "evaluate", "fleet", "jit", "kernel", "queue", "schedule", "state", "step_table", "timer", "transfer",
+    "evaluate", "fleet", "jit", "kernel", "lower_tiers", "methods", "past_future", "pricing", "queue", "residents",
+    "schedule", "state", "step_table", "timer", "transfer",
 )  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -47,6 +48,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 #: No reference counts: nothing compiled here allocates, and counting arrays in and out of calls took most of the time.
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_INNER: dict[str, Any] = {**_OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _FOLDER = "" if os.environ.get("NUMBA_CACHE_DIR") else str(_cache_folder())
 
 
@@ -59,16 +61,24 @@ def njit(function: _F) -> _F:
 
 
 def njit_inline(function: _F) -> _F:
-    """The same for a function of every step, put into its caller: handing over many arrays takes as long as it."""
-    return _compiled(function, forceinline=True)
+    """An inner function of every step, put into its caller: handing over many arrays takes as long as it."""
+    compiled: _F = numba.njit(**_INNER, forceinline=True)(function)
+    return compiled
 
 
-def _compiled(function: _F, forceinline: bool = False) -> _F:
+def njit_inner(function: _F) -> _F:
+    """The same for a function that only compiled code calls: no way in from Python, which takes long to compile for
+    many arrays, and no place of its own on the disk."""
+    compiled: _F = numba.njit(**_INNER)(function)
+    return compiled
+
+
+def _compiled(function: _F) -> _F:
     settings: Any = numba.config
     before = settings.CACHE_DIR
     try:
         settings.CACHE_DIR = _FOLDER or before
-        compiled: _F = numba.njit(**_OPTIONS, forceinline=forceinline)(function)
+        compiled: _F = numba.njit(**_OPTIONS)(function)
     finally:
         settings.CACHE_DIR = before
     return compiled

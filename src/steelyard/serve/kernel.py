@@ -12,10 +12,13 @@ from typing import Any
 
 from steelyard.serve.evaluate import step_cost
 from steelyard.serve.fleet import arrived_cache, encode, hand_over, send
-from steelyard.serve.jit import njit, njit_inline
+from steelyard.serve.jit import njit, njit_inline, njit_inner
+from steelyard.serve.past_future import learn_length
+from steelyard.serve.pricing import accepted_guesses, price_lane
 from steelyard.serve.queue import pop, push
-from steelyard.serve.schedule import cache_prompt, choose_step, release
+from steelyard.serve.schedule import PAST_FUTURE, cache_prompt, choose_step, release
 from steelyard.serve.state import (
+    ACCEPTED,
     ENCODED,
     ENTRY,
     HERE,
@@ -56,10 +59,13 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
     if chunks > 0 and not x.mixed:
         decodes, context = 0, 0.0
     k = p[r].pool
-    duration, energy = step_cost(
-        data, layout[k], float(new + decodes), float(chunks + decodes), float(decodes), context, float(chunks),
-        float(new), pairs,
-    )  # fmt: skip
+    if f.m.z[k].plain:
+        duration, energy = step_cost(
+            data, layout[k], float(new + decodes), float(chunks + decodes), float(decodes), context, float(chunks),
+            float(new), pairs,
+        )  # fmt: skip
+    else:
+        duration, energy = price_lane(f, x, lane, r, decodes, context, chunks, new, pairs)
     begin = now
     end = begin + duration
     lanes = x.lanes
@@ -98,7 +104,7 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
             entry.waiting = p[r].queued
 
 
-@njit
+@njit_inner
 def next_row(log: Any, meta: Any) -> int:
     """Where to keep this step, -1: nowhere. A full log drops every second entry and keeps half as many from then on.
 
@@ -121,7 +127,7 @@ def next_row(log: Any, meta: Any) -> int:
     return int(row)
 
 
-@njit
+@njit_inner
 def count_gap(itl: Any, gap: float, times: int) -> None:
     """Put a time between tokens into the histogram."""
     index = int(math.log(max(gap, ITL_SHORTEST_S) / ITL_SHORTEST_S) / ITL_STEP)
@@ -134,7 +140,9 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
     q, s, w = f.q, f.s, f.w
     previous = w[lane].last_end
     static = x.static
-    same, kept, alive = 0, 0, 0
+    z = f.m.z[f.p[r].pool]
+    guesses = w[lane].guesses if z.guess > 0 else 0
+    same, kept, alive, burst = 0, 0, 0, 0
     gaps = 0.0
     count = w[lane].count
     for j in range(count):
@@ -144,14 +152,22 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
         over = False
         if take > 0:
             prompt = slot.computed < slot.target
+            gain = 1
+            if guesses > 0 and not prompt:  # those that were right, and the one after them, come out together
+                gain = min(slot.left, 1 + accepted_guesses(z, slot.request, slot.left, guesses))
+                take = gain
+                burst += gain - 1
+                f.total[f.p[r].pool, ACCEPTED] += gain - 1
             slot.computed += take
             if slot.computed >= slot.target:
                 i = slot.request
                 if prompt and x.unit_tokens > 0:
                     cache_prompt(f, x, r, i)
-                slot.left -= 1
+                slot.left -= gain
                 if prompt and q[i].first_at < 0:
                     q[i].first_at = now
+                    if f.run[0].forks:
+                        pending = successors(f, i, now, pending)
                 else:
                     gap = now - slot.token_at
                     gaps += gap
@@ -168,7 +184,10 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
                     f.total[f.p[r].pool, 19] += 1
                     f.p[r].load -= 1
                     f.numbers[INSIDE] -= 1
-                    pending = successors(f, i, now, pending)
+                    if not f.run[0].forks:
+                        pending = successors(f, i, now, pending)
+                    if x.admission == PAST_FUTURE:
+                        learn_length(f.m.past, r, q[i].osl)
                     if not static:
                         release(f, x, r, i, slot.blocks)
                 elif x.role == PREFILL:
@@ -183,6 +202,9 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
         kept += 1
     if same > 0:
         count_gap(itl, now - previous, same)
+    if burst > 0:
+        count_gap(itl, 0.0, burst)
+        f.total[f.p[r].pool, 3] += burst
     f.total[f.p[r].pool, 15] += gaps
     if static and alive == 0:
         for j in range(kept):
@@ -198,7 +220,7 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
     return pending
 
 
-@njit
+@njit_inner
 def successors(f: Any, i: int, now: float, pending: int) -> int:
     """Requests that were waiting for this one to complete (or be rejected); the heap of those to arrive."""
     if f.run[0].concurrency > 0:
@@ -216,7 +238,7 @@ def successors(f: Any, i: int, now: float, pending: int) -> int:
     return pending
 
 
-@njit
+@njit_inner
 def arrive_later(f: Any, k: int, now: float, pending: int) -> int:
     """Request ``k`` is sent after its delay, and not before its own time."""
     q, extra = f.q, f.extra
@@ -225,7 +247,7 @@ def arrive_later(f: Any, k: int, now: float, pending: int) -> int:
     return set_arrival(f, k, q[k].arrived_at + f.run[0].request_s, pending)
 
 
-@njit
+@njit_inner
 def set_arrival(f: Any, k: int, at: float, pending: int) -> int:
     """Put a request into the heap of those to arrive."""
     f.q[k].key = at
@@ -234,7 +256,7 @@ def set_arrival(f: Any, k: int, at: float, pending: int) -> int:
     return int(push(f.q, pending, k))
 
 
-@njit
+@njit_inner
 def arrive(f: Any, i: int, now: float, pending: int) -> int:
     """A request reaches the engines: encoded, routed and queued; or it was rejected and its successors go on."""
     q = f.q

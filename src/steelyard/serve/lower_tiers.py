@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from steelyard.serve.evaluate import step_cost
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 
 __all__ = ["begin_load", "keep_below", "load_from_below", "swap_in", "swap_out"]
 
 
-@njit
+@njit_inner
 def _detach(t: Any, v: Any, row: int, unit: int) -> None:
     older, newer = v[row, unit].older, v[row, unit].newer
     if older >= 0:
@@ -27,7 +27,7 @@ def _detach(t: Any, v: Any, row: int, unit: int) -> None:
         t[row].newest = older
 
 
-@njit
+@njit_inner
 def _attach(t: Any, v: Any, row: int, unit: int) -> None:
     newest = t[row].newest
     v[row, unit].older = newest
@@ -39,7 +39,7 @@ def _attach(t: Any, v: Any, row: int, unit: int) -> None:
     t[row].newest = unit
 
 
-@njit
+@njit_inner
 def _make_room(m: Any, row: int, blocks: int, unit_blocks: int) -> int:
     """Let the oldest units of a level go until so many blocks fit; the first of them, -1 none, -2 it never fits."""
     t, v = m.tiers, m.below
@@ -56,7 +56,7 @@ def _make_room(m: Any, row: int, blocks: int, unit_blocks: int) -> int:
     return int(gone)
 
 
-@njit
+@njit_inner
 def keep_below(m: Any, z: Any, r: int, unit: int, unit_blocks: int) -> None:
     """A unit leaves the device: the first level takes it, what that lets go falls to the next."""
     t, v = m.tiers, m.below
@@ -77,7 +77,7 @@ def keep_below(m: Any, z: Any, r: int, unit: int, unit_blocks: int) -> None:
         unit = gone
 
 
-@njit
+@njit_inner
 def _level_of(m: Any, z: Any, r: int, unit: int) -> int:
     for level in range(z.tiers):
         if m.below[m.tier_rows[r, level], unit].refs >= 0:
@@ -85,16 +85,19 @@ def _level_of(m: Any, z: Any, r: int, unit: int) -> int:
     return -1
 
 
-@njit
+@njit_inner
 def load_from_below(
-    m: Any, z: Any, x: Any, k: int, r: int, units_of: Any, start: int, hits: int, most: int, now: float
+    m: Any, z: Any, x: Any, k: int, r: int, u: Any, units_of: Any, start: int, hits: int, most: int, now: float
 ) -> tuple[int, float]:
     """``(units to load, when they are there)`` of a prompt that has ``hits`` of at most ``most`` units on the device.
 
     They are loaded when that is predicted to be over before computing them would be; else 0. ``k``: the pool.
     """
     found = 0
-    while hits + found < most and _level_of(m, z, r, units_of[start + hits + found]) >= 0:
+    while hits + found < most:
+        unit = units_of[start + hits + found]
+        if u[r, unit].refs >= 0 or _level_of(m, z, r, unit) < 0:
+            break
         found += 1
     if found == 0:
         return 0, now
@@ -107,7 +110,7 @@ def load_from_below(
     return found, ready
 
 
-@njit
+@njit_inner
 def _when(m: Any, z: Any, x: Any, r: int, units_of: Any, first: int, count: int, now: float) -> float:
     """When so many units of the levels below are on the device, every link serving one request after another."""
     ready = now
@@ -122,7 +125,7 @@ def _when(m: Any, z: Any, x: Any, r: int, units_of: Any, first: int, count: int,
     return float(ready)
 
 
-@njit
+@njit_inner
 def begin_load(m: Any, z: Any, x: Any, r: int, units_of: Any, first: int, count: int, now: float) -> None:
     """Take the links for a load and make its units the newest of their levels."""
     t, v = m.tiers, m.below
@@ -139,7 +142,7 @@ def begin_load(m: Any, z: Any, x: Any, r: int, units_of: Any, first: int, count:
             t[row].link_free = max(now, t[row].link_free) + t[row].latency_s + own * x.unit_blocks * t[row].block_s
 
 
-@njit
+@njit_inner
 def swap_out(m: Any, z: Any, x: Any, k: int, r: int, i: int, tokens: int, blocks: int, now: float) -> bool:
     """A request gives way: its cache goes to the first level when there is room and loading it back is faster."""
     tier = m.tiers[m.tier_rows[r, 0]]
@@ -153,7 +156,7 @@ def swap_out(m: Any, z: Any, x: Any, k: int, r: int, i: int, tokens: int, blocks
     return True
 
 
-@njit
+@njit_inner
 def swap_in(m: Any, r: int, i: int, blocks: int, now: float) -> float:
     """A request whose cache was moved is admitted again; when its cache is on the device."""
     tier = m.tiers[m.tier_rows[r, 0]]

@@ -8,8 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.serve.state import UNIT
 
-__all__ = ["METHOD", "MOST_RAMPS", "PAST_BINS", "PAST_OCTAVE", "SEAT", "TIER", "Methods", "no_methods", "read_words"]
+__all__ = [
+    "METHOD",
+    "MOST_RAMPS",
+    "PAST_BINS",
+    "PAST_OCTAVE",
+    "SEAT",
+    "TIER",
+    "Methods",
+    "no_methods",
+    "plain_methods",
+    "read_words",
+]
 
 #: Exit ramps at most.
 MOST_RAMPS = 16
@@ -90,6 +102,17 @@ def no_methods(pools: int = 1) -> Any:
     records = np.zeros(pools, dtype=METHOD)
     records["plain"] = 1
     return records
+
+
+def plain_methods(tables: Any, replicas: int, pools: int, past: bool = False) -> Methods:
+    """Arrays when none of it is used. ``past``: a pool admits by the lengths of past answers."""
+    held = np.zeros((1, 1), dtype=UNIT)
+    return Methods(
+        z=no_methods(pools), data=tables.data, layout=tables.layout, adapter_of=np.full(1, -1, dtype=np.int32),
+        seats=np.zeros((replicas, 1), dtype=SEAT), seat_of=np.full((replicas, 1), -1, dtype=np.int32),
+        seat_free=np.zeros(replicas), tiers=np.zeros(1, dtype=TIER), tier_rows=np.zeros((replicas, 1), dtype=np.int64),
+        below=held, swapped=np.zeros(1, dtype=np.int32), past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
+    )  # fmt: skip
 
 
 def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple[str, dict[str, Any]]:

@@ -46,6 +46,31 @@ def goodput(records: Records, slo: dict[str, float] | Any) -> NDArray[np.bool_]:
     return np.asarray(good)
 
 
+def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
+    """What speculation, adapters, cache levels and finetuning did, and answers of several branches; {} without."""
+    totals = simulation.totals
+    found: dict[str, Any] = {}
+    if "extras" in simulation.inputs:
+        guessed = totals["guessed_tokens"]
+        found["extras"] = {
+            "guessed_tokens": int(guessed),
+            "accepted_tokens": int(totals["accepted_tokens"]),
+            "accepted_frac": totals["accepted_tokens"] / guessed if guessed else None,
+            "loaded_tokens": int(totals["loaded_tokens"]),
+            "swapped_tokens": int(totals["swapped_tokens"]),
+            "adapter_loads": int(totals["adapter_loads"]),
+            "trained_tokens": int(totals["trained_tokens"]),
+            "trained_tokens_per_s": totals["trained_tokens"] / span,
+        }
+    if simulation.trace.branches > 1:
+        from steelyard.serve.traffic.branches import group_times
+
+        records, width = simulation.records, simulation.trace.branches
+        times = group_times(width, records.arrived_at, records.ttft_s, records.e2e_s)
+        found["groups"] = {"branches": width} | {name: describe(value) for name, value in times.items()}
+    return found
+
+
 def summary(simulation: Simulation) -> dict[str, Any]:
     """The JSON form ``steelyard.simulate/1`` (SI units)."""
     from steelyard.serve.run import provenance
@@ -102,6 +127,7 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         "energy_j_per_output_token": simulation.energy_j / answered if answered else None,
         "usd": usd,
         "usd_per_million_output_tokens": usd / answered * 1e6 if usd is not None and answered else None,
+        **_extras(simulation, span),
         "slo": dict(simulation.slo),
         "simulation": {
             "iterations": int(totals["iterations"]),

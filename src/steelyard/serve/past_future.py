@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 from steelyard.serve.methods import PAST_BINS, PAST_OCTAVE
 
 __all__ = ["expect", "forget_future", "future_peak", "learn_length", "plan_future"]
@@ -22,23 +22,23 @@ __all__ = ["expect", "forget_future", "future_peak", "learn_length", "plan_futur
 FEW, UNKNOWN = 20, 2048.0
 
 
-@njit
+@njit_inner
 def _bin(tokens: float) -> int:
     return int(min(max(PAST_OCTAVE * math.log2(max(tokens, 1.0)), 0.0), PAST_BINS - 1.0))
 
 
-@njit
+@njit_inner
 def _upper(k: int) -> float:
-    return 2.0 ** ((k + 1) / PAST_OCTAVE)
+    return float(2.0 ** ((k + 1) / PAST_OCTAVE))
 
 
-@njit
+@njit_inner
 def learn_length(past: Any, r: int, tokens: int) -> None:
     """An answer of a replica ended."""
     past[r, 0, _bin(tokens)] += 1.0
 
 
-@njit
+@njit_inner
 def expect(past: Any, r: int) -> None:
     """Mean length of the answers longer than each bin, from those that ended: second row of ``past[r]``."""
     count, total = 0.0, 0.0
@@ -52,7 +52,7 @@ def expect(past: Any, r: int) -> None:
             past[r, 1, k] = max(UNKNOWN, _upper(k))
 
 
-@njit
+@njit_inner
 def forget_future(past: Any, r: int) -> None:
     """Nobody runs: third row requests, fourth row tokens by the time they have to go."""
     for k in range(PAST_BINS):
@@ -60,7 +60,7 @@ def forget_future(past: Any, r: int) -> None:
         past[r, 3, k] = 0.0
 
 
-@njit
+@njit_inner
 def plan_future(past: Any, r: int, tokens: float, answered: float, sign: float) -> None:
     """One more request (or, with -1, one fewer) that holds ``tokens`` and has answered ``answered`` tokens."""
     rest = max(past[r, 1, _bin(answered + 1.0)] - answered, 1.0)
@@ -69,7 +69,7 @@ def plan_future(past: Any, r: int, tokens: float, answered: float, sign: float) 
     past[r, 3, k] += sign * tokens
 
 
-@njit
+@njit_inner
 def future_peak(past: Any, r: int) -> float:
     """Tokens in the cache at its fullest."""
     count, tokens, peak = 0.0, 0.0, 0.0

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from steelyard.serve.evaluate import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit, njit_inner
+from steelyard.serve.residents import adapter_of, count_adapter
+from steelyard.serve.state import GUESSED, TRAINED
 
-__all__ = ["accepted_guesses", "choose_guesses", "guess_cost", "price_step", "queries_for"]
+__all__ = ["accepted_guesses", "choose_guesses", "guess_cost", "price_lane", "price_step", "queries_for"]
 
 #: A draft works once per guess, once for all of them, or not at all.
 EACH, ONCE, FREE = 1, 2, 3
@@ -202,3 +204,32 @@ def _beside(
         data, layout, 0, time, energy, decodes * queries + new + work, decodes + chunks, chunks + sequences
     )  # fmt: skip
     return max(time, alone), energy
+
+
+@njit_inner
+def price_lane(
+    f: Any, x: Any, lane: int, r: int, decodes: int, context: float, chunks: int, new: int, pairs: float
+) -> tuple[float, float]:
+    """``(time, energy of one device)`` of the step a worker has chosen. ``f``: the fleet, ``x``: the pool's setup."""
+    m, k = f.m, f.p[r].pool
+    z = m.z[k]
+    guesses = f.w[lane].guesses if z.guess > 0 and decodes > 0 else 0
+    queries = queries_for(z, guesses)
+    adapters, adapted = 0, 0.0
+    if z.max_loras > 0:
+        stamp = int(f.total[k, 0])
+        for j in range(f.w[lane].count):
+            slot = f.s[lane, j]
+            if slot.take > 0:
+                adapter = adapter_of(m, slot.request)
+                if adapter >= 0:
+                    adapters += count_adapter(m, r, adapter, stamp)
+                    adapted += slot.take
+    budget = float(x.max_tokens - new - decodes * queries)
+    time, energy, trained = price_step(
+        z, m.data, m.layout[k], guesses, float(decodes), context + decodes * (queries - 1.0), float(chunks),
+        float(new), pairs, adapters, adapted, budget,
+    )  # fmt: skip
+    f.total[k, GUESSED] += guesses * decodes
+    f.total[k, TRAINED] += trained
+    return time, energy

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
+from steelyard.serve.lower_tiers import keep_below
 
 __all__ = ["drop_unit", "evict", "merge", "pop", "share_unit", "take_blocks"]
 
 
-@njit
+@njit_inner
 def before(q: Any, a: int, b: int) -> bool:
     """Whether request ``a`` comes before ``b``: smaller key, then smaller sequence number."""
     return bool(q[a].key < q[b].key or (q[a].key == q[b].key and q[a].seq < q[b].seq))
 
 
-@njit
+@njit_inner
 def merge(q: Any, a: int, b: int) -> int:
     """The root of two skew heaps made one (Sleator and Tarjan 1986); -1 is the empty heap. Amortised O(log n)."""
     if a < 0:
@@ -43,7 +44,7 @@ def merge(q: Any, a: int, b: int) -> int:
             a = right
 
 
-@njit
+@njit_inner
 def push(q: Any, root: int, request: int) -> int:
     """Add a request whose key and sequence number are set; the new root."""
     q[request].left_child = -1
@@ -51,13 +52,13 @@ def push(q: Any, root: int, request: int) -> int:
     return merge(q, root, request)
 
 
-@njit
+@njit_inner
 def pop(q: Any, root: int) -> int:
     """Take the root away; the new root."""
     return merge(q, q[root].left_child, q[root].right_child)
 
 
-@njit
+@njit_inner
 def _unlink(p: Any, u: Any, r: int, unit: int) -> None:
     older, newer = u[r, unit].older, u[r, unit].newer
     if older >= 0:
@@ -71,7 +72,7 @@ def _unlink(p: Any, u: Any, r: int, unit: int) -> None:
     p[r].evictable -= 1
 
 
-@njit
+@njit_inner
 def share_unit(p: Any, u: Any, r: int, unit: int) -> None:
     """One more request holds a cached unit."""
     if u[r, unit].refs == 0:
@@ -79,7 +80,7 @@ def share_unit(p: Any, u: Any, r: int, unit: int) -> None:
     u[r, unit].refs += 1
 
 
-@njit
+@njit_inner
 def drop_unit(p: Any, u: Any, r: int, unit: int) -> None:
     """One request fewer holds it; a unit nobody holds is the newest that may be evicted."""
     u[r, unit].refs -= 1
@@ -95,7 +96,7 @@ def drop_unit(p: Any, u: Any, r: int, unit: int) -> None:
         p[r].evictable += 1
 
 
-@njit
+@njit_inner
 def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
     """Forget the unit that was let go longest ago."""
     unit = p[r].oldest
@@ -104,13 +105,15 @@ def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
     p[r].free += unit_blocks
 
 
-@njit
+@njit_inner
 def take_blocks(f: Any, x: Any, r: int, blocks: int) -> bool:
     """Take free blocks, evicting cached prefixes by age where needed; False (and nothing taken) when too few."""
     p = f.p
     if p[r].free + p[r].evictable * x.unit_blocks < blocks:
         return False
     while p[r].free < blocks:
+        if f.m.z[p[r].pool].tiers > 0:
+            keep_below(f.m, f.m.z[p[r].pool], r, p[r].oldest, x.unit_blocks)
         evict(p, f.u, r, x.unit_blocks)
         f.total[p[r].pool, 17] += 1
     p[r].free -= blocks

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 
 __all__ = ["adapter_of", "count_adapter", "find_seat", "leave_seat", "take_seat"]
 
 
-@njit
+@njit_inner
 def adapter_of(m: Any, i: int) -> int:
     """The adapter of a request, -1 none."""
     return int(m.adapter_of[i]) if m.adapter_of.shape[0] > 1 or i == 0 else -1
 
 
-@njit
+@njit_inner
 def find_seat(m: Any, z: Any, r: int, adapter: int) -> int:
     """Where an adapter is or could be loaded to, -1 when every place is in use."""
     seat = m.seat_of[r, adapter]
@@ -36,7 +36,7 @@ def find_seat(m: Any, z: Any, r: int, adapter: int) -> int:
     return best
 
 
-@njit
+@njit_inner
 def take_seat(m: Any, z: Any, r: int, adapter: int, seat: int, now: float) -> float:
     """A request runs with an adapter; when the adapter is there."""
     place = m.seats[r, seat]
@@ -53,7 +53,7 @@ def take_seat(m: Any, z: Any, r: int, adapter: int, seat: int, now: float) -> fl
     return float(place.ready_at)
 
 
-@njit
+@njit_inner
 def leave_seat(m: Any, r: int, adapter: int, now: float) -> None:
     """A request that ran with an adapter ends or gives way."""
     place = m.seats[r, m.seat_of[r, adapter]]
@@ -61,7 +61,7 @@ def leave_seat(m: Any, r: int, adapter: int, now: float) -> None:
     place.used_at = now
 
 
-@njit
+@njit_inner
 def count_adapter(m: Any, r: int, adapter: int, stamp: int) -> int:
     """1 when a step meets this adapter for the first time."""
     place = m.seats[r, m.seat_of[r, adapter]]

@@ -20,11 +20,13 @@ from steelyard.plan.engine import default_engine, find_engine
 from steelyard.provenance import Ledger, content_hash
 from steelyard.serve.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
 from steelyard.serve.engine import EngineConfig, engine_config
+from steelyard.serve.extras import Extras, Fitted, fit, kernel_methods, levels_of, with_adapters
 from steelyard.serve.kv import KvPool, kv_pool
+from steelyard.serve.methods import Methods, no_methods
 from steelyard.serve.policies import Order, Policy, ordered
 from steelyard.serve.simulation import COMPLETED, UNFINISHED, Iterations, PoolOutcome, Records, Simulation
 from steelyard.serve.state import itl_edges
-from steelyard.serve.step_table import StepTable, build_step_table, scaled
+from steelyard.serve.step_table import StepTable, Tables, build_step_table, scaled
 from steelyard.serve.traffic.trace import Trace
 from steelyard.serve.wires import End, wires_between
 from steelyard.workload.catalogue import Model, load_model
@@ -53,6 +55,7 @@ class Options:
     transfer_overlap: float = 0.0
     encode_s: Any = None
     watch: Callable[[Any], None] | None = None
+    extras: Extras = field(default_factory=Extras)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,8 @@ class Served:
     table: StepTable | None
     """None for encoders."""
     weight: float = 1.0
+    fitted: Fitted | None = None
+    """What its engine does beyond scheduling."""
 
     @property
     def ranks(self) -> int:
@@ -151,6 +156,7 @@ def prepare(
         InputError, DoesNotFit: as :func:`steelyard.serve.simulation.simulate_deployment` says.
     """
     router = deployment.router
+    trace = with_adapters(trace, options.extras, options.seed)
     if order is None:
         order, router = checked(options, router, trace)
     router = _choice("router", router, tuple(ROUTERS))
@@ -170,7 +176,9 @@ def prepare(
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
     rejected = _too_long(trace, served)
     longest = int(np.max((trace.isl + trace.osl)[~rejected], initial=2))
-    served = [_with_table(s, longest, options.skew) for s in served]
+    served = [_with_table(s, longest, options, trace) for s in served]
+    if options.extras:  # drafts and adapters take memory from the cache
+        rejected = _too_long(trace, served)
     if len({(s.scenario.cluster.machine.name, s.scenario.plan, s.config) for s in computing}) > 1:
         served = _weighed(served, trace)
     wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
@@ -202,12 +210,21 @@ def _serve(pool: Pool, model: Model, trace: Trace, options: Options, given: Clus
     return Served(pool, everything, config, kv, None)
 
 
-def _with_table(served: Served, longest: int, skew: float) -> Served:
+def _with_table(served: Served, longest: int, options: Options, trace: Trace) -> Served:
     if served.pool.role == "encode":
         return served
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
-    table = build_step_table(s.transformer, s.plan, cluster, s.engine, served.config, max_context=longest, skew=skew)
+    if options.extras:
+        extras = replace(options.extras, speculate=None) if served.pool.role == "prefill" else options.extras
+        fitted = fit(
+            extras, s.transformer, s.plan, cluster, s.engine, served.config, served.kv, max_context=longest,
+            skew=options.skew, seed=options.seed, trace=trace,
+        )  # fmt: skip
+        return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
+    table = build_step_table(
+        s.transformer, s.plan, cluster, s.engine, served.config, max_context=longest, skew=options.skew
+    )
     return replace(served, table=table)
 
 
@@ -249,6 +266,8 @@ def _inputs(
             for s in served
         ]  # fmt: skip
         inputs["transfer_overlap"] = options.transfer_overlap
+    if options.extras:
+        inputs["extras"] = {k: v for k, v in asdict(options.extras).items() if v}
     if options.encode_s is not None:
         inputs["encode_s"] = _digest(np.asarray(options.encode_s, dtype=np.float64))
     if not order.builtin:
@@ -265,10 +284,12 @@ def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
 
 def _trace_hash(trace: Trace) -> str:
     names = (
-        "arrived_at", "isl", "osl", "priority", "deadline_s", "session", "prefix_hashes", "after", "delay_s",
+        "arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "prefix_hashes", "after",
+        "delay_s",
     )  # fmt: skip
     columns = {name: _digest(getattr(trace, name)) for name in names if getattr(trace, name) is not None}
-    return content_hash({"concurrency": trace.concurrency, **columns})
+    branched = {"branches": trace.branches} if trace.branches > 1 else {}
+    return content_hash({"concurrency": trace.concurrency, **branched, **columns})
 
 
 def _digest(array: Any) -> str:
@@ -312,7 +333,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     played = play(
         setup, tables, trace, prepared.policy, prepared.deployment.router, options.seed, prepared.rejected, kept,
         encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
-        watch=options.watch if factor == 1.0 else None,
+        methods=_methods(prepared), watch=options.watch if factor == 1.0 else None,
     )  # fmt: skip
     ledger = _ledger(prepared)
     pools = tuple(
@@ -335,6 +356,23 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         slo=options.slo, inputs=prepared.inputs, ledger=ledger, spread=prepared.table.spread,
         replay=partial(run, prepared, started, log=0), deployment=prepared.deployment, pools=pools,
     )  # fmt: skip
+
+
+def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None:
+    """What makes the kernel's arrays of speculation, adapters, ...; None when there is nothing of it."""
+    extras, served = prepared.options.extras, prepared.served
+    if not extras:
+        return None
+
+    def made(tables: Tables, replicas: int, units: int) -> Methods:
+        records = [no_methods()[0] if s.fitted is None else s.fitted.record for s in served]
+        ends = [(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
+        levels = levels_of(extras, ends, units) if extras.tiers else None
+        return kernel_methods(
+            records, tables, prepared.trace, extras, replicas=replicas, units=units, levels=levels
+        )  # fmt: skip
+
+    return made
 
 
 def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> PoolOutcome:
@@ -449,6 +487,11 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in served.table.sources.items():
         ledger.cite(name, source)
+    if served.fitted is not None:
+        for note in served.fitted.notes:
+            ledger.assume(prefix + note)
+        for name, reason in served.fitted.guesses.items():
+            ledger.guess(prefix + name, reason)
     if config.rules.source:
         ledger.cite(f"scheduler {config.scheduler}", config.rules.source)
     ledger.assume(f"{prefix}scheduler: {config.rules.title}")

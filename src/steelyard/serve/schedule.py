@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit, njit_inline
+from steelyard.serve.jit import njit_inline, njit_inner
+from steelyard.serve.lower_tiers import begin_load, load_from_below, swap_in, swap_out
+from steelyard.serve.past_future import expect, forget_future, future_peak, plan_future
+from steelyard.serve.pricing import choose_guesses, queries_for
 from steelyard.serve.queue import drop_unit, pop, push, share_unit, take_blocks
-from steelyard.serve.state import PREFILL
+from steelyard.serve.residents import adapter_of, find_seat, leave_seat, take_seat
+from steelyard.serve.state import LOADED, LOADS, PREFILL, SWAPPED
 from steelyard.serve.transfer import start_transfer, welcome
 
 __all__ = ["cache_prompt", "cached_units", "choose_step", "enqueue", "release"]
 
-STEP, PROMPT, WHOLE, ESTIMATE = 0, 1, 2, 3
+STEP, PROMPT, WHOLE, ESTIMATE, PAST_FUTURE = range(5)
+#: Requests passed over at most while none of their adapters has a place.
+PASSED_OVER = 256
 LAST, WORST, SHORTEST_ANSWER = 0, 1, 2
 #: SGLang: an answer is expected to need so many tokens at most (CLIP_MAX_NEW_TOKENS).
 EXPECTED_MAX = 4096
@@ -23,13 +29,13 @@ EXPECTED_MAX = 4096
 RATIO_STEPS, RATIO_FLOOR, RETRACT_STEPS = 600.0, 0.14, 20
 
 
-@njit
+@njit_inner
 def blocks_of(x: Any, tokens: int) -> int:
     """Blocks of a request with so many cached tokens."""
     return int((min(tokens, x.cap) + x.block - 1) // x.block + x.fixed)
 
 
-@njit
+@njit_inner
 def enqueue(f: Any, i: int, r: int, now: float) -> None:
     """Put a request into a replica's waiting queue under its policy's key."""
     base = f.extra[i, 0] if f.extra.shape[0] > 1 else f.extra[0, 0]
@@ -37,7 +43,7 @@ def enqueue(f: Any, i: int, r: int, now: float) -> None:
     requeue(f, i, r)
 
 
-@njit
+@njit_inner
 def requeue(f: Any, i: int, r: int) -> None:
     """Put a request into the queue under the key it has."""
     p = f.p
@@ -47,9 +53,11 @@ def requeue(f: Any, i: int, r: int) -> None:
     f.total[k, 13] = max(f.total[k, 13], p[r].queued)
 
 
-@njit
+@njit_inner
 def release(f: Any, x: Any, r: int, i: int, blocks: int) -> None:
     """Give back a request's blocks: private ones at once, shared prefix units when nobody holds them."""
+    if f.m.z[f.p[r].pool].max_loras > 0 and adapter_of(f.m, i) >= 0:
+        leave_seat(f.m, r, adapter_of(f.m, i), f.total[f.p[r].pool, 0])
     if x.unit_tokens > 0:
         held = f.q[i].held
         start = f.links[i, 0]
@@ -60,7 +68,7 @@ def release(f: Any, x: Any, r: int, i: int, blocks: int) -> None:
     f.p[r].free += blocks
 
 
-@njit
+@njit_inner
 def cache_prompt(f: Any, x: Any, r: int, i: int) -> None:
     """A prompt is computed: its full units enter the cache, or the ones already there are shared."""
     q, u = f.q, f.u
@@ -76,7 +84,7 @@ def cache_prompt(f: Any, x: Any, r: int, i: int) -> None:
         q[i].held = k + 1
 
 
-@njit
+@njit_inner
 def find_victim(f: Any, x: Any, lane: int) -> int:
     """The slot that gives way."""
     q, s, count = f.q, f.s, f.w[lane].count
@@ -95,7 +103,7 @@ def find_victim(f: Any, x: Any, lane: int) -> int:
     return int(best)
 
 
-@njit
+@njit_inner
 def preempt(f: Any, x: Any, lane: int, r: int, j: int, now: float) -> int:
     """Send a running request back to the queue; its cache is lost. Returns the tokens it had in this step."""
     q, s, w = f.q, f.s, f.w
@@ -106,7 +114,10 @@ def preempt(f: Any, x: Any, lane: int, r: int, j: int, now: float) -> int:
     q[i].preemptions += 1
     k = f.p[r].pool
     f.total[k, 1] += 1
-    f.total[k, 4] += s[lane, j].computed
+    kept = False
+    if f.m.z[k].swap:
+        kept = swap_out(f.m, f.m.z[k], x, k, r, i, s[lane, j].computed, blocks_of(x, s[lane, j].computed), now)
+    f.total[k, SWAPPED if kept else 4] += s[lane, j].computed
     release(f, x, r, i, s[lane, j].blocks)
     if x.victim == SHORTEST_ANSWER:
         used, whole = 0.0, 0.0
@@ -123,7 +134,7 @@ def preempt(f: Any, x: Any, lane: int, r: int, j: int, now: float) -> int:
     return int(taken)
 
 
-@njit
+@njit_inner
 def drop_slot(s: Any, w: Any, lane: int, j: int) -> None:
     """Close the gap that a running request leaves."""
     for n in range(j, w[lane].count + w[lane].coming - 1):
@@ -139,6 +150,9 @@ def work_on_running(
     s, w = f.s, f.w
     preempted = False
     block, cap, fixed = x.block, x.cap, x.fixed
+    each = 1  # tokens of a decode
+    if decodes and f.m.z[f.p[r].pool].guess > 0:
+        each = plan_guesses(f, x, lane, r, budget)
     j = 0
     while j < w[lane].count and budget > 0:
         slot = s[lane, j]
@@ -150,13 +164,15 @@ def work_on_running(
             if x.threshold > 0:
                 rest = min(rest, x.threshold)
             rest = min(rest, budget)
+            ahead = slot.computed + rest
         else:
-            if not decodes or slot.left == 0:
+            if not decodes or slot.left == 0 or each > budget:
                 j += 1
                 continue
-            rest = 1
-        if min(slot.computed + rest, cap) > (slot.blocks - fixed) * block:
-            need = blocks_of(x, slot.computed + rest) - slot.blocks
+            rest = each
+            ahead = slot.computed + min(each, slot.left)
+        if min(ahead, cap) > (slot.blocks - fixed) * block:
+            need = blocks_of(x, ahead) - slot.blocks
             gone = False
             while not take_blocks(f, x, r, need):
                 v = find_victim(f, x, lane)
@@ -176,7 +192,7 @@ def work_on_running(
     return budget, preempted
 
 
-@njit
+@njit_inner
 def cached_units(f: Any, x: Any, i: int, known: int, r: int) -> tuple[int, int]:
     """Leading units of a prompt that are cached, and how many of them nobody holds; its last token is computed."""
     u, units_of = f.u, f.units_of
@@ -190,7 +206,7 @@ def cached_units(f: Any, x: Any, i: int, known: int, r: int) -> tuple[int, int]:
     return hits, idle
 
 
-@njit
+@njit_inner
 def seats(f: Any, x: Any, r: int) -> int:
     """Requests a lane may run: with pipeline stages the lanes' batches are kept even."""
     limit = x.max_seqs
@@ -214,7 +230,16 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
         return budget
     limit = seats(f, x, r)
     admission = x.admission
+    pool = p[r].pool
+    z = f.m.z[pool]
+    aside, passed = -1, 0
     expected = 0.0
+    if admission == PAST_FUTURE:
+        expect(f.m.past, r)
+        forget_future(f.m.past, r)
+        for j in range(w[lane].count + w[lane].coming):
+            slot = s[lane, j]
+            plan_future(f.m.past, r, max(slot.computed, slot.target), q[slot.request].osl - slot.left, 1.0)
     if admission == ESTIMATE:
         for j in range(w[lane].count + w[lane].coming):
             expected += min(s[lane, j].left, EXPECTED_MAX) * p[r].ratio
@@ -228,9 +253,26 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
         if x.role == PREFILL:
             longest, answer = known + 1, 1
         hits, idle_hits = 0, 0
-        if x.unit_tokens > 0 and not elsewhere:
+        late = now
+        moved, loaded, seat = 0, 0, -1
+        if z.max_loras > 0 and adapter_of(f.m, i) >= 0:
+            seat = find_seat(f.m, z, r, adapter_of(f.m, i))
+            if seat < 0:  # no place for its adapter: the next in the queue may have one
+                if passed == PASSED_OVER:
+                    break
+                passed += 1
+                p[r].waiting = pop(q, i)
+                q[i].left_child = aside
+                aside = i
+                continue
+        if z.swap and not elsewhere:
+            moved = f.m.swapped[i]
+        if x.unit_tokens > 0 and not elsewhere and moved == 0:
             hits, idle_hits = cached_units(f, x, i, known, r)
-        cached = hits * x.unit_tokens
+            if z.tiers > 0:
+                most = min(f.links[i, 1], (known - 1) // x.unit_tokens)
+                loaded, late = load_from_below(f.m, z, x, pool, r, f.u, f.units_of, f.links[i, 0], hits, most, now)
+        cached = (hits + loaded) * x.unit_tokens + moved
         shared = hits * x.unit_blocks
         rest = known - cached
         if elsewhere:
@@ -255,6 +297,11 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
             need = known - hits * x.unit_tokens + min(answer, EXPECTED_MAX)
             if need >= available * x.block - expected:
                 break
+        elif admission == PAST_FUTURE:
+            plan_future(f.m.past, r, known, q[i].osl - remaining, 1.0)
+            if not alone and future_peak(f.m.past, r) > x.blocks * x.block:
+                plan_future(f.m.past, r, known, q[i].osl - remaining, -1.0)
+                break
         if x.lanes > 1 and q[i].preemptions > 0:  # else lanes could take turns to evict each other for ever
             wanted = max(wanted, blocks_of(x, longest) - shared)
         if wanted + (0 if alone else x.watermark) > available:
@@ -265,20 +312,32 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
             for k in range(hits):
                 share_unit(p, f.u, r, f.units_of[f.links[i, 0] + k])
         if x.unit_tokens > 0 and not elsewhere:
-            q[i].held = hits
+            q[i].held = hits + loaded
         take_blocks(f, x, r, first)
+        if loaded > 0:
+            begin_load(f.m, z, x, r, f.units_of, f.links[i, 0] + hits, loaded, now)
+            f.total[pool, LOADED] += loaded * x.unit_tokens
+            for n in range(hits, hits + loaded):
+                f.u[r, f.units_of[f.links[i, 0] + n]].refs = 1
+        if moved > 0:
+            late = swap_in(f.m, r, i, blocks_of(x, moved), now)
+        if seat >= 0:
+            f.total[pool, LOADS] += int(f.m.seats[r, seat].adapter != adapter_of(f.m, i))
+            late = max(late, take_seat(f.m, z, r, adapter_of(f.m, i), seat, now))
         if q[i].scheduled_at < 0:
             q[i].scheduled_at = now
             q[i].cached = cached
             q[i].replica = r
         at = w[lane].count
-        if elsewhere:
+        if elsewhere or late > now:
             at += w[lane].coming
             w[lane].coming += 1
+            if not elsewhere:
+                f.total[pool, 5] += cached - moved
         else:
-            f.total[p[r].pool, 5] += cached
-            if w[lane].coming > 0:  # the first of those that are not ready makes room
-                s[lane, at + w[lane].coming] = s[lane, at]
+            f.total[pool, 5] += cached - moved
+            for n in range(at + w[lane].coming, at, -1):  # those that are not ready make room, in their order
+                s[lane, n] = s[lane, n - 1]
             w[lane].count += 1
         slot = s[lane, at]
         slot.request = i
@@ -290,9 +349,31 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
         slot.token_at = q[i].last_at
         if elsewhere:
             slot.ready_at = start_transfer(f, x, i, r, lane, known, now)
+        elif late > now:  # its cache or adapter is on its way: its first tokens come when it is here
+            slot.ready_at = late
+            slot.take = 0
+            rest = 0
         expected += rest + min(answer, EXPECTED_MAX)
         budget -= rest
+    while aside >= 0:
+        i = aside
+        aside = q[i].left_child
+        p[r].waiting = push(q, p[r].waiting, i)
     return budget
+
+
+@njit_inner
+def plan_guesses(f: Any, x: Any, lane: int, r: int, budget: int) -> int:
+    """Tokens per decode of the next step."""
+    s, w, z = f.s, f.w, f.m.z[f.p[r].pool]
+    count, context = 0, 0.0
+    for j in range(w[lane].count):
+        if s[lane, j].computed >= s[lane, j].target and s[lane, j].left > 0:
+            count += 1
+            context += s[lane, j].computed + 1
+    guesses = choose_guesses(z, f.m.data, f.m.layout[f.p[r].pool], float(count), context, budget)
+    w[lane].guesses = guesses
+    return queries_for(z, guesses)
 
 
 @njit_inline
@@ -311,6 +392,9 @@ def choose_step(f: Any, x: Any, lane: int, r: int, now: float) -> bool:
         return bool(left < budget)
     w[lane].forming = 0
     budget = max(budget, x.max_seqs)
+    z = f.m.z[f.p[r].pool]
+    if z.guess > 0:
+        budget *= queries_for(z, z.most)
     left, preempted = work_on_running(f, x, lane, r, now, budget, False, True)
     if x.admission == ESTIMATE:
         start = min(0.7 * x.conservativeness, 1.0)

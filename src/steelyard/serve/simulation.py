@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steelyard.machine.component import Machine
     from steelyard.plan.deployment import Deployment
     from steelyard.provenance import Ledger
+    from steelyard.serve.extras import Extras
     from steelyard.serve.policies import Policy
     from steelyard.serve.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
@@ -278,6 +279,7 @@ def simulate(
     stop_after_iterations: int | None = None,
     log: int = 1 << 18,
     watch: Callable[[Any], None] | None = None,
+    extras: Extras | None = None,
 ) -> Simulation:
     """Send a trace through a serving engine.
 
@@ -298,6 +300,8 @@ def simulate(
             at a time, so that only a run-away is cut.
         log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
         watch: called with the live counters before the first event, see :func:`steelyard.serve.arrays.play`.
+        extras: speculation, adapters, cache levels, early exit, finetuning, overlap; see
+            :func:`steelyard.serve.extras.read_extras`.
 
     Returns:
         a :class:`Simulation`; the same inputs and seed give the same records.
@@ -307,12 +311,13 @@ def simulate(
         DoesNotFit: weights and one block of cache do not fit.
     """
     from steelyard.serve.ask import Shape, deployment_of
+    from steelyard.serve.extras import Extras
     from steelyard.serve.run import Options, run
 
     started = time.perf_counter()
     options = Options(
         policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        watch=watch,
+        watch=watch, extras=extras or Extras(),
     )  # fmt: skip
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine)
     return run(deployment_of(model, on, shape, trace, options, router=router, flags=flags), started)
@@ -335,6 +340,7 @@ def simulate_deployment(
     transfer_overlap: float = 0.0,
     encode_s: float | Floats | None = None,
     watch: Callable[[Any], None] | None = None,
+    extras: Extras | None = None,
 ) -> Simulation:
     """Send a trace through a deployment: pools of engines on machines of one or several kinds.
 
@@ -346,8 +352,8 @@ def simulate_deployment(
         deployment: pools, each with its machine, plan, engine flags and role.
         trace: arrivals and lengths.
         model: the model, loaded; None = ``deployment.model`` by name.
-        slo, policy, seed, skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log, watch: as
-            for :func:`simulate`.
+        slo, policy, seed, skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log, watch,
+            extras: as for :func:`simulate`.
         transfer_overlap: share of a cache that is sent layer by layer while the prompt is still computed (Splitwise,
             Mooncake); 0 = the receiver pulls it afterwards (vLLM's NIXL connector).
         encode_s: s of an encoder before the prompt, one for all or ``[n]``; needs a pool of the role ``encode``.
@@ -358,11 +364,12 @@ def simulate_deployment(
     Raises:
         InputError, DoesNotFit: as for :func:`simulate`.
     """
+    from steelyard.serve.extras import Extras
     from steelyard.serve.run import Options, prepare, run
 
     started = time.perf_counter()
     options = Options(
         policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        transfer_overlap, encode_s, watch,
+        transfer_overlap, encode_s, watch, extras or Extras(),
     )  # fmt: skip
     return run(prepare(deployment, trace, options, model=model), started)

@@ -44,9 +44,10 @@ HERE, ENCODED = -1, -2
 
 #: Limits and rules of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest cached
 #: prefix, then fewest requests. ``entries``, ``answers``, ``encoders``: replicas of each stage. ``add_time``: 1 when
-#: the order key counts from arrival. ``log``: whether steps are kept.
+#: the order key counts from arrival. ``log``: whether steps are kept. ``forks``: dependants wait for the first token
+#: only.
 RUN = np.dtype(
-    _fields("i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log")
+    _fields("i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "forks")
     + _fields("f8", "add_time", "request_s", "max_time_s")
 )
 
@@ -90,8 +91,10 @@ SLOT = np.dtype(
 
 #: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends; when idle, when a slot
 #: gets ready, or inf. ``count``: running requests, ``coming``: those not ready yet. ``forming``: a static batch may
-#: still grow.
-WORKER = np.dtype(_fields("f8", "end", "last_end") + _fields("i8", "count", "coming", "busy", "forming", "replica"))
+#: still grow. ``guesses``: tokens guessed per decode in this step.
+WORKER = np.dtype(
+    _fields("f8", "end", "last_end") + _fields("i8", "count", "coming", "busy", "forming", "replica", "guesses")
+)
 
 #: A replica of a pool. ``waiting``: root of the heap of waiting requests. ``load``: requests in it. ``first``: its
 #: first worker. ``up``: requests may be sent to it. ``longest``: tokens of the longest request it can hold. ``ratio``:
@@ -130,10 +133,20 @@ TOTALS = (
     "iterations", "preemptions", "prefill_tokens", "decode_tokens", "dropped_tokens", "cached_tokens", "makespan_s",
     "busy_s", "step_energy_j", "batch_s", "batch_max", "kv_s", "kv_max", "waiting_max", "in_system_s", "itl_sum_s",
     "stop", "evicted_units", "prefill_steps", "completed", "first_arrival_s", "transfers", "transfer_bytes",
-    "transfer_s",
+    "transfer_s", "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens",
+    "adapter_loads",
 )  # fmt: skip
 #: Those of which the pools' largest is the run's; all others add up.
 LARGEST = ("batch_max", "kv_max", "waiting_max")
+
+
+#: Places of some of them.
+GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS = (
+    TOTALS.index(name)
+    for name in (
+        "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens", "adapter_loads",
+    )
+)  # fmt: skip
 
 
 def itl_edges() -> NDArray[np.float64]:
@@ -221,3 +234,5 @@ class Fleet(NamedTuple):
     """``[pool, TOTALS]``."""
     numbers: Any
     """``[NUMBERS]``: counters named above."""
+    m: Any
+    """:class:`steelyard.serve.methods.Methods`."""

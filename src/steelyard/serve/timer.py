@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 from steelyard.serve.state import TIMER_SEQ, TIMERS
 
 __all__ = ["set_timer", "take_timer"]
 
 
-@njit
+@njit_inner
 def _before(timers: Any, a: int, b: int) -> bool:
     return bool(timers[a].at < timers[b].at or (timers[a].at == timers[b].at and timers[a].seq < timers[b].seq))
 
 
-@njit
+@njit_inner
 def set_timer(timers: Any, numbers: Any, at: float, what: int, a: int, b: int) -> None:
     """Add an event; the last entry of the array is spare."""
     place, spare = numbers[TIMERS], timers.shape[0] - 1
@@ -32,7 +32,7 @@ def set_timer(timers: Any, numbers: Any, at: float, what: int, a: int, b: int) -
     timers[place] = timers[spare]
 
 
-@njit
+@njit_inner
 def take_timer(timers: Any, numbers: Any) -> None:
     """Take the first event away; it stays readable in the spare last entry."""
     spare, size = timers.shape[0] - 1, numbers[TIMERS] - 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit_inner
 from steelyard.serve.state import SENT
 from steelyard.serve.timer import set_timer
 
 __all__ = ["next_ready", "start_transfer", "welcome"]
 
 
-@njit
+@njit_inner
 def start_transfer(f: Any, x: Any, i: int, r: int, lane: int, tokens: int, now: float) -> float:
     """Send the cache of a request from the replica that keeps it to ``r``; when it is there.
 
@@ -36,7 +36,7 @@ def start_transfer(f: Any, x: Any, i: int, r: int, lane: int, tokens: int, now: 
     return float(ready)
 
 
-@njit
+@njit_inner
 def welcome(s: Any, w: Any, lane: int, now: float) -> None:
     """Requests whose cache has come join the running ones, in the order they were admitted."""
     spare = s.shape[1] - 1
@@ -53,7 +53,7 @@ def welcome(s: Any, w: Any, lane: int, now: float) -> None:
             w[lane].coming -= 1
 
 
-@njit
+@njit_inner
 def next_ready(s: Any, w: Any, lane: int) -> float:
     """When the next of those whose cache is coming can run; inf when there is none."""
     soonest = math.inf

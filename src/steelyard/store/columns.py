@@ -101,6 +101,7 @@ _SIMULATE_ASKED = """
 policy          | text   |       | order of the waiting queue
 router          | text   |       | which replica gets a request
 replicas        | whole  | 1     | copies of the deployment
+disaggregate    | text   |       | pools for prompts and answers
 trace           | text   |       | trace replayed
 rate            | text   |       | requests per second
 concurrency     | whole  | 1     | clients of a closed loop
@@ -160,12 +161,18 @@ on              | text   |       | machines that may be used
 objective       | text   |       | what the plan is best at
 trace           | text   |       | trace to hold
 rate            | text   |       | requests per second to hold
+peak            | text   |       | factor on the arrival rate
 isl             | text   |       | prompt tokens
 osl             | text   |       | generated tokens
 ttft            | text   |       | promise
 tpot            | text   |       | promise
 e2e             | text   |       | promise
 max_gpus        | whole  | 1     | devices at most
+budget          | text   |       | rent at most
+weights         | text   |       | weight formats that may be used
+kv              | text   |       | formats of the KV cache that may be used
+headroom        | text   |       | spare capacity
+spares          | whole  | 1     | replicas per pool that may fail
 seed            | whole  | 1     | fixes the arrivals
 """
 
@@ -181,7 +188,10 @@ usd_per_million_tokens  | number | USD     | rent per million output tokens at t
 watts                   | number | W       | devices and hosts at the traffic
 ttft_s                  | number | s       | at the promised percentile
 tpot_s                  | number | s       | at the promised percentile
-tokens_per_s_per_device | number | 1/s     | output tokens per device
+e2e_s                   | number | s       | at the promised percentile
+tokens_per_s_per_device | number | 1/s     | output tokens per device at the largest rate
+tokens_per_s_per_user   | number | 1/s     | output tokens one request sees
+carbon_g_per_hour       | number | 1       | carbon, g/h
 max_rate_per_s          | number | 1/s     | most requests per second it holds
 candidates              | whole  | 1       | deployments looked at
 simulated               | whole  | 1       | deployments simulated

@@ -273,7 +273,7 @@ class Store:
         quoted = str(target).replace("'", "''")
         with self._open(read_only=True) as db:
             name = study.name.replace("'", "''")
-            query = self._select(study.kind, "hash, ").replace("?", f"'{name}'")
+            query = self._select(study.kind, "hash, " + _axes_of(study)).replace("?", f"'{name}'")
             found = db.execute(f"COPY ({query}) TO '{quoted}' ({options})").fetchone()
         return int(found[0])
 
@@ -300,6 +300,19 @@ class Store:
                 found[key] |= document.get(key, {})
             found["assumptions"] += [a for a in document.get("assumptions", []) if a not in found["assumptions"]]
         return found
+
+
+def _axes_of(study: StudyRecord) -> str:
+    """Swept fields that have no column of their own, as columns."""
+    known = columns_of(study.kind)
+    parts = []
+    for name in study.document.get("axes", ()):
+        if name == "case" or (name in known and known[name].asked):
+            continue
+        bare = name.replace('"', "").replace("'", "").replace("?", "")
+        alias = f"asked_{bare}" if name in known else bare
+        parts.append(f'axes->>\'$."{bare}"\' AS "{alias}", ')
+    return "".join(parts)
 
 
 def _lock(path: Path, store: Path) -> IO[str] | None:

@@ -14,14 +14,17 @@ import numpy as np
 
 from steelyard.calibrate.readers._base import Floats
 from steelyard.calibrate.readers._whole import Deployment
+from steelyard.cost.program import lower
 from steelyard.errors import InputError, SteelyardError
 from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig, engine_config
+from steelyard.serve.evaluate import FIXED
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.run import play, setup_of
 from steelyard.serve.state import TOTALS
-from steelyard.serve.step_table import StepTable, build_step_table
+from steelyard.serve.step_table import CONSTANTS, StepTable, build_step_table
 from steelyard.serve.traffic.trace import Trace
+from steelyard.workload.transformer import Step
 
 __all__ = ["Load", "Outcome", "Service", "closed_trace"]
 
@@ -124,6 +127,10 @@ class Service:
         table = build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
+        if config.launch_s:
+            program = lower(at.transformer.graph(Step(4, 2, 64, 3), absorb=False), at.plan, at.cluster.machine)
+            kernels = sum(float(np.max(np.asarray(k.count))) for k in program.kernels)
+            table.tables.data[table.tables.layout[FIXED, 0] + CONSTANTS.index("launch_s")] = config.launch_s * kernels
         return table
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:

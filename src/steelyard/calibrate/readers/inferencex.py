@@ -298,7 +298,7 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     machine = frame["system"].map(machine_name)
     answers = predict_all(frame, KEYS, place, _both, 4)
     family = families(frame, answers[3].predicted)
-    split = np.where(fitted_rows(frame), "fit", "left-out")
+    split = np.where(fitted_rows(whole)[chosen], "fit", "left-out")
     measured = _measured(frame)
     for metric, truth, found in zip(METRICS, measured, answers, strict=False):
         yield comparison(
@@ -365,13 +365,15 @@ LINES_TABLE = "lines"
 
 
 def fitted_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:
-    """Rows the engines' times were fitted to: one model and machine per engine, every second doubling of clients."""
-    octave = np.log2(frame["concurrency"].to_numpy(dtype=np.float64))
-    chosen = (octave == np.round(octave)) & (octave % 2 == 0)
-    name, engine = frame["model_path"].astype(str), frame["backend"].astype(str)
-    dense = name.str.contains("Llama-3.1-70B") & engine.isin(["vllm", "trtllm"])
-    where = frame["system"].map(machine_name) == "h200_sxm"
-    return np.asarray(chosen & where & dense, dtype=np.bool_)
+    """Rows of the whole table that the shipped figures of the engines were fitted to."""
+    from steelyard.calibrate.readers.inferencex_lines import EXPERTS, SAME, parts, stored_fits
+
+    known = stored_fits()
+    fitted = np.zeros(len(frame), dtype=bool)
+    for part in parts(frame, labelled(frame)):
+        if part.line in (SAME, EXPERTS) and (part.line, part.name) in known:
+            fitted |= part.fit
+    return fitted
 
 
 def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
@@ -379,9 +381,10 @@ def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
 
     ``cache full``: the simulation ran out of cache, where results hang on bytes the engines do not publish.
     ``suspected speculative decoding``: releases whose rows move up to twice as fast as the one before, same labels.
-    ``inconsistent``: lab rows whose prompts would run at 0.9 of the peak or beyond in the time decodes leave (their
-    prompts were cached, or their concurrency is no closed loop's), whose time between tokens does not depend on the load (every expert read in every step); rows whose first
-    token takes hundreds of steps without any queue, or whose 512 clients wait for minutes at the speed of a few.
+    ``inconsistent``: lab rows whose prompts would run at 0.9 of the peak or beyond in the time decodes leave (they were
+    cached, or the concurrency is no closed loop's), whose time between tokens does not depend on the load (every expert
+    read in every step); rows whose first token takes hundreds of steps without any queue, or whose 512 clients wait for
+    minutes at the speed of a few.
     """
     lab = frame["source_set"].fillna("").astype(str)
     version = frame["backend_version"].astype(str)

@@ -2,10 +2,11 @@
 
 A line fits an engine's figures on some rows and is scored on others; parts of a line are fits of their own:
 
-``same machine``: machine, engine, model and precision stay; fitted on every second doubling of clients and every second
-shape of parallelism, scored on the others. ``machine left out``: fitted on one machine (or two), scored on another.
-``dense model left out``: fitted on the 70B model, scored on the 8B one, and back. ``experts``: as ``same machine``, models
-with experts, per engine version. ``nothing fitted``: calibrated kernels and the engines' guesses, no serving row seen.
+``same machine``: machine, engine, model and precision stay; fitted on every second doubling of clients and every
+second shape of parallelism, scored on the others. ``machine left out``: fitted on one machine (or two), scored on
+another. ``dense model left out``: fitted on the 70B model, scored on the 8B one, and back. ``experts``: as ``same
+machine``, models with experts, per engine version. ``nothing fitted``: calibrated kernels and the engines' guesses, no
+serving row seen.
 
 The fits are made by ``python -m steelyard.calibrate.readers.inferencex_lines DATA`` and kept in ``serving_fits.toml``;
 ``validate`` replays the rows they did not see.
@@ -14,7 +15,7 @@ The fits are made by ``python -m steelyard.calibrate.readers.inferencex_lines DA
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.fit_engine import fit_engine, tuned
 from steelyard.calibrate.readers import inferencex
-from steelyard.calibrate.readers._base import Floats
+from steelyard.calibrate.readers._base import Floats, machine_name
 from steelyard.calibrate.readers._serve import Load, Outcome, Service
 from steelyard.calibrate.readers._whole import Asked, Deployment
 from steelyard.errors import SteelyardError
@@ -33,7 +34,18 @@ from steelyard.plan.engine import Engine, find_engine
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LINES", "NOTHING_FITTED", "Part", "Replayed", "fits", "parts", "replay", "stored_fits", "unfitted"]
+__all__ = [
+    "LINES",
+    "NOTHING_FITTED",
+    "Part",
+    "Replayed",
+    "fits",
+    "parts",
+    "replay",
+    "shipped_figures",
+    "stored_fits",
+    "unfitted",
+]
 
 Mask = NDArray[np.bool_]
 
@@ -45,6 +57,8 @@ LINES: Final = (SAME, MACHINE, DENSE, EXPERTS, NOTHING_FITTED)
 HOST = ("step_s", "step_s_per_sequence", "request_s", "launch_s")
 #: The fewest rows a part is fitted to.
 FEWEST = 6
+#: The most; of more, so many are taken evenly.
+MOST = 40
 #: Gauss-Newton steps of a part.
 ROUNDS = 3
 FITS = Path(__file__).parent.parent / "serving_fits.toml"
@@ -59,7 +73,8 @@ GUESSED: Final[Mapping[str, Mapping[str, float]]] = {
 
 def unfitted(engine: Engine) -> Engine:
     """The engine with guessed times and the benchmarked kernels."""
-    return replace(engine, **{"launch_s": 0.0, "kernels": (), **GUESSED.get(engine.name, {})})
+    guessed: dict[str, Any] = dict(GUESSED.get(engine.name, {}))
+    return replace(engine, launch_s=0.0, kernels=(), **guessed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +93,7 @@ def _columns(frame: pd.DataFrame) -> tuple[Any, ...]:
     name = frame["model_path"].astype(str).str.rpartition("/")[2]
     base = name.str.replace(r"-(FP8|NVFP4|Instruct)", "", regex=True)
     base = base.str.replace("DeepSeek-(R1|V3).*", "DeepSeek", regex=True)
-    machine = frame["system"].map(inferencex.machine_name)
+    machine = frame["system"].map(machine_name)
     modes = frame["gemm_quant_mode"].fillna("").astype(str) + frame["moe_quant_mode"].fillna("").astype(str)
     precision = np.where(modes.str.contains("nvfp4"), "fp4", np.where(modes.str.contains("fp8"), "fp8", "16 bit"))
     version = frame["backend_version"].fillna("").astype(str)
@@ -208,6 +223,9 @@ def fits(frame: pd.DataFrame, clean: Mask, told: Any = None) -> Iterator[dict[st
         chosen = part.fit & clean
         if chosen.sum() < FEWEST or not (part.score & clean).any():
             continue
+        kept = np.flatnonzero(chosen)
+        chosen = np.zeros_like(chosen)
+        chosen[kept[np.unique(np.linspace(0, kept.size - 1, MOST).astype(int))]] = True
         rows = Replay(frame, chosen)
         start = replace(unfitted(find_engine(part.engine)), launch_s=START_LAUNCH_S)
 
@@ -231,6 +249,16 @@ def stored_fits(path: Path = FITS) -> dict[tuple[str, str], dict[str, float]]:
         return {}
     with path.open("rb") as stream:
         return {(x["line"], x["part"]): x["figures"] for x in tomllib.load(stream).get("fit", [])}
+
+
+def shipped_figures(engine: str) -> dict[str, float]:
+    """What ``engines.toml`` ships: the median of each figure over the parts that fitted one machine and model."""
+    found: dict[str, list[float]] = {}
+    for (line, part), figures in stored_fits().items():
+        if line in (SAME, EXPERTS) and engine in part.split():
+            for name, value in figures.items():
+                found.setdefault(name, []).append(value)
+    return {name: float(np.median(values)) for name, values in found.items()}
 
 
 def replay(frame: pd.DataFrame, labelled: Mask, clean: Mask) -> Iterator[tuple[str, NDArray[np.intp], Replayed]]:
@@ -262,7 +290,7 @@ def main() -> None:
 
     frame, clean = inferencex.clean_rows(Path(sys.argv[1]))
     found = list(fits(frame, clean, told=lambda words: print(words, flush=True)))
-    text = document({"fit": found}, ("Fits of calibrate/readers/inferencex_lines.py: figures by line and part, SI units.",))
+    text = document({"fit": found}, ("Fits of calibrate/readers/inferencex_lines.py: figures by line and part.",))
     write_files(FITS.parent, {FITS.name: text})
 
 

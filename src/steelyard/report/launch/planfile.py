@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,4 +134,12 @@ def read_deployment(path: str | Path) -> Replay:
     schema = data.get("schema")
     if schema != SCHEMA:
         raise InputError(f"expected the schema {SCHEMA}, got {schema!r}", field=f"{name}.schema")
-    return build(Replay, data, name)
+    found = build(Replay, data, name)
+    whole = tuple(replace(p, replicas=int(p.replicas), plan=_whole(p.plan)) for p in found.deployment.pools)
+    return replace(found, deployment=replace(found.deployment, pools=whole))
+
+
+def _whole(plan: Plan) -> Plan:
+    """Degrees as whole numbers, whatever the file had."""
+    degrees = {name: int(getattr(plan, name)) for name in ("tp", "pp", "dp", "ep", "cp")}
+    return replace(plan, **degrees)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from steelyard import __version__
@@ -48,11 +49,11 @@ def readme(service: Service, files: Sequence[str], said: Mapping[str, str], whol
         "## Check it",
         "From a machine near the servers, with `TARGET` their address (this sends the traffic of the plan once):",
         f"```sh\nTARGET=http://localhost:{PORT} ./check-vllm.sh\n```",
-        "`steelyard compare measured.json ...` sets the result beside the simulation, request by request.",
+        *_compared(service),
     ]
     if service.notes:
         parts += ["## By hand", *_bullets([_text(n) for n in service.notes])]
-    rows = [f"| `{name}` | {_what(name)} |" for name in files]
+    rows = [f"| `{name}` | {_what(name, whole)} |" for name in files]
     rows += [f"| `{name}` | {words} |" for name, words in said.items()]
     parts += ["## Files", "| file | what |\n|---|---|\n" + "\n".join(rows)]
     versions = sorted({f"{u.flags.title} {u.flags.version}" for u in service.units})
@@ -104,7 +105,25 @@ def _run(service: Service, files: Sequence[str], whole: bool) -> list[str]:
     return found
 
 
-def _what(name: str) -> str:
+def _compared(service: Service) -> list[str]:
+    """The command that sets the measurement beside the simulation, for one pool."""
+    unit = service.units[0]
+    if len(service.units) > 1:
+        return []
+    p, c = unit.plan, unit.config
+    words = ["steelyard", "compare", "measured.json", "--model", service.deployment.model]
+    words += ["--on", f"{unit.pool.machine}:{unit.devices}" if unit.devices > 1 else unit.pool.machine]
+    words += [x for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1 for x in (f"--{n}", str(getattr(p, n)))]
+    words += ["--weights", p.weights, "--kv", p.kv, "--engine", unit.engine.name]
+    words += ["--max-num-seqs", str(c.max_num_seqs), "--max-num-batched-tokens", str(c.max_num_batched_tokens)]
+    words += ["--replicas", str(unit.pool.replicas)] if unit.pool.replicas > 1 else []
+    line = shlex.join(words)
+    return [f"The result beside the simulation, request by request:\n\n```sh\n{line}\n```"]
+
+
+def _what(name: str, whole: bool) -> str:
+    if name == "compose.yaml" and not whole:
+        return "docker-compose, a profile for each pool: `docker compose --profile POOL up` on each host"
     if name.startswith("serve-"):
         return f"one replica of the pool {name[6:-3]} as a plain command"
     if name.startswith("trtllm-") and name not in _WHAT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 
@@ -204,10 +205,11 @@ def _target(before: str = "", after: str = "") -> Var:
     return Var("TARGET", f"http://localhost:{PORT}", before, after)
 
 
-def _spread(load: Load) -> float:
-    """Half width of a uniform spread with the standard deviation of the lengths, as a share of the mean."""
-    widths = (load.isl_std / load.isl if load.isl else 0.0, load.osl_std / load.osl if load.osl else 0.0)
-    return min(0.95, round(math.sqrt(3) * max(widths), 2))
+def _spread(load: Load) -> str:
+    """Half widths of uniform spreads with the standard deviations of the lengths, as shares of their means."""
+    both = [("input", load.isl_std, load.isl), ("output", load.osl_std, load.osl)]
+    shares = {name: min(0.95, round(math.sqrt(3) * std / mean, 2)) if mean else 0.0 for name, std, mean in both}
+    return json.dumps(shares) if any(shares.values()) else "0.0"
 
 
 def _vllm_bench(service: Service) -> Command:

@@ -106,8 +106,10 @@ class Unit:
 
     @property
     def accelerator(self) -> str:
-        """``nvidia``, ``amd``, ... or ``cpu`` where nothing is to be reserved."""
+        """``nvidia``, ``amd``, ``habana``, ... or ``cpu`` where nothing is to be reserved."""
         machine = self.cluster.machine
+        if machine.name.startswith("gaudi"):
+            return "habana"
         if machine.kind in ("cpu", "soc", "mcu") or machine.launch in ("cpu", "metal"):
             return "cpu"
         return machine.vendor.lower().split()[0]

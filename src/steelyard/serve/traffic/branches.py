@@ -98,14 +98,13 @@ def _hashes(trace: Trace, block_tokens: int) -> tuple[Integers, Integers, int]:
     return np.arange(offsets[-1], dtype=np.int64), offsets, block_tokens
 
 
-def group_times(branches: Branches, first_at: Floats, last_at: Floats, arrived_at: Floats) -> Mapping[str, Floats]:
+def group_times(width: int, arrived_at: Floats, ttft_s: Floats, e2e_s: Floats) -> Mapping[str, Floats]:
     """Per request: ``ttft_s`` of its first token, ``e2e_s`` of the last token of all branches; NaN if one is missing.
 
     Args:
-        branches: what was sent. first_at, last_at, arrived_at: ``[branches]`` s.
+        width: branches per request.
+        arrived_at, ttft_s, e2e_s: ``[branches]`` s, group after group; each counts from its own arrival.
     """
-    shape = (-1, branches.width)
-    began = np.asarray(arrived_at, dtype=np.float64).reshape(shape).min(axis=1)
-    first = np.asarray(first_at, dtype=np.float64).reshape(shape).min(axis=1)
-    last = np.asarray(last_at, dtype=np.float64).reshape(shape).max(axis=1)
-    return {"ttft_s": first - began, "e2e_s": last - began}
+    arrived, first, last = (np.asarray(x, dtype=np.float64).reshape(-1, width) for x in (arrived_at, ttft_s, e2e_s))
+    began = arrived[:, 0]
+    return {"ttft_s": first[:, 0], "e2e_s": (arrived + last).max(axis=1) - began}

@@ -1,0 +1,112 @@
+"""A plan file played again: what comes out beside what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.errors import InputError
+from steelyard.report.paper import WIDTH, columns, render
+from steelyard.report.plain import plain
+from steelyard.serve.simulation import Simulation, simulate_deployment
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.report.launch.planfile import Replay
+
+__all__ = ["SCHEMA", "percentiles", "replay", "rows", "text", "to_dict"]
+
+SCHEMA = "steelyard.replay/1"
+_METRICS = ("ttft_s", "tpot_s", "e2e_s")
+
+
+def replay(asked: Replay) -> Simulation:
+    """Play the deployment of a plan file with its traffic and seed: the same file gives the same numbers.
+
+    Raises:
+        InputError: the file has no traffic, or the traffic cannot be made.
+    """
+    from steelyard.serve.traffic.build import Traffic, traffic
+
+    if not asked.traffic:
+        raise InputError("the plan file has no traffic to replay", field="traffic")
+    try:
+        options = Traffic(**dict(asked.traffic))
+    except TypeError as error:
+        raise InputError(f"unknown option of the traffic: {error}", field="traffic") from None
+    trace = traffic(options)
+    rate = asked.simulation.get("rate_per_s")
+    if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
+        trace = trace.scaled(float(rate) / trace.rate_per_s)  # the rate asked for, not that of the draw
+    return simulate_deployment(
+        asked.deployment,
+        trace,
+        seed=int(asked.simulation.get("seed", 0)),
+        skew=float(asked.simulation.get("skew", 0.0)),
+        log=0,
+    )
+
+
+def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:
+    """Mean and percentiles of TTFT, TPOT and end-to-end time, in s."""
+    from steelyard.serve.metrics import describe
+
+    records = simulation.records
+    done = np.asarray(records.completed)
+    found = {}
+    for name in _METRICS:
+        values = np.asarray(getattr(records, name), dtype=np.float64)[done]
+        found[name] = {k: float(v) for k, v in describe(values).items() if v is not None}
+    return found
+
+
+def _pairs(asked: Replay, found: Simulation) -> list[tuple[str, str, float | None, float]]:
+    """``(metric, statistic, expected, replayed)``."""
+    now, pairs = percentiles(found), []
+    for name, values in now.items():
+        before: Mapping[str, Any] = asked.expected.get(name, {}) or {}
+        pairs += [(name, k, before.get(k), v) for k, v in values.items()]
+    return pairs
+
+
+def equal(asked: Replay, found: Simulation) -> bool | None:
+    """Whether every expected number came out to the last digit; None when nothing was expected."""
+    compared = [(a, b) for _, _, a, b in _pairs(asked, found) if a is not None]
+    return all(a == b for a, b in compared) if compared else None
+
+
+def to_dict(asked: Replay, found: Simulation) -> dict[str, Any]:
+    """The answer as ``steelyard.replay/1``: numbers, those expected, whether they are equal, and the simulation."""
+    document = {
+        "schema": SCHEMA,
+        "equal": equal(asked, found),
+        "expected": {k: dict(v) for k, v in asked.expected.items()},
+        "replayed": percentiles(found),
+        "simulation": found.summary(),
+    }
+    return plain(document)  # type: ignore[no-any-return]
+
+
+def rows(asked: Replay, found: Simulation) -> list[dict[str, Any]]:
+    """One row per number."""
+    return [
+        {"metric": m, "statistic": s, "expected_s": a, "replayed_s": b, "equal": a is None or a == b}
+        for m, s, a, b in _pairs(asked, found)
+    ]
+
+
+def text(asked: Replay, found: Simulation, width: int | None = None) -> str:
+    """The comparison as text."""
+    cells = [
+        [m.removesuffix("_s").upper(), s, "-" if a is None else q(float(a), "s"), q(b, "s"),
+         "" if a is None else "equal" if a == b else f"{b / a - 1:+.2%}"]
+        for m, s, a, b in _pairs(asked, found)
+        if s in ("mean", "p50", "p90", "p95", "p99")
+    ]  # fmt: skip
+    same = equal(asked, found)
+    words = {True: "replayed to identical numbers", False: "the numbers differ", None: "nothing was expected"}[same]
+    head = f"{asked.deployment.model}: {len(asked.deployment.pools)} pools, {asked.deployment.devices} devices"
+    table = columns(("metric", "statistic", "expected", "replayed", ""), cells, ("expected", "replayed"))
+    return render([head, words, "", table], width, widest=WIDTH)

@@ -1,0 +1,196 @@
+"""Requests in buckets of prompt and answer length, and the dealing out of buckets to pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.errors import InputError
+from steelyard.serve.traffic.trace import Trace, gather
+
+__all__ = ["ROUTING", "Buckets", "buckets_of", "deal", "merged", "part_of"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: What the router of a mixed fleet knows of a request: its prompt alone, or its answer's length as well (predicted).
+ROUTING = ("prompt", "size")
+#: Bounds of buckets per doubling of the prompt and of the answer.
+PROMPT_OCTAVE, ANSWER_OCTAVE = 2, 1
+#: Lengths below which no bound is drawn: shorter requests cost about the same.
+SHORT_PROMPT, SHORT_ANSWER = 64, 8
+#: Share of the requests below which a row of prompt lengths is joined with its neighbour.
+THIN = 0.004
+
+
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """Buckets of a trace. Arrays ``[b]``; ``member [n]`` is the bucket of each request.
+
+    A bucket is what capacities are computed for; a ``group`` of buckets is what the router can tell apart.
+    """
+
+    isl: Floats
+    """Mean prompt, tokens."""
+    osl: Floats
+    """Mean answer, tokens."""
+    share: Floats
+    """Of the requests."""
+    context: Floats
+    """Mean tokens in the cache over the answers, seen from a decode step."""
+    longest: Integers
+    """Most tokens of a prompt with its answer."""
+    isl_range: Integers
+    """``[b, 2]`` shortest and longest prompt."""
+    osl_range: Integers
+    """``[b, 2]`` shortest and longest answer."""
+    group: Integers
+    """Number of the bucket's group, from 0."""
+    member: Integers
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+    @property
+    def groups(self) -> int:
+        """Groups the router tells apart."""
+        return int(self.group.max()) + 1
+
+    @property
+    def group_of(self) -> Integers:
+        """``[n]`` the group of each request."""
+        return np.asarray(self.group[self.member])
+
+    def prompts(self, group: int) -> tuple[int, int]:
+        """Shortest and longest prompt of a group."""
+        rows = self.isl_range[self.group == group]
+        return int(rows[:, 0].min()), int(rows[:, 1].max())
+
+    def answers(self, group: int) -> tuple[int, int]:
+        """Shortest and longest answer of a group."""
+        rows = self.osl_range[self.group == group]
+        return int(rows[:, 0].min()), int(rows[:, 1].max())
+
+
+def buckets_of(trace: Trace, routing: str = "prompt") -> Buckets:
+    """Cut a trace into buckets: two per doubling of the prompt, one per doubling of the answer.
+
+    Args:
+        trace: lengths; arrivals do not matter.
+        routing: ``prompt``: buckets of equal prompts and unlike answers form one group; ``size``: each is its own.
+
+    Raises:
+        InputError: unknown ``routing``.
+    """
+    if routing not in ROUTING:
+        raise InputError(f"expected one of {', '.join(ROUTING)}, got {routing!r}", field="routing")
+    isl, osl = np.asarray(trace.isl, dtype=np.int64), np.asarray(trace.osl, dtype=np.int64)
+    row = _joined(_place(isl, SHORT_PROMPT, PROMPT_OCTAVE))
+    column = _place(osl, SHORT_ANSWER, ANSWER_OCTAVE)
+    keys, member = np.unique(row * 1000 + column, return_inverse=True)
+    member = np.asarray(member).reshape(-1)
+    count = np.bincount(member).astype(np.float64)
+
+    def mean(values: Any) -> Floats:
+        return np.asarray(np.bincount(member, np.asarray(values, dtype=np.float64)) / count)
+
+    def extremes(values: Integers) -> Integers:
+        low = np.full(len(keys), np.iinfo(np.int64).max)
+        high = np.zeros(len(keys), dtype=np.int64)
+        np.minimum.at(low, member, values)
+        np.maximum.at(high, member, values)
+        return np.stack([low, high], axis=1)
+
+    weight = np.maximum(osl - 1, 1)
+    context = np.bincount(member, (isl + 0.5 * osl) * weight) / np.bincount(member, weight)
+    rows = keys // 1000
+    group = np.arange(len(keys)) if routing == "size" else np.unique(rows, return_inverse=True)[1].reshape(-1)
+    return Buckets(
+        mean(isl), mean(osl), count / len(trace), np.asarray(context), extremes(isl + osl)[:, 1], extremes(isl),
+        extremes(osl), np.asarray(group, dtype=np.int64), np.asarray(member, dtype=np.int64),
+    )  # fmt: skip
+
+
+def _place(lengths: Integers, short: int, octave: int) -> Integers:
+    """``0`` to ``short`` tokens, then ``octave`` places per doubling."""
+    above = np.log2(np.maximum(lengths, short) / short) * octave
+    return np.asarray(np.ceil(above - 1e-9), dtype=np.int64)
+
+
+def _joined(row: Integers) -> Integers:
+    """Rows with hardly a request joined with the next longer one that has some (the last ones with each other)."""
+    names, where, count = np.unique(row, return_inverse=True, return_counts=True)
+    target = np.zeros(len(names), dtype=np.int64)
+    label, gathered = 0, 0
+    for k, n in enumerate(count.tolist()):
+        target[k] = label
+        gathered += n
+        if gathered >= THIN * len(row):
+            label, gathered = label + 1, 0
+    return np.asarray(target[np.asarray(where).reshape(-1)])
+
+
+def deal(group: Integers, shares: Floats) -> Integers:
+    """The pool of each request: of every group, each pool gets its share as evenly in time as whole requests allow.
+
+    Args:
+        group: ``[n]`` group of each request, in order of arrival.
+        shares: ``[groups, pools]``, rows that sum to 1.
+
+    Returns:
+        ``[n]`` pools. The ``k``-th request of a group goes to the pool that a sequence of low discrepancy points at, so
+        that after any number of requests no pool is more than about one request from its share.
+    """
+    pool = np.zeros(len(group), dtype=np.int64)
+    for g in np.unique(group):
+        rows = np.flatnonzero(group == g)
+        edges = np.cumsum(shares[g])[:-1]
+        if not np.any((shares[g] > 0) & (shares[g] < 1)):
+            pool[rows] = int(np.argmax(shares[g]))
+            continue
+        point = (0.5 + np.arange(len(rows)) * GOLDEN) % 1.0
+        pool[rows] = np.searchsorted(edges, point, side="right")
+    return pool
+
+
+#: Fraction of the golden ratio: its multiples modulo 1 are spread most evenly.
+GOLDEN = 0.6180339887498949
+
+
+def part_of(trace: Trace, keep: Any) -> Trace | None:
+    """The requests of a trace that a pool gets, in their order; None when there is none."""
+    rows = np.flatnonzero(keep)
+    if not rows.size:
+        return None
+    hashes = offsets = None
+    if trace.prefix_hashes is not None and trace.prefix_offsets is not None:
+        hashes, offsets = gather(trace.prefix_hashes, trace.prefix_offsets, rows)
+    some = {
+        name: getattr(trace, name)[rows]
+        for name in ("priority", "deadline_s", "session", "adapter")
+        if getattr(trace, name) is not None
+    }
+    return Trace(
+        trace.arrived_at[rows], trace.isl[rows], trace.osl[rows], prefix_hashes=hashes, prefix_offsets=offsets,
+        prefix_block_tokens=trace.prefix_block_tokens, name=trace.name, **some,
+    )  # fmt: skip
+
+
+def merged(traces: Sequence[Trace], name: str = "") -> Trace:
+    """Several open traces that begin together, as one: a service that carries all their traffic.
+
+    Raises:
+        InputError: none given, or requests that wait for others, or prefixes (their names may clash).
+    """
+    if not traces:
+        raise InputError("expected at least one trace", field="trace")
+    if any(t.closed or t.prefix_hashes is not None for t in traces):
+        raise InputError("only open traces of lengths and arrivals can be merged", field="trace")
+    at = np.concatenate([t.arrived_at - t.arrived_at[0] for t in traces])
+    order = np.argsort(at, kind="stable")
+    isl, osl = (np.concatenate([getattr(t, field) for t in traces])[order] for field in ("isl", "osl"))
+    return Trace(at[order], isl, osl, name=name or " + ".join(t.name for t in traces))

@@ -1,0 +1,245 @@
+"""From types to a fleet that holds the promise when played: programs, runs, and what the runs teach.
+
+The loads of the program come from each bucket alone, the requests of a pool are mixed, and arrivals come in waves. So
+the program is solved for capacities times a factor, the fleet is played, and the factor is found that just holds; then
+each type's own factor is corrected by what its pool did, and the program is asked again until it knows nothing cheaper.
+Every step is bounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.search.answer import Question
+from steelyard.search.fleet_buckets import Buckets
+from steelyard.search.fleet_play import Outcome, Player
+from steelyard.search.fleet_program import Bound, Program, Solution, balanced, loads, simplest, solve
+from steelyard.search.fleet_types import Types
+from steelyard.serve.traffic.trace import Trace
+
+__all__ = ["Settled", "busy_rate", "program_of", "settle"]
+
+#: The bound on requests that go where they miss a promise, and its share of the requests that may miss it.
+LATE, LATE_SHARE = "late requests", 0.5
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Windows in which arrivals are counted to find the busy rate, s, and the share of requests in windows below it.
+WINDOW_S, BUSY_SHARE = 10.0, 0.9
+#: Step of the common factor on capacities, and how often it may be taken in one direction.
+STEP, STEPS = 1.2, 10
+#: Times the program is asked again with what was learnt.
+ROUNDS = 6
+#: Correction of a type's factor: up where its pool stays far inside the promise, down where it breaks it.
+MORE, LESS = 1.1, 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A fleet found over some types."""
+
+    types: Types
+    first: Solution
+    """The program's answer by the screen's capacities, before anything was played."""
+    outcome: Outcome | None
+    """The cheapest fleet that held the promise; None when none did."""
+    cost: float
+    """Of the objective, by the program."""
+    closest: Outcome | None
+    """The fleet that came nearest, where none held."""
+    programs: int
+    """Programs solved."""
+    program_s: float
+    """Wall time of them."""
+
+
+def busy_rate(trace: Trace, rate_per_s: float) -> float:
+    """Requests/s in the windows that nine of ten requests do not exceed: what a fleet is sized for before it is played.
+
+    ``rate * max(1, k / mean)`` with ``k`` the 90th percentile, over requests, of the count in their window.
+    """
+    if trace.duration_s < 4 * WINDOW_S or len(trace) < 100:
+        return rate_per_s
+    bins = int(trace.duration_s / WINDOW_S)
+    counts = np.histogram(trace.arrived_at, bins)[0]
+    order = np.sort(counts)
+    reached = np.cumsum(order) / order.sum()
+    busy = float(order[min(int(np.searchsorted(reached, BUSY_SHARE)), len(order) - 1)])
+    return rate_per_s * max(1.0, busy / float(counts.mean()))
+
+
+def program_of(
+    question: Question, types: Types, buckets: Buckets, rate_per_s: float, *, available: Mapping[str, int],
+    max_types: int | None = None,
+) -> Program:  # fmt: skip
+    """The program of a question over types.
+
+    Args:
+        question: objective, limits, spares. types: with capacities. buckets: with groups.
+        rate_per_s: requests/s to hold, headroom included.
+        available: devices at most, by machine. max_types: pools at most.
+    """
+    rate = buckets.share[:, None] * rate_per_s
+    each = np.where(types.capacity > 0, rate / np.maximum(types.capacity, 1e-30), np.inf)
+    watts = np.where(types.capacity > 0, rate * types.joules, np.inf)
+    load, moving = (np.zeros((buckets.groups, each.shape[1])) for _ in range(2))
+    np.add.at(load, buckets.group, each)
+    np.add.at(moving, buckets.group, watts)
+    devices = np.array([v.devices for v in types.varieties], dtype=np.float64)
+    usd = devices * np.array([v.usd_per_hour for v in types.varieties])
+    idle = np.array([v.idle_w for v in types.varieties])
+    bounds = []
+    if question.max_gpus is not None:
+        bounds.append(Bound("devices", devices, float(question.max_gpus)))
+    if question.budget_usd_per_hour is not None:
+        bounds.append(Bound("usd_per_hour", usd, question.budget_usd_per_hour))
+    if question.max_w is not None:
+        bounds.append(Bound("watts", idle, question.max_w, moving))
+    machines = np.array([v.machine for v in types.varieties])
+    for name, most in available.items():
+        bounds.append(Bound(f"devices of {name}", devices * (machines == name), float(most)))
+    misses = [0.5 if math.isnan(t.percentile) else 1.0 - t.percentile / 100 for t in question.targets]
+    if types.late.any() and misses:
+        behind = np.zeros_like(load)
+        np.add.at(behind, buckets.group, np.where(types.late, buckets.share[:, None], 0.0))
+        bounds.append(Bound(LATE, np.zeros(len(devices)), LATE_SHARE * min(misses), behind))
+    spares, energetic = question.spares, question.objective in ("energy", "carbon")
+    if energetic:
+        return Program(load, idle, moving, spares, tuple(bounds), max_types)
+    return Program(load, devices if question.objective == "devices" else usd, None, spares, tuple(bounds), max_types)
+
+
+def settle(types: Types, program: Program, player: Player, *, time_limit_s: float = 10.0) -> Settled:
+    """The cheapest fleet over the types that holds the promise when played."""
+    return _Search(types, program, player, time_limit_s).found()
+
+
+class _Search:
+    def __init__(self, types: Types, program: Program, player: Player, time_limit_s: float) -> None:
+        self.types, self.program, self.player, self.time_limit_s = types, program, player, time_limit_s
+        self.factor = np.ones(len(types.varieties))
+        self.best: Outcome | None = None
+        self.best_cost = math.inf
+        self.closest: Outcome | None = None
+        self.programs, self.program_s = 0, 0.0
+        self.tried: dict[tuple[bytes, bytes], Outcome] = {}
+
+    def found(self) -> Settled:
+        first = self._solve(1.0)
+        if first.counts is not None:
+            self._common(first)
+            self._trim()
+            self._learn()
+        return Settled(
+            self.types, first, self.best, self.best_cost, self.closest, self.programs, self.program_s
+        )  # fmt: skip
+
+    def _scaled(self, common: float = 1.0) -> Program:
+        return replace(self.program, load=self.program.load / (self.factor * common))
+
+    def _solve(self, common: float) -> Solution:
+        solution = solve(self._scaled(common), time_limit_s=self.time_limit_s)
+        self.programs += 1
+        self.program_s += solution.wall_s
+        return solution
+
+    def _play(self, counts: Integers, program: Program) -> Outcome | None:
+        """Play counts with the load spread as evenly as it can be; None when an item has nowhere to go."""
+        found = balanced(program, counts)
+        if found is None:
+            return None
+        key = (counts.tobytes(), np.round(found[0], 4).tobytes())
+        if key in self.tried:
+            return self.tried[key]
+        outcome = self.player.play(self.types.varieties, counts, found[0])
+        self.tried[key] = outcome
+        if self.closest is None or outcome.worst < self.closest.worst:
+            self.closest = outcome
+        cost = self.program.cost(counts, found[0])
+        if outcome.meets and self._allowed(counts, found[0]) and cost < self.best_cost * (1 - 1e-9):
+            self.best, self.best_cost = outcome, cost
+        return outcome
+
+    def _allowed(self, counts: Integers, shares: Floats) -> bool:
+        return all(b.value(counts, shares, self.program.spares) <= b.limit * (1 + 1e-9) for b in self.program.bounds)
+
+    def _attempt(self, common: float) -> bool | None:
+        """Whether the program's fleet holds at a common factor; None when there is no fleet."""
+        solution = self._solve(common)
+        if solution.counts is None:
+            return None
+        program = self._scaled(common)
+        solution = simplest(program, solution, time_limit_s=self.time_limit_s / 4)
+        assert solution.counts is not None
+        outcome = self._play(solution.counts, program)
+        return outcome is not None and outcome.meets
+
+    def _common(self, first: Solution) -> None:
+        """Find the common factor that just holds."""
+        common, holds = 1.0, self._attempt(1.0)
+        up = bool(holds)
+        for _ in range(STEPS):
+            tried = common * STEP if up else common / STEP
+            held = self._attempt(tried)
+            if held is None or held != up:
+                if held and not up:
+                    common = tried
+                break
+            common = tried
+        middle = common * math.sqrt(STEP)
+        if self._attempt(middle):
+            common = middle
+        self.factor = self.factor * common
+
+    def _trim(self) -> None:
+        """Take replicas away while the promise holds, the dearest first."""
+        while self.best is not None:
+            counts, cost = self.best.counts, self.best_cost
+            for j in sorted(np.flatnonzero(counts > 0).tolist(), key=lambda k: -float(self.program.fixed[k])):
+                fewer = counts.copy()
+                fewer[j] -= 1
+                outcome = self._play(fewer, self._scaled()) if fewer.any() else None
+                if outcome is not None and outcome.meets:
+                    break
+            if self.best_cost >= cost:
+                return
+
+    def _learn(self) -> None:
+        """Correct the factors of the types by what their pools did, and ask the program again."""
+        for _ in range(ROUNDS):
+            if self.best is None:
+                return
+            self._teach(self.best)
+            solution = self._solve(1.0)
+            if solution.counts is None or solution.cost >= self.best_cost * (1 - 1e-6):
+                return
+            counts = simplest(self._scaled(), solution, time_limit_s=self.time_limit_s / 4).counts
+            assert counts is not None
+            outcome = self._play(counts, self._scaled())
+            if outcome is None:
+                return
+            if outcome.meets:
+                self._trim()
+            else:
+                self._blame(outcome)
+
+    def _use(self, outcome: Outcome) -> Floats:
+        """Load over replicas of each type, by the screen's own loads."""
+        return np.asarray(loads(self.program.load, outcome.shares) / np.maximum(outcome.counts, 1))
+
+    def _teach(self, outcome: Outcome) -> None:
+        use = self._use(outcome)
+        for j in np.flatnonzero(outcome.counts > 0):
+            more = MORE if j in outcome.idle else 1.0
+            self.factor[j] = max(self.factor[j], use[j] * more)
+
+    def _blame(self, outcome: Outcome) -> None:
+        use = self._use(outcome)
+        for j in outcome.guilty:
+            self.factor[j] = min(self.factor[j], use[j]) * LESS

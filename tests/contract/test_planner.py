@@ -1,0 +1,141 @@
+"""The planner's winner is the best of all points played one by one; looser questions never get worse answers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steelyard.machine.catalogue import find_machine
+from steelyard.plan.engine import find_engine
+from steelyard.search import space
+from steelyard.search.answer import Answer
+from steelyard.search.candidates import Part
+from steelyard.search.door import advise
+from steelyard.search.objective import hourly
+from steelyard.search.space import Formats, replicas_of
+from steelyard.search.trial import Player
+from steelyard.serve.simulation import simulate_deployment
+from steelyard.serve.traffic import Traffic, traffic
+from steelyard.workload.catalogue import load_model
+
+MODEL = "llama-3.1-8b"
+
+
+@pytest.fixture(autouse=True)
+def small_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few limits to choose from, so that every point can be played."""
+    monkeypatch.setattr(space, "BUDGETS", (2048, 8192))
+    monkeypatch.setattr(space, "SEQUENCES", (16, 256))
+    monkeypatch.setattr(space, "PIPELINE", (1,))
+
+
+def ask(machines: str, rate: float, ttft_s: float, tpot_s: float, **more: object) -> Answer:
+    arguments: dict[str, object] = {
+        "isl": 1500, "osl": 150, "max_gpus": 8, "engine": "vllm", "mode": "aggregated", "requests": 600,
+        "remedies": False, **more,
+    }  # fmt: skip
+    return advise(MODEL, machines, rate=rate, ttft=f"p95:{ttft_s}s", tpot=f"p90:{tpot_s}s", **arguments)  # type: ignore[arg-type]
+
+
+def brute_force(answer: Answer, rate: float) -> float:
+    """The lowest rent of all points, each played."""
+    question = answer.question
+    model = load_model(MODEL)
+    sent = traffic(Traffic(rate=rate, isl=1500, osl=150, requests=600))
+    sent = sent.scaled(rate / sent.rate_per_s)
+    player = Player(model, sent, sent.rate_per_s, question.targets, 0.0)
+    best = math.inf
+    for name in question.machines:
+        machine = find_machine(name)
+        usd = hourly(machine, question.usd_per_hour, answer.ledger)
+        for replica in replicas_of(
+            model, machine, find_engine("vllm"), Formats(), longest=1650, isl=1500.0, max_devices=question.max_gpus
+        ):
+            most = (question.max_gpus or 0) // replica.devices
+            points = itertools.product(range(1, most + 1), enumerate(replica.budgets), enumerate(replica.sequences))
+            for count, (c, budget), (s, sequences) in points:
+                cost = usd * count * replica.devices
+                if replica.tokens[c, s] <= 0 or cost >= best:
+                    continue
+                part = Part(replica, "both", count, int(max(budget, sequences)), int(sequences))
+                if player.play([part], sent.rate_per_s).meets:
+                    best = cost
+    return best
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    machines=st.sampled_from(["h100_sxm", "l40s,a100_sxm", "h100_sxm,l40s", "a100_sxm,h200_sxm"]),
+    rate=st.floats(1.0, 30.0), ttft=st.floats(0.3, 2.0), tpot=st.floats(0.012, 0.06),
+)  # fmt: skip
+def test_winner_equals_brute_force(machines: str, rate: float, ttft: float, tpot: float) -> None:
+    rate, ttft, tpot = round(rate, 1), round(ttft, 2), round(tpot, 3)
+    answer = ask(machines, rate, ttft, tpot)
+    best = brute_force(answer, rate)
+    if answer.winner is None:
+        assert best == math.inf
+    else:
+        assert answer.winner.usd_per_hour == pytest.approx(best)
+        assert answer.winner.meets and answer.winner.simulated
+
+
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rate=st.floats(2.0, 25.0), tpot=st.floats(0.015, 0.05), looser=st.floats(1.05, 1.6))
+def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: float) -> None:
+    rate, tpot = round(rate, 1), round(tpot, 3)
+    tight = ask("h100_sxm,l40s", rate, 0.8, tpot)
+    others = [
+        ask("h100_sxm,l40s", rate, 0.8, round(tpot * looser, 4)),
+        ask("h100_sxm,l40s", rate, 0.8 * looser, tpot),
+        ask("h100_sxm,l40s", rate, 0.8, tpot, max_gpus=12),
+        ask("h100_sxm,l40s,a100_sxm,h200_sxm", rate, 0.8, tpot),
+    ]
+    cost = tight.winner.usd_per_hour if tight.winner else math.inf
+    for other in others:
+        assert cost is not None
+        found = other.winner.usd_per_hour if other.winner else math.inf
+        assert found is not None and found <= cost * (1 + 1e-9)
+
+
+def test_a_budget_below_the_winner_finds_nothing_and_one_above_changes_nothing() -> None:
+    free = ask("h100_sxm,l40s", 8.0, 1.0, 0.04)
+    assert free.winner is not None and free.winner.usd_per_hour is not None
+    above = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.usd_per_hour)
+    below = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.usd_per_hour * 0.999)
+    assert above.winner is not None and above.winner.usd_per_hour == free.winner.usd_per_hour
+    assert below.winner is None and below.infeasible is None or below.winner is None
+
+
+def test_a_played_candidate_is_what_simulate_says() -> None:
+    answer = ask("h100_sxm", 6.0, 1.0, 0.04)
+    assert answer.winner is not None
+    sent = traffic(Traffic(rate=6.0, isl=1500, osl=150, requests=600))
+    sent = sent.scaled(6.0 / sent.rate_per_s)
+    again = simulate_deployment(answer.winner.deployment, sent)
+    done = again.records.completed
+    assert done.all()
+    assert float(np.percentile(again.records.ttft_s, 95)) == pytest.approx(answer.winner.ttft_s, rel=1e-3)
+    assert float(np.percentile(again.records.tpot_s, 90)) == pytest.approx(answer.winner.tpot_s, rel=1e-3)
+
+
+def test_equal_questions_get_equal_answers() -> None:
+    one, two = (ask("h100_sxm,l40s", 5.0, 1.0, 0.03) for _ in range(2))
+    assert one.winner == two.winner
+    assert one.runners_up == two.runners_up
+    assert one.front == two.front
+    assert one.candidates == two.candidates
+
+
+def test_a_pair_of_pools_is_what_simulate_says() -> None:
+    answer = ask("h100_sxm", 12.0, 1.0, 0.02, mode="disaggregated", max_gpus=8)
+    assert answer.winner is not None and answer.winner.mode == "disaggregated"
+    sent = traffic(Traffic(rate=12.0, isl=1500, osl=150, requests=600))
+    sent = sent.scaled(12.0 / sent.rate_per_s)
+    again = simulate_deployment(answer.winner.deployment, sent)
+    assert float(np.percentile(again.records.ttft_s, 95)) == pytest.approx(answer.winner.ttft_s, rel=1e-3)
+    assert float(np.percentile(again.records.tpot_s, 90)) == pytest.approx(answer.winner.tpot_s, rel=1e-3)
