@@ -10,14 +10,26 @@ if TYPE_CHECKING:
     from steelyard.estimation import Estimate, estimate
     from steelyard.machine import Machine, load_machine
     from steelyard.machine.catalogue import find_machine
+    from steelyard.search.door import advise
     from steelyard.serve.door import simulate
     from steelyard.workload.catalogue import load_model
 
-__all__ = ["Estimate", "Machine", "__version__", "estimate", "find_machine", "load_machine", "load_model", "simulate"]
+__all__ = [
+    "Estimate",
+    "Machine",
+    "__version__",
+    "advise",
+    "estimate",
+    "find_machine",
+    "load_machine",
+    "load_model",
+    "simulate",
+]
 
 _WHERE = {
     "estimate": "steelyard.estimation",
     "simulate": "steelyard.serve.door",
+    "advise": "steelyard.search.door",
     "Estimate": "steelyard.estimation",
     "Machine": "steelyard.machine",
     "load_machine": "steelyard.machine",

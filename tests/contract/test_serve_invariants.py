@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from steelyard.serve.arrays import Member, Played
+from steelyard.serve.changes import Autoscale, Changes, Outage
 from steelyard.serve.engine import RULES
 from steelyard.serve.kv import KvPool
 from steelyard.serve.step_table import constant_tables
@@ -182,6 +184,53 @@ def check_fleet(trace: Trace, members: list[Member], played: Played) -> None:
     assert (played.log["blocks"] >= 0).all() and (played.log["duration"] > 0).all()
     inside = (q["last_at"] - q["arrived_at"])[done].sum()
     assert total["in_system_s"] == pytest.approx(inside, rel=1e-9, abs=1e-9)
+
+
+def changing(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
+    """The same with replicas that fail, come and go, ranks in lock-step and requests that move."""
+    trace, members, more = fleet(seed)
+    rng = np.random.default_rng(seed + 2)
+    span = float(trace.arrived_at[-1]) + 0.1 * len(trace)
+    outages = [
+        Outage(float(rng.uniform(0, span)), int(rng.integers(0, len(members))), bool(rng.integers(0, 2)))
+        for _ in range(int(rng.choice([0, 0, 3])))
+    ]
+    replicas = [int(rng.integers(1, 4)) for _ in members]
+    firsts = {o.replica for o in outages}  # everything comes up again in the end
+    outages += [Outage(2 * span, r, True) for r in firsts]
+    changes = Changes(
+        mtbf_s=float(rng.choice([0.0, 2 + span / 3, 2 + span / 20])),
+        restart_s=float(rng.choice([0.0, 0.1, span / 10])),
+        outages=tuple(outages), migrate=bool(rng.integers(0, 2)),
+        autoscale=Autoscale(int(rng.integers(0, 3)), int(rng.integers(2, 5)), float(rng.integers(1, 20)),
+                            float(rng.choice([0.05, 0.5])), float(rng.choice([0.0, 0.3])))
+        if rng.integers(0, 3) == 0 else None,
+    )  # fmt: skip
+    found = []
+    for member, count in zip(members, replicas, strict=True):
+        ranks = int(rng.choice([1, 1, 2]))
+        found.append(
+            replace(member, replicas=count * ranks, ranks=ranks, lockstep=bool(rng.integers(0, 2)), changes=changes)
+        )
+    return trace, found, more
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32 - 1))
+def test_conservation_while_the_fleet_changes(seed: int) -> None:
+    trace, members, more = changing(seed)
+    check_fleet(trace, members, run_fleet(trace, members, **more))
+
+
+def test_conservation_in_many_changing_fleets() -> None:
+    seen = dict.fromkeys(("failures", "interrupted", "migrations", "transfers", "preemptions"), 0.0)
+    for seed in range(3_000_000, 3_001_500):
+        trace, members, more = changing(seed)
+        played = run_fleet(trace, members, **more)
+        check_fleet(trace, members, played)
+        for name in seen:
+            seen[name] += played.totals[name]
+    assert all(count > 100 for count in seen.values()), seen
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -388,7 +388,11 @@ class TestInferencex(ReaderContract):
 
         frame = pd.DataFrame(
             {"concurrency": [4.0, 8.0, 4.0, 4.0], "backend": ["vllm", "vllm", "vllm", "sglang"],
-             "model_path": ["meta-llama/Llama-3.1-70B"] * 4, "system": ["h200_sxm", "h200_sxm", "b200_sxm", "h200_sxm"]}
+             "model_path": ["meta-llama/Llama-3.1-70B"] * 4, "system": ["h200_sxm", "h200_sxm", "l40s", "h200_sxm"],
+             "gemm_quant_mode": ["fp8"] * 4, "moe_quant_mode": ["fp8"] * 4, "tp": [4.0] * 4}
+        ).assign(
+            pp=1.0, dp=1.0, ep=1.0, isl=1024.0, osl=1024.0, stated=True, uniform=True, source_set="x.csv",
+            ttft_ms=100.0, tpot_ms=10.0, backend_version=np.nan,
         )  # fmt: skip
         assert inferencex.fitted_rows(frame).tolist() == [True, False, False, False]
 

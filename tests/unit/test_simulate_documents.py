@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from steelyard.report import replay as replay_report
 from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
 from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
-from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, text, to_dict
+from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, limits, text, to_dict
+from steelyard.report.timeline import averages
 from steelyard.serve.door import serve, simulate, targets_of
 from steelyard.serve.simulation import Simulation
+from steelyard.serve.state import TOTALS
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 TARGETS = targets_of(ttft="p99:500ms", tpot="mean:1us")
@@ -164,10 +167,62 @@ def test_what_limits_a_run() -> None:
     assert re.search("limited by +the KV cache", text(few_blocks))
 
 
-def test_the_reference_page_is_up_to_date() -> None:
-    root = Path(__file__).parents[2]
-    spec = importlib.util.spec_from_file_location("generate", root / "docs/reference/generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.pages()["json.md"] == (root / "docs/reference/json.md").read_text()
+@pytest.fixture(scope="module")
+def apart() -> Simulation:
+    """Prompts and answers in pools of their own."""
+    return simulate(
+        "llama-3.1-8b", "h100_sxm:3", disaggregate="2P:tp1,1D:tp1", rate="8/s", isl=600, osl=80, requests=120,
+    )  # fmt: skip
+
+
+def test_pools_are_told_apart_everywhere(apart: Simulation, tmp_path: Path) -> None:
+    _check(to_dict(apart, TARGETS), SIMULATE)
+    found = text(apart)
+    assert max(map(len, found.splitlines())) <= 80
+    assert "prompts: 2 x 1 device on" in found and "answers: 1 x 1 device on" in found
+    assert re.search("each cache sent takes", " ".join(found.split()))
+    columns = columns_of(apart)
+    assert set(columns["replica"].tolist()) == {0, 1} and set(columns["answered_by"].tolist()) == {2}
+    write_perfetto(apart, tmp_path / "p.json")
+    events = json.loads((tmp_path / "p.json").read_text())["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+    assert any("replica 2, decode" in name for name in names)
+    series = averages(apart, 40)
+    tokens = float(np.sum(apart.iterations.prefill_tokens)) + float(np.sum(apart.iterations.decode_tokens))
+    summed = (series["prefill_tokens_per_s"] + series["decode_tokens_per_s"]).sum() * apart.makespan_s / 40
+    assert summed == pytest.approx(tokens, rel=1e-6)
+    assert sum(limits(apart).values()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_bar_reads_live_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.cli import progress
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+    counters = np.zeros((2, len(TOTALS)))
+    with progress.told(False, "reading") as say:
+        say("simulating", total=10)
+        say.watch(counters)
+        counters[:, TOTALS.index("completed")] = 2, 3
+        time.sleep(0.3)
+        assert say._progress is not None
+        task = say._progress.tasks[0]
+        assert (task.description, task.total, task.completed) == ("simulating", 10, 5)
+    with progress.told(True, "silent") as say:
+        say("simulating", total=10)
+        say.watch(counters)
+
+
+def test_intervals_can_be_asked_for_and_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from steelyard.cli.main import main
+
+    small = ["simulate", "llama-3.1-8b", "--on", "h100_sxm", "--rate", "20", "--requests", "20", "--json"]
+    assert main(small) == 0
+    assert json.loads(capsys.readouterr().out)["intervals"]["ttft_s"]["p99"][0] > 0
+    assert main([*small, "--no-intervals"]) == 0
+    assert json.loads(capsys.readouterr().out)["intervals"] is None

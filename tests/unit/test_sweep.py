@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,12 @@ def test_a_point_that_kills_its_process_is_a_row_with_the_reason() -> None:
     told = dict(zip(found.hashes, found.statuses, strict=True))
     assert told == {p.hash: BROKEN if p.inputs["batch"] == 2 else OK for p in points}
     assert "died" in found.problems[found.statuses.index(BROKEN)]
+
+
+def test_another_catalogue_where_it_is_priced_is_noticed() -> None:
+    chunk = replace(chunks_of("estimate", "", expand_study(study()))[0], answered_by="other")
+    found = price_chunk(chunk)
+    assert set(found.statuses) == {BROKEN} and "catalogue was changed" in found.problems[0]
 
 
 def test_an_executor_that_is_none_is_refused() -> None:

@@ -53,6 +53,21 @@ class Deployment:
         float, _option("share of a KV cache that is sent while its prompt is computed (default: 0, pulled afterwards)")
     ] = 0.0
     encode: Annotated[str, _option("time of an encoder before each prompt, 50ms, with a pool E")] = ""
+    mtbf: Annotated[str, _option("mean time between failures of a replica, 6h (default: none fails)")] = ""
+    restart: Annotated[str, _option("until a failed replica serves again (default: 3min)")] = ""
+    outages: Annotated[str, _option("given failures, TIME:REPLICA:down or :up, separated by commas")] = ""
+    autoscale: Annotated[
+        str,
+        _option(
+            "LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min; --replicas are there at most"
+        ),
+    ] = ""
+    migrate: Annotated[
+        bool,
+        Parameter(
+            negative="", show_default=False, help="running requests move to the replica with most room (Llumnix)"
+        ),
+    ] = False
     router: Annotated[
         str, Parameter(help="which replica gets a request: round-robin, random, least-loaded, session, prefix")
     ] = "round-robin"
@@ -271,13 +286,15 @@ def simulate(
 def _run(
     model: str, deployment: Deployment, load: Load, serving: Serving, promises: Promises, quiet: bool
 ) -> tuple[Simulation, tuple[Target, ...]]:
-    from steelyard.serve.door import serve, targets_of
+    from steelyard.serve.door import changes_of, serve, targets_of
     from steelyard.serve.traffic.build import Traffic, traffic
 
     targets = targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e)
     flags = serving.flags()
     usd = _price(deployment.price)
     encode_s = _time(deployment.encode, "encode") if deployment.encode else None
+    d = deployment
+    changes = changes_of(mtbf=d.mtbf, restart=d.restart, outages=d.outages, autoscale=d.autoscale, migrate=d.migrate)
     with told(quiet, "reading traffic") as say:
         sent = traffic(
             Traffic(
@@ -287,13 +304,12 @@ def _run(
             )
         )  # fmt: skip
         say(f"simulating {len(sent):,} requests", len(sent))
-        d = deployment
         found = serve(
             model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
             communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
             flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, disaggregate=d.disaggregate,
-            transfer_overlap=d.transfer_overlap, encode_s=encode_s, seed=load.seed, skew=d.skew, usd_per_hour=usd,
-            generic=d.generic, watch=say.watch,
+            transfer_overlap=d.transfer_overlap, encode_s=encode_s, changes=changes,
+            seed=load.seed, skew=d.skew, usd_per_hour=usd, generic=d.generic, watch=say.watch,
         )  # fmt: skip
     return found, targets
 

@@ -62,6 +62,10 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "pools[].energy_j": ("number", "its devices, J"),
     "pools[].host_energy_j": ("number", "their share of the hosts, J"),
     "pools[].usd": ("number?", "its rent, USD; null without a price"),
+    "pools[].rented_replicas_mean": ("number", "copies rented, mean over the makespan; less than all when it scales"),
+    "pools[].failures": ("integer", "times one of its replicas went down"),
+    "pools[].interrupted": ("integer", "requests that ran there then and began anew"),
+    "pools[].migrations": ("integer", "running requests that moved to another of its replicas"),
     "extras": (
         "{}",
         "only with speculation, adapters, lower cache levels or finetuning: tokens guessed and accepted, tokens of "

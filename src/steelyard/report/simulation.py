@@ -350,10 +350,10 @@ def _served(
 
 
 def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
-    totals, pool = sim.totals, sim.pool
+    totals, first = sim.totals, sim.pool
     batch = f"{figure(totals['batch_mean'])} requests per step, at most {totals['batch_max']:,.0f}"
     yield "batch", f"{batch}; at most {totals['waiting_max']:,.0f} waiting"
-    blocks = f"{pool.blocks:,} blocks of {pool.block_tokens} token{'s' * (pool.block_tokens > 1)} per replica"
+    blocks = f"{first.blocks:,} blocks of {first.block_tokens} token{'s' * (first.block_tokens > 1)} per replica"
     if len(sim.pools) == 1:
         yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
     for each in sim.pools if len(sim.pools) > 1 else ():
@@ -363,11 +363,27 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
         yield "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
     if totals["preemptions"]:
         yield "preemptions", f"{totals['preemptions']:,.0f}{_again(totals['dropped_tokens'])}"
+    for pool in sim.pools:
+        if changed := _changes(pool):
+            yield "" if len(sim.pools) > 1 else "replicas", changed
     found = limits(sim)
     least = "clients: those of the closed loop never left one waiting for long" if sim.trace.concurrency else ""
     yield "limited by", _LIMIT.get(bottleneck(found), least or "arrivals: the engine keeps up with the load")
     shares = [f"{SHORT_OF[name]} {share:.0%}" for name, share in found.items() if share >= 0.005]
     yield "time spent", ", ".join(shares)
+
+
+def _changes(pool: PoolOutcome) -> str:
+    """What happened to the replicas of a pool; empty when nothing did."""
+    found = pool.to_dict()
+    words = []
+    if found["rented_replicas_mean"] < 0.999 * pool.replicas:
+        words.append(f"{figure(found['rented_replicas_mean'])} of {pool.replicas} rented on average")
+    if found["failures"]:
+        words.append(f"{found['failures']:,} failed, {found['interrupted']:,} requests began anew")
+    if found["migrations"]:
+        words.append(f"{found['migrations']:,} requests moved")
+    return "; ".join(words)
 
 
 def _pool(pool: PoolOutcome) -> str:

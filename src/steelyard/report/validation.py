@@ -398,11 +398,15 @@ def overview(validation: Validation, folder: Path) -> Path | None:
         axes.fill_between(ends, ends / 1.25, ends * 1.25, color="black", alpha=0.1, linewidth=0)
         axes.plot(ends, ends, "-", color="black", linewidth=0.8)
         axes.plot(truth, answer, ".", markersize=2, alpha=0.5, color="#1f6fb4", rasterized=True)
-        unit = "1/s" if metric == "tokens_per_s" else "s"
-        axes.set(xscale="log", yscale="log", xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}", title=words)
+        unit = ", tokens/s" if metric == "tokens_per_s" else ""
+        axes.set(xscale="log", yscale="log", xlabel=f"measured{unit}", ylabel=f"predicted{unit}", title=words)
         axes.title.set_fontsize(10)
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            narrow = high < 50 * low  # one or two powers of ten are too few ticks
+            axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+            axis.set_major_formatter(ticker.EngFormatter(unit="" if metric == "tokens_per_s" else "s"))
+            axis.set_minor_formatter(ticker.NullFormatter())
+            axis.set_tick_params(labelsize=8)
     figure.tight_layout()
     (folder / "img").mkdir(parents=True, exist_ok=True)
     path = folder / "img" / "overview.png"

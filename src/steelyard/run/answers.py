@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import DoesNotFit, InputError
-from steelyard.run.points import SIZES, Point, located, scenario_of
+from steelyard.run.points import SIZES, Point, answered_by, located, scenario_of
 from steelyard.run.questions import FLAGS, function_of
 from steelyard.store.columns import columns_of
 
@@ -32,6 +32,13 @@ class Chunk:
     folder: str
     hashes: tuple[str, ...]
     values: tuple[Mapping[str, Any], ...]
+    answered_by: str = ""
+    """What the hashes were made with, see :func:`~steelyard.run.points.answered_by`; empty = not checked."""
+
+    def alone(self) -> list[Chunk]:
+        """Every point as a chunk of its own."""
+        pairs = zip(self.hashes, self.values, strict=True)
+        return [Chunk(self.kind, self.folder, (h,), (v,), self.answered_by) for h, v in pairs]
 
 
 @dataclass(slots=True)
@@ -76,18 +83,20 @@ def chunks_of(kind: str, folder: str, points: Sequence[Point]) -> list[Chunk]:
     groups: dict[str, dict[str, Point]] = {}
     for point in points:
         groups.setdefault(point.group, {}).setdefault(point.hash, point)
-    found = []
+    found, by = [], answered_by(kind)
     for group in groups.values():
         unique = list(group.values())
         for start in range(0, len(unique), CHUNK_POINTS):
             part = unique[start : start + CHUNK_POINTS]
-            found.append(Chunk(kind, folder, tuple(p.hash for p in part), tuple(p.values for p in part)))
+            found.append(Chunk(kind, folder, tuple(p.hash for p in part), tuple(p.values for p in part), by))
     return found
 
 
 def price_chunk(chunk: Chunk) -> Priced:
     """Answer every point of a chunk; a point that fails is a record with the reason."""
     started = time.perf_counter()
+    if chunk.answered_by and chunk.answered_by != answered_by(chunk.kind):
+        return failed(chunk, "Steelyard or its catalogue was changed, or is another one where this was priced")
     try:
         found = _estimates(chunk) if chunk.kind == "estimate" else _one_by_one(chunk)
     except Exception as error:
@@ -95,8 +104,8 @@ def price_chunk(chunk: Chunk) -> Priced:
             found = failed(chunk, _words(error))
         else:  # one point spoils the pass: each by itself
             found = Priced(chunk.kind)
-            for name, values in zip(chunk.hashes, chunk.values, strict=True):
-                found.add(price_chunk(Chunk(chunk.kind, chunk.folder, (name,), (values,))))
+            for one in chunk.alone():
+                found.add(price_chunk(one))
     found.took_s = time.perf_counter() - started
     return found
 
@@ -137,17 +146,16 @@ def _estimates(chunk: Chunk) -> Priced:
 def _one_by_one(chunk: Chunk) -> Priced:
     found = Priced(chunk.kind)
     answer = _simulation if chunk.kind == "simulate" else _plan
-    for name, values in zip(chunk.hashes, chunk.values, strict=True):
-        one = Chunk(chunk.kind, chunk.folder, (name,), (values,))
+    for one in chunk.alone():
         try:
-            columns, more, sources = answer(_arguments(chunk.folder, values))
+            columns, more, sources = answer(_arguments(one.folder, one.values[0]))
         except InputError as error:
             found.add(failed(one, str(error), REFUSED))
         except DoesNotFit as error:
             found.add(failed(one, str(error), NO_FIT))
         else:
             row = {k: [v] for k, v in columns.items()}
-            found.add(Priced(chunk.kind, [name], [OK], [""], row, [_text(more)], [_text(sources)]))
+            found.add(Priced(chunk.kind, [*one.hashes], [OK], [""], row, [_text(more)], [_text(sources)]))
     return found
 
 

@@ -108,8 +108,7 @@ def _alone(chunk: Chunk, work: Callable[[Chunk], Priced]) -> Priced:
     found = Priced(chunk.kind)
     pool = _pool(1)
     try:
-        for name, values in zip(chunk.hashes, chunk.values, strict=True):
-            one = Chunk(chunk.kind, chunk.folder, (name,), (values,))
+        for one in chunk.alone():
             try:
                 found.add(pool.submit(work, one).result())
             except BrokenProcessPool:
@@ -164,11 +163,7 @@ def _ray(chunks: Sequence[Chunk], jobs: int, work: Callable[[Chunk], Priced]) ->
                     found = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     if len(chunk.hashes) > 1:
-                        parts = [
-                            Chunk(chunk.kind, chunk.folder, (h,), (v,))
-                            for h, v in zip(chunk.hashes, chunk.values, strict=True)
-                        ]
-                        waiting += reversed(parts)
+                        waiting += reversed(chunk.alone())
                         continue
                     found = failed(chunk, f"{_DIED}: {type(error).__name__}")
                 yield chunk, found

@@ -30,7 +30,7 @@ from steelyard.run.study import Study
 from steelyard.store.columns import SCHEMAS, columns_of
 from steelyard.workload.catalogue import Model, load_model
 
-__all__ = ["MAX_POINTS", "Point", "expand_study", "scenario_of"]
+__all__ = ["MAX_POINTS", "Point", "answered_by", "expand_study", "scenario_of"]
 
 #: Points of one study at most.
 MAX_POINTS = 1_000_000
@@ -135,7 +135,7 @@ def _point(
     defaults = fields_of("estimate")
     sizes = {name: values.get(name, defaults[name].default) for name in SIZES}
     group = f"{study.kind}.{digest}" + (".1" if sizes["isl"] == 1 else "")  # prompts of one token lower differently
-    name = _short(_answered_by(study.kind) + digest + ".".join(str(v) for v in sizes.values()))
+    name = _short(answered_by(study.kind) + digest + ".".join(str(v) for v in sizes.values()))
     return Point(ordinal, case, repeat, axes, values, {**shared, **sizes}, name, group)
 
 
@@ -147,7 +147,7 @@ def _whole(
     defaults = {n: f.default for n, f in fields_of(study.kind).items()}
     rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
     rest = {k: _by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
-    name = content_hash([_answered_by(study.kind), digest, rest])
+    name = content_hash([answered_by(study.kind), digest, rest])
     known = columns_of(study.kind)
     told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "")}
     inputs = {k: str(v) if known[k].type == "text" else v for k, v in told.items()} | dict(shared)
@@ -167,7 +167,7 @@ def _short(text: str) -> str:
 
 
 @cache
-def _answered_by(kind: str) -> str:
+def answered_by(kind: str) -> str:
     """Version of the program and of the answer, and a digest of prices and fitted parameters on this computer."""
     digest = hashlib.sha256()
     parts = ["calibration", "prices", "engines", "networks", "nodes"]

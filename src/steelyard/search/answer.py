@@ -139,7 +139,7 @@ class Answer:
     candidates: int
     """Deployments weighed by the screen."""
     screened_per_s: float
-    """Candidates per second of wall time of the screen, its prices included."""
+    """Candidates per CPU second of the screen, space and prices included."""
     simulated: int
     """Finalists played request by request."""
     cpu_s: float

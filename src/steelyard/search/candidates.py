@@ -28,13 +28,13 @@ Integers = NDArray[np.int64]
 #: Replica counts are listed one by one to here, then in steps of a twentieth; finalists close the gaps.
 LISTED = 32
 #: Counts of a pool beyond the fewest that hold the rate which pairs try.
-SPARE_COUNTS = 3
+SPARE_COUNTS = 12
 #: How far the screen may be below the simulator: in general, for a single engine besides, for pipelines besides.
 MARGIN, SINGLE, STAGED = 0.10, 0.25, 0.15
 #: Replicas of a pool at most.
 MOST = 4096
-#: Options of each pool of a pair at most: the cheapest.
-HALVES = 1500
+#: Options of each pool of a pair at most, the smallest; of one replica and count, so many limits, those that hold most.
+HALVES, LIMITS_PAIRED = 1000, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +193,8 @@ def half_of(
     if not every:
         holds = capacity >= need / 1.5  # what the simulator may still find good enough
         first = np.argmax(holds, axis=3)[..., None]
-        order = np.arange(len(counts))
-        keep &= holds & (order < first + SPARE_COUNTS * 4)
+        near = holds & (np.arange(len(counts)) < first + SPARE_COUNTS)
+        keep = keep & near if (keep & near).any() else keep  # nothing holds the rate: show what there is
     chosen = np.nonzero(keep)
     p, c, s, n = chosen
     operating = _operating(points, demand, promise, need, counts)
@@ -284,9 +284,10 @@ def aggregated(half: Half) -> Block:
 def pairs(prompts: Half, answers: Half, limits: Limits) -> Block | None:
     """Candidates of a pool for prompts and one for answers; None when one of the two has no option.
 
-    The capacity of a pair is the smaller of the two. Of each pool the options with the fewest devices are paired.
+    The capacity of a pair is the smaller of the two. Of a replica and a count the limits that
+    hold most are paired, and of all those the smallest pools.
     """
-    prompts, answers = (h.only(np.argsort(h.devices, kind="stable")[:HALVES]) for h in (prompts, answers))
+    prompts, answers = (_worth_pairing(h) for h in (prompts, answers))
     if not len(prompts.capacity) or not len(answers.capacity):
         return None
     capacity = np.minimum(prompts.capacity[:, None], answers.capacity[None, :])
@@ -298,3 +299,14 @@ def pairs(prompts: Half, answers: Half, limits: Limits) -> Block | None:
         np.broadcast_to(prompts.ttft_s[:, None], shape).ravel(), np.broadcast_to(answers.tpot_s, shape).ravel(),
         np.maximum(prompts.margin[:, None], answers.margin[None, :]).ravel(), (prompts, answers), shape,
     )  # fmt: skip
+
+
+def _worth_pairing(half: Half) -> Half:
+    """The options of a pool that a pair may want."""
+    order = np.lexsort((-half.capacity, half.count, half.replica))
+    replica, count = half.replica[order], half.count[order]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = (np.diff(replica) != 0) | (np.diff(count) != 0)
+    starts = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
+    best = half.only(order[np.arange(len(order)) - starts < LIMITS_PAIRED])
+    return best.only(np.argsort(best.devices, kind="stable")[:HALVES])

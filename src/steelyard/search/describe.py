@@ -71,7 +71,7 @@ def breaking(best: Candidate, question: Question) -> str:
     if not math.isfinite(best.max_rate_per_s):
         return ""
     what = _NAMES.get(best.breaks_first, best.breaks_first or "capacity")
-    return (
-        f"{what}: it holds up to {best.max_rate_per_s:,.2f} requests/s, "
-        f"{best.max_rate_per_s / question.rate_per_s - 1:+.0%} of the rate asked for"
-    )
+    found = f"{what}: it holds up to {best.max_rate_per_s:,.2f} requests/s"
+    if question.objective == "throughput":
+        return found
+    return f"{found}, {best.max_rate_per_s / question.rate_per_s - 1:.0%} above the rate asked for"

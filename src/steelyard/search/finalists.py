@@ -35,7 +35,7 @@ CORRECTED = 1.08
 #: How closely the largest rate of a pool that failed is found: what it holds may be more by as much.
 ROUGHLY = 0.06
 #: How far the screen's latency may be above, and its power above, the simulator's.
-LATENCY_MARGIN, POWER_MARGIN = 1.4, 1.08
+LATENCY_MARGIN, POWER_MARGIN = 1.15, 1.05
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from steelyard.plan.deployment import Deployment, Pool
 from steelyard.provenance import Ledger
 from steelyard.search.answer import Question
 from steelyard.search.demand import demand_of
-from steelyard.search.fleet_buckets import Buckets, buckets_of
+from steelyard.search.fleet_buckets import Buckets, buckets_of, deal
 from steelyard.search.fleet_play import ROUTER, Outcome, Player, percentile_of
-from steelyard.search.fleet_program import Program, Solution, needed, with_spares
+from steelyard.search.fleet_program import Program, Solution, needed, solve, with_spares
 from steelyard.search.fleet_search import LATE, Settled, busy_rate, program_of, settle
 from steelyard.search.fleet_types import Types, types_of
 from steelyard.search.objective import node_power_w
@@ -35,9 +35,12 @@ from steelyard.workload.catalogue import Model, load_model
 __all__ = ["Fleet", "FleetAnswer", "FleetChange", "FleetInfeasible", "Route", "plan_fleet"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 #: Objectives of a mix; ``devices`` counts them.
 OBJECTIVES = ("cost", "energy", "carbon", "devices")
+#: Machines whose own fleet costs more than so many times the cheapest one's, by the screen, are not played alone.
+FAR = 1.7
 #: The options by which a limit of the program is raised.
 OPTIONS = {"devices": "--max-gpus", "usd_per_hour": "--budget", "watts": "--max-power"}
 
@@ -79,6 +82,19 @@ class Fleet:
     """Every promise holds for the requests played, headroom included, without the spares."""
     value: float
     """Of the objective: USD/h, W, g/h or devices."""
+    routing: str
+    """What its router knows of a request, see :data:`steelyard.search.fleet_buckets.ROUTING`."""
+
+    def assigned(self, trace: Trace) -> Integers:
+        """``[n]`` the pool of each request of a trace, as ``simulate_deployment(..., assigned=)`` takes it.
+
+        A request belongs to the route whose lengths are nearest to its own (their logarithms); requests of one route
+        are dealt out evenly in time, see :func:`steelyard.search.fleet_buckets.deal`.
+        """
+        far = _beyond(trace.isl, [r.prompts for r in self.routes])
+        if self.routing == "size":
+            far = far + _beyond(trace.osl, [r.answers for r in self.routes])
+        return deal(np.argmin(far, axis=1), np.array([r.pools for r in self.routes]))
 
     @property
     def mixed(self) -> bool:
@@ -111,7 +127,10 @@ class FleetAnswer:
     winner: Fleet | None
     """The cheapest fleet found that held the promise when played, mixed or not."""
     singles: Mapping[str, Fleet | None]
-    """By machine: the cheapest fleet of one type of replica on that machine alone, found and played the same way."""
+    """By machine: the cheapest fleet of one type of replica on that machine alone, found and played the same way; None
+    when none held the promise. Machines far behind by the screen are left out."""
+    screened: Mapping[str, float]
+    """By machine: the program's optimum for one type on that machine alone; inf when it cannot carry the traffic."""
     infeasible: FleetInfeasible | None
     """None when there is a winner."""
     closest: Fleet | None
@@ -172,7 +191,7 @@ def plan_fleet(
         routing: what the router knows of a request: ``prompt`` its prompt's length, ``size`` the answer's too.
         max_pools: pools at most; None = no limit.
         shapes: replicas to choose from by machine, instead of all legal ones (plan and flags of each pool count).
-        compare: plan the best fleet of each machine alone as well; the winner is then never worse than any of them.
+        compare: plan the best fleet of each machine alone as well and begin from it; the winner is then never worse.
         time_limit_s: wall time of one integer program.
         generic: accept models by shape alone.
 
@@ -194,21 +213,36 @@ def plan_fleet(
     player = Player(question.model, loaded, sent, buckets, question.targets, question.skew, question.seed)
     limits = {find_machine(n).name: k for n, k in (available or {}).items()}
 
-    def settled(over: Types, pools: int | None) -> tuple[Settled, Program]:
-        program = program_of(question, over, buckets, rate, available=limits, max_types=pools)
-        return settle(over, program, player, time_limit_s=time_limit_s), program
+    def program_over(keep: Sequence[int], pools: int | None) -> tuple[Types, Program]:
+        over = types.only(keep)
+        return over, program_of(question, over, buckets, rate, available=limits, max_types=pools)
 
-    together, program = settled(types, max_pools)
-    runs = [together]
-    singles: dict[str, Fleet | None] = {}
-    candidates = [] if together.outcome is None else [_fleet(question, together, together.outcome, buckets, trace)]
-    for name in dict.fromkeys(v.machine for v in types.varieties) if compare else ():
-        keep = [j for j, v in enumerate(types.varieties) if v.machine == name]
-        alone, _ = settled(types.only(keep), 1)
+    def fleet(run: Settled) -> Fleet | None:
+        return None if run.outcome is None else _fleet(question, run, run.outcome, buckets, trace)
+
+    machines = list(dict.fromkeys(v.machine for v in types.varieties)) if compare else []
+    own = {name: [j for j, v in enumerate(types.varieties) if v.machine == name] for name in machines}
+    screened = {n: solve(program_over(own[n], 1)[1], time_limit_s=time_limit_s).cost for n in machines}
+    runs, singles = [], {}
+    start, cheapest, factor = None, math.inf, np.full(len(types.varieties), math.nan)
+    for name in machines:
+        if not screened[name] <= FAR * min(screened.values()):
+            continue
+        alone = settle(*program_over(own[name], 1), player, time_limit_s=time_limit_s)
         runs.append(alone)
-        found = None if alone.outcome is None else _fleet(question, alone, alone.outcome, buckets, trace)
-        singles[name] = found
-        candidates += [found] if found is not None else []
+        singles[name] = fleet(alone)
+        if alone.outcome is None:
+            continue
+        factor[own[name]] = alone.use
+        if alone.cost < cheapest:
+            start, cheapest = np.zeros(len(types.varieties), dtype=np.int64), alone.cost
+            start[own[name]] = alone.outcome.counts
+    known = factor[~np.isnan(factor)]
+    guess = np.where(np.isnan(factor), known.mean(), factor) if known.size else None
+    everything, program = program_over(range(len(types.varieties)), max_pools)
+    together = settle(everything, program, player, start=start, factor=guess, time_limit_s=time_limit_s)
+    runs.append(together)
+    candidates = [f for f in (fleet(together), *singles.values()) if f is not None]
     winner = min(candidates, key=lambda f: (f.value, f.devices)) if candidates else None
     infeasible = None if winner else _explained(question, types, program, together, buckets, time_limit_s)
     closest = None
@@ -216,12 +250,19 @@ def plan_fleet(
         closest = _fleet(question, together, together.closest, buckets, trace)
     first = together.first
     return FleetAnswer(
-        question, winner, singles, infeasible, closest, len(types.varieties), types.weighed, len(buckets),
+        question, winner, singles, screened, infeasible, closest, len(types.varieties), types.weighed, len(buckets),
         buckets.groups, first.cost, first.bound, first.gap_frac, sum(r.programs for r in runs),
         sum(r.program_s for r in runs), player.fleets, player.wall_s, time.perf_counter() - wall,
-        time.process_time() - cpu, ledger, _why(winner, singles, question),
+        time.process_time() - cpu, ledger, _why(winner, singles, screened, question),
         {"routing": routing, "available": limits, "max_pools": max_pools, "trace": trace.name},
     )  # fmt: skip
+
+
+def _beyond(lengths: Any, ranges: Sequence[tuple[int, int]]) -> Floats:
+    """``[n, routes]`` how far lengths are outside ranges, in logarithms."""
+    x = np.log(np.asarray(lengths, dtype=np.float64))[:, None]
+    low, high = np.log(np.array(ranges, dtype=np.float64)).T
+    return np.asarray(np.maximum(0.0, np.maximum(low - x, x - high)))
 
 
 def _checked(question: Question, trace: Trace) -> Question:
@@ -288,7 +329,7 @@ def _fleet(question: Question, settled: Settled, outcome: Outcome, buckets: Buck
         " + ".join(f"{counts[j]} x {varieties[j].label}" for j in used), devices, usd if priced else None,
         usd / (tokens_per_s * 3600) * 1e6 if priced else None, watts, outcome.percentiles(),
         {t.metric: percentile_of(outcome.values[t.metric], t.percentile) for t in question.targets}, outcome.meets,
-        value,
+        value, buckets.routing,
     )  # fmt: skip
 
 
@@ -297,7 +338,13 @@ def _explained(
 ) -> FleetInfeasible:
     """Why there is no fleet: lengths no type can serve, a limit, or a promise that broke when played."""
     lost = [i for i, b in enumerate(types.breaks) if b]
-    if lost and settled.first.counts is None and needed(program, LATE, time_limit_s=time_limit_s) is not None:
+    limits = [b for b in program.bounds if b.name != LATE]
+    bounded = len(limits) < len(program.bounds)
+    if (
+        lost
+        and settled.first.counts is None
+        and (not bounded or needed(program, LATE, time_limit_s=time_limit_s) is not None)
+    ):
         i = max(lost, key=lambda k: float(buckets.share[k]))
         prompt, answer = buckets.isl_range[i], buckets.osl_range[i]
         what = {"kv": "has the cache for them"}.get(types.breaks[i], f"holds their {types.breaks[i].upper()}")
@@ -309,14 +356,14 @@ def _explained(
     first: Solution = settled.first
     if first.counts is None:
         nearest = []
-        for bound in program.bounds:
+        for bound in limits:
             least = needed(program, bound.name, time_limit_s=time_limit_s)
             if least is not None and least > bound.limit:
                 option = OPTIONS.get(bound.name, "--available")
                 nearest.append(
                     FleetChange(f"{bound.name}: {bound.limit:,.6g} -> {least:,.6g} ({option})", bound.name, least)
                 )  # fmt: skip
-        names = ", ".join(b.name for b in program.bounds)
+        names = ", ".join(b.name for b in limits)
         return FleetInfeasible(f"no fleet carries the traffic within the limits on {names}", tuple(nearest))
     if settled.outcome is None and settled.closest is not None:
         met = [t for t in question.targets
@@ -326,12 +373,14 @@ def _explained(
             f"{percentile_of(settled.closest.values[t.metric], t.percentile):.3g} s > {t.limit_s:.3g} s"
             for t in met
         )
-        within = " within the limits" if program.bounds else ""
+        within = " within the limits" if limits else ""
         return FleetInfeasible(f"every fleet{within} broke a promise when played; the closest: {worst}")
     return FleetInfeasible("no fleet was found in the time given")
 
 
-def _why(winner: Fleet | None, singles: Mapping[str, Fleet | None], question: Question) -> tuple[str, ...]:
+def _why(
+    winner: Fleet | None, singles: Mapping[str, Fleet | None], screened: Mapping[str, float], question: Question
+) -> tuple[str, ...]:
     if winner is None:
         return ()
     unit = {"cost": "USD/h", "energy": "W", "carbon": "g/h", "devices": "devices"}[question.objective]
@@ -345,5 +394,6 @@ def _why(winner: Fleet | None, singles: Mapping[str, Fleet | None], question: Qu
             said.append(f"{share:.1%} below the best fleet of one type, {best.shape} at {best.value:,.2f} {unit}")
         else:
             said.append(f"no mix beats the best fleet of one type, {best.shape}")
-    said += [f"{n} alone cannot hold the promise" for n, f in singles.items() if f is None]
+    said += [f"{n} alone cannot hold the promise" for n, value in screened.items()
+             if math.isinf(value) or (n in singles and singles[n] is None)]  # fmt: skip
     return tuple(said)

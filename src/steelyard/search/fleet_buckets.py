@@ -51,6 +51,8 @@ class Buckets:
     group: Integers
     """Number of the bucket's group, from 0."""
     member: Integers
+    routing: str
+    """Of :data:`ROUTING`."""
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -111,7 +113,7 @@ def buckets_of(trace: Trace, routing: str = "prompt") -> Buckets:
     group = np.arange(len(keys)) if routing == "size" else np.unique(rows, return_inverse=True)[1].reshape(-1)
     return Buckets(
         mean(isl), mean(osl), count / len(trace), np.asarray(context), extremes(isl + osl)[:, 1], extremes(isl),
-        extremes(osl), np.asarray(group, dtype=np.int64), np.asarray(member, dtype=np.int64),
+        extremes(osl), np.asarray(group, dtype=np.int64), np.asarray(member, dtype=np.int64), routing,
     )  # fmt: skip
 
 
@@ -148,12 +150,9 @@ def deal(group: Integers, shares: Floats) -> Integers:
     pool = np.zeros(len(group), dtype=np.int64)
     for g in np.unique(group):
         rows = np.flatnonzero(group == g)
-        edges = np.cumsum(shares[g])[:-1]
-        if not np.any((shares[g] > 0) & (shares[g] < 1)):
-            pool[rows] = int(np.argmax(shares[g]))
-            continue
+        used = np.flatnonzero(shares[g] > 0)
         point = (0.5 + np.arange(len(rows)) * GOLDEN) % 1.0
-        pool[rows] = np.searchsorted(edges, point, side="right")
+        pool[rows] = used[np.searchsorted(np.cumsum(shares[g][used])[:-1], point, side="right")]
     return pool
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from steelyard.plan.deployment import Deployment
 from steelyard.search.fleet_buckets import Buckets, deal, part_of
 from steelyard.search.fleet_types import Variety
+from steelyard.serve.kv import longest_request
 from steelyard.serve.run import Options, Prepared, checked, prepare, run
 from steelyard.serve.slo import Target
 from steelyard.serve.traffic.trace import Trace
@@ -26,6 +27,8 @@ Integers = NDArray[np.int64]
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
 #: What a request that was refused or never finished counts as, s.
 UNSERVED_S = 1e9
+#: Time after the last arrival, as a share of the trace (of four minutes at least), after which answers are given up.
+PATIENCE = 0.25
 #: How a request finds its replica inside a pool.
 ROUTER = "least-loaded"
 
@@ -84,7 +87,8 @@ class Player:
         self, name: str, model: Model, trace: Trace, buckets: Buckets, targets: Sequence[Target], skew: float, seed: int
     ) -> None:
         self.name, self.model, self.trace, self.buckets, self.targets = name, model, trace, buckets, targets
-        self.options = Options(skew=skew, seed=seed, log=0)
+        end = float(trace.arrived_at[-1])
+        self.options = Options(skew=skew, seed=seed, log=0, stop_after_s=end + PATIENCE * max(trace.duration_s, 240.0))
         self.prepared: dict[int, tuple[Variety, Prepared]] = {}
         self.pools: dict[tuple[int, int, bytes], PoolRun] = {}
         self.fleets = 0
@@ -145,7 +149,8 @@ class Player:
         order, _ = checked(self.options, ROUTER, sent)
         asked = replace(
             first, deployment=Deployment(self.name, (served.pool,), ROUTER), served=(served,), trace=sent, policy=order,
-            rejected=np.asarray(sent.isl + sent.osl) > served.member(0.0).longest,
+            rejected=np.asarray(sent.isl + sent.osl)
+            > longest_request(served.kv, served.config, self.model.transformer.max_context),
         )  # fmt: skip
         found = run(asked, time.perf_counter(), log=0)
         records = found.records

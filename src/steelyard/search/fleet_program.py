@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.errors import InputError
-from steelyard.search.fleet_solver import Linear
+from steelyard.search.fleet_solver import GAP, Linear
 
-__all__ = ["Bound", "Program", "Solution", "balanced", "loads", "needed", "simplest", "solve", "with_spares"]
+__all__ = ["GAP", "Bound", "Program", "Solution", "balanced", "loads", "needed", "simplest", "solve", "with_spares"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -112,12 +112,13 @@ def with_spares(counts: Integers, spares: int) -> Integers:
     return np.asarray(counts + spares * (counts > 0), dtype=np.int64)
 
 
-def solve(program: Program, *, time_limit_s: float = 10.0) -> Solution:
+def solve(program: Program, *, time_limit_s: float = 10.0, gap: float = GAP) -> Solution:
     """The cheapest fleet of a program.
 
     Args:
         program: items, types, limits.
         time_limit_s: wall time after which the best fleet so far is returned, with the gap that is left.
+        gap: relative gap at which the search may stop.
 
     Raises:
         InputError: highspy is not installed.
@@ -128,7 +129,7 @@ def solve(program: Program, *, time_limit_s: float = 10.0) -> Solution:
     if not possible.any(axis=1).all():
         return _none(program, started, complete=True)
     columns = _Columns(program, possible)
-    found = columns.linear().solve(time_limit_s)
+    found = columns.linear().solve(time_limit_s, gap)
     wall = time.perf_counter() - started
     if found.x is None:
         return Solution(None, np.zeros((items, types)), math.inf, found.bound, wall, found.complete)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from steelyard.search.answer import Question
 from steelyard.search.fleet_buckets import Buckets
 from steelyard.search.fleet_play import Outcome, Player
-from steelyard.search.fleet_program import Bound, Program, Solution, balanced, loads, simplest, solve
+from steelyard.search.fleet_program import GAP, Bound, Program, Solution, balanced, loads, simplest, solve
 from steelyard.search.fleet_types import Types
 from steelyard.serve.traffic.trace import Trace
 
@@ -34,10 +34,14 @@ Integers = NDArray[np.int64]
 WINDOW_S, BUSY_SHARE = 10.0, 0.9
 #: Step of the common factor on capacities, and how often it may be taken in one direction.
 STEP, STEPS = 1.2, 10
+#: Relative gap at which programs on the way are left: less than one small replica of a large fleet.
+CLOSE = 1e-3
 #: Times the program is asked again with what was learnt.
 ROUNDS = 6
 #: Correction of a type's factor: up where its pool stays far inside the promise, down where it breaks it.
 MORE, LESS = 1.1, 0.95
+#: Passes of exchanging replicas, exchanges played in each, and the use of the busiest type above which none is.
+PASSES, SWAPS, HOPE = 4, 8, 1.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Settled:
     """Programs solved."""
     program_s: float
     """Wall time of them."""
+    use: float = 1.0
+    """Load of the busiest type by the screen's capacities over its replicas: true over screened capacity, at least."""
 
 
 def busy_rate(trace: Trace, rate_per_s: float) -> float:
@@ -115,9 +121,19 @@ def program_of(
     return Program(load, devices if question.objective == "devices" else usd, None, spares, tuple(bounds), max_types)
 
 
-def settle(types: Types, program: Program, player: Player, *, time_limit_s: float = 10.0) -> Settled:
-    """The cheapest fleet over the types that holds the promise when played."""
-    return _Search(types, program, player, time_limit_s).found()
+def settle(
+    types: Types, program: Program, player: Player, *, start: Integers | None = None, factor: Floats | None = None,
+    time_limit_s: float = 10.0,
+) -> Settled:  # fmt: skip
+    """The cheapest fleet over the types that holds the promise when played.
+
+    Args:
+        types, program: beside each other. player: plays fleets.
+        start: replicas by type of a fleet known to hold, to begin from where it is the cheapest known.
+        factor: by type, what is known of true over screened capacity, as a second guess beside equal factors.
+        time_limit_s: wall time of one integer program.
+    """
+    return _Search(types, program, player, time_limit_s).found(start, factor)
 
 
 class _Search:
@@ -130,21 +146,28 @@ class _Search:
         self.programs, self.program_s = 0, 0.0
         self.tried: dict[tuple[bytes, bytes], Outcome] = {}
 
-    def found(self) -> Settled:
-        first = self._solve(1.0)
+    def found(self, start: Integers | None, factor: Floats | None) -> Settled:
+        first = self._solve(1.0, GAP)
         if first.counts is not None:
-            self._common(first)
-            self._trim()
-            self._learn()
+            for guess in (self.factor,) if factor is None else (self.factor, factor):
+                self.factor = guess.copy()
+                self._common()
+                self._trim()
+                self._learn()
+            if start is not None:
+                self._play(start, self._scaled())
+            self._swap()
         return Settled(
-            self.types, first, self.best, self.best_cost, self.closest, self.programs, self.program_s
+            self.types, first, self.best, self.best_cost, self.closest, self.programs, self.program_s,
+            1.0 if self.best is None else float(np.max(self._use(self.best))),
         )  # fmt: skip
 
     def _scaled(self, common: float = 1.0) -> Program:
         return replace(self.program, load=self.program.load / (self.factor * common))
 
-    def _solve(self, common: float) -> Solution:
-        solution = solve(self._scaled(common), time_limit_s=self.time_limit_s)
+    def _solve(self, common: float, gap: float = CLOSE) -> Solution:
+        limit = self.time_limit_s if gap == GAP else self.time_limit_s / 4
+        solution = solve(self._scaled(common), time_limit_s=limit, gap=gap)
         self.programs += 1
         self.program_s += solution.wall_s
         return solution
@@ -180,7 +203,7 @@ class _Search:
         outcome = self._play(solution.counts, program)
         return outcome is not None and outcome.meets
 
-    def _common(self, first: Solution) -> None:
+    def _common(self) -> None:
         """Find the common factor that just holds."""
         common, holds = 1.0, self._attempt(1.0)
         up = bool(holds)
@@ -228,6 +251,40 @@ class _Search:
                 self._trim()
             else:
                 self._blame(outcome)
+
+    def _swap(self) -> None:
+        """Put cheaper replicas of another type in the place of one while the promise holds."""
+        for _ in range(PASSES):
+            if self.best is None:
+                return
+            cost = self.best_cost
+            for counts in self._swaps(self.best.counts)[:SWAPS]:
+                outcome = self._play(counts, self._scaled())
+                if outcome is not None and outcome.meets:
+                    break
+            if self.best_cost >= cost:
+                return
+            self._trim()
+
+    def _swaps(self, counts: Integers) -> list[Integers]:
+        """Fleets with one replica less of a type and the dearest number of another that still costs less."""
+        found: list[tuple[float, Integers]] = []
+        fixed, program = self.program.fixed, self._scaled()
+        for j in np.flatnonzero(counts > 0):
+            for i in range(len(fixed)):
+                most = math.ceil(fixed[j] / fixed[i] - 1e-9) - 1 if fixed[i] > 0 else 0
+                if i == j or most < 1:
+                    continue
+                changed = counts.copy()
+                changed[j] -= 1
+                changed[i] += most
+                spread = balanced(program, changed)
+                kinds = int((changed > 0).sum())
+                if spread is None or (self.program.max_types is not None and kinds > self.program.max_types):
+                    continue
+                if self.program.cost(changed, spread[0]) < self.best_cost * (1 - 1e-9):
+                    found.append((spread[1], changed))
+        return [c for use, c in sorted(found, key=lambda f: f[0]) if use <= HOPE]
 
     def _use(self, outcome: Outcome) -> Floats:
         """Load over replicas of each type, by the screen's own loads."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError
 
-__all__ = ["Linear", "Solved"]
+__all__ = ["GAP", "Linear", "Solved"]
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class Linear:
         self.high.append(np.full(rows, high))
         self.rows += rows
 
-    def solve(self, time_limit_s: float = math.inf) -> Solved:
+    def solve(self, time_limit_s: float = math.inf, gap: float = GAP) -> Solved:
         """Run the solver on one thread: the same program gives the same answer.
 
         Raises:
@@ -82,7 +82,7 @@ class Linear:
             kinds = [highspy.HighsVarType.kInteger] * self.whole
             lp.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * (len(self.cost) - self.whole)
         solver = highspy.Highs()
-        for name, option in (("output_flag", False), ("threads", 1), ("mip_rel_gap", GAP)):
+        for name, option in (("output_flag", False), ("threads", 1), ("mip_rel_gap", gap)):
             solver.setOptionValue(name, option)
         if math.isfinite(time_limit_s):
             solver.setOptionValue("time_limit", float(time_limit_s))

@@ -43,8 +43,9 @@ Floats = NDArray[np.float64]
 CONTEXTS = 4
 #: Replicas that share the arrivals, at which capacities are computed; between them linear in the logarithm.
 SHARED = np.array([2.0, 8.0, 32.0, 128.0])
-#: Types of a machine kept for every bucket, by money and by devices per request, and for the mean request.
-KEPT, KEPT_ON_AVERAGE = 1, 3
+#: Types of a machine kept for the whole traffic, by devices and by energy per request, and how much better one must
+#: serve a bucket than those kept so far to be kept for it.
+KEPT, BETTER = 2, 0.05
 #: Loads below one request in a lane that are added to the screen's: long prompts with short answers keep prompt work
 #: going most of the time before a single answer is always being written.
 LIGHT = 2.0 ** np.arange(-7.0, 0.0, 0.25)
@@ -317,8 +318,8 @@ def _best(types: Types, buckets: Buckets, usd: float, *, keep_all: bool) -> Type
     """Types of one machine that serve some bucket, or the mean request, with the fewest devices or the least energy."""
     good = (types.capacity > 0) & ~types.late
     useful = np.flatnonzero(good.any(axis=0))
-    if not useful.size:
-        return replace(types.only([]), weighed=types.weighed)
+    if not useful.size:  # nothing in time: what serves most, to say how far it is from the promise
+        return types.only([int(np.argmax(types.capacity.T @ buckets.share))])
     if keep_all:
         return types.only(useful.tolist())
     devices = np.array([v.devices for v in types.varieties], dtype=np.float64)
@@ -330,9 +331,10 @@ def _best(types: Types, buckets: Buckets, usd: float, *, keep_all: bool) -> Type
     for cost in (per_request, energy):
         # a smaller replica is worth a hundredth: it leaves less of itself idle
         ranked = cost * (1.0 + 0.01 * np.log2(devices))
-        for i in range(len(buckets)):
-            order = np.argsort(ranked[i], kind="stable")[:KEPT]
-            keep |= {int(j) for j in order if math.isfinite(ranked[i, j])}
         whole = np.where(np.isfinite(ranked), ranked, 1e6).T @ buckets.share
-        keep |= {int(j) for j in np.argsort(whole, kind="stable")[:KEPT_ON_AVERAGE] if types.capacity[:, j].any()}
+        keep |= {int(j) for j in np.argsort(whole, kind="stable")[:KEPT] if good[:, j].any()}
+        for i in np.argsort(-buckets.share, kind="stable"):
+            best = int(np.argmin(ranked[i]))
+            if ranked[i, best] < (1.0 - BETTER) * min(ranked[i, j] for j in keep):
+                keep.add(best)
     return types.only(sorted(keep))

@@ -25,6 +25,8 @@ __all__ = ["remedied"]
 LOOSER = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 #: Devices, and rents, tried beyond the limit, as factors.
 MORE = (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
+#: Halvings of the last step.
+CLOSER = 2
 #: Changes offered at most.
 OFFERED = 4
 
@@ -45,6 +47,12 @@ def remedied(model: Model, trace: Trace, demand: Demand) -> Callable[[Search, Sc
             closest = choice_candidate(
                 finals.closest, question, limits, finals.closest_outcome, math.nan, demand.mean_osl
             )
+        if closest is None and weighed.blocks:
+            block = max(weighed.blocks, key=lambda b: float(b.capacity.max()))
+            choice = block.choice(int(block.capacity.argmax()), math.nan)
+            limits = Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
+            usd = float(block.usd_per_hour[int(block.capacity.argmax())])
+            closest = choice_candidate(choice, question, limits, None, usd, demand.mean_osl)
         infeasible = Infeasible(_reason(question, finals, weighed), tuple(nearest), closest)
         return dataclasses.replace(answer, infeasible=infeasible)
 
@@ -62,9 +70,13 @@ def _reason(question: Question, finals: Search, weighed: Screen) -> str:
                 "power": "the power limit"}[outcome.breaks]  # fmt: skip
         over = f", {outcome.worst - 1:.0%} over" if math.isfinite(outcome.worst) else ""
         return f"{what} is broken by every deployment within the limits; the nearest misses it{over}"
+    most = max((float(b.capacity.max()) for b in weighed.blocks), default=0.0)
     if not weighed.candidates:
         return "no deployment within the limits holds the promises, even at the lightest load"
-    return f"no deployment within the limits holds {question.rate_per_s:g} requests/s at the promises"
+    return (
+        f"no deployment within the limits holds {question.rate_per_s:.3g} requests/s at the promises; "
+        f"the most any of them would is about {most:.3g}"
+    )
 
 
 def _changes(
@@ -107,13 +119,23 @@ def _changes(
 
 def _looser(question: Question, planned: Callable[..., Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
     for k, target in enumerate(question.targets):
+        before = target.limit_s
         for factor in LOOSER:
-            loose = Target(target.metric, target.percentile, target.limit_s * factor)
+            loose = Target(target.metric, target.percentile, float(f"{target.limit_s * factor:.2g}"))
             targets = (*question.targets[:k], loose, *question.targets[k + 1 :])
             winner = planned(targets=targets)
             if winner is not None:
+                for _ in range(CLOSER):  # between the last that failed and this one
+                    middle = math.sqrt(before * loose.limit_s)
+                    nearer = Target(target.metric, target.percentile, float(f"{middle:.2g}"))
+                    found = planned(targets=(*question.targets[:k], nearer, *question.targets[k + 1 :]))
+                    if found is None:
+                        before = middle
+                    else:
+                        loose, winner = nearer, found
                 name = target.metric.removesuffix("_s")
-                limit = format_quantity(loose.limit_s, "s").replace(" ", "")
+                limit = format_quantity(loose.limit_s, "s", 2).replace(" ", "")
                 text = f"{target.label}:{limit}"
                 yield f"looser {name.upper()}: {text} (--{name} {text})", {name: text}, winner
                 break
+            before = loose.limit_s

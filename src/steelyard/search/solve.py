@@ -19,7 +19,7 @@ from steelyard.search.answer import Answer, Candidate, Question
 from steelyard.search.candidates import Block, Half, aggregated, half_of, pairs
 from steelyard.search.demand import Demand
 from steelyard.search.describe import breaking, reasons
-from steelyard.search.finalists import Search, finalists
+from steelyard.search.finalists import RUNNERS, Search, finalists
 from steelyard.search.front import cost_front, speed_front
 from steelyard.search.objective import Limits, hourly, node_power_w, rent_of
 from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
@@ -32,6 +32,8 @@ from steelyard.workload.catalogue import Model
 
 __all__ = ["Group", "Screen", "screen", "solve"]
 
+#: Stays of a request that the played traffic should last, below which the answer says that it did not.
+STAYS = 3
 #: Pools on different machines are paired only when so few machines are asked about.
 MIXED_MACHINES = 3
 
@@ -61,6 +63,7 @@ class Screen:
     blocks: tuple[Block, ...]
     candidates: int
     stages_s: Mapping[str, float]
+    cpu_s: float
     notes: tuple[str, ...]
 
 
@@ -78,7 +81,7 @@ def screen(model: Model, question: Question, demand: Demand, prices: Mapping[str
     Args:
         model, question, demand: what is asked. prices: USD per device and hour by machine. limits: of the question.
     """
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     notes: list[str] = []
     spaces: list[tuple[Machine, Formats, tuple[Replica, ...]]] = []
     for name in question.machines:
@@ -105,7 +108,7 @@ def screen(model: Model, question: Question, demand: Demand, prices: Mapping[str
     blocks = _blocks(groups, question, demand, prices, limits)
     ended = time.perf_counter()
     stages = {"space": spaced - started, "prices": priced - spaced, "screen": ended - priced}
-    return Screen(groups, tuple(blocks), sum(len(b) for b in blocks), stages, tuple(notes))
+    return Screen(groups, tuple(blocks), sum(len(b) for b in blocks), stages, time.process_time() - cpu, tuple(notes))
 
 
 def _most_devices(limits: Limits, usd_per_hour: float) -> int | None:
@@ -177,16 +180,20 @@ def solve(
     need = question.rate_per_s * (1.0 + question.headroom_frac)
     finals = finalists(weighed.blocks, question, limits, need, player)
     shown: list[Candidate] = []
-    for k, finalist in enumerate(finals.found):
+    for k, finalist in enumerate(finals.found[: 1 + RUNNERS]):
         largest = finalist.capacity
         if math.isnan(largest) and k == 0:
             largest = player.largest_rate(finalist.choice.parts, finalist.choice.capacity, need)
         shown.append(candidate_of(finalist, question, limits, player, demand, largest, first=k == 0))
     stages = {**weighed.stages_s, "finalists": time.perf_counter() - began}
-    spent = sum(weighed.stages_s.values())
     _account(ledger, question, weighed, finals, trace)
+    if shown and trace.duration_s < STAYS * shown[0].e2e_s:
+        ledger.assume(
+            f"the played traffic lasts {trace.duration_s:,.0f} s, less than {STAYS} stays of a request; more requests "
+            "would show the steady state"
+        )
     answer = Answer(
-        question=question, candidates=weighed.candidates, screened_per_s=weighed.candidates / max(spent, 1e-9),
+        question=question, candidates=weighed.candidates, screened_per_s=weighed.candidates / max(weighed.cpu_s, 1e-9),
         simulated=player.played, cpu_s=0.0, winner=shown[0] if shown else None,
         front=speed_front(weighed.groups, question, demand, limits, prices),
         cost_front=cost_front(weighed.blocks, question, demand, limits),

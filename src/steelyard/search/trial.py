@@ -27,6 +27,8 @@ __all__ = ["Outcome", "Player"]
 
 #: Requests of one run at most: engines that take turns are alike, so that some of them stand for all.
 PLAYED = 4000
+#: How much the proportion of two pools may change when they are played smaller.
+SKEWED = 0.02
 #: How closely the largest rate is found, as a share.
 CLOSE = 0.02
 #: Rates tried in the search for the largest at most.
@@ -102,7 +104,8 @@ class Player:
                 config, kv = self._cache(part)
             except DoesNotFit:
                 return _refused(rate_per_s)
-            members.append(Member(config, kv, count, r.plan.pp, part.role, self.model.transformer.max_context))
+            longest = self.model.transformer.max_context
+            members.append(Member(config, kv, count * r.ranks, r.plan.pp, part.role, longest))
             ends.append(End(replace(r.cluster, count=part.count * r.devices), r.plan, kv))
             table = self.table(part).tables
             tables.append(table if factor == 1.0 else scaled(table, factor))
@@ -124,20 +127,23 @@ class Player:
         return config, kv_pool(self.model.transformer, r.plan, r.cluster.machine, r.engine, config, exact_weights=exact)
 
     def _sent(self, parts: Sequence[Part], rate_per_s: float) -> tuple[Trace, list[int]]:
-        """The trace at the rate and the engines of each pool that are played.
+        """The trace at the rate, and the replicas of each pool that are played.
 
-        Engines of one pool are dealt requests in turn: the first ``k`` of ``n`` see exactly the requests whose number
-        modulo ``n`` is below ``k``, whatever the others do.
+        Engines of a pool alone are dealt requests in turn: the first ``k`` of ``n`` see exactly the requests whose
+        number modulo ``n`` is below ``k``, whatever the others do. A pair of large pools is played as a smaller pair of
+        nearly the same proportion, its engines loaded at least as much.
         """
         trace = self.trace if rate_per_s == self.rate_per_s else self.trace.scaled(rate_per_s / self.rate_per_s)
         engines = [p.count * p.replica.ranks for p in parts]
         special = trace.closed or trace.prefix_hashes is not None or trace.session is not None
-        if special or len(parts) > 1 or engines[0] == 1 or len(trace) <= PLAYED:
-            return trace, engines
-        shown = max(1, round(engines[0] * PLAYED / len(trace)))
-        if shown >= engines[0]:
-            return trace, engines
-        keep = np.arange(len(trace)) % engines[0] < shown
+        if special or max(engines) == 1 or len(trace) <= PLAYED:
+            return trace, [p.count for p in parts]
+        if len(parts) > 1:
+            return _smaller(trace, parts)
+        shown = max(1, round(parts[0].count * PLAYED / len(trace)))
+        if shown >= parts[0].count:
+            return trace, [parts[0].count]
+        keep = np.arange(len(trace)) % engines[0] < shown * parts[0].replica.ranks
         return Trace(trace.arrived_at[keep], trace.isl[keep], trace.osl[keep], name=trace.name), [shown]
 
     def _outcome(
@@ -167,8 +173,8 @@ class Player:
             plan, machine = part.replica.plan, part.replica.cluster.machine
             own = plan.replica_devices
             steps = counted["step_energy_j"] * own / plan.pp
-            rest = own * max(0.0, count * span - counted["busy_s"]) * idle_power_w(machine)
-            watts += (steps + rest) / span * part.count * part.replica.ranks / count
+            rest = own * max(0.0, count * part.replica.ranks * span - counted["busy_s"]) * idle_power_w(machine)
+            watts += (steps + rest) / span * part.count / count
             stepping = max(counted["busy_s"] * plan.pp, 1e-30)
             if part.role != "prefill":
                 batch, kv_frac = counted["batch_s"] / stepping, counted["kv_s"] / stepping / member.kv.blocks
@@ -197,6 +203,19 @@ class Player:
             else:
                 rate = math.sqrt(low * high)
         return low
+
+
+def _smaller(trace: Trace, parts: Sequence[Part]) -> tuple[Trace, list[int]]:
+    """Pools in nearly the same proportion, as small as :data:`PLAYED` requests of the same length of time allow."""
+    counts = [p.count for p in parts]
+    least = min(counts)
+    for k in range(max(1, math.ceil(least * PLAYED / len(trace))), least):
+        shown = [max(1, round(c * k / least)) for c in counts]
+        shares = [s / c for s, c in zip(shown, counts, strict=True)]
+        if max(shares) <= min(shares) * (1 + SKEWED):
+            share = max(shares)
+            return trace.first(max(1, round(len(trace) * share))).scaled(share), shown
+    return trace, counts
 
 
 def _refused(rate_per_s: float) -> Outcome:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.plan.deployment import ROLES
+from steelyard.serve.changes import Changes
 from steelyard.serve.engine import ADMISSIONS, VICTIMS, EngineConfig
 from steelyard.serve.kv import NO_LIMIT, KvPool, longest_request
 from steelyard.serve.methods import Methods, plain_methods
 from steelyard.serve.policies import Order, Policy, ordered
 from steelyard.serve.state import (
+    DOWN,
+    DRAWN,
     EXTRA,
     ITL_BINS,
     LARGEST,
@@ -30,7 +33,10 @@ from steelyard.serve.state import (
     SLOT,
     STRANDED,
     TIMER,
+    TIMER_SEQ,
+    TIMERS,
     TOTALS,
+    UP,
     Fleet,
     make_log,
     make_pools,
@@ -63,6 +69,11 @@ class Member:
     """Speed relative to the others, for the least-loaded router."""
     overlap: float = 0.0
     """Share of a transfer of its cache that runs beside the prompt."""
+    ranks: int = 1
+    """Data-parallel ranks of a replica (``replicas`` counts the ranks of all)."""
+    lockstep: bool = False
+    """Ranks of a replica step together."""
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def longest(self) -> int:
@@ -154,6 +165,7 @@ def setup_of_fleet(
             "concurrency": trace.concurrency,
             "max_iterations": most if stop_after_iterations is None else int(stop_after_iterations),
             "log": int(log > 0),
+            "lively": int(any(m.changes.any for m in members)),
             "forks": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
@@ -195,12 +207,34 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "role": ROLES.index(member.role),
         "conservativeness": config.schedule_conservativeness,
         "overlap": member.overlap,
+        "ranks": member.ranks,
+        "lockstep": int(member.lockstep and member.ranks > 1 and member.lanes == 1),
+        "pad": config.cuda_graph_sizes_to,
+        "pad_mixed": config.graph_tokens if config.cuda_graph_sizes_to else 0,
+        "wait_steps": config.batch_wait_timeout_iters,
+        "wait_tokens": int(config.batch_wait_max_tokens_ratio * config.max_num_batched_tokens),
+        **_change_values(member),
     }
+
+
+def _change_values(member: Member) -> dict[str, float]:
+    changes, scale = member.changes, member.changes.autoscale
+    values = {
+        "migrate": int(changes.migrate and member.role in ("both", "decode") and member.replicas > 1),
+        "mtbf_s": 0.0 if member.role == "encode" else changes.mtbf_s,
+        "restart_s": changes.restart_s,
+    }
+    if scale is not None and member.role != "encode":
+        values |= {
+            "scales": 1, "least": scale.least, "most": min(scale.most, member.replicas // member.ranks),
+            "load_target": scale.target, "interval_s": scale.interval_s, "start_s": scale.start_s,
+        }  # fmt: skip
+    return values
 
 
 def play(
     setup: Setup, tables: Tables | Sequence[Tables], trace: Trace, policy: str | type[Policy] | Policy | Order,
-    router: str, seed: int, rejected: Any, log: int, *, encode_s: Any = None,
+    router: str, seed: int, rejected: Any, log: int, *, encode_s: Any = None, assigned: Any = None,
     methods: Callable[[Tables, int, int], Methods] | None = None, watch: Callable[[Any], None] | None = None,
 ) -> Played:  # fmt: skip
     """Run the kernel on fresh arrays.
@@ -212,6 +246,7 @@ def play(
         rejected: ``[n]`` requests refused at the door.
         log: steps to keep.
         encode_s: ``[n]`` s of an encoder before the prompt; None = none.
+        assigned: ``[n]`` pool that computes the prompt, -1 = any; None = any for all.
         methods: makes the arrays of what engines do beyond scheduling from ``(tables, replicas, prefix units)``;
             None = nothing of it.
         watch: called once, before the first event, with the live counters ``[pool, TOTALS]``; the kernel runs without
@@ -220,7 +255,9 @@ def play(
     from steelyard.serve.kernel import run_kernel
 
     joined = _joined([tables] if isinstance(tables, Tables) else tables)
-    fleet, order = _fleet(setup, trace, ordered(policy, trace), router, seed, rejected, encode_s, joined, methods)
+    fleet, order = _fleet(
+        setup, trace, ordered(policy, trace), router, seed, rejected, encode_s, assigned, joined, methods
+    )
     kept = make_log(min(log, int(setup.run[0]["max_iterations"]) + 2))
     meta = np.array([0, 1, 0], dtype=np.int64)
     itl = np.zeros(ITL_BINS, dtype=np.int64)
@@ -248,7 +285,8 @@ def _joined(tables: Sequence[Tables]) -> Tables:
 
 
 def _fleet(
-    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, tables: Tables,
+    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any,
+    assigned: Any, tables: Tables,
     methods: Callable[[Tables, int, int], Methods] | None,
 ) -> tuple[Fleet, Any]:  # fmt: skip
     """``(all arrays, order of known arrivals)``."""
@@ -256,11 +294,21 @@ def _fleet(
     pools = make_pools(x, [m.longest for m in members], [m.weight for m in members])
     workers = make_workers(pools, x)
     requests, extra, links, units_of, children, order, units = _requests(
-        trace, setup, policy, router, seed, rejected, encode_s
+        trace, setup, policy, router, seed, rejected, encode_s, assigned
     )
     slots = np.zeros((len(workers), min(int(x["max_seqs"].max()), len(trace)) + 2), dtype=SLOT)
-    timers = slots.size + 2 if len(x) > 1 else 2
     numbers = np.zeros(NUMBERS, dtype=np.int64)
+    lively = bool(setup.run[0]["lively"])
+    outages = sorted((o for o in (members[0].changes.outages if members else ())), key=lambda o: o.at_s)
+    room = 2 * slots.size * (lively or len(x) > 1) + 8 * lively * (len(pools) + len(x)) + len(outages) + 2
+    timers = np.zeros(room, dtype=TIMER)
+    firsts = _firsts(pools, x)
+    for k, outage in enumerate(outages):
+        timers[k] = (outage.at_s, UP if outage.up else DOWN, firsts[outage.replica], 0, k)
+    numbers[TIMERS], numbers[TIMER_SEQ] = len(outages), len(outages)
+    draws = np.zeros((1, 1))
+    if np.any(x["mtbf_s"] > 0):
+        draws = np.random.default_rng([seed, 1]).exponential(1.0, (len(pools), DRAWN))
     numbers[NEXT] = trace.concurrency
     numbers[STRANDED:] = -1
     past = bool(np.any(x["admission"] == ADMISSIONS.index("past-future")))
@@ -268,10 +316,18 @@ def _fleet(
     fleet = Fleet(
         run=setup.run, setups=x, wires=setup.wires, ways=make_ways(pools, x)[0], q=requests, extra=extra, links=links,
         units_of=units_of, children=children, s=slots, w=workers, p=pools, u=make_units(len(pools), units),
-        timers=np.zeros(timers, dtype=TIMER), total=np.zeros((len(x), len(TOTALS))), numbers=numbers,
+        timers=timers, total=np.zeros((len(x), len(TOTALS))), numbers=numbers, draws=draws,
         m=plain if methods is None else methods(tables, len(pools), units)._replace(past=plain.past),
     )  # fmt: skip
     return fleet, order
+
+
+def _firsts(pools: Any, x: Any) -> list[int]:
+    """The first rank of every replica."""
+    return [
+        r for r in range(len(pools))
+        if (r - int(np.argmax(pools["pool"] == pools["pool"][r]))) % int(x["ranks"][pools["pool"][r]]) == 0
+    ]  # fmt: skip
 
 
 def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
@@ -299,7 +355,7 @@ def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
 
 
 def _requests(
-    trace: Trace, setup: Setup, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any
+    trace: Trace, setup: Setup, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, assigned: Any
 ) -> tuple[Any, Any, Any, Any, Any, Any, int]:
     """``(requests, extra, links, units of prompts, children, order of known arrivals, number of units)``."""
     n = len(trace)
@@ -315,7 +371,10 @@ def _requests(
     columns = _extra(trace, int(setup.run[0]["entries"]), policy, router, seed)
     if encode_s is not None:
         columns["encode_s"] = encode_s
+    if assigned is not None:
+        columns["pool"] = assigned
     extra = np.zeros((n if columns else 1, len(EXTRA)))
+    extra[:, EXTRA.index("pool")] = -1
     for name, values in columns.items():
         extra[:, EXTRA.index(name)] = values
     prefixes, waiting = setup.unit_tokens > 0, trace.after is not None and not trace.concurrency

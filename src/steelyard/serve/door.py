@@ -13,13 +13,14 @@ from steelyard.serve.slo import Target, parse_target
 if TYPE_CHECKING:
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
+    from steelyard.serve.changes import Autoscale, Changes, Outage
     from steelyard.serve.policies import Policy
     from steelyard.serve.simulation import Simulation
     from steelyard.serve.traffic.lengths import Lengths
     from steelyard.serve.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
-__all__ = ["serve", "simulate", "targets_of"]
+__all__ = ["changes_of", "serve", "simulate", "targets_of"]
 
 
 def simulate(
@@ -59,6 +60,11 @@ def simulate(
     disaggregate: str = "",
     transfer_overlap: float = 0.0,
     encode_s: float | None = None,
+    mtbf: str | float = "",
+    restart: str | float = "",
+    outages: str | Sequence[Outage] = "",
+    autoscale: str | Autoscale = "",
+    migrate: bool = False,
     ttft: str = "",
     tpot: str = "",
     e2e: str = "",
@@ -86,6 +92,11 @@ def simulate(
             ``1P:tp8@h100_sxm``, encoders ``1E:tp1``; see :func:`steelyard.serve.ask.parse_pools`.
         transfer_overlap: share of a KV cache that is sent while its prompt is computed.
         encode_s: s of an encoder before each prompt, with a pool ``E``.
+        mtbf, restart: mean time between failures of a replica (drawn), ``6h``, and until it serves again, ``3min``.
+        outages: given ones, ``10min:0:down,15min:0:up``: time, replica, what.
+        autoscale: ``1:8`` replicas of each pool, or ``1:8,target=16,interval=30s,start=2min``; ``replicas`` is then
+            what there may be at most.
+        migrate: running requests move to the replica with the most room instead of giving way (Llumnix).
         ttft, tpot, e2e: promises such as ``p99:1s``; goodput counts requests within all the limits.
         stop_after_s: simulated time after which to stop.
 
@@ -115,6 +126,7 @@ def simulate(
         model, on, sent, targets, weights=weights, activations=activations, kv=kv, communication=communication, tp=tp,
         pp=pp, dp=dp, ep=ep, cp=cp, engine=engine, flags=flags, policy=policy, router=router, replicas=replicas,
         disaggregate=disaggregate, transfer_overlap=transfer_overlap, encode_s=encode_s,
+        changes=changes_of(mtbf=mtbf, restart=restart, outages=outages, autoscale=autoscale, migrate=migrate),
         seed=seed, skew=skew, usd_per_hour=usd_per_hour, generic=generic, stop_after_s=stop_after_s,
     )  # fmt: skip
 
@@ -157,6 +169,7 @@ def serve(
     transfer_overlap: float = 0.0,
     encode_s: float | None = None,
     watch: Callable[[Any], None] | None = None,
+    changes: Changes | None = None,
     seed: int = 0,
     skew: float = 0.0,
     usd_per_hour: float | None = None,
@@ -167,6 +180,7 @@ def serve(
     import time
 
     from steelyard.serve.ask import Shape, deployment_of
+    from steelyard.serve.changes import Changes
     from steelyard.serve.run import Options, run
 
     started = time.perf_counter()
@@ -177,12 +191,33 @@ def serve(
     options = Options(
         policy, seed, {t.metric: t.limit_s for t in targets}, skew, usd_per_hour, generic, stop_after_s,
         transfer_overlap=transfer_overlap, encode_s=encode_s, watch=watch,
+        changes=changes or Changes(),
     )  # fmt: skip
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, name)
     prepared = deployment_of(
         model, on, shape, trace, options, router=router, flags=given, replicas=replicas, disaggregate=disaggregate
     )
     return run(prepared, started)
+
+
+def changes_of(
+    *, mtbf: str | float = "", restart: str | float = "", outages: str | Sequence[Outage] = "",
+    autoscale: str | Autoscale = "", migrate: bool = False,
+) -> Changes:  # fmt: skip
+    """Failures, autoscaling and moving requests from words. Raises :class:`InputError`."""
+    from steelyard.serve.changes import Changes, parse_autoscale, parse_outages
+    from steelyard.units import parse_quantity
+
+    times = {}
+    for name, value in (("mtbf", mtbf), ("restart", restart)):
+        if value != "":
+            times[f"{name}_s"] = float(parse_quantity(value, "s", name) if isinstance(value, str) else value)
+    return Changes(
+        **times,
+        outages=(parse_outages(outages) if outages else ()) if isinstance(outages, str) else tuple(outages),
+        autoscale=(parse_autoscale(autoscale) if autoscale else None) if isinstance(autoscale, str) else autoscale,
+        migrate=migrate,
+    )
 
 
 def engine_and_scheduler(name: str) -> tuple[str, str]:

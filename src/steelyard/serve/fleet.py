@@ -22,27 +22,35 @@ def route(f: Any, i: int, stage: int) -> int:
     """The replica for a request, -1 when none that could hold it is up."""
     run, p, q, numbers = f.run, f.p, f.q, f.numbers
     ways = f.ways[stage]
-    count, router = run[0].entries, run[0].router
+    head, count, router = 0, run[0].entries, run[0].router
     tokens = q[i].isl + q[i].osl
+    assigned = False
     if stage == ANSWER:
         count, router = run[0].answers, LEAST
+    elif i < f.extra.shape[0] and f.extra[i, 4] >= 0:  # the replicas of its own pool only
+        assigned = True
+        while head < count and p[ways[head]].pool != int(f.extra[i, 4]):
+            head += 1
+        count = min(count - head, f.setups[int(f.extra[i, 4])].replicas)
     if count == 0:
         return -1
     if count == 1:
-        r = ways[0]
+        r = ways[head]
         return int(r) if p[r].up and p[r].longest >= tokens else -1
     if router <= GIVEN:
-        begin = int(f.extra[i, 2]) if router == GIVEN else numbers[TURN]
+        begin = int(f.extra[i, 2]) if router == GIVEN else p[ways[head]].turn if assigned else numbers[TURN]
         for k in range(count):
-            r = ways[(begin + k) % count]
+            r = ways[head + (begin + k) % count]
             if p[r].up and p[r].longest >= tokens:
-                if router == ROUND_ROBIN:
+                if router == ROUND_ROBIN and assigned:
+                    p[ways[head]].turn = begin + k + 1
+                elif router == ROUND_ROBIN:
                     numbers[TURN] = begin + k + 1
                 return int(r)
         return -1
     best, most = -1, 0  # prefix units it could reuse; none counts for the least-loaded router
     for k in range(count):
-        r = ways[k]
+        r = ways[head + k]
         if not p[r].up or p[r].longest < tokens:
             continue
         hits = 0
@@ -88,9 +96,10 @@ def hand_over(f: Any, lane: int, r: int, j: int, now: float) -> None:
 def arrived_cache(f: Any, i: int, lane: int, now: float) -> None:
     """The cache of a request has come to a worker: the sender forgets it."""
     s, w, q = f.s, f.w, f.q
-    for k in range(w[lane].count, w[lane].count + w[lane].coming):
-        if s[lane, k].request == i and s[lane, k].ready_at == now:
+    for k in range(w[lane].count + w[lane].coming):
+        if s[lane, k].request == i and s[lane, k].ready_at == now and q[i].origin >= 0:
             sender = q[i].origin
+            f.p[sender].sending -= 1
             release(f, f.setups[f.p[sender].pool], sender, i, q[i].kept)
             q[i].origin = HERE
             q[i].kept = 0

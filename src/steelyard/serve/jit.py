@@ -13,8 +13,8 @@ __all__ = ["njit", "njit_inline", "njit_inner"]
 
 #: Modules of compiled functions and of the constants they use.
 _COMPILED = (
-    "evaluate", "fleet", "jit", "kernel", "lower_tiers", "methods", "past_future", "pricing", "queue", "residents",
-    "schedule", "state", "step_table", "timer", "transfer",
+    "evaluate", "events", "fleet", "jit", "kernel", "lower_tiers", "methods", "migrate", "past_future", "pricing",
+    "queue", "residents", "schedule", "state", "step_table", "timer", "transfer",
 )  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])

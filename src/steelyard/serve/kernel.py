@@ -10,17 +10,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.serve.evaluate import step_cost
+from steelyard.serve.evaluate import FIXED, step_cost
+from steelyard.serve.events import begin as begin_events
+from steelyard.serve.events import come_up, fail, scale
 from steelyard.serve.fleet import arrived_cache, encode, hand_over, send
 from steelyard.serve.jit import njit, njit_inline, njit_inner
+from steelyard.serve.migrate import BALANCE_S, balance
 from steelyard.serve.past_future import learn_length
 from steelyard.serve.pricing import accepted_guesses, price_lane
 from steelyard.serve.queue import pop, push
 from steelyard.serve.schedule import PAST_FUTURE, cache_prompt, choose_step, release
 from steelyard.serve.state import (
     ACCEPTED,
+    BALANCE,
+    DOWN,
     ENCODED,
     ENTRY,
+    FULL,
     HERE,
     INSIDE,
     ITL_BINS,
@@ -28,20 +34,27 @@ from steelyard.serve.state import (
     ITL_STEP,
     NEXT,
     PREFILL,
+    SCALE,
     SENT,
     SEQ,
     TIMERS,
+    UP,
 )
-from steelyard.serve.timer import take_timer
+from steelyard.serve.step_table import CONSTANTS
+from steelyard.serve.timer import set_timer, take_timer
 from steelyard.serve.transfer import next_ready
 
 __all__ = ["run_kernel"]
 
+#: Events of the fleet without a step between them after which nothing is expected to come any more.
+QUIET_MOST = 100_000
+#: Place of the power that every device draws in a step, among the constants of a step table.
+STATIC_W = CONSTANTS.index("static_w")
+
 
 @njit_inline
-def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> None:
-    """Price the chosen step and set its end."""
-    s, w, p = f.s, f.w, f.p
+def measure(s: Any, w: Any, x: Any, lane: int) -> tuple[int, float, int, int, float]:
+    """Totals of the chosen step: decodes, their context, prompt chunks, their tokens, pairs of query and key."""
     decodes, chunks, new = 0, 0, 0
     context, pairs = 0.0, 0.0
     static = x.static
@@ -58,10 +71,33 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
             context += slot.computed + 1
     if chunks > 0 and not x.mixed:
         decodes, context = 0, 0.0
+    return decodes, context, chunks, new, pairs
+
+
+@njit_inner
+def padded(x: Any, tokens: int, chunks: int) -> int:
+    """Tokens computed: those of the next captured graph, sizes 1, 2, 4, then every 8 to 256, then every 16."""
+    limit = x.pad if chunks == 0 else x.pad_mixed
+    if tokens > limit or tokens < 3:
+        return tokens
+    if tokens <= 4:
+        return 4
+    step = 8 if tokens <= 256 else 16
+    return int(min(limit, (tokens + step - 1) // step * step))
+
+
+@njit_inline
+def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> None:
+    """Price the chosen step and set its end."""
+    p = f.p
+    decodes, context, chunks, new, pairs = measure(f.s, f.w, x, lane)
+    tokens = new + decodes
+    if x.pad > 0:
+        tokens = padded(x, tokens, chunks)
     k = p[r].pool
     if f.m.z[k].plain:
         duration, energy = step_cost(
-            data, layout[k], float(new + decodes), float(chunks + decodes), float(decodes), context, float(chunks),
+            data, layout[k], float(tokens), float(chunks + decodes), float(decodes), context, float(chunks),
             float(new), pairs,
         )  # fmt: skip
     else:
@@ -74,14 +110,24 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
         p[r].stage_free = begin + duration / lanes
         end = max(begin + duration, p[r].stage_out + duration / lanes)
         p[r].stage_out = end
+    book_step(f, x, log, meta, lane, r, begin, end, duration, energy, decodes, chunks, new)
+
+
+@njit_inline
+def book_step(
+    f: Any, x: Any, log: Any, meta: Any, lane: int, r: int, begin: float, end: float, duration: float, energy: float,
+    decodes: int, chunks: int, new: int,
+) -> None:  # fmt: skip
+    """Set the end of a step and count it."""
+    w, p = f.w, f.p
     w[lane].end = end
     w[lane].busy = 1
     used = x.blocks - p[r].free - p[r].evictable * x.unit_blocks
-    total = f.total[k]
+    total = f.total[p[r].pool]
     total[0] += 1
     total[2] += new
     total[3] += decodes
-    total[7] += duration / lanes
+    total[7] += duration / x.lanes
     total[8] += energy
     total[9] += (chunks + decodes) * duration
     total[10] = max(total[10], chunks + decodes)
@@ -102,6 +148,54 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
             entry.blocks = used
             entry.running = w[lane].count
             entry.waiting = p[r].queued
+
+
+@njit_inner
+def price_rank(
+    f: Any, x: Any, data: Any, layout: Any, lane: int, r: int, tokens: float
+) -> tuple[float, float]:  # fmt: skip
+    """``(time, energy)`` of the chosen step of a rank while the ranks together have so many tokens each."""
+    decodes, context, chunks, new, pairs = measure(f.s, f.w, x, lane)
+    k = f.p[r].pool
+    if not f.m.z[k].plain and decodes + chunks > 0:
+        return price_lane(f, x, lane, r, decodes, context, chunks, new, pairs)
+    return step_cost(
+        data, layout[k], tokens, float(max(1, chunks + decodes)), float(decodes), context, float(chunks), float(new),
+        pairs,
+    )  # fmt: skip
+
+
+@njit_inner
+def begin_together(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> bool:
+    """Begin a step on all data-parallel ranks of a replica; those with nothing to do go along. False: none has.
+
+    The kernels of the shared experts see the tokens of all ranks (of the fullest, times the ranks, when all decode:
+    captured graphs are filled up to it), attention those of the rank; the slowest rank ends the step for all.
+    """
+    p, ranks = f.p, x.ranks
+    k = p[r].pool
+    some, prompts, most, whole = False, False, 0, 0
+    for n in range(ranks):
+        if f.w[lane + n].count > 0 or p[r + n].waiting >= 0 or f.w[lane + n].coming > 0:
+            some |= choose_step(f, x, lane + n, r + n, now)
+    if not some:
+        return False
+    for n in range(ranks):
+        decodes, _, chunks, new, _ = measure(f.s, f.w, x, lane + n)
+        prompts |= chunks > 0
+        most = max(most, padded(x, decodes + new, chunks))
+        whole += decodes + new
+    tokens = max(1.0, whole / ranks if prompts else float(most))
+    duration = 0.0
+    for n in range(ranks):
+        duration = max(duration, price_rank(f, x, data, layout, lane + n, r + n, tokens)[0])
+    static_w = data[layout[k, FIXED, 0] + STATIC_W]
+    for n in range(ranks):
+        decodes, _, chunks, new, _ = measure(f.s, f.w, x, lane + n)
+        time, energy = price_rank(f, x, data, layout, lane + n, r + n, tokens)
+        energy += static_w * (duration - time)
+        book_step(f, x, log, meta, lane + n, r + n, now, now + duration, duration, energy, decodes, chunks, new)
+    return True
 
 
 @njit_inner
@@ -272,13 +366,29 @@ def arrive(f: Any, i: int, now: float, pending: int) -> int:
     return pending
 
 
+@njit_inner
+def happen(f: Any, what: int, a: int, b: int, now: float) -> None:
+    """An event of the fleet."""
+    if what == SENT:
+        arrived_cache(f, a, b, now)
+    elif what == DOWN:
+        fail(f, a, b, now)
+    elif what == UP:
+        come_up(f, a, now)
+    elif what == SCALE:
+        scale(f, a, now)
+    elif what == BALANCE:
+        balance(f, a, now)
+        set_timer(f.timers, f.numbers, now + BALANCE_S, BALANCE, a, 0)
+
+
 @njit
 def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, itl: Any) -> None:
     """Play all events. ``order``: requests whose arrival is known beforehand, by time."""
     q, w, p, timers, numbers, total = f.q, f.w, f.p, f.timers, f.numbers, f.total
     workers = w.shape[0]
     request_s = f.run[0].request_s
-    steps = 0
+    steps, before, quiet = 0, 0, 0
     known = 0
     pending = -1
     now = -1.0
@@ -297,6 +407,8 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
             break
         if now < 0:
             total[0, 20] = soonest - request_s
+            if f.run[0].lively:
+                begin_events(f, soonest)
         else:
             total[0, 14] += numbers[INSIDE] * (soonest - now)
         now = soonest
@@ -306,8 +418,8 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
         while numbers[TIMERS] > 0 and timers[0].at == now:
             take_timer(timers, numbers)
             timer = timers[timers.shape[0] - 1]
-            if timer.what == SENT:
-                arrived_cache(f, timer.a, timer.b, now)
+            happen(f, timer.what, timer.a, timer.b, now)
+            quiet += 1
         for lane in range(workers):
             if w[lane].end == now and w[lane].busy:
                 r = w[lane].replica
@@ -332,7 +444,13 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
                 r = w[lane].replica
                 if w[lane].count > 0 or p[r].waiting >= 0 or w[lane].coming > 0:
                     x = f.setups[p[r].pool]
-                    if choose_step(f, x, lane, r, now):
+                    if x.lockstep:
+                        begin = lane - (lane - p[r].offset) % x.ranks
+                        if begin_together(f, x, data, layout, log, meta, begin, w[begin].replica, now):
+                            steps += 1
+                        else:
+                            w[lane].end = next_ready(f.s, w, lane)
+                    elif choose_step(f, x, lane, r, now):
                         begin_step(f, x, data, layout, log, meta, lane, r, now)
                         steps += 1
                     else:
@@ -340,4 +458,13 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
         if steps > f.run[0].max_iterations:
             total[0, 16] = 2
             break
+        if f.run[0].lively:  # events of the fleet never end by themselves
+            if steps > before:
+                quiet = 0
+            before = steps
+            if numbers[INSIDE] == 0 and known == order.shape[0] and pending < 0:
+                break
+            if quiet > QUIET_MOST or numbers[FULL]:
+                total[0, 16] = 3
+                break
     total[0, 6] = max(0.0, now - total[0, 20]) if now >= 0 else 0.0

@@ -11,7 +11,7 @@ from typing import Any
 from steelyard.serve.jit import njit_inner
 from steelyard.serve.lower_tiers import keep_below
 
-__all__ = ["drop_unit", "evict", "merge", "pop", "share_unit", "take_blocks"]
+__all__ = ["blocks_of", "drop_unit", "evict", "merge", "pop", "share_unit", "take_blocks"]
 
 
 @njit_inner
@@ -103,6 +103,12 @@ def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
     _unlink(p, u, r, unit)
     u[r, unit].refs = -1
     p[r].free += unit_blocks
+
+
+@njit_inner
+def blocks_of(x: Any, tokens: int) -> int:
+    """Blocks of a request with so many cached tokens."""
+    return int((min(tokens, x.cap) + x.block - 1) // x.block + x.fixed)
 
 
 @njit_inner

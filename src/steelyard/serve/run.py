@@ -19,6 +19,7 @@ from steelyard.plan.deployment import Deployment, Pool
 from steelyard.plan.engine import default_engine, find_engine
 from steelyard.provenance import Ledger, content_hash
 from steelyard.serve.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
+from steelyard.serve.changes import Changes
 from steelyard.serve.engine import EngineConfig, engine_config
 from steelyard.serve.extras import Extras, Fitted, fit, kernel_methods, levels_of, with_adapters
 from steelyard.serve.kv import KvPool, kv_pool
@@ -34,7 +35,10 @@ from steelyard.workload.catalogue import Model, load_model
 __all__ = ["Options", "Played", "Prepared", "Served", "play", "prepare", "provenance", "run", "setup_of"]
 
 _SLO = ("ttft_s", "tpot_s", "e2e_s")
-_STOPS = {0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served"}
+_STOPS = {
+    0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served",
+    3: "replicas fail faster than requests are served",
+}  # fmt: skip
 #: Decoding requests at which the speeds of unlike pools are compared.
 TYPICAL_BATCH = 32
 
@@ -56,6 +60,8 @@ class Options:
     encode_s: Any = None
     watch: Callable[[Any], None] | None = None
     extras: Extras = field(default_factory=Extras)
+    changes: Changes = field(default_factory=Changes)
+    assigned: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +84,12 @@ class Served:
         """Schedulers with a cache of their own: replicas, and their data-parallel ranks."""
         return self.pool.replicas * self.scenario.plan.dp
 
-    def member(self, overlap: float) -> Member:
+    def member(self, options: Options) -> Member:
         """The pool as the kernel sees it."""
+        plan = self.scenario.plan
         return Member(
-            self.config, self.kv, self.ranks, self.scenario.plan.pp, self.pool.role,
-            self.scenario.transformer.max_context, self.weight, overlap,
+            self.config, self.kv, self.ranks, plan.pp, self.pool.role, self.scenario.transformer.max_context,
+            self.weight, options.transfer_overlap, plan.dp, plan.shares_experts, options.changes,
         )  # fmt: skip
 
 
@@ -160,6 +167,7 @@ def prepare(
     if order is None:
         order, router = checked(options, router, trace)
     router = _choice("router", router, tuple(ROUTERS))
+    raise_all(options.changes.problems(sum(pool.replicas for pool in deployment.pools)))
     loaded = model if model is not None else load_model(deployment.model, generic=options.generic)
     transformer = loaded.transformer
     if not transformer.causal:
@@ -266,6 +274,10 @@ def _inputs(
             for s in served
         ]  # fmt: skip
         inputs["transfer_overlap"] = options.transfer_overlap
+    if options.assigned is not None:
+        inputs["assigned"] = _digest(np.asarray(options.assigned, dtype=np.float64))
+    if options.changes.any:
+        inputs["changes"] = asdict(options.changes)
     if options.extras:
         inputs["extras"] = {k: v for k, v in asdict(options.extras).items() if v}
     if options.encode_s is not None:
@@ -301,7 +313,7 @@ def _digest(array: Any) -> str:
 def _too_long(trace: Trace, served: Sequence[Served]) -> Any:
     """Requests that some stage of the deployment could never serve: beyond the model or all blocks of a replica."""
     total = trace.isl + trace.osl
-    members = [s.member(0.0) for s in served]
+    members = [s.member(Options()) for s in served]
     stages = [("both", "prefill"), ("decode",) if any(m.role == "decode" for m in members) else ("both",)]
     bad = np.zeros(len(trace), dtype=bool)
     for stage in stages if any(m.role == "prefill" for m in members) else stages[:1]:
@@ -322,7 +334,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     engine = prepared.first.scenario.engine
     kept = options.log if log is None else log
     setup = setup_of_fleet(
-        [s.member(options.transfer_overlap) for s in served], trace, wires=prepared.wires,
+        [s.member(options) for s in served], trace, wires=prepared.wires,
         router=prepared.deployment.router, policy=prepared.policy, request_s=engine.request_s,
         stop_after_s=options.stop_after_s, stop_after_iterations=options.stop_after_iterations, log=kept,
     )  # fmt: skip
@@ -333,12 +345,13 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     played = play(
         setup, tables, trace, prepared.policy, prepared.deployment.router, options.seed, prepared.rejected, kept,
         encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
-        methods=_methods(prepared), watch=options.watch if factor == 1.0 else None,
+        methods=_methods(prepared), assigned=options.assigned, watch=options.watch if factor == 1.0 else None,
     )  # fmt: skip
     ledger = _ledger(prepared)
+    rented = _rented(played)
     pools = tuple(
-        _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"]}, ledger)
-        for s, counted in zip(served, played.per_pool, strict=True)
+        _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger)
+        for k, (s, counted) in enumerate(zip(served, played.per_pool, strict=True))
     )
     stopped = _STOPS[int(played.totals["stop"])]
     if not stopped and np.any(played.requests["status"] == UNFINISHED):
@@ -356,6 +369,14 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         slo=options.slo, inputs=prepared.inputs, ledger=ledger, spread=prepared.table.spread,
         replay=partial(run, prepared, started, log=0), deployment=prepared.deployment, pools=pools,
     )  # fmt: skip
+
+
+def _rented(played: Played) -> Any:
+    """``[pool]`` s that its schedulers were rented, together: from first arrival to end unless they come and go."""
+    p, start = played.pools, played.totals["first_arrival_s"]
+    end = start + played.totals["makespan_s"]
+    seconds = p["rented"] + np.where(p["since"] >= 0, end - np.maximum(p["since"], start), 0.0)
+    return np.bincount(p["pool"], np.maximum(seconds, 0.0), minlength=len(played.per_pool))
 
 
 def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None:
@@ -378,11 +399,12 @@ def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None
 def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> PoolOutcome:
     """What a pool did: shares, energy and money from its counters."""
     scenario, plan, pool = served.scenario, served.scenario.plan, served.pool
-    span, busy = counted["makespan_s"], counted["busy_s"]
+    busy = counted["busy_s"]
     devices = pool.devices
     machine = scenario.cluster.machine
-    # steps on every device of their stage, idle power for the rest of the makespan
-    idle_s = devices * span - plan.replica_devices * busy
+    device_s = counted["rented_s"] * plan.replica_devices
+    # steps on every device of their stage, idle power for the rest of the time it is rented
+    idle_s = device_s - plan.replica_devices * busy
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
         stepping = machine.tdp_w * plan.replica_devices * busy
@@ -396,9 +418,9 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
         totals={
             **counted,
             "energy_j": stepping + machine.idle_w * max(0.0, idle_s),
-            "host_energy_j": scenario.cluster.host_w * devices / scenario.cluster.per_node * span,
-            "device_s": devices * span,
-            "busy_frac": min(1.0, busy / max(span * served.ranks, 1e-30)),
+            "host_energy_j": scenario.cluster.host_w * devices / scenario.cluster.per_node * device_s / devices,
+            "device_s": device_s,
+            "busy_frac": min(1.0, busy / max(counted["rented_s"], 1e-30)),
             "batch_mean": counted["batch_s"] / steps,
             "kv_mean_frac": counted["kv_s"] / steps / served.kv.blocks,
             "kv_max_frac": counted["kv_max"] / served.kv.blocks,
@@ -413,7 +435,7 @@ def _totals(played: Played, pools: Sequence[PoolOutcome]) -> dict[str, float]:
     engines = [p for p in pools if p.role != "encode"]
     steps = [p.totals["busy_s"] * p.scenario.plan.pp for p in engines]
     busy = max(sum(steps), 1e-30)
-    ranks = sum(p.ranks for p in engines)
+    rented = sum(p.totals["rented_s"] for p in engines)
     return totals | {
         "energy_j": sum(p.totals["energy_j"] for p in pools),
         "host_energy_j": sum(p.totals["host_energy_j"] for p in pools),
@@ -421,7 +443,7 @@ def _totals(played: Played, pools: Sequence[PoolOutcome]) -> dict[str, float]:
         "kv_mean_frac": sum(p.totals["kv_s"] / p.kv.blocks for p in engines) / busy,
         "kv_max_frac": max(p.totals["kv_max_frac"] for p in engines),
         "in_system_mean": totals["in_system_s"] / span,
-        "idle_frac": 1.0 - min(1.0, sum(p.totals["busy_s"] for p in engines) / (span * ranks)),
+        "idle_frac": 1.0 - min(1.0, sum(p.totals["busy_s"] for p in engines) / max(rented, 1e-30)),
     }
 
 
@@ -501,9 +523,7 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     )
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     if plan.shares_experts:
-        ledger.assume(
-            f"{prefix}replicas that share experts step on their own, each seeing the others' tokens as many as its own"
-        )
+        ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")
 
 
 def provenance(simulation: Simulation) -> dict[str, Any]:

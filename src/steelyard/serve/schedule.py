@@ -10,12 +10,13 @@ from typing import Any
 
 from steelyard.serve.jit import njit_inline, njit_inner
 from steelyard.serve.lower_tiers import begin_load, load_from_below, swap_in, swap_out
+from steelyard.serve.migrate import leave, move_instead
 from steelyard.serve.past_future import expect, forget_future, future_peak, plan_future
 from steelyard.serve.pricing import choose_guesses, queries_for
-from steelyard.serve.queue import drop_unit, pop, push, share_unit, take_blocks
+from steelyard.serve.queue import blocks_of, drop_unit, pop, push, share_unit, take_blocks
 from steelyard.serve.residents import adapter_of, find_seat, leave_seat, take_seat
 from steelyard.serve.state import LOADED, LOADS, PREFILL, SWAPPED
-from steelyard.serve.transfer import start_transfer, welcome
+from steelyard.serve.transfer import drop_slot, start_transfer, welcome
 
 __all__ = ["cache_prompt", "cached_units", "choose_step", "enqueue", "release"]
 
@@ -27,12 +28,6 @@ LAST, WORST, SHORTEST_ANSWER = 0, 1, 2
 EXPECTED_MAX = 4096
 #: SGLang: steps over which the new-token ratio falls to its floor, the floor's share, tokens of headroom on a retract.
 RATIO_STEPS, RATIO_FLOOR, RETRACT_STEPS = 600.0, 0.14, 20
-
-
-@njit_inner
-def blocks_of(x: Any, tokens: int) -> int:
-    """Blocks of a request with so many cached tokens."""
-    return int((min(tokens, x.cap) + x.block - 1) // x.block + x.fixed)
 
 
 @njit_inner
@@ -134,14 +129,6 @@ def preempt(f: Any, x: Any, lane: int, r: int, j: int, now: float) -> int:
     return int(taken)
 
 
-@njit_inner
-def drop_slot(s: Any, w: Any, lane: int, j: int) -> None:
-    """Close the gap that a running request leaves."""
-    for n in range(j, w[lane].count + w[lane].coming - 1):
-        s[lane, n] = s[lane, n + 1]
-    w[lane].count -= 1
-
-
 @njit_inline
 def work_on_running(
     f: Any, x: Any, lane: int, r: int, now: float, budget: int, prompts: bool, decodes: bool
@@ -173,9 +160,22 @@ def work_on_running(
             ahead = slot.computed + min(each, slot.left)
         if min(ahead, cap) > (slot.blocks - fixed) * block:
             need = blocks_of(x, ahead) - slot.blocks
-            gone = False
+            gone, stalled = False, False
             while not take_blocks(f, x, r, need):
+                if x.migrate and f.p[r].sending > 0:  # blocks are about to be free
+                    stalled = True
+                    break
                 v = find_victim(f, x, lane)
+                if x.migrate and w[lane].count > 1:
+                    taken = s[lane, v].take
+                    if move_instead(f, x, lane, r, v, now):
+                        budget += taken
+                        preempted = True
+                        gone = v == j
+                        stalled = not gone
+                        if v < j:
+                            j -= 1
+                        break
                 budget += preempt(f, x, lane, r, v, now)
                 preempted = True
                 if v == j:
@@ -184,6 +184,10 @@ def work_on_running(
                 if v < j:
                     j -= 1
             if gone:  # the next one has taken its place
+                continue
+            if stalled:
+                preempted = True
+                j += 1
                 continue
             s[lane, j].blocks += need
         s[lane, j].take = rest
@@ -363,6 +367,21 @@ def admit(f: Any, x: Any, lane: int, r: int, now: float, budget: int) -> int:
 
 
 @njit_inner
+def hold_back(f: Any, x: Any, lane: int, r: int) -> bool:
+    """Whether prompts wait for more of them, while others decode (TensorRT-LLM's batch_wait_timeout_iters)."""
+    p, q = f.p, f.q
+    if p[r].waiting < 0 or f.w[lane].count == 0:
+        return False
+    i = p[r].waiting
+    tokens = f.w[lane].count + p[r].queued * (q[i].isl + q[i].osl - q[i].remaining)  # as if all were like the first
+    if tokens >= x.wait_tokens or p[r].waited >= x.wait_steps:
+        p[r].waited = 0
+        return False
+    p[r].waited += 1
+    return True
+
+
+@njit_inner
 def plan_guesses(f: Any, x: Any, lane: int, r: int, budget: int) -> int:
     """Tokens per decode of the next step."""
     s, w, z = f.s, f.w, f.m.z[f.p[r].pool]
@@ -382,11 +401,13 @@ def choose_step(f: Any, x: Any, lane: int, r: int, now: float) -> bool:
     w = f.w
     if w[lane].coming > 0:
         welcome(f.s, w, lane, now)
+    if x.migrate and f.p[r].leaving >= 0 and f.p[r].leave_at <= now:
+        leave(f, x, lane, r, now)
     budget = x.max_tokens
     if not x.mixed and w[lane].count == 0:
         w[lane].forming = 1
     left, preempted = work_on_running(f, x, lane, r, now, budget, True, x.mixed == 1)
-    if not preempted and (not x.static or w[lane].forming == 1):
+    if not preempted and (not x.static or w[lane].forming == 1) and (x.wait_steps == 0 or not hold_back(f, x, lane, r)):
         left = admit(f, x, lane, r, now, left)
     if left < budget or x.mixed:
         return bool(left < budget)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steelyard.machine.component import Machine
     from steelyard.plan.deployment import Deployment
     from steelyard.provenance import Ledger
+    from steelyard.serve.changes import Changes
     from steelyard.serve.extras import Extras
     from steelyard.serve.policies import Policy
     from steelyard.serve.traffic.trace import Trace
@@ -152,6 +153,10 @@ class PoolOutcome:
             "energy_j": totals["energy_j"],
             "host_energy_j": totals["host_energy_j"],
             "usd": self.usd,
+            "rented_replicas_mean": totals["rented_s"] / max(totals["makespan_s"], 1e-30) / plan.dp,
+            "failures": int(totals["failures"]),
+            "interrupted": int(totals["interrupted"]),
+            "migrations": int(totals["migrations"]),
         }
 
 
@@ -341,6 +346,8 @@ def simulate_deployment(
     encode_s: float | Floats | None = None,
     watch: Callable[[Any], None] | None = None,
     extras: Extras | None = None,
+    changes: Changes | None = None,
+    assigned: Integers | None = None,
 ) -> Simulation:
     """Send a trace through a deployment: pools of engines on machines of one or several kinds.
 
@@ -357,6 +364,9 @@ def simulate_deployment(
         transfer_overlap: share of a cache that is sent layer by layer while the prompt is still computed (Splitwise,
             Mooncake); 0 = the receiver pulls it afterwards (vLLM's NIXL connector).
         encode_s: s of an encoder before the prompt, one for all or ``[n]``; needs a pool of the role ``encode``.
+        assigned: ``[n]`` place in ``deployment.pools`` of the pool that computes a request's prompt, -1 = any; the
+            router chooses among its replicas.
+        changes: failures, autoscaling and moving requests; see :class:`steelyard.serve.changes.Changes`.
 
     Returns:
         a :class:`Simulation` with what each pool did in ``pools``.
@@ -364,12 +374,13 @@ def simulate_deployment(
     Raises:
         InputError, DoesNotFit: as for :func:`simulate`.
     """
+    from steelyard.serve.changes import Changes
     from steelyard.serve.extras import Extras
     from steelyard.serve.run import Options, prepare, run
 
     started = time.perf_counter()
     options = Options(
         policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        transfer_overlap, encode_s, watch, extras or Extras(),
+        transfer_overlap, encode_s, watch, extras or Extras(), changes or Changes(), assigned,
     )  # fmt: skip
     return run(prepare(deployment, trace, options, model=model), started)

@@ -13,8 +13,10 @@ on the others. Each token crosses once per direction (experts of several ranks g
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,9 +28,24 @@ from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.step_table import CONSTANTS, OVERLAPS, StepTable, Tables, _Builder, build_step_table, grid, pack
+from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["Side", "SplitFFN", "attention_part", "feed_forward_part", "parse_split", "split_pool", "split_table"]
+if TYPE_CHECKING:
+    from steelyard.serve.run import Options
+    from steelyard.serve.simulation import Simulation
+    from steelyard.serve.traffic.trace import Trace
+
+__all__ = [
+    "Side",
+    "SplitFFN",
+    "attention_part",
+    "feed_forward_part",
+    "parse_split",
+    "simulate_split",
+    "split_pool",
+    "split_table",
+]
 
 #: Micro-batches in flight: three hide the way of one behind the work on the others (Step-3, section 4).
 MICRO_BATCHES = 3
@@ -230,3 +247,78 @@ def _row(tables: Tables, row: int) -> tuple[Any, Any]:
         return first, first
     second = tables.data[start + size : start + 2 * size].reshape(shape or (0,))
     return first, second
+
+
+def simulate_split(
+    model: str | Model, split: SplitFFN, trace: Trace, options: Options | None = None, *, plan: Plan | None = None,
+    flags: Mapping[str, Any] | None = None, router: str = "round-robin",
+) -> Simulation:  # fmt: skip
+    """Send a trace through attention groups that share feed-forward devices.
+
+    Args:
+        model: name or loaded. split: the devices. trace: arrivals and lengths.
+        options: see :class:`steelyard.serve.run.Options`; nothing of ``extras``.
+        plan: formats and engine; its degrees are those of the attention groups in any case.
+        flags: of the engine. router: which attention group gets a request.
+
+    Returns:
+        a simulation with two pools: attention groups (role ``both``) and the feed-forward devices (``feed_forward``).
+
+    Raises:
+        InputError, DoesNotFit: as for :func:`steelyard.serve.simulation.simulate_deployment`.
+    """
+    from steelyard.estimation import hourly_price
+    from steelyard.plan.deployment import Deployment, Pool
+    from steelyard.serve.run import Options, prepare, run
+
+    started = time.perf_counter()
+    asked = options or Options()
+    if asked.extras:
+        raise InputError("attention and feed-forward apart are simulated without other methods", field="disaggregate")
+    loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
+    whole = loaded.transformer
+    side, other = split.attention, split.feed_forward
+    own = replace(plan or Plan(), tp=side.devices, pp=1, dp=1, ep=1, cp=1)
+    pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
+    part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
+    prepared = prepare(Deployment(loaded.name, (pool,), router), trace, asked, model=part)
+    served = prepared.first
+    resolved = own.resolved(whole.native_weights)
+    split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too
+    assert served.table is not None
+    table = split_table(
+        split, whole, resolved, served.scenario.engine, served.config, max_context=served.table.max_context,
+        skew=asked.skew,
+    )  # fmt: skip
+    found = run(replace(prepared, served=(replace(served, table=table),)), started)
+    first, ledger = found.pools[0], found.ledger
+    assert ledger is not None
+    ledger.assume(
+        f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
+    )
+    scenario = replace(
+        served.scenario, model=loaded, cluster=clusters_of(split)[1], plan=plans_of(split, resolved, whole)[1]
+    )
+    usd, note = hourly_price(scenario, ledger)
+    if usd is not None:
+        ledger.cite("price, feed-forward", note)
+    span, busy = found.makespan_s, first.totals["busy_s"] / side.copies
+    machine = scenario.cluster.machine
+    energy = first.totals["step_energy_j"] * other.count / side.copies + machine.idle_w * other.count * (span - busy)
+    hosts = scenario.cluster.host_w * other.count / scenario.cluster.per_node * span
+    second = replace(
+        first, role="feed_forward", scenario=scenario, replicas=1, ranks=0, devices=other.count, usd_per_hour=usd,
+        totals={
+            **dict.fromkeys(first.totals, 0.0), "device_s": other.count * span, "energy_j": energy,
+            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span,
+        },
+    )  # fmt: skip
+    sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
+    prices = (first.usd_per_hour, usd)
+    mean = None
+    if prices[0] is not None and prices[1] is not None:
+        mean = (prices[0] * first.devices + prices[1] * other.count) / split.devices
+    return replace(
+        found, scenario=replace(found.scenario, model=loaded), pools=(first, second), totals={**found.totals, **sums},
+        usd_per_hour=mean,
+    )  # fmt: skip

@@ -44,23 +44,29 @@ HERE, ENCODED = -1, -2
 
 #: Limits and rules of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest cached
 #: prefix, then fewest requests. ``entries``, ``answers``, ``encoders``: replicas of each stage. ``add_time``: 1 when
-#: the order key counts from arrival. ``log``: whether steps are kept. ``forks``: dependants wait for the first token
-#: only.
+#: the order key counts from arrival. ``log``: whether steps are kept. ``lively``: replicas fail, are started or send
+#: each other requests. ``forks``: dependants wait for the first token only.
 RUN = np.dtype(
-    _fields("i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "forks")
+    _fields("i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "lively", "forks")
     + _fields("f8", "add_time", "request_s", "max_time_s")
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.serve.engine.EngineConfig`. ``role``: what it does.
 #: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
 #: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that may run beside the
-#: prompt.
+#: prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``, ``pad_mixed``:
+#: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
+#: ``wait_tokens``: prompts wait so many steps for so many tokens. ``migrate``: running requests may move. ``scales``:
+#: the number of replicas follows the load, from ``least`` to ``most``, ``load_target`` requests each, looked at every
+#: ``interval_s``; a new one takes ``start_s``. ``mtbf_s``: mean time between failures of a replica (0: never),
+#: ``restart_s``: until it is back.
 SETUP = np.dtype(
     _fields(
         "i8", "max_tokens", "max_seqs", "threshold", "block", "blocks", "fixed", "cap", "mixed", "chunked", "admission",
-        "victim", "to_back", "static", "watermark", "replicas", "lanes", "unit_tokens", "unit_blocks", "role",
+        "victim", "to_back", "static", "watermark", "replicas", "lanes", "unit_tokens", "unit_blocks", "role", "ranks",
+        "lockstep", "pad", "pad_mixed", "wait_steps", "wait_tokens", "migrate", "scales", "least", "most",
     )
-    + _fields("f8", "conservativeness", "overlap")
+    + _fields("f8", "conservativeness", "overlap", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s")
 )  # fmt: skip
 
 #: Sending the cache of a request from a pool to another: ``latency_s + fixed_s + tokens * token_s``.
@@ -78,7 +84,7 @@ REQUEST = np.dtype(
 )
 
 #: Columns of the array of optional facts of a request (one row for all, or one each).
-EXTRA = ("base", "delay_s", "route", "encode_s")
+EXTRA = ("base", "delay_s", "route", "encode_s", "pool")
 #: Columns of the array of optional links: prefix units, dependants, predecessors still to complete.
 LINKS = ("unit_start", "unit_count", "child_start", "child_count", "waits")
 
@@ -100,23 +106,31 @@ WORKER = np.dtype(
 #: first worker. ``up``: requests may be sent to it. ``longest``: tokens of the longest request it can hold. ``ratio``:
 #: SGLang's new-token ratio. ``stage_free``, ``stage_out``: first stage free from, last step out at. ``link_free``: its
 #: link is free from. ``weight``: relative speed. ``oldest``, ``newest``, ``evictable``: cached prefix units nobody
-#: holds.
+#: holds. ``offset``: first worker of its pool. ``turn``: of the round-robin router inside the pool, kept by its first
+#: replica. ``starting``: it is about to be up. ``failures``: so far. ``waited``: steps that prompts were held back.
+#: ``sending``: caches on their way from it. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``,
+#: ``copied`` tokens of it before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
 POOL = np.dtype(
     _fields(
-        "i8", "free", "waiting", "queued", "load", "oldest", "newest", "evictable", "pool", "first", "up", "longest"
+        "i8", "free", "waiting", "queued", "load", "oldest", "newest", "evictable", "pool", "first", "up", "longest",
+        "starting", "failures", "waited", "sending", "leaving", "leave_to", "copied", "offset", "turn",
     )
-    + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight")
-)
+    + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
+)  # fmt: skip
 
 #: What happens at a time, in a heap by time: ``what`` is one of :data:`SENT`, ..., ``a`` and ``b`` say to whom.
 TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "what", "a", "b", "seq"))
-#: Request ``a`` of worker ``b`` has its cache.
-SENT = 0
+#: Request ``a`` of worker ``b`` has its cache; replica ``a`` (the first of its ranks) fails and, when ``b`` is 1, comes
+#: back by itself; it is up; pool ``a`` looks whether it needs another number of replicas, or whether requests should
+#: move.
+SENT, DOWN, UP, SCALE, BALANCE = range(5)
+#: Failures of a replica whose times are drawn; later ones repeat them.
+DRAWN = 256
 
 #: Places in the kernel's array of counters: next sequence number, next request of a closed loop, requests in the
-#: system, turn of the round-robin router, timers set, next number of a timer; roots of the heaps of requests that no
-#: replica could take, one per stage.
-SEQ, NEXT, INSIDE, TURN, TIMERS, TIMER_SEQ, STRANDED = range(7)
+#: system, turn of the round-robin router, timers set, next number of a timer, whether there were more timers than
+#: places; roots of the heaps of requests that no replica could take, one per stage.
+SEQ, NEXT, INSIDE, TURN, TIMERS, TIMER_SEQ, FULL, STRANDED = range(8)
 NUMBERS = STRANDED + 3
 
 #: A prefix unit in a replica. ``refs``: requests that hold it, -1 when it is not cached; links by age among the idle.
@@ -134,17 +148,18 @@ TOTALS = (
     "busy_s", "step_energy_j", "batch_s", "batch_max", "kv_s", "kv_max", "waiting_max", "in_system_s", "itl_sum_s",
     "stop", "evicted_units", "prefill_steps", "completed", "first_arrival_s", "transfers", "transfer_bytes",
     "transfer_s", "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens",
-    "adapter_loads",
+    "adapter_loads", "migrations", "interrupted", "failures",
 )  # fmt: skip
 #: Those of which the pools' largest is the run's; all others add up.
 LARGEST = ("batch_max", "kv_max", "waiting_max")
 
 
 #: Places of some of them.
-GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS = (
+GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS, MIGRATIONS, INTERRUPTED, FAILURES = (
     TOTALS.index(name)
     for name in (
         "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens", "adapter_loads",
+        "migrations", "interrupted", "failures",
     )
 )  # fmt: skip
 
@@ -166,6 +181,8 @@ def make_workers(pools: NDArray[Any], setups: NDArray[Any]) -> NDArray[Any]:
     workers = np.zeros(int(lanes.sum()), dtype=WORKER)
     workers["end"], workers["last_end"], workers["forming"] = np.inf, -1.0, 1
     workers["replica"] = np.repeat(np.arange(len(pools)), lanes)
+    starts = [int(pools["first"][pools["pool"] == k][:1].sum()) for k in range(len(setups))]
+    pools["offset"] = np.asarray(starts)[pools["pool"]]
     return workers
 
 
@@ -175,8 +192,11 @@ def make_pools(setups: NDArray[Any], longest: list[int], weights: list[float]) -
     pools = np.zeros(len(which), dtype=POOL)
     pools["pool"], pools["free"], pools["up"] = which, setups["blocks"][which], 1
     pools["ratio"] = np.minimum(0.7 * setups["conservativeness"], 1.0)[which]
+    place = np.arange(len(which)) - np.repeat(np.cumsum(setups["replicas"]) - setups["replicas"], setups["replicas"])
+    off = (setups["scales"][which] > 0) & (place // setups["ranks"][which] >= setups["least"][which])
+    pools["up"][off], pools["since"][off] = 0, -1.0
     pools["longest"], pools["weight"] = np.asarray(longest)[which], np.asarray(weights)[which]
-    for name in ("waiting", "oldest", "newest"):
+    for name in ("waiting", "oldest", "newest", "leaving"):
         pools[name] = -1
     return pools
 
@@ -232,6 +252,8 @@ class Fleet(NamedTuple):
     """Heap of :data:`TIMER`."""
     total: Any
     """``[pool, TOTALS]``."""
+    draws: Any
+    """``[replica or 1, DRAWN]`` exponential draws of mean 1: times between failures."""
     numbers: Any
     """``[NUMBERS]``: counters named above."""
     m: Any

@@ -194,7 +194,7 @@ def build_step_table(
         decode_only = builder.own(token_grid, absorb=True)
         prefill_only = builder.own(token_grid, absorb=False)
     hop = np.asarray(boundary(model, plan, cluster, np.maximum(token_grid, 1.0)) * (plan.pp - 1)) * (token_grid > 0)
-    launches = LAUNCH_S.get(cluster.machine.launch, 0.0) * builder.launches()
+    launches = (config.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)) * builder.launches()
     constants = np.array(
         [
             engine.step_s + engine.layer_s * builder.layers(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steelyard.serve.jit import njit_inner
-from steelyard.serve.state import TIMER_SEQ, TIMERS
+from steelyard.serve.state import FULL, TIMER_SEQ, TIMERS
 
 __all__ = ["set_timer", "take_timer"]
 
@@ -17,8 +17,11 @@ def _before(timers: Any, a: int, b: int) -> bool:
 
 @njit_inner
 def set_timer(timers: Any, numbers: Any, at: float, what: int, a: int, b: int) -> None:
-    """Add an event; the last entry of the array is spare."""
+    """Add an event; the last entry of the array is spare. A full array ends the run."""
     place, spare = numbers[TIMERS], timers.shape[0] - 1
+    if place >= spare:
+        numbers[FULL] = 1
+        return
     timers[spare].at = at
     timers[spare].what = what
     timers[spare].a = a

@@ -9,7 +9,7 @@ from steelyard.serve.jit import njit_inner
 from steelyard.serve.state import SENT
 from steelyard.serve.timer import set_timer
 
-__all__ = ["next_ready", "start_transfer", "welcome"]
+__all__ = ["drop_slot", "next_ready", "start_transfer", "welcome"]
 
 
 @njit_inner
@@ -29,6 +29,7 @@ def start_transfer(f: Any, x: Any, i: int, r: int, lane: int, tokens: int, now: 
     free = max(p[sender].link_free, begin) + whole
     p[sender].link_free = free
     ready = max(now, free) + wire.latency_s
+    p[sender].sending += 1
     f.total[k, 21] += 1
     f.total[k, 22] += wire.fixed_bytes + min(tokens, x.cap) * wire.token_bytes
     f.total[k, 23] += ready - now
@@ -60,3 +61,11 @@ def next_ready(s: Any, w: Any, lane: int) -> float:
     for k in range(w[lane].count, w[lane].count + w[lane].coming):
         soonest = min(soonest, s[lane, k].ready_at)
     return float(soonest)
+
+
+@njit_inner
+def drop_slot(s: Any, w: Any, lane: int, j: int) -> None:
+    """Close the gap that a running request leaves."""
+    for n in range(j, w[lane].count + w[lane].coming - 1):
+        s[lane, n] = s[lane, n + 1]
+    w[lane].count -= 1

