@@ -15,6 +15,13 @@ from steelyard.serve.step_table import Tables, constant_tables
 from steelyard.serve.traffic.trace import Trace
 
 
+def from_python(part: Any) -> Any:
+    """A way in from Python to a function that otherwise only compiled code calls."""
+    import numba
+
+    return numba.njit(error_model="numpy")(lambda *arguments: part(*arguments))
+
+
 def config(scheduler: str = "vllm", **flags: Any) -> EngineConfig:
     """An engine with few limits."""
     rules = RULES[scheduler]

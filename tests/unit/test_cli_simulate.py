@@ -21,7 +21,7 @@ from steelyard.report.records import COLUMNS, vllm_bench, write_records
 from steelyard.report.simulation import limits, to_dict
 from steelyard.report.simulation import text as report
 from steelyard.report.svg import Chart, nice_ticks
-from steelyard.report.timeline import averages, page
+from steelyard.report.timeline import page
 from steelyard.serve.door import engine_and_scheduler, simulate, targets_of
 from steelyard.serve.simulation import Simulation
 from steelyard.serve.slo import parse_target
@@ -159,7 +159,7 @@ def test_the_page_is_complete_in_itself(small: Simulation) -> None:
 
 
 def test_time_averages_add_up(small: Simulation) -> None:
-    series = averages(small, 50)
+    series = small.series(50)
     width = small.makespan_s / 50
     tokens = float(np.sum(small.iterations.decode_tokens)) + float(np.sum(small.iterations.prefill_tokens))
     summed = (series["prefill_tokens_per_s"] + series["decode_tokens_per_s"]).sum() * width

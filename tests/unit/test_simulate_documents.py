@@ -20,7 +20,6 @@ from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
 from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
 from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, limits, text, to_dict
-from steelyard.report.timeline import averages
 from steelyard.serve.door import serve, simulate, targets_of
 from steelyard.serve.simulation import Simulation
 from steelyard.serve.state import TOTALS
@@ -187,7 +186,7 @@ def test_pools_are_told_apart_everywhere(apart: Simulation, tmp_path: Path) -> N
     events = json.loads((tmp_path / "p.json").read_text())["traceEvents"]
     names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
     assert any("replica 2, decode" in name for name in names)
-    series = averages(apart, 40)
+    series = apart.series(40)
     tokens = float(np.sum(apart.iterations.prefill_tokens)) + float(np.sum(apart.iterations.decode_tokens))
     summed = (series["prefill_tokens_per_s"] + series["decode_tokens_per_s"]).sum() * apart.makespan_s / 40
     assert summed == pytest.approx(tokens, rel=1e-6)

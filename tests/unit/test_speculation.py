@@ -16,17 +16,22 @@ from steelyard.errors import InputError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.plan import Plan
 from steelyard.plan.engine import find_engine
+from steelyard.serve import evaluate, pricing
 from steelyard.serve.engine import engine_config
-from steelyard.serve.evaluate import verify_cost
 from steelyard.serve.extras import Extras, read_extras
 from steelyard.serve.methods import no_methods
-from steelyard.serve.pricing import accepted_guesses, choose_guesses, price_step
 from steelyard.serve.simulation import Simulation, simulate
 from steelyard.serve.speculate import draft_of, parse_speculation, with_draft
 from steelyard.serve.step_table import build_step_table, verifying
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
+from tests.serving import from_python
+
+verify_cost = from_python(evaluate.verify_cost)
+accepted_guesses, choose_guesses, price_step = (
+    from_python(part) for part in (pricing.accepted_guesses, pricing.choose_guesses, pricing.price_step)
+)
 
 CASES = {
     "dense": ("llama-3.1-70b", "h200_sxm:8", "vllm", Plan("fp8", kv="fp8", tp=8)),

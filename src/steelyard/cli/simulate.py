@@ -46,7 +46,8 @@ class Deployment:
     disaggregate: Annotated[
         str,
         _option(
-            "pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or 2P:tp4@h100_sxm,1D:tp8dp2"
+            "pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or 2P:tp4@h100_sxm,1D:tp8dp2; "
+            "attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices: semi:0.6 for prompts"
         ),
     ] = ""
     transfer_overlap: Annotated[
@@ -114,6 +115,8 @@ class Load:
     turns: Annotated[str, _option("conversations of so many turns with a growing prompt, 5 or uniform:1-9")] = ""
     think: Annotated[str, _option("time between an answer and the next request, 10s (mean, for conversations)")] = ""
     system: Annotated[int, _option("tokens of a system prompt that all conversations share")] = 0
+    best_of: Annotated[int | None, _option("answers drawn for every prompt, which they share")] = None
+    beam: Annotated[int | None, _option("beams of equal length for every prompt, which they share")] = None
     seed: Annotated[int, Parameter(help="fixes everything drawn")] = 0
 
 
@@ -162,6 +165,23 @@ class Serving:
     enable_prefix_caching: Annotated[bool | None, _option("share blocks of equal prefixes")] = None
     enable_chunked_prefill: Annotated[bool | None, _option("cut prompts to fill a step")] = None
     async_scheduling: Annotated[bool | None, _option("prepare the next step while the device works")] = None
+    speculate: Annotated[
+        str,
+        _option(
+            "guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4, mtp, "
+            "tree:width=4,depth=4,by=medusa; any chain also ...,adaptive"
+        ),
+    ] = ""
+    lora: Annotated[
+        str, _option("adapters drawn by popularity: 100 or 100,zipf=1,rank=16,targets=attention,max_loras=8,base=0.2")
+    ] = ""
+    kv_tiers: Annotated[
+        str,
+        _option("cache levels below the device: cpu:200GB,ssd:2TB,pool:10TB@25GB/s/4; swap lets requests go there"),
+    ] = ""
+    early_exit: Annotated[str, _option("tokens leave before the last layer: ramps=3,p=0.3 or rebatch:ramps=3")] = ""
+    finetune: Annotated[str, _option("finetuning fills steps up to this time: 30ms or 30ms,context=2048")] = ""
+    overlap: Annotated[str, _option("kernels beside each other: nanoflow or tokenweave")] = ""
     flag: Annotated[
         tuple[str, ...],
         Parameter(
@@ -286,29 +306,37 @@ def simulate(
 def _run(
     model: str, deployment: Deployment, load: Load, serving: Serving, promises: Promises, quiet: bool
 ) -> tuple[Simulation, tuple[Target, ...]]:
-    from steelyard.serve.door import changes_of, serve, targets_of
+    from steelyard.serve.door import Problems, branched, changes_of, check_words, extras_of, serve, targets_of
     from steelyard.serve.traffic.build import Traffic, traffic
 
-    targets = targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e)
-    flags = serving.flags()
-    usd = _price(deployment.price)
-    encode_s = _time(deployment.encode, "encode") if deployment.encode else None
-    d = deployment
-    changes = changes_of(mtbf=d.mtbf, restart=d.restart, outages=d.outages, autoscale=d.autoscale, migrate=d.migrate)
+    d, v, problems = deployment, serving, Problems()
+    targets = problems.read(lambda: targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e))
+    flags = problems.read(serving.flags)
+    problems.read(lambda: check_words(d.on, serving.engine, d.disaggregate))
+    usd = problems.read(lambda: _price(d.price))
+    encode_s = problems.read(lambda: _time(d.encode, "encode") if d.encode else None)
+    changes = problems.read(
+        lambda: changes_of(mtbf=d.mtbf, restart=d.restart, outages=d.outages, autoscale=d.autoscale, migrate=d.migrate)
+    )
+    extras = problems.read(
+        lambda: extras_of(
+            speculate=v.speculate, lora=v.lora, kv_tiers=v.kv_tiers, early_exit=v.early_exit, finetune=v.finetune,
+            overlap=v.overlap,
+        )
+    )  # fmt: skip
+    asked = Traffic(
+        load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests, load.duration,
+        load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system, load.seed,
+    )  # fmt: skip
     with told(quiet, "reading traffic") as say:
-        sent = traffic(
-            Traffic(
-                load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests,
-                load.duration, load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system,
-                load.seed,
-            )
-        )  # fmt: skip
+        sent = problems.read(lambda: branched(traffic(asked), load.best_of, load.beam))
+        problems.done()
         say(f"simulating {len(sent):,} requests", len(sent))
         found = serve(
             model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
             communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
             flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, disaggregate=d.disaggregate,
-            transfer_overlap=d.transfer_overlap, encode_s=encode_s, changes=changes,
+            transfer_overlap=d.transfer_overlap, encode_s=encode_s, changes=changes, extras=extras,
             seed=load.seed, skew=d.skew, usd_per_hour=usd, generic=d.generic, watch=say.watch,
         )  # fmt: skip
     return found, targets

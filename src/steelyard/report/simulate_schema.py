@@ -43,10 +43,11 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "prefix_cache.hit_frac": ("number", "their share of all prompt tokens admitted, recomputed ones included"),
     "preemptions": ("integer", "times a request lost its cache for want of blocks"),
     "idle_frac": ("number", "share of the makespan without a step, mean over replicas"),
-    "pools[].role": ("string", "both, prefill, decode or encode"),
+    "pools[].role": ("string", "both, prefill, decode, encode or feed_forward"),
     "pools[].machine": ("string", "catalogue name of its device"),
     "pools[].replicas": ("integer", "copies"),
     "pools[].devices": ("integer", "devices of all copies"),
+    "pools[].compute_frac": ("number", "share of their arithmetic; below 1 when two pools share devices (semi-PD)"),
     "pools[].plan": ("{}", "tp, pp, dp, ep, cp of one copy"),
     "pools[].busy_frac": ("number", "share of the makespan with a step, mean over schedulers"),
     "pools[].iterations": ("integer", "its steps"),
@@ -66,12 +67,20 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "pools[].failures": ("integer", "times one of its replicas went down"),
     "pools[].interrupted": ("integer", "requests that ran there then and began anew"),
     "pools[].migrations": ("integer", "running requests that moved to another of its replicas"),
-    "extras": (
-        "{}",
-        "only with speculation, adapters, lower cache levels or finetuning: tokens guessed and accepted, tokens of "
-        "cache loaded and swapped, loads of adapters, tokens trained on",
-    ),
-    "groups": ("{}", "only with several answers per prompt: branches, and statistics of ttft_s and e2e_s per prompt"),
+    "extras.guessed_tokens": ("integer", "guesses verified (speculation)"),
+    "extras.accepted_tokens": ("integer", "those that became tokens of answers"),
+    "extras.accepted_frac": ("number?", "their share; null when none was made"),
+    "extras.tokens_per_step": ("number?", "tokens that a decode adds to an answer per step; 1 without speculation"),
+    "extras.loaded_tokens": ("integer", "prompt tokens whose cache came from a lower level"),
+    "extras.loaded_bytes": ("number", "their cache on all devices of a replica, not compressed, B"),
+    "extras.swapped_tokens": ("integer", "tokens of requests that gave way whose cache went to the first level"),
+    "extras.swapped_bytes": ("number", "their cache, B"),
+    "extras.adapter_loads": ("integer", "times an adapter was brought to a replica"),
+    "extras.trained_tokens": ("integer", "finetuning tokens that filled steps"),
+    "extras.trained_tokens_per_s": ("number", "the same per second of makespan"),
+    "groups.branches": ("integer", "answers or beams per prompt"),
+    "groups.ttft_s": ("statistics", "arrival of a prompt to its first token, s"),
+    "groups.e2e_s": ("statistics", "arrival of a prompt to the last token of all its answers, s"),
     "energy_j": ("number", "all devices over the makespan, idle time included, J"),
     "host_energy_j": ("number", "their share of the hosts over the makespan, J"),
     "energy_j_per_output_token": ("number?", "devices, J per generated token"),
@@ -106,8 +115,9 @@ SIMULATE: dict[str, tuple[str, str]] = {
     "provenance.hash": ("string", "hash of version and inputs"),
 }
 
-#: Fields of ``SIMULATE`` that are there only when the run has what they describe.
-OPTIONAL = ("extras", "groups")
+#: Fields of ``SIMULATE`` that are there only when the run has what they describe: methods beyond scheduling, and
+#: several answers per prompt.
+OPTIONAL = tuple(path for path in SIMULATE if path.startswith(("extras.", "groups.")))
 
 #: What a figure of a replay is: ``measured`` and ``simulated``.
 _FIGURE = "each {measured, simulated, error_frac = simulated / measured - 1, interval_80, inside}"

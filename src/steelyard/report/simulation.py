@@ -227,15 +227,24 @@ def _text(*pieces: tuple[str, str] | str) -> Text:
     return Text.assemble(*pieces)
 
 
-def placed(pool: PoolOutcome) -> str:
-    """A pool in words: ``prefill: 2 x (tp 4) on NVIDIA H100``."""
+def placed(pool: PoolOutcome, beside: str = "") -> str:
+    """A pool in words: ``prompts: 2 x (tp 4) on NVIDIA H100``. ``beside``: role of the last pool."""
     p = pool.scenario.plan
     degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
     each = f"{pool.replicas} x ({degrees})" if degrees else f"{pool.replicas} x 1 device"
-    return f"{_ROLES[pool.role]}: {each} on {pool.scenario.cluster.machine.title}"
+    part = "" if pool.compute_frac == 1.0 else f"{pool.compute_frac:.0%} of "
+    role = "attention, prompts and answers" if beside == "feed_forward" and pool.role == "both" else _ROLES[pool.role]
+    return f"{role}: {part}{each} on {pool.scenario.cluster.machine.title}"
 
 
-_ROLES = {"both": "prompts and answers", "prefill": "prompts", "decode": "answers", "encode": "encoders"}
+_ROLES = {
+    "both": "prompts and answers", "prefill": "prompts", "decode": "answers", "encode": "encoders",
+    "feed_forward": "feed-forward",
+}  # fmt: skip
+
+
+def _title_of(pool: PoolOutcome) -> str:
+    return pool.scenario.cluster.machine.title
 
 
 def _title(sim: Simulation) -> list[Any]:
@@ -246,12 +255,13 @@ def _title(sim: Simulation) -> list[Any]:
     if t.after is not None:
         loop = f"begun over {q(t.duration_s, 's')}"
     if len(sim.pools) > 1:
-        names = dict.fromkeys(x.scenario.cluster.machine.title for x in sim.pools)
+        names = dict.fromkeys(_title_of(x) for x in sim.pools)
         where = " and ".join(
-            f"{sum(x.devices for x in sim.pools if x.scenario.cluster.machine.title == name)} x {name}"
+            "".join((f"{n} x " if n > 1 or len(names) > 1 else "", name))
             for name in names
+            for n in [round(sum(x.devices * x.compute_frac for x in sim.pools if _title_of(x) == name))]
         )
-        degrees, pools = "", [bullet(_text(placed(x))) for x in sim.pools]
+        degrees, pools = "", [bullet(_text(placed(x, sim.pools[-1].role))) for x in sim.pools]
     else:
         where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
         sizes = {n: getattr(p, n) for n in ("tp", "pp", "dp", "ep", "cp")}
@@ -321,7 +331,10 @@ def interval(low: float, high: float, unit: str = "s") -> str:
 
 def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target], ends: Ends | None) -> Any:
     table = grid("left", "left")
-    rows = [*_served(sim, document["throughput"], targets, ends), *_used(sim), *_paid(sim)]
+    rows = [
+        *_served(sim, document["throughput"], targets, ends), *_grouped(document), *_used(sim),
+        *_beyond(sim, document.get("extras")), *_paid(sim),
+    ]  # fmt: skip
     for name, words in rows:
         table.add_row(name, words)
     return table
@@ -357,7 +370,8 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
     if len(sim.pools) == 1:
         yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
     for each in sim.pools if len(sim.pools) > 1 else ():
-        yield _ROLES[each.role].rpartition(" ")[2], _pool(each)
+        attention = each.role == "both" and sim.pools[-1].role == "feed_forward"
+        yield "attention" if attention else _ROLES[each.role].rpartition(" ")[2], _pool(each)
     if totals["cached_tokens"]:
         prompt = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
         yield "", f"{totals['cached_tokens'] / max(prompt, 1):.1%} of the prompt tokens found in the prefix cache"
@@ -371,6 +385,52 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
     yield "limited by", _LIMIT.get(bottleneck(found), least or "arrivals: the engine keeps up with the load")
     shares = [f"{SHORT_OF[name]} {share:.0%}" for name, share in found.items() if share >= 0.005]
     yield "time spent", ", ".join(shares)
+
+
+def _grouped(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Answers of several branches, per prompt."""
+    groups = document.get("groups")
+    if groups and groups["e2e_s"]["mean"] is not None:
+        first, last = groups["ttft_s"], groups["e2e_s"]
+        words = f"{groups['branches']} answers; first token of any after {seconds(first['mean'])} on average (p99 "
+        words += f"{seconds(first['p99'])}), last token of all after {seconds(last['mean'])} "
+        words += f"(p99 {seconds(last['p99'])})"
+        yield "each prompt", words
+
+
+def _beyond(sim: Simulation, found: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What speculation, cache levels, adapters, early exit, finetuning and overlap did."""
+    asked = sim.inputs.get("extras", {})
+    if not found:
+        return
+    if "speculate" in asked:
+        if found["guessed_tokens"]:
+            words = f"{found['accepted_frac']:.0%} of {found['guessed_tokens']:,} guesses used"
+            each = found["tokens_per_step"]
+            yield "speculation", words + (f"; {figure(each)} tokens per step and answer" if each else "")
+        else:
+            yield "speculation", "no guess made: none pays at this load"
+    if "tiers" in asked:
+        prompts = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
+        words = f"{found['loaded_tokens'] / max(prompts, 1.0):.1%} of the prompt tokens loaded from lower levels"
+        words += f" ({q(found['loaded_bytes'], 'B')})"
+        if "swap" in asked:
+            words += f"; {found['swapped_tokens']:,} tokens of requests that gave way kept"
+            words += f" ({q(found['swapped_bytes'], 'B')})"
+        yield "cache levels", words
+    if "adapters" in asked:
+        most, count = asked["adapters"]["max_loras"], asked["adapters"]["count"]
+        yield "adapters", f"loaded {found['adapter_loads']:,} times; {most} of {count:,} resident per replica"
+    if "early_exit" in asked:
+        e = asked["early_exit"]
+        depth = sum((1 - e["exit_frac"]) ** j for j in range(e["ramps"] + 1)) / (e["ramps"] + 1)
+        way = "sections run for those that are left" if e["rebatch"] else "sections run while any of a batch is left"
+        yield "early exit", f"a token of its own runs through {depth:.0%} of the layers; {way}"
+    if "finetune" in asked:
+        rate, all_tokens = figure(found["trained_tokens_per_s"]), f"{found['trained_tokens']:,}"
+        yield "finetuning", f"{rate} tokens/s trained on beside ({all_tokens} in all)"
+    if "overlap" in asked:
+        yield "overlap", f"kernels beside each other as {asked['overlap']} does, where that is faster"
 
 
 def _changes(pool: PoolOutcome) -> str:
@@ -389,11 +449,11 @@ def _changes(pool: PoolOutcome) -> str:
 def _pool(pool: PoolOutcome) -> str:
     """What one of several pools did."""
     t = pool.totals
-    if pool.role == "encode":
+    if pool.role in ("encode", "feed_forward"):
         return f"busy {t['busy_frac']:.0%}"
     words = f"busy {t['busy_frac']:.0%}, {figure(t['batch_mean'])} requests per step; KV cache "
     words += f"{t['kv_mean_frac']:.0%} used on average, {t['kv_max_frac']:.0%} at most"
-    if t["transfers"]:
+    if t["transfer_bytes"]:
         words += f"; each cache sent takes {q(t['transfer_s'] / t['transfers'], 's')}"
     return words
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steelyard.serve.simulation import Simulation
     from steelyard.serve.slo import Target
 
-__all__ = ["BINS", "averages", "page", "percentiles_over_time", "write_timeline"]
+__all__ = ["BINS", "page", "percentiles_over_time", "write_timeline"]
 
 #: Points of a time series, dots of a scatter, bars of a histogram.
 BINS, DOTS, BARS = 240, 1500, 48
@@ -62,48 +62,6 @@ text{font-family:inherit}.title{font-size:15px;font-weight:600;fill:var(--ink)}.
 .bad{color:var(--bad)}.good{color:var(--good)}
 @media(max-width:520px){table{font-size:13px}td,th{padding-right:.7rem}.title{font-size:19px}.tick{font-size:16px}.key{font-size:17px}}
 """
-
-
-def averages(simulation: Simulation, bins: int = BINS) -> dict[str, Floats]:
-    """Time averages over equal bins of the makespan, summed over replicas; time without a step counts as zero.
-
-    Exact when every step was kept; when the log was thinned, a kept step stands for those left out behind it.
-
-    Returns:
-        ``time_s`` (middle of the bin), ``running``, ``waiting``, ``kv_frac`` (of all blocks), ``batch`` (requests in
-        the steps of all replicas), ``prefill_tokens_per_s`` and ``decode_tokens_per_s``, each ``[bins]``.
-    """
-    from steelyard.report.simulation import per_replica
-
-    it = simulation.iterations
-    first = float(simulation.totals.get("first_arrival_s", 0.0))
-    edges = first + np.linspace(0.0, max(simulation.makespan_s, 1e-9), bins + 1)
-    start, length = np.asarray(it.start_s, dtype=np.float64), np.asarray(it.duration_s, dtype=np.float64)
-    held = length * it.stride
-    # every lane of a pipeline logs the same queue and cache
-    lanes = per_replica(simulation, lambda p: p.scenario.plan.pp)[np.asarray(it.replica)]
-    blocks = float(np.sum(per_replica(simulation, lambda p: 0 if p.role == "encode" else p.kv.blocks)))
-    values = {
-        "running": np.asarray(it.running, dtype=np.float64),
-        "waiting": np.asarray(it.waiting) / lanes,
-        "kv_frac": np.asarray(it.kv_blocks) / (blocks * lanes),
-        "prefill_tokens_per_s": np.asarray(it.prefill_tokens) / np.maximum(length, 1e-12),
-        "decode_tokens_per_s": np.asarray(it.decode_tokens) / np.maximum(length, 1e-12),
-        "batch": np.asarray(it.batch, dtype=np.float64),
-    }
-    found: dict[str, Floats] = {"time_s": (edges[1:] + edges[:-1]) / 2}
-    return found | {name: _average(start, held, value, edges) for name, value in values.items()}
-
-
-def _average(start: Floats, length: Floats, value: Floats, edges: Floats) -> Floats:
-    """Mean over each bin of the sum of ``value`` over all intervals ``[start, start + length)`` that cover a moment."""
-    if not start.size:
-        return np.zeros(len(edges) - 1)
-    time, change = np.concatenate([start, start + length]), np.concatenate([value, -value])
-    order = np.argsort(time, kind="stable")
-    time, level = time[order], np.cumsum(change[order])
-    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(time))])
-    return np.asarray(np.diff(np.interp(edges, time, area)) / np.diff(edges))
 
 
 def percentiles_over_time(
@@ -157,7 +115,7 @@ def page(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | No
     lines = [
         f"{simulation.config.engine}, {simulation.config.rules.title}; policy {simulation.policy}, "
         f"router {simulation.router}; weights {p.weights}, KV cache {p.kv}",
-        *(placed(x) for x in pools),
+        *(placed(x, pools[-1].role) for x in pools),
         f"traffic: {t.name}; mean {t.isl.mean():,.0f} prompt + {t.osl.mean():,.0f} generated tokens",
     ]
     if simulation.stopped:
@@ -275,10 +233,10 @@ def _unit_of_time(span_s: float) -> tuple[float, str]:
 
 
 def _over_time(simulation: Simulation, targets: Sequence[Target]) -> list[Chart]:
-    series = averages(simulation)
+    series = simulation.series(BINS)
     first, span = float(simulation.totals.get("first_arrival_s", 0.0)), max(simulation.makespan_s, 1e-9)
     scale, unit = _unit_of_time(span)
-    time, ends = series["time_s"] / scale, (0.0 if first < span / 20 else first / scale, (first + span) / scale)
+    time, ends = series["at_s"] / scale, (0.0 if first < span / 20 else first / scale, (first + span) / scale)
     axis = f"time, {unit}"
 
     def chart(title: str, lines: dict[str, Floats], **options: Any) -> Chart:

@@ -72,6 +72,11 @@ class Choice:
         return tuple((p.role, p.replica) for p in self.parts)
 
     @property
+    def parts_like(self) -> tuple[int, int]:
+        """How complicated it is: pools, and unlike replicas in them."""
+        return len(self.parts), len({(p.replica.cluster.machine.name, p.replica.plan) for p in self.parts})
+
+    @property
     def counts(self) -> tuple[int, ...]:
         """Replicas per pool."""
         return tuple(p.count for p in self.parts)

@@ -30,6 +30,12 @@ LOOKED_AT = 3000
 RUNS = 400
 #: Runners-up that are played besides the winner.
 RUNNERS = 2
+#: Rents that are so near are the same: the simpler deployment is preferred.
+NEAR = 0.02
+#: One pool.
+SIMPLEST = (1, 1)
+#: Failures of a pool after which it is measured how far the screen is off.
+MEASURED = 3
 #: How closely a corrected capacity is known: limits and counts change it further.
 CORRECTED = 1.08
 #: How closely the largest rate of a pool that failed is found: what it holds may be more by as much.
@@ -111,13 +117,13 @@ def finalists(blocks: Sequence[Block], question: Question, limits: Limits, need:
     closest: tuple[float, Choice, Outcome] | None = None
     exhausted = False
     for value, _, b, place in merged:
-        if _done(found, value):
+        if _done(found, value, question):
             break
         if player.played >= RUNS:
             exhausted = True
             break
         choice = blocks[b].choice(place, value)
-        if any(f.choice.family == choice.family for f in found):
+        if not _wanted(found, choice, value, question):
             continue
         if question.objective != "throughput" and not known.may_hold(choice):
             continue
@@ -128,54 +134,107 @@ def finalists(blocks: Sequence[Block], question: Question, limits: Limits, need:
         known.failed(choice, result)
         if closest is None or result.worst < closest[0]:
             closest = (result.worst, choice, result)
-    found.sort(key=lambda f: (f.value, f.outcome.worst))
-    return Search(tuple(found), closest[1] if closest else None, closest[2] if closest else None, exhausted)
+    return Search(
+        tuple(_ordered(found, question)), closest[1] if closest else None, closest[2] if closest else None, exhausted
+    )  # fmt: skip
+
+
+def _wanted(found: Sequence[Finalist], choice: Choice, value: float, question: Question) -> bool:
+    """Whether a choice is worth playing: of a family of its own, and a runner-up or simpler than the best."""
+    if any(f.choice.family == choice.family for f in found):
+        return False
+    if len(found) <= RUNNERS:
+        return True
+    best = min(found, key=lambda f: f.value)
+    return _better(value, best.value) or (question.objective == "cost" and choice.parts_like < best.choice.parts_like)
+
+
+def _ordered(found: Sequence[Finalist], question: Question) -> list[Finalist]:
+    """Best first; of those whose rent is within :data:`NEAR` of the lowest, the simplest is the best."""
+    order = sorted(found, key=lambda f: (f.value, f.outcome.worst))
+    if question.objective == "cost" and order:
+        near = [f for f in order if f.value <= order[0].value * (1 + NEAR)]
+        first = min(near, key=lambda f: f.choice.parts_like)  # the cheapest of the simplest
+        order.remove(first)
+        order.insert(0, first)
+    return order
+
+
+@dataclass(frozen=True, eq=False)
+class _Bad:
+    """A pool that broke a promise at the need."""
+
+    choice: Choice
+    part: Part
+
+    def covers(self, part: Part) -> bool:
+        """Whether a pool of the same replica fails as surely: no more replicas, the same limits; or far less by the screen."""
+        bad = self.part
+        if part.capacity * CORRECTED < bad.capacity:
+            return True
+        if part.count > bad.count or part.capacity > bad.capacity * (1 + 1e-6):
+            return False
+        return part.sequences == bad.sequences and part.budget == bad.budget
 
 
 class _Known:
-    """What runs have taught about pools: how far the screen is off, and which counts fail."""
+    """What runs have taught about pools: which fail, and how far the screen is off."""
 
     def __init__(self, player: Player, need: float) -> None:
         self.player, self.need = player, need
         self.factors: dict[tuple[str, Replica], float] = {}
-        self.missed: dict[tuple[str, Replica], tuple[Choice, Part]] = {}
+        self.bad: dict[tuple[str, Replica], list[_Bad]] = {}
         self.tried: set[tuple[Any, ...]] = set()
 
     def may_hold(self, choice: Choice) -> bool:
-        """Whether every pool may hold the need. A pool that failed before is measured first."""
+        """Whether every pool may hold the need. A pool that failed several times is measured first."""
         if _key(choice) in self.tried:
             return False
         for part in choice.parts:
             name = (part.role, part.replica)
-            if name in self.missed:
-                before, bad = self.missed.pop(name)
-                guess = min(self.need / 1.1, before.capacity)
-                largest = self.player.largest_rate(before.parts, guess, close=ROUGHLY)
-                over = self.player.play(before.parts, self.need)
-                to_blame = _blamed(before, over) is bad  # else another pool gave way before it
-                self.factors[name] = max(largest, 1e-9) / bad.capacity if to_blame else 1.0 + part.margin
-            factor = self.factors[name] * CORRECTED * (1 + ROUGHLY) if name in self.factors else 1.0 + part.margin
+            failures = self.bad.get(name, [])
+            if any(bad.covers(part) for bad in failures):
+                return False
+            if len(failures) >= MEASURED and name not in self.factors:
+                self.factors[name] = self._factor(failures[-1])
+            factor = 1.0 + part.margin
+            if name in self.factors:
+                factor = min(factor, self.factors[name] * CORRECTED * (1 + ROUGHLY))
             if part.capacity * factor < self.need:
                 return False
         return True
 
+    def _factor(self, bad: _Bad) -> float:
+        """What a pool holds over what the screen says; inf when another pool gives way first."""
+        guess = min(self.need / 1.1, bad.choice.capacity)
+        largest, above = self.player.largest_rate(bad.choice.parts, guess, close=ROUGHLY)
+        if above is None or _blamed(bad.choice, above) is not bad.part:
+            return math.inf
+        return max(largest, 1e-9) / bad.part.capacity
+
     def failed(self, choice: Choice, outcome: Outcome) -> None:
-        """A choice broke a promise: the pool that is to blame is the one for prompts, or the one for answers."""
+        """A choice broke a promise."""
         self.tried.add(_key(choice))
         part = _blamed(choice, outcome)
-        name = (part.role, part.replica)
-        if name not in self.factors and math.isfinite(outcome.worst):
-            self.missed[name] = (choice, part)
+        if part is not None and math.isfinite(outcome.worst):
+            self.bad.setdefault((part.role, part.replica), []).append(_Bad(choice, part))
 
 
-def _blamed(choice: Choice, outcome: Outcome) -> Part:
-    """The pool that broke a promise: the weaker by the screen, since a pool for answers that is full holds prompts up.
+def _blamed(choice: Choice, outcome: Outcome) -> Part | None:
+    """The pool that broke a promise; None when it cannot be told.
 
-    Where both are alike, the one whose promise is broken.
+    Times per token are the business of the pool for answers. Times to first token are that of the pool for prompts,
+    unless the other was full and may have held them up: then it is the weaker by the screen.
     """
+    if len(choice.parts) == 1:
+        return choice.parts[0]
+    if outcome.breaks == "tpot":
+        return choice.parts[-1]
+    if outcome.breaks == "ttft" and not outcome.full:
+        return choice.parts[0]
     least = min(p.capacity for p in choice.parts)
     weak = [p for p in choice.parts if p.capacity <= least * 1.05]
-    return weak[0] if len(weak) == 1 else choice.parts[0 if outcome.breaks == "ttft" else -1]
+    return weak[0] if len(weak) == 1 else None
 
 
 def _key(choice: Choice) -> tuple[Any, ...]:
@@ -183,12 +242,18 @@ def _key(choice: Choice) -> tuple[Any, ...]:
     return (*choice.family, *choice.counts, *(p.budget for p in choice.parts))
 
 
-def _done(found: Sequence[Finalist], value: float) -> bool:
+def _better(value: float, best: float) -> bool:
+    return value < best * (1 - 1e-9 if best > 0 else 1 + 1e-9)
+
+
+def _done(found: Sequence[Finalist], value: float, question: Question) -> bool:
     """Whether nothing from here on can change the winner, and there are runners-up enough."""
-    if not found:
+    if len(found) <= RUNNERS:
         return False
-    best = min(f.value for f in found)
-    return value >= best * (1 - 1e-9 if best > 0 else 1 + 1e-9) and len(found) > RUNNERS
+    best = min(found, key=lambda f: f.value)
+    if question.objective == "cost" and best.choice.parts_like > SIMPLEST:
+        return value > best.value * (1 + NEAR)
+    return not _better(value, best.value)
 
 
 def _tried(
@@ -224,7 +289,7 @@ def finalist_of(
         return replace(outcome, meets=False, breaks="power", worst=watts / limits.max_w)
     capacity = math.nan
     if question.objective == "throughput":
-        capacity = player.largest_rate(choice.parts, choice.capacity)
+        capacity, _ = player.largest_rate(choice.parts, choice.capacity)
     latency = latency_of(outcome.values["ttft_s"], outcome.values["tpot_s"], question)
     value = float(values(question.objective, usd, watts, capacity, latency, question.carbon_g_per_kwh))
     return Finalist(choice, outcome, value, usd, watts, capacity)

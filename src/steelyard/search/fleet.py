@@ -25,7 +25,7 @@ from steelyard.search.demand import demand_of
 from steelyard.search.fleet_buckets import Buckets, buckets_of, deal
 from steelyard.search.fleet_play import ROUTER, Outcome, Player, percentile_of
 from steelyard.search.fleet_program import Program, Solution, needed, solve, with_spares
-from steelyard.search.fleet_search import LATE, Settled, busy_rate, program_of, settle
+from steelyard.search.fleet_search import LATE, Settled, alone, busy_rate, program_of, settle
 from steelyard.search.fleet_types import Types, types_of
 from steelyard.search.objective import node_power_w
 from steelyard.search.screen import promise_of
@@ -40,7 +40,7 @@ Integers = NDArray[np.int64]
 #: Objectives of a mix; ``devices`` counts them.
 OBJECTIVES = ("cost", "energy", "carbon", "devices")
 #: Machines whose own fleet costs more than so many times the cheapest one's, by the screen, are not played alone.
-FAR = 1.7
+FAR = 1.5
 #: The options by which a limit of the program is raised.
 OPTIONS = {"devices": "--max-gpus", "usd_per_hour": "--budget", "watts": "--max-power"}
 
@@ -228,15 +228,15 @@ def plan_fleet(
     for name in machines:
         if not screened[name] <= FAR * min(screened.values()):
             continue
-        alone = settle(*program_over(own[name], 1), player, time_limit_s=time_limit_s)
-        runs.append(alone)
-        singles[name] = fleet(alone)
-        if alone.outcome is None:
+        run = alone(*program_over(own[name], 1), player)
+        runs.append(run)
+        singles[name] = fleet(run)
+        if run.outcome is None:
             continue
-        factor[own[name]] = alone.use
-        if alone.cost < cheapest:
-            start, cheapest = np.zeros(len(types.varieties), dtype=np.int64), alone.cost
-            start[own[name]] = alone.outcome.counts
+        factor[own[name]] = run.use
+        if run.cost < cheapest:
+            start, cheapest = np.zeros(len(types.varieties), dtype=np.int64), run.cost
+            start[own[name]] = run.outcome.counts
     known = factor[~np.isnan(factor)]
     guess = np.where(np.isnan(factor), known.mean(), factor) if known.size else None
     everything, program = program_over(range(len(types.varieties)), max_pools)
@@ -304,7 +304,7 @@ def _priced(types: Types, question: Question) -> Types:
 
 def _fleet(question: Question, settled: Settled, outcome: Outcome, buckets: Buckets, trace: Trace) -> Fleet:
     varieties = settled.types.varieties
-    used = np.flatnonzero(outcome.counts > 0)
+    used = np.flatnonzero(outcome.counts > 0).tolist()
     counts = with_spares(outcome.counts, question.spares)
     pools = tuple(varieties[j].pool(int(counts[j])) for j in used)
     routes = tuple(

@@ -106,7 +106,7 @@ class Player:
         n = len(self.trace)
         values = {m: np.full(n, UNSERVED_S) for m in METRICS}
         watts = 0.0
-        for j in np.flatnonzero(counts > 0):
+        for j in np.flatnonzero(counts > 0).tolist():
             rows = pool == j
             if not rows.any():
                 watts += varieties[j].idle_w * int(counts[j])

@@ -8,6 +8,7 @@ Every step is bounded.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from steelyard.search.fleet_program import GAP, Bound, Program, Solution, balanc
 from steelyard.search.fleet_types import Types
 from steelyard.serve.traffic.trace import Trace
 
-__all__ = ["Settled", "busy_rate", "program_of", "settle"]
+__all__ = ["Settled", "alone", "busy_rate", "program_of", "settle"]
 
 #: The bound on requests that go where they miss a promise, and its share of the requests that may miss it.
 LATE, LATE_SHARE = "late requests", 0.5
@@ -40,8 +41,12 @@ CLOSE = 1e-3
 ROUNDS = 6
 #: Correction of a type's factor: up where its pool stays far inside the promise, down where it breaks it.
 MORE, LESS = 1.1, 0.95
+#: Times the screen's count of one type beyond which more replicas are not tried.
+MOST_OVER = 6.0
+#: Replicas exchanged at once, of the type that leaves or of the one that comes.
+EXCHANGED = (1, 2, 3, 5, 8)
 #: Passes of exchanging replicas, exchanges played in each, and the use of the busiest type above which none is.
-PASSES, SWAPS, HOPE = 4, 8, 1.3
+PASSES, SWAPS, HOPE = 8, 16, 1.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +139,47 @@ def settle(
         time_limit_s: wall time of one integer program.
     """
     return _Search(types, program, player, time_limit_s).found(start, factor)
+
+
+def alone(types: Types, program: Program, player: Player) -> Settled:
+    """The cheapest fleet of one single type: for every type the fewest replicas that hold the promise when played."""
+    first = solve(replace(program, max_types=1))
+    best: Outcome | None = None
+    closest: Outcome | None = None
+    cost = math.inf
+    shares = np.eye(len(types.varieties))
+
+    def tried(j: int, n: int) -> bool:
+        nonlocal best, closest, cost
+        counts = np.zeros(len(types.varieties), dtype=np.int64)
+        counts[j] = n
+        share = np.tile(shares[j], (len(program.load), 1))
+        if any(b.value(counts, share, program.spares) > b.limit * (1 + 1e-9) for b in program.bounds if b.name != LATE):
+            return False
+        outcome = player.play(types.varieties, counts, share)
+        value = program.cost(counts, share)
+        if outcome.meets and value < cost:
+            best, cost = outcome, value
+        if closest is None or outcome.worst < closest.worst:
+            closest = outcome
+        return outcome.meets
+
+    for j in range(len(types.varieties)):
+        need = float(program.load[:, j].sum())
+        if not math.isfinite(need):
+            continue
+        high = max(1, math.ceil(need))
+        low = 0
+        while not tried(j, high) and high < MOST_OVER * need + 4:
+            low, high = high, math.ceil(high * 1.35)
+        while low + 1 < high:
+            middle = (low + high) // 2 if low else max(1, math.ceil(0.75 * high) - 1)
+            if tried(j, middle):
+                high = middle
+            elif middle > low:
+                low = middle
+    use = 1.0 if best is None else float(np.max(loads(program.load, best.shares) / np.maximum(best.counts, 1)))
+    return Settled(types, first, best, cost, closest, 1, first.wall_s, use)
 
 
 class _Search:
@@ -267,16 +313,21 @@ class _Search:
             self._trim()
 
     def _swaps(self, counts: Integers) -> list[Integers]:
-        """Fleets with one replica less of a type and the dearest number of another that still costs less."""
+        """Fleets with some replicas of a type exchanged for those of another, at just a smaller cost; idlest first."""
         found: list[tuple[float, Integers]] = []
         fixed, program = self.program.fixed, self._scaled()
-        for j in np.flatnonzero(counts > 0):
-            for i in range(len(fixed)):
-                most = math.ceil(fixed[j] / fixed[i] - 1e-9) - 1 if fixed[i] > 0 else 0
-                if i == j or most < 1:
+        used = np.flatnonzero(counts > 0).tolist()
+        for j, i in itertools.product(used, range(len(fixed))):
+            if i == j or not (fixed[i] > 0 and fixed[j] > 0):
+                continue
+            ratio = float(fixed[i] / fixed[j])
+            moves = {(n, math.ceil(n / ratio - 1e-9) - 1) for n in EXCHANGED}
+            moves |= {(math.floor(n * ratio + 1e-9) + 1, n) for n in EXCHANGED}
+            for less, most in sorted(moves):
+                if most < 1 or counts[j] < less:
                     continue
                 changed = counts.copy()
-                changed[j] -= 1
+                changed[j] -= less
                 changed[i] += most
                 spread = balanced(program, changed)
                 kinds = int((changed > 0).sum())
@@ -292,7 +343,7 @@ class _Search:
 
     def _teach(self, outcome: Outcome) -> None:
         use = self._use(outcome)
-        for j in np.flatnonzero(outcome.counts > 0):
+        for j in np.flatnonzero(outcome.counts > 0).tolist():
             more = MORE if j in outcome.idle else 1.0
             self.factor[j] = max(self.factor[j], use[j] * more)
 

@@ -64,6 +64,7 @@ class Linear:
         Raises:
             InputError: highspy is not installed.
         """
+        highspy: Any
         try:
             import highspy
         except ImportError as error:

@@ -7,9 +7,9 @@ fluctuations) when it gets that bucket alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ CONTEXTS = 4
 SHARED = np.array([2.0, 8.0, 32.0, 128.0])
 #: Types of a machine kept for the whole traffic, by devices and by energy per request, and how much better one must
 #: serve a bucket than those kept so far to be kept for it.
-KEPT, BETTER = 2, 0.05
+KEPT, BETTER = 3, 0.05
 #: Loads below one request in a lane that are added to the screen's: long prompts with short answers keep prompt work
 #: going most of the time before a single answer is always being written.
 LIGHT = 2.0 ** np.arange(-7.0, 0.0, 0.25)
@@ -238,8 +238,11 @@ def _capacities(
         )
         for a, r in enumerate(replicas) for j in range(c)
     )  # fmt: skip
-    chosen = [np.take_along_axis(x, pick, 3).reshape(n, -1) for x in (capacity, late, joules)]
-    return Types(varieties, *chosen, tuple(breaks), p * c * s)
+
+    def chosen(values: Any) -> Any:
+        return np.take_along_axis(values, pick, 3).reshape(n, -1)
+
+    return Types(varieties, chosen(capacity), chosen(late), chosen(joules), tuple(breaks), p * c * s)
 
 
 def _lightened(points: Points, demand: Demand) -> Points:

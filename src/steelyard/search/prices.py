@@ -2,8 +2,8 @@
 
 The kernels of a step fall into those that depend on its new tokens, on the rows whose logits are wanted, and on the
 sequences (see :mod:`steelyard.serve.step_table`, whose sums these are). The points of all kinds that decode are
-laid one behind the other in a single array of steps, those of prompts in another, so that a replica costs three
-lowerings (five with latent attention), whatever the number of points.
+laid one behind the other in a single array of steps, those of prompts in another, so that a replica costs two
+lowerings, whatever the number of points.
 """
 
 from __future__ import annotations
@@ -118,18 +118,24 @@ def step_prices(
         known[cuts] = Classes(decode, prompt, shared)
     kinds, prompt_kinds, common = known[cuts].decode, known[cuts].prompt, known[cuts].common
     whole = priced(lowered(Step(decoding, 1, context, logits), True))
-    prompting = lowered(Step(1, chunk, before + chunk, 1), False)
-    prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") == "sequence")
+    size, ones = len(chunk), np.ones(len(points) if latent else 0)
+    alone = points[: len(ones)]  # latent attention: the token kernels of prompts on the same points, behind the chunks
+    prompting = lowered(
+        Step(np.append(np.ones(size), alone), np.append(chunk, ones), np.append(before + chunk, ones), 1), False
+    )
+    prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") != "rows" and k.name not in common)
+
+    def of(kind: str) -> Callable[[str], bool]:
+        return lambda name: prompt_kinds.get(name, "sequence") == kind
+
     token = _part(whole, decoding, lambda name: name in common)[:, token_at]
     decode_token = _part(whole, decoding, lambda name: kinds.get(name) == "token" and name not in common)[:, token_at]
     prompt_token = np.zeros_like(token)
     if latent:
-        own = (k for k in lowered(Step(points, 1, 1, 1), False)
-               if prompt_kinds.get(k.name) == "token" and k.name not in common)  # fmt: skip
-        prompt_token = _part(priced(own), points, lambda name: True)
+        prompt_token = _part(prompted, np.append(chunk, ones), of("token"))[:, size:]
     rows = _part(whole, decoding, lambda name: kinds.get(name) == "rows")[:, rows_at]
     attention = _part(whole, decoding, lambda name: kinds.get(name, "sequence") == "sequence")[:, sequence_at]
-    prompts = _part(prompted, chunk, lambda name: True) * copies
+    prompts = _part(prompted, np.append(chunk, ones), of("sequence"))[:, :size] * copies
     launches = sum(float(np.max(np.asarray(k.count))) for k in prompting)
     middle = -1 - int(np.searchsorted(-BATCHES[::-1], -32.0))
     spread = np.broadcast_to(np.asarray(whole.log_spread(), dtype=np.float64), decoding.shape)[middle]

@@ -12,7 +12,7 @@ from steelyard.search.candidates import Choice, Part
 from steelyard.search.demand import Demand
 from steelyard.search.finalists import Finalist
 from steelyard.search.objective import Limits
-from steelyard.search.trial import Outcome, Player
+from steelyard.search.trial import ROUTER, Outcome, Player
 
 __all__ = ["candidate_of", "choice_candidate", "deployment_of", "screened_candidate"]
 
@@ -21,7 +21,7 @@ Z80 = 1.2816
 _LETTER = {"prefill": "P", "decode": "D", "both": ""}
 
 
-def deployment_of(parts: Sequence[Part], question: Question, limits: Limits) -> Deployment:
+def deployment_of(parts: Sequence[Part], question: Question, limits: Limits, router: str = ROUTER) -> Deployment:
     """The pools with their flags, spares included."""
     pools = tuple(
         Pool(
@@ -30,10 +30,10 @@ def deployment_of(parts: Sequence[Part], question: Question, limits: Limits) -> 
         )
         for p in parts
     )  # fmt: skip
-    return Deployment(question.model, pools, "round-robin")
+    return Deployment(question.model, pools, router)
 
 
-def _facts(parts: Sequence[Part], question: Question, limits: Limits) -> dict[str, Any]:
+def _facts(parts: Sequence[Part], question: Question, limits: Limits, router: str = ROUTER) -> dict[str, Any]:
     """What a candidate is, whatever it does."""
     machines = list(dict.fromkeys(p.replica.cluster.machine.name for p in parts))
     engine = parts[0].replica.engine.name
@@ -46,7 +46,7 @@ def _facts(parts: Sequence[Part], question: Question, limits: Limits) -> dict[st
         found |= {f"{prefix}{k}": v for k, v in p.replica.flags(p.budget, p.sequences).items()}
     plan = parts[-1].replica.plan
     return {
-        "deployment": deployment_of(parts, question, limits), "machine": "+".join(machines),
+        "deployment": deployment_of(parts, question, limits, router), "machine": "+".join(machines),
         "devices": sum((p.count + limits.spares) * p.replica.devices for p in parts), "engine": engine,
         "mode": "aggregated" if alone else "disaggregated", "shape": shape, "limits": found,
         "formats": {"weights": plan.weights, "activations": plan.activations, "kv": plan.kv,
@@ -55,19 +55,23 @@ def _facts(parts: Sequence[Part], question: Question, limits: Limits) -> dict[st
 
 
 def candidate_of(
-    finalist: Finalist, question: Question, limits: Limits, player: Player, demand: Demand, largest: float, *,
-    first: bool,
+    finalist: Finalist, question: Question, limits: Limits, player: Player, demand: Demand, largest: float,
+    breaks: str = "", *, first: bool,
 ) -> Candidate:  # fmt: skip
-    """A finalist with its run's figures; intervals for the winner (``first``)."""
+    """A finalist with its run's figures; intervals for the winner (``first``).
+
+    Args:
+        largest: rate it holds. breaks: what gave way above it, where that is known.
+    """
     parts, outcome = finalist.choice.parts, finalist.outcome
-    facts = _facts(parts, question, limits)
+    facts = _facts(parts, question, limits, outcome.router)
     if question.objective == "throughput" and largest > 0:
         outcome = player.play(parts, largest)
     rate = outcome.rate_per_s
     tokens_per_s = rate * demand.mean_osl
     most = largest if math.isfinite(largest) else finalist.choice.capacity
     usd = None if math.isnan(finalist.usd_per_hour) else finalist.usd_per_hour
-    breaks = _breaks(parts, player, most, outcome) if first else finalist.choice.breaks
+    breaks = breaks or finalist.choice.breaks
     return Candidate(
         **facts, usd_per_hour=usd, usd_per_million_tokens=None if usd is None else usd / 3600 / tokens_per_s * 1e6,
         watts=finalist.watts, ttft_s=outcome.values["ttft_s"], tpot_s=outcome.values["tpot_s"],
@@ -119,18 +123,13 @@ def _carbon(watts: float, question: Question) -> float | None:
     return None if question.carbon_g_per_kwh is None else watts / 1000 * question.carbon_g_per_kwh
 
 
-def _breaks(parts: Sequence[Part], player: Player, most: float, outcome: Outcome) -> str:
-    """Which promise fails just above the largest rate."""
-    return player.play(parts, most * 1.04).breaks or outcome.breaks
-
-
 def _intervals(parts: Sequence[Part], player: Player, rate: float, most: float) -> dict[str, tuple[float, float]]:
     """80 % intervals: the same traffic with every step at the ends of its own interval.
 
     The largest rate scales with the speed of the steps, a little more than in proportion near its limit.
     """
     spread = max(player.table(p).spread for p in parts)
-    ends = [player.play(parts, rate, math.exp(z * Z80 * spread)) for z in (-1, 1)]
+    ends = [player.play(parts, rate, math.exp(z * Z80 * spread), whole=True) for z in (-1, 1)]
     found = {}
     for name in ("ttft_s", "tpot_s", "e2e_s"):
         pair = [e.values.get(name, math.nan) for e in ends]

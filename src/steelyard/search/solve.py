@@ -181,10 +181,12 @@ def solve(
     finals = finalists(weighed.blocks, question, limits, need, player)
     shown: list[Candidate] = []
     for k, finalist in enumerate(finals.found[: 1 + RUNNERS]):
-        largest = finalist.capacity
-        if math.isnan(largest) and k == 0:
-            largest = player.largest_rate(finalist.choice.parts, finalist.choice.capacity, need)
-        shown.append(candidate_of(finalist, question, limits, player, demand, largest, first=k == 0))
+        largest, above = finalist.capacity, None
+        if k == 0:
+            guess = finalist.choice.capacity if math.isnan(largest) else largest
+            largest, above = player.largest_rate(finalist.choice.parts, guess, need)
+        breaks = above.breaks if above is not None else ""
+        shown.append(candidate_of(finalist, question, limits, player, demand, largest, breaks, first=k == 0))
     stages = {**weighed.stages_s, "finalists": time.perf_counter() - began}
     _account(ledger, question, weighed, finals, trace)
     if shown and trace.duration_s < STAYS * shown[0].e2e_s:

@@ -80,11 +80,11 @@ def parse_adapters(text: str) -> Adapters:
     body = text.strip()
     body = body if body.lower().startswith("lora") else f"lora:{body}"
     known: dict[str, float | str] = {
-        "adapters": 8.0, "zipf": 1.0, "rank": 16.0, "targets": "all", "max_loras": 8.0, "base": 0.0,
+        "adapters": 8, "zipf": 1.0, "rank": 16, "targets": "all", "max_loras": 8, "base": 0.0,
     }  # fmt: skip
     _, given = read_words(body, "lora", known)
     try:
-        count = int(float(given.get("", given.get("adapters", 0))))
+        count = int(given.get("", given.get("adapters", 0)))
     except ValueError:
         raise InputError(f"expected a number of adapters, got {given['']!r}", field="lora") from None
     return Adapters(

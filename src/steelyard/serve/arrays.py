@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "pl
 #: How a request finds its replica, and what the kernel calls it.
 ROUTERS: Mapping[str, int] = {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2, "prefix": 3}
 REJECTED, UNFINISHED = 1, 2
+#: No promise: nothing can miss it.
+_KEPT = (math.inf, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +136,7 @@ def setup_of_fleet(
     members: Sequence[Member], trace: Trace, *, wires: Any = None, router: str = "round-robin",
     policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
     stop_after_iterations: int | None = None, log: int = 1 << 18,
+    promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
 ) -> Setup:  # fmt: skip
     """The kernel's limits and rules from the engines' flags.
 
@@ -143,6 +147,8 @@ def setup_of_fleet(
         router, policy: names. request_s: from the client to the engine.
         stop_after_s, stop_after_iterations: see :func:`steelyard.serve.simulation.simulate`.
         log: steps to keep.
+        promises: ``ttft_s``, ``tpot_s`` or ``e2e_s`` -> (limit, requests that may miss it): the run is given up, with 4
+            as its ``stop``, when more do.
     """
     order = ordered(policy, trace)
     blocks = [m.kv.block_tokens for m in members]
@@ -170,6 +176,8 @@ def setup_of_fleet(
             "add_time": float(order.from_arrival),
             "request_s": request_s,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
+            **{name: promises.get(name, _KEPT)[0] for name in ("ttft_s", "tpot_s", "e2e_s")},
+            **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
         },
     )
     size = len(members)

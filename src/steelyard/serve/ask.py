@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steelyard.errors import InputError, Problem
+from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.estimation import Scenario, check, default_shape
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
@@ -19,7 +19,7 @@ from steelyard.serve.run import Options, Prepared, checked, prepare
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.catalogue import Model, load_model
 
-__all__ = ["Shape", "cluster_from", "deployment_of", "parse_pools"]
+__all__ = ["Shape", "cluster_from", "deployment_of", "parse_pools", "plan_of", "read_pools"]
 
 _LETTERS = {"P": "prefill", "D": "decode", "E": "encode", "M": "both"}
 _POOL = re.compile(r"^(\d+)\s*([PDEM])(?::([a-z0-9]*))?(?:@(.+))?$", re.IGNORECASE)
@@ -87,16 +87,26 @@ def deployment_of(
     if disaggregate:
         pools, clusters = parse_pools(disaggregate, cluster, shape, given, replicas)
     else:
-        transformer = loaded.transformer
-        if not transformer.causal:
-            raise InputError(f"{transformer.name} does not generate: nothing to serve token by token", field="model")
-        plan = shape.plan(*default_shape(transformer, cluster, shape.tp, shape.pp, shape.dp, shape.cp))
-        if plan.devices != cluster.count:  # said together with what else is wrong with the degrees
-            engine = find_engine(plan.engine) if plan.engine else default_engine(cluster.machine)
-            check(Scenario(loaded, cluster, plan.resolved(transformer.native_weights), engine, 1, 1, 1))
+        plan = plan_of(loaded, cluster, shape)
         pools, clusters = (Pool(cluster.machine.name, plan, replicas, "both", given),), (cluster,)
     deployment = Deployment(name, pools, router)
     return prepare(deployment, trace, options, model=loaded, clusters=clusters, order=order)
+
+
+def plan_of(model: Model, cluster: Cluster, shape: Shape) -> Plan:
+    """The plan of one engine on all devices of a cluster.
+
+    Raises:
+        InputError: the model does not generate, or the degrees do not use the devices.
+    """
+    transformer = model.transformer
+    if not transformer.causal:
+        raise InputError(f"{transformer.name} does not generate: nothing to serve token by token", field="model")
+    plan = shape.plan(*default_shape(transformer, cluster, shape.tp, shape.pp, shape.dp, shape.cp))
+    if plan.devices != cluster.count:  # said together with what else is wrong with the degrees
+        engine = find_engine(plan.engine) if plan.engine else default_engine(cluster.machine)
+        check(Scenario(model, cluster, plan.resolved(transformer.native_weights), engine, 1, 1, 1))
+    return plan
 
 
 def parse_pools(
@@ -118,23 +128,57 @@ def parse_pools(
     """
     pools, clusters = [], []
     used = 0
-    for part in text.split(","):
-        found = _POOL.match(part.strip())
-        if not found:
-            raise InputError(f"expected pools such as 1P:tp8,1D:tp8 or 2P:tp4@h100_sxm, got {part.strip()!r}",
-                             field="disaggregate")  # fmt: skip
-        count, letter, degrees, machine = found.groups()
-        named = dict(_DEGREES.findall((degrees or "").lower()))
-        if "".join(f"{k}{v}" for k, v in named.items()) != (degrees or "").lower() or int(count) < 1:
-            raise InputError(f"expected degrees such as tp8 or tp4dp2 and one replica at least, got {part.strip()!r}",
-                             field="disaggregate")  # fmt: skip
-        sizes = {k: int(v) for k, v in named.items()}
+    for count, role, sizes, machine in read_pools(text):
         own = replace(shape, ep=sizes.get("ep", shape.ep), cp=sizes.get("cp", shape.cp))
         plan = own.plan(*(max(1, sizes.get(k, getattr(shape, k) or 1)) for k in ("tp", "pp", "dp")))
-        where = cluster_of(find_machine(machine.strip())) if machine else cluster
-        pools.append(Pool(where.machine.name, plan, int(count) * replicas, _LETTERS[letter.upper()], flags))
+        where = cluster_of(find_machine(machine)) if machine else cluster
+        pools.append(Pool(where.machine.name, plan, count * replicas, role, flags))
         clusters.append(where)
-        used += 0 if machine else plan.devices * int(count)
+        used += 0 if machine else plan.devices * count
     if used not in (0, cluster.count):
         raise InputError(f"the pools use {used} devices, but {cluster} has {cluster.count}", field="disaggregate")
     return tuple(pools), tuple(clusters)
+
+
+def read_pools(text: str) -> list[tuple[int, str, dict[str, int], str]]:
+    """The words of :func:`parse_pools`: ``(replicas, role, degrees, machine or "")`` of each pool.
+
+    Raises:
+        InputError: every part that cannot be read.
+    """
+    pools: list[tuple[int, str, dict[str, int], str]] = []
+    problems: list[Problem] = []
+    for part in (p.strip() for p in text.split(",")):
+        found = _POOL.match(part)
+        if not found:
+            problems.append(Problem("disaggregate", _unreadable(part)))
+            continue
+        count, letter, degrees, machine = found.groups()
+        named = dict(_DEGREES.findall((degrees or "").lower()))
+        sizes = {k: int(v) for k, v in named.items()}
+        whole = "".join(f"{k}{v}" for k, v in named.items()) == (degrees or "").lower()
+        if not whole or int(count) < 1 or 0 in sizes.values():
+            words = f"expected degrees such as tp8 or tp4dp2 and one replica at least, got {part!r}"
+            problems.append(Problem("disaggregate", words))
+            continue
+        if machine:
+            try:
+                find_machine(machine.strip())
+            except InputError as error:
+                problems += [Problem("disaggregate", p.message) for p in error.problems]
+                continue
+        pools.append((int(count), _LETTERS[letter.upper()], sizes, (machine or "").strip()))
+    raise_all(problems)
+    return pools
+
+
+def _unreadable(part: str) -> str:
+    """What is wrong with a part that is no pool."""
+    head, colon, rest = part.partition(":")
+    if colon and not head[:1].isdigit() and suggest(head, ["semi"]):
+        return f"unknown word {head!r}; did you mean 'semi:{rest or 0.6}'?"
+    known = "P (prompts), D (answers), E (encoders), M (both)"
+    letter = re.match(r"^\d+\s*([a-z])(?:[:@]|$)", part, re.IGNORECASE)
+    if letter and letter[1].upper() not in _LETTERS:
+        return f"unknown pool {letter[1]!r} in {part!r}; known: {known}"
+    return f"expected pools such as 1P:tp8,1D:tp8, 2P:tp4@h100_sxm, 1A:8@h20,1F:8@h800 or semi:0.6, got {part!r}"

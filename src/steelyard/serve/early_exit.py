@@ -58,5 +58,5 @@ def parse_early_exit(text: str) -> EarlyExit:
     body = text.strip()
     rebatch = body.lower().startswith("rebatch")
     body = body if ":" in body else f"exit:{body.removeprefix('rebatch').lstrip(',')}"
-    _, given = read_words(body, "early_exit", {"ramps": 1.0, "p": 0.3, "head": 0.0})
+    _, given = read_words(body, "early_exit", {"ramps": 1, "p": 0.3, "head": 0})
     return EarlyExit(int(given.get("ramps", 1)), float(given.get("p", 0.3)), rebatch, bool(given.get("head", 0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.serve.jit import njit
+from steelyard.serve.jit import njit, njit_inner
 from steelyard.serve.step_table import (
     BATCH_OCTAVE,
     BEFORE_OCTAVE,
@@ -39,7 +39,7 @@ MEMORY_GAIN, NETWORK_GAIN = 1.5, 2.5
 COLLECTIVE_SHARE = 8.0 / 132.0
 
 
-@njit
+@njit_inner
 def _place(x: float, size: int) -> tuple[int, float]:
     """Entry below ``x`` on the grid of tokens and how far ``x`` is towards the next; beyond the end, the last cell."""
     if x <= DENSE:
@@ -56,7 +56,7 @@ def _place(x: float, size: int) -> tuple[int, float]:
     return start + step, (x - low) / (high - low)
 
 
-@njit
+@njit_inner
 def _cell(u: float, size: int) -> tuple[int, float]:
     """Cell of a position in grid units; below the grid its edge, above it the last cell goes on."""
     u = max(u, 0.0)
@@ -64,7 +64,7 @@ def _cell(u: float, size: int) -> tuple[int, float]:
     return index, u - index
 
 
-@njit
+@njit_inner
 def _line(data: Any, layout: Any, table: int, x: float) -> tuple[float, float]:
     """``(time, energy)`` of a table over one total."""
     start, size = layout[table, 0], layout[table, 1]
@@ -75,7 +75,7 @@ def _line(data: Any, layout: Any, table: int, x: float) -> tuple[float, float]:
     return time, data[k] + (data[k + 1] - data[k]) * part
 
 
-@njit
+@njit_inner
 def _decode(data: Any, layout: Any, base: int, decodes: float, context: float, queries: int) -> tuple[float, float]:
     """``(time, energy)`` of the sequence kernels of so many decodes with so much context together."""
     if queries > 1:
@@ -101,7 +101,7 @@ def _decode(data: Any, layout: Any, base: int, decodes: float, context: float, q
     return time, time * power
 
 
-@njit
+@njit_inner
 def _prefill(data: Any, layout: Any, base: int, chunks: float, new: float, pairs: float) -> tuple[float, float]:
     """``(time, energy)`` of the sequence kernels of so many prompt chunks."""
     row = base + PREFILL
@@ -123,7 +123,7 @@ def _prefill(data: Any, layout: Any, base: int, chunks: float, new: float, pairs
     return time, time * power
 
 
-@njit
+@njit_inner
 def _sequences(
     data: Any, layout: Any, base: int, decodes: float, context: float, queries: int, chunks: float, new: float,
     pairs: float,
@@ -147,7 +147,7 @@ def _sequences(
     return time, energy
 
 
-@njit
+@njit_inner
 def _split(
     data: Any, layout: Any, base: int, tokens: float, decodes: float, context: float, queries: int, chunks: float,
     new: float, pairs: float,
@@ -177,7 +177,7 @@ def _split(
     return max(parts * slowest, own + other + 2.0 * way) + (parts - 1.0) * slowest / layers, energy
 
 
-@njit
+@njit_inner
 def _woven(
     data: Any, layout: Any, base: int, tokens: float, decodes: float, context: float, queries: int, chunks: float,
     new: float, pairs: float,
@@ -218,7 +218,7 @@ def _woven(
     return woven, energy + 2.0 * half_j - _line(data, layout, base + TOKEN, tokens)[1]
 
 
-@njit
+@njit_inner
 def device_cost(
     data: Any, layout: Any, base: int, tokens: float, logits: float, decodes: float, context: float, queries: int,
     chunks: float, new: float, pairs: float,
@@ -240,7 +240,7 @@ def device_cost(
     return time + more, energy + more_j
 
 
-@njit
+@njit_inner
 def whole_cost(
     data: Any, layout: Any, base: int, time: float, energy: float, tokens: float, rows: float, chunks: float
 ) -> tuple[float, float]:
@@ -257,7 +257,7 @@ def whole_cost(
     return time, energy
 
 
-@njit
+@njit_inner
 def verify_cost(
     data: Any, layout: Any, base: int, rows: float, decodes: float, context: float, queries: int, chunks: float,
     new: float, pairs: float,
@@ -269,7 +269,7 @@ def verify_cost(
     return whole_cost(data, layout, base, time, energy, tokens, rows, chunks)
 
 
-@njit
+@njit_inner
 def step_cost(
     data: Any, layout: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float,
     pairs: float,
@@ -277,3 +277,12 @@ def step_cost(
     """``(time in s, energy of one device in J)`` of a step; arguments as of ``StepTable.time_s``."""
     time, energy = device_cost(data, layout, 0, tokens, rows, decodes, context, 1, chunks, new, pairs)
     return whole_cost(data, layout, 0, time, energy, tokens, rows, chunks)
+
+
+@njit
+def table_cost(
+    data: Any, layout: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float,
+    pairs: float,
+) -> tuple[float, float]:  # fmt: skip
+    """:func:`step_cost` for Python."""
+    return step_cost(data, layout, tokens, rows, decodes, context, chunks, new, pairs)

@@ -13,8 +13,8 @@ __all__ = ["njit", "njit_inline", "njit_inner"]
 
 #: Modules of compiled functions and of the constants they use.
 _COMPILED = (
-    "evaluate", "events", "fleet", "jit", "kernel", "lower_tiers", "methods", "migrate", "past_future", "pricing",
-    "queue", "residents", "schedule", "state", "step_table", "timer", "transfer",
+    "evaluate", "events", "fleet", "jit", "kernel", "lower_tiers", "methods", "migrate", "pack", "past_future",
+    "pricing", "queue", "residents", "schedule", "state", "step_table", "timer", "transfer",
 )  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -42,6 +42,8 @@ def _cache_folder() -> Path:
 
 try:
     import numba
+    from numba.core.codegen import JITCodeLibrary
+    from numba.core.registry import cpu_target
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
 
@@ -50,6 +52,85 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 _INNER: dict[str, Any] = {**_OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _FOLDER = "" if os.environ.get("NUMBA_CACHE_DIR") else str(_cache_folder())
+_WHOLE: Any = JITCodeLibrary
+#: Names under which numba knows the functions that only compiled code calls.
+_PARTS: set[str] = set()
+
+
+class _Silent:
+    """A code generator that sets no environment: a part has no code of its own that could ask for it."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def set_env(self, _name: str, _env: Any) -> None:
+        """Nothing to set."""
+
+
+class _Library(_WHOLE):  # type: ignore[misc]
+    """Code of one function. That of a part waits for the whole: numba otherwise optimises and translates every function
+    again inside each of its callers, which took two thirds of the time to compile the kernel."""
+
+    def __init__(self, codegen: Any, name: str) -> None:
+        self._part = name in _PARTS
+        super().__init__(codegen, name)
+
+    @property
+    def codegen(self) -> Any:
+        """The code generator it belongs to."""
+        return _Silent(self._codegen) if self._part else self._codegen
+
+    def _optimize_functions(self, module: Any) -> None:
+        if self._part:
+            module.data_layout = self._codegen._data_layout
+        else:
+            super()._optimize_functions(module)
+
+    def _optimize_final_module(self) -> None:
+        if not self._part:
+            passes, builder = self._codegen._module_pass_manager()
+            passes.run(self._final_module, builder)
+
+    def _finalize_final_module(self) -> None:
+        if self._part:
+            self._finalize_dynamic_globals()
+            self._finalized = True
+        else:
+            super()._finalize_final_module()
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Address of the machine code; 0: there is none."""
+        return 0 if self._part else int(super().get_pointer_to_function(name))
+
+
+def _part(function: _F) -> _F:
+    """Name a function so that its library is one of parts."""
+    function.__qualname__ = f"{function.__module__}.{function.__qualname__}"
+    _PARTS.add(function.__qualname__)
+    codegen = cpu_target.target_context.codegen()
+    if codegen._library_class is JITCodeLibrary:
+        codegen._library_class = _Library
+    return function
+
+
+def _once(compiled: Any) -> Any:
+    """Compile a part once and not for every mixture of short and long integers among its arguments."""
+    resolve = compiled.get_call_template
+
+    def widened(arguments: Any, names: Any) -> Any:
+        return resolve(tuple(_wide(x) for x in arguments), {k: _wide(x) for k, x in names.items()})
+
+    compiled.get_call_template = widened
+    return compiled
+
+
+def _wide(kind: Any) -> Any:
+    types: Any = numba.types
+    plain = types.unliteral(kind)
+    return types.int64 if isinstance(plain, types.Integer) and plain.signed else plain
 
 
 def njit(function: _F) -> _F:
@@ -62,15 +143,15 @@ def njit(function: _F) -> _F:
 
 def njit_inline(function: _F) -> _F:
     """An inner function of every step, put into its caller: handing over many arrays takes as long as it."""
-    compiled: _F = numba.njit(**_INNER, forceinline=True)(function)
-    return compiled
+    whole: _F = _once(numba.njit(**_INNER, forceinline=True)(_part(function)))
+    return whole
 
 
 def njit_inner(function: _F) -> _F:
     """The same for a function that only compiled code calls: no way in from Python, which takes long to compile for
     many arrays, and no place of its own on the disk."""
-    compiled: _F = numba.njit(**_INNER)(function)
-    return compiled
+    whole: _F = _once(numba.njit(**_INNER)(_part(function)))
+    return whole
 
 
 def _compiled(function: _F) -> _F:

@@ -16,6 +16,7 @@ from steelyard.serve.events import come_up, fail, scale
 from steelyard.serve.fleet import arrived_cache, encode, hand_over, send
 from steelyard.serve.jit import njit, njit_inline, njit_inner
 from steelyard.serve.migrate import BALANCE_S, balance
+from steelyard.serve.pack import reference
 from steelyard.serve.past_future import learn_length
 from steelyard.serve.pricing import accepted_guesses, price_lane
 from steelyard.serve.queue import pop, push
@@ -166,20 +167,15 @@ def price_rank(
 
 
 @njit_inner
-def begin_together(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> bool:
-    """Begin a step on all data-parallel ranks of a replica; those with nothing to do go along. False: none has.
+def begin_together(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane: int, r: int, now: float) -> None:
+    """Begin the chosen step on all data-parallel ranks of a replica; those with nothing to do go along.
 
     The kernels of the shared experts see the tokens of all ranks (of the fullest, times the ranks, when all decode:
     captured graphs are filled up to it), attention those of the rank; the slowest rank ends the step for all.
     """
     p, ranks = f.p, x.ranks
     k = p[r].pool
-    some, prompts, most, whole = False, False, 0, 0
-    for n in range(ranks):
-        if f.w[lane + n].count > 0 or p[r + n].waiting >= 0 or f.w[lane + n].coming > 0:
-            some |= choose_step(f, x, lane + n, r + n, now)
-    if not some:
-        return False
+    prompts, most, whole = False, 0, 0
     for n in range(ranks):
         decodes, _, chunks, new, _ = measure(f.s, f.w, x, lane + n)
         prompts |= chunks > 0
@@ -195,7 +191,6 @@ def begin_together(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, 
         time, energy = price_rank(f, x, data, layout, lane + n, r + n, tokens)
         energy += static_w * (duration - time)
         book_step(f, x, log, meta, lane + n, r + n, now, now + duration, duration, energy, decodes, chunks, new)
-    return True
 
 
 @njit_inner
@@ -260,6 +255,8 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
                 slot.left -= gain
                 if prompt and q[i].first_at < 0:
                     q[i].first_at = now
+                    if now - q[i].arrived_at > f.run[0].ttft_s:
+                        f.run[0].ttft_left -= 1
                     if f.run[0].forks:
                         pending = successors(f, i, now, pending)
                 else:
@@ -276,6 +273,10 @@ def end_step(f: Any, x: Any, itl: Any, lane: int, r: int, now: float, pending: i
                     q[i].last_at = now
                     q[i].status = 0
                     f.total[f.p[r].pool, 19] += 1
+                    if now - q[i].arrived_at > f.run[0].e2e_s:
+                        f.run[0].e2e_left -= 1
+                    if q[i].osl > 1 and now - q[i].first_at > f.run[0].tpot_s * (q[i].osl - 1):
+                        f.run[0].tpot_left -= 1
                     f.p[r].load -= 1
                     f.numbers[INSIDE] -= 1
                     if not f.run[0].forks:
@@ -383,8 +384,9 @@ def happen(f: Any, what: int, a: int, b: int, now: float) -> None:
 
 
 @njit
-def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, itl: Any) -> None:
+def run_kernel(fleet: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, itl: Any) -> None:
     """Play all events. ``order``: requests whose arrival is known beforehand, by time."""
+    f: Any = reference(fleet)
     q, w, p, timers, numbers, total = f.q, f.w, f.p, f.timers, f.numbers, f.total
     workers = w.shape[0]
     request_s = f.run[0].request_s
@@ -424,6 +426,9 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
             if w[lane].end == now and w[lane].busy:
                 r = w[lane].replica
                 pending = end_step(f, f.setups[p[r].pool], itl, lane, r, now, pending)
+        if min(f.run[0].ttft_left, f.run[0].tpot_left, f.run[0].e2e_left) < 0:
+            total[0, 16] = 4
+            break
         while True:
             at = math.inf
             if known < order.shape[0]:
@@ -444,17 +449,23 @@ def run_kernel(f: Any, data: Any, layout: Any, order: Any, log: Any, meta: Any, 
                 r = w[lane].replica
                 if w[lane].count > 0 or p[r].waiting >= 0 or w[lane].coming > 0:
                     x = f.setups[p[r].pool]
+                    begin, ranks = lane, 1
                     if x.lockstep:
-                        begin = lane - (lane - p[r].offset) % x.ranks
-                        if begin_together(f, x, data, layout, log, meta, begin, w[begin].replica, now):
-                            steps += 1
-                        else:
-                            w[lane].end = next_ready(f.s, w, lane)
-                    elif choose_step(f, x, lane, r, now):
-                        begin_step(f, x, data, layout, log, meta, lane, r, now)
+                        ranks = x.ranks
+                        begin -= (begin - p[r].offset) % ranks
+                        r = w[begin].replica
+                    some = False
+                    for n in range(ranks):
+                        if choose_step(f, x, begin + n, r + n, now):
+                            some = True
+                    if not some:
+                        w[lane].end = next_ready(f.s, w, lane)
+                    elif x.lockstep:
+                        begin_together(f, x, data, layout, log, meta, begin, r, now)
                         steps += 1
                     else:
-                        w[lane].end = next_ready(f.s, w, lane)
+                        begin_step(f, x, data, layout, log, meta, lane, r, now)
+                        steps += 1
         if steps > f.run[0].max_iterations:
             total[0, 16] = 2
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple
     Args:
         text: what the user wrote.
         field: what to call it in errors.
-        known: keys with an example of their value: a number is read as one, text is kept.
+        known: keys with an example of their value: a number is read as one (an int: a whole one), text is kept.
 
     Raises:
         InputError: unknown keys, values that are no numbers; all at once.
@@ -142,10 +143,16 @@ def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple
         elif isinstance(known[key], str):
             values[key] = value
         else:
+            whole = isinstance(known[key], int)
             try:
-                values[key] = float(value)
+                number = float(value)
             except ValueError:
-                problems.append(Problem(field, f"expected a number for {key}, got {value!r}"))
+                number = math.nan
+            if not math.isfinite(number) or (whole and number != int(number)):
+                kind_of = "a whole number" if whole else "a number"
+                problems.append(Problem(field, f"expected {kind_of} for {key}, got {value!r}"))
+            else:
+                values[key] = number
     raise_all(problems)
     if not kind.strip():
         raise InputError(f"expected KIND:key=value,..., got {text!r}", field=field)

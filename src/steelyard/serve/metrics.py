@@ -34,6 +34,7 @@ def describe_histogram(edges: Floats, counts: Any, total: float) -> dict[str, fl
     if sums[-1] == 0:
         return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
     cuts = np.interp(np.array(PERCENTILES) / 100 * sums[-1], sums, edges)
+    cuts[cuts <= edges[1]] = 0.0  # the first bin holds what is shorter than the clock: tokens that came together
     return {"mean": float(total / sums[-1]), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
 
 
@@ -46,6 +47,24 @@ def goodput(records: Records, slo: dict[str, float] | Any) -> NDArray[np.bool_]:
     return np.asarray(good)
 
 
+def _tokens_per_step(simulation: Simulation) -> float | None:
+    """Tokens that a decode adds to an answer per step: ``1 + accepted guesses / decodes``."""
+    records = simulation.records
+    written = float(np.sum(np.maximum(records.osl[records.completed] - 1, 0), dtype=np.float64))
+    steps = written - float(simulation.totals["accepted_tokens"])
+    return written / steps if written > 0 and steps > 0 else None
+
+
+def _bytes_of(simulation: Simulation, name: str) -> float:
+    """Cache of the tokens that a counter of every pool counts, on all devices of a replica."""
+    return float(
+        sum(
+            p.totals.get(name, 0.0) * p.kv.block_bytes / p.kv.block_tokens * p.scenario.plan.replica_devices
+            for p in simulation.pools
+        )
+    )
+
+
 def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
     """What speculation, adapters, cache levels and finetuning did, and answers of several branches; {} without."""
     totals = simulation.totals
@@ -56,8 +75,11 @@ def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
             "guessed_tokens": int(guessed),
             "accepted_tokens": int(totals["accepted_tokens"]),
             "accepted_frac": totals["accepted_tokens"] / guessed if guessed else None,
+            "tokens_per_step": _tokens_per_step(simulation),
             "loaded_tokens": int(totals["loaded_tokens"]),
+            "loaded_bytes": _bytes_of(simulation, "loaded_tokens"),
             "swapped_tokens": int(totals["swapped_tokens"]),
+            "swapped_bytes": _bytes_of(simulation, "swapped_tokens"),
             "adapter_loads": int(totals["adapter_loads"]),
             "trained_tokens": int(totals["trained_tokens"]),
             "trained_tokens_per_s": totals["trained_tokens"] / span,
@@ -183,35 +205,46 @@ def intervals(
 
 
 def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
-    """Means over ``points`` equal stretches of the makespan.
+    """Time averages over equal stretches of the makespan, summed over replicas; time without a step counts as zero.
+
+    Exact when every step was kept; when the log was thinned, a kept step stands for those left out behind it.
 
     Returns:
-        ``at_s`` (middles, from the start of the trace), ``running``, ``waiting`` (requests), ``kv_frac``,
-        ``prefill_tokens_per_s``, ``decode_tokens_per_s``, ``arrived_per_s`` and ``completed_per_s``; ``[points]`` each.
+        ``at_s`` (middles, from the start of the trace), ``running``, ``waiting`` (requests), ``kv_frac`` (of all
+        blocks), ``batch`` (requests in the steps of all replicas), ``prefill_tokens_per_s``, ``decode_tokens_per_s``,
+        ``arrived_per_s`` and ``completed_per_s``; ``[points]`` each.
     """
     steps, records = simulation.iterations, simulation.records
-    start = float(simulation.totals["first_arrival_s"])
-    edges = start + np.linspace(0.0, max(simulation.makespan_s, 1e-9), points + 1)
-    width = edges[1] - edges[0]
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    cell = np.clip(((steps.start_s + 0.5 * steps.duration_s - start) / width).astype(np.int64), 0, points - 1)
-    time = np.bincount(cell, steps.duration_s, points)
-    lanes = sum(pool.ranks * pool.scenario.plan.pp for pool in simulation.pools if pool.role != "encode")
-
-    def mean(values: Any) -> Floats:
-        return np.asarray(np.bincount(cell, values * steps.duration_s, points) / np.maximum(time, 1e-30))
-
-    def rate(values: Any) -> Floats:
-        return np.asarray(np.bincount(cell, values, points) * steps.stride / width)
-
+    first = float(simulation.totals["first_arrival_s"])
+    edges = first + np.linspace(0.0, max(simulation.makespan_s, 1e-9), points + 1)
+    start, length = np.asarray(steps.start_s, dtype=np.float64), np.asarray(steps.duration_s, dtype=np.float64)
+    ranks = [pool.ranks for pool in simulation.pools]
+    # every lane of a pipeline logs the same queue and cache
+    lanes = np.repeat([pool.scenario.plan.pp for pool in simulation.pools], ranks)[np.asarray(steps.replica)]
+    blocks = float(sum(0 if p.role == "encode" else p.kv.blocks * p.ranks for p in simulation.pools))
+    values = {
+        "running": np.asarray(steps.running, dtype=np.float64),
+        "waiting": np.asarray(steps.waiting) / lanes,
+        "kv_frac": np.asarray(steps.kv_blocks) / (blocks * lanes),
+        "batch": np.asarray(steps.batch, dtype=np.float64),
+        "prefill_tokens_per_s": np.asarray(steps.prefill_tokens) / np.maximum(length, 1e-12),
+        "decode_tokens_per_s": np.asarray(steps.decode_tokens) / np.maximum(length, 1e-12),
+    }
     arrived, ended = records.arrived_at[np.isfinite(records.arrived_at)], records.finished_at[records.completed]
     return {
-        "at_s": middle,
-        "running": mean(steps.running) * lanes,
-        "waiting": mean(steps.waiting) * simulation.replicas,
-        "kv_frac": mean(steps.kv_blocks / simulation.blocks[steps.replica]),
-        "prefill_tokens_per_s": rate(steps.prefill_tokens),
-        "decode_tokens_per_s": rate(steps.decode_tokens),
-        "arrived_per_s": np.histogram(arrived, edges)[0] / width,
-        "completed_per_s": np.histogram(ended, edges)[0] / width,
+        "at_s": 0.5 * (edges[1:] + edges[:-1]),
+        **{name: _averages(start, length * steps.stride, value, edges) for name, value in values.items()},
+        "arrived_per_s": np.histogram(arrived, edges)[0] / np.diff(edges),
+        "completed_per_s": np.histogram(ended, edges)[0] / np.diff(edges),
     }
+
+
+def _averages(start: Floats, length: Floats, value: Floats, edges: Floats) -> Floats:
+    """Mean over each stretch of the sum of ``value`` over all ``[start, start + length)`` that cover a moment."""
+    if not start.size:
+        return np.zeros(len(edges) - 1)
+    time, change = np.concatenate([start, start + length]), np.concatenate([value, -value])
+    order = np.argsort(time, kind="stable")
+    time, level = time[order], np.cumsum(change[order])
+    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(time))])
+    return np.asarray(np.diff(np.interp(edges, time, area)) / np.diff(edges))

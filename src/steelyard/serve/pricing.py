@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.serve.evaluate import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
-from steelyard.serve.jit import njit, njit_inner
+from steelyard.serve.jit import njit_inner
 from steelyard.serve.residents import adapter_of, count_adapter
 from steelyard.serve.state import GUESSED, TRAINED
 
@@ -24,7 +24,7 @@ EACH, ONCE, FREE = 1, 2, 3
 HALVINGS = 12
 
 
-@njit
+@njit_inner
 def queries_for(z: Any, guesses: int) -> int:
     """New tokens per decode of a step with so many guesses."""
     if guesses == 0:
@@ -32,7 +32,7 @@ def queries_for(z: Any, guesses: int) -> int:
     return int(z.nodes + 1 if z.nodes > 0 else guesses + 1)
 
 
-@njit
+@njit_inner
 def guess_cost(
     z: Any, data: Any, layout: Any, guesses: int, decodes: float, context: float, chunks: float, new: float,
     pairs: float,
@@ -62,7 +62,7 @@ def guess_cost(
     return time, energy
 
 
-@njit
+@njit_inner
 def expected_tokens(z: Any, guesses: int) -> float:
     """Expected tokens per sequence of a step."""
     if z.log_accept >= 0.0:
@@ -70,7 +70,7 @@ def expected_tokens(z: Any, guesses: int) -> float:
     return (1.0 - math.exp(z.log_accept * (guesses + 1))) / (1.0 - math.exp(z.log_accept))
 
 
-@njit
+@njit_inner
 def choose_guesses(z: Any, data: Any, layout: Any, decodes: float, context: float, most: int) -> int:
     """Guesses per sequence for a step of so many decodes: those with the most expected tokens per second."""
     if z.guess == 0 or decodes == 0:
@@ -87,7 +87,7 @@ def choose_guesses(z: Any, data: Any, layout: Any, decodes: float, context: floa
     return best
 
 
-@njit
+@njit_inner
 def uniform(seed: int, request: int, token: int) -> float:
     """A number in (0, 1) that depends on its arguments alone (two rounds of splitmix64)."""
     x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(request) * np.uint64(0xD1B54A32D192ED03)
@@ -99,7 +99,7 @@ def uniform(seed: int, request: int, token: int) -> float:
     return (float(x >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@njit
+@njit_inner
 def accepted_guesses(z: Any, request: int, token: int, guesses: int) -> int:
     """How many guesses are right: ``floor(log u / log a)``, at most all of them."""
     if guesses == 0 or z.log_accept >= 0.0:
@@ -108,7 +108,7 @@ def accepted_guesses(z: Any, request: int, token: int, guesses: int) -> int:
     return int(min(draw, float(guesses)))
 
 
-@njit
+@njit_inner
 def _exiting(
     z: Any, data: Any, layout: Any, decodes: float, context: float, chunks: float, new: float, pairs: float
 ) -> tuple[float, float]:
@@ -145,7 +145,7 @@ def _exiting(
     return time + head_s, energy + head_j
 
 
-@njit
+@njit_inner
 def price_step(
     z: Any, data: Any, layout: Any, guesses: int, decodes: float, context: float, chunks: float, new: float,
     pairs: float, adapters: int, adapted: float, budget: float,
@@ -187,7 +187,7 @@ def price_step(
     return time, energy, trained
 
 
-@njit
+@njit_inner
 def _beside(
     data: Any, layout: Any, z: Any, work: float, decodes: float, context: float, queries: int, chunks: float,
     new: float, pairs: float, alone: float,

@@ -18,6 +18,7 @@ from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.plan.deployment import Deployment, Pool
 from steelyard.plan.engine import default_engine, find_engine
 from steelyard.provenance import Ledger, content_hash
+from steelyard.serve.account import ledger_of
 from steelyard.serve.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
 from steelyard.serve.changes import Changes
 from steelyard.serve.engine import EngineConfig, engine_config
@@ -182,11 +183,11 @@ def prepare(
     computing = [s for s in served if s.pool.role != "encode"]
     if router == "prefix" and not any(s.config.enable_prefix_caching for s in computing):
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
-    rejected = _too_long(trace, served)
+    rejected = too_long(trace, served)
     longest = int(np.max((trace.isl + trace.osl)[~rejected], initial=2))
     served = [_with_table(s, longest, options, trace) for s in served]
     if options.extras:  # drafts and adapters take memory from the cache
-        rejected = _too_long(trace, served)
+        rejected = too_long(trace, served)
     if len({(s.scenario.cluster.machine.name, s.scenario.plan, s.config) for s in computing}) > 1:
         served = _weighed(served, trace)
     wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
@@ -310,7 +311,7 @@ def _digest(array: Any) -> str:
     return sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def _too_long(trace: Trace, served: Sequence[Served]) -> Any:
+def too_long(trace: Trace, served: Sequence[Served]) -> Any:
     """Requests that some stage of the deployment could never serve: beyond the model or all blocks of a replica."""
     total = trace.isl + trace.osl
     members = [s.member(Options()) for s in served]
@@ -347,7 +348,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
         methods=_methods(prepared), assigned=options.assigned, watch=options.watch if factor == 1.0 else None,
     )  # fmt: skip
-    ledger = _ledger(prepared)
+    ledger = ledger_of(prepared)
     rented = _rented(played)
     pools = tuple(
         _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger)
@@ -472,58 +473,6 @@ def _iterations(log: Any, stride: int) -> Iterations:
         prefill_tokens=log["prefill"], decode_tokens=log["decode"], kv_blocks=log["blocks"], running=log["running"],
         waiting=log["waiting"], stride=stride,
     )  # fmt: skip
-
-
-def _ledger(prepared: Prepared) -> Ledger:
-    ledger = Ledger()
-    several = len(prepared.served) > 1
-    for served in prepared.served:
-        _account(served, ledger, f"{served.pool.role}: " if several else "")
-    ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
-    if not prepared.policy.builtin:
-        ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
-    if prepared.deployment.disaggregated:
-        wire = prepared.wires[0, -1]
-        rate = 1e-9 * float(wire["token_bytes"]) / max(float(wire["token_s"]), 1e-30)
-        ledger.assume(
-            f"KV caches travel at {rate:,.0f} GB/s from a replica, one at a time, pulled when the receiver has blocks"
-        )
-    if any(s.pool.role == "encode" for s in prepared.served):
-        ledger.assume("encoders work on one request at a time, at rated power")
-    for note in prepared.trace.notes:
-        ledger.assume(note)
-    return ledger
-
-
-def _account(served: Served, ledger: Ledger, prefix: str) -> None:
-    """Sources, guesses and assumptions of a pool."""
-    scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
-    machine = scenario.cluster.machine
-    for key, text in machine.sources.items():
-        ledger.cite(f"{machine.name} {key}", text)
-    for path, reason in machine.guess.items():
-        ledger.guess(f"{machine.name}.{path}", reason)
-    if served.table is None:
-        return
-    for name in scenario.engine.guess:
-        ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
-    for name, source in served.table.sources.items():
-        ledger.cite(name, source)
-    if served.fitted is not None:
-        for note in served.fitted.notes:
-            ledger.assume(prefix + note)
-        for name, reason in served.fitted.guesses.items():
-            ledger.guess(prefix + name, reason)
-    if config.rules.source:
-        ledger.cite(f"scheduler {config.scheduler}", config.rules.source)
-    ledger.assume(f"{prefix}scheduler: {config.rules.title}")
-    ledger.assume(
-        f"{prefix}KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens per replica"
-        + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
-    )
-    ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
-    if plan.shares_experts:
-        ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")
 
 
 def provenance(simulation: Simulation) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class PoolOutcome:
     totals: Mapping[str, float]
     """Counters as of ``Simulation.totals``, and ``device_s`` (devices times the time they were rented), ``energy_j``,
     ``host_energy_j``, ``busy_frac``."""
+    compute_frac: float = 1.0
+    """Share of its devices' arithmetic; the rest is another pool's."""
 
     @property
     def usd(self) -> float | None:
@@ -131,6 +133,7 @@ class PoolOutcome:
             "machine": self.scenario.cluster.machine.name,
             "replicas": self.replicas,
             "devices": self.devices,
+            "compute_frac": self.compute_frac,
             "plan": {name: getattr(plan, name) for name in ("tp", "pp", "dp", "ep", "cp")},
             "busy_frac": totals["busy_frac"],
             "iterations": int(totals["iterations"]),
@@ -208,7 +211,7 @@ class Simulation:
     @property
     def devices(self) -> int:
         """Devices used."""
-        return sum(p.devices for p in self.pools)
+        return round(sum(p.devices * p.compute_frac for p in self.pools))
 
     @property
     def blocks(self) -> Integers:
@@ -244,7 +247,7 @@ class Simulation:
         return intervals(self)
 
     def series(self, points: int = 200) -> dict[str, Floats]:
-        """Time series over the makespan, see :func:`steelyard.serve.metrics.series`."""
+        """Time averages over equal stretches of the makespan, see :func:`steelyard.serve.metrics.series`."""
         from steelyard.serve.metrics import series
 
         return series(self, points)

@@ -59,8 +59,7 @@ METHODS: Mapping[str, Defaults] = {
     "tree": Defaults(4, 0.75, "as eagle, per node; width from the words"),
 }
 _KEYS: Mapping[str, float | str] = {
-    "k": 4.0, "accept": 0.7, "heads": 4.0, "width": 1.0, "depth": 4.0, "nodes": 16.0, "tp": 1.0, "by": "eagle",
-    "model": "", "most": 8.0,
+    "k": 4, "accept": 0.7, "heads": 4, "width": 1, "depth": 4, "nodes": 16, "tp": 1, "by": "eagle", "model": "",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,8 @@ __all__ = [
 MICRO_BATCHES = 3
 #: Place of the constants among the tables.
 CONSTANTS_ROW = 6
-#: Groups, side, devices of a group, machine.
+#: What is meant as one side; groups, side, devices of a group, machine.
+_MEANT = re.compile(r"^\d*[AF](?::|@|$)", re.IGNORECASE)
 _SIDE = re.compile(r"^(\d*)([AF]):(?:tp)?(\d+)(?:@(.+))?$", re.IGNORECASE)
 
 
@@ -109,19 +111,30 @@ def parse_split(text: str, machine: str = "") -> SplitFFN | None:
     Raises:
         InputError: one side is missing or twice, or has no machine.
     """
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    if not any(_MEANT.match(part) for part in parts):
+        return None
     found: dict[str, Side] = {}
-    for part in (p.strip() for p in text.split(",") if p.strip()):
+    problems: list[Problem] = []
+
+    def refuse(words: str) -> None:
+        problems.append(Problem("disaggregate", words))
+
+    for part in parts:
         match = _SIDE.match(part)
         if not match:
-            return None
+            refuse(f"expected attention and feed-forward devices such as 1A:8@h20,1F:8@h800, got {part!r}")
+            continue
         copies, side, devices, name = match.groups()
         if side.upper() in found:
-            raise InputError(f"{side.upper()} is there twice", field="disaggregate")
-        if not (name or machine):
-            raise InputError(f"{part!r} names no machine: {part}@h100_sxm", field="disaggregate")
-        found[side.upper()] = Side(name or machine, int(devices), int(copies or 1))
-    if set(found) != {"A", "F"}:
-        raise InputError("expected attention and feed-forward devices: 1A:8@h20,1F:8@h800", field="disaggregate")
+            refuse(f"{side.upper()} is there twice")
+        elif not (name or machine):
+            refuse(f"{part!r} names no machine: {part}@h100_sxm")
+        else:
+            found[side.upper()] = Side((name or machine).strip(), int(devices), int(copies or 1))
+    if not problems and set(found) != {"A", "F"}:
+        refuse("expected attention and feed-forward devices: 1A:8@h20,1F:8@h800")
+    raise_all(problems)
     return SplitFFN(found["A"], found["F"])
 
 
@@ -196,7 +209,7 @@ def split_table(
     share = split.attention.count / split.devices
     builder = _Builder(part, own, attention, engine, skew)
     each = np.maximum(tokens / parts, 1.0)
-    token, token_j, _ = builder.token(each, absorb=True)
+    token, token_j, _ = builder.token(each)
     present = tokens > 0
     rest = _Builder(feed_forward_part(model), other, feed_forward, engine, skew)
     # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
@@ -267,7 +280,6 @@ def simulate_split(
     Raises:
         InputError, DoesNotFit: as for :func:`steelyard.serve.simulation.simulate_deployment`.
     """
-    from steelyard.estimation import hourly_price
     from steelyard.plan.deployment import Deployment, Pool
     from steelyard.serve.run import Options, prepare, run
 
@@ -277,7 +289,7 @@ def simulate_split(
         raise InputError("attention and feed-forward apart are simulated without other methods", field="disaggregate")
     loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
     whole = loaded.transformer
-    side, other = split.attention, split.feed_forward
+    side = split.attention
     own = replace(plan or Plan(), tp=side.devices, pp=1, dp=1, ep=1, cp=1)
     pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
     part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
@@ -291,14 +303,21 @@ def simulate_split(
         skew=asked.skew,
     )  # fmt: skip
     found = run(replace(prepared, served=(replace(served, table=table),)), started)
+    other_plan = plans_of(split, resolved, whole)[1]
+    return _both_sides(split, loaded, other_plan, found)
+
+
+def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) -> Simulation:
+    """The feed-forward devices (``plan``) put beside the attention groups that were simulated."""
+    from steelyard.estimation import hourly_price
+
+    side, other = split.attention, split.feed_forward
     first, ledger = found.pools[0], found.ledger
     assert ledger is not None
     ledger.assume(
         f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
     )
-    scenario = replace(
-        served.scenario, model=loaded, cluster=clusters_of(split)[1], plan=plans_of(split, resolved, whole)[1]
-    )
+    scenario = replace(found.scenario, model=model, cluster=clusters_of(split)[1], plan=plan)
     usd, note = hourly_price(scenario, ledger)
     if usd is not None:
         ledger.cite("price, feed-forward", note)
@@ -310,7 +329,7 @@ def simulate_split(
         first, role="feed_forward", scenario=scenario, replicas=1, ranks=0, devices=other.count, usd_per_hour=usd,
         totals={
             **dict.fromkeys(first.totals, 0.0), "device_s": other.count * span, "energy_j": energy,
-            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span,
+            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span, "rented_s": span,
         },
     )  # fmt: skip
     sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
@@ -318,7 +337,12 @@ def simulate_split(
     mean = None
     if prices[0] is not None and prices[1] is not None:
         mean = (prices[0] * first.devices + prices[1] * other.count) / split.devices
+    again = found.replay
     return replace(
-        found, scenario=replace(found.scenario, model=loaded), pools=(first, second), totals={**found.totals, **sums},
-        usd_per_hour=mean,
+        found, scenario=replace(found.scenario, model=model), pools=(first, second), totals={**found.totals, **sums},
+        usd_per_hour=mean, replay=None if again is None else partial(_again, again, split, model, plan),
     )  # fmt: skip
+
+
+def _again(replay: Any, split: SplitFFN, model: Model, plan: Plan, factor: float) -> Simulation:
+    return _both_sides(split, model, plan, replay(factor))

@@ -45,10 +45,14 @@ HERE, ENCODED = -1, -2
 #: Limits and rules of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest cached
 #: prefix, then fewest requests. ``entries``, ``answers``, ``encoders``: replicas of each stage. ``add_time``: 1 when
 #: the order key counts from arrival. ``log``: whether steps are kept. ``lively``: replicas fail, are started or send
-#: each other requests. ``forks``: dependants wait for the first token only.
+#: each other requests. ``forks``: dependants wait for the first token only. ``ttft_left`` more requests may take longer
+#: than ``ttft_s`` before the run is given up, and so on.
 RUN = np.dtype(
-    _fields("i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "lively", "forks")
-    + _fields("f8", "add_time", "request_s", "max_time_s")
+    _fields(
+        "i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "lively", "forks",
+        "ttft_left", "tpot_left", "e2e_left",
+    )
+    + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s")
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.serve.engine.EngineConfig`. ``role``: what it does.

@@ -29,7 +29,7 @@ from steelyard.plan.plan import Plan
 from steelyard.serve.engine import EngineConfig
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["OVERLAPS", "StepTable", "Tables", "build_step_table", "constant_tables", "joined", "scaled"]
+__all__ = ["OVERLAPS", "StepTable", "Tables", "build_step_table", "constant_tables", "joined", "scaled", "staged"]
 
 Floats = NDArray[np.float64]
 
@@ -121,9 +121,9 @@ class StepTable:
             decodes: decoding sequences; context: sum of their contexts, the new token included.
             chunks: prompt chunks; new: their tokens; pairs: sum of ``new * (before + new / 2)``.
         """
-        from steelyard.serve.evaluate import step_cost
+        from steelyard.serve.evaluate import table_cost
 
-        return float(step_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
+        return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
 
     def energy_j(
         self,
@@ -136,9 +136,9 @@ class StepTable:
         pairs: float = 0.0,
     ) -> float:
         """Energy of one device in that step, J."""
-        from steelyard.serve.evaluate import step_cost
+        from steelyard.serve.evaluate import table_cost
 
-        return float(step_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
+        return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
 
 
 def grid(largest: int) -> Floats:
@@ -184,16 +184,12 @@ def build_step_table(
     tokens = max(most if config.enable_chunked_prefill else max(most, max_context), config.max_num_seqs, 1)
     sequences = max(1, config.max_num_seqs)
     token_grid, row_grid = grid(tokens), grid(sequences * max(queries))
-    token, token_j, cost = builder.token(token_grid, absorb=True)
-    shared, _, _ = builder.token(token_grid, absorb=False)
+    token, token_j, cost = builder.token(token_grid)
     none = (np.zeros(0), np.zeros(0))
     decode_only = prefill_only = none
-    if not np.array_equal(shared, token):
-        # latent attention: price what both have once, and the rest by the tokens of each kind
-        token, token_j = builder.common(token_grid)
+    if builder.names is not None:  # latent attention: what both forms have once, the rest by the tokens of each kind
         decode_only = builder.own(token_grid, absorb=True)
         prefill_only = builder.own(token_grid, absorb=False)
-    hop = np.asarray(boundary(model, plan, cluster, np.maximum(token_grid, 1.0)) * (plan.pp - 1)) * (token_grid > 0)
     launches = (config.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)) * builder.launches()
     constants = np.array(
         [
@@ -215,7 +211,7 @@ def build_step_table(
         ]
     )
     tables = pack(
-        (token + hop, token_j),
+        (token + _hops(model, plan, cluster, token_grid), token_j),
         builder.rows(row_grid),
         decode_only,
         prefill_only,
@@ -228,6 +224,24 @@ def build_step_table(
     middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
     sources = {f"{k.model} model": k.source for k in middle}
     return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
+
+
+def staged(table: StepTable, model: Transformer, plan: Plan, cluster: Cluster) -> StepTable:
+    """The table of a pipeline from that of the same plan with one stage: stages have the same kernels and hops between.
+
+    Args:
+        table: of ``plan`` with ``pp`` 1. model, plan, cluster: of the pipeline.
+    """
+    if plan.pp == 1:
+        return table
+    data, points = table.tables.data.copy(), grid(table.max_tokens)
+    data[: len(points)] += _hops(model, plan, cluster, points)
+    return replace(table, tables=Tables(data, table.tables.layout))
+
+
+def _hops(model: Transformer, plan: Plan, cluster: Cluster, points: Floats) -> Floats:
+    """Time between the stages of a pipeline by new tokens, s."""
+    return np.asarray(boundary(model, plan, cluster, np.maximum(points, 1.0)) * (plan.pp - 1)) * (points > 0)
 
 
 def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0.0) -> Tables:
@@ -277,6 +291,10 @@ def joined(first: Tables, second: Tables) -> Tables:
 
 #: Logarithm of the time of no kernel at all.
 NOTHING = -200.0
+#: Steps that tell the classes of kernels apart: the first; other sequences with the same tokens; other rows.
+_PROBES = Step(
+    np.array([4.0, 2.0, 4.0]), np.array([2.0, 4.0, 2.0]), np.array([64.0, 160.0, 64.0]), np.array([3.0, 3.0, 7.0])
+)
 
 
 class _Builder:
@@ -284,7 +302,12 @@ class _Builder:
 
     def __init__(self, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, skew: float) -> None:
         self.model, self.plan, self.cluster, self.engine, self.skew = model, plan, cluster, engine, skew
-        self.classes = {absorb: self._classify(absorb) for absorb in (True, False)}
+        self.latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
+        forms = (True, False) if self.latent else (True,)
+        self.probed = {absorb: self._lower(_PROBES, absorb).kernels for absorb in forms}
+        self.classes = {absorb: [_class(k) for k in kernels] for absorb, kernels in self.probed.items()}
+        self.names = self._names() if self.latent else None
+        """Token kernels of both forms of latent attention, of the absorbed one only, of the other only."""
         self.apart = False
         """Collectives have a table of their own."""
 
@@ -292,16 +315,6 @@ class _Builder:
         experts = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else None
         step = Step(step.batch, step.new, step.context, step.logits, experts, self.skew)
         return lower(self.model.graph(step, absorb=absorb), self.plan, self.cluster.machine)
-
-    def _classify(self, absorb: bool) -> list[str]:
-        """``token``, ``rows`` or ``sequence`` for each kernel of the program."""
-        base = self._lower(Step(4, 2, 64, 3), absorb).kernels
-        other_sequences = self._lower(Step(2, 4, 160, 3), absorb).kernels
-        other_rows = self._lower(Step(4, 2, 64, 7), absorb).kernels
-        found = []
-        for a, b, c in zip(base, other_sequences, other_rows, strict=True):
-            found.append("sequence" if _differ(a, b) else "rows" if _differ(a, c) else "token")
-        return found
 
     def _priced(
         self,
@@ -317,7 +330,7 @@ class _Builder:
             program = verifying(program, queries)
         chosen = tuple(
             k
-            for k, c in zip(program.kernels, self.classes[absorb], strict=True)
+            for k, c in zip(program.kernels, self.classes[absorb or not self.latent], strict=True)
             if c == kind
             and (names is None or k.name in names)
             and (kind != "token" or not self.apart or (k.kind == "collective") == network)
@@ -333,30 +346,25 @@ class _Builder:
         energy = sum((k.energy_j for k in cost.kernels), zero)
         return np.asarray(time, dtype=np.float64), np.asarray(energy, dtype=np.float64)
 
-    def token(self, points: Floats, absorb: bool) -> tuple[Floats, Floats, Cost]:
-        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token")
+    def token(self, points: Floats) -> tuple[Floats, Floats, Cost]:
+        """Token kernels that decodes and prompts share."""
+        shared = None if self.names is None else self.names[0]
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", shared)
         time, energy = self._sums(cost, points)
         return time * (points > 0), energy * (points > 0), cost
 
     def _names(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        """Token kernels of both forms of latent attention, of the absorbed one only, of the other only."""
-        step = Step(4, 2, 64, 3)
         sets = []
         for absorb in (True, False):
-            kernels = self._lower(step, absorb).kernels
-            sets.append({k.name: k for k, c in zip(kernels, self.classes[absorb], strict=True) if c == "token"})
+            kinds = zip(self.probed[absorb], self.classes[absorb], strict=True)
+            sets.append({k.name: k for k, c in kinds if c == "token"})
         common = frozenset(n for n in sets[0] if n in sets[1] and not _differ(sets[0][n], sets[1][n]))
         return common, frozenset(sets[0]) - common, frozenset(sets[1]) - common
 
-    def common(self, points: Floats) -> tuple[Floats, Floats]:
-        """Token kernels that a decode and a prefill share."""
-        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", self._names()[0])
-        time, energy = self._sums(cost, points)
-        return time * (points > 0), energy * (points > 0)
-
     def own(self, points: Floats, absorb: bool) -> tuple[Floats, Floats]:
         """Token kernels of one form only."""
-        names = self._names()[1 if absorb else 2]
+        assert self.names is not None
+        names = self.names[1 if absorb else 2]
         cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
         time, energy = self._sums(cost, points)
         return time * (points > 0), energy * (points > 0)
@@ -411,7 +419,7 @@ class _Builder:
 
     def launches(self) -> float:
         """Kernels of a step."""
-        return float(sum(float(np.max(np.asarray(k.count))) for k in self._lower(Step(4, 2, 64, 3), False).kernels))
+        return float(sum(float(np.max(np.asarray(k.count))) for k in self.probed[not self.latent]))
 
     def layers(self) -> float:
         """Layers as the price counts them for the engine's time per layer."""
@@ -435,10 +443,22 @@ def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats,
     return logs.reshape(shape), np.where(time > 0, energy / safe, 0.0).reshape(shape)
 
 
+def _facts(kernel: Kernel) -> list[Any]:
+    """What a kernel is priced by, in the order of its names."""
+    return [kernel.flops, *(kernel.traffic[k] for k in sorted(kernel.traffic)),
+            *(kernel.features[k] for k in sorted(kernel.features))]  # fmt: skip
+
+
+def _class(kernel: Kernel) -> str:
+    """``token``, ``rows`` or ``sequence``, from a kernel of the probes."""
+    facts = [np.broadcast_to(x, 3) for x in _facts(kernel)]
+    if any(x[0] != x[1] for x in facts):
+        return "sequence"
+    return "rows" if any(x[0] != x[2] for x in facts) else "token"
+
+
 def _differ(a: Kernel, b: Kernel) -> bool:
-    """Whether two kernels of the same place do different work."""
-    if a.name != b.name or a.kind != b.kind or a.features.keys() != b.features.keys():
+    """Whether two kernels of one name do different work."""
+    if a.kind != b.kind or a.features.keys() != b.features.keys() or a.traffic.keys() != b.traffic.keys():
         return True
-    pairs = [(a.flops, b.flops), *((a.traffic.get(k, 0.0), b.traffic.get(k, 0.0)) for k in {*a.traffic, *b.traffic})]
-    pairs += [(a.features[k], b.features[k]) for k in a.features]
-    return any(not np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+    return any(not np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(_facts(a), _facts(b), strict=True))

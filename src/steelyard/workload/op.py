@@ -110,6 +110,30 @@ def parse_einsum(text: str) -> tuple[tuple[Axis, ...], ...]:
     return tuple(operands)
 
 
+@lru_cache(maxsize=4096)
+def _ranks(text: str) -> tuple[str, ...]:
+    """Every rank of an einsum, once each."""
+    return tuple(dict.fromkeys(r for operand in parse_einsum(text) for axis in operand for _, r in axis))
+
+
+@lru_cache(maxsize=4096)
+def _reduced(text: str) -> tuple[str, ...]:
+    """Ranks of an einsum that its output does not have."""
+    kept = {rank for axis in parse_einsum(text)[-1] for _, rank in axis}
+    return tuple(r for r in _ranks(text) if r not in kept)
+
+
+@lru_cache(maxsize=4096)
+def _tensors(
+    text: str, names: tuple[str, ...], roles: tuple[str, ...], bits: tuple[tuple[str, float], ...]
+) -> tuple[Operand, ...]:
+    """Inputs then output of an einsum whose operands have names, roles and, some of them, widths."""
+    parsed, widths = parse_einsum(text), dict(bits)
+    names = names or (*(f"in{i}" for i in range(len(parsed) - 1)), "out")
+    roles = roles or ("activation",) * len(parsed)
+    return tuple(Operand(n, index, role, widths.get(n)) for n, index, role in zip(names, parsed, roles, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """An extended einsum with sizes.
@@ -171,8 +195,7 @@ class Op:
     @property
     def ranks(self) -> tuple[str, ...]:
         """Every rank of the iteration space, once each."""
-        found = (r for operand in parse_einsum(self.einsum) for axis in operand for _, r in axis)
-        return tuple(dict.fromkeys(found))
+        return _ranks(self.einsum)
 
     def size(self, rank: str) -> Size:
         """Extent of a rank; derived ranks are summed from their parts."""
@@ -183,12 +206,7 @@ class Op:
     @property
     def tensors(self) -> tuple[Operand, ...]:
         """Inputs then output."""
-        parsed = parse_einsum(self.einsum)
-        names = self.operands or (*(f"in{i}" for i in range(len(parsed) - 1)), "out")
-        roles = self.roles or ("activation",) * len(parsed)
-        return tuple(
-            Operand(n, index, role, self.bits.get(n)) for n, index, role in zip(names, parsed, roles, strict=True)
-        )
+        return _tensors(self.einsum, tuple(self.operands), tuple(self.roles), tuple(self.bits.items()))
 
     @property
     def inputs(self) -> tuple[Operand, ...]:
@@ -203,8 +221,7 @@ class Op:
     @property
     def reduced(self) -> tuple[str, ...]:
         """Ranks that the output does not have."""
-        kept = set(self.output.ranks)
-        return tuple(r for r in self.ranks if r not in kept)
+        return _reduced(self.einsum)
 
     def points(self, dense: bool = False) -> Array:
         """Points of the iteration space, per copy. ``dense`` ignores ``domain`` (as frameworks count masked work)."""

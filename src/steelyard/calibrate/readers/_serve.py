@@ -58,6 +58,8 @@ class Outcome:
     e2e_s: float
     full: bool
     """Requests waited because the cache was full."""
+    ttft_median_s: float = float("nan")
+    tpot_median_s: float = float("nan")
 
 
 #: Of a load that does not fit.
@@ -166,13 +168,16 @@ class Service:
         queue = np.maximum(q["scheduled_at"] - q["arrived_at"] - self.at.engine.request_s, 0.0)
         totals = played.totals
         room = self.pool(config)
+        tpot = answered[more] / (trace.osl[more] - 1) if more.any() else np.full(1, np.nan)
         return Outcome(
             ttft_s=float(ttft.mean()),
-            tpot_s=float((answered[more] / (trace.osl[more] - 1)).mean()) if more.any() else float("nan"),
+            tpot_s=float(tpot.mean()),
             queue_s=float(queue.mean()),
             running=float(totals["batch_s"] / max(totals["busy_s"], 1e-30)),
             e2e_s=float((q["last_at"] - q["arrived_at"]).mean()),
             full=bool(totals["kv_max"] > 0.97 * room.blocks and load.clients > 1),
+            ttft_median_s=float(np.median(ttft)),
+            tpot_median_s=float(np.median(tpot)),
         )
 
     def all_closed(self, loads: list[Load]) -> list[Outcome]:

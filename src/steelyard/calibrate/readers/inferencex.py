@@ -36,7 +36,6 @@ from steelyard.calibrate.readers._whole import (
     Deployment,
     deploy,
     eight_bit,
-    predict,
     predict_all,
 )
 
@@ -69,9 +68,11 @@ KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     """Aggregated, disaggregated and long-context tables."""
+    from steelyard.calibrate.readers.inferencex_pools import disaggregated
+
     for pattern, table in (
         ("agg_*.csv", _aggregated),
-        ("disagg_*.csv", _disaggregated),
+        ("disagg_*.csv", disaggregated),
         ("*token_position*.csv", _positions),
     ):
         for path in ask.files(folder, pattern):
@@ -116,7 +117,7 @@ def place(
     return replace(found, skew=SKEW if found.transformer.experts else 0.0)
 
 
-def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+def degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
     """Columns tp, pp, dp, ep from the table's.
 
     Experts spread over more devices than attention is split over mean attention data parallelism, stated or not; they
@@ -138,7 +139,7 @@ def _degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
     return frame.assign(tp=tp, pp=degree("pp_size"), dp=dp, ep=np.where(dp > 1, tp * dp, np.where(even, ep, 1.0)))
 
 
-def _stated(frame: pd.DataFrame) -> pd.DataFrame:
+def stated(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column that says whether a row states its load and lengths."""
     return frame.assign(stated=frame[["concurrency", "isl", "osl"]].notna().all(axis=1))
 
@@ -270,9 +271,9 @@ def _rows(path: Path) -> pd.DataFrame:
     ]  # fmt: skip
     frame = read_frame(path, needed, optional)
     drop = frame["duplicate"].fillna(False).astype(bool) | frame["parallel_suspect"].fillna(False).astype(bool)
-    frame = _degrees(frame[~drop].reset_index(drop=True))
+    frame = degrees(frame[~drop].reset_index(drop=True))
     frame["uniform"] = ~frame["source_set"].fillna("").astype(str).str.startswith("aic-auto-gap")
-    return _stated(frame)
+    return stated(frame)
 
 
 def clean_rows(path: Path) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
@@ -398,71 +399,45 @@ def families(frame: pd.DataFrame, cache_full: Floats) -> NDArray[np.str_]:
     return np.asarray(name + np.where(np.nan_to_num(cache_full) > 1, " (cache full)", ""), dtype=np.str_)
 
 
-def _disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
-    """Prompts on workers of their own: tokens come a decode step apart; the first one waits for a prefill worker."""
-    needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "ttft_ms", "tpot_ms"]
-    frame = read_frame(path)
-    frame = frame.assign(**{c: np.nan for c in [*needed, "gemm_quant_mode", "moe_quant_mode"] if c not in frame})
-    if "duplicate" in frame:
-        frame = frame[~frame["duplicate"].fillna(False).astype(bool)]
-    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
-    for metric, prefix, column, question in (
-        ("tpot_s", "decode_", "tpot_ms", _decode_worker),
-        ("ttft_s", "prefill_", "ttft_ms", _prefill_worker),
-    ):
-        rows = _degrees(frame, prefix)
-        found = predict(_stated(rows), KEYS, place, question)
-        yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=rows["system"].map(machine_name),
-            family=rows["model_path"].astype(str).str.rpartition("/")[2] + " disaggregated",
-            measured=rows[column].to_numpy(dtype=np.float64) * 1e-3, predicted=found.predicted, low=found.low,
-            high=found.high, roofline=found.roofline, why=found.why,
-        )  # fmt: skip
-
-
-def _decode_worker(at: Deployment, rows: pd.DataFrame) -> Asked:
-    workers = rows["decode_num_workers"].fillna(1.0).to_numpy(dtype=np.float64)
-    batch = np.maximum(1.0, np.round(rows["concurrency"].to_numpy(dtype=np.float64) / workers / at.plan.dp))
-    context = MEAN_LENGTH * (rows["isl"].to_numpy(dtype=np.float64) + rows["osl"].to_numpy(dtype=np.float64) / 2)
-    step = at.decode(batch, np.round(context))
-    return step.time_s, step.limit_s, step.spread
-
-
-def _prefill_worker(at: Deployment, rows: pd.DataFrame) -> Asked:
-    prompt = at.prefill(1.0, np.round(MEAN_LENGTH * rows["isl"].to_numpy(dtype=np.float64)))
-    workers = rows["prefill_num_workers"].fillna(1.0).to_numpy(dtype=np.float64) * at.plan.dp
-    clients = rows["concurrency"].to_numpy(dtype=np.float64)
-    burst = prompt.time_s * (1.0 + clients / workers) / 2.0  # a tenth of the requests start at once
-    return (0.9 * prompt.time_s + 0.1 * np.maximum(prompt.time_s, burst) + at.engine.request_s, prompt.limit_s,
-            np.full(len(rows), QUEUE_SPREAD))  # fmt: skip
-
-
 def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
-    """vLLM on eight H200 over growing prompts at a short output."""
-    needed = [
-        "precision",
-        "engine",
-        "tp",
-        "isl",
-        "osl",
-        "concurrency",
-        "model_id",
-        "gpu",
-        "median_ttft_s",
-        "median_tpot_s",
-    ]
-    frame = read_frame(path, needed, ["ep", "n_gpus"])
+    """vLLM on eight H200 over growing prompts at a short output, equal lengths; medians over the requests."""
+    needed = ["isl", "osl", "concurrency", "model_id", "gpu", "median_ttft_s", "median_tpot_s"]
+    optional = ["precision", "engine", "tp", "ep", "n_gpus", "parallel", "num_prompts"]
+    frame = read_frame(path, needed, optional)
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
-    frame = frame.rename(columns={"model_id": "model_path", "gpu": "system", "engine": "backend"})
-    precision = frame["precision"].astype(str).str.lower().replace({"bf16": "", "fp4": "nvfp4"})
+    frame = frame.rename(columns={"model_id": "model_path", "gpu": "system"})
+    words = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str).str.lower()
+             for name in ("precision", "parallel", "engine")}  # fmt: skip
+    tp = frame["tp"].fillna(frame["n_gpus"]).fillna(1.0).to_numpy(dtype=np.float64)
+    devices = frame["n_gpus"].fillna(frame["tp"]).fillna(1.0).to_numpy(dtype=np.float64)
+    ranks = words["parallel"].str.contains("dep|dp").to_numpy() & (tp <= 1)
+    shared = (frame["ep"].fillna(1.0).to_numpy(dtype=np.float64) > 1) | words["parallel"].str.contains("ep").to_numpy()
     frame = frame.assign(
-        gemm_quant_mode=precision, moe_quant_mode="", pp=1.0, dp=1.0, ep=1.0, uniform=False,
-        tp=frame["tp"].fillna(frame["n_gpus"]).fillna(1.0),
+        gemm_quant_mode=words["precision"].replace({"bf16": "", "fp4": "nvfp4"}), moe_quant_mode="", pp=1.0,
+        backend=words["engine"].replace("", "vllm"), dp=np.where(ranks, devices, 1.0), tp=tp,
+        ep=np.where(shared | ranks, np.where(ranks, devices, tp), 1.0), uniform=False,
     )  # fmt: skip
-    answers = predict_all(_stated(frame), KEYS, place, _both, 4)
-    for metric, column, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=False):
+    answers = predict_all(stated(frame), KEYS, place, _medians, 2)
+    for metric, column, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=True):
         yield comparison(
             ask, path.stem, metric=metric, phase="serve", machine=frame["system"].astype(str).map(machine_name),
             family=frame["model_path"].astype(str), measured=frame[column].to_numpy(dtype=np.float64),
             predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
         )  # fmt: skip
+
+
+def _medians(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+    """Median time between tokens and to the first, of as many requests of equal length as the row states."""
+    loads = []
+    for row in rows.to_dict("records"):
+        load = load_of(at, row)
+        stated_requests = row["num_prompts"]
+        requests = load.requests if stated_requests != stated_requests else max(1, int(stated_requests))
+        loads.append(replace(load, requests=requests, shortest_frac=1.0))
+    service = Service.of(at, loads)
+    outcomes = service.all_closed(loads)
+    tpot, ttft, _, _ = figures(at, rows, outcomes, service.table.spread)
+    return [
+        (batch(outcomes, "tpot_median_s"), tpot[1], tpot[2]),
+        (batch(outcomes, "ttft_median_s"), ttft[1], ttft[2]),
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from steelyard.calibrate.readers._base import (
 )
 from steelyard.calibrate.readers._serve import Service
 from steelyard.calibrate.readers._whole import SYSTEM_SPREAD, Deployment, deploy
+from steelyard.calibrate.readers.inferencex import SKEW
 from steelyard.errors import InputError, SteelyardError
 from steelyard.serve.traffic.trace import Trace
 
@@ -65,23 +66,34 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, series, ask))
 
 
-def _flags(folder: Path, gpu: str, model: str) -> dict[str, Any]:
-    """The engine's flags of a run, where they are known."""
+def _flags(folder: Path, gpu: str, model: str, tp: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``(engine flags, degrees and formats of the plan)`` of a run, where they are known."""
     path = folder / "runs_meta.json"
-    for run in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ():
-        if run.get("gpu") == gpu and run.get("model") == model:
-            given = run.get("engine_kwargs") or {}
-            flags = {k: given.get(k) for k in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")}
-            blocks = (run.get("kv_cache") or {}).get("num_gpu_blocks")
-            return {k: v for k, v in {**flags, "num_gpu_blocks_override": blocks}.items() if v}
-    return {}
+    runs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ()
+    runs = list(runs.values()) if isinstance(runs, dict) else runs
+    mine = [x for x in runs if isinstance(x, dict) and str(x.get("gpu")) == gpu and str(x.get("model")) == model]
+    run = next((x for x in mine if x.get("tp") in (None, tp)), mine[0] if mine else {})
+    given = run.get("engine_kwargs") or {}
+    flags = {k: given.get(k) for k in ("max_num_seqs", "max_num_batched_tokens", "max_model_len")}
+    cache = run.get("kv_cache")
+    blocks = cache.get("num_gpu_blocks") if isinstance(cache, dict) else None
+    dp = int(given.get("data_parallel_size") or 1)
+    kv = str(given.get("kv_cache_dtype") or "auto")
+    plan = {"dp": dp, "ep": tp * dp if given.get("enable_expert_parallel") else 1, "kv": "fp8" if "fp8" in kv else ""}
+    weights = str(given.get("quantization") or "")
+    plan["weights"] = weights if weights in ("fp8", "fp8_block", "nvfp4") else ""
+    return {k: v for k, v in {**flags, "num_gpu_blocks_override": blocks}.items() if v}, plan
 
 
-def replay(run: pd.DataFrame, gpu: str, model: str, tp: int, flags: dict[str, Any]) -> Replay:
+def replay(
+    run: pd.DataFrame, gpu: str, model: str, tp: int, flags: dict[str, Any], plan: dict[str, Any] | None = None
+) -> Replay:
     """Play the requests of a run through vLLM."""
     name, family = machine_name(gpu), model.rpartition("/")[2]
     nothing = np.full(len(run), np.nan)
-    at = deploy(model, name, tp=tp, engine="vllm")
+    at = deploy(model, name, tp=tp, engine="vllm", **(plan or {}))
+    if not isinstance(at, str) and at.transformer.experts:
+        at = replace(at, skew=SKEW)
     if isinstance(at, str):
         return Replay(name, family, nothing, nothing, nothing, nothing, nothing, 0.0, at)
     try:
@@ -93,6 +105,8 @@ def replay(run: pd.DataFrame, gpu: str, model: str, tp: int, flags: dict[str, An
 def _played(at: Deployment, run: pd.DataFrame, name: str, family: str, flags: dict[str, Any]) -> Replay:
     if run["arrival_s"].isna().any():
         raise InputError("requests without a time of arrival")
+    if run[["input_toks", "output_toks"]].isna().any(axis=None):
+        raise InputError("requests without lengths")
     order = np.argsort(run["arrival_s"].to_numpy(), kind="stable")
     isl, osl = (run[c].to_numpy(dtype=np.int64)[order] for c in ("input_toks", "output_toks"))
     arrived = run["arrival_s"].to_numpy(dtype=np.float64)[order]
@@ -113,8 +127,8 @@ def _played(at: Deployment, run: pd.DataFrame, name: str, family: str, flags: di
 def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, NEEDED)
     for (gpu, model, tp), run in frame.groupby(RUN, sort=False):
-        flags = _flags(path.parent, str(gpu), str(model))
-        played = replay(run, str(gpu), str(model), int(tp), flags)
+        flags, plan = _flags(path.parent, str(gpu), str(model), int(tp))
+        played = replay(run, str(gpu), str(model), int(tp), flags, plan)
         common: dict[str, Any] = {
             "phase": "serve", "machine": played.name, "family": played.family, "why": played.why,
         }  # fmt: skip
@@ -133,7 +147,7 @@ def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
                     high=high[chosen], **common,
                 )  # fmt: skip
                 if metric != "tpot_s":
-                    truth = np.asarray([np.mean(measured), np.percentile(measured, 99)])
+                    truth = np.asarray([np.nanmean(measured), np.nanpercentile(measured, 99)])
                     ours = np.asarray([np.mean(found), np.percentile(found, 99)])
                     low, high = interval80(ours, spread)
                     for i, statistic in enumerate(("mean", "p99")):

@@ -2,12 +2,12 @@
 
 ``static_batch_*``: a fixed batch of equal prompts, output tokens/s per GPU, and the first-token latency of one request.
 ``throughput_*``: everything queued at the start (:func:`unbounded_queue`). ``online_serving_*``: Poisson arrivals,
-mean time to first token and between tokens (:func:`open_loop`).
+mean time to first token and between tokens, played through the simulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.calibrate.readers._serve import Service
 from steelyard.calibrate.readers._whole import (
+    SYSTEM_SPREAD,
     Asked,
     Deployment,
-    Size,
     deploy,
-    open_loop,
     predict,
+    predict_all,
     static_batch,
     unbounded_queue,
 )
+from steelyard.errors import SteelyardError
+from steelyard.serve.traffic.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,25 +153,71 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
         weights, cache = _precision(precision)
         return deploy(model_name(model), gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm")
 
-    for metric, column, unit, index in (
-        ("ttft_s", "mean_ttft_ms", 1e-3, 0),
-        ("tpot_s", "mean_itl_ms", 1e-3, 1),
-        ("tokens_per_s", "output_tput_tok_s", 1.0, 2),
+    found = predict_all(frame, ["model", "gpu", "tp", "precision"], place, _arrivals, 3)
+    for (metric, column, unit), answer in zip(
+        (("ttft_s", "mean_ttft_ms", 1e-3), ("tpot_s", "mean_itl_ms", 1e-3), ("tokens_per_s", "output_tput_tok_s", 1.0)),
+        found,
+        strict=True,
     ):
-
-        def question(at: Deployment, rows: pd.DataFrame, index: int = index) -> Asked:
-            rate, isl, osl = _sizes(rows, "request_rate_qps", "isl_mean", "osl_mean")
-            answers: list[Size] = list(open_loop(at, rate, isl, osl))
-            spread = np.full(len(rows), ONLINE_SPREAD)
-            return np.asarray(answers[index], dtype=np.float64), np.full(len(rows), np.nan), spread
-
-        found = predict(frame, ["model", "gpu", "tp", "precision"], place, question)
+        why = np.where((answer.why == "") & np.isnan(answer.predicted), "lengths or rate not stated", answer.why)
         yield comparison(
             ask, path.stem, metric=metric, phase="serve", machine=frame["gpu"].map(machine_name), family=frame["model"],
-            measured=frame[column].to_numpy(dtype=np.float64) * unit, predicted=found.predicted, low=found.low,
-            high=found.high, why=found.why,
+            measured=frame[column].to_numpy(dtype=np.float64) * unit, predicted=answer.predicted, low=answer.low,
+            high=answer.high, roofline=answer.roofline, why=why,
         )  # fmt: skip
 
 
-#: Log-space spread of a steady-state formula against an open loop of random arrivals (guess).
-ONLINE_SPREAD = 0.4
+def _arrivals(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+    """``(first token, between tokens, output tokens/s)``: Poisson arrivals of conversations, played."""
+    traces = {k: _trace(row) for k, row in enumerate(rows.to_dict("records")) if _known(row)}
+    table = np.full((6, len(rows)), np.nan)
+    if not traces:
+        return [(table[i], table[i], np.ones(len(rows))) for i in range(3)]
+    longest = max(traces.values(), key=lambda t: int((t.isl + t.osl).max()))
+    service = Service.for_trace(at, longest, {})
+    config = service.flagged({})
+    for k, trace in traces.items():
+        try:
+            played = service.play(trace, config)
+        except SteelyardError:
+            continue
+        q, totals = played.requests, played.totals
+        many = trace.osl > 1
+        tpot = (q["last_at"] - q["first_at"])[many] / (trace.osl[many] - 1)
+        rate = float(trace.osl.sum()) / totals["makespan_s"]
+        running = max(1.0, totals["batch_s"] / max(totals["busy_s"], 1e-30))
+        isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
+        limit = float(at.decode(np.floor(running), isl + osl / 2).limit_s[0])
+        first = float(at.prefill(1.0, np.floor(isl)).limit_s[0])
+        table[:, k] = float((q["first_at"] - q["arrived_at"]).mean()), float(tpot.mean()), rate, first, limit, np.nan
+    steps = float(np.hypot(service.table.spread, SYSTEM_SPREAD))
+    spreads = (np.hypot(steps, ONLINE_TTFT_SPREAD), np.hypot(steps, ONLINE_SPREAD), steps)
+    return [(table[i], table[3 + i], np.full(len(rows), spreads[i])) for i in range(3)]
+
+
+def _known(row: Mapping[Any, Any]) -> bool:
+    return all(row[name] > 0 for name in ("isl_mean", "osl_mean", "request_rate_qps"))
+
+
+def _trace(row: Mapping[Any, Any]) -> Trace:
+    """Conversations: lengths lognormal around their means, arrivals Poisson (all at once at an infinite rate)."""
+    rng = np.random.default_rng(SEED)
+    rate = float(row["request_rate_qps"])
+    gaps = rng.exponential(1.0, REQUESTS)
+    arrived = np.cumsum(gaps) / rate if np.isfinite(rate) else np.zeros(REQUESTS)
+
+    def lengths(mean: float) -> Any:
+        drawn = rng.lognormal(-(LENGTH_SPREAD**2) / 2, LENGTH_SPREAD, REQUESTS)
+        drawn = np.clip(drawn, 0.0, LONGEST)
+        return np.maximum(1, np.round(mean * drawn / drawn.mean())).astype(np.int64)
+
+    return Trace(arrived_at=arrived - arrived[0], isl=lengths(row["isl_mean"]), osl=lengths(row["osl_mean"]),
+                 name="online")  # fmt: skip
+
+
+#: Requests of a run, and the seed of their arrivals and lengths.
+REQUESTS, SEED = 1000, 20
+#: Log-space spread of ShareGPT-like lengths, and the longest over the mean (conversations are cut at 1024 tokens).
+LENGTH_SPREAD, LONGEST = 1.0, 5.0
+#: Further log-space spread of times between tokens and to the first: the lengths are drawn, not the row's (guess).
+ONLINE_SPREAD, ONLINE_TTFT_SPREAD = 0.15, 0.4

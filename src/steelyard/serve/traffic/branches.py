@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import InputError
+from steelyard.serve.traffic.arrivals import MAX_REQUESTS
 from steelyard.serve.traffic.trace import Floats, Integers, Trace, gather
 
 __all__ = ["Branches", "best_of", "group_times"]
@@ -57,6 +58,9 @@ def best_of(
     field = "beam" if beam else "best_of"
     if width < 1:
         raise InputError(f"expected at least 1, got {width}", field=field)
+    if len(trace) * width > MAX_REQUESTS:
+        words = f"{len(trace):,} requests of {width:,} answers are more than {MAX_REQUESTS:,}"
+        raise InputError(words, field=field)
     if trace.closed:
         raise InputError("only requests that arrive by themselves can be branched: give a rate", field=field)
     n = len(trace)
