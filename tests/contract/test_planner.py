@@ -20,6 +20,7 @@ from steelyard.search.objective import hourly
 from steelyard.search.space import Formats, replicas_of
 from steelyard.search.trial import Player
 from steelyard.serve.simulation import simulate_deployment
+from steelyard.serve.slo import parse_target
 from steelyard.serve.traffic import Traffic, traffic
 from steelyard.workload.catalogue import load_model
 
@@ -100,6 +101,39 @@ def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: flo
         assert cost is not None
         found = other.winner.usd_per_hour if other.winner else math.inf
         assert found is not None and found <= cost * (1 + 1e-9)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=st.floats(2.0, 40.0), ttft=st.floats(0.3, 2.0), tpot=st.floats(0.01, 0.05),
+    mode=st.sampled_from(["aggregated", "disaggregated", "any"]),
+)  # fmt: skip
+def test_giving_lost_runs_up_changes_no_winner(rate: float, ttft: float, tpot: float, mode: str) -> None:
+    rate, ttft, tpot = round(rate, 1), round(ttft, 2), round(tpot, 3)
+    stopped = ask("h100_sxm,l40s", rate, ttft, tpot, mode=mode, max_gpus=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Player, "_promises", lambda self, trace: {})
+        whole = ask("h100_sxm,l40s", rate, ttft, tpot, mode=mode, max_gpus=16)
+    assert stopped.winner == whole.winner
+
+
+def test_a_run_is_given_up_only_when_the_promise_is_lost() -> None:
+    model, machine = load_model(MODEL), find_machine("h100_sxm")
+    sent = traffic(Traffic(rate=20.0, isl=1500, osl="lognormal:150", requests=600))
+    targets = (parse_target("p95:0.4s", "ttft_s"), parse_target("p90:25ms", "tpot_s"), parse_target("p99:20s", "e2e_s"))
+    replica = next(replicas_of(
+        model, machine, find_engine("vllm"), Formats(), longest=6000, isl=1500.0, max_devices=1
+    ))  # fmt: skip
+    player = Player(model, sent, sent.rate_per_s, targets, 0.0)
+    given_up = 0
+    for rate in np.geomspace(0.5, 60.0, 24).tolist():
+        part = Part(replica, "both", 1, 8192, 256)
+        found = player.play([part], rate)
+        whole = Player(model, sent, sent.rate_per_s, targets, 0.0).play([part], rate, whole=True)
+        assert whole.whole and found.meets == whole.meets
+        assert found.whole or whole.worst > 1.0
+        given_up += not found.whole
+    assert 0 < given_up < 24
 
 
 def test_a_budget_below_the_winner_finds_nothing_and_one_above_changes_nothing() -> None:

@@ -300,6 +300,32 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "4", "--perfetto", "no/such/folder/p.json"], "perfetto: no folder"),
         (["--rate", "4", "--price", "-1"], "price"),
         (["--rate", "4", "--weights", "fp9"], "unknown format 'fp9'"),
+        (["--rate", "4", "--num-gpu-blocks", "0"], "num_gpu_blocks: expected at least 1"),
+        (["--rate", "4", "--speculate", "eagel:k=4"], "unknown method 'eagel'; did you mean 'eagle'"),
+        (["--rate", "4", "--speculate", "eagle:k=2.5"], "speculate: expected a whole number for k"),
+        (["--rate", "4", "--speculate", "eagle:k=nan"], "speculate: expected a whole number for k"),
+        (["--rate", "4", "--speculate", "draft:llama-3.2-1x"], "did you mean 'llama-3.2-1b'"),
+        (["--rate", "4", "--lora", "ten"], "lora: expected a number of adapters, got 'ten'"),
+        (["--rate", "4", "--lora", "5,targts=all"], "did you mean 'targets'"),
+        (["--rate", "4", "--kv-tiers", "gpu:3GB"], "kv_tiers: expected one of cpu, ssd, pool"),
+        (["--rate", "4", "--kv-tiers", "swap"], "swap needs a level"),
+        (["--rate", "4", "--early-exit", "rebach:ramps=3"], "early_exit: unknown word 'rebach'; did you mean 'rebatch'"),
+        (["--rate", "4", "--finetune", "soon"], "finetune: expected a number in s"),
+        (["--rate", "4", "--finetune", "fintune:30ms"], "finetune: expected a step time"),
+        (["--rate", "4", "--overlap", "nanoflwo"], "unknown overlap 'nanoflwo'; did you mean 'nanoflow'"),
+        (["--rate", "4", "--best-of", "0"], "best_of: expected at least 1"),
+        (["--rate", "4", "--best-of", "999999999"], "are more than"),
+        (["--rate", "4", "--best-of", "2", "--beam", "2"], "choose one of --best-of and --beam"),
+        (["--concurrency", "4", "--beam", "2"], "beam: only requests that arrive by themselves"),
+        (["--rate", "4", "--disaggregate", "smei:0.6"], "unknown word 'smei'; did you mean 'semi:0.6'"),
+        (["--rate", "4", "--disaggregate", "semi:1.5"], "disaggregate: expected a share above 0 and below 1"),
+        (["--rate", "4", "--disaggregate", "semi:half"], "disaggregate: expected a share such as semi:0.6"),
+        (["--rate", "4", "--disaggregate", "semi:0.5", "--replicas", "2"], "replicas: not together"),
+        (["--rate", "4", "--disaggregate", "1Q:tp1"], "unknown pool 'Q'"),
+        (["--rate", "4", "--disaggregate", "1A:8@h20"], "expected attention and feed-forward devices"),
+        (["--rate", "4", "--disaggregate", "1A:1,1F:1"], "the sides use 2 devices, but h100_sxm has 1"),
+        (["--rate", "4", "--disaggregate", "1A:1@h100_sxm,1F:1@h20", "--tp", "2"], "tp: not together"),
+        (["--rate", "4", "--disaggregate", "1A:1@h100_sxm,1F:1@h20", "--overlap", "nanoflow"], "without other methods"),
     ],
 )
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tokens: list[str], words: str) -> None:
@@ -313,6 +339,98 @@ def test_several_problems_are_several_lines(capsys: pytest.CaptureFixture[str]) 
     code, _, err = _run(capsys, *MODEL, "--rate", "0", "--isl", "x", "--osl", "0")
     assert code == 2
     assert len(err) == 3
+
+
+def test_every_word_is_read_before_anything_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        "--speculate": "x", "--lora": "x", "--kv-tiers": "x", "--early-exit": "x=1", "--finetune": "x", "--overlap": "x",
+        "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x", "--price": "x",
+        "--encode": "x", "--engine": "x", "--disaggregate": "1Q:x,x", "--max-num-seqs": "x",
+    }  # fmt: skip
+    code, out, err = _run(capsys, *MODEL, "--rate", "4", *(word for pair in wrong.items() for word in pair))
+    assert (code, out, len(err)) == (2, "", len(wrong) + 1)  # two pools are wrong
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("1,abc,5", "line 3: num_prefill_tokens: expected a whole number of at least 1, got 'abc'"),
+        ("1,-5,5", "line 3: num_prefill_tokens: expected a whole number of at least 1, got '-5'"),
+        ("1,nan,5", "line 3: num_prefill_tokens: expected a whole number"),
+        ("1,5,nan", "line 3: num_decode_tokens: expected a whole number"),
+        ("1,2000000000,5", "line 3: num_prefill_tokens: expected a whole number of at most"),
+        ("1,5", "line 3: expected 3 fields, got 2"),
+        ("nan,5,5", "line 3: arrived_at: expected a time of at least 0"),
+        ("1e300,5,5", "arrived_at: expected times of at most 1e+10 s"),
+    ],
+)
+def test_bad_rows_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str, words: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n{row}\n")
+    code, out, err = _run(capsys, *MODEL, "--trace", str(file))
+    assert (code, out, len(err)) == (2, "", 1)
+    assert words in err[0]
+
+
+def test_what_cannot_be_served_is_counted_and_run_aways_stop_with_a_reason(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,500000,5\n")
+    found = _json(capsys, *MODEL, "--trace", str(file))
+    assert (found["requests"], found["rejected"], found["completed"]) == (1, 1, 0)
+    found = _json(capsys, *SMALL, "--num-gpu-blocks", "1")
+    assert found["rejected"] == 60
+    found = _json(capsys, *SMALL, "--mtbf", "1ms", "--restart", "1h")
+    assert found["unfinished"] > 0
+    assert "fail" in found["stopped"]
+
+
+# methods beyond scheduling
+
+
+def test_the_report_says_what_methods_did(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {
+        ("--speculate", "eagle:k=4"): r"speculation +\d+% of [\d,]+ guesses used; \d\.\d+ tokens per step",
+        ("--kv-tiers", "cpu:200GB,swap"): r"cache levels +0.0% of the prompt tokens loaded",
+        ("--lora", "20,max_loras=2"): r"adapters +loaded \d+ times; 2 of 20 resident",
+        ("--early-exit", "rebatch:ramps=3"): r"early exit +a token of its own runs through 63% of the layers",
+        ("--finetune", "30ms"): r"finetuning +[\d,]+ tokens/s trained on beside",
+        ("--overlap", "nanoflow"): r"overlap +kernels beside each other as nanoflow",
+        ("--best-of", "3"): r"each prompt +3 answers; first token of any after",
+        ("--disaggregate", "semi:0.6"): r"prompts: 60% of the device",
+    }
+    for words, pattern in cases.items():
+        code, out, err = _run(capsys, *SMALL, "--no-intervals", *words)
+        assert (code, err) == (0, []), words
+        assert re.search(pattern, out), out
+        assert max(map(len, out.splitlines())) <= 80
+
+
+def test_methods_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, *SMALL, "--speculate", "eagle:k=4,accept=1", "--no-intervals")["extras"]
+    assert found["accepted_frac"] > 0.7  # the ends of answers are shorter than a guess
+    assert 3 < found["tokens_per_step"] <= 5
+    plain = _json(capsys, *SMALL, "--no-intervals")
+    assert "extras" not in plain and "groups" not in plain
+    found = _json(capsys, *SMALL, "--beam", "2", "--no-intervals")
+    assert (found["requests"], found["groups"]["branches"]) == (120, 2)
+    assert found["groups"]["e2e_s"]["mean"] >= found["e2e_s"]["mean"]
+    found = _json(capsys, *SMALL, "--finetune", "30ms", "--no-intervals")["extras"]
+    assert found["trained_tokens_per_s"] > 100
+
+
+def test_attention_and_feed_forward_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["simulate", "llama-3.1-8b", "--on", "h100_sxm:2", "--rate", "4", "--requests", "30"]
+    found = _json(capsys, *words, "--disaggregate", "1A:1,1F:1")
+    assert [(p["role"], p["devices"]) for p in found["pools"]] == [("both", 1), ("feed_forward", 1)]
+    per_device = found["throughput"]["output_tokens_per_s_per_device"]
+    low, high = found["intervals"]["throughput"]["output_tokens_per_s_per_device"]
+    assert low * 0.999 <= per_device <= high * 1.001  # the runs at the ends count both sides, too
+    code, out, _ = _run(capsys, *words, "--disaggregate", "1A:1,1F:1")
+    assert code == 0
+    assert "attention, prompts and answers: 1 x 1 device" in out and "feed-forward: 1 x 1 device" in out
+    assert "rented" not in out
 
 
 def test_a_model_that_does_not_fit_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,8 @@ class Serving:
             text = getattr(self, name)
             key = "num_gpu_blocks_override" if name == "num_gpu_blocks" else name
             found[key] = _value(text, name, problems, whole=name in whole) if text else None
+        if found["num_gpu_blocks_override"] == 0:  # which means "what fits" inside
+            problems.append(Problem("num_gpu_blocks", "expected at least 1, got 0"))
         for name in ("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling"):
             found[name] = getattr(self, name)
         for item in self.flag:
@@ -312,7 +314,7 @@ def _run(
     d, v, problems = deployment, serving, Problems()
     targets = problems.read(lambda: targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e))
     flags = problems.read(serving.flags)
-    problems.read(lambda: check_words(d.on, serving.engine, d.disaggregate))
+    problems.read(lambda: check_words(serving.engine, d.disaggregate))
     usd = problems.read(lambda: _price(d.price))
     encode_s = problems.read(lambda: _time(d.encode, "encode") if d.encode else None)
     changes = problems.read(

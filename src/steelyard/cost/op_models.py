@@ -294,11 +294,18 @@ def fabrics(cluster: Cluster) -> tuple[Fabric, Fabric | None]:
     return inside, outside
 
 
+#: Ending of the name of a PCIe network whose devices all sit behind one switch.
+ONE_SWITCH = "_switch"
+
+
 def link_parameters(cluster: Cluster, kind: str) -> Calibrated:
-    """Collective parameters of a cluster's links."""
+    """Collective parameters of a cluster's links. Behind one PCIe switch transfers do not share a host's links."""
     machine = cluster.machine
     families = (machine.family, kind) if kind == "nvlink" else (kind, machine.family)
-    return calibrated("collective", CollectiveParameters, machine.name, families)
+    found = calibrated("collective", CollectiveParameters, machine.name, families)
+    if cluster.peer is not None and cluster.peer.name.endswith(ONE_SWITCH):
+        return replace(found, parameters=replace(found.parameters, contention=0.0))
+    return found
 
 
 #: Log-space spread of the expert exchange: its mean error of 7 to 32 % on the rows it was fitted to, as a deviation.

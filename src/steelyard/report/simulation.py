@@ -232,7 +232,9 @@ def placed(pool: PoolOutcome, beside: str = "") -> str:
     p = pool.scenario.plan
     degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
     each = f"{pool.replicas} x ({degrees})" if degrees else f"{pool.replicas} x 1 device"
-    part = "" if pool.compute_frac == 1.0 else f"{pool.compute_frac:.0%} of "
+    part = ""
+    if pool.compute_frac < 1.0:
+        part, each = f"{pool.compute_frac:.0%} of ", f"({degrees})" if degrees else "the device"
     role = "attention, prompts and answers" if beside == "feed_forward" and pool.role == "both" else _ROLES[pool.role]
     return f"{role}: {part}{each} on {pool.scenario.cluster.machine.title}"
 

@@ -9,8 +9,9 @@ screen for the same replica at other counts and limits.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,8 +71,10 @@ class Search:
     """The runs ran out before the order was certain."""
 
 
-def queue_of(block: Block, question: Question, limits: Limits, need: float) -> Iterator[tuple[float, float, int]]:
-    """``(best value it could have, capacity, place)`` of the candidates that may hold the need, best first."""
+def queue_of(
+    block: Block, number: int, question: Question, limits: Limits, need: float
+) -> Iterator[tuple[float, float, int, int]]:
+    """``(best value it could have, -capacity, number of the block, place)`` of candidates that may hold, best first."""
     limit = question.objective
     optimistic = block.capacity * (1.0 + block.margin)
     good = (optimistic >= need) & limits.keeps(block.devices, block.usd_per_hour, block.watts / POWER_MARGIN)
@@ -93,7 +96,7 @@ def queue_of(block: Block, question: Question, limits: Limits, need: float) -> I
         places, value = places[near], value[near]
     order = np.lexsort((places, -block.capacity[places], value))
     for i in order:
-        yield float(value[i]), float(block.capacity[places[i]]), int(places[i])
+        yield float(value[i]), -float(block.capacity[places[i]]), number, int(places[i])
 
 
 def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
@@ -101,32 +104,35 @@ def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
     return ttft_s + max(question.osl - 1.0, 0.0) * tpot_s
 
 
-def finalists(blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player) -> Search:
+def finalists(
+    blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player, *, runners: int = RUNNERS,
+    runs: int = RUNS, tell: Callable[[str], None] = str,
+) -> Search:  # fmt: skip
     """Play candidates until the order of the best is certain.
 
     Args:
         blocks: all candidates. question, limits: what is asked. need: requests/s to hold, headroom included.
-        player: plays them.
+        player: plays them. runners: candidates to find besides the best. runs: of the simulator at most.
+        tell: hears how far it is.
     """
-    merged = sorted(
-        ((value, -capacity, b, place) for b, block in enumerate(blocks)
-         for value, capacity, place in queue_of(block, question, limits, need)),
-    )  # fmt: skip
+    begun = player.played
+    merged = heapq.merge(*(queue_of(block, b, question, limits, need) for b, block in enumerate(blocks)))
     known = _Known(player, need)
     found: list[Finalist] = []
     closest: tuple[float, Choice, Outcome] | None = None
     exhausted = False
     for value, _, b, place in merged:
-        if _done(found, value, question):
+        if _done(found, value, question, runners):
             break
-        if player.played >= RUNS:
+        if player.played - begun >= runs:
             exhausted = True
             break
         choice = blocks[b].choice(place, value)
-        if not _wanted(found, choice, value, question):
+        if not _wanted(found, choice, value, question, runners):
             continue
         if question.objective != "throughput" and not known.may_hold(choice):
             continue
+        tell(f"{player.played - begun} runs played")
         result = _tried(choice, blocks[b], place, question, limits, need, player)
         if isinstance(result, Finalist):
             found.append(result)
@@ -139,11 +145,11 @@ def finalists(blocks: Sequence[Block], question: Question, limits: Limits, need:
     )  # fmt: skip
 
 
-def _wanted(found: Sequence[Finalist], choice: Choice, value: float, question: Question) -> bool:
+def _wanted(found: Sequence[Finalist], choice: Choice, value: float, question: Question, runners: int) -> bool:
     """Whether a choice is worth playing: of a family of its own, and a runner-up or simpler than the best."""
     if any(f.choice.family == choice.family for f in found):
         return False
-    if len(found) <= RUNNERS:
+    if len(found) <= runners:
         return True
     best = min(found, key=lambda f: f.value)
     return _better(value, best.value) or (question.objective == "cost" and choice.parts_like < best.choice.parts_like)
@@ -166,15 +172,18 @@ class _Bad:
 
     choice: Choice
     part: Part
+    breaks: str
+    """Which."""
 
     def covers(self, part: Part) -> bool:
-        """Whether a pool of the same replica fails as surely: no more replicas, the same limits; or far less by the screen."""
+        """Whether a pool of the same replica fails as surely: no more of them with the same limits, or far less."""
         bad = self.part
         if part.capacity * CORRECTED < bad.capacity:
             return True
         if part.count > bad.count or part.capacity > bad.capacity * (1 + 1e-6):
             return False
-        return part.sequences == bad.sequences and part.budget == bad.budget
+        slower = self.breaks == "tpot" and part.sequences > bad.sequences  # more at once takes no less time per token
+        return part.budget == bad.budget and (part.sequences == bad.sequences or slower)
 
 
 class _Known:
@@ -217,7 +226,7 @@ class _Known:
         self.tried.add(_key(choice))
         part = _blamed(choice, outcome)
         if part is not None and math.isfinite(outcome.worst):
-            self.bad.setdefault((part.role, part.replica), []).append(_Bad(choice, part))
+            self.bad.setdefault((part.role, part.replica), []).append(_Bad(choice, part, outcome.breaks))
 
 
 def _blamed(choice: Choice, outcome: Outcome) -> Part | None:
@@ -246,9 +255,9 @@ def _better(value: float, best: float) -> bool:
     return value < best * (1 - 1e-9 if best > 0 else 1 + 1e-9)
 
 
-def _done(found: Sequence[Finalist], value: float, question: Question) -> bool:
+def _done(found: Sequence[Finalist], value: float, question: Question, runners: int) -> bool:
     """Whether nothing from here on can change the winner, and there are runners-up enough."""
-    if len(found) <= RUNNERS:
+    if len(found) <= runners:
         return False
     best = min(found, key=lambda f: f.value)
     if question.objective == "cost" and best.choice.parts_like > SIMPLEST:

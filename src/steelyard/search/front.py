@@ -72,7 +72,6 @@ def speed_front(
             best = float(each.max(initial=0.0))
             if best > 0:
                 good = _seated(answers)
-                good[:, 1:] = False
                 rate = answers.rate * answers.ranks[:, None, None] / devices[:, None, None]
                 at = np.nonzero(good)
                 user.append(1.0 / answers.tpot[at])

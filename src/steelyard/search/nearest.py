@@ -1,4 +1,8 @@
-"""When nothing fits: why, and the nearest changes under which a plan exists, each planned again."""
+"""When nothing fits: why, and the nearest changes under which a plan exists.
+
+The screen says how far a limit or a promise must give way; then the plan is searched for under the change, with the
+simulator, like any other. Prices and step tables are those of the question itself.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from steelyard.search.answer import Answer, Change, Infeasible, Question
+import numpy as np
+
+from steelyard.machine.catalogue import find_machine
+from steelyard.provenance import Ledger
+from steelyard.search.answer import Answer, Candidate, Change, Infeasible, Question
 from steelyard.search.demand import Demand
-from steelyard.search.finalists import Search
-from steelyard.search.objective import Limits
-from steelyard.search.shown import choice_candidate
-from steelyard.search.solve import Screen, solve
+from steelyard.search.finalists import Search, finalists
+from steelyard.search.objective import hourly
+from steelyard.search.shown import candidate_of, choice_candidate
+from steelyard.search.solve import Screen, limits_of, screen
 from steelyard.search.trial import Player
 from steelyard.serve.slo import Target
 from steelyard.serve.traffic.trace import Trace
@@ -23,12 +31,12 @@ __all__ = ["remedied"]
 
 #: Factors by which a promise is loosened, one after the other, until a plan exists.
 LOOSER = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
-#: Devices, and rents, tried beyond the limit, as factors.
-MORE = (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
-#: Halvings of the last step.
-CLOSER = 2
+#: Steps of the devices and of a limit beyond what the screen says, where the simulator disagrees.
+STEP, STEPS = 1.12, 6
 #: Changes offered at most.
 OFFERED = 4
+#: Runs of the simulator for one change at most.
+RUNS = 60
 
 
 def remedied(model: Model, trace: Trace, demand: Demand) -> Callable[[Search, Screen, Player, Answer], Answer]:
@@ -36,27 +44,141 @@ def remedied(model: Model, trace: Trace, demand: Demand) -> Callable[[Search, Sc
 
     def remedy(finals: Search, weighed: Screen, player: Player, answer: Answer) -> Answer:
         question = answer.question
+        changes = _Changes(model, trace, demand, question, player)
         nearest = []
-        for text, arguments, changed in _changes(model, trace, demand, question):
-            nearest.append(Change(text, arguments, changed))
+        for change in changes.found():
+            nearest.append(change)
             if len(nearest) == OFFERED:
                 break
-        closest = None
+        closest, outcome = None, finals.closest_outcome
         if finals.closest is not None:
-            limits = Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
+            outcome = player.play(finals.closest.parts, question.rate_per_s * (1 + question.headroom_frac), whole=True)
             closest = choice_candidate(
-                finals.closest, question, limits, finals.closest_outcome, math.nan, demand.mean_osl
+                finals.closest, question, limits_of(question), outcome, math.nan, demand.mean_osl
             )
-        if closest is None and weighed.blocks:
+        elif weighed.blocks:
             block = max(weighed.blocks, key=lambda b: float(b.capacity.max()))
-            choice = block.choice(int(block.capacity.argmax()), math.nan)
-            limits = Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
-            usd = float(block.usd_per_hour[int(block.capacity.argmax())])
-            closest = choice_candidate(choice, question, limits, None, usd, demand.mean_osl)
+            place = int(block.capacity.argmax())
+            closest = choice_candidate(
+                block.choice(place, math.nan), question, limits_of(question), None, float(block.usd_per_hour[place]),
+                demand.mean_osl,
+            )  # fmt: skip
+        finals = dataclasses.replace(finals, closest_outcome=outcome)
         infeasible = Infeasible(_reason(question, finals, weighed), tuple(nearest), closest)
-        return dataclasses.replace(answer, infeasible=infeasible)
+        return dataclasses.replace(answer, infeasible=infeasible, simulated=player.played + changes.played)
 
     return remedy
+
+
+class _Changes:
+    """Changes of one question, each with the plan found under it."""
+
+    def __init__(self, model: Model, trace: Trace, demand: Demand, question: Question, player: Player) -> None:
+        self.model, self.trace, self.demand, self.question, self.player = model, trace, demand, question, player
+        self.prices = {n: hourly(find_machine(n), question.usd_per_hour, Ledger()) for n in question.machines}
+        self.played = 0
+        self.need = question.rate_per_s * (1.0 + question.headroom_frac)
+
+    def found(self) -> Iterator[Change]:
+        """Nearest first: limits, promises, formats."""
+        yield from self._limits()
+        for k in range(len(self.question.targets)):
+            yield from self._looser(k)
+        narrow = {"kv": ("fp8", "FP8 KV cache"), "weights": ("fp8", "FP8 weights")}
+        for name, (fmt, words) in narrow.items():
+            if fmt not in getattr(self.question, name):
+                winner = self._planned(self._changed(**{name: (fmt,)}))
+                if winner is not None:
+                    yield Change(f"{words}, which may change the answers (--{name} {fmt})", {name: fmt}, winner)
+
+    def _changed(self, **changes: Any) -> tuple[Question, Screen]:
+        question = dataclasses.replace(self.question, **changes)
+        limits = limits_of(question)
+        return question, screen(self.model, question, self.demand, self.prices, limits, self.player.engines)
+
+    def _planned(self, changed: tuple[Question, Screen]) -> Candidate | None:
+        question, weighed = changed
+        limits = limits_of(question)
+        player = Player(
+            self.model, self.trace, question.rate_per_s, question.targets, question.skew, self.player.engines
+        )  # fmt: skip
+        finals = finalists(weighed.blocks, question, limits, self.need, player, runners=0, runs=RUNS)
+        self.played += player.played
+        if not finals.found:
+            return None
+        best = finals.found[0]
+        largest = best.choice.capacity if math.isnan(best.capacity) else best.capacity
+        largest = max(largest, self.need)
+        return candidate_of(best, question, limits, player, self.demand, largest, first=False)
+
+    def _least(self, changed: tuple[Question, Screen], name: str) -> float:
+        """The least ``devices``, ``usd_per_hour`` or ``watts`` with which the screen thinks the need may be held."""
+        question, weighed = changed
+        limits, least = limits_of(question), math.inf
+        for block in weighed.blocks:
+            good = block.capacity * (1 + block.margin / 2) >= self.need
+            good &= limits.keeps(block.devices, block.usd_per_hour, block.watts)
+            least = min(least, float(np.asarray(getattr(block, name)[good], dtype=np.float64).min(initial=math.inf)))
+        return least
+
+    def _limits(self) -> Iterator[Change]:
+        asked = self.question
+        if asked.max_gpus is not None:
+            least = self._least(self._changed(max_gpus=None), "devices")
+            winner, number = None, max(least, asked.max_gpus + 1)
+            for _ in range(STEPS if math.isfinite(least) else 0):
+                winner = self._planned(self._changed(max_gpus=int(number)))
+                if winner is not None:
+                    break
+                number = max(number + 1, math.ceil(number * STEP))
+            if winner is not None:
+                more = winner.devices - asked.max_gpus
+                words = f"{more} more device{'s' * (more > 1)}: {winner.devices} (--max-gpus {winner.devices})"
+                yield Change(words, {"max_gpus": winner.devices}, winner)
+        if asked.budget_usd_per_hour is not None:
+            winner = self._planned(self._changed(budget_usd_per_hour=None, objective="cost"))
+            if winner is not None and winner.usd_per_hour is not None:
+                dollars = math.ceil(winner.usd_per_hour * 100) / 100
+                words = f"a budget of {dollars:,.2f} USD/h instead of {asked.budget_usd_per_hour:,.2f}"
+                yield Change(f"{words} (--budget {dollars}usd/h)", {"budget": dollars}, winner)
+        if asked.max_w is not None:
+            winner = self._planned(self._changed(max_w=None, objective="energy"))
+            if winner is not None:
+                kilowatts = math.ceil(winner.watts / 10) / 100
+                words = f"power up to {kilowatts:g} kW instead of {asked.max_w / 1000:g} (--max-power {kilowatts:g}kW)"
+                yield Change(words, {"max_power": f"{kilowatts:g}kW"}, winner)
+
+    def _looser(self, k: int) -> Iterator[Change]:
+        """The ``k``-th promise loosened until the screen has a plan, then until the simulator has one, then less."""
+        target = self.question.targets[k]
+
+        def at(limit_s: float) -> tuple[Question, Screen]:
+            loose = Target(target.metric, target.percentile, limit_s)
+            targets = (*self.question.targets[:k], loose, *self.question.targets[k + 1 :])
+            return self._changed(targets=targets)
+
+        limits = [float(f"{target.limit_s * factor:.2g}") for factor in LOOSER]
+        low, high = 0, len(limits)  # the first that the screen believes in
+        while low < high:
+            middle = (low + high) // 2
+            if math.isfinite(self._least(at(limits[middle]), "devices")):
+                high = middle
+            else:
+                low = middle + 1
+        for i in range(low, len(limits)):
+            winner = self._planned(at(limits[i]))
+            if winner is None:
+                continue
+            limit_s, before = limits[i], limits[i - 1] if i else target.limit_s
+            nearer = float(f"{math.sqrt(before * limit_s):.2g}")
+            if before < nearer < limit_s:
+                closer = self._planned(at(nearer))
+                if closer is not None:
+                    limit_s, winner = nearer, closer
+            name = target.metric.removesuffix("_s")
+            text = f"{target.label}:{format_quantity(limit_s, 's', 2).replace(' ', '')}"
+            yield Change(f"looser {name.upper()}: {text} (--{name} {text})", {name: text}, winner)
+            return
 
 
 def _reason(question: Question, finals: Search, weighed: Screen) -> str:
@@ -77,65 +199,3 @@ def _reason(question: Question, finals: Search, weighed: Screen) -> str:
         f"no deployment within the limits holds {question.rate_per_s:.3g} requests/s at the promises; "
         f"the most any of them would is about {most:.3g}"
     )
-
-
-def _changes(
-    model: Model, trace: Trace, demand: Demand, question: Question
-) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Changes in words, their arguments and the plan found, nearest first."""
-
-    def planned(**changes: Any) -> Any:
-        return solve(model, dataclasses.replace(question, **changes), trace, demand, {}).winner
-
-    if question.max_gpus is not None:
-        for factor in MORE:
-            number = max(question.max_gpus + 1, math.ceil(question.max_gpus * factor))
-            if number == question.max_gpus + 1 and factor > MORE[0]:
-                continue
-            winner = planned(max_gpus=number)
-            if winner is not None:
-                more = winner.devices - question.max_gpus
-                if more > 0:
-                    plural = "s" if more > 1 else ""
-                    words = f"{more} more device{plural}: {winner.devices} (--max-gpus {winner.devices})"
-                    yield words, {"max_gpus": winner.devices}, winner
-                break
-    if question.budget_usd_per_hour is not None:
-        for factor in MORE:
-            winner = planned(budget_usd_per_hour=question.budget_usd_per_hour * factor)
-            if winner is not None and winner.usd_per_hour is not None:
-                dollars = math.ceil(winner.usd_per_hour * 100) / 100
-                yield (f"a budget of {dollars:,.2f} USD/h instead of {question.budget_usd_per_hour:,.2f} "
-                       f"(--budget {dollars}usd/h)", {"budget": dollars}, winner)  # fmt: skip
-                break
-    yield from _looser(question, planned)
-    narrow = {"kv": ("fp8", "FP8 KV cache"), "weights": ("fp8", "FP8 weights")}
-    for name, (fmt, words) in narrow.items():
-        if fmt not in getattr(question, name):
-            winner = planned(**{name: (fmt,)})
-            if winner is not None:
-                yield f"{words}, which may change the answers (--{name} {fmt})", {name: fmt}, winner
-
-
-def _looser(question: Question, planned: Callable[..., Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    for k, target in enumerate(question.targets):
-        before = target.limit_s
-        for factor in LOOSER:
-            loose = Target(target.metric, target.percentile, float(f"{target.limit_s * factor:.2g}"))
-            targets = (*question.targets[:k], loose, *question.targets[k + 1 :])
-            winner = planned(targets=targets)
-            if winner is not None:
-                for _ in range(CLOSER):  # between the last that failed and this one
-                    middle = math.sqrt(before * loose.limit_s)
-                    nearer = Target(target.metric, target.percentile, float(f"{middle:.2g}"))
-                    found = planned(targets=(*question.targets[:k], nearer, *question.targets[k + 1 :]))
-                    if found is None:
-                        before = middle
-                    else:
-                        loose, winner = nearer, found
-                name = target.metric.removesuffix("_s")
-                limit = format_quantity(loose.limit_s, "s", 2).replace(" ", "")
-                text = f"{target.label}:{limit}"
-                yield f"looser {name.upper()}: {text} (--{name} {text})", {name: text}, winner
-                break
-            before = loose.limit_s

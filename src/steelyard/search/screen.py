@@ -129,10 +129,14 @@ def points_of(
     alone = _at(table, token, at) + _at(table, decode_token, at) + rows + attention  # [p, 2, b]
     decode_s = np.where(graphs < 0, np.maximum(alone[:, 0], launch), alone[:, 0]) + overhead + per_row * at
     decode_j = alone[:, 1]
-    service, extra, extra_j = _prompts(
-        replicas, prices, demand, role, at, mixed, graphs, (table, token, decode_token, prompt_token),
-        (rows, attention), (overhead, per_row, launch), decode_s, decode_j,
-    )  # fmt: skip
+    if role == "decode":  # a step without prompts never meets its token budget: the smallest will do
+        budgets = budgets[:1]
+        service = extra = extra_j = np.zeros((len(replicas), 1, len(at), len(demand.isl)))
+    else:
+        service, extra, extra_j = _prompts(
+            replicas, prices, demand, role, at, mixed, graphs, (table, token, decode_token, prompt_token),
+            (rows, attention), (overhead, per_row, launch), decode_s, decode_j,
+        )  # fmt: skip
     mean = service @ demand.isl_share
     stages = lanes[:, None, None]
     if role == "prefill" or demand.decodes < 1.0:
@@ -162,10 +166,10 @@ def points_of(
         enough = np.stack([r.sequences >= max(LEAST_SEATS, 8 * r.plan.pp) for r in replicas])
         first = enough & (np.cumsum(enough, axis=1) == 1)
         seats = np.where((seats > 0) & first[:, None, :], np.inf, 0.0)
-    elif role == "decode":  # a step without prompts never meets its token budget: the smallest will do
-        seats[:, 1:] = 0.0
+    elif role == "decode":
+        seats = seats[:, :1]
     return Points(
-        tuple(replicas), budgets, rate, tpot, service if role != "decode" else np.zeros_like(service), use, residual,
+        tuple(replicas), budgets, rate, tpot, service, use, residual,
         load, lanes, np.array([float(r.ranks) for r in replicas]),
         np.array([r.engine.request_s for r in replicas]), seats, np.minimum(power, cap),
     )  # fmt: skip
@@ -198,8 +202,6 @@ def _prompts(
     service = steps * (one + overhead + per_row * (1.0 + beside))
     extra = np.where(ride, service - steps * decode_s[:, None, :, None], service)
     extra_j = np.where(ride, kernels[:, 1] - steps * decode_j[:, None, :, None], kernels[:, 1])
-    if role == "decode":
-        return service, np.zeros_like(extra), np.zeros_like(extra_j)
     return service, np.maximum(extra, 0.0), np.maximum(extra_j, 0.0)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,19 +23,22 @@ from steelyard.search.finalists import RUNNERS, Search, finalists
 from steelyard.search.front import cost_front, speed_front
 from steelyard.search.objective import Limits, hourly, node_power_w, rent_of
 from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
-from steelyard.search.screen import Points, Promise, points_of, promise_of
+from steelyard.search.screen import Points, points_of, promise_of
 from steelyard.search.shown import candidate_of
 from steelyard.search.space import Formats, Replica, formats_of, replicas_of
-from steelyard.search.trial import Player
+from steelyard.search.trial import Engines, Player
 from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
-__all__ = ["Group", "Screen", "screen", "solve"]
+__all__ = ["Group", "Screen", "limits_of", "screen", "solve"]
 
 #: Stays of a request that the played traffic should last, below which the answer says that it did not.
 STAYS = 3
 #: Pools on different machines are paired only when so few machines are asked about.
 MIXED_MACHINES = 3
+#: Machines of which one replica alone costs so many times the cheapest deployment that the screen holds for sure (its
+#: capacity reaches the need with so much to spare) are not weighed: they cannot win.
+FAR, SURE = 1.5, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +49,16 @@ class Group:
     formats: Formats
     replicas: tuple[Replica, ...]
     prices: tuple[StepPrices, ...]
+    made: dict[str, Points] = field(default_factory=dict)
 
     def points(self, demand: Demand, role: str) -> Points:
-        """Operating points in a role."""
-        transfer = 0.0
-        if role == "decode":
-            transfer = np.array([_transfer_s(r, demand) for r in self.replicas])  # type: ignore[assignment]
-        return points_of(self.replicas, self.prices, demand, role, transfer)
+        """Operating points in a role, for the one demand of the question."""
+        if role not in self.made:
+            transfer: Any = 0.0
+            if role == "decode":
+                transfer = np.array([_transfer_s(r, demand) for r in self.replicas])
+            self.made[role] = points_of(self.replicas, self.prices, demand, role, transfer)
+        return self.made[role]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +81,53 @@ def _transfer_s(replica: Replica, demand: Demand) -> float:
     return size / rate if rate > 0 else 0.0
 
 
-def screen(model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits) -> Screen:
+def screen(
+    model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits, engines: Engines
+) -> Screen:
     """Weigh every candidate.
 
     Args:
         model, question, demand: what is asked. prices: USD per device and hour by machine. limits: of the question.
+        engines: keeps the prices of steps for other questions about the same traffic.
     """
     started, cpu = time.perf_counter(), time.process_time()
+    spaces, notes = _spaces(model, question, demand, prices, limits)
+    space_s, price_s = time.perf_counter() - started, 0.0
+    groups: list[Group] = []
+    blocks: list[Block] = []
+    halves: list[tuple[Group, Half, Half]] = []
+    need = question.rate_per_s * (1.0 + question.headroom_frac)
+    cheapest, left_out = math.inf, []
+    for rent, machine, formats, replicas in spaces:
+        if rent > FAR * cheapest:
+            left_out.append(machine.name)
+            continue
+        began = time.perf_counter()
+        group = Group(machine, formats, replicas, _priced(model, replicas, demand, question.skew, engines))
+        price_s += time.perf_counter() - began
+        found = _blocks(group, halves, question, demand, prices, limits)
+        groups.append(group)
+        blocks += found
+        if question.objective == "cost":
+            for block in found:
+                sure = (block.capacity >= need * (1 + SURE)) & limits.keeps(
+                    block.devices, block.usd_per_hour, block.watts
+                )
+                cheapest = min(cheapest, float(block.usd_per_hour[sure].min(initial=math.inf)))
+    if left_out:
+        names = ", ".join(dict.fromkeys(left_out))
+        notes.append(f"not weighed, the smallest replica alone costs over {FAR:g} times the best found: {names}")
+    stages = {"space": space_s, "prices": price_s, "screen": time.perf_counter() - started - space_s - price_s}
+    return Screen(tuple(groups), tuple(blocks), sum(len(b) for b in blocks), stages, time.process_time() - cpu,
+                  tuple(notes))  # fmt: skip
+
+
+def _spaces(
+    model: Model, question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits
+) -> tuple[list[tuple[float, Machine, Formats, tuple[Replica, ...]]], list[str]]:
+    """``(rent of the smallest replica and its spares, machine, formats, replicas)``, cheapest first; and notes."""
+    found: list[tuple[float, Machine, Formats, tuple[Replica, ...]]] = []
     notes: list[str] = []
-    spaces: list[tuple[Machine, Formats, tuple[Replica, ...]]] = []
     for name in question.machines:
         machine = find_machine(name)
         cluster = cluster_of(machine)
@@ -95,20 +139,16 @@ def screen(model: Model, question: Question, demand: Demand, prices: Mapping[str
             continue
         for engine in question.engines or (default_engine(machine).name,):
             for formats in formats_of(model.transformer, machine, question.weights, question.kv):
-                most = _most_devices(limits, prices[name])
-                found = tuple(replicas_of(
+                replicas = tuple(replicas_of(
                     model, machine, find_engine(engine), formats, longest=demand.longest, isl=demand.mean_isl,
-                    max_devices=most,
+                    max_devices=_most_devices(limits, prices[name]),
                 ))  # fmt: skip
-                if found:
-                    spaces.append((machine, formats, found))
-    spaced = time.perf_counter()
-    groups = tuple(Group(m, f, r, _priced(model, r, demand, question.skew)) for m, f, r in spaces)
-    priced = time.perf_counter()
-    blocks = _blocks(groups, question, demand, prices, limits)
-    ended = time.perf_counter()
-    stages = {"space": spaced - started, "prices": priced - spaced, "screen": ended - priced}
-    return Screen(groups, tuple(blocks), sum(len(b) for b in blocks), stages, time.process_time() - cpu, tuple(notes))
+                if replicas:
+                    rent = prices[name] * min(r.devices for r in replicas) * (1 + limits.spares)
+                    found.append((rent, machine, formats, replicas))
+    if question.objective == "cost":
+        found.sort(key=lambda space: space[0])
+    return found, notes
 
 
 def _most_devices(limits: Limits, usd_per_hour: float) -> int | None:
@@ -119,39 +159,47 @@ def _most_devices(limits: Limits, usd_per_hour: float) -> int | None:
     return min(most) if most else None
 
 
-def _priced(model: Model, replicas: Sequence[Replica], demand: Demand, skew: float) -> tuple[StepPrices, ...]:
+def _priced(
+    model: Model, replicas: Sequence[Replica], demand: Demand, skew: float, engines: Engines
+) -> tuple[StepPrices, ...]:
     """Prices of replicas; stages of a pipeline have the kernels of the whole, priced once."""
-    known: dict[object, StepPrices] = {}
     classes: dict[tuple[bool, ...], Classes] = {}
     found = []
     for replica in replicas:
-        key = replace(replica.plan, pp=1)
-        if key not in known:
-            known[key] = step_prices(model.transformer, replica, demand, skew, classes)
-        found.append(with_hops(known[key], model.transformer, replica))
+        alone = replace(replica.plan, pp=1)
+        key = (replica.cluster.machine.name, replica.engine.name, alone, tuple(replica.budgets.tolist()))
+        if key not in engines.prices:
+            engines.prices[key] = step_prices(model.transformer, replica, demand, skew, classes)
+        found.append(with_hops(engines.prices[key], model.transformer, replica))
     return tuple(found)
 
 
 def _blocks(
-    groups: Sequence[Group], question: Question, demand: Demand, prices: Mapping[str, float], limits: Limits
-) -> list[Block]:
+    group: Group, sides: list[tuple[Group, Half, Half]], question: Question, demand: Demand,
+    prices: Mapping[str, float], limits: Limits,
+) -> list[Block]:  # fmt: skip
+    """Candidates of a group, alone and paired with those of the groups before it.
+
+    Args:
+        sides: pools for prompts and for answers of the groups before; those of this group are added.
+    """
     promise = promise_of(question.targets)
     need = question.rate_per_s * (1.0 + question.headroom_frac)
     every = question.objective == "throughput"
     found: list[Block] = []
 
-    def half(group: Group, role: str, promised: Promise) -> Half:
+    def half(role: str) -> Half:
         rent = rent_of(group.replicas, prices)
         capped = replace(limits, max_devices=_most_devices(limits, prices[group.machine.name]))
-        points = group.points(demand, role)
-        return half_of(points, demand, promised, capped, rent, role, need, every=every)
+        return half_of(group.points(demand, role), demand, promise, capped, rent, role, need, every=every)
 
     if "aggregated" in question.modes:
-        found += [aggregated(half(g, "both", promise)) for g in groups]
+        found.append(aggregated(half("both")))
     if "disaggregated" in question.modes and demand.decodes >= 1.0:
-        sides = [(g, half(g, "prefill", promise), half(g, "decode", promise)) for g in groups]
+        sides.append((group, half("prefill"), half("decode")))
         mixed = len(question.machines) <= MIXED_MACHINES
-        for (a, prompts, _), (b, _, answers) in product(sides, sides):
+        mine = [(sides[-1], other) for other in sides] + [(other, sides[-1]) for other in sides[:-1]]
+        for (a, prompts, _), (b, _, answers) in mine:
             same = a.replicas[0].engine is b.replicas[0].engine and a.formats == b.formats
             if same and (a.machine is b.machine or mixed):
                 block = pairs(prompts, answers, limits)
@@ -162,27 +210,31 @@ def _blocks(
 
 def solve(
     model: Model, question: Question, trace: Trace, demand: Demand, inputs: Mapping[str, object],
-    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None,
+    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None, tell: Callable[[str], None] = str,
 ) -> Answer:  # fmt: skip
     """Answer a question.
 
     Args:
         model, question: what is asked. trace: the traffic at the question's rate. demand: the same in a few facts.
-        inputs: arguments that ask it again. remedy: what to say when nothing fits.
+        inputs: arguments that ask it again. remedy: what to say when nothing fits. tell: hears what is being done.
     """
     cpu = time.process_time()
     ledger = Ledger()
     prices = {name: hourly(find_machine(name), question.usd_per_hour, ledger) for name in question.machines}
-    limits = Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
-    weighed = screen(model, question, demand, prices, limits)
+    limits = limits_of(question)
+    engines = Engines(model, demand.longest, question.skew)
+    tell("weighing every candidate")
+    weighed = screen(model, question, demand, prices, limits, engines)
+    tell(f"{weighed.candidates:,} candidates weighed, playing the best")
     began = time.perf_counter()
-    player = Player(model, trace, question.rate_per_s, question.targets, question.skew)
+    player = Player(model, trace, question.rate_per_s, question.targets, question.skew, engines)
     need = question.rate_per_s * (1.0 + question.headroom_frac)
-    finals = finalists(weighed.blocks, question, limits, need, player)
+    finals = finalists(weighed.blocks, question, limits, need, player, tell=tell)
     shown: list[Candidate] = []
     for k, finalist in enumerate(finals.found[: 1 + RUNNERS]):
         largest, above = finalist.capacity, None
         if k == 0:
+            tell("finding what the winner holds")
             guess = finalist.choice.capacity if math.isnan(largest) else largest
             largest, above = player.largest_rate(finalist.choice.parts, guess, need)
         breaks = above.breaks if above is not None else ""
@@ -204,8 +256,14 @@ def solve(
         breaks_first=breaking(shown[0], question) if shown else "", stages_s=stages, inputs=dict(inputs),
     )  # fmt: skip
     if not shown and remedy is not None:
+        tell("nothing fits; looking for the nearest changes that would")
         answer = remedy(finals, weighed, player, answer)
     return replace(answer, cpu_s=time.process_time() - cpu)
+
+
+def limits_of(question: Question) -> Limits:
+    """The limits of a question."""
+    return Limits(question.max_gpus, question.budget_usd_per_hour, question.max_w, question.spares)
 
 
 def _account(ledger: Ledger, question: Question, weighed: Screen, finals: Search, trace: Trace) -> None:

@@ -13,6 +13,7 @@ from steelyard.cost.energy import idle_power_w
 from steelyard.errors import DoesNotFit
 from steelyard.machine.cluster import cluster_of
 from steelyard.search.candidates import Part
+from steelyard.search.prices import StepPrices
 from steelyard.serve.arrays import Member, Played, play, setup_of_fleet
 from steelyard.serve.engine import EngineConfig
 from steelyard.serve.kv import KvPool, kv_pool
@@ -67,10 +68,12 @@ class Outcome:
 
 
 class Engines:
-    """Step tables and caches of the replicas of one model, whatever is promised: built once for all questions."""
+    """Prices, step tables and caches of the replicas of one model and traffic, whatever is promised: made once."""
 
     def __init__(self, model: Model, longest: int, skew: float) -> None:
         self.model, self.longest, self.skew = model, longest, skew
+        self.prices: dict[Any, StepPrices] = {}
+        """Of the screen, for the same traffic."""
         self.tables: dict[Any, StepTable] = {}
         self.bases: dict[Any, tuple[int, int, StepTable]] = {}
         self.caches: dict[Any, tuple[EngineConfig, KvPool] | None] = {}

@@ -30,6 +30,8 @@ __all__ = ["Problems", "branched", "changes_of", "check_words", "extras_of", "se
 
 
 _T = TypeVar("_T")
+#: Stands for the machine of ``on`` where a side names none.
+HERE = "--on"
 
 
 class Problems:
@@ -172,7 +174,7 @@ def simulate(
             overlap=overlap,
         )
     )  # fmt: skip
-    problems.read(lambda: check_words(on, engine, disaggregate))
+    problems.read(lambda: check_words(engine, disaggregate))
     ready = trace if isinstance(trace, Trace) else None
     asked = Traffic(
         "" if isinstance(trace, Trace) else trace, rate, concurrency, workflow, isl, osl, requests, duration, start,
@@ -289,9 +291,9 @@ def serve(
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, name)
     if disaggregate:
         semi = parse_semi(disaggregate)
-        split = None if semi else parse_split(disaggregate, _machine_of(on))
+        split = None if semi else parse_split(disaggregate, HERE)
         if semi or split:
-            asked = _Special(model, cluster_from(on), shape, trace, options, given, router, replicas)
+            asked = _Special(model, cluster_from(on), shape, trace, options, given, router, replicas, _machine_of(on))
             return asked.divided(semi) if semi else asked.split(split)
     prepared = deployment_of(
         model, on, shape, trace, options, router=router, flags=given, replicas=replicas, disaggregate=disaggregate
@@ -327,7 +329,7 @@ def changes_of(
     return Changes(**times, outages=given, autoscale=scale, migrate=migrate)
 
 
-def check_words(on: str | Cluster | Machine, engine: str, disaggregate: str) -> None:
+def check_words(engine: str, disaggregate: str) -> None:
     """Refuse an unknown engine and words about pools that cannot be read. Raises :class:`InputError` with every one."""
     from steelyard.serve.ask import read_pools
     from steelyard.serve.semi_pd import parse_semi
@@ -337,7 +339,7 @@ def check_words(on: str | Cluster | Machine, engine: str, disaggregate: str) -> 
     problems.read(lambda: engine_and_scheduler(engine))
     if disaggregate:
         problems.read(
-            lambda: parse_semi(disaggregate) or parse_split(disaggregate, _machine_of(on)) or read_pools(disaggregate)
+            lambda: parse_semi(disaggregate) or parse_split(disaggregate, HERE) or read_pools(disaggregate)
         )
     problems.done()
 
@@ -362,6 +364,8 @@ class _Special:
     flags: Mapping[str, Any]
     router: str
     replicas: int
+    machine: str
+    """The words for one of its devices."""
 
     def _refuse(self, **unusable: bool) -> None:
         words = "not together with these devices: leave it out"
@@ -393,7 +397,6 @@ class _Special:
 
     def split(self, split: SplitFFN | None) -> Simulation:
         """Attention and feed-forward on devices of their own."""
-        from steelyard.machine.catalogue import find_machine
         from steelyard.serve.split_ffn import simulate_split
 
         assert split is not None
@@ -403,12 +406,17 @@ class _Special:
             replicas=self.replicas != 1, transfer_overlap=o.transfer_overlap != 0, encode_s=o.encode_s is not None,
             changes=o.changes.any,
         )  # fmt: skip
-        names = {find_machine(side.machine).name for side in (split.attention, split.feed_forward)}
-        if names == {self.cluster.machine.name} and split.devices != self.cluster.count:
-            words = f"the two sides use {split.devices} devices, but {self.cluster} has {self.cluster.count}"
+        used = sum(side.count for side in (split.attention, split.feed_forward) if side.machine == HERE)
+        if used not in (0, self.cluster.count):
+            words = f"the sides use {used} devices, but {self.cluster} has {self.cluster.count}"
             raise InputError(words, field="disaggregate")
+        a, f = (
+            dataclasses.replace(side, machine=self.machine) if side.machine == HERE else side
+            for side in (split.attention, split.feed_forward)
+        )
+        there = dataclasses.replace(split, attention=a, feed_forward=f)
         return simulate_split(
-            self._loaded()[0], split, self.trace, o, plan=s.plan(1, 1, 1), flags=self.flags, router=self.router
+            self._loaded()[0], there, self.trace, o, plan=s.plan(1, 1, 1), flags=self.flags, router=self.router
         )
 
 

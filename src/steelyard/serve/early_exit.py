@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard.errors import Problem, raise_all
+from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.serve.methods import MOST_RAMPS, read_words
 
 __all__ = ["EarlyExit", "parse_early_exit"]
@@ -58,5 +58,8 @@ def parse_early_exit(text: str) -> EarlyExit:
     body = text.strip()
     rebatch = body.lower().startswith("rebatch")
     body = body if ":" in body else f"exit:{body.removeprefix('rebatch').lstrip(',')}"
-    _, given = read_words(body, "early_exit", {"ramps": 1, "p": 0.3, "head": 0})
+    kind, given = read_words(body, "early_exit", {"ramps": 1, "p": 0.3, "head": 0})
+    if kind not in ("exit", "rebatch"):
+        hint = "did you mean 'rebatch'?" if suggest(kind, ["rebatch"]) else "known: rebatch"
+        raise InputError(f"unknown word {kind!r}; {hint}", field="early_exit")
     return EarlyExit(int(given.get("ramps", 1)), float(given.get("p", 0.3)), rebatch, bool(given.get("head", 0)))

@@ -44,11 +44,7 @@ class Extras:
     """A name of :data:`~steelyard.serve.step_table.OVERLAPS`."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.overlap not in OVERLAPS[:3]:
-            near = suggest(self.overlap, OVERLAPS[1:3], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(OVERLAPS[1:3])}"
-            problems.append(Problem("overlap", f"unknown overlap {self.overlap!r}{hint}"))
+        problems = _unknown_overlap(self.overlap)
         if self.early_exit and self.speculate:
             problems.append(Problem("early_exit", "not together with speculation: verification needs all layers"))
         if self.swap and not self.tiers:
@@ -64,6 +60,14 @@ class Extras:
         return self.speculate.queries if self.speculate else (1, 1)
 
 
+def _unknown_overlap(name: str) -> list[Problem]:
+    if name in OVERLAPS[:3]:
+        return []
+    near = suggest(name, OVERLAPS[1:3], 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(OVERLAPS[1:3])}"
+    return [Problem("overlap", f"unknown overlap {name!r}{hint}")]
+
+
 def read_extras(
     *, speculate: str = "", lora: str = "", kv_tiers: str = "", early_exit: str = "", finetune: str = "",
     overlap: str = "",
@@ -74,7 +78,7 @@ def read_extras(
     Raises:
         InputError: every problem at once.
     """
-    problems: list[Problem] = []
+    problems = _unknown_overlap(overlap.strip().lower())
     found: dict[str, Any] = {"overlap": overlap.strip().lower()}
     levels = [p.strip() for p in kv_tiers.split(",") if p.strip()]
     if "swap" in levels:

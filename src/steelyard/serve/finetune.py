@@ -49,7 +49,9 @@ class Finetune:
 def parse_finetune(text: str) -> Finetune:
     """Read ``50ms`` or ``finetune:50ms,context=2048``. Raises :class:`InputError`."""
     body = text.strip() if ":" in text else f"finetune:{text.strip()}"
-    _, given = read_words(body, "finetune", {"context": 1024, "limit": ""})
+    kind, given = read_words(body, "finetune", {"context": 1024, "limit": ""})
+    if kind != "finetune":
+        raise InputError(f"expected a step time such as 50ms, got {text.strip()!r}", field="finetune")
     limit = given.get("", given.get("limit"))
     if limit is None:
         raise InputError("expected the step time to stay within, such as 50ms", field="finetune")

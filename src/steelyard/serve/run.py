@@ -40,6 +40,7 @@ _STOPS = {
     0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served",
     3: "replicas fail faster than requests are served",
 }  # fmt: skip
+STEPS, FAILING = 2, 3
 #: Decoding requests at which the speeds of unlike pools are compared.
 TYPICAL_BATCH = 32
 
@@ -354,7 +355,10 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger)
         for k, (s, counted) in enumerate(zip(served, played.per_pool, strict=True))
     )
-    stopped = _STOPS[int(played.totals["stop"])]
+    code = int(played.totals["stop"])
+    if code == STEPS and played.totals["failures"] > played.totals["completed"]:
+        code = FAILING
+    stopped = _STOPS[code]
     if not stopped and np.any(played.requests["status"] == UNFINISHED):
         stopped = "requests were left that no engine could admit"
     prices = [p.usd_per_hour for p in pools]

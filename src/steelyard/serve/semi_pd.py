@@ -27,7 +27,6 @@ from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 from steelyard.plan.engine import Engine
 from steelyard.plan.plan import Plan
-from steelyard.units import parse_quantity
 from steelyard.workload.catalogue import Model
 from steelyard.workload.transformer import Step, Transformer
 
@@ -79,8 +78,11 @@ def parse_semi(text: str) -> SemiPD | None:
         return None
     if not rest:
         raise InputError("expected the share of the prompts: semi:0.6", field="disaggregate")
-    number, percent = rest.removesuffix("%"), rest.endswith("%")
-    return SemiPD(parse_quantity(number, "1", "disaggregate") / (100.0 if percent else 1.0))
+    try:
+        share = float(rest.removesuffix("%"))
+    except ValueError:
+        raise InputError(f"expected a share such as semi:0.6, got {rest!r}", field="disaggregate") from None
+    return SemiPD(share / (100.0 if rest.endswith("%") else 1.0))
 
 
 def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Machine:

@@ -1,13 +1,14 @@
 """``trtllm_perf_overview``: TensorRT-LLM's published tables.
 
 ``static_batch_*``: a fixed batch of equal prompts, output tokens/s per GPU, and the first-token latency of one request.
-``throughput_*``: everything queued at the start (:func:`unbounded_queue`). ``online_serving_*``: Poisson arrivals,
+``throughput_*``: everything queued at the start, played through the simulator. ``online_serving_*``: Poisson arrivals,
 mean time to first token and between tokens, played through the simulator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.calibrate.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
-from steelyard.calibrate.readers._serve import Service
+from steelyard.calibrate.readers._serve import Load, Service, closed_trace
 from steelyard.calibrate.readers._whole import (
     SYSTEM_SPREAD,
     Asked,
@@ -24,9 +25,10 @@ from steelyard.calibrate.readers._whole import (
     predict,
     predict_all,
     static_batch,
-    unbounded_queue,
 )
+from steelyard.cost.op_models import ONE_SWITCH
 from steelyard.errors import SteelyardError
+from steelyard.plan.engine import find_engine
 from steelyard.serve.traffic.trace import Trace
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ __all__ = ["model_name", "read"]
 #: The tables' names of models that the catalogue calls otherwise.
 MODELS = {
     "GPT-J 6B": "EleutherAI/gpt-j-6b",
-    "Mistral 7B": "mistralai/Mistral-7B-v0.1",
+    "Mistral 7B": "mistralai/Mistral-7B-v0.3",  # engines keep the whole context unless told a window
     "LLaMA 7B": "Llama-2-7b",
     "LLaMA 70B": "Llama-2-70b",
     "Falcon 180B": "tiiuae/falcon-180B",
@@ -52,6 +54,15 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
         for path in ask.files(folder, pattern):
             if ask.wants(path.stem):
                 yield from guarded(ask, path, partial(table, path, ask))
+
+
+def _placed(model: str, gpu: str, **stated: Any) -> Deployment | str:
+    """The deployment of a row. NVIDIA's servers of PCIe cards have switches: peers do not share a host's links."""
+    found = deploy(model_name(model), gpu, **stated)
+    if isinstance(found, str) or found.cluster.peer is None or found.cluster.peer.kind != "pcie":
+        return found
+    peer = replace(found.cluster.peer, name=found.cluster.peer.name + ONE_SWITCH)
+    return replace(found, cluster=replace(found.cluster, peer=peer))
 
 
 def model_name(name: str) -> str:
@@ -72,7 +83,7 @@ def _static(path: Path, ask: Ask) -> Iterator[Comparison]:
     def place(model: str, gpu: str, tp: float, precision: str) -> Deployment | str:
         # the fp8 engines of those releases kept an fp8 cache too
         kv = "fp8" if precision == "fp8" else ""
-        return deploy(model_name(model), gpu, tp=int(tp), weights=precision, kv=kv, engine="trtllm_static")
+        return _placed(model, gpu, tp=int(tp), weights=precision, kv=kv, engine="trtllm_static")
 
     for part, metric, phase, column, unit, question in (
         (peak, "tokens_per_s_per_device", "serve", "out_tok_s_per_gpu", 1.0, _static_rate),
@@ -114,19 +125,20 @@ def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(
         path,
         ["model", "gpu", "tp", "pp", "precision", "isl", "osl", "throughput_tok_s"],
-        ["kv_dtype", "num_requests", "ep"],
+        ["kv_dtype", "num_requests", "ep", "backend"],
     )
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
 
-    def place(model: str, gpu: str, tp: float, pp: float, precision: str, kv: Any) -> Deployment | str:
+    def place(model: str, gpu: str, tp: float, pp: float, precision: str, kv: Any, backend: Any) -> Deployment | str:
         weights, cache = _precision(precision)
         stated = str(kv).lower()
         cache = stated if stated in ("fp8", "fp16", "bf16") else cache
-        return deploy(
-            model_name(model), gpu, tp=_degree(tp), pp=_degree(pp), weights=weights, kv=cache, engine="trtllm"
-        )
+        engine = find_engine("trtllm")
+        if "pytorch" not in str(backend).lower() and isinstance(backend, str):
+            engine = replace(engine, launch_s=COMPILED_LAUNCH_S)
+        return _placed(model, gpu, tp=_degree(tp), pp=_degree(pp), weights=weights, kv=cache, engine=engine)
 
-    found = predict(frame, ["model", "gpu", "tp", "pp", "precision", "kv_dtype"], place, _queue_rate)
+    found = predict(frame, ["model", "gpu", "tp", "pp", "precision", "kv_dtype", "backend"], place, _queue_rate)
     why = np.where((found.why == "") & np.isnan(found.predicted), "the model does not fit these devices", found.why)
     yield comparison(
         ask, path.stem, metric="tokens_per_s", phase="serve", machine=frame["gpu"].map(machine_name),
@@ -140,8 +152,37 @@ def _degree(value: float) -> int:
 
 
 def _queue_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
-    isl, osl = _sizes(rows, "isl", "osl")
-    return unbounded_queue(at, isl, osl)
+    """Output tokens/s of all requests queued at the start, played: the ends of the run, when few are left, count too."""
+    records = rows.to_dict("records")
+    loads = [_queued(row) for row in records]
+    service = Service.of(at, loads)
+    rate, most = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    for k, load in enumerate(loads):
+        try:
+            played = service.play(closed_trace(load), service.flagged(dict(load.flags)))
+        except SteelyardError:
+            continue
+        totals = played.totals
+        running = np.maximum(1.0, np.floor(totals["batch_s"] / max(totals["busy_s"], 1e-30)))
+        rate[k] = load.requests * load.osl / totals["makespan_s"]
+        limit = float(at.decode(running, load.isl + load.osl / 2).limit_s[0])
+        prompt = float(at.prefill(1.0, load.isl).limit_s[0])
+        most[k] = load.osl * running / (load.osl * limit + running * prompt)
+    return rate, most, np.full(len(rows), float(np.hypot(service.table.spread, SYSTEM_SPREAD)))
+
+
+def _queued(row: Mapping[Any, Any]) -> Load:
+    stated = float(row["num_requests"])
+    requests = PROMPTS if not np.isfinite(stated) else int(stated)
+    # prompts are not chunked by default: ``trtllm-bench`` sizes the budget to hold the longest
+    tokens = max(8192, int(row["isl"]) + 2048)
+    return Load(requests, requests, int(row["isl"]), int(row["osl"]), flags=(("max_num_tokens", tokens),))
+
+
+#: Host time per kernel of a compiled engine, which a C++ runtime launches, s (CUDA's launch rate).
+COMPILED_LAUNCH_S = 5e-6
+#: Requests queued where a row does not state them.
+PROMPTS = 1500
 
 
 def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -151,7 +192,7 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
 
     def place(model: str, gpu: str, tp: float, precision: str) -> Deployment | str:
         weights, cache = _precision(precision)
-        return deploy(model_name(model), gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm")
+        return _placed(model, gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm")
 
     found = predict_all(frame, ["model", "gpu", "tp", "precision"], place, _arrivals, 3)
     for (metric, column, unit), answer in zip(

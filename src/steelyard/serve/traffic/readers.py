@@ -297,7 +297,8 @@ def whole_numbers(value: Any, column: str) -> tuple[int, str]:
     number = not isinstance(value, bool) and isinstance(value, int | float)
     if number and 1 <= value <= MAX_TOKENS and value == int(value):
         return int(value), ""
-    return 0, f"{column}: expected a whole number of at least 1, got {str(value)[:40]!r}"
+    words = f"of at most {MAX_TOKENS:,}" if number and value > MAX_TOKENS else "of at least 1"
+    return 0, f"{column}: expected a whole number {words}, got {str(value)[:40]!r}"
 
 
 def real_number(value: Any) -> float:

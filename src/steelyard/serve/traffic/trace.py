@@ -18,6 +18,8 @@ Integers = NDArray[np.int64]
 
 #: Longest prompt or answer accepted, tokens: an order of magnitude above the longest context on the market.
 MAX_TOKENS = 100_000_000
+#: Latest arrival accepted, s: beyond it (300 years) the clock cannot tell steps apart.
+LATEST_S = 1e10
 #: Rows named in one error before the rest is only counted.
 _NAMED = 5
 
@@ -269,7 +271,9 @@ def _bounds(arrays: dict[str, Floats]) -> list[Problem]:
         a = arrays[name]
         refuse(name, ~np.isfinite(a) | (a < 1) | (a != np.floor(a)), "whole numbers of at least 1")
         refuse(name, a > MAX_TOKENS, f"at most {MAX_TOKENS:,} tokens")
-    refuse("arrived_at", ~np.isfinite(arrays["arrived_at"]) | (arrays["arrived_at"] < 0), "times of at least 0 s")
+    at = arrays["arrived_at"]
+    refuse("arrived_at", ~np.isfinite(at) | (at < 0), "times of at least 0 s")
+    refuse("arrived_at", np.isfinite(at) & (at > LATEST_S), f"times of at most {LATEST_S:g} s")
     for name in ("delay_s",):
         if name in arrays:
             refuse(name, ~np.isfinite(arrays[name]) | (arrays[name] < 0), "times of at least 0 s")
