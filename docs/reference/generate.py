@@ -86,8 +86,8 @@ SIMULATE_HEAD = """## `simulate`
 
 `steelyard simulate ... --json` gives one object, in SI units, with the fields below; names keep their meaning within
 `steelyard.simulate/1`. `statistics` is an object of `mean`, `p50`, `p90`, `p95` and `p99`, each `null` when no request
-has the figure. `extras` is there only with speculation, adapters, lower cache levels, early exit, finetuning or overlap,
-`groups` only with several answers per prompt. With `--csv` it is one row, nested names joined by dots.
+has the figure. `extras` is there only with speculation, adapters, lower cache levels, early exit, finetuning or
+overlap, `groups` only with several answers per prompt. With `--csv` it is one row, nested names joined by dots.
 """
 
 RECORDS_HEAD = """

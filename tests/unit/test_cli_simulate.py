@@ -309,7 +309,7 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "4", "--lora", "5,targts=all"], "did you mean 'targets'"),
         (["--rate", "4", "--kv-tiers", "gpu:3GB"], "kv_tiers: expected one of cpu, ssd, pool"),
         (["--rate", "4", "--kv-tiers", "swap"], "swap needs a level"),
-        (["--rate", "4", "--early-exit", "rebach:ramps=3"], "early_exit: unknown word 'rebach'; did you mean 'rebatch'"),
+        (["--rate", "4", "--early-exit", "rebach:ramps=3"], "unknown word 'rebach'; did you mean 'rebatch'"),
         (["--rate", "4", "--finetune", "soon"], "finetune: expected a number in s"),
         (["--rate", "4", "--finetune", "fintune:30ms"], "finetune: expected a step time"),
         (["--rate", "4", "--overlap", "nanoflwo"], "unknown overlap 'nanoflwo'; did you mean 'nanoflow'"),
@@ -343,8 +343,8 @@ def test_several_problems_are_several_lines(capsys: pytest.CaptureFixture[str]) 
 
 def test_every_word_is_read_before_anything_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
-        "--speculate": "x", "--lora": "x", "--kv-tiers": "x", "--early-exit": "x=1", "--finetune": "x", "--overlap": "x",
-        "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x", "--price": "x",
+        "--speculate": "x", "--lora": "x", "--kv-tiers": "x", "--early-exit": "x=1", "--finetune": "x",
+        "--overlap": "x", "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x", "--price": "x",
         "--encode": "x", "--engine": "x", "--disaggregate": "1Q:x,x", "--max-num-seqs": "x",
     }  # fmt: skip
     code, out, err = _run(capsys, *MODEL, "--rate", "4", *(word for pair in wrong.items() for word in pair))

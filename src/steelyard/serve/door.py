@@ -338,9 +338,7 @@ def check_words(engine: str, disaggregate: str) -> None:
     problems = Problems()
     problems.read(lambda: engine_and_scheduler(engine))
     if disaggregate:
-        problems.read(
-            lambda: parse_semi(disaggregate) or parse_split(disaggregate, HERE) or read_pools(disaggregate)
-        )
+        problems.read(lambda: parse_semi(disaggregate) or parse_split(disaggregate, HERE) or read_pools(disaggregate))
     problems.done()
 
 

@@ -329,7 +329,8 @@ def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) ->
         first, role="feed_forward", scenario=scenario, replicas=1, ranks=0, devices=other.count, usd_per_hour=usd,
         totals={
             **dict.fromkeys(first.totals, 0.0), "device_s": other.count * span, "energy_j": energy,
-            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span, "rented_s": span,
+            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span,
+            "rented_s": span,
         },
     )  # fmt: skip
     sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}

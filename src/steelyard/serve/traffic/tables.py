@@ -270,7 +270,8 @@ def _tokens(values: Any, column: str, lines: Integers, problems: list[tuple[int,
     numbers = _numbers(values)
     bad = ~((numbers >= least) & (numbers <= MAX_TOKENS) & (numbers == np.floor(numbers)))
     for i in np.flatnonzero(bad):
-        problems.append((int(lines[i]), f"{column}: expected a whole number of at least {least}, got {values[i]!r}"))
+        words = f"most {MAX_TOKENS:,}" if numbers[i] > MAX_TOKENS else f"least {least}"
+        problems.append((int(lines[i]), f"{column}: expected a whole number of at {words}, got {values[i]!r}"))
     return np.where(bad, 0, numbers).astype(np.int64)
 
 
