@@ -344,8 +344,8 @@ def test_several_problems_are_several_lines(capsys: pytest.CaptureFixture[str]) 
 def test_every_word_is_read_before_anything_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
         "--speculate": "x", "--lora": "x", "--kv-tiers": "x", "--early-exit": "x=1", "--finetune": "x",
-        "--overlap": "x", "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x", "--price": "x",
-        "--encode": "x", "--engine": "x", "--disaggregate": "1Q:x,x", "--max-num-seqs": "x",
+        "--overlap": "x", "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x",
+        "--price": "x", "--encode": "x", "--engine": "x", "--disaggregate": "1Q:x,x", "--max-num-seqs": "x",
     }  # fmt: skip
     code, out, err = _run(capsys, *MODEL, "--rate", "4", *(word for pair in wrong.items() for word in pair))
     assert (code, out, len(err)) == (2, "", len(wrong) + 1)  # two pools are wrong

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,9 @@ class Allowed:
     mode: Annotated[
         Literal["any", "aggregated", "disaggregated"], Parameter(help="one pool, or prompts and answers apart")
     ] = "any"
+    mix: Annotated[
+        bool, Parameter(negative="", show_default=False, help="plan the best fleet of unlike machines as well")
+    ] = False
     headroom: Annotated[str, _option("hold this much more than the rate: 20%")] = ""
     spares: Annotated[int, _option("replicas per pool that may fail with the promise still held")] = 0
     price: Annotated[
@@ -174,7 +177,7 @@ def _ask(model: str, wanted: Wanted, allowed: Allowed, quiet: bool) -> Answer:
 
     a = allowed
     usd = _prices(a.price)
-    with _told(quiet, "planning"):
+    with _told(quiet, "planning") as tell:
         return advise(
             model, a.on, rate=wanted.rate, isl=wanted.isl, osl=wanted.osl, trace=wanted.trace,
             arrivals=wanted.arrivals, peak=wanted.peak,
@@ -182,7 +185,7 @@ def _ask(model: str, wanted: Wanted, allowed: Allowed, quiet: bool) -> Answer:
             budget=a.budget or None, max_power=a.max_power or None, rack_power=a.rack_power or None, engine=a.engines,
             weights=a.weights, kv=a.kv, formats=a.formats, mode=a.mode, headroom=a.headroom or 0.0, spares=a.spares,
             usd_per_hour=usd, carbon=_carbon(a.carbon), skew=a.skew, seed=wanted.seed, requests=wanted.requests,
-            generic=a.generic,
+            generic=a.generic, mix=a.mix, tell=tell,
         )  # fmt: skip
 
 
@@ -252,12 +255,12 @@ def _replay(path: str, written: Written) -> None:
 
 
 @contextmanager
-def _told(quiet: bool, words: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing elsewhere."""
+def _told(quiet: bool, words: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal that says what is being done, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield
+        yield lambda words: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(words):
-        yield
+    with Console(stderr=True).status(words) as status:
+        yield lambda words: status.update(words)

@@ -80,6 +80,10 @@ def to_dict(answer: Answer) -> dict[str, Any]:
             "hash": content_hash({"version": __version__, "inputs": plain(dict(a.inputs))}),
         },
     }
+    if a.fleet is not None:
+        from steelyard.search.fleet_words import to_dict as fleet_dict
+
+        document["fleet"] = fleet_dict(a.fleet)
     if a.infeasible is not None:
         i = a.infeasible
         document["infeasible"] = {
@@ -235,6 +239,10 @@ def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
         parts += [*_winner(answer, answer.winner)]
     else:
         parts += [*_infeasible(answer)]
+    if answer.fleet is not None:
+        from steelyard.search.fleet_words import lines
+
+        parts += [_text(("mixed fleet", "bold")), *(bullet(_text(x)) for x in lines(answer.fleet)), ""]
     parts += [*_tables(answer), *_notes(answer, files)]
     return render(parts, width, widest=WIDTH if width is None else 110)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from steelyard.plan.deployment import Deployment
 from steelyard.provenance import Ledger
 from steelyard.serve.slo import Target
 from steelyard.units import Quantity
+
+if TYPE_CHECKING:
+    from steelyard.search.fleet import FleetAnswer
 
 __all__ = ["MODES", "OBJECTIVES", "Answer", "Candidate", "Change", "Infeasible", "Question"]
 
@@ -161,6 +164,8 @@ class Answer:
     """Wall time of ``space``, ``prices``, ``screen`` and ``finalists``, s."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :func:`steelyard.search.door.advise` that ask the question again."""
+    fleet: FleetAnswer | None = None
+    """With ``mix``: the best fleet of unlike machines for the same question, beside the winner."""
 
     @property
     def feasible(self) -> bool:

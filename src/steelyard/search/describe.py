@@ -52,6 +52,12 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, pla
             f"({played} simulated runs)"
         )
     for other in shown[1:]:
+        if question.objective == "cost" and other.value < best.value * (1 - 1e-9):
+            found.append(
+                f"{other.devices} {other.machine} ({other.shape}) would be {1 - other.value / best.value:.1%} cheaper, "
+                "too little for a more complicated deployment"
+            )
+            continue
         if question.objective == "throughput":
             more = best.value / max(other.value, 1e-30) - 1
             words = f"{more:.0%} fewer requests/s"

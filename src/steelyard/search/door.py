@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ def advise(
     requests: int | None = None,
     generic: bool = False,
     remedies: bool = True,
+    mix: bool = False,
+    tell: Callable[[str], object] = str,
 ) -> Answer:
     """The best deployment of a model for traffic under promises, and why.
 
@@ -100,6 +102,9 @@ def advise(
         requests: requests of the played traffic; default: enough for the percentile and for five stays.
         generic: read an unknown model type as a plain decoder.
         remedies: when nothing fits, look for the nearest changes that would (each is planned again).
+        mix: find the best fleet of unlike machines as well, requests routed by their length (docs/methods/fleet.md);
+            it is ``fleet`` of the answer.
+        tell: is called with what is being done, in words.
 
     Returns:
         an :class:`~steelyard.search.answer.Answer`; equal arguments give equal answers.
@@ -149,6 +154,8 @@ def advise(
     unbounded = max_gpus is None and max_usd is None and max_w is None
     if objective in ("throughput", "latency") and unbounded:
         problems.append(Problem("max_gpus", f"the objective {objective} needs a limit: max_gpus, budget or max_power"))
+    if mix and objective not in ("cost", "energy", "carbon"):
+        problems.append(Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}"))
     if not targets:
         problems.append(Problem("ttft", "say what is promised: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'"))
     free = objective == "throughput" and rate == "" and not trace
@@ -185,9 +192,17 @@ def advise(
         "max_power": max_power, "rack_power": rack_power, "engine": ",".join(servers), "mode": ",".join(modes),
         "formats": formats, "weights": ",".join(_list(weights)), "kv": ",".join(_list(kv)), "headroom": headroom,
         "spares": spares, "usd_per_hour": given or None, "carbon": carbon, "skew": skew, "seed": seed,
-        "requests": requests, "generic": generic,
+        "requests": requests, "generic": generic, **({"mix": True} if mix else {}),
     }  # fmt: skip
-    return solve(loaded, question, sent, demand, inputs, remedied(loaded, sent, demand) if remedies else None)
+    remedy = remedied(loaded, sent, demand) if remedies else None
+    answer = solve(loaded, question, sent, demand, inputs, remedy, tell)
+    if mix:
+        from steelyard.search.fleet import plan_fleet
+
+        tell("planning a mixed fleet")
+        fleet = plan_fleet(question, sent, model=loaded, generic=generic)
+        answer = replace(answer, fleet=fleet, cpu_s=answer.cpu_s + fleet.cpu_s)
+    return answer
 
 
 def _parsed(text: str, unit: str, name: str) -> float:

@@ -106,7 +106,7 @@ def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
 
 def finalists(
     blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player, *, runners: int = RUNNERS,
-    runs: int = RUNS, tell: Callable[[str], None] = str,
+    runs: int = RUNS, tell: Callable[[str], object] = str,
 ) -> Search:  # fmt: skip
     """Play candidates until the order of the best is certain.
 

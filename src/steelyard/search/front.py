@@ -25,6 +25,11 @@ Floats = NDArray[np.float64]
 
 #: Points of a front at most.
 POINTS = 24
+#: A fleet of a front is no more than so many times too large for the rate, and a point of the front of cost costs no
+#: more than so many times the cheapest and is better by such a share than the one before.
+OVERSIZE, DEAREST, BETTER = 1.5, 3.0, 0.02
+#: Work per device of a point of the front at least, as a share of the most.
+LEAST_USED = 0.1
 
 
 def pareto(first: Floats, second: Floats) -> NDArray[np.int64]:
@@ -50,7 +55,10 @@ def _thinned(places: NDArray[np.int64]) -> NDArray[np.int64]:
 def speed_front(
     groups: Sequence[Group], question: Question, demand: Demand, limits: Limits, prices: Mapping[str, float]
 ) -> tuple[Candidate, ...]:
-    """Tokens/s/user against tokens/s/device over every shape, budget and load whose TTFT holds."""
+    """Tokens/s/user against tokens/s/device over every shape, budget and load whose TTFT holds.
+
+    Only fleets that work at that load when the rate asked for is dealt out to them, within the limits.
+    """
     if demand.decodes < 1.0:
         return ()
     promise = promise_of(question.targets)
@@ -60,6 +68,7 @@ def speed_front(
         devices = np.array([r.devices for r in group.replicas], dtype=np.float64)
         if "aggregated" in question.modes:
             good = _ttft_holds(both, demand, promise.ttft_s, promise.ttft_miss) & _seated(both)
+            good &= _sized(both, question, limits)
             work = both.rate * both.ranks[:, None, None] * demand.mean_osl / devices[:, None, None]
             at = np.nonzero(good)
             user.append(1.0 / both.tpot[at])
@@ -68,10 +77,11 @@ def speed_front(
         if "disaggregated" in question.modes:
             prompts, answers = group.points(demand, "prefill"), group.points(demand, "decode")
             good = _ttft_holds(prompts, demand, promise.ttft_s, promise.ttft_miss) & _seated(prompts)
+            good &= _sized(prompts, question, limits)
             each = np.where(good, prompts.rate * prompts.ranks[:, None, None] / devices[:, None, None], 0.0)
             best = float(each.max(initial=0.0))
             if best > 0:
-                good = _seated(answers)
+                good = _seated(answers) & _sized(answers, question, limits)
                 rate = answers.rate * answers.ranks[:, None, None] / devices[:, None, None]
                 at = np.nonzero(good)
                 user.append(1.0 / answers.tpot[at])
@@ -81,6 +91,8 @@ def speed_front(
     if not user:
         return ()
     per_user, per_device, place = np.concatenate(user), np.concatenate(device), np.concatenate(where)
+    useful = per_device >= LEAST_USED * per_device.max(initial=0.0)
+    per_user, per_device, place = per_user[useful], per_device[useful], place[useful]
     chosen = _thinned(pareto(per_user, per_device))
     return tuple(
         _front_candidate(groups, place[i], question, demand, limits, prices, float(per_device[i])) for i in chosen
@@ -91,6 +103,17 @@ def _seated(points: Points) -> NDArray[np.bool_]:
     """``[p, c, b]``: the cache and the largest request limit hold the load."""
     seats = points.seats.max(axis=2)[:, :, None]
     return np.asarray((points.load[None, None, :] <= seats) & (seats > 0))
+
+
+def _sized(points: Points, question: Question, limits: Limits) -> NDArray[np.bool_]:
+    """``[p, c, b]``: as many replicas as the rate needs at this load are loaded so, and within the limits."""
+    each = points.rate * points.ranks[:, None, None]
+    count = np.ceil(question.rate_per_s / np.maximum(each, 1e-30))
+    good = count * each <= OVERSIZE * question.rate_per_s
+    if limits.max_devices is not None:
+        devices = np.array([r.devices for r in points.replicas])[:, None, None]
+        good &= (count + limits.spares) * devices <= limits.max_devices
+    return np.asarray(good)
 
 
 def _ttft_holds(points: Points, demand: Demand, limit_s: float, miss: float) -> NDArray[np.bool_]:
@@ -170,8 +193,14 @@ def cost_front(blocks: Sequence[Block], question: Question, demand: Demand, limi
     if not usd or not sum(len(u) for u in usd):
         return ()
     cost, wait, place = np.concatenate(usd), np.concatenate(ttft), np.concatenate(where)
+    near = cost <= DEAREST * cost.min()
+    cost, wait, place = cost[near], wait[near], place[near]
+    chosen: list[int] = []
+    for i in pareto(-cost, -wait).tolist():
+        if not chosen or wait[i] <= wait[chosen[-1]] * (1 - BETTER):
+            chosen.append(i)
     found = []
-    for i in _thinned(pareto(-cost, -wait)):
+    for i in _thinned(np.array(chosen, dtype=np.int64)):
         block, index = blocks[int(place[i, 0])], int(place[i, 1])
         choice = block.choice(index, float(cost[i]))
         found.append(screened_candidate(

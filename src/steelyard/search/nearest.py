@@ -82,8 +82,11 @@ class _Changes:
     def found(self) -> Iterator[Change]:
         """Nearest first: limits, promises, formats."""
         yield from self._limits()
-        for k in range(len(self.question.targets)):
-            yield from self._looser(k)
+        every = tuple(range(len(self.question.targets)))
+        alone = [change for k in every for change in self._looser((k,))]
+        yield from alone
+        if not alone and len(every) > 1:
+            yield from self._looser(every)
         narrow = {"kv": ("fp8", "FP8 KV cache"), "weights": ("fp8", "FP8 weights")}
         for name, (fmt, words) in narrow.items():
             if fmt not in getattr(self.question, name):
@@ -148,36 +151,40 @@ class _Changes:
                 words = f"power up to {kilowatts:g} kW instead of {asked.max_w / 1000:g} (--max-power {kilowatts:g}kW)"
                 yield Change(words, {"max_power": f"{kilowatts:g}kW"}, winner)
 
-    def _looser(self, k: int) -> Iterator[Change]:
-        """The ``k``-th promise loosened until the screen has a plan, then until the simulator has one, then less."""
-        target = self.question.targets[k]
+    def _looser(self, places: tuple[int, ...]) -> Iterator[Change]:
+        """Some promises loosened until the screen has a plan, then until the simulator has one, then less."""
 
-        def at(limit_s: float) -> tuple[Question, Screen]:
-            loose = Target(target.metric, target.percentile, limit_s)
-            targets = (*self.question.targets[:k], loose, *self.question.targets[k + 1 :])
-            return self._changed(targets=targets)
+        def loose(factor: float) -> tuple[Target, ...]:
+            return tuple(
+                Target(t.metric, t.percentile, float(f"{t.limit_s * factor:.2g}")) if k in places else t
+                for k, t in enumerate(self.question.targets)
+            )
 
-        limits = [float(f"{target.limit_s * factor:.2g}") for factor in LOOSER]
-        low, high = 0, len(limits)  # the first that the screen believes in
+        low, high = 0, len(LOOSER)  # the first that the screen believes in
         while low < high:
             middle = (low + high) // 2
-            if math.isfinite(self._least(at(limits[middle]), "devices")):
+            if math.isfinite(self._least(self._changed(targets=loose(LOOSER[middle])), "devices")):
                 high = middle
             else:
                 low = middle + 1
-        for i in range(low, len(limits)):
-            winner = self._planned(at(limits[i]))
+        for i in range(low, len(LOOSER)):
+            factor = LOOSER[i]
+            winner = self._planned(self._changed(targets=loose(factor)))
             if winner is None:
                 continue
-            limit_s, before = limits[i], limits[i - 1] if i else target.limit_s
-            nearer = float(f"{math.sqrt(before * limit_s):.2g}")
-            if before < nearer < limit_s:
-                closer = self._planned(at(nearer))
+            nearer = math.sqrt(factor * (LOOSER[i - 1] if i else 1.0))
+            if loose(nearer) not in (loose(factor), loose(LOOSER[i - 1] if i else 1.0)):
+                closer = self._planned(self._changed(targets=loose(nearer)))
                 if closer is not None:
-                    limit_s, winner = nearer, closer
-            name = target.metric.removesuffix("_s")
-            text = f"{target.label}:{format_quantity(limit_s, 's', 2).replace(' ', '')}"
-            yield Change(f"looser {name.upper()}: {text} (--{name} {text})", {name: text}, winner)
+                    factor, winner = nearer, closer
+            arguments = {}
+            for k in places:
+                target = loose(factor)[k]
+                text = f"{target.label}:{format_quantity(target.limit_s, 's', 2).replace(' ', '')}"
+                arguments[target.metric.removesuffix("_s")] = text
+            said = " and ".join(f"{name.upper()}: {text}" for name, text in arguments.items())
+            options = " ".join(f"--{name} {text}" for name, text in arguments.items())
+            yield Change(f"looser {said} ({options})", arguments, winner)
             return
 
 

@@ -210,7 +210,7 @@ def _blocks(
 
 def solve(
     model: Model, question: Question, trace: Trace, demand: Demand, inputs: Mapping[str, object],
-    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None, tell: Callable[[str], None] = str,
+    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None, tell: Callable[[str], object] = str,
 ) -> Answer:  # fmt: skip
     """Answer a question.
 

@@ -260,6 +260,7 @@ def play(
         watch: called once, before the first event, with the live counters ``[pool, TOTALS]``; the kernel runs without
             the interpreter's lock, so another thread may read them.
     """
+    from steelyard.serve.jit import compile_for
     from steelyard.serve.kernel import run_kernel
 
     joined = _joined([tables] if isinstance(tables, Tables) else tables)
@@ -271,8 +272,10 @@ def play(
     itl = np.zeros(ITL_BINS, dtype=np.int64)
     if watch is not None:
         watch(fleet.total)
+    arguments = (fleet, joined.data, joined.layout, order, kept, meta, itl)
+    compile_for(run_kernel, arguments)  # the first time takes long and is no part of the simulation
     start = time.perf_counter()
-    run_kernel(fleet, joined.data, joined.layout, order, kept, meta, itl)
+    run_kernel(*arguments)
     wall = time.perf_counter() - start
     whole = {
         name: float(column.max() if name in LARGEST else column.sum())

@@ -275,8 +275,6 @@ def serve(
     from steelyard.serve.changes import Changes
     from steelyard.serve.extras import Extras
     from steelyard.serve.run import Options, run
-    from steelyard.serve.semi_pd import parse_semi
-    from steelyard.serve.split_ffn import parse_split
 
     started = time.perf_counter()
     name, scheduler = engine_and_scheduler(engine)
@@ -290,6 +288,9 @@ def serve(
     )  # fmt: skip
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, name)
     if disaggregate:
+        from steelyard.serve.semi_pd import parse_semi
+        from steelyard.serve.split_ffn import parse_split
+
         semi = parse_semi(disaggregate)
         split = None if semi else parse_split(disaggregate, HERE)
         if semi or split:

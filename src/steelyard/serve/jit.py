@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["njit", "njit_inline", "njit_inner"]
+__all__ = ["compile_for", "njit", "njit_inline", "njit_inner"]
 
 #: Modules of compiled functions and of the constants they use.
 _COMPILED = (
@@ -163,3 +163,9 @@ def _compiled(function: _F) -> _F:
     finally:
         settings.CACHE_DIR = before
     return compiled
+
+
+def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:
+    """Have the machine code for such arguments ready, from the disk or compiled now."""
+    if not function.nopython_signatures:
+        function.compile(tuple(numba.typeof(x) for x in arguments))

@@ -53,7 +53,7 @@ RUN = np.dtype(
         "ttft_left", "tpot_left", "e2e_left",
     )
     + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s")
-)
+)  # fmt: skip
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.serve.engine.EngineConfig`. ``role``: what it does.
 #: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
