@@ -136,7 +136,9 @@ def test_a_model_of_the_users_own_folder_is_found_first(tmp_path: Path) -> None:
     entry = find_model("llama-3.1-8b")
     lines = [f"{k} = {json.dumps(v)}" for k, v in entry.config.items() if isinstance(v, (int, float, str))]
     (tmp_path / "models" / "mine.toml").write_text(
-        '[[model]]\nid = "me/my-own-model"\nparameters = 8030261248\nsource = "a test"\n[model.config]\n' + "\n".join(lines) + "\n"
+        '[[model]]\nid = "me/my-own-model"\nparameters = 8030261248\nsource = "a test"\n[model.config]\n'
+        + "\n".join(lines)
+        + "\n"
     )
     code = "import steelyard as sy; print(sy.load_model('my-own-model').transformer.depth)"
     done = subprocess.run(

@@ -168,4 +168,5 @@ def _compiled(function: _F) -> _F:
 def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:
     """Have the machine code for such arguments ready, from the disk or compiled now."""
     if not function.nopython_signatures:
-        function.compile(tuple(numba.typeof(x) for x in arguments))
+        kinds: Any = numba
+        function.compile(tuple(kinds.typeof(x) for x in arguments))
