@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from steelyard.machine.catalogue import find_machine
 from steelyard.plan.engine import find_engine
+from steelyard.report.plan import text, to_dict
 from steelyard.search import space
 from steelyard.search.answer import Answer
 from steelyard.search.candidates import Part
@@ -22,6 +23,7 @@ from steelyard.search.trial import Player
 from steelyard.serve.simulation import simulate_deployment
 from steelyard.serve.slo import parse_target
 from steelyard.serve.traffic import Traffic, traffic
+from steelyard.serve.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
 MODEL = "llama-3.1-8b"
@@ -173,3 +175,77 @@ def test_a_pair_of_pools_is_what_simulate_says() -> None:
     again = simulate_deployment(answer.winner.deployment, sent)
     assert float(np.percentile(again.records.ttft_s, 95)) == pytest.approx(answer.winner.ttft_s, rel=1e-3)
     assert float(np.percentile(again.records.tpot_s, 90)) == pytest.approx(answer.winner.tpot_s, rel=1e-3)
+
+
+def test_the_nearest_change_holds_when_it_is_asked_for() -> None:
+    tight = ask("h100_sxm", 60.0, 0.8, 0.02, max_gpus=1, remedies=True)
+    assert tight.winner is None and tight.infeasible is not None
+    assert tight.infeasible.nearest and tight.infeasible.reason
+    for change in tight.infeasible.nearest[:2]:
+        assert change.winner.meets
+        arguments: dict[str, object] = {"max_gpus": 1, **change.arguments}
+        asked = {"isl": 1500, "osl": 150, "engine": "vllm", "mode": "aggregated", "requests": 600, "remedies": False}
+        promises = {"ttft": "p95:0.8s", "tpot": "p90:0.02s"}
+        again = advise(MODEL, "h100_sxm", rate=60.0, **{**asked, **promises, **arguments})  # type: ignore[arg-type]
+        assert again.winner is not None
+
+
+def test_limits_without_a_single_candidate_still_have_a_nearest_change() -> None:
+    answer = advise(
+        "llama-3.1-70b", "h100_sxm", rate=2.0, isl=1500, osl=150, ttft="p95:1s", tpot="p90:50ms", max_gpus=1,
+        engine="vllm", mode="aggregated", requests=600,
+    )  # fmt: skip
+    assert answer.candidates == 0 and answer.infeasible is not None
+    devices = [c.arguments["max_gpus"] for c in answer.infeasible.nearest if "max_gpus" in c.arguments]
+    assert devices and devices[0] > 1
+
+
+def test_simpler_is_preferred_when_the_rent_is_nearly_the_same() -> None:
+    """With both modes allowed, a pair of pools wins only where it is over 2 % cheaper than one pool."""
+    for rate in (6.0, 10.0, 16.0):
+        free = ask("h100_sxm", rate, 0.8, 0.02, mode="any", max_gpus=12)
+        single = ask("h100_sxm", rate, 0.8, 0.02, mode="aggregated", max_gpus=12)
+        if free.winner is None or single.winner is None:
+            continue
+        assert free.winner.usd_per_hour is not None and single.winner.usd_per_hour is not None
+        if free.winner.mode == "disaggregated":
+            assert single.winner.usd_per_hour > free.winner.usd_per_hour * 1.02
+        else:
+            assert free.winner.usd_per_hour == single.winner.usd_per_hour
+
+
+def test_fronts_are_of_fleets_that_the_rate_loads() -> None:
+    answer = ask("h100_sxm,l40s", 10.0, 1.0, 0.04, max_gpus=None, mode="any")
+    assert answer.front and answer.cost_front
+    assert all(c.max_rate_per_s <= 10.0 * 1.5 * (1 + 1e-9) for c in answer.front)
+    rents = [c.usd_per_hour or 0.0 for c in answer.cost_front]
+    assert rents == sorted(rents) and rents[-1] <= 3.0 * rents[0] * (1 + 1e-9)
+
+
+def test_a_mixed_fleet_is_planned_beside_the_winner() -> None:
+    answer = ask("h100_sxm,l40s", 6.0, 1.0, 0.05, mix=True, max_gpus=None)
+    assert answer.fleet is not None and answer.fleet.winner is not None and answer.winner is not None
+    assert answer.fleet.winner.meets
+    document = to_dict(answer)
+    assert document["fleet"]["schema"] == "steelyard.fleet/1"
+    assert "mixed fleet" in text(answer)
+
+
+def test_shared_prefixes_are_routed_by_prefix() -> None:
+    rng = np.random.default_rng(0)
+    n, block, blocks = 600, 512, 6
+    group = rng.integers(0, 40, n)
+    hashes = (group[:, None] * 100 + np.arange(blocks)).ravel()  # forty system prompts, each of 3,072 tokens
+    sent = Trace(
+        np.cumsum(rng.exponential(1 / 16, n)), np.full(n, block * blocks + 64), np.full(n, 60), prefix_hashes=hashes,
+        prefix_offsets=np.arange(n + 1) * blocks, prefix_block_tokens=block, name="prefixes",
+    )  # fmt: skip
+    answer = advise(
+        MODEL, "l40s", trace=sent, ttft="p95:1s", tpot="p90:60ms", engine="vllm", mode="aggregated", max_gpus=8,
+        remedies=False,
+    )  # fmt: skip
+    assert answer.winner is not None
+    engines = answer.winner.deployment.pools[0].replicas
+    assert answer.winner.deployment.router == ("prefix" if engines > 1 else "round-robin")
+    again = simulate_deployment(answer.winner.deployment, sent)
+    assert float(np.percentile(again.records.ttft_s, 95)) == pytest.approx(answer.winner.ttft_s, rel=1e-3)

@@ -12,6 +12,7 @@ pd = pytest.importorskip("pandas")
 
 from steelyard.calibrate.readers import inferencex, llmservingsim, rocm_vllm, trtllm  # noqa: E402
 from steelyard.calibrate.readers._base import Ask, Comparison  # noqa: E402
+from steelyard.calibrate.readers._whole import deploy  # noqa: E402
 from steelyard.testing.readers import ReaderContract  # noqa: E402
 
 
@@ -155,3 +156,26 @@ def test_logs_of_unknown_machines_and_shared_experts_are_read(tmp_path: Path) ->
     assert known
     assert all(np.isfinite(c.predicted).all() for c in known)
     assert all((c.why != "").all() for c in found if c not in known)
+
+
+def test_cards_behind_one_switch_do_not_share_a_hosts_links() -> None:
+    from steelyard.cost.op_models import link_parameters
+
+    switched = trtllm._placed("LLaMA v3.1 70B", "L40S", tp=8, weights="fp8", engine="trtllm")
+    nvlink = trtllm._placed("LLaMA v3.1 70B", "H100-SXM-80GB", tp=8, weights="fp8", engine="trtllm")
+    assert not isinstance(switched, str) and not isinstance(nvlink, str)
+    plain = deploy("Llama-3.1-70B", "l40s", tp=8, weights="fp8", engine="trtllm")
+    assert not isinstance(plain, str)
+    assert link_parameters(switched.cluster, "pcie").parameters.contention == 0.0
+    assert link_parameters(plain.cluster, "pcie").parameters.contention > 1.0
+    assert float(switched.decode(64, 1000).time_s[0]) < float(plain.decode(64, 1000).time_s[0])
+    assert not nvlink.cluster.peer or not nvlink.cluster.peer.name.endswith("_switch")
+
+
+def test_queued_short_prompts_share_steps() -> None:
+    at = deploy("Llama-3.1-8B", "h100_sxm", weights="fp8", kv="fp8", engine="trtllm")
+    assert not isinstance(at, str)
+    rows = pd.DataFrame({"isl": [128.0, 128.0], "osl": [128.0, 128.0], "num_requests": [4000.0, 100.0]})
+    rate, most, _ = trtllm._queue_rate(at, rows)
+    assert rate[0] > 1.5 * rate[1]  # a longer queue fills more seats, its ends count less
+    assert np.all(rate < most)

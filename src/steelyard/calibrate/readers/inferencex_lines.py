@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LINES",
     "NOTHING_FITTED",
+    "SPREADS",
     "Part",
     "Replayed",
     "fits",
@@ -53,6 +54,12 @@ Mask = NDArray[np.bool_]
 SAME, MACHINE, DENSE, EXPERTS = "same machine", "machine left out", "dense model left out", "experts, per version"
 NOTHING_FITTED = "nothing fitted"
 LINES: Final = (SAME, MACHINE, DENSE, EXPERTS, NOTHING_FITTED)
+#: How wide a line's intervals are beside those of the shipped figures, steps and first tokens: from the 80 % quantiles
+#: of its own left-out residuals (log-space: same machine 0.055 and 0.16, machine 0.072 and 0.21, dense model 0.115 and
+#: 0.32, experts 0.077 and 0.23). Without any fit: what the kernels' own spread says.
+SPREADS: Final[Mapping[str, tuple[float, float]]] = {
+    SAME: (0.7, 0.65), MACHINE: (0.86, 0.82), DENSE: (1.45, 1.28), EXPERTS: (0.77, 0.59), NOTHING_FITTED: (2.0, 1.5),
+}  # fmt: skip
 #: Figures of the host.
 HOST = ("step_s", "step_s_per_sequence", "request_s", "launch_s")
 #: The fewest rows a part is fitted to.

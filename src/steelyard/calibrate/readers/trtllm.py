@@ -152,7 +152,7 @@ def _degree(value: float) -> int:
 
 
 def _queue_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
-    """Output tokens/s of all requests queued at the start, played: the ends of the run, when few are left, count too."""
+    """Output tokens/s of all requests queued at the start, played to the last token."""
     records = rows.to_dict("records")
     loads = [_queued(row) for row in records]
     service = Service.of(at, loads)
