@@ -32,7 +32,6 @@ from steelyard.calibrate.readers._whole import (
     closed_loop,
     deploy,
     loaded_step,
-    open_loop,
     static_batch,
     unbounded_queue,
 )
@@ -123,14 +122,6 @@ class TestLoads:
         here = at()
         free, bound = unbounded_queue(here, 1024.0, 512.0)[0], unbounded_queue(here, 1024.0, 512.0, tpot_s=0.02)[0]
         assert float(bound[0]) < float(free[0])
-
-    def test_an_open_loop_serves_what_arrives(self) -> None:
-        _, _, rate = open_loop(at(), 2.0, 500.0, 200.0)
-        assert float(rate[0]) == pytest.approx(400.0, rel=0.01)
-
-    def test_an_overloaded_open_loop_has_no_first_token(self) -> None:
-        ttft, _, _ = open_loop(at(), 1e4, 500.0, 200.0)
-        assert np.isnan(ttft[0])
 
     def test_prompts_ride_in_as_many_steps_as_the_budget_asks(self) -> None:
         here = at()

@@ -70,6 +70,8 @@ def candidate_of(
     rate = outcome.rate_per_s
     tokens_per_s = rate * demand.mean_osl
     most = largest if math.isfinite(largest) else finalist.choice.capacity
+    if outcome.meets:  # what was played is known better than what was screened
+        most = max(most, rate)
     usd = None if math.isnan(finalist.usd_per_hour) else finalist.usd_per_hour
     breaks = breaks or finalist.choice.breaks
     return Candidate(

@@ -45,7 +45,6 @@ __all__ = [
     "eight_bit",
     "known_model",
     "loaded_step",
-    "open_loop",
     "predict",
     "predict_all",
     "static_batch",
@@ -440,25 +439,3 @@ def unbounded_queue(at: Deployment, isl: Size, osl: Size, *, beams: float = 1.0,
 
 #: Steps that shrink a batch to a latency bound; the step time is nearly linear in the batch.
 BISECTIONS = 4
-
-
-def open_loop(
-    at: Deployment, rate_per_s: Size, isl: Size, osl: Size, rounds: int = 12
-) -> tuple[Floats, Floats, Floats]:
-    """``(ttft_s, tpot_s, output tokens/s)`` of a replica under an arrival rate, in steady state.
-
-    Little's law fixes the batch: ``running = rate osl tpot(running)``, iterated; beyond what fits the queue grows and
-    the time to first token has no steady state (NaN).
-    """
-    r, i, o = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (rate_per_s, isl, osl)))
-    r = r / at.plan.dp
-    fit = at.sequences_that_fit(i + o / 2)
-    running, tpot = np.ones_like(r), np.zeros_like(r)
-    for _ in range(rounds):
-        step, mixed = loaded_step(at, np.maximum(1.0, np.round(running)), i, o, running)
-        tpot = step.time_s
-        running = np.clip(0.5 * running + 0.5 * r * o * tpot, 1e-3, fit)
-    full = running >= 0.98 * fit
-    ttft = mixed.time_s + 0.5 * tpot + at.engine.request_s
-    served = np.where(full, running / tpot, r * o) * at.plan.dp
-    return np.where(full, np.nan, ttft), tpot, served
