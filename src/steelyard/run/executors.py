@@ -148,7 +148,7 @@ def _ray(chunks: Sequence[Chunk], jobs: int, work: Callable[[Chunk], Priced]) ->
         )
     try:
         remote: Any = ray.remote(num_cpus=1, max_retries=1)(work)
-        cluster: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cluster: Any = ray.cluster_resources()
         most = max(1, jobs or int(cluster.get("CPU", 1))) * _AHEAD
         waiting = list(reversed(chunks))
         flying: dict[Any, Chunk] = {}
