@@ -72,6 +72,9 @@ class Allowed:
     mode: Annotated[
         Literal["any", "aggregated", "disaggregated"], Parameter(help="one pool, or prompts and answers apart")
     ] = "any"
+    speculate: Annotated[
+        str, _option("speculative decoding that may be used: 'draft:llama-3.2-1b,k=4,accept=0.7;ngram:k=3' (vllm)")
+    ] = ""
     mix: Annotated[
         bool, Parameter(negative="", show_default=False, help="plan the best fleet of unlike machines as well")
     ] = False
@@ -185,7 +188,7 @@ def _ask(model: str, wanted: Wanted, allowed: Allowed, quiet: bool) -> Answer:
             budget=a.budget or None, max_power=a.max_power or None, rack_power=a.rack_power or None, engine=a.engines,
             weights=a.weights, kv=a.kv, formats=a.formats, mode=a.mode, headroom=a.headroom or 0.0, spares=a.spares,
             usd_per_hour=usd, carbon=_carbon(a.carbon), skew=a.skew, seed=wanted.seed, requests=wanted.requests,
-            generic=a.generic, mix=a.mix, tell=tell,
+            generic=a.generic, speculate=a.speculate, mix=a.mix, tell=tell,
         )  # fmt: skip
 
 

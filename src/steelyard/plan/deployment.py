@@ -27,6 +27,7 @@ class Pool:
     replicas: Annotated[int, Quantity("1", "copies", ge=1)] = 1
     role: Annotated[str, "what it does with a request: both, encode, prefill or decode"] = "both"
     flags: Annotated[Mapping[str, Any], "flags of the engine by its own names"] = field(default_factory=dict)
+    speculate: Annotated[str, "speculative decoding, such as ngram:k=3; empty = none"] = ""
 
     @property
     def devices(self) -> int:

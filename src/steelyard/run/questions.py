@@ -99,6 +99,7 @@ _FIELDS: dict[str, tuple[str, float, str]] = {
     "beam": ("whole", 1, "beams per request that share the prompt"),
     "objective": ("name", 0, "what the plan is best at: cost, energy, carbon, throughput, latency"),
     "max_gpus": ("whole", 1, "devices of the deployment at most"),
+    "mix": ("switch", 0, "plan the best fleet of unlike machines as well"),
     "budget": ("text", 0, "rent of the deployment at most, 40usd/h"),
     "max_power": ("text", 0, "power of the deployment at most, 20kW"),
     "rack_power": ("text", 0, "power of one node at most"),
@@ -121,7 +122,7 @@ _AS_TEXT = {
 _NOT_ASKED = {
     "estimate": (),
     "simulate": ("flags", "log", "stop_after_iterations", "watch"),
-    "plan": (),
+    "plan": ("tell",),
 }
 
 

@@ -49,6 +49,7 @@ class Question:
     usd_per_hour: Annotated[Mapping[str, float], "price per device and hour by machine, over the catalogue's"] = field(
         default_factory=dict
     )
+    speculate: Annotated[tuple[str, ...], "ways to decode speculatively that may be used"] = ()
     carbon_g_per_kwh: Annotated[float | None, "carbon intensity of the electricity, g/kWh"] = None
     skew: Annotated[float, "exponent of the power law of expert popularity"] = 0.0
     seed: Annotated[int, "fixes the arrivals"] = 0

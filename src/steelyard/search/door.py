@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.demand import demand_of
 from steelyard.search.nearest import remedied
 from steelyard.search.solve import solve
+from steelyard.search.speculation import read_ways, speculated
 from steelyard.serve.slo import Target, parse_target
 from steelyard.serve.traffic.build import Traffic, traffic
 from steelyard.serve.traffic.trace import Trace
@@ -70,6 +72,7 @@ def advise(
     requests: int | None = None,
     generic: bool = False,
     remedies: bool = True,
+    speculate: str | Sequence[str] = "",
     mix: bool = False,
     tell: Callable[[str], object] = str,
 ) -> Answer:
@@ -102,6 +105,8 @@ def advise(
         requests: requests of the played traffic; default: enough for the percentile and for five stays.
         generic: read an unknown model type as a plain decoder.
         remedies: when nothing fits, look for the nearest changes that would (each is planned again).
+        speculate: ways to decode speculatively that may be used, ``draft:llama-3.2-1b,k=4,accept=0.7;ngram:k=3``: the
+            best deployments without it are played with it, and it is used where it saves rent (vllm, objective cost).
         mix: find the best fleet of unlike machines as well, requests routed by their length (docs/methods/fleet.md);
             it is ``fleet`` of the answer.
         tell: is called with what is being done, in words.
@@ -163,6 +168,11 @@ def advise(
         problems.append(Problem("rate", "how many requests per second, such as 10/s, or a trace"))
     if requests is not None and requests < 100:
         problems.append(Problem("requests", f"percentiles need at least 100, got {requests}"))
+    ways: tuple[str, ...] = ()
+    try:
+        ways = read_ways(speculate, servers, objective)
+    except InputError as error:
+        problems += error.problems
     raise_all(problems)
 
     loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
@@ -183,7 +193,7 @@ def advise(
         rate_per_s=rate_per_s, isl=float(sent.isl.mean()), osl=demand.mean_osl, traffic=dict(sent.origin),
         objective=objective, max_gpus=max_gpus, budget_usd_per_hour=max_usd, max_w=max_w, rack_w=rack_w,
         engines=servers, modes=modes, weights=allowed_weights, kv=allowed_kv, headroom_frac=more, spares=spares,
-        usd_per_hour=given, carbon_g_per_kwh=carbon, skew=skew, seed=seed, requests=len(sent),
+        usd_per_hour=given, speculate=ways, carbon_g_per_kwh=carbon, skew=skew, seed=seed, requests=len(sent),
     )  # fmt: skip
     inputs = {
         "model": question.model, "on": ",".join(machines), "rate": rate, "isl": isl, "osl": osl,
@@ -193,9 +203,15 @@ def advise(
         "formats": formats, "weights": ",".join(_list(weights)), "kv": ",".join(_list(kv)), "headroom": headroom,
         "spares": spares, "usd_per_hour": given or None, "carbon": carbon, "skew": skew, "seed": seed,
         "requests": requests, "generic": generic, **({"mix": True} if mix else {}),
+        **({"speculate": ";".join(ways)} if ways else {}),
     }  # fmt: skip
     remedy = remedied(loaded, sent, demand) if remedies else None
     answer = solve(loaded, question, sent, demand, inputs, remedy, tell)
+    if ways:
+        tell("playing the best with speculative decoding")
+        began = time.process_time()
+        answer = speculated(answer, ways, loaded, sent)
+        answer = replace(answer, cpu_s=answer.cpu_s + time.process_time() - began)
     if mix:
         from steelyard.search.fleet import plan_fleet
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.errors import InputError
 from steelyard.serve.engine import EngineConfig
 from steelyard.serve.kv import KvPool
 
@@ -380,10 +381,17 @@ def simulate_deployment(
     from steelyard.serve.changes import Changes
     from steelyard.serve.extras import Extras
     from steelyard.serve.run import Options, prepare, run
+    from steelyard.serve.speculate import parse_speculation
 
     started = time.perf_counter()
+    extras = extras or Extras()
+    ways = {pool.speculate for pool in deployment.pools if pool.role != "prefill"} - {""}
+    if ways and extras.speculate is None:
+        if len(ways) > 1:
+            raise InputError("expected one way to speculate for all pools", field="pools")
+        extras = replace(extras, speculate=parse_speculation(ways.pop()))
     options = Options(
         policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        transfer_overlap, encode_s, watch, extras or Extras(), changes or Changes(), assigned,
+        transfer_overlap, encode_s, watch, extras, changes or Changes(), assigned,
     )  # fmt: skip
     return run(prepare(deployment, trace, options, model=model), started)

@@ -166,7 +166,8 @@ def _queue_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
         running = np.maximum(1.0, np.floor(totals["batch_s"] / max(totals["busy_s"], 1e-30)))
         rate[k] = load.requests * load.osl / totals["makespan_s"]
         limit = float(at.decode(running, load.isl + load.osl / 2).limit_s[0])
-        prompt = float(at.prefill(1.0, load.isl).limit_s[0])
+        together = max(1.0, 65536.0 // load.isl)  # prompts that share a step
+        prompt = float(at.prefill(together, load.isl).limit_s[0]) / together
         most[k] = load.osl * running / (load.osl * limit + running * prompt)
     return rate, most, np.full(len(rows), AVERAGED * float(np.hypot(service.table.spread, SYSTEM_SPREAD)))
 

@@ -10,6 +10,8 @@ from steelyard.plan.formats import find_format
 from steelyard.report.launch.command import Command, Line, Var, Word
 from steelyard.report.launch.documents import yaml_text
 from steelyard.report.launch.service import PORT, Service, Unit, quantisation
+from steelyard.serve.speculate import parse_speculation
+from steelyard.workload.catalogue import find_model
 
 __all__ = ["BOOTSTRAP_PORT", "LEADER", "MODEL", "NODE_RANK", "OPTIONS", "command", "options"]
 
@@ -73,6 +75,8 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         lines.append(f("--long-prefill-token-threshold", c.long_prefill_token_threshold))
     if c.watermark:
         lines.append(f("--watermark", c.watermark))
+    if unit.pool.speculate:
+        lines.append(f("--speculative-config", _speculative(unit)))
     env: dict[str, Word] = {}
     if unit.disaggregated:
         role = "kv_producer" if unit.pool.role == "prefill" else "kv_consumer"
@@ -86,6 +90,16 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         if worker:
             lines.append(f("--headless"))
     return Command(unit.flags.program, tuple(lines), env)
+
+
+def _speculative(unit: Unit) -> dict[str, object]:
+    """``--speculative-config``: the draft by its repository, n-grams of the prompt, or the model's own heads."""
+    found = parse_speculation(unit.pool.speculate)
+    said: dict[str, object] = {"num_speculative_tokens": found.tokens}
+    if found.method == "draft":
+        return {"model": find_model(found.draft).id, **said}
+    more = {"prompt_lookup_max": found.tokens} if found.method == "ngram" else {}
+    return {"method": found.method, **said, **more}
 
 
 def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command:

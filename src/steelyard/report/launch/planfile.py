@@ -52,6 +52,8 @@ def deployment_dict(deployment: Deployment) -> dict[str, Any]:
         entry["plan"] = {k: v for k, v in plan.items() if v != getattr(plain, k)}
         if pool.flags:
             entry["flags"] = dict(pool.flags)
+        if pool.speculate:
+            entry["speculate"] = pool.speculate
         pools.append(entry)
     return {"model": deployment.model, "router": deployment.router, "pools": pools}
 
