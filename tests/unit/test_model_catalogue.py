@@ -146,3 +146,9 @@ def test_a_model_of_the_users_own_folder_is_found_first(tmp_path: Path) -> None:
         text=True, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "32", done.stderr
+
+
+def test_the_point_of_a_size_counts() -> None:
+    assert load_model("opt-13b").transformer.parameters() == pytest.approx(12.85e9, rel=0.01)
+    assert load_model("opt-1.3b").transformer.parameters() == pytest.approx(1.316e9, rel=0.01)
+    assert find_model("Qwen2.5 0.5B").id == find_model("qwen2.5-0.5b-instruct").id

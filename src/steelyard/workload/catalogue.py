@@ -33,6 +33,7 @@ _ENDINGS = ("instruct", "chat", "base", "it", "pt", "hf", "thinking")
 _TABLE = re.compile(r"^\[\[model\]\][ \t]*(?:#.*)?$", re.MULTILINE)
 _ID = re.compile(r'^id\s*=\s*["\']([^"\'\n]+)["\']', re.MULTILINE)
 _NAMES = re.compile(r"^(same_as|aliases)\s*=\s*\[(.*?)\]", re.MULTILINE | re.DOTALL)
+_SIZE = re.compile(r"(\d)\.(\d+b)", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'')
 
 
@@ -217,8 +218,8 @@ def _known(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    """The lookup key of a name; a plus sign is a word ("Command R+")."""
-    return normalise(name.replace("+", "plus"))
+    """The lookup key of a name; a plus sign is a word ("Command R+"), and the point of a size counts (1.3B, 13B)."""
+    return normalise(_SIZE.sub(r"\1point\2", name.replace("+", "plus")))
 
 
 def _keys(name: str) -> list[str]:
