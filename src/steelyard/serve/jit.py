@@ -53,6 +53,8 @@ _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 _INNER: dict[str, Any] = {**_OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _FOLDER = "" if os.environ.get("NUMBA_CACHE_DIR") else str(_cache_folder())
 _WHOLE: Any = JITCodeLibrary
+#: Versions of numba whose libraries work as :class:`_Library` expects; others compile in their own, slower way.
+_KNOWN = numba.__version__.startswith("0.68.")
 #: Names under which numba knows the functions that only compiled code calls.
 _PARTS: set[str] = set()
 
@@ -111,7 +113,7 @@ def _part(function: _F) -> _F:
     function.__qualname__ = f"{function.__module__}.{function.__qualname__}"
     _PARTS.add(function.__qualname__)
     codegen = cpu_target.target_context.codegen()
-    if codegen._library_class is JITCodeLibrary:
+    if _KNOWN and codegen._library_class is JITCodeLibrary:
         codegen._library_class = _Library
     return function
 
