@@ -33,8 +33,8 @@ test: $(VENV)/.dev
 	$(PYTHON) -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.dev
-	$(PYTHON) -m ruff check src tests bench docs
-	$(PYTHON) -m ruff format --check src tests bench docs
+	$(PYTHON) -m ruff check src validation tests bench docs
+	$(PYTHON) -m ruff format --check src validation tests bench docs
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
 
@@ -56,14 +56,14 @@ $(VENV)/bin/python:
 	@$(SYSTEM_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "cannot make a virtual environment (on Debian: apt install python3-venv)"; exit 1; }
 	-$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 
-# install,EXTRAS: with uv when it could be installed, with pip otherwise; byte-compiled, so that the first start is quick.
+# install,EXTRAS,MORE: with uv when it could be installed, with pip otherwise; byte-compiled, so that the first start is quick.
 define install
 	@if [ -x $(VENV)/bin/uv ]; then \
 	  echo "installing steelyard$(1) with uv"; \
-	  UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -e '.$(1)'; \
+	  UV_COMPILE_BYTECODE=1 $(VENV)/bin/uv pip install --quiet --python $(PYTHON) -e '.$(1)' $(2); \
 	else \
 	  echo "installing steelyard$(1) with pip"; \
-	  $(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.$(1)'; \
+	  $(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.$(1)' $(2); \
 	fi
 	@env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q src
 	@touch $@
@@ -72,8 +72,8 @@ endef
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(call install,[fast])
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(call install,[dev])
+$(VENV)/.dev: pyproject.toml validation/pyproject.toml | $(VENV)/bin/python
+	$(call install,[dev],-e ./validation)
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 	$(call install,[docs])

@@ -11,7 +11,7 @@ import statistics
 from dataclasses import dataclass
 
 from steelyard.search.answer import Answer
-from steelyard.search.door import advise
+from steelyard.search.api import advise
 
 __all__ = ["QUESTIONS", "Asked", "answer", "run"]
 

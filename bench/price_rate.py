@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from bench.timing import call_s
-from steelyard.cost.compile import StepCost
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step import StepCost
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
-from steelyard.serve.run import Options, Prepared, play, prepare, setup_of
-from steelyard.serve.traffic.trace import Trace
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
+from steelyard.simulation.run import Options, Prepared, play, prepare, setup_of
+from steelyard.traffic.trace import Trace
 
 #: Limits of the Vidur runs in ``peers/vidur``.
 FLAGS = {"max_num_batched_tokens": 512, "max_num_seqs": 128, "num_gpu_blocks_override": 7424}
@@ -82,7 +82,7 @@ def run() -> dict[str, dict[str, object]]:
 
 def million() -> None:
     """A million requests through ``simulate``, records and summary included; print the rate and the peak memory."""
-    from steelyard.serve.run import run as finish
+    from steelyard.simulation.run import run as finish
 
     question = prepared(repeated(trace_of("poisson4_20000"), 1_000_000))
     start = time.process_time()

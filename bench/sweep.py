@@ -6,11 +6,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from steelyard.run.answers import chunks_of, price_chunk
-from steelyard.run.points import expand_study
-from steelyard.run.study import parse_study
-from steelyard.run.sweep import sweep
-from steelyard.store.results import Store
+from steelyard.studies.answers import chunks_of, price_chunk
+from steelyard.studies.points import expand_study
+from steelyard.studies.store_results import Store
+from steelyard.studies.study import parse_study
+from steelyard.studies.sweep import sweep
 
 #: 4 machines x 4 degrees x 2 formats x 5 lengths x 2 answers x 64 batches.
 STUDY = {

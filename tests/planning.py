@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
 from steelyard.provenance import Ledger
+from steelyard.scenario.slo import parse_target
 from steelyard.search.answer import Answer, Candidate, Change, Infeasible, Question
-from steelyard.serve.slo import parse_target
 
 __all__ = ["answer", "candidate", "infeasible", "question"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.serve.arrays import Member, Played, play, setup_of, setup_of_fleet
-from steelyard.serve.engine import RULES, EngineConfig
-from steelyard.serve.kv import KvPool
-from steelyard.serve.state import LINK
-from steelyard.serve.step_table import Tables, constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import Tables, constant_tables
+from steelyard.deployment.engine_config import RULES, EngineConfig
+from steelyard.simulation.arrays import Member, Played, play, setup_of, setup_of_fleet
+from steelyard.simulation.kernel.state import LINK
+from steelyard.traffic.trace import Trace
 
 
 def from_python(part: Any) -> Any:

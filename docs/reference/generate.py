@@ -13,10 +13,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from steelyard.cli.main import app
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.formats import Format
 from steelyard.machine.component import Compute, Link, Machine, Memory
 from steelyard.machine.network import Network, Node, Price
-from steelyard.plan.engine import Engine
-from steelyard.plan.formats import Format
 from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
 from steelyard.report.records import MEANINGS
 from steelyard.report.schema import FIELDS

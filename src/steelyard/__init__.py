@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from steelyard._version import __version__
 
 if TYPE_CHECKING:
-    from steelyard.estimation import Estimate, estimate
+    from steelyard.estimation.estimate import Estimate, estimate
     from steelyard.machine import Machine, load_machine
     from steelyard.machine.catalogue import find_machine
-    from steelyard.search.door import advise
-    from steelyard.serve.door import simulate
+    from steelyard.search.api import advise
+    from steelyard.simulation.api import simulate
     from steelyard.workload.catalogue import load_model
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 _WHERE = {
-    "estimate": "steelyard.estimation",
-    "simulate": "steelyard.serve.door",
-    "advise": "steelyard.search.door",
-    "Estimate": "steelyard.estimation",
+    "estimate": "steelyard.estimation.estimate",
+    "simulate": "steelyard.simulation.api",
+    "advise": "steelyard.search.api",
+    "Estimate": "steelyard.estimation.estimate",
     "Machine": "steelyard.machine",
     "load_machine": "steelyard.machine",
     "find_machine": "steelyard.machine.catalogue",

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.cost.collective import Fabric, collective_limit_s
-from steelyard.cost.compile import StepCost
 from steelyard.cost.cost import Cost
 from steelyard.cost.memory import kv_bytes, memory_use, weight_bytes
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step import StepCost
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError
 from steelyard.machine import Machine
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
 from steelyard.workload import Attention, FeedForward, Layer, Step, Transformer
 
 MACHINES = ["h100_sxm", "a100_sxm", "l40s", "rtx_4090", "b200_sxm", "mi300x", "epyc_9654", "m2_max", "tpu_v5e"]

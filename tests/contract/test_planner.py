@@ -10,20 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steelyard.deployment.engine import find_engine
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.engine import find_engine
 from steelyard.report.plan import text, to_dict
+from steelyard.scenario.slo import parse_target
 from steelyard.search import space
 from steelyard.search.answer import Answer
+from steelyard.search.api import advise
 from steelyard.search.candidates import Part
-from steelyard.search.door import advise
 from steelyard.search.objective import hourly
 from steelyard.search.space import Formats, replicas_of
 from steelyard.search.trial import Player
-from steelyard.serve.simulation import simulate_deployment
-from steelyard.serve.slo import parse_target
-from steelyard.serve.traffic import Traffic, traffic
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.result import simulate_deployment
+from steelyard.traffic import Traffic, traffic
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
 MODEL = "llama-3.1-8b"

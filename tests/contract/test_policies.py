@@ -11,10 +11,10 @@ import pytest
 
 from steelyard.cli.main import main
 from steelyard.errors import InputError, UnknownName
-from steelyard.serve.policies import POLICIES, find_policy, ordered
-from steelyard.serve.simulation import simulate
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.policies import POLICIES, find_policy, ordered
+from steelyard.simulation.result import simulate
 from steelyard.testing.policies import PolicyContract, traffic
+from steelyard.traffic.trace import Trace
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-policy.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from steelyard.serve.arrays import Member, Played
-from steelyard.serve.changes import Autoscale, Changes, Outage
-from steelyard.serve.engine import RULES
-from steelyard.serve.kv import KvPool
-from steelyard.serve.step_table import constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import constant_tables
+from steelyard.deployment.engine_config import RULES
+from steelyard.simulation.arrays import Member, Played
+from steelyard.techniques.changes import Autoscale, Changes, Outage
+from steelyard.traffic.trace import Trace
 from tests.serving import config, random_trace, run, run_fleet, wires
 
 SCHEDULERS = sorted(RULES)

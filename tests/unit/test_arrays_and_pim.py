@@ -11,9 +11,9 @@ import pytest
 
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.deployment import Plan
 from steelyard.machine import Machine
 from steelyard.machine.cluster import Cluster
-from steelyard.plan import Plan
 from steelyard.workload import Graph, Op
 from tests.machines import array_machine, gpu_with_in_memory_units
 

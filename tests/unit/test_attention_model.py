@@ -204,8 +204,8 @@ def test_stated_errors_hold_on_the_measurements(machine: str, phase: Any) -> Non
     if not folder.is_dir():
         pytest.skip(f"no measured tables at {folder} (set STEELYARD_DATA)")
     pytest.importorskip("pyarrow")
-    from steelyard.calibrate.datasets.aic_attention import read_attention
     from steelyard.calibrate.fit_attention import COMMON_KERNELS, device_of, parts, predict, score, split, start_of
+    from steelyard.measurements.aic_attention import read_attention
 
     table = tomllib.loads((CALIBRATION / machine / "attention.toml").read_text(encoding="utf-8"))[phase]
     start = start_of(phase)

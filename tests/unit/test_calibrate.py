@@ -105,8 +105,8 @@ def gemm_table(folder: Path, machine: str, rows: int = 400) -> Path:
     """A made-up table: our own model with other parameters and 3 % noise."""
     from dataclasses import replace
 
-    from steelyard.calibrate.datasets.aic_gemm import GemmRows
     from steelyard.calibrate.tasks import gemm_task
+    from steelyard.measurements.aic_gemm import GemmRows
 
     target = find_machine(machine)
     rng = np.random.default_rng(1)
@@ -243,8 +243,8 @@ def test_an_unreadable_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_measured_kernels_answer_near_shapes_only(tmp_path: Path) -> None:
-    from steelyard.calibrate.measured_kernels import beside, measured_kernels
-    from steelyard.estimation import estimate
+    from steelyard.estimation.estimate import estimate
+    from steelyard.measurements.measured_kernels import beside, measured_kernels
 
     target = find_machine("h100_sxm")
     with pytest.raises(InputError, match="no measured kernels"):

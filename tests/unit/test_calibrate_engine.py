@@ -13,10 +13,10 @@ import steelyard
 from steelyard.calibrate.engine_logs import calibrate_engine, deployment, write_engine
 from steelyard.calibrate.fit_engine import fit_engine, tuned, values_of
 from steelyard.cli.main import main
+from steelyard.deployment import engine as plan_engine
+from steelyard.deployment.engine import engines, find_engine
 from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders
-from steelyard.plan import engine as plan_engine
-from steelyard.plan.engine import engines, find_engine
 from steelyard.report.records import vllm_bench
 
 TRUE = {"step_s": 2.5e-3, "step_s_per_sequence": 40e-6, "request_s": 45e-3}

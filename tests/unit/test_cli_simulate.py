@@ -22,10 +22,10 @@ from steelyard.report.simulation import limits, to_dict
 from steelyard.report.simulation import text as report
 from steelyard.report.svg import Chart, nice_ticks
 from steelyard.report.timeline import page
-from steelyard.serve.door import engine_and_scheduler, simulate, targets_of
-from steelyard.serve.simulation import Simulation
-from steelyard.serve.slo import parse_target
-from steelyard.serve.traffic import read_recorded
+from steelyard.scenario.slo import parse_target
+from steelyard.simulation.api import engine_and_scheduler, simulate, targets_of
+from steelyard.simulation.result import Simulation
+from steelyard.traffic import read_recorded
 
 MODEL = ["simulate", "llama-3.1-8b", "--on", "h100_sxm"]
 SMALL = [*MODEL, "--rate", "20/s", "--requests", "60", "--isl", "uniform:100-400", "--osl", "lognormal:20"]

@@ -154,8 +154,8 @@ def test_fitted_machines_meet_the_target_on_sizes_left_out() -> None:
     if not (data / "truth" / "aic_ops" / "comm_all_systems.parquet").is_file():
         pytest.skip("no measured collectives at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.datasets import comm
     from steelyard.calibrate.fit_collective import FABRICS, even_size, predict, rows_of
+    from steelyard.measurements import comm
 
     table = comm.read_aiconfigurator(data)
     for machine in ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "l40s"):

@@ -9,22 +9,22 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost.step_table import build_step_table
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
-from steelyard.serve.adapters import adapter_cost, draw_adapters, parse_adapters
-from steelyard.serve.engine import engine_config
-from steelyard.serve.extras import Extras, read_extras
-from steelyard.serve.policies import ordered
-from steelyard.serve.simulation import Simulation, simulate
-from steelyard.serve.split_ffn import parse_split, simulate_split, split_pool, split_table
-from steelyard.serve.step_table import build_step_table
-from steelyard.serve.tiers import parse_tiers
-from steelyard.serve.traffic.branches import best_of
-from steelyard.serve.traffic.lengths import parse_lengths
-from steelyard.serve.traffic.sessions import conversations
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.deployments.split_ffn import parse_split, simulate_split, split_pool, split_table
+from steelyard.simulation.policies import ordered
+from steelyard.simulation.result import Simulation, simulate
+from steelyard.simulation.techniques import Extras, read_extras
+from steelyard.techniques.adapters import adapter_cost, draw_adapters, parse_adapters
+from steelyard.techniques.tiers import parse_tiers
+from steelyard.traffic.branches import best_of
+from steelyard.traffic.lengths import parse_lengths
+from steelyard.traffic.sessions import conversations
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
 
@@ -270,7 +270,7 @@ def test_splitfuse_fills_steps() -> None:
 
 
 def test_groups_of_a_prefix_go_together() -> None:
-    from steelyard.serve.policies.prefix_group import PrefixGroup
+    from steelyard.simulation.policies.prefix_group import PrefixGroup
 
     hashes = np.array([7, 8, 7, 8])
     trace = Trace(
@@ -308,9 +308,9 @@ SCHEDULERS = ("vllm", "sglang", "trtllm", "trtllm-max-utilization", "vllm-v0", "
 
 @pytest.mark.parametrize("seed", range(24))
 def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
-    from steelyard.plan.deployment import Deployment, Pool
-    from steelyard.serve.arrays import play, setup_of_fleet
-    from steelyard.serve.run import Options, _methods, prepare
+    from steelyard.deployment.deployment import Deployment, Pool
+    from steelyard.simulation.arrays import play, setup_of_fleet
+    from steelyard.simulation.run import Options, _methods, prepare
 
     rng = np.random.default_rng(seed)
     n = 80

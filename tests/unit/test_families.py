@@ -83,8 +83,8 @@ def test_delta_net_work_by_hand() -> None:
 
 def test_delta_net_splits_over_heads() -> None:
     """Tensor parallelism divides its weights and its state."""
-    from steelyard.plan.plan import Plan
-    from steelyard.plan.sharding import shard
+    from steelyard.deployment.plan import Plan
+    from steelyard.deployment.sharding import shard
 
     model = load_model("qwen3-next").transformer
     graph = model.graph(Step.decode(1, 1000)).where(lambda op: op.name.startswith("layer0."))
@@ -246,7 +246,7 @@ def test_native_formats_of_parts() -> None:
 
 def test_native_formats_are_known_to_the_plan() -> None:
     """Every catalogue model's stored format is one that can be planned."""
-    from steelyard.plan.formats import find_format
+    from steelyard.deployment.formats import find_format
     from steelyard.workload.catalogue import model_names
 
     for name in model_names():

@@ -234,8 +234,8 @@ def test_catalogue_parameters_predict_pairs_left_out(machine: str, number_format
         pytest.skip(f"no measured GEMM table of {machine} under {folder}")
     for module in ("numba", "pandas", "pyarrow"):
         pytest.importorskip(module)
-    from steelyard.calibrate.datasets.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair
     from steelyard.calibrate.fit_gemm import MEASURED, Sample, device_of, score
+    from steelyard.measurements.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair
 
     rows = read_aic_gemm(aic_gemm_files(folder)[machine])[number_format]
     text = resources.files("steelyard.catalogue").joinpath(f"calibration/{machine}/gemm.toml").read_text("utf-8")

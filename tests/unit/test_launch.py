@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
-from steelyard.report.launch import Load, deployment_text, launch_files, read_deployment, service, write_folder
-from steelyard.report.launch.command import Flags, Var, compose_word, kubernetes_word, shell_word
-from steelyard.report.launch.service import Service
-from steelyard.serve.slo import parse_target
+from steelyard.launch import Load, deployment_text, launch_files, read_deployment, service, write_folder
+from steelyard.launch.command import Flags, Var, compose_word, kubernetes_word, shell_word
+from steelyard.launch.service import Service
+from steelyard.scenario.slo import parse_target
 
 TARGETS = (parse_target("p99:1s", "ttft_s"), parse_target("p95:50ms", "tpot_s"))
 LOAD = Load(10.0, 4000, 500, in_flight=120.0, requests=400, words="10 requests/s", seed=7)
 LIMITS = {"max_num_seqs": 96, "max_num_batched_tokens": 4096}
-FLAGS = Path(__file__).parents[2] / "src" / "steelyard" / "report" / "launch" / "flags"
+FLAGS = Path(__file__).parents[2] / "src" / "steelyard" / "launch" / "flags"
 
 
 def pool(machine: str, replicas: int = 1, role: str = "both", **plan: Any) -> Pool:

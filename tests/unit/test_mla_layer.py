@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.calibrate import mla_layer
-from steelyard.calibrate.readers import _ops, aic_ops
 from steelyard.cost.attention import AttentionDevice
 from steelyard.cost.attention_kernels import mla_facts
 from steelyard.cost.mla import MlaParameters, mla_decode_time_s
 from steelyard.machine.catalogue import find_machine
+from steelyard_validation import mla_layer
+from steelyard_validation.readers import _ops, aic_ops
 
 H100 = AttentionDevice(132, 989.4e12, 3.352e12, 50 * 2**20, 5.5e12, 1.83e9, "async", 1978.9e12)
 CPU = AttentionDevice(32, 8e12, 0.3e12, 64 * 2**20, 1e12, 3e9)

@@ -123,8 +123,8 @@ def test_hopper_meets_the_target_on_measured_rows() -> None:
     if not (data / "truth" / "aic_ops" / "h100_sxm__moe__vllm_0.24.0.parquet").is_file():
         pytest.skip("no measured MoE layers at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.datasets import aic_moe
     from steelyard.calibrate.fit_moe import predict
+    from steelyard.measurements import aic_moe
 
     rows = aic_moe.read(data, "h100_sxm")
     table = tomllib.loads((CATALOGUE / "calibration" / "h100_sxm" / "moe.toml").read_text(encoding="utf-8"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.serve.run import Played
-from steelyard.serve.simulation import simulate
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.result import simulate
+from steelyard.simulation.run import Played
+from steelyard.traffic.trace import Trace
 from tests.serving import config, run
 
 BLOCK = 16

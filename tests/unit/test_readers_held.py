@@ -10,10 +10,10 @@ import pytest
 
 pd = pytest.importorskip("pandas")
 
-from steelyard.calibrate.readers import inferencex, llmservingsim, rocm_vllm, trtllm  # noqa: E402
-from steelyard.calibrate.readers._base import Ask, Comparison  # noqa: E402
-from steelyard.calibrate.readers._whole import deploy  # noqa: E402
 from steelyard.testing.readers import ReaderContract  # noqa: E402
+from steelyard_validation.readers import inferencex, llmservingsim, rocm_vllm, trtllm  # noqa: E402
+from steelyard_validation.readers._base import Ask, Comparison  # noqa: E402
+from steelyard_validation.readers._whole import deploy  # noqa: E402
 
 
 def pools(**changed: Any) -> dict[str, Any]:

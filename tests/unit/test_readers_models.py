@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("pandas")
 
-from steelyard.calibrate import fit_family
-from steelyard.calibrate.readers import (
+from steelyard.testing.readers import ReaderContract
+from steelyard_validation import fit_family
+from steelyard_validation.readers import (
     deepseek_serving,
     gpt3_layer,
     inferencex,
@@ -26,8 +27,8 @@ from steelyard.calibrate.readers import (
     tpu_serving,
     trtllm,
 )
-from steelyard.calibrate.readers._base import Ask
-from steelyard.calibrate.readers._whole import (
+from steelyard_validation.readers._base import Ask
+from steelyard_validation.readers._whole import (
     Deployment,
     closed_loop,
     deploy,
@@ -35,7 +36,6 @@ from steelyard.calibrate.readers._whole import (
     static_batch,
     unbounded_queue,
 )
-from steelyard.testing.readers import ReaderContract
 
 
 def at(model: str = "Llama-3.1-8B", machine: str = "h100_sxm", **plan: object) -> Deployment:

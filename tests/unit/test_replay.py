@@ -15,10 +15,10 @@ pytest.importorskip("numba")
 from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.report.records import vllm_bench, write_records
-from steelyard.serve.door import simulate
-from steelyard.serve.replay import METRICS, Log, figures, is_log, parts, read_log, replay
-from steelyard.serve.simulation import Simulation
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.api import simulate
+from steelyard.simulation.replay import METRICS, Log, figures, is_log, parts, read_log, replay
+from steelyard.simulation.result import Simulation
+from steelyard.traffic.trace import Trace
 
 WHERE = ["--model", "llama-3.1-8b", "--on", "h100_sxm"]
 
@@ -161,7 +161,7 @@ def test_fewer_seats_are_named() -> None:
 
 def _log(run: Simulation, more_s: float = 0.0, held_up: int = 0) -> Log:
     """A run as a log, its first tokens so much later, every so many-th answer held up."""
-    from steelyard.serve.traffic.readers import Recorded
+    from steelyard.traffic.readers import Recorded
 
     r = run.records
     held = np.arange(len(r)) % held_up == 0 if held_up else np.zeros(len(r), dtype=bool)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import steelyard as sy
-from steelyard.estimation import Estimate
-from steelyard.remedy import changes, memory_of, nearest_change, shortfall
+from steelyard.estimation.estimate import Estimate
+from steelyard.estimation.infeasibility import changes, memory_of, nearest_change, shortfall
 from steelyard.report import explain
 from steelyard.report.estimate import flat, shares_of
 from steelyard.report.plain import plain

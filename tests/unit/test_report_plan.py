@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from steelyard.deployment.deployment import Pool
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.plan.deployment import Pool
-from steelyard.plan.plan import Plan
-from steelyard.report.launch import read_deployment, write_folder
+from steelyard.launch import read_deployment, write_folder
 from steelyard.report.plan import SCHEMA, flat_rows, text, to_dict
 from steelyard.report.plan_chart import Dot, front_chart
 from steelyard.report.plan_files import load_of, plan_files
@@ -32,7 +32,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 def test_json_has_the_fields_of_the_schema() -> None:
     document = to_dict(answer())
-    assert document["schema"] == SCHEMA == "steelyard.plan/1"
+    assert document["schema"] == SCHEMA == "steelyard.deployment/1"
     wanted = {"machine", "devices", "engine", "mode", "shape", "limits", "formats", "usd_per_hour",
               "usd_per_million_tokens", "watts", "ttft_s", "tpot_s", "tokens_per_s_per_device", "max_rate_per_s",
               "interval"}  # fmt: skip

@@ -20,9 +20,9 @@ from steelyard.report.study import Findings, Row, findings, front_of, to_dict
 from steelyard.report.study_charts import Scale
 from steelyard.report.study_page import page
 from steelyard.report.study_text import text
-from steelyard.run.study import Constraint, Objective, parse_study
-from steelyard.run.sweep import sweep
-from steelyard.store.results import Store, StudyRecord
+from steelyard.studies.store_results import Store, StudyRecord
+from steelyard.studies.study import Constraint, Objective, parse_study
+from steelyard.studies.sweep import sweep
 
 ASKED = {
     "name": "shapes",

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.deployment.deployment import Pool
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.plan.deployment import Pool
-from steelyard.plan.plan import Plan
+from steelyard.scenario.slo import parse_target
 from steelyard.search.answer import Question
 from steelyard.search.fleet_buckets import buckets_of, deal, merged, part_of
-from steelyard.serve.simulation import simulate_deployment
-from steelyard.serve.slo import parse_target
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.result import simulate_deployment
+from steelyard.traffic.trace import Trace
 
 pytest.importorskip("highspy", reason="mixed fleets need the extra opt")
 
@@ -277,7 +277,7 @@ def test_a_mix_beats_one_type_on_the_azure_traces() -> None:
     folder = Path(os.environ.get("STEELYARD_DATA", "../shared"))
     if not (folder / "truth/traces_azure/azure_llm_2023.csv").exists():
         pytest.skip("needs the Azure traces under STEELYARD_DATA")
-    from steelyard.serve.traffic import read_trace
+    from steelyard.traffic import read_trace
 
     os.environ.setdefault("STEELYARD_DATA", str(folder))
     recorded = merged([read_trace("azure_conv"), read_trace("azure_code")])

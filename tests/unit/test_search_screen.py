@@ -8,22 +8,22 @@ import math
 import numpy as np
 import pytest
 
+from steelyard.cost.step_table import build_step_table
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.engine import find_engine
-from steelyard.plan.sharding import check_sharding
+from steelyard.scenario.slo import parse_target
+from steelyard.search.api import advise
 from steelyard.search.candidates import Part, counts_up_to
 from steelyard.search.demand import Demand, demand_of
-from steelyard.search.door import advise
 from steelyard.search.front import pareto
 from steelyard.search.prices import BATCHES, step_prices, with_hops
 from steelyard.search.screen import COUNTS, capacities, points_of, promise_of, tail
 from steelyard.search.space import Formats, Replica, formats_of, replicas_of
 from steelyard.search.trial import Player
-from steelyard.serve.slo import parse_target
-from steelyard.serve.step_table import build_step_table
-from steelyard.serve.traffic import Traffic, traffic
-from steelyard.serve.traffic.trace import Trace
+from steelyard.traffic import Traffic, traffic
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
 TARGETS = (parse_target("p99:1s", "ttft_s"), parse_target("p95:50ms", "tpot_s"))

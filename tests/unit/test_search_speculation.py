@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("numba")
 
 from steelyard.errors import InputError
-from steelyard.report.launch.planfile import deployment_text, read_deployment
+from steelyard.launch.planfile import deployment_text, read_deployment
 from steelyard.search.answer import Answer
-from steelyard.search.door import advise
+from steelyard.search.api import advise
 
 
 def asked(tpot: str, speculate: str = "", **more: object) -> Answer:

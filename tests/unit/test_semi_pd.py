@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
-from steelyard.serve.door import simulate
-from steelyard.serve.semi_pd import SATURATING_FRAC, SemiPD, bandwidth_fracs, parse_semi, share_of
-from steelyard.serve.simulation import Simulation
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.api import simulate
+from steelyard.simulation.deployments.semi_pd import SATURATING_FRAC, SemiPD, bandwidth_fracs, parse_semi, share_of
+from steelyard.simulation.result import Simulation
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
 ISL, OSL = 2000, 200

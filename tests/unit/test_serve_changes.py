@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import constant_tables
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
-from steelyard.serve.arrays import Member
-from steelyard.serve.changes import Autoscale, Changes, Outage, parse_autoscale, parse_outages
-from steelyard.serve.door import simulate
-from steelyard.serve.kv import KvPool
-from steelyard.serve.simulation import simulate_deployment
-from steelyard.serve.step_table import constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.api import simulate
+from steelyard.simulation.arrays import Member
+from steelyard.simulation.result import simulate_deployment
+from steelyard.techniques.changes import Autoscale, Changes, Outage, parse_autoscale, parse_outages
+from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires
 
 

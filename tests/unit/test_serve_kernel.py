@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.kv import KvPool
-from steelyard.serve.step_table import constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import constant_tables
+from steelyard.traffic.trace import Trace
 from tests.serving import config, random_trace, run
 
 
@@ -189,7 +189,7 @@ def test_log_thins_itself() -> None:
 
 
 def test_blocks_of_a_request_count_windows_and_states() -> None:
-    from steelyard.serve.kv import blocks_for
+    from steelyard.cost.kv_pool import blocks_for
 
     assert blocks_for(KvPool(10, 16, 1.0), 33) == 3
     assert blocks_for(KvPool(10, 16, 1.0, fixed_blocks=2, token_cap=20), 33) == 4

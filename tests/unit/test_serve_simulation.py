@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("numba")
 
 import steelyard as sy
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, UnknownName
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
-from steelyard.serve.simulation import Simulation, simulate
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.result import Simulation, simulate
+from steelyard.traffic.trace import Trace
 
 
 def poisson(rate: float, n: int = 400, isl: int = 1000, osl: int = 150, **more: Any) -> Trace:
@@ -158,8 +158,8 @@ def test_intervals_hold_the_answer_and_widen_with_load() -> None:
 
 
 def test_scaled_tables_scale_steps() -> None:
-    from steelyard.serve.run import Options, prepare
-    from steelyard.serve.step_table import StepTable, scaled
+    from steelyard.cost.step_table import StepTable, scaled
+    from steelyard.simulation.run import Options, prepare
 
     deployment = Deployment("deepseek-r1", (Pool("h200_sxm", Plan(tp=8)),))
     table = prepare(deployment, poisson(1), Options()).table

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step_table import StepTable, build_step_table
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.errors import DoesNotFit, InputError, UnknownName
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
-from steelyard.serve.engine import engine_config
-from steelyard.serve.kv import kv_pool
-from steelyard.serve.step_table import StepTable, build_step_table
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
 

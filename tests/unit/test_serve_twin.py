@@ -12,13 +12,13 @@ pytest.importorskip("numba")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steelyard.serve.arrays import Member
-from steelyard.serve.kv import KvPool
-from steelyard.serve.reference import ReferencePool, Wire, reference_run
-from steelyard.serve.state import LINK
-from steelyard.serve.step_table import StepTable, constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import StepTable, constant_tables
+from steelyard.simulation.arrays import Member
+from steelyard.simulation.kernel.state import LINK
+from steelyard.traffic.trace import Trace
 from tests.serving import config, random_trace, run_fleet
+from tests.twin import ReferencePool, Wire, reference_run
 
 ROUTERS = ("round-robin", "random", "session", "least-loaded", "prefix")
 #: Roles of the pools, each of one to three replicas.

@@ -11,11 +11,11 @@ import pytest
 pd = pytest.importorskip("pandas")
 
 from steelyard.calibrate.fit_engine import PARAMETERS  # noqa: E402
-from steelyard.calibrate.readers import inferencex  # noqa: E402
-from steelyard.calibrate.readers import inferencex_lines as lines  # noqa: E402
-from steelyard.calibrate.targets import TARGETS, reached  # noqa: E402
-from steelyard.calibrate.validate import Accuracy  # noqa: E402
-from steelyard.plan.engine import find_engine  # noqa: E402
+from steelyard.deployment.engine import find_engine  # noqa: E402
+from steelyard_validation.readers import inferencex  # noqa: E402
+from steelyard_validation.readers import inferencex_lines as lines  # noqa: E402
+from steelyard_validation.targets import TARGETS, reached  # noqa: E402
+from steelyard_validation.validate import Accuracy  # noqa: E402
 
 
 @pytest.fixture(scope="module")

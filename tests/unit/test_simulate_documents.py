@@ -20,9 +20,9 @@ from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
 from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
 from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, limits, text, to_dict
-from steelyard.serve.door import serve, simulate, targets_of
-from steelyard.serve.simulation import Simulation
-from steelyard.serve.state import TOTALS
+from steelyard.simulation.api import serve, simulate, targets_of
+from steelyard.simulation.kernel.state import TOTALS
+from steelyard.simulation.result import Simulation
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 TARGETS = targets_of(ttft="p99:500ms", tpot="mean:1us")
@@ -42,7 +42,7 @@ def run() -> Simulation:
     """A short run near saturation, with rejected requests."""
     lengths = np.full(200, 1000)
     lengths[7] = 1_000_000
-    from steelyard.serve.traffic.trace import Trace
+    from steelyard.traffic.trace import Trace
 
     trace = Trace(np.arange(200) * 0.05, lengths, np.full(200, 100), origin={"rate": "20/s"}, notes=("a note",))
     return simulate("llama-3.1-8b", "h100_sxm", trace=trace, ttft="p99:500ms")
@@ -89,7 +89,7 @@ def test_every_field_of_a_run_is_documented_and_the_other_way_round(run: Simulat
 
 def test_every_field_of_a_replay_is_documented(run: Simulation, tmp_path: Path) -> None:
     from steelyard.report.records import vllm_bench
-    from steelyard.serve.replay import read_log, replay
+    from steelyard.simulation.replay import read_log, replay
 
     path = tmp_path / "log.json"
     path.write_text(json.dumps(vllm_bench(run)))

@@ -10,20 +10,21 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost import step_eval as evaluate
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step_table import build_step_table, verifying
+from steelyard.deployment import Plan
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.errors import InputError
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan import Plan
-from steelyard.plan.engine import find_engine
-from steelyard.serve import evaluate, pricing
-from steelyard.serve.engine import engine_config
-from steelyard.serve.extras import Extras, read_extras
-from steelyard.serve.methods import no_methods
-from steelyard.serve.simulation import Simulation, simulate
-from steelyard.serve.speculate import draft_of, parse_speculation, with_draft
-from steelyard.serve.step_table import build_step_table, verifying
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.kernel import pricing
+from steelyard.simulation.kernel.methods import no_methods
+from steelyard.simulation.result import Simulation, simulate
+from steelyard.simulation.techniques import Extras, read_extras
+from steelyard.techniques.speculate import draft_of, parse_speculation, with_draft
+from steelyard.traffic.trace import Trace
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
 from tests.serving import from_python

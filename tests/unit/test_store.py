@@ -15,9 +15,9 @@ pytest.importorskip("duckdb", reason="needs the store extra")
 import duckdb
 
 from steelyard.errors import InputError
-from steelyard.store import results
-from steelyard.store.columns import ANSWERS, columns_of, number_names
-from steelyard.store.results import Store, StoreBusy
+from steelyard.studies import store_results as results
+from steelyard.studies.store_columns import ANSWERS, columns_of, number_names
+from steelyard.studies.store_results import Store, StoreBusy
 
 N = 40
 POINTS: dict[str, list[Any]] = {
@@ -113,7 +113,7 @@ def test_a_changed_study_replaces_its_points_and_keeps_answers(tmp_path: Path) -
 def test_readers_get_in_while_a_writer_holds_the_store(tmp_path: Path) -> None:
     store = _filled(tmp_path / "s.duckdb", list(range(10)), 10)
     code = (
-        "import sys; from steelyard.store.results import Store\n"
+        "import sys; from steelyard.studies.store_results import Store\n"
         "print(Store(sys.argv[1]).study('s').priced)"
     )  # fmt: skip
     with store.writing():
@@ -125,7 +125,7 @@ def test_readers_get_in_while_a_writer_holds_the_store(tmp_path: Path) -> None:
 def test_a_second_writer_is_told_who_holds_it(tmp_path: Path) -> None:
     store = _filled(tmp_path / "s.duckdb", [1], 1)
     code = (
-        "import sys; from steelyard.store.results import Store\n"
+        "import sys; from steelyard.studies.store_results import Store\n"
         "with Store(sys.argv[1]).writing(): print('got it')"
     )  # fmt: skip
     run = [sys.executable, "-c", code, str(store.path)]

@@ -19,17 +19,17 @@ pytest.importorskip("duckdb", reason="needs the store extra")
 import steelyard as sy
 from steelyard.cli.main import main
 from steelyard.errors import InputError
+from steelyard.estimation.batch import weigh
 from steelyard.report.estimate import flat
-from steelyard.run.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks_of, failed, price_chunk
-from steelyard.run.estimates import weigh
-from steelyard.run.executors import execute
-from steelyard.run.points import Point, expand_study
-from steelyard.run.questions import _FIELDS, fields_of, function_of
-from steelyard.run.ranges import expand
-from steelyard.run.study import Study, parse_study, read_study
-from steelyard.run.sweep import Progress, preview, sweep
-from steelyard.store.columns import ANSWERS, columns_of
-from steelyard.store.results import Store, StoreBusy
+from steelyard.scenario.fields import _FIELDS, fields_of, function_of
+from steelyard.scenario.ranges import expand
+from steelyard.studies.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks_of, failed, price_chunk
+from steelyard.studies.executors import execute
+from steelyard.studies.points import Point, expand_study
+from steelyard.studies.store_columns import ANSWERS, columns_of
+from steelyard.studies.store_results import Store, StoreBusy
+from steelyard.studies.study import Study, parse_study, read_study
+from steelyard.studies.sweep import Progress, preview, sweep
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -267,7 +267,7 @@ def test_a_point_that_cannot_run_is_a_row_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_an_error_of_ours_spoils_one_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steelyard.run import estimates
+    from steelyard.estimation import batch as estimates
 
     whole = estimates.weigh
 
@@ -318,7 +318,7 @@ def test_an_executor_that_is_none_is_refused() -> None:
 
 
 def test_pool_and_serial_store_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steelyard.run.sweep.FEW_CHUNKS", 0)
+    monkeypatch.setattr("steelyard.studies.sweep.FEW_CHUNKS", 0)
     exported = []
     for executor, jobs in (("serial", 1), ("process", 2)):
         place = Store(tmp_path / f"{executor}.duckdb")

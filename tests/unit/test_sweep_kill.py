@@ -18,9 +18,9 @@ import pytest
 
 pytest.importorskip("duckdb", reason="needs the store extra")
 
-from steelyard.run.points import expand_study
-from steelyard.run.study import read_study
-from steelyard.store.results import Store
+from steelyard.studies.points import expand_study
+from steelyard.studies.store_results import Store
+from steelyard.studies.study import read_study
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 
@@ -42,9 +42,9 @@ batch = "1-{batches}"
 #: Commits as often as it can, so that kills meet commits.
 RUN = """
 import json, sys
-from steelyard.run import sweep as sweeps
-from steelyard.run.study import read_study
-from steelyard.store.results import Store
+from steelyard.studies import sweep as sweeps
+from steelyard.studies.study import read_study
+from steelyard.studies.store_results import Store
 sweeps.COMMIT_SHARE = 1.0
 done = sweeps.sweep(read_study(sys.argv[1]), Store(sys.argv[2]), jobs=2, resume=True, commit_every_s=0.02,
                     progress=lambda p: print("going", flush=True) if p.done else None)

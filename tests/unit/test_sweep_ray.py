@@ -12,12 +12,12 @@ pytest.importorskip("ray", reason="ray is not installed (the ray extra)")
 
 import ray
 
-from steelyard.run.answers import Chunk, Priced, chunks_of, price_chunk
-from steelyard.run.executors import execute
-from steelyard.run.points import expand_study
-from steelyard.run.study import Study, parse_study
-from steelyard.run.sweep import sweep
-from steelyard.store.results import Store
+from steelyard.studies.answers import Chunk, Priced, chunks_of, price_chunk
+from steelyard.studies.executors import execute
+from steelyard.studies.points import expand_study
+from steelyard.studies.store_results import Store
+from steelyard.studies.study import Study, parse_study
+from steelyard.studies.sweep import sweep
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.serve.traffic import Trace, Traffic, parse_arrivals, parse_lengths, traffic
-from steelyard.serve.traffic.arrivals import parse_rate
-from steelyard.serve.traffic.lengths import SIGMA
-from steelyard.serve.traffic.sessions import BLOCK_TOKENS, conversations, read_workflow, workflows
+from steelyard.traffic import Trace, Traffic, parse_arrivals, parse_lengths, traffic
+from steelyard.traffic.arrivals import parse_rate
+from steelyard.traffic.lengths import SIGMA
+from steelyard.traffic.sessions import BLOCK_TOKENS, conversations, read_workflow, workflows
 
 
 def _rng() -> np.random.Generator:

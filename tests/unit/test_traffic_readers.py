@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.serve.traffic import READERS, read_recorded, read_trace
+from steelyard.traffic import READERS, read_recorded, read_trace
 
 PLAIN = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steelyard.calibrate import validate as module
-from steelyard.calibrate.readers import aic_ops, comm, deepseek_kernels, infersim_ops, neusight_ops, vidur_profiling
-from steelyard.calibrate.readers._base import Ask, Comparison, comparison, guarded, interval80, machine_name
-from steelyard.calibrate.validate import accuracy, validate
 from steelyard.errors import InputError
-from steelyard.report.validation import MARKERS, accuracy_table, short_table, text, update_readme, write_pages
 from steelyard.testing.readers import ReaderContract
+from steelyard_validation import validate as module
+from steelyard_validation.readers import aic_ops, comm, deepseek_kernels, infersim_ops, neusight_ops, vidur_profiling
+from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, interval80, machine_name
+from steelyard_validation.report import MARKERS, accuracy_table, short_table, text, update_readme, write_pages
+from steelyard_validation.validate import accuracy, validate
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")

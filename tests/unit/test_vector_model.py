@@ -80,8 +80,8 @@ def test_elementwise_kernels_meet_the_target_on_measured_rows() -> None:
     if not (data / "truth" / "neusight_ops" / "test_ops_nvidia.parquet").is_file():
         pytest.skip("no measured vector kernels at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.datasets import vector_ops
     from steelyard.calibrate.fit_vector import device_of, predict
+    from steelyard.measurements import vector_ops
 
     table = vector_ops.read_neusight(data)
     for machine in ("a100_pcie", "l4", "t4", "v100_pcie", "mi100"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steelyard.calibrate.validate import Validation, validate
+from steelyard_validation.validate import Validation, validate
 
 pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")

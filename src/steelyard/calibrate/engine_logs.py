@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.calibrate.fit_engine import EngineFit, fit_engine, values_of
-from steelyard.calibrate.readers._serve import Service
-from steelyard.calibrate.readers._whole import Deployment
 from steelyard.calibrate.toml_files import document, write_files
+from steelyard.deployment.engine import Engine, default_engine, engines, find_engine
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.folders import user_folder
 from steelyard.machine.cluster import parse_cluster
-from steelyard.plan.engine import Engine, default_engine, engines, find_engine
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import check_sharding
-from steelyard.serve.replay import Log, read_log
+from steelyard.simulation.replay import Log, read_log
 from steelyard.workload.catalogue import load_model
+from steelyard_validation.readers._serve import Service
+from steelyard_validation.readers._whole import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard import __version__
+from steelyard._version import __version__
 from steelyard.calibrate.few_shot import Errors, need_scipy
 from steelyard.calibrate.toml_files import document, merged, write_files
 from steelyard.cost.parameters import calibration_table
@@ -171,9 +171,9 @@ def fit_task(task: Any) -> Section:
 
 
 def _gemm(machine: Machine, folders: DataFolders) -> Iterator[Any]:
-    from steelyard.calibrate.datasets.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair, take
     from steelyard.calibrate.fit_gemm import EAGER_ROWS_S
     from steelyard.calibrate.tasks import gemm_task
+    from steelyard.measurements.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair, take
 
     path = aic_gemm_files(folders.aic).get(machine.name) if folders.aic else None
     if path is None:
@@ -193,8 +193,8 @@ def _gemm(machine: Machine, folders: DataFolders) -> Iterator[Any]:
 
 
 def _attention(machine: Machine, folders: DataFolders) -> Iterator[Any]:
-    from steelyard.calibrate.datasets.aic_attention import read_attention
     from steelyard.calibrate.tasks import attention_task
+    from steelyard.measurements.aic_attention import read_attention
 
     if folders.aic is None:
         return
@@ -213,8 +213,8 @@ def _attention(machine: Machine, folders: DataFolders) -> Iterator[Any]:
 
 
 def _moe(machine: Machine, folders: DataFolders) -> Iterator[Any]:
-    from steelyard.calibrate.datasets import aic_moe
     from steelyard.calibrate.tasks import moe_task
+    from steelyard.measurements import aic_moe
 
     paths = sorted(folders.aic.glob(f"{machine.name}__moe__*.parquet")) if folders.aic else []
     for path in paths:
@@ -261,7 +261,7 @@ _MOE_FORMATS: Mapping[str, str] = {
 def _moe_frame(path: Path) -> Any:
     import pandas as pd
 
-    from steelyard.calibrate.datasets import aic_moe
+    from steelyard.measurements import aic_moe
 
     raw = pd.read_parquet(path)
     raw = raw[raw["latency"] > 0].reset_index(drop=True)
@@ -301,8 +301,8 @@ def _collective(machine: Machine, folders: DataFolders) -> Iterator[Any]:
     import pandas as pd
 
     from steelyard.calibrate import fit_collective
-    from steelyard.calibrate.datasets import comm
     from steelyard.calibrate.tasks import collective_task
+    from steelyard.measurements import comm
 
     tables = []
     with _as_root(folders) as root:
@@ -327,8 +327,8 @@ def _vector(machine: Machine, folders: DataFolders) -> Iterator[Any]:
     import pandas as pd
 
     from steelyard.calibrate import fit_vector
-    from steelyard.calibrate.datasets import vector_ops
     from steelyard.calibrate.tasks import vector_device, vector_task
+    from steelyard.measurements import vector_ops
 
     tables = []
     with _as_root(folders) as root:

@@ -19,8 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.calibrate.attention_fields import FACT_FIELDS, HARDWARE_FIELDS
-from steelyard.calibrate.datasets.aic_attention import AttentionRows, read_attention, read_mla_generation
-from steelyard.calibrate.mla_layer import CALL_S, layer_rest
 from steelyard.cost.attention import (
     AttentionDevice,
     AttentionFacts,
@@ -35,6 +33,8 @@ from steelyard.cost.devices import attention_device
 from steelyard.cost.mla import MlaFacts, MlaParameters, mla_decode_limit_s, mla_decode_time_s
 from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
+from steelyard.measurements.aic_attention import AttentionRows, read_attention, read_mla_generation
+from steelyard_validation.mla_layer import CALL_S, layer_rest
 
 __all__ = [
     "FACT_FIELDS",

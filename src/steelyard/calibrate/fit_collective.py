@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from steelyard.calibrate.datasets import comm
 from steelyard.cost.collective import CollectiveParameters, Fabric, collective_time_s
+from steelyard.measurements import comm
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.plan.engine import Engine, KernelSpeed
+from steelyard.deployment.engine import Engine, KernelSpeed
 
 __all__ = ["PARAMETERS", "EngineFit", "Parameter", "fit_engine", "tuned", "values_of"]
 
@@ -36,8 +36,8 @@ class Parameter:
 
 
 #: What may be fitted. Times of the host; time per kernel outside captured graphs; speeds of the engine's own kernels
-#: over the benchmarked ones (:class:`~steelyard.plan.engine.KernelSpeed`), named with the family of machines and the
-#: format of weights they are for: ``gemm.stream:hopper:fp8``.
+#: over the benchmarked ones (:class:`~steelyard.deployment.engine.KernelSpeed`), named with the family of machines and
+#: the format of weights they are for: ``gemm.stream:hopper:fp8``.
 PARAMETERS: Final[Mapping[str, Parameter]] = {
     p.name: p
     for p in (

@@ -16,11 +16,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.calibrate.datasets.aic_gemm import FORMAT_BITS, GemmRows, take
 from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmDevice, GemmFacts, GemmParameters, gemm_roofline_s
 from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
+from steelyard.measurements.aic_gemm import FORMAT_BITS, GemmRows, take
 
 __all__ = [
     "CLASS_PRIOR",

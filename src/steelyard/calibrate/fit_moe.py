@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from steelyard.calibrate.datasets import aic_moe
 from steelyard.calibrate.fit_collective import between, parameter_lines, score, write_lines
 from steelyard.cost.devices import moe_device
 from steelyard.cost.moe import FACTS, MoeDevice, MoeFacts, MoeParameters, moe_time_s
 from steelyard.cost.site import site_for
 from steelyard.machine.catalogue import find_machine
+from steelyard.measurements import aic_moe
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from steelyard.calibrate.datasets import vector_ops
 from steelyard.calibrate.fit_collective import parameter_lines, score, write_lines
 from steelyard.cost.devices import vector_device
 from steelyard.cost.site import site_of
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.deployment.formats import widest
 from steelyard.machine.catalogue import find_machine
-from steelyard.plan.formats import widest
+from steelyard.measurements import vector_ops
 
 if TYPE_CHECKING:
     import pandas as pd

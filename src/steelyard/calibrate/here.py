@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard import __version__
+from steelyard._version import __version__
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
 from steelyard.calibrate.measure.graphs import kernel_of
 from steelyard.calibrate.measure.session import Measured, Session

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.calibrate.datasets.aic_attention import AttentionRows
-from steelyard.calibrate.datasets.aic_gemm import GemmRows
 from steelyard.calibrate.fit import Section, fit_task
 from steelyard.calibrate.here import FOLDS, folds_of
 from steelyard.calibrate.measure.session import Measured, Session
@@ -17,6 +15,8 @@ from steelyard.cost.attention_kernels import attention_kernel
 from steelyard.errors import InputError, UnknownName
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
+from steelyard.measurements.aic_attention import AttentionRows
+from steelyard.measurements.aic_gemm import GemmRows
 
 __all__ = ["gpu_sections"]
 

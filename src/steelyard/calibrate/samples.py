@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard import __version__
+from steelyard._version import __version__
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
 from steelyard.calibrate.toml_files import check_name, document, merged
 from steelyard.cost.devices import DEFAULT_CLOCK_HZ
@@ -297,7 +297,7 @@ SCALE_NOISE = 0.2
 
 
 def _tasks(machine: Machine, samples: Sequence[Sample], like: str) -> Iterator[Any]:
-    from steelyard.plan.formats import find_format
+    from steelyard.deployment.formats import find_format
 
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
@@ -319,8 +319,8 @@ def _tasks(machine: Machine, samples: Sequence[Sample], like: str) -> Iterator[A
 
 
 def _gemm(machine: Machine, dtype: str, c: Mapping[str, Any], time_s: Any, seen: Any, like: str) -> Any:
-    from steelyard.calibrate.datasets.aic_gemm import FORMAT_BITS, GemmRows
     from steelyard.calibrate.tasks import gemm_task
+    from steelyard.measurements.aic_gemm import FORMAT_BITS, GemmRows
 
     if dtype not in FORMAT_BITS:
         raise InputError(str(UnknownName("dtype of a product", dtype, FORMAT_BITS)), field="samples")
@@ -332,9 +332,9 @@ def _gemm(machine: Machine, dtype: str, c: Mapping[str, Any], time_s: Any, seen:
 def _attention(
     machine: Machine, phase: str, rows: Sequence[Sample], c: Mapping[str, Any], time_s: Any, seen: Any, like: str
 ) -> Any:
-    from steelyard.calibrate.datasets.aic_attention import AttentionRows
     from steelyard.calibrate.tasks import attention_task
     from steelyard.cost.attention_kernels import attention_kernel
+    from steelyard.measurements.aic_attention import AttentionRows
 
     bits = np.array([8.0 if r.dtype.startswith("fp8") else 16.0 for r in rows])
     kernels = [

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.calibrate import fit_attention, fit_collective, fit_gemm, fit_moe
-from steelyard.calibrate.datasets.aic_attention import AttentionRows
-from steelyard.calibrate.datasets.aic_gemm import GemmRows, take
 from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters
 from steelyard.cost.attention import DecodeParameters, PrefillParameters
 from steelyard.cost.attention_kernels import attention_facts
@@ -29,9 +27,11 @@ from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.site import site_for
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.deployment.formats import find_format
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
-from steelyard.plan.formats import find_format
+from steelyard.measurements.aic_attention import AttentionRows
+from steelyard.measurements.aic_gemm import GemmRows, take
 
 if TYPE_CHECKING:
     import pandas as pd

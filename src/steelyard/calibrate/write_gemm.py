@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from steelyard.calibrate.datasets.aic_gemm import GemmRows, aic_gemm_files, read_aic_gemm, split_by_pair
 from steelyard.calibrate.fit_gemm import (
     EAGER_FREE,
     FREE,
@@ -32,6 +31,7 @@ from steelyard.calibrate.fit_gemm import (
     section_toml,
 )
 from steelyard.cost.gemm import GemmParameters, gemm_facts
+from steelyard.measurements.aic_gemm import GemmRows, aic_gemm_files, read_aic_gemm, split_by_pair
 
 __all__ = ["families", "main", "samples_of"]
 

@@ -13,7 +13,7 @@ from steelyard.errors import InputError
 from steelyard.report.entry import Kind
 
 if TYPE_CHECKING:
-    from steelyard.serve.simulation import Simulation
+    from steelyard.simulation.result import Simulation
 
 _First = Annotated[
     str, Parameter(help="name of a machine or model, a saved estimate (--json --out FILE), or a benchmark's log")
@@ -65,7 +65,7 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
     from steelyard.report import compare as report
 
     if kind is None:
-        from steelyard.serve.replay import is_log
+        from steelyard.simulation.replay import is_log
 
         logs = [x for x in (a, b) if is_log(x)]
         if logs:
@@ -93,9 +93,9 @@ def _replay(
         missing = " and ".join(n for n, given in (("--model", model), ("--on", deployment is not None)) if not given)
         raise InputError(f"needs a second name, or for a benchmark's log {missing}", field="compare")
     from steelyard.report import replay as report
-    from steelyard.serve.door import serve
-    from steelyard.serve.replay import read_log, replay
-    from steelyard.serve.traffic.trace import Trace
+    from steelyard.simulation.api import serve
+    from steelyard.simulation.replay import read_log, replay
+    from steelyard.traffic.trace import Trace
 
     flags = serving.flags()
     usd = _price(deployment.price)

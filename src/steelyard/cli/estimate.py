@@ -54,7 +54,7 @@ def _one(outcomes: list[Outcome], output: Output) -> None:
 
     write(output, data=lambda: to_dict(found), text=text, rows=lambda: [flat(found)])
     if not found.fits:
-        from steelyard.remedy import nearest_change, shortfall
+        from steelyard.estimation.infeasibility import nearest_change, shortfall
 
         change = nearest_change(found.scenario)
         raise DoesNotFit(f"does not fit: {shortfall(found.scenario)}", change=change.text if change else "none found")
@@ -74,7 +74,7 @@ def _table(outcomes: list[Outcome], output: Output) -> None:
         rows=lambda: table.flat_rows(cells),
     )
     if not any(o.estimate is not None and o.estimate.fits for o in outcomes):
-        from steelyard.remedy import nearest_change
+        from steelyard.estimation.infeasibility import nearest_change
 
         first = next(o.estimate for o in outcomes if o.estimate is not None)
         change = nearest_change(first.scenario)

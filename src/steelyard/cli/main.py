@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
-from steelyard import __version__
+from steelyard._version import __version__
 from steelyard.errors import InputError, SteelyardError
 
 __all__ = ["app", "main", "run"]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.run.ranges import expand
+from steelyard.scenario.ranges import expand
 
 if TYPE_CHECKING:
-    from steelyard.estimation import Estimate
+    from steelyard.estimation.estimate import Estimate
     from steelyard.machine.cluster import Cluster
     from steelyard.workload.catalogue import Model
 
@@ -113,8 +113,8 @@ def answers(model: str, question: Question) -> Iterator[Outcome]:
         problems.append(Problem("skew", f"expected a number of at least 0, got {question.skew:g}"))
     usd = tried(_price, question.price)
 
-    from steelyard.plan.engine import find_engine
-    from steelyard.plan.formats import find_format
+    from steelyard.deployment.engine import find_engine
+    from steelyard.deployment.formats import find_format
 
     words = {
         name: _words(getattr(question, name)) for name in ("weights", "activations", "kv", "communication", "engine")
@@ -168,7 +168,7 @@ def _price(text: str) -> float | None:
 
 
 def _outcome(model: Model, cluster: Cluster, values: dict[str, Any], skew: float, usd: float | None) -> Outcome:
-    from steelyard.estimation import estimate
+    from steelyard.estimation.estimate import estimate
 
     inputs = {"model": model.name, "on": str(cluster), **{k: v for k, v in values.items() if v not in (None, "")}}
     try:

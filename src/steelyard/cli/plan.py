@@ -125,7 +125,7 @@ class Written:
 
     def check(self) -> None:
         """Refuse what cannot be written, before any work. Raises :class:`InputError` with every problem."""
-        from steelyard.report.launch.folder import check_folder
+        from steelyard.launch.folder import check_folder
         from steelyard.report.records import check_path
 
         problems: list[Problem] = []
@@ -176,7 +176,7 @@ def plan(
 
 
 def _ask(model: str, wanted: Wanted, allowed: Allowed, quiet: bool) -> Answer:
-    from steelyard.search.door import advise
+    from steelyard.search.api import advise
 
     a = allowed
     usd = _prices(a.price)
@@ -225,7 +225,7 @@ def _write(answer: Answer, written: Written) -> None:
     from steelyard.report import plan as report
 
     if written.folder and answer.winner is not None:
-        from steelyard.report.launch import write_folder
+        from steelyard.launch import write_folder
         from steelyard.report.plan_files import plan_files
 
         write_folder(written.folder, plan_files(answer), force=written.force)
@@ -243,8 +243,8 @@ def _write(answer: Answer, written: Written) -> None:
 
 
 def _replay(path: str, written: Written) -> None:
+    from steelyard.launch import read_deployment
     from steelyard.report import plan_replay as report
-    from steelyard.report.launch import read_deployment
 
     asked = read_deployment(path)
     with _told(written.quiet, "replaying"):

@@ -36,7 +36,7 @@ class Told:
             threading.Thread(target=self._look, args=(counters,), daemon=True).start()
 
     def _look(self, counters: Any) -> None:
-        from steelyard.serve.state import TOTALS
+        from steelyard.simulation.kernel.state import TOTALS
 
         column, progress, task = TOTALS.index("completed"), self._progress, self._task
         if progress is None or task is None:

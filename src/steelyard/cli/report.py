@@ -14,8 +14,8 @@ from steelyard.cli.sweep import DEFAULT_STORE, option, switch
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:
-    from steelyard.run.study import Objective
-    from steelyard.store.results import Store, StudyRecord
+    from steelyard.studies.store_results import Store, StudyRecord
+    from steelyard.studies.study import Objective
 
 __all__ = ["report"]
 
@@ -37,7 +37,7 @@ def report(
     A study that is still being priced is shown as far as it is. The objectives are those of the file when one is given.
     """
     _check(best, html, csv, parquet)
-    from steelyard.store.results import Store
+    from steelyard.studies.store_results import Store
 
     place = Store(store)
     if not study:
@@ -66,7 +66,7 @@ def report(
 def _asked(study: str) -> tuple[str, tuple[Objective, ...]]:
     """Name of the study, and the objectives of its file when it is one."""
     if Path(study).suffix.lower() in (".toml", ".yaml", ".yml", ".json"):
-        from steelyard.run.study import read_study
+        from steelyard.studies.study import read_study
 
         found = read_study(study)
         return found.name, found.objectives

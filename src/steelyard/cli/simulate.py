@@ -13,8 +13,8 @@ from steelyard.cli.progress import told
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:
-    from steelyard.serve.simulation import Simulation
-    from steelyard.serve.slo import Target
+    from steelyard.scenario.slo import Target
+    from steelyard.simulation.result import Simulation
 
 __all__ = ["simulate"]
 
@@ -308,8 +308,8 @@ def simulate(
 def _run(
     model: str, deployment: Deployment, load: Load, serving: Serving, promises: Promises, quiet: bool
 ) -> tuple[Simulation, tuple[Target, ...]]:
-    from steelyard.serve.door import Problems, branched, changes_of, check_words, extras_of, serve, targets_of
-    from steelyard.serve.traffic.build import Traffic, traffic
+    from steelyard.simulation.api import Problems, branched, changes_of, check_words, extras_of, serve, targets_of
+    from steelyard.traffic.build import Traffic, traffic
 
     d, v, problems = deployment, serving, Problems()
     targets = problems.read(lambda: targets_of(ttft=promises.ttft, tpot=promises.tpot, e2e=promises.e2e))

@@ -16,8 +16,8 @@ from cyclopts import Parameter
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:
-    from steelyard.run.sweep import Preview, Progress, Swept
-    from steelyard.store.results import Store
+    from steelyard.studies.store_results import Store
+    from steelyard.studies.sweep import Preview, Progress, Swept
 
 __all__ = ["DEFAULT_STORE", "option", "sweep", "switch"]
 
@@ -62,22 +62,22 @@ def sweep(
     stopped, by Ctrl-C or kill -9, goes on with --resume.
     """
     if schema:
-        from steelyard.run.study_schema import study_schema
+        from steelyard.studies.schema import study_schema
 
         print(json_text.dumps(study_schema(), indent=2))
         return
     _check(study, jobs, limit, csv, parquet)
-    from steelyard.run.study import read_study
-    from steelyard.store.results import Store
+    from steelyard.studies.store_results import Store
+    from steelyard.studies.study import read_study
 
     asked, place = read_study(study), Store(store)
     workers = jobs or os.cpu_count() or 1
     if dry_run:
-        from steelyard.run.sweep import preview
+        from steelyard.studies.sweep import preview
 
         _show(preview(asked, place, workers), json)
         return
-    from steelyard.run.sweep import sweep as run
+    from steelyard.studies.sweep import sweep as run
 
     began = time.monotonic()
     try:

@@ -38,8 +38,8 @@ def validate(
     """Compare predictions with measured tables: errors, coverage, and how often the interval holds."""
     if sample < 0:
         raise InputError(f"expected at least 0, got {sample}", field="sample")
-    from steelyard.calibrate import validate as run
-    from steelyard.report import validation as report
+    from steelyard_validation import report
+    from steelyard_validation import validate as run
 
     folder = run.data_folder(data or None)
     with _progress(quiet) as told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from steelyard import __version__
+from steelyard._version import __version__
 from steelyard.cli.output import Output, write
 
 

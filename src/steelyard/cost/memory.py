@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.program import own_formats, weight_format
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
-from steelyard.plan.engine import Engine
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import shard
 from steelyard.workload.op import Size
 from steelyard.workload.transformer import Step, Transformer
 

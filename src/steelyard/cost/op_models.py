@@ -31,9 +31,9 @@ from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
 from steelyard.cost.systolic import systolic_cycles
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.deployment.engine import Engine
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
-from steelyard.plan.engine import Engine
 
 __all__ = ["Priced", "Where", "attention", "collective", "fabrics", "gather", "gemm", "moe", "sustained", "vector"]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from steelyard.cost.collective import Fabric, collective_time_s
 from steelyard.cost.op_models import link_parameters
+from steelyard.deployment.plan import Plan
 from steelyard.machine.cluster import Cluster
-from steelyard.plan.plan import Plan
 from steelyard.workload.op import Size
 from steelyard.workload.transformer import Transformer
 

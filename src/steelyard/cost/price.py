@@ -18,8 +18,8 @@ from steelyard.cost.op_models import Priced, Where, fabrics
 from steelyard.cost.place import engines_for, roofline
 from steelyard.cost.program import Kernel, Program
 from steelyard.cost.site import site_of
+from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
 from steelyard.machine.cluster import Cluster
-from steelyard.plan.engine import Engine, KernelSpeed, default_engine
 from steelyard.registry import Registry
 
 __all__ = ["COST_MODELS", "price"]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.deployment.formats import Format, compute_with, find_format, widest
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import shard, split_ranks
 from steelyard.machine.component import Compute, Machine
-from steelyard.plan.formats import Format, compute_with, find_format, widest
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import shard, split_ranks
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from steelyard.deployment.formats import compute_with, find_format
 from steelyard.machine.component import Compute, Machine
-from steelyard.plan.formats import compute_with, find_format
 
 __all__ = ["COPY_ENGINE", "DEFAULT_CACHE_RATIO", "Site", "site_for", "site_of"]
 

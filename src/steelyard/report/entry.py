@@ -97,13 +97,13 @@ def _model(name: str) -> Any:
 
 
 def _format(name: str) -> Any:
-    from steelyard.plan.formats import find_format
+    from steelyard.deployment.formats import find_format
 
     return find_format(name)
 
 
 def _engine(name: str) -> Any:
-    from steelyard.plan.engine import find_engine
+    from steelyard.deployment.engine import find_engine
 
     return find_engine(name)
 

@@ -11,7 +11,7 @@ from steelyard.report.plain import plain
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
-    from steelyard.estimation import Estimate, Phase
+    from steelyard.estimation.estimate import Estimate, Phase
 
 __all__ = ["SCHEMA", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
@@ -24,7 +24,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
     ``limit.*`` is the physical limit (every kernel at its peak), ``interval.*`` the central 80 % interval,
     ``flops`` the arithmetic of the whole batch (prefill) and of one step of the whole batch (decode) over all devices.
     """
-    from steelyard.estimation import provenance
+    from steelyard.estimation.estimate import provenance
 
     s = estimate.scenario
     machine, plan, model = s.cluster.machine, s.plan, s.transformer
@@ -89,7 +89,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
 
 
 def _remedy(estimate: Estimate) -> dict[str, Any] | None:
-    from steelyard.remedy import nearest_change
+    from steelyard.estimation.infeasibility import nearest_change
 
     change = nearest_change(estimate.scenario)
     return {"change": change.text, "arguments": dict(change.arguments)} if change else None

@@ -14,7 +14,7 @@ from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.cost.cost import KernelCost
-    from steelyard.estimation import Estimate, Phase
+    from steelyard.estimation.estimate import Estimate, Phase
 
 __all__ = ["SCHEMA", "flat_rows", "kernels", "text", "to_dict"]
 
@@ -30,7 +30,7 @@ _SOURCE_WORDS = {
 
 def to_dict(estimate: Estimate) -> dict[str, Any]:
     """``steelyard.explain/1``: the kernels of both phases, and the formulas of memory and energy."""
-    from steelyard.estimation import prefill_chunks, provenance
+    from steelyard.estimation.estimate import prefill_chunks, provenance
 
     s = estimate.scenario
     document = {
@@ -222,7 +222,7 @@ def text(estimate: Estimate, width: int | None = None) -> str:
     """The explanation for a terminal."""
     from rich.text import Text
 
-    from steelyard.estimation import prefill_chunks
+    from steelyard.estimation.estimate import prefill_chunks
 
     s = estimate.scenario
     prompt = _number(estimate.prefill.program.tokens)

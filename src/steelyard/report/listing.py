@@ -137,7 +137,7 @@ def _machines() -> list[dict[str, Any]]:
 
 
 def _formats() -> list[dict[str, Any]]:
-    from steelyard.plan.formats import formats
+    from steelyard.deployment.formats import formats
 
     return [
         {
@@ -153,7 +153,7 @@ def _formats() -> list[dict[str, Any]]:
 
 
 def _engines() -> list[dict[str, Any]]:
-    from steelyard.plan.engine import engines
+    from steelyard.deployment.engine import engines
 
     return [
         {

@@ -16,7 +16,7 @@ import numpy as np
 from steelyard.errors import InputError
 
 if TYPE_CHECKING:
-    from steelyard.serve.simulation import Simulation
+    from steelyard.simulation.result import Simulation
 
 __all__ = ["EVENTS", "MAX_REQUESTS", "MAX_STEPS", "write_perfetto"]
 

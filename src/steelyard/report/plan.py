@@ -1,4 +1,4 @@
-"""A plan as JSON (``steelyard.plan/1``), as rows, and as a report for a terminal of 80 columns."""
+"""A plan as JSON (``steelyard.deployment/1``), as rows, and as a report for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from steelyard.scenario.slo import Target
     from steelyard.search.answer import Answer, Candidate, Question
-    from steelyard.serve.slo import Target
 
 __all__ = ["METRICS", "SCHEMA", "asked", "candidate_dict", "flat_rows", "met", "replay_dict", "text", "to_dict"]
 
-SCHEMA = "steelyard.plan/1"
+SCHEMA = "steelyard.deployment/1"
 #: Metrics a promise may name, with the words for them.
 METRICS = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end"))
 _STATISTICS = ("mean", "p50", "p95", "p99")
@@ -27,7 +27,7 @@ _SHOWN = 8
 
 def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """One candidate as plain values, its deployment included."""
-    from steelyard.report.launch.planfile import deployment_dict
+    from steelyard.launch.planfile import deployment_dict
 
     c = candidate
     names = (
@@ -42,8 +42,8 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
 
 
 def to_dict(answer: Answer) -> dict[str, Any]:
-    """The answer in the stable JSON form ``steelyard.plan/1``."""
-    from steelyard import __version__
+    """The answer in the stable JSON form ``steelyard.deployment/1``."""
+    from steelyard._version import __version__
     from steelyard.provenance import content_hash
 
     a = answer
@@ -98,12 +98,12 @@ def to_dict(answer: Answer) -> dict[str, Any]:
 
 
 def replay_dict(answer: Answer) -> dict[str, Any] | None:
-    """What :func:`steelyard.report.launch.planfile.read_deployment` reads back: the winner, its traffic, what came out.
+    """What :func:`steelyard.launch.planfile.read_deployment` reads back: the winner, its traffic, what came out.
 
     None when there is no winner.
     """
-    from steelyard.report.launch.planfile import SCHEMA as DEPLOYMENT
-    from steelyard.report.launch.planfile import deployment_dict
+    from steelyard.launch.planfile import SCHEMA as DEPLOYMENT
+    from steelyard.launch.planfile import deployment_dict
 
     if answer.winner is None:
         return None

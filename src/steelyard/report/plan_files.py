@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.errors import InputError
-from steelyard.report.launch import Load, deployment_text, launch_files, service
+from steelyard.launch import Load, deployment_text, launch_files, service
 from steelyard.report.plan import asked, replay_dict, to_dict
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["load_of", "plan_files"]
 
 #: What the further files of the folder are.
 _SAID = {
-    "plan.json": "the whole answer (schema steelyard.plan/1)",
+    "plan.json": "the whole answer (schema steelyard.deployment/1)",
     "plan.toml": "the plan to replay: `steelyard plan --replay plan.toml`",
     "report.html": "the answer as a page that needs no network",
     "front.svg": "the fronts as a picture",
@@ -34,7 +34,7 @@ def load_of(answer: Answer) -> Load:
         mean_s = float(w.percentiles.get("e2e_s", {}).get("mean", w.e2e_s))
     longest, spread = round(k.isl + k.osl), (0.0, 0.0)
     if k.traffic:
-        from steelyard.serve.traffic.build import Traffic, traffic
+        from steelyard.traffic.build import Traffic, traffic
 
         try:
             trace = traffic(Traffic(**dict(k.traffic)))

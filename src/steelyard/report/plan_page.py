@@ -14,8 +14,8 @@ from steelyard.report.plan_chart import PALETTE, Dot, front_chart, key, standalo
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
+    from steelyard.scenario.slo import Target
     from steelyard.search.answer import Answer, Candidate
-    from steelyard.serve.slo import Target
 
 __all__ = ["page", "picture", "write_page"]
 
@@ -339,7 +339,7 @@ def _money(w: Candidate) -> list[str]:
 
 
 def _provenance(answer: Answer) -> list[str]:
-    from steelyard import __version__
+    from steelyard._version import __version__
     from steelyard.provenance import content_hash
     from steelyard.report.plain import plain
 

@@ -10,11 +10,11 @@ import numpy as np
 from steelyard.errors import InputError
 from steelyard.report.paper import WIDTH, columns, render
 from steelyard.report.plain import plain
-from steelyard.serve.simulation import Simulation, simulate_deployment
+from steelyard.simulation.result import Simulation, simulate_deployment
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from steelyard.report.launch.planfile import Replay
+    from steelyard.launch.planfile import Replay
 
 __all__ = ["SCHEMA", "percentiles", "replay", "rows", "text", "to_dict"]
 
@@ -28,7 +28,7 @@ def replay(asked: Replay) -> Simulation:
     Raises:
         InputError: the file has no traffic, or the traffic cannot be made.
     """
-    from steelyard.serve.traffic.build import Traffic, traffic
+    from steelyard.traffic.build import Traffic, traffic
 
     if not asked.traffic:
         raise InputError("the plan file has no traffic to replay", field="traffic")
@@ -51,7 +51,7 @@ def replay(asked: Replay) -> Simulation:
 
 def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:
     """Mean and percentiles of TTFT, TPOT and end-to-end time, in s."""
-    from steelyard.serve.metrics import describe
+    from steelyard.simulation.metrics import describe
 
     records = simulation.records
     done = np.asarray(records.completed)

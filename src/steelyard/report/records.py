@@ -12,7 +12,7 @@ import numpy as np
 from steelyard.errors import InputError
 
 if TYPE_CHECKING:
-    from steelyard.serve.simulation import Simulation
+    from steelyard.simulation.result import Simulation
 
 __all__ = ["COLUMNS", "FORMATS", "MEANINGS", "STATUS", "check_path", "columns_of", "vllm_bench", "write_records"]
 

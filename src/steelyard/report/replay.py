@@ -9,7 +9,7 @@ from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from steelyard.serve.replay import Figure, Replay
+    from steelyard.simulation.replay import Figure, Replay
 
 __all__ = ["rows", "text", "to_dict"]
 
@@ -34,7 +34,7 @@ def _entry(f: Figure) -> dict[str, Any]:
 
 def to_dict(found: Replay) -> dict[str, Any]:
     """The stable JSON form, SI units."""
-    from steelyard.serve.run import provenance
+    from steelyard.simulation.run import provenance
 
     sim, log = found.simulation, found.log
     measures: dict[str, dict[str, Any]] = {}

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from steelyard.report.paper import WIDTH, bullet, figure, grid, render
 from steelyard.report.plain import plain
-from steelyard.serve.metrics import ends, intervals
-from steelyard.serve.slo import Target, Verdict, judge
+from steelyard.scenario.slo import Target, Verdict, judge
+from steelyard.simulation.metrics import ends, intervals
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from steelyard.serve.simulation import PoolOutcome, Simulation
+    from steelyard.simulation.result import PoolOutcome, Simulation
 
 __all__ = [
     "METRICS",

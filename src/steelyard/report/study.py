@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.report.plain import plain
-from steelyard.run.study import Constraint, Objective
-from steelyard.store.columns import columns_of
-from steelyard.store.results import StudyRecord
+from steelyard.studies.store_columns import columns_of
+from steelyard.studies.store_results import StudyRecord
+from steelyard.studies.study import Constraint, Objective
 
 __all__ = ["SCHEMA", "Axis", "Findings", "Row", "findings", "front_of", "objectives_of", "shown_metrics", "to_dict"]
 
@@ -130,7 +130,7 @@ def findings(
 
     Args:
         study: as the store has it.
-        columns: its rows, from :meth:`steelyard.store.results.Store.rows`.
+        columns: its rows, from :meth:`steelyard.studies.store_results.Store.rows`.
         objectives: instead of the study's own.
         best: points kept per objective.
     """

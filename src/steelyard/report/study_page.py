@@ -17,8 +17,8 @@ from steelyard.errors import InputError
 from steelyard.report.study import Findings, Row, shown_metrics
 from steelyard.report.study_charts import COLOURS, Dot, by_value, effects, scatter
 from steelyard.report.study_text import heading, listing, quantity, subtitle
-from steelyard.run.study import Objective
-from steelyard.store.columns import columns_of
+from steelyard.studies.store_columns import columns_of
+from steelyard.studies.study import Objective
 
 __all__ = ["page", "write_page"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from steelyard.report.paper import columns, figure, render
 from steelyard.report.study import Findings, Row, shown_metrics
-from steelyard.run.study import Objective
-from steelyard.store.columns import columns_of
+from steelyard.studies.store_columns import columns_of
+from steelyard.studies.study import Objective
 from steelyard.units import format_quantity as q
 
 __all__ = ["FIXED", "heading", "listing", "quantity", "subtitle", "text"]

@@ -16,7 +16,7 @@ from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.errors import Problem
-    from steelyard.estimation import Estimate
+    from steelyard.estimation.estimate import Estimate
 
 __all__ = ["SCHEMA", "Cell", "flat_rows", "text", "to_dict"]
 

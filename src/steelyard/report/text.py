@@ -11,7 +11,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from steelyard.estimation import Estimate, Phase
+    from steelyard.estimation.estimate import Estimate, Phase
 
 __all__ = ["report"]
 
@@ -74,7 +74,7 @@ def _memory(e: Estimate) -> list[Any]:
         )
     )
     if not e.fits:
-        from steelyard.remedy import nearest_change
+        from steelyard.estimation.infeasibility import nearest_change
 
         change = nearest_change(s)
         lines.append(_text(("      nearest change that fits: ", "bold"), change.text if change else "none found"))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from steelyard.report.simulation import Ends
-    from steelyard.serve.simulation import Simulation
-    from steelyard.serve.slo import Target
+    from steelyard.scenario.slo import Target
+    from steelyard.simulation.result import Simulation
 
 __all__ = ["BINS", "page", "percentiles_over_time", "write_timeline"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from steelyard.plan.deployment import Deployment
+from steelyard.deployment.deployment import Deployment
 from steelyard.provenance import Ledger
-from steelyard.serve.slo import Target
+from steelyard.scenario.slo import Target
 from steelyard.units import Quantity
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Change:
     text: str
     """In words with the option to give: ``looser TPOT: p95 under 62 ms (--tpot p95:62ms)``."""
     arguments: Mapping[str, Any]
-    """Options of :func:`steelyard.search.door.advise` to change, by name."""
+    """Options of :func:`steelyard.search.api.advise` to change, by name."""
     winner: Candidate
 
 
@@ -164,7 +164,7 @@ class Answer:
     stages_s: Mapping[str, float] = field(default_factory=dict)
     """Wall time of ``space``, ``prices``, ``screen`` and ``finalists``, s."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of :func:`steelyard.search.door.advise` that ask the question again."""
+    """Arguments of :func:`steelyard.search.api.advise` that ask the question again."""
     fleet: FleetAnswer | None = None
     """With ``mix``: the best fleet of unlike machines for the same question, beside the winner."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.serve.traffic.trace import Trace
+from steelyard.traffic.trace import Trace
 
 __all__ = ["CLASSES", "Demand", "demand_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steelyard.scenario.slo import Target
 from steelyard.search.answer import Candidate, Question
-from steelyard.serve.slo import Target
 from steelyard.units import format_quantity
 
 __all__ = ["breaking", "reasons", "target_text", "value_text"]

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
-from steelyard.plan.deployment import Deployment, Pool
 from steelyard.provenance import Ledger
 from steelyard.search.answer import Question
 from steelyard.search.demand import demand_of
@@ -29,7 +29,7 @@ from steelyard.search.fleet_search import LATE, Settled, alone, busy_rate, progr
 from steelyard.search.fleet_types import Types, types_of
 from steelyard.search.objective import node_power_w
 from steelyard.search.screen import promise_of
-from steelyard.serve.traffic.trace import Trace
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model, load_model
 
 __all__ = ["Fleet", "FleetAnswer", "FleetChange", "FleetInfeasible", "Route", "plan_fleet"]

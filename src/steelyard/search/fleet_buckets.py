@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.errors import InputError
-from steelyard.serve.traffic.trace import Trace, gather
+from steelyard.traffic.trace import Trace, gather
 
 __all__ = ["ROUTING", "Buckets", "buckets_of", "deal", "merged", "part_of"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.plan.deployment import Deployment
+from steelyard.cost.kv_pool import longest_request
+from steelyard.deployment.deployment import Deployment
+from steelyard.scenario.slo import Target
 from steelyard.search.fleet_buckets import Buckets, deal, part_of
 from steelyard.search.fleet_types import Variety
-from steelyard.serve.kv import longest_request
-from steelyard.serve.run import Options, Prepared, checked, prepare, run
-from steelyard.serve.slo import Target
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.run import Options, Prepared, checked, prepare, run
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
 __all__ = ["Outcome", "Player", "percentile_of"]

@@ -21,7 +21,7 @@ from steelyard.search.fleet_buckets import Buckets
 from steelyard.search.fleet_play import Outcome, Player
 from steelyard.search.fleet_program import GAP, Bound, Program, Solution, balanced, loads, simplest, solve
 from steelyard.search.fleet_types import Types
-from steelyard.serve.traffic.trace import Trace
+from steelyard.traffic.trace import Trace
 
 __all__ = ["Settled", "alone", "busy_rate", "program_of", "settle"]
 

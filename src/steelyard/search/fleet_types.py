@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.energy import idle_power_w
+from steelyard.cost.kv_pool import kv_pool
+from steelyard.deployment.deployment import Pool
+from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_config import engine_config
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
-from steelyard.plan.deployment import Pool
-from steelyard.plan.engine import Engine, default_engine, find_engine
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import check_sharding
 from steelyard.provenance import Ledger
 from steelyard.search.answer import Question
 from steelyard.search.demand import Demand
@@ -31,8 +33,6 @@ from steelyard.search.objective import hourly
 from steelyard.search.prices import StepPrices, step_prices
 from steelyard.search.screen import Points, Promise, capacities, points_of
 from steelyard.search.space import Replica, formats_of, replicas_of
-from steelyard.serve.engine import engine_config
-from steelyard.serve.kv import kv_pool
 from steelyard.workload.catalogue import Model
 
 __all__ = ["Types", "Variety", "types_of"]

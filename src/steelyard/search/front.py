@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.search.answer import Candidate, Question
+from steelyard.search.candidate_view import screened_candidate
 from steelyard.search.candidates import Block, Part
 from steelyard.search.demand import Demand
 from steelyard.search.objective import Limits
 from steelyard.search.screen import LEAST_SEATS, Points, promise_of, ttft_tail
-from steelyard.search.shown import screened_candidate
 
 if TYPE_CHECKING:
     from steelyard.search.solve import Group

@@ -1,7 +1,7 @@
 """Prices of one replica's steps on the points the screen asks about, every point at once.
 
 The kernels of a step fall into those that depend on its new tokens, on the rows whose logits are wanted, and on the
-sequences (see :mod:`steelyard.serve.step_table`, whose sums these are). The points of all kinds that decode are
+sequences (see :mod:`steelyard.cost.step_table`, whose sums these are). The points of all kinds that decode are
 laid one behind the other in a single array of steps, those of prompts in another, so that a replica costs two
 lowerings, whatever the number of points.
 """

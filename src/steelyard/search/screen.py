@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.energy import idle_power_w
+from steelyard.scenario.slo import Target
 from steelyard.search.demand import Demand
 from steelyard.search.prices import BATCHES, StepPrices
 from steelyard.search.space import Replica
-from steelyard.serve.slo import Target
 
 __all__ = ["COUNTS", "LOADS", "Points", "Promise", "capacities", "points_of", "promise_of", "tail"]
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
-from steelyard.plan.engine import default_engine, find_engine
 from steelyard.provenance import Ledger
 from steelyard.search.answer import Answer, Candidate, Question
+from steelyard.search.candidate_view import candidate_of
 from steelyard.search.candidates import Block, Half, aggregated, half_of, pairs
 from steelyard.search.demand import Demand
 from steelyard.search.describe import breaking, reasons
@@ -24,10 +25,9 @@ from steelyard.search.front import cost_front, speed_front
 from steelyard.search.objective import Limits, hourly, node_power_w, rent_of
 from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
 from steelyard.search.screen import Points, points_of, promise_of
-from steelyard.search.shown import candidate_of
 from steelyard.search.space import Formats, Replica, formats_of, replicas_of
 from steelyard.search.trial import Engines, Player
-from steelyard.serve.traffic.trace import Trace
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
 __all__ = ["Group", "Screen", "limits_of", "screen", "solve"]

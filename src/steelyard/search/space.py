@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.kv_pool import KvPool, kv_pool
 from steelyard.cost.memory import activation_bytes
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.deployment.formats import compute_with, find_format
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
-from steelyard.plan.engine import Engine
-from steelyard.plan.formats import compute_with, find_format
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import check_sharding
-from steelyard.serve.engine import EngineConfig, engine_config
-from steelyard.serve.kv import KvPool, kv_pool
 from steelyard.workload.catalogue import Model
 from steelyard.workload.transformer import Transformer
 

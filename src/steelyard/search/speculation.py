@@ -12,14 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from steelyard.deployment.deployment import Deployment
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.plan.deployment import Deployment
+from steelyard.scenario.slo import judge
 from steelyard.search.answer import Answer, Candidate
-from steelyard.serve.metrics import describe
-from steelyard.serve.simulation import Simulation, simulate_deployment
-from steelyard.serve.slo import judge
-from steelyard.serve.speculate import parse_speculation
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.metrics import describe
+from steelyard.simulation.result import Simulation, simulate_deployment
+from steelyard.techniques.speculate import parse_speculation
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
 __all__ = ["LAUNCHED", "read_ways", "speculated"]

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import idle_power_w
+from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.step_table import StepTable, build_step_table, scaled, staged
+from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import DoesNotFit
 from steelyard.machine.cluster import cluster_of
+from steelyard.scenario.slo import Target, judge
 from steelyard.search.candidates import Part
 from steelyard.search.prices import StepPrices
-from steelyard.serve.arrays import Member, Played, play, setup_of_fleet
-from steelyard.serve.engine import EngineConfig
-from steelyard.serve.kv import KvPool, kv_pool
-from steelyard.serve.metrics import describe
-from steelyard.serve.simulation import COMPLETED
-from steelyard.serve.slo import Target, judge
-from steelyard.serve.step_table import StepTable, build_step_table, scaled, staged
-from steelyard.serve.traffic.trace import Trace
-from steelyard.serve.wires import End, wires_between
+from steelyard.simulation.arrays import Member, Played, play, setup_of_fleet
+from steelyard.simulation.metrics import describe
+from steelyard.simulation.result import COMPLETED
+from steelyard.simulation.wires import End, wires_between
+from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
 __all__ = ["Engines", "Outcome", "Player"]

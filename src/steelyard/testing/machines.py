@@ -15,9 +15,9 @@ import pytest
 
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.deployment import Plan
 from steelyard.machine import Machine
 from steelyard.machine.cluster import cluster_of
-from steelyard.plan import Plan
 from steelyard.workload import Attention, FeedForward, Layer, Step, Transformer
 
 __all__ = ["MachineContract"]

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.serve.engine import RULES, EngineConfig
-from steelyard.serve.kv import KvPool
-from steelyard.serve.policies import Order, Policy, find_policy, ordered
-from steelyard.serve.run import Played, play, setup_of
-from steelyard.serve.step_table import constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step_table import constant_tables
+from steelyard.deployment.engine_config import RULES, EngineConfig
+from steelyard.simulation.policies import Order, Policy, find_policy, ordered
+from steelyard.simulation.run import Played, play, setup_of
+from steelyard.traffic.trace import Trace
 
 __all__ = ["PolicyContract", "traffic"]
 

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.step_table import constant_tables
-from steelyard.serve.traffic.trace import Trace
+from steelyard.cost.step_table import constant_tables
+from steelyard.traffic.trace import Trace
 from tests.serving import config, run
 
 HERE = Path(__file__).parent

@@ -12,10 +12,10 @@ from steelyard.calibrate.measure.graphs import plan_for
 from steelyard.calibrate.measure.timing import interleaved
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
-from steelyard.plan.engine import find_engine
 
 __all__ = ["Checked", "check_blocks", "predict_s"]
 

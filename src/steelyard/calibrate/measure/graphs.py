@@ -6,8 +6,8 @@ from typing import Any
 
 from steelyard.calibrate.measure.plan import Case
 from steelyard.cost.program import Kernel, lower
+from steelyard.deployment.plan import Plan
 from steelyard.machine.component import Machine
-from steelyard.plan.plan import Plan
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 from steelyard.workload.transformer import Attention, Layer, Step, Transformer

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.door import simulate
+from steelyard.simulation.api import simulate
 
 
 def _run(scheduler: str, budget: int, rate: float = 0.8) -> dict[str, Any]:

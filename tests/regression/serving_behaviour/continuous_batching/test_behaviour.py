@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.door import simulate
-from steelyard.serve.simulation import Simulation
+from steelyard.simulation.api import simulate
+from steelyard.simulation.result import Simulation
 
 RATES = (0.05, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0, 6.0, 8.0, 10.0)
 

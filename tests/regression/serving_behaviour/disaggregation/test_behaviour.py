@@ -22,10 +22,10 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.plan.deployment import Deployment, Pool
-from steelyard.plan.plan import Plan
-from steelyard.serve.simulation import simulate_deployment
-from steelyard.serve.traffic.build import Traffic, traffic
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
+from steelyard.simulation.result import simulate_deployment
+from steelyard.traffic.build import Traffic, traffic
 
 #: Pools of the role both, by flags; or (devices for prompts, for answers).
 SHARED: dict[str, dict[str, Any]] = {

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.door import simulate
-from steelyard.serve.simulation import Simulation
+from steelyard.simulation.api import simulate
+from steelyard.simulation.result import Simulation
 
 BLOCKS = (16_000, 8_000, 4_000, 3_000)
 

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.serve.door import simulate
+from steelyard.simulation.api import simulate
 
 RATES = (2, 16, 20, 26, 36, 44)
 

@@ -19,10 +19,10 @@ pytest.importorskip("numba")
 pytest.importorskip("pyarrow")
 
 from steelyard.errors import InputError
-from steelyard.serve.door import simulate
-from steelyard.serve.simulation import Simulation
-from steelyard.serve.traffic.build import Traffic, traffic
-from steelyard.serve.traffic.trace import Trace
+from steelyard.simulation.api import simulate
+from steelyard.simulation.result import Simulation
+from steelyard.traffic.build import Traffic, traffic
+from steelyard.traffic.trace import Trace
 
 BLOCKS = (100_000, 200_000, 800_000, 10_000_000)
 

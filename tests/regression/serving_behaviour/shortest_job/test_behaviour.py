@@ -22,8 +22,8 @@ import pytest
 pytest.importorskip("numba")
 
 from steelyard.errors import InputError
-from steelyard.serve.door import simulate
-from steelyard.serve.traffic.build import Traffic, traffic
+from steelyard.simulation.api import simulate
+from steelyard.traffic.build import Traffic, traffic
 
 
 @cache

@@ -1,0 +1,464 @@
+"""A program compiled to tables over the totals of a step (design idea 5).
+
+The kernels of a step fall into three classes, told apart by lowering three probes: those that depend on the new tokens
+alone (projections, experts, norms, collectives), those that depend on the rows whose logits are wanted (head, sampler),
+and those that depend on sequences (attention, recurrent states). Each class is priced once, vectorised, over a grid:
+
+    time = max(token(T) + rows(R) + decode(n, context / n) + prefill(k, new / k, before / k), launches) + overhead
+
+``decode`` takes the mean context of the ``n`` decoding sequences, ``prefill`` the mean length of the ``k`` prompt
+chunks and the tokens before them such that the pairs of query and key are conserved. Where decodes verify guessed
+tokens, a further table holds their attention with ``m`` queries each; the other kernels see ``n m`` tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.cost import Cost
+from steelyard.cost.pipeline import boundary
+from steelyard.cost.price import LAUNCH_S, price
+from steelyard.cost.program import Kernel, Program, lower
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine_config import EngineConfig
+from steelyard.deployment.plan import Plan
+from steelyard.machine.cluster import Cluster
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = ["OVERLAPS", "StepTable", "Tables", "build_step_table", "constant_tables", "joined", "scaled", "staged"]
+
+Floats = NDArray[np.float64]
+
+#: Tokens and rows up to which every whole number has an entry.
+DENSE = 512
+#: Above it each tile of so many tokens has an entry for its first and its last: kernels step up where a tile begins.
+TILE = 64
+#: Where that ends, and the entries per doubling beyond.
+TILED, PER_OCTAVE = 16384, 32
+#: Decoding sequences up to which every whole number has an entry.
+DENSE_BATCH = 128
+#: Grid points per doubling: sequences and context of decode attention; sequences, new tokens and context of prefill.
+BATCH_OCTAVE, CONTEXT_OCTAVE = 16, 8
+CHUNKS_OCTAVE, NEW_OCTAVE, BEFORE_OCTAVE = 1, 8, 4
+#: Shortest context of the decode table, and the offset of "tokens before" in the prefill table.
+CONTEXT_START, BEFORE_START = 16.0, 256.0
+
+
+class Tables(NamedTuple):
+    """What the kernel evaluates, packed: ``data`` holds table after table, ``layout[table]`` where and how large.
+
+    Tables: time and energy by new tokens; by rows; by decoding tokens and by prompt tokens beyond that (latent
+    attention, whose projections differ); logarithm of the time and power of the sequence kernels by ``[sequences,
+    context]`` of decodes and by ``[chunks, new, before]`` of prompts; the constants; the same for decodes of several
+    tokens by ``[tokens each, sequences, context]``; collectives by new tokens, where they are kept apart. Times in s,
+    energies in J and powers in W of one device. A second set of :data:`TABLES` tables may follow (a draft model).
+    """
+
+    data: Floats
+    layout: NDArray[np.int64]
+    """``[9, 4]``: offset, then the extents; extent 0: no such table."""
+
+
+def pack(*tables: Floats | tuple[Floats, Floats]) -> Tables:
+    """Tables in their order, each with its second array (energy or power) behind it."""
+    parts: list[Floats] = []
+    layout = np.zeros((len(tables), 4), dtype=np.int64)
+    offset = 0
+    for row, table in enumerate(tables):
+        first, second = table if isinstance(table, tuple) else (table, np.zeros(0))
+        layout[row, 0] = offset
+        layout[row, 1 : 1 + first.ndim] = first.shape
+        parts += [first.ravel(), second.ravel()]
+        offset += first.size + second.size
+    return Tables(np.concatenate(parts), layout)
+
+
+#: Tables of one model.
+TABLES = 9
+#: Constants of a step, the seventh table. ``verify_from``: tokens per decode of the first entry of the table of
+#: verifications. ``weave``: place in :data:`OVERLAPS`. ``parts``, ``hop_s``, ``hop_token_s``: micro-batches, and the
+#: time of their way between attention and feed-forward devices, per layer.
+CONSTANTS = (
+    "overhead_s", "per_row_s", "launch_s", "graph_tokens", "host_s", "host_per_row_s", "overlap", "static_w", "cap_w",
+    "verify_from", "weave", "layers", "parts", "hop_s", "hop_token_s",
+)  # fmt: skip
+#: Kernels of a step one after another; kernels that need different resources at once (NanoFlow, arXiv:2408.12757);
+#: collectives under the other half of the batch (TokenWeave, arXiv:2505.11329); attention and feed-forward on devices
+#: of their own (see :mod:`steelyard.simulation.deployments.split_ffn`, which builds the tables of that).
+OVERLAPS = ("", "nanoflow", "tokenweave", "split")
+
+
+@dataclass(frozen=True, eq=False)
+class StepTable:
+    """Step times of one replica of a model, plan, cluster and engine, and what they were built from."""
+
+    tables: Tables
+    max_tokens: int
+    max_sequences: int
+    max_context: int
+    spread: float = 0.0
+    """Standard deviation of log(true / predicted) of a decode step in the middle of the grid."""
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def time_s(
+        self,
+        tokens: int,
+        rows: int,
+        decodes: int = 0,
+        context: float = 0.0,
+        chunks: int = 0,
+        new: float = 0.0,
+        pairs: float = 0.0,
+    ) -> float:
+        """Time of one step, s.
+
+        Args:
+            tokens: new tokens of the step. rows: requests in it.
+            decodes: decoding sequences; context: sum of their contexts, the new token included.
+            chunks: prompt chunks; new: their tokens; pairs: sum of ``new * (before + new / 2)``.
+        """
+        from steelyard.cost.step_eval import table_cost
+
+        return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
+
+    def energy_j(
+        self,
+        tokens: int,
+        rows: int,
+        decodes: int = 0,
+        context: float = 0.0,
+        chunks: int = 0,
+        new: float = 0.0,
+        pairs: float = 0.0,
+    ) -> float:
+        """Energy of one device in that step, J."""
+        from steelyard.cost.step_eval import table_cost
+
+        return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
+
+
+def grid(largest: int) -> Floats:
+    """``0, 1, ..., DENSE``, the first and last of each tile to ``TILED``, then geometric; to ``largest`` at least."""
+    tiles = np.arange(DENSE, min(max(largest, DENSE), TILED), TILE, dtype=np.float64)
+    edges = np.stack([tiles + 1, tiles + TILE], axis=1).ravel()
+    beyond = geometric(TILED, largest, PER_OCTAVE)[1:] if largest > TILED else np.zeros(0)
+    return np.concatenate([np.arange(DENSE + 1.0), edges, beyond])
+
+
+def geometric(start: float, largest: float, octave: int) -> Floats:
+    """``start * 2^(j / octave)`` up to at least ``largest``, two points at least."""
+    steps = max(1, int(np.ceil(octave * np.log2(max(largest, start) / start))))
+    return start * 2.0 ** (np.arange(steps + 1) / octave)
+
+
+def build_step_table(
+    model: Transformer,
+    plan: Plan,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    max_context: int,
+    skew: float = 0.0,
+    queries: tuple[int, int] = (1, 1),
+    overlap: str = "",
+) -> StepTable:
+    """Price every class of kernels over its grid.
+
+    Args:
+        model, plan, cluster, engine: the plan resolved.
+        config: limits of a step.
+        max_context: longest prompt and answer of the trace.
+        skew: exponent of the power law of expert popularity.
+        queries: fewest and most tokens that a decode verifies at once; (1, 1): none.
+        overlap: a name of :data:`OVERLAPS`.
+    """
+    builder = _Builder(model, plan, cluster, engine, skew)
+    weave = OVERLAPS.index(overlap)
+    builder.apart = weave > 0
+    most = int(min(max(config.max_num_batched_tokens, 1), max(1, config.max_num_seqs) * max_context))
+    tokens = max(most if config.enable_chunked_prefill else max(most, max_context), config.max_num_seqs, 1)
+    sequences = max(1, config.max_num_seqs)
+    token_grid, row_grid = grid(tokens), grid(sequences * max(queries))
+    token, token_j, cost = builder.token(token_grid)
+    none = (np.zeros(0), np.zeros(0))
+    decode_only = prefill_only = none
+    if builder.names is not None:  # latent attention: what both forms have once, the rest by the tokens of each kind
+        decode_only = builder.own(token_grid, absorb=True)
+        prefill_only = builder.own(token_grid, absorb=False)
+    launches = (config.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)) * builder.launches()
+    constants = np.array(
+        [
+            engine.step_s + engine.layer_s * builder.layers(),
+            engine.step_s_per_sequence,
+            launches,
+            float(config.graph_tokens) if engine.graph else -1.0,
+            config.host_s,
+            config.host_s_per_sequence,
+            1.0 if config.async_scheduling else 0.0,
+            cost.static_w,
+            cost.cap_w,
+            float(max(2, queries[0])),
+            float(weave),
+            builder.layers(),
+            1.0,
+            0.0,
+            0.0,
+        ]
+    )
+    tables = pack(
+        (token + _hops(model, plan, cluster, token_grid), token_j),
+        builder.rows(row_grid),
+        decode_only,
+        prefill_only,
+        builder.decode(sequences, max_context),
+        builder.prefill(sequences, tokens, max_context),
+        constants,
+        builder.verify(sequences, max_context, queries) if max(queries) > 1 else none,
+        builder.network(token_grid) if weave else none,
+    )
+    middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
+    sources = {f"{k.model} model": k.source for k in middle}
+    return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
+
+
+def staged(table: StepTable, model: Transformer, plan: Plan, cluster: Cluster) -> StepTable:
+    """The table of a pipeline from that of the same plan with one stage: stages have the same kernels and hops between.
+
+    Args:
+        table: of ``plan`` with ``pp`` 1. model, plan, cluster: of the pipeline.
+    """
+    if plan.pp == 1:
+        return table
+    data, points = table.tables.data.copy(), grid(table.max_tokens)
+    data[: len(points)] += _hops(model, plan, cluster, points)
+    return replace(table, tables=Tables(data, table.tables.layout))
+
+
+def _hops(model: Transformer, plan: Plan, cluster: Cluster, points: Floats) -> Floats:
+    """Time between the stages of a pipeline by new tokens, s."""
+    return np.asarray(boundary(model, plan, cluster, np.maximum(points, 1.0)) * (plan.pp - 1)) * (points > 0)
+
+
+def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0.0) -> Tables:
+    """Tables of an imaginary engine whose steps take ``step_s + per_token_s * tokens``: for queueing theory."""
+    points = grid(1 << 20)
+    nothing, zero = (np.zeros(0), np.zeros(0)), np.zeros(len(points))
+    flat, cube = np.full((DENSE_BATCH + 2, 2), NOTHING), np.full((2, 2, 2), NOTHING)
+    constants = np.zeros(len(CONSTANTS))
+    constants[3] = -1.0
+    return pack(
+        (np.where(points > 0, step_s + per_token_s * points, 0.0), np.where(points > 0, energy_j, 0.0)),
+        (zero, zero),
+        nothing,
+        nothing,
+        (flat, np.zeros(flat.shape)),
+        (cube, np.zeros(cube.shape)),
+        constants,
+        nothing,
+        nothing,
+    )
+
+
+def scaled(tables: Tables, factor: float) -> Tables:
+    """The same engine with every step taking ``factor`` times as long, its dynamic energy unchanged."""
+    data = tables.data.copy()
+    for row, (start, *extents) in enumerate(tables.layout.tolist()):
+        size = int(np.prod([e for e in extents if e])) if extents[0] else 0
+        first, second = slice(start, start + size), slice(start + size, start + 2 * size)
+        kind = row % TABLES
+        if kind in (0, 1, 2, 3, 8):
+            data[first] *= factor
+        elif kind in (4, 5, 7):
+            data[first] += np.log(factor)
+            data[second] /= factor
+        else:
+            for name in ("overhead_s", "per_row_s", "launch_s", "host_s", "host_per_row_s", "hop_s", "hop_token_s"):
+                data[start + CONSTANTS.index(name)] *= factor
+    return Tables(data, tables.layout)
+
+
+def joined(first: Tables, second: Tables) -> Tables:
+    """Two sets of tables in one, the second behind the first."""
+    layout = second.layout.copy()
+    layout[:, 0] += first.data.size
+    return Tables(np.concatenate([first.data, second.data]), np.concatenate([first.layout, layout]))
+
+
+#: Logarithm of the time of no kernel at all.
+NOTHING = -200.0
+#: Steps that tell the classes of kernels apart: the first; other sequences with the same tokens; other rows.
+_PROBES = Step(
+    np.array([4.0, 2.0, 4.0]), np.array([2.0, 4.0, 2.0]), np.array([64.0, 160.0, 64.0]), np.array([3.0, 3.0, 7.0])
+)
+
+
+class _Builder:
+    """Lowers and prices parts of the model over arrays of steps."""
+
+    def __init__(self, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, skew: float) -> None:
+        self.model, self.plan, self.cluster, self.engine, self.skew = model, plan, cluster, engine, skew
+        self.latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
+        forms = (True, False) if self.latent else (True,)
+        self.probed = {absorb: self._lower(_PROBES, absorb).kernels for absorb in forms}
+        self.classes = {absorb: [_class(k) for k in kernels] for absorb, kernels in self.probed.items()}
+        self.names = self._names() if self.latent else None
+        """Token kernels of both forms of latent attention, of the absorbed one only, of the other only."""
+        self.apart = False
+        """Collectives have a table of their own."""
+
+    def _lower(self, step: Step, absorb: bool) -> Program:
+        experts = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else None
+        step = Step(step.batch, step.new, step.context, step.logits, experts, self.skew)
+        return lower(self.model.graph(step, absorb=absorb), self.plan, self.cluster.machine)
+
+    def _priced(
+        self,
+        step: Step,
+        absorb: bool,
+        kind: str,
+        names: frozenset[str] | None = None,
+        network: bool = False,
+        queries: int = 1,
+    ) -> Cost:
+        program = self._lower(step, absorb)
+        if queries > 1:
+            program = verifying(program, queries)
+        chosen = tuple(
+            k
+            for k, c in zip(program.kernels, self.classes[absorb or not self.latent], strict=True)
+            if c == kind
+            and (names is None or k.name in names)
+            and (kind != "token" or not self.apart or (k.kind == "collective") == network)
+        )
+        part = Program(program.name, chosen, program.plan, program.tokens)
+        return price(part, self.cluster, self.engine, skew=self.skew)
+
+    @staticmethod
+    def _sums(cost: Cost, like: Any) -> tuple[Floats, Floats]:
+        """``(time, energy)`` of the kernels of a cost, no overhead, in the shape of ``like``."""
+        zero = np.zeros(np.shape(like))
+        time = sum((k.time_s for k in cost.kernels), zero)
+        energy = sum((k.energy_j for k in cost.kernels), zero)
+        return np.asarray(time, dtype=np.float64), np.asarray(energy, dtype=np.float64)
+
+    def token(self, points: Floats) -> tuple[Floats, Floats, Cost]:
+        """Token kernels that decodes and prompts share."""
+        shared = None if self.names is None else self.names[0]
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", shared)
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0), cost
+
+    def _names(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        sets = []
+        for absorb in (True, False):
+            kinds = zip(self.probed[absorb], self.classes[absorb], strict=True)
+            sets.append({k.name: k for k, c in kinds if c == "token"})
+        common = frozenset(n for n in sets[0] if n in sets[1] and not _differ(sets[0][n], sets[1][n]))
+        return common, frozenset(sets[0]) - common, frozenset(sets[1]) - common
+
+    def own(self, points: Floats, absorb: bool) -> tuple[Floats, Floats]:
+        """Token kernels of one form only."""
+        assert self.names is not None
+        names = self.names[1 if absorb else 2]
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0)
+
+    def rows(self, points: Floats) -> tuple[Floats, Floats]:
+        kept = np.maximum(points, 1.0)
+        time, energy = self._sums(self._priced(Step(kept, 1, 1, kept), True, "rows"), points)
+        return time * (points > 0), energy * (points > 0)
+
+    def decode(self, sequences: int, max_context: int) -> tuple[Floats, Floats]:
+        batch = np.append(
+            np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
+        )
+        context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
+        n, c = np.meshgrid(batch, context, indexing="ij")
+        return _logs(*self._sums(self._priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
+
+    def verify(self, sequences: int, max_context: int, queries: tuple[int, int]) -> tuple[Floats, Floats]:
+        """Sequence kernels of decodes of ``m`` tokens each, ``[m, sequences, context]`` on the grid of decodes."""
+        batch = np.append(
+            np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
+        )
+        context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
+        n, c = np.meshgrid(batch, context, indexing="ij")
+        parts = []
+        for m in range(max(2, queries[0]), queries[1] + 1):
+            step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1)
+            parts.append(self._sums(self._priced(step, True, "sequence", queries=m), n.ravel()))
+        time, energy = (np.stack([part[k] for part in parts]) for k in (0, 1))
+        return _logs(time, energy, (len(parts), *n.shape))
+
+    def network(self, points: Floats) -> tuple[Floats, Floats]:
+        """Collectives over new tokens."""
+        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", network=True)
+        time, energy = self._sums(cost, points)
+        return time * (points > 0), energy * (points > 0)
+
+    def prefill(self, sequences: int, tokens: int, max_context: int) -> tuple[Floats, Floats]:
+        chunks = geometric(1.0, max(2.0, min(sequences, tokens)), CHUNKS_OCTAVE)
+        new = geometric(1.0, max(2.0, min(tokens, max_context)), NEW_OCTAVE)
+        before = geometric(BEFORE_START, BEFORE_START + max_context, BEFORE_OCTAVE) - BEFORE_START
+        k, s, b = (x.ravel() for x in np.meshgrid(chunks, new, before, indexing="ij"))
+        shape = (len(chunks), len(new), len(before))
+        # chunks times new tokens never exceeds the budget by much: corners beyond repeat the edge, scaled
+        fewer = np.minimum(k, np.maximum(1.0, 2.0 * tokens / s))
+        time, energy = self._sums(self._priced(Step(fewer, s, b + s, 1), False, "sequence"), k)
+        return _logs(time * k / fewer, energy * k / fewer, shape)
+
+    def whole(self, step: Step) -> Cost:
+        """The price of a whole step."""
+        return price(self._lower(step, True), self.cluster, self.engine, skew=self.skew)
+
+    def launches(self) -> float:
+        """Kernels of a step."""
+        return float(sum(float(np.max(np.asarray(k.count))) for k in self.probed[not self.latent]))
+
+    def layers(self) -> float:
+        """Layers as the price counts them for the engine's time per layer."""
+        return float(self.model.depth)
+
+
+def verifying(program: Program, queries: Any) -> Program:
+    """A program of steps with ``queries`` new tokens per sequence whose attention reads the cache once for them all.
+
+    That is what decode kernels do with guessed tokens: they are further rows of the tile of a head or group.
+    """
+    kernels = tuple(
+        replace(k, features={**k.features, "queries": queries}) if k.kind == "attention" else k for k in program
+    )
+    return replace(program, kernels=kernels)
+
+
+def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+    safe = np.maximum(time, 1e-30)
+    logs = np.where(time > 0, np.log(safe), NOTHING)
+    return logs.reshape(shape), np.where(time > 0, energy / safe, 0.0).reshape(shape)
+
+
+def _facts(kernel: Kernel) -> list[Any]:
+    """What a kernel is priced by, in the order of its names."""
+    return [kernel.flops, *(kernel.traffic[k] for k in sorted(kernel.traffic)),
+            *(kernel.features[k] for k in sorted(kernel.features))]  # fmt: skip
+
+
+def _class(kernel: Kernel) -> str:
+    """``token``, ``rows`` or ``sequence``, from a kernel of the probes."""
+    facts = [np.broadcast_to(x, 3) for x in _facts(kernel)]
+    if any(x[0] != x[1] for x in facts):
+        return "sequence"
+    return "rows" if any(x[0] != x[2] for x in facts) else "token"
+
+
+def _differ(a: Kernel, b: Kernel) -> bool:
+    """Whether two kernels of one name do different work."""
+    if a.kind != b.kind or a.features.keys() != b.features.keys() or a.traffic.keys() != b.traffic.keys():
+        return True
+    return any(not np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(_facts(a), _facts(b), strict=True))

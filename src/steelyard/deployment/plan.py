@@ -1,0 +1,79 @@
+"""How a workload runs: formats per tensor role, parallel degrees, engine, fusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from steelyard.deployment.formats import Format, find_format
+from steelyard.errors import InputError
+from steelyard.units import Quantity
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Choices that are neither the model nor the machine. Empty formats mean "as published" or "follows"."""
+
+    weights: Annotated[str, "number format of the weights; empty = the model's own"] = ""
+    activations: Annotated[str, "number format of activations; empty = what the weights' format implies"] = ""
+    kv: Annotated[str, "number format of the KV cache; empty = 16 bit"] = ""
+    communication: Annotated[str, "number format of collectives; empty = 16 bit"] = ""
+    tp: Annotated[int, Quantity("1", "tensor-parallel degree", ge=1)] = 1
+    pp: Annotated[int, Quantity("1", "pipeline-parallel degree", ge=1)] = 1
+    dp: Annotated[
+        int, Quantity("1", "data-parallel degree (replicas; attention-parallel when experts are shared)", ge=1)
+    ] = 1
+    ep: Annotated[int, Quantity("1", "expert-parallel degree", ge=1)] = 1
+    cp: Annotated[int, Quantity("1", "context-parallel degree", ge=1)] = 1
+    engine: Annotated[str, "serving engine; empty = the usual one of the machine"] = ""
+    fused: Annotated[bool, "fuse attention and elementwise chains; off = every op is a kernel of its own"] = True
+
+    @property
+    def devices(self) -> int:
+        """Devices used: ``tp * pp * dp * cp`` (expert parallelism reuses the tp and dp ranks)."""
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def replica_devices(self) -> int:
+        """Devices of one replica."""
+        return self.tp * self.pp * self.cp
+
+    @property
+    def shares_experts(self) -> bool:
+        """Whether data-parallel ranks share one set of experts (attention data parallelism)."""
+        return self.dp > 1 and self.ep > self.tp
+
+    def resolved(self, native_weights: str) -> Plan:
+        """The plan with every format named: published weights, implied activations, 16-bit cache and collectives.
+
+        Raises:
+            InputError: an unknown format, or activations narrower than the weights they multiply.
+        """
+        weights = find_format(self.weights or native_weights)
+        implied = weights.activations or ("fp16" if weights.gguf else weights.name)
+        activations = find_format(self.activations or implied)
+        if activations.bits < weights.bits:
+            message = f"{activations.name} is narrower than the {weights.name} weights it multiplies"
+            raise InputError(message, field="activations")
+        wide = activations if activations.bits >= 16 else find_format("bf16")
+        kv = find_format(self.kv) if self.kv else wide
+        communication = find_format(self.communication) if self.communication else wide
+        return replace(
+            self,
+            weights=weights.name,
+            activations=activations.name,
+            kv=kv.name,
+            communication=communication.name,
+        )
+
+    def format(self, role: str) -> Format:
+        """The format of a tensor role in a resolved plan: ``weight``, ``activation``, ``kv``, ``communication``."""
+        names = {
+            "weight": self.weights,
+            "activation": self.activations,
+            "kv": self.kv,
+            "communication": self.communication,
+        }
+        return find_format(names[role])

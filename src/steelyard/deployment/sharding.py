@@ -1,0 +1,114 @@
+"""Splitting ranks over devices. What must be communicated follows from which ranks were split.
+
+* tensor parallelism splits query heads ``h``, key-value heads ``g``, feed-forward width ``f`` and vocabulary ``v``;
+* expert parallelism splits experts ``e``;
+* context parallelism splits the tokens of a prefill and the cached tokens ``l``;
+* pipeline parallelism splits layers (``count``).
+
+A split rank that an op reduces leaves partial sums, which an all-reduce must add; a split rank that survives to the
+end of a block needs an all-gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from steelyard.deployment.plan import Plan
+from steelyard.errors import Problem, raise_all
+from steelyard.workload.op import Op, Size
+from steelyard.workload.transformer import Transformer
+
+__all__ = ["SPLIT_BY_TP", "check_sharding", "shard", "split_ranks"]
+
+#: Ranks that tensor parallelism splits.
+SPLIT_BY_TP = ("h", "g", "f", "v")
+
+
+def check_sharding(model: Transformer, plan: Plan) -> None:
+    """Refuse degrees that do not divide the model.
+
+    Raises:
+        InputError: with every problem: heads or experts that do not divide, more stages than layers.
+    """
+    problems = []
+    if plan.tp > 1:
+        for heads in sorted({x.attention.heads for x in model.layers if x.attention}):
+            if heads % plan.tp:
+                valid = [d for d in range(1, heads + 1) if heads % d == 0 and d <= 1024]
+                near = min(valid, key=lambda d: (abs(d - plan.tp), -d))
+                problems.append(
+                    Problem("tp", f"{plan.tp} does not divide the {heads} attention heads; nearest is {near}")
+                )
+        for kv in sorted({x.attention.kv_heads for x in model.layers if x.attention and not x.attention.is_mla}):
+            if kv % plan.tp and plan.tp % kv:
+                problems.append(
+                    Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {kv} key-value heads")
+                )
+    if plan.ep > 1:
+        if not model.experts:
+            problems.append(
+                Problem("ep", f"{model.name} has no experts; expert parallelism needs a mixture of experts")
+            )
+        elif model.experts % plan.ep:
+            valid = [d for d in range(1, model.experts + 1) if model.experts % d == 0]
+            near = min(valid, key=lambda d: (abs(d - plan.ep), -d))
+            problems.append(Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}"))
+        if (plan.tp * plan.dp) % plan.ep:
+            problems.append(Problem("ep", f"{plan.ep} does not divide tp x dp = {plan.tp * plan.dp}"))
+    if plan.pp > model.depth:
+        problems.append(Problem("pp", f"{plan.pp} stages for {model.depth} layers; at most {model.depth}"))
+    raise_all(problems)
+
+
+def split_ranks(op: Op, plan: Plan) -> Mapping[str, int]:
+    """Ranks of ``op`` that the plan splits, with the degree."""
+    ranks = set(op.ranks) | {part for parts in op.derived.values() for part, _ in parts}
+    found = {}
+    routed = "e" in ranks
+    for rank in SPLIT_BY_TP:
+        if rank in ranks and (op.block != "embedding" or op.name == "embedding"):
+            degree = plan.tp
+            if routed and rank == "f":
+                shared = plan.dp if plan.shares_experts else 1
+                degree = max(1, plan.tp * shared // plan.ep)
+            if degree > 1:
+                found[rank] = degree
+    if routed and plan.ep > 1:
+        found["e"] = plan.ep
+    return found
+
+
+def shard(op: Op, plan: Plan) -> Op:
+    """The op as one device runs it: split ranks shrink, key-value heads are replicated when fewer than ``tp``."""
+    split = split_ranks(op, plan)
+    if not split and plan.cp == 1:
+        return op
+    sizes: dict[str, Size] = {}
+    for rank, degree in split.items():
+        if rank in op.sizes:
+            size = op.sizes[rank]
+            sizes[rank] = (
+                np.maximum(1, np.ceil(np.asarray(size) / degree))
+                if rank in ("g", "v", "f")
+                else np.asarray(size) / degree
+            )
+    if "g" in split and "q" in op.sizes:
+        heads = np.asarray(op.sizes["g"]) * np.asarray(op.sizes["q"]) / split["g"]
+        sizes["q"] = heads / np.asarray(sizes["g"])
+    domain, visited = dict(op.domain), dict(op.visited)
+    if "e" in split:
+        domain = {g: np.asarray(x) / split["e"] if "e" in g else x for g, x in domain.items()}
+        visited = {r: np.asarray(x) / split["e"] if r == "e" else x for r, x in visited.items()}
+    if "v" in split and "v" in visited:
+        visited["v"] = np.maximum(1, np.asarray(visited["v"]) / split["v"])
+    if plan.cp > 1:
+        for rank in ("t", "s"):
+            if rank in op.sizes and op.block != "head" and np.max(np.asarray(op.sizes[rank])) > 1:
+                sizes[rank] = np.ceil(np.asarray(op.sizes[rank]) / plan.cp)
+        domain = {g: np.asarray(x) / plan.cp for g, x in domain.items()}
+        if "l" in visited:
+            visited["l"] = np.ceil(np.asarray(visited["l"]) / plan.cp)
+    return replace(op, sizes={**op.sizes, **sizes}, domain=domain, visited=visited)

@@ -1,0 +1,1 @@
+"""Answers for static batches: estimates and what would make them fit."""

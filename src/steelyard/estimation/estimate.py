@@ -1,0 +1,470 @@
+"""``estimate``: the answer to "what will this model cost on this machine?" for one or many scenarios.
+
+``Workload x Machine x Plan -> Program -> Cost -> Result``, for a static batch: ``batch`` requests of ``isl`` prompt
+tokens arrive together at an idle engine and each generates ``osl`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard._version import __version__
+from steelyard.cost.cost import Cost
+from steelyard.cost.memory import MemoryUse, memory_use, weight_bytes
+from steelyard.cost.pipeline import boundary
+from steelyard.cost.price import price
+from steelyard.cost.program import Program, lower
+from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.plan import Plan
+from steelyard.deployment.sharding import check_sharding
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.machine.catalogue import price_of
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.component import Machine
+from steelyard.provenance import Ledger, content_hash
+from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.transformer import Step, Transformer
+
+__all__ = [
+    "Estimate",
+    "Phase",
+    "Scenario",
+    "answer",
+    "estimate",
+    "exact_weight_bytes",
+    "hourly_price",
+    "phase_cost",
+    "provenance",
+    "weight_bytes",
+]
+
+#: z of an 80 % central interval of a normal distribution.
+Z80 = 1.2816
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """One question, every choice made: model, cluster, plan, engine, and a static batch."""
+
+    model: Model
+    cluster: Cluster
+    plan: Plan
+    engine: Engine
+    batch: int
+    isl: int
+    osl: int
+    skew: float = 0.0
+    usd_per_hour: float | None = None
+    """Price per device and hour; None = the catalogue's."""
+    asked: tuple[str, str] = ("", "")
+    """Model and machine as the user named them, so that the question can be asked again."""
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model's shapes."""
+        return self.model.transformer
+
+    @property
+    def replica_batch(self) -> int:
+        """Requests one replica holds."""
+        return -(-self.batch // self.plan.dp)
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """One phase of a scenario: its program on one device, its cost, and the time of a whole step over all stages."""
+
+    program: Program
+    cost: Cost
+    time_s: float
+    limit_s: float
+    network_s: float
+    """Time between pipeline stages, inside ``time_s``."""
+
+
+def _expert_tokens(scenario: Scenario, batch: int, new: int) -> Any:
+    return batch * new * scenario.plan.dp if scenario.plan.shares_experts else None
+
+
+def phase_cost(scenario: Scenario, batch: int, new: int, context: int, *, decode: bool) -> Phase:
+    """Lower and price one step of a replica: ``batch`` sequences of ``new`` tokens that then hold ``context`` each."""
+    step = Step(
+        batch=batch, new=new, context=context, expert_tokens=_expert_tokens(scenario, batch, new), skew=scenario.skew
+    )
+    program = lower(scenario.transformer.graph(step), scenario.plan, scenario.cluster.machine)
+    cost = price(program, scenario.cluster, scenario.engine, skew=scenario.skew, decode=decode)
+    hop_s = boundary(scenario.transformer, scenario.plan, scenario.cluster, batch * new) * (scenario.plan.pp - 1)
+    return Phase(program, cost, float(cost.time_s + hop_s), float(cost.limit_s), float(hop_s))
+
+
+def prefill_chunks(engine: Engine, batch: int, isl: int) -> tuple[int, int]:
+    """How the prompts of a batch are cut into steps: ``(sequences per step, steps)`` at the engine's token budget.
+
+    Prompts longer than the budget are processed whole: the kernels of a long chunk cost the same per token.
+    """
+    per_step = max(1, min(batch, int(engine.max_batched_tokens // max(isl, 1))))
+    return per_step, -(-batch // per_step)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The answer for one scenario. Times in s, energy in J, money in USD, memory in bytes."""
+
+    scenario: Scenario
+    memory: MemoryUse
+    prefill: Phase
+    decode: Phase
+    ttft_s: float
+    """All prompts of the batch prefilled: time to first token of the last of them."""
+    ttft_single_s: float
+    """One request alone at an idle engine."""
+    tpot_s: float
+    """Mean time per decode step over the generation (context ``isl + osl / 2``)."""
+    e2e_s: float
+    energy_j: float
+    """All devices, whole batch, prefill and decode."""
+    host_energy_j: float
+    usd_per_hour: float | None
+    price_note: str
+    limit: Mapping[str, float]
+    interval: Mapping[str, tuple[float, float]]
+    largest_batch: int
+    largest_context: int
+    ledger: Ledger
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights, cache, activations and buffers fit the device."""
+        return bool(self.memory.fits)
+
+    @property
+    def devices(self) -> int:
+        """Devices used."""
+        return self.scenario.plan.devices
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens per second of the whole deployment: ``batch osl / e2e``."""
+        return self.scenario.batch * self.scenario.osl / self.e2e_s
+
+    @property
+    def tokens_per_s_per_device(self) -> float:
+        """The same per device."""
+        return self.tokens_per_s / self.devices
+
+    @property
+    def tokens_per_s_per_user(self) -> float:
+        """What one request sees while it decodes: ``1 / tpot``."""
+        return 1.0 / self.tpot_s
+
+    @property
+    def energy_j_per_token(self) -> float:
+        """Devices and hosts, per output token."""
+        return (self.energy_j + self.host_energy_j) / (self.scenario.batch * self.scenario.osl)
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """Rent of all devices while the batch runs, per million output tokens."""
+        if self.usd_per_hour is None:
+            return None
+        return self.usd_per_hour * self.devices * self.e2e_s / 3600 / (self.scenario.batch * self.scenario.osl) * 1e6
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer in the stable JSON form ``steelyard.estimate/1`` (SI units)."""
+        from steelyard.report.estimate import to_dict
+
+        return to_dict(self)
+
+    def __repr__(self) -> str:
+        from steelyard.report.estimate import summary
+
+        return summary(self)
+
+
+def estimate(
+    model: str | Model,
+    on: str | Cluster | Machine,
+    *,
+    batch: int = 1,
+    isl: int = 1024,
+    osl: int = 256,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    communication: str = "",
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int = 1,
+    cp: int = 1,
+    engine: str = "",
+    skew: float = 0.0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+) -> Estimate:
+    """What running a model on a machine costs: memory, time, energy, money, with an interval and the reason.
+
+    Args:
+        model: catalogue name, alias, local HF folder or config, GGUF or safetensors file, or a loaded model.
+        on: machine name, ``NAME:COUNT``, a machine or a cluster.
+        batch: requests in flight over the whole deployment.
+        isl: prompt tokens per request.
+        osl: generated tokens per request.
+        weights, activations, kv, communication: number formats; empty = as published or implied.
+        tp, pp, dp, ep, cp: parallel degrees; ``tp`` defaults to what uses all devices of the machine.
+        engine: serving engine; empty = the usual one of the machine.
+        skew: exponent of the power law of expert popularity.
+        usd_per_hour: price per device and hour; default: the catalogue's newest.
+        generic: read an unknown model type as a plain decoder.
+
+    Returns:
+        an :class:`Estimate`; check ``fits`` before trusting the times.
+
+    Raises:
+        InputError: unknown names, sizes out of range, degrees that do not divide; all problems at once.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
+    cluster = on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
+    problems = [
+        Problem(name, f"expected at least 1, got {value}")
+        for name, value in {
+            "batch": batch,
+            "isl": isl,
+            "osl": osl,
+            "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "ep": ep,
+            "cp": cp,
+        }.items()
+        if value is not None and value < 1
+    ]
+    raise_all(problems)
+    shape = default_shape(loaded.transformer, cluster, tp, pp, dp, cp)
+    plan = Plan(weights, activations, kv, communication, shape[0], shape[1], shape[2], ep, cp, engine)
+    scenario = Scenario(
+        loaded,
+        cluster,
+        plan.resolved(loaded.transformer.native_weights),
+        find_engine(engine) if engine else default_engine(cluster.machine),
+        batch,
+        isl,
+        osl,
+        skew,
+        usd_per_hour,
+        (model if isinstance(model, str) else "", on if isinstance(on, str) else ""),
+    )
+    return answer(scenario)
+
+
+def default_shape(
+    model: Transformer, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int
+) -> tuple[int, int, int]:
+    """``(tp, pp, dp)`` that use every device: tensor parallel inside a node, pipeline across nodes, unless given."""
+    given = (tp or 1) * (pp or 1) * (dp or 1) * cp
+    if cluster.count % given and given <= cluster.count:
+        return tp or 1, pp or 1, dp or 1
+    rest = max(1, cluster.count // given)
+    if tp is None:
+        kv = [x.attention.heads for x in model.layers if x.attention]
+        limit = min(rest, cluster.per_node)
+        tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in kv)), default=1)
+        rest //= tp
+    if pp is None and dp is None:
+        pp, rest = (rest, 1) if rest <= model.depth else (1, rest)
+    elif pp is None:
+        pp = rest
+    return tp, pp or 1, dp or (rest if pp is not None else 1)
+
+
+def check(scenario: Scenario) -> None:
+    """Refuse what cannot run, all problems at once. Raises :class:`InputError`."""
+    problems: list[Problem] = []
+    model, plan, cluster = scenario.transformer, scenario.plan, scenario.cluster
+    if plan.devices != cluster.count:
+        given = f"tp x pp x dp x cp = {plan.tp} x {plan.pp} x {plan.dp} x {plan.cp} = {plan.devices}"
+        problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}"))
+    length, what = scenario.isl + scenario.osl, "isl + osl"
+    if not model.causal:
+        length, what = scenario.isl, "isl"
+    if model.max_context and length > model.max_context:
+        message = f"{what} = {length} tokens exceeds the model's context of {model.max_context}"
+        problems.append(Problem("isl", message))
+    try:
+        check_sharding(model, plan)
+    except InputError as error:
+        problems += error.problems
+    raise_all(problems)
+
+
+def answer(scenario: Scenario) -> Estimate:
+    """Weigh one scenario. Raises :class:`InputError` for degrees or lengths that cannot be."""
+    check(scenario)
+    model, plan, cluster, engine = scenario.transformer, scenario.plan, scenario.cluster, scenario.engine
+    if not model.causal and scenario.osl != 1:  # an encoder answers once and generates nothing
+        scenario = replace(scenario, osl=1)
+    ledger = Ledger()
+    batch, isl, osl = scenario.replica_batch, scenario.isl, scenario.osl
+    per_step, steps = prefill_chunks(engine, batch, isl)
+    prefill = phase_cost(scenario, per_step, isl, isl, decode=False)
+    last = batch - per_step * (steps - 1)
+    final = prefill if last == per_step else phase_cost(scenario, last, isl, isl, decode=False)
+    single = prefill if per_step == 1 else phase_cost(scenario, 1, isl, isl, decode=False)
+    ttft = prefill.time_s + engine.request_s
+    if steps > 1:  # further steps follow each other through the stages: each adds the time of one stage
+        ttft += (prefill.time_s * (steps - 2) + final.time_s) / plan.pp
+    flights = min(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
+    decode = prefill
+    if model.causal:
+        decode = phase_cost(scenario, -(-batch // flights), 1, isl + max(1, osl // 2), decode=True)
+    tokens = osl - 1
+    e2e = ttft + tokens * decode.time_s
+    memory = memory_use(
+        model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=exact_weight_bytes(scenario)
+    )
+    prefills = steps - 1 + last / per_step
+    passes = float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * flights * tokens
+    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * decode.time_s
+    energy = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
+    usd, note = hourly_price(scenario, ledger)
+    spread_prefill, spread_decode = float(prefill.cost.log_spread()), float(decode.cost.log_spread())
+    share = tokens * decode.time_s / max(e2e, 1e-30)
+    _account(scenario, prefill, decode, ledger)
+    return Estimate(
+        scenario=scenario,
+        memory=memory,
+        prefill=prefill,
+        decode=decode,
+        ttft_s=ttft,
+        ttft_single_s=single.time_s + engine.request_s,
+        tpot_s=decode.time_s,
+        e2e_s=e2e,
+        energy_j=energy,
+        host_energy_j=cluster.host_w * plan.devices / cluster.per_node * e2e,
+        usd_per_hour=usd,
+        price_note=note,
+        limit={"ttft_s": prefill.limit_s * prefills, "tpot_s": decode.limit_s},
+        interval={
+            "ttft_s": _interval(ttft, spread_prefill),
+            "tpot_s": _interval(decode.time_s, spread_decode),
+            "e2e_s": _interval(e2e, share * spread_decode + (1 - share) * spread_prefill),
+        },
+        largest_batch=_largest(scenario, "batch"),
+        largest_context=_largest(scenario, "context"),
+        ledger=ledger,
+    )
+
+
+def exact_weight_bytes(scenario: Scenario) -> float | None:
+    """Bytes of the real files, unless the plan stores the weights in another format."""
+    exact = scenario.model.weight_bytes
+    same = scenario.plan.weights == Plan().resolved(scenario.transformer.native_weights).weights
+    return exact if same else None
+
+
+def _interval(value: float, spread: float) -> tuple[float, float]:
+    """Central 80 % interval of a lognormal around the prediction."""
+    return value * float(np.exp(-Z80 * spread)), value * float(np.exp(Z80 * spread))
+
+
+def _largest(scenario: Scenario, what: str) -> int:
+    """Largest batch (at this length) or context (at this batch) that fits; 0 when not even one does. Bisection."""
+    model, plan, machine, engine = scenario.transformer, scenario.plan, scenario.cluster.machine, scenario.engine
+    length = scenario.isl + scenario.osl
+    weights = exact_weight_bytes(scenario)
+
+    def fits(n: int) -> bool:
+        batch, context = (n, length) if what == "batch" else (scenario.replica_batch, n)
+        use = memory_use(model, plan, machine, engine, batch, context, exact_weights=weights)
+        return bool(use.fits)
+
+    top = int(engine.max_sequences) if what == "batch" else (model.max_context or 2**24)
+    low, high = 0, top
+    if fits(high):
+        return high * (plan.dp if what == "batch" else 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * (plan.dp if what == "batch" else 1)
+
+
+def hourly_price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]:
+    """Price per device and hour and where it comes from: given, the catalogue's, or a purchase written off."""
+    if scenario.usd_per_hour is not None:
+        return scenario.usd_per_hour, "given"
+    found = price_of(scenario.cluster.machine.name)
+    if found is not None:
+        ledger.cite(f"price of {found.machine}", f"{found.source}, {found.provider_class}, {found.date}")
+        return found.usd_per_hour, f"{found.provider_class}, {found.date}"
+    machine = scenario.cluster.machine
+    if machine.capex_usd:
+        hourly = machine.capex_usd / AMORTISATION_H
+        ledger.assume(
+            f"no rental price known: {machine.capex_usd:,.0f} USD written off over {AMORTISATION_H / 8760:.0f} years"
+        )
+        return hourly, f"{machine.capex_usd:,.0f} USD over {AMORTISATION_H / 8760:.0f} years"
+    return None, "no price known"
+
+
+#: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
+AMORTISATION_H = 3 * 8760.0
+
+
+def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) -> None:
+    """Write sources, assumptions and guesses of the run into the ledger."""
+    machine, plan, model = scenario.cluster.machine, scenario.plan, scenario.transformer
+    for key, text in machine.sources.items():
+        ledger.cite(f"{machine.name} {key}", text)
+    if scenario.model.source:
+        ledger.cite(model.name, scenario.model.source)
+    for path, reason in machine.guess.items():
+        ledger.guess(f"{machine.name}.{path}", reason)
+    for name in scenario.engine.guess:
+        ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
+    for phase in (prefill, decode):
+        for kernel in phase.cost:
+            ledger.cite(f"{kernel.model} model", kernel.source)
+    engine, batch = scenario.engine, scenario.batch
+    limit = f"{engine.max_batched_tokens:.0f}"
+    ledger.assume(
+        f"static batch: {batch} requests of {scenario.isl} + {scenario.osl} tokens reach an idle engine at once"
+    )
+    ledger.assume(f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
+    ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
+    if plan.devices > 1:
+        ledger.assume(f"parallel: tp {plan.tp}, pp {plan.pp}, dp {plan.dp}, ep {plan.ep}, cp {plan.cp}")
+    if model.experts:
+        text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
+        ledger.assume(f"expert routing: {text}")
+    if not model.causal:
+        ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
+    for note in model.notes:
+        ledger.assume(note)
+
+
+def provenance(scenario: Scenario) -> dict[str, Any]:
+    """What is needed to run the same question again: version, inputs and their hash."""
+    inputs = {
+        "model": scenario.asked[0] or scenario.transformer.name,
+        "on": scenario.asked[1] or str(scenario.cluster),
+        "batch": scenario.batch,
+        "isl": scenario.isl,
+        "osl": scenario.osl,
+        "weights": scenario.plan.weights,
+        "activations": scenario.plan.activations,
+        "kv": scenario.plan.kv,
+        "communication": scenario.plan.communication,
+        "tp": scenario.plan.tp,
+        "pp": scenario.plan.pp,
+        "dp": scenario.plan.dp,
+        "ep": scenario.plan.ep,
+        "cp": scenario.plan.cp,
+        "engine": scenario.engine.name,
+        "skew": scenario.skew,
+        "usd_per_hour": scenario.usd_per_hour,
+    }
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

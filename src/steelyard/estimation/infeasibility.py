@@ -1,0 +1,151 @@
+"""What would make a workload fit: the nearest change, found by asking the memory model again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steelyard.cost.memory import MemoryUse, memory_use
+from steelyard.deployment.formats import find_format
+from steelyard.errors import InputError
+from steelyard.estimation.estimate import Scenario, check, exact_weight_bytes
+from steelyard.units import format_quantity
+
+__all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]
+
+#: Narrower formats to try: the cache, then the weights; what servers offer, and what llama.cpp does.
+LADDER = ("fp8", "fp8", "int4")
+GGUF_LADDER = ("q8_0", "q8_0", "q4_k_m")
+#: Most devices a change may ask for.
+MAX_DEVICES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One change that makes a scenario fit."""
+
+    text: str
+    scenario: Scenario
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The options to give, by name (``kv``, ``weights``, ``batch``, ``isl``, ``on``, ``tp``, ``pp``)."""
+
+
+def memory_of(scenario: Scenario) -> MemoryUse:
+    """Memory of a scenario on its fullest device, as :func:`~steelyard.estimation.estimate.answer` computes it."""
+    return memory_use(
+        scenario.transformer,
+        scenario.plan,
+        scenario.cluster.machine,
+        scenario.engine,
+        scenario.replica_batch,
+        scenario.isl + scenario.osl,
+        exact_weights=exact_weight_bytes(scenario),
+    )
+
+
+def shortfall(scenario: Scenario) -> str:
+    """How much is missing, in words."""
+    use = memory_of(scenario)
+    total, capacity = format_quantity(float(use.total), "B"), format_quantity(use.capacity, "B")
+    return f"needs {total} per device of {capacity} usable, {format_quantity(-float(use.headroom), 'B')} short"
+
+
+def nearest_change(scenario: Scenario) -> Change | None:
+    """The first change that fits, in the order of :func:`changes`; None when none does."""
+    return next(changes(scenario), None)
+
+
+def changes(scenario: Scenario) -> Iterator[Change]:
+    """Changes that make a scenario fit, nearest first.
+
+    In order: 8-bit KV cache, 8-bit weights, 4-bit weights, two of these together, smaller batch, shorter prompt, twice
+    the devices and so on; then narrower formats together with a smaller batch or a shorter prompt.
+    Every one is checked with the same memory model and sharding rules as the estimate.
+    """
+    formats = list(_format_changes(scenario))
+    for change in (*formats, *_smaller(scenario), *_more_devices(scenario)):
+        if _fits(change.scenario):
+            yield change
+    for narrow in (c for c in reversed(formats) if not _fits(c.scenario)):
+        for change in _smaller(narrow.scenario):
+            if _fits(change.scenario):
+                yield Change(
+                    f"{narrow.text} and {change.text}", change.scenario, {**narrow.arguments, **change.arguments}
+                )
+
+
+def _fits(scenario: Scenario) -> bool:
+    try:
+        check(scenario)
+    except InputError:
+        return False
+    return bool(memory_of(scenario).fits)
+
+
+def _with_formats(scenario: Scenario, **formats: str) -> Scenario:
+    """The scenario with some formats replaced; activations follow the weights again."""
+    plan = replace(scenario.plan, **formats)  # type: ignore[arg-type]
+    if "weights" in formats:
+        plan = replace(plan, activations="")
+    return replace(scenario, plan=plan.resolved(scenario.transformer.native_weights))
+
+
+def _format_changes(scenario: Scenario) -> Iterator[Change]:
+    weights, kv = (scenario.plan.format(r).stored_bits for r in ("weight", "kv"))
+    eight, *ladder = GGUF_LADDER if scenario.engine.name == "llamacpp" else LADDER
+    narrow = [f for f in ladder if find_format(f).stored_bits < weights]
+    caches = [{"kv": eight}] if kv > find_format(eight).stored_bits else []
+    options: list[dict[str, str]] = [*caches, *({"weights": f} for f in narrow)]
+    options += [{"weights": f, **cache} for f in narrow for cache in caches]
+    for formats in options:
+        words = " and ".join(f"{'KV cache' if k == 'kv' else k} in {v} (--{k} {v})" for k, v in formats.items())
+        yield Change(words, _with_formats(scenario, **formats), formats)
+
+
+def _smaller(scenario: Scenario) -> Iterator[Change]:
+    """The largest smaller batch, then the longest shorter prompt."""
+    dp = scenario.plan.dp
+    replica = _most(lambda n: replace(scenario, batch=n * dp), scenario.replica_batch - 1)
+    if replica:
+        batch = min(replica * dp, scenario.batch - 1)
+        yield Change(
+            f"batch {batch} instead of {scenario.batch} (--batch {batch})",
+            replace(scenario, batch=batch),
+            {"batch": batch},
+        )
+    isl = _most(lambda n: replace(scenario, isl=n), scenario.isl - 1)
+    if isl:
+        text = f"prompts of {isl} tokens instead of {scenario.isl} (--isl {isl})"
+        yield Change(text, replace(scenario, isl=isl), {"isl": isl})
+
+
+def _most(make: Any, top: int) -> int:
+    """The largest ``n <= top`` for which ``make(n)`` fits, 0 when none does. Memory grows with ``n``: bisection."""
+    if top < 1 or not memory_of(make(1)).fits:
+        return 0
+    low, high = 1, top + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if memory_of(make(middle)).fits else (low, middle)
+    return low
+
+
+def _more_devices(scenario: Scenario) -> Iterator[Change]:
+    """Twice the devices, again and again: tensor parallel inside a node as far as heads divide, stages across nodes."""
+    cluster, plan, factor = scenario.cluster, scenario.plan, 2
+    while cluster.count * factor <= MAX_DEVICES:
+        on = replace(cluster, count=cluster.count * factor)
+        splits = [factor // (1 << k) for k in range(factor.bit_length())]
+        for wider in sorted(splits, key=lambda w: (plan.tp * w > max(cluster.per_node, plan.tp), -w)):
+            tp, pp = plan.tp * wider, plan.pp * (factor // wider)
+            candidate = replace(scenario, cluster=on, plan=replace(plan, tp=tp, pp=pp))
+            if _fits(candidate):
+                degrees = {name: value for name, value in (("tp", tp), ("pp", pp)) if value != getattr(plan, name)}
+                words = " and ".join(f"{name} {value}" for name, value in degrees.items())
+                options = " ".join(f"--{name} {value}" for name, value in degrees.items())
+                yield Change(
+                    f"{on.count} devices with {words} (--on {on} {options})", candidate, {"on": str(on), **degrees}
+                )
+                return
+        factor *= 2

@@ -1,0 +1,281 @@
+"""What the launch files need of a deployment, worked out once: pools with their engine's settings, names, sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.launch.command import Flags
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.workload.catalogue import Model, load_model
+
+if TYPE_CHECKING:
+    from steelyard.scenario.slo import Target
+
+__all__ = ["ENGINES", "PORT", "Load", "Service", "Unit", "service"]
+
+#: Engines that launch files can be written for: name of the catalogue -> list of flags.
+ENGINES = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "trtllm": "trtllm",
+    "llamacpp": "llamacpp",
+    "llamacpp_cuda": "llamacpp",
+}
+#: The port every server listens on inside its container or host.
+PORT = 8000
+#: Longest request is rounded up to a multiple of this many tokens, and at least one is added: chat templates, BOS.
+_ROUND_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The traffic that was promised for.
+
+    Args:
+        rate_per_s: requests per second.
+        isl, osl: mean prompt and generated tokens.
+        longest_tokens: prompt and answer of the longest request; 0 = both means.
+        isl_std, osl_std: their spread, tokens.
+        requests: requests of a load test.
+        in_flight: requests being served at once at the promised rate, mean over all replicas; 0 = unknown.
+        words: the traffic in words.
+        seed: of the arrivals.
+        trace: a file the requests came from, when it can be sent again.
+    """
+
+    rate_per_s: float
+    isl: float
+    osl: float
+    longest_tokens: int = 0
+    isl_std: float = 0.0
+    osl_std: float = 0.0
+    requests: int = 1000
+    in_flight: float = 0.0
+    words: str = ""
+    seed: int = 0
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One pool, ready to be written."""
+
+    name: str
+    """``server``, ``prefill``, ``decode``, with the machine behind when several pools share a role."""
+    pool: Pool
+    plan: Plan
+    """Every format named."""
+    cluster: Cluster
+    engine: Engine
+    flags: Flags
+    config: EngineConfig
+    longest_tokens: int
+    in_flight: float
+    """Requests in one replica at the promised rate, 0 = unknown."""
+
+    @property
+    def devices(self) -> int:
+        """Devices of one replica."""
+        return self.plan.devices
+
+    @property
+    def nodes(self) -> int:
+        """Nodes one replica spans."""
+        return math.ceil(self.devices / self.per_node)
+
+    @property
+    def per_node(self) -> int:
+        """Devices of one node of this machine."""
+        return max(1, self.cluster.per_node)
+
+    @property
+    def node_devices(self) -> int:
+        """Devices of a replica on one of its nodes."""
+        return math.ceil(self.devices / self.nodes)
+
+    @property
+    def accelerator(self) -> str:
+        """``nvidia``, ``amd``, ``habana``, ... or ``cpu`` where nothing is to be reserved."""
+        machine = self.cluster.machine
+        if machine.name.startswith("gaudi"):
+            return "habana"
+        if machine.kind in ("cpu", "soc", "mcu") or machine.launch in ("cpu", "metal"):
+            return "cpu"
+        return machine.vendor.lower().split()[0]
+
+    @property
+    def image(self) -> str:
+        """The container image, empty when none is published for this accelerator."""
+        return self.flags.image.get(self.accelerator, "")
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether it does only a part of each request."""
+        return self.pool.role in ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A deployment with everything its files say."""
+
+    deployment: Deployment
+    load: Load
+    targets: tuple[Target, ...]
+    model: Model
+    repository: str
+    """Hugging Face repository, or the path that was given."""
+    slug: str
+    """The model's name as DNS allows it."""
+    units: tuple[Unit, ...]
+    notes: tuple[str, ...]
+    """What has to be done by hand, in words."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the model is a path on this computer."""
+        return Path(self.repository).exists()
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the published weights."""
+        if self.model.weight_bytes is not None:
+            return float(self.model.weight_bytes)
+        stored = find_format(self.model.transformer.native_weights).stored_bits / 8
+        return float(self.model.transformer.parameters()) * stored
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of all pools."""
+        return sum(u.pool.replicas for u in self.units)
+
+    def of_role(self, *roles: str) -> tuple[Unit, ...]:
+        """The pools that have one of the roles."""
+        return tuple(u for u in self.units if u.pool.role in roles)
+
+
+def service(
+    deployment: Deployment, load: Load, targets: Sequence[Target] = (), *, model: Model | None = None
+) -> Service:
+    """Work out names, engine settings and sizes.
+
+    Args:
+        deployment: what is to run.
+        load: the traffic it was planned for.
+        targets: the promises.
+        model: loaded already; otherwise looked up by its name.
+
+    Raises:
+        InputError: unknown names, flags, engines no launch files are written for; all problems at once.
+    """
+    loaded = load_model(deployment.model) if model is None else model
+    problems: list[Problem] = []
+    notes: list[str] = []
+    units = []
+    share = _shares(deployment, load)
+    for index in range(len(deployment.pools)):
+        try:
+            units.append(_unit(deployment, index, loaded, load, share[index]))
+        except InputError as error:
+            problems += [Problem(f"pools[{index}].{p.field}", p.message) for p in error.problems]
+    raise_all(problems)
+    repository = _repository(deployment.model, loaded)
+    for unit in units:
+        notes += [note for note in _by_hand(unit, loaded, repository) if note not in notes]
+    return Service(deployment, load, tuple(targets), loaded, repository, _slug(repository), tuple(units), tuple(notes))
+
+
+def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_flight: float) -> Unit:
+    pool = deployment.pools[index]
+    cluster = parse_cluster(f"{pool.machine}:{pool.plan.devices}") if ":" not in pool.machine else None
+    cluster = cluster or cluster_of(parse_cluster(pool.machine).machine, pool.plan.devices)
+    engine = find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine)
+    if engine.name not in ENGINES:
+        known = ", ".join(sorted(set(ENGINES.values())))
+        raise InputError(f"no launch files are written for {engine.title}; for {known}", field="plan.engine")
+    config = engine_config(engine, cluster.machine, dict(pool.flags))
+    longest = load.longest_tokens or math.ceil(load.isl + load.osl)
+    room = config.max_model_len or _longest(longest, model)
+    plan = pool.plan.resolved(model.transformer.native_weights)
+    alike = [p for p in deployment.pools if p.role == pool.role]
+    base = "server" if pool.role == "both" else pool.role
+    name = base if len(alike) == 1 else f"{base}-{_slug(cluster.machine.name)}"
+    twins = [p for p in alike if p.machine == pool.machine]
+    if len(twins) > 1:
+        name += f"-{twins.index(pool) + 1}"
+    return Unit(name, pool, plan, cluster, engine, Flags.of(ENGINES[engine.name]), config, room, in_flight)
+
+
+def _longest(tokens: int, model: Model) -> int:
+    """Room for the longest request: the next multiple of 256 above it, at most the model's own context."""
+    room = (tokens // _ROUND_TOKENS + 1) * _ROUND_TOKENS
+    context = model.entry.context if model.entry is not None else 0
+    return min(room, max(context, tokens)) if context else room
+
+
+def _shares(deployment: Deployment, load: Load) -> list[float]:
+    """Requests in flight in one replica of each pool, when the total is known: by devices among equal roles."""
+    found = []
+    for pool in deployment.pools:
+        alike = sum(p.devices for p in deployment.pools if p.role == pool.role)
+        found.append(load.in_flight * pool.devices / alike / pool.replicas if load.in_flight else 0.0)
+    return found
+
+
+def _repository(name: str, model: Model) -> str:
+    """What the engine is told to load: the path given, the repository named, or the catalogue's."""
+    if Path(name).exists():
+        return str(name)
+    if "/" in name:
+        return name
+    return model.entry.id if model.entry is not None else name
+
+
+def _slug(text: str) -> str:
+    """A DNS label of at most 40 characters."""
+    made = re.sub(r"[^a-z0-9]+", "-", text.rsplit("/", 1)[-1].lower()).strip("-")[:40].strip("-")
+    return made if made and made[0].isalpha() else f"m-{made or 'model'}".rstrip("-")
+
+
+def _by_hand(unit: Unit, model: Model, repository: str) -> list[str]:
+    """What no flag can do: a checkpoint in another format, an image nobody publishes."""
+    found = []
+    native, wanted = find_format(model.transformer.native_weights).name, unit.plan.weights
+    if unit.engine.name.startswith("llamacpp"):
+        found.append(f"llama.cpp reads GGUF: convert or download {repository} as {wanted} and name the file in MODEL")
+    elif wanted != native and not _online(unit.engine.name, native, wanted):
+        found.append(
+            f"the plan has {wanted} weights, {repository} is published in {native}: name a checkpoint in {wanted} "
+            "in MODEL (or quantise this one)"
+        )
+    if not unit.image and unit.accelerator != "cpu":
+        found.append(f"no image of {unit.flags.title} is listed for {unit.cluster.machine.vendor}: set IMAGE")
+    return found
+
+
+#: Weight formats an engine makes itself from 16-bit weights while it loads them, with the word it has for it.
+_QUANTISES = {
+    "vllm": {"fp8": "fp8", "fp8_block": "fp8_per_block", "int8_weight_only": "int8_per_channel_weight_only",
+             "nf4": "bitsandbytes", "mxfp8": "mxfp8"},
+    "sglang": {"fp8": "fp8", "nf4": "bitsandbytes", "mxfp8": "mxfp8"},
+}  # fmt: skip
+
+
+def _online(engine: str, native: str, wanted: str) -> str:
+    """The engine's word for making ``wanted`` weights of ``native`` ones as it loads; empty when it cannot."""
+    return _QUANTISES.get(engine, {}).get(wanted, "") if native in ("bf16", "fp16", "fp32") else ""
+
+
+def quantisation(unit: Unit, native: str) -> str:
+    """The word of ``--quantization`` this pool needs; empty = the checkpoint says it."""
+    return "" if unit.plan.weights == native else _online(unit.engine.name, native, unit.plan.weights)

@@ -1,7 +1,0 @@
-"""Plans: number formats, sharding, fusion and engine - how a workload runs on a machine."""
-
-from steelyard.plan.formats import Format, compute_with, find_format, formats
-from steelyard.plan.plan import Plan
-from steelyard.plan.sharding import check_sharding, shard
-
-__all__ = ["Format", "Plan", "check_sharding", "compute_with", "find_format", "formats", "shard"]

@@ -1,0 +1,1 @@
+"""Questions: what a user can ask, read from words."""

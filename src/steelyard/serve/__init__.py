@@ -1,1 +1,0 @@
-"""Serving: requests through an engine, simulated step by step."""

@@ -1,0 +1,423 @@
+"""The kernel's arrays: limits and rules of every pool, requests and queues, and what is left of them after a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request
+from steelyard.cost.step_table import Tables
+from steelyard.deployment.deployment import ROLES
+from steelyard.deployment.engine_config import ADMISSIONS, VICTIMS, EngineConfig
+from steelyard.simulation.kernel.methods import Methods, plain_methods
+from steelyard.simulation.kernel.state import (
+    DOWN,
+    DRAWN,
+    EXTRA,
+    ITL_BINS,
+    LARGEST,
+    LINK,
+    LINKS,
+    NEXT,
+    NUMBERS,
+    REQUEST,
+    RUN,
+    SETUP,
+    SLOT,
+    STRANDED,
+    TIMER,
+    TIMER_SEQ,
+    TIMERS,
+    TOTALS,
+    UP,
+    Fleet,
+    make_log,
+    make_pools,
+    make_units,
+    make_ways,
+    make_workers,
+)
+from steelyard.simulation.policies import Order, Policy, ordered
+from steelyard.techniques.changes import Changes
+from steelyard.traffic.trace import Trace
+
+__all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
+
+#: How a request finds its replica, and what the kernel calls it.
+ROUTERS: Mapping[str, int] = {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2, "prefix": 3}
+REJECTED, UNFINISHED = 1, 2
+#: No promise: nothing can miss it.
+_KEPT = (math.inf, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A pool as the kernel sees it."""
+
+    config: EngineConfig
+    kv: KvPool
+    replicas: int = 1
+    lanes: int = 1
+    role: str = "both"
+    max_context: int = 0
+    """Longest prompt and answer of the model, 0 = no limit."""
+    weight: float = 1.0
+    """Speed relative to the others, for the least-loaded router."""
+    overlap: float = 0.0
+    """Share of a transfer of its cache that runs beside the prompt."""
+    ranks: int = 1
+    """Data-parallel ranks of a replica (``replicas`` counts the ranks of all)."""
+    lockstep: bool = False
+    """Ranks of a replica step together."""
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request it takes."""
+        return NO_LIMIT if self.role == "encode" else longest_request(self.kv, self.config, self.max_context)
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Limits and rules of a run, packed."""
+
+    run: Any
+    """One record of :data:`~steelyard.simulation.kernel.state.RUN`."""
+    pools: Any
+    """``[pool]`` of :data:`~steelyard.simulation.kernel.state.SETUP`."""
+    wires: Any
+    """``[pool, pool]`` of :data:`~steelyard.simulation.kernel.state.LINK`."""
+    members: tuple[Member, ...]
+
+    @property
+    def unit_tokens(self) -> int:
+        """Tokens of a cached prefix unit, 0 when no pool caches."""
+        return int(self.pools["unit_tokens"].max())
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """What the kernel leaves behind: packed arrays of :mod:`steelyard.simulation.kernel.state`."""
+
+    requests: Any
+    pools: Any
+    workers: Any
+    units: Any
+    log: Any
+    stride: int
+    itl: Any
+    totals: Mapping[str, float]
+    """Counters of the whole run."""
+    per_pool: tuple[Mapping[str, float], ...]
+    """The same of each pool."""
+    wall_s: float
+
+
+def setup_of(
+    config: EngineConfig, pool: KvPool, trace: Trace, *, replicas: int = 1, lanes: int = 1, router: str = "round-robin",
+    policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None, log: int = 1 << 18,
+) -> Setup:  # fmt: skip
+    """Equal replicas of one engine that do everything."""
+    return setup_of_fleet(
+        [Member(config, pool, replicas, lanes)], trace, router=router, policy=policy, request_s=request_s,
+        stop_after_s=stop_after_s, stop_after_iterations=stop_after_iterations, log=log,
+    )  # fmt: skip
+
+
+def setup_of_fleet(
+    members: Sequence[Member], trace: Trace, *, wires: Any = None, router: str = "round-robin",
+    policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None, log: int = 1 << 18,
+    promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
+) -> Setup:  # fmt: skip
+    """The kernel's limits and rules from the engines' flags.
+
+    Args:
+        members: the pools.
+        trace: what is sent.
+        wires: ``[pool, pool]`` of :data:`~steelyard.simulation.kernel.state.LINK`; None = caches travel in no time.
+        router, policy: names. request_s: from the client to the engine.
+        stop_after_s, stop_after_iterations: see :func:`steelyard.simulation.result.simulate`.
+        log: steps to keep.
+        promises: ``ttft_s``, ``tpot_s`` or ``e2e_s`` -> (limit, requests that may miss it): the run is given up, with 4
+            as its ``stop``, when more do.
+    """
+    order = ordered(policy, trace)
+    blocks = [m.kv.block_tokens for m in members]
+    unit = math.lcm(trace.prefix_block_tokens, *blocks)  # whole hashed blocks and whole blocks of every engine
+    pools = np.zeros(len(members), dtype=SETUP)
+    for record, member in zip(pools, members, strict=True):
+        _fill(record, _pool_values(member, order, unit if trace.prefix_hashes is not None else 0))
+    budget = min(m.config.max_num_batched_tokens for m in members)
+    chunks = np.sum(-(-trace.isl // max(1, budget)), dtype=np.float64)
+    most = int(10 * (float(np.sum(trace.osl, dtype=np.float64)) + float(chunks)) + 1000)
+    run = np.zeros(1, dtype=RUN)
+    stages = make_ways(make_pools(pools, [0] * len(members), [1.0] * len(members)), pools)[1]
+    _fill(
+        run[0],
+        {
+            "router": ROUTERS[router],
+            "entries": stages[0],
+            "answers": stages[1],
+            "encoders": stages[2],
+            "concurrency": trace.concurrency,
+            "max_iterations": most if stop_after_iterations is None else int(stop_after_iterations),
+            "log": int(log > 0),
+            "lively": int(any(m.changes.any for m in members)),
+            "forks": int(trace.branches > 1),
+            "add_time": float(order.from_arrival),
+            "request_s": request_s,
+            "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
+            **{name: promises.get(name, _KEPT)[0] for name in ("ttft_s", "tpot_s", "e2e_s")},
+            **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
+        },
+    )
+    size = len(members)
+    return Setup(run, pools, np.zeros((size, size), dtype=LINK) if wires is None else wires, tuple(members))
+
+
+def _fill(record: Any, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        record[name] = value
+
+
+def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
+    config, pool, rules = member.config, member.kv, member.config.rules
+    victim = "worst" if not order.by_arrival and rules.victim == "last" else rules.victim
+    unit = unit if config.enable_prefix_caching else 0
+    return {
+        "max_tokens": config.max_num_batched_tokens,
+        "max_seqs": config.max_num_seqs,
+        "threshold": config.long_prefill_token_threshold,
+        "block": pool.block_tokens,
+        "blocks": pool.blocks,
+        "fixed": pool.fixed_blocks,
+        "cap": pool.token_cap,
+        "mixed": int(rules.mixed),
+        "chunked": int(config.enable_chunked_prefill),
+        "admission": ADMISSIONS.index(config.admission),
+        "victim": VICTIMS.index(victim),
+        "to_back": int(rules.to_back),
+        "static": int(rules.static),
+        "watermark": int(np.ceil(config.watermark * pool.blocks)),
+        "replicas": member.replicas,
+        "lanes": member.lanes,
+        "unit_tokens": unit,
+        "unit_blocks": unit // pool.block_tokens,
+        "role": ROLES.index(member.role),
+        "conservativeness": config.schedule_conservativeness,
+        "overlap": member.overlap,
+        "ranks": member.ranks,
+        "lockstep": int(member.lockstep and member.ranks > 1 and member.lanes == 1),
+        "pad": config.cuda_graph_sizes_to,
+        "pad_mixed": config.graph_tokens if config.cuda_graph_sizes_to else 0,
+        "wait_steps": config.batch_wait_timeout_iters,
+        "wait_tokens": int(config.batch_wait_max_tokens_ratio * config.max_num_batched_tokens),
+        **_change_values(member),
+    }
+
+
+def _change_values(member: Member) -> dict[str, float]:
+    changes, scale = member.changes, member.changes.autoscale
+    values = {
+        "migrate": int(changes.migrate and member.role in ("both", "decode") and member.replicas > 1),
+        "mtbf_s": 0.0 if member.role == "encode" else changes.mtbf_s,
+        "restart_s": changes.restart_s,
+    }
+    if scale is not None and member.role != "encode":
+        values |= {
+            "scales": 1, "least": scale.least, "most": min(scale.most, member.replicas // member.ranks),
+            "load_target": scale.target, "interval_s": scale.interval_s, "start_s": scale.start_s,
+        }  # fmt: skip
+    return values
+
+
+def play(
+    setup: Setup, tables: Tables | Sequence[Tables], trace: Trace, policy: str | type[Policy] | Policy | Order,
+    router: str, seed: int, rejected: Any, log: int, *, encode_s: Any = None, assigned: Any = None,
+    methods: Callable[[Tables, int, int], Methods] | None = None, watch: Callable[[Any], None] | None = None,
+) -> Played:  # fmt: skip
+    """Run the kernel on fresh arrays.
+
+    Args:
+        setup: limits and rules.
+        tables: prices of steps, of one pool or of each.
+        trace, policy, router, seed: as given to ``setup_of``.
+        rejected: ``[n]`` requests refused at the door.
+        log: steps to keep.
+        encode_s: ``[n]`` s of an encoder before the prompt; None = none.
+        assigned: ``[n]`` pool that computes the prompt, -1 = any; None = any for all.
+        methods: makes the arrays of what engines do beyond scheduling from ``(tables, replicas, prefix units)``;
+            None = nothing of it.
+        watch: called once, before the first event, with the live counters ``[pool, TOTALS]``; the kernel runs without
+            the interpreter's lock, so another thread may read them.
+    """
+    from steelyard.simulation.kernel.jit import compile_for
+    from steelyard.simulation.kernel.kernel import run_kernel
+
+    joined = _joined([tables] if isinstance(tables, Tables) else tables)
+    fleet, order = _fleet(
+        setup, trace, ordered(policy, trace), router, seed, rejected, encode_s, assigned, joined, methods
+    )
+    kept = make_log(min(log, int(setup.run[0]["max_iterations"]) + 2))
+    meta = np.array([0, 1, 0], dtype=np.int64)
+    itl = np.zeros(ITL_BINS, dtype=np.int64)
+    if watch is not None:
+        watch(fleet.total)
+    arguments = (fleet, joined.data, joined.layout, order, kept, meta, itl)
+    compile_for(run_kernel, arguments)  # the first time takes long and is no part of the simulation
+    start = time.perf_counter()
+    run_kernel(*arguments)
+    wall = time.perf_counter() - start
+    whole = {
+        name: float(column.max() if name in LARGEST else column.sum())
+        for name, column in zip(TOTALS, fleet.total.T, strict=True)
+    }
+    each = tuple({name: float(value) for name, value in zip(TOTALS, row, strict=True)} for row in fleet.total)
+    return Played(fleet.q, fleet.p, fleet.w, fleet.u, kept[: meta[0]], int(meta[1]), itl, whole, each, wall)
+
+
+def _joined(tables: Sequence[Tables]) -> Tables:
+    """One array of all tables, ``layout[pool]`` where each is."""
+    offsets = np.cumsum([0, *(len(t.data) for t in tables)])
+    layout = np.zeros((len(tables), max(len(t.layout) for t in tables), 4), dtype=np.int64)
+    for k, table in enumerate(tables):
+        layout[k, : len(table.layout)] = table.layout
+    layout[:, :, 0] += offsets[:-1, None]
+    return Tables(tables[0].data if len(tables) == 1 else np.concatenate([t.data for t in tables]), layout)
+
+
+def _fleet(
+    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any,
+    assigned: Any, tables: Tables,
+    methods: Callable[[Tables, int, int], Methods] | None,
+) -> tuple[Fleet, Any]:  # fmt: skip
+    """``(all arrays, order of known arrivals)``."""
+    x, members = setup.pools, setup.members
+    pools = make_pools(x, [m.longest for m in members], [m.weight for m in members])
+    workers = make_workers(pools, x)
+    requests, extra, links, units_of, children, order, units = _requests(
+        trace, setup, policy, router, seed, rejected, encode_s, assigned
+    )
+    slots = np.zeros((len(workers), min(int(x["max_seqs"].max()), len(trace)) + 2), dtype=SLOT)
+    numbers = np.zeros(NUMBERS, dtype=np.int64)
+    lively = bool(setup.run[0]["lively"])
+    outages = sorted((o for o in (members[0].changes.outages if members else ())), key=lambda o: o.at_s)
+    room = 2 * slots.size * (lively or len(x) > 1) + 8 * lively * (len(pools) + len(x)) + len(outages) + 2
+    timers = np.zeros(room, dtype=TIMER)
+    firsts = _firsts(pools, x)
+    for k, outage in enumerate(outages):
+        timers[k] = (outage.at_s, UP if outage.up else DOWN, firsts[outage.replica], 0, k)
+    numbers[TIMERS], numbers[TIMER_SEQ] = len(outages), len(outages)
+    draws = np.zeros((1, 1))
+    if np.any(x["mtbf_s"] > 0):
+        draws = np.random.default_rng([seed, 1]).exponential(1.0, (len(pools), DRAWN))
+    numbers[NEXT] = trace.concurrency
+    numbers[STRANDED:] = -1
+    past = bool(np.any(x["admission"] == ADMISSIONS.index("past-future")))
+    plain = plain_methods(tables, len(pools), len(x), past)
+    fleet = Fleet(
+        run=setup.run, setups=x, wires=setup.wires, ways=make_ways(pools, x)[0], q=requests, extra=extra, links=links,
+        units_of=units_of, children=children, s=slots, w=workers, p=pools, u=make_units(len(pools), units),
+        timers=timers, total=np.zeros((len(x), len(TOTALS))), numbers=numbers, draws=draws,
+        m=plain if methods is None else methods(tables, len(pools), units)._replace(past=plain.past),
+    )  # fmt: skip
+    return fleet, order
+
+
+def _firsts(pools: Any, x: Any) -> list[int]:
+    """The first rank of every replica."""
+    return [
+        r for r in range(len(pools))
+        if (r - int(np.argmax(pools["pool"] == pools["pool"][r]))) % int(x["ranks"][pools["pool"][r]]) == 0
+    ]  # fmt: skip
+
+
+def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
+    """Prefix units as small numbers such that equal numbers mean equal whole prefixes: ``(units, offsets, count)``.
+
+    The identity of a unit is a polynomial hash (modulo 2^64) of all hashes of its request up to it. A unit of several
+    hashed blocks has the identity of its last one.
+    """
+    assert trace.prefix_hashes is not None and trace.prefix_offsets is not None
+    offsets = np.asarray(trace.prefix_offsets, dtype=np.int64)
+    mixed = np.asarray(trace.prefix_hashes).astype(np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+    sizes = np.diff(offsets)
+    place = np.arange(len(mixed)) - np.repeat(offsets[:-1], sizes)
+    powers = np.cumprod(np.full(int(sizes.max(initial=0)) + 1, 0xBF58476D1CE4E5B9, dtype=np.uint64), dtype=np.uint64)
+    sums = np.cumsum(mixed * powers[place], dtype=np.uint64)
+    base = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[offsets[:-1]]
+    chained = sums - np.repeat(base, sizes)
+    group = unit_tokens // trace.prefix_block_tokens
+    if group > 1:
+        chained = chained[place % group == group - 1]
+        offsets = np.concatenate([[0], np.cumsum(sizes // group)])
+    found, units = np.unique(chained, return_inverse=True)
+    return units.astype(np.int32).reshape(-1), offsets, len(found)
+
+
+def _requests(
+    trace: Trace, setup: Setup, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, assigned: Any
+) -> tuple[Any, Any, Any, Any, Any, Any, int]:
+    """``(requests, extra, links, units of prompts, children, order of known arrivals, number of units)``."""
+    n = len(trace)
+    requests = np.zeros(n, dtype=REQUEST)
+    for name in ("arrived_at", "isl", "osl"):
+        requests[name] = getattr(trace, name)
+    requests["remaining"] = trace.osl
+    requests["status"] = np.where(rejected, REJECTED, UNFINISHED)
+    for name in (
+        "scheduled_at", "first_at", "last_at", "left_child", "right_child", "replica", "origin", "answered_by",
+    ):  # fmt: skip
+        requests[name] = -1
+    columns = _extra(trace, int(setup.run[0]["entries"]), policy, router, seed)
+    if encode_s is not None:
+        columns["encode_s"] = encode_s
+    if assigned is not None:
+        columns["pool"] = assigned
+    extra = np.zeros((n if columns else 1, len(EXTRA)))
+    extra[:, EXTRA.index("pool")] = -1
+    for name, values in columns.items():
+        extra[:, EXTRA.index(name)] = values
+    prefixes, waiting = setup.unit_tokens > 0, trace.after is not None and not trace.concurrency
+    links = np.zeros((n if prefixes or waiting else 1, len(LINKS)), dtype=np.int64)
+    units_of, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
+    if prefixes:
+        units_of, offsets, units = _units(trace, setup.unit_tokens)
+        links[:, 0], links[:, 1] = offsets[:-1], np.diff(offsets)
+    order = np.argsort(trace.arrived_at[: trace.concurrency or n], kind="stable")
+    if waiting and trace.after is not None and trace.after_offsets is not None:
+        links[:, 4] = np.diff(trace.after_offsets)
+        sizes = np.bincount(trace.after, minlength=n)
+        links[:, 2], links[:, 3] = np.cumsum(sizes) - sizes, sizes
+        children = np.repeat(np.arange(n), links[:, 4])[np.argsort(trace.after, kind="stable")].astype(np.int32)
+        order = order[links[order, 4] == 0]
+    return requests, extra, links, units_of, children, order, units
+
+
+def _extra(trace: Trace, replicas: int, policy: Order, router: str, seed: int) -> dict[str, NDArray[Any]]:
+    """Optional facts of requests by name; empty when nothing is special."""
+    n = len(trace)
+    columns: dict[str, NDArray[Any]] = {}
+    if np.any(policy.keys):
+        columns["base"] = policy.keys
+    if trace.delay_s is not None and np.any(trace.delay_s > 0):
+        columns["delay_s"] = trace.delay_s
+    if ROUTERS[router] == 1:
+        rng = np.random.default_rng(seed)
+        route = rng.integers(0, replicas, n)
+        if router == "session" and trace.session is not None:
+            names, which = np.unique(trace.session, return_inverse=True)
+            sticky = rng.permutation(names.size)[which.reshape(-1)] % replicas
+            route = np.where(trace.session >= 0, sticky, route)
+        columns["route"] = route
+    return columns

@@ -1,0 +1,65 @@
+"""What a simulation rests on: sources, guesses and assumptions of every pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from steelyard.provenance import Ledger
+
+if TYPE_CHECKING:
+    from steelyard.simulation.run import Prepared, Served
+
+__all__ = ["ledger_of"]
+
+
+def ledger_of(prepared: Prepared) -> Ledger:
+    """What a run rests on: sources, guesses, assumptions."""
+    ledger = Ledger()
+    several = len(prepared.served) > 1
+    for served in prepared.served:
+        _account(served, ledger, f"{served.pool.role}: " if several else "")
+    ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
+    if not prepared.policy.builtin:
+        ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
+    wire = prepared.wires[0, -1]
+    if prepared.deployment.disaggregated and float(wire["token_s"]) > 0:
+        rate = 1e-9 * float(wire["token_bytes"]) / max(float(wire["token_s"]), 1e-30)
+        ledger.assume(
+            f"KV caches travel at {rate:,.0f} GB/s from a replica, one at a time, pulled when the receiver has blocks"
+        )
+    if any(s.pool.role == "encode" for s in prepared.served):
+        ledger.assume("encoders work on one request at a time, at rated power")
+    for note in prepared.trace.notes:
+        ledger.assume(note)
+    return ledger
+
+
+def _account(served: Served, ledger: Ledger, prefix: str) -> None:
+    """Sources, guesses and assumptions of a pool."""
+    scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
+    machine = scenario.cluster.machine
+    for key, text in machine.sources.items():
+        ledger.cite(f"{machine.name} {key}", text)
+    for path, reason in machine.guess.items():
+        ledger.guess(f"{machine.name}.{path}", reason)
+    if served.table is None:
+        return
+    for name in scenario.engine.guess:
+        ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
+    for name, source in served.table.sources.items():
+        ledger.cite(name, source)
+    if served.fitted is not None:
+        for note in served.fitted.notes:
+            ledger.assume(prefix + note)
+        for name, reason in served.fitted.guesses.items():
+            ledger.guess(prefix + name, reason)
+    if config.rules.source:
+        ledger.cite(f"scheduler {config.scheduler}", config.rules.source)
+    ledger.assume(f"{prefix}scheduler: {config.rules.title}")
+    ledger.assume(
+        f"{prefix}KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens per replica"
+        + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
+    )
+    ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
+    if plan.shares_experts:
+        ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")

@@ -1,0 +1,1 @@
+"""Deployments that divide one machine."""

@@ -1,0 +1,251 @@
+"""Prompts and answers side by side on shares of the same devices (semi-PD, arXiv:2504.19867).
+
+The multiprocessors are divided: prompts have a share ``s`` of them, answers ``1 - s``, and each side steps on its own.
+Weights and cache are there once, so nothing travels. A side is priced as a device with its share of the arithmetic and
+of the inner caches, and of the memory bandwidth with what it can reach and the other leaves it:
+
+    bandwidth = min(1, share / SATURATING_FRAC, max(1/2, 1 - what the other side reads and writes in a usual step))
+
+Two sides that both want all of it have half each; all together never have more than the device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.cost.price import price
+from steelyard.cost.program import lower
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.plan import Plan
+from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.machine.cluster import Cluster
+from steelyard.machine.component import Machine
+from steelyard.workload.catalogue import Model
+from steelyard.workload.transformer import Step, Transformer
+
+if TYPE_CHECKING:
+    from steelyard.simulation.result import Simulation
+    from steelyard.simulation.run import Options, Prepared, Served
+    from steelyard.traffic.trace import Trace
+
+__all__ = ["SATURATING_FRAC", "SemiPD", "bandwidth_fracs", "parse_semi", "share_of", "simulate_semi"]
+
+#: Share of the multiprocessors that saturates the memory (guess; memory-bound kernels on H100 and A100 lose little
+#: until about half of them are taken away).
+SATURATING_FRAC = 0.5
+#: Decoding requests of the usual step that the prompts compete with.
+TYPICAL_BATCH = 32
+#: Steps' worth of prompt tokens that the prompts' part of the cache holds at least.
+PROMPT_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SemiPD:
+    """How the devices are divided.
+
+    Args:
+        prefill_frac: share of the multiprocessors that computes prompts, above 0 and below 1.
+    """
+
+    prefill_frac: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prefill_frac < 1:
+            words = f"expected a share above 0 and below 1 for the prompts, got {self.prefill_frac:g}"
+            raise_all([Problem("disaggregate", words)])
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of the arithmetic: prompts, answers."""
+        return self.prefill_frac, 1.0 - self.prefill_frac
+
+
+def parse_semi(text: str) -> SemiPD | None:
+    """Read ``semi:0.6`` or ``semi:60%``; None when the words are not about that.
+
+    Raises:
+        InputError: the share is no number above 0 and below 1.
+    """
+    head, _, rest = (part.strip() for part in text.partition(":"))
+    if head.lower() not in ("semi", "semi-pd", "semipd"):
+        return None
+    if not rest:
+        raise InputError("expected the share of the prompts: semi:0.6", field="disaggregate")
+    try:
+        share = float(rest.removesuffix("%"))
+    except ValueError:
+        raise InputError(f"expected a share such as semi:0.6, got {rest!r}", field="disaggregate") from None
+    return SemiPD(share / (100.0 if rest.endswith("%") else 1.0))
+
+
+def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Machine:
+    """A device with a share of a machine's arithmetic, inner caches and power, and a share of its memory bandwidth.
+
+    Capacity and links stay whole: weights and cache are there once, and the messages of answers are short.
+    """
+    compute = tuple(
+        replace(
+            c, units=c.units * compute_frac, peak={k: v * compute_frac for k, v in c.peak.items()},
+            sparse_peak={k: v * compute_frac for k, v in c.sparse_peak.items()},
+        )
+        for c in machine.compute
+    )  # fmt: skip
+    memory = tuple(
+        replace(
+            m, bandwidth_bytes_per_s=m.bandwidth_bytes_per_s * (compute_frac if m.inside else bandwidth_frac),
+            write_bandwidth_bytes_per_s=m.write_bandwidth_bytes_per_s
+            * (compute_frac if m.inside else bandwidth_frac),
+        )
+        for m in machine.memory
+    )  # fmt: skip
+    return replace(
+        machine, compute=compute, memory=memory, tdp_w=machine.tdp_w * compute_frac,
+        idle_w=machine.idle_w * compute_frac,
+    )  # fmt: skip
+
+
+def bandwidth_fracs(
+    semi: SemiPD, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, *, chunk: float, batch: float,
+    context: float, skew: float = 0.0,
+) -> tuple[float, float]:  # fmt: skip
+    """Shares of the memory bandwidth of prompts and answers.
+
+    Args:
+        semi: the division. model, plan, cluster, engine: of one replica, the plan resolved. skew: of the experts.
+        chunk: prompt tokens of a usual step. batch, context: decodes of a usual step and their mean context.
+    """
+    steps = (Step(1, chunk, chunk, 1, None, skew), Step(batch, 1, context, batch, None, skew))
+    reach, use = [], []
+    for share, step in zip(semi.shares, steps, strict=True):
+        most = min(1.0, share / SATURATING_FRAC)
+        alone = replace(cluster, machine=share_of(cluster.machine, share, most))
+        cost = price(lower(model.graph(step), plan, alone.machine), alone, engine, skew=skew)
+        moving = float(sum(np.sum(np.asarray(k.memory_s)) for k in cost.kernels))
+        taken = float(sum(np.sum(np.asarray(k.time_s)) for k in cost.kernels))
+        reach.append(most)
+        use.append(most * moving / max(taken, 1e-30))
+    return min(reach[0], max(0.5, 1.0 - use[1])), min(reach[1], max(0.5, 1.0 - use[0]))
+
+
+def simulate_semi(
+    model: Model, name: str, cluster: Cluster, semi: SemiPD, trace: Trace, options: Options, *, plan: Plan,
+    flags: Mapping[str, Any] | None = None, router: str = "round-robin",
+) -> Simulation:  # fmt: skip
+    """Send a trace through one replica whose devices are divided between prompts and answers.
+
+    The one cache is divided as well: what the longest request or two steps of prompts need (half of it where prefixes
+    are kept) is for prompts until their answers begin, the rest for answers. A common pool would hold no less.
+
+    Args:
+        model: loaded; name: what to call it. cluster: the devices. semi: their division. trace: arrivals and lengths.
+        options: see :class:`steelyard.simulation.run.Options`. plan: of the replica. flags: of the engine.
+        router: as everywhere; there is one replica.
+
+    Returns:
+        a simulation with two pools, ``prefill`` and ``decode``, whose ``compute_frac`` add up to 1.
+
+    Raises:
+        InputError: several replicas, failures, or whatever
+            :func:`steelyard.simulation.result.simulate_deployment` refuses. DoesNotFit: no room for both.
+    """
+    from steelyard.deployment.deployment import Deployment, Pool
+    from steelyard.simulation.run import prepare, run
+
+    started = time.perf_counter()
+    problems = []
+    if plan.dp > 1:
+        problems.append(Problem("disaggregate", "shares of a device are simulated for one replica: leave out dp"))
+    if options.changes.any:
+        words = "shares of a device are simulated without failures, autoscaling or migration"
+        problems.append(Problem("disaggregate", words))
+    raise_all(problems)
+    given = dict(flags or {})
+    pools = tuple(Pool(cluster.machine.name, plan, 1, role, given) for role in ("prefill", "decode"))
+    engine, resolved, budget = _engine_of(model, cluster, plan, given)
+    isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
+    bandwidth = bandwidth_fracs(
+        semi, model.transformer, resolved, cluster, engine, chunk=max(1, round(min(budget, isl))),
+        batch=TYPICAL_BATCH, context=max(1, round(isl + 0.5 * osl)), skew=options.skew,
+    )  # fmt: skip
+    parts = tuple(
+        replace(cluster, machine=share_of(cluster.machine, share, part), host_w=cluster.host_w * share)
+        for share, part in zip(semi.shares, bandwidth, strict=True)
+    )
+    prepared = prepare(Deployment(name, pools, router), trace, options, model=model, clusters=parts)
+    prepared = _one_cache(prepared, semi, bandwidth, cluster)
+    return _whole(run(prepared, started), semi, bandwidth, cluster)
+
+
+def _engine_of(model: Model, cluster: Cluster, plan: Plan, flags: Mapping[str, Any]) -> tuple[Engine, Plan, int]:
+    """``(engine, resolved plan, tokens of a step)``."""
+    from steelyard.deployment.engine import default_engine, find_engine
+    from steelyard.deployment.engine_config import engine_config
+
+    engine = find_engine(plan.engine) if plan.engine else default_engine(cluster.machine)
+    config = engine_config(engine, cluster.machine, flags)
+    return engine, plan.resolved(model.transformer.native_weights), config.max_num_batched_tokens
+
+
+def _one_cache(prepared: Prepared, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster) -> Prepared:
+    """The blocks of the devices divided between the two sides, and caches that stay where they are."""
+    from steelyard.simulation.run import too_long
+
+    prompts, answers = prepared.served
+    trace, kv = prepared.trace, min((s.kv for s in prepared.served), key=lambda k: k.blocks)
+    longest = int(np.max((trace.isl + trace.osl)[~prepared.rejected], initial=1))
+    need = math.ceil(max(longest, PROMPT_STEPS * prompts.config.max_num_batched_tokens) / kv.block_tokens)
+    prefixes = trace.prefix_hashes is not None and prompts.config.enable_prefix_caching
+    half = kv.blocks // 2
+    first = half if prefixes else min(half, need + 1 + kv.fixed_blocks)
+    if first < 1 + kv.fixed_blocks:
+        raise DoesNotFit(f"{kv.blocks} cache blocks cannot be divided", change="more devices")
+
+    def holding(served: Served, blocks: int) -> Served:
+        return replace(served, kv=replace(kv, blocks=blocks))
+
+    served = (holding(prompts, first), holding(answers, kv.blocks - first))
+    inputs = {
+        **prepared.inputs, "on": str(cluster), "kv_blocks": kv.blocks,
+        "semi_pd": {"prefill_frac": semi.prefill_frac, "bandwidth_fracs": list(bandwidth), "prompt_blocks": first},
+    }  # fmt: skip
+    return replace(
+        prepared, served=served, wires=np.zeros_like(prepared.wires), rejected=too_long(trace, served), inputs=inputs
+    )
+
+
+def _whole(found: Simulation, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster) -> Simulation:
+    """Devices, rent and words of a run that two pools share."""
+    pools = tuple(
+        replace(
+            pool, compute_frac=share, scenario=replace(pool.scenario, cluster=cluster),
+            totals={**pool.totals, "device_s": pool.totals["device_s"] * share},
+        )
+        for pool, share in zip(found.pools, semi.shares, strict=True)
+    )  # fmt: skip
+    if found.ledger is not None:
+        first, second = (p.kv.blocks for p in pools)
+        found.ledger.assume(
+            f"prompts have {semi.prefill_frac:.0%} of the multiprocessors and {bandwidth[0]:.0%} of the memory "
+            f"bandwidth, answers {semi.shares[1]:.0%} and {bandwidth[1]:.0%}, whether the other side works or not"
+        )
+        found.ledger.assume(f"one cache of {first + second:,} blocks, {first:,} of them for prompts; nothing travels")
+        words = f"a share of {SATURATING_FRAC:.0%} of the multiprocessors saturates the memory"
+        found.ledger.guess("bandwidth of a share", words)
+    again = found.replay
+    replay = None if again is None else partial(_again, again, semi, bandwidth, cluster)
+    return replace(
+        found, pools=pools, scenario=replace(found.scenario, cluster=cluster), replay=replay, ledger=found.ledger
+    )
+
+
+def _again(
+    replay: Any, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster, factor: float
+) -> Simulation:  # fmt: skip
+    return _whole(replay(factor), semi, bandwidth, cluster)

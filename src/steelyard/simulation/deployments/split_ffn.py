@@ -1,0 +1,349 @@
+"""Attention and feed-forward on devices of their own (Step-3, arXiv:2507.19427; Lamina, arXiv:2405.01814).
+
+Every layer the activations of a micro-batch go from the attention devices to the feed-forward devices and back, while
+the other micro-batches are worked on. With ``a``, ``f`` the time of one micro-batch on either side over all layers and
+``c`` that of its way in one direction:
+
+    step = max(m max(a, f, c), a + f + 2 c) + (m - 1) max(a, f, c) / layers + head + engine
+
+The cache, the projections around attention and the head are on the attention devices; norms, feed-forward and experts
+on the others. Each token crosses once per direction (experts of several ranks get it by multicast).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.memory import weight_bytes
+from steelyard.cost.step_table import CONSTANTS, OVERLAPS, StepTable, Tables, _Builder, build_step_table, grid, pack
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine_config import EngineConfig
+from steelyard.deployment.plan import Plan
+from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.transformer import Step, Transformer
+
+if TYPE_CHECKING:
+    from steelyard.simulation.result import Simulation
+    from steelyard.simulation.run import Options
+    from steelyard.traffic.trace import Trace
+
+__all__ = [
+    "Side",
+    "SplitFFN",
+    "attention_part",
+    "feed_forward_part",
+    "parse_split",
+    "simulate_split",
+    "split_pool",
+    "split_table",
+]
+
+#: Micro-batches in flight: three hide the way of one behind the work on the others (Step-3, section 4).
+MICRO_BATCHES = 3
+#: Place of the constants among the tables.
+CONSTANTS_ROW = 6
+#: What is meant as one side; groups, side, devices of a group, machine.
+_MEANT = re.compile(r"^\d*[AF](?::|@|$)", re.IGNORECASE)
+_SIDE = re.compile(r"^(\d*)([AF]):(?:tp)?(\d+)(?:@(.+))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The devices of one side: ``copies`` groups of ``devices`` of a machine."""
+
+    machine: str
+    devices: int
+    copies: int = 1
+
+    @property
+    def count(self) -> int:
+        """Devices of all groups."""
+        return self.copies * self.devices
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFFN:
+    """Attention devices and feed-forward devices that serve together as one replica.
+
+    Args:
+        attention: groups that split heads over their devices; each group has its own sequences.
+        feed_forward: one group; its devices split the width, or the experts when there are any.
+        micro_batches: parts of a step in flight.
+    """
+
+    attention: Side
+    feed_forward: Side
+    micro_batches: int = MICRO_BATCHES
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.micro_batches < 1:
+            problems.append(Problem("disaggregate", f"expected at least 1 micro-batch, got {self.micro_batches}"))
+        for side in (self.attention, self.feed_forward):
+            if side.count < 1:
+                problems.append(Problem("disaggregate", "expected at least one device on each side"))
+        if self.feed_forward.copies != 1:
+            problems.append(Problem("disaggregate", "expected one group of feed-forward devices (1F)"))
+        raise_all(problems)
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return self.attention.count + self.feed_forward.count
+
+
+def parse_split(text: str, machine: str = "") -> SplitFFN | None:
+    """Read ``1A:8@h20,1F:8@h800`` (groups, side, devices of a group, machine); None when the words name no such sides.
+
+    Args:
+        text: what the user wrote. machine: of sides that name none.
+
+    Raises:
+        InputError: one side is missing or twice, or has no machine.
+    """
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    if not any(_MEANT.match(part) for part in parts):
+        return None
+    found: dict[str, Side] = {}
+    problems: list[Problem] = []
+
+    def refuse(words: str) -> None:
+        problems.append(Problem("disaggregate", words))
+
+    for part in parts:
+        match = _SIDE.match(part)
+        if not match:
+            refuse(f"expected attention and feed-forward devices such as 1A:8@h20,1F:8@h800, got {part!r}")
+            continue
+        copies, side, devices, name = match.groups()
+        if side.upper() in found:
+            refuse(f"{side.upper()} is there twice")
+        elif not (name or machine):
+            refuse(f"{part!r} names no machine: {part}@h100_sxm")
+        else:
+            found[side.upper()] = Side((name or machine).strip(), int(devices), int(copies or 1))
+    if not problems and set(found) != {"A", "F"}:
+        refuse("expected attention and feed-forward devices: 1A:8@h20,1F:8@h800")
+    raise_all(problems)
+    return SplitFFN(found["A"], found["F"])
+
+
+def attention_part(model: Transformer) -> Transformer:
+    """The model without feed-forward blocks."""
+    layers = tuple(replace(layer, feed_forward=None, norms=min(layer.norms, 1)) for layer in model.layers)
+    return replace(model, layers=layers, extra_parameters=0)
+
+
+def feed_forward_part(model: Transformer) -> Transformer:
+    """The model's feed-forward blocks alone."""
+    layers = tuple(replace(layer, attention=None, linear=None, norms=max(0, layer.norms - 1)) for layer in model.layers)
+    return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0)
+
+
+def plans_of(split: SplitFFN, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:
+    """``(attention, feed-forward)`` plans with the formats of a resolved plan."""
+    own = replace(plan, tp=split.attention.devices, pp=1, dp=1, ep=1, cp=1)
+    devices = split.feed_forward.devices
+    spread = devices if model.experts and model.experts % devices == 0 else 1
+    return own, replace(plan, tp=devices, pp=1, dp=1, ep=spread, cp=1)
+
+
+def clusters_of(split: SplitFFN) -> tuple[Cluster, Cluster]:
+    """Devices of both sides."""
+    sides = (split.attention, split.feed_forward)
+    return parse_cluster(f"{sides[0].machine}:{sides[0].count}"), parse_cluster(f"{sides[1].machine}:{sides[1].count}")
+
+
+def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig) -> KvPool:
+    """The cache of one attention group beside its share of the weights.
+
+    Raises:
+        DoesNotFit: no block is left, or the feed-forward weights do not fit their devices.
+    """
+    own, other = plans_of(split, plan, model)
+    attention, feed_forward = clusters_of(split)
+    rest = feed_forward_part(model)
+    need = weight_bytes(rest, other)
+    have = (
+        feed_forward.machine.root.capacity_bytes * config.gpu_memory_utilization - feed_forward.machine.reserved_bytes
+    )
+    if need > have:
+        raise DoesNotFit(
+            f"the feed-forward weights of {model.name} need {need / 2**30:,.1f} GiB on each "
+            f"{feed_forward.machine.name}, {have / 2**30:,.1f} GiB are there",
+            change="more feed-forward devices",
+        )
+    return kv_pool(attention_part(model), own, attention.machine, engine, config)
+
+
+def split_table(
+    split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig, *, max_context: int,
+    skew: float = 0.0,
+) -> StepTable:  # fmt: skip
+    """Prices of the steps of one attention group: it shares the feed-forward devices with the other groups.
+
+    Args:
+        split: the devices. model, plan: formats of a resolved plan; its degrees are not used.
+        engine, config, max_context, skew: as of :func:`~steelyard.cost.step_table.build_step_table`.
+
+    Returns:
+        a table whose energies are the mean over all devices.
+    """
+    own, other = plans_of(split, plan, model)
+    attention, feed_forward = clusters_of(split)
+    parts, groups = split.micro_batches, split.attention.copies
+    part = attention_part(model)
+    base = build_step_table(part, own, attention, engine, config, max_context=max_context, skew=skew)
+    rows = [_row(base.tables, k) for k in range(len(base.tables.layout))]
+    tokens = grid(base.max_tokens)
+    share = split.attention.count / split.devices
+    builder = _Builder(part, own, attention, engine, skew)
+    each = np.maximum(tokens / parts, 1.0)
+    token, token_j, _ = builder.token(each)
+    present = tokens > 0
+    rest = _Builder(feed_forward_part(model), other, feed_forward, engine, skew)
+    # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
+    together = np.maximum(tokens * groups / parts, 1.0)
+    names = frozenset(k.name for k in rest._lower(Step(4, 2, 64, 3), True).kernels if k.name.startswith("layer"))
+    cost = rest._priced(Step(together, 1, 1, 1), True, "token", names)
+    fed, fed_j = rest._sums(cost, tokens)
+    nic = min(
+        attention.inter_bandwidth_bytes_per_s * split.attention.devices,
+        feed_forward.inter_bandwidth_bytes_per_s * split.feed_forward.devices / groups,
+    )
+    latency = max((x.inter.latency_s for x in (attention, feed_forward) if x.inter is not None), default=0.0)
+    constants = np.array(rows[CONSTANTS_ROW][0], dtype=np.float64)
+    values = {
+        "weave": float(OVERLAPS.index("split")),
+        "parts": float(parts),
+        "hop_s": latency,
+        "hop_token_s": model.hidden * plan.format("communication").bits / 8 / max(nic, 1.0),
+        "layers": float(model.depth),
+        "static_w": constants[CONSTANTS.index("static_w")] * share + cost.static_w * (1 - share),
+        "cap_w": constants[CONSTANTS.index("cap_w")] * share + cost.cap_w * (1 - share),
+    }
+    for name, value in values.items():
+        constants[CONSTANTS.index(name)] = value
+    sequence = [(times, power * share) for times, power in (rows[4], rows[5], rows[7])]
+    tables = pack(
+        (token * present, token_j * present * parts * share),
+        (rows[1][0], rows[1][1] * share),
+        (rows[2][0] / parts, rows[2][1] * share),
+        (rows[3][0] / parts, rows[3][1] * share),
+        sequence[0],
+        sequence[1],
+        constants,
+        sequence[2],
+        (fed * present, fed_j * present * parts / groups * (1 - share)),
+    )
+    sources = {**base.sources, **{f"{k.model} model": k.source for k in cost.kernels}}
+    return StepTable(tables, base.max_tokens, base.max_sequences, base.max_context, base.spread, sources)
+
+
+def _row(tables: Tables, row: int) -> tuple[Any, Any]:
+    """One table and its second array."""
+    start, *extents = tables.layout[row].tolist()
+    shape = tuple(e for e in extents if e)
+    size = int(np.prod(shape)) if shape else 0
+    first = tables.data[start : start + size].reshape(shape or (0,))
+    if row == CONSTANTS_ROW:
+        return first, first
+    second = tables.data[start + size : start + 2 * size].reshape(shape or (0,))
+    return first, second
+
+
+def simulate_split(
+    model: str | Model, split: SplitFFN, trace: Trace, options: Options | None = None, *, plan: Plan | None = None,
+    flags: Mapping[str, Any] | None = None, router: str = "round-robin",
+) -> Simulation:  # fmt: skip
+    """Send a trace through attention groups that share feed-forward devices.
+
+    Args:
+        model: name or loaded. split: the devices. trace: arrivals and lengths.
+        options: see :class:`steelyard.simulation.run.Options`; nothing of ``extras``.
+        plan: formats and engine; its degrees are those of the attention groups in any case.
+        flags: of the engine. router: which attention group gets a request.
+
+    Returns:
+        a simulation with two pools: attention groups (role ``both``) and the feed-forward devices (``feed_forward``).
+
+    Raises:
+        InputError, DoesNotFit: as for :func:`steelyard.simulation.result.simulate_deployment`.
+    """
+    from steelyard.deployment.deployment import Deployment, Pool
+    from steelyard.simulation.run import Options, prepare, run
+
+    started = time.perf_counter()
+    asked = options or Options()
+    if asked.extras:
+        raise InputError("attention and feed-forward apart are simulated without other methods", field="disaggregate")
+    loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
+    whole = loaded.transformer
+    side = split.attention
+    own = replace(plan or Plan(), tp=side.devices, pp=1, dp=1, ep=1, cp=1)
+    pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
+    part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
+    prepared = prepare(Deployment(loaded.name, (pool,), router), trace, asked, model=part)
+    served = prepared.first
+    resolved = own.resolved(whole.native_weights)
+    split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too
+    assert served.table is not None
+    table = split_table(
+        split, whole, resolved, served.scenario.engine, served.config, max_context=served.table.max_context,
+        skew=asked.skew,
+    )  # fmt: skip
+    found = run(replace(prepared, served=(replace(served, table=table),)), started)
+    other_plan = plans_of(split, resolved, whole)[1]
+    return _both_sides(split, loaded, other_plan, found)
+
+
+def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) -> Simulation:
+    """The feed-forward devices (``plan``) put beside the attention groups that were simulated."""
+    from steelyard.estimation.estimate import hourly_price
+
+    side, other = split.attention, split.feed_forward
+    first, ledger = found.pools[0], found.ledger
+    assert ledger is not None
+    ledger.assume(
+        f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
+    )
+    scenario = replace(found.scenario, model=model, cluster=clusters_of(split)[1], plan=plan)
+    usd, note = hourly_price(scenario, ledger)
+    if usd is not None:
+        ledger.cite("price, feed-forward", note)
+    span, busy = found.makespan_s, first.totals["busy_s"] / side.copies
+    machine = scenario.cluster.machine
+    energy = first.totals["step_energy_j"] * other.count / side.copies + machine.idle_w * other.count * (span - busy)
+    hosts = scenario.cluster.host_w * other.count / scenario.cluster.per_node * span
+    second = replace(
+        first, role="feed_forward", scenario=scenario, replicas=1, ranks=0, devices=other.count, usd_per_hour=usd,
+        totals={
+            **dict.fromkeys(first.totals, 0.0), "device_s": other.count * span, "energy_j": energy,
+            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span,
+            "rented_s": span,
+        },
+    )  # fmt: skip
+    sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
+    prices = (first.usd_per_hour, usd)
+    mean = None
+    if prices[0] is not None and prices[1] is not None:
+        mean = (prices[0] * first.devices + prices[1] * other.count) / split.devices
+    again = found.replay
+    return replace(
+        found, scenario=replace(found.scenario, model=model), pools=(first, second), totals={**found.totals, **sums},
+        usd_per_hour=mean, replay=None if again is None else partial(_again, again, split, model, plan),
+    )  # fmt: skip
+
+
+def _again(replay: Any, split: SplitFFN, model: Model, plan: Plan, factor: float) -> Simulation:
+    return _both_sides(split, model, plan, replay(factor))

@@ -1,0 +1,159 @@
+"""What an engine does beyond scheduling: its record for the kernel, and the words all of it is said in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.simulation.kernel.state import UNIT
+
+__all__ = [
+    "METHOD",
+    "MOST_RAMPS",
+    "PAST_BINS",
+    "PAST_OCTAVE",
+    "SEAT",
+    "TIER",
+    "Methods",
+    "no_methods",
+    "plain_methods",
+    "read_words",
+]
+
+#: Exit ramps at most.
+MOST_RAMPS = 16
+#: Bins of answers' lengths, per doubling and in all.
+PAST_OCTAVE, PAST_BINS = 4, 80
+
+
+def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name in names]
+
+
+#: One record per pool; all zero: nothing of this is used.
+#: ``plain``: 1 when steps are priced as they are. ``seed``: of what is drawn.
+#: Speculation: ``guess`` 0 none, 1 one pass of the draft per token, 2 one pass for all, 3 free. ``fewest``, ``most``
+#: tokens guessed per step. ``nodes``: tokens verified beside the last known one, 0: as many as guessed. ``base``: row
+#: of the layout where the draft's tables begin, 0 none. ``reads_prompts``: the draft computes prompts too.
+#: ``log_accept``: logarithm of the probability that one more guess is right.
+#: Early exit: ``ramps``, ``rebatch`` 1 when the rest goes on without those that left, ``exit_frac`` probability to
+#: leave at a ramp, ``ramp_rows`` 1 when a ramp costs the head's product.
+#: Finetuning beside serving: ``limit_s`` step time up to which its tokens are added (0: none), ``train_work`` forward
+#: passes that a token costs, ``train_context`` tokens of one of its sequences.
+#: Adapters: ``max_loras`` resident per replica (0: none), ``lora_load_s``, ``lora_step_s`` per step that has any,
+#: ``lora_each_s`` per distinct one, ``lora_token_s`` per token.
+#: Tiers of the cache: ``tiers`` levels below the device, ``swap`` 1 when preempted requests may go there.
+METHOD = np.dtype(
+    _fields(
+        "i8", "plain", "seed", "guess", "fewest", "most", "nodes", "base", "reads_prompts", "ramps", "rebatch",
+        "ramp_rows", "max_loras", "tiers", "swap",
+    )
+    + _fields(
+        "f8", "log_accept", "exit_frac", "limit_s", "train_work", "train_context", "lora_load_s", "lora_step_s",
+        "lora_each_s", "lora_token_s",
+    )
+)  # fmt: skip
+
+#: A place for an adapter in a replica: which one (-1: none), running requests that need it, when it was last let go,
+#: when it is loaded, the step that last counted it.
+SEAT = np.dtype(_fields("i8", "adapter", "users", "stamp") + _fields("f8", "used_at", "ready_at"))
+
+#: A level of the cache below the devices of a replica, or of several. ``capacity``, ``used``: blocks. ``oldest``,
+#: ``newest``: units by age. Loading takes ``latency_s`` and ``block_s`` per block over a link free from ``link_free``.
+TIER = np.dtype(
+    _fields("i8", "capacity", "used", "oldest", "newest") + _fields("f8", "latency_s", "block_s", "link_free")
+)
+
+
+class Methods(NamedTuple):
+    """Arrays of the kernel for all of this."""
+
+    z: Any
+    """``[pool]`` of :data:`METHOD`."""
+    data: Any
+    """Tables of steps, see :class:`steelyard.cost.step_table.Tables`."""
+    layout: Any
+    """``[pool, table, 4]``."""
+    adapter_of: Any
+    """``[request or 1]``: its adapter, -1 none."""
+    seats: Any
+    """``[replica, max_loras]`` of :data:`SEAT`."""
+    seat_of: Any
+    """``[replica, adapter]``: its seat, -1 none."""
+    seat_free: Any
+    """``[replica]`` s: its link for adapters is free from."""
+    tiers: Any
+    """``[row]`` of :data:`TIER`."""
+    tier_rows: Any
+    """``[replica, level]``: the row; shared levels have one for all."""
+    below: Any
+    """``[row, unit]`` of :data:`steelyard.simulation.kernel.state.UNIT`: what a level holds."""
+    swapped: Any
+    """``[request or 1]``: tokens of its cache that were moved to the first level when it gave way."""
+    past: Any
+    """``[replica or 1, 4, PAST_BINS]``: see :mod:`steelyard.simulation.kernel.past_future`."""
+
+
+def no_methods(pools: int = 1) -> Any:
+    """Records that use none of it."""
+    records = np.zeros(pools, dtype=METHOD)
+    records["plain"] = 1
+    return records
+
+
+def plain_methods(tables: Any, replicas: int, pools: int, past: bool = False) -> Methods:
+    """Arrays when none of it is used. ``past``: a pool admits by the lengths of past answers."""
+    held = np.zeros((1, 1), dtype=UNIT)
+    return Methods(
+        z=no_methods(pools), data=tables.data, layout=tables.layout, adapter_of=np.full(1, -1, dtype=np.int32),
+        seats=np.zeros((replicas, 1), dtype=SEAT), seat_of=np.full((replicas, 1), -1, dtype=np.int32),
+        seat_free=np.zeros(replicas), tiers=np.zeros(1, dtype=TIER), tier_rows=np.zeros((replicas, 1), dtype=np.int64),
+        below=held, swapped=np.zeros(1, dtype=np.int32), past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
+    )  # fmt: skip
+
+
+def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple[str, dict[str, Any]]:
+    """``KIND:first,key=value,...`` as ``(kind, values)``; ``first`` without a key is under the empty name.
+
+    Args:
+        text: what the user wrote.
+        field: what to call it in errors.
+        known: keys with an example of their value: a number is read as one (an int: a whole one), text is kept.
+
+    Raises:
+        InputError: unknown keys, values that are no numbers; all at once.
+    """
+    kind, _, rest = text.strip().partition(":")
+    values: dict[str, Any] = {}
+    problems = []
+    for part in (p.strip() for p in rest.split(",") if p.strip()):
+        key, equals, value = (x.strip() for x in part.partition("="))
+        if not equals:
+            if "" in values:
+                problems.append(Problem(field, f"expected key=value, got {part!r}"))
+            values[""] = part
+        elif key not in known:
+            near = suggest(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            problems.append(Problem(field, f"unknown key {key!r}{hint}"))
+        elif isinstance(known[key], str):
+            values[key] = value
+        else:
+            whole = isinstance(known[key], int)
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number) or (whole and number != int(number)):
+                kind_of = "a whole number" if whole else "a number"
+                problems.append(Problem(field, f"expected {kind_of} for {key}, got {value!r}"))
+            else:
+                values[key] = number
+    raise_all(problems)
+    if not kind.strip():
+        raise InputError(f"expected KIND:key=value,..., got {text!r}", field=field)
+    return kind.strip().lower(), values

@@ -1,0 +1,265 @@
+"""The arrays the kernel works on, and what each of their fields means. Packed records, allocated in one place."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EXTRA",
+    "ITL_BINS",
+    "LARGEST",
+    "LINK",
+    "LINKS",
+    "LOG",
+    "POOL",
+    "REQUEST",
+    "RUN",
+    "SETUP",
+    "SLOT",
+    "TIMER",
+    "TOTALS",
+    "UNIT",
+    "WORKER",
+    "itl_edges",
+]
+
+#: Histogram of times between tokens: logarithmic bins of 0.5 % from 1 us to beyond 1000 s.
+ITL_SHORTEST_S, ITL_STEP = 1e-6, 0.005
+ITL_BINS = 4400
+
+
+def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name in names]
+
+
+#: What a pool does with a request, in the order of :data:`steelyard.deployment.deployment.ROLES`.
+BOTH, ENCODE, PREFILL, DECODE = range(4)
+#: Stages a request is routed to, rows of ``ways``.
+ENTRY, ANSWER, ENCODER = range(3)
+#: Values of ``origin``: computed where it runs; its encoder has run.
+HERE, ENCODED = -1, -2
+
+#: Limits and rules of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest cached
+#: prefix, then fewest requests. ``entries``, ``answers``, ``encoders``: replicas of each stage. ``add_time``: 1 when
+#: the order key counts from arrival. ``log``: whether steps are kept. ``lively``: replicas fail, are started or send
+#: each other requests. ``forks``: dependants wait for the first token only. ``ttft_left`` more requests may take longer
+#: than ``ttft_s`` before the run is given up, and so on.
+RUN = np.dtype(
+    _fields(
+        "i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "lively", "forks",
+        "ttft_left", "tpot_left", "e2e_left",
+    )
+    + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s")
+)  # fmt: skip
+
+#: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
+#: what it does.
+#: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
+#: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that may run beside the
+#: prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``, ``pad_mixed``:
+#: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
+#: ``wait_tokens``: prompts wait so many steps for so many tokens. ``migrate``: running requests may move. ``scales``:
+#: the number of replicas follows the load, from ``least`` to ``most``, ``load_target`` requests each, looked at every
+#: ``interval_s``; a new one takes ``start_s``. ``mtbf_s``: mean time between failures of a replica (0: never),
+#: ``restart_s``: until it is back.
+SETUP = np.dtype(
+    _fields(
+        "i8", "max_tokens", "max_seqs", "threshold", "block", "blocks", "fixed", "cap", "mixed", "chunked", "admission",
+        "victim", "to_back", "static", "watermark", "replicas", "lanes", "unit_tokens", "unit_blocks", "role", "ranks",
+        "lockstep", "pad", "pad_mixed", "wait_steps", "wait_tokens", "migrate", "scales", "least", "most",
+    )
+    + _fields("f8", "conservativeness", "overlap", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s")
+)  # fmt: skip
+
+#: Sending the cache of a request from a pool to another: ``latency_s + fixed_s + tokens * token_s``.
+LINK = np.dtype(_fields("f8", "latency_s", "fixed_s", "token_s", "fixed_bytes", "token_bytes"))
+
+#: A request. ``key`` and ``seq`` order it in the heap it is in (to arrive, or waiting), linked by ``left_child`` and
+#: ``right_child``. ``last_at``: its newest token. ``remaining``: tokens still to generate, when it is not running.
+#: ``held``: prefix units it shares now. ``origin``: the replica that keeps its cache while it is elsewhere, in ``kept``
+#: blocks. ``answered_by``: the replica that wrote the answer, when not ``replica``.
+REQUEST = np.dtype(
+    _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at")
+    + _fields("i4", "isl", "osl", "remaining", "preemptions", "cached", "seq", "left_child", "right_child", "held")
+    + _fields("i4", "kept")
+    + _fields("i2", "replica", "status", "origin", "answered_by")
+)
+
+#: Columns of the array of optional facts of a request (one row for all, or one each).
+EXTRA = ("base", "delay_s", "route", "encode_s", "pool")
+#: Columns of the array of optional links: prefix units, dependants, predecessors still to complete.
+LINKS = ("unit_start", "unit_count", "child_start", "child_count", "waits")
+
+#: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
+#: comes out (prompt, and what was generated before a preemption). ``take``: tokens of the step in flight. ``ready_at``:
+#: when its cache is here; until then it stands behind the running ones and takes part in no step.
+SLOT = np.dtype(
+    _fields("f8", "token_at", "ready_at") + _fields("i4", "request", "computed", "target", "left", "blocks", "take")
+)
+
+#: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends; when idle, when a slot
+#: gets ready, or inf. ``count``: running requests, ``coming``: those not ready yet. ``forming``: a static batch may
+#: still grow. ``guesses``: tokens guessed per decode in this step.
+WORKER = np.dtype(
+    _fields("f8", "end", "last_end") + _fields("i8", "count", "coming", "busy", "forming", "replica", "guesses")
+)
+
+#: A replica of a pool. ``waiting``: root of the heap of waiting requests. ``load``: requests in it. ``first``: its
+#: first worker. ``up``: requests may be sent to it. ``longest``: tokens of the longest request it can hold. ``ratio``:
+#: SGLang's new-token ratio. ``stage_free``, ``stage_out``: first stage free from, last step out at. ``link_free``: its
+#: link is free from. ``weight``: relative speed. ``oldest``, ``newest``, ``evictable``: cached prefix units nobody
+#: holds. ``offset``: first worker of its pool. ``turn``: of the round-robin router inside the pool, kept by its first
+#: replica. ``starting``: it is about to be up. ``failures``: so far. ``waited``: steps that prompts were held back.
+#: ``sending``: caches on their way from it. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``,
+#: ``copied`` tokens of it before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
+POOL = np.dtype(
+    _fields(
+        "i8", "free", "waiting", "queued", "load", "oldest", "newest", "evictable", "pool", "first", "up", "longest",
+        "starting", "failures", "waited", "sending", "leaving", "leave_to", "copied", "offset", "turn",
+    )
+    + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
+)  # fmt: skip
+
+#: What happens at a time, in a heap by time: ``what`` is one of :data:`SENT`, ..., ``a`` and ``b`` say to whom.
+TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "what", "a", "b", "seq"))
+#: Request ``a`` of worker ``b`` has its cache; replica ``a`` (the first of its ranks) fails and, when ``b`` is 1, comes
+#: back by itself; it is up; pool ``a`` looks whether it needs another number of replicas, or whether requests should
+#: move.
+SENT, DOWN, UP, SCALE, BALANCE = range(5)
+#: Failures of a replica whose times are drawn; later ones repeat them.
+DRAWN = 256
+
+#: Places in the kernel's array of counters: next sequence number, next request of a closed loop, requests in the
+#: system, turn of the round-robin router, timers set, next number of a timer, whether there were more timers than
+#: places; roots of the heaps of requests that no replica could take, one per stage.
+SEQ, NEXT, INSIDE, TURN, TIMERS, TIMER_SEQ, FULL, STRANDED = range(8)
+NUMBERS = STRANDED + 3
+
+#: A prefix unit in a replica. ``refs``: requests that hold it, -1 when it is not cached; links by age among the idle.
+UNIT = np.dtype(_fields("i4", "refs", "older", "newer"))
+
+#: A step.
+LOG = np.dtype(
+    _fields("f8", "start", "duration")
+    + _fields("i4", "replica", "batch", "prefill", "decode", "blocks", "running", "waiting", "unused")
+)
+
+#: Exact counters, in the order of the kernel's array, ``[pool, counter]``.
+TOTALS = (
+    "iterations", "preemptions", "prefill_tokens", "decode_tokens", "dropped_tokens", "cached_tokens", "makespan_s",
+    "busy_s", "step_energy_j", "batch_s", "batch_max", "kv_s", "kv_max", "waiting_max", "in_system_s", "itl_sum_s",
+    "stop", "evicted_units", "prefill_steps", "completed", "first_arrival_s", "transfers", "transfer_bytes",
+    "transfer_s", "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens",
+    "adapter_loads", "migrations", "interrupted", "failures",
+)  # fmt: skip
+#: Those of which the pools' largest is the run's; all others add up.
+LARGEST = ("batch_max", "kv_max", "waiting_max")
+
+
+#: Places of some of them.
+GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS, MIGRATIONS, INTERRUPTED, FAILURES = (
+    TOTALS.index(name)
+    for name in (
+        "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens", "adapter_loads",
+        "migrations", "interrupted", "failures",
+    )
+)  # fmt: skip
+
+
+def itl_edges() -> NDArray[np.float64]:
+    """Edges of the histogram of times between tokens, ``[ITL_BINS + 1]`` s."""
+    return np.asarray(ITL_SHORTEST_S * np.exp(ITL_STEP * np.arange(ITL_BINS + 1)), dtype=np.float64)
+
+
+def make_log(entries: int) -> NDArray[Any]:
+    """An empty log of so many steps at most (an even number, 2 at least)."""
+    return np.zeros(max(2, entries + entries % 2), dtype=LOG)
+
+
+def make_workers(pools: NDArray[Any], setups: NDArray[Any]) -> NDArray[Any]:
+    """Idle workers of the replicas, in their order; sets each replica's first worker."""
+    lanes = setups["lanes"][pools["pool"]]
+    pools["first"] = np.cumsum(lanes) - lanes
+    workers = np.zeros(int(lanes.sum()), dtype=WORKER)
+    workers["end"], workers["last_end"], workers["forming"] = np.inf, -1.0, 1
+    workers["replica"] = np.repeat(np.arange(len(pools)), lanes)
+    starts = [int(pools["first"][pools["pool"] == k][:1].sum()) for k in range(len(setups))]
+    pools["offset"] = np.asarray(starts)[pools["pool"]]
+    return workers
+
+
+def make_pools(setups: NDArray[Any], longest: list[int], weights: list[float]) -> NDArray[Any]:
+    """Empty caches and queues of every replica, pool after pool."""
+    which = np.repeat(np.arange(len(setups)), setups["replicas"])
+    pools = np.zeros(len(which), dtype=POOL)
+    pools["pool"], pools["free"], pools["up"] = which, setups["blocks"][which], 1
+    pools["ratio"] = np.minimum(0.7 * setups["conservativeness"], 1.0)[which]
+    place = np.arange(len(which)) - np.repeat(np.cumsum(setups["replicas"]) - setups["replicas"], setups["replicas"])
+    off = (setups["scales"][which] > 0) & (place // setups["ranks"][which] >= setups["least"][which])
+    pools["up"][off], pools["since"][off] = 0, -1.0
+    pools["longest"], pools["weight"] = np.asarray(longest)[which], np.asarray(weights)[which]
+    for name in ("waiting", "oldest", "newest", "leaving"):
+        pools[name] = -1
+    return pools
+
+
+def make_ways(pools: NDArray[Any], setups: NDArray[Any]) -> tuple[NDArray[Any], list[int]]:
+    """``(ways [stage, place] -> replica, replicas of each stage)``. Without decode pools, mixed ones write answers."""
+    role = setups["role"][pools["pool"]]
+    answers = role == DECODE if np.any(role == DECODE) else role == BOTH
+    stages = [np.flatnonzero(x) for x in ((role == BOTH) | (role == PREFILL), answers, role == ENCODE)]
+    ways = np.zeros((len(stages), max(1, len(pools))), dtype=np.int64)
+    for stage, members in enumerate(stages):
+        ways[stage, : len(members)] = members
+    return ways, [len(members) for members in stages]
+
+
+def make_units(replicas: int, units: int) -> NDArray[Any]:
+    """No unit cached."""
+    empty = np.zeros((replicas, max(1, units)), dtype=UNIT)
+    empty["refs"] = -1
+    return empty
+
+
+class Fleet(NamedTuple):
+    """Every array the kernel works on, passed around as one."""
+
+    run: Any
+    """One record of :data:`RUN`."""
+    setups: Any
+    """``[pool]`` of :data:`SETUP`."""
+    wires: Any
+    """``[pool, pool]`` of :data:`LINK`: from, to."""
+    ways: Any
+    """``[stage, place]`` replicas of each stage."""
+    q: Any
+    """``[request]`` of :data:`REQUEST`."""
+    extra: Any
+    """``[request or 1, EXTRA]``."""
+    links: Any
+    """``[request or 1, LINKS]``."""
+    units_of: Any
+    """Prefix units, request after request."""
+    children: Any
+    """Dependants, request after request."""
+    s: Any
+    """``[worker, slot]`` of :data:`SLOT`; the last slot of a worker is spare."""
+    w: Any
+    """``[worker]`` of :data:`WORKER`."""
+    p: Any
+    """``[replica]`` of :data:`POOL`."""
+    u: Any
+    """``[replica, unit]`` of :data:`UNIT`."""
+    timers: Any
+    """Heap of :data:`TIMER`."""
+    total: Any
+    """``[pool, TOTALS]``."""
+    draws: Any
+    """``[replica or 1, DRAWN]`` exponential draws of mean 1: times between failures."""
+    numbers: Any
+    """``[NUMBERS]``: counters named above."""
+    m: Any
+    """:class:`steelyard.simulation.kernel.methods.Methods`."""

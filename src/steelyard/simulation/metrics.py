@@ -1,0 +1,250 @@
+"""Percentiles, goodput and time series of a simulation, from its arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from steelyard.simulation.result import Records, Simulation
+
+__all__ = ["PERCENTILES", "describe", "describe_histogram", "ends", "goodput", "intervals", "series", "summary"]
+
+Floats = NDArray[np.float64]
+
+#: Percentiles reported everywhere.
+PERCENTILES = (50, 90, 95, 99)
+
+
+def describe(values: Any) -> dict[str, float | None]:
+    """Mean and percentiles (linear interpolation) of the finite values; all None when there is none."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
+    if not array.size:
+        return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
+    cuts = np.percentile(array, PERCENTILES)
+    return {"mean": float(array.mean()), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
+
+
+def describe_histogram(edges: Floats, counts: Any, total: float) -> dict[str, float | None]:
+    """Mean (exact, from ``total``) and percentiles (inside a bin, linear) of a histogram."""
+    sums = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.float64))])
+    if sums[-1] == 0:
+        return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
+    cuts = np.interp(np.array(PERCENTILES) / 100 * sums[-1], sums, edges)
+    cuts[cuts <= edges[1]] = 0.0  # the first bin holds what is shorter than the clock: tokens that came together
+    return {"mean": float(total / sums[-1]), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
+
+
+def goodput(records: Records, slo: dict[str, float] | Any) -> NDArray[np.bool_]:
+    """Which requests completed within every limit given. Answers of one token have no time between tokens to miss."""
+    good = records.completed.copy()
+    for name, limit in slo.items():
+        value = getattr(records, name)
+        good &= ~(value > limit)
+    return np.asarray(good)
+
+
+def _tokens_per_step(simulation: Simulation) -> float | None:
+    """Tokens that a decode adds to an answer per step: ``1 + accepted guesses / decodes``."""
+    records = simulation.records
+    written = float(np.sum(np.maximum(records.osl[records.completed] - 1, 0), dtype=np.float64))
+    steps = written - float(simulation.totals["accepted_tokens"])
+    return written / steps if written > 0 and steps > 0 else None
+
+
+def _bytes_of(simulation: Simulation, name: str) -> float:
+    """Cache of the tokens that a counter of every pool counts, on all devices of a replica."""
+    return float(
+        sum(
+            p.totals.get(name, 0.0) * p.kv.block_bytes / p.kv.block_tokens * p.scenario.plan.replica_devices
+            for p in simulation.pools
+        )
+    )
+
+
+def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
+    """What speculation, adapters, cache levels and finetuning did, and answers of several branches; {} without."""
+    totals = simulation.totals
+    found: dict[str, Any] = {}
+    if "extras" in simulation.inputs:
+        guessed = totals["guessed_tokens"]
+        found["extras"] = {
+            "guessed_tokens": int(guessed),
+            "accepted_tokens": int(totals["accepted_tokens"]),
+            "accepted_frac": totals["accepted_tokens"] / guessed if guessed else None,
+            "tokens_per_step": _tokens_per_step(simulation),
+            "loaded_tokens": int(totals["loaded_tokens"]),
+            "loaded_bytes": _bytes_of(simulation, "loaded_tokens"),
+            "swapped_tokens": int(totals["swapped_tokens"]),
+            "swapped_bytes": _bytes_of(simulation, "swapped_tokens"),
+            "adapter_loads": int(totals["adapter_loads"]),
+            "trained_tokens": int(totals["trained_tokens"]),
+            "trained_tokens_per_s": totals["trained_tokens"] / span,
+        }
+    if simulation.trace.branches > 1:
+        from steelyard.traffic.branches import group_times
+
+        records, width = simulation.records, simulation.trace.branches
+        times = group_times(width, records.arrived_at, records.ttft_s, records.e2e_s)
+        found["groups"] = {"branches": width} | {name: describe(value) for name, value in times.items()}
+    return found
+
+
+def summary(simulation: Simulation) -> dict[str, Any]:
+    """The JSON form ``steelyard.simulate/1`` (SI units)."""
+    from steelyard.simulation.result import COMPLETED, REJECTED, UNFINISHED
+    from steelyard.simulation.run import provenance
+
+    records, totals = simulation.records, simulation.totals
+    done = records.completed
+    span = max(simulation.makespan_s, 1e-30)
+    asked = int(np.sum(records.isl[done], dtype=np.int64))
+    answered = int(np.sum(records.osl[done], dtype=np.int64))
+    good = int(np.sum(goodput(records, simulation.slo)))
+    usd, wall = simulation.usd, max(simulation.wall_s, 1e-30)
+    counts = {
+        name: int(np.sum(records.status == code))
+        for name, code in (("completed", COMPLETED), ("rejected", REJECTED), ("unfinished", UNFINISHED))
+    }
+    return {
+        "schema": "steelyard.simulate/1",
+        "requests": len(records),
+        **counts,
+        "stopped": simulation.stopped,
+        "makespan_s": simulation.makespan_s,
+        "ttft_s": describe(records.ttft_s[done]),
+        "tpot_s": describe(records.tpot_s[done]),
+        "itl_s": describe_histogram(simulation.itl_edges_s, simulation.itl_counts, totals["itl_sum_s"]),
+        "e2e_s": describe(records.e2e_s[done]),
+        "queue_s": describe(records.queued_s[done]),
+        "throughput": {
+            "requests_per_s": counts["completed"] / span,
+            "input_tokens_per_s": asked / span,
+            "output_tokens_per_s": answered / span,
+            "output_tokens_per_s_per_device": answered / span / simulation.devices,
+            "goodput_requests_per_s": good / span,
+            "goodput_frac": good / max(1, len(records)),
+        },
+        "batch": {"mean": totals["batch_mean"], "max": totals["batch_max"]},
+        "in_system_mean": totals["in_system_mean"],
+        "waiting_max": totals["waiting_max"],
+        "kv": {
+            "blocks": simulation.pool.blocks,
+            "block_tokens": simulation.pool.block_tokens,
+            "mean_frac": totals["kv_mean_frac"],
+            "max_frac": totals["kv_max_frac"],
+        },
+        "prefix_cache": {
+            "hit_tokens": int(totals["cached_tokens"]),
+            "hit_frac": totals["cached_tokens"] / max(1.0, totals["cached_tokens"] + totals["prefill_tokens"]),
+        },
+        "preemptions": int(totals["preemptions"]),
+        "idle_frac": totals["idle_frac"],
+        "pools": [pool.to_dict() for pool in simulation.pools],
+        "energy_j": simulation.energy_j,
+        "host_energy_j": totals["host_energy_j"],
+        "energy_j_per_output_token": simulation.energy_j / answered if answered else None,
+        "usd": usd,
+        "usd_per_million_output_tokens": usd / answered * 1e6 if usd is not None and answered else None,
+        **_extras(simulation, span),
+        "slo": dict(simulation.slo),
+        "simulation": {
+            "iterations": int(totals["iterations"]),
+            "wall_s": simulation.wall_s,
+            "build_s": simulation.build_s,
+            "requests_per_s": len(records) / wall,
+            "iterations_per_s": totals["iterations"] / wall,
+        },
+        "provenance": provenance(simulation),
+    }
+
+
+#: z of an 80 % central interval of a normal distribution.
+Z80 = 1.2816
+
+
+def ends(simulation: Simulation) -> tuple[Simulation, Simulation]:
+    """The same load played twice more: every step at the low and at the high end of its own 80 % interval.
+
+    Raises:
+        ValueError: the simulation cannot be replayed (it was read from a file).
+    """
+    if simulation.replay is None:
+        raise ValueError("this simulation cannot be replayed")
+    low, high = (float(np.exp(z * Z80 * simulation.spread)) for z in (-1, 1))
+    return simulation.replay(low), simulation.replay(high)
+
+
+def intervals(
+    simulation: Simulation, played: tuple[Simulation, Simulation] | None = None
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """80 % intervals of mean and percentiles, from two more runs: every step at the ends of its own interval.
+
+    Queues amplify: near saturation a step 10 % longer may multiply the time to first token, which no interval put
+    around a single run would say.
+
+    Args:
+        simulation: of what.
+        played: its :func:`ends`, when they are known already.
+
+    Returns:
+        ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s`` and ``throughput`` -> figure -> ``(low, high)``.
+
+    Raises:
+        ValueError: the simulation cannot be replayed (it was read from a file).
+    """
+    runs = [run.summary() for run in played or ends(simulation)]
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "throughput"):
+        pairs = {name: (runs[0][metric][name], runs[1][metric][name]) for name in runs[0][metric]}
+        found[metric] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
+    return found
+
+
+def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
+    """Time averages over equal stretches of the makespan, summed over replicas; time without a step counts as zero.
+
+    Exact when every step was kept; when the log was thinned, a kept step stands for those left out behind it.
+
+    Returns:
+        ``at_s`` (middles, from the start of the trace), ``running``, ``waiting`` (requests), ``kv_frac`` (of all
+        blocks), ``batch`` (requests in the steps of all replicas), ``prefill_tokens_per_s``, ``decode_tokens_per_s``,
+        ``arrived_per_s`` and ``completed_per_s``; ``[points]`` each.
+    """
+    steps, records = simulation.iterations, simulation.records
+    first = float(simulation.totals["first_arrival_s"])
+    edges = first + np.linspace(0.0, max(simulation.makespan_s, 1e-9), points + 1)
+    start, length = np.asarray(steps.start_s, dtype=np.float64), np.asarray(steps.duration_s, dtype=np.float64)
+    ranks = [pool.ranks for pool in simulation.pools]
+    # every lane of a pipeline logs the same queue and cache
+    lanes = np.repeat([pool.scenario.plan.pp for pool in simulation.pools], ranks)[np.asarray(steps.replica)]
+    blocks = float(sum(0 if p.role == "encode" else p.kv.blocks * p.ranks for p in simulation.pools))
+    values = {
+        "running": np.asarray(steps.running, dtype=np.float64),
+        "waiting": np.asarray(steps.waiting) / lanes,
+        "kv_frac": np.asarray(steps.kv_blocks) / (blocks * lanes),
+        "batch": np.asarray(steps.batch, dtype=np.float64),
+        "prefill_tokens_per_s": np.asarray(steps.prefill_tokens) / np.maximum(length, 1e-12),
+        "decode_tokens_per_s": np.asarray(steps.decode_tokens) / np.maximum(length, 1e-12),
+    }
+    arrived, ended = records.arrived_at[np.isfinite(records.arrived_at)], records.finished_at[records.completed]
+    return {
+        "at_s": 0.5 * (edges[1:] + edges[:-1]),
+        **{name: _averages(start, length * steps.stride, value, edges) for name, value in values.items()},
+        "arrived_per_s": np.histogram(arrived, edges)[0] / np.diff(edges),
+        "completed_per_s": np.histogram(ended, edges)[0] / np.diff(edges),
+    }
+
+
+def _averages(start: Floats, length: Floats, value: Floats, edges: Floats) -> Floats:
+    """Mean over each stretch of the sum of ``value`` over all ``[start, start + length)`` that cover a moment."""
+    if not start.size:
+        return np.zeros(len(edges) - 1)
+    time, change = np.concatenate([start, start + length]), np.concatenate([value, -value])
+    order = np.argsort(time, kind="stable")
+    time, level = time[order], np.cumsum(change[order])
+    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(time))])
+    return np.asarray(np.diff(np.interp(edges, time, area)) / np.diff(edges))

@@ -1,0 +1,126 @@
+"""What a policy is: one number per request, the smallest waits least.
+
+A policy is a class without arguments. It has
+
+``name``
+    what reports call it.
+``keys(trace) -> float64[n]``
+    a key per request of the trace, in the trace's order. Among the requests that wait at a replica the one with the
+    smallest key is admitted first; equal keys go by arrival. Infinity is allowed (last of all), NaN is not. The
+    trace is read-only. A policy that looks at ``trace.osl`` knows the lengths of answers, as no real engine does.
+``from_arrival`` (optional, default False)
+    True: the key is a time counted from the request's arrival, such as a deadline. It matters where arrivals are not
+    known beforehand: closed loops and conversations.
+
+What follows from that, for every policy: it is asked once, before the first step; it decides who is admitted next and
+(except first come, first served) who gives way when blocks run out: the request with the largest key, in engines
+that choose the last admitted one. It cannot hold back a request that fits, exceed the engine's limits, or lose a
+request.
+The same trace must give the same keys: draw random numbers from a generator with a fixed seed.
+
+The smallest whole policy is a file that imports nothing of ours::
+
+    class ShortestPrompt:
+        name = "shortest-prompt"
+
+        def keys(self, trace):
+            return trace.isl
+
+``--policy my_policy.py:ShortestPrompt`` runs it; :class:`steelyard.testing.policies.PolicyContract` tests it. A package
+announces its policies by entry points of the group ``steelyard.policies``, as the built-in ones are.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from steelyard.errors import InputError
+from steelyard.traffic.trace import Floats, Trace
+
+__all__ = ["Order", "Policy", "said", "take_order"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """See the module's text."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    def keys(self, trace: Trace) -> Any:
+        """``[n]`` numbers: smaller is admitted first, equal ones by arrival."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What a policy said about a trace."""
+
+    name: str
+    keys: Floats
+    """``[n]``, no NaN."""
+    from_arrival: bool
+    builtin: bool
+    """One of ours: its name says everything about it."""
+
+    @property
+    def by_arrival(self) -> bool:
+        """First come, first served: the engine's own rule says who gives way."""
+        return self.builtin and self.name == "fcfs"
+
+
+def take_order(policy: Policy, trace: Trace) -> Order:
+    """Ask a policy for its keys and check them.
+
+    Raises:
+        InputError: it fails, its keys are of the wrong length, not numbers or NaN.
+    """
+    name = policy.name
+    try:
+        given = policy.keys(_read_only(trace))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"keys of {name!r} failed: {said(error)}", field="policy") from error
+    try:
+        keys = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"keys of {name!r}: expected {len(trace)} numbers: {said(error)}", field="policy") from error
+    if keys.shape != (len(trace),):
+        shape = " x ".join(map(str, keys.shape)) or "a single number"
+        raise InputError(f"keys of {name!r}: expected {len(trace)}, one per request, got {shape}", field="policy")
+    bad = np.flatnonzero(np.isnan(keys))
+    if bad.size:
+        raise InputError(f"keys of {name!r}: {bad.size} are NaN, the first of request {bad[0]}", field="policy")
+    builtin = type(policy).__module__.startswith("steelyard.simulation.policies.")
+    return Order(name, keys, bool(getattr(policy, "from_arrival", False)), builtin)
+
+
+def said(error: BaseException) -> str:
+    """An error of somebody's code in one line, with its place."""
+    text = (str(error).splitlines() or [""])[0]
+    words = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if Path(f.filename).parent != Path(__file__).parent and not f.filename.startswith("<")]
+    if outside and not isinstance(error, SyntaxError):
+        words += f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})"
+    return words
+
+
+def _read_only(trace: Trace) -> Trace:
+    """The same trace with arrays that cannot be written to."""
+    shown = copy.copy(trace)
+    for field in dataclasses.fields(trace):
+        value = getattr(trace, field.name)
+        if isinstance(value, np.ndarray):
+            view = value.view()
+            view.flags.writeable = False
+            object.__setattr__(shown, field.name, view)
+    return shown

@@ -1,0 +1,397 @@
+"""``simulate``: a trace of requests through a serving engine, step by step.
+
+``Trace x (Workload, Machine, Plan, Engine) -> StepTable -> kernel -> Simulation``. Every time is in s and starts where
+the trace starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.kv_pool import KvPool
+from steelyard.deployment.engine_config import EngineConfig
+from steelyard.errors import InputError
+
+if TYPE_CHECKING:
+    from steelyard.deployment.deployment import Deployment
+    from steelyard.estimation.estimate import Scenario
+    from steelyard.machine.cluster import Cluster
+    from steelyard.machine.component import Machine
+    from steelyard.provenance import Ledger
+    from steelyard.simulation.policies import Policy
+    from steelyard.simulation.techniques import Extras
+    from steelyard.techniques.changes import Changes
+    from steelyard.traffic.trace import Trace
+    from steelyard.workload.catalogue import Model
+
+__all__ = ["COMPLETED", "REJECTED", "UNFINISHED", "Iterations", "PoolOutcome", "Records", "Simulation", "simulate",
+           "simulate_deployment"]  # fmt: skip
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Values of ``Records.status``.
+COMPLETED, REJECTED, UNFINISHED = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """One entry per request, in the order of the trace. Times that never came are NaN."""
+
+    arrived_at: Floats
+    """s from the start of the trace, as sent by the client."""
+    isl: NDArray[Any]
+    osl: NDArray[Any]
+    queued_s: Floats
+    """From reaching the engine to the first step that works on it."""
+    ttft_s: Floats
+    tpot_s: Floats
+    """``(last token - first token) / (osl - 1)``; NaN for answers of one token."""
+    e2e_s: Floats
+    preemptions: NDArray[Any]
+    cached_tokens: NDArray[Any]
+    """Prompt tokens found in the prefix cache when it was first admitted."""
+    replica: NDArray[Any]
+    """Replica that served it, -1 when none did."""
+    status: NDArray[Any]
+    """0 completed, 1 rejected, 2 unfinished (the simulation stopped first)."""
+    answered_by: NDArray[Any]
+    """Replica that wrote the answer; another than ``replica`` where prompts and answers have pools of their own."""
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+    @property
+    def completed(self) -> NDArray[np.bool_]:
+        """Which requests got their whole answer."""
+        return np.asarray(self.status == COMPLETED)
+
+    @property
+    def finished_at(self) -> Floats:
+        """s from the start of the trace; NaN when it never finished."""
+        return self.arrived_at + self.e2e_s
+
+
+@dataclass(frozen=True, eq=False)
+class Iterations:
+    """Engine steps in order of their start. When ``stride`` > 1 only every so many-th step was kept."""
+
+    start_s: Floats
+    duration_s: Floats
+    replica: NDArray[Any]
+    batch: NDArray[Any]
+    """Requests worked on in the step."""
+    prefill_tokens: NDArray[Any]
+    decode_tokens: NDArray[Any]
+    kv_blocks: NDArray[Any]
+    """Blocks held by requests during the step (a cached prefix nobody uses counts as free)."""
+    running: NDArray[Any]
+    waiting: NDArray[Any]
+    stride: int = 1
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolOutcome:
+    """What one pool of the deployment did."""
+
+    role: str
+    scenario: Scenario
+    """Its cluster holds the devices of all replicas, its plan those of one."""
+    config: EngineConfig
+    kv: KvPool
+    """Blocks of one replica (of one data-parallel rank)."""
+    replicas: int
+    ranks: int
+    """Schedulers: replicas and their data-parallel ranks."""
+    devices: int
+    usd_per_hour: float | None
+    """Rent per device and hour."""
+    totals: Mapping[str, float]
+    """Counters as of ``Simulation.totals``, and ``device_s`` (devices times the time they were rented), ``energy_j``,
+    ``host_energy_j``, ``busy_frac``."""
+    compute_frac: float = 1.0
+    """Share of its devices' arithmetic; the rest is another pool's."""
+
+    @property
+    def usd(self) -> float | None:
+        """Rent of its devices."""
+        return None if self.usd_per_hour is None else self.usd_per_hour * self.totals["device_s"] / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry in the summary (SI units)."""
+        plan, totals = self.scenario.plan, self.totals
+        return {
+            "role": self.role,
+            "machine": self.scenario.cluster.machine.name,
+            "replicas": self.replicas,
+            "devices": self.devices,
+            "compute_frac": self.compute_frac,
+            "plan": {name: getattr(plan, name) for name in ("tp", "pp", "dp", "ep", "cp")},
+            "busy_frac": totals["busy_frac"],
+            "iterations": int(totals["iterations"]),
+            "prefill_tokens": int(totals["prefill_tokens"]),
+            "decode_tokens": int(totals["decode_tokens"]),
+            "batch": {"mean": totals["batch_mean"], "max": totals["batch_max"]},
+            "kv": {
+                "blocks": self.kv.blocks,
+                "block_tokens": self.kv.block_tokens,
+                "mean_frac": totals["kv_mean_frac"],
+                "max_frac": totals["kv_max_frac"],
+            },
+            "waiting_max": totals["waiting_max"],
+            "preemptions": int(totals["preemptions"]),
+            "sent": {
+                "requests": int(totals["transfers"]),
+                "bytes": totals["transfer_bytes"],
+                "mean_s": totals["transfer_s"] / max(1.0, totals["transfers"]),
+            },
+            "energy_j": totals["energy_j"],
+            "host_energy_j": totals["host_energy_j"],
+            "usd": self.usd,
+            "rented_replicas_mean": totals["rented_s"] / max(totals["makespan_s"], 1e-30) / plan.dp,
+            "failures": int(totals["failures"]),
+            "interrupted": int(totals["interrupted"]),
+            "migrations": int(totals["migrations"]),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What happened: records, steps, totals. ``summary()`` is the JSON form ``steelyard.simulate/1``."""
+
+    scenario: Scenario
+    """Model, cluster, plan and engine of the first pool (``batch``, ``isl``, ``osl`` describe the trace's means)."""
+    trace: Trace
+    config: EngineConfig
+    """The engine's flags as they were used, in the first pool."""
+    pool: KvPool
+    """KV blocks of one replica of the first pool."""
+    policy: str
+    router: str
+    replicas: int
+    """Schedulers of all pools: replicas and their data-parallel ranks, numbered pool after pool."""
+    records: Records
+    iterations: Iterations
+    totals: Mapping[str, float]
+    """Exact counters of the kernel: ``iterations``, ``preemptions``, ``prefill_tokens``, ``decode_tokens``,
+    ``recomputed_tokens``, ``cached_tokens``, ``makespan_s``, ``busy_s``, ``energy_j``, ``batch_mean``, ``batch_max``,
+    ``kv_mean_frac``, ``kv_max_frac``, ``waiting_max``, ``in_system_mean``."""
+    itl_edges_s: Floats
+    itl_counts: Integers
+    """Histogram of the times between tokens of a request, over all tokens."""
+    stopped: str
+    """Why the simulation ended early; empty when every request was served or rejected."""
+    wall_s: float
+    """Wall time of the kernel (build of the step table and compilation apart)."""
+    build_s: float
+    usd_per_hour: float | None = None
+    """Rent per device and hour, the mean of all devices."""
+    slo: Mapping[str, float] = field(default_factory=dict)
+    """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``e2e_s``; all that are given must hold."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What is needed to run it again."""
+    ledger: Ledger | None = None
+    spread: float = 0.0
+    """Standard deviation of log(true / predicted) of a step."""
+    replay: Callable[[float], Simulation] | None = None
+    """The same run with every step so many times as long."""
+    deployment: Deployment | None = None
+    """What was deployed."""
+    pools: tuple[PoolOutcome, ...] = ()
+    """What each pool of it did."""
+
+    @property
+    def devices(self) -> int:
+        """Devices used."""
+        return round(sum(p.devices * p.compute_frac for p in self.pools))
+
+    @property
+    def blocks(self) -> Integers:
+        """``[replicas]`` cache blocks of each."""
+        return np.repeat([p.kv.blocks for p in self.pools], [p.ranks for p in self.pools])
+
+    @property
+    def makespan_s(self) -> float:
+        """From the first arrival to the end of the last step."""
+        return float(self.totals["makespan_s"])
+
+    @property
+    def energy_j(self) -> float:
+        """All devices over the makespan: steps, and idle power between them."""
+        return float(self.totals["energy_j"])
+
+    @property
+    def usd(self) -> float | None:
+        """Rent of all devices while they were up; None when one of the prices is unknown."""
+        rents = [p.usd for p in self.pools]
+        return None if None in rents else float(sum(r or 0.0 for r in rents))
+
+    def summary(self) -> dict[str, Any]:
+        """Percentiles, throughput, goodput, batch, cache, energy, money (SI units), ready for JSON."""
+        from steelyard.simulation.metrics import summary
+
+        return summary(self)
+
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """80 % intervals of what ``summary`` says, see :func:`steelyard.simulation.metrics.intervals`."""
+        from steelyard.simulation.metrics import intervals
+
+        return intervals(self)
+
+    def series(self, points: int = 200) -> dict[str, Floats]:
+        """Time averages over equal stretches of the makespan, see :func:`steelyard.simulation.metrics.series`."""
+        from steelyard.simulation.metrics import series
+
+        return series(self, points)
+
+    def __repr__(self) -> str:
+        done = int(np.sum(self.records.completed))
+        return (
+            f"<Simulation of {len(self.records):,} requests, {done:,} completed in {self.makespan_s:,.1f} s"
+            f"{'; ' + self.stopped if self.stopped else ''}>"
+        )
+
+
+def simulate(
+    model: str | Model,
+    on: str | Cluster | Machine,
+    trace: Trace,
+    *,
+    weights: str = "",
+    activations: str = "",
+    kv: str = "",
+    communication: str = "",
+    tp: int | None = None,
+    pp: int | None = None,
+    dp: int | None = None,
+    ep: int = 1,
+    cp: int = 1,
+    engine: str = "",
+    policy: str | type[Policy] | Policy = "fcfs",
+    router: str = "round-robin",
+    flags: Mapping[str, Any] | None = None,
+    slo: Mapping[str, float] | None = None,
+    skew: float = 0.0,
+    seed: int = 0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
+    watch: Callable[[Any], None] | None = None,
+    extras: Extras | None = None,
+) -> Simulation:
+    """Send a trace through a serving engine.
+
+    Args:
+        model, on, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, skew, usd_per_hour, generic:
+            as for :func:`steelyard.estimate`. ``dp`` replicas are fed by the router.
+        trace: arrivals and lengths; open loop, closed loop or with dependencies.
+        policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length),
+            ``deadline``, ``FILE.py:CLASS`` (runs that file) or a class; see :mod:`steelyard.simulation.policies._base`.
+        router: which replica gets a request: ``round-robin``, ``random``, ``session`` (a conversation stays where it
+            began), ``least-loaded`` (fewest requests) or ``prefix`` (most of the prompt cached, then fewest requests).
+        flags: engine flags by the names of :class:`~steelyard.deployment.engine_config.EngineConfig`
+            (``max_num_batched_tokens``, ``max_num_seqs``, ``enable_prefix_caching``, ``num_gpu_blocks_override`` ...).
+        slo: limits for goodput, any of ``ttft_s``, ``tpot_s``, ``e2e_s``.
+        seed: of the random router.
+        stop_after_s: simulated time after which to stop; default: none.
+        stop_after_iterations: steps after which to stop; default: ten times what the trace's tokens need one request
+            at a time, so that only a run-away is cut.
+        log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
+        watch: called with the live counters before the first event, see :func:`steelyard.simulation.arrays.play`.
+        extras: speculation, adapters, cache levels, early exit, finetuning, overlap; see
+            :func:`steelyard.simulation.techniques.read_extras`.
+
+    Returns:
+        a :class:`Simulation`; the same inputs and seed give the same records.
+
+    Raises:
+        InputError: unknown names or flags, degrees that do not divide, values out of range; all problems at once.
+        DoesNotFit: weights and one block of cache do not fit.
+    """
+    from steelyard.scenario.parse import Shape, deployment_of
+    from steelyard.simulation.run import Options, run
+    from steelyard.simulation.techniques import Extras
+
+    started = time.perf_counter()
+    options = Options(
+        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
+        watch=watch, extras=extras or Extras(),
+    )  # fmt: skip
+    shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine)
+    return run(deployment_of(model, on, shape, trace, options, router=router, flags=flags), started)
+
+
+def simulate_deployment(
+    deployment: Deployment,
+    trace: Trace,
+    *,
+    model: Model | None = None,
+    slo: Mapping[str, float] | None = None,
+    policy: str | type[Policy] | Policy = "fcfs",
+    seed: int = 0,
+    skew: float = 0.0,
+    usd_per_hour: float | None = None,
+    generic: bool = False,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
+    transfer_overlap: float = 0.0,
+    encode_s: float | Floats | None = None,
+    watch: Callable[[Any], None] | None = None,
+    extras: Extras | None = None,
+    changes: Changes | None = None,
+    assigned: Integers | None = None,
+) -> Simulation:
+    """Send a trace through a deployment: pools of engines on machines of one or several kinds.
+
+    Requests go to the replicas of the roles ``both`` and ``prefill`` by the deployment's router. A prompt that ends in
+    a ``prefill`` replica gives its first token and keeps its cache there; the least-loaded ``decode`` replica pulls
+    the cache when it has blocks for it, over a link that carries one request at a time, and writes the answer.
+
+    Args:
+        deployment: pools, each with its machine, plan, engine flags and role.
+        trace: arrivals and lengths.
+        model: the model, loaded; None = ``deployment.model`` by name.
+        slo, policy, seed, skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log, watch,
+            extras: as for :func:`simulate`.
+        transfer_overlap: share of a cache that is sent layer by layer while the prompt is still computed (Splitwise,
+            Mooncake); 0 = the receiver pulls it afterwards (vLLM's NIXL connector).
+        encode_s: s of an encoder before the prompt, one for all or ``[n]``; needs a pool of the role ``encode``.
+        assigned: ``[n]`` place in ``deployment.pools`` of the pool that computes a request's prompt, -1 = any; the
+            router chooses among its replicas.
+        changes: failures, autoscaling and moving requests; see :class:`steelyard.techniques.changes.Changes`.
+
+    Returns:
+        a :class:`Simulation` with what each pool did in ``pools``.
+
+    Raises:
+        InputError, DoesNotFit: as for :func:`simulate`.
+    """
+    from steelyard.simulation.run import Options, prepare, run
+    from steelyard.simulation.techniques import Extras
+    from steelyard.techniques.changes import Changes
+    from steelyard.techniques.speculate import parse_speculation
+
+    started = time.perf_counter()
+    extras = extras or Extras()
+    ways = {pool.speculate for pool in deployment.pools if pool.role != "prefill"} - {""}
+    if ways and extras.speculate is None:
+        if len(ways) > 1:
+            raise InputError("expected one way to speculate for all pools", field="pools")
+        extras = replace(extras, speculate=parse_speculation(ways.pop()))
+    options = Options(
+        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
+        transfer_overlap, encode_s, watch, extras, changes or Changes(), assigned,
+    )  # fmt: skip
+    return run(prepare(deployment, trace, options, model=model), started)

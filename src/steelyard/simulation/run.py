@@ -1,0 +1,485 @@
+"""From a deployment to the kernel and back: checks at the door, step tables, the run, records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from steelyard._version import __version__
+from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.step_table import StepTable, Tables, build_step_table, scaled
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.estimation.estimate import Scenario, check, exact_weight_bytes, hourly_price
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.provenance import Ledger, content_hash
+from steelyard.simulation.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
+from steelyard.simulation.assumptions import ledger_of
+from steelyard.simulation.kernel.methods import Methods, no_methods
+from steelyard.simulation.kernel.state import itl_edges
+from steelyard.simulation.policies import Order, Policy, ordered
+from steelyard.simulation.result import COMPLETED, UNFINISHED, Iterations, PoolOutcome, Records, Simulation
+from steelyard.simulation.techniques import Extras, Fitted, fit, kernel_methods, levels_of, with_adapters
+from steelyard.simulation.wires import End, wires_between
+from steelyard.techniques.changes import Changes
+from steelyard.traffic.trace import Trace
+from steelyard.workload.catalogue import Model, load_model
+
+__all__ = ["Options", "Played", "Prepared", "Served", "play", "prepare", "provenance", "run", "setup_of"]
+
+_SLO = ("ttft_s", "tpot_s", "e2e_s")
+_STOPS = {
+    0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served",
+    3: "replicas fail faster than requests are served",
+}  # fmt: skip
+STEPS, FAILING = 2, 3
+#: Decoding requests at which the speeds of unlike pools are compared.
+TYPICAL_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a deployment is played; see :func:`steelyard.simulation.result.simulate_deployment`."""
+
+    policy: str | type[Policy] | Policy = "fcfs"
+    seed: int = 0
+    slo: Mapping[str, float] = field(default_factory=dict)
+    skew: float = 0.0
+    usd_per_hour: float | None = None
+    generic: bool = False
+    stop_after_s: float | None = None
+    stop_after_iterations: int | None = None
+    log: int = 1 << 18
+    transfer_overlap: float = 0.0
+    encode_s: Any = None
+    watch: Callable[[Any], None] | None = None
+    extras: Extras = field(default_factory=Extras)
+    changes: Changes = field(default_factory=Changes)
+    assigned: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A pool of a deployment, compiled."""
+
+    pool: Pool
+    scenario: Scenario
+    """Its cluster holds the devices of all replicas, its plan those of one."""
+    config: EngineConfig
+    kv: KvPool
+    table: StepTable | None
+    """None for encoders."""
+    weight: float = 1.0
+    fitted: Fitted | None = None
+    """What its engine does beyond scheduling."""
+
+    @property
+    def ranks(self) -> int:
+        """Schedulers with a cache of their own: replicas, and their data-parallel ranks."""
+        return self.pool.replicas * self.scenario.plan.dp
+
+    def member(self, options: Options) -> Member:
+        """The pool as the kernel sees it."""
+        plan = self.scenario.plan
+        return Member(
+            self.config, self.kv, self.ranks, plan.pp, self.pool.role, self.scenario.transformer.max_context,
+            self.weight, options.transfer_overlap, plan.dp, plan.shares_experts, options.changes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question checked and compiled, ready to run any number of times."""
+
+    deployment: Deployment
+    served: tuple[Served, ...]
+    trace: Trace
+    policy: Order
+    options: Options
+    rejected: Any
+    """``[n]`` requests no pool can hold."""
+    wires: Any
+    inputs: Mapping[str, Any]
+
+    @property
+    def first(self) -> Served:
+        """The pool reports are headed by."""
+        return self.served[0]
+
+    @property
+    def table(self) -> StepTable:
+        """Step times of the first pool."""
+        return next(s.table for s in self.served if s.table is not None)
+
+
+def checked(options: Options, router: str, trace: Trace, problems: Sequence[Problem] = ()) -> tuple[Order, str]:
+    """``(order of the queue, router)``; raises :class:`InputError` with every problem."""
+    problems = list(problems)
+    for name, limit in options.slo.items():
+        if name not in _SLO:
+            problems.append(Problem(f"slo.{name}", f"expected one of {', '.join(_SLO)}"))
+        elif not limit > 0:
+            problems.append(Problem(f"slo.{name}", f"expected a time above 0, got {limit}"))
+    if not 0 <= options.transfer_overlap <= 1:
+        problems.append(Problem("transfer_overlap", f"expected a share from 0 to 1, got {options.transfer_overlap}"))
+    if options.encode_s is not None:
+        times = np.asarray(options.encode_s, dtype=np.float64)
+        if times.shape not in ((), (len(trace),)) or not np.all(times >= 0):
+            problems.append(Problem("encode_s", "expected a time of at least 0, or one for each request"))
+    router = _choice("router", router, tuple(ROUTERS))
+    order = None
+    try:
+        order = ordered(options.policy, trace)
+    except UnknownName:
+        raise
+    except InputError as error:
+        problems += error.problems
+    if router == "prefix" and trace.prefix_hashes is None:
+        problems.append(Problem("router", "the trace has no prefix hashes to route by"))
+    raise_all(problems)
+    assert order is not None
+    return order, router
+
+
+def prepare(
+    deployment: Deployment, trace: Trace, options: Options, *, model: Model | None = None,
+    clusters: Sequence[Cluster | None] = (), order: Order | None = None,
+) -> Prepared:  # fmt: skip
+    """Check every input, count the blocks, build the step tables.
+
+    Args:
+        deployment, trace, options: the question.
+        model: the model, loaded; None = by its name.
+        clusters: devices of each pool's replicas where they are not those of the catalogue.
+        order: what the policy said about the trace, when it was asked before.
+
+    Raises:
+        InputError, DoesNotFit: as :func:`steelyard.simulation.result.simulate_deployment` says.
+    """
+    router = deployment.router
+    trace = with_adapters(trace, options.extras, options.seed)
+    if order is None:
+        order, router = checked(options, router, trace)
+    router = _choice("router", router, tuple(ROUTERS))
+    raise_all(options.changes.problems(sum(pool.replicas for pool in deployment.pools)))
+    loaded = model if model is not None else load_model(deployment.model, generic=options.generic)
+    transformer = loaded.transformer
+    if not transformer.causal:
+        raise InputError(f"{transformer.name} does not generate: nothing to serve token by token", field="model")
+    roles = {pool.role for pool in deployment.pools}
+    if "encode" in roles and options.encode_s is None:
+        raise InputError("encoders need the time each request takes there: encode_s", field="encode_s")
+    served = [
+        _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, mixed=len(roles) > 1)
+        for k, pool in enumerate(deployment.pools)
+    ]
+    computing = [s for s in served if s.pool.role != "encode"]
+    if router == "prefix" and not any(s.config.enable_prefix_caching for s in computing):
+        raise InputError("the prefix router needs an engine that caches prefixes", field="router")
+    rejected = too_long(trace, served)
+    longest = int(np.max((trace.isl + trace.osl)[~rejected], initial=2))
+    served = [_with_table(s, longest, options, trace) for s in served]
+    if options.extras:  # drafts and adapters take memory from the cache
+        rejected = too_long(trace, served)
+    if len({(s.scenario.cluster.machine.name, s.scenario.plan, s.config) for s in computing}) > 1:
+        served = _weighed(served, trace)
+    wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
+    deployment = replace(deployment, router=router)
+    return Prepared(deployment, tuple(served), trace, order, options, rejected, wires,
+                    _inputs(deployment, served, trace, options, order))  # fmt: skip
+
+
+def _serve(pool: Pool, model: Model, trace: Trace, options: Options, given: Cluster | None, *, mixed: bool) -> Served:
+    transformer = model.transformer
+    cluster = given or cluster_of(find_machine(pool.machine))
+    cluster = replace(cluster, count=pool.plan.devices)
+    entry = find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine)
+    config = engine_config(entry, cluster.machine, dict(pool.flags))
+    if mixed and config.rules.static:
+        raise InputError("a static batch stays together: it can neither begin nor end elsewhere", field="scheduler")
+    means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))
+    plan = pool.plan.resolved(transformer.native_weights)
+    scenario = Scenario(
+        model, cluster, plan, entry, max(1, min(len(trace), config.max_num_seqs * plan.dp * pool.replicas)), means[0],
+        means[1], options.skew, options.usd_per_hour,
+    )  # fmt: skip
+    if pool.role == "encode":
+        kv = KvPool(1, config.block_size, 0.0)
+    else:
+        check(replace(scenario, isl=1, osl=1))
+        kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact_weight_bytes(scenario))
+    everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
+    return Served(pool, everything, config, kv, None)
+
+
+def _with_table(served: Served, longest: int, options: Options, trace: Trace) -> Served:
+    if served.pool.role == "encode":
+        return served
+    s = served.scenario
+    cluster = replace(s.cluster, count=s.plan.devices)
+    if options.extras:
+        extras = replace(options.extras, speculate=None) if served.pool.role == "prefill" else options.extras
+        fitted = fit(
+            extras, s.transformer, s.plan, cluster, s.engine, served.config, served.kv, max_context=longest,
+            skew=options.skew, seed=options.seed, trace=trace,
+        )  # fmt: skip
+        return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
+    table = build_step_table(
+        s.transformer, s.plan, cluster, s.engine, served.config, max_context=longest, skew=options.skew
+    )
+    return replace(served, table=table)
+
+
+def _weighed(served: Sequence[Served], trace: Trace) -> list[Served]:
+    """Unlike pools with the speed of a replica at the mean request: steps of :data:`TYPICAL_BATCH` decodes."""
+    isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
+    found = []
+    for s in served:
+        speed = 1.0
+        if s.table is not None:
+            new = max(1.0, min(isl, float(s.config.max_num_batched_tokens)))
+            prompt = s.table.time_s(int(new), 1, chunks=1, new=new, pairs=0.5 * new * new) * isl / new
+            n = min(TYPICAL_BATCH, s.config.max_num_seqs)
+            answer = s.table.time_s(n, n, n, n * (isl + 0.5 * osl)) * osl / n
+            speed = 1.0 / ((s.pool.role != "decode") * prompt + (s.pool.role != "prefill") * answer)
+        found.append(replace(s, weight=speed))
+    return found
+
+
+def _inputs(
+    deployment: Deployment, served: Sequence[Served], trace: Trace, options: Options, order: Order
+) -> dict[str, Any]:
+    first, policy = served[0], options.policy
+    inputs: dict[str, Any] = {
+        "model": first.scenario.transformer.name,
+        "on": ",".join(str(s.scenario.cluster) for s in served),
+        "trace": trace.name, "requests": len(trace), "trace_hash": _trace_hash(trace),
+        "plan": asdict(first.scenario.plan), "engine": asdict(first.config),
+        "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
+        "router": deployment.router, "slo": dict(options.slo), "skew": options.skew, "seed": options.seed,
+        "usd_per_hour": options.usd_per_hour, "kv_blocks": first.kv.blocks, "replicas": first.pool.replicas,
+    }  # fmt: skip
+    if len(served) > 1:
+        inputs["pools"] = [
+            {
+                "role": s.pool.role, "machine": s.scenario.cluster.machine.name, "replicas": s.pool.replicas,
+                "plan": asdict(s.scenario.plan), "engine": asdict(s.config), "kv_blocks": s.kv.blocks,
+            }
+            for s in served
+        ]  # fmt: skip
+        inputs["transfer_overlap"] = options.transfer_overlap
+    if options.assigned is not None:
+        inputs["assigned"] = _digest(np.asarray(options.assigned, dtype=np.float64))
+    if options.changes.any:
+        inputs["changes"] = asdict(options.changes)
+    if options.extras:
+        inputs["extras"] = {k: v for k, v in asdict(options.extras).items() if v}
+    if options.encode_s is not None:
+        inputs["encode_s"] = _digest(np.asarray(options.encode_s, dtype=np.float64))
+    if not order.builtin:
+        inputs["policy_keys"] = _digest(order.keys)
+    return inputs
+
+
+def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
+    for candidate in known:
+        if normalise(candidate) == normalise(name):
+            return candidate
+    raise UnknownName(kind, name, known)
+
+
+def _trace_hash(trace: Trace) -> str:
+    names = (
+        "arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "prefix_hashes", "after",
+        "delay_s",
+    )  # fmt: skip
+    columns = {name: _digest(getattr(trace, name)) for name in names if getattr(trace, name) is not None}
+    branched = {"branches": trace.branches} if trace.branches > 1 else {}
+    return content_hash({"concurrency": trace.concurrency, **branched, **columns})
+
+
+def _digest(array: Any) -> str:
+    from hashlib import sha256
+
+    return sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def too_long(trace: Trace, served: Sequence[Served]) -> Any:
+    """Requests that some stage of the deployment could never serve: beyond the model or all blocks of a replica."""
+    total = trace.isl + trace.osl
+    members = [s.member(Options()) for s in served]
+    stages = [("both", "prefill"), ("decode",) if any(m.role == "decode" for m in members) else ("both",)]
+    bad = np.zeros(len(trace), dtype=bool)
+    for stage in stages if any(m.role == "prefill" for m in members) else stages[:1]:
+        bad |= total > max(m.longest for m in members if m.role in stage)
+    return bad
+
+
+def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None = None) -> Simulation:
+    """Play a prepared question and make the records.
+
+    Args:
+        prepared: the question.
+        started: when its preparation began, ``time.perf_counter()``.
+        factor: every step so many times as long.
+        log: steps to keep, instead of what the options say.
+    """
+    options, trace, served = prepared.options, prepared.trace, prepared.served
+    engine = prepared.first.scenario.engine
+    kept = options.log if log is None else log
+    setup = setup_of_fleet(
+        [s.member(options) for s in served], trace, wires=prepared.wires,
+        router=prepared.deployment.router, policy=prepared.policy, request_s=engine.request_s,
+        stop_after_s=options.stop_after_s, stop_after_iterations=options.stop_after_iterations, log=kept,
+    )  # fmt: skip
+    built = time.perf_counter() - started
+    tables = [prepared.table.tables if s.table is None else s.table.tables for s in served]
+    if factor != 1.0:
+        tables = [scaled(t, factor) for t in tables]
+    played = play(
+        setup, tables, trace, prepared.policy, prepared.deployment.router, options.seed, prepared.rejected, kept,
+        encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
+        methods=_methods(prepared), assigned=options.assigned, watch=options.watch if factor == 1.0 else None,
+    )  # fmt: skip
+    ledger = ledger_of(prepared)
+    rented = _rented(played)
+    pools = tuple(
+        _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger)
+        for k, (s, counted) in enumerate(zip(served, played.per_pool, strict=True))
+    )
+    code = int(played.totals["stop"])
+    if code == STEPS and played.totals["failures"] > played.totals["completed"]:
+        code = FAILING
+    stopped = _STOPS[code]
+    if not stopped and np.any(played.requests["status"] == UNFINISHED):
+        stopped = "requests were left that no engine could admit"
+    prices = [p.usd_per_hour for p in pools]
+    devices = sum(p.devices for p in pools)
+    return Simulation(
+        scenario=prepared.first.scenario, trace=trace, config=prepared.first.config, pool=prepared.first.kv,
+        policy=prepared.policy.name, router=prepared.deployment.router, replicas=sum(s.ranks for s in served),
+        records=_records(played, trace, engine.request_s),
+        iterations=_iterations(played.log, played.stride), totals=_totals(played, pools),
+        itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
+        usd_per_hour=None if None in prices
+        else sum(p.devices * (p.usd_per_hour or 0.0) for p in pools) / devices,
+        slo=options.slo, inputs=prepared.inputs, ledger=ledger, spread=prepared.table.spread,
+        replay=partial(run, prepared, started, log=0), deployment=prepared.deployment, pools=pools,
+    )  # fmt: skip
+
+
+def _rented(played: Played) -> Any:
+    """``[pool]`` s that its schedulers were rented, together: from first arrival to end unless they come and go."""
+    p, start = played.pools, played.totals["first_arrival_s"]
+    end = start + played.totals["makespan_s"]
+    seconds = p["rented"] + np.where(p["since"] >= 0, end - np.maximum(p["since"], start), 0.0)
+    return np.bincount(p["pool"], np.maximum(seconds, 0.0), minlength=len(played.per_pool))
+
+
+def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None:
+    """What makes the kernel's arrays of speculation, adapters, ...; None when there is nothing of it."""
+    extras, served = prepared.options.extras, prepared.served
+    if not extras:
+        return None
+
+    def made(tables: Tables, replicas: int, units: int) -> Methods:
+        records = [no_methods()[0] if s.fitted is None else s.fitted.record for s in served]
+        ends = [(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
+        levels = levels_of(extras, ends, units) if extras.tiers else None
+        return kernel_methods(
+            records, tables, prepared.trace, extras, replicas=replicas, units=units, levels=levels
+        )  # fmt: skip
+
+    return made
+
+
+def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> PoolOutcome:
+    """What a pool did: shares, energy and money from its counters."""
+    scenario, plan, pool = served.scenario, served.scenario.plan, served.pool
+    busy = counted["busy_s"]
+    devices = pool.devices
+    machine = scenario.cluster.machine
+    device_s = counted["rented_s"] * plan.replica_devices
+    # steps on every device of their stage, idle power for the rest of the time it is rented
+    idle_s = device_s - plan.replica_devices * busy
+    stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
+    if served.table is None:
+        stepping = machine.tdp_w * plan.replica_devices * busy
+    usd, note = hourly_price(scenario, ledger)
+    if usd is not None:
+        ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", note)
+    steps = max(busy * plan.pp, 1e-30)
+    return PoolOutcome(
+        role=pool.role, scenario=scenario, config=served.config, kv=served.kv, replicas=pool.replicas,
+        ranks=served.ranks, devices=devices, usd_per_hour=usd,
+        totals={
+            **counted,
+            "energy_j": stepping + machine.idle_w * max(0.0, idle_s),
+            "host_energy_j": scenario.cluster.host_w * devices / scenario.cluster.per_node * device_s / devices,
+            "device_s": device_s,
+            "busy_frac": min(1.0, busy / max(counted["rented_s"], 1e-30)),
+            "batch_mean": counted["batch_s"] / steps,
+            "kv_mean_frac": counted["kv_s"] / steps / served.kv.blocks,
+            "kv_max_frac": counted["kv_max"] / served.kv.blocks,
+        },
+    )  # fmt: skip
+
+
+def _totals(played: Played, pools: Sequence[PoolOutcome]) -> dict[str, float]:
+    """Counters of the whole deployment."""
+    totals = dict(played.totals)
+    span = max(totals["makespan_s"], 1e-30)
+    engines = [p for p in pools if p.role != "encode"]
+    steps = [p.totals["busy_s"] * p.scenario.plan.pp for p in engines]
+    busy = max(sum(steps), 1e-30)
+    rented = sum(p.totals["rented_s"] for p in engines)
+    return totals | {
+        "energy_j": sum(p.totals["energy_j"] for p in pools),
+        "host_energy_j": sum(p.totals["host_energy_j"] for p in pools),
+        "batch_mean": totals["batch_s"] / busy,
+        "kv_mean_frac": sum(p.totals["kv_s"] / p.kv.blocks for p in engines) / busy,
+        "kv_max_frac": max(p.totals["kv_max_frac"] for p in engines),
+        "in_system_mean": totals["in_system_s"] / span,
+        "idle_frac": 1.0 - min(1.0, sum(p.totals["busy_s"] for p in engines) / max(rented, 1e-30)),
+    }
+
+
+def _records(played: Played, trace: Trace, request_s: float) -> Records:
+    q = played.requests
+    status, scheduled, first = q["status"], q["scheduled_at"], q["first_at"]
+    done, begun = status == COMPLETED, scheduled >= 0
+    nan = np.nan
+    known = begun if trace.concurrency else np.ones(len(trace), dtype=bool)
+    arrived = np.where(known, q["arrived_at"], nan)
+    last = np.where(done, q["last_at"], nan)
+    first = np.where(first >= 0, first, nan)
+    tpot = (last - first) / np.where(trace.osl > 1, trace.osl - 1, nan)
+    return Records(
+        arrived_at=arrived, isl=trace.isl, osl=trace.osl,
+        queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0), ttft_s=first - arrived,
+        tpot_s=tpot, e2e_s=last - arrived, preemptions=q["preemptions"].copy(), cached_tokens=q["cached"].copy(),
+        replica=q["replica"].copy(), status=status.astype(np.int8),
+        answered_by=np.where(q["answered_by"] >= 0, q["answered_by"], q["replica"]),
+    )  # fmt: skip
+
+
+def _iterations(log: Any, stride: int) -> Iterations:
+    return Iterations(
+        start_s=log["start"], duration_s=log["duration"], replica=log["replica"], batch=log["batch"],
+        prefill_tokens=log["prefill"], decode_tokens=log["decode"], kv_blocks=log["blocks"], running=log["running"],
+        waiting=log["waiting"], stride=stride,
+    )  # fmt: skip
+
+
+def provenance(simulation: Simulation) -> dict[str, Any]:
+    """What is needed to run it again: version, inputs and their hash."""
+    inputs = dict(simulation.inputs)
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

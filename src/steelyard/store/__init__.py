@@ -1,1 +1,0 @@
-"""The results store: studies, their points, and every answer once."""

@@ -1,0 +1,360 @@
+"""From a study to points: every combination in a fixed order, each with the hash of what decides its answer.
+
+The hash covers the kind, the version of Steelyard and of the answer's form, the inputs with every default resolved,
+the descriptions of model and machine, fitted parameters, and the contents of the files an input names. Equal scenarios
+have equal hashes in every study, and are priced once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from steelyard._version import __version__
+from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.estimation.estimate import Scenario, default_shape
+from steelyard.folders import catalogue_folders
+from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.provenance import content_hash
+from steelyard.scenario.fields import FLAGS, fields_of
+from steelyard.studies.store_columns import SCHEMAS, columns_of
+from steelyard.studies.study import Study
+from steelyard.workload.catalogue import Model, load_model
+
+__all__ = ["MAX_POINTS", "Point", "answered_by", "expand_study", "scenario_of"]
+
+#: Points of one study at most.
+MAX_POINTS = 1_000_000
+
+#: Fields that decide model, machine, plan and engine, in the order of :func:`scenario_of`.
+SHARED = (
+    *("model", "on", "weights", "activations", "kv", "communication", "tp", "pp", "dp", "ep", "cp"),
+    *("engine", "skew", "usd_per_hour", "generic", "replicas"),
+)
+#: Fields of an estimate that points of one program differ in.
+SIZES = ("batch", "isl", "osl")
+#: Fields that make no traffic: two points that differ in these only see the same arrivals.
+_NO_TRAFFIC = (*SHARED, "policy", "router", "ttft", "tpot", "e2e", "stop_after_s", "seed", "objective", "max_gpus")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a study."""
+
+    ordinal: int
+    """Place in the study."""
+    case: str
+    repeat: int
+    axes: Mapping[str, Any]
+    """Swept fields and their values here."""
+    values: Mapping[str, Any]
+    """Every field that was given, as the question takes it."""
+    inputs: Mapping[str, Any]
+    """The input columns of the store: resolved."""
+    hash: str
+    group: str
+    """Points of one group share a program and are priced together."""
+
+
+def expand_study(study: Study) -> list[Point]:
+    """Every point, in the order of the file: cases, then zipped axes, then the grid with its last field fastest.
+
+    Raises:
+        InputError: names that nothing answers to (all of them), too many points, or none.
+    """
+    _check_names(study)
+    total = (len(study.cases) or 1) * max(1, study.repeats)
+    for several in study.grid.values():
+        total *= len(several)
+    for table in study.zips:
+        total *= len(next(iter(table.values()), [0]))
+    if total > MAX_POINTS:
+        raise InputError(f"{total:,} points; at most {MAX_POINTS:,}", field="grid")
+    points: list[Point] = []
+    for case, axes, values in _combinations(study):
+        if any(_matches(values, table) for table in study.exclude):
+            continue
+        for repeat in range(max(1, study.repeats)):
+            points.append(_point(study, len(points), case, repeat, axes, values))
+    if not points:
+        raise InputError("no point is left", field="exclude")
+    return points
+
+
+def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Case, swept values and all values of every combination."""
+    swept = set(study.axes)
+    for case in study.cases or (None,):
+        over = dict(case.values) if case else {}
+        axes: list[list[dict[str, Any]]] = [[{}]]
+        for table in study.zips:
+            if table and not set(table) & set(over):
+                n = len(next(iter(table.values())))
+                axes.append([{name: table[name][i] for name in table} for i in range(n)])
+        axes += [[{name: v} for v in values] for name, values in study.grid.items() if name not in over]
+        for combination in product(*axes):
+            values = {**study.fixed, **over}
+            for part in combination:
+                values |= part
+            name = case.name if case else ""
+            found = {"case": name} if "case" in swept else {}
+            yield name, found | {k: values[k] for k in study.axes if k in values}, values
+
+
+def _matches(values: Mapping[str, Any], table: Mapping[str, list[Any]]) -> bool:
+    return bool(table) and all(values.get(name) in wanted for name, wanted in table.items())
+
+
+def _point(
+    study: Study, ordinal: int, case: str, repeat: int, axes: Mapping[str, Any], values: dict[str, Any]
+) -> Point:
+    if study.repeats:
+        values = {**values, "seed": _seed(study, values, repeat)}
+        axes = {**axes, "repeat": repeat}
+    if study.kind == "plan":
+        return _whole(study, ordinal, case, repeat, axes, values, {}, "")
+    key = tuple(values.get(name) for name in SHARED)
+    try:
+        shared, digest, _ = _resolved(study.folder, key)
+    except InputError:
+        # refused when it is priced, with the reason; until then it is what was written
+        return _whole(study, ordinal, case, repeat, axes, values, {}, "")
+    if study.kind == "simulate":
+        if values.get("disaggregate"):  # the degrees are those of the pools
+            shared = {k: v for k, v in shared.items() if k not in ("tp", "pp", "dp", "ep", "cp")}
+        return _whole(study, ordinal, case, repeat, axes, values, shared, digest)
+    defaults = fields_of("estimate")
+    sizes = {name: values.get(name, defaults[name].default) for name in SIZES}
+    group = f"{study.kind}.{digest}" + (".1" if sizes["isl"] == 1 else "")  # prompts of one token lower differently
+    name = _short(answered_by(study.kind) + digest + ".".join(str(v) for v in sizes.values()))
+    return Point(ordinal, case, repeat, axes, values, {**shared, **sizes}, name, group)
+
+
+def _whole(
+    study: Study, ordinal: int, case: str, repeat: int, axes: Mapping[str, Any], values: dict[str, Any],
+    shared: Mapping[str, Any], digest: str,
+) -> Point:  # fmt: skip
+    """A point priced by itself; its hash covers everything given."""
+    defaults = {n: f.default for n, f in fields_of(study.kind).items()}
+    rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
+    rest = {k: _by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
+    name = content_hash([answered_by(study.kind), digest, rest])
+    known = columns_of(study.kind)
+    told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "")}
+    inputs = {k: str(v) if known[k].type == "text" else v for k, v in told.items()} | dict(shared)
+    return Point(ordinal, case, repeat, axes, values, inputs, name, f"{study.kind}.{name}")
+
+
+def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
+    """From the traffic and the number of the repeat, so that deployments are compared on the same arrivals."""
+    traffic = {
+        k: _by_content(study.folder, v) for k, v in values.items() if k not in _NO_TRAFFIC and not k.startswith(FLAGS)
+    }
+    return int(content_hash([traffic, repeat]), 16) % 2**31
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def answered_by(kind: str) -> str:
+    """Version of the program and of the answer, and a digest of prices and fitted parameters on this computer."""
+    digest = hashlib.sha256()
+    parts = ["calibration", "prices", "engines", "networks", "nodes"]
+    parts += ["machines", "models"] if kind == "plan" else []  # elsewhere the ones asked for count, no others
+    for root in catalogue_folders():
+        for part in parts:
+            for file in sorted((root / part).rglob("*.toml")) if (root / part).is_dir() else ():
+                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return f"{kind}/{SCHEMAS[kind]}/{__version__}/{digest.hexdigest()[:16]}/"
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, changed_ns: int) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files_of(folder: str, value: Any) -> list[Path]:
+    """Files a value may name: ``FILE``, ``FILE#NAME``, ``file:FILE``, ``FILE.py:CLASS``, or the name of a trace."""
+    if not isinstance(value, str) or not value:
+        return []
+    import os
+
+    from steelyard.traffic.readers import NAMED
+
+    bare = value.removeprefix("file:").partition("#")[0]
+    candidates = [bare, bare.rpartition(":")[0]]
+    data = os.environ.get("STEELYARD_DATA", "")
+    candidates += [f"{data}/{p.partition('#')[0]}" for p in NAMED.get(value, ()) if data]
+    found = []
+    for text in candidates:
+        path = Path(folder, text) if text else None
+        if path is not None and path.is_file():
+            found.append(path)
+    return found[:1]
+
+
+def _by_content(folder: str, value: Any) -> Any:
+    """A value for the hash: the contents of the file it names in place of the path."""
+    for path in _files_of(folder, value):
+        stat = path.stat()
+        return [
+            str(value).replace(str(path), "").rpartition("/")[2],
+            _file_digest(str(path), stat.st_size, stat.st_mtime_ns),
+        ]
+    return value
+
+
+def located(folder: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with relative paths of files as seen from the current folder."""
+    if folder in ("", "."):
+        return dict(values)
+    found = dict(values)
+    for name, value in values.items():
+        if not isinstance(value, str) or Path(value).is_absolute():
+            continue
+        kept = value.removeprefix("file:")
+        if any(c in kept for c in "/.") and _files_of(folder, value):
+            found[name] = value[: len(value) - len(kept)] + str(Path(folder, kept))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _model(name: str, generic: bool) -> tuple[Model, str]:
+    found = load_model(name, generic=generic)
+    return found, content_hash([_canonical(found.transformer), found.weight_bytes])
+
+
+@lru_cache(maxsize=256)
+def _cluster(text: str) -> tuple[Cluster, str]:
+    found = parse_cluster(text)
+    return found, content_hash(_canonical(found))
+
+
+def _canonical(value: Any) -> Any:
+    """Plain data with a fixed order."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(str(v) for v in value)
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+@lru_cache(maxsize=65536)
+def _resolved(folder: str, key: tuple[Any, ...]) -> tuple[dict[str, Any], str, Scenario]:
+    """Input columns, digest and scenario (batch 1) of one combination of :data:`SHARED`."""
+    given = located(folder, {n: v for n, v in zip(SHARED, key, strict=True) if v is not None})
+    model, model_digest = _model(given["model"], given.get("generic", False))
+    cluster, cluster_digest = _cluster(given["on"])
+    copies = int(given.get("replicas", 1))
+    whole = replace(cluster, count=cluster.count * copies)
+    dp = given.get("dp")
+    dp = (dp or 1) * copies if copies > 1 else dp
+    cp, ep = given.get("cp", 1), given.get("ep", 1)
+    tp, pp, dp = default_shape(model.transformer, whole, given.get("tp"), given.get("pp"), dp, cp)
+    formats = [given.get(n, "") for n in ("weights", "activations", "kv", "communication")]
+    asked = given.get("engine", "")
+    scheduler = ""
+    if asked:
+        from steelyard.simulation.api import engine_and_scheduler
+
+        name, scheduler = engine_and_scheduler(asked) if "replicas" in fields_of("simulate") else (asked, "")
+        engine = find_engine(name) if name else default_engine(cluster.machine)
+    else:
+        engine = default_engine(cluster.machine)
+    weights, activations, kv, communication = formats
+    plan = Plan(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine.name if asked else "")
+    plan = plan.resolved(model.transformer.native_weights)
+    usd, skew = given.get("usd_per_hour"), float(given.get("skew", 0.0))
+    shared = {
+        "model": model.transformer.name, "on": str(cluster), "machine": cluster.machine.name, "devices": whole.count,
+        "weights": plan.weights, "activations": plan.activations, "kv": plan.kv, "communication": plan.communication,
+        "tp": plan.tp, "pp": plan.pp, "dp": plan.dp, "ep": plan.ep, "cp": plan.cp,
+        "engine": scheduler or engine.name, "skew": skew,
+    }  # fmt: skip
+    digest = content_hash([shared, model_digest, cluster_digest, usd])
+    scenario = Scenario(model, whole, plan, engine, 1, 1, 1, skew, usd, (given["model"], given["on"]))
+    return shared, digest, scenario
+
+
+def scenario_of(folder: str, values: Mapping[str, Any]) -> Scenario:
+    """The scenario of an estimate's shared fields (batch and lengths 1); kept for the next point that shares them.
+
+    Raises:
+        InputError: names or degrees that cannot be.
+    """
+    return _resolved(folder, tuple(values.get(name) for name in SHARED))[2]
+
+
+def _check_names(study: Study) -> None:
+    """Every name and every word of the traffic once, with its path. Raises :class:`InputError` with all problems."""
+    problems: list[Problem] = []
+    checks = _checks(study)
+    for path, name, value in _given(study):
+        check = checks.get(name)
+        if check is None or value == "":
+            continue
+        try:
+            check(located(study.folder, {name: value})[name])
+        except InputError as error:
+            problems.append(Problem(path, error.message))
+    raise_all(problems)
+
+
+def _given(study: Study) -> Iterator[tuple[str, str, Any]]:
+    """Every value of the study with its path and field."""
+    for name, value in study.fixed.items():
+        yield f"fixed.{name}", name, value
+    for path, table in [("grid", study.grid), *((f"zip[{i}]", t) for i, t in enumerate(study.zips))]:
+        for name, values in table.items():
+            for k, value in enumerate(values):
+                yield f"{path}.{name}" + (f"[{k}]" if len(values) > 1 else ""), name, value
+    for i, case in enumerate(study.cases):
+        for name, value in case.values.items():
+            yield f"case[{i}].{name}", name, value
+
+
+def _checks(study: Study) -> dict[str, Any]:
+    from steelyard.scenario.slo import parse_target
+    from steelyard.simulation.api import engine_and_scheduler
+    from steelyard.traffic.arrivals import parse_rate
+    from steelyard.traffic.lengths import parse_lengths
+    from steelyard.units import parse_quantity
+
+    generic = study.fixed.get("generic", False)
+    found: dict[str, Any] = {
+        "model": lambda v: _model(v, generic),
+        "on": _cluster,
+        "engine": find_engine if study.kind == "estimate" else engine_and_scheduler,
+        **dict.fromkeys(("weights", "activations", "kv", "communication"), find_format),
+    }
+    if study.kind == "plan":
+        for name in ("engine", "on", "weights", "activations", "kv", "communication"):
+            del found[name]  # lists of what may be used, read by the planner
+    if study.kind != "estimate":
+        for name in ("isl", "osl", "turns"):
+            found[name] = lambda v, n=name: parse_lengths(v, n)
+        for name in ("duration", "start", "think"):
+            found[name] = lambda v, n=name: parse_quantity(v, "s", n)
+        for name in ("ttft", "tpot", "e2e"):
+            found[name] = lambda v, n=name: parse_target(v, f"{n}_s")
+        found["rate"] = parse_rate
+    return found

@@ -1,0 +1,363 @@
+"""Study files: what is asked, over which values, and what counts as good.
+
+A study is a TOML (or YAML, or JSON) table. :func:`read_study` checks all of it against :mod:`steelyard.scenario.fields`
+and reports every problem at once; :func:`schema` is the same definition as a JSON schema.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steelyard.documents import read_document
+from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.scenario.fields import FLAGS, KINDS, Field, fields_of, required_of, takes_flags, values_of
+from steelyard.studies.store_columns import Column, columns_of, number_names
+from steelyard.units import parse_quantity
+
+__all__ = ["Case", "Constraint", "Objective", "Study", "parse_study", "read_study"]
+
+#: Repeats of every point at most.
+MAX_REPEATS = 10_000
+
+#: Fields of a study file and their meaning.
+STUDY_FIELDS = {
+    "name": "what the study is called in the store",
+    "kind": "estimate, simulate or plan",
+    "about": "what the study is for, in a sentence",
+    "fixed": "fields with one value for all points",
+    "grid": "fields with several values; every combination is a point",
+    "zip": "tables of fields whose values go together, first with first",
+    "case": "named sets of values over `fixed`; a case that names a swept field takes its value instead of the sweep",
+    "exclude": "points left out: all fields of a table must match, a field matches any of its values",
+    "objective": "what to minimise or maximise, and constraints it counts under",
+    "seeds": "seeds of drawn traffic, a list or a range",
+    "repeats": "how often every point runs, with seeds derived from its traffic",
+}
+_REQUIRED = ("name", "kind")
+_OBJECTIVE = ("minimise", "maximise", "where", "name")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")
+_CONSTRAINT = re.compile(r"^\s*([a-z0-9_]+)\s*(<=|>=|==|<|>)\s*(.+?)\s*$")
+OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A condition on an answer: ``tpot_s <= 0.05``, ``fits``."""
+
+    metric: str
+    relation: str
+    value: float | bool
+
+    def __str__(self) -> str:
+        if isinstance(self.value, bool):
+            return self.metric if self.value else f"not {self.metric}"
+        return f"{self.metric} {self.relation} {self.value:g}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether an answer meets it; an absent one does not."""
+        return value is not None and bool(OPERATORS[self.relation](value, self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is made small or large, among the points that meet all constraints."""
+
+    metric: str
+    maximise: bool
+    where: tuple[Constraint, ...] = ()
+    name: str = ""
+
+    def __str__(self) -> str:
+        words = f"{'maximise' if self.maximise else 'minimise'} {self.metric}"
+        return words + (f" where {', '.join(map(str, self.where))}" if self.where else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A named set of values."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, checked. Field names of engine flags begin with ``flags.``."""
+
+    name: str
+    kind: str
+    about: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    zips: tuple[Mapping[str, list[Any]], ...] = ()
+    cases: tuple[Case, ...] = ()
+    exclude: tuple[Mapping[str, list[Any]], ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    repeats: int = 0
+    """0 = once, with the seed given."""
+    folder: str = ""
+    """Where relative paths of the study begin; empty = the current folder."""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """As it was written."""
+
+    @property
+    def axes(self) -> list[str]:
+        """Swept fields, in the order of the expansion."""
+        names = ["case"] if len(self.cases) > 1 else []
+        for table in self.zips:
+            names += list(table)
+        return names + [n for n, values in self.grid.items() if len(values) > 1]
+
+
+def read_study(path: str | Path) -> Study:
+    """The study of a file.
+
+    Raises:
+        InputError: every problem at once, each with its field path.
+    """
+    return parse_study(_on(read_document(path)), str(Path(path).parent))
+
+
+def _on(value: Any) -> Any:
+    """YAML reads the bare key ``on`` as true; here it is a field."""
+    if isinstance(value, dict):
+        return {"on" if k is True else k: _on(v) for k, v in value.items()}
+    return [_on(v) for v in value] if isinstance(value, list) else value
+
+
+def parse_study(data: Mapping[str, Any], folder: str = "") -> Study:
+    """The study a table describes. Raises :class:`InputError` with every problem."""
+    reader = _Reader(data)
+    study = reader.study(folder)
+    raise_all(reader.problems)
+    assert study is not None
+    return study
+
+
+class _Reader:
+    """Reads one study, collecting problems."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = data
+        self.problems: list[Problem] = []
+        self.kind = ""
+        self.fields: Mapping[str, Field] = {}
+
+    def wrong(self, path: str, message: str) -> None:
+        self.problems.append(Problem(path, message))
+
+    def study(self, folder: str) -> Study | None:
+        data = self.data
+        self._unknown(data, STUDY_FIELDS, "")
+        for name in _REQUIRED:
+            if name not in data:
+                self.wrong(name, "required field is missing")
+        name, kind = data.get("name", ""), data.get("kind", "")
+        if name and not (isinstance(name, str) and _NAME.match(name)):
+            self.wrong("name", f"expected letters, digits, dots, dashes and blanks, got {name!r}")
+        if not isinstance(data.get("about", ""), str):
+            self.wrong("about", f"expected text, got {data['about']!r}")
+        if kind and kind not in KINDS:
+            near = suggest(str(kind), KINDS)
+            self.wrong("kind", f"expected one of {', '.join(KINDS)}, got {kind!r}" + _mean(near))
+        if kind not in KINDS:
+            return None
+        try:
+            self.kind, self.fields = kind, fields_of(kind)
+        except InputError as error:
+            self.problems += error.problems
+            return None
+        fixed = {n: v[0] for n, v in self._table(data.get("fixed", {}), "fixed", single=True).items()}
+        grid = self._table(data.get("grid", {}), "grid")
+        zips = [self._table(t, p) for t, p in self._tables("zip")]
+        self._seeds(grid)
+        for i, table in enumerate(zips):
+            lengths = {len(v) for v in table.values()}
+            if len(lengths) > 1:
+                words = ", ".join(f"{n} has {len(v)}" for n, v in table.items())
+                self.wrong(f"zip[{i}]", f"values that go together must be as many: {words}")
+        self._twice(fixed, grid, zips)
+        cases = self._cases(zips)
+        self._complete(fixed, grid, zips, cases)
+        exclude = [self._table(t, p) for t, p in self._tables("exclude")]
+        objectives = self._objectives()
+        return Study(
+            name, kind, str(data.get("about", "")), fixed, grid, tuple(zips), tuple(cases), tuple(exclude),
+            tuple(objectives), self._repeats(fixed, grid, zips), folder, data,
+        )  # fmt: skip
+
+    def _unknown(self, table: Mapping[str, Any], known: Iterable[str], path: str) -> None:
+        names = list(known)
+        for name in table:
+            if name not in names:
+                self.wrong(f"{path}.{name}" if path else str(name), "unknown field" + _mean(suggest(str(name), names)))
+
+    def _tables(self, name: str) -> list[tuple[Mapping[str, Any], str]]:
+        """The tables of an array, with their paths; a single table is taken as an array of one."""
+        given = self.data.get(name, [])
+        items = [given] if isinstance(given, dict) else given
+        if not isinstance(items, list):
+            self.wrong(name, f"expected an array of tables ([[{name}]]), got {given!r}")
+            return []
+        found: list[tuple[Mapping[str, Any], str]] = []
+        for i, item in enumerate(items):
+            if isinstance(item, dict):
+                found.append((item, f"{name}[{i}]"))
+            else:
+                self.wrong(f"{name}[{i}]", f"expected a table, got {item!r}")
+        return found
+
+    def _table(self, table: Any, path: str, *, single: bool = False) -> dict[str, list[Any]]:
+        """Fields and their values; what is wrong is noted and left out."""
+        if not isinstance(table, dict):
+            self.wrong(path, f"expected a table of fields, got {table!r}")
+            return {}
+        found: dict[str, list[Any]] = {}
+        for name, given in self._flattened(table, path):
+            entry = self.fields.get(name)
+            if entry is None and name.startswith(FLAGS) and takes_flags(self.kind):
+                entry = Field(name, "any", "flag of the engine")
+            if entry is None:
+                known = [*self.fields, *(["flags"] if takes_flags(self.kind) else [])]
+                self.wrong(f"{path}.{name}", "unknown field" + _mean(suggest(name, known)))
+                continue
+            try:
+                values = values_of(entry, given, f"{path}.{name}")
+            except InputError as error:
+                self.problems += error.problems
+                continue
+            if single and len(values) > 1:
+                self.wrong(f"{path}.{name}", f"expected one value, got {len(values)}; several belong into [grid]")
+            found[name] = values
+        return found
+
+    def _flattened(self, table: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        for name, given in table.items():
+            if name == "flags" and takes_flags(self.kind):
+                if isinstance(given, dict):
+                    found += [(FLAGS + k, v) for k, v in given.items()]
+                else:
+                    self.wrong(f"{path}.flags", f"expected a table of engine flags, got {given!r}")
+            else:
+                found.append((str(name), given))
+        return found
+
+    def _seeds(self, grid: dict[str, list[Any]]) -> None:
+        if "seeds" not in self.data:
+            return
+        if "seed" not in self.fields:
+            self.wrong("seeds", "an estimate draws nothing: the same answer every time")
+            return
+        try:
+            values = values_of(self.fields["seed"], self.data["seeds"], "seeds")
+        except InputError as error:
+            self.problems += error.problems
+            return
+        if "seed" in grid:
+            self.wrong("grid.seed", "given twice: in seeds and here")
+        grid["seed"] = values
+
+    def _repeats(self, fixed: Mapping[str, Any], grid: Mapping[str, Any], zips: list[dict[str, list[Any]]]) -> int:
+        repeats = self.data.get("repeats", 0)
+        if "repeats" not in self.data:
+            return 0
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+            self.wrong("repeats", f"expected a whole number from 1 to {MAX_REPEATS:,}, got {repeats!r}")
+            return 0
+        if "seed" not in self.fields:
+            self.wrong("repeats", "an estimate draws nothing: the same answer every time")
+        if any("seed" in t for t in (fixed, grid, *zips)):
+            self.wrong("repeats", "choose one of repeats and seeds")
+        return repeats
+
+    def _twice(self, fixed: Mapping[str, Any], grid: Mapping[str, Any], zips: list[dict[str, list[Any]]]) -> None:
+        seen: dict[str, str] = {}
+        for place, table in [("fixed", fixed), ("grid", grid), *((f"zip[{i}]", t) for i, t in enumerate(zips))]:
+            for name in table:
+                if name in seen:
+                    self.wrong(f"{place}.{name}", f"given twice: in {seen[name]} and here")
+                seen[name] = place
+
+    def _cases(self, zips: list[dict[str, list[Any]]]) -> list[Case]:
+        cases: list[Case] = []
+        for table, path in self._tables("case"):
+            name = table.get("name")
+            if not (isinstance(name, str) and name.strip()):
+                self.wrong(
+                    f"{path}.name", "required field is missing" if name is None else f"expected text, got {name!r}"
+                )
+                name = path
+            if any(c.name == name for c in cases):
+                self.wrong(f"{path}.name", f"another case is called {name!r}")
+            values = self._table({k: v for k, v in table.items() if k != "name"}, path, single=True)
+            for i, together in enumerate(zips):
+                part = set(values) & set(together)
+                if part and part != set(together):
+                    missing = ", ".join(sorted(set(together) - part))
+                    self.wrong(path, f"{', '.join(sorted(part))} of zip[{i}] without {missing}")
+            cases.append(Case(str(name), {k: v[0] for k, v in values.items()}))
+        return cases
+
+    def _complete(
+        self, fixed: Mapping[str, Any], grid: Mapping[str, Any], zips: list[dict[str, list[Any]]], cases: list[Case]
+    ) -> None:
+        given = {*fixed, *grid, *(n for t in zips for n in t)}
+        tables = [self.data.get(k) for k in ("fixed", "grid")]
+        in_tables = {n for t in tables if isinstance(t, dict) for n in t}
+        for name in required_of(self.kind):
+            everywhere = bool(cases) and all(name in c.values for c in cases)
+            if name not in given | in_tables and not everywhere:
+                self.wrong(f"fixed.{name}", "required field is missing")
+
+    def _objectives(self) -> list[Objective]:
+        found = []
+        known = columns_of(self.kind)
+        for table, path in self._tables("objective"):
+            self._unknown(table, _OBJECTIVE, path)
+            ways = [w for w in ("minimise", "maximise") if w in table]
+            if len(ways) != 1:
+                self.wrong(path, "expected one of minimise and maximise")
+                continue
+            metric = table[ways[0]]
+            if metric not in number_names(self.kind):
+                near = suggest(str(metric), number_names(self.kind))
+                self.wrong(f"{path}.{ways[0]}", f"{metric!r} is no figure of {self.kind}" + _mean(near))
+            where = table.get("where", [])
+            found_where = []
+            for i, text in enumerate([where] if isinstance(where, str) else where):
+                try:
+                    found_where.append(_constraint(text, known, f"{path}.where[{i}]"))
+                except InputError as error:
+                    self.problems += error.problems
+            found.append(Objective(str(metric), ways[0] == "maximise", tuple(found_where), str(table.get("name", ""))))
+        return found
+
+
+def _constraint(text: Any, known: Mapping[str, Column], path: str) -> Constraint:
+    """Read ``tpot_s <= 50ms``, ``fits`` or ``not fits``."""
+    if not isinstance(text, str):
+        raise InputError(f"expected text such as 'tpot_s <= 50ms', got {text!r}", field=path)
+    word = text.strip().removeprefix("not ").strip()
+    if word in known and known[word].type == "switch":
+        return Constraint(word, "==", not text.strip().startswith("not "))
+    match = _CONSTRAINT.match(text)
+    if match is None:
+        raise InputError(f"expected a condition such as 'tpot_s <= 50ms' or 'fits', got {text!r}", field=path)
+    metric, relation, value = match.groups()
+    numbers = [c.name for c in known.values() if c.type in ("number", "whole")]
+    if metric not in numbers:
+        raise InputError(f"{metric!r} is no figure" + _mean(suggest(metric, numbers)), field=path)
+    try:
+        return Constraint(metric, relation, float(value))
+    except ValueError:
+        return Constraint(metric, relation, parse_quantity(value, known[metric].unit, path))
+
+
+def _mean(near: list[str]) -> str:
+    return f"; did you mean {near[0]!r}?" if near else ""

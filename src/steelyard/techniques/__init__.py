@@ -1,0 +1,1 @@
+"""Published techniques, one file each."""

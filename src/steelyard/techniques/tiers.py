@@ -1,0 +1,163 @@
+"""Levels of the KV cache below the devices: host memory, drives, a pool that replicas share.
+
+What the devices let go (idle prefixes, and with ``swap`` the caches of requests that give way) falls to the first
+level, what that lets go to the next. A prompt whose prefix lies there is loaded or computed again, whichever is
+predicted to be over first:
+
+    load = wait for the link + latency + bytes / (ratio bandwidth)
+
+(Mooncake, arXiv:2407.00079; LMCache and CacheGen, arXiv:2310.07240, whose codec is the ``ratio``; FastSwitch,
+arXiv:2411.18424, for swapping; a pool over the network also stands for memory borrowed from others, Infinite-LLM,
+arXiv:2401.02669.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.kv_pool import KvPool
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.machine.cluster import Cluster
+from steelyard.simulation.kernel.methods import TIER
+from steelyard.simulation.kernel.state import UNIT
+from steelyard.units import parse_quantity
+
+__all__ = ["KINDS", "Tier", "parse_tiers", "tier_arrays"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a level is when nothing else is said."""
+
+    latency_s: float
+    shared: bool
+    source: str
+
+
+#: Sequential reads of one data-centre drive, bytes/s: Samsung PM9A3 data sheet, 6,900 MB/s. One per device, as in a
+#: DGX H100 (eight drives for eight devices).
+DRIVE_BYTES_PER_S = 6.9e9
+#: Levels by name. Latencies: a chain of copies from pinned memory, a read of a drive, a request over the network
+#: (guesses of the right size; they matter for short prefixes only).
+KINDS: Mapping[str, Kind] = {
+    "cpu": Kind(20e-6, False, "the machine's host link"),
+    "ssd": Kind(100e-6, False, "Samsung PM9A3 data sheet, one drive per device"),
+    "pool": Kind(50e-6, True, "the network between nodes"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One level.
+
+    Args:
+        kind: a name of :data:`KINDS`; all but ``pool`` belong to one replica each.
+        capacity_bytes: of a replica, or of the pool.
+        bandwidth_bytes_per_s: of a replica's reads, or of the pool's; 0 = by the kind.
+        ratio: uncompressed over stored bytes (CacheGen reports 3.5-4.3 with little loss of quality).
+    """
+
+    kind: str
+    capacity_bytes: float
+    bandwidth_bytes_per_s: float = 0.0
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.kind not in KINDS:
+            problems.append(Problem("kv_tiers", f"expected one of {', '.join(KINDS)}, got {self.kind!r}"))
+        if not self.capacity_bytes > 0:
+            problems.append(Problem("kv_tiers", f"expected a capacity above 0, got {self.capacity_bytes:g} B"))
+        if self.bandwidth_bytes_per_s < 0 or not np.isfinite(self.bandwidth_bytes_per_s):
+            words = f"expected a bandwidth of at least 0, got {self.bandwidth_bytes_per_s:g}"
+            problems.append(Problem("kv_tiers", words))
+        if not self.ratio >= 1:
+            problems.append(Problem("kv_tiers", f"expected a ratio of at least 1, got {self.ratio:g}"))
+        raise_all(problems)
+
+
+def parse_tiers(text: str) -> tuple[Tier, ...]:
+    """Read ``cpu:200GB,ssd:2TB,pool:10TB@25GB/s``, levels from the nearest on; ``/4`` behind one compresses it
+    (``pool:2TB@25GB/s/4``).
+
+    Raises:
+        InputError: what is wrong with which level.
+    """
+    found: list[Tier] = []
+    problems: list[Problem] = []
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        kind, _, rest = part.partition(":")
+        size, _, speed = rest.partition("@")
+        ratio = 1.0
+        head, slash, tail = (speed or size).rpartition("/")
+        if slash and tail.replace(".", "", 1).isdigit():
+            ratio = float(tail)
+            size, speed = (size, head) if speed else (head, "")
+        try:
+            found.append(
+                Tier(
+                    kind.strip().lower(),
+                    parse_quantity(size, "B", f"kv_tiers.{kind}"),
+                    parse_quantity(speed, "B/s", f"kv_tiers.{kind}") if speed else 0.0,
+                    ratio,
+                )
+            )
+        except InputError as error:
+            problems += error.problems
+    raise_all(problems)
+    if not found:
+        raise InputError("expected levels such as cpu:200GB,ssd:2TB", field="kv_tiers")
+    kinds = [t.kind for t in found]
+    if len(set(kinds)) < len(kinds):
+        raise InputError(f"each level once, got {', '.join(kinds)}", field="kv_tiers")
+    return tuple(found)
+
+
+def block_seconds(tier: Tier, cluster: Cluster, plan: Plan, pool: KvPool) -> float:
+    """Seconds to load one block of all layers onto all devices of a replica: every device over its own link, except
+    from a pool or at a bandwidth that was given, which all share."""
+    stored = pool.block_bytes / tier.ratio
+    if tier.bandwidth_bytes_per_s:
+        return stored * plan.replica_devices / tier.bandwidth_bytes_per_s
+    if tier.kind == "ssd":
+        return stored / DRIVE_BYTES_PER_S
+    if tier.kind == "pool":
+        bandwidth = cluster.inter_bandwidth_bytes_per_s
+    else:
+        hosts = cluster.machine.links("host")
+        bandwidth = hosts[0].bandwidth_bytes_per_s if hosts else 0.0
+    if bandwidth <= 0:
+        raise InputError(f"{cluster.machine.name} states no link to {tier.kind}: give one (@25GB/s)", field="kv_tiers")
+    return stored / bandwidth
+
+
+def tier_arrays(
+    tiers: Sequence[Tier], cluster: Cluster, plan: Plan, pool: KvPool, replicas: int, units: int
+) -> tuple[Any, Any, Any]:
+    """``(tiers [row], rows [replica, level], units held [row, unit])`` of the kernel.
+
+    Raises:
+        InputError: a level without a known link.
+    """
+    rows = np.zeros((replicas, max(1, len(tiers))), dtype=np.int64)
+    records: list[Any] = []
+    for level, tier in enumerate(tiers):
+        record = np.zeros(1, dtype=TIER)
+        record["capacity"] = int(tier.capacity_bytes * tier.ratio / (pool.block_bytes * plan.replica_devices))
+        record["latency_s"] = KINDS[tier.kind].latency_s
+        record["block_s"] = block_seconds(tier, cluster, plan, pool)
+        record["oldest"] = record["newest"] = -1
+        if KINDS[tier.kind].shared:
+            rows[:, level] = len(records)
+            records.append(record)
+        else:
+            rows[:, level] = len(records) + np.arange(replicas)
+            records += [record.copy() for _ in range(replicas)]
+    held = np.zeros((max(1, len(records)), max(1, units)), dtype=UNIT)
+    held["refs"] = -1
+    return np.concatenate(records) if records else np.zeros(1, dtype=TIER), rows, held

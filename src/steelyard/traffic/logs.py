@@ -1,0 +1,252 @@
+"""Logs of benchmark clients as traffic, with the times they measured.
+
+- ``vllm``: the JSON of ``vllm bench serve --save-result --save-detailed``: ``input_lens``, ``output_lens``, ``ttfts``,
+  ``itls`` and, in newer versions, ``start_times`` and ``latencies``, all in s (vllm/benchmarks/serve.py of 2026). A log
+  without ``start_times`` has no arrivals. A request whose output length is 0 has failed.
+- ``aiperf``: ``profile_export.jsonl``, one record per line with ``metadata.request_start_ns`` and
+  ``metrics.NAME.value`` (ai-dynamo/aiperf, docs of 0.8 to 0.11).
+- ``guidellm``: ``benchmarks.json``; ``benchmarks[].requests.successful[]`` with ``prompt_tokens``, ``output_tokens``,
+  ``time_to_first_token_ms``, ``request_latency`` and ``request_start_time``, earlier ``start_time``
+  (vllm-project/guidellm, schemas of 0.2 to 0.5). A file with several benchmarks needs ``FILE#NUMBER``, from 1.
+
+All three come from the public documentation and source of these tools; a field that is missing is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelyard.errors import InputError
+from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
+from steelyard.traffic.trace import Floats
+
+__all__ = ["aiperf", "guidellm", "vllm"]
+
+
+def _json(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return json.load(stream)
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name} is not a text file (UTF-8 expected)", field="trace") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+
+
+class _Rows:
+    """Collects requests one by one, with every problem and every failed request."""
+
+    def __init__(self) -> None:
+        self.isl: list[int] = []
+        self.osl: list[int] = []
+        self.times: dict[str, list[float]] = {k: [] for k in ("arrived_at", "ttft_s", "tpot_s", "e2e_s")}
+        self.problems: list[tuple[int, str]] = []
+        self.failed = 0
+
+    def add(self, row: int, isl: Any, osl: Any, names: tuple[str, str], **times: float) -> None:
+        """One request; times in s, NaN = not measured."""
+        (prompt, first), (answer, second) = whole_numbers(isl, names[0]), whole_numbers(osl, names[1])
+        if first or second:
+            self.problems += [(row, words) for words in (first, second) if words]
+            return
+        self.isl.append(prompt)
+        self.osl.append(answer)
+        for name, values in self.times.items():
+            values.append(times.get(name, np.nan))
+
+    def recorded(self, file: str, unit: str) -> Recorded:
+        """Everything collected. Raises :class:`InputError` with the rows that could not be read."""
+        refuse_rows(self.problems, file, unit)
+        arrays = {name: np.array(values) for name, values in self.times.items()}
+
+        def known(name: str) -> Floats | None:
+            return arrays[name] if np.isfinite(arrays[name]).any() else None
+
+        at = arrays["arrived_at"]
+        rejected = (f"{self.failed:,} failed or cancelled requests dropped",) if self.failed else ()
+        return Recorded(
+            np.array(self.isl, dtype=np.int64),
+            np.array(self.osl, dtype=np.int64),
+            at if at.size and np.isfinite(at).all() else None,
+            ttft_s=known("ttft_s"),
+            tpot_s=known("tpot_s"),
+            e2e_s=known("e2e_s"),
+            rejected=rejected,
+        )
+
+
+class VllmBench:
+    """The JSON of ``vllm bench serve``."""
+
+    title = "vllm bench serve --save-detailed (vLLM 0.6 and later)"
+
+    def recognises(self, head: Head) -> bool:
+        """An object that speaks of throughput and lengths the way vLLM does."""
+        text = head.text
+        return text.lstrip()[:1] == "{" and (
+            '"input_lens"' in text or ('"request_throughput"' in text and '"total_input_tokens"' in text)
+        )
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """The requests with TTFT, TPOT and end-to-end times."""
+        if select:
+            raise InputError(f"{path.name} holds one benchmark; {select!r} is not in it", field="trace")
+        data = _json(path)
+        if not isinstance(data, Mapping) or "input_lens" not in data or "output_lens" not in data:
+            raise InputError(
+                f"{path.name} has no input_lens and output_lens; run vllm bench serve with --save-detailed",
+                field="trace",
+            )
+        lists = {k: data.get(k) for k in ("input_lens", "output_lens", "ttfts", "itls", "start_times", "latencies")}
+        n = len(data["input_lens"]) if isinstance(data["input_lens"], list) else -1
+        for name, values in lists.items():
+            if values is not None and (not isinstance(values, list) or len(values) != n):
+                raise InputError(f"{path.name}: {name}: expected a list of {max(n, 0):,} entries", field="trace")
+
+        def entry(name: str, i: int) -> float:
+            values = lists[name]
+            return real_number(values[i]) if values else np.nan
+
+        rows = _Rows()
+        for i in range(n):
+            if data["output_lens"][i] == 0:
+                rows.failed += 1
+                continue
+            ttft, gaps, e2e = entry("ttfts", i), (lists["itls"] or [None] * n)[i], entry("latencies", i)
+            if np.isnan(e2e) and isinstance(gaps, list):
+                e2e = ttft + sum(real_number(g) for g in gaps)
+            osl = data["output_lens"][i]
+            more = isinstance(osl, int) and osl > 1
+            rows.add(
+                i + 1,
+                data["input_lens"][i],
+                osl,
+                ("input_lens", "output_lens"),
+                arrived_at=entry("start_times", i),
+                ttft_s=ttft,
+                e2e_s=e2e,
+                tpot_s=(e2e - ttft) / (osl - 1) if more else np.nan,
+            )
+        found = rows.recorded(path.name, "request")
+        limit = data.get("max_concurrency")
+        if isinstance(limit, int) and limit > 0:
+            from dataclasses import replace
+
+            found = replace(found, concurrency=limit)
+        return found
+
+
+class AiPerf:
+    """``profile_export.jsonl`` of aiperf."""
+
+    title = "aiperf profile_export.jsonl (0.2 to 0.11)"
+
+    def recognises(self, head: Head) -> bool:
+        """Records with metadata and metrics."""
+        return {"metadata", "metrics"} <= set(head.columns)
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """The requests of the profiling phase."""
+        if select:
+            raise InputError(f"{path.name} holds one benchmark; {select!r} is not in it", field="trace")
+        rows = _Rows()
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            for line, text in enumerate(stream, 1):
+                if not text.strip():
+                    continue
+                try:
+                    record = json.loads(text)
+                    meta, metrics = record["metadata"], record["metrics"]
+                    failed = bool(record.get("error")) or bool(meta.get("was_cancelled"))
+                    warmup = meta.get("benchmark_phase", "profiling") != "profiling"
+                    start = meta.get("request_start_ns")
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    rows.problems.append((line, "not a record with metadata and metrics"))
+                    continue
+                if warmup:
+                    continue
+                if failed or not isinstance(metrics, Mapping):
+                    rows.failed += 1
+                    continue
+                rows.add(
+                    line,
+                    _metric(metrics, "input_sequence_length", ("tokens",))[0],
+                    _metric(metrics, "output_sequence_length", ("tokens",))[0],
+                    ("input_sequence_length", "output_sequence_length"),
+                    arrived_at=real_number(start) * 1e-9,
+                    ttft_s=_seconds(metrics, "time_to_first_token"),
+                    tpot_s=_seconds(metrics, "inter_token_latency"),
+                    e2e_s=_seconds(metrics, "request_latency"),
+                )
+        return rows.recorded(path.name, "line")
+
+
+def _metric(metrics: Mapping[str, Any], name: str, units: Sequence[str]) -> tuple[Any, str]:
+    found = metrics.get(name)
+    if not isinstance(found, Mapping):
+        return None, units[0]
+    return found.get("value"), str(found.get("unit", units[0]))
+
+
+def _seconds(metrics: Mapping[str, Any], name: str) -> float:
+    value, unit = _metric(metrics, name, ("ms",))
+    return real_number(value) * {"ms": 1e-3, "s": 1.0, "sec": 1.0, "us": 1e-6, "ns": 1e-9}.get(unit, np.nan)
+
+
+class GuideLLM:
+    """``benchmarks.json`` of guidellm."""
+
+    title = "guidellm benchmarks.json (0.2 and later)"
+
+    def recognises(self, head: Head) -> bool:
+        """An object with a list of benchmarks."""
+        return head.text.lstrip()[:1] == "{" and '"benchmarks"' in head.text
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """The successful requests of one benchmark of the file."""
+        data = _json(path)
+        runs = data.get("benchmarks") if isinstance(data, Mapping) else None
+        if not isinstance(runs, list) or not runs:
+            raise InputError(f"{path.name} has no benchmarks", field="trace")
+        if not select and len(runs) > 1:
+            raise InputError(
+                f"{path.name} holds {len(runs)} benchmarks; choose one, {path.name}#1 to #{len(runs)}", field="trace"
+            )
+        if select and not (select.isdigit() and 1 <= int(select) <= len(runs)):
+            raise InputError(
+                f"{path.name} holds benchmarks 1 to {len(runs)}; {select!r} is none of them", field="trace"
+            )
+        run = runs[int(select or 1) - 1]
+        requests = run.get("requests") if isinstance(run, Mapping) else None
+        if not isinstance(requests, Mapping) or not isinstance(requests.get("successful"), list):
+            raise InputError(f"{path.name}: the benchmark has no requests.successful", field="trace")
+        rows = _Rows()
+        rows.failed = sum(len(requests.get(k) or ()) for k in ("errored", "incomplete"))
+        for i, request in enumerate(requests["successful"], 1):
+            if not isinstance(request, Mapping):
+                rows.problems.append((i, "expected an object"))
+                continue
+            start = real_number(request.get("request_start_time", request.get("start_time")))
+            end = real_number(request.get("request_end_time", request.get("end_time")))
+            e2e = real_number(request.get("request_latency"))
+            rows.add(
+                i,
+                request.get("prompt_tokens"),
+                request.get("output_tokens"),
+                ("prompt_tokens", "output_tokens"),
+                arrived_at=start,
+                ttft_s=real_number(request.get("time_to_first_token_ms")) * 1e-3,
+                tpot_s=real_number(request.get("inter_token_latency_ms")) * 1e-3,
+                e2e_s=e2e if np.isfinite(e2e) else end - start,
+            )
+        return rows.recorded(path.name, "request")
+
+
+vllm = VllmBench()
+aiperf = AiPerf()
+guidellm = GuideLLM()

@@ -1,0 +1,399 @@
+"""Trace tables in CSV or parquet: one description of columns per format, one way to read them.
+
+Formats and where they are from:
+
+- ``vidur``: ``arrived_at,num_prefill_tokens,num_decode_tokens`` in s (microsoft/vidur), the plain form;
+- ``azure``: ``TIMESTAMP,ContextTokens,GeneratedTokens`` (Azure/AzurePublicDataset, LLM inference traces 2023 and 2024);
+- ``burstgpt``: ``Timestamp,...,Request tokens,Response tokens,...`` in s (HPMLL/BurstGPT 1.1, 1.2 and 2.0); failed
+  requests have no response tokens and are dropped;
+- ``mooncake``: ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids`` of 512 tokens each
+  (kvcache-ai/Mooncake, FAST'25 traces), JSON lines or parquet;
+- ``sharegpt``: lengths with arrivals in ns (casys-kaist/LLMServingSim), and logs of requests with measured times;
+- ``lengths``: ``input_length,output_length`` without arrivals;
+- ``steelyard``: the records ``steelyard simulate --records`` writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelyard.errors import InputError, suggest
+from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
+from steelyard.traffic.trace import MAX_TOKENS, Floats, Integers
+
+__all__ = [
+    "MOONCAKE_BLOCK_TOKENS",
+    "Table",
+    "azure",
+    "burstgpt",
+    "lengths",
+    "mooncake",
+    "parquet_columns",
+    "sharegpt",
+    "steelyard",
+    "vidur",
+]
+
+#: Tokens of one hash of the Mooncake traces (their README).
+MOONCAKE_BLOCK_TOKENS = 512
+
+#: Columns of measured times we know, ``name -> (field, factor to s)``.
+_MEASURED = {
+    "ttft_s": ("ttft_s", 1.0),
+    "ttft_ms": ("ttft_s", 1e-3),
+    "tpot_s": ("tpot_s", 1.0),
+    "tpot_ms": ("tpot_s", 1e-3),
+    "e2e_s": ("e2e_s", 1.0),
+    "e2e_ms": ("e2e_s", 1e-3),
+    "queued_s": ("queued_s", 1.0),
+}
+_MOMENT = re.compile(r"^\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|[+-]\d\d:?\d\d)?\s*$")
+#: Columns that may stand in any table.
+_OPTIONAL = ("priority", "deadline_s")
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("parquet files need pyarrow: pip install 'steelyard[data]'", field="trace") from None
+    return pyarrow.parquet
+
+
+def parquet_columns(path: Path) -> tuple[str, ...]:
+    """Columns of a parquet file. Raises :class:`InputError`."""
+    parquet = _arrow()
+    try:
+        return tuple(parquet.read_schema(path).names)
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise InputError(f"{path.name}: {' '.join(str(error).split())}", field="trace") from None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A format that is a table with one row per request.
+
+    Args:
+        title: what it is.
+        isl, osl: columns of the lengths.
+        arrived_at: column of the arrival, None = none.
+        seconds: s per unit of that column; 0 = date and time.
+        select: column that tells several traces in one file apart.
+        session: column of the conversation.
+        failed: a length of 0 marks a failed request, dropped and counted.
+        needs: further columns that tell the format.
+        alone: a file with any other column is another format.
+    """
+
+    title: str
+    isl: str
+    osl: str
+    arrived_at: str | None = None
+    seconds: float = 1.0
+    select: str = ""
+    session: str = ""
+    failed: bool = False
+    needs: tuple[str, ...] = field(default=())
+    alone: bool = False
+
+    def recognises(self, head: Head) -> bool:
+        """All its columns are there (and no other, for a format that stands ``alone``)."""
+        wanted = {self.isl, self.osl, *([self.arrived_at] if self.arrived_at else []), *self.needs}
+        seen = set(head.columns)
+        return head.text.lstrip()[:1] not in ("{", "[") and (seen == wanted if self.alone else wanted <= seen)
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """The requests. Raises :class:`InputError` with every bad line."""
+        quick = None if select else self._quick(path)
+        if quick is not None:
+            return quick
+        extra = [self.arrived_at] if self.arrived_at else []
+        wanted = [self.isl, self.osl, *extra, *([self.select] if self.select else [])]
+        table, lines = _columns(path, wanted, [self.session, self.select, *_MEASURED, *_OPTIONAL])
+        rows, which = np.arange(len(table[self.isl])), None
+        if self.select and self.select in table:
+            which, rows = _selected(table[self.select], select, path.name)
+        elif select:
+            raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
+        problems: list[tuple[int, str]] = []
+        lines = lines[rows]
+        isl = _tokens(table[self.isl][rows], self.isl, lines, problems, least=0 if self.failed else 1)
+        osl = _tokens(table[self.osl][rows], self.osl, lines, problems, least=0 if self.failed else 1)
+        arrived = None
+        if self.arrived_at:
+            arrived = _times(table[self.arrived_at][rows], self.arrived_at, self.seconds, lines, problems)
+        order = {
+            column: _whole(table[column][rows], column, lines, problems)
+            if column == "priority"
+            else _numbers(table[column][rows])
+            for column in _OPTIONAL
+            if column in table
+        }
+        refuse_rows(problems, path.name, "row" if path.suffix.lower() == ".parquet" else "line")
+        good = (isl >= 1) & (osl >= 1)
+        measured = {
+            name: _numbers(table[column][rows])[good] * factor
+            for column, (name, factor) in _MEASURED.items()
+            if column in table
+        }
+        session = None
+        if self.session and self.session in table:
+            session = np.unique(table[self.session][rows], return_inverse=True)[1].astype(np.int64)
+        rejected: tuple[str, ...] = ()
+        if not good.all():
+            rejected = (f"{int(np.sum(~good)):,} failed requests (no prompt or no answer) dropped",)
+        notes = (f"trace {which} of {path.name}",) if which else ()
+        return Recorded(
+            isl[good],
+            osl[good],
+            None if arrived is None else arrived[good],
+            session=None if session is None else session[good],
+            priority=order["priority"][good].astype(np.int64) if "priority" in order else None,
+            deadline_s=order["deadline_s"][good] if "deadline_s" in order else None,
+            rejected=rejected,
+            notes=notes,
+            ttft_s=measured.get("ttft_s"),
+            tpot_s=measured.get("tpot_s"),
+            e2e_s=measured.get("e2e_s"),
+            queued_s=measured.get("queued_s"),
+        )
+
+    def _quick(self, path: Path) -> Recorded | None:
+        """A plain CSV of good numbers, parsed in C without a Python object per field; None = look at it row by row."""
+        if path.suffix.lower() == ".parquet" or self.arrived_at is None or not self.seconds or self.failed:
+            return None
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            head = [c.strip() for c in stream.readline().split(",")]
+            wanted = (self.arrived_at, self.isl, self.osl)
+            if not set(wanted) <= set(head) or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head):
+                return None
+            columns = [head.index(c) for c in wanted]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # no rows
+                    at, isl, osl = np.loadtxt(
+                        stream, delimiter=",", usecols=columns, comments=None, unpack=True, ndmin=2
+                    )
+            except (ValueError, IndexError, UserWarning):
+                return None
+        lengths = np.stack([isl, osl])
+        if not (isl.size and np.all((lengths >= 1) & (lengths <= MAX_TOKENS) & (lengths == np.floor(lengths)))):
+            return None
+        if not np.all(np.isfinite(at) & (at >= 0)):
+            return None
+        return Recorded(isl.astype(np.int64), osl.astype(np.int64), at * self.seconds)
+
+
+def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], Integers]:
+    """Columns by name as numpy arrays (text from CSV), and the line of each row. Raises :class:`InputError`."""
+    if path.suffix.lower() == ".parquet":
+        table = _arrow().read_table(path)
+        present = [c for c in dict.fromkeys([*wanted, *optional]) if c in table.column_names]
+        _all_there(wanted, table.column_names, path.name)
+        return {c: table.column(c).to_numpy() for c in present}, np.arange(1, table.num_rows + 1)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream)
+            head = [c.strip() for c in next(rows, [])]
+            _all_there(wanted, head, path.name)
+            present = [c for c in dict.fromkeys([*wanted, *optional]) if c in head]
+            at = [head.index(c) for c in present]
+            short: list[tuple[int, str]] = []
+            columns: list[list[str]] = [[] for _ in present]
+            lines: list[int] = []
+            width = len(head)
+            for row in rows:
+                if not row or (len(row) == 1 and not row[0].strip()):
+                    continue
+                if len(row) != width:
+                    short.append((rows.line_num, f"expected {width} fields, got {len(row)}"))
+                    continue
+                lines.append(rows.line_num)
+                for column, i in zip(columns, at, strict=True):
+                    column.append(row[i])
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name} is not a text file (UTF-8 expected)", field="trace") from None
+    except csv.Error as error:
+        raise InputError(f"{path.name}: {error}", field="trace") from None
+    refuse_rows(short, path.name)
+    if not lines:
+        raise InputError(f"{path.name} has no rows below its header", field="trace")
+    return {k: np.array(v, dtype=object) for k, v in zip(present, columns, strict=True)}, np.array(lines)
+
+
+def _all_there(wanted: Sequence[str], head: Sequence[str], file: str) -> None:
+    for column in wanted:
+        if column not in head:
+            near = suggest(column, head, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{file} has no column {column!r}{hint}", field="trace")
+
+
+def _selected(names: Any, select: str, file: str) -> tuple[str, Integers]:
+    known = sorted({str(x) for x in names})
+    if not select and len(known) > 1:
+        raise InputError(
+            f"{file} holds {len(known)} traces; choose one: {', '.join(f'{file}#{k}' for k in known)}", field="trace"
+        )
+    if select and select not in known:
+        near = suggest(select, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(known)}"
+        raise InputError(f"{file} holds no trace {select!r}; {hint}", field="trace")
+    chosen = select or known[0]
+    return chosen, np.flatnonzero(names.astype(str) == chosen)
+
+
+def _numbers(values: Any) -> Floats:
+    """Floats; what cannot be read is NaN."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.full(len(values), np.nan)
+        for i, value in enumerate(values):
+            try:
+                found[i] = float(value)
+            except (TypeError, ValueError):
+                continue
+        return found
+
+
+def _tokens(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]], least: int) -> Integers:
+    numbers = _numbers(values)
+    bad = ~((numbers >= least) & (numbers <= MAX_TOKENS) & (numbers == np.floor(numbers)))
+    for i in np.flatnonzero(bad):
+        words = f"most {MAX_TOKENS:,}" if numbers[i] > MAX_TOKENS else f"least {least}"
+        problems.append((int(lines[i]), f"{column}: expected a whole number of at {words}, got {values[i]!r}"))
+    return np.where(bad, 0, numbers).astype(np.int64)
+
+
+def _whole(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]]) -> Floats:
+    numbers = _numbers(values)
+    for i in np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))):
+        problems.append((int(lines[i]), f"{column}: expected a whole number, got {values[i]!r}"))
+    return numbers
+
+
+def _times(values: Any, column: str, seconds: float, lines: Integers, problems: list[tuple[int, str]]) -> Floats:
+    if seconds:
+        numbers = _numbers(values)
+        bad = ~(np.isfinite(numbers) & (numbers >= 0))
+        for i in np.flatnonzero(bad):
+            problems.append((int(lines[i]), f"{column}: expected a time of at least 0, got {values[i]!r}"))
+        return np.asarray(np.where(bad, 0.0, numbers) * seconds, dtype=np.float64)
+    moments = _moments(values)
+    for i in np.flatnonzero(np.isnat(moments)):
+        problems.append((int(lines[i]), f"{column}: expected a date and time, got {values[i]!r}"))
+    if np.isnat(moments).any():
+        return np.zeros(len(moments))
+    return np.asarray((moments - moments.min()) / np.timedelta64(1, "ns") * 1e-9, dtype=np.float64)
+
+
+def _moments(values: Any) -> Any:
+    """Dates and times with up to 9 decimals; a zone, the same everywhere in a trace, is left out. NaT = unreadable."""
+
+    def read(value: Any) -> np.datetime64:
+        match = _MOMENT.match(str(value))
+        try:
+            return np.datetime64(match.group(1) if match else "NaT", "ns")
+        except ValueError:  # the 31st of February
+            return np.datetime64("NaT", "ns")
+
+    texts = np.asarray(values, dtype=str)
+    if np.char.str_len(texts).min(initial=99) >= len("2023-11-16 18:15:46"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # numpy warns of zones
+                return texts.astype("datetime64[ns]")
+        except (ValueError, UserWarning, DeprecationWarning):
+            pass
+    return np.array([read(v) for v in values], dtype="datetime64[ns]")
+
+
+class Mooncake:
+    """Mooncake traces with block hashes: JSON lines or parquet."""
+
+    title = "Mooncake (FAST'25), JSON lines or parquet, block hashes of 512 tokens"
+
+    def recognises(self, head: Head) -> bool:
+        """``timestamp``, both lengths, and ``hash_ids``."""
+        return {"timestamp", "input_length", "output_length", "hash_ids"} <= set(head.columns)
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """The requests. Raises :class:`InputError` with every bad line."""
+        if select:
+            raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
+        parquet = path.suffix.lower() == ".parquet"
+        rows = _arrow().read_table(path).to_pylist() if parquet else None
+        problems: list[tuple[int, str]] = []
+        isl, osl, at = [], [], []
+        hashes: list[int] = []
+        ends = [0]
+        for line, row in enumerate(rows, 1) if rows is not None else _json_lines(path, problems):
+            lengths = [whole_numbers(row.get(c), c) for c in ("input_length", "output_length")]
+            stamp, ids = real_number(row.get("timestamp")), row.get("hash_ids")
+            wrong = [words for _, words in lengths if words]
+            if not (np.isfinite(stamp) and stamp >= 0):
+                wrong.append(f"timestamp: expected ms of at least 0, got {str(row.get('timestamp'))[:40]!r}")
+            if not isinstance(ids, list) or not all(type(x) is int for x in ids):
+                wrong.append("hash_ids: expected a list of whole numbers")
+            elif len(ids) > -(-lengths[0][0] // MOONCAKE_BLOCK_TOKENS) and not wrong:
+                wrong.append(f"hash_ids: {len(ids)} blocks of {MOONCAKE_BLOCK_TOKENS} for {lengths[0][0]} tokens")
+            problems += [(line, words) for words in wrong]
+            if not wrong:
+                isl.append(lengths[0][0])
+                osl.append(lengths[1][0])
+                at.append(stamp * 1e-3)
+                hashes += [x % 2**63 for x in ids]
+                ends.append(len(hashes))
+        refuse_rows(problems, path.name, "row" if parquet else "line")
+        return Recorded(
+            np.array(isl, dtype=np.int64),
+            np.array(osl, dtype=np.int64),
+            np.array(at),
+            hashes=np.array(hashes, dtype=np.int64),
+            offsets=np.array(ends, dtype=np.int64),
+            block_tokens=MOONCAKE_BLOCK_TOKENS,
+        )
+
+
+def _json_lines(path: Path, problems: list[tuple[int, str]]) -> Any:
+    """``(line, object)`` of every line that is one; what is not becomes a problem."""
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        for line, text in enumerate(stream, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError):
+                problems.append((line, "not a JSON object"))
+                continue
+            if isinstance(row, Mapping):
+                yield line, row
+            else:
+                problems.append((line, "not a JSON object"))
+
+
+vidur = Table("Vidur CSV, the plain form", "num_prefill_tokens", "num_decode_tokens", "arrived_at")
+azure = Table("Azure LLM inference traces 2023 and 2024", "ContextTokens", "GeneratedTokens", "TIMESTAMP", seconds=0.0)
+azure_table = Table(
+    "Azure traces, several in one table", "input_length", "output_length", "arrival_s", select="trace", needs=("trace",)
+)
+burstgpt = Table(
+    "BurstGPT 1.1 to 2.0", "Request tokens", "Response tokens", "Timestamp", session="Session ID", failed=True
+)
+sharegpt = Table(
+    "ShareGPT lengths with arrivals", "input_toks", "output_toks", "arrival_time_ns", seconds=1e-9, select="workload"
+)
+served = Table("log of served requests", "input_toks", "output_toks", "arrival_s", select="gpu", needs=("e2e_ms",))
+lengths = Table("lengths without arrivals", "input_length", "output_length", alone=True)
+steelyard = Table("records of steelyard simulate", "isl", "osl", "arrived_at")
+mooncake = Mooncake()

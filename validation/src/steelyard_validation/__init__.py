@@ -1,0 +1,1 @@
+"""Readers of measured tables, scores of predictions against them, and the pages that show both."""

@@ -1,0 +1,362 @@
+"""``aic_ops``: kernel times of NVIDIA's aiconfigurator collector (GEMM, attention, MLA, MoE).
+
+Files are named ``<system>__<op>__<framework>_<version>.parquet``. Times are of a captured graph that repeats one call:
+small operands are hot. Rows of a table that was fitted are labelled by the split the fit uses: whole (n, k) pairs of
+GEMMs, whole head configurations of attention; the MoE fit saw every shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.errors import SteelyardError
+from steelyard.measurements import aic_gemm, aic_moe
+from steelyard.measurements.aic_attention import KERNELS, AttentionRows, latent_fitted
+from steelyard_validation.mla_layer import CALL_S, LAYER_SPREAD, layer_rest
+from steelyard_validation.readers import _ops
+from steelyard_validation.readers._base import (
+    Z80,
+    Ask,
+    Comparison,
+    comparison,
+    guarded,
+    interval80,
+    machine_name,
+    machine_of,
+    read_frame,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steelyard.machine.component import Machine
+
+__all__ = ["read"]
+
+#: Host time of one eager call of a block-scaled product, s: kernel and family, then m a multiple of 4 or not (DeepGEMM
+#: lays the scales of other m out anew). A benchmark condition: below it those tables time Python and vLLM, not the GPU.
+#: Source: medians of the smallest products of the fitted (n, k) pairs.
+EAGER_CALL_S = {
+    ("FlashInfer", "hopper"): (58e-6, 58e-6),
+    ("DeepGemm", "hopper"): (82.5e-6, 91e-6),
+    ("Cutlass", "hopper"): (177e-6, 177e-6),
+    ("DeepGemm", "blackwell"): (177e-6, 234e-6),
+    ("Cutlass", "blackwell"): (164e-6, 164e-6),
+    ("Triton", "ada"): (337e-6, 337e-6),
+}
+#: Calls between the two events that time them: the first one's launch is not hidden behind the GPU.
+EAGER_CALLS = 6
+#: Log-space spread of those host times.
+EAGER_SPREAD = 0.09
+EAGER_FORMAT = "fp8_block"
+#: Share of the configurations an attention fit sees, in thousandths (``fit_attention.split``).
+FITTED_THOUSANDTHS = 500
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """GEMM, attention, MoE and MLA tables of every machine."""
+    readers = {"gemm": _gemm, "context_attention": _attention, "generation_attention": _attention, "moe": _moe}
+    for op, reader in readers.items():
+        for path in ask.files(folder, f"*__{op}__*.parquet"):
+            machine = machine_of(path.name.split("__")[0])
+            other = bool(ask.machine) and (machine is None or machine.name != ask.machine)
+            if (ask.wants(op) or ask.wants(path.stem)) and not other:
+                yield from guarded(ask, path, reader, path, op, machine, ask)
+    for path in ask.files(folder, "mla_*.parquet"):
+        if ask.wants("mla") or ask.wants(path.stem):
+            yield from guarded(ask, path, _mla, path, ask)
+
+
+def _groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    yield from frame.groupby(keys, sort=True, observed=True, dropna=False)
+
+
+def _missing(path: Path, table: str, phase: str, family: Any, time_s: Any, why: str, ask: Ask) -> Comparison:
+    return comparison(
+        ask,
+        table,
+        metric="time_s",
+        phase=phase,
+        machine=machine_name(path.name.split("__")[0]),
+        family=family,
+        measured=time_s,
+        why=why,
+    )
+
+
+def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    for fmt, rows in aic_gemm.read_aic_gemm(path).items():
+        fitted_part, _ = aic_gemm.split_by_pair(rows)
+        pair = rows.n * 1e6 + rows.k
+        seen = np.isin(pair, np.unique(fitted_part.n * 1e6 + fitted_part.k))
+        index = ask.pick(len(rows), f"{path.stem}#{fmt}")
+        rows, seen = aic_gemm.take(rows, index), seen[index]
+        phase = f"{op} eager" if fmt == EAGER_FORMAT else op
+        if machine is None:
+            yield _missing(path, op, phase, fmt, rows.latency_s, "machine not in the catalogue", ask)
+            continue
+        try:
+            answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k)
+        except SteelyardError as error:
+            yield _missing(path, op, phase, fmt, rows.latency_s, str(error), ask)
+            continue
+        split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
+        phases: Any = phase
+        if fmt == EAGER_FORMAT:
+            host_s = _host_s(rows.kernel, rows.m, machine)
+            phases = np.where(answer.time_s > host_s, phase, f"{phase} host-bound")
+            answer = _eager(answer, host_s)
+        parts = [(str(p), np.asarray(phases == p)) for p in np.unique(phases)]
+        for name, mask in parts:
+            columns = {
+                key: np.broadcast_to(v, mask.shape)[mask] if mask.ndim else v for key, v in answer.columns.items()
+            }
+            yield comparison(
+                ask,
+                op,
+                metric="time_s",
+                phase=name,
+                machine=machine.name,
+                family=fmt,
+                measured=rows.latency_s[mask] if mask.ndim else rows.latency_s,
+                split=split[mask] if mask.ndim and np.ndim(split) else split,
+                **columns,
+            )
+
+
+def _host_s(kernels: Any, m: Any, machine: Machine) -> NDArray[np.float64]:
+    """Host time (s) of an eager call of each row."""
+    names = [k.split("Fp8")[0] for k in kernels.tolist()]
+    both = np.asarray([EAGER_CALL_S.get((name, machine.family), (0.0, 0.0)) for name in names])
+    return np.asarray(np.where(np.asarray(m) % 4 == 0, both[:, 0], both[:, 1]))
+
+
+def _eager(answer: _ops.Answer, host_s: NDArray[np.float64]) -> _ops.Answer:
+    """Per call of EAGER_CALLS that host and GPU work on in a pipeline: max(host, GPU) + min(host, GPU) / calls."""
+
+    def both(gpu: Any, host: Any) -> NDArray[np.float64]:
+        return np.asarray(np.maximum(gpu, host) + np.minimum(gpu, host) / EAGER_CALLS)
+
+    host_low, host_high = interval80(host_s, EAGER_SPREAD)
+    return _ops.Answer(
+        both(answer.time_s, host_s),
+        both(answer.low_s, host_low),
+        both(answer.high_s, host_high),
+        answer.roofline_s,
+        answer.source,
+    )
+
+
+_ATTENTION = (
+    "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "step",
+    "latency",
+)  # fmt: skip
+
+
+def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _ATTENTION, optional=("window_size",))
+    frame = frame[frame["latency"] > 0].fillna({"window_size": 0}).reset_index(drop=True)
+    n = len(frame)
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.asarray(frame[name].to_numpy(), dtype=np.float64)
+
+    rows = AttentionRows(
+        kernel=np.asarray([KERNELS.get(str(k), "generic") for k in frame["kernel_source"]], dtype=np.str_),
+        batch=column("batch_size"),
+        new_tokens=column("isl"),
+        context=column("isl") + column("step"),
+        heads=column("num_heads"),
+        kv_heads=column("num_key_value_heads"),
+        head_dim=column("head_dim"),
+        window=column("window_size"),
+        kv_bits=np.where(frame["kv_cache_dtype"].astype(str).str.contains("8"), 8.0, 16.0),
+        time_s=column("latency") * 1e-3,
+        base_s=np.zeros(n),
+        base_context=np.zeros(n),
+    )
+    seen = rows.configuration_hash() < FITTED_THOUSANDTHS
+    index = ask.pick(n, path.stem)
+    rows, seen = rows.take(index), seen[index]
+    phase = np.where(rows.new_tokens > 1, "prefill", "decode")
+    family = np.char.add(np.where(rows.kv_bits > 8, "bf16", "fp8"), np.where(rows.window > 0, " window", ""))
+    for key in sorted({*zip(rows.kernel.tolist(), rows.kv_bits.tolist(), phase.tolist(), strict=True)}):
+        kernel, bits, kind = key
+        mask = (rows.kernel == kernel) & (rows.kv_bits == bits) & (phase == kind)
+        r = rows.take(mask)
+        if machine is None:
+            yield _missing(path, op, kind, family[mask], r.time_s, "machine not in the catalogue", ask)
+            continue
+        shape = (r.heads, r.kv_heads, r.head_dim)
+        try:
+            if kind == "decode":
+                answer = _ops.decode(machine, kernel, r.batch, r.context, *shape, kv_bits=bits, window=r.window)
+            else:
+                before = r.context - r.new_tokens
+                answer = _ops.prefill(
+                    machine, kernel, r.batch, r.new_tokens, before, *shape, kv_bits=bits, window=r.window
+                )
+        except SteelyardError as error:
+            yield _missing(path, op, kind, family[mask], r.time_s, str(error), ask)
+            continue
+        split = np.where(seen[mask], "fit", "left-out") if answer.fitted else "all"
+        yield comparison(
+            ask,
+            op,
+            metric="time_s",
+            phase=kind,
+            machine=machine.name,
+            family=family[mask],
+            measured=r.time_s,
+            split=split,
+            **answer.columns,
+        )
+
+
+_MOE = (
+    "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
+    "moe_ep_size", "distribution", "latency",
+)  # fmt: skip
+#: The MoE tables' format names in the format catalogue.
+_MOE_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4"}
+#: Different batches the collector loops over: one for an even spread, five for a skewed one.
+_BATCHES = (1.0, 5.0)
+
+
+def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _MOE)
+    frame = frame[frame["latency"] > 0]
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    balanced = frame["distribution"].astype(str) == "balanced"
+    skew = (
+        frame["distribution"].astype(str).str.extract(r"([\d.]+)$")[0].astype(float).where(~balanced, 0.0).fillna(0.0)
+    )
+    older = "0.14" in path.stem
+    shapes = zip(frame["hidden_size"], frame["inter_size"], frame["topk"], frame["num_experts"], strict=True)
+    frame = frame.assign(
+        kernel=[aic_moe.backend_of(str(k)) for k in frame["kernel_source"]],
+        fmt=frame["moe_dtype"].astype(str),
+        skew=skew,
+        balanced=balanced,
+        even=balanced | (frame["num_tokens"] * frame["topk"] > frame["num_experts"]),
+        gated=[older or shape not in aic_moe.NOT_GATED for shape in shapes],
+        time_s=frame["latency"].astype(float) * 1e-3,
+    )
+    for (kernel, fmt, even, gated), part in _groups(frame, ["kernel", "fmt", "even", "gated"]):
+        time_s = part["time_s"].to_numpy()
+        bits = aic_moe.BITS.get(fmt)
+        family = f"{fmt}"
+        if machine is None or bits is None:
+            why = "machine not in the catalogue" if machine is None else f"unknown format {fmt}"
+            yield _missing(path, op, op, family, time_s, why, ask)
+            continue
+        tensor, group = part["moe_tp_size"].to_numpy(float), part["moe_ep_size"].to_numpy(float)
+        try:
+            answer = _ops.moe(
+                machine,
+                f"{'triton' if kernel == 'other' else kernel}_{fmt}",
+                _MOE_FORMATS.get(fmt, fmt),
+                bits,
+                part["num_tokens"].to_numpy(float),
+                part["hidden_size"].to_numpy(float),
+                part["inter_size"].to_numpy(float) / tensor,
+                part["topk"].to_numpy(float),
+                part["num_experts"].to_numpy(float),
+                local_experts=part["num_experts"].to_numpy(float) / group,
+                gated=bool(gated),
+                skew=part["skew"].to_numpy(float),
+                even=bool(even),
+                repeated_batches=np.where(part["balanced"], *_BATCHES),
+            )
+        except SteelyardError as error:
+            yield _missing(path, op, op, family, time_s, str(error), ask)
+            continue
+        yield comparison(
+            ask, op, metric="time_s", phase=op, machine=machine.name, family=family, measured=time_s,
+            split="fit" if answer.fitted else "all", **answer.columns,
+        )  # fmt: skip
+
+
+_MLA = ("system", "table", "kernel_source", "kv_cache_dtype", "num_heads", "batch_size", "isl", "step", "latency")
+#: Kernels that attend to the compressed cache with absorbed products; short prompts run them too.
+_ABSORBED = ("FLASHMLA", "FLASH_ATTN_MLA", "FLASHINFER_MLA", "TRITON_MLA")
+#: Prefill kernels with expanded keys and values, as attention facts: by kernel, then by machine family.
+_MLA_PREFILL = {
+    "FLASH_ATTN": {"hopper": "fa3_latent", "blackwell": "fa4_latent", "ada": "fa2_latent"},
+    "TRTLLM_RAGGED": {"blackwell": "trtllm_latent"},
+    "vllm_triton_mla": {"ampere": "fa2_latent_0_14"},
+}
+_MLA_WEIGHTS = {"bfloat16": "bf16", "nan": "bf16"}
+
+
+def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, _MLA, optional=("gemm_type",))
+    frame = frame[frame["latency"] > 0]
+    frame = frame.iloc[ask.pick(len(frame), path.stem)]
+    frame = frame.assign(
+        gemm_type=frame["gemm_type"].astype(object).where(frame["gemm_type"].notna(), "nan").astype(str)
+    )
+    for key, part in _groups(frame, ["system", "table", "kernel_source", "kv_cache_dtype", "gemm_type"]):
+        system, table, source, cache, gemm_type = (str(k) for k in key)
+        machine = machine_of(system)
+        phase = "decode" if "generation" in table else "prefill"
+        module = "module" in table
+        weights = _MLA_WEIGHTS.get(gemm_type, gemm_type)
+        about: dict[str, Any] = {
+            "metric": "time_s", "phase": phase if module else f"{phase} eager",
+            "machine": machine.name if machine else system,
+            "family": f"layer {weights}" if module else "fp8" if "8" in cache else "bf16",
+            "measured": part["latency"].to_numpy(float) * 1e-3,
+        }  # fmt: skip
+        if machine is None:
+            yield comparison(ask, "mla", why="machine not in the catalogue", **about)
+            continue
+        try:
+            answer = _mla_answer(machine, source, weights, 8.0 if "8" in cache else 16.0, phase, module, part)
+        except SteelyardError as error:
+            yield comparison(ask, "mla", why=str(error), **about)
+            continue
+        heads = part["num_heads"].to_numpy(float)
+        split = np.where(latent_fitted(heads, cache), "fit", "left-out") if answer.fitted else "all"
+        yield comparison(ask, "mla", split=split, **about, **answer.columns)
+
+
+def _mla_answer(
+    machine: Machine, source: str, weights: str, bits: float, phase: str, module: bool, part: pd.DataFrame
+) -> _ops.Answer:
+    """One layer, or one eager call of its attention with the products that belong to it."""
+    batch, heads = part["batch_size"].to_numpy(float), part["num_heads"].to_numpy(float)
+    new, step = part["isl"].to_numpy(float), part["step"].to_numpy(float)
+    absorbed = phase == "decode" or source in _ABSORBED
+    tokens = batch * (1.0 if phase == "decode" else new)
+    if absorbed:
+        context = np.maximum(step, 1.0) if module and phase == "decode" else new + step
+        rows = heads if phase == "decode" else heads * new
+        if phase == "prefill":  # the causal mask hides half of a prompt
+            context = (context + 1.0) / 2
+        kernel = KERNELS.get(source, "generic")
+        answer = _ops.mla_decode(machine, kernel, batch, context, rows, kv_bits=bits)
+    else:
+        kernel = _MLA_PREFILL.get(source, {}).get(machine.family, KERNELS.get(source, "generic"))
+        answer = _ops.mla_prefill(machine, kernel, batch, new, step, heads)
+    rest = layer_rest(machine, source, weights, tokens, heads, absorbed=absorbed, phase=phase, projections=module)
+    total = answer.time_s + rest.time_s
+    own = np.log(answer.high_s / answer.time_s) / Z80  # the residuals of decode are those of whole layers
+    spread = np.maximum(own, LAYER_SPREAD.get(machine.family, 0.0))
+    answer = _ops.Answer(total, *interval80(total, spread), answer.roofline_s + rest.roofline_s, answer.source)
+    if module:
+        return answer
+    host = CALL_S[phase]
+    low, high = interval80(host, EAGER_SPREAD)
+    return _ops.Answer(
+        np.maximum(answer.time_s, host),
+        np.maximum(answer.low_s, low),
+        np.maximum(answer.high_s, high),
+        answer.roofline_s,
+        answer.source,
+    )

@@ -1,0 +1,121 @@
+"""``infersim_ops``: kernel times on H20 and H800 (DeepGEMM, FlashAttention-3, FlashMLA, sparse attention).
+
+``shape_file`` states the heads: ``heads-kv_heads-head_dim`` of plain attention, ``heads-latent-rope`` of latent decode,
+``heads-nope-rope`` of latent prefill. Kernel times, activations already quantised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.cost.gemm import gemm_facts
+from steelyard.errors import SteelyardError
+from steelyard_validation.readers import _ops
+from steelyard_validation.readers._base import (
+    Ask,
+    Comparison,
+    comparison,
+    guarded,
+    machine_name,
+    machine_of,
+    read_frame,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steelyard.machine.component import Machine
+
+__all__ = ["read"]
+
+_OPTIONAL = (
+    "phase", "dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "seq_len", "m", "k", "n",
+    "num_local_experts", "topk", "hidden_size", "intermediate_size", "tokens_per_expert", "up_proj_us", "down_proj_us",
+)  # fmt: skip
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``ops_*.csv``."""
+    for path in ask.files(folder, "ops_*.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, _table, path, ask)
+
+
+def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, ("op", "gpu", "shape_file"), optional=_OPTIONAL)
+    frame = frame.iloc[ask.pick(len(frame), path.stem)]
+    for (op, phase, gpu, shape, cache), part in frame.groupby(
+        ["op", "phase", "gpu", "shape_file", "kv_dtype"], dropna=False
+    ):
+        machine = machine_of(str(gpu))
+        kind = str(phase) if isinstance(phase, str) else str(op)
+        for family, rows, measured, answer, why in _ask(machine, str(op), kind, str(shape), str(cache), part):
+            yield comparison(
+                ask, path.stem, metric="time_s", phase=kind, machine=machine_name(str(gpu)), family=family,
+                measured=measured,                 why=why, **(answer.columns if answer else {}),
+            )  # fmt: skip
+            del rows
+
+
+_Found = tuple[str, int, Any, _ops.Answer | None, str]
+
+
+def _ask(machine: Machine | None, op: str, phase: str, shape: str, cache: str, part: pd.DataFrame) -> Iterator[_Found]:
+    """(family, rows, measured seconds, answer or None, reason) of one kind of rows."""
+
+    def column(name: str) -> Any:
+        return part[name].to_numpy(float)
+
+    if machine is None:
+        yield op, len(part), column("latency_us") * 1e-6, None, "machine not in the catalogue"
+        return
+    try:
+        if op == "gemm":
+            answer = _ops.gemm(
+                machine, "fp8_block", column("m"), column("n"), column("k"), facts=_kernel_only(), hot=False
+            )
+            yield "fp8_block", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "grouped_gemm":
+            yield from _grouped(machine, part, column)
+        elif op == "mha" and phase == "decode":
+            heads, kv_heads, dim = (float(x) for x in shape.split("-"))
+            bits = 8.0 if "8" in cache else 16.0
+            answer = _ops.decode(
+                machine, "fa3", column("batch_size"), column("kv_len"), heads, kv_heads, dim, kv_bits=bits, hot=False
+            )
+            yield "mha", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "mha":
+            heads, kv_heads, dim = (float(x) for x in shape.split("-"))
+            answer = _ops.prefill(machine, "fa3", 1.0, column("seq_len"), 0.0, heads, kv_heads, dim)
+            yield "mha", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "mla" and phase == "decode":
+            heads = float(shape.split("-")[0])
+            bits = 8.0 if "8" in cache else 16.0
+            answer = _ops.mla_decode(
+                machine, "flash_mla", column("batch_size"), column("kv_len"), heads, kv_bits=bits, hot=False
+            )
+            yield "mla", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "mla":
+            heads = float(shape.split("-")[0])
+            answer = _ops.mla_prefill(machine, "fa3", 1.0, column("seq_len"), 0.0, heads)
+            yield "mla", len(part), column("latency_us") * 1e-6, answer, ""
+        else:
+            yield op, len(part), column("latency_us") * 1e-6, None, f"{op}: no model of this kernel yet"
+    except SteelyardError as error:
+        yield op, len(part), column("latency_us") * 1e-6, None, str(error)
+
+
+def _kernel_only() -> Any:
+    return replace(gemm_facts("deepgemm_fp8_block"), quantises_activations=False)
+
+
+def _grouped(machine: Machine, part: pd.DataFrame, column: Any) -> Iterator[_Found]:
+    """Both grouped products of local experts with equal loads: ``groups`` products of ``tokens_per_expert`` rows."""
+    local, rows = column("num_local_experts"), column("tokens_per_expert")
+    hidden, inter = column("hidden_size"), column("intermediate_size")
+    for name, n, k in (("up_proj", 2 * inter, hidden), ("down_proj", hidden, inter)):
+        answer = _ops.gemm(machine, "fp8_block", rows, n, k, groups=local, facts=_kernel_only(), hot=False)
+        yield f"grouped_gemm {name}", len(part), column(f"{name}_us") * 1e-6, answer, ""

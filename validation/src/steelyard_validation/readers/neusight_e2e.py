@@ -1,0 +1,227 @@
+"""Whole networks in PyTorch eager mode on one device, fp32 (``neusight_ops/e2e_model_latency.csv`` and the table of
+NeuSight's own predictions, ``hw/neusight_e2e_label_vs_pred.csv``).
+
+Inference is the forward pass over whole sequences with logits of every token; a training step is forward and backward
+without an optimizer. Every op of the Hugging Face code is a kernel of its own, attention writes its scores to memory,
+and masked scores are computed all the same. A backward pass computes each product twice (for inputs and for weights)
+and moves what the forward pass of the other kernels moved once more than it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.cost.cost import Cost, KernelCost
+from steelyard.cost.price import price
+from steelyard.cost.program import Kernel, Program, lower
+from steelyard.workload.catalogue import Model
+from steelyard.workload.families import read_config
+from steelyard.workload.transformer import Step
+from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, known_model, predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["peer", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """Elementwise kernels of the Hugging Face code beyond the one each op stands for."""
+
+    score_passes: float
+    """Over the scores: scaling, masking."""
+    activation_passes: float
+    """Over the feed-forward width: a GELU written out in Python."""
+
+
+#: transformers 4.3x: GPT-2 divides and masks the scores, and its ``gelu_new`` is eight elementwise kernels; BERT
+#: divides and adds a mask, its GELU is one kernel; OPT adds a mask and takes a maximum.
+EAGER: Mapping[str, Eager] = MappingProxyType({"gpt2": Eager(2, 7), "bert": Eager(2, 0), "opt": Eager(2, 0)})
+#: Copies of the hidden states per norm that permuting heads costs: batched products need contiguous operands (the
+#: queries before, the merged heads after; keys and values are in the cache write).
+COPIES = 1.0
+#: GPT-2 shapes with the widths of the GPT-3 paper's models, as NeuSight configured them: (width, heads, layers).
+GPT3 = {"gpt3_xl": (3072, 24, 24), "gpt3_27": (2560, 32, 32), "gpt3_67": (4096, 32, 32), "gpt3_13": (5120, 40, 40)}
+MODELS = {
+    "bert_large": "google-bert/bert-large-uncased",
+    "bert": "google-bert/bert-base-uncased",
+    "gpt2_large": "openai-community/gpt2-large",
+    "gpt2_med": "openai-community/gpt2-medium",
+    "gpt2_xl": "openai-community/gpt2-xl",
+    "opt_13": "facebook/opt-1.3b",
+}
+#: Work of forward and backward over the forward's: products run three times; other kernels read their inputs once
+#: more beside the gradient, so that they move some 2.5 times as much; each all-reduce has one in the backward.
+BACKWARD = {"gemm": 3.0, "attention": 3.5, "collective": 2.0}
+BACKWARD_OTHER = 2.5
+#: The same for an activation written as a chain in Python: intermediates used twice also sum their gradients.
+BACKWARD_CHAIN = 3.5
+#: Passes that training adds: dropout (read, write, and a mask of a quarter of the width) over the scores where the
+#: model drops attention weights and over both outputs of a layer; over the logits a shifted copy, the log-softmax and
+#: the loss, of which the backward pass repeats its share.
+DROPOUT = 1.25
+DROPS_SCORES = ("gpt2", "bert")
+LOGIT_PASSES = 3.0
+FP32_BYTES = 4.0
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """The measured table of the NeuSight repository."""
+    for path in ask.files(folder, "e2e_model_latency.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, partial(_measured, path, ask))
+
+
+def peer(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """The rows NeuSight predicted; ``roofline`` is the datasheet's as elsewhere, not NeuSight's."""
+    for path in ask.files(folder, "neusight_e2e_label_vs_pred.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, partial(_peer, path, ask))
+
+
+def _measured(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, ["device", "model", "mode", "seq_len", "batch", "e2e_latency_ms"], ["variant"])
+    frame["option"] = frame["variant"].fillna("").astype(str).str.lstrip("-")
+    yield from _rows(path, ask, frame, "e2e_latency_ms")
+
+
+def _peer(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, ["model_name", "seqlen", "batch", "device", "mode", "label_all_e2e_latency"], ["option"])
+    frame = frame.rename(columns={"model_name": "model", "seqlen": "seq_len"})
+    frame["option"] = frame["option"].fillna("").astype(str)
+    yield from _rows(path, ask, frame, "label_all_e2e_latency")
+
+
+def _rows(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[Comparison]:
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    found = predict(frame, ["model", "device", "option", "mode"], _place, _ask)
+    for mode, phase in (("inf", "prefill"), ("train", "train")):
+        rows = (frame["mode"] == mode).to_numpy()
+        if rows.any():
+            yield comparison(
+                ask, path.stem, metric="time_s", phase=phase, machine=frame["device"].map(_machine)[rows],
+                family=frame["model"][rows], measured=frame[measured].to_numpy()[rows] * 1e-3,
+                predicted=found.predicted[rows], low=found.low[rows], high=found.high[rows],
+                roofline=found.roofline[rows], why=found.why[rows],
+            )  # fmt: skip
+
+
+def _machine(device: str) -> str:
+    """``NVIDIA_A100_80GB_PCIe`` as the catalogue calls it."""
+    name = device.replace("_", " ").replace("Tesla ", "").replace("AMD Instinct ", "").replace("MI250", "MI250 GCD")
+    return machine_name(name)
+
+
+@cache
+def _model(name: str) -> Model | None:
+    if name in GPT3:
+        width, heads, layers = GPT3[name]
+        config = {
+            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": width, "n_head": heads,
+            "n_layer": layers, "n_positions": 2048, "n_ctx": 2048, "vocab_size": 50257,
+            "activation_function": "gelu_new",
+        }  # fmt: skip
+        return Model(name, read_config(config, name=name), "NeuSight's configuration")
+    return known_model(MODELS.get(name, name))
+
+
+@dataclass(frozen=True, eq=False)
+class _Run(Deployment):
+    """A deployment and what the row says is done with it."""
+
+    training: bool = False
+    option: str = ""
+
+
+def _place(model: str, device: str, option: str, mode: str) -> Deployment | str:
+    found = _model(model)
+    if found is None:
+        return f"unknown model {model!r}"
+    if found.transformer.model_type not in EAGER:
+        return f"no facts about the eager code of {found.transformer.model_type!r}"
+    degree = int(option[2:].partition("_")[0]) if option[2:3].isdigit() else 1
+    tp = degree if option.startswith("tp") else 1
+    at = deploy(found, _machine(device), tp=tp, weights="fp32", activations="fp32", kv="fp32", engine="torch")
+    if isinstance(at, str):
+        return at
+    if option and option != "fusion" and degree == 1:
+        return f"unknown variant {option!r}"
+    plan = replace(at.plan, fused=False, communication="fp32")
+    return _Run(at.model, at.cluster, plan, at.engine, training=mode == "train", option=option)
+
+
+def _ask(at: Deployment, rows: pd.DataFrame) -> Asked:
+    assert isinstance(at, _Run)
+    copies = int(at.option[2:]) if at.option.startswith("dp") else 1
+    batch = rows["batch"].to_numpy(dtype=np.float64) / copies
+    length = rows["seq_len"].to_numpy(dtype=np.float64)
+    model = at.transformer
+    graph = model.graph(Step(batch, length, length, logits=batch * length))
+    program = lower(graph, at.plan, at.cluster.machine)
+    facts_of = EAGER[model.model_type]
+    if at.option != "fusion":
+        kernels = tuple(_eager(k, facts_of, at.training, model.model_type in DROPS_SCORES) for k in program.kernels)
+        program = replace(program, kernels=kernels)
+    cost = price(program, at.cluster, at.engine, decode=False)
+    time, limit = _total(cost, at.training, facts_of.activation_passes > 0)
+    if copies > 1:  # gradients are summed once per step, behind the backward pass for all but the last bucket
+        time = time + _gradients_s(at, copies)
+    spread = np.sqrt(np.asarray(cost.log_spread()) ** 2 + SYSTEM_SPREAD**2)
+    return np.broadcast_to(time, batch.shape), np.broadcast_to(limit, batch.shape), np.broadcast_to(spread, batch.shape)
+
+
+def _eager(kernel: Kernel, facts: Eager, training: bool, drops_scores: bool) -> Kernel:
+    """The kernel as the eager code runs it: masked scores computed, and its elementwise passes added."""
+    op = kernel.name.rpartition(".")[2]
+    more = {"softmax": facts.score_passes, "act": facts.activation_passes, "norm1": COPIES, "norm2": COPIES}.get(
+        op, 0.0
+    )
+    if training:
+        more += {"softmax": DROPOUT * drops_scores, "norm1": DROPOUT, "norm2": DROPOUT, "sampler": LOGIT_PASSES}.get(
+            op, 0.0
+        )
+    times = 1.0 + more
+    if kernel.kind == "gemm":
+        f = kernel.features
+        full = 2.0 * np.asarray(f["m"]) * f["n"] * f["k"] * f["groups"]
+        return replace(kernel, flops=np.maximum(kernel.flops, full))
+    if op == "softmax":  # masked scores are written and read as well
+        scores = kernel.ops[0].elements(kernel.ops[0].output, visited=False) * FP32_BYTES
+        kernel = replace(kernel, traffic={**kernel.traffic, "read": scores, "write": scores})
+    traffic = {name: np.asarray(value) * times for name, value in kernel.traffic.items()}
+    return replace(kernel, traffic=traffic, flops=kernel.flops * times)
+
+
+def _total(cost: Cost, training: bool, chain: bool) -> tuple[Floats, Floats]:
+    def weight(k: KernelCost) -> float:
+        if not training:
+            return 1.0
+        chained = k.kernel.name.endswith(".act") and chain
+        return BACKWARD.get(k.kernel.kind, BACKWARD_CHAIN if chained else BACKWARD_OTHER)
+
+    time = sum((np.asarray(k.time_s) * weight(k) for k in cost.kernels), np.zeros(1)) + cost.overhead_s
+    limit = sum((np.asarray(k.limit_s) * weight(k) for k in cost.kernels), np.zeros(1))
+    return np.asarray(time), np.asarray(limit)
+
+
+def _gradients_s(at: Deployment, copies: int) -> Any:
+    from steelyard.machine.cluster import cluster_of
+
+    message = at.transformer.parameters() * 4.0
+    features = {"operation": "all_reduce", "message_bytes": message, "devices": copies}
+    kernel = Kernel("gradients", "collective", 1, (), features)
+    cost = price(Program("gradients", (kernel,), at.plan), cluster_of(at.cluster.machine, copies), at.engine)
+    return (1.0 - OVERLAP) * np.asarray(cost.kernels[0].time_s)
+
+
+#: Share of the gradients' all-reduce hidden behind the backward pass (guess; the last buckets cannot be).
+OVERLAP = 0.8

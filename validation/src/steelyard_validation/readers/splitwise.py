@@ -1,0 +1,90 @@
+"""``splitwise_perf_model``: static batches of Llama-2-70B and BLOOM-176B under the vLLM of 2023.
+
+``prompt_time_ms`` is the prefill of the whole batch, ``token_time_ms`` the mean decode step. That engine launched every
+kernel from Python, so a layer took the longer of device and host; and hosts differ. Rows of the power-capped H100
+repeat the decode times of the uncapped one and 1.3 times its prefill times: the latter are no measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steelyard.deployment.engine import find_engine
+from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict, static_batch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["read"]
+
+ENGINE = "vllm_2023"
+#: Time of the same Python work on the host of a node over that on a DGX H100's (Xeon 8480C): EPYC 7002 of a DGX A100
+#: has some two thirds of its single-thread speed (PassMark single-thread ratings, about 2.0k and 3.0k).
+HOST_SLOWNESS = {"a100_sxm": 1.5}
+#: Python and launch time of one decoder layer on a DGX H100's host, s. Set by one condition of this table (Llama-2-70B
+#: at tp 8, batch 1, H100), whose rows are labelled ``fit``.
+EAGER_LAYER_S = 0.31e-3
+#: The three columns that say which rows that is.
+FITTED = ("llama2-70b", "h100_sxm", 8)
+
+COLUMNS = ["model", "hardware", "isl", "batch_size", "osl", "tensor_parallel", "prompt_time_ms", "token_time_ms"]
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """The static batches of the Splitwise performance model."""
+    for path in ask.files(folder, "*.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, partial(_table, path, ask))
+
+
+def place(model: str, machine: str, tp: int) -> Deployment | str:
+    """The deployment of a row."""
+    slow = HOST_SLOWNESS.get(machine, 1.0)
+    engine = find_engine(ENGINE)
+    engine = replace(engine, step_s=engine.step_s * slow, request_s=engine.request_s * slow)
+    name = {"bloom-176b": "bigscience/bloom", "llama2-70b": "Llama-2-70b"}.get(model, model)
+    at = deploy(name, machine, tp=int(tp), weights="fp16", engine=engine)
+    return at if isinstance(at, str) else replace(at, eager_layer_s=EAGER_LAYER_S * slow)
+
+
+def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
+    frame = read_frame(path, COLUMNS)
+    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
+    capped = frame["hardware"].str.endswith("-pcap").to_numpy()
+    frame["machine"] = [machine_name(h.removesuffix("-pcap").replace("-", "_")) for h in frame["hardware"].astype(str)]
+    frame["machine"] = frame["machine"].replace({"a100_80gb": "a100_sxm", "h100_80gb": "h100_sxm"})
+    fitted = (
+        (frame["model"] == FITTED[0]) & (frame["machine"] == FITTED[1]) & (frame["tensor_parallel"] == FITTED[2])
+    ) & (frame["batch_size"] == 1)
+    keys = ["model", "machine", "tensor_parallel"]
+    for metric, phase, column, question in (
+        ("time_s", "prefill", "prompt_time_ms", _prefill),
+        ("tpot_s", "decode", "token_time_ms", _decode),
+    ):
+        found = predict(frame, keys, place, question)
+        hidden = capped & (phase == "prefill")
+        yield comparison(
+            ask, path.stem, metric=metric, phase=phase, machine=frame["machine"], family=frame["model"],
+            measured=frame[column].to_numpy() * 1e-3,
+            predicted=np.where(hidden, np.nan, found.predicted), low=found.low, high=found.high,
+            roofline=found.roofline,
+            split=np.where(fitted, "fit", "left-out"),
+            why=np.where(hidden, "scaled from the uncapped rows by 1.3, not measured", found.why),
+        )  # fmt: skip
+
+
+def _prefill(at: Deployment, rows: pd.DataFrame) -> Asked:
+    prefill, _, _ = static_batch(at, rows["batch_size"].to_numpy(), rows["isl"].to_numpy(), rows["osl"].to_numpy())
+    return prefill.time_s + at.engine.request_s, prefill.limit_s, prefill.spread
+
+
+def _decode(at: Deployment, rows: pd.DataFrame) -> Asked:
+    _, step, _ = static_batch(at, rows["batch_size"].to_numpy(), rows["isl"].to_numpy(), rows["osl"].to_numpy())
+    return step.time_s, step.limit_s, step.spread

@@ -1,0 +1,93 @@
+"""What accuracy is aimed at for measured serving loads, beside what a run of ``validate`` reaches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from steelyard_validation.readers import inferencex_lines as lines
+from steelyard_validation.readers.inferencex import LINES_TABLE
+
+if TYPE_CHECKING:
+    from steelyard_validation.validate import Accuracy
+
+__all__ = ["TARGETS", "Reached", "Target", "reached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An aim: the median and, where given, the 90th percentile of the absolute error, %."""
+
+    source: str
+    table: str
+    words: str
+    metric: str
+    median: float = math.nan
+    p90: float = math.nan
+    family: str = "*"
+    phase: str = "serve"
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A target and the row that answers it; None where this run did not read it."""
+
+    target: Target
+    row: Accuracy | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether median and 90th percentile are within the target; None without a target or a row."""
+        t, r = self.target, self.row
+        if r is None or (math.isnan(t.median) and math.isnan(t.p90)) or not r.covered:
+            return None
+        return not (r.median_ape > t.median or r.p90_ape > t.p90)
+
+
+_SILICON = "inferencex_silicon"
+#: Line: median and p90 of TPOT, TTFT and throughput.
+_LINES: Final = {
+    lines.SAME: ((4, 10), (7, 20), (4, 10)),
+    lines.MACHINE: ((7, 18), (15, 35), (7, math.nan)),
+    lines.DENSE: ((8, 20), (20, 60), (8, math.nan)),
+    lines.EXPERTS: ((7, 18), (15, 40), (8, math.nan)),
+    lines.NOTHING_FITTED: ((12, 25), (22, 45), (12, math.nan)),
+    **dict.fromkeys(
+        (
+            "shipped figures, left out",
+            "apart: cache full",
+            "apart: suspected speculative decoding",
+            "apart: inconsistent",
+        ),
+        ((math.nan, math.nan),) * 3,
+    ),
+}
+_METRICS = ("tpot_s", "ttft_s", "tokens_per_s_per_device")
+
+TARGETS: Final[tuple[Target, ...]] = (
+    *(
+        Target(_SILICON, LINES_TABLE, name, metric, float(aims[0]), float(aims[1]), name)
+        for name, all_aims in _LINES.items()
+        for metric, aims in zip(_METRICS, all_aims, strict=True)
+    ),
+    Target("trtllm_perf_overview", "throughput_v0.17_v0.21_v1.0", "offline throughput", "tokens_per_s", 8.0),
+    Target("llmservingsim_vllm_runs", "requests", "mean end to end", "mean_e2e_s", 5.0),
+    Target("llmservingsim_vllm_runs", "requests", "p99 end to end", "p99_e2e_s", 12.0),
+    Target("llmservingsim_vllm_runs", "requests", "time to first token, per request", "ttft_s", 12.0),
+    Target("splitwise_perf_model", "splitwise_a100_h100", "decode step", "tpot_s", 10.0, phase="decode"),
+    Target("splitwise_perf_model", "splitwise_a100_h100", "prompts", "time_s", 10.0, phase="prefill"),
+)
+
+
+def reached(rows: Iterable[Accuracy], source: str) -> list[Reached]:
+    """The targets of a source, each with its row: left-out rows where the source has some, over all machines."""
+    found: dict[tuple[str, str, str, str], Accuracy] = {}
+    for row in rows:
+        if row.source == source and row.machine == "*":
+            key = (row.table, row.family, row.phase, row.metric)
+            if key not in found or row.split == "left-out":
+                found[key] = row
+    mine = [t for t in TARGETS if t.source == source]
+    return [Reached(t, found.get((t.table, t.family, t.phase, t.metric))) for t in mine]
