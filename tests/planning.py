@@ -129,5 +129,6 @@ def infeasible(**changes: Any) -> Answer:
     """A question that nothing answers."""
     change = Change("looser TPOT: p95 under 62 ms (--tpot p95:62ms)", {"tpot": "p95:62ms"}, candidate())
     why_not = Infeasible("TPOT p95 of 50 ms is out of reach of l40s", (change,), candidate("l40s", user=16.0))
-    return answer(winner=None, front=(), cost_front=(), runners_up=(), why=(), breaks_first="", infeasible=why_not,
-                  **changes)  # fmt: skip
+    return answer(
+        winner=None, front=(), cost_front=(), runners_up=(), why=(), breaks_first="", infeasible=why_not, **changes
+    )

@@ -39,9 +39,15 @@ def small_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(machines: str, rate: float, ttft_s: float, tpot_s: float, **more: object) -> Answer:
     arguments: dict[str, object] = {
-        "isl": 1500, "osl": 150, "max_gpus": 8, "engine": "vllm", "mode": "aggregated", "requests": 600,
-        "remedies": False, **more,
-    }  # fmt: skip
+        "isl": 1500,
+        "osl": 150,
+        "max_gpus": 8,
+        "engine": "vllm",
+        "mode": "aggregated",
+        "requests": 600,
+        "remedies": False,
+        **more,
+    }
     return advise(MODEL, machines, rate=rate, ttft=f"p95:{ttft_s}s", tpot=f"p90:{tpot_s}s", **arguments)  # type: ignore[arg-type]
 
 
@@ -74,8 +80,10 @@ def brute_force(answer: Answer, rate: float) -> float:
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     machines=st.sampled_from(["h100_sxm", "l40s,a100_sxm", "h100_sxm,l40s", "a100_sxm,h200_sxm"]),
-    rate=st.floats(1.0, 30.0), ttft=st.floats(0.3, 2.0), tpot=st.floats(0.012, 0.06),
-)  # fmt: skip
+    rate=st.floats(1.0, 30.0),
+    ttft=st.floats(0.3, 2.0),
+    tpot=st.floats(0.012, 0.06),
+)
 def test_winner_equals_brute_force(machines: str, rate: float, ttft: float, tpot: float) -> None:
     rate, ttft, tpot = round(rate, 1), round(ttft, 2), round(tpot, 3)
     answer = ask(machines, rate, ttft, tpot)
@@ -107,9 +115,11 @@ def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: flo
 
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rate=st.floats(2.0, 40.0), ttft=st.floats(0.3, 2.0), tpot=st.floats(0.01, 0.05),
+    rate=st.floats(2.0, 40.0),
+    ttft=st.floats(0.3, 2.0),
+    tpot=st.floats(0.01, 0.05),
     mode=st.sampled_from(["aggregated", "disaggregated", "any"]),
-)  # fmt: skip
+)
 def test_giving_lost_runs_up_changes_no_winner(rate: float, ttft: float, tpot: float, mode: str) -> None:
     rate, ttft, tpot = round(rate, 1), round(ttft, 2), round(tpot, 3)
     stopped = ask("h100_sxm,l40s", rate, ttft, tpot, mode=mode, max_gpus=16)
@@ -123,9 +133,7 @@ def test_a_run_is_given_up_only_when_the_promise_is_lost() -> None:
     model, machine = load_model(MODEL), find_machine("h100_sxm")
     sent = traffic(Traffic(rate=20.0, isl=1500, osl="lognormal:150", requests=600))
     targets = (parse_target("p95:0.4s", "ttft_s"), parse_target("p90:25ms", "tpot_s"), parse_target("p99:20s", "e2e_s"))
-    replica = next(replicas_of(
-        model, machine, find_engine("vllm"), Formats(), longest=6000, isl=1500.0, max_devices=1
-    ))  # fmt: skip
+    replica = next(replicas_of(model, machine, find_engine("vllm"), Formats(), longest=6000, isl=1500.0, max_devices=1))
     player = Player(model, sent, sent.rate_per_s, targets, 0.0)
     given_up = 0
     for rate in np.geomspace(0.5, 60.0, 24).tolist():
@@ -192,9 +200,18 @@ def test_the_nearest_change_holds_when_it_is_asked_for() -> None:
 
 def test_limits_without_a_single_candidate_still_have_a_nearest_change() -> None:
     answer = advise(
-        "llama-3.1-70b", "h100_sxm", rate=2.0, isl=1500, osl=150, ttft="p95:1s", tpot="p90:50ms", max_gpus=1,
-        engine="vllm", mode="aggregated", requests=600,
-    )  # fmt: skip
+        "llama-3.1-70b",
+        "h100_sxm",
+        rate=2.0,
+        isl=1500,
+        osl=150,
+        ttft="p95:1s",
+        tpot="p90:50ms",
+        max_gpus=1,
+        engine="vllm",
+        mode="aggregated",
+        requests=600,
+    )
     assert answer.candidates == 0 and answer.infeasible is not None
     devices = [c.arguments["max_gpus"] for c in answer.infeasible.nearest if "max_gpus" in c.arguments]
     assert devices and devices[0] > 1
@@ -237,13 +254,25 @@ def test_shared_prefixes_are_routed_by_prefix() -> None:
     group = rng.integers(0, 40, n)
     hashes = (group[:, None] * 100 + np.arange(blocks)).ravel()  # forty system prompts, each of 3,072 tokens
     sent = Trace(
-        np.cumsum(rng.exponential(1 / 16, n)), np.full(n, block * blocks + 64), np.full(n, 60), prefix_hashes=hashes,
-        prefix_offsets=np.arange(n + 1) * blocks, prefix_block_tokens=block, name="prefixes",
-    )  # fmt: skip
+        np.cumsum(rng.exponential(1 / 16, n)),
+        np.full(n, block * blocks + 64),
+        np.full(n, 60),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(n + 1) * blocks,
+        prefix_block_tokens=block,
+        name="prefixes",
+    )
     answer = advise(
-        MODEL, "l40s", trace=sent, ttft="p95:1s", tpot="p90:60ms", engine="vllm", mode="aggregated", max_gpus=8,
+        MODEL,
+        "l40s",
+        trace=sent,
+        ttft="p95:1s",
+        tpot="p90:60ms",
+        engine="vllm",
+        mode="aggregated",
+        max_gpus=8,
         remedies=False,
-    )  # fmt: skip
+    )
     assert answer.winner is not None
     engines = answer.winner.deployment.pools[0].replicas
     assert answer.winner.deployment.router == ("prefix" if engines > 1 else "round-robin")

@@ -36,18 +36,27 @@ def scenario(seed: int) -> tuple[Trace, dict[str, Any], dict[str, Any]]:
         parents = [np.sort(rng.choice(i, rng.integers(0, min(i, 3) + 1), replace=False)) for i in range(n)]
         offsets = np.concatenate([[0], np.cumsum([len(x) for x in parents])])
         trace = Trace(
-            trace.arrived_at, trace.isl, trace.osl, after=np.concatenate([*parents, []]).astype(int),
-            after_offsets=offsets, delay_s=rng.exponential(0.1, n),
-        )  # fmt: skip
+            trace.arrived_at,
+            trace.isl,
+            trace.osl,
+            after=np.concatenate([*parents, []]).astype(int),
+            after_offsets=offsets,
+            delay_s=rng.exponential(0.1, n),
+        )
     if kind == 2:  # shared prefixes
         unit = int(rng.choice([16, 64]))
         counts = np.minimum(trace.isl // unit, 6)
         hashes = np.concatenate([rng.integers(0, 3, c) for c in counts] or [np.zeros(0)])
         trace = Trace(
-            trace.arrived_at, trace.isl, trace.osl, concurrency=trace.concurrency, delay_s=trace.delay_s,
-            prefix_hashes=hashes.astype(int), prefix_offsets=np.concatenate([[0], np.cumsum(counts)]),
+            trace.arrived_at,
+            trace.isl,
+            trace.osl,
+            concurrency=trace.concurrency,
+            delay_s=trace.delay_s,
+            prefix_hashes=hashes.astype(int),
+            prefix_offsets=np.concatenate([[0], np.cumsum(counts)]),
             prefix_block_tokens=unit,
-        )  # fmt: skip
+        )
     flags = {
         "scheduler": str(rng.choice(SCHEDULERS)),
         "block_size": block,
@@ -132,25 +141,43 @@ def fleet(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
     """A random trace on pools of unlike engines: prompts and answers apart, mixed ones, encoders."""
     trace, _, settings_ = scenario(seed)
     rng = np.random.default_rng(seed + 1)
-    roles = [["prefill", "decode"], ["prefill", "decode", "both"], ["both", "both"], ["encode", "prefill", "decode"],
-             ["prefill", "prefill", "decode", "decode"], ["encode", "both"]][int(rng.integers(0, 6))]  # fmt: skip
+    roles = [
+        ["prefill", "decode"],
+        ["prefill", "decode", "both"],
+        ["both", "both"],
+        ["encode", "prefill", "decode"],
+        ["prefill", "prefill", "decode", "decode"],
+        ["encode", "both"],
+    ][int(rng.integers(0, 6))]
     members = []
     for role in roles:
         block = int(rng.choice([1, 16, 32]))
         engine = config(
-            str(rng.choice(FLOWING)), block_size=block, max_num_batched_tokens=int(rng.integers(8, 900)),
-            max_num_seqs=int(rng.integers(1, 50)), long_prefill_token_threshold=int(rng.choice([0, 0, 24])),
-            watermark=float(rng.choice([0.0, 0.05])), enable_prefix_caching=bool(rng.integers(0, 2)),
-        )  # fmt: skip
+            str(rng.choice(FLOWING)),
+            block_size=block,
+            max_num_batched_tokens=int(rng.integers(8, 900)),
+            max_num_seqs=int(rng.integers(1, 50)),
+            long_prefill_token_threshold=int(rng.choice([0, 0, 24])),
+            watermark=float(rng.choice([0.0, 0.05])),
+            enable_prefix_caching=bool(rng.integers(0, 2)),
+        )
         blocks = int(rng.integers(1, 1500)) // block + 1
         members.append(
-            Member(engine, KvPool(blocks, block, 1.0), int(rng.integers(1, 4)), int(rng.choice([1, 1, 2])), role,
-                   weight=float(rng.choice([1.0, 2.5])), overlap=float(rng.choice([0.0, 0.7])))
-        )  # fmt: skip
+            Member(
+                engine,
+                KvPool(blocks, block, 1.0),
+                int(rng.integers(1, 4)),
+                int(rng.choice([1, 1, 2])),
+                role,
+                weight=float(rng.choice([1.0, 2.5])),
+                overlap=float(rng.choice([0.0, 0.7])),
+            )
+        )
     more: dict[str, Any] = {
-        "router": settings_["router"], "policy": settings_["policy"],
+        "router": settings_["router"],
+        "policy": settings_["policy"],
         "links": wires(len(members), float(rng.choice([0.0, 0.003])), float(rng.choice([0.0, 1e-4]))),
-    }  # fmt: skip
+    }
     if "encode" in roles:
         more["encode_s"] = rng.exponential(0.05, len(trace)) * rng.integers(0, 2, len(trace))
     return trace, members, more
@@ -201,11 +228,18 @@ def changing(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
     changes = Changes(
         mtbf_s=float(rng.choice([0.0, 2 + span / 3, 2 + span / 20])),
         restart_s=float(rng.choice([0.0, 0.1, span / 10])),
-        outages=tuple(outages), migrate=bool(rng.integers(0, 2)),
-        autoscale=Autoscale(int(rng.integers(0, 3)), int(rng.integers(2, 5)), float(rng.integers(1, 20)),
-                            float(rng.choice([0.05, 0.5])), float(rng.choice([0.0, 0.3])))
-        if rng.integers(0, 3) == 0 else None,
-    )  # fmt: skip
+        outages=tuple(outages),
+        migrate=bool(rng.integers(0, 2)),
+        autoscale=Autoscale(
+            int(rng.integers(0, 3)),
+            int(rng.integers(2, 5)),
+            float(rng.integers(1, 20)),
+            float(rng.choice([0.05, 0.5])),
+            float(rng.choice([0.0, 0.3])),
+        )
+        if rng.integers(0, 3) == 0
+        else None,
+    )
     found = []
     for member, count in zip(members, replicas, strict=True):
         ranks = int(rng.choice([1, 1, 2]))

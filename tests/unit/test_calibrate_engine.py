@@ -34,9 +34,15 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         patched.setattr(plan_engine, "engines", lambda: slow)
         for clients in (2, 8, 32):
             run = steelyard.simulate(
-                MODEL, MACHINE, concurrency=clients, isl="uniform:300-900", osl="uniform:60-120",
-                requests=6 * clients, engine="vllm", seed=3,
-            )  # fmt: skip
+                MODEL,
+                MACHINE,
+                concurrency=clients,
+                isl="uniform:300-900",
+                osl="uniform:60-120",
+                requests=6 * clients,
+                engine="vllm",
+                seed=3,
+            )
             path = folder / f"c{clients}.json"
             path.write_text(json.dumps(vllm_bench(run)))
             files.append(str(path))

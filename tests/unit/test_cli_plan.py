@@ -45,16 +45,56 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_options_reach_the_planner(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--tpot", "p95:50ms", "--budget", "40usd/h", "--max-gpus", "32", "--engines", "any", "--formats", "any",
-            "--headroom", "20%", "--spares", "1", "--objective", "energy", "--peak", "3x", "--price",
-            "h100_sxm=2.5,l40s=0.9", "--carbon", "400g/kWh", "--mode", "aggregated", "--seed", "3"]  # fmt: skip
+    more = [
+        "--tpot",
+        "p95:50ms",
+        "--budget",
+        "40usd/h",
+        "--max-gpus",
+        "32",
+        "--engines",
+        "any",
+        "--formats",
+        "any",
+        "--headroom",
+        "20%",
+        "--spares",
+        "1",
+        "--objective",
+        "energy",
+        "--peak",
+        "3x",
+        "--price",
+        "h100_sxm=2.5,l40s=0.9",
+        "--carbon",
+        "400g/kWh",
+        "--mode",
+        "aggregated",
+        "--seed",
+        "3",
+    ]
     assert main([*ASK, *more]) == 0
     for name, value in {
-        "model": "llama-3.1-70b", "on": "h100_sxm", "rate": "10/s", "isl": "4000", "osl": "500", "ttft": "p99:1s",
-        "tpot": "p95:50ms", "budget": "40usd/h", "max_gpus": 32, "engine": "any", "formats": "any", "headroom": "20%",
-        "spares": 1, "objective": "energy", "peak": "3x", "usd_per_hour": {"h100_sxm": 2.5, "l40s": 0.9},
-        "carbon": 400.0, "mode": "aggregated", "seed": 3,
-    }.items():  # fmt: skip
+        "model": "llama-3.1-70b",
+        "on": "h100_sxm",
+        "rate": "10/s",
+        "isl": "4000",
+        "osl": "500",
+        "ttft": "p99:1s",
+        "tpot": "p95:50ms",
+        "budget": "40usd/h",
+        "max_gpus": 32,
+        "engine": "any",
+        "formats": "any",
+        "headroom": "20%",
+        "spares": 1,
+        "objective": "energy",
+        "peak": "3x",
+        "usd_per_hour": {"h100_sxm": 2.5, "l40s": 0.9},
+        "carbon": 400.0,
+        "mode": "aggregated",
+        "seed": 3,
+    }.items():
         assert asked[name] == value, name
     assert "12 x NVIDIA H100" in capsys.readouterr().out
 
@@ -87,8 +127,12 @@ def test_what_cannot_be_written_is_refused_before_planning(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    for bad in (["--out", str(tmp_path / "file")], ["--out", str(tmp_path / "a" / "b")],
-                ["--html", str(tmp_path / "x.png")], ["--json", "--csv"]):  # fmt: skip
+    for bad in (
+        ["--out", str(tmp_path / "file")],
+        ["--out", str(tmp_path / "a" / "b")],
+        ["--html", str(tmp_path / "x.png")],
+        ["--json", "--csv"],
+    ):
         assert main([*ASK, *bad]) == 2, bad
     assert "model" not in asked
     assert "error:" in capsys.readouterr().err
@@ -112,8 +156,24 @@ def test_a_model_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model" in capsys.readouterr().err
 
 
-REAL = ["plan", "llama-3.1-8b", "--on", "h100_sxm,l40s", "--rate", "4/s", "--isl", "1000", "--osl", "100",
-        "--ttft", "p99:2s", "--tpot", "p95:60ms", "--requests", "300"]  # fmt: skip
+REAL = [
+    "plan",
+    "llama-3.1-8b",
+    "--on",
+    "h100_sxm,l40s",
+    "--rate",
+    "4/s",
+    "--isl",
+    "1000",
+    "--osl",
+    "100",
+    "--ttft",
+    "p99:2s",
+    "--tpot",
+    "p95:60ms",
+    "--requests",
+    "300",
+]
 
 
 @pytest.fixture(scope="module")

@@ -48,9 +48,16 @@ def _json(capsys: pytest.CaptureFixture[str], *tokens: str) -> dict[str, Any]:
 def small() -> Simulation:
     """A short run with a full cache, so that requests wait and are preempted."""
     return simulate(
-        "llama-3.1-8b", "h100_sxm", rate="200/s", isl="uniform:100-400", osl="uniform:50-200", requests=120,
-        flags={"num_gpu_blocks_override": 200}, ttft="p99:1s", seed=1,
-    )  # fmt: skip
+        "llama-3.1-8b",
+        "h100_sxm",
+        rate="200/s",
+        isl="uniform:100-400",
+        osl="uniform:50-200",
+        requests=120,
+        flags={"num_gpu_blocks_override": 200},
+        ttft="p99:1s",
+        seed=1,
+    )
 
 
 def test_the_json_has_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,8 +75,12 @@ def test_the_json_has_the_keys_of_the_contract(capsys: pytest.CaptureFixture[str
     assert [v["met"] for v in found["verdicts"]] == [True, True]
     assert sum(found["limited_by"].values()) == pytest.approx(1.0, abs=1e-6)
     assert found["provenance"]["inputs"]["traffic"] == {
-        "rate": "20/s", "isl": "uniform:100-400", "osl": "lognormal:20", "requests": 60, "seed": 0,
-    }  # fmt: skip
+        "rate": "20/s",
+        "isl": "uniform:100-400",
+        "osl": "lognormal:20",
+        "requests": 60,
+        "seed": 0,
+    }
 
 
 def test_the_same_seed_gives_the_same_records(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -343,10 +354,23 @@ def test_several_problems_are_several_lines(capsys: pytest.CaptureFixture[str]) 
 
 def test_every_word_is_read_before_anything_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
-        "--speculate": "x", "--lora": "x", "--kv-tiers": "x", "--early-exit": "x=1", "--finetune": "x",
-        "--overlap": "x", "--best-of": "0", "--ttft": "x", "--mtbf": "x", "--autoscale": "x", "--outages": "x",
-        "--price": "x", "--encode": "x", "--engine": "x", "--disaggregate": "1Q:x,x", "--max-num-seqs": "x",
-    }  # fmt: skip
+        "--speculate": "x",
+        "--lora": "x",
+        "--kv-tiers": "x",
+        "--early-exit": "x=1",
+        "--finetune": "x",
+        "--overlap": "x",
+        "--best-of": "0",
+        "--ttft": "x",
+        "--mtbf": "x",
+        "--autoscale": "x",
+        "--outages": "x",
+        "--price": "x",
+        "--encode": "x",
+        "--engine": "x",
+        "--disaggregate": "1Q:x,x",
+        "--max-num-seqs": "x",
+    }
     code, out, err = _run(capsys, *MODEL, "--rate", "4", *(word for pair in wrong.items() for word in pair))
     assert (code, out, len(err)) == (2, "", len(wrong) + 1)  # two pools are wrong
 

@@ -128,10 +128,18 @@ def test_expert_exchange_sends_once_per_device_or_once_per_expert() -> None:
     def cost(low_latency: bool, topk: int) -> float:
         return float(
             expert_exchange_time_s(
-                "dispatch", 8192, 7168, topk, 256, 8,
-                bits=8.25, fabric=NVLINK, parameters=ExchangeParameters(), low_latency=low_latency,
+                "dispatch",
+                8192,
+                7168,
+                topk,
+                256,
+                8,
+                bits=8.25,
+                fabric=NVLINK,
+                parameters=ExchangeParameters(),
+                low_latency=low_latency,
             )
-        )  # fmt: skip
+        )
 
     # sixteen experts live on few more of the eight devices than eight experts do
     assert cost(False, 16) < 1.4 * cost(False, 8)

@@ -79,10 +79,13 @@ def test_loading_is_never_faster_than_the_link() -> None:
     hashes = np.arange(prompt // block)
     other = 10_000 + np.arange(prompt // block)
     trace = Trace(
-        np.array([0.0, 50.0, 100.0]), np.full(3, prompt), np.full(3, 2),
-        prefix_hashes=np.concatenate([hashes, other, hashes]), prefix_offsets=np.arange(4) * (prompt // block),
+        np.array([0.0, 50.0, 100.0]),
+        np.full(3, prompt),
+        np.full(3, 2),
+        prefix_hashes=np.concatenate([hashes, other, hashes]),
+        prefix_offsets=np.arange(4) * (prompt // block),
         prefix_block_tokens=block,
-    )  # fmt: skip
+    )
     base = small(trace, 600)  # one prompt at a time: the second drives the first out
     loaded = small(trace, 600, read_extras(kv_tiers="cpu:100GB"))
     kv_bytes = loaded.totals["loaded_tokens"] * loaded.pool.block_bytes / loaded.pool.block_tokens
@@ -274,9 +277,13 @@ def test_groups_of_a_prefix_go_together() -> None:
 
     hashes = np.array([7, 8, 7, 8])
     trace = Trace(
-        np.arange(4.0), np.full(4, 64), np.full(4, 5), prefix_hashes=hashes, prefix_offsets=np.arange(5),
+        np.arange(4.0),
+        np.full(4, 64),
+        np.full(4, 5),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(5),
         prefix_block_tokens=64,
-    )  # fmt: skip
+    )
     assert ordered(PrefixGroup, trace).keys.tolist() == [0.0, 1.0, 0.0, 1.0]
 
 
@@ -322,15 +329,21 @@ def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
         owner = np.repeat(rng.integers(0, 6, n), full)
         place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], full)
         trace = Trace(
-            trace.arrived_at, isl, osl, prefix_hashes=owner * 1000 + place, prefix_offsets=offsets,
+            trace.arrived_at,
+            isl,
+            osl,
+            prefix_hashes=owner * 1000 + place,
+            prefix_offsets=offsets,
             prefix_block_tokens=16,
-        )  # fmt: skip
+        )
     if seed % 4 == 1:
         trace = best_of(trace, 3).trace
     flags = {
-        "scheduler": SCHEDULERS[seed % len(SCHEDULERS)], "num_gpu_blocks_override": int(rng.integers(90, 400)),
-        "max_num_seqs": int(rng.integers(2, 40)), "max_num_batched_tokens": int(rng.integers(64, 2000)),
-    }  # fmt: skip
+        "scheduler": SCHEDULERS[seed % len(SCHEDULERS)],
+        "num_gpu_blocks_override": int(rng.integers(90, 400)),
+        "max_num_seqs": int(rng.integers(2, 40)),
+        "max_num_batched_tokens": int(rng.integers(64, 2000)),
+    }
     extras = read_extras(**WORDS[int(rng.integers(len(WORDS)))])
     pool = Pool("h100_sxm", Plan(), 1 + seed % 2, "both", flags)
     options = Options(extras=extras, seed=seed)
@@ -345,9 +358,16 @@ def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
         return kept[0]
 
     found = play(
-        setup, [prepared.table.tables], prepared.trace, prepared.policy, "round-robin", 0, prepared.rejected, 0,
+        setup,
+        [prepared.table.tables],
+        prepared.trace,
+        prepared.policy,
+        "round-robin",
+        0,
+        prepared.rejected,
+        0,
         methods=methods,
-    )  # fmt: skip
+    )
     served = ~prepared.rejected
     assert found.totals["stop"] == 0
     assert np.all(found.requests["status"][served] == 0)

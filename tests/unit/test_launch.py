@@ -132,8 +132,17 @@ def test_every_flag_of_every_script_is_documented(written: dict[str, dict[str, s
                 json.loads(value)
             elif not isinstance(kind, str):
                 assert value in kind, (deployment, name, word, value)
-    assert seen == {"vllm", "sglang", "trtllm", "llamacpp", "vllm_router", "sglang_router", "vllm_bench", "aiperf",
-                    "guidellm"}  # fmt: skip
+    assert seen == {
+        "vllm",
+        "sglang",
+        "trtllm",
+        "llamacpp",
+        "vllm_router",
+        "sglang_router",
+        "vllm_bench",
+        "aiperf",
+        "guidellm",
+    }
 
 
 def test_undocumented_flags_and_values_of_another_kind_are_refused() -> None:
@@ -151,17 +160,35 @@ def test_undocumented_flags_and_values_of_another_kind_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("vllm", {"--tensor-parallel-size": "4", "--max-num-seqs": "96", "--max-num-batched-tokens": "4096",
-                  "--kv-cache-dtype": "fp8", "--quantization": "fp8", "--max-model-len": "4608",
-                  "--gpu-memory-utilization": "0.92"}),
-        ("sglang", {"--tp-size": "2", "--max-running-requests": "96", "--chunked-prefill-size": "4096",
-                    "--kv-cache-dtype": "fp8_e4m3", "--mem-fraction-static": "0.88", "--context-length": "4608"}),
+        (
+            "vllm",
+            {
+                "--tensor-parallel-size": "4",
+                "--max-num-seqs": "96",
+                "--max-num-batched-tokens": "4096",
+                "--kv-cache-dtype": "fp8",
+                "--quantization": "fp8",
+                "--max-model-len": "4608",
+                "--gpu-memory-utilization": "0.92",
+            },
+        ),
+        (
+            "sglang",
+            {
+                "--tp-size": "2",
+                "--max-running-requests": "96",
+                "--chunked-prefill-size": "4096",
+                "--kv-cache-dtype": "fp8_e4m3",
+                "--mem-fraction-static": "0.88",
+                "--context-length": "4608",
+            },
+        ),
         ("trtllm", {"--tp_size": "1", "--max_batch_size": "96", "--max_num_tokens": "4096", "--max_seq_len": "4608"}),
         ("vllm-nodes", {"--data-parallel-size": "16", "--nnodes": "2", "--tensor-parallel-size": "1"}),
         ("sglang-nodes", {"--tp-size": "16", "--attn-dp-size": "16", "--ep-size": "16", "--nnodes": "2"}),
         ("llamacpp", {"--parallel": "64", "--cache-type-k": "f16", "--gpu-layers": "all"}),
     ],
-)  # fmt: skip
+)
 def test_the_limits_of_the_plan_are_in_the_command(
     written: dict[str, dict[str, str]], name: str, wanted: dict[str, str]
 ) -> None:
@@ -238,9 +265,17 @@ def test_odd_names_reach_the_program_unchanged_and_nothing_runs(name: str, tmp_p
     """The real shell runs each script with a program in place of the engine that prints its arguments."""
     folder = tmp_path / "models" / name.replace("/", "_")
     folder.mkdir(parents=True)
-    small = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
-             "max_position_embeddings": 8192, "torch_dtype": "bfloat16"}  # fmt: skip
+    small = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 128,
+        "max_position_embeddings": 8192,
+        "torch_dtype": "bfloat16",
+    }
     (folder / "config.json").write_text(json.dumps(small))
     for engine in ("vllm", "sglang", "trtllm", "llamacpp"):
         weights = "q4_k_m" if engine == "llamacpp" else ""
@@ -256,9 +291,12 @@ def test_odd_names_reach_the_program_unchanged_and_nothing_runs(name: str, tmp_p
             fake.chmod(0o755)
         for script in sorted(out.glob("*.sh")):
             done = subprocess.run(
-                ["bash", str(script)], capture_output=True, cwd=tmp_path, check=False,
+                ["bash", str(script)],
+                capture_output=True,
+                cwd=tmp_path,
+                check=False,
                 env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": "/nowhere"},
-            )  # fmt: skip
+            )
             assert done.returncode == 0, done.stderr
             given = done.stdout.decode().split("\0")
             loaded = [w for w in given if w == str(folder) or w.endswith(f"model={folder}")]
@@ -285,8 +323,13 @@ def test_words_for_each_place() -> None:
 def test_load_tests_send_the_traffic_of_the_plan(written: dict[str, dict[str, str]]) -> None:
     files = written["vllm"]
     bench = _words(files["check-vllm.sh"])
-    for flag, value in (("--request-rate", "10"), ("--random-input-len", "4000"), ("--random-output-len", "500"),
-                        ("--num-prompts", "400"), ("--seed", "7")):  # fmt: skip
+    for flag, value in (
+        ("--request-rate", "10"),
+        ("--random-input-len", "4000"),
+        ("--random-output-len", "500"),
+        ("--num-prompts", "400"),
+        ("--seed", "7"),
+    ):
         assert bench[bench.index(flag) + 1] == value
     at = bench.index("--goodput")
     assert bench[at + 1 : at + 3] == ["ttft:1000", "tpot:50"]
@@ -341,8 +384,16 @@ def test_manifests_are_valid_kubernetes(written: dict[str, dict[str, str]]) -> N
                     assert set(component) <= COMPONENT
                     assert component["type"] in ("frontend", "worker", "prefill", "decode", "planner")
                     check(_as_pod(component["podTemplate"]))
-    assert {"Deployment", "StatefulSet", "Service", "HorizontalPodAutoscaler", "ConfigMap", "LeaderWorkerSet",
-            "DynamoGraphDeployment", "PodDisruptionBudget"} <= seen  # fmt: skip
+    assert {
+        "Deployment",
+        "StatefulSet",
+        "Service",
+        "HorizontalPodAutoscaler",
+        "ConfigMap",
+        "LeaderWorkerSet",
+        "DynamoGraphDeployment",
+        "PodDisruptionBudget",
+    } <= seen
 
 
 def test_services_select_their_servers(written: dict[str, dict[str, str]]) -> None:
@@ -428,8 +479,9 @@ def test_dynamo_and_llm_d_carry_the_limits(written: dict[str, dict[str, str]]) -
     assert values["decode"]["parallelism"]["tensor"] == 4
     args = values["decode"]["containers"][0]["args"]
     assert {a for a in args if a.startswith("--")} <= set(Flags.of("vllm").kinds)
-    options = yaml.safe_load(next(iter(yaml.safe_load_all(written["trtllm-nodes"]["dynamo.yaml"])))["data"]
-                             ["trtllm-options.yaml"])  # fmt: skip
+    options = yaml.safe_load(
+        next(iter(yaml.safe_load_all(written["trtllm-nodes"]["dynamo.yaml"])))["data"]["trtllm-options.yaml"]
+    )
     assert options["tensor_parallel_size"] == 16
 
 
@@ -503,9 +555,12 @@ def test_a_plan_file_reads_back_equal(name: str, tmp_path: Path) -> None:
     deployment = DEPLOYMENTS[name]
     asked = {"rate": "10/s", "isl": "4000", "osl": "lognormal:500", "requests": 400, "seed": 3, "trace": ""}
     text = deployment_text(
-        deployment, traffic=asked, promise={"ttft": "p99:1s"}, expected={"ttft_s": {"p99": 0.1 + 0.2}},
+        deployment,
+        traffic=asked,
+        promise={"ttft": "p99:1s"},
+        expected={"ttft_s": {"p99": 0.1 + 0.2}},
         said=["a note\nwith = 'an end'"],
-    )  # fmt: skip
+    )
     file = tmp_path / "plan.toml"
     file.write_text(text)
     back = read_deployment(file)

@@ -142,9 +142,12 @@ def test_a_model_of_the_users_own_folder_is_found_first(tmp_path: Path) -> None:
     )
     code = "import steelyard as sy; print(sy.load_model('my-own-model').transformer.depth)"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "STEELYARD_CATALOGUE": str(tmp_path)}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env={**os.environ, "STEELYARD_CATALOGUE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.strip() == "32", done.stderr
 
 

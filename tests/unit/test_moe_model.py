@@ -30,8 +30,12 @@ TOKENS = 2.0 ** np.arange(0, 15)
 
 def deepseek(tokens: object, **more: object) -> np.ndarray:
     arguments: dict[str, object] = {
-        "weight_bits": 16.0, "act_bits": 16.0, "device": H100, "parameters": DEFAULT, "facts": FACTS["triton"],
-    }  # fmt: skip
+        "weight_bits": 16.0,
+        "act_bits": 16.0,
+        "device": H100,
+        "parameters": DEFAULT,
+        "facts": FACTS["triton"],
+    }
     arguments.update(more)
     return moe_time_s(tokens, 7168, 2048, 8, 256, **arguments)  # type: ignore[arg-type]
 

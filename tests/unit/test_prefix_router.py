@@ -36,10 +36,15 @@ def conversations(seed: int, sessions: int = 24, turns: int = 5, shared: int = 1
             "delay_s": rng.exponential(1.0, len(rows)),
         }
     return Trace(
-        np.array([r[0] for r in rows]), lengths * BLOCK + 5, rng.integers(1, 40, len(rows)),
-        session=np.array([r[1] for r in rows]), prefix_hashes=np.concatenate(hashes),
-        prefix_offsets=np.concatenate([[0], np.cumsum(lengths)]), prefix_block_tokens=BLOCK, **more,
-    )  # fmt: skip
+        np.array([r[0] for r in rows]),
+        lengths * BLOCK + 5,
+        rng.integers(1, 40, len(rows)),
+        session=np.array([r[1] for r in rows]),
+        prefix_hashes=np.concatenate(hashes),
+        prefix_offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        prefix_block_tokens=BLOCK,
+        **more,
+    )
 
 
 def expected_replica(trace: Trace, played: Played, i: int, replicas: int) -> tuple[int, int]:
@@ -111,8 +116,12 @@ def test_it_needs_hashes_and_a_cache() -> None:
         simulate("llama-3.1-8b", "h100_sxm:2", bare, dp=2, router="prefix")
     with pytest.raises(InputError, match="router: the prefix router needs an engine that caches prefixes"):
         simulate(
-            "llama-3.1-8b", "h100_sxm:2", conversations(0), dp=2, router="prefix",
+            "llama-3.1-8b",
+            "h100_sxm:2",
+            conversations(0),
+            dp=2,
+            router="prefix",
             flags={"enable_prefix_caching": False},
-        )  # fmt: skip
+        )
     found = simulate("llama-3.1-8b", "h100_sxm:2", conversations(0), dp=2, router="prefix")
     assert found.summary()["completed"] == 120

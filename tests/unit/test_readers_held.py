@@ -20,10 +20,19 @@ def pools(**changed: Any) -> dict[str, Any]:
     """A row of a 70B model with one prefill and one decode worker of four H100."""
     one = {"pp_size": 1, "attention_dp_size": 1, "moe_tp_size": 1, "moe_ep_size": 1}
     row = {
-        "concurrency": 32.0, "backend": "dynamo-trtllm", "model_path": "meta-llama/Llama-3.1-70B", "system": "h100_sxm",
-        "isl": 2048.0, "osl": 256.0, "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8", "source_set": "x.csv",
-        "ttft_ms": 500.0, "tpot_ms": 12.0, "decode_batch_size": 64.0,
-    }  # fmt: skip
+        "concurrency": 32.0,
+        "backend": "dynamo-trtllm",
+        "model_path": "meta-llama/Llama-3.1-70B",
+        "system": "h100_sxm",
+        "isl": 2048.0,
+        "osl": 256.0,
+        "gemm_quant_mode": "fp8",
+        "moe_quant_mode": "fp8",
+        "source_set": "x.csv",
+        "ttft_ms": 500.0,
+        "tpot_ms": 12.0,
+        "decode_batch_size": 64.0,
+    }
     for role in ("prefill", "decode"):
         row |= {f"{role}_num_workers": 1, f"{role}_tp_size": 4, **{f"{role}_{k}": v for k, v in one.items()}}
     return row | changed
@@ -47,10 +56,18 @@ class TestDisaggregated(ReaderContract):
             pools(),
             pools(backend="vllm"),
             pools(backend="sglang", decode_num_workers=2),
-            pools(**moe, prefill_tp_size=8, decode_tp_size=1, decode_attention_dp_size=8, decode_moe_ep_size=8,
-                  prefill_moe_ep_size=8),
-            pools(decode_tp_size=np.nan), pools(model_path="nobody/nothing"), pools(prefill_tp_size=1, isl=200000.0),
-        ]  # fmt: skip
+            pools(
+                **moe,
+                prefill_tp_size=8,
+                decode_tp_size=1,
+                decode_attention_dp_size=8,
+                decode_moe_ep_size=8,
+                prefill_moe_ep_size=8,
+            ),
+            pools(decode_tp_size=np.nan),
+            pools(model_path="nobody/nothing"),
+            pools(prefill_tp_size=1, isl=200000.0),
+        ]
         disaggregated(folder, rows)
         return folder
 
@@ -85,8 +102,19 @@ class TestDisaggregated(ReaderContract):
         assert near["ttft_s"].predicted[0] < 2 * far["ttft_s"].predicted[0]
 
     def test_missing_columns_are_unknown_not_fatal(self, tmp_path: Path) -> None:
-        kept = ("concurrency", "backend", "model_path", "system", "isl", "osl", "ttft_ms", "tpot_ms", "gemm_quant_mode",
-                "prefill_tp_size", "decode_tp_size")  # fmt: skip
+        kept = (
+            "concurrency",
+            "backend",
+            "model_path",
+            "system",
+            "isl",
+            "osl",
+            "ttft_ms",
+            "tpot_ms",
+            "gemm_quant_mode",
+            "prefill_tp_size",
+            "decode_tp_size",
+        )
         row = {name: value for name, value in pools().items() if name in kept}
         assert np.isfinite(disaggregated(tmp_path / "d", [row])["ttft_s"].predicted).all()
         del row["isl"]
@@ -133,8 +161,10 @@ class TestRocm(ReaderContract):
 
 def test_online_rates_are_served_until_they_are_not(tmp_path: Path) -> None:
     head = "model,gpu,tp,precision,isl_mean,osl_mean,request_rate_qps,mean_ttft_ms,mean_itl_ms,output_tput_tok_s\n"
-    rows = "".join(f"LLaMA v3.1 70B,H100 SXM5,8,fp8,{isl},200,{rate},60,10,700\n"
-                   for isl, rate in ((215, 2), (215, 20), (215, "inf"), ("", 2)))  # fmt: skip
+    rows = "".join(
+        f"LLaMA v3.1 70B,H100 SXM5,8,fp8,{isl},200,{rate},60,10,700\n"
+        for isl, rate in ((215, 2), (215, 20), (215, "inf"), ("", 2))
+    )
     (tmp_path / "online_serving_v0.14.csv").write_text(head + rows)
     ttft, tpot, rate = trtllm.read(tmp_path, Ask("trtllm_perf_overview"))
     assert np.isfinite(ttft.predicted).tolist() == [True, True, True, False]
@@ -144,8 +174,11 @@ def test_online_rates_are_served_until_they_are_not(tmp_path: Path) -> None:
 
 def test_logs_of_unknown_machines_and_shared_experts_are_read(tmp_path: Path) -> None:
     head = "gpu,model,tp,input_toks,output_toks,arrival_s,ttft_ms,tpot_ms,e2e_ms\n"
-    rows = [f"{gpu},{model},2,{300 + i},{50 + i},{i / 4},{'' if i == 3 else 60},12,900\n"
-            for gpu, model in (("H100", "Qwen3-30B-A3B"), ("XPU9", "no/model")) for i in range(8)]  # fmt: skip
+    rows = [
+        f"{gpu},{model},2,{300 + i},{50 + i},{i / 4},{'' if i == 3 else 60},12,900\n"
+        for gpu, model in (("H100", "Qwen3-30B-A3B"), ("XPU9", "no/model"))
+        for i in range(8)
+    ]
     (tmp_path / "requests.csv").write_text(head + "".join(rows))
     (tmp_path / "runs_meta.json").write_text(
         '[{"gpu": "H100", "model": "Qwen3-30B-A3B", "tp": 2, "kv_cache": {"num_gpu_blocks": 20000}, "engine_kwargs":'

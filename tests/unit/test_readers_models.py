@@ -192,21 +192,24 @@ class TestTrtllm(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         folder = write(
-            tmp_path / "t", "static_batch_x.csv",
+            tmp_path / "t",
+            "static_batch_x.csv",
             "version,kind,model,gpu,precision,batch_size,tp,isl,osl,out_tok_s_per_gpu,first_token_latency_ms\n"
             "0.9,peak_throughput,GPT-J 6B,H100-SXM-80GB,fp8,64,1,128,128,5000,\n"
             "0.9,first_token_latency,LLaMA 7B,A100-SXM4-80GB,fp16,1,1,128,1,,16\n",
-        )  # fmt: skip
+        )
         write(
-            folder, "throughput_x.csv",
+            folder,
+            "throughput_x.csv",
             "model,gpu,tp,pp,precision,kv_dtype,isl,osl,throughput_tok_s\n"
             "LLaMA v3.1 8B,H100-SXM-80GB,1,1,fp8,fp8,128,128,28000\nQwen9 1T,H100-SXM-80GB,1,1,fp8,fp8,128,128,1\n",
-        )  # fmt: skip
+        )
         return write(
-            folder, "online_serving_x.csv",
+            folder,
+            "online_serving_x.csv",
             "model,gpu,tp,precision,isl_mean,osl_mean,request_rate_qps,mean_ttft_ms,mean_itl_ms,output_tput_tok_s\n"
             "LLaMA v3.1 8B,H100-SXM-80GB,1,fp8,200,200,4,20,6,800\n",
-        )  # fmt: skip
+        )
 
 
 class TestNeusight(ReaderContract):
@@ -264,15 +267,17 @@ class TestLlamacpp(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         folder = write(
-            tmp_path / "l", "apple_x.csv",
+            tmp_path / "l",
+            "apple_x.csv",
             "model,chip,gpu_cores,quant,phase,tok_s\nLLaMA 7B (6.74 B),M2 Max,38,Q4_0,decode_tg128,66\n"
             "LLaMA 7B (6.74 B),M2 Max,30,Q4_0,prefill_pp512,540\nLLaMA 7B (6.74 B),M9,10,F16,decode_tg128,9\n",
-        )  # fmt: skip
+        )
         return write(
-            folder, "geerling_x.csv",
+            folder,
+            "geerling_x.csv",
             "model,system,device,decode_tok_s\nLlama 3.2:3b,Pi 5 - 16GB,CPU,5\nLlama 3.1:70b,Pi 5 - 16GB,CPU,1\n"
             "Llama 3.2:3b,Pi CM5 - 16GB (Nvidia RTX 40901),GPU,200\nLlama 3.2:3b,A Cray-1,CPU,1\n",
-        )  # fmt: skip
+        )
 
     @pytest.mark.parametrize(
         ("chip", "cores", "name"),
@@ -306,11 +311,12 @@ class TestQualcomm(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return write(
-            tmp_path / "q", "llm_on_snapdragon.csv",
+            tmp_path / "q",
+            "llm_on_snapdragon.csv",
             "model,precision,device,context_length,ttft_min_ms,ttft_max_ms,decode_tok_s\n"
             "llama_v3_2_3b_instruct,w4a16,Snapdragon 8 Elite QRD,4096,90,2800,23\n"
             "somebody_1b,w4a16,Snapdragon 8 Elite QRD,4096,90,2800,23\n",
-        )  # fmt: skip
+        )
 
     def test_a_full_prompt_is_its_chunks(self, folder: Path) -> None:
         _, chunk, full = self.read(folder)
@@ -324,10 +330,11 @@ class TestRockchip(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return write(
-            tmp_path / "r", "rknn_llm_benchmark.csv",
+            tmp_path / "r",
+            "rknn_llm_benchmark.csv",
             "soc,model,size,dtype,prompt_len,new_tokens,ttft_ms,decode_tok_s\nRK3588,Qwen2,0.5B,w8a8,128,64,146,42\n"
             "RV1126B,Qwen2,0.5B,w4a16,,,650,21\nRK9999,Qwen2,0.5B,w8a8,128,64,146,42\n",
-        )  # fmt: skip
+        )
 
 
 class TestInferencex(ReaderContract):
@@ -349,8 +356,11 @@ class TestInferencex(ReaderContract):
         row = "32,sglang,meta-llama/Llama-3.1-70B,h100_sxm,1024,1024,2,4,1,4,fp8,fp8,200,10\n"
         write(folder, "disagg_ttft_tpot.csv", head + row)
         head = "precision,engine,tp,ep,isl,osl,concurrency,model_id,gpu,n_gpus,median_ttft_s,median_tpot_s\n"
-        return write(folder, "h200x8_token_position_2026-02.csv",
-                     head + "fp8,vllm,8,,100000,128,1,meta-llama/Llama-3.1-70B,h200_sxm,8,10,0.01\n")  # fmt: skip
+        return write(
+            folder,
+            "h200x8_token_position_2026-02.csv",
+            head + "fp8,vllm,8,,100000,128,1,meta-llama/Llama-3.1-70B,h200_sxm,8,10,0.01\n",
+        )
 
     def test_duplicates_go_and_what_does_not_fit_stays_uncovered(self, folder: Path) -> None:
         tpot = self.read(folder)[0]
@@ -378,13 +388,28 @@ class TestInferencex(ReaderContract):
         import pandas as pd
 
         frame = pd.DataFrame(
-            {"concurrency": [4.0, 8.0, 4.0, 4.0], "backend": ["vllm", "vllm", "vllm", "sglang"],
-             "model_path": ["meta-llama/Llama-3.1-70B"] * 4, "system": ["h200_sxm", "h200_sxm", "l40s", "h200_sxm"],
-             "gemm_quant_mode": ["fp8"] * 4, "moe_quant_mode": ["fp8"] * 4, "tp": [4.0] * 4}
+            {
+                "concurrency": [4.0, 8.0, 4.0, 4.0],
+                "backend": ["vllm", "vllm", "vllm", "sglang"],
+                "model_path": ["meta-llama/Llama-3.1-70B"] * 4,
+                "system": ["h200_sxm", "h200_sxm", "l40s", "h200_sxm"],
+                "gemm_quant_mode": ["fp8"] * 4,
+                "moe_quant_mode": ["fp8"] * 4,
+                "tp": [4.0] * 4,
+            }
         ).assign(
-            pp=1.0, dp=1.0, ep=1.0, isl=1024.0, osl=1024.0, stated=True, uniform=True, source_set="x.csv",
-            ttft_ms=100.0, tpot_ms=10.0, backend_version=np.nan,
-        )  # fmt: skip
+            pp=1.0,
+            dp=1.0,
+            ep=1.0,
+            isl=1024.0,
+            osl=1024.0,
+            stated=True,
+            uniform=True,
+            source_set="x.csv",
+            ttft_ms=100.0,
+            tpot_ms=10.0,
+            backend_version=np.nan,
+        )
         assert inferencex.fitted_rows(frame).tolist() == [True, False, False, False]
 
 
@@ -403,8 +428,15 @@ class TestServingLogs(ReaderContract):
         write(folder, "timeseries_1s.csv", "gpu,model,t,running,waiting\n" + log)
         found = {c.metric: c for c in self.read(folder)}
         assert set(found) == {
-            "tpot_s", "ttft_s", "e2e_s", "mean_ttft_s", "p99_ttft_s", "mean_e2e_s", "p99_e2e_s", "running"
-        }  # fmt: skip
+            "tpot_s",
+            "ttft_s",
+            "e2e_s",
+            "mean_ttft_s",
+            "p99_ttft_s",
+            "mean_e2e_s",
+            "p99_e2e_s",
+            "running",
+        }
         steps = np.arange(12) + 99
         together = found["ttft_s"].predicted + steps * found["tpot_s"].predicted
         assert found["e2e_s"].predicted == pytest.approx(together)
@@ -437,17 +469,19 @@ class TestMlperf(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         folder = write(
-            tmp_path / "p", "v4.1_results.csv",
+            tmp_path / "p",
+            "v4.1_results.csv",
             "division,benchmark,scenario,accelerator,accel_per_node,nodes,samples_per_s,completed_samples_per_s,tokens_per_s\n"
             "closed,llama2-70b-99,Offline,NVIDIA H100-SXM-80GB,8,1,83,,24000\n"
             "closed,llama2-70b-99,Server,NVIDIA H100-SXM-80GB,8,1,,80,23000\n"
             "closed,resnet50,Offline,NVIDIA H100-SXM-80GB,8,1,700000,,\nclosed,gptj-99,Offline,,8,1,100,,\n",
-        )  # fmt: skip
+        )
         return write(
-            folder, "v5.1_results.csv",
+            folder,
+            "v5.1_results.csv",
             "ID,Model,Scenario,Accelerator,accelerators_per_node,Nodes,Software,weight_data_types,Performance_Result,Performance_Units\n"
             "5.1-1,llama2-70b-interactive-99,Interactive,NVIDIA B200-SXM-180GB,8,1,x,fp4,60000,Tokens/s\n",
-        )  # fmt: skip
+        )
 
     def test_other_networks_are_left_to_others_and_limits_cost_rate(self, folder: Path) -> None:
         old, new = self.read(folder)
@@ -463,10 +497,11 @@ class TestDeepseek(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return write(
-            tmp_path / "d", "published_serving_numbers.csv",
+            tmp_path / "d",
+            "published_serving_numbers.csv",
             "model,gpu,metric,value,unit\nDeepSeek-V3,H800-SXM-80GB,decode_tgs_profile_data,2300,tok/s/GPU\n"
             "DeepSeek-V3,H800-SXM-80GB,avg_nodes,226,nodes\nQwen3-8B-FP8,H20,decode_tgs,2600,tok/s/GPU\n",
-        )  # fmt: skip
+        )
 
 
 class TestTpu(ReaderContract):
@@ -476,10 +511,11 @@ class TestTpu(ReaderContract):
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         return write(
-            tmp_path / "u", "tpu_vllm_serving.csv",
+            tmp_path / "u",
+            "tpu_vllm_serving.csv",
             "tpu,model,n_chips,max_conc,isl_mean,osl_mean,successful,mean_tpot_ms,mean_ttft_ms,output_tput\n"
             "TPU v6e (Trillium),Llama-3.x-70B-Instruct (see recipe),8,64,999,1000,3000,25,250,2500\n",
-        )  # fmt: skip
+        )
 
 
 def test_a_broken_file_costs_its_own_rows_only(tmp_path: Path) -> None:

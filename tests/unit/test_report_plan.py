@@ -33,9 +33,23 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_json_has_the_fields_of_the_schema() -> None:
     document = to_dict(answer())
     assert document["schema"] == SCHEMA == "steelyard.deployment/1"
-    wanted = {"machine", "devices", "engine", "mode", "shape", "limits", "formats", "usd_per_hour",
-              "usd_per_million_tokens", "watts", "ttft_s", "tpot_s", "tokens_per_s_per_device", "max_rate_per_s",
-              "interval"}  # fmt: skip
+    wanted = {
+        "machine",
+        "devices",
+        "engine",
+        "mode",
+        "shape",
+        "limits",
+        "formats",
+        "usd_per_hour",
+        "usd_per_million_tokens",
+        "watts",
+        "ttft_s",
+        "tpot_s",
+        "tokens_per_s_per_device",
+        "max_rate_per_s",
+        "interval",
+    }
     assert wanted <= set(document["winner"])
     assert {"candidates", "screened_per_s", "simulated", "cpu_s", "front", "runners_up", "infeasible"} <= set(document)
     assert document["infeasible"] is None
@@ -50,8 +64,19 @@ def test_json_has_the_fields_of_the_schema() -> None:
 
 def test_text_says_all_of_it_in_80_columns() -> None:
     said = text(answer(), files="deploy/")
-    for words in ("12 x NVIDIA H100", "3 x tp4", "24.00 USD/h", "1.33 USD per million", "620 ms", "p99 1.00 s met",
-                  "It rents for 9 % less", "breaks first", "mi300x", "214,312 candidates", "deploy/"):  # fmt: skip
+    for words in (
+        "12 x NVIDIA H100",
+        "3 x tp4",
+        "24.00 USD/h",
+        "1.33 USD per million",
+        "620 ms",
+        "p99 1.00 s met",
+        "It rents for 9 % less",
+        "breaks first",
+        "mi300x",
+        "214,312 candidates",
+        "deploy/",
+    ):
         assert words in said, words
     assert max(map(len, said.splitlines())) <= 80
     assert "\x1b" not in said
@@ -83,8 +108,17 @@ def test_folder_holds_everything_and_reads_back(tmp_path: Path) -> None:
     made = answer()
     files = plan_files(made)
     write_folder(tmp_path / "deploy", files)
-    assert {"README.md", "serve.sh", "router.sh", "compose.yaml", "kubernetes.yaml", "check-vllm.sh", "plan.json",
-            "plan.toml", "report.html"} <= set(files)  # fmt: skip
+    assert {
+        "README.md",
+        "serve.sh",
+        "router.sh",
+        "compose.yaml",
+        "kubernetes.yaml",
+        "check-vllm.sh",
+        "plan.json",
+        "plan.toml",
+        "report.html",
+    } <= set(files)
     for name in files:
         assert name == "README.md" or f"`{name}`" in files["README.md"]
     for name in ("plan.toml", "plan.json"):
@@ -196,12 +230,29 @@ def _opened(folder: Path, name: str, profile: Path, *options: str) -> tuple[str,
     assert CHROMIUM is not None
     try:
         done = subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--disable-component-update", "--no-first-run", "--disable-sync", "--disable-extensions",
-             f"--user-data-dir={profile / 'user'}", f"--log-net-log={log}", "--enable-logging=stderr",
-             "--virtual-time-budget=2000", *options, "--dump-dom", url],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--no-first-run",
+                "--disable-sync",
+                "--disable-extensions",
+                f"--user-data-dir={profile / 'user'}",
+                f"--log-net-log={log}",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=2000",
+                *options,
+                "--dump-dom",
+                url,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
     finally:
         server.shutdown()
     asked = set(re.findall(r'"url":"(https?://[^"]*)"', log.read_text(errors="replace")))

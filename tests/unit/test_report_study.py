@@ -91,9 +91,13 @@ def test_sensitivity_compares_like_with_like() -> None:
     """cost = 10 a + noise-free b: changing a from 1 to 2 doubles it, whatever the rest; b changes nothing."""
     axes = [{"tp": a, "batch": b} for a in (1, 2) for b in (1, 2, 3)]
     columns: dict[str, list[Any]] = {
-        "case": [""] * 6, "axes": axes, "status": ["ok"] * 6, "problem": [""] * 6,
-        "fits": [True] * 5 + [False], "ttft_s": [10.0 * x["tp"] for x in axes],
-    }  # fmt: skip
+        "case": [""] * 6,
+        "axes": axes,
+        "status": ["ok"] * 6,
+        "problem": [""] * 6,
+        "fits": [True] * 5 + [False],
+        "ttft_s": [10.0 * x["tp"] for x in axes],
+    }
     study = StudyRecord("s", "estimate", {"axes": ["tp", "batch"]}, 6, 6)
     found = findings(study, columns, [Objective("ttft_s", False)])
     told = {a.name: (a.ratio, a.best, a.best_frac, a.settings) for a in found.sensitivity}
@@ -103,15 +107,19 @@ def test_sensitivity_compares_like_with_like() -> None:
 
 def test_repeats_are_averaged_and_a_promise_must_always_hold() -> None:
     columns: dict[str, list[Any]] = {
-        "case": [""] * 4, "axes": [{"rate": r, "repeat": k} for r in ("1/s", "2/s") for k in (0, 1)],
-        "status": ["ok", "ok", "ok", "failed"], "problem": ["", "", "", "died"],
-        "ttft_p99_s": [1.0, 3.0, 5.0, None], "promises_met": [True, False, True, None],
-    }  # fmt: skip
+        "case": [""] * 4,
+        "axes": [{"rate": r, "repeat": k} for r in ("1/s", "2/s") for k in (0, 1)],
+        "status": ["ok", "ok", "ok", "failed"],
+        "problem": ["", "", "", "died"],
+        "ttft_p99_s": [1.0, 3.0, 5.0, None],
+        "promises_met": [True, False, True, None],
+    }
     study = StudyRecord("s", "simulate", {"axes": ["rate", "repeat"]}, 4, 4)
     rows = findings(study, columns).rows
     assert [(r.runs, r.values["ttft_p99_s"], r.values["promises_met"]) for r in rows] == [
-        (2, 2.0, False), (1, 5.0, True),
-    ]  # fmt: skip
+        (2, 2.0, False),
+        (1, 5.0, True),
+    ]
 
 
 def test_json_is_stable_and_complete(found: Findings, priced: Store) -> None:

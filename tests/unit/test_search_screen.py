@@ -39,10 +39,17 @@ def demand(isl: int = 2000, osl: int = 200) -> Demand:
 
 
 def replicas(model: str, machine: str, engine: str, most: int = 16) -> list[Replica]:
-    return list(replicas_of(
-        load_model(model), find_machine(machine), find_engine(engine), Formats(), longest=2200, isl=2000.0,
-        max_devices=most,
-    ))  # fmt: skip
+    return list(
+        replicas_of(
+            load_model(model),
+            find_machine(machine),
+            find_engine(engine),
+            Formats(),
+            longest=2200,
+            isl=2000.0,
+            max_devices=most,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,8 +160,14 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def plan(**more: object):  # type: ignore[no-untyped-def]
-    arguments: dict[str, object] = {"rate": "6/s", "isl": 1500, "osl": 150, "ttft": "p95:1s", "tpot": "p90:40ms",
-                                    "requests": 500}  # fmt: skip
+    arguments: dict[str, object] = {
+        "rate": "6/s",
+        "isl": 1500,
+        "osl": 150,
+        "ttft": "p95:1s",
+        "tpot": "p90:40ms",
+        "requests": 500,
+    }
     return advise("llama-3.1-8b", "h100_sxm", **{**arguments, **more})  # type: ignore[arg-type]
 
 

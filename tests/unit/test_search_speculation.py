@@ -14,9 +14,18 @@ from steelyard.search.api import advise
 
 def asked(tpot: str, speculate: str = "", **more: object) -> Answer:
     return advise(
-        "llama-3.1-8b", "h100_sxm", rate="1/s", isl=500, osl=300, ttft="p99:2s", tpot=tpot, mode="aggregated",
-        requests=300, speculate=speculate, **more,  # type: ignore[arg-type]
-    )  # fmt: skip
+        "llama-3.1-8b",
+        "h100_sxm",
+        rate="1/s",
+        isl=500,
+        osl=300,
+        ttft="p99:2s",
+        tpot=tpot,
+        mode="aggregated",
+        requests=300,
+        speculate=speculate,
+        **more,  # type: ignore[arg-type]
+    )
 
 
 def test_a_good_draft_holds_a_tight_promise_with_fewer_devices() -> None:

@@ -154,8 +154,11 @@ def test_steps_are_filled_up_to_a_captured_size() -> None:
 def test_prompts_wait_for_more_of_them() -> None:
     trace = Trace(np.array([0.0, 0.15, 0.95]), [10, 10, 10], [40, 2, 2])
     flags = {"max_num_batched_tokens": 100, "batch_wait_timeout_iters": 5, "batch_wait_max_tokens_ratio": 0.2}
-    at_once = run(trace, config("trtllm", block_size=32, **{k: v for k, v in flags.items() if "wait" not in k}),
-                  tables=constant_tables(0.1)).requests  # fmt: skip
+    at_once = run(
+        trace,
+        config("trtllm", block_size=32, **{k: v for k, v in flags.items() if "wait" not in k}),
+        tables=constant_tables(0.1),
+    ).requests
     waiting = run(trace, config("trtllm", block_size=32, **flags), tables=constant_tables(0.1)).requests
     assert at_once["scheduled_at"] == pytest.approx([0.0, 0.2, 1.0])
     assert waiting["scheduled_at"] == pytest.approx([0.0, 0.7, 1.5])

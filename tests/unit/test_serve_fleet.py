@@ -127,8 +127,9 @@ def test_pools_in_words() -> None:
     cluster = parse_cluster("h100_sxm:16")
     pools, _ = parse_pools("2P:tp4, 1D:tp4dp2", cluster, Shape(engine="vllm", weights="fp8"), {"max_num_seqs": 7})
     assert [(p.role, p.replicas, p.plan.tp, p.plan.dp, p.devices) for p in pools] == [
-        ("prefill", 2, 4, 1, 8), ("decode", 1, 4, 2, 8),
-    ]  # fmt: skip
+        ("prefill", 2, 4, 1, 8),
+        ("decode", 1, 4, 2, 8),
+    ]
     assert {p.plan.weights for p in pools} == {"fp8"} and pools[0].flags == {"max_num_seqs": 7}
     pools, clusters = parse_pools("1P:tp8@l40s,1D:tp16", cluster, Shape(), {})
     assert [c.machine.name for c in clusters] == ["l40s", "h100_sxm"] and pools[0].machine == "l40s"

@@ -84,9 +84,13 @@ def test_closed_loop_keeps_so_many_in_flight() -> None:
 
 def test_dependants_wait_for_all_predecessors_and_their_delay() -> None:
     trace = Trace(
-        np.array([0.0, 0.0, 0.0]), [10, 10, 10], [5, 20, 5], after=np.array([0, 1]),
-        after_offsets=np.array([0, 0, 0, 2]), delay_s=np.array([0.0, 0.0, 3.0]),
-    )  # fmt: skip
+        np.array([0.0, 0.0, 0.0]),
+        [10, 10, 10],
+        [5, 20, 5],
+        after=np.array([0, 1]),
+        after_offsets=np.array([0, 0, 0, 2]),
+        delay_s=np.array([0.0, 0.0, 3.0]),
+    )
     q = run(trace, config(), tables=constant_tables(0.1)).requests
     assert q["arrived_at"][2] == pytest.approx(max(q["last_at"][:2]) + 3.0)
     assert (q["status"] == 0).all()
@@ -94,8 +98,12 @@ def test_dependants_wait_for_all_predecessors_and_their_delay() -> None:
 
 def test_rejected_requests_let_their_dependants_go_on() -> None:
     trace = Trace(
-        np.zeros(3), [10, 9999, 10], [5, 5, 5], after=np.array([1]), after_offsets=np.array([0, 0, 0, 1]),
-    )  # fmt: skip
+        np.zeros(3),
+        [10, 9999, 10],
+        [5, 5, 5],
+        after=np.array([1]),
+        after_offsets=np.array([0, 0, 0, 1]),
+    )
     q = run(trace, config(), blocks=20).requests
     assert list(q["status"]) == [0, 1, 0]
     closed = Trace(np.zeros(5), [9999, 9999, 10, 9999, 10], np.full(5, 5), concurrency=1)
@@ -105,26 +113,37 @@ def test_rejected_requests_let_their_dependants_go_on() -> None:
 def test_shared_prefixes_are_computed_once() -> None:
     hashes = np.tile(np.array([11, 12, 13]), 10)
     trace = Trace(
-        np.arange(10) * 100.0, np.full(10, 50), np.full(10, 4), prefix_hashes=hashes,
-        prefix_offsets=np.arange(0, 31, 3), prefix_block_tokens=16,
-    )  # fmt: skip
+        np.arange(10) * 100.0,
+        np.full(10, 50),
+        np.full(10, 4),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(0, 31, 3),
+        prefix_block_tokens=16,
+    )
     played = run(trace, config())
     assert list(played.requests["cached"]) == [0] + [48] * 9
     assert played.totals["prefill_tokens"] == 50 + 9 * 2
     assert run(trace, config(enable_prefix_caching=False)).totals["cached_tokens"] == 0
     whole = Trace(
-        np.arange(10) * 100.0, np.full(10, 48), np.full(10, 4), prefix_hashes=hashes,
-        prefix_offsets=np.arange(0, 31, 3), prefix_block_tokens=16,
-    )  # fmt: skip
+        np.arange(10) * 100.0,
+        np.full(10, 48),
+        np.full(10, 4),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(0, 31, 3),
+        prefix_block_tokens=16,
+    )
     assert list(run(whole, config()).requests["cached"][1:]) == [32] * 9  # the last token is always computed
 
 
 def test_hashed_blocks_smaller_than_the_engines_are_shared_in_whole_blocks() -> None:
     trace = Trace(
-        np.array([0.0, 100.0, 200.0]), [90, 90, 90], [4, 4, 4],
-        prefix_hashes=np.array([1, 2, 3, 4, 5, 1, 2, 3, 9, 9, 1, 7, 3]), prefix_offsets=np.array([0, 5, 10, 13]),
+        np.array([0.0, 100.0, 200.0]),
+        [90, 90, 90],
+        [4, 4, 4],
+        prefix_hashes=np.array([1, 2, 3, 4, 5, 1, 2, 3, 9, 9, 1, 7, 3]),
+        prefix_offsets=np.array([0, 5, 10, 13]),
         prefix_block_tokens=16,
-    )  # fmt: skip
+    )
     played = run(trace, config(block_size=32), blocks=20)
     assert list(played.requests["cached"]) == [0, 32, 0]
 
@@ -133,9 +152,13 @@ def test_cached_prefixes_are_evicted_by_age() -> None:
     order = [0, 1, 2, 0, 1, 2]  # three prompts of 3 units each, room for two of them beside a running one
     hashes = np.concatenate([np.array([1, 2, 3]) + 10 * k for k in order])
     trace = Trace(
-        np.arange(6) * 100.0, np.full(6, 49), np.full(6, 4), prefix_hashes=hashes,
-        prefix_offsets=np.arange(0, 19, 3), prefix_block_tokens=16,
-    )  # fmt: skip
+        np.arange(6) * 100.0,
+        np.full(6, 49),
+        np.full(6, 4),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(0, 19, 3),
+        prefix_block_tokens=16,
+    )
     small = run(trace, config(), blocks=8)
     assert small.totals["evicted_units"] > 0
     assert run(trace, config(), blocks=64).totals["cached_tokens"] == 3 * 48 > small.totals["cached_tokens"]
@@ -143,9 +166,13 @@ def test_cached_prefixes_are_evicted_by_age() -> None:
 
 def test_equal_blocks_under_different_prefixes_are_not_shared() -> None:
     trace = Trace(
-        np.array([0.0, 100.0]), [50, 50], [4, 4], prefix_hashes=np.array([1, 7, 8, 2, 7, 8]),
-        prefix_offsets=np.array([0, 3, 6]), prefix_block_tokens=16,
-    )  # fmt: skip
+        np.array([0.0, 100.0]),
+        [50, 50],
+        [4, 4],
+        prefix_hashes=np.array([1, 7, 8, 2, 7, 8]),
+        prefix_offsets=np.array([0, 3, 6]),
+        prefix_block_tokens=16,
+    )
     assert run(trace, config()).totals["cached_tokens"] == 0
 
 

@@ -74,10 +74,22 @@ def test_in_flight_batching_beats_static_batches() -> None:
 
 def test_shared_prefixes_cut_the_time_to_first_token() -> None:
     n = 200
-    trace = poisson(5, n, isl=4000, prefix_hashes=np.tile(np.arange(4), n), prefix_offsets=np.arange(0, 4 * n + 1, 4),
-                    prefix_block_tokens=512)  # fmt: skip
-    trace = Trace(trace.arrived_at, np.maximum(trace.isl, 2100), trace.osl, prefix_hashes=trace.prefix_hashes,
-                  prefix_offsets=trace.prefix_offsets, prefix_block_tokens=512)  # fmt: skip
+    trace = poisson(
+        5,
+        n,
+        isl=4000,
+        prefix_hashes=np.tile(np.arange(4), n),
+        prefix_offsets=np.arange(0, 4 * n + 1, 4),
+        prefix_block_tokens=512,
+    )
+    trace = Trace(
+        trace.arrived_at,
+        np.maximum(trace.isl, 2100),
+        trace.osl,
+        prefix_hashes=trace.prefix_hashes,
+        prefix_offsets=trace.prefix_offsets,
+        prefix_block_tokens=512,
+    )
     cached, computed = llama(trace), llama(trace, flags={"enable_prefix_caching": False})
     assert cached.summary()["prefix_cache"]["hit_frac"] > 0.4
     assert cached.summary()["ttft_s"]["mean"] < 0.7 * computed.summary()["ttft_s"]["mean"]
@@ -101,8 +113,25 @@ def test_every_engine_serves_everything(engine: str) -> None:
 def test_summary_is_json_with_the_agreed_names() -> None:
     found = llama(poisson(10, 100), slo={"ttft_s": 0.2, "tpot_s": 0.02})
     said = json.loads(json.dumps(found.summary(), allow_nan=False))
-    wanted = {"schema", "requests", "completed", "rejected", "ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s",
-              "throughput", "batch", "kv", "preemptions", "energy_j", "usd", "simulation", "provenance"}  # fmt: skip
+    wanted = {
+        "schema",
+        "requests",
+        "completed",
+        "rejected",
+        "ttft_s",
+        "tpot_s",
+        "itl_s",
+        "e2e_s",
+        "queue_s",
+        "throughput",
+        "batch",
+        "kv",
+        "preemptions",
+        "energy_j",
+        "usd",
+        "simulation",
+        "provenance",
+    }
     assert wanted <= said.keys()
     assert set(said["ttft_s"]) == {"mean", "p50", "p90", "p95", "p99"}
     assert said["schema"] == "steelyard.simulate/1"

@@ -23,9 +23,13 @@ from tests.twin import ReferencePool, Wire, reference_run
 ROUTERS = ("round-robin", "random", "session", "least-loaded", "prefix")
 #: Roles of the pools, each of one to three replicas.
 FLEETS = (
-    ("both",), ("both", "both"), ("prefill", "both"), ("prefill", "decode"), ("prefill", "prefill", "decode"),
+    ("both",),
+    ("both", "both"),
+    ("prefill", "both"),
+    ("prefill", "decode"),
+    ("prefill", "prefill", "decode"),
     ("both", "prefill", "decode"),
-)  # fmt: skip
+)
 
 
 def _prefixed(rng: np.random.Generator, trace: Trace, block: int) -> Trace:
@@ -33,10 +37,16 @@ def _prefixed(rng: np.random.Generator, trace: Trace, block: int) -> Trace:
     sizes = -(-trace.isl // block)
     hashes = rng.integers(0, 3, int(sizes.sum()))
     return Trace(
-        trace.arrived_at, trace.isl, trace.osl, session=rng.integers(-1, 5, len(trace)), delay_s=trace.delay_s,
-        concurrency=trace.concurrency, prefix_hashes=hashes, prefix_offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        trace.arrived_at,
+        trace.isl,
+        trace.osl,
+        session=rng.integers(-1, 5, len(trace)),
+        delay_s=trace.delay_s,
+        concurrency=trace.concurrency,
+        prefix_hashes=hashes,
+        prefix_offsets=np.concatenate([[0], np.cumsum(sizes)]),
         prefix_block_tokens=block,
-    )  # fmt: skip
+    )
 
 
 def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[str, Any]:
@@ -60,17 +70,25 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
         )
         pools.append(
             ReferencePool(
-                StepTable(tables, 1 << 20, 1 << 10, 1 << 20).time_s, blocks, block, replicas=replicas, role=role,
-                prefix_caching=caching, weight=weight, overlap=overlap, **flags,
+                StepTable(tables, 1 << 20, 1 << 10, 1 << 20).time_s,
+                blocks,
+                block,
+                replicas=replicas,
+                role=role,
+                prefix_caching=caching,
+                weight=weight,
+                overlap=overlap,
+                **flags,
             )
-        )  # fmt: skip
+        )
     links = np.zeros((len(roles), len(roles)), dtype=LINK)
     links["latency_s"] = rng.choice([0.0, 0.001, 0.1], links.shape)
     links["token_s"] = rng.choice([0.0, 1e-5, 1e-3], links.shape)
     wires = {
         (a, b): Wire(float(links[a, b]["latency_s"]), float(links[a, b]["token_s"]))
-        for a in range(len(roles)) for b in range(len(roles))
-    }  # fmt: skip
+        for a in range(len(roles))
+        for b in range(len(roles))
+    }
     request_s = float(rng.choice([0.0, 0.004]))
     entries = sum(m.replicas for m, _ in members if m.role in ("both", "prefill"))
     draw = np.random.default_rng(seed)
@@ -79,9 +97,14 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
         names, which = np.unique(trace.session, return_inverse=True)
         routes = np.where(trace.session >= 0, draw.permutation(names.size)[which] % entries, routes)
     played = run_fleet(
-        trace, [m for m, _ in members], tables=[t for _, t in members], links=links, router=router, seed=seed,
+        trace,
+        [m for m, _ in members],
+        tables=[t for _, t in members],
+        links=links,
+        router=router,
+        seed=seed,
         request_s=request_s,
-    )  # fmt: skip
+    )
     twin = reference_run(trace, pools, router=router, routes=routes.tolist(), wires=wires, request_s=request_s)
     q = played.requests
     for name, found in (("scheduled_at", twin.scheduled_at), ("first_at", twin.first_at), ("last_at", twin.ended_at)):

@@ -23,16 +23,30 @@ def frame() -> pd.DataFrame:
     """Loads of two models on three machines under two engines, in the table's columns."""
     rows = [
         {
-            "model_path": model, "system": machine, "backend": engine, "backend_version": "1", "isl": 1024.0,
-            "osl": 1024.0, "concurrency": float(clients), "tp": float(tp), "pp": 1.0, "dp": 1.0, "ep": 1.0,
-            "gemm_quant_mode": mode, "moe_quant_mode": mode, "stated": True, "uniform": True, "source_set": "",
-            "ttft_ms": 100.0, "tpot_ms": 10.0,
+            "model_path": model,
+            "system": machine,
+            "backend": engine,
+            "backend_version": "1",
+            "isl": 1024.0,
+            "osl": 1024.0,
+            "concurrency": float(clients),
+            "tp": float(tp),
+            "pp": 1.0,
+            "dp": 1.0,
+            "ep": 1.0,
+            "gemm_quant_mode": mode,
+            "moe_quant_mode": mode,
+            "stated": True,
+            "uniform": True,
+            "source_set": "",
+            "ttft_ms": 100.0,
+            "tpot_ms": 10.0,
         }
         for model, mode in (("meta-llama/Llama-3.1-70B", "fp8"), ("openai/gpt-oss-120b", "w4a16_mxfp4"))
         for machine, engine, clients, tp in product(
             ("h100_sxm", "h200_sxm", "b200_sxm"), ("vllm", "trtllm"), (4, 8, 16, 32, 64), (2, 4, 8)
         )
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -80,9 +94,22 @@ def test_stored_fits_stay_in_bounds() -> None:
 
 def _row(family: str, median: float, p90: float, split: str = "left-out") -> Accuracy:
     return Accuracy(
-        "inferencex_silicon", inferencex.LINES_TABLE, "*", family, "serve", "tpot_s", 10, 10, median, median, p90, 0.0,
-        0.8, 50.0, split,
-    )  # fmt: skip
+        "inferencex_silicon",
+        inferencex.LINES_TABLE,
+        "*",
+        family,
+        "serve",
+        "tpot_s",
+        10,
+        10,
+        median,
+        median,
+        p90,
+        0.0,
+        0.8,
+        50.0,
+        split,
+    )
 
 
 def test_targets_stand_beside_what_is_reached() -> None:

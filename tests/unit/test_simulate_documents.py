@@ -170,8 +170,14 @@ def test_what_limits_a_run() -> None:
 def apart() -> Simulation:
     """Prompts and answers in pools of their own."""
     return simulate(
-        "llama-3.1-8b", "h100_sxm:3", disaggregate="2P:tp1,1D:tp1", rate="8/s", isl=600, osl=80, requests=120,
-    )  # fmt: skip
+        "llama-3.1-8b",
+        "h100_sxm:3",
+        disaggregate="2P:tp1,1D:tp1",
+        rate="8/s",
+        isl=600,
+        osl=80,
+        requests=120,
+    )
 
 
 def test_pools_are_told_apart_everywhere(apart: Simulation, tmp_path: Path) -> None:

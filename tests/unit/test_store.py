@@ -112,10 +112,7 @@ def test_a_changed_study_replaces_its_points_and_keeps_answers(tmp_path: Path) -
 
 def test_readers_get_in_while_a_writer_holds_the_store(tmp_path: Path) -> None:
     store = _filled(tmp_path / "s.duckdb", list(range(10)), 10)
-    code = (
-        "import sys; from steelyard.studies.store_results import Store\n"
-        "print(Store(sys.argv[1]).study('s').priced)"
-    )  # fmt: skip
+    code = "import sys; from steelyard.studies.store_results import Store\nprint(Store(sys.argv[1]).study('s').priced)"
     with store.writing():
         found = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
@@ -127,7 +124,7 @@ def test_a_second_writer_is_told_who_holds_it(tmp_path: Path) -> None:
     code = (
         "import sys; from steelyard.studies.store_results import Store\n"
         "with Store(sys.argv[1]).writing(): print('got it')"
-    )  # fmt: skip
+    )
     run = [sys.executable, "-c", code, str(store.path)]
     with store.writing():
         refused = subprocess.run(run, capture_output=True, text=True)

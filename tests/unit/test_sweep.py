@@ -54,7 +54,9 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
     with pytest.raises(InputError) as caught:
         parse_study(
             {
-                "name": "x", "kind": "estimate", "grids": {},
+                "name": "x",
+                "kind": "estimate",
+                "grids": {},
                 "fixed": {"model": "llama-3.1-8b", "batch": "1,2", "wieghts": "fp8", "tp": 0},
                 "grid": {"on": "h100_sxm", "isl": "8-4", "osl": "1,1"},
                 "zip": [{"kv": ["fp8"], "weights": ["fp8", "bf16"]}],
@@ -62,7 +64,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
                 "objective": [{"minimise": "tpot"}, {"maximise": "tokens_per_s", "where": ["ttft_s < 1 GB", "fitz"]}],
                 "repeats": 3,
             }
-        )  # fmt: skip
+        )
     found = {p.field: p.message for p in caught.value.problems}
     assert found["grids"] == "unknown field; did you mean 'grid'?"
     assert found["fixed.wieghts"] == "unknown field; did you mean 'weights'?"
@@ -119,11 +121,14 @@ def test_order_is_cases_then_zips_then_grid() -> None:
     )
     told = [tuple(p.axes.values()) for p in expand_study(asked)]
     assert told == [
-        ("long", "bf16", "bf16", "h100_sxm", 1), ("long", "bf16", "bf16", "h100_sxm", 2),
+        ("long", "bf16", "bf16", "h100_sxm", 1),
+        ("long", "bf16", "bf16", "h100_sxm", 2),
         ("long", "bf16", "bf16", "l40s", 1),
-        ("long", "fp8", "fp8", "h100_sxm", 1), ("long", "fp8", "fp8", "h100_sxm", 2), ("long", "fp8", "fp8", "l40s", 1),
+        ("long", "fp8", "fp8", "h100_sxm", 1),
+        ("long", "fp8", "fp8", "h100_sxm", 2),
+        ("long", "fp8", "fp8", "l40s", 1),
         ("fixed", "fp8", "bf16", "h100_sxm", 9),
-    ]  # fmt: skip
+    ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -164,14 +169,27 @@ def test_equal_scenarios_have_one_hash() -> None:
     base = {"model": "llama-3.1-8b", "on": "h100_sxm:2"}
     plain = _only(base)
     for same in (
-        {"tp": 2}, {"tp": 2, "pp": 1, "dp": 1}, {"engine": "vllm"}, {"isl": 1024, "batch": 1}, {"kv": "bf16"},
-        {"model": "meta-llama/Llama-3.1-8B"}, {"skew": 0.0},
-    ):  # fmt: skip
+        {"tp": 2},
+        {"tp": 2, "pp": 1, "dp": 1},
+        {"engine": "vllm"},
+        {"isl": 1024, "batch": 1},
+        {"kv": "bf16"},
+        {"model": "meta-llama/Llama-3.1-8B"},
+        {"skew": 0.0},
+    ):
         assert _only({**base, **same}).hash == plain.hash, same
     for other in (
-        {"tp": 1, "pp": 2}, {"engine": "sglang"}, {"isl": 1025}, {"kv": "fp8"}, {"usd_per_hour": 1.0}, {"skew": 0.5},
-        {"on": "h200_sxm:2"}, {"osl": 255}, {"batch": 2}, {"model": "qwen3-8b"},
-    ):  # fmt: skip
+        {"tp": 1, "pp": 2},
+        {"engine": "sglang"},
+        {"isl": 1025},
+        {"kv": "fp8"},
+        {"usd_per_hour": 1.0},
+        {"skew": 0.5},
+        {"on": "h200_sxm:2"},
+        {"osl": 255},
+        {"batch": 2},
+        {"model": "qwen3-8b"},
+    ):
         assert _only({**base, **other}).hash != plain.hash, other
 
 
@@ -195,11 +213,13 @@ def test_the_contents_of_a_trace_count_and_not_its_place(tmp_path: Path) -> None
 def test_repeats_of_different_deployments_see_the_same_arrivals() -> None:
     asked = parse_study(
         {
-            "name": "r", "kind": "simulate", "repeats": 3,
+            "name": "r",
+            "kind": "simulate",
+            "repeats": 3,
             "fixed": {"model": "llama-3.1-8b", "rate": "2/s"},
             "grid": {"on": "h100_sxm, l40s", "isl": 100},
         }
-    )  # fmt: skip
+    )
     seeds = [p.values["seed"] for p in expand_study(asked)]
     assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
     other = _only({"model": "llama-3.1-8b", "rate": "3/s", "on": "l40s"}, "simulate", repeats=1)

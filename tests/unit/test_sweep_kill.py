@@ -55,8 +55,10 @@ print(json.dumps({"priced": done.priced, "reused": done.reused, "scenarios": don
 def _start(study: Path, store: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(study), str(store)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _finish(study: Path, store: Path) -> dict[str, int]:

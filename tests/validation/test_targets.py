@@ -39,9 +39,8 @@ def found() -> Validation:
 @pytest.mark.parametrize(("table", "phase"), BOUNDS)
 def test_errors_below_generous_bounds_and_below_the_roofline(found: Validation, table: str, phase: str) -> None:
     row = next(
-        r for r in found.rows
-        if (r.table, r.phase, r.machine, r.family, r.split) == (table, phase, "*", "*", "all")
-    )  # fmt: skip
+        r for r in found.rows if (r.table, r.phase, r.machine, r.family, r.split) == (table, phase, "*", "*", "all")
+    )
     assert row.covered == row.n
     assert row.mean_ape < BOUNDS[table, phase]
     assert row.mean_ape < row.roofline_mean_ape
@@ -50,9 +49,8 @@ def test_errors_below_generous_bounds_and_below_the_roofline(found: Validation, 
 @pytest.mark.parametrize(("table", "phase"), BOUNDS)
 def test_the_interval_holds_the_truth_often_enough(found: Validation, table: str, phase: str) -> None:
     row = next(
-        r for r in found.rows
-        if (r.table, r.phase, r.machine, r.family, r.split) == (table, phase, "*", "*", "all")
-    )  # fmt: skip
+        r for r in found.rows if (r.table, r.phase, r.machine, r.family, r.split) == (table, phase, "*", "*", "all")
+    )
     assert 0.60 <= row.interval80 <= 0.95
 
 

@@ -59,12 +59,25 @@ def look(page: Path, folder: Path, *, width: int = 1200, dark: bool = False) -> 
     probe = folder / "probe.html"
     probe.write_text(_PROBE % {"page": page.resolve().as_uri(), "width": width}, encoding="utf-8")
     command = [
-        executable(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={max(width, 600)},3000", "--virtual-time-budget=10000", "--dump-dom", probe.as_uri(),
-    ]  # fmt: skip
+        executable(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--allow-file-access-from-files",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={max(width, 600)},3000",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        probe.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     match = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match and match.group(1), done.stderr[-2000:]

@@ -18,10 +18,18 @@ from tests.web.browser import contrast, executable, look
 
 #: Charts over time and of distributions.
 CHARTS = (
-    "requests in the engine", "requests per second", "KV cache in use", "requests worked on in steps",
-    "tokens per second", "time to first token, by arrival", "time per output token, by arrival",
-    "end to end, by arrival", "time to first token", "time per output token", "end to end",
-)  # fmt: skip
+    "requests in the engine",
+    "requests per second",
+    "KV cache in use",
+    "requests worked on in steps",
+    "tokens per second",
+    "time to first token, by arrival",
+    "time per output token, by arrival",
+    "end to end, by arrival",
+    "time to first token",
+    "time per output token",
+    "end to end",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +37,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that overloads its cache, with promises kept and broken."""
     executable()
     run = simulate(
-        "llama-3.1-8b", "h100_sxm", rate="25/s", requests=1200, isl="lognormal:1500", osl="lognormal:300",
-        ttft="p99:1s", tpot="p95:50ms", e2e="mean:1h", seed=1,
-    )  # fmt: skip
+        "llama-3.1-8b",
+        "h100_sxm",
+        rate="25/s",
+        requests=1200,
+        isl="lognormal:1500",
+        osl="lognormal:300",
+        ttft="p99:1s",
+        tpot="p95:50ms",
+        e2e="mean:1h",
+        seed=1,
+    )
     path = tmp_path_factory.mktemp("page") / "run & <1>.html"
     write_timeline(run, path, targets_of(ttft="p99:1s", tpot="p95:50ms", e2e="mean:1h"), ends_of(run))
     return path

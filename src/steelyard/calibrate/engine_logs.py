@@ -145,9 +145,14 @@ def calibrate_engine(
             return np.concatenate([a for a, _ in answers]), np.concatenate([b for _, b in answers])
 
         return fit_engine(
-            at.engine, FITTED, predict, np.concatenate([measured[i][0] for i in chosen]),
-            np.concatenate([measured[i][1] for i in chosen]), noise=NOISE, rounds=ROUNDS,
-        )  # fmt: skip
+            at.engine,
+            FITTED,
+            predict,
+            np.concatenate([measured[i][0] for i in chosen]),
+            np.concatenate([measured[i][1] for i in chosen]),
+            noise=NOISE,
+            rounds=ROUNDS,
+        )
 
     every = range(len(logs))
     left = [i for i in every if len(logs) >= LEAVE_OUT and i % LEAVE_OUT == LEAVE_OUT - 1]

@@ -43,23 +43,49 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 SHARED: Final = {"local_step_frac": 0.6, "blend": 0.9, "ll128_step_ratio": 1.35, "ll_efficiency": 0.06}
 """Held for every NVLink machine: freeing them changes the held-out mean by 0.1 points or less."""
 NCCL_NAMES: Final = (
-    "launch_s", "step_s", "simple_step_ratio", "simple_fixed_s", "peer_fixed_s", "ll128_efficiency",
-    "simple_efficiency", "nvls_launch_s", "nvls_efficiency",
-)  # fmt: skip
+    "launch_s",
+    "step_s",
+    "simple_step_ratio",
+    "simple_fixed_s",
+    "peer_fixed_s",
+    "ll128_efficiency",
+    "simple_efficiency",
+    "nvls_launch_s",
+    "nvls_efficiency",
+)
 PCIE_NAMES: Final = (
-    "launch_s", "step_s", "simple_step_ratio", "simple_fixed_s", "peer_fixed_s", "ll_efficiency",
-    "simple_efficiency", "blend", "contention", "local_step_frac",
-)  # fmt: skip
+    "launch_s",
+    "step_s",
+    "simple_step_ratio",
+    "simple_fixed_s",
+    "peer_fixed_s",
+    "ll_efficiency",
+    "simple_efficiency",
+    "blend",
+    "contention",
+    "local_step_frac",
+)
 CUSTOM_NAMES: Final = (
-    "custom_launch_s", "custom_peer_s", "custom_efficiency", "two_shot_launch_s", "two_shot_peer_s",
-    "multimem_launch_s", "multimem_efficiency",
-)  # fmt: skip
+    "custom_launch_s",
+    "custom_peer_s",
+    "custom_efficiency",
+    "two_shot_launch_s",
+    "two_shot_peer_s",
+    "multimem_launch_s",
+    "multimem_efficiency",
+)
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "simple_step_ratio": (1.0, 20.0), "ll_efficiency": (0.02, 0.5), "ll128_efficiency": (0.05, 0.94),
-    "simple_efficiency": (0.05, 0.98), "blend": (0.4, 2.0), "nvls_efficiency": (0.1, 1.0), "contention": (1e-3, 2.5),
+    "simple_step_ratio": (1.0, 20.0),
+    "ll_efficiency": (0.02, 0.5),
+    "ll128_efficiency": (0.05, 0.94),
+    "simple_efficiency": (0.05, 0.98),
+    "blend": (0.4, 2.0),
+    "nvls_efficiency": (0.1, 1.0),
+    "contention": (1e-3, 2.5),
     "local_step_frac": (0.01, 1.5),
-    "custom_efficiency": (0.1, 1.0), "multimem_efficiency": (0.1, 1.0),
-}  # fmt: skip
+    "custom_efficiency": (0.1, 1.0),
+    "multimem_efficiency": (0.1, 1.0),
+}
 TIME_BOUNDS: Final = (1e-8, 1e-3)
 PRIOR_WEIGHT: Final = 0.02
 """Pull of each log parameter to its default, in units of log error (keeps unseen parameters where they were)."""

@@ -30,9 +30,14 @@ FloatArray = npt.NDArray[np.float64]
 MEASURED: Final = ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm")
 #: Number format of a collector's name, which decides what is computed in.
 FORMATS: Final[dict[str, str]] = {
-    "bfloat16": "bf16", "w4a16_mxfp4": "mxfp4", "int4_wo": "int4", "fp8": "fp8", "fp8_block": "fp8_block",
-    "w4a8_mxfp4_mxfp8": "mxfp8", "nvfp4": "nvfp4",
-}  # fmt: skip
+    "bfloat16": "bf16",
+    "w4a16_mxfp4": "mxfp4",
+    "int4_wo": "int4",
+    "fp8": "fp8",
+    "fp8_block": "fp8_block",
+    "w4a8_mxfp4_mxfp8": "mxfp8",
+    "nvfp4": "nvfp4",
+}
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "hopper": ("h100_sxm", "h200_sxm"),
     "blackwell": ("b200_sxm",),
@@ -50,10 +55,17 @@ LINEAGE: Final = {
     "l40s": "ada",
 }
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "launch_s": (1e-6, 2e-4), "compute_efficiency": (0.05, 1.0), "memory_efficiency": (0.05, 1.0),
-    "vector_efficiency": (0.05, 1.0), "tile_s": (1e-8, 5e-5), "sort_s_per_row": (1e-13, 1e-7),
-    "expert_s": (1e-12, 1e-6), "hot_frac": (0.1, 1.3), "unit_stream_ratio": (0.8, 10.0), "reread_group": (0.5, 64.0),
-}  # fmt: skip
+    "launch_s": (1e-6, 2e-4),
+    "compute_efficiency": (0.05, 1.0),
+    "memory_efficiency": (0.05, 1.0),
+    "vector_efficiency": (0.05, 1.0),
+    "tile_s": (1e-8, 5e-5),
+    "sort_s_per_row": (1e-13, 1e-7),
+    "expert_s": (1e-12, 1e-6),
+    "hot_frac": (0.1, 1.3),
+    "unit_stream_ratio": (0.8, 10.0),
+    "reread_group": (0.5, 64.0),
+}
 NO_OTHER_LINEAGE: Final = {"log_std": 0.3, "log_low10": -0.38, "log_high90": 0.38}
 """Spread assumed where no other lineage runs the kernel (guess)."""
 FIT_ROWS: Final = 1200

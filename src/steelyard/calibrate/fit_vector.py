@@ -29,9 +29,19 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 
 MEASURED: Final = (
-    "a100_pcie_40gb", "a100_pcie", "a100_sxm", "h100_sxm", "a40", "l4", "t4", "v100_pcie", "p100_pcie", "p4", "mi210",
+    "a100_pcie_40gb",
+    "a100_pcie",
+    "a100_sxm",
+    "h100_sxm",
+    "a40",
+    "l4",
+    "t4",
+    "v100_pcie",
+    "p100_pcie",
+    "p4",
+    "mi210",
     "mi100",
-)  # fmt: skip
+)
 
 
 def device_of(machine: str) -> VectorDevice:
@@ -58,10 +68,15 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "generic": ("a100_pcie", "h100_sxm", "l4", "v100_pcie", "t4", "mi210"),
 }
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
-    "launch_s": (1e-6, 8e-6), "efficiency": (0.3, 0.93), "l2_efficiency": (0.3, 1.0), "hot_frac": (0.1, 1.2),
-    "row_s": (1e-7, 2e-5), "unit_stream_bytes_per_s": (2e10, 3e11), "unaligned_efficiency": (0.5, 1.0),
+    "launch_s": (1e-6, 8e-6),
+    "efficiency": (0.3, 0.93),
+    "l2_efficiency": (0.3, 1.0),
+    "hot_frac": (0.1, 1.2),
+    "row_s": (1e-7, 2e-5),
+    "unit_stream_bytes_per_s": (2e10, 3e11),
+    "unaligned_efficiency": (0.5, 1.0),
     "arithmetic_efficiency": (0.1, 1.0),
-}  # fmt: skip
+}
 OVERHEAD_BOUNDS: Final = (1e-7, 8e-5)
 FIRST_OVERHEAD: Final = {"neusight": 1.5e-5, "vidur": 2e-7}
 EAGER_OVERHEAD_S: Final = 3.0e-5

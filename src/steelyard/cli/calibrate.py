@@ -404,10 +404,13 @@ def _engine(
     missing = [
         n
         for n, given in (
-            ("--engine", serving.engine), ("--model", model), ("--on", placed is not None), ("the logs' files", logs),
+            ("--engine", serving.engine),
+            ("--model", model),
+            ("--on", placed is not None),
+            ("the logs' files", logs),
         )
         if not given
-    ]  # fmt: skip
+    ]
     if missing or placed is None:
         raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
     from steelyard.calibrate.engine_logs import calibrate_engine, deployment, write_engine
@@ -416,22 +419,33 @@ def _engine(
 
     check_folder(Path(out) if out else user_folder())
     at = deployment(
-        model, placed.on, serving.engine, weights=placed.weights, activations=placed.activations, kv=placed.kv,
-        communication=placed.communication, tp=placed.tp, pp=placed.pp, dp=placed.dp, ep=placed.ep, skew=placed.skew,
-    )  # fmt: skip
+        model,
+        placed.on,
+        serving.engine,
+        weights=placed.weights,
+        activations=placed.activations,
+        kv=placed.kv,
+        communication=placed.communication,
+        tp=placed.tp,
+        pp=placed.pp,
+        dp=placed.dp,
+        ep=placed.ep,
+        skew=placed.skew,
+    )
     with _progress(quiet) as told:
-        found = calibrate_engine(
-            at, logs, flags=serving.flags(), rate=rate, concurrency=concurrency, progress=told
-        )  # fmt: skip
+        found = calibrate_engine(at, logs, flags=serving.flags(), rate=rate, concurrency=concurrency, progress=told)
     path = write_engine(found, ", ".join(Path(x).name for x in logs), out)
     rows = [
         {
-            "log": s.name, "load": s.load, "requests": s.requests, "left_out": s.left_out,
+            "log": s.name,
+            "load": s.load,
+            "requests": s.requests,
+            "left_out": s.left_out,
             "mean_tpot_error_frac": {"before": _number(s.tpot_before), "after": _number(s.tpot_after)},
             "mean_ttft_error_frac": {"before": _number(s.ttft_before), "after": _number(s.ttft_after)},
         }
         for s in found.logs
-    ]  # fmt: skip
+    ]
     document = {
         "schema": "steelyard.calibrate_engine/1",
         "engine": found.engine.name,
@@ -448,7 +462,9 @@ def _engine(
             ("log", "requests", "", "TPOT before", "after", "TTFT before", "after"),
             [
                 (
-                    s.name, s.requests, "left out" if s.left_out else "fitted",
+                    s.name,
+                    s.requests,
+                    "left out" if s.left_out else "fitted",
                     *(_percent(x) for x in (s.tpot_before, s.tpot_after, s.ttft_before, s.ttft_after)),
                 )
                 for s in found.logs
@@ -461,7 +477,7 @@ def _engine(
         *([] if left_out else ["  no log was left out: give three or more to see how far the figures carry"]),
         *(f"  {n} ended at zero: the kernels alone are predicted slower than measured" for n in found.bounds),
         f"wrote {path}",
-    ]  # fmt: skip
+    ]
     return document, "\n".join(lines)
 
 

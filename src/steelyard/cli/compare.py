@@ -103,10 +103,28 @@ def _replay(
 
     def send(trace: Trace) -> Simulation:
         return serve(
-            model, d.on, trace, weights=d.weights, activations=d.activations, kv=d.kv, communication=d.communication,
-            tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine, flags=flags, policy=serving.policy,
-            router=d.router, replicas=d.replicas, seed=seed, skew=d.skew, usd_per_hour=usd, generic=d.generic,
-        )  # fmt: skip
+            model,
+            d.on,
+            trace,
+            weights=d.weights,
+            activations=d.activations,
+            kv=d.kv,
+            communication=d.communication,
+            tp=d.tp,
+            pp=d.pp,
+            dp=d.dp,
+            ep=d.ep,
+            cp=d.cp,
+            engine=serving.engine,
+            flags=flags,
+            policy=serving.policy,
+            router=d.router,
+            replicas=d.replicas,
+            seed=seed,
+            skew=d.skew,
+            usd_per_hour=usd,
+            generic=d.generic,
+        )
 
     with told(output.quiet, "reading the log") as say:
         log = read_log(run, rate=rate, concurrency=concurrency, seed=seed)

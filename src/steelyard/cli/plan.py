@@ -182,14 +182,39 @@ def _ask(model: str, wanted: Wanted, allowed: Allowed, quiet: bool) -> Answer:
     usd = _prices(a.price)
     with _told(quiet, "planning") as tell:
         return advise(
-            model, a.on, rate=wanted.rate, isl=wanted.isl, osl=wanted.osl, trace=wanted.trace,
-            arrivals=wanted.arrivals, peak=wanted.peak,
-            ttft=wanted.ttft, tpot=wanted.tpot, e2e=wanted.e2e, objective=a.objective, max_gpus=a.max_gpus,
-            budget=a.budget or None, max_power=a.max_power or None, rack_power=a.rack_power or None, engine=a.engines,
-            weights=a.weights, kv=a.kv, formats=a.formats, mode=a.mode, headroom=a.headroom or 0.0, spares=a.spares,
-            usd_per_hour=usd, carbon=_carbon(a.carbon), skew=a.skew, seed=wanted.seed, requests=wanted.requests,
-            generic=a.generic, speculate=a.speculate, mix=a.mix, tell=tell,
-        )  # fmt: skip
+            model,
+            a.on,
+            rate=wanted.rate,
+            isl=wanted.isl,
+            osl=wanted.osl,
+            trace=wanted.trace,
+            arrivals=wanted.arrivals,
+            peak=wanted.peak,
+            ttft=wanted.ttft,
+            tpot=wanted.tpot,
+            e2e=wanted.e2e,
+            objective=a.objective,
+            max_gpus=a.max_gpus,
+            budget=a.budget or None,
+            max_power=a.max_power or None,
+            rack_power=a.rack_power or None,
+            engine=a.engines,
+            weights=a.weights,
+            kv=a.kv,
+            formats=a.formats,
+            mode=a.mode,
+            headroom=a.headroom or 0.0,
+            spares=a.spares,
+            usd_per_hour=usd,
+            carbon=_carbon(a.carbon),
+            skew=a.skew,
+            seed=wanted.seed,
+            requests=wanted.requests,
+            generic=a.generic,
+            speculate=a.speculate,
+            mix=a.mix,
+            tell=tell,
+        )
 
 
 def _prices(text: str) -> float | dict[str, float] | None:

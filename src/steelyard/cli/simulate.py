@@ -322,25 +322,66 @@ def _run(
     )
     extras = problems.read(
         lambda: extras_of(
-            speculate=v.speculate, lora=v.lora, kv_tiers=v.kv_tiers, early_exit=v.early_exit, finetune=v.finetune,
+            speculate=v.speculate,
+            lora=v.lora,
+            kv_tiers=v.kv_tiers,
+            early_exit=v.early_exit,
+            finetune=v.finetune,
             overlap=v.overlap,
         )
-    )  # fmt: skip
+    )
     asked = Traffic(
-        load.trace, load.rate, load.concurrency, load.workflow, load.isl, load.osl, load.requests, load.duration,
-        load.start, load.arrivals, load.burst, load.peak, load.turns, load.think, load.system, load.seed,
-    )  # fmt: skip
+        load.trace,
+        load.rate,
+        load.concurrency,
+        load.workflow,
+        load.isl,
+        load.osl,
+        load.requests,
+        load.duration,
+        load.start,
+        load.arrivals,
+        load.burst,
+        load.peak,
+        load.turns,
+        load.think,
+        load.system,
+        load.seed,
+    )
     with told(quiet, "reading traffic") as say:
         sent = problems.read(lambda: branched(traffic(asked), load.best_of, load.beam))
         problems.done()
         say(f"simulating {len(sent):,} requests", len(sent))
         found = serve(
-            model, d.on, sent, targets, weights=d.weights, activations=d.activations, kv=d.kv,
-            communication=d.communication, tp=d.tp, pp=d.pp, dp=d.dp, ep=d.ep, cp=d.cp, engine=serving.engine,
-            flags=flags, policy=serving.policy, router=d.router, replicas=d.replicas, disaggregate=d.disaggregate,
-            transfer_overlap=d.transfer_overlap, encode_s=encode_s, changes=changes, extras=extras,
-            seed=load.seed, skew=d.skew, usd_per_hour=usd, generic=d.generic, watch=say.watch,
-        )  # fmt: skip
+            model,
+            d.on,
+            sent,
+            targets,
+            weights=d.weights,
+            activations=d.activations,
+            kv=d.kv,
+            communication=d.communication,
+            tp=d.tp,
+            pp=d.pp,
+            dp=d.dp,
+            ep=d.ep,
+            cp=d.cp,
+            engine=serving.engine,
+            flags=flags,
+            policy=serving.policy,
+            router=d.router,
+            replicas=d.replicas,
+            disaggregate=d.disaggregate,
+            transfer_overlap=d.transfer_overlap,
+            encode_s=encode_s,
+            changes=changes,
+            extras=extras,
+            seed=load.seed,
+            skew=d.skew,
+            usd_per_hour=usd,
+            generic=d.generic,
+            watch=say.watch,
+        )
     return found, targets
 
 

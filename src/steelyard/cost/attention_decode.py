@@ -228,7 +228,17 @@ def decode_attention_time_s(
     if F.computes_fp8 and F.fp8_extra_s:
         time = time + np.where(bits <= 8, F.fp8_extra_s, 0.0)
     limit = decode_attention_limit_s(
-        B, C, H, K, D, kv_bits=bits, window=W, device=device, computes_fp8=F.computes_fp8, kv_hot=kv_hot,
-        value_dim=Dv, queries=Q,
-    )  # fmt: skip
+        B,
+        C,
+        H,
+        K,
+        D,
+        kv_bits=bits,
+        window=W,
+        device=device,
+        computes_fp8=F.computes_fp8,
+        kv_hot=kv_hot,
+        value_dim=Dv,
+        queries=Q,
+    )
     return np.asarray(np.maximum(time, limit))

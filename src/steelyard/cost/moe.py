@@ -267,9 +267,18 @@ def moe_time_s(
     rest = moved / stream + p.sort_s_per_row * tokens_ * np.asarray(topk, dtype=np.float64) + p.expert_s * local
     time = p.launch_s + up + down + rest
     limit = moe_limit_s(
-        tokens, h, i, topk, experts, weight_bits=weight_bits, gated=gated, skew=skew, device=device,
-        local_experts=local_experts, routing=routing,
-    )  # fmt: skip
+        tokens,
+        h,
+        i,
+        topk,
+        experts,
+        weight_bits=weight_bits,
+        gated=gated,
+        skew=skew,
+        device=device,
+        local_experts=local_experts,
+        routing=routing,
+    )
     return np.maximum(time, limit)
 
 

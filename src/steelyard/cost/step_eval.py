@@ -125,9 +125,16 @@ def _prefill(data: Any, layout: Any, base: int, chunks: float, new: float, pairs
 
 @njit_inner
 def _sequences(
-    data: Any, layout: Any, base: int, decodes: float, context: float, queries: int, chunks: float, new: float,
+    data: Any,
+    layout: Any,
+    base: int,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
     pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """``(time, energy)`` of what depends on sequences: attention, and the projections only one kind of them has."""
     time, energy = 0.0, 0.0
     if decodes > 0:
@@ -149,9 +156,17 @@ def _sequences(
 
 @njit_inner
 def _split(
-    data: Any, layout: Any, base: int, tokens: float, decodes: float, context: float, queries: int, chunks: float,
-    new: float, pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+    data: Any,
+    layout: Any,
+    base: int,
+    tokens: float,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
+    pairs: float,
+) -> tuple[float, float]:
     """``(time, energy)`` of layers whose attention and feed-forward run on devices of their own, in micro-batches.
 
     With ``a`` and ``f`` the time of one micro-batch on either side and ``c`` that of its way, over all layers:
@@ -179,9 +194,17 @@ def _split(
 
 @njit_inner
 def _woven(
-    data: Any, layout: Any, base: int, tokens: float, decodes: float, context: float, queries: int, chunks: float,
-    new: float, pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+    data: Any,
+    layout: Any,
+    base: int,
+    tokens: float,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
+    pairs: float,
+) -> tuple[float, float]:
     """``(time, energy)`` of the layers when two halves of the step run side by side, where that is faster.
 
     NanoFlow: what reads memory or waits for the network runs beside the products of the other half and takes less of
@@ -220,9 +243,18 @@ def _woven(
 
 @njit_inner
 def device_cost(
-    data: Any, layout: Any, base: int, tokens: float, logits: float, decodes: float, context: float, queries: int,
-    chunks: float, new: float, pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+    data: Any,
+    layout: Any,
+    base: int,
+    tokens: float,
+    logits: float,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
+    pairs: float,
+) -> tuple[float, float]:
     """``(time, dynamic energy)`` of the kernels of a step, without the engine's own time.
 
     ``base``: row of the layout at which the model's tables begin; ``logits``: rows whose next token is looked at;
@@ -259,9 +291,17 @@ def whole_cost(
 
 @njit_inner
 def verify_cost(
-    data: Any, layout: Any, base: int, rows: float, decodes: float, context: float, queries: int, chunks: float,
-    new: float, pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+    data: Any,
+    layout: Any,
+    base: int,
+    rows: float,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
+    pairs: float,
+) -> tuple[float, float]:
     """``(time, energy)`` of a step whose decodes have ``queries`` new tokens each, the logits of all of them wanted."""
     tokens = decodes * queries + new
     logits = decodes * queries + chunks
@@ -271,9 +311,16 @@ def verify_cost(
 
 @njit_inner
 def step_cost(
-    data: Any, layout: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float,
+    data: Any,
+    layout: Any,
+    tokens: float,
+    rows: float,
+    decodes: float,
+    context: float,
+    chunks: float,
+    new: float,
     pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """``(time in s, energy of one device in J)`` of a step; arguments as of ``StepTable.time_s``."""
     time, energy = device_cost(data, layout, 0, tokens, rows, decodes, context, 1, chunks, new, pairs)
     return whole_cost(data, layout, 0, time, energy, tokens, rows, chunks)
@@ -281,8 +328,15 @@ def step_cost(
 
 @njit
 def table_cost(
-    data: Any, layout: Any, tokens: float, rows: float, decodes: float, context: float, chunks: float, new: float,
+    data: Any,
+    layout: Any,
+    tokens: float,
+    rows: float,
+    decodes: float,
+    context: float,
+    chunks: float,
+    new: float,
     pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """:func:`step_cost` for Python."""
     return step_cost(data, layout, tokens, rows, decodes, context, chunks, new, pairs)

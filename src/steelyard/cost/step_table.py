@@ -83,9 +83,22 @@ TABLES = 9
 #: verifications. ``weave``: place in :data:`OVERLAPS`. ``parts``, ``hop_s``, ``hop_token_s``: micro-batches, and the
 #: time of their way between attention and feed-forward devices, per layer.
 CONSTANTS = (
-    "overhead_s", "per_row_s", "launch_s", "graph_tokens", "host_s", "host_per_row_s", "overlap", "static_w", "cap_w",
-    "verify_from", "weave", "layers", "parts", "hop_s", "hop_token_s",
-)  # fmt: skip
+    "overhead_s",
+    "per_row_s",
+    "launch_s",
+    "graph_tokens",
+    "host_s",
+    "host_per_row_s",
+    "overlap",
+    "static_w",
+    "cap_w",
+    "verify_from",
+    "weave",
+    "layers",
+    "parts",
+    "hop_s",
+    "hop_token_s",
+)
 #: Kernels of a step one after another; kernels that need different resources at once (NanoFlow, arXiv:2408.12757);
 #: collectives under the other half of the batch (TokenWeave, arXiv:2505.11329); attention and feed-forward on devices
 #: of their own (see :mod:`steelyard.simulation.deployments.split_ffn`, which builds the tables of that).
@@ -445,8 +458,11 @@ def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats,
 
 def _facts(kernel: Kernel) -> list[Any]:
     """What a kernel is priced by, in the order of its names."""
-    return [kernel.flops, *(kernel.traffic[k] for k in sorted(kernel.traffic)),
-            *(kernel.features[k] for k in sorted(kernel.features))]  # fmt: skip
+    return [
+        kernel.flops,
+        *(kernel.traffic[k] for k in sorted(kernel.traffic)),
+        *(kernel.features[k] for k in sorted(kernel.features)),
+    ]
 
 
 def _class(kernel: Kernel) -> str:

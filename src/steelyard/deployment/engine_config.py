@@ -45,32 +45,69 @@ class Rules:
 #: Schedulers by name.
 RULES: Mapping[str, Rules] = {
     "vllm": Rules(
-        "vLLM v1: one token budget, running requests first", True, True, "prompt",
+        "vLLM v1: one token budget, running requests first",
+        True,
+        True,
+        "prompt",
         source="vLLM 0.24 v1/core/sched/scheduler.py; scheduler_reserve_full_isl is on by default",
     ),
     "vllm-v0": Rules("vLLM v0: prompts first, whole", False, False, "prompt", source="vLLM 0.5 core/scheduler.py"),
-    "sarathi": Rules("Sarathi-Serve: decodes first, prompt chunks in the rest", True, True, "prompt",
-                     source="arXiv:2403.02310"),
+    "sarathi": Rules(
+        "Sarathi-Serve: decodes first, prompt chunks in the rest", True, True, "prompt", source="arXiv:2403.02310"
+    ),
     "sglang": Rules(
-        "SGLang: prompt steps first, chunked, admission by estimate", False, True, "estimate", "shortest_answer", True,
+        "SGLang: prompt steps first, chunked, admission by estimate",
+        False,
+        True,
+        "estimate",
+        "shortest_answer",
+        True,
         source="SGLang 0.5 srt/managers/schedule_policy.py (PrefillAdder) and schedule_batch.py (retract_decode)",
     ),
     "trtllm": Rules(
-        "TensorRT-LLM in-flight batching, GUARANTEED_NO_EVICT", True, False, "whole",
+        "TensorRT-LLM in-flight batching, GUARANTEED_NO_EVICT",
+        True,
+        False,
+        "whole",
         source="TensorRT-LLM 1.0 CapacitySchedulerPolicy, the default",
     ),
-    "trtllm-max-utilization": Rules("TensorRT-LLM in-flight batching, MAX_UTILIZATION", True, False, "step",
-                                    source="TensorRT-LLM 1.0 CapacitySchedulerPolicy"),
-    "orca": Rules("Orca: iteration-level batching, prompt and answer reserved", True, False, "whole",
-                  source="Yu et al., OSDI 2022"),
-    "tgi": Rules("TGI: prompts first, whole, prompt and answer reserved", False, False, "whole",
-                 source="text-generation-inference router/src/queue.rs"),
-    "splitfuse": Rules("DeepSpeed-FastGen Dynamic SplitFuse: every step filled to the same tokens", True, True, "step",
-                       source="arXiv:2401.08671"),
-    "lightllm": Rules("LightLLM: whole prompts shared with decodes, past-future admission", True, True, "past-future",
-                      source="arXiv:2507.10150"),
+    "trtllm-max-utilization": Rules(
+        "TensorRT-LLM in-flight batching, MAX_UTILIZATION",
+        True,
+        False,
+        "step",
+        source="TensorRT-LLM 1.0 CapacitySchedulerPolicy",
+    ),
+    "orca": Rules(
+        "Orca: iteration-level batching, prompt and answer reserved",
+        True,
+        False,
+        "whole",
+        source="Yu et al., OSDI 2022",
+    ),
+    "tgi": Rules(
+        "TGI: prompts first, whole, prompt and answer reserved",
+        False,
+        False,
+        "whole",
+        source="text-generation-inference router/src/queue.rs",
+    ),
+    "splitfuse": Rules(
+        "DeepSpeed-FastGen Dynamic SplitFuse: every step filled to the same tokens",
+        True,
+        True,
+        "step",
+        source="arXiv:2401.08671",
+    ),
+    "lightllm": Rules(
+        "LightLLM: whole prompts shared with decodes, past-future admission",
+        True,
+        True,
+        "past-future",
+        source="arXiv:2507.10150",
+    ),
     "static": Rules("static batching", False, False, "whole", static=True),
-}  # fmt: skip
+}
 
 #: The scheduler of each engine of the catalogue.
 _SCHEDULER = {
@@ -251,10 +288,18 @@ def _check(given: Mapping[str, Any], rules: Rules) -> list[Problem]:
         if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 1):
             problems.append(Problem(f"flags.{name}", f"expected at least 1, got {given[name]}"))
     for name in (
-        "max_model_len", "num_gpu_blocks_override", "long_prefill_token_threshold", "host_s",
-        "host_s_per_sequence", "graph_tokens", "launch_s", "schedule_conservativeness",
-        "cuda_graph_sizes_to", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio",
-    ):  # fmt: skip
+        "max_model_len",
+        "num_gpu_blocks_override",
+        "long_prefill_token_threshold",
+        "host_s",
+        "host_s_per_sequence",
+        "graph_tokens",
+        "launch_s",
+        "schedule_conservativeness",
+        "cuda_graph_sizes_to",
+        "batch_wait_timeout_iters",
+        "batch_wait_max_tokens_ratio",
+    ):
         if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 0):
             problems.append(Problem(f"flags.{name}", f"expected at least 0, got {given[name]}"))
     share = given.get("gpu_memory_utilization", 1.0)

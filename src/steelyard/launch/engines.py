@@ -237,8 +237,19 @@ def options(unit: Unit, *, complete: bool = False) -> Mapping[str, Any]:
 def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
     f, c = unit.flags.line, unit.config
     slots = max(1, min(c.max_num_seqs, math.ceil(1.5 * unit.in_flight) if unit.in_flight else c.max_num_seqs))
-    kv = _kv(unit, {"bf16": "bf16", "fp16": "f16", "fp32": "f32", "q8_0": "q8_0", "q4_0": "q4_0", "fp8": "q8_0",
-                    "int8": "q8_0", "int4": "q4_0"})  # fmt: skip
+    kv = _kv(
+        unit,
+        {
+            "bf16": "bf16",
+            "fp16": "f16",
+            "fp32": "f32",
+            "q8_0": "q8_0",
+            "q4_0": "q4_0",
+            "fp8": "q8_0",
+            "int8": "q8_0",
+            "int4": "q4_0",
+        },
+    )
     lines = [
         f("--model", _gguf(unit, service)),
         f("--alias", service.repository),

@@ -265,10 +265,15 @@ def _by_hand(unit: Unit, model: Model, repository: str) -> list[str]:
 
 #: Weight formats an engine makes itself from 16-bit weights while it loads them, with the word it has for it.
 _QUANTISES = {
-    "vllm": {"fp8": "fp8", "fp8_block": "fp8_per_block", "int8_weight_only": "int8_per_channel_weight_only",
-             "nf4": "bitsandbytes", "mxfp8": "mxfp8"},
+    "vllm": {
+        "fp8": "fp8",
+        "fp8_block": "fp8_per_block",
+        "int8_weight_only": "int8_per_channel_weight_only",
+        "nf4": "bitsandbytes",
+        "mxfp8": "mxfp8",
+    },
     "sglang": {"fp8": "fp8", "nf4": "bitsandbytes", "mxfp8": "mxfp8"},
-}  # fmt: skip
+}
 
 
 def _online(engine: str, native: str, wanted: str) -> str:

@@ -69,9 +69,14 @@ def read(data: Path, machine: str) -> pd.DataFrame:
     tensor = raw["moe_tp_size"].astype(float)
     group = raw["moe_ep_size"].astype(float)
     shape = (
-        raw["hidden_size"].astype(str) + "x" + raw["inter_size"].astype(str)
-        + "k" + raw["topk"].astype(str) + "e" + raw["num_experts"].astype(str)
-    )  # fmt: skip
+        raw["hidden_size"].astype(str)
+        + "x"
+        + raw["inter_size"].astype(str)
+        + "k"
+        + raw["topk"].astype(str)
+        + "e"
+        + raw["num_experts"].astype(str)
+    )
     weight_bytes = raw["inter_size"] / tensor * raw["moe_dtype"].astype(str).map(BITS).map(lambda b: b[0] // 1) / 8.0
     few = (raw["num_tokens"] * raw["topk"] <= raw["num_experts"]) & (group > 1) & (machine == "a100_sxm")
     grouped = (shape == "7168x2048k8e256") & (group > 1) & raw["moe_dtype"].isin(["fp8_block", "nvfp4"])

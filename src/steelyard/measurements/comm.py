@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS: Final = (
-    "source", "machine", "library", "version", "eager", "operation", "message_bytes", "devices",
-    "devices_per_node", "time_s",
-)  # fmt: skip
+    "source",
+    "machine",
+    "library",
+    "version",
+    "eager",
+    "operation",
+    "message_bytes",
+    "devices",
+    "devices_per_node",
+    "time_s",
+)
 
 ELEMENT_BYTES: Final = {"half": 2.0, "bfloat16": 2.0, "int8": 1.0, "float": 4.0}
 OPERATION: Final = {

@@ -90,12 +90,18 @@ def read_vidur(data: Path) -> pd.DataFrame:
         parts.append(
             pd.DataFrame(
                 {
-                    "source": "vidur", "machine": machine, "op": op, "kind": kind, "rows": tokens,
-                    "read_bytes": tokens * reads * 2.0, "write_bytes": tokens * writes * 2.0, "flops": tokens * reads,
+                    "source": "vidur",
+                    "machine": machine,
+                    "op": op,
+                    "kind": kind,
+                    "rows": tokens,
+                    "read_bytes": tokens * reads * 2.0,
+                    "write_bytes": tokens * writes * 2.0,
+                    "flops": tokens * reads,
                     "time_s": raw[column].astype(float) * 1e-3,
                 }
             )
-        )  # fmt: skip
+        )
     table = pd.concat(parts, ignore_index=True)
     return table[table["time_s"] > 0].reset_index(drop=True)
 

@@ -31,11 +31,33 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
 
     c = candidate
     names = (
-        "machine", "devices", "engine", "mode", "shape", "limits", "formats", "usd_per_hour", "usd_per_million_tokens",
-        "watts", "ttft_s", "tpot_s", "e2e_s", "tokens_per_s", "tokens_per_s_per_device", "tokens_per_s_per_user",
-        "max_rate_per_s", "interval", "percentiles", "simulated", "meets", "headroom_frac", "carbon_g_per_hour",
-        "breaks_first", "batch_mean", "kv_frac",
-    )  # fmt: skip
+        "machine",
+        "devices",
+        "engine",
+        "mode",
+        "shape",
+        "limits",
+        "formats",
+        "usd_per_hour",
+        "usd_per_million_tokens",
+        "watts",
+        "ttft_s",
+        "tpot_s",
+        "e2e_s",
+        "tokens_per_s",
+        "tokens_per_s_per_device",
+        "tokens_per_s_per_user",
+        "max_rate_per_s",
+        "interval",
+        "percentiles",
+        "simulated",
+        "meets",
+        "headroom_frac",
+        "carbon_g_per_hour",
+        "breaks_first",
+        "batch_mean",
+        "kv_frac",
+    )
     found = {name: getattr(c, name) for name in names}
     found["interval"] = {k: list(v) for k, v in c.interval.items()}
     return {**found, "deployment": deployment_dict(c.deployment)}

@@ -175,11 +175,18 @@ def standalone(charts: Sequence[tuple[str, str]], groups: Sequence[str]) -> str:
     rows = -(-len(groups) // per_row)
     height = head + HEIGHT + 14 + 20 * rows
     colours = (
-        ("ink", "#1b2330", "#e9edf3"), ("soft", "#5d6878", "#a3aebd"), ("line", "#dde2e9", "#303947"),
-        ("page", "#ffffff", "#131820"), ("bad", "#b3261e", "#ff9a90"), ("g0", "#1f6fb4", "#6db3f2"),
-        ("g1", "#c8660a", "#f2a65a"), ("g2", "#2f7d4f", "#74c795"), ("g3", "#8a3fb0", "#cf97ea"),
-        ("g4", "#a8324a", "#f08a9c"), ("g5", "#5b6470", "#b3bcc8"),
-    )  # fmt: skip
+        ("ink", "#1b2330", "#e9edf3"),
+        ("soft", "#5d6878", "#a3aebd"),
+        ("line", "#dde2e9", "#303947"),
+        ("page", "#ffffff", "#131820"),
+        ("bad", "#b3261e", "#ff9a90"),
+        ("g0", "#1f6fb4", "#6db3f2"),
+        ("g1", "#c8660a", "#f2a65a"),
+        ("g2", "#2f7d4f", "#74c795"),
+        ("g3", "#8a3fb0", "#cf97ea"),
+        ("g4", "#a8324a", "#f08a9c"),
+        ("g5", "#5b6470", "#b3bcc8"),
+    )
     light = "".join(f"--{name}:{a};" for name, a, _ in colours)
     dark = "".join(f"--{name}:{b};" for name, _, b in colours)
     style = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{PALETTE}"

@@ -116,19 +116,17 @@ def _winner(answer: Answer, w: Candidate) -> list[str]:
         '<div class="tiles">',
     ]
     tiles = [
+        (("no price", "per hour") if w.usd_per_hour is None else (q(w.usd_per_hour, "USD"), "per hour, all devices")),
         (
-            ("no price", "per hour") if w.usd_per_hour is None
-            else (q(w.usd_per_hour, "USD"), "per hour, all devices")
-        ),
-        (
-            ("no price", "per million tokens") if w.usd_per_million_tokens is None
+            ("no price", "per million tokens")
+            if w.usd_per_million_tokens is None
             else (q(w.usd_per_million_tokens, "USD"), "per million generated tokens")
         ),
         (f"{figure(w.max_rate_per_s)}/s", f"requests it holds ({w.headroom_frac:+.0%} of what was asked)"),
         (figure(w.tokens_per_s_per_device), "tokens/s per device, loaded"),
         (figure(w.tokens_per_s_per_user), "tokens/s for a user"),
         (q(w.watts, "W"), "with hosts"),
-    ]  # fmt: skip
+    ]
     parts += [f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles]
     parts.append("</div>")
     parts += _promise(answer, w)
@@ -224,15 +222,29 @@ def _charts(answer: Answer) -> tuple[list[tuple[str, str]], list[str]]:
         tpot = [t.limit_s for t in answer.question.targets if t.metric == "tpot_s"]
         bound = (1 / min(tpot), f"promised: {q(min(tpot), 's')} a token") if tpot else None
         dots = _dots(speed, others, w, lambda c: (c.tokens_per_s_per_user, c.tokens_per_s_per_device))
-        svg = front_chart("tokens per second for a user against tokens per second and device", dots,
-                          "tokens/s for one user", "tokens/s per device", groups, rising=True, bound=bound)  # fmt: skip
+        svg = front_chart(
+            "tokens per second for a user against tokens per second and device",
+            dots,
+            "tokens/s for one user",
+            "tokens/s per device",
+            groups,
+            rising=True,
+            bound=bound,
+        )
         charts.append(("Speed for a user against yield of a device", svg))
     if cost:
         ttft = [t.limit_s for t in answer.question.targets if t.metric == "ttft_s"]
         bound = (min(ttft), f"promised: {q(min(ttft), 's')}") if ttft else None
         dots = _dots(cost, priced, w, lambda c: (c.ttft_s, c.usd_per_hour or 0.0))
-        svg = front_chart("rent per hour against time to first token", dots, "time to first token, s", "USD per hour",
-                          groups, rising=False, bound=bound)  # fmt: skip
+        svg = front_chart(
+            "rent per hour against time to first token",
+            dots,
+            "time to first token, s",
+            "USD per hour",
+            groups,
+            rising=False,
+            bound=bound,
+        )
         charts.append(("Rent against latency", svg))
     return charts, groups
 
@@ -282,9 +294,20 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], first: bool = Fa
 
 
 _HEADS = (
-    "", "machine", "shape", "engine", "devices", "USD/h", "USD/M tok", "TTFT", "TPOT", "req/s held", "tok/s/device",
-    "tok/s/user", "W",
-)  # fmt: skip
+    "",
+    "machine",
+    "shape",
+    "engine",
+    "devices",
+    "USD/h",
+    "USD/M tok",
+    "TTFT",
+    "TPOT",
+    "req/s held",
+    "tok/s/device",
+    "tok/s/user",
+    "W",
+)
 
 
 def _row(kind: str, c: Candidate) -> list[str]:

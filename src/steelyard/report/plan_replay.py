@@ -100,11 +100,16 @@ def rows(asked: Replay, found: Simulation) -> list[dict[str, Any]]:
 def text(asked: Replay, found: Simulation, width: int | None = None) -> str:
     """The comparison as text."""
     cells = [
-        [m.removesuffix("_s").upper(), s, "-" if a is None else q(float(a), "s"), q(b, "s"),
-         "" if a is None else "equal" if a == b else f"{b / a - 1:+.2%}"]
+        [
+            m.removesuffix("_s").upper(),
+            s,
+            "-" if a is None else q(float(a), "s"),
+            q(b, "s"),
+            "" if a is None else "equal" if a == b else f"{b / a - 1:+.2%}",
+        ]
         for m, s, a, b in _pairs(asked, found)
         if s in ("mean", "p50", "p90", "p95", "p99")
-    ]  # fmt: skip
+    ]
     same = equal(asked, found)
     words = {True: "replayed to identical numbers", False: "the numbers differ", None: "nothing was expected"}[same]
     head = f"{asked.deployment.model}: {len(asked.deployment.pools)} pools, {asked.deployment.devices} devices"

@@ -150,10 +150,12 @@ def limits(simulation: Simulation) -> dict[str, float]:
     blocks, page, most_seqs, most_tokens = (
         per_replica(simulation, value)[at]
         for value in (
-            lambda p: p.kv.blocks, lambda p: p.kv.block_tokens, lambda p: p.config.max_num_seqs,
+            lambda p: p.kv.blocks,
+            lambda p: p.kv.block_tokens,
+            lambda p: p.config.max_num_seqs,
             lambda p: p.config.max_num_batched_tokens,
         )
-    )  # fmt: skip
+    )
     waiting = np.asarray(it.waiting) > 0
     prompt_blocks = float(simulation.trace.isl.mean()) / page
     full = blocks - np.asarray(it.kv_blocks) <= np.maximum((1 - FULL) * blocks, np.minimum(prompt_blocks, blocks / 2))
@@ -240,9 +242,12 @@ def placed(pool: PoolOutcome, beside: str = "") -> str:
 
 
 _ROLES = {
-    "both": "prompts and answers", "prefill": "prompts", "decode": "answers", "encode": "encoders",
+    "both": "prompts and answers",
+    "prefill": "prompts",
+    "decode": "answers",
+    "encode": "encoders",
     "feed_forward": "feed-forward",
-}  # fmt: skip
+}
 
 
 def _title_of(pool: PoolOutcome) -> str:
@@ -334,9 +339,12 @@ def interval(low: float, high: float, unit: str = "s") -> str:
 def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target], ends: Ends | None) -> Any:
     table = grid("left", "left")
     rows = [
-        *_served(sim, document["throughput"], targets, ends), *_grouped(document), *_used(sim),
-        *_beyond(sim, document.get("extras")), *_paid(sim),
-    ]  # fmt: skip
+        *_served(sim, document["throughput"], targets, ends),
+        *_grouped(document),
+        *_used(sim),
+        *_beyond(sim, document.get("extras")),
+        *_paid(sim),
+    ]
     for name, words in rows:
         table.add_row(name, words)
     return table

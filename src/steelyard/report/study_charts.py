@@ -165,9 +165,13 @@ def _height(p: _Picture, ys: Scale, y: tuple[str, str]) -> None:
 
 
 def by_value(
-    title: str, unit: str, values: Sequence[str], best: Sequence[float | None], middle: Sequence[float | None],
+    title: str,
+    unit: str,
+    values: Sequence[str],
+    best: Sequence[float | None],
+    middle: Sequence[float | None],
     words: Callable[[float], str],
-) -> str:  # fmt: skip
+) -> str:
     """A figure over the values of an axis: the best of all points with that value, and their median.
 
     The values stand at equal distances, as they were listed.

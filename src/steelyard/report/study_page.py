@@ -154,10 +154,14 @@ def _front(found: Findings) -> list[str]:
         parts.append(
             scatter(
                 f"{other.metric} over {known[0].metric}",
-                x, y, dots, front if len(known) == 2 else _outline(front, pair), groups,
+                x,
+                y,
+                dots,
+                front if len(known) == 2 else _outline(front, pair),
+                groups,
                 maximise=(pair[0].maximise, pair[1].maximise),
             )
-        )  # fmt: skip
+        )
     if colour:
         parts.append(
             f"<p>Coloured by {escape(colour)}. Points that break a limit are shown, but are not on the front.</p>"

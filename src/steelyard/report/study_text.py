@@ -39,11 +39,17 @@ def heading(name: str) -> str:
     """A column's name as the head of a table: ``TTFT p99``, ``tok/s per device``."""
     words = name.removesuffix("_s").removesuffix("_bytes").removeprefix("output_")
     for long, short in (
-        ("energy_j_per_output_token", "J/tok"), ("energy_j_per_token", "J/tok"),
-        ("usd_per_million_output_tokens", "USD/M"), ("usd_per_million_tokens", "USD/M"), ("usd_per_hour", "USD/h"),
-        ("tokens_per_s_per_device", "tok/s/dev"), ("tokens_per_s_per_user", "tok/s/user"), ("tokens_per", "tok/s"),
-        ("goodput_requests_per", "goodput/s"), ("memory_total", "memory"),
-    ):  # fmt: skip
+        ("energy_j_per_output_token", "J/tok"),
+        ("energy_j_per_token", "J/tok"),
+        ("usd_per_million_output_tokens", "USD/M"),
+        ("usd_per_million_tokens", "USD/M"),
+        ("usd_per_hour", "USD/h"),
+        ("tokens_per_s_per_device", "tok/s/dev"),
+        ("tokens_per_s_per_user", "tok/s/user"),
+        ("tokens_per", "tok/s"),
+        ("goodput_requests_per", "goodput/s"),
+        ("memory_total", "memory"),
+    ):
         if words == long:
             return short
     return words.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("_", " ")

@@ -160,8 +160,15 @@ class Chart:
         base = top + inner[1]
         for value in nice_ticks(x0, x1, TICKS_X):
             at, last = float(px(value)), float(px(value)) > WIDTH - 30
-            parts.append(_words("tick", WIDTH - 2 if last else at, base + 19, "end" if last else "middle",
-                                tick_label(value, self.x_unit)))  # fmt: skip
+            parts.append(
+                _words(
+                    "tick",
+                    WIDTH - 2 if last else at,
+                    base + 19,
+                    "end" if last else "middle",
+                    tick_label(value, self.x_unit),
+                )
+            )
         parts.append(_words("tick", left + inner[0], base + 38, "end", self.x))
         return parts
 

@@ -122,12 +122,19 @@ def page(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | No
         lines.append(f"stopped early: {simulation.stopped}")
     document = to_dict(simulation, targets, ends)
     body = [
-        f"<h1>{escape(title)}</h1>", *(f"<p>{escape(x)}</p>" for x in lines), _facts(simulation, document),
-        "<h2>What its users see</h2>", _table(document), _promises(document),
-        "<h2>Where the time went</h2>", _shares(document["limited_by"]),
-        "<h2>Over time</h2>", _charts(_over_time(simulation, targets)),
-        "<h2>Distributions</h2>", _charts(_histograms(simulation, targets)),
-    ]  # fmt: skip
+        f"<h1>{escape(title)}</h1>",
+        *(f"<p>{escape(x)}</p>" for x in lines),
+        _facts(simulation, document),
+        "<h2>What its users see</h2>",
+        _table(document),
+        _promises(document),
+        "<h2>Where the time went</h2>",
+        _shares(document["limited_by"]),
+        "<h2>Over time</h2>",
+        _charts(_over_time(simulation, targets)),
+        "<h2>Distributions</h2>",
+        _charts(_histograms(simulation, targets)),
+    ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -144,20 +151,32 @@ def _facts(simulation: Simulation, document: dict[str, Any]) -> str:
     rate, kv, cache = document["throughput"], document["kv"], document["prefix_cache"]
     left = [f"{document[x]:,} {x}" for x in ("rejected", "unfinished") if document[x]]
     cards = [
-        ("completed", f"{document['completed']:,} of {document['requests']:,}",
-         f"in {q(document['makespan_s'], 's')}" + "".join(f", {x}" for x in left)),
-        ("throughput", f"{figure(rate['requests_per_s'])} requests/s",
-         f"{figure(rate['input_tokens_per_s'])} prompt + {figure(rate['output_tokens_per_s'])} generated tokens/s"),
-    ]  # fmt: skip
+        (
+            "completed",
+            f"{document['completed']:,} of {document['requests']:,}",
+            f"in {q(document['makespan_s'], 's')}" + "".join(f", {x}" for x in left),
+        ),
+        (
+            "throughput",
+            f"{figure(rate['requests_per_s'])} requests/s",
+            f"{figure(rate['input_tokens_per_s'])} prompt + {figure(rate['output_tokens_per_s'])} generated tokens/s",
+        ),
+    ]
     if document["slo"]:
         share = f"{rate['goodput_frac']:.1%} of the requests within the limits"
         cards.append(("goodput", f"{figure(rate['goodput_requests_per_s'])} requests/s", share))
     cards += [
-        ("batch", f"{figure(document['batch']['mean'])} requests per step",
-         f"at most {document['batch']['max']:,.0f}; at most {document['waiting_max']:,.0f} waiting"),
-        ("KV cache", f"{kv['mean_frac']:.0%} used, {kv['max_frac']:.0%} at most",
-         f"{kv['blocks']:,} blocks of {kv['block_tokens']} tokens each; {document['preemptions']:,} preemptions"),
-    ]  # fmt: skip
+        (
+            "batch",
+            f"{figure(document['batch']['mean'])} requests per step",
+            f"at most {document['batch']['max']:,.0f}; at most {document['waiting_max']:,.0f} waiting",
+        ),
+        (
+            "KV cache",
+            f"{kv['mean_frac']:.0%} used, {kv['max_frac']:.0%} at most",
+            f"{kv['blocks']:,} blocks of {kv['block_tokens']} tokens each; {document['preemptions']:,} preemptions",
+        ),
+    ]
     if cache["hit_tokens"]:
         cards.append(
             ("prefix cache", f"{cache['hit_frac']:.1%} of prompt tokens found", f"{cache['hit_tokens']:,} tokens")

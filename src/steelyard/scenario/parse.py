@@ -62,9 +62,17 @@ def cluster_from(on: str | Cluster | Machine) -> Cluster:
 
 
 def deployment_of(
-    model: str | Model, on: str | Cluster | Machine, shape: Shape, trace: Trace, options: Options, *,
-    router: str = "round-robin", flags: Mapping[str, Any] | None = None, replicas: int = 1, disaggregate: str = "",
-) -> Prepared:  # fmt: skip
+    model: str | Model,
+    on: str | Cluster | Machine,
+    shape: Shape,
+    trace: Trace,
+    options: Options,
+    *,
+    router: str = "round-robin",
+    flags: Mapping[str, Any] | None = None,
+    replicas: int = 1,
+    disaggregate: str = "",
+) -> Prepared:
     """Everything from the words of a user, ready to run.
 
     Args:

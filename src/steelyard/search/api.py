@@ -185,26 +185,70 @@ def advise(
     if loaded.transformer.max_context and demand.longest > loaded.transformer.max_context:
         words = f"isl + osl = {demand.longest} tokens exceeds the model's {loaded.transformer.max_context}"
         raise InputError(words, field="isl")
-    given = {m: float(usd_per_hour) for m in machines} if isinstance(usd_per_hour, int | float) else {
-        find_machine(k).name: float(v) for k, v in (usd_per_hour or {}).items()
-    }  # fmt: skip
+    given = (
+        {m: float(usd_per_hour) for m in machines}
+        if isinstance(usd_per_hour, int | float)
+        else {find_machine(k).name: float(v) for k, v in (usd_per_hour or {}).items()}
+    )
     question = Question(
-        model=model if isinstance(model, str) else loaded.transformer.name, machines=machines, targets=tuple(targets),
-        rate_per_s=rate_per_s, isl=float(sent.isl.mean()), osl=demand.mean_osl, traffic=dict(sent.origin),
-        objective=objective, max_gpus=max_gpus, budget_usd_per_hour=max_usd, max_w=max_w, rack_w=rack_w,
-        engines=servers, modes=modes, weights=allowed_weights, kv=allowed_kv, headroom_frac=more, spares=spares,
-        usd_per_hour=given, speculate=ways, carbon_g_per_kwh=carbon, skew=skew, seed=seed, requests=len(sent),
-    )  # fmt: skip
+        model=model if isinstance(model, str) else loaded.transformer.name,
+        machines=machines,
+        targets=tuple(targets),
+        rate_per_s=rate_per_s,
+        isl=float(sent.isl.mean()),
+        osl=demand.mean_osl,
+        traffic=dict(sent.origin),
+        objective=objective,
+        max_gpus=max_gpus,
+        budget_usd_per_hour=max_usd,
+        max_w=max_w,
+        rack_w=rack_w,
+        engines=servers,
+        modes=modes,
+        weights=allowed_weights,
+        kv=allowed_kv,
+        headroom_frac=more,
+        spares=spares,
+        usd_per_hour=given,
+        speculate=ways,
+        carbon_g_per_kwh=carbon,
+        skew=skew,
+        seed=seed,
+        requests=len(sent),
+    )
     inputs = {
-        "model": question.model, "on": ",".join(machines), "rate": rate, "isl": isl, "osl": osl,
-        "trace": trace.name if isinstance(trace, Trace) else str(trace), "arrivals": arrivals, "peak": peak,
-        "ttft": ttft, "tpot": tpot, "e2e": e2e, "objective": objective, "max_gpus": max_gpus, "budget": budget,
-        "max_power": max_power, "rack_power": rack_power, "engine": ",".join(servers), "mode": ",".join(modes),
-        "formats": formats, "weights": ",".join(_list(weights)), "kv": ",".join(_list(kv)), "headroom": headroom,
-        "spares": spares, "usd_per_hour": given or None, "carbon": carbon, "skew": skew, "seed": seed,
-        "requests": requests, "generic": generic, **({"mix": True} if mix else {}),
+        "model": question.model,
+        "on": ",".join(machines),
+        "rate": rate,
+        "isl": isl,
+        "osl": osl,
+        "trace": trace.name if isinstance(trace, Trace) else str(trace),
+        "arrivals": arrivals,
+        "peak": peak,
+        "ttft": ttft,
+        "tpot": tpot,
+        "e2e": e2e,
+        "objective": objective,
+        "max_gpus": max_gpus,
+        "budget": budget,
+        "max_power": max_power,
+        "rack_power": rack_power,
+        "engine": ",".join(servers),
+        "mode": ",".join(modes),
+        "formats": formats,
+        "weights": ",".join(_list(weights)),
+        "kv": ",".join(_list(kv)),
+        "headroom": headroom,
+        "spares": spares,
+        "usd_per_hour": given or None,
+        "carbon": carbon,
+        "skew": skew,
+        "seed": seed,
+        "requests": requests,
+        "generic": generic,
+        **({"mix": True} if mix else {}),
         **({"speculate": ";".join(ways)} if ways else {}),
-    }  # fmt: skip
+    }
     remedy = remedied(loaded, sent, demand) if remedies else None
     answer = solve(loaded, question, sent, demand, inputs, remedy, tell)
     if ways:

@@ -25,11 +25,14 @@ def deployment_of(parts: Sequence[Part], question: Question, limits: Limits, rou
     """The pools with their flags, spares included."""
     pools = tuple(
         Pool(
-            p.replica.cluster.machine.name, p.replica.plan, p.count + limits.spares, p.role,
+            p.replica.cluster.machine.name,
+            p.replica.plan,
+            p.count + limits.spares,
+            p.role,
             p.replica.flags(p.budget, p.sequences),
         )
         for p in parts
-    )  # fmt: skip
+    )
     return Deployment(question.model, pools, router)
 
 
@@ -46,18 +49,33 @@ def _facts(parts: Sequence[Part], question: Question, limits: Limits, router: st
         found |= {f"{prefix}{k}": v for k, v in p.replica.flags(p.budget, p.sequences).items()}
     plan = parts[-1].replica.plan
     return {
-        "deployment": deployment_of(parts, question, limits, router), "machine": "+".join(machines),
-        "devices": sum((p.count + limits.spares) * p.replica.devices for p in parts), "engine": engine,
-        "mode": "aggregated" if alone else "disaggregated", "shape": shape, "limits": found,
-        "formats": {"weights": plan.weights, "activations": plan.activations, "kv": plan.kv,
-                    "communication": plan.communication},
-    }  # fmt: skip
+        "deployment": deployment_of(parts, question, limits, router),
+        "machine": "+".join(machines),
+        "devices": sum((p.count + limits.spares) * p.replica.devices for p in parts),
+        "engine": engine,
+        "mode": "aggregated" if alone else "disaggregated",
+        "shape": shape,
+        "limits": found,
+        "formats": {
+            "weights": plan.weights,
+            "activations": plan.activations,
+            "kv": plan.kv,
+            "communication": plan.communication,
+        },
+    }
 
 
 def candidate_of(
-    finalist: Finalist, question: Question, limits: Limits, player: Player, demand: Demand, largest: float,
-    breaks: str = "", *, first: bool,
-) -> Candidate:  # fmt: skip
+    finalist: Finalist,
+    question: Question,
+    limits: Limits,
+    player: Player,
+    demand: Demand,
+    largest: float,
+    breaks: str = "",
+    *,
+    first: bool,
+) -> Candidate:
     """A finalist with its run's figures; intervals for the winner (``first``).
 
     Args:
@@ -75,35 +93,66 @@ def candidate_of(
     usd = None if math.isnan(finalist.usd_per_hour) else finalist.usd_per_hour
     breaks = breaks or finalist.choice.breaks
     return Candidate(
-        **facts, usd_per_hour=usd, usd_per_million_tokens=None if usd is None else usd / 3600 / tokens_per_s * 1e6,
-        watts=finalist.watts, ttft_s=outcome.values["ttft_s"], tpot_s=outcome.values["tpot_s"],
-        e2e_s=outcome.values["e2e_s"], percentiles=outcome.percentiles, tokens_per_s=tokens_per_s,
+        **facts,
+        usd_per_hour=usd,
+        usd_per_million_tokens=None if usd is None else usd / 3600 / tokens_per_s * 1e6,
+        watts=finalist.watts,
+        ttft_s=outcome.values["ttft_s"],
+        tpot_s=outcome.values["tpot_s"],
+        e2e_s=outcome.values["e2e_s"],
+        percentiles=outcome.percentiles,
+        tokens_per_s=tokens_per_s,
         tokens_per_s_per_device=most * demand.mean_osl / facts["devices"],
         tokens_per_s_per_user=1.0 / max(outcome.percentiles["tpot_s"].get("mean", math.inf), 1e-9),
-        max_rate_per_s=most, interval=_intervals(parts, player, rate, most) if first else {}, simulated=True,
-        meets=outcome.meets, headroom_frac=most / question.rate_per_s - 1.0,
-        carbon_g_per_hour=_carbon(finalist.watts, question), breaks_first=breaks, batch_mean=outcome.batch_mean,
-        kv_frac=outcome.kv_frac, value=abs(finalist.value),
-    )  # fmt: skip
+        max_rate_per_s=most,
+        interval=_intervals(parts, player, rate, most) if first else {},
+        simulated=True,
+        meets=outcome.meets,
+        headroom_frac=most / question.rate_per_s - 1.0,
+        carbon_g_per_hour=_carbon(finalist.watts, question),
+        breaks_first=breaks,
+        batch_mean=outcome.batch_mean,
+        kv_frac=outcome.kv_frac,
+        value=abs(finalist.value),
+    )
 
 
 def screened_candidate(
-    parts: Sequence[Part], question: Question, limits: Limits, figures: Mapping[str, float], *, capacity: float,
-    usd_per_hour: float, osl: float, meets: bool, breaks: str,
-) -> Candidate:  # fmt: skip
+    parts: Sequence[Part],
+    question: Question,
+    limits: Limits,
+    figures: Mapping[str, float],
+    *,
+    capacity: float,
+    usd_per_hour: float,
+    osl: float,
+    meets: bool,
+    breaks: str,
+) -> Candidate:
     """A candidate the screen alone has weighed."""
     facts = _facts(parts, question, limits)
     usd = None if math.isnan(usd_per_hour) else usd_per_hour
     tokens_per_s = question.rate_per_s * osl
     return Candidate(
-        **facts, usd_per_hour=usd, usd_per_million_tokens=None if usd is None else usd / 3600 / tokens_per_s * 1e6,
-        watts=figures["watts"], ttft_s=figures["ttft_s"], tpot_s=figures["tpot_s"],
-        e2e_s=figures["ttft_s"] + max(osl - 1, 0.0) * figures["tpot_s"], percentiles={}, tokens_per_s=tokens_per_s,
+        **facts,
+        usd_per_hour=usd,
+        usd_per_million_tokens=None if usd is None else usd / 3600 / tokens_per_s * 1e6,
+        watts=figures["watts"],
+        ttft_s=figures["ttft_s"],
+        tpot_s=figures["tpot_s"],
+        e2e_s=figures["ttft_s"] + max(osl - 1, 0.0) * figures["tpot_s"],
+        percentiles={},
+        tokens_per_s=tokens_per_s,
         tokens_per_s_per_device=figures.get("tokens_per_s_per_device", capacity * osl / facts["devices"]),
-        tokens_per_s_per_user=1.0 / max(figures["tpot_s"], 1e-9), max_rate_per_s=capacity, interval={}, simulated=False,
-        meets=meets, headroom_frac=capacity / question.rate_per_s - 1.0,
-        carbon_g_per_hour=_carbon(figures["watts"], question), breaks_first=breaks,
-    )  # fmt: skip
+        tokens_per_s_per_user=1.0 / max(figures["tpot_s"], 1e-9),
+        max_rate_per_s=capacity,
+        interval={},
+        simulated=False,
+        meets=meets,
+        headroom_frac=capacity / question.rate_per_s - 1.0,
+        carbon_g_per_hour=_carbon(figures["watts"], question),
+        breaks_first=breaks,
+    )
 
 
 def choice_candidate(
@@ -115,9 +164,16 @@ def choice_candidate(
         figures |= {"ttft_s": outcome.values["ttft_s"], "tpot_s": outcome.values["tpot_s"]}
     breaks = outcome.breaks if outcome is not None and outcome.breaks else choice.breaks
     return screened_candidate(
-        choice.parts, question, limits, figures, capacity=choice.capacity, usd_per_hour=usd_per_hour, osl=osl,
-        meets=False, breaks=breaks,
-    )  # fmt: skip
+        choice.parts,
+        question,
+        limits,
+        figures,
+        capacity=choice.capacity,
+        usd_per_hour=usd_per_hour,
+        osl=osl,
+        meets=False,
+        breaks=breaks,
+    )
 
 
 def _carbon(watts: float, question: Question) -> float | None:

@@ -107,10 +107,16 @@ class Block:
         chosen = [half.part(int(i)) for half, i in zip(self.parts, at, strict=True)]
         worst = int(np.argmin([half.capacity[int(i)] for half, i in zip(self.parts, at, strict=True)]))
         return Choice(
-            tuple(chosen), float(self.capacity[index]), value, self.parts[worst].breaks_at(int(at[worst])),
-            {"ttft_s": float(self.ttft_s[index]), "tpot_s": float(self.tpot_s[index]),
-             "watts": float(self.watts[index])},
-        )  # fmt: skip
+            tuple(chosen),
+            float(self.capacity[index]),
+            value,
+            self.parts[worst].breaks_at(int(at[worst])),
+            {
+                "ttft_s": float(self.ttft_s[index]),
+                "tpot_s": float(self.tpot_s[index]),
+                "watts": float(self.watts[index]),
+            },
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +143,15 @@ class Half:
         """One option."""
         replica = self.points.replicas[int(self.replica[i])]
         budget, sequences = replica.budgets[self.budget[i]], replica.sequences[self.sequences[i]]
-        return Part(replica, self.role, int(self.count[i]), int(max(budget, sequences)), int(sequences),
-                    float(self.capacity[i]), float(self.margin[i]))  # fmt: skip
+        return Part(
+            replica,
+            self.role,
+            int(self.count[i]),
+            int(max(budget, sequences)),
+            int(sequences),
+            float(self.capacity[i]),
+            float(self.margin[i]),
+        )
 
     def breaks_at(self, i: int) -> str:
         """What fails first."""
@@ -149,10 +162,20 @@ class Half:
         arrays = {
             n: getattr(self, n)[keep]
             for n in (
-                "replica", "budget", "sequences", "count", "capacity", "breaks", "devices", "usd_per_hour", "watts",
-                "ttft_s", "tpot_s", "margin",
+                "replica",
+                "budget",
+                "sequences",
+                "count",
+                "capacity",
+                "breaks",
+                "devices",
+                "usd_per_hour",
+                "watts",
+                "ttft_s",
+                "tpot_s",
+                "margin",
             )
-        }  # fmt: skip
+        }
         return Half(self.points, self.role, **arrays)
 
 
@@ -165,9 +188,16 @@ def counts_up_to(largest: int) -> Integers:
 
 
 def half_of(
-    points: Points, demand: Demand, promise: Promise, limits: Limits, rent: Rent, role: str, need: float, *,
+    points: Points,
+    demand: Demand,
+    promise: Promise,
+    limits: Limits,
+    rent: Rent,
+    role: str,
+    need: float,
+    *,
     every: bool,
-) -> Half:  # fmt: skip
+) -> Half:
     """Every option of a pool.
 
     Args:
@@ -209,10 +239,21 @@ def half_of(
     total = (counts[n] + spares) * device[p]
     margin = MARGIN + SINGLE / (counts[n] * points.ranks[p]) + STAGED * (points.lanes[p] > 1)
     return Half(
-        points, role, p, c, s, counts[n], np.asarray(capacity[chosen], dtype=np.float64), breaks[p, c, s, near], total,
-        total * rent.usd_per_hour[p], power + idle + rent.host_w[p] * total, operating["ttft"][p, c, n],
-        operating["tpot"][p, c, n], margin,
-    )  # fmt: skip
+        points,
+        role,
+        p,
+        c,
+        s,
+        counts[n],
+        np.asarray(capacity[chosen], dtype=np.float64),
+        breaks[p, c, s, near],
+        total,
+        total * rent.usd_per_hour[p],
+        power + idle + rent.host_w[p] * total,
+        operating["ttft"][p, c, n],
+        operating["tpot"][p, c, n],
+        margin,
+    )
 
 
 def _nothing(points: Points, role: str) -> Half:
@@ -237,8 +278,9 @@ def _operating(points: Points, demand: Demand, promise: Promise, need: float, co
             here = np.minimum(np.searchsorted(rate, share[i]), len(rate) - 1)
             stay = np.maximum(points.load[here], 1.0) * points.lanes[i]
             index[i, j] = here
-            slow[i, j] = np.minimum(np.searchsorted(rate, share[i] * (1 + z * AVERAGED * np.sqrt(spread[i] / stay))),
-                                    len(rate) - 1)  # fmt: skip
+            slow[i, j] = np.minimum(
+                np.searchsorted(rate, share[i] * (1 + z * AVERAGED * np.sqrt(spread[i] / stay))), len(rate) - 1
+            )
     take = np.take_along_axis
     light = np.minimum(1.0, share[:, None, :] / points.rate[:, :, :1])
     power = take(points.power, index, axis=2) * light
@@ -281,9 +323,16 @@ class _Sliced:
 def aggregated(half: Half) -> Block:
     """Candidates of one pool that does everything."""
     return Block(
-        half.capacity, half.devices, half.usd_per_hour, half.watts, half.ttft_s, half.tpot_s,
-        half.margin, (half,), (len(half.capacity),),
-    )  # fmt: skip
+        half.capacity,
+        half.devices,
+        half.usd_per_hour,
+        half.watts,
+        half.ttft_s,
+        half.tpot_s,
+        half.margin,
+        (half,),
+        (len(half.capacity),),
+    )
 
 
 def pairs(prompts: Half, answers: Half, limits: Limits) -> Block | None:
@@ -300,10 +349,16 @@ def pairs(prompts: Half, answers: Half, limits: Limits) -> Block | None:
     usd = prompts.usd_per_hour[:, None] + answers.usd_per_hour[None, :]
     shape = capacity.shape
     return Block(
-        capacity.ravel(), devices.ravel(), usd.ravel(), (prompts.watts[:, None] + answers.watts[None, :]).ravel(),
-        np.broadcast_to(prompts.ttft_s[:, None], shape).ravel(), np.broadcast_to(answers.tpot_s, shape).ravel(),
-        np.maximum(prompts.margin[:, None], answers.margin[None, :]).ravel(), (prompts, answers), shape,
-    )  # fmt: skip
+        capacity.ravel(),
+        devices.ravel(),
+        usd.ravel(),
+        (prompts.watts[:, None] + answers.watts[None, :]).ravel(),
+        np.broadcast_to(prompts.ttft_s[:, None], shape).ravel(),
+        np.broadcast_to(answers.tpot_s, shape).ravel(),
+        np.maximum(prompts.margin[:, None], answers.margin[None, :]).ravel(),
+        (prompts, answers),
+        shape,
+    )
 
 
 def _worth_pairing(half: Half) -> Half:

@@ -11,8 +11,13 @@ from steelyard.units import format_quantity
 
 __all__ = ["breaking", "reasons", "target_text", "value_text"]
 
-_NAMES = {"ttft": "time to first token", "tpot": "time per output token", "e2e": "end-to-end time",
-          "kv": "the KV cache", "power": "the power limit"}  # fmt: skip
+_NAMES = {
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "e2e": "end-to-end time",
+    "kv": "the KV cache",
+    "power": "the power limit",
+}
 
 
 def target_text(target: Target) -> str:

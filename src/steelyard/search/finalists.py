@@ -105,9 +105,16 @@ def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
 
 
 def finalists(
-    blocks: Sequence[Block], question: Question, limits: Limits, need: float, player: Player, *, runners: int = RUNNERS,
-    runs: int = RUNS, tell: Callable[[str], object] = str,
-) -> Search:  # fmt: skip
+    blocks: Sequence[Block],
+    question: Question,
+    limits: Limits,
+    need: float,
+    player: Player,
+    *,
+    runners: int = RUNNERS,
+    runs: int = RUNS,
+    tell: Callable[[str], object] = str,
+) -> Search:
     """Play candidates until the order of the best is certain.
 
     Args:
@@ -142,7 +149,7 @@ def finalists(
             closest = (result.worst, choice, result)
     return Search(
         tuple(_ordered(found, question)), closest[1] if closest else None, closest[2] if closest else None, exhausted
-    )  # fmt: skip
+    )
 
 
 def _wanted(found: Sequence[Finalist], choice: Choice, value: float, question: Question, runners: int) -> bool:

@@ -176,10 +176,18 @@ class FleetAnswer:
 
 
 def plan_fleet(
-    question: Question, trace: Trace, *, model: Model | None = None, available: Mapping[str, int] | None = None,
-    routing: str = "prompt", max_pools: int | None = None, shapes: Mapping[str, Sequence[Pool]] | None = None,
-    compare: bool = True, time_limit_s: float = 10.0, generic: bool = False,
-) -> FleetAnswer:  # fmt: skip
+    question: Question,
+    trace: Trace,
+    *,
+    model: Model | None = None,
+    available: Mapping[str, int] | None = None,
+    routing: str = "prompt",
+    max_pools: int | None = None,
+    shapes: Mapping[str, Sequence[Pool]] | None = None,
+    compare: bool = True,
+    time_limit_s: float = 10.0,
+    generic: bool = False,
+) -> FleetAnswer:
     """The cheapest fleet that may mix machines and replicas, such that all traffic keeps the promise.
 
     Args:
@@ -250,12 +258,29 @@ def plan_fleet(
         closest = _fleet(question, together, together.closest, buckets, trace)
     first = together.first
     return FleetAnswer(
-        question, winner, singles, screened, infeasible, closest, len(types.varieties), types.weighed, len(buckets),
-        buckets.groups, first.cost, first.bound, first.gap_frac, sum(r.programs for r in runs),
-        sum(r.program_s for r in runs), player.fleets, player.wall_s, time.perf_counter() - wall,
-        time.process_time() - cpu, ledger, _why(winner, singles, screened, question),
+        question,
+        winner,
+        singles,
+        screened,
+        infeasible,
+        closest,
+        len(types.varieties),
+        types.weighed,
+        len(buckets),
+        buckets.groups,
+        first.cost,
+        first.bound,
+        first.gap_frac,
+        sum(r.programs for r in runs),
+        sum(r.program_s for r in runs),
+        player.fleets,
+        player.wall_s,
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+        ledger,
+        _why(winner, singles, screened, question),
         {"routing": routing, "available": limits, "max_pools": max_pools, "trace": trace.name},
-    )  # fmt: skip
+    )
 
 
 def _beyond(lengths: Any, ranges: Sequence[tuple[int, int]]) -> Floats:
@@ -280,9 +305,10 @@ def _checked(question: Question, trace: Trace) -> Question:
 def _affordable(question: Question) -> tuple[str, ...]:
     """Machines whose full node keeps the rack's power."""
     kept = tuple(
-        n for n in question.machines
+        n
+        for n in question.machines
         if question.rack_w is None or node_power_w(cluster_of(find_machine(n))) <= question.rack_w
-    )  # fmt: skip
+    )
     if not kept:
         raise InputError(f"a full node of every machine draws more than {question.rack_w:,.0f} W", field="rack_power")
     return kept
@@ -309,11 +335,13 @@ def _fleet(question: Question, settled: Settled, outcome: Outcome, buckets: Buck
     pools = tuple(varieties[j].pool(int(counts[j])) for j in used)
     routes = tuple(
         Route(
-            buckets.prompts(g), buckets.answers(g), float(buckets.share[buckets.group == g].sum()),
+            buckets.prompts(g),
+            buckets.answers(g),
+            float(buckets.share[buckets.group == g].sum()),
             tuple(float(x) for x in outcome.shares[g][used]),
         )
         for g in range(buckets.groups)
-    )  # fmt: skip
+    )
     usd = sum(float(counts[j]) * varieties[j].devices * varieties[j].usd_per_hour for j in used)
     priced = question.objective == "cost" or usd > 0
     spare_w = sum((counts[j] - outcome.counts[j]) * varieties[j].idle_w for j in used)
@@ -321,16 +349,25 @@ def _fleet(question: Question, settled: Settled, outcome: Outcome, buckets: Buck
     devices = int(sum(int(counts[j]) * varieties[j].devices for j in used))
     tokens_per_s = float(trace.osl.mean()) * trace.rate_per_s
     value = {
-        "cost": usd, "energy": watts, "carbon": watts / 1000 * (question.carbon_g_per_kwh or 0.0),
+        "cost": usd,
+        "energy": watts,
+        "carbon": watts / 1000 * (question.carbon_g_per_kwh or 0.0),
         "devices": float(devices),
-    }[question.objective]  # fmt: skip
+    }[question.objective]
     return Fleet(
-        Deployment(question.model, pools, ROUTER), routes,
-        " + ".join(f"{counts[j]} x {varieties[j].label}" for j in used), devices, usd if priced else None,
-        usd / (tokens_per_s * 3600) * 1e6 if priced else None, watts, outcome.percentiles(),
-        {t.metric: percentile_of(outcome.values[t.metric], t.percentile) for t in question.targets}, outcome.meets,
-        value, buckets.routing,
-    )  # fmt: skip
+        Deployment(question.model, pools, ROUTER),
+        routes,
+        " + ".join(f"{counts[j]} x {varieties[j].label}" for j in used),
+        devices,
+        usd if priced else None,
+        usd / (tokens_per_s * 3600) * 1e6 if priced else None,
+        watts,
+        outcome.percentiles(),
+        {t.metric: percentile_of(outcome.values[t.metric], t.percentile) for t in question.targets},
+        outcome.meets,
+        value,
+        buckets.routing,
+    )
 
 
 def _explained(
@@ -362,12 +399,11 @@ def _explained(
                 option = OPTIONS.get(bound.name, "--available")
                 nearest.append(
                     FleetChange(f"{bound.name}: {bound.limit:,.6g} -> {least:,.6g} ({option})", bound.name, least)
-                )  # fmt: skip
+                )
         names = ", ".join(b.name for b in limits)
         return FleetInfeasible(f"no fleet carries the traffic within the limits on {names}", tuple(nearest))
     if settled.outcome is None and settled.closest is not None:
-        met = [t for t in question.targets
-               if percentile_of(settled.closest.values[t.metric], t.percentile) > t.limit_s]  # fmt: skip
+        met = [t for t in question.targets if percentile_of(settled.closest.values[t.metric], t.percentile) > t.limit_s]
         worst = ", ".join(
             f"{t.metric.removesuffix('_s').upper()} {t.label} "
             f"{percentile_of(settled.closest.values[t.metric], t.percentile):.3g} s > {t.limit_s:.3g} s"
@@ -394,6 +430,9 @@ def _why(
             said.append(f"{share:.1%} below the best fleet of one type, {best.shape} at {best.value:,.2f} {unit}")
         else:
             said.append(f"no mix beats the best fleet of one type, {best.shape}")
-    said += [f"{n} alone cannot hold the promise" for n, value in screened.items()
-             if math.isinf(value) or (n in singles and singles[n] is None)]  # fmt: skip
+    said += [
+        f"{n} alone cannot hold the promise"
+        for n, value in screened.items()
+        if math.isinf(value) or (n in singles and singles[n] is None)
+    ]
     return tuple(said)

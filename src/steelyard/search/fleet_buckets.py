@@ -112,9 +112,17 @@ def buckets_of(trace: Trace, routing: str = "prompt") -> Buckets:
     rows = keys // 1000
     group = np.arange(len(keys)) if routing == "size" else np.unique(rows, return_inverse=True)[1].reshape(-1)
     return Buckets(
-        mean(isl), mean(osl), count / len(trace), np.asarray(context), extremes(isl + osl)[:, 1], extremes(isl),
-        extremes(osl), np.asarray(group, dtype=np.int64), np.asarray(member, dtype=np.int64), routing,
-    )  # fmt: skip
+        mean(isl),
+        mean(osl),
+        count / len(trace),
+        np.asarray(context),
+        extremes(isl + osl)[:, 1],
+        extremes(isl),
+        extremes(osl),
+        np.asarray(group, dtype=np.int64),
+        np.asarray(member, dtype=np.int64),
+        routing,
+    )
 
 
 def _place(lengths: Integers, short: int, octave: int) -> Integers:
@@ -174,9 +182,15 @@ def part_of(trace: Trace, keep: Any) -> Trace | None:
         if getattr(trace, name) is not None
     }
     return Trace(
-        trace.arrived_at[rows], trace.isl[rows], trace.osl[rows], prefix_hashes=hashes, prefix_offsets=offsets,
-        prefix_block_tokens=trace.prefix_block_tokens, name=trace.name, **some,
-    )  # fmt: skip
+        trace.arrived_at[rows],
+        trace.isl[rows],
+        trace.osl[rows],
+        prefix_hashes=hashes,
+        prefix_offsets=offsets,
+        prefix_block_tokens=trace.prefix_block_tokens,
+        name=trace.name,
+        **some,
+    )
 
 
 def merged(traces: Sequence[Trace], name: str = "") -> Trace:

@@ -120,12 +120,14 @@ class Player:
 
     def _judged(
         self, counts: Integers, shares: Floats, values: dict[str, Floats], pool: Integers, watts: float
-    ) -> Outcome:  # fmt: skip
+    ) -> Outcome:
         ratios = {t: percentile_of(values[t.metric], t.percentile) / t.limit_s for t in self.targets}
         broken = [t for t, ratio in ratios.items() if ratio > 1.0]
         used = [int(j) for j in np.flatnonzero(counts > 0) if np.any(pool == j)]
-        own = {j: {t: percentile_of(values[t.metric][pool == j], t.percentile) / t.limit_s for t in self.targets}
-               for j in used}  # fmt: skip
+        own = {
+            j: {t: percentile_of(values[t.metric][pool == j], t.percentile) / t.limit_s for t in self.targets}
+            for j in used
+        }
         guilty = tuple(j for j in used if any(own[j][t] > 1.0 for t in broken))
         idle = tuple(j for j in used if all(not own[j][t] > 0.8 for t in self.targets))
         known = [r for r in ratios.values() if not math.isnan(r)]
@@ -143,21 +145,21 @@ class Player:
         first = self._prepared(variety)
         served = first.first
         cluster = replace(served.scenario.cluster, count=count * variety.devices)
-        served = replace(
-            served, pool=variety.pool(count), scenario=replace(served.scenario, cluster=cluster)
-        )  # fmt: skip
+        served = replace(served, pool=variety.pool(count), scenario=replace(served.scenario, cluster=cluster))
         order, _ = checked(self.options, ROUTER, sent)
         asked = replace(
-            first, deployment=Deployment(self.name, (served.pool,), ROUTER), served=(served,), trace=sent, policy=order,
+            first,
+            deployment=Deployment(self.name, (served.pool,), ROUTER),
+            served=(served,),
+            trace=sent,
+            policy=order,
             rejected=np.asarray(sent.isl + sent.osl)
             > longest_request(served.kv, served.config, self.model.transformer.max_context),
-        )  # fmt: skip
+        )
         found = run(asked, time.perf_counter(), log=0)
         records = found.records
         done = records.completed
-        values = {
-            m: np.where(done, np.asarray(getattr(records, m), dtype=np.float64), UNSERVED_S) for m in METRICS
-        }  # fmt: skip
+        values = {m: np.where(done, np.asarray(getattr(records, m), dtype=np.float64), UNSERVED_S) for m in METRICS}
         span = max(found.makespan_s, 1e-9)
         watts = (found.energy_j + float(found.totals.get("host_energy_j", 0.0))) / span
         return PoolRun(values, watts, int(sent.osl.sum()))

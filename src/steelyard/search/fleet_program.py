@@ -157,8 +157,14 @@ def balanced(program: Program, counts: Integers) -> tuple[Floats, float] | None:
     used = np.arange(len(types))
     cost = np.append(TIE * values / max(float(counts.sum()), 1.0), 1.0)
     linear = Linear(cost, np.append(np.ones(n), np.inf))
-    linear.add(len(types), np.append(kind, used), np.append(at, np.full(len(types), n)),
-               np.append(values, -counts[types]), -np.inf, 0.0)  # fmt: skip
+    linear.add(
+        len(types),
+        np.append(kind, used),
+        np.append(at, np.full(len(types), n)),
+        np.append(values, -counts[types]),
+        -np.inf,
+        0.0,
+    )
     linear.add(load.shape[0], item, at, 1.0, 1.0, 1.0)
     for b in program.bounds:
         if b.per_share is not None:
@@ -224,11 +230,23 @@ class _Columns:
             cost[types : 2 * types] += p.per_type
         linear = Linear(cost, most, whole=self.size - len(self.values))
         linear.add(items, self.item, self.shares, 1.0, 1.0, 1.0)
-        linear.add(types, np.append(self.kind, kinds), np.append(self.shares, kinds),
-                   np.append(self.values, -np.ones(types)), -np.inf, 0.0)  # fmt: skip
+        linear.add(
+            types,
+            np.append(self.kind, kinds),
+            np.append(self.shares, kinds),
+            np.append(self.values, -np.ones(types)),
+            -np.inf,
+            0.0,
+        )
         if self.gated:
-            linear.add(types, np.append(kinds, kinds), np.append(kinds, types + kinds),
-                       np.append(np.ones(types), -self.most), -np.inf, 0.0)  # fmt: skip
+            linear.add(
+                types,
+                np.append(kinds, kinds),
+                np.append(kinds, types + kinds),
+                np.append(np.ones(types), -self.most),
+                -np.inf,
+                0.0,
+            )
         if p.max_types is not None:
             linear.add(1, 0, types + kinds, 1.0, -np.inf, float(p.max_types))
         for b in p.bounds:
@@ -247,9 +265,7 @@ class _Columns:
 
 
 def _none(program: Program, started: float, complete: bool) -> Solution:
-    return Solution(
-        None, np.zeros(program.load.shape), math.inf, math.inf, time.perf_counter() - started, complete
-    )  # fmt: skip
+    return Solution(None, np.zeros(program.load.shape), math.inf, math.inf, time.perf_counter() - started, complete)
 
 
 def _clean(shares: Floats) -> Floats:

@@ -86,9 +86,14 @@ def busy_rate(trace: Trace, rate_per_s: float) -> float:
 
 
 def program_of(
-    question: Question, types: Types, buckets: Buckets, rate_per_s: float, *, available: Mapping[str, int],
+    question: Question,
+    types: Types,
+    buckets: Buckets,
+    rate_per_s: float,
+    *,
+    available: Mapping[str, int],
     max_types: int | None = None,
-) -> Program:  # fmt: skip
+) -> Program:
     """The program of a question over types.
 
     Args:
@@ -127,9 +132,14 @@ def program_of(
 
 
 def settle(
-    types: Types, program: Program, player: Player, *, start: Integers | None = None, factor: Floats | None = None,
+    types: Types,
+    program: Program,
+    player: Player,
+    *,
+    start: Integers | None = None,
+    factor: Floats | None = None,
     time_limit_s: float = 10.0,
-) -> Settled:  # fmt: skip
+) -> Settled:
     """The cheapest fleet over the types that holds the promise when played.
 
     Args:
@@ -204,9 +214,15 @@ class _Search:
                 self._play(start, self._scaled())
             self._swap()
         return Settled(
-            self.types, first, self.best, self.best_cost, self.closest, self.programs, self.program_s,
+            self.types,
+            first,
+            self.best,
+            self.best_cost,
+            self.closest,
+            self.programs,
+            self.program_s,
             1.0 if self.best is None else float(np.max(self._use(self.best))),
-        )  # fmt: skip
+        )
 
     def _scaled(self, common: float = 1.0) -> Program:
         return replace(self.program, load=self.program.load / (self.factor * common))

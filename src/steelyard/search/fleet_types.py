@@ -111,15 +111,23 @@ class Types:
         """Some of the types."""
         at = list(keep)
         return replace(
-            self, varieties=tuple(self.varieties[k] for k in at), capacity=self.capacity[:, at],
-            late=self.late[:, at], joules=self.joules[:, at],
-        )  # fmt: skip
+            self,
+            varieties=tuple(self.varieties[k] for k in at),
+            capacity=self.capacity[:, at],
+            late=self.late[:, at],
+            joules=self.joules[:, at],
+        )
 
 
 def types_of(
-    question: Question, model: Model, buckets: Buckets, traffic: Demand, promise: Promise, ledger: Ledger,
+    question: Question,
+    model: Model,
+    buckets: Buckets,
+    traffic: Demand,
+    promise: Promise,
+    ledger: Ledger,
     shapes: Mapping[str, Sequence[Pool]] | None = None,
-) -> Types:  # fmt: skip
+) -> Types:
     """Every type of the question's machines that is best for something, with its capacities.
 
     Args:
@@ -162,9 +170,7 @@ def _replicas(
     found: list[Replica] = []
     for engine in engines:
         for each in formats:
-            found += replicas_of(
-                model, machine, engine, each, longest=longest, isl=isl, max_devices=question.max_gpus
-            )  # fmt: skip
+            found += replicas_of(model, machine, engine, each, longest=longest, isl=isl, max_devices=question.max_gpus)
     flat = [r for r in found if r.plan.pp == 1]
     return flat or found  # stages of a pipeline only where nothing else holds the model
 
@@ -189,17 +195,23 @@ def _given(model: Model, machine: Machine, pool: Pool, longest: int) -> Replica 
 
 
 def _capacities(
-    model: Model, replicas: Sequence[Replica], buckets: Buckets, traffic: Demand, promise: Promise, usd: float,
+    model: Model,
+    replicas: Sequence[Replica],
+    buckets: Buckets,
+    traffic: Demand,
+    promise: Promise,
+    usd: float,
     skew: float,
-) -> Types:  # fmt: skip
+) -> Types:
     """Some replicas with every token budget, each as a type of its own."""
     lengths, which = np.unique(np.rint(buckets.isl).astype(np.float64), return_inverse=True)
     shares = np.asarray(np.bincount(which, buckets.share), dtype=np.float64)
     low, high = max(float(buckets.context.min()), 2.0), max(float(buckets.context.max()), 4.0)
     contexts = np.unique(np.rint(np.geomspace(low, high, CONTEXTS)))
     plain = replace(traffic, isl=np.maximum(lengths, 1.0), isl_share=shares)
-    prices = [[step_prices(model.transformer, r, replace(plain, context=float(c)), skew) for c in contexts]
-              for r in replicas]  # fmt: skip
+    prices = [
+        [step_prices(model.transformer, r, replace(plain, context=float(c)), skew) for c in contexts] for r in replicas
+    ]
     p, c, s = len(replicas), len(replicas[0].budgets), len(replicas[0].sequences)
     n = len(buckets)
     capacity, joules = np.zeros((n, p, c, s)), np.zeros((n, p, c, s))
@@ -210,10 +222,15 @@ def _capacities(
     idle = np.array([idle_power_w(r.cluster.machine) for r in replicas])
     for i in range(n):
         demand = replace(
-            traffic, isl=np.maximum(buckets.isl[i : i + 1], 1.0), isl_share=np.ones(1),
-            osl=np.maximum(buckets.osl[i : i + 1], 1.0), osl_share=np.ones(1), context=float(buckets.context[i]),
-            held=float(buckets.isl[i] + buckets.osl[i]), longest=int(buckets.longest[i]),
-        )  # fmt: skip
+            traffic,
+            isl=np.maximum(buckets.isl[i : i + 1], 1.0),
+            isl_share=np.ones(1),
+            osl=np.maximum(buckets.osl[i : i + 1], 1.0),
+            osl_share=np.ones(1),
+            context=float(buckets.context[i]),
+            held=float(buckets.isl[i] + buckets.osl[i]),
+            longest=int(buckets.longest[i]),
+        )
         here = [_at_context(each, contexts, float(buckets.context[i]), int(which[i])) for each in prices]
         points = _lightened(points_of(replicas, here, demand), demand)
         grid, broken = capacities(points, demand, promise, SHARED)
@@ -233,11 +250,15 @@ def _capacities(
     pick = most[None, :, :, None]
     varieties = tuple(
         Variety(
-            r, int(max(r.budgets[j], r.sequences[most[a, j]])), int(r.sequences[most[a, j]]), usd,
+            r,
+            int(max(r.budgets[j], r.sequences[most[a, j]])),
+            int(r.sequences[most[a, j]]),
+            usd,
             float((idle[a] + host[a]) * devices[a]),
         )
-        for a, r in enumerate(replicas) for j in range(c)
-    )  # fmt: skip
+        for a, r in enumerate(replicas)
+        for j in range(c)
+    )
 
     def chosen(values: Any) -> Any:
         return np.take_along_axis(values, pick, 3).reshape(n, -1)
@@ -261,11 +282,15 @@ def _lightened(points: Points, demand: Demand) -> Points:
         return np.concatenate([light, rest], axis=axis)
 
     return replace(
-        points, rate=before(rate, points.rate), tpot=before(tpot, points.tpot), service=before(service, points.service),
-        use=before(rate * (service @ demand.isl_share) / stages, points.use), power=before(power, points.power),
+        points,
+        rate=before(rate, points.rate),
+        tpot=before(tpot, points.tpot),
+        service=before(service, points.service),
+        use=before(rate * (service @ demand.isl_share) / stages, points.use),
+        power=before(power, points.power),
         residual=before(np.repeat(points.residual[:, :1], len(LIGHT), axis=1), points.residual, 1),
         load=before(LIGHT, points.load, 0),
-    )  # fmt: skip
+    )
 
 
 def _holds(replicas: Sequence[Replica], buckets: Buckets, i: int) -> NDArray[np.bool_]:

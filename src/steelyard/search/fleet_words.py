@@ -30,10 +30,14 @@ def lines(answer: FleetAnswer) -> list[str]:
         )
     left = [n for n in answer.screened if n not in answer.singles]
     said += [
-        f"{n} alone: not played, " + ("it cannot carry the traffic" if math.isinf(answer.screened[n])
-                                      else f"{answer.screened[n]:,.2f} {unit} by the screen")
+        f"{n} alone: not played, "
+        + (
+            "it cannot carry the traffic"
+            if math.isinf(answer.screened[n])
+            else f"{answer.screened[n]:,.2f} {unit} by the screen"
+        )
         for n in left
-    ]  # fmt: skip
+    ]
     said.append(
         f"{answer.types} types ({answer.weighed:,} weighed), {answer.buckets} buckets in {answer.groups} groups; "
         f"{answer.programs} integer programs in {answer.program_s:.1f} s, gap {answer.gap_frac:.2%}; "
@@ -79,18 +83,30 @@ def to_dict(answer: FleetAnswer) -> dict[str, Any]:
         "singles": {n: None if f is None else _fleet(f) for n, f in answer.singles.items()},
         "screened": {n: None if math.isinf(v) else v for n, v in answer.screened.items()},
         "saving_frac": answer.saving_frac,
-        "infeasible": None if answer.infeasible is None else {
+        "infeasible": None
+        if answer.infeasible is None
+        else {
             "reason": answer.infeasible.reason,
             "nearest": [{"text": c.text, "name": c.name, "value": c.value} for c in answer.infeasible.nearest],
         },
-        "types": answer.types, "weighed": answer.weighed, "buckets": answer.buckets, "groups": answer.groups,
+        "types": answer.types,
+        "weighed": answer.weighed,
+        "buckets": answer.buckets,
+        "groups": answer.groups,
         "program": {
-            "value": _finite(answer.program_value), "bound": _finite(answer.bound), "gap_frac": answer.gap_frac,
-            "solved": answer.programs, "wall_s": answer.program_s,
+            "value": _finite(answer.program_value),
+            "bound": _finite(answer.bound),
+            "gap_frac": answer.gap_frac,
+            "solved": answer.programs,
+            "wall_s": answer.program_s,
         },
-        "played": answer.played, "play_s": answer.play_s, "wall_s": answer.wall_s, "cpu_s": answer.cpu_s,
-        "why": list(answer.why), "inputs": dict(answer.inputs),
-    }  # fmt: skip
+        "played": answer.played,
+        "play_s": answer.play_s,
+        "wall_s": answer.wall_s,
+        "cpu_s": answer.cpu_s,
+        "why": list(answer.why),
+        "inputs": dict(answer.inputs),
+    }
 
 
 def _finite(value: float) -> float | None:
@@ -99,13 +115,25 @@ def _finite(value: float) -> float | None:
 
 def _fleet(fleet: Fleet) -> dict[str, Any]:
     return {
-        "shape": fleet.shape, "devices": fleet.devices, "value": fleet.value, "usd_per_hour": fleet.usd_per_hour,
-        "usd_per_million_tokens": fleet.usd_per_million_tokens, "watts": fleet.watts, "meets": fleet.meets,
+        "shape": fleet.shape,
+        "devices": fleet.devices,
+        "value": fleet.value,
+        "usd_per_hour": fleet.usd_per_hour,
+        "usd_per_million_tokens": fleet.usd_per_million_tokens,
+        "watts": fleet.watts,
+        "meets": fleet.meets,
         "promised": {k: _finite(v) for k, v in fleet.promised.items()},
         "percentiles": {m: {k: _finite(v) for k, v in row.items()} for m, row in fleet.percentiles.items()},
         "pools": [
-            {"machine": p.machine, "replicas": p.replicas, "devices": p.devices, "tp": p.plan.tp, "pp": p.plan.pp,
-             "engine": p.plan.engine, **dict(p.flags)}
+            {
+                "machine": p.machine,
+                "replicas": p.replicas,
+                "devices": p.devices,
+                "tp": p.plan.tp,
+                "pp": p.plan.pp,
+                "engine": p.plan.engine,
+                **dict(p.flags),
+            }
             for p in fleet.deployment.pools
         ],
         "routing": fleet.routing,
@@ -113,4 +141,4 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
             {"prompts": list(r.prompts), "answers": list(r.answers), "share": r.share, "pools": list(r.pools)}
             for r in fleet.routes
         ],
-    }  # fmt: skip
+    }

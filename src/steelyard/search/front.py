@@ -86,8 +86,9 @@ def speed_front(
                 at = np.nonzero(good)
                 user.append(1.0 / answers.tpot[at])
                 device.append(demand.mean_osl / (1.0 / best + 1.0 / rate[at]))
-                where.append(np.stack([np.full(len(at[0]), g), *at, np.full(len(at[0]), 1 + int(each.argmax()))],
-                                      axis=1))  # fmt: skip
+                where.append(
+                    np.stack([np.full(len(at[0]), g), *at, np.full(len(at[0]), 1 + int(each.argmax()))], axis=1)
+                )
     if not user:
         return ()
     per_user, per_device, place = np.concatenate(user), np.concatenate(device), np.concatenate(where)
@@ -126,9 +127,14 @@ def _ttft_holds(points: Points, demand: Demand, limit_s: float, miss: float) -> 
 
 
 def _front_candidate(
-    groups: Sequence[Group], place: NDArray[np.int64], question: Question, demand: Demand, limits: Limits,
-    prices: Mapping[str, float], per_device: float,
-) -> Candidate:  # fmt: skip
+    groups: Sequence[Group],
+    place: NDArray[np.int64],
+    question: Question,
+    demand: Demand,
+    limits: Limits,
+    prices: Mapping[str, float],
+    per_device: float,
+) -> Candidate:
     """A point of the front as a deployment for the rate asked for."""
     g, p, c, b, other = (int(x) for x in place)
     group = groups[g]
@@ -149,16 +155,21 @@ def _front_candidate(
     promise = promise_of(question.targets)
     tpot = float(points.tpot[p, c, b])
     capacity = min(
-        x.count * x.replica.ranks * float(r) for x, r in zip(parts, [
-            *([prompts.rate[pp, pc, pb]] if other else []), points.rate[p, c, b]], strict=True)
-    )  # fmt: skip
+        x.count * x.replica.ranks * float(r)
+        for x, r in zip(parts, [*([prompts.rate[pp, pc, pb]] if other else []), points.rate[p, c, b]], strict=True)
+    )
     meets = tpot <= promise.tpot_s and ttft <= promise.ttft_s
     return screened_candidate(
-        parts, question, limits,
+        parts,
+        question,
+        limits,
         {"ttft_s": ttft, "tpot_s": tpot, "watts": watts, "tokens_per_s_per_device": per_device},
-        capacity=capacity, usd_per_hour=prices[group.machine.name] * devices, osl=demand.mean_osl, meets=meets,
+        capacity=capacity,
+        usd_per_hour=prices[group.machine.name] * devices,
+        osl=demand.mean_osl,
+        meets=meets,
         breaks="tpot" if tpot > promise.tpot_s else "",
-    )  # fmt: skip
+    )
 
 
 def _part(points: Points, p: int, c: int, b: int, role: str, question: Question) -> Part:
@@ -203,8 +214,17 @@ def cost_front(blocks: Sequence[Block], question: Question, demand: Demand, limi
     for i in _thinned(np.array(chosen, dtype=np.int64)):
         block, index = blocks[int(place[i, 0])], int(place[i, 1])
         choice = block.choice(index, float(cost[i]))
-        found.append(screened_candidate(
-            choice.parts, question, limits, choice.figures, capacity=choice.capacity, usd_per_hour=float(cost[i]),
-            osl=demand.mean_osl, meets=True, breaks=choice.breaks,
-        ))  # fmt: skip
+        found.append(
+            screened_candidate(
+                choice.parts,
+                question,
+                limits,
+                choice.figures,
+                capacity=choice.capacity,
+                usd_per_hour=float(cost[i]),
+                osl=demand.mean_osl,
+                meets=True,
+                breaks=choice.breaks,
+            )
+        )
     return tuple(found)

@@ -79,9 +79,12 @@ class Classes:
 
 
 def step_prices(
-    model: Transformer, replica: Replica, demand: Demand, skew: float = 0.0,
+    model: Transformer,
+    replica: Replica,
+    demand: Demand,
+    skew: float = 0.0,
     classes: dict[tuple[bool, ...], Classes] | None = None,
-) -> StepPrices:  # fmt: skip
+) -> StepPrices:
     """Price a replica, without the hops between its stages (:func:`with_hops`).
 
     Args:
@@ -98,8 +101,10 @@ def step_prices(
     context = np.repeat([1.0, 1.0, max(demand.context, 2.0)], [len(points), len(BATCHES), len(BATCHES)])
     logits = np.concatenate([np.ones(len(points)), BATCHES, np.ones(len(BATCHES))])
     token_at, rows_at, sequence_at = (
-        slice(0, len(points)), slice(len(points), len(points) + len(BATCHES)), slice(len(points) + len(BATCHES), None),
-    )  # fmt: skip
+        slice(0, len(points)),
+        slice(len(points), len(points) + len(BATCHES)),
+        slice(len(points) + len(BATCHES), None),
+    )
 
     def lowered(step: Step, absorb: bool) -> tuple[Kernel, ...]:
         shared = np.asarray(step.tokens) * plan.dp if plan.shares_experts else None
@@ -141,11 +146,20 @@ def step_prices(
     spread = np.broadcast_to(np.asarray(whole.log_spread(), dtype=np.float64), decoding.shape)[middle]
     shape = (2, len(replica.budgets), len(demand.isl), CHUNKS)
     return StepPrices(
-        points, token, decode_token, prompt_token, rows, attention,
+        points,
+        token,
+        decode_token,
+        prompt_token,
+        rows,
+        attention,
         prompts.reshape(shape).sum(axis=3),
-        engine.step_s + engine.layer_s * model.depth, engine.step_s_per_sequence,
-        LAUNCH_S.get(cluster.machine.launch, 0.0) * launches, whole.static_w, whole.cap_w, float(spread),
-    )  # fmt: skip
+        engine.step_s + engine.layer_s * model.depth,
+        engine.step_s_per_sequence,
+        LAUNCH_S.get(cluster.machine.launch, 0.0) * launches,
+        whole.static_w,
+        whole.cap_w,
+        float(spread),
+    )
 
 
 def with_hops(prices: StepPrices, model: Transformer, replica: Replica) -> StepPrices:

@@ -60,9 +60,13 @@ def remedied(model: Model, trace: Trace, demand: Demand) -> Callable[[Search, Sc
             block = max(weighed.blocks, key=lambda b: float(b.capacity.max()))
             place = int(block.capacity.argmax())
             closest = choice_candidate(
-                block.choice(place, math.nan), question, limits_of(question), None, float(block.usd_per_hour[place]),
+                block.choice(place, math.nan),
+                question,
+                limits_of(question),
+                None,
+                float(block.usd_per_hour[place]),
                 demand.mean_osl,
-            )  # fmt: skip
+            )
         finals = dataclasses.replace(finals, closest_outcome=outcome)
         infeasible = Infeasible(_reason(question, finals, weighed), tuple(nearest), closest)
         return dataclasses.replace(answer, infeasible=infeasible, simulated=player.played + changes.played)
@@ -104,7 +108,7 @@ class _Changes:
         limits = limits_of(question)
         player = Player(
             self.model, self.trace, question.rate_per_s, question.targets, question.skew, self.player.engines
-        )  # fmt: skip
+        )
         finals = finalists(weighed.blocks, question, limits, self.need, player, runners=0, runs=RUNS)
         self.played += player.played
         if not finals.found:
@@ -195,8 +199,13 @@ def _reason(question: Question, finals: Search, weighed: Screen) -> str:
         return "; ".join([f"{question.model} fits no replica on {where}{limit}", *weighed.notes])
     if finals.closest_outcome is not None and finals.closest_outcome.breaks:
         outcome = finals.closest_outcome
-        what = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "the end-to-end time", "kv": "the KV cache",
-                "power": "the power limit"}[outcome.breaks]  # fmt: skip
+        what = {
+            "ttft": "TTFT",
+            "tpot": "TPOT",
+            "e2e": "the end-to-end time",
+            "kv": "the KV cache",
+            "power": "the power limit",
+        }[outcome.breaks]
         over = f", {outcome.worst - 1:.0%} over" if math.isfinite(outcome.worst) else ""
         return f"{what} is broken by every deployment within the limits; the nearest misses it{over}"
     most = max((float(b.capacity.max()) for b in weighed.blocks), default=0.0)

@@ -99,9 +99,12 @@ class Points:
 
 
 def points_of(
-    replicas: Sequence[Replica], prices: Sequence[StepPrices], demand: Demand, role: str = "both",
+    replicas: Sequence[Replica],
+    prices: Sequence[StepPrices],
+    demand: Demand,
+    role: str = "both",
     transfer_s: Floats | float = 0.0,
-) -> Points:  # fmt: skip
+) -> Points:
     """Operating points of replicas that have the same budgets.
 
     Args:
@@ -134,9 +137,19 @@ def points_of(
         service = extra = extra_j = np.zeros((len(replicas), 1, len(at), len(demand.isl)))
     else:
         service, extra, extra_j = _prompts(
-            replicas, prices, demand, role, at, mixed, graphs, (table, token, decode_token, prompt_token),
-            (rows, attention), (overhead, per_row, launch), decode_s, decode_j,
-        )  # fmt: skip
+            replicas,
+            prices,
+            demand,
+            role,
+            at,
+            mixed,
+            graphs,
+            (table, token, decode_token, prompt_token),
+            (rows, attention),
+            (overhead, per_row, launch),
+            decode_s,
+            decode_j,
+        )
     mean = service @ demand.isl_share
     stages = lanes[:, None, None]
     if role == "prefill" or demand.decodes < 1.0:
@@ -169,17 +182,36 @@ def points_of(
     elif role == "decode":
         seats = seats[:, :1]
     return Points(
-        tuple(replicas), budgets, rate, tpot, service, use, residual,
-        load, lanes, np.array([float(r.ranks) for r in replicas]),
-        np.array([r.engine.request_s for r in replicas]), seats, np.minimum(power, cap),
-    )  # fmt: skip
+        tuple(replicas),
+        budgets,
+        rate,
+        tpot,
+        service,
+        use,
+        residual,
+        load,
+        lanes,
+        np.array([float(r.ranks) for r in replicas]),
+        np.array([r.engine.request_s for r in replicas]),
+        seats,
+        np.minimum(power, cap),
+    )
 
 
 def _prompts(
-    replicas: Sequence[Replica], prices: Sequence[StepPrices], demand: Demand, role: str, at: Floats,
-    mixed: NDArray[np.bool_], graphs: Floats, tables: tuple[Floats, Floats, Floats, Floats],
-    riding: tuple[Floats, Floats], fixed: tuple[Floats, Floats, Floats], decode_s: Floats, decode_j: Floats,
-) -> tuple[Floats, Floats, Floats]:  # fmt: skip
+    replicas: Sequence[Replica],
+    prices: Sequence[StepPrices],
+    demand: Demand,
+    role: str,
+    at: Floats,
+    mixed: NDArray[np.bool_],
+    graphs: Floats,
+    tables: tuple[Floats, Floats, Floats, Floats],
+    riding: tuple[Floats, Floats],
+    fixed: tuple[Floats, Floats, Floats],
+    decode_s: Floats,
+    decode_j: Floats,
+) -> tuple[Floats, Floats, Floats]:
     """``(time of a prompt's steps, time and energy it adds to decoding)``, each ``[p, c, b, k]``."""
     table, token, decode_token, prompt_token = tables
     rows, attention = riding
@@ -249,14 +281,20 @@ def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats 
     engines = points.ranks[:, None] * counts[None, :]  # [p, r]
     spread = demand.dispersion / engines
     misses = _misses(points, demand, promise, spread)  # name -> bool [p, c, r, b]
-    leading = {name: np.argmax(np.concatenate([bad, np.ones((*bad.shape[:-1], 1), bool)], -1), -1) for name, bad in
-               misses.items()}  # fmt: skip
+    leading = {
+        name: np.argmax(np.concatenate([bad, np.ones((*bad.shape[:-1], 1), bool)], -1), -1)
+        for name, bad in misses.items()
+    }
     load = np.where(points.load > 0, points.load, 1.0)
     stay = load * points.lanes[:, None]
     swing = 1.0 + SEATED * AVERAGED * np.sqrt(spread[:, :, None] / stay[:, None, :])  # [p, r, b]
     peak = load * swing
-    held = np.stack([[np.searchsorted(peak[i, j], points.seats[i], side="right") for j in range(len(counts))]
-                     for i in range(len(peak))])  # [p, r, c, s]  # fmt: skip
+    held = np.stack(
+        [
+            [np.searchsorted(peak[i, j], points.seats[i], side="right") for j in range(len(counts))]
+            for i in range(len(peak))
+        ]
+    )  # [p, r, c, s]
     held = np.transpose(held, (0, 2, 3, 1))
     firsts = np.stack(
         [np.broadcast_to(leading[n][:, :, None, :], held.shape) for n in ("ttft", "tpot", "e2e")] + [held]

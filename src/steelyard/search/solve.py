@@ -118,8 +118,9 @@ def screen(
         names = ", ".join(dict.fromkeys(left_out))
         notes.append(f"not weighed, the smallest replica alone costs over {FAR:g} times the best found: {names}")
     stages = {"space": space_s, "prices": price_s, "screen": time.perf_counter() - started - space_s - price_s}
-    return Screen(tuple(groups), tuple(blocks), sum(len(b) for b in blocks), stages, time.process_time() - cpu,
-                  tuple(notes))  # fmt: skip
+    return Screen(
+        tuple(groups), tuple(blocks), sum(len(b) for b in blocks), stages, time.process_time() - cpu, tuple(notes)
+    )
 
 
 def _spaces(
@@ -139,10 +140,17 @@ def _spaces(
             continue
         for engine in question.engines or (default_engine(machine).name,):
             for formats in formats_of(model.transformer, machine, question.weights, question.kv):
-                replicas = tuple(replicas_of(
-                    model, machine, find_engine(engine), formats, longest=demand.longest, isl=demand.mean_isl,
-                    max_devices=_most_devices(limits, prices[name]),
-                ))  # fmt: skip
+                replicas = tuple(
+                    replicas_of(
+                        model,
+                        machine,
+                        find_engine(engine),
+                        formats,
+                        longest=demand.longest,
+                        isl=demand.mean_isl,
+                        max_devices=_most_devices(limits, prices[name]),
+                    )
+                )
                 if replicas:
                     rent = prices[name] * min(r.devices for r in replicas) * (1 + limits.spares)
                     found.append((rent, machine, formats, replicas))
@@ -175,9 +183,13 @@ def _priced(
 
 
 def _blocks(
-    group: Group, sides: list[tuple[Group, Half, Half]], question: Question, demand: Demand,
-    prices: Mapping[str, float], limits: Limits,
-) -> list[Block]:  # fmt: skip
+    group: Group,
+    sides: list[tuple[Group, Half, Half]],
+    question: Question,
+    demand: Demand,
+    prices: Mapping[str, float],
+    limits: Limits,
+) -> list[Block]:
     """Candidates of a group, alone and paired with those of the groups before it.
 
     Args:
@@ -209,9 +221,14 @@ def _blocks(
 
 
 def solve(
-    model: Model, question: Question, trace: Trace, demand: Demand, inputs: Mapping[str, object],
-    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None, tell: Callable[[str], object] = str,
-) -> Answer:  # fmt: skip
+    model: Model,
+    question: Question,
+    trace: Trace,
+    demand: Demand,
+    inputs: Mapping[str, object],
+    remedy: Callable[[Search, Screen, Player, Answer], Answer] | None = None,
+    tell: Callable[[str], object] = str,
+) -> Answer:
     """Answer a question.
 
     Args:
@@ -247,14 +264,22 @@ def solve(
             "would show the steady state"
         )
     answer = Answer(
-        question=question, candidates=weighed.candidates, screened_per_s=weighed.candidates / max(weighed.cpu_s, 1e-9),
-        simulated=player.played, cpu_s=0.0, winner=shown[0] if shown else None,
+        question=question,
+        candidates=weighed.candidates,
+        screened_per_s=weighed.candidates / max(weighed.cpu_s, 1e-9),
+        simulated=player.played,
+        cpu_s=0.0,
+        winner=shown[0] if shown else None,
         front=speed_front(weighed.groups, question, demand, limits, prices),
         cost_front=cost_front(weighed.blocks, question, demand, limits),
-        runners_up=tuple(shown[1:]), infeasible=None, ledger=ledger,
+        runners_up=tuple(shown[1:]),
+        infeasible=None,
+        ledger=ledger,
         why=reasons(shown, question, weighed.candidates, player.played),
-        breaks_first=breaking(shown[0], question) if shown else "", stages_s=stages, inputs=dict(inputs),
-    )  # fmt: skip
+        breaks_first=breaking(shown[0], question) if shown else "",
+        stages_s=stages,
+        inputs=dict(inputs),
+    )
     if not shown and remedy is not None:
         tell("nothing fits; looking for the nearest changes that would")
         answer = remedy(finals, weighed, player, answer)

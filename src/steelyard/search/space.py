@@ -80,8 +80,11 @@ class Replica:
         """``tp4 pp2``; ``tp1 dp8 ep8``."""
         plan = self.plan
         parts = [f"tp{plan.tp}"]
-        parts += [f"{name}{value}" for name, value in (("pp", plan.pp), ("dp", plan.dp), ("ep", plan.ep),
-                                                       ("cp", plan.cp)) if value > 1]  # fmt: skip
+        parts += [
+            f"{name}{value}"
+            for name, value in (("pp", plan.pp), ("dp", plan.dp), ("ep", plan.ep), ("cp", plan.cp))
+            if value > 1
+        ]
         return " ".join(parts)
 
     def flags(self, budget: int, sequences: int) -> dict[str, int]:
@@ -107,9 +110,15 @@ def formats_of(model: Transformer, machine: Machine, weights: Sequence[str], kv:
 
 
 def replicas_of(
-    model: Model, machine: Machine, engine: Engine, formats: Formats, *, longest: int, isl: float,
+    model: Model,
+    machine: Machine,
+    engine: Engine,
+    formats: Formats,
+    *,
+    longest: int,
+    isl: float,
     max_devices: int | None,
-) -> Iterator[Replica]:  # fmt: skip
+) -> Iterator[Replica]:
     """Every legal replica on a machine that can hold the longest request.
 
     Args:
@@ -168,9 +177,14 @@ def limits_of(model: Transformer, config: EngineConfig, longest: int) -> tuple[N
 
 
 def _limited(
-    model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, config: EngineConfig, exact: float | None,
+    model: Transformer,
+    plan: Plan,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    exact: float | None,
     longest: int,
-) -> Replica | None:  # fmt: skip
+) -> Replica | None:
     """The replica with its cache under every pair of limits; None when no pair leaves room for the longest request."""
     from dataclasses import replace
 

@@ -78,10 +78,12 @@ def speculated(answer: Answer, ways: Sequence[str], model: Model, trace: Trace) 
         return replace(answer, why=(*answer.why, text))
     text = f"speculative decoding saves {1 - best.usd_per_hour / usd:.0%}: {usd:,.2f} USD/h without"
     return replace(
-        answer, winner=best, runners_up=(answer.winner, *answer.runners_up),
+        answer,
+        winner=best,
+        runners_up=(answer.winner, *answer.runners_up),
         why=(f"{best.shape} at {best.usd_per_hour:,.2f} USD/h holds every promise when played", text, *answer.why),
         breaks_first=f"{best.breaks_first}; the largest rate was not searched with speculative decoding",
-    )  # fmt: skip
+    )
 
 
 def _fewest(candidate: Candidate, way: str, answer: Answer, model: Model, trace: Trace) -> Candidate | None:
@@ -93,9 +95,13 @@ def _fewest(candidate: Candidate, way: str, answer: Answer, model: Model, trace:
     def played(count: int) -> Simulation | None:
         pools = (replace(pool, replicas=count, speculate=way),)
         found = simulate_deployment(
-            Deployment(candidate.deployment.model, pools, candidate.deployment.router), sent, model=model,
-            skew=question.skew, seed=question.seed, log=0,
-        )  # fmt: skip
+            Deployment(candidate.deployment.model, pools, candidate.deployment.router),
+            sent,
+            model=model,
+            skew=question.skew,
+            seed=question.seed,
+            log=0,
+        )
         records = found.records
         values = {name: getattr(records, name)[records.completed] for name in ("ttft_s", "tpot_s", "e2e_s")}
         whole = bool(np.all(records.completed))
@@ -128,10 +134,19 @@ def _shown(candidate: Candidate, way: str, answer: Answer, count: int, run: Simu
     return replace(
         candidate,
         deployment=replace(candidate.deployment, pools=(replace(pool, replicas=replicas, speculate=way),)),
-        devices=devices, shape=f"{replicas} x {candidate.shape.partition(' x ')[2]} with {way}", usd_per_hour=usd,
-        usd_per_million_tokens=usd / per_hour * 1e6, watts=candidate.watts * devices / candidate.devices,
-        ttft_s=at["ttft_s"], tpot_s=at["tpot_s"], e2e_s=at["e2e_s"], percentiles=shares,
+        devices=devices,
+        shape=f"{replicas} x {candidate.shape.partition(' x ')[2]} with {way}",
+        usd_per_hour=usd,
+        usd_per_million_tokens=usd / per_hour * 1e6,
+        watts=candidate.watts * devices / candidate.devices,
+        ttft_s=at["ttft_s"],
+        tpot_s=at["tpot_s"],
+        e2e_s=at["e2e_s"],
+        percentiles=shares,
         tokens_per_s_per_device=held * question.osl / devices,
-        tokens_per_s_per_user=1.0 / max(shares["tpot_s"]["mean"], 1e-9), max_rate_per_s=held, interval={},
-        headroom_frac=question.headroom_frac, value=usd,
-    )  # fmt: skip
+        tokens_per_s_per_user=1.0 / max(shares["tpot_s"]["mean"], 1e-9),
+        max_rate_per_s=held,
+        interval={},
+        headroom_frac=question.headroom_frac,
+        value=usd,
+    )

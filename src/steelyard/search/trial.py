@@ -90,9 +90,14 @@ class Engines:
                 budget, sequences = max(budget, known[0]), max(sequences, known[1])
             config = replace(r.config, max_num_batched_tokens=budget, max_num_seqs=sequences)
             table = build_step_table(
-                self.model.transformer, alone, cluster_of(r.cluster.machine, alone.devices), r.engine, config,
-                max_context=self.longest, skew=self.skew,
-            )  # fmt: skip
+                self.model.transformer,
+                alone,
+                cluster_of(r.cluster.machine, alone.devices),
+                r.engine,
+                config,
+                max_context=self.longest,
+                skew=self.skew,
+            )
             self.bases[name] = (budget, sequences, table)
             self.tables = {k: t for k, t in self.tables.items() if k[0] != name}
         key = (name, r.plan.pp)
@@ -125,9 +130,16 @@ class Player:
     """
 
     def __init__(
-        self, model: Model, trace: Trace, rate_per_s: float, targets: Sequence[Target], skew: float,
-        engines: Engines | None = None, *, patient: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        trace: Trace,
+        rate_per_s: float,
+        targets: Sequence[Target],
+        skew: float,
+        engines: Engines | None = None,
+        *,
+        patient: bool = False,
+    ) -> None:
         self.model, self.trace, self.rate_per_s, self.targets = model, trace, rate_per_s, targets
         self.engines = engines or Engines(model, int((trace.isl + trace.osl).max()), skew)
         self.patient = patient
@@ -177,17 +189,31 @@ class Player:
                 return _refused(rate_per_s)
             config, kv = found
             plan, longest = r.plan, self.model.transformer.max_context
-            members.append(Member(
-                config, kv, count * r.ranks, plan.pp, part.role, longest, ranks=plan.dp, lockstep=plan.shares_experts
-            ))  # fmt: skip
+            members.append(
+                Member(
+                    config,
+                    kv,
+                    count * r.ranks,
+                    plan.pp,
+                    part.role,
+                    longest,
+                    ranks=plan.dp,
+                    lockstep=plan.shares_experts,
+                )
+            )
             ends.append(End(replace(r.cluster, count=part.count * r.devices), r.plan, kv))
             table = self.table(part).tables
             tables.append(table if factor == 1.0 else scaled(table, factor))
         rejected = (trace.isl + trace.osl) > min(m.longest for m in members)
         setup = setup_of_fleet(
-            members, trace, wires=wires_between(ends) if len(ends) > 1 else None, router=router,
-            request_s=parts[0].replica.engine.request_s, log=0, promises={} if whole else self._promises(trace),
-        )  # fmt: skip
+            members,
+            trace,
+            wires=wires_between(ends) if len(ends) > 1 else None,
+            router=router,
+            request_s=parts[0].replica.engine.request_s,
+            log=0,
+            promises={} if whole else self._promises(trace),
+        )
         played = play(setup, tables, trace, "fcfs", router, 0, np.asarray(rejected), 0)
         return self._outcome(parts, shown, trace, played, members, rate_per_s, router)
 
@@ -222,9 +248,15 @@ class Player:
         return Trace(trace.arrived_at[keep], trace.isl[keep], trace.osl[keep], name=trace.name), [shown]
 
     def _outcome(
-        self, parts: Sequence[Part], shown: Sequence[int], trace: Trace, played: Played, members: Sequence[Member],
-        rate_per_s: float, router: str,
-    ) -> Outcome:  # fmt: skip
+        self,
+        parts: Sequence[Part],
+        shown: Sequence[int],
+        trace: Trace,
+        played: Played,
+        members: Sequence[Member],
+        rate_per_s: float,
+        router: str,
+    ) -> Outcome:
         q = played.requests
         lost = int(played.totals["stop"]) == LOST
         done = q["status"] == COMPLETED
@@ -244,8 +276,9 @@ class Player:
         promised = {v.target.metric: v.value_s for v in verdicts}
         full = any(
             c["kv_max"] >= FULL * m.kv.blocks or c["batch_max"] * m.lanes >= FULL * m.config.max_num_seqs
-            for m, c in zip(members, played.per_pool, strict=True) if m.role == "decode"
-        )  # fmt: skip
+            for m, c in zip(members, played.per_pool, strict=True)
+            if m.role == "decode"
+        )
         if lost:
             worst = max(worst, 1.0 + 1e-9)
             return Outcome(rate_per_s, False, worst, breaks, promised, {}, 0.0, 0.0, 0.0, False, full, router)
@@ -263,9 +296,7 @@ class Player:
             if part.role != "prefill":
                 batch, kv_frac = counted["batch_s"] / stepping, counted["kv_s"] / stepping / member.kv.blocks
         meets = complete and worst <= 1.0
-        return Outcome(
-            rate_per_s, meets, worst, breaks, at, shares, watts, batch, kv_frac, full=full, router=router
-        )  # fmt: skip
+        return Outcome(rate_per_s, meets, worst, breaks, at, shares, watts, batch, kv_frac, full=full, router=router)
 
     def largest_rate(
         self, parts: Sequence[Part], guess: float, known: float = 0.0, close: float = CLOSE

@@ -172,16 +172,34 @@ def simulate(
     )
     extras = problems.read(
         lambda: extras_of(
-            speculate=speculate, lora=lora, kv_tiers=kv_tiers, early_exit=early_exit, finetune=finetune,
+            speculate=speculate,
+            lora=lora,
+            kv_tiers=kv_tiers,
+            early_exit=early_exit,
+            finetune=finetune,
             overlap=overlap,
         )
-    )  # fmt: skip
+    )
     problems.read(lambda: check_words(engine, disaggregate))
     ready = trace if isinstance(trace, Trace) else None
     asked = Traffic(
-        "" if isinstance(trace, Trace) else trace, rate, concurrency, workflow, isl, osl, requests, duration, start,
-        arrivals, burst, peak, turns, think, system, seed,
-    )  # fmt: skip
+        "" if isinstance(trace, Trace) else trace,
+        rate,
+        concurrency,
+        workflow,
+        isl,
+        osl,
+        requests,
+        duration,
+        start,
+        arrivals,
+        burst,
+        peak,
+        turns,
+        think,
+        system,
+        seed,
+    )
     if ready is not None:
         unused = [f.name for f in dataclasses.fields(asked) if f.name != "seed" and getattr(asked, f.name) != f.default]
         problems.found += [
@@ -190,18 +208,46 @@ def simulate(
     sent = problems.read(lambda: branched(traffic(asked) if ready is None else ready, best_of, beam))
     problems.done()
     return serve(
-        model, on, sent, targets, weights=weights, activations=activations, kv=kv, communication=communication, tp=tp,
-        pp=pp, dp=dp, ep=ep, cp=cp, engine=engine, flags=flags, policy=policy, router=router, replicas=replicas,
-        disaggregate=disaggregate, transfer_overlap=transfer_overlap, encode_s=encode_s,
-        changes=changes, extras=extras, seed=seed, skew=skew, usd_per_hour=usd_per_hour, generic=generic,
+        model,
+        on,
+        sent,
+        targets,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        communication=communication,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        cp=cp,
+        engine=engine,
+        flags=flags,
+        policy=policy,
+        router=router,
+        replicas=replicas,
+        disaggregate=disaggregate,
+        transfer_overlap=transfer_overlap,
+        encode_s=encode_s,
+        changes=changes,
+        extras=extras,
+        seed=seed,
+        skew=skew,
+        usd_per_hour=usd_per_hour,
+        generic=generic,
         stop_after_s=stop_after_s,
-    )  # fmt: skip
+    )
 
 
 def extras_of(
-    *, speculate: str = "", lora: str = "", kv_tiers: str = "", early_exit: str = "", finetune: str = "",
+    *,
+    speculate: str = "",
+    lora: str = "",
+    kv_tiers: str = "",
+    early_exit: str = "",
+    finetune: str = "",
     overlap: str = "",
-) -> Extras | None:  # fmt: skip
+) -> Extras | None:
     """What the engine does beyond scheduling; None when nothing was said. Raises :class:`InputError`."""
     if not (speculate or lora or kv_tiers or early_exit or finetune or overlap):
         return None
@@ -284,10 +330,19 @@ def serve(
     if scheduler:
         given.setdefault("scheduler", scheduler)
     options = Options(
-        policy, seed, {t.metric: t.limit_s for t in targets}, skew, usd_per_hour, generic, stop_after_s,
-        transfer_overlap=transfer_overlap, encode_s=encode_s, watch=watch,
-        changes=changes or Changes(), extras=extras or Extras(),
-    )  # fmt: skip
+        policy,
+        seed,
+        {t.metric: t.limit_s for t in targets},
+        skew,
+        usd_per_hour,
+        generic,
+        stop_after_s,
+        transfer_overlap=transfer_overlap,
+        encode_s=encode_s,
+        watch=watch,
+        changes=changes or Changes(),
+        extras=extras or Extras(),
+    )
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, name)
     if disaggregate:
         from steelyard.simulation.deployments.semi_pd import parse_semi
@@ -305,9 +360,13 @@ def serve(
 
 
 def changes_of(
-    *, mtbf: str | float = "", restart: str | float = "", outages: str | Sequence[Outage] = "",
-    autoscale: str | Autoscale = "", migrate: bool = False,
-) -> Changes:  # fmt: skip
+    *,
+    mtbf: str | float = "",
+    restart: str | float = "",
+    outages: str | Sequence[Outage] = "",
+    autoscale: str | Autoscale = "",
+    migrate: bool = False,
+) -> Changes:
     """Failures, autoscaling and moving requests from words. Raises :class:`InputError`."""
     from steelyard.techniques.changes import Changes, parse_autoscale, parse_outages
     from steelyard.units import parse_quantity
@@ -392,9 +451,16 @@ class _Special:
         )
         loaded, name = self._loaded()
         return simulate_semi(
-            loaded, name, self.cluster, semi, self.trace, o, plan=plan_of(loaded, self.cluster, self.shape),
-            flags=self.flags, router=self.router,
-        )  # fmt: skip
+            loaded,
+            name,
+            self.cluster,
+            semi,
+            self.trace,
+            o,
+            plan=plan_of(loaded, self.cluster, self.shape),
+            flags=self.flags,
+            router=self.router,
+        )
 
     def split(self, split: SplitFFN | None) -> Simulation:
         """Attention and feed-forward on devices of their own."""
@@ -403,10 +469,16 @@ class _Special:
         assert split is not None
         o, s = self.options, self.shape
         self._refuse(
-            tp=s.tp is not None, pp=s.pp is not None, dp=s.dp is not None, ep=s.ep != 1, cp=s.cp != 1,
-            replicas=self.replicas != 1, transfer_overlap=o.transfer_overlap != 0, encode_s=o.encode_s is not None,
+            tp=s.tp is not None,
+            pp=s.pp is not None,
+            dp=s.dp is not None,
+            ep=s.ep != 1,
+            cp=s.cp != 1,
+            replicas=self.replicas != 1,
+            transfer_overlap=o.transfer_overlap != 0,
+            encode_s=o.encode_s is not None,
             changes=o.changes.any,
-        )  # fmt: skip
+        )
         used = sum(side.count for side in (split.attention, split.feed_forward) if side.machine == HERE)
         if used not in (0, self.cluster.count):
             words = f"the sides use {used} devices, but {self.cluster} has {self.cluster.count}"

@@ -121,23 +121,45 @@ class Played:
 
 
 def setup_of(
-    config: EngineConfig, pool: KvPool, trace: Trace, *, replicas: int = 1, lanes: int = 1, router: str = "round-robin",
-    policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
-    stop_after_iterations: int | None = None, log: int = 1 << 18,
-) -> Setup:  # fmt: skip
+    config: EngineConfig,
+    pool: KvPool,
+    trace: Trace,
+    *,
+    replicas: int = 1,
+    lanes: int = 1,
+    router: str = "round-robin",
+    policy: str | type[Policy] | Policy | Order = "fcfs",
+    request_s: float = 0.0,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
+) -> Setup:
     """Equal replicas of one engine that do everything."""
     return setup_of_fleet(
-        [Member(config, pool, replicas, lanes)], trace, router=router, policy=policy, request_s=request_s,
-        stop_after_s=stop_after_s, stop_after_iterations=stop_after_iterations, log=log,
-    )  # fmt: skip
+        [Member(config, pool, replicas, lanes)],
+        trace,
+        router=router,
+        policy=policy,
+        request_s=request_s,
+        stop_after_s=stop_after_s,
+        stop_after_iterations=stop_after_iterations,
+        log=log,
+    )
 
 
 def setup_of_fleet(
-    members: Sequence[Member], trace: Trace, *, wires: Any = None, router: str = "round-robin",
-    policy: str | type[Policy] | Policy | Order = "fcfs", request_s: float = 0.0, stop_after_s: float | None = None,
-    stop_after_iterations: int | None = None, log: int = 1 << 18,
+    members: Sequence[Member],
+    trace: Trace,
+    *,
+    wires: Any = None,
+    router: str = "round-robin",
+    policy: str | type[Policy] | Policy | Order = "fcfs",
+    request_s: float = 0.0,
+    stop_after_s: float | None = None,
+    stop_after_iterations: int | None = None,
+    log: int = 1 << 18,
     promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
-) -> Setup:  # fmt: skip
+) -> Setup:
     """The kernel's limits and rules from the engines' flags.
 
     Args:
@@ -234,17 +256,31 @@ def _change_values(member: Member) -> dict[str, float]:
     }
     if scale is not None and member.role != "encode":
         values |= {
-            "scales": 1, "least": scale.least, "most": min(scale.most, member.replicas // member.ranks),
-            "load_target": scale.target, "interval_s": scale.interval_s, "start_s": scale.start_s,
-        }  # fmt: skip
+            "scales": 1,
+            "least": scale.least,
+            "most": min(scale.most, member.replicas // member.ranks),
+            "load_target": scale.target,
+            "interval_s": scale.interval_s,
+            "start_s": scale.start_s,
+        }
     return values
 
 
 def play(
-    setup: Setup, tables: Tables | Sequence[Tables], trace: Trace, policy: str | type[Policy] | Policy | Order,
-    router: str, seed: int, rejected: Any, log: int, *, encode_s: Any = None, assigned: Any = None,
-    methods: Callable[[Tables, int, int], Methods] | None = None, watch: Callable[[Any], None] | None = None,
-) -> Played:  # fmt: skip
+    setup: Setup,
+    tables: Tables | Sequence[Tables],
+    trace: Trace,
+    policy: str | type[Policy] | Policy | Order,
+    router: str,
+    seed: int,
+    rejected: Any,
+    log: int,
+    *,
+    encode_s: Any = None,
+    assigned: Any = None,
+    methods: Callable[[Tables, int, int], Methods] | None = None,
+    watch: Callable[[Any], None] | None = None,
+) -> Played:
     """Run the kernel on fresh arrays.
 
     Args:
@@ -296,10 +332,17 @@ def _joined(tables: Sequence[Tables]) -> Tables:
 
 
 def _fleet(
-    setup: Setup, trace: Trace, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any,
-    assigned: Any, tables: Tables,
+    setup: Setup,
+    trace: Trace,
+    policy: Order,
+    router: str,
+    seed: int,
+    rejected: Any,
+    encode_s: Any,
+    assigned: Any,
+    tables: Tables,
     methods: Callable[[Tables, int, int], Methods] | None,
-) -> tuple[Fleet, Any]:  # fmt: skip
+) -> tuple[Fleet, Any]:
     """``(all arrays, order of known arrivals)``."""
     x, members = setup.pools, setup.members
     pools = make_pools(x, [m.longest for m in members], [m.weight for m in members])
@@ -325,20 +368,35 @@ def _fleet(
     past = bool(np.any(x["admission"] == ADMISSIONS.index("past-future")))
     plain = plain_methods(tables, len(pools), len(x), past)
     fleet = Fleet(
-        run=setup.run, setups=x, wires=setup.wires, ways=make_ways(pools, x)[0], q=requests, extra=extra, links=links,
-        units_of=units_of, children=children, s=slots, w=workers, p=pools, u=make_units(len(pools), units),
-        timers=timers, total=np.zeros((len(x), len(TOTALS))), numbers=numbers, draws=draws,
+        run=setup.run,
+        setups=x,
+        wires=setup.wires,
+        ways=make_ways(pools, x)[0],
+        q=requests,
+        extra=extra,
+        links=links,
+        units_of=units_of,
+        children=children,
+        s=slots,
+        w=workers,
+        p=pools,
+        u=make_units(len(pools), units),
+        timers=timers,
+        total=np.zeros((len(x), len(TOTALS))),
+        numbers=numbers,
+        draws=draws,
         m=plain if methods is None else methods(tables, len(pools), units)._replace(past=plain.past),
-    )  # fmt: skip
+    )
     return fleet, order
 
 
 def _firsts(pools: Any, x: Any) -> list[int]:
     """The first rank of every replica."""
     return [
-        r for r in range(len(pools))
+        r
+        for r in range(len(pools))
         if (r - int(np.argmax(pools["pool"] == pools["pool"][r]))) % int(x["ranks"][pools["pool"][r]]) == 0
-    ]  # fmt: skip
+    ]
 
 
 def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
@@ -376,8 +434,15 @@ def _requests(
     requests["remaining"] = trace.osl
     requests["status"] = np.where(rejected, REJECTED, UNFINISHED)
     for name in (
-        "scheduled_at", "first_at", "last_at", "left_child", "right_child", "replica", "origin", "answered_by",
-    ):  # fmt: skip
+        "scheduled_at",
+        "first_at",
+        "last_at",
+        "left_child",
+        "right_child",
+        "replica",
+        "origin",
+        "answered_by",
+    ):
         requests[name] = -1
     columns = _extra(trace, int(setup.run[0]["entries"]), policy, router, seed)
     if encode_s is not None:

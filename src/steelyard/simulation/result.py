@@ -30,8 +30,17 @@ if TYPE_CHECKING:
     from steelyard.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
-__all__ = ["COMPLETED", "REJECTED", "UNFINISHED", "Iterations", "PoolOutcome", "Records", "Simulation", "simulate",
-           "simulate_deployment"]  # fmt: skip
+__all__ = [
+    "COMPLETED",
+    "REJECTED",
+    "UNFINISHED",
+    "Iterations",
+    "PoolOutcome",
+    "Records",
+    "Simulation",
+    "simulate",
+    "simulate_deployment",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -325,9 +334,18 @@ def simulate(
 
     started = time.perf_counter()
     options = Options(
-        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        watch=watch, extras=extras or Extras(),
-    )  # fmt: skip
+        policy,
+        seed,
+        dict(slo or {}),
+        skew,
+        usd_per_hour,
+        generic,
+        stop_after_s,
+        stop_after_iterations,
+        log,
+        watch=watch,
+        extras=extras or Extras(),
+    )
     shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine)
     return run(deployment_of(model, on, shape, trace, options, router=router, flags=flags), started)
 
@@ -391,7 +409,20 @@ def simulate_deployment(
             raise InputError("expected one way to speculate for all pools", field="pools")
         extras = replace(extras, speculate=parse_speculation(ways.pop()))
     options = Options(
-        policy, seed, dict(slo or {}), skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log,
-        transfer_overlap, encode_s, watch, extras, changes or Changes(), assigned,
-    )  # fmt: skip
+        policy,
+        seed,
+        dict(slo or {}),
+        skew,
+        usd_per_hour,
+        generic,
+        stop_after_s,
+        stop_after_iterations,
+        log,
+        transfer_overlap,
+        encode_s,
+        watch,
+        extras,
+        changes or Changes(),
+        assigned,
+    )
     return run(prepare(deployment, trace, options, model=model), started)

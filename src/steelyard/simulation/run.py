@@ -37,9 +37,11 @@ __all__ = ["Options", "Played", "Prepared", "Served", "play", "prepare", "proven
 
 _SLO = ("ttft_s", "tpot_s", "e2e_s")
 _STOPS = {
-    0: "", 1: "simulated time limit reached", 2: "step limit reached: the load grows faster than it is served",
+    0: "",
+    1: "simulated time limit reached",
+    2: "step limit reached: the load grows faster than it is served",
     3: "replicas fail faster than requests are served",
-}  # fmt: skip
+}
 STEPS, FAILING = 2, 3
 #: Decoding requests at which the speeds of unlike pools are compared.
 TYPICAL_BATCH = 32
@@ -90,9 +92,18 @@ class Served:
         """The pool as the kernel sees it."""
         plan = self.scenario.plan
         return Member(
-            self.config, self.kv, self.ranks, plan.pp, self.pool.role, self.scenario.transformer.max_context,
-            self.weight, options.transfer_overlap, plan.dp, plan.shares_experts, options.changes,
-        )  # fmt: skip
+            self.config,
+            self.kv,
+            self.ranks,
+            plan.pp,
+            self.pool.role,
+            self.scenario.transformer.max_context,
+            self.weight,
+            options.transfer_overlap,
+            plan.dp,
+            plan.shares_experts,
+            options.changes,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +161,14 @@ def checked(options: Options, router: str, trace: Trace, problems: Sequence[Prob
 
 
 def prepare(
-    deployment: Deployment, trace: Trace, options: Options, *, model: Model | None = None,
-    clusters: Sequence[Cluster | None] = (), order: Order | None = None,
-) -> Prepared:  # fmt: skip
+    deployment: Deployment,
+    trace: Trace,
+    options: Options,
+    *,
+    model: Model | None = None,
+    clusters: Sequence[Cluster | None] = (),
+    order: Order | None = None,
+) -> Prepared:
     """Check every input, count the blocks, build the step tables.
 
     Args:
@@ -193,8 +209,16 @@ def prepare(
         served = _weighed(served, trace)
     wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
     deployment = replace(deployment, router=router)
-    return Prepared(deployment, tuple(served), trace, order, options, rejected, wires,
-                    _inputs(deployment, served, trace, options, order))  # fmt: skip
+    return Prepared(
+        deployment,
+        tuple(served),
+        trace,
+        order,
+        options,
+        rejected,
+        wires,
+        _inputs(deployment, served, trace, options, order),
+    )
 
 
 def _serve(pool: Pool, model: Model, trace: Trace, options: Options, given: Cluster | None, *, mixed: bool) -> Served:
@@ -208,9 +232,16 @@ def _serve(pool: Pool, model: Model, trace: Trace, options: Options, given: Clus
     means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))
     plan = pool.plan.resolved(transformer.native_weights)
     scenario = Scenario(
-        model, cluster, plan, entry, max(1, min(len(trace), config.max_num_seqs * plan.dp * pool.replicas)), means[0],
-        means[1], options.skew, options.usd_per_hour,
-    )  # fmt: skip
+        model,
+        cluster,
+        plan,
+        entry,
+        max(1, min(len(trace), config.max_num_seqs * plan.dp * pool.replicas)),
+        means[0],
+        means[1],
+        options.skew,
+        options.usd_per_hour,
+    )
     if pool.role == "encode":
         kv = KvPool(1, config.block_size, 0.0)
     else:
@@ -228,9 +259,18 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
     if options.extras:
         extras = replace(options.extras, speculate=None) if served.pool.role == "prefill" else options.extras
         fitted = fit(
-            extras, s.transformer, s.plan, cluster, s.engine, served.config, served.kv, max_context=longest,
-            skew=options.skew, seed=options.seed, trace=trace,
-        )  # fmt: skip
+            extras,
+            s.transformer,
+            s.plan,
+            cluster,
+            s.engine,
+            served.config,
+            served.kv,
+            max_context=longest,
+            skew=options.skew,
+            seed=options.seed,
+            trace=trace,
+        )
         return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
     table = build_step_table(
         s.transformer, s.plan, cluster, s.engine, served.config, max_context=longest, skew=options.skew
@@ -261,20 +301,32 @@ def _inputs(
     inputs: dict[str, Any] = {
         "model": first.scenario.transformer.name,
         "on": ",".join(str(s.scenario.cluster) for s in served),
-        "trace": trace.name, "requests": len(trace), "trace_hash": _trace_hash(trace),
-        "plan": asdict(first.scenario.plan), "engine": asdict(first.config),
+        "trace": trace.name,
+        "requests": len(trace),
+        "trace_hash": _trace_hash(trace),
+        "plan": asdict(first.scenario.plan),
+        "engine": asdict(first.config),
         "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
-        "router": deployment.router, "slo": dict(options.slo), "skew": options.skew, "seed": options.seed,
-        "usd_per_hour": options.usd_per_hour, "kv_blocks": first.kv.blocks, "replicas": first.pool.replicas,
-    }  # fmt: skip
+        "router": deployment.router,
+        "slo": dict(options.slo),
+        "skew": options.skew,
+        "seed": options.seed,
+        "usd_per_hour": options.usd_per_hour,
+        "kv_blocks": first.kv.blocks,
+        "replicas": first.pool.replicas,
+    }
     if len(served) > 1:
         inputs["pools"] = [
             {
-                "role": s.pool.role, "machine": s.scenario.cluster.machine.name, "replicas": s.pool.replicas,
-                "plan": asdict(s.scenario.plan), "engine": asdict(s.config), "kv_blocks": s.kv.blocks,
+                "role": s.pool.role,
+                "machine": s.scenario.cluster.machine.name,
+                "replicas": s.pool.replicas,
+                "plan": asdict(s.scenario.plan),
+                "engine": asdict(s.config),
+                "kv_blocks": s.kv.blocks,
             }
             for s in served
-        ]  # fmt: skip
+        ]
         inputs["transfer_overlap"] = options.transfer_overlap
     if options.assigned is not None:
         inputs["assigned"] = _digest(np.asarray(options.assigned, dtype=np.float64))
@@ -298,9 +350,17 @@ def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
 
 def _trace_hash(trace: Trace) -> str:
     names = (
-        "arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "prefix_hashes", "after",
+        "arrived_at",
+        "isl",
+        "osl",
+        "priority",
+        "deadline_s",
+        "session",
+        "adapter",
+        "prefix_hashes",
+        "after",
         "delay_s",
-    )  # fmt: skip
+    )
     columns = {name: _digest(getattr(trace, name)) for name in names if getattr(trace, name) is not None}
     branched = {"branches": trace.branches} if trace.branches > 1 else {}
     return content_hash({"concurrency": trace.concurrency, **branched, **columns})
@@ -336,19 +396,34 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     engine = prepared.first.scenario.engine
     kept = options.log if log is None else log
     setup = setup_of_fleet(
-        [s.member(options) for s in served], trace, wires=prepared.wires,
-        router=prepared.deployment.router, policy=prepared.policy, request_s=engine.request_s,
-        stop_after_s=options.stop_after_s, stop_after_iterations=options.stop_after_iterations, log=kept,
-    )  # fmt: skip
+        [s.member(options) for s in served],
+        trace,
+        wires=prepared.wires,
+        router=prepared.deployment.router,
+        policy=prepared.policy,
+        request_s=engine.request_s,
+        stop_after_s=options.stop_after_s,
+        stop_after_iterations=options.stop_after_iterations,
+        log=kept,
+    )
     built = time.perf_counter() - started
     tables = [prepared.table.tables if s.table is None else s.table.tables for s in served]
     if factor != 1.0:
         tables = [scaled(t, factor) for t in tables]
     played = play(
-        setup, tables, trace, prepared.policy, prepared.deployment.router, options.seed, prepared.rejected, kept,
+        setup,
+        tables,
+        trace,
+        prepared.policy,
+        prepared.deployment.router,
+        options.seed,
+        prepared.rejected,
+        kept,
         encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
-        methods=_methods(prepared), assigned=options.assigned, watch=options.watch if factor == 1.0 else None,
-    )  # fmt: skip
+        methods=_methods(prepared),
+        assigned=options.assigned,
+        watch=options.watch if factor == 1.0 else None,
+    )
     ledger = ledger_of(prepared)
     rented = _rented(played)
     pools = tuple(
@@ -364,16 +439,30 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     prices = [p.usd_per_hour for p in pools]
     devices = sum(p.devices for p in pools)
     return Simulation(
-        scenario=prepared.first.scenario, trace=trace, config=prepared.first.config, pool=prepared.first.kv,
-        policy=prepared.policy.name, router=prepared.deployment.router, replicas=sum(s.ranks for s in served),
+        scenario=prepared.first.scenario,
+        trace=trace,
+        config=prepared.first.config,
+        pool=prepared.first.kv,
+        policy=prepared.policy.name,
+        router=prepared.deployment.router,
+        replicas=sum(s.ranks for s in served),
         records=_records(played, trace, engine.request_s),
-        iterations=_iterations(played.log, played.stride), totals=_totals(played, pools),
-        itl_edges_s=itl_edges(), itl_counts=played.itl, stopped=stopped, wall_s=played.wall_s, build_s=built,
-        usd_per_hour=None if None in prices
-        else sum(p.devices * (p.usd_per_hour or 0.0) for p in pools) / devices,
-        slo=options.slo, inputs=prepared.inputs, ledger=ledger, spread=prepared.table.spread,
-        replay=partial(run, prepared, started, log=0), deployment=prepared.deployment, pools=pools,
-    )  # fmt: skip
+        iterations=_iterations(played.log, played.stride),
+        totals=_totals(played, pools),
+        itl_edges_s=itl_edges(),
+        itl_counts=played.itl,
+        stopped=stopped,
+        wall_s=played.wall_s,
+        build_s=built,
+        usd_per_hour=None if None in prices else sum(p.devices * (p.usd_per_hour or 0.0) for p in pools) / devices,
+        slo=options.slo,
+        inputs=prepared.inputs,
+        ledger=ledger,
+        spread=prepared.table.spread,
+        replay=partial(run, prepared, started, log=0),
+        deployment=prepared.deployment,
+        pools=pools,
+    )
 
 
 def _rented(played: Played) -> Any:
@@ -394,9 +483,7 @@ def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None
         records = [no_methods()[0] if s.fitted is None else s.fitted.record for s in served]
         ends = [(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
         levels = levels_of(extras, ends, units) if extras.tiers else None
-        return kernel_methods(
-            records, tables, prepared.trace, extras, replicas=replicas, units=units, levels=levels
-        )  # fmt: skip
+        return kernel_methods(records, tables, prepared.trace, extras, replicas=replicas, units=units, levels=levels)
 
     return made
 
@@ -418,8 +505,14 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
         ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", note)
     steps = max(busy * plan.pp, 1e-30)
     return PoolOutcome(
-        role=pool.role, scenario=scenario, config=served.config, kv=served.kv, replicas=pool.replicas,
-        ranks=served.ranks, devices=devices, usd_per_hour=usd,
+        role=pool.role,
+        scenario=scenario,
+        config=served.config,
+        kv=served.kv,
+        replicas=pool.replicas,
+        ranks=served.ranks,
+        devices=devices,
+        usd_per_hour=usd,
         totals={
             **counted,
             "energy_j": stepping + machine.idle_w * max(0.0, idle_s),
@@ -430,7 +523,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
             "kv_mean_frac": counted["kv_s"] / steps / served.kv.blocks,
             "kv_max_frac": counted["kv_max"] / served.kv.blocks,
         },
-    )  # fmt: skip
+    )
 
 
 def _totals(played: Played, pools: Sequence[PoolOutcome]) -> dict[str, float]:
@@ -463,20 +556,34 @@ def _records(played: Played, trace: Trace, request_s: float) -> Records:
     first = np.where(first >= 0, first, nan)
     tpot = (last - first) / np.where(trace.osl > 1, trace.osl - 1, nan)
     return Records(
-        arrived_at=arrived, isl=trace.isl, osl=trace.osl,
-        queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0), ttft_s=first - arrived,
-        tpot_s=tpot, e2e_s=last - arrived, preemptions=q["preemptions"].copy(), cached_tokens=q["cached"].copy(),
-        replica=q["replica"].copy(), status=status.astype(np.int8),
+        arrived_at=arrived,
+        isl=trace.isl,
+        osl=trace.osl,
+        queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0),
+        ttft_s=first - arrived,
+        tpot_s=tpot,
+        e2e_s=last - arrived,
+        preemptions=q["preemptions"].copy(),
+        cached_tokens=q["cached"].copy(),
+        replica=q["replica"].copy(),
+        status=status.astype(np.int8),
         answered_by=np.where(q["answered_by"] >= 0, q["answered_by"], q["replica"]),
-    )  # fmt: skip
+    )
 
 
 def _iterations(log: Any, stride: int) -> Iterations:
     return Iterations(
-        start_s=log["start"], duration_s=log["duration"], replica=log["replica"], batch=log["batch"],
-        prefill_tokens=log["prefill"], decode_tokens=log["decode"], kv_blocks=log["blocks"], running=log["running"],
-        waiting=log["waiting"], stride=stride,
-    )  # fmt: skip
+        start_s=log["start"],
+        duration_s=log["duration"],
+        replica=log["replica"],
+        batch=log["batch"],
+        prefill_tokens=log["prefill"],
+        decode_tokens=log["decode"],
+        kv_blocks=log["blocks"],
+        running=log["running"],
+        waiting=log["waiting"],
+        stride=stride,
+    )
 
 
 def provenance(simulation: Simulation) -> dict[str, Any]:

@@ -69,9 +69,14 @@ def _unknown_overlap(name: str) -> list[Problem]:
 
 
 def read_extras(
-    *, speculate: str = "", lora: str = "", kv_tiers: str = "", early_exit: str = "", finetune: str = "",
+    *,
+    speculate: str = "",
+    lora: str = "",
+    kv_tiers: str = "",
+    early_exit: str = "",
+    finetune: str = "",
     overlap: str = "",
-) -> Extras:  # fmt: skip
+) -> Extras:
     """Read the words of each: see ``parse_speculation``, ``parse_adapters``, ``parse_tiers`` (and ``swap`` among its
     levels), ``parse_early_exit``, ``parse_finetune``; ``overlap``: ``nanoflow`` or ``tokenweave``.
 
@@ -122,9 +127,19 @@ class Fitted:
 
 
 def fit(
-    extras: Extras, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, config: EngineConfig, kv: KvPool,
-    *, max_context: int, skew: float = 0.0, seed: int = 0, trace: Trace | None = None,
-) -> Fitted:  # fmt: skip
+    extras: Extras,
+    model: Transformer,
+    plan: Plan,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    kv: KvPool,
+    *,
+    max_context: int,
+    skew: float = 0.0,
+    seed: int = 0,
+    trace: Trace | None = None,
+) -> Fitted:
     """Price the extras on a pool.
 
     Args:
@@ -137,9 +152,16 @@ def fit(
         InputError: a draft or adapter the model cannot have. DoesNotFit: they leave no memory for the cache.
     """
     table = build_step_table(
-        model, plan, cluster, engine, config, max_context=max_context, skew=skew, queries=extras.queries,
+        model,
+        plan,
+        cluster,
+        engine,
+        config,
+        max_context=max_context,
+        skew=skew,
+        queries=extras.queries,
         overlap=extras.overlap,
-    )  # fmt: skip
+    )
     if extras.speculate is not None and config.rules.static:
         raise InputError("a static batch writes one token per step and sequence", field="speculate")
     tables, record, beside, per_token = table.tables, no_methods()[0], 0.0, 0.0
@@ -228,9 +250,15 @@ def levels_of(extras: Extras, pools: Sequence[tuple[Cluster, Plan, KvPool, int]]
 
 
 def kernel_methods(
-    records: Sequence[Any], tables: Tables, trace: Trace, extras: Extras, *, replicas: int, units: int,
+    records: Sequence[Any],
+    tables: Tables,
+    trace: Trace,
+    extras: Extras,
+    *,
+    replicas: int,
+    units: int,
     levels: tuple[Any, Any, Any] | None = None,
-) -> Methods:  # fmt: skip
+) -> Methods:
     """The kernel's arrays.
 
     Args:
@@ -249,8 +277,16 @@ def kernel_methods(
     none = (np.zeros(1, dtype=TIER), np.zeros((replicas, 1), dtype=np.int64), np.zeros((1, 1), dtype=UNIT))
     tiers, rows, below = levels or none
     return Methods(
-        z=z, data=tables.data, layout=tables.layout, adapter_of=asked, seats=seats,
-        seat_of=np.full((replicas, count), -1, dtype=np.int32), seat_free=np.zeros(replicas), tiers=tiers,
-        tier_rows=rows, below=below, swapped=np.zeros(n if extras.swap else 1, dtype=np.int32),
+        z=z,
+        data=tables.data,
+        layout=tables.layout,
+        adapter_of=asked,
+        seats=seats,
+        seat_of=np.full((replicas, count), -1, dtype=np.int32),
+        seat_free=np.zeros(replicas),
+        tiers=tiers,
+        tier_rows=rows,
+        below=below,
+        swapped=np.zeros(n if extras.swap else 1, dtype=np.int32),
         past=np.zeros((1, 4, PAST_BINS)),
-    )  # fmt: skip
+    )

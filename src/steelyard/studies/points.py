@@ -140,9 +140,15 @@ def _point(
 
 
 def _whole(
-    study: Study, ordinal: int, case: str, repeat: int, axes: Mapping[str, Any], values: dict[str, Any],
-    shared: Mapping[str, Any], digest: str,
-) -> Point:  # fmt: skip
+    study: Study,
+    ordinal: int,
+    case: str,
+    repeat: int,
+    axes: Mapping[str, Any],
+    values: dict[str, Any],
+    shared: Mapping[str, Any],
+    digest: str,
+) -> Point:
     """A point priced by itself; its hash covers everything given."""
     defaults = {n: f.default for n, f in fields_of(study.kind).items()}
     rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
@@ -285,11 +291,22 @@ def _resolved(folder: str, key: tuple[Any, ...]) -> tuple[dict[str, Any], str, S
     plan = plan.resolved(model.transformer.native_weights)
     usd, skew = given.get("usd_per_hour"), float(given.get("skew", 0.0))
     shared = {
-        "model": model.transformer.name, "on": str(cluster), "machine": cluster.machine.name, "devices": whole.count,
-        "weights": plan.weights, "activations": plan.activations, "kv": plan.kv, "communication": plan.communication,
-        "tp": plan.tp, "pp": plan.pp, "dp": plan.dp, "ep": plan.ep, "cp": plan.cp,
-        "engine": scheduler or engine.name, "skew": skew,
-    }  # fmt: skip
+        "model": model.transformer.name,
+        "on": str(cluster),
+        "machine": cluster.machine.name,
+        "devices": whole.count,
+        "weights": plan.weights,
+        "activations": plan.activations,
+        "kv": plan.kv,
+        "communication": plan.communication,
+        "tp": plan.tp,
+        "pp": plan.pp,
+        "dp": plan.dp,
+        "ep": plan.ep,
+        "cp": plan.cp,
+        "engine": scheduler or engine.name,
+        "skew": skew,
+    }
     digest = content_hash([shared, model_digest, cluster_digest, usd])
     scenario = Scenario(model, whole, plan, engine, 1, 1, 1, skew, usd, (given["model"], given["on"]))
     return shared, digest, scenario

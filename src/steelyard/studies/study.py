@@ -187,9 +187,19 @@ class _Reader:
         exclude = [self._table(t, p) for t, p in self._tables("exclude")]
         objectives = self._objectives()
         return Study(
-            name, kind, str(data.get("about", "")), fixed, grid, tuple(zips), tuple(cases), tuple(exclude),
-            tuple(objectives), self._repeats(fixed, grid, zips), folder, data,
-        )  # fmt: skip
+            name,
+            kind,
+            str(data.get("about", "")),
+            fixed,
+            grid,
+            tuple(zips),
+            tuple(cases),
+            tuple(exclude),
+            tuple(objectives),
+            self._repeats(fixed, grid, zips),
+            folder,
+            data,
+        )
 
     def _unknown(self, table: Mapping[str, Any], known: Iterable[str], path: str) -> None:
         names = list(known)

@@ -80,17 +80,26 @@ def parse_adapters(text: str) -> Adapters:
     body = text.strip()
     body = body if body.lower().startswith("lora") else f"lora:{body}"
     known: dict[str, float | str] = {
-        "adapters": 8, "zipf": 1.0, "rank": 16, "targets": "all", "max_loras": 8, "base": 0.0,
-    }  # fmt: skip
+        "adapters": 8,
+        "zipf": 1.0,
+        "rank": 16,
+        "targets": "all",
+        "max_loras": 8,
+        "base": 0.0,
+    }
     _, given = read_words(body, "lora", known)
     try:
         count = int(given.get("", given.get("adapters", 0)))
     except ValueError:
         raise InputError(f"expected a number of adapters, got {given['']!r}", field="lora") from None
     return Adapters(
-        count, float(given.get("zipf", 1.0)), int(given.get("rank", 16)), str(given.get("targets", "all")),
-        int(given.get("max_loras", min(8, max(count, 1)))), float(given.get("base", 0.0)),
-    )  # fmt: skip
+        count,
+        float(given.get("zipf", 1.0)),
+        int(given.get("rank", 16)),
+        str(given.get("targets", "all")),
+        int(given.get("max_loras", min(8, max(count, 1)))),
+        float(given.get("base", 0.0)),
+    )
 
 
 def draw_adapters(adapters: Adapters, requests: int, seed: int = 0) -> NDArray[np.int32]:

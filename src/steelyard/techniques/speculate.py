@@ -59,8 +59,16 @@ METHODS: Mapping[str, Defaults] = {
     "tree": Defaults(4, 0.75, "as eagle, per node; width from the words"),
 }
 _KEYS: Mapping[str, float | str] = {
-    "k": 4, "accept": 0.7, "heads": 4, "width": 1, "depth": 4, "nodes": 16, "tp": 1, "by": "eagle", "model": "",
-}  # fmt: skip
+    "k": 4,
+    "accept": 0.7,
+    "heads": 4,
+    "width": 1,
+    "depth": 4,
+    "nodes": 16,
+    "tp": 1,
+    "by": "eagle",
+    "model": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +211,13 @@ class _Guesser(Transformer):
         if not self.joins:
             return graph
         join = Op(
-            "join", "t i, i d -> t d", {"t": step.tokens, "i": self.joins, "d": self.hidden},
-            operands=("x", "w_join", "y"), roles=("activation", "weight", "activation"), block="mlp",
-        )  # fmt: skip
+            "join",
+            "t i, i d -> t d",
+            {"t": step.tokens, "i": self.joins, "d": self.hidden},
+            operands=("x", "w_join", "y"),
+            roles=("activation", "weight", "activation"),
+            block="mlp",
+        )
         return replace(graph, ops=(join, *graph.ops))
 
 
@@ -222,15 +234,23 @@ class _Heads(Transformer):
     def _ops(self, step: Step) -> Iterator[Op]:
         rows = step.tokens
         yield Op(
-            "medusa.residual", "t i, i d -> t d", {"t": rows, "i": self.hidden, "d": self.hidden},
-            operands=("x", "w_medusa", "y"), roles=("activation", "weight", "activation"), count=self.heads_count,
+            "medusa.residual",
+            "t i, i d -> t d",
+            {"t": rows, "i": self.hidden, "d": self.hidden},
+            operands=("x", "w_medusa", "y"),
+            roles=("activation", "weight", "activation"),
+            count=self.heads_count,
             block="mlp",
-        )  # fmt: skip
+        )
         yield Op(
-            "medusa.head", "t d, d v -> t v", {"t": rows, "d": self.hidden, "v": self.vocab},
-            operands=("x", "w_medusa_head", "logits"), roles=("activation", "weight", "activation"),
-            count=self.heads_count, block="head",
-        )  # fmt: skip
+            "medusa.head",
+            "t d, d v -> t v",
+            {"t": rows, "d": self.hidden, "v": self.vocab},
+            operands=("x", "w_medusa_head", "logits"),
+            roles=("activation", "weight", "activation"),
+            count=self.heads_count,
+            block="head",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,14 +288,20 @@ def draft_of(speculation: Speculation, model: Transformer, plan: Plan) -> Draft 
         native = small.native_weights
         own = Plan(tp=tp, kv=plan.kv if plan.kv else "").resolved(native)
         return Draft(
-            small, own, weight_bytes(small, own), float(kv_bytes(small, own, 1, 2**20)) / 2**20,
+            small,
+            own,
+            weight_bytes(small, own),
+            float(kv_bytes(small, own, 1, 2**20)) / 2**20,
             f"draft {small.name} on {tp} of {plan.tp} devices",
-        )  # fmt: skip
+        )
     own = replace(plan, pp=1, dp=1, ep=1, cp=1)
     common: dict[str, Any] = {
-        "name": f"{kind} of {model.name}", "model_type": model.model_type, "hidden": model.hidden, "vocab": model.vocab,
+        "name": f"{kind} of {model.name}",
+        "model_type": model.model_type,
+        "hidden": model.hidden,
+        "vocab": model.vocab,
         "native_weights": model.native_weights,
-    }  # fmt: skip
+    }
     if kind == "medusa":
         heads = _Heads(layers=(Layer(1, None, None, norms=0),), head=False, heads_count=speculation.tokens, **common)
         return Draft(heads, own, weight_bytes(heads, own), 0.0, f"{speculation.tokens} Medusa heads")
@@ -290,17 +316,25 @@ def draft_of(speculation: Speculation, model: Transformer, plan: Plan) -> Draft 
     alone = replace(guesser, head=False)
     embedding = sum(
         float(op.elements(tensor, visited=False)) * own.format("communication").bits / 8
-        for op in graph for tensor in op.inputs if op.name in shared and tensor.role == "table"
-    )  # fmt: skip
+        for op in graph
+        for tensor in op.inputs
+        if op.name in shared and tensor.role == "table"
+    )
     weights = max(0.0, weight_bytes(alone, own) - embedding / own.tp)
     per_token = float(kv_bytes(guesser, own, 1, 2**20)) / 2**20
     return Draft(guesser, own, weights, per_token, f"{kind}: one layer of {model.name}, its head shared")
 
 
 def with_draft(
-    table: StepTable, speculation: Speculation, draft: Draft | None, cluster: Cluster, engine: Engine,
-    config: EngineConfig, *, max_context: int,
-) -> Tables:  # fmt: skip
+    table: StepTable,
+    speculation: Speculation,
+    draft: Draft | None,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    max_context: int,
+) -> Tables:
     """The model's tables with those of its guesser behind them.
 
     A pass of the guesser inside a step costs no time of the host: it is part of the step's graph (assumed).

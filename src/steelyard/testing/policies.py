@@ -39,9 +39,14 @@ def traffic(seed: int, *, closed: bool = False) -> Trace:
     isl[rng.random(n) < 0.03] = 2 * BLOCKS * BLOCK_TOKENS
     arrived_at = np.zeros(n) if closed else np.cumsum(rng.exponential(float(rng.choice([0.0, 0.02, 0.2])), n))
     return Trace(
-        arrived_at, isl, rng.integers(1, 60, n), priority=rng.integers(0, 4, n), deadline_s=rng.exponential(5.0, n),
-        session=rng.integers(-1, 5, n), concurrency=min(n, 12) if closed else 0,
-    )  # fmt: skip
+        arrived_at,
+        isl,
+        rng.integers(1, 60, n),
+        priority=rng.integers(0, 4, n),
+        deadline_s=rng.exponential(5.0, n),
+        session=rng.integers(-1, 5, n),
+        concurrency=min(n, 12) if closed else 0,
+    )
 
 
 class PolicyContract:
@@ -114,9 +119,15 @@ def _serve(trace: Trace, order: Order, scheduler: str, seats: int = SEATS) -> tu
     """One engine with a small cache; ``(what happened, the requests that never fit)``."""
     rules = RULES[scheduler]
     config = EngineConfig(
-        "contract", scheduler, max_num_batched_tokens=BUDGET, max_num_seqs=seats, block_size=BLOCK_TOKENS,
-        gpu_memory_utilization=0.9, enable_chunked_prefill=rules.chunked, admission=rules.admission,
-    )  # fmt: skip
+        "contract",
+        scheduler,
+        max_num_batched_tokens=BUDGET,
+        max_num_seqs=seats,
+        block_size=BLOCK_TOKENS,
+        gpu_memory_utilization=0.9,
+        enable_chunked_prefill=rules.chunked,
+        admission=rules.admission,
+    )
     setup = setup_of(config, KvPool(BLOCKS, BLOCK_TOKENS, 1.0), trace, policy=order)
     rejected = -(-(trace.isl + trace.osl) // BLOCK_TOKENS) > BLOCKS
     tables = constant_tables(0.01, 1e-5)

@@ -83,13 +83,20 @@ def best_of(
     }
     word = "beams" if beam else "answers"
     made = replace(
-        trace, arrived_at=trace.arrived_at[group], isl=trace.isl[group], osl=osl, prefix_hashes=hashes,
-        prefix_offsets=offsets, prefix_block_tokens=block, branches=width,
+        trace,
+        arrived_at=trace.arrived_at[group],
+        isl=trace.isl[group],
+        osl=osl,
+        prefix_hashes=hashes,
+        prefix_offsets=offsets,
+        prefix_block_tokens=block,
+        branches=width,
         after=np.arange(n * width)[later] // width * width,
         after_offsets=np.concatenate([[0], np.cumsum(later)]),
-        name=f"{trace.name}, {width} {word} each", notes=(*trace.notes, f"{width} {word} per request share its prompt"),
+        name=f"{trace.name}, {width} {word} each",
+        notes=(*trace.notes, f"{width} {word} per request share its prompt"),
         **columns,
-    )  # fmt: skip
+    )
     return Branches(made, group, width)
 
 

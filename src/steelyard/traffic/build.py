@@ -177,8 +177,11 @@ def _consistent(a: Traffic, problems: list[Problem]) -> None:
     )
     refuse("think", a.think != "" and not (closed or a.turns != ""), "thinking needs --concurrency or --turns")
     refuse("system", bool(a.system) and a.turns == "", "a system prompt shared by conversations needs --turns")
-    refuse("requests", a.requests is not None and not 1 <= a.requests <= MAX_REQUESTS,
-           f"expected 1 to {MAX_REQUESTS:,}, got {a.requests}")  # fmt: skip
+    refuse(
+        "requests",
+        a.requests is not None and not 1 <= a.requests <= MAX_REQUESTS,
+        f"expected 1 to {MAX_REQUESTS:,}, got {a.requests}",
+    )
     refuse("seed", a.seed < 0, f"expected at least 0, got {a.seed}")
 
 

@@ -27,9 +27,11 @@ def events(name: str) -> list[tuple[float, str, Any]]:
     case = json.loads((HERE / name / "case.json").read_text())
     arrays = {k: np.asarray(v) if isinstance(v, list) else v for k, v in case["trace"].items()}
     played = run(
-        Trace(**arrays), config(case["scheduler"], **case["flags"]), tables=constant_tables(*case["step_s"]),
+        Trace(**arrays),
+        config(case["scheduler"], **case["flags"]),
+        tables=constant_tables(*case["step_s"]),
         **case["run"],
-    )  # fmt: skip
+    )
     found: list[tuple[float, str, Any]] = []
     for step in played.log:
         shape = f"{step['prefill']}+{step['decode']} tokens, {step['blocks']} blocks, {step['waiting']} waiting"

@@ -109,26 +109,53 @@ def rate(at: Deployment, step: Step, decode: bool, measured_s: float, model: str
     shapes = np.array(rows)
     facts = library_facts(machine.family, shapes[0, 4], shapes[0, 5])
     return Rate(
-        machine.family, machine.name, model, "decode" if decode else "prefill", gemm_device(site), facts,
-        site.clock_hz or 1.5e9, shapes, np.array(counts), np.array(limits), max(rest, 0.0), measured_s,
-    )  # fmt: skip
+        machine.family,
+        machine.name,
+        model,
+        "decode" if decode else "prefill",
+        gemm_device(site),
+        facts,
+        site.clock_hz or 1.5e9,
+        shapes,
+        np.array(counts),
+        np.array(limits),
+        max(rest, 0.0),
+        measured_s,
+    )
 
 
 def family_parameters(dram_frac: float, compute_frac: float, launch_s: float, clock_hz: float) -> GemmParameters:
     """The GEMM model with three figures set and tile effects off."""
     return GemmParameters(
-        launch_cycles=launch_s * clock_hz, compute_frac=compute_frac, ops_per_joule=1e15, dram_frac=dram_frac,
-        step_s=1e-12, wave_hardness=0.0, overlap_power=4.0, split_s=1e-6, operand_intensity=1e-3,
-        store_intensity=1e-3, hot_frac=0.07, cache_frac=0.8,
-    )  # fmt: skip
+        launch_cycles=launch_s * clock_hz,
+        compute_frac=compute_frac,
+        ops_per_joule=1e15,
+        dram_frac=dram_frac,
+        step_s=1e-12,
+        wave_hardness=0.0,
+        overlap_power=4.0,
+        split_s=1e-6,
+        operand_intensity=1e-3,
+        store_intensity=1e-3,
+        hot_frac=0.07,
+        cache_frac=0.8,
+    )
 
 
 def _predicted(r: Rate, p: Floats) -> float:
     m, n, k, groups, weight_bits, act_bits = r.shapes.T
     time = gemm_time_s(
-        m, n, k, weight_bits=weight_bits, act_bits=act_bits, out_bits=16.0, device=r.device, facts=r.facts,
-        parameters=family_parameters(p[0], p[1], p[2], r.clock_hz), groups=groups,
-    )  # fmt: skip
+        m,
+        n,
+        k,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        out_bits=16.0,
+        device=r.device,
+        facts=r.facts,
+        parameters=family_parameters(p[0], p[1], p[2], r.clock_hz),
+        groups=groups,
+    )
     return r.rest_s + float((np.maximum(time, r.limits_s) * r.counts).sum())
 
 
@@ -175,10 +202,15 @@ def section(found: FamilyFit, source: str) -> str:
     lines = [f"[{found.family}]", f"[{found.family}.parameters]"]
     lines += [f"{name} = {getattr(p, name):.4g}" for name in p.__slots__]
     lines += [
-        f"[{found.family}.residual]", f"rows = {found.left_out}", f"median_ape = {found.left_median_ape:.3g}",
+        f"[{found.family}.residual]",
+        f"rows = {found.left_out}",
+        f"median_ape = {found.left_median_ape:.3g}",
         f"log_std = {found.left_log_std:.3g}",
-        f"[{found.family}.provenance]", 'kind = "whole models"', f'source = "{source}"', f"rows_fitted = {found.rows}",
-    ]  # fmt: skip
+        f"[{found.family}.provenance]",
+        'kind = "whole models"',
+        f'source = "{source}"',
+        f"rows_fitted = {found.rows}",
+    ]
     return "\n".join(lines) + "\n"
 
 

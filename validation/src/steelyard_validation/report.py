@@ -155,11 +155,16 @@ def _target_text(validation: Validation) -> list[str]:
     """Targets and what is reached, one line each, for a terminal."""
     found = [a for source in sorted({r.source for r in validation.rows}) for a in reached(validation.rows, source)]
     lines = [
-        (f"{a.target.source}: {a.target.words}", METRICS.get(a.target.metric, a.target.metric),
-         f"{_percent(a.target.median) or '-'} / {_percent(a.target.p90) or '-'}",
-         f"{_percent(a.row.median_ape)} / {_percent(a.row.p90_ape)}", f"{a.row.n:,}")
-        for a in found if a.row is not None
-    ]  # fmt: skip
+        (
+            f"{a.target.source}: {a.target.words}",
+            METRICS.get(a.target.metric, a.target.metric),
+            f"{_percent(a.target.median) or '-'} / {_percent(a.target.p90) or '-'}",
+            f"{_percent(a.row.median_ape)} / {_percent(a.row.p90_ape)}",
+            f"{a.row.n:,}",
+        )
+        for a in found
+        if a.row is not None
+    ]
     if not lines:
         return []
     head = ("line", "what", "target median / p90", "reached", "rows")
@@ -281,10 +286,20 @@ def _target_table(aims: Sequence[Reached]) -> str:
             continue
         inside = "" if isnan(row.interval80) else f"{row.interval80 * 100:.0f}"
         met = {True: "yes", False: "no", None: ""}[aim.met]
-        lines.append([
-            target.words, METRICS.get(target.metric, target.metric), _percent(target.median), _percent(row.median_ape),
-            _percent(target.p90), _percent(row.p90_ape), _percent(row.bias, signed=True), inside, f"{row.n:,}", met,
-        ])  # fmt: skip
+        lines.append(
+            [
+                target.words,
+                METRICS.get(target.metric, target.metric),
+                _percent(target.median),
+                _percent(row.median_ape),
+                _percent(target.p90),
+                _percent(row.p90_ape),
+                _percent(row.bias, signed=True),
+                inside,
+                f"{row.n:,}",
+                met,
+            ]
+        )
     return _markdown(head, lines, 2)
 
 

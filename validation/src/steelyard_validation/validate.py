@@ -236,12 +236,20 @@ def _source_accuracy(source: str, parts: Sequence[Comparison]) -> Iterator[Accur
                 seen.add(tag)
                 ok = group[good[group]]
                 yield Accuracy(
-                    source, tag[1], tag[2], tag[3], tag[4], tag[5], int(group.size), int(ok.size), *_figures(ape[ok]),
+                    source,
+                    tag[1],
+                    tag[2],
+                    tag[3],
+                    tag[4],
+                    tag[5],
+                    int(group.size),
+                    int(ok.size),
+                    *_figures(ape[ok]),
                     bias=float(np.expm1(log[ok].mean()) * 100) if ok.size else math.nan,
                     interval80=_mean(inside[ok]),
                     roofline_mean_ape=_mean(roof[ok]),
                     split=label,
-                )  # fmt: skip
+                )
 
 
 _CODED = ("table", "machine", "family", "phase", "metric", "split")

@@ -92,29 +92,42 @@ def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Ma
     """
     compute = tuple(
         replace(
-            c, units=c.units * compute_frac, peak={k: v * compute_frac for k, v in c.peak.items()},
+            c,
+            units=c.units * compute_frac,
+            peak={k: v * compute_frac for k, v in c.peak.items()},
             sparse_peak={k: v * compute_frac for k, v in c.sparse_peak.items()},
         )
         for c in machine.compute
-    )  # fmt: skip
+    )
     memory = tuple(
         replace(
-            m, bandwidth_bytes_per_s=m.bandwidth_bytes_per_s * (compute_frac if m.inside else bandwidth_frac),
-            write_bandwidth_bytes_per_s=m.write_bandwidth_bytes_per_s
-            * (compute_frac if m.inside else bandwidth_frac),
+            m,
+            bandwidth_bytes_per_s=m.bandwidth_bytes_per_s * (compute_frac if m.inside else bandwidth_frac),
+            write_bandwidth_bytes_per_s=m.write_bandwidth_bytes_per_s * (compute_frac if m.inside else bandwidth_frac),
         )
         for m in machine.memory
-    )  # fmt: skip
+    )
     return replace(
-        machine, compute=compute, memory=memory, tdp_w=machine.tdp_w * compute_frac,
+        machine,
+        compute=compute,
+        memory=memory,
+        tdp_w=machine.tdp_w * compute_frac,
         idle_w=machine.idle_w * compute_frac,
-    )  # fmt: skip
+    )
 
 
 def bandwidth_fracs(
-    semi: SemiPD, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, *, chunk: float, batch: float,
-    context: float, skew: float = 0.0,
-) -> tuple[float, float]:  # fmt: skip
+    semi: SemiPD,
+    model: Transformer,
+    plan: Plan,
+    cluster: Cluster,
+    engine: Engine,
+    *,
+    chunk: float,
+    batch: float,
+    context: float,
+    skew: float = 0.0,
+) -> tuple[float, float]:
     """Shares of the memory bandwidth of prompts and answers.
 
     Args:
@@ -135,9 +148,17 @@ def bandwidth_fracs(
 
 
 def simulate_semi(
-    model: Model, name: str, cluster: Cluster, semi: SemiPD, trace: Trace, options: Options, *, plan: Plan,
-    flags: Mapping[str, Any] | None = None, router: str = "round-robin",
-) -> Simulation:  # fmt: skip
+    model: Model,
+    name: str,
+    cluster: Cluster,
+    semi: SemiPD,
+    trace: Trace,
+    options: Options,
+    *,
+    plan: Plan,
+    flags: Mapping[str, Any] | None = None,
+    router: str = "round-robin",
+) -> Simulation:
     """Send a trace through one replica whose devices are divided between prompts and answers.
 
     The one cache is divided as well: what the longest request or two steps of prompts need (half of it where prefixes
@@ -171,9 +192,16 @@ def simulate_semi(
     engine, resolved, budget = _engine_of(model, cluster, plan, given)
     isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
     bandwidth = bandwidth_fracs(
-        semi, model.transformer, resolved, cluster, engine, chunk=max(1, round(min(budget, isl))),
-        batch=TYPICAL_BATCH, context=max(1, round(isl + 0.5 * osl)), skew=options.skew,
-    )  # fmt: skip
+        semi,
+        model.transformer,
+        resolved,
+        cluster,
+        engine,
+        chunk=max(1, round(min(budget, isl))),
+        batch=TYPICAL_BATCH,
+        context=max(1, round(isl + 0.5 * osl)),
+        skew=options.skew,
+    )
     parts = tuple(
         replace(cluster, machine=share_of(cluster.machine, share, part), host_w=cluster.host_w * share)
         for share, part in zip(semi.shares, bandwidth, strict=True)
@@ -212,9 +240,11 @@ def _one_cache(prepared: Prepared, semi: SemiPD, bandwidth: tuple[float, float],
 
     served = (holding(prompts, first), holding(answers, kv.blocks - first))
     inputs = {
-        **prepared.inputs, "on": str(cluster), "kv_blocks": kv.blocks,
+        **prepared.inputs,
+        "on": str(cluster),
+        "kv_blocks": kv.blocks,
         "semi_pd": {"prefill_frac": semi.prefill_frac, "bandwidth_fracs": list(bandwidth), "prompt_blocks": first},
-    }  # fmt: skip
+    }
     return replace(
         prepared, served=served, wires=np.zeros_like(prepared.wires), rejected=too_long(trace, served), inputs=inputs
     )
@@ -224,11 +254,13 @@ def _whole(found: Simulation, semi: SemiPD, bandwidth: tuple[float, float], clus
     """Devices, rent and words of a run that two pools share."""
     pools = tuple(
         replace(
-            pool, compute_frac=share, scenario=replace(pool.scenario, cluster=cluster),
+            pool,
+            compute_frac=share,
+            scenario=replace(pool.scenario, cluster=cluster),
             totals={**pool.totals, "device_s": pool.totals["device_s"] * share},
         )
         for pool, share in zip(found.pools, semi.shares, strict=True)
-    )  # fmt: skip
+    )
     if found.ledger is not None:
         first, second = (p.kv.blocks for p in pools)
         found.ledger.assume(
@@ -245,7 +277,5 @@ def _whole(found: Simulation, semi: SemiPD, bandwidth: tuple[float, float], clus
     )
 
 
-def _again(
-    replay: Any, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster, factor: float
-) -> Simulation:  # fmt: skip
+def _again(replay: Any, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster, factor: float) -> Simulation:
     return _whole(replay(factor), semi, bandwidth, cluster)

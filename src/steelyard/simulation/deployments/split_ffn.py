@@ -187,9 +187,15 @@ def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, 
 
 
 def split_table(
-    split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig, *, max_context: int,
+    split: SplitFFN,
+    model: Transformer,
+    plan: Plan,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    max_context: int,
     skew: float = 0.0,
-) -> StepTable:  # fmt: skip
+) -> StepTable:
     """Prices of the steps of one attention group: it shares the feed-forward devices with the other groups.
 
     Args:
@@ -263,9 +269,15 @@ def _row(tables: Tables, row: int) -> tuple[Any, Any]:
 
 
 def simulate_split(
-    model: str | Model, split: SplitFFN, trace: Trace, options: Options | None = None, *, plan: Plan | None = None,
-    flags: Mapping[str, Any] | None = None, router: str = "round-robin",
-) -> Simulation:  # fmt: skip
+    model: str | Model,
+    split: SplitFFN,
+    trace: Trace,
+    options: Options | None = None,
+    *,
+    plan: Plan | None = None,
+    flags: Mapping[str, Any] | None = None,
+    router: str = "round-robin",
+) -> Simulation:
     """Send a trace through attention groups that share feed-forward devices.
 
     Args:
@@ -299,9 +311,14 @@ def simulate_split(
     split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too
     assert served.table is not None
     table = split_table(
-        split, whole, resolved, served.scenario.engine, served.config, max_context=served.table.max_context,
+        split,
+        whole,
+        resolved,
+        served.scenario.engine,
+        served.config,
+        max_context=served.table.max_context,
         skew=asked.skew,
-    )  # fmt: skip
+    )
     found = run(replace(prepared, served=(replace(served, table=table),)), started)
     other_plan = plans_of(split, resolved, whole)[1]
     return _both_sides(split, loaded, other_plan, found)
@@ -326,13 +343,23 @@ def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) ->
     energy = first.totals["step_energy_j"] * other.count / side.copies + machine.idle_w * other.count * (span - busy)
     hosts = scenario.cluster.host_w * other.count / scenario.cluster.per_node * span
     second = replace(
-        first, role="feed_forward", scenario=scenario, replicas=1, ranks=0, devices=other.count, usd_per_hour=usd,
+        first,
+        role="feed_forward",
+        scenario=scenario,
+        replicas=1,
+        ranks=0,
+        devices=other.count,
+        usd_per_hour=usd,
         totals={
-            **dict.fromkeys(first.totals, 0.0), "device_s": other.count * span, "energy_j": energy,
-            "host_energy_j": hosts, "busy_frac": min(1.0, busy / max(span, 1e-30)), "makespan_s": span,
+            **dict.fromkeys(first.totals, 0.0),
+            "device_s": other.count * span,
+            "energy_j": energy,
+            "host_energy_j": hosts,
+            "busy_frac": min(1.0, busy / max(span, 1e-30)),
+            "makespan_s": span,
             "rented_s": span,
         },
-    )  # fmt: skip
+    )
     sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
     prices = (first.usd_per_hour, usd)
     mean = None
@@ -340,9 +367,13 @@ def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) ->
         mean = (prices[0] * first.devices + prices[1] * other.count) / split.devices
     again = found.replay
     return replace(
-        found, scenario=replace(found.scenario, model=model), pools=(first, second), totals={**found.totals, **sums},
-        usd_per_hour=mean, replay=None if again is None else partial(_again, again, split, model, plan),
-    )  # fmt: skip
+        found,
+        scenario=replace(found.scenario, model=model),
+        pools=(first, second),
+        totals={**found.totals, **sums},
+        usd_per_hour=mean,
+        replay=None if again is None else partial(_again, again, split, model, plan),
+    )
 
 
 def _again(replay: Any, split: SplitFFN, model: Model, plan: Plan, factor: float) -> Simulation:

@@ -13,9 +13,25 @@ __all__ = ["compile_for", "njit", "njit_inline", "njit_inner"]
 
 #: Modules of compiled functions and of the constants they use.
 _COMPILED = (
-    "events", "jit", "kernel", "lora_slots", "lower_tiers", "methods", "migrate", "pack", "past_future", "pricing",
-    "queue", "routing", "schedule", "state", "timer", "transfer", "../../cost/step_eval", "../../cost/step_table",
-)  # fmt: skip
+    "events",
+    "jit",
+    "kernel",
+    "lora_slots",
+    "lower_tiers",
+    "methods",
+    "migrate",
+    "pack",
+    "past_future",
+    "pricing",
+    "queue",
+    "routing",
+    "schedule",
+    "state",
+    "timer",
+    "transfer",
+    "../../cost/step_eval",
+    "../../cost/step_table",
+)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

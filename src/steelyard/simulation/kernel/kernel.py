@@ -98,9 +98,16 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
     k = p[r].pool
     if f.m.z[k].plain:
         duration, energy = step_cost(
-            data, layout[k], float(tokens), float(chunks + decodes), float(decodes), context, float(chunks),
-            float(new), pairs,
-        )  # fmt: skip
+            data,
+            layout[k],
+            float(tokens),
+            float(chunks + decodes),
+            float(decodes),
+            context,
+            float(chunks),
+            float(new),
+            pairs,
+        )
     else:
         duration, energy = price_lane(f, x, lane, r, decodes, context, chunks, new, pairs)
     begin = now
@@ -116,9 +123,20 @@ def begin_step(f: Any, x: Any, data: Any, layout: Any, log: Any, meta: Any, lane
 
 @njit_inline
 def book_step(
-    f: Any, x: Any, log: Any, meta: Any, lane: int, r: int, begin: float, end: float, duration: float, energy: float,
-    decodes: int, chunks: int, new: int,
-) -> None:  # fmt: skip
+    f: Any,
+    x: Any,
+    log: Any,
+    meta: Any,
+    lane: int,
+    r: int,
+    begin: float,
+    end: float,
+    duration: float,
+    energy: float,
+    decodes: int,
+    chunks: int,
+    new: int,
+) -> None:
     """Set the end of a step and count it."""
     w, p = f.w, f.p
     w[lane].end = end
@@ -152,18 +170,23 @@ def book_step(
 
 
 @njit_inner
-def price_rank(
-    f: Any, x: Any, data: Any, layout: Any, lane: int, r: int, tokens: float
-) -> tuple[float, float]:  # fmt: skip
+def price_rank(f: Any, x: Any, data: Any, layout: Any, lane: int, r: int, tokens: float) -> tuple[float, float]:
     """``(time, energy)`` of the chosen step of a rank while the ranks together have so many tokens each."""
     decodes, context, chunks, new, pairs = measure(f.s, f.w, x, lane)
     k = f.p[r].pool
     if not f.m.z[k].plain and decodes + chunks > 0:
         return price_lane(f, x, lane, r, decodes, context, chunks, new, pairs)
     return step_cost(
-        data, layout[k], tokens, float(max(1, chunks + decodes)), float(decodes), context, float(chunks), float(new),
+        data,
+        layout[k],
+        tokens,
+        float(max(1, chunks + decodes)),
+        float(decodes),
+        context,
+        float(chunks),
+        float(new),
         pairs,
-    )  # fmt: skip
+    )
 
 
 @njit_inner

@@ -49,14 +49,35 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 #: Tiers of the cache: ``tiers`` levels below the device, ``swap`` 1 when preempted requests may go there.
 METHOD = np.dtype(
     _fields(
-        "i8", "plain", "seed", "guess", "fewest", "most", "nodes", "base", "reads_prompts", "ramps", "rebatch",
-        "ramp_rows", "max_loras", "tiers", "swap",
+        "i8",
+        "plain",
+        "seed",
+        "guess",
+        "fewest",
+        "most",
+        "nodes",
+        "base",
+        "reads_prompts",
+        "ramps",
+        "rebatch",
+        "ramp_rows",
+        "max_loras",
+        "tiers",
+        "swap",
     )
     + _fields(
-        "f8", "log_accept", "exit_frac", "limit_s", "train_work", "train_context", "lora_load_s", "lora_step_s",
-        "lora_each_s", "lora_token_s",
+        "f8",
+        "log_accept",
+        "exit_frac",
+        "limit_s",
+        "train_work",
+        "train_context",
+        "lora_load_s",
+        "lora_step_s",
+        "lora_each_s",
+        "lora_token_s",
     )
-)  # fmt: skip
+)
 
 #: A place for an adapter in a replica: which one (-1: none), running requests that need it, when it was last let go,
 #: when it is loaded, the step that last counted it.
@@ -109,11 +130,19 @@ def plain_methods(tables: Any, replicas: int, pools: int, past: bool = False) ->
     """Arrays when none of it is used. ``past``: a pool admits by the lengths of past answers."""
     held = np.zeros((1, 1), dtype=UNIT)
     return Methods(
-        z=no_methods(pools), data=tables.data, layout=tables.layout, adapter_of=np.full(1, -1, dtype=np.int32),
-        seats=np.zeros((replicas, 1), dtype=SEAT), seat_of=np.full((replicas, 1), -1, dtype=np.int32),
-        seat_free=np.zeros(replicas), tiers=np.zeros(1, dtype=TIER), tier_rows=np.zeros((replicas, 1), dtype=np.int64),
-        below=held, swapped=np.zeros(1, dtype=np.int32), past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
-    )  # fmt: skip
+        z=no_methods(pools),
+        data=tables.data,
+        layout=tables.layout,
+        adapter_of=np.full(1, -1, dtype=np.int32),
+        seats=np.zeros((replicas, 1), dtype=SEAT),
+        seat_of=np.full((replicas, 1), -1, dtype=np.int32),
+        seat_free=np.zeros(replicas),
+        tiers=np.zeros(1, dtype=TIER),
+        tier_rows=np.zeros((replicas, 1), dtype=np.int64),
+        below=held,
+        swapped=np.zeros(1, dtype=np.int32),
+        past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
+    )
 
 
 def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple[str, dict[str, Any]]:

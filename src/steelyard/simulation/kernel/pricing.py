@@ -34,9 +34,16 @@ def queries_for(z: Any, guesses: int) -> int:
 
 @njit_inner
 def guess_cost(
-    z: Any, data: Any, layout: Any, guesses: int, decodes: float, context: float, chunks: float, new: float,
+    z: Any,
+    data: Any,
+    layout: Any,
+    guesses: int,
+    decodes: float,
+    context: float,
+    chunks: float,
+    new: float,
     pairs: float,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """``(time, energy)`` of the draft in a step: its passes over the decodes, the first one with the prompts too."""
     base = z.base
     if base == 0:
@@ -50,9 +57,7 @@ def guess_cost(
             time, energy = device_cost(data, layout, base, new, 0.0, 0.0, 0.0, 1, chunks, new, pairs)
             time, energy = whole_cost(data, layout, base, time, energy, new, chunks, chunks)
         return time, energy
-    time, energy = device_cost(
-        data, layout, base, decodes + new, decodes, decodes, context, 1, chunks, new, pairs
-    )  # fmt: skip
+    time, energy = device_cost(data, layout, base, decodes + new, decodes, decodes, context, 1, chunks, new, pairs)
     time, energy = whole_cost(data, layout, base, time, energy, decodes + new, decodes + chunks, chunks)
     if passes > 1:
         more, more_j = device_cost(data, layout, base, decodes, decodes, decodes, context, 1, 0.0, 0.0, 0.0)
@@ -147,9 +152,19 @@ def _exiting(
 
 @njit_inner
 def price_step(
-    z: Any, data: Any, layout: Any, guesses: int, decodes: float, context: float, chunks: float, new: float,
-    pairs: float, adapters: int, adapted: float, budget: float,
-) -> tuple[float, float, float]:  # fmt: skip
+    z: Any,
+    data: Any,
+    layout: Any,
+    guesses: int,
+    decodes: float,
+    context: float,
+    chunks: float,
+    new: float,
+    pairs: float,
+    adapters: int,
+    adapted: float,
+    budget: float,
+) -> tuple[float, float, float]:
     """``(time, energy of one device, finetuning tokens)`` of a step.
 
     ``adapters``: distinct ones among its requests, which have ``adapted`` new tokens; ``budget``: tokens the step has
@@ -189,20 +204,38 @@ def price_step(
 
 @njit_inner
 def _beside(
-    data: Any, layout: Any, z: Any, work: float, decodes: float, context: float, queries: int, chunks: float,
-    new: float, pairs: float, alone: float,
-) -> tuple[float, float]:  # fmt: skip
+    data: Any,
+    layout: Any,
+    z: Any,
+    work: float,
+    decodes: float,
+    context: float,
+    queries: int,
+    chunks: float,
+    new: float,
+    pairs: float,
+    alone: float,
+) -> tuple[float, float]:
     """``(time, energy)`` of a step with ``work`` further prompt tokens of finetuning sequences."""
     sequences = max(1.0, work / z.train_context)
     more = work * min(z.train_context, work) * 0.5
     logits = decodes * queries + chunks + work / z.train_work
     time, energy = device_cost(
-        data, layout, 0, decodes * queries + new + work, logits, decodes, context, queries, chunks + sequences,
-        new + work, pairs + more,
-    )  # fmt: skip
+        data,
+        layout,
+        0,
+        decodes * queries + new + work,
+        logits,
+        decodes,
+        context,
+        queries,
+        chunks + sequences,
+        new + work,
+        pairs + more,
+    )
     time, energy = whole_cost(
         data, layout, 0, time, energy, decodes * queries + new + work, decodes + chunks, chunks + sequences
-    )  # fmt: skip
+    )
     return max(time, alone), energy
 
 
@@ -227,9 +260,19 @@ def price_lane(
                     adapted += slot.take
     budget = float(x.max_tokens - new - decodes * queries)
     time, energy, trained = price_step(
-        z, m.data, m.layout[k], guesses, float(decodes), context + decodes * (queries - 1.0), float(chunks),
-        float(new), pairs, adapters, adapted, budget,
-    )  # fmt: skip
+        z,
+        m.data,
+        m.layout[k],
+        guesses,
+        float(decodes),
+        context + decodes * (queries - 1.0),
+        float(chunks),
+        float(new),
+        pairs,
+        adapters,
+        adapted,
+        budget,
+    )
     f.total[k, GUESSED] += guesses * decodes
     f.total[k, TRAINED] += trained
     return time, energy

@@ -49,11 +49,22 @@ HERE, ENCODED = -1, -2
 #: than ``ttft_s`` before the run is given up, and so on.
 RUN = np.dtype(
     _fields(
-        "i8", "router", "entries", "answers", "encoders", "concurrency", "max_iterations", "log", "lively", "forks",
-        "ttft_left", "tpot_left", "e2e_left",
+        "i8",
+        "router",
+        "entries",
+        "answers",
+        "encoders",
+        "concurrency",
+        "max_iterations",
+        "log",
+        "lively",
+        "forks",
+        "ttft_left",
+        "tpot_left",
+        "e2e_left",
     )
     + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s")
-)  # fmt: skip
+)
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
 #: what it does.
@@ -67,12 +78,39 @@ RUN = np.dtype(
 #: ``restart_s``: until it is back.
 SETUP = np.dtype(
     _fields(
-        "i8", "max_tokens", "max_seqs", "threshold", "block", "blocks", "fixed", "cap", "mixed", "chunked", "admission",
-        "victim", "to_back", "static", "watermark", "replicas", "lanes", "unit_tokens", "unit_blocks", "role", "ranks",
-        "lockstep", "pad", "pad_mixed", "wait_steps", "wait_tokens", "migrate", "scales", "least", "most",
+        "i8",
+        "max_tokens",
+        "max_seqs",
+        "threshold",
+        "block",
+        "blocks",
+        "fixed",
+        "cap",
+        "mixed",
+        "chunked",
+        "admission",
+        "victim",
+        "to_back",
+        "static",
+        "watermark",
+        "replicas",
+        "lanes",
+        "unit_tokens",
+        "unit_blocks",
+        "role",
+        "ranks",
+        "lockstep",
+        "pad",
+        "pad_mixed",
+        "wait_steps",
+        "wait_tokens",
+        "migrate",
+        "scales",
+        "least",
+        "most",
     )
     + _fields("f8", "conservativeness", "overlap", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s")
-)  # fmt: skip
+)
 
 #: Sending the cache of a request from a pool to another: ``latency_s + fixed_s + tokens * token_s``.
 LINK = np.dtype(_fields("f8", "latency_s", "fixed_s", "token_s", "fixed_bytes", "token_bytes"))
@@ -117,11 +155,30 @@ WORKER = np.dtype(
 #: ``copied`` tokens of it before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
 POOL = np.dtype(
     _fields(
-        "i8", "free", "waiting", "queued", "load", "oldest", "newest", "evictable", "pool", "first", "up", "longest",
-        "starting", "failures", "waited", "sending", "leaving", "leave_to", "copied", "offset", "turn",
+        "i8",
+        "free",
+        "waiting",
+        "queued",
+        "load",
+        "oldest",
+        "newest",
+        "evictable",
+        "pool",
+        "first",
+        "up",
+        "longest",
+        "starting",
+        "failures",
+        "waited",
+        "sending",
+        "leaving",
+        "leave_to",
+        "copied",
+        "offset",
+        "turn",
     )
     + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
-)  # fmt: skip
+)
 
 #: What happens at a time, in a heap by time: ``what`` is one of :data:`SENT`, ..., ``a`` and ``b`` say to whom.
 TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "what", "a", "b", "seq"))
@@ -149,12 +206,40 @@ LOG = np.dtype(
 
 #: Exact counters, in the order of the kernel's array, ``[pool, counter]``.
 TOTALS = (
-    "iterations", "preemptions", "prefill_tokens", "decode_tokens", "dropped_tokens", "cached_tokens", "makespan_s",
-    "busy_s", "step_energy_j", "batch_s", "batch_max", "kv_s", "kv_max", "waiting_max", "in_system_s", "itl_sum_s",
-    "stop", "evicted_units", "prefill_steps", "completed", "first_arrival_s", "transfers", "transfer_bytes",
-    "transfer_s", "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens",
-    "adapter_loads", "migrations", "interrupted", "failures",
-)  # fmt: skip
+    "iterations",
+    "preemptions",
+    "prefill_tokens",
+    "decode_tokens",
+    "dropped_tokens",
+    "cached_tokens",
+    "makespan_s",
+    "busy_s",
+    "step_energy_j",
+    "batch_s",
+    "batch_max",
+    "kv_s",
+    "kv_max",
+    "waiting_max",
+    "in_system_s",
+    "itl_sum_s",
+    "stop",
+    "evicted_units",
+    "prefill_steps",
+    "completed",
+    "first_arrival_s",
+    "transfers",
+    "transfer_bytes",
+    "transfer_s",
+    "guessed_tokens",
+    "accepted_tokens",
+    "trained_tokens",
+    "loaded_tokens",
+    "swapped_tokens",
+    "adapter_loads",
+    "migrations",
+    "interrupted",
+    "failures",
+)
 #: Those of which the pools' largest is the run's; all others add up.
 LARGEST = ("batch_max", "kv_max", "waiting_max")
 
@@ -163,10 +248,17 @@ LARGEST = ("batch_max", "kv_max", "waiting_max")
 GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS, MIGRATIONS, INTERRUPTED, FAILURES = (
     TOTALS.index(name)
     for name in (
-        "guessed_tokens", "accepted_tokens", "trained_tokens", "loaded_tokens", "swapped_tokens", "adapter_loads",
-        "migrations", "interrupted", "failures",
+        "guessed_tokens",
+        "accepted_tokens",
+        "trained_tokens",
+        "loaded_tokens",
+        "swapped_tokens",
+        "adapter_loads",
+        "migrations",
+        "interrupted",
+        "failures",
     )
-)  # fmt: skip
+)
 
 
 def itl_edges() -> NDArray[np.float64]:

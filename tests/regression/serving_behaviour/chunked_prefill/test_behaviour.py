@@ -21,9 +21,16 @@ from steelyard.simulation.api import simulate
 
 def _run(scheduler: str, budget: int, rate: float = 0.8) -> dict[str, Any]:
     return simulate(
-        "yi-34b", "a100_sxm:2", rate=rate, isl="lognormal:2200,max=8000", osl="lognormal:415", requests=800, seed=2,
-        engine=scheduler, flags={"max_num_batched_tokens": budget, "max_num_seqs": 128},
-    ).summary()  # fmt: skip
+        "yi-34b",
+        "a100_sxm:2",
+        rate=rate,
+        isl="lognormal:2200,max=8000",
+        osl="lognormal:415",
+        requests=800,
+        seed=2,
+        engine=scheduler,
+        flags={"max_num_batched_tokens": budget, "max_num_seqs": 128},
+    ).summary()
 
 
 @pytest.fixture(scope="module")

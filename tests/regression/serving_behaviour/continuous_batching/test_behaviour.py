@@ -25,9 +25,17 @@ RATES = (0.05, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0, 6.0, 8.0, 10.0)
 
 def _run(scheduler: str, batch: int, rate: float) -> Simulation:
     return simulate(
-        "opt-66b", "a100_sxm:4", tp=4, rate=rate, isl="uniform:32-512", osl="uniform:1-128", requests=500, seed=3,
-        engine=scheduler, flags={"max_num_seqs": batch},
-    )  # fmt: skip
+        "opt-66b",
+        "a100_sxm:4",
+        tp=4,
+        rate=rate,
+        isl="uniform:32-512",
+        osl="uniform:1-128",
+        requests=500,
+        seed=3,
+        engine=scheduler,
+        flags={"max_num_seqs": batch},
+    )
 
 
 def _normalised(run: Simulation, together: bool) -> float:

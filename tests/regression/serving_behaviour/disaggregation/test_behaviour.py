@@ -48,10 +48,13 @@ def _run(where: str | tuple[int, int], per_device: float, tpot_s: float) -> dict
     rate = 4 * per_device
     sent = traffic(
         Traffic(
-            rate=f"{rate}/s", isl="lognormal:4000,max=16000", osl="lognormal:200", requests=max(100, int(60 * rate)),
+            rate=f"{rate}/s",
+            isl="lognormal:4000,max=16000",
+            osl="lognormal:200",
+            requests=max(100, int(60 * rate)),
             seed=1,
         )
-    )  # fmt: skip
+    )
     deployment = Deployment("llama-3.1-8b", pools, "least-loaded")
     return simulate_deployment(deployment, sent, slo={"ttft_s": 1.0, "tpot_s": tpot_s}).summary()
 

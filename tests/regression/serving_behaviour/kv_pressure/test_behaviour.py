@@ -25,9 +25,15 @@ BLOCKS = (16_000, 8_000, 4_000, 3_000)
 
 def _run(blocks: int, **flags: str) -> Simulation:
     return simulate(
-        "llama-3.1-8b", "h100_sxm", rate="12/s", isl="lognormal:1024", osl="lognormal:256", requests=1500, seed=3,
+        "llama-3.1-8b",
+        "h100_sxm",
+        rate="12/s",
+        isl="lognormal:1024",
+        osl="lognormal:256",
+        requests=1500,
+        seed=3,
         flags={"num_gpu_blocks_override": blocks, **flags},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,16 @@ def at() -> dict[int, dict[str, Any]]:
     """Summaries by offered rate."""
     return {
         rate: simulate(
-            "llama-3.1-8b", "h100_sxm", rate=f"{rate}/s", isl="lognormal:1024", osl="lognormal:256",
-            requests=rate * 120, seed=3,
+            "llama-3.1-8b",
+            "h100_sxm",
+            rate=f"{rate}/s",
+            isl="lognormal:1024",
+            osl="lognormal:256",
+            requests=rate * 120,
+            seed=3,
         ).summary()
         for rate in RATES
-    }  # fmt: skip
+    }
 
 
 def _served(at: dict[int, dict[str, Any]], rate: int) -> float:

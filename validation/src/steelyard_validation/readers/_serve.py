@@ -77,9 +77,13 @@ def closed_trace(load: Load) -> Trace:
     isl, osl = lengths(load.isl), lengths(load.osl)
     zero = np.zeros(load.requests)
     return Trace(
-        arrived_at=zero, isl=isl, osl=osl, delay_s=np.full(load.requests, THINK_S),
-        concurrency=min(load.clients, load.requests), name="closed loop",
-    )  # fmt: skip
+        arrived_at=zero,
+        isl=isl,
+        osl=osl,
+        delay_s=np.full(load.requests, THINK_S),
+        concurrency=min(load.clients, load.requests),
+        name="closed loop",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +124,10 @@ class Service:
         """Step times."""
         at = self.at
         config = replace(
-            engine_config(at.engine, at.cluster.machine, dict(self.flags)), max_num_seqs=self.max_sequences,
+            engine_config(at.engine, at.cluster.machine, dict(self.flags)),
+            max_num_seqs=self.max_sequences,
             max_num_batched_tokens=self.max_tokens,
-        )  # fmt: skip
+        )
         return build_step_table(
             at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
         )
@@ -147,9 +152,15 @@ class Service:
         if rejected.any():
             raise InputError("a request is longer than the whole cache")
         setup = setup_of(
-            config, pool, trace, replicas=at.plan.dp, lanes=at.plan.pp, router="round-robin",
-            request_s=at.engine.request_s, log=1,
-        )  # fmt: skip
+            config,
+            pool,
+            trace,
+            replicas=at.plan.dp,
+            lanes=at.plan.pp,
+            router="round-robin",
+            request_s=at.engine.request_s,
+            log=1,
+        )
         played = play(
             setup, self.table.tables if tables is None else tables, trace, "fcfs", "round-robin", 0, rejected, 1 << 10
         )

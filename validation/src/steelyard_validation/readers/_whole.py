@@ -136,9 +136,15 @@ class Deployment:
         """Tokens of KV cache a replica has room for beside weights and activations; 0: the weights do not fit."""
         model, plan, engine = self.transformer, self.plan, self.engine
         use = memory_use(
-            model, plan, self.cluster.machine, engine, 1, 1,
-            step_tokens=engine.max_batched_tokens, exact_weights=None,
-        )  # fmt: skip
+            model,
+            plan,
+            self.cluster.machine,
+            engine,
+            1,
+            1,
+            step_tokens=engine.max_batched_tokens,
+            exact_weights=None,
+        )
         room = float(use.capacity - use.weights - use.activations - use.other)
         probe = 4096.0
         return max(0.0, room) / max(float(kv_bytes(model, plan, 1, probe, 1)) / probe, 1e-30)
@@ -318,9 +324,11 @@ def loaded_step(at: Deployment, running: Size, isl: Size, osl: Size, others: Siz
         np.maximum(mixed.limit_s - decode.limit_s, 0.0),
     )
     tpot = Spans(
-        decode.time_s + share * extra_s, decode.limit_s + share * extra_limit, np.maximum(decode.spread, mixed.spread),
+        decode.time_s + share * extra_s,
+        decode.limit_s + share * extra_limit,
+        np.maximum(decode.spread, mixed.spread),
         decode.energy_j + share * np.maximum(mixed.energy_j - decode.energy_j, 0.0),
-    )  # fmt: skip
+    )
     return tpot, mixed
 
 

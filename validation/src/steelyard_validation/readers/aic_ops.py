@@ -153,9 +153,16 @@ def _eager(answer: _ops.Answer, host_s: NDArray[np.float64]) -> _ops.Answer:
 
 
 _ATTENTION = (
-    "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "step",
+    "kernel_source",
+    "batch_size",
+    "isl",
+    "num_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "kv_cache_dtype",
+    "step",
     "latency",
-)  # fmt: skip
+)
 
 
 def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
@@ -219,9 +226,18 @@ def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterat
 
 
 _MOE = (
-    "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
-    "moe_ep_size", "distribution", "latency",
-)  # fmt: skip
+    "kernel_source",
+    "moe_dtype",
+    "num_tokens",
+    "hidden_size",
+    "inter_size",
+    "topk",
+    "num_experts",
+    "moe_tp_size",
+    "moe_ep_size",
+    "distribution",
+    "latency",
+)
 #: The MoE tables' format names in the format catalogue.
 _MOE_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4"}
 #: Different batches the collector loops over: one for an even spread, five for a skewed one.
@@ -277,9 +293,16 @@ def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Com
             yield _missing(path, op, op, family, time_s, str(error), ask)
             continue
         yield comparison(
-            ask, op, metric="time_s", phase=op, machine=machine.name, family=family, measured=time_s,
-            split="fit" if answer.fitted else "all", **answer.columns,
-        )  # fmt: skip
+            ask,
+            op,
+            metric="time_s",
+            phase=op,
+            machine=machine.name,
+            family=family,
+            measured=time_s,
+            split="fit" if answer.fitted else "all",
+            **answer.columns,
+        )
 
 
 _MLA = ("system", "table", "kernel_source", "kv_cache_dtype", "num_heads", "batch_size", "isl", "step", "latency")
@@ -308,11 +331,12 @@ def _mla(path: Path, ask: Ask) -> Iterator[Comparison]:
         module = "module" in table
         weights = _MLA_WEIGHTS.get(gemm_type, gemm_type)
         about: dict[str, Any] = {
-            "metric": "time_s", "phase": phase if module else f"{phase} eager",
+            "metric": "time_s",
+            "phase": phase if module else f"{phase} eager",
             "machine": machine.name if machine else system,
             "family": f"layer {weights}" if module else "fp8" if "8" in cache else "bf16",
             "measured": part["latency"].to_numpy(float) * 1e-3,
-        }  # fmt: skip
+        }
         if machine is None:
             yield comparison(ask, "mla", why="machine not in the catalogue", **about)
             continue

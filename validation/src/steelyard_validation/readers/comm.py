@@ -242,9 +242,15 @@ def _deepep(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 _DEEPEP_TIMES = (
-    "dispatch_avg_t_us", "combine_avg_t_us", "dispatch_transmit_us", "dispatch_notify_us", "combine_transmit_us",
-    "combine_notify_us", "dispatch_sms", "combine_sms",
-)  # fmt: skip
+    "dispatch_avg_t_us",
+    "combine_avg_t_us",
+    "dispatch_transmit_us",
+    "dispatch_notify_us",
+    "combine_transmit_us",
+    "combine_notify_us",
+    "dispatch_sms",
+    "combine_sms",
+)
 
 
 def _exchange(

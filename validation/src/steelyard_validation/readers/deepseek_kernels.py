@@ -46,9 +46,15 @@ def _gemm(path: Path, ask: Ask) -> Iterator[Comparison]:
     answer = _ops.gemm(machine, "fp8_block", m, n, k, groups=groups, facts=facts, hot=False)
     family = np.where(frame["kind"].str.contains("Grouped"), "fp8_block grouped", "fp8_block")
     yield comparison(
-        ask, path.stem, metric="time_s", phase="gemm", machine=machine.name, family=family,
-        measured=frame["latency_us_derived"].to_numpy(float) * 1e-6, **answer.columns,
-    )  # fmt: skip
+        ask,
+        path.stem,
+        metric="time_s",
+        phase="gemm",
+        machine=machine.name,
+        family=family,
+        measured=frame["latency_us_derived"].to_numpy(float) * 1e-6,
+        **answer.columns,
+    )
 
 
 def _exchange(path: Path, ask: Ask) -> Iterator[Comparison]:

@@ -61,7 +61,16 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     predicted, roofline, spread = (np.array([r[i] for r in rows], dtype=np.float64) for i in range(3))
     low, high = interval80(predicted, spread)
     yield comparison(
-        ask, path.stem, metric="tokens_per_s_per_device", phase="serve", machine=frame["gpu"].map(machine_name),
-        family=frame["metric"], measured=frame["value"].to_numpy(dtype=np.float64), predicted=predicted, low=low,
-        high=high, roofline=roofline, why=[r[3] for r in rows],
-    )  # fmt: skip
+        ask,
+        path.stem,
+        metric="tokens_per_s_per_device",
+        phase="serve",
+        machine=frame["gpu"].map(machine_name),
+        family=frame["metric"],
+        measured=frame["value"].to_numpy(dtype=np.float64),
+        predicted=predicted,
+        low=low,
+        high=high,
+        roofline=roofline,
+        why=[r[3] for r in rows],
+    )

@@ -27,15 +27,31 @@ __all__ = ["breakdown", "read"]
 
 MACHINE, DEGREE, BATCH, PROMPT, GENERATED = "a100_sxm", 4, 8, 2048, 1024
 CONFIG = {
-    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 12288, "n_head": 96, "n_layer": 1,
-    "n_positions": 4096, "n_ctx": 4096, "vocab_size": 50257, "activation_function": "gelu",
-}  # fmt: skip
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 12288,
+    "n_head": 96,
+    "n_layer": 1,
+    "n_positions": 4096,
+    "n_ctx": 4096,
+    "vocab_size": 50257,
+    "activation_function": "gelu",
+}
 #: Kernel of our program by the table's name of the op.
 KERNEL = {
-    "Q_K_V": "qkv", "Q_mul_K": "scores", "A_mul_V": "values", "Wo_proj": "out", "W1_proj": "up", "W2_proj": "down",
-    "Softmax": "softmax", "LayerNorm_MHA": "norm1", "LayerNorm_FFN": "norm2", "GeLU": "act",
-    "AllReduce_MHA": "out.all_reduce", "AllReduce_FFN": "down.all_reduce",
-}  # fmt: skip
+    "Q_K_V": "qkv",
+    "Q_mul_K": "scores",
+    "A_mul_V": "values",
+    "Wo_proj": "out",
+    "W1_proj": "up",
+    "W2_proj": "down",
+    "Softmax": "softmax",
+    "LayerNorm_MHA": "norm1",
+    "LayerNorm_FFN": "norm2",
+    "GeLU": "act",
+    "AllReduce_MHA": "out.all_reduce",
+    "AllReduce_FFN": "down.all_reduce",
+}
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -78,10 +94,19 @@ def _compare(
         rows, measured, names = rows[-1:], measured[-1:], names[-1:]
     low, high = interval80(rows[:, 0], np.sqrt(rows[:, 2] ** 2 + SYSTEM_SPREAD**2))
     return comparison(
-        ask, path.stem, metric="time_s", phase=phase, machine=MACHINE, family=names, measured=measured,
-        predicted=rows[:, 0], low=low, high=high, roofline=rows[:, 1],
+        ask,
+        path.stem,
+        metric="time_s",
+        phase=phase,
+        machine=MACHINE,
+        family=names,
+        measured=measured,
+        predicted=rows[:, 0],
+        low=low,
+        high=high,
+        roofline=rows[:, 1],
         why="no such op in our layer",
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -89,8 +114,11 @@ def _ops(decode: bool) -> dict[str, tuple[float, float, float]]:
     """(time, datasheet limit, spread) of every kernel of the layer, by the end of its name."""
     at = deploy(
         Model("gpt3-175b layer", read_config(CONFIG, name="gpt3-175b layer"), "arXiv:2005.14165"),
-        MACHINE, tp=DEGREE, weights="fp16", engine="torch",
-    )  # fmt: skip
+        MACHINE,
+        tp=DEGREE,
+        weights="fp16",
+        engine="torch",
+    )
     if isinstance(at, str):
         return {}
     step = Step.decode(BATCH, PROMPT + GENERATED) if decode else Step.prefill(BATCH, PROMPT)

@@ -109,9 +109,17 @@ def place(
     # and with its activations in MXFP8 on Blackwell, by flag in vLLM and by default in TensorRT-LLM
     activations = "mxfp8" if open_weights and machine_name(system).startswith(("b", "gb")) else ""
     found = deploy(
-        model, system, tp=int(tp), pp=int(pp), dp=int(dp), ep=int(ep), weights=weights, activations=activations, kv=kv,
+        model,
+        system,
+        tp=int(tp),
+        pp=int(pp),
+        dp=int(dp),
+        ep=int(ep),
+        weights=weights,
+        activations=activations,
+        kv=kv,
         engine=engine,
-    )  # fmt: skip
+    )
     if isinstance(found, str):
         return found
     if engine == "vllm" and found.cluster.machine.family == "blackwell":
@@ -269,9 +277,17 @@ def _rows(path: Path) -> pd.DataFrame:
     """The aggregated table without duplicates and rows whose degrees were counted twice."""
     needed = ["concurrency", "backend", "model_path", "system", "isl", "osl", "tp_size", "ttft_ms", "tpot_ms"]
     optional = [
-        "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "gemm_quant_mode", "moe_quant_mode", "source_set",
-        "duplicate", "parallel_suspect", "backend_version",
-    ]  # fmt: skip
+        "pp_size",
+        "attention_dp_size",
+        "moe_tp_size",
+        "moe_ep_size",
+        "gemm_quant_mode",
+        "moe_quant_mode",
+        "source_set",
+        "duplicate",
+        "parallel_suspect",
+        "backend_version",
+    ]
     frame = read_frame(path, needed, optional)
     drop = frame["duplicate"].fillna(False).astype(bool) | frame["parallel_suspect"].fillna(False).astype(bool)
     frame = degrees(frame[~drop].reset_index(drop=True))
@@ -306,10 +322,20 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     measured = _measured(frame)
     for metric, truth, found in zip(METRICS, measured, answers, strict=False):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=machine, family=family, measured=truth,
-            predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=machine,
+            family=family,
+            measured=truth,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            why=found.why,
             split=split,
-        )  # fmt: skip
+        )
     yield from _lines(ask, whole, frame, chosen, answers, family, split)
 
 
@@ -343,9 +369,19 @@ def _lines(
     def line(name: str, rows: Any, found: Sequence[tuple[Floats, Floats, Floats, Floats]]) -> Iterator[Comparison]:
         for metric, truth, (predicted, low, high, roofline) in zip(METRICS, measured, found, strict=False):
             yield comparison(
-                ask, LINES_TABLE, metric=metric, phase="serve", machine=machine[rows], family=name,
-                measured=truth[rows], predicted=predicted, low=low, high=high, roofline=roofline, split="left-out",
-            )  # fmt: skip
+                ask,
+                LINES_TABLE,
+                metric=metric,
+                phase="serve",
+                machine=machine[rows],
+                family=name,
+                measured=truth[rows],
+                predicted=predicted,
+                low=low,
+                high=high,
+                roofline=roofline,
+                split="left-out",
+            )
 
     apart = {
         "shipped figures, left out": clean & (split == "left-out"),
@@ -413,24 +449,40 @@ def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, needed, optional)
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     frame = frame.rename(columns={"model_id": "model_path", "gpu": "system"})
-    words = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str).str.lower()
-             for name in ("precision", "parallel", "engine")}  # fmt: skip
+    words = {
+        name: frame[name].astype(object).where(frame[name].notna(), "").astype(str).str.lower()
+        for name in ("precision", "parallel", "engine")
+    }
     tp = frame["tp"].fillna(frame["n_gpus"]).fillna(1.0).to_numpy(dtype=np.float64)
     devices = frame["n_gpus"].fillna(frame["tp"]).fillna(1.0).to_numpy(dtype=np.float64)
     ranks = words["parallel"].str.contains("dep|dp").to_numpy() & (tp <= 1)
     shared = (frame["ep"].fillna(1.0).to_numpy(dtype=np.float64) > 1) | words["parallel"].str.contains("ep").to_numpy()
     frame = frame.assign(
-        gemm_quant_mode=words["precision"].replace({"bf16": "", "fp4": "nvfp4"}), moe_quant_mode="", pp=1.0,
-        backend=words["engine"].replace("", "vllm"), dp=np.where(ranks, devices, 1.0), tp=tp,
-        ep=np.where(shared | ranks, np.where(ranks, devices, tp), 1.0), uniform=False,
-    )  # fmt: skip
+        gemm_quant_mode=words["precision"].replace({"bf16": "", "fp4": "nvfp4"}),
+        moe_quant_mode="",
+        pp=1.0,
+        backend=words["engine"].replace("", "vllm"),
+        dp=np.where(ranks, devices, 1.0),
+        tp=tp,
+        ep=np.where(shared | ranks, np.where(ranks, devices, tp), 1.0),
+        uniform=False,
+    )
     answers = predict_all(stated(frame), KEYS, place, _medians, 2)
     for metric, column, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=True):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=frame["system"].astype(str).map(machine_name),
-            family=frame["model_path"].astype(str), measured=frame[column].to_numpy(dtype=np.float64),
-            predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
-        )  # fmt: skip
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=frame["system"].astype(str).map(machine_name),
+            family=frame["model_path"].astype(str),
+            measured=frame[column].to_numpy(dtype=np.float64),
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            why=found.why,
+        )
 
 
 def _medians(at: Deployment, rows: pd.DataFrame) -> list[Asked]:

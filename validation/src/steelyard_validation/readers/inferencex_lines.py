@@ -58,8 +58,12 @@ LINES: Final = (SAME, MACHINE, DENSE, EXPERTS, NOTHING_FITTED)
 #: of its own left-out residuals (log-space: same machine 0.055 and 0.16, machine 0.072 and 0.21, dense model 0.115 and
 #: 0.32, experts 0.077 and 0.23). Without any fit: what the kernels' own spread says.
 SPREADS: Final[Mapping[str, tuple[float, float]]] = {
-    SAME: (0.7, 0.65), MACHINE: (0.86, 0.82), DENSE: (1.45, 1.28), EXPERTS: (0.77, 0.59), NOTHING_FITTED: (2.0, 1.5),
-}  # fmt: skip
+    SAME: (0.7, 0.65),
+    MACHINE: (0.86, 0.82),
+    DENSE: (1.45, 1.28),
+    EXPERTS: (0.77, 0.59),
+    NOTHING_FITTED: (2.0, 1.5),
+}
 #: Figures of the host.
 HOST = ("step_s", "step_s_per_sequence", "request_s", "launch_s")
 #: The fewest rows a part is fitted to.
@@ -154,9 +158,11 @@ def parts(frame: pd.DataFrame, clean: Mask) -> Iterator[Part]:
             yield _part(frame, SAME if dense else EXPERTS, name, fit, score)
     big, small = base.str.contains("70B"), base.str.contains("8B")
     for e, before, after in (
-        ("vllm", ("h100_sxm", "h200_sxm"), "b200_sxm"), ("vllm", ("h100_sxm",), "h200_sxm"),
-        ("vllm", ("h200_sxm",), "h100_sxm"), ("trtllm", ("h200_sxm",), "b200_sxm"),
-    ):  # fmt: skip
+        ("vllm", ("h100_sxm", "h200_sxm"), "b200_sxm"),
+        ("vllm", ("h100_sxm",), "h200_sxm"),
+        ("vllm", ("h200_sxm",), "h100_sxm"),
+        ("trtllm", ("h200_sxm",), "b200_sxm"),
+    ):
         for model in ("70B", "gpt-oss"):
             mine = (engine == e) & base.str.contains(model) & (model == "gpt-oss" or precision == "fp8")
             fit, score = where(mine, machine.isin(before)), where(mine, machine == after)

@@ -38,15 +38,26 @@ __all__ = ["Outcome", "Worker", "disaggregated", "play_pools"]
 
 NEEDED: Final = ("concurrency", "backend", "model_path", "system", "isl", "osl", "ttft_ms", "tpot_ms")
 OPTIONAL: Final = (
-    "gemm_quant_mode", "moe_quant_mode", "source_set", "duplicate", "parallel_suspect", "backend_version",
+    "gemm_quant_mode",
+    "moe_quant_mode",
+    "source_set",
+    "duplicate",
+    "parallel_suspect",
+    "backend_version",
     *(
         f"{pool}_{name}"
         for pool in ("prefill", "decode")
         for name in (
-            "batch_size", "num_workers", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
+            "batch_size",
+            "num_workers",
+            "tp_size",
+            "pp_size",
+            "attention_dp_size",
+            "moe_tp_size",
+            "moe_ep_size",
         )
     ),
-)  # fmt: skip
+)
 #: What chooses a pool's deployment, after the columns of :data:`~inferencex.KEYS` they stand for.
 SHAPE: Final = ("tp", "pp", "dp", "ep")
 #: How requests find a prefill worker: Dynamo's and SGLang's routers take the one with the least to do.
@@ -62,8 +73,10 @@ MEMORY: Final[Mapping[str, dict[str, float]]] = {
 }
 SEATS: Final[Mapping[str, str]] = {"sglang": "max_running_requests", "trtllm": "max_num_seqs", "vllm": "max_num_seqs"}
 TOKENS: Final[Mapping[str, str]] = {
-    "sglang": "chunked_prefill_size", "trtllm": "max_num_tokens", "vllm": "max_num_batched_tokens",
-}  # fmt: skip
+    "sglang": "chunked_prefill_size",
+    "trtllm": "max_num_tokens",
+    "vllm": "max_num_batched_tokens",
+}
 #: Log-space spread of the first token beside the steps' own: routers, hand-over and network are none of ours.
 TTFT_SPREAD: Final = 0.6
 
@@ -258,10 +271,19 @@ def disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
         rate = frame["concurrency"].to_numpy(dtype=np.float64) / (tpot + ttft / osl) / _devices(frame)
     for metric, truth, found in zip(inferencex.METRICS, (tpot, ttft, rate), answers, strict=True):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=frame["system"].astype(str).map(machine_name),
-            family=family, measured=truth, predicted=found.predicted, low=found.low, high=found.high,
-            roofline=found.roofline, why=found.why,
-        )  # fmt: skip
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=frame["system"].astype(str).map(machine_name),
+            family=family,
+            measured=truth,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            why=found.why,
+        )
 
 
 def _devices(rows: pd.DataFrame) -> Floats:

@@ -32,9 +32,24 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 _OPTIONAL = (
-    "phase", "dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "seq_len", "m", "k", "n",
-    "num_local_experts", "topk", "hidden_size", "intermediate_size", "tokens_per_expert", "up_proj_us", "down_proj_us",
-)  # fmt: skip
+    "phase",
+    "dtype",
+    "kv_dtype",
+    "batch_size",
+    "kv_len",
+    "latency_us",
+    "seq_len",
+    "m",
+    "k",
+    "n",
+    "num_local_experts",
+    "topk",
+    "hidden_size",
+    "intermediate_size",
+    "tokens_per_expert",
+    "up_proj_us",
+    "down_proj_us",
+)
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -54,9 +69,16 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         kind = str(phase) if isinstance(phase, str) else str(op)
         for family, rows, measured, answer, why in _ask(machine, str(op), kind, str(shape), str(cache), part):
             yield comparison(
-                ask, path.stem, metric="time_s", phase=kind, machine=machine_name(str(gpu)), family=family,
-                measured=measured,                 why=why, **(answer.columns if answer else {}),
-            )  # fmt: skip
+                ask,
+                path.stem,
+                metric="time_s",
+                phase=kind,
+                machine=machine_name(str(gpu)),
+                family=family,
+                measured=measured,
+                why=why,
+                **(answer.columns if answer else {}),
+            )
             del rows
 
 

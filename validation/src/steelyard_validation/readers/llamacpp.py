@@ -161,12 +161,20 @@ def _yield(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator
         rows = (frame["phase"] == phase).to_numpy()
         if rows.any():
             yield comparison(
-                ask, path.stem, metric="tokens_per_s", phase=phase, machine=frame["machine"].to_numpy(dtype=str)[rows],
+                ask,
+                path.stem,
+                metric="tokens_per_s",
+                phase=phase,
+                machine=frame["machine"].to_numpy(dtype=str)[rows],
                 family=(frame["model"] + " " + frame["format"]).to_numpy(dtype=str)[rows],
-                measured=frame[measured].to_numpy(dtype=np.float64)[rows], predicted=found.predicted[rows],
-                low=found.low[rows], high=found.high[rows], roofline=found.roofline[rows], split=split[rows],
+                measured=frame[measured].to_numpy(dtype=np.float64)[rows],
+                predicted=found.predicted[rows],
+                low=found.low[rows],
+                high=found.high[rows],
+                roofline=found.roofline[rows],
+                split=split[rows],
                 why=found.why[rows],
-            )  # fmt: skip
+            )
 
 
 def _apple(path: Path, ask: Ask) -> Iterator[Comparison]:

@@ -33,9 +33,13 @@ ELEMENT = 2.0
 #: Host time of one eager call before its kernel, s, by op and machine (the scripts wrap the ops differently).
 #: Source: the smallest rows whose log2 of the elements is even; those are labelled as fitted.
 CALL_S = {
-    ("gelu", "a100_sxm"): 45e-6, ("layernorm", "a100_sxm"): 45e-6, ("softmax", "a100_sxm"): 11e-6,
-    ("gelu", "mi210"): 19e-6, ("layernorm", "mi210"): 35e-6, ("softmax", "mi210"): 21e-6,
-}  # fmt: skip
+    ("gelu", "a100_sxm"): 45e-6,
+    ("layernorm", "a100_sxm"): 45e-6,
+    ("softmax", "a100_sxm"): 11e-6,
+    ("gelu", "mi210"): 19e-6,
+    ("layernorm", "mi210"): 35e-6,
+    ("softmax", "mi210"): 21e-6,
+}
 #: GPT-3 175B layer of the breakdown: hidden width, heads; batch, prompt and generated tokens of the test; devices.
 HIDDEN, HEADS, BATCH, PROMPT, DEVICES = 12288, 96, 8, 2048, 4
 #: Context of the decode step in tokens: the prompt and 1,024 generated ones (assumed; the table does not say).

@@ -119,9 +119,16 @@ def _played(at: Deployment, run: pd.DataFrame, name: str, family: str, flags: di
     tpot = np.where(trace.osl > 1, (last - first) / np.maximum(trace.osl - 1, 1), np.nan)
     back = np.argsort(order)
     return Replay(
-        name, family, trace.arrived_at[back], (q["scheduled_at"] - front)[back], first[back], tpot[back], last[back],
-        service.table.spread, "",
-    )  # fmt: skip
+        name,
+        family,
+        trace.arrived_at[back],
+        (q["scheduled_at"] - front)[back],
+        first[back],
+        tpot[back],
+        last[back],
+        service.table.spread,
+        "",
+    )
 
 
 def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
@@ -130,8 +137,11 @@ def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
         flags, plan = _flags(path.parent, str(gpu), str(model), int(tp))
         played = replay(run, str(gpu), str(model), int(tp), flags, plan)
         common: dict[str, Any] = {
-            "phase": "serve", "machine": played.name, "family": played.family, "why": played.why,
-        }  # fmt: skip
+            "phase": "serve",
+            "machine": played.name,
+            "family": played.family,
+            "why": played.why,
+        }
         width = float(np.hypot(played.spread, SYSTEM_SPREAD))
         if ask.wants(path.stem):
             chosen = ask.pick(len(run), path.stem)
@@ -143,18 +153,30 @@ def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
                 measured = run[column].to_numpy(dtype=np.float64) * 1e-3
                 low, high = interval80(found, spread)
                 yield comparison(
-                    ask, path.stem, metric=metric, measured=measured[chosen], predicted=found[chosen], low=low[chosen],
-                    high=high[chosen], **common,
-                )  # fmt: skip
+                    ask,
+                    path.stem,
+                    metric=metric,
+                    measured=measured[chosen],
+                    predicted=found[chosen],
+                    low=low[chosen],
+                    high=high[chosen],
+                    **common,
+                )
                 if metric != "tpot_s":
                     truth = np.asarray([np.nanmean(measured), np.nanpercentile(measured, 99)])
                     ours = np.asarray([np.mean(found), np.percentile(found, 99)])
                     low, high = interval80(ours, spread)
                     for i, statistic in enumerate(("mean", "p99")):
                         yield comparison(
-                            ask, path.stem, metric=f"{statistic}_{metric}", measured=truth[[i]], predicted=ours[[i]],
-                            low=low[[i]], high=high[[i]], **common,
-                        )  # fmt: skip
+                            ask,
+                            path.stem,
+                            metric=f"{statistic}_{metric}",
+                            measured=truth[[i]],
+                            predicted=ours[[i]],
+                            low=low[[i]],
+                            high=high[[i]],
+                            **common,
+                        )
         for log in series:
             if ask.wants(log.stem):
                 yield from guarded(ask, log, partial(_running, log, ask, str(gpu), str(model), played, common))
@@ -172,6 +194,12 @@ def _running(
     count = np.where(np.isfinite(played.e2e_s).all(), np.sum(inside, axis=1), np.nan)
     low, high = interval80(count, SYSTEM_SPREAD)
     yield comparison(
-        ask, path.stem, metric="running", measured=frame["running"].to_numpy(dtype=np.float64), predicted=count,
-        low=low, high=high, **common,
-    )  # fmt: skip
+        ask,
+        path.stem,
+        metric="running",
+        measured=frame["running"].to_numpy(dtype=np.float64),
+        predicted=count,
+        low=low,
+        high=high,
+        **common,
+    )

@@ -90,8 +90,16 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     )
     for (metric, column, unit), found in zip(metrics, answers, strict=True):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=frame["gpu_model"].map(machine_name),
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=frame["gpu_model"].map(machine_name),
             family=frame["model"].str.rpartition("/")[2] + " " + frame["task"],
-            measured=frame[column].to_numpy(dtype=np.float64) * unit, predicted=found.predicted, low=found.low,
-            high=found.high, roofline=found.roofline, why=found.why,
-        )  # fmt: skip
+            measured=frame[column].to_numpy(dtype=np.float64) * unit,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            why=found.why,
+        )

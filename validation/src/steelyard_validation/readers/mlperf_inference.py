@@ -108,8 +108,13 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = frame.iloc[chosen].reset_index(drop=True)
     count = frame["accel_per_node"].fillna(0).astype(float) * frame["nodes"].fillna(1).astype(float)
     predicted, why = np.full(len(frame), np.nan), np.full(len(frame), "", dtype=object)
-    keys = [frame["benchmark"].astype(str), frame["scenario"].astype(str), frame["accelerator"].astype(str), count,
-            frame["weight_data_types"].astype(str)]  # fmt: skip
+    keys = [
+        frame["benchmark"].astype(str),
+        frame["scenario"].astype(str),
+        frame["accelerator"].astype(str),
+        count,
+        frame["weight_data_types"].astype(str),
+    ]
     for values, rows in frame.groupby(keys, dropna=False).groups.items():
         answer = _system(*values)
         if isinstance(answer, str):
@@ -118,11 +123,18 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             predicted[np.asarray(rows)] = answer
     low, high = interval80(predicted, SPREAD)
     yield comparison(
-        ask, path.stem, metric="tokens_per_s", phase="serve", machine=[_machine(a) for a in frame["accelerator"]],
+        ask,
+        path.stem,
+        metric="tokens_per_s",
+        phase="serve",
+        machine=[_machine(a) for a in frame["accelerator"]],
         family=frame["benchmark"].astype(str) + " " + frame["scenario"].astype(str).str.lower(),
-        measured=frame["rate"].to_numpy(dtype=np.float64), predicted=predicted, low=low, high=high,
+        measured=frame["rate"].to_numpy(dtype=np.float64),
+        predicted=predicted,
+        low=low,
+        high=high,
         why=why.astype(np.str_),
-    )  # fmt: skip
+    )
 
 
 def _machine(accelerator: Any) -> str:

@@ -108,11 +108,19 @@ def _rows(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[
         rows = (frame["mode"] == mode).to_numpy()
         if rows.any():
             yield comparison(
-                ask, path.stem, metric="time_s", phase=phase, machine=frame["device"].map(_machine)[rows],
-                family=frame["model"][rows], measured=frame[measured].to_numpy()[rows] * 1e-3,
-                predicted=found.predicted[rows], low=found.low[rows], high=found.high[rows],
-                roofline=found.roofline[rows], why=found.why[rows],
-            )  # fmt: skip
+                ask,
+                path.stem,
+                metric="time_s",
+                phase=phase,
+                machine=frame["device"].map(_machine)[rows],
+                family=frame["model"][rows],
+                measured=frame[measured].to_numpy()[rows] * 1e-3,
+                predicted=found.predicted[rows],
+                low=found.low[rows],
+                high=found.high[rows],
+                roofline=found.roofline[rows],
+                why=found.why[rows],
+            )
 
 
 def _machine(device: str) -> str:
@@ -126,10 +134,16 @@ def _model(name: str) -> Model | None:
     if name in GPT3:
         width, heads, layers = GPT3[name]
         config = {
-            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": width, "n_head": heads,
-            "n_layer": layers, "n_positions": 2048, "n_ctx": 2048, "vocab_size": 50257,
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "n_embd": width,
+            "n_head": heads,
+            "n_layer": layers,
+            "n_positions": 2048,
+            "n_ctx": 2048,
+            "vocab_size": 50257,
             "activation_function": "gelu_new",
-        }  # fmt: skip
+        }
         return Model(name, read_config(config, name=name), "NeuSight's configuration")
     return known_model(MODELS.get(name, name))
 

@@ -51,9 +51,12 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         machine = machine_of(str(device))
         kind = "elementwise" if op not in ("linear", "bmm", "ln", "softmax") else str(op)
         about: dict[str, Any] = {
-            "metric": "time_s", "phase": kind, "machine": machine_name(str(device)), "family": "fp32",
+            "metric": "time_s",
+            "phase": kind,
+            "machine": machine_name(str(device)),
+            "family": "fp32",
             "measured": part["latency_ms"].to_numpy(float) * 1e-3,
-        }  # fmt: skip
+        }
         try:
             answer = _answer(machine, str(op), part) if machine else None
             why = "" if answer else "machine not in the catalogue" if machine is None else f"unknown op {op}"

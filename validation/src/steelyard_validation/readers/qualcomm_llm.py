@@ -109,8 +109,17 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     ):
         found = predict(frame, ["model", "machine", "precision"], place, question)
         yield comparison(
-            ask, path.stem, metric=metric, phase=phase, machine=frame["machine"],
-            family=frame["model"] + " " + frame["precision"], measured=frame[column].to_numpy(dtype=np.float64) * unit,
-            predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, split=split,
+            ask,
+            path.stem,
+            metric=metric,
+            phase=phase,
+            machine=frame["machine"],
+            family=frame["model"] + " " + frame["precision"],
+            measured=frame[column].to_numpy(dtype=np.float64) * unit,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            split=split,
             why=found.why,
-        )  # fmt: skip
+        )

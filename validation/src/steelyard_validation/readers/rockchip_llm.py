@@ -23,11 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["decode_rate", "first_token", "place", "questions", "read"]
 
 MODELS = {
-    "Qwen2 0.5B": "qwen2-0.5b", "Qwen2.5 1.5B": "qwen2.5-1.5b", "TinyLLAMA 1.1B": "tinyllama",
-    "InternLM2 1.8B": "internlm2-1.8b", "Gemma2 2B": "gemma-2-2b", "Phi3 3.8B": "phi-3-mini",
-    "ChatGLM3 6B": "THUDM/chatglm3-6b", "Qwen3 0.6B": "qwen3-0.6b", "Qwen3 1.7B": "qwen3-1.7b", "Qwen3 4B": "qwen3-4b",
-    "Qwen3.5 4B": "qwen3.5-4b", "Qwen3-VL 2B": "qwen3-1.7b",
-}  # fmt: skip
+    "Qwen2 0.5B": "qwen2-0.5b",
+    "Qwen2.5 1.5B": "qwen2.5-1.5b",
+    "TinyLLAMA 1.1B": "tinyllama",
+    "InternLM2 1.8B": "internlm2-1.8b",
+    "Gemma2 2B": "gemma-2-2b",
+    "Phi3 3.8B": "phi-3-mini",
+    "ChatGLM3 6B": "THUDM/chatglm3-6b",
+    "Qwen3 0.6B": "qwen3-0.6b",
+    "Qwen3 1.7B": "qwen3-1.7b",
+    "Qwen3 4B": "qwen3-4b",
+    "Qwen3.5 4B": "qwen3.5-4b",
+    "Qwen3-VL 2B": "qwen3-1.7b",
+}
 """Qwen3-VL 2B: its language part is Qwen3 1.7B; the prompt has no picture."""
 #: Stored formats: (weights, activations, head) by the table's dtype; ``w4a16`` has one scale per column.
 FORMATS = {
@@ -90,8 +98,17 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     ):
         found = predict(frame, ["model", "machine", "dtype"], place, question)
         yield comparison(
-            ask, path.stem, metric=metric, phase=phase, machine=frame["machine"],
-            family=frame["model"] + " " + frame["dtype"], measured=frame[column].to_numpy(dtype=np.float64) * unit,
-            predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, split=split,
+            ask,
+            path.stem,
+            metric=metric,
+            phase=phase,
+            machine=frame["machine"],
+            family=frame["model"] + " " + frame["dtype"],
+            measured=frame[column].to_numpy(dtype=np.float64) * unit,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            split=split,
             why=found.why,
-        )  # fmt: skip
+        )

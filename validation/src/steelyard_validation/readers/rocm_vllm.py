@@ -56,11 +56,19 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             found = predict(rows, ["model", "gpu", "tp", "precision"], _place, question)
             why = np.where((found.why == "") & np.isnan(found.predicted), "lengths or load not stated", found.why)
             yield comparison(
-                ask, path.stem, metric=metric, phase="serve", machine=rows["gpu"].astype(str).map(machine_name),
+                ask,
+                path.stem,
+                metric=metric,
+                phase="serve",
+                machine=rows["gpu"].astype(str).map(machine_name),
                 family=rows["model"].astype(str).str.rpartition("/")[2] + " " + rows["precision"],
-                measured=rows["value"].to_numpy(), predicted=found.predicted, low=found.low, high=found.high,
-                roofline=found.roofline, why=why,
-            )  # fmt: skip
+                measured=rows["value"].to_numpy(),
+                predicted=found.predicted,
+                low=found.low,
+                high=found.high,
+                roofline=found.roofline,
+                why=why,
+            )
 
 
 def _words(column: pd.Series[Any]) -> pd.Series[str]:

@@ -71,13 +71,20 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         found = predict(frame, keys, place, question)
         hidden = capped & (phase == "prefill")
         yield comparison(
-            ask, path.stem, metric=metric, phase=phase, machine=frame["machine"], family=frame["model"],
+            ask,
+            path.stem,
+            metric=metric,
+            phase=phase,
+            machine=frame["machine"],
+            family=frame["model"],
             measured=frame[column].to_numpy() * 1e-3,
-            predicted=np.where(hidden, np.nan, found.predicted), low=found.low, high=found.high,
+            predicted=np.where(hidden, np.nan, found.predicted),
+            low=found.low,
+            high=found.high,
             roofline=found.roofline,
             split=np.where(fitted, "fit", "left-out"),
             why=np.where(hidden, "scaled from the uncapped rows by 1.3, not measured", found.why),
-        )  # fmt: skip
+        )
 
 
 def _prefill(at: Deployment, rows: pd.DataFrame) -> Asked:

@@ -55,7 +55,16 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     metrics = (("tpot_s", "mean_tpot_ms", 1e-3), ("ttft_s", "mean_ttft_ms", 1e-3), ("tokens_per_s", "output_tput", 1.0))
     for (metric, column, unit), found in zip(metrics, answers, strict=True):
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=machine, family=frame["model"],
-            measured=frame[column].to_numpy(dtype=np.float64) * unit, predicted=found.predicted, low=found.low,
-            high=found.high, roofline=found.roofline, why=found.why,
-        )  # fmt: skip
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=machine,
+            family=frame["model"],
+            measured=frame[column].to_numpy(dtype=np.float64) * unit,
+            predicted=found.predicted,
+            low=found.low,
+            high=found.high,
+            roofline=found.roofline,
+            why=found.why,
+        )

@@ -92,10 +92,19 @@ def _static(path: Path, ask: Ask) -> Iterator[Comparison]:
         if len(part):
             found = predict(part, keys, place, question)
             yield comparison(
-                ask, path.stem, metric=metric, phase=phase, machine=part["gpu"].map(machine_name),
-                family=part["model"] + " " + part["precision"], measured=part[column].to_numpy() * unit,
-                predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=found.why,
-            )  # fmt: skip
+                ask,
+                path.stem,
+                metric=metric,
+                phase=phase,
+                machine=part["gpu"].map(machine_name),
+                family=part["model"] + " " + part["precision"],
+                measured=part[column].to_numpy() * unit,
+                predicted=found.predicted,
+                low=found.low,
+                high=found.high,
+                roofline=found.roofline,
+                why=found.why,
+            )
 
 
 def _sizes(rows: pd.DataFrame, *names: str) -> list[Floats]:
@@ -141,10 +150,19 @@ def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
     found = predict(frame, ["model", "gpu", "tp", "pp", "precision", "kv_dtype", "backend"], place, _queue_rate)
     why = np.where((found.why == "") & np.isnan(found.predicted), "the model does not fit these devices", found.why)
     yield comparison(
-        ask, path.stem, metric="tokens_per_s", phase="serve", machine=frame["gpu"].map(machine_name),
-        family=frame["model"].astype(str) + " " + frame["precision"].astype(str), measured=frame["throughput_tok_s"],
-        predicted=found.predicted, low=found.low, high=found.high, roofline=found.roofline, why=why,
-    )  # fmt: skip
+        ask,
+        path.stem,
+        metric="tokens_per_s",
+        phase="serve",
+        machine=frame["gpu"].map(machine_name),
+        family=frame["model"].astype(str) + " " + frame["precision"].astype(str),
+        measured=frame["throughput_tok_s"],
+        predicted=found.predicted,
+        low=found.low,
+        high=found.high,
+        roofline=found.roofline,
+        why=why,
+    )
 
 
 def _degree(value: float) -> int:
@@ -207,10 +225,19 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
     ):
         why = np.where((answer.why == "") & np.isnan(answer.predicted), "lengths or rate not stated", answer.why)
         yield comparison(
-            ask, path.stem, metric=metric, phase="serve", machine=frame["gpu"].map(machine_name), family=frame["model"],
-            measured=frame[column].to_numpy(dtype=np.float64) * unit, predicted=answer.predicted, low=answer.low,
-            high=answer.high, roofline=answer.roofline, why=why,
-        )  # fmt: skip
+            ask,
+            path.stem,
+            metric=metric,
+            phase="serve",
+            machine=frame["gpu"].map(machine_name),
+            family=frame["model"],
+            measured=frame[column].to_numpy(dtype=np.float64) * unit,
+            predicted=answer.predicted,
+            low=answer.low,
+            high=answer.high,
+            roofline=answer.roofline,
+            why=why,
+        )
 
 
 def _arrivals(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
@@ -257,8 +284,9 @@ def _trace(row: Mapping[Any, Any]) -> Trace:
         drawn = np.clip(drawn, 0.0, LONGEST)
         return np.maximum(1, np.round(mean * drawn / drawn.mean())).astype(np.int64)
 
-    return Trace(arrived_at=arrived - arrived[0], isl=lengths(row["isl_mean"]), osl=lengths(row["osl_mean"]),
-                 name="online")  # fmt: skip
+    return Trace(
+        arrived_at=arrived - arrived[0], isl=lengths(row["isl_mean"]), osl=lengths(row["osl_mean"]), name="online"
+    )
 
 
 #: Requests of a run, and the seed of their arrivals and lengths.

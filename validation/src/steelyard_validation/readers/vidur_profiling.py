@@ -28,15 +28,30 @@ __all__ = ["read"]
 ELEMENT = 2.0
 GPUS = {"A100": "a100_sxm", "H100": "h100_sxm", "A40": "a40"}
 _COLUMNS = (
-    "gpu", "model", "n_head", "n_kv_head", "n_embd", "n_expanded_embd", "vocab_size", "use_gated_mlp", "num_tokens",
+    "gpu",
+    "model",
+    "n_head",
+    "n_kv_head",
+    "n_embd",
+    "n_expanded_embd",
+    "vocab_size",
+    "use_gated_mlp",
+    "num_tokens",
     "num_tensor_parallel_workers",
-)  # fmt: skip
+)
 #: Measured column (without ``_ms_median``) and its kind.
 OPS = {
-    "attn_pre_proj": "linear", "attn_post_proj": "linear", "mlp_up_proj": "linear", "mlp_down_proj": "linear",
-    "input_layernorm": "norm", "post_attention_layernorm": "norm", "mlp_act": "activation", "add": "add",
-    "attn_rope": "rope", "emb": "embedding",
-}  # fmt: skip
+    "attn_pre_proj": "linear",
+    "attn_post_proj": "linear",
+    "mlp_up_proj": "linear",
+    "mlp_down_proj": "linear",
+    "input_layernorm": "norm",
+    "post_attention_layernorm": "norm",
+    "mlp_act": "activation",
+    "add": "add",
+    "attn_rope": "rope",
+    "emb": "embedding",
+}
 #: Elements a unit copies per clock in PyTorch's indexing kernel of 2023. Its rate follows units and clock, not
 #: bandwidth: instructions (an integer division per element, one may infer) limit the embedding.
 #: Source: 4,096 tokens on the A100.
@@ -61,9 +76,12 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             if rows.empty:
                 continue
             about: dict[str, Any] = {
-                "metric": "time_s", "phase": kind, "machine": machine.name if machine else str(gpu),
-                "family": rows["model"].to_numpy(np.str_), "measured": rows[f"{op}_ms_median"].to_numpy(float) * 1e-3,
-            }  # fmt: skip
+                "metric": "time_s",
+                "phase": kind,
+                "machine": machine.name if machine else str(gpu),
+                "family": rows["model"].to_numpy(np.str_),
+                "measured": rows[f"{op}_ms_median"].to_numpy(float) * 1e-3,
+            }
             try:
                 answer = _answer(machine, op, rows) if machine else None
                 why = "" if answer else "machine not in the catalogue"
