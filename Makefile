@@ -3,6 +3,7 @@
 #   make demo      the cheapest way to serve a real 70B model, with its launch files, from nothing
 #   make test      the tests           make check     style, types, layers
 #   make bench     speed               make validate  against measured data
+#   make regold    golden answers written again, with a table of what changed
 #   make docs      the web pages       make clean     remove what these made
 
 # The first Python of 3.11 or newer that really starts.
@@ -21,7 +22,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench validate docs clean
+.PHONY: demo test check regold bench validate docs clean
 
 demo: $(VENV)/.demo
 	@mkdir -p build
@@ -37,6 +38,9 @@ check: $(VENV)/.dev
 	$(PYTHON) -m ruff format --check src validation tests bench docs
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
+
+regold: $(VENV)/.dev
+	$(PYTHON) -m tests.golden.golden $(ARGS)
 
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(ARGS)
