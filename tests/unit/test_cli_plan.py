@@ -101,7 +101,7 @@ def test_options_reach_the_planner(asked: dict[str, Any], capsys: pytest.Capture
 
 def test_json_and_csv(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASK, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == "steelyard.deployment/1"
+    assert json.loads(capsys.readouterr().out)["schema"] == "steelyard.plan/1"
     assert main([*ASK, "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert rows[0]["kind"] == "winner"
@@ -119,7 +119,7 @@ def test_out_is_a_folder_or_a_file(asked: dict[str, Any], tmp_path: Path, capsys
     assert main([*ASK, "--out", str(tmp_path / "deploy"), "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["winner"]["devices"] == 12
     assert main([*ASK, "--out", str(tmp_path / "answer.json")]) == 0
-    assert json.loads((tmp_path / "answer.json").read_text())["schema"] == "steelyard.deployment/1"
+    assert json.loads((tmp_path / "answer.json").read_text())["schema"] == "steelyard.plan/1"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "answer.json", "deploy"]
 
 

@@ -32,7 +32,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 def test_json_has_the_fields_of_the_schema() -> None:
     document = to_dict(answer())
-    assert document["schema"] == SCHEMA == "steelyard.deployment/1"
+    assert document["schema"] == SCHEMA == "steelyard.plan/1"
     wanted = {
         "machine",
         "devices",

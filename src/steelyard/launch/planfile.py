@@ -129,7 +129,7 @@ def read_deployment(path: str | Path) -> Replay:
     """
     data = read_document(path)
     name = Path(path).name
-    if "replay" in data and str(data.get("schema", "")).startswith("steelyard.deployment/"):
+    if "replay" in data and str(data.get("schema", "")).startswith("steelyard.plan/"):
         data = data["replay"]
         if not isinstance(data, Mapping):
             raise InputError("this plan holds no deployment: nothing was found to replay", field=name)

@@ -1,4 +1,4 @@
-"""A plan as JSON (``steelyard.deployment/1``), as rows, and as a report for a terminal of 80 columns."""
+"""A plan as JSON (``steelyard.plan/1``), as rows, and as a report for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "SCHEMA", "asked", "candidate_dict", "flat_rows", "met", "replay_dict", "text", "to_dict"]
 
-SCHEMA = "steelyard.deployment/1"
+SCHEMA = "steelyard.plan/1"
 #: Metrics a promise may name, with the words for them.
 METRICS = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end"))
 _STATISTICS = ("mean", "p50", "p95", "p99")
@@ -64,7 +64,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
 
 
 def to_dict(answer: Answer) -> dict[str, Any]:
-    """The answer in the stable JSON form ``steelyard.deployment/1``."""
+    """The answer in the stable JSON form ``steelyard.plan/1``."""
     from steelyard._version import __version__
     from steelyard.provenance import content_hash
 

@@ -19,7 +19,7 @@ __all__ = ["load_of", "plan_files"]
 
 #: What the further files of the folder are.
 _SAID = {
-    "plan.json": "the whole answer (schema steelyard.deployment/1)",
+    "plan.json": "the whole answer (schema steelyard.plan/1)",
     "plan.toml": "the plan to replay: `steelyard plan --replay plan.toml`",
     "report.html": "the answer as a page that needs no network",
     "front.svg": "the fronts as a picture",
