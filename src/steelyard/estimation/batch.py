@@ -20,8 +20,9 @@ from steelyard.cost.pipeline import boundary
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.errors import InputError
-from steelyard.estimation.estimate import Z80, Scenario, check, exact_weight_bytes, hourly_price
+from steelyard.estimation.estimate import Z80, exact_weight_bytes, hourly_price
 from steelyard.provenance import Ledger
+from steelyard.scenario.scenario import Scenario, check
 from steelyard.workload.transformer import Step
 
 __all__ = ["Weighed", "weigh"]

@@ -9,7 +9,8 @@ from typing import Any
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
-from steelyard.estimation.estimate import Scenario, check, exact_weight_bytes
+from steelyard.estimation.estimate import exact_weight_bytes
+from steelyard.scenario.scenario import Scenario, check
 from steelyard.units import format_quantity
 
 __all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]

@@ -11,10 +11,10 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all, suggest
-from steelyard.estimation.estimate import Scenario, check, default_shape
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
+from steelyard.scenario.scenario import Scenario, check, default_shape
 from steelyard.simulation.run import Options, Prepared, checked, prepare
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model, load_model

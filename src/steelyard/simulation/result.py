@@ -20,10 +20,10 @@ from steelyard.errors import InputError
 
 if TYPE_CHECKING:
     from steelyard.deployment.deployment import Deployment
-    from steelyard.estimation.estimate import Scenario
     from steelyard.machine.cluster import Cluster
     from steelyard.machine.component import Machine
     from steelyard.provenance import Ledger
+    from steelyard.scenario.scenario import Scenario
     from steelyard.simulation.policies import Policy
     from steelyard.simulation.techniques import Extras
     from steelyard.techniques.changes import Changes

@@ -17,10 +17,11 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.estimation.estimate import Scenario, check, exact_weight_bytes, hourly_price
+from steelyard.estimation.estimate import exact_weight_bytes, hourly_price
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.scenario import Scenario, check
 from steelyard.simulation.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
 from steelyard.simulation.kernel.methods import Methods, no_methods

@@ -21,11 +21,11 @@ from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.estimation.estimate import Scenario, default_shape
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.provenance import content_hash
 from steelyard.scenario.fields import FLAGS, fields_of
+from steelyard.scenario.scenario import Scenario, default_shape
 from steelyard.studies.store_columns import SCHEMAS, columns_of
 from steelyard.studies.study import Study
 from steelyard.workload.catalogue import Model, load_model
