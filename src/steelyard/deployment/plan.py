@@ -9,7 +9,10 @@ from steelyard.deployment.formats import Format, find_format
 from steelyard.errors import InputError
 from steelyard.units import Quantity
 
-__all__ = ["Plan"]
+__all__ = ["DEGREES", "Plan"]
+
+#: The degrees of parallelism of a plan, in the order they are written.
+DEGREES = ("tp", "pp", "dp", "ep", "cp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,16 @@ class Plan:
     def devices(self) -> int:
         """Devices used: ``tp * pp * dp * cp`` (expert parallelism reuses the tp and dp ranks)."""
         return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        """Every degree of parallelism by its name."""
+        return {name: getattr(self, name) for name in DEGREES}
+
+    @property
+    def shape(self) -> str:
+        """The degrees above one, ``tp 4, dp 2``; empty for one device."""
+        return ", ".join(f"{name} {size}" for name, size in self.degrees.items() if size > 1)
 
     @property
     def replica_devices(self) -> int:

@@ -143,5 +143,4 @@ def read_deployment(path: str | Path) -> Replay:
 
 def _whole(plan: Plan) -> Plan:
     """Degrees as whole numbers, whatever the file had."""
-    degrees = {name: int(getattr(plan, name)) for name in ("tp", "pp", "dp", "ep", "cp")}
-    return replace(plan, **degrees)  # type: ignore[arg-type]
+    return replace(plan, **{name: int(size) for name, size in plan.degrees.items()})  # type: ignore[arg-type]

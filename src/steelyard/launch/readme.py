@@ -75,11 +75,10 @@ def _text(text: str) -> str:
 
 def _pool(unit: Unit) -> str:
     p, c = unit.plan, unit.config
-    degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
     nodes = f" over {unit.nodes} nodes" if unit.nodes > 1 else ""
     return (
         f"**{unit.name}**: {unit.pool.replicas} x ({unit.devices} x {unit.cluster.machine.title}{nodes}), "
-        f"{unit.flags.title}{', ' + degrees if degrees else ''}; weights {p.weights}, KV cache {p.kv}; at most "
+        f"{unit.flags.title}{', ' + p.shape if p.shape else ''}; weights {p.weights}, KV cache {p.kv}; at most "
         f"{c.max_num_seqs:,} requests and {c.max_num_batched_tokens:,} tokens a step, requests of at most "
         f"{unit.longest_tokens:,} tokens"
     )
@@ -113,7 +112,7 @@ def _compared(service: Service) -> list[str]:
     p, c = unit.plan, unit.config
     words = ["steelyard", "compare", "measured.json", "--model", service.deployment.model]
     words += ["--on", f"{unit.pool.machine}:{unit.devices}" if unit.devices > 1 else unit.pool.machine]
-    words += [x for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1 for x in (f"--{n}", str(getattr(p, n)))]
+    words += [x for n, size in p.degrees.items() if size > 1 for x in (f"--{n}", str(size))]
     words += ["--weights", p.weights, "--kv", p.kv, "--engine", unit.engine.name]
     words += ["--max-num-seqs", str(c.max_num_seqs), "--max-num-batched-tokens", str(c.max_num_batched_tokens)]
     words += ["--replicas", str(unit.pool.replicas)] if unit.pool.replicas > 1 else []

@@ -232,11 +232,10 @@ def _text(*pieces: tuple[str, str] | str) -> Text:
 def placed(pool: PoolOutcome, beside: str = "") -> str:
     """A pool in words: ``prompts: 2 x (tp 4) on NVIDIA H100``. ``beside``: role of the last pool."""
     p = pool.scenario.plan
-    degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
-    each = f"{pool.replicas} x ({degrees})" if degrees else f"{pool.replicas} x 1 device"
+    each = f"{pool.replicas} x ({p.shape})" if p.shape else f"{pool.replicas} x 1 device"
     part = ""
     if pool.compute_frac < 1.0:
-        part, each = f"{pool.compute_frac:.0%} of ", f"({degrees})" if degrees else "the device"
+        part, each = f"{pool.compute_frac:.0%} of ", f"({p.shape})" if p.shape else "the device"
     role = "attention, prompts and answers" if beside == "feed_forward" and pool.role == "both" else _ROLES[pool.role]
     return f"{role}: {part}{each} on {pool.scenario.cluster.machine.title}"
 
@@ -271,10 +270,8 @@ def _title(sim: Simulation) -> list[Any]:
         degrees, pools = "", [bullet(_text(placed(x, sim.pools[-1].role))) for x in sim.pools]
     else:
         where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
-        sizes = {n: getattr(p, n) for n in ("tp", "pp", "dp", "ep", "cp")}
-        copies = sim.pools[0].replicas
-        degrees, pools = ", ".join(f"{n} {size}" for n, size in sizes.items() if size > 1), []
-        degrees = "; ".join(x for x in (f"{copies} replicas" if copies > 1 else "", degrees) if x)
+        copies, pools = sim.pools[0].replicas, []
+        degrees = "; ".join(x for x in (f"{copies} replicas" if copies > 1 else "", p.shape) if x)
     return [
         _text((s.transformer.name, "bold"), " on ", (where, "bold")),
         *pools,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from steelyard.deployment.plan import DEGREES
 from steelyard.report.estimate import flat
 from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
@@ -33,11 +34,7 @@ _AXES = (
     ("kv", "kv"),
     ("communication", "comm"),
     ("engine", "engine"),
-    ("tp", "tp"),
-    ("pp", "pp"),
-    ("dp", "dp"),
-    ("ep", "ep"),
-    ("cp", "cp"),
+    *zip(DEGREES, DEGREES, strict=True),
     ("batch", "batch"),
     ("isl", "isl"),
     ("osl", "osl"),
@@ -155,7 +152,7 @@ def _head(cells: Sequence[Cell], varying: set[str]) -> list[str]:
 
 def _told(estimate: Estimate | None, key: str, cell: Cell) -> bool:
     value = _value(cell, key)
-    if key in ("tp", "pp", "dp", "ep", "cp"):
+    if key in DEGREES:
         return value not in ("", 1, "1")
     return key in ("weights", "kv", "batch", "isl", "osl", "engine") and value != ""
 

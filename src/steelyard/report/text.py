@@ -42,11 +42,10 @@ def _text(*pieces: tuple[str, str] | str) -> Text:
 def _title(e: Estimate) -> list[Text]:
     s, p = e.scenario, e.scenario.plan
     count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
-    degrees = ", ".join(f"{n} {getattr(p, n)}" for n in ("tp", "pp", "dp", "ep", "cp") if getattr(p, n) > 1)
     formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
     return [
         _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
-        _text(f"{s.engine.title}{', ' + degrees if degrees else ''}; {formats}"),
+        _text(f"{s.engine.title}{', ' + p.shape if p.shape else ''}; {formats}"),
         _text(f"batch {s.batch:,} of {s.isl:,} prompt + {s.osl:,} generated tokens"),
     ]
 

@@ -144,7 +144,7 @@ class PoolOutcome:
             "replicas": self.replicas,
             "devices": self.devices,
             "compute_frac": self.compute_frac,
-            "plan": {name: getattr(plan, name) for name in ("tp", "pp", "dp", "ep", "cp")},
+            "plan": plan.degrees,
             "busy_frac": totals["busy_frac"],
             "iterations": int(totals["iterations"]),
             "prefill_tokens": int(totals["prefill_tokens"]),
