@@ -1,13 +1,13 @@
 """Extension points, opened by the same entry points for the built-ins and for plug-ins.
 
-A package adds a device folder, a model family, a cost model, a policy, a technique, a solver or a dataset reader by
-declaring an entry point in the group of that kind; nothing is found by scanning classes, and nothing is imported
+A package adds a catalogue, a model family, a cost model, a policy, a technique or a reader of tables by declaring an entry point in the group of that kind; nothing is found by scanning classes, and nothing is imported
 before it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -50,6 +50,7 @@ class Registry(Generic[T]):
     kind: str
     group: str
     _own: dict[str, T] = field(default_factory=dict)
+    _changes: list[str] = field(default_factory=list)
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
@@ -81,10 +82,36 @@ class Registry(Generic[T]):
         if name in self._own or name in entry_points(self.group):
             raise SteelyardError(f"{self.kind} {name!r} already exists")
         self._own[name] = thing
+        self._changes.append(name)
+
+    @contextmanager
+    def during(self, name: str, thing: T) -> Iterator[None]:
+        """Register something while a block runs."""
+        self.add(name, thing)
+        try:
+            yield
+        finally:
+            del self._own[name]
+            self._changes.append(name)
+
+    @property
+    def version(self) -> int:
+        """Grows with every registration, so that what is derived from the names can be cached."""
+        return len(self._changes)
+
+    def origin(self, name: str) -> str:
+        """Where a name comes from: ``package.module:object``, or ``this process``."""
+        return "this process" if name in self._own else entry_points(self.group)[name].value
+
+    def built_in(self, name: str) -> bool:
+        """Whether it is one of ours."""
+        return self.origin(name).startswith("steelyard.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
-    @staticmethod
-    def _load(point: metadata.EntryPoint) -> Any:
-        return point.load()
+    def _load(self, point: metadata.EntryPoint) -> Any:
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            raise SteelyardError(f"the {self.kind} {point.name!r} ({point.value}) does not load: {error}") from error

@@ -14,12 +14,13 @@ from steelyard.cost.attention import (
 )
 from steelyard.cost.attention_kernels import attention_facts, attention_kernel, mla_facts, mla_kernel
 from steelyard.cost.devices import attention_device
-from steelyard.cost.op_models import Priced, Where
+from steelyard.cost.kernel import Kernel
+from steelyard.cost.kinds import ATTENTION
+from steelyard.cost.mla import MlaParameters, mla_decode_time_s
+from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.parameters import calibrated
-from steelyard.cost.program import Kernel
 
-__all__ = ["price"]
-
+__all__ = ["attention"]
 
 #: Prefill kernels of latent attention with expanded heads, by family; their facts were fitted on whole layers.
 LATENT_KERNELS = {
@@ -31,21 +32,19 @@ LATENT_KERNELS = {
 }
 
 
-def price(kernel: Kernel, where: Where) -> Priced:
+@cost_model(ATTENTION)
+def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Time of one fused attention kernel.
 
     Decode when every scenario has one new token per sequence, or says how many ``queries`` read the cache together
     (verification of guessed tokens); prefill otherwise. The window follows from how many cached tokens the kernel
     reaches.
     """
-    assert where.site is not None
-    site, f = where.site, kernel.features
+    site, f = context.site, kernel.features
     device = attention_device(site)
     queries = f.get("queries", 1.0)
     decoding = "queries" in f or bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
-        from steelyard.cost.mla import MlaParameters, mla_decode_time_s
-
         found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
         time: Any = mla_decode_time_s(
             f["batch"],
@@ -58,8 +57,8 @@ def price(kernel: Kernel, where: Where) -> Priced:
             parameters=found.parameters,
             facts=mla_facts(mla_kernel(site.family, f["kv_bits"])),
         )
-        return Priced(time, found.spread, found.source)
-    own = where.engine.attention if site.machine.vendor == "NVIDIA" else ""
+        return KernelTime(time, found.spread, found.source)
+    own = context.engine.attention if site.machine.vendor == "NVIDIA" else ""
     kernel_name = own or attention_kernel(site.family, f["kv_bits"], float(f["head_dim"]))
     if float(f["head_dim"]) != float(f["value_dim"]):  # latent attention with its keys and values expanded
         kernel_name = LATENT_KERNELS.get(site.family, kernel_name)
@@ -95,4 +94,4 @@ def price(kernel: Kernel, where: Where) -> Priced:
             value_dim=f["value_dim"],
             cache_write=False,  # an op of its own
         )
-    return Priced(time, found.spread, found.source)
+    return KernelTime(time, found.spread, found.source)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.program import Kernel
+from steelyard.cost.kernel import Kernel
 
 __all__ = ["BOUNDS", "Cost", "KernelCost"]
 

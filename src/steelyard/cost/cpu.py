@@ -12,7 +12,8 @@
 
 A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
 convolution library reorders its activations too. Both are passes over memory that a roofline does not see, and on a
-core they hardly overlap with arithmetic (q near 1). Used where ``calibration/<machine>/cpu.toml`` exists.
+core they hardly overlap with arithmetic (q near 1). These replace the usual cost models where
+``calibration/<machine>/cpu.toml`` exists.
 Theory and measured accuracy: ``docs/methods/calibration.md``.
 """
 
@@ -25,26 +26,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steelyard.cost.op_models import Priced, Where
+from steelyard.cost.kernel import Kernel
+from steelyard.cost.kinds import ATTENTION, GEMM, VECTOR
+from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.parameters import Calibrated, calibrated, calibration_table
-from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
 from steelyard.workload.op import ELEMENTWISE_COST
 
 __all__ = [
-    "KINDS",
     "CpuAttention",
     "CpuChain",
     "CpuProduct",
+    "attention",
     "attention_time_s",
     "chain_time_s",
+    "gemm",
     "kernel_work",
     "measured_cpu",
-    "price",
-    "price_s",
     "product_time_s",
     "time_s",
     "variant_of",
+    "vector",
 ]
 
 Array = NDArray[np.float64]
@@ -95,8 +97,6 @@ class CpuChain:
     """Of the last-level cache that still holds what the kernel before wrote."""
 
 
-KINDS = ("gemm", "attention", "vector")
-"""Kinds of kernel priced here."""
 MISS_SHARPNESS = 4.0
 """Steepness of the cache edge in log size (guess)."""
 
@@ -208,16 +208,8 @@ def variant_of(kernel: Kernel) -> str:
         return "chain_" + max((op.map for op in kernel.ops), key=lambda name: ELEMENTWISE_COST[name])
     if kernel.kind == "attention":
         return "decode" if bool(np.all(np.asarray(kernel.features["new"]) <= 1)) else "prefill"
-    sliding = [
-        rank
-        for op in kernel.ops
-        for tensor in op.inputs
-        for axis in tensor.index
-        if len(axis) > 1
-        for _, rank in axis[1:]
-    ]
-    if sliding:
-        extents = [np.asarray(op.size(rank)) for op in kernel.ops for rank in sliding if rank in op.ranks]
+    extents = [np.asarray(op.size(rank)) for op in kernel.ops for rank in op.windows]
+    if extents:
         return "conv" if any(bool(np.any(x > 1)) for x in extents) else "conv_1x1"
     return "batched" if bool(np.all(np.asarray(kernel.features["groups"]) > 1)) else "gemm"
 
@@ -248,18 +240,15 @@ def kernel_work(kernel: Kernel) -> Mapping[str, Any]:
     }
 
 
-def price(kernel: Kernel, where: Where) -> Priced:
-    """Cost model of a product, attention or chain on a measured CPU."""
-    assert where.site is not None
-    time, found = price_s(kernel, where.site)
-    return Priced(time, found.spread, found.source)
-
-
-def price_s(kernel: Kernel, site: Site) -> tuple[Any, Calibrated]:
-    """Seconds of a kernel on a measured CPU, and the parameters used."""
+def _price(kernel: Kernel, context: PricingContext) -> KernelTime:
+    site = context.site
     found = _parameters(site.machine.name, variant_of(kernel), site.compute)
-    work: Any = kernel_work(kernel)
-    return time_s(kernel.kind, work, site, found.parameters), found
+    time = time_s(kernel.kind, kernel_work(kernel), site, found.parameters)
+    return KernelTime(time, found.spread, found.source)
+
+
+#: Products and convolutions, attention, and chains on a measured CPU.
+gemm, attention, vector = (cost_model(kind, table="cpu")(_price) for kind in (GEMM, ATTENTION, VECTOR))
 
 
 def time_s(kind: str, work: Mapping[str, Any], site: Site, parameters: Any) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.program import Kernel
+from steelyard.cost.kernel import Kernel
 from steelyard.cost.site import Site
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine

@@ -1,13 +1,9 @@
-"""The cost models of the kernel kinds: each reads a kernel's features and a site, and answers in seconds.
-
-A cost model is a callable ``(kernel, where) -> Priced``. Ours and a plug-in's enter by the same entry-point group,
-``steelyard.cost_models``, under the kind of kernel they price.
-"""
+"""The built-in cost models of the kernel kinds: each reads a kernel's features and a site, and answers in seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,51 +19,23 @@ from steelyard.cost.collective import (
 )
 from steelyard.cost.devices import gemm_device, moe_device, vector_device
 from steelyard.cost.gemm import GemmParameters, gemm_facts, gemm_time_s, library_facts
+from steelyard.cost.kernel import Kernel
+from steelyard.cost.kinds import COLLECTIVE, GATHER, GEMM, MOE, VECTOR
+from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.moe import FACTS as MOE_FACTS
 from steelyard.cost.moe import MoeParameters, moe_time_s
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
-from steelyard.cost.program import Kernel
 from steelyard.cost.site import Site
 from steelyard.cost.systolic import systolic_cycles
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
-from steelyard.deployment.engine import Engine
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
 
-__all__ = ["Priced", "Where", "attention", "collective", "fabrics", "gather", "gemm", "moe", "sustained", "vector"]
+__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "sustained", "vector"]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """What a cost model may look at beside the kernel."""
-
-    cluster: Cluster
-    engine: Engine
-    site: Site | None
-    """Engine and format; None for communication."""
-    skew: float = 0.0
-    weights_hot: bool = False
-    """Benchmarks that reuse one set of weights find small ones in the cache; serving does not."""
-    burst: bool = False
-    """Kernels timed one at a time: clocks stay up, unlike in a running model."""
-
-
-@dataclass(frozen=True, eq=False)
-class Priced:
-    """Seconds per copy, log-space spread of the model's residuals, and where its parameters came from."""
-
-    time_s: Any
-    spread: float
-    source: str
-
-
-def _site(where: Where) -> Site:
-    assert where.site is not None
-    return where.site
 
 
 #: Section of the GEMM calibration files by weight format; formats that are not here use the 16-bit table.
@@ -80,14 +48,15 @@ GEMM_VARIANTS = {
 }
 
 
-def gemm(kernel: Kernel, where: Where) -> Priced:
+@cost_model(GEMM)
+def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Dense products; equal shapes are priced once."""
-    site, f = _site(where), kernel.features
+    site, f = context.site, kernel.features
     if site.engine.dataflow:
         array = site.engine
         shape = (f["m"], f["n"], f["k"])
         cycles = systolic_cycles(*shape, array.rows, array.columns, array.dataflow, array.units) * f["groups"]
-        return Priced(cycles / array.clock_hz, SYSTOLIC_SPREAD, "closed form")
+        return KernelTime(cycles / array.clock_hz, SYSTOLIC_SPREAD, "closed form")
     if site.near_memory:
         time = near_memory_time_s(
             f["m"],
@@ -98,7 +67,7 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
             bandwidth_bytes_per_s=site.dram_bytes_per_s,
             groups=f["groups"],
         )
-        return Priced(time, UNMEASURED_SPREAD, "default")
+        return KernelTime(time, UNMEASURED_SPREAD, "default")
     variants: tuple[str, ...] = ("",)
     if site.compute in ("fp8", "int8", "fp4", "fp6"):
         variants = GEMM_VARIANTS.get(kernel.weight_format, ("",))
@@ -108,9 +77,9 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
     facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
     if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:
         facts = gemm_facts(found.facts)
-    burst = where.burst or where.weights_hot or site.compute == "fp32" or site.machine.vendor != "NVIDIA"
+    burst = context.burst or context.weights_hot or site.compute == "fp32" or site.machine.vendor != "NVIDIA"
     parameters = found.parameters if burst else sustained(found.parameters)
-    if where.engine.fused_quantisation:
+    if context.engine.fused_quantisation:
         facts = replace(facts, quantises_activations=False)
     device = gemm_device(site)
 
@@ -126,10 +95,10 @@ def gemm(kernel: Kernel, where: Where) -> Priced:
             parameters=parameters,
             facts=facts,
             groups=groups,
-            weights_hot=where.weights_hot,
+            weights_hot=context.weights_hot,
         )
 
-    return Priced(_once(price, f["m"], f["n"], f["k"], f["groups"]), found.spread, found.source)
+    return KernelTime(_once(price, f["m"], f["n"], f["k"], f["groups"]), found.spread, found.source)
 
 
 #: Share of a kernel benchmark's matrix rate that real operands sustain: the benchmark the NVIDIA parameters come from
@@ -153,13 +122,6 @@ def _once(price: Any, *shape: Any) -> Any:
         arrays[i] = values
         return np.asarray(price(*arrays))[inverse].reshape(np.shape(shape[i]))
     return price(*arrays)
-
-
-def attention(kernel: Kernel, where: Where) -> Priced:
-    """Fused attention: decode when one new token per sequence, latent (MLA) when the values are the keys."""
-    from steelyard.cost import attention_models
-
-    return attention_models.price(kernel, where)
 
 
 #: Grouped-GEMM kernels an engine tries first, by architecture family; the others run Triton. Source: kernel names of
@@ -209,10 +171,11 @@ def moe_kernel(
     return first or (options[0][0], Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default"))
 
 
-def moe(kernel: Kernel, where: Where) -> Priced:
+@cost_model(MOE)
+def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Routed experts of one layer: permute, grouped products, combine."""
-    site, f = _site(where), kernel.features
-    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], where.engine.experts_hopper)
+    site, f = context.site, kernel.features
+    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], context.engine.experts_hopper)
     facts = MOE_FACTS[name]
     device = moe_device(site)
     tokens = np.asarray(f["tokens"], dtype=np.float64)
@@ -227,25 +190,26 @@ def moe(kernel: Kernel, where: Where) -> Priced:
             weight_bits=f["weight_bits"],
             act_bits=f["act_bits"],
             gated=bool(f["gated"]),
-            skew=where.skew,
+            skew=context.skew,
             device=device,
             parameters=found.parameters,
             facts=facts,
             local_experts=f["experts"],
         )
 
-    return Priced(_once(price, tokens), found.spread, found.source)
+    return KernelTime(_once(price, tokens), found.spread, found.source)
 
 
-def _vector_site(where: Where) -> tuple[VectorDevice, Calibrated]:
-    site = _site(where)
+def _vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
+    site = context.site
     found = calibrated("vector", VectorParameters, site.machine.name, (site.family,))
     return vector_device(site), found
 
 
-def vector(kernel: Kernel, where: Where) -> Priced:
+@cost_model(VECTOR)
+def vector(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Norms, activations, rotary and cache writes; inputs were just written by the kernel before and may be cached."""
-    device, found = _vector_site(where)
+    device, found = _vector_site(context)
     t = kernel.traffic
     norm = any(op.map == "norm" and "d" in op.ranks for op in kernel.ops)
     time = vector_time_s(
@@ -259,17 +223,18 @@ def vector(kernel: Kernel, where: Where) -> Priced:
         reused_bytes=t["weight"],
         cold=False,
     )
-    return Priced(time, found.spread, found.source)
+    return KernelTime(time, found.spread, found.source)
 
 
-def gather(kernel: Kernel, where: Where) -> Priced:
+@cost_model(GATHER)
+def gather(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Rows read from a table: cold reads."""
-    device, found = _vector_site(where)
+    device, found = _vector_site(context)
     t = kernel.traffic
     time = vector_time_s(
         t["read"] + t["weight"], t["write"], 0.0, device=device, parameters=found.parameters, kind="gather"
     )
-    return Priced(time, found.spread, found.source)
+    return KernelTime(time, found.spread, found.source)
 
 
 def _link_kind(network: Network | None) -> LinkKind:
@@ -341,12 +306,13 @@ def exchange_time_s(f: Mapping[str, Any], cluster: Cluster) -> Any:
     return times[0] if len(times) == 1 else np.minimum(*times)
 
 
-def collective(kernel: Kernel, where: Where) -> Priced:
+@cost_model(COLLECTIVE)
+def collective(kernel: Kernel, context: PricingContext) -> KernelTime:
     """All-reduce, all-gather, all-to-all, send, inside a node and across nodes."""
-    f, cluster = kernel.features, where.cluster
+    f, cluster = kernel.features, context.cluster
     inside, outside = fabrics(cluster)
     if "exchange" in f and cluster.machine.vendor == "NVIDIA" and inside.switched:
-        return Priced(exchange_time_s(f, cluster), EXCHANGE_SPREAD, "fitted: DeepEP on Hopper and Blackwell")
+        return KernelTime(exchange_time_s(f, cluster), EXCHANGE_SPREAD, "fitted: DeepEP on Hopper and Blackwell")
     found = link_parameters(cluster, inside.kind)
     custom = f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA"
     time = collective_time_s(
@@ -355,8 +321,8 @@ def collective(kernel: Kernel, where: Where) -> Priced:
         f["devices"],
         fabric=inside,
         parameters=found.parameters,
-        library=where.engine.all_reduce if custom else "nccl",
+        library=context.engine.all_reduce if custom else "nccl",
         inter=outside,
         devices_per_node=cluster.per_node,
     )
-    return Priced(time, found.spread, found.source)
+    return KernelTime(time, found.spread, found.source)

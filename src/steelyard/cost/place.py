@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.program import Kernel
+from steelyard.cost.kernel import Kernel
 from steelyard.cost.site import Site
 from steelyard.machine.component import Compute, Machine
 
@@ -42,7 +42,7 @@ def roofline(kernel: Kernel, site: Site) -> tuple[Any, Any]:
     t = kernel.traffic
     passing = t.get("read", 0.0) + t.get("write", 0.0)
     cold = np.maximum(0.0, np.asarray(passing, dtype=np.float64) - site.l2_bytes)
-    weights = t.get("weight", 0.0) if kernel.kind != "vector" else 0.0
+    weights = t.get("weight", 0.0) if kernel.weights_cold else 0.0
     streamed = np.asarray(weights + t.get("kv", 0.0), dtype=np.float64) + cold
     slowest = min(m.bandwidth_bytes_per_s for m in site.machine.path(site.engine))
     return np.asarray(kernel.flops, dtype=np.float64) / site.peak_ops_per_s, streamed / slowest

@@ -10,22 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost import cpu
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.energy import kernel_energy_j, static_power_w
-from steelyard.cost.op_models import Priced, Where, fabrics
+from steelyard.cost.kernel import Kernel, Program
+from steelyard.cost.models import KernelTime, PricingContext, model_for
+from steelyard.cost.op_models import fabrics
 from steelyard.cost.place import engines_for, roofline
-from steelyard.cost.program import Kernel, Program
 from steelyard.cost.site import site_of
 from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
 from steelyard.machine.cluster import Cluster
-from steelyard.registry import Registry
 
-__all__ = ["COST_MODELS", "price"]
-
-#: Cost models by kind of kernel.
-COST_MODELS: Registry[Any] = Registry("cost model", "steelyard.cost_models")
+__all__ = ["price"]
 
 
 def price(
@@ -103,11 +99,10 @@ def _rows(program: Program) -> Any:
 def _price(
     kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool, burst: bool
 ) -> KernelCost:
-    measured = kernel.kind in cpu.KINDS and cpu.measured_cpu(cluster.machine.name)
-    model = cpu.price if measured else COST_MODELS.get(kernel.kind)
+    model = model_for(kernel.kind, cluster.machine)
     count = kernel.count
     if kernel.kind == "collective":
-        priced: Priced = model(kernel, Where(cluster, engine, None, skew))
+        priced: KernelTime = model(kernel, PricingContext(cluster, engine, None, skew))
         limit = _collective_limit(kernel, cluster)
         time = np.maximum(priced.time_s, limit)
         energy = kernel_energy_j(kernel, cluster)
@@ -132,7 +127,7 @@ def _price(
         )
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)
-        priced = model(kernel, Where(cluster, engine, site, skew, weights_hot, burst))
+        priced = model(kernel, PricingContext(cluster, engine, site, skew, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
         cost = KernelCost(

@@ -8,12 +8,15 @@ reaches the end of the head ends in an all-gather.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from steelyard.cost.kernel import Kernel, Program
+from steelyard.cost.kinds import Structure
+from steelyard.cost.models import kinds
 from steelyard.deployment.formats import Format, compute_with, find_format, widest
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard, split_ranks
@@ -26,59 +29,6 @@ __all__ = ["Kernel", "Program", "lower"]
 _ROLE_OF = {"weight": "weight", "table": "weight", "activation": "activation", "kv": "kv", "state": "activation"}
 #: Blocks whose weights stay in 16 bits in quantised checkpoints, by the convention of the published ones.
 _UNQUANTISED = ("embedding", "head", "norm")
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel:
-    """Work that runs as one launch, per copy.
-
-    ``kind`` names the cost model: ``gemm``, ``attention``, ``moe``, ``gather``, ``vector`` or ``collective``.
-    ``features`` are what that model reads (``m n k`` ...), scalars or arrays over scenarios.
-    """
-
-    name: str
-    kind: str
-    count: Any
-    ops: tuple[Op, ...] = ()
-    features: Mapping[str, Any] = field(default_factory=dict)
-    flops: Any = 0.0
-    traffic: Mapping[str, Any] = field(default_factory=dict)
-    """Compulsory bytes by ``weight``, ``kv``, ``read`` and ``write``."""
-    compute: str = ""
-    engine: str = ""
-    block: str = ""
-    stage: str = ""
-    """Pipeline stage it is pinned to: ``first`` (embedding), ``last`` (head), empty for the layers."""
-    weight_format: str = ""
-    """What the weights are stored in, when there are any."""
-
-    @property
-    def bytes(self) -> Any:
-        """All compulsory traffic per copy."""
-        return sum(self.traffic.values()) if self.traffic else 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """Kernels in order, for one device of a stage."""
-
-    name: str
-    kernels: tuple[Kernel, ...]
-    plan: Plan
-    tokens: Any = 0.0
-
-    def __iter__(self) -> Iterator[Kernel]:
-        return iter(self.kernels)
-
-    @property
-    def flops(self) -> Any:
-        """Arithmetic operations of one device over all layers."""
-        return sum(k.flops * k.count for k in self.kernels)
-
-    @property
-    def bytes(self) -> Any:
-        """Compulsory memory traffic of one device over all layers."""
-        return sum(k.bytes * k.count for k in self.kernels)
 
 
 def lower(graph: Graph, plan: Plan, machine: Machine) -> Program:
@@ -208,33 +158,29 @@ def _kernel(
         if i == len(ops) - 1 or op.output.role == "kv":
             width = op.output.bits if op.output.bits is not None else bits[op.output.role]
             traffic["write"] = traffic["write"] + op.elements(op.output) * (width / 8)
-    kind, features = _classify(ops, plan)
+    structure = Structure.of(ops)
+    kind = kinds().of(structure)
+    by_cache = kind.multiplies == "cache"
     weight = next((op for op in ops if any(t.role == "weight" for t in op.inputs)), None)
     weights = (
-        weight_format(weight, plan, own)
-        if weight is not None
-        else plan.format("kv" if kind == "attention" else "activation")
+        weight_format(weight, plan, own) if weight is not None else plan.format("kv" if by_cache else "activation")
     )
     activations = plan.format("activation")
-    if (
-        weights.bits >= 16
-        or kind == "attention"
-        or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_"))
-    ):
+    if weights.bits >= 16 or by_cache or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_")):
         activations = activations if activations.bits >= 16 else plan.format("communication")
-        weights = weights if kind != "attention" else activations
+        weights = activations if by_cache else weights
     engine: Compute
-    if kind in ("vector", "gather"):
+    if kind.engine == "vector":
         engine, compute = widest(machine)
     else:
         engine, compute = compute_with(machine, weights, activations)
     return Kernel(
         name=ops[0].fuse or ops[0].name if len(ops) > 1 else ops[0].name,
-        kind=kind,
+        kind=kind.name,
         count=ops[0].count,
         ops=tuple(ops),
         features={
-            **features,
+            **kind.features(structure, plan),
             "act_bits": activations.stored_bits,
             "weight_bits": weights.stored_bits,
             "kv_bits": plan.format("kv").stored_bits,
@@ -246,55 +192,5 @@ def _kernel(
         block=block,
         stage=stage,
         weight_format=weights.name if weight is not None else "",
+        weights_cold=kind.weights_cold,
     )
-
-
-def _classify(ops: list[Op], plan: Plan) -> tuple[str, dict[str, Any]]:
-    """Which cost model prices a kernel, and what it reads, from the ops alone."""
-    contractions = [op for op in ops if op.map == "mul" and op.reduce == "add" and op.reduced and len(op.inputs) == 2]
-    routed = [op for op in contractions if "e" in op.ranks and any(t.role == "weight" for t in op.inputs)]
-    if routed:
-        return "moe", _moe_features(routed, plan)
-    cached = [op for op in contractions if op.inputs[1].role == "kv"]
-    if len(ops) > 1 and cached:
-        return "attention", _attention_features(contractions)
-    if len(ops) == 1 and contractions:
-        m, n, k, groups = contractions[0].gemm_shape()
-        return "gemm", {"m": m, "n": n, "k": k, "groups": groups}
-    if ops[0].map == "take":
-        return "gather", {}
-    widest = max(ops, key=lambda op: float(np.max(op.points())))
-    rows = widest.size("t") if "t" in widest.ranks else 1.0
-    return "vector", {"rows": np.asarray(rows, dtype=np.float64)}
-
-
-def _attention_features(contractions: list[Op]) -> dict[str, Any]:
-    scores, values = contractions[0], contractions[1]
-    return {
-        "batch": scores.size("b"),
-        "new": scores.size("s"),
-        "context": scores.size("l"),
-        "reach": scores.visited.get("l", scores.size("l")),
-        "heads": np.asarray(scores.size("g")) * np.asarray(scores.size("q")),
-        "kv_heads": scores.size("g"),
-        "head_dim": scores.size("c"),
-        "value_dim": values.size("z"),
-        "pairs": next(iter(scores.domain.values())),
-        "causal": "causal" in scores.facts,
-        "window": scores.facts.get("window", 0),
-        "latent": values.inputs[1].bits == 0,
-    }
-
-
-def _moe_features(routed: list[Op], plan: Plan) -> dict[str, Any]:
-    up = routed[0]
-    pairs, tokens = np.asarray(next(iter(up.domain.values()))), np.asarray(up.size("t"))
-    return {
-        "tokens": tokens,
-        "top_k": round(float(pairs.flat[0] / tokens.flat[0]) * plan.ep),
-        "hidden": up.size("d"),
-        "intermediate": up.size("f"),
-        "experts": up.size("e"),
-        "total_experts": np.asarray(up.size("e")) * plan.ep,
-        "gated": up.size("u") == 2,
-    }

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from steelyard.errors import InputError, UnknownName
+from steelyard.registry import Registry
 
-__all__ = ["ELEMENTWISE_COST", "Array", "Op", "Operand", "Size", "parse_einsum"]
+__all__ = ["ELEMENTWISE_COST", "OPERATORS", "Array", "Op", "Operand", "Size", "operator_cost", "parse_einsum"]
 
 Array = npt.NDArray[np.float64]
 Size = int | float | Array
@@ -59,6 +60,19 @@ ELEMENTWISE_COST: Mapping[str, float] = MappingProxyType(
         "none": 0.0,
     }
 )
+
+#: Further operators, by name: numbers like those of :data:`ELEMENTWISE_COST`.
+OPERATORS: Registry[float] = Registry("operator", "steelyard.operators")
+
+
+def operator_cost(name: str) -> float:
+    """Arithmetic operations of one application of a map or reduce operator. Raises :class:`UnknownName`."""
+    if name in ELEMENTWISE_COST:
+        return ELEMENTWISE_COST[name]
+    if name in OPERATORS.names():
+        return OPERATORS.get(name)
+    raise UnknownName("operator", name, (*ELEMENTWISE_COST, *OPERATORS))
+
 
 _TERM = re.compile(r"^(?:(\d+)\*)?([A-Za-z_][A-Za-z0-9_]*)$")
 
@@ -121,6 +135,12 @@ def _reduced(text: str) -> tuple[str, ...]:
     """Ranks of an einsum that its output does not have."""
     kept = {rank for axis in parse_einsum(text)[-1] for _, rank in axis}
     return tuple(r for r in _ranks(text) if r not in kept)
+
+
+@lru_cache(maxsize=4096)
+def _windows(text: str) -> tuple[str, ...]:
+    """Ranks behind the first of an affine index of an input."""
+    return tuple(dict.fromkeys(r for operand in parse_einsum(text)[:-1] for axis in operand for _, r in axis[1:]))
 
 
 @lru_cache(maxsize=4096)
@@ -187,7 +207,10 @@ class Op:
             raise InputError(f"{len(parsed)} operands in {self.einsum!r}, {len(self.roles)} roles", field=self.name)
         for operator in (self.map, self.reduce):
             if operator not in ELEMENTWISE_COST:
-                raise UnknownName("operator", operator, ELEMENTWISE_COST).at(self.name)
+                try:
+                    operator_cost(operator)
+                except UnknownName as error:
+                    raise error.at(self.name) from None
         missing = [r for r in self.ranks if r not in self.sizes and r not in self.derived]
         if missing:
             raise InputError(f"no size for rank {missing[0]!r} of {self.einsum!r}", field=self.name)
@@ -223,6 +246,16 @@ class Op:
         """Ranks that the output does not have."""
         return _reduced(self.einsum)
 
+    @property
+    def contracts(self) -> bool:
+        """Whether it combines two tensors and adds over a rank: a product, a convolution, a modular product."""
+        return self.reduce == "add" and len(self.inputs) == 2 and bool(self.reduced)
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """Ranks that slide over another one in an input: ``r`` and ``s`` of ``n c 2*p+r 2*q+s``."""
+        return _windows(self.einsum)
+
     def points(self, dense: bool = False) -> Array:
         """Points of the iteration space, per copy. ``dense`` ignores ``domain`` (as frameworks count masked work)."""
         ranks = set(self.ranks)
@@ -244,7 +277,7 @@ class Op:
 
     def flops(self, dense: bool = False) -> Array:
         """Arithmetic operations per copy: points x (map cost + reduce cost). 1 MAC = 2 FLOP."""
-        cost = ELEMENTWISE_COST[self.map] + (ELEMENTWISE_COST[self.reduce] if self.reduced else 0.0)
+        cost = operator_cost(self.map) + (operator_cost(self.reduce) if self.reduced else 0.0)
         return self.points(dense) * cost
 
     def elements(self, operand: Operand, visited: bool = True) -> Array:

@@ -32,9 +32,10 @@ from steelyard.cost.mla import (
     mla_prefill_limit_s,
     mla_prefill_time_s,
 )
+from steelyard.cost.models import PricingContext
 from steelyard.cost.moe import FACTS as MOE_FACTS
 from steelyard.cost.moe import MoeParameters, moe_limit_s, moe_time_s
-from steelyard.cost.op_models import GEMM_VARIANTS, Where, fabrics
+from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.op_models import collective as price_collective
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
@@ -352,7 +353,7 @@ def collective(
         **(exchange or {}),
     }
     kernel = Kernel(operation, "collective", 1, features=features)
-    priced = price_collective(kernel, Where(cluster, engine, None))
+    priced = price_collective(kernel, PricingContext(cluster, engine, None))
     inside, outside = fabrics(cluster)
     roof = collective_limit_s(
         operation,

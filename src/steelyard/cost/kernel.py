@@ -1,0 +1,67 @@
+"""What a model is lowered to: kernels, each the work of one launch, and the program they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard.deployment.plan import Plan
+from steelyard.workload.op import Op
+
+__all__ = ["Kernel", "Program"]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Work that runs as one launch, per copy.
+
+    ``kind`` names a :class:`~steelyard.cost.kinds.Kind`, which chooses the cost model; ``features`` are what that model
+    reads (``m n k`` ...), scalars or arrays over scenarios.
+    """
+
+    name: str
+    kind: str
+    count: Any
+    ops: tuple[Op, ...] = ()
+    features: Mapping[str, Any] = field(default_factory=dict)
+    flops: Any = 0.0
+    traffic: Mapping[str, Any] = field(default_factory=dict)
+    """Compulsory bytes by ``weight``, ``kv``, ``read`` and ``write``."""
+    compute: str = ""
+    engine: str = ""
+    block: str = ""
+    stage: str = ""
+    """Pipeline stage it is pinned to: ``first`` (embedding), ``last`` (head), empty for the layers."""
+    weight_format: str = ""
+    """What the weights are stored in, when there are any."""
+    weights_cold: bool = True
+    """Weights come from the root memory at every call; False: they are few and reused, as a norm's."""
+
+    @property
+    def bytes(self) -> Any:
+        """All compulsory traffic per copy."""
+        return sum(self.traffic.values()) if self.traffic else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Kernels in order, for one device of a stage."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    plan: Plan
+    tokens: Any = 0.0
+
+    def __iter__(self) -> Iterator[Kernel]:
+        return iter(self.kernels)
+
+    @property
+    def flops(self) -> Any:
+        """Arithmetic operations of one device over all layers."""
+        return sum(k.flops * k.count for k in self.kernels)
+
+    @property
+    def bytes(self) -> Any:
+        """Compulsory memory traffic of one device over all layers."""
+        return sum(k.bytes * k.count for k in self.kernels)
