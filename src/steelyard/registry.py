@@ -1,7 +1,7 @@
 """Extension points, opened by the same entry points for the built-ins and for plug-ins.
 
-A package adds a catalogue, a model family, a cost model, a policy, a technique or a reader of tables by declaring an entry point in the group of that kind; nothing is found by scanning classes, and nothing is imported
-before it is asked for.
+A package adds a catalogue, a model family, a cost model, a policy, a technique or a reader of tables by declaring an
+entry point in the group of that kind; nothing is found by scanning classes or imported before it is needed.
 """
 
 from __future__ import annotations

@@ -15,8 +15,11 @@ from steelyard.calibrate.measure.plan import Case, cases, stream_cases
 from steelyard.calibrate.measure.session import Measured, Session, quiet_threads
 from steelyard.calibrate.measure.timing import Timed, Timer, interleaved
 from steelyard.cost import cpu
+from steelyard.cost.models import PricingContext
 from steelyard.cost.site import site_of
+from steelyard.deployment.engine import default_engine
 from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import cluster_of
 
 pytest.importorskip("scipy")
 
@@ -180,9 +183,11 @@ def test_a_measured_cpu_prices_with_its_own_file(tmp_path: Path, monkeypatch: py
     ratios = []
     for row in session.rows:
         kernel = kernel_of(row.case, found.machine)
-        time, used = cpu.price_s(kernel, site_of(found.machine, kernel.engine, kernel.compute))
+        site = site_of(found.machine, kernel.engine, kernel.compute)
+        model = {"gemm": cpu.gemm, "attention": cpu.attention, "vector": cpu.vector}[kernel.kind]
+        used = model(kernel, PricingContext(cluster_of(found.machine), default_engine(found.machine), site))
         assert used.source == "fitted: made_up"
-        ratios.append(abs(float(time) / row.time_s - 1.0))
+        ratios.append(abs(float(used.time_s) / row.time_s - 1.0))
     parameters.calibrated.cache_clear()
     assert np.median(ratios) < 0.05
 

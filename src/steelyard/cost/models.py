@@ -4,8 +4,8 @@ A cost model is a function ``(kernel, context) -> KernelTime`` marked with :func
 
 * reads the features and traffic of the kernel and the figures of the site, scalars or arrays over scenarios, and
   answers seconds per copy of the broadcast shape, finite and positive;
-* predicts utilisation: it should never go below ``max(FLOPs / peak, bytes / bandwidth)``; :func:`~steelyard.cost.price.price`
-  does not accept less;
+* predicts utilisation: it never goes below ``max(FLOPs / peak, bytes / bandwidth)``, and ``cost.price`` takes the limit
+  where it does;
 * states the log-space spread of its own residuals and where its parameters came from.
 
 It enters by the entry-point group ``steelyard.cost_models``, ours and a plug-in's alike, and may
