@@ -11,7 +11,7 @@ import numpy as np
 from bench.timing import call_s
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
-from steelyard.cost.step import StepCost
+from steelyard.cost.step import Replica
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
 from steelyard.machine.cluster import parse_cluster
@@ -30,7 +30,7 @@ def run() -> dict[str, dict[str, object]]:
     plan = Plan("fp8", kv="fp8", tp=8).resolved("bf16")
     rng = np.random.default_rng(0)
     batch, context = rng.integers(1, 513, SCENARIOS), rng.integers(128, 32768, SCENARIOS)
-    steps = StepCost(model, plan, cluster, engine)
+    replica = Replica(model, plan, cluster, engine)
 
     def loop() -> list[float]:
         return [
@@ -38,10 +38,10 @@ def run() -> dict[str, dict[str, object]]:
             for b, c in zip(batch[:LOOPED], context[:LOOPED], strict=True)
         ]
 
-    together = steps.decode(batch, context).time_s
+    together = replica.price(Step.decode(batch, context)).time_s
     if not np.allclose(together[:LOOPED], loop(), rtol=1e-9):
         raise AssertionError("the vectorised call and the loop disagree")
-    fast = SCENARIOS / call_s(lambda: steps.decode(batch, context), runs=3)
+    fast = SCENARIOS / call_s(lambda: replica.price(Step.decode(batch, context)), runs=3)
     slow = LOOPED / call_s(loop, runs=3)
     return {
         "decode steps priced, one vectorised call": {"value": fast, "unit": "scenarios/s", "target": ">= 500,000"},

@@ -15,7 +15,7 @@ from steelyard.cost.cost import Cost
 from steelyard.cost.memory import kv_bytes, memory_use, weight_bytes
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
-from steelyard.cost.step import StepCost
+from steelyard.cost.step import Replica
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError
@@ -237,8 +237,8 @@ def test_one_vectorised_call_equals_many_single_ones(model: str, plan: str, seed
     batch, context = rng.integers(1, 257, 12), rng.integers(1, 8000, 12)
     cluster = cluster_of(find_machine("h100_sxm"), 1)
     engine = find_engine("vllm")
-    steps = StepCost(MODELS[model], PLANS[plan], cluster, engine)
-    together = steps.decode(batch, context)
+    replica = Replica(MODELS[model], PLANS[plan], cluster, engine)
+    together = replica.price(Step.decode(batch, context))
     alone = [
         price(lower(MODELS[model].graph(Step.decode(int(b), int(c))), PLANS[plan], cluster.machine), cluster, engine)
         for b, c in zip(batch, context, strict=True)

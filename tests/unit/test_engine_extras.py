@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import build_step_table
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
@@ -219,7 +220,7 @@ def test_overlap_helps_large_steps_only_and_stays_physical() -> None:
     model, cluster, engine = load_model("llama-3.1-70b").transformer, parse_cluster("h100_sxm:8"), find_engine("vllm")
     plan, config = Plan(tp=8).resolved("bf16"), engine_config(find_engine("vllm"), parse_cluster("h100_sxm").machine)
     tables = [
-        build_step_table(model, plan, cluster, engine, config, max_context=8192, overlap=name)
+        build_step_table(Replica(model, plan, cluster, engine), config, max_context=8192, overlap=name)
         for name in ("", "nanoflow", "tokenweave")
     ]
     for step in ((16, 16, 16, 32e3), (1, 1, 1, 2e3)):
@@ -237,7 +238,7 @@ def test_attention_and_feed_forward_apart() -> None:
     plan, config = Plan(tp=8).resolved("bf16"), engine_config(engine, parse_cluster("h100_sxm").machine)
     split = parse_split("1A:8@h100_sxm,1F:8@h100_sxm")
     assert split is not None and split.devices == 16
-    together = build_step_table(model, plan, parse_cluster("h100_sxm:8"), engine, config, max_context=8192)
+    together = build_step_table(Replica(model, plan, parse_cluster("h100_sxm:8"), engine), config, max_context=8192)
     apart = split_table(split, model, plan, engine, config, max_context=8192)
     for n in (16, 256, 1024):
         step = (n, n, n, n * 4000.0)

@@ -103,7 +103,7 @@ def test_json_is_consistent(dense: Estimate) -> None:
 
 def test_pipeline_hand_over_is_part_of_the_shares() -> None:
     found = sy.estimate("llama-3.1-8b", on="h100_sxm:4", tp=1, pp=4, batch=4, isl=64, osl=8)
-    assert found.decode.network_s > 0
+    assert found.decode.hop_s > 0
     assert sum(shares_of(found.decode).values()) == pytest.approx(1)
     rows = explain.kernels(found.decode)
     assert any(r["kernel"] == "stage boundary" for r in rows)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from steelyard.cost.step import Replica as StepPricer
 from steelyard.cost.step_table import build_step_table
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.sharding import check_sharding
@@ -62,7 +63,7 @@ def test_prices_are_those_of_the_step_table(model: str, machine: str, engine: st
         prices = with_hops(step_prices(loaded.transformer, replica, asked), loaded.transformer, replica)
         config = dataclasses.replace(replica.config, max_num_batched_tokens=8192, max_num_seqs=256)
         table = build_step_table(
-            loaded.transformer, replica.plan, replica.cluster, replica.engine, config, max_context=2200
+            StepPricer(loaded.transformer, replica.plan, replica.cluster, replica.engine), config, max_context=2200
         )
         for b in (1, 8, 64):
             i = int(np.searchsorted(BATCHES, b))

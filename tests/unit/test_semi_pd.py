@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.cost.step import Replica
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
 from steelyard.errors import DoesNotFit, InputError
@@ -55,7 +56,7 @@ def test_bandwidth_is_shared(share: float) -> None:
     model = load_model("llama-3.1-8b").transformer
     plan, cluster = Plan().resolved(model.native_weights), parse_cluster("h100_sxm")
     prompts, answers = bandwidth_fracs(
-        SemiPD(share), model, plan, cluster, find_engine("vllm"), chunk=4096, batch=32, context=2000
+        SemiPD(share), Replica(model, plan, cluster, find_engine("vllm")), chunk=4096, batch=32, context=2000
     )
     assert 0 < prompts <= min(1, share / SATURATING_FRAC)
     assert 0 < answers <= min(1, (1 - share) / SATURATING_FRAC)

@@ -12,6 +12,7 @@ pytest.importorskip("numba")
 from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
@@ -35,7 +36,13 @@ def built(case: str) -> tuple[Any, Any, Any, Any, StepTable]:
     model, cluster, entry = load_model(name).transformer, parse_cluster(on), find_engine(engine)
     plan = plan.resolved(model.native_weights)
     config = engine_config(entry, cluster.machine)
-    return model, cluster, entry, plan, build_step_table(model, plan, cluster, entry, config, max_context=16384)
+    return (
+        model,
+        cluster,
+        entry,
+        plan,
+        build_step_table(Replica(model, plan, cluster, entry), config, max_context=16384),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

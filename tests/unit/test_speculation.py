@@ -13,6 +13,7 @@ pytest.importorskip("numba")
 from steelyard.cost import step_eval as evaluate
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import build_step_table, verifying
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
@@ -51,7 +52,7 @@ def parts(case: str) -> tuple[Any, ...]:
 @pytest.mark.parametrize("case", CASES)
 def test_steps_that_verify_agree_with_their_price(case: str) -> None:
     model, plan, cluster, engine, config = parts(case)
-    table = build_step_table(model, plan, cluster, engine, config, max_context=16384, queries=(2, 5))
+    table = build_step_table(Replica(model, plan, cluster, engine), config, max_context=16384, queries=(2, 5))
     rng = np.random.default_rng(0)
     n = np.exp(rng.uniform(0, np.log(256), 80)).astype(int)
     context = np.exp(rng.uniform(np.log(64), np.log(16384), 80)).astype(int)
@@ -68,7 +69,8 @@ def test_steps_that_verify_agree_with_their_price(case: str) -> None:
 
 
 def test_verifying_costs_at_least_a_token_and_at_most_as_many_steps() -> None:
-    table = build_step_table(*parts("dense"), max_context=8192, queries=(2, 6))
+    *replica, config = parts("dense")
+    table = build_step_table(Replica(*replica), config, max_context=8192, queries=(2, 6))
     for n in (1, 16, 128):
         one = table.time_s(n, n, n, n * 2000.0)
         times = [verify_cost(*table.tables, 0, n, n, n * 2000.0, m, 0, 0.0, 0.0)[0] for m in range(2, 7)]
@@ -117,7 +119,7 @@ def test_the_length_chosen_falls_with_the_batch() -> None:
     model, plan, cluster, engine, config = parts("dense")
     s = parse_speculation("eagle:k=8,adaptive")
     draft = draft_of(s, model, plan)
-    table = build_step_table(model, plan, cluster, engine, config, max_context=8192, queries=s.queries)
+    table = build_step_table(Replica(model, plan, cluster, engine), config, max_context=8192, queries=s.queries)
     tables = with_draft(table, s, draft, cluster, engine, config, max_context=8192)
     z = no_methods()[0]
     s.record(z, True)

@@ -1,95 +1,133 @@
-"""A program compiled to a step-cost function (design idea 5).
+"""The price of an engine step: the one place where a step is lowered, priced and given its hops between stages.
 
-The time of a decode step depends on two totals: how many sequences decode and how much context they hold. Everything
-but attention depends on the first alone, so it is priced once per distinct batch and looked up; attention is priced
-at every point, in pieces that stay in the processor's cache. That is what lets a planner price a million steps a
-second.
+``estimate``, the step tables of the simulator, the planner's screen, sweeps and validation all ask a :class:`Replica`.
+Every figure is elementwise over the steps of a call, so a step's price does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.cost import Cost
 from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import price
-from steelyard.cost.program import lower
+from steelyard.cost.price import LAUNCH_S, price
+from steelyard.cost.program import Kernel, Program, lower
 from steelyard.deployment.engine import Engine
+from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
 from steelyard.machine.cluster import Cluster
-from steelyard.workload.graph import Graph
-from steelyard.workload.op import Array, Op, Size
+from steelyard.workload.op import Op, Size
 from steelyard.workload.transformer import Step, Transformer
 
-__all__ = ["StepCost", "StepPrices"]
-
-#: Scenarios priced in one piece: a few dozen temporaries of this many numbers stay in a second-level cache.
-PIECE = 8192
+__all__ = ["Replica", "StepPrice"]
 
 
 @dataclass(frozen=True, eq=False)
-class StepPrices:
-    """Decode steps, one entry per scenario."""
+class StepPrice:
+    """The price of a step (or of many: every figure may be an array over steps)."""
 
-    time_s: Array
-    """Time between two tokens of a sequence: every stage, every hop between stages, engine overhead."""
-    limit_s: Array
-    energy_j: Array
-    """One device of each stage; multiply by the devices of a stage."""
+    program: Program
+    """Kernels of one device."""
+    cost: Cost
+    """Their price and the engine's own time, without the hops between stages."""
+    hop_s: Any
+    """Time of the hops between pipeline stages, inside ``time_s``."""
+    time_s: Any
+    """The whole step: every stage, every hop, the engine's own time."""
+
+    @property
+    def limit_s(self) -> Any:
+        """The physical limit of the same step; never above ``time_s``."""
+        return self.cost.limit_s
+
+    @property
+    def energy_j(self) -> Any:
+        """Energy of one device of each stage; multiply by the devices of a stage."""
+        return self.cost.energy_j
+
+    @property
+    def kernels_s(self) -> Any:
+        """Time of the kernels alone."""
+        return sum((k.time_s for k in self.cost.kernels), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class StepCost:
-    """The price of decode steps of one model, plan, cluster and engine as a function of batch and context."""
+class Replica:
+    """What prices a step: a model on the devices of one replica, under a plan and an engine.
+
+    Args:
+        model: the workload.
+        plan: a resolved plan.
+        cluster: the devices and the links between them.
+        engine: serving engine.
+        skew: exponent of the power law of expert popularity, 0 = balanced; counts wherever there are experts.
+        eager_layer_s: host time per layer (s) of an engine that launches every kernel from Python; the slower of host
+            and devices counts.
+        head_format: format of the output head where the files quantise it too; empty = as the plan has it.
+    """
 
     model: Transformer
     plan: Plan
     cluster: Cluster
     engine: Engine
     skew: float = 0.0
+    eager_layer_s: float = 0.0
+    head_format: str = ""
 
-    def decode(self, batch: Size, context: Size) -> StepPrices:
-        """Price decode steps.
+    def price(
+        self, step: Step, *, decode: bool = True, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None
+    ) -> StepPrice:
+        """Price a step of the replica.
 
         Args:
-            batch: sequences per replica, int or array of shape (n,).
-            context: tokens each sequence's cache holds with the new one, int or array of shape (n,).
+            step: what is processed, per replica; sizes may be arrays over steps.
+            decode: whether the step is a captured graph where the engine uses them for decoding.
+            absorb: for latent attention, whether attention reads the latent cache directly; default: when one new
+                token per sequence is processed.
+            keep: only the ops for which this holds; without: all.
         """
-        batches, contexts = np.broadcast_arrays(
-            np.atleast_1d(np.asarray(batch, dtype=np.float64)), np.asarray(context, dtype=np.float64)
-        )
-        distinct, where = np.unique(batches, return_inverse=True)
-        where = where.reshape(batches.shape)
-        fixed = self._price(Step.decode(distinct, 1.0), attention=False)
-        hop = boundary(self.model, self.plan, self.cluster, distinct) * (self.plan.pp - 1)
-        time = np.empty(batches.shape)
-        limit, energy = np.empty_like(time), np.empty_like(time)
-        for start in range(0, batches.size, PIECE):
-            piece = slice(start, start + PIECE)
-            attention = self._price(Step.decode(batches[piece], contexts[piece]), attention=True).kernels
-            time[piece] = sum((k.time_s for k in attention), 0.0)
-            limit[piece] = sum((k.limit_s for k in attention), 0.0)
-            energy[piece] = sum((k.energy_j for k in attention), 0.0)
-        time += _at(fixed.time_s + hop, where)
-        limit += _at(fixed.limit_s, where)
-        energy += _at(sum((k.energy_j for k in fixed.kernels), 0.0), where) + fixed.static_w * time
-        return StepPrices(time, limit, np.minimum(energy, fixed.cap_w * time) if fixed.cap_w else energy)
+        program = self.lower(step, absorb, keep)
+        cost = self.cost(program, decode=decode)
+        hop_s = self.hop_s(step.tokens)
+        time_s = cost.time_s + hop_s
+        if self.eager_layer_s:
+            launching_s = self.eager_layer_s * self.model.depth
+            time_s = np.maximum(time_s - cost.overhead_s, launching_s) + cost.overhead_s
+        return StepPrice(program, cost, hop_s, time_s)
 
-    def _price(self, step: Step, attention: bool) -> Cost:
-        if self.plan.shares_experts:
-            step = Step(step.batch, step.new, step.context, None, np.asarray(step.tokens) * self.plan.dp, self.skew)
-        graph: Graph = self.model.graph(step, absorb=True).where(lambda op: _is_attention(op) == attention)
-        program = lower(graph, self.plan, self.cluster.machine)
-        return price(program, self.cluster, self.engine, skew=self.skew)
+    def lower(self, step: Step, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None) -> Program:
+        """The kernels of a step on one device. Arguments as of :meth:`price`."""
+        shared = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else step.expert_tokens
+        graph = self.model.graph(replace(step, expert_tokens=shared, skew=self.skew), absorb=absorb)
+        program = lower(graph if keep is None else graph.where(keep), self.plan, self.cluster.machine)
+        if not self.head_format:
+            return program
+        head = find_format(self.head_format)
+        return replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
+
+    def cost(self, program: Program, *, decode: bool = True) -> Cost:
+        """Price kernels of one device, without hops."""
+        return price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
+
+    def hop_s(self, tokens: Size) -> Any:
+        """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""
+        return boundary(self.model, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
+
+    @property
+    def launch_s(self) -> float:
+        """Host time (s) to launch one kernel that is not part of a captured graph."""
+        return LAUNCH_S.get(self.cluster.machine.launch, 0.0)
 
 
-def _is_attention(op: Op) -> bool:
-    return op.fuse.endswith(".attention")
-
-
-def _at(values: Any, where: Any) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    return np.asarray(array[where] if array.ndim else array)
+def _stored(kernel: Kernel, fmt: Format) -> Kernel:
+    """A product of the head with its weights in another format."""
+    if kernel.block != "head" or kernel.kind != "gemm":
+        return kernel
+    ratio = fmt.stored_bits / float(kernel.features["weight_bits"])
+    traffic = {**kernel.traffic, "weight": kernel.traffic["weight"] * ratio}
+    features = {**kernel.features, "weight_bits": fmt.stored_bits}
+    return replace(kernel, features=features, traffic=traffic, weight_format=fmt.name)

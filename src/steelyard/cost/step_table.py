@@ -13,6 +13,7 @@ tokens, a further table holds their attention with ``m`` queries each; the other
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -20,16 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
-from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import LAUNCH_S, price
-from steelyard.cost.program import Kernel, Program, lower
-from steelyard.deployment.engine import Engine
+from steelyard.cost.program import Kernel, Program
+from steelyard.cost.step import Replica
 from steelyard.deployment.engine_config import EngineConfig
-from steelyard.deployment.plan import Plan
-from steelyard.machine.cluster import Cluster
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.transformer import Step
 
-__all__ = ["OVERLAPS", "StepTable", "Tables", "build_step_table", "constant_tables", "joined", "scaled", "staged"]
+__all__ = [
+    "OVERLAPS",
+    "PROBES",
+    "KernelClasses",
+    "StepTable",
+    "Tables",
+    "build_step_table",
+    "classify",
+    "constant_tables",
+    "joined",
+    "scaled",
+    "staged",
+]
 
 Floats = NDArray[np.float64]
 
@@ -169,30 +178,24 @@ def geometric(start: float, largest: float, octave: int) -> Floats:
 
 
 def build_step_table(
-    model: Transformer,
-    plan: Plan,
-    cluster: Cluster,
-    engine: Engine,
+    replica: Replica,
     config: EngineConfig,
     *,
     max_context: int,
-    skew: float = 0.0,
     queries: tuple[int, int] = (1, 1),
     overlap: str = "",
 ) -> StepTable:
     """Price every class of kernels over its grid.
 
     Args:
-        model, plan, cluster, engine: the plan resolved.
+        replica: what prices a step.
         config: limits of a step.
         max_context: longest prompt and answer of the trace.
-        skew: exponent of the power law of expert popularity.
         queries: fewest and most tokens that a decode verifies at once; (1, 1): none.
         overlap: a name of :data:`OVERLAPS`.
     """
-    builder = _Builder(model, plan, cluster, engine, skew)
-    weave = OVERLAPS.index(overlap)
-    builder.apart = weave > 0
+    engine, weave = replica.engine, OVERLAPS.index(overlap)
+    builder = KernelClasses(replica, network_apart=weave > 0)
     most = int(min(max(config.max_num_batched_tokens, 1), max(1, config.max_num_seqs) * max_context))
     tokens = max(most if config.enable_chunked_prefill else max(most, max_context), config.max_num_seqs, 1)
     sequences = max(1, config.max_num_seqs)
@@ -203,10 +206,10 @@ def build_step_table(
     if builder.names is not None:  # latent attention: what both forms have once, the rest by the tokens of each kind
         decode_only = builder.own(token_grid, absorb=True)
         prefill_only = builder.own(token_grid, absorb=False)
-    launches = (config.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)) * builder.launches()
+    launches = (config.launch_s or replica.launch_s) * builder.launches()
     constants = np.array(
         [
-            engine.step_s + engine.layer_s * builder.layers(),
+            engine.step_s + engine.layer_s * float(replica.model.depth),
             engine.step_s_per_sequence,
             launches,
             float(config.graph_tokens) if engine.graph else -1.0,
@@ -217,14 +220,14 @@ def build_step_table(
             cost.cap_w,
             float(max(2, queries[0])),
             float(weave),
-            builder.layers(),
+            float(replica.model.depth),
             1.0,
             0.0,
             0.0,
         ]
     )
     tables = pack(
-        (token + _hops(model, plan, cluster, token_grid), token_j),
+        (token + _hops(replica, token_grid), token_j),
         builder.rows(row_grid),
         decode_only,
         prefill_only,
@@ -234,27 +237,28 @@ def build_step_table(
         builder.verify(sequences, max_context, queries) if max(queries) > 1 else none,
         builder.network(token_grid) if weave else none,
     )
-    middle = builder.whole(Step.decode(min(32, sequences), max(1, max_context // 2)))
+    middle = replica.price(Step.decode(min(32, sequences), max(1, max_context // 2)), absorb=True).cost
     sources = {f"{k.model} model": k.source for k in middle}
     return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
 
 
-def staged(table: StepTable, model: Transformer, plan: Plan, cluster: Cluster) -> StepTable:
+def staged(table: StepTable, pipeline: Replica) -> StepTable:
     """The table of a pipeline from that of the same plan with one stage: stages have the same kernels and hops between.
 
     Args:
-        table: of ``plan`` with ``pp`` 1. model, plan, cluster: of the pipeline.
+        table: of the plan with ``pp`` 1.
+        pipeline: the replica with its stages.
     """
-    if plan.pp == 1:
+    if pipeline.plan.pp == 1:
         return table
     data, points = table.tables.data.copy(), grid(table.max_tokens)
-    data[: len(points)] += _hops(model, plan, cluster, points)
+    data[: len(points)] += _hops(pipeline, points)
     return replace(table, tables=Tables(data, table.tables.layout))
 
 
-def _hops(model: Transformer, plan: Plan, cluster: Cluster, points: Floats) -> Floats:
+def _hops(replica: Replica, points: Floats) -> Floats:
     """Time between the stages of a pipeline by new tokens, s."""
-    return np.asarray(boundary(model, plan, cluster, np.maximum(points, 1.0)) * (plan.pp - 1)) * (points > 0)
+    return np.asarray(replica.hop_s(np.maximum(points, 1.0))) * (points > 0)
 
 
 def constant_tables(step_s: float, per_token_s: float = 0.0, energy_j: float = 0.0) -> Tables:
@@ -305,31 +309,29 @@ def joined(first: Tables, second: Tables) -> Tables:
 #: Logarithm of the time of no kernel at all.
 NOTHING = -200.0
 #: Steps that tell the classes of kernels apart: the first; other sequences with the same tokens; other rows.
-_PROBES = Step(
+PROBES = Step(
     np.array([4.0, 2.0, 4.0]), np.array([2.0, 4.0, 2.0]), np.array([64.0, 160.0, 64.0]), np.array([3.0, 3.0, 7.0])
 )
 
 
-class _Builder:
-    """Lowers and prices parts of the model over arrays of steps."""
+class KernelClasses:
+    """Prices of the kernels of one class, over arrays of steps.
 
-    def __init__(self, model: Transformer, plan: Plan, cluster: Cluster, engine: Engine, skew: float) -> None:
-        self.model, self.plan, self.cluster, self.engine, self.skew = model, plan, cluster, engine, skew
-        self.latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
+    Args:
+        replica: what prices a step.
+        network_apart: collectives have a table of their own.
+    """
+
+    def __init__(self, replica: Replica, *, network_apart: bool = False) -> None:
+        self.replica, self.apart = replica, network_apart
+        self.latent = any(x.attention is not None and x.attention.is_mla for x in replica.model.layers)
         forms = (True, False) if self.latent else (True,)
-        self.probed = {absorb: self._lower(_PROBES, absorb).kernels for absorb in forms}
-        self.classes = {absorb: [_class(k) for k in kernels] for absorb, kernels in self.probed.items()}
+        self.probed = {absorb: replica.lower(PROBES, absorb).kernels for absorb in forms}
+        self.classes = {absorb: classify(kernels)[0] for absorb, kernels in self.probed.items()}
         self.names = self._names() if self.latent else None
         """Token kernels of both forms of latent attention, of the absorbed one only, of the other only."""
-        self.apart = False
-        """Collectives have a table of their own."""
 
-    def _lower(self, step: Step, absorb: bool) -> Program:
-        experts = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else None
-        step = Step(step.batch, step.new, step.context, step.logits, experts, self.skew)
-        return lower(self.model.graph(step, absorb=absorb), self.plan, self.cluster.machine)
-
-    def _priced(
+    def priced(
         self,
         step: Step,
         absorb: bool,
@@ -338,21 +340,31 @@ class _Builder:
         network: bool = False,
         queries: int = 1,
     ) -> Cost:
-        program = self._lower(step, absorb)
+        """The price of the kernels of one class.
+
+        Args:
+            step: sizes are arrays over steps.
+            absorb: the form of latent attention.
+            kind: ``token``, ``rows`` or ``sequence``.
+            names: only these kernels; None = all.
+            network: of token kernels the collectives, where they are kept apart.
+            queries: tokens that each sequence verifies at once.
+        """
+        program = self.replica.lower(step, absorb)
         if queries > 1:
             program = verifying(program, queries)
+        classes = self.classes[absorb or not self.latent]
         chosen = tuple(
             k
-            for k, c in zip(program.kernels, self.classes[absorb or not self.latent], strict=True)
-            if c == kind
+            for k in program.kernels
+            if classes[k.name] == kind
             and (names is None or k.name in names)
             and (kind != "token" or not self.apart or (k.kind == "collective") == network)
         )
-        part = Program(program.name, chosen, program.plan, program.tokens)
-        return price(part, self.cluster, self.engine, skew=self.skew)
+        return self.replica.cost(replace(program, kernels=chosen))
 
     @staticmethod
-    def _sums(cost: Cost, like: Any) -> tuple[Floats, Floats]:
+    def sums(cost: Cost, like: Any) -> tuple[Floats, Floats]:
         """``(time, energy)`` of the kernels of a cost, no overhead, in the shape of ``like``."""
         zero = np.zeros(np.shape(like))
         time = sum((k.time_s for k in cost.kernels), zero)
@@ -362,29 +374,27 @@ class _Builder:
     def token(self, points: Floats) -> tuple[Floats, Floats, Cost]:
         """Token kernels that decodes and prompts share."""
         shared = None if self.names is None else self.names[0]
-        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", shared)
-        time, energy = self._sums(cost, points)
+        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", shared)
+        time, energy = self.sums(cost, points)
         return time * (points > 0), energy * (points > 0), cost
 
     def _names(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        sets = []
-        for absorb in (True, False):
-            kinds = zip(self.probed[absorb], self.classes[absorb], strict=True)
-            sets.append({k.name: k for k, c in kinds if c == "token"})
-        common = frozenset(n for n in sets[0] if n in sets[1] and not _differ(sets[0][n], sets[1][n]))
-        return common, frozenset(sets[0]) - common, frozenset(sets[1]) - common
+        forms = [classify(self.probed[absorb]) for absorb in (True, False)]
+        tokens = [{name for name, kind in classes.items() if kind == "token"} for classes, _ in forms]
+        common = frozenset(n for n in tokens[0] & tokens[1] if forms[0][1][n] == forms[1][1][n])
+        return common, frozenset(tokens[0]) - common, frozenset(tokens[1]) - common
 
     def own(self, points: Floats, absorb: bool) -> tuple[Floats, Floats]:
         """Token kernels of one form only."""
         assert self.names is not None
         names = self.names[1 if absorb else 2]
-        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
-        time, energy = self._sums(cost, points)
+        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
+        time, energy = self.sums(cost, points)
         return time * (points > 0), energy * (points > 0)
 
     def rows(self, points: Floats) -> tuple[Floats, Floats]:
         kept = np.maximum(points, 1.0)
-        time, energy = self._sums(self._priced(Step(kept, 1, 1, kept), True, "rows"), points)
+        time, energy = self.sums(self.priced(Step(kept, 1, 1, kept), True, "rows"), points)
         return time * (points > 0), energy * (points > 0)
 
     def decode(self, sequences: int, max_context: int) -> tuple[Floats, Floats]:
@@ -393,7 +403,7 @@ class _Builder:
         )
         context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
         n, c = np.meshgrid(batch, context, indexing="ij")
-        return _logs(*self._sums(self._priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
+        return _logs(*self.sums(self.priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
 
     def verify(self, sequences: int, max_context: int, queries: tuple[int, int]) -> tuple[Floats, Floats]:
         """Sequence kernels of decodes of ``m`` tokens each, ``[m, sequences, context]`` on the grid of decodes."""
@@ -405,14 +415,14 @@ class _Builder:
         parts = []
         for m in range(max(2, queries[0]), queries[1] + 1):
             step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1)
-            parts.append(self._sums(self._priced(step, True, "sequence", queries=m), n.ravel()))
+            parts.append(self.sums(self.priced(step, True, "sequence", queries=m), n.ravel()))
         time, energy = (np.stack([part[k] for part in parts]) for k in (0, 1))
         return _logs(time, energy, (len(parts), *n.shape))
 
     def network(self, points: Floats) -> tuple[Floats, Floats]:
         """Collectives over new tokens."""
-        cost = self._priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", network=True)
-        time, energy = self._sums(cost, points)
+        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", network=True)
+        time, energy = self.sums(cost, points)
         return time * (points > 0), energy * (points > 0)
 
     def prefill(self, sequences: int, tokens: int, max_context: int) -> tuple[Floats, Floats]:
@@ -423,20 +433,12 @@ class _Builder:
         shape = (len(chunks), len(new), len(before))
         # chunks times new tokens never exceeds the budget by much: corners beyond repeat the edge, scaled
         fewer = np.minimum(k, np.maximum(1.0, 2.0 * tokens / s))
-        time, energy = self._sums(self._priced(Step(fewer, s, b + s, 1), False, "sequence"), k)
+        time, energy = self.sums(self.priced(Step(fewer, s, b + s, 1), False, "sequence"), k)
         return _logs(time * k / fewer, energy * k / fewer, shape)
-
-    def whole(self, step: Step) -> Cost:
-        """The price of a whole step."""
-        return price(self._lower(step, True), self.cluster, self.engine, skew=self.skew)
 
     def launches(self) -> float:
         """Kernels of a step."""
         return float(sum(float(np.max(np.asarray(k.count))) for k in self.probed[not self.latent]))
-
-    def layers(self) -> float:
-        """Layers as the price counts them for the engine's time per layer."""
-        return float(self.model.depth)
 
 
 def verifying(program: Program, queries: Any) -> Program:
@@ -456,25 +458,27 @@ def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats,
     return logs.reshape(shape), np.where(time > 0, energy / safe, 0.0).reshape(shape)
 
 
-def _facts(kernel: Kernel) -> list[Any]:
-    """What a kernel is priced by, in the order of its names."""
-    return [
-        kernel.flops,
-        *(kernel.traffic[k] for k in sorted(kernel.traffic)),
-        *(kernel.features[k] for k in sorted(kernel.features)),
-    ]
+def classify(kernels: Iterable[Kernel]) -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
+    """What every kernel of a program of :data:`PROBES` depends on, by name.
+
+    Returns:
+        ``token`` (the new tokens alone), ``rows`` (rows of logits too) or ``sequence`` (batch and lengths); and the
+        facts each kernel is priced by, to tell whether two kernels of one name do the same work.
+    """
+    classes: dict[str, str] = {}
+    facts: dict[str, tuple[Any, ...]] = {}
+    for kernel in kernels:
+        figures = [kernel.flops, *(kernel.traffic[k] for k in sorted(kernel.traffic))]
+        figures += [kernel.features[k] for k in sorted(kernel.features)]
+        values = [_probed(x) for x in figures if not isinstance(x, str)]
+        facts[kernel.name] = (kernel.kind, *sorted(kernel.traffic), *sorted(kernel.features), *values)
+        sequence, rows = any(v[0] != v[1] for v in values), any(v[0] != v[2] for v in values)
+        classes[kernel.name] = "sequence" if sequence else "rows" if rows else "token"
+    return classes, facts
 
 
-def _class(kernel: Kernel) -> str:
-    """``token``, ``rows`` or ``sequence``, from a kernel of the probes."""
-    facts = [np.broadcast_to(x, 3) for x in _facts(kernel)]
-    if any(x[0] != x[1] for x in facts):
-        return "sequence"
-    return "rows" if any(x[0] != x[2] for x in facts) else "token"
-
-
-def _differ(a: Kernel, b: Kernel) -> bool:
-    """Whether two kernels of one name do different work."""
-    if a.kind != b.kind or a.features.keys() != b.features.keys() or a.traffic.keys() != b.traffic.keys():
-        return True
-    return any(not np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(_facts(a), _facts(b), strict=True))
+def _probed(figure: Any) -> tuple[float, float, float]:
+    """A figure at the three probes."""
+    if isinstance(figure, np.ndarray) and figure.size > 1:
+        return float(figure[0]), float(figure[1]), float(figure[2])
+    return (float(figure),) * 3

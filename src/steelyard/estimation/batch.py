@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.cost import Cost
 from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes
-from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import price
-from steelyard.cost.program import lower
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Z80, exact_weight_bytes, hourly_price
 from steelyard.provenance import Ledger
@@ -89,18 +85,6 @@ def _refused(shared: Scenario, batch: Integers, isl: Integers, osl: Integers) ->
     return problems
 
 
-def _phase(s: Scenario, batch: Integers, new: Any, context: Integers, *, decode: bool) -> tuple[Cost, Floats]:
-    """Cost of one step of a replica and its time with the hops between stages, for every point."""
-    tokens = batch * new
-    experts = tokens * s.plan.dp if s.plan.shares_experts else None
-    step = Step(batch=batch, new=new, context=context, expert_tokens=experts, skew=s.skew)
-    cost = price(
-        lower(s.transformer.graph(step), s.plan, s.cluster.machine), s.cluster, s.engine, skew=s.skew, decode=decode
-    )
-    hops = boundary(s.transformer, s.plan, s.cluster, tokens) * (s.plan.pp - 1)
-    return cost, np.asarray(cost.time_s + hops, dtype=np.float64)
-
-
 def _answers(s: Scenario, asked: Integers, isl: Integers, osl: Integers, ledger: Ledger) -> dict[str, Any]:
     model, plan, engine, n = s.transformer, s.plan, s.engine, len(asked)
     if not model.causal:
@@ -109,9 +93,9 @@ def _answers(s: Scenario, asked: Integers, isl: Integers, osl: Integers, ledger:
     per_step = np.maximum(1, np.minimum(batch, (engine.max_batched_tokens // np.maximum(isl, 1)).astype(np.int64)))
     steps = -(-batch // per_step)
     last = batch - per_step * (steps - 1)
-    prompts, prompt_s = _phase(
-        s, np.concatenate([per_step, last, np.ones_like(last)]), np.tile(isl, 3), np.tile(isl, 3), decode=False
-    )
+    step = Step.prefill(np.concatenate([per_step, last, np.ones_like(last)]), np.tile(isl, 3))
+    prompt = s.replica.price(step, decode=False)
+    prompts, prompt_s = prompt.cost, np.asarray(prompt.time_s, dtype=np.float64)
     prefill_s, final_s, single_s = np.broadcast_to(prompt_s, (3 * n,)).reshape(3, n)
     ttft = prefill_s + engine.request_s
     ttft = np.where(steps > 1, ttft + (prefill_s * (steps - 2) + final_s) / plan.pp, ttft)
@@ -125,7 +109,8 @@ def _answers(s: Scenario, asked: Integers, isl: Integers, osl: Integers, ledger:
     decode, spread_decode, bound_decode, tpot = prefill, spread_prefill, bound_prefill, prefill_s
     kernels = list(prompts)
     if model.causal:
-        cost, tpot = _phase(s, -(-batch // flights), 1, isl + np.maximum(1, osl // 2), decode=True)
+        step_price = s.replica.price(Step.decode(-(-batch // flights), isl + np.maximum(1, osl // 2)))
+        cost, tpot = step_price.cost, np.asarray(step_price.time_s, dtype=np.float64)
         decode = {name: np.asarray(getattr(cost, name)) for name in ("limit_s", "energy_j")}
         spread_decode, bound_decode = cost.log_spread(), cost.bound()
         kernels += list(cost)

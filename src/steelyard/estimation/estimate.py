@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 
 from steelyard._version import __version__
-from steelyard.cost.cost import Cost
 from steelyard.cost.memory import MemoryUse, memory_use, weight_bytes
-from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import price
-from steelyard.cost.program import Program, lower
+from steelyard.cost.step import StepPrice
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.plan import Plan
 from steelyard.errors import Problem, raise_all
@@ -31,46 +28,17 @@ from steelyard.workload.transformer import Step
 
 __all__ = [
     "Estimate",
-    "Phase",
     "Scenario",
     "answer",
     "estimate",
     "exact_weight_bytes",
     "hourly_price",
-    "phase_cost",
     "provenance",
     "weight_bytes",
 ]
 
 #: z of an 80 % central interval of a normal distribution.
 Z80 = 1.2816
-
-
-@dataclass(frozen=True, eq=False)
-class Phase:
-    """One phase of a scenario: its program on one device, its cost, and the time of a whole step over all stages."""
-
-    program: Program
-    cost: Cost
-    time_s: float
-    limit_s: float
-    network_s: float
-    """Time between pipeline stages, inside ``time_s``."""
-
-
-def _expert_tokens(scenario: Scenario, batch: int, new: int) -> Any:
-    return batch * new * scenario.plan.dp if scenario.plan.shares_experts else None
-
-
-def phase_cost(scenario: Scenario, batch: int, new: int, context: int, *, decode: bool) -> Phase:
-    """Lower and price one step of a replica: ``batch`` sequences of ``new`` tokens that then hold ``context`` each."""
-    step = Step(
-        batch=batch, new=new, context=context, expert_tokens=_expert_tokens(scenario, batch, new), skew=scenario.skew
-    )
-    program = lower(scenario.transformer.graph(step), scenario.plan, scenario.cluster.machine)
-    cost = price(program, scenario.cluster, scenario.engine, skew=scenario.skew, decode=decode)
-    hop_s = boundary(scenario.transformer, scenario.plan, scenario.cluster, batch * new) * (scenario.plan.pp - 1)
-    return Phase(program, cost, float(cost.time_s + hop_s), float(cost.limit_s), float(hop_s))
 
 
 def prefill_chunks(engine: Engine, batch: int, isl: int) -> tuple[int, int]:
@@ -88,8 +56,9 @@ class Estimate:
 
     scenario: Scenario
     memory: MemoryUse
-    prefill: Phase
-    decode: Phase
+    prefill: StepPrice
+    """A step of prompts, and a decode step at the mean context; arrays of one step are scalars."""
+    decode: StepPrice
     ttft_s: float
     """All prompts of the batch prefilled: time to first token of the last of them."""
     ttft_single_s: float
@@ -242,29 +211,31 @@ def answer(scenario: Scenario) -> Estimate:
     ledger = Ledger()
     batch, isl, osl = scenario.replica_batch, scenario.isl, scenario.osl
     per_step, steps = prefill_chunks(engine, batch, isl)
-    prefill = phase_cost(scenario, per_step, isl, isl, decode=False)
+    replica = scenario.replica
+    prefill = replica.price(Step.prefill(per_step, isl), decode=False)
     last = batch - per_step * (steps - 1)
-    final = prefill if last == per_step else phase_cost(scenario, last, isl, isl, decode=False)
-    single = prefill if per_step == 1 else phase_cost(scenario, 1, isl, isl, decode=False)
+    final = prefill if last == per_step else replica.price(Step.prefill(last, isl), decode=False)
+    single = prefill if per_step == 1 else replica.price(Step.prefill(1, isl), decode=False)
     ttft = prefill.time_s + engine.request_s
     if steps > 1:  # further steps follow each other through the stages: each adds the time of one stage
         ttft += (prefill.time_s * (steps - 2) + final.time_s) / plan.pp
     flights = min(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
     decode = prefill
     if model.causal:
-        decode = phase_cost(scenario, -(-batch // flights), 1, isl + max(1, osl // 2), decode=True)
+        decode = replica.price(Step.decode(-(-batch // flights), isl + max(1, osl // 2)))
     tokens = osl - 1
-    e2e = ttft + tokens * decode.time_s
+    ttft, tpot = float(ttft), float(decode.time_s)
+    e2e = ttft + tokens * tpot
     memory = memory_use(
         model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=exact_weight_bytes(scenario)
     )
     prefills = steps - 1 + last / per_step
     passes = float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * flights * tokens
-    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * decode.time_s
+    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
     energy = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
     usd, note = hourly_price(scenario, ledger)
     spread_prefill, spread_decode = float(prefill.cost.log_spread()), float(decode.cost.log_spread())
-    share = tokens * decode.time_s / max(e2e, 1e-30)
+    share = tokens * tpot / max(e2e, 1e-30)
     _account(scenario, prefill, decode, ledger)
     return Estimate(
         scenario=scenario,
@@ -272,17 +243,17 @@ def answer(scenario: Scenario) -> Estimate:
         prefill=prefill,
         decode=decode,
         ttft_s=ttft,
-        ttft_single_s=single.time_s + engine.request_s,
-        tpot_s=decode.time_s,
+        ttft_single_s=float(single.time_s) + engine.request_s,
+        tpot_s=tpot,
         e2e_s=e2e,
         energy_j=energy,
         host_energy_j=cluster.host_w * plan.devices / cluster.per_node * e2e,
         usd_per_hour=usd,
         price_note=note,
-        limit={"ttft_s": prefill.limit_s * prefills, "tpot_s": decode.limit_s},
+        limit={"ttft_s": float(prefill.limit_s) * prefills, "tpot_s": float(decode.limit_s)},
         interval={
             "ttft_s": _interval(ttft, spread_prefill),
-            "tpot_s": _interval(decode.time_s, spread_decode),
+            "tpot_s": _interval(tpot, spread_decode),
             "e2e_s": _interval(e2e, share * spread_decode + (1 - share) * spread_prefill),
         },
         largest_batch=_largest(scenario, "batch"),
@@ -346,7 +317,7 @@ def hourly_price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]
 AMORTISATION_H = 3 * 8760.0
 
 
-def _account(scenario: Scenario, prefill: Phase, decode: Phase, ledger: Ledger) -> None:
+def _account(scenario: Scenario, prefill: StepPrice, decode: StepPrice, ledger: Ledger) -> None:
     """Write sources, assumptions and guesses of the run into the ledger."""
     machine, plan, model = scenario.cluster.machine, scenario.plan, scenario.transformer
     for key, text in machine.sources.items():

@@ -11,7 +11,8 @@ from steelyard.report.plain import plain
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
-    from steelyard.estimation.estimate import Estimate, Phase
+    from steelyard.cost.step import StepPrice
+    from steelyard.estimation.estimate import Estimate
 
 __all__ = ["SCHEMA", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
@@ -103,12 +104,12 @@ def flops_of(estimate: Estimate) -> dict[str, float]:
     }
 
 
-def shares_of(phase: Phase) -> dict[str, float]:
+def shares_of(phase: StepPrice) -> dict[str, float]:
     """Share of a phase's time by what bounds it, largest first; pipeline hand-overs count as network."""
     whole = float(phase.time_s)
     inside = float(np.asarray(phase.cost.time_s))
     shares = {name: float(np.asarray(x)) * inside / whole for name, x in phase.cost.shares().items()}
-    shares["network"] = shares.get("network", 0.0) + phase.network_s / whole
+    shares["network"] = shares.get("network", 0.0) + phase.hop_s / whole
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 

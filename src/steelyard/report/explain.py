@@ -14,7 +14,8 @@ from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.cost.cost import KernelCost
-    from steelyard.estimation.estimate import Estimate, Phase
+    from steelyard.cost.step import StepPrice
+    from steelyard.estimation.estimate import Estimate
 
 __all__ = ["SCHEMA", "flat_rows", "kernels", "text", "to_dict"]
 
@@ -63,7 +64,7 @@ def flat_rows(estimate: Estimate) -> list[dict[str, Any]]:
     return rows
 
 
-def kernels(phase: Phase) -> list[dict[str, Any]]:
+def kernels(phase: StepPrice) -> list[dict[str, Any]]:
     """Every kernel of a phase: totals over all its copies on one device, SI units.
 
     ``share`` is of the phase's time; ``utilisation`` is limit over time; ``bound`` is the largest of compute, memory
@@ -71,11 +72,9 @@ def kernels(phase: Phase) -> list[dict[str, Any]]:
     """
     whole = float(phase.time_s)
     rows = [_kernel(k, whole) for k in phase.cost]
-    if phase.network_s:
+    if phase.hop_s:
         rows.append(
-            _beside(
-                "stage boundary", "hidden states handed to the next pipeline stage", phase.network_s, whole, "network"
-            )
+            _beside("stage boundary", "hidden states handed to the next pipeline stage", phase.hop_s, whole, "network")
         )
     rows.append(
         _beside(
@@ -89,7 +88,7 @@ def kernels(phase: Phase) -> list[dict[str, Any]]:
     return rows
 
 
-def _phase(phase: Phase) -> dict[str, Any]:
+def _phase(phase: StepPrice) -> dict[str, Any]:
     return {"time_s": phase.time_s, "limit_s": phase.limit_s, "tokens": phase.program.tokens, "kernels": kernels(phase)}
 
 
@@ -262,7 +261,7 @@ def text(estimate: Estimate, width: int | None = None) -> str:
     return render(parts, width, widest=80 if width is None else max(80, min(width, 140)))
 
 
-def _kernel_table(phase: Phase) -> Any:
+def _kernel_table(phase: StepPrice) -> Any:
     from rich.text import Text
 
     names = ("kernel", "count", "FLOP", "bytes", "FLOP/B", "time", "share", "util", "bound")
@@ -287,7 +286,7 @@ def _kernel_table(phase: Phase) -> Any:
     return _with_formulas(table, phase)
 
 
-def _with_formulas(table: Any, phase: Phase) -> Any:
+def _with_formulas(table: Any, phase: StepPrice) -> Any:
     """The table, then one line per kernel with its formula, engine, formats and source."""
     from rich.console import Group
     from rich.text import Text

@@ -11,7 +11,8 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from steelyard.estimation.estimate import Estimate, Phase
+    from steelyard.cost.step import StepPrice
+    from steelyard.estimation.estimate import Estimate
 
 __all__ = ["report"]
 
@@ -80,7 +81,7 @@ def _memory(e: Estimate) -> list[Any]:
     return lines
 
 
-def _bound(phase: Phase) -> str:
+def _bound(phase: StepPrice) -> str:
     shares = [f"{name} {share:.0%}" for name, share in shares_of(phase).items() if share >= 0.045]
     return ", ".join(shares[:2])
 
@@ -96,7 +97,9 @@ def _times(e: Estimate) -> Any:
     table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
     batch = e.scenario.batch
     first = "TTFT" if e.scenario.transformer.causal else "answer"
-    rows: list[tuple[str, str, Phase | None]] = [(f"{first}, whole batch" if batch > 1 else first, "ttft_s", e.prefill)]
+    rows: list[tuple[str, str, StepPrice | None]] = [
+        (f"{first}, whole batch" if batch > 1 else first, "ttft_s", e.prefill)
+    ]
     if e.scenario.transformer.causal:
         rows += [("TPOT", "tpot_s", e.decode), ("end to end", "e2e_s", None)]
     for label, name, phase in rows:

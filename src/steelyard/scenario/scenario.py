@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steelyard.cost.step import Replica
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import check_sharding
@@ -36,6 +37,11 @@ class Scenario:
     def transformer(self) -> Transformer:
         """The model's shapes."""
         return self.model.transformer
+
+    @property
+    def replica(self) -> Replica:
+        """What prices its steps."""
+        return Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew)
 
     @property
     def replica_batch(self) -> int:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
-from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import LAUNCH_S, price
-from steelyard.cost.program import Kernel, Program, lower
+from steelyard.cost.program import Kernel, Program
+from steelyard.cost.step import Replica as StepPricer
+from steelyard.cost.step_table import PROBES, classify
 from steelyard.search.demand import Demand
 from steelyard.search.space import Replica
 from steelyard.workload.transformer import Step, Transformer
@@ -34,10 +33,6 @@ BATCHES = np.unique(np.rint(2.0 ** np.arange(0, 10.01, 0.25)))
 TOKENS = np.unique(np.rint(2.0 ** np.arange(10.25, 14.6, 0.25)))
 #: Chunks of one prompt that are priced one by one; longer prompts are sampled.
 CHUNKS = 8
-#: Steps that tell the classes of kernels apart: base, other sequences, other rows.
-_PROBES = Step(
-    np.array([4.0, 2.0, 4.0]), np.array([2.0, 4.0, 2.0]), np.array([64.0, 160.0, 64.0]), np.array([3.0, 3.0, 7.0])
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +88,8 @@ def step_prices(
         skew: exponent of the power law of expert popularity.
         classes: what earlier calls for the same model found out.
     """
-    plan, cluster, engine = replica.plan, replica.cluster, replica.engine
+    plan, engine = replica.plan, replica.engine
+    pricer = StepPricer(model, plan, replica.cluster, engine, skew)
     points = np.concatenate([BATCHES, TOKENS])
     chunk, before, copies = _chunks(replica.budgets, demand.isl)
     latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
@@ -106,28 +102,22 @@ def step_prices(
         slice(len(points) + len(BATCHES), None),
     )
 
-    def lowered(step: Step, absorb: bool) -> tuple[Kernel, ...]:
-        shared = np.asarray(step.tokens) * plan.dp if plan.shares_experts else None
-        step = Step(step.batch, step.new, step.context, step.logits, shared, skew)
-        return lower(model.graph(step, absorb=absorb), plan, cluster.machine).kernels
-
     def priced(kernels: Iterable[Kernel]) -> Cost:
-        return price(Program(model.name, tuple(kernels), plan), cluster, engine, skew=skew)
+        return pricer.cost(Program(model.name, tuple(kernels), plan))
 
     known = {} if classes is None else classes
     cuts = (plan.tp > 1, plan.cp > 1, plan.ep > 1, plan.shares_experts, plan.ep == plan.tp)
     if cuts not in known:
-        decode, facts = _classes(lowered(_PROBES, True))
-        prompt, prompt_facts = _classes(lowered(_PROBES, False)) if latent else (decode, facts)
+        decode, facts = classify(pricer.lower(PROBES, True).kernels)
+        prompt, prompt_facts = classify(pricer.lower(PROBES, False).kernels) if latent else (decode, facts)
         shared = frozenset(n for n, c in decode.items() if c == "token" and facts[n] == prompt_facts.get(n))
         known[cuts] = Classes(decode, prompt, shared)
     kinds, prompt_kinds, common = known[cuts].decode, known[cuts].prompt, known[cuts].common
-    whole = priced(lowered(Step(decoding, 1, context, logits), True))
+    whole = priced(pricer.lower(Step(decoding, 1, context, logits), True).kernels)
     size, ones = len(chunk), np.ones(len(points) if latent else 0)
     alone = points[: len(ones)]  # latent attention: the token kernels of prompts on the same points, behind the chunks
-    prompting = lowered(
-        Step(np.append(np.ones(size), alone), np.append(chunk, ones), np.append(before + chunk, ones), 1), False
-    )
+    steps = Step(np.append(np.ones(size), alone), np.append(chunk, ones), np.append(before + chunk, ones), 1)
+    prompting = pricer.lower(steps, False).kernels
     prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") != "rows" and k.name not in common)
 
     def of(kind: str) -> Callable[[str], bool]:
@@ -155,7 +145,7 @@ def step_prices(
         prompts.reshape(shape).sum(axis=3),
         engine.step_s + engine.layer_s * model.depth,
         engine.step_s_per_sequence,
-        LAUNCH_S.get(cluster.machine.launch, 0.0) * launches,
+        pricer.launch_s * launches,
         whole.static_w,
         whole.cap_w,
         float(spread),
@@ -166,7 +156,7 @@ def with_hops(prices: StepPrices, model: Transformer, replica: Replica) -> StepP
     """The prices of one stage's worth of layers with the hops of a replica's pipeline; stages have the same kernels."""
     if replica.plan.pp == 1:
         return prices
-    hop = np.asarray(boundary(model, replica.plan, replica.cluster, prices.points) * (replica.plan.pp - 1))
+    hop = np.asarray(StepPricer(model, replica.plan, replica.cluster, replica.engine).hop_s(prices.points))
     return dataclasses.replace(prices, token=prices.token + np.stack([hop, np.zeros(len(hop))]))
 
 
@@ -191,27 +181,4 @@ def _part(cost: Cost, like: Floats, chosen: Callable[[str], bool]) -> Floats:
         if chosen(k.kernel.name):
             found[0] += k.time_s
             found[1] += k.energy_j
-    return found
-
-
-def _classes(kernels: Iterable[Kernel]) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """``sequence``, ``rows`` or ``token`` by kernel, from a program of the probes; and what each is priced by."""
-    found, facts = {}, {}
-    for kernel in kernels:
-        values = facts[kernel.name] = _facts(kernel)
-        sequence, rows = any(v[0] != v[1] for v in values), any(v[0] != v[2] for v in values)
-        found[kernel.name] = "sequence" if sequence else "rows" if rows else "token"
-    return found, facts
-
-
-def _facts(kernel: Kernel) -> list[tuple[float, float, float]]:
-    """What a kernel is priced by, at the probes."""
-    figures = [kernel.flops, *kernel.traffic.values(), *kernel.features.values()]
-    found = []
-    for figure in figures:
-        if isinstance(figure, np.ndarray) and figure.size > 1:
-            found.append((float(figure[0]), float(figure[1]), float(figure[2])))
-        elif not isinstance(figure, str):
-            value = float(figure)
-            found.append((value, value, value))
     return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from steelyard.cost.energy import idle_power_w
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.step import Replica as StepPricer
 from steelyard.cost.step_table import StepTable, build_step_table, scaled, staged
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import DoesNotFit
@@ -90,19 +91,23 @@ class Engines:
                 budget, sequences = max(budget, known[0]), max(sequences, known[1])
             config = replace(r.config, max_num_batched_tokens=budget, max_num_seqs=sequences)
             table = build_step_table(
-                self.model.transformer,
-                alone,
-                cluster_of(r.cluster.machine, alone.devices),
-                r.engine,
+                StepPricer(
+                    self.model.transformer,
+                    alone,
+                    cluster_of(r.cluster.machine, alone.devices),
+                    r.engine,
+                    self.skew,
+                ),
                 config,
                 max_context=self.longest,
-                skew=self.skew,
             )
             self.bases[name] = (budget, sequences, table)
             self.tables = {k: t for k, t in self.tables.items() if k[0] != name}
         key = (name, r.plan.pp)
         if key not in self.tables:
-            self.tables[key] = staged(self.bases[name][2], self.model.transformer, r.plan, r.cluster)
+            self.tables[key] = staged(
+                self.bases[name][2], StepPricer(self.model.transformer, r.plan, r.cluster, r.engine, self.skew)
+            )
         return self.tables[key]
 
     def cache(self, part: Part) -> tuple[EngineConfig, KvPool] | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from steelyard._version import __version__
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, Tables, build_step_table, scaled
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import default_engine, find_engine
@@ -273,10 +274,8 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
             trace=trace,
         )
         return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
-    table = build_step_table(
-        s.transformer, s.plan, cluster, s.engine, served.config, max_context=longest, skew=options.skew
-    )
-    return replace(served, table=table)
+    replica = Replica(s.transformer, s.plan, cluster, s.engine, options.skew)
+    return replace(served, table=build_step_table(replica, served.config, max_context=longest))
 
 
 def _weighed(served: Sequence[Served], trace: Trace) -> list[Served]:

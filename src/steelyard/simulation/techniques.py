@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import OVERLAPS, StepTable, Tables, build_step_table
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
@@ -152,13 +153,9 @@ def fit(
         InputError: a draft or adapter the model cannot have. DoesNotFit: they leave no memory for the cache.
     """
     table = build_step_table(
-        model,
-        plan,
-        cluster,
-        engine,
+        Replica(model, plan, cluster, engine, skew),
         config,
         max_context=max_context,
-        skew=skew,
         queries=extras.queries,
         overlap=extras.overlap,
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steelyard.cost.memory import kv_bytes, weight_bytes
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import TABLES, StepTable, Tables, build_step_table, joined
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
@@ -343,5 +344,5 @@ def with_draft(
         return table.tables
     quiet = replace(engine, step_s=0.0, step_s_per_sequence=0.0)
     calm = replace(config, host_s=0.0, host_s_per_sequence=0.0)
-    own = build_step_table(draft.model, draft.plan, cluster, quiet, calm, max_context=max_context)
+    own = build_step_table(Replica(draft.model, draft.plan, cluster, quiet), calm, max_context=max_context)
     return joined(table.tables, own.tables)

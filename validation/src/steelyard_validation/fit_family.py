@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.place import roofline
-from steelyard.cost.price import price
 from steelyard.cost.site import site_of
 from steelyard.workload.transformer import Step
 from steelyard_validation.readers._base import Z80
@@ -91,8 +90,7 @@ def split_of(machines: Iterable[str], models: Iterable[str]) -> NDArray[np.str_]
 def rate(at: Deployment, step: Step, decode: bool, measured_s: float, model: str) -> Rate:
     """Take a measured step apart."""
     machine = at.cluster.machine
-    program = at.program(at.transformer.graph(step))
-    cost = price(program, at.cluster, at.engine, decode=decode)
+    cost = at.replica.price(step, decode=decode).cost
     products = [k for k in cost.kernels if k.model == "gemm"]
     rows, counts, limits = [], [], []
     site = None

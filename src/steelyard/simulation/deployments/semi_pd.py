@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.cost.price import price
-from steelyard.cost.program import lower
+from steelyard.cost.step import Replica
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 from steelyard.workload.catalogue import Model
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.transformer import Step
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -117,29 +116,22 @@ def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Ma
 
 
 def bandwidth_fracs(
-    semi: SemiPD,
-    model: Transformer,
-    plan: Plan,
-    cluster: Cluster,
-    engine: Engine,
-    *,
-    chunk: float,
-    batch: float,
-    context: float,
-    skew: float = 0.0,
+    semi: SemiPD, replica: Replica, *, chunk: float, batch: float, context: float
 ) -> tuple[float, float]:
     """Shares of the memory bandwidth of prompts and answers.
 
     Args:
-        semi: the division. model, plan, cluster, engine: of one replica, the plan resolved. skew: of the experts.
-        chunk: prompt tokens of a usual step. batch, context: decodes of a usual step and their mean context.
+        semi: the division.
+        replica: of the whole devices.
+        chunk: prompt tokens of a usual step.
+        batch, context: decodes of a usual step and their mean context.
     """
-    steps = (Step(1, chunk, chunk, 1, None, skew), Step(batch, 1, context, batch, None, skew))
+    steps, cluster = (Step(1, chunk, chunk, 1), Step(batch, 1, context, batch)), replica.cluster
     reach, use = [], []
     for share, step in zip(semi.shares, steps, strict=True):
         most = min(1.0, share / SATURATING_FRAC)
         alone = replace(cluster, machine=share_of(cluster.machine, share, most))
-        cost = price(lower(model.graph(step), plan, alone.machine), alone, engine, skew=skew)
+        cost = replace(replica, cluster=alone).price(step).cost
         moving = float(sum(np.sum(np.asarray(k.memory_s)) for k in cost.kernels))
         taken = float(sum(np.sum(np.asarray(k.time_s)) for k in cost.kernels))
         reach.append(most)
@@ -193,14 +185,10 @@ def simulate_semi(
     isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
     bandwidth = bandwidth_fracs(
         semi,
-        model.transformer,
-        resolved,
-        cluster,
-        engine,
+        Replica(model.transformer, resolved, cluster, engine, options.skew),
         chunk=max(1, round(min(budget, isl))),
         batch=TYPICAL_BATCH,
         context=max(1, round(isl + 0.5 * osl)),
-        skew=options.skew,
     )
     parts = tuple(
         replace(cluster, machine=share_of(cluster.machine, share, part), host_w=cluster.host_w * share)

@@ -23,7 +23,17 @@ import numpy as np
 
 from steelyard.cost.kv_pool import KvPool, kv_pool
 from steelyard.cost.memory import weight_bytes
-from steelyard.cost.step_table import CONSTANTS, OVERLAPS, StepTable, Tables, _Builder, build_step_table, grid, pack
+from steelyard.cost.step import Replica
+from steelyard.cost.step_table import (
+    CONSTANTS,
+    OVERLAPS,
+    KernelClasses,
+    StepTable,
+    Tables,
+    build_step_table,
+    grid,
+    pack,
+)
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import Plan
@@ -209,20 +219,21 @@ def split_table(
     attention, feed_forward = clusters_of(split)
     parts, groups = split.micro_batches, split.attention.copies
     part = attention_part(model)
-    base = build_step_table(part, own, attention, engine, config, max_context=max_context, skew=skew)
+    front = Replica(part, own, attention, engine, skew)
+    base = build_step_table(front, config, max_context=max_context)
     rows = [_row(base.tables, k) for k in range(len(base.tables.layout))]
     tokens = grid(base.max_tokens)
     share = split.attention.count / split.devices
-    builder = _Builder(part, own, attention, engine, skew)
     each = np.maximum(tokens / parts, 1.0)
-    token, token_j, _ = builder.token(each)
+    token, token_j, _ = KernelClasses(front).token(each)
     present = tokens > 0
-    rest = _Builder(feed_forward_part(model), other, feed_forward, engine, skew)
+    back = Replica(feed_forward_part(model), other, feed_forward, engine, skew)
+    rest = KernelClasses(back)
     # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
     together = np.maximum(tokens * groups / parts, 1.0)
-    names = frozenset(k.name for k in rest._lower(Step(4, 2, 64, 3), True).kernels if k.name.startswith("layer"))
-    cost = rest._priced(Step(together, 1, 1, 1), True, "token", names)
-    fed, fed_j = rest._sums(cost, tokens)
+    names = frozenset(k.name for k in back.lower(Step(4, 2, 64, 3), True).kernels if k.name.startswith("layer"))
+    cost = rest.priced(Step(together, 1, 1, 1), True, "token", names)
+    fed, fed_j = rest.sums(cost, tokens)
     nic = min(
         attention.inter_bandwidth_bytes_per_s * split.attention.devices,
         feed_forward.inter_bandwidth_bytes_per_s * split.feed_forward.devices / groups,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.deployment.plan import Plan
@@ -129,7 +130,7 @@ class Service:
             max_num_batched_tokens=self.max_tokens,
         )
         return build_step_table(
-            at.transformer, at.plan, at.cluster, at.engine, config, max_context=self.max_context, skew=at.skew
+            Replica(at.transformer, at.plan, at.cluster, at.engine, at.skew), config, max_context=self.max_context
         )
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:

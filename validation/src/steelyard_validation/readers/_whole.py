@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
 from steelyard.cost.memory import kv_bytes, memory_use, weight_bytes
-from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import price
-from steelyard.cost.program import Kernel, Program, lower
+from steelyard.cost.step import Replica
 from steelyard.deployment.engine import Engine, default_engine, find_engine
-from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import SteelyardError
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.workload.catalogue import Model, load_model
-from steelyard.workload.graph import Graph
 from steelyard.workload.transformer import Step, Transformer
 from steelyard_validation.readers._base import Floats, Texts, interval80, machine_of
 
@@ -103,12 +99,12 @@ class Deployment:
 
     def decode(self, batch: Size, context: Size) -> Spans:
         """One token for each of ``batch`` sequences per replica, whose caches then hold ``context`` tokens."""
-        return self._once(lambda b, c: self._steps(Step.decode(b, c), True, b), batch, context)
+        return self._once(lambda b, c: self._steps(Step.decode(b, c), True), batch, context)
 
     def prefill(self, batch: Size, new: Size, context: Size | None = None) -> Spans:
         """``new`` prompt tokens of each of ``batch`` sequences in one step (``context`` with those cached before)."""
         whole = new if context is None else context
-        return self._once(lambda b, n, c: self._steps(Step(b, n, c), False, b * n), batch, new, whole)
+        return self._once(lambda b, n, c: self._steps(Step(b, n, c), False), batch, new, whole)
 
     def mixed(self, decodes: Size, context: Size, chunk: Size, prompt: Size) -> Spans:
         """A step of ``decodes`` tokens, one per sequence of ``context``, and ``chunk`` tokens of prompts.
@@ -120,11 +116,11 @@ class Deployment:
 
     def _mixed(self, decodes: Floats, context: Floats, chunk: Floats, prompt: Floats) -> Spans:
         tokens = decodes + chunk
-        rest = self._steps(Step(tokens, 1, 1, logits=np.maximum(1.0, decodes)), True, tokens, part=False)
-        attend = self._steps(Step.decode(np.maximum(decodes, 1e-9), context), True, 0.0, part=True)
+        rest = self._steps(Step(tokens, 1, 1, logits=np.maximum(1.0, decodes)), True, part=False)
+        attend = self._steps(Step.decode(np.maximum(decodes, 1e-9), context), True, part=True)
         each = np.minimum(np.maximum(chunk, 1.0), prompt)
         seen = (prompt + each) / 2  # the mean over the chunks of a long prompt
-        extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, seen), False, 0.0, part=True)
+        extra = self._steps(Step(np.maximum(chunk / each, 1e-9), each, seen), False, part=True)
         return Spans(
             rest.time_s + attend.time_s + np.where(chunk > 0, extra.time_s, 0.0),
             rest.limit_s + attend.limit_s + np.where(chunk > 0, extra.limit_s, 0.0),
@@ -168,29 +164,28 @@ class Deployment:
         )
         return np.asarray(use.total <= self.cluster.machine.root.capacity_bytes * MEMORY_ROOM, dtype=np.bool_)
 
-    def program(self, graph: Graph) -> Program:
-        """The graph lowered, with the head in its own format."""
-        program = lower(graph, self.plan, self.cluster.machine)
-        if not self.head_format:
-            return program
-        head = find_format(self.head_format)
-        return replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
+    @property
+    def replica(self) -> Replica:
+        """What prices its steps."""
+        return Replica(
+            self.transformer,
+            self.plan,
+            self.cluster,
+            self.engine,
+            self.skew,
+            self.eager_layer_s,
+            self.head_format,
+        )
 
-    def _steps(self, step: Step, decode: bool, tokens: Size, part: bool | None = None) -> Spans:
-        if self.plan.shares_experts:
-            seen = np.asarray(step.tokens) * self.plan.dp
-            step = Step(step.batch, step.new, step.context, step.logits, seen, self.skew)
-        graph = self.transformer.graph(step, absorb=True if decode else None)
-        if part is not None:
-            graph = graph.where(lambda op: op.fuse.endswith(".attention") == part)
-        program = self.program(graph)
-        cost = price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
-        if part is not True:
-            hop = boundary(self.transformer, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
-            device_s = cost.time_s + hop - cost.overhead_s
-            busy_s = np.maximum(device_s, self.eager_layer_s * self.transformer.depth)
-            return _spans(cost, busy_s + cost.overhead_s, self.plan.devices / self.plan.pp)
-        return _spans(cost, sum((k.time_s for k in cost.kernels), 0.0), self.plan.devices / self.plan.pp)
+    def _steps(self, step: Step, decode: bool, part: bool | None = None) -> Spans:
+        found = self.replica.price(
+            step,
+            decode=decode,
+            absorb=True if decode else None,
+            keep=None if part is None else lambda op: op.fuse.endswith(".attention") == part,
+        )
+        time_s = found.kernels_s if part else found.time_s
+        return _spans(found.cost, time_s, self.plan.devices / self.plan.pp)
 
     def _once(self, ask: Callable[..., Spans], *sizes: Size) -> Spans:
         """Price distinct rows only."""
@@ -206,17 +201,6 @@ class Deployment:
 
 #: Share of device memory a row that ran may have needed by our count: our buffers are estimates.
 MEMORY_ROOM = 1.1
-
-
-def _stored(kernel: Kernel, fmt: Format) -> Kernel:
-    """A product of the head with its weights in another format."""
-    if kernel.block != "head" or kernel.kind != "gemm":
-        return kernel
-    ratio = fmt.stored_bits / float(kernel.features["weight_bits"])
-    traffic = {**kernel.traffic, "weight": kernel.traffic["weight"] * ratio}
-    return replace(
-        kernel, features={**kernel.features, "weight_bits": fmt.stored_bits}, traffic=traffic, weight_format=fmt.name
-    )
 
 
 def _spans(cost: Cost, time_s: Any, devices: float) -> Spans:
