@@ -37,7 +37,7 @@ What a rule may do: read everything in the view; write ``view.memory`` and ``vie
 allocate nothing, draw no random numbers and remember nothing outside the view: the same inputs give the same bytes.
 All integers are int64, all other numbers float64.
 
-``view.memory`` is ``[request, MEMORY]``, zero at the start. ``view.shared`` is what the owner's ``shared(trace)`` returned
+``view.memory`` is ``[request, MEMORY]``, zero at the start. ``view.shared`` is what the owner gave
 (a float64 array, for counters per client and the like), else one zero. ``view.params`` is what ``params`` said.
 
 A policy names its rules in an attribute ``rules``, a mapping of name to function (see
@@ -84,7 +84,7 @@ class View(NamedTuple):
     workers: Any
     """``[worker]`` of WORKER."""
     replicas: Any
-    """``[replica]`` of REPLICA: ``waiting`` (the first request of the queue, -1 none), ``queued``, ``free`` blocks, ..."""
+    """``[replica]`` of REPLICA: ``waiting`` (head of the queue, -1 none), ``queued``, ``free`` blocks, ..."""
     setups: Any
     """``[pool]`` of SETUP: the engine's limits; ``replicas[r].pool`` says which."""
     data: Any
