@@ -159,13 +159,17 @@ def test_every_problem_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
         (["show", "zzzzqq"], "unknown name 'zzzzqq'"),
         (["compare", "h100", "llama-3.1-8b"], "compare two of one kind"),
         (["estimate", "llama-3.1-8b", "--on", "h100", "--json", "--csv"], "choose one of --json and --csv"),
-        (["estimate", "llama-3.1-8b", "--on", "h100", "--out", "/nonexistent/x.json"], "no folder"),
         (["estimate", "llama-3.1-8b", "--on", ","], "at least one machine"),
         (["explain", "llama-3.1-8b", "--on", "h100", "--batch", "1,2"], "one scenario expected"),
     ],
 )
 def test_bad_commands(capsys: pytest.CaptureFixture[str], tokens: list[str], words: str) -> None:
     assert words in _refused(capsys, *tokens)
+
+
+def test_an_answer_in_a_folder_that_does_not_exist(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    place = tmp_path / "none" / "x.json"
+    assert "no folder" in _refused(capsys, "estimate", "llama-3.1-8b", "--on", "h100", "--out", str(place))
 
 
 def _gguf_truncated(folder: Path) -> Path:

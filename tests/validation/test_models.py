@@ -34,10 +34,19 @@ BOUNDS = {
     ("inferencex_silicon", "agg_ttft_tpot", "serve", "tpot_s"): (13.0, 0.99),
     ("inferencex_silicon", "agg_ttft_tpot", "serve", "ttft_s"): (30.0, 0.99),
     ("inferencex_silicon", "agg_ttft_tpot", "serve", "tokens_per_s_per_device"): (13.0, 0.99),
-    ("llmservingsim_vllm_runs", "requests", "serve", "tpot_s"): (12.0, 1.0),
-    ("llmservingsim_vllm_runs", "requests", "serve", "ttft_s"): (25.0, 1.0),
-    ("llmservingsim_vllm_runs", "requests", "serve", "mean_e2e_s"): (15.0, 1.0),
+    ("llmservingsim_vllm_runs", "requests", "serve", "tpot_s"): (10.0, 1.0),
+    ("llmservingsim_vllm_runs", "requests", "serve", "ttft_s"): (20.0, 1.0),
+    ("llmservingsim_vllm_runs", "requests", "serve", "mean_e2e_s"): (12.0, 1.0),
     ("mlperf_inference", "v4.1_results", "serve", "tokens_per_s"): (20.0, 0.9),
+}
+#: The one machine a bound was made for, where not every machine of a table is within it, by source.
+BOUNDED = {"llmservingsim_vllm_runs": "rtx_pro_6000"}
+#: The other machines of these sources, and why they are left out.
+UNBOUNDED = {
+    "llmservingsim_vllm_runs": {
+        "rtx_4090": "GDDR6X reaches 0.92 of its bandwidth where 0.81, that of GDDR6 with in-line ECC, is borrowed: "
+        "end to end a quarter too long",
+    },
 }
 
 
@@ -54,12 +63,18 @@ def test_errors_and_coverage(found: Validation, key: tuple[str, str, str, str]) 
         r
         for r in found.rows
         if (r.source, r.table, r.phase, r.metric) == key
-        and (r.machine, r.family) == ("*", "*")
+        and (r.machine, r.family) == (BOUNDED.get(r.source, "*"), "*")
         and r.split in ("all", "left-out")
     )
     assert row.median_ape < bound
     assert row.covered >= share * row.n
     assert not row.median_ape > row.roofline_mean_ape
+
+
+@pytest.mark.parametrize("source", BOUNDED)
+def test_every_machine_is_bounded_or_named_as_not(found: Validation, source: str) -> None:
+    machines = {r.machine for r in found.rows if r.source == source} - {"*"}
+    assert machines == {BOUNDED[source]} | UNBOUNDED[source].keys()
 
 
 def test_no_time_is_below_the_datasheet(found: Validation) -> None:
