@@ -191,6 +191,13 @@ def test_objectives() -> None:
     assert most.winner.devices <= 2 and most.winner.max_rate_per_s > 6
 
 
+def test_a_rate_that_only_fills_the_queue_is_not_held() -> None:
+    """Without a limit on the wait the largest rate is the one that is served, not any the queue takes up."""
+    waiting = plan(objective="throughput", rate="", max_gpus=1, ttft="", mode="aggregated")
+    bounded = plan(objective="throughput", rate="", max_gpus=1, ttft="p95:1s", mode="aggregated")
+    assert waiting.winner.max_rate_per_s == pytest.approx(bounded.winner.max_rate_per_s, rel=0.2)
+
+
 def test_what_would_help_is_planned_and_holds() -> None:
     answer = plan(rate="60/s", max_gpus=2, requests=3000)
     assert answer.winner is None and answer.infeasible is not None

@@ -17,6 +17,7 @@ _NAMES = {
     "e2e": "end-to-end time",
     "kv": "the KV cache",
     "power": "the power limit",
+    "rate": "the rate that is served",
 }
 
 

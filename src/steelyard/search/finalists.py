@@ -21,7 +21,7 @@ from steelyard.search.answer import Question
 from steelyard.search.candidates import Block, Choice, Part
 from steelyard.search.objective import Limits, values
 from steelyard.search.space import Replica
-from steelyard.search.trial import Outcome, Player
+from steelyard.search.trial import CLOSE, Outcome, Player
 
 __all__ = ["Finalist", "Search", "finalists", "queue_of"]
 
@@ -124,7 +124,7 @@ def finalists(
     """
     begun = player.played
     merged = heapq.merge(*(queue_of(block, b, question, limits, need) for b, block in enumerate(blocks)))
-    known = _Known(player, need)
+    known = _Known(player, need, blames=question.objective != "throughput")
     found: list[Finalist] = []
     closest: tuple[float, Choice, Outcome] | None = None
     exhausted = False
@@ -137,10 +137,13 @@ def finalists(
         choice = blocks[b].choice(place, value)
         if not _wanted(found, choice, value, question, runners):
             continue
-        if question.objective != "throughput" and not known.may_hold(choice):
+        if question.objective == "throughput" and len(found) > runners:
+            # rates are found to CLOSE: what does not hold so much more than the best is no better
+            known.need = max(need, (1 + CLOSE) * max(f.capacity for f in found))
+        if not known.may_hold(choice):
             continue
         tell(f"{player.played - begun} runs played")
-        result = _tried(choice, blocks[b], place, question, limits, need, player)
+        result = _tried(choice, blocks[b], place, question, limits, known.need, player)
         if isinstance(result, Finalist):
             found.append(result)
             continue
@@ -194,10 +197,14 @@ class _Bad:
 
 
 class _Known:
-    """What runs have taught about pools: which fail, and how far the screen is off."""
+    """What runs have taught about pools: which fail, and how far the screen is off.
 
-    def __init__(self, player: Player, need: float) -> None:
-        self.player, self.need = player, need
+    ``blames``: a pool that failed rules out others like it whatever they are paired with. Not at the largest rate a
+    deployment holds: so near the limit the pool it is paired with decides.
+    """
+
+    def __init__(self, player: Player, need: float, *, blames: bool) -> None:
+        self.player, self.need, self.blames = player, need, blames
         self.factors: dict[tuple[str, Replica], float] = {}
         self.bad: dict[tuple[str, Replica], list[_Bad]] = {}
         self.tried: set[tuple[Any, ...]] = set()
@@ -209,7 +216,7 @@ class _Known:
         for part in choice.parts:
             name = (part.role, part.replica)
             failures = self.bad.get(name, [])
-            if any(bad.covers(part) for bad in failures):
+            if self.blames and any(bad.covers(part) for bad in failures):
                 return False
             if len(failures) >= MEASURED and name not in self.factors:
                 self.factors[name] = self._factor(failures[-1])
@@ -276,6 +283,8 @@ def _tried(
     choice: Choice, block: Block, place: int, question: Question, limits: Limits, need: float, player: Player
 ) -> Finalist | Outcome:
     """A finalist, or what went wrong."""
+    if question.objective == "throughput":
+        return _fastest(choice, block, place, question, limits, need, player)
     outcome = player.play(choice.parts, need)
     if not outcome.meets:
         return outcome
@@ -284,11 +293,25 @@ def _tried(
     outcome = player.play(choice.parts, rate)
     if not outcome.meets:
         return outcome
-    return finalist_of(choice, block, place, outcome, question, limits, player)
+    return finalist_of(choice, block, place, outcome, question, limits)
+
+
+def _fastest(
+    choice: Choice, block: Block, place: int, question: Question, limits: Limits, need: float, player: Player
+) -> Finalist | Outcome:
+    """A finalist at the largest rate it holds, or what went wrong at the least rate that is of interest."""
+    least = player.play(choice.parts, need) if need > question.rate_per_s else None
+    if least is not None and not least.meets:
+        return least
+    largest, _ = player.largest_rate(choice.parts, choice.capacity, need if least is not None else 0.0)
+    outcome = player.play(choice.parts, max(largest, need))
+    if not outcome.meets:
+        return outcome
+    return finalist_of(choice, block, place, outcome, question, limits)
 
 
 def finalist_of(
-    choice: Choice, block: Block, place: int, outcome: Outcome, question: Question, limits: Limits, player: Player
+    choice: Choice, block: Block, place: int, outcome: Outcome, question: Question, limits: Limits
 ) -> Finalist | Outcome:
     """Rent, power and value of a candidate that holds the promise."""
     devices = sum((p.count + limits.spares) * p.replica.devices for p in choice.parts)
@@ -303,9 +326,7 @@ def finalist_of(
     watts = outcome.watts + hosts + spare_w
     if limits.max_w is not None and watts > limits.max_w:
         return replace(outcome, meets=False, breaks="power", worst=watts / limits.max_w)
-    capacity = math.nan
-    if question.objective == "throughput":
-        capacity, _ = player.largest_rate(choice.parts, choice.capacity)
+    capacity = outcome.rate_per_s if question.objective == "throughput" else math.nan
     latency = latency_of(outcome.values["ttft_s"], outcome.values["tpot_s"], question)
     value = float(values(question.objective, usd, watts, capacity, latency, question.carbon_g_per_kwh))
     return Finalist(choice, outcome, value, usd, watts, capacity)

@@ -205,6 +205,7 @@ def _reason(question: Question, finals: Search, weighed: Screen) -> str:
             "e2e": "the end-to-end time",
             "kv": "the KV cache",
             "power": "the power limit",
+            "rate": "the rate that is served",
         }[outcome.breaks]
         over = f", {outcome.worst - 1:.0%} over" if math.isfinite(outcome.worst) else ""
         return f"{what} is broken by every deployment within the limits; the nearest misses it{over}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.cost.energy import idle_power_w
 from steelyard.cost.kv_pool import KvPool, kv_pool
@@ -28,6 +29,8 @@ from steelyard.workload.catalogue import Model
 
 __all__ = ["Engines", "Outcome", "Player"]
 
+Floats = NDArray[np.float64]
+
 #: Requests of one run at most: engines that take turns are alike, so that some of them stand for all.
 PLAYED = 4000
 #: How much the proportion of two pools may change when they are played smaller.
@@ -42,6 +45,10 @@ BUDGET, SEQUENCES = 8192, 256
 ROUTER = "round-robin"
 #: What the kernel calls a run that was given up; the share of the seats or the cache that counts as all.
 LOST, FULL = 4, 0.97
+#: Growth of the wait for the first token from the first to the last quarter of the requests, as a share of the time in
+#: which they arrive, above which the queue grows without end. Only used where no SLO bounds the wait: at 1.07 times the
+#: rate that is served, the wait grows by 0.75 (1 - 1 / 1.07) = 0.05 of that time.
+GROWTH = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +285,9 @@ class Player:
             ratio = verdict.value_s / verdict.target.limit_s
             if ratio > worst:
                 worst, breaks = ratio, verdict.target.metric.removesuffix("_s")
+        if not lost and complete and not any(t.metric in ("ttft_s", "e2e_s") for t in self.targets):
+            over = _growth(q["first_at"] - trace.arrived_at, trace) / GROWTH
+            worst, breaks = (over, "rate") if over > max(worst, 1.0) else (worst, breaks)
         promised = {v.target.metric: v.value_s for v in verdicts}
         full = any(
             c["kv_max"] >= FULL * m.kv.blocks or c["batch_max"] * m.lanes >= FULL * m.config.max_num_seqs
@@ -330,6 +340,14 @@ class Player:
             else:
                 rate = math.sqrt(low * high)
         return low, above
+
+
+def _growth(wait_s: Floats, trace: Trace) -> float:
+    """How much longer the last quarter of the requests wait than the first, as a share of the time they arrive in."""
+    quarter = len(wait_s) // 4
+    if not quarter or trace.duration_s <= 0:
+        return 0.0
+    return float(wait_s[-quarter:].mean() - wait_s[:quarter].mean()) / trace.duration_s
 
 
 def _smaller(trace: Trace, parts: Sequence[Part]) -> tuple[Trace, list[int]]:
