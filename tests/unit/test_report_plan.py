@@ -20,8 +20,8 @@ from steelyard.deployment.deployment import Pool
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.launch import read_deployment, write_folder
+from steelyard.report.charts import Chart, Mark
 from steelyard.report.plan import SCHEMA, flat_rows, text, to_dict
-from steelyard.report.plan_chart import Dot, front_chart
 from steelyard.report.plan_files import load_of, plan_files
 from steelyard.report.plan_page import page, write_page
 from tests.planning import answer, candidate, infeasible, question
@@ -200,13 +200,18 @@ def test_odd_names_are_escaped_on_the_page() -> None:
 
 
 def test_the_front_is_drawn_through_its_points() -> None:
-    dots = [
-        Dot(10, 100, "a", "first", True),
-        Dot(40, 60, "b", "second", True, True),
-        Dot(20, 50, "a", "behind"),
-        Dot(float("nan"), 1, "a", "nowhere"),
-    ]
-    svg = front_chart("x", dots, "u", "v", ["a", "b"], rising=True, bound=(20.0, "promised"))
+    chart = Chart("x", "u", "v", x_zero=True)
+    chart.marks(
+        [
+            Mark(10, 100, 0, "first", True),
+            Mark(40, 60, 1, "second", True, "winner"),
+            Mark(20, 50, 0, "behind"),
+            Mark(float("nan"), 1, 0, "nowhere"),
+        ]
+    )
+    chart.front([(10, 100), (40, 60)])
+    chart.limit("SLO", 20.0, "left")
+    svg = chart.svg()
     assert svg.count("<title>") == 3
     points = re.search(r'polyline class="frontline" points="([^"]*)"', svg)
     assert points is not None
@@ -217,7 +222,7 @@ def test_the_front_is_drawn_through_its_points() -> None:
     assert broken is not None
     assert float(broken[1]) + float(broken[2]) == pytest.approx((first[0] + (second[0] - first[0]) / 3), abs=0.1)
     assert ">winner<" in svg
-    assert front_chart("x", [], "u", "v", [], rising=False).endswith("</svg>")
+    assert Chart("x", "u", "v", y_log=None).svg().endswith("</svg>")
 
 
 def _opened(folder: Path, name: str, profile: Path, *options: str) -> tuple[str, list[str], list[str]]:
@@ -269,7 +274,7 @@ def test_page_loads_in_a_browser_without_network_or_errors(which: str, tmp_path:
     assert asked == []
     assert messages == []
     if which == "plan":
-        assert dom.count('class="front"') == 2
+        assert dom.count("<figure>") == 2
         assert dom.count('class="frontline"') == 2
         assert dom.count("winner</text>") == 2
         assert "12 x NVIDIA H100" in dom

@@ -48,7 +48,8 @@ def report(
     for path in (csv, parquet):
         if path:
             place.export(record, path)
-    from steelyard.report.study import findings, to_dict
+    from steelyard.report.study import to_dict
+    from steelyard.studies.findings import findings
 
     found = findings(record, place.rows(record), objectives, best)
     if html:

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["WIDTH", "bullet", "columns", "figure", "grid", "render"]
+__all__ = ["WIDTH", "Line", "bullet", "bullets", "columns", "figure", "grid", "html", "lines_table", "render", "styled"]
 
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a report: what it is about and what there is to say.
+
+    Args:
+        label: at its beginning; empty = belongs to the line above.
+        text: plain words and numbers.
+        verdict: ``met`` or ``missed``, before the text.
+        doubt: said behind it.
+    """
+
+    label: str
+    text: str
+    verdict: str = ""
+    doubt: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the verdict is that a limit is met."""
+        return self.verdict == "met"
 
 
 def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 100) -> str:
@@ -39,6 +63,34 @@ def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 
     for part in parts:
         console.print(part)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def html(parts: Iterable[RenderableType], widest: int = 100) -> str:
+    """The parts as HTML that stands alone, for notebooks: the same words as on a terminal, styles inside."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=widest, record=True, highlight=False, emoji=False)
+    for part in parts:
+        console.print(part)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+
+
+def styled(*pieces: tuple[str, str] | str) -> Text:
+    """Text of pieces, each plain or with its style."""
+    from rich.text import Text
+
+    return Text.assemble(*pieces)
+
+
+def lines_table(lines: Iterable[Line], *, at_least: int = 0) -> Table:
+    """Labels on the left, in a column of ``at_least`` so many letters, texts on the right."""
+    made = grid("left", "left")
+    made.columns[0].min_width = at_least or None
+    for line in lines:
+        tone = "bold green" if line.good else "bold red"
+        verdict = f"{line.verdict}  " if line.verdict else ""
+        made.add_row(line.label, styled((verdict, tone), line.text, (line.doubt, "yellow")))
+    return made
 
 
 def grid(*justify: str, gap: int = 2) -> Table:
@@ -80,6 +132,12 @@ def bullet(text: RenderableType) -> Table:
     made = grid("left", "left", gap=1)
     made.add_row("  -", text)
     return made
+
+
+def bullets(title: str, texts: Iterable[str]) -> list[RenderableType]:
+    """A heading and its points; nothing without a point."""
+    points: list[RenderableType] = [bullet(styled(text)) for text in texts]
+    return [styled((title, "bold")), *points] if points else []
 
 
 def figure(value: float) -> str:

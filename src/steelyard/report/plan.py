@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import WIDTH, bullet, columns, figure, grid, render
+from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render
+from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from steelyard.scenario.slo import Target
     from steelyard.search.answer import Answer, Candidate, Question
 
@@ -29,38 +29,9 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """One candidate as plain values, its deployment included."""
     from steelyard.launch.planfile import deployment_dict
 
-    c = candidate
-    names = (
-        "machine",
-        "devices",
-        "engine",
-        "mode",
-        "shape",
-        "limits",
-        "formats",
-        "usd_per_hour",
-        "usd_per_million_tokens",
-        "watts",
-        "ttft_s",
-        "tpot_s",
-        "e2e_s",
-        "tokens_per_s",
-        "tokens_per_s_per_device",
-        "tokens_per_s_per_user",
-        "max_rate_per_s",
-        "interval",
-        "percentiles",
-        "simulated",
-        "meets",
-        "headroom_frac",
-        "carbon_g_per_hour",
-        "breaks_first",
-        "batch_mean",
-        "kv_frac",
-    )
-    found = {name: getattr(c, name) for name in names}
-    found["interval"] = {k: list(v) for k, v in c.interval.items()}
-    return {**found, "deployment": deployment_dict(c.deployment)}
+    found = {f.name: getattr(candidate, f.name) for f in fields(candidate) if f.name not in ("deployment", "value")}
+    found["interval"] = {k: list(v) for k, v in candidate.interval.items()}
+    return {**found, "deployment": deployment_dict(candidate.deployment)}
 
 
 def to_dict(answer: Answer) -> dict[str, Any]:
@@ -242,12 +213,6 @@ def money(candidate: Candidate) -> str:
     return words if per is None else f"{words}, {q(per, 'USD')} per million generated tokens"
 
 
-def _text(*pieces: tuple[str, str] | str) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*pieces)
-
-
 def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
     """The whole answer as text.
 
@@ -256,76 +221,88 @@ def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
         width: columns of the terminal; None = 80 columns without colour.
         files: the folder that was written, when one was.
     """
-    parts: list[Any] = [_text((answer.question.model, "bold")), *(_text(x) for x in asked(answer.question)), ""]
-    if answer.winner is not None:
-        parts += [*_winner(answer, answer.winner)]
-    else:
-        parts += [*_infeasible(answer)]
-    if answer.fleet is not None:
-        from steelyard.search.fleet_words import lines
+    return render(parts(answer, files), width, widest=WIDTH if width is None else 110)
 
-        parts += [_text(("mixed fleet", "bold")), *(bullet(_text(x)) for x in lines(answer.fleet)), ""]
-    parts += [*_tables(answer), *_notes(answer, files)]
-    return render(parts, width, widest=WIDTH if width is None else 110)
+
+def parts(answer: Answer, files: str = "") -> list[Any]:
+    """The report as renderables, from the question to the effort."""
+    found: list[Any] = [_text((answer.question.model, "bold")), *(_text(x) for x in asked(answer.question)), ""]
+    found += _infeasible(answer) if answer.winner is None else _winner(answer, answer.winner)
+    if answer.fleet is not None:
+        from steelyard.search.fleet_words import lines as fleet_lines
+
+        found += [*bullets("mixed fleet", fleet_lines(answer.fleet)), ""]
+    return [*found, *_tables(answer), *_notes(answer, files)]
 
 
 def _winner(answer: Answer, w: Candidate) -> Iterator[Any]:
     made = grid("left", "left")
     made.add_row(_text(("winner", "bold green")), _text((titled(w), "bold"), f": {w.shape}"))
-    made.add_row("", f"{w.engine}, {w.mode}; weights {w.formats.get('weights', '?')}, KV cache {w.formats.get('kv')}")
-    made.add_row("limits", limits(w))
-    made.add_row("money", money(w))
-    carbon = "" if w.carbon_g_per_hour is None else f", {w.carbon_g_per_hour / 1e3:,.2f} kg CO2e per hour"
-    made.add_row("power", f"{q(w.watts, 'W')} with hosts{carbon}")
-    made.add_row(
-        "rate",
-        f"holds {figure(w.max_rate_per_s)} requests/s{_span(w, 'max_rate_per_s', figure)}, "
-        f"{w.headroom_frac:+.0%} of what was asked",
-    )
-    made.add_row(
-        "tokens",
-        f"{figure(w.tokens_per_s)}/s generated, {figure(w.tokens_per_s_per_device)}/s per device at the largest rate, "
-        f"{figure(w.tokens_per_s_per_user)}/s per user",
-    )
+    made.add_row("", formats(w))
     yield made
+    yield lines_table(lines(w), at_least=len("winner"))
     yield ""
     yield _percentiles(answer, w)
     yield ""
-    if answer.why:
-        yield _text(("why", "bold"))
-        yield from (bullet(_text(x)) for x in answer.why)
+    yield from bullets("why", answer.why)
     if answer.breaks_first:
         yield _text(("breaks first  ", "bold"), answer.breaks_first)
     yield ""
 
 
-def _span(c: Candidate, name: str, words: Any) -> str:
-    ends = c.interval.get(name)
-    return "" if ends is None else f" (80 %: {words(ends[0])} to {words(ends[1])})"
+def formats(c: Candidate) -> str:
+    """Engine, mode and number formats of a candidate."""
+    return f"{c.engine}, {c.mode}; weights {c.formats.get('weights', '?')}, KV cache {c.formats.get('kv')}"
 
 
-def _percentiles(answer: Answer, w: Candidate) -> Any:
-    table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
-    simulated = bool(w.percentiles)
-    heads = _STATISTICS if simulated else ("", "", "", "expected")
-    table.add_row(
-        "", *(_text((x, "bold")) for x in heads), _text((" 80% interval", "bold")), _text(("promise", "bold"))
-    )
+def lines(c: Candidate) -> list[Line]:
+    """What a candidate is set to and gives, a line each: limits, money, power, rate, tokens."""
+    carbon = "" if c.carbon_g_per_hour is None else f", {c.carbon_g_per_hour / 1e3:,.2f} kg CO2e per hour"
+    ends = c.interval.get("max_rate_per_s")
+    span = "" if ends is None else f" (80 %: {figure(ends[0])} to {figure(ends[1])})"
+    rate = f"holds {figure(c.max_rate_per_s)} requests/s{span}, {c.headroom_frac:+.0%} of what was asked"
+    tokens = f"{figure(c.tokens_per_s)}/s generated, {figure(c.tokens_per_s_per_device)}/s per device at the "
+    return [
+        Line("limits", limits(c)),
+        Line("money", money(c)),
+        Line("power", f"{q(c.watts, 'W')} with hosts{carbon}"),
+        Line("rate", rate),
+        Line("tokens", f"{tokens}largest rate, {figure(c.tokens_per_s_per_user)}/s per user"),
+    ]
+
+
+#: What the times of a candidate are called where it was not simulated.
+EXPECTED = "expected"
+
+
+def expected(
+    answer: Answer, c: Candidate, statistics: Sequence[str]
+) -> Iterator[tuple[str, list[str], str, list[tuple[Target, bool]]]]:
+    """A row per metric: its name, a cell per statistic, its 80 % interval, its SLOs and whether they are met.
+
+    Without a simulation the last cell holds the one expected value.
+    """
     for name, label in METRICS:
-        found = w.percentiles.get(name, {})
-        cells = [q(found[s], "s") if s in found else "" for s in _STATISTICS]
-        if not simulated:
-            cells[-1] = q(float(getattr(w, name)), "s")
-        ends = w.interval.get(name)
-        span = "" if ends is None else between(*ends)
+        found = c.percentiles.get(name, {})
+        cells = [q(found[s], "s") if s in found else "" for s in statistics]
+        if not found:
+            cells[-1] = q(float(getattr(c, name)), "s")
+        span = between(*c.interval[name]) if name in c.interval else ""
+        mine = [(t, met(c, t)[1]) for t in answer.question.targets if t.metric == name]
+        yield label if label.isupper() else "E2E", cells, span, mine
+
+
+def _percentiles(answer: Answer, c: Candidate) -> Any:
+    table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
+    heads = _STATISTICS if c.percentiles else (*[""] * (len(_STATISTICS) - 1), EXPECTED)
+    table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "promise")))
+    for label, cells, span, targets in expected(answer, c, _STATISTICS):
         verdict = _text()
         verdict.no_wrap = True
-        for target in answer.question.targets:
-            if target.metric == name:
-                good = met(w, target)[1]
-                verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
-                verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
-        table.add_row(label if label.isupper() else "E2E", *cells, span, verdict)
+        for target, good in targets:
+            verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
+            verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
+        table.add_row(label, *cells, span, verdict)
     return table
 
 
@@ -341,50 +318,46 @@ def _infeasible(answer: Answer) -> Iterator[Any]:
     i = answer.infeasible
     yield _text(("nothing fits: ", "bold red"), i.reason)
     if i.closest is not None:
-        yield _text("closest: ", f"{titled(i.closest)}, {i.closest.shape}, {i.closest.engine}")
+        yield _text(f"closest: {titled(i.closest)}, {i.closest.shape}, {i.closest.engine}")
         yield _percentiles(answer, i.closest)
     yield ""
-    if i.nearest:
-        yield _text(("the nearest changes that would", "bold"))
-        for change in i.nearest:
-            w = change.winner
-            yield bullet(_text(f"{change.text}: {titled(w)}, {w.shape}, {money(w)}"))
-    else:
+    changes = [f"{c.text}: {titled(c.winner)}, {c.winner.shape}, {money(c.winner)}" for c in i.nearest]
+    yield from bullets("the nearest changes that would", changes)
+    if not changes:
         yield _text("no single change of the question was found that would")
     yield ""
 
 
-#: Columns of the tables of candidates: heading, and what makes a cell.
-_COLUMNS: tuple[tuple[str, Any], ...] = (
-    ("machine", lambda c: c.machine),
-    ("count", lambda c: str(c.devices)),
-    ("shape", lambda c: c.shape),
-    ("engine", lambda c: c.engine),
-    ("USD/h", lambda c: "-" if c.usd_per_hour is None else f"{c.usd_per_hour:,.2f}"),
-    ("TTFT", lambda c: q(c.ttft_s, "s")),
-    ("TPOT", lambda c: q(c.tpot_s, "s")),
-    ("max/s", lambda c: figure(c.max_rate_per_s)),
-)
-_FRONT = (
-    *_COLUMNS[:4],
-    ("tok/s/user", lambda c: figure(c.tokens_per_s_per_user)),
-    ("tok/s/device", lambda c: figure(c.tokens_per_s_per_device)),
-    ("USD/h", _COLUMNS[4][1]),
-)
+#: What a candidate can show in a table: heading, and what makes a cell.
+COLUMNS: dict[str, Callable[[Candidate], str]] = {
+    "machine": lambda c: c.machine,
+    "shape": lambda c: c.shape,
+    "engine": lambda c: c.engine,
+    "count": lambda c: str(c.devices),
+    "USD/h": lambda c: "-" if c.usd_per_hour is None else f"{c.usd_per_hour:,.2f}",
+    "USD/M tok": lambda c: "-" if c.usd_per_million_tokens is None else f"{c.usd_per_million_tokens:,.3g}",
+    "TTFT": lambda c: q(c.ttft_s, "s"),
+    "TPOT": lambda c: q(c.tpot_s, "s"),
+    "max/s": lambda c: figure(c.max_rate_per_s),
+    "tok/s/user": lambda c: figure(c.tokens_per_s_per_user),
+    "tok/s/device": lambda c: figure(c.tokens_per_s_per_device),
+    "W": lambda c: f"{c.watts:,.0f}",
+}
+_RENT = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "max/s")
+_SPEED = ("machine", "count", "shape", "engine", "tok/s/user", "tok/s/device", "USD/h")
 
 
 def _tables(answer: Answer) -> Iterator[Any]:
-    for words, found, cells in (
-        ("runners-up", answer.runners_up, _COLUMNS),
-        ("front: speed for a user against tokens per device", answer.front, _FRONT),
-        ("front: rent against time to first token", answer.cost_front, _COLUMNS),
+    for words, found, names in (
+        ("runners-up", answer.runners_up, _RENT),
+        ("front: speed for a user against tokens per device", answer.front, _SPEED),
+        ("front: rent against time to first token", answer.cost_front, _RENT),
     ):
         if not found:
             continue
         yield _text((words, "bold"))
         shown = _thinned(found, _SHOWN)
-        names = [name for name, _ in cells]
-        rows = [[cell(c) for _, cell in cells] for c in shown]
+        rows = [[COLUMNS[name](c) for name in names] for c in shown]
         yield columns(names, rows, [n for n in names if n not in ("machine", "shape", "engine")], fold=["shape"])
         if len(found) > len(shown):
             yield _text(f"{len(shown)} of {len(found):,}; --json has all")
@@ -401,12 +374,16 @@ def _thinned(found: Sequence[Any], count: int) -> Sequence[Any]:
 
 def _notes(answer: Answer, files: str) -> Iterator[Any]:
     if answer.ledger.assumptions:
-        yield _text(("assumed", "bold"))
-        yield from (bullet(_text(x)) for x in answer.ledger.assumptions)
+        yield from bullets("assumed", answer.ledger.assumptions)
         yield ""
-    yield _text(
+    yield _text(effort(answer))
+    if files:
+        yield _text(("files ", "bold"), f"in {files}: README.md says what each is and what to run")
+
+
+def effort(answer: Answer) -> str:
+    """What was looked at, and the CPU time it took."""
+    return (
         f"{answer.candidates:,} candidates screened ({figure(answer.screened_per_s)}/s), {answer.simulated:,} "
         f"simulated, {q(answer.cpu_s, 's')} of CPU"
     )
-    if files:
-        yield _text(("files ", "bold"), f"in {files}: README.md says what each is and what to run")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.report.paper import WIDTH, bullet, figure, grid, render
+from steelyard.report.paper import WIDTH, Line, bullet, bullets, figure, grid, lines_table, render
+from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.scenario.slo import Target, Verdict, judge
 from steelyard.simulation.metrics import ends, intervals
@@ -28,11 +29,15 @@ __all__ = [
     "bottleneck",
     "ends_of",
     "flat",
+    "heading",
     "interval",
     "limits",
+    "lines",
+    "parts",
     "per_replica",
     "text",
     "to_dict",
+    "verdict_lines",
     "verdicts",
 ]
 
@@ -216,17 +221,15 @@ def text(
         targets: promises to judge.
         ends: the runs at the ends of the interval; None = no intervals.
     """
+    return render(parts(simulation, targets, ends), width, widest=WIDTH if width is None else 100)
+
+
+def parts(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> list[Any]:
+    """The report as renderables, from the title to the assumptions."""
     document = simulation.summary()
-    parts: list[Any] = [*_title(simulation), "", *_outcome(simulation, document), ""]
-    parts += [_percentiles(document, None if ends is None else intervals(simulation, ends)), ""]
-    parts += [_rates(simulation, document, targets, ends), "", *_notes(simulation)]
-    return render(parts, width, widest=WIDTH if width is None else 100)
-
-
-def _text(*pieces: tuple[str, str] | str) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*pieces)
+    between = None if ends is None else intervals(simulation, ends)
+    found = [*_title(simulation), "", *_outcome(simulation, document), "", _percentiles(document, between), ""]
+    return [*found, lines_table(lines(simulation, document, targets, ends)), "", *_notes(simulation)]
 
 
 def placed(pool: PoolOutcome, beside: str = "") -> str:
@@ -254,33 +257,39 @@ def _title_of(pool: PoolOutcome) -> str:
 
 
 def _title(sim: Simulation) -> list[Any]:
+    where, pools, about = heading(sim)
+    head = _text((sim.scenario.transformer.name, "bold"), " on ", (where, "bold"))
+    return [head, *(bullet(_text(x)) for x in pools), *(_text(x) for x in about)]
+
+
+def heading(sim: Simulation) -> tuple[str, list[str], list[str]]:
+    """The machines, one line per pool where there are several, and lines about the engine and the traffic."""
     s, p, t = sim.scenario, sim.scenario.plan, sim.trace
-    formats = f"weights {p.weights}, KV cache {p.kv}"
     policy = "" if sim.policy == "fcfs" else f", policy {sim.policy}"
     loop = f"{t.concurrency:,} at a time" if t.concurrency else _span(t.duration_s, t.rate_per_s)
     if t.after is not None:
         loop = f"begun over {q(t.duration_s, 's')}"
-    if len(sim.pools) > 1:
+    sizes, pools = "", [placed(x, sim.pools[-1].role) for x in sim.pools] if len(sim.pools) > 1 else []
+    if pools:
         names = dict.fromkeys(_title_of(x) for x in sim.pools)
         where = " and ".join(
             "".join((f"{n} x " if n > 1 or len(names) > 1 else "", name))
             for name in names
             for n in [round(sum(x.devices * x.compute_frac for x in sim.pools if _title_of(x) == name))]
         )
-        degrees, pools = "", [bullet(_text(placed(x, sim.pools[-1].role))) for x in sim.pools]
     else:
         where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
-        copies, pools = sim.pools[0].replicas, []
-        degrees = "; ".join(x for x in (f"{copies} replicas" if copies > 1 else "", p.shape) if x)
-    return [
-        _text((s.transformer.name, "bold"), " on ", (where, "bold")),
-        *pools,
-        _text(f"{sim.config.rules.title}{policy}; {degrees + '; ' if degrees else ''}{formats}"),
-        _text(
+        copies = sim.pools[0].replicas
+        sizes = "".join(f"{x}; " for x in (f"{copies} replicas" if copies > 1 else "", p.shape) if x)
+    return (
+        where,
+        pools,
+        [
+            f"{sim.config.rules.title}{policy}; {sizes}weights {p.weights}, KV cache {p.kv}",
             f"traffic: {t.name}; {len(t):,} requests, {loop}, mean {t.isl.mean():,.0f} prompt + "
-            f"{t.osl.mean():,.0f} generated tokens"
-        ),
-    ]
+            f"{t.osl.mean():,.0f} generated tokens",
+        ],
+    )
 
 
 def _span(duration_s: float, rate_per_s: float) -> str:
@@ -333,40 +342,39 @@ def interval(low: float, high: float, unit: str = "s") -> str:
     return f"{begin:,.{max(0, 2 - whole)}f}-{number} {word}".rstrip()
 
 
-def _rates(sim: Simulation, document: dict[str, Any], targets: Sequence[Target], ends: Ends | None) -> Any:
-    table = grid("left", "left")
-    rows = [
-        *_served(sim, document["throughput"], targets, ends),
-        *_grouped(document),
-        *_used(sim),
-        *_beyond(sim, document.get("extras")),
-        *_paid(sim),
-    ]
-    for name, words in rows:
-        table.add_row(name, words)
-    return table
+def lines(
+    sim: Simulation, document: dict[str, Any], targets: Sequence[Target] = (), ends: Ends | None = None
+) -> list[Line]:
+    """What came out, a line each: throughput, verdicts on SLOs, batch and cache, techniques, energy and money.
+
+    Args:
+        sim: the run.
+        document: its summary.
+        targets: SLOs to judge.
+        ends: the runs at the ends of the interval.
+    """
+    first = [Line(*pair) for pair in _served(document["throughput"], targets)]
+    found = [_grouped(document), _used(sim), _beyond(sim, document.get("extras")), _paid(sim)]
+    return [*first, *verdict_lines(sim, targets, ends), *(Line(*pair) for pairs in found for pair in pairs)]
 
 
-def _served(
-    sim: Simulation, t: dict[str, Any], targets: Sequence[Target], ends: Ends | None
-) -> Iterator[tuple[str, Text | str]]:
+def _served(t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str, str]]:
     tokens = f"{figure(t['input_tokens_per_s'])} prompt + {figure(t['output_tokens_per_s'])} generated tokens/s"
     yield "throughput", f"{figure(t['requests_per_s'])} requests/s, {tokens}"
     if targets:
         good = t["goodput_requests_per_s"]
         share = good / t["requests_per_s"] if t["requests_per_s"] else 0.0
         yield "goodput", f"{figure(good)} requests/s within the limits ({share:.1%} of those completed)"
+
+
+def verdict_lines(sim: Simulation, targets: Sequence[Target], ends: Ends | None) -> Iterator[Line]:
+    """Whether each SLO is met, with the value, its interval and the limit."""
     for i, (v, between) in enumerate(_judged(sim, targets, ends)):
-        word = ("met", "bold green") if v.met else ("missed", "bold red")
         name = f"{v.target.metric.removesuffix('_s').upper()} {v.target.label}"
         span = f" ({interval(*between)})" if between else ""
-        doubt = (
-            ("", "") if _sure(v, between) is not False else ("; could be " + ("missed" if v.met else "met"), "yellow")
-        )
-        yield (
-            "" if i else "SLO",
-            _text(word, f"  {name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}", doubt),
-        )
+        doubt = "; could be " + ("missed" if v.met else "met") if _sure(v, between) is False else ""
+        text = f"{name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}"
+        yield Line("" if i else "SLO", text, "met" if v.met else "missed", doubt)
 
 
 def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
@@ -484,15 +492,7 @@ def _again(tokens: float | None) -> str:
 
 
 def _notes(sim: Simulation) -> list[Any]:
-    lines: list[Any] = []
-    told = [*sim.trace.notes, *sim.trace.rejected]
-    if told:
-        lines.append(_text(("traffic", "bold")))
-        lines += [bullet(_text(x)) for x in told[:_SHOWN]]
-        if len(told) > _SHOWN:
-            lines.append(bullet(_text(f"{len(told) - _SHOWN:,} more; --json lists all")))
+    notes = [*sim.trace.notes, *sim.trace.rejected]
+    more = [f"{len(notes) - _SHOWN:,} more; --json lists all"] if len(notes) > _SHOWN else []
     assumed = [] if sim.ledger is None else [x for x in sim.ledger.assumptions if x not in sim.trace.notes]
-    if assumed:
-        lines.append(_text(("assumed", "bold")))
-        lines += [bullet(_text(x)) for x in assumed]
-    return lines
+    return [*bullets("traffic", [*notes[:_SHOWN], *more]), *bullets("assumed", assumed)]

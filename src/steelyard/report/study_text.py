@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard.report.paper import columns, figure, render
-from steelyard.report.study import Findings, Row, shown_metrics
+from steelyard.studies.findings import Findings, Row, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
 from steelyard.units import format_quantity as q
 
-__all__ = ["FIXED", "heading", "listing", "quantity", "subtitle", "text"]
+__all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitle", "text", "titled"]
 
 #: Rows of the front, and reasons of missing answers, before the rest is only counted.
 _FRONT, _REASONS = 12, 5
@@ -55,6 +55,16 @@ def heading(name: str) -> str:
     return words.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("_", " ")
 
 
+def short(name: str) -> str:
+    """An axis as the head of a table."""
+    return name.removeprefix("flags.")
+
+
+def titled(objective: Objective) -> str:
+    """An objective with its name, when it has one."""
+    return f"{objective.name}: {objective}" if objective.name else str(objective)
+
+
 def subtitle(found: Findings) -> str:
     """What all rows share: ``model llama-3.1-70b, weights fp8``."""
     rows = found.answered or found.rows
@@ -69,24 +79,29 @@ def text(found: Findings, width: int | None = None) -> str:
         found: what the study says.
         width: columns of the terminal; None = no terminal.
     """
+    return render(parts(found, width), width, widest=max(100, width or 140))
+
+
+def parts(found: Findings, width: int | None = None) -> list[Any]:
+    """The report as renderables, from the name of the study to the reasons of missing answers."""
     study = found.study
     left = "" if study.finished else f" ({study.points - study.priced:,} not priced yet)"
-    parts: list[Any] = [f"{study.name}: {study.kind}, {study.points:,} points{left}", subtitle(found), ""]
+    made: list[Any] = [f"{study.name}: {study.kind}, {study.points:,} points{left}", subtitle(found), ""]
     metrics = shown_metrics(study.kind, found.objectives)
     axes = list(found.axes)
     for objective, best in zip(found.objectives, found.best, strict=True):
-        parts += [f"{objective.name}: {objective}" if objective.name else str(objective)]
-        parts += _table(found, best, axes, _fitting(metrics, objective), width) if best else ["  no point does", ""]
+        made.append(titled(objective))
+        made += _table(found, best, axes, _fitting(metrics, objective), width) if best else ["  no point does", ""]
     if found.front:
         names = ", ".join(heading(o.metric) for o in found.objectives)
-        parts.append(f"Pareto front of {names}: {len(found.front):,} points")
-        parts += _table(found, _spread(found.front, _FRONT), axes, [o.metric for o in found.objectives], width)
-    parts += _axes(found)
+        made.append(f"Pareto front of {names}: {len(found.front):,} points")
+        made += _table(found, _spread(found.front, _FRONT), axes, [o.metric for o in found.objectives], width)
+    made += _axes(found)
     for problem, count in list(found.problems.items())[:_REASONS]:
-        parts.append(f"{count:,} without an answer: {problem}")
+        made.append(f"{count:,} without an answer: {problem}")
     if len(found.problems) > _REASONS:
-        parts.append(f"{len(found.problems) - _REASONS:,} more reasons; --csv has them all")
-    return render(parts, width, widest=max(100, width or 140))
+        made.append(f"{len(found.problems) - _REASONS:,} more reasons; --csv has them all")
+    return made
 
 
 def _fitting(metrics: Sequence[str], objective: Objective) -> list[str]:
@@ -114,7 +129,7 @@ def _word(axes: Mapping[str, Any], name: str) -> str:
 def _table(
     found: Findings, rows: Sequence[Row], axes: Sequence[str], metrics: Sequence[str], width: int | None
 ) -> list[Any]:
-    names = [n.removeprefix("flags.") for n in axes] + [heading(m) for m in metrics]
+    names = [short(n) for n in axes] + [heading(m) for m in metrics]
     cells = [listing(found, r, axes, metrics) for r in rows]
     numeric = [n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdigit() for c in cells)]
     return [columns(names, cells, numeric, gap=2 if width is None or width > 100 else 1), ""]
@@ -127,7 +142,7 @@ def _axes(found: Findings) -> list[Any]:
     rows = [
         [
             heading(a.metric),
-            a.name.removeprefix("flags."),
+            short(a.name),
             f"{a.ratio:,.2f}x",
             _word({"": a.best}, ""),
             f"{a.best_frac:.0%}",

@@ -85,8 +85,6 @@ class Candidate:
     tpot_s: float
     """At the promised percentile (p99 when none is promised), s."""
     e2e_s: float
-    percentiles: Mapping[str, Mapping[str, float]]
-    """``ttft_s``, ``tpot_s``, ``e2e_s`` -> ``mean``, ``p50``, ``p90``, ``p95``, ``p99``; empty unless simulated."""
     tokens_per_s: float
     """Output tokens per second at the requested traffic (at the largest rate, for the objective ``throughput``)."""
     tokens_per_s_per_device: float
@@ -97,6 +95,8 @@ class Candidate:
     """Largest request rate at which every promise still holds."""
     interval: Mapping[str, tuple[float, float]]
     """80 % intervals of ``ttft_s``, ``tpot_s``, ``e2e_s``, ``max_rate_per_s``; empty when unknown."""
+    percentiles: Mapping[str, Mapping[str, float]]
+    """``ttft_s``, ``tpot_s``, ``e2e_s`` -> ``mean``, ``p50``, ``p90``, ``p95``, ``p99``; empty unless simulated."""
     simulated: bool
     """Played request by request; otherwise the figures are the analytic screen's."""
     meets: bool

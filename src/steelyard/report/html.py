@@ -1,0 +1,67 @@
+"""Pages from the templates of this folder: complete in themselves, every value escaped, one stylesheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["Table", "rendered", "stylesheet", "write_html"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of a page: headings, rows of text; the first ``left`` columns are words, the others numbers."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    first_bold: bool = False
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters["items_text"] = lambda table: [f"{name}: {text}" for name, text in table.items()]
+    return found
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page as text.
+
+    Args:
+        template: file of the folder.
+        values: what its variables stand for.
+    """
+    return _environment().get_template(template).render(**values)
+
+
+def stylesheet(*names: str) -> str:
+    """Style files of the folder one after another."""
+    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+
+
+def write_html(text: str, path: str | Path) -> None:
+    """Write a page. Raises :class:`InputError` when the file cannot be written."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field="html") from error
