@@ -204,13 +204,11 @@ def test_stated_errors_hold_on_the_measurements(machine: str, phase: Any) -> Non
     if not folder.is_dir():
         pytest.skip(f"no measured tables at {folder} (set STEELYARD_DATA)")
     pytest.importorskip("pyarrow")
-    from steelyard.calibrate.fit_attention import COMMON_KERNELS, device_of, parts, predict, score, split, start_of
-    from steelyard.measurements.aic_attention import read_attention
+    from steelyard_validation.fits.attention import COMMON_KERNELS, Fit, parts, read, start_of
 
     table = tomllib.loads((CALIBRATION / machine / "attention.toml").read_text(encoding="utf-8"))[phase]
     start = start_of(phase)
-    for part in parts(machine, device_of(machine), read_attention(folder, machine, phase), COMMON_KERNELS[phase]):
-        held = split(part, "held_out")
-        predicted = predict(held, type(start.parameters)(**table["parameters"]), start.facts[part.kernel])
-        own = score(predicted, held.rows.time_s)
-        assert 100 * own.mean_ape == pytest.approx(table[part.kernel]["residual"]["mean_ape"], rel=0.05)
+    shipped = Fit(phase, type(start.parameters)(**table["parameters"]), start.facts)
+    for part in parts(machine, read(folder.parent, machine, phase), COMMON_KERNELS[phase]):
+        own = shipped.score([part.side(False)])
+        assert own["mean_ape"] == pytest.approx(table[part.kernel]["residual"]["mean_ape"], rel=0.05)

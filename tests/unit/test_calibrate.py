@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steelyard.calibrate.few_shot import errors_of, fit_parameters
+from steelyard.calibrate.task import errors_of, fit_parameters
 from steelyard.calibrate.toml_files import document, write_files
 from steelyard.cli.main import main
 from steelyard.cost.cpu import CpuProduct, product_time_s
@@ -106,13 +106,12 @@ def gemm_table(folder: Path, machine: str, rows: int = 400) -> Path:
     from dataclasses import replace
 
     from steelyard.calibrate.tasks import gemm_task
-    from steelyard.measurements.aic_gemm import GemmRows
 
     target = find_machine(machine)
     rng = np.random.default_rng(1)
     m, n, k = (np.exp2(rng.integers(low, high, rows)) for low, high in ((0, 13), (8, 14), (8, 14)))
-    blank = GemmRows(machine, "bf16", "made up", m, n, k, np.ones(rows), np.full(rows, "", dtype=np.str_))
-    task = gemm_task(target, blank, np.ones(rows, dtype=np.bool_))
+    blank = pd.DataFrame({"m": m, "n": n, "k": k, "time_s": 1.0, "fitted": True})
+    task = gemm_task(target, "bf16", blank)
     other = replace(task.prior.parameters, dram_frac=0.6, launch_cycles=9000.0)
     time = task.predict(other, task.everywhere) * np.exp(rng.normal(0, 0.03, rows))
     frame = pd.DataFrame(
@@ -243,8 +242,8 @@ def test_an_unreadable_table_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_measured_kernels_answer_near_shapes_only(tmp_path: Path) -> None:
+    from steelyard.calibrate.measured_kernels import beside, measured_kernels
     from steelyard.estimation.estimate import estimate
-    from steelyard.measurements.measured_kernels import beside, measured_kernels
 
     target = find_machine("h100_sxm")
     with pytest.raises(InputError, match="no measured kernels"):

@@ -162,17 +162,17 @@ def test_fitted_machines_meet_the_target_on_sizes_left_out() -> None:
     if not (data / "truth" / "aic_ops" / "comm_all_systems.parquet").is_file():
         pytest.skip("no measured collectives at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.fit_collective import FABRICS, even_size, predict, rows_of
-    from steelyard.measurements import comm
+    from steelyard.calibrate.tasks import collective_task
+    from steelyard.machine.catalogue import find_machine
+    from steelyard.measurements.kernel_tables import collective_rows, collective_rows_of
 
-    table = comm.read_aiconfigurator(data)
+    table = collective_rows(data / "truth" / "aic_ops" / "comm_all_systems.parquet")
     for machine in ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "l40s"):
         path = CATALOGUE / "calibration" / machine / "collective.toml"
         parameters = CollectiveParameters(**tomllib.loads(path.read_text(encoding="utf-8"))["parameters"])
-        rows = rows_of(table, machine)
-        rows = rows[~even_size(rows)].reset_index(drop=True)
-        error = np.abs(predict(rows, FABRICS[machine], parameters) / rows["time_s"].to_numpy() - 1.0)
-        assert error.mean() < 0.15, machine
+        task = collective_task(find_machine(machine), collective_rows_of(table, machine))
+        errors = task.errors(parameters, np.flatnonzero(~task.rows["fitted"]))
+        assert errors.mean_ape < 15.0, machine
 
 
 def test_the_catalogue_states_the_facts_the_code_uses() -> None:

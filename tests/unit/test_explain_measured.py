@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from steelyard.calibrate import measured_kernels
 from steelyard.cli import explain as verb
 from steelyard.estimation.estimate import estimate
-from steelyard.measurements import measured_kernels
 
 
 class Tables:

@@ -234,15 +234,16 @@ def test_catalogue_parameters_predict_pairs_left_out(machine: str, number_format
         pytest.skip(f"no measured GEMM table of {machine} under {folder}")
     for module in ("numba", "pandas", "pyarrow"):
         pytest.importorskip(module)
-    from steelyard.calibrate.fit_gemm import MEASURED, Sample, device_of, score
-    from steelyard.measurements.aic_gemm import aic_gemm_files, read_aic_gemm, split_by_pair
+    from steelyard.calibrate.tasks import gemm_task
+    from steelyard.machine.catalogue import find_machine
+    from steelyard.measurements.kernel_tables import gemm_rows
 
-    rows = read_aic_gemm(aic_gemm_files(folder)[machine])[number_format]
+    rows = gemm_rows(next(folder.glob(f"{machine}__gemm__*.parquet")))
+    rows = rows[(rows["format"] == number_format) & ~rows["fitted"]].reset_index(drop=True)
+    task = gemm_task(find_machine(machine), number_format, rows, like=machine)
     text = resources.files("steelyard.catalogue").joinpath(f"calibration/{machine}/gemm.toml").read_text("utf-8")
     data = tomllib.loads(text)
     section = data if number_format == "bf16" else data[number_format]
-    device, hot = device_of(machine, number_format), MEASURED[machine]
-    sample = Sample(split_by_pair(rows)[1], device, gemm_facts(section["facts"]), hot)
-    result = score([sample], GemmParameters(**section["parameters"]))
-    assert result.mean_ape <= LIMITS_PERCENT[machine, number_format]
-    assert result.big_mean_ape < result.roofline_big_mean_ape
+    assert task.facts == section["facts"]
+    errors = task.errors(GemmParameters(**section["parameters"]), task.everywhere)
+    assert errors.mean_ape <= LIMITS_PERCENT[machine, number_format]

@@ -127,15 +127,17 @@ def test_hopper_meets_the_target_on_measured_rows() -> None:
     if not (data / "truth" / "aic_ops" / "h100_sxm__moe__vllm_0.24.0.parquet").is_file():
         pytest.skip("no measured MoE layers at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.fit_moe import predict
-    from steelyard.measurements import aic_moe
+    from steelyard.calibrate.tasks import moe_task
+    from steelyard.machine.catalogue import find_machine
+    from steelyard.measurements.kernel_tables import moe_rows
 
-    rows = aic_moe.read(data, "h100_sxm")
+    rows = moe_rows(data / "truth" / "aic_ops" / "h100_sxm__moe__vllm_0.24.0.parquet")
     table = tomllib.loads((CATALOGUE / "calibration" / "h100_sxm" / "moe.toml").read_text(encoding="utf-8"))
     for kernel in ("triton_bfloat16", "triton_fp8_block", "cutlass_fp8_block"):
         part = rows[rows["kernel"] == kernel].sample(1500, random_state=9).reset_index(drop=True)
-        answer = predict(part, "h100_sxm", kernel, MoeParameters(**table[kernel]["parameters"]))
-        assert np.mean(np.abs(answer / part["time_s"].to_numpy() - 1.0)) < 0.14, kernel
+        task = moe_task(find_machine("h100_sxm"), kernel, part)
+        errors = task.errors(MoeParameters(**table[kernel]["parameters"]), task.everywhere)
+        assert errors.mean_ape < 14.0, kernel
 
 
 def test_the_catalogue_states_the_facts_the_code_uses() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 pd = pytest.importorskip("pandas")
 
+from steelyard.measurements.reader import Ask, Comparison  # noqa: E402
 from steelyard.testing.readers import ReaderContract  # noqa: E402
 from steelyard_validation.readers import inferencex, llmservingsim, rocm_vllm, trtllm  # noqa: E402
-from steelyard_validation.readers._base import Ask, Comparison  # noqa: E402
 from steelyard_validation.readers._whole import deploy  # noqa: E402
 
 

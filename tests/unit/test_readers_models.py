@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("pandas")
 
+from steelyard.measurements.reader import Ask
 from steelyard.testing.readers import ReaderContract
-from steelyard_validation import fit_family
+from steelyard_validation.fits import family as fit_family
 from steelyard_validation.readers import (
     deepseek_serving,
     gpt3_layer,
@@ -27,7 +28,6 @@ from steelyard_validation.readers import (
     tpu_serving,
     trtllm,
 )
-from steelyard_validation.readers._base import Ask
 from steelyard_validation.readers._whole import (
     Deployment,
     closed_loop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, interval80, machine_name
 from steelyard.testing.readers import ReaderContract
 from steelyard_validation import validate as module
 from steelyard_validation.readers import aic_ops, comm, deepseek_kernels, infersim_ops, neusight_ops, vidur_profiling
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, interval80, machine_name
 from steelyard_validation.report import MARKERS, accuracy_table, short_table, text, update_readme, write_pages
 from steelyard_validation.validate import accuracy, validate
 
@@ -349,3 +350,30 @@ def test_every_registered_reader_is_for_a_folder() -> None:
     names = module.READERS.names()
     assert "aic_ops" in names
     assert {"aic_ops.comm", "apex_comm", "vidur_profiling.network"} <= set(names)
+
+
+def test_the_bare_wheel_says_where_the_readers_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+
+    from steelyard.cli import validate as command
+
+    for name in [n for n in sys.modules if n.partition(".")[0] == "steelyard_validation"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "steelyard_validation", None)
+    monkeypatch.setitem(sys.modules, "steelyard_validation.command", None)
+    try:
+        importlib.reload(command)
+        from cyclopts import App
+
+        app = App()
+        app.command(command.validate, name="validate")
+        with pytest.raises(InputError, match=r"pip install \./validation"):
+            app(["validate", "aic_ops", "--data", "x"], exit_on_error=False, print_error=False)
+        from steelyard.testing.readers import ReaderContract  # the contract suite needs the wheel alone
+
+        assert ReaderContract.test_other_machines_are_left_out
+    finally:
+        monkeypatch.undo()
+        importlib.reload(command)

@@ -80,13 +80,13 @@ def test_elementwise_kernels_meet_the_target_on_measured_rows() -> None:
     if not (data / "truth" / "neusight_ops" / "test_ops_nvidia.parquet").is_file():
         pytest.skip("no measured vector kernels at STEELYARD_DATA")
     pytest.importorskip("pandas")
-    from steelyard.calibrate.fit_vector import device_of, predict
-    from steelyard.measurements import vector_ops
+    from steelyard_validation.fits.vector import Fitted, task_of
+    from steelyard_validation.fits.vector_tables import read_neusight
 
-    table = vector_ops.read_neusight(data)
+    table = read_neusight(data / "truth")
     for machine in ("a100_pcie", "l4", "t4", "v100_pcie", "mi100"):
         saved = tomllib.loads((CATALOGUE / "calibration" / machine / "vector.toml").read_text(encoding="utf-8"))
         rows = table[(table["machine"] == machine) & (table["kind"] == "elementwise")].reset_index(drop=True)
         overhead = {"neusight": float(saved["provenance"]["overhead_s_neusight"])}
-        answer = predict(rows, device_of(machine), VectorParameters(**saved["parameters"]), overhead)
+        answer = Fitted(VectorParameters(**saved["parameters"]), overhead).predict_s(task_of(machine, rows))
         assert np.mean(np.abs(answer / rows["time_s"].to_numpy() - 1.0)) < 0.06, machine

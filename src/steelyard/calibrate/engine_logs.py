@@ -19,21 +19,17 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.fit_engine import EngineFit, fit_engine, values_of
 from steelyard.calibrate.toml_files import document, write_files
-from steelyard.deployment.engine import Engine, default_engine, engines, find_engine
-from steelyard.deployment.plan import Plan
-from steelyard.deployment.sharding import check_sharding
+from steelyard.deployment.engine import Engine, engines
 from steelyard.errors import InputError
 from steelyard.folders import user_folder
-from steelyard.machine.cluster import parse_cluster
-from steelyard.simulation.replay import Log, read_log
-from steelyard.workload.catalogue import load_model
-from steelyard_validation.readers._serve import Service
-from steelyard_validation.readers._whole import Deployment
+from steelyard.scenario.parse import Shape, deployment_of
+from steelyard.simulation.replay import read_log
+from steelyard.simulation.run import Options, Prepared, prepare, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FITTED", "EngineCalibration", "LogScore", "calibrate_engine", "deployment", "engine_file", "write_engine"]
+__all__ = ["FITTED", "EngineCalibration", "LogScore", "calibrate_engine", "engine_file", "write_engine"]
 
 Floats = NDArray[np.float64]
 
@@ -77,75 +73,47 @@ class EngineCalibration:
     """Figures that ended at zero: the kernels alone are predicted slower than the log."""
 
 
-def deployment(
+def calibrate_engine(
     model: str,
     on: str,
-    engine: str,
-    *,
-    weights: str = "",
-    activations: str = "",
-    kv: str = "",
-    communication: str = "",
-    tp: int | None = None,
-    pp: int | None = None,
-    dp: int | None = None,
-    ep: int = 1,
-    skew: float = 0.0,
-) -> Deployment:
-    """The deployment the logs were taken of. Raises :class:`InputError` on unknown names and impossible degrees."""
-    cluster = parse_cluster(on)
-    found = load_model(model)
-    rest = (pp or 1) * (dp or 1)
-    plan = Plan(
-        weights, activations, kv, communication, tp or max(1, cluster.count // rest), pp or 1, dp or 1, ep
-    ).resolved(found.transformer.native_weights)
-    check_sharding(found.transformer, plan)
-    if plan.devices > cluster.count:
-        raise InputError(f"the plan needs {plan.devices} devices, {on!r} has {cluster.count}", field="on")
-    chosen = find_engine(engine) if engine else default_engine(cluster.machine)
-    return Deployment(found, replace(cluster, count=plan.devices), plan, chosen, skew)
-
-
-def calibrate_engine(
-    at: Deployment,
+    shape: Shape,
     files: Sequence[str],
     *,
     flags: Mapping[str, Any] | None = None,
+    options: Options = Options(),  # noqa: B008 - frozen
     rate: str = "",
     concurrency: int | None = None,
-    seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> EngineCalibration:
-    """Fit :data:`FITTED` of the deployment's engine to logs.
+    """Fit :data:`FITTED` of a deployment's engine to logs.
 
     Args:
-        at: what was measured.
+        model, on, shape: what was measured, as in ``simulate``.
         files: logs of ``vllm bench serve``, aiperf, guidellm, or records of requests, one load each.
         flags: engine flags of the runs.
-        rate, concurrency, seed: how requests were sent, where the logs do not say.
+        options: of the simulations: seed, skew.
+        rate, concurrency: how requests were sent, where the logs do not say.
 
     Raises:
         InputError: a log cannot be read or has no times, or nothing of it fits the deployment.
     """
     if not files:
         raise InputError("give the logs of one or more benchmark runs", field="engine")
-    logs = [read_log(f, rate=rate, concurrency=concurrency, seed=seed) for f in files]
+    logs = [read_log(f, rate=rate, concurrency=concurrency, seed=options.seed) for f in files]
+    served = [deployment_of(model, on, shape, log.trace, replace(options, log=1), flags=flags) for log in logs]
+    start = served[0].first.scenario.engine
     measured = [_statistics(x.recorded.tpot_s, x.recorded.ttft_s) for x in logs]
     for name, (tpot, ttft) in zip(files, measured, strict=True):
         if not np.isfinite(tpot).any() and not np.isfinite(ttft).any():
             raise InputError(f"{name} has neither times to first token nor times per output token", field="engine")
-    given = dict(flags or {})
-
-    def played(log: Log, engine: Engine) -> tuple[Floats, Floats]:
-        return _simulated(replace(at, engine=engine), log, given)
 
     def fit(chosen: Sequence[int]) -> EngineFit:
         def predict(engine: Engine) -> tuple[Floats, Floats]:
-            answers = [played(logs[i], engine) for i in chosen]
+            answers = [_simulated(served[i], engine) for i in chosen]
             return np.concatenate([a for a, _ in answers]), np.concatenate([b for _, b in answers])
 
         return fit_engine(
-            at.engine,
+            start,
             FITTED,
             predict,
             np.concatenate([measured[i][0] for i in chosen]),
@@ -166,7 +134,7 @@ def calibrate_engine(
     final = fit(list(every)) if left else judged
     scores = []
     for i in every:
-        pairs = [played(logs[i], engine) for engine in (at.engine, judged.engine)]
+        pairs = [_simulated(served[i], engine) for engine in (start, judged.engine)]
         errors = [[float(found[0] / true[0] - 1.0) for found, true in zip(p, measured[i], strict=True)] for p in pairs]
         scores.append(
             LogScore(
@@ -181,7 +149,7 @@ def calibrate_engine(
             )
         )
     zero = tuple(name for name, value in final.values.items() if value == 0.0)
-    return EngineCalibration(final.engine, values_of(at.engine, FITTED), final.values, tuple(scores), zero)
+    return EngineCalibration(final.engine, values_of(start, FITTED), final.values, tuple(scores), zero)
 
 
 def _statistics(tpot: Any, ttft: Any) -> tuple[Floats, Floats]:
@@ -194,15 +162,13 @@ def _statistics(tpot: Any, ttft: Any) -> tuple[Floats, Floats]:
     return found[0], found[1]
 
 
-def _simulated(at: Deployment, log: Log, flags: Mapping[str, Any]) -> tuple[Floats, Floats]:
-    """The same figures of the simulation of a log's load."""
-    service = Service.for_trace(at, log.trace, flags)
-    q = service.play(log.trace, service.flagged(flags)).requests
-    osl = np.asarray(log.trace.osl, dtype=np.float64)
-    ttft = np.asarray(q["first_at"] - q["arrived_at"], dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tpot = np.where(osl > 1, (q["last_at"] - q["first_at"]) / (osl - 1), np.nan)
-    return _statistics(tpot, ttft)
+def _simulated(prepared: Prepared, engine: Engine) -> tuple[Floats, Floats]:
+    """The same figures of a log's load, simulated with another engine."""
+    first = prepared.first.scenario
+    clusters = [replace(first.cluster, count=first.plan.devices)]
+    question = (prepared.deployment, prepared.trace, prepared.options)
+    records = run(prepare(*question, model=first.model, clusters=clusters, engine=engine), 0.0).records
+    return _statistics(records.tpot_s, records.ttft_s)
 
 
 def engine_file(found: EngineCalibration, source: str) -> str:

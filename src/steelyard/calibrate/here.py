@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._version import __version__
-from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
 from steelyard.calibrate.measure.graphs import kernel_of
 from steelyard.calibrate.measure.session import Measured, Session
+from steelyard.calibrate.task import Section, errors_of, fit_parameters, need_scipy, sections_table
 from steelyard.calibrate.toml_files import document, write_files
 from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, measured_cpu, time_s, variant_of
 from steelyard.cost.program import Kernel
@@ -25,7 +25,7 @@ from steelyard.folders import user_folder
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 
-__all__ = ["Calibration", "Fitted", "calibrate_session", "machine_of", "measured_with", "write_here"]
+__all__ = ["Calibration", "calibrate_session", "machine_of", "measured_with", "write_here"]
 
 Array = NDArray[np.float64]
 
@@ -68,24 +68,12 @@ UNUSED: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """One fitted section: parameters of an op, a variant and a number format, with the held-out score."""
-
-    op: str
-    variant: str
-    number_format: str
-    parameters: Any
-    held_out: Errors
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """The machine and its sections."""
 
     machine: Machine
     machine_toml: str
-    sections: tuple[Fitted, ...]
+    sections: tuple[Section, ...]
     files: Mapping[str, str]
     """File name to TOML text, below ``calibration/<machine>/``."""
 
@@ -183,26 +171,39 @@ def calibrate_session(session: Session, name: str) -> Calibration:
     need_scipy()
     machine, text = machine_of(session, name)
     kernels = [kernel_of(m.case, machine) for m in session.rows]
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for i, (m, kernel) in enumerate(zip(session.rows, kernels, strict=True)):
         if kernel.kind == "vector" and m.case.number_format != session.number_formats[0]:
             continue  # elementwise work is priced in one format
-        key = ("cpu", variant_of(kernel), "" if kernel.kind == "vector" else m.case.number_format)
+        key = (variant_of(kernel), "" if kernel.kind == "vector" else m.case.number_format)
         groups.setdefault(key, []).append(i)
-    chains = [i for key, index in groups.items() if key[1].startswith("chain_") for i in index]
+    chains = [i for key, index in groups.items() if key[0].startswith("chain_") for i in index]
     if chains:
-        groups["cpu", "chain", ""] = chains
-    sections = [
-        _section(key, [session.rows[i] for i in index], [kernels[i] for i in index], machine)
+        groups["chain", ""] = chains
+    provenance = {
+        "kind": "fitted",
+        "source": f"steelyard calibrate --here, {session.backend}, {session.threads} threads",
+        "split": f"whole shapes left out, {FOLDS} folds; parameters are of the fit to all rows",
+    }
+    sections = tuple(
+        _section(*key, [session.rows[i] for i in index], [kernels[i] for i in index], machine, provenance)
         for key, index in groups.items()
-    ]
-    return Calibration(machine, text, tuple(sections), _files(session, sections))
+    )
+    head = f"{session.device_title}: what `steelyard calibrate --here` fitted."
+    slower, drift = 100 * math.expm1(session.noise), 100 * math.expm1(session.drift)
+    note = f"Noise: a median round was {slower:.0f} % slower than the one kept; drift {drift:+.0f} %."
+    files = {f"{op}.toml": document(table, [head, note]) for op, table in sections_table(sections).items()}
+    return Calibration(machine, text, sections, files)
 
 
 def _section(
-    key: tuple[str, str, str], rows: Sequence[Measured], kernels: Sequence[Kernel], machine: Machine
-) -> Fitted:
-    op, variant, fmt = key
+    variant: str,
+    number_format: str,
+    rows: Sequence[Measured],
+    kernels: Sequence[Kernel],
+    machine: Machine,
+    provenance: Mapping[str, Any],
+) -> Section:
     predict, prior, bounds = _model(kernels, machine)
     measured = np.array([m.time_s for m in rows])
     fold = folds_of(rows)
@@ -222,7 +223,10 @@ def _section(
         )
         held[~inside] = predict(fitted)[~inside]
     final = fit_parameters(predict, prior, measured, names, sigma=SIGMA, bounds=bounds)
-    return Fitted(op, variant, fmt, final, errors_of(held, measured), len(rows))
+    section = ".".join(part for part in (variant, number_format) if part)
+    about = {**provenance, "rows": len(rows)}
+    before = errors_of(predict(prior), measured)
+    return Section("cpu", section, variant, final, len(rows), errors_of(held, measured), before, about)
 
 
 def folds_of(rows: Sequence[Measured]) -> NDArray[np.int_]:
@@ -248,32 +252,6 @@ def _model(
     return lambda p: time_s(kind, columns, site, p), prior, bounds
 
 
-def _files(session: Session, sections: Sequence[Fitted]) -> dict[str, str]:
-    tables: dict[str, dict[str, Any]] = {}
-    for s in sections:
-        path = [part for part in (s.variant, s.number_format) if part]
-        level = tables.setdefault(s.op, {})
-        for part in path:
-            level = level.setdefault(part, {})
-        level["parameters"] = {n: float(getattr(s.parameters, n)) for n in s.parameters.__slots__}
-        level["residual"] = s.held_out.table()
-        level["provenance"] = {
-            "kind": "fitted",
-            "source": f"steelyard calibrate --here, {session.backend}, {session.threads} threads",
-            "rows": s.rows,
-            "split": f"whole shapes left out, {FOLDS} folds; parameters are of the fit to all rows",
-            "steelyard": __version__,
-        }
-    note = (
-        f"Noise: a median round was {100 * math.expm1(session.noise):.0f} % slower than the one kept; "
-        f"drift {100 * math.expm1(session.drift):+.0f} %."
-    )
-    return {
-        f"{op}.toml": document(table, [f"{session.device_title}: what `steelyard calibrate --here` fitted.", note])
-        for op, table in tables.items()
-    }
-
-
 def write_here(session: Session, name: str, out: str = "") -> tuple[Calibration, list[Path]]:
     """Fit a session and write its machine and calibration into a catalogue folder.
 
@@ -287,14 +265,13 @@ def write_here(session: Session, name: str, out: str = "") -> tuple[Calibration,
     """
     folder = Path(out) if out else user_folder()
     if session.device != "cpu":
-        from steelyard.calibrate.fit import files_of
         from steelyard.calibrate.here_gpu import gpu_sections
+        from steelyard.calibrate.tables import files_of
 
         machine, sections = gpu_sections(session)
-        fitted = tuple(Fitted(x.op, x.title, "", x.parameters, x.held_out, x.rows) for x in sections)
         texts = files_of(machine.name, sections)
         paths = write_files(folder, {f"calibration/{file}": text for file, text in texts.items()})
-        return Calibration(machine, "", fitted, texts), paths
+        return Calibration(machine, "", tuple(sections), texts), paths
     found = calibrate_session(session, name)
     files = {f"machines/{name}.toml": found.machine_toml}
     files |= {f"calibration/{name}/{file}": text for file, text in found.files.items()}

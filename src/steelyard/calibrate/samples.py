@@ -17,27 +17,28 @@ from __future__ import annotations
 import csv
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard._version import __version__
-from steelyard.calibrate.few_shot import Errors, errors_of, fit_parameters, need_scipy
+from steelyard.calibrate.task import Errors, Section, Task, errors_of, fit_parameters, need_scipy, sections_table
+from steelyard.calibrate.tasks import attention_task, collective_task, gemm_task, vector_task
 from steelyard.calibrate.toml_files import check_name, document, merged
+from steelyard.cost.attention_kernels import attention_kernel
+from steelyard.cost.collective import LIBRARIES
 from steelyard.cost.devices import DEFAULT_CLOCK_HZ
 from steelyard.cost.parameters import calibration_table
+from steelyard.deployment.formats import find_format
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
-
-if TYPE_CHECKING:
-    pass
+from steelyard.measurements.kernel_tables import GEMM_BITS
 
 __all__ = [
     "COLUMNS",
@@ -229,7 +230,7 @@ def _adapted(machine: Machine, given: Machine, samples: Sequence[Sample], like: 
         after = errors_of(pairs[:, 0], pairs[:, 1]) if len(pairs) else borrowed
         kept_prior = len(pairs) > 0 and after.mean_ape > borrowed.mean_ape and not rescale
         parameters = task.prior.parameters if kept_prior else task.fit(task.everywhere, few=True)
-        moved = {n: float(getattr(parameters, n) / (getattr(task.prior.parameters, n) or 1.0)) for n in task.few_names}
+        moved = {n: float(getattr(parameters, n) / (getattr(task.prior.parameters, n) or 1.0)) for n in task.free.few}
         source = task.prior.source
         found.append(
             Adapted(*key, task.title, parameters, moved, len(task), borrowed, after, source, task.facts, not kept_prior)
@@ -296,114 +297,51 @@ SCALE_NOISE = 0.2
 """Log-space scatter of a row around borrowed parameters on another machine."""
 
 
-def _tasks(machine: Machine, samples: Sequence[Sample], like: str) -> Iterator[Any]:
-    from steelyard.deployment.formats import find_format
+def _tasks(machine: Machine, samples: Sequence[Sample], like: str) -> Iterator[Task]:
+    """One task per op, and per format of products."""
+    import pandas as pd
 
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
         if sample.op in ("gemm", "decode", "prefill"):
             find_format(sample.dtype)
         groups.setdefault((sample.op, sample.dtype if sample.op == "gemm" else ""), []).append(sample)
-    for (op, dtype), rows in groups.items():
-        time_s = np.array([r.latency_s for r in rows])
-        columns = {c: np.array([r.sizes.get(c, 0.0) for r in rows]) for c in {*COLUMNS[op], "new", "window"}}
-        seen = np.ones(time_s.size, dtype=np.bool_)
+    for (op, dtype), chosen in groups.items():
+        names = (*COLUMNS[op], "new", "window")
+        rows = pd.DataFrame({c: [r.sizes.get(c, 0.0) for r in chosen] for c in names})
+        rows = rows.assign(time_s=[r.latency_s for r in chosen], fitted=True)
         if op == "gemm":
-            yield _gemm(machine, dtype, columns, time_s, seen, like)
+            _choice("dtype of a product", dtype, GEMM_BITS)
+            yield gemm_task(machine, dtype, rows, source="samples", like=like)
         elif op == "collective":
-            yield _collective(machine, rows, columns, time_s, seen, like)
+            operations = [_choice("operation", r.words.get("operation", "all_reduce"), OPERATIONS) for r in chosen]
+            libraries = [_choice("library", r.words.get("library", "nccl"), LIBRARIES) for r in chosen]
+            rows = rows.assign(operation=operations, library=libraries, message_bytes=rows["bytes"])
+            yield collective_task(machine, rows, source="samples", like=like)
         elif op == "vector":
-            yield _vector(machine, columns, time_s, seen, like)
+            half = rows["bytes"] / 2.0
+            rows = rows.assign(read_bytes=half, write_bytes=half, flops=0.0, rows=1.0, kind="elementwise", cold=True)
+            yield vector_task(machine, rows, source="samples", like=like)
         else:
-            yield _attention(machine, op, rows, columns, time_s, seen, like)
+            bits = [8.0 if r.dtype.startswith("fp8") else 16.0 for r in chosen]
+            kernels = [
+                r.words.get("kernel") or attention_kernel(machine.family, b, r.sizes["head_dim"])
+                for r, b in zip(chosen, bits, strict=True)
+            ]
+            new = rows["new"].where(rows["new"] > 0, rows["context"]) if op == "prefill" else 1.0
+            if np.any(new > rows["context"]):
+                raise InputError("new tokens exceed the context, which counts them", field="samples")
+            rows = rows.assign(kernel=kernels, kv_bits=bits, new_tokens=new)
+            yield attention_task(machine, op, rows, source="samples", like=like)
 
 
-def _gemm(machine: Machine, dtype: str, c: Mapping[str, Any], time_s: Any, seen: Any, like: str) -> Any:
-    from steelyard.calibrate.tasks import gemm_task
-    from steelyard.measurements.aic_gemm import FORMAT_BITS, GemmRows
-
-    if dtype not in FORMAT_BITS:
-        raise InputError(str(UnknownName("dtype of a product", dtype, FORMAT_BITS)), field="samples")
-    kernel = np.full(time_s.size, "", dtype=np.str_)
-    rows = GemmRows(machine.name, dtype, "samples", c["m"], c["n"], c["k"], time_s, kernel)
-    return gemm_task(machine, rows, seen, like=like)
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 
 
-def _attention(
-    machine: Machine, phase: str, rows: Sequence[Sample], c: Mapping[str, Any], time_s: Any, seen: Any, like: str
-) -> Any:
-    from steelyard.calibrate.tasks import attention_task
-    from steelyard.cost.attention_kernels import attention_kernel
-    from steelyard.measurements.aic_attention import AttentionRows
-
-    bits = np.array([8.0 if r.dtype.startswith("fp8") else 16.0 for r in rows])
-    kernels = [
-        r.words.get("kernel") or attention_kernel(machine.family, float(b), r.sizes["head_dim"])
-        for r, b in zip(rows, bits, strict=True)
-    ]
-    new = np.where(c["new"] > 0, c["new"], c["context"]) if phase == "prefill" else np.ones(time_s.size)
-    if np.any(new > c["context"]):
-        raise InputError("new tokens exceed the context, which counts them", field="samples")
-    table = AttentionRows(
-        kernel=np.asarray(kernels, dtype=np.str_),
-        batch=c["batch"],
-        new_tokens=new,
-        context=c["context"],
-        heads=c["heads"],
-        kv_heads=c["kv_heads"],
-        head_dim=c["head_dim"],
-        window=c["window"],
-        kv_bits=bits,
-        time_s=time_s,
-        base_s=np.zeros(time_s.size),
-        base_context=np.zeros(time_s.size),
-    )
-    return attention_task(machine, phase, table, seen, source="samples", like=like)
-
-
-def _collective(
-    machine: Machine, rows: Sequence[Sample], c: Mapping[str, Any], time_s: Any, seen: Any, like: str
-) -> Any:
-    import pandas as pd
-
-    from steelyard.calibrate.tasks import collective_task
-    from steelyard.cost.collective import LIBRARIES
-
-    known = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
-    operations = [r.words.get("operation", "all_reduce") for r in rows]
-    libraries = [r.words.get("library", "nccl") for r in rows]
-    for name in operations:
-        if name not in known:
-            raise InputError(str(UnknownName("operation", name, known)), field="samples")
-    for name in libraries:
-        if name not in LIBRARIES:
-            raise InputError(str(UnknownName("library", name, LIBRARIES)), field="samples")
-    frame = pd.DataFrame(
-        {
-            "operation": operations,
-            "library": libraries,
-            "message_bytes": c["bytes"],
-            "devices": c["devices"].astype(int),
-            "time_s": time_s,
-        }
-    )
-    return collective_task(machine, frame, seen, source="samples", like=like)
-
-
-def _vector(machine: Machine, c: Mapping[str, Any], time_s: Any, seen: Any, like: str) -> Any:
-    from steelyard.calibrate.tasks import vector_task
-
-    n, half = time_s.size, c["bytes"] / 2.0
-    columns = {
-        "read_bytes": half,
-        "write_bytes": half,
-        "flops": np.zeros(n),
-        "rows": np.ones(n),
-        "kind": np.full(n, "elementwise"),
-        "cold": np.ones(n),
-        "overhead": np.zeros(n),
-    }
-    return vector_task(machine, columns, time_s, seen, source="samples", like=like)
+def _choice(kind: str, name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise InputError(str(UnknownName(kind, name, known)), field="samples")
+    return name
 
 
 def named_like(name: str, like: Machine, given: str) -> tuple[Machine, dict[str, Any]]:
@@ -461,26 +399,29 @@ def machine_file(data: Mapping[str, Any], machine: Machine, like: str) -> str:
 
 def files_of(machine: str, adapted: Sequence[Adapted], source: str) -> dict[str, str]:
     """``<machine>/<op>.toml`` to TOML text; residual: each row predicted by a fit that did not see it."""
-    tables: dict[str, dict[str, Any]] = {}
-    for a in adapted:
-        level = tables.setdefault(a.op, {})
-        for part in filter(None, a.section.split(".")):
-            level = level.setdefault(part, {})
-        if a.facts:
-            level["facts"] = a.facts
-        level["parameters"] = {f.name: float(getattr(a.parameters, f.name)) for f in fields(a.parameters)}
-        level["residual"] = (a.after if a.kept else a.before).table()
-        level["provenance"] = {
-            "kind": "adapted" if a.kept else "borrowed: the samples did not help",
-            "source": source,
-            "fitted_rows": a.rows,
-            "split": "leave one out",
-            "prior": a.prior,
-            "borrowed_mean_ape": a.before.mean_ape,
-            "steelyard": __version__,
-        }
+    sections = [
+        Section(
+            a.op,
+            a.section,
+            a.title,
+            a.parameters,
+            a.rows,
+            a.after if a.kept else a.before,
+            a.before,
+            {
+                "kind": "adapted" if a.kept else "borrowed: the samples did not help",
+                "source": source,
+                "fitted_rows": a.rows,
+                "split": "leave one out",
+                "prior": a.prior,
+                "borrowed_mean_ape": a.before.mean_ape,
+            },
+            a.facts,
+        )
+        for a in adapted
+    ]
     head = "from a few samples where a section's provenance says so."
     return {
         f"{machine}/{op}.toml": document(merged(calibration_table(machine, op), table), [f"{op} of {machine}, {head}"])
-        for op, table in tables.items()
+        for op, table in sections_table(sections).items()
     }

@@ -1,4 +1,4 @@
-"""Writing catalogue files: TOML text from plain tables, and files that are whole or not there."""
+"""Writing catalogue files: TOML text of plain tables, and files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +16,29 @@ from steelyard.folders import catalogue_folders, user_folder
 __all__ = ["check_folder", "check_name", "document", "merged", "write_files"]
 
 DIGITS = 5
-_BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 
 
 def document(data: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
-    """A TOML file: comments, then tables; lists of tables become arrays of tables, numbers keep five digits."""
-    lines = [f"# {c}" for c in comments]
-    lines += list(_table(data, ()))
-    return "\n".join(lines).rstrip("\n") + "\n"
+    """A TOML file: comments, then tables; numbers keep five digits.
+
+    Raises:
+        InputError: a number is not finite.
+    """
+    import tomli_w
+
+    return "".join(f"# {c}\n" for c in comments) + tomli_w.dumps(_rounded(data))
 
 
-def _table(data: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    plain = {k: v for k, v in data.items() if not _nested(v)}
-    if path and (plain or not data):
-        yield ""
-        yield f"[{'.'.join(_key(p) for p in path)}]"
-    for key, value in plain.items():
-        yield f"{_key(key)} = {_value(value)}"
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _table(value, (*path, key))
-        elif _nested(value):
-            for item in value:
-                yield ""
-                yield f"[[{'.'.join(_key(p) for p in (*path, key))}]]"
-                for name, inner in item.items():
-                    yield f"{_key(name)} = {_value(inner)}"
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, Mapping) or (
-        isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
-    )
-
-
-def _key(name: str) -> str:
-    return name if _BARE.match(name) else _value(name)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
+        return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    if isinstance(value, int):
-        return str(value)
-    number = float(value)
-    if not math.isfinite(number):
-        raise InputError(f"a fitted figure is {number}; nothing was written", field="calibrate")
-    text = f"{number:.{DIGITS}g}"
-    return text if any(c in text for c in ".e") else text + ".0"
+        return [_rounded(v) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(f"a fitted figure is {value}; nothing was written", field="calibrate")
+        return float(f"{value:.{DIGITS}g}")
+    return value
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json as encode
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.progress import bar
 from steelyard.cli.simulate import Deployment, Serving
 from steelyard.errors import InputError, UnknownName
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
 _From = Annotated[str, Parameter(name="--from", help="folder of measured tables", show_default=False)]
-_Op = Annotated[
-    str, Parameter(help="only these: gemm,attention,moe,collective,vector (default: all)", show_default=False)
-]
+_Op = Annotated[str, Parameter(help="only these: gemm,attention,moe,collective (default: all)", show_default=False)]
 _Out = Annotated[
     str,
     Parameter(
@@ -53,6 +51,9 @@ _Clients = Annotated[
 _Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
 _Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=False, help="no progress")]
 
+Answer = tuple[dict[str, Any], Iterable[str]]
+"""The JSON document, and the lines of the text."""
+
 
 def calibrate(
     machine: _Name = "",
@@ -82,110 +83,80 @@ def calibrate(
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
     step and a request cost beside the kernels.
     """
-    if serving.engine or deployment is not None or model:
-        others = (("--from", from_), ("--here", here), ("--samples", samples), ("--op", op), ("--like", like))
-        other = next((flag for flag, given in others if given), "")
+    given = {"--from": from_, "--here": here, "--samples": samples}
+    modes = [flag for flag, value in given.items() if value]
+    engine = bool(serving.engine or deployment is not None or model)
+    if engine:
+        other = next((f for f, value in {**given, "--op": op, "--like": like}.items() if value), "")
         if other:
             raise InputError(f"{other} does not go with --engine", field="calibrate")
-        logs = tuple(f for f in (machine, *files) if f)
-        document, text = _engine(logs, model, deployment, serving, rate, concurrency, out, quiet)
-        print(encode.dumps(document, indent=2, allow_nan=False) if json else text)
-        return
-    if files:
+    elif files:
         raise InputError(f"{files[0]!r} is too much; logs go with --engine", field="calibrate")
-    asked = [flag for flag, given in (("--from", from_), ("--here", here), ("--samples", samples)) if given]
-    if len(asked) != 1:
-        given = f"got {' and '.join(asked)}" if asked else "got none"
-        raise InputError(f"expected one of --from, --here and --samples, {given}", field="calibrate")
-    if not here:
-        stray = [
-            f
-            for f, given in (("--check", check), ("--quick", quick), ("--device", device), ("--threads", threads))
-            if given
-        ]
+    elif len(modes) != 1:
+        got = f"got {' and '.join(modes)}" if modes else "got none"
+        raise InputError(f"expected one of --from, --here and --samples, {got}", field="calibrate")
+    elif not here and not machine:
+        raise InputError("MACHINE is required with --from and --samples", field="calibrate")
+    needs: dict[str, dict[str, Any]] = {
+        "--here": {"--check": check, "--quick": quick, "--device": device, "--threads": threads},
+        "--samples": {"--like": like},
+        "--from": {"--op": op},
+    }
+    for mode, flags in needs.items():
+        stray = next((flag for flag, value in flags.items() if value and not engine and mode not in modes), "")
         if stray:
-            raise InputError(f"{stray[0]} goes with --here", field="calibrate")
-        if not machine:
-            raise InputError("MACHINE is required with --from and --samples", field="calibrate")
-    if like and not samples:
-        raise InputError("--like goes with --samples", field="calibrate")
-    if op and not from_:
-        raise InputError("--op goes with --from", field="calibrate")
+            raise InputError(f"{stray} goes with {mode}", field="calibrate")
     if out and Path(out).is_file():
         raise InputError(f"expected a folder, got the file {out!r}", field="out")
-    if here:
-        if machine:
-            raise InputError(
-                f"--here measures this computer, not {machine!r}; use --name to call it so", field="machine"
-            )
-        document, text = _check(name, threads, quiet) if check else _here(name, quick, device, threads, out, quiet)
+    if engine:
+        logs = tuple(f for f in (machine, *files) if f)
+        document, lines = _engine(logs, model, deployment, serving, rate, concurrency, out, quiet)
+    elif here and machine:
+        message = f"--here measures this computer, not {machine!r}; use --name to call it so"
+        raise InputError(message, field="machine")
+    elif here:
+        document, lines = _check(name, threads, quiet) if check else _here(name, quick, device, threads, out, quiet)
     elif samples:
-        document, text = _samples(machine, samples, like, out)
+        document, lines = _samples(machine, samples, like, out)
     else:
-        document, text = _from(machine, from_, op, out, quiet)
-    print(encode.dumps(document, indent=2, allow_nan=False) if json else text)
+        document, lines = _from(machine, from_, op, out, quiet)
+    print(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
 
 
-def _errors(e: Any) -> dict[str, float]:
-    return {k: float(v) for k, v in e.table().items()}
-
-
-def _from(machine: str, data: str, op: str, out: str, quiet: bool) -> tuple[dict[str, Any], str]:
-    from steelyard.calibrate import fit
+def _from(machine: str, data: str, op: str, out: str, quiet: bool) -> Answer:
+    from steelyard.calibrate import tables
     from steelyard.machine.catalogue import find_machine
 
-    ops = fit.wanted_ops(op)
+    ops = tables.wanted_ops(op)
     target = find_machine(machine)
-    with _progress(quiet) as told:
-        sections = fit.calibrate_from(target, data, ops=ops, progress=told)
-    paths = fit.write_calibration(target.name, sections, out)
+    with bar(quiet) as told:
+        sections = tables.calibrate_from(target, data, ops=ops, progress=told)
+    paths = tables.write_calibration(target.name, sections, out)
     rows = [
         {
-            "op": s.op,
-            "section": s.section,
-            "title": s.title,
+            **{name: getattr(s, name) for name in ("op", "section", "title")},
             "fitted_rows": s.rows,
-            "held_out": _errors(s.held_out),
-            "borrowed": _errors(s.before),
-            "prior": s.prior,
-            "source": s.source,
-            "split": s.split,
+            "held_out": s.held_out.table(),
+            "borrowed": s.before.table(),
+            **{name: s.provenance[name] for name in ("prior", "source", "split")},
         }
         for s in sections
     ]
-    document = {
-        "schema": "steelyard.calibrate/1",
-        "machine": target.name,
-        "files": [str(p) for p in paths],
-        "sections": rows,
-    }
-    lines = [
-        f"{target.title}: rows left out of the fit, absolute errors in %",
-        _table(
-            ("section", "fitted", "scored", "mean", "median", "p90", "borrowed mean", "log std"),
-            [
-                (
-                    s.title,
-                    s.rows,
-                    s.held_out.rows,
-                    s.held_out.mean_ape,
-                    s.held_out.median_ape,
-                    s.held_out.p90_ape,
-                    s.before.mean_ape,
-                    f"{s.held_out.log_std:.3f}",
-                )
-                for s in sections
-            ],
-        ),
-        *(f"wrote {p}" for p in paths),
+    document = {"schema": "steelyard.calibrate/1", "machine": target.name, "files": _names(paths), "sections": rows}
+    header = ("section", "fitted", "scored", "mean", "median", "p90", "borrowed mean", "log std")
+    cells = [
+        (s.title, s.rows, h.rows, h.mean_ape, h.median_ape, h.p90_ape, s.before.mean_ape, f"{h.log_std:.3f}")
+        for s in sections
+        for h in (s.held_out,)
     ]
-    return document, "\n".join(lines)
+    head = f"{target.title}: rows left out of the fit, absolute errors in %"
+    return document, [head, _table(header, cells), *_wrote(paths)]
 
 
-def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bool) -> tuple[dict[str, Any], str]:
-    from steelyard.calibrate.few_shot import need_scipy
+def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bool) -> Answer:
     from steelyard.calibrate.here import write_here
     from steelyard.calibrate.measure.session import measure
+    from steelyard.calibrate.task import need_scipy
     from steelyard.calibrate.toml_files import check_folder, check_name
     from steelyard.folders import user_folder
 
@@ -194,66 +165,45 @@ def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bo
     if threads < 0:
         raise InputError(f"expected at least 1, got {threads}", field="threads")
     need_scipy()
-    with _progress(quiet) as told:
+    with bar(quiet) as told:
         session = measure(quick=quick, threads=threads, device=device, progress=told)
     found, paths = write_here(session, name, out)
-    host = session.host
+    machine = found.machine
+    peaks = {fmt: rate for engine in machine.compute for fmt, rate in engine.peak.items()}
     document = {
         "schema": "steelyard.calibrate_here/1",
-        "machine": found.machine.name,
-        "title": found.machine.title,
-        "backend": session.backend,
-        "device": session.device,
-        "threads": session.threads,
-        "cores": host.cores,
-        "load": host.load,
-        "seconds": session.seconds,
-        "noise": session.noise,
-        "drift": session.drift,
-        "peak_ops_per_s": {f: v for c in found.machine.compute for f, v in c.peak.items()},
+        "machine": machine.name,
+        "title": machine.title,
+        **{key: getattr(session, key) for key in ("backend", "device", "threads", "seconds", "noise", "drift")},
+        **{key: getattr(session.host, key) for key in ("cores", "load")},
+        "peak_ops_per_s": peaks,
         "memory": [
-            {"name": m.name, "capacity_bytes": m.capacity_bytes, "bandwidth_bytes_per_s": m.bandwidth_bytes_per_s}
-            for m in found.machine.memory
+            {key: getattr(m, key) for key in ("name", "capacity_bytes", "bandwidth_bytes_per_s")}
+            for m in machine.memory
         ],
-        "files": [str(p) for p in paths],
+        "files": _names(paths),
         "sections": [
-            {
-                "op": s.op,
-                "variant": s.variant,
-                "format": s.number_format,
-                "rows": s.rows,
-                "held_out": _errors(s.held_out),
-            }
-            for s in found.sections
+            {"op": s.op, "section": s.section, "rows": s.rows, "held_out": s.held_out.table()} for s in found.sections
         ],
     }
     prefix = f"STEELYARD_CATALOGUE={out} " if out else ""
-    peaks = ", ".join(f"{f} {v / 1e9:,.0f} GFLOP/s" for c in found.machine.compute for f, v in c.peak.items())
-    levels = ", ".join(f"{m.name} {m.bandwidth_bytes_per_s / 1e9:,.0f} GB/s" for m in found.machine.memory)
-    lines = [
-        f"{found.machine.title}: measured with {session.backend} in {session.seconds:.0f} s",
-        f"  best reached: {peaks}; {levels}",
-        f"  noise {100 * session.noise:.0f} % (median round over kept round), drift {100 * session.drift:+.0f} %",
+    best = ", ".join(f"{f} {v / 1e9:,.0f} GFLOP/s" for f, v in peaks.items())
+    levels = ", ".join(f"{m.name} {m.bandwidth_bytes_per_s / 1e9:,.0f} GB/s" for m in machine.memory)
+    noise = f"noise {100 * session.noise:.0f} % (median round over kept round), drift {100 * session.drift:+.0f} %"
+    cells = [
+        (s.section or s.title, s.rows, s.held_out.mean_ape, s.held_out.median_ape, s.held_out.p90_ape)
+        for s in found.sections
+    ]
+    return document, [
+        f"{machine.title}: measured with {session.backend} in {session.seconds:.0f} s",
+        f"  best reached: {best}; {levels}",
+        f"  {noise}",
         *_warnings(session),
         "shapes left out of the fit, absolute errors in %:",
-        _table(
-            ("kind", "format", "rows", "mean", "median", "p90"),
-            [
-                (
-                    s.variant,
-                    s.number_format or "-",
-                    s.rows,
-                    s.held_out.mean_ape,
-                    s.held_out.median_ape,
-                    s.held_out.p90_ape,
-                )
-                for s in found.sections
-            ],
-        ),
-        *(f"wrote {p}" for p in paths),
-        f"use it: {prefix}steelyard estimate MODEL --on {found.machine.name} --engine torch",
+        _table(("section", "rows", "mean", "median", "p90"), cells),
+        *_wrote(paths),
+        f"use it: {prefix}steelyard estimate MODEL --on {machine.name} --engine torch",
     ]
-    return document, "\n".join(lines)
 
 
 def _warnings(session: Any) -> Iterator[str]:
@@ -264,7 +214,7 @@ def _warnings(session: Any) -> Iterator[str]:
         yield "  the machine was not steady meanwhile; measure again when it is quiet"
 
 
-def _check(name: str, threads: int, quiet: bool) -> tuple[dict[str, Any], str]:
+def _check(name: str, threads: int, quiet: bool) -> Answer:
     import numpy as np
 
     from steelyard.calibrate.here import measured_with
@@ -278,7 +228,7 @@ def _check(name: str, threads: int, quiet: bool) -> tuple[dict[str, Any], str]:
         message = f"{name!r} was never measured; first run `steelyard calibrate --here{again}`"
         raise InputError(message, field="check") from None
     used, formats = measured_with(target)
-    with _progress(quiet) as told:
+    with bar(quiet) as told:
         found = check_blocks(target, threads or used, formats, progress=told)
     errors = [100.0 * abs(c.error_frac) for c in found]
     inside = float(np.mean([c.low_s <= c.measured_s <= c.high_s for c in found]))
@@ -289,45 +239,24 @@ def _check(name: str, threads: int, quiet: bool) -> tuple[dict[str, Any], str]:
         "median_ape": float(np.median(errors)),
         "mean_ape": float(np.mean(errors)),
         "interval80": inside,
-        "rows": [
-            {
-                "name": c.name,
-                "format": c.number_format,
-                "predicted_s": c.predicted_s,
-                "measured_s": c.measured_s,
-                "low_s": c.low_s,
-                "high_s": c.high_s,
-                "error_frac": c.error_frac,
-                "noise": c.noise,
-            }
-            for c in found
-        ],
+        "rows": [{**asdict(c), "error_frac": c.error_frac} for c in found],
     }
-    lines = [
-        _table(
-            ("block", "format", "predicted ms", "measured ms", "error %", "noise %"),
-            [
-                (
-                    c.name,
-                    c.number_format,
-                    f"{1e3 * c.predicted_s:.3g}",
-                    f"{1e3 * c.measured_s:.3g}",
-                    f"{100 * c.error_frac:+.1f}",
-                    100 * c.noise,
-                )
-                for c in found
-            ],
-        ),
-        f"{len(found)} blocks of sizes not calibrated with: median error {np.median(errors):.1f} %, "
-        f"mean {np.mean(errors):.1f} %; {100 * inside:.0f} % inside the 80 % interval",
+    cells = [
+        (c.name, c.number_format, *(f"{1e3 * t:.3g}" for t in (c.predicted_s, c.measured_s)), *errors_of)
+        for c in found
+        for errors_of in ((f"{100 * c.error_frac:+.1f}", 100 * c.noise),)
     ]
-    return document, "\n".join(lines)
+    median, mean = document["median_ape"], document["mean_ape"]
+    return document, [
+        _table(("block", "format", "predicted ms", "measured ms", "error %", "noise %"), cells),
+        f"{len(found)} blocks of sizes not calibrated with: median error {median:.1f} %, mean {mean:.1f} %; "
+        f"{100 * inside:.0f} % inside the 80 % interval",
+    ]
 
 
-def _samples(machine: str, path: str, like: str, out: str) -> tuple[dict[str, Any], str]:
+def _samples(machine: str, path: str, like: str, out: str) -> Answer:
     from steelyard.calibrate import samples as few
     from steelyard.calibrate.toml_files import write_files
-    from steelyard.errors import UnknownName
     from steelyard.folders import user_folder
     from steelyard.machine.catalogue import find_machine
 
@@ -342,9 +271,8 @@ def _samples(machine: str, path: str, like: str, out: str) -> tuple[dict[str, An
         if error.field != "machine":
             raise
         if taken_after is None:
-            raise InputError(
-                f"{error.message}; --like MACHINE names one to take the figures of", field="machine"
-            ) from None
+            message = f"{error.message}; --like MACHINE names one to take the figures of"
+            raise InputError(message, field="machine") from None
         given, data = few.named_like(machine, taken_after, like)
         target, adapted = few.adapt_black_box(given, rows, like=borrow)
         texts[f"machines/{machine}.toml"] = few.machine_file(data, target, borrow)
@@ -353,42 +281,25 @@ def _samples(machine: str, path: str, like: str, out: str) -> tuple[dict[str, An
     document = {
         "schema": "steelyard.calibrate_samples/1",
         "machine": target.name,
-        "files": [str(p) for p in paths],
+        "files": _names(paths),
         "sections": [
             {
-                "op": a.op,
-                "section": a.section,
-                "rows": a.rows,
-                "before": _errors(a.before),
-                "after": _errors(a.after),
-                "prior": a.prior,
-                "kept": a.kept,
+                **{name: getattr(a, name) for name in ("op", "section", "rows", "prior", "kept")},
+                "before": a.before.table(),
+                "after": a.after.table(),
                 "moved": dict(a.moved),
             }
             for a in adapted
         ],
     }
-    lines = [
-        f"{target.title}: mean absolute error in %; after: each row predicted by a fit that did not see it",
-        _table(
-            ("section", "rows", "before", "after", "borrowed from", "parameters (fitted / borrowed)"),
-            [
-                (
-                    a.title,
-                    a.rows,
-                    a.before.mean_ape,
-                    a.after.mean_ape if a.rows >= 3 else "-",
-                    a.prior,
-                    " ".join(f"{k} {v:.2f}" for k, v in a.moved.items() if abs(v - 1) > 0.02)
-                    if a.kept
-                    else "kept: no help",
-                )
-                for a in adapted
-            ],
-        ),
-        *(f"wrote {p}" for p in paths),
-    ]
-    return document, "\n".join(lines)
+    cells = []
+    for a in adapted:
+        moved = " ".join(f"{k} {v:.2f}" for k, v in a.moved.items() if abs(v - 1) > 0.02)
+        after = a.after.mean_ape if a.rows >= 3 else "-"
+        cells.append((a.title, a.rows, a.before.mean_ape, after, a.prior, moved if a.kept else "kept: no help"))
+    header = ("section", "rows", "before", "after", "borrowed from", "parameters (fitted / borrowed)")
+    head = f"{target.title}: mean absolute error in %; after: each row predicted by a fit that did not see it"
+    return document, [head, _table(header, cells), *_wrote(paths)]
 
 
 def _engine(
@@ -400,47 +311,28 @@ def _engine(
     concurrency: int | None,
     out: str,
     quiet: bool,
-) -> tuple[dict[str, Any], str]:
-    missing = [
-        n
-        for n, given in (
-            ("--engine", serving.engine),
-            ("--model", model),
-            ("--on", placed is not None),
-            ("the logs' files", logs),
-        )
-        if not given
-    ]
+) -> Answer:
+    needs = {"--engine": serving.engine, "--model": model, "--on": placed, "the logs' files": logs}
+    missing = [name for name, given in needs.items() if not given]
     if missing or placed is None:
         raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
-    from steelyard.calibrate.engine_logs import calibrate_engine, deployment, write_engine
+    from steelyard.calibrate.engine_logs import calibrate_engine, write_engine
     from steelyard.calibrate.toml_files import check_folder
     from steelyard.folders import user_folder
+    from steelyard.scenario.parse import Shape
+    from steelyard.simulation.run import Options
 
     check_folder(Path(out) if out else user_folder())
-    at = deployment(
-        model,
-        placed.on,
-        serving.engine,
-        weights=placed.weights,
-        activations=placed.activations,
-        kv=placed.kv,
-        communication=placed.communication,
-        tp=placed.tp,
-        pp=placed.pp,
-        dp=placed.dp,
-        ep=placed.ep,
-        skew=placed.skew,
-    )
-    with _progress(quiet) as told:
-        found = calibrate_engine(at, logs, flags=serving.flags(), rate=rate, concurrency=concurrency, progress=told)
+    asked: dict[str, Any] = {f.name: getattr(placed, f.name, serving.engine) for f in fields(Shape)}
+    shape = Shape(**asked)
+    load: dict[str, Any] = {"options": Options(skew=placed.skew), "rate": rate, "concurrency": concurrency}
+    with bar(quiet) as told:
+        found = calibrate_engine(model, placed.on, shape, logs, flags=serving.flags(), progress=told, **load)
     path = write_engine(found, ", ".join(Path(x).name for x in logs), out)
     rows = [
         {
             "log": s.name,
-            "load": s.load,
-            "requests": s.requests,
-            "left_out": s.left_out,
+            **{name: getattr(s, name) for name in ("load", "requests", "left_out")},
             "mean_tpot_error_frac": {"before": _number(s.tpot_before), "after": _number(s.tpot_after)},
             "mean_ttft_error_frac": {"before": _number(s.ttft_before), "after": _number(s.ttft_after)},
         }
@@ -455,30 +347,32 @@ def _engine(
         "logs": rows,
         "files": [str(path)],
     }
-    left_out = any(s.left_out for s in found.logs)
-    lines = [
-        f"{found.engine.title}: mean times, simulated over measured, in %",
-        _table(
-            ("log", "requests", "", "TPOT before", "after", "TTFT before", "after"),
-            [
-                (
-                    s.name,
-                    s.requests,
-                    "left out" if s.left_out else "fitted",
-                    *(_percent(x) for x in (s.tpot_before, s.tpot_after, s.ttft_before, s.ttft_after)),
-                )
-                for s in found.logs
-            ],
-        ),
-        _table(
-            ("figure", "before", "fitted to all logs"),
-            [(k, _seconds(found.before[k]), _seconds(v)) for k, v in found.after.items()],
-        ),
-        *([] if left_out else ["  no log was left out: give three or more to see how far the figures carry"]),
-        *(f"  {n} ended at zero: the kernels alone are predicted slower than measured" for n in found.bounds),
-        f"wrote {path}",
+    header = ("log", "requests", "", "TPOT before", "after", "TTFT before", "after")
+    cells = [
+        (
+            *(s.name, s.requests, "left out" if s.left_out else "fitted"),
+            *(_percent(x) for x in (s.tpot_before, s.tpot_after, s.ttft_before, s.ttft_after)),
+        )
+        for s in found.logs
     ]
-    return document, "\n".join(lines)
+    figures = [(k, _seconds(found.before[k]), _seconds(v)) for k, v in found.after.items()]
+    alone = "  no log was left out: give three or more to see how far the figures carry"
+    return document, [
+        f"{found.engine.title}: mean times, simulated over measured, in %",
+        _table(header, cells),
+        _table(("figure", "before", "fitted to all logs"), figures),
+        *([] if any(s.left_out for s in found.logs) else [alone]),
+        *(f"  {n} ended at zero: the kernels alone are predicted slower than measured" for n in found.bounds),
+        *_wrote([path]),
+    ]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    return [str(p) for p in paths]
+
+
+def _wrote(paths: Sequence[Path]) -> Iterator[str]:
+    return (f"wrote {p}" for p in paths)
 
 
 def _number(value: float) -> float | None:
@@ -495,30 +389,7 @@ def _seconds(value: float) -> str:
     return format_quantity(value, "s")
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     cells = [header, *(tuple(f"{x:.1f}" if isinstance(x, float) else str(x) for x in row) for row in rows)]
     widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
     return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True
-    )
-    with bar:
-        known: dict[str, Any] = {}
-        one = bar.add_task("", total=None)
-
-        def told(what: str, done: int, total: int) -> None:
-            known["last"] = what
-            bar.update(one, description=what, completed=done, total=max(total, 1))
-
-        yield told

@@ -39,7 +39,7 @@ def explain(model: _Model, /, *, question: Question, output: Output = Output()) 
 
 def _measured(found: Estimate) -> list[dict[str, Any]]:
     """Our kernel times beside those of the installed measured tables; empty when the package or the machine is not."""
-    from steelyard.measurements.measured_kernels import beside, installed_tables, measured_kernels
+    from steelyard.calibrate.measured_kernels import beside, installed_tables, measured_kernels
 
     if installed_tables() is None:
         return []

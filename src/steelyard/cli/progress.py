@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Told", "told"]
+__all__ = ["Told", "bar", "told"]
 
 #: s between two looks at the counters.
 EVERY_S = 0.1
@@ -65,3 +65,18 @@ def told(quiet: bool, words: str) -> Iterator[Told]:
             yield found
         finally:
             found.over()
+
+
+@contextmanager
+def bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback ``(what, done, total)`` that draws a bar on a terminal and does nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=max(total, 1))

@@ -1,71 +1,26 @@
-"""``steelyard validate``: how right the predictions are on measured tables."""
+"""``steelyard validate``: how right the predictions are on measured tables.
+
+The readers of published tables and the scoring are ``steelyard-validation``, a package of the repository outside the
+wheel: a checkout has it (``make validate``), elsewhere ``pip install ./validation`` adds it.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from steelyard.errors import InputError
 
-_Sources = Annotated[str, Parameter(help="folders (aic_ops) or tables (aic_ops/gemm); default: all")]
-_Data = Annotated[
-    str, Parameter(help="folder of folders of tables; nothing in it counts as fitted (default: $STEELYARD_DATA/truth)")
-]
-_Machine = Annotated[str, Parameter(help="only rows of this machine")]
-_Sample = Annotated[int, Parameter(help="at most so many rows per table, drawn by --seed; 0 = all")]
-_Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
-_Out = Annotated[str, Parameter(help="write pages and pictures to this folder (docs/validation)")]
-_Readme = Annotated[str, Parameter(help="put the accuracy table between the markers of this file")]
-_Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=False, help="no progress, no warnings")]
+__all__ = ["validate"]
 
+try:
+    from steelyard_validation.command import validate
+except ModuleNotFoundError as _error:
+    if not (_error.name or "").startswith("steelyard_validation"):
+        raise
 
-def validate(
-    *sources: _Sources,
-    data: _Data = "",
-    machine: _Machine = "",
-    sample: _Sample = 0,
-    seed: int = 0,
-    json: _Json = False,
-    out: _Out = "",
-    readme: _Readme = "",
-    quiet: _Quiet = False,
-) -> None:
-    """Compare predictions with measured tables: errors, coverage, and how often the interval holds."""
-    if sample < 0:
-        raise InputError(f"expected at least 0, got {sample}", field="sample")
-    from steelyard_validation import report
-    from steelyard_validation import validate as run
-
-    folder = run.data_folder(data or None)
-    with _progress(quiet) as told:
-        found = run.validate(sources, data=data or None, machine=machine, sample=sample, seed=seed, progress=told)
-    if not quiet:
-        for warning in found.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-    if out:
-        words = [*sources, *(["--sample", str(sample)] if sample else []), *(["--machine", machine] if machine else [])]
-        command = " ".join(["steelyard validate", *words, "--out", Path(out).as_posix()])
-        report.write_pages(found, Path(out), folder, command)
-    if readme and not report.update_readme(Path(readme), found.rows):
-        raise InputError(f"no markers {' '.join(report.MARKERS)}", field=readme)
-    print(found.to_json() if json else report.text(found))
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("folders"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("validate", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    def validate(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:  # type: ignore[misc]
+        """Compare predictions with measured tables (needs the package steelyard-validation)."""
+        message = "the readers of measured tables are not part of the wheel"
+        raise InputError(f"{message}; in a checkout of Steelyard: pip install ./validation", field="validate")

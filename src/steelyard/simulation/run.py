@@ -15,7 +15,7 @@ from steelyard.cost.kv_pool import KvPool, kv_pool
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, Tables, build_step_table, scaled
 from steelyard.deployment.deployment import Deployment, Pool
-from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.estimation.estimate import exact_weight_bytes, hourly_price
@@ -170,6 +170,7 @@ def prepare(
     model: Model | None = None,
     clusters: Sequence[Cluster | None] = (),
     order: Order | None = None,
+    engine: Engine | None = None,
 ) -> Prepared:
     """Check every input, count the blocks, build the step tables.
 
@@ -178,6 +179,7 @@ def prepare(
         model: the model, loaded; None = by its name.
         clusters: devices of each pool's replicas where they are not those of the catalogue.
         order: what the policy said about the trace, when it was asked before.
+        engine: the engine of every pool, where it is not one of the catalogue's.
 
     Raises:
         InputError, DoesNotFit: as :func:`steelyard.simulation.result.simulate_deployment` says.
@@ -196,7 +198,7 @@ def prepare(
     if "encode" in roles and options.encode_s is None:
         raise InputError("encoders need the time each request takes there: encode_s", field="encode_s")
     served = [
-        _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, mixed=len(roles) > 1)
+        _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, engine, mixed=len(roles) > 1)
         for k, pool in enumerate(deployment.pools)
     ]
     computing = [s for s in served if s.pool.role != "encode"]
@@ -223,11 +225,20 @@ def prepare(
     )
 
 
-def _serve(pool: Pool, model: Model, trace: Trace, options: Options, given: Cluster | None, *, mixed: bool) -> Served:
+def _serve(
+    pool: Pool,
+    model: Model,
+    trace: Trace,
+    options: Options,
+    given: Cluster | None,
+    engine: Engine | None = None,
+    *,
+    mixed: bool,
+) -> Served:
     transformer = model.transformer
     cluster = given or cluster_of(find_machine(pool.machine))
     cluster = replace(cluster, count=pool.plan.devices)
-    entry = find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine)
+    entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
     config = engine_config(entry, cluster.machine, dict(pool.flags))
     if mixed and config.rules.static:
         raise InputError("a static batch stays together: it can neither begin nor end elsewhere", field="scheduler")

@@ -1,4 +1,4 @@
-"""The contract suite of readers of measured tables (the prose is ``steelyard_validation.readers._base``).
+"""The contract suite of readers of measured tables (the prose is ``steelyard.measurements.reader``).
 
 class TestMyReader(ReaderContract):
     reader = staticmethod(my_package.read)
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from steelyard_validation.readers._base import SPLITS, Ask, Comparison, Reader
+from steelyard.measurements.reader import SPLITS, Ask, Comparison, Reader
 
 __all__ = ["ReaderContract"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.errors import SteelyardError
-from steelyard_validation.readers._base import read_frame
+from steelyard.measurements.reader import read_frame
 
 __all__ = ["PeerAccuracy", "peers"]
 

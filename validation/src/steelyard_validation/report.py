@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.errors import InputError, SteelyardError
+from steelyard.measurements.reader import Comparison
 from steelyard_validation.peers import PeerAccuracy, peers
-from steelyard_validation.readers._base import Comparison
 from steelyard_validation.readers.inferencex import LINES_TABLE
 from steelyard_validation.targets import Reached, reached
 from steelyard_validation.validate import READERS, Accuracy, Validation

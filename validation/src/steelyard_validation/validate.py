@@ -2,7 +2,7 @@
 
     ape = 100 |predicted / measured - 1|,   bias = 100 (exp(mean log(predicted / measured)) - 1)
 
-Readers come from the entry-point group ``steelyard.readers`` (contract: ``steelyard_validation.readers._base``). One
+Readers come from the entry-point group ``steelyard.readers`` (contract: ``steelyard.measurements.reader``). One
 that fails costs its table, not the run. Rows that cannot be predicted count in ``n`` and not in ``covered``.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.errors import InputError, UnknownName
+from steelyard.measurements.reader import Ask, Comparison, unread
 from steelyard.registry import Registry
-from steelyard_validation.readers._base import Ask, Comparison, unread
 
 __all__ = ["READERS", "SCHEMA", "Accuracy", "Validation", "accuracy", "data_folder", "validate"]
 

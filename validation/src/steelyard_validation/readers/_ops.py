@@ -45,7 +45,7 @@ from steelyard.deployment.engine import default_engine
 from steelyard.deployment.formats import find_format
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
-from steelyard_validation.readers._base import interval80
+from steelyard.measurements.reader import interval80
 
 __all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "vector"]
 

@@ -18,10 +18,10 @@ from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, SteelyardError
+from steelyard.measurements.reader import Floats
 from steelyard.simulation.kernel.state import TOTALS
 from steelyard.simulation.run import play, setup_of
 from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._base import Floats
 from steelyard_validation.readers._whole import Deployment
 
 __all__ = ["Load", "Outcome", "Service", "closed_trace"]

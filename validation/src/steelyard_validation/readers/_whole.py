@@ -25,9 +25,9 @@ from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import SteelyardError
 from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.measurements.reader import Floats, Texts, interval80, machine_of
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.transformer import Step, Transformer
-from steelyard_validation.readers._base import Floats, Texts, interval80, machine_of
 
 if TYPE_CHECKING:
     import pandas as pd

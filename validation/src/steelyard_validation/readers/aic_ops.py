@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.calibrate.tasks import MOE_FORMATS
 from steelyard.errors import SteelyardError
-from steelyard.measurements import aic_gemm, aic_moe
-from steelyard.measurements.aic_attention import KERNELS, AttentionRows, latent_fitted
-from steelyard_validation.mla_layer import CALL_S, LAYER_SPREAD, layer_rest
-from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import (
+from steelyard.measurements import kernel_tables as tables
+from steelyard.measurements.reader import (
     Z80,
     Ask,
     Comparison,
@@ -30,6 +28,9 @@ from steelyard_validation.readers._base import (
     machine_of,
     read_frame,
 )
+from steelyard_validation.fits.attention import latent_fitted
+from steelyard_validation.mla_layer import CALL_S, LAYER_SPREAD, layer_rest
+from steelyard_validation.readers import _ops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +55,6 @@ EAGER_CALLS = 6
 #: Log-space spread of those host times.
 EAGER_SPREAD = 0.09
 EAGER_FORMAT = "fp8_block"
-#: Share of the configurations an attention fit sees, in thousandths (``fit_attention.split``).
-FITTED_THOUSANDTHS = 500
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -90,48 +89,44 @@ def _missing(path: Path, table: str, phase: str, family: Any, time_s: Any, why: 
 
 
 def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
-    for fmt, rows in aic_gemm.read_aic_gemm(path).items():
-        fitted_part, _ = aic_gemm.split_by_pair(rows)
-        pair = rows.n * 1e6 + rows.k
-        seen = np.isin(pair, np.unique(fitted_part.n * 1e6 + fitted_part.k))
-        index = ask.pick(len(rows), f"{path.stem}#{fmt}")
-        rows, seen = aic_gemm.take(rows, index), seen[index]
+    for name, rows in tables.gemm_rows(path).groupby("format"):
+        fmt = str(name)
+        rows = rows.iloc[ask.pick(len(rows), f"{path.stem}#{fmt}")]
+        time_s = rows["time_s"].to_numpy(float)
+        m, n, k = (rows[c].to_numpy(float) for c in ("m", "n", "k"))
         phase = f"{op} eager" if fmt == EAGER_FORMAT else op
         if machine is None:
-            yield _missing(path, op, phase, fmt, rows.latency_s, "machine not in the catalogue", ask)
+            yield _missing(path, op, phase, fmt, time_s, "machine not in the catalogue", ask)
             continue
         try:
-            answer = _ops.gemm(machine, fmt, rows.m, rows.n, rows.k)
+            answer = _ops.gemm(machine, fmt, m, n, k)
         except SteelyardError as error:
-            yield _missing(path, op, phase, fmt, rows.latency_s, str(error), ask)
+            yield _missing(path, op, phase, fmt, time_s, str(error), ask)
             continue
-        split = np.where(seen, "fit", "left-out") if answer.fitted else "all"
-        phases: Any = phase
+        split = np.where(rows["fitted"], "fit", "left-out") if answer.fitted else np.full(len(rows), "all")
+        phases = np.full(len(rows), phase)
         if fmt == EAGER_FORMAT:
-            host_s = _host_s(rows.kernel, rows.m, machine)
+            host_s = _host_s(rows["kernel"], m, machine)
             phases = np.where(answer.time_s > host_s, phase, f"{phase} host-bound")
             answer = _eager(answer, host_s)
-        parts = [(str(p), np.asarray(phases == p)) for p in np.unique(phases)]
-        for name, mask in parts:
-            columns = {
-                key: np.broadcast_to(v, mask.shape)[mask] if mask.ndim else v for key, v in answer.columns.items()
-            }
+        for part in np.unique(phases):
+            mask = phases == part
             yield comparison(
                 ask,
                 op,
                 metric="time_s",
-                phase=name,
+                phase=str(part),
                 machine=machine.name,
                 family=fmt,
-                measured=rows.latency_s[mask] if mask.ndim else rows.latency_s,
-                split=split[mask] if mask.ndim and np.ndim(split) else split,
-                **columns,
+                measured=time_s[mask],
+                split=split[mask],
+                **{key: values[mask] for key, values in answer.columns.items()},
             )
 
 
 def _host_s(kernels: Any, m: Any, machine: Machine) -> NDArray[np.float64]:
     """Host time (s) of an eager call of each row."""
-    names = [k.split("Fp8")[0] for k in kernels.tolist()]
+    names = [k.split("Fp8")[0] for k in kernels]
     both = np.asarray([EAGER_CALL_S.get((name, machine.family), (0.0, 0.0)) for name in names])
     return np.asarray(np.where(np.asarray(m) % 4 == 0, both[:, 0], both[:, 1]))
 
@@ -152,145 +147,68 @@ def _eager(answer: _ops.Answer, host_s: NDArray[np.float64]) -> _ops.Answer:
     )
 
 
-_ATTENTION = (
-    "kernel_source",
-    "batch_size",
-    "isl",
-    "num_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "kv_cache_dtype",
-    "step",
-    "latency",
-)
-
-
 def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
-    frame = read_frame(path, _ATTENTION, optional=("window_size",))
-    frame = frame[frame["latency"] > 0].fillna({"window_size": 0}).reset_index(drop=True)
-    n = len(frame)
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.asarray(frame[name].to_numpy(), dtype=np.float64)
-
-    rows = AttentionRows(
-        kernel=np.asarray([KERNELS.get(str(k), "generic") for k in frame["kernel_source"]], dtype=np.str_),
-        batch=column("batch_size"),
-        new_tokens=column("isl"),
-        context=column("isl") + column("step"),
-        heads=column("num_heads"),
-        kv_heads=column("num_key_value_heads"),
-        head_dim=column("head_dim"),
-        window=column("window_size"),
-        kv_bits=np.where(frame["kv_cache_dtype"].astype(str).str.contains("8"), 8.0, 16.0),
-        time_s=column("latency") * 1e-3,
-        base_s=np.zeros(n),
-        base_context=np.zeros(n),
+    rows = tables.attention_rows(path)
+    rows = rows.iloc[ask.pick(len(rows), path.stem)].reset_index(drop=True)
+    rows = rows.assign(
+        family=np.where(rows["kv_bits"] > 8, "bf16", "fp8") + np.where(rows["window"] > 0, " window", "").astype(object)
     )
-    seen = rows.configuration_hash() < FITTED_THOUSANDTHS
-    index = ask.pick(n, path.stem)
-    rows, seen = rows.take(index), seen[index]
-    phase = np.where(rows.new_tokens > 1, "prefill", "decode")
-    family = np.char.add(np.where(rows.kv_bits > 8, "bf16", "fp8"), np.where(rows.window > 0, " window", ""))
-    for key in sorted({*zip(rows.kernel.tolist(), rows.kv_bits.tolist(), phase.tolist(), strict=True)}):
-        kernel, bits, kind = key
-        mask = (rows.kernel == kernel) & (rows.kv_bits == bits) & (phase == kind)
-        r = rows.take(mask)
+    for (kernel, bits, kind), part in _groups(rows, ["kernel", "kv_bits", "phase"]):
+        time_s, family = part["time_s"].to_numpy(float), part["family"].to_numpy(str)
         if machine is None:
-            yield _missing(path, op, kind, family[mask], r.time_s, "machine not in the catalogue", ask)
+            yield _missing(path, op, kind, family, time_s, "machine not in the catalogue", ask)
             continue
-        shape = (r.heads, r.kv_heads, r.head_dim)
+        names = ("batch", "new_tokens", "context", "heads", "kv_heads", "head_dim", "window")
+        batch, new, context, *shape, window = (part[c].to_numpy(float) for c in names)
+        about: dict[str, Any] = {"kv_bits": bits, "window": window}
         try:
             if kind == "decode":
-                answer = _ops.decode(machine, kernel, r.batch, r.context, *shape, kv_bits=bits, window=r.window)
+                answer = _ops.decode(machine, kernel, batch, context, *shape, **about)
             else:
-                before = r.context - r.new_tokens
-                answer = _ops.prefill(
-                    machine, kernel, r.batch, r.new_tokens, before, *shape, kv_bits=bits, window=r.window
-                )
+                answer = _ops.prefill(machine, kernel, batch, new, context - new, *shape, **about)
         except SteelyardError as error:
-            yield _missing(path, op, kind, family[mask], r.time_s, str(error), ask)
+            yield _missing(path, op, kind, family, time_s, str(error), ask)
             continue
-        split = np.where(seen[mask], "fit", "left-out") if answer.fitted else "all"
+        split = np.where(part["fitted"], "fit", "left-out") if answer.fitted else "all"
         yield comparison(
             ask,
             op,
             metric="time_s",
             phase=kind,
             machine=machine.name,
-            family=family[mask],
-            measured=r.time_s,
+            family=family,
+            measured=time_s,
             split=split,
             **answer.columns,
         )
 
 
-_MOE = (
-    "kernel_source",
-    "moe_dtype",
-    "num_tokens",
-    "hidden_size",
-    "inter_size",
-    "topk",
-    "num_experts",
-    "moe_tp_size",
-    "moe_ep_size",
-    "distribution",
-    "latency",
-)
-#: The MoE tables' format names in the format catalogue.
-_MOE_FORMATS = {"bfloat16": "bf16", "float16": "fp16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4"}
-#: Different batches the collector loops over: one for an even spread, five for a skewed one.
-_BATCHES = (1.0, 5.0)
-
-
 def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
-    frame = read_frame(path, _MOE)
-    frame = frame[frame["latency"] > 0]
-    frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
-    balanced = frame["distribution"].astype(str) == "balanced"
-    skew = (
-        frame["distribution"].astype(str).str.extract(r"([\d.]+)$")[0].astype(float).where(~balanced, 0.0).fillna(0.0)
-    )
-    older = "0.14" in path.stem
-    shapes = zip(frame["hidden_size"], frame["inter_size"], frame["topk"], frame["num_experts"], strict=True)
-    frame = frame.assign(
-        kernel=[aic_moe.backend_of(str(k)) for k in frame["kernel_source"]],
-        fmt=frame["moe_dtype"].astype(str),
-        skew=skew,
-        balanced=balanced,
-        even=balanced | (frame["num_tokens"] * frame["topk"] > frame["num_experts"]),
-        gated=[older or shape not in aic_moe.NOT_GATED for shape in shapes],
-        time_s=frame["latency"].astype(float) * 1e-3,
-    )
-    for (kernel, fmt, even, gated), part in _groups(frame, ["kernel", "fmt", "even", "gated"]):
-        time_s = part["time_s"].to_numpy()
-        bits = aic_moe.BITS.get(fmt)
-        family = f"{fmt}"
+    rows = tables.moe_rows(path)
+    rows = rows.iloc[ask.pick(len(rows), path.stem)].reset_index(drop=True)
+    for (kernel, fmt, even, gated), part in _groups(rows, ["kernel", "dtype", "even", "gated"]):
+        time_s = part["time_s"].to_numpy(float)
+        bits = tables.MOE_BITS.get(fmt)
         if machine is None or bits is None:
             why = "machine not in the catalogue" if machine is None else f"unknown format {fmt}"
-            yield _missing(path, op, op, family, time_s, why, ask)
+            yield _missing(path, op, op, fmt, time_s, why, ask)
             continue
-        tensor, group = part["moe_tp_size"].to_numpy(float), part["moe_ep_size"].to_numpy(float)
+        names = ("tokens", "hidden", "intermediate", "topk", "experts")
         try:
             answer = _ops.moe(
                 machine,
-                f"{'triton' if kernel == 'other' else kernel}_{fmt}",
-                _MOE_FORMATS.get(fmt, fmt),
+                kernel,
+                MOE_FORMATS.get(fmt, fmt),
                 bits,
-                part["num_tokens"].to_numpy(float),
-                part["hidden_size"].to_numpy(float),
-                part["inter_size"].to_numpy(float) / tensor,
-                part["topk"].to_numpy(float),
-                part["num_experts"].to_numpy(float),
-                local_experts=part["num_experts"].to_numpy(float) / group,
+                *(part[c].to_numpy(float) for c in names),
+                local_experts=part["local_experts"].to_numpy(float),
                 gated=bool(gated),
-                skew=part["skew"].to_numpy(float),
+                skew=part["routing_exponent"].to_numpy(float),
                 even=bool(even),
-                repeated_batches=np.where(part["balanced"], *_BATCHES),
+                repeated_batches=part["repeated_batches"].to_numpy(float),
             )
         except SteelyardError as error:
-            yield _missing(path, op, op, family, time_s, str(error), ask)
+            yield _missing(path, op, op, fmt, time_s, str(error), ask)
             continue
         yield comparison(
             ask,
@@ -298,7 +216,7 @@ def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Com
             metric="time_s",
             phase=op,
             machine=machine.name,
-            family=family,
+            family=fmt,
             measured=time_s,
             split="fit" if answer.fitted else "all",
             **answer.columns,
@@ -363,10 +281,10 @@ def _mla_answer(
         rows = heads if phase == "decode" else heads * new
         if phase == "prefill":  # the causal mask hides half of a prompt
             context = (context + 1.0) / 2
-        kernel = KERNELS.get(source, "generic")
+        kernel = tables.ATTENTION_KERNELS.get(source, "generic")
         answer = _ops.mla_decode(machine, kernel, batch, context, rows, kv_bits=bits)
     else:
-        kernel = _MLA_PREFILL.get(source, {}).get(machine.family, KERNELS.get(source, "generic"))
+        kernel = _MLA_PREFILL.get(source, {}).get(machine.family, tables.ATTENTION_KERNELS.get(source, "generic"))
         answer = _ops.mla_prefill(machine, kernel, batch, new, step, heads)
     rest = layer_rest(machine, source, weights, tokens, heads, absorbed=absorbed, phase=phase, projections=module)
     total = answer.time_s + rest.time_s

@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.calibrate.fit_collective import FABRICS as FITTED
-from steelyard.calibrate.fit_collective import LARGEST_BYTES, OTHER_HOST, SMALLEST_BYTES, even_size
 from steelyard.cost.collective import LIBRARIES
 from steelyard.cost.price import LAUNCH_S
 from steelyard.deployment.formats import find_format
 from steelyard.errors import SteelyardError
-from steelyard.measurements import comm
+from steelyard.measurements import kernel_tables as tables
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_of, read_frame
 from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from steelyard.machine.component import Machine
 
-__all__ = ["aiconfigurator", "apex", "deepep", "vidur"]
+__all__ = ["aiconfigurator", "apex", "apex_rows", "deepep", "vidur"]
+
+#: Machines whose captured rows inside one node the calibration reads (``fits.collective``).
+FITTED = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "l40s", "v100_pcie")
+APEX_MACHINES = {"H100-SXM-80GB": "h100_sxm", "H200-SXM-141GB": "h200_sxm", "V100-PCIE-16GB": "v100_pcie"}
 
 #: Vidur's fabrics: the device and how many share a node. Pairs: two devices on one bridge, pairs joined by PCIe.
 VIDUR_FABRICS = {
@@ -54,42 +56,14 @@ def aiconfigurator(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def _aiconfigurator(path: Path, ask: Ask) -> Iterator[Comparison]:
-    columns = ("system", "table", "op_name", "num_gpus", "message_size", "latency")
-    raw = read_frame(path, columns, optional=("kernel_source", "version", "nccl_dtype", "allreduce_dtype"))
-    text = {
-        c: raw[c].astype(object).where(raw[c].notna(), "").astype(str)
-        for c in ("kernel_source", "version", "nccl_dtype", "allreduce_dtype")
-    }
-    dtype = text["nccl_dtype"].where(text["nccl_dtype"] != "", text["allreduce_dtype"])
-    libraries = [
-        _library(k, str(t), v) for k, t, v in zip(text["kernel_source"], raw["table"], text["version"], strict=True)
-    ]
-    machines = {str(name): machine_of(str(name)) for name in raw["system"].unique()}
+    rows = tables.collective_rows(path)
+    machines = {str(name): machine_of(str(name)) for name in rows["machine"].unique()}
     hosts = {name: EAGER_CALL_S.get(m.family, 0.0) if m else 0.0 for name, m in machines.items()}
-    host_s = raw["system"].astype(str).map(hosts) + text["version"].map(SLOWER_VERSIONS).fillna(0.0)
-    eager = text["kernel_source"].str.contains("eager")
-    frame = raw[["op_name"]].assign(
-        device=raw["system"].astype(str),
-        library=libraries,
-        eager=eager,
-        host_s=host_s.where(eager, 0.0),
-        operation=raw["op_name"].astype(str).map(comm.OPERATION),
-        message_bytes=raw["message_size"].astype(float) * dtype.map(comm.ELEMENT_BYTES).astype(float),
-        devices=raw["num_gpus"].astype(int),
-        per_node=0,
-        other_host=[v in OTHER_HOST.get(str(s), ()) for s, v in zip(raw["system"], text["version"], strict=True)],
-        time_s=raw["latency"].astype(float) * 1e-3,
-    )
-    yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask, tuple(FITTED))
-
-
-def _library(kernel: str, table: str, version: str) -> str:
-    """The row of ``LIBRARIES`` of a kernel: the vendor's library by its table, a serving library's own by its name."""
-    for vendor in ("oneccl", "rccl", "nccl"):
-        if table.startswith(vendor):
-            return vendor
-    named = next((n for n in ("vllm", "sglang", "trtllm") if n in kernel.lower()), "nccl")
-    return comm.library_fact(named, version)
+    host_s = rows["machine"].map(hosts) + rows["version"].map(SLOWER_VERSIONS).fillna(0.0)
+    other = [v in tables.OTHER_HOST.get(m, ()) for m, v in zip(rows["machine"], rows["version"], strict=True)]
+    rows = rows.assign(host_s=host_s.where(rows["eager"], 0.0), per_node=0, other_host=other)
+    frame = rows.rename(columns={"machine": "device"}).drop(columns="version")
+    yield from _compare(frame.drop_duplicates(ignore_index=True), "comm", path.stem, ask, FITTED)
 
 
 def apex(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -100,20 +74,24 @@ def apex(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 
 def _apex(path: Path, ask: Ask) -> Iterator[Comparison]:
+    yield from _compare(apex_rows(path), path.stem, path.stem, ask, ("v100_pcie",))
+
+
+def apex_rows(path: Path) -> pd.DataFrame:
+    """Rows of APEX's table: device, library, eager, operation, message_bytes, devices, per_node, time_s."""
     raw = read_frame(path, ("gpu", "collective", "num_nodes", "num_gpus_per_node", "size(kb)", "time(us)"))
-    raw = raw[(raw["size(kb)"] > 0) & (raw["num_gpus_per_node"] <= 8)]
+    raw = raw[(raw["size(kb)"] > 0) & (raw["num_gpus_per_node"] <= 8)].reset_index(drop=True)
     pair = raw["collective"] == "sendrecv"
-    frame = raw[["gpu"]].assign(
-        device=raw["gpu"].map(lambda x: comm.APEX_MACHINE.get(x, str(x))),
+    return raw[[]].assign(
+        device=raw["gpu"].map(lambda x: APEX_MACHINES.get(x, str(x))),
         library="nccl",
         eager=False,
-        operation=raw["collective"].map(comm.OPERATION),
+        operation=raw["collective"].map(tables.OPERATIONS),
         message_bytes=raw["size(kb)"].astype(float) * 1024.0,
         devices=(raw["num_nodes"] * raw["num_gpus_per_node"]).where(~pair, 2).astype(int),
         per_node=raw["num_gpus_per_node"].astype(int),
         time_s=raw["time(us)"].astype(float) * 1e-6,
     )
-    yield from _compare(frame, path.stem, path.stem, ask, ("v100_pcie",))
 
 
 def vidur(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -131,7 +109,7 @@ def _vidur(path: Path, ask: Ask) -> Iterator[Comparison]:
         device=[name for name, _ in known],
         library="nccl",
         eager=True,
-        operation=raw["op"].map(comm.OPERATION),
+        operation=raw["op"].map(tables.OPERATIONS),
         message_bytes=raw["size"].astype(float),
         devices=raw["num_workers"].astype(int),
         per_node=raw["devices_per_node"].astype(int),
@@ -198,11 +176,11 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Seque
             yield missing(str(error))
             continue
         size = part["message_bytes"]
-        sized = (size >= SMALLEST_BYTES) & (size <= LARGEST_BYTES)
+        sized = (size >= tables.SMALLEST_BYTES) & (size <= tables.LARGEST_BYTES)
         known = answer.fitted and machine.name in fitted and not (eager or many or other_host)
         if "host_s" in part and eager:  # the host time above was taken from even sizes
             known, sized = answer.fitted, size > 0
-        split = np.where(even_size(part) & sized, "fit", "left-out") if known else "all"
+        split = np.where(tables.even_size(part) & sized, "fit", "left-out") if known else "all"
         yield comparison(
             ask,
             table,

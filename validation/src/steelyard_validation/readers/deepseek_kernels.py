@@ -11,8 +11,8 @@ import numpy as np
 from steelyard.cost.gemm import gemm_facts
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_of, read_frame
 from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
 
 __all__ = ["read"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     comparison,

@@ -17,10 +17,10 @@ import numpy as np
 
 from steelyard.cost.price import price
 from steelyard.cost.program import Kernel, lower
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, interval80, read_frame
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step
-from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, guarded, interval80, read_frame
 from steelyard_validation.readers._whole import SYSTEM_SPREAD, deploy
 
 __all__ = ["breakdown", "read"]

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from steelyard.calibrate.fit_engine import fit_engine, tuned
 from steelyard.deployment.engine import Engine, find_engine
 from steelyard.errors import SteelyardError
+from steelyard.measurements.reader import Floats, machine_name
 from steelyard_validation.readers import inferencex
-from steelyard_validation.readers._base import Floats, machine_name
 from steelyard_validation.readers._serve import Load, Outcome, Service
 from steelyard_validation.readers._whole import Asked, Deployment
 

@@ -24,10 +24,10 @@ import numpy as np
 from steelyard.cost.kv_pool import KvPool
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import InputError
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name, read_frame
 from steelyard.simulation.arrays import Member, play, setup_of_fleet
 from steelyard.simulation.wires import End, wires_between
 from steelyard_validation.readers import inferencex
-from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, machine_name, read_frame
 from steelyard_validation.readers._serve import Load, Service, closed_trace
 from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, predict_all
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.cost.gemm import gemm_facts
 from steelyard.errors import SteelyardError
-from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     comparison,
@@ -23,6 +22,7 @@ from steelyard_validation.readers._base import (
     machine_of,
     read_frame,
 )
+from steelyard_validation.readers import _ops
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     comparison,
@@ -151,7 +151,7 @@ def rates(at: Deployment, rows: pd.DataFrame) -> Asked:
 
 
 def _yield(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[Comparison]:
-    from steelyard_validation.fit_family import split_of
+    from steelyard_validation.fits.family import split_of
 
     split = split_of(frame["machine"], frame["model"])
     chosen = ask.pick(len(frame), path.stem)

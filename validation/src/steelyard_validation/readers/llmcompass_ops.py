@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.calibrate.fit_vector import EAGER_OVERHEAD_S
 from steelyard.errors import InputError
-from steelyard.measurements.vector_ops import KIND, OPS_PER_ELEMENT
-from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     comparison,
@@ -25,6 +22,8 @@ from steelyard_validation.readers._base import (
     machine_of,
     read_frame,
 )
+from steelyard_validation.fits.vector_tables import EAGER_OVERHEAD_S, KIND, OPS_PER_ELEMENT
+from steelyard_validation.readers import _ops
 
 __all__ = ["read"]
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.errors import InputError, SteelyardError
-from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     Floats,
@@ -28,6 +27,7 @@ from steelyard_validation.readers._base import (
     machine_name,
     read_frame,
 )
+from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._serve import Service
 from steelyard_validation.readers._whole import SYSTEM_SPREAD, Deployment, deploy
 from steelyard_validation.readers.inferencex import SKEW

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._whole import Asked, Deployment, deploy, eight_bit, loaded_step, predict_all
 
 if TYPE_CHECKING:

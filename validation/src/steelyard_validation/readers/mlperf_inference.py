@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     Floats,

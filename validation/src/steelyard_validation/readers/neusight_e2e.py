@@ -21,10 +21,10 @@ import numpy as np
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.price import price
 from steelyard.cost.program import Kernel, Program, lower
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step
-from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, known_model, predict
 
 if TYPE_CHECKING:

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelyard.calibrate.fit_vector import FIRST_OVERHEAD
 from steelyard.errors import SteelyardError
-from steelyard.measurements.vector_ops import KIND, OPS_PER_ELEMENT, TWO_INPUTS
-from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import (
+from steelyard.measurements.reader import (
     Ask,
     Comparison,
     comparison,
@@ -23,6 +20,8 @@ from steelyard_validation.readers._base import (
     machine_of,
     read_frame,
 )
+from steelyard_validation.fits.vector_tables import FIRST_OVERHEAD, KIND, OPS_PER_ELEMENT, TWO_INPUTS
+from steelyard_validation.readers import _ops
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _full(at: Deployment, rows: pd.DataFrame) -> Asked:
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
-    from steelyard_validation.fit_family import split_of
+    from steelyard_validation.fits.family import split_of
 
     frame = questions(path)
     split = split_of(frame["machine"], frame["model"])

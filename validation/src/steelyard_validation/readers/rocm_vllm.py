@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from steelyard.errors import SteelyardError
-from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._serve import Load, Service, closed_trace
 from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, predict, static_batch
 

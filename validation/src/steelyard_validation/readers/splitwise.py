@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.deployment.engine import find_engine
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict, static_batch
 
 if TYPE_CHECKING:

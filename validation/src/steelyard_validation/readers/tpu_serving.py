@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._whole import Asked, Deployment, closed_loop, deploy, predict_all
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import numpy as np
 from steelyard.cost.op_models import ONE_SWITCH
 from steelyard.deployment.engine import find_engine
 from steelyard.errors import SteelyardError
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
 from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._base import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._serve import Load, Service, closed_trace
 from steelyard_validation.readers._whole import (
     SYSTEM_SPREAD,

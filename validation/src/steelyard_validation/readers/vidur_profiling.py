@@ -15,8 +15,8 @@ import numpy as np
 
 from steelyard.cost.site import site_for
 from steelyard.errors import SteelyardError
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_of, read_frame
 from steelyard_validation.readers import _ops
-from steelyard_validation.readers._base import Ask, Comparison, comparison, guarded, machine_of, read_frame
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ things about products, and those are fitted (to half of the rows, by model and m
 Everything else in a step is priced with the parameters it has. The figures are written to
 ``calibration/_families/whole_model.toml`` and, for the product model to find, as sections of ``_families/gemm.toml``;
 tile and latency effects, which such rates cannot show, are switched off there.
-Run ``python -m steelyard_validation.fit_family DATA`` after ``write_gemm``, which writes that file anew.
+Run ``python -m steelyard_validation.fits.family DATA`` after ``fits.gemm``, which writes that file anew.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.place import roofline
 from steelyard.cost.site import site_of
+from steelyard.measurements.reader import Z80
 from steelyard.workload.transformer import Step
-from steelyard_validation.readers._base import Z80
 from steelyard_validation.readers._whole import Deployment
 
 __all__ = ["FAMILIES", "FamilyFit", "Rate", "family_parameters", "fit", "main", "merge", "rate", "rates_of", "split_of"]

@@ -24,12 +24,17 @@ KIND: Final = {"ln": "norm", "layernorm": "norm", "softmax": "softmax"}
 OPS_PER_ELEMENT: Final = {"pow": 100.0, "powu": 100.0, "gelu": 20.0, "tanh": 20.0}
 """Vector operations per element (guess: pow is a log and an exp in extended precision); others 1."""
 
+EAGER_OVERHEAD_S: Final = 3.0e-5
+"""Host time of an eager call in PyTorch, s."""
+FIRST_OVERHEAD: Final = {"neusight": 1.5e-5, "vidur": 2e-7}
+"""Constants of the sources that are not LLMCompass's, s: where the fit of each begins."""
+
 
 def read_neusight(data: Path) -> pd.DataFrame:
     """neusight_ops: add..tanh, layernorm, softmax; B rows of H fp32."""
     import pandas as pd
 
-    folder = data / "truth" / "neusight_ops"
+    folder = data / "neusight_ops"
     names = ("test_ops_nvidia", "train_norm_ops_amd", "train_norm_ops_nvidia")
     raw = pd.concat([pd.read_parquet(folder / f"{name}.parquet") for name in names], ignore_index=True)
     raw = raw[~raw["op"].isin(["linear", "bmm"])]
@@ -53,7 +58,7 @@ def read_llmcompass(data: Path) -> pd.DataFrame:
     """llmcompass_ops: softmax, layernorm, GELU in fp16, eager (10 to 50 us of host time, by op)."""
     import pandas as pd
 
-    raw = pd.read_csv(data / "truth" / "llmcompass_ops" / "ops_a100_mi210.csv")
+    raw = pd.read_csv(data / "llmcompass_ops" / "ops_a100_mi210.csv")
     raw = raw[raw["op"].isin(["softmax", "layernorm", "gelu"])]
     size = raw["m"].astype(float) * raw["n"].fillna(1.0).astype(float)
     return pd.DataFrame(
@@ -75,7 +80,7 @@ def read_vidur(data: Path) -> pd.DataFrame:
     """vidur_profiling/mlp_linear: norms, gated activation and residual add (whole microseconds; kernels of 2023)."""
     import pandas as pd
 
-    raw = pd.read_parquet(data / "truth" / "vidur_profiling" / "mlp_linear.parquet")
+    raw = pd.read_parquet(data / "vidur_profiling" / "mlp_linear.parquet")
     tokens = raw["num_tokens"].astype(float)
     hidden = raw["n_embd"].astype(float)
     inner = raw["n_expanded_embd"].astype(float) / raw["num_tensor_parallel_workers"].astype(float)
