@@ -9,7 +9,8 @@ import numpy as np
 
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import Tables, constant_tables
-from steelyard.deployment.engine_config import RULES, EngineConfig
+from steelyard.deployment.engine import schedulers
+from steelyard.deployment.engine_config import EngineConfig
 from steelyard.simulation.arrays import Member, Played, play, setup_of, setup_of_fleet
 from steelyard.simulation.kernel.state import LINK
 from steelyard.traffic.trace import Trace
@@ -24,7 +25,7 @@ def from_python(part: Any) -> Any:
 
 def config(scheduler: str = "vllm", **flags: Any) -> EngineConfig:
     """An engine with few limits."""
-    rules = RULES[scheduler]
+    rules = schedulers()[scheduler]
     given = {
         "max_num_batched_tokens": 8192,
         "max_num_seqs": 256,

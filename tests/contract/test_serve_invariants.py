@@ -16,13 +16,13 @@ pytest.importorskip("numba")
 
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import constant_tables
-from steelyard.deployment.engine_config import RULES
+from steelyard.deployment.engine import schedulers
 from steelyard.simulation.arrays import Member, Played
 from steelyard.techniques.changes import Autoscale, Changes, Outage
 from steelyard.traffic.trace import Trace
 from tests.serving import config, random_trace, run, run_fleet, wires
 
-SCHEDULERS = sorted(RULES)
+SCHEDULERS = sorted(schedulers())
 
 
 def scenario(seed: int) -> tuple[Trace, dict[str, Any], dict[str, Any]]:
@@ -134,7 +134,7 @@ def test_conservation_in_thousands_of_scenarios(start: int) -> None:
     assert hits > 1000
 
 
-FLOWING = [name for name, rules in RULES.items() if not rules.static]
+FLOWING = [name for name, rules in schedulers().items() if not rules.static]
 
 
 def fleet(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:

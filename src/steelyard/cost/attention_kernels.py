@@ -1,4 +1,4 @@
-"""Which attention kernel runs where, and what is known about it: `catalogue/kernels/attention.toml`."""
+"""Which attention kernel runs where, and what is known about it: `kernels/attention.toml` of the catalogues."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from steelyard.cost.attention_facts import AttentionFacts
 from steelyard.cost.mla import MlaFacts
+from steelyard.folders import catalogue_folders
 
 __all__ = ["attention_facts", "attention_kernel", "mla_facts", "mla_kernel"]
 
@@ -19,7 +19,15 @@ F = TypeVar("F", AttentionFacts, MlaFacts)
 
 @cache
 def _table() -> Mapping[str, Any]:
-    return tomllib.loads((files("steelyard.catalogue") / "kernels" / "attention.toml").read_text(encoding="utf-8"))
+    """Every section of every catalogue; of two entries of one name the one that is searched first."""
+    found: dict[str, dict[str, Any]] = {"facts": {}, "mla": {}, "select": {}, "select_mla": {}}
+    for folder in catalogue_folders():
+        path = folder / "kernels" / "attention.toml"
+        if path.is_file():
+            for section, entries in tomllib.loads(path.read_text(encoding="utf-8")).items():
+                for name, entry in entries.items():
+                    found.setdefault(section, {}).setdefault(name, entry)
+    return found
 
 
 def _make(cls: type[F], name: str, section: str) -> F:
@@ -47,9 +55,22 @@ def mla_facts(name: str) -> MlaFacts:
     return _make(MlaFacts, name, "mla")
 
 
-def attention_kernel(family: str, kv_bits: float, head_dim: float = 128) -> str:
-    """The kernel a current vLLM picks: by machine family, then by KV format and head dimension; "generic" elsewhere."""
+def attention_kernel(
+    family: str, kv_bits: float, head_dim: float = 128, *, expanded: bool = False, own: str = ""
+) -> str:
+    """The kernel that runs: by machine family, then by KV format and head dimension; "generic" where nothing is known.
+
+    Args:
+        family: of the machine.
+        kv_bits, head_dim: of the cache.
+        expanded: latent attention with its keys and values written out.
+        own: the engine's kernel; empty: what a current vLLM picks.
+    """
     chosen = _table()["select"].get(family, {})
+    if expanded and "latent" in chosen:
+        return str(chosen["latent"])
+    if own:
+        return own
     if head_dim > chosen.get("large_head_above", 1e9):
         return str(chosen["large_head"])
     if kv_bits <= 8 and head_dim in chosen.get("fp8_odd_head_dims", ()):

@@ -22,15 +22,6 @@ from steelyard.cost.parameters import calibrated
 
 __all__ = ["attention"]
 
-#: Prefill kernels of latent attention with expanded heads, by family; their facts were fitted on whole layers.
-LATENT_KERNELS = {
-    "hopper": "fa3_latent",
-    "blackwell": "trtllm_latent",
-    "ampere": "fa2_latent",
-    "ada": "fa2_latent",
-    "blackwell_graphics": "fa2_latent",
-}
-
 
 @cost_model(ATTENTION)
 def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
@@ -58,10 +49,9 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
             facts=mla_facts(mla_kernel(site.family, f["kv_bits"])),
         )
         return KernelTime(time, found.spread, found.source)
-    own = context.engine.attention if site.machine.vendor == "NVIDIA" else ""
-    kernel_name = own or attention_kernel(site.family, f["kv_bits"], float(f["head_dim"]))
-    if float(f["head_dim"]) != float(f["value_dim"]):  # latent attention with its keys and values expanded
-        kernel_name = LATENT_KERNELS.get(site.family, kernel_name)
+    own = context.engine.attention if site.stack.engine_kernels else ""
+    expanded = float(f["head_dim"]) != float(f["value_dim"])  # latent attention with its keys and values expanded
+    kernel_name = attention_kernel(site.family, f["kv_bits"], float(f["head_dim"]), expanded=expanded, own=own)
     facts = attention_facts(kernel_name)
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:

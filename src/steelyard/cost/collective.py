@@ -14,6 +14,7 @@ Gropp, "Optimization of Collective Communication Operations in MPICH", 2005; vLL
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -375,6 +376,8 @@ BLACKWELL_EXCHANGE: Final = ExchangeParameters(
     ll_per_expert=(0.0066, 0.056),
 )
 """DeepEP on B200 (fit; the same kernels as on Hopper, so the copies are bound by SMs, not by NVLink5)."""
+EXCHANGES: Final[Mapping[str, ExchangeParameters]] = {"": ExchangeParameters(), "blackwell": BLACKWELL_EXCHANGE}
+"""By the name a family gives; the unnamed are Hopper's, the first measured."""
 EXCHANGE_BLEND: Final = 4.0
 
 

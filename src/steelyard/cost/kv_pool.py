@@ -83,18 +83,11 @@ def kv_pool(
     block_bytes, fixed_blocks, cap = _shape(model, plan, config.block_size)
     if config.num_gpu_blocks_override:
         return KvPool(config.num_gpu_blocks_override, config.block_size, block_bytes, fixed_blocks, cap, True)
-    memory = machine.root.capacity_bytes
     weights = weight_bytes(model, plan, exact_weights)
     rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
     work = float(activation_bytes(model, plan, step_tokens, rows)) + engine.workspace_bytes
-    share = config.gpu_memory_utilization
-    if engine.name == "sglang":
-        left = memory * share - weights - machine.reserved_bytes
-    elif engine.name.startswith("trtllm"):
-        left = (memory - weights - work - machine.reserved_bytes) * share
-    else:
-        left = memory * share - weights - work - machine.reserved_bytes
+    left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, work)
     blocks = math.floor(left / block_bytes) if block_bytes > 0 else 0
     if blocks < 1 + fixed_blocks:
         short = (1 + fixed_blocks) * block_bytes - left

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.collective import (
-    BLACKWELL_EXCHANGE,
+    EXCHANGES,
     CollectiveParameters,
-    ExchangeParameters,
     Fabric,
     LinkKind,
     collective_time_s,
@@ -29,10 +28,11 @@ from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.site import Site
 from steelyard.cost.systolic import systolic_cycles
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
+from steelyard.machine.classes import family_named, stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
 
-__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "sustained", "vector"]
+__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "vector"]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
@@ -77,8 +77,8 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
     facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
     if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:
         facts = gemm_facts(found.facts)
-    burst = context.burst or context.weights_hot or site.compute == "fp32" or site.machine.vendor != "NVIDIA"
-    parameters = found.parameters if burst else sustained(found.parameters)
+    burst = context.burst or context.weights_hot or site.compute == "fp32"
+    parameters = found.parameters if burst else sustained(found.parameters, site)
     if context.engine.fused_quantisation:
         facts = replace(facts, quantises_activations=False)
     device = gemm_device(site)
@@ -101,15 +101,9 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
     return KernelTime(_once(price, f["m"], f["n"], f["k"], f["groups"]), found.spread, found.source)
 
 
-#: Share of a kernel benchmark's matrix rate that real operands sustain: the benchmark the NVIDIA parameters come from
-#: multiplies constant data at clocks that a power limit has not yet lowered. Fitted to PyTorch projections longer than
-#: 1 ms on A100 (Vidur's tables); those of A40 and H100, which it never saw, show 0.86 and 0.82.
-SUSTAINED_FRAC = 0.83
-
-
-def sustained(parameters: GemmParameters) -> GemmParameters:
+def sustained(parameters: GemmParameters, site: Site) -> GemmParameters:
     """The parameters of products inside a running model rather than in a benchmark of one kernel."""
-    return replace(parameters, compute_frac=parameters.compute_frac * SUSTAINED_FRAC)
+    return replace(parameters, compute_frac=parameters.compute_frac * site.stack.sustained_frac)
 
 
 def _once(price: Any, *shape: Any) -> Any:
@@ -124,9 +118,6 @@ def _once(price: Any, *shape: Any) -> Any:
     return price(*arrays)
 
 
-#: Grouped-GEMM kernels an engine tries first, by architecture family; the others run Triton. Source: kernel names of
-#: vLLM 0.24 in public profiles.
-MOE_KERNELS = {"blackwell": ("trtllm", "cutlass", "triton"), "hopper": ("cutlass", "triton")}
 #: Section suffix of the MoE calibration files by weight format.
 MOE_FORMATS = {
     "fp8": "fp8",
@@ -139,30 +130,25 @@ MOE_FORMATS = {
 
 
 def moe_variants(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, on_hopper: str = ""
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
 ) -> tuple[tuple[str, str], ...]:
-    """``(kernel, section)`` pairs to look for, best first. ``on_hopper``: the engine's own kernel there."""
+    """``(kernel, section)`` pairs to look for, best first. ``own``: the engine's own kernel on the site's family."""
     if weight_bits < 0.75 * act_bits and weight_format != "mxfp4":
         return (("marlin", "marlin_int4_wo"), ("triton", "triton_bfloat16"))
     fmt = MOE_FORMATS.get(weight_format, "bfloat16")
-    kernels: tuple[str, ...] = MOE_KERNELS.get(site.family, ("triton",))
-    if fmt == "bfloat16" and site.family == "hopper":
-        kernels = ("triton",)
-    elif fmt == "w4a16_mxfp4":
-        kernels = ("trtllm",) if site.family == "blackwell" else ("mxfp4_triton", "marlin")
-        if act_bits < 16:
-            fmt = "w4a8_mxfp4_mxfp8"
-    elif on_hopper and site.family == "hopper":
-        kernels = (on_hopper, *kernels)
+    listed = family_named(site.family).expert_kernels
+    kernels = listed[fmt] if fmt in listed else (*filter(None, (own,)), *listed[""])
+    if fmt == "w4a16_mxfp4" and act_bits < 16:
+        fmt = "w4a8_mxfp4_mxfp8"
     fallback = [(k, f"{k}_{f}") for f in ("fp8", "bfloat16") for k in (*kernels, "triton", "cutlass") if k in MOE_FACTS]
     return (*((k, f"{k}_{fmt}") for k in kernels), *fallback)
 
 
 def moe_kernel(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, on_hopper: str = ""
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
 ) -> tuple[str, Calibrated]:
     """The grouped-GEMM kernel a site would run and its parameters: the first that anything was measured of."""
-    options = moe_variants(site, weight_format, weight_bits, act_bits, on_hopper)
+    options = moe_variants(site, weight_format, weight_bits, act_bits, own)
     tried = (
         (name, calibrated("moe", MoeParameters, site.machine.name, (site.family,), (section,)))
         for name, section in options
@@ -175,7 +161,9 @@ def moe_kernel(
 def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Routed experts of one layer: permute, grouped products, combine."""
     site, f = context.site, kernel.features
-    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], context.engine.experts_hopper)
+    name, found = moe_kernel(
+        site, kernel.weight_format, f["weight_bits"], f["act_bits"], context.engine.experts.get(site.family, "")
+    )
     facts = MOE_FACTS[name]
     device = moe_device(site)
     tokens = np.asarray(f["tokens"], dtype=np.float64)
@@ -284,7 +272,7 @@ EXCHANGE_UNITS = 24.0
 def exchange_time_s(f: Mapping[str, Any], cluster: Cluster) -> Any:
     """Dispatch or combine of routed tokens by DeepEP: the better of its normal and low-latency kernels."""
     inside, outside = fabrics(cluster)
-    parameters = BLACKWELL_EXCHANGE if cluster.machine.family == "blackwell" else ExchangeParameters()
+    parameters = EXCHANGES[family_named(cluster.machine.family).expert_exchange]
     times = [
         expert_exchange_time_s(
             f["exchange"],
@@ -311,10 +299,11 @@ def collective(kernel: Kernel, context: PricingContext) -> KernelTime:
     """All-reduce, all-gather, all-to-all, send, inside a node and across nodes."""
     f, cluster = kernel.features, context.cluster
     inside, outside = fabrics(cluster)
-    if "exchange" in f and cluster.machine.vendor == "NVIDIA" and inside.switched:
+    stack = stack_named(cluster.machine.launch)
+    if "exchange" in f and stack.expert_exchange and inside.switched:
         return KernelTime(exchange_time_s(f, cluster), EXCHANGE_SPREAD, "fitted: DeepEP on Hopper and Blackwell")
     found = link_parameters(cluster, inside.kind)
-    custom = f["operation"] == "all_reduce" and cluster.machine.vendor == "NVIDIA"
+    custom = f["operation"] == "all_reduce" and stack.engine_kernels
     time = collective_time_s(
         f["operation"],
         f["message_bytes"],

@@ -19,6 +19,7 @@ from steelyard.cost.op_models import fabrics
 from steelyard.cost.place import engines_for, roofline
 from steelyard.cost.site import site_of
 from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
+from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 
 __all__ = ["price"]
@@ -54,7 +55,7 @@ def price(
     engine = engine or default_engine(cluster.machine)
     kernels = tuple(_price(k, program, cluster, engine, skew, weights_hot, burst) for k in program.kernels)
     layers = _layers(program)
-    launches = 0.0 if engine.graph and decode else engine.launch_s or LAUNCH_S.get(cluster.machine.launch, 0.0)
+    launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
     per_layer = max(engine.layer_s, 0.0) * layers
     rows = _rows(program)
     overhead = per_layer + engine.step_s + engine.step_s_per_sequence * rows
@@ -66,21 +67,6 @@ def price(
         np.maximum(0.0, host - device_s) if launches else 0.0
     )  # eager launches run ahead of the device unless it is faster
     return Cost(kernels, overhead + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
-
-
-#: Host time to launch one kernel without a captured graph, by launch class, s. Sources: CUDA and HIP launch
-#: microbenchmarks, 3-6 us with framework dispatch on top; the others are guesses of the same kind.
-LAUNCH_S = {
-    "cuda": 6e-6,
-    "hip": 8e-6,
-    "metal": 8e-6,
-    "sycl": 8e-6,
-    "gaudi": 5e-6,
-    "tpu": 1e-6,
-    "cpu": 2e-6,
-    "npu": 5e-6,
-    "dataflow": 0.0,
-}
 
 
 def _layers(program: Program) -> float:

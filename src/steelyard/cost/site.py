@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from steelyard.deployment.formats import compute_with, find_format
+from steelyard.machine.classes import Stack, family_named, kinds, stack_named
 from steelyard.machine.component import Compute, Machine
 
-__all__ = ["COPY_ENGINE", "DEFAULT_CACHE_RATIO", "Site", "site_for", "site_of"]
-
-#: How an architecture feeds its matrix engines: asynchronous bulk copies (TMA with wgmma or tcgen05), or loads by
-#: the same threads that issue the products. Sources: NVIDIA architecture whitepapers.
-COPY_ENGINE: Mapping[str, str] = MappingProxyType(
-    {
-        "hopper": "async",
-        "blackwell": "async",
-        "ampere": "mma_sync",
-        "ampere_graphics": "mma_sync",
-        "ada": "mma_sync",
-        "turing": "mma_sync",
-        "volta": "mma_sync",
-        "blackwell_graphics": "mma_sync",
-        "cdna1": "mma_sync",
-        "cdna2": "mma_sync",
-        "cdna3": "mma_sync",
-        "cdna4": "async",
-    }
-)
+__all__ = ["DEFAULT_CACHE_RATIO", "Site", "site_for", "site_of"]
 
 #: Bandwidth of a last-level cache over that of main memory where no figure is known (guess: 2 to 4 on GPUs).
 DEFAULT_CACHE_RATIO = 2.0
@@ -68,6 +48,11 @@ class Site:
         """Architecture family, under which parameters are borrowed."""
         return self.machine.family
 
+    @property
+    def stack(self) -> Stack:
+        """The software stack work reaches the machine by."""
+        return stack_named(self.machine.launch)
+
 
 def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
     """The view of one engine computing in one format.
@@ -100,12 +85,12 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         l2_bytes=cache.capacity_bytes if cache else 0.0,
         l2_bytes_per_s=cache.bandwidth_bytes_per_s if cache else outer.bandwidth_bytes_per_s * DEFAULT_CACHE_RATIO,
         clock_hz=engine.clock_hz,
-        copy_engine=COPY_ENGINE.get(machine.family, "other"),
+        copy_engine=family_named(machine.family).copy_engine,
     )
 
 
 def _units(machine: Machine, engine: Compute, peak16: float) -> float:
-    if machine.kind in ("gpu", "cpu"):
+    if kinds()[machine.kind].units_counted:
         return engine.units
     if engine.kind == "vector":  # what keeps memory busy decides, not arithmetic
         return max(engine.units, machine.root.bandwidth_bytes_per_s / UNIT_BYTES_PER_S)

@@ -14,11 +14,12 @@ import numpy as np
 
 from steelyard.cost.cost import Cost
 from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import LAUNCH_S, price
+from steelyard.cost.price import price
 from steelyard.cost.program import Kernel, Program, lower
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
+from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.workload.op import Op, Size
 from steelyard.workload.transformer import Step, Transformer
@@ -120,7 +121,7 @@ class Replica:
     @property
     def launch_s(self) -> float:
         """Host time (s) to launch one kernel that is not part of a captured graph."""
-        return LAUNCH_S.get(self.cluster.machine.launch, 0.0)
+        return stack_named(self.cluster.machine.launch).launch_s
 
 
 def _stored(kernel: Kernel, fmt: Format) -> Kernel:

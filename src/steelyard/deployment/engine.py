@@ -5,15 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Literal
 
 from steelyard.documents import build, read_document
 from steelyard.errors import UnknownName, normalise
 from steelyard.folders import catalogue_folders
+from steelyard.machine.classes import family_named, kinds, stack_named
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
-__all__ = ["Engine", "KernelSpeed", "default_engine", "engines", "find_engine"]
+__all__ = [
+    "ADMISSIONS",
+    "VICTIMS",
+    "Engine",
+    "KernelSpeed",
+    "Limits",
+    "Rules",
+    "default_engine",
+    "engines",
+    "find_engine",
+    "schedulers",
+]
+
+#: What must be free before a waiting request is admitted: blocks for the tokens of this step; for the whole prompt;
+#: for prompt and output, kept from then on; for the prompt beside an estimate of what the running ones still need; or
+#: for what all will hold at the fullest, by the lengths of past outputs.
+ADMISSIONS = ("step", "prompt", "whole", "estimate", "past-future")
+#: Who is preempted when blocks run out: the last admitted; the last by the policy's order; the shortest output so far.
+VICTIMS = ("last", "worst", "shortest_answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a scheduler decides, beside its limits."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    mixed: Annotated[bool, "prompts and decodes share a step; otherwise prompts go first, alone"]
+    chunked: Annotated[bool, "a prompt may be cut to fill the token budget"]
+    admission: Annotated[
+        Literal["step", "prompt", "whole", "estimate", "past-future"], "what must be free before a request is admitted"
+    ]
+    victim: Annotated[Literal["last", "worst", "shortest_answer"], "who is preempted when blocks run out"] = "last"
+    to_back: Annotated[bool, "a preempted request goes to the end of the queue, not to its place by the order"] = False
+    static: Annotated[bool, "a batch forms when the last one is done and stays until its longest output ends"] = False
+    watermark: Annotated[float, Quantity("1", "share of the blocks kept free at admission", ge=0, le=1)] = 0.0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine lowers its limits to on some devices; the first entry that holds is taken."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    max_batched_tokens: Annotated[float, Quantity("1", "tokens of one step at most", ge=1)]
+    max_sequences: Annotated[float, Quantity("1", "sequences of one step at most; 0 = as elsewhere", ge=0)] = 0.0
+    below_bytes: Annotated[float, Quantity("B", "devices with less memory; 0 = any", ge=0)] = 0.0
+    kind: Annotated[str, "kind of machine; empty = any"] = ""
+    machine: Annotated[str, "beginning of the machine's name; empty = any"] = ""
+
+    def holds(self, machine: Machine) -> bool:
+        """Whether a machine is meant."""
+        small = not self.below_bytes or machine.root.capacity_bytes < self.below_bytes
+        return small and self.kind in ("", machine.kind) and machine.name.startswith(self.machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +120,23 @@ class Engine:
     ] = 0.0
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
-    experts_hopper: Annotated[str, "its grouped product of 8-bit experts on Hopper; empty = what was measured"] = ""
-    attention: Annotated[str, "its own attention kernel on NVIDIA parts; empty = what the machine's family runs"] = ""
+    experts: Annotated[Mapping[str, str], "its grouped product of 8-bit experts, by family; else what was measured"] = (
+        field(default_factory=dict)
+    )
+    attention: Annotated[str, "its own attention kernel, where the stack has such; empty = what the family runs"] = ""
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
+    scheduler: Annotated[str, "how it schedules: a `[[scheduler]]` of the catalogue"] = "static"
+    prefix_caching: Annotated[bool, "prompts find the cache of earlier ones by default"] = False
+    async_scheduling: Annotated[bool, "the host prepares the next step while the device works"] = False
+    memory_frac_of: Annotated[
+        Literal["device", "static", "free"],
+        "what its share of memory is of: the device; the device, working memory beside; what weights and work leave",
+    ] = "device"
+    limits: Annotated[tuple[Limits, ...], "its limits on smaller devices"] = ()
+    flags: Annotated[Mapping[str, str], "its own names of flags, and ours"] = field(default_factory=dict)
+    values: Annotated[Mapping[str, Mapping[str, str]], "of our flags: its own values, normalised, and ours"] = field(
+        default_factory=dict
+    )
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
 
@@ -73,23 +145,65 @@ class Engine:
         found = [k for k in self.kernels if k.kind == kind and k.family == family and k.format in ("", weights)]
         return max(found, key=lambda k: bool(k.format), default=None)
 
+    def working_frac(self, share: float) -> float:
+        """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""
+        return {"device": 1.0, "static": 0.0, "free": share}[self.memory_frac_of]
+
+    def cache_bytes(self, machine: Machine, share: float, weights: float, work: float) -> float:
+        """Bytes of a device left for the KV cache.
+
+        Args:
+            machine: the device.
+            share: of its memory that is used.
+            weights, work: bytes of weights and of working memory.
+        """
+        memory, reserved = machine.root.capacity_bytes, machine.reserved_bytes
+        if self.memory_frac_of == "static":
+            return memory * share - weights - reserved
+        if self.memory_frac_of == "free":
+            return (memory - weights - work - reserved) * share
+        return memory * share - weights - work - reserved
+
 
 @dataclass(frozen=True, slots=True)
 class _EngineFile:
     __pydantic_config__ = {"extra": "forbid"}
 
-    engine: tuple[Engine, ...] = field(default=())
+    engine: tuple[Engine, ...] = ()
+    scheduler: tuple[Rules, ...] = ()
+
+
+@cache
+def _files() -> tuple[_EngineFile, ...]:
+    return tuple(
+        build(_EngineFile, read_document(path), path.name)
+        for folder in catalogue_folders()
+        for path in sorted((folder / "engines").glob("*.toml"))
+    )
 
 
 @cache
 def engines() -> Mapping[str, Engine]:
-    """Every engine by name; of two of one name the one of the catalogue that is searched first."""
+    """Every engine by name; of two of one name the one of the catalogue that is searched first.
+
+    Raises:
+        UnknownName: an engine names a scheduler that is in no catalogue.
+    """
     found: dict[str, Engine] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "engines").glob("*.toml")):
-            for engine in build(_EngineFile, read_document(path), path.name).engine:
-                found.setdefault(engine.name, engine)
-    return found
+    for engine in (engine for file in _files() for engine in file.engine):
+        if engine.scheduler not in schedulers():
+            raise UnknownName("scheduler", engine.scheduler, schedulers()).at(f"engine {engine.name}")
+        found.setdefault(engine.name, engine)
+    return MappingProxyType(found)
+
+
+@cache
+def schedulers() -> Mapping[str, Rules]:
+    """Every scheduler by name; of two of one name the one of the catalogue that is searched first."""
+    found: dict[str, Rules] = {}
+    for rules in (rules for file in _files() for rules in file.scheduler):
+        found.setdefault(rules.name, rules)
+    return MappingProxyType(found)
 
 
 def find_engine(name: str) -> Engine:
@@ -105,6 +219,6 @@ def find_engine(name: str) -> Engine:
 
 
 def default_engine(machine: Machine) -> Engine:
-    """What people usually run there: vLLM on data-centre accelerators, llama.cpp elsewhere."""
-    small = machine.kind in ("cpu", "soc", "npu", "mcu") or machine.launch in ("metal", "cpu", "npu")
-    return engines()["llamacpp" if small else "vllm"]
+    """What people usually run there, as its family, stack or kind say; vLLM where none does."""
+    named = family_named(machine.family).engine or stack_named(machine.launch).engine or kinds()[machine.kind].engine
+    return engines()[named or "vllm"]

@@ -1,7 +1,7 @@
 """The flags of a serving engine as it is run: its own defaults, under its own names.
 
-One scheduler core covers the engines; what differs is data (:class:`Rules`). Flags have vLLM's names; SGLang's and
-TensorRT-LLM's names are accepted for those engines and mean the same field.
+One scheduler core covers the engines; what differs is data (:class:`~steelyard.deployment.engine.Rules`). Flags have
+vLLM's names; an engine's own names are accepted for it and mean the same field.
 """
 
 from __future__ import annotations
@@ -10,133 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine import ADMISSIONS, Engine, Rules, schedulers
 from steelyard.errors import Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.component import Machine
 
-__all__ = ["ADMISSIONS", "RULES", "VICTIMS", "EngineConfig", "Rules", "engine_config"]
-
-#: What must be free before a waiting request is admitted: blocks for the tokens of this step; for the whole prompt;
-#: for prompt and answer, kept from then on; for the prompt beside an estimate of what the running ones still need; or
-#: for what all will hold at the fullest, by the lengths of past answers.
-ADMISSIONS = ("step", "prompt", "whole", "estimate", "past-future")
-#: Who gives way when blocks run out: the last admitted; the last by the policy's order; the shortest answer so far.
-VICTIMS = ("last", "worst", "shortest_answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How a scheduler decides, beside its limits."""
-
-    title: str
-    mixed: bool
-    """Prompts and decodes share a step; otherwise a step is one or the other and prompts go first."""
-    chunked: bool
-    """A prompt may be cut to fill the token budget."""
-    admission: str
-    victim: str = "last"
-    to_back: bool = False
-    """A preempted request goes to the end of the queue, not to its place by the policy's order."""
-    static: bool = False
-    """A batch is formed when the last one is done, and stays together until its longest answer ends."""
-    source: str = ""
-
-
-#: Schedulers by name.
-RULES: Mapping[str, Rules] = {
-    "vllm": Rules(
-        "vLLM v1: one token budget, running requests first",
-        True,
-        True,
-        "prompt",
-        source="vLLM 0.24 v1/core/sched/scheduler.py; scheduler_reserve_full_isl is on by default",
-    ),
-    "vllm-v0": Rules("vLLM v0: prompts first, whole", False, False, "prompt", source="vLLM 0.5 core/scheduler.py"),
-    "sarathi": Rules(
-        "Sarathi-Serve: decodes first, prompt chunks in the rest", True, True, "prompt", source="arXiv:2403.02310"
-    ),
-    "sglang": Rules(
-        "SGLang: prompt steps first, chunked, admission by estimate",
-        False,
-        True,
-        "estimate",
-        "shortest_answer",
-        True,
-        source="SGLang 0.5 srt/managers/schedule_policy.py (PrefillAdder) and schedule_batch.py (retract_decode)",
-    ),
-    "trtllm": Rules(
-        "TensorRT-LLM in-flight batching, GUARANTEED_NO_EVICT",
-        True,
-        False,
-        "whole",
-        source="TensorRT-LLM 1.0 CapacitySchedulerPolicy, the default",
-    ),
-    "trtllm-max-utilization": Rules(
-        "TensorRT-LLM in-flight batching, MAX_UTILIZATION",
-        True,
-        False,
-        "step",
-        source="TensorRT-LLM 1.0 CapacitySchedulerPolicy",
-    ),
-    "orca": Rules(
-        "Orca: iteration-level batching, prompt and answer reserved",
-        True,
-        False,
-        "whole",
-        source="Yu et al., OSDI 2022",
-    ),
-    "tgi": Rules(
-        "TGI: prompts first, whole, prompt and answer reserved",
-        False,
-        False,
-        "whole",
-        source="text-generation-inference router/src/queue.rs",
-    ),
-    "splitfuse": Rules(
-        "DeepSpeed-FastGen Dynamic SplitFuse: every step filled to the same tokens",
-        True,
-        True,
-        "step",
-        source="arXiv:2401.08671",
-    ),
-    "lightllm": Rules(
-        "LightLLM: whole prompts shared with decodes, past-future admission",
-        True,
-        True,
-        "past-future",
-        source="arXiv:2507.10150",
-    ),
-    "static": Rules("static batching", False, False, "whole", static=True),
-}
-
-#: The scheduler of each engine of the catalogue.
-_SCHEDULER = {
-    "vllm": "vllm",
-    "vllm_2023": "vllm-v0",
-    "sglang": "sglang",
-    "trtllm": "trtllm",
-    "llamacpp": "vllm",
-    "llamacpp_cuda": "vllm",
-}
-
-#: Names other engines use for the same flag.
-_NAMES: Mapping[str, Mapping[str, str]] = {
-    "sglang": {
-        "chunked_prefill_size": "max_num_batched_tokens",
-        "max_running_requests": "max_num_seqs",
-        "mem_fraction_static": "gpu_memory_utilization",
-        "page_size": "block_size",
-        "context_length": "max_model_len",
-    },
-    "trtllm": {
-        "max_num_tokens": "max_num_batched_tokens",
-        "max_batch_size": "max_num_seqs",
-        "free_gpu_memory_fraction": "gpu_memory_utilization",
-        "tokens_per_block": "block_size",
-        "max_seq_len": "max_model_len",
-        "enable_block_reuse": "enable_prefix_caching",
-    },
-}
+__all__ = ["EngineConfig", "engine_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +23,7 @@ class EngineConfig:
 
     engine: str
     scheduler: str
-    """A name of :data:`RULES`."""
+    """A name of :func:`~steelyard.deployment.engine.schedulers`."""
     max_num_batched_tokens: int
     """Tokens of one step at most."""
     max_num_seqs: int
@@ -162,7 +40,7 @@ class EngineConfig:
     long_prefill_token_threshold: int = 0
     """Longest chunk of one prompt; 0 = no limit."""
     admission: str = "prompt"
-    """A name of :data:`ADMISSIONS`."""
+    """A name of :data:`~steelyard.deployment.engine.ADMISSIONS`."""
     watermark: float = 0.0
     """Share of the blocks kept free when a request is admitted."""
     schedule_conservativeness: float = 1.0
@@ -192,7 +70,7 @@ class EngineConfig:
     @property
     def rules(self) -> Rules:
         """How its scheduler decides."""
-        return RULES[self.scheduler]
+        return schedulers()[self.scheduler]
 
 
 def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | None = None) -> EngineConfig:
@@ -201,27 +79,29 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
     Args:
         engine: catalogue entry.
         machine: some defaults follow the device's memory, as the engines themselves do.
-        flags: by vLLM's names or the engine's own; ``scheduler`` names another rule set of :data:`RULES`.
+        flags: by vLLM's names or the engine's own; ``scheduler`` names another one of the catalogue.
 
     Raises:
         InputError: unknown flags, values out of range; all problems at once.
     """
-    given, problems = _canonical(engine.name, dict(flags or {}))
-    scheduler = _scheduler(str(given.pop("scheduler", _SCHEDULER.get(engine.name, "static"))))
-    rules = RULES[scheduler]
-    tokens, sequences = _limits(engine, machine)
+    given, problems = _canonical(engine, dict(flags or {}))
+    scheduler = _scheduler(str(given.pop("scheduler", engine.scheduler)))
+    rules = schedulers()[scheduler]
+    limits = next((x for x in engine.limits if x.holds(machine)), None)
+    tokens = limits.max_batched_tokens if limits else engine.max_batched_tokens
+    sequences = (limits and limits.max_sequences) or engine.max_sequences
     base = EngineConfig(
         engine=engine.name,
         scheduler=scheduler,
-        max_num_batched_tokens=tokens,
-        max_num_seqs=sequences,
+        max_num_batched_tokens=int(tokens),
+        max_num_seqs=int(sequences),
         block_size=int(engine.block_tokens),
         gpu_memory_utilization=engine.memory_frac,
         enable_chunked_prefill=rules.chunked,
-        enable_prefix_caching=engine.name in ("vllm", "sglang", "trtllm"),
+        enable_prefix_caching=engine.prefix_caching,
         admission=rules.admission,
-        watermark=0.01 if scheduler == "vllm-v0" else 0.0,
-        async_scheduling=engine.name in ("vllm", "sglang", "trtllm"),
+        watermark=rules.watermark,
+        async_scheduling=engine.async_scheduling,
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
     )
@@ -231,31 +111,16 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
     return replace(base, **{name: kinds[name](value) for name, value in given.items()})
 
 
-def _limits(engine: Engine, machine: Machine) -> tuple[int, int]:
-    """``(max_num_batched_tokens, max_num_seqs)`` as the engines choose them by device memory.
-
-    vLLM (EngineArgs, API server): 8192 and 1024 from 70 GiB on except A100, else 2048 and 256. SGLang (ServerArgs):
-    chunks of 2048, 4096, 8192, 16384 up to 35, 60, 160 GiB and beyond.
-    """
-    tokens, sequences = int(engine.max_batched_tokens), int(engine.max_sequences)
-    gib = machine.root.capacity_bytes / 2**30
-    if engine.name == "vllm" and machine.kind == "gpu" and (gib < 70 or machine.name.startswith("a100")):
-        return min(tokens, 2048), min(sequences, 256)
-    if engine.name == "sglang":
-        return (2048 if gib < 35 else 4096 if gib < 60 else 8192 if gib < 160 else 16384), sequences
-    return tokens, sequences
-
-
 def _scheduler(name: str) -> str:
-    for known in RULES:
+    for known in schedulers():
         if normalise(known) == normalise(name):
             return known
-    raise UnknownName("scheduler", name, RULES)
+    raise UnknownName("scheduler", name, schedulers())
 
 
-def _canonical(engine: str, flags: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Flags under the names of :class:`EngineConfig`, ``None`` left out; unknown ones as problems."""
-    own = _NAMES.get(engine, {})
+    own = engine.flags
     known = {f.name for f in fields(EngineConfig)} - {"engine"}
     found: dict[str, Any] = {}
     problems = []
@@ -264,19 +129,12 @@ def _canonical(engine: str, flags: dict[str, Any]) -> tuple[dict[str, Any], list
         name = own.get(name, name)
         if name == "kv_blocks":
             name = "num_gpu_blocks_override"
-        if name == "capacity_scheduler_policy" and engine == "trtllm":
-            name, value = (
-                "scheduler",
-                {
-                    "guaranteednoevict": "trtllm",
-                    "maxutilization": "trtllm-max-utilization",
-                    "staticbatch": "static",
-                }.get(normalise(str(value)), str(value)),
-            )
+        if name in engine.values:
+            value = engine.values[name].get(normalise(str(value)), value)
         if name not in known:
             near = suggest(name, known | set(own))
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(Problem(f"flags.{written}", f"unknown flag of {engine}{hint}"))
+            problems.append(Problem(f"flags.{written}", f"unknown flag of {engine.name}{hint}"))
         elif value is not None:
             found[name] = value
     return found, problems

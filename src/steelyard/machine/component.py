@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all
+from steelyard.machine.classes import kinds
 from steelyard.units import Quantity
 
 __all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
@@ -119,7 +120,7 @@ class Machine:
 
     name: str
     title: str
-    kind: Literal["gpu", "cpu", "npu", "tpu", "asic", "soc", "mcu", "pim"]
+    kind: Annotated[str, "what it is: gpu, cpu, tpu, ... (`classes/*.toml`)"]
     vendor: str
     family: Annotated[str, "architecture; a machine without measurements borrows its family's parameters"]
     compute: tuple[Compute, ...]
@@ -132,7 +133,7 @@ class Machine:
     reserved_bytes: Annotated[float, Quantity("B", "memory the driver and runtime keep for themselves", ge=0)] = 0.0
     devices_per_node: Annotated[float, Quantity("1", "devices of the usual node", ge=1)] = 1
     node: Annotated[str, "the usual node in the catalogue; empty when it stands alone"] = ""
-    launch: Annotated[str, "launch-overhead class: cuda, hip, tpu, metal, cpu, npu, dataflow"] = ""
+    launch: Annotated[str, "software stack work reaches it by: cuda, hip, tpu, metal, ... (`classes/*.toml`)"] = ""
     capex_usd: Annotated[float, Quantity("USD", "list or street price of the device, 0 = unknown", ge=0)] = 0.0
     sources: Mapping[str, str] = field(default_factory=dict)
     guess: Mapping[str, str] = field(default_factory=dict)
@@ -143,6 +144,8 @@ class Machine:
         raise_all(problems)
 
     def _problems(self) -> Iterator[Problem]:
+        if self.kind not in kinds():
+            yield Problem("kind", str(UnknownName("kind of machine", self.kind, kinds())))
         names = [c.name for c in self.compute] + [m.name for m in self.memory] + [x.name for x in self.link]
         for name in sorted({n for n in names if names.count(n) > 1}):
             yield Problem("name", f"component {name!r} appears more than once")

@@ -197,8 +197,7 @@ def _limited(
     context = model.max_context or int(budgets[-1])
     c, s = np.meshgrid(np.minimum(budgets, context), sequences, indexing="ij")
     work = np.asarray(activation_bytes(model, plan, c, np.minimum(s, c)), dtype=np.float64)
-    share = config.gpu_memory_utilization if engine.name.startswith("trtllm") else 1.0
-    more = (0.0 if engine.name == "sglang" else share) * (work - work[0, 0])
+    more = engine.working_frac(config.gpu_memory_utilization) * (work - work[0, 0])
     blocks = np.floor(pool.blocks - more / pool.block_bytes)
     needed = -(-min(longest, pool.token_cap) // pool.block_tokens) + pool.fixed_blocks
     tokens = np.where(blocks >= needed, blocks * pool.block_tokens, 0.0)

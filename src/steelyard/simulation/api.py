@@ -499,15 +499,14 @@ def engine_and_scheduler(name: str) -> tuple[str, str]:
     Raises:
         UnknownName: neither.
     """
-    from steelyard.deployment.engine import engines, find_engine
-    from steelyard.deployment.engine_config import RULES
+    from steelyard.deployment.engine import engines, find_engine, schedulers
 
     if not name:
         return "", ""
     try:
         return find_engine(name).name, ""
     except UnknownName:
-        for scheduler in RULES:
+        for scheduler in schedulers():
             if normalise(scheduler) == normalise(name):
                 return "", scheduler
-    raise UnknownName("engine", name, [*engines(), *RULES])
+    raise UnknownName("engine", name, [*engines(), *schedulers()])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request
 from steelyard.cost.step_table import Tables
 from steelyard.deployment.deployment import ROLES
-from steelyard.deployment.engine_config import ADMISSIONS, VICTIMS, EngineConfig
+from steelyard.deployment.engine import ADMISSIONS, VICTIMS
+from steelyard.deployment.engine_config import EngineConfig
 from steelyard.simulation.kernel.methods import Methods, plain_methods
 from steelyard.simulation.kernel.state import (
     DOWN,

@@ -21,7 +21,8 @@ import pytest
 
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import constant_tables
-from steelyard.deployment.engine_config import RULES, EngineConfig
+from steelyard.deployment.engine import schedulers
+from steelyard.deployment.engine_config import EngineConfig
 from steelyard.simulation.policies import Order, Policy, find_policy, ordered
 from steelyard.simulation.run import Played, play, setup_of
 from steelyard.traffic.trace import Trace
@@ -75,7 +76,7 @@ class PolicyContract:
         assert first.keys.tobytes() == second.keys.tobytes() == fresh.keys.tobytes()
         assert np.array_equal(trace.isl, before.isl) and np.array_equal(trace.osl, before.osl)
 
-    @pytest.mark.parametrize("scheduler", sorted(RULES))
+    @pytest.mark.parametrize("scheduler", sorted(schedulers()))
     def test_conservation(self, policy: Policy | type[Policy], trace: Trace, scheduler: str) -> None:
         played, rejected = _serve(trace, ordered(policy, trace), scheduler)
         q, total = played.requests, played.totals
@@ -83,7 +84,7 @@ class PolicyContract:
         assert np.array_equal(q["status"] == 1, rejected)
         assert (q["status"][~rejected] == 0).all(), "every request that fits is completed"
         assert played.itl.sum() == (trace.osl[~rejected] - 1).sum(), "every token comes out once"
-        if not RULES[scheduler].static:
+        if not schedulers()[scheduler].static:
             computed = total["prefill_tokens"] + total["decode_tokens"] + total["cached_tokens"]
             assert computed == (trace.isl + trace.osl - 1)[~rejected].sum() + total["dropped_tokens"]
         assert (played.pools["free"] == BLOCKS).all(), "every block is given back"
@@ -92,13 +93,13 @@ class PolicyContract:
         assert (q["scheduled_at"] < q["first_at"])[done].all()
         assert (q["first_at"] <= q["last_at"])[done].all()
 
-    @pytest.mark.parametrize("scheduler", sorted(RULES))
+    @pytest.mark.parametrize("scheduler", sorted(schedulers()))
     def test_capacity(self, policy: Policy | type[Policy], trace: Trace, scheduler: str) -> None:
         played, _ = _serve(trace, ordered(policy, trace), scheduler)
         assert played.totals["kv_max"] <= BLOCKS
         assert (played.log["blocks"] >= 0).all()
         assert played.log["running"].max(initial=0) <= SEATS
-        if RULES[scheduler].mixed and RULES[scheduler].chunked:
+        if schedulers()[scheduler].mixed and schedulers()[scheduler].chunked:
             assert (played.log["prefill"] + played.log["decode"]).max(initial=0) <= BUDGET
 
     def test_same_inputs_same_bytes(self, policy: Policy | type[Policy], trace: Trace) -> None:
@@ -117,7 +118,7 @@ class PolicyContract:
 
 def _serve(trace: Trace, order: Order, scheduler: str, seats: int = SEATS) -> tuple[Played, Any]:
     """One engine with a small cache; ``(what happened, the requests that never fit)``."""
-    rules = RULES[scheduler]
+    rules = schedulers()[scheduler]
     config = EngineConfig(
         "contract",
         scheduler,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.cost.collective import LIBRARIES
-from steelyard.cost.price import LAUNCH_S
 from steelyard.deployment.formats import find_format
 from steelyard.errors import SteelyardError
+from steelyard.machine.classes import stack_named
 from steelyard.measurements import kernel_tables as tables
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_of, read_frame
 from steelyard_validation.readers import _ops
@@ -122,7 +122,7 @@ def _host_s(part: pd.DataFrame, machine: Machine, eager: bool) -> Any:
     """Host time (s) per call: the table's where it is known, else that of a launch from Python."""
     if "host_s" in part:
         return part["host_s"].to_numpy(float)
-    return LAUNCH_S.get(machine.launch, 0.0) if eager else 0.0
+    return stack_named(machine.launch).launch_s if eager else 0.0
 
 
 def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Sequence[str]) -> Iterator[Comparison]:
