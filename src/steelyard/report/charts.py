@@ -360,7 +360,8 @@ def _mark(mark: Mark, x: float, y: float) -> str:
     r = RADIUS * (1.7 if mark.best else 1.0)
     state = " best" if mark.best else "" if mark.front else " faint"
     shape = _SHAPES[(mark.group + mark.group // COLOURS) % COLOURS]
-    place = f'transform="translate({x:.1f} {y:.1f}) scale({r:g})"'
+    width = (2.0 if mark.best else 1.2) / r
+    place = f'transform="translate({x:.1f} {y:.1f}) scale({r:g})" stroke-width="{width:.2f}"'
     title = f"<title>{escape(mark.label)}</title>" if mark.label else ""
     return f'<path class="mark c{mark.group % COLOURS} fill{state}" {place} d="{shape}">{title}</path>'
 
