@@ -11,6 +11,7 @@ import pytest
 
 import steelyard as sy
 from steelyard.estimation.estimate import Estimate
+from steelyard.estimation.explanation import Explanation
 from steelyard.estimation.infeasibility import changes, memory_of, nearest_change, shortfall
 from steelyard.report import explain
 from steelyard.report.estimate import flat, shares_of
@@ -105,7 +106,7 @@ def test_pipeline_hand_over_is_part_of_the_shares() -> None:
     found = sy.estimate("llama-3.1-8b", on="h100_sxm:4", tp=1, pp=4, batch=4, isl=64, osl=8)
     assert found.decode.hop_s > 0
     assert sum(shares_of(found.decode).values()) == pytest.approx(1)
-    rows = explain.kernels(found.decode)
+    rows = Explanation(found).kernels["decode"]
     assert any(r["kernel"] == "stage boundary" for r in rows)
     assert sum(r["time_s"] for r in rows) == pytest.approx(found.decode.time_s)
 
@@ -113,7 +114,7 @@ def test_pipeline_hand_over_is_part_of_the_shares() -> None:
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "mixtral-8x7b", "deepseek-v3"])
 def test_explained_kernels_add_up(model: str) -> None:
     found = sy.estimate(model, on="h200_sxm:8", batch=8, isl=256, osl=8)
-    document = explain.to_dict(found)
+    document = explain.to_dict(Explanation(found))
     json.dumps(document, allow_nan=False)
     for name in ("prefill", "decode"):
         phase = getattr(found, name)
@@ -133,7 +134,7 @@ def test_explained_kernels_add_up(model: str) -> None:
 
 
 def test_explained_gemm_names_its_shape(dense: Estimate) -> None:
-    row = next(r for r in explain.to_dict(dense)["decode"]["kernels"] if r["kernel"].endswith("down"))
+    row = next(r for r in explain.to_dict(Explanation(dense))["decode"]["kernels"] if r["kernel"].endswith("down"))
     assert row["formula"] == "m n k = 8 x 4,096 x 14,336; 2 m n k FLOP"
     assert row["einsum"] == ["t f, f d -> t d"]
     assert row["flops"] == 2 * 8 * 4096 * 14336 * 32
@@ -142,7 +143,7 @@ def test_explained_gemm_names_its_shape(dense: Estimate) -> None:
 
 def test_text_reports_stay_inside_the_terminal(dense: Estimate, too_large: Estimate) -> None:
     for found in (dense, too_large):
-        for text in (report(found), explain.text(found)):
+        for text in (report(found), explain.text(Explanation(found))):
             assert max(len(line) for line in text.splitlines()) <= 80
         assert report(found, 80).count("\x1b[") > 0
 

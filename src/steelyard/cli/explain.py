@@ -26,14 +26,15 @@ def explain(model: _Model, /, *, question: Question, output: Output = Output()) 
     """
     output.check()
     found = only(list(answers(model, question)))
+    from steelyard.estimation.explanation import Explanation
     from steelyard.report import explain as report
 
-    measured = _measured(found)
+    explanation, measured = Explanation(found), _measured(found)
     write(
         output,
-        data=lambda: {**report.to_dict(found), **({"measured_kernels": measured} if measured else {})},
-        text=lambda columns: report.text(found, columns) + _shown(measured),
-        rows=lambda: report.flat_rows(found),
+        data=lambda: {**report.to_dict(explanation), **({"measured_kernels": measured} if measured else {})},
+        text=lambda columns: report.text(explanation, columns) + _shown(measured),
+        rows=lambda: report.flat_rows(explanation),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.memory import MemoryUse, memory_use, weight_bytes
 from steelyard.cost.step import StepPrice
@@ -50,8 +51,8 @@ def prefill_chunks(engine: Engine, batch: int, isl: int) -> tuple[int, int]:
     return per_step, -(-batch // per_step)
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(Result):
     """The answer for one scenario. Times in s, energy in J, money in USD, memory in bytes."""
 
     scenario: Scenario
@@ -113,17 +114,6 @@ class Estimate:
         if self.usd_per_hour is None:
             return None
         return self.usd_per_hour * self.devices * self.e2e_s / 3600 / (self.scenario.batch * self.scenario.osl) * 1e6
-
-    def to_dict(self) -> dict[str, Any]:
-        """The answer in the stable JSON form ``steelyard.estimate/1`` (SI units)."""
-        from steelyard.report.estimate import to_dict
-
-        return to_dict(self)
-
-    def __repr__(self) -> str:
-        from steelyard.report.estimate import summary
-
-        return summary(self)
 
 
 def estimate(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steelyard._display import Result
 from steelyard.errors import InputError
 from steelyard.report.entry import Entry, Kind, facts, find
 from steelyard.units import format_quantity
@@ -40,8 +41,8 @@ _ESTIMATE = {
 }
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """Fields of two entries, in order: ``(field, a, b)``."""
 
     kind: Kind
@@ -133,17 +134,34 @@ def to_dict(found: Comparison) -> dict[str, Any]:
 
 def text(found: Comparison, width: int | None = None) -> str:
     """The two side by side, with the ratio b / a where both are numbers."""
-    from steelyard.report.paper import columns, render
+    from steelyard.report.paper import render
+
+    return render(parts(found), width)
+
+
+def rows(found: Comparison) -> list[dict[str, Any]]:
+    """One row per field."""
+    return found.rows()
+
+
+def summary(found: Comparison) -> str:
+    """One line for a Python prompt."""
+    return f"<Comparison of {found.names[0]} and {found.names[1]}: {len(found.lines)} fields>"
+
+
+def parts(found: Comparison) -> list[Any]:
+    """The table as a renderable."""
+    from steelyard.report.paper import columns
 
     first, second = (
         found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
     )
-    rows = []
+    cells = []
     for name, a, b in found.lines:
         ratio = _ratio(a, b)
-        rows.append([name, _shown(name, a), _shown(name, b), "" if ratio is None else f"{ratio:.3g}"])
-    table = columns(("", first, second, "b / a"), rows, ("b / a",), fold=(first, second))
-    return render([table], width)
+        cells.append([name, _shown(name, a), _shown(name, b), "" if ratio is None else f"{ratio:.3g}"])
+    table = columns(("", first, second, "b / a"), cells, ("b / a",), fold=(first, second))
+    return [table]
 
 
 def _shown(name: str, value: Any) -> str:

@@ -90,6 +90,13 @@ def to_dict(answer: Answer) -> dict[str, Any]:
     return plain(document)  # type: ignore[no-any-return]
 
 
+def summary(answer: Answer) -> str:
+    """One line for a Python prompt."""
+    w = answer.winner
+    words = "nothing fits" if w is None else f"{titled(w)}: {w.shape}, {w.engine}; {money(w)}"
+    return f"<Answer for {answer.question.model}: {words}>"
+
+
 def replay_dict(answer: Answer) -> dict[str, Any] | None:
     """What :func:`steelyard.launch.planfile.read_deployment` reads back: the winner, its traffic, what came out.
 

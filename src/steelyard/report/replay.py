@@ -86,6 +86,11 @@ def rows(found: Replay) -> list[dict[str, Any]]:
 
 def text(found: Replay, width: int | None = None) -> str:
     """The two side by side, and where they part."""
+    return render(parts(found), width, widest=WIDTH if width is None else 100)
+
+
+def parts(found: Replay) -> list[Any]:
+    """The report as renderables."""
     from rich.text import Text
 
     sim, log = found.simulation, found.log
@@ -111,7 +116,7 @@ def text(found: Replay, width: int | None = None) -> str:
     table = columns(names, body, names[1:5], gap=2)
     load = Text(f"{sim.config.rules.title}; {len(log.recorded):,} requests; {log.load}")
     notes = [Text(x) for x in (*log.recorded.notes, *log.recorded.rejected)]
-    return render([head, load, *notes, "", table, "", Text(found.words)], width, widest=WIDTH if width is None else 100)
+    return [head, load, *notes, "", table, "", Text(found.words)]
 
 
 def _shown(f: Figure, value: float | None) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "lines",
     "parts",
     "per_replica",
+    "summary",
     "text",
     "to_dict",
     "verdict_lines",
@@ -67,6 +68,13 @@ def ends_of(simulation: Simulation, asked: bool | None = None) -> Ends | None:
     if asked is None and simulation.totals["iterations"] > CHEAP_STEPS:
         return None
     return ends(simulation)
+
+
+def summary(simulation: Simulation) -> str:
+    """One line for a Python prompt."""
+    done, stopped = int(np.sum(simulation.records.completed)), f"; {simulation.stopped}" if simulation.stopped else ""
+    asked = f"{len(simulation.records):,} requests, {done:,} completed"
+    return f"<Simulation of {asked} in {simulation.makespan_s:,.1f} s{stopped}>"
 
 
 def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:

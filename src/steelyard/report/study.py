@@ -8,9 +8,14 @@ from typing import Any
 from steelyard.report.plain import plain
 from steelyard.studies.findings import Findings, Row
 
-__all__ = ["SCHEMA", "to_dict"]
+__all__ = ["SCHEMA", "flat_rows", "to_dict"]
 
 SCHEMA = "steelyard.study/1"
+
+
+def flat_rows(found: Findings) -> list[dict[str, Any]]:
+    """One row per point: its axes, inputs and answers, and how many runs it is the mean of."""
+    return [{**r.values, **r.axes, "runs": r.runs, "status": r.status, "problem": r.problem} for r in found.rows]
 
 
 def to_dict(found: Findings, sources: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
 from steelyard.units import format_quantity as q
 
-__all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitle", "text", "titled"]
+__all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitle", "summary", "text", "titled"]
 
 #: Rows of the front, and reasons of missing answers, before the rest is only counted.
 _FRONT, _REASONS = 12, 5
@@ -80,6 +80,11 @@ def text(found: Findings, width: int | None = None) -> str:
         width: columns of the terminal; None = no terminal.
     """
     return render(parts(found, width), width, widest=max(100, width or 140))
+
+
+def summary(found: Findings) -> str:
+    """One line for a Python prompt."""
+    return f"<Findings of {found.study.name}: {len(found.rows):,} points, {len(found.front):,} on the front>"
 
 
 def parts(found: Findings, width: int | None = None) -> list[Any]:

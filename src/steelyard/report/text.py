@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import WIDTH, bullet, figure, grid, render
+from steelyard.report.paper import WIDTH, Line, bullets, figure, grid, lines_table, render
+from steelyard.report.paper import styled as _text
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from steelyard.cost.step import StepPrice
     from steelyard.estimation.estimate import Estimate
 
-__all__ = ["report"]
+__all__ = ["parts", "report"]
 
 #: Sources shown in full before the rest is only counted.
 _SHOWN = 6
@@ -27,17 +28,15 @@ def report(estimate: Estimate, width: int | None = None) -> str:
         estimate: what to report.
         width: columns of the terminal; None = 80 columns without colour.
     """
-    parts: list[Any] = [*_title(estimate), "", *_memory(estimate), ""]
-    if not estimate.fits:
-        parts.append(_text(("if it did fit", "bold")))
-    parts += [_times(estimate), "", _rates(estimate), "", *_notes(estimate)]
-    return render(parts, width, widest=WIDTH if width is None else 100)
+    return render(parts(estimate), width, widest=WIDTH if width is None else 100)
 
 
-def _text(*pieces: tuple[str, str] | str) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*pieces)
+def parts(estimate: Estimate) -> list[Any]:
+    """The report as renderables, from the scenario to the sources."""
+    supposed = [] if estimate.fits else [_text(("if it did fit", "bold"))]
+    rates = lines_table(_rates(estimate))
+    head = [*_title(estimate), "", *_memory(estimate), "", *supposed]
+    return [*head, _times(estimate), "", rates, "", *_notes(estimate)]
 
 
 def _title(e: Estimate) -> list[Text]:
@@ -113,39 +112,33 @@ def _times(e: Estimate) -> Any:
     return table
 
 
-def _rates(e: Estimate) -> Any:
-    s = e.scenario
-    table = grid("left", "left")
+def _rates(e: Estimate) -> list[Line]:
     each = f"{figure(e.tokens_per_s_per_device)} per device, {figure(e.tokens_per_s_per_user)} per user"
-    table.add_row("throughput", f"{figure(e.tokens_per_s)} tokens/s; {each}")
     watts = (e.energy_j + e.host_energy_j) / e.e2e_s / e.devices
-    table.add_row("energy", f"{q(e.energy_j_per_token, 'J')} per token, hosts included ({watts:,.0f} W per device)")
+    money = f"{e.price_note}; give one with --price"
     if e.usd_per_million_tokens is not None and e.usd_per_hour is not None:
-        money = f"{q(e.usd_per_million_tokens, 'USD')} per million tokens"
-        table.add_row("money", f"{money} at {e.usd_per_hour:,.2f} USD/h per device ({e.price_note})")
-    else:
-        table.add_row("money", f"{e.price_note}; give one with --price")
-    total, active = s.transformer.parameters(), s.transformer.active_parameters()
+        money = f"{q(e.usd_per_million_tokens, 'USD')} per million tokens at {e.usd_per_hour:,.2f} USD/h per device"
+        money += f" ({e.price_note})"
+    total, active = e.scenario.transformer.parameters(), e.scenario.transformer.active_parameters()
     sizes = f"{total / 1e9:,.4g} B parameters" + (f", {active / 1e9:,.4g} B active" if active != total else "")
     flops = flops_of(e)
-    table.add_row("work", f"{sizes}; prefill {q(flops['prefill'], 'FLOP')}, decode step {q(flops['decode'], 'FLOP')}")
-    return table
+    work = f"{sizes}; prefill {q(flops['prefill'], 'FLOP')}, decode step {q(flops['decode'], 'FLOP')}"
+    return [
+        Line("throughput", f"{figure(e.tokens_per_s)} tokens/s; {each}"),
+        Line("energy", f"{q(e.energy_j_per_token, 'J')} per token, hosts included ({watts:,.0f} W per device)"),
+        Line("money", money),
+        Line("work", work),
+    ]
 
 
 def _notes(e: Estimate) -> list[Any]:
-    lines: list[Any] = [_text(("assumed", "bold"))]
-    lines += [bullet(_text(text)) for text in e.ledger.assumptions]
-    lines.append(_text(("sources", "bold")))
     sources = _sources(e)
-    lines += [bullet(_text(_short(text))) for text in sources[:_SHOWN]]
     rest, guesses = len(sources) - _SHOWN, len(e.ledger.guesses)
     closing = [f"{rest} more sources"] if rest > 0 else []
     closing += [f"{guesses} figures are guesses (never published)"] if guesses else []
-    if closing:
-        lines.append(
-            bullet(_text(f"{' and '.join(closing)}; --json lists all, `steelyard explain` shows every kernel"))
-        )
-    return lines
+    more = [f"{' and '.join(closing)}; --json lists all, `steelyard explain` shows every kernel"] if closing else []
+    shown = [*map(_short, sources[:_SHOWN]), *more]
+    return [*bullets("assumed", e.ledger.assumptions), *bullets("sources", shown)]
 
 
 def _sources(e: Estimate) -> list[str]:

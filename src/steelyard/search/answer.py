@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
+from steelyard._display import Result
 from steelyard.deployment.deployment import Deployment
 from steelyard.provenance import Ledger
 from steelyard.scenario.slo import Target
@@ -135,8 +136,8 @@ class Infeasible:
     """The candidate that comes nearest to the promise, where any could run at all."""
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
+@dataclass(frozen=True, eq=False, repr=False)
+class Answer(Result):
     """The planner's answer."""
 
     question: Question

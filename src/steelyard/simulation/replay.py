@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard._display import Result
 from steelyard.errors import InputError
 from steelyard.simulation.metrics import describe
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
@@ -91,8 +92,8 @@ class Figure:
         return self.low * (1 - 1e-9) <= self.measured <= self.high * (1 + 1e-9)
 
 
-@dataclass(frozen=True, eq=False)
-class Replay:
+@dataclass(frozen=True, eq=False, repr=False)
+class Replay(Result):
     """A measured run beside its simulation."""
 
     log: Log

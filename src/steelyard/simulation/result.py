@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard._display import Result
 from steelyard.cost.kv_pool import KvPool
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import InputError
@@ -173,8 +174,8 @@ class PoolOutcome:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Simulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulation(Result):
     """What happened: records, steps, totals. ``summary()`` is the JSON form ``steelyard.simulate/1``."""
 
     scenario: Scenario
@@ -261,13 +262,6 @@ class Simulation:
         from steelyard.simulation.metrics import series
 
         return series(self, points)
-
-    def __repr__(self) -> str:
-        done = int(np.sum(self.records.completed))
-        return (
-            f"<Simulation of {len(self.records):,} requests, {done:,} completed in {self.makespan_s:,.1f} s"
-            f"{'; ' + self.stopped if self.stopped else ''}>"
-        )
 
 
 def simulate(

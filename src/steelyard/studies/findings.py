@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard._display import Result
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import StudyRecord
 from steelyard.studies.study import Constraint, Objective
@@ -81,8 +82,8 @@ class Axis:
     """Settings of the other axes in which at least two values can be compared."""
 
 
-@dataclass(frozen=True)
-class Findings:
+@dataclass(frozen=True, repr=False)
+class Findings(Result):
     """A study's rows and what they say."""
 
     study: StudyRecord

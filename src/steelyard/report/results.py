@@ -1,0 +1,105 @@
+"""The forms of every kind of result, by the name of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.errors import InputError
+
+__all__ = ["Forms", "forms_of", "frame_of", "html_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """How one kind of result is written.
+
+    Args:
+        to_dict: as JSON.
+        rows: as the rows (or arrays by column) of a table.
+        parts: as renderables of a report.
+        summary: in one or a few lines.
+    """
+
+    to_dict: Callable[[Any], dict[str, Any]]
+    rows: Callable[[Any], Any]
+    parts: Callable[[Any], list[Any]]
+    summary: Callable[[Any], str]
+
+
+def _estimate() -> Forms:
+    from steelyard.report import estimate, text
+
+    return Forms(estimate.to_dict, lambda e: [estimate.flat(e)], text.parts, estimate.summary)
+
+
+def _simulation() -> Forms:
+    from steelyard.report import records, simulation
+
+    return Forms(simulation.to_dict, records.columns_of, simulation.parts, simulation.summary)
+
+
+def _plan() -> Forms:
+    from steelyard.report import plan
+
+    return Forms(plan.to_dict, plan.flat_rows, plan.parts, plan.summary)
+
+
+def _study() -> Forms:
+    from steelyard.report import study, study_text
+
+    return Forms(study.to_dict, study.flat_rows, study_text.parts, study_text.summary)
+
+
+def _explanation() -> Forms:
+    from steelyard.report import explain
+
+    return Forms(explain.to_dict, explain.flat_rows, explain.parts, explain.summary)
+
+
+def _comparison() -> Forms:
+    from steelyard.report import compare
+
+    return Forms(compare.to_dict, compare.rows, compare.parts, compare.summary)
+
+
+def _replay() -> Forms:
+    from steelyard.report import replay
+
+    return Forms(replay.to_dict, replay.rows, replay.parts, lambda found: f"<Replay: {found.words}>")
+
+
+_FORMS: dict[str, Callable[[], Forms]] = {
+    "Estimate": _estimate,
+    "Simulation": _simulation,
+    "Answer": _plan,
+    "Findings": _study,
+    "Explanation": _explanation,
+    "Comparison": _comparison,
+    "Replay": _replay,
+}
+
+
+def forms_of(result: Any) -> Forms:
+    """The forms of a result. Raises :class:`TypeError` for anything else."""
+    for kind in type(result).__mro__:
+        if kind.__name__ in _FORMS:
+            return _FORMS[kind.__name__]()
+    raise TypeError(f"no forms of {type(result).__name__}")
+
+
+def frame_of(result: Any) -> Any:
+    """The rows of a result as a ``pandas.DataFrame``. Raises :class:`InputError` without pandas."""
+    try:
+        import pandas
+    except ImportError:
+        raise InputError("to_pandas needs pandas: pip install 'steelyard[data]'", field="to_pandas") from None
+    return pandas.DataFrame(forms_of(result).rows(result))
+
+
+def html_of(result: Any) -> str:
+    """The report of a result as HTML that stands alone."""
+    from steelyard.report.paper import html
+
+    return html(forms_of(result).parts(result))

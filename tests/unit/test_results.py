@@ -1,0 +1,107 @@
+"""Every result of a verb can be read in the same four ways."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from steelyard.estimation.estimate import estimate
+from steelyard.estimation.explanation import Explanation
+from steelyard.report.compare import compare
+from tests.planning import answer, infeasible
+
+
+def _results() -> dict[str, Any]:
+    found = estimate("llama-3.1-8b", "h100_sxm", batch=4)
+    return {
+        "estimate": found,
+        "does_not_fit": estimate("llama-3.1-70b", "rtx_4090"),
+        "explanation": Explanation(found),
+        "comparison": compare("h100_sxm", "h200_sxm"),
+        "answer": answer(),
+        "infeasible": infeasible(),
+    }
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    found = _results()
+    if pytest.importorskip("numba"):
+        from steelyard.simulation.api import simulate
+
+        found["simulation"] = simulate("llama-3.1-8b", "h100_sxm", rate="4/s", requests=40, isl="200", osl="20")
+    return found
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+KINDS = ("estimate", "does_not_fit", "explanation", "comparison", "answer", "infeasible", "simulation")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dict_html_and_repr(results: dict[str, Any], kind: str) -> None:
+    found = results[kind]
+    document = found.to_dict()
+    assert document["schema"].startswith("steelyard.")
+    json.dumps(document, allow_nan=False)
+    tags = _Tags()
+    tags.feed(found._repr_html_())
+    assert not tags.open and not tags.loads
+    assert repr(found).startswith(f"<{type(found).__name__}") and len(repr(found).splitlines()) <= 8
+
+
+def test_html_escapes_what_it_is_given(results: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    odd = replace(answer(), question=replace(answer().question, model="<b>odd</b>"))
+    assert "<b>odd" not in odd._repr_html_() and "&lt;b&gt;odd" in odd._repr_html_()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_call_gives_a_frame(results: dict[str, Any], kind: str) -> None:
+    pytest.importorskip("pandas")
+    frame = results[kind].to_pandas()
+    rows = {"simulation": 40, "answer": 10, "infeasible": 1, "estimate": 1, "does_not_fit": 1}
+    assert len(frame) == rows.get(kind, len(frame)) > 0
+    if kind == "estimate":
+        assert frame["ttft_s"][0] == results[kind].ttft_s
+    if kind == "simulation":
+        assert frame["ttft_s"].notna().all() and set(frame["status"]) == {"completed"}
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "infeasible"])
+def test_pictures_have_axes(results: dict[str, Any], kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    axes = results[kind].plot()
+    assert axes.get_xlabel()
+    assert axes.lines or axes.patches or axes.collections
+    assert results[kind].plot(axes) is axes
+
+
+def test_without_pandas_the_message_says_what_to_install(
+    results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from steelyard.errors import InputError
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"steelyard\[data\]"):
+        results["estimate"].to_pandas()
+    with pytest.raises(InputError, match="no front to draw"):
+        results["infeasible"].plot()
