@@ -11,7 +11,7 @@ from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import Plan
 from steelyard.errors import DoesNotFit
 from steelyard.machine.component import Machine
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["KvPool", "blocks_for", "kv_pool", "longest_request"]
 
@@ -63,7 +63,7 @@ def longest_request(pool: KvPool, config: EngineConfig, max_context: int = 0) ->
 
 
 def kv_pool(
-    model: Transformer,
+    model: Workload,
     plan: Plan,
     machine: Machine,
     engine: Engine,
@@ -98,7 +98,7 @@ def kv_pool(
     return KvPool(blocks, config.block_size, block_bytes, fixed_blocks, cap)
 
 
-def _shape(model: Transformer, plan: Plan, block_tokens: int) -> tuple[float, int, int]:
+def _shape(model: Workload, plan: Plan, block_tokens: int) -> tuple[float, int, int]:
     """``(bytes of a block, blocks that do not grow, token cap)``."""
     far = 2**22
 
@@ -106,7 +106,7 @@ def _shape(model: Transformer, plan: Plan, block_tokens: int) -> tuple[float, in
         return float(kv_bytes(model, plan, 1, tokens))
 
     growth = (held(2 * far) - held(far)) / far
-    window = max((x.attention.window or x.attention.chunk for x in model.layers if x.attention), default=0)
+    window = model.window
     if growth > 0:
         fixed = held(far) - growth * far
         return growth * block_tokens, math.ceil(fixed / (growth * block_tokens) - 1e-9), NO_CAP

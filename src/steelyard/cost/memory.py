@@ -14,7 +14,8 @@ from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Size
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 __all__ = ["MemoryUse", "kv_bytes", "memory_use", "weight_bytes"]
 
@@ -57,7 +58,7 @@ class MemoryUse:
         }
 
 
-def weight_bytes(model: Transformer, plan: Plan, exact: float | None = None) -> float:
+def weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> float:
     """Weight bytes of the fullest device.
 
     Args:
@@ -100,7 +101,7 @@ def weight_bytes(model: Transformer, plan: Plan, exact: float | None = None) -> 
     return local_total + extra
 
 
-def kv_bytes(model: Transformer, plan: Plan, batch: Size, context: Size, block_tokens: float = 1) -> Any:
+def kv_bytes(model: Workload, plan: Plan, batch: Size, context: Size, block_tokens: float = 1) -> Any:
     """KV-cache bytes of the fullest device for ``batch`` sequences (per replica) of ``context`` tokens.
 
     Heads are split over ``tp`` and replicated when there are fewer; a latent cache is not split; layers are split over
@@ -108,25 +109,14 @@ def kv_bytes(model: Transformer, plan: Plan, batch: Size, context: Size, block_t
     """
     bits = plan.format("kv").stored_bits
     tokens = np.ceil(np.asarray(context, dtype=np.float64) / block_tokens) * block_tokens
-    total: Any = 0.0
-    for layer in model.layers:
-        a = layer.attention
-        if a is None or not a.causal:
-            continue
-        if a.is_mla:
-            width = float(a.kv_elements_per_token)
-        else:
-            width = max(1, -(-a.kv_heads // plan.tp)) * (a.head_dim + a.values)
-        kept = np.minimum(tokens, a.window or a.chunk or np.inf)
-        total = total + layer.count * width * kept
     stages = -(-model.depth // plan.pp) / model.depth
     state = model.state_elements / plan.tp * 16 / 8 * stages
-    cache = total * bits / 8 * stages / plan.cp
+    cache = model.kv_elements(tokens, plan.tp) * bits / 8 * stages / plan.cp
     return (cache + state) * np.asarray(batch, dtype=np.float64)
 
 
 def memory_use(
-    model: Transformer,
+    model: Workload,
     plan: Plan,
     machine: Machine,
     engine: Engine,
@@ -162,20 +152,12 @@ def memory_use(
     )
 
 
-def activation_bytes(model: Transformer, plan: Plan, tokens: Size, rows: Size) -> Any:
+def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size) -> Any:
     """Working set of the largest step of inference: the widest pair of tensors alive at once, plus the logits.
 
-    ``tokens (2 d + widest) 2 B + rows vocab / tp 4 B`` where ``widest`` is the larger of the QKV and the (gated)
-    feed-forward output of one device; layers reuse the same buffers.
+    ``tokens (2 d + widest) 2 B + rows vocab / tp 4 B``; layers reuse the same buffers.
     """
-    widest = 0.0
-    for layer in model.layers:
-        a, f = layer.attention, layer.feed_forward
-        if a is not None:
-            widest = max(widest, (a.heads * (a.head_dim + a.values) + 2 * a.kv_heads * a.head_dim) / plan.tp)
-        if f is not None:
-            routed = f.top_k * f.intermediate if f.is_moe else f.intermediate
-            widest = max(widest, (3 if f.gated else 2) * (routed + f.shared_intermediate) / plan.tp)
     each = max(2.0, plan.format("activation").bits / 8)
     logits = np.asarray(rows, dtype=np.float64) * model.vocab / plan.tp * 4.0 if model.head else 0.0
-    return np.asarray(tokens, dtype=np.float64) / plan.cp * (2 * model.hidden + widest) * each + logits
+    alive = 2 * model.hidden + model.widest_elements(plan.tp)
+    return np.asarray(tokens, dtype=np.float64) / plan.cp * alive * each + logits

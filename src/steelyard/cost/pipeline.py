@@ -11,12 +11,12 @@ from steelyard.cost.op_models import link_parameters
 from steelyard.deployment.plan import Plan
 from steelyard.machine.cluster import Cluster
 from steelyard.workload.op import Size
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["boundary"]
 
 
-def boundary(model: Transformer, plan: Plan, cluster: Cluster, tokens: Size) -> Any:
+def boundary(model: Workload, plan: Plan, cluster: Cluster, tokens: Size) -> Any:
     """Time to hand the hidden states of ``tokens`` tokens to the next stage, in s; 0 without pipeline parallelism.
 
     Each of the ``tp`` ranks sends its share over the slowest link a boundary crosses: between nodes when the stages

@@ -22,7 +22,8 @@ from steelyard.deployment.plan import Plan
 from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.workload.op import Op, Size
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 __all__ = ["Replica", "StepPrice"]
 
@@ -71,7 +72,7 @@ class Replica:
         head_format: format of the output head where the files quantise it too; empty = as the plan has it.
     """
 
-    model: Transformer
+    model: Workload
     plan: Plan
     cluster: Cluster
     engine: Engine

@@ -324,7 +324,7 @@ class KernelClasses:
 
     def __init__(self, replica: Replica, *, network_apart: bool = False) -> None:
         self.replica, self.apart = replica, network_apart
-        self.latent = any(x.attention is not None and x.attention.is_mla for x in replica.model.layers)
+        self.latent = replica.model.latent
         forms = (True, False) if self.latent else (True,)
         self.probed = {absorb: replica.lower(PROBES, absorb).kernels for absorb in forms}
         self.classes = {absorb: classify(kernels)[0] for absorb, kernels in self.probed.items()}

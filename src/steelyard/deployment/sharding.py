@@ -19,7 +19,7 @@ import numpy as np
 from steelyard.deployment.plan import Plan
 from steelyard.errors import Problem, raise_all
 from steelyard.workload.op import Op, Size
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["SPLIT_BY_TP", "check_sharding", "shard", "split_ranks"]
 
@@ -27,7 +27,7 @@ __all__ = ["SPLIT_BY_TP", "check_sharding", "shard", "split_ranks"]
 SPLIT_BY_TP = ("h", "g", "f", "v")
 
 
-def check_sharding(model: Transformer, plan: Plan) -> None:
+def check_sharding(model: Workload, plan: Plan) -> None:
     """Refuse degrees that do not divide the model.
 
     Raises:
@@ -35,14 +35,14 @@ def check_sharding(model: Transformer, plan: Plan) -> None:
     """
     problems = []
     if plan.tp > 1:
-        for heads in sorted({x.attention.heads for x in model.layers if x.attention}):
+        for heads in sorted({queries for queries, _ in model.head_groups}):
             if heads % plan.tp:
                 valid = [d for d in range(1, heads + 1) if heads % d == 0 and d <= 1024]
                 near = min(valid, key=lambda d: (abs(d - plan.tp), -d))
                 problems.append(
                     Problem("tp", f"{plan.tp} does not divide the {heads} attention heads; nearest is {near}")
                 )
-        for kv in sorted({x.attention.kv_heads for x in model.layers if x.attention and not x.attention.is_mla}):
+        for kv in sorted({keys for _, keys in model.head_groups if keys}):
             if kv % plan.tp and plan.tp % kv:
                 problems.append(
                     Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {kv} key-value heads")

@@ -163,6 +163,8 @@ def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _model_facts(model: Any) -> dict[str, Any]:
+    from steelyard.workload.transformer import Transformer
+
     t, entry = model.transformer, model.entry
     found: dict[str, Any] = {
         "name": model.name,
@@ -174,12 +176,14 @@ def _model_facts(model: Any) -> dict[str, Any]:
         "vocab": t.vocab,
         "max_context": t.max_context,
         "native_weights": t.native_weights,
-        "tied_embeddings": t.tied,
-        "kv_bytes_per_token_16bit": t.kv_elements_per_token * 2,
     }
+    shapes = t if isinstance(t, Transformer) else None
+    if shapes is not None:
+        found["tied_embeddings"] = shapes.tied
+        found["kv_bytes_per_token_16bit"] = shapes.kv_elements_per_token * 2
     if model.weight_bytes is not None:
         found["weight_bytes"] = model.weight_bytes
-    for i, layer in enumerate(t.layers):
+    for i, layer in enumerate(shapes.layers if shapes is not None else ()):
         found[f"layers[{i}]"] = _layer(layer)
     if entry is not None:
         found["published_parameters"] = entry.parameters

@@ -11,7 +11,7 @@ from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.workload.catalogue import Model
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["Scenario", "check", "default_shape"]
 
@@ -34,7 +34,7 @@ class Scenario:
     """Model and machine as the user named them, so that the question can be asked again."""
 
     @property
-    def transformer(self) -> Transformer:
+    def transformer(self) -> Workload:
         """The model's shapes."""
         return self.model.transformer
 
@@ -50,7 +50,7 @@ class Scenario:
 
 
 def default_shape(
-    model: Transformer, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int
+    model: Workload, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int
 ) -> tuple[int, int, int]:
     """``(tp, pp, dp)`` that use every device: tensor parallel inside a node, pipeline across nodes, unless given."""
     given = (tp or 1) * (pp or 1) * (dp or 1) * cp
@@ -58,9 +58,9 @@ def default_shape(
         return tp or 1, pp or 1, dp or 1
     rest = max(1, cluster.count // given)
     if tp is None:
-        kv = [x.attention.heads for x in model.layers if x.attention]
         limit = min(rest, cluster.per_node)
-        tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in kv)), default=1)
+        heads = [queries for queries, _ in model.head_groups]
+        tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
         rest //= tp
     if pp is None and dp is None:
         pp, rest = (rest, 1) if rest <= model.depth else (1, rest)

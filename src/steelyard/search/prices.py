@@ -21,7 +21,8 @@ from steelyard.cost.step import Replica as StepPricer
 from steelyard.cost.step_table import PROBES, classify
 from steelyard.search.demand import Demand
 from steelyard.search.space import Replica
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 __all__ = ["BATCHES", "Classes", "StepPrices", "step_prices", "with_hops"]
 
@@ -74,7 +75,7 @@ class Classes:
 
 
 def step_prices(
-    model: Transformer,
+    model: Workload,
     replica: Replica,
     demand: Demand,
     skew: float = 0.0,
@@ -92,7 +93,7 @@ def step_prices(
     pricer = StepPricer(model, plan, replica.cluster, engine, skew)
     points = np.concatenate([BATCHES, TOKENS])
     chunk, before, copies = _chunks(replica.budgets, demand.isl)
-    latent = any(x.attention is not None and x.attention.is_mla for x in model.layers)
+    latent = model.latent
     decoding = np.concatenate([points, BATCHES, BATCHES])
     context = np.repeat([1.0, 1.0, max(demand.context, 2.0)], [len(points), len(BATCHES), len(BATCHES)])
     logits = np.concatenate([np.ones(len(points)), BATCHES, np.ones(len(BATCHES))])
@@ -152,7 +153,7 @@ def step_prices(
     )
 
 
-def with_hops(prices: StepPrices, model: Transformer, replica: Replica) -> StepPrices:
+def with_hops(prices: StepPrices, model: Workload, replica: Replica) -> StepPrices:
     """The prices of one stage's worth of layers with the hops of a replica's pipeline; stages have the same kernels."""
     if replica.plan.pp == 1:
         return prices

@@ -19,7 +19,7 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 from steelyard.workload.catalogue import Model
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["BUDGETS", "SEQUENCES", "Formats", "Replica", "formats_of", "limits_of", "replicas_of"]
 
@@ -92,7 +92,7 @@ class Replica:
         return {"max_num_seqs": int(sequences), "max_num_batched_tokens": int(budget)}
 
 
-def formats_of(model: Transformer, machine: Machine, weights: Sequence[str], kv: Sequence[str]) -> list[Formats]:
+def formats_of(model: Workload, machine: Machine, weights: Sequence[str], kv: Sequence[str]) -> list[Formats]:
     """Formats the question allows and the machine computes in (a cache format needs no arithmetic of its own)."""
     found = []
     for name in weights or ("",):
@@ -138,7 +138,7 @@ def replicas_of(
             yield found
 
 
-def _plans(model: Transformer, formats: Formats, engine: str, node: int, isl: float, top: int) -> Iterator[Plan]:
+def _plans(model: Workload, formats: Formats, engine: str, node: int, isl: float, top: int) -> Iterator[Plan]:
     """Degrees that divide the model, inside the nodes that make sense, in a fixed order."""
     for tp in TENSOR:
         for cp in CONTEXT if isl >= LONG_PROMPT else (1,):
@@ -156,7 +156,7 @@ def _plans(model: Transformer, formats: Formats, engine: str, node: int, isl: fl
                     yield plan.resolved(model.native_weights)
 
 
-def _expert_degrees(model: Transformer, tp: int, node: int, ranks: int) -> list[tuple[int, int]]:
+def _expert_degrees(model: Workload, tp: int, node: int, ranks: int) -> list[tuple[int, int]]:
     """``(dp, ep)``: experts cut like the rest, spread over the tensor ranks, or shared by data-parallel ranks."""
     found = [(1, 1)]
     if tp > 1:
@@ -168,7 +168,7 @@ def _expert_degrees(model: Transformer, tp: int, node: int, ranks: int) -> list[
     return [(dp, ep) for dp, ep in found if ep == 1 or model.experts % ep == 0]
 
 
-def limits_of(model: Transformer, config: EngineConfig, longest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def limits_of(model: Workload, config: EngineConfig, longest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token budgets and request limits to choose from; whole prompts must fit a step of an engine that cannot cut."""
     budgets = sorted({*BUDGETS, config.max_num_batched_tokens})
     if not config.enable_chunked_prefill:
@@ -177,7 +177,7 @@ def limits_of(model: Transformer, config: EngineConfig, longest: int) -> tuple[N
 
 
 def _limited(
-    model: Transformer,
+    model: Workload,
     plan: Plan,
     cluster: Cluster,
     engine: Engine,

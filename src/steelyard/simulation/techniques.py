@@ -25,7 +25,7 @@ from steelyard.techniques.finetune import Finetune, parse_finetune
 from steelyard.techniques.speculate import METHODS, Speculation, draft_of, parse_speculation, with_draft
 from steelyard.techniques.tiers import KINDS, Tier, parse_tiers, tier_arrays
 from steelyard.traffic.trace import Trace
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload
 
 __all__ = ["Extras", "Fitted", "fit", "kernel_methods", "levels_of", "read_extras", "with_adapters"]
 
@@ -129,7 +129,7 @@ class Fitted:
 
 def fit(
     extras: Extras,
-    model: Transformer,
+    model: Workload,
     plan: Plan,
     cluster: Cluster,
     engine: Engine,

@@ -24,7 +24,8 @@ from steelyard.deployment.sharding import shard
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import read_words
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 __all__ = ["TARGETS", "AdapterCost", "Adapters", "adapter_cost", "draw_adapters", "parse_adapters"]
 
@@ -130,7 +131,7 @@ class AdapterCost:
             record[f"lora_{name}"] = getattr(self, name)
 
 
-def adapter_cost(adapters: Adapters, model: Transformer, plan: Plan, cluster: Cluster) -> AdapterCost:
+def adapter_cost(adapters: Adapters, model: Workload, plan: Plan, cluster: Cluster) -> AdapterCost:
     """Bytes and times of adapters of a model under a resolved plan.
 
     Each device holds its share of ``A`` or ``B`` as the product it belongs to is split; pipeline stages hold their

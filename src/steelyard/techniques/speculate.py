@@ -28,7 +28,8 @@ from steelyard.simulation.kernel.methods import read_words
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
-from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer, transformer_of
 
 __all__ = ["METHODS", "Draft", "Speculation", "draft_of", "parse_speculation", "with_draft"]
 
@@ -266,7 +267,7 @@ class Draft:
     note: str
 
 
-def draft_of(speculation: Speculation, model: Transformer, plan: Plan) -> Draft | None:
+def draft_of(speculation: Speculation, workload: Workload, plan: Plan) -> Draft | None:
     """The guesser of a model; None when guesses are free.
 
     EAGLE: one layer of the model with a dense feed-forward, and a product that joins hidden state and embedding; the
@@ -278,8 +279,9 @@ def draft_of(speculation: Speculation, model: Transformer, plan: Plan) -> Draft 
     kind = speculation.guesser
     if kind == "ngram":
         return None
+    model = transformer_of(workload, f"speculate={kind}")
     if kind == "draft":
-        small = load_model(speculation.draft).transformer
+        small = transformer_of(load_model(speculation.draft).transformer, "a draft model")
         if abs(small.vocab - model.vocab) > 0.02 * model.vocab:
             words = f"{small.name} has {small.vocab:,} tokens in its vocabulary, {model.name} {model.vocab:,}"
             raise InputError(f"{words}: a draft must share it", field="speculate")

@@ -22,7 +22,7 @@ import pytest
 
 from steelyard.errors import InputError
 from steelyard.workload.families import Family
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.transformer import Step, Transformer, transformer_of
 
 __all__ = ["ModelFamilyContract"]
 
@@ -57,7 +57,7 @@ class ModelFamilyContract:
     @pytest.fixture
     def model(self, family: Family, config: Mapping[str, Any]) -> Transformer:
         """The model read from ``config``."""
-        return family(config)
+        return transformer_of(family(config), "the contract of a model family")
 
     def test_counts_are_positive_whole_numbers(self, model: Transformer) -> None:
         """Total >= active > 0, and active without embeddings is no more than with them."""

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
 from steelyard.documents import read_text
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.folders import catalogue_folders
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import Transformer
+from steelyard.workload.families import read_config
+from steelyard.workload.ingest.hf import load_path
+from steelyard.workload.model import Model, ModelEntry
+from steelyard.workload.protocol import restated
 
 __all__ = ["Model", "ModelEntry", "find_model", "load_model", "model_names"]
 
@@ -35,58 +34,6 @@ _ID = re.compile(r'^id\s*=\s*["\']([^"\'\n]+)["\']', re.MULTILINE)
 _NAMES = re.compile(r"^(same_as|aliases)\s*=\s*\[(.*?)\]", re.MULTILINE | re.DOTALL)
 _SIZE = re.compile(r"(\d)\.(\d+b)", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"\n]*)"|\'([^\'\n]*)\'')
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One catalogue entry: facts about a published model, and its config.
-
-    ``parameters`` is the total of the language path; ``parameters_source`` says where it is from and whether it was
-    rounded. ``active_parameters`` (0 = dense) is what the publisher states, with or without embeddings as it chose.
-    """
-
-    id: str
-    parameters: int
-    config: Mapping[str, Any]
-    same_as: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    parameters_source: str = ""
-    checkpoint_parameters: int = 0
-    """Elements in the published files when they hold more than the language path (vision tower, scales); 0 = same."""
-    active_parameters: int = 0
-    active_parameters_source: str = ""
-    context: int = 0
-    """Longest context in tokens the publisher states, 0 = not stated."""
-    released: str = ""
-    source: str = ""
-    confidence: str = ""
-    note: str = ""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the total is a count and not a rounded figure of a model card."""
-        return bool(self.parameters) and self.parameters % 1_000_000 != 0 and "assumed" not in self.parameters_source
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model ready to be planned: its normal form, and what its files say about storage.
-
-    ``weight_bytes`` is exact when it was read from a header, None when there was none to read. ``tensor_bytes`` splits
-    it by number format.
-    """
-
-    name: str
-    transformer: Transformer
-    source: str
-    weight_bytes: int | None = None
-    tensor_bytes: Mapping[str, int] = field(default_factory=dict)
-    entry: ModelEntry | None = None
-
-    def __repr__(self) -> str:
-        total = self.transformer.parameters()
-        stored = "" if self.weight_bytes is None else f", {self.weight_bytes / 1e9:.2f} GB of weights"
-        return f"<Model {self.name}: {total / 1e9:.2f} B parameters, {self.transformer.native_weights}{stored}>"
 
 
 @dataclass(frozen=True)
@@ -127,12 +74,8 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         UnknownName: no such catalogue entry, or no such model family.
         InputError: a file is missing, malformed, too large or of another kind.
     """
-    from steelyard.workload.families import read_config
-
     found = _as_path(name_or_path)
     if found is not None:
-        from steelyard.workload.ingest.hf import load_path
-
         return load_path(found, generic=generic)
     name, weights = str(name_or_path), ""
     try:
@@ -145,7 +88,7 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         raise _inside(error, entry.id) from None
     if weights:
         note = f"{name}: taken as {entry.id} with its weights in {weights}"
-        transformer = replace(transformer, native_weights=weights, native_formats=(), notes=(*transformer.notes, note))
+        transformer = restated(transformer, native_weights=weights, native_formats=(), notes=(*transformer.notes, note))
     return Model(entry.id, transformer, entry.source, entry=entry)
 
 

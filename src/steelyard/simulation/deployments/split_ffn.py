@@ -40,7 +40,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.workload.catalogue import Model, load_model
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.transformer import Step, Transformer, transformer_of
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -311,7 +311,7 @@ def simulate_split(
     if asked.extras:
         raise InputError("attention and feed-forward apart are simulated without other methods", field="disaggregate")
     loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
-    whole = loaded.transformer
+    whole = transformer_of(loaded.transformer, "attention and feed-forward apart")
     side = split.attention
     own = replace(plan or Plan(), tp=side.devices, pp=1, dp=1, ep=1, cp=1)
     pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))

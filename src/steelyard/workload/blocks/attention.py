@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steelyard.workload.op import Array, Op, Size
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import Attention, Layer, Step, Transformer
+from steelyard.workload.shapes import Attention, Layer, Shapes
+from steelyard.workload.step import Step
 
 __all__ = ["attended", "attention_ops", "mla_ops", "query_key_pairs"]
 
@@ -58,7 +56,7 @@ def _below(length: Array, chunk: int) -> Array:
     return np.asarray(full * chunk * (chunk + 1) / 2 + rest * (rest + 1) / 2, dtype=np.float64)
 
 
-def attention_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Projection, norms and rotary, cache write, scores, softmax, values, output projection."""
     a = layer.attention
     assert a is not None
@@ -262,7 +260,7 @@ def _qk_norm(a: Attention, heads: dict[str, Size], name: str, count: int) -> Op:
     )
 
 
-def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434).
 
     The cache holds one latent of ``kv_rank`` and one rotary key of ``rope_dim`` per token. ``absorb`` folds the key
@@ -334,7 +332,7 @@ def mla_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: b
     yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
 
 
-def _indexer(model: Transformer, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
+def _indexer(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
     """Lightning indexer of sparse attention (DeepSeek-V3.2): scores every cached token, keeps ``index_top_k``.
 
     Queries come from the query latent, the single key head and the head weights from the hidden state; the key is

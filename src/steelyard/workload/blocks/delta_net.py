@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steelyard.workload.op import Op, Size
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import Layer, Step, Transformer
+from steelyard.workload.shapes import Layer, Shapes
+from steelyard.workload.step import Step
 
 __all__ = ["delta_net_ops"]
 
 
-def delta_net_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+def delta_net_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Projections, short convolution, state update in chunks, gated norm, output projection.
 
     With keys k, values v, queries q, decay a and strength b, per token and head:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steelyard.workload.op import Array, Op, Size
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.shapes import Shapes
+from steelyard.workload.step import Step
 
 __all__ = ["embedding_ops", "head_ops"]
 
@@ -41,7 +39,7 @@ def _projection(name: str, tokens: Array, inner: int, outer: int) -> Op:
     )
 
 
-def _norm(name: str, model: Transformer, tokens: Array, width: int) -> Op:
+def _norm(name: str, model: Shapes, tokens: Array, width: int) -> Op:
     weights = (1 if model.norm_weight else 0) + (1 if model.norm_bias else 0)
     return Op(
         name,
@@ -57,7 +55,7 @@ def _norm(name: str, model: Transformer, tokens: Array, width: int) -> Op:
     )
 
 
-def embedding_ops(model: Transformer, step: Step) -> Iterator[Op]:
+def embedding_ops(model: Shapes, step: Step) -> Iterator[Op]:
     """Gather the rows of the step's tokens; at most every row once."""
     tokens = step.tokens
     width = model.embedding_dim or model.hidden
@@ -73,7 +71,7 @@ def embedding_ops(model: Transformer, step: Step) -> Iterator[Op]:
         yield _norm("embedding_norm", model, tokens, model.hidden)
 
 
-def head_ops(model: Transformer, step: Step) -> Iterator[Op]:
+def head_ops(model: Shapes, step: Step) -> Iterator[Op]:
     """Final norm, projection to the vocabulary for the rows that need it, sampling."""
     if model.final_norm:
         yield _norm("final_norm", model, step.tokens, model.hidden)
@@ -140,7 +138,7 @@ def head_ops(model: Transformer, step: Step) -> Iterator[Op]:
         )
 
 
-def _transform(model: Transformer, rows: Array) -> Iterator[Op]:
+def _transform(model: Shapes, rows: Array) -> Iterator[Op]:
     """Dense layer, activation and norm of a masked-language head."""
     sizes: dict[str, Size] = {"t": rows, "d": model.hidden, "o": model.hidden}
     yield Op(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steelyard.workload.op import Array, Op, Size
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer
+from steelyard.workload.shapes import FeedForward, Layer, Shapes
+from steelyard.workload.step import Step
 
 __all__ = ["expected_experts_hit", "expert_ops", "mlp_ops"]
 
 
-def mlp_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+def mlp_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Up (and gate) projection, activation, down projection."""
     f = layer.feed_forward
     assert f is not None
@@ -23,7 +21,7 @@ def mlp_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterat
 
 
 def _dense(
-    model: Transformer, count: int, tokens: Size, prefix: str, f: FeedForward, width: int, block: str
+    model: Shapes, count: int, tokens: Size, prefix: str, f: FeedForward, width: int, block: str
 ) -> Iterator[Op]:
     sizes: dict[str, Size] = {"t": tokens, "d": model.hidden, "f": width, "u": 2 if f.gated else 1}
     label = "" if block == "mlp" else "shared_"
@@ -104,7 +102,7 @@ def expected_experts_hit(tokens: Size, top_k: int, experts: int, skew: float = 0
     return np.asarray(-np.expm1(count[..., None] * np.log1p(-chosen)).sum(axis=-1), dtype=np.float64)
 
 
-def expert_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Router, top-k, routed experts as grouped products, shared experts, weighted combination."""
     f = layer.feed_forward
     assert f is not None

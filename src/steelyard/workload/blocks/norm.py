@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from steelyard.workload.op import Op, Size
-
-if TYPE_CHECKING:
-    from steelyard.workload.transformer import Layer, Step, Transformer
+from steelyard.workload.shapes import Layer, Shapes
+from steelyard.workload.step import Step
 
 __all__ = ["norm_op"]
 
 
-def norm_op(model: Transformer, layer: Layer, step: Step, name: str, residual: bool) -> Op:
+def norm_op(model: Shapes, layer: Layer, step: Step, name: str, residual: bool) -> Op:
     """RMS or layer norm over the hidden width; ``residual`` also adds the residual stream (4 passes of t x d)."""
     weights = (1 if layer.norm_weight else 0) + (1 if layer.norm_bias else 0)
     sizes: dict[str, Size] = {"t": step.tokens, "d": model.hidden, "w": max(1, weights)}

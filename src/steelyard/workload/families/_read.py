@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from steelyard.errors import InputError, Problem, UnknownName
 from steelyard.registry import Registry
 from steelyard.workload.families._native import native_formats
-from steelyard.workload.transformer import Transformer
+from steelyard.workload.protocol import Workload, restated
 
 __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
 
-Family = Callable[[Mapping[str, Any]], Transformer]
+Family = Callable[[Mapping[str, Any]], Workload]
 
 #: Every model family, built in or plugged in, by ``model_type``.
 FAMILIES: Registry[Family] = Registry("model family", "steelyard.model_families")
@@ -69,7 +68,7 @@ _CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = False) -> Transformer:
+def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = False) -> Workload:
     """The model a Hugging Face config describes.
 
     Args:
@@ -105,7 +104,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     weights, mixed, remarks = native_formats(inner)
-    return replace(
+    return restated(
         model,
         name=name or str(config.get("_name_or_path") or "") or model.model_type,
         native_weights=weights,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steelyard.errors import InputError, UnknownName
-from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
 from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
+from steelyard.workload.model import Model
+from steelyard.workload.protocol import restated
 
 __all__ = ["config_of", "first_parts", "load_gguf"]
 
@@ -49,7 +50,7 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
         ) from None
     main, blocks = _formats(header.tensors)
     note = elements_note(model.parameters(), sum(t.elements for t in header.tensors))
-    model = replace(model, native_weights=main, native_formats=blocks, notes=(*model.notes, *note))
+    model = restated(model, native_weights=main, native_formats=blocks, notes=(*model.notes, *note))
     return Model(
         name, model, f"file {path.name}", weight_bytes=header.weight_bytes, tensor_bytes=header.bytes_by_format
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 from steelyard.documents import read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName
-from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
+from steelyard.workload.model import Model
+from steelyard.workload.protocol import restated
 
 __all__ = ["load_path"]
 
@@ -129,7 +130,7 @@ def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
     if not _UNPACKED.issuperset(total):
         return model
     remark = elements_note(model.transformer.parameters(), elements)
-    return replace(model, transformer=replace(model.transformer, notes=(*model.transformer.notes, *remark)))
+    return replace(model, transformer=restated(model.transformer, notes=(*model.transformer.notes, *remark)))
 
 
 def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
@@ -143,7 +144,7 @@ def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], gen
         moved = [Problem(f"{path.name}: {p.field}" if p.field else path.name, p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     if note:
-        transformer = replace(transformer, notes=(*transformer.notes, note))
+        transformer = restated(transformer, notes=(*transformer.notes, note))
     return Model(name, transformer, f"file {path.name}", weight_bytes=weight_bytes, tensor_bytes=dict(formats))
 
 

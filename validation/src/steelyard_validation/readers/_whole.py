@@ -27,7 +27,8 @@ from steelyard.errors import SteelyardError
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.measurements.reader import Floats, Texts, interval80, machine_of
 from steelyard.workload.catalogue import Model, load_model
-from steelyard.workload.transformer import Step, Transformer
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ class Deployment:
     """Format of the output head where the files quantise it too; empty: as usual (16 bit beside integer weights)."""
 
     @property
-    def transformer(self) -> Transformer:
+    def transformer(self) -> Workload:
         """The model's shapes."""
         return self.model.transformer
 

@@ -25,6 +25,7 @@ from steelyard.measurements.reader import (
     machine_of,
     read_frame,
 )
+from steelyard.workload.transformer import transformer_of
 from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def place(model: str, machine: str, quant: str, why: str) -> Deployment | str:
         return found
     found = _without_tensor_units(found)
     room = found.cluster.machine.root.capacity_bytes - found.cluster.machine.reserved_bytes
-    shapes = found.transformer
+    shapes = transformer_of(found.transformer, "llama.cpp")
     gathered = 0.0 if shapes.tied else shapes.vocab * shapes.hidden * EMBEDDING_BYTES  # stays in host memory
     if found.weight_bytes() - gathered > room:
         return "the weights do not fit this machine"

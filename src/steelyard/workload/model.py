@@ -1,0 +1,63 @@
+"""A model that was loaded, and the catalogue entry it may come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard.workload.protocol import Workload
+
+__all__ = ["Model", "ModelEntry"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One catalogue entry: facts about a published model, and its config.
+
+    ``parameters`` is the total of the language path; ``parameters_source`` says where it is from and whether it was
+    rounded. ``active_parameters`` (0 = dense) is what the publisher states, with or without embeddings as it chose.
+    """
+
+    id: str
+    parameters: int
+    config: Mapping[str, Any]
+    same_as: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    parameters_source: str = ""
+    checkpoint_parameters: int = 0
+    """Elements in the published files when they hold more than the language path (vision tower, scales); 0 = same."""
+    active_parameters: int = 0
+    active_parameters_source: str = ""
+    context: int = 0
+    """Longest context in tokens the publisher states, 0 = not stated."""
+    released: str = ""
+    source: str = ""
+    confidence: str = ""
+    note: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the total is a count and not a rounded figure of a model card."""
+        return bool(self.parameters) and self.parameters % 1_000_000 != 0 and "assumed" not in self.parameters_source
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be planned: its normal form, and what its files say about storage.
+
+    ``weight_bytes`` is exact when it was read from a header, None when there was none to read. ``tensor_bytes`` splits
+    it by number format.
+    """
+
+    name: str
+    transformer: Workload
+    source: str
+    weight_bytes: int | None = None
+    tensor_bytes: Mapping[str, int] = field(default_factory=dict)
+    entry: ModelEntry | None = None
+
+    def __repr__(self) -> str:
+        total = self.transformer.parameters()
+        stored = "" if self.weight_bytes is None else f", {self.weight_bytes / 1e9:.2f} GB of weights"
+        return f"<Model {self.name}: {total / 1e9:.2f} B parameters, {self.transformer.native_weights}{stored}>"

@@ -1,0 +1,118 @@
+"""What runs, as everything after ``workload/`` sees it: the contract of a workload.
+
+A workload is a frozen dataclass that says what a step of it computes (:meth:`Workload.graph`) and what it keeps
+between steps. A :class:`~steelyard.workload.transformer.Transformer` is one;
+:class:`~steelyard.workload.fixed.FixedGraph` is the smallest, and where to start for a network of another kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from steelyard.workload.graph import Graph
+from steelyard.workload.op import Array, Size
+from steelyard.workload.step import Step
+
+__all__ = ["Workload", "restated"]
+
+
+class Workload(Protocol):
+    """A model of any kind. Sizes may be arrays over scenarios."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    def model_type(self) -> str:
+        """The family it was read by."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks of whoever read it, shown among the assumptions."""
+
+    @property
+    def native_weights(self) -> str:
+        """Number format of the published weights."""
+
+    @property
+    def native_formats(self) -> tuple[tuple[str, str], ...]:
+        """Blocks (``Op.block``) whose published weights are in another format."""
+
+    @property
+    def extra_parameters(self) -> int:
+        """Parameters that are loaded but not part of the graph."""
+
+    @property
+    def depth(self) -> int:
+        """Layers: what pipeline stages share, and what an engine's time per layer counts."""
+
+    @property
+    def hidden(self) -> int:
+        """Elements per token between two layers: what a pipeline stage hands on."""
+
+    @property
+    def vocab(self) -> int:
+        """Outputs a token is chosen from; 0: it chooses none."""
+
+    @property
+    def head(self) -> bool:
+        """Whether it ends in scores over the vocabulary."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether it generates token after token (a decoder); otherwise one step is the whole answer."""
+
+    @property
+    def latent(self) -> bool:
+        """Whether its graph has two forms (``absorb``), as with a compressed cache."""
+
+    @property
+    def max_context(self) -> int:
+        """Longest context in tokens; 0: unknown."""
+
+    @property
+    def experts(self) -> int:
+        """Routed experts per layer; 0: none."""
+
+    @property
+    def head_groups(self) -> tuple[tuple[int, int], ...]:
+        """``(query heads, key-value heads)`` tensor parallelism must divide; 0 key-value heads: one latent for all."""
+
+    @property
+    def window(self) -> int:
+        """The longest reach of layers with a limited one in tokens; 0: no layer has a limit."""
+
+    @property
+    def state_elements(self) -> int:
+        """Elements a sequence keeps whatever its length."""
+
+    def kv_elements(self, context: Size, tp: int = 1) -> Array:
+        """Elements a sequence of ``context`` tokens keeps on one of ``tp`` devices that share the heads."""
+
+    def widest_elements(self, tp: int = 1) -> float:
+        """Elements per token of the widest tensor inside a layer, on one of ``tp`` devices."""
+
+    def parameters(self) -> int:
+        """Parameters stored."""
+
+    def active_parameters(self, embedding: bool = True) -> int:
+        """Parameters one token multiplies with, with or without embedding tables."""
+
+    def graph(self, step: Step, absorb: bool | None = None) -> Graph:
+        """The ops of one step of one replica.
+
+        Args:
+            step: what is processed.
+            absorb: of a latent cache, whether it is read as it is; default: in a decode.
+        """
+
+
+W = TypeVar("W", bound=Workload)
+
+
+def restated(workload: W, **changes: Any) -> W:
+    """The same workload with some of its stated facts replaced: its name, published formats, notes."""
+    changed: W = replace(workload, **changes)  # type: ignore[type-var]
+    return changed

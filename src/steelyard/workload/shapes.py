@@ -1,0 +1,193 @@
+"""The shapes of a language model: blocks, layers, embedding and head. Plain numbers, from a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from steelyard.errors import Problem, raise_all
+
+__all__ = ["Attention", "DeltaNet", "FeedForward", "Layer", "Shapes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One attention block: MHA, MQA, GQA (``kv_heads``) or multi-head latent attention (``kv_rank > 0``)."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int = 0
+    """Width of a value head; 0 = ``head_dim``."""
+    window: int = 0
+    """Sliding window in tokens, 0 = full attention."""
+    chunk: int = 0
+    """Chunked (block-local) attention in tokens, 0 = none."""
+    causal: bool = True
+    sinks: bool = False
+    """One learned sink logit per head."""
+    q_bias: bool = False
+    kv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: str = ""
+    """``""``, ``"head"`` (one vector per head width), ``"full"`` (over all heads) or ``"per_head"``."""
+    rotary_dim: int = 0
+    q_rank: int = 0
+    kv_rank: int = 0
+    nope_dim: int = 0
+    rope_dim: int = 0
+    query_gate: bool = False
+    """The query projection also yields an output gate of the same width."""
+    index_heads: int = 0
+    """Query heads of a sparse-attention indexer (0 = none); it has one key head, kept in the cache."""
+    index_dim: int = 0
+    index_top_k: int = 0
+    """Tokens the indexer picks for each query."""
+
+    @property
+    def is_mla(self) -> bool:
+        """Whether the cache holds one compressed latent per token."""
+        return self.kv_rank > 0
+
+    @property
+    def values(self) -> int:
+        """Width of a value head."""
+        return self.value_dim or self.head_dim
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Cache elements per token and layer."""
+        if self.is_mla:
+            return self.kv_rank + self.rope_dim + self.index_dim
+        return self.kv_heads * (self.head_dim + self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """One gated delta net block (linear attention, arXiv:2412.06464): a state of fixed size instead of a cache."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int = 4
+    """Taps of the causal convolution over queries, keys and values."""
+    chunk: int = 64
+    """Tokens a prefill works on at once between two updates of the state."""
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of queries, keys and values together."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def state_elements(self) -> int:
+        """Elements one sequence keeps per layer: one matrix per value head, and the last taps of the convolution."""
+        return self.value_heads * self.key_dim * self.value_dim + self.conv_channels * (self.conv_kernel - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """One feed-forward block: plain, gated, or a mixture of experts (``experts > 0``)."""
+
+    intermediate: int
+    gated: bool = True
+    activation: str = "silu"
+    up_bias: bool = False
+    down_bias: bool = False
+    experts: int = 0
+    top_k: int = 0
+    shared_intermediate: int = 0
+    """Width of all shared experts together, 0 = none."""
+    shared_gate: bool = False
+    router_bias: bool = False
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether tokens are routed."""
+        return self.experts > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """``count`` equal layers."""
+
+    count: int
+    attention: Attention | None
+    feed_forward: FeedForward | None
+    norms: int = 2
+    """Normalisation vectors of the hidden width per layer."""
+    norm_bias: bool = False
+    norm_weight: bool = True
+    linear: DeltaNet | None = None
+    """Linear attention in place of ``attention``."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A language model or encoder, by its shapes; what blocks are written from."""
+
+    name: str
+    model_type: str
+    hidden: int
+    vocab: int
+    layers: tuple[Layer, ...]
+    tied: bool = False
+    """The output head reuses the token embedding."""
+    positions: int = 0
+    """Rows of a learned position table, 0 = rotary or none."""
+    token_types: int = 0
+    embedding_dim: int = 0
+    """Width of the embedding when it is projected to ``hidden``; 0 = ``hidden``."""
+    embedding_norm: bool = False
+    final_norm: bool = True
+    norm_bias: bool = False
+    norm_weight: bool = True
+    head: bool = True
+    """Whether the model ends in a projection to the vocabulary."""
+    head_bias: bool = False
+    head_transform: bool = False
+    """A dense layer, activation and norm before the projection (masked-language head); biased when ``norm_bias``."""
+    pooler: bool = False
+    max_context: int = 0
+    """Longest context the model was made for, in tokens; 0 = unknown."""
+    native_weights: str = "bf16"
+    """Number format of the published weights."""
+    native_formats: tuple[tuple[str, str], ...] = ()
+    """Blocks (``Op.block``) whose published weights are in another format than ``native_weights``."""
+    extra_parameters: int = 0
+    """Parameters outside the language path that are loaded too (a vision tower), stated by the source."""
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("hidden", "vocab"):
+            if getattr(self, name) < 1:
+                problems.append(Problem(name, f"expected a positive size, got {getattr(self, name)}"))
+        if not self.layers:
+            problems.append(Problem("layers", "expected at least one layer"))
+        for i, layer in enumerate(self.layers):
+            a = layer.attention
+            if a and not a.is_mla and (a.kv_heads < 1 or a.heads % a.kv_heads):
+                message = f"{a.heads} query heads do not divide by {a.kv_heads} key-value heads"
+                problems.append(Problem(f"layers[{i}].attention", message))
+        raise_all(problems)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return sum(layer.count for layer in self.layers)
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens attend to earlier ones only (a decoder)."""
+        return any(x.linear is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
+
+    @property
+    def heads(self) -> int:
+        """Query heads of the widest attention block."""
+        return max((x.attention.heads for x in self.layers if x.attention), default=0)
+
+    @property
+    def experts(self) -> int:
+        """Routed experts per layer, 0 for a dense model."""
+        return max((x.feed_forward.experts for x in self.layers if x.feed_forward), default=0)
