@@ -21,6 +21,7 @@ __all__ = [
     "Var",
     "Word",
     "compose_word",
+    "in_container",
     "kubernetes_word",
     "one_line",
     "shell_defaults",
@@ -108,6 +109,11 @@ class Flags:
         if kind == "list":
             return Line((flag, *(_checked(v, "str", flag) for v in value)))
         return Line((flag, _checked(value, kind, flag)))
+
+    def lines(self, values: Mapping[str, Any]) -> list[Line]:
+        """Documented flags with their values, as :meth:`line`; None, and False for a flag without a value: left out."""
+        given = {k: v for k, v in values.items() if v is not None and not (v is False and self.kinds.get(k) == "flag")}
+        return [self.line(flag, value) for flag, value in given.items()]
 
     def option(self, name: str, value: Any) -> tuple[str, Any]:
         """A documented field of the options file with its value. Raises :class:`InputError` as :meth:`line`."""
@@ -206,6 +212,13 @@ def kubernetes_word(word: Word, names: Mapping[str, str] | None = None) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("$(", "$$(")
+
+
+def in_container(word: Word) -> Word:
+    """A word as it is inside a container: files of options lie in /config."""
+    if isinstance(word, Var) and word.name in ("OPTIONS", "DISAGGREGATED"):
+        return f"/config/{word.default}"
+    return word
 
 
 def one_line(text: str) -> str:

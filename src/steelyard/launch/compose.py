@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from steelyard.launch.command import Command, Flags, Var, compose_word
+from steelyard.launch.command import Var, compose_word, in_container
 from steelyard.launch.documents import comment, yaml_text
 from steelyard.launch.engines import LEADER, NODE_RANK, command
-from steelyard.launch.scripts import disaggregated_options, needs_router, promised, router
+from steelyard.launch.scripts import DISAGGREGATED, disaggregated_options, needs_router, router, router_image
 from steelyard.launch.service import PORT, Service, Unit
 
 __all__ = ["compose", "one_node"]
 
-#: Runs the routers, which are Python packages; the engines' own images do not carry them.
-ROUTER_IMAGE = "python:3.12-slim"
+#: Where a local model is seen inside a container.
+MOUNT = "/model"
 
 
 def one_node(service: Service) -> bool:
@@ -57,8 +59,7 @@ def compose(service: Service) -> str:
 
 def _said(service: Service, whole: bool) -> list[str]:
     said = [
-        f"{service.repository}: {'; '.join(promised(service)) or 'no promise'}.",
-        *sorted({f"Flags: {u.flags.source}." for u in service.units}),
+        *service.about,
         "HF_TOKEN is passed on from the environment of `docker compose up`; it is not written here.",
     ]
     if not whole:
@@ -76,7 +77,7 @@ def _server(unit: Unit, service: Service, devices: list[int], host: str) -> dict
     made = command(unit, service)
     found: dict[str, Any] = {"image": f"${{IMAGE:-{unit.image}}}" if unit.image else "${IMAGE:?an image}"}
     found["entrypoint"] = [*made.program]
-    found["command"] = [compose_word(_inside(w)) for w in made.words]
+    found["command"] = [compose_word(in_container(w)) for w in made.words]
     found["environment"] = {"HF_TOKEN": None, "HF_HOME": "/models"}
     found["environment"] |= {k: compose_word(v) for k, v in made.env.items() if not isinstance(v, Var)}
     if "VLLM_NIXL_SIDE_CHANNEL_HOST" in made.env:
@@ -84,13 +85,18 @@ def _server(unit: Unit, service: Service, devices: list[int], host: str) -> dict
     found["volumes"] = ["models:/models"]
     if service.local:
         found["volumes"].append(
-            {"type": "bind", "source": _absolute(service.repository), "target": MOUNT, "read_only": True}
+            {
+                "type": "bind",
+                "source": str(Path(service.repository).resolve()).replace("$", "$$"),
+                "target": MOUNT,
+                "read_only": True,
+            }
         )
     if unit.nodes > 1:
         found["network_mode"] = "host"
     found |= {"ipc": "host", "shm_size": "16gb", "restart": "unless-stopped"}
     if made.files:
-        found["configs"] = [{"source": name, "target": f"/config/{name}"} for name in made.files]
+        found["configs"] = _configs(made.files)
     found["healthcheck"] = _health(unit)
     if unit.accelerator == "nvidia":
         reserved = {"driver": "nvidia", "device_ids": [str(i) for i in devices], "capabilities": ["gpu"]}
@@ -105,23 +111,6 @@ def _server(unit: Unit, service: Service, devices: list[int], host: str) -> dict
     return found
 
 
-#: Where a local model is seen inside a container.
-MOUNT = "/model"
-
-
-def _absolute(path: str) -> str:
-    from pathlib import Path
-
-    return str(Path(path).resolve()).replace("$", "$$")
-
-
-def _inside(word: Any) -> Any:
-    """A word as it is inside the container: options files lie in /config."""
-    if isinstance(word, Var) and word.name in ("OPTIONS", "DISAGGREGATED"):
-        return f"/config/{word.default}"
-    return word
-
-
 def _health(unit: Unit) -> dict[str, Any]:
     url = f"http://localhost:{PORT}/health"
     python = ["CMD", "python3", "-c", f"import urllib.request as u; u.urlopen('{url}', timeout=5)"]
@@ -130,26 +119,18 @@ def _health(unit: Unit) -> dict[str, Any]:
 
 
 def _router(service: Service, hosts: dict[str, list[str]], configs: dict[str, Any]) -> dict[str, Any]:
-    made = router(service, hosts)
-    ready = {name: {"condition": "service_healthy"} for found in hosts.values() for name in found}
-    found: dict[str, Any] = {"ports": [f"{PORT}:{PORT}"], "depends_on": ready, "restart": "unless-stopped"}
-    if made.program[0] == "trtllm-serve":
-        name = "trtllm-disaggregated.yaml"
-        configs[name] = {"content": yaml_text(disaggregated_options(service, hosts))}
-        return {
-            "image": service.units[0].image,
-            "entrypoint": [*made.program],
-            "command": [compose_word(_inside(w)) for w in made.words],
-            "configs": [{"source": name, "target": f"/config/{name}"}],
-            **found,
-        }
-    return {"image": ROUTER_IMAGE, "entrypoint": ["sh", "-c"], "command": [compose_word(_installed(made))], **found}
+    image, program, words = router_image(service, router(service, hosts))
+    found: dict[str, Any] = {
+        "image": image,
+        "entrypoint": program,
+        "command": [compose_word(in_container(w)) for w in words],
+    }
+    if service.by_trtllm:
+        configs[DISAGGREGATED] = {"content": yaml_text(disaggregated_options(service, hosts))}
+        found["configs"] = _configs([DISAGGREGATED])
+    ready = {name: {"condition": "service_healthy"} for names in hosts.values() for name in names}
+    return {**found, "ports": [f"{PORT}:{PORT}"], "depends_on": ready, "restart": "unless-stopped"}
 
 
-def _installed(made: Command) -> str:
-    """The router installed and run by one line of a shell."""
-    from steelyard.launch.command import shell_word
-
-    flags = Flags.of("sglang_router" if "sglang_router.launch_router" in made.program else "vllm_router")
-    words = " ".join(shell_word(w) for w in (*made.program, *made.words))
-    return f"pip install --quiet {flags.package} && exec {words}"
+def _configs(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"source": name, "target": f"/config/{name}"} for name in names]

@@ -25,6 +25,8 @@ OPTIONS = "trtllm-options.yaml"
 _TRTLLM_FREE_FRAC = 0.9
 #: Tokens of a micro-batch of llama.cpp (its default).
 _UBATCH = 512
+#: Servers listen on every address of their host or container.
+_LISTEN: dict[str, Any] = {"--host": "0.0.0.0", "--port": PORT}  # noqa: S104
 
 
 def command(unit: Unit, service: Service, *, worker: bool = False, served: bool = True) -> Command:
@@ -40,56 +42,54 @@ def command(unit: Unit, service: Service, *, worker: bool = False, served: bool 
     return made(unit, service, worker, served)
 
 
+def _several(degree: int) -> int | None:
+    """A degree of parallelism that has to be said: one above 1."""
+    return degree if degree > 1 else None
+
+
 def _model(service: Service) -> Var:
     return Var(MODEL, service.repository)
 
 
 def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
-    f, c, p = unit.flags.line, unit.config, unit.plan
-    lines = [Line((_model(service),))] if served else [Line(("--model", _model(service)))]
-    if served:
-        lines += [f("--served-model-name", service.repository), f("--host", "0.0.0.0"), f("--port", PORT)]  # noqa: S104
-    lines += [f("--tensor-parallel-size", p.tp)]
-    for flag, degree in (("pipeline", p.pp), ("data", p.dp), ("prefill-context", p.cp)):
-        if degree > 1:
-            lines.append(f(f"--{flag}-parallel-size", degree))
-    if p.ep > 1:
-        lines.append(f("--enable-expert-parallel"))
-    word = quantisation(unit, service.model.transformer.native_weights)
-    if word:
-        lines.append(f("--quantization", word))
-    lines += [
-        f("--kv-cache-dtype", _kv(unit, {"fp8": "fp8", "bf16": "auto", "fp16": "auto", "nvfp4": "nvfp4"})),
-        f("--max-model-len", unit.longest_tokens),
-        f("--max-num-seqs", c.max_num_seqs),
-        f("--max-num-batched-tokens", c.max_num_batched_tokens),
-        f("--gpu-memory-utilization", c.gpu_memory_utilization),
-        f("--block-size", c.block_size),
-        f("--enable-prefix-caching", c.enable_prefix_caching),
-        f("--enable-chunked-prefill", c.enable_chunked_prefill),
-        f("--async-scheduling", c.async_scheduling),
-    ]
-    if c.num_gpu_blocks_override:
-        lines.append(f("--num-gpu-blocks-override", c.num_gpu_blocks_override))
-    if c.long_prefill_token_threshold:
-        lines.append(f("--long-prefill-token-threshold", c.long_prefill_token_threshold))
-    if c.watermark:
-        lines.append(f("--watermark", c.watermark))
-    if unit.pool.speculate:
-        lines.append(f("--speculative-config", _speculative(unit)))
+    c, p = unit.config, unit.plan
     env: dict[str, Word] = {}
+    transfer = None
     if unit.disaggregated:
         role = "kv_producer" if unit.pool.role == "prefill" else "kv_consumer"
-        lines.append(f("--kv-transfer-config", {"kv_connector": "NixlConnector", "kv_role": role}))
+        transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         env = {"VLLM_NIXL_SIDE_CHANNEL_HOST": Var("HOST_IP"), "VLLM_NIXL_SIDE_CHANNEL_PORT": str(NIXL_PORT)}
+    flags = {
+        **({"--served-model-name": service.repository, **_LISTEN} if served else {}),
+        "--tensor-parallel-size": p.tp,
+        "--pipeline-parallel-size": _several(p.pp),
+        "--data-parallel-size": _several(p.dp),
+        "--prefill-context-parallel-size": _several(p.cp),
+        "--enable-expert-parallel": p.ep > 1,
+        "--quantization": quantisation(unit, service.model.transformer.native_weights) or None,
+        "--kv-cache-dtype": _kv(unit, {"fp8": "fp8", "bf16": "auto", "fp16": "auto", "nvfp4": "nvfp4"}),
+        "--max-model-len": unit.longest_tokens,
+        "--max-num-seqs": c.max_num_seqs,
+        "--max-num-batched-tokens": c.max_num_batched_tokens,
+        "--gpu-memory-utilization": c.gpu_memory_utilization,
+        "--block-size": c.block_size,
+        "--enable-prefix-caching": c.enable_prefix_caching,
+        "--enable-chunked-prefill": c.enable_chunked_prefill,
+        "--async-scheduling": c.async_scheduling,
+        "--num-gpu-blocks-override": c.num_gpu_blocks_override or None,
+        "--long-prefill-token-threshold": c.long_prefill_token_threshold or None,
+        "--watermark": c.watermark or None,
+        "--speculative-config": _speculative(unit) if unit.pool.speculate else None,
+        "--kv-transfer-config": transfer,
+    }
     if unit.nodes > 1:
-        lines += [f("--nnodes", unit.nodes), f("--node-rank", Var(NODE_RANK))]
-        lines += [f("--master-addr", Var(LEADER)), f("--master-port", MASTER_PORT)]
+        flags |= {"--nnodes": unit.nodes, "--node-rank": Var(NODE_RANK)}
+        flags |= {"--master-addr": Var(LEADER), "--master-port": MASTER_PORT}
         if p.dp > 1:
-            lines += [f("--data-parallel-address", Var(LEADER)), f("--data-parallel-rpc-port", RPC_PORT)]
-        if worker:
-            lines.append(f("--headless"))
-    return Command(unit.flags.program, tuple(lines), env)
+            flags |= {"--data-parallel-address": Var(LEADER), "--data-parallel-rpc-port": RPC_PORT}
+        flags["--headless"] = worker
+    model = Line((_model(service),) if served else ("--model", _model(service)))
+    return Command(unit.flags.program, (model, *unit.flags.lines(flags)), env)
 
 
 def _speculative(unit: Unit) -> dict[str, object]:
@@ -103,74 +103,62 @@ def _speculative(unit: Unit) -> dict[str, object]:
 
 
 def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
-    f, c, p = unit.flags.line, unit.config, unit.plan
-    lines = [f("--model-path", _model(service)), f("--served-model-name", service.repository)]
-    if served:
-        lines += [f("--host", "0.0.0.0"), f("--port", PORT)]  # noqa: S104
-    # its tensor-parallel group holds the ranks of attention data and context parallelism
-    lines.append(f("--tp-size", p.tp * p.dp * p.cp))
-    for flag, degree in (("--pp-size", p.pp), ("--ep-size", p.ep), ("--attn-dp-size", p.dp), ("--attn-cp-size", p.cp)):
-        if degree > 1:
-            lines.append(f(flag, degree))
-    word = quantisation(unit, service.model.transformer.native_weights)
-    if word:
-        lines.append(f("--quantization", word))
+    c, p = unit.config, unit.plan
     kv = {"fp8": "fp8_e4m3", "bf16": "auto", "fp16": "auto", "mxfp8": "mxfp8", "nvfp4": "nvfp4"}
-    lines += [
-        f("--kv-cache-dtype", _kv(unit, kv)),
-        f("--context-length", unit.longest_tokens),
-        f("--max-running-requests", c.max_num_seqs),
-        f("--chunked-prefill-size", c.max_num_batched_tokens if c.enable_chunked_prefill else -1),
-        f("--max-prefill-tokens", c.max_num_batched_tokens),
-        f("--mem-fraction-static", c.gpu_memory_utilization),
-        f("--page-size", c.block_size),
-        f("--schedule-conservativeness", c.schedule_conservativeness),
-        f("--enable-metrics"),
-    ]
-    if c.num_gpu_blocks_override:
-        lines.append(f("--max-total-tokens", c.num_gpu_blocks_override * c.block_size))
-    if not c.enable_prefix_caching:
-        lines.append(f("--disable-radix-cache"))
-    if not c.async_scheduling:
-        lines.append(f("--disable-overlap-schedule"))
+    flags = {
+        "--model-path": _model(service),
+        "--served-model-name": service.repository,
+        **(_LISTEN if served else {}),
+        # its tensor-parallel group holds the ranks of attention data and context parallelism
+        "--tp-size": p.tp * p.dp * p.cp,
+        "--pp-size": _several(p.pp),
+        "--ep-size": _several(p.ep),
+        "--attn-dp-size": _several(p.dp),
+        "--attn-cp-size": _several(p.cp),
+        "--quantization": quantisation(unit, service.model.transformer.native_weights) or None,
+        "--kv-cache-dtype": _kv(unit, kv),
+        "--context-length": unit.longest_tokens,
+        "--max-running-requests": c.max_num_seqs,
+        "--chunked-prefill-size": c.max_num_batched_tokens if c.enable_chunked_prefill else -1,
+        "--max-prefill-tokens": c.max_num_batched_tokens,
+        "--mem-fraction-static": c.gpu_memory_utilization,
+        "--page-size": c.block_size,
+        "--schedule-conservativeness": c.schedule_conservativeness,
+        "--enable-metrics": True,
+        "--max-total-tokens": (c.num_gpu_blocks_override or 0) * c.block_size or None,
+        "--disable-radix-cache": not c.enable_prefix_caching,
+        "--disable-overlap-schedule": not c.async_scheduling,
+    }
     if unit.disaggregated:
-        lines += [
-            f("--disaggregation-mode", unit.pool.role),
-            f("--disaggregation-transfer-backend", "nixl"),
-            f("--disaggregation-bootstrap-port", BOOTSTRAP_PORT),
-        ]
+        flags |= {"--disaggregation-mode": unit.pool.role, "--disaggregation-transfer-backend": "nixl"}
+        flags["--disaggregation-bootstrap-port"] = BOOTSTRAP_PORT
     if unit.nodes > 1:
-        lines += [f("--nnodes", unit.nodes), f("--node-rank", Var(NODE_RANK))]
-        lines.append(f("--dist-init-addr", Var(LEADER, after=f":{INIT_PORT}")))
-    return Command(unit.flags.program, tuple(lines))
+        flags |= {"--nnodes": unit.nodes, "--node-rank": Var(NODE_RANK)}
+        flags["--dist-init-addr"] = Var(LEADER, after=f":{INIT_PORT}")
+    return Command(unit.flags.program, tuple(unit.flags.lines(flags)))
 
 
 def _trtllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
-    f, c, p = unit.flags.line, unit.config, unit.plan
+    c, p = unit.config, unit.plan
     name = options_name(unit)
-    lines = [
-        Line((_model(service),)),
-        f("--host", "0.0.0.0"),  # noqa: S104
-        f("--port", PORT),
-        f("--backend", "pytorch"),
-        f("--tp_size", p.tp * p.dp),  # attention data parallelism reuses the tensor-parallel ranks
-    ]
-    for flag, degree in (("--pp_size", p.pp), ("--ep_size", p.ep), ("--cp_size", p.cp)):
-        if degree > 1:
-            lines.append(f(flag, degree))
-    if unit.nodes > 1:
-        lines.append(f("--gpus_per_node", unit.node_devices))
-    lines += [
-        f("--max_batch_size", c.max_num_seqs),
-        f("--max_num_tokens", c.max_num_batched_tokens),
-        f("--max_seq_len", unit.longest_tokens),
-        f("--kv_cache_free_gpu_memory_fraction", _free_frac(unit)),
-        f("--extra_llm_api_options", Var("OPTIONS", name)),
-    ]
-    program = unit.flags.program
-    if unit.nodes > 1:  # started by MPI: one process per device, `trtllm-llmapi-launch` makes the first one the server
-        program = ("trtllm-llmapi-launch", *program)
-    return Command(program, tuple(lines), files={name: yaml_text(options(unit))})
+    flags = {
+        **_LISTEN,
+        "--backend": "pytorch",
+        "--tp_size": p.tp * p.dp,  # attention data parallelism reuses the tensor-parallel ranks
+        "--pp_size": _several(p.pp),
+        "--ep_size": _several(p.ep),
+        "--cp_size": _several(p.cp),
+        "--gpus_per_node": unit.node_devices if unit.nodes > 1 else None,
+        "--max_batch_size": c.max_num_seqs,
+        "--max_num_tokens": c.max_num_batched_tokens,
+        "--max_seq_len": unit.longest_tokens,
+        "--kv_cache_free_gpu_memory_fraction": _free_frac(unit),
+        "--extra_llm_api_options": Var("OPTIONS", name),
+    }
+    # over several nodes by MPI: one process per device, `trtllm-llmapi-launch` makes the first one the server
+    program = ("trtllm-llmapi-launch",) * (unit.nodes > 1) + unit.flags.program
+    lines = (Line((_model(service),)), *unit.flags.lines(flags))
+    return Command(program, lines, files={name: yaml_text(options(unit))})
 
 
 def options_name(unit: Unit) -> str:
@@ -234,40 +222,38 @@ def options(unit: Unit, *, complete: bool = False) -> Mapping[str, Any]:
     return made
 
 
+#: What llama.cpp calls the formats of the KV cache.
+_LLAMACPP_KV = {
+    "bf16": "bf16",
+    "fp16": "f16",
+    "fp32": "f32",
+    "q8_0": "q8_0",
+    "q4_0": "q4_0",
+    "fp8": "q8_0",
+    "int8": "q8_0",
+    "int4": "q4_0",
+}
+
+
 def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
-    f, c = unit.flags.line, unit.config
+    c, kv = unit.config, _kv(unit, _LLAMACPP_KV)
     slots = max(1, min(c.max_num_seqs, math.ceil(1.5 * unit.in_flight) if unit.in_flight else c.max_num_seqs))
-    kv = _kv(
-        unit,
-        {
-            "bf16": "bf16",
-            "fp16": "f16",
-            "fp32": "f32",
-            "q8_0": "q8_0",
-            "q4_0": "q4_0",
-            "fp8": "q8_0",
-            "int8": "q8_0",
-            "int4": "q4_0",
-        },
-    )
-    lines = [
-        f("--model", _gguf(unit, service)),
-        f("--alias", service.repository),
-        f("--host", "0.0.0.0"),  # noqa: S104
-        f("--port", PORT),
-        f("--parallel", slots),
-        f("--ctx-size", slots * unit.longest_tokens),
-        f("--batch-size", c.max_num_batched_tokens),
-        f("--ubatch-size", min(_UBATCH, c.max_num_batched_tokens)),
-        f("--gpu-layers", "0" if unit.cluster.machine.launch == "cpu" else "all"),
-        f("--cache-type-k", kv),
-        f("--cache-type-v", kv),
-        f("--flash-attn", "auto"),
-        f("--metrics"),
-    ]
-    if unit.devices > 1:
-        lines.append(f("--split-mode", "layer" if unit.plan.pp > 1 else "row"))
-    return Command(unit.flags.program, tuple(lines))
+    flags = {
+        "--model": _gguf(unit, service),
+        "--alias": service.repository,
+        **_LISTEN,
+        "--parallel": slots,
+        "--ctx-size": slots * unit.longest_tokens,
+        "--batch-size": c.max_num_batched_tokens,
+        "--ubatch-size": min(_UBATCH, c.max_num_batched_tokens),
+        "--gpu-layers": "0" if unit.cluster.machine.launch == "cpu" else "all",
+        "--cache-type-k": kv,
+        "--cache-type-v": kv,
+        "--flash-attn": "auto",
+        "--metrics": True,
+        "--split-mode": ("layer" if unit.plan.pp > 1 else "row") if unit.devices > 1 else None,
+    }
+    return Command(unit.flags.program, tuple(unit.flags.lines(flags)))
 
 
 def _gguf(unit: Unit, service: Service) -> Var:

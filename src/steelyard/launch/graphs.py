@@ -7,8 +7,15 @@ from typing import Any
 from steelyard.launch.command import Command, Flags, Var, Word, kubernetes_word
 from steelyard.launch.documents import comment, yaml_text
 from steelyard.launch.engines import MODEL, command, options, options_name
-from steelyard.launch.kubernetes import RESOURCES, SECRET
-from steelyard.launch.scripts import promised
+from steelyard.launch.kubernetes import (
+    NEEDS_SECRET,
+    POD_ADDRESS,
+    RESOURCES,
+    SECRET,
+    SHARED_MEMORY,
+    SHARED_MOUNT,
+    options_volume,
+)
 from steelyard.launch.service import PORT, Service, Unit
 
 __all__ = ["dynamo", "llm_d", "runs_dynamo", "runs_llm_d"]
@@ -37,10 +44,10 @@ def dynamo(service: Service) -> str:
     """``dynamo.yaml``: a DynamoGraphDeployment, with a ConfigMap of engine options where the engine reads a file."""
     flags = Flags.of("dynamo")
     head = comment(
-        f"{service.repository}: {'; '.join(promised(service)) or 'no promise'}.",
+        service.about[0],
         f"Fields and flags: {flags.source}.",
-        *sorted({f"Flags: {u.flags.source}." for u in service.units}),
-        f"Needs a secret {SECRET} with the key HF_TOKEN where the model asks for one; none is written here.",
+        *service.about[1:],
+        NEEDS_SECRET,
     )
     documents: list[dict[str, Any]] = []
     files = {options_name(u): yaml_text(options(u, complete=True)) for u in service.units if u.flags.name == "trtllm"}
@@ -92,7 +99,7 @@ def _worker(unit: Unit, service: Service, flags: Flags, name: str) -> dict[str, 
     pod: dict[str, Any] = {"containers": [inside]}
     if unit.flags.name == "trtllm":
         inside["volumeMounts"] = [{"name": "options", "mountPath": "/config", "readOnly": True}]
-        pod["volumes"] = [{"name": "options", "configMap": {"name": f"{name}-options"}}]
+        pod["volumes"] = [options_volume(f"{name}-options")]
     found: dict[str, Any] = {
         "name": unit.name,
         "type": unit.pool.role if unit.disaggregated else "worker",
@@ -138,20 +145,19 @@ def llm_d(service: Service) -> str:
     """``llm-d-values.yaml``: values of llm-d's model service chart."""
     prefill, decode = (service.of_role(role)[0] for role in ("prefill", "decode"))
     head = comment(
-        f"{service.repository}: {'; '.join(promised(service)) or 'no promise'}.",
+        service.about[0],
         f"Values of {LLM_D_CHART}.",
         f"Flags: {decode.flags.source}.",
         "helm repo add llm-d-modelservice https://llm-d-incubation.github.io/llm-d-modelservice/",
         f"helm install {service.slug} llm-d-modelservice/llm-d-modelservice -f llm-d-values.yaml",
-        f"Needs a secret {SECRET} with the key HF_TOKEN where the model asks for one; none is written here.",
+        NEEDS_SECRET,
         "An InferencePool with llm-d's endpoint picker goes before it: see llm-d's gateway recipes.",
     )
-    size = f"{int(1.2 * service.weight_bytes / 2**30) + 10}Gi"
     values = {
         "modelArtifacts": {
             "name": service.repository,
             "uri": f"hf://{service.repository}",
-            "size": size,
+            "size": f"{service.volume_gib}Gi",
             "authSecretName": SECRET,
             "labels": {"llm-d.ai/inferenceServing": "true", "llm-d.ai/model": service.slug},
         },
@@ -184,16 +190,11 @@ def _llm_d_pool(unit: Unit, service: Service, port: int) -> dict[str, Any]:
         "image": unit.image,
         "modelCommand": "vllmServe",
         "args": args,
-        "env": [
-            {
-                "name": "VLLM_NIXL_SIDE_CHANNEL_HOST",
-                "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
-            }
-        ],
+        "env": [{"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", "valueFrom": POD_ADDRESS}],
         "ports": [{"name": "metrics", "containerPort": port, "protocol": "TCP"}],
         "resources": {"limits": count, "requests": count},
         "mountModelVolume": True,
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+        "volumeMounts": [SHARED_MOUNT],
     }
     dp_local = max(1, unit.plan.dp // unit.nodes)
     return {
@@ -201,5 +202,5 @@ def _llm_d_pool(unit: Unit, service: Service, port: int) -> dict[str, Any]:
         "replicas": unit.pool.replicas,
         "parallelism": {"tensor": unit.plan.tp, "data": unit.plan.dp, "dataLocal": dp_local, "workers": unit.nodes},
         "containers": [inside],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}],
+        "volumes": [SHARED_MEMORY],
     }

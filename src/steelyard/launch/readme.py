@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from steelyard._version import __version__
 from steelyard.launch.command import one_line
 from steelyard.launch.kubernetes import SECRET
-from steelyard.launch.scripts import needs_router, promised
+from steelyard.launch.scripts import needs_router
 from steelyard.launch.service import PORT, Service, Unit
 
 __all__ = ["readme"]
@@ -41,7 +41,7 @@ def readme(service: Service, files: Sequence[str], said: Mapping[str, str], whol
         f"Written by Steelyard {__version__}. Nothing here was measured: these are predictions, and the load test "
         "below checks them.",
         "## Promised",
-        *_bullets([f"{_text(service.load.words) or 'traffic: not said'}", *promised(service)]),
+        *_bullets([f"{_text(service.load.words) or 'traffic: not said'}", *service.slos]),
         "## Pools",
         *_bullets([_pool(u) for u in service.units]),
         "## Run it",

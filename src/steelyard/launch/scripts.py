@@ -16,8 +16,8 @@ __all__ = [
     "disaggregated_options",
     "load_tests",
     "needs_router",
-    "promised",
     "router",
+    "router_image",
     "scripts",
     "server_script",
 ]
@@ -32,6 +32,8 @@ POLICIES = {
 }
 #: File of servers of `trtllm-serve disaggregated`.
 DISAGGREGATED = "trtllm-disaggregated.yaml"
+#: Runs the routers, which are Python packages; the engines' own images do not carry them.
+ROUTER_IMAGE = "python:3.12-slim"
 
 
 def needs_router(service: Service) -> bool:
@@ -47,7 +49,7 @@ def scripts(service: Service) -> Iterator[tuple[str, str]]:
         yield from command(unit, service).files.items()
     if needs_router(service):
         yield "router.sh", _router_script(service)
-        if _by_trtllm(service):
+        if service.by_trtllm:
             yield DISAGGREGATED, yaml_text(disaggregated_options(service, _placeholders(service)))
     yield from load_tests(service)
 
@@ -68,7 +70,7 @@ def server_script(unit: Unit, service: Service) -> str:
     said = [
         f"One {unit.name} replica of {service.repository} on {unit.devices} x {unit.cluster.machine.title}.",
         f"The plan has {unit.pool.replicas}: run it once for each.",
-        leader_said(unit),
+        f"Flags: {unit.flags.source}.",
         "MODEL names another checkpoint or a local folder. HF_TOKEN is read from the environment by the engine itself.",
     ]
     if unit.nodes > 1:
@@ -99,18 +101,9 @@ def server_script(unit: Unit, service: Service) -> str:
     return _script(said, body)
 
 
-def leader_said(unit: Unit) -> str:
-    """Where the flags come from, for a comment."""
-    return f"Flags: {unit.flags.source}."
-
-
 def _placeholders(service: Service) -> dict[str, list[str]]:
     """A host name for every replica, to be replaced: ``prefill-0``, ``prefill-1``, ..."""
     return {u.name: [f"{u.name}-{i}" for i in range(u.pool.replicas)] for u in service.units}
-
-
-def _by_trtllm(service: Service) -> bool:
-    return service.deployment.disaggregated and service.units[0].flags.name == "trtllm"
 
 
 def router(service: Service, hosts: dict[str, list[str]]) -> Command:
@@ -125,12 +118,10 @@ def router(service: Service, hosts: dict[str, list[str]]) -> Command:
     decode = [u for unit in service.of_role("decode") for u in urls[unit.name]]
     both = [u for unit in service.of_role("both") for u in urls[unit.name]]
     policy = POLICIES[service.deployment.router]
-    if _by_trtllm(service):
-        program = (*Flags.of("trtllm").program, "disaggregated")
-        return Command(program, (Line(("-c", Var("DISAGGREGATED", DISAGGREGATED))),))
-    by_sglang = service.units[0].flags.name == "sglang"
-    flags = Flags.of("sglang_router" if by_sglang else "vllm_router")
-    f = flags.line
+    flags = _router_flags(service)
+    if service.by_trtllm:
+        return Command((*flags.program, "disaggregated"), (Line(("-c", Var("DISAGGREGATED", DISAGGREGATED))),))
+    by_sglang, f = flags.name == "sglang_router", flags.line
     lines = [f("--host", "0.0.0.0"), f("--port", PORT)]  # noqa: S104
     lines.append(f("--policy", policy))
     if not service.deployment.disaggregated:
@@ -139,6 +130,20 @@ def router(service: Service, hosts: dict[str, list[str]]) -> Command:
     for url in prefill:
         lines.append(f("--prefill", [url, str(BOOTSTRAP_PORT)]) if by_sglang else f("--prefill", url))
     return Command(flags.program, (*lines, *(f("--decode", url) for url in decode)))
+
+
+def router_image(service: Service, made: Command) -> tuple[str, list[str], list[Word]]:
+    """The router in a container: image, program and arguments; Python packages are installed as it starts."""
+    if service.by_trtllm:
+        return service.units[0].image, [*made.program], [*made.words]
+    words = " ".join(shell_word(w) for w in (*made.program, *made.words))
+    return ROUTER_IMAGE, ["sh", "-c"], [f"pip install --quiet {_router_flags(service).package} && exec {words}"]
+
+
+def _router_flags(service: Service) -> Flags:
+    """The list of the flags of the service's router."""
+    engine = service.units[0].flags.name
+    return Flags.of("trtllm" if service.by_trtllm else "sglang_router" if engine == "sglang" else "vllm_router")
 
 
 def _url(host: str) -> str:
@@ -163,8 +168,7 @@ def disaggregated_options(service: Service, hosts: dict[str, list[str]]) -> dict
 
 def _router_script(service: Service) -> str:
     made = router(service, _placeholders(service))
-    name = "sglang_router" if service.units[0].flags.name == "sglang" else "vllm_router"
-    flags = Flags.of("trtllm" if _by_trtllm(service) else name)
+    flags = _router_flags(service)
     said = [
         f"Before the replicas: one address for {service.repository}.",
         "Replace the host names by those of your replicas.",
@@ -173,19 +177,12 @@ def _router_script(service: Service) -> str:
     return _script(said, [*shell_defaults(made), f"exec {shell_command(made)}"])
 
 
-def promised(service: Service) -> list[str]:
-    """The promises in words, one each."""
-    from steelyard.units import format_quantity as q
-
-    return [f"{t.metric.removesuffix('_s').upper()} {t.label} at most {q(t.limit_s, 's')}" for t in service.targets]
-
-
 def load_tests(service: Service) -> Iterator[tuple[str, str]]:
     """The commands that would check the promise: vllm bench serve, aiperf, guidellm."""
     said = [
         "Sends the traffic of the plan and counts the requests within the promise (goodput).",
         f"Traffic: {service.load.words or _rate(service.load)}.",
-        f"Promised: {'; '.join(promised(service)) or 'nothing'}.",
+        f"Promised: {'; '.join(service.slos) or 'nothing'}.",
         "TARGET is the address of the service, MODEL the name or folder the tokenizer is read from.",
     ]
     for name, flags, made in (
@@ -212,32 +209,36 @@ def _spread(load: Load) -> str:
     return json.dumps(shares) if any(shares.values()) else "0.0"
 
 
+def _goodput(service: Service, *names: str) -> list[str]:
+    """The SLOs as limits in ms under the tool's names of TTFT, TPOT and end-to-end time."""
+    words = dict(zip(("ttft_s", "tpot_s", "e2e_s"), names, strict=True))
+    return [f"{words[t.metric]}:{t.limit_s * 1e3:.10g}" for t in service.targets]
+
+
 def _vllm_bench(service: Service) -> Command:
     flags, load = Flags.of("vllm_bench"), service.load
-    f = flags.line
-    lines = [
-        f("--backend", "openai"),
-        f("--base-url", _target()),
-        f("--endpoint", "/v1/completions"),
-        f("--model", Var("MODEL", service.repository)),
-        f("--dataset-name", "random"),
-        f("--random-input-len", max(1, round(load.isl))),
-        f("--random-output-len", max(1, round(load.osl))),
-        f("--random-range-ratio", _spread(load)),
-        f("--ignore-eos"),
-        f("--request-rate", load.rate_per_s),
-        f("--num-prompts", load.requests),
-        f("--num-warmups", 10),
-        f("--seed", load.seed),
-        f("--percentile-metrics", "ttft,tpot,itl,e2el"),
-        f("--metric-percentiles", _percentiles(service)),
-    ]
-    names = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2el"}
-    slo = [f"{names[t.metric]}:{t.limit_s * 1e3:.10g}" for t in service.targets]
-    if slo:
-        lines.append(f("--goodput", slo))
-    lines += [f("--save-result"), f("--save-detailed"), f("--result-filename", "measured.json")]
-    return Command(flags.program, tuple(lines))
+    values = {
+        "--backend": "openai",
+        "--base-url": _target(),
+        "--endpoint": "/v1/completions",
+        "--model": Var("MODEL", service.repository),
+        "--dataset-name": "random",
+        "--random-input-len": max(1, round(load.isl)),
+        "--random-output-len": max(1, round(load.osl)),
+        "--random-range-ratio": _spread(load),
+        "--ignore-eos": True,
+        "--request-rate": load.rate_per_s,
+        "--num-prompts": load.requests,
+        "--num-warmups": 10,
+        "--seed": load.seed,
+        "--percentile-metrics": "ttft,tpot,itl,e2el",
+        "--metric-percentiles": _percentiles(service),
+        "--goodput": _goodput(service, "ttft", "tpot", "e2el") or None,
+        "--save-result": True,
+        "--save-detailed": True,
+        "--result-filename": "measured.json",
+    }
+    return Command(flags.program, tuple(flags.lines(values)))
 
 
 def _percentiles(service: Service) -> str:
@@ -247,50 +248,43 @@ def _percentiles(service: Service) -> str:
 
 def _aiperf(service: Service) -> Command:
     flags, load = Flags.of("aiperf"), service.load
-    f = flags.line
-    lines = [
-        f("--model", service.repository),
-        f("--tokenizer", Var("MODEL", service.repository)),
-        f("--url", _target()),
-        f("--endpoint-type", "completions"),
-        f("--streaming"),
-        f("--isl", max(1, round(load.isl))),
-        f("--isl-stddev", round(load.isl_std)),
-        f("--osl", max(1, round(load.osl))),
-        f("--osl-stddev", round(load.osl_std)),
-        f("--extra-inputs", "ignore_eos:true"),
-        f("--request-rate", load.rate_per_s),
-        f("--arrival-pattern", "poisson"),
-        f("--request-count", load.requests),
-        f("--warmup-request-count", 10),
-        f("--random-seed", load.seed),
-    ]
-    names = {"ttft_s": "time_to_first_token", "tpot_s": "inter_token_latency", "e2e_s": "request_latency"}
-    slo = " ".join(f"{names[t.metric]}:{t.limit_s * 1e3:.10g}" for t in service.targets)
-    if slo:
-        lines.append(f("--goodput", slo))
-    lines.append(f("--output-artifact-dir", "measured"))
-    return Command(flags.program, tuple(lines))
+    goodput = _goodput(service, "time_to_first_token", "inter_token_latency", "request_latency")
+    values = {
+        "--model": service.repository,
+        "--tokenizer": Var("MODEL", service.repository),
+        "--url": _target(),
+        "--endpoint-type": "completions",
+        "--streaming": True,
+        "--isl": max(1, round(load.isl)),
+        "--isl-stddev": round(load.isl_std),
+        "--osl": max(1, round(load.osl)),
+        "--osl-stddev": round(load.osl_std),
+        "--extra-inputs": "ignore_eos:true",
+        "--request-rate": load.rate_per_s,
+        "--arrival-pattern": "poisson",
+        "--request-count": load.requests,
+        "--warmup-request-count": 10,
+        "--random-seed": load.seed,
+        "--goodput": " ".join(goodput) or None,
+        "--output-artifact-dir": "measured",
+    }
+    return Command(flags.program, tuple(flags.lines(values)))
 
 
 def _guidellm(service: Service) -> Command:
     flags, load = Flags.of("guidellm"), service.load
-    f = flags.line
-    model: Word = Var("MODEL", service.repository, before="kind=huggingface_auto,model=")
     data = f"kind=synthetic_text,prompt_tokens={max(1, round(load.isl))},output_tokens={max(1, round(load.osl))}"
     if load.isl_std >= 1:
         data += f",prompt_tokens_stdev={round(load.isl_std)}"
     if load.osl_std >= 1:
         data += f",output_tokens_stdev={round(load.osl_std)}"
-    return Command(
-        flags.program,
-        (
-            f("--backend", _target("kind=openai_http,target=", f",model={service.repository}")),
-            f("--profile", f"kind=poisson,rate={load.rate_per_s:.10g}"),
-            f("--constraint", f"kind=max_requests,count={load.requests}"),
-            f("--tokenizer", model),
-            f("--data", data),
-            f("--seed", f"kind=static,value={load.seed}"),
-            f("--output", "kind=json,path=measured-guidellm.json"),
-        ),
-    )
+    values = {
+        "--backend": _target("kind=openai_http,target=", f",model={service.repository}"),
+        "--profile": f"kind=poisson,rate={load.rate_per_s:.10g}",
+        "--constraint": f"kind=max_requests,count={load.requests}",
+        "--tokenizer": Var("MODEL", service.repository, before="kind=huggingface_auto,model="),
+        "--data": data,
+        "--seed": f"kind=static,value={load.seed}",
+        "--output": "kind=json,path=measured-guidellm.json",
+    }
+    return Command(flags.program, tuple(flags.lines(values)))

@@ -17,6 +17,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.launch.command import Flags
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.units import format_quantity as q
 from steelyard.workload.catalogue import Model, load_model
 
 if TYPE_CHECKING:
@@ -145,6 +146,27 @@ class Service:
     def local(self) -> bool:
         """Whether the model is a path on this computer."""
         return Path(self.repository).exists()
+
+    @property
+    def slos(self) -> list[str]:
+        """The SLOs in words, one each."""
+        return [f"{t.metric.removesuffix('_s').upper()} {t.label} at most {q(t.limit_s, 's')}" for t in self.targets]
+
+    @property
+    def about(self) -> list[str]:
+        """The first lines of every file: the model, the SLOs, and where the engines' flags were read."""
+        sources = sorted({f"Flags: {u.flags.source}." for u in self.units})
+        return [f"{self.repository}: {'; '.join(self.slos) or 'no promise'}.", *sources]
+
+    @property
+    def by_trtllm(self) -> bool:
+        """Whether `trtllm-serve disaggregated` is its router."""
+        return self.deployment.disaggregated and self.units[0].flags.name == "trtllm"
+
+    @property
+    def volume_gib(self) -> int:
+        """Room for the weights on a volume."""
+        return math.ceil(1.2 * self.weight_bytes / 2**30) + 10
 
     @property
     def weight_bytes(self) -> float:
