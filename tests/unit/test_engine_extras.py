@@ -37,7 +37,7 @@ def arrivals(n: int, rate: float, isl: int, osl: int) -> Trace:
 def chats() -> Trace:
     rng = np.random.default_rng(0)
     starts = np.cumsum(rng.exponential(1.0, 120))
-    lengths = {"turns": parse_lengths("6", "t"), "isl": parse_lengths("800", "i"), "osl": parse_lengths("100", "o")}
+    lengths = {name: parse_lengths(n, name) for name, n in (("turns", "6"), ("prompt", "800"), ("output", "100"))}
     return conversations(starts, think_s=30.0, rng=rng, **lengths)
 
 

@@ -231,8 +231,8 @@ def test_conversations_grow_and_share_their_history() -> None:
     made = conversations(
         np.array([0.0, 1.0]),
         turns=parse_lengths("3"),
-        isl=parse_lengths("100"),
-        osl=parse_lengths("50"),
+        prompt=parse_lengths("100"),
+        output=parse_lengths("50"),
         think_s=5.0,
         rng=_rng(),
         system_tokens=256,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -76,16 +75,9 @@ def best_of(
     hashes, offsets, block = _hashes(trace, block_tokens)
     hashes, offsets = gather(hashes, offsets, group)
     later = np.arange(n * width) % width > 0
-    columns: dict[str, Any] = {
-        name: getattr(trace, name)[group]
-        for name in ("priority", "deadline_s", "session", "adapter", "delay_s")
-        if getattr(trace, name) is not None
-    }
     word = "beams" if beam else "answers"
     made = replace(
-        trace,
-        arrived_at=trace.arrived_at[group],
-        isl=trace.isl[group],
+        trace.rows(group),
         osl=osl,
         prefix_hashes=hashes,
         prefix_offsets=offsets,
@@ -95,7 +87,6 @@ def best_of(
         after_offsets=np.concatenate([[0], np.cumsum(later)]),
         name=f"{trace.name}, {width} {word} each",
         notes=(*trace.notes, f"{width} {word} per request share its prompt"),
-        **columns,
     )
     return Branches(made, group, width)
 

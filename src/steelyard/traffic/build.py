@@ -13,7 +13,7 @@ from steelyard.traffic.arrivals import MAX_REQUESTS, Arrivals, parse_arrivals, p
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.readers import read_recorded
 from steelyard.traffic.sessions import conversations, read_workflow, workflows
-from steelyard.traffic.trace import Floats, Trace
+from steelyard.traffic.trace import LENGTHS, Floats, Trace
 from steelyard.units import parse_quantity
 
 __all__ = ["ISL", "OSL", "REQUESTS", "REQUESTS_PER_CLIENT", "Traffic", "traffic"]
@@ -158,7 +158,7 @@ def _consistent(a: Traffic, problems: list[Problem]) -> None:
         a.turns != "" and bool(a.trace or a.workflow),
         "conversations are drawn; leave --trace or --workflow out",
     )
-    for name in ("isl", "osl"):
+    for name in LENGTHS:
         refuse(name, getattr(a, name) != "" and bool(a.trace), "lengths come from the trace; leave one of the two out")
         refuse(
             name,
@@ -232,8 +232,8 @@ def _conversations(a: Traffic, said: _Said, rng: np.random.Generator) -> Trace:
     made = conversations(
         starts,
         turns=said.turns,
-        isl=said.isl,
-        osl=said.osl,
+        prompt=said.isl,
+        output=said.osl,
         think_s=0.0 if math.isnan(said.think_s) else said.think_s,
         rng=rng,
         system_tokens=a.system,

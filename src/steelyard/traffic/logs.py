@@ -42,20 +42,20 @@ class _Rows:
     """Collects requests one by one, with every problem and every failed request."""
 
     def __init__(self) -> None:
-        self.isl: list[int] = []
-        self.osl: list[int] = []
+        self.prompts: list[int] = []
+        self.outputs: list[int] = []
         self.times: dict[str, list[float]] = {k: [] for k in ("arrived_at", "ttft_s", "tpot_s", "e2e_s")}
         self.problems: list[tuple[int, str]] = []
         self.failed = 0
 
-    def add(self, row: int, isl: Any, osl: Any, names: tuple[str, str], **times: float) -> None:
+    def add(self, row: int, prompt: Any, output: Any, names: tuple[str, str], **times: float) -> None:
         """One request; times in s, NaN = not measured."""
-        (prompt, first), (answer, second) = whole_numbers(isl, names[0]), whole_numbers(osl, names[1])
+        (sent, first), (generated, second) = whole_numbers(prompt, names[0]), whole_numbers(output, names[1])
         if first or second:
             self.problems += [(row, words) for words in (first, second) if words]
             return
-        self.isl.append(prompt)
-        self.osl.append(answer)
+        self.prompts.append(sent)
+        self.outputs.append(generated)
         for name, values in self.times.items():
             values.append(times.get(name, np.nan))
 
@@ -70,8 +70,8 @@ class _Rows:
         at = arrays["arrived_at"]
         rejected = (f"{self.failed:,} failed or cancelled requests dropped",) if self.failed else ()
         return Recorded(
-            np.array(self.isl, dtype=np.int64),
-            np.array(self.osl, dtype=np.int64),
+            np.array(self.prompts, dtype=np.int64),
+            np.array(self.outputs, dtype=np.int64),
             at if at.size and np.isfinite(at).all() else None,
             ttft_s=known("ttft_s"),
             tpot_s=known("tpot_s"),

@@ -25,7 +25,7 @@ import numpy as np
 
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
-from steelyard.traffic.trace import MAX_TOKENS, Floats, Integers, Trace, gather
+from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
 
 __all__ = [
     "MAX_BYTES",
@@ -149,9 +149,9 @@ class Recorded:
     def sent_at(self, arrived_at: Floats) -> Trace:
         """The requests at other times, s."""
         return Trace(
-            arrived_at=arrived_at,
-            isl=self.isl,
-            osl=self.osl,
+            arrived_at,
+            self.isl,
+            self.osl,
             session=self.session,
             priority=self.priority,
             deadline_s=self.deadline_s,
@@ -165,7 +165,7 @@ class Recorded:
 
 
 _PER_REQUEST = (
-    *("isl", "osl", "arrived_at", "session", "priority", "deadline_s"),
+    *(*LENGTHS, "arrived_at", "session", "priority", "deadline_s"),
     *("ttft_s", "tpot_s", "e2e_s", "queued_s"),
 )
 

@@ -14,7 +14,7 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.traffic.arrivals import MAX_REQUESTS
 from steelyard.traffic.lengths import Lengths, parse_lengths
-from steelyard.traffic.trace import Floats, Integers, Trace
+from steelyard.traffic.trace import LENGTHS, Floats, Integers, Trace
 from steelyard.units import parse_quantity
 
 __all__ = ["BLOCK_TOKENS", "Call", "conversations", "read_workflow", "workflows"]
@@ -27,8 +27,8 @@ def conversations(
     starts: Floats,
     *,
     turns: Lengths,
-    isl: Lengths,
-    osl: Lengths,
+    prompt: Lengths,
+    output: Lengths,
     think_s: float,
     rng: np.random.Generator,
     system_tokens: int = 0,
@@ -36,15 +36,15 @@ def conversations(
 ) -> Trace:
     """Conversations: each turn sends the whole history and the user's new words, after reading the last answer.
 
-        isl of turn k = system + sum over j < k of (user_j + answer_j) + user_k
+        prompt of turn k = system + sum over j < k of (user_j + output_j) + user_k
 
     Prompts of one conversation share its history, all share the system prompt; block hashes say so.
 
     Args:
         starts: ``[sessions]`` s, ascending: when the first turn of each is sent.
         turns: turns per conversation.
-        isl: new tokens of the user per turn.
-        osl: tokens of each answer.
+        prompt: new tokens of the user per turn.
+        output: tokens of each answer.
         think_s: mean of the exponential time between an answer and the next turn, s; 0 = none.
         rng: draws everything.
         system_tokens: prompt shared by all conversations.
@@ -66,16 +66,16 @@ def conversations(
     session = np.repeat(np.arange(len(starts)), count)
     first = np.cumsum(count) - count
     turn = np.arange(n) - first[session]
-    said, answered = isl.draw(n, rng), osl.draw(n, rng)
+    said, answered = prompt.draw(n, rng), output.draw(n, rng)
     both = np.concatenate([[0], np.cumsum(said + answered)])
-    prompt = system_tokens + (both[:-1] - both[first[session]]) + said
+    sent = system_tokens + (both[:-1] - both[first[session]]) + said
     later = turn > 0
     delay = np.where(later, rng.exponential(think_s, n) if think_s else 0.0, 0.0)
-    hashes, offsets = _history_hashes(session, prompt, system_tokens, block_tokens)
+    hashes, offsets = _history_hashes(session, sent, system_tokens, block_tokens)
     return Trace(
-        arrived_at=starts[session],
-        isl=prompt,
-        osl=answered,
+        starts[session],
+        sent,
+        answered,
         session=session,
         prefix_hashes=hashes,
         prefix_offsets=offsets,
@@ -103,7 +103,7 @@ class Call:
 
     Args:
         name: unique in the workflow.
-        isl, osl: lengths of its own prompt and answer.
+        prompt, output: lengths of its own.
         after: calls that must be answered before.
         count: how many of it run at once.
         delay_s: time between its predecessors' answers and the call (a tool, a person), s.
@@ -111,15 +111,15 @@ class Call:
     """
 
     name: str
-    isl: Lengths
-    osl: Lengths
+    prompt: Lengths
+    output: Lengths
     after: tuple[str, ...] = ()
     count: int = 1
     delay_s: float = 0.0
     carry: bool = False
 
 
-_FIELDS = ("name", "isl", "osl", "after", "count", "delay", "carry")
+_FIELDS = ("name", *LENGTHS, "after", "count", "delay", "carry")
 
 
 def read_workflow(path: str | Path) -> tuple[str, tuple[Call, ...]]:
@@ -176,7 +176,7 @@ def _call(raw: Mapping[str, Any], known: Sequence[str], where: str) -> Call:
     if not isinstance(carry, bool):
         problems.append(Problem(f"{where}.carry", f"expected true or false, got {carry!r}"))
     lengths: dict[str, Lengths] = {}
-    for key in ("isl", "osl"):
+    for key in LENGTHS:
         if key not in raw:
             problems.append(Problem(f"{where}.{key}", "required field is missing"))
             continue
@@ -192,7 +192,8 @@ def _call(raw: Mapping[str, Any], known: Sequence[str], where: str) -> Call:
     except InputError as error:
         problems += error.problems
     raise_all(problems)
-    return Call(str(name), lengths["isl"], lengths["osl"], tuple(dict.fromkeys(after)), int(count), delay, bool(carry))
+    prompt, output = (lengths[key] for key in LENGTHS)
+    return Call(str(name), prompt, output, tuple(dict.fromkeys(after)), int(count), delay, bool(carry))
 
 
 def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, name: str = "workflow") -> Trace:
@@ -222,8 +223,8 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
         own = where[call.name] = range(at, at + call.count)
         before = [i for x in call.after for i in where[x]]
         shape = (copies, call.count)
-        isl[:, at : own.stop] = call.isl.draw(copies * call.count, rng).reshape(shape)
-        osl[:, at : own.stop] = call.osl.draw(copies * call.count, rng).reshape(shape)
+        isl[:, at : own.stop] = call.prompt.draw(copies * call.count, rng).reshape(shape)
+        osl[:, at : own.stop] = call.output.draw(copies * call.count, rng).reshape(shape)
         if call.carry and before:
             isl[:, at : own.stop] += osl[:, before].sum(axis=1, keepdims=True)
         delay[at : own.stop] = call.delay_s
@@ -233,9 +234,9 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
     sizes = np.array([len(before) for before in parents])
     after = (np.arange(copies)[:, None] * width + flat[None, :]).reshape(-1)
     return Trace(
-        arrived_at=np.repeat(starts, width),
-        isl=isl.reshape(-1),
-        osl=osl.reshape(-1),
+        np.repeat(starts, width),
+        isl.reshape(-1),
+        osl.reshape(-1),
         session=np.repeat(np.arange(copies), width),
         after=after,
         after_offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, copies))]),

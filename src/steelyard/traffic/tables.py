@@ -28,7 +28,7 @@ import numpy as np
 
 from steelyard.errors import InputError, suggest
 from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
-from steelyard.traffic.trace import MAX_TOKENS, Floats, Integers
+from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers
 
 __all__ = [
     "MOONCAKE_BLOCK_TOKENS",
@@ -84,7 +84,7 @@ class Table:
 
     Args:
         title: what it is.
-        isl, osl: columns of the lengths.
+        prompt, output: columns of the tokens of each.
         arrived_at: column of the arrival, None = none.
         seconds: s per unit of that column; 0 = date and time.
         select: column that tells several traces in one file apart.
@@ -95,8 +95,8 @@ class Table:
     """
 
     title: str
-    isl: str
-    osl: str
+    prompt: str
+    output: str
     arrived_at: str | None = None
     seconds: float = 1.0
     select: str = ""
@@ -107,7 +107,7 @@ class Table:
 
     def recognises(self, head: Head) -> bool:
         """All its columns are there (and no other, for a format that stands ``alone``)."""
-        wanted = {self.isl, self.osl, *([self.arrived_at] if self.arrived_at else []), *self.needs}
+        wanted = {self.prompt, self.output, *([self.arrived_at] if self.arrived_at else []), *self.needs}
         seen = set(head.columns)
         return head.text.lstrip()[:1] not in ("{", "[") and (seen == wanted if self.alone else wanted <= seen)
 
@@ -117,17 +117,17 @@ class Table:
         if quick is not None:
             return quick
         extra = [self.arrived_at] if self.arrived_at else []
-        wanted = [self.isl, self.osl, *extra, *([self.select] if self.select else [])]
+        wanted = [self.prompt, self.output, *extra, *([self.select] if self.select else [])]
         table, lines = _columns(path, wanted, [self.session, self.select, *_MEASURED, *_OPTIONAL])
-        rows, which = np.arange(len(table[self.isl])), None
+        rows, which = np.arange(len(table[self.prompt])), None
         if self.select and self.select in table:
             which, rows = _selected(table[self.select], select, path.name)
         elif select:
             raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
         problems: list[tuple[int, str]] = []
         lines = lines[rows]
-        isl = _tokens(table[self.isl][rows], self.isl, lines, problems, least=0 if self.failed else 1)
-        osl = _tokens(table[self.osl][rows], self.osl, lines, problems, least=0 if self.failed else 1)
+        isl = _tokens(table[self.prompt][rows], self.prompt, lines, problems, least=0 if self.failed else 1)
+        osl = _tokens(table[self.output][rows], self.output, lines, problems, least=0 if self.failed else 1)
         arrived = None
         if self.arrived_at:
             arrived = _times(table[self.arrived_at][rows], self.arrived_at, self.seconds, lines, problems)
@@ -173,7 +173,7 @@ class Table:
             return None
         with path.open(encoding="utf-8-sig", errors="replace") as stream:
             head = [c.strip() for c in stream.readline().split(",")]
-            wanted = (self.arrived_at, self.isl, self.osl)
+            wanted = (self.arrived_at, self.prompt, self.output)
             if not set(wanted) <= set(head) or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head):
                 return None
             columns = [head.index(c) for c in wanted]
@@ -395,5 +395,5 @@ sharegpt = Table(
 )
 served = Table("log of served requests", "input_toks", "output_toks", "arrival_s", select="gpu", needs=("e2e_ms",))
 lengths = Table("lengths without arrivals", "input_length", "output_length", alone=True)
-steelyard = Table("records of steelyard simulate", "isl", "osl", "arrived_at")
+steelyard = Table("records of steelyard simulate", *LENGTHS, "arrived_at")
 mooncake = Mooncake()

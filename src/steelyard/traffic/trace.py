@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError, Problem, raise_all
 
-__all__ = ["MAX_TOKENS", "Floats", "Integers", "Trace", "gather"]
+__all__ = ["LENGTHS", "MAX_TOKENS", "Floats", "Integers", "Trace", "gather"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: Longest prompt or answer accepted, tokens: an order of magnitude above the longest context on the market.
+#: Names of a request's two lengths, tokens of its prompt and of its output: in files, on the command line, in records.
+LENGTHS = ("isl", "osl")
+#: Columns with one entry per request.
+COLUMNS = ("arrived_at", *LENGTHS, "priority", "deadline_s", "session", "adapter", "delay_s")
+#: Longest prompt or output accepted, tokens: an order of magnitude above the longest context on the market.
 MAX_TOKENS = 100_000_000
 #: Latest arrival accepted, s: beyond it (300 years) the clock cannot tell steps apart.
 LATEST_S = 1e10
@@ -139,7 +143,7 @@ class Trace:
                 f"no request arrives from {start_s:g} to {end_s:g} s; the trace lasts {self.duration_s:,.6g} s",
                 field="duration",
             )
-        cut = self._rows(np.arange(low, high))
+        cut = self.rows(np.arange(low, high))
         shifted = np.maximum(0.0, cut.arrived_at - self.arrived_at[0] - start_s)
         return replace(cut, arrived_at=shifted)
 
@@ -154,7 +158,7 @@ class Trace:
         if requests > len(self):
             note = f"{requests:,} requests asked for, the trace has {len(self):,}"
             return replace(self, notes=(*self.notes, note))
-        return self if requests == len(self) else self._rows(np.arange(requests))
+        return self if requests == len(self) else self.rows(np.arange(requests))
 
     def closed_loop(self, concurrency: int, think_s: float = 0.0) -> Trace:
         """The same lengths, in order, sent by ``concurrency`` clients that each wait for their answer.
@@ -173,14 +177,12 @@ class Trace:
         n = len(self)
         return replace(self, arrived_at=np.zeros(n), delay_s=np.full(n, float(think_s)), concurrency=concurrency)
 
-    def _rows(self, keep: Integers) -> Trace:
-        """Only the rows ``keep`` (ascending); waiting for a row left out is forgotten."""
+    def rows(self, keep: Integers) -> Trace:
+        """Only the rows ``keep`` (ascending, perhaps several times); waiting for a row left out is forgotten."""
         new = np.full(len(self), -1, dtype=np.int64)
         new[keep] = np.arange(len(keep))
         changes: dict[str, Any] = {
-            name: getattr(self, name)[keep]
-            for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s")
-            if getattr(self, name) is not None
+            name: getattr(self, name)[keep] for name in COLUMNS if getattr(self, name) is not None
         }
         if self.prefix_hashes is not None and self.prefix_offsets is not None:
             changes["prefix_hashes"], changes["prefix_offsets"] = gather(self.prefix_hashes, self.prefix_offsets, keep)
@@ -217,7 +219,7 @@ def _normalised(t: Trace) -> list[Problem]:
 
     problems: list[Problem] = []
     arrays: dict[str, Any] = {}
-    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s"):
+    for name in COLUMNS:
         given = getattr(t, name)
         if given is None:
             continue
@@ -267,7 +269,7 @@ def _bounds(arrays: dict[str, Floats]) -> list[Problem]:
             got = arrays[name][rows[0]]
             problems.append(Problem(name, f"expected {words}, got {got:g} (requests {_some(rows)})"))
 
-    for name in ("isl", "osl"):
+    for name in LENGTHS:
         a = arrays[name]
         refuse(name, ~np.isfinite(a) | (a < 1) | (a != np.floor(a)), "whole numbers of at least 1")
         refuse(name, a > MAX_TOKENS, f"at most {MAX_TOKENS:,} tokens")
@@ -306,7 +308,7 @@ def _sort(t: Trace, put: Any) -> None:
     if t.concurrency or not np.any(np.diff(t.arrived_at) < 0):
         return
     order = np.argsort(t.arrived_at, kind="stable")
-    for name in ("arrived_at", "isl", "osl", "priority", "deadline_s", "session", "adapter", "delay_s"):
+    for name in COLUMNS:
         if getattr(t, name) is not None:
             put(name, getattr(t, name)[order])
     if t.prefix_hashes is not None and t.prefix_offsets is not None:
