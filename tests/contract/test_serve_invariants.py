@@ -204,7 +204,7 @@ def check_fleet(trace: Trace, members: list[Member], played: Played) -> None:
     assert (played.pools["free"] + played.pools["evictable"] * unit_blocks[pool] == blocks[pool]).all()
     assert (played.units["refs"] <= 0).all()
     assert (played.pools["load"] == 0).all() and (played.pools["queued"] == 0).all()
-    assert (played.workers["count"] == 0).all() and (played.workers["coming"] == 0).all()
+    assert (played.workers["count"] == 0).all() and (played.workers["loading"] == 0).all()
     for counted, member in zip(played.per_pool, members, strict=True):
         assert counted["kv_max"] <= member.kv.blocks
         assert counted["batch_max"] <= member.config.max_num_seqs

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from steelyard.cost.jit import njit, njit_inner
 from steelyard.cost.step_table import (
     BATCH_OCTAVE,
     BEFORE_OCTAVE,
     BEFORE_START,
     CHUNKS_OCTAVE,
+    CONSTANTS,
     CONTEXT_OCTAVE,
     CONTEXT_START,
     DENSE,
@@ -19,15 +21,30 @@ from steelyard.cost.step_table import (
     TILE,
     TILED,
 )
-from steelyard.simulation.kernel.jit import njit, njit_inner
 
 __all__ = ["device_cost", "step_cost", "verify_cost", "whole_cost"]
 
 
 #: Places of the tables in the layout; see ``step_table.Tables``.
 TOKEN, ROWS, DECODE_ONLY, PREFILL_ONLY, DECODE, PREFILL, FIXED, VERIFY, NETWORK = range(9)
-#: Places of some constants, in the order of ``step_table.CONSTANTS``.
-VERIFY_FROM, WEAVE, LAYERS, PARTS, HOP_S, HOP_TOKEN_S = range(9, 15)
+#: Places of the constants of a step.
+(
+    OVERHEAD_S,
+    PER_ROW_S,
+    LAUNCH_S,
+    GRAPH_TOKENS,
+    HOST_S,
+    HOST_PER_ROW_S,
+    OVERLAPPED,
+    STATIC_W,
+    CAP_W,
+    VERIFY_FROM,
+    WEAVE,
+    LAYERS,
+    PARTS,
+    HOP_S,
+    HOP_TOKEN_S,
+) = range(len(CONSTANTS))
 NANOFLOW, TOKENWEAVE, SPLIT = 1, 2, 3
 #: Nano-batches of a step.
 NANO_BATCHES = 2
@@ -277,15 +294,15 @@ def whole_cost(
     data: Any, layout: Any, base: int, time: float, energy: float, tokens: float, rows: float, chunks: float
 ) -> tuple[float, float]:
     """``(time, energy of one device)`` of a step from those of its kernels: launches, engine and static power."""
-    at = layout[base + FIXED, 0]  # in the order of step_table.CONSTANTS
-    if (chunks > 0 and tokens > data[at + 3]) or data[at + 3] < 0:
-        time = max(time, data[at + 2])
-    time += data[at] + data[at + 1] * rows
-    hidden = data[at + 4] + data[at + 5] * rows
-    time = max(time, hidden) if data[at + 6] > 0 else time + hidden
-    energy += data[at + 7] * time
-    if data[at + 8] > 0:
-        energy = min(energy, data[at + 8] * time)
+    at = layout[base + FIXED, 0]
+    if (chunks > 0 and tokens > data[at + GRAPH_TOKENS]) or data[at + GRAPH_TOKENS] < 0:
+        time = max(time, data[at + LAUNCH_S])
+    time += data[at + OVERHEAD_S] + data[at + PER_ROW_S] * rows
+    hidden = data[at + HOST_S] + data[at + HOST_PER_ROW_S] * rows
+    time = max(time, hidden) if data[at + OVERLAPPED] > 0 else time + hidden
+    energy += data[at + STATIC_W] * time
+    if data[at + CAP_W] > 0:
+        energy = min(energy, data[at + CAP_W] * time)
     return time, energy
 
 

@@ -18,27 +18,25 @@ from steelyard.deployment.deployment import ROLES
 from steelyard.deployment.engine import ADMISSIONS, VICTIMS
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.simulation.kernel.methods import Methods, plain_methods
+from steelyard.simulation.kernel.rules import RuleSet
 from steelyard.simulation.kernel.state import (
     DOWN,
     DRAWN,
-    EXTRA,
+    INPUT,
     ITL_BINS,
     LARGEST,
     LINK,
-    LINKS,
-    NEXT,
-    NUMBERS,
     REQUEST,
     RUN,
+    RUN_STEPS,
     SETUP,
     SLOT,
-    STRANDED,
     TIMER,
-    TIMER_SEQ,
-    TIMERS,
+    TOTAL,
     TOTALS,
     UP,
-    Fleet,
+    State,
+    Tech,
     make_log,
     make_pools,
     make_units,
@@ -189,13 +187,13 @@ def setup_of_fleet(
         {
             "router": ROUTERS[router],
             "entries": stages[0],
-            "answers": stages[1],
+            "outputs": stages[1],
             "encoders": stages[2],
             "concurrency": trace.concurrency,
             "max_iterations": most if stop_after_iterations is None else int(stop_after_iterations),
             "log": int(log > 0),
-            "lively": int(any(m.changes.any for m in members)),
-            "forks": int(trace.branches > 1),
+            "has_events": int(any(m.changes.any for m in members)),
+            "fork_on_first": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
@@ -232,7 +230,7 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "static": int(rules.static),
         "watermark": int(np.ceil(config.watermark * pool.blocks)),
         "replicas": member.replicas,
-        "lanes": member.lanes,
+        "stages": member.lanes,
         "unit_tokens": unit,
         "unit_blocks": unit // pool.block_tokens,
         "role": ROLES.index(member.role),
@@ -297,29 +295,57 @@ def play(
         watch: called once, before the first event, with the live counters ``[pool, TOTALS]``; the kernel runs without
             the interpreter's lock, so another thread may read them.
     """
-    from steelyard.simulation.kernel.jit import compile_for
+    from steelyard.cost.jit import compile_for, compiled_here
     from steelyard.simulation.kernel.kernel import run_kernel
 
     joined = _joined([tables] if isinstance(tables, Tables) else tables)
-    fleet, order = _fleet(
-        setup, trace, ordered(policy, trace), router, seed, rejected, encode_s, assigned, joined, methods
-    )
-    kept = make_log(min(log, int(setup.run[0]["max_iterations"]) + 2))
-    meta = np.array([0, 1, 0], dtype=np.int64)
-    itl = np.zeros(ITL_BINS, dtype=np.int64)
+    order = ordered(policy, trace)
+    state = _state(setup, trace, order, router, seed, rejected, encode_s, assigned, joined, log)
+    tech = None
+    if methods is not None or order.rules or not _plain(setup):
+        tech = _tech(setup, state, seed, joined, methods, order.rules)
     if watch is not None:
-        watch(fleet.total)
-    arguments = (fleet, joined.data, joined.layout, order, kept, meta, itl)
-    compile_for(run_kernel, arguments)  # the first time takes long and is no part of the simulation
+        watch(state.totals.view(np.float64).reshape(len(state.totals), len(TOTALS)))
+    if not compiled_here():
+        state, tech = _played_by_python(state), tech and _played_by_python(tech)
+    compile_for(run_kernel, (state, tech))  # the first time takes long and is no part of the simulation
     start = time.perf_counter()
-    run_kernel(*arguments)
+    run_kernel(state, tech)
     wall = time.perf_counter() - start
-    whole = {
-        name: float(column.max() if name in LARGEST else column.sum())
-        for name, column in zip(TOTALS, fleet.total.T, strict=True)
-    }
-    each = tuple({name: float(value) for name, value in zip(TOTALS, row, strict=True)} for row in fleet.total)
-    return Played(fleet.q, fleet.p, fleet.w, fleet.u, kept[: meta[0]], int(meta[1]), itl, whole, each, wall)
+    totals = {n: float(state.totals[n].max() if n in LARGEST else state.totals[n].sum()) for n in TOTALS}
+    each = tuple({name: float(row[name]) for name in TOTALS} for row in state.totals)
+    rows, stride = int(state.run["log_rows"]), int(state.run["log_stride"])
+    return Played(
+        state.requests,
+        state.replicas,
+        state.workers,
+        state.units,
+        state.log[:rows],
+        stride,
+        state.itl,
+        totals,
+        each,
+        wall,
+    )
+
+
+def _plain(setup: Setup) -> bool:
+    """Whether the lean kernel plays it: replicas that do everything, each on its own, and nothing happens to them."""
+    x = setup.pools
+    past = ADMISSIONS.index("past-future")
+    return not (
+        setup.run[0]["has_events"] or np.any(x["role"] != 0) or np.any(x["lockstep"]) or np.any(x["admission"] == past)
+    )
+
+
+def _played_by_python(arrays: Any) -> Any:
+    """The same memory as records whose fields are attributes, as compiled code has them."""
+    return arrays._replace(
+        **{
+            name: value.view(np.recarray) if isinstance(value, np.ndarray) and value.dtype.names else value
+            for name, value in arrays._asdict().items()
+        }
+    )
 
 
 def _joined(tables: Sequence[Tables]) -> Tables:
@@ -332,7 +358,7 @@ def _joined(tables: Sequence[Tables]) -> Tables:
     return Tables(tables[0].data if len(tables) == 1 else np.concatenate([t.data for t in tables]), layout)
 
 
-def _fleet(
+def _state(
     setup: Setup,
     trace: Trace,
     policy: Order,
@@ -342,53 +368,81 @@ def _fleet(
     encode_s: Any,
     assigned: Any,
     tables: Tables,
-    methods: Callable[[Tables, int, int], Methods] | None,
-) -> tuple[Fleet, Any]:
-    """``(all arrays, order of known arrivals)``."""
+    log: int,
+) -> State:
+    """The arrays of every simulation."""
     x, members = setup.pools, setup.members
-    pools = make_pools(x, [m.longest for m in members], [m.weight for m in members])
-    workers = make_workers(pools, x)
-    requests, extra, links, units_of, children, order, units = _requests(
+    replicas = make_pools(x, [m.longest for m in members], [m.weight for m in members])
+    workers = make_workers(replicas, x)
+    requests, inputs, prefix_units, children, order, units = _requests(
         trace, setup, policy, router, seed, rejected, encode_s, assigned
     )
-    slots = np.zeros((len(workers), min(int(x["max_seqs"].max()), len(trace)) + 2), dtype=SLOT)
-    numbers = np.zeros(NUMBERS, dtype=np.int64)
-    lively = bool(setup.run[0]["lively"])
+    run = setup.run.copy()
+    run["log_stride"], run["next_request"] = 1, trace.concurrency
+    return State(
+        run=run.view(np.recarray)[0],
+        setups=x,
+        ways=make_ways(replicas, x)[0],
+        requests=requests,
+        inputs=inputs,
+        prefix_units=prefix_units,
+        children=children,
+        slots=np.zeros((len(workers), min(int(x["max_seqs"].max()), len(trace)) + 2), dtype=SLOT),
+        workers=workers,
+        replicas=replicas,
+        units=make_units(len(replicas), units),
+        totals=np.zeros(len(x), dtype=TOTAL),
+        data=tables.data,
+        layout=tables.layout,
+        order=order,
+        log=make_log(min(log, int(setup.run[0]["max_iterations"]) + 2)),
+        itl=np.zeros(ITL_BINS, dtype=np.int64),
+        growth=np.zeros(RUN_STEPS, dtype=np.int64),
+    )
+
+
+def _tech(
+    setup: Setup,
+    state: State,
+    seed: int,
+    tables: Tables,
+    methods: Callable[[Tables, int, int], Methods] | None,
+    rules: RuleSet | None,
+) -> Tech:
+    """The arrays of what goes beyond plain engines, with the events that are known beforehand."""
+    from steelyard.simulation.kernel.rule_calls import rule_arrays
+
+    x, members, replicas, run = setup.pools, setup.members, state.replicas, state.run
     outages = sorted((o for o in (members[0].changes.outages if members else ())), key=lambda o: o.at_s)
-    room = 2 * slots.size * (lively or len(x) > 1) + 8 * lively * (len(pools) + len(x)) + len(outages) + 2
-    timers = np.zeros(room, dtype=TIMER)
-    firsts = _firsts(pools, x)
+    events = bool(run["has_events"])
+    timers = np.zeros(2 * state.slots.size + 8 * events * (len(replicas) + len(x)) + len(outages) + 2, dtype=TIMER)
+    firsts = _firsts(replicas, x)
     for k, outage in enumerate(outages):
         timers[k] = (outage.at_s, UP if outage.up else DOWN, firsts[outage.replica], 0, k)
-    numbers[TIMERS], numbers[TIMER_SEQ] = len(outages), len(outages)
+    run["timers"], run["timer_seq"] = len(outages), len(outages)
     draws = np.zeros((1, 1))
     if np.any(x["mtbf_s"] > 0):
-        draws = np.random.default_rng([seed, 1]).exponential(1.0, (len(pools), DRAWN))
-    numbers[NEXT] = trace.concurrency
-    numbers[STRANDED:] = -1
+        draws = np.random.default_rng([seed, 1]).exponential(1.0, (len(replicas), DRAWN))
     past = bool(np.any(x["admission"] == ADMISSIONS.index("past-future")))
-    plain = plain_methods(tables, len(pools), len(x), past)
-    fleet = Fleet(
-        run=setup.run,
-        setups=x,
+    plain = plain_methods(tables, len(replicas), len(x), past)
+    m = plain if methods is None else methods(tables, len(replicas), state.units.shape[1])
+    return Tech(
+        records=m.z,
         wires=setup.wires,
-        ways=make_ways(pools, x)[0],
-        q=requests,
-        extra=extra,
-        links=links,
-        units_of=units_of,
-        children=children,
-        s=slots,
-        w=workers,
-        p=pools,
-        u=make_units(len(pools), units),
         timers=timers,
-        total=np.zeros((len(x), len(TOTALS))),
-        numbers=numbers,
         draws=draws,
-        m=plain if methods is None else methods(tables, len(pools), units)._replace(past=plain.past),
+        stranded=np.full(3, -1, dtype=np.int64),
+        adapter_of=m.adapter_of,
+        lora_slots=m.seats,
+        slot_of=m.seat_of,
+        lora_link_free=m.seat_free,
+        tiers=m.tiers,
+        tier_rows=m.tier_rows,
+        tier_units=m.below,
+        swapped=m.swapped,
+        past=plain.past,
+        **rule_arrays(rules, state),
     )
-    return fleet, order
 
 
 def _firsts(pools: Any, x: Any) -> list[int]:
@@ -426,8 +480,8 @@ def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
 
 def _requests(
     trace: Trace, setup: Setup, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, assigned: Any
-) -> tuple[Any, Any, Any, Any, Any, Any, int]:
-    """``(requests, extra, links, units of prompts, children, order of known arrivals, number of units)``."""
+) -> tuple[Any, Any, Any, Any, Any, int]:
+    """``(requests, inputs, units of prompts, children, order of known arrivals, number of units)``."""
     n = len(trace)
     requests = np.zeros(n, dtype=REQUEST)
     for name in ("arrived_at", "isl", "osl"):
@@ -445,37 +499,35 @@ def _requests(
         "answered_by",
     ):
         requests[name] = -1
-    columns = _extra(trace, int(setup.run[0]["entries"]), policy, router, seed)
+    columns = _columns(trace, int(setup.run[0]["entries"]), policy, router, seed)
     if encode_s is not None:
         columns["encode_s"] = encode_s
     if assigned is not None:
         columns["pool"] = assigned
-    extra = np.zeros((n if columns else 1, len(EXTRA)))
-    extra[:, EXTRA.index("pool")] = -1
-    for name, values in columns.items():
-        extra[:, EXTRA.index(name)] = values
-    prefixes, waiting = setup.unit_tokens > 0, trace.after is not None and not trace.concurrency
-    links = np.zeros((n if prefixes or waiting else 1, len(LINKS)), dtype=np.int64)
-    units_of, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
-    if prefixes:
-        units_of, offsets, units = _units(trace, setup.unit_tokens)
-        links[:, 0], links[:, 1] = offsets[:-1], np.diff(offsets)
+    prefix_units, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
+    if setup.unit_tokens > 0:
+        prefix_units, offsets, units = _units(trace, setup.unit_tokens)
+        columns["unit_start"], columns["unit_count"] = offsets[:-1], np.diff(offsets)
     order = np.argsort(trace.arrived_at[: trace.concurrency or n], kind="stable")
-    if waiting and trace.after is not None and trace.after_offsets is not None:
-        links[:, 4] = np.diff(trace.after_offsets)
+    if trace.after is not None and trace.after_offsets is not None and not trace.concurrency:
+        waits = np.diff(trace.after_offsets)
         sizes = np.bincount(trace.after, minlength=n)
-        links[:, 2], links[:, 3] = np.cumsum(sizes) - sizes, sizes
-        children = np.repeat(np.arange(n), links[:, 4])[np.argsort(trace.after, kind="stable")].astype(np.int32)
-        order = order[links[order, 4] == 0]
-    return requests, extra, links, units_of, children, order, units
+        columns |= {"predecessors": waits, "child_start": np.cumsum(sizes) - sizes, "child_count": sizes}
+        children = np.repeat(np.arange(n), waits)[np.argsort(trace.after, kind="stable")].astype(np.int32)
+        order = order[waits[order] == 0]
+    inputs = np.zeros(n if columns else 1, dtype=INPUT)
+    inputs["pool"] = -1
+    for name, values in columns.items():
+        inputs[name] = values
+    return requests, inputs, prefix_units, children, order, units
 
 
-def _extra(trace: Trace, replicas: int, policy: Order, router: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Optional facts of requests by name; empty when nothing is special."""
+def _columns(trace: Trace, replicas: int, policy: Order, router: str, seed: int) -> dict[str, NDArray[Any]]:
+    """Optional inputs of requests by name; empty when nothing is special."""
     n = len(trace)
     columns: dict[str, NDArray[Any]] = {}
     if np.any(policy.keys):
-        columns["base"] = policy.keys
+        columns["base_key"] = policy.keys
     if trace.delay_s is not None and np.any(trace.delay_s > 0):
         columns["delay_s"] = trace.delay_s
     if ROUTERS[router] == 1:

@@ -1,274 +1,274 @@
-"""Replicas that fail, come back, are started and shut down, compiled. ``f``: the fleet, see ``serve.state``."""
+"""Replicas that fail, come back, are started and shut down, compiled."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from steelyard.simulation.kernel.jit import njit_inner
+from steelyard.cost.jit import njit_inner
 from steelyard.simulation.kernel.migrate import BALANCE_S
 from steelyard.simulation.kernel.queue import blocks_of, pop
 from steelyard.simulation.kernel.routing import send
 from steelyard.simulation.kernel.state import (
-    ANSWER,
     BALANCE,
+    DECODE,
     DOWN,
     DRAWN,
     ENTRY,
-    FAILURES,
     HERE,
-    INTERRUPTED,
+    OUTPUT,
     PREFILL,
     SCALE,
-    STRANDED,
     UP,
+    State,
+    Tech,
 )
 from steelyard.simulation.kernel.timer import set_timer
 
-__all__ = ["begin", "come_up", "fail", "scale"]
+__all__ = ["begin_events", "come_up", "fail", "scale"]
 
 
 @njit_inner
-def begin(f: Any, now: float) -> None:
+def begin_events(state: State, tech: Tech, now: float) -> None:
     """Set the first events of every pool and replica."""
-    p = f.p
-    for r in range(p.shape[0]):
-        if p[r].since >= 0:
-            p[r].since = now
-    for k in range(f.setups.shape[0]):
-        x = f.setups[k]
-        if x.scales:
-            set_timer(f.timers, f.numbers, now, SCALE, k, 0)
-        if x.migrate:
-            set_timer(f.timers, f.numbers, now + BALANCE_S, BALANCE, k, 0)
-    for r in range(p.shape[0]):
-        if f.setups[p[r].pool].mtbf_s > 0 and is_first(f, r) and p[r].up:
-            next_failure(f, r, now)
+    replicas = state.replicas
+    for replica in range(replicas.shape[0]):
+        if replicas[replica].since >= 0:
+            replicas[replica].since = now
+    for k in range(state.setups.shape[0]):
+        cfg = state.setups[k]
+        if cfg.scales:
+            set_timer(state, tech, now, SCALE, k, 0)
+        if cfg.migrate:
+            set_timer(state, tech, now + BALANCE_S, BALANCE, k, 0)
+    for replica in range(replicas.shape[0]):
+        if state.setups[replicas[replica].pool].mtbf_s > 0 and is_first(state, tech, replica) and replicas[replica].up:
+            next_failure(state, tech, replica, now)
 
 
 @njit_inner
-def is_first(f: Any, r: int) -> bool:
+def is_first(state: State, tech: Tech, replica: int) -> bool:
     """Whether a scheduler is the first rank of its replica."""
-    k = f.p[r].pool
-    begin_ = r
-    while begin_ > 0 and f.p[begin_ - 1].pool == k:
-        begin_ -= 1
-    return bool((r - begin_) % f.setups[k].ranks == 0)
+    k = state.replicas[replica].pool
+    begin = replica
+    while begin > 0 and state.replicas[begin - 1].pool == k:
+        begin -= 1
+    return bool((replica - begin) % state.setups[k].ranks == 0)
 
 
 @njit_inner
-def next_failure(f: Any, r: int, now: float) -> None:
+def next_failure(state: State, tech: Tech, replica: int, now: float) -> None:
     """Set the time of the next failure of a replica: exponential."""
-    f.p[r].failures += 1  # a failure that was set before is off
-    n = f.p[r].failures
-    wait = f.setups[f.p[r].pool].mtbf_s * f.draws[r, n % DRAWN]
-    set_timer(f.timers, f.numbers, now + wait, DOWN, r, n)
+    state.replicas[replica].failures += 1  # a failure that was set before is off
+    n = state.replicas[replica].failures
+    wait = state.setups[state.replicas[replica].pool].mtbf_s * tech.draws[replica, n % DRAWN]
+    set_timer(state, tech, now + wait, DOWN, replica, n)
 
 
 @njit_inner
-def forget_cache(f: Any, x: Any, r: int) -> None:
+def forget_cache(state: State, tech: Tech, cfg: Any, replica: int) -> None:
     """Every block of a replica is free and nothing is cached."""
-    f.p[r].free = x.blocks
-    f.p[r].evictable = 0
-    f.p[r].oldest = -1
-    f.p[r].newest = -1
-    if x.unit_tokens > 0:
-        for unit in range(f.u.shape[1]):
-            f.u[r, unit].refs = -1
-    if f.m.z[f.p[r].pool].max_loras > 0:
-        for adapter in range(f.m.seat_of.shape[1]):
-            f.m.seat_of[r, adapter] = -1
-        for seat in range(f.m.seats.shape[1]):
-            f.m.seats[r, seat].adapter = -1
-            f.m.seats[r, seat].users = 0
+    state.replicas[replica].free = cfg.blocks
+    state.replicas[replica].evictable = 0
+    state.replicas[replica].oldest = -1
+    state.replicas[replica].newest = -1
+    if cfg.unit_tokens > 0:
+        for unit in range(state.units.shape[1]):
+            state.units[replica, unit].refs = -1
+    if tech.records[state.replicas[replica].pool].max_loras > 0:
+        for adapter in range(tech.slot_of.shape[1]):
+            tech.slot_of[replica, adapter] = -1
+        for slot in range(tech.lora_slots.shape[1]):
+            tech.lora_slots[replica, slot].adapter = -1
+            tech.lora_slots[replica, slot].users = 0
 
 
 @njit_inner
-def fail(f: Any, first: int, drawn: int, now: float) -> None:
+def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
     """A replica stops: what it was doing begins again elsewhere, what it kept for others is computed again by them.
 
     ``drawn``: number of the failure, which comes back by itself; 0: one that was given.
     """
-    p = f.p
-    if not p[first].up or (drawn > 0 and drawn != p[first].failures):
+    replicas = state.replicas
+    if not replicas[first].up or (drawn > 0 and drawn != replicas[first].failures):
         return
-    x = f.setups[p[first].pool]
-    f.total[p[first].pool, FAILURES] += 1
-    for r in range(first, first + x.ranks):
-        p[r].up = 0
-    for r in range(first, first + x.ranks):
-        lose_copies(f, r, now)
-    for r in range(first, first + x.ranks):
-        empty(f, x, r, now)
+    cfg = state.setups[replicas[first].pool]
+    state.totals[replicas[first].pool].failures += 1
+    for replica in range(first, first + cfg.ranks):
+        replicas[replica].up = 0
+    for replica in range(first, first + cfg.ranks):
+        lose_copies(state, tech, replica, now)
+    for replica in range(first, first + cfg.ranks):
+        empty(state, tech, cfg, replica, now)
     if drawn > 0:
-        for r in range(first, first + x.ranks):
-            p[r].starting = 1
-        set_timer(f.timers, f.numbers, now + x.restart_s, UP, first, 0)
+        for replica in range(first, first + cfg.ranks):
+            replicas[replica].starting = 1
+        set_timer(state, tech, now + cfg.restart_s, UP, first, 0)
 
 
 @njit_inner
-def empty(f: Any, x: Any, r: int, now: float) -> None:
+def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
     """Send everything a replica had elsewhere."""
-    p, q, s, w = f.p, f.q, f.s, f.w
-    k = p[r].pool
-    p[r].load = 0
-    p[r].leaving = -1
-    p[r].sending = 0
-    p[r].stage_free = now
-    p[r].stage_out = now
-    p[r].link_free = now
-    forget_cache(f, x, r)
-    for lane in range(p[r].first, p[r].first + x.lanes):
-        count, coming, busy = w[lane].count, w[lane].coming, w[lane].busy
-        w[lane].count = 0
-        w[lane].coming = 0
-        w[lane].busy = 0
-        w[lane].end = math.inf
-        w[lane].forming = 1
-        for j in range(count + coming):
-            slot = s[lane, j]
+    replicas, requests, slots, workers = state.replicas, state.requests, state.slots, state.workers
+    k = replicas[replica].pool
+    replicas[replica].load = 0
+    replicas[replica].leaving = -1
+    replicas[replica].sending = 0
+    replicas[replica].stage_free = now
+    replicas[replica].stage_out = now
+    replicas[replica].link_free = now
+    forget_cache(state, tech, cfg, replica)
+    for worker in range(replicas[replica].first, replicas[replica].first + cfg.stages):
+        count, loading, busy = workers[worker].count, workers[worker].loading, workers[worker].busy
+        workers[worker].count = 0
+        workers[worker].loading = 0
+        workers[worker].busy = 0
+        workers[worker].end = math.inf
+        workers[worker].forming = 1
+        for j in range(count + loading):
+            slot = slots[worker, j]
             i = slot.request
-            if x.static and slot.left == 0:
+            if cfg.static and slot.left == 0:
                 continue
-            q[i].remaining = slot.left
-            q[i].last_at = slot.token_at
-            if j >= count and q[i].origin >= 0:  # its cache is still where it came from
-                p[q[i].origin].sending -= 1
-                send(f, i, ANSWER, now)
+            requests[i].remaining = slot.left
+            requests[i].last_at = slot.token_at
+            if j >= count and requests[i].origin >= 0:  # its cache is still where it came from
+                replicas[requests[i].origin].sending -= 1
+                send(state, tech, i, OUTPUT, now)
                 continue
-            f.total[k, 4] += slot.computed
+            state.totals[k].dropped_tokens += slot.computed
             if busy:  # of a decode with guesses one token was counted
-                f.total[k, 4] += slot.take if slot.computed < slot.target else min(slot.take, 1)
-            f.total[k, INTERRUPTED] += 1
+                state.totals[k].dropped_tokens += slot.take if slot.computed < slot.target else min(slot.take, 1)
+            state.totals[k].interrupted += 1
             slot.take = 0
-            q[i].held = 0
-            send(f, i, ENTRY, now)
-    root = p[r].waiting
-    p[r].waiting = -1
-    p[r].queued = 0
+            requests[i].held = 0
+            send(state, tech, i, ENTRY, now)
+    root = replicas[replica].waiting
+    replicas[replica].waiting = -1
+    replicas[replica].queued = 0
     while root >= 0:
         i = root
-        root = pop(q, i)
-        if f.m.z[k].swap and f.m.swapped[i] > 0:  # what was moved to the host is lost with it
-            f.m.tiers[f.m.tier_rows[r, 0]].used -= blocks_of(x, f.m.swapped[i])
-            f.total[k, 4] += f.m.swapped[i]
-            f.m.swapped[i] = 0
-        send(f, i, ANSWER if q[i].origin >= 0 else ENTRY, now)
+        root = pop(requests, i)
+        if tech.records[k].swap and tech.swapped[i] > 0:  # what was moved to the host is lost with it
+            tech.tiers[tech.tier_rows[replica, 0]].used -= blocks_of(cfg, tech.swapped[i])
+            state.totals[k].dropped_tokens += tech.swapped[i]
+            tech.swapped[i] = 0
+        send(state, tech, i, OUTPUT if requests[i].origin >= 0 else ENTRY, now)
 
 
 @njit_inner
-def lose_copies(f: Any, r: int, now: float) -> None:
+def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
     """The caches a replica kept for requests elsewhere are gone: those compute them again where they are."""
-    q, s, w, p = f.q, f.s, f.w, f.p
-    k = p[r].pool
-    for lane in range(w.shape[0]):
-        for j in range(w[lane].count, w[lane].count + w[lane].coming):
-            slot = s[lane, j]
+    requests, slots, workers, replicas = state.requests, state.slots, state.workers, state.replicas
+    k = replicas[replica].pool
+    for worker in range(workers.shape[0]):
+        for j in range(workers[worker].count, workers[worker].count + workers[worker].loading):
+            slot = slots[worker, j]
             i = slot.request
-            if q[i].origin == r:
-                f.total[k, 4] += slot.computed
-                f.total[k, INTERRUPTED] += 1
+            if requests[i].origin == replica:
+                state.totals[k].dropped_tokens += slot.computed
+                state.totals[k].interrupted += 1
                 slot.computed = 0
-                slot.target = q[i].isl + q[i].osl - slot.left
+                slot.target = requests[i].isl + requests[i].osl - slot.left
                 slot.ready_at = now
-                q[i].origin = HERE
-                q[i].kept = 0
-                q[i].held = 0
-    if f.setups[k].role == PREFILL or f.setups[k].migrate:
-        for i in range(q.shape[0]):
-            if q[i].origin == r:  # waiting for its turn elsewhere
-                f.total[k, 4] += q[i].isl + q[i].osl - q[i].remaining - 1
-                f.total[k, INTERRUPTED] += 1
-                q[i].origin = HERE
-                q[i].kept = 0
-                q[i].held = 0
+                requests[i].origin = HERE
+                requests[i].kept = 0
+                requests[i].held = 0
+    if state.setups[k].role == PREFILL or state.setups[k].migrate:
+        for i in range(requests.shape[0]):
+            if requests[i].origin == replica:  # waiting for its turn elsewhere
+                state.totals[k].dropped_tokens += requests[i].isl + requests[i].osl - requests[i].remaining - 1
+                state.totals[k].interrupted += 1
+                requests[i].origin = HERE
+                requests[i].kept = 0
+                requests[i].held = 0
 
 
 @njit_inner
-def come_up(f: Any, first: int, now: float) -> None:
+def come_up(state: State, tech: Tech, first: int, now: float) -> None:
     """A replica is there (again); requests that nobody could take come to it."""
-    p = f.p
-    if p[first].up:
+    replicas = state.replicas
+    if replicas[first].up:
         return
-    x = f.setups[p[first].pool]
-    for r in range(first, first + x.ranks):
-        p[r].up = 1
-        p[r].starting = 0
-        if p[r].since < 0:
-            p[r].since = now
-        p[r].link_free = max(p[r].link_free, now)
-        p[r].stage_free = max(p[r].stage_free, now)
-    if x.mtbf_s > 0:
-        next_failure(f, first, now)
+    cfg = state.setups[replicas[first].pool]
+    for replica in range(first, first + cfg.ranks):
+        replicas[replica].up = 1
+        replicas[replica].starting = 0
+        if replicas[replica].since < 0:
+            replicas[replica].since = now
+        replicas[replica].link_free = max(replicas[replica].link_free, now)
+        replicas[replica].stage_free = max(replicas[replica].stage_free, now)
+    if cfg.mtbf_s > 0:
+        next_failure(state, tech, first, now)
     for stage in range(3):
-        root = f.numbers[STRANDED + stage]
-        f.numbers[STRANDED + stage] = -1
+        root = tech.stranded[stage]
+        tech.stranded[stage] = -1
         while root >= 0:
             i = root
-            root = pop(f.q, i)
-            send(f, i, stage, now)
+            root = pop(state.requests, i)
+            send(state, tech, i, stage, now)
 
 
 @njit_inner
-def stop_rent(f: Any, first: int, ranks: int, now: float) -> None:
+def stop_rent(state: State, tech: Tech, first: int, ranks: int, now: float) -> None:
     """A replica is given back."""
-    p = f.p
-    for r in range(first, first + ranks):
-        if p[r].since >= 0:
-            p[r].rented += now - p[r].since
-            p[r].since = -1.0
-        forget_cache(f, f.setups[p[r].pool], r)
+    replicas = state.replicas
+    for replica in range(first, first + ranks):
+        if replicas[replica].since >= 0:
+            replicas[replica].rented += now - replicas[replica].since
+            replicas[replica].since = -1.0
+        forget_cache(state, tech, state.setups[replicas[replica].pool], replica)
 
 
 @njit_inner
-def scale(f: Any, k: int, now: float) -> None:
+def scale(state: State, tech: Tech, k: int, now: float) -> None:
     """As many replicas of a pool as its requests ask for: those that are missing are started, one too many drained."""
-    p = f.p
-    x = f.setups[k]
-    begin_ = 0
-    while p[begin_].pool != k:
-        begin_ += 1
-    size = x.replicas // x.ranks
+    replicas = state.replicas
+    cfg = state.setups[k]
+    begin = 0
+    while replicas[begin].pool != k:
+        begin += 1
+    size = cfg.replicas // cfg.ranks
     load, up, lightest, lightest_load = 0, 0, -1, 0
     for g in range(size):
-        first = begin_ + g * x.ranks
+        first = begin + g * cfg.ranks
         mine = 0
-        for r in range(first, first + x.ranks):
-            mine += p[r].load
+        for replica in range(first, first + cfg.ranks):
+            mine += replicas[replica].load
         load += mine
-        if p[first].up or p[first].starting:
+        if replicas[first].up or replicas[first].starting:
             up += 1
-            if p[first].up and (lightest < 0 or mine <= lightest_load):
+            if replicas[first].up and (lightest < 0 or mine <= lightest_load):
                 lightest, lightest_load = first, mine
-        elif p[first].since >= 0 and mine == 0 and holds_nothing(f, x, first):  # drained
-            stop_rent(f, first, x.ranks, now)
-    stage = 0 if x.role != 3 else 1
-    root = f.numbers[STRANDED + stage]
-    if root >= 0 and up < x.most:
-        load += math.ceil(x.load_target)  # somebody waits for a replica to come
-    wanted = int(min(max(math.ceil(load / x.load_target), x.least), x.most))
+        elif replicas[first].since >= 0 and mine == 0 and holds_nothing(state, tech, cfg, first):  # drained
+            stop_rent(state, tech, first, cfg.ranks, now)
+    stage = 0 if cfg.role != DECODE else 1
+    root = tech.stranded[stage]
+    if root >= 0 and up < cfg.most:
+        load += math.ceil(cfg.load_target)  # somebody waits for a replica to come
+    wanted = int(min(max(math.ceil(load / cfg.load_target), cfg.least), cfg.most))
     for g in range(size):
-        first = begin_ + g * x.ranks
-        if wanted > up and not p[first].up and not p[first].starting:
+        first = begin + g * cfg.ranks
+        if wanted > up and not replicas[first].up and not replicas[first].starting:
             up += 1
-            for r in range(first, first + x.ranks):
-                p[r].starting = 1
-            if p[first].since >= 0:  # it was draining
-                set_timer(f.timers, f.numbers, now, UP, first, 0)
+            for replica in range(first, first + cfg.ranks):
+                replicas[replica].starting = 1
+            if replicas[first].since >= 0:  # it was draining
+                set_timer(state, tech, now, UP, first, 0)
             else:
-                for r in range(first, first + x.ranks):
-                    p[r].since = now
-                set_timer(f.timers, f.numbers, now + x.start_s, UP, first, 0)
+                for replica in range(first, first + cfg.ranks):
+                    replicas[replica].since = now
+                set_timer(state, tech, now + cfg.start_s, UP, first, 0)
     if wanted < up and lightest >= 0:
-        for r in range(lightest, lightest + x.ranks):
-            p[r].up = 0
-    set_timer(f.timers, f.numbers, now + x.interval_s, SCALE, k, 0)
+        for replica in range(lightest, lightest + cfg.ranks):
+            replicas[replica].up = 0
+    set_timer(state, tech, now + cfg.interval_s, SCALE, k, 0)
 
 
 @njit_inner
-def holds_nothing(f: Any, x: Any, first: int) -> bool:
+def holds_nothing(state: State, tech: Tech, cfg: Any, first: int) -> bool:
     """Whether no request needs a block of a replica any more."""
     held = 0
-    for r in range(first, first + x.ranks):
-        held += x.blocks - f.p[r].free - f.p[r].evictable * x.unit_blocks
+    for replica in range(first, first + cfg.ranks):
+        held += cfg.blocks - state.replicas[replica].free - state.replicas[replica].evictable * cfg.unit_blocks
     return bool(held == 0)

@@ -1,7 +1,7 @@
 """Steps that are more than a model's layers once, compiled: guessing, leaving early, adapters, finetuning beside.
 
-``z``: one record of :data:`steelyard.simulation.kernel.methods.METHOD`. ``data``, ``layout``: tables of the model,
-those of its draft behind them. The other arguments as of :func:`steelyard.cost.step_eval.device_cost`. Imports numba.
+``record``: one record of :data:`steelyard.simulation.kernel.methods.METHOD`. ``data``, ``layout``: tables of the model,
+those of its draft behind them. The other arguments as of :func:`steelyard.cost.step_eval.device_cost`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.jit import njit_inner
 from steelyard.cost.step_eval import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
-from steelyard.simulation.kernel.jit import njit_inner
 from steelyard.simulation.kernel.lora_slots import adapter_of, count_adapter
-from steelyard.simulation.kernel.state import GUESSED, TRAINED
+from steelyard.simulation.kernel.state import State, Tech
 
-__all__ = ["accepted_guesses", "choose_guesses", "guess_cost", "price_lane", "price_step", "queries_for"]
+__all__ = ["accepted_guesses", "choose_guesses", "guess_cost", "price_step", "price_worker", "queries_for"]
 
 #: A draft works once per guess, once for all of them, or not at all.
 EACH, ONCE, FREE = 1, 2, 3
@@ -25,16 +25,16 @@ HALVINGS = 12
 
 
 @njit_inner
-def queries_for(z: Any, guesses: int) -> int:
+def queries_for(record: Any, guesses: int) -> int:
     """New tokens per decode of a step with so many guesses."""
     if guesses == 0:
         return 1
-    return int(z.nodes + 1 if z.nodes > 0 else guesses + 1)
+    return int(record.nodes + 1 if record.nodes > 0 else guesses + 1)
 
 
 @njit_inner
 def guess_cost(
-    z: Any,
+    record: Any,
     data: Any,
     layout: Any,
     guesses: int,
@@ -45,13 +45,13 @@ def guess_cost(
     pairs: float,
 ) -> tuple[float, float]:
     """``(time, energy)`` of the draft in a step: its passes over the decodes, the first one with the prompts too."""
-    base = z.base
+    base = record.base
     if base == 0:
         return 0.0, 0.0
-    if z.reads_prompts == 0:
+    if record.reads_prompts == 0:
         chunks, new, pairs = 0.0, 0.0, 0.0
     time, energy = 0.0, 0.0
-    passes = guesses if z.guess == EACH else min(guesses, 1)
+    passes = guesses if record.guess == EACH else min(guesses, 1)
     if decodes == 0 or passes == 0:
         if chunks > 0:
             time, energy = device_cost(data, layout, base, new, 0.0, 0.0, 0.0, 1, chunks, new, pairs)
@@ -68,25 +68,25 @@ def guess_cost(
 
 
 @njit_inner
-def expected_tokens(z: Any, guesses: int) -> float:
+def expected_tokens(record: Any, guesses: int) -> float:
     """Expected tokens per sequence of a step."""
-    if z.log_accept >= 0.0:
+    if record.log_accept >= 0.0:
         return guesses + 1.0
-    return (1.0 - math.exp(z.log_accept * (guesses + 1))) / (1.0 - math.exp(z.log_accept))
+    return (1.0 - math.exp(record.log_accept * (guesses + 1))) / (1.0 - math.exp(record.log_accept))
 
 
 @njit_inner
-def choose_guesses(z: Any, data: Any, layout: Any, decodes: float, context: float, most: int) -> int:
+def choose_guesses(record: Any, data: Any, layout: Any, decodes: float, context: float, most: int) -> int:
     """Guesses per sequence for a step of so many decodes: those with the most expected tokens per second."""
-    if z.guess == 0 or decodes == 0:
+    if record.guess == 0 or decodes == 0:
         return 0
-    if z.fewest == z.most:
-        return int(z.most) if z.most <= most else 0
+    if record.fewest == record.most:
+        return int(record.most) if record.most <= most else 0
     best, fastest = 0, 0.0
-    for guesses in range(z.fewest, min(z.most, most) + 1):
-        time = verify_cost(data, layout, 0, decodes, decodes, context, queries_for(z, guesses), 0.0, 0.0, 0.0)[0]
-        time += guess_cost(z, data, layout, guesses, decodes, context, 0.0, 0.0, 0.0)[0]
-        rate = expected_tokens(z, guesses) / time
+    for guesses in range(record.fewest, min(record.most, most) + 1):
+        time = verify_cost(data, layout, 0, decodes, decodes, context, queries_for(record, guesses), 0.0, 0.0, 0.0)[0]
+        time += guess_cost(record, data, layout, guesses, decodes, context, 0.0, 0.0, 0.0)[0]
+        rate = expected_tokens(record, guesses) / time
         if rate > fastest:
             best, fastest = guesses, rate
     return best
@@ -105,17 +105,17 @@ def uniform(seed: int, request: int, token: int) -> float:
 
 
 @njit_inner
-def accepted_guesses(z: Any, request: int, token: int, guesses: int) -> int:
+def accepted_guesses(record: Any, request: int, token: int, guesses: int) -> int:
     """How many guesses are right: ``floor(log u / log a)``, at most all of them."""
-    if guesses == 0 or z.log_accept >= 0.0:
+    if guesses == 0 or record.log_accept >= 0.0:
         return guesses
-    draw = math.log(uniform(z.seed, request, token)) / z.log_accept  # 0 when nothing is ever right
+    draw = math.log(uniform(record.seed, request, token)) / record.log_accept  # 0 when nothing is ever right
     return int(min(draw, float(guesses)))
 
 
 @njit_inner
 def _exiting(
-    z: Any, data: Any, layout: Any, decodes: float, context: float, chunks: float, new: float, pairs: float
+    record: Any, data: Any, layout: Any, decodes: float, context: float, chunks: float, new: float, pairs: float
 ) -> tuple[float, float]:
     """``(time, energy)`` of the kernels of a step whose decodes may leave at ramps; prompts go through all layers.
 
@@ -123,11 +123,11 @@ def _exiting(
     ``j``. Without rebatching a section runs for all while any of them is; with it, for those that are left.
     """
     time, energy = 0.0, 0.0
-    sections = z.ramps + 1
+    sections = record.ramps + 1
     alive = 1.0
     for j in range(sections):
         count, often = decodes, 1.0
-        if z.rebatch:
+        if record.rebatch:
             count = decodes * alive
             if count < 1.0:
                 often, count = count, 1.0
@@ -141,18 +141,18 @@ def _exiting(
             without_s, without_j = device_cost(data, layout, 0, new, 0.0, 0.0, 0.0, 1, chunks, new, pairs)
             time += (1.0 - often) * without_s / sections
             energy += (1.0 - often) * without_j / sections
-        if z.ramp_rows and j > 0:
+        if record.ramp_rows and j > 0:
             head_s, head_j = _line(data, layout, ROWS, count)
             time += often * head_s
             energy += often * head_j
-        alive *= 1.0 - z.exit_frac
+        alive *= 1.0 - record.exit_frac
     head_s, head_j = _line(data, layout, ROWS, decodes + chunks)
     return time + head_s, energy + head_j
 
 
 @njit_inner
 def price_step(
-    z: Any,
+    record: Any,
     data: Any,
     layout: Any,
     guesses: int,
@@ -171,29 +171,29 @@ def price_step(
     left.
     """
     rows = decodes + chunks
-    queries = queries_for(z, guesses)
+    queries = queries_for(record, guesses)
     tokens = decodes * queries + new
-    if z.ramps > 0 and decodes > 0:
-        time, energy = _exiting(z, data, layout, decodes, context, chunks, new, pairs)
+    if record.ramps > 0 and decodes > 0:
+        time, energy = _exiting(record, data, layout, decodes, context, chunks, new, pairs)
         time, energy = whole_cost(data, layout, 0, time, energy, tokens, rows, chunks)
     elif queries > 1:
         time, energy = verify_cost(data, layout, 0, rows, decodes, context, queries, chunks, new, pairs)
     else:
         time, energy = step_cost(data, layout, tokens, rows, decodes, context, chunks, new, pairs)
-    if z.guess > 0:
-        more, more_j = guess_cost(z, data, layout, guesses, decodes, context, chunks, new, pairs)
+    if record.guess > 0:
+        more, more_j = guess_cost(record, data, layout, guesses, decodes, context, chunks, new, pairs)
         time += more
         energy += more_j
     if adapters > 0:
-        time += z.lora_step_s + z.lora_each_s * adapters + z.lora_token_s * adapted
+        time += record.lora_step_s + record.lora_each_s * adapters + record.lora_token_s * adapted
     trained = 0.0
-    if z.limit_s > time and budget >= 1.0:
+    if record.limit_s > time and budget >= 1.0:
         low, high, best, best_j = 0.0, budget, time, energy
         for _ in range(HALVINGS):
             more_tokens = 0.5 * (low + high)
-            work = more_tokens * z.train_work
-            both, both_j = _beside(data, layout, z, work, decodes, context, queries, chunks, new, pairs, time)
-            if both <= z.limit_s:
+            work = more_tokens * record.train_work
+            both, both_j = _beside(data, layout, record, work, decodes, context, queries, chunks, new, pairs, time)
+            if both <= record.limit_s:
                 low, best, best_j = more_tokens, both, both_j
             else:
                 high = more_tokens
@@ -206,7 +206,7 @@ def price_step(
 def _beside(
     data: Any,
     layout: Any,
-    z: Any,
+    record: Any,
     work: float,
     decodes: float,
     context: float,
@@ -217,9 +217,9 @@ def _beside(
     alone: float,
 ) -> tuple[float, float]:
     """``(time, energy)`` of a step with ``work`` further prompt tokens of finetuning sequences."""
-    sequences = max(1.0, work / z.train_context)
-    more = work * min(z.train_context, work) * 0.5
-    logits = decodes * queries + chunks + work / z.train_work
+    sequences = max(1.0, work / record.train_context)
+    more = work * min(record.train_context, work) * 0.5
+    logits = decodes * queries + chunks + work / record.train_work
     time, energy = device_cost(
         data,
         layout,
@@ -240,29 +240,29 @@ def _beside(
 
 
 @njit_inner
-def price_lane(
-    f: Any, x: Any, lane: int, r: int, decodes: int, context: float, chunks: int, new: int, pairs: float
+def price_worker(
+    state: State, tech: Tech, cfg: Any, worker: int, decodes: int, context: float, chunks: int, new: int, pairs: float
 ) -> tuple[float, float]:
-    """``(time, energy of one device)`` of the step a worker has chosen. ``f``: the fleet, ``x``: the pool's setup."""
-    m, k = f.m, f.p[r].pool
-    z = m.z[k]
-    guesses = f.w[lane].guesses if z.guess > 0 and decodes > 0 else 0
-    queries = queries_for(z, guesses)
+    """``(time, energy of one device)`` of the step a worker has chosen, where it is more than a model's layers once."""
+    replica = state.workers[worker].replica
+    k = state.replicas[replica].pool
+    record = tech.records[k]
+    guesses = state.workers[worker].guesses if record.guess > 0 and decodes > 0 else 0
+    queries = queries_for(record, guesses)
     adapters, adapted = 0, 0.0
-    if z.max_loras > 0:
-        stamp = int(f.total[k, 0])
-        for j in range(f.w[lane].count):
-            slot = f.s[lane, j]
+    if record.max_loras > 0:
+        stamp = int(state.totals[k].iterations)
+        for j in range(state.workers[worker].count):
+            slot = state.slots[worker, j]
             if slot.take > 0:
-                adapter = adapter_of(m, slot.request)
+                adapter = adapter_of(tech, slot.request)
                 if adapter >= 0:
-                    adapters += count_adapter(m, r, adapter, stamp)
+                    adapters += count_adapter(tech, replica, adapter, stamp)
                     adapted += slot.take
-    budget = float(x.max_tokens - new - decodes * queries)
     time, energy, trained = price_step(
-        z,
-        m.data,
-        m.layout[k],
+        record,
+        state.data,
+        state.layout[k],
         guesses,
         float(decodes),
         context + decodes * (queries - 1.0),
@@ -271,8 +271,8 @@ def price_lane(
         pairs,
         adapters,
         adapted,
-        budget,
+        float(cfg.max_tokens - new - decodes * queries),
     )
-    f.total[k, GUESSED] += guesses * decodes
-    f.total[k, TRAINED] += trained
+    state.totals[k].guessed_tokens += guesses * decodes
+    state.totals[k].trained_tokens += trained
     return time, energy

@@ -8,119 +8,124 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.simulation.kernel.jit import njit_inner
+from steelyard.cost.jit import njit_inner
 from steelyard.simulation.kernel.lower_tiers import keep_below
+from steelyard.simulation.kernel.state import State
 
 __all__ = ["blocks_of", "drop_unit", "evict", "merge", "pop", "share_unit", "take_blocks"]
 
 
 @njit_inner
-def before(q: Any, a: int, b: int) -> bool:
+def before(requests: Any, a: int, b: int) -> bool:
     """Whether request ``a`` comes before ``b``: smaller key, then smaller sequence number."""
-    return bool(q[a].key < q[b].key or (q[a].key == q[b].key and q[a].seq < q[b].seq))
+    return bool(
+        requests[a].key < requests[b].key or (requests[a].key == requests[b].key and requests[a].seq < requests[b].seq)
+    )
 
 
 @njit_inner
-def merge(q: Any, a: int, b: int) -> int:
+def merge(requests: Any, a: int, b: int) -> int:
     """The root of two skew heaps made one (Sleator and Tarjan 1986); -1 is the empty heap. Amortised O(log n)."""
     if a < 0:
         return b
     if b < 0:
         return a
-    if before(q, b, a):
+    if before(requests, b, a):
         a, b = b, a
     root = a
     while True:
-        right = q[a].right_child
-        q[a].right_child = q[a].left_child
+        right = requests[a].right_child
+        requests[a].right_child = requests[a].left_child
         if right < 0:
-            q[a].left_child = b
+            requests[a].left_child = b
             return root
-        if before(q, b, right):
-            q[a].left_child = b
+        if before(requests, b, right):
+            requests[a].left_child = b
             a, b = b, right
         else:
-            q[a].left_child = right
+            requests[a].left_child = right
             a = right
 
 
 @njit_inner
-def push(q: Any, root: int, request: int) -> int:
+def push(requests: Any, root: int, request: int) -> int:
     """Add a request whose key and sequence number are set; the new root."""
-    q[request].left_child = -1
-    q[request].right_child = -1
-    return merge(q, root, request)
+    requests[request].left_child = -1
+    requests[request].right_child = -1
+    return merge(requests, root, request)
 
 
 @njit_inner
-def pop(q: Any, root: int) -> int:
+def pop(requests: Any, root: int) -> int:
     """Take the root away; the new root."""
-    return merge(q, q[root].left_child, q[root].right_child)
+    return merge(requests, requests[root].left_child, requests[root].right_child)
 
 
 @njit_inner
-def _unlink(p: Any, u: Any, r: int, unit: int) -> None:
-    older, newer = u[r, unit].older, u[r, unit].newer
+def _unlink(replicas: Any, units: Any, replica: int, unit: int) -> None:
+    older, newer = units[replica, unit].older, units[replica, unit].newer
     if older >= 0:
-        u[r, older].newer = newer
+        units[replica, older].newer = newer
     else:
-        p[r].oldest = newer
+        replicas[replica].oldest = newer
     if newer >= 0:
-        u[r, newer].older = older
+        units[replica, newer].older = older
     else:
-        p[r].newest = older
-    p[r].evictable -= 1
+        replicas[replica].newest = older
+    replicas[replica].evictable -= 1
 
 
 @njit_inner
-def share_unit(p: Any, u: Any, r: int, unit: int) -> None:
+def share_unit(replicas: Any, units: Any, replica: int, unit: int) -> None:
     """One more request holds a cached unit."""
-    if u[r, unit].refs == 0:
-        _unlink(p, u, r, unit)
-    u[r, unit].refs += 1
+    if units[replica, unit].refs == 0:
+        _unlink(replicas, units, replica, unit)
+    units[replica, unit].refs += 1
 
 
 @njit_inner
-def drop_unit(p: Any, u: Any, r: int, unit: int) -> None:
+def drop_unit(replicas: Any, units: Any, replica: int, unit: int) -> None:
     """One request fewer holds it; a unit nobody holds is the newest that may be evicted."""
-    u[r, unit].refs -= 1
-    if u[r, unit].refs == 0:
-        newest = p[r].newest
-        u[r, unit].older = newest
-        u[r, unit].newer = -1
+    units[replica, unit].refs -= 1
+    if units[replica, unit].refs == 0:
+        newest = replicas[replica].newest
+        units[replica, unit].older = newest
+        units[replica, unit].newer = -1
         if newest >= 0:
-            u[r, newest].newer = unit
+            units[replica, newest].newer = unit
         else:
-            p[r].oldest = unit
-        p[r].newest = unit
-        p[r].evictable += 1
+            replicas[replica].oldest = unit
+        replicas[replica].newest = unit
+        replicas[replica].evictable += 1
 
 
 @njit_inner
-def evict(p: Any, u: Any, r: int, unit_blocks: int) -> None:
+def evict(replicas: Any, units: Any, replica: int, unit_blocks: int) -> None:
     """Forget the unit that was let go longest ago."""
-    unit = p[r].oldest
-    _unlink(p, u, r, unit)
-    u[r, unit].refs = -1
-    p[r].free += unit_blocks
+    unit = replicas[replica].oldest
+    _unlink(replicas, units, replica, unit)
+    units[replica, unit].refs = -1
+    replicas[replica].free += unit_blocks
 
 
 @njit_inner
-def blocks_of(x: Any, tokens: int) -> int:
+def blocks_of(cfg: Any, tokens: int) -> int:
     """Blocks of a request with so many cached tokens."""
-    return int((min(tokens, x.cap) + x.block - 1) // x.block + x.fixed)
+    return int((min(tokens, cfg.cap) + cfg.block - 1) // cfg.block + cfg.fixed)
 
 
 @njit_inner
-def take_blocks(f: Any, x: Any, r: int, blocks: int) -> bool:
+def take_blocks(state: State, tech: Any, cfg: Any, replica: int, blocks: int) -> bool:
     """Take free blocks, evicting cached prefixes by age where needed; False (and nothing taken) when too few."""
-    p = f.p
-    if p[r].free + p[r].evictable * x.unit_blocks < blocks:
+    replicas = state.replicas
+    if replicas[replica].free + replicas[replica].evictable * cfg.unit_blocks < blocks:
         return False
-    while p[r].free < blocks:
-        if f.m.z[p[r].pool].tiers > 0:
-            keep_below(f.m, f.m.z[p[r].pool], r, p[r].oldest, x.unit_blocks)
-        evict(p, f.u, r, x.unit_blocks)
-        f.total[p[r].pool, 17] += 1
-    p[r].free -= blocks
+    while replicas[replica].free < blocks:
+        k = replicas[replica].pool
+        if tech is not None:
+            if tech.records[k].tiers > 0:
+                keep_below(tech, tech.records[k], replica, replicas[replica].oldest, cfg.unit_blocks)
+        evict(replicas, state.units, replica, cfg.unit_blocks)
+        state.totals[k].evicted_units += 1
+    replicas[replica].free -= blocks
     return True

@@ -1,123 +1,140 @@
-"""Which replica does what, compiled: routing to the stages of a deployment and handing over between them.
-
-``f``: the fleet, see :class:`steelyard.simulation.kernel.state.Fleet`.
-"""
+"""Which replica does what, compiled: routing to the stages of a deployment and handing over between them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from steelyard.simulation.kernel.jit import njit_inner
+from steelyard.cost.jit import njit_inner
 from steelyard.simulation.kernel.queue import push
-from steelyard.simulation.kernel.schedule import cached_units, enqueue, release
-from steelyard.simulation.kernel.state import ANSWER, ENCODED, ENCODER, HERE, SEQ, STRANDED, TURN
+from steelyard.simulation.kernel.rule_calls import view_of
+from steelyard.simulation.kernel.rules import ROUTE_RULE
+from steelyard.simulation.kernel.state import ENCODED, ENCODER, HERE, OUTPUT, State, Tech
+from steelyard.simulation.kernel.waiting import cached_units, enqueue, release
 
 __all__ = ["arrived_cache", "encode", "hand_over", "send"]
 
-ROUND_ROBIN, GIVEN, LEAST, LONGEST_PREFIX = range(4)
+ROUND_ROBIN, GIVEN, LEAST_LOADED, LONGEST_PREFIX = range(4)
 
 
 @njit_inner
-def route(f: Any, i: int, stage: int) -> int:
+def can_take(state: State, replica: int, tokens: int) -> bool:
+    """Whether a replica is up and can hold a request of so many tokens."""
+    return bool(state.replicas[replica].up and state.replicas[replica].longest >= tokens)
+
+
+@njit_inner
+def route(state: State, tech: Any, request: int, stage: int) -> int:
     """The replica for a request, -1 when none that could hold it is up."""
-    run, p, q, numbers = f.run, f.p, f.q, f.numbers
-    ways = f.ways[stage]
-    head, count, router = 0, run[0].entries, run[0].router
-    tokens = q[i].isl + q[i].osl
+    run, replicas, requests = state.run, state.replicas, state.requests
+    ways = state.ways[stage]
+    given = state.inputs[request if state.inputs.shape[0] > 1 else 0]
+    head, count, router = 0, run.entries, run.router
+    tokens = requests[request].isl + requests[request].osl
     assigned = False
-    if stage == ANSWER:
-        count, router = run[0].answers, LEAST
-    elif i < f.extra.shape[0] and f.extra[i, 4] >= 0:  # the replicas of its own pool only
+    if stage == OUTPUT:
+        count, router = run.outputs, LEAST_LOADED
+    elif given.pool >= 0:  # the replicas of its own pool only
         assigned = True
-        while head < count and p[ways[head]].pool != int(f.extra[i, 4]):
+        while head < count and replicas[ways[head]].pool != given.pool:
             head += 1
-        count = min(count - head, f.setups[int(f.extra[i, 4])].replicas)
+        count = min(count - head, state.setups[given.pool].replicas)
     if count == 0:
         return -1
     if count == 1:
-        r = ways[head]
-        return int(r) if p[r].up and p[r].longest >= tokens else -1
+        return int(ways[head]) if can_take(state, ways[head], tokens) else -1
     if router <= GIVEN:
-        begin = int(f.extra[i, 2]) if router == GIVEN else p[ways[head]].turn if assigned else numbers[TURN]
+        begin = given.route if router == GIVEN else replicas[ways[head]].turn if assigned else run.turn
         for k in range(count):
-            r = ways[head + (begin + k) % count]
-            if p[r].up and p[r].longest >= tokens:
+            replica = ways[head + (begin + k) % count]
+            if can_take(state, replica, tokens):
                 if router == ROUND_ROBIN and assigned:
-                    p[ways[head]].turn = begin + k + 1
+                    replicas[ways[head]].turn = begin + k + 1
                 elif router == ROUND_ROBIN:
-                    numbers[TURN] = begin + k + 1
-                return int(r)
+                    run.turn = begin + k + 1
+                return int(replica)
         return -1
     best, most = -1, 0  # prefix units it could reuse; none counts for the least-loaded router
     for k in range(count):
-        r = ways[head + k]
-        if not p[r].up or p[r].longest < tokens:
+        replica = ways[head + k]
+        if not can_take(state, replica, tokens):
             continue
         hits = 0
-        x = f.setups[p[r].pool]
-        if router == LONGEST_PREFIX and x.unit_tokens > 0:
-            hits = cached_units(f, x, i, q[i].isl, r)[0]
-        lighter = best >= 0 and (p[r].load + 1) * p[best].weight < (p[best].load + 1) * p[r].weight
+        cfg = state.setups[replicas[replica].pool]
+        if router == LONGEST_PREFIX and cfg.unit_tokens > 0:
+            hits = cached_units(state, cfg, request, requests[request].isl, replica)[0]
+        lighter = False
+        if best >= 0:
+            own, other = replicas[replica], replicas[best]
+            lighter = (own.load + 1) * other.weight < (other.load + 1) * own.weight
         if best < 0 or hits > most or (hits == most and lighter):
-            best, most = r, hits
+            best, most = replica, hits
     return int(best)
 
 
 @njit_inner
-def send(f: Any, i: int, stage: int, now: float) -> None:
+def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
     """Queue a request at a replica of a stage; while none can take it, it waits for one."""
-    f.q[i].seq = f.numbers[SEQ]
-    f.numbers[SEQ] += 1
-    r = route(f, i, stage)
-    if r < 0:
-        f.q[i].key = now
-        f.numbers[STRANDED + stage] = push(f.q, f.numbers[STRANDED + stage], i)
+    state.requests[request].seq = state.run.next_seq
+    state.run.next_seq += 1
+    replica = -1
+    if tech is not None:
+        if tech.has_rule[ROUTE_RULE]:
+            replica = int(tech.rules.route(view_of(state, tech), request, stage, now))
+            tokens = state.requests[request].isl + state.requests[request].osl
+            if not 0 <= replica < state.replicas.shape[0] or not can_take(state, replica, tokens):
+                replica = -1
+    if replica < 0:
+        replica = route(state, tech, request, stage)
+    if replica < 0:
+        if tech is not None:
+            state.requests[request].key = now
+            tech.stranded[stage] = push(state.requests, tech.stranded[stage], request)
         return
-    f.p[r].load += 1
-    enqueue(f, i, r, now)
-    if stage == ANSWER:
-        f.q[i].answered_by = r
+    state.replicas[replica].load += 1
+    enqueue(state, tech, request, replica, now)
+    if stage == OUTPUT:
+        state.requests[request].answered_by = replica
 
 
 @njit_inner
-def hand_over(f: Any, lane: int, r: int, j: int, now: float) -> None:
-    """A prompt is done in a replica for prompts: its cache stays there until a replica for answers has it."""
-    slot = f.s[lane, j]
+def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: float) -> None:
+    """A prompt is done in a replica for prompts: its cache stays there until a replica for outputs has it."""
+    slot = state.slots[worker, j]
     i = slot.request
-    f.q[i].remaining = slot.left
-    f.q[i].last_at = now
-    f.q[i].origin = r
-    f.q[i].kept = slot.blocks
-    f.p[r].load -= 1
-    send(f, i, ANSWER, now)
+    state.requests[i].remaining = slot.left
+    state.requests[i].last_at = now
+    state.requests[i].origin = replica
+    state.requests[i].kept = slot.blocks
+    state.replicas[replica].load -= 1
+    send(state, tech, i, OUTPUT, now)
 
 
 @njit_inner
-def arrived_cache(f: Any, i: int, lane: int, now: float) -> None:
+def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> None:
     """The cache of a request has come to a worker: the sender forgets it."""
-    s, w, q = f.s, f.w, f.q
-    for k in range(w[lane].count + w[lane].coming):
-        if s[lane, k].request == i and s[lane, k].ready_at == now and q[i].origin >= 0:
-            sender = q[i].origin
-            f.p[sender].sending -= 1
-            release(f, f.setups[f.p[sender].pool], sender, i, q[i].kept)
-            q[i].origin = HERE
-            q[i].kept = 0
+    slots, workers, requests = state.slots, state.workers, state.requests
+    for k in range(workers[worker].count + workers[worker].loading):
+        if slots[worker, k].request == i and slots[worker, k].ready_at == now and requests[i].origin >= 0:
+            sender = requests[i].origin
+            state.replicas[sender].sending -= 1
+            release(state, tech, state.setups[state.replicas[sender].pool], sender, i, requests[i].kept)
+            requests[i].origin = HERE
+            requests[i].kept = 0
             return
 
 
 @njit_inner
-def encode(f: Any, i: int, seconds: float, now: float) -> float:
+def encode(state: State, request: int, seconds: float, now: float) -> float:
     """Give a request to the encoder that is free first; when its encoding is done."""
-    ways, p = f.ways[ENCODER], f.p
+    ways, replicas = state.ways[ENCODER], state.replicas
     e = ways[0]
-    for k in range(1, f.run[0].encoders):
-        if p[ways[k]].stage_free < p[e].stage_free:
-            e = ways[k]
-    done = max(now, p[e].stage_free) + seconds
-    p[e].stage_free = done
-    k = p[e].pool
-    f.total[k, 0] += 1
-    f.total[k, 7] += seconds
-    f.q[i].origin = ENCODED
+    for n in range(1, state.run.encoders):
+        if replicas[ways[n]].stage_free < replicas[e].stage_free:
+            e = ways[n]
+    done = max(now, replicas[e].stage_free) + seconds
+    replicas[e].stage_free = done
+    k = replicas[e].pool
+    state.totals[k].iterations += 1
+    state.totals[k].busy_s += seconds
+    state.requests[request].origin = ENCODED
     return float(done)

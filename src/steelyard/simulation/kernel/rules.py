@@ -74,6 +74,21 @@ NAMES: Mapping[str, tuple[str, str]] = {
 }
 
 
+#: Places of the rules in ``Tech.has_rule``.
+(
+    KEY_RULE,
+    ADMIT_RULE,
+    VICTIM_RULE,
+    PREEMPT_RULE,
+    STEP_RULE,
+    ACCOUNT_RULE,
+    GUESS_RULE,
+    PRICE_RULE,
+    ROUTE_RULE,
+    TIER_RULE,
+) = range(len(NAMES))
+
+
 class View(NamedTuple):
     """What a rule sees; columns are those of :mod:`steelyard.simulation.kernel.state`."""
 

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "EXTRA",
+    "INPUT",
     "ITL_BINS",
     "LARGEST",
     "LINK",
-    "LINKS",
     "LOG",
-    "POOL",
+    "REPLICA",
     "REQUEST",
     "RUN",
     "SETUP",
@@ -38,37 +37,51 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 #: What a pool does with a request, in the order of :data:`steelyard.deployment.deployment.ROLES`.
 BOTH, ENCODE, PREFILL, DECODE = range(4)
 #: Stages a request is routed to, rows of ``ways``.
-ENTRY, ANSWER, ENCODER = range(3)
+ENTRY, OUTPUT, ENCODER = range(3)
 #: Values of ``origin``: computed where it runs; its encoder has run.
 HERE, ENCODED = -1, -2
 
-#: Limits and rules of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest cached
-#: prefix, then fewest requests. ``entries``, ``answers``, ``encoders``: replicas of each stage. ``add_time``: 1 when
-#: the order key counts from arrival. ``log``: whether steps are kept. ``lively``: replicas fail, are started or send
-#: each other requests. ``forks``: dependants wait for the first token only. ``ttft_left`` more requests may take longer
-#: than ``ttft_s`` before the run is given up, and so on.
+#: Limits, rules and counters of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest
+#: cached prefix, then fewest requests. ``entries``, ``outputs``, ``encoders``: replicas of each stage. ``add_time``: 1
+#: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started or
+#: send each other requests. ``fork_on_first``: dependants wait for the first token only. ``ttft_left`` more requests may
+#: take longer than ``ttft_s`` before the run is given up, and so on.
+#: Counters: ``next_seq``, the number of the next request that joins a heap; ``next_request`` of a closed loop;
+#: ``in_system`` requests; ``turn`` of the round-robin router; ``steps`` begun; ``log_rows`` of the log used, every
+#: ``log_stride``-th of ``steps_seen`` kept; ``timers`` set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
 RUN = np.dtype(
     _fields(
         "i8",
         "router",
         "entries",
-        "answers",
+        "outputs",
         "encoders",
         "concurrency",
         "max_iterations",
         "log",
-        "lively",
-        "forks",
+        "has_events",
+        "fork_on_first",
         "ttft_left",
         "tpot_left",
         "e2e_left",
+        "next_seq",
+        "next_request",
+        "in_system",
+        "turn",
+        "steps",
+        "steps_seen",
+        "log_rows",
+        "log_stride",
+        "timers",
+        "timer_seq",
+        "timers_full",
     )
     + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s")
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
 #: what it does.
-#: ``lanes``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
+#: ``stages``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
 #: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that may run beside the
 #: prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``, ``pad_mixed``:
 #: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
@@ -94,7 +107,7 @@ SETUP = np.dtype(
         "static",
         "watermark",
         "replicas",
-        "lanes",
+        "stages",
         "unit_tokens",
         "unit_blocks",
         "role",
@@ -118,7 +131,7 @@ LINK = np.dtype(_fields("f8", "latency_s", "fixed_s", "token_s", "fixed_bytes", 
 #: A request. ``key`` and ``seq`` order it in the heap it is in (to arrive, or waiting), linked by ``left_child`` and
 #: ``right_child``. ``last_at``: its newest token. ``remaining``: tokens still to generate, when it is not running.
 #: ``held``: prefix units it shares now. ``origin``: the replica that keeps its cache while it is elsewhere, in ``kept``
-#: blocks. ``answered_by``: the replica that wrote the answer, when not ``replica``.
+#: blocks. ``answered_by``: the replica that wrote the output, when not ``replica``.
 REQUEST = np.dtype(
     _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at")
     + _fields("i4", "isl", "osl", "remaining", "preemptions", "cached", "seq", "left_child", "right_child", "held")
@@ -126,10 +139,13 @@ REQUEST = np.dtype(
     + _fields("i2", "replica", "status", "origin", "answered_by")
 )
 
-#: Columns of the array of optional facts of a request (one row for all, or one each).
-EXTRA = ("base", "delay_s", "route", "encode_s", "pool")
-#: Columns of the array of optional links: prefix units, dependants, predecessors still to complete.
-LINKS = ("unit_start", "unit_count", "child_start", "child_count", "waits")
+#: Optional inputs of a request (one record for all, or one each): key beyond arrival, delay after its predecessor, time
+#: in an encoder, its place among the replicas, the only pool that may take it (-1: any), its adapter (-1: none); its
+#: prefix units, its dependants, predecessors still to complete.
+INPUT = np.dtype(
+    _fields("f8", "base_key", "delay_s", "encode_s")
+    + _fields("i4", "route", "pool", "unit_start", "unit_count", "child_start", "child_count", "predecessors")
+)
 
 #: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
 #: comes out (prompt, and what was generated before a preemption). ``take``: tokens of the step in flight. ``ready_at``:
@@ -139,10 +155,12 @@ SLOT = np.dtype(
 )
 
 #: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends; when idle, when a slot
-#: gets ready, or inf. ``count``: running requests, ``coming``: those not ready yet. ``forming``: a static batch may
-#: still grow. ``guesses``: tokens guessed per decode in this step.
+#: gets ready, or inf. ``count``: running requests, ``loading``: those whose cache is on its way. ``forming``: a static batch may
+#: still grow. ``guesses``: tokens guessed per decode in this step. ``prompt_left``: prompt tokens a
+#: rule lets it compute.
 WORKER = np.dtype(
-    _fields("f8", "end", "last_end") + _fields("i8", "count", "coming", "busy", "forming", "replica", "guesses")
+    _fields("f8", "end", "last_end")
+    + _fields("i8", "count", "loading", "busy", "forming", "replica", "guesses", "prompt_left")
 )
 
 #: A replica of a pool. ``waiting``: root of the heap of waiting requests. ``load``: requests in it. ``first``: its
@@ -153,7 +171,7 @@ WORKER = np.dtype(
 #: replica. ``starting``: it is about to be up. ``failures``: so far. ``waited``: steps that prompts were held back.
 #: ``sending``: caches on their way from it. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``,
 #: ``copied`` tokens of it before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
-POOL = np.dtype(
+REPLICA = np.dtype(
     _fields(
         "i8",
         "free",
@@ -180,20 +198,14 @@ POOL = np.dtype(
     + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
 )
 
-#: What happens at a time, in a heap by time: ``what`` is one of :data:`SENT`, ..., ``a`` and ``b`` say to whom.
-TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "what", "a", "b", "seq"))
-#: Request ``a`` of worker ``b`` has its cache; replica ``a`` (the first of its ranks) fails and, when ``b`` is 1, comes
-#: back by itself; it is up; pool ``a`` looks whether it needs another number of replicas, or whether requests should
-#: move.
+#: What happens at a time, in a heap by time: ``event`` is one of :data:`SENT`, ...
+TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "event", "target", "argument", "seq"))
+#: Request ``target`` of worker ``argument`` has its cache; replica ``target`` (the first of its ranks) fails, a failure
+#: numbered ``argument`` comes back by itself, 0 does not; it is up; pool ``target`` looks whether it needs another number
+#: of replicas, or whether requests should move.
 SENT, DOWN, UP, SCALE, BALANCE = range(5)
 #: Failures of a replica whose times are drawn; later ones repeat them.
 DRAWN = 256
-
-#: Places in the kernel's array of counters: next sequence number, next request of a closed loop, requests in the
-#: system, turn of the round-robin router, timers set, next number of a timer, whether there were more timers than
-#: places; roots of the heaps of requests that no replica could take, one per stage.
-SEQ, NEXT, INSIDE, TURN, TIMERS, TIMER_SEQ, FULL, STRANDED = range(8)
-NUMBERS = STRANDED + 3
 
 #: A prefix unit in a replica. ``refs``: requests that hold it, -1 when it is not cached; links by age among the idle.
 UNIT = np.dtype(_fields("i4", "refs", "older", "newer"))
@@ -204,7 +216,7 @@ LOG = np.dtype(
     + _fields("i4", "replica", "batch", "prefill", "decode", "blocks", "running", "waiting", "unused")
 )
 
-#: Exact counters, in the order of the kernel's array, ``[pool, counter]``.
+#: Exact counters of every pool.
 TOTALS = (
     "iterations",
     "preemptions",
@@ -244,21 +256,10 @@ TOTALS = (
 LARGEST = ("batch_max", "kv_max", "waiting_max")
 
 
-#: Places of some of them.
-GUESSED, ACCEPTED, TRAINED, LOADED, SWAPPED, LOADS, MIGRATIONS, INTERRUPTED, FAILURES = (
-    TOTALS.index(name)
-    for name in (
-        "guessed_tokens",
-        "accepted_tokens",
-        "trained_tokens",
-        "loaded_tokens",
-        "swapped_tokens",
-        "adapter_loads",
-        "migrations",
-        "interrupted",
-        "failures",
-    )
-)
+#: The counters of a pool as a record, all of them floats.
+TOTAL = np.dtype(_fields("f8", *TOTALS))
+#: Why a run stopped before its end: values of ``stop``.
+TIME_LIMIT, STEP_LIMIT, FAILING, SLO_MISSED = 1, 2, 3, 4
 
 
 def itl_edges() -> NDArray[np.float64]:
@@ -273,11 +274,11 @@ def make_log(entries: int) -> NDArray[Any]:
 
 def make_workers(pools: NDArray[Any], setups: NDArray[Any]) -> NDArray[Any]:
     """Idle workers of the replicas, in their order; sets each replica's first worker."""
-    lanes = setups["lanes"][pools["pool"]]
-    pools["first"] = np.cumsum(lanes) - lanes
-    workers = np.zeros(int(lanes.sum()), dtype=WORKER)
+    stages = setups["stages"][pools["pool"]]
+    pools["first"] = np.cumsum(stages) - stages
+    workers = np.zeros(int(stages.sum()), dtype=WORKER)
     workers["end"], workers["last_end"], workers["forming"] = np.inf, -1.0, 1
-    workers["replica"] = np.repeat(np.arange(len(pools)), lanes)
+    workers["replica"] = np.repeat(np.arange(len(pools)), stages)
     starts = [int(pools["first"][pools["pool"] == k][:1].sum()) for k in range(len(setups))]
     pools["offset"] = np.asarray(starts)[pools["pool"]]
     return workers
@@ -286,7 +287,7 @@ def make_workers(pools: NDArray[Any], setups: NDArray[Any]) -> NDArray[Any]:
 def make_pools(setups: NDArray[Any], longest: list[int], weights: list[float]) -> NDArray[Any]:
     """Empty caches and queues of every replica, pool after pool."""
     which = np.repeat(np.arange(len(setups)), setups["replicas"])
-    pools = np.zeros(len(which), dtype=POOL)
+    pools = np.zeros(len(which), dtype=REPLICA)
     pools["pool"], pools["free"], pools["up"] = which, setups["blocks"][which], 1
     pools["ratio"] = np.minimum(0.7 * setups["conservativeness"], 1.0)[which]
     place = np.arange(len(which)) - np.repeat(np.cumsum(setups["replicas"]) - setups["replicas"], setups["replicas"])
@@ -299,7 +300,7 @@ def make_pools(setups: NDArray[Any], longest: list[int], weights: list[float]) -
 
 
 def make_ways(pools: NDArray[Any], setups: NDArray[Any]) -> tuple[NDArray[Any], list[int]]:
-    """``(ways [stage, place] -> replica, replicas of each stage)``. Without decode pools, mixed ones write answers."""
+    """``(ways [stage, place] -> replica, replicas of each stage)``. Without decode pools, mixed ones write outputs."""
     role = setups["role"][pools["pool"]]
     answers = role == DECODE if np.any(role == DECODE) else role == BOTH
     stages = [np.flatnonzero(x) for x in ((role == BOTH) | (role == PREFILL), answers, role == ENCODE)]
@@ -316,42 +317,90 @@ def make_units(replicas: int, units: int) -> NDArray[Any]:
     return empty
 
 
-class Fleet(NamedTuple):
-    """Every array the kernel works on, passed around as one."""
+class State(NamedTuple):
+    """The arrays of every simulation. A record or array is a member once, whatever it is passed to."""
 
     run: Any
     """One record of :data:`RUN`."""
     setups: Any
     """``[pool]`` of :data:`SETUP`."""
-    wires: Any
-    """``[pool, pool]`` of :data:`LINK`: from, to."""
     ways: Any
     """``[stage, place]`` replicas of each stage."""
-    q: Any
+    requests: Any
     """``[request]`` of :data:`REQUEST`."""
-    extra: Any
-    """``[request or 1, EXTRA]``."""
-    links: Any
-    """``[request or 1, LINKS]``."""
-    units_of: Any
+    inputs: Any
+    """``[request or 1]`` of :data:`INPUT`."""
+    prefix_units: Any
     """Prefix units, request after request."""
     children: Any
     """Dependants, request after request."""
-    s: Any
+    slots: Any
     """``[worker, slot]`` of :data:`SLOT`; the last slot of a worker is spare."""
-    w: Any
+    workers: Any
     """``[worker]`` of :data:`WORKER`."""
-    p: Any
-    """``[replica]`` of :data:`POOL`."""
-    u: Any
+    replicas: Any
+    """``[replica]`` of :data:`REPLICA`."""
+    units: Any
     """``[replica, unit]`` of :data:`UNIT`."""
+    totals: Any
+    """``[pool]`` of :data:`TOTAL`."""
+    data: Any
+    """Prices of steps, see :class:`steelyard.cost.step_table.Tables`."""
+    layout: Any
+    """``[pool, table, 4]``: where they are."""
+    order: Any
+    """Requests whose arrival is known beforehand, by time."""
+    log: Any
+    """``[row]`` of :data:`LOG`: steps that were kept."""
+    itl: Any
+    """``[ITL_BINS]``: histogram of times between tokens."""
+    growth: Any
+    """``[RUN_STEPS]`` scratch: blocks taken by each step of a run of decodes."""
+
+
+class Tech(NamedTuple):
+    """Arrays of what goes beyond one pool of plain engines; a plain simulation has None instead.
+
+    Records are those of :mod:`steelyard.simulation.kernel.methods`.
+    """
+
+    records: Any
+    """``[pool]`` of METHOD."""
+    wires: Any
+    """``[pool, pool]`` of :data:`LINK`: from, to."""
     timers: Any
     """Heap of :data:`TIMER`."""
-    total: Any
-    """``[pool, TOTALS]``."""
     draws: Any
     """``[replica or 1, DRAWN]`` exponential draws of mean 1: times between failures."""
-    numbers: Any
-    """``[NUMBERS]``: counters named above."""
-    m: Any
-    """:class:`steelyard.simulation.kernel.methods.Methods`."""
+    stranded: Any
+    """``[stage]`` roots of the heaps of requests that no replica could take."""
+    adapter_of: Any
+    """``[request or 1]``: its adapter, -1 none."""
+    lora_slots: Any
+    """``[replica, max_loras]`` of SEAT."""
+    slot_of: Any
+    """``[replica, adapter]``: its slot, -1 none."""
+    lora_link_free: Any
+    """``[replica]`` s: its link for adapters is free from."""
+    tiers: Any
+    """``[row]`` of TIER."""
+    tier_rows: Any
+    """``[replica, level]``: the row; shared levels have one for all."""
+    tier_units: Any
+    """``[row, unit]`` of :data:`UNIT`: what a level holds."""
+    swapped: Any
+    """``[request or 1]``: tokens of its cache that were moved to the first level when it was preempted."""
+    past: Any
+    """``[replica or 1, 4, PAST_BINS]``: see :mod:`steelyard.simulation.kernel.past_future`."""
+    rules: Any
+    """Addresses of compiled rules, :class:`steelyard.simulation.kernel.rules.Rules`."""
+    has_rule: Any
+    """``[rule]``: 1 when it is given."""
+    memory: Any
+    """``[request or 1, MEMORY]``, ``shared``, ``params``: the rules' own numbers."""
+    shared: Any
+    params: Any
+
+
+#: Steps of decodes priced at once at most.
+RUN_STEPS = 256

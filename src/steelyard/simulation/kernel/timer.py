@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.simulation.kernel.jit import njit_inner
-from steelyard.simulation.kernel.state import FULL, TIMER_SEQ, TIMERS
+from steelyard.cost.jit import njit_inner
+from steelyard.simulation.kernel.state import State, Tech
 
 __all__ = ["set_timer", "take_timer"]
 
@@ -16,19 +16,20 @@ def _before(timers: Any, a: int, b: int) -> bool:
 
 
 @njit_inner
-def set_timer(timers: Any, numbers: Any, at: float, what: int, a: int, b: int) -> None:
+def set_timer(state: State, tech: Tech, at: float, event: int, target: int, argument: int) -> None:
     """Add an event; the last entry of the array is spare. A full array ends the run."""
-    place, spare = numbers[TIMERS], timers.shape[0] - 1
+    timers = tech.timers
+    place, spare = state.run.timers, timers.shape[0] - 1
     if place >= spare:
-        numbers[FULL] = 1
+        state.run.timers_full = 1
         return
     timers[spare].at = at
-    timers[spare].what = what
-    timers[spare].a = a
-    timers[spare].b = b
-    timers[spare].seq = numbers[TIMER_SEQ]
-    numbers[TIMER_SEQ] += 1
-    numbers[TIMERS] = place + 1
+    timers[spare].event = event
+    timers[spare].target = target
+    timers[spare].argument = argument
+    timers[spare].seq = state.run.timer_seq
+    state.run.timer_seq += 1
+    state.run.timers = place + 1
     while place > 0 and _before(timers, spare, (place - 1) // 2):
         timers[place] = timers[(place - 1) // 2]
         place = (place - 1) // 2
@@ -36,11 +37,12 @@ def set_timer(timers: Any, numbers: Any, at: float, what: int, a: int, b: int) -
 
 
 @njit_inner
-def take_timer(timers: Any, numbers: Any) -> None:
+def take_timer(state: State, tech: Tech) -> None:
     """Take the first event away; it stays readable in the spare last entry."""
-    spare, size = timers.shape[0] - 1, numbers[TIMERS] - 1
+    timers = tech.timers
+    spare, size = timers.shape[0] - 1, state.run.timers - 1
     timers[spare] = timers[0]
-    numbers[TIMERS] = size
+    state.run.timers = size
     place = 0
     while True:
         child = 2 * place + 1

@@ -42,6 +42,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from steelyard.errors import InputError
+from steelyard.simulation.kernel.rules import RuleSet
 from steelyard.traffic.trace import Floats, Trace
 
 __all__ = ["Order", "Policy", "said", "take_order"]
@@ -69,6 +70,8 @@ class Order:
     from_arrival: bool
     builtin: bool
     """One of ours: its name says everything about it."""
+    rules: RuleSet | None = None
+    """What it does while requests run."""
 
     @property
     def by_arrival(self) -> bool:

@@ -1,0 +1,113 @@
+"""The door to numba: compiled functions, their cache folder, and one clear error when numba is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+__all__ = ["RULE_OPTIONS", "compile_for", "compiled_here", "njit", "njit_inline", "njit_inner"]
+
+try:
+    import numba
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+#: Folders of earlier states of the code that are kept beside the present one.
+KEPT = 2
+#: Files whose functions and constants are part of the machine code, from this folder.
+SOURCES = ("jit.py", "step_eval.py", "step_table.py", "../simulation/kernel/*.py", "../simulation/policies/*.py")
+
+#: ``_nrt``: no reference counts. Nothing compiled here allocates, and counting arrays in and out of calls is most of the
+#: time to compile the kernel; the option is numba's own, though not one it documents.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+#: A function that only compiled code calls needs no way in from Python.
+_INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+#: A rule is called by the address of its C wrapper.
+RULE_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _cache_root() -> Path:
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    return Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+
+
+def _cache_folder() -> str:
+    """A folder under the user's cache folder of the platform, named for the content of the compiled modules.
+
+    numba notices a change of the file of a compiled function, not of the constants and functions it takes from other
+    files; a folder per state of all of them does. The newest few are kept. Empty: no folder can be written to.
+    """
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return str(os.environ["NUMBA_CACHE_DIR"])
+    state = sha256(numba.__version__.encode())
+    for pattern in SOURCES:
+        for path in sorted(Path(__file__).parent.glob(pattern)):
+            state.update(path.read_bytes())
+    root = _cache_root() / "steelyard" / "numba"
+    folder = root / state.hexdigest()[:16]
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            others = sorted((p for p in root.iterdir() if p != folder), key=lambda p: p.stat().st_mtime, reverse=True)
+            for old in others[KEPT:]:
+                shutil.rmtree(old, ignore_errors=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to")
+    except OSError as error:
+        print(f"compiled code is not kept for the next time: {error}", file=sys.stderr)
+        return ""
+    return str(folder)
+
+
+_FOLDER = "" if numba.config.DISABLE_JIT else _cache_folder()
+
+
+def njit(function: _F) -> _F:
+    """Compile on first call and keep the machine code on disk; without fast-math, so that results repeat exactly.
+
+    The function may not allocate: arrays come in as arguments.
+    """
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
+    try:
+        settings.CACHE_DIR = _FOLDER or before
+        compiled: _F = numba.njit(**_OPTIONS, cache=bool(_FOLDER))(function)
+    finally:
+        settings.CACHE_DIR = before
+    return compiled
+
+
+def njit_inline(function: _F) -> _F:
+    """An inner function of every step, put into its caller: handing over many arrays takes as long as it."""
+    compiled: _F = numba.njit(**_INNER, forceinline=True)(function)
+    return compiled
+
+
+def njit_inner(function: _F) -> _F:
+    """A function that only compiled code calls: no way in from Python, no place of its own on the disk."""
+    compiled: _F = numba.njit(**_INNER)(function)
+    return compiled
+
+
+def compiled_here() -> bool:
+    """False where ``NUMBA_DISABLE_JIT`` has everything played by Python."""
+    return not numba.config.DISABLE_JIT
+
+
+def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:
+    """Have the machine code for such arguments ready, from the disk or compiled now."""
+    if compiled_here():
+        kinds = tuple(numba.typeof(x) for x in arguments)
+        if kinds not in function.overloads:
+            function.compile(kinds)
