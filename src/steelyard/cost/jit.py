@@ -24,8 +24,8 @@ KEPT = 2
 #: Files whose functions and constants are part of the machine code, from this folder.
 SOURCES = ("jit.py", "step_eval.py", "step_table.py", "../simulation/kernel/*.py", "../simulation/policies/*.py")
 
-#: ``_nrt``: no reference counts. Nothing compiled here allocates, and counting arrays in and out of calls is most of the
-#: time to compile the kernel; the option is numba's own, though not one it documents.
+#: ``_nrt``: no reference counts. Nothing compiled here allocates, and counting arrays in and out of calls would be most
+#: of the time to compile the kernel; the option is numba's own, though not one it documents.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 #: A function that only compiled code calls needs no way in from Python.
 _INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -70,7 +70,9 @@ def _cache_folder() -> str:
     return str(folder)
 
 
-_FOLDER = "" if numba.config.DISABLE_JIT else _cache_folder()
+#: numba's settings, which its types do not describe.
+_SETTINGS: Any = numba.config
+_FOLDER = "" if _SETTINGS.DISABLE_JIT else _cache_folder()
 
 
 def njit(function: _F) -> _F:
@@ -78,13 +80,12 @@ def njit(function: _F) -> _F:
 
     The function may not allocate: arrays come in as arguments.
     """
-    settings: Any = numba.config
-    before = settings.CACHE_DIR
+    before = _SETTINGS.CACHE_DIR
     try:
-        settings.CACHE_DIR = _FOLDER or before
+        _SETTINGS.CACHE_DIR = _FOLDER or before
         compiled: _F = numba.njit(**_OPTIONS, cache=bool(_FOLDER))(function)
     finally:
-        settings.CACHE_DIR = before
+        _SETTINGS.CACHE_DIR = before
     return compiled
 
 
@@ -102,12 +103,13 @@ def njit_inner(function: _F) -> _F:
 
 def compiled_here() -> bool:
     """False where ``NUMBA_DISABLE_JIT`` has everything played by Python."""
-    return not numba.config.DISABLE_JIT
+    return not _SETTINGS.DISABLE_JIT
 
 
 def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:
     """Have the machine code for such arguments ready, from the disk or compiled now."""
     if compiled_here():
-        kinds = tuple(numba.typeof(x) for x in arguments)
+        kind: Any = numba.typeof
+        kinds = tuple(kind(x) for x in arguments)
         if kinds not in function.overloads:
             function.compile(kinds)

@@ -315,18 +315,8 @@ def play(
     totals = {n: float(state.totals[n].max() if n in LARGEST else state.totals[n].sum()) for n in TOTALS}
     each = tuple({name: float(row[name]) for name in TOTALS} for row in state.totals)
     rows, stride = int(state.run["log_rows"]), int(state.run["log_stride"])
-    return Played(
-        state.requests,
-        state.replicas,
-        state.workers,
-        state.units,
-        state.log[:rows],
-        stride,
-        state.itl,
-        totals,
-        each,
-        wall,
-    )
+    s, log_kept = state, state.log[:rows]
+    return Played(s.requests, s.replicas, s.workers, s.units, log_kept, stride, s.itl, totals, each, wall)
 
 
 def _plain(setup: Setup) -> bool:

@@ -66,9 +66,8 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
     total = state.totals[pool]
     aside, passed = -1, 0
     expected = 0.0
-    if tech is not None:
-        if admission == PAST_FUTURE:
-            plan_running(state, tech, worker, replica)
+    if tech is not None and admission == PAST_FUTURE:
+        plan_running(state, tech, worker, replica)
     if admission == ESTIMATE:
         for j in range(own.count + own.loading):
             expected += min(state.slots[worker, j].left, EXPECTED_MAX) * place.ratio
@@ -84,9 +83,8 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
         late = now
         moved, loaded, lora = 0, 0, -1
         if tech is not None:
-            if tech.has_rule[ADMIT_RULE]:
-                if tech.rules.admit(view_of(state, tech), i, replica, worker, now) == 0:
-                    break
+            if tech.has_rule[ADMIT_RULE] and not tech.rules.admit(view_of(state, tech), i, replica, worker, now):
+                break
             if request.origin >= 0:  # the newest token is not in the cache
                 elsewhere = True
                 known -= 1
@@ -107,11 +105,10 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
                 moved = tech.swapped[i]
         if cfg.unit_tokens > 0 and not elsewhere and moved == 0:
             hits, idle_hits = cached_units(state, cfg, i, known, replica)
-            if tech is not None:
-                if tech.records[pool].tiers > 0:
-                    given = state.inputs[i]
-                    most = min(given.unit_count, (known - 1) // cfg.unit_tokens)
-                    loaded, late = load_from_below(state, tech, cfg, replica, i, given.unit_start, hits, most, now)
+            if tech is not None and tech.records[pool].tiers > 0:
+                given = state.inputs[i]
+                most = min(given.unit_count, (known - 1) // cfg.unit_tokens)
+                loaded, late = load_from_below(state, tech, cfg, replica, i, given.unit_start, hits, most, now)
         cached = (hits + loaded) * cfg.unit_tokens + moved
         shared = hits * cfg.unit_blocks
         rest = known - cached
@@ -142,12 +139,11 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
             need = known - hits * cfg.unit_tokens + min(output, EXPECTED_MAX)
             if need >= available * cfg.block - expected:
                 break
-        elif admission == PAST_FUTURE:
-            if tech is not None:
-                plan_future(tech.past, replica, known, request.osl - remaining, 1.0)
-                if not alone and future_peak(tech.past, replica) > cfg.blocks * cfg.block:
-                    plan_future(tech.past, replica, known, request.osl - remaining, -1.0)
-                    break
+        elif admission == PAST_FUTURE and tech is not None:
+            plan_future(tech.past, replica, known, request.osl - remaining, 1.0)
+            if not alone and future_peak(tech.past, replica) > cfg.blocks * cfg.block:
+                plan_future(tech.past, replica, known, request.osl - remaining, -1.0)
+                break
         if cfg.stages > 1 and request.preemptions > 0:  # else stages could take turns to evict each other for ever
             wanted = max(wanted, blocks_of(cfg, longest) - shared)
         if wanted + (0 if alone else cfg.watermark) > available:

@@ -67,21 +67,19 @@ def begin_work(state: State, tech: Any, worker: int, now: float, limit: float) -
     if own.count == 0 and place.waiting < 0 and own.loading == 0:
         return
     cfg = state.setups[place.pool]
-    if tech is not None:
-        if cfg.lockstep:
-            first = worker - (worker - place.offset) % cfg.ranks
-            some = False
-            for n in range(first, first + cfg.ranks):
-                if choose_step(state, tech, cfg, n, state.workers[n].replica, now):
-                    some = True
-            if some:
-                begin_together(state, tech, cfg, first, now)
-            else:
-                own.end = next_ready(state, worker)
-            return
-    if tech is None:
-        if now < limit:
-            now = run_decodes(state, cfg, worker, now, limit)
+    if tech is not None and cfg.lockstep:
+        first = worker - (worker - place.offset) % cfg.ranks
+        some = False
+        for n in range(first, first + cfg.ranks):
+            if choose_step(state, tech, cfg, n, state.workers[n].replica, now):
+                some = True
+        if some:
+            begin_together(state, tech, cfg, first, now)
+        else:
+            own.end = next_ready(state, worker)
+        return
+    if tech is None and now < limit:
+        now = run_decodes(state, cfg, worker, now, limit)
     if choose_step(state, tech, cfg, worker, own.replica, now):
         begin_step(state, tech, cfg, worker, now)
     else:
@@ -104,16 +102,14 @@ def run_kernel(state: State, tech: Any) -> None:
         soonest = next_arrival(state, known, pending)
         for worker in range(workers.shape[0]):
             soonest = min(soonest, workers[worker].end)
-        if tech is not None:
-            if run.timers > 0:
-                soonest = min(soonest, tech.timers[0].at)
+        if tech is not None and run.timers > 0:
+            soonest = min(soonest, tech.timers[0].at)
         if soonest == math.inf:
             break
         if now < 0:
             first.first_arrival_s = soonest - run.request_s
-            if tech is not None:
-                if run.has_events:
-                    begin_events(state, tech, soonest)
+            if tech is not None and run.has_events:
+                begin_events(state, tech, soonest)
         else:
             first.in_system_s += run.in_system * (soonest - now)
         now = soonest
@@ -153,14 +149,13 @@ def run_kernel(state: State, tech: Any) -> None:
         if run.steps > run.max_iterations:
             first.stop = STEP_LIMIT
             break
-        if tech is not None:
-            if run.has_events:  # events of the deployment never end by themselves
-                if run.steps > before:
-                    quiet = 0
-                before = run.steps
-                if run.in_system == 0 and known == state.order.shape[0] and pending < 0:
-                    break
-                if quiet > QUIET_MOST or run.timers_full:
-                    first.stop = FAILING
-                    break
+        if tech is not None and run.has_events:  # events of the deployment never end by themselves
+            if run.steps > before:
+                quiet = 0
+            before = run.steps
+            if run.in_system == 0 and known == state.order.shape[0] and pending < 0:
+                break
+            if quiet > QUIET_MOST or run.timers_full:
+                first.stop = FAILING
+                break
     first.makespan_s = max(0.0, now - first.first_arrival_s) if now >= 0 else 0.0

@@ -148,9 +148,8 @@ def begin_load(state: State, tech: Tech, cfg: Any, replica: int, first: int, cou
                 _detach(tiers, held, row, unit)
                 _attach(tiers, held, row, unit)
         if own > 0:
-            tiers[row].link_free = (
-                max(now, tiers[row].link_free) + tiers[row].latency_s + own * cfg.unit_blocks * tiers[row].block_s
-            )
+            tier = tiers[row]
+            tier.link_free = max(now, tier.link_free) + tier.latency_s + own * cfg.unit_blocks * tier.block_s
 
 
 @njit_inner
@@ -161,14 +160,11 @@ def swap_out(
     tier = tech.tiers[tech.tier_rows[replica, 0]]
     load_s = max(0.0, tier.link_free - now) + tier.latency_s + blocks * tier.block_s
     new = float(tokens)
-    computed = step_cost(
-        state.data, state.layout[state.replicas[replica].pool], new, 1.0, 0.0, 0.0, 1.0, new, 0.5 * new * new
-    )[0]
-    if (
-        tokens < 1
-        or load_s >= computed
-        or _make_room(tech, tech.tier_rows[replica, 0], blocks, max(1, cfg.unit_blocks)) == -2
-    ):
+    layout = state.layout[state.replicas[replica].pool]
+    computed = step_cost(state.data, layout, new, 1.0, 0.0, 0.0, 1.0, new, 0.5 * new * new)[0]
+    if tokens < 1 or load_s >= computed:
+        return False
+    if _make_room(tech, tech.tier_rows[replica, 0], blocks, max(1, cfg.unit_blocks)) == -2:
         return False
     tier.used += blocks
     tech.swapped[request] = tokens

@@ -32,11 +32,9 @@ def freeness(state: State, tech: Tech, cfg: Any, replica: int) -> float:
     for worker in range(replicas[replica].first, replicas[replica].first + cfg.stages):
         running += workers[worker].count + workers[worker].loading
     free = replicas[replica].free + replicas[replica].evictable * cfg.unit_blocks
-    i = replicas[replica].waiting
-    if i >= 0:
-        free -= replicas[replica].queued * blocks_of(
-            cfg, state.requests[i].isl + state.requests[i].osl - state.requests[i].remaining
-        )
+    if replicas[replica].waiting >= 0:
+        head = state.requests[replicas[replica].waiting]
+        free -= replicas[replica].queued * blocks_of(cfg, head.isl + head.osl - head.remaining)
     return float(free * cfg.block / max(running, 1))
 
 

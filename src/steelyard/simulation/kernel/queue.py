@@ -122,9 +122,8 @@ def take_blocks(state: State, tech: Any, cfg: Any, replica: int, blocks: int) ->
         return False
     while replicas[replica].free < blocks:
         k = replicas[replica].pool
-        if tech is not None:
-            if tech.records[k].tiers > 0:
-                keep_below(tech, tech.records[k], replica, replicas[replica].oldest, cfg.unit_blocks)
+        if tech is not None and tech.records[k].tiers > 0:
+            keep_below(tech, tech.records[k], replica, replicas[replica].oldest, cfg.unit_blocks)
         evict(replicas, state.units, replica, cfg.unit_blocks)
         state.totals[k].evicted_units += 1
     replicas[replica].free -= blocks

@@ -77,12 +77,11 @@ def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
     state.requests[request].seq = state.run.next_seq
     state.run.next_seq += 1
     replica = -1
-    if tech is not None:
-        if tech.has_rule[ROUTE_RULE]:
-            replica = int(tech.rules.route(view_of(state, tech), request, stage, now))
-            tokens = state.requests[request].isl + state.requests[request].osl
-            if not 0 <= replica < state.replicas.shape[0] or not can_take(state, replica, tokens):
-                replica = -1
+    if tech is not None and tech.has_rule[ROUTE_RULE]:
+        replica = int(tech.rules.route(view_of(state, tech), request, stage, now))
+        tokens = state.requests[request].isl + state.requests[request].osl
+        if not 0 <= replica < state.replicas.shape[0] or not can_take(state, replica, tokens):
+            replica = -1
     if replica < 0:
         replica = route(state, tech, request, stage)
     if replica < 0:

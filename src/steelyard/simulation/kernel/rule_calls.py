@@ -1,4 +1,4 @@
-"""Rules as the kernel calls them: compiled on their own and handed over as addresses, so that the kernel never changes."""
+"""Rules as the kernel calls them: compiled on their own, handed over as addresses, so that the kernel never changes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _compiled(name: str, function: Callable[..., Any] | None, view: Any) -> Any:
 
 
 def rule_arrays(rules: RuleSet | None, state: State) -> dict[str, Any]:
-    """``rules``, ``has_rule``, ``memory``, ``shared`` and ``params`` of :class:`~steelyard.simulation.kernel.state.Tech`.
+    """The rules and their arrays, as members of :class:`~steelyard.simulation.kernel.state.Tech`.
 
     Raises:
         InputError: a rule cannot be compiled.
@@ -101,7 +101,8 @@ def rule_arrays(rules: RuleSet | None, state: State) -> dict[str, Any]:
 
         s = state
         held = (s.requests, s.slots, s.workers, s.replicas, s.setups, s.data, s.layout, memory, shared, params)
-        view = numba.typeof(View(*held))
+        kind: Any = numba.typeof
+        view = kind(View(*held))
         made = Rules(*(_compiled(name, given.get(name), view) for name in NAMES))
     else:
         made = Rules(*(given.get(name, _no_rule) for name in NAMES))

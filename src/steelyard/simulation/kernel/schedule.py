@@ -32,11 +32,10 @@ NO_LIMIT = 1 << 40
 def find_victim(state: State, tech: Any, cfg: Any, worker: int, now: float) -> int:
     """The slot to preempt when blocks have run out."""
     requests, slots, count = state.requests, state.slots, state.workers[worker].count
-    if tech is not None:
-        if tech.has_rule[VICTIM_RULE]:
-            chosen = tech.rules.victim(view_of(state, tech), worker, state.workers[worker].replica, now)
-            if 0 <= chosen < count:
-                return int(chosen)
+    if tech is not None and tech.has_rule[VICTIM_RULE]:
+        chosen = tech.rules.victim(view_of(state, tech), worker, state.workers[worker].replica, now)
+        if 0 <= chosen < count:
+            return int(chosen)
     best = count - 1
     if cfg.victim == LAST:
         return int(best)
@@ -66,9 +65,8 @@ def preempt(state: State, tech: Any, cfg: Any, worker: int, replica: int, j: int
     total = state.totals[state.replicas[replica].pool]
     total.preemptions += 1
     kept = False
-    if tech is not None:
-        if tech.records[state.replicas[replica].pool].swap:
-            kept = swap_out(state, tech, cfg, replica, request, computed, blocks_of(cfg, computed), now)
+    if tech is not None and tech.records[state.replicas[replica].pool].swap:
+        kept = swap_out(state, tech, cfg, replica, request, computed, blocks_of(cfg, computed), now)
     if kept:
         total.swapped_tokens += computed
     else:
@@ -98,9 +96,8 @@ def work_on_running(
     preempted = False
     block, cap, fixed = cfg.block, cfg.cap, cfg.fixed
     each = 1  # tokens of a decode
-    if tech is not None:
-        if decodes and tech.records[state.replicas[replica].pool].guess > 0:
-            each = plan_guesses(state, tech, worker, replica, budget, now)
+    if tech is not None and decodes and tech.records[state.replicas[replica].pool].guess > 0:
+        each = plan_guesses(state, tech, worker, replica, budget, now)
     j = 0
     while j < workers[worker].count and budget > 0:
         slot = slots[worker, j]
@@ -217,7 +214,7 @@ def apply_rules(state: State, tech: Tech, cfg: Any, worker: int, replica: int, n
 def lower_ratio(cfg: Any, ratio: float) -> float:
     """SGLang's new-token ratio after one more step of decodes."""
     start = min(0.7 * cfg.conservativeness, 1.0)
-    return max(ratio - start * (1 - RATIO_FLOOR) / RATIO_STEPS, start * RATIO_FLOOR)
+    return float(max(ratio - start * (1 - RATIO_FLOOR) / RATIO_STEPS, start * RATIO_FLOOR))
 
 
 @njit_inline
@@ -228,9 +225,9 @@ def choose_tokens(state: State, tech: Any, cfg: Any, worker: int, replica: int, 
     if not cfg.mixed and own.count == 0:
         own.forming = 1
     left, preempted = work_on_running(state, tech, cfg, worker, replica, now, budget, True, cfg.mixed == 1)
-    if not preempted and (not cfg.static or own.forming == 1):
-        if cfg.wait_steps == 0 or not hold_back(state, cfg, worker, replica):
-            left = admit(state, tech, cfg, worker, replica, now, left)
+    held = preempted or (cfg.static and own.forming == 0)
+    if not held and (cfg.wait_steps == 0 or not hold_back(state, cfg, worker, replica)):
+        left = admit(state, tech, cfg, worker, replica, now, left)
     if left < budget or cfg.mixed:
         return bool(left < budget)
     own.forming = 0
@@ -255,8 +252,7 @@ def choose_step(state: State, tech: Any, cfg: Any, worker: int, replica: int, no
             leave(state, tech, cfg, worker, replica, now)
         apply_rules(state, tech, cfg, worker, replica, now)
     some = choose_tokens(state, tech, cfg, worker, replica, now)
-    if tech is not None:
-        if not some and state.workers[worker].prompt_left < NO_LIMIT:  # a rule may not stop an engine
-            state.workers[worker].prompt_left = NO_LIMIT
-            some = choose_tokens(state, tech, cfg, worker, replica, now)
+    if tech is not None and not some and state.workers[worker].prompt_left < NO_LIMIT:  # a rule may not stop an engine
+        state.workers[worker].prompt_left = NO_LIMIT
+        some = choose_tokens(state, tech, cfg, worker, replica, now)
     return some

@@ -43,12 +43,12 @@ HERE, ENCODED = -1, -2
 
 #: Limits, rules and counters of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest
 #: cached prefix, then fewest requests. ``entries``, ``outputs``, ``encoders``: replicas of each stage. ``add_time``: 1
-#: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started or
-#: send each other requests. ``fork_on_first``: dependants wait for the first token only. ``ttft_left`` more requests may
-#: take longer than ``ttft_s`` before the run is given up, and so on.
-#: Counters: ``next_seq``, the number of the next request that joins a heap; ``next_request`` of a closed loop;
-#: ``in_system`` requests; ``turn`` of the round-robin router; ``steps`` begun; ``log_rows`` of the log used, every
-#: ``log_stride``-th of ``steps_seen`` kept; ``timers`` set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
+#: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started
+#: or send each other requests. ``fork_on_first``: dependants wait for the first token only. ``ttft_left`` more
+#: requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters: ``next_seq``, the number
+#: of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system`` requests; ``turn`` of the
+#: round-robin router; ``steps`` begun; ``log_rows`` of the log used, every ``log_stride``-th of ``steps_seen`` kept;
+#: ``timers`` set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
 RUN = np.dtype(
     _fields(
         "i8",
@@ -80,11 +80,10 @@ RUN = np.dtype(
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
-#: what it does.
-#: ``stages``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of one cached prefix
-#: unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that may run beside the
-#: prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``, ``pad_mixed``:
-#: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
+#: what it does. ``stages``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of
+#: one cached prefix unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that
+#: may run beside the prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``,
+#: ``pad_mixed``: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
 #: ``wait_tokens``: prompts wait so many steps for so many tokens. ``migrate``: running requests may move. ``scales``:
 #: the number of replicas follows the load, from ``least`` to ``most``, ``load_target`` requests each, looked at every
 #: ``interval_s``; a new one takes ``start_s``. ``mtbf_s``: mean time between failures of a replica (0: never),
@@ -155,9 +154,9 @@ SLOT = np.dtype(
 )
 
 #: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends; when idle, when a slot
-#: gets ready, or inf. ``count``: running requests, ``loading``: those whose cache is on its way. ``forming``: a static batch may
-#: still grow. ``guesses``: tokens guessed per decode in this step. ``prompt_left``: prompt tokens a
-#: rule lets it compute.
+#: gets ready, or inf. ``count``: running requests, ``loading``: those whose cache is on its way. ``forming``: a static
+#: batch may still grow. ``guesses``: tokens guessed per decode in this step. ``prompt_left``: prompt tokens a rule
+#: lets it compute.
 WORKER = np.dtype(
     _fields("f8", "end", "last_end")
     + _fields("i8", "count", "loading", "busy", "forming", "replica", "guesses", "prompt_left")
@@ -200,9 +199,9 @@ REPLICA = np.dtype(
 
 #: What happens at a time, in a heap by time: ``event`` is one of :data:`SENT`, ...
 TIMER = np.dtype(_fields("f8", "at") + _fields("i8", "event", "target", "argument", "seq"))
-#: Request ``target`` of worker ``argument`` has its cache; replica ``target`` (the first of its ranks) fails, a failure
-#: numbered ``argument`` comes back by itself, 0 does not; it is up; pool ``target`` looks whether it needs another number
-#: of replicas, or whether requests should move.
+#: Request ``target`` of worker ``argument`` has its cache; replica ``target`` (the first of its ranks) fails, a
+#: failure numbered ``argument`` comes back by itself, 0 does not; it is up; pool ``target`` looks whether it needs
+#: another number of replicas, or whether requests should move.
 SENT, DOWN, UP, SCALE, BALANCE = range(5)
 #: Failures of a replica whose times are drawn; later ones repeat them.
 DRAWN = 256

@@ -141,20 +141,18 @@ def price(
     rows = float(max(1, chunks + decodes))
     plain = True
     time, energy = 0.0, 0.0
-    if tech is not None:
-        if not tech.records[k].plain and decodes + chunks > 0:
-            time, energy = price_worker(state, tech, cfg, worker, decodes, context, chunks, new, pairs)
-            plain = False
+    if tech is not None and not tech.records[k].plain and decodes + chunks > 0:
+        time, energy = price_worker(state, tech, cfg, worker, decodes, context, chunks, new, pairs)
+        plain = False
     if plain:
         time, energy = step_cost(
             state.data, state.layout[k], tokens, rows, float(decodes), context, float(chunks), float(new), pairs
         )
-    if tech is not None:
-        if tech.has_rule[PRICE_RULE]:
-            replica = state.workers[worker].replica
-            time, energy = tech.rules.price(
-                view_of(state, tech), worker, replica, decodes, context, chunks, float(new), pairs, time, energy
-            )
+    if tech is not None and tech.has_rule[PRICE_RULE]:
+        replica = state.workers[worker].replica
+        time, energy = tech.rules.price(
+            view_of(state, tech), worker, replica, decodes, context, chunks, float(new), pairs, time, energy
+        )
     return time, energy
 
 
@@ -306,9 +304,8 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
     previous = own.last_end
     static = cfg.static
     guesses = 0
-    if tech is not None:
-        if tech.records[place.pool].guess > 0:
-            guesses = own.guesses
+    if tech is not None and tech.records[place.pool].guess > 0:
+        guesses = own.guesses
     same, kept, alive, burst = 0, 0, 0, 0
     gaps = 0.0
     count = own.count
@@ -321,18 +318,18 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
             i = slot.request
             prompt = slot.computed < slot.target
             gain = 1
-            if tech is not None:
-                if guesses > 0 and not prompt:  # those that were right, and the one after them, come out together
-                    right = accepted_guesses(tech.records[place.pool], i, slot.left, guesses)
-                    gain = min(slot.left, 1 + right)
-                    take = gain
-                    burst += gain - 1
-                    total.accepted_tokens += gain - 1
+            if (
+                tech is not None and guesses > 0 and not prompt
+            ):  # right guesses and the token after them come out together
+                right = accepted_guesses(tech.records[place.pool], i, slot.left, guesses)
+                gain = min(slot.left, 1 + right)
+                take = gain
+                burst += gain - 1
+                total.accepted_tokens += gain - 1
             slot.computed += take
-            if tech is not None:
-                if tech.has_rule[ACCOUNT_RULE]:
-                    wrote = gain if slot.computed >= slot.target else 0
-                    tech.rules.account(view_of(state, tech), i, take if prompt else 0, wrote, now)
+            if tech is not None and tech.has_rule[ACCOUNT_RULE]:
+                wrote = gain if slot.computed >= slot.target else 0
+                tech.rules.account(view_of(state, tech), i, take if prompt else 0, wrote, now)
             if slot.computed >= slot.target:
                 request = state.requests[i]
                 if prompt and cfg.unit_tokens > 0:
@@ -366,15 +363,13 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
                     run.in_system -= 1
                     if not run.fork_on_first:
                         pending = successors(state, i, now, pending)
-                    if tech is not None:
-                        if cfg.admission == PAST_FUTURE:
-                            learn_length(tech.past, replica, request.osl)
+                    if tech is not None and cfg.admission == PAST_FUTURE:
+                        learn_length(tech.past, replica, request.osl)
                     if not static:
                         release(state, tech, cfg, replica, i, slot.blocks)
-                elif cfg.role == PREFILL:
-                    if tech is not None:
-                        hand_over(state, tech, worker, replica, j, now)
-                        continue
+                elif cfg.role == PREFILL and tech is not None:
+                    hand_over(state, tech, worker, replica, j, now)
+                    continue
         if slot.left > 0:
             alive += 1
         if over and not static:

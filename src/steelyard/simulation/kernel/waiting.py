@@ -1,9 +1,10 @@
 """Waiting requests and the blocks of running ones, compiled: joining a queue, cached prefixes, giving blocks back.
 
-Arguments that the functions of the kernel share: ``state``, the arrays (:class:`~steelyard.simulation.kernel.state.State`);
-``tech``, None in a plain simulation, else :class:`~steelyard.simulation.kernel.state.Tech` (what stands under
-``if tech is not None`` is no part of the lean kernel); ``cfg``, the setup of a replica's pool; ``worker``, ``replica`` and
-``request``, their numbers; ``now``, the time in s.
+Arguments that the functions of the kernel share: ``state``, the arrays
+(:class:`~steelyard.simulation.kernel.state.State`); ``tech``, None in a plain simulation, else
+:class:`~steelyard.simulation.kernel.state.Tech` (what stands under ``if tech is not None`` is no part of the lean
+kernel); ``cfg``, the setup of a replica's pool; ``worker``, ``replica`` and ``request``, their numbers; ``now``, the
+time in s.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ def enqueue(state: State, tech: Any, request: int, replica: int, now: float) -> 
 @njit_inner
 def requeue(state: State, tech: Any, request: int, replica: int, now: float) -> None:
     """Put a request into the queue under the key it has, or the one a rule gives it."""
-    if tech is not None:
-        if tech.has_rule[KEY_RULE]:
-            state.requests[request].key = tech.rules.key(view_of(state, tech), request, replica, now)
+    if tech is not None and tech.has_rule[KEY_RULE]:
+        state.requests[request].key = tech.rules.key(view_of(state, tech), request, replica, now)
     place = state.replicas[replica]
     place.waiting = push(state.requests, place.waiting, request)
     place.queued += 1
