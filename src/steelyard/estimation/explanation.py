@@ -150,7 +150,9 @@ def formula(kind: str, f: Mapping[str, Any]) -> str:
         return f"{f.get('operation')} of {q(_number(f.get('message_bytes', 0)), 'B')} over {_n(f, 'devices')} devices"
     if kind == "gather":
         return "rows read from a table"
-    return f"elementwise over {_n(f, 'rows')} rows"
+    if kind == "vector":
+        return f"elementwise over {_n(f, 'rows')} rows"
+    return ", ".join((kind, *(f"{name} {_n(f, name)}" for name in f if not name.endswith("_bits"))))
 
 
 def _memory(e: Estimate) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A plug-in of steelyard with one of everything."""

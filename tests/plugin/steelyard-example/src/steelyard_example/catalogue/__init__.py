@@ -1,0 +1,1 @@
+"""Machines, classes of machines and engines, found by the entry point ``steelyard.catalogues``."""
