@@ -19,11 +19,12 @@ from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.report.charts import Chart, nice_ticks
 from steelyard.report.records import COLUMNS, vllm_bench, write_records
-from steelyard.report.simulation import limits, to_dict
 from steelyard.report.simulation import text as report
+from steelyard.report.simulation import to_dict
 from steelyard.report.timeline import page
 from steelyard.scenario.slo import parse_target
 from steelyard.simulation.api import engine_and_scheduler, simulate, targets_of
+from steelyard.simulation.limits import limits
 from steelyard.simulation.result import Simulation
 from steelyard.traffic import read_recorded
 

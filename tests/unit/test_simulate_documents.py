@@ -19,9 +19,10 @@ from steelyard.report import replay as replay_report
 from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
 from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
-from steelyard.report.simulation import CHEAP_STEPS, bottleneck, ends_of, flat, interval, limits, text, to_dict
+from steelyard.report.simulation import flat, interval, text, to_dict
 from steelyard.simulation.api import serve, simulate, targets_of
 from steelyard.simulation.kernel.state import TOTALS
+from steelyard.simulation.limits import CHEAP_STEPS, bottleneck, ends_of, limits
 from steelyard.simulation.result import Simulation
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("numba")
 
-from steelyard.report.simulation import ends_of
 from steelyard.report.timeline import percentiles_over_time, write_timeline
 from steelyard.simulation.api import simulate, targets_of
+from steelyard.simulation.limits import ends_of
 from tests.web.browser import contrast, executable, look
 
 #: Charts over time and of distributions.

@@ -401,8 +401,9 @@ def _write(
     found: Simulation, targets: tuple[Target, ...], intervals: bool | None, files: Files, output: Output
 ) -> None:
     from steelyard.report import simulation as report
+    from steelyard.simulation.limits import ends_of
 
-    ends = None if files.format == "vllm" and not files.html else report.ends_of(found, intervals)
+    ends = None if files.format == "vllm" and not files.html else ends_of(found, intervals)
     if files.records:
         from steelyard.report.records import write_records
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from steelyard.documents import read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
@@ -46,9 +48,7 @@ def find(name: str, kind: Kind | None = None) -> Entry:
         return _load(path, name)
     found: list[Entry] = []
     known: list[str] = []
-    for each in get_args(Kind):
-        if each == "estimate":
-            continue
+    for each in _LOADERS:
         try:
             found.append(_load(each, name))
         except UnknownName as error:
@@ -70,8 +70,6 @@ def _kind_of_path(name: str) -> Kind | None:
     if suffix in (".gguf", ".safetensors") or path.is_dir():
         return "model"
     if suffix == ".json":
-        from steelyard.documents import read_document
-
         data = read_document(path)
         if str(data.get("schema", "")).startswith("steelyard.estimate"):
             return "estimate"
@@ -79,67 +77,33 @@ def _kind_of_path(name: str) -> Kind | None:
     return None
 
 
+#: What loads an entry of a kind by its name.
+_LOADERS: Mapping[Kind, str] = {
+    "machine": "steelyard.machine.catalogue:find_machine",
+    "model": "steelyard.workload.catalogue:load_model",
+    "format": "steelyard.deployment.formats:find_format",
+    "engine": "steelyard.deployment.engine:find_engine",
+    "network": "steelyard.machine.catalogue:find_network",
+    "node": "steelyard.machine.catalogue:find_node",
+}
+
+
 def _load(kind: Kind, name: str) -> Entry:
-    value = _LOADERS[kind](name)
-    return Entry(kind, str(value.get("model", name)) if isinstance(value, Mapping) else value.name, value)
-
-
-def _machine(name: str) -> Any:
-    from steelyard.machine.catalogue import find_machine
-
-    return find_machine(name)
-
-
-def _model(name: str) -> Any:
-    from steelyard.workload.catalogue import load_model
-
-    return load_model(name)
-
-
-def _format(name: str) -> Any:
-    from steelyard.deployment.formats import find_format
-
-    return find_format(name)
-
-
-def _engine(name: str) -> Any:
-    from steelyard.deployment.engine import find_engine
-
-    return find_engine(name)
-
-
-def _network(name: str) -> Any:
-    from steelyard.machine.catalogue import find_network
-
-    return find_network(name)
-
-
-def _node(name: str) -> Any:
-    from steelyard.machine.catalogue import find_node
-
-    return find_node(name)
+    if kind == "estimate":
+        value = _estimate(name)
+        return Entry(kind, str(value.get("model", name)), value)
+    module, _, function = _LOADERS[kind].partition(":")
+    loaded = getattr(import_module(module), function)(name)
+    return Entry(kind, loaded.name, loaded)
 
 
 def _estimate(name: str) -> Any:
-    from steelyard.documents import read_document
-
     data = read_document(name)
     if data.get("schema") != "steelyard.estimate/1":
         raise InputError(
             f"expected a saved estimate of one scenario (steelyard.estimate/1), got {data.get('schema')!r}", field=name
         )
     return data
-
-
-_LOADERS: Mapping[Kind, Callable[[str], Any]] = {
-    "machine": _machine,
-    "model": _model,
-    "format": _format,
-    "engine": _engine,
-    "network": _network,
-    "node": _node,
-    "estimate": _estimate,
-}
 
 
 def facts(entry: Entry) -> dict[str, Any]:
@@ -264,42 +228,35 @@ def to_dict(entry: Entry) -> dict[str, Any]:
 
 
 def _sources(entry: Entry) -> dict[str, str]:
-    if isinstance(entry.value, Mapping):
-        return dict(entry.value.get("sources", {}))
-    found = getattr(entry.value, "sources", None)
-    if isinstance(found, Mapping):
-        return dict(found)
+    found = _said(entry, "sources")
     source = getattr(entry.value, "source", "")
-    return {entry.name: source} if source else {}
+    return found if isinstance(found, dict) else {entry.name: source} if source else {}
 
 
 def _guesses(entry: Entry) -> dict[str, str]:
-    if isinstance(entry.value, Mapping):
-        return dict(entry.value.get("guesses", {}))
-    found = getattr(entry.value, "guess", None)
-    if isinstance(found, Mapping):
-        return dict(found)
+    found = _said(entry, "guesses" if entry.kind == "estimate" else "guess")
     if isinstance(found, str) and found:
         return {"format": found}
-    return dict.fromkeys(found or (), "not published")
+    return found if isinstance(found, dict) else dict.fromkeys(found or (), "not published")
+
+
+def _said(entry: Entry, name: str) -> Any:
+    """What an entry says of its sources or guesses: a dict where it says it by field."""
+    if entry.kind == "estimate":
+        return dict(entry.value.get(name, {}))
+    found = getattr(entry.value, name, None)
+    return dict(found) if isinstance(found, Mapping) else found
 
 
 def text(entry: Entry, width: int | None = None) -> str:
     """The entry for a terminal; a figure nobody published is marked ``guess``."""
-    from rich.text import Text
-
-    from steelyard.report.paper import bullet, grid, render
+    from steelyard.report.paper import bullets, grid, render, styled
 
     guesses = _guesses(entry)
     if entry.kind == "estimate":
-        return json.dumps(
-            {k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}, indent=1
-        )
+        shown = {k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}
+        return json.dumps(shown, indent=1)
     title = getattr(entry.value, "title", "")
-    parts: list[Any] = [
-        Text(f"{entry.kind} {entry.name}", style="bold").append(f"  {title}" if title else "", style="default"),
-        "",
-    ]
     table = grid("left", "left", "left")
     units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind != "model" else {}
     for path, value in facts(entry).items():
@@ -307,16 +264,11 @@ def text(entry: Entry, width: int | None = None) -> str:
             continue
         unit = units.get(path, "B" if path.endswith("_bytes") else "")
         marked = any(path == p or path.startswith(p + ".") for p in guesses)
-        table.add_row(f"  {path}", Text(_shown(value, unit)), Text("guess", style="yellow") if marked else "")
-    parts.append(table)
-    for heading, lines in (("sources", _sources(entry)), ("guesses", guesses)):
-        if lines:
-            parts += [
-                "",
-                Text(heading, style="bold"),
-                *(bullet(Text(f"{name}: {words}")) for name, words in lines.items()),
-            ]
-    return render(parts, width)
+        table.add_row(f"  {path}", styled(_shown(value, unit)), styled(("guess" if marked else "", "yellow")))
+    made: list[Any] = [styled((f"{entry.kind} {entry.name}", "bold"), f"  {title}" if title else ""), "", table]
+    for heading, found in (("sources", _sources(entry)), ("guesses", guesses)):
+        made += ["", *bullets(heading, [f"{name}: {words}" for name, words in found.items()])] if found else []
+    return render(made, width)
 
 
 def _shown(value: Any, unit: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steelyard.errors import InputError, UnknownName, normalise
@@ -51,7 +51,7 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     Raises:
         UnknownName: nothing matches.
     """
-    everything = _LISTS[kind]()
+    everything = list(_LISTS[kind]())
     key = normalise(filter_text) or filter_text.strip()
     found = [
         row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))
@@ -136,91 +136,50 @@ def _machines() -> list[dict[str, Any]]:
     return found
 
 
-def _formats() -> list[dict[str, Any]]:
+def _formats() -> Iterator[dict[str, Any]]:
     from steelyard.deployment.formats import formats
 
-    return [
-        {
-            "name": f.name,
-            "bits": f.bits,
-            "stored_bits": round(f.stored_bits, 4),
-            "math": ", ".join(f.math),
-            "also": ", ".join(f.aliases),
-            "title": f.title,
-        }
-        for f in formats().values()
-    ]
+    for f in formats().values():
+        also = {"math": ", ".join(f.math), "also": ", ".join(f.aliases), "title": f.title}
+        yield {"name": f.name, "bits": f.bits, "stored_bits": round(f.stored_bits, 4), **also}
 
 
-def _engines() -> list[dict[str, Any]]:
+def _engines() -> Iterator[dict[str, Any]]:
     from steelyard.deployment.engine import engines
 
-    return [
-        {
-            "name": e.name,
-            "title": e.title,
-            "memory_frac": e.memory_frac,
-            "block": e.block_tokens,
-            "max_batched_tokens": e.max_batched_tokens,
-            "sequences": e.max_sequences,
-            "step_s": e.step_s,
-            "request_s": e.request_s,
-            "guesses": len(e.guess),
-        }
-        for e in engines().values()
-    ]
+    for e in engines().values():
+        sizes = {"block": e.block_tokens, "max_batched_tokens": e.max_batched_tokens, "sequences": e.max_sequences}
+        first = _fields(e, "name", "title", "memory_frac")
+        yield {**first, **sizes, **_fields(e, "step_s", "request_s"), "guesses": len(e.guess)}
 
 
-def _networks() -> list[dict[str, Any]]:
+def _networks() -> Iterator[dict[str, Any]]:
     from steelyard.machine.catalogue import networks
 
-    return [
-        {
-            "name": n.name,
-            "title": n.title,
-            "kind": n.kind,
-            "bandwidth_bytes_per_s": n.bandwidth_bytes_per_s,
-            "latency_s": n.latency_s,
-            "switched": n.switched,
-            "guesses": len(n.guess),
-        }
-        for n in networks().values()
-    ]
+    for n in networks().values():
+        figures = _fields(n, "name", "title", "kind", "bandwidth_bytes_per_s", "latency_s", "switched")
+        yield {**figures, "guesses": len(n.guess)}
 
 
-def _nodes() -> list[dict[str, Any]]:
+def _nodes() -> Iterator[dict[str, Any]]:
     from steelyard.machine.catalogue import nodes
 
-    return [
-        {
-            "name": n.name,
-            "machine": n.machine,
-            "devices": n.devices,
-            "peer": n.peer,
-            "network": n.network,
-            "host_w": n.host_w or None,
-        }
-        for n in nodes().values()
-    ]
+    for n in nodes().values():
+        yield {**_fields(n, "name", "machine", "devices", "peer", "network"), "host_w": n.host_w or None}
 
 
-def _prices() -> list[dict[str, Any]]:
+def _prices() -> Iterator[dict[str, Any]]:
     from steelyard.machine.catalogue import prices
 
-    return [
-        {
-            "machine": p.machine,
-            "usd_per_hour": p.usd_per_hour,
-            "provider_class": p.provider_class,
-            "date": p.date,
-            "guess": p.guess,
-            "source": p.source,
-        }
-        for p in sorted(prices(), key=lambda p: (p.machine, p.provider_class, p.date))
-    ]
+    for p in sorted(prices(), key=lambda p: (p.machine, p.provider_class, p.date)):
+        yield _fields(p, "machine", "usd_per_hour", "provider_class", "date", "guess", "source")
 
 
-_LISTS: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
+def _fields(entry: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in names}
+
+
+_LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "models": _models,
     "machines": _machines,
     "formats": _formats,

@@ -1,48 +1,31 @@
 """A simulation as JSON (``steelyard.simulate/1``) and as a report for a terminal of 80 columns.
 
-``ends`` in the arguments are the two more runs of :func:`ends_of`; with them every figure has its 80 % interval.
+``ends`` in the arguments are the two more runs of :func:`steelyard.simulation.limits.ends_of`; with them every figure
+has its 80 % interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.report.paper import WIDTH, Line, bullet, bullets, figure, grid, lines_table, render
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
-from steelyard.scenario.slo import Target, Verdict, judge
-from steelyard.simulation.metrics import ends, intervals
+from steelyard.simulation.limits import bottleneck, judged, limits, sure
+from steelyard.simulation.metrics import intervals
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from steelyard.scenario.slo import Target
+    from steelyard.simulation.limits import Ends
     from steelyard.simulation.result import PoolOutcome, Simulation
 
-__all__ = [
-    "METRICS",
-    "Ends",
-    "bottleneck",
-    "ends_of",
-    "flat",
-    "heading",
-    "interval",
-    "limits",
-    "lines",
-    "parts",
-    "per_replica",
-    "summary",
-    "text",
-    "to_dict",
-    "verdict_lines",
-    "verdicts",
-]
-
-Ends = tuple["Simulation", "Simulation"]
+__all__ = ["METRICS", "flat", "heading", "interval", "lines", "parts", "summary", "text", "to_dict", "verdict_lines"]
 
 #: Metrics in the order of the report, ``(key of the JSON, words)``.
 METRICS = (
@@ -53,21 +36,8 @@ METRICS = (
     ("queue_s", "queued"),
 )
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-#: A cache or a step this full binds.
-FULL = 0.97
 #: Notes shown before the rest is only counted.
 _SHOWN = 6
-#: Steps up to which intervals are given unasked: two more runs of so many take about a second.
-CHEAP_STEPS = 2_000_000
-
-
-def ends_of(simulation: Simulation, asked: bool | None = None) -> Ends | None:
-    """The two more runs that 80 % intervals need; ``asked=None``: only when they are cheap."""
-    if simulation.replay is None or asked is False:
-        return None
-    if asked is None and simulation.totals["iterations"] > CHEAP_STEPS:
-        return None
-    return ends(simulation)
 
 
 def summary(simulation: Simulation) -> str:
@@ -75,13 +45,6 @@ def summary(simulation: Simulation) -> str:
     done, stopped = int(np.sum(simulation.records.completed)), f"; {simulation.stopped}" if simulation.stopped else ""
     asked = f"{len(simulation.records):,} requests, {done:,} completed"
     return f"<Simulation of {asked} in {simulation.makespan_s:,.1f} s{stopped}>"
-
-
-def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:
-    """Each promise beside what the completed requests saw."""
-    records, done = simulation.records, np.asarray(simulation.records.completed)
-    values = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
-    return judge(targets, values)
 
 
 def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> dict[str, Any]:
@@ -96,9 +59,9 @@ def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends |
             "value_s": v.value_s,
             "interval_s": None if between is None else list(between),
             "met": v.met,
-            "sure": _sure(v, between),
+            "sure": sure(v, between),
         }
-        for v, between in _judged(simulation, targets, ends)
+        for v, between in judged(simulation, targets, ends)
     ]
     document["limited_by"] = limits(simulation)
     document["bottleneck"] = bottleneck(document["limited_by"])
@@ -108,23 +71,6 @@ def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends |
     document.setdefault("notes", [*simulation.trace.notes])
     document.setdefault("dropped_rows", [*simulation.trace.rejected])
     return plain(document)  # type: ignore[no-any-return]
-
-
-def _judged(
-    simulation: Simulation, targets: Sequence[Target], ends: Ends | None
-) -> Iterator[tuple[Verdict, tuple[float, float] | None]]:
-    """Each verdict and the 80 % interval of its value."""
-    others = [] if ends is None else [verdicts(run, targets) for run in ends]
-    for i, v in enumerate(verdicts(simulation, targets)):
-        values = [found[i].value_s for found in others]
-        yield v, (min(values), max(values)) if values and np.isfinite(values).all() else None
-
-
-def _sure(verdict: Verdict, between: tuple[float, float] | None) -> bool | None:
-    """Whether the verdict is the same all over the interval; None without one."""
-    if between is None:
-        return None
-    return (between[1] <= verdict.target.limit_s) if verdict.met else (between[0] > verdict.target.limit_s)
 
 
 def flat(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> dict[str, Any]:
@@ -147,60 +93,6 @@ def flat(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | No
         row[f"verdict.{verdict['metric']}.{verdict['statistic']}.met"] = verdict["met"]
     return row
 
-
-def limits(simulation: Simulation) -> dict[str, float]:
-    """What the engines were short of, as shares of the makespan (mean over replicas), largest first.
-
-    Every logged step with requests waiting counts for what kept them out: ``kv`` (no room for a mean prompt),
-    ``max_num_seqs`` (as many requests as allowed), ``compute`` (the step was at its token budget), else
-    ``scheduling``. Steps with nobody waiting are ``serving``, time without a step is ``idle``.
-    """
-    it = simulation.iterations
-    length = np.asarray(it.duration_s, dtype=np.float64)
-    if not length.size:
-        return {}
-    at = np.asarray(it.replica)
-    blocks, page, most_seqs, most_tokens = (
-        per_replica(simulation, value)[at]
-        for value in (
-            lambda p: p.kv.blocks,
-            lambda p: p.kv.block_tokens,
-            lambda p: p.config.max_num_seqs,
-            lambda p: p.config.max_num_batched_tokens,
-        )
-    )
-    waiting = np.asarray(it.waiting) > 0
-    prompt_blocks = float(simulation.trace.isl.mean()) / page
-    full = blocks - np.asarray(it.kv_blocks) <= np.maximum((1 - FULL) * blocks, np.minimum(prompt_blocks, blocks / 2))
-    seats = np.asarray(it.running) >= most_seqs
-    tokens = np.asarray(it.prefill_tokens) + np.asarray(it.decode_tokens)
-    budget = tokens >= FULL * most_tokens
-    kinds = np.select([~waiting, full, seats, budget], [0, 1, 2, 3], 4)
-    sums = np.bincount(kinds, weights=length, minlength=5)
-    busy = 1.0 - float(simulation.totals["idle_frac"])
-    shares = sums / sums.sum() * busy
-    names = ("serving", "kv", "max_num_seqs", "compute", "scheduling")
-    found = {name: float(share) for name, share in zip(names, shares, strict=True)} | {"idle": 1.0 - busy}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def per_replica(simulation: Simulation, value: Callable[[PoolOutcome], float]) -> NDArray[Any]:
-    """``[replicas]``: a figure of each replica's pool, in the order they are numbered."""
-    pools = simulation.pools
-    return np.repeat(np.array([value(p) for p in pools]), [p.ranks for p in pools])
-
-
-def bottleneck(shares: dict[str, float]) -> str:
-    """What kept requests waiting longest, a key of :func:`limits`; ``arrivals`` when mostly nobody waited."""
-    if not shares:
-        return "arrivals"
-    waited = {name: share for name, share in shares.items() if name not in ("serving", "idle")}
-    name = max(waited, key=lambda k: waited[k])
-    return name if sum(waited.values()) >= WAITED else "arrivals"
-
-
-#: Share of the makespan with requests waiting from which the engine, and not the load, is the limit.
-WAITED = 0.2
 
 SHORT_OF = {
     "serving": "serving everyone at once",
@@ -377,10 +269,10 @@ def _served(t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str,
 
 def verdict_lines(sim: Simulation, targets: Sequence[Target], ends: Ends | None) -> Iterator[Line]:
     """Whether each SLO is met, with the value, its interval and the limit."""
-    for i, (v, between) in enumerate(_judged(sim, targets, ends)):
+    for i, (v, between) in enumerate(judged(sim, targets, ends)):
         name = f"{v.target.metric.removesuffix('_s').upper()} {v.target.label}"
         span = f" ({interval(*between)})" if between else ""
-        doubt = "; could be " + ("missed" if v.met else "met") if _sure(v, between) is False else ""
+        doubt = "; could be " + ("missed" if v.met else "met") if sure(v, between) is False else ""
         text = f"{name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}"
         yield Line("" if i else "SLO", text, "met" if v.met else "missed", doubt)
 

@@ -11,14 +11,15 @@ from steelyard.report import simulation as report
 from steelyard.report.charts import Chart, Floats
 from steelyard.report.html import rendered, write_html
 from steelyard.report.paper import Line
+from steelyard.simulation.limits import limits
 from steelyard.simulation.metrics import intervals
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steelyard.report.simulation import Ends
     from steelyard.scenario.slo import Target
+    from steelyard.simulation.limits import Ends
     from steelyard.simulation.result import Simulation
 
 __all__ = ["BINS", "page", "percentiles_over_time", "write_timeline"]
@@ -75,7 +76,7 @@ def page(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | No
     left = "".join(f", {document[x]:,} {x}" for x in ("rejected", "unfinished") if document[x])
     completed = f"{document['completed']:,} of {document['requests']:,}{left} in {q(document['makespan_s'], 's')}"
     facts = [line for line in report.lines(simulation, document, targets) if not line.verdict]
-    shares = report.limits(simulation)
+    shares = limits(simulation)
     named = [(i, words, shares.get(name, 0.0)) for i, (name, words) in enumerate(report.SHORT_OF.items())]
     return rendered(
         "simulation.html",
