@@ -13,8 +13,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from steelyard.cli.main import app
-from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine import Engine, KernelSpeed, Limits, Rules
 from steelyard.deployment.formats import Format
+from steelyard.machine.classes import Family, Kind, Stack
 from steelyard.machine.component import Compute, Link, Machine, Memory
 from steelyard.machine.network import Network, Node, Price
 from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
@@ -134,7 +135,13 @@ def files() -> str:
         ("Node", Node, "`nodes/*.toml`, `[[node]]`: devices that share a chassis."),
         ("Price", Price, "`prices/*.toml`, `[[price]]`; `provider_class` is written `class` in the file."),
         ("Format", Format, "`formats/formats.toml`, `[[format]]`."),
-        ("Engine", Engine, "`engines/engines.toml`, `[[engine]]`."),
+        ("Engine", Engine, "`engines/*.toml`, `[[engine]]`."),
+        ("Limits of an engine", Limits, "Entries of its `limits`."),
+        ("Kernels of an engine", KernelSpeed, "Entries of its `kernels`, where they differ from the benchmarked ones."),
+        ("Scheduler", Rules, "`engines/*.toml`, `[[scheduler]]`."),
+        ("Kind of machine", Kind, "`classes/*.toml`, `[[kind]]`."),
+        ("Software stack", Stack, "`classes/*.toml`, `[[stack]]`: what `launch` of a machine names."),
+        ("Family", Family, "`classes/*.toml`, `[[family]]`."),
     ):
         parts += [f"## {title}", "", words, "", "| field | unit or values | default | meaning |", "|---|---|---|---|"]
         parts += [f"| `{name}` | {unit} | {default} | {doc} |" for name, unit, default, doc in rows(cls)]

@@ -17,6 +17,7 @@ from steelyard.cost.moe import (
     FACTS,
     MoeDevice,
     MoeParameters,
+    Router,
     expert_loads,
     moe_limit_s,
     moe_time_s,
@@ -53,7 +54,7 @@ def test_distinct_experts_of_uniform_routing_are_exact() -> None:
 
 
 def test_even_routing_hits_as_many_as_it_can() -> None:
-    assert hits(TOKENS, 8, 256, routing="even") == pytest.approx(np.minimum(256, 8 * TOKENS))
+    assert hits(TOKENS, 8, 256, Router(even=True)) == pytest.approx(np.minimum(256, 8 * TOKENS))
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,16 +65,16 @@ def test_even_routing_hits_as_many_as_it_can() -> None:
     skew=st.sampled_from([0.0, 1.01, 1.2]),
 )
 def test_hits_are_bounded_and_rows_are_conserved(tokens: int, experts: int, topk: int, skew: float) -> None:
-    hit = float(hits(tokens, topk, experts, skew))
+    hit = float(hits(tokens, topk, experts, Router(skew)))
     assert 0.0 < hit <= min(experts, tokens * topk) + 1e-6
-    rows, _, count = expert_loads(tokens, topk, experts, skew)
+    rows, _, count = expert_loads(tokens, topk, experts, Router(skew))
     # an expert takes a token once; what that cuts off is redistributed to within 5 %
     assert float(np.sum(rows * count)) == pytest.approx(tokens * topk, rel=0.05)
 
 
 def test_skew_hits_fewer_experts_and_loads_the_busiest_device() -> None:
-    assert hits(64, 8, 256, 1.2) < hits(64, 8, 256)
-    busiest, fair = (np.sum(np.prod(expert_loads(1024, 8, 256, skew, 32)[::2], axis=0)) for skew in (1.2, 0.0))
+    assert hits(64, 8, 256, Router(1.2)) < hits(64, 8, 256)
+    busiest, fair = (np.sum(np.prod(expert_loads(1024, 8, 256, Router(skew), 32)[::2], axis=0)) for skew in (1.2, 0.0))
     assert busiest > 1.2 * fair
     assert fair == pytest.approx(1024 * 8 / 8, rel=1e-6)
 
@@ -81,8 +82,8 @@ def test_skew_hits_fewer_experts_and_loads_the_busiest_device() -> None:
 @pytest.mark.parametrize("kernel", list(FACTS))
 @pytest.mark.parametrize("skew", [0.0, 1.2])
 def test_never_below_the_limit_and_grows_with_tokens(kernel: str, skew: float) -> None:
-    time = deepseek(TOKENS, facts=FACTS[kernel], skew=skew)
-    limit = moe_limit_s(TOKENS, 7168, 2048, 8, 256, weight_bits=16.0, skew=skew, device=H100)
+    time = deepseek(TOKENS, facts=FACTS[kernel], router=Router(skew))
+    limit = moe_limit_s(TOKENS, 7168, 2048, 8, 256, weight_bits=16.0, router=Router(skew), device=H100)
     assert np.all(time >= limit)
     assert np.all(np.diff(time) > 0)
 

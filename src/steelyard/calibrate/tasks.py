@@ -27,7 +27,7 @@ from steelyard.cost.collective import CollectiveParameters, Fabric, collective_t
 from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
 from steelyard.cost.gemm import GemmParameters, gemm_facts, library_facts
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeFacts, MoeParameters, moe_time_s
+from steelyard.cost.moe import MoeFacts, MoeParameters, Router, moe_time_s
 from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.site import site_for
@@ -315,18 +315,16 @@ def moe_task(
 
     def price(p: MoeParameters, c: Columns, even: bool, gated: bool) -> Array:
         sizes = (c["tokens"], c["hidden"], c["intermediate"], c["topk"], c["experts"])
-        routing: Any = "even" if even else "random"
         return moe_time_s(
             *sizes,
             gated=bool(gated),
-            skew=c["routing_exponent"],
+            router=Router(c["routing_exponent"], bool(even)),
             device=device,
             parameters=p,
             facts=facts,
             weight_bits=weight_bits,
             act_bits=act_bits,
             local_experts=c["local_experts"],
-            routing=routing,
             repeated_batches=c["repeated_batches"],
         )
 

@@ -38,7 +38,7 @@ def moe_device(site: Site) -> MoeDevice:
         site.dram_bytes_per_s,
         site.l2_bytes,
         site.l2_bytes_per_s,
-        site.copy_engine,  # type: ignore[arg-type]
+        site.copy_engine,
     )
 
 

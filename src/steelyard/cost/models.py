@@ -46,7 +46,6 @@ class PricingContext:
     engine: Engine
     at: Site | None
     """Engine and format; None for communication."""
-    skew: float = 0.0
     weights_hot: bool = False
     """Benchmarks that reuse one set of weights find small ones in the cache; serving does not."""
     burst: bool = False

@@ -14,14 +14,15 @@ Sources: vLLM fused_moe (Triton, sorted and padded by expert); FlashInfer and CU
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from steelyard.cost.kernel import Kernel
+
 FloatArray = npt.NDArray[np.float64]
 Sizes = float | int | npt.NDArray[np.generic]
-Routing = Literal["random", "even"]
 
 NODES: Final = 24
 """Quadrature nodes over the experts' loads, midpoints of equal probability."""
@@ -54,7 +55,7 @@ class MoeDevice:
     dram_bytes_per_s: float
     l2_bytes: float
     l2_bytes_per_s: float
-    copy_engine: Literal["async", "mma_sync", "other"] = "async"
+    copy_engine: str = "async"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,24 @@ FACTS: Final[dict[str, MoeFacts]] = {
 }
 
 
+class Router(NamedTuple):
+    """How tokens choose experts."""
+
+    skew: Sizes = 0.0
+    """Exponent of the power law of expert popularity; 0: uniform."""
+    even: bool = False
+    """As evenly as possible, as some benchmarks route, instead of at random."""
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> Router:
+        """What the ops of a kernel say of it."""
+        return cls(kernel.ops[0].facts.get("skew", 0.0) if kernel.ops else 0.0)
+
+
+#: Every expert as likely as any other.
+UNIFORM: Final = Router()
+
+
 def expert_shares(experts: Sizes, tokens: Sizes, skew: Sizes, local_experts: Sizes) -> tuple[FloatArray, FloatArray]:
     """Share of all routed rows per local expert, and how many local experts each node stands for.
 
@@ -154,9 +173,8 @@ def expert_loads(
     tokens: Sizes,
     topk: Sizes,
     experts: Sizes,
-    skew: Sizes = 0.0,
+    router: Router = UNIFORM,
     local_experts: Sizes | None = None,
-    routing: Routing = "random",
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Expected rows, chance of being hit, and multiplicity per node of local experts.
 
@@ -165,7 +183,7 @@ def expert_loads(
     tokens_ = np.asarray(tokens, dtype=np.float64)
     topk_ = np.asarray(topk, dtype=np.float64)
     local = experts if local_experts is None else local_experts
-    share, count = expert_shares(experts, tokens_, skew, local)
+    share, count = expert_shares(experts, tokens_, router.skew, local)
     experts_ = np.asarray(experts, dtype=np.float64)[..., None]
     chance = np.minimum(share * topk_[..., None], 1.0)
     # an expert takes a token once: what the busy experts cannot take goes to the others
@@ -180,7 +198,7 @@ def expert_loads(
     floor = np.clip(1.0 / np.maximum(tokens_, 1.0) - others, 0.0, 1.0)
     chance[..., -1] = np.maximum(chance[..., -1], floor)
     rows = chance * tokens_[..., None]
-    if routing == "even":
+    if router.even:
         hit = np.minimum(rows, 1.0)
     else:
         hit = 1.0 - np.exp(np.maximum(tokens_[..., None], 1.0) * np.log1p(-np.minimum(chance, 1.0 - 1e-12)))
@@ -196,13 +214,12 @@ def moe_limit_s(
     *,
     weight_bits: float,
     gated: bool = True,
-    skew: Sizes = 0.0,
+    router: Router = UNIFORM,
     device: MoeDevice,
     local_experts: Sizes | None = None,
-    routing: Routing = "random",
 ) -> FloatArray:
     """Least time: max(FLOP / peak, (weights hit - L2) / DRAM bandwidth), s."""
-    rows, hit, count = expert_loads(tokens, topk, experts, skew, local_experts, routing)
+    rows, hit, count = expert_loads(tokens, topk, experts, router, local_experts)
     per_expert = (
         np.asarray(hidden, dtype=np.float64) * np.asarray(intermediate, dtype=np.float64) * (3.0 if gated else 2.0)
     )
@@ -223,25 +240,24 @@ def moe_time_s(
     act_bits: float,
     out_bits: float = 16.0,
     gated: bool = True,
-    skew: Sizes = 0.0,
+    router: Router = UNIFORM,
     device: MoeDevice,
     parameters: MoeParameters,
     facts: MoeFacts,
     local_experts: Sizes | None = None,
-    routing: Routing = "random",
     repeated_batches: Sizes = 0.0,
 ) -> FloatArray:
     """Time of the routed experts of one layer on one (the busiest) device, s.
 
     Args: tokens, in the whole expert-parallel group; hidden; intermediate, of one expert on this device (after tensor
     sharding); topk; experts, in the whole group; local_experts, on this device (None: all); weight_bits, act_bits,
-    out_bits; gated, two matrices up; skew, power-law exponent (0: uniform); device; parameters; facts; routing;
+    out_bits; gated, two matrices up; router; device; parameters; facts;
     repeated_batches, how many different batches a benchmark loops over with nothing in between, so that weights may
     still be in L2 (0: cold, as in a model of many layers).
     Returns: s, never below `moe_limit_s`. Valid 1 to 65536 tokens, 8 to 1024 experts.
     """
     p = parameters
-    rows, hit, count = expert_loads(tokens, topk, experts, skew, local_experts, routing)
+    rows, hit, count = expert_loads(tokens, topk, experts, router, local_experts)
     h = np.asarray(hidden, dtype=np.float64)
     i = np.asarray(intermediate, dtype=np.float64)
     width = np.ceil(i / facts.padded_to) * facts.padded_to
@@ -274,10 +290,9 @@ def moe_time_s(
         experts,
         weight_bits=weight_bits,
         gated=gated,
-        skew=skew,
+        router=router,
         device=device,
         local_experts=local_experts,
-        routing=routing,
     )
     return np.maximum(time, limit)
 

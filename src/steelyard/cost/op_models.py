@@ -22,7 +22,7 @@ from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import COLLECTIVE, GATHER, GEMM, MOE, VECTOR
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeParameters, moe_time_s
+from steelyard.cost.moe import MoeParameters, Router, moe_time_s
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.site import Site
@@ -164,7 +164,7 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     name, found = moe_kernel(
         site, kernel.weight_format, f["weight_bits"], f["act_bits"], context.engine.experts.get(site.family, "")
     )
-    facts = MOE_FACTS[name]
+    facts, router = MOE_FACTS[name], Router.of(kernel)
     device = moe_device(site)
     tokens = np.asarray(f["tokens"], dtype=np.float64)
 
@@ -178,7 +178,7 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
             weight_bits=f["weight_bits"],
             act_bits=f["act_bits"],
             gated=bool(f["gated"]),
-            skew=context.skew,
+            router=router,
             device=device,
             parameters=found.parameters,
             facts=facts,

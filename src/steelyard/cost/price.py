@@ -30,7 +30,6 @@ def price(
     cluster: Cluster,
     engine: Engine | None = None,
     *,
-    skew: float = 0.0,
     weights_hot: bool = False,
     burst: bool = False,
     decode: bool = True,
@@ -41,7 +40,6 @@ def price(
         program: what :func:`~steelyard.cost.program.lower` made; its sizes may be arrays over scenarios.
         cluster: the devices and the links between them.
         engine: serving engine, for overheads and its choice of libraries; default: the usual one of the machine.
-        skew: exponent of the power law of expert popularity.
         burst: kernels are timed one at a time (a benchmark), so that clocks stay up.
         weights_hot: weights smaller than the cache stay in it (benchmarks that repeat one kernel).
         decode: whether the step is a captured graph where the engine uses them for decoding.
@@ -53,7 +51,7 @@ def price(
         UnknownName: no cost model prices a kernel of the program.
     """
     engine = engine or default_engine(cluster.machine)
-    kernels = tuple(_price(k, program, cluster, engine, skew, weights_hot, burst) for k in program.kernels)
+    kernels = tuple(_price(k, program, cluster, engine, weights_hot, burst) for k in program.kernels)
     layers = _layers(program)
     launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
     per_layer = max(engine.layer_s, 0.0) * layers
@@ -83,12 +81,12 @@ def _rows(program: Program) -> Any:
 
 
 def _price(
-    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, skew: float, weights_hot: bool, burst: bool
+    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, weights_hot: bool, burst: bool
 ) -> KernelCost:
     model = model_for(kernel.kind, cluster.machine)
     count = kernel.count
     if kernel.kind == "collective":
-        priced: KernelTime = model(kernel, PricingContext(cluster, engine, None, skew))
+        priced: KernelTime = model(kernel, PricingContext(cluster, engine, None))
         limit = _collective_limit(kernel, cluster)
         time = np.maximum(priced.time_s, limit)
         energy = kernel_energy_j(kernel, cluster)
@@ -113,7 +111,7 @@ def _price(
         )
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)
-        priced = model(kernel, PricingContext(cluster, engine, site, skew, weights_hot, burst))
+        priced = model(kernel, PricingContext(cluster, engine, site, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
         cost = KernelCost(

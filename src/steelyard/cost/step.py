@@ -113,7 +113,7 @@ class Replica:
 
     def cost(self, program: Program, *, decode: bool = True) -> Cost:
         """Price kernels of one device, without hops."""
-        return price(program, self.cluster, self.engine, skew=self.skew, decode=decode)
+        return price(program, self.cluster, self.engine, decode=decode)
 
     def hop_s(self, tokens: Size) -> Any:
         """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""

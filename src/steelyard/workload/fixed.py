@@ -48,13 +48,13 @@ class FixedGraph:
         if not self.ops:
             raise InputError("expected at least one op", field="ops")
 
-    def kv_elements(self, context: Size, tp: int = 1) -> Array:
+    def kv_elements(self, context: Size, shards: int = 1) -> Array:
         """Nothing is kept."""
         return np.zeros(np.shape(context))
 
-    def widest_elements(self, tp: int = 1) -> float:
+    def widest_elements(self, shards: int = 1) -> float:
         """``peak_elements`` over the devices that share it."""
-        return self.peak_elements / tp
+        return self.peak_elements / shards
 
     def parameters(self) -> int:
         """Elements of all weights."""

@@ -88,11 +88,11 @@ class Workload(Protocol):
     def state_elements(self) -> int:
         """Elements a sequence keeps whatever its length."""
 
-    def kv_elements(self, context: Size, tp: int = 1) -> Array:
-        """Elements a sequence of ``context`` tokens keeps on one of ``tp`` devices that share the heads."""
+    def kv_elements(self, context: Size, shards: int = 1) -> Array:
+        """Elements a sequence of ``context`` tokens keeps on one of ``shards`` devices that share the heads."""
 
-    def widest_elements(self, tp: int = 1) -> float:
-        """Elements per token of the widest tensor inside a layer, on one of ``tp`` devices."""
+    def widest_elements(self, shards: int = 1) -> float:
+        """Elements per token of the widest tensor inside a layer, on one of ``shards`` devices."""
 
     def parameters(self) -> int:
         """Parameters stored."""

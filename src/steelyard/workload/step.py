@@ -40,9 +40,9 @@ class Step:
         return np.asarray(self.batch if self.logits is None else self.logits, dtype=np.float64)
 
     @classmethod
-    def prefill(cls, batch: Size, isl: Size, **more: Any) -> Step:
+    def prefill(cls, batch: Size, prompt: Size, **more: Any) -> Step:
         """All prompt tokens of ``batch`` sequences in one step."""
-        return cls(batch=batch, new=isl, context=isl, **more)
+        return cls(batch=batch, new=prompt, context=prompt, **more)
 
     @classmethod
     def decode(cls, batch: Size, context: Size, **more: Any) -> Step:

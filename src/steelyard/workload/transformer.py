@@ -49,8 +49,8 @@ class Transformer(Shapes):
         found = (x.attention for x in self.layers if x.attention)
         return tuple(sorted({(a.heads, 0 if a.is_mla else a.kv_heads) for a in found}))
 
-    def kv_elements(self, context: Size, tp: int = 1) -> Array:
-        """Cache elements of one sequence on one of the ``tp`` devices that split the heads.
+    def kv_elements(self, context: Size, shards: int = 1) -> Array:
+        """Cache elements of one sequence on one of the ``shards`` devices that split the heads.
 
         ``sum over layers of width * min(context, window)``; heads are replicated when there are fewer than devices, a
         latent cache is not split.
@@ -60,12 +60,12 @@ class Transformer(Shapes):
             a = layer.attention
             if a is None or not a.causal:
                 continue
-            width = a.kv_elements_per_token if a.is_mla else max(1, -(-a.kv_heads // tp)) * (a.head_dim + a.values)
+            width = a.kv_elements_per_token if a.is_mla else max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values)
             total = total + layer.count * width * attended(context, a.window, a.chunk)
         return np.asarray(total, dtype=np.float64)
 
-    def widest_elements(self, tp: int = 1) -> float:
-        """Elements per token of the widest tensor between two kernels of a layer, on one of ``tp`` devices.
+    def widest_elements(self, shards: int = 1) -> float:
+        """Elements per token of the widest tensor between two kernels of a layer, on one of ``shards`` devices.
 
         The larger of queries, keys and values together and the (gated) feed-forward output.
         """
@@ -73,10 +73,10 @@ class Transformer(Shapes):
         for layer in self.layers:
             a, f = layer.attention, layer.feed_forward
             if a is not None:
-                widest = max(widest, (a.heads * (a.head_dim + a.values) + 2 * a.kv_heads * a.head_dim) / tp)
+                widest = max(widest, (a.heads * (a.head_dim + a.values) + 2 * a.kv_heads * a.head_dim) / shards)
             if f is not None:
                 routed = f.top_k * f.intermediate if f.is_moe else f.intermediate
-                widest = max(widest, (3 if f.gated else 2) * (routed + f.shared_intermediate) / tp)
+                widest = max(widest, (3 if f.gated else 2) * (routed + f.shared_intermediate) / shards)
         return widest
 
     @property

@@ -140,6 +140,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         "f": f.intermediate,
     }
     routed = {"domain": {("t", "e"): tokens * f.top_k}, "visited": {"e": hit}, "count": count, "block": "moe"}
+    routed["facts"] = {"skew": step.skew}
     yield Op(
         f"{prefix}.expert_up",
         "t d, e u d f -> t e u f",

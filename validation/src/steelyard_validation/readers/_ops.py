@@ -34,7 +34,7 @@ from steelyard.cost.mla import (
 )
 from steelyard.cost.models import PricingContext
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeParameters, moe_limit_s, moe_time_s
+from steelyard.cost.moe import MoeParameters, Router, moe_limit_s, moe_time_s
 from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.op_models import collective as price_collective
 from steelyard.cost.parameters import Calibrated, calibrated
@@ -272,13 +272,13 @@ def moe(
     device = moe_device(where)
     sizes: list[Any] = [np.asarray(x, dtype=np.float64) for x in (tokens, hidden, intermediate, topk, experts)]
     local, power = np.asarray(local_experts, dtype=np.float64), np.asarray(skew, dtype=np.float64)
-    routing: Any = "even" if even else "random"
+    router = Router(power, even)
     time = moe_time_s(
         *sizes,
         weight_bits=weight_bits,
         act_bits=act_bits,
         gated=gated,
-        skew=power,
+        router=router,
         device=device,
         parameters=found.parameters,
         facts=next(
@@ -286,13 +286,10 @@ def moe(
             MOE_FACTS["triton"],
         ),
         local_experts=local,
-        routing=routing,
         repeated_batches=np.asarray(repeated_batches, dtype=np.float64),
     )
     cold = replace(device, l2_bytes=0.0)
-    roof = moe_limit_s(
-        *sizes, weight_bits=weight_bits, gated=gated, skew=power, device=cold, local_experts=local, routing=routing
-    )
+    roof = moe_limit_s(*sizes, weight_bits=weight_bits, gated=gated, router=router, device=cold, local_experts=local)
     return _answer(time, roof, found)
 
 
