@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.search.answer import Answer
-from steelyard.search.api import advise
+from steelyard.search.api import plan as advise
 
 __all__ = ["QUESTIONS", "Asked", "answer", "run"]
 

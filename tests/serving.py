@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import Tables, constant_tables
 from steelyard.deployment.engine import schedulers
 from steelyard.deployment.engine_config import EngineConfig
+from steelyard.scenario.scenario import Scenario
+from steelyard.simulation.api import options_of, prepare_scenario
 from steelyard.simulation.arrays import Member, Played, play, setup_of, setup_of_fleet
 from steelyard.simulation.kernel.state import LINK
+from steelyard.simulation.result import Simulation
+from steelyard.simulation.run import run as compiled
+from steelyard.simulation.techniques import Extras
 from steelyard.traffic.trace import Trace
 
 
@@ -99,3 +105,20 @@ def run_fleet(
     prices = tables if tables is not None else constant_tables(0.01, 1e-5)
     each = [prices] * len(members) if isinstance(prices, Tables) else prices
     return play(x, each, trace, policy, router, seed, rejected, log, encode_s=encode_s)
+
+
+def simulate(
+    model: str,
+    on: str,
+    trace: Trace,
+    *,
+    slo: dict[str, float] | None = None,
+    extras: Extras | None = None,
+    **words: Any,
+) -> Simulation:
+    """A trace through an engine, with limits and techniques as objects; the other fields as for ``sy.simulate``."""
+    scenario = Scenario.of("simulate", model, on, trace=trace, **words)
+    given = options_of(scenario)
+    return compiled(
+        prepare_scenario(scenario, replace(given, slo=slo or given.slo, extras=extras or given.extras)), 0.0
+    )

@@ -16,7 +16,7 @@ from steelyard.report.plan import text, to_dict
 from steelyard.scenario.slo import parse_target
 from steelyard.search import space
 from steelyard.search.answer import Answer
-from steelyard.search.api import advise
+from steelyard.search.api import plan as advise
 from steelyard.search.candidates import Part
 from steelyard.search.objective import hourly
 from steelyard.search.space import Formats, replicas_of

@@ -12,9 +12,9 @@ import pytest
 from steelyard.cli.main import main
 from steelyard.errors import InputError, UnknownName
 from steelyard.simulation.policies import POLICIES, find_policy, ordered
-from steelyard.simulation.result import simulate
 from steelyard.testing.policies import PolicyContract, traffic
 from steelyard.traffic.trace import Trace
+from tests.serving import simulate
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-policy.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

@@ -18,10 +18,10 @@ from steelyard.deployment.engine import engines, find_engine
 from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders
 from steelyard.report.records import vllm_bench
-from steelyard.scenario.parse import Shape
 
 TRUE = {"step_s": 2.5e-3, "step_s_per_sequence": 40e-6, "request_s": 45e-3}
 MODEL, MACHINE = "qwen3-8b", "h100_sxm"
+WORDS = {"model": MODEL, "on": MACHINE, "engine": "vllm"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_recovers_known_overheads(logs: list[str]) -> None:
-    found = calibrate_engine(MODEL, MACHINE, Shape(engine="vllm"), logs)
+    found = calibrate_engine(WORDS, logs)
     for name, value in TRUE.items():
         assert found.after[name] == pytest.approx(value, rel=0.06), name
     assert [s.left_out for s in found.logs] == [False, False, True]
@@ -62,7 +62,7 @@ def test_recovers_known_overheads(logs: list[str]) -> None:
 
 
 def test_entry_is_written_and_wins(logs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = calibrate_engine(MODEL, MACHINE, Shape(engine="vllm"), logs[:1])
+    found = calibrate_engine(WORDS, logs[:1])
     shipped = find_engine("vllm")
     monkeypatch.setenv("STEELYARD_CATALOGUE", str(tmp_path))
     catalogue_folders.cache_clear()
@@ -94,9 +94,9 @@ def test_command(logs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_what_is_missing_is_said(logs: list[str]) -> None:
     with pytest.raises(InputError, match="logs of one or more"):
-        calibrate_engine(MODEL, MACHINE, Shape(engine="vllm"), [])
+        calibrate_engine(WORDS, [])
     with pytest.raises(InputError, match="devices"):
-        calibrate_engine(MODEL, MACHINE, Shape(engine="vllm", tp=2), logs)
+        calibrate_engine({**WORDS, "tp": 2}, logs)
 
 
 def test_figures_of_kernels_have_names() -> None:

@@ -36,11 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     kept: dict[str, Any] = {"answer": answer()}
 
-    def advise(model: str, on: str, **arguments: Any) -> Any:
-        kept.update(arguments, model=model, on=on)
-        return kept["answer"]
-
-    monkeypatch.setattr(door, "advise", advise)
+    monkeypatch.setattr(door, "read_question", lambda words: kept.update({"on": "any", **words}))
+    monkeypatch.setattr(door, "plan_of", lambda planning: kept["answer"])
     return kept
 
 

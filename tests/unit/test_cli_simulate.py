@@ -22,8 +22,9 @@ from steelyard.report.records import COLUMNS, vllm_bench, write_records
 from steelyard.report.simulation import text as report
 from steelyard.report.simulation import to_dict
 from steelyard.report.timeline import page
-from steelyard.scenario.slo import parse_target
-from steelyard.simulation.api import engine_and_scheduler, simulate, targets_of
+from steelyard.scenario.parse import engine_and_scheduler
+from steelyard.scenario.slo import parse_target, parse_targets
+from steelyard.simulation.api import simulate
 from steelyard.simulation.limits import limits
 from steelyard.simulation.result import Simulation
 from steelyard.traffic import read_recorded
@@ -164,7 +165,7 @@ def test_perfetto_is_balanced_json(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_the_page_is_complete_in_itself(small: Simulation) -> None:
-    made = page(small, targets_of(ttft="p99:1s"))
+    made = page(small, parse_targets({"ttft": "p99:1s"}))
     assert made.count("<svg") == made.count("</svg>") >= 8
     assert re.findall(r"(?:src|href)=\S*", made) == ['href="data:,">']
     assert not re.search(r"<script|https?://|nan|inf\b", made)
@@ -184,7 +185,7 @@ def test_time_averages_add_up(small: Simulation) -> None:
 
 
 def test_the_report_fits_80_columns_and_names_what_was_missed(small: Simulation) -> None:
-    found = report(small, targets=targets_of(ttft="p99:1us", e2e="mean:1h"))
+    found = report(small, targets=parse_targets({"ttft": "p99:1us", "e2e": "mean:1h"}))
     assert max(map(len, found.splitlines())) <= 80
     assert re.search(r"SLO +missed +TTFT p99", found)
     assert re.search(r"met +E2E mean", found)
@@ -292,7 +293,7 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "fast"], "rate: expected a rate such as 4/s"),
         (["--rate", "4", "--isl", "-1"], "isl: expected a whole number from 1"),
         (["--rate", "4", "--osl", "unifrom:1-2"], "did you mean 'uniform'"),
-        (["--rate", "4", "--requests", "0"], "requests: expected 1 to"),
+        (["--rate", "4", "--requests", "0"], "requests: expected at least 1"),
         (["--rate", "4", "--concurrency", "2"], "choose one of --rate and --concurrency"),
         (["--trace", "nowhere.csv"], "no file at 'nowhere.csv'"),
         (["--rate", "4", "--ttft", "p101:1s"], "ttft: expected a percentile"),
@@ -469,7 +470,7 @@ def test_targets() -> None:
     assert parse_target("50ms", "tpot_s").percentile == 99
     assert parse_target("mean:2s", "e2e_s").label == "mean"
     with pytest.raises(InputError) as caught:
-        targets_of(ttft="p99:0s", tpot="x")
+        parse_targets({"ttft": "p99:0s", "tpot": "x"})
     assert [p.field for p in caught.value.problems] == ["ttft", "tpot"]
 
 

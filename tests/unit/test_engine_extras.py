@@ -18,7 +18,7 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.deployments.split_ffn import parse_split, simulate_split, split_pool, split_table
 from steelyard.simulation.policies import ordered
-from steelyard.simulation.result import Simulation, simulate
+from steelyard.simulation.result import Simulation
 from steelyard.simulation.techniques import Extras, read_extras
 from steelyard.techniques.adapters import adapter_cost, draw_adapters, parse_adapters
 from steelyard.techniques.tiers import parse_tiers
@@ -27,6 +27,7 @@ from steelyard.traffic.lengths import parse_lengths
 from steelyard.traffic.sessions import conversations
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
+from tests.serving import simulate
 
 
 def arrivals(n: int, rate: float, isl: int, osl: int) -> Trace:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.simulation.result import simulate
 from steelyard.simulation.run import Played
 from steelyard.traffic.trace import Trace
-from tests.serving import config, run
+from tests.serving import config, run, simulate
 
 BLOCK = 16
 

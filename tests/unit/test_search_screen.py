@@ -15,7 +15,7 @@ from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.scenario.slo import parse_target
-from steelyard.search.api import advise
+from steelyard.search.api import plan as advise
 from steelyard.search.candidates import Part, counts_up_to
 from steelyard.search.demand import Demand, demand_of
 from steelyard.search.front import pareto

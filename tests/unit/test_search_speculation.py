@@ -9,7 +9,7 @@ pytest.importorskip("numba")
 from steelyard.errors import InputError
 from steelyard.launch.planfile import deployment_text, read_deployment
 from steelyard.search.answer import Answer
-from steelyard.search.api import advise
+from steelyard.search.api import plan as advise
 
 
 def asked(tpot: str, speculate: str = "", **more: object) -> Answer:

@@ -16,7 +16,7 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.machine.cluster import parse_cluster
-from steelyard.scenario.parse import Shape, parse_pools
+from steelyard.scenario.parse import parse_pools
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
 from steelyard.simulation.result import simulate_deployment
@@ -125,17 +125,17 @@ def test_two_equal_pools_are_one() -> None:
 
 def test_pools_in_words() -> None:
     cluster = parse_cluster("h100_sxm:16")
-    pools, _ = parse_pools("2P:tp4, 1D:tp4dp2", cluster, Shape(engine="vllm", weights="fp8"), {"max_num_seqs": 7})
+    pools, _ = parse_pools("2P:tp4, 1D:tp4dp2", cluster, Plan(engine="vllm", weights="fp8"), {"max_num_seqs": 7})
     assert [(p.role, p.replicas, p.plan.tp, p.plan.dp, p.devices) for p in pools] == [
         ("prefill", 2, 4, 1, 8),
         ("decode", 1, 4, 2, 8),
     ]
     assert {p.plan.weights for p in pools} == {"fp8"} and pools[0].flags == {"max_num_seqs": 7}
-    pools, clusters = parse_pools("1P:tp8@l40s,1D:tp16", cluster, Shape(), {})
+    pools, clusters = parse_pools("1P:tp8@l40s,1D:tp16", cluster, Plan(), {})
     assert [c.machine.name for c in clusters] == ["l40s", "h100_sxm"] and pools[0].machine == "l40s"
     for bad in ("1P:tp8,1D:tp4", "P:tp8", "1X:tp16", "1P:tq8,1D:tp8", "0P:tp8,2D:tp8"):
         with pytest.raises(InputError, match="disaggregate"):
-            parse_pools(bad, cluster, Shape(), {})
+            parse_pools(bad, cluster, Plan(), {})
 
 
 def requests(rate: float = 8.0, n: int = 300) -> Trace:

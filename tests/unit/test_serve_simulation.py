@@ -14,8 +14,9 @@ import steelyard as sy
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, UnknownName
-from steelyard.simulation.result import Simulation, simulate
+from steelyard.simulation.result import Simulation
 from steelyard.traffic.trace import Trace
+from tests.serving import simulate
 
 
 def poisson(rate: float, n: int = 400, isl: int = 1000, osl: int = 150, **more: Any) -> Trace:

@@ -20,13 +20,14 @@ from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
 from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
 from steelyard.report.simulation import flat, interval, text, to_dict
-from steelyard.simulation.api import serve, simulate, targets_of
+from steelyard.scenario.slo import parse_targets
+from steelyard.simulation.api import simulate
 from steelyard.simulation.kernel.state import TOTALS
 from steelyard.simulation.limits import CHEAP_STEPS, bottleneck, ends_of, limits
 from steelyard.simulation.result import Simulation
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-TARGETS = targets_of(ttft="p99:500ms", tpot="mean:1us")
+TARGETS = parse_targets({"ttft": "p99:500ms", "tpot": "mean:1us"})
 KINDS = {
     "string": str,
     "integer": int,
@@ -94,7 +95,7 @@ def test_every_field_of_a_replay_is_documented(run: Simulation, tmp_path: Path) 
 
     path = tmp_path / "log.json"
     path.write_text(json.dumps(vllm_bench(run)))
-    found = replay(read_log(str(path)), lambda trace: serve("llama-3.1-8b", "h100_sxm", trace))
+    found = replay(read_log(str(path)), lambda trace: simulate("llama-3.1-8b", "h100_sxm", trace=trace))
     _check(replay_report.to_dict(found), REPLAY)
 
 
@@ -137,7 +138,7 @@ def test_the_report_shows_intervals_and_doubt(run: Simulation) -> None:
     ends = ends_of(run)
     document = to_dict(run, TARGETS, ends)
     low, high = document["intervals"]["ttft_s"]["p99"]
-    doubtful = targets_of(ttft=f"p99:{0.5 * (document['ttft_s']['p99'] + high)}s")
+    doubtful = parse_targets({"ttft": f"p99:{0.5 * (document['ttft_s']['p99'] + high)}s"})
     found = text(run, None, doubtful, ends)
     assert max(map(len, found.splitlines())) <= 80
     assert found.count("80 % within") == 5

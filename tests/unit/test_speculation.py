@@ -22,13 +22,13 @@ from steelyard.errors import InputError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.kernel import pricing
 from steelyard.simulation.kernel.methods import no_methods
-from steelyard.simulation.result import Simulation, simulate
+from steelyard.simulation.result import Simulation
 from steelyard.simulation.techniques import Extras, read_extras
 from steelyard.techniques.speculate import draft_of, parse_speculation, with_draft
 from steelyard.traffic.trace import Trace
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
-from tests.serving import from_python
+from tests.serving import from_python, simulate
 
 verify_cost = from_python(evaluate.verify_cost)
 accepted_guesses, choose_guesses, price_step = (

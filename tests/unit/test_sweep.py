@@ -21,7 +21,7 @@ from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.estimation.batch import weigh
 from steelyard.report.estimate import flat
-from steelyard.scenario.fields import _FIELDS, fields_of, function_of
+from steelyard.scenario.fields import study_fields
 from steelyard.scenario.ranges import expand
 from steelyard.studies.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks_of, failed, price_chunk
 from steelyard.studies.executors import execute
@@ -140,19 +140,18 @@ def test_ranges_stay_inside_and_advance(first: int, more: int, step: int) -> Non
 
 
 def test_fields_are_those_of_the_functions() -> None:
-    for kind in ("estimate", "simulate"):
-        names = set(inspect.signature(function_of(kind)).parameters) - {"flags"}
-        assert set(fields_of(kind)) == names
-        assert names <= set(_FIELDS), "a new argument needs a line in run/questions.py"
-        assert fields_of(kind)["skew"].default == 0.0
+    for kind, verb in (("estimate", sy.estimate), ("simulate", sy.simulate)):
+        names = set(inspect.signature(verb).parameters) - {"flags"}
+        assert set(study_fields(kind)) == names
+        assert study_fields(kind)["skew"].default == 0.0
 
 
 def test_the_schema_knows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     kinds = {k["properties"]["kind"]["const"]: k["properties"] for k in schema["oneOf"]}
-    assert set(fields_of("estimate")) == set(kinds["estimate"]["grid"]["properties"])
-    assert {"flags", *fields_of("simulate")} == set(kinds["simulate"]["fixed"]["properties"])
+    assert set(study_fields("estimate")) == set(kinds["estimate"]["grid"]["properties"])
+    assert {"flags", *study_fields("simulate")} == set(kinds["simulate"]["fixed"]["properties"])
     assert "repeats" in kinds["simulate"] and "repeats" not in kinds["estimate"]
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("numba")
 
 from steelyard.report.timeline import percentiles_over_time, write_timeline
-from steelyard.simulation.api import simulate, targets_of
+from steelyard.scenario.slo import parse_targets
+from steelyard.simulation.api import simulate
 from steelyard.simulation.limits import ends_of
 from tests.web.browser import contrast, executable, look
 
@@ -49,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=1,
     )
     path = tmp_path_factory.mktemp("page") / "run & <1>.html"
-    write_timeline(run, path, targets_of(ttft="p99:1s", tpot="p95:50ms", e2e="mean:1h"), ends_of(run))
+    write_timeline(run, path, parse_targets({"ttft": "p99:1s", "tpot": "p95:50ms", "e2e": "mean:1h"}), ends_of(run))
     return path
 
 

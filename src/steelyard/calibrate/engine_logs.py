@@ -22,9 +22,10 @@ from steelyard.calibrate.toml_files import document, write_files
 from steelyard.deployment.engine import Engine, engines
 from steelyard.errors import InputError
 from steelyard.folders import user_folder
-from steelyard.scenario.parse import Shape, deployment_of
+from steelyard.scenario.scenario import Scenario
+from steelyard.simulation.api import options_of, prepare_scenario
 from steelyard.simulation.replay import read_log
-from steelyard.simulation.run import Options, Prepared, prepare, run
+from steelyard.simulation.run import Prepared, prepare, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +75,9 @@ class EngineCalibration:
 
 
 def calibrate_engine(
-    model: str,
-    on: str,
-    shape: Shape,
+    words: Mapping[str, Any],
     files: Sequence[str],
     *,
-    flags: Mapping[str, Any] | None = None,
-    options: Options = Options(),  # noqa: B008 - frozen
     rate: str = "",
     concurrency: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -88,10 +85,8 @@ def calibrate_engine(
     """Fit :data:`FITTED` of a deployment's engine to logs.
 
     Args:
-        model, on, shape: what was measured, as in ``simulate``.
+        words: what was measured: fields of ``simulate`` without a load.
         files: logs of ``vllm bench serve``, aiperf, guidellm, or records of requests, one load each.
-        flags: engine flags of the runs.
-        options: of the simulations: seed, skew.
         rate, concurrency: how requests were sent, where the logs do not say.
 
     Raises:
@@ -99,8 +94,9 @@ def calibrate_engine(
     """
     if not files:
         raise InputError("give the logs of one or more benchmark runs", field="engine")
-    logs = [read_log(f, rate=rate, concurrency=concurrency, seed=options.seed) for f in files]
-    served = [deployment_of(model, on, shape, log.trace, replace(options, log=1), flags=flags) for log in logs]
+    logs = [read_log(f, rate=rate, concurrency=concurrency, seed=words.get("seed", 0)) for f in files]
+    scenarios = [Scenario.of("simulate", **{**words, "trace": log.trace}) for log in logs]
+    served = [prepare_scenario(s, replace(options_of(s), log=1)) for s in scenarios]
     start = served[0].first.scenario.engine
     measured = [_statistics(x.recorded.tpot_s, x.recorded.ttft_s) for x in logs]
     for name, (tpot, ttft) in zip(files, measured, strict=True):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json as encode
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.options import DEPLOYED, options_of, words_of_options
 from steelyard.cli.progress import bar
-from steelyard.cli.simulate import Deployment, Serving
 from steelyard.errors import InputError, UnknownName
+from steelyard.scenario.words import Problems
+
+Question: Any = options_of("simulate", DEPLOYED, required=False)
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
 _From = Annotated[str, Parameter(name="--from", help="folder of measured tables", show_default=False)]
@@ -71,8 +74,7 @@ def calibrate(
     samples: _Samples = "",
     like: _Like = "",
     model: _Model = "",
-    deployment: Deployment | None = None,
-    serving: Serving = Serving(),  # noqa: B008 - frozen
+    question: Question = Question(),  # noqa: B008 - frozen
     rate: _Rate = "",
     concurrency: _Clients = None,
     json: _Json = False,
@@ -85,7 +87,7 @@ def calibrate(
     """
     given = {"--from": from_, "--here": here, "--samples": samples}
     modes = [flag for flag, value in given.items() if value]
-    engine = bool(serving.engine or deployment is not None or model)
+    engine = bool(question.engine or question.on or model)
     if engine:
         other = next((f for f, value in {**given, "--op": op, "--like": like}.items() if value), "")
         if other:
@@ -110,7 +112,7 @@ def calibrate(
         raise InputError(f"expected a folder, got the file {out!r}", field="out")
     if engine:
         logs = tuple(f for f in (machine, *files) if f)
-        document, lines = _engine(logs, model, deployment, serving, rate, concurrency, out, quiet)
+        document, lines = _engine(logs, model, question, rate, concurrency, out, quiet)
     elif here and machine:
         message = f"--here measures this computer, not {machine!r}; use --name to call it so"
         raise InputError(message, field="machine")
@@ -305,29 +307,26 @@ def _samples(machine: str, path: str, like: str, out: str) -> Answer:
 def _engine(
     logs: tuple[str, ...],
     model: str,
-    placed: Deployment | None,
-    serving: Serving,
+    question: Any,
     rate: str,
     concurrency: int | None,
     out: str,
     quiet: bool,
 ) -> Answer:
-    needs = {"--engine": serving.engine, "--model": model, "--on": placed, "the logs' files": logs}
+    needs = {"--engine": question.engine, "--model": model, "--on": question.on, "the logs' files": logs}
     missing = [name for name, given in needs.items() if not given]
-    if missing or placed is None:
+    if missing:
         raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
     from steelyard.calibrate.engine_logs import calibrate_engine, write_engine
     from steelyard.calibrate.toml_files import check_folder
     from steelyard.folders import user_folder
-    from steelyard.scenario.parse import Shape
-    from steelyard.simulation.run import Options
 
     check_folder(Path(out) if out else user_folder())
-    asked: dict[str, Any] = {f.name: getattr(placed, f.name, serving.engine) for f in fields(Shape)}
-    shape = Shape(**asked)
-    load: dict[str, Any] = {"options": Options(skew=placed.skew), "rate": rate, "concurrency": concurrency}
+    problems = Problems()
+    words = {**words_of_options("simulate", question, problems), "model": model}
+    problems.done()
     with bar(quiet) as told:
-        found = calibrate_engine(model, placed.on, shape, logs, flags=serving.flags(), progress=told, **load)
+        found = calibrate_engine(words, logs, rate=rate, concurrency=concurrency, progress=told)
     path = write_engine(found, ", ".join(Path(x).name for x in logs), out)
     rows = [
         {

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.options import DEPLOYED, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import told
-from steelyard.cli.simulate import Deployment, Serving, _price
 from steelyard.errors import InputError
 from steelyard.report.entry import Kind
+from steelyard.scenario.fields import field
+from steelyard.scenario.words import Problems
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
+    from steelyard.traffic.trace import Trace
 
 _First = Annotated[
     str, Parameter(help="name of a machine or model, a saved estimate (--json --out FILE), or a benchmark's log")
@@ -28,11 +32,17 @@ _Model = Annotated[
         help="model of the benchmark (a log of vllm bench serve, aiperf or guidellm, or records of requests)",
     ),
 ]
-_Rate = Annotated[str, Parameter(name="--rate", show_default=False, help="its load, when the log does not say: 4/s")]
-_Clients = Annotated[
-    int | None, Parameter(name="--concurrency", show_default=False, help="its load: so many requests in flight")
-]
-_Seed = Annotated[int, Parameter(name="--seed", help="fixes everything drawn")]
+Question: Any = options_of("simulate", DEPLOYED, required=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Load:
+    """The load of a benchmark, where its log does not say."""
+
+    rate: Annotated[str, option("its load, when the log does not say: 4/s")] = ""
+    concurrency: Annotated[int | None, option("its load: so many requests in flight")] = None
+    seed: Annotated[int, Parameter(help=field("simulate", "seed").doc)] = 0
 
 
 def compare(
@@ -42,11 +52,8 @@ def compare(
     *,
     kind: _Kind = None,
     model: _Model = "",
-    deployment: Deployment | None = None,
-    serving: Serving = Serving(),  # noqa: B008 - frozen
-    rate: _Rate = "",
-    concurrency: _Clients = None,
-    seed: _Seed = 0,
+    question: Question = Question(),  # noqa: B008 - frozen
+    load: Load = Load(),
     output: Output = Output(),  # noqa: B008
 ) -> None:
     """Put two machines, two models or two saved estimates side by side, or a measured benchmark and its simulation.
@@ -55,10 +62,10 @@ def compare(
     `simulate`.
     """
     output.check()
-    if b and not model and deployment is None:
+    if b and not model and not question.on:
         _pair(a, b, kind, output)
     else:
-        _replay(a, b, model, deployment, serving, rate, concurrency, seed, output)
+        _replay(a, b, model, question, load, output)
 
 
 def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
@@ -76,58 +83,25 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
     write(output, data=lambda: report.to_dict(found), text=lambda columns: report.text(found, columns), rows=found.rows)
 
 
-def _replay(
-    run: str,
-    second: str,
-    model: str,
-    deployment: Deployment | None,
-    serving: Serving,
-    rate: str,
-    concurrency: int | None,
-    seed: int,
-    output: Output,
-) -> None:
+def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output) -> None:
     if second:
         raise InputError(f"with --model and --on one log is compared; {second!r} is too much", field="compare")
-    if not model or deployment is None:
-        missing = " and ".join(n for n, given in (("--model", model), ("--on", deployment is not None)) if not given)
+    if not model or not question.on:
+        missing = " and ".join(n for n, given in (("--model", model), ("--on", question.on)) if not given)
         raise InputError(f"needs a second name, or for a benchmark's log {missing}", field="compare")
     from steelyard.report import replay as report
-    from steelyard.simulation.api import serve
+    from steelyard.simulation.api import read_simulation, run_scenario
     from steelyard.simulation.replay import read_log, replay
-    from steelyard.traffic.trace import Trace
 
-    flags = serving.flags()
-    usd = _price(deployment.price)
-    d = deployment
+    problems = Problems()
+    words = {**words_of_options("simulate", question, problems), "model": model, "seed": load.seed}
+    problems.done()
 
     def send(trace: Trace) -> Simulation:
-        return serve(
-            model,
-            d.on,
-            trace,
-            weights=d.weights,
-            activations=d.activations,
-            kv=d.kv,
-            communication=d.communication,
-            tp=d.tp,
-            pp=d.pp,
-            dp=d.dp,
-            ep=d.ep,
-            cp=d.cp,
-            engine=serving.engine,
-            flags=flags,
-            policy=serving.policy,
-            router=d.router,
-            replicas=d.replicas,
-            seed=seed,
-            skew=d.skew,
-            usd_per_hour=usd,
-            generic=d.generic,
-        )
+        return run_scenario(read_simulation({**words, "trace": trace}))
 
     with told(output.quiet, "reading the log") as say:
-        log = read_log(run, rate=rate, concurrency=concurrency, seed=seed)
+        log = read_log(run, rate=load.rate, concurrency=load.concurrency, seed=load.seed)
         say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)
     write(

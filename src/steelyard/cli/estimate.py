@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Any
 
-from cyclopts import Parameter
-
-from steelyard.cli.options import Outcome, Question, answers, only
+from steelyard.cli.options import Model, Outcome, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit, raise_all
 
-_Model = Annotated[
-    str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
-]
+Question: Any = options_of("estimate")
 
 
-def estimate(model: _Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
+def estimate(model: Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Weigh a model on one or several machines.
 
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.

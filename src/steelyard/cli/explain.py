@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from steelyard.cli.options import Question, answers, only
+from steelyard.cli.options import Model, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import SteelyardError
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
 
-_Model = Annotated[
-    str, Parameter(help="catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file")
-]
+Question: Any = options_of("estimate")
 
 
-def explain(model: _Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
+def explain(model: Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
     """Show every kernel of an estimate: formula, work, limit, what bounds it, source.
 
     Takes the options of `estimate`, for one scenario.

@@ -1,73 +1,163 @@
-"""The options ``estimate`` and ``explain`` share, and how lists and ranges become scenarios."""
+"""Command-line options of the verbs, derived from the fields of a question; lists and ranges as scenarios."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of, group_of
+from steelyard.scenario.fields import field as field_of
 from steelyard.scenario.ranges import expand
+from steelyard.scenario.words import Problems, flags_of, read_value
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
-    from steelyard.machine.cluster import Cluster
-    from steelyard.workload.catalogue import Model
+    from steelyard.scenario.scenario import Scenario
 
-__all__ = ["MAX_SCENARIOS", "Outcome", "Question", "answers", "expand", "only"]
+__all__ = [
+    "DEPLOYED",
+    "MAX_SCENARIOS",
+    "Model",
+    "Outcome",
+    "answers",
+    "only",
+    "option",
+    "options_of",
+    "switch",
+    "words_of_options",
+]
 
 #: Most scenarios one command prices.
 MAX_SCENARIOS = 100_000
 
+#: Fields of a simulation without its load and SLOs, which the log of a benchmark says itself.
+DEPLOYED = tuple(n for n in fields_of("simulate") if group_of(n) not in ("load", "slo"))
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Question:
-    """What to weigh. Numbers may be lists and ranges: ``1,2,4``, ``1-256*2`` (doubling), ``1-10+3``."""
+Model = Annotated[str, Parameter(help=field_of("estimate", "model").doc)]
+_FLAG = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--flag",
+        help="any other flag, NAME=VALUE, may be repeated",
+        show_default=False,
+        negative="",
+        consume_multiple=False,
+    ),
+]
 
-    on: Annotated[str, Parameter(help="machines: NAME[:COUNT], or the path of a machine file; comma-separated")]
-    batch: Annotated[str, Parameter(help="requests in flight: a number, a list 1,2,4, a range 1-256*2 or 1-10+3")] = "1"
-    isl: Annotated[str, Parameter(help="prompt tokens per request")] = "1024"
-    osl: Annotated[str, Parameter(help="generated tokens per request")] = "256"
-    weights: Annotated[
-        str, Parameter(help="number format of the weights (default: as published)", show_default=False)
-    ] = ""
-    activations: Annotated[
-        str, Parameter(help="number format of activations (default: implied by the weights)", show_default=False)
-    ] = ""
-    kv: Annotated[str, Parameter(help="number format of the KV cache (default: 16 bit)", show_default=False)] = ""
-    communication: Annotated[
-        str, Parameter(help="number format of collectives (default: 16 bit)", show_default=False)
-    ] = ""
-    tp: Annotated[
-        str, Parameter(help="tensor-parallel degree (default: what uses every device)", show_default=False)
-    ] = ""
-    pp: Annotated[str, Parameter(help="pipeline-parallel degree", show_default=False)] = ""
-    dp: Annotated[str, Parameter(help="data-parallel degree (replicas)", show_default=False)] = ""
-    ep: Annotated[str, Parameter(help="expert-parallel degree")] = "1"
-    cp: Annotated[str, Parameter(help="context-parallel degree")] = "1"
-    engine: Annotated[
-        str,
-        Parameter(
-            name=("--engine", "--backend"),
-            help="serving engine: vllm, sglang, trtllm, llamacpp, torch",
-            show_default=False,
-        ),
-    ] = ""
-    skew: Annotated[
-        float, Parameter(help="exponent of the power law of expert popularity; 0 = balanced", show_default=False)
-    ] = 0.0
-    price: Annotated[
-        str, Parameter(help="USD per device and hour (default: newest in the catalogue)", show_default=False)
-    ] = ""
-    generic: Annotated[
-        bool, Parameter(negative="", show_default=False, help="read an unknown model type as a plain decoder")
-    ] = False
+
+def option(help: str, *names: str) -> Parameter:  # noqa: A002 - cyclopts' own word
+    """An option whose default is not worth showing."""
+    return Parameter(name=names or None, help=help, show_default=False)
+
+
+def switch(name: str, help: str) -> Parameter:  # noqa: A002
+    """An option that is on or off."""
+    return Parameter(name=name, negative="", show_default=False, help=help)
+
+
+def options_of(verb: str, names: tuple[str, ...] = (), *, required: bool = True) -> type[Any]:
+    """A dataclass of the options of a verb, for cyclopts to read.
+
+    Args:
+        verb: ``estimate``, ``simulate`` or ``plan``; the numbers of an estimate are lists and ranges.
+        names: the fields that are options here; empty = all.
+        required: whether a field without a default must be given.
+    """
+    made: list[tuple[str, Any, Any]] = []
+    for name in names or fields_of(verb):
+        entry = fields_of(verb)[name]
+        if name == "flags":
+            made += [_made(flag, verb, required) for flag in ENGINE_FLAGS.values()]
+            made.append(("flag", _FLAG, field(default=())))
+        elif name != "model" and entry.options != ("",) and entry.type != "object":
+            made.append(_made(entry, verb, required))
+    made.sort(key=lambda item: item[2].default is not REQUIRED)
+    made = [(n, t, field() if f.default is REQUIRED else f) for n, t, f in made]
+    cls = make_dataclass(f"{verb.capitalize()}Options", made, frozen=True, namespace={"__module__": __name__})
+    return Parameter(name="*")(cls)
+
+
+def _made(entry: Field, verb: str, required: bool) -> tuple[str, Any, Any]:
+    kind, default = _command_line_type(entry, verb)
+    shown = entry.show or (verb == "estimate" and entry.type == "whole" and default != "")
+    help_text = entry.doc + entry.note
+    if entry.type == "switch" and entry.default is False:
+        parameter = Parameter(negative="", show_default=False, help=help_text)
+    elif default is REQUIRED and not required:
+        default, parameter = "", option(help_text, *entry.options)
+    elif shown or default is REQUIRED:
+        parameter = Parameter(name=entry.options or None, help=help_text)
+    else:
+        parameter = option(help_text, *entry.options)
+    return entry.name, Annotated[kind, parameter], field(default=default)
+
+
+def _command_line_type(entry: Field, verb: str) -> tuple[Any, Any]:
+    """How an option is read, and its default: text wherever a list, a range or a unit may stand."""
+    if entry.choices:
+        return Literal[entry.choices], entry.default
+    if entry.several:
+        return tuple[str, ...], entry.default
+    if entry.type == "switch":
+        return (bool, False) if entry.default is False else (bool | None, entry.default)
+    if entry.type == "whole" and verb == "estimate":
+        return str, "" if entry.default is None else str(entry.default)
+    flag = entry.name in ENGINE_FLAGS
+    if entry.type == "whole" and not flag:
+        return (int | None if entry.default is None else int), entry.default
+    if entry.type == "number" and entry.unit == "1" and not flag:
+        return (float | None if entry.default is None else float), entry.default
+    return str, entry.default if isinstance(entry.default, str) or entry.default is REQUIRED else ""
+
+
+def words_of_options(verb: str, options: Any, problems: Problems) -> dict[str, Any]:
+    """The fields that options give, read; numbers with a unit and engine flags as numbers.
+
+    Args:
+        verb: whose options they are.
+        options: an instance of :func:`options_of`.
+        problems: options that cannot be read are added here, under the option's name.
+    """
+    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    words: dict[str, Any] = {}
+    known = fields_of(verb)
+    for name, value in given.items():
+        entry = known.get(name)
+        if entry is None or value == entry.default or value == "":
+            continue
+        if entry.type == "number" and isinstance(value, str):
+            with problems.collect():
+                words[name] = _quantity(entry, value)
+        else:
+            words[name] = value
+    if "flags" in known:
+        words["flags"] = problems.read(flags_of, given, given.get("flag", ())) or None
+    return words
+
+
+def _quantity(entry: Field, text: str) -> Any:
+    """``2.5usd/h``, ``400g/kWh``; with a price by machine ``h100_sxm=2.5,l40s=0.9``."""
+    if entry.unit == "g/kWh":
+        try:
+            return read_value(entry, float(text.lower().replace(" ", "").removesuffix("/kwh").removesuffix("g")))
+        except ValueError:
+            raise InputError(f"expected grams per kWh such as 400, got {text!r}", field=entry.option) from None
+    if "=" not in text or not entry.also:
+        return read_value(entry, text, entry.option)
+    found = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"expected MACHINE=PRICE,..., got {part!r}", field=entry.option)
+        found[name.strip()] = read_value(entry, value, entry.option)
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,121 +169,84 @@ class Outcome:
     problems: tuple[Problem, ...] = ()
 
 
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")] if text else [""]
-
-
-def answers(model: str, question: Question) -> Iterator[Outcome]:
-    """Weigh every combination of machines and values.
+def answers(model: str, question: Any) -> Iterator[Outcome]:
+    """Estimate every combination of machines and values.
 
     Names and numbers that cannot be read are refused before anything is priced, all of them at once; what cannot run
     in one combination only (degrees that do not divide, too long a context) becomes its outcome.
 
     Raises:
-        InputError: with every problem at the door.
+        InputError: with every problem of the names and numbers.
     """
-    problems: list[Problem] = []
+    from steelyard.scenario.scenario import check_name, read_cluster, read_model
 
-    def tried(read: Any, *arguments: Any) -> Any:
-        try:
-            return read(*arguments)
-        except InputError as error:
-            problems.extend(error.problems)
-            return None
-
-    numbers: dict[str, Any] = {}
-    for name in ("batch", "isl", "osl", "tp", "pp", "dp", "ep", "cp"):
-        text = getattr(question, name)
-        implied = not text and name in ("tp", "pp", "dp")
-        numbers[name] = [None] if implied else tried(expand, text, name)
-        for value in numbers[name] or ():
-            if value is not None and value < 1:
-                problems.append(Problem(name, f"expected at least 1, got {value}"))
-    if not 0 <= question.skew < math.inf:
-        problems.append(Problem("skew", f"expected a number of at least 0, got {question.skew:g}"))
-    usd = tried(_price, question.price)
-
-    from steelyard.deployment.engine import find_engine
-    from steelyard.deployment.formats import find_format
-
-    words = {
-        name: _words(getattr(question, name)) for name in ("weights", "activations", "kv", "communication", "engine")
-    }
-    for name, given in words.items():
-        for word in given:
-            if not word and len(given) > 1:
-                problems.append(Problem(name, f"the list {getattr(question, name)!r} has an empty entry"))
-            if word:
-                tried(_known, find_engine if name == "engine" else find_format, word, name)
-    clusters = [tried(_cluster, part.strip()) for part in question.on.split(",") if part.strip()]
+    problems = Problems()
+    numbers: dict[str, list[Any]] = {}
+    names: dict[str, list[str]] = {}
+    fixed: dict[str, Any] = {}
+    for name, entry in fields_of("estimate").items():
+        if name in ("model", "on"):
+            continue
+        given = getattr(question, name)
+        if entry.type == "whole":
+            numbers[name] = [None] if given == "" else problems.read(expand, given, name) or []
+            for value in numbers[name]:
+                problems.read(read_value, entry, value)
+        elif entry.type == "name":
+            names[name] = [word.strip() for word in given.split(",")]
+            if len(names[name]) > 1 and "" in names[name]:
+                problems.add([Problem(name, f"the list {given!r} has an empty entry")])
+        elif given != "":
+            fixed[name] = problems.read(_quantity if isinstance(given, str) else read_value, entry, given)
+    for name, listed in names.items():
+        for word in listed:
+            problems.read(check_name, name, word)
+    clusters = [problems.read(read_cluster, part.strip()) for part in question.on.split(",") if part.strip()]
     if not clusters:
-        problems.append(Problem("on", "expected at least one machine"))
-
-    from steelyard.workload.catalogue import load_model
-
-    loaded = tried(_load, load_model, model, question.generic)
-    raise_all(problems)
-    axes = {**words, **numbers}
-    total = len(clusters) * prod(len(x) for x in axes.values())
+        problems.add([Problem("on", "expected at least one machine")])
+    loaded = problems.read(read_model, model, question.generic)
+    problems.done()
+    assert loaded is not None
+    sizes = {name: numbers.pop(name) for name in ("batch", "isl", "osl")}
+    total = len(clusters) * prod(len(x) for x in (*names.values(), *sizes.values(), *numbers.values()))
     if total > MAX_SCENARIOS:
         raise InputError(f"{total:,} scenarios; at most {MAX_SCENARIOS:,}", field="lists")
     for cluster in clusters:
-        for values in product(*axes.values()):
-            yield _outcome(loaded, cluster, dict(zip(axes, values, strict=True)), question.skew, usd)
+        for chosen in _combinations(names):
+            places = [
+                (degrees, _place({**fixed, **chosen, **degrees, "model": loaded, "on": cluster}))
+                for degrees in _combinations(numbers)
+            ]
+            for size in _combinations(sizes):
+                for degrees, shared in places:
+                    inputs = {"model": loaded.name, "on": str(cluster), **chosen, **size, **degrees}
+                    yield _outcome({k: v for k, v in inputs.items() if v not in (None, "")}, shared, size)
 
 
-def _known(find: Any, word: str, field: str) -> None:
+def _combinations(axes: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _place(words: dict[str, Any]) -> Scenario | InputError:
+    """The scenario of one place, or why there is none."""
+    from steelyard.scenario.scenario import Scenario
+
     try:
-        find(word)
+        return Scenario.of("estimate", **words)
     except InputError as error:
-        raise InputError(error.message, field=field) from None
+        return error
 
 
-def _load(load: Any, model: str, generic: bool) -> Any:
-    if not model.strip():
-        raise InputError("expected a name or a path", field="model")
-    return load(model, generic=generic)
+def _outcome(inputs: dict[str, Any], shared: Scenario | InputError, size: dict[str, int]) -> Outcome:
+    from steelyard.estimation.estimate import answer
 
-
-def _cluster(text: str) -> Cluster:
-    from steelyard.machine.cluster import parse_cluster
-
-    return parse_cluster(text)
-
-
-def _price(text: str) -> float | None:
-    from steelyard.units import Quantity
-
-    return Quantity("USD/h", "price", ge=0, le=1e6).parse(text, "price") if text else None
-
-
-def _outcome(model: Model, cluster: Cluster, values: dict[str, Any], skew: float, usd: float | None) -> Outcome:
-    from steelyard.estimation.estimate import estimate
-
-    inputs = {"model": model.name, "on": str(cluster), **{k: v for k, v in values.items() if v not in (None, "")}}
+    if isinstance(shared, InputError):
+        return Outcome(inputs, None, shared.problems)
     try:
-        found = estimate(
-            model,
-            cluster,
-            batch=values["batch"],
-            isl=values["isl"],
-            osl=values["osl"],
-            weights=values["weights"],
-            activations=values["activations"],
-            kv=values["kv"],
-            communication=values["communication"],
-            tp=values["tp"],
-            pp=values["pp"],
-            dp=values["dp"],
-            ep=values["ep"],
-            cp=values["cp"],
-            engine=values["engine"],
-            skew=skew,
-            usd_per_hour=usd,
-        )
+        return Outcome(inputs, answer(replace(shared, **size)))  # type: ignore[arg-type]
     except InputError as error:
         return Outcome(inputs, None, error.problems)
-    return Outcome(inputs, found)
 
 
 def only(outcomes: list[Outcome]) -> Estimate:
@@ -203,7 +256,3 @@ def only(outcomes: list[Outcome]) -> Estimate:
     raise_all(outcomes[0].problems)
     assert outcomes[0].estimate is not None
     return outcomes[0].estimate
-
-
-#: Every option's name, for docs.
-OPTION_NAMES = tuple(f.name for f in fields(Question))

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.options import option, switch
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
     from steelyard.studies.sweep import Preview, Progress, Swept
 
-__all__ = ["DEFAULT_STORE", "option", "sweep", "switch"]
+__all__ = ["DEFAULT_STORE", "sweep"]
 
 #: Where results are kept when nothing is said.
 DEFAULT_STORE = "steelyard.duckdb"
@@ -27,16 +28,6 @@ DEFAULT_STORE = "steelyard.duckdb"
 LINE_S = 10.0
 #: Points a preview shows.
 SHOWN = 20
-
-
-def option(help: str, *names: str) -> Parameter:  # noqa: A002 - cyclopts' own word
-    """An option whose default is not worth showing."""
-    return Parameter(name=names or None, help=help, show_default=False)
-
-
-def switch(name: str, help: str) -> Parameter:  # noqa: A002
-    """An option that is on or off."""
-    return Parameter(name=name, negative="", show_default=False, help=help)
 
 
 def sweep(

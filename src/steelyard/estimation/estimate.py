@@ -16,15 +16,13 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.memory import MemoryUse, memory_use, weight_bytes
 from steelyard.cost.step import StepPrice
-from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
-from steelyard.errors import Problem, raise_all
 from steelyard.machine.catalogue import price_of
-from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
-from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger, content_hash
-from steelyard.scenario.scenario import Scenario, check, default_shape
-from steelyard.workload.catalogue import Model, load_model
+from steelyard.scenario.fields import fields_of
+from steelyard.scenario.scenario import Scenario, check
+from steelyard.scenario.verbs import verb
 from steelyard.workload.transformer import Step
 
 __all__ = [
@@ -116,41 +114,11 @@ class Estimate(Result):
         return self.usd_per_hour * self.devices * self.e2e_s / 3600 / (self.scenario.batch * self.scenario.osl) * 1e6
 
 
-def estimate(
-    model: str | Model,
-    on: str | Cluster | Machine,
-    *,
-    batch: int = 1,
-    isl: int = 1024,
-    osl: int = 256,
-    weights: str = "",
-    activations: str = "",
-    kv: str = "",
-    communication: str = "",
-    tp: int | None = None,
-    pp: int | None = None,
-    dp: int | None = None,
-    ep: int = 1,
-    cp: int = 1,
-    engine: str = "",
-    skew: float = 0.0,
-    usd_per_hour: float | None = None,
-    generic: bool = False,
-) -> Estimate:
+@verb("estimate")
+def estimate(scenario: Scenario) -> Estimate:
     """What running a model on a machine costs: memory, time, energy, money, with an interval and the reason.
 
-    Args:
-        model: catalogue name, alias, local HF folder or config, GGUF or safetensors file, or a loaded model.
-        on: machine name, ``NAME:COUNT``, a machine or a cluster.
-        batch: requests in flight over the whole deployment.
-        isl: prompt tokens per request.
-        osl: generated tokens per request.
-        weights, activations, kv, communication: number formats; empty = as published or implied.
-        tp, pp, dp, ep, cp: parallel degrees; ``tp`` defaults to what uses all devices of the machine.
-        engine: serving engine; empty = the usual one of the machine.
-        skew: exponent of the power law of expert popularity.
-        usd_per_hour: price per device and hour; default: the catalogue's newest.
-        generic: read an unknown model type as a plain decoder.
+    ``batch`` requests of ``isl`` prompt tokens arrive together at an idle engine and each generates ``osl`` tokens.
 
     Returns:
         an :class:`Estimate`; check ``fits`` before trusting the times.
@@ -158,37 +126,6 @@ def estimate(
     Raises:
         InputError: unknown names, sizes out of range, degrees that do not divide; all problems at once.
     """
-    loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
-    cluster = on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
-    problems = [
-        Problem(name, f"expected at least 1, got {value}")
-        for name, value in {
-            "batch": batch,
-            "isl": isl,
-            "osl": osl,
-            "tp": tp,
-            "pp": pp,
-            "dp": dp,
-            "ep": ep,
-            "cp": cp,
-        }.items()
-        if value is not None and value < 1
-    ]
-    raise_all(problems)
-    shape = default_shape(loaded.transformer, cluster, tp, pp, dp, cp)
-    plan = Plan(weights, activations, kv, communication, shape[0], shape[1], shape[2], ep, cp, engine)
-    scenario = Scenario(
-        loaded,
-        cluster,
-        plan.resolved(loaded.transformer.native_weights),
-        find_engine(engine) if engine else default_engine(cluster.machine),
-        batch,
-        isl,
-        osl,
-        skew,
-        usd_per_hour,
-        (model if isinstance(model, str) else "", on if isinstance(on, str) else ""),
-    )
     return answer(scenario)
 
 
@@ -341,23 +278,7 @@ def _account(scenario: Scenario, prefill: StepPrice, decode: StepPrice, ledger: 
 
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
-    inputs = {
-        "model": scenario.asked[0] or scenario.transformer.name,
-        "on": scenario.asked[1] or str(scenario.cluster),
-        "batch": scenario.batch,
-        "isl": scenario.isl,
-        "osl": scenario.osl,
-        "weights": scenario.plan.weights,
-        "activations": scenario.plan.activations,
-        "kv": scenario.plan.kv,
-        "communication": scenario.plan.communication,
-        "tp": scenario.plan.tp,
-        "pp": scenario.plan.pp,
-        "dp": scenario.plan.dp,
-        "ep": scenario.plan.ep,
-        "cp": scenario.plan.cp,
-        "engine": scenario.engine.name,
-        "skew": scenario.skew,
-        "usd_per_hour": scenario.usd_per_hour,
-    }
+    model, on = scenario.asked
+    inputs = {"model": model or scenario.transformer.name, "on": on or str(scenario.cluster)}
+    inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in ("model", "on", "generic")}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

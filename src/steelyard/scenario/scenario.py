@@ -2,36 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from steelyard.cost.step import Replica
-from steelyard.deployment.engine import Engine
-from steelyard.deployment.plan import Plan
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.machine.cluster import Cluster
-from steelyard.workload.catalogue import Model
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.component import Machine
+from steelyard.scenario.parse import engine_and_scheduler, parse_pools
+from steelyard.scenario.slo import Target, parse_targets
+from steelyard.scenario.words import Problems, read_words
+from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import Workload
 
-__all__ = ["Scenario", "check", "default_shape"]
+if TYPE_CHECKING:
+    from steelyard.traffic.trace import Trace
+
+__all__ = [
+    "FORMATS",
+    "Scenario",
+    "check",
+    "check_name",
+    "fill_degrees",
+    "place",
+    "read_cluster",
+    "read_model",
+    "read_scenario",
+    "read_trace",
+]
+
+#: Number formats of a question.
+FORMATS = ("weights", "activations", "kv", "communication")
 
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """One question, every choice made: model, cluster, plan, engine, and a static batch."""
+    """One question, every choice made: model, devices, plan, engine, and a static batch or traffic."""
 
     model: Model
     cluster: Cluster
     plan: Plan
+    """Of one engine, every format named; ``deployment`` has the pools of a simulation."""
     engine: Engine
-    batch: int
-    isl: int
-    osl: int
+    batch: int = 1
+    isl: int = 1
+    osl: int = 1
     skew: float = 0.0
     usd_per_hour: float | None = None
     """Price per device and hour; None = the catalogue's."""
-    asked: tuple[str, str] = ("", "")
-    """Model and machine as the user named them, so that the question can be asked again."""
+    verb: str = "estimate"
+    words: Mapping[str, Any] = field(default_factory=dict)
+    """Every field of the verb with its value, as it was given or its default; see :mod:`steelyard.scenario.fields`."""
+    deployment: Deployment | None = None
+    """Pools and router of a simulation."""
+    clusters: tuple[Cluster, ...] = ()
+    """The devices of each pool's replicas."""
+    trace: Trace | None = None
+    """The traffic of a simulation."""
+    slo: tuple[Target, ...] = ()
+
+    @classmethod
+    def of(cls, verb: str, /, *names: Any, **words: Any) -> Scenario:
+        """Read a scenario from words.
+
+        Args:
+            verb: ``estimate`` or ``simulate``.
+            names: model and machine, as names or objects.
+            words: the other fields of the verb.
+
+        Raises:
+            InputError: every problem at once: unknown and missing fields, wrong types, unknown names, values out of
+                bounds.
+        """
+        problems = Problems()
+        given = {**dict(zip(("model", "on"), names, strict=False)), **words}
+        if len(names) > 2:
+            problems.add([Problem("", f"expected model and machine, got {len(names)} values without a name")])
+        return read_scenario(verb, given, problems)
 
     @property
     def transformer(self) -> Workload:
@@ -48,15 +101,166 @@ class Scenario:
         """Requests one replica holds."""
         return -(-self.batch // self.plan.dp)
 
+    def value(self, name: str) -> Any:
+        """The value of a field with every choice made: formats and degrees of the plan, the engine's name."""
+        if name in FORMATS or name in DEGREES:
+            return getattr(self.plan, name)
+        if name == "engine":
+            return self.engine.name
+        return getattr(self, name) if hasattr(self, name) else self.words[name]
 
-def default_shape(
-    model: Workload, cluster: Cluster, tp: int | None, pp: int | None, dp: int | None, cp: int
-) -> tuple[int, int, int]:
-    """``(tp, pp, dp)`` that use every device: tensor parallel inside a node, pipeline across nodes, unless given."""
-    given = (tp or 1) * (pp or 1) * (dp or 1) * cp
-    if cluster.count % given and given <= cluster.count:
-        return tp or 1, pp or 1, dp or 1
-    rest = max(1, cluster.count // given)
+    @property
+    def asked(self) -> tuple[str, str]:
+        """Model and machine as the user named them, so that the question can be asked again; empty for objects."""
+        names = (self.words.get("model", ""), self.words.get("on", ""))
+        return tuple(name if isinstance(name, str) else "" for name in names)  # type: ignore[return-value]
+
+
+def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Scenario:
+    """The scenario of an estimate or a simulation from the words given.
+
+    Raises:
+        InputError: with ``problems`` and every one found here.
+    """
+    values = read_words(verb, words, problems)
+    slo: tuple[Target, ...] = ()
+    trace = None
+    if verb == "simulate":
+        slo = problems.read(parse_targets, values) or ()
+        problems.read(engine_and_scheduler, values["engine"])
+        trace = problems.read(read_trace, values)
+    scenario = place(verb, values, problems)
+    if verb == "estimate":
+        return replace(scenario, **{name: values[name] for name in ("batch", "isl", "osl")})
+    if not scenario.transformer.causal:
+        name = scenario.transformer.name
+        raise InputError(f"{name} does not generate: nothing to serve token by token", field="model")
+    return _deployed(replace(scenario, trace=trace, slo=slo))
+
+
+def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
+    """Model, devices, plan and engine: the part of a scenario that does not depend on its load.
+
+    Raises:
+        InputError: with ``problems`` and every unknown name or degree that cannot be.
+    """
+    for name in FORMATS:
+        problems.read(check_name, name, values[name])
+    scheduler = ""
+    engine_name = values["engine"]
+    with problems.collect():
+        if verb == "estimate":
+            check_name("engine", engine_name)
+        else:
+            engine_name, scheduler = engine_and_scheduler(engine_name)
+    cluster = problems.read(read_cluster, values["on"])
+    model = problems.read(read_model, values["model"], values["generic"])
+    problems.done()
+    assert cluster is not None and model is not None
+    given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
+    plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
+    if scheduler:
+        values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
+    engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
+    resolved = plan.resolved(model.transformer.native_weights)
+    return Scenario(
+        model,
+        cluster,
+        resolved,
+        engine,
+        skew=values["skew"],
+        usd_per_hour=values["usd_per_hour"],
+        verb=verb,
+        words=values,
+    )
+
+
+def read_cluster(on: str | Cluster | Machine) -> Cluster:
+    """The devices meant. Raises :class:`InputError`."""
+    return on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
+
+
+def read_model(model: str | Model, generic: bool) -> Model:
+    """The model meant. Raises :class:`InputError`."""
+    if isinstance(model, Model):
+        return model
+    if not model.strip():
+        raise InputError("expected a name or a path", field="model")
+    return load_model(model, generic=generic)
+
+
+def check_name(field_name: str, name: str) -> None:
+    """Refuse an unknown format or engine under the field's name; empty is known. Raises :class:`InputError`."""
+    if not name:
+        return
+    try:
+        find_engine(name) if field_name == "engine" else find_format(name)
+    except InputError as error:
+        raise InputError(error.message, field=field_name) from None
+
+
+def _deployed(scenario: Scenario) -> Scenario:
+    """A simulation's scenario with its pools. Raises :class:`InputError`."""
+    values, cluster = scenario.words, scenario.cluster
+    model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
+    given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
+    plan = replace(Plan(**given), engine=scenario.plan.engine)
+    if values["disaggregate"]:
+        pools, clusters = parse_pools(values["disaggregate"], cluster, plan, flags, copies)
+    else:
+        plan = Plan(**{**given, **scenario.plan.degrees, "engine": plan.engine})
+        if plan.devices != cluster.count:  # with what else is wrong with the degrees
+            check(scenario)
+        pools, clusters = (Pool(cluster.machine.name, plan, copies, "both", flags),), (cluster,)
+    name = values["model"] if isinstance(values["model"], str) else model.transformer.name
+    return replace(scenario, deployment=Deployment(name, pools, values["router"]), clusters=clusters)
+
+
+def read_trace(values: Mapping[str, Any]) -> Trace:
+    """The traffic of a simulation: a trace given, or what the words about traffic make.
+
+    Raises:
+        InputError: every problem of the words at once; what a file has wrong.
+    """
+    from steelyard.traffic.build import Traffic, traffic
+    from steelyard.traffic.trace import Trace
+
+    problems = Problems()
+    load = {f.name: values[f.name] for f in fields(Traffic)}
+    given = load["trace"]
+    if isinstance(given, Trace):
+        words = "the trace given is sent as it is; change it with its own methods"
+        unused = [f.name for f in fields(Traffic) if f.name not in ("seed", "trace") and load[f.name] != f.default]
+        problems.add([Problem(name, words) for name in unused])
+    trace = given if isinstance(given, Trace) else problems.read(traffic, Traffic(**load))
+    if values["best_of"] is not None and values["beam"] is not None:
+        problems.add([Problem("beam", "choose one of --best-of and --beam")])
+    problems.done()
+    assert isinstance(trace, Trace)
+    width = values["best_of"] or values["beam"]
+    if width is None:
+        return trace
+    from steelyard.traffic.branches import best_of
+
+    return best_of(trace, width, beam=values["beam"] is not None).trace
+
+
+def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, int]:
+    """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
+    is used.
+
+    Args:
+        model: its heads and layers bound the degrees.
+        cluster: the devices.
+        given: the degrees given, None where not.
+    """
+    sizes = {name: given.get(name) for name in DEGREES}
+    tp, pp, dp = (sizes[name] for name in DEGREES[:3])
+    ep, cp = (sizes[name] or 1 for name in DEGREES[3:])
+    used = (tp or 1) * (pp or 1) * (dp or 1) * cp
+    if cluster.count % used and used <= cluster.count:
+        return dict(zip(DEGREES, (tp or 1, pp or 1, dp or 1, ep, cp), strict=True))
+    rest = max(1, cluster.count // used)
     if tp is None:
         limit = min(rest, cluster.per_node)
         heads = [queries for queries, _ in model.head_groups]
@@ -66,7 +270,8 @@ def default_shape(
         pp, rest = (rest, 1) if rest <= model.depth else (1, rest)
     elif pp is None:
         pp = rest
-    return tp, pp or 1, dp or (rest if pp is not None else 1)
+    dp = dp or (rest if pp is not None else 1)
+    return dict(zip(DEGREES, (tp, pp or 1, dp, ep, cp), strict=True))
 
 
 def check(scenario: Scenario) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, Problem, raise_all
 from steelyard.units import parse_quantity
 
-__all__ = ["Target", "Verdict", "judge", "parse_target"]
+__all__ = ["METRICS", "Target", "Verdict", "judge", "parse_target", "parse_targets"]
+
+#: Times of a request that an SLO may bound.
+METRICS = ("ttft_s", "tpot_s", "e2e_s")
 
 _PERCENTILE = re.compile(r"^p(\d+(?:\.\d+)?)$")
 
@@ -76,6 +79,25 @@ def parse_target(text: str, metric: str) -> Target:
     if not (math.isfinite(limit_s) and limit_s > 0):
         raise InputError(f"expected a time above 0 s, got {limit!r}", field=field)
     return Target(metric, percentile, limit_s)
+
+
+def parse_targets(words: Mapping[str, str]) -> tuple[Target, ...]:
+    """The SLOs among the fields of a question: ``ttft``, ``tpot``, ``e2e``.
+
+    Raises:
+        InputError: every problem at once.
+    """
+    problems: list[Problem] = []
+    found = []
+    for metric in METRICS:
+        text = words.get(metric.removesuffix("_s"), "")
+        if text:
+            try:
+                found.append(parse_target(text, metric))
+            except InputError as error:
+                problems += error.problems
+    raise_all(problems)
+    return tuple(found)
 
 
 def judge(targets: Sequence[Target], values: dict[str, NDArray[np.float64]]) -> list[Verdict]:

@@ -1,31 +1,35 @@
-"""``advise``: a model, machines, traffic and promises in words; the best deployment out."""
+"""``sy.plan``: a model, machines, traffic and SLOs in words; the best deployment out."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from steelyard.deployment.engine import engines as known_engines
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
-from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
-from steelyard.scenario.slo import Target, parse_target
+from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.scenario import read_model
+from steelyard.scenario.slo import Target, parse_targets
+from steelyard.scenario.verbs import verb
+from steelyard.scenario.words import Problems, read_words
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
-from steelyard.search.demand import demand_of
+from steelyard.search.demand import Demand, demand_of
 from steelyard.search.relaxations import remedied
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard.units import parse_quantity
-from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.catalogue import Model
 
-__all__ = ["SERVERS", "advise"]
+__all__ = ["SERVERS", "Planning", "plan", "plan_of", "read_question"]
 
 #: Engines that ``engine="any"`` means.
 SERVERS = ("vllm", "sglang", "trtllm")
@@ -40,76 +44,139 @@ REQUESTS, SECONDS_PER_TOKEN = 2000, 0.25
 MOST_REQUESTS = 200_000
 
 
-def advise(
-    model: str | Model,
-    on: str | Sequence[str] = "any",
-    *,
-    rate: str | float = "",
-    isl: str | int = "",
-    osl: str | int = "",
-    trace: str | Path | Trace = "",
-    arrivals: str = "",
-    peak: str | float = "",
-    ttft: str = "",
-    tpot: str = "",
-    e2e: str = "",
-    objective: str = "cost",
-    max_gpus: int | None = None,
-    budget: str | float | None = None,
-    max_power: str | float | None = None,
-    rack_power: str | float | None = None,
-    engine: str | Sequence[str] = "",
-    mode: str | Sequence[str] = "any",
-    formats: str = "",
-    weights: str | Sequence[str] = "",
-    kv: str | Sequence[str] = "",
-    headroom: str | float = 0.0,
-    spares: int = 0,
-    usd_per_hour: float | Mapping[str, float] | None = None,
-    carbon: float | None = None,
-    skew: float = 0.0,
-    seed: int = 0,
-    requests: int | None = None,
-    generic: bool = False,
-    remedies: bool = True,
-    speculate: str | Sequence[str] = "",
-    mix: bool = False,
-    tell: Callable[[str], object] = str,
-) -> Answer:
-    """The best deployment of a model for traffic under promises, and why.
+@dataclass(frozen=True, eq=False)
+class Planning:
+    """A question to the planner with what is loaded for it."""
 
-    Every legal candidate is weighed by an analytic screen; the best are played request by request until nothing left
-    could be better (docs/methods/planner.md).
+    question: Question
+    model: Model
+    trace: Trace
+    demand: Demand
+    inputs: Mapping[str, Any]
+    """Fields that ask the question again."""
+    words: Mapping[str, Any]
+    """Every field with its value."""
+
+
+def read_question(words: Mapping[str, Any]) -> Planning:
+    """The question to the planner that words ask.
 
     Args:
-        model: catalogue name, alias, local HF folder or config, or a loaded model.
-        on: machines that may be used, ``h100_sxm,h200_sxm``, or ``any``: all servers a price is known for.
-        rate: requests per second, ``10/s``; may be left out with a trace or for the objective ``throughput``.
-        isl, osl: prompt and answer tokens, a number or a distribution (``lognormal:600``).
-        trace: a file, a name (``azure_conv``) or a trace: arrivals and lengths; with ``rate`` its lengths alone.
-        arrivals: shape of the arrivals at ``rate``; default: Poisson.
-        peak: factor on the rate, ``3x``.
-        ttft, tpot, e2e: promises such as ``p99:1s`` or ``p95:50ms``.
-        objective: ``cost``, ``energy``, ``carbon``, ``throughput`` or ``latency``.
-        max_gpus: devices at most. budget: rent at most, ``40usd/h``. max_power: of the deployment, ``20kW``.
-        rack_power: of a full node at rated power, ``10kW``: machines above it are left out.
-        engine: engines that may be used; empty = the usual one of each machine, ``any`` = all of :data:`SERVERS`.
-        mode: ``aggregated``, ``disaggregated`` or ``any``.
-        formats: ``any`` = ``weights`` and ``kv`` any; empty = as published, nothing changes the model's accuracy.
-        weights, kv: formats that may be used beside nothing else; empty = as published and 16 bit; ``any``.
-        headroom: the deployment must hold this much more than the rate, ``0.2`` or ``20%``.
-        spares: replicas of each pool that may fail with the promise held (N+1 is 1).
-        usd_per_hour: price per device and hour, one for all or by machine.
-        carbon: g CO2 per kWh; needed by the objective ``carbon``.
-        skew: exponent of the power law of expert popularity. seed: fixes the arrivals.
-        requests: requests of the played traffic; default: enough for the percentile and for five stays.
-        generic: read an unknown model type as a plain decoder.
-        remedies: when nothing fits, look for the nearest changes that would (each is planned again).
-        speculate: ways to decode speculatively that may be used, ``draft:llama-3.2-1b,k=4,accept=0.7;ngram:k=3``: the
-            best deployments without it are played with it, and it is used where it saves rent (vllm, objective cost).
-        mix: find the best fleet of unlike machines as well, requests routed by their length (docs/methods/fleet.md);
-            it is ``fleet`` of the answer.
-        tell: is called with what is being done, in words.
+        words: fields of ``plan`` and their values.
+
+    Raises:
+        InputError: every problem at once.
+    """
+    problems = Problems()
+    w = read_words("plan", words, problems)
+    targets = problems.read(parse_targets, w) or ()
+    objective = _named("objective", w["objective"], OBJECTIVES, problems)
+    modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
+    usd = w[PRICE]
+    machines = _machines(w["on"], usd, problems)
+    servers = _engines(w["engine"], problems)
+    every = "any" if w["formats"] == "any" else ""
+    allowed_weights = _formats("weights", w["weights"] or every, ANY_WEIGHTS, problems)
+    allowed_kv = _formats("kv", w["kv"] or every, ANY_KV, problems)
+    max_usd, max_w, rack_w, headroom = (
+        problems.read(_quantity, w[name], unit, name)
+        for name, unit in (("budget", "USD/h"), ("max_power", "W"), ("rack_power", "W"), ("headroom", "1"))
+    )
+    free = objective == "throughput" and w["rate"] == "" and not w["trace"]
+    problems.add(list(_consistent(w, objective, targets, free, max_usd is None and max_w is None)))
+    ways = problems.read(read_ways, w["speculate"], servers, objective) or ()
+    problems.done()
+
+    model = read_model(w["model"], w["generic"])
+    transformer = model.transformer
+    if not transformer.causal:
+        raise InputError(f"{transformer.name} does not generate: nothing to serve", field="model")
+    load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free else {})
+    sent = _traffic(w["trace"], load, w["seed"], w["requests"])
+    poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
+    demand = demand_of(sent, sent.rate_per_s, dispersion=1.0 if poisson else None)
+    if transformer.max_context and demand.longest > transformer.max_context:
+        message = f"isl + osl = {demand.longest} tokens exceeds the model's {transformer.max_context}"
+        raise InputError(message, field="isl")
+    given = dict.fromkeys(machines, usd) if isinstance(usd, float) else {}
+    if isinstance(usd, Mapping):
+        given = {find_machine(k).name: float(v) for k, v in usd.items()}
+    question = Question(
+        w["model"] if isinstance(w["model"], str) else transformer.name,
+        machines,
+        targets,
+        sent.rate_per_s,
+        float(sent.isl.mean()),
+        demand.mean_osl,
+        dict(sent.origin),
+        objective,
+        w["max_gpus"],
+        max_usd,
+        max_w,
+        rack_w,
+        servers,
+        modes,
+        allowed_weights,
+        allowed_kv,
+        headroom or 0.0,
+        w["spares"],
+        given,
+        ways,
+        w["carbon"],
+        w["skew"],
+        w["seed"],
+        len(sent),
+    )
+    inputs = {name: w[name] for name in _INPUTS} | {
+        "model": question.model,
+        "on": ",".join(machines),
+        "trace": w["trace"].name if isinstance(w["trace"], Trace) else str(w["trace"]),
+        "engine": ",".join(servers),
+        "mode": ",".join(modes),
+        "weights": ",".join(_list(w["weights"])),
+        "kv": ",".join(_list(w["kv"])),
+        PRICE: given or None,
+    }
+    inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
+    return Planning(question, model, sent, demand, inputs, w)
+
+
+#: Fields about the traffic that is drawn.
+_LOAD = tuple(
+    f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
+)
+#: Fields that an answer repeats, whatever was given.
+_INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "speculate", "remedies", "tell"))
+
+
+def _consistent(
+    w: Mapping[str, Any], objective: str, targets: tuple[Target, ...], free: bool, unbounded: bool
+) -> Iterator[Problem]:
+    """Fields that make no sense together."""
+    if w["formats"] not in ("", "any"):
+        yield Problem("formats", f"expected any or nothing, got {w['formats']!r}; name formats with weights, kv")
+    if objective == "carbon" and w["carbon"] is None:
+        yield Problem("carbon", "the objective carbon needs the intensity of the electricity: g CO2 per kWh")
+    if objective in ("throughput", "latency") and unbounded and w["max_gpus"] is None:
+        yield Problem("max_gpus", f"the objective {objective} needs a limit: max_gpus, budget or max_power")
+    if w["mix"] and objective not in ("cost", "energy", "carbon"):
+        yield Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}")
+    if not targets:
+        yield Problem("ttft", "say what is promised: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'")
+    if w["rate"] == "" and not w["trace"] and not free:
+        yield Problem("rate", "how many requests per second, such as 10/s, or a trace")
+    if w["requests"] is not None and w["requests"] < 100:
+        yield Problem("requests", f"percentiles need at least 100, got {w['requests']}")
+
+
+@verb("plan", read_question)
+def plan(planning: Planning) -> Answer:
+    """The best deployment of a model for traffic under SLOs, and why.
+
+    Every legal candidate is weighed by an analytic screen; the best are played request by request until nothing left
+    could be better (docs/methods/planner.md). With ``speculate`` the best deployments are played with each way as well,
+    and it is used where it saves rent. ``mix`` finds the best fleet of unlike machines as well, requests routed by
+    their length (docs/methods/fleet.md): ``fleet`` of the answer.
 
     Returns:
         an :class:`~steelyard.search.answer.Answer`; equal arguments give equal answers.
@@ -117,152 +184,39 @@ def advise(
     Raises:
         InputError: every problem of the arguments at once.
     """
-    problems: list[Problem] = []
+    return plan_of(planning)
 
-    def quantity(value: str | float | None, unit: str, name: str, zero: bool = False) -> float | None:
-        if value is None or value == "":
-            return None
-        try:
-            found = float(value) if isinstance(value, int | float) else _parsed(value, unit, name)
-        except InputError as error:
-            problems.extend(error.problems)
-            return None
-        if not (math.isfinite(found) and (found > 0 or (zero and found == 0))):
-            problems.append(Problem(name, f"expected {'at least' if zero else 'above'} 0, got {value}"))
-            return None
-        return found
 
-    targets: list[Target] = []
-    for metric, text in (("ttft_s", ttft), ("tpot_s", tpot), ("e2e_s", e2e)):
-        if text:
-            try:
-                targets.append(parse_target(text, metric))
-            except InputError as error:
-                problems += error.problems
-    objective = _named("objective", objective, OBJECTIVES, problems)
-    modes = MODES if mode in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(mode))
-    machines = _machines(on, usd_per_hour, problems)
-    servers = _engines(engine, problems)
-    allowed_weights = _formats("weights", weights or ("any" if formats == "any" else ""), ANY_WEIGHTS, problems)
-    allowed_kv = _formats("kv", kv or ("any" if formats == "any" else ""), ANY_KV, problems)
-    if formats not in ("", "any"):
-        problems.append(Problem("formats", f"expected any or nothing, got {formats!r}; name formats with weights, kv"))
-    max_usd = quantity(budget, "USD/h", "budget")
-    max_w, rack_w = quantity(max_power, "W", "max_power"), quantity(rack_power, "W", "rack_power")
-    more = quantity(headroom, "1", "headroom", zero=True) or 0.0
-    if max_gpus is not None and max_gpus < 1:
-        problems.append(Problem("max_gpus", f"expected at least 1, got {max_gpus}"))
-    if spares < 0:
-        problems.append(Problem("spares", f"expected at least 0, got {spares}"))
-    if objective == "carbon" and carbon is None:
-        problems.append(Problem("carbon", "the objective carbon needs the intensity of the electricity: g CO2 per kWh"))
-    unbounded = max_gpus is None and max_usd is None and max_w is None
-    if objective in ("throughput", "latency") and unbounded:
-        problems.append(Problem("max_gpus", f"the objective {objective} needs a limit: max_gpus, budget or max_power"))
-    if mix and objective not in ("cost", "energy", "carbon"):
-        problems.append(Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}"))
-    if not targets:
-        problems.append(Problem("ttft", "say what is promised: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'"))
-    free = objective == "throughput" and rate == "" and not trace
-    if rate == "" and not trace and not free:
-        problems.append(Problem("rate", "how many requests per second, such as 10/s, or a trace"))
-    if requests is not None and requests < 100:
-        problems.append(Problem("requests", f"percentiles need at least 100, got {requests}"))
-    ways: tuple[str, ...] = ()
-    try:
-        ways = read_ways(speculate, servers, objective)
-    except InputError as error:
-        problems += error.problems
-    raise_all(problems)
-
-    loaded = model if isinstance(model, Model) else load_model(model, generic=generic)
-    if not loaded.transformer.causal:
-        raise InputError(f"{loaded.transformer.name} does not generate: nothing to serve", field="model")
-    asked = {"rate": 1.0 if free else rate, "isl": isl, "osl": osl, "arrivals": arrivals, "peak": peak}
-    sent = _traffic(trace, asked, seed, requests)
-    rate_per_s = sent.rate_per_s
-    demand = demand_of(sent, rate_per_s, dispersion=1.0 if not trace and arrivals in ("", "poisson") else None)
-    if loaded.transformer.max_context and demand.longest > loaded.transformer.max_context:
-        words = f"isl + osl = {demand.longest} tokens exceeds the model's {loaded.transformer.max_context}"
-        raise InputError(words, field="isl")
-    given = (
-        {m: float(usd_per_hour) for m in machines}
-        if isinstance(usd_per_hour, int | float)
-        else {find_machine(k).name: float(v) for k, v in (usd_per_hour or {}).items()}
-    )
-    question = Question(
-        model=model if isinstance(model, str) else loaded.transformer.name,
-        machines=machines,
-        targets=tuple(targets),
-        rate_per_s=rate_per_s,
-        isl=float(sent.isl.mean()),
-        osl=demand.mean_osl,
-        traffic=dict(sent.origin),
-        objective=objective,
-        max_gpus=max_gpus,
-        budget_usd_per_hour=max_usd,
-        max_w=max_w,
-        rack_w=rack_w,
-        engines=servers,
-        modes=modes,
-        weights=allowed_weights,
-        kv=allowed_kv,
-        headroom_frac=more,
-        spares=spares,
-        usd_per_hour=given,
-        speculate=ways,
-        carbon_g_per_kwh=carbon,
-        skew=skew,
-        seed=seed,
-        requests=len(sent),
-    )
-    inputs = {
-        "model": question.model,
-        "on": ",".join(machines),
-        "rate": rate,
-        "isl": isl,
-        "osl": osl,
-        "trace": trace.name if isinstance(trace, Trace) else str(trace),
-        "arrivals": arrivals,
-        "peak": peak,
-        "ttft": ttft,
-        "tpot": tpot,
-        "e2e": e2e,
-        "objective": objective,
-        "max_gpus": max_gpus,
-        "budget": budget,
-        "max_power": max_power,
-        "rack_power": rack_power,
-        "engine": ",".join(servers),
-        "mode": ",".join(modes),
-        "formats": formats,
-        "weights": ",".join(_list(weights)),
-        "kv": ",".join(_list(kv)),
-        "headroom": headroom,
-        "spares": spares,
-        "usd_per_hour": given or None,
-        "carbon": carbon,
-        "skew": skew,
-        "seed": seed,
-        "requests": requests,
-        "generic": generic,
-        **({"mix": True} if mix else {}),
-        **({"speculate": ";".join(ways)} if ways else {}),
-    }
-    remedy = remedied(loaded, sent, demand) if remedies else None
-    answer = solve(loaded, question, sent, demand, inputs, remedy, tell)
+def plan_of(planning: Planning) -> Answer:
+    """The planner's answer to a question that was read. Raises :class:`InputError`."""
+    w, model, sent, demand = planning.words, planning.model, planning.trace, planning.demand
+    tell = w["tell"] or str
+    remedy = remedied(model, sent, demand) if w["remedies"] else None
+    answer = solve(model, planning.question, sent, demand, planning.inputs, remedy, tell)
+    ways = planning.question.speculate
     if ways:
         tell("playing the best with speculative decoding")
         began = time.process_time()
-        answer = speculated(answer, ways, loaded, sent)
+        answer = speculated(answer, ways, model, sent)
         answer = replace(answer, cpu_s=answer.cpu_s + time.process_time() - began)
-    if mix:
+    if w["mix"]:
         from steelyard.search.fleet import plan_fleet
 
         tell("planning a mixed fleet")
-        fleet = plan_fleet(question, sent, model=loaded, generic=generic)
+        fleet = plan_fleet(planning.question, sent, model=model, generic=w["generic"])
         answer = replace(answer, fleet=fleet, cpu_s=answer.cpu_s + fleet.cpu_s)
     return answer
+
+
+def _quantity(value: str | float | None, unit: str, name: str) -> float | None:
+    """A limit above 0, or a share of at least 0; None when nothing was said. Raises :class:`InputError`."""
+    if value is None or value == "":
+        return None
+    share = unit == "1"
+    found = float(value) if isinstance(value, int | float) else _parsed(value, unit, name)
+    if not (math.isfinite(found) and (found > 0 or (share and found == 0))):
+        raise InputError(f"expected {'at least' if share else 'above'} 0, got {value}", field=name)
+    return found
 
 
 def _parsed(text: str, unit: str, name: str) -> float:
@@ -281,16 +235,16 @@ def _list(value: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(p.strip() for p in parts if p.strip())
 
 
-def _named(field: str, value: str, known: Sequence[str], problems: list[Problem]) -> str:
+def _named(field: str, value: str, known: Sequence[str], problems: Problems) -> str:
     for name in known:
         if normalise(name) == normalise(value):
             return name
-    problems.append(Problem(field, str(UnknownName(field, value, known))))
+    problems.add([Problem(field, str(UnknownName(field, value, known)))])
     return known[0]
 
 
 def _machines(
-    on: str | Sequence[str], usd_per_hour: float | Mapping[str, float] | None, problems: list[Problem]
+    on: str | Sequence[str], usd_per_hour: float | Mapping[str, float] | None, problems: Problems
 ) -> tuple[str, ...]:
     names = _list(on)
     if names == ("any",):
@@ -298,17 +252,17 @@ def _machines(
         found = [n for n in machine_names() if n in priced or price_of(n) is not None]
         return tuple(n for n in found if find_machine(n).kind in SERVING_KINDS)
     if not names:
-        problems.append(Problem("on", "name a machine or several, such as h100_sxm,l40s, or any"))
+        problems.add([Problem("on", "name a machine or several, such as h100_sxm,l40s, or any")])
     found = []
     for name in names:
         try:
             found.append(find_machine(name).name)
         except InputError as error:
-            problems += error.at("on").problems
+            problems.add(error.at("on").problems)
     return tuple(dict.fromkeys(found))
 
 
-def _engines(engine: str | Sequence[str], problems: list[Problem]) -> tuple[str, ...]:
+def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]:
     names = _list(engine)
     if names == ("any",):
         return SERVERS
@@ -317,11 +271,11 @@ def _engines(engine: str | Sequence[str], problems: list[Problem]) -> tuple[str,
         try:
             found.append(find_engine(name).name)
         except UnknownName:
-            problems.append(Problem("engine", str(UnknownName("engine", name, known_engines()))))
+            problems.add([Problem("engine", str(UnknownName("engine", name, known_engines())))])
     return tuple(dict.fromkeys(found))
 
 
-def _formats(field: str, value: str | Sequence[str], every: Sequence[str], problems: list[Problem]) -> tuple[str, ...]:
+def _formats(field: str, value: str | Sequence[str], every: Sequence[str], problems: Problems) -> tuple[str, ...]:
     names = _list(value)
     if names == ("any",):
         return tuple(every)
@@ -330,7 +284,7 @@ def _formats(field: str, value: str | Sequence[str], every: Sequence[str], probl
         try:
             found.append("" if normalise(name) == "published" else find_format(name).name)
         except InputError as error:
-            problems += error.at(field).problems
+            problems.add(error.at(field).problems)
     return tuple(dict.fromkeys(found))
 
 

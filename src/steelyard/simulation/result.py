@@ -21,8 +21,6 @@ from steelyard.errors import InputError
 
 if TYPE_CHECKING:
     from steelyard.deployment.deployment import Deployment
-    from steelyard.machine.cluster import Cluster
-    from steelyard.machine.component import Machine
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
     from steelyard.simulation.policies import Policy
@@ -39,7 +37,6 @@ __all__ = [
     "PoolOutcome",
     "Records",
     "Simulation",
-    "simulate",
     "simulate_deployment",
 ]
 
@@ -262,86 +259,6 @@ class Simulation(Result):
         from steelyard.simulation.metrics import series
 
         return series(self, points)
-
-
-def simulate(
-    model: str | Model,
-    on: str | Cluster | Machine,
-    trace: Trace,
-    *,
-    weights: str = "",
-    activations: str = "",
-    kv: str = "",
-    communication: str = "",
-    tp: int | None = None,
-    pp: int | None = None,
-    dp: int | None = None,
-    ep: int = 1,
-    cp: int = 1,
-    engine: str = "",
-    policy: str | type[Policy] | Policy = "fcfs",
-    router: str = "round-robin",
-    flags: Mapping[str, Any] | None = None,
-    slo: Mapping[str, float] | None = None,
-    skew: float = 0.0,
-    seed: int = 0,
-    usd_per_hour: float | None = None,
-    generic: bool = False,
-    stop_after_s: float | None = None,
-    stop_after_iterations: int | None = None,
-    log: int = 1 << 18,
-    watch: Callable[[Any], None] | None = None,
-    extras: Extras | None = None,
-) -> Simulation:
-    """Send a trace through a serving engine.
-
-    Args:
-        model, on, weights, activations, kv, communication, tp, pp, dp, ep, cp, engine, skew, usd_per_hour, generic:
-            as for :func:`steelyard.estimate`. ``dp`` replicas are fed by the router.
-        trace: arrivals and lengths; open loop, closed loop or with dependencies.
-        policy: order of the waiting queue: ``fcfs``, ``priority``, ``shortest`` (knows the answer's length),
-            ``deadline``, ``FILE.py:CLASS`` (runs that file) or a class; see :mod:`steelyard.simulation.policies._base`.
-        router: which replica gets a request: ``round-robin``, ``random``, ``session`` (a conversation stays where it
-            began), ``least-loaded`` (fewest requests) or ``prefix`` (most of the prompt cached, then fewest requests).
-        flags: engine flags by the names of :class:`~steelyard.deployment.engine_config.EngineConfig`
-            (``max_num_batched_tokens``, ``max_num_seqs``, ``enable_prefix_caching``, ``num_gpu_blocks_override`` ...).
-        slo: limits for goodput, any of ``ttft_s``, ``tpot_s``, ``e2e_s``.
-        seed: of the random router.
-        stop_after_s: simulated time after which to stop; default: none.
-        stop_after_iterations: steps after which to stop; default: ten times what the trace's tokens need one request
-            at a time, so that only a run-away is cut.
-        log: steps to keep at most in ``iterations``; above it only every 2nd, 4th, ... is kept.
-        watch: called with the live counters before the first event, see :func:`steelyard.simulation.arrays.play`.
-        extras: speculation, adapters, cache levels, early exit, finetuning, overlap; see
-            :func:`steelyard.simulation.techniques.read_extras`.
-
-    Returns:
-        a :class:`Simulation`; the same inputs and seed give the same records.
-
-    Raises:
-        InputError: unknown names or flags, degrees that do not divide, values out of range; all problems at once.
-        DoesNotFit: weights and one block of cache do not fit.
-    """
-    from steelyard.scenario.parse import Shape, deployment_of
-    from steelyard.simulation.run import Options, run
-    from steelyard.simulation.techniques import Extras
-
-    started = time.perf_counter()
-    options = Options(
-        policy,
-        seed,
-        dict(slo or {}),
-        skew,
-        usd_per_hour,
-        generic,
-        stop_after_s,
-        stop_after_iterations,
-        log,
-        watch=watch,
-        extras=extras or Extras(),
-    )
-    shape = Shape(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine)
-    return run(deployment_of(model, on, shape, trace, options, router=router, flags=flags), started)
 
 
 def simulate_deployment(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import DoesNotFit, InputError
-from steelyard.scenario.fields import FLAGS, function_of
+from steelyard.scenario.fields import FLAGS, fields_of
 from steelyard.studies.points import SIZES, Point, answered_by, located, scenario_of
 from steelyard.studies.store_columns import columns_of
 
@@ -126,7 +126,6 @@ def _text(value: Any) -> str:
 
 def _estimates(chunk: Chunk) -> Priced:
     from steelyard.estimation.batch import weigh
-    from steelyard.scenario.fields import fields_of
 
     try:
         shared = scenario_of(chunk.folder, chunk.values[0])
@@ -168,17 +167,15 @@ def _arguments(folder: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    from steelyard.scenario.slo import judge
-    from steelyard.simulation.api import targets_of
+    from steelyard.scenario.slo import METRICS, judge
+    from steelyard.simulation.api import read_simulation, run_scenario
 
-    given = dict(arguments)
-    model, on = given.pop("model"), given.pop("on")
-    found = function_of("simulate")(model, on, **given)
+    scenario = read_simulation(arguments)
+    found = run_scenario(scenario)
     document = found.summary()
     records, done = found.records, np.asarray(found.records.completed)
-    targets = targets_of(**{name: str(given.get(name, "")) for name in ("ttft", "tpot", "e2e")})
-    seen = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
-    verdicts = judge(targets, seen)
+    seen = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in METRICS}
+    verdicts = judge(scenario.slo, seen)
     row: dict[str, Any] = {
         "devices": found.devices,
         "sent": document["requests"],
@@ -209,9 +206,9 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    given = dict(arguments)
-    model = given.pop("model")
-    found = function_of("plan")(model, **given)
+    from steelyard.search.api import plan
+
+    found = plan(**arguments)
     winner = found.winner
     known = [c.name for c in columns_of("plan").values() if not c.asked]
     row = {k: getattr(winner, k, None) for k in known} if winner is not None else {}

@@ -10,22 +10,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from steelyard._version import __version__
-from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
-from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.provenance import content_hash
-from steelyard.scenario.fields import FLAGS, fields_of
-from steelyard.scenario.scenario import Scenario, default_shape
+from steelyard.scenario.fields import FLAGS, REQUIRED, fields_of, study_fields
+from steelyard.scenario.scenario import FORMATS, Scenario, place
+from steelyard.scenario.words import Problems, read_words
 from steelyard.studies.store_columns import SCHEMAS, columns_of
 from steelyard.studies.study import Study
 from steelyard.workload.catalogue import Model, load_model
@@ -35,13 +35,10 @@ __all__ = ["MAX_POINTS", "Point", "answered_by", "expand_study", "scenario_of"]
 #: Points of one study at most.
 MAX_POINTS = 1_000_000
 
-#: Fields that decide model, machine, plan and engine, in the order of :func:`scenario_of`.
-SHARED = (
-    *("model", "on", "weights", "activations", "kv", "communication", "tp", "pp", "dp", "ep", "cp"),
-    *("engine", "skew", "usd_per_hour", "generic", "replicas"),
-)
 #: Fields of an estimate that points of one program differ in.
 SIZES = ("batch", "isl", "osl")
+#: Fields that decide model, machine, plan and engine.
+SHARED = (*(n for n in fields_of("estimate") if n not in SIZES), "replicas")
 #: Fields that make no traffic: two points that differ in these only see the same arrivals.
 _NO_TRAFFIC = (*SHARED, "policy", "router", "ttft", "tpot", "e2e", "stop_after_s", "seed", "objective", "max_gpus")
 
@@ -124,7 +121,7 @@ def _point(
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
     key = tuple(values.get(name) for name in SHARED)
     try:
-        shared, digest, _ = _resolved(study.folder, key)
+        shared, digest, _ = _resolved(study.kind, study.folder, key)
     except InputError:
         # refused when it is priced, with the reason; until then it is what was written
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
@@ -150,7 +147,7 @@ def _whole(
     digest: str,
 ) -> Point:
     """A point priced by itself; its hash covers everything given."""
-    defaults = {n: f.default for n, f in fields_of(study.kind).items()}
+    defaults = {n: f.default if f.default is not REQUIRED else None for n, f in study_fields(study.kind).items()}
     rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
     rest = {k: _by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
     name = content_hash([answered_by(study.kind), digest, rest])
@@ -265,50 +262,21 @@ def _canonical(value: Any) -> Any:
 
 
 @lru_cache(maxsize=65536)
-def _resolved(folder: str, key: tuple[Any, ...]) -> tuple[dict[str, Any], str, Scenario]:
-    """Input columns, digest and scenario (batch 1) of one combination of :data:`SHARED`."""
+def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, Any], str, Scenario]:
+    """Input columns, digest and scenario (batch and lengths 1) of one combination of :data:`SHARED`."""
     given = located(folder, {n: v for n, v in zip(SHARED, key, strict=True) if v is not None})
+    problems = Problems()
     model, model_digest = _model(given["model"], given.get("generic", False))
     cluster, cluster_digest = _cluster(given["on"])
-    copies = int(given.get("replicas", 1))
-    whole = replace(cluster, count=cluster.count * copies)
-    dp = given.get("dp")
-    dp = (dp or 1) * copies if copies > 1 else dp
-    cp, ep = given.get("cp", 1), given.get("ep", 1)
-    tp, pp, dp = default_shape(model.transformer, whole, given.get("tp"), given.get("pp"), dp, cp)
-    formats = [given.get(n, "") for n in ("weights", "activations", "kv", "communication")]
-    asked = given.get("engine", "")
-    scheduler = ""
-    if asked:
-        from steelyard.simulation.api import engine_and_scheduler
-
-        name, scheduler = engine_and_scheduler(asked) if "replicas" in fields_of("simulate") else (asked, "")
-        engine = find_engine(name) if name else default_engine(cluster.machine)
-    else:
-        engine = default_engine(cluster.machine)
-    weights, activations, kv, communication = formats
-    plan = Plan(weights, activations, kv, communication, tp, pp, dp, ep, cp, engine.name if asked else "")
-    plan = plan.resolved(model.transformer.native_weights)
-    usd, skew = given.get("usd_per_hour"), float(given.get("skew", 0.0))
-    shared = {
-        "model": model.transformer.name,
-        "on": str(cluster),
-        "machine": cluster.machine.name,
-        "devices": whole.count,
-        "weights": plan.weights,
-        "activations": plan.activations,
-        "kv": plan.kv,
-        "communication": plan.communication,
-        "tp": plan.tp,
-        "pp": plan.pp,
-        "dp": plan.dp,
-        "ep": plan.ep,
-        "cp": plan.cp,
-        "engine": scheduler or engine.name,
-        "skew": skew,
-    }
-    digest = content_hash([shared, model_digest, cluster_digest, usd])
-    scenario = Scenario(model, whole, plan, engine, 1, 1, 1, skew, usd, (given["model"], given["on"]))
+    words = read_words(kind, {**given, "model": model, "on": cluster}, problems)
+    scenario = place(kind, words, problems)
+    copies = words.get("replicas", 1)
+    shared = {c.name: scenario.value(c.name) for c in columns_of(kind).values() if c.name in SHARED}
+    shared |= {"model": model.transformer.name, "on": str(cluster), "machine": cluster.machine.name}
+    shared |= {"devices": cluster.count * copies, "dp": scenario.plan.dp * copies}
+    if scenario.words.get("flags"):
+        shared["engine"] = scenario.words["flags"]["scheduler"]
+    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour])
     return shared, digest, scenario
 
 
@@ -318,7 +286,7 @@ def scenario_of(folder: str, values: Mapping[str, Any]) -> Scenario:
     Raises:
         InputError: names or degrees that cannot be.
     """
-    return _resolved(folder, tuple(values.get(name) for name in SHARED))[2]
+    return _resolved("estimate", folder, tuple(values.get(name) for name in SHARED))[2]
 
 
 def _check_names(study: Study) -> None:
@@ -350,8 +318,8 @@ def _given(study: Study) -> Iterator[tuple[str, str, Any]]:
 
 
 def _checks(study: Study) -> dict[str, Any]:
+    from steelyard.scenario.parse import engine_and_scheduler
     from steelyard.scenario.slo import parse_target
-    from steelyard.simulation.api import engine_and_scheduler
     from steelyard.traffic.arrivals import parse_rate
     from steelyard.traffic.lengths import parse_lengths
     from steelyard.units import parse_quantity
@@ -361,10 +329,10 @@ def _checks(study: Study) -> dict[str, Any]:
         "model": lambda v: _model(v, generic),
         "on": _cluster,
         "engine": find_engine if study.kind == "estimate" else engine_and_scheduler,
-        **dict.fromkeys(("weights", "activations", "kv", "communication"), find_format),
+        **dict.fromkeys(FORMATS, find_format),
     }
     if study.kind == "plan":
-        for name in ("engine", "on", "weights", "activations", "kv", "communication"):
+        for name in ("engine", "on", *FORMATS):
             del found[name]  # lists of what may be used, read by the planner
     if study.kind != "estimate":
         for name in ("isl", "osl", "turns"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.scenario.fields import KINDS, Field, fields_of, takes_flags
+from steelyard.scenario.fields import KINDS, REQUIRED, Field, fields_of, study_fields
 from steelyard.studies.store_columns import columns_of, number_names
 from steelyard.studies.study import MAX_REPEATS, STUDY_FIELDS
 
@@ -35,21 +35,8 @@ def study_schema() -> dict[str, Any]:
             "name": {"type": "string", "description": STUDY_FIELDS["name"]},
             "kind": {"enum": list(KINDS), "description": STUDY_FIELDS["kind"]},
         },
-        "oneOf": [_of_kind(kind) for kind in _answered()],
+        "oneOf": [_of_kind(kind) for kind in KINDS],
     }
-
-
-def _answered() -> list[str]:
-    from steelyard.errors import InputError
-
-    found = []
-    for kind in KINDS:
-        try:
-            fields_of(kind)
-        except InputError:
-            continue
-        found.append(kind)
-    return found
 
 
 def _of_kind(kind: str) -> dict[str, Any]:
@@ -89,8 +76,8 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 
 def _table(kind: str, *, several: bool) -> dict[str, Any]:
-    properties = {name: _field(entry, several=several) for name, entry in fields_of(kind).items()}
-    if takes_flags(kind):
+    properties = {name: _field(entry, several=several) for name, entry in study_fields(kind).items()}
+    if "flags" in fields_of(kind):
         flag = _field(Field("flag", "any", "flag of the engine, by its own name"), several=several)
         properties["flags"] = {"type": "object", "additionalProperties": flag}
     return {"type": "object", "properties": properties, "additionalProperties": False}
@@ -103,6 +90,6 @@ def _field(entry: Field, *, several: bool) -> dict[str, Any]:
         found["minimum"] = entry.least
     if several:
         found["items"] = {"type": kinds}
-    if entry.default not in (None, ""):
+    if entry.default not in (None, "", (), REQUIRED):
         found["default"] = entry.default
     return found

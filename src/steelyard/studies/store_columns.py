@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steelyard.scenario.fields import Field, fields_of
+
 __all__ = ["ANSWERS", "SCHEMAS", "Column", "columns_of", "number_names"]
 
 
@@ -30,36 +32,29 @@ class Column:
         return {"text": "VARCHAR", "whole": "BIGINT", "number": "DOUBLE", "switch": "BOOLEAN"}[self.type]
 
 
-def _read(table: str, asked: bool) -> tuple[Column, ...]:
-    """``name | type | unit | meaning``, a line each."""
+def _read(table: str) -> tuple[Column, ...]:
+    """Answers: ``name | type | unit | meaning``, a line each."""
     lines = [line.split("|") for line in table.strip().splitlines()]
-    return tuple(Column(n.strip(), t.strip(), u.strip(), d.strip(), asked) for n, t, u, d in lines)
+    return tuple(Column(n.strip(), t.strip(), u.strip(), d.strip()) for n, t, u, d in lines)
 
 
-#: Where it runs: the first columns of every kind.
-_PLACE = """
-model           | text   |       | the model
-on              | text   |       | machine and count
-machine         | text   |       | the machine
-devices         | whole  | 1     | devices used
-weights         | text   |       | number format of the weights
-activations     | text   |       | number format of activations
-kv              | text   |       | number format of the KV cache
-communication   | text   |       | number format of collectives
-tp              | whole  | 1     | tensor-parallel degree
-pp              | whole  | 1     | pipeline-parallel degree
-dp              | whole  | 1     | data-parallel degree
-ep              | whole  | 1     | expert-parallel degree
-cp              | whole  | 1     | context-parallel degree
-engine          | text   |       | serving engine
-skew            | number | 1     | exponent of the power law of expert popularity
-"""
+def _asked(kind: str) -> tuple[Column, ...]:
+    """Inputs: the fields that are kept, those of the place first."""
+    kept = {n: f for n, f in fields_of(kind).items() if f.column}
+    place = [n for n in fields_of("estimate") if n in kept and n not in ("batch", "isl", "osl")]
+    found = [_column(kept[n]) for n in dict.fromkeys([*(place if kind != "plan" else ["model", "on"]), *kept])]
+    if kind != "plan":
+        found[2:2] = [
+            Column("machine", "text", "", "the machine", True),
+            Column("devices", "whole", "1", "devices used", True),
+        ]
+    return tuple(found)
 
-_ESTIMATE_ASKED = """
-batch           | whole  | 1     | requests in flight
-isl             | whole  | 1     | prompt tokens per request
-osl             | whole  | 1     | generated tokens per request
-"""
+
+def _column(entry: Field) -> Column:
+    kind = "text" if entry.type == "name" else entry.type
+    return Column(entry.name, kind, "" if kind in ("text", "switch") else entry.unit, entry.doc, True)
+
 
 _ESTIMATE = """
 fits                    | switch |         | whether it fits the device
@@ -95,25 +90,6 @@ limit_ttft_s            | number | s       | physical limit of the prefill
 limit_tpot_s            | number | s       | physical limit of a decode step
 bound_prefill           | text   |         | what bounds the prefill
 bound_decode            | text   |         | what bounds a decode step
-"""
-
-_SIMULATE_ASKED = """
-policy          | text   |       | order of the waiting queue
-router          | text   |       | which replica gets a request
-replicas        | whole  | 1     | copies of the deployment
-disaggregate    | text   |       | pools for prompts and answers
-trace           | text   |       | trace replayed
-rate            | text   |       | requests per second
-concurrency     | whole  | 1     | clients of a closed loop
-workflow        | text   |       | file of calls that wait for each other
-isl             | text   |       | prompt tokens
-osl             | text   |       | generated tokens
-requests        | whole  | 1     | requests asked for
-duration        | text   |       | how long requests arrive
-arrivals        | text   |       | shape of the arrivals
-peak            | text   |       | factor on the arrival rate
-turns           | text   |       | turns of a conversation
-seed            | whole  | 1     | fixes everything drawn
 """
 
 _PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
@@ -155,27 +131,6 @@ usd                     | number | USD     | rent over the makespan
 usd_per_million_output_tokens | number | USD | rent per million output tokens
 """
 
-_PLAN_ASKED = """
-model           | text   |       | the model
-on              | text   |       | machines that may be used
-objective       | text   |       | what the plan is best at
-trace           | text   |       | trace to hold
-rate            | text   |       | requests per second to hold
-peak            | text   |       | factor on the arrival rate
-isl             | text   |       | prompt tokens
-osl             | text   |       | generated tokens
-ttft            | text   |       | promise
-tpot            | text   |       | promise
-e2e             | text   |       | promise
-max_gpus        | whole  | 1     | devices at most
-budget          | text   |       | rent at most
-weights         | text   |       | weight formats that may be used
-kv              | text   |       | formats of the KV cache that may be used
-headroom        | text   |       | spare capacity
-spares          | whole  | 1     | replicas per pool that may fail
-seed            | whole  | 1     | fixes the arrivals
-"""
-
 _PLAN = """
 feasible                | switch |         | whether any deployment holds the promise
 machine                 | text   |         | of the winner
@@ -203,9 +158,9 @@ _times = "".join(
 
 #: Columns by kind of study: inputs, then answers.
 ANSWERS: dict[str, tuple[Column, ...]] = {
-    "estimate": (*_read(_PLACE + _ESTIMATE_ASKED.lstrip(), True), *_read(_ESTIMATE, False)),
-    "simulate": (*_read(_PLACE + _SIMULATE_ASKED.lstrip(), True), *_read(_SIMULATE + _times, False)),
-    "plan": (*_read(_PLAN_ASKED, True), *_read(_PLAN, False)),
+    "estimate": (*_asked("estimate"), *_read(_ESTIMATE)),
+    "simulate": (*_asked("simulate"), *_read(_SIMULATE + _times)),
+    "plan": (*_asked("plan"), *_read(_PLAN)),
 }
 
 #: Version of the answer of each kind: part of a point's hash, so that a changed answer is priced again.

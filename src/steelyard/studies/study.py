@@ -15,7 +15,8 @@ from typing import Any
 
 from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, suggest
-from steelyard.scenario.fields import FLAGS, KINDS, Field, fields_of, required_of, takes_flags, values_of
+from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, fields_of, study_fields
+from steelyard.scenario.words import values_of
 from steelyard.studies.store_columns import Column, columns_of, number_names
 from steelyard.units import parse_quantity
 
@@ -147,6 +148,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self.kind = ""
         self.fields: Mapping[str, Field] = {}
+        self.takes_flags = False
 
     def wrong(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))
@@ -167,11 +169,7 @@ class _Reader:
             self.wrong("kind", f"expected one of {', '.join(KINDS)}, got {kind!r}" + _mean(near))
         if kind not in KINDS:
             return None
-        try:
-            self.kind, self.fields = kind, fields_of(kind)
-        except InputError as error:
-            self.problems += error.problems
-            return None
+        self.kind, self.fields, self.takes_flags = kind, study_fields(kind), "flags" in fields_of(kind)
         fixed = {n: v[0] for n, v in self._table(data.get("fixed", {}), "fixed", single=True).items()}
         grid = self._table(data.get("grid", {}), "grid")
         zips = [self._table(t, p) for t, p in self._tables("zip")]
@@ -230,10 +228,10 @@ class _Reader:
         found: dict[str, list[Any]] = {}
         for name, given in self._flattened(table, path):
             entry = self.fields.get(name)
-            if entry is None and name.startswith(FLAGS) and takes_flags(self.kind):
+            if entry is None and name.startswith(FLAGS) and self.takes_flags:
                 entry = Field(name, "any", "flag of the engine")
             if entry is None:
-                known = [*self.fields, *(["flags"] if takes_flags(self.kind) else [])]
+                known = [*self.fields, *(["flags"] if self.takes_flags else [])]
                 self.wrong(f"{path}.{name}", "unknown field" + _mean(suggest(name, known)))
                 continue
             try:
@@ -249,7 +247,7 @@ class _Reader:
     def _flattened(self, table: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []
         for name, given in table.items():
-            if name == "flags" and takes_flags(self.kind):
+            if name == "flags" and self.takes_flags:
                 if isinstance(given, dict):
                     found += [(FLAGS + k, v) for k, v in given.items()]
                 else:
@@ -320,7 +318,7 @@ class _Reader:
         given = {*fixed, *grid, *(n for t in zips for n in t)}
         tables = [self.data.get(k) for k in ("fixed", "grid")]
         in_tables = {n for t in tables if isinstance(t, dict) for n in t}
-        for name in required_of(self.kind):
+        for name in (n for n, f in self.fields.items() if f.default is REQUIRED):
             everywhere = bool(cases) and all(name in c.values for c in cases)
             if name not in given | in_tables and not everywhere:
                 self.wrong(f"fixed.{name}", "required field is missing")

@@ -1,0 +1,261 @@
+"""Values of fields from what a user gives: text, Python objects, lists of a study file, options of the command line."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of
+from steelyard.scenario.ranges import expand
+from steelyard.units import parse_quantity
+
+__all__ = ["Problems", "flags_of", "read_value", "read_words", "values_of"]
+
+_T = TypeVar("_T")
+_EXPECTED = {
+    "whole": "a whole number",
+    "number": "a number",
+    "name": "a name",
+    "text": "text",
+    "switch": "true or false",
+    "object": "an object",
+}
+_SEVERAL = {
+    "whole": "a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3)",
+    "number": "a number or a list of numbers",
+    "name": "a name, or names separated by commas",
+    "text": "text or a number",
+    "switch": "true or false",
+    "any": "a number, text, true or false",
+}
+
+
+class Problems:
+    """Reads one thing after another and keeps what is wrong with any of them; one problem per field."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+
+    def add(self, problems: Sequence[Problem]) -> None:
+        """Keep these, but for fields that have a problem already."""
+        known = {p.field for p in self.found if p.field}
+        self.found += [p for p in problems if p.field not in known]
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep the problems that the block raises."""
+        try:
+            yield
+        except InputError as error:
+            self.add(error.problems)
+
+    def read(self, reader: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What ``reader`` gives; None when its input is wrong, and :meth:`done` will raise."""
+        with self.collect():
+            return reader(*arguments)
+        return None
+
+    def done(self) -> None:
+        """Raise :class:`InputError` with everything found."""
+        raise_all(self.found)
+
+
+def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """Every field of a verb: the value given, checked, or the default.
+
+    Args:
+        verb: ``estimate``, ``simulate`` or ``plan``.
+        words: what was given, by field.
+        problems: unknown and missing fields, wrong types and values out of bounds are added here; such a field gets its
+            default.
+    """
+    fields = fields_of(verb)
+    for name in words:
+        if name not in fields:
+            near = suggest(name, fields, 1)
+            problems.add([Problem(name, "unknown field" + (f"; did you mean {near[0]!r}?" if near else ""))])
+    values = {}
+    for name, field in fields.items():
+        values[name] = None if field.default is REQUIRED else field.default
+        if name not in words:
+            if field.default is REQUIRED:
+                problems.add([Problem(name, "required field is missing")])
+            continue
+        with problems.collect():
+            values[name] = read_value(field, words[name])
+    return values
+
+
+def read_value(field: Field, value: Any, name: str = "") -> Any:
+    """One value of a field.
+
+    Args:
+        field: its description.
+        value: what was given; None and the default are always taken.
+        name: in the error; default: the field's.
+
+    Raises:
+        InputError: of another type, or out of bounds.
+    """
+    name = name or field.name
+    if value is None and field.default is None:
+        return None
+    if isinstance(value, str) and value == "" == field.default:
+        return value
+    if field.also and not isinstance(value, str) and _is_one_of(value, field.also):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {value!r}", field=name)
+    plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
+    if field.several and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if field.type == "switch":
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if isinstance(value, bool) or not plain or field.type == "object":
+        raise wrong
+    if field.type in ("name", "text"):
+        if field.type == "name" and not isinstance(value, str):
+            raise wrong
+        return (value,) if field.several else value if isinstance(value, str) else str(value)
+    return _number(field, value, name, wrong)
+
+
+def _is_one_of(value: Any, annotation: str) -> bool:
+    """Whether a value is of one of the classes that ``annotation`` names; compares names, so nothing is imported."""
+    names = {part.partition("[")[0].strip() for part in annotation.split("|")}
+    if names & {cls.__name__ for cls in type(value).__mro__} and not isinstance(value, bool):
+        return True
+    if "float" in names and isinstance(value, int) and not isinstance(value, bool):
+        return True
+    kinds = {"Sequence": list | tuple, "Mapping": Mapping, "type": type}
+    if any(isinstance(value, kind) for word, kind in kinds.items() if word in names):
+        return True
+    return "Callable" in names and callable(value)
+
+
+def _number(field: Field, value: Any, name: str, wrong: InputError) -> int | float:
+    if field.type == "whole":
+        try:
+            found = int(value) if isinstance(value, str) else value
+        except ValueError:
+            raise wrong from None
+        if not math.isfinite(found) or found != int(found):
+            raise wrong
+        return int(_bounded(field, int(found), name))
+    found = parse_quantity(value, field.unit, name) if isinstance(value, str) else float(value)
+    return float(_bounded(field, found, name))
+
+
+def _bounded(field: Field, value: float, name: str) -> float:
+    low, high = field.least, field.most
+    if low <= value <= high and math.isfinite(value):
+        return value
+    what, unit = ("a number of " if field.type == "number" else ""), "" if field.unit == "1" else f" {field.unit}"
+    bound = f"at least {low:g}" if not value > high else f"at most {high:g}"
+    raise InputError(f"expected {what}{bound}{unit}, got {value:g}", field=name)
+
+
+def values_of(field: Field, given: Any, path: str) -> list[Any]:
+    """The values a study gives a field: one, a list, or text that stands for several.
+
+    Raises:
+        InputError: with the path.
+    """
+    items = given if isinstance(given, list) else [given]
+    if not items:
+        raise InputError("the list is empty", field=path)
+    found: list[Any] = []
+    for i, item in enumerate(items):
+        found += _items(field, item, f"{path}[{i}]" if isinstance(given, list) else path)
+    if len({repr(v) for v in found}) < len(found):
+        raise InputError("the same value stands there twice", field=path)
+    return found
+
+
+def _items(field: Field, item: Any, path: str) -> list[Any]:
+    wrong = InputError(f"expected {_SEVERAL[field.type]}, got {item!r}", field=path)
+    if field.type == "any":
+        if isinstance(item, dict | list):
+            raise wrong
+        return list(expand(item, path)) if isinstance(item, str) and item[:1].isdigit() else [item]
+    if isinstance(item, bool) != (field.type == "switch") or not isinstance(item, str | int | float):
+        raise wrong
+    if field.type in ("switch", "text"):
+        return [item]
+    if field.type == "name":
+        if not isinstance(item, str):
+            raise wrong
+        names = [w.strip() for w in item.split(",")]
+        if not all(names):
+            raise InputError(f"the list {item!r} has an empty entry", field=path)
+        return names
+    return [_bounded(field, v, path) for v in _numbers(field, item, path, wrong)]
+
+
+def _numbers(field: Field, item: Any, path: str, wrong: InputError) -> list[Any]:
+    if field.type == "whole":
+        if isinstance(item, str):
+            return list(expand(item, path))
+        if item != int(item):
+            raise wrong
+        return [int(item)]
+    if not isinstance(item, str):
+        return [float(item)]
+    try:
+        return [float(part) for part in item.split(",")]
+    except ValueError:
+        return [float(v) for v in expand(item, path)]
+
+
+def flags_of(given: Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Engine flags from the command line: those with an option of their own, then ``NAME=VALUE``.
+
+    Raises:
+        InputError: every one that is no number where one is expected.
+    """
+    problems, found = Problems(), {}
+    for name, flag in ENGINE_FLAGS.items():
+        value = given.get(name)
+        if value is None or value == "":
+            continue
+        with problems.collect():
+            found[name] = _flag(flag, value)
+    for item in others:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            problems.add([Problem("flag", f"expected NAME=VALUE, got {item!r}")])
+        else:
+            found[name.strip().lstrip("-")] = _plain(text)
+    problems.done()
+    return found
+
+
+def _flag(flag: Field, value: Any) -> Any:
+    if flag.type not in ("whole", "number"):
+        return value
+    number = parse_quantity(value, "1", flag.option)
+    if flag.type == "whole" and number != int(number):
+        raise InputError(f"expected a whole number, got {value}", field=flag.option)
+    if number < flag.least:
+        raise InputError(f"expected at least {flag.least:g}, got {value}", field=flag.option)
+    return int(number) if flag.type == "whole" else number
+
+
+def _plain(text: str) -> Any:
+    """``true`` and ``off`` as a switch, a number where it is one, else the text."""
+    word = text.strip().lower()
+    if word in ("true", "yes", "on", "false", "no", "off"):
+        return word in ("true", "yes", "on")
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
