@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from steelyard import HOMES
 from steelyard.cli.main import app
 from steelyard.deployment.engine import Engine, KernelSpeed, Limits, Rules
 from steelyard.deployment.formats import Format
@@ -20,17 +21,41 @@ from steelyard.machine.component import Compute, Link, Machine, Memory
 from steelyard.machine.network import Network, Node, Price
 from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
 from steelyard.report.records import MEANINGS
-from steelyard.report.schema import FIELDS
-from steelyard.report.simulate_schema import REPLAY, SIMULATE
+from steelyard.report.schema import fields_of_form
+from steelyard.scenario.fields import REQUIRED, VERBS, fields_of
+from steelyard.scenario.verbs import stub_of
 from steelyard.units import Quantity
 
 HERE = Path(__file__).parent
+#: What editors see of the package.
+STUB = HERE.parents[1] / "src/steelyard/__init__.pyi"
 NOTE = "<!-- Written by docs/reference/generate.py; change the code it describes instead. -->\n\n"
 
 
 def pages() -> dict[str, str]:
     """Every generated page by file name."""
-    return {"cli.md": NOTE + cli(), "json.md": NOTE + json_form(), "files.md": NOTE + files()}
+    texts = {"cli.md": cli(), "fields.md": field_tables(), "json.md": json_form(), "files.md": files()}
+    return {name: NOTE + text for name, text in texts.items()}
+
+
+def stub() -> str:
+    """``steelyard/__init__.pyi``."""
+    return stub_of(HOMES)
+
+
+def field_tables() -> str:
+    """The fields of every verb: name in Python and study files, option, type, default, meaning."""
+    parts = [FIELDS_HEAD]
+    for verb in VERBS:
+        parts += [f"## `{verb}`", "", "| field | option | type | default | meaning |", "|---|---|---|---|---|"]
+        for f in fields_of(verb).values():
+            names = "" if f.name == "model" or f.type == "object" else ", ".join(f.options) or f"--{f.name}"
+            option = f"`{names.replace('_', '-')}`" if names else ""
+            default = "required" if f.default is REQUIRED else f"`{f.default!r}`" if f.default not in ("", ()) else ""
+            kind = f.python.removesuffix(" | None").replace("|", "or")
+            parts.append(f"| `{f.name}` | {option} | {kind} | {default} | {f.doc.replace('|', '/')} |")
+        parts.append("")
+    return "\n".join(parts)
 
 
 def cli() -> str:
@@ -51,11 +76,17 @@ lists. Every combination becomes a row, at most 100,000.
 
 def json_form() -> str:
     """The fields of ``steelyard.estimate/1``, ``steelyard.simulate/1`` and what goes with them."""
-    parts = [JSON_HEAD, *table(FIELDS), JSON_TAIL, SIMULATE_HEAD, *table(SIMULATE)]
+    parts = [
+        JSON_HEAD,
+        *table(fields_of_form("estimate")),
+        JSON_TAIL,
+        SIMULATE_HEAD,
+        *table(fields_of_form("simulate")),
+    ]
     parts += [RECORDS_HEAD, *table(MEANINGS, "column"), PERFETTO_HEAD, "| event | args | meaning |", "|---|---|---|"]
     for (phase, name, args), words in EVENTS.items():
         parts.append(f"| `{phase}` {name} | {', '.join(f'`{x}`' for x in args)} | {words} |")
-    return "\n".join([*parts, REPLAY_HEAD, *table(REPLAY)]) + "\n"
+    return "\n".join([*parts, REPLAY_HEAD, *table(fields_of_form("replay"))]) + "\n"
 
 
 def table(fields: Mapping[str, tuple[str, str]], first: str = "field") -> Iterator[str]:
@@ -65,6 +96,13 @@ def table(fields: Mapping[str, tuple[str, str]], first: str = "field") -> Iterat
         name = kind.replace("{}", "object").replace("?", " or null")
         yield f"| `{path}` | {name} | {words} |"
 
+
+FIELDS_HEAD = """# Fields of a question
+
+The words of `steelyard.estimate`, `simulate` and `plan` in Python, of study files, and of the command line. A scenario
+holds them all: `sy.Scenario.of("simulate", "llama-3.1-8b", "h100_sxm", rate="4/s")` reads and checks them, and every
+verb takes it in place of the words.
+"""
 
 JSON_HEAD = """# JSON
 
@@ -205,3 +243,4 @@ def _default(field: Field[Any]) -> str:
 if __name__ == "__main__":
     for name, text in pages().items():
         (HERE / name).write_text(text, encoding="utf-8")
+    STUB.write_text(stub(), encoding="utf-8")

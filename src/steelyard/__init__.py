@@ -7,27 +7,32 @@ from typing import Any
 from steelyard._version import __version__
 
 #: Where each public name is defined; imported when it is first used, so that ``import steelyard`` stays quick.
-_HOMES = {
+HOMES = {
+    "Answer": "steelyard.search.answer",
     "Estimate": "steelyard.estimation.estimate",
+    "Explanation": "steelyard.estimation.explanation",
     "Machine": "steelyard.machine",
     "Scenario": "steelyard.scenario.scenario",
     "Simulation": "steelyard.simulation.result",
+    "compare": "steelyard.report.compare",
     "estimate": "steelyard.estimation.estimate",
+    "explain": "steelyard.estimation.explanation",
     "find_machine": "steelyard.machine.catalogue",
     "load_machine": "steelyard.machine",
     "load_model": "steelyard.workload.catalogue",
     "plan": "steelyard.search.api",
     "simulate": "steelyard.simulation.api",
+    "study": "steelyard.studies.api",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in HOMES:
         from importlib import import_module
 
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'steelyard' has no attribute {name!r}")
 
 

@@ -260,7 +260,9 @@ def test_generated_reference_pages_are_up_to_date() -> None:
     from pathlib import Path
 
     script = Path(__file__).parents[2] / "docs" / "reference" / "generate.py"
-    pages = runpy.run_path(str(script))["pages"]()
+    generated = runpy.run_path(str(script))
+    assert generated["STUB"].read_text(encoding="utf-8") == generated["stub"](), f"run `python {script.name}`"
+    pages = generated["pages"]()
     for name, text in pages.items():
         assert (script.parent / name).read_text(encoding="utf-8") == text, (
             f"run `python {script.name}` in docs/reference"

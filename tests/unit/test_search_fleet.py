@@ -21,6 +21,7 @@ from steelyard.scenario.slo import parse_target
 from steelyard.search.answer import Question
 from steelyard.search.fleet_buckets import buckets_of, deal, merged, part_of
 from steelyard.simulation.result import simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.traffic.trace import Trace
 
 pytest.importorskip("highspy", reason="mixed fleets need the extra opt")
@@ -223,7 +224,7 @@ def test_the_deployment_played_as_a_whole_does_what_its_pools_did_apart() -> Non
     assert answer.winner is not None
     trace = trace_of(1200, 24.0)
     pool = answer.winner.assigned(trace)
-    whole = simulate_deployment(answer.winner.deployment, trace, assigned=pool)
+    whole = simulate_deployment(answer.winner.deployment, trace, Options(assigned=pool))
     ttft = np.percentile(whole.records.ttft_s, 95)
     assert float(ttft) == pytest.approx(answer.winner.promised["ttft_s"], rel=1e-6)
 

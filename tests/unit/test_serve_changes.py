@@ -18,6 +18,7 @@ from steelyard.errors import InputError
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
 from steelyard.simulation.result import simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.techniques.changes import Autoscale, Changes, Outage, parse_autoscale, parse_outages
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires
@@ -210,7 +211,7 @@ def test_assigned_pools_serve_their_requests_as_if_alone() -> None:
     trace = requests()
     pools = (Pool("h100_sxm", Plan(engine="vllm"), 2), Pool("l40s", Plan(engine="vllm"), 2))
     where = np.arange(len(trace)) % 3 // 2
-    both = simulate_deployment(Deployment("llama-3.1-8b", pools), trace, assigned=where).records
+    both = simulate_deployment(Deployment("llama-3.1-8b", pools), trace, Options(assigned=where)).records
     assert (np.asarray(both.replica) // 2 == where).all()
     for k, pool in enumerate(pools):
         rows = np.flatnonzero(where == k)

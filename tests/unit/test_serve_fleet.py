@@ -20,6 +20,7 @@ from steelyard.scenario.parse import parse_pools
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
 from steelyard.simulation.result import simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires
 
@@ -165,7 +166,7 @@ def test_unlike_machines_cost_what_each_costs() -> None:
         "llama-3.1-8b",
         (Pool("h100_sxm", Plan(engine="vllm"), 1, "prefill"), Pool("l40s", Plan(engine="vllm"), 2, "decode")),
     )
-    found = simulate_deployment(deployment, requests(3.0), slo={"ttft_s": 1.0})
+    found = simulate_deployment(deployment, requests(3.0), Options(slo={"ttft_s": 1.0}))
     assert found.records.completed.all()
     assert found.devices == 3 and found.replicas == 3
     usd = [p["usd"] for p in found.summary()["pools"]]

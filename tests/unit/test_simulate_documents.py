@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 from steelyard.report import replay as replay_report
 from steelyard.report.perfetto import EVENTS, write_perfetto
 from steelyard.report.records import COLUMNS, MEANINGS, columns_of
-from steelyard.report.simulate_schema import OPTIONAL, REPLAY, SIMULATE
+from steelyard.report.schema import OPTIONAL, fields_of_form
 from steelyard.report.simulation import flat, interval, text, to_dict
 from steelyard.scenario.slo import parse_targets
 from steelyard.simulation.api import simulate
@@ -26,6 +26,7 @@ from steelyard.simulation.kernel.state import TOTALS
 from steelyard.simulation.limits import CHEAP_STEPS, bottleneck, ends_of, limits
 from steelyard.simulation.result import Simulation
 
+SIMULATE, REPLAY = fields_of_form("simulate"), fields_of_form("replay")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 TARGETS = parse_targets({"ttft": "p99:500ms", "tpot": "mean:1us"})
 KINDS = {

@@ -28,7 +28,7 @@ for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
     ("plan", "Find the cheapest deployment that holds a promise, and write the files to launch it."),
-    ("sweep", "Price every point of a study file, in parallel, and never twice."),
+    ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
     ("ls", "List models, machines, formats, engines, networks, nodes or prices."),
@@ -38,7 +38,9 @@ for _name, _help in (
     ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),
 ):
-    app.command(f"steelyard.cli.{_name}:{_name}", name=_name, help=_help)
+    app.command(
+        f"steelyard.cli.{_name}:{_name}", name=_name, help=_help, alias=("sweep",) if _name == "study" else None
+    )
 app.register_install_completion_command(help="Install completion for your shell.")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of, group_of
+from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, Field, fields_of
 from steelyard.scenario.fields import field as field_of
 from steelyard.scenario.ranges import expand
 from steelyard.scenario.words import Problems, flags_of, read_value
@@ -37,7 +37,7 @@ __all__ = [
 MAX_SCENARIOS = 100_000
 
 #: Fields of a simulation without its load and SLOs, which the log of a benchmark says itself.
-DEPLOYED = tuple(n for n in fields_of("simulate") if group_of(n) not in ("load", "slo"))
+DEPLOYED = tuple(n for n in fields_of("simulate") if n not in (*GROUPS["load"], *GROUPS["slo"]))
 
 Model = Annotated[str, Parameter(help=field_of("estimate", "model").doc)]
 _FLAG = Annotated[
@@ -207,7 +207,7 @@ def answers(model: str, question: Any) -> Iterator[Outcome]:
     loaded = problems.read(read_model, model, question.generic)
     problems.done()
     assert loaded is not None
-    sizes = {name: numbers.pop(name) for name in ("batch", "isl", "osl")}
+    sizes = {name: numbers.pop(name) for name in GROUPS["batch"]}
     total = len(clusters) * prod(len(x) for x in (*names.values(), *sizes.values(), *numbers.values()))
     if total > MAX_SCENARIOS:
         raise InputError(f"{total:,} scenarios; at most {MAX_SCENARIOS:,}", field="lists")

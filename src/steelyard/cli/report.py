@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from steelyard.cli.options import option, switch
-from steelyard.cli.sweep import DEFAULT_STORE
+from steelyard.cli.study import DEFAULT_STORE
 from steelyard.errors import InputError, Problem, raise_all
 
 if TYPE_CHECKING:

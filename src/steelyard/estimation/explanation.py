@@ -11,6 +11,9 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard.cost.cost import BOUNDS
+from steelyard.estimation.estimate import answer
+from steelyard.scenario.scenario import Scenario
+from steelyard.scenario.verbs import verb
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from steelyard.cost.step import StepPrice
     from steelyard.estimation.estimate import Estimate
 
-__all__ = ["Explanation", "kernels"]
+__all__ = ["Explanation", "explain", "kernels"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +52,19 @@ class Explanation(Result):
     def energy(self) -> dict[str, Any]:
         """Energy of the batch and its formula."""
         return _energy(self.estimate)
+
+
+@verb("estimate")
+def explain(scenario: Scenario) -> Explanation:
+    """Where the numbers of an estimate come from: every kernel, its formula, its limit and what bounds it.
+
+    Returns:
+        an :class:`Explanation`.
+
+    Raises:
+        InputError: as for :func:`steelyard.estimate`.
+    """
+    return Explanation(answer(scenario))
 
 
 def kernels(phase: StepPrice) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from steelyard.errors import InputError
 from steelyard.report.paper import WIDTH, columns, render
 from steelyard.report.plain import plain
 from steelyard.simulation.result import Simulation, simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -40,13 +41,8 @@ def replay(asked: Replay) -> Simulation:
     rate = asked.simulation.get("rate_per_s")
     if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
         trace = trace.scaled(float(rate) / trace.rate_per_s)  # the rate asked for, not that of the draw
-    return simulate_deployment(
-        asked.deployment,
-        trace,
-        seed=int(asked.simulation.get("seed", 0)),
-        skew=float(asked.simulation.get("skew", 0.0)),
-        log=0,
-    )
+    seed, expert_skew = int(asked.simulation.get("seed", 0)), float(asked.simulation.get("skew", 0.0))
+    return simulate_deployment(asked.deployment, trace, Options("fcfs", seed, {}, expert_skew, log=0))
 
 
 def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ from steelyard.errors import InputError, UnknownName
 __all__ = [
     "ENGINE_FLAGS",
     "FLAGS",
+    "GROUPS",
     "KINDS",
     "PRICE",
     "REQUIRED",
@@ -25,7 +26,6 @@ __all__ = [
     "Field",
     "field",
     "fields_of",
-    "group_of",
     "study_fields",
 ]
 
@@ -424,7 +424,7 @@ _FIELDS = (
     ),
     _field("mix", "switch", "plan the best fleet of unlike machines as well", False),
     _field("headroom", "text", "hold this much more than the rate: 20%", 0.0, also="float", column=True),
-    _field("spares", "whole", "replicas per pool that may fail with the promise still held", 0, least=0, column=True),
+    _field("spares", "whole", "replicas per pool that may fail while every SLO still holds", 0, least=0, column=True),
     _field("carbon", "number", "carbon intensity of the electricity, g/kWh", None, least=0, unit="g/kWh"),
     _field("remedies", "switch", "look for the nearest changes when nothing fits", True, options=("",)),
     _field("tell", "object", "called with what is being done, in words", None, also="Callable[[str], object]"),
@@ -457,8 +457,12 @@ VERBS: dict[str, tuple[str, ...]] = {
 #: Kinds of question of a study.
 KINDS = tuple(VERBS)
 
-#: Fields by what they are about, where it matters.
-_GROUPS = {"load": (*_LOAD.split(), "stop_after_s"), "slo": ("ttft", "tpot", "e2e")}
+#: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs.
+GROUPS = {
+    "batch": ("batch", "isl", "osl"),
+    "load": (*_LOAD.split(), "stop_after_s"),
+    "slo": ("ttft", "tpot", "e2e"),
+}
 
 #: Engine flags with an option of their own, by the name the engine configuration has for them.
 ENGINE_FLAGS: dict[str, Field] = {
@@ -511,11 +515,6 @@ ENGINE_FLAGS: dict[str, Field] = {
         _field("async_scheduling", "switch", "prepare the next step while the device works", None),
     )
 }
-
-
-def group_of(name: str) -> str:
-    """``load``, ``slo``, or empty for all other fields."""
-    return next((group for group, names in _GROUPS.items() if name in names), "")
 
 
 @cache

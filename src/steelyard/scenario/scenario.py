@@ -15,6 +15,7 @@ from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
+from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
@@ -131,7 +132,7 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         trace = problems.read(read_trace, values)
     scenario = place(verb, values, problems)
     if verb == "estimate":
-        return replace(scenario, **{name: values[name] for name in ("batch", "isl", "osl")})
+        return replace(scenario, **{name: values[name] for name in GROUPS["batch"]})
     if not scenario.transformer.causal:
         name = scenario.transformer.name
         raise InputError(f"{name} does not generate: nothing to serve token by token", field="model")
@@ -153,8 +154,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
             check_name("engine", engine_name)
         else:
             engine_name, scheduler = engine_and_scheduler(engine_name)
-    cluster = problems.read(read_cluster, values["on"])
-    model = problems.read(read_model, values["model"], values["generic"])
+    cluster = None if values["on"] is None else problems.read(read_cluster, values["on"])
+    model = None if values["model"] is None else problems.read(read_model, values["model"], values["generic"])
     problems.done()
     assert cluster is not None and model is not None
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -100,45 +101,52 @@ _TYPES = {
     "Callable": "collections.abc",
     "Cluster": "steelyard.machine.cluster",
     "Lengths": "steelyard.traffic.lengths",
-    "Machine": "steelyard.machine.component",
     "Mapping": "collections.abc",
     "Model": "steelyard.workload.catalogue",
     "Outage": "steelyard.techniques.changes",
     "Path": "pathlib",
     "Policy": "steelyard.simulation.policies",
-    "Scenario": "steelyard.scenario.scenario",
     "Sequence": "collections.abc",
     "Trace": "steelyard.traffic.trace",
+    "overload": "typing",
+}
+#: The verbs that take fields: whose, and what they return.
+_VERBS = {
+    "estimate": ("estimate", "Estimate"),
+    "explain": ("estimate", "Explanation"),
+    "simulate": ("simulate", "Simulation"),
+    "plan": ("plan", "Answer"),
 }
 
 
-def stub_of(returns: Mapping[str, tuple[str, str]], names: Mapping[str, str]) -> str:
+def stub_of(homes: Mapping[str, str]) -> str:
     """``steelyard/__init__.pyi``: what editors and type checkers see of the package.
 
     Args:
-        returns: type that each verb returns, and its module.
-        names: the other public names and their modules.
+        homes: the public names and the modules that define them.
     """
-    known = {**_TYPES, **dict(returns.values())}
-    body = "\n\n".join(_overloads(name, kind) for name, (kind, _) in returns.items())
-    used = sorted({n for n in known if f"{n}" in body.replace("[", " ").replace("]", " ").replace(",", " ").split()})
-    imports = {f"from {known[n]} import {n} as {n}" for n in used if n not in names}
-    imports |= {f"from {module} import {name} as {name}" for name, module in names.items()}
-    head = '"""Written by docs/reference/generate.py from the fields of a question; change those instead."""\n\n'
-    lines = [head + "from typing import overload", *sorted(imports), "", "__version__: str", body]
-    return "\n".join(lines) + "\n"
+    body = "\n".join(_overloads(name, *found) for name, found in _VERBS.items())
+    words = set(re.findall(r"\w+", body))
+    known = {n: m for n, m in _TYPES.items() if n in words} | {n: m for n, m in homes.items() if n not in _VERBS}
+    imports = sorted(f"from {module} import {name} as {name}" for name, module in known.items())
+    head = '"""Written by docs/reference/generate.py from the fields of a question; change those instead."""'
+    return "\n".join([head, "", *imports, "", "__version__: str", "HOMES: dict[str, str]", "", body, ""])
 
 
-def _overloads(name: str, returns: str) -> str:
-    def default(f: Field) -> str:
-        return "" if f.default is REQUIRED else f" = {f.default!r}"
+def _overloads(name: str, verb_name: str, returns: str) -> str:
+    """A verb with its fields, and with a scenario in place of them."""
+    ordered = _ordered(verb_name)
 
-    first = [f"{f.name}: {f.python}{default(f)}" for f in _ordered(name) if f.name in POSITIONAL]
-    rest = [f"{f.name}: {f.python}{default(f)}" for f in _ordered(name) if f.name not in POSITIONAL]
-    changed = [f"{f.name}: {f.python} = ..." for f in _ordered(name)]
+    def lines(parameters: list[str]) -> str:
+        return "".join(f"    {parameter},\n" for parameter in parameters)
+
+    def written(f: Field) -> str:
+        return f"{f.name}: {f.python}" + ("" if f.default is REQUIRED else f" = {f.default!r}")
+
+    first = [written(f) for f in ordered if f.name in POSITIONAL]
+    rest = [written(f) for f in ordered if f.name not in POSITIONAL]
+    changed = ["scenario: Scenario", "/", "*", *(f"{f.name}: {f.python} = ..." for f in ordered)]
     return (
-        f"@overload\ndef {name}(\n    " + ",\n    ".join([*first, "*", *rest]) + f",\n) -> {returns}: ...\n"
-        f"@overload\ndef {name}(\n    scenario: Scenario,\n    /,\n    *,\n    "
-        + ",\n    ".join(changed)
-        + f",\n) -> {returns}: ..."
+        f"@overload\ndef {name}(\n{lines([*first, '*', *rest])}) -> {returns}: ...\n"
+        f"@overload\ndef {name}(\n{lines(changed)}) -> {returns}: ..."
     )

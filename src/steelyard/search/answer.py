@@ -37,7 +37,7 @@ class Question:
         field(default_factory=dict)
     )
     objective: Annotated[str, "one of OBJECTIVES"] = "cost"
-    max_gpus: Annotated[int | None, "devices of the whole deployment at most"] = None
+    max_gpus: Annotated[int | None, "no more devices than this"] = None
     budget_usd_per_hour: Annotated[float | None, "rent of the whole deployment at most, USD/h"] = None
     max_w: Annotated[float | None, "power of the whole deployment with its hosts at most, W"] = None
     rack_w: Annotated[float | None, "power of one node with its devices at full load at most, W"] = None
@@ -51,10 +51,10 @@ class Question:
         default_factory=dict
     )
     speculate: Annotated[tuple[str, ...], "ways to decode speculatively that may be used"] = ()
-    carbon_g_per_kwh: Annotated[float | None, "carbon intensity of the electricity, g/kWh"] = None
+    carbon_g_per_kwh: Annotated[float | None, "g CO2 per kWh"] = None
     skew: Annotated[float, "exponent of the power law of expert popularity"] = 0.0
     seed: Annotated[int, "fixes the arrivals"] = 0
-    requests: Annotated[int, "requests each finalist is simulated with"] = 0
+    requests: Annotated[int, "requests of the traffic that is played"] = 0
 
 
 @dataclass(frozen=True)

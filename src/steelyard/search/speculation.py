@@ -18,6 +18,7 @@ from steelyard.scenario.slo import judge
 from steelyard.search.answer import Answer, Candidate
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import Simulation, simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.techniques.speculate import parse_speculation
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
@@ -97,10 +98,8 @@ def _fewest(candidate: Candidate, way: str, answer: Answer, model: Model, trace:
         found = simulate_deployment(
             Deployment(candidate.deployment.model, pools, candidate.deployment.router),
             sent,
+            Options("fcfs", question.seed, {}, question.skew, log=0),
             model=model,
-            skew=question.skew,
-            seed=question.seed,
-            log=0,
         )
         records = found.records
         values = {name: getattr(records, name)[records.completed] for name in ("ttft_s", "tpot_s", "e2e_s")}

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from steelyard.deployment.deployment import Deployment
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
-    from steelyard.simulation.policies import Policy
-    from steelyard.simulation.techniques import Extras
-    from steelyard.techniques.changes import Changes
+    from steelyard.simulation.run import Options
     from steelyard.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
@@ -262,25 +260,7 @@ class Simulation(Result):
 
 
 def simulate_deployment(
-    deployment: Deployment,
-    trace: Trace,
-    *,
-    model: Model | None = None,
-    slo: Mapping[str, float] | None = None,
-    policy: str | type[Policy] | Policy = "fcfs",
-    seed: int = 0,
-    skew: float = 0.0,
-    usd_per_hour: float | None = None,
-    generic: bool = False,
-    stop_after_s: float | None = None,
-    stop_after_iterations: int | None = None,
-    log: int = 1 << 18,
-    transfer_overlap: float = 0.0,
-    encode_s: float | Floats | None = None,
-    watch: Callable[[Any], None] | None = None,
-    extras: Extras | None = None,
-    changes: Changes | None = None,
-    assigned: Integers | None = None,
+    deployment: Deployment, trace: Trace, options: Options | None = None, *, model: Model | None = None
 ) -> Simulation:
     """Send a trace through a deployment: pools of engines on machines of one or several kinds.
 
@@ -291,49 +271,23 @@ def simulate_deployment(
     Args:
         deployment: pools, each with its machine, plan, engine flags and role.
         trace: arrivals and lengths.
+        options: how it is played; default: :class:`steelyard.simulation.run.Options` as it is.
         model: the model, loaded; None = ``deployment.model`` by name.
-        slo, policy, seed, skew, usd_per_hour, generic, stop_after_s, stop_after_iterations, log, watch,
-            extras: as for :func:`simulate`.
-        transfer_overlap: share of a cache that is sent layer by layer while the prompt is still computed (Splitwise,
-            Mooncake); 0 = the receiver pulls it afterwards (vLLM's NIXL connector).
-        encode_s: s of an encoder before the prompt, one for all or ``[n]``; needs a pool of the role ``encode``.
-        assigned: ``[n]`` place in ``deployment.pools`` of the pool that computes a request's prompt, -1 = any; the
-            router chooses among its replicas.
-        changes: failures, autoscaling and moving requests; see :class:`steelyard.techniques.changes.Changes`.
 
     Returns:
         a :class:`Simulation` with what each pool did in ``pools``.
 
     Raises:
-        InputError, DoesNotFit: as for :func:`simulate`.
+        InputError, DoesNotFit: as for :func:`steelyard.simulate`.
     """
     from steelyard.simulation.run import Options, prepare, run
-    from steelyard.simulation.techniques import Extras
-    from steelyard.techniques.changes import Changes
     from steelyard.techniques.speculate import parse_speculation
 
     started = time.perf_counter()
-    extras = extras or Extras()
+    options = options or Options()
     ways = {pool.speculate for pool in deployment.pools if pool.role != "prefill"} - {""}
-    if ways and extras.speculate is None:
+    if ways and options.extras.speculate is None:
         if len(ways) > 1:
             raise InputError("expected one way to speculate for all pools", field="pools")
-        extras = replace(extras, speculate=parse_speculation(ways.pop()))
-    options = Options(
-        policy,
-        seed,
-        dict(slo or {}),
-        skew,
-        usd_per_hour,
-        generic,
-        stop_after_s,
-        stop_after_iterations,
-        log,
-        transfer_overlap,
-        encode_s,
-        watch,
-        extras,
-        changes or Changes(),
-        assigned,
-    )
+        options = replace(options, extras=replace(options.extras, speculate=parse_speculation(ways.pop())))
     return run(prepare(deployment, trace, options, model=model), started)

@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from steelyard.errors import DoesNotFit, InputError
-from steelyard.scenario.fields import FLAGS, fields_of
+from steelyard.scenario.answers import STATISTICS, figures_of
+from steelyard.scenario.fields import FLAGS, PRICE, fields_of
 from steelyard.studies.points import SIZES, Point, answered_by, located, scenario_of
 from steelyard.studies.store_columns import columns_of
 
@@ -176,24 +178,12 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     records, done = found.records, np.asarray(found.records.completed)
     seen = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in METRICS}
     verdicts = judge(scenario.slo, seen)
-    row: dict[str, Any] = {
-        "devices": found.devices,
-        "sent": document["requests"],
-        **{k: document[k] for k in ("completed", "rejected", "unfinished", "stopped", "makespan_s")},
-        **document["throughput"],
-        "promises_met": all(v.met for v in verdicts) if verdicts else None,
-        "batch_mean": document["batch"]["mean"],
-        "batch_max": document["batch"]["max"],
-        "waiting_max": document["waiting_max"],
-        "kv_blocks": document["kv"]["blocks"],
-        "kv_mean_frac": document["kv"]["mean_frac"],
-        "kv_max_frac": document["kv"]["max_frac"],
-        "prefix_hit_frac": document["prefix_cache"]["hit_frac"],
-        **{k: document[k] for k in ("preemptions", "idle_frac", "energy_j", "host_energy_j", "usd")},
-        **{k: document[k] for k in ("energy_j_per_output_token", "usd_per_million_output_tokens")},
-    }
-    for name in ("ttft", "tpot", "itl", "e2e", "queue"):
-        row |= {f"{name}_{cut}_s": value for cut, value in document[f"{name}_s"].items()}
+    row: dict[str, Any] = {"devices": found.devices, "promises_met": all(v.met for v in verdicts) if verdicts else None}
+    for figure in figures_of("simulate"):
+        if figure.columns:
+            value = reduce(lambda part, name: part[name], figure.path.split("."), document)
+            values = [value[cut] for cut in STATISTICS] if figure.type == "statistics" else [value]
+            row |= dict(zip(figure.columns, values, strict=True))
     more = {
         "verdicts": [
             {"metric": v.target.metric, "statistic": v.target.label, "limit_s": v.target.limit_s, "met": v.met}
@@ -202,7 +192,7 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         ],
         "inputs": document["provenance"]["inputs"],
     }
-    return {k: v for k, v in row.items() if k in columns_of("simulate")}, more, _told(found.ledger)
+    return row, more, _told(found.ledger)
 
 
 def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -213,7 +203,7 @@ def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], di
     known = [c.name for c in columns_of("plan").values() if not c.asked]
     row = {k: getattr(winner, k, None) for k in known} if winner is not None else {}
     row |= {"feasible": winner is not None, "candidates": found.candidates, "simulated": found.simulated}
-    shown = ("machine", "devices", "engine", "shape", "usd_per_hour", "ttft_s", "tpot_s", "max_rate_per_s")
+    shown = ("machine", "devices", "engine", "shape", PRICE, "ttft_s", "tpot_s", "max_rate_per_s")
     more: dict[str, Any] = {
         "why": list(found.why),
         "breaks_first": found.breaks_first,

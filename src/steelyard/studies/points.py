@@ -19,11 +19,12 @@ from typing import Any
 from steelyard._version import __version__
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.provenance import content_hash
-from steelyard.scenario.fields import FLAGS, REQUIRED, fields_of, study_fields
+from steelyard.scenario.fields import FLAGS, GROUPS, REQUIRED, fields_of, study_fields
 from steelyard.scenario.scenario import FORMATS, Scenario, place
 from steelyard.scenario.words import Problems, read_words
 from steelyard.studies.store_columns import SCHEMAS, columns_of
@@ -36,7 +37,7 @@ __all__ = ["MAX_POINTS", "Point", "answered_by", "expand_study", "scenario_of"]
 MAX_POINTS = 1_000_000
 
 #: Fields of an estimate that points of one program differ in.
-SIZES = ("batch", "isl", "osl")
+SIZES = GROUPS["batch"]
 #: Fields that decide model, machine, plan and engine.
 SHARED = (*(n for n in fields_of("estimate") if n not in SIZES), "replicas")
 #: Fields that make no traffic: two points that differ in these only see the same arrivals.
@@ -127,7 +128,7 @@ def _point(
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
     if study.kind == "simulate":
         if values.get("disaggregate"):  # the degrees are those of the pools
-            shared = {k: v for k, v in shared.items() if k not in ("tp", "pp", "dp", "ep", "cp")}
+            shared = {k: v for k, v in shared.items() if k not in DEGREES}
         return _whole(study, ordinal, case, repeat, axes, values, shared, digest)
     defaults = fields_of("estimate")
     sizes = {name: values.get(name, defaults[name].default) for name in SIZES}
@@ -335,7 +336,7 @@ def _checks(study: Study) -> dict[str, Any]:
         for name in ("engine", "on", *FORMATS):
             del found[name]  # lists of what may be used, read by the planner
     if study.kind != "estimate":
-        for name in ("isl", "osl", "turns"):
+        for name in (n for n, f in fields_of("simulate").items() if "Lengths" in f.also):
             found[name] = lambda v, n=name: parse_lengths(v, n)
         for name in ("duration", "start", "think"):
             found[name] = lambda v, n=name: parse_quantity(v, "s", n)

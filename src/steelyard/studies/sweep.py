@@ -19,7 +19,7 @@ from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import Store, StudyRecord
 from steelyard.studies.study import Study
 
-__all__ = ["Preview", "Progress", "Swept", "preview", "sweep"]
+__all__ = ["Preview", "Progress", "Swept", "document_of", "preview", "sweep"]
 
 #: Shortest time between two commits, s; never more than a tenth of the time is spent in them.
 COMMIT_S, COMMIT_SHARE = 1.0, 0.1
@@ -136,7 +136,7 @@ def sweep(
     points = expand_study(study)
     with store.writing():
         _refuse_again(store, study, points, resume or retry)
-        store.begin(study.name, study.kind, _document(study), _columns(points), __version__)
+        store.begin(study.name, study.kind, document_of(study), _columns(points), __version__)
         if retry:
             store.forget_failed(study.kind, study.name)
         scenarios, missing = _missing(store, study, points)
@@ -179,7 +179,8 @@ def _refuse_again(store: Store, study: Study, points: Sequence[Point], resume: b
         )
 
 
-def _document(study: Study) -> dict[str, Any]:
+def document_of(study: Study) -> dict[str, Any]:
+    """A study as the store keeps it: the file, its axes and objectives."""
     return {
         "study": dict(study.document),
         "axes": study.axes,

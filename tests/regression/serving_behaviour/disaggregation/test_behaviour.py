@@ -25,6 +25,7 @@ pytest.importorskip("numba")
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
 from steelyard.simulation.result import simulate_deployment
+from steelyard.simulation.run import Options
 from steelyard.traffic.build import Traffic, traffic
 
 #: Pools of the role both, by flags; or (devices for prompts, for answers).
@@ -56,7 +57,7 @@ def _run(where: str | tuple[int, int], per_device: float, tpot_s: float) -> dict
         )
     )
     deployment = Deployment("llama-3.1-8b", pools, "least-loaded")
-    return simulate_deployment(deployment, sent, slo={"ttft_s": 1.0, "tpot_s": tpot_s}).summary()
+    return simulate_deployment(deployment, sent, Options(slo={"ttft_s": 1.0, "tpot_s": tpot_s})).summary()
 
 
 def _good(where: str | tuple[int, int], per_device: float, tpot_s: float) -> float:

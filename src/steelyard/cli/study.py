@@ -1,4 +1,4 @@
-"""``steelyard sweep``: price every point of a study file, in parallel, and never twice."""
+"""``steelyard study``: price every point of a study file, in parallel, and never twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
     from steelyard.studies.sweep import Preview, Progress, Swept
 
-__all__ = ["DEFAULT_STORE", "sweep"]
+__all__ = ["DEFAULT_STORE", "study"]
 
 #: Where results are kept when nothing is said.
 DEFAULT_STORE = "steelyard.duckdb"
@@ -30,16 +31,24 @@ LINE_S = 10.0
 SHOWN = 20
 
 
-def sweep(
-    study: Annotated[str, Parameter(help="study file: .toml, .yaml or .json")] = "",
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Run:
+    """How the points are answered."""
+
+    jobs: Annotated[int, option("processes at once (default: the computer's cores)")] = 0
+    resume: Annotated[bool, switch("--resume", "go on with a study that was begun")] = False
+    retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume")] = False
+    executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same")] = "process"
+    store: Annotated[str, Parameter(help="file that keeps the results")] = DEFAULT_STORE
+    limit: Annotated[int | None, option("price at most so many scenarios now")] = None
+
+
+def study(
+    file: Annotated[str, Parameter(help="study file: .toml, .yaml or .json")] = "",
     /,
     *,
-    jobs: Annotated[int, option("processes at once (default: the computer's cores)")] = 0,
-    resume: Annotated[bool, switch("--resume", "go on with a study that was begun")] = False,
-    retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume")] = False,
-    executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same")] = "process",
-    store: Annotated[str, Parameter(help="file that keeps the results")] = DEFAULT_STORE,
-    limit: Annotated[int | None, option("price at most so many scenarios now")] = None,
+    run: Run = Run(),
     dry_run: Annotated[bool, switch("--dry-run", "show the points and how long they would take")] = False,
     schema: Annotated[bool, switch("--schema", "print the JSON schema of a study file")] = False,
     json: Annotated[bool, switch("--json", "print JSON")] = False,
@@ -49,7 +58,7 @@ def sweep(
 ) -> None:
     """Price every point of a study file, in parallel, and never twice.
 
-    Results are kept in a DuckDB file. Equal scenarios are priced once, whatever study asks for them. A sweep that was
+    Results are kept in a DuckDB file. Equal scenarios are priced once, whatever study asks for them. A study that was
     stopped, by Ctrl-C or kill -9, goes on with --resume.
     """
     if schema:
@@ -57,33 +66,32 @@ def sweep(
 
         print(json_text.dumps(study_schema(), indent=2))
         return
-    _check(study, jobs, limit, csv, parquet)
+    _check(file, run.jobs, run.limit, csv, parquet)
     from steelyard.studies.store_results import Store
     from steelyard.studies.study import read_study
 
-    asked, place = read_study(study), Store(store)
-    workers = jobs or os.cpu_count() or 1
+    asked, place = read_study(file), Store(run.store)
+    workers = run.jobs or os.cpu_count() or 1
     if dry_run:
         from steelyard.studies.sweep import preview
 
         _show(preview(asked, place, workers), json)
         return
-    from steelyard.studies.sweep import sweep as run
+    from steelyard.studies.sweep import sweep
 
     began = time.monotonic()
     try:
         with _told(quiet) as told:
-            done = run(
-                asked, place, executor=executor, jobs=workers, resume=resume, retry=retry, limit=limit, progress=told
-            )
+            given = {f.name: getattr(run, f.name) for f in fields(run) if f.name not in ("jobs", "store")}
+            done = sweep(asked, place, jobs=workers, progress=told, **given)
     except KeyboardInterrupt:
-        again = f"steelyard sweep {study} --resume" + (f" --store {store}" if store != DEFAULT_STORE else "")
+        again = f"steelyard study {file} --resume" + (f" --store {run.store}" if run.store != DEFAULT_STORE else "")
         print(f"stopped after {time.monotonic() - began:,.0f} s; go on with: {again}", file=sys.stderr)
         raise
     for path in (csv, parquet):
         if path:
             place.export(done.study, path)
-    print(json_text.dumps(_document(done, store), indent=2) if json else _text(done, store))
+    print(json_text.dumps(_document(done, run.store), indent=2) if json else _text(done, run.store))
     if done.study.finished:
         _any_answered(place, done)
 

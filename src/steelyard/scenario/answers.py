@@ -1,0 +1,269 @@
+"""The figures of answers: one table per verb, with what the JSON form, the results store and the reference pages say.
+
+A line is ``path | type | unit | column | meaning``. Paths are those of the JSON answer, ``[]`` = each entry of a list.
+A type that ends in ``?`` may be null, ``{}`` is an object with free keys, ``statistics`` an object of ``mean``,
+``p50``, ``p90``, ``p95`` and ``p99``, each null when no request has the figure. The column is that of the store (``=``:
+the path, ``*``: one for each statistic); an indented line goes on with the meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+__all__ = ["STATISTICS", "Figure", "figures_of"]
+
+#: Statistics of a time over all requests.
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of an answer."""
+
+    path: str
+    type: str
+    unit: str
+    """``s``, ``B``, ``J``, ``W``, ``USD``, ``1/s``, ``1`` ...; empty where it says nothing."""
+    columns: tuple[str, ...]
+    """Columns of the store; the ends of an interval are two."""
+    doc: str
+
+
+@cache
+def figures_of(form: str) -> tuple[Figure, ...]:
+    """The figures of ``estimate``, ``simulate``, ``plan``, or of a ``replay``."""
+    found: list[Figure] = []
+    for line in _TABLES[form].strip().splitlines():
+        if line.startswith(" "):
+            last = found.pop()
+            found.append(Figure(last.path, last.type, last.unit, last.columns, f"{last.doc} {line.strip()}"))
+            continue
+        path, kind, unit, column, doc = (part.strip() for part in line.split(" | ", 4))
+        names = tuple(path if c == "=" else c for c in column.split() if c != "-")
+        if kind == "statistics":
+            names = tuple(c.replace("*", cut) for c in names for cut in STATISTICS)
+        found.append(Figure(path, kind, "" if unit == "-" else unit, names, doc))
+    return tuple(found)
+
+
+_TABLES = {
+    "estimate": """
+schema | string | - | - | always steelyard.estimate/1
+model | string | - | - | name of the model
+machine.name | string | - | - | catalogue name of the device
+machine.title | string | - | - | full name of the device
+machine.count | integer | - | - | devices
+machine.per_node | integer | - | - | devices of one node
+machine.nodes | integer | - | - | nodes used
+machine.peer_network | string? | - | - | network inside a node
+machine.inter_network | string? | - | - | network between nodes, when there are several
+plan.weights | string | - | - | number format of the weights
+plan.activations | string | - | - | number format of activations
+plan.kv | string | - | - | number format of the KV cache
+plan.communication | string | - | - | number format of collectives
+plan.tp | integer | - | - | tensor-parallel degree
+plan.pp | integer | - | - | pipeline-parallel degree
+plan.dp | integer | - | - | data-parallel degree
+plan.ep | integer | - | - | expert-parallel degree
+plan.cp | integer | - | - | context-parallel degree
+plan.devices | integer | - | - | devices used, tp x pp x dp x cp
+engine | string | - | - | serving engine
+batch | integer | - | - | requests in flight over the whole deployment
+isl | integer | - | - | prompt tokens per request
+osl | integer | - | - | generated tokens per request
+skew | number | - | - | exponent of the power law of expert popularity
+fits | boolean | - | = | whether everything fits the fullest device
+memory_bytes.weights | number | B | memory_weights_bytes | weights on the fullest device, B
+memory_bytes.kv_cache | number | B | memory_kv_cache_bytes | KV cache, B
+memory_bytes.activations | number | B | memory_activations_bytes | activations of the largest step, B
+memory_bytes.other | number | B | memory_other_bytes | graphs, buffers, workspaces, B
+memory_bytes.total | number | B | memory_total_bytes | all of these, B
+memory_bytes.capacity | number | B | memory_capacity_bytes | what the engine may use of the device, B
+memory_bytes.headroom | number | B | memory_headroom_bytes | capacity less total, negative when it does not fit, B
+largest_batch | integer | 1 | = | largest batch that fits at isl + osl tokens
+largest_context | integer | 1 | = | largest context that fits at this batch, tokens
+ttft_s | number | s | = | time to first token of the last prompt of the batch, s
+interval.ttft_s | array | s | ttft_low_s ttft_high_s | 80 % interval, [low, high], s
+ttft_single_s | number | s | = | time to first token of one request at an idle engine, s
+tpot_s | number | s | = | time per decode step at the mean context, s
+interval.tpot_s | array | s | tpot_low_s tpot_high_s | 80 % interval, [low, high], s
+e2e_s | number | s | = | from arrival to the last token, s
+interval.e2e_s | array | s | e2e_low_s e2e_high_s | 80 % interval, [low, high], s
+tokens_per_s | number | 1/s | = | output tokens per second of the deployment
+tokens_per_s_per_device | number | 1/s | = | the same per device
+tokens_per_s_per_user | number | 1/s | = | 1 / tpot
+energy_j.devices | number | J | energy_j | all devices, whole batch, J
+energy_j.hosts | number | J | host_energy_j | all hosts, whole batch, J
+energy_j_per_token | number | J | = | devices and hosts, J per output token
+usd_per_device_hour | number? | USD/h | = | price used, USD per device and hour
+usd_per_million_tokens | number? | USD | = | rent per million output tokens, USD; null without a price
+price | string | - | = | class and date of the price
+limit.ttft_s | number | s | limit_ttft_s | physical limit of the prefill, s
+limit.tpot_s | number | s | limit_tpot_s | physical limit of a decode step, s
+bound.prefill | string | - | bound_prefill | what bounds the prefill: compute, memory, network or overhead
+bound.decode | string | - | bound_decode | what bounds a decode step
+bound_shares.prefill | {} | - | - | share of the prefill by what bounds it
+bound_shares.decode | {} | - | - | share of a decode step by what bounds it
+parameters.total | integer | - | - | parameters of the model
+parameters.active | integer | - | - | parameters one token multiplies with
+flops.prefill | number | - | - | operations of the prefill of the whole batch
+flops.decode | number | - | - | operations of one decode step of the whole batch
+assumptions | array | - | - | choices made for you, in words
+sources | {} | - | - | what was used and where it is from
+guesses | {} | - | - | figures used that nobody published, with the reason for each
+remedy | {}? | - | - | the nearest change that fits, in words and as arguments; null when it fits
+provenance.version | string | - | - | version of Steelyard
+provenance.inputs | {} | - | - | arguments of steelyard.estimate that give this answer again
+provenance.hash | string | - | - | hash of version and inputs
+""",
+    "simulate": """
+schema | string | - | - | always steelyard.simulate/1
+requests | integer | 1 | sent | requests of the trace
+completed | integer | 1 | = | those that got their whole answer; all figures below are over these
+rejected | integer | 1 | = | those longer than the model or than all of the KV cache
+unfinished | integer | 1 | = | those left when the simulation was stopped
+stopped | string | - | = | why it ended early; empty when it did not
+makespan_s | number | s | = | from the first arrival to the end of the last step, s
+ttft_s | statistics | s | ttft_*_s | arrival to first token, queueing included, s
+tpot_s | statistics | s | tpot_*_s | (last - first token) / (osl - 1) of a request, s
+itl_s | statistics | s | itl_*_s | single gaps between tokens, all requests together, s
+e2e_s | statistics | s | e2e_*_s | arrival to last token, s
+queue_s | statistics | s | queue_*_s | reaching the engine to the first step that works on the request, s
+intervals | {}? | - | - | 80 % intervals, figure -> statistic -> [low, high] for the five above and `throughput`,
+    from two more runs with every step at the ends of its own interval; null when they were not asked for
+throughput.requests_per_s | number | 1/s | requests_per_s | completed requests per second of makespan
+throughput.input_tokens_per_s | number | 1/s | input_tokens_per_s | their prompt tokens per second
+throughput.output_tokens_per_s | number | 1/s | output_tokens_per_s | their generated tokens per second
+throughput.output_tokens_per_s_per_device | number | 1/s | output_tokens_per_s_per_device | the same per device
+throughput.goodput_requests_per_s | number | 1/s | goodput_requests_per_s | completed within every limit of `slo`,
+    per second
+throughput.goodput_frac | number | 1 | goodput_frac | share of all requests that did
+batch.mean | number | 1 | batch_mean | requests worked on in a step, mean over busy time
+batch.max | number | 1 | batch_max | most in one step
+in_system_mean | number | - | - | requests between arrival and last token, mean over the makespan
+waiting_max | number | 1 | = | longest waiting queue of a replica
+kv.blocks | integer | 1 | kv_blocks | KV blocks of one replica
+kv.block_tokens | integer | - | - | tokens of a block
+kv.mean_frac | number | 1 | kv_mean_frac | share of the blocks held, mean over busy time
+kv.max_frac | number | 1 | kv_max_frac | largest share held
+prefix_cache.hit_tokens | integer | - | - | prompt tokens not computed because their prefix was cached
+prefix_cache.hit_frac | number | 1 | prefix_hit_frac | their share of all prompt tokens admitted, recomputed ones
+    included
+preemptions | integer | 1 | = | times a request lost its cache for want of blocks
+idle_frac | number | 1 | = | share of the makespan without a step, mean over replicas
+pools[].role | string | - | - | both, prefill, decode, encode or feed_forward
+pools[].machine | string | - | - | catalogue name of its device
+pools[].replicas | integer | - | - | copies
+pools[].devices | integer | - | - | devices of all copies
+pools[].compute_frac | number | - | - | share of their arithmetic; below 1 when two pools share devices (semi-PD)
+pools[].plan | {} | - | - | tp, pp, dp, ep, cp of one copy
+pools[].busy_frac | number | - | - | share of the makespan with a step, mean over schedulers
+pools[].iterations | integer | - | - | its steps
+pools[].prefill_tokens | integer | - | - | prompt tokens it computed, recomputed ones included
+pools[].decode_tokens | integer | - | - | tokens its decodes computed
+pools[].batch | {} | - | - | as above: mean, max
+pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac
+pools[].waiting_max | number | - | - | longest waiting queue of one of its replicas
+pools[].preemptions | integer | - | - | as above
+pools[].sent.requests | integer | - | - | caches it sent to another pool
+pools[].sent.bytes | number | - | - | their size, B
+pools[].sent.mean_s | number | - | - | from the request for one to its last byte, mean, s
+pools[].energy_j | number | - | - | its devices, J
+pools[].host_energy_j | number | - | - | their share of the hosts, J
+pools[].usd | number? | - | - | its rent, USD; null without a price
+pools[].rented_replicas_mean | number | - | - | copies rented, mean over the makespan; less than all when it scales
+pools[].failures | integer | - | - | times one of its replicas went down
+pools[].interrupted | integer | - | - | requests that ran there then and began anew
+pools[].migrations | integer | - | - | running requests that moved to another of its replicas
+extras.guessed_tokens | integer | - | - | guesses verified (speculation)
+extras.accepted_tokens | integer | - | - | those that became tokens of answers
+extras.accepted_frac | number? | - | - | their share; null when none was made
+extras.tokens_per_step | number? | - | - | tokens that a decode adds to an answer per step; 1 without speculation
+extras.loaded_tokens | integer | - | - | prompt tokens whose cache came from a lower level
+extras.loaded_bytes | number | - | - | their cache on all devices of a replica, not compressed, B
+extras.swapped_tokens | integer | - | - | tokens of requests that gave way whose cache went to the first level
+extras.swapped_bytes | number | - | - | their cache, B
+extras.adapter_loads | integer | - | - | times an adapter was brought to a replica
+extras.trained_tokens | integer | - | - | finetuning tokens that filled steps
+extras.trained_tokens_per_s | number | - | - | the same per second of makespan
+groups.branches | integer | - | - | answers or beams per prompt
+groups.ttft_s | statistics | s | - | arrival of a prompt to its first token, s
+groups.e2e_s | statistics | s | - | arrival of a prompt to the last token of all its answers, s
+energy_j | number | J | = | all devices over the makespan, idle time included, J
+host_energy_j | number | J | = | their share of the hosts over the makespan, J
+energy_j_per_output_token | number? | J | = | devices, J per generated token
+usd | number? | USD | = | rent of all devices over the makespan, USD; null without a price
+usd_per_million_output_tokens | number? | USD | = | the same per million generated tokens, USD
+slo | {} | - | - | limits that goodput counts: any of ttft_s, tpot_s, e2e_s, s
+verdicts[].metric | string | - | - | ttft_s, tpot_s or e2e_s
+verdicts[].statistic | string | - | - | mean or a percentile such as p99
+verdicts[].limit_s | number | - | - | what was promised, s
+verdicts[].value_s | number? | - | - | what came out, s; null when no request has the figure
+verdicts[].interval_s | array? | - | - | 80 % interval of the value, [low, high], s; null when not asked for
+verdicts[].met | boolean | - | - | whether the value is within the limit
+verdicts[].sure | boolean? | - | - | whether the whole interval says the same
+limited_by | {} | - | - | shares of the makespan, largest first: serving (nobody waits), idle; and with requests
+    waiting kv (no free blocks), max_num_seqs (no seat), compute (steps at the token budget), scheduling (none of
+    these)
+bottleneck | string | - | - | the largest of the last four; arrivals when requests waited less than a fifth of the
+    time
+simulation.iterations | integer | - | - | engine steps
+simulation.wall_s | number | - | - | time the kernel took on this computer, s
+simulation.build_s | number | - | - | time for checks and the step table, s
+simulation.requests_per_s | number | - | - | requests simulated per second of wall_s
+simulation.iterations_per_s | number | - | - | steps simulated per second of wall_s
+notes | array | - | - | what was changed or assumed about the traffic, in words
+dropped_rows | array | - | - | rows of the trace file that were left out, one line each
+provenance.version | string | - | - | version of Steelyard
+provenance.inputs | {} | - | - | everything that gives this answer again; `traffic` has the options of the load
+provenance.hash | string | - | - | hash of version and inputs
+""",
+    "plan": """
+feasible | boolean | - | = | whether any deployment holds the promise
+machine | string | - | = | of the winner
+devices | integer | 1 | = | of the winner
+engine | string | - | = | of the winner
+mode | string | - | = | one pool, or prompts and answers apart
+shape | string | - | = | replicas and degrees
+usd_per_hour | number | USD/h | = | rent of all devices
+usd_per_million_tokens | number | USD | = | rent per million output tokens at the traffic
+watts | number | W | = | devices and hosts at the traffic
+ttft_s | number | s | = | at the promised percentile
+tpot_s | number | s | = | at the promised percentile
+e2e_s | number | s | = | at the promised percentile
+tokens_per_s_per_device | number | 1/s | = | output tokens per device at the largest rate
+tokens_per_s_per_user | number | 1/s | = | output tokens one request sees
+carbon_g_per_hour | number | 1 | = | carbon, g/h
+max_rate_per_s | number | 1/s | = | most requests per second it holds
+candidates | integer | 1 | = | deployments looked at
+simulated | integer | 1 | = | deployments simulated
+""",
+    "replay": """
+schema | string | - | - | always steelyard.compare/1
+kind | string | - | - | replay
+run | string | - | - | name of the measured run
+format | string | - | - | what wrote the log
+model | string | - | - | name of the model
+on | string | - | - | machine and count
+engine | string | - | - | serving engine
+load | string | - | - | how the requests were sent, in words
+requests | integer | - | - | requests of the log
+completed | integer | - | - | those the simulation completed
+measured_s | number? | - | - | first arrival to last token as measured, s; null when the log does not say
+simulated_s | number | - | - | the same, simulated, s
+ttft_s | {} | - | - | mean, p50, p90, p95, p99; each {measured, simulated, error_frac = simulated / measured - 1,
+    interval_80, inside}, s
+tpot_s | {} | - | - | the same for the time per output token
+e2e_s | {} | - | - | the same from arrival to last token
+throughput | {} | - | - | the same for requests_per_s, input_tokens_per_s, output_tokens_per_s
+preemptions | integer | - | - | preemptions in the simulation
+parting.where | string | - | - | agree, queueing, first_token, step_time, preemption or unknown
+parting.text | string | - | - | the same in words
+parting.parts_s | {} | - | - | measured less simulated end-to-end time per request, taken apart, s
+notes | array | - | - | what was changed or assumed about the log, in words
+provenance.version | string | - | - | version of Steelyard
+provenance.inputs | {} | - | - | everything that gives the simulation again
+provenance.hash | string | - | - | hash of version and inputs
+""",
+}

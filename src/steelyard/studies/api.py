@@ -1,0 +1,86 @@
+"""``sy.study``: a question with several values in place of one, every point answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steelyard.errors import InputError
+from steelyard.studies.answers import Priced, chunks_of
+from steelyard.studies.executors import execute
+from steelyard.studies.findings import Findings, findings
+from steelyard.studies.points import Point, expand_study
+from steelyard.studies.store_columns import columns_of
+from steelyard.studies.store_results import Store, StudyRecord
+from steelyard.studies.study import Study, parse_study, read_study
+from steelyard.studies.sweep import document_of, sweep
+
+__all__ = ["study"]
+
+
+def study(
+    spec: str | Path | Mapping[str, Any] | Study,
+    *,
+    store: str | Path = "",
+    executor: str = "serial",
+    jobs: int = 1,
+    best: int = 5,
+) -> Findings:
+    """Answer every point of a study.
+
+    Args:
+        spec: a study file, or its table: ``{"name": "batches", "kind": "estimate", "fixed": {"model": "llama-3.1-8b"},
+            "grid": {"on": "h100_sxm,h200_sxm", "batch": "1-256*2"}}``.
+        store: DuckDB file that keeps the answers; points it has are not priced again. Empty = nothing is kept.
+        executor: ``serial``, ``process`` or ``ray``.
+        jobs: processes at once.
+        best: points kept per objective.
+
+    Returns:
+        a :class:`~steelyard.studies.findings.Findings`: rows, best points per objective, Pareto front, what each axis
+        does.
+
+    Raises:
+        InputError: every problem of the study at once.
+    """
+    if isinstance(spec, str | Path):
+        asked = read_study(spec)
+    elif isinstance(spec, Study):
+        asked = spec
+    elif isinstance(spec, Mapping):
+        asked = parse_study(spec)
+    else:
+        raise InputError(f"expected a study file or a table, got {spec!r}", field="study")
+    if store:
+        place = Store(store)
+        record = sweep(asked, place, executor=executor, jobs=jobs, resume=True).study
+        return findings(record, place.rows(record), asked.objectives, best)
+    points = expand_study(asked)
+    priced = Priced(asked.kind)
+    for _, part in execute(executor, chunks_of(asked.kind, asked.folder, points), jobs):
+        priced.add(part)
+    document = document_of(asked)
+    record = StudyRecord(
+        asked.name, asked.kind, json.loads(json.dumps(document, default=str)), len(points), len(points)
+    )
+    return findings(record, _columns(asked.kind, points, priced), asked.objectives, best)
+
+
+def _columns(kind: str, points: list[Point], priced: Priced) -> dict[str, list[Any]]:
+    """The rows of the points as the store gives them, a list per column."""
+    at = {name: i for i, name in enumerate(priced.hashes)}
+    places = [at[p.hash] for p in points]
+    columns: dict[str, list[Any]] = {n: [getattr(p, n) for p in points] for n in ("ordinal", "case", "repeat", "axes")}
+    columns["status"] = [priced.statuses[i] for i in places]
+    columns["problem"] = [priced.problems[i] for i in places]
+    for name, column in columns_of(kind).items():
+        if column.asked:
+            columns[name] = [p.inputs.get(name) for p in points]
+        elif name in priced.columns:
+            values = priced.columns[name]
+            columns[name] = [values[i] for i in places]
+        else:
+            columns[name] = [None] * len(points)
+    return columns

@@ -1,0 +1,148 @@
+"""Every field of a question is described once, and handed on as part of an object."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steelyard
+from steelyard.errors import InputError
+from steelyard.scenario.fields import VERBS, fields_of
+
+SRC = Path(steelyard.__file__).parent
+#: Names of four fields, under whatever spelling.
+NAMES = {
+    "tp": {"tp"},
+    "isl": {"isl"},
+    "skew": {"skew", "expert_skew"},
+    "usd_per_hour": {"usd_per_hour", "usd_per_device_hour"},
+}
+#: Files of the package that may declare or forward each; five is the goal, and the figures only fall.
+CEILING = {"tp": 10, "isl": 38, "skew": 24, "usd_per_hour": 25}
+#: Parameters of a public function written by hand at most; kernels of the cost models take the arrays they work on.
+MOST_PARAMETERS = 12
+PUBLIC_VERBS = ("compare", "estimate", "explain", "plan", "simulate", "study")
+
+
+def declared(tree: ast.AST) -> Iterator[str]:
+    """Parameters, dataclass fields, dict keys, names in tuples and lists, and keywords passed on."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            arguments = node.args
+            yield from (x.arg for x in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+        elif isinstance(node, ast.ClassDef):
+            yield from (
+                b.target.id for b in node.body if isinstance(b, ast.AnnAssign) and isinstance(b.target, ast.Name)
+            )
+        elif isinstance(node, ast.Dict):
+            yield from (str(k.value).rpartition(".")[2] for k in node.keys if isinstance(k, ast.Constant))
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            yield from (str(e.value) for e in node.elts if isinstance(e, ast.Constant))
+        elif isinstance(node, ast.Call):
+            yield from (k.arg for k in node.keywords if k.arg)
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every file of the package, parsed."""
+    return {str(f.relative_to(SRC)): ast.parse(f.read_text(encoding="utf-8")) for f in sorted(SRC.rglob("*.py"))}
+
+
+def test_a_field_is_declared_in_few_files() -> None:
+    found = {name: set(declared(tree)) for name, tree in modules().items()}
+    for field, spellings in NAMES.items():
+        files = [name for name, words in found.items() if words & spellings]
+        assert len(files) <= CEILING[field], f"{field}: {', '.join(files)}"
+
+
+def test_help_is_typed_once() -> None:
+    texts = [f.doc for verb in VERBS for f in fields_of(verb).values() if len(f.doc) > 24]
+    strings: dict[str, list[str]] = {}
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.setdefault(node.value, []).append(name)
+    for text in set(texts):
+        assert set(strings.get(text, [])) <= {"scenario/fields.py"}, f"{text!r}: {strings[text]}"
+
+
+def test_no_function_of_the_public_interface_has_many_parameters() -> None:
+    for name in steelyard.__all__:
+        value = getattr(steelyard, name)
+        if not callable(value) or isinstance(value, type):
+            continue
+        function = inspect.unwrap(value)
+        assert len(function.__code__.co_varnames[: function.__code__.co_argcount]) <= MOST_PARAMETERS, name
+        assert function.__code__.co_argcount + function.__code__.co_kwonlyargcount <= MOST_PARAMETERS, name
+
+
+def test_dir_shows_the_interface_only() -> None:
+    assert set(dir(steelyard)) == set(steelyard.__all__)
+    assert set(PUBLIC_VERBS) <= set(dir(steelyard))
+    for name in steelyard.__all__:
+        assert getattr(steelyard, name) is not None
+
+
+def test_no_module_hides_a_verb() -> None:
+    for module in pkgutil.walk_packages(steelyard.__path__, "steelyard.", onerror=lambda name: None):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # an extra that is not installed
+            assert not (error.name or "").startswith("steelyard."), error
+    for verb in PUBLIC_VERBS:
+        assert inspect.isfunction(getattr(steelyard, verb)), verb
+    found = steelyard.estimate("llama-3.1-8b", "h100_sxm")
+    assert found.fits and steelyard.explain(found.scenario).estimate.tpot_s == found.tpot_s
+
+
+def test_a_scenario_stands_for_its_words() -> None:
+    words = {"batch": 8, "isl": 512, "weights": "fp8", "tp": 2}
+    scenario = steelyard.Scenario.of("estimate", "llama-3.1-8b", "h100_sxm:2", **words)
+    assert steelyard.estimate(scenario).to_dict() == steelyard.estimate("llama-3.1-8b", "h100_sxm:2", **words).to_dict()
+    assert steelyard.estimate(scenario, batch=16).scenario.batch == 16
+    load = {"rate": 4.0, "requests": 30, "ttft": "p99:1s", "seed": 3}
+    sent = steelyard.Scenario.of("simulate", "llama-3.1-8b", "h100_sxm", **load)
+    again = steelyard.simulate("llama-3.1-8b", "h100_sxm", **load)
+    assert steelyard.simulate(sent).to_dict()["ttft_s"] == again.to_dict()["ttft_s"]
+
+
+def test_signatures_are_those_of_the_fields() -> None:
+    for verb in VERBS:
+        parameters = inspect.signature(getattr(steelyard, verb)).parameters
+        assert set(parameters) == set(fields_of(verb)), verb
+        for name, field in fields_of(verb).items():
+            assert f"{name}: " in (getattr(steelyard, verb).__doc__ or ""), (verb, name)
+            assert parameters[name].default == (inspect.Parameter.empty if field.default is ... else field.default)
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        ({"batch": "x"}, ["batch: expected a whole number, got 'x'"]),
+        ({"on": 3}, ["on: expected a name, got 3"]),
+        ({"bacth": 3}, ["bacth: unknown field; did you mean 'batch'?"]),
+        ({"tp": 0, "skew": -1}, ["tp: expected at least 1, got 0", "skew: expected a number of at least 0, got -1"]),
+        ({"batch": 1.5, "generic": "yes"}, ["batch: expected a whole number, got 1.5", "generic: expected true or"]),
+        ({"weights": "fp9", "engine": "vlm"}, ["weights: unknown format 'fp9'", "engine: unknown engine 'vlm'"]),
+        ({"model": None}, ["model: expected a name, got None"]),
+    ],
+)
+def test_wrong_arguments_are_named_all_at_once(words: dict[str, Any], messages: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        steelyard.estimate(**{"model": "llama-3.1-8b", "on": "h100_sxm", **words})
+    assert len(caught.value.problems) == len(messages)
+    for problem, message in zip(caught.value.problems, messages, strict=True):
+        assert str(problem).startswith(message)
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(InputError, match="on: required field is missing"):
+        steelyard.estimate("llama-3.1-8b")
+    with pytest.raises(InputError, match="rate: how many requests per second"):
+        steelyard.plan("llama-3.1-8b", ttft="p99:1s")
