@@ -6,13 +6,13 @@ Run by ``make docs``; the unit tests check that the pages are up to date.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from steelyard import HOMES
 from steelyard.cli.main import app
 from steelyard.deployment.engine import Engine, KernelSpeed, Limits, Rules
 from steelyard.deployment.formats import Format
@@ -23,8 +23,10 @@ from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
 from steelyard.report.records import MEANINGS
 from steelyard.report.schema import fields_of_form
 from steelyard.scenario.fields import REQUIRED, VERBS, fields_of
-from steelyard.scenario.verbs import stub_of
 from steelyard.units import Quantity
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stub import stub
 
 HERE = Path(__file__).parent
 #: What editors see of the package.
@@ -36,11 +38,6 @@ def pages() -> dict[str, str]:
     """Every generated page by file name."""
     texts = {"cli.md": cli(), "fields.md": field_tables(), "json.md": json_form(), "files.md": files()}
     return {name: NOTE + text for name, text in texts.items()}
-
-
-def stub() -> str:
-    """``steelyard/__init__.pyi``."""
-    return stub_of(HOMES)
 
 
 def field_tables() -> str:

@@ -83,353 +83,186 @@ class Field:
         return " | ".join([*parts, *(["None"] if self.default is None else [])])
 
 
-def _field(name: str, kind: str, doc: str, default: Any = "", **more: Any) -> Field:
-    return Field(name, kind, doc, default, **more)
+#: ``name | type | default | attributes | meaning``. A default ``-`` is empty text. Attributes are those of
+#: :class:`Field`, names that begin with ``--`` are its options, ``hidden`` = no option. ``||`` in a meaning separates
+#: the note; an indented line goes on with the meaning.
+_TABLE = """
+model | name | required | column also=Model | catalogue name, or path of an HF config, a folder, a safetensors or a
+    GGUF file
+on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file
+estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file ||
+    ; several are separated by commas
+plan.on | text | any | column show also=Sequence[str] | machines: h100_sxm,h200_sxm,mi300x,l40s, or any
+weights | name | - | column | number format of the weights (default: as published)
+activations | name | - | column | number format of activations (default: implied by the weights)
+kv | name | - | column | number format of the KV cache (default: 16 bit)
+communication | name | - | column | number format of collectives (default: 16 bit)
+tp | whole | none | least=1 column | tensor-parallel degree (default: what uses every device)
+pp | whole | none | least=1 column | pipeline-parallel degree
+dp | whole | none | least=1 column | data-parallel degree (replicas)
+simulate.dp | whole | none | least=1 column | data-parallel degree: replicas inside --on, fed by the router
+ep | whole | 1 | least=1 column | expert-parallel degree
+cp | whole | 1 | least=1 column | context-parallel degree
+engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, torch
+simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca,
+    tgi, sarathi
+flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
+batch | whole | 1 | least=1 column | requests in flight || : a number, a list 1,2,4, a range 1-256*2 or 1-10+3
+isl | whole | 1024 | least=1 column | prompt tokens per request
+osl | whole | 256 | least=1 column | generated tokens per request
+replicas | whole | 1 | least=1 column | copies of the whole deployment that --on describes
+disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
+    2P:tp4@h100_sxm,1D:tp8dp2; attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices:
+    semi:0.6 for prompts
+transfer_overlap | number | 0.0 | - | share of a KV cache that is sent while its prompt is computed (default: 0,
+    pulled afterwards)
+encode_s | number | none | least=0 most=1e+09 unit=s --encode | time of an encoder before each prompt, 50ms, with a
+    pool E
+mtbf | text | - | also=float | mean time between failures of a replica, 6h (default: none fails)
+restart | text | - | also=float | until a failed replica serves again (default: 3min)
+outages | text | - | also=Sequence[Outage] | given failures, TIME:REPLICA:down or :up, separated by commas
+autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min;
+    --replicas are there at most
+migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
+router | name | round-robin | column show | which replica gets a request: round-robin, random, least-loaded, session,
+    prefix
+skew | number | 0.0 | least=0 column | exponent of the power law of expert popularity; 0 = balanced
+usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price | USD per device and hour (default: newest in the
+    catalogue)
+plan.usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price also=Mapping[str,float] | USD per device and
+    hour, one for all or h100_sxm=2.5,l40s=0.9 (default: newest)
+generic | switch | false | - | read an unknown model type as a plain decoder
+trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
+    or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file
+plan.trace | text | - | column also=Path/Trace | file or name of recorded traffic, as in simulate
+rate | text | - | column also=float | requests per second: 4/s, 240/min; with --trace only its lengths are used
+plan.rate | text | - | column also=float | requests per second: 10/s, 600/min; with --trace only its lengths are used
+concurrency | whole | none | least=1 column | closed loop: so many clients, each waiting for its answer
+workflow | text | - | column also=Path | file of calls that wait for each other; --rate begins so many per second
+simulate.isl | text | - | column also=int/Lengths | prompt tokens: 2000, uniform:2000-6000, uniform:0.8-1.0x4000,
+    lognormal:600, file:F (default: 1024)
+plan.isl | text | - | column also=int/Lengths | prompt tokens: 4000, uniform:2000-6000, lognormal:600 (default: 1024)
+simulate.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
+plan.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
+requests | whole | none | least=1 column | how many (default: all of a trace, 1,000 drawn, 10 per client of a closed
+    loop)
+plan.requests | whole | none | - | requests each finalist is simulated with
+duration | text | - | column also=float | how long requests arrive, 10min
+start | text | - | also=float | leave out the beginning of a trace, 5min
+arrivals | text | - | column | poisson, constant, gamma:cv=3, onoff:on=10s,off=50s, diurnal:peak=2,period=24h
+    (default: poisson)
+plan.arrivals | text | - | - | poisson, constant, gamma:cv=3, onoff:on=10s,off=50s (default: poisson)
+burst | number | none | least=0 | coefficient of variation of the gaps; short for --arrivals gamma:cv=
+peak | text | - | column also=float | multiply the arrival rate, 3x
+turns | text | - | column also=int/Lengths | conversations of so many turns with a growing prompt, 5 or uniform:1-9
+think | text | - | also=float | time between an answer and the next request, 10s (mean, for conversations)
+system | whole | 0 | least=0 | tokens of a system prompt that all conversations share
+best_of | whole | none | least=1 | answers drawn for every prompt, which they share
+beam | whole | none | least=1 | beams of equal length for every prompt, which they share
+seed | whole | 0 | least=0 column show | fixes everything drawn
+policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
+    or FILE.py:CLASS of your own (runs it)
+techniques | text | - | --with several | a technique, NAME[:param=value,...], may be repeated
+speculate | text | - | - | guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4,
+    mtp, tree:width=4,depth=4,by=medusa; any chain also ...,adaptive
+plan.speculate | text | - | also=Sequence[str] | speculative decoding that may be used:
+    'draft:llama-3.2-1b,k=4,accept=0.7;ngram:k=3' (vllm)
+lora | text | - | - | adapters drawn by popularity: 100 or 100,zipf=1,rank=16,targets=attention,max_loras=8,base=0.2
+kv_tiers | text | - | - | cache levels below the device: cpu:200GB,ssd:2TB,pool:10TB@25GB/s/4; swap lets requests go
+    there
+early_exit | text | - | - | tokens leave before the last layer: ramps=3,p=0.3 or rebatch:ramps=3
+finetune | text | - | - | finetuning fills steps up to this time: 30ms or 30ms,context=2048
+overlap | name | - | - | kernels beside each other: nanoflow or tokenweave
+ttft | text | - | - | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
+tpot | text | - | - | limit of the time per output token: p95:50ms
+e2e | text | - | - | limit from arrival to the last token
+plan.ttft | text | - | column | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
+plan.tpot | text | - | column | limit of the time per output token: p95:50ms
+plan.e2e | text | - | column | limit from arrival to the last token
+stop_after_s | number | none | least=0 unit=s hidden | simulated time after which to stop, s
+objective | name | cost | column show choices=cost,energy,carbon,throughput,latency | what the plan is best at
+budget | text | none | column also=float | rent of the whole deployment at most: 40usd/h
+max_gpus | whole | none | least=1 column | devices of the whole deployment at most
+max_power | text | none | also=float | power of the whole deployment at most: 20kW
+rack_power | text | none | also=float | power of one node at most: 8kW
+plan.engine | text | - | --engines --engine also=Sequence[str] | serving engines: vllm,sglang,trtllm, or any (default:
+    the usual one)
+formats | text | - | - | any = weights and KV cache in any format the machine computes in
+plan.weights | text | - | column also=Sequence[str] | number formats of the weights, a list or any (default: as
+    published)
+plan.kv | text | - | column also=Sequence[str] | number formats of the KV cache, a list or any (default: 16 bit)
+mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str] | one pool, or prompts and answers
+    apart
+mix | switch | false | - | plan the best fleet of unlike machines as well
+headroom | text | 0.0 | column also=float | hold this much more than the rate: 20%
+spares | whole | 0 | least=0 column | replicas per pool that may fail while every SLO still holds
+carbon | number | none | least=0 unit=g/kWh | carbon intensity of the electricity, g/kWh
+remedies | switch | true | hidden | look for the nearest changes when nothing fits
+tell | object | none | also=Callable[[str],object] | called with what is being done, in words
+"""
+#: Engine flags with an option of their own, by the name the engine configuration has for them.
+_FLAG_TABLE = """
+scheduler | text | - | - | another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization
+max_num_batched_tokens | whole | - | --max-num-batched-tokens --chunked-prefill-size --max-num-tokens | tokens of one
+    step
+max_num_seqs | whole | - | --max-num-seqs --max-running-requests --max-batch-size | requests running at once
+max_model_len | whole | - | --max-model-len --context-length --max-seq-len | longest prompt and answer
+gpu_memory_utilization | number | - | --gpu-memory-utilization --mem-fraction-static --free-gpu-memory-fraction |
+    share of device memory it may use
+block_size | whole | - | --block-size --page-size --tokens-per-block | tokens of one cache block
+num_gpu_blocks_override | whole | - | least=1 --num-gpu-blocks --num-gpu-blocks-override | cache blocks per replica,
+    instead of what fits
+enable_prefix_caching | switch | none | - | share blocks of equal prefixes
+enable_chunked_prefill | switch | none | - | cut prompts to fill a step
+async_scheduling | switch | none | - | prepare the next step while the device works
+"""
 
 
-def _degree(name: str, doc: str, default: int | None = None) -> Field:
-    return Field(name, "whole", doc, default, 1, column=True)
+def _read(table: str) -> list[Field]:
+    """The fields of a table, each with its whole name."""
+    lines: list[str] = []
+    for line in table.strip().splitlines():
+        if line.startswith(" "):
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line)
+    return [_field(*(part.strip() for part in line.split(" | ", 4))) for line in lines]
 
 
-_TARGETS = "p99:1s, mean:500ms, or 1s (p99)"
+def _field(name: str, kind: str, default: str, attributes: str, meaning: str) -> Field:
+    words = attributes.split() if attributes != "-" else []
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    doc, _, note = meaning.partition(" || ")
+    return Field(
+        name,
+        kind,
+        doc,
+        _default(kind, default) if "several" not in words else (),
+        float(given.get("least", -math.inf)),
+        float(given.get("most", math.inf)),
+        given.get("unit", "1"),
+        ("",) if "hidden" in words else tuple(word for word in words if word.startswith("--")),
+        note,
+        "show" in words,
+        tuple(given["choices"].split(",")) if "choices" in given else (),
+        given.get("also", "").replace("/", " | ").replace(",", ", "),
+        "column" in words,
+        "several" in words,
+    )
 
-#: Every field.
-_FIELDS = (
-    _field(
-        "model",
-        "name",
-        "catalogue name, or path of an HF config, a folder, a safetensors or a GGUF file",
-        REQUIRED,
-        also="Model",
-        column=True,
-    ),
-    _field(
-        "on",
-        "name",
-        "machine: NAME[:COUNT], or the path of a machine file",
-        REQUIRED,
-        also="Cluster | Machine",
-        column=True,
-    ),
-    _field(
-        "estimate.on",
-        "name",
-        "machine: NAME[:COUNT], or the path of a machine file",
-        REQUIRED,
-        note="; several are separated by commas",
-        also="Cluster | Machine",
-        column=True,
-    ),
-    _field(
-        "plan.on",
-        "text",
-        "machines: h100_sxm,h200_sxm,mi300x,l40s, or any",
-        "any",
-        show=True,
-        also="Sequence[str]",
-        column=True,
-    ),
-    # formats and degrees
-    _field("weights", "name", "number format of the weights (default: as published)", column=True),
-    _field("activations", "name", "number format of activations (default: implied by the weights)", column=True),
-    _field("kv", "name", "number format of the KV cache (default: 16 bit)", column=True),
-    _field("communication", "name", "number format of collectives (default: 16 bit)", column=True),
-    _degree("tp", "tensor-parallel degree (default: what uses every device)"),
-    _degree("pp", "pipeline-parallel degree"),
-    _degree("dp", "data-parallel degree (replicas)"),
-    _degree("simulate.dp", "data-parallel degree: replicas inside --on, fed by the router"),
-    _degree("ep", "expert-parallel degree", 1),
-    _degree("cp", "context-parallel degree", 1),
-    _field(
-        "engine",
-        "name",
-        "serving engine: vllm, sglang, trtllm, llamacpp, torch",
-        options=("--engine", "--backend"),
-        column=True,
-    ),
-    _field(
-        "simulate.engine",
-        "name",
-        "vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca, tgi, sarathi",
-        options=("--engine", "--backend"),
-        column=True,
-    ),
-    _field("flags", "object", "the engine's own flags, by its own names", None, also="Mapping[str, Any]"),
-    # the static batch
-    _field(
-        "batch",
-        "whole",
-        "requests in flight",
-        1,
-        least=1,
-        note=": a number, a list 1,2,4, a range 1-256*2 or 1-10+3",
-        column=True,
-    ),
-    _field("isl", "whole", "prompt tokens per request", 1024, least=1, column=True),
-    _field("osl", "whole", "generated tokens per request", 256, least=1, column=True),
-    # pools and what changes while they serve
-    _field("replicas", "whole", "copies of the whole deployment that --on describes", 1, least=1, column=True),
-    _field(
-        "disaggregate",
-        "text",
-        "pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or 2P:tp4@h100_sxm,1D:tp8dp2; "
-        "attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices: semi:0.6 for prompts",
-        column=True,
-    ),
-    _field(
-        "transfer_overlap",
-        "number",
-        "share of a KV cache that is sent while its prompt is computed (default: 0, pulled afterwards)",
-        0.0,
-    ),
-    _field(
-        "encode_s",
-        "number",
-        "time of an encoder before each prompt, 50ms, with a pool E",
-        None,
-        least=0,
-        most=1e9,
-        unit="s",
-        options=("--encode",),
-    ),
-    _field("mtbf", "text", "mean time between failures of a replica, 6h (default: none fails)", also="float"),
-    _field("restart", "text", "until a failed replica serves again (default: 3min)", also="float"),
-    _field("outages", "text", "given failures, TIME:REPLICA:down or :up, separated by commas", also="Sequence[Outage]"),
-    _field(
-        "autoscale",
-        "text",
-        "LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min; --replicas are there at most",
-        also="Autoscale",
-    ),
-    _field("migrate", "switch", "running requests move to the replica with most room (Llumnix)", False),
-    _field(
-        "router",
-        "name",
-        "which replica gets a request: round-robin, random, least-loaded, session, prefix",
-        "round-robin",
-        show=True,
-        column=True,
-    ),
-    _field("skew", "number", "exponent of the power law of expert popularity; 0 = balanced", 0.0, least=0, column=True),
-    _field(
-        "usd_per_hour",
-        "number",
-        "USD per device and hour (default: newest in the catalogue)",
-        None,
-        least=0,
-        most=1e6,
-        unit="USD/h",
-        options=("--price",),
-    ),
-    _field(
-        "plan.usd_per_hour",
-        "number",
-        "USD per device and hour, one for all or h100_sxm=2.5,l40s=0.9 (default: newest)",
-        None,
-        least=0,
-        most=1e6,
-        unit="USD/h",
-        options=("--price",),
-        also="Mapping[str, float]",
-    ),
-    _field("generic", "switch", "read an unknown model type as a plain decoder", False),
-    # traffic
-    _field(
-        "trace",
-        "text",
-        "file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm) or name (azure_conv, "
-        "azure_code, mooncake_conversation); FILE#NAME picks one of several in a file",
-        also="Path | Trace",
-        column=True,
-    ),
-    _field("plan.trace", "text", "file or name of recorded traffic, as in simulate", also="Path | Trace", column=True),
-    _field(
-        "rate",
-        "text",
-        "requests per second: 4/s, 240/min; with --trace only its lengths are used",
-        also="float",
-        column=True,
-    ),
-    _field(
-        "plan.rate",
-        "text",
-        "requests per second: 10/s, 600/min; with --trace only its lengths are used",
-        also="float",
-        column=True,
-    ),
-    _field(
-        "concurrency",
-        "whole",
-        "closed loop: so many clients, each waiting for its answer",
-        None,
-        least=1,
-        column=True,
-    ),
-    _field(
-        "workflow",
-        "text",
-        "file of calls that wait for each other; --rate begins so many per second",
-        also="Path",
-        column=True,
-    ),
-    _field(
-        "simulate.isl",
-        "text",
-        "prompt tokens: 2000, uniform:2000-6000, uniform:0.8-1.0x4000, lognormal:600, file:F (default: 1024)",
-        also="int | Lengths",
-        column=True,
-    ),
-    _field(
-        "plan.isl",
-        "text",
-        "prompt tokens: 4000, uniform:2000-6000, lognormal:600 (default: 1024)",
-        also="int | Lengths",
-        column=True,
-    ),
-    _field(
-        "simulate.osl",
-        "text",
-        "generated tokens, in the same words (default: 256)",
-        also="int | Lengths",
-        column=True,
-    ),
-    _field("plan.osl", "text", "generated tokens, in the same words (default: 256)", also="int | Lengths", column=True),
-    _field(
-        "requests",
-        "whole",
-        "how many (default: all of a trace, 1,000 drawn, 10 per client of a closed loop)",
-        None,
-        least=1,
-        column=True,
-    ),
-    _field("plan.requests", "whole", "requests each finalist is simulated with", None),
-    _field("duration", "text", "how long requests arrive, 10min", also="float", column=True),
-    _field("start", "text", "leave out the beginning of a trace, 5min", also="float"),
-    _field(
-        "arrivals",
-        "text",
-        "poisson, constant, gamma:cv=3, onoff:on=10s,off=50s, diurnal:peak=2,period=24h (default: poisson)",
-        column=True,
-    ),
-    _field("plan.arrivals", "text", "poisson, constant, gamma:cv=3, onoff:on=10s,off=50s (default: poisson)"),
-    _field("burst", "number", "coefficient of variation of the gaps; short for --arrivals gamma:cv=", None, least=0),
-    _field("peak", "text", "multiply the arrival rate, 3x", also="float", column=True),
-    _field(
-        "turns",
-        "text",
-        "conversations of so many turns with a growing prompt, 5 or uniform:1-9",
-        also="int | Lengths",
-        column=True,
-    ),
-    _field("think", "text", "time between an answer and the next request, 10s (mean, for conversations)", also="float"),
-    _field("system", "whole", "tokens of a system prompt that all conversations share", 0, least=0),
-    _field("best_of", "whole", "answers drawn for every prompt, which they share", None, least=1),
-    _field("beam", "whole", "beams of equal length for every prompt, which they share", None, least=1),
-    _field("seed", "whole", "fixes everything drawn", 0, least=0, show=True, column=True),
-    # the engine beyond its scheduler
-    _field(
-        "policy",
-        "name",
-        "order of the queue: fcfs, priority, shortest, deadline, or FILE.py:CLASS of your own (runs it)",
-        "fcfs",
-        show=True,
-        also="type[Policy] | Policy",
-        column=True,
-    ),
-    _field(
-        "techniques",
-        "text",
-        "a technique, NAME[:param=value,...], may be repeated",
-        (),
-        options=("--with",),
-        several=True,
-    ),
-    _field(
-        "speculate",
-        "text",
-        "guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4, mtp, "
-        "tree:width=4,depth=4,by=medusa; any chain also ...,adaptive",
-    ),
-    _field(
-        "plan.speculate",
-        "text",
-        "speculative decoding that may be used: 'draft:llama-3.2-1b,k=4,accept=0.7;ngram:k=3' (vllm)",
-        also="Sequence[str]",
-    ),
-    _field(
-        "lora",
-        "text",
-        "adapters drawn by popularity: 100 or 100,zipf=1,rank=16,targets=attention,max_loras=8,base=0.2",
-    ),
-    _field(
-        "kv_tiers",
-        "text",
-        "cache levels below the device: cpu:200GB,ssd:2TB,pool:10TB@25GB/s/4; swap lets requests go there",
-    ),
-    _field("early_exit", "text", "tokens leave before the last layer: ramps=3,p=0.3 or rebatch:ramps=3"),
-    _field("finetune", "text", "finetuning fills steps up to this time: 30ms or 30ms,context=2048"),
-    _field("overlap", "name", "kernels beside each other: nanoflow or tokenweave"),
-    # SLOs
-    _field("ttft", "text", f"limit of the time to first token: {_TARGETS}"),
-    _field("tpot", "text", "limit of the time per output token: p95:50ms"),
-    _field("e2e", "text", "limit from arrival to the last token"),
-    _field("plan.ttft", "text", f"limit of the time to first token: {_TARGETS}", column=True),
-    _field("plan.tpot", "text", "limit of the time per output token: p95:50ms", column=True),
-    _field("plan.e2e", "text", "limit from arrival to the last token", column=True),
-    _field("stop_after_s", "number", "simulated time after which to stop, s", None, least=0, unit="s", options=("",)),
-    # what a plan may use, and what is best
-    _field(
-        "objective",
-        "name",
-        "what the plan is best at",
-        "cost",
-        show=True,
-        choices=("cost", "energy", "carbon", "throughput", "latency"),
-        column=True,
-    ),
-    _field("budget", "text", "rent of the whole deployment at most: 40usd/h", None, also="float", column=True),
-    _field("max_gpus", "whole", "devices of the whole deployment at most", None, least=1, column=True),
-    _field("max_power", "text", "power of the whole deployment at most: 20kW", None, also="float"),
-    _field("rack_power", "text", "power of one node at most: 8kW", None, also="float"),
-    _field(
-        "plan.engine",
-        "text",
-        "serving engines: vllm,sglang,trtllm, or any (default: the usual one)",
-        options=("--engines", "--engine"),
-        also="Sequence[str]",
-    ),
-    _field("formats", "text", "any = weights and KV cache in any format the machine computes in"),
-    _field(
-        "plan.weights",
-        "text",
-        "number formats of the weights, a list or any (default: as published)",
-        also="Sequence[str]",
-        column=True,
-    ),
-    _field(
-        "plan.kv",
-        "text",
-        "number formats of the KV cache, a list or any (default: 16 bit)",
-        also="Sequence[str]",
-        column=True,
-    ),
-    _field(
-        "mode",
-        "text",
-        "one pool, or prompts and answers apart",
-        "any",
-        show=True,
-        choices=("any", "aggregated", "disaggregated"),
-        also="Sequence[str]",
-    ),
-    _field("mix", "switch", "plan the best fleet of unlike machines as well", False),
-    _field("headroom", "text", "hold this much more than the rate: 20%", 0.0, also="float", column=True),
-    _field("spares", "whole", "replicas per pool that may fail while every SLO still holds", 0, least=0, column=True),
-    _field("carbon", "number", "carbon intensity of the electricity, g/kWh", None, least=0, unit="g/kWh"),
-    _field("remedies", "switch", "look for the nearest changes when nothing fits", True, options=("",)),
-    _field("tell", "object", "called with what is being done, in words", None, also="Callable[[str], object]"),
-)
-_BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in _FIELDS}
+
+def _default(kind: str, text: str) -> Any:
+    known: dict[str, Any] = {"required": REQUIRED, "none": None, "true": True, "false": False, "-": ""}
+    if text in known:
+        return known[text]
+    if kind == "whole":
+        return int(text)
+    return float(text) if kind == "number" or text.replace(".", "").isdigit() else text
+
+
+#: Every field by its whole name.
+_BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in _read(_TABLE)}
+ENGINE_FLAGS: dict[str, Field] = {f.name: f for f in _read(_FLAG_TABLE)}
 
 _FORMATS = "weights activations kv communication tp pp dp ep cp"
 _PLACE = f"on {_FORMATS} replicas disaggregate transfer_overlap encode_s mtbf restart outages autoscale migrate router"
@@ -462,58 +295,6 @@ GROUPS = {
     "batch": ("batch", "isl", "osl"),
     "load": (*_LOAD.split(), "stop_after_s"),
     "slo": ("ttft", "tpot", "e2e"),
-}
-
-#: Engine flags with an option of their own, by the name the engine configuration has for them.
-ENGINE_FLAGS: dict[str, Field] = {
-    f.name: f
-    for f in (
-        _field(
-            "scheduler",
-            "text",
-            "another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization",
-        ),
-        _field(
-            "max_num_batched_tokens",
-            "whole",
-            "tokens of one step",
-            options=("--max-num-batched-tokens", "--chunked-prefill-size", "--max-num-tokens"),
-        ),
-        _field(
-            "max_num_seqs",
-            "whole",
-            "requests running at once",
-            options=("--max-num-seqs", "--max-running-requests", "--max-batch-size"),
-        ),
-        _field(
-            "max_model_len",
-            "whole",
-            "longest prompt and answer",
-            options=("--max-model-len", "--context-length", "--max-seq-len"),
-        ),
-        _field(
-            "gpu_memory_utilization",
-            "number",
-            "share of device memory it may use",
-            options=("--gpu-memory-utilization", "--mem-fraction-static", "--free-gpu-memory-fraction"),
-        ),
-        _field(
-            "block_size",
-            "whole",
-            "tokens of one cache block",
-            options=("--block-size", "--page-size", "--tokens-per-block"),
-        ),
-        _field(
-            "num_gpu_blocks_override",
-            "whole",
-            "cache blocks per replica, instead of what fits",
-            least=1,
-            options=("--num-gpu-blocks", "--num-gpu-blocks-override"),
-        ),
-        _field("enable_prefix_caching", "switch", "share blocks of equal prefixes", None),
-        _field("enable_chunked_prefill", "switch", "cut prompts to fill a step", None),
-        _field("async_scheduling", "switch", "prepare the next step while the device works", None),
-    )
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from steelyard.scenario.fields import REQUIRED, Field, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems
 
-__all__ = ["POSITIONAL", "signature_of", "stub_of", "verb", "words_of"]
+__all__ = ["POSITIONAL", "ordered", "signature_of", "verb", "words_of"]
 
 _R = TypeVar("_R")
 #: Fields that may be given without their name.
@@ -66,7 +65,8 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     return {**given, **named, **words}
 
 
-def _ordered(name: str) -> list[Field]:
+def ordered(name: str) -> list[Field]:
+    """The fields of a verb, those first that may be given without their name."""
     fields = fields_of(name)
     return [fields[n] for n in (*POSITIONAL, *(n for n in fields if n not in POSITIONAL))]
 
@@ -80,7 +80,7 @@ def signature_of(name: str, returns: Any = inspect.Signature.empty) -> inspect.S
             default=inspect.Parameter.empty if f.default is REQUIRED else f.default,
             annotation=f.python,
         )
-        for f in _ordered(name)
+        for f in ordered(name)
     ]
     return inspect.Signature(parameters, return_annotation=returns)
 
@@ -88,65 +88,7 @@ def signature_of(name: str, returns: Any = inspect.Signature.empty) -> inspect.S
 def documented(name: str, text: str) -> str:
     """A docstring with the fields as its arguments, put before its ``Returns:``."""
     lines = ["Args:"]
-    for f in _ordered(name):
+    for f in ordered(name):
         lines += textwrap.wrap(f"{f.name}: {f.doc}", 112, initial_indent="    ", subsequent_indent="        ")
     head, mark, rest = inspect.cleandoc(text).partition("Returns:")
     return f"{head.rstrip()}\n\n" + "\n".join(lines) + f"\n\n{mark}{rest}"
-
-
-#: Where the types of the annotations are.
-_TYPES = {
-    "Any": "typing",
-    "Autoscale": "steelyard.techniques.changes",
-    "Callable": "collections.abc",
-    "Cluster": "steelyard.machine.cluster",
-    "Lengths": "steelyard.traffic.lengths",
-    "Mapping": "collections.abc",
-    "Model": "steelyard.workload.catalogue",
-    "Outage": "steelyard.techniques.changes",
-    "Path": "pathlib",
-    "Policy": "steelyard.simulation.policies",
-    "Sequence": "collections.abc",
-    "Trace": "steelyard.traffic.trace",
-    "overload": "typing",
-}
-#: The verbs that take fields: whose, and what they return.
-_VERBS = {
-    "estimate": ("estimate", "Estimate"),
-    "explain": ("estimate", "Explanation"),
-    "simulate": ("simulate", "Simulation"),
-    "plan": ("plan", "Answer"),
-}
-
-
-def stub_of(homes: Mapping[str, str]) -> str:
-    """``steelyard/__init__.pyi``: what editors and type checkers see of the package.
-
-    Args:
-        homes: the public names and the modules that define them.
-    """
-    body = "\n".join(_overloads(name, *found) for name, found in _VERBS.items())
-    words = set(re.findall(r"\w+", body))
-    known = {n: m for n, m in _TYPES.items() if n in words} | {n: m for n, m in homes.items() if n not in _VERBS}
-    imports = sorted(f"from {module} import {name} as {name}" for name, module in known.items())
-    head = '"""Written by docs/reference/generate.py from the fields of a question; change those instead."""'
-    return "\n".join([head, "", *imports, "", "__version__: str", "HOMES: dict[str, str]", "", body, ""])
-
-
-def _overloads(name: str, verb_name: str, returns: str) -> str:
-    """A verb with its fields, and with a scenario in place of them."""
-    ordered = _ordered(verb_name)
-
-    def lines(parameters: list[str]) -> str:
-        return "".join(f"    {parameter},\n" for parameter in parameters)
-
-    def written(f: Field) -> str:
-        return f"{f.name}: {f.python}" + ("" if f.default is REQUIRED else f" = {f.default!r}")
-
-    first = [written(f) for f in ordered if f.name in POSITIONAL]
-    rest = [written(f) for f in ordered if f.name not in POSITIONAL]
-    changed = ["scenario: Scenario", "/", "*", *(f"{f.name}: {f.python} = ..." for f in ordered)]
-    return (
-        f"@overload\ndef {name}(\n{lines([*first, '*', *rest])}) -> {returns}: ...\n"
-        f"@overload\ndef {name}(\n{lines(changed)}) -> {returns}: ..."
-    )
