@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.options import DEPLOYED, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
-from steelyard.cli.progress import told
+from steelyard.cli.progress import status
 from steelyard.errors import InputError
 from steelyard.report.entry import Kind
 from steelyard.scenario.fields import field
@@ -100,7 +100,7 @@ def _replay(run: str, second: str, model: str, question: Any, load: Load, output
     def send(trace: Trace) -> Simulation:
         return run_scenario(read_simulation({**words, "trace": trace}))
 
-    with told(output.quiet, "reading the log") as say:
+    with status(output.quiet, "reading the log") as say:
         log = read_log(run, rate=load.rate, concurrency=load.concurrency, seed=load.seed)
         say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)

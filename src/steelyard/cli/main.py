@@ -27,7 +27,7 @@ app = App(
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
-    ("plan", "Find the cheapest deployment that holds a promise, and write the files to launch it."),
+    ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),

@@ -1,10 +1,7 @@
-"""``steelyard plan``: the cheapest deployment that holds the promise, with the files to launch it."""
+"""``steelyard plan``: the cheapest deployment that meets the SLOs, with the files to launch it."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +10,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.options import option, options_of, words_of_options
 from steelyard.cli.output import Output, write
+from steelyard.cli.progress import status
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.scenario.fields import field
 from steelyard.scenario.words import Problems
@@ -90,7 +88,7 @@ def plan(
     ] = "",
     written: Written = Written(),
 ) -> None:
-    """Find the cheapest deployment that holds the promise, and write the files to launch it.
+    """Find the cheapest deployment that meets the SLOs, and write the files to launch it.
 
     Exit code 3 when nothing fits; the nearest changes that would are then named.
     """
@@ -107,7 +105,7 @@ def plan(
     problems = Problems()
     words = words_of_options("plan", question, problems)
     problems.done()
-    with _told(written.quiet, "planning") as tell:
+    with status(written.quiet, "planning") as tell:
         answer = plan_of(read_question({**words, "model": model, "tell": tell}))
     _write(answer, written)
     if answer.winner is None:
@@ -142,7 +140,7 @@ def _replay(path: str, written: Written) -> None:
     from steelyard.report import plan_replay as report
 
     asked = read_deployment(path)
-    with _told(written.quiet, "replaying"):
+    with status(written.quiet, "replaying"):
         found = report.replay(asked)
     write(
         written.output,
@@ -150,15 +148,3 @@ def _replay(path: str, written: Written) -> None:
         text=lambda columns: report.text(asked, found, columns),
         rows=lambda: report.rows(asked, found),
     )
-
-
-@contextmanager
-def _told(quiet: bool, words: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal that says what is being done, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda words: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(words) as status:
-        yield lambda words: status.update(words)

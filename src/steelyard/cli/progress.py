@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Told", "bar", "told"]
+__all__ = ["Status", "bar", "status"]
 
 #: s between two looks at the counters.
 EVERY_S = 0.1
 
 
-class Told:
+class Status:
     """Call it to change the words; :meth:`watch` is for the simulator's argument of that name."""
 
     def __init__(self, progress: Progress | None, words: str) -> None:
@@ -50,17 +50,17 @@ class Told:
 
 
 @contextmanager
-def told(quiet: bool, words: str) -> Iterator[Told]:
-    """A :class:`Told` that shows on a terminal and is silent elsewhere."""
+def status(quiet: bool, words: str) -> Iterator[Status]:
+    """A :class:`Status` that shows on a terminal and is silent elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield Told(None, words)
+        yield Status(None, words)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        found = Told(progress, words)
+        found = Status(progress, words)
         try:
             yield found
         finally:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.options import Model, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
-from steelyard.cli.progress import told
+from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.words import Problems
 
@@ -74,7 +74,7 @@ def simulate(
 
     problems = Problems()
     words = words_of_options("simulate", question, problems)
-    with told(output.quiet, "reading traffic") as say:
+    with status(output.quiet, "reading traffic") as say:
         scenario = read_simulation({**words, "model": model}, problems)
         assert scenario.trace is not None
         say(f"simulating {len(scenario.trace):,} requests", len(scenario.trace))

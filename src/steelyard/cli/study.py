@@ -81,7 +81,7 @@ def study(
 
     began = time.monotonic()
     try:
-        with _told(quiet) as told:
+        with _progress(quiet) as told:
             given = {f.name: getattr(run, f.name) for f in fields(run) if f.name not in ("jobs", "store")}
             done = sweep(asked, place, jobs=workers, progress=told, **given)
     except KeyboardInterrupt:
@@ -185,7 +185,7 @@ def _span(seconds: float) -> str:
 
 
 @contextmanager
-def _told(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def _progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
     if quiet:
         yield None

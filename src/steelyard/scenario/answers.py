@@ -198,7 +198,7 @@ usd_per_million_output_tokens | number? | USD | = | the same per million generat
 slo | {} | - | - | limits that goodput counts: any of ttft_s, tpot_s, e2e_s, s
 verdicts[].metric | string | - | - | ttft_s, tpot_s or e2e_s
 verdicts[].statistic | string | - | - | mean or a percentile such as p99
-verdicts[].limit_s | number | - | - | what was promised, s
+verdicts[].limit_s | number | - | - | the limit of the SLO, s
 verdicts[].value_s | number? | - | - | what came out, s; null when no request has the figure
 verdicts[].interval_s | array? | - | - | 80 % interval of the value, [low, high], s; null when not asked for
 verdicts[].met | boolean | - | - | whether the value is within the limit
@@ -220,7 +220,7 @@ provenance.inputs | {} | - | - | everything that gives this answer again; `traff
 provenance.hash | string | - | - | hash of version and inputs
 """,
     "plan": """
-feasible | boolean | - | = | whether any deployment holds the promise
+feasible | boolean | - | = | whether any deployment meets the SLOs
 machine | string | - | = | of the winner
 devices | integer | 1 | = | of the winner
 engine | string | - | = | of the winner
@@ -229,9 +229,9 @@ shape | string | - | = | replicas and degrees
 usd_per_hour | number | USD/h | = | rent of all devices
 usd_per_million_tokens | number | USD | = | rent per million output tokens at the traffic
 watts | number | W | = | devices and hosts at the traffic
-ttft_s | number | s | = | at the promised percentile
-tpot_s | number | s | = | at the promised percentile
-e2e_s | number | s | = | at the promised percentile
+ttft_s | number | s | = | at the percentile of the SLO
+tpot_s | number | s | = | at the percentile of the SLO
+e2e_s | number | s | = | at the percentile of the SLO
 tokens_per_s_per_device | number | 1/s | = | output tokens per device at the largest rate
 tokens_per_s_per_user | number | 1/s | = | output tokens one request sees
 carbon_g_per_hour | number | 1 | = | carbon, g/h

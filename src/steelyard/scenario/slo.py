@@ -1,4 +1,4 @@
-"""What a service promises: a percentile of TTFT, TPOT or end-to-end time under a limit."""
+"""Service level objectives: a percentile of TTFT, TPOT or end-to-end time under a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PERCENTILE = re.compile(r"^p(\d+(?:\.\d+)?)$")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One promise: the ``percentile`` of ``metric`` is at most ``limit_s``.
+    """One SLO: the ``percentile`` of ``metric`` is at most ``limit_s``.
 
     Args:
         metric: ``ttft_s``, ``tpot_s`` or ``e2e_s``.
@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Whether the promise holds."""
+        """Whether the SLO is met."""
         return self.value_s <= self.target.limit_s
 
 
@@ -104,7 +104,7 @@ def judge(targets: Sequence[Target], values: dict[str, NDArray[np.float64]]) -> 
     """Each target beside what came out.
 
     Args:
-        targets: the promises.
+        targets: the SLOs.
         values: by metric, one entry per completed request; NaN = it has none (TPOT of a one-token answer).
     """
     found = []

@@ -162,7 +162,7 @@ def _consistent(
     if w["mix"] and objective not in ("cost", "energy", "carbon"):
         yield Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}")
     if not targets:
-        yield Problem("ttft", "say what is promised: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'")
+        yield Problem("ttft", "name an SLO: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'")
     if w["rate"] == "" and not w["trace"] and not free:
         yield Problem("rate", "how many requests per second, such as 10/s, or a trace")
     if w["requests"] is not None and w["requests"] < 100:
