@@ -105,7 +105,7 @@ def test_json_is_consistent(dense: Estimate) -> None:
 def test_pipeline_hand_over_is_part_of_the_shares() -> None:
     found = sy.estimate("llama-3.1-8b", on="h100_sxm:4", tp=1, pp=4, batch=4, isl=64, osl=8)
     assert found.decode.hop_s > 0
-    assert sum(shares_of(found.decode).values()) == pytest.approx(1)
+    assert sum(shares_of(found, "decode").values()) == pytest.approx(1)
     rows = Explanation(found).kernels["decode"]
     assert any(r["kernel"] == "stage boundary" for r in rows)
     assert sum(r["time_s"] for r in rows) == pytest.approx(found.decode.time_s)

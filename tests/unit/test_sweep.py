@@ -19,8 +19,7 @@ pytest.importorskip("duckdb", reason="needs the store extra")
 import steelyard as sy
 from steelyard.cli.main import main
 from steelyard.errors import InputError
-from steelyard.estimation.batch import weigh
-from steelyard.report.estimate import flat
+from steelyard.estimation.estimate import estimate_batch
 from steelyard.scenario.fields import study_fields
 from steelyard.scenario.ranges import expand
 from steelyard.studies.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks_of, failed, price_chunk
@@ -249,20 +248,26 @@ def test_points_priced_together_equal_single_estimates(
     answered = [s for s in singles if not isinstance(s, str)]
     if not answered:
         return
-    together = weigh(answered[0].scenario, *zip(*sizes, strict=True))
-    for i, (size, single) in enumerate(zip(sizes, singles, strict=True)):
-        alone = weigh(answered[0].scenario, *([s] for s in size))
-        for name, values in together.columns.items():
-            assert values[i] == alone.columns.get(name, [None])[0], "an answer depends on its neighbours"
+    together, problems = estimate_batch(answered[0].scenario.sized(*zip(*sizes, strict=True)))
+    assert together is not None
+    columns, place = together.columns(), 0
+    for size, single, problem in zip(sizes, singles, problems, strict=True):
         if isinstance(single, str):
-            assert together.problems[i] == single
+            assert "; ".join(str(p) for p in problem) == single
             continue
-        row = flat(single)
-        for name in set(row) & set(together.columns):
-            if isinstance(row[name], float):
-                assert np.isclose(together.columns[name][i], row[name], rtol=1e-12), name
-            else:
-                assert together.columns[name][i] == row[name], name
+        alone, _ = estimate_batch(single.scenario.sized(*([s] for s in size)))
+        assert alone is not None and not problem
+        row = together.row(place)
+        assert row.columns() == alone.row(0).columns(), "an answer depends on its neighbours"
+        assert row.columns() == single.columns() and row.ledger.assumptions == single.ledger.assumptions
+        assert row.ledger.sources == single.ledger.sources
+        assert row.ttft_s == np.broadcast_to(columns["ttft_s"], len(together))[place]
+        whole = single.prefill.time_s + (single.scenario.engine.request_s if row.ttft_s == row.ttft_single_s else 0)
+        assert row.ttft_s >= whole * (1 - 1e-12)
+        if single.scenario.transformer.causal:
+            assert row.tpot_s == pytest.approx(float(single.decode.time_s), rel=1e-12)
+            assert row.limit["tpot_s"] == pytest.approx(float(single.decode.limit_s), rel=1e-12)
+        place += 1
 
 
 def test_every_answer_has_its_column() -> None:
@@ -286,16 +291,16 @@ def test_a_point_that_cannot_run_is_a_row_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_an_error_of_ours_spoils_one_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steelyard.estimation import batch as estimates
+    from steelyard.estimation import estimate as estimates
 
-    whole = estimates.weigh
+    whole = estimates.estimate_batch
 
-    def broken(shared: Any, batch: Any, isl: Any, osl: Any) -> Any:
-        if 2 in batch:
+    def broken(scenario: Any) -> Any:
+        if 2 in scenario.batch:
             raise ZeroDivisionError("no batch of two")
-        return whole(shared, batch, isl, osl)
+        return whole(scenario)
 
-    monkeypatch.setattr(estimates, "weigh", broken)
+    monkeypatch.setattr(estimates, "estimate_batch", broken)
     points = [p for p in expand_study(study()) if p.inputs["on"] == "h100_sxm"]
     (chunk,) = chunks_of("estimate", "", points)
     found = price_chunk(chunk)

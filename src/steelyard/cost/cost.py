@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from steelyard.cost.kernel import Kernel
 
-__all__ = ["BOUNDS", "Cost", "KernelCost"]
+__all__ = ["BOUNDS", "Cost", "KernelCost", "spread_of_sum", "with_static_power"]
 
 #: What a kernel can be bound by.
 BOUNDS = ("compute", "memory", "network", "overhead")
@@ -41,11 +41,9 @@ class KernelCost:
     @property
     def bound(self) -> Any:
         """Index into :data:`BOUNDS` of the largest part; overhead when the limit explains less than a third."""
-        parts = np.broadcast_arrays(
-            *(np.asarray(x, dtype=np.float64) for x in (self.compute_s, self.memory_s, self.network_s))
-        )
-        largest = np.argmax(np.stack(parts), axis=0)
-        explained = np.max(np.stack(parts), axis=0) >= np.asarray(self.time_s) / 3
+        compute, memory, network = np.asarray(self.compute_s), np.asarray(self.memory_s), np.asarray(self.network_s)
+        largest = np.where((network > compute) & (network > memory), 2, np.where(memory > compute, 1, 0))
+        explained = np.maximum(np.maximum(compute, memory), network) >= np.asarray(self.time_s) / 3
         return np.where(explained, largest, 3)
 
 
@@ -98,8 +96,7 @@ class Cost:
     def energy_j(self) -> Any:
         """Dynamic energy of the kernels plus static power over the time, capped by the rated power."""
         time = self.time_s
-        energy = self._sum("energy_j") + self.static_w * time
-        return np.minimum(energy, self.cap_w * time) if self.cap_w else energy
+        return with_static_power(self._sum("energy_j"), time, self.static_w, self.cap_w)
 
     @property
     def flops(self) -> Any:
@@ -107,18 +104,11 @@ class Cost:
         return sum((k.kernel.flops * k.kernel.count for k in self.kernels), 0.0)
 
     def log_spread(self) -> Any:
-        """Standard deviation of log(true / predicted) for the sum.
-
-        Errors of kernels of one model are taken as fully correlated, those of different models as half correlated:
-        ``s^2 = 0.5 sum_i (w_i s_i)^2 + 0.5 (sum_i w_i s_i)^2`` with ``w_i`` the share of the time.
-        """
-        total = np.maximum(np.asarray(self.time_s, dtype=np.float64), 1e-30)
+        """Standard deviation of log(true / predicted) for the sum, see :func:`spread_of_sum`."""
         by_model: dict[str, Any] = {}
         for k in self.kernels:
-            by_model[k.model] = by_model.get(k.model, 0.0) + np.asarray(k.time_s) / total * k.spread
-        by_model["overhead"] = np.asarray(self.overhead_s) / total * OVERHEAD_SPREAD
-        parts = [np.asarray(v, dtype=np.float64) for v in by_model.values()]
-        return np.sqrt(0.5 * sum(p**2 for p in parts) + 0.5 * sum(parts) ** 2)
+            by_model[k.model] = by_model.get(k.model, 0.0) + np.asarray(k.time_s) * k.spread
+        return spread_of_sum(by_model.values(), self.overhead_s, self.time_s)
 
     def shares(self) -> dict[str, Any]:
         """Share of the time by what bounds it: compute, memory, network, overhead."""
@@ -142,5 +132,27 @@ class Cost:
         return sum((getattr(k, field) for k in self.kernels), 0.0)
 
 
+def with_static_power(energy_j: Any, time_s: Any, static_w: float, cap_w: float) -> Any:
+    """Dynamic energy plus static power over the time, at most the rated power over the time, J."""
+    energy = energy_j + static_w * time_s
+    return np.minimum(energy, cap_w * time_s) if cap_w else energy
+
+
 #: Log-space spread of the engine's own time per step, a guess until calibrated.
 OVERHEAD_SPREAD = 0.5
+
+
+def spread_of_sum(weighted_s: Iterable[Any], overhead_s: Any, time_s: Any) -> Any:
+    """Standard deviation of log(true / predicted) of a sum of times.
+
+    Errors of kernels of one model are taken as fully correlated, those of different models as half correlated:
+    ``s^2 = 0.5 sum_i (w_i s_i)^2 + 0.5 (sum_i w_i s_i)^2`` with ``w_i`` the share of the time.
+
+    Args:
+        weighted_s: of each model the sum of time x spread over its kernels, s.
+        overhead_s: the engine's own time, whose spread is :data:`OVERHEAD_SPREAD`.
+        time_s: the sum.
+    """
+    total = np.maximum(np.asarray(time_s, dtype=np.float64), 1e-30)
+    parts = [np.asarray(x, dtype=np.float64) / total for x in (*weighted_s, np.asarray(overhead_s) * OVERHEAD_SPREAD)]
+    return np.sqrt(0.5 * sum(p**2 for p in parts) + 0.5 * sum(parts) ** 2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.cost.program import own_formats, weight_format
 from steelyard.deployment.engine import Engine
@@ -17,7 +18,7 @@ from steelyard.workload.op import Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["MemoryUse", "kv_bytes", "memory_use", "weight_bytes"]
+__all__ = ["MemoryUse", "kv_bytes", "largest_that_fits", "memory_use", "weight_bytes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,7 @@ def memory_use(
     *,
     step_tokens: Size | None = None,
     exact_weights: float | None = None,
+    weights: float | None = None,
 ) -> MemoryUse:
     """What a replica of the plan needs on its fullest device.
 
@@ -137,6 +139,7 @@ def memory_use(
         context: tokens each of them may reach.
         step_tokens: tokens of the largest step; default: the engine's limit or the whole prefill if smaller.
         exact_weights: bytes of the real weight files.
+        weights: weight bytes of the fullest device, when they are known already.
     """
     tokens = (
         step_tokens
@@ -144,12 +147,29 @@ def memory_use(
         else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
     )
     return MemoryUse(
-        weights=weight_bytes(model, plan, exact_weights),
+        weights=weight_bytes(model, plan, exact_weights) if weights is None else weights,
         kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
         activations=activation_bytes(model, plan, tokens, batch),
         other=engine.workspace_bytes,
         capacity=engine.memory_frac * machine.root.capacity_bytes - machine.reserved_bytes,
     )
+
+
+def largest_that_fits(fits: Callable[[NDArray[np.int64]], Any], top: int, n: int) -> NDArray[np.int64]:
+    """The largest whole numbers up to ``top`` that fit, ``[n]``, by bisection; 0 where not even 1 does.
+
+    Args:
+        fits: whether each of ``n`` candidates fits; what does not fit does not fit with a larger number either.
+        top: the largest number tried.
+        n: how many.
+    """
+    low, high = np.zeros(n, dtype=np.int64), np.full(n, top, dtype=np.int64)
+    low = np.where(fits(high), high, low)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        held = np.asarray(fits(middle)) | (low == high)
+        low, high = np.where(held, middle, low), np.where(held, high, middle)
+    return low
 
 
 def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size) -> Any:

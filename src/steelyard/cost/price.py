@@ -22,7 +22,7 @@ from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
 from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 
-__all__ = ["price"]
+__all__ = ["engine_times", "price"]
 
 
 def price(
@@ -52,19 +52,25 @@ def price(
     """
     engine = engine or default_engine(cluster.machine)
     kernels = tuple(_price(k, program, cluster, engine, weights_hot, burst) for k in program.kernels)
-    layers = _layers(program)
+    waiting, host = engine_times(program, cluster, engine, decode=decode)
+    device_s: Any = sum((k.time_s for k in kernels), 0.0)
+    stall = np.maximum(0.0, host - device_s)  # eager launches run ahead of the device unless it is faster
+    return Cost(kernels, waiting + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
+
+
+def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: bool = True) -> tuple[Any, Any]:
+    """The engine's own time of a step: what the device waits for, and what the host needs to launch its kernels, s.
+
+    Arguments as of :func:`price`. The second is 0 where the step is a captured graph; the slower of it and the device
+    counts.
+    """
+    per_layer = max(engine.layer_s, 0.0) * _layers(program)
+    waiting = per_layer + engine.step_s + engine.step_s_per_sequence * _rows(program)
     launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
-    per_layer = max(engine.layer_s, 0.0) * layers
-    rows = _rows(program)
-    overhead = per_layer + engine.step_s + engine.step_s_per_sequence * rows
-    host = launches * sum(np.max(np.asarray(k.count)) for k in program.kernels)
+    host: Any = launches * sum(np.max(np.asarray(k.count)) for k in program.kernels)
     if host and engine.graph and engine.graph_tokens:
         host = np.where(np.asarray(program.tokens) > engine.graph_tokens, host, 0.0)
-    device_s: Any = sum((k.time_s for k in kernels), 0.0)
-    stall = (
-        np.maximum(0.0, host - device_s) if launches else 0.0
-    )  # eager launches run ahead of the device unless it is faster
-    return Cost(kernels, overhead + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
+    return waiting, host
 
 
 def _layers(program: Program) -> float:

@@ -6,26 +6,28 @@ Every figure is elementwise over the steps of a call, so a step's price does not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from steelyard.cost.cost import Cost
+from steelyard.cost.cost import BOUNDS, Cost, KernelCost, spread_of_sum, with_static_power
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.pipeline import boundary
-from steelyard.cost.price import price
+from steelyard.cost.price import engine_times, price
 from steelyard.cost.program import Kernel, Program, lower
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
 from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
-from steelyard.workload.op import Op, Size
+from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["Replica", "StepPrice"]
+__all__ = ["Replica", "StepFigures", "StepPrice", "distinct_values"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,40 @@ class StepPrice:
     def kernels_s(self) -> Any:
         """Time of the kernels alone."""
         return sum((k.time_s for k in self.cost.kernels), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class StepFigures:
+    """Sums over the kernels of many steps, one entry per step."""
+
+    time_s: Array
+    """The whole step: every stage, every hop, the engine's own time."""
+    limit_s: Array
+    """The physical limit; never above ``time_s``."""
+    energy_j: Array
+    """One device of each stage."""
+    spread: Array
+    """Standard deviation of log(true / predicted)."""
+    shares: Mapping[str, Array]
+    """Share of the time by what bounds it, see :data:`~steelyard.cost.cost.BOUNDS`; hops count as network."""
+    sources: Mapping[str, str]
+    """Where the parameters of each cost model come from."""
+
+    def at(self, index: Any) -> StepFigures:
+        """The figures of some of the steps, or of each several times."""
+        shares = {name: share[index] for name, share in self.shares.items()}
+        figures = {name: getattr(self, name)[index] for name in _ARRAYS}
+        return StepFigures(**figures, shares=shares, sources=self.sources)
+
+    @property
+    def bound(self) -> NDArray[np.str_]:
+        """Name of the largest share."""
+        largest = np.argmax(np.stack([self.shares[name] for name in BOUNDS]), axis=0)
+        return np.asarray(np.asarray(BOUNDS)[largest])
+
+
+#: Figures of :class:`StepFigures` that are arrays.
+_ARRAYS = ("time_s", "limit_s", "energy_j", "spread")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +137,75 @@ class Replica:
             time_s = np.maximum(time_s - cost.overhead_s, launching_s) + cost.overhead_s
         return StepPrice(program, cost, hop_s, time_s)
 
+    def prompts(self, batch: Array, new: Array) -> StepFigures:
+        """Steps of ``new`` prompt tokens of each of ``batch`` sequences, ``[n]``; equal steps are priced once."""
+        distinct, where = distinct_pairs(batch, new)
+        single = distinct[1] <= 1  # a prompt of one token is lowered as a decode
+        parts = [np.flatnonzero(x) for x in (~single, single) if x.any()]
+        found = _joined([self._prompts(*distinct[:, part]) for part in parts])
+        place = np.argsort(np.concatenate(parts))
+        return found.at(place[where])
+
+    def _prompts(self, batch: Array, new: Array) -> StepFigures:
+        found = self.price(Step.prefill(batch, new), decode=False)
+        sums = _Sums.of(found.cost.kernels, len(batch))
+        return self._figures(sums, found.program, found.hop_s, decode=False)
+
+    def decodes(self, batch: Array, context: Array) -> StepFigures:
+        """Steps of one token for each of ``batch`` sequences whose caches then hold ``context`` tokens, ``[n]``.
+
+        Everything but attention depends on the batch alone: it is priced once per distinct batch. Attention is priced
+        at every point, in pieces that stay in the processor's cache.
+        """
+        distinct, where = distinct_values(batch)
+        reading = self._reads_context()
+        rest = self.lower(Step.decode(distinct, 1.0), keep=lambda op: _part(op) not in reading)
+        sums = _Sums.of(self.cost(rest).kernels, len(distinct)).at(where)
+        sequence: tuple[Kernel, ...] = ()
+        for start in range(0, len(batch), PIECE):
+            piece = slice(start, start + PIECE)
+            part = self.lower(Step.decode(batch[piece], context[piece]), keep=lambda op: _part(op) in reading)
+            sequence = tuple(k for k in part.kernels if k.kind != "collective")
+            sums.add(self.cost(replace(part, kernels=sequence)).kernels, piece)
+        program = replace(rest, kernels=(*sequence, *rest.kernels))
+        return self._figures(sums, program, self.hop_s(distinct), decode=True, where=where)
+
+    def _reads_context(self) -> frozenset[str]:
+        """Parts of a decode step (see :func:`_part`) whose work depends on the context."""
+        graph = self.model.graph(Step.decode(np.array([4.0, 4.0]), np.array([64.0, 160.0])), absorb=True)
+        return frozenset(_part(op) for op in graph if any(_varies(x) for x in _extents(op)))
+
+    def _figures(
+        self, sums: _Sums, program: Program, hop_s: Any, *, decode: bool, where: Any = slice(None)
+    ) -> StepFigures:
+        """Figures from sums over kernels: with the engine's own time, hops and static power.
+
+        Args:
+            sums: over the kernels, ``[n]``.
+            program: all kernels, for the engine's own time.
+            hop_s: between stages.
+            decode: as of :meth:`price`.
+            where: entry of the program's and hops' sizes for each of the ``n``.
+        """
+        machine, n = self.cluster.machine, len(sums.time_s)
+        waiting, host, hop = (
+            np.asarray(x, dtype=np.float64)[where] if np.ndim(x) else np.full(n, float(x))
+            for x in (*engine_times(program, self.cluster, self.engine, decode=decode), hop_s)
+        )
+        busy = sums.time_s
+        overhead = waiting + np.maximum(0.0, host - busy)
+        alone = busy + overhead  # without hops
+        time = alone + hop
+        if self.eager_layer_s:
+            time = np.maximum(busy + hop, self.eager_layer_s * self.model.depth) + overhead
+        total = np.maximum(time, 1e-30)
+        shares = dict(zip(BOUNDS, sums.bound_s / total, strict=True))
+        shares["network"] = shares["network"] + hop / total
+        shares["overhead"] = shares["overhead"] + (time - busy - hop) / total
+        energy = with_static_power(sums.energy_j, alone, static_power_w(machine), machine.tdp_w)
+        spread = np.asarray(spread_of_sum(sums.weighted_s.values(), overhead, alone))
+        return StepFigures(time, sums.limit_s, energy, spread, shares, sums.sources)
+
     def lower(self, step: Step, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None) -> Program:
         """The kernels of a step on one device. Arguments as of :meth:`price`."""
         shared = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else step.expert_tokens
@@ -133,3 +238,92 @@ def _stored(kernel: Kernel, fmt: Format) -> Kernel:
     traffic = {**kernel.traffic, "weight": kernel.traffic["weight"] * ratio}
     features = {**kernel.features, "weight_bits": fmt.stored_bits}
     return replace(kernel, features=features, traffic=traffic, weight_format=fmt.name)
+
+
+def _joined(parts: Sequence[StepFigures]) -> StepFigures:
+    """Figures of several groups of steps, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    shares = {name: np.concatenate([p.shares[name] for p in parts]) for name in BOUNDS}
+    sources = {k: v for p in reversed(parts) for k, v in p.sources.items()}
+    figures = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
+    return StepFigures(**figures, shares=shares, sources=sources)
+
+
+#: Steps priced in one piece: a few dozen temporaries of this many numbers stay in a second-level cache.
+PIECE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over kernels, ``[n]`` each."""
+
+    time_s: Array
+    limit_s: Array
+    energy_j: Array
+    bound_s: Array
+    """``[4, n]`` time of the kernels by what bounds them."""
+    weighted_s: dict[str, Array]
+    """Time x spread by cost model."""
+    sources: dict[str, str]
+
+    @classmethod
+    def of(cls, kernels: Iterable[KernelCost], n: int) -> _Sums:
+        """Sums over some kernels of ``n`` steps."""
+        found = cls(np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((len(BOUNDS), n)), {}, {})
+        found.add(kernels, slice(0, n))
+        return found
+
+    def add(self, kernels: Iterable[KernelCost], at: slice) -> None:
+        """Add kernels of the steps of a slice."""
+        for k in kernels:
+            self.time_s[at] += k.time_s
+            self.limit_s[at] += k.limit_s
+            self.energy_j[at] += k.energy_j
+            weighted = self.weighted_s.setdefault(k.model, np.zeros_like(self.time_s))
+            weighted[at] += k.time_s * k.spread
+            self.sources.setdefault(f"{k.model} model", k.source)
+            bound = np.asarray(k.bound)
+            for i in np.unique(bound).tolist():
+                self.bound_s[i, at] += np.where(bound == i, k.time_s, 0.0)
+
+    def at(self, index: Any) -> _Sums:
+        """The sums of some of the steps, or of each several times."""
+        weighted = {name: x[index] for name, x in self.weighted_s.items()}
+        figures = (self.time_s[index], self.limit_s[index], self.energy_j[index], self.bound_s[:, index])
+        return _Sums(*figures, weighted, self.sources)
+
+
+def _part(op: Op) -> str:
+    """What an op is priced with: the ops of its fused kernel, or itself."""
+    return op.fuse or op.name
+
+
+def _extents(op: Op) -> list[Any]:
+    return [*op.sizes.values(), *op.domain.values(), *op.visited.values()]
+
+
+def _varies(size: Any) -> bool:
+    values = np.asarray(size)
+    return values.size > 1 and bool(np.any(values != values.flat[0]))
+
+
+def distinct_values(values: ArrayLike) -> tuple[Array, NDArray[np.intp]]:
+    """``(distinct values in order, place of each value among them)`` of whole numbers ``[n]``."""
+    numbers = np.asarray(values, dtype=np.int64)
+    span = int(numbers.max(initial=0)) + 1
+    if numbers.min(initial=0) < 0 or span > 4 * len(numbers) + 4096:
+        found, where = np.unique(numbers, return_inverse=True)
+        return found.astype(np.float64), where.reshape(-1)
+    present = np.zeros(span, dtype=np.bool_)  # a table of what occurs is faster than sorting
+    present[numbers] = True
+    return np.flatnonzero(present).astype(np.float64), (np.cumsum(present) - 1)[numbers]
+
+
+def distinct_pairs(first: ArrayLike, second: ArrayLike) -> tuple[Array, NDArray[np.intp]]:
+    """``([2, m] distinct pairs, place of each pair among them)`` of two columns of whole numbers ``[n]``."""
+    rows, row_of = distinct_values(first)
+    columns, column_of = distinct_values(second)
+    keys, where = distinct_values(row_of * len(columns) + column_of)
+    row, column = np.divmod(keys.astype(np.int64), max(len(columns), 1))
+    return np.stack([rows[row], columns[column]]), where

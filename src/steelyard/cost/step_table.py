@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
+from steelyard.cost.interval import with_system
 from steelyard.cost.program import Kernel, Program
 from steelyard.cost.step import Replica
 from steelyard.deployment.engine_config import EngineConfig
@@ -123,7 +124,9 @@ class StepTable:
     max_sequences: int
     max_context: int
     spread: float = 0.0
-    """Standard deviation of log(true / predicted) of a decode step in the middle of the grid."""
+    """Standard deviation of log(true / predicted) of a decode step in the middle of the grid, the system's included."""
+    limit_frac: float = 0.0
+    """Physical limit of that step over its time."""
     sources: dict[str, str] = field(default_factory=dict)
 
     def time_s(
@@ -237,9 +240,11 @@ def build_step_table(
         builder.verify(sequences, max_context, queries) if max(queries) > 1 else none,
         builder.network(token_grid) if weave else none,
     )
-    middle = replica.price(Step.decode(min(32, sequences), max(1, max_context // 2)), absorb=True).cost
-    sources = {f"{k.model} model": k.source for k in middle}
-    return StepTable(tables, tokens, sequences, max_context, float(np.max(np.asarray(middle.log_spread()))), sources)
+    middle = replica.price(Step.decode(min(32, sequences), max(1, max_context // 2)), absorb=True)
+    spread = float(with_system(middle.cost.log_spread()))
+    limit_frac = float(middle.limit_s / middle.time_s)
+    sources = {f"{k.model} model": k.source for k in middle.cost}
+    return StepTable(tables, tokens, sequences, max_context, spread, limit_frac, sources)
 
 
 def staged(table: StepTable, pipeline: Replica) -> StepTable:

@@ -7,73 +7,31 @@ tokens arrive together at an idle engine and each generates ``osl`` tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
-from steelyard.cost.memory import MemoryUse, memory_use, weight_bytes
+from steelyard.cost.money import hourly_price
 from steelyard.cost.step import StepPrice
-from steelyard.deployment.engine import Engine
-from steelyard.deployment.plan import Plan
-from steelyard.machine.catalogue import price_of
+from steelyard.errors import InputError, Problem
+from steelyard.estimation.static_batch import Figures, prefill_chunks, static_batch
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
 from steelyard.workload.transformer import Step
 
-__all__ = [
-    "Estimate",
-    "Scenario",
-    "answer",
-    "estimate",
-    "exact_weight_bytes",
-    "hourly_price",
-    "provenance",
-    "weight_bytes",
-]
-
-#: z of an 80 % central interval of a normal distribution.
-Z80 = 1.2816
-
-
-def prefill_chunks(engine: Engine, batch: int, isl: int) -> tuple[int, int]:
-    """How the prompts of a batch are cut into steps: ``(sequences per step, steps)`` at the engine's token budget.
-
-    Prompts longer than the budget are processed whole: the kernels of a long chunk cost the same per token.
-    """
-    per_step = max(1, min(batch, int(engine.max_batched_tokens // max(isl, 1))))
-    return per_step, -(-batch // per_step)
+__all__ = ["Estimate", "Estimates", "Scenario", "answer", "estimate", "estimate_batch", "prefill_chunks", "provenance"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Estimate(Result):
-    """The answer for one scenario. Times in s, energy in J, money in USD, memory in bytes."""
+class Estimate(Figures, Result):
+    """The answer for one scenario; every figure is a number. Times in s, energy in J, money in USD, memory in bytes."""
 
-    scenario: Scenario
-    memory: MemoryUse
-    prefill: StepPrice
-    """A step of prompts, and a decode step at the mean context; arrays of one step are scalars."""
-    decode: StepPrice
-    ttft_s: float
-    """All prompts of the batch prefilled: time to first token of the last of them."""
-    ttft_single_s: float
-    """One request alone at an idle engine."""
-    tpot_s: float
-    """Mean time per decode step over the generation (context ``isl + osl / 2``)."""
-    e2e_s: float
-    energy_j: float
-    """All devices, whole batch, prefill and decode."""
-    host_energy_j: float
-    usd_per_hour: float | None
-    price_note: str
-    limit: Mapping[str, float]
-    interval: Mapping[str, tuple[float, float]]
-    largest_batch: int
-    largest_context: int
     ledger: Ledger
 
     @property
@@ -81,37 +39,56 @@ class Estimate(Result):
         """Whether weights, cache, activations and buffers fit the device."""
         return bool(self.memory.fits)
 
-    @property
-    def devices(self) -> int:
-        """Devices used."""
-        return self.scenario.plan.devices
+    @cached_property
+    def prefill(self) -> StepPrice:
+        """A step of prompts, kernel by kernel."""
+        s = self.scenario
+        per_step, _ = prefill_chunks(s.engine, s.replica_batch, s.isl)
+        return s.replica.price(Step.prefill(int(per_step), s.isl), decode=False)
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Output tokens per second of the whole deployment: ``batch osl / e2e``."""
-        return self.scenario.batch * self.scenario.osl / self.e2e_s
+    @cached_property
+    def decode(self) -> StepPrice:
+        """A decode step at the mean context, kernel by kernel; of a model that generates nothing its only step."""
+        s = self.scenario
+        if not s.transformer.causal:
+            return self.prefill
+        return s.replica.price(Step.decode(-(-s.replica_batch // min(s.plan.pp, s.replica_batch)), s.mean_context))
 
-    @property
-    def tokens_per_s_per_device(self) -> float:
-        """The same per device."""
-        return self.tokens_per_s / self.devices
 
-    @property
-    def tokens_per_s_per_user(self) -> float:
-        """What one request sees while it decodes: ``1 / tpot``."""
-        return 1.0 / self.tpot_s
+@dataclass(frozen=True, eq=False)
+class Estimates(Figures):
+    """The answers for many scenarios that share model, machines, plan and engine; figures are arrays ``[n]``."""
 
-    @property
-    def energy_j_per_token(self) -> float:
-        """Devices and hosts, per output token."""
-        return (self.energy_j + self.host_energy_j) / (self.scenario.batch * self.scenario.osl)
+    ledger: Ledger
+    """What all of them share."""
 
-    @property
-    def usd_per_million_tokens(self) -> float | None:
-        """Rent of all devices while the batch runs, per million output tokens."""
-        if self.usd_per_hour is None:
-            return None
-        return self.usd_per_hour * self.devices * self.e2e_s / 3600 / (self.scenario.batch * self.scenario.osl) * 1e6
+    def __len__(self) -> int:
+        return len(self.scenario.batch)  # type: ignore[arg-type]
+
+    def row(self, i: int) -> Estimate:
+        """One of the answers."""
+        values = {f.name: _at(getattr(self, f.name), i) for f in fields(self) if f.name != "ledger"}
+        ledger = Ledger(self.ledger.sources, self.assumptions(i), self.ledger.guesses)
+        return Estimate(**values, ledger=ledger)
+
+    def assumptions(self, i: int) -> list[str]:
+        """What was assumed for one of the answers."""
+        return [_assumed(_at(self.scenario, i)), *self.ledger.assumptions]
+
+
+def _at(value: Any, i: int) -> Any:
+    """Entry ``i`` of every array of a value."""
+    if isinstance(value, np.ndarray):
+        return value[i].item()
+    if isinstance(value, Mapping):
+        return {k: _at(v, i) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_at(v, i) for v in value)
+    if isinstance(value, Scenario):
+        return value.sized(*(_at(x, i) for x in value.sizes))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _at(getattr(value, f.name), i) for f in fields(value)})
+    return value
 
 
 @verb("estimate")
@@ -132,141 +109,78 @@ def estimate(scenario: Scenario) -> Estimate:
 def answer(scenario: Scenario) -> Estimate:
     """Weigh one scenario. Raises :class:`InputError` for degrees or lengths that cannot be."""
     check(scenario)
-    model, plan, cluster, engine = scenario.transformer, scenario.plan, scenario.cluster, scenario.engine
-    if not model.causal and scenario.osl != 1:  # an encoder answers once and generates nothing
-        scenario = replace(scenario, osl=1)
+    return _weigh(scenario.sized(*(np.array([x], dtype=np.int64) for x in scenario.sizes))).row(0)
+
+
+def estimate_batch(scenario: Scenario) -> tuple[Estimates | None, list[tuple[Problem, ...]]]:
+    """Weigh many scenarios at once.
+
+    Args:
+        scenario: its batch, prompt and answer lengths are whole numbers that broadcast to ``[n]``.
+
+    Returns:
+        the answers of the scenarios that can run, in their order (None when none can), and for each of the ``n`` what
+        is wrong with it (empty: nothing).
+    """
+    sizes = [np.atleast_1d(np.asarray(x, dtype=np.int64)) for x in scenario.sizes]
+    whole = scenario.sized(*np.broadcast_arrays(*sizes))
+    problems = _problems(whole)
+    good = np.array([not p for p in problems], dtype=np.bool_)
+    if not good.any():
+        return None, problems
+    return _weigh(whole if good.all() else whole.sized(*(x[good] for x in whole.sizes))), problems
+
+
+def _problems(scenario: Scenario) -> list[tuple[Problem, ...]]:
+    """What :func:`check` says of every scenario; degrees are checked once for all of them."""
+    model, batch, prompt, answers = scenario.transformer, *scenario.sizes
+    found: list[tuple[Problem, ...]] = [()] * len(batch)
+    suspects = np.flatnonzero((batch < 1) | (prompt < 1) | (answers < 1))
+    try:
+        check(scenario.sized(1, 1, 0))
+        length = prompt + answers if model.causal else prompt
+        if model.max_context:
+            suspects = np.union1d(suspects, np.flatnonzero(length > model.max_context))
+    except InputError:
+        suspects = np.arange(len(batch))
+    for i in suspects.tolist():
+        try:
+            check(_at(scenario, i))
+        except InputError as error:
+            found[i] = tuple(error.problems)
+    return found
+
+
+def _weigh(scenario: Scenario) -> Estimates:
+    """Weigh scenarios that were checked."""
+    if not scenario.transformer.causal:  # an encoder answers once and generates nothing
+        scenario = scenario.sized(*scenario.sizes[:2], np.ones_like(scenario.sizes[2]))
     ledger = Ledger()
-    batch, isl, osl = scenario.replica_batch, scenario.isl, scenario.osl
-    per_step, steps = prefill_chunks(engine, batch, isl)
-    replica = scenario.replica
-    prefill = replica.price(Step.prefill(per_step, isl), decode=False)
-    last = batch - per_step * (steps - 1)
-    final = prefill if last == per_step else replica.price(Step.prefill(last, isl), decode=False)
-    single = prefill if per_step == 1 else replica.price(Step.prefill(1, isl), decode=False)
-    ttft = prefill.time_s + engine.request_s
-    if steps > 1:  # further steps follow each other through the stages: each adds the time of one stage
-        ttft += (prefill.time_s * (steps - 2) + final.time_s) / plan.pp
-    flights = min(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
-    decode = prefill
-    if model.causal:
-        decode = replica.price(Step.decode(-(-batch // flights), isl + max(1, osl // 2)))
-    tokens = osl - 1
-    ttft, tpot = float(ttft), float(decode.time_s)
-    e2e = ttft + tokens * tpot
-    memory = memory_use(
-        model, plan, cluster.machine, engine, batch, isl + osl, exact_weights=exact_weight_bytes(scenario)
-    )
-    prefills = steps - 1 + last / per_step
-    passes = float(prefill.cost.energy_j) * prefills + float(decode.cost.energy_j) * flights * tokens
-    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
-    energy = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
-    usd, note = hourly_price(scenario, ledger)
-    spread_prefill, spread_decode = float(prefill.cost.log_spread()), float(decode.cost.log_spread())
-    share = tokens * tpot / max(e2e, 1e-30)
-    _account(scenario, prefill, decode, ledger)
-    return Estimate(
-        scenario=scenario,
-        memory=memory,
-        prefill=prefill,
-        decode=decode,
-        ttft_s=ttft,
-        ttft_single_s=float(single.time_s) + engine.request_s,
-        tpot_s=tpot,
-        e2e_s=e2e,
-        energy_j=energy,
-        host_energy_j=cluster.host_w * plan.devices / cluster.per_node * e2e,
-        usd_per_hour=usd,
-        price_note=note,
-        limit={"ttft_s": float(prefill.limit_s) * prefills, "tpot_s": float(decode.limit_s)},
-        interval={
-            "ttft_s": _interval(ttft, spread_prefill),
-            "tpot_s": _interval(tpot, spread_decode),
-            "e2e_s": _interval(e2e, share * spread_decode + (1 - share) * spread_prefill),
-        },
-        largest_batch=_largest(scenario, "batch"),
-        largest_context=_largest(scenario, "context"),
-        ledger=ledger,
-    )
+    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    with np.errstate(all="ignore"):
+        figures, sources = static_batch(scenario)
+    _account(scenario, sources, ledger)
+    return Estimates(scenario=scenario, **figures, usd_per_hour=usd, price_note=note, ledger=ledger)
 
 
-def exact_weight_bytes(scenario: Scenario) -> float | None:
-    """Bytes of the real files, unless the plan stores the weights in another format."""
-    exact = scenario.model.weight_bytes
-    same = scenario.plan.weights == Plan().resolved(scenario.transformer.native_weights).weights
-    return exact if same else None
-
-
-def _interval(value: float, spread: float) -> tuple[float, float]:
-    """Central 80 % interval of a lognormal around the prediction."""
-    return value * float(np.exp(-Z80 * spread)), value * float(np.exp(Z80 * spread))
-
-
-def _largest(scenario: Scenario, what: str) -> int:
-    """Largest batch (at this length) or context (at this batch) that fits; 0 when not even one does. Bisection."""
-    model, plan, machine, engine = scenario.transformer, scenario.plan, scenario.cluster.machine, scenario.engine
-    length = scenario.isl + scenario.osl
-    weights = exact_weight_bytes(scenario)
-
-    def fits(n: int) -> bool:
-        batch, context = (n, length) if what == "batch" else (scenario.replica_batch, n)
-        use = memory_use(model, plan, machine, engine, batch, context, exact_weights=weights)
-        return bool(use.fits)
-
-    top = int(engine.max_sequences) if what == "batch" else (model.max_context or 2**24)
-    low, high = 0, top
-    if fits(high):
-        return high * (plan.dp if what == "batch" else 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * (plan.dp if what == "batch" else 1)
-
-
-def hourly_price(scenario: Scenario, ledger: Ledger) -> tuple[float | None, str]:
-    """Price per device and hour and where it comes from: given, the catalogue's, or a purchase written off."""
-    if scenario.usd_per_hour is not None:
-        return scenario.usd_per_hour, "given"
-    found = price_of(scenario.cluster.machine.name)
-    if found is not None:
-        ledger.cite(f"price of {found.machine}", f"{found.source}, {found.provider_class}, {found.date}")
-        return found.usd_per_hour, f"{found.provider_class}, {found.date}"
-    machine = scenario.cluster.machine
-    if machine.capex_usd:
-        hourly = machine.capex_usd / AMORTISATION_H
-        ledger.assume(
-            f"no rental price known: {machine.capex_usd:,.0f} USD written off over {AMORTISATION_H / 8760:.0f} years"
-        )
-        return hourly, f"{machine.capex_usd:,.0f} USD over {AMORTISATION_H / 8760:.0f} years"
-    return None, "no price known"
-
-
-#: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
-AMORTISATION_H = 3 * 8760.0
-
-
-def _account(scenario: Scenario, prefill: StepPrice, decode: StepPrice, ledger: Ledger) -> None:
-    """Write sources, assumptions and guesses of the run into the ledger."""
-    machine, plan, model = scenario.cluster.machine, scenario.plan, scenario.transformer
+def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> None:
+    """Write sources, assumptions and guesses that all scenarios share into the ledger."""
+    machine, plan, model, engine = scenario.cluster.machine, scenario.plan, scenario.transformer, scenario.engine
     for key, text in machine.sources.items():
         ledger.cite(f"{machine.name} {key}", text)
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
     for path, reason in machine.guess.items():
         ledger.guess(f"{machine.name}.{path}", reason)
-    for name in scenario.engine.guess:
-        ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
-    for phase in (prefill, decode):
-        for kernel in phase.cost:
-            ledger.cite(f"{kernel.model} model", kernel.source)
-    engine, batch = scenario.engine, scenario.batch
+    for name in engine.guess:
+        ledger.guess(f"engine.{engine.name}.{name}", "not published; a guess until calibrated")
+    for name, source in models.items():
+        ledger.cite(name, source)
     limit = f"{engine.max_batched_tokens:.0f}"
-    ledger.assume(
-        f"static batch: {batch} requests of {scenario.isl} + {scenario.osl} tokens reach an idle engine at once"
-    )
     ledger.assume(f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     if plan.devices > 1:
-        ledger.assume(f"parallel: tp {plan.tp}, pp {plan.pp}, dp {plan.dp}, ep {plan.ep}, cp {plan.cp}")
+        ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()))
     if model.experts:
         text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
         ledger.assume(f"expert routing: {text}")
@@ -274,6 +188,11 @@ def _account(scenario: Scenario, prefill: StepPrice, decode: StepPrice, ledger: 
         ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
     for note in model.notes:
         ledger.assume(note)
+
+
+def _assumed(scenario: Scenario) -> str:
+    batch, prompt, answers = scenario.sizes
+    return f"static batch: {batch} requests of {prompt} + {answers} tokens reach an idle engine at once"
 
 
 def provenance(scenario: Scenario) -> dict[str, Any]:

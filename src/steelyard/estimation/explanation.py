@@ -41,7 +41,7 @@ class Explanation(Result):
         from steelyard.estimation.estimate import prefill_chunks
 
         s = self.estimate.scenario
-        return prefill_chunks(s.engine, s.replica_batch, s.isl)[1]
+        return int(prefill_chunks(s.engine, s.replica_batch, s.isl)[1])
 
     @cached_property
     def memory(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
-from steelyard.estimation.estimate import exact_weight_bytes
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.units import format_quantity
 
@@ -41,7 +40,7 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.engine,
         scenario.replica_batch,
         scenario.isl + scenario.osl,
-        exact_weights=exact_weight_bytes(scenario),
+        exact_weights=scenario.exact_weight_bytes,
     )
 
 

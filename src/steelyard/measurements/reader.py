@@ -56,6 +56,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steelyard.errors import InputError, SteelyardError
+from steelyard.interval import interval80
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 
@@ -80,8 +81,6 @@ Texts = NDArray[np.str_]
 
 #: What a row was to the fit: used by it, of a fitted table but held back, or of a table nothing was fitted to.
 SPLITS = ("fit", "left-out", "all")
-#: z of an 80 % central interval of a normal distribution.
-Z80 = 1.2816
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +212,6 @@ def comparison(
         split=texts(split)[keep],
         why=reason[keep],
     )
-
-
-def interval80(predicted: ArrayLike, spread: ArrayLike) -> tuple[Floats, Floats]:
-    """The central 80 % interval of a lognormal: predicted exp(-+ 1.2816 spread)."""
-    value, width = np.asarray(predicted, dtype=np.float64), np.asarray(spread, dtype=np.float64)
-    return np.asarray(value * np.exp(-Z80 * width)), np.asarray(value * np.exp(Z80 * width))
 
 
 def guarded(ask: Ask, path: Path, read: Callable[..., Iterator[Comparison]], *arguments: Any) -> Iterator[Comparison]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from steelyard.report.paper import figure
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
-    from steelyard.cost.step import StepPrice
     from steelyard.estimation.estimate import Estimate
+    from steelyard.estimation.static_batch import Figures
 
-__all__ = ["SCHEMA", "flat", "flops_of", "shares_of", "summary", "to_dict"]
+__all__ = ["SCHEMA", "columns", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
 SCHEMA = "steelyard.estimate/1"
 
@@ -72,8 +70,8 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "price": estimate.price_note,
         "limit": estimate.limit,
         "interval": {name: list(ends) for name, ends in estimate.interval.items()},
-        "bound": {"prefill": str(estimate.prefill.cost.bound()), "decode": str(estimate.decode.cost.bound())},
-        "bound_shares": {"prefill": shares_of(estimate.prefill), "decode": shares_of(estimate.decode)},
+        "bound": estimate.bound,
+        "bound_shares": {phase: shares_of(estimate, phase) for phase in estimate.shares},
         "parameters": {"total": model.parameters(), "active": model.active_parameters()},
         "flops": flops_of(estimate),
         "assumptions": estimate.ledger.assumptions,
@@ -104,35 +102,24 @@ def flops_of(estimate: Estimate) -> dict[str, float]:
     }
 
 
-def shares_of(phase: StepPrice) -> dict[str, float]:
-    """Share of a phase's time by what bounds it, largest first; pipeline hand-overs count as network."""
-    whole = float(phase.time_s)
-    inside = float(np.asarray(phase.cost.time_s))
-    shares = {name: float(np.asarray(x)) * inside / whole for name, x in phase.cost.shares().items()}
-    shares["network"] = shares.get("network", 0.0) + phase.hop_s / whole
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+def shares_of(estimate: Estimate, phase: str) -> dict[str, float]:
+    """Share of the time of ``prefill`` or ``decode`` by what bounds it, largest first."""
+    return dict(sorted(estimate.shares[phase].items(), key=lambda item: -item[1]))
 
 
 def flat(estimate: Estimate) -> dict[str, Any]:
     """The answer as one row of text and numbers, for CSV and tables."""
-    document = to_dict(estimate)
-    row: dict[str, Any] = {
-        "model": document["model"],
-        "machine": document["machine"]["name"],
-        "count": document["machine"]["count"],
-    }
-    row |= document["plan"] | {k: document[k] for k in ("engine", "batch", "isl", "osl", "skew", "fits")}
-    row |= {f"memory_{k}_bytes": v for k, v in document["memory_bytes"].items()}
-    for name in ("largest_batch", "largest_context", "ttft_s", "ttft_single_s", "tpot_s", "e2e_s", "tokens_per_s"):
-        row[name] = document[name]
-    for name in ("tokens_per_s_per_device", "tokens_per_s_per_user", "energy_j_per_token", "usd_per_million_tokens"):
-        row[name] = document[name]
-    row |= {f"limit_{k}": v for k, v in document["limit"].items()}
-    for name, ends in document["interval"].items():
-        row[f"{name.removesuffix('_s')}_low_s"], row[f"{name.removesuffix('_s')}_high_s"] = ends
-    row |= {f"bound_{k}": v for k, v in document["bound"].items()}
-    row["problem"] = ""
-    return row
+    return plain(columns(estimate))  # type: ignore[no-any-return]
+
+
+def columns(figures: Figures) -> dict[str, Any]:
+    """Inputs and figures by the name of their CSV column: of one estimate numbers, of many arrays."""
+    s = figures.scenario
+    sizes = dict(zip(("batch", "isl", "osl"), s.sizes, strict=True))
+    found = {"model": s.transformer.name, "machine": s.cluster.machine.name, "count": s.cluster.count}
+    found |= {name: getattr(s.plan, name) for name in ("weights", "activations", "kv", "communication")}
+    found |= {**s.plan.degrees, "devices": s.plan.devices, "engine": s.engine.name, **sizes, "skew": s.skew}
+    return found | figures.columns() | {"problem": ""}
 
 
 def summary(estimate: Estimate) -> str:

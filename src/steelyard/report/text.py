@@ -12,7 +12,6 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from steelyard.cost.step import StepPrice
     from steelyard.estimation.estimate import Estimate
 
 __all__ = ["parts", "report"]
@@ -80,8 +79,8 @@ def _memory(e: Estimate) -> list[Any]:
     return lines
 
 
-def _bound(phase: StepPrice) -> str:
-    shares = [f"{name} {share:.0%}" for name, share in shares_of(phase).items() if share >= 0.045]
+def _bound(e: Estimate, phase: str) -> str:
+    shares = [f"{name} {share:.0%}" for name, share in shares_of(e, phase).items() if share >= 0.045]
     return ", ".join(shares[:2])
 
 
@@ -96,16 +95,14 @@ def _times(e: Estimate) -> Any:
     table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
     batch = e.scenario.batch
     first = "TTFT" if e.scenario.transformer.causal else "answer"
-    rows: list[tuple[str, str, StepPrice | None]] = [
-        (f"{first}, whole batch" if batch > 1 else first, "ttft_s", e.prefill)
-    ]
+    rows: list[tuple[str, str, str]] = [(f"{first}, whole batch" if batch > 1 else first, "ttft_s", "prefill")]
     if e.scenario.transformer.causal:
-        rows += [("TPOT", "tpot_s", e.decode), ("end to end", "e2e_s", None)]
+        rows += [("TPOT", "tpot_s", "decode"), ("end to end", "e2e_s", "")]
     for label, name, phase in rows:
         low, high = e.interval[name]
         limit = q(e.limit[name], "s") if name in e.limit else ""
         table.add_row(
-            label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(phase) if phase else ""
+            label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(e, phase) if phase else ""
         )
         if name == "ttft_s" and batch > 1:
             table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steelyard.cost.step import Replica
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
@@ -96,6 +98,27 @@ class Scenario:
     def replica(self) -> Replica:
         """What prices its steps."""
         return Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew)
+
+    @property
+    def sizes(self) -> tuple[Any, Any, Any]:
+        """Batch, prompt tokens and answer tokens; of many scenarios at once arrays ``[n]``."""
+        return self.batch, self.isl, self.osl
+
+    def sized(self, batch: Any, isl: Any, osl: Any) -> Scenario:
+        """The same question for another batch and other lengths; arrays ``[n]`` ask for many scenarios at once."""
+        sizes = {"batch": batch, "isl": isl, "osl": osl}
+        return replace(self, **sizes, words={**self.words, **sizes})
+
+    @property
+    def mean_context(self) -> Any:
+        """Tokens a sequence's cache holds in the middle of its answer, for a step of mean length."""
+        return self.isl + np.maximum(1, self.osl // 2)
+
+    @property
+    def exact_weight_bytes(self) -> float | None:
+        """Bytes of the real files, unless the plan stores the weights in another format."""
+        same = self.plan.weights == Plan().resolved(self.transformer.native_weights).weights
+        return self.model.weight_bytes if same else None
 
     @property
     def replica_batch(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steelyard.cost.interval import interval80
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.search.answer import Candidate, Question
 from steelyard.search.candidates import Choice, Part
@@ -16,8 +17,6 @@ from steelyard.search.trial import ROUTER, Outcome, Player
 
 __all__ = ["candidate_of", "choice_candidate", "deployment_of", "screened_candidate"]
 
-#: z of an 80 % central interval of a normal distribution.
-Z80 = 1.2816
 _LETTER = {"prefill": "P", "decode": "D", "both": ""}
 
 
@@ -186,12 +185,14 @@ def _intervals(parts: Sequence[Part], player: Player, rate: float, most: float) 
 
     The largest rate scales with the speed of the steps, a little more than in proportion near its limit.
     """
-    spread = max(player.table(p).spread for p in parts)
-    ends = [player.play(parts, rate, math.exp(z * Z80 * spread), whole=True) for z in (-1, 1)]
+    tables = [player.table(p) for p in parts]
+    spread, limit = max(t.spread for t in tables), min(t.limit_frac for t in tables)
+    low, high = (float(end) for end in interval80(1.0, spread, at_least=limit))
+    ends = [player.play(parts, rate, factor, whole=True) for factor in (low, high)]
     found = {}
     for name in ("ttft_s", "tpot_s", "e2e_s"):
         pair = [e.values.get(name, math.nan) for e in ends]
         if all(math.isfinite(x) for x in pair):
             found[name] = (min(pair), max(pair))
-    found["max_rate_per_s"] = (most * math.exp(-Z80 * spread), most * math.exp(Z80 * spread))
+    found["max_rate_per_s"] = (most / high, most / low)
     return found

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.interval import interval80
+
 if TYPE_CHECKING:
     from steelyard.simulation.result import Records, Simulation
 
@@ -162,10 +164,6 @@ def summary(simulation: Simulation) -> dict[str, Any]:
     }
 
 
-#: z of an 80 % central interval of a normal distribution.
-Z80 = 1.2816
-
-
 def ends(simulation: Simulation) -> tuple[Simulation, Simulation]:
     """The same load played twice more: every step at the low and at the high end of its own 80 % interval.
 
@@ -174,8 +172,8 @@ def ends(simulation: Simulation) -> tuple[Simulation, Simulation]:
     """
     if simulation.replay is None:
         raise ValueError("this simulation cannot be replayed")
-    low, high = (float(np.exp(z * Z80 * simulation.spread)) for z in (-1, 1))
-    return simulation.replay(low), simulation.replay(high)
+    low, high = interval80(1.0, simulation.spread, at_least=simulation.limit_frac)
+    return simulation.replay(float(low)), simulation.replay(float(high))
 
 
 def intervals(
@@ -196,10 +194,10 @@ def intervals(
     Raises:
         ValueError: the simulation cannot be replayed (it was read from a file).
     """
-    runs = [run.summary() for run in played or ends(simulation)]
+    runs = [run.summary() for run in (*(played or ends(simulation)), simulation)]
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "throughput"):
-        pairs = {name: (runs[0][metric][name], runs[1][metric][name]) for name in runs[0][metric]}
+        pairs = {name: [run[metric][name] for run in runs] for name in runs[0][metric]}
         found[metric] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
     return found
 

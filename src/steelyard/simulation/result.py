@@ -207,6 +207,8 @@ class Simulation(Result):
     ledger: Ledger | None = None
     spread: float = 0.0
     """Standard deviation of log(true / predicted) of a step."""
+    limit_frac: float = 0.0
+    """Physical limit of a step over its time: no step of the interval is faster."""
     replay: Callable[[float], Simulation] | None = None
     """The same run with every step so many times as long."""
     deployment: Deployment | None = None

@@ -12,13 +12,13 @@ import numpy as np
 
 from steelyard._version import __version__
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.money import hourly_price
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, Tables, build_step_table, scaled
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.estimation.estimate import exact_weight_bytes, hourly_price
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.provenance import Ledger, content_hash
@@ -259,7 +259,7 @@ def _serve(
         kv = KvPool(1, config.block_size, 0.0)
     else:
         check(replace(scenario, isl=1, osl=1))
-        kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact_weight_bytes(scenario))
+        kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=scenario.exact_weight_bytes)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)
 
@@ -470,6 +470,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         inputs=prepared.inputs,
         ledger=ledger,
         spread=prepared.table.spread,
+        limit_frac=prepared.table.limit_frac,
         replay=partial(run, prepared, started, log=0),
         deployment=prepared.deployment,
         pools=pools,
@@ -511,7 +512,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
         stepping = machine.tdp_w * plan.replica_devices * busy
-    usd, note = hourly_price(scenario, ledger)
+    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
     if usd is not None:
         ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", note)
     steps = max(busy * plan.pp, 1e-30)

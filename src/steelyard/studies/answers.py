@@ -127,21 +127,28 @@ def _text(value: Any) -> str:
 
 
 def _estimates(chunk: Chunk) -> Priced:
-    from steelyard.estimation.batch import weigh
+    from steelyard.estimation.estimate import estimate_batch
 
     try:
         shared = scenario_of(chunk.folder, chunk.values[0])
     except InputError as error:
         return failed(chunk, str(error), REFUSED)
-    defaults = fields_of("estimate")
+    defaults, n = fields_of("estimate"), len(chunk.hashes)
     sizes = [[int(v.get(name, defaults[name].default)) for v in chunk.values] for name in SIZES]
-    with np.errstate(all="ignore"):
-        found = weigh(shared, *sizes)
-    n = len(chunk.hashes)
-    statuses = [REFUSED if p else OK for p in found.problems]
-    return Priced(
-        "estimate", [*chunk.hashes], statuses, found.problems, found.columns, ["{}"] * n, [_text(found.sources)] * n
-    )
+    answers, problems = estimate_batch(shared.sized(*sizes))
+    words = ["; ".join(str(x) for x in p) for p in problems]
+    statuses = [REFUSED if p else OK for p in problems]
+    if answers is None:
+        return Priced("estimate", [*chunk.hashes], statuses, words, {}, ["{}"] * n, [_text(_told(None))] * n)
+    place = {i: k for k, i in enumerate(i for i, p in enumerate(problems) if not p)}
+    known = answers.columns() | answers.totals()
+    columns = {}
+    for name, values in known.items():
+        plain = np.broadcast_to(np.asarray(values), (len(answers),)).tolist()
+        columns[name] = [plain[place[i]] if i in place else None for i in range(n)]
+    told = _told(answers.ledger)
+    texts = [_text(told | {"assumptions": answers.assumptions(place[i])}) if i in place else "{}" for i in range(n)]
+    return Priced("estimate", [*chunk.hashes], statuses, words, columns, ["{}"] * n, texts)
 
 
 def _one_by_one(chunk: Chunk) -> Priced:

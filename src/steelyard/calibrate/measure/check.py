@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from steelyard.calibrate.measure.blocks import Block, blocks
 from steelyard.calibrate.measure.graphs import plan_for
 from steelyard.calibrate.measure.timing import interleaved
+from steelyard.cost.interval import interval80
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.deployment.engine import find_engine
@@ -75,10 +74,6 @@ def check_blocks(
         progress("blocks", number + 1, len(made))
     for block, timed in zip(made, answers, strict=True):
         seconds, spread = predict_s(block, machine)
-        width = np.exp(1.2816 * spread)
-        found.append(
-            Checked(
-                block.name, block.number_format, seconds, timed.time_s, seconds / width, seconds * width, timed.spread
-            )
-        )
+        low, high = interval80(seconds, spread)
+        found.append(Checked(block.name, block.number_format, seconds, timed.time_s, low, high, timed.spread))
     return found

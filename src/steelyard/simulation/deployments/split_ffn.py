@@ -264,7 +264,9 @@ def split_table(
         (fed * present, fed_j * present * parts / groups * (1 - share)),
     )
     sources = {**base.sources, **{f"{k.model} model": k.source for k in cost.kernels}}
-    return StepTable(tables, base.max_tokens, base.max_sequences, base.max_context, base.spread, sources)
+    return StepTable(
+        tables, base.max_tokens, base.max_sequences, base.max_context, base.spread, base.limit_frac, sources
+    )
 
 
 def _row(tables: Tables, row: int) -> tuple[Any, Any]:
@@ -337,7 +339,7 @@ def simulate_split(
 
 def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) -> Simulation:
     """The feed-forward devices (``plan``) put beside the attention groups that were simulated."""
-    from steelyard.estimation.estimate import hourly_price
+    from steelyard.cost.money import hourly_price
 
     side, other = split.attention, split.feed_forward
     first, ledger = found.pools[0], found.ledger
@@ -346,7 +348,7 @@ def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) ->
         f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
     )
     scenario = replace(found.scenario, model=model, cluster=clusters_of(split)[1], plan=plan)
-    usd, note = hourly_price(scenario, ledger)
+    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
     if usd is not None:
         ledger.cite("price, feed-forward", note)
     span, busy = found.makespan_s, first.totals["busy_s"] / side.copies

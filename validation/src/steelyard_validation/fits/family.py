@@ -30,7 +30,7 @@ from steelyard.cost.devices import gemm_device
 from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.place import roofline
 from steelyard.cost.site import site_of
-from steelyard.measurements.reader import Z80
+from steelyard.interval import Z80
 from steelyard.workload.transformer import Step
 from steelyard_validation.readers._whole import Deployment
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.tasks import MOE_FORMATS
 from steelyard.errors import SteelyardError
+from steelyard.interval import Z80
 from steelyard.measurements import kernel_tables as tables
 from steelyard.measurements.reader import (
-    Z80,
     Ask,
     Comparison,
     comparison,

@@ -1,0 +1,212 @@
+"""The arithmetic of a static batch: requests that arrive together at an idle engine, one scenario or a million.
+
+Batch and lengths are arrays ``[n]`` over scenarios that share model, machines, plan and engine; an estimate is the case
+``n = 1``. Every figure is elementwise, so a scenario's answer does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.interval import interval80, with_system
+from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
+from steelyard.cost.step import StepFigures, distinct_values
+from steelyard.deployment.engine import Engine
+from steelyard.scenario.scenario import Scenario
+from steelyard.workload.op import Array
+
+__all__ = ["Figures", "prefill_chunks", "static_batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What a static batch costs. Times in s, energy in J, money in USD, memory in bytes; numbers, or arrays ``[n]``."""
+
+    scenario: Scenario
+    memory: MemoryUse
+    largest_batch: Any
+    """Most requests of this length that fit, over the whole deployment; 0 when not even one does."""
+    largest_context: Any
+    """Longest context that fits at this batch."""
+    ttft_s: Any
+    """All prompts of the batch prefilled: time to first token of the last of them."""
+    ttft_single_s: Any
+    """One request alone at an idle engine."""
+    tpot_s: Any
+    """Mean time per decode step over the generation (context ``isl + osl / 2``)."""
+    e2e_s: Any
+    energy_j: Any
+    """All devices, whole batch, prefill and decode."""
+    host_energy_j: Any
+    limit: Mapping[str, Any]
+    """Physical limit of ``ttft_s`` and ``tpot_s``."""
+    interval: Mapping[str, tuple[Any, Any]]
+    """80 % interval of ``ttft_s``, ``tpot_s`` and ``e2e_s``."""
+    shares: Mapping[str, Mapping[str, Any]]
+    """Share of the time of ``prefill`` and ``decode`` by what bounds it; hops between stages count as network."""
+    bound: Mapping[str, Any]
+    """What bounds ``prefill`` and ``decode``: the largest share."""
+    usd_per_hour: float | None
+    """Price per device and hour."""
+    price_note: str
+
+    @property
+    def devices(self) -> int:
+        """Devices used."""
+        return self.scenario.plan.devices
+
+    @property
+    def output_tokens(self) -> Any:
+        """Tokens generated for the whole batch."""
+        return self.scenario.batch * self.scenario.osl
+
+    @property
+    def tokens_per_s(self) -> Any:
+        """Output tokens per second of the whole deployment: ``batch osl / e2e``."""
+        return self.output_tokens / self.e2e_s
+
+    @property
+    def tokens_per_s_per_device(self) -> Any:
+        """The same per device."""
+        return self.tokens_per_s / self.devices
+
+    @property
+    def tokens_per_s_per_user(self) -> Any:
+        """What one request sees while it decodes: ``1 / tpot``."""
+        return 1.0 / self.tpot_s
+
+    @property
+    def energy_j_per_token(self) -> Any:
+        """Devices and hosts, per output token."""
+        return (self.energy_j + self.host_energy_j) / self.output_tokens
+
+    @property
+    def usd_per_million_tokens(self) -> Any:
+        """Rent of all devices while the batch runs, per million output tokens; None without a price."""
+        if self.usd_per_hour is None:
+            return None
+        return self.usd_per_hour * self.devices * self.e2e_s / 3600 / self.output_tokens * 1e6
+
+    def columns(self) -> dict[str, Any]:
+        """Every figure by its name in CSV files and studies, in their order."""
+        found = {"fits": self.memory.fits}
+        found |= {f"memory_{name}_bytes": value for name, value in self.memory.to_dict().items()}
+        found |= {"memory_headroom_bytes": self.memory.headroom}
+        found |= {name: getattr(self, name) for name in _FIGURES}
+        found |= {f"limit_{name}": value for name, value in self.limit.items()}
+        for name, ends in self.interval.items():
+            stem = name.removesuffix("_s")
+            found[f"{stem}_low_s"], found[f"{stem}_high_s"] = ends
+        return found | {f"bound_{name}": value for name, value in self.bound.items()}
+
+    def totals(self) -> dict[str, Any]:
+        """Further columns of studies: energy of the whole batch, and the price it was reckoned with."""
+        found = {"energy_j": self.energy_j, "host_energy_j": self.host_energy_j}
+        return found | {"usd_per_device_hour": self.usd_per_hour, "price": self.price_note}
+
+
+#: Figures that are columns under their own name.
+_FIGURES = (
+    *("largest_batch", "largest_context", "ttft_s", "ttft_single_s", "tpot_s", "e2e_s", "tokens_per_s"),
+    *("tokens_per_s_per_device", "tokens_per_s_per_user", "energy_j_per_token", "usd_per_million_tokens"),
+)
+
+
+def prefill_chunks(engine: Engine, batch: Any, prompt: Any) -> tuple[Any, Any]:
+    """How the prompts of a batch are cut into steps: ``(sequences per step, steps)`` at the engine's token budget.
+
+    Prompts longer than the budget are processed whole: the kernels of a long chunk cost the same per token.
+    """
+    per_step = np.maximum(1, np.minimum(batch, engine.max_batched_tokens // np.maximum(prompt, 1))).astype(np.int64)
+    return per_step, -(-batch // per_step)
+
+
+def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
+    """Price static batches.
+
+    Args:
+        scenario: checked; its batch and lengths are whole numbers ``[n]``, all with the same of everything else.
+
+    Returns:
+        fields of :class:`Figures` (all but the scenario and the price), and the sources of the cost models.
+    """
+    plan, engine, replica = scenario.plan, scenario.engine, scenario.replica
+    _, prompt, answer = scenario.sizes
+    batch = np.asarray(scenario.replica_batch)
+    n = len(batch)
+    per_step, steps = prefill_chunks(engine, batch, prompt)
+    last = batch - per_step * (steps - 1)
+    together = replica.prompts(np.concatenate([per_step, last, np.ones_like(last)]), np.tile(prompt, 3))
+    prefill, final, single = (together.at(slice(i * n, (i + 1) * n)) for i in range(3))
+
+    def prefilled(step: Array, end: Array) -> Array:
+        """A first step, and further ones that follow it through the stages: each adds the time of one stage."""
+        return step + np.where(steps > 1, (step * (steps - 2) + end) / plan.pp, 0.0)
+
+    ttft = prefilled(prefill.time_s, final.time_s) + engine.request_s
+    flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
+    decode = prefill
+    if scenario.transformer.causal:
+        decode = replica.decodes(-(-batch // flights), scenario.mean_context)
+    tpot, tokens = decode.time_s, answer - 1
+    e2e = ttft + tokens * tpot
+    limit = {"ttft_s": prefilled(prefill.limit_s, final.limit_s), "tpot_s": decode.limit_s}
+    figures = {
+        "ttft_s": ttft,
+        "ttft_single_s": single.time_s + engine.request_s,
+        "tpot_s": tpot,
+        "e2e_s": e2e,
+        "limit": limit,
+        "interval": _intervals(prefill, decode, ttft, tokens, limit),
+        "shares": {"prefill": prefill.shares, "decode": decode.shares},
+        "bound": {"prefill": prefill.bound, "decode": decode.bound},
+    }
+    prefills = steps - 1 + last / per_step
+    passes = prefill.energy_j * prefills + decode.energy_j * flights * tokens
+    waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
+    cluster = scenario.cluster
+    figures["energy_j"] = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
+    figures["host_energy_j"] = cluster.host_w * plan.devices / cluster.per_node * e2e
+    return figures | _memory(scenario, batch), {**prefill.sources, **decode.sources}
+
+
+def _intervals(
+    prefill: StepFigures, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array]
+) -> dict[str, tuple[Array, Array]]:
+    """80 % intervals; the spread of the whole is that of its parts by their share of the time."""
+    decoding = tokens * decode.time_s
+    e2e = ttft_s + decoding
+    share = decoding / np.maximum(e2e, 1e-30)
+    first, step = with_system(prefill.spread), with_system(decode.spread)
+    return {
+        "ttft_s": interval80(ttft_s, first, at_least=limit["ttft_s"]),
+        "tpot_s": interval80(decode.time_s, step, at_least=limit["tpot_s"]),
+        "e2e_s": interval80(
+            e2e, share * step + (1 - share) * first, at_least=limit["ttft_s"] + tokens * limit["tpot_s"]
+        ),
+    }
+
+
+def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
+    """Memory on the fullest device, and the largest batch and context that fit."""
+    model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
+    weights = weight_bytes(model, plan, scenario.exact_weight_bytes)
+    _, prompt, answer = scenario.sizes
+    length = prompt + answer
+
+    def use(held: Any, context: Any) -> MemoryUse:
+        return memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights)
+
+    lengths, length_of = distinct_values(length)
+    batches, batch_of = distinct_values(batch)
+    most = largest_that_fits(lambda held: use(held, lengths).fits, int(engine.max_sequences), len(lengths))
+    longest = largest_that_fits(lambda context: use(batches, context).fits, model.max_context or 2**24, len(batches))
+    return {
+        "memory": use(batch, length),
+        "largest_batch": most[length_of] * plan.dp,
+        "largest_context": longest[batch_of],
+    }

@@ -1,0 +1,27 @@
+"""The central 80 % interval around a prediction. Which spread goes in: :mod:`steelyard.cost.interval`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Z80", "interval80"]
+
+#: z of the ends of a central 80 % interval of a normal distribution.
+Z80 = 1.2816
+
+
+def interval80(value: Any, spread: Any, *, at_least: Any = 0.0) -> tuple[Any, Any]:
+    """The central 80 % interval ``value exp(-+ 1.2816 spread)``; holds its value and begins at a limit at the lowest.
+
+    Args:
+        value: the prediction, a number or an array.
+        spread: standard deviation of log(true / predicted).
+        at_least: physical limit of the value, in its unit.
+
+    Returns:
+        ``(low, high)``.
+    """
+    factor = np.exp(Z80 * np.asarray(spread, dtype=np.float64))
+    return np.minimum(np.maximum(value / factor, at_least), value), value * factor
