@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from steelyard.cli.options import Model, Outcome, answers, only, options_of
+import numpy as np
+
+from steelyard.cli.options import Model, answers, only, options_of
 from steelyard.cli.output import Output, write
+from steelyard.cli.ranges import Block, csv_columns
 from steelyard.errors import DoesNotFit, raise_all
+
+if TYPE_CHECKING:
+    from steelyard.estimation.estimate import Estimate
 
 Question: Any = options_of("estimate")
 
@@ -18,30 +23,15 @@ def estimate(model: Model, /, *, question: Question, output: Output = Output()) 
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
     """
     output.check()
-    outcomes = _priced(model, question, output.quiet)
-    if len(outcomes) == 1:
-        _one(outcomes, output)
+    blocks = answers(model, question)
+    if sum(len(block) for block in blocks) == 1:
+        _one(only(blocks), output)
     else:
-        _table(outcomes, output)
+        _table(blocks, output)
 
 
-def _priced(model: str, question: Question, quiet: bool) -> list[Outcome]:
-    """Every outcome; a long sweep counts on a terminal."""
-    counting = not quiet and sys.stderr.isatty()
-    outcomes = []
-    for outcome in answers(model, question):
-        outcomes.append(outcome)
-        if counting and len(outcomes) % 100 == 0:
-            print(f"\r{len(outcomes):,} scenarios", end="", file=sys.stderr, flush=True)
-    if counting and len(outcomes) >= 100:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    return outcomes
-
-
-def _one(outcomes: list[Outcome], output: Output) -> None:
+def _one(found: Estimate, output: Output) -> None:
     from steelyard.report.estimate import flat, to_dict
-
-    found = only(outcomes)
 
     def text(columns: int | None) -> str:
         from steelyard.report.text import report
@@ -56,22 +46,25 @@ def _one(outcomes: list[Outcome], output: Output) -> None:
         raise DoesNotFit(f"does not fit: {shortfall(found.scenario)}", change=change.text if change else "none found")
 
 
-def _table(outcomes: list[Outcome], output: Output) -> None:
+def _table(blocks: list[Block], output: Output) -> None:
     from steelyard.report import table
 
-    if all(o.estimate is None for o in outcomes):
-        seen = {(p.field, p.message): p for o in outcomes for p in o.problems}
+    if all(estimates is None for block in blocks for estimates, _ in block.answers):
+        seen = {(p.field, p.message): p for block in blocks for _, rows in block.answers for row in rows for p in row}
         raise_all(list(seen.values()))
-    cells = [(o.inputs, o.estimate, o.problems) for o in outcomes]
+
+    def cells() -> list[Any]:
+        return [(o.inputs, o.estimate, o.problems) for block in blocks for o in block.outcomes()]
+
     write(
         output,
-        data=lambda: table.to_dict(cells),
-        text=lambda columns: table.text(cells, columns),
-        rows=lambda: table.flat_rows(cells),
+        data=lambda: table.to_dict(cells()),
+        text=lambda columns: table.text(cells(), columns),
+        rows=lambda: csv_columns(blocks),
     )
-    if not any(o.estimate is not None and o.estimate.fits for o in outcomes):
+    found = [estimates for block in blocks for estimates, _ in block.answers if estimates is not None]
+    if not any(np.any(estimates.memory.fits) for estimates in found):
         from steelyard.estimation.infeasibility import nearest_change
 
-        first = next(o.estimate for o in outcomes if o.estimate is not None)
-        change = nearest_change(first.scenario)
+        change = nearest_change(next(o.estimate for o in blocks[0].outcomes() if o.estimate is not None).scenario)
         raise DoesNotFit("no scenario fits", change=f"{change.text} (for the first)" if change else "none found")

@@ -21,7 +21,7 @@ def explain(model: Model, /, *, question: Question, output: Output = Output()) -
     Takes the options of `estimate`, for one scenario.
     """
     output.check()
-    found = only(list(answers(model, question)))
+    found = only(answers(model, question))
     from steelyard.estimation.explanation import Explanation
     from steelyard.report import explain as report
 

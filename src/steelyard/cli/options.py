@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, make_dataclass, replace
-from itertools import product
+from dataclasses import field, fields, make_dataclass
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from steelyard.cli.ranges import Block, combinations
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, Field, fields_of
 from steelyard.scenario.fields import field as field_of
@@ -24,7 +23,6 @@ __all__ = [
     "DEPLOYED",
     "MAX_SCENARIOS",
     "Model",
-    "Outcome",
     "answers",
     "only",
     "option",
@@ -160,17 +158,8 @@ def _quantity(entry: Field, text: str) -> Any:
     return found
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One scenario: its inputs, and an estimate or what was wrong with it."""
-
-    inputs: dict[str, Any]
-    estimate: Estimate | None
-    problems: tuple[Problem, ...] = ()
-
-
-def answers(model: str, question: Any) -> Iterator[Outcome]:
-    """Estimate every combination of machines and values.
+def answers(model: str, question: Any) -> list[Block]:
+    """Every combination of machines and values, in blocks that share a program.
 
     Names and numbers that cannot be read are refused before anything is priced, all of them at once; what cannot run
     in one combination only (degrees that do not divide, too long a context) becomes its outcome.
@@ -211,21 +200,13 @@ def answers(model: str, question: Any) -> Iterator[Outcome]:
     total = len(clusters) * prod(len(x) for x in (*names.values(), *sizes.values(), *numbers.values()))
     if total > MAX_SCENARIOS:
         raise InputError(f"{total:,} scenarios; at most {MAX_SCENARIOS:,}", field="lists")
+    blocks = []
     for cluster in clusters:
-        for chosen in _combinations(names):
-            places = [
-                (degrees, _place({**fixed, **chosen, **degrees, "model": loaded, "on": cluster}))
-                for degrees in _combinations(numbers)
-            ]
-            for size in _combinations(sizes):
-                for degrees, shared in places:
-                    inputs = {"model": loaded.name, "on": str(cluster), **chosen, **size, **degrees}
-                    yield _outcome({k: v for k, v in inputs.items() if v not in (None, "")}, shared, size)
-
-
-def _combinations(axes: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for values in product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
+        for chosen in combinations(names):
+            shared = {**fixed, **chosen, "model": loaded, "on": cluster}
+            places = [(degrees, _place({**shared, **degrees})) for degrees in combinations(numbers)]
+            blocks.append(Block({"model": loaded.name, "on": str(cluster), **chosen}, sizes, places))
+    return blocks
 
 
 def _place(words: dict[str, Any]) -> Scenario | InputError:
@@ -238,21 +219,12 @@ def _place(words: dict[str, Any]) -> Scenario | InputError:
         return error
 
 
-def _outcome(inputs: dict[str, Any], shared: Scenario | InputError, size: dict[str, int]) -> Outcome:
-    from steelyard.estimation.estimate import answer
-
-    if isinstance(shared, InputError):
-        return Outcome(inputs, None, shared.problems)
-    try:
-        return Outcome(inputs, answer(replace(shared, **size)))  # type: ignore[arg-type]
-    except InputError as error:
-        return Outcome(inputs, None, error.problems)
-
-
-def only(outcomes: list[Outcome]) -> Estimate:
+def only(blocks: list[Block]) -> Estimate:
     """The estimate of the single scenario asked for. Raises its :class:`InputError`."""
-    if len(outcomes) != 1:
-        raise InputError(f"one scenario expected, the lists given make {len(outcomes)}", field="lists")
-    raise_all(outcomes[0].problems)
-    assert outcomes[0].estimate is not None
-    return outcomes[0].estimate
+    count = sum(len(block) for block in blocks)
+    if count != 1:
+        raise InputError(f"one scenario expected, the lists given make {count}", field="lists")
+    outcome = next(blocks[0].outcomes())
+    raise_all(outcome.problems)
+    assert outcome.estimate is not None
+    return outcome.estimate

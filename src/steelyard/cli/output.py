@@ -57,12 +57,16 @@ class Output:
                 raise InputError(f"expected a file, got the folder {self.out!r}", field="out")
 
 
+#: One mapping per row, or one list per column.
+Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
+
+
 def write(
     output: Output,
     *,
     data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
     text: Callable[[int | None], str],
-    rows: Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+    rows: Rows | Callable[[], Rows] | None = None,
 ) -> None:
     """Write an answer once, in the form asked for.
 
@@ -70,7 +74,7 @@ def write(
         output: form and file.
         data: the JSON document, or what makes it.
         text: makes the report for a terminal of so many columns; ``None`` = as wide as the content.
-        rows: flat rows for CSV, or what makes them; absent = this answer has no CSV form.
+        rows: flat rows or whole columns for CSV, or what makes them; absent = this answer has no CSV form.
 
     Raises:
         InputError: no CSV form, or the file cannot be written.
@@ -112,9 +116,14 @@ def _plain(text: str) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def _csv(rows: Rows) -> str:
     buffer = io.StringIO()
+    if isinstance(rows, Mapping):
+        lines = csv.writer(buffer, lineterminator="\n")
+        lines.writerow(rows)
+        lines.writerows(zip(*rows.values(), strict=True))
+        return buffer.getvalue()
+    names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

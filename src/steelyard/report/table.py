@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from steelyard.deployment.plan import DEGREES
-from steelyard.report.estimate import flat
 from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
 from steelyard.report.paper import figure, render
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from steelyard.errors import Problem
     from steelyard.estimation.estimate import Estimate
 
-__all__ = ["SCHEMA", "Cell", "flat_rows", "text", "to_dict"]
+__all__ = ["SCHEMA", "Cell", "text", "to_dict"]
 
 SCHEMA = "steelyard.estimates/1"
 
@@ -51,20 +50,6 @@ def to_dict(cells: Sequence[Cell]) -> dict[str, Any]:
             found = [{"field": p.field, "message": p.message} for p in problems]
             rows.append(plain({"error": {"problems": found}, "inputs": inputs}))
     return {"schema": SCHEMA, "rows": rows}
-
-
-def flat_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One CSV row per scenario; ``problem`` says what was wrong."""
-    rows = []
-    for inputs, estimate, problems in cells:
-        if estimate is not None:
-            rows.append(flat(estimate))
-        else:
-            machine, _, count = str(inputs["on"]).partition(":")
-            known = {k: v for k, v in inputs.items() if k != "on"}
-            rows.append(plain({**known, "machine": machine, "count": int(count or 1), "problem": _why(problems)}))
-    first = next((r for r in rows if "ttft_s" in r), None)
-    return [{name: row.get(name, "") for name in first} for row in rows] if first else rows
 
 
 def text(cells: Sequence[Cell], width: int | None = None) -> str:
@@ -129,7 +114,7 @@ def _figures(cell: Cell, notes: dict[str, int]) -> dict[str, str]:
         figure(e.tokens_per_s_per_device),
         f"{e.energy_j_per_token:.3g}",
         "-" if usd is None else figure(usd),
-        "/".join(_SHORT.get(b, b) for b in (str(e.prefill.cost.bound()), str(e.decode.cost.bound()))),
+        "/".join(_SHORT.get(b, b) for b in e.bound.values()),
     )
     return dict(zip(_FIGURES, values, strict=True))
 
