@@ -1,50 +1,56 @@
-"""Scenarios priced per second: one vectorised call against the same pricing in a plain Python loop.
+"""Scenarios priced per CPU-second on the paths that users take: many at once, one by one, and a table of ranges.
 
-A scenario is one whole-model decode step of Llama-3.1-70B (fp8, tensor parallel over eight H100s) at its own batch
-and context.
+A scenario is a whole estimate (prefill, decode, memory, energy, money, intervals) of Llama-3.1-70B in fp8, tensor
+parallel over eight H100s, at its own batch and lengths. Studies and the ranges of ``steelyard estimate`` call
+``estimate_batch``; ``steelyard.estimate`` is one row of the same arithmetic.
 """
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
-from bench.timing import call_s
-from steelyard.cost.price import price
-from steelyard.cost.program import lower
-from steelyard.cost.step import Replica
-from steelyard.deployment import Plan
-from steelyard.deployment.engine import find_engine
-from steelyard.machine.cluster import parse_cluster
-from steelyard.workload import Step
-from steelyard.workload.catalogue import load_model
+import steelyard as sy
+from bench.timing import cpu_s, process_s
+from steelyard.estimation.estimate import estimate_batch
 
-SCENARIOS = 1_000_000
-LOOPED = 60
+#: 98,304 scenarios: batches x prompts x answers, as a sweep has them.
+GRID = (np.arange(1, 257), np.arange(128, 32769, 256), np.array([64, 256, 1024]))
+#: Scenarios whose sizes have nothing in common.
+SCATTERED = 100_000
+LOOPED = 40
+#: 38,400 rows.
+TABLE = "estimate llama-3.1-8b --on h100_sxm --batch 1-200+1 --isl 128-8192+128 --osl 64,256,1024 --csv"
 
 
 def run() -> dict[str, dict[str, object]]:
-    """Scenarios per second both ways, and the ratio; the two answers must agree."""
-    model = load_model("llama-3.1-70b").transformer
-    cluster = parse_cluster("h100_sxm:8")
-    engine = find_engine("vllm")
-    plan = Plan("fp8", kv="fp8", tp=8).resolved("bf16")
+    """Scenarios per CPU-second, and CPU time of the table; both paths must agree."""
+    asked = {"tp": 8, "weights": "fp8", "kv": "fp8"}
+    one = sy.estimate("llama-3.1-70b", "h100_sxm:8", batch=32, **asked)
+    grid = [x.ravel() for x in np.meshgrid(*GRID, indexing="ij")]
     rng = np.random.default_rng(0)
-    batch, context = rng.integers(1, 513, SCENARIOS), rng.integers(128, 32768, SCENARIOS)
-    replica = Replica(model, plan, cluster, engine)
+    scattered = [rng.integers(low, high, SCATTERED) for low, high in ((1, 513), (128, 32768), (1, 1024))]
+    looped = [x[:: len(x) // LOOPED][:LOOPED].tolist() for x in grid]
+
+    def many(sizes: list[np.ndarray]) -> object:
+        return estimate_batch(one.scenario.sized(*sizes))[0]
 
     def loop() -> list[float]:
         return [
-            float(price(lower(model.graph(Step.decode(int(b), int(c))), plan, cluster.machine), cluster, engine).time_s)
-            for b, c in zip(batch[:LOOPED], context[:LOOPED], strict=True)
+            sy.estimate("llama-3.1-70b", "h100_sxm:8", batch=b, isl=i, osl=o, **asked).e2e_s
+            for b, i, o in zip(*looped, strict=True)
         ]
 
-    together = replica.price(Step.decode(batch, context)).time_s
-    if not np.allclose(together[:LOOPED], loop(), rtol=1e-9):
-        raise AssertionError("the vectorised call and the loop disagree")
-    fast = SCENARIOS / call_s(lambda: replica.price(Step.decode(batch, context)), runs=3)
-    slow = LOOPED / call_s(loop, runs=3)
+    together = estimate_batch(one.scenario.sized(*looped))[0]
+    if together is None or not np.allclose(together.e2e_s, loop(), rtol=1e-12):
+        raise AssertionError("many at once and one by one disagree")
+    fast, spread = len(grid[0]) / cpu_s(lambda: many(grid), runs=3), SCATTERED / cpu_s(lambda: many(scattered), runs=3)
+    slow = LOOPED / cpu_s(loop, runs=3)
+    _, table = process_s([sys.executable, "-m", "steelyard.cli.main", *TABLE.split()], runs=3, warm_up=1)
     return {
-        "decode steps priced, one vectorised call": {"value": fast, "unit": "scenarios/s", "target": ">= 500,000"},
-        "decode steps priced, Python loop": {"value": slow, "unit": "scenarios/s"},
-        "vectorised over loop": {"value": fast / slow, "unit": "x"},
+        "estimates of a sweep": {"value": fast, "unit": "scenarios/CPU-s", "target": ">= 300,000"},
+        "estimates of unrelated sizes": {"value": spread, "unit": "scenarios/CPU-s"},
+        "estimates one by one": {"value": slow, "unit": "scenarios/CPU-s"},
+        "estimate over ranges, 38,400 rows as CSV": {"value": table, "unit": "s CPU", "target": "<= 5"},
     }

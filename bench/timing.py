@@ -7,18 +7,25 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["call_s", "process_s"]
+__all__ = ["call_s", "cpu_s", "process_s"]
 
 
-def call_s(work: Callable[[], object], runs: int = 5, warm_up: int = 1) -> float:
-    """Median wall time of a call, s."""
+def cpu_s(work: Callable[[], object], runs: int = 5, warm_up: int = 1) -> float:
+    """Median CPU time of a call, s."""
+    return call_s(work, runs, warm_up, time.process_time)
+
+
+def call_s(
+    work: Callable[[], object], runs: int = 5, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median time of a call by a clock (default: wall time), s."""
     for _ in range(warm_up):
         work()
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
 
 
