@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from steelyard.machine.catalogue import price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 
-__all__ = ["AMORTISATION_H", "hourly_price"]
+__all__ = ["AMORTISATION_H", "HourlyPrice", "hourly_price"]
 
 #: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
 AMORTISATION_H = 3 * 8760.0
 
 
-def hourly_price(machine: Machine, given: float | None, ledger: Ledger) -> tuple[float | None, str]:
-    """Price per device and hour (USD) and where it comes from: given, the catalogue's, or a purchase written off.
+class HourlyPrice(NamedTuple):
+    """What a device costs per hour."""
+
+    usd_per_hour: float | None
+    """USD per device and hour; None = no price known."""
+    note: str
+    """Where the price comes from."""
+
+    def to_dict(self) -> dict[str, float | str | None]:
+        """The price by its names in answers."""
+        return {"usd_per_device_hour": self.usd_per_hour, "price": self.note}
+
+
+def hourly_price(machine: Machine, given: float | None, ledger: Ledger) -> HourlyPrice:
+    """The price of a device: given, the catalogue's, or a purchase written off.
 
     Args:
         machine: the device.
@@ -21,13 +36,13 @@ def hourly_price(machine: Machine, given: float | None, ledger: Ledger) -> tuple
         ledger: takes the source or the assumption.
     """
     if given is not None:
-        return given, "given"
+        return HourlyPrice(given, "given")
     found = price_of(machine.name)
     if found is not None:
         ledger.cite(f"price of {found.machine}", f"{found.source}, {found.provider_class}, {found.date}")
-        return found.usd_per_hour, f"{found.provider_class}, {found.date}"
+        return HourlyPrice(found.usd_per_hour, f"{found.provider_class}, {found.date}")
     if machine.capex_usd:
         price, years = f"{machine.capex_usd:,.0f} USD", f"{AMORTISATION_H / 8760:.0f} years"
         ledger.assume(f"no rental price known: {price} written off over {years}")
-        return machine.capex_usd / AMORTISATION_H, f"{price} over {years}"
-    return None, "no price known"
+        return HourlyPrice(machine.capex_usd / AMORTISATION_H, f"{price} over {years}")
+    return HourlyPrice(None, "no price known")

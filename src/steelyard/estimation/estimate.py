@@ -29,7 +29,7 @@ __all__ = ["Estimate", "Estimates", "Scenario", "answer", "estimate", "estimate_
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Estimate(Figures, Result):
+class Estimate(Result, Figures):
     """The answer for one scenario; every figure is a number. Times in s, energy in J, money in USD, memory in bytes."""
 
     ledger: Ledger
@@ -55,7 +55,7 @@ class Estimate(Figures, Result):
         return s.replica.price(Step.decode(-(-s.replica_batch // min(s.plan.pp, s.replica_batch)), s.mean_context))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimates(Figures):
     """The answers for many scenarios that share model, machines, plan and engine; figures are arrays ``[n]``."""
 
@@ -82,7 +82,7 @@ def _at(value: Any, i: int) -> Any:
         return value[i].item()
     if isinstance(value, Mapping):
         return {k: _at(v, i) for k, v in value.items()}
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return tuple(_at(v, i) for v in value)
     if isinstance(value, Scenario):
         return value.sized(*(_at(x, i) for x in value.sizes))
@@ -156,11 +156,11 @@ def _weigh(scenario: Scenario) -> Estimates:
     if not scenario.transformer.causal:  # an encoder answers once and generates nothing
         scenario = scenario.sized(*scenario.sizes[:2], np.ones_like(scenario.sizes[2]))
     ledger = Ledger()
-    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
     with np.errstate(all="ignore"):
         figures, sources = static_batch(scenario)
     _account(scenario, sources, ledger)
-    return Estimates(scenario=scenario, **figures, usd_per_hour=usd, price_note=note, ledger=ledger)
+    return Estimates(scenario=scenario, **figures, price=price, ledger=ledger)
 
 
 def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError
+from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.units import format_quantity
 
@@ -105,19 +107,16 @@ def _format_changes(scenario: Scenario) -> Iterator[Change]:
 
 def _smaller(scenario: Scenario) -> Iterator[Change]:
     """The largest smaller batch, then the longest shorter prompt."""
-    dp = scenario.plan.dp
-    replica = _most(lambda n: replace(scenario, batch=n * dp), scenario.replica_batch - 1)
+    dp, (name, length, _), (requests, prompt, answers) = scenario.plan.dp, GROUPS["batch"], scenario.sizes
+    replica = _most(lambda n: scenario.sized(n * dp, prompt, answers), scenario.replica_batch - 1)
     if replica:
-        batch = min(replica * dp, scenario.batch - 1)
-        yield Change(
-            f"batch {batch} instead of {scenario.batch} (--batch {batch})",
-            replace(scenario, batch=batch),
-            {"batch": batch},
-        )
-    isl = _most(lambda n: replace(scenario, isl=n), scenario.isl - 1)
-    if isl:
-        text = f"prompts of {isl} tokens instead of {scenario.isl} (--isl {isl})"
-        yield Change(text, replace(scenario, isl=isl), {"isl": isl})
+        batch = min(replica * dp, requests - 1)
+        text = f"{name} {batch} instead of {requests} (--{name} {batch})"
+        yield Change(text, scenario.sized(batch, prompt, answers), {name: batch})
+    shorter = _most(lambda n: scenario.sized(requests, n, answers), prompt - 1)
+    if shorter:
+        text = f"prompts of {shorter} tokens instead of {prompt} (--{length} {shorter})"
+        yield Change(text, scenario.sized(requests, shorter, answers), {length: shorter})
 
 
 def _most(make: Any, top: int) -> int:
@@ -138,10 +137,10 @@ def _more_devices(scenario: Scenario) -> Iterator[Change]:
         on = replace(cluster, count=cluster.count * factor)
         splits = [factor // (1 << k) for k in range(factor.bit_length())]
         for wider in sorted(splits, key=lambda w: (plan.tp * w > max(cluster.per_node, plan.tp), -w)):
-            tp, pp = plan.tp * wider, plan.pp * (factor // wider)
-            candidate = replace(scenario, cluster=on, plan=replace(plan, tp=tp, pp=pp))
+            cut = dict(zip(DEGREES, (plan.tp * wider, plan.pp * (factor // wider)), strict=False))
+            candidate = replace(scenario, cluster=on, plan=replace(plan, **cut))  # type: ignore[arg-type]
             if _fits(candidate):
-                degrees = {name: value for name, value in (("tp", tp), ("pp", pp)) if value != getattr(plan, name)}
+                degrees = {name: value for name, value in cut.items() if value != getattr(plan, name)}
                 words = " and ".join(f"{name} {value}" for name, value in degrees.items())
                 options = " ".join(f"--{name} {value}" for name, value in degrees.items())
                 yield Change(

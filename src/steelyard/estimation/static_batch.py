@@ -14,6 +14,7 @@ import numpy as np
 
 from steelyard.cost.interval import interval80, with_system
 from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
+from steelyard.cost.money import HourlyPrice
 from steelyard.cost.step import StepFigures, distinct_values
 from steelyard.deployment.engine import Engine
 from steelyard.scenario.scenario import Scenario
@@ -22,7 +23,7 @@ from steelyard.workload.op import Array
 __all__ = ["Figures", "prefill_chunks", "static_batch"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Figures:
     """What a static batch costs. Times in s, energy in J, money in USD, memory in bytes; numbers, or arrays ``[n]``."""
 
@@ -50,9 +51,18 @@ class Figures:
     """Share of the time of ``prefill`` and ``decode`` by what bounds it; hops between stages count as network."""
     bound: Mapping[str, Any]
     """What bounds ``prefill`` and ``decode``: the largest share."""
-    usd_per_hour: float | None
-    """Price per device and hour."""
-    price_note: str
+    price: HourlyPrice
+    """Price of a device."""
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Price per device and hour."""
+        return self.price.usd_per_hour
+
+    @property
+    def price_note(self) -> str:
+        """Where the price comes from."""
+        return self.price.note
 
     @property
     def devices(self) -> int:
@@ -87,9 +97,8 @@ class Figures:
     @property
     def usd_per_million_tokens(self) -> Any:
         """Rent of all devices while the batch runs, per million output tokens; None without a price."""
-        if self.usd_per_hour is None:
-            return None
-        return self.usd_per_hour * self.devices * self.e2e_s / 3600 / self.output_tokens * 1e6
+        usd = self.price.usd_per_hour
+        return None if usd is None else usd * self.devices * self.e2e_s / 3600 / self.output_tokens * 1e6
 
     def columns(self) -> dict[str, Any]:
         """Every figure by its name in CSV files and studies, in their order."""
@@ -105,8 +114,7 @@ class Figures:
 
     def totals(self) -> dict[str, Any]:
         """Further columns of studies: energy of the whole batch, and the price it was reckoned with."""
-        found = {"energy_j": self.energy_j, "host_energy_j": self.host_energy_j}
-        return found | {"usd_per_device_hour": self.usd_per_hour, "price": self.price_note}
+        return {"energy_j": self.energy_j, "host_energy_j": self.host_energy_j, **self.price.to_dict()}
 
 
 #: Figures that are columns under their own name.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.report.paper import figure
 from steelyard.report.plain import plain
+from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.scenario import FORMATS
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
@@ -39,19 +42,9 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
             "peer_network": s.cluster.peer.name if s.cluster.peer else None,
             "inter_network": s.cluster.inter.name if s.cluster.inter and s.cluster.node_count > 1 else None,
         },
-        "plan": {
-            "weights": plan.weights,
-            "activations": plan.activations,
-            "kv": plan.kv,
-            "communication": plan.communication,
-            **plan.degrees,
-            "devices": plan.devices,
-        },
+        "plan": _plan(plan),
         "engine": s.engine.name,
-        "batch": s.batch,
-        "isl": s.isl,
-        "osl": s.osl,
-        "skew": s.skew,
+        **{name: s.value(name) for name in _SIZES},
         "fits": estimate.fits,
         "memory_bytes": {**estimate.memory.to_dict(), "headroom": estimate.memory.headroom},
         "largest_batch": estimate.largest_batch,
@@ -66,8 +59,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "energy_j_per_token": estimate.energy_j_per_token,
         "energy_j": {"devices": estimate.energy_j, "hosts": estimate.host_energy_j},
         "usd_per_million_tokens": estimate.usd_per_million_tokens,
-        "usd_per_device_hour": estimate.usd_per_hour,
-        "price": estimate.price_note,
+        **estimate.price.to_dict(),
         "limit": estimate.limit,
         "interval": {name: list(ends) for name, ends in estimate.interval.items()},
         "bound": estimate.bound,
@@ -115,11 +107,19 @@ def flat(estimate: Estimate) -> dict[str, Any]:
 def columns(figures: Figures) -> dict[str, Any]:
     """Inputs and figures by the name of their CSV column: of one estimate numbers, of many arrays."""
     s = figures.scenario
-    sizes = dict(zip(("batch", "isl", "osl"), s.sizes, strict=True))
     found = {"model": s.transformer.name, "machine": s.cluster.machine.name, "count": s.cluster.count}
-    found |= {name: getattr(s.plan, name) for name in ("weights", "activations", "kv", "communication")}
-    found |= {**s.plan.degrees, "devices": s.plan.devices, "engine": s.engine.name, **sizes, "skew": s.skew}
+    found |= {**_plan(s.plan), "engine": s.engine.name, **{name: s.value(name) for name in _SIZES}}
     return found | figures.columns() | {"problem": ""}
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {**{name: getattr(plan, name) for name in FORMATS}, **plan.degrees, "devices": plan.devices}
+
+
+#: Fields of the question that are no choice of model, machine, plan, engine or price.
+_SIZES = tuple(
+    n for n in fields_of("estimate") if n not in ("model", "on", "engine", "generic", PRICE, *FORMATS, *DEGREES)
+)
 
 
 def summary(estimate: Estimate) -> str:

@@ -12,6 +12,7 @@ from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
 from steelyard.report.paper import figure, render
 from steelyard.report.plain import plain
+from steelyard.scenario.fields import GROUPS
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SCHEMA = "steelyard.estimates/1"
 Cell = tuple[Mapping[str, Any], "Estimate | None", Sequence["Problem"]]
 """Inputs of a scenario, its estimate, or what was wrong with it."""
 
+_SIZES = GROUPS["batch"]
 #: Inputs that become a column when they differ between rows, with the heading.
 _AXES = (
     ("on", "machine"),
@@ -34,9 +36,7 @@ _AXES = (
     ("communication", "comm"),
     ("engine", "engine"),
     *zip(DEGREES, DEGREES, strict=True),
-    ("batch", "batch"),
-    ("isl", "isl"),
-    ("osl", "osl"),
+    *zip(_SIZES, _SIZES, strict=True),
 )
 
 
@@ -86,7 +86,7 @@ def _columns(axes: Sequence[str], rows: Sequence[Mapping[str, str]], width: int 
 
 def _value(cell: Cell, key: str) -> Any:
     inputs, estimate, _ = cell
-    if estimate is not None and key not in ("on", "batch", "isl", "osl"):
+    if estimate is not None and key not in ("on", *_SIZES):
         return estimate.scenario.engine.name if key == "engine" else getattr(estimate.scenario.plan, key)
     return inputs.get(key, "")
 
@@ -139,7 +139,7 @@ def _told(estimate: Estimate | None, key: str, cell: Cell) -> bool:
     value = _value(cell, key)
     if key in DEGREES:
         return value not in ("", 1, "1")
-    return key in ("weights", "kv", "batch", "isl", "osl", "engine") and value != ""
+    return key in ("weights", "kv", *_SIZES, "engine") and value != ""
 
 
 def _foot(cells: Sequence[Cell]) -> list[str]:
