@@ -239,8 +239,9 @@ def test_attention_and_feed_forward_apart() -> None:
     plan, config = Plan(tp=8).resolved("bf16"), engine_config(engine, parse_cluster("h100_sxm").machine)
     split = parse_split("1A:8@h100_sxm,1F:8@h100_sxm")
     assert split is not None and split.devices == 16
-    together = build_step_table(Replica(model, plan, parse_cluster("h100_sxm:8"), engine), config, max_context=8192)
-    apart = split_table(split, model, plan, engine, config, max_context=8192)
+    replica = Replica(model, plan, parse_cluster("h100_sxm:8"), engine)
+    together = build_step_table(replica, config, max_context=8192)
+    apart = split_table(split, model, replica, config, max_context=8192)
     for n in (16, 256, 1024):
         step = (n, n, n, n * 4000.0)
         assert apart.time_s(*step) > 0.5 * (together.time_s(*step) - 2e-3)  # twice the devices, at best twice as fast

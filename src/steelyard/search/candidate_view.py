@@ -104,7 +104,7 @@ def candidate_of(
         tokens_per_s_per_device=most * demand.mean_osl / facts["devices"],
         tokens_per_s_per_user=1.0 / max(outcome.percentiles["tpot_s"].get("mean", math.inf), 1e-9),
         max_rate_per_s=most,
-        interval=_intervals(parts, player, rate, most) if first else {},
+        interval=_intervals(parts, player, outcome, rate, most) if first else {},
         simulated=True,
         meets=outcome.meets,
         headroom_frac=most / question.rate_per_s - 1.0,
@@ -180,8 +180,10 @@ def _carbon(watts: float, question: Question) -> float | None:
     return None if question.carbon_g_per_kwh is None else watts / 1000 * question.carbon_g_per_kwh
 
 
-def _intervals(parts: Sequence[Part], player: Player, rate: float, most: float) -> dict[str, tuple[float, float]]:
-    """80 % intervals: the same traffic with every step at the ends of its own interval.
+def _intervals(
+    parts: Sequence[Part], player: Player, outcome: Outcome, rate: float, most: float
+) -> dict[str, tuple[float, float]]:
+    """80 % intervals around an outcome: the same traffic with every step at the ends of its own interval.
 
     The largest rate scales with the speed of the steps, a little more than in proportion near its limit.
     """
@@ -191,8 +193,8 @@ def _intervals(parts: Sequence[Part], player: Player, rate: float, most: float) 
     ends = [player.play(parts, rate, factor, whole=True) for factor in (low, high)]
     found = {}
     for name in ("ttft_s", "tpot_s", "e2e_s"):
-        pair = [e.values.get(name, math.nan) for e in ends]
-        if all(math.isfinite(x) for x in pair):
-            found[name] = (min(pair), max(pair))
+        values = [played.values.get(name, math.nan) for played in (*ends, outcome)]
+        if all(math.isfinite(x) for x in values):
+            found[name] = (min(values), max(values))
     found["max_rate_per_s"] = (most / high, most / low)
     return found

@@ -161,9 +161,9 @@ def with_hops(prices: StepPrices, model: Workload, replica: Replica) -> StepPric
     return dataclasses.replace(prices, token=prices.token + np.stack([hop, np.zeros(len(hop))]))
 
 
-def _chunks(budgets: NDArray[np.int64], isl: Floats) -> tuple[Floats, Floats, Floats]:
+def _chunks(budgets: NDArray[np.int64], lengths: Floats) -> tuple[Floats, Floats, Floats]:
     """``(tokens, tokens before, how many it stands for)`` of the chunks of each length under each budget, flat."""
-    c, k = np.meshgrid(budgets.astype(np.float64), isl, indexing="ij")
+    c, k = np.meshgrid(budgets.astype(np.float64), lengths, indexing="ij")
     count = np.ceil(k / c)[..., None]
     drawn = np.minimum(count, CHUNKS)
     at = np.arange(CHUNKS)[None, None, :]

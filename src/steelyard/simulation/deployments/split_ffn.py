@@ -36,7 +36,7 @@ from steelyard.cost.step_table import (
 )
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
-from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.workload.catalogue import Model, load_model
@@ -162,10 +162,14 @@ def feed_forward_part(model: Transformer) -> Transformer:
 
 def plans_of(split: SplitFFN, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:
     """``(attention, feed-forward)`` plans with the formats of a resolved plan."""
-    own = replace(plan, tp=split.attention.devices, pp=1, dp=1, ep=1, cp=1)
     devices = split.feed_forward.devices
     spread = devices if model.experts and model.experts % devices == 0 else 1
-    return own, replace(plan, tp=devices, pp=1, dp=1, ep=spread, cp=1)
+    return _across(plan, split.attention.devices), _across(plan, devices, spread)
+
+
+def _across(plan: Plan, devices: int, experts: int = 1) -> Plan:
+    """A plan with its tensors cut over all devices of one side."""
+    return replace(plan, **dict(zip(DEGREES, (devices, 1, 1, experts, 1), strict=True)))  # type: ignore[arg-type]
 
 
 def clusters_of(split: SplitFFN) -> tuple[Cluster, Cluster]:
@@ -197,29 +201,23 @@ def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, 
 
 
 def split_table(
-    split: SplitFFN,
-    model: Transformer,
-    plan: Plan,
-    engine: Engine,
-    config: EngineConfig,
-    *,
-    max_context: int,
-    skew: float = 0.0,
+    split: SplitFFN, model: Transformer, whole: Replica, config: EngineConfig, *, max_context: int
 ) -> StepTable:
     """Prices of the steps of one attention group: it shares the feed-forward devices with the other groups.
 
     Args:
-        split: the devices. model, plan: formats of a resolved plan; its degrees are not used.
-        engine, config, max_context, skew: as of :func:`~steelyard.cost.step_table.build_step_table`.
+        split: the devices.
+        model: both kinds of layers.
+        whole: formats of the plan, engine and skew; its degrees and devices are not used.
+        config, max_context: as of :func:`~steelyard.cost.step_table.build_step_table`.
 
     Returns:
         a table whose energies are the mean over all devices.
     """
-    own, other = plans_of(split, plan, model)
+    own, other = plans_of(split, whole.plan, model)
     attention, feed_forward = clusters_of(split)
     parts, groups = split.micro_batches, split.attention.copies
-    part = attention_part(model)
-    front = Replica(part, own, attention, engine, skew)
+    front = replace(whole, model=attention_part(model), plan=own, cluster=attention)
     base = build_step_table(front, config, max_context=max_context)
     rows = [_row(base.tables, k) for k in range(len(base.tables.layout))]
     tokens = grid(base.max_tokens)
@@ -227,7 +225,7 @@ def split_table(
     each = np.maximum(tokens / parts, 1.0)
     token, token_j, _ = KernelClasses(front).token(each)
     present = tokens > 0
-    back = Replica(feed_forward_part(model), other, feed_forward, engine, skew)
+    back = replace(whole, model=feed_forward_part(model), plan=other, cluster=feed_forward)
     rest = KernelClasses(back)
     # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
     together = np.maximum(tokens * groups / parts, 1.0)
@@ -244,7 +242,7 @@ def split_table(
         "weave": float(OVERLAPS.index("split")),
         "parts": float(parts),
         "hop_s": latency,
-        "hop_token_s": model.hidden * plan.format("communication").bits / 8 / max(nic, 1.0),
+        "hop_token_s": model.hidden * whole.plan.format("communication").bits / 8 / max(nic, 1.0),
         "layers": float(model.depth),
         "static_w": constants[CONSTANTS.index("static_w")] * share + cost.static_w * (1 - share),
         "cap_w": constants[CONSTANTS.index("cap_w")] * share + cost.cap_w * (1 - share),
@@ -315,7 +313,7 @@ def simulate_split(
     loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
     whole = transformer_of(loaded.transformer, "attention and feed-forward apart")
     side = split.attention
-    own = replace(plan or Plan(), tp=side.devices, pp=1, dp=1, ep=1, cp=1)
+    own = _across(plan or Plan(), side.devices)
     pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
     part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
     prepared = prepare(Deployment(loaded.name, (pool,), router), trace, asked, model=part)
@@ -326,11 +324,9 @@ def simulate_split(
     table = split_table(
         split,
         whole,
-        resolved,
-        served.scenario.engine,
+        replace(served.scenario.replica, plan=resolved),
         served.config,
         max_context=served.table.max_context,
-        skew=asked.skew,
     )
     found = run(replace(prepared, served=(replace(served, table=table),)), started)
     other_plan = plans_of(split, resolved, whole)[1]
