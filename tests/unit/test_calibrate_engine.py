@@ -14,7 +14,7 @@ from steelyard.calibrate.engine_logs import calibrate_engine, write_engine
 from steelyard.calibrate.fit_engine import fit_engine, tuned, values_of
 from steelyard.cli.main import main
 from steelyard.deployment import engine as plan_engine
-from steelyard.deployment.engine import engines, find_engine
+from steelyard.deployment.engine import engines, find_engine, reload_engines
 from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders
 from steelyard.report.records import vllm_bench
@@ -78,7 +78,7 @@ def test_entry_is_written_and_wins(logs: list[str], tmp_path: Path, monkeypatch:
         catalogue_folders.cache_clear()
         monkeypatch.undo()
         catalogue_folders.cache_clear()
-        engines.cache_clear()
+        reload_engines()
     assert find_engine("vllm") == shipped
 
 

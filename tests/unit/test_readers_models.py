@@ -28,19 +28,13 @@ from steelyard_validation.readers import (
     tpu_serving,
     trtllm,
 )
-from steelyard_validation.readers._whole import (
-    Deployment,
-    closed_loop,
-    deploy,
-    loaded_step,
-    static_batch,
-    unbounded_queue,
-)
+from steelyard_validation.readers._serve import Load, Service, shown
+from steelyard_validation.readers._whole import Placed, deploy, static_batch
 
 
-def at(model: str = "Llama-3.1-8B", machine: str = "h100_sxm", **plan: object) -> Deployment:
+def at(model: str = "Llama-3.1-8B", machine: str = "h100_sxm", **plan: object) -> Placed:
     found = deploy(model, machine, **plan)  # type: ignore[arg-type]
-    assert isinstance(found, Deployment)
+    assert isinstance(found, Placed)
     return found
 
 
@@ -48,39 +42,40 @@ class TestSteps:
     def test_many_rows_price_as_each_alone(self) -> None:
         here = at()
         batch, context = np.array([1.0, 8.0, 8.0, 64.0]), np.array([100.0, 100.0, 5000.0, 1000.0])
-        together = here.decode(batch, context).time_s
-        alone = [float(here.decode(b, c).time_s[0]) for b, c in zip(batch, context, strict=True)]
+        together = here.decode(batch, context).value
+        alone = [float(here.decode(b, c).value[0]) for b, c in zip(batch, context, strict=True)]
         assert together == pytest.approx(alone, rel=1e-9)
 
-    def test_no_step_is_faster_than_the_datasheet(self) -> None:
+    def test_no_step_is_faster_than_the_datasheet_and_the_interval_holds_it(self) -> None:
         here = at()
-        for spans in (here.decode([1, 64], [500, 4000]), here.prefill([1, 8], [128, 2048])):
-            assert np.all(spans.time_s >= spans.limit_s)
+        for step in (here.decode([1, 64], [500, 4000]), here.prefill([1, 8], [128, 2048])):
+            assert np.all(step.limit <= step.low) and np.all(step.low <= step.value) and np.all(step.value <= step.high)
 
-    def test_a_mixed_step_without_a_prompt_is_a_decode(self) -> None:
-        here = at()
-        mixed, decode = here.mixed(16.0, 1000.0, 0.0, 1000.0), here.decode(16.0, 1000.0)
-        assert float(mixed.time_s[0]) == pytest.approx(float(decode.time_s[0]), rel=0.02)
+    def test_what_is_scored_of_a_static_batch_is_what_estimate_shows(self) -> None:
+        from steelyard import estimate
 
-    def test_a_static_batch_is_its_prefill_and_its_steps(self) -> None:
-        prefill, step, whole = static_batch(at(), 4.0, 512.0, 129.0)
-        assert float(whole.time_s[0]) == pytest.approx(float(prefill.time_s[0] + 128 * step.time_s[0]))
+        shown = estimate("llama-3.1-8b", "h100_sxm", batch=4, isl=512, osl=129, engine="vllm")
+        scored = static_batch(at(engine="vllm"), 4.0, 512.0, 129.0)
+        for name, figure in (("ttft_s", scored.ttft), ("tpot_s", scored.tpot), ("e2e_s", scored.e2e)):
+            assert float(figure.value[0]) == pytest.approx(getattr(shown, name)), name
+            assert (float(figure.low[0]), float(figure.high[0])) == pytest.approx(shown.interval[name]), name
 
-    def test_prompts_beyond_the_budget_take_more_steps(self) -> None:
-        here = at(engine="vllm_2023")
-        small, large = static_batch(here, 5.0, 512.0, 2.0)[0], static_batch(here, 10.0, 512.0, 2.0)[0]
-        assert float(large.time_s[0]) == pytest.approx(2 * float(small.time_s[0]), rel=1e-6)
+    def test_a_rate_turns_the_interval_round(self) -> None:
+        step = at().decode(8.0, 1000.0)
+        rate = step.rate(8.0)
+        assert float(rate.low[0]) == pytest.approx(8.0 / float(step.high[0]))
+        assert rate.low < rate.value < rate.high < rate.limit
 
     def test_a_slow_host_sets_a_floor_and_nothing_else(self) -> None:
         here = at()
         slow = replace(here, eager_layer_s=1e-3)
-        assert float(slow.decode(1.0, 100.0).time_s[0]) > 0.032
-        assert float(slow.prefill(1.0, 65536.0).time_s[0]) == float(here.prefill(1.0, 65536.0).time_s[0])
+        assert float(slow.decode(1.0, 100.0).value[0]) > 0.032
+        assert float(slow.prefill(1.0, 65536.0).value[0]) == float(here.prefill(1.0, 65536.0).value[0])
 
     def test_a_quantised_head_moves_less(self) -> None:
         here = at("qwen2.5-0.5b", "rk3588", weights="int8", engine="rkllm")
         narrow = replace(here, head_format="int8")
-        assert float(narrow.decode(1.0, 100.0).time_s[0]) < float(here.decode(1.0, 100.0).time_s[0])
+        assert float(narrow.decode(1.0, 100.0).value[0]) < float(here.decode(1.0, 100.0).value[0])
 
     @pytest.mark.parametrize(
         ("model", "machine", "plan"),
@@ -95,38 +90,33 @@ class TestSteps:
 
 
 class TestLoads:
+    def test_what_is_scored_of_a_load_is_what_simulate_shows(self) -> None:
+        import steelyard
+        from steelyard.simulation.metrics import intervals
+
+        run = steelyard.simulate(
+            "llama-3.1-8b", "h100_sxm", concurrency=4, isl=600, osl=50, requests=20, think="0s", engine="vllm"
+        )
+        service = Service.of(at(engine="vllm"), [Load(4, 20, 600, 50)])
+        trace = run.trace
+        scored = service.play(trace, {}).outcomes
+        told = intervals(run)
+        for name in ("ttft_s", "tpot_s", "e2e_s"):
+            figure = shown([scored], name, np.nan)
+            assert float(figure.value[0]) == pytest.approx(run.summary()[name]["mean"], rel=1e-6)
+            # one table serves every load of a deployment; its spread is over what any of them may do
+            assert (float(figure.low[0]), float(figure.high[0])) == pytest.approx(told[name]["mean"], rel=0.01)
+
     def test_more_clients_mean_more_tokens_and_longer_waits(self) -> None:
-        loop = closed_loop(at(), np.array([1.0, 8.0, 64.0, 128.0]), 1024.0, 1024.0, 10.0)
-        rate = loop.running / loop.tpot.time_s
-        assert np.all(np.diff(rate) > 0) and np.all(np.diff(loop.ttft_s) > 0) and np.all(np.diff(loop.tpot.time_s) > 0)
+        loads = [Load(n, 4 * n, 1024, 256, 0.8) for n in (1, 8, 64)]
+        runs = Service.of(at(), loads).all_closed(loads, interval=False)
+        for name in ("tokens_per_s", "ttft_s", "tpot_s"):
+            assert np.all(np.diff([getattr(run[0], name) for run in runs]) > 0), name
 
-    def test_clients_beyond_the_cache_wait_by_littles_law(self) -> None:
-        here = at()
-        fit = float(here.sequences_that_fit(4608.0))
-        calm, full = (closed_loop(here, c, 4096.0, 1024.0) for c in (fit, 2 * fit))
-        assert float(full.running[0]) == fit
-        assert float(full.ttft_s[0] - calm.ttft_s[0]) == pytest.approx(1024 * float(full.tpot.time_s[0]), rel=1e-6)
-
-    def test_one_client_alone_pays_no_one_elses_prompt(self) -> None:
-        here = at()
-        loop = closed_loop(here, 1.0, 1000.0, 1000.0)
-        assert float(loop.tpot.time_s[0]) == pytest.approx(float(here.decode(1.0, 1500.0).time_s[0]))
-
-    def test_an_unbounded_queue_beats_every_closed_loop(self) -> None:
-        here = at()
-        best = float(unbounded_queue(here, 1024.0, 512.0)[0][0])
-        loop = closed_loop(here, np.array([1.0, 32.0, 256.0]), 1024.0, 512.0)
-        assert np.all(loop.running / loop.tpot.time_s <= best * 1.05)
-
-    def test_a_latency_limit_costs_rate_and_is_kept(self) -> None:
-        here = at()
-        free, bound = unbounded_queue(here, 1024.0, 512.0)[0], unbounded_queue(here, 1024.0, 512.0, tpot_s=0.02)[0]
-        assert float(bound[0]) < float(free[0])
-
-    def test_prompts_ride_in_as_many_steps_as_the_budget_asks(self) -> None:
-        here = at()
-        short, long = (loaded_step(here, 8.0, isl, 100.0)[0].time_s[0] for isl in (1024.0, 32768.0))
-        assert float(long) > 5 * float(short)
+    def test_a_load_that_never_fits_is_no_answer_and_the_others_are(self) -> None:
+        loads = [Load(1, 2, 1000, 100), Load(1, 2, 3_000_000, 100)]
+        runs = Service.of(at(), loads).all_closed(loads)
+        assert np.isfinite(runs[0][0].e2e_s) and np.isnan(runs[1][0].e2e_s)
 
 
 class TestFamilies:

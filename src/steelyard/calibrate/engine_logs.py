@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.fit_engine import EngineFit, fit_engine, values_of
 from steelyard.calibrate.toml_files import document, write_files
-from steelyard.deployment.engine import Engine, engines
+from steelyard.deployment.engine import Engine, reload_engines
 from steelyard.errors import InputError
 from steelyard.folders import user_folder
 from steelyard.scenario.scenario import Scenario
@@ -186,5 +186,5 @@ def write_engine(found: EngineCalibration, source: str, out: str = "") -> Path:
     """Write ``engines/NAME.toml`` below ``out`` (default: the user's catalogue), where it wins over ours."""
     folder = Path(out) if out else user_folder()
     path = write_files(folder, {f"engines/{found.engine.name}.toml": engine_file(found, source)})[0]
-    engines.cache_clear()
+    reload_engines()
     return path

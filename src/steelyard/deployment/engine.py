@@ -25,6 +25,7 @@ __all__ = [
     "default_engine",
     "engines",
     "find_engine",
+    "reload_engines",
     "schedulers",
 ]
 
@@ -204,6 +205,12 @@ def schedulers() -> Mapping[str, Rules]:
     for rules in (rules for file in _files() for rules in file.scheduler):
         found.setdefault(rules.name, rules)
     return MappingProxyType(found)
+
+
+def reload_engines() -> None:
+    """Read the engine files of the catalogues again at the next use."""
+    for known in (_files, engines, schedulers):
+        known.cache_clear()
 
 
 def find_engine(name: str) -> Engine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.interval import interval80
+from steelyard.cost.interval import FIRST_TOKEN_SPREAD, interval80, widened
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Records, Simulation
@@ -181,6 +181,7 @@ def intervals(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """80 % intervals of mean and percentiles, from two more runs: every step at the ends of its own interval.
 
+    Times to first token have a further spread (:data:`~steelyard.cost.interval.FIRST_TOKEN_SPREAD`).
     Queues amplify: near saturation a step 10 % longer may multiply the time to first token, which no interval put
     around a single run would say.
 
@@ -199,7 +200,16 @@ def intervals(
     for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "throughput"):
         pairs = {name: [run[metric][name] for run in runs] for name in runs[0][metric]}
         found[metric] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
+    for name, (low, high) in found["ttft_s"].items():
+        if low > 0.0:
+            first = first_token_interval(runs[2]["ttft_s"][name], low, high, simulation.limit_frac)
+            found["ttft_s"][name] = float(first[0]), float(first[1])
     return found
+
+
+def first_token_interval(value: Any, low: Any, high: Any, limit_frac: Any) -> tuple[Any, Any]:
+    """The interval of a time to first token from that of the steps; ``limit_frac`` of the time is physical."""
+    return widened(value, low, high, FIRST_TOKEN_SPREAD, at_least=np.minimum(limit_frac * value, low))
 
 
 def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:

@@ -31,8 +31,8 @@ from steelyard.cost.gemm import GemmParameters, gemm_time_s, library_facts
 from steelyard.cost.place import roofline
 from steelyard.cost.site import site_of
 from steelyard.interval import Z80
-from steelyard.workload.transformer import Step
-from steelyard_validation.readers._whole import Deployment
+from steelyard.workload.step import Step
+from steelyard_validation.readers._whole import Placed
 
 __all__ = ["FAMILIES", "FamilyFit", "Rate", "family_parameters", "fit", "main", "merge", "rate", "rates_of", "split_of"]
 
@@ -87,7 +87,7 @@ def split_of(machines: Iterable[str], models: Iterable[str]) -> NDArray[np.str_]
     return np.array(["fit" if zlib.crc32(n) % 2 == 0 else "left-out" for n in names], dtype=np.str_)
 
 
-def rate(at: Deployment, step: Step, decode: bool, measured_s: float, model: str) -> Rate:
+def rate(at: Placed, step: Step, decode: bool, measured_s: float, model: str) -> Rate:
     """Take a measured step apart."""
     machine = at.cluster.machine
     cost = at.replica.price(step, decode=decode).cost
@@ -267,7 +267,7 @@ def rates_of(data: Path) -> Iterator[Rate]:
         yield from _known(at, Step.prefill(1, row["prompt_len"]), False, row["ttft_ms"] * 1e-3, row["model"])
 
 
-def _known(at: Deployment | str, step: Step, decode: bool, measured_s: float, model: str) -> Iterator[Rate]:
+def _known(at: Placed | str, step: Step, decode: bool, measured_s: float, model: str) -> Iterator[Rate]:
     if not isinstance(at, str) and at.cluster.machine.family in FAMILIES:
         yield rate(at, step, decode, measured_s, model)
 

@@ -61,6 +61,8 @@ PRIOR: Final = 16.7
 """Log-space width of the prior times the root of the number of rows."""
 FIT_ROWS: Final = 1500
 """Rows of one source a fit looks at."""
+FAMILY_ROWS: Final = 800
+"""Rows of one machine a family's score looks at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,9 @@ def family_section(table: pd.DataFrame, fitted: Mapping[str, Fitted], members: S
     for machine, own in fitted.items():
         use = [fitted[m].parameters for m in members if m != machine]
         if use:
-            task = task_of(machine, table[table["machine"] == machine].reset_index(drop=True))
+            rows = table[table["machine"] == machine]
+            rows = rows.sample(min(FAMILY_ROWS, len(rows)), random_state=2).reset_index(drop=True)
+            task = task_of(machine, rows)
             truth.append(task.time_s)
             answer.append(own.predict_s(task, mean_parameters(use)))
     residual = errors_of(np.concatenate(answer), np.concatenate(truth)).table()

@@ -43,9 +43,9 @@ from steelyard.cost.site import Site, site_for
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.engine import default_engine
 from steelyard.deployment.formats import find_format
+from steelyard.interval import interval80
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
-from steelyard.measurements.reader import interval80
 
 __all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "vector"]
 

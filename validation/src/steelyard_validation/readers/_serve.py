@@ -1,35 +1,51 @@
-"""Asking the serving simulator about whole tables: one step table per deployment, one run of the kernel per row.
+"""Sending whole tables of loads through ``simulate``: one step table per deployment, one simulation per row.
 
-Method: ``docs/methods/whole_models.md``.
+A figure's interval is the one ``simulate`` shows: the same load with every step at either end of its own interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from steelyard.cost.kv_pool import KvPool, kv_pool
-from steelyard.cost.step import Replica
-from steelyard.cost.step_table import StepTable, build_step_table
+from steelyard.cost.kv_pool import kv_pool
+from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine_config import EngineConfig, engine_config
-from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Floats
-from steelyard.simulation.kernel.state import TOTALS
-from steelyard.simulation.run import play, setup_of
+from steelyard.simulation.metrics import ends, first_token_interval
+from steelyard.simulation.result import Simulation
+from steelyard.simulation.run import Options, Prepared, checked, prepare, run, too_long
 from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._whole import Deployment
+from steelyard_validation.readers._whole import Placed, Shown
 
-__all__ = ["Load", "Outcome", "Service", "closed_trace"]
+__all__ = [
+    "Load",
+    "Outcome",
+    "Played",
+    "Service",
+    "closed_trace",
+    "column",
+    "offline",
+    "outcome",
+    "played_all",
+    "ranged",
+    "shown",
+]
 
 #: A client of a closed loop sends its next request so long after the answer (Python's event loop under load), s.
 THINK_S = 3e-3
 #: Lengths of a closed loop are drawn with this seed.
 SEED = 20
+#: Blocks that hold any request.
+MANY_BLOCKS = 1 << 20
+#: Tokens of prompts that share a step of an offline run, for its physical limit.
+PROMPT_TOKENS = 65536.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +66,45 @@ class Load:
 class Outcome:
     """Means over the completed requests of a run."""
 
-    ttft_s: float
-    tpot_s: float
-    queue_s: float
+    ttft_s: float = np.nan
+    tpot_s: float = np.nan
+    queue_s: float = np.nan
     """Of it waiting for the engine, beyond the request's own overhead."""
-    running: float
+    running: float = np.nan
     """Mean sequences of a step."""
-    e2e_s: float
-    full: bool
+    e2e_s: float = np.nan
+    full: bool = False
     """Requests waited because the cache was full."""
-    ttft_median_s: float = float("nan")
-    tpot_median_s: float = float("nan")
+    ttft_median_s: float = np.nan
+    tpot_median_s: float = np.nan
+    itl_median_s: float = np.nan
+    """Of all gaps between tokens."""
+    tokens_per_s: float = np.nan
+    """Output tokens per second of all devices."""
+    energy_j_per_token: float = np.nan
+    """Of the devices, per output token."""
+    limit_frac: float = np.nan
+    """Physical limit of the steps over their time."""
 
 
-#: Of a load that does not fit.
-NOTHING = Outcome(np.nan, np.nan, np.nan, np.nan, np.nan, False)
+def outcome(simulation: Simulation) -> Outcome:
+    """Means of a simulation."""
+    r, totals = simulation.records, simulation.totals
+    tpot = r.tpot_s[np.isfinite(r.tpot_s)]
+    return Outcome(
+        ttft_s=float(r.ttft_s.mean()),
+        tpot_s=float(tpot.mean()) if tpot.size else np.nan,
+        queue_s=float(r.queued_s.mean()),
+        running=float(totals["batch_mean"]),
+        e2e_s=float(r.e2e_s.mean()),
+        full=bool(totals["kv_max_frac"] > 0.97 and simulation.trace.concurrency != 1),
+        ttft_median_s=float(np.median(r.ttft_s)),
+        tpot_median_s=float(np.median(tpot)) if tpot.size else np.nan,
+        itl_median_s=float(simulation.summary()["itl_s"]["p50"]),
+        tokens_per_s=float(r.osl.sum()) / totals["makespan_s"],
+        energy_j_per_token=float(totals["energy_j"] / r.osl.sum()),
+        limit_frac=simulation.limit_frac,
+    )
 
 
 def closed_trace(load: Load) -> Trace:
@@ -76,9 +116,8 @@ def closed_trace(load: Load) -> Trace:
         return rng.integers(shortest, longest, load.requests, endpoint=True)
 
     isl, osl = lengths(load.isl), lengths(load.osl)
-    zero = np.zeros(load.requests)
     return Trace(
-        arrived_at=zero,
+        arrived_at=np.zeros(load.requests),
         isl=isl,
         osl=osl,
         delay_s=np.full(load.requests, THINK_S),
@@ -88,10 +127,23 @@ def closed_trace(load: Load) -> Trace:
 
 
 @dataclass(frozen=True, eq=False)
+class Played:
+    """A simulation and, where its interval is wanted, the two at the ends of it."""
+
+    middle: Simulation
+    ends: tuple[Simulation, ...] = ()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of the simulation, then of both ends."""
+        return [outcome(s) for s in (self.middle, *self.ends)]
+
+
+@dataclass(frozen=True, eq=False)
 class Service:
     """A deployment behind its engine's scheduler, ready to play any number of loads."""
 
-    at: Deployment
+    at: Placed
     max_context: int
     max_tokens: int
     """Largest token budget of a step among the loads."""
@@ -101,7 +153,7 @@ class Service:
     """Flags of every load that the step times depend on."""
 
     @staticmethod
-    def of(at: Deployment, loads: list[Load]) -> Service:
+    def of(at: Placed, loads: Sequence[Load]) -> Service:
         """The service whose tables cover the loads."""
         flagged = [(engine_config(at.engine, at.cluster.machine, dict(x.flags)), x) for x in loads]
         return Service(
@@ -113,7 +165,7 @@ class Service:
         )
 
     @staticmethod
-    def for_trace(at: Deployment, trace: Trace, flags: Mapping[str, Any]) -> Service:
+    def for_trace(at: Placed, trace: Trace, flags: Mapping[str, Any]) -> Service:
         """The service for one trace."""
         config = engine_config(at.engine, at.cluster.machine, dict(flags))
         longest = int(np.max(trace.isl + trace.osl))
@@ -121,91 +173,100 @@ class Service:
         return Service(at, longest, config.max_num_batched_tokens, most, dict(flags))
 
     @cached_property
-    def table(self) -> StepTable:
-        """Step times."""
+    def prepared(self) -> Prepared:
+        """The deployment with step tables that cover every load, prepared as ``simulate`` does."""
         at = self.at
-        config = replace(
-            engine_config(at.engine, at.cluster.machine, dict(self.flags)),
-            max_num_seqs=self.max_sequences,
-            max_num_batched_tokens=self.max_tokens,
-        )
-        return build_step_table(
-            Replica(at.transformer, at.plan, at.cluster, at.engine, at.skew), config, max_context=self.max_context
-        )
+        widest = {"max_num_seqs": self.max_sequences, "max_num_batched_tokens": self.max_tokens}
+        widest["num_gpu_blocks_override"] = MANY_BLOCKS  # the cache is each load's own
+        longest = Trace(arrived_at=np.zeros(1), isl=np.array([self.max_context - 1]), osl=np.array([1]))
+        pool = Pool(at.cluster.machine.name, at.plan, 1, "both", {**self.flags, **widest})
+        deployment = Deployment(at.transformer.name, (pool,))
+        options = Options(skew=at.skew, log=1)
+        return prepare(deployment, longest, options, model=at.model, clusters=[at.cluster], engine=at.engine)
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
         """The engine's flags with these over its defaults."""
         return engine_config(self.at.engine, self.at.cluster.machine, dict(flags))
 
-    def pool(self, config: EngineConfig) -> KvPool:
-        """The cache of one replica. Raises :class:`~steelyard.errors.DoesNotFit`."""
-        at = self.at
-        exact = at.model.weight_bytes
-        if at.plan.weights != Plan().resolved(at.transformer.native_weights).weights:
-            exact = None
-        return kv_pool(at.transformer, at.plan, at.cluster.machine, at.engine, config, exact_weights=exact)
-
-    def play(self, trace: Trace, config: EngineConfig, tables: Any = None) -> Any:
-        """Run the kernel: packed arrays of requests, and the totals by name. Raises on what never fits."""
-        at, pool = self.at, self.pool(config)
-        blocks = -(-np.minimum(trace.isl + trace.osl, pool.token_cap) // pool.block_tokens) + pool.fixed_blocks
-        rejected = np.asarray(blocks > pool.blocks)
+    def asked(self, trace: Trace, flags: Mapping[str, Any]) -> Prepared:
+        """The question of one load. Raises on what never fits."""
+        at, known = self.at, self.prepared
+        config = self.flagged(flags)
+        exact = at.exact_weight_bytes
+        kv = kv_pool(at.transformer, at.plan, at.cluster.machine, at.engine, config, exact_weights=exact)
+        served = (replace(known.first, config=config, kv=kv),)
+        rejected = too_long(trace, served)
         if rejected.any():
             raise InputError("a request is longer than the whole cache")
-        setup = setup_of(
-            config,
-            pool,
-            trace,
-            replicas=at.plan.dp,
-            lanes=at.plan.pp,
-            router="round-robin",
-            request_s=at.engine.request_s,
-            log=1,
-        )
-        played = play(
-            setup, self.table.tables if tables is None else tables, trace, "fcfs", "round-robin", 0, rejected, 1 << 10
-        )
-        assert set(played.totals) == set(TOTALS)
-        return played
+        order, _ = checked(known.options, known.deployment.router, trace)
+        return replace(known, served=served, trace=trace, policy=order, rejected=rejected)
 
-    def closed(self, load: Load, tables: Any = None) -> Outcome:
-        """Means of a closed loop."""
-        config = self.flagged(dict(load.flags))
-        trace = closed_trace(load)
-        played = self.play(trace, config, tables)
-        q = played.requests
-        answered = q["last_at"] - q["first_at"]
-        more = trace.osl > 1
-        ttft = q["first_at"] - q["arrived_at"]
-        queue = np.maximum(q["scheduled_at"] - q["arrived_at"] - self.at.engine.request_s, 0.0)
-        totals = played.totals
-        room = self.pool(config)
-        tpot = answered[more] / (trace.osl[more] - 1) if more.any() else np.full(1, np.nan)
-        return Outcome(
-            ttft_s=float(ttft.mean()),
-            tpot_s=float(tpot.mean()),
-            queue_s=float(queue.mean()),
-            running=float(totals["batch_s"] / max(totals["busy_s"], 1e-30)),
-            e2e_s=float((q["last_at"] - q["arrived_at"]).mean()),
-            full=bool(totals["kv_max"] > 0.97 * room.blocks and load.clients > 1),
-            ttft_median_s=float(np.median(ttft)),
-            tpot_median_s=float(np.median(tpot)),
-        )
+    def play(self, trace: Trace, flags: Mapping[str, Any], *, interval: bool = True) -> Played:
+        """Simulate a load, and with ``interval`` both ends of what ``simulate`` shows. Raises on what never fits."""
+        middle = run(self.asked(trace, flags), time.perf_counter())
+        return Played(middle, ends(middle) if interval else ())
 
-    def all_closed(self, loads: list[Load]) -> list[Outcome]:
-        """:meth:`closed` of each load; NaN for those that do not fit. Raises when none does."""
-        found: list[Outcome | SteelyardError] = []
-        for load in loads:
-            try:
-                found.append(self.closed(load))
-            except SteelyardError as error:
-                found.append(error)
-        failed = next((x for x in found if isinstance(x, SteelyardError)), None)
-        if failed and all(isinstance(x, SteelyardError) for x in found):
-            raise failed
-        return [NOTHING if isinstance(x, SteelyardError) else x for x in found]
+    def closed(self, load: Load, *, interval: bool = True) -> Played:
+        """A closed loop."""
+        return self.play(closed_trace(load), dict(load.flags), interval=interval)
+
+    def all_closed(self, loads: Sequence[Load], *, interval: bool = True) -> list[list[Outcome]]:
+        """Outcomes of each load (and of its ends); NaN for those that do not fit. Raises when none does."""
+        return played_all(loads, lambda load: self.closed(load, interval=interval))
 
 
-def batch(outcomes: list[Outcome], name: str) -> Floats:
-    """One figure of many outcomes."""
-    return np.asarray([getattr(x, name) for x in outcomes], dtype=np.float64)
+def played_all(loads: Sequence[Any], play: Callable[[Any], Played]) -> list[list[Outcome]]:
+    """Outcomes of each load and of its ends; NaN for those that cannot be played. Raises when none can."""
+    found: list[list[Outcome]] = []
+    failed: SteelyardError | None = None
+    for load in loads:
+        try:
+            found.append(play(load).outcomes)
+        except SteelyardError as error:
+            failed = error
+            found.append([Outcome()] * 3)
+    if failed is not None and all(np.isnan(x[0].e2e_s) for x in found):
+        raise failed
+    return found
+
+
+def column(runs: Sequence[Sequence[Outcome]], name: str) -> Floats:
+    """One figure of many loads, ``[n, 3]``: of the simulation and of its ends."""
+    return np.asarray([[getattr(x, name) for x in run] for run in runs], dtype=np.float64)
+
+
+def ranged(table: Floats, limit: Any, *, first_token: Any = None) -> Shown:
+    """A figure ``[n, 3]`` with the interval of its ends, which holds it; without ends no interval.
+
+    ``first_token``: of a time to first token, which has a spread of its own, the share of it that is physical.
+    """
+    sides = table if table.shape[1] > 1 else np.full_like(table, np.nan)
+    value, low, high = table[:, 0], sides.min(axis=1), sides.max(axis=1)
+    if first_token is not None:
+        low, high = first_token_interval(value, low, high, first_token)
+    return Shown(value, low, high, limit)
+
+
+def shown(runs: Sequence[Sequence[Outcome]], name: str, limit: Any) -> Shown:
+    """One figure of many loads with the interval of its ends."""
+    first_token = column(runs, "limit_frac")[:, 0] if name.startswith("ttft") else None
+    return ranged(column(runs, name), limit, first_token=first_token)
+
+
+def offline(at: Placed, loads: Sequence[Load], *, prompts: float = PROMPT_TOKENS) -> Shown:
+    """Output tokens per second of requests that are all queued at the start, played to the last token.
+
+    Args:
+        at: the deployment.
+        loads: the queues.
+        prompts: tokens of prompts that share a step, in the physical limit; 0: decodes alone limit.
+    """
+    service = Service.of(at, loads)
+    runs = played_all(loads, service.closed)
+    osl, isl = (np.asarray([getattr(x, n) for x in loads], dtype=np.float64) for n in ("osl", "isl"))
+    running = np.maximum(1.0, np.floor(np.nan_to_num([run[0].running for run in runs], nan=1.0)))
+    step = at.decode(running, isl + np.floor(osl / 2)).limit * osl
+    if prompts:
+        together = np.maximum(1.0, prompts // isl)
+        step = step + running * at.prefill(together, isl).limit / together
+    return shown(runs, "tokens_per_s", osl * running / step)

@@ -19,11 +19,10 @@ from steelyard.measurements.reader import (
     Comparison,
     comparison,
     guarded,
-    interval80,
     machine_name,
     read_frame,
 )
-from steelyard_validation.readers._whole import deploy
+from steelyard_validation.readers._whole import Shown, deploy
 
 __all__ = ["read"]
 
@@ -38,28 +37,26 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
-def _rate(model: str, gpu: str, metric: str) -> tuple[float, float, float, str]:
-    """(tokens/s per GPU, the datasheet's, spread, why not)."""
+def _rate(model: str, gpu: str, metric: str) -> Shown | str:
+    """Tokens/s per GPU, or why not."""
     if metric not in PROFILES:
-        return np.nan, np.nan, np.nan, "batch, lengths or traffic not stated"
+        return "batch, lengths or traffic not stated"
     devices, batch, tokens = PROFILES[metric]
     at = deploy(model.split("/R1")[0], gpu, dp=devices, ep=devices, weights="fp8_block", engine="sglang")
     if isinstance(at, str):
-        return np.nan, np.nan, np.nan, at
+        return at
     prefill = metric.startswith("prefill")
     step = at.prefill(batch, tokens) if prefill else at.decode(batch, tokens)
-    done = batch * tokens if prefill else batch
-    return done / float(step.time_s[0]), done / float(step.limit_s[0]), float(step.spread[0]), ""
+    return step.rate(batch * tokens if prefill else batch)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, ["model", "gpu", "metric", "value", "unit"])
     frame = frame[frame["unit"].astype(str).str.startswith("tok/s")].reset_index(drop=True)
-    rows = [
-        _rate(str(m), str(g), str(k)) for m, g, k in zip(frame["model"], frame["gpu"], frame["metric"], strict=True)
-    ]
-    predicted, roofline, spread = (np.array([r[i] for r in rows], dtype=np.float64) for i in range(3))
-    low, high = interval80(predicted, spread)
+    named = zip(frame["model"].astype(str), frame["gpu"].astype(str), frame["metric"].astype(str), strict=True)
+    answers = [_rate(*row) for row in named]
+    figures = np.array([[np.nan] * 4 if isinstance(x, str) else [float(v[0]) for v in x] for x in answers])
+    predicted, low, high, roofline = figures.T
     yield comparison(
         ask,
         path.stem,
@@ -72,5 +69,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         low=low,
         high=high,
         roofline=roofline,
-        why=[r[3] for r in rows],
+        why=[x if isinstance(x, str) else "" for x in answers],
     )

@@ -17,11 +17,11 @@ import numpy as np
 
 from steelyard.cost.price import price
 from steelyard.cost.program import Kernel, lower
-from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, interval80, read_frame
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, read_frame
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step
-from steelyard_validation.readers._whole import SYSTEM_SPREAD, deploy
+from steelyard_validation.readers._whole import Shown, deploy
 
 __all__ = ["breakdown", "read"]
 
@@ -92,7 +92,7 @@ def _compare(
     measured, names = np.append(measured, measured.sum()), [*ops, "layer"]
     if layer_only:
         rows, measured, names = rows[-1:], measured[-1:], names[-1:]
-    low, high = interval80(rows[:, 0], np.sqrt(rows[:, 2] ** 2 + SYSTEM_SPREAD**2))
+    found = Shown.time(rows[:, 0], rows[:, 2], rows[:, 1])
     return comparison(
         ask,
         path.stem,
@@ -101,10 +101,10 @@ def _compare(
         machine=MACHINE,
         family=names,
         measured=measured,
-        predicted=rows[:, 0],
-        low=low,
-        high=high,
-        roofline=rows[:, 1],
+        predicted=found.value,
+        low=found.low,
+        high=found.high,
+        roofline=found.limit,
         why="no such op in our layer",
     )
 

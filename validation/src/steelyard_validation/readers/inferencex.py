@@ -24,16 +24,14 @@ from steelyard.measurements.reader import (
     Floats,
     comparison,
     guarded,
-    interval80,
     machine_name,
     read_frame,
 )
-from steelyard_validation.readers._serve import Load, Outcome, Service, batch
+from steelyard_validation.readers._serve import Load, Outcome, Service, column, ranged, shown
 from steelyard_validation.readers._whole import (
-    SYSTEM_SPREAD,
-    Asked,
     Columns,
-    Deployment,
+    Placed,
+    Shown,
     deploy,
     eight_bit,
     predict_all,
@@ -50,13 +48,6 @@ MEAN_LENGTH = (1.0 + SHORTEST) / 2
 #: The lab states no spread. With none at all clients would march in step, which its rows do not show; picked from
 #: 0.8, 0.95 and 1 on them.
 LAB_SHORTEST = 0.95
-#: What is left of the spread of a step's kernels under an engine fitted to other serving loads: the 80 % quantile of
-#: the shipped figures' left-out residuals is 0.43 (dense) and 0.49 (experts) of it.
-SERVED = 0.5
-#: Further log-space spread of times to first token (host, client), and of the part of them that is queueing. With the
-#: steps' own it makes the left-out residuals': 0.25 dense, 0.39 with experts.
-TTFT_SPREAD, QUEUE_SPREAD = 0.24, 0.3
-EXPERTS_TTFT_SPREAD = 0.37
 #: Clients of the lab's TensorRT-LLM runs of the dense model that always wait: their engine was built for one
 #: sequence less than the concurrency (their times to first token at small concurrency show one generation of waiting,
 #: shared by all).
@@ -85,7 +76,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 def place(
     model: str, system: str, backend: str, gemm: Any, moe: Any, tp: float, pp: float, dp: float, ep: float, stated: bool
-) -> Deployment | str:
+) -> Placed | str:
     """The deployment of a row."""
     if not stated:
         return "load or lengths not stated"
@@ -155,15 +146,13 @@ def stated(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(stated=frame[["concurrency", "isl", "osl"]].notna().all(axis=1))
 
 
-def _both(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+def _both(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """Time between tokens, to the first, tokens per second and device, and 2 where the cache was full (else 1)."""
     loads = [load_of(at, row) for row in rows.to_dict("records")]
-    service = Service.of(at, loads)
-    outcomes = service.all_closed(loads)
-    return figures(at, rows, outcomes, service.table.spread)
+    return figures(at, rows, Service.of(at, loads).all_closed(loads))
 
 
-def load_of(at: Deployment, row: Mapping[str, Any]) -> Load:
+def load_of(at: Placed, row: Mapping[str, Any]) -> Load:
     """The closed loop of a row, with the flags its script sets (else the engine's defaults)."""
     clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
     flags = run_flags(at, bool(row["uniform"]), clients, isl, osl)
@@ -171,7 +160,7 @@ def load_of(at: Deployment, row: Mapping[str, Any]) -> Load:
     return Load(clients, REQUESTS * clients, isl, osl, shortest, tuple(flags.items()))
 
 
-def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) -> dict[str, Any]:
+def run_flags(at: Placed, public: bool, clients: int, isl: int, osl: int) -> dict[str, Any]:
     """Engine flags of a run, by the engine's names.
 
     InferenceX publishes its scripts (``benchmarks/*.sh``): vLLM with ``--gpu-memory-utilization 0.9`` and
@@ -210,7 +199,7 @@ def run_flags(at: Deployment, public: bool, clients: int, isl: int, osl: int) ->
 BALANCE_STEPS = 60
 
 
-def waiting_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+def waiting_steps(at: Placed, row: Mapping[str, Any]) -> float:
     """Steps for which an engine holds back new prompts, from the published scripts; 0 mostly.
 
     TensorRT-LLM's ``batch_wait_timeout_iters`` waits for more prompts: 20 steps for the dense model at 1k/1k on fewer
@@ -233,13 +222,13 @@ def waiting_steps(at: Deployment, row: Mapping[str, Any]) -> float:
 STREAM_INTERVAL = 30
 
 
-def streamed_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+def streamed_steps(at: Placed, row: Mapping[str, Any]) -> float:
     """Further tokens a client of SGLang waits for before it sees the first one."""
     blackwell = at.cluster.machine.name.startswith(("b", "g"))
     return STREAM_INTERVAL - 1.0 if row["uniform"] and at.engine.name == "sglang" and blackwell else 0.0
 
 
-def polling_steps(at: Deployment, row: Mapping[str, Any]) -> float:
+def polling_steps(at: Placed, row: Mapping[str, Any]) -> float:
     """Steps between SGLang's looks at its inbox (``--scheduler-recv-interval`` of the scripts for Blackwell)."""
     blackwell = at.cluster.machine.name.startswith(("b", "g"))
     if not row["uniform"] or at.engine.name != "sglang" or not blackwell:
@@ -247,8 +236,8 @@ def polling_steps(at: Deployment, row: Mapping[str, Any]) -> float:
     return 30.0 if row["concurrency"] >= 16 else 10.0
 
 
-def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spread: float) -> list[Asked]:
-    """What the table measured of each outcome, with the datasheet's figure and the spread.
+def figures(at: Placed, rows: pd.DataFrame, runs: Sequence[Sequence[Outcome]]) -> list[Shown]:
+    """What the table measured of each run, as ``simulate`` shows it, with the datasheet's figure.
 
     An engine that waits ``n`` steps for more prompts mostly does so to the end; one that polls every ``n`` steps holds
     a prompt for half of them.
@@ -258,19 +247,18 @@ def figures(at: Deployment, rows: pd.DataFrame, outcomes: Sequence[Outcome], spr
     poll = np.asarray([polling_steps(at, row) + 2 * streamed_steps(at, row) for row in records])
     mean = np.where(rows["uniform"], MEAN_LENGTH, (1.0 + LAB_SHORTEST) / 2)
     isl, osl = (np.round(rows[name].to_numpy(dtype=np.float64) * mean) for name in ("isl", "osl"))
-    tpot, ttft, running, queue = (batch(list(outcomes), n) for n in ("tpot_s", "ttft_s", "running", "queue_s"))
-    ttft = ttft + tpot * (wait + poll / 2)
-    width = np.full(len(rows), SERVED * np.sqrt(spread**2 + SYSTEM_SPREAD**2))
-    own = EXPERTS_TTFT_SPREAD if at.transformer.experts else TTFT_SPREAD
-    wider = np.sqrt(width**2 + own**2 + (QUEUE_SPREAD * queue / ttft) ** 2)
-    limit = at.decode(np.maximum(1.0, np.floor(running * 0.9)), isl + osl * 0.45).limit_s
-    first = at.prefill(1.0, np.floor(isl * 0.9)).limit_s
+    tpot = column(runs, "tpot_s")
+    ttft = column(runs, "ttft_s") + tpot * (wait + poll / 2)[:, None]
+    running = np.nan_to_num(column(runs, "running")[:, 0], nan=1.0)
+    limit = at.decode(np.maximum(1.0, np.floor(running * 0.9)), np.floor(isl + osl * 0.45)).limit
+    first = at.prefill(1.0, np.floor(isl * 0.9)).limit
     clients = rows["concurrency"].to_numpy(dtype=np.float64)
     length = rows["osl"].to_numpy(dtype=np.float64)
-    rate = clients / (tpot + ttft / length) / at.plan.devices
+    rate = clients[:, None] / (tpot + ttft / length[:, None]) / at.plan.devices
     most = clients / (limit + first / length) / at.plan.devices
-    full = 1.0 + batch(list(outcomes), "full")
-    return [(tpot, limit, width), (ttft, first, wider), (rate, most, width), (full, full, width)]
+    full = 1.0 + column(runs, "full")[:, 0]
+    start = ranged(ttft, first, first_token=column(runs, "limit_frac")[:, 0])
+    return [ranged(tpot, limit), start, ranged(rate, most), Shown(full, full, full, full)]
 
 
 def _rows(path: Path) -> pd.DataFrame:
@@ -329,11 +317,7 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
             machine=machine,
             family=family,
             measured=truth,
-            predicted=found.predicted,
-            low=found.low,
-            high=found.high,
-            roofline=found.roofline,
-            why=found.why,
+            **found.columns,
             split=split,
         )
     yield from _lines(ask, whole, frame, chosen, answers, family, split)
@@ -360,13 +344,13 @@ def _lines(
     split: NDArray[np.str_],
 ) -> Iterator[Comparison]:
     """The lines of ``inferencex_lines`` over the rows asked about, and what is set apart from them."""
-    from steelyard_validation.readers.inferencex_lines import SPREADS, replay
+    from steelyard_validation.readers.inferencex_lines import replay
 
     measured = _measured(frame)
     machine = frame["system"].map(machine_name).to_numpy(dtype=np.str_)
     clean = _clean(family, answers[0].predicted)
 
-    def line(name: str, rows: Any, found: Sequence[tuple[Floats, Floats, Floats, Floats]]) -> Iterator[Comparison]:
+    def line(name: str, rows: Any, found: Sequence[Any]) -> Iterator[Comparison]:
         for metric, truth, (predicted, low, high, roofline) in zip(METRICS, measured, found, strict=False):
             yield comparison(
                 ask,
@@ -396,12 +380,7 @@ def _lines(
     place_of = np.full(len(whole), -1)
     place_of[chosen] = np.arange(len(chosen))
     for name, index, found in replay(whole, labelled(whole), ready):
-        steps, first = SPREADS[name]
-        columns = [
-            (p, *interval80(p, s * ratio), roof)
-            for (p, roof, s), ratio in ((found.tpot, steps), (found.ttft, first), (found.rate, steps))
-        ]
-        yield from line(name, place_of[index], columns)
+        yield from line(name, place_of[index], found)
 
 
 #: What the lines are called as a table.
@@ -468,7 +447,7 @@ def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
         uniform=False,
     )
     answers = predict_all(stated(frame), KEYS, place, _medians, 2)
-    for metric, column, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=True):
+    for metric, measured, found in zip(("tpot_s", "ttft_s"), ("median_tpot_s", "median_ttft_s"), answers, strict=True):
         yield comparison(
             ask,
             path.stem,
@@ -476,16 +455,12 @@ def _positions(path: Path, ask: Ask) -> Iterator[Comparison]:
             phase="serve",
             machine=frame["system"].astype(str).map(machine_name),
             family=frame["model_path"].astype(str),
-            measured=frame[column].to_numpy(dtype=np.float64),
-            predicted=found.predicted,
-            low=found.low,
-            high=found.high,
-            roofline=found.roofline,
-            why=found.why,
+            measured=frame[measured].to_numpy(dtype=np.float64),
+            **found.columns,
         )
 
 
-def _medians(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+def _medians(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """Median time between tokens and to the first, of as many requests of equal length as the row states."""
     loads = []
     for row in rows.to_dict("records"):
@@ -493,11 +468,6 @@ def _medians(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
         stated_requests = row["num_prompts"]
         requests = load.requests if stated_requests != stated_requests else max(1, int(stated_requests))
         loads.append(replace(load, requests=requests, shortest_frac=1.0))
-    service = Service.of(at, loads)
-    outcomes = service.all_closed(loads)
-    tpot, ttft, _, _ = figures(at, rows, outcomes, service.table.spread)
-    # long contexts are none of the loads the engines were fitted to
-    return [
-        (batch(outcomes, "tpot_median_s"), tpot[1], tpot[2] / SERVED),
-        (batch(outcomes, "ttft_median_s"), ttft[1], ttft[2] / SERVED),
-    ]
+    runs = Service.of(at, loads).all_closed(loads)
+    tpot, ttft, _, _ = figures(at, rows, runs)
+    return [shown(runs, "tpot_median_s", tpot.limit), shown(runs, "ttft_median_s", ttft.limit)]

@@ -28,8 +28,8 @@ from steelyard.deployment.engine import Engine, find_engine
 from steelyard.errors import SteelyardError
 from steelyard.measurements.reader import Floats, machine_name
 from steelyard_validation.readers import inferencex
-from steelyard_validation.readers._serve import Load, Outcome, Service
-from steelyard_validation.readers._whole import Asked, Deployment
+from steelyard_validation.readers._serve import Load, Service
+from steelyard_validation.readers._whole import Placed, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LINES",
     "NOTHING_FITTED",
-    "SPREADS",
     "Part",
-    "Replayed",
     "fits",
     "parts",
     "replay",
@@ -54,16 +52,6 @@ Mask = NDArray[np.bool_]
 SAME, MACHINE, DENSE, EXPERTS = "same machine", "machine left out", "dense model left out", "experts, per version"
 NOTHING_FITTED = "nothing fitted"
 LINES: Final = (SAME, MACHINE, DENSE, EXPERTS, NOTHING_FITTED)
-#: How wide a line's intervals are beside those of the shipped figures, steps and first tokens: from the 80 % quantiles
-#: of its own left-out residuals (log-space: same machine 0.055 and 0.16, machine 0.072 and 0.21, dense model 0.115 and
-#: 0.32, experts 0.077 and 0.23). Without any fit: what the kernels' own spread says.
-SPREADS: Final[Mapping[str, tuple[float, float]]] = {
-    SAME: (0.7, 0.65),
-    MACHINE: (0.86, 0.82),
-    DENSE: (1.45, 1.28),
-    EXPERTS: (0.77, 0.59),
-    NOTHING_FITTED: (2.0, 1.5),
-}
 #: Figures of the host.
 HOST = ("step_s", "step_s_per_sequence", "request_s", "launch_s")
 #: The fewest rows a part is fitted to.
@@ -195,22 +183,13 @@ def _figures(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, eq=False)
-class Replayed:
-    """Rows played under an engine: TPOT, TTFT, throughput per device, each with the datasheet's figure and spread."""
-
-    tpot: Asked
-    ttft: Asked
-    rate: Asked
-
-
 class Replay:
     """The rows of a mask, grouped by deployment, played again for every engine asked about."""
 
     def __init__(self, frame: pd.DataFrame, mask: Mask) -> None:
         self.rows = np.flatnonzero(mask)
         mine = frame.iloc[self.rows].reset_index(drop=True)
-        self.groups: list[tuple[Deployment, pd.DataFrame, list[Load], NDArray[np.intp]]] = []
+        self.groups: list[tuple[Placed, pd.DataFrame, list[Load], NDArray[np.intp]]] = []
         for values, index in mine.groupby(inferencex.KEYS, dropna=False, sort=False).groups.items():
             at = inferencex.place(*values)
             if not isinstance(at, str):
@@ -218,19 +197,18 @@ class Replay:
                 loads = [inferencex.load_of(at, row) for row in rows.to_dict("records")]
                 self.groups.append((at, rows, loads, np.asarray(index)))
 
-    def under(self, change: Any) -> Replayed:
-        """All rows with ``change(engine)`` for every deployment's engine."""
-        table = np.full((3, 3, len(self.rows)), np.nan)
+    def under(self, change: Any, *, interval: bool = True) -> list[Shown]:
+        """TPOT, TTFT and throughput per device of all rows with ``change(engine)`` for every deployment's engine."""
+        table = np.full((3, 4, len(self.rows)), np.nan)
         for at, rows, loads, index in self.groups:
             moved = replace(at, engine=change(at.engine))
             try:
-                service = Service.of(moved, loads)
-                outcomes: list[Outcome] = service.all_closed(loads)
+                runs = Service.of(moved, loads).all_closed(loads, interval=interval)
             except SteelyardError:
                 continue
-            for i, answer in enumerate(inferencex.figures(moved, rows, outcomes, service.table.spread)[:3]):
+            for i, answer in enumerate(inferencex.figures(moved, rows, runs)[:3]):
                 table[i][:, index] = answer
-        return Replayed(*((t[0], t[1], t[2]) for t in table))
+        return [Shown(*figures) for figures in table]
 
 
 def fits(frame: pd.DataFrame, clean: Mask, told: Any = None) -> Iterator[dict[str, Any]]:
@@ -247,8 +225,8 @@ def fits(frame: pd.DataFrame, clean: Mask, told: Any = None) -> Iterator[dict[st
         start = replace(unfitted(find_engine(part.engine)), launch_s=START_LAUNCH_S)
 
         def predict(engine: Engine, rows: Replay = rows, part: Part = part) -> tuple[Floats, Floats]:
-            found = rows.under(lambda own: replace(engine, all_reduce=own.all_reduce))
-            return found.tpot[0], found.ttft[0]
+            tpot, ttft, _ = rows.under(lambda own: replace(engine, all_reduce=own.all_reduce), interval=False)
+            return tpot.value, ttft.value
 
         found = fit_engine(start, part.figures, predict, tpot[rows.rows], ttft[rows.rows], rounds=ROUNDS)
         if told:
@@ -278,7 +256,7 @@ def shipped_figures(engine: str) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
-def replay(frame: pd.DataFrame, labelled: Mask, clean: Mask) -> Iterator[tuple[str, NDArray[np.intp], Replayed]]:
+def replay(frame: pd.DataFrame, labelled: Mask, clean: Mask) -> Iterator[tuple[str, NDArray[np.intp], list[Shown]]]:
     """``(line, rows, answers)`` for the rows of ``clean`` that each line is scored on.
 
     Args:
@@ -307,7 +285,7 @@ def main() -> None:
 
     frame, clean = inferencex.clean_rows(Path(sys.argv[1]))
     found = list(fits(frame, clean, told=lambda words: print(words, flush=True)))
-    text = document({"fit": found}, ("Fits of calibrate/readers/inferencex_lines.py: figures by line and part.",))
+    text = document({"fit": found}, ("Fits of readers/inferencex_lines.py: figures by line and part.",))
     write_files(FITS.parent, {FITS.name: text})
 
 

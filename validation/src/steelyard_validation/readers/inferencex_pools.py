@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steelyard.cost.kv_pool import KvPool
-from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import InputError
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name, read_frame
-from steelyard.simulation.arrays import Member, play, setup_of_fleet
+from steelyard.simulation.metrics import ends
+from steelyard.simulation.result import Simulation
+from steelyard.simulation.run import Served, checked, run, too_long
 from steelyard.simulation.wires import End, wires_between
 from steelyard_validation.readers import inferencex
-from steelyard_validation.readers._serve import Load, Service, closed_trace
-from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, predict_all
+from steelyard_validation.readers._serve import Load, Service, closed_trace, ranged
+from steelyard_validation.readers._whole import Placed, Shown, predict_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,32 +77,27 @@ TOKENS: Final[Mapping[str, str]] = {
     "trtllm": "max_num_tokens",
     "vllm": "max_num_batched_tokens",
 }
-#: Log-space spread of the first token beside the steps' own: routers, hand-over and network are none of ours.
-TTFT_SPREAD: Final = 0.6
 
 
 @dataclass(frozen=True, eq=False)
 class Worker:
     """A pool of a row: workers of one shape."""
 
-    at: Deployment
+    service: Service
     count: int
-    config: EngineConfig
-    kv: KvPool
-    tables: Any
-
-    def member(self, role: str) -> Member:
-        """The pool as the kernel sees it."""
-        plan = self.at.plan
-        return Member(
-            self.config, self.kv, self.count * plan.dp, plan.pp, role, ranks=plan.dp, lockstep=plan.shares_experts
-        )
+    flags: Mapping[str, Any]
 
     @property
-    def end(self) -> End:
-        """The pool as an end of a wire."""
-        plan = self.at.plan
-        return End(replace(self.at.cluster, count=self.count * plan.devices), plan, self.kv)
+    def at(self) -> Placed:
+        """The deployment of one worker."""
+        return self.service.at
+
+    def served(self, role: str) -> Served:
+        """The pool as ``simulate`` prepares it. Raises when a worker's cache has no room."""
+        known = self.service.asked(closed_trace(Load(1, 1, 1, 1)), self.flags).first
+        pool = replace(known.pool, replicas=self.count, role=role)
+        cluster = replace(self.at.cluster, count=pool.devices)
+        return replace(known, pool=pool, scenario=replace(known.scenario, cluster=cluster))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,35 +110,37 @@ class Outcome:
     """Mean sequences of a decode step of one rank."""
 
 
-def play_pools(prefill: Worker, decode: Worker, load: Load) -> Outcome:
-    """Play a closed loop over the two pools.
+def play_pools(prefill: Worker, decode: Worker, load: Load) -> list[Outcome]:
+    """Simulate a closed loop over the two pools: the run, then both ends of its interval.
 
     Raises:
         InputError: a request is longer than a worker's cache, or the run never ended.
     """
     trace = closed_trace(load)
-    members = [prefill.member("prefill"), decode.member("decode")]
-    longest = min(m.longest for m in members)
-    rejected = np.asarray(trace.isl + trace.osl > longest)
+    served = (prefill.served("prefill"), decode.served("decode"))
+    rejected = too_long(trace, served)
     if rejected.any():
         raise InputError("a request is longer than the cache of a worker")
-    engine = decode.at.engine
-    setup = setup_of_fleet(
-        members, trace, wires=wires_between([prefill.end, decode.end]), router=ROUTER, request_s=engine.request_s, log=1
-    )
-    played = play(setup, [prefill.tables, decode.tables], trace, "fcfs", ROUTER, 0, rejected, 1 << 10)
-    if played.totals["stop"]:
+    known = decode.service.prepared
+    order, router = checked(known.options, ROUTER, trace)
+    deployment = replace(known.deployment, pools=tuple(s.pool for s in served), router=router)
+    wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
+    asked = {"trace": trace, "policy": order, "rejected": rejected, "wires": wires, "served": served}
+    middle = run(replace(known, deployment=deployment, **asked), 0.0)
+    return [_outcome(simulation, decode.at) for simulation in (middle, *ends(middle))]
+
+
+def _outcome(simulation: Simulation, decode: Placed) -> Outcome:
+    if simulation.stopped:
         raise InputError("the run does not end: it is served slower than it comes")
-    q = played.requests
-    n = len(trace)
-    stepping = played.per_pool[1]["batch_s"] / n
-    answered = float((q["last_at"] - q["first_at"]).mean())
-    tpot = stepping / max(float(trace.osl.mean()) - 1.0, 1.0)
-    again = tpot if engine.name == "vllm" else 0.0
+    r, totals = simulation.records, simulation.pools[1].totals
+    stepping = totals["batch_s"] / len(r.osl)
+    answered = float((r.e2e_s - r.ttft_s).mean())
+    tpot = stepping / max(float(r.osl.mean()) - 1.0, 1.0)
+    again = tpot if decode.engine.name == "vllm" else 0.0
     # every worker has a server of its own: the request is taken in twice
-    ttft = float((q["first_at"] - q["arrived_at"]).mean()) + max(0.0, answered - stepping) + again + engine.request_s
-    steps = played.per_pool[1]["busy_s"] * decode.at.plan.pp
-    return Outcome(ttft, tpot, played.per_pool[1]["batch_s"] / max(steps, 1e-30))
+    ttft = float(r.ttft_s.mean()) + max(0.0, answered - stepping) + again + decode.engine.request_s
+    return Outcome(ttft, tpot, totals["batch_s"] / max(totals["busy_s"] * decode.plan.pp, 1e-30))
 
 
 @dataclass(eq=False)
@@ -166,14 +163,7 @@ class _Shapes:
                 column = self.frame[name]
                 mine &= np.asarray(column.isna() if _missing(value) else column == value)
             self.services[key] = _service(found, role, self.frame[mine & self.frame["stated"].to_numpy()])
-        service = self.services[key]
-        config = service.flagged(_flags(found, role, row))
-        return Worker(found, int(row[f"{role}_workers"]), config, service.pool(config), service.table.tables)
-
-    def spread(self, role: str, row: Mapping[str, Any]) -> float:
-        """Spread of the step times of a row's pool."""
-        key = (role, *(str(row[name]) for name in _keys(role)))
-        return float(np.hypot(self.services[key].table.spread, SYSTEM_SPREAD))
+        return Worker(self.services[key], int(row[f"{role}_workers"]), _flags(found, role, row))
 
 
 def _missing(value: Any) -> bool:
@@ -184,14 +174,14 @@ def _keys(role: str) -> list[str]:
     return [f"{role}_{name}" if name in SHAPE else name for name in inferencex.KEYS]
 
 
-def _seats(at: Deployment, row: Mapping[str, Any]) -> int:
+def _seats(at: Placed, row: Mapping[str, Any]) -> int:
     """Sequences a decode rank takes: its share of the clients and half as many again, or what the row states."""
     ranks = row["decode_workers"] * at.plan.dp
     stated = row["decode_batch_size"]
     return int(max(4.0, np.ceil(1.5 * row["concurrency"] / ranks), 0.0 if _missing(stated) else stated))
 
 
-def _flags(at: Deployment, role: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _flags(at: Placed, role: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Engine flags of a pool."""
     name = at.engine.name
     if name not in SEATS:
@@ -205,7 +195,7 @@ def _flags(at: Deployment, role: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**flags, TOKENS[name]: max(tokens, 512)}
 
 
-def _service(at: Deployment, role: str, rows: pd.DataFrame) -> Service:
+def _service(at: Placed, role: str, rows: pd.DataFrame) -> Service:
     """The service whose tables cover the rows."""
     records = rows.to_dict("records")
     configs = [Service(at, 2, 2, 2).flagged(_flags(at, role, row)) for row in records]
@@ -257,7 +247,7 @@ def disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     shapes = _Shapes(frame)
     keys = [*_keys("decode"), *(f"prefill_{name}" for name in SHAPE)]
 
-    def place(*values: Any) -> Deployment | str:
+    def place(*values: Any) -> Placed | str:
         return inferencex.place(*values[: len(inferencex.KEYS)])
 
     answers = predict_all(frame, keys, place, partial(_answers, shapes), 3)
@@ -278,11 +268,7 @@ def disaggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
             machine=frame["system"].astype(str).map(machine_name),
             family=family,
             measured=truth,
-            predicted=found.predicted,
-            low=found.low,
-            high=found.high,
-            roofline=found.roofline,
-            why=found.why,
+            **found.columns,
         )
 
 
@@ -294,12 +280,12 @@ def _devices(rows: pd.DataFrame) -> Floats:
     return total
 
 
-def _answers(shapes: _Shapes, at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+def _answers(shapes: _Shapes, at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """Time between tokens, to the first, and tokens per second and device of rows that share both shapes."""
-    table = np.full((4, len(rows)), np.nan)
-    records = rows.to_dict("records")
+    times, first = np.full((2, len(rows), 3), np.nan), np.full(len(rows), np.nan)
+    running = np.ones(len(rows))
     failed: InputError | None = None
-    for k, row in enumerate(records):
+    for k, row in enumerate(rows.to_dict("records")):
         prefill, decode = shapes.worker("prefill", row), shapes.worker("decode", row)
         clients = int(row["concurrency"])
         shortest = inferencex.SHORTEST if row["uniform"] else inferencex.LAB_SHORTEST
@@ -309,16 +295,16 @@ def _answers(shapes: _Shapes, at: Deployment, rows: pd.DataFrame) -> list[Asked]
         except InputError as error:
             failed = error
             continue
-        first = prefill.at.prefill(1.0, np.floor(row["isl"] * inferencex.MEAN_LENGTH)).limit_s[0]
-        table[:, k] = found.tpot_s, found.ttft_s, found.running, first
-    if failed is not None and np.isnan(table[0]).all():
+        times[:, k] = [x.tpot_s for x in found], [x.ttft_s for x in found]
+        running[k] = found[0].running
+        first[k] = prefill.at.prefill(1.0, np.floor(row["isl"] * inferencex.MEAN_LENGTH)).limit[0]
+    tpot, ttft = times
+    if failed is not None and np.isnan(tpot).all():
         raise failed
-    tpot, ttft, running, first = table
     isl, osl, clients_ = (rows[c].to_numpy(dtype=np.float64) for c in ("isl", "osl", "concurrency"))
-    seen = np.maximum(1.0, np.floor(np.nan_to_num(running, nan=1.0) * 0.9))
-    limit = at.decode(seen, np.round(inferencex.MEAN_LENGTH * (isl + osl / 2))).limit_s
-    width = np.full(len(rows), shapes.spread("decode", records[0]))
-    late = np.full(len(rows), np.hypot(shapes.spread("prefill", records[0]), TTFT_SPREAD))
-    devices = _devices(rows)
-    rate = clients_ / (tpot + ttft / osl) / devices
-    return [(tpot, limit, width), (ttft, first, late), (rate, clients_ / (limit + first / osl) / devices, width)]
+    held = np.maximum(1.0, np.floor(running * 0.9))
+    limit = at.decode(held, np.round(inferencex.MEAN_LENGTH * (isl + osl / 2))).limit
+    per_device = clients_ / _devices(rows)
+    rate = per_device[:, None] / (tpot + ttft / osl[:, None])
+    start = ranged(ttft, first, first_token=0.0)
+    return [ranged(tpot, limit), start, ranged(rate, per_device / (limit + first / osl))]

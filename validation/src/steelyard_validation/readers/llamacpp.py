@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steelyard.cost.memory import weight_bytes
 from steelyard.measurements.reader import (
     Ask,
     Comparison,
@@ -26,7 +27,7 @@ from steelyard.measurements.reader import (
     read_frame,
 )
 from steelyard.workload.transformer import transformer_of
-from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
                 yield from guarded(ask, path, partial(table, path, ask))
 
 
-def place(model: str, machine: str, quant: str, why: str) -> Deployment | str:
+def place(model: str, machine: str, quant: str, why: str) -> Placed | str:
     """The deployment of a row: one device, llama.cpp."""
     if why:
         return why
@@ -71,12 +72,12 @@ def place(model: str, machine: str, quant: str, why: str) -> Deployment | str:
     room = found.cluster.machine.root.capacity_bytes - found.cluster.machine.reserved_bytes
     shapes = transformer_of(found.transformer, "llama.cpp")
     gathered = 0.0 if shapes.tied else shapes.vocab * shapes.hidden * EMBEDDING_BYTES  # stays in host memory
-    if found.weight_bytes() - gathered > room:
+    if weight_bytes(shapes, found.plan) - gathered > room:
         return "the weights do not fit this machine"
     return found
 
 
-def _without_tensor_units(at: Deployment) -> Deployment:
+def _without_tensor_units(at: Placed) -> Placed:
     """Metal kernels of llama.cpp multiply on the shader lanes; the M5's tensor units need another interface."""
     machine = at.cluster.machine
     lanes = max((c.peak.get("fp16", 0.0) for c in machine.engines("vector")), default=0.0)
@@ -138,17 +139,15 @@ def system_machine(system: str, device: str) -> tuple[str, str]:
     return system, f"unknown machine {system!r}"
 
 
-def rates(at: Deployment, rows: pd.DataFrame) -> Asked:
+def rates(at: Placed, rows: pd.DataFrame) -> Shown:
     """Tokens/s of prompts (``n`` tokens in micro-batches of ``ubatch``) and of generation (``n`` tokens)."""
     n = rows["n"].to_numpy(dtype=np.float64)
     ubatch = np.minimum(rows["ubatch"].to_numpy(dtype=np.float64), n)
     decode = (rows["phase"] == "decode").to_numpy()
     step = at.decode(1.0, rows["context"].to_numpy(dtype=np.float64) + np.maximum(n, 2) / 2)
     n, ubatch = np.maximum(n, 1.0), np.maximum(ubatch, 1.0)
-    prompt = at.prefill(1.0, ubatch, np.maximum(ubatch, (n + ubatch) / 2))
-    time = np.where(decode, step.time_s, prompt.time_s * np.ceil(n / ubatch) / n)
-    limit = np.where(decode, step.limit_s, prompt.limit_s * np.ceil(n / ubatch) / n)
-    return 1.0 / time, 1.0 / limit, np.where(decode, step.spread, prompt.spread)
+    prompt = at.prefill(1.0, ubatch, np.maximum(ubatch, (n + ubatch) / 2)).times(np.ceil(n / ubatch) / n)
+    return Shown(*(np.where(decode, one, many) for one, many in zip(step, prompt, strict=True))).rate(1.0)
 
 
 def _yield(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[Comparison]:

@@ -8,7 +8,7 @@ requests once a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,12 @@ from steelyard.measurements.reader import (
     Floats,
     comparison,
     guarded,
-    interval80,
     machine_name,
     read_frame,
 )
 from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._serve import Service
-from steelyard_validation.readers._whole import SYSTEM_SPREAD, Deployment, deploy
+from steelyard_validation.readers._serve import Service, ranged
+from steelyard_validation.readers._whole import Placed, deploy
 from steelyard_validation.readers.inferencex import SKEW
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ __all__ = ["read"]
 
 NEEDED = ["gpu", "model", "tp", "input_toks", "output_toks", "arrival_s", "ttft_ms", "tpot_ms", "e2e_ms"]
 RUN = ["gpu", "model", "tp"]
-#: Log-space spread of times to first token beyond the steps' own: the moment within a step, and the queue.
-TTFT_SPREAD = 0.35
+TIMES = ("tpot_s", "ttft_s", "e2e_s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +49,9 @@ class Replay:
     family: str
     arrived_at: Floats
     scheduled_at: Floats
-    ttft_s: Floats
-    tpot_s: Floats
-    e2e_s: Floats
-    spread: float
-    why: str
+    times_s: Mapping[str, Floats]
+    """``ttft_s``, ``tpot_s`` and ``e2e_s``, ``[3, n]`` each: predicted, and at both ends of the steps' interval."""
+    why: str = ""
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -90,19 +86,18 @@ def replay(
 ) -> Replay:
     """Play the requests of a run through vLLM."""
     name, family = machine_name(gpu), model.rpartition("/")[2]
-    nothing = np.full(len(run), np.nan)
     at = deploy(model, name, tp=tp, engine="vllm", **(plan or {}))
-    if not isinstance(at, str) and at.transformer.experts:
-        at = replace(at, skew=SKEW)
-    if isinstance(at, str):
-        return Replay(name, family, nothing, nothing, nothing, nothing, nothing, 0.0, at)
-    try:
-        return _played(at, run, name, family, flags)
-    except SteelyardError as error:
-        return Replay(name, family, nothing, nothing, nothing, nothing, nothing, 0.0, str(error))
+    why = at if isinstance(at, str) else ""
+    if not isinstance(at, str):
+        try:
+            return _played(replace(at, skew=SKEW if at.transformer.experts else 0.0), run, name, family, flags)
+        except SteelyardError as error:
+            why = str(error)
+    nothing = np.full(len(run), np.nan)
+    return Replay(name, family, nothing, nothing, dict.fromkeys(TIMES, np.full((3, len(run)), np.nan)), why)
 
 
-def _played(at: Deployment, run: pd.DataFrame, name: str, family: str, flags: dict[str, Any]) -> Replay:
+def _played(at: Placed, run: pd.DataFrame, name: str, family: str, flags: dict[str, Any]) -> Replay:
     if run["arrival_s"].isna().any():
         raise InputError("requests without a time of arrival")
     if run[["input_toks", "output_toks"]].isna().any(axis=None):
@@ -111,24 +106,13 @@ def _played(at: Deployment, run: pd.DataFrame, name: str, family: str, flags: di
     isl, osl = (run[c].to_numpy(dtype=np.int64)[order] for c in ("input_toks", "output_toks"))
     arrived = run["arrival_s"].to_numpy(dtype=np.float64)[order]
     trace = Trace(arrived_at=arrived - arrived[0], isl=np.maximum(isl, 1), osl=np.maximum(osl, 1), name=family)
-    service = Service.for_trace(at, trace, flags)
-    q = service.play(trace, service.flagged(flags)).requests
+    played = Service.for_trace(at, trace, flags).play(trace, flags)
+    runs, back = [s.records for s in (played.middle, *played.ends)], np.argsort(order)
     # the log counts from the arrival in the engine's queue, behind the server
-    front = at.engine.request_s
-    first, last = q["first_at"] - q["arrived_at"] - front, q["last_at"] - q["arrived_at"] - front
-    tpot = np.where(trace.osl > 1, (last - first) / np.maximum(trace.osl - 1, 1), np.nan)
-    back = np.argsort(order)
-    return Replay(
-        name,
-        family,
-        trace.arrived_at[back],
-        (q["scheduled_at"] - front)[back],
-        first[back],
-        tpot[back],
-        last[back],
-        service.table.spread,
-        "",
-    )
+    front = {"ttft_s": at.engine.request_s, "tpot_s": 0.0, "e2e_s": at.engine.request_s}
+    times = {name: np.stack([getattr(r, name)[back] - front[name] for r in runs]) for name in TIMES}
+    first = runs[0]
+    return Replay(name, family, trace.arrived_at[back], (first.arrived_at + first.queued_s)[back], times)
 
 
 def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
@@ -142,44 +126,27 @@ def _table(path: Path, series: list[Path], ask: Ask) -> Iterator[Comparison]:
             "family": played.family,
             "why": played.why,
         }
-        width = float(np.hypot(played.spread, SYSTEM_SPREAD))
         if ask.wants(path.stem):
             chosen = ask.pick(len(run), path.stem)
-            for metric, column, found, spread in (
-                ("tpot_s", "tpot_ms", played.tpot_s, width),
-                ("ttft_s", "ttft_ms", played.ttft_s, float(np.hypot(width, TTFT_SPREAD))),
-                ("e2e_s", "e2e_ms", played.e2e_s, width),
-            ):
-                measured = run[column].to_numpy(dtype=np.float64) * 1e-3
-                low, high = interval80(found, spread)
-                yield comparison(
-                    ask,
-                    path.stem,
-                    metric=metric,
-                    measured=measured[chosen],
-                    predicted=found[chosen],
-                    low=low[chosen],
-                    high=high[chosen],
-                    **common,
-                )
+            for metric in TIMES:
+                measured = run[metric.replace("_s", "_ms")].to_numpy(dtype=np.float64) * 1e-3
+                yield _compared(ask, path, metric, measured[chosen], played.times_s[metric][:, chosen], common)
                 if metric != "tpot_s":
-                    truth = np.asarray([np.nanmean(measured), np.nanpercentile(measured, 99)])
-                    ours = np.asarray([np.mean(found), np.percentile(found, 99)])
-                    low, high = interval80(ours, spread)
-                    for i, statistic in enumerate(("mean", "p99")):
-                        yield comparison(
-                            ask,
-                            path.stem,
-                            metric=f"{statistic}_{metric}",
-                            measured=truth[[i]],
-                            predicted=ours[[i]],
-                            low=low[[i]],
-                            high=high[[i]],
-                            **common,
-                        )
+                    times = played.times_s[metric]
+                    mean, tail = np.mean(times, axis=1)[:, None], np.percentile(times, 99, axis=1)[:, None]
+                    truth = np.nanmean(measured), np.nanpercentile(measured, 99)
+                    yield _compared(ask, path, f"mean_{metric}", truth[0], mean, common)
+                    yield _compared(ask, path, f"p99_{metric}", truth[1], tail, common)
         for log in series:
             if ask.wants(log.stem):
                 yield from guarded(ask, log, partial(_running, log, ask, str(gpu), str(model), played, common))
+
+
+def _compared(ask: Ask, path: Path, metric: str, measured: Any, figures: Floats, common: dict[str, Any]) -> Comparison:
+    """Rows of ``[3, n]`` figures: predicted, and at both ends."""
+    found = ranged(figures.T, np.nan, first_token=0.0 if "ttft" in metric else None)
+    about = {"metric": metric, "measured": measured, "predicted": found.value, "low": found.low, "high": found.high}
+    return comparison(ask, path.stem, **about, **common)
 
 
 def _running(
@@ -190,16 +157,13 @@ def _running(
     frame = frame[(frame["gpu"].astype(str) == gpu) & (frame["model"].astype(str) == model)]
     frame = frame[frame["running"] > 0]
     t = frame["t"].to_numpy(dtype=np.float64)[:, None]
-    inside = (played.scheduled_at <= t) & (played.arrived_at + played.e2e_s > t)
-    count = np.where(np.isfinite(played.e2e_s).all(), np.sum(inside, axis=1), np.nan)
-    low, high = interval80(count, SYSTEM_SPREAD)
+    inside = (played.scheduled_at <= t) & (played.arrived_at + played.times_s["e2e_s"][0] > t)
+    count = np.where(np.isfinite(played.times_s["e2e_s"]).all(), np.sum(inside, axis=1), np.nan)
     yield comparison(
         ask,
         path.stem,
         metric="running",
         measured=frame["running"].to_numpy(dtype=np.float64),
         predicted=count,
-        low=low,
-        high=high,
         **common,
     )

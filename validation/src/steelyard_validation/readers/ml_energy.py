@@ -1,8 +1,8 @@
 """``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, time between tokens, output rate, energy per token.
 
-``avg_batch_size`` sequences run over all data-parallel ranks. Prompt lengths are not in the file: means of the three
-kinds of requests are guessed. Energy is that of the devices alone. Rows of picture and video requests are language
-models with prompts of unknown length and are not answered.
+``avg_batch_size`` sequences run over all data-parallel ranks: so many clients of a closed loop. Prompt lengths are not
+in the file: means of the three kinds of requests are guessed. Energy is that of the devices alone. Rows of picture and
+video requests are language models with prompts of unknown length and are not answered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._whole import Asked, Deployment, deploy, eight_bit, loaded_step, predict_all
+from steelyard_validation.readers._serve import Load, Service, played_all, shown
+from steelyard_validation.readers._whole import Placed, Shown, deploy, eight_bit, predict_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,9 @@ KEYS = [
     "par_data_parallel",
     "par_expert_parallel",
 ]
-#: Log-space spread of energy beside that of time (guess until power is calibrated).
-ENERGY_SPREAD = 0.35
+#: Lengths are uniform from this share of the longest up to it, and each client sends so many requests (guesses: the
+#: file states means of a steady state).
+SHORTEST, ROUNDS = 0.6, 3
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -46,7 +48,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
-def _place(model: str, task: str, gpu: str, precision: str, gpus: float, tp: Any, dp: Any, ep: Any) -> Deployment | str:
+def _place(model: str, task: str, gpu: str, precision: str, gpus: float, tp: Any, dp: Any, ep: Any) -> Placed | str:
     if task not in PROMPT:
         return f"prompt lengths of {task!r} are not stated"
     weights = FORMATS.get(str(precision))
@@ -60,21 +62,26 @@ def _place(model: str, task: str, gpu: str, precision: str, gpus: float, tp: Any
     return deploy(model, gpu, tp=degrees[0], dp=degrees[1], ep=degrees[2], weights=weights, engine="vllm")
 
 
-def _answers(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
-    batch = np.maximum(1.0, np.round(rows["avg_batch_size"].to_numpy(dtype=np.float64) / at.plan.dp))
-    osl = rows["avg_output_len"].to_numpy(dtype=np.float64)
-    isl = np.full(len(rows), PROMPT[str(rows["task"].iloc[0])])
-    step, _ = loaded_step(at, batch, isl, osl)
-    alone = at.decode(batch, np.round(isl + osl / 2))
-    calm = batch / osl < 0.5  # then more than half of the steps carry no prompt, and so does the median
-    median = np.where(calm, alone.time_s, step.time_s)
-    rate = batch * at.plan.dp / step.time_s
-    energy = step.energy_j / (batch * at.plan.dp)
-    spread = np.sqrt(step.spread**2 + ENERGY_SPREAD**2)
+def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
+    """Median time between tokens, output tokens/s, energy of the devices per token of closed loops."""
+    ranks = at.plan.dp
+    clients = np.maximum(1, np.round(rows["avg_batch_size"].to_numpy(dtype=np.float64) / ranks)).astype(int) * ranks
+    osl = np.maximum(2, np.round(rows["avg_output_len"].to_numpy(dtype=np.float64) * 2 / (1 + SHORTEST))).astype(int)
+    isl = int(PROMPT[str(rows["task"].iloc[0])] * 2 / (1 + SHORTEST))
+    loads = [
+        Load(int(n), ROUNDS * int(n), isl, int(length), SHORTEST, (("max_num_seqs", max(2, int(n) // ranks)),))
+        for n, length in zip(clients, osl, strict=True)
+    ]
+    service = Service.of(at, loads)
+    runs = played_all(loads, service.closed)
+    held = np.maximum(1.0, np.floor(clients / ranks))
+    step = at.decode(held, isl + np.floor(osl / 2)).limit
+    energy = shown(runs, "energy_j_per_token", np.nan)
+    nothing = np.full(len(rows), np.nan)  # no interval is shown of an energy
     return [
-        (median, np.where(calm, alone.limit_s, step.limit_s), step.spread),
-        (rate, batch * at.plan.dp / step.limit_s, step.spread),
-        (energy, np.full(len(rows), np.nan), spread),
+        shown(runs, "itl_median_s", step),
+        shown(runs, "tokens_per_s", clients / step),
+        Shown(energy.value, nothing, nothing, nothing),
     ]
 
 
@@ -97,9 +104,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             machine=frame["gpu_model"].map(machine_name),
             family=frame["model"].str.rpartition("/")[2] + " " + frame["task"],
             measured=frame[column].to_numpy(dtype=np.float64) * unit,
-            predicted=found.predicted,
-            low=found.low,
-            high=found.high,
-            roofline=found.roofline,
-            why=found.why,
+            **found.columns,
         )

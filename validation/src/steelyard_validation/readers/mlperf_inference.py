@@ -10,24 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.errors import SteelyardError
 from steelyard.measurements.reader import (
     Ask,
     Comparison,
-    Floats,
     comparison,
     guarded,
-    interval80,
     machine_name,
     machine_of,
     read_frame,
 )
-from steelyard_validation.readers._whole import deploy, unbounded_queue
+from steelyard_validation.readers._serve import Load, Service
+from steelyard_validation.readers._whole import deploy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,8 @@ BENCHMARKS = {
 }
 #: Share of the limit a mean may take so that the 99th percentile keeps it (guess).
 HEADROOM = 0.7
-SPREAD = 0.3
+#: Requests of an offline run, the spread of their lengths, and steps that shrink a load to a limit on its TPOT.
+QUEUED, SHORTEST, BISECTIONS = 4096, 0.6, 4
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -107,7 +108,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     chosen = ask.pick(len(frame), path.stem)
     frame = frame.iloc[chosen].reset_index(drop=True)
     count = frame["accel_per_node"].fillna(0).astype(float) * frame["nodes"].fillna(1).astype(float)
-    predicted, why = np.full(len(frame), np.nan), np.full(len(frame), "", dtype=object)
+    table, why = np.full((3, len(frame)), np.nan), np.full(len(frame), "", dtype=object)
     keys = [
         frame["benchmark"].astype(str),
         frame["scenario"].astype(str),
@@ -120,8 +121,8 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         if isinstance(answer, str):
             why[np.asarray(rows)] = answer
         else:
-            predicted[np.asarray(rows)] = answer
-    low, high = interval80(predicted, SPREAD)
+            table[:, np.asarray(rows)] = np.array(answer)[:, None]
+    predicted, low, high = table
     yield comparison(
         ask,
         path.stem,
@@ -160,7 +161,8 @@ def _weights(machine: str, types: str) -> str:
     return "nvfp4" if "fp4" in formats or "nvfp4" in formats else "fp8" if "fp8" in formats else "int8"
 
 
-def _system(benchmark: str, scenario: str, accelerator: str, count: float, types: str) -> float | str:
+def _system(benchmark: str, scenario: str, accelerator: str, count: float, types: str) -> tuple[float, ...] | str:
+    """Tokens/s and its interval of a whole system, or why not."""
     known = _known(benchmark)
     assert known is not None
     machine = _machine(accelerator)
@@ -172,15 +174,47 @@ def _system(benchmark: str, scenario: str, accelerator: str, count: float, types
     kind = scenario.lower()
     interactive = "interactive" in kind or "interactive" in benchmark
     limit = 0.0 if kind == "offline" else known.interactive_tpot_s if interactive else known.server_tpot_s
-    best, reason = 0.0, "the model does not fit"
+    best, reason = (0.0, 0.0, 0.0), "the model does not fit"
     for tp in (1, 2, 4, 8):
         if tp > count:
             break
-        at = deploy(known.model, machine, tp=tp, weights=weights, kv="fp8" if "fp" in weights else "", engine="trtllm")
-        if isinstance(at, str):
-            reason = at
-            continue
-        rate: Floats = unbounded_queue(at, known.isl, known.osl, beams=known.beams, tpot_s=limit * HEADROOM)[0]
-        tokens = float(rate[0]) / known.beams * (count // tp)
-        best = max(best, tokens if np.isfinite(tokens) else 0.0)
-    return best if best > 0 else reason
+        found = _replica(known, machine, tp, weights, limit)
+        if isinstance(found, str):
+            reason = found
+        else:
+            low, middle, high = sorted(x / known.beams * (count // tp) for x in found)
+            best = max(best, (middle, low, high))
+    return best if best[0] > 0 else reason
+
+
+@cache
+def _replica(known: Benchmark, machine: str, tp: int, weights: str, limit_s: float) -> tuple[float, ...] | str:
+    """Output tokens/s of one replica, and at both ends of its interval: all that is queued, or within a limit."""
+    at = deploy(known.model, machine, tp=tp, weights=weights, kv="fp8" if "fp" in weights else "", engine="trtllm")
+    if isinstance(at, str):
+        return at
+    longest = 2.0 / (1.0 + SHORTEST)  # over the mean; the beams of a prompt share its cache
+    isl, osl = max(1, round(longest * known.isl / known.beams)), round(longest * known.osl)
+    flags = (("max_num_tokens", max(8192, isl + 2048)),)
+
+    def rates(clients: int, requests: int) -> tuple[float, ...]:
+        played = service.closed(Load(clients, requests, isl, osl, SHORTEST, flags))
+        return tuple(x.tokens_per_s for x in played.outcomes)
+
+    def tpot_s(clients: int, requests: int) -> float:
+        return service.closed(Load(clients, requests, isl, osl, SHORTEST, flags), interval=False).outcomes[0].tpot_s
+
+    service = Service.of(at, [Load(QUEUED, QUEUED, isl, osl, SHORTEST, flags)])
+    try:
+        best = rates(QUEUED, QUEUED)
+        clients, slowness = QUEUED, tpot_s(QUEUED, QUEUED) / (limit_s * HEADROOM) if limit_s else 0.0
+        for _ in range(BISECTIONS):
+            if slowness <= 1.0 or clients == 1:
+                break
+            clients = max(1, int(clients / slowness))
+            slowness = tpot_s(clients, 4 * clients + 64) / (limit_s * HEADROOM)
+        if clients < QUEUED:  # a limit never raises the rate
+            best = tuple(min(x) for x in zip(best, rates(clients, 4 * clients + 64), strict=True))
+    except SteelyardError as error:
+        return str(error)
+    return best

@@ -25,7 +25,7 @@ from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, g
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step
-from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, known_model, predict
+from steelyard_validation.readers._whole import Placed, Shown, deploy, known_model, predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,14 +149,14 @@ def _model(name: str) -> Model | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Run(Deployment):
+class _Run(Placed):
     """A deployment and what the row says is done with it."""
 
     training: bool = False
     option: str = ""
 
 
-def _place(model: str, device: str, option: str, mode: str) -> Deployment | str:
+def _place(model: str, device: str, option: str, mode: str) -> Placed | str:
     found = _model(model)
     if found is None:
         return f"unknown model {model!r}"
@@ -170,10 +170,10 @@ def _place(model: str, device: str, option: str, mode: str) -> Deployment | str:
     if option and option != "fusion" and degree == 1:
         return f"unknown variant {option!r}"
     plan = replace(at.plan, fused=False, communication="fp32")
-    return _Run(at.model, at.cluster, plan, at.engine, training=mode == "train", option=option)
+    return _Run(at.model, at.cluster, plan, at.engine, *at.sizes, training=mode == "train", option=option)
 
 
-def _ask(at: Deployment, rows: pd.DataFrame) -> Asked:
+def _ask(at: Placed, rows: pd.DataFrame) -> Shown:
     assert isinstance(at, _Run)
     copies = int(at.option[2:]) if at.option.startswith("dp") else 1
     batch = rows["batch"].to_numpy(dtype=np.float64) / copies
@@ -189,8 +189,7 @@ def _ask(at: Deployment, rows: pd.DataFrame) -> Asked:
     time, limit = _total(cost, at.training, facts_of.activation_passes > 0)
     if copies > 1:  # gradients are summed once per step, behind the backward pass for all but the last bucket
         time = time + _gradients_s(at, copies)
-    spread = np.sqrt(np.asarray(cost.log_spread()) ** 2 + SYSTEM_SPREAD**2)
-    return np.broadcast_to(time, batch.shape), np.broadcast_to(limit, batch.shape), np.broadcast_to(spread, batch.shape)
+    return Shown.time(*(np.broadcast_to(x, batch.shape) for x in (time, np.asarray(cost.log_spread()), limit)))
 
 
 def _eager(kernel: Kernel, facts: Eager, training: bool, drops_scores: bool) -> Kernel:
@@ -227,7 +226,7 @@ def _total(cost: Cost, training: bool, chain: bool) -> tuple[Floats, Floats]:
     return np.asarray(time), np.asarray(limit)
 
 
-def _gradients_s(at: Deployment, copies: int) -> Any:
+def _gradients_s(at: Placed, copies: int) -> Any:
     from steelyard.machine.cluster import cluster_of
 
     message = at.transformer.parameters() * 4.0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ def questions(path: Path) -> pd.DataFrame:
     return frame
 
 
-def place(model: str, machine: str, precision: str) -> Deployment | str:
+def place(model: str, machine: str, precision: str) -> Placed | str:
     """The deployment of a row on the NPU."""
     formats = FORMATS.get(precision)
     if formats is None:
@@ -77,22 +77,18 @@ def place(model: str, machine: str, precision: str) -> Deployment | str:
     return found if isinstance(found, str) else replace(found, head_format=head)
 
 
-def decode_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
+def decode_rate(at: Placed, rows: pd.DataFrame) -> Shown:
     """Tokens per second, attending over the compiled context."""
-    step = at.decode(1.0, rows["context_length"].to_numpy(dtype=np.float64))
-    return 1.0 / step.time_s, 1.0 / step.limit_s, step.spread
+    return at.decode(1.0, rows["context_length"].to_numpy(dtype=np.float64)).rate(1.0)
 
 
-def first_chunk(at: Deployment, rows: pd.DataFrame) -> Asked:
+def first_chunk(at: Placed, rows: pd.DataFrame) -> Shown:
     """Seconds of one prompt chunk over the compiled context."""
-    chunk = at.prefill(1.0, float(CHUNK), rows["context_length"].to_numpy(dtype=np.float64))
-    return chunk.time_s, chunk.limit_s, chunk.spread
+    return at.prefill(1.0, float(CHUNK), rows["context_length"].to_numpy(dtype=np.float64))
 
 
-def _full(at: Deployment, rows: pd.DataFrame) -> Asked:
-    time, limit, spread = first_chunk(at, rows)
-    chunks = np.ceil(rows["context_length"].to_numpy(dtype=np.float64) / CHUNK)
-    return time * chunks, limit * chunks, spread
+def _full(at: Placed, rows: pd.DataFrame) -> Shown:
+    return first_chunk(at, rows).times(np.ceil(rows["context_length"].to_numpy(dtype=np.float64) / CHUNK))
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def questions(path: Path) -> pd.DataFrame:
     return frame.assign(prompt_len=frame["prompt_len"].fillna(128), new_tokens=frame["new_tokens"].fillna(64))
 
 
-def place(model: str, machine: str, dtype: str) -> Deployment | str:
+def place(model: str, machine: str, dtype: str) -> Placed | str:
     """The deployment of a row on the NPU."""
     formats = FORMATS.get(dtype)
     if formats is None:
@@ -73,16 +73,14 @@ def place(model: str, machine: str, dtype: str) -> Deployment | str:
     return found if isinstance(found, str) else replace(found, head_format=head)
 
 
-def decode_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
+def decode_rate(at: Placed, rows: pd.DataFrame) -> Shown:
     """Tokens per second at the mean context."""
-    step = at.decode(1.0, (rows["prompt_len"] + rows["new_tokens"] / 2).to_numpy(dtype=np.float64))
-    return 1.0 / step.time_s, 1.0 / step.limit_s, step.spread
+    return at.decode(1.0, (rows["prompt_len"] + rows["new_tokens"] / 2).to_numpy(dtype=np.float64)).rate(1.0)
 
 
-def first_token(at: Deployment, rows: pd.DataFrame) -> Asked:
+def first_token(at: Placed, rows: pd.DataFrame) -> Shown:
     """Seconds of the prompt."""
-    prompt = at.prefill(1.0, rows["prompt_len"].to_numpy(dtype=np.float64))
-    return prompt.time_s, prompt.limit_s, prompt.spread
+    return at.prefill(1.0, rows["prompt_len"].to_numpy(dtype=np.float64))
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:

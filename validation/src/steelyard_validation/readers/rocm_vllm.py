@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from steelyard.errors import SteelyardError
-from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._serve import Load, Service, closed_trace
-from steelyard_validation.readers._whole import SYSTEM_SPREAD, Asked, Deployment, deploy, predict, static_batch
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard_validation.readers._serve import Load, offline
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict, static_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,29 +81,19 @@ def _rates(frame: pd.DataFrame) -> Any:
     return np.asarray(np.where(tokens, True, np.where(times, False, frame["batch_size"].isna())), dtype=np.bool_)
 
 
-def _place(model: str, gpu: str, tp: float, precision: str) -> Deployment | str:
+def _place(model: str, gpu: str, tp: float, precision: str) -> Placed | str:
     weights = {"float16": "fp16", "bfloat16": "bf16"}.get(precision, precision)
     # the published commands keep an 8-bit cache beside 8-bit weights
     return deploy(model, gpu, tp=int(tp), weights=weights, kv="fp8" if weights == "fp8" else "", engine="vllm")
 
 
-def _offline(at: Deployment, rows: pd.DataFrame) -> Asked:
-    rate, most, known = np.full(len(rows), np.nan), np.full(len(rows), np.nan), np.isfinite(rows["isl"] + rows["osl"])
-    loads = {k: _load(row) for k, row in enumerate(rows.to_dict("records")) if known.iloc[k]}
-    if not loads:
-        return rate, most, np.ones(len(rows))
-    service = Service.of(at, list(loads.values()))
-    for k, load in loads.items():
-        trace = closed_trace(load)
-        try:
-            played = service.play(trace, service.flagged(dict(load.flags)))
-        except SteelyardError:
-            continue
-        totals = played.totals
-        running = max(1.0, totals["batch_s"] / max(totals["busy_s"], 1e-30))
-        rate[k] = load.requests * load.osl / totals["makespan_s"]
-        most[k] = running / float(at.decode(np.floor(running), load.isl + load.osl * 0.5).limit_s[0])
-    return rate, most, np.full(len(rows), float(np.hypot(service.table.spread, SYSTEM_SPREAD)))
+def _offline(at: Placed, rows: pd.DataFrame) -> Shown:
+    known = np.isfinite(rows["isl"] + rows["osl"]).to_numpy()
+    loads = [_load(row) for row, stated in zip(rows.to_dict("records"), known, strict=True) if stated]
+    table = np.full((4, len(rows)), np.nan)
+    if loads:
+        table[:, known] = offline(at, loads, prompts=0.0)
+    return Shown(*table)
 
 
 def _load(row: dict[Any, Any]) -> Load:
@@ -115,11 +104,5 @@ def _load(row: dict[Any, Any]) -> Load:
     return Load(prompts, prompts, int(row["isl"]), int(row["osl"]), flags=tuple(flags.items()))
 
 
-def _static(at: Deployment, rows: pd.DataFrame) -> Asked:
-    batch, isl, osl = (_column(rows, name) for name in ("batch_size", "isl", "osl"))
-    _, _, whole = static_batch(at, np.maximum(1.0, np.nan_to_num(batch, nan=1.0)), isl, osl)
-    return whole.time_s + at.engine.request_s, whole.limit_s, whole.spread
-
-
-def _column(rows: pd.DataFrame, name: str) -> Floats:
-    return np.asarray(rows[name], dtype=np.float64)
+def _static(at: Placed, rows: pd.DataFrame) -> Shown:
+    return static_batch(at, rows["batch_size"].fillna(1.0).clip(lower=1.0), rows["isl"], rows["osl"]).e2e

@@ -17,7 +17,7 @@ import numpy as np
 
 from steelyard.deployment.engine import find_engine
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._whole import Asked, Deployment, deploy, predict, static_batch
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict, static_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
-def place(model: str, machine: str, tp: int) -> Deployment | str:
+def place(model: str, machine: str, tp: int) -> Placed | str:
     """The deployment of a row."""
     slow = HOST_SLOWNESS.get(machine, 1.0)
     engine = find_engine(ENGINE)
@@ -87,11 +87,9 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         )
 
 
-def _prefill(at: Deployment, rows: pd.DataFrame) -> Asked:
-    prefill, _, _ = static_batch(at, rows["batch_size"].to_numpy(), rows["isl"].to_numpy(), rows["osl"].to_numpy())
-    return prefill.time_s + at.engine.request_s, prefill.limit_s, prefill.spread
+def _prefill(at: Placed, rows: pd.DataFrame) -> Shown:
+    return static_batch(at, *(rows[name] for name in ("batch_size", "isl", "osl"))).ttft
 
 
-def _decode(at: Deployment, rows: pd.DataFrame) -> Asked:
-    _, step, _ = static_batch(at, rows["batch_size"].to_numpy(), rows["isl"].to_numpy(), rows["osl"].to_numpy())
-    return step.time_s, step.limit_s, step.spread
+def _decode(at: Placed, rows: pd.DataFrame) -> Shown:
+    return static_batch(at, *(rows[name] for name in ("batch_size", "isl", "osl"))).tpot

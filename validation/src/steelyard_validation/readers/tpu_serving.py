@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._whole import Asked, Deployment, closed_loop, deploy, predict_all
+from steelyard_validation.readers._serve import Load, Service, played_all, shown
+from steelyard_validation.readers._whole import Placed, Shown, deploy, predict_all
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read"]
-
-#: Log-space spread of a closed form for times to first token.
-QUEUE_SPREAD = 0.35
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -29,21 +27,20 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
-def _place(model: str, tpu: str, chips: float) -> Deployment | str:
+def _place(model: str, tpu: str, chips: float) -> Placed | str:
     name = re.sub(r" *\(.*\)$", "", model).replace("Llama-3.x", "Llama-3.1")
     return deploy(name, re.sub(r" *\(.*\)$", "", tpu), tp=int(chips), engine="vllm")
 
 
-def _answers(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
-    clients, isl, osl, total = (
-        rows[c].to_numpy(dtype=np.float64) for c in ("max_conc", "isl_mean", "osl_mean", "successful")
-    )
-    loop = closed_loop(at, clients, isl, osl, float(np.mean(total / clients)))
-    return [
-        (loop.tpot.time_s, loop.tpot.limit_s, loop.tpot.spread),
-        (loop.ttft_s, at.prefill(1.0, isl).limit_s, np.full(len(rows), QUEUE_SPREAD)),
-        (loop.running / loop.tpot.time_s, loop.running / loop.tpot.limit_s, loop.tpot.spread),
-    ]
+def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
+    names = ("max_conc", "successful", "isl_mean", "osl_mean")
+    loads = [Load(*sizes) for sizes in rows[list(names)].astype(int).itertuples(index=False)]
+    service = Service.of(at, loads)
+    runs = played_all(loads, service.closed)
+    clients, _, isl, osl = (rows[name].to_numpy(dtype=np.float64) for name in names)
+    step, first = at.decode(clients, np.floor(isl + osl / 2)).limit, at.prefill(1.0, isl).limit
+    limits = {"tpot_s": step, "ttft_s": first, "tokens_per_s": clients / step}
+    return [shown(runs, name, limit) for name, limit in limits.items()]
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -62,9 +59,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             machine=machine,
             family=frame["model"],
             measured=frame[column].to_numpy(dtype=np.float64) * unit,
-            predicted=found.predicted,
-            low=found.low,
-            high=found.high,
-            roofline=found.roofline,
-            why=found.why,
+            **found.columns,
         )

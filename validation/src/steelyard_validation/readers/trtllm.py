@@ -17,14 +17,12 @@ import numpy as np
 
 from steelyard.cost.op_models import ONE_SWITCH
 from steelyard.deployment.engine import find_engine
-from steelyard.errors import SteelyardError
-from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard.traffic.trace import Trace
-from steelyard_validation.readers._serve import Load, Service, closed_trace
+from steelyard_validation.readers._serve import Load, Service, offline, played_all, shown
 from steelyard_validation.readers._whole import (
-    SYSTEM_SPREAD,
-    Asked,
-    Deployment,
+    Placed,
+    Shown,
     deploy,
     predict,
     predict_all,
@@ -56,7 +54,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
                 yield from guarded(ask, path, partial(table, path, ask))
 
 
-def _placed(model: str, gpu: str, **stated: Any) -> Deployment | str:
+def _placed(model: str, gpu: str, **stated: Any) -> Placed | str:
     """The deployment of a row. NVIDIA's servers of PCIe cards have switches: peers do not share a host's links."""
     found = deploy(model_name(model), gpu, **stated)
     if isinstance(found, str) or found.cluster.peer is None or found.cluster.peer.kind != "pcie":
@@ -80,7 +78,7 @@ def _static(path: Path, ask: Ask) -> Iterator[Comparison]:
     peak = frame[frame["kind"] == "peak_throughput"].reset_index(drop=True)
     first = frame[frame["kind"] == "first_token_latency"].reset_index(drop=True)
 
-    def place(model: str, gpu: str, tp: float, precision: str) -> Deployment | str:
+    def place(model: str, gpu: str, tp: float, precision: str) -> Placed | str:
         # the fp8 engines of those releases kept an fp8 cache too
         kv = "fp8" if precision == "fp8" else ""
         return _placed(model, gpu, tp=int(tp), weights=precision, kv=kv, engine="trtllm_static")
@@ -99,29 +97,17 @@ def _static(path: Path, ask: Ask) -> Iterator[Comparison]:
                 machine=part["gpu"].map(machine_name),
                 family=part["model"] + " " + part["precision"],
                 measured=part[column].to_numpy() * unit,
-                predicted=found.predicted,
-                low=found.low,
-                high=found.high,
-                roofline=found.roofline,
-                why=found.why,
+                **found.columns,
             )
 
 
-def _sizes(rows: pd.DataFrame, *names: str) -> list[Floats]:
-    return [rows[name].to_numpy(dtype=np.float64) for name in names]
+def _static_rate(at: Placed, rows: pd.DataFrame) -> Shown:
+    batch, osl = (rows[name].to_numpy(dtype=np.float64) for name in ("batch_size", "osl"))
+    return static_batch(at, batch, rows["isl"], osl).e2e.rate(batch * osl / at.plan.devices)
 
 
-def _static_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
-    batch, isl, osl = _sizes(rows, "batch_size", "isl", "osl")
-    _, _, whole = static_batch(at, batch, isl, osl)
-    tokens = batch * osl / at.plan.devices
-    return tokens / whole.time_s, tokens / whole.limit_s, whole.spread
-
-
-def _first_token(at: Deployment, rows: pd.DataFrame) -> Asked:
-    batch, isl = _sizes(rows, "batch_size", "isl")
-    prefill, _, _ = static_batch(at, batch, isl, 1.0)
-    return prefill.time_s, prefill.limit_s, prefill.spread
+def _first_token(at: Placed, rows: pd.DataFrame) -> Shown:
+    return static_batch(at, rows["batch_size"], rows["isl"], 1.0).ttft
 
 
 def _precision(text: Any) -> tuple[str, str]:
@@ -138,7 +124,7 @@ def _offline(path: Path, ask: Ask) -> Iterator[Comparison]:
     )
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
 
-    def place(model: str, gpu: str, tp: float, pp: float, precision: str, kv: Any, backend: Any) -> Deployment | str:
+    def place(model: str, gpu: str, tp: float, pp: float, precision: str, kv: Any, backend: Any) -> Placed | str:
         weights, cache = _precision(precision)
         stated = str(kv).lower()
         cache = stated if stated in ("fp8", "fp16", "bf16") else cache
@@ -169,29 +155,9 @@ def _degree(value: float) -> int:
     return 1 if not np.isfinite(value) else int(value)
 
 
-def _queue_rate(at: Deployment, rows: pd.DataFrame) -> Asked:
+def _queue_rate(at: Placed, rows: pd.DataFrame) -> Shown:
     """Output tokens/s of all requests queued at the start, played to the last token."""
-    records = rows.to_dict("records")
-    loads = [_queued(row) for row in records]
-    service = Service.of(at, loads)
-    rate, most = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    for k, load in enumerate(loads):
-        try:
-            played = service.play(closed_trace(load), service.flagged(dict(load.flags)))
-        except SteelyardError:
-            continue
-        totals = played.totals
-        running = np.maximum(1.0, np.floor(totals["batch_s"] / max(totals["busy_s"], 1e-30)))
-        rate[k] = load.requests * load.osl / totals["makespan_s"]
-        limit = float(at.decode(running, load.isl + load.osl / 2).limit_s[0])
-        together = max(1.0, 65536.0 // load.isl)  # prompts that share a step
-        prompt = float(at.prefill(together, load.isl).limit_s[0]) / together
-        most[k] = load.osl * running / (load.osl * limit + running * prompt)
-    return rate, most, np.full(len(rows), AVERAGED * float(np.hypot(service.table.spread, SYSTEM_SPREAD)))
-
-
-#: What is left of the spread of single steps in the mean of a whole run: the 80 % quantile of the tables' residuals.
-AVERAGED = 0.7
+    return offline(at, [_queued(row) for row in rows.to_dict("records")])
 
 
 def _queued(row: Mapping[Any, Any]) -> Load:
@@ -213,7 +179,7 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = read_frame(path, columns, ["mean_ttft_ms", "mean_itl_ms", "output_tput_tok_s"])
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
 
-    def place(model: str, gpu: str, tp: float, precision: str) -> Deployment | str:
+    def place(model: str, gpu: str, tp: float, precision: str) -> Placed | str:
         weights, cache = _precision(precision)
         return _placed(model, gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm")
 
@@ -240,32 +206,21 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
         )
 
 
-def _arrivals(at: Deployment, rows: pd.DataFrame) -> list[Asked]:
+def _arrivals(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """``(first token, between tokens, output tokens/s)``: Poisson arrivals of conversations, played."""
-    traces = {k: _trace(row) for k, row in enumerate(rows.to_dict("records")) if _known(row)}
-    table = np.full((6, len(rows)), np.nan)
-    if not traces:
-        return [(table[i], table[i], np.ones(len(rows))) for i in range(3)]
-    longest = max(traces.values(), key=lambda t: int((t.isl + t.osl).max()))
-    service = Service.for_trace(at, longest, {})
-    config = service.flagged({})
-    for k, trace in traces.items():
-        try:
-            played = service.play(trace, config)
-        except SteelyardError:
-            continue
-        q, totals = played.requests, played.totals
-        many = trace.osl > 1
-        tpot = (q["last_at"] - q["first_at"])[many] / (trace.osl[many] - 1)
-        rate = float(trace.osl.sum()) / totals["makespan_s"]
-        running = max(1.0, totals["batch_s"] / max(totals["busy_s"], 1e-30))
-        isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
-        limit = float(at.decode(np.floor(running), isl + osl / 2).limit_s[0])
-        first = float(at.prefill(1.0, np.floor(isl)).limit_s[0])
-        table[:, k] = float((q["first_at"] - q["arrived_at"]).mean()), float(tpot.mean()), rate, first, limit, np.nan
-    steps = float(np.hypot(service.table.spread, SYSTEM_SPREAD))
-    spreads = (np.hypot(steps, ONLINE_TTFT_SPREAD), np.hypot(steps, ONLINE_SPREAD), steps)
-    return [(table[i], table[3 + i], np.full(len(rows), spreads[i])) for i in range(3)]
+    known = [k for k, row in enumerate(rows.to_dict("records")) if _known(row)]
+    table = np.full((3, 4, len(rows)), np.nan)
+    if known:
+        traces = [_trace(row) for row in rows.iloc[known].to_dict("records")]
+        longest = max(traces, key=lambda t: int((t.isl + t.osl).max()))
+        service = Service.for_trace(at, longest, {})
+        runs = played_all(traces, lambda trace: service.play(trace, {}))
+        isl, osl = (np.asarray([getattr(t, n).mean() for t in traces]) for n in ("isl", "osl"))
+        running = np.maximum(1.0, np.floor(np.nan_to_num([run[0].running for run in runs], nan=1.0)))
+        limits = at.prefill(1.0, np.floor(isl)).limit, at.decode(running, np.floor(isl + osl / 2)).limit, np.nan
+        for i, (name, limit) in enumerate(zip(("ttft_s", "tpot_s", "tokens_per_s"), limits, strict=True)):
+            table[i][:, known] = Shown(*np.broadcast_arrays(*shown(runs, name, limit)))
+    return [Shown(*figures) for figures in table]
 
 
 def _known(row: Mapping[Any, Any]) -> bool:
@@ -293,5 +248,3 @@ def _trace(row: Mapping[Any, Any]) -> Trace:
 REQUESTS, SEED = 1000, 20
 #: Log-space spread of ShareGPT-like lengths, and the longest over the mean (conversations are cut at 1024 tokens).
 LENGTH_SPREAD, LONGEST = 1.0, 5.0
-#: Further log-space spread of times between tokens and to the first: the lengths are drawn, not the row's (guess).
-ONLINE_SPREAD, ONLINE_TTFT_SPREAD = 0.15, 0.4
