@@ -139,7 +139,7 @@ def test_the_load_has_the_longest_request_and_littles_law() -> None:
     wide = answer(question=question(traffic={"rate": "10/s", "isl": "uniform:2000-6000", "osl": 500, "requests": 400}))
     load = load_of(wide)
     assert 5000 < load.longest_tokens <= 6500
-    assert load.isl_std == pytest.approx(4000 / 12**0.5, rel=0.1)
+    assert load.prompt_std == pytest.approx(4000 / 12**0.5, rel=0.1)
     assert re.search(r'"input": 0\.(4[5-9]|5\d?), "output": 0\.0', plan_files(wide)["check-vllm.sh"])
 
 

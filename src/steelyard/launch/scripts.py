@@ -195,7 +195,13 @@ def load_tests(service: Service) -> Iterator[tuple[str, str]]:
 
 
 def _rate(load: Load) -> str:
-    return f"{load.rate_per_s:g} requests/s, {load.isl:,.0f} prompt and {load.osl:,.0f} generated tokens"
+    tokens = f"{load.prompt_tokens:,.0f} prompt and {load.output_tokens:,.0f} generated tokens"
+    return f"{load.rate_per_s:g} requests/s, {tokens}"
+
+
+def _tokens(mean: float) -> int:
+    """A length as the tools take it."""
+    return max(1, round(mean))
 
 
 def _target(before: str = "", after: str = "") -> Var:
@@ -204,7 +210,7 @@ def _target(before: str = "", after: str = "") -> Var:
 
 def _spread(load: Load) -> str:
     """Half widths of uniform spreads with the standard deviations of the lengths, as shares of their means."""
-    both = [("input", load.isl_std, load.isl), ("output", load.osl_std, load.osl)]
+    both = [("input", load.prompt_std, load.prompt_tokens), ("output", load.output_std, load.output_tokens)]
     shares = {name: min(0.95, round(math.sqrt(3) * std / mean, 2)) if mean else 0.0 for name, std, mean in both}
     return json.dumps(shares) if any(shares.values()) else "0.0"
 
@@ -223,8 +229,8 @@ def _vllm_bench(service: Service) -> Command:
         "--endpoint": "/v1/completions",
         "--model": Var("MODEL", service.repository),
         "--dataset-name": "random",
-        "--random-input-len": max(1, round(load.isl)),
-        "--random-output-len": max(1, round(load.osl)),
+        "--random-input-len": _tokens(load.prompt_tokens),
+        "--random-output-len": _tokens(load.output_tokens),
         "--random-range-ratio": _spread(load),
         "--ignore-eos": True,
         "--request-rate": load.rate_per_s,
@@ -255,10 +261,10 @@ def _aiperf(service: Service) -> Command:
         "--url": _target(),
         "--endpoint-type": "completions",
         "--streaming": True,
-        "--isl": max(1, round(load.isl)),
-        "--isl-stddev": round(load.isl_std),
-        "--osl": max(1, round(load.osl)),
-        "--osl-stddev": round(load.osl_std),
+        "--isl": _tokens(load.prompt_tokens),
+        "--isl-stddev": round(load.prompt_std),
+        "--osl": _tokens(load.output_tokens),
+        "--osl-stddev": round(load.output_std),
         "--extra-inputs": "ignore_eos:true",
         "--request-rate": load.rate_per_s,
         "--arrival-pattern": "poisson",
@@ -273,11 +279,13 @@ def _aiperf(service: Service) -> Command:
 
 def _guidellm(service: Service) -> Command:
     flags, load = Flags.of("guidellm"), service.load
-    data = f"kind=synthetic_text,prompt_tokens={max(1, round(load.isl))},output_tokens={max(1, round(load.osl))}"
-    if load.isl_std >= 1:
-        data += f",prompt_tokens_stdev={round(load.isl_std)}"
-    if load.osl_std >= 1:
-        data += f",output_tokens_stdev={round(load.osl_std)}"
+    data = (
+        f"kind=synthetic_text,prompt_tokens={_tokens(load.prompt_tokens)},output_tokens={_tokens(load.output_tokens)}"
+    )
+    if load.prompt_std >= 1:
+        data += f",prompt_tokens_stdev={round(load.prompt_std)}"
+    if load.output_std >= 1:
+        data += f",output_tokens_stdev={round(load.output_std)}"
     values = {
         "--backend": _target("kind=openai_http,target=", f",model={service.repository}"),
         "--profile": f"kind=poisson,rate={load.rate_per_s:.10g}",

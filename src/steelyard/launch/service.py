@@ -41,13 +41,13 @@ _ROUND_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The traffic that was promised for.
+    """The traffic a deployment was planned for.
 
     Args:
         rate_per_s: requests per second.
-        isl, osl: mean prompt and generated tokens.
-        longest_tokens: prompt and answer of the longest request; 0 = both means.
-        isl_std, osl_std: their spread, tokens.
+        prompt_tokens, output_tokens: means of a request.
+        longest_tokens: prompt and output of the longest request; 0 = both means.
+        prompt_std, output_std: their standard deviations, tokens.
         requests: requests of a load test.
         in_flight: requests being served at once at the promised rate, mean over all replicas; 0 = unknown.
         words: the traffic in words.
@@ -56,11 +56,11 @@ class Load:
     """
 
     rate_per_s: float
-    isl: float
-    osl: float
+    prompt_tokens: float
+    output_tokens: float
     longest_tokens: int = 0
-    isl_std: float = 0.0
-    osl_std: float = 0.0
+    prompt_std: float = 0.0
+    output_std: float = 0.0
     requests: int = 1000
     in_flight: float = 0.0
     words: str = ""
@@ -226,7 +226,7 @@ def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_fligh
         known = ", ".join(sorted(set(ENGINES.values())))
         raise InputError(f"no launch files are written for {engine.title}; for {known}", field="plan.engine")
     config = engine_config(engine, cluster.machine, dict(pool.flags))
-    longest = load.longest_tokens or math.ceil(load.isl + load.osl)
+    longest = load.longest_tokens or math.ceil(load.prompt_tokens + load.output_tokens)
     room = config.max_model_len or _longest(longest, model)
     plan = pool.plan.resolved(model.transformer.native_weights)
     alike = [p for p in deployment.pools if p.role == pool.role]

@@ -9,6 +9,7 @@ from typing import Any
 from steelyard._display import Result
 from steelyard.errors import InputError
 from steelyard.report.entry import Entry, Kind, facts, find
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity
 
 __all__ = ["Comparison", "compare", "text", "to_dict"]
@@ -19,8 +20,7 @@ _ESTIMATE = {
     "machine.count": "",
     "engine": "",
     "batch": "",
-    "isl": "",
-    "osl": "",
+    **dict.fromkeys(LENGTHS, ""),
     "plan.weights": "",
     "plan.kv": "",
     "fits": "",

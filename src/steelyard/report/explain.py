@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.report.paper import bullet, bullets, columns, render, styled
 from steelyard.report.plain import plain
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def to_dict(found: Explanation) -> dict[str, Any]:
         "model": s.transformer.name,
         "on": str(s.cluster),
         "batch": s.batch,
-        "isl": s.isl,
-        "osl": s.osl,
+        **{name: getattr(s, name) for name in LENGTHS},
         "prefill": _phase(found, "prefill"),
         "decode": _phase(found, "decode"),
         "prefill_steps": found.prefill_steps,

@@ -11,38 +11,25 @@ from steelyard.units import format_quantity
 
 __all__ = ["rows", "text"]
 
-#: Unit of the columns that have one, for people.
-_UNITS = {
-    "memory_bytes": "B",
-    "bandwidth_bytes_per_s": "B/s",
-    "dense_16bit_ops_per_s": "OP/s",
-    "dense_8bit_ops_per_s": "OP/s",
-    "tdp_w": "W",
-    "host_w": "W",
-    "latency_s": "s",
-    "usd_per_hour": "USD/h",
-    "step_s": "s",
-    "request_s": "s",
+#: Heading and unit of the columns that need them, for people.
+_COLUMNS = {
+    "memory_bytes": ("memory", "B"),
+    "bandwidth_bytes_per_s": ("bandwidth", "B/s"),
+    "dense_16bit_ops_per_s": ("16 bit", "OP/s"),
+    "dense_8bit_ops_per_s": ("8 bit", "OP/s"),
+    "tdp_w": ("TDP", "W"),
+    "host_w": ("host", "W"),
+    "latency_s": ("latency", "s"),
+    "usd_per_hour": ("USD/h", "USD/h"),
+    "step_s": ("step", "s"),
+    "request_s": ("request", "s"),
+    "stored_bits": ("stored bits", ""),
+    "max_batched_tokens": ("step tokens", ""),
+    "memory_frac": ("memory", ""),
+    "provider_class": ("class", ""),
 }
 #: Columns that may wrap.
 _FOLDED = ("name", "title", "also", "source", "math")
-#: Headings for people, where the field name is too long.
-_HEADS = {
-    "memory_bytes": "memory",
-    "bandwidth_bytes_per_s": "bandwidth",
-    "dense_16bit_ops_per_s": "16 bit",
-    "dense_8bit_ops_per_s": "8 bit",
-    "tdp_w": "TDP",
-    "host_w": "host",
-    "latency_s": "latency",
-    "usd_per_hour": "USD/h",
-    "stored_bits": "stored bits",
-    "max_batched_tokens": "step tokens",
-    "memory_frac": "memory",
-    "step_s": "step",
-    "request_s": "request",
-    "provider_class": "class",
-}
 
 
 def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
@@ -73,14 +60,12 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
     if not found:
         return f"no {kind}"
     names = list(found[0])
-    heads = [_HEADS.get(n, n) for n in names]
+    heads = {n: _COLUMNS.get(n, (n, ""))[0] for n in names}
     numeric = [
-        _HEADS.get(n, n)
-        for n in names
-        if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
+        heads[n] for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
     ]
     cells = [[_shown(n, r[n]) for n in names] for r in found]
-    return render([columns(heads, cells, numeric, _FOLDED)], width, widest=width or 120)
+    return render([columns([*heads.values()], cells, numeric, _FOLDED)], width, widest=width or 120)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -88,8 +73,9 @@ def _shown(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
-    if name in _UNITS:
-        return format_quantity(float(value), _UNITS[name]) if value else ""
+    _, unit = _COLUMNS.get(name, ("", ""))
+    if unit:
+        return format_quantity(float(value), unit) if value else ""
     if name in ("parameters", "active"):
         return f"{value / 1e9:,.4g} B" if value >= 1e9 else f"{value / 1e6:,.4g} M"
     if isinstance(value, float):
@@ -123,7 +109,7 @@ def _machines() -> list[dict[str, Any]]:
             m = find_machine(name)
         except InputError as error:
             found.append(
-                {"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_UNITS)[:5])}
+                {"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_COLUMNS)[:5])}
             )
             continue
         peaks = [(f, p) for c in m.compute for f, p in c.peak.items()]

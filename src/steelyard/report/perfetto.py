@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.errors import InputError
+from steelyard.traffic.trace import LENGTHS
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -33,14 +34,14 @@ EVENTS: dict[tuple[str, str, tuple[str, ...]], str] = {
     },
     ("C", "requests", ("running", "waiting")): "counter at the start of a step",
     ("C", "kv blocks", ("used",)): "counter at the start of a step",
-    ("b", "request", ("isl", "osl", "preemptions", "ttft_s", "e2e_s")): "a request arrives",
+    ("b", "request", (*LENGTHS, "preemptions", "ttft_s", "e2e_s")): "a request arrives",
     ("e", "request", ()): "its last token",
     **{
         (phase, name, ()): f"{words} {'begins' if phase == 'b' else 'ends'}"
         for name, words in (("queued", "waiting"), ("prompt", "the prompt's work"), ("answer", "the answer"))
         for phase in "be"
     },
-    ("n", "request", ("isl", "osl")): "a request that was rejected or is unfinished",
+    ("n", "request", LENGTHS): "a request that was rejected or is unfinished",
 }
 
 #: Process number of the first replica; its requests are in process ``_REQUESTS + replica``.
@@ -123,18 +124,19 @@ def _steps(simulation: Simulation) -> Iterator[dict[str, Any]]:
 
 def _requests(simulation: Simulation) -> Iterator[dict[str, Any]]:
     records = simulation.records
-    names = ("arrived_at", "isl", "osl", "queued_s", "ttft_s", "e2e_s", "preemptions", "replica", "status")
+    names = ("arrived_at", *LENGTHS, "queued_s", "ttft_s", "e2e_s", "preemptions", "replica", "status")
     columns = [np.asarray(getattr(records, name))[:MAX_REQUESTS].tolist() for name in names]
     for i, (at, isl, osl, queued, ttft, e2e, preemptions, replica, status) in enumerate(zip(*columns, strict=True)):
         pid, end = _REQUESTS + max(0, int(replica)), at + e2e
         if not np.isfinite(at):  # a closed loop that was stopped before this request was sent
             continue
+        lengths = dict(zip(LENGTHS, (isl, osl), strict=True))
         common = {"pid": pid, "tid": 0, "cat": "request", "id": i}
         if status != 0 or not np.isfinite(end):
             name = f"request {i}: {'rejected' if status == 1 else 'unfinished'}"
-            yield {**common, "ph": "n", "name": name, "ts": _us(at), "args": {"isl": isl, "osl": osl}}
+            yield {**common, "ph": "n", "name": name, "ts": _us(at), "args": lengths}
             continue
-        args = {"isl": isl, "osl": osl, "preemptions": preemptions, "ttft_s": ttft, "e2e_s": e2e}
+        args = {**lengths, "preemptions": preemptions, "ttft_s": ttft, "e2e_s": e2e}
         yield {**common, "ph": "b", "name": f"request {i}", "ts": _us(at), "args": args}
         edges = [at, at + queued, at + ttft, end]
         for name, first, last in zip(("queued", "prompt", "answer"), edges[:-1], edges[1:], strict=True):

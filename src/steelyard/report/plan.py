@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
         "objective": a.question.objective,
         "asked": {
             "rate_per_s": a.question.rate_per_s,
-            "isl": a.question.isl,
-            "osl": a.question.osl,
+            **{name: getattr(a.question, name) for name in LENGTHS},
             "promises": [{"metric": t.metric, "statistic": t.label, "limit_s": t.limit_s} for t in a.question.targets],
             "machines": list(a.question.machines),
         },

@@ -45,11 +45,11 @@ def load_of(answer: Answer) -> Load:
             longest, spread = int(both.max()), (float(np.std(trace.isl)), float(np.std(trace.osl)))
     return Load(
         rate_per_s=k.rate_per_s,
-        isl=k.isl,
-        osl=k.osl,
+        prompt_tokens=k.isl,
+        output_tokens=k.osl,
         longest_tokens=longest,
-        isl_std=spread[0],
-        osl_std=spread[1],
+        prompt_std=spread[0],
+        output_std=spread[1],
         requests=k.requests or 1000,
         in_flight=k.rate_per_s * mean_s,
         words=asked(k)[0],

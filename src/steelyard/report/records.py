@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.errors import InputError
+from steelyard.traffic.trace import LENGTHS
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -19,8 +20,7 @@ __all__ = ["COLUMNS", "FORMATS", "MEANINGS", "STATUS", "check_path", "columns_of
 #: Columns in order, ``name -> (type, meaning)``; empty or null when it never came.
 MEANINGS: dict[str, tuple[str, str]] = {
     "arrived_at": ("number", "when the client sent it, s from the start of the trace"),
-    "isl": ("integer", "prompt tokens"),
-    "osl": ("integer", "generated tokens"),
+    **{name: ("integer", f"{what} tokens") for name, what in zip(LENGTHS, ("prompt", "generated"), strict=True)},
     "queued_s": ("number", "from reaching the engine to the first step that works on it, s"),
     "ttft_s": ("number", "from arrival to its first token, s"),
     "tpot_s": ("number", "(last token - first token) / (osl - 1), s; empty for answers of one token"),
@@ -124,7 +124,7 @@ def vllm_bench(simulation: Simulation) -> dict[str, Any]:
     document = simulation.summary()
     records = simulation.records
     done = np.asarray(records.completed)
-    isl, osl = (np.asarray(getattr(records, x), dtype=np.int64) for x in ("isl", "osl"))
+    isl, osl = (np.asarray(getattr(records, x), dtype=np.int64) for x in LENGTHS)
     ttft, tpot, e2e = (np.asarray(getattr(records, x), dtype=np.float64) for x in ("ttft_s", "tpot_s", "e2e_s"))
     span = simulation.makespan_s
     out = np.where(done, osl, 0)

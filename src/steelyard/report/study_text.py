@@ -9,6 +9,7 @@ from steelyard.report.paper import columns, figure, render
 from steelyard.studies.findings import Findings, Row, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
 __all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitle", "summary", "text", "titled"]
@@ -16,7 +17,7 @@ __all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitl
 #: Rows of the front, and reasons of missing answers, before the rest is only counted.
 _FRONT, _REASONS = 12, 5
 #: Inputs that every row shares and that are worth naming.
-FIXED = ("model", "on", "weights", "kv", "engine", "batch", "isl", "osl", "trace", "rate", "ttft", "tpot")
+FIXED = ("model", "on", "weights", "kv", "engine", "batch", *LENGTHS, "trace", "rate", "ttft", "tpot")
 #: Units written with prefixes.
 _PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
 
