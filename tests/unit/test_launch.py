@@ -559,7 +559,7 @@ def test_a_plan_file_reads_back_equal(name: str, tmp_path: Path) -> None:
         traffic=asked,
         promise={"ttft": "p99:1s"},
         expected={"ttft_s": {"p99": 0.1 + 0.2}},
-        said=["a note\nwith = 'an end'"],
+        comments=["a note\nwith = 'an end'"],
     )
     file = tmp_path / "plan.toml"
     file.write_text(text)

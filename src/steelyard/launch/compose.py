@@ -58,19 +58,19 @@ def compose(service: Service) -> str:
 
 
 def _said(service: Service, whole: bool) -> list[str]:
-    said = [
+    head = [
         *service.about,
         "HF_TOKEN is passed on from the environment of `docker compose up`; it is not written here.",
     ]
     if not whole:
-        said.append(
+        head.append(
             "The plan needs several nodes. On each run `docker compose --profile POOL up`; "
             + "; ".join(f"{u.name}: {u.pool.replicas} replicas in all" for u in service.units)
             + ". router.sh goes before them."
         )
     if any(u.nodes > 1 for u in service.units):
-        said.append(f"A replica spans nodes: set {NODE_RANK} and {LEADER} on each.")
-    return said
+        head.append(f"A replica spans nodes: set {NODE_RANK} and {LEADER} on each.")
+    return head
 
 
 def _server(unit: Unit, service: Service, devices: list[int], host: str) -> dict[str, Any]:

@@ -95,11 +95,11 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
 def _speculative(unit: Unit) -> dict[str, object]:
     """``--speculative-config``: the draft by its repository, n-grams of the prompt, or the model's own heads."""
     found = parse_speculation(unit.pool.speculate)
-    said: dict[str, object] = {"num_speculative_tokens": found.tokens}
+    options: dict[str, object] = {"num_speculative_tokens": found.tokens}
     if found.method == "draft":
-        return {"model": find_model(found.draft).id, **said}
+        return {"model": find_model(found.draft).id, **options}
     more = {"prompt_lookup_max": found.tokens} if found.method == "ngram" else {}
-    return {"method": found.method, **said, **more}
+    return {"method": found.method, **options, **more}
 
 
 def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command:

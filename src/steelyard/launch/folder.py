@@ -19,12 +19,12 @@ from steelyard.launch.service import Service
 __all__ = ["check_folder", "launch_files", "write_folder"]
 
 
-def launch_files(service: Service, *, said: Mapping[str, str] | None = None) -> dict[str, str]:
+def launch_files(service: Service, *, more_files: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every launch file by name, the README first.
 
     Args:
         service: from :func:`steelyard.launch.service.service`.
-        said: further files of the folder and what they are, for the README.
+        more_files: further files of the folder and what they are, for the README.
     """
     files = dict(scripts(service))
     if not _by_mpi(service):
@@ -35,7 +35,7 @@ def launch_files(service: Service, *, said: Mapping[str, str] | None = None) -> 
         files["dynamo.yaml"] = dynamo(service)
     if runs_llm_d(service):
         files["llm-d-values.yaml"] = llm_d(service)
-    return {"README.md": readme(service, [*files], said or {}, one_node(service)), **files}
+    return {"README.md": readme(service, [*files], more_files or {}, one_node(service)), **files}
 
 
 def _by_mpi(service: Service) -> bool:

@@ -67,14 +67,14 @@ PRODUCTS = {
 
 def kubernetes(service: Service) -> str:
     """``kubernetes.yaml``."""
-    said = [*service.about, NEEDS_SECRET]
+    head = [*service.about, NEEDS_SECRET]
     if any(u.nodes > 1 for u in service.units):
-        said.append("Needs LeaderWorkerSet (leaderworkerset.x-k8s.io/v1): a replica spans nodes.")
+        head.append("Needs LeaderWorkerSet (leaderworkerset.x-k8s.io/v1): a replica spans nodes.")
     if any(_scales(u) for u in service.units):
-        said.append(
+        head.append(
             "The autoscaler reads the requests running per pod from the custom metrics API (Prometheus Adapter)."
         )
-    return yaml_text(*_documents(service), head=comment(*said))
+    return yaml_text(*_documents(service), head=comment(*head))
 
 
 def _documents(service: Service) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The replayable plan: a deployment, the traffic and the promise as TOML (``steelyard.deployment/1``)."""
+"""The replayable plan: a deployment, the traffic and the SLOs as TOML (``steelyard.deployment/1``)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def deployment_text(
     promise: Mapping[str, str] | None = None,
     simulation: Mapping[str, Any] | None = None,
     expected: Mapping[str, Any] | None = None,
-    said: Sequence[str] = (),
+    comments: Sequence[str] = (),
 ) -> str:
     """A plan file as TOML, read back by :func:`read_deployment` to an equal deployment.
 
@@ -73,7 +73,7 @@ def deployment_text(
         deployment: the pools.
         traffic, promise, simulation, expected: what the replay is to be run with and compared to; ``None`` values are
             left out.
-        said: comment lines for the beginning.
+        comments: comment lines for the beginning.
     """
     from steelyard.launch.documents import comment
 
@@ -82,7 +82,7 @@ def deployment_text(
         kept = _without_none(table or {})
         if kept:
             document[name] = kept
-    return comment(*said) + "\n".join(_toml(document, ())).lstrip("\n") + "\n"
+    return comment(*comments) + "\n".join(_toml(document, ())).lstrip("\n") + "\n"
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""README.md of the folder: what each file is, what was promised, what to run."""
+"""README.md of the folder: what each file is, the SLOs, what to run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _WHAT = {
 }
 
 
-def readme(service: Service, files: Sequence[str], said: Mapping[str, str], whole: bool) -> str:
+def readme(service: Service, files: Sequence[str], more_files: Mapping[str, str], whole: bool) -> str:
     """The text.
 
     Args:
         service: the deployment.
         files: names of the launch files.
-        said: further files and what they are.
+        more_files: further files and what they are.
         whole: everything runs on one node.
     """
     parts = [
@@ -54,7 +54,7 @@ def readme(service: Service, files: Sequence[str], said: Mapping[str, str], whol
     if service.notes:
         parts += ["## By hand", *_bullets([_text(n) for n in service.notes])]
     rows = [f"| `{name}` | {_what(name, whole)} |" for name in files]
-    rows += [f"| `{name}` | {words} |" for name, words in said.items()]
+    rows += [f"| `{name}` | {words} |" for name, words in more_files.items()]
     parts += ["## Files", "| file | what |\n|---|---|\n" + "\n".join(rows)]
     versions = sorted({f"{u.flags.title} {u.flags.version}" for u in service.units})
     parts.append(

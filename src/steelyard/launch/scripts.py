@@ -54,8 +54,8 @@ def scripts(service: Service) -> Iterator[tuple[str, str]]:
     yield from load_tests(service)
 
 
-def _script(said: Sequence[str], body: Sequence[str]) -> str:
-    return "#!/usr/bin/env bash\n" + comment(*said) + "set -euo pipefail\n\n" + "\n".join(body) + "\n"
+def _script(head: Sequence[str], body: Sequence[str]) -> str:
+    return "#!/usr/bin/env bash\n" + comment(*head) + "set -euo pipefail\n\n" + "\n".join(body) + "\n"
 
 
 def shell_command(made: Command, *, program: Sequence[str] = ()) -> str:
@@ -67,14 +67,14 @@ def shell_command(made: Command, *, program: Sequence[str] = ()) -> str:
 def server_script(unit: Unit, service: Service) -> str:
     """One replica as plain commands."""
     leader = command(unit, service)
-    said = [
+    head = [
         f"One {unit.name} replica of {service.repository} on {unit.devices} x {unit.cluster.machine.title}.",
         f"The plan has {unit.pool.replicas}: run it once for each.",
         f"Flags: {unit.flags.source}.",
         "MODEL names another checkpoint or a local folder. HF_TOKEN is read from the environment by the engine itself.",
     ]
     if unit.nodes > 1:
-        said.append(
+        head.append(
             f"A replica spans {unit.nodes} nodes: run it on each with {NODE_RANK}=0..{unit.nodes - 1} and "
             f"{LEADER}=the address of node 0."
         )
@@ -98,7 +98,7 @@ def server_script(unit: Unit, service: Service) -> str:
             "fi",
         ]
     body.append(f"exec {shell_command(leader)}")
-    return _script(said, body)
+    return _script(head, body)
 
 
 def _placeholders(service: Service) -> dict[str, list[str]]:
@@ -169,17 +169,17 @@ def disaggregated_options(service: Service, hosts: dict[str, list[str]]) -> dict
 def _router_script(service: Service) -> str:
     made = router(service, _placeholders(service))
     flags = _router_flags(service)
-    said = [
+    head = [
         f"Before the replicas: one address for {service.repository}.",
         "Replace the host names by those of your replicas.",
         f"Flags: {flags.source}. To install: pip install {flags.package}",
     ]
-    return _script(said, [*shell_defaults(made), f"exec {shell_command(made)}"])
+    return _script(head, [*shell_defaults(made), f"exec {shell_command(made)}"])
 
 
 def load_tests(service: Service) -> Iterator[tuple[str, str]]:
-    """The commands that would check the promise: vllm bench serve, aiperf, guidellm."""
-    said = [
+    """The commands that would check the SLOs: vllm bench serve, aiperf, guidellm."""
+    head = [
         "Sends the traffic of the plan and counts the requests within the promise (goodput).",
         f"Traffic: {service.load.words or _rate(service.load)}.",
         f"Promised: {'; '.join(service.slos) or 'nothing'}.",
@@ -190,8 +190,8 @@ def load_tests(service: Service) -> Iterator[tuple[str, str]]:
         ("check-aiperf.sh", Flags.of("aiperf"), _aiperf(service)),
         ("check-guidellm.sh", Flags.of("guidellm"), _guidellm(service)),
     ):
-        head = [*said, f"Flags: {flags.source}. To install: pip install {flags.package}"]
-        yield name, _script(head, [*shell_defaults(made), f"exec {shell_command(made)}"])
+        install = f"Flags: {flags.source}. To install: pip install {flags.package}"
+        yield name, _script([*head, install], [*shell_defaults(made), f"exec {shell_command(made)}"])
 
 
 def _rate(load: Load) -> str:

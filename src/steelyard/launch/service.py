@@ -49,7 +49,7 @@ class Load:
         longest_tokens: prompt and output of the longest request; 0 = both means.
         prompt_std, output_std: their standard deviations, tokens.
         requests: requests of a load test.
-        in_flight: requests being served at once at the promised rate, mean over all replicas; 0 = unknown.
+        in_flight: requests being served at once at the planned rate, mean over all replicas; 0 = unknown.
         words: the traffic in words.
         seed: of the arrivals.
         trace: a file the requests came from, when it can be sent again.
@@ -83,7 +83,7 @@ class Unit:
     config: EngineConfig
     longest_tokens: int
     in_flight: float
-    """Requests in one replica at the promised rate, 0 = unknown."""
+    """Requests in one replica at the planned rate, 0 = unknown."""
 
     @property
     def devices(self) -> int:

@@ -16,10 +16,23 @@ if TYPE_CHECKING:
     from steelyard.scenario.slo import Target
     from steelyard.search.answer import Answer, Candidate, Question
 
-__all__ = ["METRICS", "SCHEMA", "asked", "candidate_dict", "flat_rows", "met", "replay_dict", "text", "to_dict"]
+__all__ = [
+    "METRICS",
+    "SCHEMA",
+    "candidate_dict",
+    "flat_rows",
+    "lines",
+    "machines_text",
+    "met",
+    "parts",
+    "question_lines",
+    "replay_dict",
+    "text",
+    "to_dict",
+]
 
 SCHEMA = "steelyard.plan/1"
-#: Metrics a promise may name, with the words for them.
+#: Metrics an SLO may limit, with the words for them.
 METRICS = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end"))
 _STATISTICS = ("mean", "p50", "p95", "p99")
 #: Rows of a table on a terminal before the rest is only counted.
@@ -93,7 +106,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
 def summary(answer: Answer) -> str:
     """One line for a Python prompt."""
     w = answer.winner
-    words = "nothing fits" if w is None else f"{titled(w)}: {w.shape}, {w.engine}; {money(w)}"
+    words = "nothing fits" if w is None else f"{machines_text(w)}: {w.shape}, {w.engine}; {money(w)}"
     return f"<Answer for {answer.question.model}: {words}>"
 
 
@@ -107,17 +120,17 @@ def replay_dict(answer: Answer) -> dict[str, Any] | None:
 
     if answer.winner is None:
         return None
-    w, asked_for = answer.winner, answer.question
+    w, question = answer.winner, answer.question
     return {
         "schema": DEPLOYMENT,
         "deployment": deployment_dict(w.deployment),
-        "traffic": {k: v for k, v in plain(dict(asked_for.traffic)).items() if v is not None},
-        "promise": {t.metric.removesuffix("_s"): f"{t.label}:{t.limit_s!r}s" for t in asked_for.targets},
+        "traffic": {k: v for k, v in plain(dict(question.traffic)).items() if v is not None},
+        "promise": {t.metric.removesuffix("_s"): f"{t.label}:{t.limit_s!r}s" for t in question.targets},
         "simulation": {
-            "rate_per_s": asked_for.rate_per_s,
-            "requests": asked_for.requests,
-            "seed": asked_for.seed,
-            "skew": asked_for.skew,
+            "rate_per_s": question.rate_per_s,
+            "requests": question.requests,
+            "seed": question.seed,
+            "skew": question.skew,
         },
         "expected": {name: dict(found) for name, found in plain(w.percentiles).items()},
     }
@@ -152,12 +165,12 @@ def flat_rows(answer: Answer) -> list[dict[str, Any]]:
     return rows
 
 
-def asked(question: Question) -> list[str]:
-    """The question in words: the traffic, the promise, the limits."""
+def question_lines(question: Question) -> list[str]:
+    """The question in words: the traffic, the SLOs, the limits."""
     k = question
     found = [
         f"{figure(k.rate_per_s)} requests/s, mean {k.isl:,.0f} prompt + {k.osl:,.0f} generated tokens",
-        "promised: " + (", ".join(promise(t) for t in k.targets) or "nothing"),
+        "promised: " + (", ".join(slo_text(t) for t in k.targets) or "nothing"),
     ]
     words = {
         "cost": "the cheapest rent",
@@ -182,13 +195,13 @@ def asked(question: Question) -> list[str]:
     return [*found, ", ".join(limits)]
 
 
-def promise(target: Target) -> str:
+def slo_text(target: Target) -> str:
     """``TTFT p99 within 1.00 s``."""
     return f"{target.metric.removesuffix('_s').upper()} {target.label} within {q(target.limit_s, 's')}"
 
 
 def met(candidate: Candidate, target: Target) -> tuple[float, bool]:
-    """The value of a promised statistic and whether it is within the limit."""
+    """The value of the statistic an SLO limits, and whether it is within the limit."""
     found = candidate.percentiles.get(target.metric, {})
     value = found.get(target.label)
     if value is None:
@@ -196,7 +209,7 @@ def met(candidate: Candidate, target: Target) -> tuple[float, bool]:
     return float(value), float(value) <= target.limit_s
 
 
-def titled(candidate: Candidate) -> str:
+def machines_text(candidate: Candidate) -> str:
     """``8 x NVIDIA H100 SXM5 80GB``, the pools joined by ``+`` when they differ."""
     from steelyard.machine.cluster import parse_cluster
 
@@ -233,7 +246,11 @@ def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
 
 def parts(answer: Answer, files: str = "") -> list[Any]:
     """The report as renderables, from the question to the effort."""
-    found: list[Any] = [_text((answer.question.model, "bold")), *(_text(x) for x in asked(answer.question)), ""]
+    found: list[Any] = [
+        _text((answer.question.model, "bold")),
+        *(_text(x) for x in question_lines(answer.question)),
+        "",
+    ]
     found += _infeasible(answer) if answer.winner is None else _winner(answer, answer.winner)
     if answer.fleet is not None:
         from steelyard.search.fleet_words import lines as fleet_lines
@@ -244,7 +261,7 @@ def parts(answer: Answer, files: str = "") -> list[Any]:
 
 def _winner(answer: Answer, w: Candidate) -> Iterator[Any]:
     made = grid("left", "left")
-    made.add_row(_text(("winner", "bold green")), _text((titled(w), "bold"), f": {w.shape}"))
+    made.add_row(_text(("winner", "bold green")), _text((machines_text(w), "bold"), f": {w.shape}"))
     made.add_row("", formats(w))
     yield made
     yield lines_table(lines(w), at_least=len("winner"))
@@ -325,10 +342,10 @@ def _infeasible(answer: Answer) -> Iterator[Any]:
     i = answer.infeasible
     yield _text(("nothing fits: ", "bold red"), i.reason)
     if i.closest is not None:
-        yield _text(f"closest: {titled(i.closest)}, {i.closest.shape}, {i.closest.engine}")
+        yield _text(f"closest: {machines_text(i.closest)}, {i.closest.shape}, {i.closest.engine}")
         yield _percentiles(answer, i.closest)
     yield ""
-    changes = [f"{c.text}: {titled(c.winner)}, {c.winner.shape}, {money(c.winner)}" for c in i.nearest]
+    changes = [f"{c.text}: {machines_text(c.winner)}, {c.winner.shape}, {money(c.winner)}" for c in i.nearest]
     yield from bullets("the nearest changes that would", changes)
     if not changes:
         yield _text("no single change of the question was found that would")

@@ -9,7 +9,7 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.launch import Load, deployment_text, launch_files, service
-from steelyard.report.plan import asked, replay_dict, to_dict
+from steelyard.report.plan import question_lines, replay_dict, to_dict
 
 if TYPE_CHECKING:
     from steelyard.search.answer import Answer
@@ -52,7 +52,7 @@ def load_of(answer: Answer) -> Load:
         output_std=spread[1],
         requests=k.requests or 1000,
         in_flight=k.rate_per_s * mean_s,
-        words=asked(k)[0],
+        words=question_lines(k)[0],
         seed=k.seed,
         trace=str(k.traffic.get("trace", "")),
     )
@@ -71,7 +71,7 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
         raise InputError("nothing fits: there is no deployment to write files for", field="out")
     found = service(w.deployment, load_of(answer), answer.question.targets, model=model)
     drawn = bool(answer.front or answer.cost_front)
-    files = launch_files(found, said={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
+    files = launch_files(found, more_files={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
     replay: dict[str, Any] = replay_dict(answer) or {}
     files["plan.json"] = json.dumps(to_dict(answer), indent=2, allow_nan=False) + "\n"
     files["plan.toml"] = deployment_text(
@@ -80,7 +80,7 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
         promise=replay.get("promise"),
         simulation=replay.get("simulation"),
         expected=replay.get("expected"),
-        said=[f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *asked(answer.question)],
+        comments=[f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *question_lines(answer.question)],
     )
     commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm"))}
     files["report.html"] = page(answer, commands)

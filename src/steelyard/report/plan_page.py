@@ -97,14 +97,16 @@ def _meter(c: Candidate, target: Target) -> dict[str, Any]:
     low, high, at, limit = (
         round(100 * min(max(x / most, 0.0), 1.0), 1) for x in (*(ends or (0.0, 0.0)), value, target.limit_s)
     )
-    words = f"{report.promise(target)}: {q(value, 's')}"
+    words = f"{report.slo_text(target)}: {q(value, 's')}"
     return {"words": words, "low": low, "width": round(high - low, 1), "at": at, "limit": limit}
 
 
 def _changes(answer: Answer) -> Table | None:
     assert answer.infeasible is not None
     near = answer.infeasible.nearest
-    rows = [[c.text, report.titled(c.winner), c.winner.shape, c.winner.engine, report.money(c.winner)] for c in near]
+    rows = [
+        [c.text, report.machines_text(c.winner), c.winner.shape, c.winner.engine, report.money(c.winner)] for c in near
+    ]
     return Table(("change", "machine", "shape", "engine", "money"), rows, 5) if rows else None
 
 
@@ -179,7 +181,7 @@ def _draw(
     """Every candidate once as a mark, and the line of the front."""
     marks: dict[str, Mark] = {}
     for k, c in enumerate((*front, *others)):
-        label = f"{report.titled(c)}: {c.shape}, {c.engine}; {report.money(c)}; "
+        label = f"{report.machines_text(c)}: {c.shape}, {c.engine}; {report.money(c)}; "
         label += f"TTFT {q(c.ttft_s, 's')}, TPOT {q(c.tpot_s, 's')}"
         best = "winner" if winner is not None and c.deployment == winner.deployment else ""
         marks.setdefault(repr(c.deployment), Mark(*place(c), groups.index(_group(c)), label, k < len(front), best))

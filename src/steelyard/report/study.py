@@ -13,16 +13,16 @@ __all__ = ["SCHEMA", "flat_rows", "to_dict"]
 SCHEMA = "steelyard.study/1"
 
 
-def flat_rows(found: Findings) -> list[dict[str, Any]]:
+def flat_rows(findings: Findings) -> list[dict[str, Any]]:
     """One row per point: its axes, inputs and answers, and how many runs it is the mean of."""
-    return [{**r.values, **r.axes, "runs": r.runs, "status": r.status, "problem": r.problem} for r in found.rows]
+    return [{**r.values, **r.axes, "runs": r.runs, "status": r.status, "problem": r.problem} for r in findings.rows]
 
 
-def to_dict(found: Findings, sources: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def to_dict(findings: Findings, sources: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The answer in the stable JSON form ``steelyard.study/1`` (SI units)."""
-    study = found.study
+    study = findings.study
 
-    def told(row: Row) -> dict[str, Any]:
+    def row_dict(row: Row) -> dict[str, Any]:
         return {"axes": dict(row.axes), "runs": row.runs, **row.values}
 
     document = {
@@ -32,25 +32,25 @@ def to_dict(found: Findings, sources: Mapping[str, Any] | None = None) -> dict[s
         "version": study.version,
         "points": study.points,
         "priced": study.priced,
-        "axes": found.axes,
+        "axes": findings.axes,
         "objectives": [
             {
                 "metric": o.metric,
                 "maximise": o.maximise,
                 "name": o.name,
                 "where": [str(c) for c in o.where],
-                "best": [told(r) for r in best],
+                "best": [row_dict(r) for r in best],
             }
-            for o, best in zip(found.objectives, found.best, strict=True)
+            for o, best in zip(findings.objectives, findings.best, strict=True)
         ],
-        "front": [told(r) for r in found.front],
+        "front": [row_dict(r) for r in findings.front],
         "sensitivity": [
             {"axis": a.name, "metric": a.metric, "ratio": a.ratio, "best": a.best}
             | {"best_frac": a.best_frac, "settings": a.settings}
-            for a in found.sensitivity
+            for a in findings.sensitivity
         ],
-        "problems": [{"problem": p, "points": n} for p, n in found.problems.items()],
-        "rows": [{**told(r), "status": r.status, "problem": r.problem} for r in found.rows],
+        "problems": [{"problem": p, "points": n} for p, n in findings.problems.items()],
+        "rows": [{**row_dict(r), "status": r.status, "problem": r.problem} for r in findings.rows],
         "definition": study.document.get("study", {}),
         **(sources or {}),
     }

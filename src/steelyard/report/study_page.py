@@ -13,7 +13,7 @@ from typing import Any
 
 from steelyard.report.charts import COLOURS, Chart, Mark, key
 from steelyard.report.html import Table, rendered, write_html
-from steelyard.report.study_text import heading, listing, quantity, short, subtitle, titled
+from steelyard.report.study_text import heading, listing, objective_text, quantity, short, subtitle
 from steelyard.studies.findings import Findings, Row, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
@@ -26,64 +26,64 @@ DOTS, ROWS = 4000, 5000
 _VALUES = 40
 
 
-def write_page(found: Findings, path: str | Path, sources: Mapping[str, Any] | None = None) -> None:
+def write_page(findings: Findings, path: str | Path, sources: Mapping[str, Any] | None = None) -> None:
     """Write the page. Raises :class:`InputError` when the file cannot be written."""
-    write_html(page(found, sources), path)
+    write_html(page(findings, sources), path)
 
 
-def page(found: Findings, sources: Mapping[str, Any] | None = None) -> str:
+def page(findings: Findings, sources: Mapping[str, Any] | None = None) -> str:
     """The page as text.
 
     Args:
         found: what the study says.
         sources: what its answers rest on: ``assumptions``, ``sources``, ``guesses``.
     """
-    study = found.study
+    study = findings.study
     definition = study.document.get("study", {})
     left = "" if study.finished else f"; {study.points - study.priced:,} not priced yet"
-    counts = f"{study.kind}, {study.points:,} points{left}, {len(found.answered):,} with an answer"
-    colour = _colour_axis(found)
+    counts = f"{study.kind}, {study.points:,} points{left}, {len(findings.answered):,} with an answer"
+    colour = _colour_axis(findings)
     return rendered(
         "study.html",
         title=study.name,
-        about=[x for x in (definition.get("about", ""), subtitle(found), counts) if x],
-        problems=[f"{n:,} without an answer: {p}" for p, n in list(found.problems.items())[:3]],
-        best=list(_best(found)),
-        found=found,
-        known=", ".join(heading(o.metric) for o in _known(found)),
-        fronts=list(_fronts(found, colour)),
-        keys=key([str(v) for v in found.axes[colour]]) if colour else [],
+        about=[x for x in (definition.get("about", ""), subtitle(findings), counts) if x],
+        problems=[f"{n:,} without an answer: {p}" for p, n in list(findings.problems.items())[:3]],
+        best=list(_best(findings)),
+        findings=findings,
+        known=", ".join(heading(o.metric) for o in _known(findings)),
+        fronts=list(_fronts(findings, colour)),
+        keys=key([str(v) for v in findings.axes[colour]]) if colour else [],
         colour=colour,
-        effects=list(_effects(found)),
-        rows=_all(found),
+        effects=list(_effects(findings)),
+        rows=_all(findings),
         definition=json.dumps(definition, indent=2, default=str),
         sources={"assumptions": [], "sources": {}, "guesses": {}, **(sources or {})},
         version=study.version,
     )
 
 
-def _best(found: Findings) -> Iterator[tuple[str, Table | None]]:
-    axes = list(found.axes)
-    metrics = shown_metrics(found.study.kind, found.objectives)
-    for objective, best in zip(found.objectives, found.best, strict=True):
-        title = titled(objective)
+def _best(findings: Findings) -> Iterator[tuple[str, Table | None]]:
+    axes = list(findings.axes)
+    metrics = shown_metrics(findings.study.kind, findings.objectives)
+    for objective, best in zip(findings.objectives, findings.best, strict=True):
+        title = objective_text(objective)
         wanted = list(dict.fromkeys([objective.metric, *metrics]))[:6]
         heads = [*map(short, axes), *map(heading, wanted)]
-        rows = [listing(found, r, axes, wanted) for r in best]
+        rows = [listing(findings, r, axes, wanted) for r in best]
         yield title[:1].upper() + title[1:], Table(heads, rows, len(axes)) if rows else None
 
 
-def _known(found: Findings) -> list[Objective]:
-    return [o for o in found.objectives if any(r.values.get(o.metric) is not None for r in found.answered)]
+def _known(findings: Findings) -> list[Objective]:
+    return [o for o in findings.objectives if any(r.values.get(o.metric) is not None for r in findings.answered)]
 
 
-def _fronts(found: Findings, colour: str) -> Iterator[Chart]:
+def _fronts(findings: Findings, colour: str) -> Iterator[Chart]:
     """A scatter per pair of the first objective and another, coloured by the axis with the fewest values."""
-    known, columns = _known(found), columns_of(found.study.kind)
+    known, columns = _known(findings), columns_of(findings.study.kind)
     for other in known[1:]:
         pair = (known[0], other)
-        marks = [m for r in _thinned(found.answered, DOTS) if (m := _mark(found, r, pair, colour)) is not None]
-        front = [m for r in found.front if (m := _mark(found, r, pair, colour)) is not None]
+        marks = [m for r in _thinned(findings.answered, DOTS) if (m := _mark(findings, r, pair, colour)) is not None]
+        front = [m for r in findings.front if (m := _mark(findings, r, pair, colour)) is not None]
         if not marks:
             continue
         x_unit, y_unit = ("s" if columns[o.metric].unit == "s" else "" for o in pair)
@@ -126,9 +126,9 @@ def _outline(front: Sequence[Mark], pair: tuple[Objective, Objective]) -> list[M
     return kept
 
 
-def _colour_axis(found: Findings) -> str:
+def _colour_axis(findings: Findings) -> str:
     """The axis points are coloured by: one of few values, machines and cases first."""
-    few = [n for n, values in found.axes.items() if 2 <= len(values) <= COLOURS]
+    few = [n for n, values in findings.axes.items() if 2 <= len(values) <= COLOURS]
     return next((n for n in ("case", "on", "model", "engine", "policy", "weights", *few) if n in few), "")
 
 
@@ -137,20 +137,22 @@ def _thinned(rows: Sequence[Row], most: int) -> list[Row]:
     return list(rows[::step])
 
 
-def _mark(found: Findings, row: Row, pair: tuple[Objective, Objective], colour: str) -> Mark | None:
+def _mark(findings: Findings, row: Row, pair: tuple[Objective, Objective], colour: str) -> Mark | None:
     x, y = (row.values.get(o.metric) for o in pair)
     if x is None or y is None or any(row.values.get(s) is False for s in ("fits", "feasible")):
         return None
-    group = found.axes[colour].index(row.axes[colour]) if colour in row.axes and colour in found.axes else 0
+    group = findings.axes[colour].index(row.axes[colour]) if colour in row.axes and colour in findings.axes else 0
     words = [f"{n} {v}" for n, v in row.axes.items()]
-    words += [f"{o.metric} {quantity(found.study.kind, o.metric, row.values.get(o.metric))}" for o in found.objectives]
+    words += [
+        f"{o.metric} {quantity(findings.study.kind, o.metric, row.values.get(o.metric))}" for o in findings.objectives
+    ]
     return Mark(float(x), float(y), group, "\n".join(words), True)
 
 
-def _effects(found: Findings) -> Iterator[tuple[str, list[tuple[str, float, str]], list[Chart]]]:
+def _effects(findings: Findings) -> Iterator[tuple[str, list[tuple[str, float, str]], list[Chart]]]:
     """Per objective: how much each axis changes it, and the best and median over the values of the axes."""
-    for objective in found.objectives:
-        mine = [a for a in found.sensitivity if a.metric == objective.metric]
+    for objective in findings.objectives:
+        mine = [a for a in findings.sensitivity if a.metric == objective.metric]
         if mine:
             most = max(*(a.ratio for a in mine), 1.05)
             bars = [
@@ -161,29 +163,29 @@ def _effects(found: Findings) -> Iterator[tuple[str, list[tuple[str, float, str]
                 )
                 for a in mine
             ]
-            yield objective.metric, bars, [_by_value(found, objective, a.name) for a in mine]
+            yield objective.metric, bars, [_by_value(findings, objective, a.name) for a in mine]
 
 
-def _by_value(found: Findings, objective: Objective, axis: str) -> Chart:
+def _by_value(findings: Findings, objective: Objective, axis: str) -> Chart:
     """An objective over the values of an axis: the best of all points with that value, and their median."""
-    kind, metric, values = found.study.kind, objective.metric, found.axes[axis]
+    kind, metric, values = findings.study.kind, objective.metric, findings.axes[axis]
     if len(values) > _VALUES:
         values = [values[round(i * (len(values) - 1) / (_VALUES - 1))] for i in range(_VALUES)]
     names = ["default" if v == "" else str(v) for v in values]
     unit = "s" if columns_of(kind)[metric].unit == "s" else ""
     chart = Chart(f"{heading(metric)} by {axis}", y_unit=unit, y_log=None, categories=names, size=(420, 240))
-    for name, series in zip(("best", "median"), _over(found, objective, axis, values), strict=True):
+    for name, series in zip(("best", "median"), _over(findings, objective, axis, values), strict=True):
         labels = [f"{n}: {quantity(kind, metric, v)}" for n, v in zip(names, series, strict=True)]
         chart.line(name, range(len(names)), series, labels)
     return chart
 
 
 def _over(
-    found: Findings, objective: Objective, axis: str, values: Sequence[Any]
+    findings: Findings, objective: Objective, axis: str, values: Sequence[Any]
 ) -> tuple[list[float | None], list[float | None]]:
     """Best and median of an objective at every value of an axis, among the points that meet its constraints."""
     groups: dict[str, list[float]] = {repr(v): [] for v in values}
-    for row in found.answered:
+    for row in findings.answered:
         value = row.values.get(objective.metric)
         good = all(c.holds(row.values.get(c.metric)) for c in objective.where)
         if value is not None and good and repr(row.axes.get(axis)) in groups:
@@ -195,18 +197,18 @@ def _over(
     )
 
 
-def _all(found: Findings) -> dict[str, Any]:
+def _all(findings: Findings) -> dict[str, Any]:
     """Every row, for a table that can be sorted and filtered: words, then figures with the number they sort by."""
-    kind, axes = found.study.kind, list(found.axes)
-    metrics = shown_metrics(kind, found.objectives)
-    kept = _thinned(found.rows, ROWS)
+    kind, axes = findings.study.kind, list(findings.axes)
+    metrics = shown_metrics(kind, findings.objectives)
+    kept = _thinned(findings.rows, ROWS)
     rows = []
     for row in kept:
         values = [row.values.get(name) for name in metrics]
         numbers = ["" if v is None else f"{float(v):.6g}" for v in values]
         words = [quantity(kind, name, v) for name, v in zip(metrics, values, strict=True)]
-        rows.append((listing(found, row, axes, ()), list(zip(numbers, words, strict=True)), _remark(row)))
-    thinned = f" Every {-(-len(found.rows) // ROWS)}th point is shown." if len(kept) < len(found.rows) else ""
+        rows.append((listing(findings, row, axes, ()), list(zip(numbers, words, strict=True)), _remark(row)))
+    thinned = f" Every {-(-len(findings.rows) // ROWS)}th point is shown." if len(kept) < len(findings.rows) else ""
     return {"axes": list(map(short, axes)), "metrics": list(map(heading, metrics)), "rows": rows, "note": thinned}
 
 

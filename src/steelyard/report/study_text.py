@@ -12,7 +12,7 @@ from steelyard.studies.study import Objective
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
-__all__ = ["FIXED", "heading", "listing", "parts", "quantity", "short", "subtitle", "summary", "text", "titled"]
+__all__ = ["FIXED", "heading", "listing", "objective_text", "parts", "quantity", "short", "subtitle", "summary", "text"]
 
 #: Rows of the front, and reasons of missing answers, before the rest is only counted.
 _FRONT, _REASONS = 12, 5
@@ -61,52 +61,52 @@ def short(name: str) -> str:
     return name.removeprefix("flags.")
 
 
-def titled(objective: Objective) -> str:
+def objective_text(objective: Objective) -> str:
     """An objective with its name, when it has one."""
     return f"{objective.name}: {objective}" if objective.name else str(objective)
 
 
-def subtitle(found: Findings) -> str:
+def subtitle(findings: Findings) -> str:
     """What all rows share: ``model llama-3.1-70b, weights fp8``."""
-    rows = found.answered or found.rows
-    shared = [n for n in FIXED if n not in found.axes and len({str(r.values.get(n)) for r in rows}) == 1]
+    rows = findings.answered or findings.rows
+    shared = [n for n in FIXED if n not in findings.axes and len({str(r.values.get(n)) for r in rows}) == 1]
     return ", ".join(f"{n} {rows[0].values[n]}" for n in shared if rows and rows[0].values.get(n) not in (None, ""))
 
 
-def text(found: Findings, width: int | None = None) -> str:
+def text(findings: Findings, width: int | None = None) -> str:
     """The whole report as text.
 
     Args:
         found: what the study says.
         width: columns of the terminal; None = no terminal.
     """
-    return render(parts(found, width), width, widest=max(100, width or 140))
+    return render(parts(findings, width), width, widest=max(100, width or 140))
 
 
-def summary(found: Findings) -> str:
+def summary(findings: Findings) -> str:
     """One line for a Python prompt."""
-    return f"<Findings of {found.study.name}: {len(found.rows):,} points, {len(found.front):,} on the front>"
+    return f"<Findings of {findings.study.name}: {len(findings.rows):,} points, {len(findings.front):,} on the front>"
 
 
-def parts(found: Findings, width: int | None = None) -> list[Any]:
+def parts(findings: Findings, width: int | None = None) -> list[Any]:
     """The report as renderables, from the name of the study to the reasons of missing answers."""
-    study = found.study
+    study = findings.study
     left = "" if study.finished else f" ({study.points - study.priced:,} not priced yet)"
-    made: list[Any] = [f"{study.name}: {study.kind}, {study.points:,} points{left}", subtitle(found), ""]
-    metrics = shown_metrics(study.kind, found.objectives)
-    axes = list(found.axes)
-    for objective, best in zip(found.objectives, found.best, strict=True):
-        made.append(titled(objective))
-        made += _table(found, best, axes, _fitting(metrics, objective), width) if best else ["  no point does", ""]
-    if found.front:
-        names = ", ".join(heading(o.metric) for o in found.objectives)
-        made.append(f"Pareto front of {names}: {len(found.front):,} points")
-        made += _table(found, _spread(found.front, _FRONT), axes, [o.metric for o in found.objectives], width)
-    made += _axes(found)
-    for problem, count in list(found.problems.items())[:_REASONS]:
+    made: list[Any] = [f"{study.name}: {study.kind}, {study.points:,} points{left}", subtitle(findings), ""]
+    metrics = shown_metrics(study.kind, findings.objectives)
+    axes = list(findings.axes)
+    for objective, best in zip(findings.objectives, findings.best, strict=True):
+        made.append(objective_text(objective))
+        made += _table(findings, best, axes, _fitting(metrics, objective), width) if best else ["  no point does", ""]
+    if findings.front:
+        names = ", ".join(heading(o.metric) for o in findings.objectives)
+        made.append(f"Pareto front of {names}: {len(findings.front):,} points")
+        made += _table(findings, _spread(findings.front, _FRONT), axes, [o.metric for o in findings.objectives], width)
+    made += _axes(findings)
+    for problem, count in list(findings.problems.items())[:_REASONS]:
         made.append(f"{count:,} without an answer: {problem}")
-    if len(found.problems) > _REASONS:
-        made.append(f"{len(found.problems) - _REASONS:,} more reasons; --csv has them all")
+    if len(findings.problems) > _REASONS:
+        made.append(f"{len(findings.problems) - _REASONS:,} more reasons; --csv has them all")
     return made
 
 
@@ -122,9 +122,9 @@ def _spread(rows: Sequence[Row], most: int) -> list[Row]:
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
-def listing(found: Findings, row: Row, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
+def listing(findings: Findings, row: Row, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """Cells of a row: its axes, then its figures."""
-    return [_word(row.axes, n) for n in axes] + [quantity(found.study.kind, m, row.values.get(m)) for m in metrics]
+    return [_word(row.axes, n) for n in axes] + [quantity(findings.study.kind, m, row.values.get(m)) for m in metrics]
 
 
 def _word(axes: Mapping[str, Any], name: str) -> str:
@@ -133,17 +133,17 @@ def _word(axes: Mapping[str, Any], name: str) -> str:
 
 
 def _table(
-    found: Findings, rows: Sequence[Row], axes: Sequence[str], metrics: Sequence[str], width: int | None
+    findings: Findings, rows: Sequence[Row], axes: Sequence[str], metrics: Sequence[str], width: int | None
 ) -> list[Any]:
     names = [short(n) for n in axes] + [heading(m) for m in metrics]
-    cells = [listing(found, r, axes, metrics) for r in rows]
+    cells = [listing(findings, r, axes, metrics) for r in rows]
     numeric = [n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdigit() for c in cells)]
     return [columns(names, cells, numeric, gap=2 if width is None or width > 100 else 1), ""]
 
 
-def _axes(found: Findings) -> list[Any]:
+def _axes(findings: Findings) -> list[Any]:
     """What changing one axis alone does, per objective."""
-    if not found.sensitivity:
+    if not findings.sensitivity:
         return []
     rows = [
         [
@@ -154,7 +154,7 @@ def _axes(found: Findings) -> list[Any]:
             f"{a.best_frac:.0%}",
             f"{a.settings:,}",
         ]
-        for a in found.sensitivity
+        for a in findings.sensitivity
     ]
     names = ["figure", "axis", "worst/best", "best value", "how often", "settings"]
     words = "What one axis does when nothing else changes (median over the settings of the others):"

@@ -138,9 +138,9 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
         raise InputError(f"expected at least 1, got {concurrency}", field="concurrency")
     if found.arrived_at is not None:
         found = found.rows(np.argsort(found.arrived_at, kind="stable"))
-    said = _totals(source) if found.reader == "vllm" else {}
-    trace, load = _load(found, rate, concurrency, seed, said.get("request_rate"))
-    return Log(found, trace, load, _duration(found, said.get("duration")))
+    logged = _totals(source) if found.reader == "vllm" else {}
+    trace, load = _load(found, rate, concurrency, seed, logged.get("request_rate"))
+    return Log(found, trace, load, _duration(found, logged.get("duration")))
 
 
 def _totals(source: str) -> Mapping[str, Any]:
@@ -149,7 +149,7 @@ def _totals(source: str) -> Mapping[str, Any]:
         return json.load(stream)  # type: ignore[no-any-return]
 
 
-def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, said: Any) -> tuple[Trace, str]:
+def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: Any) -> tuple[Trace, str]:
     n = len(log)
     at_once = np.zeros(n)
     if rate:
@@ -162,10 +162,10 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, said: An
         return log.trace(), "the arrivals of the log"
     if log.concurrency:
         return log.sent_at(at_once).closed_loop(log.concurrency), f"closed loop of {log.concurrency:,}, as the log says"
-    if said == "inf" or said == float("inf"):
+    if logged == "inf" or logged == float("inf"):
         return log.sent_at(at_once), "all at once, as the log says"
-    if isinstance(said, int | float) and said > 0:
-        trace, words = _drawn(log, f"{said}/s", seed)
+    if isinstance(logged, int | float) and logged > 0:
+        trace, words = _drawn(log, f"{logged}/s", seed)
         return trace, f"{words}: the log has a rate and no arrivals"
     return log.trace(), ""  # raises: says what to give
 
@@ -194,10 +194,10 @@ def _in_flight(log: Recorded) -> int:
     return most if mean >= _FULL * most else 0
 
 
-def _duration(log: Recorded, said: Any) -> float | None:
+def _duration(log: Recorded, logged: Any) -> float | None:
     if log.arrived_at is not None and log.e2e_s is not None and np.isfinite(log.e2e_s).any():
         return float(np.nanmax(log.arrived_at + log.e2e_s) - log.arrived_at.min())
-    return float(said) if isinstance(said, int | float) and said > 0 else None
+    return float(logged) if isinstance(logged, int | float) and logged > 0 else None
 
 
 def replay(log: Log, run: Callable[[Trace], Simulation]) -> Replay:
