@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -75,6 +74,8 @@ def deployment_text(
             left out.
         comments: comment lines for the beginning.
     """
+    import tomli_w
+
     from steelyard.launch.documents import comment
 
     document: dict[str, Any] = {"schema": SCHEMA, "deployment": deployment_dict(deployment)}
@@ -82,43 +83,11 @@ def deployment_text(
         kept = _without_none(table or {})
         if kept:
             document[name] = kept
-    return comment(*comments) + "\n".join(_toml(document, ())).lstrip("\n") + "\n"
+    return comment(*comments) + tomli_w.dumps(document)
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in table.items() if v is not None}
-
-
-def _toml(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """The lines of a table: its values, then its tables, then its arrays of tables."""
-    lines, later = [], []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner = _toml(value, (*path, key))
-            later += ["", f"[{_key((*path, key))}]", *inner]
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                later += ["", f"[[{_key((*path, key))}]]", *_toml(entry, (*path, key))]
-        else:
-            lines.append(f"{_key((key,))} = {_value(value)}")
-    return lines + later
-
-
-def _key(path: tuple[str, ...]) -> str:
-    bare = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
-    return ".".join(p if p and all(c in bare for c in p) else json.dumps(p) for p in path)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    return json.dumps(str(value)).replace("\x7f", "\\u007f")
 
 
 def read_deployment(path: str | Path) -> Replay:
