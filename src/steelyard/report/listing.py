@@ -7,6 +7,7 @@ from typing import Any
 
 from steelyard.errors import InputError, UnknownName, normalise
 from steelyard.report.plain import plain
+from steelyard.scenario.fields import PRICE
 from steelyard.units import format_quantity
 
 __all__ = ["rows", "text"]
@@ -20,7 +21,7 @@ _COLUMNS = {
     "tdp_w": ("TDP", "W"),
     "host_w": ("host", "W"),
     "latency_s": ("latency", "s"),
-    "usd_per_hour": ("USD/h", "USD/h"),
+    PRICE: ("USD/h", "USD/h"),
     "step_s": ("step", "s"),
     "request_s": ("request", "s"),
     "stored_bits": ("stored bits", ""),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard.report.paper import columns, figure, render
+from steelyard.scenario.fields import PRICE
 from steelyard.studies.findings import Findings, Row, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
@@ -44,7 +45,7 @@ def heading(name: str) -> str:
         ("energy_j_per_token", "J/tok"),
         ("usd_per_million_output_tokens", "USD/M"),
         ("usd_per_million_tokens", "USD/M"),
-        ("usd_per_hour", "USD/h"),
+        (PRICE, "USD/h"),
         ("tokens_per_s_per_device", "tok/s/dev"),
         ("tokens_per_s_per_user", "tok/s/user"),
         ("tokens_per", "tok/s"),
