@@ -82,6 +82,17 @@ def test_a_cost_model_of_a_new_kind(steelyard: Any) -> None:
     assert scan["time_s"] >= scan["count"] * 64 * 1e-6
 
 
+def test_a_network_that_is_no_language_model(steelyard: Any, tmp_path: Path) -> None:
+    config = {"model_type": "picture_net", "stages": 3, "channels": 64, "side": 56}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = ("explain", "./config.json", "--on", "ring_one", "--batch", "8", "--isl", "1", "--json")
+    found = json.loads(steelyard(*words))
+    kernels = {k["kernel"]: k for k in found["prefill"]["kernels"] if k["kind"] == "gemm"}
+    assert set(kernels) == {"stage0.conv", "stage1.conv", "stage2.conv", "classes"}
+    assert kernels["stage0.conv"]["flops"] == 2 * 8 * 64 * 64 * 9 * 56 * 56
+    assert kernels["stage0.conv"]["source"] == "steelyard-example: ring"
+
+
 def test_an_engine_with_a_scheduler_and_a_policy(steelyard: Any) -> None:
     load = ("--rate", "4", "--isl", "500", "--osl", "60", "--requests", "60")
     words = ("simulate", "llama-3.1-8b", "--on", "ring_one", *load, "--policy", "example-fair")

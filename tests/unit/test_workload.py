@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import steelyard as sy
 from steelyard.cost.step import Replica
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
@@ -12,6 +13,7 @@ from steelyard.errors import InputError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.fixed import FixedGraph
+from steelyard.workload.model import Model
 from steelyard.workload.op import Op
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.step import Step
@@ -48,6 +50,13 @@ def test_a_network_that_is_no_language_model_is_priced(machine: str) -> None:
     assert np.all(priced.time_s >= priced.limit_s)
     macs = 64 * 64 * 9 * 56 * 56 + 64 * 56 * 1000
     assert np.allclose(sum(k.kernel.flops for k in priced.cost.kernels), batch * (2 * macs + 64 * 56 * 56))
+
+
+def test_estimate_answers_for_it() -> None:
+    found = [sy.estimate(Model("stem", stem(), "a test"), "h100_sxm", batch=batch, isl=1, osl=1) for batch in (1, 64)]
+    assert found[0].fits
+    assert found[0].to_dict()["memory_bytes"]["kv_cache"] == 0.0
+    assert found[0].to_dict()["ttft_s"] < found[1].to_dict()["ttft_s"]
 
 
 def test_its_parameters_are_the_elements_of_its_weights() -> None:
