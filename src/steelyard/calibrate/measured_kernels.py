@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PACKAGE", "Beside", "MeasuredKernels", "beside", "installed_tables", "measured_kernels"]
 
+#: Columns of a table of attention kernels that tell its rows apart.
+_KEYS = "batch_size isl context num_heads num_key_value_heads head_dim"
+
 Array = NDArray[np.float64]
 
 PACKAGE = "aiconfigurator_core"
@@ -202,7 +205,7 @@ def _attention_table(path: Path | None, kv_bits: float) -> _Rows:
     if "window_size" in frame:
         frame = frame[frame["window_size"].fillna(0) <= 0]
     frame["context"] = frame["isl"] + frame["step"]
-    keys = ["batch_size", "isl", "context", "num_heads", "num_key_value_heads", "head_dim"]
+    keys = _KEYS.split()
     frame = frame.groupby(keys, as_index=False)["latency"].median()
     return frame[keys].to_numpy(np.float64), frame["latency"].to_numpy(np.float64) * 1e-3
 

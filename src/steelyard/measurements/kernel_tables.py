@@ -37,6 +37,9 @@ __all__ = [
     "repeated_once",
 ]
 
+#: Columns of a table of attention kernels.
+_ATTENTION = "kernel_source batch_size isl num_heads num_key_value_heads head_dim kv_cache_dtype"
+
 GEMM_BITS: Final[Mapping[str, tuple[float, float, float]]] = {
     "bf16": (16.0, 16.0, 16.0),
     "fp8": (8.0, 8.0, 16.0),
@@ -135,7 +138,7 @@ def attention_rows(path: Path) -> pd.DataFrame:
     The write of the new keys and values is included; the cache is not rotated, so a small one is hot. Rows of one new
     token are decodes, whatever their table.
     """
-    columns = ("kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype")
+    columns = _ATTENTION.split()
     raw = read_frame(path, (*columns, "step", "latency"), optional=("window_size",))
     raw = raw[raw["latency"] > 0].reset_index(drop=True)
     numbers = {

@@ -264,6 +264,7 @@ def _default(kind: str, text: str) -> Any:
 _BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in _read(_TABLE)}
 ENGINE_FLAGS: dict[str, Field] = {f.name: f for f in _read(_FLAG_TABLE)}
 
+_BATCH = "batch isl osl"
 _FORMATS = "weights activations kv communication tp pp dp ep cp"
 _PLACE = f"on {_FORMATS} replicas disaggregate transfer_overlap encode_s mtbf restart outages autoscale migrate router"
 _LOAD = (
@@ -282,7 +283,7 @@ _PLAN = (
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on batch isl osl {_FORMATS} engine skew usd_per_hour generic"),
+        ("estimate", f"model on {_BATCH} {_FORMATS} engine skew usd_per_hour generic"),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )
@@ -292,7 +293,7 @@ KINDS = tuple(VERBS)
 
 #: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs.
 GROUPS = {
-    "batch": ("batch", "isl", "osl"),
+    "batch": tuple(_BATCH.split()),
     "load": (*_LOAD.split(), "stop_after_s"),
     "slo": ("ttft", "tpot", "e2e"),
 }

@@ -244,11 +244,11 @@ def _named(field: str, value: str, known: Sequence[str], problems: Problems) -> 
 
 
 def _machines(
-    on: str | Sequence[str], usd_per_hour: float | Mapping[str, float] | None, problems: Problems
+    on: str | Sequence[str], prices: float | Mapping[str, float] | None, problems: Problems
 ) -> tuple[str, ...]:
     names = _list(on)
     if names == ("any",):
-        priced = set(usd_per_hour) if isinstance(usd_per_hour, Mapping) else set()
+        priced = set(prices) if isinstance(prices, Mapping) else set()
         found = [n for n in machine_names() if n in priced or price_of(n) is not None]
         return tuple(n for n in found if find_machine(n).kind in SERVING_KINDS)
     if not names:

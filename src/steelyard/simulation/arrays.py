@@ -45,7 +45,7 @@ from steelyard.simulation.kernel.state import (
 )
 from steelyard.simulation.policies import Order, Policy, ordered
 from steelyard.techniques.changes import Changes
-from steelyard.traffic.trace import Trace
+from steelyard.traffic.trace import LENGTHS, Trace
 
 __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
 
@@ -474,7 +474,7 @@ def _requests(
     """``(requests, inputs, units of prompts, children, order of known arrivals, number of units)``."""
     n = len(trace)
     requests = np.zeros(n, dtype=REQUEST)
-    for name in ("arrived_at", "isl", "osl"):
+    for name in ("arrived_at", *LENGTHS):
         requests[name] = getattr(trace, name)
     requests["remaining"] = trace.osl
     requests["status"] = np.where(rejected, REJECTED, UNFINISHED)

@@ -32,7 +32,7 @@ from steelyard.simulation.result import COMPLETED, UNFINISHED, Iterations, PoolO
 from steelyard.simulation.techniques import Extras, Fitted, fit, kernel_methods, levels_of, with_adapters
 from steelyard.simulation.wires import End, wires_between
 from steelyard.techniques.changes import Changes
-from steelyard.traffic.trace import Trace
+from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.workload.catalogue import Model, load_model
 
 __all__ = ["Options", "Played", "Prepared", "Served", "play", "prepare", "provenance", "run", "setup_of"]
@@ -258,7 +258,7 @@ def _serve(
     if pool.role == "encode":
         kv = KvPool(1, config.block_size, 0.0)
     else:
-        check(replace(scenario, isl=1, osl=1))
+        check(Scenario(model, cluster, plan, entry))
         kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=scenario.exact_weight_bytes)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)
@@ -362,8 +362,7 @@ def _choice(kind: str, name: str, known: tuple[str, ...]) -> str:
 def _trace_hash(trace: Trace) -> str:
     names = (
         "arrived_at",
-        "isl",
-        "osl",
+        *LENGTHS,
         "priority",
         "deadline_s",
         "session",
@@ -568,9 +567,9 @@ def _records(played: Played, trace: Trace, request_s: float) -> Records:
     first = np.where(first >= 0, first, nan)
     tpot = (last - first) / np.where(trace.osl > 1, trace.osl - 1, nan)
     return Records(
-        arrived_at=arrived,
-        isl=trace.isl,
-        osl=trace.osl,
+        arrived,
+        trace.isl,
+        trace.osl,
         queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0),
         ttft_s=first - arrived,
         tpot_s=tpot,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
+from steelyard.scenario.fields import PRICE
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import StudyRecord
 from steelyard.studies.study import Constraint, Objective
@@ -32,7 +33,7 @@ _DEFAULT: dict[str, tuple[tuple[str, bool, str], ...]] = {
         ("goodput_requests_per_s", True, ""),
         ("ttft_p99_s", False, ""),
     ),
-    "plan": (("usd_per_hour", False, "feasible"), ("ttft_s", False, "feasible")),
+    "plan": ((PRICE, False, "feasible"), ("ttft_s", False, "feasible")),
 }
 
 #: Figures of every table.
@@ -45,7 +46,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
         *("ttft_p99_s", "tpot_p95_s", "goodput_requests_per_s", "output_tokens_per_s_per_device"),
         *("usd_per_million_output_tokens", "kv_max_frac"),
     ),
-    "plan": ("devices", "usd_per_hour", "usd_per_million_tokens", "ttft_s", "tpot_s", "max_rate_per_s", "watts"),
+    "plan": ("devices", PRICE, "usd_per_million_tokens", "ttft_s", "tpot_s", "max_rate_per_s", "watts"),
 }
 
 
