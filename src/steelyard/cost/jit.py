@@ -10,7 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["RULE_OPTIONS", "compile_for", "compiled_here", "njit", "njit_inline", "njit_inner"]
+import numpy as np
+
+__all__ = ["compile_for", "compile_rule", "compiled_here", "njit", "njit_inline", "njit_inner", "wide"]
 
 try:
     import numba
@@ -18,6 +20,9 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+#: A whole number of 64 bits: numba would compile a function anew for shorter ones, and for each constant.
+wide: Any = np.int64
 
 #: Folders of earlier states of the code that are kept beside the present one.
 KEPT = 2
@@ -30,7 +35,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False
 #: A function that only compiled code calls needs no way in from Python.
 _INNER: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 #: A rule is called by the address of its C wrapper.
-RULE_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_RULE: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def _cache_root() -> Path:
@@ -80,13 +85,25 @@ def njit(function: _F) -> _F:
 
     The function may not allocate: arrays come in as arguments.
     """
+    compiled: _F = _kept(function, **_OPTIONS, cache=bool(_FOLDER))
+    return compiled
+
+
+def _kept(function: Any, *signature: Any, **options: Any) -> Any:
+    """``numba.njit`` with our folder for what it keeps on disk."""
     before = _SETTINGS.CACHE_DIR
     try:
         _SETTINGS.CACHE_DIR = _FOLDER or before
-        compiled: _F = numba.njit(**_OPTIONS, cache=bool(_FOLDER))(function)
+        return numba.njit(*signature, **options)(function)
     finally:
         _SETTINGS.CACHE_DIR = before
-    return compiled
+
+
+def compile_rule(function: Any, signature: Any) -> Any:
+    """Compile a rule for one signature; ours are kept on disk, a user's are compiled each time."""
+    if function.__module__.startswith("steelyard.") and _FOLDER:
+        return _kept(function, signature, **_RULE, cache=True)
+    return numba.njit(signature, **_RULE)(function)
 
 
 def njit_inline(function: _F) -> _F:

@@ -368,7 +368,7 @@ def _state(
         trace, setup, policy, router, seed, rejected, encode_s, assigned
     )
     run = setup.run.copy()
-    run["log_stride"], run["next_request"] = 1, trace.concurrency
+    run["log_stride"], run["next_request"], run["pending"] = 1, trace.concurrency, -1
     return State(
         run=run.view(np.recarray)[0],
         setups=x,

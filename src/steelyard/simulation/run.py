@@ -150,7 +150,7 @@ def checked(options: Options, router: str, trace: Trace, problems: Sequence[Prob
     router = _choice("router", router, tuple(ROUTERS))
     order = None
     try:
-        order = ordered(options.policy, trace)
+        order = ordered(options.policy, trace, options.slo)
     except UnknownName:
         raise
     except InputError as error:

@@ -152,7 +152,7 @@ class Speculation:
         record["fewest"] = 0 if self.adaptive else self.tokens
         record["most"] = self.tokens
         record["nodes"] = self.verified if self.width > 1 or self.nodes else 0
-        record["base"] = TABLES if tables else 0
+        record["draft_row"] = TABLES if tables else 0
         record["reads_prompts"] = int(self.guesser in ("draft", "eagle", "mtp"))
         record["log_accept"] = math.log(self.right) if self.right > 0 else -math.inf
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner
+from steelyard.cost.jit import njit_inline, njit_inner, wide
 from steelyard.simulation.kernel.lora_slots import adapter_of, find_lora_slot, take_lora_slot
 from steelyard.simulation.kernel.lower_tiers import begin_load, load_from_below, swap_in
 from steelyard.simulation.kernel.past_future import expect, forget_future, future_peak, plan_future
@@ -16,7 +16,7 @@ from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import ADMIT_RULE
 from steelyard.simulation.kernel.state import PREFILL, State, Tech
 from steelyard.simulation.kernel.transfer import start_transfer
-from steelyard.simulation.kernel.waiting import cached_units
+from steelyard.simulation.kernel.waiting import cached_units, requeue
 
 __all__ = ["ESTIMATE", "PAST_FUTURE", "admit"]
 
@@ -25,6 +25,8 @@ STEP, PROMPT, WHOLE, ESTIMATE, PAST_FUTURE = range(5)
 PASSED_OVER = 256
 #: SGLang: an output is expected to need so many tokens at most (CLIP_MAX_NEW_TOKENS).
 EXPECTED_MAX = 4096
+#: Prompt tokens of a step that no rule limits.
+NO_LIMIT = 1 << 40
 
 
 @njit_inner
@@ -64,7 +66,7 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
     limit = slot_limit(state, cfg, replica)
     admission, pool = cfg.admission, place.pool
     total = state.totals[pool]
-    aside, passed = -1, 0
+    aside, passed, moved_back = -1, 0, 0
     expected = 0.0
     if tech is not None and admission == PAST_FUTURE:
         plan_running(state, tech, worker, replica)
@@ -75,16 +77,24 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
         i = place.waiting
         request = state.requests[i]
         elsewhere = False
-        remaining = request.remaining
-        known = request.isl + request.osl - remaining
-        longest = request.isl + request.osl
+        remaining = wide(request.remaining)
+        longest = wide(request.isl) + wide(request.osl)
+        known = longest - remaining
         output = remaining
         hits, idle_hits = 0, 0
         late = now
         moved, loaded, lora = 0, 0, -1
         if tech is not None:
-            if tech.has_rule[ADMIT_RULE] and not tech.rules.admit(view_of(state, tech), i, replica, worker, now):
-                break
+            if tech.has_rule[ADMIT_RULE]:
+                said = tech.rules.admit(view_of(state, tech), i, replica, worker, now)
+                if said == 0:
+                    break
+                if said == 2 and moved_back < place.queued:
+                    moved_back += 1
+                    place.waiting = pop(state.requests, i)
+                    place.queued -= 1
+                    requeue(state, tech, i, replica, now)
+                    continue
             if request.origin >= 0:  # the newest token is not in the cache
                 elsewhere = True
                 known -= 1
@@ -152,7 +162,9 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
         place.queued -= 1
         if hits > 0:
             for k in range(hits):
-                share_unit(state.replicas, state.units, replica, state.prefix_units[state.inputs[i].unit_start + k])
+                share_unit(
+                    state.replicas, state.units, replica, wide(state.prefix_units[state.inputs[i].unit_start + k])
+                )
         if cfg.unit_tokens > 0 and not elsewhere:
             request.held = hits + loaded
         take_blocks(state, tech, cfg, replica, first)
@@ -189,16 +201,17 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
         slot.target = known
         slot.left = remaining
         slot.blocks = first + shared
-        slot.take = rest
+        slot.step_tokens = rest
         slot.token_at = request.last_at
         if tech is not None:
             if elsewhere:
                 slot.ready_at = start_transfer(state, tech, cfg, i, replica, worker, known, now)
             elif late > now:  # its cache or adapter is on its way: its first tokens come when it is here
                 slot.ready_at = late
-                slot.take = 0
+                slot.step_tokens = 0
                 rest = 0
-            own.prompt_left -= rest
+            if own.prompt_left < NO_LIMIT:
+                own.prompt_left -= rest
         expected += rest + min(output, EXPECTED_MAX)
         budget -= rest
     if tech is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.migrate import BALANCE_S
 from steelyard.simulation.kernel.queue import blocks_of, pop
 from steelyard.simulation.kernel.routing import send
@@ -127,7 +127,7 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
         workers[worker].forming = 1
         for j in range(count + loading):
             slot = slots[worker, j]
-            i = slot.request
+            i = wide(slot.request)
             if cfg.static and slot.left == 0:
                 continue
             requests[i].remaining = slot.left
@@ -138,9 +138,11 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
                 continue
             state.totals[k].dropped_tokens += slot.computed
             if busy:  # of a decode with guesses one token was counted
-                state.totals[k].dropped_tokens += slot.take if slot.computed < slot.target else min(slot.take, 1)
+                state.totals[k].dropped_tokens += (
+                    slot.step_tokens if slot.computed < slot.target else min(slot.step_tokens, 1)
+                )
             state.totals[k].interrupted += 1
-            slot.take = 0
+            slot.step_tokens = 0
             requests[i].held = 0
             send(state, tech, i, ENTRY, now)
     root = replicas[replica].waiting
@@ -164,7 +166,7 @@ def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
     for worker in range(workers.shape[0]):
         for j in range(workers[worker].count, workers[worker].count + workers[worker].loading):
             slot = slots[worker, j]
-            i = slot.request
+            i = wide(slot.request)
             if requests[i].origin == replica:
                 state.totals[k].dropped_tokens += slot.computed
                 state.totals[k].interrupted += 1

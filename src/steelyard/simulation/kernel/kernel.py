@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit, njit_inner
+from steelyard.cost.jit import njit, njit_inline, njit_inner
 from steelyard.simulation.kernel.arrivals import arrive, next_arrival
 from steelyard.simulation.kernel.events import begin_events, come_up, fail, scale
 from steelyard.simulation.kernel.migrate import BALANCE_S, balance
@@ -59,7 +59,7 @@ def dispatch_event(state: State, tech: Tech, event: int, target: int, argument: 
         set_timer(state, tech, now + BALANCE_S, BALANCE, target, 0)
 
 
-@njit_inner
+@njit_inline
 def begin_work(state: State, tech: Any, worker: int, now: float, limit: float) -> None:
     """Let an idle worker begin a step, when it has anything to do. ``limit``: nothing changes before; 0 unknown."""
     own = state.workers[worker]
@@ -95,11 +95,9 @@ def run_kernel(state: State, tech: Any) -> None:
     first = state.totals[0]
     alone = workers.shape[0] == 1 or (run.log == 0 and run.concurrency == 0 and state.children.shape[0] == 0)
     before, quiet = 0, 0
-    known = 0
-    pending = -1
     now = -1.0
     while True:
-        soonest = next_arrival(state, known, pending)
+        soonest = next_arrival(state)
         for worker in range(workers.shape[0]):
             soonest = min(soonest, workers[worker].end)
         if tech is not None and run.timers > 0:
@@ -125,24 +123,24 @@ def run_kernel(state: State, tech: Any) -> None:
         for worker in range(workers.shape[0]):
             if workers[worker].end == now and workers[worker].busy:
                 cfg = state.setups[state.replicas[workers[worker].replica].pool]
-                pending = end_step(state, tech, cfg, worker, now, pending)
+                end_step(state, tech, cfg, worker, now)
         if min(run.ttft_left, run.tpot_left, run.e2e_left) < 0:
             first.stop = SLO_MISSED
             break
-        while next_arrival(state, known, pending) <= now:
+        while next_arrival(state) <= now:
             at = math.inf
-            if known < state.order.shape[0]:
-                at = requests[state.order[known]].arrived_at + run.request_s
-            if pending >= 0 and requests[pending].key < at:
-                request = pending
-                pending = pop(requests, pending)
+            if run.known < state.order.shape[0]:
+                at = requests[state.order[run.known]].arrived_at + run.request_s
+            if run.pending >= 0 and requests[run.pending].key < at:
+                request = run.pending
+                run.pending = pop(requests, request)
             else:
-                request = state.order[known]
-                known += 1
-            pending = arrive(state, tech, request, now, pending)
+                request = state.order[run.known]
+                run.known += 1
+            arrive(state, tech, request, now)
         limit = 0.0
         if alone:
-            limit = min(next_arrival(state, known, pending), first.first_arrival_s + run.max_time_s)
+            limit = min(next_arrival(state), first.first_arrival_s + run.max_time_s)
         for worker in range(workers.shape[0]):
             if not workers[worker].busy:
                 begin_work(state, tech, worker, now, limit)
@@ -153,7 +151,7 @@ def run_kernel(state: State, tech: Any) -> None:
             if run.steps > before:
                 quiet = 0
             before = run.steps
-            if run.in_system == 0 and known == state.order.shape[0] and pending < 0:
+            if run.in_system == 0 and run.known == state.order.shape[0] and run.pending < 0:
                 break
             if quiet > QUIET_MOST or run.timers_full:
                 first.stop = FAILING

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.cost.step_eval import step_cost
 from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import TIER_RULE
@@ -99,7 +99,7 @@ def load_from_below(
     record = tech.records[state.replicas[replica].pool]
     found = 0
     while hits + found < most:
-        unit = state.prefix_units[start + hits + found]
+        unit = wide(state.prefix_units[start + hits + found])
         if state.units[replica, unit].refs >= 0 or _level_of(tech, record, replica, unit) < 0:
             break
         found += 1
@@ -142,7 +142,7 @@ def begin_load(state: State, tech: Tech, cfg: Any, replica: int, first: int, cou
         row = tech.tier_rows[replica, level]
         own = 0
         for n in range(count):
-            unit = state.prefix_units[first + n]
+            unit = wide(state.prefix_units[first + n])
             if _level_of(tech, record, replica, unit) == level:
                 own += 1
                 _detach(tiers, held, row, unit)

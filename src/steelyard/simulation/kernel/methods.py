@@ -34,19 +34,17 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
     return [(name, kind) for name in names]
 
 
-#: One record per pool; all zero: nothing of this is used.
-#: ``plain``: 1 when steps are priced as they are. ``seed``: of what is drawn.
-#: Speculation: ``guess`` 0 none, 1 one pass of the draft per token, 2 one pass for all, 3 free. ``fewest``, ``most``
-#: tokens guessed per step. ``nodes``: tokens verified beside the last known one, 0: as many as guessed. ``base``: row
-#: of the layout where the draft's tables begin, 0 none. ``reads_prompts``: the draft computes prompts too.
-#: ``log_accept``: logarithm of the probability that one more guess is right.
-#: Early exit: ``ramps``, ``rebatch`` 1 when the rest goes on without those that left, ``exit_frac`` probability to
-#: leave at a ramp, ``ramp_rows`` 1 when a ramp costs the head's product.
-#: Finetuning beside serving: ``limit_s`` step time up to which its tokens are added (0: none), ``train_work`` forward
-#: passes that a token costs, ``train_context`` tokens of one of its sequences.
-#: Adapters: ``max_loras`` resident per replica (0: none), ``lora_load_s``, ``lora_step_s`` per step that has any,
-#: ``lora_each_s`` per distinct one, ``lora_token_s`` per token.
-#: Tiers of the cache: ``tiers`` levels below the device, ``swap`` 1 when preempted requests may go there.
+#: One record per pool; all zero: nothing of this is used. ``plain``: 1 when steps are priced as they are. ``seed``: of
+#: what is drawn. Speculation: ``guess`` 0 none, 1 one pass of the draft per token, 2 one pass for all, 3 free.
+#: ``fewest``, ``most`` tokens guessed per step. ``nodes``: tokens verified beside the last known one, 0: as many as
+#: guessed. ``draft_row``: row of the layout where the draft's tables begin, 0 none. ``reads_prompts``: the draft
+#: computes prompts too. ``log_accept``: logarithm of the probability that one more guess is right. Early exit:
+#: ``ramps``, ``rebatch`` 1 when the rest goes on without those that left, ``exit_frac`` probability to leave at a
+#: ramp, ``ramp_rows`` 1 when a ramp costs the head's product. Finetuning beside serving: ``limit_s`` step time up to
+#: which its tokens are added (0: none), ``train_work`` forward passes that a token costs, ``train_context`` tokens of
+#: one of its sequences. Adapters: ``max_loras`` resident per replica (0: none), ``lora_load_s``, ``lora_step_s`` per
+#: step that has any, ``lora_each_s`` per distinct one, ``lora_token_s`` per token. Tiers of the cache: ``tiers``
+#: levels below the device, ``swap`` 1 when preempted requests may go there.
 METHOD = np.dtype(
     _fields(
         "i8",
@@ -56,7 +54,7 @@ METHOD = np.dtype(
         "fewest",
         "most",
         "nodes",
-        "base",
+        "draft_row",
         "reads_prompts",
         "ramps",
         "rebatch",

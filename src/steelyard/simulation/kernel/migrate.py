@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.queue import blocks_of, take_blocks
 from steelyard.simulation.kernel.state import State, Tech
 from steelyard.simulation.kernel.transfer import drop_slot, start_transfer
@@ -77,7 +77,7 @@ def move(
 ) -> bool:
     """Take a decoding request to another worker; ``copied`` tokens of its cache are there already."""
     requests, slots, workers, replicas = state.requests, state.slots, state.workers, state.replicas
-    i = slots[worker, j].request
+    i = wide(slots[worker, j].request)
     known, left, token_at = slots[worker, j].computed, slots[worker, j].left, slots[worker, j].token_at
     k = workers[to].replica
     if not take_blocks(state, tech, cfg, k, blocks_of(cfg, known)):
@@ -98,7 +98,7 @@ def move(
     slot.target = known
     slot.left = left
     slot.blocks = blocks_of(cfg, known)
-    slot.take = 0
+    slot.step_tokens = 0
     slot.token_at = token_at
     slot.ready_at = start_transfer(state, tech, cfg, i, k, to, known - copied, now)
     state.totals[replicas[replica].pool].migrations += 1

@@ -45,7 +45,7 @@ def guess_cost(
     pairs: float,
 ) -> tuple[float, float]:
     """``(time, energy)`` of the draft in a step: its passes over the decodes, the first one with the prompts too."""
-    base = record.base
+    base = record.draft_row
     if base == 0:
         return 0.0, 0.0
     if record.reads_prompts == 0:
@@ -254,11 +254,11 @@ def price_worker(
         stamp = int(state.totals[k].iterations)
         for j in range(state.workers[worker].count):
             slot = state.slots[worker, j]
-            if slot.take > 0:
+            if slot.step_tokens > 0:
                 adapter = adapter_of(tech, slot.request)
                 if adapter >= 0:
                     adapters += count_adapter(tech, replica, adapter, stamp)
-                    adapted += slot.take
+                    adapted += slot.step_tokens
     time, energy, trained = price_step(
         record,
         state.data,

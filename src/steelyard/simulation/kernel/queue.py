@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.lower_tiers import keep_below
 from steelyard.simulation.kernel.state import State
 
@@ -34,7 +34,7 @@ def merge(requests: Any, a: int, b: int) -> int:
         a, b = b, a
     root = a
     while True:
-        right = requests[a].right_child
+        right = wide(requests[a].right_child)
         requests[a].right_child = requests[a].left_child
         if right < 0:
             requests[a].left_child = b
@@ -58,7 +58,7 @@ def push(requests: Any, root: int, request: int) -> int:
 @njit_inner
 def pop(requests: Any, root: int) -> int:
     """Take the root away; the new root."""
-    return merge(requests, requests[root].left_child, requests[root].right_child)
+    return merge(requests, wide(requests[root].left_child), wide(requests[root].right_child))
 
 
 @njit_inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import ROUTE_RULE
@@ -61,7 +61,7 @@ def route(state: State, tech: Any, request: int, stage: int) -> int:
         hits = 0
         cfg = state.setups[replicas[replica].pool]
         if router == LONGEST_PREFIX and cfg.unit_tokens > 0:
-            hits = cached_units(state, cfg, request, requests[request].isl, replica)[0]
+            hits = cached_units(state, cfg, request, wide(requests[request].isl), replica)[0]
         lighter = False
         if best >= 0:
             own, other = replicas[replica], replicas[best]
@@ -99,7 +99,7 @@ def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
 def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: float) -> None:
     """A prompt is done in a replica for prompts: its cache stays there until a replica for outputs has it."""
     slot = state.slots[worker, j]
-    i = slot.request
+    i = wide(slot.request)
     state.requests[i].remaining = slot.left
     state.requests[i].last_at = now
     state.requests[i].origin = replica
@@ -114,9 +114,9 @@ def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> 
     slots, workers, requests = state.slots, state.workers, state.requests
     for k in range(workers[worker].count + workers[worker].loading):
         if slots[worker, k].request == i and slots[worker, k].ready_at == now and requests[i].origin >= 0:
-            sender = requests[i].origin
+            sender = wide(requests[i].origin)
             state.replicas[sender].sending -= 1
-            release(state, tech, state.setups[state.replicas[sender].pool], sender, i, requests[i].kept)
+            release(state, tech, state.setups[state.replicas[sender].pool], sender, i, wide(requests[i].kept))
             requests[i].origin = HERE
             requests[i].kept = 0
             return

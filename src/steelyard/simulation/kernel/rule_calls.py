@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steelyard.cost.jit import RULE_OPTIONS, compiled_here, njit_inner
+from steelyard.cost.jit import compile_rule, compiled_here, njit_inner
 from steelyard.errors import InputError
 from steelyard.simulation.kernel.rules import MEMORY, NAMES, RuleSet, View
 from steelyard.simulation.kernel.state import State, Tech
@@ -63,7 +63,7 @@ def _compiled(name: str, function: Callable[..., Any] | None, view: Any) -> Any:
     address = 1  # of a rule that is not given: never called
     if function is not None:
         try:
-            compiled = numba.njit(signature, **RULE_OPTIONS)(getattr(function, "py_func", function))
+            compiled = compile_rule(getattr(function, "py_func", function), signature)
         except Exception as error:
             text = " ".join(str(error).split())[:400]
             raise InputError(f"rule {name!r} cannot be compiled: {text}", field="rules") from error
@@ -93,11 +93,15 @@ def rule_arrays(rules: RuleSet | None, state: State) -> dict[str, Any]:
     """
     given = rules.functions if rules else {}
     memory = np.zeros((len(state.requests) if given else 1, MEMORY))
+    if rules and rules.memory is not None:
+        first = np.asarray(rules.memory, dtype=np.float64)
+        memory[:, : first.shape[1]] = first
     shared = np.zeros(1) if not rules or rules.shared is None else np.array(rules.shared, dtype=np.float64)
     params = np.array(rules.params if rules else (0.0,), dtype=np.float64)
     has = np.array([name in given for name in NAMES], dtype=np.int64)
     if compiled_here():
         import numba
+        import numba.experimental.function_type  # registers the type of an address
 
         s = state
         held = (s.requests, s.slots, s.workers, s.replicas, s.setups, s.data, s.layout, memory, shared, params)

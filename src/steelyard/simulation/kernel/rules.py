@@ -10,7 +10,9 @@ nothing of ours unless it wants to. Every rule gets a :class:`View` first. What 
     Default: the key of the policy's ``keys``.
 ``admit(view, request, replica, worker, now) -> int``
     The first request of the queue is about to be considered. Return 1 to let the engine admit it if its limits allow,
-    0 to hold it, and all behind it, back until the next step. Default: 1.
+    0 to hold it, and all behind it, back until the next step; 2 to have ``key`` asked again for its place (its key has
+    grown since it joined: where keys only grow, asking when a request comes to the front keeps the whole queue in
+    order). Default: 1.
 ``victim(view, worker, replica, now) -> int``
     KV blocks have run out. Return the slot to preempt, -1 for the engine's own choice. Default: -1.
 ``preempt(view, worker, replica, now) -> int``
@@ -37,8 +39,8 @@ What a rule may do: read everything in the view; write ``view.memory`` and ``vie
 allocate nothing, draw no random numbers and remember nothing outside the view: the same inputs give the same bytes.
 All integers are int64, all other numbers float64.
 
-``view.memory`` is ``[request, MEMORY]``, zero at the start. ``view.shared`` is what the owner gave
-(a float64 array, for counters per client and the like), else one zero. ``view.params`` is what ``params`` said.
+``view.memory`` is ``[request, MEMORY]`` and ``view.shared`` a float64 array of any length (counters per client and the
+like); both are zero at the start, or what the owner gave. ``view.params`` are its parameters.
 
 A policy names its rules in an attribute ``rules``, a mapping of name to function (see
 :mod:`steelyard.simulation.policies._base`); a technique returns them from ``rules()``. One simulation has one rule of
@@ -49,8 +51,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from steelyard.errors import InputError, Problem, raise_all, suggest
 
@@ -118,6 +118,8 @@ class RuleSet(NamedTuple):
     """The rules of one simulation with their state, before they are compiled."""
 
     functions: Mapping[str, Callable[..., Any]]
+    memory: Any = None
+    """``[request, up to MEMORY]`` at the start."""
     shared: Any = None
     params: tuple[float, ...] = ()
 
@@ -147,16 +149,14 @@ def joined_rules(owners: Mapping[str, RuleSet]) -> RuleSet:
     """
     merged: dict[str, Callable[..., Any]] = {}
     by: dict[str, str] = {}
-    shared: Any = None
-    params: tuple[float, ...] = ()
+    state = RuleSet({})
     for owner, rules in owners.items():
         for name, rule in checked_rules(rules.functions, owner).items():
             if name in by:
                 raise InputError(f"{by[name]} and {owner} both bring the rule {name!r}", field=owner)
             merged[name], by[name] = rule, owner
-        if rules.shared is not None or rules.params:
-            if shared is not None or params:
+        if rules.memory is not None or rules.shared is not None or rules.params:
+            if state[1:] != RuleSet({})[1:]:
                 raise InputError(f"{owner}: another policy or technique already keeps numbers of the run", field=owner)
-            shared = None if rules.shared is None else np.array(rules.shared, dtype=np.float64)
-            params = rules.params
-    return RuleSet(merged, shared, params)
+            state = rules
+    return state._replace(functions=merged)

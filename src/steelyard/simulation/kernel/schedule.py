@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner
-from steelyard.simulation.kernel.admission import ESTIMATE, admit
+from steelyard.cost.jit import njit_inline, njit_inner, wide
+from steelyard.simulation.kernel.admission import ESTIMATE, NO_LIMIT, admit
 from steelyard.simulation.kernel.lower_tiers import swap_out
 from steelyard.simulation.kernel.migrate import leave, move_instead
 from steelyard.simulation.kernel.pricing import choose_guesses, queries_for
@@ -24,8 +24,6 @@ __all__ = ["RATIO_FLOOR", "RATIO_STEPS", "choose_step", "lower_ratio"]
 LAST, WORST, SHORTEST_OUTPUT = 0, 1, 2
 #: SGLang: steps over which the new-token ratio falls to its floor, the floor's share, tokens of headroom on a retract.
 RATIO_STEPS, RATIO_FLOOR, RETRACT_STEPS = 600.0, 0.14, 20
-#: Prompt tokens of a step no rule limits.
-NO_LIMIT = 1 << 40
 
 
 @njit_inner
@@ -57,7 +55,7 @@ def preempt(state: State, tech: Any, cfg: Any, worker: int, replica: int, j: int
     """Send a running request back to the queue; its cache is lost. Returns the tokens it had in this step."""
     slots, count = state.slots, state.workers[worker].count
     slot = slots[worker, j]
-    request, taken, computed = slot.request, slot.take, slot.computed
+    request, taken, computed = wide(slot.request), wide(slot.step_tokens), wide(slot.computed)
     own = state.requests[request]
     own.remaining = slot.left
     own.last_at = slot.token_at
@@ -71,7 +69,7 @@ def preempt(state: State, tech: Any, cfg: Any, worker: int, replica: int, j: int
         total.swapped_tokens += computed
     else:
         total.dropped_tokens += computed
-    release(state, tech, cfg, replica, request, slot.blocks)
+    release(state, tech, cfg, replica, request, wide(slot.blocks))
     if cfg.victim == SHORTEST_OUTPUT:
         used, whole = 0.0, 0.0
         for n in range(count):
@@ -101,7 +99,8 @@ def work_on_running(
     j = 0
     while j < workers[worker].count and budget > 0:
         slot = slots[worker, j]
-        rest = slot.target - slot.computed
+        computed = wide(slot.computed)
+        rest = wide(slot.target) - computed
         if rest > 0:
             if not prompts:
                 j += 1
@@ -114,14 +113,15 @@ def work_on_running(
                 if rest == 0:
                     j += 1
                     continue
-                workers[worker].prompt_left -= rest
-            ahead = slot.computed + rest
+                if workers[worker].prompt_left < NO_LIMIT:
+                    workers[worker].prompt_left -= rest
+            ahead = computed + rest
         else:
             if not decodes or slot.left == 0 or each > budget:
                 j += 1
                 continue
             rest = each
-            ahead = slot.computed + min(each, slot.left)
+            ahead = computed + min(each, wide(slot.left))
         if min(ahead, cap) > (slot.blocks - fixed) * block:
             need = blocks_of(cfg, ahead) - slot.blocks
             gone, stalled = False, False
@@ -132,7 +132,7 @@ def work_on_running(
                         stalled = True
                         break
                     if cfg.migrate and workers[worker].count > 1:
-                        taken = slots[worker, victim].take
+                        taken = slots[worker, victim].step_tokens
                         if move_instead(state, tech, cfg, worker, replica, victim, now):
                             budget += taken
                             preempted = True
@@ -155,7 +155,7 @@ def work_on_running(
                 j += 1
                 continue
             slots[worker, j].blocks += need
-        slots[worker, j].take = rest
+        slots[worker, j].step_tokens = rest
         budget -= rest
         j += 1
     return budget, preempted
@@ -199,7 +199,7 @@ def plan_guesses(state: State, tech: Tech, worker: int, replica: int, budget: in
 @njit_inner
 def apply_rules(state: State, tech: Tech, cfg: Any, worker: int, replica: int, now: float) -> None:
     """Preempt whom a rule preempts, and ask a rule how many prompt tokens the step may have."""
-    if tech.has_rule[PREEMPT_RULE]:
+    if tech.has_rule[PREEMPT_RULE] and not cfg.static:
         for _ in range(state.workers[worker].count):
             chosen = tech.rules.preempt(view_of(state, tech), worker, replica, now)
             if chosen < 0 or chosen >= state.workers[worker].count:
@@ -221,28 +221,33 @@ def lower_ratio(cfg: Any, ratio: float) -> float:
 def choose_tokens(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: float) -> bool:
     """Decide the tokens of every running request for the next step of a worker; False when there is nothing to do."""
     own = state.workers[worker]
-    budget = cfg.max_tokens
     if not cfg.mixed and own.count == 0:
         own.forming = 1
-    left, preempted = work_on_running(state, tech, cfg, worker, replica, now, budget, True, cfg.mixed == 1)
-    held = preempted or (cfg.static and own.forming == 0)
-    if not held and (cfg.wait_steps == 0 or not hold_back(state, cfg, worker, replica)):
-        left = admit(state, tech, cfg, worker, replica, now, left)
-    if left < budget or cfg.mixed:
-        return bool(left < budget)
-    own.forming = 0
-    budget = max(budget, cfg.max_seqs)
-    if tech is not None:
-        record = tech.records[state.replicas[replica].pool]
-        if record.guess > 0:
-            budget *= queries_for(record, record.most)
-    left, preempted = work_on_running(state, tech, cfg, worker, replica, now, budget, False, True)
+    left, budget = cfg.max_tokens, cfg.max_tokens
+    for turn in range(2):  # prompts, with the decodes in engines that mix them; else decodes in a step of their own
+        left = budget
+        left, preempted = work_on_running(
+            state, tech, cfg, worker, replica, now, left, turn == 0, turn == 1 or cfg.mixed == 1
+        )
+        if turn == 1:
+            break
+        held = preempted or (cfg.static and own.forming == 0)
+        if not held and (cfg.wait_steps == 0 or not hold_back(state, cfg, worker, replica)):
+            left = admit(state, tech, cfg, worker, replica, now, left)
+        if left < budget or cfg.mixed:
+            return bool(left < budget)
+        own.forming = 0
+        budget = max(budget, cfg.max_seqs)
+        if tech is not None:
+            record = tech.records[state.replicas[replica].pool]
+            if record.guess > 0:
+                budget *= queries_for(record, record.most)
     if cfg.admission == ESTIMATE:
         state.replicas[replica].ratio = lower_ratio(cfg, state.replicas[replica].ratio)
     return bool(left < budget)
 
 
-@njit_inner
+@njit_inline
 def choose_step(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: float) -> bool:
     """The same, after what has come to the worker and what rules want first."""
     if tech is not None:
@@ -251,8 +256,10 @@ def choose_step(state: State, tech: Any, cfg: Any, worker: int, replica: int, no
         if cfg.migrate and state.replicas[replica].leaving >= 0 and state.replicas[replica].leave_at <= now:
             leave(state, tech, cfg, worker, replica, now)
         apply_rules(state, tech, cfg, worker, replica, now)
-    some = choose_tokens(state, tech, cfg, worker, replica, now)
-    if tech is not None and not some and state.workers[worker].prompt_left < NO_LIMIT:  # a rule may not stop an engine
-        state.workers[worker].prompt_left = NO_LIMIT
+    some = False
+    for _ in range(2):
         some = choose_tokens(state, tech, cfg, worker, replica, now)
+        if tech is None or some or state.workers[worker].prompt_left == NO_LIMIT:
+            break
+        state.workers[worker].prompt_left = NO_LIMIT  # a rule may not stop an engine
     return some

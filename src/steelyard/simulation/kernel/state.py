@@ -46,9 +46,10 @@ HERE, ENCODED = -1, -2
 #: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started
 #: or send each other requests. ``fork_on_first``: dependants wait for the first token only. ``ttft_left`` more
 #: requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters: ``next_seq``, the number
-#: of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system`` requests; ``turn`` of the
-#: round-robin router; ``steps`` begun; ``log_rows`` of the log used, every ``log_stride``-th of ``steps_seen`` kept;
-#: ``timers`` set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
+#: of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system`` requests; ``known``,
+#: arrivals of ``order`` that have come; ``pending``, root of the heap of others to come; ``turn`` of the round-robin
+#: router; ``steps`` begun; ``log_rows`` of the log used, every ``log_stride``-th of ``steps_seen`` kept; ``timers``
+#: set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
 RUN = np.dtype(
     _fields(
         "i8",
@@ -70,6 +71,8 @@ RUN = np.dtype(
         "turn",
         "steps",
         "steps_seen",
+        "known",
+        "pending",
         "log_rows",
         "log_stride",
         "timers",
@@ -147,18 +150,19 @@ INPUT = np.dtype(
 )
 
 #: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
-#: comes out (prompt, and what was generated before a preemption). ``take``: tokens of the step in flight. ``ready_at``:
-#: when its cache is here; until then it stands behind the running ones and takes part in no step.
+#: comes out (prompt, and what was generated before a preemption). ``step_tokens``: tokens of the step in flight.
+#: ``ready_at``: when its cache is here; until then it stands behind the running ones and takes part in no step.
 SLOT = np.dtype(
-    _fields("f8", "token_at", "ready_at") + _fields("i4", "request", "computed", "target", "left", "blocks", "take")
+    _fields("f8", "token_at", "ready_at")
+    + _fields("i4", "request", "computed", "target", "left", "blocks", "step_tokens")
 )
 
 #: What plans steps: one per replica and pipeline stage. ``end``: when the step in flight ends; when idle, when a slot
 #: gets ready, or inf. ``count``: running requests, ``loading``: those whose cache is on its way. ``forming``: a static
-#: batch may still grow. ``guesses``: tokens guessed per decode in this step. ``prompt_left``: prompt tokens a rule
-#: lets it compute.
+#: batch may still grow. ``guesses``: tokens guessed per decode in this step. ``price_s``, ``price_j``: of its part of
+#: a step in lockstep. ``prompt_left``: prompt tokens a rule lets it compute.
 WORKER = np.dtype(
-    _fields("f8", "end", "last_end")
+    _fields("f8", "end", "last_end", "price_s", "price_j")
     + _fields("i8", "count", "loading", "busy", "forming", "replica", "guesses", "prompt_left")
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner
+from steelyard.cost.jit import njit_inline, njit_inner, wide
 from steelyard.cost.step_eval import FIXED, STATIC_W, step_cost
 from steelyard.simulation.kernel.admission import ESTIMATE, PAST_FUTURE
 from steelyard.simulation.kernel.arrivals import successors
@@ -25,7 +25,7 @@ from steelyard.simulation.kernel.waiting import cache_prompt, release
 __all__ = ["begin_step", "begin_together", "end_step", "run_decodes"]
 
 
-@njit_inline
+@njit_inner
 def measure(state: State, cfg: Any, worker: int) -> tuple[int, float, int, int, float]:
     """Totals of the chosen step: decodes, their context, prompt chunks, their tokens, pairs of query and key."""
     decodes, chunks, new = 0, 0, 0
@@ -33,7 +33,7 @@ def measure(state: State, cfg: Any, worker: int) -> tuple[int, float, int, int, 
     static = cfg.static
     for j in range(state.workers[worker].count):
         slot = state.slots[worker, j]
-        take = slot.take
+        take = slot.step_tokens
         if slot.computed < slot.target:
             if take > 0:
                 chunks += 1
@@ -198,23 +198,24 @@ def begin_together(state: State, tech: Tech, cfg: Any, first: int, now: float) -
     duration = 0.0
     for worker in range(first, first + ranks):
         decodes, context, chunks, new, pairs = measure(state, cfg, worker)
-        duration = max(duration, price(state, tech, cfg, worker, tokens, decodes, context, chunks, new, pairs)[0])
+        own = state.workers[worker]
+        own.price_s, own.price_j = price(state, tech, cfg, worker, tokens, decodes, context, chunks, new, pairs)
+        duration = max(duration, own.price_s)
     k = state.replicas[state.workers[first].replica].pool
     static_w = state.data[state.layout[k, FIXED, 0] + STATIC_W]
     for worker in range(first, first + ranks):
-        decodes, context, chunks, new, pairs = measure(state, cfg, worker)
-        time, energy = price(state, tech, cfg, worker, tokens, decodes, context, chunks, new, pairs)
-        energy += static_w * (duration - time)
-        state.workers[worker].end = now + duration
-        state.workers[worker].busy = 1
+        decodes, _, chunks, new, _ = measure(state, cfg, worker)
+        own = state.workers[worker]
+        energy = own.price_j + static_w * (duration - own.price_s)
+        own.end = now + duration
+        own.busy = 1
         book_step(state, cfg, worker, now, duration, energy, decodes, chunks, new)
 
 
 @njit_inner
-def count_gap(itl: Any, gap: float, times: int) -> None:
-    """Put a time between tokens into the histogram."""
-    index = int(math.log(max(gap, ITL_SHORTEST_S) / ITL_SHORTEST_S) / ITL_STEP)
-    itl[min(index, ITL_BINS - 1)] += times
+def gap_bin(gap: float) -> int:
+    """The bin of the histogram for a time between tokens."""
+    return min(int(math.log(max(gap, ITL_SHORTEST_S) / ITL_SHORTEST_S) / ITL_STEP), ITL_BINS - 1)
 
 
 @njit_inner
@@ -228,14 +229,13 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
     place, count, slots = state.replicas[own.replica], own.count, state.slots
     if place.waiting >= 0 or count == 0 or cfg.stages > 1 or cfg.static or (cfg.mixed and count > cfg.max_tokens):
         return now
-    steps, context = min(RUN_STEPS, state.run.max_iterations - state.run.steps), 0.0
+    steps, context, prompts = min(RUN_STEPS, state.run.max_iterations - state.run.steps), 0.0, wide(0)
     for j in range(count):
         slot = slots[worker, j]
-        if slot.computed < slot.target:
-            return now
+        prompts += wide(slot.computed < slot.target)
         steps = min(steps, slot.left - 1)
         context += slot.computed + 1
-    if steps < 1:
+    if steps < 1 or prompts > 0:
         return now
     growth, block, cap = state.growth, cfg.block, cfg.cap
     for n in range(steps):
@@ -247,7 +247,7 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
             growth[n] += 1
             n += block
     k = place.pool
-    tokens = float(padded(cfg, count, 0) if cfg.pad > 0 else count)
+    tokens = float(padded(cfg, count, prompts) if cfg.pad > 0 else count)
     done = 0
     while done < steps:
         need = growth[done]
@@ -262,7 +262,7 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
         if need > 0:
             take_blocks(state, None, cfg, own.replica, need)
         state.run.steps += 1
-        book_step(state, cfg, worker, now, time, energy, count, 0, 0)
+        book_step(state, cfg, worker, now, time, energy, count, prompts, prompts)
         if done == 0:
             gaps, same = 0.0, 0
             for j in range(count):
@@ -271,12 +271,12 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
                 if slots[worker, j].token_at == own.last_end:
                     same += 1
                 else:
-                    count_gap(state.itl, gap, 1)
+                    state.itl[gap_bin(gap)] += 1
             if same > 0:
-                count_gap(state.itl, end - own.last_end, same)
+                state.itl[gap_bin(end - own.last_end)] += same
         else:
             gaps = count * (end - now)
-            count_gap(state.itl, end - now, count)
+            state.itl[gap_bin(end - now)] += count
         state.totals[k].itl_sum_s += gaps
         if cfg.admission == ESTIMATE:
             place.ratio = lower_ratio(cfg, place.ratio)
@@ -290,12 +290,12 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
             slot.computed += done
             slot.left -= done
             slot.token_at = now
-            slot.blocks = max(slot.blocks, blocks_of(cfg, slot.computed))
+            slot.blocks = max(slot.blocks, blocks_of(cfg, wide(slot.computed)))
     return now
 
 
-@njit_inner
-def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending: int) -> int:
+@njit_inline
+def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None:
     """Apply the step that ends now: tokens come out, outputs end, their successors are set to arrive."""
     own, slots, run = state.workers[worker], state.slots, state.run
     replica = own.replica
@@ -311,11 +311,11 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
     count = own.count
     for j in range(count):
         slot = slots[worker, j]
-        take = slot.take
-        slot.take = 0
+        take = slot.step_tokens
+        slot.step_tokens = 0
         over = False
         if take > 0:
-            i = slot.request
+            i = wide(slot.request)
             prompt = slot.computed < slot.target
             gain = 1
             if (
@@ -340,14 +340,14 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
                     if now - request.arrived_at > run.ttft_s:
                         run.ttft_left -= 1
                     if run.fork_on_first:
-                        pending = successors(state, i, now, pending)
+                        successors(state, i, now)
                 else:
                     gap = now - slot.token_at
                     gaps += gap
                     if slot.token_at == previous:
                         same += 1
                     else:
-                        count_gap(state.itl, gap, 1)
+                        state.itl[gap_bin(gap)] += 1
                 slot.token_at = now
                 if slot.left == 0:
                     over = True
@@ -362,11 +362,11 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
                     place.load -= 1
                     run.in_system -= 1
                     if not run.fork_on_first:
-                        pending = successors(state, i, now, pending)
+                        successors(state, i, now)
                     if tech is not None and cfg.admission == PAST_FUTURE:
                         learn_length(tech.past, replica, request.osl)
                     if not static:
-                        release(state, tech, cfg, replica, i, slot.blocks)
+                        release(state, tech, cfg, replica, i, wide(slot.blocks))
                 elif cfg.role == PREFILL and tech is not None:
                     hand_over(state, tech, worker, replica, j, now)
                     continue
@@ -378,14 +378,14 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
             slots[worker, kept] = slots[worker, j]
         kept += 1
     if same > 0:
-        count_gap(state.itl, now - previous, same)
+        state.itl[gap_bin(now - previous)] += same
     if burst > 0:
-        count_gap(state.itl, 0.0, burst)
+        state.itl[gap_bin(0.0)] += burst
         total.decode_tokens += burst
     total.itl_sum_s += gaps
     if static and alive == 0:
         for j in range(kept):
-            release(state, tech, cfg, replica, slots[worker, j].request, slots[worker, j].blocks)
+            release(state, tech, cfg, replica, wide(slots[worker, j].request), wide(slots[worker, j].blocks))
         kept = 0
     if kept < count:
         for j in range(own.loading):
@@ -394,4 +394,3 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float, pending
     own.last_end = now
     own.end = math.inf
     own.busy = 0
-    return pending

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.lora_slots import adapter_of, leave_lora_slot
 from steelyard.simulation.kernel.queue import drop_unit, push, share_unit
 from steelyard.simulation.kernel.rule_calls import view_of
@@ -52,7 +52,7 @@ def release(state: State, tech: Any, cfg: Any, replica: int, request: int, block
         held = state.requests[request].held
         start = state.inputs[request].unit_start
         for k in range(held - 1, -1, -1):
-            drop_unit(state.replicas, state.units, replica, state.prefix_units[start + k])
+            drop_unit(state.replicas, state.units, replica, wide(state.prefix_units[start + k]))
         state.requests[request].held = 0
         blocks -= held * cfg.unit_blocks
     state.replicas[replica].free += blocks
@@ -65,7 +65,7 @@ def cache_prompt(state: State, cfg: Any, replica: int, request: int) -> None:
     start = state.inputs[request].unit_start
     full = min(state.inputs[request].unit_count, requests[request].isl // cfg.unit_tokens)
     for k in range(requests[request].held, full):
-        unit = state.prefix_units[start + k]
+        unit = wide(state.prefix_units[start + k])
         if units[replica, unit].refs < 0:
             units[replica, unit].refs = 1
         else:  # another request computed the same at the same time: keep one copy

@@ -8,14 +8,20 @@ A policy is a class without arguments. It has
     a key per request of the trace, in the trace's order. Among the requests that wait at a replica the one with the
     smallest key is admitted first; equal keys go by arrival. Infinity is allowed (last of all), NaN is not. The
     trace is read-only. A policy that looks at ``trace.osl`` knows the lengths of answers, as no real engine does.
+``rules`` (optional)
+    a mapping of names to functions by which it takes part in the run: see :mod:`steelyard.simulation.kernel.rules` for
+    what each gets and returns. Rules look at the running state; ``keys`` still says where requests stand at first.
+``state(trace, slo) -> dict`` (optional, with ``rules``)
+    what its rules start from: ``memory`` ``[n, up to 4]``, ``shared`` (a float64 array), ``params`` (a tuple); each may
+    be left out. ``slo``: limits in s by name, those that were given.
 ``from_arrival`` (optional, default False)
     True: the key is a time counted from the request's arrival, such as a deadline. It matters where arrivals are not
     known beforehand: closed loops and conversations.
 
-What follows from that, for every policy: it is asked once, before the first step; it decides who is admitted next and
-(except first come, first served) who gives way when blocks run out: the request with the largest key, in engines
-that choose the last admitted one. It cannot hold back a request that fits, exceed the engine's limits, or lose a
-request.
+What follows from that, for a policy without rules: it is asked once, before the first step; it decides who is admitted
+next and (except first come, first served) who is preempted when blocks run out: the request with the largest key, in
+engines that choose the last admitted one. It cannot hold back a request that fits, exceed the engine's limits, or lose
+a request. With rules it can also preempt, hold back and shorten prompts; limits still hold and nothing is lost.
 The same trace must give the same keys: draw random numbers from a generator with a fixed seed.
 
 The smallest whole policy is a file that imports nothing of ours::
@@ -35,14 +41,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from steelyard.errors import InputError
-from steelyard.simulation.kernel.rules import RuleSet
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.simulation.kernel.rules import MEMORY, RuleSet, checked_rules
 from steelyard.traffic.trace import Floats, Trace
 
 __all__ = ["Order", "Policy", "said", "take_order"]
@@ -79,7 +87,7 @@ class Order:
         return self.builtin and self.name == "fcfs"
 
 
-def take_order(policy: Policy, trace: Trace) -> Order:
+def take_order(policy: Policy, trace: Trace, slo: Mapping[str, float] = MappingProxyType({})) -> Order:
     """Ask a policy for its keys and check them.
 
     Raises:
@@ -103,7 +111,32 @@ def take_order(policy: Policy, trace: Trace) -> Order:
     if bad.size:
         raise InputError(f"keys of {name!r}: {bad.size} are NaN, the first of request {bad[0]}", field="policy")
     builtin = type(policy).__module__.startswith("steelyard.simulation.policies.")
-    return Order(name, keys, bool(getattr(policy, "from_arrival", False)), builtin)
+    return Order(name, keys, bool(getattr(policy, "from_arrival", False)), builtin, _rules_of(policy, trace, slo))
+
+
+def _rules_of(policy: Policy, trace: Trace, slo: Mapping[str, float]) -> RuleSet | None:
+    """The rules of a policy and what they start from; None without any."""
+    given = getattr(policy, "rules", None)
+    if not given:
+        return None
+    if not isinstance(given, Mapping):
+        raise InputError(f"rules of {policy.name!r}: expected a mapping of names to functions", field="policy")
+    functions = checked_rules(given, "policy")
+    ask = getattr(policy, "state", None)
+    try:
+        start = dict(ask(_read_only(trace), dict(slo))) if ask else {}
+        state = RuleSet(functions, start.pop("memory", None), start.pop("shared", None), tuple(start.pop("params", ())))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"state of {policy.name!r} failed: {said(error)}", field="policy") from error
+    problems = [Problem("policy", f"state of {policy.name!r}: unknown entry {name!r}") for name in start]
+    if state.memory is not None:
+        shape = np.shape(state.memory)
+        if len(shape) != 2 or shape[0] != len(trace) or shape[1] > MEMORY:
+            problems.append(Problem("policy", f"memory of {policy.name!r}: expected [{len(trace)}, up to {MEMORY}]"))
+    raise_all(problems)
+    return state
 
 
 def said(error: BaseException) -> str:

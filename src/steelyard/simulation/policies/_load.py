@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, MappingProxyType, ModuleType
 
 from steelyard.errors import InputError, suggest
 from steelyard.registry import Registry
@@ -42,9 +43,11 @@ def find_policy(given: str | type[Policy] | Policy) -> Policy:
     return _made(vars(module)[name], name)
 
 
-def ordered(given: str | type[Policy] | Policy | Order, trace: Trace) -> Order:
+def ordered(
+    given: str | type[Policy] | Policy | Order, trace: Trace, slo: Mapping[str, float] = MappingProxyType({})
+) -> Order:
     """What a policy says about a trace. Raises :class:`InputError` as :func:`find_policy` and for bad keys."""
-    return given if isinstance(given, Order) else take_order(find_policy(given), trace)
+    return given if isinstance(given, Order) else take_order(find_policy(given), trace, slo)
 
 
 def _made(thing: object, what: str) -> Policy:
