@@ -25,7 +25,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 wide: Any = np.int64
 
 #: Folders of earlier states of the code that are kept beside the present one.
-KEPT = 2
+KEPT = 12
 #: Files whose functions and constants are part of the machine code, from this folder.
 SOURCES = ("jit.py", "step_eval.py", "step_table.py", "../simulation/kernel/*.py", "../simulation/policies/*.py")
 
