@@ -310,7 +310,8 @@ def play(
         state, tech = _played_by_python(state), tech and _played_by_python(tech)
     compile_for(run_kernel, (state, tech))  # the first time takes long and is no part of the simulation
     start = time.perf_counter()
-    run_kernel(state, tech)
+    with np.errstate(over="ignore"):  # draws of the kernel are integers that wrap around, which Python would report
+        run_kernel(state, tech)
     wall = time.perf_counter() - start
     totals = {n: float(state.totals[n].max() if n in LARGEST else state.totals[n].sum()) for n in TOTALS}
     each = tuple({name: float(row[name]) for name in TOTALS} for row in state.totals)
