@@ -6,6 +6,7 @@ empty folder, and the command line runs with that folder on its path.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -104,6 +105,23 @@ def test_an_engine_with_a_scheduler_and_a_policy(steelyard: Any) -> None:
     assert "ring_slots" in error
     on_hopper = steelyard("simulate", "llama-3.1-8b", "--on", "h100_sxm", *load, "--engine", "ring-fill")
     assert "prompts alone" in on_hopper, "any engine may run with its scheduler"
+
+
+def test_a_policy_with_state_while_requests_run(steelyard: Any, tmp_path: Path) -> None:
+    """A session that sent a hundred requests at once does not keep one that sends few waiting."""
+    rows = [("1", 0.0)] * 100 + [("2", 0.5 + i) for i in range(5)]
+    lines = [f"{at},{session},1000,50,Conversation log" for session, at in rows]
+    (tmp_path / "trace.csv").write_text(
+        "Timestamp,Session ID,Request tokens,Response tokens,Log Type\n" + "\n".join(lines)
+    )
+
+    def waits(policy: str) -> float:
+        words = ("--trace", "trace.csv", "--policy", policy, "--max-num-seqs", "4", "--records", f"{policy}.csv")
+        steelyard("simulate", "llama-3.1-8b", "--on", "ring_one", *words)
+        table = list(csv.DictReader((tmp_path / f"{policy}.csv").open()))
+        return max(float(row["ttft_s"]) for row in table if float(row["arrived_at"]) > 0)
+
+    assert waits("example-fair") < 0.5 * waits("fcfs")
 
 
 def test_it_keeps_the_contracts_of_the_library(installed: Path, tmp_path: Path) -> None:

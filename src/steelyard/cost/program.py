@@ -26,7 +26,6 @@ from steelyard.workload.op import Op
 
 __all__ = ["Kernel", "Program", "lower"]
 
-_ROLE_OF = {"weight": "weight", "table": "weight", "activation": "activation", "kv": "kv", "state": "activation"}
 #: Blocks whose weights stay in 16 bits in quantised checkpoints, by the convention of the published ones.
 _UNQUANTISED = ("embedding", "head", "norm")
 
