@@ -28,6 +28,7 @@ def question(**changes: Any) -> Question:
         500,
         traffic={"rate": "10/s", "isl": 4000, "osl": 500, "requests": 400, "seed": 0},
         requests=400,
+        inputs={"model": "llama-3.1-70b", "on": "any", "rate": "10/s"},
     )
     return replace(made, **changes)
 
@@ -65,7 +66,7 @@ def candidate(
         shape=f"{replicas} x tp{tp}" if len(pools) == 1 else "2P tp2 + 1D tp4",
         limits=flags,
         formats={"weights": "fp8", "activations": "fp8", "kv": "fp8", "communication": "bf16"},
-        usd_per_hour=usd,
+        rent_usd_per_hour=usd,
         usd_per_million_tokens=None if usd is None else usd / 3600 / 5000 * 1e6,
         watts=6100.0,
         ttft_s=ttft,
@@ -120,7 +121,6 @@ def answer(**changes: Any) -> Answer:
         why=("It rents for 9 % less than the next best.", "fp8 weights halve what a decode step reads."),
         breaks_first="TPOT at 12.6 requests/s: the decode batch outgrows the memory bandwidth",
         stages_s={"screen": 0.3},
-        inputs={"model": "llama-3.1-70b", "on": "any", "rate": "10/s"},
     )
     return replace(made, **changes)
 

@@ -10,16 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steelyard.deployment.engine import find_engine
-from steelyard.machine.catalogue import find_machine
 from steelyard.report.plan import text, to_dict
 from steelyard.scenario.slo import parse_target
 from steelyard.search import space
-from steelyard.search.answer import Answer
+from steelyard.search.answer import Answer, Question
 from steelyard.search.api import plan as advise
-from steelyard.search.candidates import Part
-from steelyard.search.objective import hourly
-from steelyard.search.space import Formats, replicas_of
+from steelyard.search.group import groups_of
+from steelyard.search.options import PoolOption
+from steelyard.search.task import task_of
 from steelyard.search.trial import Player
 from steelyard.simulation.result import simulate_deployment
 from steelyard.traffic import Traffic, traffic
@@ -54,25 +52,22 @@ def ask(machines: str, rate: float, ttft_s: float, tpot_s: float, **more: object
 def brute_force(answer: Answer, rate: float) -> float:
     """The lowest rent of all points, each played."""
     question = answer.question
-    model = load_model(MODEL)
     sent = traffic(Traffic(rate=rate, isl=1500, osl=150, requests=600))
     sent = sent.scaled(rate / sent.rate_per_s)
-    player = Player(model, sent, sent.rate_per_s, question.targets, 0.0)
+    task = task_of(load_model(MODEL), question, sent)
+    player = Player(task)
     best = math.inf
-    for name in question.machines:
-        machine = find_machine(name)
-        usd = hourly(machine, question.usd_per_hour, answer.ledger)
-        for replica in replicas_of(
-            model, machine, find_engine("vllm"), Formats(), longest=1650, isl=1500.0, max_devices=question.max_gpus
-        ):
+    for group in groups_of(task, []):
+        usd = task.device_prices[group.machine.name]
+        for replica in group.replicas:
             most = (question.max_gpus or 0) // replica.devices
             points = itertools.product(range(1, most + 1), enumerate(replica.budgets), enumerate(replica.sequences))
             for count, (c, budget), (s, sequences) in points:
                 cost = usd * count * replica.devices
                 if replica.tokens[c, s] <= 0 or cost >= best:
                     continue
-                part = Part(replica, "both", count, int(max(budget, sequences)), int(sequences))
-                if player.play([part], sent.rate_per_s).meets:
+                pool = PoolOption(replica, "both", count, int(max(budget, sequences)), int(sequences))
+                if player.play([pool], question.rate_per_s).meets:
                     best = cost
     return best
 
@@ -91,7 +86,7 @@ def test_winner_equals_brute_force(machines: str, rate: float, ttft: float, tpot
     if answer.winner is None:
         assert best == math.inf
     else:
-        assert answer.winner.usd_per_hour == pytest.approx(best)
+        assert answer.winner.rent_usd_per_hour == pytest.approx(best)
         assert answer.winner.meets and answer.winner.simulated
 
 
@@ -106,10 +101,10 @@ def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: flo
         ask("h100_sxm,l40s", rate, 0.8, tpot, max_gpus=12),
         ask("h100_sxm,l40s,a100_sxm,h200_sxm", rate, 0.8, tpot),
     ]
-    cost = tight.winner.usd_per_hour if tight.winner else math.inf
+    cost = tight.winner.rent_usd_per_hour if tight.winner else math.inf
     for other in others:
         assert cost is not None
-        found = other.winner.usd_per_hour if other.winner else math.inf
+        found = other.winner.rent_usd_per_hour if other.winner else math.inf
         assert found is not None and found <= cost * (1 + 1e-9)
 
 
@@ -124,34 +119,35 @@ def test_giving_lost_runs_up_changes_no_winner(rate: float, ttft: float, tpot: f
     rate, ttft, tpot = round(rate, 1), round(ttft, 2), round(tpot, 3)
     stopped = ask("h100_sxm,l40s", rate, ttft, tpot, mode=mode, max_gpus=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Player, "_promises", lambda self, trace: {})
+        patch.setattr(Player, "_misses", lambda self, trace: {})
         whole = ask("h100_sxm,l40s", rate, ttft, tpot, mode=mode, max_gpus=16)
     assert stopped.winner == whole.winner
 
 
 def test_a_run_is_given_up_only_when_the_promise_is_lost() -> None:
-    model, machine = load_model(MODEL), find_machine("h100_sxm")
     sent = traffic(Traffic(rate=20.0, isl=1500, osl="lognormal:150", requests=600))
     targets = (parse_target("p95:0.4s", "ttft_s"), parse_target("p90:25ms", "tpot_s"), parse_target("p99:20s", "e2e_s"))
-    replica = next(replicas_of(model, machine, find_engine("vllm"), Formats(), longest=6000, isl=1500.0, max_devices=1))
-    player = Player(model, sent, sent.rate_per_s, targets, 0.0)
+    question = Question(MODEL, ("h100_sxm",), targets, sent.rate_per_s, 1500.0, 150.0, engines=("vllm",), max_gpus=1)
+    task = task_of(load_model(MODEL), question, sent)
+    replica = next(groups_of(task, [])).replicas[0]
+    player = Player(task)
     given_up = 0
     for rate in np.geomspace(0.5, 60.0, 24).tolist():
-        part = Part(replica, "both", 1, 8192, 256)
-        found = player.play([part], rate)
-        whole = Player(model, sent, sent.rate_per_s, targets, 0.0).play([part], rate, whole=True)
-        assert whole.whole and found.meets == whole.meets
-        assert found.whole or whole.worst > 1.0
-        given_up += not found.whole
+        pool = PoolOption(replica, "both", 1, 8192, 256)
+        found = player.play([pool], rate)
+        whole = Player(task).play([pool], rate, whole=True)
+        assert whole.complete and found.meets == whole.meets
+        assert found.complete or whole.worst > 1.0
+        given_up += not found.complete
     assert 0 < given_up < 24
 
 
 def test_a_budget_below_the_winner_finds_nothing_and_one_above_changes_nothing() -> None:
     free = ask("h100_sxm,l40s", 8.0, 1.0, 0.04)
-    assert free.winner is not None and free.winner.usd_per_hour is not None
-    above = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.usd_per_hour)
-    below = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.usd_per_hour * 0.999)
-    assert above.winner is not None and above.winner.usd_per_hour == free.winner.usd_per_hour
+    assert free.winner is not None and free.winner.rent_usd_per_hour is not None
+    above = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.rent_usd_per_hour)
+    below = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.rent_usd_per_hour * 0.999)
+    assert above.winner is not None and above.winner.rent_usd_per_hour == free.winner.rent_usd_per_hour
     assert below.winner is None
 
 
@@ -224,18 +220,18 @@ def test_simpler_is_preferred_when_the_rent_is_nearly_the_same() -> None:
         single = ask("h100_sxm", rate, 0.8, 0.02, mode="aggregated", max_gpus=12)
         if free.winner is None or single.winner is None:
             continue
-        assert free.winner.usd_per_hour is not None and single.winner.usd_per_hour is not None
+        assert free.winner.rent_usd_per_hour is not None and single.winner.rent_usd_per_hour is not None
         if free.winner.mode == "disaggregated":
-            assert single.winner.usd_per_hour > free.winner.usd_per_hour * 1.02
+            assert single.winner.rent_usd_per_hour > free.winner.rent_usd_per_hour * 1.02
         else:
-            assert free.winner.usd_per_hour == single.winner.usd_per_hour
+            assert free.winner.rent_usd_per_hour == single.winner.rent_usd_per_hour
 
 
 def test_fronts_are_of_fleets_that_the_rate_loads() -> None:
     answer = ask("h100_sxm,l40s", 10.0, 1.0, 0.04, max_gpus=None, mode="any")
     assert answer.front and answer.cost_front
     assert all(c.max_rate_per_s <= 10.0 * 1.5 * (1 + 1e-9) for c in answer.front)
-    rents = [c.usd_per_hour or 0.0 for c in answer.cost_front]
+    rents = [c.rent_usd_per_hour or 0.0 for c in answer.cost_front]
     assert rents == sorted(rents) and rents[-1] <= 3.0 * rents[0] * (1 + 1e-9)
 
 

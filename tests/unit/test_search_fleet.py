@@ -19,16 +19,18 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.scenario.slo import parse_target
 from steelyard.search.answer import Question
-from steelyard.search.fleet_buckets import buckets_of, deal, merged, part_of
+from steelyard.search.buckets import buckets_of, deal
+from steelyard.search.task import task_of
 from steelyard.simulation.result import simulate_deployment
 from steelyard.simulation.run import Options
 from steelyard.traffic.trace import Trace
+from steelyard.workload.catalogue import load_model
 
 pytest.importorskip("highspy", reason="mixed fleets need the extra opt")
 
+from steelyard.report.fleet import lines, to_dict
 from steelyard.search.fleet import FleetAnswer, plan_fleet
 from steelyard.search.fleet_program import Bound, Program, balanced, loads, needed, solve, with_spares
-from steelyard.search.fleet_words import lines, to_dict
 
 SLACK = 1e-6
 
@@ -155,8 +157,8 @@ def test_buckets_partition_the_requests() -> None:
         found = buckets_of(trace, routing)
         assert found.share.sum() == pytest.approx(1.0)
         assert np.bincount(found.member) == pytest.approx(found.share * len(trace))
-        assert float(found.isl @ found.share) == pytest.approx(float(trace.isl.mean()))
-        assert found.longest.max() == (trace.isl + trace.osl).max()
+        assert float(found.prompt_tokens @ found.share) == pytest.approx(float(trace.isl.mean()))
+        assert found.longest_tokens.max() == (trace.isl + trace.osl).max()
     assert buckets_of(trace, "prompt").groups < buckets_of(trace, "size").groups
     assert len(buckets_of(Trace(np.arange(5.0), np.full(5, 512), np.full(5, 64)))) == 1
 
@@ -172,16 +174,6 @@ def test_requests_are_dealt_out_evenly_at_any_time(weights: list[int], n: int) -
     assert not np.any(np.bincount(pool, minlength=len(weights))[shares[0] == 0])
 
 
-def test_merged_traces_keep_every_request_and_parts_put_together_are_the_whole() -> None:
-    a, b = trace_of(100, 5.0, 1), trace_of(50, 2.0, 2)
-    both = merged([a, b])
-    assert len(both) == 150 and both.isl.sum() == a.isl.sum() + b.isl.sum()
-    keep = both.isl > 1000
-    parts = [p for p in (part_of(both, keep), part_of(both, ~keep)) if p is not None]
-    assert sum(len(p) for p in parts) == 150
-    assert part_of(both, both.isl < 0) is None
-
-
 # --- whole plans ------------------------------------------------------------------------------------------------------
 
 SHAPES = {
@@ -193,22 +185,25 @@ PRICES = {"l40s": 1.861, "h100_sxm": 6.88}
 
 def question(**changes: object) -> Question:
     targets = (parse_target("p95:1.5s", "ttft_s"), parse_target("mean:45ms", "tpot_s"))
-    asked = Question("llama-3.1-8b", ("l40s", "h100_sxm"), targets, 24.0, 1100.0, 140.0, usd_per_hour=PRICES)
+    asked = Question("llama-3.1-8b", ("l40s", "h100_sxm"), targets, 24.0, 1100.0, 140.0, device_prices=PRICES)
     return replace(asked, **changes)  # type: ignore[arg-type]
 
 
 def asked(trace: Trace | None = None, **changes: object) -> FleetAnswer:
     options = {k: changes.pop(k) for k in ("available", "routing", "max_pools", "compare") if k in changes}
-    return plan_fleet(question(**changes), trace or trace_of(1200, 24.0), shapes=SHAPES, **options)  # type: ignore[arg-type]
+    task = task_of(load_model("llama-3.1-8b"), question(**changes), trace or trace_of(1200, 24.0))
+    return plan_fleet(task, shapes=SHAPES, **options)  # type: ignore[arg-type]
 
 
 def test_a_plan_holds_its_promise_and_is_never_dearer_than_one_type() -> None:
     answer = asked()
     winner = answer.winner
     assert winner is not None and winner.meets and answer.infeasible is None
-    assert winner.promised["ttft_s"] <= 1.5 and winner.promised["tpot_s"] <= 0.045
+    assert winner.slo_values["ttft_s"] <= 1.5 and winner.slo_values["tpot_s"] <= 0.045
     assert all(f is None or winner.value <= f.value + 1e-9 for f in answer.singles.values())
-    assert winner.usd_per_hour == pytest.approx(sum(PRICES[p.machine] * p.devices for p in winner.deployment.pools))
+    assert winner.rent_usd_per_hour == pytest.approx(
+        sum(PRICES[p.machine] * p.devices for p in winner.deployment.pools)
+    )
     assert winner.devices == winner.deployment.devices
     assert {p.role for p in winner.deployment.pools} == {"both"}
     assert all(sum(r.pools) == pytest.approx(1.0) for r in winner.routes)
@@ -226,7 +221,7 @@ def test_the_deployment_played_as_a_whole_does_what_its_pools_did_apart() -> Non
     pool = answer.winner.assigned(trace)
     whole = simulate_deployment(answer.winner.deployment, trace, Options(assigned=pool))
     ttft = np.percentile(whole.records.ttft_s, 95)
-    assert float(ttft) == pytest.approx(answer.winner.promised["ttft_s"], rel=1e-6)
+    assert float(ttft) == pytest.approx(answer.winner.slo_values["ttft_s"], rel=1e-6)
 
 
 def test_spares_headroom_and_scarcity_cost_money() -> None:
@@ -281,12 +276,13 @@ def test_a_mix_beats_one_type_on_the_azure_traces() -> None:
     from steelyard.traffic import read_trace
 
     os.environ.setdefault("STEELYARD_DATA", str(folder))
-    recorded = merged([read_trace("azure_conv"), read_trace("azure_code")])
+    recorded = [read_trace("azure_conv"), read_trace("azure_code")]
+    isl, osl = np.concatenate([t.isl for t in recorded]), np.concatenate([t.osl for t in recorded])
     rng = np.random.default_rng(1)
-    rows = rng.permutation(len(recorded))[:8000]
-    trace = Trace(np.cumsum(rng.exponential(1 / 160.0, 8000)), recorded.isl[rows], recorded.osl[rows], name="azure")
+    rows = rng.permutation(len(isl))[:8000]
+    trace = Trace(np.cumsum(rng.exponential(1 / 160.0, 8000)), isl[rows], osl[rows], name="azure")
     targets = (parse_target("p99:1s", "ttft_s"), parse_target("p95:50ms", "tpot_s"))
-    answer = plan_fleet(question(targets=targets), trace)
+    answer = plan_fleet(task_of(load_model("llama-3.1-8b"), question(targets=targets), trace))
     assert answer.winner is not None and answer.best_single is not None
     assert answer.winner.mixed
     assert answer.saving_frac is not None and answer.saving_frac > 0.01

@@ -8,20 +8,25 @@ import math
 import numpy as np
 import pytest
 
-from steelyard.cost.step import Replica as StepPricer
+from steelyard.cost.step import Replica
 from steelyard.cost.step_table import build_step_table
 from steelyard.deployment.engine import find_engine
+from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import cluster_of
 from steelyard.scenario.slo import parse_target
+from steelyard.search.answer import Question
 from steelyard.search.api import plan as advise
-from steelyard.search.candidates import Part, counts_up_to
+from steelyard.search.candidates import counts_up_to
 from steelyard.search.demand import Demand, demand_of
 from steelyard.search.front import pareto
+from steelyard.search.options import Formats, PoolOption, ReplicaOption
 from steelyard.search.prices import BATCHES, step_prices, with_hops
-from steelyard.search.screen import COUNTS, capacities, points_of, promise_of, tail
-from steelyard.search.space import Formats, Replica, formats_of, replicas_of
+from steelyard.search.screen import COUNTS, SloLimits, capacities, operating_points, tail
+from steelyard.search.space import formats_of, replica_options
+from steelyard.search.task import task_of
 from steelyard.search.trial import Player
 from steelyard.traffic import Traffic, traffic
 from steelyard.traffic.trace import Trace
@@ -39,18 +44,11 @@ def demand(isl: int = 2000, osl: int = 200) -> Demand:
     return demand_of(sent(isl, osl), 1.0, dispersion=1.0)
 
 
-def replicas(model: str, machine: str, engine: str, most: int = 16) -> list[Replica]:
-    return list(
-        replicas_of(
-            load_model(model),
-            find_machine(machine),
-            find_engine(engine),
-            Formats(),
-            longest=2200,
-            isl=2000.0,
-            max_devices=most,
-        )
-    )
+def replicas(model: str, machine: str, engine: str, most: int = 16) -> list[ReplicaOption]:
+    loaded = load_model(model)
+    base = Replica(loaded.transformer, Plan(engine=engine), cluster_of(find_machine(machine), 1), find_engine(engine))
+    options = replica_options(base, Formats(), demand(), exact_weights=loaded.weight_bytes, max_devices=most)
+    return list(options)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +56,16 @@ def replicas(model: str, machine: str, engine: str, most: int = 16) -> list[Repl
     [("llama-3.1-8b", "h100_sxm", "vllm"), ("deepseek-v3", "h200_sxm", "sglang"), ("qwen3-30b-a3b", "l40s", "vllm")],
 )
 def test_prices_are_those_of_the_step_table(model: str, machine: str, engine: str) -> None:
-    loaded, asked = load_model(model), demand()
+    asked = demand()
     for replica in replicas(model, machine, engine)[:6:2]:
-        prices = with_hops(step_prices(loaded.transformer, replica, asked), loaded.transformer, replica)
+        prices = with_hops(step_prices(replica, asked), replica)
         config = dataclasses.replace(replica.config, max_num_batched_tokens=8192, max_num_seqs=256)
-        table = build_step_table(
-            StepPricer(loaded.transformer, replica.plan, replica.cluster, replica.engine), config, max_context=2200
-        )
+        table = build_step_table(replica.pricer, config, max_context=2200)
         for b in (1, 8, 64):
             i = int(np.searchsorted(BATCHES, b))
             alone = sum(float(x[0, i]) for x in (prices.token, prices.decode_token, prices.rows, prices.attention))
             alone += prices.overhead_s + prices.per_row_s * b
-            assert alone == pytest.approx(table.time_s(b, b, b, b * asked.context), rel=0.02)
+            assert alone == pytest.approx(table.time_s(b, b, b, b * asked.context_tokens), rel=0.02)
         c = int(np.searchsorted(replica.budgets, 8192))
         at = [np.interp(2000, prices.points, x[0]) for x in (prices.token, prices.prompt_token)]
         prompt = sum(at) + float(prices.rows[0, 0]) + float(prices.prompt[0, c, 0])
@@ -78,9 +74,9 @@ def test_prices_are_those_of_the_step_table(model: str, machine: str, engine: st
 
 
 def test_stages_of_a_pipeline_have_the_kernels_of_the_whole() -> None:
-    loaded, asked = load_model("llama-3.1-8b"), demand()
+    asked = demand()
     found = {r.shape: r for r in replicas("llama-3.1-8b", "h100_sxm", "vllm")}
-    one, two = (step_prices(loaded.transformer, found[s], asked) for s in ("tp8", "tp8 pp2"))
+    one, two = (step_prices(found[s], asked) for s in ("tp8", "tp8 pp2"))
     np.testing.assert_allclose(one.token, two.token, rtol=1e-12)
     np.testing.assert_allclose(one.attention, two.attention, rtol=1e-12)
 
@@ -88,15 +84,16 @@ def test_stages_of_a_pipeline_have_the_kernels_of_the_whole() -> None:
 @pytest.mark.parametrize(("engine", "count"), [("vllm", 4), ("sglang", 4), ("trtllm", 4), ("vllm", 1)])
 def test_capacity_is_near_the_simulators(engine: str, count: int) -> None:
     loaded, asked, trace = load_model("llama-3.1-8b"), demand(), sent()
+    question = Question("llama-3.1-8b", ("h100_sxm",), TARGETS, 1.0, 2000.0, 200.0)
     chosen = [r for r in replicas("llama-3.1-8b", "h100_sxm", engine, 2) if r.plan.pp == 1]
-    prices = [step_prices(loaded.transformer, r, asked) for r in chosen]
-    rates, _ = capacities(points_of(chosen, prices, asked), asked, promise_of(TARGETS))
-    player = Player(loaded, trace, 1.0, TARGETS, 0.0)
+    prices = [step_prices(r, asked) for r in chosen]
+    rates, _ = capacities(operating_points(chosen, prices, asked), asked, SloLimits.of(TARGETS))
+    player = Player(task_of(loaded, question, trace))
     c, s = int(np.searchsorted(chosen[0].budgets, 8192)), int(np.searchsorted(chosen[0].sequences, 512))
     for i, replica in enumerate(chosen):
         said = float(rates[i, c, s, list(COUNTS).index(count)]) * count
-        part = Part(replica, "both", count, 8192, 512)
-        assert said == pytest.approx(player.largest_rate([part], said)[0], rel=0.12 if count > 1 else 0.25)
+        pool = PoolOption(replica, "both", count, 8192, 512)
+        assert said == pytest.approx(player.largest_rate([pool], said)[0], rel=0.12 if count > 1 else 0.25)
 
 
 def test_every_replica_is_legal_and_fits() -> None:
@@ -140,8 +137,8 @@ def test_pareto() -> None:
 def test_demand_of_lengths_and_bursts() -> None:
     trace = traffic(Traffic(rate=20.0, isl="lognormal:2000", osl="lognormal:300", requests=4000))
     found = demand_of(trace, 20.0)
-    assert found.mean_isl == pytest.approx(float(trace.isl.mean()), rel=1e-6)
-    assert found.mean_osl == pytest.approx(float(trace.osl.mean()), rel=1e-6)
+    assert found.mean_prompt_tokens == pytest.approx(float(trace.isl.mean()), rel=1e-6)
+    assert found.mean_output_tokens == pytest.approx(float(trace.osl.mean()), rel=1e-6)
     regular = traffic(Traffic(rate=20.0, arrivals="constant", requests=4000))
     bursts = traffic(Traffic(rate=20.0, arrivals="gamma:cv=3", requests=4000))
     spreads = [demand_of(t, 20.0).dispersion for t in (regular, trace, bursts)]
@@ -176,7 +173,7 @@ def test_spares_come_on_top_and_headroom_is_held() -> None:
     plain, spare = plan(mode="aggregated"), plan(mode="aggregated", spares=1)
     assert plain.winner and spare.winner
     assert spare.winner.deployment.pools[0].replicas >= 2
-    assert spare.winner.usd_per_hour >= plain.winner.usd_per_hour
+    assert spare.winner.rent_usd_per_hour >= plain.winner.rent_usd_per_hour
     room = plan(mode="aggregated", headroom="50%")
     assert room.winner.max_rate_per_s >= 6.0 * 1.5 * 0.999
 
@@ -217,6 +214,6 @@ def test_answer_explains_itself() -> None:
     speeds = [c.tokens_per_s_per_user for c in answer.front]
     work = [c.tokens_per_s_per_device for c in answer.front]
     assert speeds == sorted(speeds, reverse=True) and work == sorted(work)
-    rents = [c.usd_per_hour for c in answer.cost_front]
+    rents = [c.rent_usd_per_hour for c in answer.cost_front]
     assert rents == sorted(rents)
     assert sum(p.devices for p in answer.winner.deployment.pools) == answer.winner.devices

@@ -40,7 +40,7 @@ def test_a_good_draft_holds_a_tight_promise_with_fewer_devices() -> None:
 def test_guesses_that_are_never_right_change_nothing() -> None:
     without, poor = asked("p95:20ms"), asked("p95:20ms", "ngram:k=3,accept=0")
     assert without.winner is not None and poor.winner is not None
-    assert poor.winner.usd_per_hour == without.winner.usd_per_hour
+    assert poor.winner.rent_usd_per_hour == without.winner.rent_usd_per_hour
     assert poor.winner.deployment == without.winner.deployment
     assert any("saves no rent" in text for text in poor.why)
 

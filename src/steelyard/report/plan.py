@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render
@@ -43,7 +42,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """One candidate as plain values, its deployment included."""
     from steelyard.launch.planfile import deployment_dict
 
-    found = {f.name: getattr(candidate, f.name) for f in fields(candidate) if f.name not in ("deployment", "value")}
+    found = {name: value for name, value in candidate.columns().items() if name not in ("deployment", "value")}
     found["interval"] = {k: list(v) for k, v in candidate.interval.items()}
     return {**found, "deployment": deployment_dict(candidate.deployment)}
 
@@ -60,7 +59,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
         "objective": a.question.objective,
         "asked": {
             "rate_per_s": a.question.rate_per_s,
-            **{name: getattr(a.question, name) for name in LENGTHS},
+            **dict(zip(LENGTHS, (a.question.prompt_tokens, a.question.output_tokens), strict=True)),
             "promises": [{"metric": t.metric, "statistic": t.label, "limit_s": t.limit_s} for t in a.question.targets],
             "machines": list(a.question.machines),
         },
@@ -87,7 +86,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
         },
     }
     if a.fleet is not None:
-        from steelyard.search.fleet_words import to_dict as fleet_dict
+        from steelyard.report.fleet import to_dict as fleet_dict
 
         document["fleet"] = fleet_dict(a.fleet)
     if a.infeasible is not None:
@@ -169,7 +168,8 @@ def question_lines(question: Question) -> list[str]:
     """The question in words: the traffic, the SLOs, the limits."""
     k = question
     found = [
-        f"{figure(k.rate_per_s)} requests/s, mean {k.isl:,.0f} prompt + {k.osl:,.0f} generated tokens",
+        f"{figure(k.rate_per_s)} requests/s, "
+        f"mean {k.prompt_tokens:,.0f} prompt + {k.output_tokens:,.0f} generated tokens",
         "promised: " + (", ".join(slo_text(t) for t in k.targets) or "nothing"),
     ]
     words = {
@@ -226,10 +226,10 @@ def limits(candidate: Candidate) -> str:
 
 def money(candidate: Candidate) -> str:
     """Rent per hour and per million tokens, in words."""
-    if candidate.usd_per_hour is None:
+    if candidate.rent_usd_per_hour is None:
         return "no price known; give one with --price"
     per = candidate.usd_per_million_tokens
-    words = f"{q(candidate.usd_per_hour, 'USD')}/h"
+    words = f"{q(candidate.rent_usd_per_hour, 'USD')}/h"
     return words if per is None else f"{words}, {q(per, 'USD')} per million generated tokens"
 
 
@@ -253,7 +253,7 @@ def parts(answer: Answer, files: str = "") -> list[Any]:
     ]
     found += _infeasible(answer) if answer.winner is None else _winner(answer, answer.winner)
     if answer.fleet is not None:
-        from steelyard.search.fleet_words import lines as fleet_lines
+        from steelyard.report.fleet import lines as fleet_lines
 
         found += [*bullets("mixed fleet", fleet_lines(answer.fleet)), ""]
     return [*found, *_tables(answer), *_notes(answer, files)]
@@ -358,7 +358,7 @@ COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "shape": lambda c: c.shape,
     "engine": lambda c: c.engine,
     "count": lambda c: str(c.devices),
-    "USD/h": lambda c: "-" if c.usd_per_hour is None else f"{c.usd_per_hour:,.2f}",
+    "USD/h": lambda c: "-" if c.rent_usd_per_hour is None else f"{c.rent_usd_per_hour:,.2f}",
     "USD/M tok": lambda c: "-" if c.usd_per_million_tokens is None else f"{c.usd_per_million_tokens:,.3g}",
     "TTFT": lambda c: q(c.ttft_s, "s"),
     "TPOT": lambda c: q(c.tpot_s, "s"),

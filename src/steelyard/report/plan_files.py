@@ -32,7 +32,7 @@ def load_of(answer: Answer) -> Load:
     mean_s = 0.0
     if w is not None:
         mean_s = float(w.percentiles.get("e2e_s", {}).get("mean", w.e2e_s))
-    longest, spread = round(k.isl + k.osl), (0.0, 0.0)
+    longest, spread = round(k.prompt_tokens + k.output_tokens), (0.0, 0.0)
     if k.traffic:
         from steelyard.traffic.build import Traffic, traffic
 
@@ -45,8 +45,8 @@ def load_of(answer: Answer) -> Load:
             longest, spread = int(both.max()), (float(np.std(trace.isl)), float(np.std(trace.osl)))
     return Load(
         rate_per_s=k.rate_per_s,
-        prompt_tokens=k.isl,
-        output_tokens=k.osl,
+        prompt_tokens=k.prompt_tokens,
+        output_tokens=k.output_tokens,
         longest_tokens=longest,
         prompt_std=spread[0],
         output_std=spread[1],

@@ -112,9 +112,12 @@ def _changes(answer: Answer) -> Table | None:
 
 def _money(w: Candidate) -> list[list[str]]:
     rows = []
-    if w.usd_per_hour is not None:
+    if w.rent_usd_per_hour is not None:
         month = f"rent per month of {HOURS_PER_MONTH} hours"
-        rows += [["rent per hour", q(w.usd_per_hour, "USD")], [month, q(w.usd_per_hour * HOURS_PER_MONTH, "USD")]]
+        rows += [
+            ["rent per hour", q(w.rent_usd_per_hour, "USD")],
+            [month, q(w.rent_usd_per_hour * HOURS_PER_MONTH, "USD")],
+        ]
     if w.usd_per_million_tokens is not None:
         rows.append(["per million generated tokens", q(w.usd_per_million_tokens, "USD")])
     rows.append(["electricity per hour", f"{w.watts / 1e3:,.2f} kWh"])
@@ -137,8 +140,8 @@ def _charts(answer: Answer) -> tuple[list[Chart], list[str]]:
     """Pictures of the fronts, and the groups of their key."""
     w = answer.winner
     others = [*([w] if w is not None else []), *answer.runners_up]
-    cost = [c for c in answer.cost_front if c.usd_per_hour is not None]
-    priced = [c for c in others if c.usd_per_hour is not None]
+    cost = [c for c in answer.cost_front if c.rent_usd_per_hour is not None]
+    priced = [c for c in others if c.rent_usd_per_hour is not None]
     groups = list(dict.fromkeys(_group(c) for c in (*others, *answer.front, *cost)))
     charts = []
     if answer.front:
@@ -161,7 +164,7 @@ def _charts(answer: Answer) -> tuple[list[Chart], list[str]]:
         ttft = [t.limit_s for t in answer.question.targets if t.metric == "ttft_s"]
         if ttft:
             chart.limit(f"SLO: {q(min(ttft), 's')}", min(ttft), "right")
-        _draw(chart, cost, priced, w, groups, lambda c: (c.ttft_s, c.usd_per_hour or 0.0))
+        _draw(chart, cost, priced, w, groups, lambda c: (c.ttft_s, c.rent_usd_per_hour or 0.0))
         charts.append(chart)
     return charts, groups
 

@@ -1,10 +1,13 @@
-"""What is asked of the planner and what it answers: frozen records, SI units, nothing computed here but ratios."""
+"""The planner's question and its answer: frozen records, SI units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steelyard._display import Result
 from steelyard.deployment.deployment import Deployment
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "OBJECTIVES", "Answer", "Candidate", "Change", "Infeasible", "Question"]
 
-#: What a plan is best at. ``cost``, ``energy``, ``carbon`` and ``latency`` are made small, ``throughput`` large.
+#: What a plan is best at: least ``cost``, ``energy``, ``carbon`` or ``latency``, most ``throughput``.
 OBJECTIVES = ("cost", "energy", "carbon", "throughput", "latency")
-#: One pool that does all of a request, or prompts and answers in pools of their own.
+#: One pool that does all of a request, or a prefill and a decode pool.
 MODES = ("aggregated", "disaggregated")
 
 
@@ -29,32 +32,59 @@ class Question:
 
     model: Annotated[str, "name of the model in the catalogue, or a path"]
     machines: Annotated[tuple[str, ...], "machines that may be used, by their catalogue names"]
-    targets: Annotated[tuple[Target, ...], "the promises: a percentile of TTFT, TPOT or end-to-end time under a limit"]
+    targets: Annotated[tuple[Target, ...], "the SLOs: a percentile of TTFT, TPOT or end-to-end time under a limit"]
     rate_per_s: Annotated[float, Quantity("1/s", "requests per second to serve", gt=0)]
-    isl: Annotated[float, Quantity("1", "mean prompt tokens", ge=1)]
-    osl: Annotated[float, Quantity("1", "mean generated tokens", ge=1)]
+    prompt_tokens: Annotated[float, Quantity("1", "mean prompt tokens", ge=1)]
+    output_tokens: Annotated[float, Quantity("1", "mean output tokens", ge=1)]
     traffic: Annotated[Mapping[str, Any], "the options of the traffic as they were given; empty for a trace object"] = (
         field(default_factory=dict)
     )
     objective: Annotated[str, "one of OBJECTIVES"] = "cost"
-    max_gpus: Annotated[int | None, "no more devices than this"] = None
+    max_gpus: Annotated[int | None, "devices of the whole deployment at most"] = None
     budget_usd_per_hour: Annotated[float | None, "rent of the whole deployment at most, USD/h"] = None
     max_w: Annotated[float | None, "power of the whole deployment with its hosts at most, W"] = None
     rack_w: Annotated[float | None, "power of one node with its devices at full load at most, W"] = None
-    engines: Annotated[tuple[str, ...], "serving engines that may be used"] = ("vllm",)
+    engines: Annotated[tuple[str, ...], "serving engines that may be used; empty = the usual one of each machine"] = ()
     modes: Annotated[tuple[str, ...], "of MODES"] = MODES
     weights: Annotated[tuple[str, ...], "weight formats that may be used; empty = as published"] = ()
     kv: Annotated[tuple[str, ...], "formats of the KV cache that may be used; empty = 16 bit"] = ()
     headroom_frac: Annotated[float, Quantity("1", "the deployment must hold this much more than the rate", ge=0)] = 0.0
-    spares: Annotated[int, Quantity("1", "replicas per pool that may fail with the promise still held", ge=0)] = 0
-    usd_per_hour: Annotated[Mapping[str, float], "price per device and hour by machine, over the catalogue's"] = field(
+    spares: Annotated[int, Quantity("1", "replicas per pool that may fail with every SLO still met", ge=0)] = 0
+    device_prices: Annotated[Mapping[str, float], "USD per device and hour by machine, over the catalogue's"] = field(
         default_factory=dict
     )
     speculate: Annotated[tuple[str, ...], "ways to decode speculatively that may be used"] = ()
-    carbon_g_per_kwh: Annotated[float | None, "g CO2 per kWh"] = None
-    skew: Annotated[float, "exponent of the power law of expert popularity"] = 0.0
-    seed: Annotated[int, "fixes the arrivals"] = 0
-    requests: Annotated[int, "requests of the traffic that is played"] = 0
+    carbon_g_per_kwh: Annotated[float | None, "carbon intensity of the electricity, g/kWh"] = None
+    requests: Annotated[int, "requests each finalist is simulated with"] = 0
+    inputs: Annotated[Mapping[str, Any], "arguments of the planner that ask the question again"] = field(
+        default_factory=dict
+    )
+
+    @property
+    def skew(self) -> float:
+        """Exponent of the power law of expert popularity, 0 = balanced."""
+        return float(self.inputs.get("skew", 0.0))
+
+    @property
+    def seed(self) -> int:
+        """Fixes the arrivals."""
+        return int(self.inputs.get("seed", 0))
+
+    @property
+    def required_rate_per_s(self) -> float:
+        """Requests/s a deployment must hold: the rate with its headroom."""
+        return self.rate_per_s * (1.0 + self.headroom_frac)
+
+    def allows(self, devices: Any, rent_usd_per_hour: Any, watts: Any) -> NDArray[np.bool_]:
+        """Which deployments keep the limits on devices, rent (USD/h) and power (W); arrays of one shape."""
+        allowed = np.ones(np.shape(devices), dtype=bool)
+        if self.max_gpus is not None:
+            allowed &= np.asarray(devices) <= self.max_gpus
+        if self.budget_usd_per_hour is not None:
+            allowed &= np.asarray(rent_usd_per_hour) <= self.budget_usd_per_hour * (1 + 1e-9)
+        if self.max_w is not None:
+            allowed &= np.asarray(watts) <= self.max_w
+        return allowed
 
 
 @dataclass(frozen=True)
@@ -70,21 +100,21 @@ class Candidate:
     mode: str
     """``aggregated`` or ``disaggregated``."""
     shape: str
-    """In words: ``3 x tp4``, ``2P tp2 + 3D tp4``, ``1 x tp8 dp8 ep64``."""
+    """``3 x tp4``, ``2P tp2 + 3D tp4``, ``1 x tp8 dp8 ep64``."""
     limits: Mapping[str, int]
-    """``max_num_seqs`` and ``max_num_batched_tokens`` of a replica; with pools, ``prefill.`` and ``decode.`` before."""
+    """``max_num_seqs`` and ``max_num_batched_tokens`` of a replica; with pools, prefixed ``prefill.``, ``decode.``."""
     formats: Mapping[str, str]
     """``weights``, ``activations``, ``kv``, ``communication``."""
-    usd_per_hour: float | None
-    """Rent of all devices; None when no price is known."""
+    rent_usd_per_hour: float | None
+    """Rent of all devices of the deployment; None when no price is known."""
     usd_per_million_tokens: float | None
     """The same per million output tokens at the requested traffic."""
     watts: float
     """Mean electrical power of devices and hosts at the requested traffic, W."""
     ttft_s: float
-    """At the promised percentile (p99 when none is promised), s."""
+    """At the percentile of its SLO (p99 without one), s."""
     tpot_s: float
-    """At the promised percentile (p99 when none is promised), s."""
+    """At the percentile of its SLO (p99 without one), s."""
     e2e_s: float
     tokens_per_s: float
     """Output tokens per second at the requested traffic (at the largest rate, for the objective ``throughput``)."""
@@ -93,20 +123,20 @@ class Candidate:
     tokens_per_s_per_user: float
     """What one request sees while it decodes: ``1 / tpot`` (of the mean)."""
     max_rate_per_s: float
-    """Largest request rate at which every promise still holds."""
+    """Largest request rate at which every SLO is met."""
     interval: Mapping[str, tuple[float, float]]
     """80 % intervals of ``ttft_s``, ``tpot_s``, ``e2e_s``, ``max_rate_per_s``; empty when unknown."""
     percentiles: Mapping[str, Mapping[str, float]]
     """``ttft_s``, ``tpot_s``, ``e2e_s`` -> ``mean``, ``p50``, ``p90``, ``p95``, ``p99``; empty unless simulated."""
     simulated: bool
-    """Played request by request; otherwise the figures are the analytic screen's."""
+    """Simulated request by request; otherwise the figures are the analytic screen's."""
     meets: bool
-    """Every promise holds, at the requested traffic."""
+    """Every SLO is met at the requested traffic."""
     headroom_frac: float
     """``max_rate_per_s / rate - 1``."""
     carbon_g_per_hour: float | None = None
     breaks_first: str = ""
-    """The promise or resource that fails first as traffic grows: ``ttft``, ``tpot``, ``e2e``, ``kv``."""
+    """The SLO or resource that fails first as traffic grows: ``ttft``, ``tpot``, ``e2e``, ``kv``, ``rate``."""
     batch_mean: float = 0.0
     """Requests in a step of one decoding replica."""
     kv_frac: float = 0.0
@@ -114,15 +144,19 @@ class Candidate:
     value: float = 0.0
     """Of the objective: USD/h, W, g/h, requests/s or s."""
 
+    def columns(self) -> dict[str, Any]:
+        """Every figure by its name in JSON and tables, where the rent of the deployment is ``usd_per_hour``."""
+        return {f.name.removeprefix("rent_"): getattr(self, f.name) for f in fields(self)}
+
 
 @dataclass(frozen=True)
 class Change:
     """One change of the question under which a plan exists, and that plan."""
 
     text: str
-    """In words with the option to give: ``looser TPOT: p95 under 62 ms (--tpot p95:62ms)``."""
+    """With the option to give: ``looser TPOT: p95 under 62 ms (--tpot p95:62ms)``."""
     arguments: Mapping[str, Any]
-    """Options of :func:`steelyard.search.api.advise` to change, by name."""
+    """Arguments of the planner to change, by name."""
     winner: Candidate
 
 
@@ -133,7 +167,7 @@ class Infeasible:
     reason: str
     nearest: tuple[Change, ...]
     closest: Candidate | None = None
-    """The candidate that comes nearest to the promise, where any could run at all."""
+    """The candidate that comes nearest to the SLOs, where any could run at all."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,18 +176,18 @@ class Answer(Result):
 
     question: Question
     candidates: int
-    """Deployments weighed by the screen."""
+    """Deployments the screen computed."""
     screened_per_s: float
     """Candidates per CPU second of the screen, space and prices included."""
     simulated: int
-    """Finalists played request by request."""
+    """Simulator runs."""
     cpu_s: float
     winner: Candidate | None
-    """None when nothing holds the promise; then ``infeasible`` says why."""
+    """None when no deployment meets the SLOs; then ``infeasible`` says why."""
     front: tuple[Candidate, ...]
     """Tokens/s/user against tokens/s/device: no other candidate is better in both. Most tokens/s/user first."""
     cost_front: tuple[Candidate, ...]
-    """Rent against TTFT at the promised percentile among those that hold every promise. Cheapest first."""
+    """Rent against TTFT at its percentile among those that meet every SLO. Cheapest first."""
     runners_up: tuple[Candidate, ...]
     """Next best by the objective, of other shapes, engines, machines or modes; simulated like the winner."""
     infeasible: Infeasible | None
@@ -161,11 +195,9 @@ class Answer(Result):
     why: tuple[str, ...]
     """Why the winner won, one sentence each."""
     breaks_first: str
-    """What gives way first when traffic grows, and at what rate, in words."""
+    """What fails first when traffic grows, and at what rate."""
     stages_s: Mapping[str, float] = field(default_factory=dict)
     """Wall time of ``space``, ``prices``, ``screen`` and ``finalists``, s."""
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of :func:`steelyard.search.api.advise` that ask the question again."""
     fleet: FleetAnswer | None = None
     """With ``mix``: the best fleet of unlike machines for the same question, beside the winner."""
 
@@ -173,3 +205,8 @@ class Answer(Result):
     def feasible(self) -> bool:
         """Whether a plan was found."""
         return self.winner is not None
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Arguments of the planner that ask the question again."""
+        return self.question.inputs

@@ -14,20 +14,19 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
+from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.scenario import read_model
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
-from steelyard.search.demand import Demand, demand_of
-from steelyard.search.relaxations import remedied
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
+from steelyard.search.task import PlanTask, task_of
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard.units import parse_quantity
-from steelyard.workload.catalogue import Model
 
 __all__ = ["SERVERS", "Planning", "plan", "plan_of", "read_question"]
 
@@ -48,12 +47,10 @@ MOST_REQUESTS = 200_000
 class Planning:
     """A question to the planner with what is loaded for it."""
 
-    question: Question
-    model: Model
-    trace: Trace
-    demand: Demand
-    inputs: Mapping[str, Any]
-    """Fields that ask the question again."""
+    task: PlanTask
+    """The question with its model, traffic and prices."""
+    ledger: Ledger
+    """Where the prices are from."""
     words: Mapping[str, Any]
     """Every field with its value."""
 
@@ -94,41 +91,15 @@ def read_question(words: Mapping[str, Any]) -> Planning:
     load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free else {})
     sent = _traffic(w["trace"], load, w["seed"], w["requests"])
     poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
-    demand = demand_of(sent, sent.rate_per_s, dispersion=1.0 if poisson else None)
-    if transformer.max_context and demand.longest > transformer.max_context:
-        message = f"isl + osl = {demand.longest} tokens exceeds the model's {transformer.max_context}"
+    longest = int((sent.isl + sent.osl).max())
+    if transformer.max_context and longest > transformer.max_context:
+        message = f"isl + osl = {longest} tokens exceeds the model's {transformer.max_context}"
         raise InputError(message, field="isl")
     given = dict.fromkeys(machines, usd) if isinstance(usd, float) else {}
     if isinstance(usd, Mapping):
         given = {find_machine(k).name: float(v) for k, v in usd.items()}
-    question = Question(
-        w["model"] if isinstance(w["model"], str) else transformer.name,
-        machines,
-        targets,
-        sent.rate_per_s,
-        float(sent.isl.mean()),
-        demand.mean_osl,
-        dict(sent.origin),
-        objective,
-        w["max_gpus"],
-        max_usd,
-        max_w,
-        rack_w,
-        servers,
-        modes,
-        allowed_weights,
-        allowed_kv,
-        headroom or 0.0,
-        w["spares"],
-        given,
-        ways,
-        w["carbon"],
-        w["skew"],
-        w["seed"],
-        len(sent),
-    )
     inputs = {name: w[name] for name in _INPUTS} | {
-        "model": question.model,
+        "model": w["model"] if isinstance(w["model"], str) else transformer.name,
         "on": ",".join(machines),
         "trace": w["trace"].name if isinstance(w["trace"], Trace) else str(w["trace"]),
         "engine": ",".join(servers),
@@ -138,7 +109,34 @@ def read_question(words: Mapping[str, Any]) -> Planning:
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
-    return Planning(question, model, sent, demand, inputs, w)
+    question = Question(
+        model=inputs["model"],
+        machines=machines,
+        targets=targets,
+        rate_per_s=sent.rate_per_s,
+        prompt_tokens=float(sent.isl.mean()),
+        output_tokens=float(sent.osl.mean()),
+        traffic=dict(sent.origin),
+        objective=objective,
+        max_gpus=w["max_gpus"],
+        budget_usd_per_hour=max_usd,
+        max_w=max_w,
+        rack_w=rack_w,
+        engines=servers,
+        modes=modes,
+        weights=allowed_weights,
+        kv=allowed_kv,
+        headroom_frac=headroom or 0.0,
+        spares=w["spares"],
+        device_prices=given,
+        speculate=ways,
+        carbon_g_per_kwh=w["carbon"],
+        requests=len(sent),
+        inputs=inputs,
+    )
+    ledger = Ledger()
+    task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
+    return Planning(task, ledger, w)
 
 
 #: Fields about the traffic that is drawn.
@@ -189,21 +187,19 @@ def plan(planning: Planning) -> Answer:
 
 def plan_of(planning: Planning) -> Answer:
     """The planner's answer to a question that was read. Raises :class:`InputError`."""
-    w, model, sent, demand = planning.words, planning.model, planning.trace, planning.demand
-    tell = w["tell"] or str
-    remedy = remedied(model, sent, demand) if w["remedies"] else None
-    answer = solve(model, planning.question, sent, demand, planning.inputs, remedy, tell)
-    ways = planning.question.speculate
-    if ways:
+    words, task = planning.words, planning.task
+    tell = words["tell"] or str
+    answer = solve(task, planning.ledger, remedies=words["remedies"], progress=tell)
+    if task.question.speculate:
         tell("playing the best with speculative decoding")
         began = time.process_time()
-        answer = speculated(answer, ways, model, sent)
+        answer = speculated(answer, task)
         answer = replace(answer, cpu_s=answer.cpu_s + time.process_time() - began)
-    if w["mix"]:
+    if words["mix"]:
         from steelyard.search.fleet import plan_fleet
 
         tell("planning a mixed fleet")
-        fleet = plan_fleet(planning.question, sent, model=model, generic=w["generic"])
+        fleet = plan_fleet(task)
         answer = replace(answer, fleet=fleet, cpu_s=answer.cpu_s + fleet.cpu_s)
     return answer
 

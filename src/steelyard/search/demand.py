@@ -1,4 +1,4 @@
-"""What the traffic asks of a deployment, reduced to the few facts the screen needs."""
+"""The traffic as the screen sees it: rate, classes of lengths, burstiness."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ class Demand:
     """Rate, lengths and burstiness of a trace."""
 
     rate_per_s: float
-    isl: Floats
-    """``[k]`` prompt tokens that must be computed, by class (what prefixes share is taken off)."""
-    isl_share: Floats
+    prompt_tokens: Floats
+    """``[k]`` prompt tokens that must be computed, by class (without what a prefix cache would serve)."""
+    prompt_share: Floats
     """``[k]`` share of the requests."""
-    osl: Floats
-    osl_share: Floats
-    context: float
-    """Mean tokens in the cache of a request over its answer."""
-    held: float
-    """Mean tokens a request ends with: prompt and answer."""
-    longest: int
-    """Most tokens of a prompt with its answer."""
+    output_tokens: Floats
+    """``[l]`` output tokens, by class."""
+    output_share: Floats
+    """``[l]`` share of the requests."""
+    context_tokens: float
+    """Mean tokens in the cache of a request while it decodes."""
+    held_tokens: float
+    """Mean tokens a request ends with: prompt and output."""
+    longest_tokens: int
+    """Most tokens of a prompt with its output."""
     dispersion: float
     """Variance of the number of arrivals in a window over its mean: 1 = Poisson, 0 = regular."""
 
     @property
-    def mean_isl(self) -> float:
-        """Tokens."""
-        return float(self.isl @ self.isl_share)
+    def mean_prompt_tokens(self) -> float:
+        """Mean prompt tokens that must be computed."""
+        return float(self.prompt_tokens @ self.prompt_share)
 
     @property
-    def mean_osl(self) -> float:
-        """Tokens."""
-        return float(self.osl @ self.osl_share)
+    def mean_output_tokens(self) -> float:
+        """Mean output tokens."""
+        return float(self.output_tokens @ self.output_share)
 
     @property
     def decodes(self) -> float:
         """Decode steps of a mean request: the first token comes with the prompt."""
-        return max(self.mean_osl - 1.0, 0.0)
+        return max(self.mean_output_tokens - 1.0, 0.0)
 
 
 def demand_of(trace: Trace, rate_per_s: float, dispersion: float | None = None) -> Demand:
@@ -63,26 +65,27 @@ def demand_of(trace: Trace, rate_per_s: float, dispersion: float | None = None) 
         rate_per_s: the rate to plan for.
         dispersion: of the arrivals; None = as the trace has it.
     """
-    cached_frac = _cached(trace)
-    isl, isl_share = _classes(np.asarray(trace.isl, dtype=np.float64) * (1.0 - cached_frac))
-    osl, osl_share = _classes(np.asarray(trace.osl, dtype=np.float64))
-    weight = np.asarray(trace.osl, dtype=np.float64)
-    middle = np.asarray(trace.isl, dtype=np.float64) + 0.5 * weight
+    prompt = np.asarray(trace.isl, dtype=np.float64)
+    output = np.asarray(trace.osl, dtype=np.float64)
+    prompt_tokens, prompt_share = _classes(prompt * (1.0 - _cached(trace)))
+    output_tokens, output_share = _classes(output)
+    # a decode step is more likely to see a request with a long output
+    context = float((prompt + 0.5 * output) @ output / output.sum())
     return Demand(
         rate_per_s=rate_per_s,
-        isl=np.maximum(isl, 1.0),
-        isl_share=isl_share,
-        osl=osl,
-        osl_share=osl_share,
-        context=float(middle @ weight / weight.sum()),  # a decode step meets long answers more often
-        held=float((np.asarray(trace.isl) + np.asarray(trace.osl)).mean()),
-        longest=int((np.asarray(trace.isl) + np.asarray(trace.osl)).max()),
+        prompt_tokens=np.maximum(prompt_tokens, 1.0),
+        prompt_share=prompt_share,
+        output_tokens=output_tokens,
+        output_share=output_share,
+        context_tokens=context,
+        held_tokens=float((trace.isl + trace.osl).mean()),
+        longest_tokens=int((trace.isl + trace.osl).max()),
         dispersion=_dispersion(trace) if dispersion is None else dispersion,
     )
 
 
 def _cached(trace: Trace) -> float:
-    """Share of the prompt blocks that an earlier prompt had: what a prefix cache that forgets nothing would serve."""
+    """Share of the prompt blocks that an earlier prompt had: what an unlimited prefix cache would serve."""
     if trace.prefix_hashes is None or not len(trace.prefix_hashes):
         return 0.0
     share = 1.0 - len(np.unique(trace.prefix_hashes)) / len(trace.prefix_hashes)

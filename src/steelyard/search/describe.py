@@ -1,4 +1,4 @@
-"""The reasons of an answer, in words."""
+"""The reasons of an answer as sentences."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from steelyard.scenario.slo import Target
 from steelyard.search.answer import Candidate, Question
 from steelyard.units import format_quantity
 
-__all__ = ["breaking", "reasons", "target_text", "value_text"]
+__all__ = ["FAILURES", "UNITS", "breaking", "reasons", "target_text", "value_text"]
 
-_NAMES = {
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "e2e": "end-to-end time",
-    "kv": "the KV cache",
-    "power": "the power limit",
-    "rate": "the rate that is served",
+#: What may fail first: short, and written out.
+FAILURES = {
+    "ttft": ("TTFT", "time to first token"),
+    "tpot": ("TPOT", "time per output token"),
+    "e2e": ("the end-to-end time", "end-to-end time"),
+    "kv": ("the KV cache", "the KV cache"),
+    "power": ("the power limit", "the power limit"),
+    "rate": ("the rate", "the rate that is served"),
+}
+#: Units of the objectives, by name.
+UNITS = {
+    "cost": "USD/h",
+    "energy": "W",
+    "carbon": "g/h",
+    "throughput": "requests/s",
+    "latency": "s",
+    "devices": "devices",
 }
 
 
@@ -27,63 +37,56 @@ def target_text(target: Target) -> str:
     return f"{name} {target.label} under {format_quantity(target.limit_s, 's')}"
 
 
-def value_text(candidate: Candidate, question: Question) -> str:
-    """The objective's value with its unit."""
-    value = candidate.value
-    if question.objective == "cost":
-        return f"{value:,.2f} USD/h"
-    if question.objective == "energy":
-        return f"{value:,.0f} W"
-    if question.objective == "carbon":
-        return f"{value:,.0f} g/h"
-    if question.objective == "throughput":
-        return f"{value:,.2f} requests/s"
-    return format_quantity(value, "s")
+def value_text(value: float, objective: str) -> str:
+    """A value of the objective with its unit."""
+    if objective == "latency":
+        return format_quantity(value, "s")
+    return f"{value:,.{0 if objective in ('energy', 'carbon') else 2}f} {UNITS[objective]}"
 
 
-def reasons(shown: Sequence[Candidate], question: Question, candidates: int, played: int) -> tuple[str, ...]:
-    """Why the first of them won."""
+def reasons(shown: Sequence[Candidate], question: Question, candidates: int, runs: int) -> tuple[str, ...]:
+    """Why the first of the candidates won, one sentence each."""
     if not shown:
         return ()
-    best = shown[0]
-    found = [
-        f"best by {question.objective} of {candidates:,} candidates: {value_text(best, question)} for "
+    best, objective = shown[0], question.objective
+    why = [
+        f"best by {objective} of {candidates:,} candidates: {value_text(best.value, objective)} for "
         f"{best.devices} {best.machine} ({best.shape})"
     ]
     for target in question.targets:
         value = getattr(best, target.metric)
         share = 1 - value / target.limit_s
-        found.append(
+        why.append(
             f"{target_text(target)} holds at {format_quantity(value, 's')}, {share:.0%} to spare "
-            f"({played} simulated runs)"
+            f"({runs} simulated runs)"
         )
     for other in shown[1:]:
-        if question.objective == "cost" and other.value < best.value * (1 - 1e-9):
-            found.append(
+        if objective == "cost" and other.value < best.value * (1 - 1e-9):
+            why.append(
                 f"{other.devices} {other.machine} ({other.shape}) would be {1 - other.value / best.value:.1%} cheaper, "
                 "too little for a more complicated deployment"
             )
             continue
-        if question.objective == "throughput":
+        if objective == "throughput":
             more = best.value / max(other.value, 1e-30) - 1
-            words = f"{more:.0%} fewer requests/s"
+            text = f"{more:.0%} fewer requests/s"
         else:
             more = other.value / max(best.value, 1e-30) - 1
-            words = f"{more:.0%} more" if more > 0.005 else "the same"
+            text = f"{more:.0%} more" if more > 0.005 else "the same"
         tail = f"; it holds up to {other.max_rate_per_s:,.1f} requests/s" if more <= 0.005 else ""
-        found.append(
+        why.append(
             f"next best: {other.devices} {other.machine} with {other.engine} ({other.shape}) at "
-            f"{value_text(other, question)}, {words}{tail}"
+            f"{value_text(other.value, objective)}, {text}{tail}"
         )
-    return tuple(found)
+    return tuple(why)
 
 
 def breaking(best: Candidate, question: Question) -> str:
-    """What gives way first as traffic grows."""
+    """What fails first as traffic grows."""
     if not math.isfinite(best.max_rate_per_s):
         return ""
-    what = _NAMES.get(best.breaks_first, best.breaks_first or "capacity")
-    found = f"{what}: it holds up to {best.max_rate_per_s:,.2f} requests/s"
+    what = FAILURES[best.breaks_first][1] if best.breaks_first else "capacity"
+    text = f"{what}: it holds up to {best.max_rate_per_s:,.2f} requests/s"
     if question.objective == "throughput":
-        return found
-    return f"{found}, {best.max_rate_per_s / question.rate_per_s - 1:.0%} above the rate asked for"
+        return text
+    return f"{text}, {best.max_rate_per_s / question.rate_per_s - 1:.0%} above the rate asked for"

@@ -1,10 +1,10 @@
-"""Finalists: candidates in the order of the best they could be, played until nothing left could be better.
+"""Finalists: candidates in the order of the best they could be, simulated until nothing left could be better.
 
 The screen's capacity may be short of the simulator's by its margin, no more; a candidate whose capacity with the margin
-is below the need is never played. The rest come in the order of the objective (the rent is known exactly, other
-objectives with their own margin), so that the first one that holds the promise is the best, and the search ends when
-the next could not beat what was found. A replica that fails teaches: its largest rate is found and corrects the
-screen for the same replica at other counts and limits.
+is below the required rate is never simulated. The rest come in the order of the objective (the rent is known exactly,
+other objectives with a margin), so that the first one that meets the SLOs is the best, and the search ends when the
+next could not beat it. A replica that fails is measured: its largest rate corrects the screen for the same replica at
+other counts and limits.
 """
 
 from __future__ import annotations
@@ -17,331 +17,306 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.search.answer import Question
-from steelyard.search.candidates import Block, Choice, Part
-from steelyard.search.objective import Limits, values
-from steelyard.search.space import Replica
-from steelyard.search.trial import CLOSE, Outcome, Player
+from steelyard.cost.energy import idle_power_w
+from steelyard.search.candidates import CandidateRow, CandidateTable
+from steelyard.search.options import PoolOption, ReplicaOption
+from steelyard.search.task import PlanTask, objective_value, request_latency_s
+from steelyard.search.trial import RATE_RESOLUTION, Outcome, Player
 
-__all__ = ["Finalist", "Search", "finalists", "queue_of"]
+__all__ = ["RUNNERS_UP", "Finalist", "Finals", "play_finals"]
 
-#: Candidates of a block that are looked at, at most.
-LOOKED_AT = 3000
+#: Candidates of a table that are looked at, at most.
+MAX_CANDIDATES = 3000
 #: Runs of the simulator at most.
-RUNS = 400
-#: Runners-up that are played besides the winner.
-RUNNERS = 2
-#: Rents that are so near are the same: the simpler deployment is preferred.
-NEAR = 0.02
-#: One pool.
+MAX_RUNS = 400
+#: Runners-up that are simulated besides the winner.
+RUNNERS_UP = 2
+#: Rents within this share of the lowest are the same: the simpler deployment is preferred.
+SAME_RENT = 0.02
+#: One pool of equal replicas.
 SIMPLEST = (1, 1)
 #: Failures of a pool after which it is measured how far the screen is off.
-MEASURED = 3
+FAILURES_MEASURED = 3
 #: How closely a corrected capacity is known: limits and counts change it further.
 CORRECTED = 1.08
-#: How closely the largest rate of a pool that failed is found: what it holds may be more by as much.
-ROUGHLY = 0.06
+#: How closely the largest rate of a pool that failed is found.
+MEASURED_RESOLUTION = 0.06
 #: How far the screen's latency may be above, and its power above, the simulator's.
 LATENCY_MARGIN, POWER_MARGIN = 1.15, 1.05
 
 
 @dataclass(frozen=True, eq=False)
 class Finalist:
-    """A candidate that was played and holds every promise."""
+    """A candidate that meets every SLO in the simulator."""
 
-    choice: Choice
+    row: CandidateRow
     outcome: Outcome
     value: float
     """Of the objective, less is better, from the run."""
-    usd_per_hour: float
     watts: float
     """Hosts and spares included."""
-    capacity: float
-    """Largest rate, where it was needed; NaN otherwise."""
+    largest_rate_per_s: float
+    """Where it was needed; NaN otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
-    """What the finals found, best first, and the nearest miss when there is none."""
+class Finals:
+    """The finalists, best first, and the nearest miss when there are none."""
 
-    found: tuple[Finalist, ...]
-    closest: Choice | None
+    finalists: tuple[Finalist, ...]
+    closest: CandidateRow | None
     closest_outcome: Outcome | None
     exhausted: bool
-    """The runs ran out before the order was certain."""
+    """The runs were used up before the order was certain."""
 
 
-def queue_of(
-    block: Block, number: int, question: Question, limits: Limits, need: float
-) -> Iterator[tuple[float, float, int, int]]:
-    """``(best value it could have, -capacity, number of the block, place)`` of candidates that may hold, best first."""
-    limit = question.objective
-    optimistic = block.capacity * (1.0 + block.margin)
-    good = (optimistic >= need) & limits.keeps(block.devices, block.usd_per_hour, block.watts / POWER_MARGIN)
-    if limit == "cost":
-        good &= ~np.isnan(block.usd_per_hour)
-    places = np.flatnonzero(good)
+def _promising(table: CandidateTable, number: int, task: PlanTask) -> Iterator[tuple[float, float, int, int]]:
+    """``(best value it could have, -capacity, number, place)`` of candidates that may hold the rate, best first."""
+    question = task.question
+    optimistic = table.capacity * (1.0 + table.margin)
+    keep = optimistic >= question.required_rate_per_s
+    keep &= question.allows(table.devices, table.rent_usd_per_hour, table.watts / POWER_MARGIN)
+    if question.objective == "cost":
+        keep &= ~np.isnan(table.rent_usd_per_hour)
+    places = np.flatnonzero(keep)
     if not places.size:
         return
-    latency = latency_of(block.ttft_s, block.tpot_s, question)
-    value = values(limit, block.usd_per_hour, block.watts, optimistic, latency, question.carbon_g_per_kwh)[places]
-    if limit in ("energy", "carbon"):
-        value = value / POWER_MARGIN
-    elif limit == "latency":
-        value = value / LATENCY_MARGIN
-    if places.size > LOOKED_AT:
-        near = np.argpartition(value, LOOKED_AT)[:LOOKED_AT]
-        last = value[near].max()
-        near = np.flatnonzero(value <= last)  # all equal ones
+    latency = request_latency_s(question, table.ttft_s, table.tpot_s) / LATENCY_MARGIN
+    value = objective_value(question, table.rent_usd_per_hour, table.watts / POWER_MARGIN, optimistic, latency)[places]
+    if places.size > MAX_CANDIDATES:
+        near = np.argpartition(value, MAX_CANDIDATES)[:MAX_CANDIDATES]
+        near = np.flatnonzero(value <= value[near].max())  # all equal ones
         places, value = places[near], value[near]
-    order = np.lexsort((places, -block.capacity[places], value))
-    for i in order:
-        yield float(value[i]), -float(block.capacity[places[i]]), number, int(places[i])
+    for i in np.lexsort((places, -table.capacity[places], value)):
+        yield float(value[i]), -float(table.capacity[places[i]]), number, int(places[i])
 
 
-def latency_of(ttft_s: Any, tpot_s: Any, question: Question) -> Any:
-    """What the objective ``latency`` makes small: the time of a whole request at the promised percentiles."""
-    return ttft_s + max(question.osl - 1.0, 0.0) * tpot_s
-
-
-def finalists(
-    blocks: Sequence[Block],
-    question: Question,
-    limits: Limits,
-    need: float,
+def play_finals(
+    tables: Sequence[CandidateTable],
+    task: PlanTask,
     player: Player,
     *,
-    runners: int = RUNNERS,
-    runs: int = RUNS,
-    tell: Callable[[str], object] = str,
-) -> Search:
-    """Play candidates until the order of the best is certain.
+    runners_up: int = RUNNERS_UP,
+    max_runs: int = MAX_RUNS,
+    progress: Callable[[str], object] = str,
+) -> Finals:
+    """Simulate candidates until the order of the best is certain.
 
     Args:
-        blocks: all candidates. question, limits: what is asked. need: requests/s to hold, headroom included.
-        player: plays them. runners: candidates to find besides the best. runs: of the simulator at most.
-        tell: hears how far it is.
+        tables: all candidates.
+        task: the question.
+        player: simulates them.
+        runners_up: candidates to find besides the best.
+        max_runs: of the simulator.
+        progress: is called with how far it is.
     """
-    begun = player.played
-    merged = heapq.merge(*(queue_of(block, b, question, limits, need) for b, block in enumerate(blocks)))
-    known = _Known(player, need, blames=question.objective != "throughput")
-    found: list[Finalist] = []
-    closest: tuple[float, Choice, Outcome] | None = None
-    exhausted = False
-    for value, _, b, place in merged:
-        if _done(found, value, question, runners):
-            break
-        if player.played - begun >= runs:
-            exhausted = True
-            break
-        choice = blocks[b].choice(place, value)
-        if not _wanted(found, choice, value, question, runners):
-            continue
-        if question.objective == "throughput" and len(found) > runners:
-            # rates are found to CLOSE: what does not hold so much more than the best is no better
-            known.need = max(need, (1 + CLOSE) * max(f.capacity for f in found))
-        if not known.may_hold(choice):
-            continue
-        tell(f"{player.played - begun} runs played")
-        result = _tried(choice, blocks[b], place, question, limits, known.need, player)
-        if isinstance(result, Finalist):
-            found.append(result)
-            continue
-        known.failed(choice, result)
-        if closest is None or result.worst < closest[0]:
-            closest = (result.worst, choice, result)
-    return Search(
-        tuple(_ordered(found, question)), closest[1] if closest else None, closest[2] if closest else None, exhausted
-    )
+    return _Search(tables, task, player, runners_up, max_runs).run(progress)
 
 
-def _wanted(found: Sequence[Finalist], choice: Choice, value: float, question: Question, runners: int) -> bool:
-    """Whether a choice is worth playing: of a family of its own, and a runner-up or simpler than the best."""
-    if any(f.choice.family == choice.family for f in found):
-        return False
-    if len(found) <= runners:
-        return True
-    best = min(found, key=lambda f: f.value)
-    return _better(value, best.value) or (question.objective == "cost" and choice.parts_like < best.choice.parts_like)
+class _Search:
+    """The search of :func:`play_finals`, and what its runs have shown."""
 
+    def __init__(
+        self, tables: Sequence[CandidateTable], task: PlanTask, player: Player, runners_up: int, max_runs: int
+    ) -> None:
+        self.tables, self.task, self.question, self.player = tables, task, task.question, player
+        self.runners_up, self.max_runs = runners_up, max_runs
+        self.maximises_rate = task.question.objective == "throughput"
+        self.finalists: list[Finalist] = []
+        self.evidence = _Evidence(player, task.question.required_rate_per_s, blames=not self.maximises_rate)
 
-def _ordered(found: Sequence[Finalist], question: Question) -> list[Finalist]:
-    """Best first; of those whose rent is within :data:`NEAR` of the lowest, the simplest is the best."""
-    order = sorted(found, key=lambda f: (f.value, f.outcome.worst))
-    if question.objective == "cost" and order:
-        near = [f for f in order if f.value <= order[0].value * (1 + NEAR)]
-        first = min(near, key=lambda f: f.choice.parts_like)  # the cheapest of the simplest
-        order.remove(first)
-        order.insert(0, first)
-    return order
+    def run(self, progress: Callable[[str], object]) -> Finals:
+        begun, exhausted = self.player.runs, False
+        closest: tuple[CandidateRow, Outcome] | None = None
+        for value, _, t, place in heapq.merge(*(_promising(x, t, self.task) for t, x in enumerate(self.tables))):
+            if self._certain(value):
+                break
+            if self.player.runs - begun >= self.max_runs:
+                exhausted = True
+                break
+            row = self.tables[t].row(place)
+            if not self._wanted(row, value):
+                continue
+            if self.maximises_rate and len(self.finalists) > self.runners_up:
+                # rates are found to RATE_RESOLUTION: what does not hold so much more than the best is no better
+                most = max(f.largest_rate_per_s for f in self.finalists)
+                self.evidence.required = max(self.question.required_rate_per_s, (1 + RATE_RESOLUTION) * most)
+            if not self.evidence.may_hold(row):
+                continue
+            progress(f"{self.player.runs - begun} runs simulated")
+            result = self._fastest(row) if self.maximises_rate else self._cheapest(row)
+            if isinstance(result, Finalist):
+                self.finalists.append(result)
+                continue
+            self.evidence.failed(row, result)
+            if closest is None or result.worst < closest[1].worst:
+                closest = row, result
+        row_missed, outcome_missed = closest or (None, None)
+        return Finals(tuple(self._ordered()), row_missed, outcome_missed, exhausted)
 
+    def _best(self) -> Finalist:
+        return min(self.finalists, key=lambda f: f.value)
 
-@dataclass(frozen=True, eq=False)
-class _Bad:
-    """A pool that broke a promise at the need."""
-
-    choice: Choice
-    part: Part
-    breaks: str
-    """Which."""
-
-    def covers(self, part: Part) -> bool:
-        """Whether a pool of the same replica fails as surely: no more of them with the same limits, or far less."""
-        bad = self.part
-        if part.capacity * CORRECTED < bad.capacity:
+    def _wanted(self, row: CandidateRow, value: float) -> bool:
+        """Whether a candidate is worth simulating: of a new family, and a runner-up, better or simpler."""
+        if any(f.row.family == row.family for f in self.finalists):
+            return False
+        if len(self.finalists) <= self.runners_up or _better(value, self._best().value):
             return True
-        if part.count > bad.count or part.capacity > bad.capacity * (1 + 1e-6):
+        return self.question.objective == "cost" and row.complexity < self._best().row.complexity
+
+    def _certain(self, value: float) -> bool:
+        """Whether nothing from this value on can change the winner, and there are runners-up enough."""
+        if len(self.finalists) <= self.runners_up:
             return False
-        slower = self.breaks == "tpot" and part.sequences > bad.sequences  # more at once takes no less time per token
-        return part.budget == bad.budget and (part.sequences == bad.sequences or slower)
+        best = self._best()
+        if self.question.objective == "cost" and best.row.complexity > SIMPLEST:
+            return value > best.value * (1 + SAME_RENT)
+        return not _better(value, best.value)
 
+    def _ordered(self) -> list[Finalist]:
+        """Best first; of those whose rent is nearly the lowest, the simplest is the best."""
+        order = sorted(self.finalists, key=lambda f: (f.value, f.outcome.worst))
+        if self.question.objective == "cost" and order:
+            near = [f for f in order if f.value <= order[0].value * (1 + SAME_RENT)]
+            first = min(near, key=lambda f: f.row.complexity)  # the cheapest of the simplest
+            order.remove(first)
+            order.insert(0, first)
+        return order
 
-class _Known:
-    """What runs have taught about pools: which fail, and how far the screen is off.
+    def _cheapest(self, row: CandidateRow) -> Finalist | Outcome:
+        """A finalist at the requested rate, or what went wrong."""
+        outcome = self.player.play(row.pools, self.question.required_rate_per_s)
+        if not outcome.meets:
+            return outcome
+        fewer = self._fewest(row)
+        outcome = self.player.play(fewer.pools, self.question.rate_per_s)
+        return self._finalist(fewer, outcome) if outcome.meets else outcome
 
-    ``blames``: a pool that failed rules out others like it whatever they are paired with. Not at the largest rate a
-    deployment holds: so near the limit the pool it is paired with decides.
-    """
+    def _fastest(self, row: CandidateRow) -> Finalist | Outcome:
+        """A finalist at the largest rate it holds, or what went wrong at the least rate that is of interest."""
+        required, known = self.evidence.required, 0.0
+        if required > self.question.rate_per_s:
+            outcome = self.player.play(row.pools, required)
+            if not outcome.meets:
+                return outcome
+            known = required
+        largest, _ = self.player.largest_rate(row.pools, row.capacity_per_s, known)
+        outcome = self.player.play(row.pools, max(largest, required))
+        return self._finalist(row, outcome) if outcome.meets else outcome
 
-    def __init__(self, player: Player, need: float, *, blames: bool) -> None:
-        self.player, self.need, self.blames = player, need, blames
-        self.factors: dict[tuple[str, Replica], float] = {}
-        self.bad: dict[tuple[str, Replica], list[_Bad]] = {}
-        self.tried: set[tuple[Any, ...]] = set()
+    def _finalist(self, row: CandidateRow, outcome: Outcome) -> Finalist | Outcome:
+        """Power and value of a candidate that meets the SLOs; a failure when it needs too much power."""
+        spares = self.question.spares
+        watts = outcome.watts
+        for p in row.pools:
+            r = p.replica
+            watts += p.devices(spares) * r.host_w + spares * r.devices * idle_power_w(r.cluster.machine)
+        if self.question.max_w is not None and watts > self.question.max_w:
+            return replace(outcome, meets=False, first_failure="power", worst=watts / self.question.max_w)
+        largest = outcome.rate_per_s if self.maximises_rate else math.nan
+        latency = request_latency_s(self.question, outcome.values["ttft_s"], outcome.values["tpot_s"])
+        value = objective_value(self.question, row.rent_usd_per_hour, watts, largest, latency)
+        return Finalist(row, outcome, float(value), watts, largest)
 
-    def may_hold(self, choice: Choice) -> bool:
-        """Whether every pool may hold the need. A pool that failed several times is measured first."""
-        if _key(choice) in self.tried:
-            return False
-        for part in choice.parts:
-            name = (part.role, part.replica)
-            failures = self.bad.get(name, [])
-            if self.blames and any(bad.covers(part) for bad in failures):
-                return False
-            if len(failures) >= MEASURED and name not in self.factors:
-                self.factors[name] = self._factor(failures[-1])
-            factor = 1.0 + part.margin
-            if name in self.factors:
-                factor = min(factor, self.factors[name] * CORRECTED * (1 + ROUGHLY))
-            if part.capacity * factor < self.need:
-                return False
-        return True
-
-    def _factor(self, bad: _Bad) -> float:
-        """What a pool holds over what the screen says; inf when another pool gives way first."""
-        guess = min(self.need / 1.1, bad.choice.capacity)
-        largest, above = self.player.largest_rate(bad.choice.parts, guess, close=ROUGHLY)
-        if above is None or _blamed(bad.choice, above) is not bad.part:
-            return math.inf
-        return max(largest, 1e-9) / bad.part.capacity
-
-    def failed(self, choice: Choice, outcome: Outcome) -> None:
-        """A choice broke a promise."""
-        self.tried.add(_key(choice))
-        part = _blamed(choice, outcome)
-        if part is not None and math.isfinite(outcome.worst):
-            self.bad.setdefault((part.role, part.replica), []).append(_Bad(choice, part, outcome.breaks))
-
-
-def _blamed(choice: Choice, outcome: Outcome) -> Part | None:
-    """The pool that broke a promise; None when it cannot be told.
-
-    Times per token are the business of the pool for answers. Times to first token are that of the pool for prompts,
-    unless the other was full and may have held them up: then it is the weaker by the screen.
-    """
-    if len(choice.parts) == 1:
-        return choice.parts[0]
-    if outcome.breaks == "tpot":
-        return choice.parts[-1]
-    if outcome.breaks == "ttft" and not outcome.full:
-        return choice.parts[0]
-    least = min(p.capacity for p in choice.parts)
-    weak = [p for p in choice.parts if p.capacity <= least * 1.05]
-    return weak[0] if len(weak) == 1 else None
-
-
-def _key(choice: Choice) -> tuple[Any, ...]:
-    """Choices that differ in the requests allowed at once only are alike."""
-    return (*choice.family, *choice.counts, *(p.budget for p in choice.parts))
+    def _fewest(self, row: CandidateRow) -> CandidateRow:
+        """Large counts come in steps: the fewest replicas of the step that hold the required rate, by bisection."""
+        pool = row.pools[0]
+        if len(row.pools) > 1 or pool.count <= 32 or self.question.objective != "cost":
+            return row
+        low, high = math.floor(pool.count / 1.06), pool.count
+        while high - low > 1:
+            middle = (low + high) // 2
+            held = self.player.play([replace(pool, count=middle)], self.question.required_rate_per_s).meets
+            low, high = (low, middle) if held else (middle, high)
+        fewest, spares = replace(pool, count=high), self.question.spares
+        rent = row.rent_usd_per_hour * fewest.devices(spares) / pool.devices(spares)
+        return replace(row, pools=(fewest,), rent_usd_per_hour=rent)
 
 
 def _better(value: float, best: float) -> bool:
     return value < best * (1 - 1e-9 if best > 0 else 1 + 1e-9)
 
 
-def _done(found: Sequence[Finalist], value: float, question: Question, runners: int) -> bool:
-    """Whether nothing from here on can change the winner, and there are runners-up enough."""
-    if len(found) <= runners:
-        return False
-    best = min(found, key=lambda f: f.value)
-    if question.objective == "cost" and best.choice.parts_like > SIMPLEST:
-        return value > best.value * (1 + NEAR)
-    return not _better(value, best.value)
+@dataclass(frozen=True, eq=False)
+class _Failure:
+    """A pool that missed an SLO at the required rate."""
+
+    row: CandidateRow
+    pool: PoolOption
+    metric: str
+    """Which SLO."""
+
+    def implies(self, other: PoolOption) -> bool:
+        """Whether a pool of the same replica fails too: as many or fewer with the same limits, or far weaker."""
+        pool = self.pool
+        if other.capacity_per_s * CORRECTED < pool.capacity_per_s:
+            return True
+        if other.count > pool.count or other.capacity_per_s > pool.capacity_per_s * (1 + 1e-6):
+            return False
+        slower = self.metric == "tpot" and other.sequences > pool.sequences  # more requests take no less time per token
+        return other.budget == pool.budget and (other.sequences == pool.sequences or slower)
 
 
-def _tried(
-    choice: Choice, block: Block, place: int, question: Question, limits: Limits, need: float, player: Player
-) -> Finalist | Outcome:
-    """A finalist, or what went wrong."""
-    if question.objective == "throughput":
-        return _fastest(choice, block, place, question, limits, need, player)
-    outcome = player.play(choice.parts, need)
-    if not outcome.meets:
-        return outcome
-    choice = _fewer(choice, question, need, player)
-    rate = question.rate_per_s
-    outcome = player.play(choice.parts, rate)
-    if not outcome.meets:
-        return outcome
-    return finalist_of(choice, block, place, outcome, question, limits)
+class _Evidence:
+    """What runs have shown about pools: which fail at the required rate, and how far the screen is off.
+
+    ``blames``: a pool that failed rules out others like it whatever they are paired with. Not at the largest rate a
+    deployment holds: so near the limit the pool it is paired with decides.
+    """
+
+    def __init__(self, player: Player, required: float, *, blames: bool) -> None:
+        self.player, self.required, self.blames = player, required, blames
+        self.factors: dict[tuple[str, ReplicaOption], float] = {}
+        self.failures: dict[tuple[str, ReplicaOption], list[_Failure]] = {}
+        self.tried: set[tuple[Any, ...]] = set()
+
+    def may_hold(self, row: CandidateRow) -> bool:
+        """Whether every pool may hold the required rate. A pool that failed several times is measured first."""
+        if row.identity in self.tried:
+            return False
+        for pool in row.pools:
+            name = (pool.role, pool.replica)
+            failures = self.failures.get(name, [])
+            if self.blames and any(f.implies(pool) for f in failures):
+                return False
+            if len(failures) >= FAILURES_MEASURED and name not in self.factors:
+                self.factors[name] = self._measured(failures[-1])
+            factor = 1.0 + pool.margin
+            if name in self.factors:
+                factor = min(factor, self.factors[name] * CORRECTED * (1 + MEASURED_RESOLUTION))
+            if pool.capacity_per_s * factor < self.required:
+                return False
+        return True
+
+    def _measured(self, failure: _Failure) -> float:
+        """What a pool holds over what the screen says; inf when another pool fails first."""
+        guess = min(self.required / 1.1, failure.row.capacity_per_s)
+        largest, above = self.player.largest_rate(failure.row.pools, guess, resolution=MEASURED_RESOLUTION)
+        if above is None or _blamed(failure.row, above) is not failure.pool:
+            return math.inf
+        return max(largest, 1e-9) / failure.pool.capacity_per_s
+
+    def failed(self, row: CandidateRow, outcome: Outcome) -> None:
+        """Take up that a candidate missed an SLO."""
+        self.tried.add(row.identity)
+        pool = _blamed(row, outcome)
+        if pool is not None and math.isfinite(outcome.worst):
+            self.failures.setdefault((pool.role, pool.replica), []).append(_Failure(row, pool, outcome.first_failure))
 
 
-def _fastest(
-    choice: Choice, block: Block, place: int, question: Question, limits: Limits, need: float, player: Player
-) -> Finalist | Outcome:
-    """A finalist at the largest rate it holds, or what went wrong at the least rate that is of interest."""
-    least = player.play(choice.parts, need) if need > question.rate_per_s else None
-    if least is not None and not least.meets:
-        return least
-    largest, _ = player.largest_rate(choice.parts, choice.capacity, need if least is not None else 0.0)
-    outcome = player.play(choice.parts, max(largest, need))
-    if not outcome.meets:
-        return outcome
-    return finalist_of(choice, block, place, outcome, question, limits)
+def _blamed(row: CandidateRow, outcome: Outcome) -> PoolOption | None:
+    """The pool that missed an SLO; None when it cannot be told.
 
-
-def finalist_of(
-    choice: Choice, block: Block, place: int, outcome: Outcome, question: Question, limits: Limits
-) -> Finalist | Outcome:
-    """Rent, power and value of a candidate that holds the promise."""
-    devices = sum((p.count + limits.spares) * p.replica.devices for p in choice.parts)
-    usd = float(block.usd_per_hour[place])
-    if devices != int(block.devices[place]):  # one pool with fewer replicas than the step of counts it stands for
-        usd *= devices / float(block.devices[place])
-    hosts = sum(
-        (p.count + limits.spares) * p.replica.devices * p.replica.cluster.host_w / p.replica.cluster.per_node
-        for p in choice.parts
-    )
-    spare_w = sum(limits.spares * p.replica.devices * p.replica.cluster.machine.idle_w for p in choice.parts)
-    watts = outcome.watts + hosts + spare_w
-    if limits.max_w is not None and watts > limits.max_w:
-        return replace(outcome, meets=False, breaks="power", worst=watts / limits.max_w)
-    capacity = outcome.rate_per_s if question.objective == "throughput" else math.nan
-    latency = latency_of(outcome.values["ttft_s"], outcome.values["tpot_s"], question)
-    value = float(values(question.objective, usd, watts, capacity, latency, question.carbon_g_per_kwh))
-    return Finalist(choice, outcome, value, usd, watts, capacity)
-
-
-def _fewer(choice: Choice, question: Question, need: float, player: Player) -> Choice:
-    """Counts above those listed one by one come in steps: the fewest replicas of the step that hold, by bisection."""
-    if len(choice.parts) > 1 or choice.parts[0].count <= 32 or question.objective != "cost":
-        return choice
-    part: Part = choice.parts[0]
-    low, high = math.floor(part.count / 1.06), part.count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if player.play([replace(part, count=middle)], need).meets:
-            high = middle
-        else:
-            low = middle
-    return replace(choice, parts=(replace(part, count=high),))
+    Times per token are those of the decode pool. Times to first token are those of the prefill pool, unless the decode
+    pool was full and may have held prompts up: then it is the weaker by the screen.
+    """
+    if len(row.pools) == 1:
+        return row.pools[0]
+    if outcome.first_failure == "tpot":
+        return row.pools[-1]
+    if outcome.first_failure == "ttft" and not outcome.decode_full:
+        return row.pools[0]
+    least = min(p.capacity_per_s for p in row.pools)
+    weak = [p for p in row.pools if p.capacity_per_s <= least * 1.05]
+    return weak[0] if len(weak) == 1 else None

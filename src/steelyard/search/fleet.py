@@ -1,6 +1,6 @@
-"""Mixed fleets: the cheapest replicas of several machines that together hold a promise (Melange, arXiv:2404.14527).
+"""Mixed fleets: the cheapest replicas of several machines that together meet the SLOs (Melange, arXiv:2404.14527).
 
-``plan_fleet``: buckets -> capacities per type -> integer program -> played request by request -> repaired. See
+``plan_fleet``: buckets -> capacities per type -> integer program -> simulated request by request -> repaired. See
 docs/methods/fleet.md.
 """
 
@@ -13,33 +13,35 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
-from steelyard.provenance import Ledger
 from steelyard.search.answer import Question
+from steelyard.search.buckets import Buckets, buckets_of, deal
 from steelyard.search.demand import demand_of
-from steelyard.search.fleet_buckets import Buckets, buckets_of, deal
-from steelyard.search.fleet_play import ROUTER, Outcome, Player, percentile_of
-from steelyard.search.fleet_program import Program, Solution, needed, solve, with_spares
-from steelyard.search.fleet_search import LATE, Settled, alone, busy_rate, program_of, settle
-from steelyard.search.fleet_types import Types, types_of
-from steelyard.search.objective import node_power_w
-from steelyard.search.screen import promise_of
+from steelyard.search.describe import UNITS
+from steelyard.search.fleet_play import FLEET_ROUTER, FleetOutcome, FleetPlayer, percentile_of
+from steelyard.search.fleet_program import Program, needed, solve, with_spares
+from steelyard.search.fleet_search import (
+    LATE,
+    FleetSearch,
+    busy_rate,
+    cheapest_mix,
+    cheapest_of_one_type,
+    program_of,
+)
+from steelyard.search.options import Floats, Integers
+from steelyard.search.replica_types import ReplicaTypes, replica_types
+from steelyard.search.task import PlanTask, node_power_w
 from steelyard.traffic.trace import Trace
-from steelyard.workload.catalogue import Model, load_model
 
 __all__ = ["Fleet", "FleetAnswer", "FleetChange", "FleetInfeasible", "Route", "plan_fleet"]
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
 #: Objectives of a mix; ``devices`` counts them.
 OBJECTIVES = ("cost", "energy", "carbon", "devices")
-#: Machines whose own fleet costs more than so many times the cheapest one's, by the screen, are not played alone.
+#: Machines whose own fleet costs more than so many times the cheapest one's, by the screen, are not simulated alone.
 FAR = 1.5
 #: The options by which a limit of the program is raised.
 OPTIONS = {"devices": "--max-gpus", "usd_per_hour": "--budget", "watts": "--max-power"}
@@ -51,8 +53,8 @@ class Route:
 
     prompts: tuple[int, int]
     """Shortest and longest prompt seen, tokens."""
-    answers: tuple[int, int]
-    """Shortest and longest answer seen, tokens."""
+    outputs: tuple[int, int]
+    """Shortest and longest output seen, tokens."""
     share: float
     """Of all requests."""
     pools: tuple[float, ...]
@@ -61,39 +63,39 @@ class Route:
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
-    """A fleet of one or several machines that was played."""
+    """A fleet of one or several machines that was simulated."""
 
     deployment: Deployment
     """Pools of the role ``both``; replicas include spares."""
     routes: tuple[Route, ...]
     shape: str
-    """In words: ``25 x l40s tp1 + 2 x h100_sxm tp2``."""
+    """``25 x l40s tp1 + 2 x h100_sxm tp2``."""
     devices: int
-    usd_per_hour: float | None
-    """None when a price is not known."""
+    rent_usd_per_hour: float | None
+    """Of all devices; None when a price is not known."""
     usd_per_million_tokens: float | None
     """Per million output tokens."""
     watts: float
     """Mean power of devices and hosts over the trace, spares included, W."""
     percentiles: Mapping[str, Mapping[str, float]]
-    promised: Mapping[str, float]
-    """Value of every promised metric at its percentile, s."""
+    slo_values: Mapping[str, float]
+    """Value of every metric with an SLO at its percentile, s."""
     meets: bool
-    """Every promise holds for the requests played, headroom included, without the spares."""
+    """Every SLO is met by the requests simulated, headroom included, without the spares."""
     value: float
     """Of the objective: USD/h, W, g/h or devices."""
     routing: str
-    """What its router knows of a request, see :data:`steelyard.search.fleet_buckets.ROUTING`."""
+    """What its router knows of a request, see :data:`steelyard.search.buckets.ROUTING`."""
 
     def assigned(self, trace: Trace) -> Integers:
         """``[n]`` the pool of each request of a trace, as ``simulate_deployment(..., assigned=)`` takes it.
 
         A request belongs to the route whose lengths are nearest to its own (their logarithms); requests of one route
-        are dealt out evenly in time, see :func:`steelyard.search.fleet_buckets.deal`.
+        are dealt out evenly in time, see :func:`steelyard.search.buckets.deal`.
         """
         far = _beyond(trace.isl, [r.prompts for r in self.routes])
         if self.routing == "size":
-            far = far + _beyond(trace.osl, [r.answers for r in self.routes])
+            far = far + _beyond(trace.osl, [r.outputs for r in self.routes])
         return deal(np.argmin(far, axis=1), np.array([r.pools for r in self.routes]))
 
     @property
@@ -125,16 +127,16 @@ class FleetAnswer:
 
     question: Question
     winner: Fleet | None
-    """The cheapest fleet found that held the promise when played, mixed or not."""
+    """The cheapest fleet found that met the SLOs in the simulator, mixed or not."""
     singles: Mapping[str, Fleet | None]
-    """By machine: the cheapest fleet of one type of replica on that machine alone, found and played the same way; None
-    when none held the promise. Machines far behind by the screen are left out."""
+    """By machine: the cheapest fleet of one type of replica on that machine alone, found the same way; None when none
+    met the SLOs. Machines far behind by the screen are left out."""
     screened: Mapping[str, float]
     """By machine: the program's optimum for one type on that machine alone; inf when it cannot carry the traffic."""
     infeasible: FleetInfeasible | None
     """None when there is a winner."""
     closest: Fleet | None
-    """Where none held: the fleet that came nearest to the promise."""
+    """Where none met the SLOs: the fleet that came nearest."""
     types: int
     """Types of replicas in the program."""
     weighed: int
@@ -143,7 +145,7 @@ class FleetAnswer:
     groups: int
     """Groups of buckets the router can tell apart."""
     program_value: float
-    """The program's optimum by the screen's capacities, before anything was played."""
+    """The program's optimum by the screen's capacities, before anything was simulated."""
     bound: float
     """No fleet of these types does better by the screen's capacities."""
     gap_frac: float
@@ -152,11 +154,10 @@ class FleetAnswer:
     program_s: float
     """Wall time of the integer programs, s."""
     played: int
-    """Fleets played request by request."""
+    """Fleets simulated request by request."""
     play_s: float
     wall_s: float
     cpu_s: float
-    ledger: Ledger
     why: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -176,110 +177,94 @@ class FleetAnswer:
 
 
 def plan_fleet(
-    question: Question,
-    trace: Trace,
+    task: PlanTask,
     *,
-    model: Model | None = None,
     available: Mapping[str, int] | None = None,
     routing: str = "prompt",
     max_pools: int | None = None,
     shapes: Mapping[str, Sequence[Pool]] | None = None,
     compare: bool = True,
     time_limit_s: float = 10.0,
-    generic: bool = False,
 ) -> FleetAnswer:
-    """The cheapest fleet that may mix machines and replicas, such that all traffic keeps the promise.
+    """The cheapest fleet that may mix machines and replicas, such that all traffic meets the SLOs.
 
     Args:
-        question: model, machines, targets, objective (``cost``, ``energy``, ``carbon`` or ``devices``), limits, spares
-            (replicas of each pool that may fail), headroom, prices. Its rate and lengths are those of the trace.
-        trace: arrivals and lengths at the rate to plan for; an open loop.
-        model: the model, loaded; None = by the question's name.
+        task: model, traffic (an open loop at the rate to plan for), machines, targets, objective (``cost``, ``energy``,
+            ``carbon`` or ``devices``), limits, spares (replicas of each pool that may fail), headroom, prices.
         available: devices at most, by machine.
-        routing: what the router knows of a request: ``prompt`` its prompt's length, ``size`` the answer's too.
+        routing: what the router knows of a request: ``prompt`` its prompt's length, ``size`` the output's too.
         max_pools: pools at most; None = no limit.
         shapes: replicas to choose from by machine, instead of all legal ones (plan and flags of each pool count).
         compare: plan the best fleet of each machine alone as well and begin from it; the winner is then never worse.
         time_limit_s: wall time of one integer program.
-        generic: accept models by shape alone.
 
     Returns:
         a :class:`FleetAnswer`; ``winner`` is None exactly when ``infeasible`` says why.
 
     Raises:
-        InputError: scipy is missing; an objective that a mix cannot have; a closed loop; no machine with a price.
+        InputError: highspy is missing; an objective that a mix cannot have; a closed loop; no machine with a price.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    question, ledger = _checked(question, trace), Ledger()
-    loaded = model if model is not None else load_model(question.model, generic=generic)
-    question = replace(question, machines=_affordable(question))
-    sent = trace if question.headroom_frac == 0 else trace.scaled(1.0 + question.headroom_frac)
-    buckets = buckets_of(sent, routing)
-    rate = busy_rate(sent, sent.rate_per_s)
-    promise = promise_of(question.targets)
-    types = _priced(types_of(question, loaded, buckets, demand_of(sent, rate, 1.0), promise, ledger, shapes), question)
-    player = Player(question.model, loaded, sent, buckets, question.targets, question.skew, question.seed)
+    _check(task)
     limits = {find_machine(n).name: k for n, k in (available or {}).items()}
+    given, task = task, _with_headroom(task)
+    buckets = buckets_of(task.trace, routing)
+    types = _priced(replica_types(task, buckets, shapes), task)
+    player = FleetPlayer(task, buckets)
 
-    def program_over(keep: Sequence[int], pools: int | None) -> tuple[Types, Program]:
+    def program_over(keep: Sequence[int], pools: int | None) -> tuple[ReplicaTypes, Program]:
         over = types.only(keep)
-        return over, program_of(question, over, buckets, rate, available=limits, max_types=pools)
+        return over, program_of(task, over, buckets, limits, pools)
 
-    def fleet(run: Settled) -> Fleet | None:
-        return None if run.outcome is None else _fleet(question, run, run.outcome, buckets, trace)
+    def fleet(search: FleetSearch, outcome: FleetOutcome | None) -> Fleet | None:
+        return None if outcome is None else _fleet(given, search.types, outcome, buckets)
 
-    machines = list(dict.fromkeys(v.machine for v in types.varieties)) if compare else []
-    own = {name: [j for j, v in enumerate(types.varieties) if v.machine == name] for name in machines}
+    machines = list(dict.fromkeys(o.replica.machine for o in types.options)) if compare else []
+    own = {name: [j for j, o in enumerate(types.options) if o.replica.machine == name] for name in machines}
     screened = {n: solve(program_over(own[n], 1)[1], time_limit_s=time_limit_s).cost for n in machines}
-    runs, singles = [], {}
-    start, cheapest, factor = None, math.inf, np.full(len(types.varieties), math.nan)
+    searches, singles = [], {}
+    start, cheapest, factor = None, math.inf, np.full(len(types), math.nan)
     for name in machines:
         if not screened[name] <= FAR * min(screened.values()):
             continue
-        run = alone(*program_over(own[name], 1), player)
-        runs.append(run)
-        singles[name] = fleet(run)
-        if run.outcome is None:
+        single = cheapest_of_one_type(*program_over(own[name], 1), player)
+        searches.append(single)
+        singles[name] = fleet(single, single.outcome)
+        if single.outcome is None:
             continue
-        factor[own[name]] = run.use
-        if run.cost < cheapest:
-            start, cheapest = np.zeros(len(types.varieties), dtype=np.int64), run.cost
-            start[own[name]] = run.outcome.counts
+        factor[own[name]] = single.use
+        if single.cost < cheapest:
+            start, cheapest = np.zeros(len(types), dtype=np.int64), single.cost
+            start[own[name]] = single.outcome.counts
     known = factor[~np.isnan(factor)]
     guess = np.where(np.isnan(factor), known.mean(), factor) if known.size else None
-    everything, program = program_over(range(len(types.varieties)), max_pools)
-    together = settle(everything, program, player, start=start, factor=guess, time_limit_s=time_limit_s)
-    runs.append(together)
-    candidates = [f for f in (fleet(together), *singles.values()) if f is not None]
-    winner = min(candidates, key=lambda f: (f.value, f.devices)) if candidates else None
-    infeasible = None if winner else _explained(question, types, program, together, buckets, time_limit_s)
-    closest = None
-    if winner is None and together.closest is not None:
-        closest = _fleet(question, together, together.closest, buckets, trace)
-    first = together.first
+    everything, program = program_over(range(len(types)), max_pools)
+    mix = cheapest_mix(everything, program, player, start=start, factor=guess, time_limit_s=time_limit_s)
+    searches.append(mix)
+    fleets = [f for f in (fleet(mix, mix.outcome), *singles.values()) if f is not None]
+    winner = min(fleets, key=lambda f: (f.value, f.devices)) if fleets else None
     return FleetAnswer(
-        question,
-        winner,
-        singles,
-        screened,
-        infeasible,
-        closest,
-        len(types.varieties),
-        types.weighed,
-        len(buckets),
-        buckets.groups,
-        first.cost,
-        first.bound,
-        first.gap_frac,
-        sum(r.programs for r in runs),
-        sum(r.program_s for r in runs),
-        player.fleets,
-        player.wall_s,
-        time.perf_counter() - wall,
-        time.process_time() - cpu,
-        ledger,
-        _why(winner, singles, screened, question),
-        {"routing": routing, "available": limits, "max_pools": max_pools, "trace": trace.name},
+        question=given.question,
+        winner=winner,
+        singles=singles,
+        screened=screened,
+        infeasible=None if winner else _explained(task, types, program, mix, buckets, time_limit_s),
+        closest=None if winner else fleet(mix, mix.closest),
+        types=len(types),
+        weighed=types.screened,
+        buckets=len(buckets),
+        groups=buckets.groups,
+        program_value=mix.first.cost,
+        bound=mix.first.bound,
+        gap_frac=mix.first.gap_frac,
+        programs=sum(r.programs for r in searches),
+        program_s=sum(r.program_s for r in searches),
+        played=player.runs,
+        play_s=player.wall_s,
+        wall_s=time.perf_counter() - wall,
+        cpu_s=time.process_time() - cpu,
+        why=_why(winner, singles, screened, given.question),
+        inputs={"routing": routing, "available": limits, "max_pools": max_pools, "trace": given.trace.name},
     )
 
 
@@ -290,124 +275,121 @@ def _beyond(lengths: Any, ranges: Sequence[tuple[int, int]]) -> Floats:
     return np.asarray(np.maximum(0.0, np.maximum(low - x, x - high)))
 
 
-def _checked(question: Question, trace: Trace) -> Question:
+def _check(task: PlanTask) -> None:
+    question = task.question
     if question.objective not in OBJECTIVES:
-        words = f"a mix is chosen by one of {', '.join(OBJECTIVES)}, not by {question.objective!r}"
-        raise InputError(words, field="objective")
-    if trace.closed:
+        message = f"a mix is chosen by one of {', '.join(OBJECTIVES)}, not by {question.objective!r}"
+        raise InputError(message, field="objective")
+    if task.trace.closed:
         raise InputError("a mixed fleet is planned for open traffic: requests that wait for no other", field="trace")
     if question.objective == "carbon" and question.carbon_g_per_kwh is None:
         raise InputError("say the carbon intensity of the electricity: --carbon 400", field="carbon")
-    machines = tuple(dict.fromkeys(find_machine(n).name for n in question.machines))
-    return replace(question, machines=machines)
 
 
-def _affordable(question: Question) -> tuple[str, ...]:
-    """Machines whose full node keeps the rack's power."""
-    kept = tuple(
-        n
-        for n in question.machines
-        if question.rack_w is None or node_power_w(cluster_of(find_machine(n))) <= question.rack_w
-    )
+def _with_headroom(task: PlanTask) -> PlanTask:
+    """The task with the traffic that must be held, its busy rate, and the machines whose full node keeps the rack."""
+    question = task.question
+    rack_w = math.inf if question.rack_w is None else question.rack_w
+    kept = tuple(n for n in question.machines if node_power_w(cluster_of(find_machine(n))) <= rack_w)
     if not kept:
-        raise InputError(f"a full node of every machine draws more than {question.rack_w:,.0f} W", field="rack_power")
-    return kept
+        raise InputError(f"a full node of every machine draws more than {rack_w:,.0f} W", field="rack_power")
+    trace = task.trace if question.headroom_frac == 0 else task.trace.scaled(1.0 + question.headroom_frac)
+    demand = demand_of(trace, busy_rate(trace, trace.rate_per_s), 1.0)
+    return replace(task.asking(machines=kept), trace=trace, demand=demand)
 
 
-def _priced(types: Types, question: Question) -> Types:
+def _priced(types: ReplicaTypes, task: PlanTask) -> ReplicaTypes:
     """Types with a price where money matters."""
-    if question.objective != "cost" and question.budget_usd_per_hour is None:
-        known = [0.0 if math.isnan(v.usd_per_hour) else v.usd_per_hour for v in types.varieties]
-        if all(not math.isnan(v.usd_per_hour) for v in types.varieties):
-            return types
-        varieties = tuple(replace(v, usd_per_hour=u) for v, u in zip(types.varieties, known, strict=True))
-        return replace(types, varieties=varieties)
-    keep = [j for j, v in enumerate(types.varieties) if not math.isnan(v.usd_per_hour)]
+    if task.question.objective != "cost" and task.question.budget_usd_per_hour is None:
+        return types
+    keep = np.flatnonzero(~np.isnan(types.rent_usd_per_hour(task))).tolist()
     if not keep:
         raise InputError("no price is known for any of the machines; give them: --usd-per-hour", field="usd_per_hour")
     return types.only(keep)
 
 
-def _fleet(question: Question, settled: Settled, outcome: Outcome, buckets: Buckets, trace: Trace) -> Fleet:
-    varieties = settled.types.varieties
+def _fleet(task: PlanTask, types: ReplicaTypes, outcome: FleetOutcome, buckets: Buckets) -> Fleet:
+    """A fleet with the figures of its run and the spares of the question."""
+    question, options = task.question, types.options
     used = np.flatnonzero(outcome.counts > 0).tolist()
     counts = with_spares(outcome.counts, question.spares)
-    pools = tuple(varieties[j].pool(int(counts[j])) for j in used)
     routes = tuple(
         Route(
-            buckets.prompts(g),
-            buckets.answers(g),
-            float(buckets.share[buckets.group == g].sum()),
-            tuple(float(x) for x in outcome.shares[g][used]),
+            *buckets.ranges(g),
+            share=float(buckets.share[buckets.group == g].sum()),
+            pools=tuple(float(x) for x in outcome.shares[g][used]),
         )
         for g in range(buckets.groups)
     )
-    usd = sum(float(counts[j]) * varieties[j].devices * varieties[j].usd_per_hour for j in used)
-    priced = question.objective == "cost" or usd > 0
-    spare_w = sum((counts[j] - outcome.counts[j]) * varieties[j].idle_w for j in used)
-    watts = outcome.watts + float(spare_w)
-    devices = int(sum(int(counts[j]) * varieties[j].devices for j in used))
-    tokens_per_s = float(trace.osl.mean()) * trace.rate_per_s
+    rents = types.rent_usd_per_hour(task)
+    rent: float | None = float(sum(counts[j] * rents[j] for j in used))
+    rent = None if rent is None or math.isnan(rent) else rent
+    watts = outcome.watts + sum(float(counts[j] - outcome.counts[j]) * options[j].replica.idle_w for j in used)
+    devices = sum(int(counts[j]) * options[j].replica.devices for j in used)
+    tokens_per_h = float(task.trace.osl.mean()) * task.trace.rate_per_s * 3600
     value = {
-        "cost": usd,
+        "cost": rent or 0.0,
         "energy": watts,
         "carbon": watts / 1000 * (question.carbon_g_per_kwh or 0.0),
         "devices": float(devices),
     }[question.objective]
     return Fleet(
-        Deployment(question.model, pools, ROUTER),
-        routes,
-        " + ".join(f"{counts[j]} x {varieties[j].label}" for j in used),
-        devices,
-        usd if priced else None,
-        usd / (tokens_per_s * 3600) * 1e6 if priced else None,
-        watts,
-        outcome.percentiles(),
-        {t.metric: percentile_of(outcome.values[t.metric], t.percentile) for t in question.targets},
-        outcome.meets,
-        value,
-        buckets.routing,
+        deployment=Deployment(
+            question.model, tuple(replace(options[j], count=int(counts[j])).pool() for j in used), FLEET_ROUTER
+        ),
+        routes=routes,
+        shape=" + ".join(f"{counts[j]} x {options[j].label}" for j in used),
+        devices=devices,
+        rent_usd_per_hour=rent,
+        usd_per_million_tokens=None if rent is None else rent / tokens_per_h * 1e6,
+        watts=watts,
+        percentiles=outcome.percentiles(),
+        slo_values={t.metric: percentile_of(outcome.values[t.metric], t.percentile) for t in question.targets},
+        meets=outcome.meets,
+        value=value,
+        routing=buckets.routing,
     )
 
 
 def _explained(
-    question: Question, types: Types, program: Program, settled: Settled, buckets: Buckets, time_limit_s: float
+    task: PlanTask,
+    types: ReplicaTypes,
+    program: Program,
+    search: FleetSearch,
+    buckets: Buckets,
+    time_limit_s: float,
 ) -> FleetInfeasible:
-    """Why there is no fleet: lengths no type can serve, a limit, or a promise that broke when played."""
-    lost = [i for i, b in enumerate(types.breaks) if b]
+    """Why there is no fleet: lengths no type can serve, a limit, or an SLO that was missed in the simulator."""
+    lost = [i for i, failure in enumerate(types.first_failure) if failure]
     limits = [b for b in program.bounds if b.name != LATE]
-    bounded = len(limits) < len(program.bounds)
-    if (
-        lost
-        and settled.first.counts is None
-        and (not bounded or needed(program, LATE, time_limit_s=time_limit_s) is not None)
-    ):
+    unlimited = len(limits) == len(program.bounds)
+    impossible = search.first.counts is None
+    if lost and impossible and (unlimited or needed(program, LATE, time_limit_s=time_limit_s) is not None):
         i = max(lost, key=lambda k: float(buckets.share[k]))
-        prompt, answer = buckets.isl_range[i], buckets.osl_range[i]
-        what = {"kv": "has the cache for them"}.get(types.breaks[i], f"holds their {types.breaks[i].upper()}")
-        share = float(buckets.share[lost].sum())
+        prompt, output = buckets.prompt_range[i], buckets.output_range[i]
+        failure = types.first_failure[i]
+        what = "has the cache for them" if failure == "kv" else f"holds their {failure.upper()}"
         return FleetInfeasible(
             f"no type of replica {what}: prompts of {prompt[0]:,} to {prompt[1]:,} tokens with answers of "
-            f"{answer[0]:,} to {answer[1]:,} (such requests are {share:.1%} of the traffic)"
+            f"{output[0]:,} to {output[1]:,} (such requests are {float(buckets.share[lost].sum()):.1%} of the traffic)"
         )
-    first: Solution = settled.first
-    if first.counts is None:
+    if impossible:
         nearest = []
         for bound in limits:
             least = needed(program, bound.name, time_limit_s=time_limit_s)
             if least is not None and least > bound.limit:
                 option = OPTIONS.get(bound.name, "--available")
-                nearest.append(
-                    FleetChange(f"{bound.name}: {bound.limit:,.6g} -> {least:,.6g} ({option})", bound.name, least)
-                )
+                text = f"{bound.name}: {bound.limit:,.6g} -> {least:,.6g} ({option})"
+                nearest.append(FleetChange(text, bound.name, least))
         names = ", ".join(b.name for b in limits)
         return FleetInfeasible(f"no fleet carries the traffic within the limits on {names}", tuple(nearest))
-    if settled.outcome is None and settled.closest is not None:
-        met = [t for t in question.targets if percentile_of(settled.closest.values[t.metric], t.percentile) > t.limit_s]
+    if search.outcome is None and search.closest is not None:
+        values = search.closest.values
+        found = {t: percentile_of(values[t.metric], t.percentile) for t in task.question.targets}
         worst = ", ".join(
-            f"{t.metric.removesuffix('_s').upper()} {t.label} "
-            f"{percentile_of(settled.closest.values[t.metric], t.percentile):.3g} s > {t.limit_s:.3g} s"
-            for t in met
+            f"{t.metric.removesuffix('_s').upper()} {t.label} {value:.3g} s > {t.limit_s:.3g} s"
+            for t, value in found.items()
+            if value > t.limit_s
         )
         within = " within the limits" if limits else ""
         return FleetInfeasible(f"every fleet{within} broke a promise when played; the closest: {worst}")
@@ -419,20 +401,20 @@ def _why(
 ) -> tuple[str, ...]:
     if winner is None:
         return ()
-    unit = {"cost": "USD/h", "energy": "W", "carbon": "g/h", "devices": "devices"}[question.objective]
-    said = [f"{winner.shape}: {winner.value:,.2f} {unit}"]
+    unit = UNITS[question.objective]
+    why = [f"{winner.shape}: {winner.value:,.2f} {unit}"]
     held = {n: f for n, f in singles.items() if f is not None}
     if held:
         name = min(held, key=lambda n: held[n].value)
         best = held[name]
         share = 1.0 - winner.value / best.value if best.value > 0 else 0.0
         if winner.value < best.value:
-            said.append(f"{share:.1%} below the best fleet of one type, {best.shape} at {best.value:,.2f} {unit}")
+            why.append(f"{share:.1%} below the best fleet of one type, {best.shape} at {best.value:,.2f} {unit}")
         else:
-            said.append(f"no mix beats the best fleet of one type, {best.shape}")
-    said += [
+            why.append(f"no mix beats the best fleet of one type, {best.shape}")
+    why += [
         f"{n} alone cannot hold the promise"
         for n, value in screened.items()
         if math.isinf(value) or (n in singles and singles[n] is None)
     ]
-    return tuple(said)
+    return tuple(why)

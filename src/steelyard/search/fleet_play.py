@@ -1,4 +1,4 @@
-"""Playing a mixed fleet: every pool on the requests it is dealt, and the promise over all of them."""
+"""Simulating a mixed fleet: every pool on the requests it gets, and the SLOs over all of them."""
 
 from __future__ import annotations
 
@@ -8,68 +8,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from steelyard.cost.kv_pool import longest_request
-from steelyard.deployment.deployment import Deployment
-from steelyard.scenario.slo import Target
-from steelyard.search.fleet_buckets import Buckets, deal, part_of
-from steelyard.search.fleet_types import Variety
-from steelyard.simulation.run import Options, Prepared, checked, prepare, run
-from steelyard.traffic.trace import Trace
-from steelyard.workload.catalogue import Model
+from steelyard.search.buckets import Buckets, deal
+from steelyard.search.options import Floats, Integers, PoolOption
+from steelyard.search.task import PlanTask
+from steelyard.search.trial import METRICS, run_pools
 
-__all__ = ["Outcome", "Player", "percentile_of"]
+__all__ = ["FLEET_ROUTER", "FleetOutcome", "FleetPlayer", "percentile_of"]
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-METRICS = ("ttft_s", "tpot_s", "e2e_s")
 #: What a request that was refused or never finished counts as, s.
 UNSERVED_S = 1e9
-#: Time after the last arrival, as a share of the trace (of four minutes at least), after which answers are given up.
+#: Time after the last arrival, as a share of the trace (of four minutes at least), after which a run ends.
 PATIENCE = 0.25
 #: How a request finds its replica inside a pool.
-ROUTER = "least-loaded"
+FLEET_ROUTER = "least-loaded"
+#: Value over limit below which a type is far inside every SLO.
+IDLE = 0.8
 
 
 @dataclass(frozen=True, eq=False)
-class PoolRun:
-    """What a pool did with its requests."""
-
-    values: Mapping[str, Floats]
-    """By metric, ``[rows]``; NaN = the request has none, :data:`UNSERVED_S` = it was not served."""
-    watts: float
-    """Mean over its makespan, hosts included."""
-    tokens: int
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a fleet did."""
+class FleetOutcome:
+    """What a fleet did. Types are numbered as in :class:`~steelyard.search.replica_types.ReplicaTypes`."""
 
     counts: Integers
+    """``[j]`` replicas of each type."""
     shares: Floats
+    """``[groups, j]`` of the requests of each group."""
     values: Mapping[str, Floats]
     """By metric, one per request of the trace."""
-    pool: Integers
-    """``[n]`` type that served each request."""
     meets: bool
     worst: float
-    """Largest of value over limit among the promises."""
+    """Largest value over limit among the SLOs."""
     guilty: tuple[int, ...]
-    """Types whose own requests break a promise that the fleet breaks."""
+    """Types whose own requests miss an SLO that the fleet misses."""
     idle: tuple[int, ...]
-    """Types whose own requests stay far inside every promise."""
+    """Types whose own requests stay far inside every SLO."""
     watts: float
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """``ttft_s``, ``tpot_s``, ``e2e_s`` -> ``mean``, ``p50``, ``p90``, ``p95``, ``p99``."""
-        found = {}
-        for metric in METRICS:
-            found[metric] = {"mean": percentile_of(self.values[metric], math.nan)}
-            found[metric] |= {f"p{q}": percentile_of(self.values[metric], float(q)) for q in (50, 90, 95, 99)}
-        return found
+        cuts = {"mean": math.nan, "p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+        return {m: {name: percentile_of(self.values[m], cut) for name, cut in cuts.items()} for m in METRICS}
 
 
 def percentile_of(values: Floats, percentile: float) -> float:
@@ -80,94 +59,65 @@ def percentile_of(values: Floats, percentile: float) -> float:
     return float(np.mean(known) if math.isnan(percentile) else np.percentile(known, percentile))
 
 
-class Player:
-    """Plays fleets over types of one question. Pools that saw the same requests before are not played again."""
+class FleetPlayer:
+    """Simulates fleets of one question. Pools that saw the same requests before are not simulated again."""
 
-    def __init__(
-        self, name: str, model: Model, trace: Trace, buckets: Buckets, targets: Sequence[Target], skew: float, seed: int
-    ) -> None:
-        self.name, self.model, self.trace, self.buckets, self.targets = name, model, trace, buckets, targets
-        end = float(trace.arrived_at[-1])
-        self.options = Options(skew=skew, seed=seed, log=0, stop_after_s=end + PATIENCE * max(trace.duration_s, 240.0))
-        self.prepared: dict[int, tuple[Variety, Prepared]] = {}
-        self.pools: dict[tuple[int, int, bytes], PoolRun] = {}
-        self.fleets = 0
+    def __init__(self, task: PlanTask, buckets: Buckets) -> None:
+        self.task, self.trace, self.buckets = task, task.trace, buckets
+        end = float(self.trace.arrived_at[-1])
+        self.stop_after_s = end + PATIENCE * max(self.trace.duration_s, 240.0)
+        self._pools: dict[tuple[PoolOption, int, bytes], tuple[dict[str, Floats], float]] = {}
+        self.runs = 0
         self.wall_s = 0.0
 
-    def play(self, varieties: Sequence[Variety], counts: Integers, shares: Floats) -> Outcome:
-        """Deal the trace out to the types and play each.
+    def play(self, options: Sequence[PoolOption], counts: Integers, shares: Floats) -> FleetOutcome:
+        """Route the trace to the types and simulate each.
 
         Args:
-            varieties: types, ``[j]``. counts: replicas of each. shares: ``[groups, j]``.
+            options: the types, ``[j]``.
+            counts: ``[j]`` replicas of each.
+            shares: ``[groups, j]``.
         """
         started = time.perf_counter()
-        self.fleets += 1
+        self.runs += 1
         pool = deal(self.buckets.group_of, shares)
-        n = len(self.trace)
-        values = {m: np.full(n, UNSERVED_S) for m in METRICS}
+        values = {m: np.full(len(self.trace), UNSERVED_S) for m in METRICS}
         watts = 0.0
         for j in np.flatnonzero(counts > 0).tolist():
-            rows = pool == j
-            if not rows.any():
-                watts += varieties[j].idle_w * int(counts[j])
+            rows = np.flatnonzero(pool == j)
+            if not rows.size:
+                watts += options[j].replica.idle_w * int(counts[j])
                 continue
-            done = self._pool(varieties[j], int(counts[j]), rows)
+            key = (options[j], int(counts[j]), rows.tobytes())
+            if key not in self._pools:
+                self._pools[key] = self._played(replace(options[j], count=int(counts[j])), rows)
+            own, pool_watts = self._pools[key]
             for metric in METRICS:
-                values[metric][rows] = done.values[metric]
-            watts += done.watts
+                values[metric][rows] = own[metric]
+            watts += pool_watts
         self.wall_s += time.perf_counter() - started
         return self._judged(counts, shares, values, pool, watts)
 
+    def _played(self, option: PoolOption, rows: Integers) -> tuple[dict[str, Floats], float]:
+        """Metrics of each request, and the pool's power with its hosts, W."""
+        run = run_pools(self.task, [option], self.trace.rows(rows), router=FLEET_ROUTER, stop_after_s=self.stop_after_s)
+        if run is None:
+            return {m: np.full(len(rows), UNSERVED_S) for m in METRICS}, 0.0
+        values = {m: np.where(run.completed, v, UNSERVED_S) for m, v in run.values().items()}
+        return values, run.watts + option.devices() * option.replica.host_w
+
     def _judged(
         self, counts: Integers, shares: Floats, values: dict[str, Floats], pool: Integers, watts: float
-    ) -> Outcome:
-        ratios = {t: percentile_of(values[t.metric], t.percentile) / t.limit_s for t in self.targets}
-        broken = [t for t, ratio in ratios.items() if ratio > 1.0]
-        used = [int(j) for j in np.flatnonzero(counts > 0) if np.any(pool == j)]
-        own = {
-            j: {t: percentile_of(values[t.metric][pool == j], t.percentile) / t.limit_s for t in self.targets}
-            for j in used
-        }
-        guilty = tuple(j for j in used if any(own[j][t] > 1.0 for t in broken))
-        idle = tuple(j for j in used if all(not own[j][t] > 0.8 for t in self.targets))
-        known = [r for r in ratios.values() if not math.isnan(r)]
-        return Outcome(counts, shares, values, pool, not broken, max(known, default=0.0), guilty, idle, watts)
+    ) -> FleetOutcome:
+        targets = self.task.question.targets
 
-    def _pool(self, variety: Variety, count: int, rows: NDArray[np.bool_]) -> PoolRun:
-        key = (id(variety), count, np.packbits(rows).tobytes())
-        if key not in self.pools:
-            self.pools[key] = self._played(variety, count, rows)
-        return self.pools[key]
+        def ratios(keep: Floats | slice) -> list[float]:
+            return [percentile_of(values[t.metric][keep], t.percentile) / t.limit_s for t in targets]
 
-    def _played(self, variety: Variety, count: int, rows: NDArray[np.bool_]) -> PoolRun:
-        sent = part_of(self.trace, rows)
-        assert sent is not None
-        first = self._prepared(variety)
-        served = first.first
-        cluster = replace(served.scenario.cluster, count=count * variety.devices)
-        served = replace(served, pool=variety.pool(count), scenario=replace(served.scenario, cluster=cluster))
-        order, _ = checked(self.options, ROUTER, sent)
-        asked = replace(
-            first,
-            deployment=Deployment(self.name, (served.pool,), ROUTER),
-            served=(served,),
-            trace=sent,
-            policy=order,
-            rejected=np.asarray(sent.isl + sent.osl)
-            > longest_request(served.kv, served.config, self.model.transformer.max_context),
-        )
-        found = run(asked, time.perf_counter(), log=0)
-        records = found.records
-        done = records.completed
-        values = {m: np.where(done, np.asarray(getattr(records, m), dtype=np.float64), UNSERVED_S) for m in METRICS}
-        span = max(found.makespan_s, 1e-9)
-        watts = (found.energy_j + float(found.totals.get("host_energy_j", 0.0))) / span
-        return PoolRun(values, watts, int(sent.osl.sum()))
-
-    def _prepared(self, variety: Variety) -> Prepared:
-        known = self.prepared.get(id(variety))
-        if known is None:
-            deployment = Deployment(self.name, (variety.pool(1),), ROUTER)
-            known = variety, prepare(deployment, self.trace, self.options, model=self.model)
-            self.prepared[id(variety)] = known
-        return known[1]
+        whole = ratios(slice(None))
+        own = {j: ratios(pool == j) for j in np.flatnonzero(counts > 0).tolist() if np.any(pool == j)}
+        missed = [k for k, ratio in enumerate(whole) if ratio > 1.0]
+        guilty = tuple(j for j, own_ratios in own.items() if any(own_ratios[k] > 1.0 for k in missed))
+        idle = tuple(j for j, own_ratios in own.items() if all(not r > IDLE for r in own_ratios))
+        worst = max((r for r in whole if not math.isnan(r)), default=0.0)
+        return FleetOutcome(counts, shares, values, not missed, worst, guilty, idle, watts)

@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError
 from steelyard.search.fleet_solver import GAP, Linear
+from steelyard.search.options import Floats, Integers
 
 __all__ = ["GAP", "Bound", "Program", "Solution", "balanced", "loads", "needed", "simplest", "solve", "with_spares"]
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 #: Share of an item below which a slice is rounding, not a choice.
 CRUMB = 1e-7

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.errors import InputError
+from steelyard.search.options import Floats
 
 __all__ = ["GAP", "Linear", "Solved"]
 
-Floats = NDArray[np.float64]
 
 #: Relative gap between the answer and the proven bound at which the solver may stop.
 GAP = 1e-9

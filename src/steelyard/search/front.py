@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.search.answer import Candidate, Question
+from steelyard.search.answer import Candidate
 from steelyard.search.candidate_view import screened_candidate
-from steelyard.search.candidates import Block, Part
-from steelyard.search.demand import Demand
-from steelyard.search.objective import Limits
-from steelyard.search.screen import LEAST_SEATS, Points, promise_of, ttft_tail
+from steelyard.search.candidates import CandidateRow, CandidateTable
+from steelyard.search.group import Group
+from steelyard.search.options import Floats, Integers, PoolOption
+from steelyard.search.screen import LEAST_SEATS, OperatingPoints, SloLimits, TtftTail
+from steelyard.search.task import PlanTask
 
-if TYPE_CHECKING:
-    from steelyard.search.solve import Group
-
-__all__ = ["POINTS", "cost_front", "pareto", "speed_front"]
-
-Floats = NDArray[np.float64]
+__all__ = ["MAX_POINTS", "cost_front", "pareto", "speed_front"]
 
 #: Points of a front at most.
-POINTS = 24
-#: A fleet of a front is no more than so many times too large for the rate, and a point of the front of cost costs no
-#: more than so many times the cheapest and is better by such a share than the one before.
-OVERSIZE, DEAREST, BETTER = 1.5, 3.0, 0.02
+MAX_POINTS = 24
+#: Capacity over rate of the deployments of a front, at most.
+OVERSIZE = 1.5
+#: Rent of a point of the front of cost over the least, at most, and by what share its TTFT is below the one before.
+DEAREST, BETTER = 3.0, 0.02
 #: Work per device of a point of the front at least, as a share of the most.
 LEAST_USED = 0.1
+#: Share of the time a replica of the front works on prompts, at most.
+MOST_USED = 0.97
 
 
-def pareto(first: Floats, second: Floats) -> NDArray[np.int64]:
+def pareto(first: Floats, second: Floats) -> Integers:
     """Places where no other point is at least as good in both and better in one; more is better, most ``first`` first.
 
     Args:
-        first, second: ``[n]``.
+        first: ``[n]``.
+        second: ``[n]``.
     """
     order = np.lexsort((-second, -first))
     best = np.maximum.accumulate(second[order])
@@ -45,186 +45,138 @@ def pareto(first: Floats, second: Floats) -> NDArray[np.int64]:
     return np.asarray(order[keep], dtype=np.int64)
 
 
-def _thinned(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most :data:`POINTS` of them, the ends included."""
-    if len(places) <= POINTS:
+def _thinned(places: Integers) -> Integers:
+    """At most :data:`MAX_POINTS` of them, the ends included."""
+    if len(places) <= MAX_POINTS:
         return places
-    return places[np.unique(np.rint(np.linspace(0, len(places) - 1, POINTS)).astype(np.int64))]
+    return places[np.unique(np.rint(np.linspace(0, len(places) - 1, MAX_POINTS)).astype(np.int64))]
 
 
-def speed_front(
-    groups: Sequence[Group], question: Question, demand: Demand, limits: Limits, prices: Mapping[str, float]
-) -> tuple[Candidate, ...]:
-    """Tokens/s/user against tokens/s/device over every shape, budget and load whose TTFT holds.
+Mask = NDArray[np.bool_]
+Load = tuple[int, int, int]
+"""Places of a replica, a budget and a load in operating points."""
 
-    Only fleets that work at that load when the rate asked for is dealt out to them, within the limits.
+
+def speed_front(task: PlanTask, groups: Sequence[Group]) -> tuple[Candidate, ...]:
+    """Tokens/s/user against tokens/s/device over every shape, budget and load whose TTFT meets its SLO.
+
+    Only deployments that work at that load when the requested rate is routed to them, within the limits.
     """
+    demand, slo = task.demand, SloLimits.of(task.question.targets)
     if demand.decodes < 1.0:
         return ()
-    promise = promise_of(question.targets)
     user, device, where = [], [], []
     for g, group in enumerate(groups):
-        both = group.points(demand, "both")
-        devices = np.array([r.devices for r in group.replicas], dtype=np.float64)
-        if "aggregated" in question.modes:
-            good = _ttft_holds(both, demand, promise.ttft_s, promise.ttft_miss) & _seated(both)
-            good &= _sized(both, question, limits)
-            work = both.rate * both.ranks[:, None, None] * demand.mean_osl / devices[:, None, None]
-            at = np.nonzero(good)
-            user.append(1.0 / both.tpot[at])
-            device.append(work[at])
-            where.append(np.stack([np.full(len(at[0]), g), *at, np.zeros(len(at[0]), dtype=np.int64)], axis=1))
-        if "disaggregated" in question.modes:
-            prompts, answers = group.points(demand, "prefill"), group.points(demand, "decode")
-            good = _ttft_holds(prompts, demand, promise.ttft_s, promise.ttft_miss) & _seated(prompts)
-            good &= _sized(prompts, question, limits)
-            each = np.where(good, prompts.rate * prompts.ranks[:, None, None] / devices[:, None, None], 0.0)
+        if "aggregated" in task.question.modes:
+            both = group.points(demand, "both")
+            loads = np.nonzero(_ttft_met(both, task, slo) & _seated(both) & _sized(both, task))
+            user.append(1.0 / both.tpot[loads])
+            device.append((both.replica_rate * demand.mean_output_tokens / both.devices[:, None, None])[loads])
+            where.append(np.stack([np.full(len(loads[0]), g), *loads, np.zeros(len(loads[0]), dtype=np.int64)], axis=1))
+        if "disaggregated" in task.question.modes:
+            prefill, decode = group.points(demand, "prefill"), group.points(demand, "decode")
+            usable = _ttft_met(prefill, task, slo) & _seated(prefill) & _sized(prefill, task)
+            each = np.where(usable, prefill.replica_rate / prefill.devices[:, None, None], 0.0)
             best = float(each.max(initial=0.0))
             if best > 0:
-                good = _seated(answers) & _sized(answers, question, limits)
-                rate = answers.rate * answers.ranks[:, None, None] / devices[:, None, None]
-                at = np.nonzero(good)
-                user.append(1.0 / answers.tpot[at])
-                device.append(demand.mean_osl / (1.0 / best + 1.0 / rate[at]))
-                where.append(
-                    np.stack([np.full(len(at[0]), g), *at, np.full(len(at[0]), 1 + int(each.argmax()))], axis=1)
-                )
+                loads = np.nonzero(_seated(decode) & _sized(decode, task))
+                rate = (decode.replica_rate / decode.devices[:, None, None])[loads]
+                user.append(1.0 / decode.tpot[loads])
+                device.append(demand.mean_output_tokens / (1.0 / best + 1.0 / rate))
+                other = np.full(len(loads[0]), 1 + int(each.argmax()))
+                where.append(np.stack([np.full(len(loads[0]), g), *loads, other], axis=1))
     if not user:
         return ()
     per_user, per_device, place = np.concatenate(user), np.concatenate(device), np.concatenate(where)
     useful = per_device >= LEAST_USED * per_device.max(initial=0.0)
     per_user, per_device, place = per_user[useful], per_device[useful], place[useful]
-    chosen = _thinned(pareto(per_user, per_device))
-    return tuple(
-        _front_candidate(groups, place[i], question, demand, limits, prices, float(per_device[i])) for i in chosen
-    )
+    front = _thinned(pareto(per_user, per_device))
+    return tuple(_at_load(task, groups[int(place[i, 0])], place[i, 1:].tolist(), float(per_device[i])) for i in front)
 
 
-def _seated(points: Points) -> NDArray[np.bool_]:
+def _seated(points: OperatingPoints) -> Mask:
     """``[p, c, b]``: the cache and the largest request limit hold the load."""
     seats = points.seats.max(axis=2)[:, :, None]
     return np.asarray((points.load[None, None, :] <= seats) & (seats > 0))
 
 
-def _sized(points: Points, question: Question, limits: Limits) -> NDArray[np.bool_]:
+def _sized(points: OperatingPoints, task: PlanTask) -> Mask:
     """``[p, c, b]``: as many replicas as the rate needs at this load are loaded so, and within the limits."""
-    each = points.rate * points.ranks[:, None, None]
-    count = np.ceil(question.rate_per_s / np.maximum(each, 1e-30))
-    good = count * each <= OVERSIZE * question.rate_per_s
-    if limits.max_devices is not None:
-        devices = np.array([r.devices for r in points.replicas])[:, None, None]
-        good &= (count + limits.spares) * devices <= limits.max_devices
-    return np.asarray(good)
+    rate, most = task.question.rate_per_s, task.question.max_gpus
+    count = np.ceil(rate / np.maximum(points.replica_rate, 1e-30))
+    sized = count * points.replica_rate <= OVERSIZE * rate
+    if most is not None:
+        sized &= (count + task.question.spares) * points.devices[:, None, None] <= most
+    return np.asarray(sized)
 
 
-def _ttft_holds(points: Points, demand: Demand, limit_s: float, miss: float) -> NDArray[np.bool_]:
+def _ttft_met(points: OperatingPoints, task: PlanTask, slo: SloLimits) -> Mask:
     """``[p, c, b]`` for a replica alone."""
-    good = points.use < 0.97
-    if math.isfinite(limit_s):
-        spread = demand.dispersion / points.ranks[:, None]
-        good &= ttft_tail(points, demand, limit_s, spread)[:, :, 0, :] <= miss
-    return np.asarray(good)
+    met = points.use < MOST_USED
+    if math.isfinite(slo.ttft_s):
+        spread = task.demand.dispersion / points.ranks[:, None]
+        met &= TtftTail.over_loads(points, task.demand, spread).above(slo.ttft_s)[:, :, 0, :] <= slo.ttft_miss
+    return np.asarray(met)
 
 
-def _front_candidate(
-    groups: Sequence[Group],
-    place: NDArray[np.int64],
-    question: Question,
-    demand: Demand,
-    limits: Limits,
-    prices: Mapping[str, float],
-    per_device: float,
-) -> Candidate:
-    """A point of the front as a deployment for the rate asked for."""
-    g, p, c, b, other = (int(x) for x in place)
-    group = groups[g]
-    points = group.points(demand, "decode" if other else "both")
-    parts = [_part(points, p, c, b, "decode" if other else "both", question)]
-    ttft = 0.0
-    watts = _watts(points, p, c, b, question.rate_per_s)
+def _at_load(task: PlanTask, group: Group, place: Sequence[int], per_device: float) -> Candidate:
+    """A point of the front as a deployment for the requested rate."""
+    demand, slo = task.demand, SloLimits.of(task.question.targets)
+    p, c, b, other = place
+    points, load = group.points(demand, "decode" if other else "both"), (p, c, b)
+    loads: list[tuple[str, OperatingPoints, Load]] = [("decode" if other else "both", points, load)]
     if other:
-        prompts = group.points(demand, "prefill")
-        pp, pc, pb = (int(x) for x in np.unravel_index(other - 1, prompts.rate.shape))
-        parts.insert(0, _part(prompts, pp, pc, pb, "prefill", question))
-        ttft = float(prompts.service[pp, pc, pb] @ demand.isl_share + prompts.request_s[pp])
-        watts += _watts(prompts, pp, pc, pb, question.rate_per_s)
-    else:
-        wait = points.request_s[p] + points.residual[p, b]
-        ttft = float(points.service[p, c, b] @ demand.isl_share + wait)
-    devices = sum((x.count + limits.spares) * x.replica.devices for x in parts)
-    promise = promise_of(question.targets)
-    tpot = float(points.tpot[p, c, b])
-    capacity = min(
-        x.count * x.replica.ranks * float(r)
-        for x, r in zip(parts, [*([prompts.rate[pp, pc, pb]] if other else []), points.rate[p, c, b]], strict=True)
-    )
-    meets = tpot <= promise.tpot_s and ttft <= promise.ttft_s
-    return screened_candidate(
-        parts,
-        question,
-        limits,
-        {"ttft_s": ttft, "tpot_s": tpot, "watts": watts, "tokens_per_s_per_device": per_device},
-        capacity=capacity,
-        usd_per_hour=prices[group.machine.name] * devices,
-        osl=demand.mean_osl,
-        meets=meets,
-        breaks="tpot" if tpot > promise.tpot_s else "",
-    )
+        prefill = group.points(demand, "prefill")
+        first, budget, at = (int(x) for x in np.unravel_index(other - 1, prefill.rate.shape))
+        loads.insert(0, ("prefill", prefill, (first, budget, at)))
+    _, prompting, (i, j, k) = loads[0]
+    wait = prompting.request_s[i] + (0.0 if other else prompting.residual[i, k])
+    ttft, tpot = float(prompting.service[i, j, k] @ demand.prompt_share + wait), float(points.tpot[load])
+    pools = tuple(_pool(task, x, at, role) for role, x, at in loads)
+    watts = sum(_watts(task, x, at) for _, x, at in loads)
+    capacity = min(o.count * float(x.replica_rate[at]) for o, (_, x, at) in zip(pools, loads, strict=True))
+    rent = task.device_prices[group.machine.name] * sum(o.devices(task.question.spares) for o in pools)
+    slow = tpot > slo.tpot_s
+    row = CandidateRow(pools, capacity, rent, "tpot" if slow else "", {"ttft_s": ttft, "tpot_s": tpot, "watts": watts})
+    shown = screened_candidate(task, row, meets=not slow and ttft <= slo.ttft_s)
+    return replace(shown, tokens_per_s_per_device=per_device)  # at this load, not at the capacity of whole replicas
 
 
-def _part(points: Points, p: int, c: int, b: int, role: str, question: Question) -> Part:
+def _pool(task: PlanTask, points: OperatingPoints, at: Load, role: str) -> PoolOption:
     """A pool large enough for the rate at this load."""
-    replica = points.replicas[p]
-    count = max(1, math.ceil(question.rate_per_s / (float(points.rate[p, c, b]) * replica.ranks)))
-    wanted = float(points.load[b]) * replica.plan.pp if role != "prefill" else max(LEAST_SEATS, 8 * replica.plan.pp)
+    replica = points.replicas[at[0]]
+    count = max(1, math.ceil(task.question.rate_per_s / float(points.replica_rate[at])))
+    pp = replica.plan.pp
+    wanted = max(LEAST_SEATS, 8 * pp) if role == "prefill" else float(points.load[at[2]]) * pp
     place = min(int(np.searchsorted(replica.sequences, wanted)), len(replica.sequences) - 1)
     sequences = int(replica.sequences[place])
-    return Part(replica, role, count, max(int(replica.budgets[c]), sequences), sequences)
+    return PoolOption(replica, role, count, max(int(replica.budgets[at[1]]), sequences), sequences)
 
 
-def _watts(points: Points, p: int, c: int, b: int, rate_per_s: float) -> float:
+def _watts(task: PlanTask, points: OperatingPoints, at: Load) -> float:
     """Power of a pool for the rate at this load, W."""
-    replica = points.replicas[p]
-    needed = rate_per_s / (float(points.rate[p, c, b]) * replica.ranks)
-    host = replica.cluster.host_w / replica.cluster.per_node
-    return needed * replica.devices * (float(points.power[p, c, b]) + host)
+    replica = points.replicas[at[0]]
+    needed = task.question.rate_per_s / float(points.replica_rate[at])
+    return needed * replica.devices * (float(points.power[at]) + replica.host_w)
 
 
-def cost_front(blocks: Sequence[Block], question: Question, demand: Demand, limits: Limits) -> tuple[Candidate, ...]:
-    """Rent against TTFT at the promised percentile, among those that hold every promise by the screen."""
-    need = question.rate_per_s * (1.0 + question.headroom_frac)
-    usd, ttft, where = [], [], []
-    for k, block in enumerate(blocks):
-        good = (block.capacity >= need) & ~np.isnan(block.usd_per_hour)
-        good &= limits.keeps(block.devices, block.usd_per_hour, block.watts)
-        at = np.flatnonzero(good)
-        usd.append(block.usd_per_hour[at])
-        ttft.append(block.ttft_s[at])
-        where.append(np.stack([np.full(len(at), k), at], axis=1))
-    if not usd or not sum(len(u) for u in usd):
+def cost_front(task: PlanTask, tables: Sequence[CandidateTable]) -> tuple[Candidate, ...]:
+    """Rent against TTFT at its percentile, among those that meet every SLO by the screen."""
+    rent, ttft, where = [], [], []
+    for t, table in enumerate(tables):
+        met = (table.capacity >= task.question.required_rate_per_s) & ~np.isnan(table.rent_usd_per_hour)
+        places = np.flatnonzero(met & task.question.allows(table.devices, table.rent_usd_per_hour, table.watts))
+        rent.append(table.rent_usd_per_hour[places])
+        ttft.append(table.ttft_s[places])
+        where.append(np.stack([np.full(len(places), t), places], axis=1))
+    if not sum(len(u) for u in rent):
         return ()
-    cost, wait, place = np.concatenate(usd), np.concatenate(ttft), np.concatenate(where)
+    cost, wait, place = np.concatenate(rent), np.concatenate(ttft), np.concatenate(where)
     near = cost <= DEAREST * cost.min()
     cost, wait, place = cost[near], wait[near], place[near]
-    chosen: list[int] = []
+    front: list[int] = []
     for i in pareto(-cost, -wait).tolist():
-        if not chosen or wait[i] <= wait[chosen[-1]] * (1 - BETTER):
-            chosen.append(i)
-    found = []
-    for i in _thinned(np.array(chosen, dtype=np.int64)):
-        block, index = blocks[int(place[i, 0])], int(place[i, 1])
-        choice = block.choice(index, float(cost[i]))
-        found.append(
-            screened_candidate(
-                choice.parts,
-                question,
-                limits,
-                choice.figures,
-                capacity=choice.capacity,
-                usd_per_hour=float(cost[i]),
-                osl=demand.mean_osl,
-                meets=True,
-                breaks=choice.breaks,
-            )
-        )
-    return tuple(found)
+        if not front or wait[i] <= wait[front[-1]] * (1 - BETTER):
+            front.append(i)
+    rows = [tables[t].row(index) for t, index in place[_thinned(np.array(front, dtype=np.int64))].tolist()]
+    return tuple(screened_candidate(task, row, meets=True) for row in rows)

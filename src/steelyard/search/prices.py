@@ -8,20 +8,17 @@ lowerings, whatever the number of points.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
 from steelyard.cost.program import Kernel, Program
-from steelyard.cost.step import Replica as StepPricer
 from steelyard.cost.step_table import PROBES, classify
 from steelyard.search.demand import Demand
-from steelyard.search.space import Replica
-from steelyard.workload.protocol import Workload
+from steelyard.search.options import ReplicaOption
 from steelyard.workload.step import Step
 
 __all__ = ["BATCHES", "Classes", "StepPrices", "step_prices", "with_hops"]
@@ -75,27 +72,22 @@ class Classes:
 
 
 def step_prices(
-    model: Workload,
-    replica: Replica,
-    demand: Demand,
-    skew: float = 0.0,
-    classes: dict[tuple[bool, ...], Classes] | None = None,
+    replica: ReplicaOption, demand: Demand, classes: dict[tuple[bool, ...], Classes] | None = None
 ) -> StepPrices:
     """Price a replica, without the hops between its stages (:func:`with_hops`).
 
     Args:
-        model: the model. replica: machine, engine, plan and its token budgets.
+        replica: what prices the steps, and its token budgets.
         demand: lengths at which sequence kernels are priced.
-        skew: exponent of the power law of expert popularity.
         classes: what earlier calls for the same model found out.
     """
-    plan, engine = replica.plan, replica.engine
-    pricer = StepPricer(model, plan, replica.cluster, engine, skew)
+    pricer, plan, engine = replica.pricer, replica.plan, replica.engine
+    model = pricer.model
     points = np.concatenate([BATCHES, TOKENS])
-    chunk, before, copies = _chunks(replica.budgets, demand.isl)
+    chunk, before, copies = _chunks(replica.budgets, demand.prompt_tokens)
     latent = model.latent
     decoding = np.concatenate([points, BATCHES, BATCHES])
-    context = np.repeat([1.0, 1.0, max(demand.context, 2.0)], [len(points), len(BATCHES), len(BATCHES)])
+    context = np.repeat([1.0, 1.0, max(demand.context_tokens, 2.0)], [len(points), len(BATCHES), len(BATCHES)])
     logits = np.concatenate([np.ones(len(points)), BATCHES, np.ones(len(BATCHES))])
     token_at, rows_at, sequence_at = (
         slice(0, len(points)),
@@ -135,7 +127,7 @@ def step_prices(
     launches = sum(float(np.max(np.asarray(k.count))) for k in prompting)
     middle = -1 - int(np.searchsorted(-BATCHES[::-1], -32.0))
     spread = np.broadcast_to(np.asarray(whole.log_spread(), dtype=np.float64), decoding.shape)[middle]
-    shape = (2, len(replica.budgets), len(demand.isl), CHUNKS)
+    shape = (2, len(replica.budgets), len(demand.prompt_tokens), CHUNKS)
     return StepPrices(
         points,
         token,
@@ -153,12 +145,12 @@ def step_prices(
     )
 
 
-def with_hops(prices: StepPrices, model: Workload, replica: Replica) -> StepPrices:
+def with_hops(prices: StepPrices, replica: ReplicaOption) -> StepPrices:
     """The prices of one stage's worth of layers with the hops of a replica's pipeline; stages have the same kernels."""
     if replica.plan.pp == 1:
         return prices
-    hop = np.asarray(StepPricer(model, replica.plan, replica.cluster, replica.engine).hop_s(prices.points))
-    return dataclasses.replace(prices, token=prices.token + np.stack([hop, np.zeros(len(hop))]))
+    hop = np.asarray(replica.pricer.hop_s(prices.points))
+    return replace(prices, token=prices.token + np.stack([hop, np.zeros(len(hop))]))
 
 
 def _chunks(budgets: NDArray[np.int64], lengths: Floats) -> tuple[Floats, Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The analytic screen: what every replica holds at the promises, for all replicas, limits and counts at once.
+"""The analytic screen: the largest rate at which every replica meets the SLOs, for all limits and counts at once.
 
 A continuous-batching engine in steady state, as a fluid with fluctuations (docs/methods/planner.md derives it):
 
@@ -7,8 +7,8 @@ A continuous-batching engine in steady state, as a fluid with fluctuations (docs
     P(tpot > limit) = Q(ln(rate_limit / rate) / (k sqrt(D / (n b))))
     P(ttft > limit) = rho exp(-x / eta),  eta = S (D / n + c_S^2) / (2 (1 - rho)),  x = limit - service - residual step
 
-``n`` engines share the arrivals in turn, ``D`` is the dispersion of the arrivals, ``rho = rate S / lanes``. Prompts
-and answers in pools of their own are the same with one of the two parts left out.
+``n`` engines share the arrivals in turn, ``D`` is the dispersion of the arrivals, ``rho = rate S / lanes``. Prefill
+and decode pools are the same with one of the two parts left out.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ from numpy.typing import NDArray
 from steelyard.cost.energy import idle_power_w
 from steelyard.scenario.slo import Target
 from steelyard.search.demand import Demand
+from steelyard.search.options import Floats, Integers, ReplicaOption
 from steelyard.search.prices import BATCHES, StepPrices
-from steelyard.search.space import Replica
 
-__all__ = ["COUNTS", "LOADS", "Points", "Promise", "capacities", "points_of", "promise_of", "tail"]
+__all__ = [
+    "COUNTS",
+    "FIRST_FAILURES",
+    "LOADS",
+    "OperatingPoints",
+    "SloLimits",
+    "TtftTail",
+    "capacities",
+    "operating_points",
+    "tail",
+]
 
-Floats = NDArray[np.float64]
-
+#: What fails first, by the numbers that :func:`capacities` gives: seats and cache are ``kv``.
+FIRST_FAILURES = ("ttft", "tpot", "e2e", "kv")
 #: Requests decoding in a lane, the axis of the operating points: 32 per octave.
 LOADS = 2.0 ** (np.arange(0, 10 * 32 + 1) / 32)
 #: Shares of a prompt engine's time in use, the axis of the operating points of a prefill pool.
@@ -48,8 +58,8 @@ SEATED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """The limits and the probabilities with which they may be missed; inf = not promised."""
+class SloLimits:
+    """The limits of the SLOs and the shares of requests that may miss them; inf = no SLO."""
 
     ttft_s: float = math.inf
     ttft_miss: float = 0.01
@@ -58,23 +68,22 @@ class Promise:
     e2e_s: float = math.inf
     e2e_miss: float = 0.01
 
-
-def promise_of(targets: Sequence[Target]) -> Promise:
-    """The promises as limits; the mean counts as a miss of one half."""
-    found: dict[str, float] = {}
-    for target in targets:
-        name = target.metric.removesuffix("_s")
-        found[target.metric] = target.limit_s
-        found[f"{name}_miss"] = 0.5 if math.isnan(target.percentile) else max(1e-4, 1.0 - target.percentile / 100)
-    return Promise(**found)
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> SloLimits:
+        """The limits of some SLOs; an SLO on the mean may be missed by one half of the requests."""
+        limits: dict[str, float] = {}
+        for target in targets:
+            miss = 0.5 if math.isnan(target.percentile) else max(1e-4, 1.0 - target.percentile / 100)
+            limits |= {target.metric: target.limit_s, f"{target.metric.removesuffix('_s')}_miss": miss}
+        return cls(**limits)
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
-    """Operating points of some replicas with the same token budgets: ``p`` replicas, ``c`` budgets, ``b`` loads."""
+class OperatingPoints:
+    """Steady states of replicas with the same token budgets: ``p`` replicas, ``c`` budgets, ``b`` loads."""
 
-    replicas: tuple[Replica, ...]
-    budgets: NDArray[np.int64]
+    replicas: tuple[ReplicaOption, ...]
+    budgets: Integers
     rate: Floats
     """``[p, c, b]`` requests/s of one rank."""
     tpot: Floats
@@ -97,60 +106,46 @@ class Points:
     power: Floats
     """``[p, c, b]`` of one device, W."""
 
+    @property
+    def devices(self) -> Floats:
+        """``[p]`` devices of a replica."""
+        return np.array([r.devices for r in self.replicas], dtype=np.float64)
 
-def points_of(
-    replicas: Sequence[Replica],
+    @property
+    def replica_rate(self) -> Floats:
+        """``[p, c, b]`` requests/s of a replica, all ranks."""
+        return self.rate * self.ranks[:, None, None]
+
+
+def operating_points(
+    replicas: Sequence[ReplicaOption],
     prices: Sequence[StepPrices],
     demand: Demand,
     role: str = "both",
     transfer_s: Floats | float = 0.0,
-) -> Points:
-    """Operating points of replicas that have the same budgets.
+) -> OperatingPoints:
+    """Operating points of replicas that have the same token budgets.
 
     Args:
-        replicas, prices: beside each other.
+        replicas: the replicas.
+        prices: of each replica's steps.
         demand: the traffic.
         role: ``both``, ``prefill`` or ``decode``.
-        transfer_s: ``[p]`` time to hand the cache of a prompt over, spread over the answer of a decode pool.
+        transfer_s: ``[p]`` time to transfer the cache of a prompt, spread over the output in a decode pool.
     """
     first = replicas[0]
     budgets = first.budgets
-    column = [np.array([getattr(x, name) for x in prices])[:, None] for name in ("overhead_s", "per_row_s", "launch_s")]
-    overhead, per_row, launch = column
-    mixed = np.array([r.config.rules.mixed for r in replicas])
-    graphs = np.array([r.config.graph_tokens if r.engine.graph else -1.0 for r in replicas])[:, None]
     lanes = np.array([float(r.plan.pp) for r in replicas])
     decodes = max(demand.decodes, 1e-9)
     at = np.ones_like(LOADS) if role == "prefill" else LOADS
-    table = prices[0].points
-
-    token, decode_token, prompt_token = (
-        np.stack([getattr(x, n) for x in prices]) for n in ("token", "decode_token", "prompt_token")
-    )  # [p, 2, t]
-    rows = _refined(np.stack([x.rows for x in prices]), at)
-    attention = _refined(np.stack([x.attention for x in prices]), at, logarithmic=True)
-    alone = _at(table, token, at) + _at(table, decode_token, at) + rows + attention  # [p, 2, b]
-    decode_s = np.where(graphs < 0, np.maximum(alone[:, 0], launch), alone[:, 0]) + overhead + per_row * at
-    decode_j = alone[:, 1]
+    steps = _Steps(replicas, prices, at)
+    decode_s, decode_j = steps.decode_s, steps.decode_j
     if role == "decode":  # a step without prompts never meets its token budget: the smallest will do
         budgets = budgets[:1]
-        service = extra = extra_j = np.zeros((len(replicas), 1, len(at), len(demand.isl)))
+        service = extra = extra_j = np.zeros((len(replicas), 1, len(at), len(demand.prompt_tokens)))
     else:
-        service, extra, extra_j = _prompts(
-            replicas,
-            prices,
-            demand,
-            role,
-            at,
-            mixed,
-            graphs,
-            (table, token, decode_token, prompt_token),
-            (rows, attention),
-            (overhead, per_row, launch),
-            decode_s,
-            decode_j,
-        )
-    mean = service @ demand.isl_share
+        service, extra, extra_j = steps.prompts(demand, share_steps=role == "both")
+    mean = service @ demand.prompt_share
     stages = lanes[:, None, None]
     if role == "prefill" or demand.decodes < 1.0:
         rate = USES[None, None, :] * stages / mean
@@ -159,12 +154,12 @@ def points_of(
         load, residual = np.zeros_like(LOADS), np.zeros_like(decode_s)
     else:
         load = LOADS
-        tpot = decode_s[:, None, :] + load / decodes * (extra @ demand.isl_share) * stages  # every lane waits
+        tpot = decode_s[:, None, :] + load / decodes * (extra @ demand.prompt_share) * stages  # every lane waits
         tpot = tpot + np.reshape(np.asarray(transfer_s, dtype=np.float64), (-1, 1, 1)) / decodes
         rate = stages * load / (decodes * tpot)
         use = rate * mean / stages if role == "both" else np.zeros_like(rate)
         residual = decode_s if role == "both" else np.zeros_like(decode_s)
-    per_request = (extra_j @ demand.isl_share) * (role != "decode")
+    per_request = (extra_j @ demand.prompt_share) * (role != "decode")
     if role != "prefill":
         per_request = per_request + (decodes * decode_j / at)[:, None, :]
     static = np.array([x.static_w for x in prices])[:, None, None]
@@ -172,7 +167,7 @@ def points_of(
     busy = use if role == "prefill" else 1.0
     power = rate * per_request / stages + static * busy + idle * (1.0 - busy)
     cap = np.array([x.cap_w or np.inf for x in prices])[:, None, None]
-    held = demand.held if first.config.admission == "whole" or role == "prefill" else demand.context
+    held = demand.held_tokens if first.config.admission == "whole" or role == "prefill" else demand.context_tokens
     seats = np.stack([np.minimum(r.tokens / max(held, 1.0), r.sequences) for r in replicas]) / stages
     seats = np.where(np.stack([r.tokens for r in replicas]) > 0, seats, 0.0)
     if role == "prefill":  # one limit is as good as another that keeps every stage busy: the smallest such
@@ -181,7 +176,7 @@ def points_of(
         seats = np.where((seats > 0) & first[:, None, :], np.inf, 0.0)
     elif role == "decode":
         seats = seats[:, :1]
-    return Points(
+    return OperatingPoints(
         tuple(replicas),
         budgets,
         rate,
@@ -198,43 +193,57 @@ def points_of(
     )
 
 
-def _prompts(
-    replicas: Sequence[Replica],
-    prices: Sequence[StepPrices],
-    demand: Demand,
-    role: str,
-    at: Floats,
-    mixed: NDArray[np.bool_],
-    graphs: Floats,
-    tables: tuple[Floats, Floats, Floats, Floats],
-    riding: tuple[Floats, Floats],
-    fixed: tuple[Floats, Floats, Floats],
-    decode_s: Floats,
-    decode_j: Floats,
-) -> tuple[Floats, Floats, Floats]:
-    """``(time of a prompt's steps, time and energy it adds to decoding)``, each ``[p, c, b, k]``."""
-    table, token, decode_token, prompt_token = tables
-    rows, attention = riding
-    overhead, per_row, launch = (f[:, None, :, None] for f in fixed)
-    budgets = replicas[0].budgets.astype(np.float64)[:, None, None]
-    isl = demand.isl[None, None, :]
-    ride = (mixed & (role == "both"))[:, None, None, None]  # decodes share the steps of prompts
-    beside = np.where(ride, at[None, None, :, None], 0.0)
-    room = np.maximum(budgets - beside, np.minimum(budgets, 64.0))
-    steps = np.maximum(1.0, isl / room)
-    each = np.where(steps > 1.0, room, isl)
-    total = each + beside
-    found = _at(table, token, total) + _at(table, prompt_token, each)
-    with_decodes = (_at(table, decode_token, at) + rows + attention)[:, :, None, :, None]
-    found = found + np.where(ride[:, None], with_decodes, rows[:, :, None, :1, None])
-    prompt = np.stack([x.prompt for x in prices])[:, :, :, None, :]  # [p, 2, c, 1, k]
-    kernels = found * steps[:, None] + prompt
-    one = kernels[:, 0] / steps
-    one = np.where((total > graphs[:, None, :, None]) | (graphs[:, None, :, None] < 0), np.maximum(one, launch), one)
-    service = steps * (one + overhead + per_row * (1.0 + beside))
-    extra = np.where(ride, service - steps * decode_s[:, None, :, None], service)
-    extra_j = np.where(ride, kernels[:, 1] - steps * decode_j[:, None, :, None], kernels[:, 1])
-    return service, np.maximum(extra, 0.0), np.maximum(extra_j, 0.0)
+class _Steps:
+    """Times and energies of steps of some replicas, at ``b`` decoding requests in a lane."""
+
+    def __init__(self, replicas: Sequence[ReplicaOption], prices: Sequence[StepPrices], at: Floats) -> None:
+        self.at, self.points, self.budgets = at, prices[0].points, replicas[0].budgets.astype(np.float64)
+        self.mixed = np.array([r.config.rules.mixed for r in replicas])
+        self.graphs = np.array([r.config.graph_tokens if r.engine.graph else -1.0 for r in replicas])[:, None]
+        self.overhead_s, self.per_row_s, self.launch_s = (
+            np.array([getattr(x, name) for x in prices])[:, None] for name in ("overhead_s", "per_row_s", "launch_s")
+        )
+        self.token, self.decode_token, self.prompt_token = (
+            np.stack([getattr(x, name) for x in prices]) for name in ("token", "decode_token", "prompt_token")
+        )  # [p, 2, t]
+        self.prompt = np.stack([x.prompt for x in prices])  # [p, 2, c, k]
+        self.rows = _refined(np.stack([x.rows for x in prices]), at)
+        attention = _refined(np.stack([x.attention for x in prices]), at, logarithmic=True)
+        self.decoding = _at(self.points, self.decode_token, at) + self.rows + attention
+        alone = _at(self.points, self.token, at) + _at(self.points, self.decode_token, at) + self.rows + attention
+        launched = np.where(self.graphs < 0, np.maximum(alone[:, 0], self.launch_s), alone[:, 0])
+        self.decode_s = launched + self.overhead_s + self.per_row_s * at
+        """``[p, b]`` of a step that only decodes, s."""
+        self.decode_j = alone[:, 1]
+        """``[p, b]`` energy of one device in it, J."""
+
+    def prompts(self, demand: Demand, *, share_steps: bool) -> tuple[Floats, Floats, Floats]:
+        """``(time of a prompt's steps, time and energy it adds to decoding)``, each ``[p, c, b, k]``.
+
+        Args:
+            demand: classes of prompts.
+            share_steps: decodes share the steps of prompts where the engine mixes them.
+        """
+        overhead, per_row, launch, graphs = (
+            x[:, None, :, None] for x in (self.overhead_s, self.per_row_s, self.launch_s, self.graphs)
+        )
+        budgets, lengths = self.budgets[:, None, None], demand.prompt_tokens[None, None, :]
+        shared = (self.mixed & share_steps)[:, None, None, None]
+        beside = np.where(shared, self.at[None, None, :, None], 0.0)
+        room = np.maximum(budgets - beside, np.minimum(budgets, 64.0))
+        steps = np.maximum(1.0, lengths / room)
+        each = np.where(steps > 1.0, room, lengths)
+        total = each + beside
+        kernels = _at(self.points, self.token, total) + _at(self.points, self.prompt_token, each)
+        decoding = self.decoding[:, :, None, :, None]
+        kernels = kernels + np.where(shared[:, None], decoding, self.rows[:, :, None, :1, None])
+        kernels = kernels * steps[:, None] + self.prompt[:, :, :, None, :]
+        one = kernels[:, 0] / steps
+        one = np.where((total > graphs) | (graphs < 0), np.maximum(one, launch), one)
+        service = steps * (one + overhead + per_row * (1.0 + beside))
+        extra = np.where(shared, service - steps * self.decode_s[:, None, :, None], service)
+        extra_j = np.where(shared, kernels[:, 1] - steps * self.decode_j[:, None, :, None], kernels[:, 1])
+        return service, np.maximum(extra, 0.0), np.maximum(extra_j, 0.0)
 
 
 def _at(points: Floats, values: Floats, wanted: Floats) -> Floats:
@@ -267,20 +276,22 @@ def tail(x: Any) -> Any:
     return np.where(np.asarray(x) >= 0, upper, 1.0 - upper)
 
 
-def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats = COUNTS) -> tuple[Floats, Any]:
-    """Largest rate of a replica at which every promise holds.
+def capacities(points: OperatingPoints, demand: Demand, slo: SloLimits, counts: Floats = COUNTS) -> tuple[Floats, Any]:
+    """Largest rate of a replica at which every SLO is met.
 
     Args:
-        points: operating points. demand: lengths and burstiness. promise: limits.
-        counts: replicas that share the traffic in turn.
+        points: operating points.
+        demand: lengths and burstiness.
+        slo: limits.
+        counts: numbers of replicas that share the traffic.
 
     Returns:
         ``(rate [p, c, s, r], what breaks first [p, c, s, r])``: requests/s of a whole replica (all ranks), 0 where even
-        the lightest load fails; 0 = ttft, 1 = tpot, 2 = e2e, 3 = seats and cache.
+        the lightest load fails; places in :data:`FIRST_FAILURES`.
     """
     engines = points.ranks[:, None] * counts[None, :]  # [p, r]
     spread = demand.dispersion / engines
-    misses = _misses(points, demand, promise, spread)  # name -> bool [p, c, r, b]
+    misses = _misses(points, demand, slo, spread)  # name -> bool [p, c, r, b]
     leading = {
         name: np.argmax(np.concatenate([bad, np.ones((*bad.shape[:-1], 1), bool)], -1), -1)
         for name, bad in misses.items()
@@ -306,56 +317,80 @@ def capacities(points: Points, demand: Demand, promise: Promise, counts: Floats 
     return rate, breaks
 
 
-def _misses(points: Points, demand: Demand, promise: Promise, spread: Floats) -> dict[str, NDArray[np.bool_]]:
-    """Where along the loads each promise is broken: ``[p, c, r, b]``."""
+def _misses(points: OperatingPoints, demand: Demand, slo: SloLimits, spread: Floats) -> dict[str, NDArray[np.bool_]]:
+    """Where along the loads each SLO is missed: ``[p, c, r, b]``."""
     shape = (*points.rate.shape[:2], spread.shape[1], points.rate.shape[2])
     fine = np.zeros(shape, dtype=bool)
-    found = {"ttft": fine, "tpot": fine, "e2e": fine}
+    misses = {"ttft": fine, "tpot": fine, "e2e": fine}
     rate = points.rate[:, :, None, :]
     use = points.use[:, :, None, :]
     ca = spread[:, None, :, None]
     deviation = AVERAGED * np.sqrt(ca / (np.maximum(points.load, 1.0) * points.lanes[:, None])[:, None, None, :])
-    if points.use.any() and math.isfinite(promise.ttft_s):
-        found["ttft"] = (use >= 1.0) | (ttft_tail(points, demand, promise.ttft_s, spread) > promise.ttft_miss)
+    if points.use.any() and math.isfinite(slo.ttft_s):
+        misses["ttft"] = (use >= 1.0) | (TtftTail.over_loads(points, demand, spread).above(slo.ttft_s) > slo.ttft_miss)
     elif points.use.any():
-        found["ttft"] = np.broadcast_to(use >= 0.98, shape)
-    if math.isfinite(promise.tpot_s) and points.tpot.any():
-        under = points.tpot <= promise.tpot_s
+        misses["ttft"] = np.broadcast_to(use >= 0.98, shape)
+    if math.isfinite(slo.tpot_s) and points.tpot.any():
+        under = points.tpot <= slo.tpot_s
         limit = np.where(under, points.rate, 0.0).max(axis=2, keepdims=True)
         limit = np.where(under.all(axis=2, keepdims=True), np.inf, limit)[:, :, None, :]
         gap = np.log(np.maximum(limit, 1e-30) / rate)
         share = _shares(gap, deviation, demand)
-        found["tpot"] = (share > promise.tpot_miss) | (gap < 0)
-    if math.isfinite(promise.e2e_s):
-        longest = float(np.interp(1 - promise.e2e_miss, np.cumsum(demand.osl_share), demand.osl))
-        wait = points.request_s[:, None, None] + (points.service @ demand.isl_share) + points.residual[:, None, :]
+        misses["tpot"] = (share > slo.tpot_miss) | (gap < 0)
+    if math.isfinite(slo.e2e_s):
+        longest = float(np.interp(1 - slo.e2e_miss, np.cumsum(demand.output_share), demand.output_tokens))
+        wait = points.request_s[:, None, None] + (points.service @ demand.prompt_share) + points.residual[:, None, :]
         each = wait + max(longest - 1, 0.0) * points.tpot
-        found["e2e"] = np.broadcast_to((each > promise.e2e_s)[:, :, None, :], shape)
-    return found
+        misses["e2e"] = np.broadcast_to((each > slo.e2e_s)[:, :, None, :], shape)
+    return misses
 
 
 def _shares(gap: Floats, deviation: Floats, demand: Demand) -> Floats:
-    """Share of the requests whose own load exceeds the limit by chance: short answers average over less."""
-    found = np.zeros(np.broadcast_shapes(gap.shape, deviation.shape))
-    mean = demand.mean_osl
-    for osl, share in zip(demand.osl, demand.osl_share, strict=True):
-        if osl <= 1:
+    """Share of the requests whose own load exceeds the limit by chance: short outputs average over less."""
+    beyond = np.zeros(np.broadcast_shapes(gap.shape, deviation.shape))
+    mean = demand.mean_output_tokens
+    for tokens, share in zip(demand.output_tokens, demand.output_share, strict=True):
+        if tokens <= 1:
             continue
-        longer = math.sqrt(max(1.0, mean / osl))
-        found += share * tail(gap / np.maximum(deviation * longer, 1e-9))
-    return found
+        longer = math.sqrt(max(1.0, mean / tokens))
+        beyond += share * tail(gap / np.maximum(deviation * longer, 1e-9))
+    return beyond
 
 
-def ttft_tail(points: Points, demand: Demand, limit_s: Any, spread: Floats) -> Floats:
-    """``P(TTFT > limit)``, ``[p, c, r, b]``: the service of the prompt's class, a step under way, the queue's tail."""
-    use = np.minimum(points.use[:, :, None, :], 0.999)
-    mean = (points.service @ demand.isl_share)[:, :, None, :] / points.lanes[:, None, None, None]
-    second = (points.service**2 @ demand.isl_share)[:, :, None, :] / points.lanes[:, None, None, None] ** 2
-    varied = np.maximum(second / np.maximum(mean, 1e-30) ** 2 - 1.0, 0.0)
-    eta = mean * (spread[:, None, :, None] + varied) / (2.0 * (1.0 - use)) * np.cbrt(use)
-    found = np.zeros(np.broadcast_shapes(eta.shape, use.shape))
-    for k, share in enumerate(demand.isl_share):
-        fixed = points.request_s[:, None, None] + points.service[..., k] + points.residual[:, None, :]
-        left = limit_s - fixed[:, :, None, :]
-        found += share * np.where(left < 0, 1.0, use * np.exp(-np.maximum(left, 0.0) / np.maximum(eta, 1e-12)))
-    return found
+class TtftTail:
+    """``P(TTFT > limit)``: the service of the prompt's class, a step under way, the exponential tail of the queue."""
+
+    def __init__(
+        self, points: OperatingPoints, demand: Demand, spread: Floats, use: Floats, service: Floats, residual: Floats
+    ) -> None:
+        ahead = (slice(None), *[None] * (use.ndim - 1))
+        lanes = points.lanes[ahead]
+        self.share, self.use = demand.prompt_share, np.minimum(use, 0.999)
+        mean = (service @ self.share) / lanes
+        second = (service**2 @ self.share) / lanes**2
+        varied = np.maximum(second / np.maximum(mean, 1e-30) ** 2 - 1.0, 0.0)
+        self.eta = mean * (spread + varied) / (2.0 * (1.0 - self.use)) * np.cbrt(self.use)
+        self.fixed = [points.request_s[ahead] + service[..., k] + residual for k in range(len(self.share))]
+
+    @classmethod
+    def over_loads(cls, points: OperatingPoints, demand: Demand, spread: Floats) -> TtftTail:
+        """At every load, ``[p, c, r, b]``; ``spread [p, r]`` is the dispersion of the arrivals at an engine."""
+        service, residual = points.service[:, :, None], points.residual[:, None, None, :]
+        return cls(points, demand, spread[:, None, :, None], points.use[:, :, None, :], service, residual)
+
+    @classmethod
+    def at(cls, points: OperatingPoints, demand: Demand, spread: Floats, index: Integers) -> TtftTail:
+        """At one load of each candidate, ``index [p, c, n]``; ``spread [p, n]``."""
+        use = np.take_along_axis(points.use, index, axis=2)
+        service = np.take_along_axis(points.service, index[..., None], axis=2)
+        residual = points.residual[np.arange(len(points.residual))[:, None, None], index]
+        return cls(points, demand, spread[:, None, :], use, service, residual)
+
+    def above(self, limit_s: Any) -> Floats:
+        """The share of requests whose TTFT exceeds a limit (s)."""
+        missed = np.zeros(np.broadcast_shapes(self.eta.shape, self.use.shape))
+        for share, fixed in zip(self.share, self.fixed, strict=True):
+            left = limit_s - fixed
+            queued = self.use * np.exp(-np.maximum(left, 0.0) / np.maximum(self.eta, 1e-12))
+            missed += share * np.where(left < 0, 1.0, queued)
+        return missed

@@ -1,8 +1,7 @@
-"""Speculative decoding as a choice of the planner: fewer replicas where it lets each hold more.
+"""Speculative decoding as a choice of the planner: fewer replicas where it lets each serve more.
 
-The screen knows no acceptance, so the best deployments found without it, and cheaper ones that miss the promise without
-it, are played again with it, the number of replicas bisected. One that holds every promise for less rent takes the
-winner's place.
+The screen knows no acceptance, so the best deployments found without it, and cheaper ones that miss an SLO without it,
+are simulated again with it, the number of replicas bisected. One that meets every SLO for less rent becomes the winner.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from steelyard.deployment.deployment import Deployment
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.slo import judge
 from steelyard.search.answer import Answer, Candidate
+from steelyard.search.options import Floats
+from steelyard.search.task import PlanTask
+from steelyard.search.trial import METRICS
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import Simulation, simulate_deployment
 from steelyard.simulation.run import Options
 from steelyard.techniques.speculate import parse_speculation
-from steelyard.traffic.trace import Trace
-from steelyard.workload.catalogue import Model
 
 __all__ = ["LAUNCHED", "read_ways", "speculated"]
 
@@ -29,13 +28,13 @@ __all__ = ["LAUNCHED", "read_ways", "speculated"]
 LAUNCHED = ("draft", "ngram", "mtp")
 
 
-def read_ways(words: str | Sequence[str], engines: Sequence[str], objective: str) -> tuple[str, ...]:
-    """The ways to guess that may be used: ``draft:llama-3.2-1b,k=4;ngram:k=3``, separated by semicolons.
+def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str) -> tuple[str, ...]:
+    """The ways to speculate that may be used: ``draft:llama-3.2-1b,k=4;ngram:k=3``, separated by semicolons.
 
     Raises:
         InputError: every problem at once.
     """
-    parts = words.split(";") if isinstance(words, str) else words
+    parts = specs.split(";") if isinstance(specs, str) else specs
     ways = tuple(dict.fromkeys(p.strip() for p in parts if p.strip()))
     problems: list[Problem] = []
     for way in ways:
@@ -55,97 +54,88 @@ def read_ways(words: str | Sequence[str], engines: Sequence[str], objective: str
     return ways
 
 
-def speculated(answer: Answer, ways: Sequence[str], model: Model, trace: Trace) -> Answer:
-    """The answer with the winner and its runners-up weighed with every way to guess as well.
-
-    Args:
-        answer: found without. ways: words of ``--speculate``. trace: the traffic at the question's rate.
-    """
-    if answer.winner is None:
+def speculated(answer: Answer, task: PlanTask) -> Answer:
+    """The answer with the winner, its runners-up and the front weighed with every allowed way to speculate as well."""
+    winner, ways = answer.winner, task.question.speculate
+    if winner is None:
         return answer
-    found, usd = [], answer.winner.usd_per_hour
-    bases: dict[
-        object, Candidate
-    ] = {}  # of each replica the first, best candidate; cheaper ones of the front may hold with it what they do not
-    for candidate in (answer.winner, *answer.runners_up, *answer.front):
-        cheaper = candidate.usd_per_hour is not None and usd is not None and candidate.usd_per_hour <= usd * (1 + 1e-9)
-        if candidate.mode == "aggregated" and cheaper:
+    rent = winner.rent_usd_per_hour
+    bases: dict[object, Candidate] = {}  # the best candidate of each replica; with it, cheaper ones may meet the SLOs
+    for candidate in (winner, *answer.runners_up, *answer.front):
+        own = candidate.rent_usd_per_hour
+        if candidate.mode == "aggregated" and own is not None and rent is not None and own <= rent * (1 + 1e-9):
             bases.setdefault((candidate.machine, candidate.deployment.pools[0].plan), candidate)
-    for candidate in bases.values():
-        found += [c for way in ways if (c := _fewest(candidate, way, answer, model, trace)) is not None]
-    best = min(found, key=lambda c: (c.usd_per_hour, c.tpot_s), default=None)
-    if best is None or usd is None or best.usd_per_hour is None or best.usd_per_hour >= usd * (1 - 1e-9):
-        text = f"speculative decoding ({'; '.join(ways)}) saves no rent"
-        return replace(answer, why=(*answer.why, text))
-    text = f"speculative decoding saves {1 - best.usd_per_hour / usd:.0%}: {usd:,.2f} USD/h without"
+    better = [c for base in bases.values() for way in ways if (c := _fewest(base, way, task)) is not None]
+    best = min(better, key=lambda c: (c.rent_usd_per_hour, c.tpot_s), default=None)
+    if best is None or rent is None or best.rent_usd_per_hour is None or best.rent_usd_per_hour >= rent * (1 - 1e-9):
+        return replace(answer, why=(*answer.why, f"speculative decoding ({'; '.join(ways)}) saves no rent"))
+    saving = f"speculative decoding saves {1 - best.rent_usd_per_hour / rent:.0%}: {rent:,.2f} USD/h without"
+    first = f"{best.shape} at {best.rent_usd_per_hour:,.2f} USD/h holds every promise when played"
     return replace(
         answer,
         winner=best,
-        runners_up=(answer.winner, *answer.runners_up),
-        why=(f"{best.shape} at {best.usd_per_hour:,.2f} USD/h holds every promise when played", text, *answer.why),
+        runners_up=(winner, *answer.runners_up),
+        why=(first, saving, *answer.why),
         breaks_first=f"{best.breaks_first}; the largest rate was not searched with speculative decoding",
     )
 
 
-def _fewest(candidate: Candidate, way: str, answer: Answer, model: Model, trace: Trace) -> Candidate | None:
-    """The fewest replicas that hold every promise; None when not even as many as without do."""
-    question = answer.question
-    pool = candidate.deployment.pools[0]
-    sent = trace.scaled(1.0 + question.headroom_frac) if question.headroom_frac else trace
+def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
+    """The fewest replicas that meet every SLO; None when not even as many as without do."""
+    question, pool = task.question, base.deployment.pools[0]
+    trace = task.trace.scaled(1.0 + question.headroom_frac) if question.headroom_frac else task.trace
 
-    def played(count: int) -> Simulation | None:
-        pools = (replace(pool, replicas=count, speculate=way),)
-        found = simulate_deployment(
-            Deployment(candidate.deployment.model, pools, candidate.deployment.router),
-            sent,
-            Options("fcfs", question.seed, {}, question.skew, log=0),
-            model=model,
-        )
-        records = found.records
-        values = {name: getattr(records, name)[records.completed] for name in ("ttft_s", "tpot_s", "e2e_s")}
-        whole = bool(np.all(records.completed))
-        return found if whole and all(v.met for v in judge(question.targets, values)) else None
+    def simulated(count: int) -> Simulation | None:
+        deployment = replace(base.deployment, pools=(replace(pool, replicas=count, speculate=way),))
+        options = Options("fcfs", question.seed, {}, question.skew, log=0)
+        run = simulate_deployment(deployment, trace, options, model=task.model)
+        done = run.records.completed
+        met = all(v.met for v in judge(question.targets, _values(run)))
+        return run if bool(np.all(done)) and met else None
 
     low, high = 0, pool.replicas - question.spares
-    best = played(high) if high > 0 else None
+    best = simulated(high) if high > 0 else None
     if best is None:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        tried = played(middle)
-        low, high, best = (low, middle, tried) if tried is not None else (middle, high, best)
-    return _shown(candidate, way, answer, high, best)
+        run = simulated(middle)
+        low, high, best = (low, middle, run) if run is not None else (middle, high, best)
+    return _candidate(base, way, task, high, best)
 
 
-def _shown(candidate: Candidate, way: str, answer: Answer, count: int, run: Simulation) -> Candidate:
-    question, pool = answer.question, candidate.deployment.pools[0]
-    assert candidate.usd_per_hour is not None
+def _values(run: Simulation) -> dict[str, Floats]:
+    """By metric, of the requests that completed."""
+    return {name: getattr(run.records, name)[run.records.completed] for name in METRICS}
+
+
+def _candidate(base: Candidate, way: str, task: PlanTask, count: int, run: Simulation) -> Candidate:
+    """A candidate with ``count`` replicas that speculate; its power is that without, by device."""
+    question, pool = task.question, base.deployment.pools[0]
+    assert base.rent_usd_per_hour is not None
     replicas = count + question.spares
     devices = replicas * pool.plan.devices
-    usd = candidate.usd_per_hour * devices / candidate.devices
-    records, done = run.records, run.records.completed
-    series = {name: getattr(records, name)[done] for name in ("ttft_s", "tpot_s", "e2e_s")}
-    shares = {n: {k: v for k, v in describe(x).items() if v is not None} for n, x in series.items()}
-    promised = {v.target.metric: v.value_s for v in judge(question.targets, series)}
-    at = {name: promised.get(name, shares[name]["p99"]) for name in series}
-    held = question.rate_per_s * (1.0 + question.headroom_frac)
-    per_hour = question.rate_per_s * question.osl * 3600
+    rent = base.rent_usd_per_hour * devices / base.devices
+    values = _values(run)
+    shares = {n: {k: v for k, v in describe(x).items() if v is not None} for n, x in values.items()}
+    at = {name: shares[name]["p99"] for name in METRICS}
+    at |= {v.target.metric: v.value_s for v in judge(question.targets, values)}
     return replace(
-        candidate,
-        deployment=replace(candidate.deployment, pools=(replace(pool, replicas=replicas, speculate=way),)),
+        base,
+        deployment=replace(base.deployment, pools=(replace(pool, replicas=replicas, speculate=way),)),
         devices=devices,
-        shape=f"{replicas} x {candidate.shape.partition(' x ')[2]} with {way}",
-        usd_per_hour=usd,
-        usd_per_million_tokens=usd / per_hour * 1e6,
-        watts=candidate.watts * devices / candidate.devices,
+        shape=f"{replicas} x {base.shape.partition(' x ')[2]} with {way}",
+        rent_usd_per_hour=rent,
+        usd_per_million_tokens=rent / (question.rate_per_s * question.output_tokens * 3600) * 1e6,
+        watts=base.watts * devices / base.devices,
         ttft_s=at["ttft_s"],
         tpot_s=at["tpot_s"],
         e2e_s=at["e2e_s"],
         percentiles=shares,
-        tokens_per_s_per_device=held * question.osl / devices,
+        tokens_per_s_per_device=question.required_rate_per_s * question.output_tokens / devices,
         tokens_per_s_per_user=1.0 / max(shares["tpot_s"]["mean"], 1e-9),
-        max_rate_per_s=held,
+        max_rate_per_s=question.required_rate_per_s,
         interval={},
         headroom_frac=question.headroom_frac,
-        value=usd,
+        value=rent,
     )

@@ -208,13 +208,13 @@ def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], di
     found = plan(**arguments)
     winner = found.winner
     known = [c.name for c in columns_of("plan").values() if not c.asked]
-    row = {k: getattr(winner, k, None) for k in known} if winner is not None else {}
+    row = {k: winner.columns().get(k) for k in known} if winner is not None else {}
     row |= {"feasible": winner is not None, "candidates": found.candidates, "simulated": found.simulated}
     shown = ("machine", "devices", "engine", "shape", PRICE, "ttft_s", "tpot_s", "max_rate_per_s")
     more: dict[str, Any] = {
         "why": list(found.why),
         "breaks_first": found.breaks_first,
-        "runners_up": [{k: getattr(c, k) for k in shown} for c in found.runners_up],
+        "runners_up": [{k: c.columns()[k] for k in shown} for c in found.runners_up],
         "inputs": dict(found.inputs),
     }
     if found.infeasible is not None:

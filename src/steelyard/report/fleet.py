@@ -1,15 +1,15 @@
-"""The answer for mixed fleets in words and as JSON."""
+"""The answer for mixed fleets as sentences and as JSON."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from steelyard.search.describe import UNITS
 from steelyard.search.fleet import Fleet, FleetAnswer
 
 __all__ = ["lines", "to_dict"]
 
-UNITS = {"cost": "USD/h", "energy": "W", "carbon": "g/h", "devices": "devices"}
 #: Routes named before the rest is only counted.
 NAMED = 12
 
@@ -47,9 +47,10 @@ def lines(answer: FleetAnswer) -> list[str]:
 
 
 def _promise(answer: FleetAnswer, fleet: Fleet) -> str:
+    values = [(t, fleet.slo_values[t.metric]) for t in answer.question.targets]
     held = ", ".join(
-        f"{t.metric.removesuffix('_s').upper()} {t.label} {fleet.promised[t.metric]:.3g} s (promise {t.limit_s:.3g} s)"
-        for t in answer.question.targets
+        f"{t.metric.removesuffix('_s').upper()} {t.label} {value:.3g} s (promise {t.limit_s:.3g} s)"
+        for t, value in values
     )
     return f"played: {held}" if held else "played without a promise"
 
@@ -118,19 +119,18 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
         "shape": fleet.shape,
         "devices": fleet.devices,
         "value": fleet.value,
-        "usd_per_hour": fleet.usd_per_hour,
+        "usd_per_hour": fleet.rent_usd_per_hour,
         "usd_per_million_tokens": fleet.usd_per_million_tokens,
         "watts": fleet.watts,
         "meets": fleet.meets,
-        "promised": {k: _finite(v) for k, v in fleet.promised.items()},
+        "promised": {k: _finite(v) for k, v in fleet.slo_values.items()},
         "percentiles": {m: {k: _finite(v) for k, v in row.items()} for m, row in fleet.percentiles.items()},
         "pools": [
             {
                 "machine": p.machine,
                 "replicas": p.replicas,
                 "devices": p.devices,
-                "tp": p.plan.tp,
-                "pp": p.plan.pp,
+                **{name: size for name, size in p.plan.degrees.items() if name in ("tp", "pp")},
                 "engine": p.plan.engine,
                 **dict(p.flags),
             }
@@ -138,7 +138,7 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
         ],
         "routing": fleet.routing,
         "routes": [
-            {"prompts": list(r.prompts), "answers": list(r.answers), "share": r.share, "pools": list(r.pools)}
+            {"prompts": list(r.prompts), "answers": list(r.outputs), "share": r.share, "pools": list(r.pools)}
             for r in fleet.routes
         ],
     }

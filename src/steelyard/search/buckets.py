@@ -1,30 +1,28 @@
-"""Requests in buckets of prompt and answer length, and the dealing out of buckets to pools."""
+"""Requests in buckets of prompt and output length, and the routing of buckets to pools."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.errors import InputError
-from steelyard.traffic.trace import Trace, gather
+from steelyard.search.options import Floats, Integers
+from steelyard.traffic.trace import Trace
 
-__all__ = ["ROUTING", "Buckets", "buckets_of", "deal", "merged", "part_of"]
+__all__ = ["ROUTING", "Buckets", "buckets_of", "deal"]
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-#: What the router of a mixed fleet knows of a request: its prompt alone, or its answer's length as well (predicted).
+#: What the router of a mixed fleet knows of a request: its prompt alone, or its output length as well (predicted).
 ROUTING = ("prompt", "size")
-#: Bounds of buckets per doubling of the prompt and of the answer.
-PROMPT_OCTAVE, ANSWER_OCTAVE = 2, 1
+#: Bounds of buckets per doubling of the prompt and of the output.
+PROMPT_OCTAVE, OUTPUT_OCTAVE = 2, 1
 #: Lengths below which no bound is drawn: shorter requests cost about the same.
-SHORT_PROMPT, SHORT_ANSWER = 64, 8
+SHORT_PROMPT, SHORT_OUTPUT = 64, 8
 #: Share of the requests below which a row of prompt lengths is joined with its neighbour.
 THIN = 0.004
+#: Fraction of the golden ratio: its multiples modulo 1 are spread most evenly.
+GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +32,20 @@ class Buckets:
     A bucket is what capacities are computed for; a ``group`` of buckets is what the router can tell apart.
     """
 
-    isl: Floats
-    """Mean prompt, tokens."""
-    osl: Floats
-    """Mean answer, tokens."""
+    prompt_tokens: Floats
+    """Mean."""
+    output_tokens: Floats
+    """Mean."""
     share: Floats
     """Of the requests."""
-    context: Floats
-    """Mean tokens in the cache over the answers, seen from a decode step."""
-    longest: Integers
-    """Most tokens of a prompt with its answer."""
-    isl_range: Integers
-    """``[b, 2]`` shortest and longest prompt."""
-    osl_range: Integers
-    """``[b, 2]`` shortest and longest answer."""
+    context_tokens: Floats
+    """Mean tokens in the cache of a request while it decodes."""
+    longest_tokens: Integers
+    """Most tokens of a prompt with its output."""
+    prompt_range: Integers
+    """``[b, 2]`` shortest and longest prompt, tokens."""
+    output_range: Integers
+    """``[b, 2]`` shortest and longest output, tokens."""
     group: Integers
     """Number of the bucket's group, from 0."""
     member: Integers
@@ -55,7 +53,7 @@ class Buckets:
     """Of :data:`ROUTING`."""
 
     def __len__(self) -> int:
-        return len(self.isl)
+        return len(self.share)
 
     @property
     def groups(self) -> int:
@@ -67,23 +65,21 @@ class Buckets:
         """``[n]`` the group of each request."""
         return np.asarray(self.group[self.member])
 
-    def prompts(self, group: int) -> tuple[int, int]:
-        """Shortest and longest prompt of a group."""
-        rows = self.isl_range[self.group == group]
-        return int(rows[:, 0].min()), int(rows[:, 1].max())
-
-    def answers(self, group: int) -> tuple[int, int]:
-        """Shortest and longest answer of a group."""
-        rows = self.osl_range[self.group == group]
-        return int(rows[:, 0].min()), int(rows[:, 1].max())
+    def ranges(self, group: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shortest and longest prompt, and shortest and longest output, of a group."""
+        own = self.group == group
+        prompts, outputs = (
+            (int(x[own, 0].min()), int(x[own, 1].max())) for x in (self.prompt_range, self.output_range)
+        )
+        return prompts, outputs
 
 
 def buckets_of(trace: Trace, routing: str = "prompt") -> Buckets:
-    """Cut a trace into buckets: two per doubling of the prompt, one per doubling of the answer.
+    """Cut a trace into buckets: two per doubling of the prompt, one per doubling of the output.
 
     Args:
         trace: lengths; arrivals do not matter.
-        routing: ``prompt``: buckets of equal prompts and unlike answers form one group; ``size``: each is its own.
+        routing: ``prompt``: buckets of equal prompts and unlike outputs form one group; ``size``: each is its own.
 
     Raises:
         InputError: unknown ``routing``.
@@ -92,7 +88,7 @@ def buckets_of(trace: Trace, routing: str = "prompt") -> Buckets:
         raise InputError(f"expected one of {', '.join(ROUTING)}, got {routing!r}", field="routing")
     isl, osl = np.asarray(trace.isl, dtype=np.int64), np.asarray(trace.osl, dtype=np.int64)
     row = _joined(_place(isl, SHORT_PROMPT, PROMPT_OCTAVE))
-    column = _place(osl, SHORT_ANSWER, ANSWER_OCTAVE)
+    column = _place(osl, SHORT_OUTPUT, OUTPUT_OCTAVE)
     keys, member = np.unique(row * 1000 + column, return_inverse=True)
     member = np.asarray(member).reshape(-1)
     count = np.bincount(member).astype(np.float64)
@@ -162,48 +158,3 @@ def deal(group: Integers, shares: Floats) -> Integers:
         point = (0.5 + np.arange(len(rows)) * GOLDEN) % 1.0
         pool[rows] = used[np.searchsorted(np.cumsum(shares[g][used])[:-1], point, side="right")]
     return pool
-
-
-#: Fraction of the golden ratio: its multiples modulo 1 are spread most evenly.
-GOLDEN = 0.6180339887498949
-
-
-def part_of(trace: Trace, keep: Any) -> Trace | None:
-    """The requests of a trace that a pool gets, in their order; None when there is none."""
-    rows = np.flatnonzero(keep)
-    if not rows.size:
-        return None
-    hashes = offsets = None
-    if trace.prefix_hashes is not None and trace.prefix_offsets is not None:
-        hashes, offsets = gather(trace.prefix_hashes, trace.prefix_offsets, rows)
-    some = {
-        name: getattr(trace, name)[rows]
-        for name in ("priority", "deadline_s", "session", "adapter")
-        if getattr(trace, name) is not None
-    }
-    return Trace(
-        trace.arrived_at[rows],
-        trace.isl[rows],
-        trace.osl[rows],
-        prefix_hashes=hashes,
-        prefix_offsets=offsets,
-        prefix_block_tokens=trace.prefix_block_tokens,
-        name=trace.name,
-        **some,
-    )
-
-
-def merged(traces: Sequence[Trace], name: str = "") -> Trace:
-    """Several open traces that begin together, as one: a service that carries all their traffic.
-
-    Raises:
-        InputError: none given, or requests that wait for others, or prefixes (their names may clash).
-    """
-    if not traces:
-        raise InputError("expected at least one trace", field="trace")
-    if any(t.closed or t.prefix_hashes is not None for t in traces):
-        raise InputError("only open traces of lengths and arrivals can be merged", field="trace")
-    at = np.concatenate([t.arrived_at - t.arrived_at[0] for t in traces])
-    order = np.argsort(at, kind="stable")
-    isl, osl = (np.concatenate([getattr(t, field) for t in traces])[order] for field in ("isl", "osl"))
-    return Trace(at[order], isl, osl, name=name or " + ".join(t.name for t in traces))

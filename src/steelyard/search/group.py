@@ -1,0 +1,183 @@
+"""Replicas of one machine, engine and formats with their step prices, and the screen over all groups of a question."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from steelyard.cost.step import Replica
+from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.plan import Plan
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import cluster_of
+from steelyard.machine.component import Machine
+from steelyard.search.candidates import CandidateTable, PoolOptions, one_pool, pairs, pool_options
+from steelyard.search.demand import Demand
+from steelyard.search.options import Formats, ReplicaOption
+from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
+from steelyard.search.screen import OperatingPoints, operating_points
+from steelyard.search.space import formats_of, replica_options
+from steelyard.search.task import PlanTask, node_power_w
+
+__all__ = ["Group", "Screen", "groups_of", "screen"]
+
+#: Pools on different machines are paired only when so few machines are allowed.
+MACHINES_PAIRED = 3
+#: Machines of which one replica alone costs so many times the cheapest deployment that the screen holds for sure (its
+#: capacity exceeds the required rate by the second share) are left out: they cannot win.
+FAR, SURE = 1.5, 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Replicas of one machine, engine and formats."""
+
+    machine: Machine
+    formats: Formats
+    replicas: tuple[ReplicaOption, ...]
+    prices: tuple[StepPrices, ...] = ()
+    """Of each replica's steps."""
+    _points: dict[str, OperatingPoints] = field(default_factory=dict)
+
+    def priced(self, task: PlanTask) -> Group:
+        """The same with prices; stages of a pipeline have the kernels of the whole, priced once."""
+        classes: dict[tuple[bool, ...], Classes] = {}
+        prices = []
+        for replica in self.replicas:
+            key = (*task.cache.key(replica), tuple(replica.budgets.tolist()))
+            if key not in task.cache.prices:
+                task.cache.prices[key] = step_prices(replica, task.demand, classes)
+            prices.append(with_hops(task.cache.prices[key], replica))
+        return replace(self, prices=tuple(prices))
+
+    def points(self, demand: Demand, role: str) -> OperatingPoints:
+        """Operating points in a role, for the one demand of the question."""
+        if role not in self._points:
+            transfer_s = np.array([_transfer_s(r, demand) if role == "decode" else 0.0 for r in self.replicas])
+            self._points[role] = operating_points(self.replicas, self.prices, demand, role, transfer_s)
+        return self._points[role]
+
+    def pairs_with(self, other: Group, *, across_machines: bool) -> bool:
+        """Whether one may prefill for the other: equal engines and formats, and equal machines unless across."""
+        same = self.replicas[0].engine is other.replicas[0].engine and self.formats == other.formats
+        return same and (across_machines or self.machine is other.machine)
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """Every candidate, screened."""
+
+    groups: tuple[Group, ...]
+    tables: tuple[CandidateTable, ...]
+    stages_s: Mapping[str, float]
+    """Wall time of ``space``, ``prices`` and ``screen``."""
+    cpu_s: float
+    notes: tuple[str, ...]
+
+    @property
+    def candidates(self) -> int:
+        """Candidates of all tables."""
+        return sum(len(t) for t in self.tables)
+
+
+def _transfer_s(replica: ReplicaOption, demand: Demand) -> float:
+    """Time to fetch the cache of a mean prompt between nodes, s."""
+    cluster = replica.cluster
+    rate = cluster.inter_bandwidth_bytes_per_s or cluster.peer_bandwidth_bytes_per_s
+    size = replica.kv.block_bytes / replica.kv.block_tokens * demand.mean_prompt_tokens
+    return size / rate if rate > 0 else 0.0
+
+
+def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
+    """The replicas of every machine, engine and formats of a question, without prices.
+
+    Args:
+        task: the question.
+        notes: takes up which machines were left out, and why.
+    """
+    question, model = task.question, task.model.transformer
+    for name in question.machines:
+        machine = find_machine(name)
+        cluster = cluster_of(machine, 1)
+        if question.rack_w is not None and node_power_w(cluster) > question.rack_w:
+            notes.append(f"{name}: a node draws {node_power_w(cluster):,.0f} W at full load, above the rack's limit")
+            continue
+        if question.objective == "cost" and math.isnan(task.device_prices[name]):
+            notes.append(f"{name}: no price known; give usd_per_hour to include it")
+            continue
+        for engine in question.engines or (default_engine(machine).name,):
+            base = Replica(model, Plan(engine=engine), cluster, find_engine(engine), question.skew)
+            for formats in formats_of(model, machine, question.weights, question.kv):
+                options = replica_options(
+                    base,
+                    formats,
+                    task.demand,
+                    exact_weights=task.model.weight_bytes,
+                    max_devices=task.max_devices(name),
+                )
+                replicas = tuple(options)
+                if replicas:
+                    yield Group(machine, formats, replicas)
+
+
+def screen(task: PlanTask) -> Screen:
+    """Compute the capacity, rent and power of every candidate of a question."""
+    started, cpu = time.perf_counter(), time.process_time()
+    question, notes = task.question, list[str]()
+    groups = list(groups_of(task, notes))
+    rents = {
+        id(g): task.device_prices[g.machine.name] * min(r.devices for r in g.replicas) * (1 + question.spares)
+        for g in groups
+    }
+    if question.objective == "cost":
+        groups.sort(key=lambda g: rents[id(g)])
+    space_s, price_s = time.perf_counter() - started, 0.0
+    screened: list[Group] = []
+    tables: list[CandidateTable] = []
+    pools: list[tuple[Group, PoolOptions, PoolOptions]] = []
+    cheapest, left_out = math.inf, []
+    for unpriced in groups:
+        if rents[id(unpriced)] > FAR * cheapest:
+            left_out.append(unpriced.machine.name)
+            continue
+        began = time.perf_counter()
+        group = unpriced.priced(task)
+        price_s += time.perf_counter() - began
+        added = _tables(task, group, pools)
+        screened.append(group)
+        tables += added
+        if question.objective == "cost":
+            for table in added:
+                sure = table.capacity >= question.required_rate_per_s * (1 + SURE)
+                sure &= question.allows(table.devices, table.rent_usd_per_hour, table.watts)
+                cheapest = min(cheapest, float(table.rent_usd_per_hour[sure].min(initial=math.inf)))
+    if left_out:
+        names = ", ".join(dict.fromkeys(left_out))
+        notes.append(f"not weighed, the smallest replica alone costs over {FAR:g} times the best found: {names}")
+    stages = {"space": space_s, "prices": price_s, "screen": time.perf_counter() - started - space_s - price_s}
+    return Screen(tuple(screened), tuple(tables), stages, time.process_time() - cpu, tuple(notes))
+
+
+def _tables(task: PlanTask, group: Group, pools: list[tuple[Group, PoolOptions, PoolOptions]]) -> list[CandidateTable]:
+    """Candidates of a group, alone and paired with those of the groups before it.
+
+    Args:
+        task: the question.
+        group: the group.
+        pools: prefill and decode pools of the groups before; those of this group are added.
+    """
+    question, demand = task.question, task.demand
+    tables: list[CandidateTable] = []
+    if "aggregated" in question.modes:
+        tables.append(one_pool(pool_options(task, group.points(demand, "both"), "both")))
+    if "disaggregated" in question.modes and demand.decodes >= 1.0:
+        prefill, decode = (pool_options(task, group.points(demand, role), role) for role in ("prefill", "decode"))
+        pools.append((group, prefill, decode))
+        across = len(question.machines) <= MACHINES_PAIRED
+        tables += [pairs(prefill, x) for other, _, x in pools if group.pairs_with(other, across_machines=across)]
+        tables += [pairs(x, decode) for other, x, _ in pools[:-1] if group.pairs_with(other, across_machines=across)]
+    return [t for t in tables if len(t)]

@@ -1,0 +1,108 @@
+"""A question with everything needed to answer it, and what its objective and its prices mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard.machine.catalogue import find_machine, price_of
+from steelyard.machine.cluster import Cluster
+from steelyard.machine.component import Machine
+from steelyard.provenance import Ledger
+from steelyard.search.answer import Question
+from steelyard.search.demand import Demand, demand_of
+from steelyard.search.options import Floats
+from steelyard.search.replica_cache import ReplicaCache
+from steelyard.traffic.trace import Trace
+from steelyard.workload.catalogue import Model
+
+__all__ = ["PlanTask", "device_price", "node_power_w", "objective_value", "request_latency_s", "task_of"]
+
+#: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
+AMORTISATION_H = 3 * 8760.0
+
+
+@dataclass(frozen=True, eq=False)
+class PlanTask:
+    """A question with its model, traffic and prices. Step tables are kept, whatever the SLOs and limits."""
+
+    model: Model
+    question: Question
+    trace: Trace
+    """The traffic at the question's rate."""
+    demand: Demand
+    """The same in a few numbers, for the screen."""
+    device_prices: Mapping[str, float]
+    """USD per device and hour by machine; NaN when none is known."""
+    cache: ReplicaCache = field(default_factory=ReplicaCache)
+
+    def asking(self, **changes: Any) -> PlanTask:
+        """The same task with some fields of the question changed."""
+        return replace(self, question=replace(self.question, **changes))
+
+    def max_devices(self, machine: str) -> int | None:
+        """Devices of a machine that the limits on devices and rent leave room for; None = any number."""
+        most = [] if self.question.max_gpus is None else [self.question.max_gpus]
+        budget, price = self.question.budget_usd_per_hour, self.device_prices[machine]
+        if budget is not None and price > 0:
+            most.append(int(budget / price + 1e-9))
+        return min(most) if most else None
+
+
+def task_of(
+    model: Model, question: Question, trace: Trace, *, dispersion: float | None = None, ledger: Ledger | None = None
+) -> PlanTask:
+    """A question with its traffic reduced to a demand and its devices priced.
+
+    Args:
+        model: the model.
+        question: the question.
+        trace: the traffic at the question's rate.
+        dispersion: of the arrivals; None = as the trace has it.
+        ledger: takes up where the prices come from.
+    """
+    taken = Ledger() if ledger is None else ledger
+    prices = {name: device_price(find_machine(name), question.device_prices, taken) for name in question.machines}
+    return PlanTask(model, question, trace, demand_of(trace, question.rate_per_s, dispersion), prices)
+
+
+def device_price(machine: Machine, given: Mapping[str, float], ledger: Ledger) -> float:
+    """USD per device and hour: given, the catalogue's newest, or a purchase written off; NaN when none is known."""
+    if machine.name in given:
+        ledger.cite(f"price of {machine.name}", "given")
+        return given[machine.name]
+    price = price_of(machine.name)
+    if price is not None:
+        ledger.cite(f"price of {price.machine}", f"{price.source}, {price.provider_class}, {price.date}")
+        return price.usd_per_hour
+    if machine.capex_usd:
+        years = AMORTISATION_H / 8760
+        ledger.assume(f"{machine.name}: no rental price known: {machine.capex_usd:,.0f} USD over {years:.0f} years")
+        return machine.capex_usd / AMORTISATION_H
+    return math.nan
+
+
+def node_power_w(cluster: Cluster) -> float:
+    """A full node at its rated power, its host included, W."""
+    return cluster.per_node * cluster.machine.tdp_w + cluster.host_w
+
+
+def request_latency_s(question: Question, ttft_s: Any, tpot_s: Any) -> Any:
+    """Time of a mean request at the percentiles of the SLOs, s: what the objective ``latency`` minimises."""
+    return ttft_s + max(question.output_tokens - 1.0, 0.0) * tpot_s
+
+
+def objective_value(question: Question, rent_usd_per_hour: Any, watts: Any, rate_per_s: Any, latency_s: Any) -> Floats:
+    """The objective, less is better: USD/h, W, g/h, minus requests/s, or s."""
+    value = {
+        "cost": rent_usd_per_hour,
+        "energy": watts,
+        "carbon": watts / 1000 * (question.carbon_g_per_kwh or 0.0),
+        "throughput": -rate_per_s,
+        "latency": latency_s,
+    }[question.objective]
+    return np.asarray(value, dtype=np.float64)
