@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit, njit_inner
+from steelyard.cost.jit import njit, njit_inner, wide
 from steelyard.cost.step_table import (
     BATCH_OCTAVE,
     BEFORE_OCTAVE,
@@ -201,7 +201,7 @@ def _split(
         own += more
         energy += more_j * decodes / count
     if chunks > 0:
-        more, more_j = _sequences(data, layout, base, 0.0, 0.0, 1, chunks, new, pairs)
+        more, more_j = _sequences(data, layout, base, 0.0, 0.0, wide(1), chunks, new, pairs)
         own += more / parts
         energy += more_j
     way = layers * (data[at + HOP_S] + data[at + HOP_TOKEN_S] * tokens / parts)
@@ -339,8 +339,8 @@ def step_cost(
     pairs: float,
 ) -> tuple[float, float]:
     """``(time in s, energy of one device in J)`` of a step; arguments as of ``StepTable.time_s``."""
-    time, energy = device_cost(data, layout, 0, tokens, rows, decodes, context, 1, chunks, new, pairs)
-    return whole_cost(data, layout, 0, time, energy, tokens, rows, chunks)
+    time, energy = device_cost(data, layout, wide(0), tokens, rows, decodes, context, wide(1), chunks, new, pairs)
+    return whole_cost(data, layout, wide(0), time, energy, tokens, rows, chunks)
 
 
 @njit

@@ -80,4 +80,4 @@ def arrive(state: State, tech: Any, request: int, now: float) -> None:
             if state.run.encoders > 0 and encode_s > 0:
                 set_arrival(state, request, encode(state, request, encode_s, now))
                 return
-    send(state, tech, request, ENTRY, now)
+    send(state, tech, request, wide(ENTRY), now)

@@ -38,9 +38,9 @@ def begin_events(state: State, tech: Tech, now: float) -> None:
     for k in range(state.setups.shape[0]):
         cfg = state.setups[k]
         if cfg.scales:
-            set_timer(state, tech, now, SCALE, k, 0)
+            set_timer(state, tech, now, wide(SCALE), k, wide(0))
         if cfg.migrate:
-            set_timer(state, tech, now + BALANCE_S, BALANCE, k, 0)
+            set_timer(state, tech, now + BALANCE_S, wide(BALANCE), k, wide(0))
     for replica in range(replicas.shape[0]):
         if state.setups[replicas[replica].pool].mtbf_s > 0 and is_first(state, tech, replica) and replicas[replica].up:
             next_failure(state, tech, replica, now)
@@ -62,7 +62,7 @@ def next_failure(state: State, tech: Tech, replica: int, now: float) -> None:
     state.replicas[replica].failures += 1  # a failure that was set before is off
     n = state.replicas[replica].failures
     wait = state.setups[state.replicas[replica].pool].mtbf_s * tech.draws[replica, n % DRAWN]
-    set_timer(state, tech, now + wait, DOWN, replica, n)
+    set_timer(state, tech, now + wait, wide(DOWN), replica, n)
 
 
 @njit_inner
@@ -103,7 +103,7 @@ def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
     if drawn > 0:
         for replica in range(first, first + cfg.ranks):
             replicas[replica].starting = 1
-        set_timer(state, tech, now + cfg.restart_s, UP, first, 0)
+        set_timer(state, tech, now + cfg.restart_s, wide(UP), first, wide(0))
 
 
 @njit_inner
@@ -134,7 +134,7 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
             requests[i].last_at = slot.token_at
             if j >= count and requests[i].origin >= 0:  # its cache is still where it came from
                 replicas[requests[i].origin].sending -= 1
-                send(state, tech, i, OUTPUT, now)
+                send(state, tech, i, wide(OUTPUT), now)
                 continue
             state.totals[k].dropped_tokens += slot.computed
             if busy:  # of a decode with guesses one token was counted
@@ -144,7 +144,7 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
             state.totals[k].interrupted += 1
             slot.step_tokens = 0
             requests[i].held = 0
-            send(state, tech, i, ENTRY, now)
+            send(state, tech, i, wide(ENTRY), now)
     root = replicas[replica].waiting
     replicas[replica].waiting = -1
     replicas[replica].queued = 0
@@ -155,7 +155,7 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
             tech.tiers[tech.tier_rows[replica, 0]].used -= blocks_of(cfg, tech.swapped[i])
             state.totals[k].dropped_tokens += tech.swapped[i]
             tech.swapped[i] = 0
-        send(state, tech, i, OUTPUT if requests[i].origin >= 0 else ENTRY, now)
+        send(state, tech, i, wide(OUTPUT if requests[i].origin >= 0 else ENTRY), now)
 
 
 @njit_inner
@@ -256,15 +256,15 @@ def scale(state: State, tech: Tech, k: int, now: float) -> None:
             for replica in range(first, first + cfg.ranks):
                 replicas[replica].starting = 1
             if replicas[first].since >= 0:  # it was draining
-                set_timer(state, tech, now, UP, first, 0)
+                set_timer(state, tech, now, wide(UP), first, wide(0))
             else:
                 for replica in range(first, first + cfg.ranks):
                     replicas[replica].since = now
-                set_timer(state, tech, now + cfg.start_s, UP, first, 0)
+                set_timer(state, tech, now + cfg.start_s, wide(UP), first, wide(0))
     if wanted < up and lightest >= 0:
         for replica in range(lightest, lightest + cfg.ranks):
             replicas[replica].up = 0
-    set_timer(state, tech, now + cfg.interval_s, SCALE, k, 0)
+    set_timer(state, tech, now + cfg.interval_s, wide(SCALE), k, wide(0))
 
 
 @njit_inner

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit, njit_inline, njit_inner
+from steelyard.cost.jit import njit, njit_inline, njit_inner, wide
 from steelyard.simulation.kernel.arrivals import arrive, next_arrival
 from steelyard.simulation.kernel.events import begin_events, come_up, fail, scale
 from steelyard.simulation.kernel.migrate import BALANCE_S, balance
@@ -56,7 +56,7 @@ def dispatch_event(state: State, tech: Tech, event: int, target: int, argument: 
         scale(state, tech, target, now)
     elif event == BALANCE:
         balance(state, tech, target, now)
-        set_timer(state, tech, now + BALANCE_S, BALANCE, target, 0)
+        set_timer(state, tech, now + BALANCE_S, wide(BALANCE), target, wide(0))
 
 
 @njit_inline
@@ -79,7 +79,7 @@ def begin_work(state: State, tech: Any, worker: int, now: float, limit: float) -
             own.end = next_ready(state, worker)
         return
     if tech is None and now < limit:
-        now = run_decodes(state, cfg, worker, now, limit)
+        now = run_decodes(state, tech, cfg, worker, now, limit)
     if choose_step(state, tech, cfg, worker, own.replica, now):
         begin_step(state, tech, cfg, worker, now)
     else:

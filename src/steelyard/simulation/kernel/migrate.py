@@ -117,7 +117,7 @@ def move_instead(state: State, tech: Tech, cfg: Any, worker: int, replica: int, 
     if k < 0:
         return False
     to = has_room(state, tech, cfg, k, slot.computed)
-    return to >= 0 and move(state, tech, cfg, worker, replica, j, to, now, 0)
+    return to >= 0 and move(state, tech, cfg, worker, replica, j, to, now, wide(0))
 
 
 @njit_inner

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.cost.step_eval import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
 from steelyard.simulation.kernel.lora_slots import adapter_of, count_adapter
 from steelyard.simulation.kernel.state import State, Tech
@@ -54,13 +54,15 @@ def guess_cost(
     passes = guesses if record.guess == EACH else min(guesses, 1)
     if decodes == 0 or passes == 0:
         if chunks > 0:
-            time, energy = device_cost(data, layout, base, new, 0.0, 0.0, 0.0, 1, chunks, new, pairs)
+            time, energy = device_cost(data, layout, base, new, 0.0, 0.0, 0.0, wide(1), chunks, new, pairs)
             time, energy = whole_cost(data, layout, base, time, energy, new, chunks, chunks)
         return time, energy
-    time, energy = device_cost(data, layout, base, decodes + new, decodes, decodes, context, 1, chunks, new, pairs)
+    time, energy = device_cost(
+        data, layout, base, decodes + new, decodes, decodes, context, wide(1), chunks, new, pairs
+    )
     time, energy = whole_cost(data, layout, base, time, energy, decodes + new, decodes + chunks, chunks)
     if passes > 1:
-        more, more_j = device_cost(data, layout, base, decodes, decodes, decodes, context, 1, 0.0, 0.0, 0.0)
+        more, more_j = device_cost(data, layout, base, decodes, decodes, decodes, context, wide(1), 0.0, 0.0, 0.0)
         more, more_j = whole_cost(data, layout, base, more, more_j, decodes, decodes, 0.0)
         time += (passes - 1) * more
         energy += (passes - 1) * more_j
@@ -84,7 +86,9 @@ def choose_guesses(record: Any, data: Any, layout: Any, decodes: float, context:
         return int(record.most) if record.most <= most else 0
     best, fastest = 0, 0.0
     for guesses in range(record.fewest, min(record.most, most) + 1):
-        time = verify_cost(data, layout, 0, decodes, decodes, context, queries_for(record, guesses), 0.0, 0.0, 0.0)[0]
+        time = verify_cost(
+            data, layout, wide(0), decodes, decodes, context, queries_for(record, guesses), 0.0, 0.0, 0.0
+        )[0]
         time += guess_cost(record, data, layout, guesses, decodes, context, 0.0, 0.0, 0.0)[0]
         rate = expected_tokens(record, guesses) / time
         if rate > fastest:
@@ -134,19 +138,19 @@ def _exiting(
         else:
             often = 1.0 - (1.0 - alive) ** decodes
         seen = context * count / decodes
-        with_s, with_j = device_cost(data, layout, 0, count + new, 0.0, count, seen, 1, chunks, new, pairs)
+        with_s, with_j = device_cost(data, layout, wide(0), count + new, 0.0, count, seen, wide(1), chunks, new, pairs)
         time += often * with_s / sections
         energy += often * with_j / sections
         if often < 1.0 and chunks > 0:
-            without_s, without_j = device_cost(data, layout, 0, new, 0.0, 0.0, 0.0, 1, chunks, new, pairs)
+            without_s, without_j = device_cost(data, layout, wide(0), new, 0.0, 0.0, 0.0, wide(1), chunks, new, pairs)
             time += (1.0 - often) * without_s / sections
             energy += (1.0 - often) * without_j / sections
         if record.ramp_rows and j > 0:
-            head_s, head_j = _line(data, layout, ROWS, count)
+            head_s, head_j = _line(data, layout, wide(ROWS), count)
             time += often * head_s
             energy += often * head_j
         alive *= 1.0 - record.exit_frac
-    head_s, head_j = _line(data, layout, ROWS, decodes + chunks)
+    head_s, head_j = _line(data, layout, wide(ROWS), decodes + chunks)
     return time + head_s, energy + head_j
 
 
@@ -175,9 +179,9 @@ def price_step(
     tokens = decodes * queries + new
     if record.ramps > 0 and decodes > 0:
         time, energy = _exiting(record, data, layout, decodes, context, chunks, new, pairs)
-        time, energy = whole_cost(data, layout, 0, time, energy, tokens, rows, chunks)
+        time, energy = whole_cost(data, layout, wide(0), time, energy, tokens, rows, chunks)
     elif queries > 1:
-        time, energy = verify_cost(data, layout, 0, rows, decodes, context, queries, chunks, new, pairs)
+        time, energy = verify_cost(data, layout, wide(0), rows, decodes, context, queries, chunks, new, pairs)
     else:
         time, energy = step_cost(data, layout, tokens, rows, decodes, context, chunks, new, pairs)
     if record.guess > 0:
@@ -223,7 +227,7 @@ def _beside(
     time, energy = device_cost(
         data,
         layout,
-        0,
+        wide(0),
         decodes * queries + new + work,
         logits,
         decodes,
@@ -234,7 +238,7 @@ def _beside(
         pairs + more,
     )
     time, energy = whole_cost(
-        data, layout, 0, time, energy, decodes * queries + new + work, decodes + chunks, chunks + sequences
+        data, layout, wide(0), time, energy, decodes * queries + new + work, decodes + chunks, chunks + sequences
     )
     return max(time, alone), energy
 
@@ -249,7 +253,7 @@ def price_worker(
     record = tech.records[k]
     guesses = state.workers[worker].guesses if record.guess > 0 and decodes > 0 else 0
     queries = queries_for(record, guesses)
-    adapters, adapted = 0, 0.0
+    adapters, adapted = wide(0), 0.0
     if record.max_loras > 0:
         stamp = int(state.totals[k].iterations)
         for j in range(state.workers[worker].count):

@@ -105,7 +105,7 @@ def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: 
     state.requests[i].origin = replica
     state.requests[i].kept = slot.blocks
     state.replicas[replica].load -= 1
-    send(state, tech, i, OUTPUT, now)
+    send(state, tech, i, wide(OUTPUT), now)
 
 
 @njit_inner

@@ -219,7 +219,7 @@ def gap_bin(gap: float) -> int:
 
 
 @njit_inner
-def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -> float:
+def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limit: float) -> float:
     """Play steps in which nothing but decoding can happen, one after another; when the last of them ended.
 
     Nobody waits, prefills, ends or arrives (before ``limit``), and every block that is needed is there: what is left
@@ -260,7 +260,7 @@ def run_decodes(state: State, cfg: Any, worker: int, now: float, limit: float) -
         if end >= limit:
             break
         if need > 0:
-            take_blocks(state, None, cfg, own.replica, need)
+            take_blocks(state, tech, cfg, own.replica, need)
         state.run.steps += 1
         book_step(state, cfg, worker, now, time, energy, count, prompts, prompts)
         if done == 0:

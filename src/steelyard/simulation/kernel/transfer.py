@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import njit_inner, wide
 from steelyard.simulation.kernel.state import SENT, State, Tech
 from steelyard.simulation.kernel.timer import set_timer
 
@@ -35,7 +35,7 @@ def start_transfer(
     state.totals[k].transfers += 1
     state.totals[k].transfer_bytes += wire.fixed_bytes + min(tokens, cfg.cap) * wire.token_bytes
     state.totals[k].transfer_s += ready - now
-    set_timer(state, tech, ready, SENT, i, worker)
+    set_timer(state, tech, ready, wide(SENT), i, worker)
     return float(ready)
 
 
