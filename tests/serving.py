@@ -18,7 +18,6 @@ from steelyard.simulation.arrays import Member, Played, play, setup_of, setup_of
 from steelyard.simulation.kernel.state import LINK
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run as compiled
-from steelyard.simulation.techniques import Extras
 from steelyard.traffic.trace import Trace
 
 
@@ -113,12 +112,9 @@ def simulate(
     trace: Trace,
     *,
     slo: dict[str, float] | None = None,
-    extras: Extras | None = None,
     **words: Any,
 ) -> Simulation:
-    """A trace through an engine, with limits and techniques as objects; the other fields as for ``sy.simulate``."""
+    """A trace through an engine, with limits as numbers; the other fields as for ``sy.simulate``."""
     scenario = Scenario.of("simulate", model, on, trace=trace, **words)
     given = options_of(scenario)
-    return compiled(
-        prepare_scenario(scenario, replace(given, slo=slo or given.slo, extras=extras or given.extras)), 0.0
-    )
+    return compiled(prepare_scenario(scenario, replace(given, slo=slo or given.slo)), 0.0)

@@ -11,13 +11,13 @@ from steelyard.scenario.verbs import POSITIONAL, ordered
 #: Where the types of the annotations are.
 _TYPES = {
     "Any": "typing",
-    "Autoscale": "steelyard.techniques.changes",
+    "Autoscale": "steelyard.deployment.dynamics",
     "Callable": "collections.abc",
     "Cluster": "steelyard.machine.cluster",
     "Lengths": "steelyard.traffic.lengths",
     "Mapping": "collections.abc",
     "Model": "steelyard.workload.catalogue",
-    "Outage": "steelyard.techniques.changes",
+    "Outage": "steelyard.deployment.dynamics",
     "Path": "pathlib",
     "Policy": "steelyard.simulation.policies",
     "Sequence": "collections.abc",

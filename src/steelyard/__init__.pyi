@@ -4,6 +4,8 @@ from collections.abc import Callable as Callable
 from collections.abc import Mapping as Mapping
 from collections.abc import Sequence as Sequence
 from pathlib import Path as Path
+from steelyard.deployment.dynamics import Autoscale as Autoscale
+from steelyard.deployment.dynamics import Outage as Outage
 from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
 from steelyard.machine import Machine as Machine
@@ -16,8 +18,6 @@ from steelyard.search.answer import Answer as Answer
 from steelyard.simulation.policies import Policy as Policy
 from steelyard.simulation.result import Simulation as Simulation
 from steelyard.studies.api import study as study
-from steelyard.techniques.changes import Autoscale as Autoscale
-from steelyard.techniques.changes import Outage as Outage
 from steelyard.traffic.lengths import Lengths as Lengths
 from steelyard.traffic.trace import Trace as Trace
 from steelyard.workload.catalogue import Model as Model
@@ -46,6 +46,7 @@ def estimate(
     ep: int = 1,
     cp: int = 1,
     engine: str = '',
+    techniques: str | Sequence[str] = (),
     skew: float = 0.0,
     usd_per_hour: float | None = None,
     generic: bool = False,
@@ -70,6 +71,7 @@ def estimate(
     ep: int = ...,
     cp: int = ...,
     engine: str = ...,
+    techniques: str | Sequence[str] = ...,
     skew: float = ...,
     usd_per_hour: float | None = ...,
     generic: bool = ...,
@@ -92,6 +94,7 @@ def explain(
     ep: int = 1,
     cp: int = 1,
     engine: str = '',
+    techniques: str | Sequence[str] = (),
     skew: float = 0.0,
     usd_per_hour: float | None = None,
     generic: bool = False,
@@ -116,6 +119,7 @@ def explain(
     ep: int = ...,
     cp: int = ...,
     engine: str = ...,
+    techniques: str | Sequence[str] = ...,
     skew: float = ...,
     usd_per_hour: float | None = ...,
     generic: bool = ...,
@@ -168,6 +172,7 @@ def simulate(
     engine: str = '',
     policy: str | type[Policy] | Policy = 'fcfs',
     flags: Mapping[str, Any] | None = None,
+    techniques: str | Sequence[str] = (),
     speculate: str = '',
     lora: str = '',
     kv_tiers: str = '',
@@ -229,6 +234,7 @@ def simulate(
     engine: str = ...,
     policy: str | type[Policy] | Policy = ...,
     flags: Mapping[str, Any] | None = ...,
+    techniques: str | Sequence[str] = ...,
     speculate: str = ...,
     lora: str = ...,
     kv_tiers: str = ...,
@@ -266,6 +272,7 @@ def plan(
     weights: str | Sequence[str] = '',
     kv: str | Sequence[str] = '',
     mode: str | Sequence[str] = 'any',
+    techniques: str | Sequence[str] = (),
     speculate: str | Sequence[str] = '',
     mix: bool = False,
     headroom: str | float = 0.0,
@@ -305,6 +312,7 @@ def plan(
     weights: str | Sequence[str] = ...,
     kv: str | Sequence[str] = ...,
     mode: str | Sequence[str] = ...,
+    techniques: str | Sequence[str] = ...,
     speculate: str | Sequence[str] = ...,
     mix: bool = ...,
     headroom: str | float = ...,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["PREFIXES", "Quantity", "format_quantity", "parse_quantity"]
+__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parse_quantity"]
 
 #: Multipliers of SI and binary prefixes.
 PREFIXES: dict[str, float] = {
@@ -124,6 +124,11 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
         if abs(value) >= PREFIXES[prefix] * 0.9995:
             return f"{_significant(value / PREFIXES[prefix], digits)} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"
+
+
+def figure(value: float) -> str:
+    """A rate with three significant digits: ``1,744``, ``97.4``, ``5.61``."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _significant(value: float, digits: int) -> str:

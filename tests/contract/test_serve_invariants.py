@@ -16,9 +16,9 @@ pytest.importorskip("numba")
 
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import constant_tables
+from steelyard.deployment.dynamics import Autoscale, Dynamics, Outage
 from steelyard.deployment.engine import schedulers
 from steelyard.simulation.arrays import Member, Played
-from steelyard.techniques.changes import Autoscale, Changes, Outage
 from steelyard.traffic.trace import Trace
 from tests.serving import config, random_trace, run, run_fleet, wires
 
@@ -225,7 +225,7 @@ def changing(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
     replicas = [int(rng.integers(1, 4)) for _ in members]
     firsts = {o.replica for o in outages}  # everything comes up again in the end
     outages += [Outage(2 * span, r, True) for r in firsts]
-    changes = Changes(
+    changes = Dynamics(
         mtbf_s=float(rng.choice([0.0, 2 + span / 3, 2 + span / 20])),
         restart_s=float(rng.choice([0.0, 0.1, span / 10])),
         outages=tuple(outages),

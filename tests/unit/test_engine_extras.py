@@ -16,12 +16,12 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import parse_cluster
-from steelyard.simulation.deployments.split_ffn import parse_split, simulate_split, split_pool, split_table
 from steelyard.simulation.policies import ordered
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.techniques import Extras, read_extras
-from steelyard.techniques.adapters import adapter_cost, draw_adapters, parse_adapters
-from steelyard.techniques.tiers import parse_tiers
+from steelyard.techniques._base import Technique, read_techniques
+from steelyard.techniques.attention_ffn import AttentionFfn, simulate_split, split_pool, split_table
+from steelyard.techniques.kv_tiers import KvTiers
+from steelyard.techniques.lora import Lora, adapter_cost, draw_adapters
 from steelyard.traffic.branches import best_of
 from steelyard.traffic.lengths import parse_lengths
 from steelyard.traffic.sessions import conversations
@@ -42,9 +42,9 @@ def chats() -> Trace:
     return conversations(starts, think_s=30.0, rng=rng, **lengths)
 
 
-def small(trace: Trace, blocks: int = 6000, extras: Extras | None = None, **flags: Any) -> Simulation:
+def small(trace: Trace, blocks: int = 6000, techniques: tuple[Technique, ...] = (), **flags: Any) -> Simulation:
     given = {"num_gpu_blocks_override": blocks, **flags} if blocks else flags
-    return simulate("llama-3.1-8b", "h100_sxm", trace, flags=given, extras=extras)
+    return simulate("llama-3.1-8b", "h100_sxm", trace, flags=given, techniques=techniques)
 
 
 def ttft(simulation: Simulation) -> float:
@@ -61,7 +61,7 @@ def rate(simulation: Simulation) -> float:
 def test_lower_levels_keep_what_the_device_lets_go() -> None:
     trace = chats()
     runs = {
-        words: small(trace, extras=read_extras(kv_tiers=words) if words else None)
+        words: small(trace, techniques=read_techniques({"kv_tiers": words}))
         for words in ("", "cpu:4GB", "cpu:200GB", "cpu:4GB,ssd:2TB", "pool:2TB@0.02GB/s")
     }
     hits = {words: run.totals["cached_tokens"] for words, run in runs.items()}
@@ -89,7 +89,7 @@ def test_loading_is_never_faster_than_the_link() -> None:
         prefix_block_tokens=block,
     )
     base = small(trace, 600)  # one prompt at a time: the second drives the first out
-    loaded = small(trace, 600, read_extras(kv_tiers="cpu:100GB"))
+    loaded = small(trace, 600, read_techniques({"kv_tiers": "cpu:100GB"}))
     kv_bytes = loaded.totals["loaded_tokens"] * loaded.pool.block_bytes / loaded.pool.block_tokens
     assert loaded.totals["loaded_tokens"] > 0.7 * prompt  # the rest was still on the device
     link = parse_cluster("h100_sxm").machine.links("host")[0].bandwidth_bytes_per_s
@@ -98,7 +98,7 @@ def test_loading_is_never_faster_than_the_link() -> None:
 
 def test_swapping_instead_of_computing_again() -> None:
     trace = Trace(np.zeros(200), np.full(200, 1500), np.full(200, 400)).closed_loop(100)
-    base, swapped = small(trace), small(trace, extras=read_extras(kv_tiers="cpu:200GB,swap"))
+    base, swapped = small(trace), small(trace, techniques=read_techniques({"kv_tiers": "cpu:200GB,swap"}))
     assert base.totals["preemptions"] > 10
     assert swapped.totals["swapped_tokens"] > 0
     assert swapped.totals["dropped_tokens"] < 0.1 * base.totals["dropped_tokens"]
@@ -107,14 +107,14 @@ def test_swapping_instead_of_computing_again() -> None:
 
 
 def test_words_of_levels() -> None:
-    cpu, pool = parse_tiers("cpu:200GB, pool:2TB@25GB/s/4")
+    cpu, pool = KvTiers.read("cpu:200GB, pool:2TB@25GB/s/4").levels
     assert (cpu.capacity_bytes, cpu.bandwidth_bytes_per_s) == (200e9, 0.0)
     assert (pool.capacity_bytes, pool.bandwidth_bytes_per_s, pool.ratio) == (2e12, 25e9, 4.0)
     for words in ("gpu:1GB", "cpu", "cpu:1GB,cpu:2GB", "cpu:-1GB"):
         with pytest.raises(InputError):
-            parse_tiers(words)
+            KvTiers.read(words)
     with pytest.raises(InputError, match="swap"):
-        read_extras(kv_tiers="swap")
+        read_techniques({"kv_tiers": "swap"})
 
 
 # adapters
@@ -123,20 +123,20 @@ def test_words_of_levels() -> None:
 def test_bytes_of_an_adapter_are_those_of_its_matrices() -> None:
     model, cluster = load_model("llama-3.1-8b").transformer, parse_cluster("h100_sxm")
     plan = Plan().resolved("bf16")
-    cost = adapter_cost(parse_adapters("4,rank=16"), model, plan, cluster)
+    cost = adapter_cost(Lora.read("4,rank=16"), model, plan, cluster)
     hidden, kv, wide = 4096, 1024, 14336
     one = (hidden + hidden + 2 * kv) + (hidden + hidden) + (hidden + 2 * wide) + (wide + hidden)  # qkv, out, up, down
     assert cost.bytes == pytest.approx(32 * one * 16 * 2)
     assert cost.each_s >= cost.bytes / cluster.machine.root.bandwidth_bytes_per_s
-    halves = adapter_cost(parse_adapters("4,rank=16"), model, Plan(tp=2).resolved("bf16"), cluster)
+    halves = adapter_cost(Lora.read("4,rank=16"), model, Plan(tp=2).resolved("bf16"), cluster)
     assert 0.5 * cost.bytes < halves.bytes < cost.bytes
 
 
 def test_adapters_cost_time_memory_and_places() -> None:
     trace = arrivals(400, 15, 400, 100)
     none = small(trace, 0)
-    one, eight = (small(trace, 0, read_extras(lora=f"{k},rank=16,max_loras=8")) for k in (1, 8))
-    many, crowded = (small(trace, 0, read_extras(lora=f"100,zipf=0,rank=16,max_loras={k}")) for k in (64, 4))
+    one, eight = (small(trace, 0, read_techniques({"lora": f"{k},rank=16,max_loras=8"})) for k in (1, 8))
+    many, crowded = (small(trace, 0, read_techniques({"lora": f"100,zipf=0,rank=16,max_loras={k}"})) for k in (64, 4))
     tpot = [float(np.nanmean(x.records.tpot_s)) for x in (none, one, eight, many)]
     assert tpot == sorted(tpot)
     assert tpot[1] < 1.4 * tpot[0]
@@ -148,18 +148,18 @@ def test_adapters_cost_time_memory_and_places() -> None:
 
 
 def test_popularity_follows_the_exponent() -> None:
-    drawn = draw_adapters(parse_adapters("50,zipf=1,base=0.2"), 50_000)
+    drawn = draw_adapters(Lora.read("50,zipf=1,base=0.2"), 50_000)
     assert np.mean(drawn < 0) == pytest.approx(0.2, abs=0.01)
     counts = np.bincount(drawn[drawn >= 0], minlength=50)
     assert counts[0] / counts[9] == pytest.approx(10, rel=0.15)
-    assert np.array_equal(drawn, draw_adapters(parse_adapters("50,zipf=1,base=0.2"), 50_000))
+    assert np.array_equal(drawn, draw_adapters(Lora.read("50,zipf=1,base=0.2"), 50_000))
 
 
 def test_a_trace_names_its_own_adapters() -> None:
     trace = Trace(np.zeros(4), np.full(4, 100), np.full(4, 10), adapter=np.array([0, 1, -1, 1]))
-    assert small(trace, 0, read_extras(lora="2")).totals["adapter_loads"] == 2
+    assert small(trace, 0, read_techniques({"lora": "2"})).totals["adapter_loads"] == 2
     with pytest.raises(InputError, match="adapter 1"):
-        small(trace, 0, read_extras(lora="1"))
+        small(trace, 0, read_techniques({"lora": "1"}))
 
 
 # branches
@@ -190,7 +190,7 @@ def test_one_branch_is_the_request_itself() -> None:
 def test_early_exit_gains_alone_and_hardly_in_a_batch() -> None:
     def speed(clients: int, words: str = "") -> float:
         trace = Trace(np.zeros(96), np.full(96, 200), np.full(96, 60)).closed_loop(clients)
-        return rate(small(trace, 0, read_extras(early_exit=words) if words else None))
+        return rate(small(trace, 0, read_techniques({"early_exit": words})))
 
     assert speed(1, "ramps=3,p=0") == pytest.approx(speed(1), rel=1e-6)
     assert 1.2 < speed(1, "ramps=3,p=0.3") / speed(1) < 1 / 0.63
@@ -198,20 +198,20 @@ def test_early_exit_gains_alone_and_hardly_in_a_batch() -> None:
     assert 1.0 <= plain < 1.01
     assert plain < rebatched < 1.25
     assert speed(32, "rebatch:ramps=3,p=0.3,head=1") < speed(32, "rebatch:ramps=3,p=0.3")
-    with pytest.raises(InputError, match="speculation"):
-        read_extras(early_exit="ramps=1", speculate="ngram")
+    with pytest.raises(InputError, match="verification needs all layers"):
+        read_techniques({"early_exit": "ramps=1", "speculate": "ngram"})
 
 
 def test_finetuning_fills_steps_up_to_the_promise() -> None:
     trace = Trace(np.zeros(64), np.full(64, 200), np.full(64, 60)).closed_loop(32)
-    base, trained = small(trace, 0), small(trace, 0, read_extras(finetune="30ms"))
+    base, trained = small(trace, 0), small(trace, 0, read_techniques({"finetune": "30ms"}))
     steps = trained.iterations.duration_s
     assert np.all(steps[trained.iterations.prefill_tokens == 0] <= 0.030 + 1e-9)
     assert trained.totals["trained_tokens"] > 0
     flops = 2.0 * 2 * 8e9 * trained.totals["trained_tokens"]  # forward and backward of the activations
     assert flops < 990e12 * trained.totals["busy_s"]
     assert rate(trained) < rate(base)
-    assert small(trace, 0, read_extras(finetune="1ms")).totals["trained_tokens"] == 0
+    assert small(trace, 0, read_techniques({"finetune": "1ms"})).totals["trained_tokens"] == 0
 
 
 # overlap
@@ -237,7 +237,7 @@ def test_overlap_helps_large_steps_only_and_stays_physical() -> None:
 def test_attention_and_feed_forward_apart() -> None:
     model, engine = load_model("llama-3.1-70b").transformer, find_engine("vllm")
     plan, config = Plan(tp=8).resolved("bf16"), engine_config(engine, parse_cluster("h100_sxm").machine)
-    split = parse_split("1A:8@h100_sxm,1F:8@h100_sxm")
+    split = AttentionFfn.from_flag("1A:8@h100_sxm,1F:8@h100_sxm", "disaggregate")
     assert split is not None and split.devices == 16
     replica = Replica(model, plan, parse_cluster("h100_sxm:8"), engine)
     together = build_step_table(replica, config, max_context=8192)
@@ -248,13 +248,13 @@ def test_attention_and_feed_forward_apart() -> None:
     assert apart.time_s(1, 1, 1, 4e3) > together.time_s(1, 1, 1, 4e3)  # the ways cost more than they save
     assert apart.time_s(1024, 1024, 1024, 4096e3) < together.time_s(1024, 1024, 1024, 4096e3)
     assert split_pool(split, model, plan, engine, config).tokens > 1_000_000
-    tight = parse_split("1A:8@h100_sxm,1F:1@h100_sxm")
+    tight = AttentionFfn.from_flag("1A:8@h100_sxm,1F:1@h100_sxm", "disaggregate")
     assert tight is not None
     with pytest.raises(DoesNotFit):
         split_pool(tight, model, plan, engine, config)
-    assert parse_split("1P:tp8,1D:tp8") is None
+    assert AttentionFfn.from_flag("1P:tp8,1D:tp8", "disaggregate") is None
     with pytest.raises(InputError):
-        parse_split("1A:8@h20")
+        AttentionFfn.from_flag("1A:8@h20", "disaggregate")
 
 
 # admission and order
@@ -292,7 +292,7 @@ def test_groups_of_a_prefix_go_together() -> None:
 
 def test_split_devices_serve_a_trace_and_are_paid_for() -> None:
     trace = Trace(np.zeros(128), np.full(128, 2000), np.full(128, 50)).closed_loop(64)
-    split = parse_split("2A:4@h100_sxm,1F:8@h100_sxm")
+    split = AttentionFfn.from_flag("2A:4@h100_sxm,1F:8@h100_sxm", "disaggregate")
     assert split is not None
     run = simulate_split("llama-3.1-70b", split, trace)
     assert run.records.completed.all()
@@ -347,9 +347,9 @@ def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
         "max_num_seqs": int(rng.integers(2, 40)),
         "max_num_batched_tokens": int(rng.integers(64, 2000)),
     }
-    extras = read_extras(**WORDS[int(rng.integers(len(WORDS)))])
+    techniques = read_techniques(WORDS[int(rng.integers(len(WORDS)))])
     pool = Pool("h100_sxm", Plan(), 1 + seed % 2, "both", flags)
-    options = Options(extras=extras, seed=seed)
+    options = Options(techniques=techniques, seed=seed)
     prepared = prepare(Deployment("llama-3.1-8b", (pool,)), trace, options)
     members = [s.member(options) for s in prepared.served]
     setup = setup_of_fleet(members, prepared.trace)
@@ -384,7 +384,7 @@ def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
     m = kept[0]
     assert np.all(m.seats["users"] == 0)
     assert np.all(m.swapped == 0)
-    if extras.tiers:
+    if any(t.name == "kv-tiers" for t in techniques):
         held = (m.below["refs"] >= 0).sum(axis=1) * unit_blocks
         assert np.array_equal(m.tiers["used"], held)
         assert np.all(m.tiers["used"] <= m.tiers["capacity"])

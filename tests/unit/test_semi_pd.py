@@ -16,8 +16,8 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.api import simulate
-from steelyard.simulation.deployments.semi_pd import SATURATING_FRAC, SemiPD, bandwidth_fracs, parse_semi, share_of
 from steelyard.simulation.result import Simulation
+from steelyard.techniques.semi_pd import SATURATING_FRAC, SemiPd, bandwidth_fracs, share_of
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
@@ -34,11 +34,11 @@ def run(words: str, rate: float = 10.0, on: str = "h100_sxm", model: str = "llam
 
 
 def test_words() -> None:
-    assert parse_semi("semi:0.6") == SemiPD(0.6) == parse_semi("Semi-PD: 60%")
-    assert parse_semi("1P,1D") is None
+    assert SemiPd.from_flag("semi:0.6", "d") == SemiPd(0.6) == SemiPd.from_flag("Semi-PD: 60%", "d")
+    assert SemiPd.from_flag("1P,1D", "d") is None
     for wrong in ("semi", "semi:", "semi:0", "semi:1", "semi:nan", "semi:x", "semi:-0.5"):
         with pytest.raises(InputError, match="share"):
-            parse_semi(wrong)
+            SemiPd.from_flag(wrong, "d")
 
 
 def test_a_share_of_a_machine_is_a_smaller_machine() -> None:
@@ -56,7 +56,7 @@ def test_bandwidth_is_shared(share: float) -> None:
     model = load_model("llama-3.1-8b").transformer
     plan, cluster = Plan().resolved(model.native_weights), parse_cluster("h100_sxm")
     prompts, answers = bandwidth_fracs(
-        SemiPD(share), Replica(model, plan, cluster, find_engine("vllm")), chunk=4096, batch=32, context=2000
+        SemiPd(share), Replica(model, plan, cluster, find_engine("vllm")), chunk=4096, batch=32, context=2000
     )
     assert 0 < prompts <= min(1, share / SATURATING_FRAC)
     assert 0 < answers <= min(1, (1 - share) / SATURATING_FRAC)

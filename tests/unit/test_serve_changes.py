@@ -13,26 +13,28 @@ pytest.importorskip("numba")
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import constant_tables
 from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.dynamics import Autoscale, Dynamics, Outage
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
 from steelyard.simulation.result import simulate_deployment
 from steelyard.simulation.run import Options
-from steelyard.techniques.changes import Autoscale, Changes, Outage, parse_autoscale, parse_outages
+from steelyard.techniques._base import read_options
+from steelyard.techniques.autoscale import Autoscaling
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires
 
 
-def engines(replicas: int, blocks: int = 1 << 20, changes: Changes | None = None, **more: Any) -> list[Member]:
+def engines(replicas: int, blocks: int = 1 << 20, changes: Dynamics | None = None, **more: Any) -> list[Member]:
     """Equal replicas."""
     flags = {k: more.pop(k) for k in list(more) if k.startswith("max_") or k in ("scheduler", "cuda_graph_sizes_to")}
-    return [Member(config(**flags), KvPool(blocks, 16, 1.0), replicas, changes=changes or Changes(), **more)]
+    return [Member(config(**flags), KvPool(blocks, 16, 1.0), replicas, changes=changes or Dynamics(), **more)]
 
 
 def test_requests_of_a_failed_replica_begin_again_elsewhere() -> None:
     trace = Trace(np.zeros(2), [10, 10], [5, 5])
-    down = Changes(outages=(Outage(2.5, 0), Outage(100.0, 0, up=True)))
+    down = Dynamics(outages=(Outage(2.5, 0), Outage(100.0, 0, up=True)))
     played = run_fleet(trace, engines(2, changes=down), tables=constant_tables(1.0))
     q = played.requests
     assert list(q["first_at"]) == [1.0, 1.0]
@@ -44,7 +46,7 @@ def test_requests_of_a_failed_replica_begin_again_elsewhere() -> None:
 
 def test_while_none_is_up_requests_wait() -> None:
     trace = Trace(np.array([0.0, 1.0]), [10, 10], [1, 1])
-    down = Changes(outages=(Outage(0.5, 0), Outage(7.0, 0, up=True)))
+    down = Dynamics(outages=(Outage(0.5, 0), Outage(7.0, 0, up=True)))
     q = run_fleet(trace, engines(1, changes=down), tables=constant_tables(1.0)).requests
     assert list(q["first_at"]) == [8.0, 8.0]
 
@@ -54,7 +56,7 @@ def test_a_lost_decoder_sends_answers_back_to_the_prompts_and_a_lost_sender_has_
     members = [Member(config(), KvPool(100, 16, 1.0), 1, role=role) for role in ("prefill", "decode")]
 
     def end(*outages: Outage, delay: float = 0.0) -> float:
-        found = [replace(m, changes=Changes(outages=outages)) for m in members]
+        found = [replace(m, changes=Dynamics(outages=outages)) for m in members]
         played = run_fleet(trace, found, tables=constant_tables(1.0), links=wires(2, delay))
         return float(played.requests["last_at"][0])
 
@@ -69,7 +71,7 @@ def test_a_lost_decoder_sends_answers_back_to_the_prompts_and_a_lost_sender_has_
 
 def test_failures_by_chance_repeat_with_the_seed() -> None:
     trace = Trace(np.arange(200) * 0.5, np.full(200, 10), np.full(200, 20))
-    changes = Changes(mtbf_s=20.0, restart_s=5.0)
+    changes = Dynamics(mtbf_s=20.0, restart_s=5.0)
     first, again, other = (
         run_fleet(trace, engines(3, changes=changes), tables=constant_tables(0.1), seed=s) for s in (1, 1, 2)
     )
@@ -81,7 +83,7 @@ def test_failures_by_chance_repeat_with_the_seed() -> None:
 
 def test_a_fleet_that_fails_faster_than_it_serves_stops_with_a_reason() -> None:
     trace = Trace(np.zeros(1), [10], [50])
-    played = run_fleet(trace, engines(1, changes=Changes(mtbf_s=1e-3, restart_s=0.0)), tables=constant_tables(1.0))
+    played = run_fleet(trace, engines(1, changes=Dynamics(mtbf_s=1e-3, restart_s=0.0)), tables=constant_tables(1.0))
     assert played.totals["stop"] in (2.0, 3.0)
 
 
@@ -90,7 +92,7 @@ def test_autoscaling_follows_the_load_and_pays_for_what_it_uses() -> None:
     trace = Trace(busy, np.full(430, 10), np.full(430, 40))
     scale = Autoscale(1, 4, target=8.0, interval_s=1.0, start_s=3.0)
     more = {"router": "least-loaded", "tables": constant_tables(0.1)}
-    few = run_fleet(trace, engines(4, changes=Changes(autoscale=scale), max_num_seqs=16), **more)
+    few = run_fleet(trace, engines(4, changes=Dynamics(autoscale=scale), max_num_seqs=16), **more)
     one = run_fleet(trace, engines(1, max_num_seqs=16), **more)
     four = run_fleet(trace, engines(4, max_num_seqs=16), **more)
     waits = [p.requests["first_at"].mean() for p in (four, few, one)]
@@ -105,7 +107,7 @@ def test_autoscaling_follows_the_load_and_pays_for_what_it_uses() -> None:
 def test_a_new_replica_serves_after_its_start() -> None:
     trace = Trace(np.zeros(2), [10, 10], [5, 5])
     scale = Autoscale(0, 1, target=1.0, interval_s=1.0, start_s=30.0)
-    q = run_fleet(trace, engines(1, changes=Changes(autoscale=scale)), tables=constant_tables(1.0)).requests
+    q = run_fleet(trace, engines(1, changes=Dynamics(autoscale=scale)), tables=constant_tables(1.0)).requests
     assert list(q["first_at"]) == [32.0, 32.0]  # asked for at the second look, 30 s later up, a step
 
 
@@ -117,7 +119,7 @@ def test_requests_move_instead_of_giving_way() -> None:
     trace = Trace(np.cumsum(rng.exponential(0.05, n)), rng.integers(50, 200, n), osl)
     more = {"tables": constant_tables(0.02, 1e-5), "links": wires(1, 1e-4, 1e-6)}
     stay = run_fleet(trace, engines(4, blocks=160), **more)
-    go = run_fleet(trace, engines(4, blocks=160, changes=Changes(migrate=True)), **more)
+    go = run_fleet(trace, engines(4, blocks=160, changes=Dynamics(migrate=True)), **more)
     assert stay.totals["preemptions"] > 10
     assert go.totals["migrations"] > 10
     assert go.totals["preemptions"] < 0.5 * stay.totals["preemptions"]
@@ -174,13 +176,14 @@ def replace_ratio(flags: dict[str, Any], ratio: float) -> dict[str, Any]:
 
 
 def test_words() -> None:
-    assert parse_autoscale("1:8,target=16,interval=30s,start=2min") == Autoscale(1, 8, 16.0, 30.0, 120.0)
-    assert parse_outages("10min:0:down,15min:3:up") == (Outage(600.0, 0), Outage(900.0, 3, up=True))
+    assert Autoscaling.read("1:8,target=16,interval=30s,start=2min") == Autoscaling(1, 8, 16.0, 30.0, 120.0)
+    found = read_options("failures", {"outages": "10min:0:down,15min:3:up"})
+    assert found.dynamics(Dynamics()).outages == (Outage(600.0, 0), Outage(900.0, 3, up=True))
     for bad in ("8", "1:8,goal=3"):
         with pytest.raises(InputError):
-            parse_autoscale(bad)
+            Autoscaling.read(bad)
     with pytest.raises(InputError):
-        parse_outages("10min:0:away")
+        read_options("failures", {"outages": "10min:0:away"})
 
 
 def requests(n: int = 200, rate: float = 6.0) -> Trace:

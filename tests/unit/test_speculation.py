@@ -23,8 +23,8 @@ from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.kernel import pricing
 from steelyard.simulation.kernel.methods import no_methods
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.techniques import Extras, read_extras
-from steelyard.techniques.speculate import draft_of, parse_speculation, with_draft
+from steelyard.techniques._base import read_flag, read_techniques
+from steelyard.techniques.speculation import Speculation, draft_of, with_draft
 from steelyard.traffic.trace import Trace
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
@@ -77,6 +77,12 @@ def test_verifying_costs_at_least_a_token_and_at_most_as_many_steps() -> None:
         assert all(one * 0.97 < t < m * one for m, t in enumerate(times, 2))
 
 
+def parse(text: str) -> Speculation:
+    found = read_flag("speculate", text)
+    assert isinstance(found, Speculation)
+    return found
+
+
 @pytest.mark.parametrize(
     ("text", "tokens", "queries"),
     [
@@ -89,9 +95,9 @@ def test_verifying_costs_at_least_a_token_and_at_most_as_many_steps() -> None:
     ],
 )
 def test_words(text: str, tokens: int, queries: tuple[int, int]) -> None:
-    found = parse_speculation(text)
-    assert (found.tokens, found.queries) == (tokens, queries)
-    assert found.assumed == ("accept" not in text)
+    found = parse(text)
+    assert (found.guesses, found.queries) == (tokens, queries)
+    assert (found.accept is None) == ("accept" not in text)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +105,12 @@ def test_words(text: str, tokens: int, queries: tuple[int, int]) -> None:
 )
 def test_bad_words_are_refused(text: str) -> None:
     with pytest.raises(InputError):
-        parse_speculation(text)
+        parse(text)
 
 
 def test_acceptance_is_geometric_and_repeats() -> None:
     z = no_methods()[0]
-    parse_speculation("ngram:k=4,accept=0.7").record(z, False)
+    parse("ngram:k=4,accept=0.7").record(z, False)
     drawn = np.array([accepted_guesses(z, i, 9, 4) for i in range(20_000)])
     for j in range(5):
         assert np.mean(drawn >= j) == pytest.approx(0.7**j, abs=0.012)
@@ -117,10 +123,10 @@ def test_acceptance_is_geometric_and_repeats() -> None:
 
 def test_the_length_chosen_falls_with_the_batch() -> None:
     model, plan, cluster, engine, config = parts("dense")
-    s = parse_speculation("eagle:k=8,adaptive")
+    s = parse("eagle:k=8,adaptive")
     draft = draft_of(s, model, plan)
     table = build_step_table(Replica(model, plan, cluster, engine), config, max_context=8192, queries=s.queries)
-    tables = with_draft(table, s, draft, cluster, engine, config, max_context=8192)
+    tables = with_draft(table, draft, cluster, engine, config, max_context=8192)
     z = no_methods()[0]
     s.record(z, True)
     chosen = [choose_guesses(z, *tables, n, n * 1500.0, 16) for n in (1, 16, 64, 256, 1024)]
@@ -137,14 +143,14 @@ def test_the_length_chosen_falls_with_the_batch() -> None:
 def test_a_draft_shares_the_vocabulary() -> None:
     model, plan, *_ = parts("dense")
     with pytest.raises(InputError, match="vocabulary"):
-        draft_of(parse_speculation("draft:qwen3-0.6b"), model, plan)
+        draft_of(parse("draft:qwen3-0.6b"), model, plan)
 
 
 def served(clients: int, words: str = "", isl: int = 1000, osl: int = 100) -> Simulation:
     n = max(16, 2 * clients)
     trace = Trace(np.zeros(n), np.full(n, isl), np.full(n, osl)).closed_loop(clients)
-    extras = read_extras(speculate=words) if words else Extras()
-    return simulate("llama-3.1-70b", "h100_sxm:8", trace, tp=8, extras=extras)
+    techniques = read_techniques({"speculate": words})
+    return simulate("llama-3.1-70b", "h100_sxm:8", trace, tp=8, techniques=techniques)
 
 
 def rate(simulation: Simulation) -> float:

@@ -9,13 +9,14 @@ from cyclopts import Parameter
 from steelyard.cli.output import Output, write
 
 _Kind = Annotated[
-    Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices"], Parameter(help="what to list")
+    Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices", "techniques"],
+    Parameter(help="what to list"),
 ]
 _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which this text occurs")]
 
 
 def ls(kind: _Kind, filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
-    """List models, machines, formats, engines, networks, nodes or prices."""
+    """List models, machines, formats, engines, networks, nodes, prices or techniques."""
     output.check()
     from steelyard.report import listing
 

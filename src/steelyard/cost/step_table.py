@@ -111,7 +111,7 @@ CONSTANTS = (
 )
 #: Kernels of a step one after another; kernels that need different resources at once (NanoFlow, arXiv:2408.12757);
 #: collectives under the other half of the batch (TokenWeave, arXiv:2505.11329); attention and feed-forward on devices
-#: of their own (see :mod:`steelyard.simulation.deployments.split_ffn`, which builds the tables of that).
+#: of their own (see :mod:`steelyard.techniques.attention_ffn`, which builds the tables of that).
 OVERLAPS = ("", "nanoflow", "tokenweave", "split")
 
 

@@ -198,6 +198,7 @@ def _assumed(scenario: Scenario) -> str:
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     model, on = scenario.asked
-    inputs = {"model": model or scenario.transformer.name, "on": on or str(scenario.cluster)}
-    inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in ("model", "on", "generic")}
+    inputs: dict[str, Any] = {"model": model or scenario.transformer.name, "on": on or str(scenario.cluster)}
+    inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in ("model", "on", "techniques", "generic")}
+    inputs |= {"techniques": [str(t) for t in scenario.techniques]} if scenario.techniques else {}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

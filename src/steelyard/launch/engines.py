@@ -10,7 +10,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.launch.command import Command, Line, Var, Word
 from steelyard.launch.documents import yaml_text
 from steelyard.launch.service import PORT, Service, Unit, quantisation
-from steelyard.techniques.speculate import parse_speculation
+from steelyard.techniques._base import read_flag
 from steelyard.workload.catalogue import find_model
 
 __all__ = ["BOOTSTRAP_PORT", "LEADER", "MODEL", "NODE_RANK", "OPTIONS", "command", "options"]
@@ -94,12 +94,12 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
 
 def _speculative(unit: Unit) -> dict[str, object]:
     """``--speculative-config``: the draft by its repository, n-grams of the prompt, or the model's own heads."""
-    found = parse_speculation(unit.pool.speculate)
-    options: dict[str, object] = {"num_speculative_tokens": found.tokens}
-    if found.method == "draft":
-        return {"model": find_model(found.draft).id, **options}
-    more = {"prompt_lookup_max": found.tokens} if found.method == "ngram" else {}
-    return {"method": found.method, **options, **more}
+    found: Any = read_flag("speculate", unit.pool.speculate)
+    options: dict[str, object] = {"num_speculative_tokens": found.guesses}
+    if found.name == "draft":
+        return {"model": find_model(found.model).id, **options}
+    more = {"prompt_lookup_max": found.guesses} if found.name == "ngram" else {}
+    return {"method": found.name, **options, **more}
 
 
 def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command:

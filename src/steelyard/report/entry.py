@@ -15,7 +15,7 @@ from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Entry", "Kind", "facts", "find", "text", "to_dict"]
 
-Kind = Literal["machine", "model", "format", "engine", "network", "node", "estimate"]
+Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ _LOADERS: Mapping[Kind, str] = {
     "engine": "steelyard.deployment.engine:find_engine",
     "network": "steelyard.machine.catalogue:find_network",
     "node": "steelyard.machine.catalogue:find_node",
+    "technique": "steelyard.techniques._base:find_technique",
 }
 
 
@@ -110,6 +111,8 @@ def facts(entry: Entry) -> dict[str, Any]:
     """The entry's figures by field path, as plain values in SI units."""
     if entry.kind == "estimate":
         return dict(_flatten(entry.value))
+    if entry.kind == "technique":
+        return dict(entry.value.about())
     if entry.kind == "model":
         return _model_facts(entry.value)
     found = {path: value for path, value, _ in _walk(entry.value)}
@@ -228,6 +231,8 @@ def to_dict(entry: Entry) -> dict[str, Any]:
 
 
 def _sources(entry: Entry) -> dict[str, str]:
+    if entry.kind == "technique":
+        return {"paper": str(entry.value.paper)}
     found = _said(entry, "sources")
     source = getattr(entry.value, "source", "")
     return found if isinstance(found, dict) else {entry.name: source} if source else {}
@@ -258,7 +263,7 @@ def text(entry: Entry, width: int | None = None) -> str:
         return json.dumps(shown, indent=1)
     title = getattr(entry.value, "title", "")
     table = grid("left", "left", "left")
-    units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind != "model" else {}
+    units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind not in ("model", "technique") else {}
     for path, value in facts(entry).items():
         if path in ("name", "title"):
             continue

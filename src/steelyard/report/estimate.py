@@ -118,7 +118,9 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 #: Fields of the question that are no choice of model, machine, plan, engine or price.
 _SIZES = tuple(
-    n for n in fields_of("estimate") if n not in ("model", "on", "engine", "generic", PRICE, *FORMATS, *DEGREES)
+    n
+    for n in fields_of("estimate")
+    if n not in ("model", "on", "engine", "techniques", "generic", PRICE, *FORMATS, *DEGREES)
 )
 
 

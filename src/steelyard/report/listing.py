@@ -30,7 +30,7 @@ _COLUMNS = {
     "provider_class": ("class", ""),
 }
 #: Columns that may wrap.
-_FOLDED = ("name", "title", "also", "source", "math")
+_FOLDED = ("name", "title", "also", "source", "math", "parameters", "effect", "verbs")
 
 
 def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def _shown(name: str, value: Any) -> str:
     _, unit = _COLUMNS.get(name, ("", ""))
     if unit:
         return format_quantity(float(value), unit) if value else ""
-    if name in ("parameters", "active"):
+    if name in ("parameters", "active") and not isinstance(value, str):
         return f"{value / 1e9:,.4g} B" if value >= 1e9 else f"{value / 1e6:,.4g} M"
     if isinstance(value, float):
         return f"{value:,.6g}"
@@ -162,6 +162,15 @@ def _prices() -> Iterator[dict[str, Any]]:
         yield _fields(p, "machine", "usd_per_hour", "provider_class", "date", "guess", "source")
 
 
+def _techniques() -> Iterator[dict[str, Any]]:
+    from steelyard.techniques._base import TECHNIQUES
+
+    for cls in map(TECHNIQUES.get, TECHNIQUES):
+        keys = ", ".join(p.key for p in cls.parameters())
+        named = {**_fields(cls, "name", "layer"), "verbs": cls.about()["verbs"], "parameters": keys}
+        yield {**named, "effect": cls.effect, "source": cls.paper.source}
+
+
 def _fields(entry: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in names}
 
@@ -174,4 +183,5 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "networks": _networks,
     "nodes": _nodes,
     "prices": _prices,
+    "techniques": _techniques,
 }

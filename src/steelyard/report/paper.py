@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steelyard.units import figure
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -138,8 +140,3 @@ def bullets(title: str, texts: Iterable[str]) -> list[RenderableType]:
     """A heading and its points; nothing without a point."""
     points: list[RenderableType] = [bullet(styled(text)) for text in texts]
     return [styled((title, "bold")), *points] if points else []
-
-
-def figure(value: float) -> str:
-    """A rate with three significant digits: ``1,744``, ``97.4``, ``5.61``."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -314,38 +314,10 @@ def _grouped(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _beyond(sim: Simulation, found: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """What speculation, cache levels, adapters, early exit, finetuning and overlap did."""
-    asked = sim.inputs.get("extras", {})
-    if not found:
-        return
-    if "speculate" in asked:
-        if found["guessed_tokens"]:
-            words = f"{found['accepted_frac']:.0%} of {found['guessed_tokens']:,} guesses used"
-            each = found["tokens_per_step"]
-            yield "speculation", words + (f"; {figure(each)} tokens per step and answer" if each else "")
-        else:
-            yield "speculation", "no guess made: none pays at this load"
-    if "tiers" in asked:
-        prompts = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
-        words = f"{found['loaded_tokens'] / max(prompts, 1.0):.1%} of the prompt tokens loaded from lower levels"
-        words += f" ({q(found['loaded_bytes'], 'B')})"
-        if "swap" in asked:
-            words += f"; {found['swapped_tokens']:,} tokens of requests that gave way kept"
-            words += f" ({q(found['swapped_bytes'], 'B')})"
-        yield "cache levels", words
-    if "adapters" in asked:
-        most, count = asked["adapters"]["max_loras"], asked["adapters"]["count"]
-        yield "adapters", f"loaded {found['adapter_loads']:,} times; {most} of {count:,} resident per replica"
-    if "early_exit" in asked:
-        e = asked["early_exit"]
-        depth = sum((1 - e["exit_frac"]) ** j for j in range(e["ramps"] + 1)) / (e["ramps"] + 1)
-        way = "sections run for those that are left" if e["rebatch"] else "sections run while any of a batch is left"
-        yield "early exit", f"a token of its own runs through {depth:.0%} of the layers; {way}"
-    if "finetune" in asked:
-        rate, all_tokens = figure(found["trained_tokens_per_s"]), f"{found['trained_tokens']:,}"
-        yield "finetuning", f"{rate} tokens/s trained on beside ({all_tokens} in all)"
-    if "overlap" in asked:
-        yield "overlap", f"kernels beside each other as {asked['overlap']} does, where that is faster"
+    """What techniques did."""
+    prompts = float(np.sum(sim.records.isl[np.asarray(sim.records.completed)]))
+    for technique in sim.techniques:
+        yield from technique.report({**(found or {}), "prompt_tokens": prompts})
 
 
 def _changes(pool: PoolOutcome) -> str:

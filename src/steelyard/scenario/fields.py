@@ -162,7 +162,8 @@ beam | whole | none | least=1 | beams of equal length for every prompt, which th
 seed | whole | 0 | least=0 column show | fixes everything drawn
 policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
     or FILE.py:CLASS of your own (runs it)
-techniques | text | - | --with several | a technique, NAME[:param=value,...], may be repeated
+techniques | text | - | --with several | a technique, NAME[:value,param=value,...]: fp8-kv, sarathi-serve:chunk=512;
+    may be repeated (steelyard ls techniques)
 speculate | text | - | - | guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4,
     mtp, tree:width=4,depth=4,by=medusa; any chain also ...,adaptive
 plan.speculate | text | - | also=Sequence[str] | speculative decoding that may be used:
@@ -271,19 +272,19 @@ _LOAD = (
     "trace rate concurrency workflow isl osl requests duration start arrivals burst peak turns think system best_of "
     "beam seed"
 )
-_SERVING = "engine policy flags speculate lora kv_tiers early_exit finetune overlap"
+_SERVING = "engine policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
     "model rate isl osl trace arrivals peak ttft tpot e2e requests seed on objective budget max_gpus max_power "
-    "rack_power engine formats weights kv mode speculate mix headroom spares usd_per_hour carbon skew generic "
-    "remedies tell"
+    "rack_power engine formats weights kv mode techniques speculate mix headroom spares usd_per_hour carbon skew "
+    "generic remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on {_BATCH} {_FORMATS} engine skew usd_per_hour generic"),
+        ("estimate", f"model on {_BATCH} {_FORMATS} engine techniques skew usd_per_hour generic"),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )

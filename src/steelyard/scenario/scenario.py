@@ -18,9 +18,10 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.scenario.fields import GROUPS
-from steelyard.scenario.parse import engine_and_scheduler, parse_pools
+from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
+from steelyard.techniques._base import Technique
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import Workload
 
@@ -69,6 +70,8 @@ class Scenario:
     trace: Trace | None = None
     """The traffic of a simulation."""
     slo: tuple[Target, ...] = ()
+    techniques: tuple[Technique, ...] = ()
+    """What is put on it; ``words`` holds the fields that they set."""
 
     @classmethod
     def of(cls, verb: str, /, *names: Any, **words: Any) -> Scenario:
@@ -152,6 +155,8 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
     if verb == "simulate":
         slo = problems.read(parse_targets, values) or ()
         problems.read(engine_and_scheduler, values["engine"])
+        if values["disaggregate"]:
+            problems.read(read_pools, values["disaggregate"])
         trace = problems.read(read_trace, values)
     scenario = place(verb, values, problems)
     if verb == "estimate":
@@ -187,7 +192,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
     engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
     resolved = plan.resolved(model.transformer.native_weights)
-    return Scenario(
+    scenario = Scenario(
         model,
         cluster,
         resolved,
@@ -196,7 +201,12 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         usd_per_hour=values["usd_per_hour"],
         verb=verb,
         words=values,
+        techniques=values["techniques"],
     )
+    raise_all([p for technique in scenario.techniques for p in technique.applies(scenario)])
+    for technique in scenario.techniques:
+        scenario = technique.scenario(scenario)
+    return scenario
 
 
 def read_cluster(on: str | Cluster | Machine) -> Cluster:

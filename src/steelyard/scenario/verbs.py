@@ -12,6 +12,7 @@ from steelyard.errors import InputError, Problem
 from steelyard.scenario.fields import REQUIRED, Field, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems
+from steelyard.techniques._base import without_words
 
 __all__ = ["POSITIONAL", "ordered", "signature_of", "verb", "words_of"]
 
@@ -54,7 +55,8 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     given: dict[str, Any] = {}
     if args and isinstance(args[0], Scenario):
         fields = fields_of(name)
-        given = {k: v for k, v in args[0].words.items() if k in fields and v != fields[k].default}
+        own = without_words(args[0].verb, args[0].words)
+        given = {k: v for k, v in own.items() if k in fields and v != fields[k].default}
         args = args[1:]
     if len(args) > len(POSITIONAL):
         raise InputError(f"expected model and machine, got {len(args)} values without a name", field=name)

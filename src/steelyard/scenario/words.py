@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of
 from steelyard.scenario.ranges import expand
+from steelyard.techniques._base import with_techniques
 from steelyard.units import parse_quantity
 
 __all__ = ["Problems", "flags_of", "read_value", "read_words", "values_of"]
@@ -74,6 +75,8 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
             default.
     """
     fields = fields_of(verb)
+    words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})
+    problems.add(found)
     for name in words:
         if name not in fields:
             near = suggest(name, fields, 1)
@@ -86,7 +89,7 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
                 problems.add([Problem(name, "required field is missing")])
             continue
         with problems.collect():
-            values[name] = read_value(field, words[name])
+            values[name] = words[name] if name == "techniques" else read_value(field, words[name])
     return values
 
 

@@ -109,6 +109,7 @@ def read_question(words: Mapping[str, Any]) -> Planning:
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
+    inputs |= {"techniques": [str(t) for t in w["techniques"]]} if w["techniques"] else {}
     question = Question(
         model=inputs["model"],
         machines=machines,
@@ -144,7 +145,7 @@ _LOAD = tuple(
     f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
 )
 #: Fields that an answer repeats, whatever was given.
-_INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "speculate", "remedies", "tell"))
+_INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "techniques", "speculate", "remedies", "tell"))
 
 
 def _consistent(

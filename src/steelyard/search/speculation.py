@@ -20,7 +20,7 @@ from steelyard.search.trial import METRICS
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import Simulation, simulate_deployment
 from steelyard.simulation.run import Options
-from steelyard.techniques.speculate import parse_speculation
+from steelyard.techniques._base import read_flag
 
 __all__ = ["LAUNCHED", "read_ways", "speculated"]
 
@@ -39,12 +39,12 @@ def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str
     problems: list[Problem] = []
     for way in ways:
         try:
-            found = parse_speculation(way)
+            found = read_flag("speculate", way)
         except InputError as error:
             problems += error.problems
             continue
-        if found.method not in LAUNCHED:
-            text = f"{found.method} needs a checkpoint of heads to be launched; expected one of {', '.join(LAUNCHED)}"
+        if found is None or found.name not in LAUNCHED:
+            text = f"{way} needs a checkpoint of heads to be launched; expected one of {', '.join(LAUNCHED)}"
             problems.append(Problem("speculate", text))
     if ways and set(engines) - {"vllm"}:
         problems.append(Problem("speculate", "launch files for it are written for vllm only; add engine vllm"))

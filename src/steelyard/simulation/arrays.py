@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request
 from steelyard.cost.step_table import Tables
 from steelyard.deployment.deployment import ROLES
+from steelyard.deployment.dynamics import Dynamics
 from steelyard.deployment.engine import ADMISSIONS, VICTIMS
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.simulation.kernel.methods import Methods, plain_methods
@@ -44,7 +45,6 @@ from steelyard.simulation.kernel.state import (
     make_workers,
 )
 from steelyard.simulation.policies import Order, Policy, ordered
-from steelyard.techniques.changes import Changes
 from steelyard.traffic.trace import LENGTHS, Trace
 
 __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
@@ -75,7 +75,7 @@ class Member:
     """Data-parallel ranks of a replica (``replicas`` counts the ranks of all)."""
     lockstep: bool = False
     """Ranks of a replica step together."""
-    changes: Changes = field(default_factory=Changes)
+    changes: Dynamics = field(default_factory=Dynamics)
 
     @property
     def longest(self) -> int:

@@ -71,7 +71,7 @@ def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
     """What speculation, adapters, cache levels and finetuning did, and answers of several branches; {} without."""
     totals = simulation.totals
     found: dict[str, Any] = {}
-    if "extras" in simulation.inputs:
+    if any(t.in_steps for t in simulation.techniques):
         guessed = totals["guessed_tokens"]
         found["extras"] = {
             "guessed_tokens": int(guessed),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
     from steelyard.simulation.run import Options
+    from steelyard.techniques._base import Technique
     from steelyard.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
 
@@ -215,6 +216,8 @@ class Simulation(Result):
     """What was deployed."""
     pools: tuple[PoolOutcome, ...] = ()
     """What each pool of it did."""
+    techniques: tuple[Technique, ...] = ()
+    """What was put on it."""
 
     @property
     def devices(self) -> int:
@@ -283,13 +286,14 @@ def simulate_deployment(
         InputError, DoesNotFit: as for :func:`steelyard.simulate`.
     """
     from steelyard.simulation.run import Options, prepare, run
-    from steelyard.techniques.speculate import parse_speculation
+    from steelyard.techniques._base import read_flag, read_techniques
 
     started = time.perf_counter()
     options = options or Options()
     ways = {pool.speculate for pool in deployment.pools if pool.role != "prefill"} - {""}
-    if ways and options.extras.speculate is None:
-        if len(ways) > 1:
-            raise InputError("expected one way to speculate for all pools", field="pools")
-        options = replace(options, extras=replace(options.extras, speculate=parse_speculation(ways.pop())))
+    if len(ways) > 1:
+        raise InputError("expected one way to speculate for all pools", field="pools")
+    if ways and not any(t.slot == "speculation" for t in options.techniques):
+        put = (*options.techniques, read_flag("speculate", ways.pop()))
+        options = replace(options, techniques=read_techniques({"techniques": put}))
     return run(prepare(deployment, trace, options, model=model), started)

@@ -25,13 +25,14 @@ from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.simulation.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
-from steelyard.simulation.kernel.methods import Methods, no_methods
+from steelyard.simulation.kernel.methods import Methods
+from steelyard.simulation.kernel.rules import joined_rules
 from steelyard.simulation.kernel.state import itl_edges
 from steelyard.simulation.policies import Order, Policy, ordered
 from steelyard.simulation.result import COMPLETED, UNFINISHED, Iterations, PoolOutcome, Records, Simulation
-from steelyard.simulation.techniques import Extras, Fitted, fit, kernel_methods, levels_of, with_adapters
+from steelyard.simulation.techniques import dynamics_of, fit, kernel_arrays, traffic_of
 from steelyard.simulation.wires import End, wires_between
-from steelyard.techniques.changes import Changes
+from steelyard.techniques._base import PoolEnd, PoolFit, Technique
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.workload.catalogue import Model, load_model
 
@@ -65,8 +66,7 @@ class Options:
     transfer_overlap: float = 0.0
     encode_s: Any = None
     watch: Callable[[Any], None] | None = None
-    extras: Extras = field(default_factory=Extras)
-    changes: Changes = field(default_factory=Changes)
+    techniques: tuple[Technique, ...] = ()
     assigned: Any = None
 
 
@@ -82,8 +82,8 @@ class Served:
     table: StepTable | None
     """None for encoders."""
     weight: float = 1.0
-    fitted: Fitted | None = None
-    """What its engine does beyond scheduling."""
+    fitted: PoolFit | None = None
+    """What techniques make of it."""
 
     @property
     def ranks(self) -> int:
@@ -104,7 +104,7 @@ class Served:
             options.transfer_overlap,
             plan.dp,
             plan.shares_experts,
-            options.changes,
+            dynamics_of(options.techniques),
         )
 
 
@@ -185,11 +185,11 @@ def prepare(
         InputError, DoesNotFit: as :func:`steelyard.simulation.result.simulate_deployment` says.
     """
     router = deployment.router
-    trace = with_adapters(trace, options.extras, options.seed)
+    trace = traffic_of(options.techniques, trace, options.seed)
     if order is None:
         order, router = checked(options, router, trace)
     router = _choice("router", router, tuple(ROUTERS))
-    raise_all(options.changes.problems(sum(pool.replicas for pool in deployment.pools)))
+    raise_all(dynamics_of(options.techniques).problems(sum(pool.replicas for pool in deployment.pools)))
     loaded = model if model is not None else load_model(deployment.model, generic=options.generic)
     transformer = loaded.transformer
     if not transformer.causal:
@@ -207,12 +207,15 @@ def prepare(
     rejected = too_long(trace, served)
     longest = int(np.max((trace.isl + trace.osl)[~rejected], initial=2))
     served = [_with_table(s, longest, options, trace) for s in served]
-    if options.extras:  # drafts and adapters take memory from the cache
+    if options.techniques:  # drafts and adapters take memory from the cache
         rejected = too_long(trace, served)
     if len({(s.scenario.cluster.machine.name, s.scenario.plan, s.config) for s in computing}) > 1:
         served = _weighed(served, trace)
     wires = wires_between([End(s.scenario.cluster, s.scenario.plan, s.kv) for s in served])
     deployment = replace(deployment, router=router)
+    rules = {t.name: found for t in options.techniques if (found := t.rules()) is not None}
+    if rules:
+        order = replace(order, rules=joined_rules(rules | ({order.name: order.rules} if order.rules else {})))
     return Prepared(
         deployment,
         tuple(served),
@@ -269,24 +272,21 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
         return served
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
-    if options.extras:
-        extras = replace(options.extras, speculate=None) if served.pool.role == "prefill" else options.extras
-        fitted = fit(
-            extras,
-            s.transformer,
-            s.plan,
-            cluster,
-            s.engine,
-            served.config,
-            served.kv,
-            max_context=longest,
-            skew=options.skew,
-            seed=options.seed,
-            trace=trace,
-        )
-        return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
     replica = Replica(s.transformer, s.plan, cluster, s.engine, options.skew)
-    return replace(served, table=build_step_table(replica, served.config, max_context=longest))
+    if not options.techniques:
+        return replace(served, table=build_step_table(replica, served.config, max_context=longest))
+    raise_all([p for t in options.techniques for p in t.applies(s)])
+    fitted = fit(
+        options.techniques,
+        served.pool.role,
+        replica,
+        served.config,
+        served.kv,
+        max_context=longest,
+        seed=options.seed,
+        trace=trace,
+    )
+    return replace(served, table=fitted.table, kv=fitted.kv, fitted=fitted)
 
 
 def _weighed(served: Sequence[Served], trace: Trace) -> list[Served]:
@@ -341,10 +341,8 @@ def _inputs(
         inputs["transfer_overlap"] = options.transfer_overlap
     if options.assigned is not None:
         inputs["assigned"] = _digest(np.asarray(options.assigned, dtype=np.float64))
-    if options.changes.any:
-        inputs["changes"] = asdict(options.changes)
-    if options.extras:
-        inputs["extras"] = {k: v for k, v in asdict(options.extras).items() if v}
+    if options.techniques:
+        inputs["techniques"] = [str(t) for t in options.techniques]
     if options.encode_s is not None:
         inputs["encode_s"] = _digest(np.asarray(options.encode_s, dtype=np.float64))
     if not order.builtin:
@@ -473,6 +471,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         replay=partial(run, prepared, started, log=0),
         deployment=prepared.deployment,
         pools=pools,
+        techniques=options.techniques,
     )
 
 
@@ -485,16 +484,15 @@ def _rented(played: Played) -> Any:
 
 
 def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None:
-    """What makes the kernel's arrays of speculation, adapters, ...; None when there is nothing of it."""
-    extras, served = prepared.options.extras, prepared.served
-    if not extras:
+    """What makes the kernel's arrays of techniques; None when there are none."""
+    techniques, served = prepared.options.techniques, prepared.served
+    if not techniques:
         return None
+    ends = [PoolEnd(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
+    fits = [s.fitted for s in served]
 
     def made(tables: Tables, replicas: int, units: int) -> Methods:
-        records = [no_methods()[0] if s.fitted is None else s.fitted.record for s in served]
-        ends = [(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
-        levels = levels_of(extras, ends, units) if extras.tiers else None
-        return kernel_methods(records, tables, prepared.trace, extras, replicas=replicas, units=units, levels=levels)
+        return kernel_arrays(techniques, fits, ends, tables, prepared.trace, units)
 
     return made
 

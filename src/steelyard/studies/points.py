@@ -277,7 +277,8 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     shared |= {"devices": cluster.count * copies, "dp": scenario.plan.dp * copies}
     if scenario.words.get("flags"):
         shared["engine"] = scenario.words["flags"]["scheduler"]
-    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour])
+    put = [str(t) for t in scenario.techniques]
+    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *([put] if put else [])])
     return shared, digest, scenario
 
 

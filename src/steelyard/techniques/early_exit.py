@@ -8,58 +8,64 @@ is not predicted; keys and values of skipped layers are taken to be filled in fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from steelyard.errors import InputError, Problem, raise_all, suggest
-from steelyard.simulation.kernel.methods import MOST_RAMPS, read_words
+from steelyard.errors import InputError, suggest
+from steelyard.simulation.kernel.methods import MOST_RAMPS
+from steelyard.techniques._base import Citation, PoolFit, Technique
+from steelyard.units import Quantity
 
-__all__ = ["EarlyExit", "parse_early_exit"]
+__all__ = ["EarlyExit"]
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyExit:
-    """Ramps and who leaves there.
+@dataclass(frozen=True)
+class EarlyExit(Technique):
+    """Ramps and who leaves there."""
 
-    Args:
-        ramps: exits before the last layer.
-        exit_frac: probability that a token leaves at a ramp it reaches.
-        rebatch: sections run for those that are left only.
-        head: a ramp costs the product with the vocabulary (softmax confidence); else it is free (state saturation).
-    """
+    name: ClassVar[str] = "early-exit"
+    layer: ClassVar[str] = "decoding"
+    paper: ClassVar[Citation] = Citation("Confident adaptive language modeling (CALM)", "arXiv:2207.07061")
+    effect: ClassVar[str] = "output tokens run through part of the layers"
+    serving: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
+    keys: ClassVar[Mapping[str, str]] = {"p": "exit_frac"}
 
-    ramps: int = 1
-    exit_frac: float = 0.3
-    rebatch: bool = False
-    head: bool = False
+    ramps: Annotated[int, Quantity("1", "exits before the last layer", ge=1, le=MOST_RAMPS)] = 1
+    exit_frac: Annotated[float, Quantity("1", "probability to leave at a ramp that is reached", ge=0, le=1)] = 0.3
+    rebatch: Annotated[bool, "sections run for those that are left only"] = False
+    head: Annotated[bool, "a ramp costs the product with the vocabulary (softmax confidence); else it is free"] = False
 
-    def __post_init__(self) -> None:
-        problems = []
-        if not 1 <= self.ramps <= MOST_RAMPS:
-            problems.append(Problem("early_exit", f"expected 1 to {MOST_RAMPS} ramps, got {self.ramps}"))
-        if not 0 <= self.exit_frac <= 1:
-            problems.append(Problem("early_exit", f"expected a probability from 0 to 1, got {self.exit_frac:g}"))
-        raise_all(problems)
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> EarlyExit:
+        """Read ``ramps=3,p=0.3`` or ``rebatch:ramps=3,p=0.3,head=1``."""
+        head, colon, rest = text.strip().partition(":")
+        if colon and head.strip().lower() != "rebatch":
+            hint = "did you mean 'rebatch'?" if suggest(head, ["rebatch"]) else "known: rebatch"
+            raise InputError(f"unknown word {head!r}; {hint}", field=label)
+        return cls.read(f"rebatch,{rest}" if colon else text, label)
 
     @property
     def depth_frac(self) -> float:
-        """Mean share of the layers a token of its own runs through."""
+        """Mean share of the layers a token of its own runs through: ``sum_j (1 - p)^j / (ramps + 1)``."""
         return sum((1 - self.exit_frac) ** j for j in range(self.ramps + 1)) / (self.ramps + 1)
 
-    def record(self, record: Any) -> None:
-        """Write it into a record of :data:`~steelyard.simulation.kernel.methods.METHOD`."""
+    def conflict(self, other: Technique) -> str:
+        """Verification needs all layers."""
+        return "verification needs all layers" if other.slot == "speculation" else ""
+
+    def fit(self, pool: PoolFit) -> None:
+        """Ramps of the model."""
+        record = pool.record
         record["plain"] = 0
         record["ramps"], record["exit_frac"] = self.ramps, self.exit_frac
         record["rebatch"], record["ramp_rows"] = int(self.rebatch), int(self.head)
+        pool.notes.append(
+            "early exit: keys and values of skipped layers are filled in for free; quality is not predicted"
+        )
 
-
-def parse_early_exit(text: str) -> EarlyExit:
-    """Read ``ramps=3,p=0.3``, ``rebatch:ramps=3,p=0.3,head=1``. Raises :class:`InputError`."""
-    body = text.strip()
-    rebatch = body.lower().startswith("rebatch")
-    body = body if ":" in body else f"exit:{body.removeprefix('rebatch').lstrip(',')}"
-    kind, given = read_words(body, "early_exit", {"ramps": 1, "p": 0.3, "head": 0})
-    if kind not in ("exit", "rebatch"):
-        hint = "did you mean 'rebatch'?" if suggest(kind, ["rebatch"]) else "known: rebatch"
-        raise InputError(f"unknown word {kind!r}; {hint}", field="early_exit")
-    return EarlyExit(int(given.get("ramps", 1)), float(given.get("p", 0.3)), rebatch, bool(given.get("head", 0)))
+    def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """How deep a token goes."""
+        way = "sections run for those that are left" if self.rebatch else "sections run while any of a batch is left"
+        yield "early exit", f"a token of its own runs through {self.depth_frac:.0%} of the layers; {way}"

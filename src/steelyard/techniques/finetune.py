@@ -7,52 +7,50 @@ forward passes; gradients of the frozen weights are not needed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from steelyard.errors import InputError, Problem, raise_all
-from steelyard.simulation.kernel.methods import read_words
-from steelyard.units import parse_quantity
+from steelyard.techniques._base import Citation, PoolFit, Technique
+from steelyard.units import Quantity, figure
 
-__all__ = ["WORK", "Finetune", "parse_finetune"]
+__all__ = ["WORK", "Finetune"]
 
 #: Forward passes of work per finetuning token with frozen weights.
 WORK = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finetune:
-    """Finetuning beside serving.
+@dataclass(frozen=True)
+class Finetune(Technique):
+    """Finetuning beside serving."""
 
-    Args:
-        limit_s: step time up to which tokens are added (the promise for the time between tokens).
-        context: tokens of one training sequence.
-    """
+    name: ClassVar[str] = "finetune"
+    layer: ClassVar[str] = "serving"
+    paper: ClassVar[Citation] = Citation("FlexLLM: co-serving inference and finetuning", "arXiv:2402.18789")
+    effect: ClassVar[str] = "steps are filled with finetuning tokens up to a time"
+    serving: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
+    first: ClassVar[str] = "limit"
+    keys: ClassVar[Mapping[str, str]] = {"limit": "limit_s"}
 
-    limit_s: float
-    context: int = 1024
+    limit_s: Annotated[float, Quantity("s", "step time up to which tokens are added (the SLO of the TPOT)", gt=0)]
+    context: Annotated[int, Quantity("1", "tokens of one training sequence", ge=1)] = 1024
 
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.limit_s > 0:
-            problems.append(Problem("finetune", f"expected a step time above 0, got {self.limit_s:g} s"))
-        if self.context < 1:
-            problems.append(Problem("finetune", f"expected sequences of at least 1 token, got {self.context}"))
-        raise_all(problems)
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> Finetune:
+        """Read ``30ms`` or ``finetune:30ms,context=2048``."""
+        return cls.read(text.strip().removeprefix("finetune:"), label)
 
-    def record(self, record: Any) -> None:
-        """Write it into a record of :data:`~steelyard.simulation.kernel.methods.METHOD`."""
+    def fit(self, pool: PoolFit) -> None:
+        """Work per token and the time of a step."""
+        record = pool.record
         record["plain"] = 0
         record["limit_s"], record["train_work"], record["train_context"] = self.limit_s, WORK, self.context
+        pool.notes.append(
+            f"finetuning fills steps up to {self.limit_s * 1e3:g} ms, two forward passes of work per token"
+        )
 
-
-def parse_finetune(text: str) -> Finetune:
-    """Read ``50ms`` or ``finetune:50ms,context=2048``. Raises :class:`InputError`."""
-    body = text.strip() if ":" in text else f"finetune:{text.strip()}"
-    kind, given = read_words(body, "finetune", {"context": 1024, "limit": ""})
-    if kind != "finetune":
-        raise InputError(f"expected a step time such as 50ms, got {text.strip()!r}", field="finetune")
-    limit = given.get("", given.get("limit"))
-    if limit is None:
-        raise InputError("expected the step time to stay within, such as 50ms", field="finetune")
-    return Finetune(parse_quantity(limit, "s", "finetune"), int(given.get("context", 1024)))
+    def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """Tokens trained on."""
+        rate, tokens = counts["trained_tokens_per_s"], counts["trained_tokens"]
+        yield "finetuning", f"{figure(rate)} tokens/s trained on beside ({tokens:,} in all)"

@@ -1,14 +1,11 @@
-"""What an engine does beyond scheduling: its record for the kernel, and the words all of it is said in."""
+"""What techniques do in the kernel: their record and their arrays."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.simulation.kernel.state import UNIT
 
 __all__ = [
@@ -21,7 +18,6 @@ __all__ = [
     "Methods",
     "no_methods",
     "plain_methods",
-    "read_words",
 ]
 
 #: Exit ramps at most.
@@ -141,46 +137,3 @@ def plain_methods(tables: Any, replicas: int, pools: int, past: bool = False) ->
         swapped=np.zeros(1, dtype=np.int32),
         past=np.zeros((replicas if past else 1, 4, PAST_BINS)),
     )
-
-
-def read_words(text: str, field: str, known: Mapping[str, float | str]) -> tuple[str, dict[str, Any]]:
-    """``KIND:first,key=value,...`` as ``(kind, values)``; ``first`` without a key is under the empty name.
-
-    Args:
-        text: what the user wrote.
-        field: what to call it in errors.
-        known: keys with an example of their value: a number is read as one (an int: a whole one), text is kept.
-
-    Raises:
-        InputError: unknown keys, values that are no numbers; all at once.
-    """
-    kind, _, rest = text.strip().partition(":")
-    values: dict[str, Any] = {}
-    problems = []
-    for part in (p.strip() for p in rest.split(",") if p.strip()):
-        key, equals, value = (x.strip() for x in part.partition("="))
-        if not equals:
-            if "" in values:
-                problems.append(Problem(field, f"expected key=value, got {part!r}"))
-            values[""] = part
-        elif key not in known:
-            near = suggest(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            problems.append(Problem(field, f"unknown key {key!r}{hint}"))
-        elif isinstance(known[key], str):
-            values[key] = value
-        else:
-            whole = isinstance(known[key], int)
-            try:
-                number = float(value)
-            except ValueError:
-                number = math.nan
-            if not math.isfinite(number) or (whole and number != int(number)):
-                kind_of = "a whole number" if whole else "a number"
-                problems.append(Problem(field, f"expected {kind_of} for {key}, got {value!r}"))
-            else:
-                values[key] = number
-    raise_all(problems)
-    if not kind.strip():
-        raise InputError(f"expected KIND:key=value,..., got {text!r}", field=field)
-    return kind.strip().lower(), values

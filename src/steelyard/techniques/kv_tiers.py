@@ -13,9 +13,9 @@ arXiv:2401.02669.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -25,9 +25,11 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import TIER
 from steelyard.simulation.kernel.state import UNIT
-from steelyard.units import parse_quantity
+from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique
+from steelyard.traffic.trace import Trace
+from steelyard.units import format_quantity, parse_quantity
 
-__all__ = ["KINDS", "Tier", "parse_tiers", "tier_arrays"]
+__all__ = ["KINDS", "KvTiers", "Tier", "parse_tier", "tier_arrays"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,48 +76,108 @@ class Tier:
         if not self.capacity_bytes > 0:
             problems.append(Problem("kv_tiers", f"expected a capacity above 0, got {self.capacity_bytes:g} B"))
         if self.bandwidth_bytes_per_s < 0 or not np.isfinite(self.bandwidth_bytes_per_s):
-            words = f"expected a bandwidth of at least 0, got {self.bandwidth_bytes_per_s:g}"
-            problems.append(Problem("kv_tiers", words))
+            message = f"expected a bandwidth of at least 0, got {self.bandwidth_bytes_per_s:g}"
+            problems.append(Problem("kv_tiers", message))
         if not self.ratio >= 1:
             problems.append(Problem("kv_tiers", f"expected a ratio of at least 1, got {self.ratio:g}"))
         raise_all(problems)
 
+    def __str__(self) -> str:
+        bandwidth = f"@{self.bandwidth_bytes_per_s:.15g}B/s" if self.bandwidth_bytes_per_s else ""
+        ratio = f"/{self.ratio:g}" if self.ratio != 1 else ""
+        return f"{self.kind}:{self.capacity_bytes:.15g}B{bandwidth}{ratio}"
 
-def parse_tiers(text: str) -> tuple[Tier, ...]:
-    """Read ``cpu:200GB,ssd:2TB,pool:10TB@25GB/s``, levels from the nearest on; ``/4`` behind one compresses it
-    (``pool:2TB@25GB/s/4``).
+
+def parse_tier(text: str) -> Tier:
+    """Read ``cpu:200GB`` or ``pool:10TB@25GB/s``; ``/4`` behind it compresses what it holds (``pool:2TB@25GB/s/4``).
 
     Raises:
-        InputError: what is wrong with which level.
+        InputError: it cannot be read.
     """
-    found: list[Tier] = []
-    problems: list[Problem] = []
-    for part in (p.strip() for p in text.split(",") if p.strip()):
-        kind, _, rest = part.partition(":")
-        size, _, speed = rest.partition("@")
-        ratio = 1.0
-        head, slash, tail = (speed or size).rpartition("/")
-        if slash and tail.replace(".", "", 1).isdigit():
-            ratio = float(tail)
-            size, speed = (size, head) if speed else (head, "")
-        try:
-            found.append(
-                Tier(
-                    kind.strip().lower(),
-                    parse_quantity(size, "B", f"kv_tiers.{kind}"),
-                    parse_quantity(speed, "B/s", f"kv_tiers.{kind}") if speed else 0.0,
-                    ratio,
-                )
+    kind, _, rest = text.partition(":")
+    size, _, speed = rest.partition("@")
+    ratio = 1.0
+    head, slash, tail = (speed or size).rpartition("/")
+    if slash and tail.replace(".", "", 1).isdigit():
+        ratio = float(tail)
+        size, speed = (size, head) if speed else (head, "")
+    return Tier(
+        kind.strip().lower(),
+        parse_quantity(size, "B", f"kv_tiers.{kind}"),
+        parse_quantity(speed, "B/s", f"kv_tiers.{kind}") if speed else 0.0,
+        ratio,
+    )
+
+
+@dataclass(frozen=True)
+class KvTiers(Technique):
+    """The levels, from the nearest on."""
+
+    name: ClassVar[str] = "kv-tiers"
+    layer: ClassVar[str] = "kvcache"
+    paper: ClassVar[Citation] = Citation("Mooncake: a KVCache-centric disaggregated architecture", "arXiv:2407.00079")
+    effect: ClassVar[str] = "prefixes and preempted requests keep their cache on host memory, drives or a pool"
+    serving: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
+    first: ClassVar[str] = "levels"
+
+    levels: Annotated[tuple[Tier, ...], "KIND:SIZE[@BANDWIDTH][/RATIO] of cpu, ssd or pool, from the nearest on"] = ()
+    swap: Annotated[bool, "preempted requests may leave their cache on the first level"] = False
+
+    @classmethod
+    def item(cls, text: str) -> Tier:
+        """One level."""
+        return parse_tier(text)
+
+    def problems(self) -> list[Problem]:
+        """No level, or one twice."""
+        kinds = [t.kind for t in self.levels]
+        if not kinds:
+            message = (
+                "swap needs a level to swap to: cpu:200GB,swap" if self.swap else "expected levels: cpu:200GB,ssd:2TB"
             )
-        except InputError as error:
-            problems += error.problems
-    raise_all(problems)
-    if not found:
-        raise InputError("expected levels such as cpu:200GB,ssd:2TB", field="kv_tiers")
-    kinds = [t.kind for t in found]
-    if len(set(kinds)) < len(kinds):
-        raise InputError(f"each level once, got {', '.join(kinds)}", field="kv_tiers")
-    return tuple(found)
+            return [Problem("kv_tiers", message)]
+        if len(set(kinds)) < len(kinds):
+            return [Problem("kv_tiers", f"each level once, got {', '.join(kinds)}")]
+        return []
+
+    def fit(self, pool: PoolFit) -> None:
+        """Levels below the device."""
+        record = pool.record
+        record["tiers"], record["swap"], record["plain"] = len(self.levels), int(self.swap), 0
+        for tier in self.levels:
+            pool.sources[f"cache level {tier.kind}"] = KINDS[tier.kind].source
+        pool.notes.append("levels of the cache: writes run behind the steps; a load waits for its link")
+
+    def arrays(self, methods: Any, ends: Sequence[PoolEnd], trace: Trace, units: int) -> Any:
+        """Empty levels; a shared one is shared by the replicas of one pool."""
+        tiers, rows, below = [], [], []
+        begin = 0
+        for end in ends:
+            if end.kv.block_bytes <= 0:  # encoders
+                rows.append(np.zeros((end.replicas, len(self.levels)), dtype=np.int64))
+                continue
+            own, where, held = tier_arrays(self.levels, end.cluster, end.plan, end.kv, end.replicas, units)
+            tiers.append(own)
+            rows.append(where + begin)
+            below.append(held)
+            begin += len(own)
+        return methods._replace(
+            tiers=np.concatenate(tiers),
+            tier_rows=np.concatenate(rows),
+            below=np.concatenate(below),
+            swapped=np.zeros(len(trace) if self.swap else 1, dtype=np.int32),
+        )
+
+    def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """What was loaded and kept."""
+        loaded = counts["loaded_tokens"] / max(counts["prompt_tokens"], 1.0)
+        text = f"{loaded:.1%} of the prompt tokens loaded from lower levels"
+        text += f" ({format_quantity(counts['loaded_bytes'], 'B')})"
+        if self.swap:
+            text += f"; {counts['swapped_tokens']:,} tokens of requests that gave way kept"
+            text += f" ({format_quantity(counts['swapped_bytes'], 'B')})"
+        yield "cache levels", text
 
 
 def block_seconds(tier: Tier, cluster: Cluster, plan: Plan, pool: KvPool) -> float:

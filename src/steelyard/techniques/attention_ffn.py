@@ -17,12 +17,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from steelyard.cost.kv_pool import KvPool, kv_pool
 from steelyard.cost.memory import weight_bytes
+from steelyard.cost.money import hourly_price
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import (
     CONSTANTS,
@@ -34,25 +35,26 @@ from steelyard.cost.step_table import (
     grid,
     pack,
 )
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.dynamics import Dynamics
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import DEGREES, Plan
-from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.simulation.result import Simulation
+from steelyard.simulation.run import Options, prepare, run
+from steelyard.techniques._base import Citation, Technique
+from steelyard.traffic.trace import Trace
+from steelyard.units import Quantity
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.transformer import Step, Transformer, transformer_of
 
-if TYPE_CHECKING:
-    from steelyard.simulation.result import Simulation
-    from steelyard.simulation.run import Options
-    from steelyard.traffic.trace import Trace
-
 __all__ = [
+    "AttentionFfn",
     "Side",
-    "SplitFFN",
     "attention_part",
     "feed_forward_part",
-    "parse_split",
     "simulate_split",
     "split_pool",
     "split_table",
@@ -81,71 +83,107 @@ class Side:
         return self.copies * self.devices
 
 
-@dataclass(frozen=True, slots=True)
-class SplitFFN:
-    """Attention devices and feed-forward devices that serve together as one replica.
+@dataclass(frozen=True)
+class AttentionFfn(Technique):
+    """Attention devices and feed-forward devices that serve together as one replica."""
 
-    Args:
-        attention: groups that split heads over their devices; each group has its own sequences.
-        feed_forward: one group; its devices split the width, or the experts when there are any.
-        micro_batches: parts of a step in flight.
-    """
+    name: ClassVar[str] = "attention-ffn"
+    layer: ClassVar[str] = "parallel"
+    paper: ClassVar[Citation] = Citation("Step-3 is large yet affordable: model-system co-design", "arXiv:2507.19427")
+    effect: ClassVar[str] = "attention and feed-forward on devices of their own; micro-batches go back and forth"
+    serving: ClassVar[bool] = True
+    plays: ClassVar[bool] = True
+    slot: ClassVar[str] = "deployment"
+    first: ClassVar[str] = "sides"
+    refuses: ClassVar[tuple[str, ...]] = ("replicas", "transfer_overlap", "encode_s", *DEGREES)
 
-    attention: Side
-    feed_forward: Side
-    micro_batches: int = MICRO_BATCHES
+    sides: Annotated[
+        tuple[str, ...], "GROUPS A or F:DEVICES[@MACHINE], 1A:8@h20 and 1F:8@h800; without a machine, devices of --on"
+    ]
+    micro_batches: Annotated[int, Quantity("1", "parts of a step in flight", ge=1)] = MICRO_BATCHES
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> AttentionFfn | None:
+        """Read ``1A:8@h20,1F:8@h800``; None when the text names no such sides."""
+        return cls.read(text, label) if any(_MEANT.match(part.strip()) for part in text.split(",")) else None
+
+    def problems(self) -> list[Problem]:
+        """A side that is missing, twice or cannot be read."""
+        found: list[str] = []
         problems = []
-        if self.micro_batches < 1:
-            problems.append(Problem("disaggregate", f"expected at least 1 micro-batch, got {self.micro_batches}"))
-        for side in (self.attention, self.feed_forward):
-            if side.count < 1:
-                problems.append(Problem("disaggregate", "expected at least one device on each side"))
-        if self.feed_forward.copies != 1:
-            problems.append(Problem("disaggregate", "expected one group of feed-forward devices (1F)"))
-        raise_all(problems)
+        for text in self.sides:
+            match = _SIDE.match(text)
+            if not match:
+                message = f"expected attention and feed-forward devices such as 1A:8@h20,1F:8@h800, got {text!r}"
+                problems.append(Problem(self.name, message))
+                continue
+            side = match[2].upper()
+            if side in found:
+                problems.append(Problem(self.name, f"{side} is there twice"))
+            if int(match[1] or 1) * int(match[3]) < 1:
+                problems.append(Problem(self.name, "expected at least one device on each side"))
+            if side == "F" and int(match[1] or 1) != 1:
+                problems.append(Problem(self.name, "expected one group of feed-forward devices (1F)"))
+            found.append(side)
+        if not problems and set(found) != {"A", "F"}:
+            problems.append(Problem(self.name, "expected attention and feed-forward devices: 1A:8@h20,1F:8@h800"))
+        return problems
+
+    def _side(self, letter: str) -> Side:
+        match = next(m for m in map(_SIDE.match, self.sides) if m and m[2].upper() == letter)
+        return Side((match[4] or "").strip(), int(match[3]), int(match[1] or 1))
+
+    @property
+    def attention(self) -> Side:
+        """Groups that split heads over their devices; each group has its own sequences."""
+        return self._side("A")
+
+    @property
+    def feed_forward(self) -> Side:
+        """One group; its devices split the width, or the experts when there are any."""
+        return self._side("F")
 
     @property
     def devices(self) -> int:
         """All of them."""
         return self.attention.count + self.feed_forward.count
 
+    def conflict(self, other: Technique) -> str:
+        """What acts while requests run."""
+        dynamic = other.in_steps or other.dynamics(Dynamics()).any
+        return "attention and feed-forward apart are simulated without it" if dynamic else ""
 
-def parse_split(text: str, machine: str = "") -> SplitFFN | None:
-    """Read ``1A:8@h20,1F:8@h800`` (groups, side, devices of a group, machine); None when the words name no such sides.
+    def on(self, cluster: Cluster, machine: str) -> AttentionFfn:
+        """With ``machine`` on sides that name none.
 
-    Args:
-        text: what the user wrote. machine: of sides that name none.
+        Args:
+            cluster: the devices that these sides must use up.
+            machine: the text for one of them.
 
-    Raises:
-        InputError: one side is missing or twice, or has no machine.
-    """
-    parts = [p.strip() for p in text.split(",") if p.strip()]
-    if not any(_MEANT.match(part) for part in parts):
-        return None
-    found: dict[str, Side] = {}
-    problems: list[Problem] = []
+        Raises:
+            InputError: they do not.
+        """
+        used = sum(s.count for s in (self.attention, self.feed_forward) if not s.machine)
+        if used not in (0, cluster.count):
+            raise InputError(f"the sides use {used} devices, but {cluster} has {cluster.count}", field="disaggregate")
+        return replace(self, sides=tuple(x if "@" in x else f"{x}@{machine}" for x in self.sides))
 
-    def refuse(words: str) -> None:
-        problems.append(Problem("disaggregate", words))
-
-    for part in parts:
-        match = _SIDE.match(part)
-        if not match:
-            refuse(f"expected attention and feed-forward devices such as 1A:8@h20,1F:8@h800, got {part!r}")
-            continue
-        copies, side, devices, name = match.groups()
-        if side.upper() in found:
-            refuse(f"{side.upper()} is there twice")
-        elif not (name or machine):
-            refuse(f"{part!r} names no machine: {part}@h100_sxm")
-        else:
-            found[side.upper()] = Side((name or machine).strip(), int(devices), int(copies or 1))
-    if not problems and set(found) != {"A", "F"}:
-        refuse("expected attention and feed-forward devices: 1A:8@h20,1F:8@h800")
-    raise_all(problems)
-    return SplitFFN(found["A"], found["F"])
+    def play(self, scenario: Any, options: Any) -> Simulation:
+        """The simulation of attention groups that share feed-forward devices."""
+        deployment, pool = scenario.deployment, scenario.deployment.pools[0]
+        text = scenario.asked[1] or scenario.cluster.machine.name
+        name, colon, count = text.rpartition(":")
+        machine = name if colon and count.strip().isdigit() else text
+        there = self.on(scenario.cluster, machine.strip())
+        return simulate_split(
+            scenario.model,
+            there,
+            scenario.trace,
+            options,
+            plan=pool.plan,
+            flags=pool.flags,
+            router=deployment.router,
+        )
 
 
 def attention_part(model: Transformer) -> Transformer:
@@ -160,7 +198,7 @@ def feed_forward_part(model: Transformer) -> Transformer:
     return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0)
 
 
-def plans_of(split: SplitFFN, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:
+def plans_of(split: AttentionFfn, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:
     """``(attention, feed-forward)`` plans with the formats of a resolved plan."""
     devices = split.feed_forward.devices
     spread = devices if model.experts and model.experts % devices == 0 else 1
@@ -172,13 +210,13 @@ def _across(plan: Plan, devices: int, experts: int = 1) -> Plan:
     return replace(plan, **dict(zip(DEGREES, (devices, 1, 1, experts, 1), strict=True)))  # type: ignore[arg-type]
 
 
-def clusters_of(split: SplitFFN) -> tuple[Cluster, Cluster]:
+def clusters_of(split: AttentionFfn) -> tuple[Cluster, Cluster]:
     """Devices of both sides."""
     sides = (split.attention, split.feed_forward)
     return parse_cluster(f"{sides[0].machine}:{sides[0].count}"), parse_cluster(f"{sides[1].machine}:{sides[1].count}")
 
 
-def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig) -> KvPool:
+def split_pool(split: AttentionFfn, model: Transformer, plan: Plan, engine: Engine, config: EngineConfig) -> KvPool:
     """The cache of one attention group beside its share of the weights.
 
     Raises:
@@ -201,7 +239,7 @@ def split_pool(split: SplitFFN, model: Transformer, plan: Plan, engine: Engine, 
 
 
 def split_table(
-    split: SplitFFN, model: Transformer, whole: Replica, config: EngineConfig, *, max_context: int
+    split: AttentionFfn, model: Transformer, whole: Replica, config: EngineConfig, *, max_context: int
 ) -> StepTable:
     """Prices of the steps of one attention group: it shares the feed-forward devices with the other groups.
 
@@ -281,7 +319,7 @@ def _row(tables: Tables, row: int) -> tuple[Any, Any]:
 
 def simulate_split(
     model: str | Model,
-    split: SplitFFN,
+    split: AttentionFfn,
     trace: Trace,
     options: Options | None = None,
     *,
@@ -303,13 +341,8 @@ def simulate_split(
     Raises:
         InputError, DoesNotFit: as for :func:`steelyard.simulation.result.simulate_deployment`.
     """
-    from steelyard.deployment.deployment import Deployment, Pool
-    from steelyard.simulation.run import Options, prepare, run
-
     started = time.perf_counter()
-    asked = options or Options()
-    if asked.extras:
-        raise InputError("attention and feed-forward apart are simulated without other methods", field="disaggregate")
+    asked = replace(options or Options(), techniques=())  # it plays itself
     loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
     whole = transformer_of(loaded.transformer, "attention and feed-forward apart")
     side = split.attention
@@ -333,10 +366,8 @@ def simulate_split(
     return _both_sides(split, loaded, other_plan, found)
 
 
-def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) -> Simulation:
+def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation) -> Simulation:
     """The feed-forward devices (``plan``) put beside the attention groups that were simulated."""
-    from steelyard.cost.money import hourly_price
-
     side, other = split.attention, split.feed_forward
     first, ledger = found.pools[0], found.ledger
     assert ledger is not None
@@ -385,5 +416,5 @@ def _both_sides(split: SplitFFN, model: Model, plan: Plan, found: Simulation) ->
     )
 
 
-def _again(replay: Any, split: SplitFFN, model: Model, plan: Plan, factor: float) -> Simulation:
+def _again(replay: Any, split: AttentionFfn, model: Model, plan: Plan, factor: float) -> Simulation:
     return _both_sides(split, model, plan, replay(factor))

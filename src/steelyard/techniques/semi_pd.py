@@ -16,25 +16,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from steelyard.cost.step import Replica
-from steelyard.deployment.engine import Engine
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.dynamics import Dynamics
+from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.plan import Plan
-from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
+from steelyard.simulation.result import Simulation
+from steelyard.simulation.run import Options, Prepared, Served, prepare, run, too_long
+from steelyard.techniques._base import Citation, Technique
+from steelyard.traffic.trace import Trace
+from steelyard.units import Quantity, parse_quantity
 from steelyard.workload.catalogue import Model
 from steelyard.workload.transformer import Step
 
-if TYPE_CHECKING:
-    from steelyard.simulation.result import Simulation
-    from steelyard.simulation.run import Options, Prepared, Served
-    from steelyard.traffic.trace import Trace
-
-__all__ = ["SATURATING_FRAC", "SemiPD", "bandwidth_fracs", "parse_semi", "share_of", "simulate_semi"]
+__all__ = ["SATURATING_FRAC", "SemiPd", "bandwidth_fracs", "share_of", "simulate_semi"]
 
 #: Share of the multiprocessors that saturates the memory (guess; memory-bound kernels on H100 and A100 lose little
 #: until about half of them are taken away).
@@ -45,43 +48,71 @@ TYPICAL_BATCH = 32
 PROMPT_STEPS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class SemiPD:
-    """How the devices are divided.
+@dataclass(frozen=True)
+class SemiPd(Technique):
+    """How the devices are divided."""
 
-    Args:
-        prefill_frac: share of the multiprocessors that computes prompts, above 0 and below 1.
-    """
+    name: ClassVar[str] = "semi-pd"
+    layer: ClassVar[str] = "parallel"
+    paper: ClassVar[Citation] = Citation("semi-PD: phase-wise disaggregation with unified storage", "arXiv:2504.19867")
+    effect: ClassVar[str] = "prompts and outputs step side by side on shares of the same devices; nothing travels"
+    serving: ClassVar[bool] = True
+    plays: ClassVar[bool] = True
+    slot: ClassVar[str] = "deployment"
+    first: ClassVar[str] = "prefill"
+    keys: ClassVar[Mapping[str, str]] = {"prefill": "prefill_frac"}
+    refuses: ClassVar[tuple[str, ...]] = ("replicas", "transfer_overlap", "encode_s")
 
-    prefill_frac: float
+    prefill_frac: Annotated[
+        float, Quantity("1", "share of the multiprocessors that computes prompts, above 0 and below 1")
+    ]
 
-    def __post_init__(self) -> None:
-        if not 0 < self.prefill_frac < 1:
-            words = f"expected a share above 0 and below 1 for the prompts, got {self.prefill_frac:g}"
-            raise_all([Problem("disaggregate", words)])
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> SemiPd | None:
+        """Read ``semi:0.6`` or ``semi:60%``; None when the text is not about that."""
+        head, _, rest = (part.strip() for part in text.partition(":"))
+        if head.lower() not in ("semi", "semi-pd", "semipd"):
+            return None
+        if not rest:
+            raise InputError("expected the share of the prompts: semi:0.6", field=label)
+        try:
+            return cls(parse_quantity(rest, "1", label))
+        except InputError as error:
+            if error.field == cls.name:
+                raise InputError(error.message, field=label) from None
+            raise InputError(f"expected a share such as semi:0.6, got {rest!r}", field=label) from None
+
+    def problems(self) -> list[Problem]:
+        """No share left for outputs."""
+        if 0 < self.prefill_frac < 1:
+            return []
+        message = f"expected a share above 0 and below 1 for the prompts, got {self.prefill_frac:g}"
+        return [Problem(self.name, message)]
 
     @property
     def shares(self) -> tuple[float, float]:
         """Of the arithmetic: prompts, answers."""
         return self.prefill_frac, 1.0 - self.prefill_frac
 
+    def conflict(self, other: Technique) -> str:
+        """Replicas that come and go."""
+        moves = other.dynamics(Dynamics()).any
+        return "shares of a device are simulated without failures, autoscaling or migration" if moves else ""
 
-def parse_semi(text: str) -> SemiPD | None:
-    """Read ``semi:0.6`` or ``semi:60%``; None when the words are not about that.
-
-    Raises:
-        InputError: the share is no number above 0 and below 1.
-    """
-    head, _, rest = (part.strip() for part in text.partition(":"))
-    if head.lower() not in ("semi", "semi-pd", "semipd"):
-        return None
-    if not rest:
-        raise InputError("expected the share of the prompts: semi:0.6", field="disaggregate")
-    try:
-        share = float(rest.removesuffix("%"))
-    except ValueError:
-        raise InputError(f"expected a share such as semi:0.6, got {rest!r}", field="disaggregate") from None
-    return SemiPD(share / (100.0 if rest.endswith("%") else 1.0))
+    def play(self, scenario: Any, options: Any) -> Simulation:
+        """The simulation of one replica whose devices are divided."""
+        deployment, pool = scenario.deployment, scenario.deployment.pools[0]
+        return simulate_semi(
+            scenario.model,
+            deployment.model,
+            scenario.cluster,
+            self,
+            scenario.trace,
+            options,
+            plan=pool.plan,
+            flags=pool.flags,
+            router=deployment.router,
+        )
 
 
 def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Machine:
@@ -116,7 +147,7 @@ def share_of(machine: Machine, compute_frac: float, bandwidth_frac: float) -> Ma
 
 
 def bandwidth_fracs(
-    semi: SemiPD, replica: Replica, *, chunk: float, batch: float, context: float
+    semi: SemiPd, replica: Replica, *, chunk: float, batch: float, context: float
 ) -> tuple[float, float]:
     """Shares of the memory bandwidth of prompts and answers.
 
@@ -143,7 +174,7 @@ def simulate_semi(
     model: Model,
     name: str,
     cluster: Cluster,
-    semi: SemiPD,
+    semi: SemiPd,
     trace: Trace,
     options: Options,
     *,
@@ -168,17 +199,9 @@ def simulate_semi(
         InputError: several replicas, failures, or whatever
             :func:`steelyard.simulation.result.simulate_deployment` refuses. DoesNotFit: no room for both.
     """
-    from steelyard.deployment.deployment import Deployment, Pool
-    from steelyard.simulation.run import prepare, run
-
     started = time.perf_counter()
-    problems = []
     if plan.dp > 1:
-        problems.append(Problem("disaggregate", "shares of a device are simulated for one replica: leave out dp"))
-    if options.changes.any:
-        words = "shares of a device are simulated without failures, autoscaling or migration"
-        problems.append(Problem("disaggregate", words))
-    raise_all(problems)
+        raise InputError("shares of a device are simulated for one replica: leave out dp", field="disaggregate")
     given = dict(flags or {})
     pools = tuple(Pool(cluster.machine.name, plan, 1, role, given) for role in ("prefill", "decode"))
     engine, resolved, budget = _engine_of(model, cluster, plan, given)
@@ -201,18 +224,13 @@ def simulate_semi(
 
 def _engine_of(model: Model, cluster: Cluster, plan: Plan, flags: Mapping[str, Any]) -> tuple[Engine, Plan, int]:
     """``(engine, resolved plan, tokens of a step)``."""
-    from steelyard.deployment.engine import default_engine, find_engine
-    from steelyard.deployment.engine_config import engine_config
-
     engine = find_engine(plan.engine) if plan.engine else default_engine(cluster.machine)
     config = engine_config(engine, cluster.machine, flags)
     return engine, plan.resolved(model.transformer.native_weights), config.max_num_batched_tokens
 
 
-def _one_cache(prepared: Prepared, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster) -> Prepared:
+def _one_cache(prepared: Prepared, semi: SemiPd, bandwidth: tuple[float, float], cluster: Cluster) -> Prepared:
     """The blocks of the devices divided between the two sides, and caches that stay where they are."""
-    from steelyard.simulation.run import too_long
-
     prompts, answers = prepared.served
     trace, kv = prepared.trace, min((s.kv for s in prepared.served), key=lambda k: k.blocks)
     longest = int(np.max((trace.isl + trace.osl)[~prepared.rejected], initial=1))
@@ -238,7 +256,7 @@ def _one_cache(prepared: Prepared, semi: SemiPD, bandwidth: tuple[float, float],
     )
 
 
-def _whole(found: Simulation, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster) -> Simulation:
+def _whole(found: Simulation, semi: SemiPd, bandwidth: tuple[float, float], cluster: Cluster) -> Simulation:
     """Devices, rent and words of a run that two pools share."""
     pools = tuple(
         replace(
@@ -265,5 +283,5 @@ def _whole(found: Simulation, semi: SemiPD, bandwidth: tuple[float, float], clus
     )
 
 
-def _again(replay: Any, semi: SemiPD, bandwidth: tuple[float, float], cluster: Cluster, factor: float) -> Simulation:
+def _again(replay: Any, semi: SemiPd, bandwidth: tuple[float, float], cluster: Cluster, factor: float) -> Simulation:
     return _whole(replay(factor), semi, bandwidth, cluster)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steelyard.errors import InputError, Problem
-from steelyard.units import parse_quantity
+from steelyard.errors import Problem
 
-__all__ = ["Autoscale", "Changes", "Outage", "parse_autoscale", "parse_outages"]
+__all__ = ["Autoscale", "Dynamics", "Outage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Autoscale:
     """The number of replicas of each pool follows its load: ``ceil(requests in it / target)``, within limits.
 
-    A new replica serves ``start_s`` later and is paid from the moment it is asked for; one too many takes no new
+    A new replica serves ``start_s`` later and is paid from the moment it is requested; one too many takes no new
     requests, ends those it has, and is given back.
     """
 
@@ -39,9 +37,12 @@ class Outage:
     """Counted over all pools, in their order."""
     up: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.at_s:g}s:{self.replica}:{'up' if self.up else 'down'}"
+
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class Dynamics:
     """Nothing by default."""
 
     mtbf_s: float = 0.0
@@ -51,7 +52,7 @@ class Changes:
     outages: Sequence[Outage] = ()
     autoscale: Autoscale | None = None
     migrate: bool = False
-    """Running requests move to the replica of their pool with the most room instead of giving way (Llumnix)."""
+    """Running requests move to the replica of their pool with the most room instead of being preempted (Llumnix)."""
 
     def problems(self, replicas: int) -> list[Problem]:
         """What cannot be, of a deployment of so many replicas."""
@@ -62,8 +63,8 @@ class Changes:
         ]
         for outage in self.outages:
             if not 0 <= outage.replica < replicas:
-                words = f"expected a replica from 0 to {replicas - 1}, got {outage.replica}"
-                found.append(Problem("outages", words))
+                message = f"expected a replica from 0 to {replicas - 1}, got {outage.replica}"
+                found.append(Problem("outages", message))
             if not 0 <= outage.at_s < float("inf"):
                 found.append(Problem("outages", f"expected a time of at least 0, got {outage.at_s}"))
         a = self.autoscale
@@ -77,38 +78,3 @@ class Changes:
     def any(self) -> bool:
         """Whether anything changes."""
         return self.mtbf_s > 0 or bool(self.outages) or self.autoscale is not None or self.migrate
-
-
-def parse_autoscale(text: str) -> Autoscale:
-    """Read ``1:8``, with more words after it: ``1:8,target=16,interval=30s,start=2min``.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    head, *words = (part.strip() for part in text.split(","))
-    found = re.fullmatch(r"(\d+):(\d+)", head)
-    if not found:
-        raise InputError(f"expected LEAST:MOST such as 1:8, got {head!r}", field="autoscale")
-    values = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        field = {"target": "target", "interval": "interval_s", "start": "start_s"}.get(name.strip())
-        if field is None:
-            raise InputError(f"expected target=, interval= or start=, got {word!r}", field="autoscale")
-        values[field] = float(parse_quantity(value, "1" if field == "target" else "s", "autoscale"))
-    return Autoscale(int(found[1]), int(found[2]), **values)
-
-
-def parse_outages(text: str) -> tuple[Outage, ...]:
-    """Read ``10min:0:down,15min:0:up``: time, replica, what.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    outages = []
-    for part in text.split(","):
-        words = [word.strip() for word in part.split(":")]
-        if len(words) != 3 or not words[1].isdigit() or words[2] not in ("up", "down"):
-            raise InputError(f"expected TIME:REPLICA:down or :up, got {part.strip()!r}", field="outages")
-        outages.append(Outage(float(parse_quantity(words[0], "s", "outages")), int(words[1]), words[2] == "up"))
-    return tuple(outages)

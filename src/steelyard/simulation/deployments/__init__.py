@@ -1,1 +1,0 @@
-"""Deployments that divide one machine."""

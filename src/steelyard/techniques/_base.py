@@ -1,0 +1,622 @@
+"""What a technique is: one published idea in one file, put on any scenario by ``--with NAME[:param=value,...]``.
+
+A technique is a frozen dataclass that inherits :class:`Technique`. Its fields are its parameters, each annotated with
+unit, meaning and bounds (``Annotated[int, Quantity("tokens", "guesses per step", ge=1)]``). Its class attributes say
+who it is: ``name``, ``layer``, ``paper``, ``effect``. It overrides what it needs of:
+
+``applies(scenario) -> problems``
+    Why it cannot be used on a scenario (``model``, ``transformer``, ``cluster``, ``plan``, ``engine``); empty: it can.
+``conflict(other) -> reason``
+    Why it cannot be used together with another technique; empty when it can. Two of the same ``slot`` never can.
+``words(verb) -> fields``
+    Fields of the question that it sets: ``{"kv": "fp8"}``, ``{"flags": {"max_num_batched_tokens": 512}}``. Every verb
+    reads them like a user's own; a user who sets the same field otherwise is told so. Formats, degrees, engine flags,
+    pools and traffic are all said this way.
+``scenario(scenario) -> scenario``
+    What no field can say: another model (a pass over its layers), other devices. Same type in and out.
+
+What acts while requests run (``serving = True``: nothing else changes, and ``estimate`` refuses it):
+
+``trace(trace, seed) -> trace``
+    Columns of the traffic that it needs (adapters drawn by popularity).
+``queries``, ``overlap``
+    What the step tables must hold: tokens per decode, kernels beside each other.
+``fit(pool)``
+    Changes a :class:`PoolFit` in place: prices, the kernel's record, device memory taken, notes, sources, guesses.
+``arrays(methods, ends, trace, units) -> methods``
+    The kernel's arrays with its own in them (:class:`steelyard.simulation.kernel.methods.Methods`).
+``rules() -> rules``
+    Compiled rules, a :class:`steelyard.simulation.kernel.rules.RuleSet`; None without.
+``dynamics(dynamics) -> dynamics``
+    Replicas that fail, come and go; requests that move.
+``play(scenario, options) -> simulation``
+    A deployment that is not pools of equal replicas plays itself (``plays = True``).
+``report(counts) -> rows``
+    ``(heading, text)`` of the report, from the counters of a run.
+
+The same scenario and parameters give the same bytes; a technique draws random numbers only from the seed it is given.
+The order in which techniques are named does not matter. Built-in techniques and those of other packages enter by the
+same entry points, group ``steelyard.techniques``; :class:`steelyard.testing.techniques.TechniqueContract` tests one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from steelyard.deployment.dynamics import Dynamics
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, suggest
+from steelyard.registry import Registry
+from steelyard.units import Quantity, parse_quantity
+
+if TYPE_CHECKING:
+    from steelyard.cost.kv_pool import KvPool
+    from steelyard.cost.step import Replica
+    from steelyard.cost.step_table import StepTable
+    from steelyard.deployment.engine_config import EngineConfig
+    from steelyard.deployment.plan import Plan
+    from steelyard.machine.cluster import Cluster
+    from steelyard.traffic.trace import Trace
+
+__all__ = [
+    "FLAGS",
+    "TECHNIQUES",
+    "Citation",
+    "Parameter",
+    "PoolEnd",
+    "PoolFit",
+    "Technique",
+    "check_together",
+    "find_technique",
+    "parse",
+    "read_flag",
+    "read_options",
+    "read_techniques",
+    "with_techniques",
+    "without_words",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where an idea was published."""
+
+    title: str
+    source: str
+    """``arXiv:2311.03285``, a DOI or an address."""
+
+    def __str__(self) -> str:
+        return f"{self.title}, {self.source}"
+
+
+class Parameter(NamedTuple):
+    """A parameter of a technique as a user sees it."""
+
+    key: str
+    field: str
+    type: Any
+    unit: str
+    doc: str
+    default: Any
+    """``MISSING`` when it must be given."""
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class PoolEnd(NamedTuple):
+    """A pool as the kernel's arrays need it: plan and cache are those of one replica."""
+
+    cluster: Cluster
+    plan: Plan
+    kv: KvPool
+    replicas: int
+
+
+@dataclass
+class PoolFit:
+    """A pool while techniques are fitted to it, one after another."""
+
+    replica: Replica
+    """Prices its steps without techniques."""
+    config: EngineConfig
+    kv: KvPool
+    table: StepTable
+    record: Any
+    """Of :data:`steelyard.simulation.kernel.methods.METHOD`."""
+    max_context: int
+    trace: Trace | None = None
+    device_bytes: float = 0.0
+    """Taken from the cache of each device: drafts, resident adapters."""
+    token_bytes: float = 0.0
+    """More per cached token and device."""
+    notes: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    guesses: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Technique:
+    """See the module's text."""
+
+    name: ClassVar[str]
+    layer: ClassVar[str]
+    """``serving``, ``kvcache``, ``decoding``, ``format``, ``parallel``, ``kernel``, ``adapters``, ``fleet``."""
+    paper: ClassVar[Citation]
+    effect: ClassVar[str]
+    """What it changes, in one line."""
+    serving: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = False
+    """It takes part in the engine's steps; the summary of a run counts what it did there."""
+    plays: ClassVar[bool] = False
+    slot: ClassVar[str] = ""
+    """Of the techniques of one slot a scenario has one."""
+    refuses: ClassVar[tuple[str, ...]] = ()
+    """Fields of the question that cannot be given beside it."""
+    first: ClassVar[str] = ""
+    """The field that a value without a key is for."""
+    keys: ClassVar[Mapping[str, str]] = {}
+    """Shorter names of fields."""
+    roles: ClassVar[tuple[str, ...]] = ("both", "prefill", "decode")
+    """Pools that ``fit`` is called for."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for p in self.parameters():
+            value = getattr(self, p.field)
+            quantity = _quantity(typing.cast(Any, type(self)), p.field)
+            if quantity is not None and value is not None:
+                try:
+                    quantity.check(float(value), self.name)
+                except InputError as error:
+                    problems.append(
+                        Problem(
+                            self.name,
+                            error.message.replace("expected a number", f"expected {p.key}").replace(" ,", ","),
+                        )
+                    )
+        raise_all(problems + self.problems())
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the parameters beyond their bounds."""
+        return []
+
+    # what it changes
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """Why it cannot be used on a scenario."""
+        return []
+
+    def conflict(self, other: Technique) -> str:
+        """Why it cannot be used together with another technique."""
+        return ""
+
+    def words(self, verb: str) -> Mapping[str, Any]:
+        """Fields of a verb that it sets."""
+        return {}
+
+    def scenario(self, scenario: Any) -> Any:
+        """The scenario with what no field can say."""
+        return scenario
+
+    # while requests run
+
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Fewest (above 1) and most tokens per decode that steps may have; ``(1, 1)``: one."""
+        return (1, 1)
+
+    @property
+    def overlap(self) -> str:
+        """A name of :data:`steelyard.cost.step_table.OVERLAPS`."""
+        return ""
+
+    def trace(self, trace: Trace, seed: int) -> Trace:
+        """The traffic with the columns it needs."""
+        return trace
+
+    def fit(self, pool: PoolFit) -> None:
+        """Put it on a pool. Raises :class:`InputError` or :class:`DoesNotFit`."""
+
+    def arrays(self, methods: Any, ends: Sequence[PoolEnd], trace: Trace, units: int) -> Any:
+        """The kernel's arrays with its own."""
+        return methods
+
+    def rules(self) -> Any:
+        """Its compiled rules."""
+        return None
+
+    def dynamics(self, dynamics: Dynamics) -> Dynamics:
+        """What changes while the deployment serves."""
+        return dynamics
+
+    def play(self, scenario: Any, options: Any) -> Any:
+        """The simulation of a deployment that plays itself."""
+        raise NotImplementedError(self.name)
+
+    def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """Rows of the report, from the summary of a run."""
+        return ()
+
+    # text
+
+    @classmethod
+    def parameters(cls) -> tuple[Parameter, ...]:
+        """Its parameters in order."""
+        return _parameters(typing.cast(Any, cls))
+
+    @classmethod
+    def about(cls) -> dict[str, str]:
+        """What it is, for people: effect, layer, verbs, what it excludes, every parameter."""
+        verbs = [verb for verb in ("estimate", "simulate", "plan") if verb == "simulate" or not cls.serving]
+        if cls.serving and cls.slot == "speculation":
+            verbs.append("plan")
+        found = {"effect": cls.effect, "layer": cls.layer, "verbs": ", ".join(verbs)}
+        if cls.slot:
+            found["slot"] = f"{cls.slot}: a scenario has one technique of it"
+        for p in cls.parameters():
+            unit = f" [{p.unit}]" if p.unit not in ("", "1") else ""
+            default = "required" if p.default is MISSING else f"default {p.default}"
+            empty = p.default is None or p.default == "" or p.default == ()
+            found[f"param.{p.key}"] = f"{p.doc}{unit}" + ("" if empty else f"; {default}")
+        return found
+
+    @classmethod
+    def read(cls, body: str, label: str = "") -> Self:
+        """Read ``value,key=value,switch``: what stands behind the name.
+
+        Args:
+            body: text. label: what to call it in errors; default its name.
+
+        Raises:
+            InputError: every problem at once.
+        """
+        label = label or cls.name
+        by_key = {name: p for p in cls.parameters() for name in (p.field, p.key)}
+        by_key |= {key: by_key[name] for key, name in cls.keys.items()}
+        values: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for part in (p.strip() for p in body.split(",") if p.strip()):
+            key, equals, value = (x.strip() for x in part.partition("="))
+            try:
+                if equals and key not in by_key:
+                    raise InputError(_unknown("key", key, [p.key for p in cls.parameters()]), field=label)
+                if equals:
+                    values[by_key[key].field] = cls._value(by_key[key], value, label)
+                elif key in by_key and by_key[key].type is bool:
+                    values[by_key[key].field] = True
+                else:
+                    cls._positional(part, by_key, values, label)
+            except InputError as error:
+                problems += error.problems
+        missing = [p for p in cls.parameters() if p.default is MISSING and p.field not in values]
+        if not problems:
+            problems += [Problem(label, f"expected {p.key}: {p.doc}") for p in missing]
+        raise_all(problems)
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise _relabelled(error, cls.name, label) from None
+
+    @classmethod
+    def _positional(cls, part: str, by_key: Mapping[str, Parameter], values: dict[str, Any], label: str) -> None:
+        p = by_key.get(cls.first)
+        if p is None:
+            switches = [q.key for q in by_key.values() if q.type is bool]
+            raise InputError(_unknown("word", part, switches or ["key=value"]), field=label)
+        several = typing.get_origin(p.type) is tuple
+        if p.field in values and not several:
+            raise InputError(f"expected key=value, got {part!r}", field=label)
+        value = cls._value(p, part, label)
+        values[p.field] = (*values.get(p.field, ()), *value) if several else value
+
+    @classmethod
+    def _value(cls, p: Parameter, text: str, label: str) -> Any:
+        if typing.get_origin(p.type) is tuple:
+            return tuple(cls.item(part) for part in re.split("[,+]", text) if part.strip())
+        if p.type is str:
+            return text
+        if p.type is bool:
+            if text.lower() not in ("1", "0", "true", "false", "yes", "no", "on", "off"):
+                raise InputError(f"expected true or false for {p.key}, got {text!r}", field=label)
+            return text.lower() in ("1", "true", "yes", "on")
+        if p.unit != "1":
+            return parse_quantity(text, p.unit, label)
+        whole = p.type is int
+        try:
+            number = parse_quantity(text, "1", label)
+        except InputError:
+            number = math.nan
+        if not math.isfinite(number) or (whole and number != int(number)):
+            kind = "a whole number" if whole else "a number"
+            raise InputError(f"expected {kind} for {p.key}, got {text!r}", field=label)
+        return int(number) if whole else number
+
+    @classmethod
+    def item(cls, text: str) -> Any:
+        """One entry of a parameter that is a list."""
+        return text
+
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> Technique | None:
+        """Read the text of the option that stands for it; None when the text is about something else."""
+        return cls.read(text, label)
+
+    def __str__(self) -> str:
+        parts = []
+        for p in self.parameters():
+            value = getattr(self, p.field)
+            if p.default is not MISSING and value == p.default:
+                continue
+            if isinstance(value, tuple):
+                parts += [str(x) for x in value]
+            elif isinstance(value, bool) and value:
+                parts.append(p.key)
+            elif self.first in (p.key, p.field):
+                parts.insert(0, str(value))
+            else:
+                parts.append(f"{p.key}={value}")
+        return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+
+@cache
+def _parameters(cls: Any) -> tuple[Parameter, ...]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    short = {field_name: key for key, field_name in cls.keys.items()}
+    found = []
+    for f in fields(cls):
+        hint, *more = typing.get_args(hints[f.name]) if hasattr(hints[f.name], "__metadata__") else (hints[f.name],)
+        about = more[0] if more else ""
+        if isinstance(hint, types.UnionType):  # X | None
+            hint = next(x for x in typing.get_args(hint) if x is not type(None))
+        unit, doc = (about.unit, about.doc) if isinstance(about, Quantity) else ("", str(about))
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        found.append(Parameter(short.get(f.name, f.name), f.name, hint, unit, doc, default))
+    return tuple(found)
+
+
+@cache
+def _quantity(cls: Any, name: str) -> Quantity | None:
+    hint = typing.get_type_hints(cls, include_extras=True)[name]
+    return next((x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Quantity)), None)
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    near = suggest(name, known, 1)
+    return f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _relabelled(error: InputError, name: str, label: str) -> InputError:
+    """The same error under the name of the option that was used."""
+    problems = [
+        Problem(label + p.field.removeprefix(name) if p.field.startswith(name) else p.field, p.message)
+        for p in error.problems
+    ]
+    return InputError(problems[0].message, field=problems[0].field, problems=problems)
+
+
+#: Every technique by name.
+TECHNIQUES: Registry[type[Technique]] = Registry("technique", "steelyard.techniques")
+
+#: Options that stand for techniques, in the order in which they are applied, and what one may mean: names (the first
+#: that reads its text), or ``*slot`` (its text begins with the name of a technique of that slot).
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "disaggregate": ("semi-pd", "attention-ffn"),
+    "autoscale": ("autoscale",),
+    "migrate": ("llumnix",),
+    "speculate": ("*speculation",),
+    "lora": ("lora",),
+    "kv_tiers": ("kv-tiers",),
+    "early_exit": ("early-exit",),
+    "finetune": ("finetune",),
+    "overlap": ("*overlap",),
+}
+#: Techniques with an option per parameter, applied before those of :data:`FLAGS`.
+OPTIONS: Mapping[str, tuple[str, ...]] = {"failures": ("mtbf", "restart", "outages")}
+
+
+def parse(text: str, label: str = "with") -> Technique:
+    """Read ``NAME[:value,key=value,switch]``.
+
+    Raises:
+        InputError: an unknown name, with the nearest ones; every problem of its parameters.
+    """
+    name, _, body = text.strip().partition(":")
+    try:
+        cls = TECHNIQUES.get(name.strip())
+    except UnknownName as error:
+        raise InputError(error.message, field=label) from None
+    return cls.read(body)
+
+
+def find_technique(name: str) -> type[Technique]:
+    """The class of a technique. Raises :class:`UnknownName`."""
+    return TECHNIQUES.get(name)
+
+
+def read_flag(flag: str, text: str) -> Technique | None:
+    """The technique that an option stands for; None when its text is about something else.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for name in FLAGS[flag]:
+        choices = [TECHNIQUES.get(n) for n in (TECHNIQUES if name.startswith("*") else (name,))]
+        choices = [cls for cls in choices if name == f"*{cls.slot}" or name == cls.name]
+        for cls in choices:
+            if (made := cls.from_flag(text, flag)) is not None:
+                return made
+        if name.startswith("*"):
+            kind, head = "method" if flag == "speculate" else flag, text.partition(":")[0].strip()
+            raise InputError(_unknown(kind, head, [cls.name for cls in choices]), field=flag)
+    return None
+
+
+def read_options(name: str, parts: Mapping[str, Any]) -> Technique:
+    """A technique from the options that are its parameters, as text or values.
+
+    Raises:
+        InputError: every problem at once, under the options' names.
+    """
+    cls = TECHNIQUES.get(name)
+    by_key = {p.key: p for p in cls.parameters()}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for option, value in parts.items():
+        p = by_key[option]
+        try:
+            values[p.field] = cls._value(p, value, option) if isinstance(value, str) else value
+        except InputError as error:
+            problems += error.problems
+    raise_all(problems)
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise _relabelled(error, name, next(iter(parts))) from None
+
+
+def read_techniques(words: Mapping[str, Any]) -> tuple[Technique, ...]:
+    """The techniques of a question: those of the field ``techniques`` and of the options that stand for one.
+
+    Args:
+        words: fields of the question; the others are not looked at.
+
+    Returns:
+        in an order that does not depend on the user's.
+
+    Raises:
+        InputError: every problem at once: unknown names, parameters, two that cannot be together.
+    """
+    found, _, problems = _found(words)
+    raise_all(problems)
+    return found
+
+
+def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], list[Problem]]:
+    """Techniques, the options that were read as such, problems."""
+    items: list[tuple[Sequence[str], Any, tuple[Any, ...]]] = []
+    for name, options in OPTIONS.items():
+        parts = {option: words[option] for option in options if words.get(option, "") not in ("", None, ())}
+        if parts:
+            items.append((options, read_options, (name, parts)))
+    for flag in FLAGS:
+        value = words.get(flag)
+        if isinstance(value, Technique):
+            items.append(((flag,), _same, (value,)))
+        elif value is True or (isinstance(value, str) and value.strip()):
+            items.append(((flag,), read_flag, (flag, "" if value is True else value)))
+    given = words.get("techniques") or ()
+    for one in (given,) if isinstance(given, str | Technique) else given:
+        if isinstance(one, Technique):
+            items.append(((), _same, (one,)))
+        else:
+            items += [((), parse, (part,)) for part in re.split(r"\s\+\s", one) if part.strip()]
+    found: list[Technique] = []
+    read: list[str] = []
+    problems: list[Problem] = []
+    for stood_for, reader, arguments in items:
+        try:
+            made = reader(*arguments)
+        except InputError as error:
+            problems += error.problems
+            read += stood_for
+            continue
+        if made is not None:
+            found.append(made)
+            read += stood_for
+    return tuple(sorted(found, key=_rank)), read, problems or check_together(found)
+
+
+def _same(technique: Technique) -> Technique:
+    return technique
+
+
+def _rank(technique: Technique) -> tuple[int, str]:
+    names = (technique.name, f"*{technique.slot}")
+    places = [*((name,) for name in OPTIONS), *FLAGS.values()]
+    return next((i for i, means in enumerate(places) if set(means) & set(names)), len(places)), technique.name
+
+
+def check_together(techniques: Sequence[Technique]) -> list[Problem]:
+    """Why techniques cannot be used together, one problem per pair."""
+    problems = []
+    for i, one in enumerate(techniques):
+        for other in techniques[i + 1 :]:
+            if why := _conflict(one, other):
+                problems.append(Problem(one.name, f"not together with {other.name}: {why}"))
+    return problems
+
+
+def _conflict(one: Technique, other: Technique) -> str:
+    if one.name == other.name:
+        return "give it once"
+    if one.slot and one.slot == other.slot:
+        return f"a scenario has one technique of {one.slot}"
+    if why := one.conflict(other) or other.conflict(one):
+        return why
+    mine, theirs = one.words("simulate"), other.words("simulate")
+    both = sorted(k for k in mine.keys() & theirs.keys() if k != "flags" and mine[k] != theirs[k])
+    flags = mine.get("flags", {}), theirs.get("flags", {})
+    both += sorted(k for k in flags[0].keys() & flags[1].keys() if flags[0][k] != flags[1][k])
+    return f"both set {', '.join(both)}" if both else ""
+
+
+def with_techniques(
+    verb: str, words: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields of a question with those that its techniques set.
+
+    Args:
+        verb: that takes them.
+        words: what the user gave.
+        defaults: of the fields of the verb.
+
+    Returns:
+        the fields, ``techniques`` holding the techniques and none of the options that stand for one; every problem.
+    """
+    techniques, read, problems = _found({n: v for n, v in words.items() if verb == "simulate" or n == "techniques"})
+    merged = {name: value for name, value in words.items() if name not in read}
+    if techniques:
+        merged["techniques"] = techniques
+    for technique in techniques:
+        chosen = technique.words(verb)
+        if technique.serving and verb != "simulate" and not (verb == "plan" and chosen):
+            problems.append(Problem(technique.name, f"it acts while requests run: {verb} cannot use it, simulate does"))
+            continue
+        unusable = [n for n in technique.refuses if merged.get(n) not in (None, "", defaults.get(n))]
+        problems += [Problem(name, f"not together with {technique.name}: leave it out") for name in unusable]
+        for name, value in chosen.items():
+            own = merged.get(name)
+            if name not in defaults:
+                problems.append(Problem(technique.name, f"it sets {name}, which {verb} does not have"))
+            elif isinstance(value, Mapping):
+                own = own or {}
+                problems += [_otherwise(technique, k, v, own[k]) for k, v in value.items() if own.get(k, v) != v]
+                merged[name] = {**own, **value}
+            elif own not in (None, "", value, defaults[name]):
+                problems.append(_otherwise(technique, name, value, own))
+            else:
+                merged[name] = value
+    return merged, problems
+
+
+def _otherwise(technique: Technique, name: str, value: Any, own: Any) -> Problem:
+    return Problem(name, f"{technique.name} sets it to {value}, not {own}: leave one of them out")
+
+
+def without_words(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :func:`with_techniques` without those that techniques set, so that they can be read again."""
+    rest = dict(words)
+    for technique in rest.get("techniques") or ():
+        for name, value in technique.words(verb).items() if isinstance(technique, Technique) else ():
+            if isinstance(value, Mapping):
+                rest[name] = {k: v for k, v in (rest.get(name) or {}).items() if k not in value} or None
+            else:
+                rest.pop(name, None)
+    return rest

@@ -1,0 +1,450 @@
+"""Speculative decoding: who guesses, what guessing and verifying cost, how many guesses are right, how many to make.
+
+A step guesses ``k`` tokens per sequence and verifies them with the model in one pass of ``k + 1`` tokens (a tree: all
+its nodes and the root). Guess ``j`` counts only when all before it were right, each with probability ``a``:
+
+    P(at least j right) = a^j        tokens of a step = right + 1,   expected (1 - a^(k+1)) / (1 - a)
+
+(Leviathan et al., arXiv:2211.17192, equation 1). A tree of width ``w`` offers ``w`` guesses per position; one of them
+is right with ``1 - (1 - a) w^-b``, the power law of rejections of Sequoia (arXiv:2402.12374).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+from steelyard.cost.memory import kv_bytes, weight_bytes
+from steelyard.cost.step import Replica
+from steelyard.cost.step_table import TABLES, StepTable, Tables, build_step_table, joined
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine_config import EngineConfig
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError, Problem
+from steelyard.machine.cluster import Cluster
+from steelyard.techniques._base import Citation, PoolFit, Technique
+from steelyard.units import Quantity, figure
+from steelyard.workload.catalogue import load_model
+from steelyard.workload.graph import Graph
+from steelyard.workload.op import Op
+from steelyard.workload.protocol import Workload
+from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer, transformer_of
+
+__all__ = ["GUESSERS", "Draft", "Speculation", "draft_of", "with_draft"]
+
+#: Width exponent of a tree's rejections (Sequoia's figures fall between 0.4 and 0.7; a guess in the middle).
+TREE_EXPONENT = 0.5
+#: Guesses per step at most.
+MOST_GUESSES = 16
+#: Tokens of a tree at most.
+MOST_NODES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a method does when nothing else is said.
+
+    Acceptance depends on the text and the pair of models far more than on the method; measure it (an engine logs it)
+    and give ``accept``.
+    """
+
+    tokens: int
+    accept: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Speculation(Technique):
+    """How tokens are guessed; one class per method."""
+
+    layer: ClassVar[str] = "decoding"
+    effect: ClassVar[str] = "several tokens per step: guesses cost time, those that are right come out together"
+    serving: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
+    slot: ClassVar[str] = "speculation"
+    roles: ClassVar[tuple[str, ...]] = ("both", "decode")
+    keys: ClassVar[Mapping[str, str]] = {"k": "tokens"}
+    usual: ClassVar[Defaults]
+    passes: ClassVar[int] = 1
+    """How guesses are made: 1 one pass of the draft per token, 2 one pass for all, 3 free."""
+
+    tokens: Annotated[
+        int | None,
+        Quantity("1", "guesses per step along the longest path (default: as published)", ge=1, le=MOST_GUESSES),
+    ] = None
+    accept: Annotated[
+        float | None,
+        Quantity("1", "probability that a guess is right, given those before it (default: as published)", ge=0, le=1),
+    ] = None
+    adaptive: Annotated[
+        bool, "0 to k guesses per step, those with the most expected tokens per second (SmartSpec, arXiv:2406.14066)"
+    ] = False
+
+    @classmethod
+    def from_flag(cls, text: str, label: str) -> Speculation | None:
+        """Read ``eagle:k=4,adaptive``; ``adaptive:eagle:k=4`` is the same, ``adaptive`` alone means ``ngram``."""
+        body, adaptive = text.strip(), ""
+        if body.lower().startswith("adaptive"):
+            body, adaptive = body[len("adaptive") :].lstrip(":,") or "ngram", ",adaptive"
+        head, _, rest = body.partition(":")
+        head, _, more = head.partition(",")
+        return cls.read(",".join((more, rest)) + adaptive, label) if head.strip().lower() == cls.name else None
+
+    def words(self, verb: str) -> Mapping[str, Any]:
+        """The planner weighs it as one of the ways it may use."""
+        return {"speculate": str(self)} if verb == "plan" else {}
+
+    @property
+    def guesser(self) -> str:
+        """Who guesses: the method, or what a tree is guessed by."""
+        return self.name
+
+    @property
+    def guesses(self) -> int:
+        """Guesses per step along the longest path."""
+        return self.usual.tokens if self.tokens is None else self.tokens
+
+    @property
+    def likely(self) -> float:
+        """Probability that a guess is right, given that those before it are."""
+        return self.usual.accept if self.accept is None else self.accept
+
+    @property
+    def verified(self) -> int:
+        """Tokens verified beside the last known one."""
+        return self.guesses
+
+    @property
+    def right(self) -> float:
+        """Probability that one of the guesses of a position is right."""
+        return self.likely
+
+    @property
+    def queries(self) -> tuple[int, int]:
+        """Fewest (above 1) and most tokens per sequence of a verifying step."""
+        most = self.verified + 1
+        return (2, most) if self.adaptive else (most, most)
+
+    def expected(self, guesses: int) -> float:
+        """Expected tokens of a step with so many guesses."""
+        a = self.right
+        return guesses + 1.0 if a == 1.0 else (1.0 - a ** (guesses + 1)) / (1.0 - a)
+
+    def record(self, record: Any, tables: bool) -> None:
+        """Write it into a record of :data:`~steelyard.simulation.kernel.methods.METHOD`.
+
+        Args:
+            record: of a pool.
+            tables: whether the guesser's tables stand behind the model's.
+        """
+        record["plain"] = 0
+        record["guess"] = GUESSERS[self.guesser].passes
+        record["fewest"] = 0 if self.adaptive else self.guesses
+        record["most"] = self.guesses
+        record["nodes"] = self.verified if isinstance(self, Tree) else 0
+        record["draft_row"] = TABLES if tables else 0
+        record["reads_prompts"] = int(self.guesser in ("draft", "eagle", "mtp"))
+        record["log_accept"] = math.log(self.right) if self.right > 0 else -math.inf
+
+    def fit(self, pool: PoolFit) -> None:
+        """The guesser's tables behind the model's, its memory, how many guesses are right."""
+        if pool.config.rules.static:
+            raise InputError("a static batch writes one token per step and sequence", field="speculate")
+        r = pool.replica
+        draft = draft_of(self, r.model, r.plan)
+        tables = with_draft(pool.table, draft, r.cluster, r.engine, pool.config, max_context=pool.max_context)
+        pool.table = replace(pool.table, tables=tables)
+        self.record(pool.record, draft is not None)
+        if draft is not None:
+            pool.device_bytes += draft.weight_bytes
+            pool.token_bytes += draft.kv_bytes_per_token
+            pool.notes.append(f"guesses by a {draft.note}; its passes are part of the step's graph")
+        if self.accept is None:
+            pool.guesses["speculation accept"] = f"{self.likely:g} per token: {GUESSERS[self.guesser].usual.source}"
+        count = f"0 to {self.guesses}" if self.adaptive else f"{self.guesses}"
+        pool.notes.append(
+            f"speculation: {count} guesses per step, each right with probability {self.right:g} given those before it"
+        )
+
+    def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """How many guesses were right."""
+        if not counts["guessed_tokens"]:
+            yield "speculation", "no guess made: none pays at this load"
+            return
+        text = f"{counts['accepted_frac']:.0%} of {counts['guessed_tokens']:,} guesses used"
+        each = counts["tokens_per_step"]
+        yield "speculation", text + (f"; {figure(each)} tokens per step and answer" if each else "")
+
+
+@dataclass(frozen=True)
+class DraftModel(Speculation):
+    """A smaller model with the same vocabulary guesses, one pass per token."""
+
+    name: ClassVar[str] = "draft"
+    paper: ClassVar[Citation] = Citation(
+        "Fast inference from transformers via speculative decoding", "arXiv:2211.17192"
+    )
+    first: ClassVar[str] = "model"
+    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "tp": "draft_tp"}
+    usual: ClassVar[Defaults] = Defaults(
+        4, 0.7, "Leviathan et al., arXiv:2211.17192, table 3: 0.5-0.8 for drafts 20-100 times smaller"
+    )
+
+    model: Annotated[str, "name of the draft model, such as llama-3.2-1b"] = ""
+    draft_tp: Annotated[
+        int, Quantity("1", "devices the draft is split over; 0 = the model's where its heads allow it, else one", ge=0)
+    ] = 0
+
+    def problems(self) -> list[Problem]:
+        """No model named."""
+        return [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
+
+
+@dataclass(frozen=True)
+class Ngram(Speculation):
+    """The prompt's own n-grams guess; free."""
+
+    name: ClassVar[str] = "ngram"
+    paper: ClassVar[Citation] = Citation("Prompt lookup decoding", "github.com/apoorvumang/prompt-lookup-decoding")
+    usual: ClassVar[Defaults] = Defaults(3, 0.3, "guess: high where the answer copies the prompt, near 0 in free text")
+    passes: ClassVar[int] = 3
+
+
+@dataclass(frozen=True)
+class Medusa(Speculation):
+    """Heads on the last hidden state guess, all in one pass."""
+
+    name: ClassVar[str] = "medusa"
+    paper: ClassVar[Citation] = Citation("Medusa: simple LLM inference acceleration framework", "arXiv:2401.10774")
+    keys: ClassVar[Mapping[str, str]] = {"heads": "tokens", "k": "tokens"}
+    usual: ClassVar[Defaults] = Defaults(
+        4, 0.6, "Cai et al., arXiv:2401.10774: first head right about 60 % of the time"
+    )
+    passes: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Eagle(Speculation):
+    """One further layer on the model's hidden states guesses, one pass per token."""
+
+    name: ClassVar[str] = "eagle"
+    paper: ClassVar[Citation] = Citation("EAGLE: speculative sampling requires rethinking features", "arXiv:2401.15077")
+    usual: ClassVar[Defaults] = Defaults(4, 0.75, "Li et al., arXiv:2401.15077, table 2: 0.68-0.80 on MT-bench")
+
+
+@dataclass(frozen=True)
+class Mtp(Speculation):
+    """The model's own multi-token prediction layer guesses."""
+
+    name: ClassVar[str] = "mtp"
+    paper: ClassVar[Citation] = Citation("DeepSeek-V3 technical report", "arXiv:2412.19437")
+    usual: ClassVar[Defaults] = Defaults(
+        1, 0.85, "DeepSeek-V3, arXiv:2412.19437, section 5.4.3: 85-90 % for the second token"
+    )
+
+
+@dataclass(frozen=True)
+class Tree(Speculation):
+    """Several guesses per position, verified together."""
+
+    name: ClassVar[str] = "tree"
+    paper: ClassVar[Citation] = Citation("Sequoia: scalable, robust speculative decoding", "arXiv:2402.12374")
+    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "depth": "tokens", "tp": "draft_tp"}
+    usual: ClassVar[Defaults] = Defaults(4, 0.75, "as its guesser, per node")
+
+    width: Annotated[int, Quantity("1", "guesses per position", ge=1)] = 2
+    nodes: Annotated[
+        int, Quantity("1", "tokens verified per sequence beside the last known one; 0 = width x depth", ge=0)
+    ] = 0
+    by: Annotated[str, "who guesses: draft, medusa, eagle or mtp"] = "eagle"
+    model: Annotated[str, "name of the draft model, by draft"] = ""
+    draft_tp: Annotated[int, Quantity("1", "as of draft", ge=0)] = 0
+
+    def problems(self) -> list[Problem]:
+        """A guesser that cannot be, a tree too large or adaptive."""
+        found = []
+        if self.by not in GUESSERS or self.by in ("tree", "ngram"):
+            found.append(Problem(self.name, f"a tree is guessed by draft, medusa, eagle or mtp, not {self.by!r}"))
+        elif self.by == "draft" and not self.model:
+            found.append(Problem(self.name, "a draft needs its model: by=draft,model=llama-3.2-1b"))
+        if self.verified > MOST_NODES:
+            found.append(Problem(self.name, f"expected 1 to {MOST_NODES} tokens in a tree, got {self.verified}"))
+        if self.adaptive and self.width > 1:
+            found.append(Problem(self.name, "a tree has a fixed size: adaptive chooses the length of a chain"))
+        return found
+
+    @property
+    def guesser(self) -> str:
+        """Who guesses."""
+        return self.by
+
+    @property
+    def likely(self) -> float:
+        """As its guesser."""
+        return GUESSERS[self.by].usual.accept if self.accept is None else self.accept
+
+    @property
+    def verified(self) -> int:
+        """Nodes beside the root."""
+        return self.nodes or self.width * self.guesses
+
+    @property
+    def right(self) -> float:
+        """One of ``width`` guesses is right with ``1 - (1 - a) w^-b``."""
+        return float(1.0 - (1.0 - self.likely) * self.width**-TREE_EXPONENT)
+
+
+#: Methods by name.
+GUESSERS: Mapping[str, type[Speculation]] = {c.name: c for c in (DraftModel, Ngram, Medusa, Eagle, Mtp, Tree)}
+
+
+@dataclass(frozen=True)
+class _Guesser(Transformer):
+    """A small head on a model's last hidden states: joins them with the embedding of the newest token (EAGLE, MTP)."""
+
+    joins: int = 0
+    """Width of what is joined; 0 = nothing."""
+
+    def graph(self, step: Step, absorb: bool | None = None) -> Graph:
+        """The ops of one step, the joining product first."""
+        graph = super().graph(step, absorb)
+        if not self.joins:
+            return graph
+        join = Op(
+            "join",
+            "t i, i d -> t d",
+            {"t": step.tokens, "i": self.joins, "d": self.hidden},
+            operands=("x", "w_join", "y"),
+            roles=("activation", "weight", "activation"),
+            block="mlp",
+        )
+        return replace(graph, ops=(join, *graph.ops))
+
+
+@dataclass(frozen=True)
+class _Heads(Transformer):
+    """Medusa heads: each a residual product of the hidden width and a projection to the vocabulary, on one row each."""
+
+    heads_count: int = 0
+
+    def graph(self, step: Step, absorb: bool | None = None) -> Graph:
+        """Only the heads."""
+        return Graph(self.name, tuple(self._ops(step)), {})
+
+    def _ops(self, step: Step) -> Iterator[Op]:
+        rows = step.tokens
+        yield Op(
+            "medusa.residual",
+            "t i, i d -> t d",
+            {"t": rows, "i": self.hidden, "d": self.hidden},
+            operands=("x", "w_medusa", "y"),
+            roles=("activation", "weight", "activation"),
+            count=self.heads_count,
+            block="mlp",
+        )
+        yield Op(
+            "medusa.head",
+            "t d, d v -> t v",
+            {"t": rows, "d": self.hidden, "v": self.vocab},
+            operands=("x", "w_medusa_head", "logits"),
+            roles=("activation", "weight", "activation"),
+            count=self.heads_count,
+            block="head",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """Who guesses, ready to be priced, and the device memory it takes."""
+
+    model: Transformer
+    plan: Plan
+    weight_bytes: float
+    """On one device of the model."""
+    kv_bytes_per_token: float
+    note: str
+
+
+def draft_of(speculation: Speculation, workload: Workload, plan: Plan) -> Draft | None:
+    """The guesser of a model; None when guesses are free.
+
+    EAGLE: one layer of the model with a dense feed-forward, and a product that joins hidden state and embedding; the
+    head is the model's own. MTP: the model's own last layer likewise. Medusa: see :class:`_Heads`.
+
+    Raises:
+        InputError: the draft model has another vocabulary size by more than 2 %, or cannot be split so.
+    """
+    kind = speculation.guesser
+    if kind == "ngram":
+        return None
+    model = transformer_of(workload, f"speculate={kind}")
+    if kind == "draft":
+        assert isinstance(speculation, DraftModel | Tree)
+        small = transformer_of(load_model(speculation.model).transformer, "a draft model")
+        if abs(small.vocab - model.vocab) > 0.02 * model.vocab:
+            sizes = f"{small.name} has {small.vocab:,} tokens in its vocabulary, {model.name} {model.vocab:,}"
+            raise InputError(f"{sizes}: a draft must share it", field="speculate")
+        tp = speculation.draft_tp or (plan.tp if small.heads % plan.tp == 0 else 1)
+        if small.heads % tp:
+            raise InputError(f"tp={tp} does not divide the {small.heads} heads of {small.name}", field="speculate")
+        native = small.native_weights
+        own = Plan(tp=tp, kv=plan.kv if plan.kv else "").resolved(native)
+        return Draft(
+            small,
+            own,
+            weight_bytes(small, own),
+            float(kv_bytes(small, own, 1, 2**20)) / 2**20,
+            f"draft {small.name} on {tp} of {plan.tp} devices",
+        )
+    own = replace(plan, pp=1, dp=1, ep=1, cp=1)
+    common: dict[str, Any] = {
+        "name": f"{kind} of {model.name}",
+        "model_type": model.model_type,
+        "hidden": model.hidden,
+        "vocab": model.vocab,
+        "native_weights": model.native_weights,
+    }
+    if kind == "medusa":
+        heads = _Heads(layers=(Layer(1, None, None, norms=0),), head=False, heads_count=speculation.guesses, **common)
+        return Draft(heads, own, weight_bytes(heads, own), 0.0, f"{speculation.guesses} Medusa heads")
+    last = model.layers[-1]
+    f = last.feed_forward
+    if kind == "eagle" and f is not None and f.is_moe:
+        f = FeedForward(f.top_k * f.intermediate + f.shared_intermediate, f.gated, f.activation)
+    layer = replace(last, count=1, feed_forward=f)
+    guesser = _Guesser(layers=(layer,), joins=2 * model.hidden, final_norm=False, **common)
+    graph = guesser.graph(Step.prefill(1, 1))
+    shared = {"embedding", "lm_head"}
+    alone = replace(guesser, head=False)
+    embedding = sum(
+        float(op.elements(tensor, visited=False)) * own.format("communication").bits / 8
+        for op in graph
+        for tensor in op.inputs
+        if op.name in shared and tensor.role == "table"
+    )
+    weights = max(0.0, weight_bytes(alone, own) - embedding / own.tp)
+    per_token = float(kv_bytes(guesser, own, 1, 2**20)) / 2**20
+    return Draft(guesser, own, weights, per_token, f"{kind}: one layer of {model.name}, its head shared")
+
+
+def with_draft(
+    table: StepTable,
+    draft: Draft | None,
+    cluster: Cluster,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    max_context: int,
+) -> Tables:
+    """The model's tables with those of its guesser behind them.
+
+    A pass of the guesser inside a step costs no time of the host: it is part of the step's graph (assumed).
+    """
+    if draft is None:
+        return table.tables
+    quiet = replace(engine, step_s=0.0, step_s_per_sequence=0.0)
+    calm = replace(config, host_s=0.0, host_s_per_sequence=0.0)
+    own = build_step_table(Replica(draft.model, draft.plan, cluster, quiet), calm, max_context=max_context)
+    return joined(table.tables, own.tables)
