@@ -1,0 +1,177 @@
+"""Every built-in technique holds the contract; any two of them compose or say why not."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("numba")
+
+from steelyard.errors import InputError
+from steelyard.simulation.api import simulate
+from steelyard.techniques._base import TECHNIQUES, parse, read_techniques
+from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures
+
+#: Text of every built-in technique.
+TEXTS: dict[str, tuple[str, ...]] = {
+    "attention-ffn": ("attention-ffn:1A:1@h100_sxm,1F:1@h100_sxm",),
+    "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
+    "distserve": ("distserve:1P:tp1,1D:tp1",),
+    "draft": ("draft:llama-3.2-1b,k=3,accept=0.6",),
+    "eagle": ("eagle:k=4", "eagle:k=6,accept=0.8,adaptive"),
+    "early-exit": ("early-exit:ramps=3,p=0.4,rebatch",),
+    "epd": ("epd:1E:tp1,1M:tp1,encode=50ms",),
+    "failures": ("failures:mtbf=3s,restart=1s", "failures:500ms:0:down,3s:0:up"),
+    "finetune": ("finetune:40ms,context=512",),
+    "fp8-kv": ("fp8-kv",),
+    "int4-weights": ("int4-weights",),
+    "kv-tiers": ("kv-tiers:cpu:20GB,ssd:1TB,swap", "kv-tiers:pool:1TB@25GB/s/4"),
+    "llumnix": ("llumnix",),
+    "lora": ("lora:20,zipf=1,rank=16,max_loras=4,base=0.1",),
+    "medusa": ("medusa:heads=3",),
+    "mtp": ("mtp:k=1",),
+    "nanoflow": ("nanoflow",),
+    "ngram": ("ngram:k=2,accept=0.5",),
+    "past-future": ("past-future",),
+    "sarathi-serve": ("sarathi-serve:chunk=256", "sarathi-serve"),
+    "semi-pd": ("semi-pd:0.6",),
+    "splitwise": ("splitwise:1P:tp1,1D:tp1",),
+    "tokenweave": ("tokenweave",),
+    "tree": ("tree:width=2,depth=3,by=medusa",),
+}
+_ONE = {k: v for k, v in SCENARIO.items() if k not in ("replicas",)}
+_POOLS = {**_ONE, "on": "h100_sxm:2"}
+_LARGE = {**SCENARIO, "model": "llama-3.1-70b", "on": "h100_sxm:8", "rate": "40/s", "isl": 3000, "flags": {}}
+#: Scenarios of those that need another one.
+WORDS: dict[str, dict[str, Any]] = {
+    "attention-ffn": _ONE,
+    "distserve": _POOLS,
+    "epd": _POOLS,
+    "splitwise": _POOLS,
+    "semi-pd": _ONE,
+    "nanoflow": _LARGE,
+    "tokenweave": _LARGE,
+    "past-future": {**SCENARIO, "rate": "100/s", "osl": "uniform:100-400"},
+    "llumnix": {**SCENARIO, "rate": "100/s", "osl": "uniform:100-400"},
+}
+
+
+def test_every_built_in_technique_is_here() -> None:
+    assert set(TEXTS) == {name for name in TECHNIQUES if TECHNIQUES.built_in(name)}
+
+
+def _suite(technique: str) -> type[TechniqueContract]:
+    body = {"name": technique, "texts": TEXTS[technique], "words": WORDS.get(technique, SCENARIO)}
+    return type(f"Test_{technique.replace('-', '_')}", (TechniqueContract,), body)
+
+
+for _name in TEXTS:
+    globals()[f"Test_{_name.replace('-', '_')}"] = _suite(_name)
+
+
+def test_order_does_not_matter() -> None:
+    pair = ("fp8-kv", "sarathi-serve:chunk=256", "ngram:k=2")
+    assert figures(SCENARIO, pair) == figures(SCENARIO, pair[::-1])
+    assert read_techniques({"techniques": pair}) == read_techniques({"techniques": pair[::-1]})
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "same"),
+    [
+        ("speculate", "adaptive:eagle:k=4", "eagle:k=4,adaptive"),
+        ("speculate", "tree:width=4,depth=4,by=medusa", "tree:width=4,depth=4,by=medusa"),
+        (
+            "lora",
+            "100,zipf=1,rank=16,targets=attention,max_loras=8,base=0.2",
+            "lora:100,targets=attention,base=0.2,max_loras=8",
+        ),
+        ("kv_tiers", "cpu:200GB,swap", "kv-tiers:cpu:200GB,swap"),
+        ("early_exit", "rebatch:ramps=3,p=0.2", "early-exit:rebatch,ramps=3,p=0.2"),
+        ("finetune", "30ms,context=2048", "finetune:30ms,context=2048"),
+        ("overlap", "nanoflow", "nanoflow"),
+        ("migrate", True, "llumnix"),
+        ("autoscale", "1:8,target=16", "autoscale:1:8,target=16"),
+        ("mtbf", "6h", "failures:mtbf=6h"),
+        ("disaggregate", "semi:60%", "semi-pd:0.6"),
+        ("disaggregate", "1A:8@h20,1F:8@h800", "attention-ffn:1A:8@h20,1F:8@h800"),
+    ],
+)
+def test_options_stand_for_techniques(option: str, text: Any, same: str) -> None:
+    assert read_techniques({option: text}) == (parse(same),)
+
+
+def test_every_problem_at_once_under_the_name_that_was_used() -> None:
+    with pytest.raises(InputError) as error:
+        read_techniques({"techniques": ("sarathi-serv", "fp8-kv:x=1", "lora:0"), "speculate": "eagle:k=99"})
+    told = {p.field: p.message for p in error.value.problems}
+    assert "did you mean 'sarathi-serve'" in told["with"]
+    assert "unknown key 'x'" in told["fp8-kv"]
+    assert told["lora"] == "expected adapters of at least 1, got 0"
+    assert told["speculate"] == "expected k of at most 16, got 99"
+
+
+def test_what_a_technique_sets_is_not_set_twice() -> None:
+    with pytest.raises(InputError, match="fp8-kv sets it to fp8, not int8"):
+        simulate(**SCENARIO, kv="int8", techniques="fp8-kv")
+    with pytest.raises(InputError, match="one technique of scheduler"):
+        read_techniques({"techniques": ("sarathi-serve", "past-future")})
+    same = simulate(**SCENARIO, kv="fp8", techniques="fp8-kv")
+    assert same.scenario.plan.kv == "fp8"
+
+
+def test_a_scenario_asked_again_keeps_or_drops_its_techniques() -> None:
+    from steelyard.scenario.scenario import Scenario
+
+    scenario = Scenario.of("simulate", **SCENARIO, techniques="fp8-kv + sarathi-serve:chunk=256")
+    assert [str(t) for t in scenario.techniques] == ["fp8-kv", "sarathi-serve:256"]
+    again = simulate(scenario, seed=2)
+    assert again.scenario.plan.kv == "fp8" and again.config.max_num_batched_tokens == 256
+    plain = simulate(scenario, techniques=())
+    assert plain.scenario.plan.kv == "bf16" and plain.config.max_num_batched_tokens > 256
+
+
+def test_chunks_shorten_the_gaps_between_tokens() -> None:
+    words = {**SCENARIO, "isl": 3000, "rate": "8/s", "flags": {}}
+    base, chunked = figures(words), figures(words, ("sarathi-serve:chunk=256",))
+    assert chunked["itl_s"]["p99"] < 0.6 * base["itl_s"]["p99"]
+    assert chunked["ttft_s"]["mean"] > base["ttft_s"]["mean"]
+
+
+def test_formats_take_memory_and_time() -> None:
+    from steelyard.estimation.estimate import estimate
+
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 64, "isl": 4000, "osl": 200}
+    plain = estimate(**words)
+    kv, four = (estimate(**words, techniques=t) for t in ("fp8-kv", "int4-weights"))
+    assert kv.memory.kv_cache == pytest.approx(0.5 * plain.memory.kv_cache)
+    assert four.memory.weights < 0.4 * plain.memory.weights
+    assert kv.tpot_s < plain.tpot_s and four.tpot_s < plain.tpot_s
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-technique.md"
+
+
+def test_the_guide_is_true(tmp_path: Path) -> None:
+    """The techniques of the guide, as written there, hold the contract and change what they say."""
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    path = tmp_path / "guide_techniques.py"
+    path.write_text("\n".join(blocks), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("guide_techniques", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["guide_techniques"] = module
+    spec.loader.exec_module(module)
+    with TECHNIQUES.during("small-blocks", module.SmallBlocks), TECHNIQUES.during("gentle", module.GentlePrompts):
+        suite = module.TestSmallBlocks()
+        for test in (name for name in dir(suite) if name.startswith("test_")):
+            getattr(suite, test)()
+        with pytest.raises(InputError, match="did you mean 'tokens'"):
+            parse("small-blocks:token=4")
+        words = {**SCENARIO, "isl": 3000, "rate": "8/s", "flags": {}}
+        base, gentle = figures(words), figures(words, (module.GentlePrompts(tokens=64),))
+        assert gentle["itl_s"]["p99"] < 0.8 * base["itl_s"]["p99"]
