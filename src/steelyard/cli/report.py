@@ -51,8 +51,9 @@ def report(
             place.export(record, path)
     from steelyard.report.study import to_dict
     from steelyard.studies.findings import findings
+    from steelyard.studies.table import table_of
 
-    found = findings(record, place.rows(record), objectives, best)
+    found = findings(record, table_of(record.kind, place.rows(record)), objectives, best)
     if html:
         from steelyard.report.study_page import write_page
 

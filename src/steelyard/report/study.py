@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from steelyard.report.plain import plain
-from steelyard.studies.findings import Findings, Row
+from steelyard.studies.findings import Findings
+from steelyard.studies.table import Row
 
 __all__ = ["SCHEMA", "flat_rows", "to_dict"]
 
 SCHEMA = "steelyard.study/1"
 
 
-def flat_rows(findings: Findings) -> list[dict[str, Any]]:
-    """One row per point: its axes, inputs and answers, and how many runs it is the mean of."""
-    return [{**r.values, **r.axes, "runs": r.runs, "status": r.status, "problem": r.problem} for r in findings.rows]
+def flat_rows(findings: Findings) -> dict[str, list[Any]]:
+    """A column per axis, input and answer, and of how many runs a point is the mean."""
+    table = findings.table
+    columns = {**table.values, **table.axes, "runs": table.runs, "status": table.status, "problem": table.problem}
+    return {name: column.tolist() for name, column in columns.items()}
 
 
 def to_dict(findings: Findings, sources: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any
 from steelyard.report.charts import COLOURS, Chart, Mark, key
 from steelyard.report.html import Table, rendered, write_html
 from steelyard.report.study_text import heading, listing, objective_text, quantity, short, subtitle
-from steelyard.studies.findings import Findings, Row, shown_metrics
+from steelyard.studies.findings import Findings, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
+from steelyard.studies.table import Row
 
 __all__ = ["page", "write_page"]
 

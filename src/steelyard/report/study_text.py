@@ -7,9 +7,10 @@ from typing import Any
 
 from steelyard.report.paper import columns, figure, render
 from steelyard.scenario.fields import PRICE
-from steelyard.studies.findings import Findings, Row, shown_metrics
+from steelyard.studies.findings import Findings, shown_metrics
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.study import Objective
+from steelyard.studies.table import Row
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 

@@ -11,11 +11,13 @@ from steelyard.errors import InputError
 from steelyard.studies.answers import Priced, chunks_of
 from steelyard.studies.executors import execute
 from steelyard.studies.findings import Findings, findings
+from steelyard.studies.grid import estimate_grid, in_columns
 from steelyard.studies.points import Point, expand_study
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import Store, StudyRecord
 from steelyard.studies.study import Study, parse_study, read_study
 from steelyard.studies.sweep import document_of, sweep
+from steelyard.studies.table import table_of
 
 __all__ = ["study"]
 
@@ -56,16 +58,24 @@ def study(
     if store:
         place = Store(store)
         record = sweep(asked, place, executor=executor, jobs=jobs, resume=True).study
-        return findings(record, place.rows(record), asked.objectives, best)
-    points = expand_study(asked)
-    priced = Priced(asked.kind)
-    for _, part in execute(executor, chunks_of(asked.kind, asked.folder, points), jobs):
+        return findings(record, table_of(asked.kind, place.rows(record)), asked.objectives, best)
+    if executor == "serial" and in_columns(asked):
+        table = estimate_grid(asked)
+        points = len(table)
+    else:
+        columns = _point_by_point(asked, executor, jobs)
+        table, points = table_of(asked.kind, columns), len(columns["axes"])
+    document = json.loads(json.dumps(document_of(asked), default=str))
+    return findings(StudyRecord(asked.name, asked.kind, document, points, points), table, asked.objectives, best)
+
+
+def _point_by_point(study: Study, executor: str, jobs: int) -> dict[str, list[Any]]:
+    """Every point priced by itself, or estimates in chunks; equal ones once."""
+    points = expand_study(study)
+    priced = Priced(study.kind)
+    for _, part in execute(executor, chunks_of(study.kind, study.folder, points), jobs):
         priced.add(part)
-    document = document_of(asked)
-    record = StudyRecord(
-        asked.name, asked.kind, json.loads(json.dumps(document, default=str)), len(points), len(points)
-    )
-    return findings(record, _columns(asked.kind, points, priced), asked.objectives, best)
+    return _columns(study.kind, points, priced)
 
 
 def _columns(kind: str, points: list[Point], priced: Priced) -> dict[str, list[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,19 @@ from numpy.typing import NDArray
 
 from steelyard._display import Result
 from steelyard.scenario.fields import PRICE
-from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import StudyRecord
-from steelyard.studies.study import Constraint, Objective
+from steelyard.studies.study import OPERATORS, Constraint, Objective
+from steelyard.studies.table import REPEATS, Row, Table, first_places
 
 __all__ = ["Axis", "Findings", "Row", "findings", "front_of", "objectives_of", "shown_metrics"]
 
-#: Axes that repeat a point with other draws: their answers are averaged.
-REPEATS = ("repeat", "seed")
+Places = NDArray[np.intp]
+
+#: Points tried first when a front is made, each against all others.
+_PIVOTS = 8
+#: Cells per point up to which the settings of an axis are laid out as a whole; numbers of settings before they are
+#: counted.
+_SPARSE, _MOST_SETTINGS = 4, 2**40
 
 #: Objectives of a study that names none.
 _DEFAULT: dict[str, tuple[tuple[str, bool, str], ...]] = {
@@ -51,23 +57,6 @@ _SHOWN: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One point of a study, its repeats averaged."""
-
-    axes: Mapping[str, Any]
-    values: Mapping[str, Any]
-    """Inputs and answers by column; numbers are means over the runs."""
-    status: str
-    problem: str
-    runs: int = 1
-
-    @property
-    def answered(self) -> bool:
-        """Whether it has an answer."""
-        return self.status == "ok"
-
-
-@dataclass(frozen=True, slots=True)
 class Axis:
     """What an axis does to an objective when nothing else changes."""
 
@@ -83,13 +72,14 @@ class Axis:
     """Settings of the other axes in which at least two values can be compared."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Findings(Result):
     """A study's rows and what they say."""
 
     study: StudyRecord
+    table: Table
+    """Its points as columns."""
     axes: Mapping[str, list[Any]]
-    rows: list[Row]
     objectives: tuple[Objective, ...]
     best: tuple[list[Row], ...]
     """Per objective, best first."""
@@ -99,7 +89,12 @@ class Findings(Result):
     problems: Mapping[str, int]
     """Reasons for points without an answer, and how many have each."""
 
-    @property
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Its points as objects."""
+        return self.table.rows()
+
+    @cached_property
     def answered(self) -> list[Row]:
         """Rows with an answer."""
         return [r for r in self.rows if r.answered]
@@ -122,111 +117,137 @@ def shown_metrics(kind: str, objectives: Sequence[Objective]) -> list[str]:
     return list(dict.fromkeys([*(o.metric for o in objectives), *_SHOWN[kind]]))
 
 
-def findings(
-    study: StudyRecord, columns: Mapping[str, list[Any]], objectives: Sequence[Objective] = (), best: int = 5
-) -> Findings:
+def findings(study: StudyRecord, table: Table, objectives: Sequence[Objective] = (), best: int = 5) -> Findings:
     """What the rows of a study say.
 
     Args:
         study: as the store has it.
-        columns: its rows, from :meth:`steelyard.studies.store_results.Store.rows`.
+        table: its points, from :func:`~steelyard.studies.table.table_of`.
         objectives: instead of the study's own.
         best: points kept per objective.
     """
-    rows = _rows(study, columns)
-    names = [n for n in study.document.get("axes", ()) if n not in REPEATS]
-    axes = {n: list(dict.fromkeys(r.axes[n] for r in rows if n in r.axes)) for n in names}
-    axes = {n: values for n, values in axes.items() if len(values) > 1}
+    names = [n for n in study.document.get("axes", ()) if n not in REPEATS and n in table.axes]
+    axes = {n: values for n in names if len(values := table.axis_values(n)) > 1}
     asked = tuple(objectives) or objectives_of(study)
-    known = [o for o in asked if any(r.values.get(o.metric) is not None for r in rows if r.answered)]
-    ranked = tuple(_ranked(rows, o)[:best] for o in asked)
-    sensitivity = [a for o in known for a in _sensitivity(rows, axes, o)]
-    problems = Counter(r.problem for r in rows if not r.answered)
-    return Findings(study, axes, rows, asked, ranked, front_of(rows, known), sensitivity, dict(problems.most_common()))
+    answered = table.answered
+    figures = {o.metric: np.where(answered, table.floats(o.metric), np.nan) for o in asked}
+    known = [o for o in asked if not np.isnan(figures[o.metric]).all()]
+    ranked = tuple(table.rows(_ranked(figures[o.metric], _meets(table, o.where), o.maximise, best)) for o in asked)
+    sensitivity = [a for o in known for a in _sensitivity(table, axes, o, figures[o.metric])]
+    problems = Counter(table.problem.take(np.flatnonzero(~answered)).tolist())
+    front: list[Row] = []
+    if len(known) > 1:
+        able = _meets(table, list(dict.fromkeys(c for o in known for c in o.where)))
+        numbers = np.stack([figures[o.metric] * _sign(o.maximise) for o in known], axis=1)
+        places = np.flatnonzero(able & ~np.isnan(numbers).any(axis=1))
+        front = table.rows(places[front_of(numbers[places])])
+    return Findings(study, table, axes, asked, ranked, front, sensitivity, dict(problems.most_common()))
 
 
-def _rows(study: StudyRecord, columns: Mapping[str, list[Any]]) -> list[Row]:
-    known = columns_of(study.kind)
-    numbers = [n for n, c in known.items() if c.type in ("number", "whole") and not c.asked and n in columns]
-    switches = [n for n, c in known.items() if c.type == "switch" and n in columns]
-    names = [n for n in columns if n in known]
-    groups: dict[str, list[int]] = {}
-    for i, axes in enumerate(columns["axes"]):
-        point = {"case": columns["case"][i], **{k: v for k, v in axes.items() if k not in REPEATS}}
-        groups.setdefault(repr(point), []).append(i)
-    rows = []
-    for members in groups.values():
-        first = members[0]
-        good = [i for i in members if columns["status"][i] == "ok"]
-        at = good[0] if good else first
-        values = {n: columns[n][at] for n in names}
-        if len(good) > 1:
-            for name in numbers:
-                several = [columns[name][i] for i in good if columns[name][i] is not None]
-                values[name] = sum(several) / len(several) if several else None
-            for name in switches:  # holds when it holds in every run
-                values[name] = None if values[name] is None else all(columns[name][i] for i in good)
-        axes = {k: v for k, v in columns["axes"][first].items() if k not in REPEATS}
-        status, problem = columns["status"][at], columns["problem"][at]
-        rows.append(Row(axes, values, status, problem, len(good) or 1))
-    return rows
+def _sign(maximise: bool) -> float:
+    return -1.0 if maximise else 1.0
 
 
-def _meets(row: Row, constraints: Sequence[Constraint]) -> bool:
-    return row.answered and all(c.holds(row.values.get(c.metric)) for c in constraints)
+def _meets(table: Table, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
+    """Answered rows that meet all constraints."""
+    met = table.answered
+    for c in constraints:
+        met = met & OPERATORS[c.relation](table.floats(c.metric), c.value)
+    return met
 
 
-def _ranked(rows: Sequence[Row], objective: Objective) -> list[Row]:
-    """Points that meet the constraints, best first; equal ones in the order of the study."""
-    able = [r for r in rows if _meets(r, objective.where) and r.values.get(objective.metric) is not None]
-    sign = -1.0 if objective.maximise else 1.0
-    return sorted(able, key=lambda r: sign * r.values[objective.metric])
+def _ranked(figures: NDArray[np.float64], able: NDArray[np.bool_], maximise: bool, best: int) -> Places:
+    """The best of the able rows, best first; equal ones in the order of the study."""
+    places = np.flatnonzero(able & ~np.isnan(figures))
+    values = figures[places] * _sign(maximise)
+    if len(values) > best:
+        near = values <= np.partition(values, best - 1)[best - 1]
+        places, values = places[near], values[near]
+    return places[np.argsort(values, kind="stable")[:best]]
 
 
-def front_of(rows: Sequence[Row], objectives: Sequence[Objective]) -> list[Row]:
-    """Points that meet the constraints of all objectives and that no other such point beats in every objective."""
-    if len(objectives) < 2:
-        return []
-    constraints = list(dict.fromkeys(c for o in objectives for c in o.where))
-    able = [r for r in rows if _meets(r, constraints) and all(r.values.get(o.metric) is not None for o in objectives)]
-    if not able:
-        return []
-    signs = [-1.0 if o.maximise else 1.0 for o in objectives]
-    table = np.array([[s * r.values[o.metric] for s, o in zip(signs, objectives, strict=True)] for r in able])
-    order = np.lexsort(table.T[::-1])
-    kept: list[int] = []
-    values: NDArray[np.float64] = np.empty((0, len(objectives)))
-    for i in order.tolist():  # sorted by the first objective: only points before can beat a point
-        if not (values <= table[i]).all(axis=1).any():
-            kept.append(i)
-            values = np.vstack([values, table[i]])
-    return [able[i] for i in kept]
+def front_of(numbers: NDArray[np.float64]) -> Places:
+    """Points that no other beats in every figure; of equal points the first.
+
+    Args:
+        numbers: ``[points, figures]``, smaller is better.
+
+    Returns:
+        their places, by the first figure, then the next ones.
+    """
+    left = np.lexsort(numbers.T[::-1])
+    values = np.ascontiguousarray(numbers[left].T)
+    scale = np.abs(values).sum(axis=1, keepdims=True) + 1e-300
+    for _ in range(_PIVOTS):  # a point that is good in everything beats most of the others
+        if not len(left):
+            break
+        pivot = values[:, np.argmin((values / scale).sum(axis=0))]
+        kept = ~_no_better(values, pivot) | (values == pivot[:, None]).all(axis=0)
+        if kept.all():
+            break
+        left, values = left[kept], values[:, kept]
+    front: list[int] = []
+    while len(left):  # sorted: no point after the first beats it
+        front.append(int(left[0]))
+        kept = ~_no_better(values, values[:, 0])
+        left, values = left[kept], values[:, kept]
+    return np.array(front, dtype=np.intp)
 
 
-def _sensitivity(rows: Sequence[Row], axes: Mapping[str, list[Any]], objective: Objective) -> list[Axis]:
+def _no_better(values: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points ``[figures, points]`` are in no figure better than this one."""
+    found: NDArray[np.bool_] = values[0] >= point[0]
+    for figures, one in zip(values[1:], point[1:], strict=True):
+        found &= figures >= one
+    return found
+
+
+def _sensitivity(
+    table: Table, axes: Mapping[str, list[Any]], objective: Objective, figures: NDArray[np.float64]
+) -> list[Axis]:
     """Per axis: compare points that differ in this axis only; points that break a limit but can run count too."""
-    able_if = [Constraint(name, "==", True) for name in ("fits", "feasible") if rows and name in rows[0].values]
-    able = [r for r in rows if _meets(r, able_if) and _positive(r.values.get(objective.metric))]
+    able_if = [Constraint(name, "==", True) for name in ("fits", "feasible") if name in table.values]
+    places = np.flatnonzero(_meets(table, able_if) & (figures > 0))
+    if not len(places):
+        return []
+    values = figures[places]
+    codes = {n: c.codes[places] for n in axes if (c := table.axes[n]).codes is not None}
     found = []
-    for name in axes:
-        settings: dict[str, dict[str, tuple[Any, float]]] = {}
-        for row in able:
-            if name not in row.axes:
-                continue
-            others = repr([(k, row.axes[k]) for k in axes if k != name and k in row.axes])
-            settings.setdefault(others, {})[repr(row.axes[name])] = (row.axes[name], row.values[objective.metric])
-        compared = [list(s.values()) for s in settings.values() if len(s) > 1]
-        if not compared:
+    for name, mine in codes.items():
+        size, others = len(table.axes[name].values), [(n, c) for n, c in codes.items() if n != name]
+        setting, settings = _settings([(c, len(table.axes[n].values)) for n, c in others], len(places))
+        if settings * size > _SPARSE * len(places):
+            here, setting = np.unique(setting, return_inverse=True)
+            settings = len(here)
+        rows = np.full((settings, size), len(places), dtype=np.intp)
+        has = mine >= 0
+        rows[setting[has], mine[has]] = np.flatnonzero(has)
+        rows = rows[(rows < len(places)).sum(axis=1) > 1]
+        if not len(rows):
             continue
-        pick = max if objective.maximise else min
-        ratios = [max(v for _, v in s) / min(v for _, v in s) for s in compared]
-        winners = Counter(repr(pick(s, key=lambda x: x[1])[0]) for s in compared)
-        word, times = winners.most_common(1)[0]
-        best = next(v for v in axes[name] if repr(v) == word)
-        ratio = float(np.median(ratios))
-        found.append(Axis(name, objective.metric, ratio, best, times / len(compared), len(compared)))
+        signed = np.append(values * _sign(objective.maximise), np.inf)[rows]
+        least = signed.min(axis=1)
+        most = np.where(rows < len(places), signed, -np.inf).max(axis=1)
+        ratio = float(np.median(least / most if objective.maximise else most / least))
+        # the value that is best most often; of several the one of the first setting, as within a setting the first row
+        winner = np.where(signed == least[:, None], rows, len(places)).argmin(axis=1)
+        times = np.bincount(winner, minlength=size)
+        winner = winner[np.argsort(rows.min(axis=1), kind="stable")]
+        first = first_places(winner.astype(np.intp), size)
+        best = int(np.where(times == times.max(), first, len(winner)).argmin())
+        value = table.axes[name].values[best]
+        found.append(Axis(name, objective.metric, ratio, value, int(times[best]) / len(winner), len(winner)))
     return sorted(found, key=lambda a: -a.ratio)
 
 
-def _positive(value: Any) -> bool:
-    return value is not None and value > 0
+def _settings(others: Sequence[tuple[Places, int]], n: int) -> tuple[Places, int]:
+    """A number per row for the values of the other axes, and how many there may be."""
+    setting, total = np.zeros(n, dtype=np.intp), 1
+    for codes, size in others:
+        absent = int((codes < 0).any())
+        if total * (size + absent) > _MOST_SETTINGS:
+            here, setting = np.unique(setting, return_inverse=True)
+            total = len(here)
+        setting = setting * (size + absent) + codes + absent
+        total *= size + absent
+    return setting, total

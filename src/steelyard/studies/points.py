@@ -31,7 +31,16 @@ from steelyard.studies.store_columns import SCHEMAS, columns_of
 from steelyard.studies.study import Study
 from steelyard.workload.catalogue import Model, load_model
 
-__all__ = ["MAX_POINTS", "Point", "answered_by", "expand_study", "scenario_of"]
+__all__ = [
+    "MAX_POINTS",
+    "Point",
+    "answered_by",
+    "check_points",
+    "expand_study",
+    "scenario_of",
+    "shared_inputs",
+    "written_inputs",
+]
 
 #: Points of one study at most.
 MAX_POINTS = 1_000_000
@@ -69,14 +78,7 @@ def expand_study(study: Study) -> list[Point]:
     Raises:
         InputError: names that nothing answers to (all of them), too many points, or none.
     """
-    _check_names(study)
-    total = (len(study.cases) or 1) * max(1, study.repeats)
-    for several in study.grid.values():
-        total *= len(several)
-    for table in study.zips:
-        total *= len(next(iter(table.values()), [0]))
-    if total > MAX_POINTS:
-        raise InputError(f"{total:,} points; at most {MAX_POINTS:,}", field="grid")
+    check_points(study)
     points: list[Point] = []
     for case, axes, values in _combinations(study):
         if any(_matches(values, table) for table in study.exclude):
@@ -86,6 +88,18 @@ def expand_study(study: Study) -> list[Point]:
     if not points:
         raise InputError("no point is left", field="exclude")
     return points
+
+
+def check_points(study: Study) -> None:
+    """Refuse names that nothing answers to (all of them) and too many points. Raises :class:`InputError`."""
+    _check_names(study)
+    total = (len(study.cases) or 1) * max(1, study.repeats)
+    for several in study.grid.values():
+        total *= len(several)
+    for table in study.zips:
+        total *= len(next(iter(table.values()), [0]))
+    if total > MAX_POINTS:
+        raise InputError(f"{total:,} points; at most {MAX_POINTS:,}", field="grid")
 
 
 def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -152,10 +166,16 @@ def _whole(
     rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
     rest = {k: _by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
     name = content_hash([answered_by(study.kind), digest, rest])
-    known = columns_of(study.kind)
-    told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "")}
-    inputs = {k: str(v) if known[k].type == "text" else v for k, v in told.items()} | dict(shared)
+    inputs = written_inputs(study, values) | dict(shared)
     return Point(ordinal, case, repeat, axes, values, inputs, name, f"{study.kind}.{name}")
+
+
+def written_inputs(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Input columns as they were written, where nothing could be resolved, with the defaults of the rest."""
+    known = columns_of(study.kind)
+    defaults = {n: f.default if f.default is not REQUIRED else None for n, f in study_fields(study.kind).items()}
+    told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "")}
+    return {k: str(v) if known[k].type == "text" else v for k, v in told.items()}
 
 
 def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
@@ -280,6 +300,11 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     put = [str(t) for t in scenario.techniques]
     digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *([put] if put else [])])
     return shared, digest, scenario
+
+
+def shared_inputs(folder: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Input columns of an estimate's shared fields, resolved. Raises :class:`InputError` as :func:`scenario_of`."""
+    return _resolved("estimate", folder, tuple(values.get(name) for name in SHARED))[0]
 
 
 def scenario_of(folder: str, values: Mapping[str, Any]) -> Scenario:

@@ -1,0 +1,72 @@
+"""A study answered in columns says what the same study says answered point by point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import steelyard as sy
+from steelyard.errors import InputError
+from steelyard.studies.api import _point_by_point
+from steelyard.studies.findings import findings
+from steelyard.studies.grid import estimate_grid, in_columns
+from steelyard.studies.store_results import StudyRecord
+from steelyard.studies.study import parse_study
+from steelyard.studies.sweep import document_of
+from steelyard.studies.table import table_of
+
+MIXED: dict[str, Any] = {
+    "name": "mixed",
+    "kind": "estimate",
+    "fixed": {"model": "llama-3.1-8b", "osl": 60},
+    "zip": [{"weights": ["fp8", "bf16", "int8"], "isl": [1, 300, 4000]}, {"kv": ["bf16", "fp8"], "skew": [0.0, 0.5]}],
+    "grid": {"on": "h100_sxm:2, tpu_v5e:2, a100_sxm_80gb:2", "tp": "1,2,3", "batch": [4, 1, 2, 4096]},
+    "exclude": [{"on": "tpu_v5e:2", "tp": 1}, {"batch": [1, 2], "weights": "bf16"}, {"osl": 61}],
+}
+
+
+LENGTHS = {"isl": [100, 200000, 131000], "osl": [60, 100]}
+
+
+def mixed(**changes: Any) -> Any:
+    return parse_study({**MIXED, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fixed": {"model": "llama-3.1-8b"}, "zip": [], "grid": {"on": "h100_sxm:2", **LENGTHS, "batch": "1-64*2"}},
+        {"grid": {"on": "h100_sxm"}, "zip": [], "exclude": []},
+        {"grid": {"on": "h100_sxm:2", "tp": "3", "batch": "1,2"}, "zip": []},
+        {"objective": [{"minimise": "e2e_s", "where": ["batch >= 2", "fits"]}, {"maximise": "largest_batch"}]},
+    ],
+)
+def test_columns_and_points_agree(changes: dict[str, Any]) -> None:
+    study = mixed(**changes)
+    assert in_columns(study)
+    many, one_by_one = estimate_grid(study), table_of("estimate", _point_by_point(study, "serial", 1))
+    rows = many.rows()
+    assert [repr(r) for r in rows] == [repr(r) for r in one_by_one.rows()]  # types too
+    record = StudyRecord(study.name, study.kind, document_of(study), len(rows), len(rows))
+    left, right = (findings(record, t, study.objectives) for t in (many, one_by_one))
+    assert repr(left.best) == repr(right.best)
+    assert repr(left.front) == repr(right.front)
+    assert left.sensitivity == right.sensitivity
+    assert left.axes == right.axes and left.problems == right.problems
+    assert left.to_dict() == right.to_dict()
+
+
+def test_studies_with_cases_are_answered_point_by_point() -> None:
+    assert not in_columns(mixed(case=[{"name": "a"}, {"name": "b", "tp": 1}]))
+
+
+def test_what_is_wrong_with_a_study_is_said_before_anything_is_priced() -> None:
+    with pytest.raises(InputError, match="no point is left"):
+        sy.study({**MIXED, "exclude": [{"osl": 60}]})
+    with pytest.raises(InputError, match="unknown"):
+        sy.study({**MIXED, "grid": {"on": "h100_sxn"}})
+    with pytest.raises(InputError, match="at most 1,000,000"):
+        estimate_grid(replace(mixed(), grid={"on": ["h100_sxm:2"], "batch": list(range(1, 1_000_001))}))
