@@ -20,6 +20,7 @@ from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import InputError
 
 if TYPE_CHECKING:
+    from steelyard.cost.money import HourlyPrice
     from steelyard.deployment.deployment import Deployment
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
@@ -119,8 +120,8 @@ class PoolOutcome:
     ranks: int
     """Schedulers: replicas and their data-parallel ranks."""
     devices: int
-    usd_per_hour: float | None
-    """Rent per device and hour."""
+    price: HourlyPrice
+    """Rent of one device."""
     totals: Mapping[str, float]
     """Counters as of ``Simulation.totals``, and ``device_s`` (devices times the time they were rented), ``energy_j``,
     ``host_energy_j``, ``busy_frac``."""
@@ -130,7 +131,8 @@ class PoolOutcome:
     @property
     def usd(self) -> float | None:
         """Rent of its devices."""
-        return None if self.usd_per_hour is None else self.usd_per_hour * self.totals["device_s"] / 3600
+        price = self.price.usd_per_hour
+        return None if price is None else price * self.totals["device_s"] / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Its entry in the summary (SI units)."""
@@ -199,8 +201,6 @@ class Simulation(Result):
     wall_s: float
     """Wall time of the kernel (build of the step table and compilation apart)."""
     build_s: float
-    usd_per_hour: float | None = None
-    """Rent per device and hour, the mean of all devices."""
     slo: Mapping[str, float] = field(default_factory=dict)
     """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``e2e_s``; all that are given must hold."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -238,6 +238,15 @@ class Simulation(Result):
     def energy_j(self) -> float:
         """All devices over the makespan: steps, and idle power between them."""
         return float(self.totals["energy_j"])
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Rent per device and hour, the mean of all devices; None when one of the prices is unknown."""
+        prices = [p.price.usd_per_hour for p in self.pools]
+        if None in prices:
+            return None
+        rents = (p.devices * (usd or 0.0) for p, usd in zip(self.pools, prices, strict=True))
+        return sum(rents) / sum(p.devices for p in self.pools)
 
     @property
     def usd(self) -> float | None:

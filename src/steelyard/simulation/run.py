@@ -444,8 +444,6 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     stopped = _STOPS[code]
     if not stopped and np.any(played.requests["status"] == UNFINISHED):
         stopped = "requests were left that no engine could admit"
-    prices = [p.usd_per_hour for p in pools]
-    devices = sum(p.devices for p in pools)
     return Simulation(
         scenario=prepared.first.scenario,
         trace=trace,
@@ -462,7 +460,6 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         stopped=stopped,
         wall_s=played.wall_s,
         build_s=built,
-        usd_per_hour=None if None in prices else sum(p.devices * (p.usd_per_hour or 0.0) for p in pools) / devices,
         slo=options.slo,
         inputs=prepared.inputs,
         ledger=ledger,
@@ -509,9 +506,9 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
         stepping = machine.tdp_w * plan.replica_devices * busy
-    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
-    if usd is not None:
-        ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", note)
+    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    if price.usd_per_hour is not None:
+        ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", price.note)
     steps = max(busy * plan.pp, 1e-30)
     return PoolOutcome(
         role=pool.role,
@@ -521,7 +518,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
         replicas=pool.replicas,
         ranks=served.ranks,
         devices=devices,
-        usd_per_hour=usd,
+        price=price,
         totals={
             **counted,
             "energy_j": stepping + machine.idle_w * max(0.0, idle_s),

@@ -375,9 +375,9 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
         f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
     )
     scenario = replace(found.scenario, model=model, cluster=clusters_of(split)[1], plan=plan)
-    usd, note = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
-    if usd is not None:
-        ledger.cite("price, feed-forward", note)
+    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    if price.usd_per_hour is not None:
+        ledger.cite("price, feed-forward", price.note)
     span, busy = found.makespan_s, first.totals["busy_s"] / side.copies
     machine = scenario.cluster.machine
     energy = first.totals["step_energy_j"] * other.count / side.copies + machine.idle_w * other.count * (span - busy)
@@ -389,7 +389,7 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
         replicas=1,
         ranks=0,
         devices=other.count,
-        usd_per_hour=usd,
+        price=price,
         totals={
             **dict.fromkeys(first.totals, 0.0),
             "device_s": other.count * span,
@@ -401,17 +401,12 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
         },
     )
     sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
-    prices = (first.usd_per_hour, usd)
-    mean = None
-    if prices[0] is not None and prices[1] is not None:
-        mean = (prices[0] * first.devices + prices[1] * other.count) / split.devices
     again = found.replay
     return replace(
         found,
         scenario=replace(found.scenario, model=model),
         pools=(first, second),
         totals={**found.totals, **sums},
-        usd_per_hour=mean,
         replay=None if again is None else partial(_again, again, split, model, plan),
     )
 
