@@ -15,9 +15,11 @@ import yaml
 
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan_file import deployment_text, read_deployment
 from steelyard.errors import InputError
-from steelyard.launch import Load, deployment_text, launch_files, read_deployment, service, write_folder
+from steelyard.launch import Load, launch_files, service, write_folder
 from steelyard.launch.command import Flags, Var, compose_word, kubernetes_word, shell_word
+from steelyard.launch.documents import comment
 from steelyard.launch.service import Service
 from steelyard.scenario.slo import parse_target
 
@@ -554,12 +556,8 @@ def test_folder_is_written_whole_or_not_at_all(
 def test_a_plan_file_reads_back_equal(name: str, tmp_path: Path) -> None:
     deployment = DEPLOYMENTS[name]
     asked = {"rate": "10/s", "isl": "4000", "osl": "lognormal:500", "requests": 400, "seed": 3, "trace": ""}
-    text = deployment_text(
-        deployment,
-        traffic=asked,
-        promise={"ttft": "p99:1s"},
-        expected={"ttft_s": {"p99": 0.1 + 0.2}},
-        comments=["a note\nwith = 'an end'"],
+    text = comment("a note\nwith = 'an end'") + deployment_text(
+        deployment, traffic=asked, promise={"ttft": "p99:1s"}, expected={"ttft_s": {"p99": 0.1 + 0.2}}
     )
     file = tmp_path / "plan.toml"
     file.write_text(text)

@@ -18,8 +18,9 @@ import pytest
 
 from steelyard.deployment.deployment import Pool
 from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan_file import read_deployment
 from steelyard.errors import InputError
-from steelyard.launch import read_deployment, write_folder
+from steelyard.launch import write_folder
 from steelyard.report.charts import Chart, Mark
 from steelyard.report.plan import SCHEMA, flat_rows, text, to_dict
 from steelyard.report.plan_files import load_of, plan_files

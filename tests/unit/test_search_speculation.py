@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("numba")
 
+from steelyard.deployment.plan_file import deployment_text, read_deployment
 from steelyard.errors import InputError
-from steelyard.launch.planfile import deployment_text, read_deployment
 from steelyard.search.answer import Answer
 from steelyard.search.api import plan as advise
 

@@ -171,7 +171,9 @@ def test_unlike_machines_cost_what_each_costs() -> None:
     assert found.devices == 3 and found.replicas == 3
     usd = [p["usd"] for p in found.summary()["pools"]]
     hours = found.makespan_s / 3600
-    assert usd == pytest.approx([hours * found.pools[0].price.usd_per_hour, 2 * hours * found.pools[1].price.usd_per_hour])
+    assert usd == pytest.approx(
+        [hours * found.pools[0].price.usd_per_hour, 2 * hours * found.pools[1].price.usd_per_hour]
+    )
     assert found.usd == pytest.approx(sum(usd))
     assert found.energy_j == pytest.approx(sum(p["energy_j"] for p in found.summary()["pools"]))
     assert set(np.unique(found.records.answered_by)) == {1, 2}

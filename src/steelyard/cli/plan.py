@@ -136,12 +136,13 @@ def _write(answer: Answer, written: Written) -> None:
 
 
 def _replay(path: str, written: Written) -> None:
-    from steelyard.launch import read_deployment
+    from steelyard.deployment.plan_file import read_deployment
     from steelyard.report import plan_replay as report
+    from steelyard.simulation.replay import replay_plan
 
     asked = read_deployment(path)
     with status(written.quiet, "replaying"):
-        found = report.replay(asked)
+        found = replay_plan(asked)
     write(
         written.output,
         data=lambda: report.to_dict(asked, found),

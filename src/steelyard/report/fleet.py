@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from steelyard.deployment.plan import DEGREES
+from steelyard.scenario.fields import PRICE
 from steelyard.search.describe import UNITS
 from steelyard.search.fleet import Fleet, FleetAnswer
 
@@ -119,7 +121,7 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
         "shape": fleet.shape,
         "devices": fleet.devices,
         "value": fleet.value,
-        "usd_per_hour": fleet.rent_usd_per_hour,
+        PRICE: fleet.rent_usd_per_hour,
         "usd_per_million_tokens": fleet.usd_per_million_tokens,
         "watts": fleet.watts,
         "meets": fleet.meets,
@@ -130,7 +132,7 @@ def _fleet(fleet: Fleet) -> dict[str, Any]:
                 "machine": p.machine,
                 "replicas": p.replicas,
                 "devices": p.devices,
-                **{name: size for name, size in p.plan.degrees.items() if name in ("tp", "pp")},
+                **{name: size for name, size in p.plan.degrees.items() if name in DEGREES[:2]},
                 "engine": p.plan.engine,
                 **dict(p.flags),
             }

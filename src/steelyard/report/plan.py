@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
+from steelyard.deployment.plan_file import deployment_dict
 from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
+from steelyard.scenario.fields import SKEW
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
@@ -40,8 +43,6 @@ _SHOWN = 8
 
 def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """One candidate as plain values, its deployment included."""
-    from steelyard.launch.planfile import deployment_dict
-
     found = {name: value for name, value in candidate.columns().items() if name not in ("deployment", "value")}
     found["interval"] = {k: list(v) for k, v in candidate.interval.items()}
     return {**found, "deployment": deployment_dict(candidate.deployment)}
@@ -110,13 +111,10 @@ def summary(answer: Answer) -> str:
 
 
 def replay_dict(answer: Answer) -> dict[str, Any] | None:
-    """What :func:`steelyard.launch.planfile.read_deployment` reads back: the winner, its traffic, what came out.
+    """What :func:`steelyard.deployment.plan_file.read_deployment` reads back: the winner, its traffic, what came out.
 
     None when there is no winner.
     """
-    from steelyard.launch.planfile import SCHEMA as DEPLOYMENT
-    from steelyard.launch.planfile import deployment_dict
-
     if answer.winner is None:
         return None
     w, question = answer.winner, answer.question
@@ -129,7 +127,7 @@ def replay_dict(answer: Answer) -> dict[str, Any] | None:
             "rate_per_s": question.rate_per_s,
             "requests": question.requests,
             "seed": question.seed,
-            "skew": question.skew,
+            SKEW: question.skew,
         },
         "expected": {name: dict(found) for name, found in plain(w.percentiles).items()},
     }

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.deployment.plan_file import deployment_text
 from steelyard.errors import InputError
-from steelyard.launch import Load, deployment_text, launch_files, service
+from steelyard.launch import Load, launch_files, service
+from steelyard.launch.documents import comment
 from steelyard.report.plan import question_lines, replay_dict, to_dict
 
 if TYPE_CHECKING:
@@ -74,14 +76,9 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     files = launch_files(found, more_files={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
     replay: dict[str, Any] = replay_dict(answer) or {}
     files["plan.json"] = json.dumps(to_dict(answer), indent=2, allow_nan=False) + "\n"
-    files["plan.toml"] = deployment_text(
-        w.deployment,
-        traffic=replay.get("traffic"),
-        promise=replay.get("promise"),
-        simulation=replay.get("simulation"),
-        expected=replay.get("expected"),
-        comments=[f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *question_lines(answer.question)],
-    )
+    about = [f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *question_lines(answer.question)]
+    tables = {name: replay.get(name) for name in ("traffic", "promise", "simulation", "expected")}
+    files["plan.toml"] = comment(*about) + deployment_text(w.deployment, **tables)
     commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm"))}
     files["report.html"] = page(answer, commands)
     if drawn:

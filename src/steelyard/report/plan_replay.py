@@ -7,42 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.errors import InputError
 from steelyard.report.paper import WIDTH, columns, render
 from steelyard.report.plain import plain
-from steelyard.simulation.result import Simulation, simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from steelyard.launch.planfile import Replay
+    from steelyard.deployment.plan_file import PlanFile
+    from steelyard.simulation.result import Simulation
 
-__all__ = ["SCHEMA", "percentiles", "replay", "rows", "text", "to_dict"]
+__all__ = ["SCHEMA", "percentiles", "rows", "text", "to_dict"]
 
 SCHEMA = "steelyard.replay/1"
 _METRICS = ("ttft_s", "tpot_s", "e2e_s")
-
-
-def replay(asked: Replay) -> Simulation:
-    """Play the deployment of a plan file with its traffic and seed: the same file gives the same numbers.
-
-    Raises:
-        InputError: the file has no traffic, or the traffic cannot be made.
-    """
-    from steelyard.traffic.build import Traffic, traffic
-
-    if not asked.traffic:
-        raise InputError("the plan file has no traffic to replay", field="traffic")
-    try:
-        options = Traffic(**dict(asked.traffic))
-    except TypeError as error:
-        raise InputError(f"unknown option of the traffic: {error}", field="traffic") from None
-    trace = traffic(options)
-    rate = asked.simulation.get("rate_per_s")
-    if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
-        trace = trace.scaled(float(rate) / trace.rate_per_s)  # the rate asked for, not that of the draw
-    seed, expert_skew = int(asked.simulation.get("seed", 0)), float(asked.simulation.get("skew", 0.0))
-    return simulate_deployment(asked.deployment, trace, Options("fcfs", seed, {}, expert_skew, log=0))
 
 
 def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:
@@ -58,7 +34,7 @@ def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:
     return found
 
 
-def _pairs(asked: Replay, found: Simulation) -> list[tuple[str, str, float | None, float]]:
+def _pairs(asked: PlanFile, found: Simulation) -> list[tuple[str, str, float | None, float]]:
     """``(metric, statistic, expected, replayed)``."""
     now, pairs = percentiles(found), []
     for name, values in now.items():
@@ -67,13 +43,13 @@ def _pairs(asked: Replay, found: Simulation) -> list[tuple[str, str, float | Non
     return pairs
 
 
-def equal(asked: Replay, found: Simulation) -> bool | None:
+def equal(asked: PlanFile, found: Simulation) -> bool | None:
     """Whether every expected number came out to the last digit; None when nothing was expected."""
     compared = [(a, b) for _, _, a, b in _pairs(asked, found) if a is not None]
     return all(a == b for a, b in compared) if compared else None
 
 
-def to_dict(asked: Replay, found: Simulation) -> dict[str, Any]:
+def to_dict(asked: PlanFile, found: Simulation) -> dict[str, Any]:
     """The answer as ``steelyard.replay/1``: numbers, those expected, whether they are equal, and the simulation."""
     document = {
         "schema": SCHEMA,
@@ -85,7 +61,7 @@ def to_dict(asked: Replay, found: Simulation) -> dict[str, Any]:
     return plain(document)  # type: ignore[no-any-return]
 
 
-def rows(asked: Replay, found: Simulation) -> list[dict[str, Any]]:
+def rows(asked: PlanFile, found: Simulation) -> list[dict[str, Any]]:
     """One row per number."""
     return [
         {"metric": m, "statistic": s, "expected_s": a, "replayed_s": b, "equal": a is None or a == b}
@@ -93,7 +69,7 @@ def rows(asked: Replay, found: Simulation) -> list[dict[str, Any]]:
     ]
 
 
-def text(asked: Replay, found: Simulation, width: int | None = None) -> str:
+def text(asked: PlanFile, found: Simulation, width: int | None = None) -> str:
     """The comparison as text."""
     cells = [
         [

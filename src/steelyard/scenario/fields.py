@@ -22,6 +22,7 @@ __all__ = [
     "KINDS",
     "PRICE",
     "REQUIRED",
+    "SKEW",
     "VERBS",
     "Field",
     "field",
@@ -34,6 +35,8 @@ REQUIRED: Any = ...
 
 #: The field of the price of a device.
 PRICE = "usd_per_hour"
+#: The exponent of the popularity of experts.
+SKEW = "skew"
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."

@@ -1,4 +1,4 @@
-"""A measured benchmark beside the simulation of the same load, and where the two part.
+"""A measured benchmark beside the simulation of the same load, and where the two part; a plan file played again.
 
 The log of a benchmark client gives lengths, arrivals and measured times. The same requests go through the simulator,
 and request by request the difference of the end-to-end times is taken apart: waiting in the queue, the first token
@@ -16,6 +16,7 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard.errors import InputError
+from steelyard.scenario.fields import SKEW
 from steelyard.simulation.metrics import describe
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
 from steelyard.traffic.trace import Floats, Trace
@@ -23,9 +24,22 @@ from steelyard.traffic.trace import Floats, Trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from steelyard.deployment.plan_file import PlanFile
     from steelyard.simulation.result import Simulation
 
-__all__ = ["METRICS", "Figure", "Log", "Replay", "figures", "is_log", "parting", "parts", "read_log", "replay"]
+__all__ = [
+    "METRICS",
+    "Figure",
+    "Log",
+    "Replay",
+    "figures",
+    "is_log",
+    "parting",
+    "parts",
+    "read_log",
+    "replay",
+    "replay_plan",
+]
 
 #: Times compared, in order.
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
@@ -212,6 +226,29 @@ def replay(log: Log, run: Callable[[Trace], Simulation]) -> Replay:
     pieces = parts(log.recorded, simulation)
     where, words = parting(found, pieces, log, simulation)
     return Replay(log, simulation, found, pieces, where, words)
+
+
+def replay_plan(plan: PlanFile) -> Simulation:
+    """Play the deployment of a plan file with its traffic and seed: the same file gives the same numbers.
+
+    Raises:
+        InputError: the file has no traffic, or the traffic cannot be made.
+    """
+    from steelyard.simulation.result import simulate_deployment
+    from steelyard.simulation.run import Options
+    from steelyard.traffic.build import Traffic, traffic
+
+    if not plan.traffic:
+        raise InputError("the plan file has no traffic to replay", field="traffic")
+    try:
+        trace = traffic(Traffic(**dict(plan.traffic)))
+    except TypeError as error:
+        raise InputError(f"unknown option of the traffic: {error}", field="traffic") from None
+    rate = plan.simulation.get("rate_per_s")
+    if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
+        trace = trace.scaled(float(rate) / trace.rate_per_s)  # the planned rate, not that of the draw
+    seed, expert_skew = int(plan.simulation.get("seed", 0)), float(plan.simulation.get(SKEW, 0.0))
+    return simulate_deployment(plan.deployment, trace, Options("fcfs", seed, {}, expert_skew, log=0))
 
 
 def figures(log: Log, simulation: Simulation) -> tuple[Figure, ...]:

@@ -1,8 +1,8 @@
-"""The replayable plan: a deployment, the traffic and the SLOs as TOML (``steelyard.deployment/1``)."""
+"""Plan files: a deployment, the traffic and the SLOs as TOML (``steelyard.deployment/1``), to be replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +12,13 @@ from steelyard.deployment.plan import Plan
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError
 
-__all__ = ["SCHEMA", "Replay", "deployment_dict", "deployment_text", "read_deployment"]
+__all__ = ["SCHEMA", "PlanFile", "deployment_dict", "deployment_text", "read_deployment"]
 
 SCHEMA = "steelyard.deployment/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class PlanFile:
     """What a plan file holds."""
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -64,7 +64,6 @@ def deployment_text(
     promise: Mapping[str, str] | None = None,
     simulation: Mapping[str, Any] | None = None,
     expected: Mapping[str, Any] | None = None,
-    comments: Sequence[str] = (),
 ) -> str:
     """A plan file as TOML, read back by :func:`read_deployment` to an equal deployment.
 
@@ -72,25 +71,22 @@ def deployment_text(
         deployment: the pools.
         traffic, promise, simulation, expected: what the replay is to be run with and compared to; ``None`` values are
             left out.
-        comments: comment lines for the beginning.
     """
     import tomli_w
-
-    from steelyard.launch.documents import comment
 
     document: dict[str, Any] = {"schema": SCHEMA, "deployment": deployment_dict(deployment)}
     for name, table in (("traffic", traffic), ("promise", promise), ("simulation", simulation), ("expected", expected)):
         kept = _without_none(table or {})
         if kept:
             document[name] = kept
-    return comment(*comments) + tomli_w.dumps(document)
+    return tomli_w.dumps(document)
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in table.items() if v is not None}
 
 
-def read_deployment(path: str | Path) -> Replay:
+def read_deployment(path: str | Path) -> PlanFile:
     """Read a plan file: ``.toml``, or a JSON answer of ``steelyard plan`` with its ``replay`` table.
 
     Raises:
@@ -105,7 +101,7 @@ def read_deployment(path: str | Path) -> Replay:
     schema = data.get("schema")
     if schema != SCHEMA:
         raise InputError(f"expected the schema {SCHEMA}, got {schema!r}", field=f"{name}.schema")
-    found = build(Replay, data, name)
+    found = build(PlanFile, data, name)
     whole = tuple(replace(p, replicas=int(p.replicas), plan=_whole(p.plan)) for p in found.deployment.pools)
     return replace(found, deployment=replace(found.deployment, pools=whole))
 
