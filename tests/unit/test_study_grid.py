@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import steelyard as sy
@@ -61,6 +62,18 @@ def test_columns_and_points_agree(changes: dict[str, Any]) -> None:
 
 def test_studies_with_cases_are_answered_point_by_point() -> None:
     assert not in_columns(mixed(case=[{"name": "a"}, {"name": "b", "tp": 1}]))
+
+
+def test_values_may_be_arrays_and_estimate_says_where_several_go() -> None:
+    fixed = {"model": "llama-3.1-8b", "on": "h100_sxm"}
+    lists = {"batch": [1, 2, 3], "isl": [100, 200], "osl": [5]}
+    arrays = {"batch": range(1, 4), "isl": np.array([100, 200]), "osl": (5,)}
+    left, right = (sy.study({"name": "a", "kind": "estimate", "fixed": fixed, "grid": g}) for g in (lists, arrays))
+    assert left.to_dict() == right.to_dict()
+    with pytest.raises(InputError) as refused:
+        sy.estimate(**fixed, **arrays)
+    assert [p.field for p in refused.value.problems] == ["batch", "isl", "osl"]
+    assert refused.value.problems[0].message == "expected a whole number, got 3 values; steelyard.study takes several"
 
 
 def test_what_is_wrong_with_a_study_is_said_before_anything_is_priced() -> None:

@@ -113,10 +113,13 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
         return value
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {value!r}", field=name)
-    plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.several and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
         return tuple(value)
+    if isinstance(value, list | tuple | range) or (type(value).__module__ == "numpy" and value.ndim):
+        words = f"expected {_EXPECTED[field.type]}, got {len(value)} values; steelyard.study takes several"
+        raise InputError(words, field=name)
+    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {value!r}", field=name)
+    plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":
         if not isinstance(value, bool):
             raise wrong

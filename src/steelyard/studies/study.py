@@ -121,19 +121,21 @@ def read_study(path: str | Path) -> Study:
     Raises:
         InputError: every problem at once, each with its field path.
     """
-    return parse_study(_on(read_document(path)), str(Path(path).parent))
+    return parse_study(read_document(path), str(Path(path).parent))
 
 
-def _on(value: Any) -> Any:
-    """YAML reads the bare key ``on`` as true; here it is a field."""
-    if isinstance(value, dict):
-        return {"on" if k is True else k: _on(v) for k, v in value.items()}
-    return [_on(v) for v in value] if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """Tables and lists only: arrays, tuples and ranges as lists; YAML reads the bare key ``on`` as true."""
+    if isinstance(value, Mapping):
+        return {"on" if k is True else k: _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
 
 
 def parse_study(data: Mapping[str, Any], folder: str = "") -> Study:
     """The study a table describes. Raises :class:`InputError` with every problem."""
-    reader = _Reader(data)
+    reader = _Reader(_plain(data))
     study = reader.study(folder)
     raise_all(reader.problems)
     assert study is not None
