@@ -319,13 +319,13 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "4", "--speculate", "eagle:k=2.5"], "speculate: expected a whole number for k"),
         (["--rate", "4", "--speculate", "eagle:k=nan"], "speculate: expected a whole number for k"),
         (["--rate", "4", "--speculate", "draft:llama-3.2-1x"], "did you mean 'llama-3.2-1b'"),
-        (["--rate", "4", "--lora", "ten"], "lora: expected a number of adapters, got 'ten'"),
+        (["--rate", "4", "--lora", "ten"], "lora: expected a whole number for adapters, got 'ten'"),
         (["--rate", "4", "--lora", "5,targts=all"], "did you mean 'targets'"),
         (["--rate", "4", "--kv-tiers", "gpu:3GB"], "kv_tiers: expected one of cpu, ssd, pool"),
         (["--rate", "4", "--kv-tiers", "swap"], "swap needs a level"),
         (["--rate", "4", "--early-exit", "rebach:ramps=3"], "unknown word 'rebach'; did you mean 'rebatch'"),
         (["--rate", "4", "--finetune", "soon"], "finetune: expected a number in s"),
-        (["--rate", "4", "--finetune", "fintune:30ms"], "finetune: expected a step time"),
+        (["--rate", "4", "--finetune", "fintune:30ms"], "finetune: expected a number in s, got 'fintune:30ms'"),
         (["--rate", "4", "--overlap", "nanoflwo"], "unknown overlap 'nanoflwo'; did you mean 'nanoflow'"),
         (["--rate", "4", "--best-of", "0"], "best_of: expected at least 1"),
         (["--rate", "4", "--best-of", "999999999"], "are more than"),
@@ -339,7 +339,10 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "4", "--disaggregate", "1A:8@h20"], "expected attention and feed-forward devices"),
         (["--rate", "4", "--disaggregate", "1A:1,1F:1"], "the sides use 2 devices, but h100_sxm has 1"),
         (["--rate", "4", "--disaggregate", "1A:1@h100_sxm,1F:1@h20", "--tp", "2"], "tp: not together"),
-        (["--rate", "4", "--disaggregate", "1A:1@h100_sxm,1F:1@h20", "--overlap", "nanoflow"], "without other methods"),
+        (
+            ["--rate", "4", "--disaggregate", "1A:1@h100_sxm,1F:1@h20", "--overlap", "nanoflow"],
+            "not together with nanoflow",
+        ),
     ],
 )
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tokens: list[str], words: str) -> None:

@@ -213,7 +213,7 @@ def test_the_bar_reads_live_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.sys, "stderr", screen)
     monkeypatch.setattr(progress, "EVERY_S", 0.01)
     counters = np.zeros((2, len(TOTALS)))
-    with progress.told(False, "reading") as say:
+    with progress.status(False, "reading") as say:
         say("simulating", total=10)
         say.watch(counters)
         counters[:, TOTALS.index("completed")] = 2, 3
@@ -221,7 +221,7 @@ def test_the_bar_reads_live_counters(monkeypatch: pytest.MonkeyPatch) -> None:
         assert say._progress is not None
         task = say._progress.tasks[0]
         assert (task.description, task.total, task.completed) == ("simulating", 10, 5)
-    with progress.told(True, "silent") as say:
+    with progress.status(True, "silent") as say:
         say("simulating", total=10)
         say.watch(counters)
 

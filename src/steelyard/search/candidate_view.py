@@ -15,6 +15,7 @@ from steelyard.search.finalists import Finalist
 from steelyard.search.options import PoolOption, shape_of
 from steelyard.search.task import PlanTask
 from steelyard.search.trial import METRICS, ROUTER, Outcome, Player
+from steelyard.simulation.metrics import first_token_interval
 
 __all__ = ["closest_candidate", "screened_candidate", "simulated_candidate"]
 
@@ -133,5 +134,8 @@ def _intervals(
         values = [run.values.get(name, math.nan) for run in (*ends, outcome)]
         if all(math.isfinite(x) for x in values):
             intervals[name] = (min(values), max(values))
+    if "ttft_s" in intervals:
+        first = first_token_interval(outcome.values["ttft_s"], *intervals["ttft_s"], limit)
+        intervals["ttft_s"] = float(first[0]), float(first[1])
     intervals["max_rate_per_s"] = (most_per_s / high, most_per_s / low)
     return intervals

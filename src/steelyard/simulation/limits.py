@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.scenario.slo import Target, Verdict, judge
-from steelyard.simulation.metrics import ends
+from steelyard.simulation.metrics import ends, first_token_interval
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import PoolOutcome, Simulation
@@ -48,8 +48,14 @@ def judged(
     """Each verdict and the 80 % interval of its value."""
     others = [] if ends is None else [verdicts(run, targets) for run in ends]
     for i, v in enumerate(verdicts(simulation, targets)):
-        values = [found[i].value_s for found in others]
-        yield v, (min(values), max(values)) if values and np.isfinite(values).all() else None
+        values = [v.value_s, *(found[i].value_s for found in others)]
+        if not others or not np.isfinite(values).all():
+            yield v, None
+            continue
+        low, high = min(values), max(values)
+        if v.target.metric == "ttft_s" and low > 0.0:
+            low, high = first_token_interval(v.value_s, low, high, simulation.limit_frac)
+        yield v, (float(low), float(high))
 
 
 def sure(verdict: Verdict, between: tuple[float, float] | None) -> bool | None:
