@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import steelyard as sy
+from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.studies.api import _point_by_point
 from steelyard.studies.findings import findings
@@ -74,6 +78,22 @@ def test_values_may_be_arrays_and_estimate_says_where_several_go() -> None:
         sy.estimate(**fixed, **arrays)
     assert [p.field for p in refused.value.problems] == ["batch", "isl", "osl"]
     assert refused.value.problems[0].message == "expected a whole number, got 3 values; steelyard.study takes several"
+
+
+def test_the_command_line_answers_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, rows = tmp_path / "study.json", tmp_path / "rows.csv"
+    file.write_text(json.dumps(MIXED))
+    assert main(["study", str(file), "--no-store", "--json", "--csv", str(rows)]) == 0
+    found = sy.study(MIXED)
+    assert json.loads(capsys.readouterr().out) == found.to_dict()
+    with rows.open(newline="") as lines:
+        written = list(csv.DictReader(lines))
+    times = [r.values["e2e_s"] for r in found.rows]
+    assert [row["e2e_s"] for row in written] == ["" if t is None else str(t) for t in times]
+    assert set(tmp_path.iterdir()) == {file, rows}
+    assert main(["study", str(file), "--no-store", "--limit", "5", "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "resume: needs a store" in said and "limit: needs a store" in said
 
 
 def test_what_is_wrong_with_a_study_is_said_before_anything_is_priced() -> None:

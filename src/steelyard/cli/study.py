@@ -50,6 +50,7 @@ def study(
     *,
     run: Run = Run(),
     dry_run: Annotated[bool, switch("--dry-run", "show the points and how long they would take")] = False,
+    no_store: Annotated[bool, switch("--no-store", "keep nothing: answer in memory and print the report")] = False,
     schema: Annotated[bool, switch("--schema", "print the JSON schema of a study file")] = False,
     json: Annotated[bool, switch("--json", "print JSON")] = False,
     csv: Annotated[str, option("then write the study's rows to this file")] = "",
@@ -67,11 +68,14 @@ def study(
         print(json_text.dumps(study_schema(), indent=2))
         return
     _check(file, run.jobs, run.limit, csv, parquet)
+    workers = run.jobs or os.cpu_count() or 1
+    if no_store:
+        _in_memory(file, run, workers, json, csv, parquet)
+        return
     from steelyard.studies.store_results import Store
     from steelyard.studies.study import read_study
 
     asked, place = read_study(file), Store(run.store)
-    workers = run.jobs or os.cpu_count() or 1
     if dry_run:
         from steelyard.studies.sweep import preview
 
@@ -96,6 +100,25 @@ def study(
         _any_answered(place, done)
 
 
+def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parquet: str) -> None:
+    """Answer a study without a store: its rows as CSV, then the report or its JSON."""
+    needless = {"resume": run.resume, "retry": run.retry, "limit": run.limit, "parquet": parquet}
+    raise_all([Problem(name, "needs a store; leave --no-store out") for name, given in needless.items() if given])
+    from steelyard.cli.output import Output, write
+    from steelyard.report import study as report
+    from steelyard.report import study_text
+    from steelyard.studies.api import study as answered
+
+    found = answered(file, executor=run.executor, jobs=workers)
+    if csv:
+        write(Output(csv=True, out=csv), data={}, text=lambda width: "", rows=report.flat_rows(found))
+    if found.table.answered.any():
+        shown = Output(json=as_json)
+        write(shown, data=lambda: report.to_dict(found), text=lambda width: study_text.text(found, width))
+        return
+    _none_answered(list(found.problems))
+
+
 def _check(study: str, jobs: int, limit: int | None, csv: str, parquet: str) -> None:
     problems = []
     if not study:
@@ -116,9 +139,12 @@ def _any_answered(store: Store, done: Swept) -> None:
     """Refuse a study in which no point could be asked."""
     rows = store.rows(done.study)
     if rows["status"] and all(s == "refused" for s in rows["status"]):
-        reasons = list(dict.fromkeys(rows["problem"]))
-        words = f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
-        raise InputError(f"no point of the study can run: {reasons[0]}{words}", field="study")
+        _none_answered(list(dict.fromkeys(rows["problem"])))
+
+
+def _none_answered(reasons: list[str]) -> None:
+    words = f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+    raise InputError(f"no point of the study can run: {reasons[0]}{words}", field="study")
 
 
 def _document(done: Swept, store: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from steelyard.report.paper import columns, figure, render
 from steelyard.scenario.fields import PRICE
 from steelyard.studies.findings import Findings, shown_metrics
@@ -70,9 +72,11 @@ def objective_text(objective: Objective) -> str:
 
 def subtitle(findings: Findings) -> str:
     """What all rows share: ``model llama-3.1-70b, weights fp8``."""
-    rows = findings.answered or findings.rows
-    shared = [n for n in FIXED if n not in findings.axes and len({str(r.values.get(n)) for r in rows}) == 1]
-    return ", ".join(f"{n} {rows[0].values[n]}" for n in shared if rows and rows[0].values.get(n) not in (None, ""))
+    table = findings.table
+    rows = np.flatnonzero(table.answered) if table.answered.any() else np.arange(len(table))
+    names = [n for n in FIXED if n not in findings.axes and n in table.values]
+    seen = {n: list({str(v): v for v in set(table.values[n].take(rows).tolist())}.values()) for n in names}
+    return ", ".join(f"{n} {v[0]}" for n, v in seen.items() if len(v) == 1 and v[0] not in (None, ""))
 
 
 def text(findings: Findings, width: int | None = None) -> str:
