@@ -13,6 +13,7 @@ from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.cost.step import Replica
+from steelyard.cost.step_eval import table_cost
 from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.deployment import Plan
 from steelyard.deployment.engine import find_engine
@@ -62,7 +63,8 @@ def test_decode_steps_agree_with_their_price(case: str) -> None:
     error = np.abs(found / exact - 1)
     assert np.median(error) < 0.003
     assert np.percentile(error, 90) < 0.01
-    joules = [table.energy_j(n, n, n, float(n) * c) for n, c in zip(batch.tolist(), context.tolist(), strict=True)]
+    steps = zip(batch.tolist(), context.tolist(), strict=True)
+    joules = [table_cost(*table.tables, n, n, n, float(n) * c, 0, 0.0, 0.0)[1] for n, c in steps]
     assert np.median(np.abs(joules / np.asarray(cost.energy_j) - 1)) < 0.01
 
 

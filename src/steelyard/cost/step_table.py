@@ -13,7 +13,7 @@ tokens, a further table holds their attention with ``m`` queries each; the other
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -150,21 +150,6 @@ class StepTable:
 
         return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[0])
 
-    def energy_j(
-        self,
-        tokens: int,
-        rows: int,
-        decodes: int = 0,
-        context: float = 0.0,
-        chunks: int = 0,
-        new: float = 0.0,
-        pairs: float = 0.0,
-    ) -> float:
-        """Energy of one device in that step, J."""
-        from steelyard.cost.step_eval import table_cost
-
-        return float(table_cost(*self.tables, tokens, rows, decodes, context, chunks, new, pairs)[1])
-
 
 def grid(largest: int) -> Floats:
     """``0, 1, ..., DENSE``, the first and last of each tile to ``TILED``, then geometric; to ``largest`` at least."""
@@ -210,6 +195,7 @@ def build_step_table(
         decode_only = builder.own(token_grid, absorb=True)
         prefill_only = builder.own(token_grid, absorb=False)
     launches = (config.launch_s or replica.launch_s) * builder.launches()
+    verified = range(max(2, queries[0]), queries[1] + 1)
     constants = np.array(
         [
             engine.step_s + engine.layer_s * float(replica.model.depth),
@@ -237,7 +223,7 @@ def build_step_table(
         builder.decode(sequences, max_context),
         builder.prefill(sequences, tokens, max_context),
         constants,
-        builder.verify(sequences, max_context, queries) if max(queries) > 1 else none,
+        builder.decode(sequences, max_context, verified) if verified else none,
         builder.network(token_grid) if weave else none,
     )
     middle = replica.price(Step.decode(min(32, sequences), max(1, max_context // 2)), absorb=True)
@@ -378,8 +364,20 @@ class KernelClasses:
 
     def token(self, points: Floats) -> tuple[Floats, Floats, Cost]:
         """Token kernels that decodes and prompts share."""
-        shared = None if self.names is None else self.names[0]
-        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", shared)
+        return self._over(points, "token", names=None if self.names is None else self.names[0])
+
+    def _over(
+        self,
+        points: Floats,
+        kind: str,
+        absorb: bool = True,
+        names: frozenset[str] | None = None,
+        network: bool = False,
+    ) -> tuple[Floats, Floats, Cost]:
+        """Time and energy of token or row kernels at these numbers of them, and their whole price."""
+        sizes = np.maximum(points, 1.0)
+        step = Step(sizes, 1, 1, sizes if kind == "rows" else 1)
+        cost = self.priced(step, absorb, kind, names, network)
         time, energy = self.sums(cost, points)
         return time * (points > 0), energy * (points > 0), cost
 
@@ -392,43 +390,30 @@ class KernelClasses:
     def own(self, points: Floats, absorb: bool) -> tuple[Floats, Floats]:
         """Token kernels of one form only."""
         assert self.names is not None
-        names = self.names[1 if absorb else 2]
-        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), absorb, "token", names)
-        time, energy = self.sums(cost, points)
-        return time * (points > 0), energy * (points > 0)
+        return self._over(points, "token", absorb, self.names[1 if absorb else 2])[:2]
 
     def rows(self, points: Floats) -> tuple[Floats, Floats]:
-        kept = np.maximum(points, 1.0)
-        time, energy = self.sums(self.priced(Step(kept, 1, 1, kept), True, "rows"), points)
-        return time * (points > 0), energy * (points > 0)
+        """Kernels over rows of logits."""
+        return self._over(points, "rows")[:2]
 
-    def decode(self, sequences: int, max_context: int) -> tuple[Floats, Floats]:
-        batch = np.append(
-            np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
-        )
-        context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
-        n, c = np.meshgrid(batch, context, indexing="ij")
-        return _logs(*self.sums(self.priced(Step(n.ravel(), 1, c.ravel(), 1), True, "sequence"), n.ravel()), n.shape)
+    def network(self, points: Floats) -> tuple[Floats, Floats]:
+        """Collectives over new tokens."""
+        return self._over(points, "token", network=True)[:2]
 
-    def verify(self, sequences: int, max_context: int, queries: tuple[int, int]) -> tuple[Floats, Floats]:
-        """Sequence kernels of decodes of ``m`` tokens each, ``[m, sequences, context]`` on the grid of decodes."""
+    def decode(self, sequences: int, max_context: int, queries: Sequence[int] = (1,)) -> tuple[Floats, Floats]:
+        """Sequence kernels of decodes of ``m`` tokens each, ``[m, sequences, context]``; without the first axis for
+        one token."""
         batch = np.append(
             np.arange(1.0, DENSE_BATCH), geometric(DENSE_BATCH, max(sequences, 2 * DENSE_BATCH), BATCH_OCTAVE)
         )
         context = geometric(CONTEXT_START, max(max_context, 2 * CONTEXT_START), CONTEXT_OCTAVE)
         n, c = np.meshgrid(batch, context, indexing="ij")
         parts = []
-        for m in range(max(2, queries[0]), queries[1] + 1):
+        for m in queries:
             step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1)
             parts.append(self.sums(self.priced(step, True, "sequence", queries=m), n.ravel()))
         time, energy = (np.stack([part[k] for part in parts]) for k in (0, 1))
-        return _logs(time, energy, (len(parts), *n.shape))
-
-    def network(self, points: Floats) -> tuple[Floats, Floats]:
-        """Collectives over new tokens."""
-        cost = self.priced(Step(np.maximum(points, 1.0), 1, 1, 1), True, "token", network=True)
-        time, energy = self.sums(cost, points)
-        return time * (points > 0), energy * (points > 0)
+        return _logs(time, energy, (len(parts), *n.shape) if len(parts) > 1 or max(queries) > 1 else n.shape)
 
     def prefill(self, sequences: int, tokens: int, max_context: int) -> tuple[Floats, Floats]:
         chunks = geometric(1.0, max(2.0, min(sequences, tokens)), CHUNKS_OCTAVE)

@@ -73,7 +73,7 @@ class Estimates(Figures):
 
     def assumptions(self, i: int) -> list[str]:
         """What was assumed for one of the answers."""
-        return [_assumed(_at(self.scenario, i)), *self.ledger.assumptions]
+        return [_assumed(*(int(x[i]) for x in self.scenario.sizes)), *self.ledger.assumptions]
 
 
 def _at(value: Any, i: int) -> Any:
@@ -190,8 +190,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(note)
 
 
-def _assumed(scenario: Scenario) -> str:
-    batch, prompt, answers = scenario.sizes
+def _assumed(batch: int, prompt: int, answers: int) -> str:
     return f"static batch: {batch} requests of {prompt} + {answers} tokens reach an idle engine at once"
 
 
