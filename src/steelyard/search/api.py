@@ -14,6 +14,7 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
+from steelyard.machine.classes import kinds
 from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.scenario import read_model
@@ -28,14 +29,10 @@ from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard.units import parse_quantity
 
-__all__ = ["SERVERS", "Planning", "plan", "plan_of", "read_question"]
+__all__ = ["Planning", "plan", "plan_of", "read_question"]
 
-#: Engines that ``engine="any"`` means.
-SERVERS = ("vllm", "sglang", "trtllm")
 #: Formats that ``weights="any"`` and ``kv="any"`` mean beside the published and the 16-bit ones.
 ANY_WEIGHTS, ANY_KV = ("", "fp8", "nvfp4"), ("", "fp8")
-#: Kinds of machines that ``on="any"`` means: those a price is known for.
-SERVING_KINDS = ("gpu", "tpu", "asic")
 #: Requests of the played traffic: at least so many, and so many seconds for each token of an answer (a request of a
 #: service near its limits stays some 50 ms for each: five stays).
 REQUESTS, SECONDS_PER_TOKEN = 2000, 0.25
@@ -247,7 +244,7 @@ def _machines(
     if names == ("any",):
         priced = set(prices) if isinstance(prices, Mapping) else set()
         found = [n for n in machine_names() if n in priced or price_of(n) is not None]
-        return tuple(n for n in found if find_machine(n).kind in SERVING_KINDS)
+        return tuple(n for n in found if kinds()[find_machine(n).kind].serves)
     if not names:
         problems.add([Problem("on", "name a machine or several, such as h100_sxm,l40s, or any")])
     found = []
@@ -262,7 +259,7 @@ def _machines(
 def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]:
     names = _list(engine)
     if names == ("any",):
-        return SERVERS
+        return tuple(e.name for e in known_engines().values() if e.compared)
     found = []
     for name in names:
         try:

@@ -18,6 +18,7 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
+from steelyard.scenario.fields import PRICE
 from steelyard.search.answer import Question
 from steelyard.search.buckets import Buckets, buckets_of, deal
 from steelyard.search.demand import demand_of
@@ -44,7 +45,7 @@ OBJECTIVES = ("cost", "energy", "carbon", "devices")
 #: Machines whose own fleet costs more than so many times the cheapest one's, by the screen, are not simulated alone.
 FAR = 1.5
 #: The options by which a limit of the program is raised.
-OPTIONS = {"devices": "--max-gpus", "usd_per_hour": "--budget", "watts": "--max-power"}
+OPTIONS = {"devices": "--max-gpus", "budget": "--budget", "watts": "--max-power"}
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,7 @@ def _priced(types: ReplicaTypes, task: PlanTask) -> ReplicaTypes:
         return types
     keep = np.flatnonzero(~np.isnan(types.rent_usd_per_hour(task))).tolist()
     if not keep:
-        raise InputError("no price is known for any of the machines; give them: --usd-per-hour", field="usd_per_hour")
+        raise InputError("no price is known for any of the machines; give them: --usd-per-hour", field=PRICE)
     return types.only(keep)
 
 

@@ -39,7 +39,7 @@ class Bound:
     """``per_replica . (n + spares used) + sum_ij per_share_ij x_ij <= limit``."""
 
     name: str
-    """``devices``, ``usd_per_hour``, ``watts`` or ``devices of MACHINE``."""
+    """``devices``, ``budget`` (USD/h), ``watts`` or ``devices of MACHINE``."""
     per_replica: Floats
     """``[j]``"""
     limit: float

@@ -110,7 +110,7 @@ def program_of(
     if question.max_gpus is not None:
         bounds.append(Bound("devices", devices, float(question.max_gpus)))
     if question.budget_usd_per_hour is not None:
-        bounds.append(Bound("usd_per_hour", rent, question.budget_usd_per_hour))
+        bounds.append(Bound("budget", rent, question.budget_usd_per_hour))
     if question.max_w is not None:
         bounds.append(Bound("watts", idle_w, question.max_w, moving))
     machines = np.array([o.replica.machine for o in types.options])

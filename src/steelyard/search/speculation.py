@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.slo import judge
 from steelyard.search.answer import Answer, Candidate
@@ -46,7 +47,7 @@ def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str
         if found is None or found.name not in LAUNCHED:
             text = f"{way} needs a checkpoint of heads to be launched; expected one of {', '.join(LAUNCHED)}"
             problems.append(Problem("speculate", text))
-    if ways and set(engines) - {"vllm"}:
+    if ways and any(find_engine(e).commands != "vllm" for e in engines):
         problems.append(Problem("speculate", "launch files for it are written for vllm only; add engine vllm"))
     if ways and objective != "cost":
         problems.append(Problem("speculate", f"it is weighed by rent, not by {objective}"))
