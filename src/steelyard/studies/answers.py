@@ -146,8 +146,9 @@ def _estimates(chunk: Chunk) -> Priced:
     for name, values in known.items():
         plain = np.broadcast_to(np.asarray(values), (len(answers),)).tolist()
         columns[name] = [plain[place[i]] if i in place else None for i in range(n)]
-    told = _told(answers.ledger)
-    texts = [_text(told | {"assumptions": answers.assumptions(place[i])}) if i in place else "{}" for i in range(n)]
+    told, mark = _told(answers.ledger), "\0"
+    head, tail = _text(told | {"assumptions": [mark, *answers.ledger.assumptions]}).split(json.dumps(mark))
+    texts = [head + json.dumps(answers.assumptions(place[i])[0]) + tail if i in place else "{}" for i in range(n)]
     return Priced("estimate", [*chunk.hashes], statuses, words, columns, ["{}"] * n, texts)
 
 
