@@ -16,7 +16,7 @@ from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.studies.api import _point_by_point
 from steelyard.studies.findings import findings
-from steelyard.studies.grid import estimate_grid, in_columns
+from steelyard.studies.grid import estimate_grid
 from steelyard.studies.store_results import StudyRecord
 from steelyard.studies.study import parse_study
 from steelyard.studies.sweep import document_of
@@ -46,12 +46,19 @@ def mixed(**changes: Any) -> Any:
         {"fixed": {"model": "llama-3.1-8b"}, "zip": [], "grid": {"on": "h100_sxm:2", **LENGTHS, "batch": "1-64*2"}},
         {"grid": {"on": "h100_sxm"}, "zip": [], "exclude": []},
         {"grid": {"on": "h100_sxm:2", "tp": "3", "batch": "1,2"}, "zip": []},
+        {
+            "case": [
+                {"name": "a"},
+                {"name": "b", "tp": 1},
+                {"name": "c", "weights": "fp8", "isl": 7, "batch": 3, "ep": 2},
+            ]
+        },
+        {"case": [{"name": "only", "osl": 9, "kv": "fp8", "skew": 0.1}], "exclude": [{"osl": 60}]},
         {"objective": [{"minimise": "e2e_s", "where": ["batch >= 2", "fits"]}, {"maximise": "largest_batch"}]},
     ],
 )
 def test_columns_and_points_agree(changes: dict[str, Any]) -> None:
     study = mixed(**changes)
-    assert in_columns(study)
     many, one_by_one = estimate_grid(study), table_of("estimate", _point_by_point(study, "serial", 1))
     rows = many.rows()
     assert [repr(r) for r in rows] == [repr(r) for r in one_by_one.rows()]  # types too
@@ -62,10 +69,6 @@ def test_columns_and_points_agree(changes: dict[str, Any]) -> None:
     assert left.sensitivity == right.sensitivity
     assert left.axes == right.axes and left.problems == right.problems
     assert left.to_dict() == right.to_dict()
-
-
-def test_studies_with_cases_are_answered_point_by_point() -> None:
-    assert not in_columns(mixed(case=[{"name": "a"}, {"name": "b", "tp": 1}]))
 
 
 def test_values_may_be_arrays_and_estimate_says_where_several_go() -> None:

@@ -11,7 +11,7 @@ from steelyard.errors import InputError
 from steelyard.studies.answers import Priced, chunks_of
 from steelyard.studies.executors import execute
 from steelyard.studies.findings import Findings, findings
-from steelyard.studies.grid import estimate_grid, in_columns
+from steelyard.studies.grid import estimate_grid
 from steelyard.studies.points import Point, expand_study
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import Store, StudyRecord
@@ -59,7 +59,7 @@ def study(
         place = Store(store)
         record = sweep(asked, place, executor=executor, jobs=jobs, resume=True).study
         return findings(record, table_of(asked.kind, place.rows(record)), asked.objectives, best)
-    if executor in ("serial", "process") and in_columns(asked):  # quicker than processes start
+    if executor in ("serial", "process") and asked.kind == "estimate":  # quicker than processes start
         table = estimate_grid(asked)
         points = len(table)
     else:

@@ -17,40 +17,31 @@ from steelyard.scenario.fields import fields_of
 from steelyard.studies.answers import REFUSED
 from steelyard.studies.points import SIZES, check_points, scenario_of, shared_inputs, written_inputs
 from steelyard.studies.store_columns import columns_of
-from steelyard.studies.study import Study
+from steelyard.studies.study import Case, Study
 from steelyard.studies.table import OK, Column, Places, Table, coded, objects
 
-__all__ = ["estimate_grid", "in_columns"]
-
-
-def in_columns(study: Study) -> bool:
-    """Whether a study can be answered here: estimates without cases."""
-    return study.kind == "estimate" and not study.cases
-
-
-def _dimensions(study: Study) -> list[dict[str, list[Any]]]:
-    """Zipped fields, then the fields of the grid, the last the fastest."""
-    return [dict(t) for t in study.zips if t] + [{name: values} for name, values in study.grid.items()]
+__all__ = ["estimate_grid"]
 
 
 def estimate_grid(study: Study) -> Table:
-    """Answer every point of a study, see :func:`in_columns`.
+    """Answer every point of a study of estimates.
 
     Raises:
         InputError: names that nothing answers to (all of them), too many points, or none.
     """
     check_points(study)
     swept = _laid_out(study)
-    n = len(next(iter(swept.values())).codes) if swept else 1  # type: ignore[arg-type]
+    n = len(swept["case"].codes)  # type: ignore[arg-type]
     if n == 0:
         raise InputError("no point is left", field="exclude")
     defaults = fields_of("estimate")
-    sizes = {
-        name: swept.get(name) or Column(objects([study.fixed.get(name, defaults[name].default)]), np.zeros(n, np.intp))
-        for name in SIZES
-    }
+    sizes = {}
+    for name in SIZES:
+        lengths = swept.get(name) or _same(study.fixed.get(name), n)
+        filled = objects([defaults[name].default if v is None else v for v in lengths.values])
+        sizes[name] = Column(filled, lengths.codes)
     numbers = [np.array([int(v) for v in c.values], dtype=np.int64)[c.codes] for c in sizes.values()]
-    groups = list(_groups({name: c for name, c in swept.items() if name not in SIZES}, n))
+    groups = list(_groups({name: c for name, c in swept.items() if name not in (*SIZES, "case")}, n))
     answers = _Answers(n)
     inputs: list[Mapping[str, Any]] = []
     group_of = np.zeros(n, dtype=np.intp)
@@ -85,12 +76,35 @@ def estimate_grid(study: Study) -> Table:
     return Table(axes, columns, *answers.outcome(), Column(np.ones(n, dtype=np.int64)))
 
 
+def _same(value: Any, n: int) -> Column:
+    """One value in all rows."""
+    return Column(objects([value]), np.zeros(n, dtype=np.intp))
+
+
 def _laid_out(study: Study) -> dict[str, Column]:
-    """Values of every zipped field and every field of the grid, a row per point that is not excluded."""
-    dimensions = _dimensions(study)
+    """Values of every field that differs between points, a row per point that is not excluded; the case is one."""
+    parts = [_case(study, case) for case in study.cases or (Case("", {}),)]
+    if len(parts) == 1:
+        return parts[0]
+    found: dict[str, Column] = {}
+    for name in dict.fromkeys(n for part in parts for n in part):
+        columns = [p.get(name) or _same(study.fixed.get(name), len(p["case"].codes)) for p in parts]  # type: ignore[arg-type]
+        distinct = coded([v for c in columns for v in c.values.tolist()])
+        assert distinct.codes is not None
+        ends = np.cumsum([len(c.values) for c in columns])[:-1]
+        places = [to[c.codes] for to, c in zip(np.split(distinct.codes, ends), columns, strict=True)]
+        found[name] = Column(distinct.values, np.concatenate(places))
+    return found
+
+
+def _case(study: Study, case: Case) -> dict[str, Column]:
+    """The points of one case: zipped fields, then the fields of the grid, the last the fastest."""
+    over = case.values
+    dimensions = [dict(t) for t in study.zips if t and not set(t) & set(over)]
+    dimensions += [{name: values} for name, values in study.grid.items() if name not in over]
     sizes = [len(next(iter(d.values()))) for d in dimensions]
     total = int(np.prod(sizes, dtype=np.int64))
-    found: dict[str, Column] = {}
+    found = {name: _same(value, total) for name, value in {**over, "case": case.name}.items()}
     slower = 1
     for together, size in zip(dimensions, sizes, strict=True):
         place = np.tile(np.repeat(np.arange(size), total // (slower * size)), slower)
@@ -100,12 +114,8 @@ def _laid_out(study: Study) -> dict[str, Column]:
     for table in study.exclude:
         out = np.full(total, bool(table))
         for name, wanted in table.items():
-            if name in found:
-                column = found[name]
-                assert column.codes is not None
-                out &= np.array([v in wanted for v in column.values.tolist()], dtype=np.bool_)[column.codes]
-            else:
-                out &= study.fixed.get(name) in wanted
+            column = found.get(name) or _same(study.fixed.get(name), total)
+            out &= np.array([v in wanted for v in column.values.tolist()], dtype=np.bool_)[column.codes]
         kept &= ~out
     return found if kept.all() else {name: c.take(np.flatnonzero(kept)) for name, c in found.items()}
 
