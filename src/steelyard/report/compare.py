@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from steelyard._display import Result
 from steelyard.errors import InputError
-from steelyard.report.entry import Entry, Kind, facts, find
+from steelyard.report.entry import Entry, Kind, facts, find, shown
+from steelyard.report.paper import PREFIXED
+from steelyard.scenario.answers import figures_of
 from steelyard.traffic.trace import LENGTHS
-from steelyard.units import format_quantity
 
 __all__ = ["Comparison", "compare", "text", "to_dict"]
 
-#: Saved estimates: what is compared, in order, with the unit.
-_ESTIMATE = {
-    "machine.name": "",
-    "machine.count": "",
-    "engine": "",
-    "batch": "",
-    **dict.fromkeys(LENGTHS, ""),
-    "plan.weights": "",
-    "plan.kv": "",
-    "fits": "",
-    "memory_bytes.total": "B",
-    "memory_bytes.capacity": "B",
-    "largest_batch": "",
-    "ttft_s": "s",
-    "tpot_s": "s",
-    "e2e_s": "s",
-    "tokens_per_s": "",
-    "tokens_per_s_per_device": "",
-    "energy_j_per_token": "J",
-    "usd_per_million_tokens": "USD",
-    "limit.ttft_s": "s",
-    "limit.tpot_s": "s",
-    "bound.prefill": "",
-    "bound.decode": "",
+#: Figures of saved estimates that are compared, in order.
+_COMPARED = (
+    f"machine.name machine.count engine batch {' '.join(LENGTHS)} plan.weights plan.kv fits memory_bytes.total "
+    "memory_bytes.capacity largest_batch ttft_s tpot_s e2e_s tokens_per_s tokens_per_s_per_device energy_j_per_token "
+    "usd_per_million_tokens limit.ttft_s limit.tpot_s bound.prefill bound.decode"
+)
+_ESTIMATE = tuple(_COMPARED.split())
+#: Units of figures by the end of their names, where no other table says them.
+_ENDINGS = {
+    "_bytes_per_s": "B/s",
+    "_ops_per_s": "OP/s",
+    "_bytes": "B",
+    "_usd_per_hour": "USD/h",
+    "_usd": "USD",
+    "_w": "W",
+    "_s": "s",
 }
 
 
@@ -51,7 +43,7 @@ class Comparison(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per field; ``ratio`` is b over a where both are numbers."""
-        return [{"field": f, "a": _empty(a), "b": _empty(b), "ratio": _empty(_ratio(a, b))} for f, a, b in self.lines]
+        return [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in self.lines]
 
 
 def compare(a: str, b: str, kind: Kind | None = None) -> Comparison:
@@ -119,17 +111,12 @@ def _ratio(a: Any, b: Any) -> float | None:
     return b / a if numbers and a else None
 
 
-def _empty(value: Any) -> Any:
-    return "" if value is None else value
-
-
 def to_dict(found: Comparison) -> dict[str, Any]:
     """``steelyard.compare/1``."""
     from steelyard.report.plain import plain
 
-    rows = [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in found.lines]
     names = {"a": found.names[0], "b": found.names[1]}
-    return plain({"schema": "steelyard.compare/1", "kind": found.kind, **names, "rows": rows})  # type: ignore[no-any-return]
+    return plain({"schema": "steelyard.compare/1", "kind": found.kind, **names, "rows": found.rows()})  # type: ignore[no-any-return]
 
 
 def text(found: Comparison, width: int | None = None) -> str:
@@ -137,11 +124,6 @@ def text(found: Comparison, width: int | None = None) -> str:
     from steelyard.report.paper import render
 
     return render(parts(found), width)
-
-
-def rows(found: Comparison) -> list[dict[str, Any]]:
-    """One row per field."""
-    return found.rows()
 
 
 def summary(found: Comparison) -> str:
@@ -153,36 +135,19 @@ def parts(found: Comparison) -> list[Any]:
     """The table as a renderable."""
     from steelyard.report.paper import columns
 
-    first, second = (
-        found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
-    )
+    a, b = found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
     cells = []
-    for name, a, b in found.lines:
-        ratio = _ratio(a, b)
-        cells.append([name, _shown(name, a), _shown(name, b), "" if ratio is None else f"{ratio:.3g}"])
-    table = columns(("", first, second, "b / a"), cells, ("b / a",), fold=(first, second))
-    return [table]
+    for row in found.rows():
+        unit, ratio = _unit(row["field"]), row["ratio"]
+        cells.append(
+            [row["field"], shown(row["a"], unit), shown(row["b"], unit), "" if ratio is None else f"{ratio:.3g}"]
+        )
+    return [columns(("", a, b, "b / a"), cells, ("b / a",), fold=(a, b))]
 
 
-def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        unit = _ESTIMATE.get(name) or next((u for end, u in _ENDINGS if name.endswith(end)), "")
-        if unit:
-            return format_quantity(float(value), unit, 4)
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-    return str(value)
-
-
-_ENDINGS: Sequence[tuple[str, str]] = (
-    ("_bytes_per_s", "B/s"),
-    ("_ops_per_s", "OP/s"),
-    ("_bytes", "B"),
-    ("_usd_per_hour", "USD/h"),
-    ("_usd", "USD"),
-    ("_w", "W"),
-    ("_s", "s"),
-)
+def _unit(name: str) -> str:
+    """The unit a figure is written with, empty for none."""
+    units = {f.path: f.unit for f in figures_of("estimate") if f.path in _ESTIMATE}
+    if name in units:
+        return units[name] if units[name] in PREFIXED else ""
+    return next((unit for end, unit in _ENDINGS.items() if name.endswith(end)), "")

@@ -13,7 +13,7 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
-__all__ = ["Entry", "Kind", "facts", "find", "text", "to_dict"]
+__all__ = ["Entry", "Kind", "facts", "find", "shown", "text", "to_dict"]
 
 Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "estimate"]
 
@@ -259,8 +259,8 @@ def text(entry: Entry, width: int | None = None) -> str:
 
     guesses = _guesses(entry)
     if entry.kind == "estimate":
-        shown = {k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}
-        return json.dumps(shown, indent=1)
+        rest = {k: v for k, v in entry.value.items() if k not in ("sources", "guesses", "provenance")}
+        return json.dumps(rest, indent=1)
     title = getattr(entry.value, "title", "")
     table = grid("left", "left", "left")
     units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind not in ("model", "technique") else {}
@@ -269,18 +269,21 @@ def text(entry: Entry, width: int | None = None) -> str:
             continue
         unit = units.get(path, "B" if path.endswith("_bytes") else "")
         marked = any(path == p or path.startswith(p + ".") for p in guesses)
-        table.add_row(f"  {path}", styled(_shown(value, unit)), styled(("guess" if marked else "", "yellow")))
+        table.add_row(f"  {path}", styled(shown(value, unit, 10)), styled(("guess" if marked else "", "yellow")))
     made: list[Any] = [styled((f"{entry.kind} {entry.name}", "bold"), f"  {title}" if title else ""), "", table]
     for heading, found in (("sources", _sources(entry)), ("guesses", guesses)):
         made += ["", *bullets(heading, [f"{name}: {words}" for name, words in found.items()])] if found else []
     return render(made, width)
 
 
-def _shown(value: Any, unit: str) -> str:
+def shown(value: Any, unit: str = "", digits: int = 6) -> str:
+    """A figure for people, a number with its unit: ``80 GiB``, ``yes``, ``-``."""
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
         if unit and unit != "1":
             return format_quantity(float(value), unit, 4)
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
     return str(value)

@@ -7,15 +7,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steelyard.units import figure
+from steelyard.units import figure, format_quantity
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["WIDTH", "Line", "bullet", "bullets", "columns", "figure", "grid", "html", "lines_table", "render", "styled"]
+__all__ = [
+    "PREFIXED",
+    "WIDTH",
+    "Line",
+    "bullet",
+    "bullets",
+    "columns",
+    "figure",
+    "grid",
+    "html",
+    "lines_table",
+    "render",
+    "span",
+    "spread",
+    "styled",
+]
 
+#: Units that are written with prefixes.
+PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
 
@@ -140,3 +157,16 @@ def bullets(title: str, texts: Iterable[str]) -> list[RenderableType]:
     """A heading and its points; nothing without a point."""
     points: list[RenderableType] = [bullet(styled(text)) for text in texts]
     return [styled((title, "bold")), *points] if points else []
+
+
+def span(low: float, high: float) -> str:
+    """Two times, the unit once when both have it: ``496 - 806 ms``."""
+    first, last = format_quantity(low, "s"), format_quantity(high, "s")
+    return f"{first.removesuffix(' ' + last.rpartition(' ')[2])} - {last}"
+
+
+def spread(rows: Sequence[Any], most: int) -> Sequence[Any]:
+    """At most so many of the rows, evenly, with the first and the last."""
+    if len(rows) <= most:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]

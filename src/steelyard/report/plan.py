@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
 from steelyard.deployment.plan_file import deployment_dict
-from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render
+from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render, span, spread
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import SKEW
@@ -281,8 +281,8 @@ def lines(c: Candidate) -> list[Line]:
     """What a candidate is set to and gives, a line each: limits, money, power, rate, tokens."""
     carbon = "" if c.carbon_g_per_hour is None else f", {c.carbon_g_per_hour / 1e3:,.2f} kg CO2e per hour"
     ends = c.interval.get("max_rate_per_s")
-    span = "" if ends is None else f" (80 %: {figure(ends[0])} to {figure(ends[1])})"
-    rate = f"holds {figure(c.max_rate_per_s)} requests/s{span}, {c.headroom_frac:+.0%} of what was asked"
+    between = "" if ends is None else f" (80 %: {figure(ends[0])} to {figure(ends[1])})"
+    rate = f"holds {figure(c.max_rate_per_s)} requests/s{between}, {c.headroom_frac:+.0%} of what was asked"
     tokens = f"{figure(c.tokens_per_s)}/s generated, {figure(c.tokens_per_s_per_device)}/s per device at the "
     return [
         Line("limits", limits(c)),
@@ -309,30 +309,23 @@ def expected(
         cells = [q(found[s], "s") if s in found else "" for s in statistics]
         if not found:
             cells[-1] = q(float(getattr(c, name)), "s")
-        span = between(*c.interval[name]) if name in c.interval else ""
+        ends = span(*c.interval[name]) if name in c.interval else ""
         mine = [(t, met(c, t)[1]) for t in answer.question.targets if t.metric == name]
-        yield label if label.isupper() else "E2E", cells, span, mine
+        yield label if label.isupper() else "E2E", cells, ends, mine
 
 
 def _percentiles(answer: Answer, c: Candidate) -> Any:
     table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
     heads = _STATISTICS if c.percentiles else (*[""] * (len(_STATISTICS) - 1), EXPECTED)
     table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "promise")))
-    for label, cells, span, targets in expected(answer, c, _STATISTICS):
+    for label, cells, between, targets in expected(answer, c, _STATISTICS):
         verdict = _text()
         verdict.no_wrap = True
         for target, good in targets:
             verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
             verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
-        table.add_row(label, *cells, span, verdict)
+        table.add_row(label, *cells, between, verdict)
     return table
-
-
-def between(low: float, high: float) -> str:
-    """``496 - 806 ms``: the unit once when both ends have it."""
-    a, b = q(low, "s"), q(high, "s")
-    unit = b.rpartition(" ")[2]
-    return f"{a.removesuffix(' ' + unit)} - {b}"
 
 
 def _infeasible(answer: Answer) -> Iterator[Any]:
@@ -378,20 +371,12 @@ def _tables(answer: Answer) -> Iterator[Any]:
         if not found:
             continue
         yield _text((words, "bold"))
-        shown = _thinned(found, _SHOWN)
+        shown = spread(found, _SHOWN)
         rows = [[COLUMNS[name](c) for name in names] for c in shown]
         yield columns(names, rows, [n for n in names if n not in ("machine", "shape", "engine")], fold=["shape"])
         if len(found) > len(shown):
             yield _text(f"{len(shown)} of {len(found):,}; --json has all")
         yield ""
-
-
-def _thinned(found: Sequence[Any], count: int) -> Sequence[Any]:
-    """At most ``count`` of a list, first and last kept."""
-    if len(found) <= count:
-        return found
-    step = (len(found) - 1) / (count - 1)
-    return [found[round(k * step)] for k in range(count)]
 
 
 def _notes(answer: Answer, files: str) -> Iterator[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from steelyard.report.paper import WIDTH, columns, render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -23,15 +21,8 @@ _METRICS = ("ttft_s", "tpot_s", "e2e_s")
 
 def percentiles(simulation: Simulation) -> dict[str, dict[str, float]]:
     """Mean and percentiles of TTFT, TPOT and end-to-end time, in s."""
-    from steelyard.simulation.metrics import describe
-
-    records = simulation.records
-    done = np.asarray(records.completed)
-    found = {}
-    for name in _METRICS:
-        values = np.asarray(getattr(records, name), dtype=np.float64)[done]
-        found[name] = {k: float(v) for k, v in describe(values).items() if v is not None}
-    return found
+    summary = simulation.summary()
+    return {name: {k: v for k, v in summary[name].items() if v is not None} for name in _METRICS}
 
 
 def _pairs(asked: PlanFile, found: Simulation) -> list[tuple[str, str, float | None, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import WIDTH, columns, figure, render
+from steelyard.report.paper import WIDTH, columns, figure, render, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -23,13 +23,8 @@ _RATES = {
 
 def _entry(f: Figure) -> dict[str, Any]:
     interval = None if f.low is None or f.high is None else [f.low, f.high]
-    return {
-        "measured": f.measured,
-        "simulated": f.simulated,
-        "error_frac": f.error_frac,
-        "interval_80": interval,
-        "inside": f.inside,
-    }
+    first = {name: getattr(f, name) for name in ("measured", "simulated", "error_frac")}
+    return {**first, "interval_80": interval, "inside": f.inside}
 
 
 def to_dict(found: Replay) -> dict[str, Any]:
@@ -65,23 +60,8 @@ def to_dict(found: Replay) -> dict[str, Any]:
 
 def rows(found: Replay) -> list[dict[str, Any]]:
     """One row per figure, for CSV."""
-
-    def cell(value: Any) -> Any:
-        return "" if value is None else value
-
-    return [
-        {
-            "metric": f.metric,
-            "statistic": f.statistic,
-            "measured": cell(f.measured),
-            "simulated": cell(f.simulated),
-            "error_frac": cell(f.error_frac),
-            "low": cell(f.low),
-            "high": cell(f.high),
-            "inside": cell(f.inside),
-        }
-        for f in found.figures
-    ]
+    names = ("metric", "statistic", "measured", "simulated", "error_frac", "low", "high", "inside")
+    return [{name: getattr(f, name) for name in names} for f in found.figures]
 
 
 def text(found: Replay, width: int | None = None) -> str:
@@ -91,14 +71,11 @@ def text(found: Replay, width: int | None = None) -> str:
 
 def parts(found: Replay) -> list[Any]:
     """The report as renderables."""
-    from rich.text import Text
-
     sim, log = found.simulation, found.log
     s = sim.scenario
     count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
-    head = Text.assemble(
-        (log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), f" on {count}{s.cluster.machine.title}"
-    )
+    where = f" on {count}{s.cluster.machine.title}"
+    head = styled((log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), where)
     body = []
     last = ""
     for f in found.figures:
@@ -114,9 +91,9 @@ def parts(found: Replay) -> list[Any]:
         body.append([name, *shown, error, interval, inside])
     names = ("", "measured", "simulated", "error", "80 % interval", " ")
     table = columns(names, body, names[1:5], gap=2)
-    load = Text(f"{sim.config.rules.title}; {len(log.recorded):,} requests; {log.load}")
-    notes = [Text(x) for x in (*log.recorded.notes, *log.recorded.rejected)]
-    return [head, load, *notes, "", table, "", Text(found.words)]
+    load = styled(f"{sim.config.rules.title}; {len(log.recorded):,} requests; {log.load}")
+    notes = [styled(x) for x in (*log.recorded.notes, *log.recorded.rejected)]
+    return [head, load, *notes, "", table, "", styled(found.words)]
 
 
 def _shown(f: Figure, value: float | None) -> str:

@@ -61,7 +61,7 @@ def _explanation() -> Forms:
 def _comparison() -> Forms:
     from steelyard.report import compare
 
-    return Forms(compare.to_dict, compare.rows, compare.parts, compare.summary)
+    return Forms(compare.to_dict, compare.Comparison.rows, compare.parts, compare.summary)
 
 
 def _replay() -> Forms:

@@ -13,6 +13,7 @@ from typing import Any
 
 from steelyard.report.charts import COLOURS, Chart, Mark, key
 from steelyard.report.html import Table, rendered, write_html
+from steelyard.report.paper import spread
 from steelyard.report.study_text import heading, listing, objective_text, quantity, short, subtitle
 from steelyard.studies.findings import Findings, shown_metrics
 from steelyard.studies.store_columns import columns_of
@@ -170,8 +171,7 @@ def _effects(findings: Findings) -> Iterator[tuple[str, list[tuple[str, float, s
 def _by_value(findings: Findings, objective: Objective, axis: str) -> Chart:
     """An objective over the values of an axis: the best of all points with that value, and their median."""
     kind, metric, values = findings.study.kind, objective.metric, findings.axes[axis]
-    if len(values) > _VALUES:
-        values = [values[round(i * (len(values) - 1) / (_VALUES - 1))] for i in range(_VALUES)]
+    values = list(spread(values, _VALUES))
     names = ["default" if v == "" else str(v) for v in values]
     unit = "s" if columns_of(kind)[metric].unit == "s" else ""
     chart = Chart(f"{heading(metric)} by {axis}", y_unit=unit, y_log=None, categories=names, size=(420, 240))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.report.paper import columns, figure, render
+from steelyard.report.paper import PREFIXED, columns, figure, render, spread
 from steelyard.scenario.fields import PRICE
 from steelyard.studies.findings import Findings, shown_metrics
 from steelyard.studies.store_columns import columns_of
@@ -22,8 +22,6 @@ __all__ = ["FIXED", "heading", "listing", "objective_text", "parts", "quantity",
 _FRONT, _REASONS = 12, 5
 #: Inputs that every row shares and that are worth naming.
 FIXED = ("model", "on", "weights", "kv", "engine", "batch", *LENGTHS, "trace", "rate", "ttft", "tpot")
-#: Units written with prefixes.
-_PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
 
 
 def quantity(kind: str, name: str, value: Any) -> str:
@@ -35,7 +33,7 @@ def quantity(kind: str, name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str) or column is None:
         return str(value)
-    if column.unit in _PREFIXED:
+    if column.unit in PREFIXED:
         return q(float(value), column.unit)
     return f"{value:,}" if isinstance(value, int) else figure(float(value))
 
@@ -107,7 +105,7 @@ def parts(findings: Findings, width: int | None = None) -> list[Any]:
     if findings.front:
         names = ", ".join(heading(o.metric) for o in findings.objectives)
         made.append(f"Pareto front of {names}: {len(findings.front):,} points")
-        made += _table(findings, _spread(findings.front, _FRONT), axes, [o.metric for o in findings.objectives], width)
+        made += _table(findings, spread(findings.front, _FRONT), axes, [o.metric for o in findings.objectives], width)
     made += _axes(findings)
     for problem, count in list(findings.problems.items())[:_REASONS]:
         made.append(f"{count:,} without an answer: {problem}")
@@ -119,13 +117,6 @@ def parts(findings: Findings, width: int | None = None) -> list[Any]:
 def _fitting(metrics: Sequence[str], objective: Objective) -> list[str]:
     wanted = [objective.metric, *(c.metric for c in objective.where if not isinstance(c.value, bool)), *metrics]
     return list(dict.fromkeys(wanted))[:6]
-
-
-def _spread(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many of the rows, evenly, with the first and the last."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
 
 
 def listing(findings: Findings, row: Row, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import WIDTH, Line, bullets, figure, grid, lines_table, render
+from steelyard.report.paper import WIDTH, Line, bullets, figure, grid, lines_table, render, span
 from steelyard.report.paper import styled as _text
 from steelyard.units import format_quantity as q
 
@@ -84,12 +84,6 @@ def _bound(e: Estimate, phase: str) -> str:
     return ", ".join(shares[:2])
 
 
-def _span(low: float, high: float) -> str:
-    """``3.0 - 5.4 s``: the unit once when both ends share it."""
-    first, last = q(low, "s"), q(high, "s")
-    return f"{first.split()[0]} - {last}" if first.split()[1:] == last.split()[1:] else f"{first} - {last}"
-
-
 def _times(e: Estimate) -> Any:
     table = grid("left", "right", "right", "right", "left")
     table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
@@ -102,7 +96,7 @@ def _times(e: Estimate) -> Any:
         low, high = e.interval[name]
         limit = q(e.limit[name], "s") if name in e.limit else ""
         table.add_row(
-            label, _text((q(getattr(e, name), "s"), "bold")), _span(low, high), limit, _bound(e, phase) if phase else ""
+            label, _text((q(getattr(e, name), "s"), "bold")), span(low, high), limit, _bound(e, phase) if phase else ""
         )
         if name == "ttft_s" and batch > 1:
             table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
