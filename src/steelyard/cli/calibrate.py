@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json as encode
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import DEPLOYED, options_of, words_of_options
+from steelyard.cli.options import DEPLOYED, option, options_of, switch, words_of_options
 from steelyard.cli.progress import bar
 from steelyard.errors import InputError, UnknownName
 from steelyard.scenario.words import Problems
@@ -18,41 +18,51 @@ from steelyard.scenario.words import Problems
 Question: Any = options_of("simulate", DEPLOYED, required=False)
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
-_From = Annotated[str, Parameter(name="--from", help="folder of measured tables", show_default=False)]
-_Op = Annotated[str, Parameter(help="only these: gemm,attention,moe,collective (default: all)", show_default=False)]
-_Out = Annotated[
-    str,
-    Parameter(
-        help="folder to write to: with --from MACHINE/OP.toml in it, else a catalogue (default: the user's)",
-        show_default=False,
-    ),
-]
-_Here = Annotated[bool, Parameter(name="--here", negative="", show_default=False, help="measure this computer")]
-_Check = Annotated[
-    bool,
-    Parameter(
-        negative="", show_default=False, help="with --here: predict and run transformer and CNN blocks, no calibration"
-    ),
-]
-_Quick = Annotated[bool, Parameter(negative="", show_default=False, help="with --here: a third of the measurements")]
-_As = Annotated[str, Parameter(name="--name", help="with --here: name of the machine written")]
-_Device = Annotated[str, Parameter(help="with --here: cpu, gpu, cuda or mps", show_default=False)]
-_Threads = Annotated[int, Parameter(help="with --here: threads (default: cores that are free)", show_default=False)]
-_Samples = Annotated[str, Parameter(help="CSV of a few measurements: op, latency_s, dtype, sizes", show_default=False)]
-_Like = Annotated[str, Parameter(help="with --samples: machine to borrow figures from", show_default=False)]
 _Files = Annotated[
     str, Parameter(help="with --engine: logs of benchmarks (vllm bench serve, aiperf, guidellm, records)", negative="")
 ]
-_Model = Annotated[str, Parameter(name="--model", show_default=False, help="with --engine: model of the benchmarks")]
-_Rate = Annotated[
-    str, Parameter(name="--rate", show_default=False, help="with --engine: the load, when no log says it")
+_Out = Annotated[
+    str, option("folder to write to: with --from MACHINE/OP.toml in it, else a catalogue (default: the user's)")
 ]
-_Clients = Annotated[
-    int | None,
-    Parameter(name="--concurrency", show_default=False, help="with --engine: the load, when no log says it"),
-]
-_Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON")]
-_Quiet = Annotated[bool, Parameter(name="--quiet", negative="", show_default=False, help="no progress")]
+_Json = Annotated[bool, switch("--json", "print JSON")]
+_Quiet = Annotated[bool, switch("--quiet", "no progress")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Tables:
+    """What is fitted to measured tables or to a few samples."""
+
+    from_: Annotated[str, option("folder of measured tables", "--from")] = ""
+    op: Annotated[str, option("only these: gemm,attention,moe,collective (default: all)")] = ""
+    samples: Annotated[str, option("CSV of a few measurements: op, latency_s, dtype, sizes")] = ""
+    like: Annotated[str, option("with --samples: machine to borrow figures from")] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ThisComputer:
+    """What is measured here."""
+
+    here: Annotated[bool, switch("--here", "measure this computer")] = False
+    check: Annotated[
+        bool, switch("--check", "with --here: predict and run transformer and CNN blocks, no calibration")
+    ] = False
+    quick: Annotated[bool, switch("--quick", "with --here: a third of the measurements")] = False
+    name: Annotated[str, Parameter(name="--name", help="with --here: name of the machine written")] = "here"
+    device: Annotated[str, option("with --here: cpu, gpu, cuda or mps")] = ""
+    threads: Annotated[int, option("with --here: threads (default: cores that are free)")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Benchmarks:
+    """The benchmarks of an engine, where its logs do not say."""
+
+    model: Annotated[str, option("with --engine: model of the benchmarks")] = ""
+    rate: Annotated[str, option("with --engine: the load, when no log says it")] = ""
+    concurrency: Annotated[int | None, option("with --engine: the load, when no log says it")] = None
+
 
 Answer = tuple[dict[str, Any], Iterable[str]]
 """The JSON document, and the lines of the text."""
@@ -62,21 +72,11 @@ def calibrate(
     machine: _Name = "",
     /,
     *files: _Files,
-    from_: _From = "",
-    op: _Op = "",
+    tables: Tables = Tables(),
     out: _Out = "",
-    here: _Here = False,
-    check: _Check = False,
-    quick: _Quick = False,
-    name: _As = "here",
-    device: _Device = "",
-    threads: _Threads = 0,
-    samples: _Samples = "",
-    like: _Like = "",
-    model: _Model = "",
+    computer: ThisComputer = ThisComputer(),
+    benchmarks: Benchmarks = Benchmarks(),
     question: Question = Question(),  # noqa: B008 - frozen
-    rate: _Rate = "",
-    concurrency: _Clients = None,
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -85,11 +85,10 @@ def calibrate(
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
     step and a request cost beside the kernels.
     """
-    given = {"--from": from_, "--here": here, "--samples": samples}
-    modes = [flag for flag, value in given.items() if value]
-    engine = bool(question.engine or question.on or model)
+    modes = [f for f, v in {"--from": tables.from_, "--here": computer.here, "--samples": tables.samples}.items() if v]
+    engine = bool(question.engine or question.on or benchmarks.model)
     if engine:
-        other = next((f for f, value in {**given, "--op": op, "--like": like}.items() if value), "")
+        other = next(iter([*modes, *(f"--{name}" for name in ("op", "like") if getattr(tables, name))]), "")
         if other:
             raise InputError(f"{other} does not go with --engine", field="calibrate")
     elif files:
@@ -97,12 +96,12 @@ def calibrate(
     elif len(modes) != 1:
         got = f"got {' and '.join(modes)}" if modes else "got none"
         raise InputError(f"expected one of --from, --here and --samples, {got}", field="calibrate")
-    elif not here and not machine:
+    elif not computer.here and not machine:
         raise InputError("MACHINE is required with --from and --samples", field="calibrate")
     needs: dict[str, dict[str, Any]] = {
-        "--here": {"--check": check, "--quick": quick, "--device": device, "--threads": threads},
-        "--samples": {"--like": like},
-        "--from": {"--op": op},
+        "--here": {f"--{name}": getattr(computer, name) for name in ("check", "quick", "device", "threads")},
+        "--samples": {"--like": tables.like},
+        "--from": {"--op": tables.op},
     }
     for mode, flags in needs.items():
         stray = next((flag for flag, value in flags.items() if value and not engine and mode not in modes), "")
@@ -112,27 +111,27 @@ def calibrate(
         raise InputError(f"expected a folder, got the file {out!r}", field="out")
     if engine:
         logs = tuple(f for f in (machine, *files) if f)
-        document, lines = _engine(logs, model, question, rate, concurrency, out, quiet)
-    elif here and machine:
+        document, lines = _engine(logs, benchmarks, question, out, quiet)
+    elif computer.here and machine:
         message = f"--here measures this computer, not {machine!r}; use --name to call it so"
         raise InputError(message, field="machine")
-    elif here:
-        document, lines = _check(name, threads, quiet) if check else _here(name, quick, device, threads, out, quiet)
-    elif samples:
-        document, lines = _samples(machine, samples, like, out)
+    elif computer.here:
+        document, lines = _check(computer, quiet) if computer.check else _here(computer, out, quiet)
+    elif tables.samples:
+        document, lines = _samples(machine, tables, out)
     else:
-        document, lines = _from(machine, from_, op, out, quiet)
+        document, lines = _from(machine, tables, out, quiet)
     print(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
 
 
-def _from(machine: str, data: str, op: str, out: str, quiet: bool) -> Answer:
+def _from(machine: str, asked: Tables, out: str, quiet: bool) -> Answer:
     from steelyard.calibrate import tables
     from steelyard.machine.catalogue import find_machine
 
-    ops = tables.wanted_ops(op)
+    ops = tables.wanted_ops(asked.op)
     target = find_machine(machine)
     with bar(quiet) as told:
-        sections = tables.calibrate_from(target, data, ops=ops, progress=told)
+        sections = tables.calibrate_from(target, asked.from_, ops=ops, progress=told)
     paths = tables.write_calibration(target.name, sections, out)
     rows = [
         {
@@ -155,21 +154,21 @@ def _from(machine: str, data: str, op: str, out: str, quiet: bool) -> Answer:
     return document, [head, _table(header, cells), *_wrote(paths)]
 
 
-def _here(name: str, quick: bool, device: str, threads: int, out: str, quiet: bool) -> Answer:
+def _here(asked: ThisComputer, out: str, quiet: bool) -> Answer:
     from steelyard.calibrate.here import write_here
     from steelyard.calibrate.measure.session import measure
     from steelyard.calibrate.task import need_scipy
     from steelyard.calibrate.toml_files import check_folder, check_name
     from steelyard.folders import user_folder
 
-    check_name(name, "name")
+    check_name(asked.name, "name")
     check_folder(Path(out) if out else user_folder())
-    if threads < 0:
-        raise InputError(f"expected at least 1, got {threads}", field="threads")
+    if asked.threads < 0:
+        raise InputError(f"expected at least 1, got {asked.threads}", field="threads")
     need_scipy()
     with bar(quiet) as told:
-        session = measure(quick=quick, threads=threads, device=device, progress=told)
-    found, paths = write_here(session, name, out)
+        session = measure(quick=asked.quick, threads=asked.threads, device=asked.device, progress=told)
+    found, paths = write_here(session, asked.name, out)
     machine = found.machine
     peaks = {fmt: rate for engine in machine.compute for fmt, rate in engine.peak.items()}
     document = {
@@ -216,13 +215,14 @@ def _warnings(session: Any) -> Iterator[str]:
         yield "  the machine was not steady meanwhile; measure again when it is quiet"
 
 
-def _check(name: str, threads: int, quiet: bool) -> Answer:
+def _check(asked: ThisComputer, quiet: bool) -> Answer:
     import numpy as np
 
     from steelyard.calibrate.here import measured_with
     from steelyard.calibrate.measure.check import check_blocks
     from steelyard.machine.catalogue import find_machine
 
+    name, threads = asked.name, asked.threads
     try:
         target = find_machine(name)
     except UnknownName:
@@ -256,12 +256,13 @@ def _check(name: str, threads: int, quiet: bool) -> Answer:
     ]
 
 
-def _samples(machine: str, path: str, like: str, out: str) -> Answer:
+def _samples(machine: str, asked: Tables, out: str) -> Answer:
     from steelyard.calibrate import samples as few
     from steelyard.calibrate.toml_files import write_files
     from steelyard.folders import user_folder
     from steelyard.machine.catalogue import find_machine
 
+    path, like = asked.samples, asked.like
     rows = few.read_samples(path)
     taken_after = find_machine(like) if like else None
     texts: dict[str, str] = {}
@@ -304,16 +305,8 @@ def _samples(machine: str, path: str, like: str, out: str) -> Answer:
     return document, [head, _table(header, cells), *_wrote(paths)]
 
 
-def _engine(
-    logs: tuple[str, ...],
-    model: str,
-    question: Any,
-    rate: str,
-    concurrency: int | None,
-    out: str,
-    quiet: bool,
-) -> Answer:
-    needs = {"--engine": question.engine, "--model": model, "--on": question.on, "the logs' files": logs}
+def _engine(logs: tuple[str, ...], asked: Benchmarks, question: Any, out: str, quiet: bool) -> Answer:
+    needs = {"--engine": question.engine, "--model": asked.model, "--on": question.on, "the logs' files": logs}
     missing = [name for name, given in needs.items() if not given]
     if missing:
         raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
@@ -323,10 +316,10 @@ def _engine(
 
     check_folder(Path(out) if out else user_folder())
     problems = Problems()
-    words = {**words_of_options("simulate", question, problems), "model": model}
+    words = {**words_of_options("simulate", question, problems), "model": asked.model}
     problems.done()
     with bar(quiet) as told:
-        found = calibrate_engine(words, logs, rate=rate, concurrency=concurrency, progress=told)
+        found = calibrate_engine(words, logs, rate=asked.rate, concurrency=asked.concurrency, progress=told)
     path = write_engine(found, ", ".join(Path(x).name for x in logs), out)
     rows = [
         {

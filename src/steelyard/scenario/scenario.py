@@ -86,6 +86,8 @@ class Scenario:
             InputError: every problem at once: unknown and missing fields, wrong types, unknown names, values out of
                 bounds.
         """
+        if verb not in ("estimate", "simulate"):
+            raise InputError(f"expected estimate or simulate, got {verb!r}", field="verb")
         problems = Problems()
         given = {**dict(zip(("model", "on"), names, strict=False)), **words}
         if len(names) > 2:

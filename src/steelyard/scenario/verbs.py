@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from steelyard.errors import InputError, Problem
-from steelyard.scenario.fields import REQUIRED, Field, fields_of
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.scenario.fields import GROUPS, REQUIRED, Field, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems
 from steelyard.techniques._base import without_words
@@ -50,13 +50,15 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     """The fields that a call gives: those of a scenario, of the values without a name, and of the keywords.
 
     Raises:
-        InputError: too many values without a name, or a field given twice.
+        InputError: too many values without a name, a field given twice, or a scenario that cannot be planned.
     """
     given: dict[str, Any] = {}
     if args and isinstance(args[0], Scenario):
         fields = fields_of(name)
         own = without_words(args[0].verb, args[0].words)
         given = {k: v for k, v in own.items() if k in fields and v != fields[k].default}
+        if name == "plan":
+            _refuse_lost(args[0], own)
         args = args[1:]
     if len(args) > len(POSITIONAL):
         raise InputError(f"expected model and machine, got {len(args)} values without a name", field=name)
@@ -65,6 +67,13 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     if twice:
         raise InputError("given twice", field=twice[0], problems=[Problem(n, "given twice") for n in twice])
     return {**given, **named, **words}
+
+
+def _refuse_lost(scenario: Scenario, own: Mapping[str, Any]) -> None:
+    """Refuse to plan for a scenario whose load or serving the planner has no fields for. Raises :class:`InputError`."""
+    asked, planned = fields_of(scenario.verb), fields_of("plan")
+    lost = [n for n, v in own.items() if n not in planned and n not in GROUPS["chosen"] and v != asked[n].default]
+    raise_all([Problem(n, "the planner does not take this field of the scenario") for n in lost])
 
 
 def ordered(name: str) -> list[Field]:

@@ -118,7 +118,8 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple | range) or (type(value).__module__ == "numpy" and value.ndim):
         words = f"expected {_EXPECTED[field.type]}, got {len(value)} values; steelyard.study takes several"
         raise InputError(words, field=name)
-    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {value!r}", field=name)
+    shown = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
+    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {shown}", field=name)
     plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":
         if not isinstance(value, bool):

@@ -28,7 +28,10 @@ MODES = ("aggregated", "disaggregated")
 
 @dataclass(frozen=True)
 class Question:
-    """A question to the planner, every choice made and checked. Empty and None mean "no limit"."""
+    """A question to the planner, every choice made and checked. Empty and None mean "no limit".
+
+    What has no note is the field of ``plan`` of that name (:mod:`steelyard.scenario.fields`).
+    """
 
     model: Annotated[str, "name of the model in the catalogue, or a path"]
     machines: Annotated[tuple[str, ...], "machines that may be used, by their catalogue names"]
@@ -40,7 +43,7 @@ class Question:
         field(default_factory=dict)
     )
     objective: Annotated[str, "one of OBJECTIVES"] = "cost"
-    max_gpus: Annotated[int | None, "devices of the whole deployment at most"] = None
+    max_gpus: int | None = None
     budget_usd_per_hour: Annotated[float | None, "rent of the whole deployment at most, USD/h"] = None
     max_w: Annotated[float | None, "power of the whole deployment with its hosts at most, W"] = None
     rack_w: Annotated[float | None, "power of one node with its devices at full load at most, W"] = None
@@ -54,8 +57,8 @@ class Question:
         default_factory=dict
     )
     speculate: Annotated[tuple[str, ...], "ways to decode speculatively that may be used"] = ()
-    carbon_g_per_kwh: Annotated[float | None, "carbon intensity of the electricity, g/kWh"] = None
-    requests: Annotated[int, "requests each finalist is simulated with"] = 0
+    carbon_g_per_kwh: float | None = None
+    requests: int = 0
     inputs: Annotated[Mapping[str, Any], "arguments of the planner that ask the question again"] = field(
         default_factory=dict
     )

@@ -67,7 +67,7 @@ def read_question(words: Mapping[str, Any]) -> Planning:
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
     usd = w[PRICE]
-    machines = _machines(w["on"], usd, problems)
+    machines, w["max_gpus"] = _machines(w["on"], w["max_gpus"], usd, problems)
     servers = _engines(w["engine"], problems)
     every = "any" if w["formats"] == "any" else ""
     allowed_weights = _formats("weights", w["weights"] or every, ANY_WEIGHTS, problems)
@@ -238,22 +238,28 @@ def _named(field: str, value: str, known: Sequence[str], problems: Problems) -> 
 
 
 def _machines(
-    on: str | Sequence[str], prices: float | Mapping[str, float] | None, problems: Problems
-) -> tuple[str, ...]:
+    on: str | Sequence[str], most: int | None, prices: float | Mapping[str, float] | None, problems: Problems
+) -> tuple[tuple[str, ...], int | None]:
+    """Names of the machines, and the most devices: ``h100_sxm:8`` alone means at most 8 of it."""
     names = _list(on)
     if names == ("any",):
         priced = set(prices) if isinstance(prices, Mapping) else set()
         found = [n for n in machine_names() if n in priced or price_of(n) is not None]
-        return tuple(n for n in found if kinds()[find_machine(n).kind].serves)
+        return tuple(n for n in found if kinds()[find_machine(n).kind].serves), most
     if not names:
         problems.add([Problem("on", "name a machine or several, such as h100_sxm,l40s, or any")])
     found = []
     for name in names:
+        machine, colon, count = name.rpartition(":") if name.rpartition(":")[2].isdigit() else (name, "", "")
+        if colon and (len(names) > 1 or most is not None or int(count) < 1):
+            words = "a count is the most devices of the only machine; with others or max_gpus name machines alone"
+            problems.add([Problem("on", f"{words}, got {name!r}")])
+        most = int(count) if colon else most
         try:
-            found.append(find_machine(name).name)
+            found.append(find_machine(machine).name)
         except InputError as error:
-            problems.add(error.at("on").problems)
-    return tuple(dict.fromkeys(found))
+            problems.add([Problem("on", p.message) for p in error.problems])
+    return tuple(dict.fromkeys(found)), most
 
 
 def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]:

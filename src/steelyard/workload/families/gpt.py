@@ -130,16 +130,9 @@ def opt(config: Mapping[str, Any]) -> Transformer:
     )
     layer = Layer(f.depth(), attention, mlp, norm_bias=weighted, norm_weight=weighted)
     final = f.flag("do_layer_norm_before", True) and not f.flag("_remove_final_layer_norm", False)
-    return decoder(
-        f,
-        [layer],
-        tied=f.flag("tie_word_embeddings", True),
-        positions=context + 2,
-        embedding_dim=f.size("word_embed_proj_dim", default=hidden),
-        final_norm=final,
-        norm_bias=weighted,
-        norm_weight=weighted,
-    )
+    tied, width = f.flag("tie_word_embeddings", True), f.size("word_embed_proj_dim", default=hidden)
+    norms = {"final_norm": final, "norm_bias": weighted, "norm_weight": weighted}
+    return replace(decoder(f, [layer], tied=tied, positions=context + 2, **norms), embedding_dim=width)
 
 
 def bloom(config: Mapping[str, Any]) -> Transformer:
