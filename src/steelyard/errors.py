@@ -5,7 +5,6 @@ Exit codes of the command line: 2 for bad input, 3 for "the question is fine but
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -90,6 +89,8 @@ def normalise(name: str) -> str:
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The ``count`` known names closest to ``name``, best first (Ratcliff-Obershelp on normalised names)."""
+    import difflib
+
     key = normalise(name)
     by_key: dict[str, str] = {}
     for candidate in known:

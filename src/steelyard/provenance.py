@@ -6,8 +6,6 @@ again from its own record.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,5 +36,8 @@ class Ledger:
 
 def content_hash(value: Any) -> str:
     """SHA-256 of a value's canonical JSON (sorted keys, no spaces), first 16 hex digits."""
+    import hashlib
+    import json
+
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -284,7 +284,7 @@ class _Sums:
             weighted[at] += k.time_s * k.spread
             self.sources.setdefault(f"{k.model} model", k.source)
             bound = np.asarray(k.bound)
-            for i in np.unique(bound).tolist():
+            for i in np.flatnonzero(np.bincount(bound.reshape(-1))).tolist():
                 self.bound_s[i, at] += np.where(bound == i, k.time_s, 0.0)
 
     def at(self, index: Any) -> _Sums:

@@ -86,9 +86,12 @@ def find_machine(name: str) -> Machine:
         UnknownName: with the nearest machines.
         InputError: a file was named and cannot be read.
     """
-    by_name, _, by_key = _index()
     if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
         return load_machine(name)
+    for folder in catalogue_folders() if re.fullmatch(r"\w+", name) else ():
+        if (path := folder / "machines" / f"{name}.toml").is_file():
+            return load_machine(path)
+    by_name, _, by_key = _index()
     if name in by_name:
         return load_machine(by_name[name])
     key = normalise(name)
