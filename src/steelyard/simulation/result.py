@@ -53,8 +53,8 @@ class Records:
 
     arrived_at: Floats
     """s from the start of the trace, as sent by the client."""
-    isl: NDArray[Any]
-    osl: NDArray[Any]
+    trace: Trace
+    """What was sent, the lengths of each request."""
     queued_s: Floats
     """From reaching the engine to the first step that works on it."""
     ttft_s: Floats
@@ -72,7 +72,17 @@ class Records:
     """Replica that wrote the answer; another than ``replica`` where prompts and answers have pools of their own."""
 
     def __len__(self) -> int:
-        return len(self.isl)
+        return len(self.trace)
+
+    @property
+    def isl(self) -> NDArray[Any]:
+        """Prompt tokens of each request."""
+        return self.trace.isl
+
+    @property
+    def osl(self) -> NDArray[Any]:
+        """Output tokens of each request."""
+        return self.trace.osl
 
     @property
     def completed(self) -> NDArray[np.bool_]:

@@ -563,8 +563,7 @@ def _records(played: Played, trace: Trace, request_s: float) -> Records:
     tpot = (last - first) / np.where(trace.osl > 1, trace.osl - 1, nan)
     return Records(
         arrived,
-        trace.isl,
-        trace.osl,
+        trace,
         queued_s=np.maximum(np.where(begun, scheduled, nan) - arrived - request_s, 0.0),
         ttft_s=first - arrived,
         tpot_s=tpot,
