@@ -23,6 +23,7 @@ from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
 from steelyard.report.records import MEANINGS
 from steelyard.report.schema import fields_of_form
 from steelyard.scenario.fields import REQUIRED, VERBS, fields_of
+from steelyard.techniques import TECHNIQUES
 from steelyard.units import Quantity
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,7 +37,13 @@ NOTE = "<!-- Written by docs/reference/generate.py; change the code it describes
 
 def pages() -> dict[str, str]:
     """Every generated page by file name."""
-    texts = {"cli.md": cli(), "fields.md": field_tables(), "json.md": json_form(), "files.md": files()}
+    texts = {
+        "cli.md": cli(),
+        "fields.md": field_tables(),
+        "json.md": json_form(),
+        "files.md": files(),
+        "techniques.md": techniques(),
+    }
     return {name: NOTE + text for name, text in texts.items()}
 
 
@@ -53,6 +60,24 @@ def field_tables() -> str:
             parts.append(f"| `{f.name}` | {option} | {kind} | {default} | {f.doc.replace('|', '/')} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def techniques() -> str:
+    """Every built-in technique: what it changes, its paper, its parameters."""
+    known = {name: TECHNIQUES.get(name) for name in TECHNIQUES if TECHNIQUES.built_in(name)}
+    parts = [TECHNIQUES_HEAD, "| technique | layer | verbs | effect |", "|---|---|---|---|"]
+    parts += [f"| [`{n}`](#{n}) | {c.layer} | {c.about()['verbs']} | {c.effect} |" for n, c in known.items()]
+    for name, cls in known.items():
+        parts += ["", f"## `{name}`", "", f"{cls.effect[0].upper()}{cls.effect[1:]}. Source: {cls.paper}.", ""]
+        if cls.parameters():
+            parts += ["| parameter | unit | default | meaning |", "|---|---|---|---|"]
+        for p in cls.parameters():
+            unit = p.unit.replace("1", "") if p.unit else ""
+            default = (
+                "required" if p.default is MISSING else "empty" if p.default in ("", None, ()) else f"`{p.default}`"
+            )
+            parts.append(f"| `{p.key}` | {unit} | {default} | {p.doc} |")
+    return "\n".join(parts) + "\n"
 
 
 def cli() -> str:
@@ -99,6 +124,12 @@ FIELDS_HEAD = """# Fields of a question
 The words of `steelyard.estimate`, `simulate` and `plan` in Python, of study files, and of the command line. A scenario
 holds them all: `sy.Scenario.of("simulate", "llama-3.1-8b", "h100_sxm", rate="4/s")` reads and checks them, and every
 verb takes it in place of the words.
+"""
+
+TECHNIQUES_HEAD = """# Techniques
+
+What `--with NAME[:value,param=value,switch]` takes; in Python `techniques=[...]`, in study files an axis `techniques`.
+`explain` and studies take those of `estimate`. How they are priced is in [methods](../methods/serving_methods.md).
 """
 
 JSON_HEAD = """# JSON

@@ -14,7 +14,7 @@ pytest.importorskip("numba")
 
 from steelyard.errors import InputError
 from steelyard.simulation.api import simulate
-from steelyard.techniques._base import TECHNIQUES, parse, read_techniques
+from steelyard.techniques._registry import TECHNIQUES, parse, read_techniques
 from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures
 
 #: Text of every built-in technique.

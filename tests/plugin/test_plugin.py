@@ -124,6 +124,18 @@ def test_a_policy_with_state_while_requests_run(steelyard: Any, tmp_path: Path) 
     assert waits("example-fair") < 0.5 * waits("fcfs")
 
 
+def test_a_technique_on_every_verb(steelyard: Any) -> None:
+    plain, small = (
+        json.loads(steelyard("estimate", "llama-3.1-8b", "--on", "ring_one", *more, "--json"))
+        for more in ((), ("--with", "example-small-cache"))
+    )
+    assert small["memory_bytes"]["kv_cache"] == 0.5 * plain["memory_bytes"]["kv_cache"]
+    load = ("--concurrency", "32", "--isl", "200", "--osl", "50", "--requests", "64")
+    text = steelyard("simulate", "llama-3.1-8b", "--on", "ring_one", *load, "--with", "example-small-cache:batch=5")
+    assert "at most 5;" in text
+    assert "example-small-cache" in steelyard("ls", "techniques")
+
+
 def test_it_keeps_the_contracts_of_the_library(installed: Path, tmp_path: Path) -> None:
     tests = shutil.copytree(PLUGIN / "tests", tmp_path / "tests")
     made = subprocess.run(

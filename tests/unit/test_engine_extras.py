@@ -18,7 +18,8 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.policies import ordered
 from steelyard.simulation.result import Simulation
-from steelyard.techniques._base import Technique, read_techniques
+from steelyard.techniques._base import Technique
+from steelyard.techniques._registry import read_techniques
 from steelyard.techniques.attention_ffn import AttentionFfn, simulate_split, split_pool, split_table
 from steelyard.techniques.kv_tiers import KvTiers
 from steelyard.techniques.lora import Lora, adapter_cost, draw_adapters

@@ -20,7 +20,7 @@ from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
 from steelyard.simulation.result import simulate_deployment
 from steelyard.simulation.run import Options
-from steelyard.techniques._base import read_options
+from steelyard.techniques._registry import read_options
 from steelyard.techniques.autoscale import Autoscaling
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires

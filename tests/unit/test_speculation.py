@@ -23,7 +23,7 @@ from steelyard.machine.cluster import parse_cluster
 from steelyard.simulation.kernel import pricing
 from steelyard.simulation.kernel.methods import no_methods
 from steelyard.simulation.result import Simulation
-from steelyard.techniques._base import read_flag, read_techniques
+from steelyard.techniques._registry import read_flag, read_techniques
 from steelyard.techniques.speculation import Speculation, draft_of, with_draft
 from steelyard.traffic.trace import Trace
 from steelyard.workload import Step

@@ -54,8 +54,8 @@ class Dynamics:
     migrate: bool = False
     """Running requests move to the replica of their pool with the most room instead of being preempted (Llumnix)."""
 
-    def problems(self, replicas: int) -> list[Problem]:
-        """What cannot be, of a deployment of so many replicas."""
+    def problems(self, replicas: int, together: int) -> list[Problem]:
+        """What cannot be, of a deployment of so many replicas, at most so many ``together`` in one pool."""
         found = [
             Problem(name, f"expected a time of at least 0, got {value}")
             for name, value in (("mtbf", self.mtbf_s), ("restart", self.restart_s))
@@ -67,6 +67,9 @@ class Dynamics:
                 found.append(Problem("outages", message))
             if not 0 <= outage.at_s < float("inf"):
                 found.append(Problem("outages", f"expected a time of at least 0, got {outage.at_s}"))
+        if self.migrate and together < 2:
+            message = "requests move between the replicas of a pool: expected at least 2 replicas in one, got 1"
+            found.append(Problem("migrate", message))
         a = self.autoscale
         if a is not None and not (0 <= a.least <= a.most and a.most >= 1):
             found.append(Problem("autoscale", f"expected LEAST:MOST with 0 <= LEAST <= MOST, got {a.least}:{a.most}"))

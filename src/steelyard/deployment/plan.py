@@ -58,6 +58,10 @@ class Plan:
         """Whether data-parallel ranks share one set of experts (attention data parallelism)."""
         return self.dp > 1 and self.ep > self.tp
 
+    def over(self, devices: int, experts: int = 1) -> Plan:
+        """The same formats and engine, tensors cut over all devices, experts over so many, nothing else split."""
+        return replace(self, tp=devices, pp=1, dp=1, ep=experts, cp=1)
+
     def resolved(self, native_weights: str) -> Plan:
         """The plan with every format named: published weights, implied activations, 16-bit cache and collectives.
 

@@ -10,7 +10,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.launch.command import Command, Line, Var, Word
 from steelyard.launch.documents import yaml_text
 from steelyard.launch.service import PORT, Service, Unit, quantisation
-from steelyard.techniques._base import read_flag
+from steelyard.techniques._registry import read_flag
 from steelyard.workload.catalogue import find_model
 
 __all__ = ["BOOTSTRAP_PORT", "LEADER", "MODEL", "NODE_RANK", "OPTIONS", "command", "options"]

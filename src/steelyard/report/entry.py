@@ -85,7 +85,7 @@ _LOADERS: Mapping[Kind, str] = {
     "engine": "steelyard.deployment.engine:find_engine",
     "network": "steelyard.machine.catalogue:find_network",
     "node": "steelyard.machine.catalogue:find_node",
-    "technique": "steelyard.techniques._base:find_technique",
+    "technique": "steelyard.techniques._registry:find_technique",
 }
 
 

@@ -163,7 +163,7 @@ def _prices() -> Iterator[dict[str, Any]]:
 
 
 def _techniques() -> Iterator[dict[str, Any]]:
-    from steelyard.techniques._base import TECHNIQUES
+    from steelyard.techniques._registry import TECHNIQUES
 
     for cls in map(TECHNIQUES.get, TECHNIQUES):
         keys = ", ".join(p.key for p in cls.parameters())

@@ -12,7 +12,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.fields import GROUPS, REQUIRED, Field, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems
-from steelyard.techniques._base import without_words
+from steelyard.techniques._registry import without_words
 
 __all__ = ["POSITIONAL", "ordered", "signature_of", "verb", "words_of"]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of
 from steelyard.scenario.ranges import expand
-from steelyard.techniques._base import with_techniques
+from steelyard.techniques._registry import with_techniques
 from steelyard.units import parse_quantity
 
 __all__ = ["Problems", "flags_of", "read_value", "read_words", "values_of"]

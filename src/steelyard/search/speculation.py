@@ -21,7 +21,7 @@ from steelyard.search.trial import METRICS
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import Simulation, simulate_deployment
 from steelyard.simulation.run import Options
-from steelyard.techniques._base import read_flag
+from steelyard.techniques._registry import read_flag
 
 __all__ = ["LAUNCHED", "read_ways", "speculated"]
 

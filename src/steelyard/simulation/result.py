@@ -305,7 +305,7 @@ def simulate_deployment(
         InputError, DoesNotFit: as for :func:`steelyard.simulate`.
     """
     from steelyard.simulation.run import Options, prepare, run
-    from steelyard.techniques._base import read_flag, read_techniques
+    from steelyard.techniques._registry import read_flag, read_techniques
 
     started = time.perf_counter()
     options = options or Options()

@@ -189,7 +189,8 @@ def prepare(
     if order is None:
         order, router = checked(options, router, trace)
     router = _choice("router", router, tuple(ROUTERS))
-    raise_all(dynamics_of(options.techniques).problems(sum(pool.replicas for pool in deployment.pools)))
+    together = max(pool.replicas * pool.plan.dp for pool in deployment.pools)
+    raise_all(dynamics_of(options.techniques).problems(sum(pool.replicas for pool in deployment.pools), together))
     loaded = model if model is not None else load_model(deployment.model, generic=options.generic)
     transformer = loaded.transformer
     if not transformer.causal:

@@ -89,7 +89,9 @@ class AttentionFfn(Technique):
 
     name: ClassVar[str] = "attention-ffn"
     layer: ClassVar[str] = "parallel"
-    paper: ClassVar[Citation] = Citation("Step-3 is large yet affordable: model-system co-design", "arXiv:2507.19427")
+    paper: ClassVar[Citation] = Citation(
+        "Step-3 is large yet affordable: model-system co-design for cost-effective decoding", "arXiv:2507.19427"
+    )
     effect: ClassVar[str] = "attention and feed-forward on devices of their own; micro-batches go back and forth"
     serving: ClassVar[bool] = True
     plays: ClassVar[bool] = True
@@ -150,7 +152,7 @@ class AttentionFfn(Technique):
 
     def conflict(self, other: Technique) -> str:
         """What acts while requests run."""
-        dynamic = other.in_steps or other.dynamics(Dynamics()).any
+        dynamic = other.in_steps or type(other).fit is not Technique.fit or other.dynamics(Dynamics()).any
         return "attention and feed-forward apart are simulated without it" if dynamic else ""
 
     def on(self, cluster: Cluster, machine: str) -> AttentionFfn:
@@ -202,12 +204,7 @@ def plans_of(split: AttentionFfn, plan: Plan, model: Transformer) -> tuple[Plan,
     """``(attention, feed-forward)`` plans with the formats of a resolved plan."""
     devices = split.feed_forward.devices
     spread = devices if model.experts and model.experts % devices == 0 else 1
-    return _across(plan, split.attention.devices), _across(plan, devices, spread)
-
-
-def _across(plan: Plan, devices: int, experts: int = 1) -> Plan:
-    """A plan with its tensors cut over all devices of one side."""
-    return replace(plan, **dict(zip(DEGREES, (devices, 1, 1, experts, 1), strict=True)))  # type: ignore[arg-type]
+    return plan.over(split.attention.devices), plan.over(devices, spread)
 
 
 def clusters_of(split: AttentionFfn) -> tuple[Cluster, Cluster]:
@@ -342,14 +339,14 @@ def simulate_split(
         InputError, DoesNotFit: as for :func:`steelyard.simulation.result.simulate_deployment`.
     """
     started = time.perf_counter()
-    asked = replace(options or Options(), techniques=())  # it plays itself
-    loaded = model if isinstance(model, Model) else load_model(model, generic=asked.generic)
+    options = options or Options()
+    loaded = model if isinstance(model, Model) else load_model(model, generic=options.generic)
     whole = transformer_of(loaded.transformer, "attention and feed-forward apart")
     side = split.attention
-    own = _across(plan or Plan(), side.devices)
+    own = (plan or Plan()).over(side.devices)
     pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
     part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
-    prepared = prepare(Deployment(loaded.name, (pool,), router), trace, asked, model=part)
+    prepared = prepare(Deployment(loaded.name, (pool,), router), trace, options, model=part)
     served = prepared.first
     resolved = own.resolved(whole.native_weights)
     split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too

@@ -18,7 +18,10 @@ class DistServe(Technique):
 
     name: ClassVar[str] = "distserve"
     layer: ClassVar[str] = "parallel"
-    paper: ClassVar[Citation] = Citation("DistServe: disaggregating prefill and decoding", "arXiv:2401.09670")
+    paper: ClassVar[Citation] = Citation(
+        "DistServe: disaggregating prefill and decoding for goodput-optimized large language model serving",
+        "arXiv:2401.09670",
+    )
     effect: ClassVar[str] = "no output waits for a prompt's step; caches travel between the pools"
     serving: ClassVar[bool] = True
     slot: ClassVar[str] = "deployment"

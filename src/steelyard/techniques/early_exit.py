@@ -26,7 +26,7 @@ class EarlyExit(Technique):
 
     name: ClassVar[str] = "early-exit"
     layer: ClassVar[str] = "decoding"
-    paper: ClassVar[Citation] = Citation("Confident adaptive language modeling (CALM)", "arXiv:2207.07061")
+    paper: ClassVar[Citation] = Citation("Confident adaptive language modeling", "arXiv:2207.07061")
     effect: ClassVar[str] = "output tokens run through part of the layers"
     serving: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True

@@ -19,7 +19,9 @@ class Epd(Technique):
 
     name: ClassVar[str] = "epd"
     layer: ClassVar[str] = "parallel"
-    paper: ClassVar[Citation] = Citation("Efficiently serving large multimodal models using EPD", "arXiv:2501.05460")
+    paper: ClassVar[Citation] = Citation(
+        "Efficiently serving large multimodal models using EPD disaggregation", "arXiv:2501.05460"
+    )
     effect: ClassVar[str] = "encoders have devices of their own and work on one request at a time"
     serving: ClassVar[bool] = True
     slot: ClassVar[str] = "deployment"

@@ -23,7 +23,7 @@ class Failures(Technique):
 
     name: ClassVar[str] = "failures"
     layer: ClassVar[str] = "fleet"
-    paper: ClassVar[Citation] = Citation("The Llama 3 herd of models, table 5 (interruptions)", "arXiv:2407.21783")
+    paper: ClassVar[Citation] = Citation("The Llama 3 herd of models (table 5, interruptions)", "arXiv:2407.21783")
     effect: ClassVar[str] = "replicas go down, their requests begin again elsewhere"
     serving: ClassVar[bool] = True
     first: ClassVar[str] = "outages"

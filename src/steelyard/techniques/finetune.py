@@ -26,7 +26,10 @@ class Finetune(Technique):
 
     name: ClassVar[str] = "finetune"
     layer: ClassVar[str] = "serving"
-    paper: ClassVar[Citation] = Citation("FlexLLM: co-serving inference and finetuning", "arXiv:2402.18789")
+    paper: ClassVar[Citation] = Citation(
+        "FlexLLM: a system for co-serving large language model inference and parameter-efficient finetuning",
+        "arXiv:2402.18789",
+    )
     effect: ClassVar[str] = "steps are filled with finetuning tokens up to a time"
     serving: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True

@@ -17,7 +17,9 @@ class Int4Weights(Technique):
 
     name: ClassVar[str] = "int4-weights"
     layer: ClassVar[str] = "format"
-    paper: ClassVar[Citation] = Citation("AWQ: activation-aware weight quantization", "arXiv:2306.00978")
+    paper: ClassVar[Citation] = Citation(
+        "AWQ: activation-aware weight quantization for LLM compression and acceleration", "arXiv:2306.00978"
+    )
     effect: ClassVar[str] = "a quarter of the weight bytes: smaller devices, shorter decode steps at small batches"
 
     def words(self, verb: str) -> Mapping[str, Any]:

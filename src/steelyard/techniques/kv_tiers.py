@@ -115,7 +115,9 @@ class KvTiers(Technique):
 
     name: ClassVar[str] = "kv-tiers"
     layer: ClassVar[str] = "kvcache"
-    paper: ClassVar[Citation] = Citation("Mooncake: a KVCache-centric disaggregated architecture", "arXiv:2407.00079")
+    paper: ClassVar[Citation] = Citation(
+        "Mooncake: a KVCache-centric disaggregated architecture for LLM serving", "arXiv:2407.00079"
+    )
     effect: ClassVar[str] = "prefixes and preempted requests keep their cache on host memory, drives or a pool"
     serving: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True

@@ -49,7 +49,9 @@ class NanoFlow(_Overlap):
     """Nano-batches: what reads memory or waits for the network runs beside the products."""
 
     name: ClassVar[str] = "nanoflow"
-    paper: ClassVar[Citation] = Citation("NanoFlow: towards optimal LLM serving throughput", "arXiv:2408.12757")
+    paper: ClassVar[Citation] = Citation(
+        "NanoFlow: towards optimal large language model serving throughput", "arXiv:2408.12757"
+    )
     effect: ClassVar[str] = "memory-bound kernels and collectives run beside the products of another nano-batch"
 
 
@@ -58,5 +60,7 @@ class TokenWeave(_Overlap):
     """Two halves: collectives run under the other half of the batch."""
 
     name: ClassVar[str] = "tokenweave"
-    paper: ClassVar[Citation] = Citation("TokenWeave: efficient compute-communication overlap", "arXiv:2505.11329")
+    paper: ClassVar[Citation] = Citation(
+        "TokenWeave: efficient compute-communication overlap for distributed LLM inference", "arXiv:2505.11329"
+    )
     effect: ClassVar[str] = "collectives run under the other half of the batch"

@@ -54,7 +54,10 @@ class SemiPd(Technique):
 
     name: ClassVar[str] = "semi-pd"
     layer: ClassVar[str] = "parallel"
-    paper: ClassVar[Citation] = Citation("semi-PD: phase-wise disaggregation with unified storage", "arXiv:2504.19867")
+    paper: ClassVar[Citation] = Citation(
+        "semi-PD: towards efficient LLM serving via phase-wise disaggregated computation and unified storage",
+        "arXiv:2504.19867",
+    )
     effect: ClassVar[str] = "prompts and outputs step side by side on shares of the same devices; nothing travels"
     serving: ClassVar[bool] = True
     plays: ClassVar[bool] = True

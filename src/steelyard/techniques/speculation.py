@@ -21,7 +21,7 @@ from steelyard.cost.step import Replica
 from steelyard.cost.step_table import TABLES, StepTable, Tables, build_step_table, joined
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
-from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import InputError, Problem
 from steelyard.machine.cluster import Cluster
 from steelyard.techniques._base import Citation, PoolFit, Technique
@@ -187,7 +187,7 @@ class DraftModel(Speculation):
         "Fast inference from transformers via speculative decoding", "arXiv:2211.17192"
     )
     first: ClassVar[str] = "model"
-    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "tp": "draft_tp"}
+    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", DEGREES[0]: "draft_tp"}
     usual: ClassVar[Defaults] = Defaults(
         4, 0.7, "Leviathan et al., arXiv:2211.17192, table 3: 0.5-0.8 for drafts 20-100 times smaller"
     )
@@ -217,7 +217,9 @@ class Medusa(Speculation):
     """Heads on the last hidden state guess, all in one pass."""
 
     name: ClassVar[str] = "medusa"
-    paper: ClassVar[Citation] = Citation("Medusa: simple LLM inference acceleration framework", "arXiv:2401.10774")
+    paper: ClassVar[Citation] = Citation(
+        "Medusa: simple LLM inference acceleration framework with multiple decoding heads", "arXiv:2401.10774"
+    )
     keys: ClassVar[Mapping[str, str]] = {"heads": "tokens", "k": "tokens"}
     usual: ClassVar[Defaults] = Defaults(
         4, 0.6, "Cai et al., arXiv:2401.10774: first head right about 60 % of the time"
@@ -230,7 +232,9 @@ class Eagle(Speculation):
     """One further layer on the model's hidden states guesses, one pass per token."""
 
     name: ClassVar[str] = "eagle"
-    paper: ClassVar[Citation] = Citation("EAGLE: speculative sampling requires rethinking features", "arXiv:2401.15077")
+    paper: ClassVar[Citation] = Citation(
+        "EAGLE: speculative sampling requires rethinking feature uncertainty", "arXiv:2401.15077"
+    )
     usual: ClassVar[Defaults] = Defaults(4, 0.75, "Li et al., arXiv:2401.15077, table 2: 0.68-0.80 on MT-bench")
 
 
@@ -250,8 +254,10 @@ class Tree(Speculation):
     """Several guesses per position, verified together."""
 
     name: ClassVar[str] = "tree"
-    paper: ClassVar[Citation] = Citation("Sequoia: scalable, robust speculative decoding", "arXiv:2402.12374")
-    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "depth": "tokens", "tp": "draft_tp"}
+    paper: ClassVar[Citation] = Citation(
+        "Sequoia: scalable, robust, and hardware-aware speculative decoding", "arXiv:2402.12374"
+    )
+    keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "depth": "tokens", DEGREES[0]: "draft_tp"}
     usual: ClassVar[Defaults] = Defaults(4, 0.75, "as its guesser, per node")
 
     width: Annotated[int, Quantity("1", "guesses per position", ge=1)] = 2
@@ -386,17 +392,17 @@ def draft_of(speculation: Speculation, workload: Workload, plan: Plan) -> Draft 
         if abs(small.vocab - model.vocab) > 0.02 * model.vocab:
             sizes = f"{small.name} has {small.vocab:,} tokens in its vocabulary, {model.name} {model.vocab:,}"
             raise InputError(f"{sizes}: a draft must share it", field="speculate")
-        tp = speculation.draft_tp or (plan.tp if small.heads % plan.tp == 0 else 1)
-        if small.heads % tp:
-            raise InputError(f"tp={tp} does not divide the {small.heads} heads of {small.name}", field="speculate")
+        over = speculation.draft_tp or (plan.tp if small.heads % plan.tp == 0 else 1)
+        if small.heads % over:
+            raise InputError(f"tp={over} does not divide the {small.heads} heads of {small.name}", field="speculate")
         native = small.native_weights
-        own = Plan(tp=tp, kv=plan.kv if plan.kv else "").resolved(native)
+        own = Plan(kv=plan.kv).over(over).resolved(native)
         return Draft(
             small,
             own,
             weight_bytes(small, own),
             float(kv_bytes(small, own, 1, 2**20)) / 2**20,
-            f"draft {small.name} on {tp} of {plan.tp} devices",
+            f"draft {small.name} on {over} of {plan.tp} devices",
         )
     own = replace(plan, pp=1, dp=1, ep=1, cp=1)
     common: dict[str, Any] = {

@@ -18,7 +18,7 @@ class Splitwise(DistServe):
 
     name: ClassVar[str] = "splitwise"
     paper: ClassVar[Citation] = Citation(
-        "Splitwise: efficient generative inference by phase splitting", "arXiv:2311.18677"
+        "Splitwise: efficient generative LLM inference using phase splitting", "arXiv:2311.18677"
     )
 
     transfer_overlap: Annotated[

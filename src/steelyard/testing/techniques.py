@@ -24,7 +24,9 @@ import pytest
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.estimation.estimate import estimate
 from steelyard.simulation.api import simulate
-from steelyard.techniques._base import TECHNIQUES, Technique, check_together, parse, read_techniques
+from steelyard.techniques._base import Technique
+from steelyard.techniques._registry import TECHNIQUES, check_together, parse, read_techniques
+from steelyard.traffic.trace import LENGTHS
 
 __all__ = ["SCENARIO", "TechniqueContract", "figures", "play_together"]
 
@@ -34,8 +36,7 @@ SCENARIO: Mapping[str, Any] = {
     "on": "h100_sxm",
     "rate": "20/s",
     "requests": 60,
-    "isl": "uniform:200-1500",
-    "osl": "uniform:10-120",
+    **dict(zip(LENGTHS, ("uniform:200-1500", "uniform:10-120"), strict=True)),
     "turns": 3,
     "think": "2s",
     "replicas": 2,
@@ -128,7 +129,8 @@ class TechniqueContract:
 
     def test_a_static_batch_is_changed_or_refused(self) -> None:
         (technique,) = read_techniques({"techniques": self.texts[0]})
-        words = {"model": self.words["model"], "on": self.words["on"], "batch": 32, "isl": 2000, "osl": 200}
+        words = {"model": self.words["model"], "on": self.words["on"], "batch": 32}
+        words |= dict(zip(LENGTHS, (2000, 200), strict=True))
         if technique.serving:
             with pytest.raises(InputError, match="acts while requests run"):
                 estimate(**words, techniques=(technique,))

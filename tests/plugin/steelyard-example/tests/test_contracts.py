@@ -9,6 +9,7 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.testing.cost_models import CostModelContract
 from steelyard.testing.machines import MachineContract
 from steelyard.testing.policies import PolicyContract
+from steelyard.testing.techniques import TechniqueContract
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 
@@ -56,3 +57,8 @@ class TestFair(PolicyContract):
     @pytest.fixture
     def policy(self):
         return FairSessions
+
+
+class TestSmallCache(TechniqueContract):
+    name = "example-small-cache"
+    texts = ("example-small-cache", "example-small-cache:4")

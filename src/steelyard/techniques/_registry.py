@@ -1,0 +1,249 @@
+"""The techniques of a question: found by name, read from text and options, checked against each other.
+
+``NAME[:value,key=value,switch]`` names one; several are a list, or joined by `` + ``. Options such as ``--speculate``
+stand for the same techniques (:data:`FLAGS`, :data:`OPTIONS`): there is one way from either to the objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steelyard.errors import InputError, Problem, UnknownName, raise_all
+from steelyard.registry import Registry
+from steelyard.techniques._base import Technique, relabelled, unknown
+
+__all__ = [
+    "FLAGS",
+    "OPTIONS",
+    "TECHNIQUES",
+    "check_together",
+    "find_technique",
+    "parse",
+    "read_flag",
+    "read_options",
+    "read_techniques",
+    "with_techniques",
+    "without_words",
+]
+
+#: Every technique by name.
+TECHNIQUES: Registry[type[Technique]] = Registry("technique", "steelyard.techniques")
+
+#: Options that stand for techniques, in the order in which they are applied, and what one may mean: names (the first
+#: that reads its text), or ``*slot`` (its text begins with the name of a technique of that slot).
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "disaggregate": ("semi-pd", "attention-ffn"),
+    "autoscale": ("autoscale",),
+    "migrate": ("llumnix",),
+    "speculate": ("*speculation",),
+    "lora": ("lora",),
+    "kv_tiers": ("kv-tiers",),
+    "early_exit": ("early-exit",),
+    "finetune": ("finetune",),
+    "overlap": ("*overlap",),
+}
+#: Techniques with an option per parameter, applied before those of :data:`FLAGS`.
+OPTIONS: Mapping[str, tuple[str, ...]] = {"failures": ("mtbf", "restart", "outages")}
+
+
+def parse(text: str, label: str = "with") -> Technique:
+    """Read ``NAME[:value,key=value,switch]``.
+
+    Raises:
+        InputError: an unknown name, with the nearest ones; every problem of its parameters.
+    """
+    name, _, body = text.strip().partition(":")
+    try:
+        cls = TECHNIQUES.get(name.strip())
+    except UnknownName as error:
+        raise InputError(error.message, field=label) from None
+    return cls.read(body)
+
+
+def find_technique(name: str) -> type[Technique]:
+    """The class of a technique. Raises :class:`UnknownName`."""
+    return TECHNIQUES.get(name)
+
+
+def read_flag(flag: str, text: str) -> Technique | None:
+    """The technique that an option stands for; None when its text is about something else.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for name in FLAGS[flag]:
+        choices = [TECHNIQUES.get(n) for n in (TECHNIQUES if name.startswith("*") else (name,))]
+        choices = [cls for cls in choices if name == f"*{cls.slot}" or name == cls.name]
+        for cls in choices:
+            if (made := cls.from_flag(text, flag)) is not None:
+                return made
+        if name.startswith("*"):
+            kind, head = "method" if flag == "speculate" else flag, text.partition(":")[0].strip()
+            raise InputError(unknown(kind, head, [cls.name for cls in choices]), field=flag)
+    return None
+
+
+def read_options(name: str, parts: Mapping[str, Any]) -> Technique:
+    """A technique from the options that are its parameters, as text or values.
+
+    Raises:
+        InputError: every problem at once, under the options' names.
+    """
+    cls = TECHNIQUES.get(name)
+    by_key = {p.key: p for p in cls.parameters()}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for option, value in parts.items():
+        p = by_key[option]
+        try:
+            values[p.field] = cls._value(p, value, option) if isinstance(value, str) else value
+        except InputError as error:
+            problems += error.problems
+    raise_all(problems)
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise relabelled(error, name, next(iter(parts))) from None
+
+
+def read_techniques(words: Mapping[str, Any]) -> tuple[Technique, ...]:
+    """The techniques of a question: those of the field ``techniques`` and of the options that stand for one.
+
+    Args:
+        words: fields of the question; the others are not looked at.
+
+    Returns:
+        in an order that does not depend on the user's.
+
+    Raises:
+        InputError: every problem at once: unknown names, parameters, two that cannot be together.
+    """
+    found, _, problems = _found(words)
+    raise_all(problems)
+    return found
+
+
+def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], list[Problem]]:
+    """Techniques, the options that were read as such, problems."""
+    items: list[tuple[Sequence[str], Any, tuple[Any, ...]]] = []
+    for name, options in OPTIONS.items():
+        parts = {option: words[option] for option in options if words.get(option, "") not in ("", None, ())}
+        if parts:
+            items.append((options, read_options, (name, parts)))
+    for flag in FLAGS:
+        value = words.get(flag)
+        if isinstance(value, Technique):
+            items.append(((flag,), _same, (value,)))
+        elif value is True or (isinstance(value, str) and value.strip()):
+            items.append(((flag,), read_flag, (flag, "" if value is True else value)))
+    given = words.get("techniques") or ()
+    for one in (given,) if isinstance(given, str | Technique) else given:
+        if isinstance(one, Technique):
+            items.append(((), _same, (one,)))
+        else:
+            items += [((), parse, (part,)) for part in re.split(r"\s\+\s", one) if part.strip()]
+    found: list[Technique] = []
+    read: list[str] = []
+    problems: list[Problem] = []
+    for stood_for, reader, arguments in items:
+        try:
+            made = reader(*arguments)
+        except InputError as error:
+            problems += error.problems
+            read += stood_for
+            continue
+        if made is not None:
+            found.append(made)
+            read += stood_for
+    return tuple(sorted(found, key=_rank)), read, problems or check_together(found)
+
+
+def _same(technique: Technique) -> Technique:
+    return technique
+
+
+def _rank(technique: Technique) -> tuple[int, str]:
+    names = (technique.name, f"*{technique.slot}")
+    places = [*((name,) for name in OPTIONS), *FLAGS.values()]
+    return next((i for i, means in enumerate(places) if set(means) & set(names)), len(places)), technique.name
+
+
+def check_together(techniques: Sequence[Technique]) -> list[Problem]:
+    """Why techniques cannot be used together, one problem per pair."""
+    problems = []
+    for i, one in enumerate(techniques):
+        for other in techniques[i + 1 :]:
+            if why := _conflict(one, other):
+                problems.append(Problem(one.name, f"not together with {other.name}: {why}"))
+    return problems
+
+
+def _conflict(one: Technique, other: Technique) -> str:
+    if one.name == other.name:
+        return "give it once"
+    if one.slot and one.slot == other.slot:
+        return f"a scenario has one technique of {one.slot}"
+    if why := one.conflict(other) or other.conflict(one):
+        return why
+    mine, theirs = one.words("simulate"), other.words("simulate")
+    both = sorted(k for k in mine.keys() & theirs.keys() if k != "flags" and mine[k] != theirs[k])
+    flags = mine.get("flags", {}), theirs.get("flags", {})
+    both += sorted(k for k in flags[0].keys() & flags[1].keys() if flags[0][k] != flags[1][k])
+    return f"both set {', '.join(both)}" if both else ""
+
+
+def with_techniques(
+    verb: str, words: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields of a question with those that its techniques set.
+
+    Args:
+        verb: that takes them.
+        words: what the user gave.
+        defaults: of the fields of the verb.
+
+    Returns:
+        the fields, ``techniques`` holding the techniques and none of the options that stand for one; every problem.
+    """
+    techniques, read, problems = _found({n: v for n, v in words.items() if verb == "simulate" or n == "techniques"})
+    merged = {name: value for name, value in words.items() if name not in read}
+    if techniques:
+        merged["techniques"] = techniques
+    for technique in techniques:
+        chosen = technique.words(verb)
+        if technique.serving and verb != "simulate" and not (verb == "plan" and chosen):
+            problems.append(Problem(technique.name, f"it acts while requests run: {verb} cannot use it, simulate does"))
+            continue
+        unusable = [n for n in technique.refuses if merged.get(n) not in (None, "", defaults.get(n))]
+        problems += [Problem(name, f"not together with {technique.name}: leave it out") for name in unusable]
+        for name, value in chosen.items():
+            own = merged.get(name)
+            if name not in defaults:
+                problems.append(Problem(technique.name, f"it sets {name}, which {verb} does not have"))
+            elif isinstance(value, Mapping):
+                own = own or {}
+                problems += [_otherwise(technique, k, v, own[k]) for k, v in value.items() if own.get(k, v) != v]
+                merged[name] = {**own, **value}
+            elif own not in (None, "", value, defaults[name]):
+                problems.append(_otherwise(technique, name, value, own))
+            else:
+                merged[name] = value
+    return merged, problems
+
+
+def _otherwise(technique: Technique, name: str, value: Any, own: Any) -> Problem:
+    return Problem(name, f"{technique.name} sets it to {value}, not {own}: leave one of them out")
+
+
+def without_words(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :func:`with_techniques` without those that techniques set, so that they can be read again."""
+    rest = dict(words)
+    for technique in rest.get("techniques") or ():
+        for name, value in technique.words(verb).items() if isinstance(technique, Technique) else ():
+            if isinstance(value, Mapping):
+                rest[name] = {k: v for k, v in (rest.get(name) or {}).items() if k not in value} or None
+            else:
+                rest.pop(name, None)
+    return rest
