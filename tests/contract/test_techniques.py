@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 from steelyard.errors import InputError
 from steelyard.simulation.api import simulate
 from steelyard.techniques._registry import TECHNIQUES, parse, read_techniques
-from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures
+from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, play_together
 
 #: Text of every built-in technique.
 TEXTS: dict[str, tuple[str, ...]] = {
@@ -72,6 +72,56 @@ def _suite(technique: str) -> type[TechniqueContract]:
 
 for _name in TEXTS:
     globals()[f"Test_{_name.replace('-', '_')}"] = _suite(_name)
+
+
+POOLED = ("distserve", "epd", "splitwise")
+DEPLOYMENTS = ("attention-ffn", "semi-pd", *POOLED)
+GUESSING = ("draft", "eagle", "medusa", "mtp", "ngram", "tree")
+DYNAMIC = ("autoscale", "failures", "llumnix")
+STEPPING = (*GUESSING, "early-exit", "finetune", "kv-tiers", "lora", "nanoflow", "tokenweave")
+#: Any of the left is refused beside any other of the right, and why.
+APART: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
+    (DEPLOYMENTS, DEPLOYMENTS, "a scenario has one technique of deployment"),
+    (GUESSING, GUESSING, "a scenario has one technique of speculation"),
+    (("sarathi-serve",), ("past-future",), "a scenario has one technique of scheduler"),
+    (("nanoflow",), ("tokenweave",), "a scenario has one technique of overlap"),
+    (("early-exit",), GUESSING, "verification needs all layers"),
+    (("attention-ffn",), (*STEPPING, *DYNAMIC), "attention and feed-forward apart are simulated without it"),
+    (("semi-pd",), DYNAMIC, "shares of a device are simulated without failures, autoscaling or migration"),
+    (("llumnix",), POOLED, "expected at least 2 replicas in one, got 1"),
+)
+
+
+@pytest.mark.parametrize("one", list(TEXTS))
+def test_any_two_compose_or_say_why_not(one: str) -> None:
+    """Runs of every pair answer every token, but for the pairs that are known to be apart: those name the reason."""
+    for other in list(TEXTS)[list(TEXTS).index(one) + 1 :]:
+        pair = {one, other}
+        words = _POOLS if pair & set(POOLED) else _ONE if pair & set(DEPLOYMENTS) else SCENARIO
+        reasons = [why for a, b, why in APART if (one in a and other in b) or (one in b and other in a)]
+        refused = play_together(TEXTS[one][0], TEXTS[other][0], words)
+        if reasons:
+            assert any(why in refused for why in reasons), f"{one} with {other}: {refused or 'not refused'}"
+        else:
+            assert not refused, f"{one} with {other}: {refused}"
+
+
+def test_migration_needs_a_second_replica() -> None:
+    with pytest.raises(InputError, match="at least 2 replicas in one, got 1") as error:
+        simulate(**_ONE, techniques="llumnix")
+    assert error.value.field == "migrate"
+    with pytest.raises(InputError, match="at least 2 replicas in one, got 1"):
+        simulate(**_ONE, migrate=True)
+
+
+def test_a_static_batch_refuses_what_acts_while_requests_run() -> None:
+    from steelyard.estimation.estimate import estimate
+
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
+    with pytest.raises(InputError) as error:
+        estimate(**words, techniques=("eagle:k=4", "fp8-kv"))
+    (problem,) = error.value.problems
+    assert str(problem) == "eagle: it acts while requests run: estimate cannot use it, simulate does"
 
 
 def test_order_does_not_matter() -> None:

@@ -166,8 +166,8 @@ beam | whole | none | least=1 | beams of equal length for every prompt, which th
 seed | whole | 0 | least=0 column show | fixes everything drawn
 policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
     or FILE.py:CLASS of your own (runs it)
-techniques | text | - | --with several | a technique, NAME[:value,param=value,...]: fp8-kv, sarathi-serve:chunk=512;
-    may be repeated (steelyard ls techniques)
+techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
+    sarathi-serve:chunk=512; may be repeated (steelyard ls techniques)
 speculate | text | - | - | guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4,
     mtp, tree:width=4,depth=4,by=medusa; any chain also ...,adaptive
 plan.speculate | text | - | also=Sequence[str] | speculative decoding that may be used:

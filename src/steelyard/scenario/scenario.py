@@ -136,6 +136,8 @@ class Scenario:
             return getattr(self.plan, name)
         if name == "engine":
             return self.engine.name
+        if name == "techniques":
+            return " + ".join(map(str, self.techniques))
         return getattr(self, name) if hasattr(self, name) else self.words[name]
 
     @property

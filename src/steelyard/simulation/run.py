@@ -482,9 +482,9 @@ def _rented(played: Played) -> Any:
 
 
 def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None:
-    """What makes the kernel's arrays of techniques; None when there are none."""
+    """What makes the kernel's arrays of techniques; None when none acts there."""
     techniques, served = prepared.options.techniques, prepared.served
-    if not techniques:
+    if not any(t.in_kernel for t in techniques):
         return None
     ends = [PoolEnd(s.scenario.cluster, s.scenario.plan, s.kv, s.ranks) for s in served]
     fits = [s.fitted for s in served]

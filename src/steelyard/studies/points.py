@@ -174,8 +174,12 @@ def written_inputs(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
     """Input columns as they were written, where nothing could be resolved, with the defaults of the rest."""
     known = columns_of(study.kind)
     defaults = {n: f.default if f.default is not REQUIRED else None for n, f in study_fields(study.kind).items()}
-    told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "")}
-    return {k: str(v) if known[k].type == "text" else v for k, v in told.items()}
+    told = {k: v for k, v in {**defaults, **values}.items() if k in known and v not in (None, "", ())}
+    return {k: _text(v) if known[k].type == "text" else v for k, v in told.items()}
+
+
+def _text(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
@@ -297,8 +301,7 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     shared |= {"devices": cluster.count * copies, "dp": scenario.plan.dp * copies}
     if scenario.words.get("flags"):
         shared["engine"] = scenario.words["flags"]["scheduler"]
-    put = [str(t) for t in scenario.techniques]
-    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *([put] if put else [])])
+    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour])
     return shared, digest, scenario
 
 

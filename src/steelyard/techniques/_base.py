@@ -191,6 +191,11 @@ class Technique:
     # while requests run
 
     @property
+    def in_kernel(self) -> bool:
+        """Whether it takes part in steps: it fits pools or has arrays of its own."""
+        return type(self).fit is not Technique.fit or type(self).arrays is not Technique.arrays
+
+    @property
     def queries(self) -> tuple[int, int]:
         """Fewest (above 1) and most tokens per decode that steps may have; ``(1, 1)``: one."""
         return (1, 1)

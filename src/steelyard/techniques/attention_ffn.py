@@ -152,8 +152,8 @@ class AttentionFfn(Technique):
 
     def conflict(self, other: Technique) -> str:
         """What acts while requests run."""
-        dynamic = other.in_steps or type(other).fit is not Technique.fit or other.dynamics(Dynamics()).any
-        return "attention and feed-forward apart are simulated without it" if dynamic else ""
+        acts = other.in_kernel or other.dynamics(Dynamics()).any
+        return "attention and feed-forward apart are simulated without it" if acts else ""
 
     def on(self, cluster: Cluster, machine: str) -> AttentionFfn:
         """With ``machine`` on sides that name none.
