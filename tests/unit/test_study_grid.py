@@ -114,9 +114,10 @@ def test_techniques_are_an_axis_and_a_column_of_the_store() -> None:
     study = parse_study({"name": "t", "kind": "estimate", "fixed": fixed, "grid": grid})
     many, stored = estimate_grid(study), table_of("estimate", _point_by_point(study, "serial", 1))
     assert [repr(r) for r in many.rows()] == [repr(r) for r in stored.rows()]
-    plain, kv, both, guessed = many.rows()[4:]
+    *answered, guessed = many.rows()[4:]
+    plain, kv, both = (row.values for row in answered)
     assert [r["techniques"] for r in (plain, kv, both)] == ["", "fp8-kv", "fp8-kv + int4-weights"]
     assert (plain["kv"], kv["kv"], both["weights"]) == ("bf16", "fp8", "int4")
     assert plain["tpot_s"] > kv["tpot_s"] > both["tpot_s"]
-    assert guessed["status"] == "refused"
-    assert guessed["problem"] == "eagle: it acts while requests run: estimate cannot use it, simulate does"
+    assert guessed.status == "refused"
+    assert guessed.problem == "eagle: it acts while requests run: estimate cannot use it, simulate does"
