@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["compile_for", "compile_rule", "compiled_here", "njit", "njit_inline", "njit_inner", "wide"]
+__all__ = ["apart", "compile_for", "compile_rule", "compiled_here", "njit", "njit_inline", "njit_inner", "wide"]
 
 try:
     import numba
@@ -116,6 +116,28 @@ def njit_inner(function: _F) -> _F:
     """A function that only compiled code calls: no way in from Python, no place of its own on the disk."""
     compiled: _F = numba.njit(**_INNER)(function)
     return compiled
+
+
+def apart() -> None:
+    """Keep the function that calls this out of its callers' machine code; no instruction of its own.
+
+    LLVM counts what a call costs by its arguments, of which the kernel's arrays are hundreds: it would put every
+    function into every caller, and the optimisation of what comes out is most of the time to compile the kernel.
+    """
+
+
+if not _SETTINGS.DISABLE_JIT:
+    from numba import extending
+
+    @extending.type_callable(apart)  # type: ignore[untyped-decorator, unused-ignore]
+    def _type_apart(_context: Any) -> Any:
+        return lambda: numba.types.none
+
+    @extending.lower_builtin(apart)  # type: ignore[untyped-decorator, unused-ignore]
+    def _lower_apart(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.function.attributes.discard("alwaysinline")
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
 
 
 def compiled_here() -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner, wide
+from steelyard.cost.jit import apart, njit_inline, njit_inner, wide
 from steelyard.simulation.kernel.lora_slots import adapter_of, find_lora_slot, take_lora_slot
 from steelyard.simulation.kernel.lower_tiers import begin_load, load_from_below, swap_in
 from steelyard.simulation.kernel.past_future import expect, forget_future, future_peak, plan_future
@@ -45,6 +45,7 @@ def slot_limit(state: State, cfg: Any, replica: int) -> int:
 @njit_inner
 def plan_running(state: State, tech: Tech, worker: int, replica: int) -> None:
     """Past-future admission: what the running requests are expected to hold."""
+    apart()
     expect(tech.past, replica)
     forget_future(tech.past, replica)
     own = state.workers[worker]
@@ -60,6 +61,8 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
 
     A request whose cache is elsewhere takes its blocks and stands behind the running ones until the cache is here.
     """
+    if tech is not None:
+        apart()
     place, own = state.replicas[replica], state.workers[worker]
     if place.waiting < 0:
         return budget

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.routing import encode, send
 from steelyard.simulation.kernel.state import ENCODED, ENTRY, HERE, State
@@ -50,6 +50,7 @@ def arrive_later(state: State, request: int, now: float) -> None:
 @njit_inner
 def successors(state: State, request: int, now: float) -> None:
     """Set the arrival of requests that waited for this one to complete (or be rejected)."""
+    apart()
     if state.run.concurrency > 0:
         k = state.run.next_request
         if k < state.requests.shape[0]:
@@ -67,6 +68,7 @@ def successors(state: State, request: int, now: float) -> None:
 @njit_inner
 def arrive(state: State, tech: Any, request: int, now: float) -> None:
     """A request reaches the engines: encoded, routed and queued; or it was rejected and its successors go on."""
+    apart()
     own = state.requests[request]
     if own.status == 1:
         successors(state, request, now)

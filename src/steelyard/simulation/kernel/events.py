@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.migrate import BALANCE_S
 from steelyard.simulation.kernel.queue import blocks_of, pop
 from steelyard.simulation.kernel.routing import send
@@ -31,6 +31,7 @@ __all__ = ["begin_events", "come_up", "fail", "scale"]
 @njit_inner
 def begin_events(state: State, tech: Tech, now: float) -> None:
     """Set the first events of every pool and replica."""
+    apart()
     replicas = state.replicas
     for replica in range(replicas.shape[0]):
         if replicas[replica].since >= 0:
@@ -68,6 +69,7 @@ def next_failure(state: State, tech: Tech, replica: int, now: float) -> None:
 @njit_inner
 def forget_cache(state: State, tech: Tech, cfg: Any, replica: int) -> None:
     """Every block of a replica is free and nothing is cached."""
+    apart()
     state.replicas[replica].free = cfg.blocks
     state.replicas[replica].evictable = 0
     state.replicas[replica].oldest = -1
@@ -89,6 +91,7 @@ def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
 
     ``drawn``: number of the failure, which comes back by itself; 0: one that was given.
     """
+    apart()
     replicas = state.replicas
     if not replicas[first].up or (drawn > 0 and drawn != replicas[first].failures):
         return
@@ -109,6 +112,7 @@ def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
 @njit_inner
 def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
     """Send everything a replica had elsewhere."""
+    apart()
     replicas, requests, slots, workers = state.replicas, state.requests, state.slots, state.workers
     k = replicas[replica].pool
     replicas[replica].load = 0
@@ -161,6 +165,7 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
 @njit_inner
 def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
     """The caches a replica kept for requests elsewhere are gone: those compute them again where they are."""
+    apart()
     requests, slots, workers, replicas = state.requests, state.slots, state.workers, state.replicas
     k = replicas[replica].pool
     for worker in range(workers.shape[0]):
@@ -189,6 +194,7 @@ def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
 @njit_inner
 def come_up(state: State, tech: Tech, first: int, now: float) -> None:
     """A replica is there (again); requests that nobody could take come to it."""
+    apart()
     replicas = state.replicas
     if replicas[first].up:
         return
@@ -225,6 +231,7 @@ def stop_rent(state: State, tech: Tech, first: int, ranks: int, now: float) -> N
 @njit_inner
 def scale(state: State, tech: Tech, k: int, now: float) -> None:
     """As many replicas of a pool as its requests ask for: those that are missing are started, one too many drained."""
+    apart()
     replicas = state.replicas
     cfg = state.setups[k]
     begin = 0

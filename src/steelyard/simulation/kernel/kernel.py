@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit, njit_inline, njit_inner, wide
+from steelyard.cost.jit import apart, njit, njit_inline, njit_inner, wide
 from steelyard.simulation.kernel.arrivals import arrive, next_arrival
 from steelyard.simulation.kernel.events import begin_events, come_up, fail, scale
 from steelyard.simulation.kernel.migrate import BALANCE_S, balance
@@ -46,6 +46,7 @@ QUIET_MOST = 100_000
 @njit_inner
 def dispatch_event(state: State, tech: Tech, event: int, target: int, argument: int, now: float) -> None:
     """Let an event of the deployment happen."""
+    apart()
     if event == SENT:
         arrived_cache(state, tech, target, argument, now)
     elif event == DOWN:

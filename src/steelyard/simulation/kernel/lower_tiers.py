@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.cost.step_eval import step_cost
 from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import TIER_RULE
@@ -62,6 +62,7 @@ def _make_room(tech: Tech, row: int, blocks: int, unit_blocks: int) -> int:
 @njit_inner
 def keep_below(tech: Tech, record: Any, replica: int, unit: int, unit_blocks: int) -> None:
     """A unit leaves the device: the first level takes it, what that lets go falls to the next."""
+    apart()
     tiers, held = tech.tiers, tech.tier_units
     for level in range(record.tiers):
         row = tech.tier_rows[replica, level]
@@ -96,6 +97,7 @@ def load_from_below(
 
     They are loaded when that is predicted to be over before computing them would be; else 0.
     """
+    apart()
     record = tech.records[state.replicas[replica].pool]
     found = 0
     while hits + found < most:
@@ -136,6 +138,7 @@ def _when(state: State, tech: Tech, cfg: Any, replica: int, first: int, count: i
 @njit_inner
 def begin_load(state: State, tech: Tech, cfg: Any, replica: int, first: int, count: int, now: float) -> None:
     """Take the links for a load and make its units the newest of their levels."""
+    apart()
     tiers, held = tech.tiers, tech.tier_units
     record = tech.records[state.replicas[replica].pool]
     for level in range(record.tiers):
@@ -157,6 +160,7 @@ def swap_out(
     state: State, tech: Tech, cfg: Any, replica: int, request: int, tokens: int, blocks: int, now: float
 ) -> bool:
     """A request is preempted: its cache goes to the first level when there is room and loading it back is faster."""
+    apart()
     tier = tech.tiers[tech.tier_rows[replica, 0]]
     load_s = max(0.0, tier.link_free - now) + tier.latency_s + blocks * tier.block_s
     new = float(tokens)

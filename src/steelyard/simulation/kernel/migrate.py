@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.queue import blocks_of, take_blocks
 from steelyard.simulation.kernel.state import State, Tech
 from steelyard.simulation.kernel.transfer import drop_slot, start_transfer
@@ -41,6 +41,7 @@ def freeness(state: State, tech: Tech, cfg: Any, replica: int) -> float:
 @njit_inner
 def has_room(state: State, tech: Tech, cfg: Any, replica: int, tokens: int) -> int:
     """A worker of a replica that can take a request of so many tokens and a step more, -1 none."""
+    apart()
     replicas, workers = state.replicas, state.workers
     if not replicas[replica].up or replicas[replica].waiting >= 0 or tech.records[replicas[replica].pool].max_loras > 0:
         return -1
@@ -61,6 +62,7 @@ def has_room(state: State, tech: Tech, cfg: Any, replica: int, tokens: int) -> i
 @njit_inner
 def freest(state: State, tech: Tech, cfg: Any, replica: int) -> int:
     """The other replica of the pool with the most room, -1 when there is none."""
+    apart()
     replicas = state.replicas
     best, most = -1, 0.0
     for k in range(replicas.shape[0]):
@@ -76,6 +78,7 @@ def move(
     state: State, tech: Tech, cfg: Any, worker: int, replica: int, j: int, to: int, now: float, copied: int
 ) -> bool:
     """Take a decoding request to another worker; ``copied`` tokens of its cache are there already."""
+    apart()
     requests, slots, workers, replicas = state.requests, state.slots, state.workers, state.replicas
     i = wide(slots[worker, j].request)
     known, left, token_at = slots[worker, j].computed, slots[worker, j].left, slots[worker, j].token_at
@@ -110,6 +113,7 @@ def move(
 @njit_inner
 def move_instead(state: State, tech: Tech, cfg: Any, worker: int, replica: int, j: int, now: float) -> bool:
     """Move a request that would be preempted, when it decodes and another replica has room for it."""
+    apart()
     slot = state.slots[worker, j]
     if slot.computed < slot.target or slot.left == 0:
         return False
@@ -123,6 +127,7 @@ def move_instead(state: State, tech: Tech, cfg: Any, worker: int, replica: int, 
 @njit_inner
 def balance(state: State, tech: Tech, k: int, now: float) -> None:
     """Begin to copy the newest request of the least free replica of pool ``k`` to the freest, where that helps."""
+    apart()
     replicas, workers, slots = state.replicas, state.workers, state.slots
     cfg = state.setups[k]
     worst, least = -1, math.inf
@@ -155,6 +160,7 @@ def balance(state: State, tech: Tech, k: int, now: float) -> None:
 @njit_inner
 def leave(state: State, tech: Tech, cfg: Any, worker: int, replica: int, now: float) -> None:
     """The copy of a request that leaves is done: it goes, unless it has ended or lost its place meanwhile."""
+    apart()
     replicas = state.replicas
     i = replicas[replica].leaving
     for j in range(state.workers[worker].count):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import apart, njit_inner
 from steelyard.simulation.kernel.methods import PAST_BINS, PAST_OCTAVE
 
 __all__ = ["expect", "forget_future", "future_peak", "learn_length", "plan_future"]
@@ -41,6 +41,7 @@ def learn_length(past: Any, replica: int, tokens: int) -> None:
 @njit_inner
 def expect(past: Any, replica: int) -> None:
     """Mean length of the answers longer than each bin, from those that ended: second row of ``past[replica]``."""
+    apart()
     count, total = 0.0, 0.0
     for back in range(PAST_BINS):
         k = PAST_BINS - 1 - back
@@ -72,6 +73,7 @@ def plan_future(past: Any, replica: int, tokens: float, answered: float, sign: f
 @njit_inner
 def future_peak(past: Any, replica: int) -> float:
     """Tokens in the cache at its fullest."""
+    apart()
     count, tokens, peak = 0.0, 0.0, 0.0
     for back in range(PAST_BINS):
         k = PAST_BINS - 1 - back

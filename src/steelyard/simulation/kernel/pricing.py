@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.cost.step_eval import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
 from steelyard.simulation.kernel.lora_slots import adapter_of, count_adapter
 from steelyard.simulation.kernel.state import State, Tech
@@ -80,6 +80,7 @@ def expected_tokens(record: Any, guesses: int) -> float:
 @njit_inner
 def choose_guesses(record: Any, data: Any, layout: Any, decodes: float, context: float, most: int) -> int:
     """Guesses per sequence for a step of so many decodes: those with the most expected tokens per second."""
+    apart()
     if record.guess == 0 or decodes == 0:
         return 0
     if record.fewest == record.most:
@@ -174,6 +175,7 @@ def price_step(
     ``adapters``: distinct ones among its requests, which have ``adapted`` new tokens; ``budget``: tokens the step has
     left.
     """
+    apart()
     rows = decodes + chunks
     queries = queries_for(record, guesses)
     tokens = decodes * queries + new
@@ -248,6 +250,7 @@ def price_worker(
     state: State, tech: Tech, cfg: Any, worker: int, decodes: int, context: float, chunks: int, new: int, pairs: float
 ) -> tuple[float, float]:
     """``(time, energy of one device)`` of the step a worker has chosen, where it is more than a model's layers once."""
+    apart()
     replica = state.workers[worker].replica
     k = state.replicas[replica].pool
     record = tech.records[k]

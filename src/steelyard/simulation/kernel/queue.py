@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.lower_tiers import keep_below
 from steelyard.simulation.kernel.state import State
 
@@ -117,6 +117,8 @@ def blocks_of(cfg: Any, tokens: int) -> int:
 @njit_inner
 def take_blocks(state: State, tech: Any, cfg: Any, replica: int, blocks: int) -> bool:
     """Take free blocks, evicting cached prefixes by age where needed; False (and nothing taken) when too few."""
+    if tech is not None:
+        apart()
     replicas = state.replicas
     if replicas[replica].free + replicas[replica].evictable * cfg.unit_blocks < blocks:
         return False

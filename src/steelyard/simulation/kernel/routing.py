@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import ROUTE_RULE
@@ -25,6 +25,8 @@ def can_take(state: State, replica: int, tokens: int) -> bool:
 @njit_inner
 def route(state: State, tech: Any, request: int, stage: int) -> int:
     """The replica for a request, -1 when none that could hold it is up."""
+    if tech is not None:
+        apart()
     run, replicas, requests = state.run, state.replicas, state.requests
     ways = state.ways[stage]
     given = state.inputs[request if state.inputs.shape[0] > 1 else 0]
@@ -74,6 +76,8 @@ def route(state: State, tech: Any, request: int, stage: int) -> int:
 @njit_inner
 def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
     """Queue a request at a replica of a stage; while none can take it, it waits for one."""
+    if tech is not None:
+        apart()
     state.requests[request].seq = state.run.next_seq
     state.run.next_seq += 1
     replica = -1
@@ -98,6 +102,7 @@ def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
 @njit_inner
 def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: float) -> None:
     """A prompt is done in a replica for prompts: its cache stays there until a replica for outputs has it."""
+    apart()
     slot = state.slots[worker, j]
     i = wide(slot.request)
     state.requests[i].remaining = slot.left
@@ -111,6 +116,7 @@ def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: 
 @njit_inner
 def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> None:
     """The cache of a request has come to a worker: the sender forgets it."""
+    apart()
     slots, workers, requests = state.slots, state.workers, state.requests
     for k in range(workers[worker].count + workers[worker].loading):
         if slots[worker, k].request == i and slots[worker, k].ready_at == now and requests[i].origin >= 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner, wide
+from steelyard.cost.jit import apart, njit_inline, njit_inner, wide
 from steelyard.simulation.kernel.admission import ESTIMATE, NO_LIMIT, admit
 from steelyard.simulation.kernel.lower_tiers import swap_out
 from steelyard.simulation.kernel.migrate import leave, move_instead
@@ -29,6 +29,8 @@ RATIO_STEPS, RATIO_FLOOR, RETRACT_STEPS = 600.0, 0.14, 20
 @njit_inner
 def find_victim(state: State, tech: Any, cfg: Any, worker: int, now: float) -> int:
     """The slot to preempt when blocks have run out."""
+    if tech is not None:
+        apart()
     requests, slots, count = state.requests, state.slots, state.workers[worker].count
     if tech is not None and tech.has_rule[VICTIM_RULE]:
         chosen = tech.rules.victim(view_of(state, tech), worker, state.workers[worker].replica, now)
@@ -53,6 +55,8 @@ def find_victim(state: State, tech: Any, cfg: Any, worker: int, now: float) -> i
 @njit_inner
 def preempt(state: State, tech: Any, cfg: Any, worker: int, replica: int, j: int, now: float) -> int:
     """Send a running request back to the queue; its cache is lost. Returns the tokens it had in this step."""
+    if tech is not None:
+        apart()
     slots, count = state.slots, state.workers[worker].count
     slot = slots[worker, j]
     request, taken, computed = wide(slot.request), wide(slot.step_tokens), wide(slot.computed)
@@ -90,6 +94,8 @@ def work_on_running(
     state: State, tech: Any, cfg: Any, worker: int, replica: int, now: float, budget: int, prompts: bool, decodes: bool
 ) -> tuple[int, bool]:
     """Give running requests their tokens, in order; ``(budget left, whether someone was preempted)``."""
+    if tech is not None:
+        apart()
     slots, workers = state.slots, state.workers
     preempted = False
     block, cap, fixed = cfg.block, cfg.cap, cfg.fixed
@@ -179,6 +185,7 @@ def hold_back(state: State, cfg: Any, worker: int, replica: int) -> bool:
 @njit_inner
 def plan_guesses(state: State, tech: Tech, worker: int, replica: int, budget: int, now: float) -> int:
     """Tokens per decode of the next step."""
+    apart()
     slots, k = state.slots, state.replicas[replica].pool
     record = tech.records[k]
     count, context = 0, 0.0
@@ -199,6 +206,7 @@ def plan_guesses(state: State, tech: Tech, worker: int, replica: int, budget: in
 @njit_inner
 def apply_rules(state: State, tech: Tech, cfg: Any, worker: int, replica: int, now: float) -> None:
     """Preempt whom a rule preempts, and ask a rule how many prompt tokens the step may have."""
+    apart()
     if tech.has_rule[PREEMPT_RULE] and not cfg.static:
         for _ in range(state.workers[worker].count):
             chosen = tech.rules.preempt(view_of(state, tech), worker, replica, now)
@@ -220,6 +228,8 @@ def lower_ratio(cfg: Any, ratio: float) -> float:
 @njit_inline
 def choose_tokens(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: float) -> bool:
     """Decide the tokens of every running request for the next step of a worker; False when there is nothing to do."""
+    if tech is not None:
+        apart()
     own = state.workers[worker]
     if not cfg.mixed and own.count == 0:
         own.forming = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit_inline, njit_inner, wide
+from steelyard.cost.jit import apart, njit_inline, njit_inner, wide
 from steelyard.cost.step_eval import FIXED, STATIC_W, step_cost
 from steelyard.simulation.kernel.admission import ESTIMATE, PAST_FUTURE
 from steelyard.simulation.kernel.arrivals import successors
@@ -137,6 +137,8 @@ def price(
     pairs: float,
 ) -> tuple[float, float]:
     """``(time, energy of one device)`` of a step with these totals."""
+    if tech is not None:
+        apart()
     k = state.replicas[state.workers[worker].replica].pool
     rows = float(max(1, chunks + decodes))
     plain = True
@@ -159,6 +161,8 @@ def price(
 @njit_inner
 def begin_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None:
     """Price the chosen step and set its end."""
+    if tech is not None:
+        apart()
     own = state.workers[worker]
     decodes, context, chunks, new, pairs = measure(state, cfg, worker)
     tokens = new + decodes
@@ -186,6 +190,7 @@ def begin_together(state: State, tech: Tech, cfg: Any, first: int, now: float) -
     The kernels of the shared experts see the tokens of all ranks (of the fullest, times the ranks, when all decode:
     captured graphs are filled up to it), attention those of the rank; the slowest rank ends the step for all.
     """
+    apart()
     state.run.steps += 1
     ranks = cfg.ranks
     prompts, most, whole = False, 0, 0
@@ -297,6 +302,8 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
 @njit_inline
 def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None:
     """Apply the step that ends now: tokens come out, outputs end, their successors are set to arrive."""
+    if tech is not None:
+        apart()
     own, slots, run = state.workers[worker], state.slots, state.run
     replica = own.replica
     place = state.replicas[replica]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner
+from steelyard.cost.jit import apart, njit_inner
 from steelyard.simulation.kernel.state import State, Tech
 
 __all__ = ["set_timer", "take_timer"]
@@ -18,6 +18,7 @@ def _before(timers: Any, a: int, b: int) -> bool:
 @njit_inner
 def set_timer(state: State, tech: Tech, at: float, event: int, target: int, argument: int) -> None:
     """Add an event; the last entry of the array is spare. A full array ends the run."""
+    apart()
     timers = tech.timers
     place, spare = state.run.timers, timers.shape[0] - 1
     if place >= spare:
@@ -39,6 +40,7 @@ def set_timer(state: State, tech: Tech, at: float, event: int, target: int, argu
 @njit_inner
 def take_timer(state: State, tech: Tech) -> None:
     """Take the first event away; it stays readable in the spare last entry."""
+    apart()
     timers = tech.timers
     spare, size = timers.shape[0] - 1, state.run.timers - 1
     timers[spare] = timers[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import njit_inner, wide
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.lora_slots import adapter_of, leave_lora_slot
 from steelyard.simulation.kernel.queue import drop_unit, push, share_unit
 from steelyard.simulation.kernel.rule_calls import view_of
@@ -24,6 +24,8 @@ __all__ = ["cache_prompt", "cached_units", "enqueue", "release", "requeue"]
 @njit_inner
 def enqueue(state: State, tech: Any, request: int, replica: int, now: float) -> None:
     """Put a request into a replica's waiting queue under its policy's key."""
+    if tech is not None:
+        apart()
     base = state.inputs[request if state.inputs.shape[0] > 1 else 0].base_key
     state.requests[request].key = base + state.run.add_time * now
     requeue(state, tech, request, replica, now)
@@ -32,6 +34,8 @@ def enqueue(state: State, tech: Any, request: int, replica: int, now: float) -> 
 @njit_inner
 def requeue(state: State, tech: Any, request: int, replica: int, now: float) -> None:
     """Put a request into the queue under the key it has, or the one a rule gives it."""
+    if tech is not None:
+        apart()
     if tech is not None and tech.has_rule[KEY_RULE]:
         state.requests[request].key = tech.rules.key(view_of(state, tech), request, replica, now)
     place = state.replicas[replica]
@@ -44,6 +48,8 @@ def requeue(state: State, tech: Any, request: int, replica: int, now: float) -> 
 @njit_inner
 def release(state: State, tech: Any, cfg: Any, replica: int, request: int, blocks: int) -> None:
     """Give back a request's blocks: private ones at once, shared prefix units when nobody holds them."""
+    if tech is not None:
+        apart()
     if tech is not None:
         k = state.replicas[replica].pool
         if tech.records[k].max_loras > 0 and adapter_of(tech, request) >= 0:
