@@ -126,18 +126,23 @@ def apart() -> None:
     """
 
 
+def _type_apart(_context: Any) -> Any:
+    types: Any = numba.types
+    return lambda: types.none
+
+
+def _lower_apart(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+    builder.function.attributes.discard("alwaysinline")
+    builder.function.attributes.add("noinline")
+    return context.get_dummy_value()
+
+
 if not _SETTINGS.DISABLE_JIT:
-    from numba import extending
+    import numba.extending
 
-    @extending.type_callable(apart)  # type: ignore[untyped-decorator, unused-ignore]
-    def _type_apart(_context: Any) -> Any:
-        return lambda: numba.types.none
-
-    @extending.lower_builtin(apart)  # type: ignore[untyped-decorator, unused-ignore]
-    def _lower_apart(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        builder.function.attributes.discard("alwaysinline")
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
+    _EXTENDING: Any = numba.extending
+    _EXTENDING.type_callable(apart)(_type_apart)
+    _EXTENDING.lower_builtin(apart)(_lower_apart)
 
 
 def compiled_here() -> bool:
