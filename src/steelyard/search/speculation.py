@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from steelyard.cost.moe import Router
 from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.slo import judge
@@ -88,7 +89,7 @@ def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
 
     def simulated(count: int) -> Simulation | None:
         deployment = replace(base.deployment, pools=(replace(pool, replicas=count, speculate=way),))
-        options = Options("fcfs", question.seed, {}, question.skew, log=0)
+        options = Options("fcfs", question.seed, {}, Router(question.skew), log=0)
         run = simulate_deployment(deployment, trace, options, model=task.model)
         done = run.records.completed
         met = all(v.met for v in judge(question.targets, _values(run)))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from steelyard.cost.moe import Router
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems
@@ -82,7 +83,7 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         words["policy"],
         words["seed"],
         {t.metric: t.limit_s for t in scenario.slo},
-        scenario.skew,
+        Router(scenario.skew),
         scenario.usd_per_hour,
         words["generic"],
         words["stop_after_s"],

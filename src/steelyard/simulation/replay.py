@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard._display import Result
+from steelyard.cost.moe import Router
 from steelyard.errors import InputError
 from steelyard.scenario.fields import SKEW
 from steelyard.simulation.metrics import describe
@@ -248,7 +249,7 @@ def replay_plan(plan: PlanFile) -> Simulation:
     if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
         trace = trace.scaled(float(rate) / trace.rate_per_s)  # the planned rate, not that of the draw
     seed, expert_skew = int(plan.simulation.get("seed", 0)), float(plan.simulation.get(SKEW, 0.0))
-    return simulate_deployment(plan.deployment, trace, Options("fcfs", seed, {}, expert_skew, log=0))
+    return simulate_deployment(plan.deployment, trace, Options("fcfs", seed, {}, Router(expert_skew), log=0))
 
 
 def figures(log: Log, simulation: Simulation) -> tuple[Figure, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from steelyard._version import __version__
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.money import hourly_price
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, Tables, build_step_table, scaled
@@ -22,6 +23,7 @@ from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.fields import SKEW
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.simulation.arrays import ROUTERS, Member, Played, play, setup_of, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
@@ -57,7 +59,7 @@ class Options:
     policy: str | type[Policy] | Policy = "fcfs"
     seed: int = 0
     slo: Mapping[str, float] = field(default_factory=dict)
-    skew: float = 0.0
+    experts: Router = UNIFORM
     usd_per_hour: float | None = None
     generic: bool = False
     stop_after_s: float | None = None
@@ -256,7 +258,7 @@ def _serve(
         max(1, min(len(trace), config.max_num_seqs * plan.dp * pool.replicas)),
         means[0],
         means[1],
-        options.skew,
+        options.experts.skew,
         options.usd_per_hour,
     )
     if pool.role == "encode":
@@ -273,7 +275,7 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
         return served
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
-    replica = Replica(s.transformer, s.plan, cluster, s.engine, options.skew)
+    replica = Replica(s.transformer, s.plan, cluster, s.engine, options.experts.skew)
     if not options.techniques:
         return replace(served, table=build_step_table(replica, served.config, max_context=longest))
     raise_all([p for t in options.techniques for p in t.applies(s)])
@@ -321,7 +323,7 @@ def _inputs(
         "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
         "router": deployment.router,
         "slo": dict(options.slo),
-        "skew": options.skew,
+        SKEW: options.experts.skew,
         "seed": options.seed,
         "usd_per_hour": options.usd_per_hour,
         "kv_blocks": first.kv.blocks,

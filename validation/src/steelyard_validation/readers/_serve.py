@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.kv_pool import kv_pool
+from steelyard.cost.moe import Router
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, SteelyardError
@@ -181,7 +182,7 @@ class Service:
         longest = Trace(arrived_at=np.zeros(1), isl=np.array([self.max_context - 1]), osl=np.array([1]))
         pool = Pool(at.cluster.machine.name, at.plan, 1, "both", {**self.flags, **widest})
         deployment = Deployment(at.transformer.name, (pool,))
-        options = Options(skew=at.skew, log=1)
+        options = Options(experts=Router(at.skew), log=1)
         return prepare(deployment, longest, options, model=at.model, clusters=[at.cluster], engine=at.engine)
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
