@@ -258,7 +258,7 @@ def _serve(
         max(1, min(len(trace), config.max_num_seqs * plan.dp * pool.replicas)),
         means[0],
         means[1],
-        options.experts.skew,
+        float(options.experts.skew),
         options.usd_per_hour,
     )
     if pool.role == "encode":
@@ -275,7 +275,7 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
         return served
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
-    replica = Replica(s.transformer, s.plan, cluster, s.engine, options.experts.skew)
+    replica = Replica(s.transformer, s.plan, cluster, s.engine, float(options.experts.skew))
     if not options.techniques:
         return replace(served, table=build_step_table(replica, served.config, max_context=longest))
     raise_all([p for t in options.techniques for p in t.applies(s)])

@@ -211,7 +211,7 @@ def simulate_semi(
     isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
     bandwidth = bandwidth_fracs(
         semi,
-        Replica(model.transformer, resolved, cluster, engine, options.experts.skew),
+        Replica(model.transformer, resolved, cluster, engine, float(options.experts.skew)),
         chunk=max(1, round(min(budget, isl))),
         batch=TYPICAL_BATCH,
         context=max(1, round(isl + 0.5 * osl)),
