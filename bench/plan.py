@@ -1,7 +1,7 @@
 """CPU seconds of plans: nine questions that static planners take 17 to 128 s of CPU for, and one of 32 devices.
 
 Each asks for the cheapest deployment of a model on one kind of machine that holds 10 requests/s of a prompt and answer
-length under a promise on the 99th percentile of TTFT and the 95th of TPOT. The promises are what interactive services
+length under an SLO on the 99th percentile of TTFT and the 95th of TPOT. The SLOs are what interactive services
 publish: a first token within one or two seconds, then 20 to 33 tokens a second. The tenth asks for the most requests
 that 32 H200 can serve with DeepSeek-V3, prompts and outputs in pools of their own: the largest search of one machine.
 """
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import steelyard as sy
 from steelyard.search.answer import Answer
-from steelyard.search.api import plan as advise
 
 __all__ = ["QUESTIONS", "Asked", "answer", "run"]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question: mean prompt and answer in tokens, promises as ``advise`` reads them."""
+    """One question: mean prompt and answer in tokens, SLOs as ``steelyard.plan`` reads them."""
 
     model: str
     on: str
@@ -69,7 +69,7 @@ QUESTIONS = (
 
 def answer(asked: Asked) -> Answer:
     """Ask it."""
-    return advise(
+    return sy.plan(
         asked.model,
         asked.on,
         rate=asked.rate,

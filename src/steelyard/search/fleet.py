@@ -305,7 +305,7 @@ def _priced(types: ReplicaTypes, task: PlanTask) -> ReplicaTypes:
         return types
     keep = np.flatnonzero(~np.isnan(types.rent_usd_per_hour(task))).tolist()
     if not keep:
-        raise InputError("no price is known for any of the machines; give them: --usd-per-hour", field=PRICE)
+        raise InputError("no price is known for any of the machines; give them: --price", field=PRICE)
     return types.only(keep)
 
 
