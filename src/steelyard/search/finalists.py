@@ -65,7 +65,6 @@ class Finals:
 
     finalists: tuple[Finalist, ...]
     closest: CandidateRow | None
-    closest_outcome: Outcome | None
     exhausted: bool
     """The runs were used up before the order was certain."""
 
@@ -151,8 +150,7 @@ class _Search:
             self.evidence.failed(row, result)
             if closest is None or result.worst < closest[1].worst:
                 closest = row, result
-        row_missed, outcome_missed = closest or (None, None)
-        return Finals(tuple(self._ordered()), row_missed, outcome_missed, exhausted)
+        return Finals(tuple(self._ordered()), closest[0] if closest else None, exhausted)
 
     def _best(self) -> Finalist:
         return min(self.finalists, key=lambda f: f.value)
