@@ -180,7 +180,7 @@ def _router_script(service: Service) -> str:
 def load_tests(service: Service) -> Iterator[tuple[str, str]]:
     """The commands that would check the SLOs: vllm bench serve, aiperf, guidellm."""
     head = [
-        "Sends the traffic of the plan and counts the requests within the promise (goodput).",
+        "Sends the traffic of the plan and counts the requests within the SLOs (goodput).",
         f"Traffic: {service.load.words or _rate(service.load)}.",
         f"Promised: {'; '.join(service.slos) or 'nothing'}.",
         "TARGET is the address of the service, MODEL the name or folder the tokenizer is read from.",

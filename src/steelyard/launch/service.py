@@ -148,7 +148,7 @@ class Service:
     def about(self) -> list[str]:
         """The first lines of every file: the model, the SLOs, and where the engines' flags were read."""
         sources = sorted({f"Flags: {u.flags.source}." for u in self.units})
-        return [f"{self.repository}: {'; '.join(self.slos) or 'no promise'}.", *sources]
+        return [f"{self.repository}: {'; '.join(self.slos) or 'no SLO'}.", *sources]
 
     @property
     def by_trtllm(self) -> bool:
@@ -186,7 +186,7 @@ def service(
     Args:
         deployment: what is to run.
         load: the traffic it was planned for.
-        targets: the promises.
+        targets: the SLOs.
         model: loaded already; otherwise looked up by its name.
 
     Raises:

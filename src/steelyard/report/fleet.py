@@ -20,16 +20,14 @@ def lines(answer: FleetAnswer) -> list[str]:
     """The answer, one sentence a line: the fleet, what it holds, its routes, the fleets of one type beside it."""
     unit = UNITS[answer.question.objective]
     if answer.winner is None:
-        said = ["no fleet holds the promise"]
+        said = ["no fleet meets the SLO"]
         if answer.infeasible is not None:
             said += [answer.infeasible.reason, *(f"nearest: {c.text}" for c in answer.infeasible.nearest)]
         return said
-    said = [*answer.why, _promise(answer, answer.winner)]
+    said = [*answer.why, _slo_line(answer, answer.winner)]
     said += _routes(answer.winner)
     for name, fleet in answer.singles.items():
-        said.append(
-            f"{name} alone: " + (f"{fleet.shape}, {fleet.value:,.2f} {unit}" if fleet else "breaks the promise")
-        )
+        said.append(f"{name} alone: " + (f"{fleet.shape}, {fleet.value:,.2f} {unit}" if fleet else "misses the SLO"))
     left = [n for n in answer.screened if n not in answer.singles]
     said += [
         f"{n} alone: not played, "
@@ -48,13 +46,12 @@ def lines(answer: FleetAnswer) -> list[str]:
     return said
 
 
-def _promise(answer: FleetAnswer, fleet: Fleet) -> str:
+def _slo_line(answer: FleetAnswer, fleet: Fleet) -> str:
     values = [(t, fleet.slo_values[t.metric]) for t in answer.question.targets]
     held = ", ".join(
-        f"{t.metric.removesuffix('_s').upper()} {t.label} {value:.3g} s (promise {t.limit_s:.3g} s)"
-        for t, value in values
+        f"{t.metric.removesuffix('_s').upper()} {t.label} {value:.3g} s (SLO {t.limit_s:.3g} s)" for t, value in values
     )
-    return f"played: {held}" if held else "played without a promise"
+    return f"simulated: {held}" if held else "simulated without an SLO"
 
 
 def _routes(fleet: Fleet) -> list[str]:

@@ -168,7 +168,7 @@ def question_lines(question: Question) -> list[str]:
     found = [
         f"{figure(k.rate_per_s)} requests/s, "
         f"mean {k.prompt_tokens:,.0f} prompt + {k.output_tokens:,.0f} generated tokens",
-        "promised: " + (", ".join(slo_text(t) for t in k.targets) or "nothing"),
+        "SLO: " + (", ".join(slo_text(t) for t in k.targets) or "nothing"),
     ]
     words = {
         "cost": "the cheapest rent",
@@ -317,7 +317,7 @@ def expected(
 def _percentiles(answer: Answer, c: Candidate) -> Any:
     table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
     heads = _STATISTICS if c.percentiles else (*[""] * (len(_STATISTICS) - 1), EXPECTED)
-    table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "promise")))
+    table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "SLO")))
     for label, cells, between, targets in expected(answer, c, _STATISTICS):
         verdict = _text()
         verdict.no_wrap = True

@@ -48,7 +48,7 @@ def summary(simulation: Simulation) -> str:
 
 
 def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> dict[str, Any]:
-    """The answer in the stable JSON form ``steelyard.simulate/1``: the summary, verdicts on promises, what limited."""
+    """The answer in the stable JSON form ``steelyard.simulate/1``: the summary, verdicts on SLOs, what limited."""
     document = dict(simulation.summary())
     document["intervals"] = None if ends is None else intervals(simulation, ends)
     document["verdicts"] = [
@@ -118,7 +118,7 @@ def text(
     Args:
         simulation: what to report.
         width: columns of the terminal; None = 80 columns without colour.
-        targets: promises to judge.
+        targets: SLOs to judge.
         ends: the runs at the ends of the interval; None = no intervals.
     """
     return render(parts(simulation, targets, ends), width, widest=WIDTH if width is None else 100)

@@ -1,4 +1,4 @@
-"""Search: the cheapest deployment that holds a promise, from an analytic screen and simulated finalists."""
+"""Search: the cheapest deployment that meets its SLOs, from an analytic screen and simulated finalists."""
 
 from steelyard.search.answer import Answer, Candidate, Change, Infeasible, Question
 

@@ -393,7 +393,7 @@ def _explained(
             if value > t.limit_s
         )
         within = " within the limits" if limits else ""
-        return FleetInfeasible(f"every fleet{within} broke a promise when played; the closest: {worst}")
+        return FleetInfeasible(f"every fleet{within} missed an SLO when simulated; the closest: {worst}")
     return FleetInfeasible("no fleet was found in the time given")
 
 
@@ -414,7 +414,7 @@ def _why(
         else:
             why.append(f"no mix beats the best fleet of one type, {best.shape}")
     why += [
-        f"{n} alone cannot hold the promise"
+        f"{n} alone cannot meet the SLO"
         for n, value in screened.items()
         if math.isinf(value) or (n in singles and singles[n] is None)
     ]

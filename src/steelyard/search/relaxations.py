@@ -175,9 +175,9 @@ def _reason(task: PlanTask, screened: Screen, outcome: Outcome | None) -> str:
         what = FAILURES[outcome.first_failure][0]
         return f"{what} is broken by every deployment within the limits; the nearest misses it{over}"
     if not screened.candidates:
-        return "no deployment within the limits holds the promises, even at the lightest load"
+        return "no deployment within the limits meets the SLOs, even at the lightest load"
     most = max(float(t.capacity.max()) for t in screened.tables)
     return (
-        f"no deployment within the limits holds {question.rate_per_s:.3g} requests/s at the promises; "
+        f"no deployment within the limits holds {question.rate_per_s:.3g} requests/s within the SLOs; "
         f"the most any of them would is about {most:.3g}"
     )

@@ -93,4 +93,4 @@ def _account(ledger: Ledger, task: PlanTask, screened: Screen, finals: Finals) -
     if finals.exhausted:
         ledger.assume("the runs of the simulator were used up before the order of the candidates was certain")
     if task.question.spares:
-        ledger.assume(f"{task.question.spares} replicas of each pool may fail with the promise still held")
+        ledger.assume(f"{task.question.spares} replicas of each pool may fail with the SLOs still met")

@@ -72,7 +72,7 @@ def speculated(answer: Answer, task: PlanTask) -> Answer:
     if best is None or rent is None or best.rent_usd_per_hour is None or best.rent_usd_per_hour >= rent * (1 - 1e-9):
         return replace(answer, why=(*answer.why, f"speculative decoding ({'; '.join(ways)}) saves no rent"))
     saving = f"speculative decoding saves {1 - best.rent_usd_per_hour / rent:.0%}: {rent:,.2f} USD/h without"
-    first = f"{best.shape} at {best.rent_usd_per_hour:,.2f} USD/h holds every promise when played"
+    first = f"{best.shape} at {best.rent_usd_per_hour:,.2f} USD/h meets every SLO when simulated"
     return replace(
         answer,
         winner=best,

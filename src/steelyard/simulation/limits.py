@@ -36,7 +36,7 @@ def ends_of(simulation: Simulation, asked: bool | None = None) -> Ends | None:
 
 
 def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:
-    """Each promise beside what the completed requests saw."""
+    """Each SLO beside what the completed requests saw."""
     records, done = simulation.records, np.asarray(simulation.records.completed)
     values = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
     return judge(targets, values)
