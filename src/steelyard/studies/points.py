@@ -136,12 +136,12 @@ def _point(
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
     key = tuple(values.get(name) for name in SHARED)
     try:
-        shared, digest, _ = _resolved(study.kind, study.folder, key)
+        shared, digest, scenario = _resolved(study.kind, study.folder, key)
     except InputError:
         # refused when it is priced, with the reason; until then it is what was written
         return _whole(study, ordinal, case, repeat, axes, values, {}, "")
     if study.kind == "simulate":
-        if values.get("disaggregate"):  # the degrees are those of the pools
+        if values.get("disaggregate") or scenario.words.get("disaggregate"):  # the degrees are those of the pools
             shared = {k: v for k, v in shared.items() if k not in DEGREES}
         return _whole(study, ordinal, case, repeat, axes, values, shared, digest)
     defaults = fields_of("estimate")
