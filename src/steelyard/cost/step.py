@@ -53,11 +53,6 @@ class StepPrice:
         """Energy of one device of each stage; multiply by the devices of a stage."""
         return self.cost.energy_j
 
-    @property
-    def kernels_s(self) -> Any:
-        """Time of the kernels alone."""
-        return sum((k.time_s for k in self.cost.kernels), 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class StepFigures:

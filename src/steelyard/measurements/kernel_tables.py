@@ -9,7 +9,7 @@ says which rows a calibration may see: whole (n, k) pairs of products, whole hea
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -261,11 +261,6 @@ def collective_rows_of(rows: pd.DataFrame, machine: str) -> pd.DataFrame:
 def even_size(rows: pd.DataFrame) -> NDArray[np.bool_]:
     """The fitted half: messages whose log2 is even."""
     return np.asarray(np.round(np.log2(rows["message_bytes"].to_numpy(float))).astype(int) % 2 == 0)
-
-
-def tables_of(folder: Path, machine: str, table: str) -> Iterator[Path]:
-    """The files of a machine's table in a folder."""
-    yield from sorted(folder.glob(f"{machine}__{table}__*.parquet"))
 
 
 def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:
