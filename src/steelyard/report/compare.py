@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steelyard._display import Result
 from steelyard.errors import InputError
@@ -11,6 +11,10 @@ from steelyard.report.entry import Entry, Kind, facts, find, shown
 from steelyard.report.paper import PREFIXED
 from steelyard.scenario.answers import figures_of
 from steelyard.traffic.trace import LENGTHS
+
+if TYPE_CHECKING:
+    from steelyard.estimation.estimate import Estimate
+    from steelyard.scenario.scenario import Scenario
 
 __all__ = ["Comparison", "compare", "text", "to_dict"]
 
@@ -46,19 +50,39 @@ class Comparison(Result):
         return [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in self.lines]
 
 
-def compare(a: str, b: str, kind: Kind | None = None) -> Comparison:
-    """Look up two names and line up their fields.
+def compare(a: str | Estimate | Scenario, b: str | Estimate | Scenario, kind: Kind | None = None) -> Comparison:
+    """Line up the fields of two things of one kind.
+
+    Args:
+        a, b: names in a catalogue, paths, estimates, or scenarios (which are estimated).
+        kind: look names up only among these.
 
     Raises:
         InputError: a name is unknown or means several things, or the two are of different kinds.
     """
-    first, second = find(a, kind), find(b, kind)
+    first, second = _entry(a, "a", kind), _entry(b, "b", kind)
     if first.kind != second.kind:
-        raise InputError(f"{a!r} is a {first.kind} and {b!r} a {second.kind}; compare two of one kind", field="compare")
+        names = f"{first.name!r} is a {first.kind} and {second.name!r} a {second.kind}"
+        raise InputError(f"{names}; compare two of one kind", field="compare")
     left, right = (_figures(e) for e in (first, second))
     order = list(dict.fromkeys((*left, *right)))
     lines = tuple((name, left.get(name), right.get(name)) for name in order if name != "name")
-    return Comparison(first.kind, (first.name if a != b else a, second.name), lines)
+    name = a if isinstance(a, str) and a == b else first.name
+    return Comparison(first.kind, (name, second.name), lines)
+
+
+def _entry(given: Any, field: str, kind: Kind | None) -> Entry:
+    """What stands on one side of a comparison."""
+    from steelyard.estimation.estimate import Estimate, estimate
+    from steelyard.scenario.scenario import Scenario
+
+    if isinstance(given, str):
+        return find(given, kind)
+    if isinstance(given, Scenario):
+        given = estimate(given)
+    if isinstance(given, Estimate):
+        return Entry("estimate", f"{given.scenario.model.name} on {given.scenario.cluster}", given.to_dict())
+    raise InputError(f"expected a name, an estimate or a scenario, got {given!r:.80}", field=field)
 
 
 def _figures(entry: Entry) -> dict[str, Any]:

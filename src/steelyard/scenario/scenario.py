@@ -45,7 +45,7 @@ __all__ = [
 FORMATS = ("weights", "activations", "kv", "communication")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scenario:
     """One question, every choice made: model, devices, plan, engine, and a static batch or traffic."""
 
@@ -72,6 +72,9 @@ class Scenario:
     slo: tuple[Target, ...] = ()
     techniques: tuple[Technique, ...] = ()
     """What is put on it; ``words`` holds the fields that they set."""
+
+    def __repr__(self) -> str:
+        return f"<Scenario {self.verb} {self.model.name} on {self.cluster}>"
 
     @classmethod
     def of(cls, verb: str, /, *names: Any, **words: Any) -> Scenario:
