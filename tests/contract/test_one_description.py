@@ -199,6 +199,7 @@ def test_signatures_are_those_of_the_fields() -> None:
         ({"batch": 1.5, "generic": "yes"}, ["batch: expected a whole number, got 1.5", "generic: expected true or"]),
         ({"weights": "fp9", "engine": "vlm"}, ["weights: unknown format 'fp9'", "engine: unknown engine 'vlm'"]),
         ({"model": None}, ["model: expected a name, got None"]),
+        ({"techniques": 5}, ["techniques: expected names, or a list of names and techniques, got 5"]),
     ],
 )
 def test_wrong_arguments_are_named_all_at_once(words: dict[str, Any], messages: list[str]) -> None:
@@ -207,6 +208,24 @@ def test_wrong_arguments_are_named_all_at_once(words: dict[str, Any], messages: 
     assert len(caught.value.problems) == len(messages)
     for problem, message in zip(caught.value.problems, messages, strict=True):
         assert str(problem).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [(steelyard.find_machine, 5), (steelyard.load_model, 5), (steelyard.study, 5)],
+)
+def test_a_wrong_type_is_a_clear_error(function: Any, given: Any) -> None:
+    with pytest.raises(InputError, match="expected a .*, got 5"):
+        function(given)
+
+
+def test_compare_takes_estimates_and_scenarios() -> None:
+    estimate = steelyard.estimate("llama-3.1-8b", "h100_sxm", batch=2)
+    scenario = steelyard.Scenario.of("estimate", "llama-3.1-8b", "h200_sxm", batch=2)
+    rows = {row["field"]: row for row in steelyard.compare(estimate, scenario).rows()}
+    assert rows["tpot_s"]["a"] == estimate.tpot_s and rows["tpot_s"]["ratio"] < 1
+    with pytest.raises(InputError, match="expected a name, an estimate or a scenario, got 6"):
+        steelyard.compare(estimate, 6)  # type: ignore[arg-type]
 
 
 def test_what_is_missing_is_named() -> None:

@@ -17,7 +17,10 @@ __all__ = ["apart", "compile_for", "compile_rule", "compiled_here", "njit", "nji
 try:
     import numba
 except ImportError as error:  # pragma: no cover - depends on the installation
-    raise ImportError("the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'") from error
+    from steelyard.errors import InputError
+
+    message = "the serving simulator compiles its kernel with numba: pip install 'steelyard[fast]'"
+    raise InputError(message, field="numba") from error
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -86,6 +86,8 @@ def find_machine(name: str) -> Machine:
         UnknownName: with the nearest machines.
         InputError: a file was named and cannot be read.
     """
+    if not isinstance(name, str):
+        raise InputError(f"expected a name or a path, got {name!r:.80}", field="machine")
     if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
         return load_machine(name)
     for folder in catalogue_folders() if re.fullmatch(r"\w+", name) else ():

@@ -74,6 +74,8 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         UnknownName: no such catalogue entry, or no such model family.
         InputError: a file is missing, malformed, too large or of another kind.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise InputError(f"expected a name or a path, got {name_or_path!r:.80}", field="model")
     found = _as_path(name_or_path)
     if found is not None:
         return load_path(found, generic=generic)
