@@ -215,7 +215,7 @@ def test_wrong_arguments_are_named_all_at_once(words: dict[str, Any], messages: 
     [(steelyard.find_machine, 5), (steelyard.load_model, 5), (steelyard.study, 5)],
 )
 def test_a_wrong_type_is_a_clear_error(function: Any, given: Any) -> None:
-    with pytest.raises(InputError, match="expected a .*, got 5"):
+    with pytest.raises(InputError, match=r"expected a .*, got 5"):
         function(given)
 
 
