@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,9 +98,41 @@ def _kept(function: Any, *signature: Any, **options: Any) -> Any:
     before = _SETTINGS.CACHE_DIR
     try:
         _SETTINGS.CACHE_DIR = _FOLDER or before
-        return numba.njit(*signature, **options)(function)
+        compiled: Any = numba.njit(*signature, **options)(function)
     finally:
         _SETTINGS.CACHE_DIR = before
+    if _FOLDER:
+        kept: Any = compiled._cache
+        save = kept.save_overload
+
+        def save_alone(*arguments: Any) -> None:
+            with _alone():
+                save(*arguments)
+
+        kept.save_overload = save_alone
+    return compiled
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time keeps machine code.
+
+    numba reads its index of a function, picks a free file name and writes both back: two processes that keep code for
+    different arguments at once would pick the same name, and the index would say one and the file hold the other. Where
+    files cannot be locked they are written without a lock.
+    """
+    try:
+        import fcntl
+
+        Path(_FOLDER).mkdir(parents=True, exist_ok=True)
+        file = (Path(_FOLDER) / "lock").open("a")
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def compile_rule(function: Any, signature: Any) -> Any:

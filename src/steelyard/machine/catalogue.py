@@ -90,7 +90,7 @@ def find_machine(name: str) -> Machine:
         raise InputError(f"expected a name or a path, got {name!r:.80}", field="machine")
     if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
         return load_machine(name)
-    for folder in catalogue_folders() if re.fullmatch(r"\w+", name) else ():
+    for folder in catalogue_folders() if re.fullmatch(r"\w{1,99}", name) else ():
         if (path := folder / "machines" / f"{name}.toml").is_file():
             return load_machine(path)
     by_name, _, by_key = _index()

@@ -89,7 +89,7 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
                 problems.add([Problem(name, "required field is missing")])
             continue
         with problems.collect():
-            values[name] = words[name] if name == "techniques" else read_value(field, words[name])
+            values[name] = (words[name] or ()) if name == "techniques" else read_value(field, words[name])
     return values
 
 
@@ -153,11 +153,21 @@ def _number(field: Field, value: Any, name: str, wrong: InputError) -> int | flo
             found = int(value) if isinstance(value, str) else value
         except ValueError:
             raise wrong from None
-        if not math.isfinite(found) or found != int(found):
+        if not _finite(found) or found != int(found):
             raise wrong
         return int(_bounded(field, int(found), name))
+    if not isinstance(value, str) and isinstance(value, int) and not _finite(value):
+        raise wrong
     found = parse_quantity(value, field.unit, name) if isinstance(value, str) else float(value)
     return float(_bounded(field, found, name))
+
+
+def _finite(value: float) -> bool:
+    """Whether it is a number that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _bounded(field: Field, value: float, name: str) -> float:

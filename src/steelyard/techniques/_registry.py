@@ -138,10 +138,13 @@ def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], 
             items.append(((flag,), _same, (value,)))
         elif value is True or (isinstance(value, str) and value.strip()):
             items.append(((flag,), read_flag, (flag, "" if value is True else value)))
-    given = words.get("techniques") or ()
-    for one in (given,) if isinstance(given, str | Technique) else given:
+    given = words.get("techniques", ())
+    given = () if given is None else given
+    for one in given if isinstance(given, list | tuple) else (given,):
         if isinstance(one, Technique):
             items.append(((), _same, (one,)))
+        elif not isinstance(one, str):
+            items.append((("techniques",), _no_technique, (one,)))
         else:
             items += [((), parse, (part,)) for part in re.split(r"\s\+\s", one) if part.strip()]
     found: list[Technique] = []
@@ -162,6 +165,10 @@ def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], 
 
 def _same(technique: Technique) -> Technique:
     return technique
+
+
+def _no_technique(given: object) -> Technique:
+    raise InputError(f"expected text or a technique, got an object of type {type(given).__name__}", field="techniques")
 
 
 def _rank(technique: Technique) -> tuple[int, str]:

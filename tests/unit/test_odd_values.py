@@ -1,0 +1,33 @@
+"""Values no field can have end in an InputError that names the field, never in an error of Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import steelyard as sy
+from steelyard.errors import SteelyardError
+
+ODD = [
+    ("batch", 10**400),
+    ("tp", "9" * 500),
+    ("skew", 10**400),
+    ("techniques", float("nan")),
+    ("techniques", 0),
+    ("techniques", [1, 2]),
+    ("techniques", b"x"),
+    ("on", "x" * 5000),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ODD, ids=lambda x: str(x)[:12])
+def test_odd_value_is_refused_by_name(name: str, value: Any) -> None:
+    given: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", name: value}
+    with pytest.raises(SteelyardError, match="machine" if name == "on" else name):
+        sy.estimate(**given)
+
+
+def test_no_techniques_may_be_said_as_none() -> None:
+    given: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
+    assert sy.estimate(**given, techniques=None).tpot_s == sy.estimate(**given).tpot_s
