@@ -28,6 +28,7 @@ def test_odd_value_is_refused_by_name(name: str, value: Any) -> None:
         sy.estimate(**given)
 
 
-def test_no_techniques_may_be_said_as_none() -> None:
+@pytest.mark.parametrize("none", [None, "", " ", ("",)])
+def test_no_techniques_may_be_said_in_other_ways(none: Any) -> None:
     given: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
-    assert sy.estimate(**given, techniques=None).tpot_s == sy.estimate(**given).tpot_s
+    assert sy.estimate(**given, techniques=none).tpot_s == sy.estimate(**given).tpot_s

@@ -220,7 +220,7 @@ def with_techniques(
         return {n: v for n, v in words.items() if n != "techniques"}, [problem]
     techniques, read, problems = _found({n: v for n, v in words.items() if verb == "simulate" or n == "techniques"})
     merged = {name: value for name, value in words.items() if name not in read}
-    if techniques:
+    if techniques or "techniques" in merged:
         merged["techniques"] = techniques
     for technique in techniques:
         chosen = technique.words(verb)
