@@ -106,6 +106,7 @@ SHORT = (
     ("attention prefill, 5 GPUs", "aic_ops", "context_attention", "prefill", "time_s"),
     ("expert layers", "aic_ops", "moe", "moe", "time_s"),
     ("all-reduce in a node, 5 GPUs", "aic_ops", "comm", "all_reduce", "time_s"),
+    ("all-reduce across nodes", "apex_comm", "collectives_h100_h200_v100", "all_reduce across nodes", "time_s"),
     ("products, FP8, a GPU never fitted (H800)", "deepseek_kernels", "deepgemm_h800_fp8", "gemm", "time_s"),
     ("attention decode, GPUs never fitted (H800, H20)", "infersim_ops", "ops_h20_h800", "decode", "time_s"),
     ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "prefill", "time_s"),
