@@ -79,7 +79,14 @@ def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> 
     if isinstance(text, bool):
         raise InputError(f"expected a number in {unit}, got {text}", field=field)
     if isinstance(text, int | float):
-        return float(text)
+        try:
+            return float(text)
+        except OverflowError:
+            raise InputError(
+                f"expected a number in {unit}, got one of {len(str(text)):,} digits", field=field
+            ) from None
+    if not isinstance(text, str):
+        raise InputError(f"expected a number in {unit}, got {text!r:.80}", field=field)
     match = _NUMBER.match(text)
     if match is None:
         raise InputError(f"expected a number in {unit}, got {text!r}", field=field)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import steelyard as sy
-from steelyard.errors import SteelyardError
+from steelyard.errors import InputError, SteelyardError
+from steelyard.units import parse_quantity
 
 ODD = [
     ("batch", 10**400),
@@ -32,3 +33,9 @@ def test_odd_value_is_refused_by_name(name: str, value: Any) -> None:
 def test_no_techniques_may_be_said_in_other_ways(none: Any) -> None:
     given: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
     assert sy.estimate(**given, techniques=none).tpot_s == sy.estimate(**given).tpot_s
+
+
+@pytest.mark.parametrize("value", [10**400, b"3", [1]])
+def test_a_quantity_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="duration: expected a number in s"):
+        parse_quantity(value, "s", "duration")

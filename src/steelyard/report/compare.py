@@ -62,7 +62,8 @@ def compare(a: str | Estimate | Scenario, b: str | Estimate | Scenario, kind: Ki
     """
     first, second = _entry(a, "a", kind), _entry(b, "b", kind)
     if first.kind != second.kind:
-        names = f"{first.name!r} is a {first.kind} and {second.name!r} a {second.kind}"
+        left_name, right_name = (g if isinstance(g, str) else e.name for g, e in ((a, first), (b, second)))
+        names = f"{left_name!r} is a {first.kind} and {right_name!r} a {second.kind}"
         raise InputError(f"{names}; compare two of one kind", field="compare")
     left, right = (_figures(e) for e in (first, second))
     order = list(dict.fromkeys((*left, *right)))
