@@ -18,7 +18,8 @@ import numpy as np
 
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
-from steelyard.simulation.run import Options, Prepared, play, prepare, setup_of
+from steelyard.simulation.arrays import play, setup_of
+from steelyard.simulation.prepared import Options, Prepared, prepare
 from steelyard.traffic.trace import Trace
 
 #: Limits of the Vidur runs in ``peers/vidur``.

@@ -321,7 +321,8 @@ SCHEDULERS = ("vllm", "sglang", "trtllm", "trtllm-max-utilization", "vllm-v0", "
 def test_nothing_is_lost_whatever_is_combined(seed: int) -> None:
     from steelyard.deployment.deployment import Deployment, Pool
     from steelyard.simulation.arrays import play, setup_of_fleet
-    from steelyard.simulation.run import Options, _methods, prepare
+    from steelyard.simulation.prepared import Options, prepare
+    from steelyard.simulation.run import _methods
 
     rng = np.random.default_rng(seed)
     n = 80

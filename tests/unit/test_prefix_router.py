@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.simulation.run import Played
+from steelyard.simulation.arrays import Played
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, simulate
 

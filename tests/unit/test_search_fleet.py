@@ -21,8 +21,8 @@ from steelyard.scenario.slo import parse_target
 from steelyard.search.answer import Question
 from steelyard.search.buckets import buckets_of, deal
 from steelyard.search.task import task_of
+from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 

@@ -18,8 +18,8 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
+from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.techniques._registry import read_options
 from steelyard.techniques.autoscale import Autoscaling
 from steelyard.traffic.trace import Trace

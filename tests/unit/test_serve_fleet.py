@@ -19,8 +19,8 @@ from steelyard.machine.cluster import parse_cluster
 from steelyard.scenario.parse import parse_pools
 from steelyard.simulation.api import simulate
 from steelyard.simulation.arrays import Member
+from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.traffic.trace import Trace
 from tests.serving import config, run, run_fleet, wires
 

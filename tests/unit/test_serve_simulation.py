@@ -189,7 +189,7 @@ def test_intervals_hold_the_answer_and_widen_with_load() -> None:
 
 def test_scaled_tables_scale_steps() -> None:
     from steelyard.cost.step_table import StepTable, scaled
-    from steelyard.simulation.run import Options, prepare
+    from steelyard.simulation.prepared import Options, prepare
 
     deployment = Deployment("deepseek-r1", (Pool("h200_sxm", Plan(tp=8)),))
     table = prepare(deployment, poisson(1), Options()).table

@@ -24,8 +24,9 @@ from steelyard.errors import InputError
 from steelyard.folders import user_folder
 from steelyard.scenario.scenario import Scenario
 from steelyard.simulation.api import options_of, prepare_scenario
+from steelyard.simulation.prepared import Prepared, prepare
 from steelyard.simulation.replay import read_log
-from steelyard.simulation.run import Prepared, prepare, run
+from steelyard.simulation.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

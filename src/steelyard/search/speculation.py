@@ -20,8 +20,8 @@ from steelyard.search.options import Floats
 from steelyard.search.task import PlanTask
 from steelyard.search.trial import METRICS
 from steelyard.simulation.metrics import describe
+from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import Simulation, simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.techniques._registry import read_flag
 
 __all__ = ["LAUNCHED", "read_ways", "speculated"]

@@ -12,8 +12,8 @@ from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems
 
 if TYPE_CHECKING:
+    from steelyard.simulation.prepared import Options, Prepared
     from steelyard.simulation.result import Simulation
-    from steelyard.simulation.run import Options, Prepared
 
 __all__ = ["options_of", "prepare_scenario", "read_simulation", "run_scenario", "simulate"]
 
@@ -68,7 +68,7 @@ def run_scenario(scenario: Scenario, watch: Callable[[Any], None] | None = None)
 
 def prepare_scenario(scenario: Scenario, options: Options) -> Prepared:
     """A scenario of pools checked and compiled. Raises as :func:`simulate`."""
-    from steelyard.simulation.run import prepare
+    from steelyard.simulation.prepared import prepare
 
     assert scenario.deployment is not None and scenario.trace is not None
     return prepare(scenario.deployment, scenario.trace, options, model=scenario.model, clusters=scenario.clusters)
@@ -76,7 +76,7 @@ def prepare_scenario(scenario: Scenario, options: Options) -> Prepared:
 
 def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -> Options:
     """How the pools of a scenario are played."""
-    from steelyard.simulation.run import Options
+    from steelyard.simulation.prepared import Options
 
     words = scenario.words
     return Options(

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request
 from steelyard.cost.step_table import Tables
@@ -23,11 +22,9 @@ from steelyard.simulation.kernel.rules import RuleSet
 from steelyard.simulation.kernel.state import (
     DOWN,
     DRAWN,
-    INPUT,
     ITL_BINS,
     LARGEST,
     LINK,
-    REQUEST,
     RUN,
     RUN_STEPS,
     SETUP,
@@ -45,13 +42,11 @@ from steelyard.simulation.kernel.state import (
     make_workers,
 )
 from steelyard.simulation.policies import Order, Policy, ordered
-from steelyard.traffic.trace import LENGTHS, Trace
+from steelyard.simulation.request_arrays import REJECTED, ROUTERS, UNFINISHED, request_arrays
+from steelyard.traffic.trace import Trace
 
 __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
 
-#: How a request finds its replica, and what the kernel calls it.
-ROUTERS: Mapping[str, int] = {"round-robin": 0, "random": 1, "session": 1, "least-loaded": 2, "prefix": 3}
-REJECTED, UNFINISHED = 1, 2
 #: No promise: nothing can miss it.
 _KEPT = (math.inf, 0)
 
@@ -365,8 +360,8 @@ def _state(
     x, members = setup.pools, setup.members
     replicas = make_pools(x, [m.longest for m in members], [m.weight for m in members])
     workers = make_workers(replicas, x)
-    requests, inputs, prefix_units, children, order, units = _requests(
-        trace, setup, policy, router, seed, rejected, encode_s, assigned
+    requests, inputs, prefix_units, children, order, units = request_arrays(
+        trace, int(setup.run[0]["entries"]), setup.unit_tokens, policy, router, seed, rejected, encode_s, assigned
     )
     run = setup.run.copy()
     run["log_stride"], run["next_request"], run["pending"] = 1, trace.concurrency, -1
@@ -443,90 +438,3 @@ def _firsts(pools: Any, x: Any) -> list[int]:
         for r in range(len(pools))
         if (r - int(np.argmax(pools["pool"] == pools["pool"][r]))) % int(x["ranks"][pools["pool"][r]]) == 0
     ]
-
-
-def _units(trace: Trace, unit_tokens: int) -> tuple[Any, Any, int]:
-    """Prefix units as small numbers such that equal numbers mean equal whole prefixes: ``(units, offsets, count)``.
-
-    The identity of a unit is a polynomial hash (modulo 2^64) of all hashes of its request up to it. A unit of several
-    hashed blocks has the identity of its last one.
-    """
-    assert trace.prefix_hashes is not None and trace.prefix_offsets is not None
-    offsets = np.asarray(trace.prefix_offsets, dtype=np.int64)
-    mixed = np.asarray(trace.prefix_hashes).astype(np.uint64)
-    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
-    sizes = np.diff(offsets)
-    place = np.arange(len(mixed)) - np.repeat(offsets[:-1], sizes)
-    powers = np.cumprod(np.full(int(sizes.max(initial=0)) + 1, 0xBF58476D1CE4E5B9, dtype=np.uint64), dtype=np.uint64)
-    sums = np.cumsum(mixed * powers[place], dtype=np.uint64)
-    base = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[offsets[:-1]]
-    chained = sums - np.repeat(base, sizes)
-    group = unit_tokens // trace.prefix_block_tokens
-    if group > 1:
-        chained = chained[place % group == group - 1]
-        offsets = np.concatenate([[0], np.cumsum(sizes // group)])
-    found, units = np.unique(chained, return_inverse=True)
-    return units.astype(np.int32).reshape(-1), offsets, len(found)
-
-
-def _requests(
-    trace: Trace, setup: Setup, policy: Order, router: str, seed: int, rejected: Any, encode_s: Any, assigned: Any
-) -> tuple[Any, Any, Any, Any, Any, int]:
-    """``(requests, inputs, units of prompts, children, order of known arrivals, number of units)``."""
-    n = len(trace)
-    requests = np.zeros(n, dtype=REQUEST)
-    for name in ("arrived_at", *LENGTHS):
-        requests[name] = getattr(trace, name)
-    requests["remaining"] = trace.osl
-    requests["status"] = np.where(rejected, REJECTED, UNFINISHED)
-    for name in (
-        "scheduled_at",
-        "first_at",
-        "last_at",
-        "left_child",
-        "right_child",
-        "replica",
-        "origin",
-        "answered_by",
-    ):
-        requests[name] = -1
-    columns = _columns(trace, int(setup.run[0]["entries"]), policy, router, seed)
-    if encode_s is not None:
-        columns["encode_s"] = encode_s
-    if assigned is not None:
-        columns["pool"] = assigned
-    prefix_units, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0
-    if setup.unit_tokens > 0:
-        prefix_units, offsets, units = _units(trace, setup.unit_tokens)
-        columns["unit_start"], columns["unit_count"] = offsets[:-1], np.diff(offsets)
-    order = np.argsort(trace.arrived_at[: trace.concurrency or n], kind="stable")
-    if trace.after is not None and trace.after_offsets is not None and not trace.concurrency:
-        waits = np.diff(trace.after_offsets)
-        sizes = np.bincount(trace.after, minlength=n)
-        columns |= {"predecessors": waits, "child_start": np.cumsum(sizes) - sizes, "child_count": sizes}
-        children = np.repeat(np.arange(n), waits)[np.argsort(trace.after, kind="stable")].astype(np.int32)
-        order = order[waits[order] == 0]
-    inputs = np.zeros(n if columns else 1, dtype=INPUT)
-    inputs["pool"] = -1
-    for name, values in columns.items():
-        inputs[name] = values
-    return requests, inputs, prefix_units, children, order, units
-
-
-def _columns(trace: Trace, replicas: int, policy: Order, router: str, seed: int) -> dict[str, NDArray[Any]]:
-    """Optional inputs of requests by name; empty when nothing is special."""
-    n = len(trace)
-    columns: dict[str, NDArray[Any]] = {}
-    if np.any(policy.keys):
-        columns["base_key"] = policy.keys
-    if trace.delay_s is not None and np.any(trace.delay_s > 0):
-        columns["delay_s"] = trace.delay_s
-    if ROUTERS[router] == 1:
-        rng = np.random.default_rng(seed)
-        route = rng.integers(0, replicas, n)
-        if router == "session" and trace.session is not None:
-            names, which = np.unique(trace.session, return_inverse=True)
-            sticky = rng.permutation(names.size)[which.reshape(-1)] % replicas
-            route = np.where(trace.session >= 0, sticky, route)
-        columns["route"] = route
-    return columns

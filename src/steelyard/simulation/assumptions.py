@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from steelyard.provenance import Ledger
 
 if TYPE_CHECKING:
-    from steelyard.simulation.run import Prepared, Served
+    from steelyard.simulation.prepared import Prepared, Served
 
 __all__ = ["ledger_of"]
 

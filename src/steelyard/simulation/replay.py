@@ -235,8 +235,8 @@ def replay_plan(plan: PlanFile) -> Simulation:
     Raises:
         InputError: the file has no traffic, or the traffic cannot be made.
     """
+    from steelyard.simulation.prepared import Options
     from steelyard.simulation.result import simulate_deployment
-    from steelyard.simulation.run import Options
     from steelyard.traffic.build import Traffic, traffic
 
     if not plan.traffic:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from steelyard.deployment.deployment import Deployment
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
-    from steelyard.simulation.run import Options
+    from steelyard.simulation.prepared import Options
     from steelyard.techniques._base import Technique
     from steelyard.traffic.trace import Trace
     from steelyard.workload.catalogue import Model
@@ -295,7 +295,7 @@ def simulate_deployment(
     Args:
         deployment: pools, each with its machine, plan, engine flags and role.
         trace: arrivals and lengths.
-        options: how it is played; default: :class:`steelyard.simulation.run.Options` as it is.
+        options: how it is played; default: :class:`steelyard.simulation.prepared.Options` as it is.
         model: the model, loaded; None = ``deployment.model`` by name.
 
     Returns:
@@ -304,7 +304,8 @@ def simulate_deployment(
     Raises:
         InputError, DoesNotFit: as for :func:`steelyard.simulate`.
     """
-    from steelyard.simulation.run import Options, prepare, run
+    from steelyard.simulation.prepared import Options, prepare
+    from steelyard.simulation.run import run
     from steelyard.techniques._registry import read_flag, read_techniques
 
     started = time.perf_counter()

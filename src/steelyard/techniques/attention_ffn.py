@@ -42,8 +42,9 @@ from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.simulation.prepared import Options, prepare
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.run import Options, prepare, run
+from steelyard.simulation.run import run
 from steelyard.techniques._base import Citation, Technique
 from steelyard.traffic.trace import Trace
 from steelyard.units import Quantity
@@ -328,7 +329,7 @@ def simulate_split(
 
     Args:
         model: name or loaded. split: the devices. trace: arrivals and lengths.
-        options: see :class:`steelyard.simulation.run.Options`; nothing of ``extras``.
+        options: see :class:`steelyard.simulation.prepared.Options`; nothing of ``extras``.
         plan: formats and engine; its degrees are those of the attention groups in any case.
         flags: of the engine. router: which attention group gets a request.
 

@@ -29,8 +29,9 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
+from steelyard.simulation.prepared import Options, Prepared, Served, prepare, too_long
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.run import Options, Prepared, Served, prepare, run, too_long
+from steelyard.simulation.run import run
 from steelyard.techniques._base import Citation, Technique
 from steelyard.traffic.trace import Trace
 from steelyard.units import Quantity, parse_quantity
@@ -192,7 +193,7 @@ def simulate_semi(
 
     Args:
         model: loaded; name: what to call it. cluster: the devices. semi: their division. trace: arrivals and lengths.
-        options: see :class:`steelyard.simulation.run.Options`. plan: of the replica. flags: of the engine.
+        options: see :class:`steelyard.simulation.prepared.Options`. plan: of the replica. flags: of the engine.
         router: as everywhere; there is one replica.
 
     Returns:

@@ -23,8 +23,8 @@ from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import constant_tables
 from steelyard.deployment.engine import schedulers
 from steelyard.deployment.engine_config import EngineConfig
+from steelyard.simulation.arrays import Played, play, setup_of
 from steelyard.simulation.policies import Order, Policy, find_policy, ordered
-from steelyard.simulation.run import Played, play, setup_of
 from steelyard.traffic.trace import Trace
 
 __all__ = ["PolicyContract", "traffic"]

@@ -24,8 +24,8 @@ pytest.importorskip("numba")
 
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
+from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import simulate_deployment
-from steelyard.simulation.run import Options
 from steelyard.traffic.build import Traffic, traffic
 
 #: Pools of the role both, by flags; or (devices for prompts, for answers).

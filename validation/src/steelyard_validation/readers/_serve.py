@@ -20,8 +20,9 @@ from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Floats
 from steelyard.simulation.metrics import ends, first_token_interval
+from steelyard.simulation.prepared import Options, Prepared, checked, prepare, too_long
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.run import Options, Prepared, checked, prepare, run, too_long
+from steelyard.simulation.run import run
 from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._whole import Placed, Shown
 

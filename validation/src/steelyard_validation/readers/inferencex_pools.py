@@ -24,8 +24,9 @@ import numpy as np
 from steelyard.errors import InputError
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name, read_frame
 from steelyard.simulation.metrics import ends
+from steelyard.simulation.prepared import Served, checked, too_long
 from steelyard.simulation.result import Simulation
-from steelyard.simulation.run import Served, checked, run, too_long
+from steelyard.simulation.run import run
 from steelyard.simulation.wires import End, wires_between
 from steelyard_validation.readers import inferencex
 from steelyard_validation.readers._serve import Load, Service, closed_trace, ranged
