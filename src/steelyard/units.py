@@ -82,9 +82,7 @@ def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> 
         try:
             return float(text)
         except OverflowError:
-            raise InputError(
-                f"expected a number in {unit}, got one of {len(str(text)):,} digits", field=field
-            ) from None
+            raise InputError(f"expected a number in {unit}, got one beyond every float", field=field) from None
     if not isinstance(text, str):
         raise InputError(f"expected a number in {unit}, got {text!r:.80}", field=field)
     match = _NUMBER.match(text)

@@ -39,3 +39,20 @@ def test_no_techniques_may_be_said_in_other_ways(none: Any) -> None:
 def test_a_quantity_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match="duration: expected a number in s"):
         parse_quantity(value, "s", "duration")
+
+
+@pytest.mark.parametrize(
+    ("verb", "field", "value", "message"),
+    [
+        ("estimate", "batch", 10**30, "batch: expected at most 1e\\+09"),
+        ("simulate", "replicas", 10**30, "replicas: expected at most 100000"),
+        ("simulate", "mtbf", [], "expected mtbf in s, got"),
+        ("simulate", "restart", 10**400, "expected restart in s, got one beyond every float"),
+        ("plan", "on", [1, 2], "on: expected"),
+        ("plan", "budget", 10**400, "budget: expected a number"),
+    ],
+)
+def test_odd_values_of_other_verbs(verb: str, field: str, value: Any, message: str) -> None:
+    words: dict[str, Any] = {"on": "h100_sxm", **({} if verb == "estimate" else {"rate": "4/s", "ttft": "p99:1s"})}
+    with pytest.raises(SteelyardError, match=message):
+        getattr(sy, verb)("llama-3.1-8b", **{**words, field: value})

@@ -111,10 +111,11 @@ engine | name | - | --engine --backend column | serving engine: vllm, sglang, tr
 simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca,
     tgi, sarathi
 flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
-batch | whole | 1 | least=1 column | requests in flight || : a number, a list 1,2,4, a range 1-256*2 or 1-10+3
-isl | whole | 1024 | least=1 column | prompt tokens per request
-osl | whole | 256 | least=1 column | generated tokens per request
-replicas | whole | 1 | least=1 column | copies of the whole deployment that --on describes
+batch | whole | 1 | least=1 most=1e+09 column | requests in flight || : a number, a list 1,2,4, a
+    range 1-256*2 or 1-10+3
+isl | whole | 1024 | least=1 most=1e+08 column | prompt tokens per request
+osl | whole | 256 | least=1 most=1e+08 column | generated tokens per request
+replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployment that --on describes
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
     2P:tp4@h100_sxm,1D:tp8dp2; attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices:
     semi:0.6 for prompts

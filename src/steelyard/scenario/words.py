@@ -141,6 +141,8 @@ def _is_one_of(value: Any, annotation: str) -> bool:
         return True
     if "float" in names and isinstance(value, int) and not isinstance(value, bool):
         return True
+    if "Sequence[str]" in annotation and isinstance(value, list | tuple):
+        return all(isinstance(part, str) for part in value)
     kinds = {"Sequence": list | tuple, "Mapping": Mapping, "type": type}
     if any(isinstance(value, kind) for word, kind in kinds.items() if word in names):
         return True

@@ -207,7 +207,7 @@ def _quantity(value: str | float | None, unit: str, name: str) -> float | None:
     if value is None or value == "":
         return None
     share = unit == "1"
-    found = float(value) if isinstance(value, int | float) else _parsed(value, unit, name)
+    found = _parsed(value, unit, name) if isinstance(value, str) else parse_quantity(value, unit, name)
     if not (math.isfinite(found) and (found > 0 or (share and found == 0))):
         raise InputError(f"expected {'at least' if share else 'above'} 0, got {value}", field=name)
     return found

@@ -156,7 +156,7 @@ class Technique:
             quantity = _quantity(typing.cast(Any, type(self)), p.field)
             if quantity is not None and value is not None:
                 try:
-                    quantity.check(float(value), self.name)
+                    quantity.check(parse_quantity(value, quantity.unit, self.name), self.name)
                 except InputError as error:
                     problems.append(
                         Problem(

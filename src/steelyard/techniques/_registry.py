@@ -125,11 +125,16 @@ def read_techniques(words: Mapping[str, Any]) -> tuple[Technique, ...]:
     return found
 
 
+def _is_given(value: Any) -> bool:
+    """Whether an option says anything: not None, and no empty text or tuple."""
+    return value is not None and not (isinstance(value, str | tuple) and not value)
+
+
 def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], list[Problem]]:
     """Techniques, the options that were read as such, problems."""
     items: list[tuple[Sequence[str], Any, tuple[Any, ...]]] = []
     for name, options in OPTIONS.items():
-        parts = {option: words[option] for option in options if words.get(option, "") not in ("", None, ())}
+        parts = {option: words[option] for option in options if _is_given(words.get(option))}
         if parts:
             items.append((options, read_options, (name, parts)))
     for flag in FLAGS:
