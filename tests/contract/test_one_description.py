@@ -219,6 +219,15 @@ def test_a_wrong_type_is_a_clear_error(function: Any, given: Any) -> None:
         function(given)
 
 
+def test_a_study_takes_a_scenario_and_a_grid() -> None:
+    scenario = steelyard.Scenario.of("estimate", "llama-3.1-8b", "h100_sxm", isl=2048, kv="fp8")
+    found = steelyard.study(scenario, grid={"batch": [1, 8]}).to_pandas()
+    assert list(found["batch"]) == [1, 8] and set(found["isl"]) == {2048} and set(found["kv"]) == {"fp8"}
+    assert found["tpot_s"][0] == steelyard.estimate(scenario).tpot_s
+    with pytest.raises(InputError, match="grid: only with a scenario"):
+        steelyard.study({"name": "x"}, grid={"batch": [1]})
+
+
 def test_compare_takes_estimates_and_scenarios() -> None:
     estimate = steelyard.estimate("llama-3.1-8b", "h100_sxm", batch=2)
     scenario = steelyard.Scenario.of("estimate", "llama-3.1-8b", "h200_sxm", batch=2)

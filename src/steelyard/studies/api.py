@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, Problem, raise_all
+from steelyard.scenario.fields import fields_of
+from steelyard.scenario.scenario import Scenario
 from steelyard.studies.answers import Priced, chunks_of
 from steelyard.studies.executors import execute
 from steelyard.studies.findings import Findings, findings
@@ -23,8 +25,9 @@ __all__ = ["study"]
 
 
 def study(
-    spec: str | Path | Mapping[str, Any] | Study,
+    spec: str | Path | Mapping[str, Any] | Study | Scenario,
     *,
+    grid: Mapping[str, Any] | None = None,
     store: str | Path = "",
     executor: str = "serial",
     jobs: int = 1,
@@ -34,7 +37,8 @@ def study(
 
     Args:
         spec: a study file, or its table: ``{"name": "batches", "kind": "estimate", "fixed": {"model": "llama-3.1-8b"},
-            "grid": {"on": "h100_sxm,h200_sxm", "batch": "1-256*2"}}``.
+            "grid": {"on": "h100_sxm,h200_sxm", "batch": "1-256*2"}}``, or a scenario, whose fields are fixed.
+        grid: the fields of a scenario that take several values instead, with those values.
         store: DuckDB file that keeps the answers; points it has are not priced again. Empty = nothing is kept.
         executor: ``serial``, ``process`` or ``ray``.
         jobs: processes at once.
@@ -47,14 +51,18 @@ def study(
     Raises:
         InputError: every problem of the study at once.
     """
-    if isinstance(spec, str | Path):
+    if grid is not None and not isinstance(spec, Scenario):
+        raise InputError("only with a scenario; a study has its own grid", field="grid")
+    if isinstance(spec, Scenario):
+        asked = parse_study(_table_of(spec, grid or {}))
+    elif isinstance(spec, str | Path):
         asked = read_study(spec)
     elif isinstance(spec, Study):
         asked = spec
     elif isinstance(spec, Mapping):
         asked = parse_study(spec)
     else:
-        raise InputError(f"expected a study file or a table, got {spec!r}", field="study")
+        raise InputError(f"expected a study file, a table or a scenario, got {spec!r:.80}", field="study")
     if store:
         place = Store(store)
         record = sweep(asked, place, executor=executor, jobs=jobs, resume=True).study
@@ -67,6 +75,23 @@ def study(
         table, points = table_of(asked.kind, columns), len(columns["axes"])
     document = json.loads(json.dumps(document_of(asked), default=str))
     return findings(StudyRecord(asked.name, asked.kind, document, points, points), table, asked.objectives, best)
+
+
+def _table_of(scenario: Scenario, grid: Mapping[str, Any]) -> dict[str, Any]:
+    """A scenario as the table of a study: the fields that differ from their defaults, those of the grid left out.
+
+    Raises:
+        InputError: a field holds an object, which a study has no words for.
+    """
+    known = fields_of(scenario.verb)
+    given = {
+        name: value
+        for name, value in scenario.words.items()
+        if name in known and name not in grid and value is not None and value != known[name].default
+    }
+    objects = [n for n, v in given.items() if not isinstance(v, str | int | float | Mapping)]
+    raise_all([Problem(n, f"a study takes it by name, got {type(given[n]).__name__}") for n in objects])
+    return {"name": scenario.verb, "kind": scenario.verb, "fixed": given, "grid": dict(grid)}
 
 
 def _point_by_point(study: Study, executor: str, jobs: int) -> dict[str, list[Any]]:
