@@ -24,7 +24,6 @@ __all__ = [
     "find_network",
     "find_node",
     "machine_names",
-    "machine_titles",
     "networks",
     "nodes",
     "price_of",
@@ -69,11 +68,6 @@ def _index() -> tuple[Mapping[str, Path], Mapping[str, str], Mapping[str, Path]]
 def machine_names() -> list[str]:
     """Names of every machine in the catalogues, sorted."""
     return sorted(_index()[0])
-
-
-def machine_titles() -> Mapping[str, str]:
-    """Full title by name."""
-    return _index()[1]
 
 
 def find_machine(name: str) -> Machine:

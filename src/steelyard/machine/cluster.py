@@ -11,7 +11,10 @@ from steelyard.machine.catalogue import find_machine, find_network, find_node
 from steelyard.machine.component import Machine
 from steelyard.machine.network import Network, Node
 
-__all__ = ["Cluster", "parse_cluster", "parse_clusters"]
+__all__ = [
+    "Cluster",
+    "parse_cluster",
+]
 
 #: Used between nodes when neither node nor machine names a network.
 _DEFAULT_INTER = "infiniband_ndr"
@@ -69,14 +72,6 @@ def parse_cluster(text: str) -> Cluster:
     if count < 1:
         raise InputError(f"expected at least one device, got {count}", field="machine")
     return cluster_of(find_machine(name), count)
-
-
-def parse_clusters(text: str) -> tuple[Cluster, ...]:
-    """Read a comma-separated list of ``NAME[:COUNT]``."""
-    found = [part for part in text.split(",") if part.strip()]
-    if not found:
-        raise InputError("expected at least one machine", field="machine")
-    return tuple(parse_cluster(part.strip()) for part in found)
 
 
 def cluster_of(machine: Machine, count: int = 1) -> Cluster:

@@ -32,7 +32,6 @@ __all__ = [
     "even_size",
     "gemm_rows",
     "library_of",
-    "machine_in",
     "moe_rows",
     "repeated_once",
 ]
@@ -107,11 +106,6 @@ SMALLEST_BYTES, LARGEST_BYTES = 1024.0, 2.0**30
 """Messages a calibration looks at."""
 OTHER_HOST: Final[Mapping[str, tuple[str, ...]]] = {"l40s": ("0.5.12",)}
 """Versions measured on another server (peers behind PCIe switches, ten times the bandwidth): not this fabric."""
-
-
-def machine_in(path: Path) -> str:
-    """The machine a table's file is named for."""
-    return path.name.split("__")[0]
 
 
 def gemm_rows(path: Path) -> pd.DataFrame:

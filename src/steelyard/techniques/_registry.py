@@ -173,7 +173,8 @@ def _same(technique: Technique) -> Technique:
 
 
 def _no_technique(given: object) -> Technique:
-    raise InputError(f"expected text or a technique, got an object of type {type(given).__name__}", field="techniques")
+    message = f"expected names, or a list of names and techniques, got {given!r:.80}"
+    raise InputError(message, field="techniques")
 
 
 def _rank(technique: Technique) -> tuple[int, str]:
@@ -219,10 +220,6 @@ def with_techniques(
     Returns:
         the fields, ``techniques`` holding the techniques and none of the options that stand for one; every problem.
     """
-    given = words.get("techniques") or ()
-    if not isinstance(given, str | list | tuple | Technique):
-        problem = Problem("techniques", f"expected names, or a list of names and techniques, got {given!r:.80}")
-        return {n: v for n, v in words.items() if n != "techniques"}, [problem]
     techniques, read, problems = _found({n: v for n, v in words.items() if verb == "simulate" or n == "techniques"})
     merged = {name: value for name, value in words.items() if name not in read}
     if techniques or "techniques" in merged:
