@@ -111,6 +111,47 @@ def test_a_new_replica_serves_after_its_start() -> None:
     assert list(q["first_at"]) == [32.0, 32.0]  # asked for at the second look, 30 s later up, a step
 
 
+def test_the_last_replica_that_serves_is_not_taken_while_others_start() -> None:
+    """One replica is enough: those that start for the first burst are called off, and what users see is that of one."""
+    burst = np.concatenate([np.full(80, 1.0), 30.0 + np.arange(400) * 0.5])
+    trace = Trace(burst, np.full(480, 10), np.full(480, 20))
+    scale = Autoscale(1, 8, target=16.0, interval_s=0.5, start_s=120.0)
+    more = {"router": "least-loaded", "tables": constant_tables(0.05)}
+    scaled = run_fleet(trace, engines(8, changes=Dynamics(autoscale=scale)), **more)
+    one = run_fleet(trace, engines(1), **more)
+    assert np.array_equal(scaled.requests["first_at"], one.requests["first_at"])
+    p = scaled.pools
+    assert list(p["up"]) == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert not p["starting"].any()
+    assert (p["since"][1:] < 0).all()
+    assert 0 < p["rented"][1:].sum() < 7 * 30.0  # paid until they were called off
+
+
+def test_a_replica_that_drains_can_fail_and_one_that_is_taken_out_does_not_come_back_by_itself() -> None:
+    trace = Trace(np.arange(200) * 0.5, np.full(200, 10), np.full(200, 20))
+    scale = Autoscale(1, 2, target=16.0, interval_s=5.0, start_s=40.0)
+    out = Dynamics(autoscale=scale, outages=(Outage(20.0, 0),))
+    q = run_fleet(trace, engines(2, changes=out), tables=constant_tables(0.05)).requests
+    waited = (q["first_at"] - trace.arrived_at)[(trace.arrived_at > 20.5) & (trace.arrived_at < 59)]
+    assert waited.min() > 1.0  # nobody serves until another replica has started
+    assert (q["last_at"] > 0).all()
+    drained = Dynamics(autoscale=Autoscale(1, 2, target=1.0, interval_s=1.0, start_s=0.0), outages=(Outage(3.5, 1),))
+    long = Trace(np.array([0.0, 0.1]), [10, 10], [20, 400])
+    played = run_fleet(long, engines(2, changes=drained), router="round-robin", tables=constant_tables(0.05))
+    assert (played.requests["last_at"] > 0).all()
+
+
+def test_autoscaling_alone_begins_with_the_least_and_grows() -> None:
+    words: dict[str, Any] = {"trace": requests(400, 20.0), "engine": "vllm", "router": "least-loaded"}
+    alone = simulate("llama-3.1-8b", "l40s", autoscale="1:4,target=20,interval=2s,start=5s", **words)
+    said = simulate("llama-3.1-8b", "l40s", autoscale="1:4,target=20,interval=2s,start=5s", replicas=4, **words)
+    one = simulate("llama-3.1-8b", "l40s", **words)
+    assert alone.records.completed.all()
+    assert alone.summary()["e2e_s"] == said.summary()["e2e_s"]
+    assert alone.summary()["ttft_s"]["p99"] < one.summary()["ttft_s"]["p99"]
+    assert 1 < alone.summary()["pools"][0]["rented_replicas_mean"] < 4
+
+
 def test_requests_move_instead_of_giving_way() -> None:
     """Llumnix (OSDI 2024): moving to a replica with room saves the recomputation that a preemption costs."""
     rng = np.random.default_rng(2)

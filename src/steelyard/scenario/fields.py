@@ -126,8 +126,7 @@ encode_s | number | none | least=0 most=1e+09 unit=s --encode | time of an encod
 mtbf | text | - | also=float | mean time between failures of a replica, 6h (default: none fails)
 restart | text | - | also=float | until a failed replica serves again (default: 3min)
 outages | text | - | also=Sequence[Outage] | given failures, TIME:REPLICA:down or :up, separated by commas
-autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min;
-    --replicas are there at most
+autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
 router | name | round-robin | column show | which replica gets a request: round-robin, random, least-loaded, session,
     prefix

@@ -220,6 +220,10 @@ class Technique:
         """Its compiled rules."""
         return None
 
+    def replicas(self, dp: int) -> int:
+        """Copies of the deployment it needs at least, each of ``dp`` data-parallel ranks; 1 = as many as are given."""
+        return 1
+
     def dynamics(self, dynamics: Dynamics) -> Dynamics:
         """What changes while the deployment serves."""
         return dynamics

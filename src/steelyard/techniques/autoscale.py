@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ __all__ = ["Autoscaling"]
 
 @dataclass(frozen=True)
 class Autoscaling(Technique):
-    """Limits and speed of the autoscaler; the deployment's replicas are what there may be at most."""
+    """Limits and speed of the autoscaler; a deployment of fewer replicas than ``most`` may grow to that many."""
 
     name: ClassVar[str] = "autoscale"
     layer: ClassVar[str] = "fleet"
@@ -38,6 +39,10 @@ class Autoscaling(Technique):
         if not found:
             raise InputError(f"expected LEAST:MOST such as 1:8, got {part!r}", field=label)
         values["least"], values["most"] = int(found[1]), int(found[2])
+
+    def replicas(self, dp: int) -> int:
+        """Room for as many replicas as there may be; the first of them serve from the beginning."""
+        return math.ceil(self.most / dp)
 
     def dynamics(self, dynamics: Dynamics) -> Dynamics:
         """The autoscaler."""

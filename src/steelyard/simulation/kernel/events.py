@@ -89,13 +89,17 @@ def forget_cache(state: State, tech: Tech, cfg: Any, replica: int) -> None:
 def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
     """A replica stops: what it was doing begins again elsewhere, what it kept for others is computed again by them.
 
+    One that drains fails as well, and is then given back. Where replicas follow the load, one that was taken out at a
+    given time is given back too: the autoscaler starts another when the load asks for it.
+
     ``drawn``: number of the failure, which comes back by itself; 0: one that was given.
     """
     apart()
     replicas = state.replicas
-    if not replicas[first].up or (drawn > 0 and drawn != replicas[first].failures):
-        return
     cfg = state.setups[replicas[first].pool]
+    draining = cfg.scales > 0 and not replicas[first].up and not replicas[first].starting and replicas[first].since >= 0
+    if not (replicas[first].up or draining) or (drawn > 0 and drawn != replicas[first].failures):
+        return
     state.totals[replicas[first].pool].failures += 1
     for replica in range(first, first + cfg.ranks):
         replicas[replica].up = 0
@@ -103,10 +107,10 @@ def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
         lose_copies(state, tech, replica, now)
     for replica in range(first, first + cfg.ranks):
         empty(state, tech, cfg, replica, now)
-    if drawn > 0:
-        for replica in range(first, first + cfg.ranks):
-            replicas[replica].starting = 1
-        set_timer(state, tech, now + cfg.restart_s, wide(UP), first, wide(0))
+    if draining or (drawn == 0 and cfg.scales > 0):
+        stop_rent(state, tech, first, cfg.ranks, now)
+    elif drawn > 0:
+        start(state, tech, first, cfg.ranks, now + cfg.restart_s)
 
 
 @njit_inner
@@ -192,11 +196,33 @@ def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
 
 
 @njit_inner
-def come_up(state: State, tech: Tech, first: int, now: float) -> None:
-    """A replica is there (again); requests that nobody could take come to it."""
+def start(state: State, tech: Tech, first: int, ranks: int, ready_at: float) -> None:
+    """A replica begins to start; :func:`cancel` may call it off before ``ready_at``."""
+    replicas = state.replicas
+    for replica in range(first, first + ranks):
+        replicas[replica].starting = 1
+    set_timer(state, tech, ready_at, wide(UP), first, wide(replicas[first].failures + 1))
+
+
+@njit_inner
+def cancel(state: State, tech: Tech, first: int, ranks: int, now: float) -> None:
+    """A replica that starts is given back before it serves."""
+    replicas = state.replicas
+    for replica in range(first, first + ranks):
+        replicas[replica].starting = 0
+    replicas[first].failures += 1  # the timer of its start is off
+    stop_rent(state, tech, first, ranks, now)
+
+
+@njit_inner
+def come_up(state: State, tech: Tech, first: int, number: int, now: float) -> None:
+    """A replica is there (again); requests that nobody could take come to it.
+
+    ``number``: of the start that ends here, which may have been called off; 0: at a given time.
+    """
     apart()
     replicas = state.replicas
-    if replicas[first].up:
+    if replicas[first].up or (number > 0 and number != replicas[first].failures + 1):
         return
     cfg = state.setups[replicas[first].pool]
     for replica in range(first, first + cfg.ranks):
@@ -230,7 +256,12 @@ def stop_rent(state: State, tech: Tech, first: int, ranks: int, now: float) -> N
 
 @njit_inner
 def scale(state: State, tech: Tech, k: int, now: float) -> None:
-    """As many replicas of a pool as its requests ask for: those that are missing are started, one too many drained."""
+    """As many replicas of a pool as its requests ask for.
+
+    Those that are missing come from the ones that still drain, then from new ones. One too many is called off if one
+    is starting, otherwise the one with the least to do drains; the last that serves never does while there is a
+    request or a replica is to stay.
+    """
     apart()
     replicas = state.replicas
     cfg = state.setups[k]
@@ -238,37 +269,43 @@ def scale(state: State, tech: Tech, k: int, now: float) -> None:
     while replicas[begin].pool != k:
         begin += 1
     size = cfg.replicas // cfg.ranks
-    load, up, lightest, lightest_load = 0, 0, -1, 0
+    load, ready, starting, lightest, lightest_load, latest = 0, 0, 0, -1, 0, -1
     for g in range(size):
         first = begin + g * cfg.ranks
         mine = 0
         for replica in range(first, first + cfg.ranks):
             mine += replicas[replica].load
         load += mine
-        if replicas[first].up or replicas[first].starting:
-            up += 1
-            if replicas[first].up and (lightest < 0 or mine <= lightest_load):
+        if replicas[first].up:
+            ready += 1
+            if lightest < 0 or mine <= lightest_load:
                 lightest, lightest_load = first, mine
+        elif replicas[first].starting:
+            starting += 1
+            if latest < 0 or replicas[first].since >= replicas[latest].since:
+                latest = first
         elif replicas[first].since >= 0 and mine == 0 and holds_nothing(state, tech, cfg, first):  # drained
             stop_rent(state, tech, first, cfg.ranks, now)
     stage = 0 if cfg.role != DECODE else 1
-    root = tech.stranded[stage]
-    if root >= 0 and up < cfg.most:
+    up = ready + starting
+    if tech.stranded[stage] >= 0:
         load += math.ceil(cfg.load_target)  # somebody waits for a replica to come
     wanted = int(min(max(math.ceil(load / cfg.load_target), cfg.least), cfg.most))
-    for g in range(size):
-        first = begin + g * cfg.ranks
-        if wanted > up and not replicas[first].up and not replicas[first].starting:
-            up += 1
-            for replica in range(first, first + cfg.ranks):
-                replicas[replica].starting = 1
-            if replicas[first].since >= 0:  # it was draining
-                set_timer(state, tech, now, wide(UP), first, wide(0))
-            else:
-                for replica in range(first, first + cfg.ranks):
-                    replicas[replica].since = now
-                set_timer(state, tech, now + cfg.start_s, wide(UP), first, wide(0))
-    if wanted < up and lightest >= 0:
+    for fresh in range(2):  # those that drain, then those that are off
+        for g in range(size):
+            first = begin + g * cfg.ranks
+            if wanted > up and not (replicas[first].up or replicas[first].starting):
+                if fresh == 0 and replicas[first].since >= 0:
+                    up += 1
+                    start(state, tech, first, cfg.ranks, now)
+                elif fresh == 1:
+                    up += 1
+                    for replica in range(first, first + cfg.ranks):
+                        replicas[replica].since = now
+                    start(state, tech, first, cfg.ranks, now + cfg.start_s)
+    if wanted < up and latest >= 0 and (ready > 0 or wanted == 0):
+        cancel(state, tech, latest, cfg.ranks, now)
+    elif wanted < ready and (ready > 1 or load == 0):
         for replica in range(lightest, lightest + cfg.ranks):
             replicas[replica].up = 0
     set_timer(state, tech, now + cfg.interval_s, wide(SCALE), k, wide(0))

@@ -52,7 +52,7 @@ def dispatch_event(state: State, tech: Tech, event: int, target: int, argument: 
     elif event == DOWN:
         fail(state, tech, target, argument, now)
     elif event == UP:
-        come_up(state, tech, target, now)
+        come_up(state, tech, target, argument, now)
     elif event == SCALE:
         scale(state, tech, target, now)
     elif event == BALANCE:
