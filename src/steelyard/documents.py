@@ -1,95 +1,221 @@
 """The door for files: TOML, JSON or YAML, read safely, checked against a frozen dataclass.
 
-Nothing here executes what it reads; files above :data:`MAX_BYTES` are refused before they are opened, YAML is
-loaded with the safe loader and without aliases (the "billion laughs" need them).
+Nothing here executes what it reads. Only regular files are read, and no more of them than the limit and one byte;
+YAML is loaded with the safe loader and without aliases (the "billion laughs" need them).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import stat
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
-from steelyard.errors import InputError, Problem, suggest
+from steelyard.errors import InputError, Problem, show, suggest
 from steelyard.units import Quantity
 
-__all__ = ["MAX_BYTES", "build", "read_document", "read_text"]
+__all__ = [
+    "MAX_BYTES",
+    "build",
+    "is_file",
+    "open_file",
+    "parse",
+    "read_bytes",
+    "read_document",
+    "read_text",
+    "refuse_binary",
+]
 
 #: Largest description file read, in bytes. Model configs and machine files are a few kilobytes.
 MAX_BYTES = 8 * 2**20
+#: The same of YAML, whose parser is slow, and the deepest nesting of any of them.
+MAX_YAML, MAX_DEPTH = 2**20, 100
 
 T = TypeVar("T")
 
 
-def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a file, refused when it is a folder, missing, too large or not UTF-8.
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file is there; a name that no file system accepts is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def open_file(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file") -> Iterator[BinaryIO]:
+    """A regular file opened to be read: no folder, pipe, device or socket, and none above ``max_bytes``.
+
+    Raises:
+        InputError: one clear line that names the file. Reading past ``max_bytes`` is left to :func:`read_bytes`.
+    """
+    shown = show(str(path))
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with os.fdopen(number, "rb") as stream:
+            found = os.fstat(number)
+            if not stat.S_ISREG(found.st_mode):
+                raise InputError(f"{shown} is no regular file (a pipe, a device or a socket)", field=field)
+            if found.st_size > max_bytes:
+                raise InputError(
+                    f"{shown} has {found.st_size / 2**20:,.0f} MiB; at most {max_bytes / 2**20:,.0f} MiB are read",
+                    field=field,
+                )
+            yield stream
+    except FileNotFoundError:
+        raise InputError(f"no file at {shown}", field=field) from None
+    except IsADirectoryError:
+        raise InputError(f"expected a file, got the folder {shown}", field=field) from None
+    except OSError as error:
+        raise InputError(f"cannot read {shown}: {error.strerror or error}", field=field) from error
+    except ValueError as error:
+        if isinstance(error, InputError) or ("null" not in str(error) and not isinstance(error, UnicodeEncodeError)):
+            raise
+        raise InputError(f"{shown} is not the path of a file", field=field) from None
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file") -> bytes:
+    """The content of a regular file of at most ``max_bytes``, whatever size it claims. Raises :class:`InputError`."""
+    with open_file(path, max_bytes, field) as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"{show(str(path))} goes on; at most {max_bytes / 2**20:,.0f} MiB are read", field=field)
+    return data
+
+
+#: How files begin that are no UTF-8 text, and what they are.
+_PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ", "xz"),
+    (b"BZh", "bzip2"),
+)
+_WIDE = (b"\xff\xfe", b"\xfe\xff")
+
+
+def refuse_binary(head: bytes, path: str | Path, field: str = "file") -> None:
+    """Refuse what cannot be text by how it begins, and say what it is. Raises :class:`InputError`."""
+    name = show(str(path))
+    for begins, kind in _PACKED:
+        if head.startswith(begins):
+            raise InputError(f"{name} is packed ({kind}); unpack it first", field=field)
+    if head.startswith(_WIDE):
+        raise InputError(f"{name} is UTF-16; save it as UTF-8", field=field)
+    if b"\0" in head:
+        raise InputError(f"{name} is not a text file (it holds NUL bytes)", field=field)
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file") -> str:
+    """The text of a regular file, refused when it is a folder, missing, too large or not UTF-8.
 
     Raises:
         InputError: one clear line that names the file.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise InputError(f"expected a file, got the folder {str(path)!r}", field="file")
+    data = read_bytes(path, max_bytes, field)
+    refuse_binary(data, path, field)
     try:
-        size = file.stat().st_size
-        if size > max_bytes:
-            raise InputError(
-                f"{str(path)!r} has {size / 2**20:,.0f} MiB; at most {max_bytes / 2**20:.0f} MiB are read",
-                field="file",
-            )
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"no file at {str(path)!r}", field="file") from None
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{str(path)!r} is not a text file (UTF-8 expected)", field="file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}", field="file") from error
+        raise InputError(f"{show(str(path))} is not a text file (UTF-8 expected)", field=field) from None
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
     """A table read from a ``.toml``, ``.json``, ``.yaml`` or ``.yml`` file.
 
     Raises:
-        InputError: unreadable, malformed, or not a table at the top.
+        InputError: unreadable, malformed, nested too deeply, a key twice, or not a table at the top.
     """
-    text, name = read_text(path), Path(path).name
     suffix = Path(path).suffix.lower()
+    yaml = suffix in (".yaml", ".yml")
+    text, name = read_text(path, MAX_YAML if yaml else MAX_BYTES), Path(path).name
+    kind: Literal["JSON", "TOML", "YAML"] = "TOML" if suffix == ".toml" else "YAML" if yaml else "JSON"
     try:
-        if suffix == ".toml":
-            data: Any = tomllib.loads(text)
-        elif suffix in (".yaml", ".yml"):
-            data = _yaml(text)
-        else:
-            data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
-        if isinstance(error, InputError):
-            raise error.at(name) from error
-        kind = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(suffix, "JSON")
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"malformed {kind}: {reason}", field=name) from error
+        data: Any = parse(text, kind)
+    except InputError as error:
+        raise error.at(name) from error
     if not isinstance(data, dict):
         raise InputError(f"expected a table of fields, got {type(data).__name__}", field=name)
     return data
 
 
+def parse(text: str, kind: Literal["JSON", "TOML", "YAML"]) -> Any:
+    """The data in a text. Raises :class:`InputError`: malformed, nested too deeply, a key twice, a number too long."""
+    try:
+        if kind == "TOML":
+            data: Any = tomllib.loads(text)
+        elif kind == "YAML":
+            data = _yaml(text)
+        else:
+            data = json.loads(text, object_pairs_hook=_no_key_twice)
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"malformed {kind}: nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
+        raise InputError(f"malformed {kind}: {error}") from error
+    _refuse_leaves(data)
+    return data
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise InputError(f"the key {show(twice)} is given twice")
+    return found
+
+
+def _refuse_leaves(data: Any) -> None:
+    """Refuse nesting beyond :data:`MAX_DEPTH`, keys that are no text, and whole numbers beyond every float."""
+    stack: list[tuple[Any, str, int]] = [(data, "", 0)]
+    while stack:
+        value, path, depth = stack.pop()
+        if isinstance(value, dict | list):
+            if depth > MAX_DEPTH:
+                raise InputError(f"nested more than {MAX_DEPTH} deep", field=path)
+            if isinstance(value, dict):
+                for key in value:
+                    if not isinstance(key, str):
+                        raise InputError(f"expected text as a key, got {show(key)}", field=path)
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [
+                (v, f"{path}.{k}" if path else str(k), depth + 1)
+                for k, v in items
+                if isinstance(v, dict | list) or (type(v) is int and v.bit_length() > 1023)
+            ]
+        elif type(value) is int and value.bit_length() > 1023:
+            raise InputError("expected a number, got one beyond every float", field=path)
+
+
 def _yaml(text: str) -> Any:
     import yaml
 
-    class NoAlias(yaml.SafeLoader):
+    class Plain(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 raise InputError("YAML aliases are not accepted")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
+            _no_key_twice([(k, None) for k in keys])
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.load(text, Loader=NoAlias)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=Plain)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except (AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:  # of a tag that does not fit
+        raise ValueError(f"a tag does not fit its value ({type(error).__name__})") from error
 
 
 @cache

@@ -8,13 +8,59 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["DoesNotFit", "InputError", "Problem", "SteelyardError", "UnknownName", "normalise", "raise_all", "suggest"]
+__all__ = [
+    "MAX_ECHO",
+    "DoesNotFit",
+    "InputError",
+    "Problem",
+    "SteelyardError",
+    "UnknownName",
+    "bounded",
+    "normalise",
+    "raise_all",
+    "show",
+    "suggest",
+]
+
+#: Characters of an input that a message repeats.
+MAX_ECHO = 80
+#: Longest text of one problem, and most problems written out in one error.
+_MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+#: A quoted value (its opening quote does not follow a letter, as that of "its machine's" does), and a word.
+_LONG = re.compile(
+    rf"""(?<!\w)(?:'(?:[^'\\]|\\.){{{MAX_ECHO},}}'|"(?:[^"\\]|\\.){{{MAX_ECHO},}}")(?!\w)|\S{{{MAX_ECHO},}}"""
+)
+
+
+def show(value: object, most: int = MAX_ECHO) -> str:
+    """A value as a message repeats it: on one line, quoted if it is text, at most ``most`` characters."""
+    try:
+        text = repr(value[: 2 * most] if isinstance(value, str | bytes) else value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits; a list that holds itself
+        text = f"a {type(value).__name__} too large to write"
+    return _short(text, most)
+
+
+def bounded(message: str) -> str:
+    """A message without control characters, in which no value takes more than about :data:`MAX_ECHO` characters."""
+    message = _UNPRINTABLE.sub(lambda m: repr(m.group())[1:-1] if m.group() not in "\t\n\r" else " ", message)
+    message = _LONG.sub(lambda m: _short(m.group(), MAX_ECHO), message[: 100 * _MAX_MESSAGE])
+    return _short(message, _MAX_MESSAGE)
+
+
+def _short(text: str, most: int) -> str:
+    """The beginning and the end of a text that is too long."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]}…{text[-(most // 3 - 1) :]}"
 
 
 class SteelyardError(Exception):
     """Base of every error Steelyard raises on purpose. ``exit_code`` is what the command line returns."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(bounded(message))
 
 
 class InputError(SteelyardError, ValueError):
@@ -23,10 +69,13 @@ class InputError(SteelyardError, ValueError):
     exit_code = 2
 
     def __init__(self, message: str, *, field: str = "", problems: Sequence[Problem] = ()) -> None:
-        self.message = message
-        self.field = field
         self.problems: tuple[Problem, ...] = tuple(problems) or (Problem(field, message),)
-        super().__init__("; ".join(str(p) for p in self.problems))
+        self.message = bounded(message)
+        self.field = bounded(field)
+        shown = [str(p) for p in self.problems[:_MAX_PROBLEMS]]
+        if len(self.problems) > _MAX_PROBLEMS:
+            shown.append(f"and {len(self.problems) - _MAX_PROBLEMS:,} more problems")
+        Exception.__init__(self, "; ".join(shown))
 
     def at(self, prefix: str) -> InputError:
         """The same error with ``prefix`` put before each field path."""
@@ -63,8 +112,8 @@ class Problem:
     __slots__ = ("field", "message")
 
     def __init__(self, field: str, message: str) -> None:
-        self.field = field
-        self.message = message
+        self.field = bounded(field)
+        self.message = bounded(message)
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message

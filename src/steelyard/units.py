@@ -160,8 +160,9 @@ class Quantity:
         Raises:
             InputError: it is not, or it is not a number.
         """
-        if math.isnan(value):
-            raise InputError("expected a number, got NaN", field=field)
+        if not math.isfinite(value):
+            got = "NaN" if math.isnan(value) else "an infinite one"
+            raise InputError(f"expected a finite number, got {got}", field=field)
         if self.gt is not None and not value > self.gt:
             raise InputError(f"expected a number above {self.gt:g} {self._unit}, got {value:g}", field=field)
         if self.ge is not None and not value >= self.ge:

@@ -620,7 +620,7 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "malformed json": (_write("bad.json", b'{"model_type": "llama",'), "malformed JSON"),
     "json list": (_write("bad.json", b"[1, 2]"), "expected a table"),
     "json of great depth": (_write("bad.json", b"[" * 200_000), "malformed JSON"),
-    "json of no text": (_write("bad.json", b"\xff\xfe\x00"), "not a text file"),
+    "json of no text": (_write("bad.json", b"\xff\xfe\x00"), "is UTF-16"),
     "huge number": (_write("bad.json", b'{"model_type": "llama", "hidden_size": ' + b"9" * 6000 + b"}"), "bad.json"),
     "1 GB json": (_hole("bad.json", 10**9), "at most 8 MiB"),
     "yaml bomb": (_write("bad.yaml", BOMB.encode()), "aliases are not accepted"),
