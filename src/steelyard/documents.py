@@ -200,6 +200,12 @@ def _yaml(text: str) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):
+        # on, off, yes and no are text, as in YAML 1.2: `on` is the field of a study
+        yaml_implicit_resolvers = {
+            first: [(tag, form) for tag, form in ways if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+            for first, ways in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 raise InputError("YAML aliases are not accepted")

@@ -17,6 +17,7 @@ __all__ = [
     "UnknownName",
     "bounded",
     "normalise",
+    "printable",
     "raise_all",
     "show",
     "suggest",
@@ -42,9 +43,14 @@ def show(value: object, most: int = MAX_ECHO) -> str:
     return _short(text, most)
 
 
+def printable(text: str) -> str:
+    """A name on one line, without characters that steer a terminal or change the order of what is read."""
+    return " ".join(_UNPRINTABLE.sub(lambda m: " " if m[0] in "\t\n\r" else ascii(m[0])[1:-1], text).split())
+
+
 def bounded(message: str) -> str:
     """A message without control characters, in which no value takes more than about :data:`MAX_ECHO` characters."""
-    message = _UNPRINTABLE.sub(lambda m: repr(m.group())[1:-1] if m.group() not in "\t\n\r" else " ", message)
+    message = _UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1] if m[0] not in "\t\n\r" else " ", message)
     message = _LONG.sub(lambda m: _short(m.group(), MAX_ECHO), message[: 100 * _MAX_MESSAGE])
     return _short(message, _MAX_MESSAGE)
 

@@ -20,6 +20,7 @@ from steelyard.errors import InputError
 from steelyard.launch import Load, launch_files, service, write_folder
 from steelyard.launch.command import Flags, Var, compose_word, kubernetes_word, shell_word
 from steelyard.launch.documents import comment
+from steelyard.launch.folder import MANIFEST
 from steelyard.launch.service import Service
 from steelyard.scenario.slo import parse_target
 
@@ -529,7 +530,7 @@ def test_folder_is_written_whole_or_not_at_all(
 ) -> None:
     out = tmp_path / "deploy"
     write_folder(out, written["vllm"])
-    assert {p.name for p in out.iterdir()} == set(written["vllm"])
+    assert {p.name for p in out.iterdir()} == {MANIFEST, *written["vllm"]}
     assert (out / "serve.sh").stat().st_mode & 0o111
     with pytest.raises(InputError, match="--force"):
         write_folder(out, written["vllm"])
@@ -537,6 +538,16 @@ def test_folder_is_written_whole_or_not_at_all(
     write_folder(out, {"serve.sh": "new"}, force=True)
     assert (out / "serve.sh").read_text() == "new"
     assert (out / "mine.txt").read_text() == "kept"
+    assert {p.name for p in out.iterdir()} == {MANIFEST, "serve.sh", "mine.txt"}  # what the first plan left is gone
+    (out / "README.md").mkdir()
+    with pytest.raises(InputError, match="a folder is where the file"):
+        write_folder(out, {"serve.sh": "newer", "README.md": "x"}, force=True)
+    assert (out / "serve.sh").read_text() == "new"  # nothing was replaced
+    (out / "README.md").rmdir()
+    write_folder(out, {"a.sh": "1", "b.sh": "2"}, force=True)
+    (out / "b.sh").write_text("changed by hand")
+    write_folder(out, {"serve.sh": "new"}, force=True)
+    assert {p.name for p in out.iterdir()} == {MANIFEST, "serve.sh", "b.sh", "mine.txt"}
     with pytest.raises(InputError, match="no folder"):
         write_folder(tmp_path / "no" / "where", written["vllm"])
 

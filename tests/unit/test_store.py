@@ -159,7 +159,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         Store(tmp_path / "a" / "b.duckdb")
     (tmp_path / "text.duckdb").write_text("not a database " * 1000)
-    with pytest.raises(InputError, match="cannot open"):
+    with pytest.raises(InputError, match="cannot be used"):
         Store(tmp_path / "text.duckdb").studies()
     store = _filled(tmp_path / "s.duckdb", [1], 1)
     with pytest.raises(InputError, match=r"no study 'ss'.*did you mean 's'"):

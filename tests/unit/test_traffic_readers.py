@@ -263,3 +263,37 @@ def test_public_traces(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not found.rejected
     blocks = np.diff(found.prefix_offsets if found.prefix_offsets is not None else [])
     assert np.array_equal(blocks, -(-found.isl // 512))
+
+
+DATES = "TIMESTAMP,ContextTokens,GeneratedTokens\n{},10,5\n{},20,5\n"
+
+
+def test_dates_of_several_zones_are_compared_in_utc(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(DATES.format("2023-11-16 12:00:00+02:00", "2023-11-16 11:00:00+00:00"))
+    assert list(read_trace(str(file)).arrived_at) == [0.0, 3600.0]
+
+
+@pytest.mark.parametrize("date", ["9999-12-31 00:00:00", "0001-01-01 00:00:00", "2023-02-31 00:00:00"])
+def test_dates_that_cannot_be_are_refused(tmp_path: Path, date: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(DATES.format("2023-11-16 12:00:00", date))
+    with pytest.raises(InputError, match="date and time"):
+        read_trace(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"arrived_at,num_prefill_tokens,num_decode_tokens,num_prefill_tokens\n0,10,5,7\n", "2 times"),
+        (b"\x1f\x8b\x08\x00abc", "gzip"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,1\n".encode("utf-16"), "UTF-16"),
+        (b"arrived_at,num_prefill_tokens,num_decode_tokens\r0,1,1\r", "carriage return"),
+        (b'{"benchmarks": [{"requests": {"successful": [], "errored": 5}}], "args": {}, "metadata": {}}', "errored"),
+    ],
+)
+def test_files_that_are_no_traces_say_why(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / ("t.json" if content[:1] == b"{" else "t.csv")
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_trace(str(file))

@@ -1,19 +1,23 @@
 """``steelyard``: the verbs, and how each kind of error leaves the process.
 
-Exit codes: 0 answered, 2 bad input (one line per problem), 3 the workload does not fit, 130 interrupted. An error
-that is ours keeps its traceback unless ``--quiet`` is given.
+Exit codes: 0 answered (also when whoever reads the answer leaves early), 1 the disk, the memory or a stream failed,
+2 bad input (one line per problem), 3 the workload does not fit, 130 interrupted. An error that is ours keeps its
+traceback unless ``--quiet`` is given.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from steelyard._version import __version__
-from steelyard.errors import InputError, SteelyardError
+from steelyard.errors import InputError, SteelyardError, bounded
 
 __all__ = ["app", "main", "run"]
 
@@ -21,6 +25,7 @@ app = App(
     name="steelyard",
     help="What running any AI model on any machine costs: time, memory, energy and money.",
     version=__version__,
+    suppress_keyboard_interrupt=False,
     help_formatter="plain",
     help_epilogue="Example: steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
 )
@@ -62,9 +67,22 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe left (`steelyard ls models | head`)
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - keeps the exit quiet
+    except SystemExit as error:  # of the library that prints the help, when the reader of a pipe left
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _mute()
         return 0
+    except BrokenPipeError:  # the reader of a pipe left (`steelyard ls models | head`)
+        _mute()
+        return 0
+    except MemoryError:
+        print("error: there is not enough memory for this", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a closed stream: nothing the question could change
+        _mute()
+        where = f" {error.filename!r}" if error.filename else ""
+        print(bounded(f"error: cannot read or write{where}: {error.strerror or error}"), file=sys.stderr)
+        return 1
     except Exception as error:
         if "--quiet" not in arguments:
             raise
@@ -84,12 +102,47 @@ def _words(error: CycloptsError) -> str:
             if given
             else f"{name} is required; see `steelyard {' '.join(error.command_chain or ())} --help`"
         )
-    return " ".join(str(error).split())
+    return bounded(" ".join(str(error).split()))
+
+
+class _Closed(io.TextIOBase):
+    """A standard stream that the caller has closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "stdout is closed")
+
+
+def _streams() -> None:
+    """Have all three standard streams, whatever the caller left open; characters they cannot write become ``?``."""
+    sys.stdin = sys.stdin or io.StringIO()
+    sys.stdout = sys.stdout or _Closed()
+    sys.stderr = sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _mute() -> None:
+    """Nothing more is written to standard output, not even on leaving: nobody reads it, or it is full."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        os.close(nowhere)
 
 
 def run() -> None:
     """The ``steelyard`` program."""
-    sys.exit(main())
+    _streams()
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _mute()
+    except OSError as error:
+        _mute()
+        print(f"error: cannot write the answer: {error.strerror or error}", file=sys.stderr)
+        code = code or 1
+    sys.exit(code)
 
 
 if __name__ == "__main__":

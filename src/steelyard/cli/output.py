@@ -89,8 +89,7 @@ def write(
     else:
         tty = sys.stdout.isatty() and not output.out
         content = text(_columns() if tty else None).rstrip("\n") + "\n"
-        if not tty:
-            content = _plain(content)
+        content = _safe(content, colours=tty)
     if not output.out:
         sys.stdout.write(content)
         sys.stdout.flush()
@@ -107,11 +106,17 @@ def _columns() -> int:
     return max(60, shutil.get_terminal_size((80, 24)).columns)
 
 
-def _plain(text: str) -> str:
-    """Without colour codes, and without characters the stream cannot write."""
+def _safe(text: str, *, colours: bool) -> str:
+    """Nothing but text, line ends and our colours (none, where it is no terminal), in what the stream can write.
+
+    Names come from files of anybody: a sequence that steers the terminal, or turns the order of what is read, is
+    written as its number.
+    """
     import re
 
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    steering = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    kept = re.compile(rf"(\x1b\[[0-9;]*m)|{steering}")
+    text = kept.sub(lambda m: (m[0] if colours else "") if m[1] else ascii(m[0])[1:-1], text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -121,10 +126,21 @@ def _csv(rows: Rows) -> str:
     if isinstance(rows, Mapping):
         lines = csv.writer(buffer, lineterminator="\n")
         lines.writerow(rows)
-        lines.writerows(zip(*rows.values(), strict=True))
+        lines.writerows([_cell(v) for v in row] for row in zip(*rows.values(), strict=True))
         return buffer.getvalue()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins like one has a quote before it."""
+    if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ def study(
     csv: Annotated[str, option("then write the study's rows to this file")] = "",
     parquet: Annotated[str, option("then write the study's rows to this file")] = "",
     quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False,
+    allow_code: Annotated[bool, switch("--allow-code", "let the study name code, a policy as FILE.py:CLASS")] = False,
 ) -> None:
     """Price every point of a study file, in parallel, and never twice.
 
@@ -70,12 +72,12 @@ def study(
     _check(file, run.jobs, run.limit, csv, parquet)
     workers = run.jobs or os.cpu_count() or 1
     if no_store:
-        _in_memory(file, run, workers, json, csv, parquet)
+        _in_memory(file, run, workers, json, csv, parquet, allow_code)
         return
     from steelyard.studies.store_results import Store
     from steelyard.studies.study import read_study
 
-    asked, place = read_study(file), Store(run.store)
+    asked, place = read_study(file, allow_code=allow_code), Store(run.store)
     if dry_run:
         from steelyard.studies.sweep import preview
 
@@ -89,7 +91,7 @@ def study(
             given = {f.name: getattr(run, f.name) for f in fields(run) if f.name not in ("jobs", "store")}
             done = sweep(asked, place, jobs=workers, progress=told, **given)
     except KeyboardInterrupt:
-        again = f"steelyard study {file} --resume" + (f" --store {run.store}" if run.store != DEFAULT_STORE else "")
+        again = shlex.join(["steelyard", "study", file, "--resume", *_elsewhere(run.store)])
         print(f"stopped after {time.monotonic() - began:,.0f} s; go on with: {again}", file=sys.stderr)
         raise
     for path in (csv, parquet):
@@ -100,7 +102,7 @@ def study(
         _any_answered(place, done)
 
 
-def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parquet: str) -> None:
+def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parquet: str, allow_code: bool) -> None:
     """Answer a study without a store: its rows as CSV, then the report or its JSON."""
     needless = {"resume": run.resume, "retry": run.retry, "limit": run.limit, "parquet": parquet}
     raise_all([Problem(name, "needs a store; leave --no-store out") for name, given in needless.items() if given])
@@ -109,7 +111,7 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
     from steelyard.report import study_text
     from steelyard.studies.api import study as answered
 
-    found = answered(file, executor=run.executor, jobs=workers)
+    found = answered(file, executor=run.executor, jobs=workers, allow_code=allow_code)
     if csv:
         write(Output(csv=True, out=csv), data={}, text=lambda width: "", rows=report.flat_rows(found))
     if found.table.answered.any():
@@ -174,8 +176,8 @@ def _text(done: Swept, store: str) -> str:
         lines.append(f"  {done.problems:,} of them have no answer; their rows say why")
     if done.left:
         lines.append(f"  {done.left:,} left; go on with --resume")
-    words = "" if store == DEFAULT_STORE else f" --store {store}"
-    lines.append(f"results in {store}; see: steelyard report {done.study.name}{words}")
+    see = shlex.join(["steelyard", "report", done.study.name, *_elsewhere(store)])
+    lines.append(f"results in {store}; see: {see}")
     return "\n".join(lines)
 
 
@@ -198,10 +200,14 @@ def _show(found: Preview, as_json: bool) -> None:
         print(f"{point.ordinal:>7}  {point.hash}  {words}")
     if len(found.points) > SHOWN:
         print(f"        ... {len(found.points) - SHOWN:,} more")
+    words = f"{len(found.points):,} points, {found.scenarios:,} scenarios, {found.reused:,} in the store; "
     print(
-        f"{len(found.points):,} points, {found.scenarios:,} scenarios, {found.reused:,} in the store; "
-        f"about {_span(found.time_s)} for the other {left:,}"
+        words + (f"{left:,} to run" if found.time_s is None else f"about {_span(found.time_s)} for the other {left:,}")
     )
+
+
+def _elsewhere(store: str) -> list[str]:
+    return [] if store == DEFAULT_STORE else ["--store", store]
 
 
 def _span(seconds: float) -> str:

@@ -6,8 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
+from steelyard.documents import read_bytes, read_text
 from steelyard.errors import InputError
 from steelyard.launch.compose import compose, one_node
 from steelyard.launch.graphs import dynamo, llm_d, runs_dynamo, runs_llm_d
@@ -16,7 +19,10 @@ from steelyard.launch.readme import readme
 from steelyard.launch.scripts import scripts
 from steelyard.launch.service import Service
 
-__all__ = ["check_folder", "launch_files", "write_folder"]
+__all__ = ["MANIFEST", "check_folder", "launch_files", "write_folder"]
+
+#: Lists the files of a plan and the hashes of what was written.
+MANIFEST = ".steelyard-files"
 
 
 def launch_files(service: Service, *, more_files: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -58,11 +64,53 @@ def check_folder(path: str | Path, *, force: bool = False) -> None:
         raise InputError(f"{str(path)!r} is not empty; --force replaces the files of the same names", field="out")
 
 
+def _manifest(files: Mapping[str, str]) -> str:
+    """The names that are written, each after the hash of its content."""
+    return "".join(f"{sha256(text.encode()).hexdigest()}  {name}\n" for name, text in sorted(files.items()))
+
+
+def _stale(folder: Path, names: list[str]) -> list[str]:
+    """Files of an earlier call that are as it left them and are not among ``names``."""
+    try:
+        lines = read_text(folder / MANIFEST).splitlines()
+    except InputError:  # none was written
+        return []
+    found = []
+    for digest, _, name in (line.partition("  ") for line in lines):
+        file = folder / name
+        if name in names or not name or Path(name).name != name or file.is_symlink() or not file.is_file():
+            continue
+        with suppress(InputError):
+            if sha256(read_bytes(file)).hexdigest() == digest:
+                found.append(name)
+    return found
+
+
+def _exchange(made: Path, folder: Path, names: list[str]) -> None:
+    """Move the files of ``made`` into the folder and its stale ones out; on any failure everything is as it was."""
+    blocked = [n for n in names if (folder / n).is_dir() and not (folder / n).is_symlink()]
+    if blocked:
+        raise InputError(f"a folder is where the file {blocked[0]!r} should be", field="out")
+    old = made / ".replaced"
+    old.mkdir()
+    gone = [n for n in [*names, *_stale(folder, names)] if (folder / n).exists() or (folder / n).is_symlink()]
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for begin, end in [*((folder / n, old / n) for n in gone), *((made / n, folder / n) for n in names)]:
+            os.replace(begin, end)  # noqa: PTH105 - one atomic step
+            moved.append((begin, end))
+    except OSError:
+        for begin, end in reversed(moved):
+            os.replace(end, begin)  # noqa: PTH105
+        raise
+
+
 def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = False) -> None:
     """Write all files, or none.
 
     They are written beside the folder first. A new or empty folder then takes their place in one rename; into a folder
-    with other files they are moved one by one, which only a crash of the machine can interrupt.
+    with other files they are moved one by one, and back when one cannot be. What an earlier call wrote, this one does
+    not, and nobody has changed since, is removed; :data:`MANIFEST` lists it.
 
     Args:
         path: the folder.
@@ -85,9 +133,9 @@ def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = Fa
             file.write_text(content, encoding="utf-8")
             if name.endswith(".sh"):
                 file.chmod(0o755)
+        (made / MANIFEST).write_text(_manifest(files), encoding="utf-8")
         if folder.is_dir() and any(folder.iterdir()):
-            for name in files:
-                os.replace(made / name, folder / name)  # noqa: PTH105 - one atomic step
+            _exchange(made, folder, [*files, MANIFEST])
         else:
             os.replace(made, folder)  # noqa: PTH105
     except OSError as error:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from steelyard.errors import InputError, Problem, UnknownName, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, printable, raise_all, show
 from steelyard.machine.classes import kinds
 from steelyard.units import Quantity
 
@@ -146,6 +146,8 @@ class Machine:
     def _problems(self) -> Iterator[Problem]:
         if self.kind not in kinds():
             yield Problem("kind", str(UnknownName("kind of machine", self.kind, kinds())))
+        if not self.name.strip() or self.name != printable(self.name) or len(self.name) > 100:
+            yield Problem("name", f"expected one line of at most 100 printable characters, got {show(self.name)}")
         names = [c.name for c in self.compute] + [m.name for m in self.memory] + [x.name for x in self.link]
         for name in sorted({n for n in names if names.count(n) > 1}):
             yield Problem("name", f"component {name!r} appears more than once")

@@ -16,9 +16,11 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard.cost.moe import Router
+from steelyard.documents import read_text
 from steelyard.errors import InputError
 from steelyard.scenario.fields import SKEW
 from steelyard.simulation.metrics import describe
+from steelyard.traffic.logs import MAX_JSON
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
 from steelyard.traffic.trace import Floats, Trace
 
@@ -160,8 +162,7 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
 
 def _totals(source: str) -> Mapping[str, Any]:
     """What the JSON of vllm says of the whole run."""
-    with find_file(source)[0].open(encoding="utf-8-sig") as stream:
-        return json.load(stream)  # type: ignore[no-any-return]
+    return json.loads(read_text(find_file(source)[0], MAX_JSON, "trace"))  # type: ignore[no-any-return]
 
 
 def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: Any) -> tuple[Trace, str]:

@@ -32,6 +32,7 @@ def study(
     executor: str = "serial",
     jobs: int = 1,
     best: int = 5,
+    allow_code: bool = False,
 ) -> Findings:
     """Answer every point of a study.
 
@@ -43,6 +44,7 @@ def study(
         executor: ``serial``, ``process`` or ``ray``.
         jobs: processes at once.
         best: points kept per objective.
+        allow_code: whether a study may name code, which is then run: a policy as ``FILE.py:CLASS``.
 
     Returns:
         a :class:`~steelyard.studies.findings.Findings`: rows, best points per objective, Pareto front, what each axis
@@ -54,13 +56,13 @@ def study(
     if grid is not None and not isinstance(spec, Scenario):
         raise InputError("only with a scenario; a study has its own grid", field="grid")
     if isinstance(spec, Scenario):
-        asked = parse_study(_table_of(spec, grid or {}))
+        asked = parse_study(_table_of(spec, grid or {}), allow_code=True)
     elif isinstance(spec, str | Path):
-        asked = read_study(spec)
+        asked = read_study(spec, allow_code=allow_code)
     elif isinstance(spec, Study):
         asked = spec
     elif isinstance(spec, Mapping):
-        asked = parse_study(spec)
+        asked = parse_study(spec, allow_code=allow_code)
     else:
         raise InputError(f"expected a study file, a table or a scenario, got {spec!r:.80}", field="study")
     if store:

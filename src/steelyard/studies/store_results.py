@@ -14,14 +14,14 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from steelyard.errors import InputError, SteelyardError, suggest
+from steelyard.errors import InputError, SteelyardError, show, suggest
 from steelyard.studies.store_columns import ANSWERS, columns_of
 
 __all__ = ["FORM", "Store", "StoreBusy", "StudyRecord"]
@@ -101,34 +101,61 @@ class Store:
     def _open(self, *, read_only: bool) -> Iterator[Any]:
         """The database, waiting for at most :data:`WAIT_S` while another process has it open."""
         duckdb = _duckdb()
-        if read_only and not self.path.exists():
-            raise InputError(f"no results store at {str(self.path)!r}", field="store")
+        if self.path.is_file() and self.path.stat().st_size == 0 and not read_only:
+            self.path.unlink()  # of touch or mktemp: nothing is in it
+        if read_only and not (self.path.is_file() and self.path.stat().st_size):
+            raise InputError(f"no results store at {show(str(self.path))}", field="store")
         until = time.monotonic() + WAIT_S
         while True:
             try:
                 db = duckdb.connect(str(self.path), read_only=read_only)
                 break
-            except duckdb.IOException as error:
-                if "lock" not in str(error):
-                    words = " ".join(str(error).split())
-                    raise InputError(f"cannot open {str(self.path)!r}: {words}", field="store") from error
+            except duckdb.Error as error:
+                if not isinstance(error, duckdb.IOException) or "lock" not in str(error):
+                    raise self._failed(error) from error
                 if time.monotonic() > until:
                     raise StoreBusy(f"{self.path} is open in another process; try again when it is done") from error
                 time.sleep(0.05)
         try:
             db.execute("SET threads = 1")
+            self._check_form(db, empty=not read_only)
             yield db
+        except duckdb.Error as error:
+            raise self._failed(error) from error
         finally:
-            db.close()
+            with suppress(duckdb.Error):  # what was committed is in the file's log
+                db.close()
+
+    def _failed(self, error: Exception) -> InputError:
+        """What the database says, and the way out."""
+        words = " ".join(str(error).split())[:300]
+        way = "free the disk or restore a copy of it, or name another file with --store"
+        return InputError(f"the results store {show(str(self.path))} cannot be used: {words}; {way}", field="store")
+
+    def _check_form(self, db: Any, *, empty: bool) -> None:
+        """Refuse a database that is not a results store of this version, before anything is written to it.
+
+        Args:
+            db: just opened.
+            empty: one without any table is taken.
+        """
+        tables = {row[0] for row in db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if empty and not tables:
+            return
+        name = show(str(self.path))
+        if not {"about", "studies", "points", "sources"} <= tables:
+            words = f"{name} is a database of something else; name another file with --store"
+            raise InputError(words, field="store")
+        found = [row[0] for row in db.execute("SELECT form FROM about").fetchall()]
+        if found != [FORM]:
+            words = f"{name} has tables of form {', '.join(map(str, found))}; this version reads {FORM}"
+            raise InputError(f"{words}: use the one that wrote it, or another file with --store", field="store")
 
     def _tables(self, db: Any) -> None:
         db.execute("BEGIN")
         db.execute("CREATE TABLE IF NOT EXISTS about (form BIGINT)")
-        found = db.execute("SELECT form FROM about").fetchone()
-        if found is None:
+        if db.execute("SELECT form FROM about").fetchone() is None:
             db.execute("INSERT INTO about VALUES (?)", [FORM])
-        elif found[0] != FORM:
-            raise InputError(f"{self.path} has tables of form {found[0]}; this version reads {FORM}", field="store")
         db.execute(
             "CREATE TABLE IF NOT EXISTS studies (name VARCHAR, kind VARCHAR, document VARCHAR, points BIGINT, "
             "version VARCHAR)"
@@ -274,6 +301,8 @@ class Store:
         with self._open(read_only=True) as db:
             name = study.name.replace("'", "''")
             query = self._select(study.kind, "hash, " + _axes_of(study)).replace("?", f"'{name}'")
+            if form == "csv":
+                query = _no_formulas(db, query)
             found = db.execute(f"COPY ({query}) TO '{quoted}' ({options})").fetchone()
         return int(found[0])
 
@@ -302,6 +331,17 @@ class Store:
         return found
 
 
+def _no_formulas(db: Any, query: str) -> str:
+    """The query with a quote before every text that a spreadsheet would take for a formula."""
+    columns = []
+    for name, kind, *_ in db.execute(f"DESCRIBE {query}").fetchall():
+        column = '"' + name.replace('"', '""') + '"'
+        formula = f"regexp_matches({column}, '^[=+@\\t\\r-]') AND TRY_CAST({column} AS DOUBLE) IS NULL"
+        text = f"CASE WHEN {formula} THEN chr(39) || {column} ELSE {column} END AS {column}"
+        columns.append(text if kind == "VARCHAR" else column)
+    return f"SELECT {', '.join(columns)} FROM ({query})"  # noqa: S608
+
+
 def _axes_of(study: StudyRecord) -> str:
     """Swept fields that have no column of their own, as columns."""
     known = columns_of(study.kind)
@@ -321,7 +361,11 @@ def _lock(path: Path, store: Path) -> IO[str] | None:
         import fcntl
     except ImportError:  # the database's own lock remains
         return None
-    file = path.open("a+", encoding="utf-8")
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        words = f"cannot write beside {show(str(store))}: {error.strerror or error}; name another file with --store"
+        raise InputError(words, field="store") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

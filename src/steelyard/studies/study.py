@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import read_document
-from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, fields_of, study_fields
 from steelyard.scenario.words import values_of
 from steelyard.studies.store_columns import Column, columns_of, number_names
@@ -115,27 +115,35 @@ class Study:
         return names + [n for n, values in self.grid.items() if len(values) > 1]
 
 
-def read_study(path: str | Path) -> Study:
+def read_study(path: str | Path, *, allow_code: bool = False) -> Study:
     """The study of a file.
+
+    Args:
+        path: the file.
+        allow_code: whether it may name code, which is then run: a policy as ``FILE.py:CLASS``.
 
     Raises:
         InputError: every problem at once, each with its field path.
     """
-    return parse_study(read_document(path), str(Path(path).parent))
+    return parse_study(read_document(path), str(Path(path).parent), allow_code=allow_code)
 
 
 def _plain(value: Any) -> Any:
-    """Tables and lists only: arrays, tuples and ranges as lists; YAML reads the bare key ``on`` as true."""
+    """Tables and lists only: arrays, tuples and ranges as lists."""
     if isinstance(value, Mapping):
-        return {"on" if k is True else k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items()}
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
 
 
-def parse_study(data: Mapping[str, Any], folder: str = "") -> Study:
-    """The study a table describes. Raises :class:`InputError` with every problem."""
-    reader = _Reader(_plain(data))
+def parse_study(data: Mapping[str, Any], folder: str = "", *, allow_code: bool = False) -> Study:
+    """The study a table describes; it names code only where ``allow_code`` says so.
+
+    Raises:
+        InputError: every problem at once.
+    """
+    reader = _Reader(_plain(data), allow_code)
     study = reader.study(folder)
     raise_all(reader.problems)
     assert study is not None
@@ -145,8 +153,8 @@ def parse_study(data: Mapping[str, Any], folder: str = "") -> Study:
 class _Reader:
     """Reads one study, collecting problems."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self.data = data
+    def __init__(self, data: Mapping[str, Any], allow_code: bool) -> None:
+        self.data, self.allow_code = data, allow_code
         self.problems: list[Problem] = []
         self.kind = ""
         self.fields: Mapping[str, Field] = {}
@@ -240,6 +248,11 @@ class _Reader:
                 values = values_of(entry, given, f"{path}.{name}")
             except InputError as error:
                 self.problems += error.problems
+                continue
+            code = [v for v in values if name == "policy" and isinstance(v, str) and ".py" in v.lower()]
+            if code and not self.allow_code:
+                words = "names a file of code, which would be run; --allow-code (in Python allow_code=True) lets it"
+                self.wrong(f"{path}.{name}", f"{show(code[0])} {words}")
                 continue
             if single and len(values) > 1:
                 self.wrong(f"{path}.{name}", f"expected one value, got {len(values)}; several belong into [grid]")

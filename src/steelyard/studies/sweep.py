@@ -77,7 +77,7 @@ class Preview:
     points: list[Point]
     scenarios: int
     reused: int
-    time_s: float
+    time_s: float | None
     """Estimated from pricing the first chunk that is missing; 0 when nothing is."""
 
 
@@ -93,9 +93,11 @@ def preview(study: Study, store: Store, jobs: int = 1) -> Preview:
     points = expand_study(study)
     scenarios, missing = _missing(store, study, points)
     chunks = chunks_of(study.kind, study.folder, missing)
-    time_s = 0.0
-    if chunks:
-        price_chunk(chunks[0])  # compiles and fills caches
+    time_s: float | None = 0.0
+    if chunks and study.kind != "estimate":
+        time_s = None  # nothing is simulated, and no policy's code is run, to find out
+    elif chunks:
+        price_chunk(chunks[0])  # fills caches
         time_s = price_chunk(chunks[0]).took_s * len(chunks) / max(1, jobs)
     return Preview(points, scenarios, scenarios - len({p.hash for p in missing}), time_s)
 

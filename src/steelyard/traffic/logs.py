@@ -21,19 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.documents import read_text
 from steelyard.errors import InputError
 from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
 from steelyard.traffic.trace import Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
 
+#: Largest log in one piece of JSON, in bytes; as Python's objects it takes some five times as much.
+MAX_JSON = 128 * 2**20
+
 
 def _json(path: Path) -> Any:
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            return json.load(stream)
-    except UnicodeDecodeError:
-        raise InputError(f"{path.name} is not a text file (UTF-8 expected)", field="trace") from None
+        return json.loads(read_text(path, MAX_JSON, "trace"))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
 
@@ -226,7 +229,11 @@ class GuideLLM:
         if not isinstance(requests, Mapping) or not isinstance(requests.get("successful"), list):
             raise InputError(f"{path.name}: the benchmark has no requests.successful", field="trace")
         rows = _Rows()
-        rows.failed = sum(len(requests.get(k) or ()) for k in ("errored", "incomplete"))
+        for k in ("errored", "incomplete"):
+            others = requests.get(k) or []
+            if not isinstance(others, list):
+                raise InputError(f"{path.name}: requests.{k}: expected a list, got {others!r}", field="trace")
+            rows.failed += len(others)
         for i, request in enumerate(requests["successful"], 1):
             if not isinstance(request, Mapping):
                 rows.problems.append((i, "expected an object"))

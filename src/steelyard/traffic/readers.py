@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from steelyard.documents import refuse_binary
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
@@ -269,7 +270,12 @@ def _head(path: Path) -> Head:
         from steelyard.traffic.tables import parquet_columns
 
         return Head(".parquet", "", parquet_columns(path))
+    refuse_binary(raw, path, "trace")
     text = raw.decode("utf-8-sig", errors="replace")
+    if "\r" in text and "\n" not in text:
+        raise InputError(
+            f"{path.name}: its lines end in a carriage return alone; save it with line feeds", field="trace"
+        )
     first = text.lstrip().partition("\n")[0].strip()
     if text.lstrip()[:1] in ("{", "["):
         try:

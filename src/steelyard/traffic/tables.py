@@ -56,7 +56,9 @@ _MEASURED = {
     "e2e_ms": ("e2e_s", 1e-3),
     "queued_s": ("queued_s", 1.0),
 }
-_MOMENT = re.compile(r"^\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|[+-]\d\d:?\d\d)?\s*$")
+_MOMENT = re.compile(r"^\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|([+-])(\d\d):?(\d\d))?\s*$")
+#: Years of dates that are read: beyond, nanoseconds since 1970 do not fit 64 bits.
+_YEARS = ("1900", "2200")
 #: Columns that may stand in any table.
 _OPTIONAL = ("priority", "deadline_s")
 
@@ -174,7 +176,11 @@ class Table:
         with path.open(encoding="utf-8-sig", errors="replace") as stream:
             head = [c.strip() for c in stream.readline().split(",")]
             wanted = (self.arrived_at, self.prompt, self.output)
-            if not set(wanted) <= set(head) or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head):
+            if (
+                not set(wanted) <= set(head)
+                or any(head.count(c) > 1 for c in wanted)
+                or {self.select, self.session, *_MEASURED, *_OPTIONAL} & set(head)
+            ):
                 return None
             columns = [head.index(c) for c in wanted]
             try:
@@ -206,6 +212,9 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
             head = [c.strip() for c in next(rows, [])]
             _all_there(wanted, head, path.name)
             present = [c for c in dict.fromkeys([*wanted, *optional]) if c in head]
+            for name in present:
+                if head.count(name) > 1:
+                    raise InputError(f"{path.name} has the column {name!r} {head.count(name)} times", field="trace")
             at = [head.index(c) for c in present]
             short: list[tuple[int, str]] = []
             columns: list[list[str]] = [[] for _ in present]
@@ -298,17 +307,23 @@ def _times(values: Any, column: str, seconds: float, lines: Integers, problems: 
 
 
 def _moments(values: Any) -> Any:
-    """Dates and times with up to 9 decimals; a zone, the same everywhere in a trace, is left out. NaT = unreadable."""
+    """Dates and times in UTC, with up to 9 decimals; those without a zone are taken as UTC. NaT = unreadable."""
 
     def read(value: Any) -> np.datetime64:
         match = _MOMENT.match(str(value))
         try:
-            return np.datetime64(match.group(1) if match else "NaT", "ns")
+            if match is None or not _YEARS[0] <= match[1][:4] <= _YEARS[1]:
+                return np.datetime64("NaT", "ns")
+            moment = np.datetime64(match[1], "ns")
         except ValueError:  # the 31st of February
             return np.datetime64("NaT", "ns")
+        minutes = int(match[3]) * 60 + int(match[4]) if match[2] else 0
+        return moment - np.timedelta64(-minutes if match[2] == "-" else minutes, "m")
 
     texts = np.asarray(values, dtype=str)
-    if np.char.str_len(texts).min(initial=99) >= len("2023-11-16 18:15:46"):
+    years = texts.astype("U4")
+    usual = bool(np.all((years >= _YEARS[0]) & (years <= _YEARS[1])))
+    if usual and np.char.str_len(texts).min(initial=99) >= len("2023-11-16 18:15:46"):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # numpy warns of zones

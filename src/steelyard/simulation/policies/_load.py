@@ -54,7 +54,7 @@ def _made(thing: object, what: str) -> Policy:
     if isinstance(thing, type):
         try:
             thing = thing()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"{what}() failed: {said(error)}", field="policy") from error
     name = getattr(thing, "name", None)
     if not isinstance(thing, Policy) or not callable(thing.keys) or not isinstance(name, str) or not name.strip():
@@ -79,7 +79,7 @@ def _run_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(f"{path} failed: {said(error)}", field="policy") from error
     return module

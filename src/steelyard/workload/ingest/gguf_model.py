@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
 from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
@@ -39,7 +39,7 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     for other in others:
         tensors += read_gguf(other).tensors
     header = GgufHeader(header.version, header.metadata, tuple(tensors))
-    name = str(header.metadata.get("general.name") or path.stem)
+    name = printable(str(header.metadata.get("general.name") or path.stem))[:200]
     try:
         model = read_config(config_of(header, generic=generic), name=name, generic=generic)
     except UnknownName:

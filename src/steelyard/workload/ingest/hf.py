@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import read_document, read_text
-from steelyard.errors import InputError, Problem, UnknownName
+from steelyard.errors import InputError, Problem, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import restated
@@ -154,4 +154,4 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
     stated = str(config.get("_name_or_path") or "")
-    return stated if stated and not stated.startswith((".", "/", "~")) else path.resolve().parent.name
+    return printable(stated if stated and not stated.startswith((".", "/", "~")) else path.resolve().parent.name)[:200]

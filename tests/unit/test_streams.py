@@ -1,0 +1,117 @@
+"""What leaves the process: to closed, full and narrow streams, to terminals and to spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steelyard.cli.main import main
+from steelyard.errors import InputError, bounded, printable
+from steelyard.machine.loader import load_machine
+
+PROGRAM = (sys.executable, "-c", "from steelyard.cli import run; run()")
+ESTIMATE = ("estimate", "llama-3.1-8b", "--on", "h100_sxm")
+HOSTILE = "\x1b]0;title\x07\x1b[31mred\n  fits / no \u202egnp\x9b\u200b"
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        (">&-", 1, "stdout is closed"),
+        (">&- 2>&-", 1, ""),
+        (">/dev/full", 1, "No space left"),
+        ("<&-", 0, ""),
+        ("| head -1; exit ${PIPESTATUS[0]}", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("asked", [ESTIMATE, ("--help",)], ids=["estimate", "help"])
+def test_a_stream_that_cannot_be_written_ends_with_one_line(
+    script: str, code: int, words: str, asked: tuple[str, ...]
+) -> None:
+    found = _run("bash", "-c", f'"$@" {script}', "x", *PROGRAM, *asked)
+    assert found.returncode == code
+    assert words in found.stderr
+    assert found.stderr.count("\n") <= 1
+
+
+def test_characters_a_stream_cannot_write_do_not_end_the_run() -> None:
+    found = _run(*PROGRAM, *ESTIMATE, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert found.returncode == 0
+    assert found.stdout.isascii()
+
+
+@pytest.mark.parametrize("delay", ["0.03", "0.1", "0.3"])
+def test_an_early_interrupt_is_said(delay: str) -> None:
+    text = (
+        "import os, signal, threading, sys\nimport steelyard.cli as c\n"
+        "threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGINT)).start()\nc.run()"
+    )
+    words = ["simulate", *ESTIMATE[1:], "--rate", "20/s", "--requests", "300000"]
+    found = _run(sys.executable, "-c", text, delay, *words)
+    assert (found.returncode, found.stdout) == (130, "")
+    assert found.stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in found.stderr
+
+
+def _config(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    small = {"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 4, "intermediate_size": 2048}
+    config = {"model_type": "llama", "vocab_size": 32000, "torch_dtype": "bfloat16", **small, "_name_or_path": name}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _steering(text: str) -> set[str]:
+    return {c for c in text if (c < " " and c != "\n") or c in "\x7f\x9b\u202e\u200b"}
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_names_from_files_do_not_steer_a_terminal(
+    tmp_path: Path, form: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _config(tmp_path / "m", HOSTILE)
+    assert main(["estimate", str(model), "--on", "h100_sxm", *form]) == 0
+    out = capsys.readouterr().out
+    assert not _steering(out)
+    assert not any(line.strip().startswith("fits / no") for line in out.splitlines())
+    assert main(["estimate", str(model), "--on", HOSTILE]) == 2
+    assert not _steering(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "", "x" * 200])
+def test_a_machine_cannot_be_called_anything(tmp_path: Path, name: str) -> None:
+    import steelyard
+
+    known = Path(steelyard.__file__).parent / "catalogue" / "machines" / "l40s.toml"
+    file = tmp_path / "m.toml"
+    file.write_text(known.read_text().replace('name = "l40s"', f"name = {json.dumps(name)}", 1))
+    with pytest.raises(InputError, match="name"):
+        load_machine(file)
+
+
+def test_cells_are_no_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = _config(tmp_path / "m", '=HYPERLINK("http://x","y")')
+    assert main(["estimate", str(model), "--on", "h100_sxm", "--csv"]) == 0
+    row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert row["model"].startswith("'=HYPERLINK")
+    assert float(row["tpot_s"]) > 0
+
+
+def test_messages_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("x" * 10_000, "error: " + repr("y" * 10_000), "9" * 400, "z " * 100_000):
+        assert len(bounded(text)) <= 1300
+    assert printable("a\x1b[31m\nb\u202e") == "a\\x1b[31m b\\u202e"
+    assert main(["estimate", "m" * 10_000, "--on", "h" * 10_000]) == 2
+    assert len(capsys.readouterr().err) < 2000
