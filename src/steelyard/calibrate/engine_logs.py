@@ -21,7 +21,7 @@ from steelyard.calibrate.fit_engine import EngineFit, fit_engine, values_of
 from steelyard.calibrate.toml_files import document, write_files
 from steelyard.deployment.engine import Engine, reload_engines
 from steelyard.errors import InputError
-from steelyard.folders import user_folder
+from steelyard.folders import folder_to_write
 from steelyard.scenario.scenario import Scenario
 from steelyard.simulation.api import options_of, prepare_scenario
 from steelyard.simulation.prepared import Prepared, prepare
@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 def write_engine(found: EngineCalibration, source: str, out: str = "") -> Path:
     """Write ``engines/NAME.toml`` below ``out`` (default: the user's catalogue), where it wins over ours."""
-    folder = Path(out) if out else user_folder()
+    folder = folder_to_write(out)
     path = write_files(folder, {f"engines/{found.engine.name}.toml": engine_file(found, source)})[0]
     reload_engines()
     return path

@@ -21,7 +21,7 @@ from steelyard.cost.cpu import CpuAttention, CpuChain, CpuProduct, kernel_work, 
 from steelyard.cost.program import Kernel
 from steelyard.cost.site import site_of
 from steelyard.errors import InputError
-from steelyard.folders import user_folder
+from steelyard.folders import folder_to_write
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_from_dict
 
@@ -263,7 +263,7 @@ def write_here(session: Session, name: str, out: str = "") -> tuple[Calibration,
     Raises:
         InputError: the folder cannot be written to.
     """
-    folder = Path(out) if out else user_folder()
+    folder = folder_to_write(out)
     if session.device != "cpu":
         from steelyard.calibrate.here_gpu import gpu_sections
         from steelyard.calibrate.tables import files_of

@@ -18,7 +18,7 @@ from steelyard.calibrate.tasks import attention_task, collective_task, gemm_task
 from steelyard.calibrate.toml_files import document, merged, write_files
 from steelyard.cost.parameters import calibration_table
 from steelyard.errors import InputError, UnknownName
-from steelyard.folders import user_folder
+from steelyard.folders import folder_to_write
 from steelyard.machine.component import Machine
 from steelyard.measurements import kernel_tables as tables
 
@@ -185,5 +185,5 @@ def files_of(machine: str, sections: Sequence[Section], *, keep: bool = True) ->
 
 def write_calibration(machine: str, sections: Sequence[Section], out: str = "") -> list[Path]:
     """Write a machine's files below ``out``, else the user's catalogue. Raises :class:`InputError` when it cannot."""
-    folder = Path(out) if out else user_folder() / "calibration"
+    folder = Path(out) if out else folder_to_write() / "calibration"
     return write_files(folder, files_of(machine, sections, keep=not out))

@@ -159,10 +159,10 @@ def _here(asked: ThisComputer, out: str, quiet: bool) -> Answer:
     from steelyard.calibrate.measure.session import measure
     from steelyard.calibrate.task import need_scipy
     from steelyard.calibrate.toml_files import check_folder, check_name
-    from steelyard.folders import user_folder
+    from steelyard.folders import folder_to_write
 
     check_name(asked.name, "name")
-    check_folder(Path(out) if out else user_folder())
+    check_folder(folder_to_write(out))
     if asked.threads < 0:
         raise InputError(f"expected at least 1, got {asked.threads}", field="threads")
     need_scipy()
@@ -259,7 +259,7 @@ def _check(asked: ThisComputer, quiet: bool) -> Answer:
 def _samples(machine: str, asked: Tables, out: str) -> Answer:
     from steelyard.calibrate import samples as few
     from steelyard.calibrate.toml_files import write_files
-    from steelyard.folders import user_folder
+    from steelyard.folders import folder_to_write
     from steelyard.machine.catalogue import find_machine
 
     path, like = asked.samples, asked.like
@@ -280,7 +280,7 @@ def _samples(machine: str, asked: Tables, out: str) -> Answer:
         target, adapted = few.adapt_black_box(given, rows, like=borrow)
         texts[f"machines/{machine}.toml"] = few.machine_file(data, target, borrow)
     texts |= {f"calibration/{k}": v for k, v in few.files_of(target.name, adapted, Path(path).name).items()}
-    paths = write_files(Path(out) if out else user_folder(), texts)
+    paths = write_files(folder_to_write(out), texts)
     document = {
         "schema": "steelyard.calibrate_samples/1",
         "machine": target.name,
@@ -312,9 +312,9 @@ def _engine(logs: tuple[str, ...], asked: Benchmarks, question: Any, out: str, q
         raise InputError(f"fitting an engine needs {' and '.join(missing)}", field="engine")
     from steelyard.calibrate.engine_logs import calibrate_engine, write_engine
     from steelyard.calibrate.toml_files import check_folder
-    from steelyard.folders import user_folder
+    from steelyard.folders import folder_to_write
 
-    check_folder(Path(out) if out else user_folder())
+    check_folder(folder_to_write(out))
     problems = Problems()
     words = {**words_of_options("simulate", question, problems), "model": asked.model}
     problems.done()
