@@ -34,8 +34,8 @@ test: $(VENV)/.dev
 	$(PYTHON) -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.dev
-	$(PYTHON) -m ruff check src validation tests bench docs
-	$(PYTHON) -m ruff format --check src validation tests bench docs
+	$(PYTHON) -m ruff check src validation tests bench docs .ci
+	$(PYTHON) -m ruff format --check src validation tests bench docs .ci
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
 

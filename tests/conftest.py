@@ -1,4 +1,4 @@
-"""Shared fixtures: where the measured tables are, and a machine and model to ask about."""
+"""Shared fixtures: where the measured tables are, and which tests are slow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+#: Files and tests of more than a few seconds each, left out of the fast part (``-m "not slow"``), by their path.
+SLOW = (
+    "tests/contract/test_one_description.py::test_no_module_hides_a_verb",
+    "tests/contract/test_planner.py",
+    "tests/contract/test_serve_invariants.py",
+    "tests/plugin",
+    "tests/unit/test_calibrate_engine.py",
+    "tests/unit/test_kept_code.py",
+    "tests/unit/test_readers_held.py",
+    "tests/unit/test_readers_models.py",
+    "tests/unit/test_report_plan.py",
+    "tests/unit/test_sweep_kill.py",
+    "tests/validation",
+    "tests/web",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests; those of measured tables go first, so that one worker gets them all and reads them once."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/validation/"))
 
 
 @pytest.fixture(scope="session")
