@@ -1,7 +1,8 @@
 """Branches of the core packages that the fast tests take, printed and not falling.
 
 ``python .ci/covered.py FILE.json`` reads what ``coverage json`` wrote and compares it with ``coverage.json`` beside
-this file; ``--write`` keeps the present figures. Functions that numba compiles are left out: coverage cannot see them run.
+this file; ``--write`` keeps the present figures. Functions that numba compiles are left out: coverage does not see
+them run.
 """
 
 from __future__ import annotations

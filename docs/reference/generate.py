@@ -269,6 +269,6 @@ def _default(field: Field[Any]) -> str:
 
 
 if __name__ == "__main__":
-    for name, text in pages().items():
-        (HERE / name).write_text(text, encoding="utf-8")
-    STUB.write_text(stub(), encoding="utf-8")
+    for path, text in {**{HERE / name: text for name, text in pages().items()}, STUB: stub()}.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")

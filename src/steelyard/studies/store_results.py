@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.errors import InputError, SteelyardError, show, suggest
 from steelyard.studies.store_columns import ANSWERS, columns_of
@@ -382,19 +383,25 @@ def _lock(path: Path, store: Path) -> IO[str] | None:
 def _insert(db: Any, table: str, columns: Mapping[str, tuple[Sequence[Any], str]], n: int, where: str = "") -> None:
     """Insert rows from columns, in slices."""
     for start in range(0, n, _ROWS):
-        batch = {name: _array(values[start : start + _ROWS], sql) for name, (values, sql) in columns.items()}
+        batch: dict[str, Any] = {}
+        picked = []
+        for name, (values, sql) in columns.items():
+            batch[name], missing = _array(values[start : start + _ROWS], sql)
+            if missing.any():  # DuckDB before 2 takes no masked arrays: it reads what lies under the mask
+                batch[f"{name} missing"] = missing
+            picked.append(f'CASE WHEN "{name} missing" THEN NULL ELSE "{name}" END' if missing.any() else f'"{name}"')
         db.register("batch", batch)
-        names = ", ".join(f'"{name}"' for name in batch)
+        names = ", ".join(f'"{name}"' for name in columns)
         condition = f" WHERE {where}" if where else ""
-        db.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM batch{condition}")  # noqa: S608
+        db.execute(f"INSERT INTO {table} ({names}) SELECT {', '.join(picked)} FROM batch{condition}")  # noqa: S608
         db.unregister("batch")
 
 
-def _array(values: Sequence[Any], sql: str) -> Any:
-    """A column for the database; None becomes null."""
+def _array(values: Sequence[Any], sql: str) -> tuple[Any, NDArray[np.bool_]]:
+    """A column for the database, and where it is null."""
     if sql == "VARCHAR":
-        return np.array([None if v is None else str(v) for v in values], dtype=object)
+        return np.array([None if v is None else str(v) for v in values], dtype=object), np.zeros(len(values), bool)
     missing = np.array([v is None or v != v for v in values], dtype=bool)
     kind = {"BIGINT": np.int64, "DOUBLE": np.float64, "BOOLEAN": np.bool_}[sql]
     plain: Any = np.array([0 if gone else v for v, gone in zip(values, missing, strict=True)], dtype=kind)
-    return np.ma.array(plain, mask=missing) if missing.any() else plain
+    return plain, missing
