@@ -84,4 +84,4 @@ $(VENV)/.dev: pyproject.toml validation/pyproject.toml | $(VENV)/bin/python
 	$(call install,[dev],-e ./validation)
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(call install,[docs])
+	$(call install,[docs],-e ./validation)
