@@ -27,6 +27,7 @@ __all__ = [
     "is_file",
     "open_file",
     "parse",
+    "parse_document",
     "read_bytes",
     "read_document",
     "read_text",
@@ -133,10 +134,20 @@ def read_document(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: unreadable, malformed, nested too deeply, a key twice, or not a table at the top.
     """
-    suffix = Path(path).suffix.lower()
-    yaml = suffix in (".yaml", ".yml")
-    text, name = read_text(path, MAX_YAML if yaml else MAX_BYTES), Path(path).name
-    kind: Literal["JSON", "TOML", "YAML"] = "TOML" if suffix == ".toml" else "YAML" if yaml else "JSON"
+    yaml = Path(path).suffix.lower() in (".yaml", ".yml")
+    return parse_document(read_text(path, MAX_YAML if yaml else MAX_BYTES), Path(path).name)
+
+
+def parse_document(text: str, name: str) -> dict[str, Any]:
+    """The table that a text holds, in the form that the ending of ``name`` says; the name is also put before errors.
+
+    Raises:
+        InputError: malformed, nested too deeply, a key twice, or not a table at the top.
+    """
+    suffix = Path(name).suffix.lower()
+    kind: Literal["JSON", "TOML", "YAML"] = (
+        "TOML" if suffix == ".toml" else "YAML" if suffix in (".yaml", ".yml") else "JSON"
+    )
     try:
         data: Any = parse(text, kind)
     except InputError as error:

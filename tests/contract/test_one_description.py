@@ -153,8 +153,9 @@ def test_a_plan_takes_one_count_as_its_most_devices() -> None:
             question(on, **words)
     with pytest.raises(InputError, match="on: unknown machine 'h10x'"):
         question("h10x:2")
-    with pytest.raises(InputError, match="on: expected text, got an object of type Machine"):
-        question(steelyard.find_machine("h100_sxm"))
+    assert question(steelyard.find_machine("h100_sxm")).machines == ("h100_sxm",)
+    with pytest.raises(InputError, match="on: "):
+        question(3.5)
 
 
 def test_a_plan_refuses_a_scenario_it_has_no_fields_for() -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
 __all__ = ["ROLES", "Deployment", "Pool"]
@@ -22,12 +24,24 @@ class Pool:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    machine: Annotated[str, "name of the machine in the catalogue, or the path of a machine file"]
+    machine: Annotated[str, "name of the machine in the catalogue, or the path of a machine file; then its own name"]
     plan: Annotated[Plan, "formats, parallel degrees and engine of one replica"] = field(default_factory=Plan)
     replicas: Annotated[int, Quantity("1", "copies", ge=1)] = 1
     role: Annotated[str, "what it does with a request: both, encode, prefill or decode"] = "both"
     flags: Annotated[Mapping[str, Any], "flags of the engine by its own names"] = field(default_factory=dict)
     speculate: Annotated[str, "speculative decoding, such as ngram:k=3; empty = none"] = ""
+    description: Annotated[Machine | None, "the machine itself; found by its name when it is not given"] = None
+
+    def __post_init__(self) -> None:
+        if self.description is None:
+            object.__setattr__(self, "description", find_machine(self.machine))
+        object.__setattr__(self, "machine", self.device.name)
+
+    @property
+    def device(self) -> Machine:
+        """The machine itself."""
+        assert self.description is not None
+        return self.description
 
     @property
     def devices(self) -> int:

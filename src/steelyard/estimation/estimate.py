@@ -19,6 +19,8 @@ from steelyard.cost.money import hourly_price
 from steelyard.cost.step import StepPrice
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, prefill_chunks, static_batch
+from steelyard.machine.catalogue import account
+from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.scenario import Scenario, check
@@ -166,12 +168,9 @@ def _weigh(scenario: Scenario) -> Estimates:
 def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> None:
     """Write sources, assumptions and guesses that all scenarios share into the ledger."""
     machine, plan, model, engine = scenario.cluster.machine, scenario.plan, scenario.transformer, scenario.engine
-    for key, text in machine.sources.items():
-        ledger.cite(f"{machine.name} {key}", text)
+    account(machine, ledger)
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
-    for path, reason in machine.guess.items():
-        ledger.guess(f"{machine.name}.{path}", reason)
     for name in engine.guess:
         ledger.guess(f"engine.{engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in models.items():
@@ -197,7 +196,7 @@ def _assumed(batch: int, prompt: int, answers: int) -> str:
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     model, on = scenario.asked
-    inputs: dict[str, Any] = {"model": model or scenario.transformer.name, "on": on or str(scenario.cluster)}
+    inputs: dict[str, Any] = {"model": model or scenario.transformer.name, "on": on or asks_again(scenario.cluster)}
     inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in ("model", "on", "techniques", "generic")}
     inputs |= {"techniques": [str(t) for t in scenario.techniques]} if scenario.techniques else {}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

@@ -16,7 +16,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.launch.command import Flags
-from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.units import format_quantity as q
 from steelyard.workload.catalogue import Model, load_model
 
@@ -211,8 +211,7 @@ def service(
 
 def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_flight: float) -> Unit:
     pool = deployment.pools[index]
-    cluster = parse_cluster(f"{pool.machine}:{pool.plan.devices}") if ":" not in pool.machine else None
-    cluster = cluster or cluster_of(parse_cluster(pool.machine).machine, pool.plan.devices)
+    cluster = cluster_of(pool.device, pool.plan.devices)
     engine = find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine)
     if not engine.commands:
         known = ", ".join(sorted({e.commands for e in engines().values() if e.commands}))

@@ -16,10 +16,20 @@ from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName, normalise
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
-from steelyard.machine.loader import load_machine
+from steelyard.machine.loader import (
+    file_source,
+    is_machine_text,
+    load_catalogued,
+    load_machine,
+    machine_dict,
+    machine_from_text,
+)
 from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile
+from steelyard.provenance import Ledger
 
 __all__ = [
+    "account",
+    "catalogue_difference",
     "find_machine",
     "find_network",
     "find_node",
@@ -71,7 +81,7 @@ def machine_names() -> list[str]:
 
 
 def find_machine(name: str) -> Machine:
-    """The machine a user means: catalogue name, alias, marketing name, or the path of a machine file.
+    """The machine a user means: catalogue name, alias, marketing name, path of a machine file, or its text in TOML.
 
     Case, dashes, blanks, vendor words and a trailing memory size are forgiven: ``H100``, ``a100-80g``,
     ``NVIDIA H100 80GB HBM3``, ``rtx4090``.
@@ -82,19 +92,64 @@ def find_machine(name: str) -> Machine:
     """
     if not isinstance(name, str):
         raise InputError(f"expected a name or a path, got {name!r:.80}", field="machine")
+    if is_machine_text(name):
+        return machine_from_text(name)
     if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
         return load_machine(name)
     for folder in catalogue_folders() if re.fullmatch(r"\w{1,99}", name) else ():
         if (path := folder / "machines" / f"{name}.toml").is_file():
-            return load_machine(path)
+            return load_catalogued(path)
     by_name, _, by_key = _index()
     if name in by_name:
-        return load_machine(by_name[name])
+        return load_catalogued(by_name[name])
     key = normalise(name)
     for candidate in _spellings(key):
         if candidate in by_key:
-            return load_machine(by_key[candidate])
+            return load_catalogued(by_key[candidate])
     raise UnknownName("machine", name, [*by_name, *by_key], hint="see `steelyard ls machines`")
+
+
+def catalogue_difference(machine: Machine) -> str:
+    """One line that says in what a machine differs from the catalogue's of the same name.
+
+    Empty when it is the catalogue's, or the catalogue has none of this name.
+    """
+    by_name = _index()[0]
+    if machine.name not in by_name or machine == (known := find_machine(machine.name)):
+        return ""
+    here, there = (_flat(machine_dict(m)) for m in (machine, known))
+    apart = [k for k in {**here, **there} if here.get(k) != there.get(k)]
+    words = [f"{k} {_shown(here.get(k))} instead of {_shown(there.get(k))}" for k in apart[:3]]
+    more = f" and {len(apart) - 3} more" if len(apart) > 3 else ""
+    source = f" from {machine.file}" if machine.file else ", as given,"
+    return f"machine {machine.name!r}{source} differs from the catalogue's: {', '.join(words)}{more}"
+
+
+def account(machine: Machine, ledger: Ledger) -> None:
+    """Write sources and guesses of a machine into a ledger, its file, and how it differs from the catalogue's."""
+    for key, text in machine.sources.items():
+        ledger.cite(f"{machine.name} {key}", text)
+    if machine.file:
+        ledger.cite(f"machine {machine.name}", file_source(machine))
+    for path, reason in machine.guess.items():
+        ledger.guess(f"{machine.name}.{path}", reason)
+    if said := catalogue_difference(machine):
+        ledger.assume(said)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Plain values by their path; components by their name."""
+    if isinstance(value, list) and all(isinstance(v, Mapping) and "name" in v for v in value):
+        value = {v["name"]: v for v in value}
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {k: v for n, item in value.items() for k, v in _flat(item, f"{path}.{n}" if path else str(n)).items()}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"{value:g}" if isinstance(value, float | int) else f"{value!r:.60}"
 
 
 def _spellings(key: str) -> Iterator[str]:

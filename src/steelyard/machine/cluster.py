@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_machine, find_network, find_node
 from steelyard.machine.component import Machine
+from steelyard.machine.loader import machine_text
 from steelyard.machine.network import Network, Node
 
 __all__ = [
     "Cluster",
+    "asks_again",
+    "cluster_of",
     "parse_cluster",
 ]
 
@@ -59,6 +62,8 @@ def parse_cluster(text: str) -> Cluster:
     Raises:
         InputError: the count is no positive whole number, or the machine is unknown.
     """
+    if not isinstance(text, str):
+        raise InputError(f"expected NAME or NAME:COUNT, got {text!r:.80}", field="machine")
     name, colon, number = (part.strip() for part in text.rpartition(":"))
     if not colon:
         name, number = number, "1"
@@ -72,6 +77,17 @@ def parse_cluster(text: str) -> Cluster:
     if count < 1:
         raise InputError(f"expected at least one device, got {count}", field="machine")
     return cluster_of(find_machine(name), count)
+
+
+def asks_again(cluster: Cluster) -> str:
+    """Text that :func:`parse_cluster` reads as these devices: a catalogue name, a path, or the description in TOML."""
+    machine = cluster.machine
+    try:
+        known = find_machine(machine.name) == machine
+    except InputError:
+        known = False
+    text = machine.name if known else machine.file or machine_text(machine)
+    return text if cluster.count == 1 else f"{text}:{cluster.count}"
 
 
 def cluster_of(machine: Machine, count: int = 1) -> Cluster:

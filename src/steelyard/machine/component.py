@@ -138,6 +138,9 @@ class Machine:
     sources: Mapping[str, str] = field(default_factory=dict)
     guess: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+    file: Annotated[str, "the file it was read from; empty for those of a catalogue, filled on reading"] = field(
+        default="", compare=False
+    )
 
     def __post_init__(self) -> None:
         problems = list(self._problems())

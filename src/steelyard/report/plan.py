@@ -209,12 +209,10 @@ def met(candidate: Candidate, target: Target) -> tuple[float, bool]:
 
 def machines_text(candidate: Candidate) -> str:
     """``8 x NVIDIA H100 SXM5 80GB``, the pools joined by ``+`` when they differ."""
-    from steelyard.machine.cluster import parse_cluster
-
     counts: dict[str, int] = {}
     for pool in candidate.deployment.pools:
-        counts[pool.machine] = counts.get(pool.machine, 0) + pool.devices
-    return " + ".join(f"{n} x {parse_cluster(name).machine.title}" for name, n in counts.items())
+        counts[pool.device.title] = counts.get(pool.device.title, 0) + pool.devices
+    return " + ".join(f"{n} x {title}" for title, n in counts.items())
 
 
 def limits(candidate: Candidate) -> str:

@@ -95,8 +95,8 @@ model | name | required | column also=Model | catalogue name, or path of an HF c
 on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file
 estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file ||
     ; several are separated by commas
-plan.on | text | any | column show also=Sequence[str] | machines: h100_sxm,h200_sxm,mi300x,l40s, or any; of one
-    h100_sxm:8 at most so many
+plan.on | text | any | column show also=Sequence[str]/Cluster/Machine | machines: h100_sxm,h200_sxm,
+    mi300x,l40s, or any; of one h100_sxm:8 at most so many
 weights | name | - | column | number format of the weights (default: as published)
 activations | name | - | column | number format of activations (default: implied by the weights)
 kv | name | - | column | number format of the KV cache (default: 16 bit)

@@ -62,7 +62,7 @@ def parse_pools(
     for count, role, sizes, machine in read_pools(text):
         own = replace(plan, **sizes)  # type: ignore[arg-type]
         where = cluster_of(find_machine(machine)) if machine else cluster
-        pools.append(Pool(where.machine.name, own, count * replicas, role, flags))
+        pools.append(Pool(where.machine.name, own, count * replicas, role, flags, description=where.machine))
         clusters.append(where)
         used += 0 if machine else own.devices * count
     if used not in (0, cluster.count):

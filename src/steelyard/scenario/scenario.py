@@ -253,7 +253,8 @@ def _deployed(scenario: Scenario) -> Scenario:
         plan = Plan(**{**given, **scenario.plan.degrees, "engine": plan.engine})
         if plan.devices != cluster.count:  # with what else is wrong with the degrees
             check(scenario)
-        pools, clusters = (Pool(cluster.machine.name, plan, copies, "both", flags),), (cluster,)
+        pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)
+        pools, clusters = (pool,), (cluster,)
     name = values["model"] if isinstance(values["model"], str) else model.transformer.name
     return replace(scenario, deployment=Deployment(name, pools, values["router"]), clusters=clusters)
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from steelyard._display import Result
 from steelyard.deployment.deployment import Deployment
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 from steelyard.scenario.slo import Target
 from steelyard.units import Quantity
@@ -34,7 +36,7 @@ class Question:
     """
 
     model: Annotated[str, "name of the model in the catalogue, or a path"]
-    machines: Annotated[tuple[str, ...], "machines that may be used, by their catalogue names"]
+    machines: Annotated[tuple[str, ...], "names of the machines that may be used"]
     targets: Annotated[tuple[Target, ...], "the SLOs: a percentile of TTFT, TPOT or end-to-end time under a limit"]
     rate_per_s: Annotated[float, Quantity("1/s", "requests per second to serve", gt=0)]
     prompt_tokens: Annotated[float, Quantity("1", "mean prompt tokens", ge=1)]
@@ -62,6 +64,14 @@ class Question:
     inputs: Annotated[Mapping[str, Any], "arguments of the planner that ask the question again"] = field(
         default_factory=dict
     )
+
+    descriptions: Annotated[Mapping[str, Machine], "the machines by their names; the catalogue's where not given"] = (
+        field(default_factory=dict)
+    )
+
+    def machine(self, name: str) -> Machine:
+        """One of :attr:`machines` itself."""
+        return self.descriptions.get(name) or find_machine(name)
 
     @property
     def skew(self) -> float:

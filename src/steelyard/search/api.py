@@ -15,6 +15,9 @@ from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
 from steelyard.machine.classes import kinds
+from steelyard.machine.cluster import Cluster, asks_again
+from steelyard.machine.component import Machine
+from steelyard.machine.loader import is_machine_text
 from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.scenario import read_model
@@ -67,7 +70,8 @@ def read_question(words: Mapping[str, Any]) -> Planning:
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
     usd = w[PRICE]
-    machines, w["max_gpus"] = _machines(w["on"], w["max_gpus"], usd, problems)
+    described, w["max_gpus"] = _machines(w["on"], w["max_gpus"], usd, problems)
+    machines = tuple(described)
     servers = _engines(w["engine"], problems)
     every = "any" if w["formats"] == "any" else ""
     allowed_weights = _formats("weights", w["weights"] or every, ANY_WEIGHTS, problems)
@@ -94,10 +98,10 @@ def read_question(words: Mapping[str, Any]) -> Planning:
         raise InputError(message, field="isl")
     given = dict.fromkeys(machines, usd) if isinstance(usd, float) else {}
     if isinstance(usd, Mapping):
-        given = {find_machine(k).name: float(v) for k, v in usd.items()}
+        given = {(k if k in described else find_machine(k).name): float(v) for k, v in usd.items()}
     inputs = {name: w[name] for name in _INPUTS} | {
         "model": w["model"] if isinstance(w["model"], str) else transformer.name,
-        "on": ",".join(machines),
+        "on": _asked(described),
         "trace": w["trace"].name if isinstance(w["trace"], Trace) else str(w["trace"]),
         "engine": ",".join(servers),
         "mode": ",".join(modes),
@@ -131,6 +135,7 @@ def read_question(words: Mapping[str, Any]) -> Planning:
         carbon_g_per_kwh=w["carbon"],
         requests=len(sent),
         inputs=inputs,
+        descriptions=described,
     )
     ledger = Ledger()
     task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
@@ -238,28 +243,59 @@ def _named(field: str, value: str, known: Sequence[str], problems: Problems) -> 
 
 
 def _machines(
-    on: str | Sequence[str], most: int | None, prices: float | Mapping[str, float] | None, problems: Problems
-) -> tuple[tuple[str, ...], int | None]:
-    """Names of the machines, and the most devices: ``h100_sxm:8`` alone means at most 8 of it."""
-    names = _list(on)
+    on: str | Sequence[str] | Machine | Cluster,
+    most: int | None,
+    prices: float | Mapping[str, float] | None,
+    problems: Problems,
+) -> tuple[dict[str, Machine], int | None]:
+    """The machines by name, and the most devices: ``h100_sxm:8`` alone means at most 8 of it."""
+    names = _places(on)
     if names == ("any",):
         priced = set(prices) if isinstance(prices, Mapping) else set()
         found = [n for n in machine_names() if n in priced or price_of(n) is not None]
-        return tuple(n for n in found if kinds()[find_machine(n).kind].serves), most
+        every = {n: find_machine(n) for n in found}
+        return {n: m for n, m in every.items() if kinds()[m.kind].serves}, most
     if not names:
         problems.add([Problem("on", "name a machine or several, such as h100_sxm,l40s, or any")])
-    found = []
+    described: dict[str, Machine] = {}
     for name in names:
+        if not isinstance(name, str):
+            if isinstance(name, Cluster) and name.count > 1:
+                most = name.count if most is None else min(most, name.count)
+            _described(described, name.machine if isinstance(name, Cluster) else name, problems)
+            continue
         machine, colon, count = name.rpartition(":") if name.rpartition(":")[2].isdigit() else (name, "", "")
         if colon and (len(names) > 1 or most is not None or int(count) < 1):
             words = "a count is the most devices of the only machine; with others or max_gpus name machines alone"
-            problems.add([Problem("on", f"{words}, got {name!r}")])
+            problems.add([Problem("on", f"{words}, got {name!r:.80}")])
         most = int(count) if colon else most
         try:
-            found.append(find_machine(machine).name)
+            _described(described, find_machine(machine), problems)
         except InputError as error:
-            problems.add([Problem("on", p.message) for p in error.problems])
-    return tuple(dict.fromkeys(found)), most
+            problems.add([Problem("on", p.message if p.field in ("machine", "") else str(p)) for p in error.problems])
+    return described, most
+
+
+def _places(on: Any) -> tuple[Any, ...]:
+    """The parts of ``on``: names, paths, a description in TOML, or objects."""
+    if isinstance(on, str):
+        return (on,) if is_machine_text(on) or Path(on[:1000]).is_file() else _list(on)
+    if isinstance(on, Machine | Cluster):
+        return (on,)
+    return tuple(part for one in on for part in _places(one))
+
+
+def _described(found: dict[str, Machine], machine: Machine, problems: Problems) -> None:
+    """Add a machine; two of one name must be the same."""
+    if found.setdefault(machine.name, machine) != machine:
+        words = f"two different machines are called {machine.name!r}; give the one of your own another name"
+        problems.add([Problem("on", words)])
+
+
+def _asked(described: Mapping[str, Machine]) -> str:
+    """What asks for the same machines again: names of the catalogue, paths, or descriptions in TOML."""
+    told = [asks_again(Cluster(machine)) for machine in described.values()]
+    return ",".join(told)
 
 
 def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]:

@@ -291,7 +291,7 @@ def _with_headroom(task: PlanTask) -> PlanTask:
     """The task with the traffic that must be held, its busy rate, and the machines whose full node keeps the rack."""
     question = task.question
     rack_w = math.inf if question.rack_w is None else question.rack_w
-    kept = tuple(n for n in question.machines if node_power_w(cluster_of(find_machine(n))) <= rack_w)
+    kept = tuple(n for n in question.machines if node_power_w(cluster_of(question.machine(n))) <= rack_w)
     if not kept:
         raise InputError(f"a full node of every machine draws more than {rack_w:,.0f} W", field="rack_power")
     trace = task.trace if question.headroom_frac == 0 else task.trace.scaled(1.0 + question.headroom_frac)

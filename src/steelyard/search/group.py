@@ -12,7 +12,6 @@ import numpy as np
 from steelyard.cost.step import Replica
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.plan import Plan
-from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
 from steelyard.search.candidates import CandidateTable, PoolOptions, one_pool, pairs, pool_options
@@ -101,7 +100,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
     """
     question, model = task.question, task.model.transformer
     for name in question.machines:
-        machine = find_machine(name)
+        machine = question.machine(name)
         cluster = cluster_of(machine, 1)
         if question.rack_w is not None and node_power_w(cluster) > question.rack_w:
             notes.append(f"{name}: a node draws {node_power_w(cluster):,.0f} W at full load, above the rack's limit")

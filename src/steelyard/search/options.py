@@ -129,7 +129,8 @@ class PoolOption:
 
     def pool(self, spares: int = 0) -> Pool:
         """The pool of a deployment."""
-        return Pool(self.replica.machine, self.replica.plan, self.count + spares, self.role, self.flags)
+        r = self.replica
+        return Pool(r.machine, r.plan, self.count + spares, self.role, self.flags, description=r.cluster.machine)
 
 
 def shape_of(pools: Sequence[PoolOption], spares: int) -> str:

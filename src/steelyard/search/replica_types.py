@@ -20,7 +20,6 @@ from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
-from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.search.buckets import Buckets
 from steelyard.search.demand import Demand
@@ -120,7 +119,7 @@ def _replicas(task: PlanTask, buckets: Buckets, shapes: Mapping[str, Sequence[Po
 
 def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption | None:
     """The replica of a pool, with the limits its flags name or the engine's own."""
-    model, machine = task.model.transformer, find_machine(name)
+    model, machine = task.model.transformer, task.question.machine(name)
     plan = pool.plan.resolved(model.native_weights)
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)

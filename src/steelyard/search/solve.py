@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from steelyard.machine.catalogue import find_machine
+from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
 from steelyard.search.answer import Answer
 from steelyard.search.candidate_view import simulated_candidate
@@ -82,12 +82,8 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
 
 def _account(ledger: Ledger, task: PlanTask, screened: Screen, finals: Finals) -> None:
     """Assumptions of the plan."""
-    for name in dict.fromkeys(g.machine.name for g in screened.groups):
-        machine = find_machine(name)
-        for key, text in machine.sources.items():
-            ledger.cite(f"{name} {key}", text)
-        for path, reason in machine.guess.items():
-            ledger.guess(f"{name}.{path}", reason)
+    for machine in {g.machine.name: g.machine for g in screened.groups}.values():
+        account(machine, ledger)
     for note in (*screened.notes, *task.trace.notes):
         ledger.assume(note)
     if finals.exhausted:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.machine.catalogue import find_machine, price_of
+from steelyard.machine.catalogue import price_of
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
@@ -66,7 +66,7 @@ def task_of(
         ledger: takes up where the prices come from.
     """
     taken = Ledger() if ledger is None else ledger
-    prices = {name: device_price(find_machine(name), question.device_prices, taken) for name in question.machines}
+    prices = {name: device_price(question.machine(name), question.device_prices, taken) for name in question.machines}
     return PlanTask(model, question, trace, demand_of(trace, question.rate_per_s, dispersion), prices)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
 
 if TYPE_CHECKING:
@@ -38,10 +39,7 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     """Sources, guesses and assumptions of a pool."""
     scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
     machine = scenario.cluster.machine
-    for key, text in machine.sources.items():
-        ledger.cite(f"{machine.name} {key}", text)
-    for path, reason in machine.guess.items():
-        ledger.guess(f"{machine.name}.{path}", reason)
+    account(machine, ledger)
     if served.table is None:
         return
     for name in scenario.engine.guess:

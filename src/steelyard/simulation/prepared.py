@@ -16,8 +16,7 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
-from steelyard.machine.catalogue import find_machine
-from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
 from steelyard.scenario.fields import SKEW
 from steelyard.scenario.scenario import Scenario, check
@@ -228,7 +227,7 @@ def _serve(
     mixed: bool,
 ) -> Served:
     transformer = model.transformer
-    cluster = given or cluster_of(find_machine(pool.machine))
+    cluster = given or cluster_of(pool.device)
     cluster = replace(cluster, count=pool.plan.devices)
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
     config = engine_config(entry, cluster.machine, dict(pool.flags))
@@ -300,7 +299,7 @@ def _inputs(
     first, policy = served[0], options.policy
     inputs: dict[str, Any] = {
         "model": first.scenario.transformer.name,
-        "on": ",".join(str(s.scenario.cluster) for s in served),
+        "on": ",".join(asks_again(s.scenario.cluster) for s in served),
         "trace": trace.name,
         "requests": len(trace),
         "trace_hash": _trace_hash(trace),

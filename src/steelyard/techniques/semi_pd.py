@@ -207,7 +207,9 @@ def simulate_semi(
     if plan.dp > 1:
         raise InputError("shares of a device are simulated for one replica: leave out dp", field="disaggregate")
     given = dict(flags or {})
-    pools = tuple(Pool(cluster.machine.name, plan, 1, role, given) for role in ("prefill", "decode"))
+    machine = cluster.machine
+    roles = ("prefill", "decode")
+    pools = tuple(Pool(machine.name, plan, 1, role, given, description=machine) for role in roles)
     engine, resolved, budget = _engine_of(model, cluster, plan, given)
     isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
     bandwidth = bandwidth_fracs(
