@@ -249,7 +249,7 @@ def simulate(
 @overload
 def plan(
     model: str | Model,
-    on: str | Sequence[str] = 'any',
+    on: str | Sequence[str] | Cluster | Machine = 'any',
     *,
     rate: str | float = '',
     isl: str | int | Lengths = '',
@@ -290,7 +290,7 @@ def plan(
     /,
     *,
     model: str | Model = ...,
-    on: str | Sequence[str] = ...,
+    on: str | Sequence[str] | Cluster | Machine = ...,
     rate: str | float = ...,
     isl: str | int | Lengths = ...,
     osl: str | int | Lengths = ...,

@@ -575,7 +575,7 @@ def test_a_plan_file_reads_back_equal(name: str, tmp_path: Path) -> None:
     back = read_deployment(file)
     assert back.deployment == deployment
     assert back.traffic == asked
-    assert back.promise == {"ttft": "p99:1s"}
+    assert (back.promise.ttft, back.promise.tpot) == ("p99:1s", "")
     assert back.expected["ttft_s"]["p99"] == 0.1 + 0.2
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
-from steelyard.deployment.plan_file import deployment_dict
+from steelyard.deployment.plan_file import deployment_dict, machines_dict
 from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render, span, spread
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
@@ -130,6 +130,7 @@ def replay_dict(answer: Answer) -> dict[str, Any] | None:
             SKEW: question.skew,
         },
         "expected": {name: dict(found) for name, found in plain(w.percentiles).items()},
+        "machines": machines_dict(w.deployment),
     }
 
 

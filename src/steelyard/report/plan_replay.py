@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steelyard.machine.catalogue import catalogue_difference
 from steelyard.report.paper import WIDTH, columns, render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -47,6 +48,7 @@ def to_dict(asked: PlanFile, found: Simulation) -> dict[str, Any]:
         "equal": equal(asked, found),
         "expected": {k: dict(v) for k, v in asked.expected.items()},
         "replayed": percentiles(found),
+        "notes": [x for p in asked.deployment.pools if (x := catalogue_difference(p.device))],
         "simulation": found.summary(),
     }
     return plain(document)  # type: ignore[no-any-return]
@@ -76,5 +78,6 @@ def text(asked: PlanFile, found: Simulation, width: int | None = None) -> str:
     same = equal(asked, found)
     words = {True: "replayed to identical numbers", False: "the numbers differ", None: "nothing was expected"}[same]
     head = f"{asked.deployment.model}: {len(asked.deployment.pools)} pools, {asked.deployment.devices} devices"
+    said = [x for p in asked.deployment.pools if (x := catalogue_difference(p.device))]
     table = columns(("metric", "statistic", "expected", "replayed", ""), cells, ("expected", "replayed"))
-    return render([head, words, "", table], width, widest=WIDTH)
+    return render([head, words, *dict.fromkeys(said), "", table], width, widest=WIDTH)

@@ -17,8 +17,8 @@ import numpy as np
 from steelyard._display import Result
 from steelyard.cost.moe import Router
 from steelyard.documents import read_text
-from steelyard.errors import InputError
-from steelyard.scenario.fields import SKEW
+from steelyard.errors import InputError, suggest
+from steelyard.scenario.fields import fields_of
 from steelyard.simulation.metrics import describe
 from steelyard.traffic.logs import MAX_JSON
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
@@ -242,15 +242,33 @@ def replay_plan(plan: PlanFile) -> Simulation:
 
     if not plan.traffic:
         raise InputError("the plan file has no traffic to replay", field="traffic")
-    try:
-        trace = traffic(Traffic(**dict(plan.traffic)))
-    except TypeError as error:
-        raise InputError(f"unknown option of the traffic: {error}", field="traffic") from None
-    rate = plan.simulation.get("rate_per_s")
+    trace = traffic(Traffic(**_traffic_of(plan.traffic)))
+    rate = plan.simulation.rate_per_s
     if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
-        trace = trace.scaled(float(rate) / trace.rate_per_s)  # the planned rate, not that of the draw
-    seed, expert_skew = int(plan.simulation.get("seed", 0)), float(plan.simulation.get(SKEW, 0.0))
-    return simulate_deployment(plan.deployment, trace, Options("fcfs", seed, {}, Router(expert_skew), log=0))
+        trace = trace.scaled(rate / trace.rate_per_s)  # the planned rate, not that of the draw
+    options = Options("fcfs", int(plan.simulation.seed), {}, Router(plan.simulation.skew), log=0)
+    return simulate_deployment(plan.deployment, trace, options)
+
+
+def _traffic_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of the traffic, checked as the command line's are. Raises :class:`InputError` with every problem."""
+    from dataclasses import fields
+
+    from steelyard.scenario.words import Problems, read_value
+    from steelyard.traffic.build import Traffic
+
+    known, problems = fields_of("simulate"), Problems()
+    names = [f.name for f in fields(Traffic)]
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        with problems.collect():
+            if name not in names:
+                near = suggest(str(name), names, 1)
+                words = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+                raise InputError(words, field=f"traffic.{name}")
+            found[name] = read_value(known[name], value, f"traffic.{name}")
+    problems.done()
+    return found
 
 
 def figures(log: Log, simulation: Simulation) -> tuple[Figure, ...]:

@@ -201,7 +201,7 @@ class Simulation(Result):
     iterations: Iterations
     totals: Mapping[str, float]
     """Exact counters of the kernel: ``iterations``, ``preemptions``, ``prefill_tokens``, ``decode_tokens``,
-    ``recomputed_tokens``, ``cached_tokens``, ``makespan_s``, ``busy_s``, ``energy_j``, ``batch_mean``, ``batch_max``,
+    ``cached_tokens``, ``makespan_s``, ``busy_s``, ``energy_j``, ``batch_mean``, ``batch_max``,
     ``kv_mean_frac``, ``kv_max_frac``, ``waiting_max``, ``in_system_mean``."""
     itl_edges_s: Floats
     itl_counts: Integers

@@ -1,0 +1,91 @@
+"""A machine of one's own is carried from the door to the answer, never looked up again by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import steelyard as sy
+from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan_file import deployment_text, read_deployment
+from steelyard.errors import InputError, SteelyardError
+from steelyard.machine.catalogue import catalogue_difference, find_machine
+from steelyard.machine.loader import load_machine, machine_text
+from steelyard.search.api import read_question
+
+ASKED = {"model": "llama-3.1-8b", "rate": "2/s", "isl": 500, "osl": 50, "ttft": "p99:2s"}
+
+
+@pytest.fixture
+def fast(tmp_path: Path) -> Path:
+    """The catalogue's l40s with ten times the bandwidth, under the same name."""
+    path = tmp_path / "my fast.toml"
+    path.write_text(machine_text(find_machine("l40s")).replace("864000000000.0", "8640000000000.0"), encoding="utf-8")
+    return path
+
+
+def test_every_door_takes_a_path_a_text_and_an_object(fast: Path) -> None:
+    slow, own = sy.estimate("llama-3.1-8b", "l40s").tpot_s, load_machine(fast)
+    for on in (str(fast), machine_text(own), own):
+        found = sy.estimate("llama-3.1-8b", on)
+        assert found.tpot_s < 0.5 * slow
+        assert any("differs from the catalogue's" in a for a in found.to_dict()["assumptions"])
+        again = sy.estimate(**found.to_dict()["provenance"]["inputs"])
+        assert again.tpot_s == found.tpot_s
+
+
+def test_the_planner_keeps_the_machine_it_was_given(fast: Path) -> None:
+    own = load_machine(fast)
+    for on in (str(fast), machine_text(own), own, [str(fast)]):
+        task = read_question({**ASKED, "on": on}).task
+        assert task.question.machine("l40s") == own != find_machine("l40s")
+    with pytest.raises(InputError, match="two different machines are called 'l40s'"):
+        read_question({**ASKED, "on": ["l40s", str(fast)]})
+
+
+def test_an_edited_file_is_read_again(fast: Path) -> None:
+    before = load_machine(fast)
+    fast.write_text(fast.read_text(encoding="utf-8").replace("8640000000000.0", "9640000000000.0"), encoding="utf-8")
+    assert load_machine(fast).root.bandwidth_bytes_per_s > before.root.bandwidth_bytes_per_s
+
+
+def test_a_plan_file_holds_the_whole_machine(fast: Path, tmp_path: Path) -> None:
+    own = load_machine(fast)
+    path = tmp_path / "plan.toml"
+    deployment = Deployment("llama-3.1-8b", (Pool("l40s", description=own),))
+    path.write_text(deployment_text(deployment, traffic={"rate": "2/s", "requests": 100}), encoding="utf-8")
+    fast.unlink()
+    found = read_deployment(path)
+    assert found.deployment.pools[0].device == own
+    assert "8.64e+12 instead of 8.64e+11" in catalogue_difference(found.deployment.pools[0].device)
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("simulation", {"rate_per_s": "x"}),
+        ("simulation", {"seed": [1]}),
+        ("simulation", {"sed": 1}),
+        ("expected", {"ttft_s": {"mean": "x"}}),
+        ("expected", {"ttft_s": 3}),
+        ("expected", {"tfft_s": {"mean": 1.0}}),
+        ("promise", {"ttft": 3}),
+        ("traffic", {"requests": "x"}),
+        ("traffic", {"rate": [1]}),
+        ("traffic", {"rat": "1/s"}),
+        ("machines", 3),
+        ("machines", {"l40s": {"name": 3}}),
+    ],
+)
+def test_wrong_words_of_a_plan_file_are_named(tmp_path: Path, table: str, value: object) -> None:
+    import tomli_w
+
+    from steelyard.documents import read_document
+    from steelyard.simulation.replay import replay_plan
+
+    path = tmp_path / "plan.toml"
+    path.write_text(deployment_text(Deployment("llama-3.1-8b", (Pool("l40s"),)), traffic={"rate": "2/s"}))
+    path.write_text(tomli_w.dumps({**read_document(path), table: value}))
+    with pytest.raises(SteelyardError, match=table):
+        replay_plan(read_deployment(path))
