@@ -80,8 +80,8 @@ endef
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(call install,[fast])
 
-$(VENV)/.dev: pyproject.toml validation/pyproject.toml | $(VENV)/bin/python
-	$(call install,[dev],-e ./validation)
+$(VENV)/.dev: pyproject.toml validation/pyproject.toml .ci/dependencies.txt | $(VENV)/bin/python
+	$(call install,[dev],-e ./validation -c .ci/dependencies.txt)
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 	$(call install,[docs],-e ./validation)
