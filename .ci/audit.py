@@ -1,7 +1,8 @@
 """What is installed here is what is pinned, and under a licence we may use; from the packages' own metadata, offline.
 
 ``make`` installs the pinned versions for tests and checks. ``python .ci/audit.py`` checks the environment it runs in
-against ``dependencies.txt`` beside it; ``--write`` pins what is installed. A version nobody pinned, a licence not in ``ALLOWED`` and a package that names none each fail.
+against ``dependencies.txt`` beside it; ``--write`` pins what is installed. A version nobody pinned, a licence not in
+``ALLOWED`` and a package that names none each fail.
 """
 
 from __future__ import annotations
