@@ -38,8 +38,7 @@ def ledger_of(prepared: Prepared) -> Ledger:
 def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     """Sources, guesses and assumptions of a pool."""
     scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
-    machine = scenario.cluster.machine
-    account(machine, ledger)
+    account(served.pool.device, ledger)  # of a share of a device, the whole of it
     if served.table is None:
         return
     for name in scenario.engine.guess:
