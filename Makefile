@@ -3,7 +3,6 @@
 #   make demo      the cheapest way to serve a real 70B model, with its launch files, from nothing
 #   make test      the tests           make check     style, types, layers
 #   make bench     speed               make validate  against measured data
-#   make fuzz      damaged files, through every reader
 #   make regold    golden answers written again, with a table of what changed
 #   make docs      the web pages       make clean     remove what these made
 
@@ -23,7 +22,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check fuzz regold bench validate docs clean
+.PHONY: demo test check regold bench validate docs clean
 
 demo: $(VENV)/.demo
 	@mkdir -p build
@@ -39,9 +38,6 @@ check: $(VENV)/.dev
 	$(PYTHON) -m ruff format --check src validation tests bench docs .ci
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
-
-fuzz: $(VENV)/.dev
-	$(PYTHON) -m tests.fuzz $(ARGS)
 
 regold: $(VENV)/.dev
 	$(PYTHON) -m tests.golden.golden $(ARGS)

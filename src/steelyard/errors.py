@@ -16,6 +16,7 @@ __all__ = [
     "SteelyardError",
     "UnknownName",
     "bounded",
+    "escaped",
     "normalise",
     "printable",
     "raise_all",
@@ -27,7 +28,8 @@ __all__ = [
 MAX_ECHO = 80
 #: Longest text of one problem, and most problems written out in one error.
 _MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+#: Characters that steer a terminal, or turn the order of what is read.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 #: A quoted value (its opening quote does not follow a letter, as that of "its machine's" does), and a word.
 _LONG = re.compile(
     rf"""(?<!\w)(?:'(?:[^'\\]|\\.){{{MAX_ECHO},}}'|"(?:[^"\\]|\\.){{{MAX_ECHO},}}")(?!\w)|\S{{{MAX_ECHO},}}"""
@@ -43,14 +45,30 @@ def show(value: object, most: int = MAX_ECHO) -> str:
     return _short(text, most)
 
 
+def escaped(text: str, *, keep: str = "", blank: str = "") -> str:
+    """A text in which characters that steer a terminal are written as their numbers, such as ``\\x1b``.
+
+    Args:
+        text: from anybody.
+        keep: those of them that stay.
+        blank: those of them that become a blank.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        found = match[0]
+        return found if found in keep else " " if found in blank else ascii(found)[1:-1]
+
+    return _STEERING.sub(written, text)
+
+
 def printable(text: str) -> str:
     """A name on one line, without characters that steer a terminal or change the order of what is read."""
-    return " ".join(_UNPRINTABLE.sub(lambda m: " " if m[0] in "\t\n\r" else ascii(m[0])[1:-1], text).split())
+    return " ".join(escaped(text, blank="\t\n\r").split())
 
 
 def bounded(message: str) -> str:
     """A message without control characters, in which no value takes more than about :data:`MAX_ECHO` characters."""
-    message = _UNPRINTABLE.sub(lambda m: ascii(m[0])[1:-1] if m[0] not in "\t\n\r" else " ", message)
+    message = escaped(message, blank="\t\n\r")
     message = _LONG.sub(lambda m: _short(m.group(), MAX_ECHO), message[: 100 * _MAX_MESSAGE])
     return _short(message, _MAX_MESSAGE)
 

@@ -70,19 +70,12 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # of the library that prints the help, when the reader of a pipe left
         if not isinstance(error.__context__, BrokenPipeError):
             raise
-        _mute()
-        return 0
-    except BrokenPipeError:  # the reader of a pipe left (`steelyard ls models | head`)
-        _mute()
-        return 0
+        return _failed(error.__context__)
     except MemoryError:
         print("error: there is not enough memory for this", file=sys.stderr)
         return 1
-    except OSError as error:  # a full disk, a closed stream: nothing the question could change
-        _mute()
-        where = f" {error.filename!r}" if error.filename else ""
-        print(bounded(f"error: cannot read or write{where}: {error.strerror or error}"), file=sys.stderr)
-        return 1
+    except OSError as error:
+        return _failed(error)
     except Exception as error:
         if "--quiet" not in arguments:
             raise
@@ -130,18 +123,25 @@ def _mute() -> None:
         os.close(nowhere)
 
 
+def _failed(error: OSError) -> int:
+    """The exit code of a full disk or a closed stream, which is said; 0 where the reader of a pipe left."""
+    _mute()
+    if isinstance(error, BrokenPipeError):  # `steelyard ls models | head`
+        return 0
+    where = f" {error.filename!r}" if error.filename else ""
+    print(bounded(f"error: cannot read or write{where}: {error.strerror or error}"), file=sys.stderr)
+    return 1
+
+
 def run() -> None:
     """The ``steelyard`` program."""
     _streams()
     code = main()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _mute()
     except OSError as error:
-        _mute()
-        print(f"error: cannot write the answer: {error.strerror or error}", file=sys.stderr)
-        code = code or 1
+        failed = _failed(error)
+        code = code or failed
     sys.exit(code)
 
 

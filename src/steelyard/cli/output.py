@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, escaped
 
 __all__ = ["Output", "write"]
 
@@ -114,9 +114,9 @@ def _safe(text: str, *, colours: bool) -> str:
     """
     import re
 
-    steering = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-    kept = re.compile(rf"(\x1b\[[0-9;]*m)|{steering}")
-    text = kept.sub(lambda m: (m[0] if colours else "") if m[1] else ascii(m[0])[1:-1], text)
+    parts = re.split(r"(\x1b\[[0-9;]*m)", text)  # text and colours in turn
+    parts[::2] = [escaped(part, keep="\n\t") for part in parts[::2]]
+    text = "".join(parts if colours else parts[::2])
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 

@@ -41,6 +41,11 @@ def equal(asked: PlanFile, found: Simulation) -> bool | None:
     return all(a == b for a, b in compared) if compared else None
 
 
+def _differences(asked: PlanFile) -> list[str]:
+    """In what the machines of the pools differ from the catalogue's of today."""
+    return [said for pool in asked.deployment.pools if (said := catalogue_difference(pool.device))]
+
+
 def to_dict(asked: PlanFile, found: Simulation) -> dict[str, Any]:
     """The answer as ``steelyard.replay/1``: numbers, those expected, whether they are equal, and the simulation."""
     document = {
@@ -48,7 +53,7 @@ def to_dict(asked: PlanFile, found: Simulation) -> dict[str, Any]:
         "equal": equal(asked, found),
         "expected": {k: dict(v) for k, v in asked.expected.items()},
         "replayed": percentiles(found),
-        "notes": [x for p in asked.deployment.pools if (x := catalogue_difference(p.device))],
+        "notes": _differences(asked),
         "simulation": found.summary(),
     }
     return plain(document)  # type: ignore[no-any-return]
@@ -78,6 +83,5 @@ def text(asked: PlanFile, found: Simulation, width: int | None = None) -> str:
     same = equal(asked, found)
     words = {True: "replayed to identical numbers", False: "the numbers differ", None: "nothing was expected"}[same]
     head = f"{asked.deployment.model}: {len(asked.deployment.pools)} pools, {asked.deployment.devices} devices"
-    said = [x for p in asked.deployment.pools if (x := catalogue_difference(p.device))]
     table = columns(("metric", "statistic", "expected", "replayed", ""), cells, ("expected", "replayed"))
-    return render([head, words, *dict.fromkeys(said), "", table], width, widest=WIDTH)
+    return render([head, words, *dict.fromkeys(_differences(asked)), "", table], width, widest=WIDTH)

@@ -78,7 +78,7 @@ class Preview:
     scenarios: int
     reused: int
     time_s: float | None
-    """Estimated from pricing the first chunk that is missing; 0 when nothing is."""
+    """Estimated from pricing the first chunk that is missing; 0 when nothing is, None where that would simulate."""
 
 
 def _missing(store: Store, study: Study, points: Sequence[Point]) -> tuple[int, list[Point]]:

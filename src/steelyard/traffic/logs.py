@@ -33,10 +33,9 @@ MAX_JSON = 128 * 2**20
 
 
 def _json(path: Path) -> Any:
+    text = read_text(path, MAX_JSON, "trace")
     try:
-        return json.loads(read_text(path, MAX_JSON, "trace"))
-    except InputError:
-        raise
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
 
