@@ -28,12 +28,14 @@ from steelyard.traffic.trace import Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
 
-#: Largest log in one piece of JSON, in bytes; as Python's objects it takes some five times as much.
-MAX_JSON = 128 * 2**20
+#: Largest log in one piece of JSON, in bytes, and most values in it: a value of three bytes may take 72 once read.
+MAX_JSON, MAX_VALUES = 128 * 2**20, 5_000_000
 
 
 def _json(path: Path) -> Any:
     text = read_text(path, MAX_JSON, "trace")
+    if sum(text.count(c) for c in ",[{") > MAX_VALUES:
+        raise InputError(f"{path.name} holds more than {MAX_VALUES:,} values", field="trace")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -8,12 +8,14 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; block sizes: ``ggml-c
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard.documents import open_file
 from steelyard.errors import InputError
 from steelyard.workload.ingest.safetensors import TensorInfo
 
@@ -74,6 +76,7 @@ _STRING, _ARRAY = 8, 9
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
 # Limits, far above every published file; they bound the time and memory a hostile file can take.
+MAX_FILE = 2**60
 MAX_HEADER = 64 * 2**20
 MAX_METADATA = 65_536
 MAX_TENSORS = 1_000_000
@@ -120,8 +123,8 @@ def read_gguf(path: str | Path) -> GgufHeader:
     """
     file = Path(path)
     try:
-        with file.open("rb") as stream:
-            size = file.stat().st_size
+        with open_file(file, MAX_FILE) as stream:
+            size = os.fstat(stream.fileno()).st_size
             if size < 24:
                 raise InputError(f"truncated: {size} bytes are no GGUF file", field=file.name)
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -8,12 +8,14 @@ Source: https://huggingface.co/docs/safetensors (format page).
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard.documents import open_file
 from steelyard.errors import InputError, Problem, raise_all
 
 __all__ = ["DTYPES", "MAX_HEADER", "SafetensorsHeader", "TensorInfo", "elements_note", "read_safetensors"]
@@ -98,8 +100,8 @@ def read_safetensors(path: str | Path) -> SafetensorsHeader:
     """
     file = Path(path)
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_file(file, 2**60) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             if len(start) < 8:
                 raise InputError(f"truncated: {size} bytes are no safetensors file", field=file.name)
