@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import stat
 import tomllib
 import typing
@@ -161,6 +162,7 @@ def parse(text: str, kind: Literal["JSON", "TOML", "YAML"]) -> Any:
     """The data in a text. Raises :class:`InputError`: malformed, nested too deeply, a key twice, a number too long."""
     try:
         if kind == "TOML":
+            _refuse_dots(text)
             data: Any = tomllib.loads(text)
         elif kind == "YAML":
             data = _yaml(text)
@@ -174,6 +176,13 @@ def parse(text: str, kind: Literal["JSON", "TOML", "YAML"]) -> Any:
         raise InputError(f"malformed {kind}: {error}") from error
     _refuse_leaves(data)
     return data
+
+
+def _refuse_dots(text: str) -> None:
+    """Refuse dotted keys deeper than :data:`MAX_DEPTH`: the time and memory to parse one grow as its square."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MAX_DEPTH and any(p.count(".") > MAX_DEPTH for p in re.split("[,={]", line)):
+            raise InputError(f"malformed TOML: line {number:,}: nested more than {MAX_DEPTH} deep")
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import steelyard
+from steelyard.documents import parse
 from steelyard.errors import InputError
 from steelyard.traffic import logs, read_trace
 from steelyard.workload.catalogue import load_model
@@ -37,3 +38,11 @@ def test_values_of_a_log_are_counted_before_they_are_made(tmp_path: Path, monkey
     file.write_text('{"benchmarks": [' + ",".join(["{}"] * 200) + "]}")
     with pytest.raises(InputError, match="more than 100 values"):
         read_trace(str(file))
+
+
+@pytest.mark.parametrize("text", [".".join(["a"] * 3000) + " = 1", "x = { " + ".".join(["a"] * 3000) + " = 1 }"])
+def test_dotted_keys_are_bounded(text: str) -> None:
+    """The parser of TOML takes the square of their length in time and memory."""
+    with pytest.raises(InputError, match="deep"):
+        parse(text, "TOML")
+    assert parse("x = [" + ", ".join(["1.5"] * 500) + "]", "TOML")["x"][0] == 1.5

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 from steelyard.machine.catalogue import find_machine, find_network, find_node
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import machine_text
@@ -19,6 +19,8 @@ __all__ = [
     "parse_cluster",
 ]
 
+#: Most devices of a cluster, above every site on the planet.
+MAX_DEVICES = 10_000_000
 #: Used between nodes when neither node nor machine names a network.
 _DEFAULT_INTER = "infiniband_ndr"
 
@@ -73,6 +75,8 @@ def parse_cluster(text: str) -> Cluster:
         name, number = text.strip(), "1"
     if not name or name.endswith(":"):
         raise InputError(f"expected NAME or NAME:COUNT, got {text!r}", field="machine")
+    if len(number) > len(f"{MAX_DEVICES}") + 1 or int(number) > MAX_DEVICES:
+        raise InputError(f"expected at most {MAX_DEVICES:,} devices, got {show(number)}", field="machine")
     count = int(number)
     if count < 1:
         raise InputError(f"expected at least one device, got {count}", field="machine")

@@ -156,6 +156,9 @@ class Machine:
             yield Problem("name", f"component {name!r} appears more than once")
         if not self.compute:
             yield Problem("compute", "a machine needs at least one compute engine")
+        for compute in self.compute:
+            if not compute.peak:
+                yield Problem(f"compute.{compute.name}.peak", "expected the peak of at least one number format")
         levels = {m.name for m in self.memory}
         roots = [m.name for m in self.memory if not m.inside]
         if len(roots) != 1:
