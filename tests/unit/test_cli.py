@@ -150,7 +150,6 @@ def test_every_problem_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
         (["estimate", "llama-3.1-8b", "--on"], "--on needs a value"),
         (["estimate", "llama-3.1-8b", "--on", "h100", "--bach", "3"], "Unknown option: --bach. Did you mean --batch?"),
         (["estimat"], 'Did you mean "estimate"?'),
-        (["ls"], "KIND is required"),
         (["ls", "cars"], "Choose from"),
         (["ls", "models", "é"], "no models match"),
         (["show", ""], "expected a name or a path"),

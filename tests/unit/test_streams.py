@@ -115,3 +115,37 @@ def test_messages_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     assert printable("a\x1b[31m\nb\u202e") == "a\\x1b[31m b\\u202e"
     assert main(["estimate", "m" * 10_000, "--on", "h" * 10_000]) == 2
     assert len(capsys.readouterr().err) < 2000
+
+
+@pytest.mark.parametrize("verb", ["estimate", "simulate", "plan", "study", "report", "explain", "ls", "show"])
+def test_help_is_wrapped_once_and_ends_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert f"Example: steelyard {verb} " in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    options = [line for line in out.splitlines() if line.startswith("  ")]
+    assert all(line.startswith(("  -", "      ")) or line[2].isupper() for line in options)
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "garbage", "1000000000", "9" * 40])
+def test_any_width_of_a_terminal_will_do(columns: str) -> None:
+    found = _run(*PROGRAM, "estimate", "--help", COLUMNS=columns)
+    assert found.returncode == 0
+    assert 40 <= max(map(len, found.stdout.splitlines())) <= 400
+
+
+def test_a_run_that_is_terminated_tidies_up(tmp_path: Path) -> None:
+    text = (
+        "import os, signal, sys, steelyard.writing as w\nfrom steelyard.cli import run\nfrom pathlib import Path\n"
+        "real = Path.write_text\n"
+        "def slow(*a, **k):\n    real(*a, **k); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "Path.write_text = slow\nrun()"
+    )
+    found = _run(sys.executable, "-c", text, *ESTIMATE, "--out", str(tmp_path / "a.json"))
+    assert (found.returncode, found.stderr, [*tmp_path.iterdir()]) == (143, "", [])
+
+
+def test_kinds_and_policies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in ((["ls"], "policies"), (["ls", "policies"], "mlfq"), (["show", "mlfq"], "policy mlfq")):
+        assert main(words) == 0
+        assert expected in capsys.readouterr().out

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.cli.options import DEPLOYED, option, options_of, switch, words_of_options
+from steelyard.cli.output import say
 from steelyard.cli.progress import bar
 from steelyard.errors import InputError, UnknownName
 from steelyard.scenario.words import Problems
@@ -121,7 +122,7 @@ def calibrate(
         document, lines = _samples(machine, tables, out)
     else:
         document, lines = _from(machine, tables, out, quiet)
-    print(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
+    say(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
 
 
 def _from(machine: str, asked: Tables, out: str, quiet: bool) -> Answer:

@@ -9,17 +9,18 @@ from cyclopts import Parameter
 from steelyard.cli.output import Output, write
 
 _Kind = Annotated[
-    Literal["models", "machines", "formats", "engines", "networks", "nodes", "prices", "techniques"],
-    Parameter(help="what to list"),
+    Literal["", "models", "machines", "formats", "engines", "networks", "nodes", "prices", "policies", "techniques"],
+    Parameter(help="what to list; without it the kinds are listed", show_default=False),
 ]
 _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which this text occurs")]
 
 
-def ls(kind: _Kind, filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
-    """List models, machines, formats, engines, networks, nodes, prices or techniques."""
+def ls(kind: _Kind = "", filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
+    """List models, machines, formats, engines, networks, nodes, prices, policies or techniques."""
     output.check()
     from steelyard.report import listing
 
+    kind = kind or "kinds"  # type: ignore[assignment]
     rows = listing.rows(kind, filter)
     data = {"schema": "steelyard.list/1", "kind": kind, "rows": rows}
     write(output, data=data, text=lambda columns: listing.text(kind, rows, columns), rows=rows)

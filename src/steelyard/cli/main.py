@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from contextlib import suppress
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from steelyard._version import __version__
+from steelyard.cli.help import EXAMPLES, Plain
 from steelyard.errors import InputError, SteelyardError, bounded
 
 __all__ = ["app", "main", "run"]
@@ -26,8 +28,8 @@ app = App(
     help="What running any AI model on any machine costs: time, memory, energy and money.",
     version=__version__,
     suppress_keyboard_interrupt=False,
-    help_formatter="plain",
-    help_epilogue="Example: steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
+    help_formatter=Plain(),
+    help_epilogue=f"Example: {EXAMPLES['estimate']}",
 )
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
@@ -36,15 +38,19 @@ for _name, _help in (
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
-    ("ls", "List models, machines, formats, engines, networks, nodes, prices or techniques."),
-    ("show", "Show one machine, model, format, engine, network, node or technique."),
+    ("ls", "List models, machines, formats, engines, networks, nodes, prices, policies or techniques."),
+    ("show", "Show one machine, model, format, engine, network, node, policy or technique."),
     ("compare", "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation."),
     ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),
     ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),
 ):
     app.command(
-        f"steelyard.cli.{_name}:{_name}", name=_name, help=_help, alias=("sweep",) if _name == "study" else None
+        f"steelyard.cli.{_name}:{_name}",
+        name=_name,
+        help=_help,
+        help_epilogue=f"Example: {EXAMPLES[_name]}",
+        alias=("sweep",) if _name == "study" else None,
     )
 app.register_install_completion_command(help="Install completion for your shell.")
 
@@ -113,6 +119,10 @@ def _streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    columns = os.environ.get("COLUMNS", "")
+    if columns:  # what a terminal may have; a line of help is as long as this says
+        known = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 10 else 80
+        os.environ["COLUMNS"] = str(min(max(known, 40), 400))
 
 
 def _mute() -> None:
@@ -133,9 +143,16 @@ def _failed(error: OSError) -> int:
     return 1
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def run() -> None:
-    """The ``steelyard`` program."""
+    """The ``steelyard`` program. SIGTERM and SIGHUP end it as Ctrl-C does: half-written files go, with 128 + signal."""
     _streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with suppress(ValueError):  # not the main thread
+            signal.signal(number, _end)
     code = main()
     try:
         sys.stdout.flush()

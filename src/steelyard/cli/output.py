@@ -14,8 +14,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, escaped
+from steelyard.writing import write_text
 
-__all__ = ["Output", "write"]
+__all__ = ["Output", "say", "write"]
 
 
 @Parameter(name="*")
@@ -90,14 +91,19 @@ def write(
         tty = sys.stdout.isatty() and not output.out
         content = text(_columns() if tty else None).rstrip("\n") + "\n"
         content = _safe(content, colours=tty)
-    if not output.out:
-        sys.stdout.write(content)
-        sys.stdout.flush()
+    if output.out:
+        write_text(output.out, content, "out")
         return
-    try:
-        Path(output.out).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {output.out!r}: {error.strerror or error}", field="out") from error
+    sys.stdout.write(content)
+    sys.stdout.flush()
+
+
+def say(text: str | Callable[[int | None], str]) -> None:
+    """Print text, or what makes it for so many columns, to standard output: nothing in it steers the terminal."""
+    tty = sys.stdout.isatty()
+    made = text if isinstance(text, str) else text(_columns() if tty else None)
+    sys.stdout.write(_safe(made + "\n", colours=tty and not isinstance(text, str)))
+    sys.stdout.flush()
 
 
 def _columns() -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json as json_text
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from steelyard.cli.options import option, switch
+from steelyard.cli.output import say
 from steelyard.cli.study import DEFAULT_STORE
 from steelyard.errors import InputError, Problem, raise_all
 
@@ -59,11 +58,11 @@ def report(
 
         write_page(found, html, place.sources(record))
     if json:
-        print(json_text.dumps(to_dict(found, place.sources(record)), indent=2, allow_nan=False))
+        say(json_text.dumps(to_dict(found, place.sources(record)), indent=2, allow_nan=False))
         return
     from steelyard.report.study_text import text
 
-    print(text(found, shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None))
+    say(lambda columns: text(found, columns))
 
 
 def _asked(study: str) -> tuple[str, tuple[Objective, ...]]:
@@ -98,9 +97,9 @@ def _list(store: Store, as_json: bool) -> None:
     found: list[StudyRecord] = store.studies()
     if as_json:
         rows = [{"study": s.name, "kind": s.kind, "points": s.points, "priced": s.priced} for s in found]
-        print(json_text.dumps({"schema": "steelyard.studies/1", "studies": rows}, indent=2))
+        say(json_text.dumps({"schema": "steelyard.studies/1", "studies": rows}, indent=2))
         return
     if not found:
         raise InputError(f"no study in {str(store.path)!r}", field="store")
     cells = [[s.name, s.kind, f"{s.points:,}", f"{s.priced:,}"] for s in found]
-    print(render([columns(["study", "kind", "points", "priced"], cells, ["points", "priced"])], None))
+    say(render([columns(["study", "kind", "points", "priced"], cells, ["points", "priced"])], None))

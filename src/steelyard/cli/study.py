@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.cli.options import option, switch
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.cli.output import say
+from steelyard.errors import InputError, Problem, printable, raise_all
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
@@ -67,7 +68,7 @@ def study(
     if schema:
         from steelyard.studies.schema import study_schema
 
-        print(json_text.dumps(study_schema(), indent=2))
+        say(json_text.dumps(study_schema(), indent=2))
         return
     _check(file, run.jobs, run.limit, csv, parquet)
     workers = run.jobs or os.cpu_count() or 1
@@ -92,12 +93,12 @@ def study(
             done = sweep(asked, place, jobs=workers, progress=told, **given)
     except KeyboardInterrupt:
         again = shlex.join(["steelyard", "study", file, "--resume", *_elsewhere(run.store)])
-        print(f"stopped after {time.monotonic() - began:,.0f} s; go on with: {again}", file=sys.stderr)
+        print(printable(f"stopped after {time.monotonic() - began:,.0f} s; go on with: {again}"), file=sys.stderr)
         raise
     for path in (csv, parquet):
         if path:
             place.export(done.study, path)
-    print(json_text.dumps(_document(done, run.store), indent=2) if json else _text(done, run.store))
+    say(json_text.dumps(_document(done, run.store), indent=2) if json else _text(done, run.store))
     if done.study.finished:
         _any_answered(place, done)
 
@@ -193,17 +194,15 @@ def _show(found: Preview, as_json: bool) -> None:
             "time_s": found.time_s,
             "rows": [{"ordinal": p.ordinal, "hash": p.hash, **p.axes} for p in found.points],
         }
-        print(json_text.dumps(document, indent=2))
+        say(json_text.dumps(document, indent=2))
         return
     for point in found.points[:SHOWN]:
         words = ", ".join(f"{k} {v}" for k, v in point.axes.items())
-        print(f"{point.ordinal:>7}  {point.hash}  {words}")
+        say(f"{point.ordinal:>7}  {point.hash}  {words}")
     if len(found.points) > SHOWN:
-        print(f"        ... {len(found.points) - SHOWN:,} more")
+        say(f"        ... {len(found.points) - SHOWN:,} more")
     words = f"{len(found.points):,} points, {found.scenarios:,} scenarios, {found.reused:,} in the store; "
-    print(
-        words + (f"{left:,} to run" if found.time_s is None else f"about {_span(found.time_s)} for the other {left:,}")
-    )
+    say(words + (f"{left:,} to run" if found.time_s is None else f"about {_span(found.time_s)} for the other {left:,}"))
 
 
 def _elsewhere(store: str) -> list[str]:

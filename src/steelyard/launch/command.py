@@ -25,6 +25,7 @@ __all__ = [
     "kubernetes_word",
     "one_line",
     "shell_defaults",
+    "shell_quoted",
     "shell_word",
 ]
 
@@ -164,9 +165,26 @@ def _checked(value: Any, kind: Kind, name: str) -> Word:
 
 def shell_word(word: Word) -> str:
     """A word for bash, quoted so that nothing in it is expanded but its variable (see :func:`shell_defaults`)."""
-    if isinstance(word, Var):
+    if not isinstance(word, Var):
+        return shell_quoted(word)
+    if (word.before + word.after).isprintable():
         return f'"{_quoted(word.before)}${{{word.name}}}{_quoted(word.after)}"'
-    return shlex.quote(word)
+    before, after = (shell_quoted(x) if x else "" for x in (word.before, word.after))
+    return f'{before}"${{{word.name}}}"{after}'
+
+
+def shell_quoted(text: str) -> str:
+    r"""Text as one word of bash on one line: what does not print is written ``$'\n'``."""
+    if text.isprintable():
+        return shlex.quote(text)
+    made = "".join(
+        f"\\{c}" if c in "\\'" else c if c.isprintable() else "".join(f"\\x{b:02x}" for b in _bytes(c)) for c in text
+    )
+    return f"$'{made}'"
+
+
+def _bytes(character: str) -> bytes:
+    return character.encode("utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "replace")
 
 
 def shell_defaults(command: Command) -> list[str]:
@@ -175,7 +193,7 @@ def shell_defaults(command: Command) -> list[str]:
     An assignment of its own, because a default inside ``${NAME:-...}`` ends at the first brace in it.
     """
     found = {w.name: w.default for w in command.words if isinstance(w, Var) and w.default}
-    return [f'[ -n "${{{name}:-}}" ] || {name}={shlex.quote(default)}' for name, default in found.items()]
+    return [f'[ -n "${{{name}:-}}" ] || {name}={shell_quoted(default)}' for name, default in found.items()]
 
 
 def _quoted(text: str) -> str:

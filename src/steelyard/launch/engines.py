@@ -60,7 +60,7 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         transfer = {"kv_connector": "NixlConnector", "kv_role": role}
         env = {"VLLM_NIXL_SIDE_CHANNEL_HOST": Var("HOST_IP"), "VLLM_NIXL_SIDE_CHANNEL_PORT": str(NIXL_PORT)}
     flags = {
-        **({"--served-model-name": service.repository, **_LISTEN} if served else {}),
+        **({"--served-model-name": service.served, **_LISTEN} if served else {}),
         "--tensor-parallel-size": p.tp,
         "--pipeline-parallel-size": _several(p.pp),
         "--data-parallel-size": _several(p.dp),
@@ -107,7 +107,7 @@ def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command
     kv = {"fp8": "fp8_e4m3", "bf16": "auto", "fp16": "auto", "mxfp8": "mxfp8", "nvfp4": "nvfp4"}
     flags = {
         "--model-path": _model(service),
-        "--served-model-name": service.repository,
+        "--served-model-name": service.served,
         **(_LISTEN if served else {}),
         # its tensor-parallel group holds the ranks of attention data and context parallelism
         "--tp-size": p.tp * p.dp * p.cp,
@@ -240,7 +240,7 @@ def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Comma
     slots = max(1, min(c.max_num_seqs, math.ceil(1.5 * unit.in_flight) if unit.in_flight else c.max_num_seqs))
     flags = {
         "--model": _gguf(unit, service),
-        "--alias": service.repository,
+        "--alias": service.served,
         **_LISTEN,
         "--parallel": slots,
         "--ctx-size": slots * unit.longest_tokens,

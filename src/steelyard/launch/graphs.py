@@ -131,7 +131,7 @@ def _dynamo_command(unit: Unit, service: Service, flags: Flags) -> Command:
     if unit.flags.name == "trtllm":
         lines = [
             flags.line("--model-path", Var(MODEL, service.repository)),
-            flags.line("--served-model-name", service.repository),
+            flags.line("--served-model-name", service.served),
             flags.line("--extra-engine-args", f"/config/{options_name(unit)}"),
             *mode,
         ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 from steelyard._version import __version__
-from steelyard.launch.command import one_line
+from steelyard.launch.command import one_line, shell_quoted
 from steelyard.launch.kubernetes import SECRET
 from steelyard.launch.scripts import needs_router
-from steelyard.launch.service import PORT, Service, Unit
+from steelyard.launch.service import PORT, Service, Unit, not_a_flag
 
 __all__ = ["readme"]
 
@@ -77,7 +76,7 @@ def _pool(unit: Unit) -> str:
     p, c = unit.plan, unit.config
     nodes = f" over {unit.nodes} nodes" if unit.nodes > 1 else ""
     return (
-        f"**{unit.name}**: {unit.pool.replicas} x ({unit.devices} x {unit.cluster.machine.title}{nodes}), "
+        f"**{unit.name}**: {unit.pool.replicas} x ({unit.devices} x {_text(unit.cluster.machine.title)}{nodes}), "
         f"{unit.flags.title}{', ' + p.shape if p.shape else ''}; weights {p.weights}, KV cache {p.kv}; at most "
         f"{c.max_num_seqs:,} requests and {c.max_num_batched_tokens:,} tokens a step, requests of at most "
         f"{unit.longest_tokens:,} tokens"
@@ -110,13 +109,13 @@ def _compared(service: Service) -> list[str]:
     if len(service.units) > 1:
         return []
     p, c = unit.plan, unit.config
-    words = ["steelyard", "compare", "measured.json", "--model", service.deployment.model]
+    words = ["steelyard", "compare", "measured.json", "--model", not_a_flag(service.deployment.model)]
     words += ["--on", f"{unit.pool.machine}:{unit.devices}" if unit.devices > 1 else unit.pool.machine]
     words += [x for n, size in p.degrees.items() if size > 1 for x in (f"--{n}", str(size))]
     words += ["--weights", p.weights, "--kv", p.kv, "--engine", unit.engine.name]
     words += ["--max-num-seqs", str(c.max_num_seqs), "--max-num-batched-tokens", str(c.max_num_batched_tokens)]
     words += ["--replicas", str(unit.pool.replicas)] if unit.pool.replicas > 1 else []
-    line = shlex.join(words)
+    line = " ".join(map(shell_quoted, words))
     return [f"The result beside the simulation, request by request:\n\n```sh\n{line}\n```"]
 
 

@@ -228,6 +228,7 @@ def _vllm_bench(service: Service) -> Command:
         "--base-url": _target(),
         "--endpoint": "/v1/completions",
         "--model": Var("MODEL", service.repository),
+        "--served-model-name": None if service.served == service.repository else service.served,
         "--dataset-name": "random",
         "--random-input-len": _tokens(load.prompt_tokens),
         "--random-output-len": _tokens(load.output_tokens),
@@ -256,7 +257,7 @@ def _aiperf(service: Service) -> Command:
     flags, load = Flags.of("aiperf"), service.load
     goodput = _goodput(service, "time_to_first_token", "inter_token_latency", "request_latency")
     values = {
-        "--model": service.repository,
+        "--model": service.served,
         "--tokenizer": Var("MODEL", service.repository),
         "--url": _target(),
         "--endpoint-type": "completions",
@@ -287,7 +288,7 @@ def _guidellm(service: Service) -> Command:
     if load.output_std >= 1:
         data += f",output_tokens_stdev={round(load.output_std)}"
     values = {
-        "--backend": _target("kind=openai_http,target=", f",model={service.repository}"),
+        "--backend": _target("kind=openai_http,target=", f",model={service.served}"),
         "--profile": f"kind=poisson,rate={load.rate_per_s:.10g}",
         "--constraint": f"kind=max_requests,count={load.requests}",
         "--tokenizer": Var("MODEL", service.repository, before="kind=huggingface_auto,model="),

@@ -23,7 +23,7 @@ from steelyard.workload.catalogue import Model, load_model
 if TYPE_CHECKING:
     from steelyard.scenario.slo import Target
 
-__all__ = ["PORT", "Load", "Service", "Unit", "service"]
+__all__ = ["PORT", "Load", "Service", "Unit", "not_a_flag", "service"]
 
 #: The port every server listens on inside its container or host.
 PORT = 8000
@@ -140,6 +140,11 @@ class Service:
         return Path(self.repository).exists()
 
     @property
+    def served(self) -> str:
+        """The name the servers answer to: the repository; the slug where guidellm would end it at a comma."""
+        return self.slug if "," in self.repository else self.repository
+
+    @property
     def slos(self) -> list[str]:
         """The SLOs in words, one each."""
         return [f"{t.metric.removesuffix('_s').upper()} {t.label} at most {q(t.limit_s, 's')}" for t in self.targets]
@@ -204,6 +209,8 @@ def service(
             problems += [Problem(f"pools[{index}].{p.field}", p.message) for p in error.problems]
     raise_all(problems)
     repository = _repository(deployment.model, loaded)
+    if "," in repository:
+        notes.append("guidellm cannot be given a path with a comma: name a link to it in MODEL for check-guidellm.sh")
     for unit in units:
         notes += [note for note in _by_hand(unit, loaded, repository) if note not in notes]
     return Service(deployment, load, tuple(targets), loaded, repository, _slug(repository), tuple(units), tuple(notes))
@@ -248,10 +255,15 @@ def _shares(deployment: Deployment, load: Load) -> list[float]:
 def _repository(name: str, model: Model) -> str:
     """What the engine is told to load: the path given, the repository named, or the catalogue's."""
     if Path(name).exists():
-        return str(name)
+        return not_a_flag(name)
     if "/" in name:
         return name
     return model.entry.id if model.entry is not None else name
+
+
+def not_a_flag(name: str) -> str:
+    """A path as an argument: ``./--name`` where a program would take it for a flag."""
+    return f"./{name}" if name.startswith("-") else name
 
 
 def _slug(text: str) -> str:

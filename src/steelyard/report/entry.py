@@ -15,7 +15,7 @@ from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Entry", "Kind", "facts", "find", "shown", "text", "to_dict"]
 
-Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "estimate"]
+Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "policy", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ _LOADERS: Mapping[Kind, str] = {
     "network": "steelyard.machine.catalogue:find_network",
     "node": "steelyard.machine.catalogue:find_node",
     "technique": "steelyard.techniques._registry:find_technique",
+    "policy": "steelyard.simulation.policies:registered_policy",
 }
 
 
@@ -113,6 +114,9 @@ def facts(entry: Entry) -> dict[str, Any]:
         return dict(_flatten(entry.value))
     if entry.kind == "technique":
         return dict(entry.value.about())
+    if entry.kind == "policy":
+        cls = type(entry.value)
+        return {"order": (cls.__doc__ or "").partition("\n")[0], "class": f"{cls.__module__}:{cls.__name__}"}
     if entry.kind == "model":
         return _model_facts(entry.value)
     found = {path: value for path, value, _ in _walk(entry.value)}
@@ -263,7 +267,11 @@ def text(entry: Entry, width: int | None = None) -> str:
         return json.dumps(rest, indent=1)
     title = getattr(entry.value, "title", "")
     table = grid("left", "left", "left")
-    units = {path: unit for path, _, unit in _walk(entry.value)} if entry.kind not in ("model", "technique") else {}
+    units = (
+        {path: unit for path, _, unit in _walk(entry.value)}
+        if entry.kind not in ("model", "technique", "policy")
+        else {}
+    )
     for path, value in facts(entry).items():
         if path in ("name", "title"):
             continue

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelyard.errors import InputError
+from steelyard.writing import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,7 +61,4 @@ def stylesheet(*names: str) -> str:
 
 def write_html(text: str, path: str | Path) -> None:
     """Write a page. Raises :class:`InputError` when the file cannot be written."""
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field="html") from error
+    write_text(path, text, "html")

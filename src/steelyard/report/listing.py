@@ -46,7 +46,7 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     ]
     if not found and filter_text:
         raise UnknownName(
-            kind.removesuffix("s"),
+            {"policies": "policy"}.get(kind, kind.removesuffix("s")),
             filter_text,
             [str(next(iter(r.values()))) for r in everything],
             hint=f"no {kind} match",
@@ -175,6 +175,19 @@ def _fields(entry: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in names}
 
 
+def _policies() -> Iterator[dict[str, Any]]:
+    from steelyard.simulation.policies import POLICIES
+
+    for name in POLICIES:
+        yield {"name": name, "title": (POLICIES.get(name).__doc__ or "").partition("\n")[0]}
+
+
+def _kinds() -> Iterator[dict[str, Any]]:
+    for kind in _LISTS:
+        if kind != "kinds":
+            yield {"kind": kind, "command": f"steelyard ls {kind}"}
+
+
 _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "models": _models,
     "machines": _machines,
@@ -183,5 +196,7 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "networks": _networks,
     "nodes": _nodes,
     "prices": _prices,
+    "policies": _policies,
     "techniques": _techniques,
+    "kinds": _kinds,
 }

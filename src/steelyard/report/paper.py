@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,17 +65,20 @@ def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 
 
     Args:
         parts: rich renderables or text.
-        width: columns of the terminal; None = no terminal: no colour, ``widest`` columns.
+        width: columns of the terminal; None = no terminal: no colour, ``widest`` columns. No colour either where
+            ``NO_COLOR`` is set or ``TERM`` is ``dumb``.
         widest: columns never exceeded.
     """
     from rich.console import Console
 
     buffer = io.StringIO()
+    colours = width is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
     console = Console(
         file=buffer,
         width=min(width or widest, widest),
-        force_terminal=width is not None,
-        color_system="standard" if width is not None else None,
+        force_terminal=colours,
+        color_system="standard" if colours else None,
+        markup=False,
         highlight=False,
         emoji=False,
         legacy_windows=False,
@@ -88,7 +92,7 @@ def html(parts: Iterable[RenderableType], widest: int = 100) -> str:
     """The parts as HTML that stands alone, for notebooks: the same words as on a terminal, styles inside."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=widest, record=True, highlight=False, emoji=False)
+    console = Console(file=io.StringIO(), width=widest, record=True, markup=False, highlight=False, emoji=False)
     for part in parts:
         console.print(part)
     return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.errors import InputError
 from steelyard.traffic.trace import LENGTHS
+from steelyard.writing import whole_file
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -62,15 +62,12 @@ def write_perfetto(simulation: Simulation, path: str | Path) -> str:
         left.append(f"the first {MAX_REQUESTS:,} of {requests:,} requests")
     if simulation.iterations.stride > 1:
         left.append(f"every {simulation.iterations.stride:,}th step")
-    try:
-        with Path(path).open("w", encoding="utf-8") as stream:
-            stream.write('{"displayTimeUnit":"ms","traceEvents":[')
-            for i, event in enumerate(_events(simulation)):
-                stream.write((",\n" if i else "\n") + json.dumps(event, separators=(",", ":")))
-            other = {"tool": "steelyard simulate", "holds": left or ["every step and request"]}
-            stream.write(f'\n],"otherData":{json.dumps(other)}}}\n')
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field="perfetto") from error
+    with whole_file(path, "perfetto") as file, file.open("w", encoding="utf-8") as stream:
+        stream.write('{"displayTimeUnit":"ms","traceEvents":[')
+        for i, event in enumerate(_events(simulation)):
+            stream.write((",\n" if i else "\n") + json.dumps(event, separators=(",", ":")))
+        other = {"tool": "steelyard simulate", "holds": left or ["every step and request"]}
+        stream.write(f'\n],"otherData":{json.dumps(other)}}}\n')
     return "" if not left else "holds " + " and ".join(left)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.traffic.trace import LENGTHS
+from steelyard.writing import whole_file
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -73,12 +74,12 @@ def write_records(simulation: Simulation, path: str | Path) -> None:
     check_path(str(path), FORMATS, "records")
     columns = columns_of(simulation)
     suffix = Path(path).suffix.lower()
-    try:
+    with whole_file(path, "records") as file:
         if suffix == ".parquet":
-            _parquet(columns, Path(path))
+            _parquet(columns, file)
             return
         lists = {name: _plain(name, values) for name, values in columns.items()}
-        with Path(path).open("w", encoding="utf-8", newline="") as stream:
+        with file.open("w", encoding="utf-8", newline="") as stream:
             if suffix == ".csv":
                 writer = csv.writer(stream, lineterminator="\n")
                 writer.writerow(lists)
@@ -86,8 +87,6 @@ def write_records(simulation: Simulation, path: str | Path) -> None:
             else:
                 for row in zip(*lists.values(), strict=True):
                     stream.write(json.dumps(dict(zip(lists, row, strict=True)), separators=(",", ":")) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field="records") from error
 
 
 def _plain(name: str, values: Any) -> list[Any]:

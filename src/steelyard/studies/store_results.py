@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError, SteelyardError, show, suggest
 from steelyard.studies.store_columns import ANSWERS, columns_of
+from steelyard.writing import whole_file
 
 __all__ = ["FORM", "Store", "StoreBusy", "StudyRecord"]
 
@@ -298,8 +299,8 @@ class Store:
         if not target.resolve().parent.is_dir():
             raise InputError(f"no folder {str(target.resolve().parent)!r}", field=form)
         options = "FORMAT parquet, COMPRESSION zstd" if form == "parquet" else "FORMAT csv, HEADER"
-        quoted = str(target).replace("'", "''")
-        with self._open(read_only=True) as db:
+        with whole_file(target, form) as file, self._open(read_only=True) as db:
+            quoted = str(file).replace("'", "''")
             name = study.name.replace("'", "''")
             query = self._select(study.kind, "hash, " + _axes_of(study)).replace("?", f"'{name}'")
             if form == "csv":

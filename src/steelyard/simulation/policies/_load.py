@@ -15,10 +15,15 @@ from steelyard.registry import Registry
 from steelyard.simulation.policies._base import Order, Policy, said, take_order
 from steelyard.traffic.trace import Trace
 
-__all__ = ["POLICIES", "find_policy", "ordered"]
+__all__ = ["POLICIES", "find_policy", "ordered", "registered_policy"]
 
 #: Policies by name.
 POLICIES: Registry[type[Policy]] = Registry("policy", "steelyard.policies")
+
+
+def registered_policy(name: str) -> Policy:
+    """A policy by its registered name; no file is run. Raises :class:`UnknownName`."""
+    return _made(POLICIES.get(name), name)
 
 
 def find_policy(given: str | type[Policy] | Policy) -> Policy:

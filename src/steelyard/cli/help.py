@@ -1,0 +1,43 @@
+"""The help of the verbs: plain text, wrapped once, each with an example of its own."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from cyclopts.help.formatters import PlainFormatter
+
+__all__ = ["EXAMPLES", "Plain"]
+
+#: A command line of each verb, shown below its help.
+EXAMPLES = {
+    "estimate": "steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
+    "simulate": "steelyard simulate llama-3.1-8b --on h100_sxm --rate 4/s --isl lognormal:1000 --osl 200",
+    "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",
+    "study": "steelyard study study.toml --jobs 4",
+    "report": "steelyard report my-study --html report.html",
+    "explain": "steelyard explain llama-3.1-8b --on h100_sxm --batch 16",
+    "ls": "steelyard ls machines nvidia",
+    "show": "steelyard show h100_sxm",
+    "compare": "steelyard compare measured.json --model llama-3.1-8b --on h100_sxm",
+    "calibrate": "steelyard calibrate --here --quick",
+    "validate": "steelyard validate --help",
+    "version": "steelyard version --json",
+}
+
+
+class Plain(PlainFormatter):
+    """Cyclopts' plain help, whose lines it wraps twice: once for the description, then with the option before it."""
+
+    def _print_plain(self, console: Any, text: str) -> None:
+        indent = text[: len(text) - len(text.lstrip(" "))]
+        for i, paragraph in enumerate(text.split("\n\n")):
+            lines = textwrap.fill(
+                " ".join(paragraph.split()),
+                max(40, console.width),
+                initial_indent=indent,
+                subsequent_indent=f"{indent}    " if indent else "",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            super()._print_plain(console, f"\n{lines}" if i else lines)

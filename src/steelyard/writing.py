@@ -1,0 +1,52 @@
+"""The door for what is written: files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steelyard.errors import InputError
+
+__all__ = ["whole_file", "write_text"]
+
+
+@contextmanager
+def whole_file(path: str | Path, field: str) -> Iterator[Path]:
+    """Where to write a file that takes its place when all of it is written; on any failure the old file stays.
+
+    Pipes and devices are written to directly. What a link leads to is replaced, as by ``>`` of a shell.
+
+    Args:
+        path: the file.
+        field: the option that named it, for the error.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        target = Path(path).resolve()
+        device = any(Path(p).is_relative_to(root) for p in (path, target) for root in ("/dev", "/proc"))
+        if device or (target.exists() and not target.is_file()):
+            yield Path(path)
+            return
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        if mode is not None and not os.access(target, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+        with tempfile.TemporaryDirectory(prefix=".steelyard.", dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            yield made
+            if mode is not None:
+                made.chmod(mode)
+            made.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field=field) from error
+
+
+def write_text(path: str | Path, text: str, field: str) -> None:
+    """Write a text file whole or not at all. Raises :class:`InputError`, as :func:`whole_file`."""
+    with whole_file(path, field) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
