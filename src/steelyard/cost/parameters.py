@@ -7,20 +7,27 @@
 
 from __future__ import annotations
 
+import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
 from steelyard.cost.interval import BORROWED_SPREAD
+from steelyard.documents import read_document
+from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.folders import catalogue_folders
 
 __all__ = ["UNMEASURED_SPREAD", "Calibrated", "calibrated", "calibration_table", "make"]
 
 #: Log-space spread assumed for a machine with neither measurements nor a measured family (guess; about +-50 %).
 UNMEASURED_SPREAD = 0.4
+
+
+#: Largest logarithm of a spread or bias, and largest parameter, by the ending of its name where that says what it is.
+_MOST_LOG, _MOST = 10.0, 1e18
+_MOST_BY_ENDING = {"s": 10.0, "frac": 10.0, "efficiency": 10.0, "ratio": 1e4, "power": 100.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ def calibration_table(folder: str, op: str) -> Mapping[str, Any]:
     for root in catalogue_folders():
         path = root / "calibration" / folder / f"{op}.toml"
         if path.is_file():
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return read_document(path)
     return {}
 
 
@@ -103,11 +110,38 @@ def _first(table: Mapping[str, Any], variants: Sequence[str]) -> Mapping[str, An
 
 
 def _filled(cls: type[Any], section: Mapping[str, Any], source: str) -> Calibrated:
-    residual = section.get("residual", {})
+    """The parameters of a section. Raises :class:`InputError` with every one that can be none."""
+    given, residual = section["parameters"], section.get("residual", {})
+    where = f"calibration ({source})"
+    for name, table in (("parameters", given), ("residual", residual)):
+        if not isinstance(table, Mapping):
+            raise InputError(f"expected a table, got {show(table)}", field=f"{where}: {name}")
+    known = {f.name for f in fields(cls)}
+    problems = [
+        Problem(f"{where}: parameters.{name}", words)
+        for name, value in given.items()
+        if name in known and (words := _wrong(value, 0.0, _most(name)))
+    ]
+    for name, low, high in (("log_std", 0.0, _MOST_LOG), ("log_bias", -_MOST_LOG, _MOST_LOG)):
+        if name in residual and (words := _wrong(residual[name], low, high)):
+            problems.append(Problem(f"{where}: residual.{name}", words))
+    raise_all(problems)
     return Calibrated(
-        make(cls, section["parameters"]),
+        make(cls, given),
         float(residual.get("log_std", UNMEASURED_SPREAD)),
         source,
         str(section.get("facts", "")),
         float(residual.get("log_bias", 0.0)),
     )
+
+
+def _most(name: str) -> float:
+    """The largest value of a parameter, by what its name says it is."""
+    return _MOST if "_per_" in name else _MOST_BY_ENDING.get(name.rpartition("_")[2], _MOST)
+
+
+def _wrong(value: Any, low: float, high: float) -> str:
+    """What is wrong with a parameter; empty: nothing."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return f"expected a number, got {show(value)}"
+    return "" if low <= value <= high else f"expected a number from {low:g} to {high:g}, got {value:g}"

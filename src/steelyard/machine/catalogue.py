@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build, read_document, read_text
 from steelyard.errors import InputError, UnknownName, normalise
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
@@ -60,7 +60,7 @@ def _index() -> tuple[Mapping[str, Path], Mapping[str, str], Mapping[str, Path]]
         by_key.setdefault(normalise(path.stem), path)
     for path in by_name.values():
         head, collecting = "", False
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_text(path).splitlines():
             if line.startswith("[[machine."):
                 break
             match = _LINE.match(line)
@@ -182,17 +182,23 @@ def prices() -> tuple[Price, ...]:
     """Every price, newest first."""
     found: list[Price] = []
     for path in _files("prices"):
-        rows = read_document(path).get("price", [])
-        renamed = [{("provider_class" if k == "class" else k): v for k, v in row.items()} for row in rows]
-        found += build(PriceFile, {"price": renamed}, path.name).price
+        data = read_document(path)
+        if isinstance(rows := data.get("price"), list):
+            data["price"] = [_without_class(row) if isinstance(row, dict) else row for row in rows]
+        found += build(PriceFile, data, path.name).price
     return tuple(sorted(found, key=lambda x: x.date, reverse=True))
+
+
+def _without_class(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a price file with the name that Python can have for its ``class``."""
+    return {("provider_class" if k == "class" else k): v for k, v in row.items()}
 
 
 @cache
 def _quick(kind: str, name: str, cls: type[Any], field: str) -> Any:
     """The entry with exactly this name, read from the one file that mentions it; None when there is none."""
     for path in _files(kind):
-        if f'name = "{name}"' in path.read_text(encoding="utf-8"):
+        if f'name = "{name}"' in read_text(path):
             for entry in getattr(build(cls, read_document(path), path.name), field):
                 if entry.name == name:
                     return entry

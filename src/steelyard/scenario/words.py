@@ -222,7 +222,7 @@ def _numbers(field: Field, item: Any, path: str, wrong: InputError) -> list[Any]
     if field.type == "whole":
         if isinstance(item, str):
             return list(expand(item, path))
-        if item != int(item):
+        if not _finite(item) or item != int(item):
             raise wrong
         return [int(item)]
     if not isinstance(item, str):

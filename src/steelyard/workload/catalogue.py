@@ -8,15 +8,16 @@ asked for is parsed.
 from __future__ import annotations
 
 import re
-import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
-from steelyard.documents import read_text
-from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.documents import parse, read_text
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
 from steelyard.folders import catalogue_folders
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.hf import load_path
@@ -205,7 +206,7 @@ def _scan() -> tuple[tuple[_Place, int, tuple[str, ...]], ...]:
         for file in sorted((folder / "models").glob("*.toml")):
             text = read_text(file)
             starts = [m.start() for m in _TABLE.finditer(text)]
-            for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            for start, end in pairwise([*starts, len(text)]):
                 head = text[start : (text.find("[model.config]", start, end) + 1 or end + 1) - 1]
                 match = _ID.search(head)
                 if match is None:
@@ -239,15 +240,20 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
 
 @cache
 def _entry(place: _Place) -> ModelEntry:
-    text = read_text(place.file)
+    text, where = read_text(place.file), f"{place.file.name}: {place.id}"
     try:
-        data = tomllib.loads(text[place.start : place.end])["model"][0]
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"malformed TOML: {error}", field=f"{place.file.name}: {place.id}") from error
+        tables = parse(text[place.start : place.end], "TOML").get("model")
+    except InputError as error:
+        raise error.at(where) from error
+    data = tables[0] if isinstance(tables, list) and tables and isinstance(tables[0], dict) else {}
     problems = []
-    for name, kind in (("id", str), ("parameters", int), ("config", dict)):
-        if not isinstance(data.get(name), kind):
-            problems.append(Problem(f"{place.file.name}: {place.id}.{name}", f"expected {kind.__name__}"))
+    for name, (kind, words, needed) in _ENTRY.items():
+        value = data.get(name)
+        texts = not isinstance(value, list) or all(isinstance(v, str) for v in value)
+        if (needed or value) and (not isinstance(value, kind) or isinstance(value, bool) or not texts):
+            problems.append(Problem(f"{where}.{name}", f"expected {words}, got {show(value)}"))
+        elif kind is int and value is not None and not 0 <= value <= _MOST:
+            problems.append(Problem(f"{where}.{name}", f"expected at most {_MOST:g} and at least 0, got {show(value)}"))
     raise_all(problems)
     header = re.search(r"^# Sources?: *(.+)$", text, re.MULTILINE)
 
@@ -270,6 +276,19 @@ def _entry(place: _Place) -> ModelEntry:
         confidence=words("confidence"),
         note=words("note"),
     )
+
+
+#: Fields of an entry that are more than words about it: type, in words, and whether it must be there.
+_ENTRY: Mapping[str, tuple[type, str, bool]] = {
+    "id": (str, "text", True),
+    "parameters": (int, "a whole number", True),
+    "config": (dict, "a table", True),
+    "same_as": (list, "a list of names", False),
+    "aliases": (list, "a list of names", False),
+    **dict.fromkeys(("checkpoint_parameters", "active_parameters", "context"), (int, "a whole number", False)),
+}
+#: Most parameters, and longest context, tokens.
+_MOST = 10**18
 
 
 def _inside(error: InputError, where: str) -> InputError:
