@@ -400,8 +400,8 @@ def _store(content: bytes, folder: Path) -> None:
 def _made(tree: Any) -> Any:
     """Words with the Python values that they name."""
     if isinstance(tree, dict):
-        if set(tree) == {"$python"} and tree["$python"] in PYTHON:
-            return PYTHON[tree["$python"]]()
+        if set(tree) == {"$python"} and str(tree["$python"]) in PYTHON:
+            return PYTHON[str(tree["$python"])]()
         return {k: _made(v) for k, v in tree.items()}
     return [_made(v) for v in tree] if isinstance(tree, list) else tree
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.units import parse_quantity
 
 __all__ = ["METRICS", "Target", "Verdict", "judge", "parse_target", "parse_targets"]
@@ -54,13 +54,15 @@ class Verdict:
         return self.value_s <= self.target.limit_s
 
 
-def parse_target(text: str, metric: str) -> Target:
+def parse_target(text: object, metric: str) -> Target:
     """Read ``p99:1s``, ``mean:50ms`` or ``1s`` (the 99th percentile).
 
     Raises:
         InputError: with the field ``ttft``, ``tpot`` or ``e2e``.
     """
     field = metric.removesuffix("_s")
+    if not isinstance(text, str):
+        raise InputError(f"expected p99:1s, mean:50ms or 1s, got {show(text)}", field=field)
     which, colon, limit = text.strip().rpartition(":")
     percentile = 99.0
     if colon:

@@ -118,7 +118,9 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple | range) or (type(value).__module__ == "numpy" and value.ndim):
         words = f"expected {_EXPECTED[field.type]}, got {len(value)} values; steelyard.study takes several"
         raise InputError(words, field=name)
-    shown = repr(value) if len(repr(value)) < 80 else f"an object of type {type(value).__name__}"
+    shown = repr(value)
+    if len(shown) >= 80 or " at 0x" in shown:
+        shown = f"an object of type {type(value).__name__}"
     wrong = InputError(f"expected {_EXPECTED[field.type]}, got {shown}", field=name)
     plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":

@@ -199,10 +199,19 @@ class Table:
         return Recorded(isl.astype(np.int64), osl.astype(np.int64), at * self.seconds)
 
 
+def _parquet(path: Path) -> Any:
+    """The whole table of a parquet file. Raises :class:`InputError`."""
+    parquet = _arrow()
+    try:
+        return parquet.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise InputError(f"{path.name}: {' '.join(str(error).split())}", field="trace") from None
+
+
 def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], Integers]:
     """Columns by name as numpy arrays (text from CSV), and the line of each row. Raises :class:`InputError`."""
     if path.suffix.lower() == ".parquet":
-        table = _arrow().read_table(path)
+        table = _parquet(path)
         present = [c for c in dict.fromkeys([*wanted, *optional]) if c in table.column_names]
         _all_there(wanted, table.column_names, path.name)
         return {c: table.column(c).to_numpy() for c in present}, np.arange(1, table.num_rows + 1)
@@ -347,7 +356,7 @@ class Mooncake:
         if select:
             raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
         parquet = path.suffix.lower() == ".parquet"
-        rows = _arrow().read_table(path).to_pylist() if parquet else None
+        rows = _parquet(path).to_pylist() if parquet else None
         problems: list[tuple[int, str]] = []
         isl, osl, at = [], [], []
         hashes: list[int] = []

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from steelyard.documents import parse, read_text
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
@@ -245,13 +246,13 @@ def _entry(place: _Place) -> ModelEntry:
         tables = parse(text[place.start : place.end], "TOML").get("model")
     except InputError as error:
         raise error.at(where) from error
-    data = tables[0] if isinstance(tables, list) and tables and isinstance(tables[0], dict) else {}
+    data: dict[str, Any] = tables[0] if isinstance(tables, list) and tables and isinstance(tables[0], dict) else {}
     problems = []
-    for name, (kind, words, needed) in _ENTRY.items():
-        value = data.get(name)
+    for name, (kind, wanted, needed) in _ENTRY.items():
+        value: Any = data.get(name)
         texts = not isinstance(value, list) or all(isinstance(v, str) for v in value)
         if (needed or value) and (not isinstance(value, kind) or isinstance(value, bool) or not texts):
-            problems.append(Problem(f"{where}.{name}", f"expected {words}, got {show(value)}"))
+            problems.append(Problem(f"{where}.{name}", f"expected {wanted}, got {show(value)}"))
         elif kind is int and value is not None and not 0 <= value <= _MOST:
             problems.append(Problem(f"{where}.{name}", f"expected at most {_MOST:g} and at least 0, got {show(value)}"))
     raise_all(problems)
