@@ -3,6 +3,7 @@
 #   make demo      the cheapest way to serve a real 70B model, with its launch files, from nothing
 #   make test      the tests           make check     style, types, layers
 #   make bench     speed               make validate  against measured data
+#   make fuzz      damaged data through every reader
 #   make regold    golden answers written again, with a table of what changed
 #   make docs      the web pages       make clean     remove what these made
 
@@ -22,7 +23,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check regold bench validate docs clean
+.PHONY: demo test check regold bench fuzz validate docs clean
 
 demo: $(VENV)/.demo
 	@mkdir -p build
@@ -44,6 +45,9 @@ regold: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(ARGS)
+
+fuzz: $(VENV)/.dev
+	$(PYTHON) -m tests.fuzz $(ARGS)
 
 validate: $(VENV)/.dev
 	$(VENV)/bin/steelyard validate --out docs/validation --readme README.md $(ARGS)

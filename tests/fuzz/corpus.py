@@ -298,7 +298,8 @@ def words(verb: str) -> list[bytes]:
     """Questions of a verb, one with each good value of each field."""
     from steelyard.scenario.fields import fields_of
 
-    base = {"estimate": _ASKED, "simulate": {**_ASKED, **_SENT}, "plan": {**_ASKED, **_LIMITS}}[verb]
+    more: dict[str, dict[str, Any]] = {"estimate": {}, "simulate": _SENT, "plan": _LIMITS}
+    base = {**_ASKED, **more[verb]}
     found: list[dict[str, Any]] = [base]
     for name in fields_of(verb):
         for value in _VALUES.get(name, ()):

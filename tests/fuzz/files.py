@@ -1,0 +1,306 @@
+"""Readers of files, with good data to damage and the cheapest answer that accepted data leads to."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import steelyard as sy
+from tests.fuzz import corpus
+from tests.fuzz.judge import Wrong
+from tests.fuzz.mutate import read, write
+
+# ---- what accepted data leads to -----------------------------------------------------------------------------------
+
+
+def finite(found: Any) -> None:
+    """Every figure of an estimate is a number, or null where nothing fits."""
+    answer = found.to_dict()
+    json.dumps(answer, allow_nan=False)
+    if answer["fits"]:
+        for name in ("ttft_s", "tpot_s", "e2e_s", "tokens_per_s"):
+            if not (answer[name] is not None and math.isfinite(answer[name]) and answer[name] > 0):
+                raise Wrong(f"{name} = {answer[name]} though it fits")
+        for name in ("ttft_s", "tpot_s"):
+            if answer["limit"][name] > answer[name] * (1 + 1e-9):
+                raise Wrong(f"{name} = {answer[name]} below the limit {answer['limit'][name]}")
+    for name, size in answer["memory_bytes"].items():
+        if size is None or (size < 0 and name != "headroom"):
+            raise Wrong(f"memory_bytes.{name} = {size}")
+
+
+def _model(path: Path) -> None:
+    model = sy.load_model(path)
+    finite(sy.estimate(model, "h100_sxm", isl=12, osl=4))
+
+
+def _machine(machine: Any) -> None:
+    finite(sy.estimate("llama-3.2-1b", machine, isl=12, osl=4))
+
+
+# ---- model files ---------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def config(content: bytes, folder: Path) -> None:
+    _model(written(folder, "config.json", content))
+
+
+def generic(content: bytes, folder: Path) -> None:
+    sy.load_model(written(folder, "config.json", content), generic=True)
+
+
+_TENSORS = [
+    *(["token_embd.weight", [256, 1000], "q4_k"], ["output.weight", [256, 1000], "q6_k"]),
+    *(["blk.0.attn_q.weight", [256, 256], "q4_k"], ["blk.0.attn_v.weight", [256, 64], "q6_k"]),
+    *(["blk.0.ffn_up.weight", [256, 512], "q4_k"], ["blk.0.attn_norm.weight", [256], "fp32"]),
+]
+_METADATA = {
+    "general.architecture": "llama",
+    "general.name": "Small",
+    **{f"llama.{k}": v for k, v in (("block_count", 2), ("context_length", 4096), ("embedding_length", 256))},
+    "llama.feed_forward_length": 512,
+    "llama.attention.head_count": 8,
+    "llama.attention.head_count_kv": [2, 2],
+    "llama.rope.freq_base": 500000.0,
+    "tokenizer.ggml.tokens": ["a", "bc", "def"],
+}
+
+
+def gguf_seeds() -> list[bytes]:
+    from steelyard.workload.ingest.gguf_model import _ARCHITECTURES
+
+    found = [{"metadata": _METADATA, "tensors": _TENSORS}]
+    for arch in _ARCHITECTURES:
+        table = {k.replace("llama.", f"{arch}."): v for k, v in _METADATA.items()}
+        more = {
+            "expert_count": 8,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": 128,
+            "attention.key_length": 32,
+        }
+        table |= {"general.architecture": arch, **{f"{arch}.{k}": v for k, v in more.items()}}
+        found.append({"metadata": table, "tensors": _TENSORS})
+    return [write(x, "json") for x in found]
+
+
+def gguf_bytes(spec: Mapping[str, Any]) -> bytes:
+    from tests.unit.test_ingest import gguf_header
+
+    head, data = gguf_header(spec["metadata"], [(n, tuple(s), f) for n, s, f in spec["tensors"]])
+    return head + bytes(-len(head) % 32 + min(data, 2**20))
+
+
+def gguf_tree(content: bytes, folder: Path) -> None:
+    try:
+        data = gguf_bytes(json.loads(content))
+    except Exception:  # no GGUF file says this
+        return
+    gguf(data, folder)
+
+
+def gguf(content: bytes, folder: Path) -> None:
+    _model(written(folder, "m.gguf", content))
+
+
+HEADER = {
+    "__metadata__": {"format": "pt"},
+    "model.embed_tokens.weight": {"dtype": "BF16", "shape": [1000, 256], "data_offsets": [0, 512000]},
+    "lm_head.weight": {"dtype": "F8_E4M3", "shape": [1000, 256], "data_offsets": [512000, 768000]},
+}
+
+
+def safetensors_bytes(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(768_000)
+
+
+def safetensors_tree(content: bytes, folder: Path) -> None:
+    safetensors(safetensors_bytes(content), folder)
+
+
+def safetensors(content: bytes, folder: Path) -> None:
+    written(folder, "config.json", json.dumps(corpus.CONFIG).encode())
+    _model(written(folder, "model.safetensors", content))
+
+
+def index(content: bytes, folder: Path) -> None:
+    written(folder, "config.json", json.dumps(corpus.CONFIG).encode())
+    _model(written(folder, "model.safetensors.index.json", content))
+
+
+INDEX = {"metadata": {"total_size": 9}, "weight_map": {"lm_head.weight": "model.safetensors", "a": "b.safetensors"}}
+
+# ---- machines and catalogues ---------------------------------------------------------------------------------------
+
+
+def machine_file(content: bytes, folder: Path) -> None:
+    _machine(sy.load_machine(written(folder, "m.toml", content)))
+
+
+def machine_json(content: bytes, folder: Path) -> None:
+    _machine(str(written(folder, "m.json", content)))
+
+
+def machine_text(content: bytes, folder: Path) -> None:
+    _machine(content.decode("utf-8", "replace"))
+
+
+def machines_json() -> list[bytes]:
+    return [write(read(x, "toml"), "json") for x in corpus.machines()]
+
+
+@contextmanager
+def _catalogue(folder: Path, *, beside_ours: bool) -> Iterator[None]:
+    """The catalogue in a folder instead of ours, or before it."""
+    from steelyard.folders import catalogue_folders
+
+    folders = (folder, *(catalogue_folders() if beside_ours else ()))
+    _forget()
+    with ExitStack() as patches:
+        for module in _modules():
+            if getattr(module, "catalogue_folders", None) is catalogue_folders:
+                patches.enter_context(mock.patch.object(module, "catalogue_folders", lambda: folders))
+        patches.callback(_forget)
+        yield
+
+
+def _modules() -> list[Any]:
+    return [m for name, m in list(sys.modules.items()) if name.startswith("steelyard.") and m is not None]
+
+
+#: Modules that keep what they read of a catalogue.
+_KEEPING = (
+    "machine.",
+    "deployment.",
+    "workload.catalogue",
+    "cost.parameters",
+    "cost.gemm",
+    "cost.attention_kernels",
+    "cost.models",
+)
+
+
+def _forget() -> None:
+    for module in _modules():
+        if module.__name__.removeprefix("steelyard.").startswith(_KEEPING):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+def catalogue_of(kind: str, content: bytes, folder: Path) -> None:
+    from steelyard.cost.parameters import calibration_table
+    from steelyard.deployment import engine
+    from steelyard.deployment.formats import find_format
+    from steelyard.machine import catalogue, classes
+    from steelyard.workload import catalogue as models
+
+    place = folder / "catalogue" / ("calibration/h100_sxm" if kind == "calibration" else kind)
+    place.mkdir(parents=True, exist_ok=True)
+    name = "gemm" if kind == "calibration" else "h100_sxm"
+    written(place, f"{name}.toml", content)
+    with _catalogue(folder / "catalogue", beside_ours=kind in ("machines", "calibration")):
+        if kind == "machines":
+            catalogue.machine_names()
+            _machine("h100_sxm")
+        elif kind == "networks":
+            catalogue.find_network(next(iter(catalogue.networks()), "nvlink_4"))
+        elif kind == "nodes":
+            catalogue.find_node(next(iter(catalogue.nodes()), "hgx_h100"))
+        elif kind == "prices":
+            catalogue.price_of("h100_sxm")
+        elif kind == "engines":
+            engine.schedulers()
+            engine.find_engine("vllm")
+        elif kind == "classes":
+            classes.kinds(), classes.stacks(), classes.families()
+        elif kind == "formats":
+            find_format("fp8")
+        elif kind == "models":
+            for model in models.model_names()[:1]:
+                models.load_model(model)
+        else:
+            calibration_table("h100_sxm", "gemm")
+            _machine("h100_sxm")
+
+
+# ---- traffic and logs ----------------------------------------------------------------------------------------------
+
+
+def trace(suffix: str, content: bytes, folder: Path) -> None:
+    from steelyard.simulation.replay import is_log
+    from steelyard.traffic.build import Traffic, traffic
+
+    path = written(folder, f"t{suffix}", content)
+    is_log(str(path))
+    sent = traffic(Traffic(trace=str(path), requests=5))
+    if not (math.isfinite(float(sent.arrived_at.max())) and sent.isl.min() >= 1 and sent.osl.min() >= 1):
+        raise Wrong(f"a trace from {sent.arrived_at.min()} to {sent.arrived_at.max()} s")
+
+
+def parquet_seeds() -> list[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    found = []
+    for table in (
+        {"arrived_at": [0.0, 1.0], "num_prefill_tokens": [5, 6], "num_decode_tokens": [1, 2]},
+        {"timestamp": [0, 9], "input_length": [1000, 3], "output_length": [1, 2], "hash_ids": [[0, 1], [0]]},
+    ):
+        stream = io.BytesIO()
+        parquet.write_table(pyarrow.table(table), stream)
+        found.append(stream.getvalue())
+    return found
+
+
+def log(suffix: str, content: bytes, folder: Path) -> None:
+    from steelyard.simulation.replay import read_log
+
+    log = read_log(str(written(folder, f"log{suffix}", content)))
+    if not len(log.trace):
+        raise Wrong("a log without requests")
+
+
+def compared(content: bytes, folder: Path) -> None:
+    from steelyard.report import compare
+
+    path = str(written(folder, "e.json", content))
+    found = compare.compare(path, path, None)
+    compare.to_dict(found)
+    compare.text(found, 100)
+
+
+@cache
+def estimates() -> list[bytes]:
+    found = sy.estimate("llama-3.2-1b", "h100_sxm", batch=2).to_dict()
+    return [json.dumps(found).encode()]
+
+
+def workflow(content: bytes, folder: Path) -> None:
+    import numpy as np
+
+    from steelyard.traffic.sessions import read_workflow, workflows
+
+    name, calls = read_workflow(written(folder, "w.toml", content))
+    workflows(np.arange(3.0), calls, np.random.default_rng(0), name)
+
+
+def samples(content: bytes, folder: Path) -> None:
+    from steelyard.calibrate.samples import adapt, read_samples
+    from steelyard.machine.catalogue import find_machine
+
+    adapt(find_machine("h100_sxm"), read_samples(written(folder, "s.csv", content))[:20])
