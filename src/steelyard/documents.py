@@ -26,6 +26,7 @@ __all__ = [
     "MAX_BYTES",
     "build",
     "is_file",
+    "is_folder",
     "open_file",
     "parse",
     "parse_document",
@@ -49,6 +50,11 @@ def is_file(path: str | Path) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):
         return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there; a name that no file system accepts is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for such names
 
 
 @contextmanager

@@ -82,9 +82,8 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
 
 
 def test_unknown_names_are_told_at_once_with_their_path() -> None:
-    asked = study(grid={"on": "h100_sxm, h100_sxn", "engine": "vlmm"}, case=[{"name": "a", "weights": "fp9"}])
     with pytest.raises(InputError) as caught:
-        expand_study(asked)
+        study(grid={"on": "h100_sxm, h100_sxn", "engine": "vlmm"}, case=[{"name": "a", "weights": "fp9"}])
     found = {p.field: p.message for p in caught.value.problems}
     assert set(found) == {"grid.on[1]", "grid.engine", "case[0].weights"}
     assert "did you mean 'h100_sxm'" in found["grid.on[1]"]

@@ -70,7 +70,7 @@ def _asked(study: str) -> tuple[str, tuple[Objective, ...]]:
     if Path(study).suffix.lower() in (".toml", ".yaml", ".yml", ".json"):
         from steelyard.studies.study import read_study
 
-        found = read_study(study)
+        found = read_study(study, allow_code=True, names=False)  # nothing of it is run
         return found.name, found.objectives
     return study, ()
 

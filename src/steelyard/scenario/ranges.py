@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 
 __all__ = ["MAX_VALUES", "expand"]
 
 #: Most values one list or range stands for.
 MAX_VALUES = 100_000
 
-_RANGE = re.compile(r"^(-?\d+)-(-?\d+)(?:([*+])(-?\d+))?$")
-_WHOLE = re.compile(r"^[+-]?\d+$")
+_RANGE = re.compile(r"^(-?\d{1,19})-(-?\d{1,19})(?:([*+])(-?\d{1,19}))?$")
+_WHOLE = re.compile(r"^[+-]?\d{1,19}$")
 
 
 def expand(text: str, field: str) -> list[int]:
@@ -29,24 +29,24 @@ def expand(text: str, field: str) -> list[int]:
             continue
         match = _RANGE.match(part)
         if match is None:
-            raise InputError(
-                f"expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3), got {text!r}", field=field
-            )
-        found += _range(
-            int(match.group(1)), int(match.group(2)), match.group(3) or "+", int(match.group(4) or 1), text, field
-        )
+            words = "expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3)"
+            raise InputError(f"{words}, got {show(text)}", field=field)
+        first, last, kind, step = match.groups()
+        found += _range(int(first), int(last), kind or "+", int(step or 1), text, field)
+        if len(found) > MAX_VALUES:
+            raise InputError(f"the list {show(text)} has more than {MAX_VALUES:,} values", field=field)
     return found
 
 
 def _range(first: int, last: int, kind: str, step: int, text: str, field: str) -> list[int]:
     if last < first or (kind == "*" and first < 1):
-        raise InputError(f"the range {text!r} is empty or starts below 1", field=field)
+        raise InputError(f"the range {show(text)} is empty or starts below 1", field=field)
     if step < (2 if kind == "*" else 1):
-        raise InputError(f"the range {text!r} does not advance", field=field)
+        raise InputError(f"the range {show(text)} does not advance", field=field)
     if kind == "+":
         points = (last - first) // step + 1
         if points > MAX_VALUES:
-            raise InputError(f"the range {text!r} has {points:,} points; at most {MAX_VALUES:,}", field=field)
+            raise InputError(f"the range {show(text)} has {points:,} points; at most {MAX_VALUES:,}", field=field)
         return list(range(first, last + 1, step))
     found = []
     while first <= last:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.documents import is_file
+from steelyard.errors import InputError, Problem, raise_all, show, suggest
+from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of
-from steelyard.scenario.ranges import expand
+from steelyard.scenario.ranges import MAX_VALUES, expand
 from steelyard.techniques._registry import with_techniques
 from steelyard.units import parse_quantity
 
@@ -175,7 +177,7 @@ def _finite(value: float) -> bool:
 
 
 def _bounded(field: Field, value: float, name: str) -> float:
-    low, high = field.least, field.most
+    low, high = field.least, min(field.most, 2**63 - 1) if field.type == "whole" else field.most
     if low <= value <= high and math.isfinite(value):
         return value
     what, unit = ("a number of " if field.type == "number" else ""), "" if field.unit == "1" else f" {field.unit}"
@@ -194,6 +196,8 @@ def values_of(field: Field, given: Any, path: str) -> list[Any]:
         raise InputError("the list is empty", field=path)
     found: list[Any] = []
     for i, item in enumerate(items):
+        if len(found) > MAX_VALUES:
+            raise InputError(f"at most {MAX_VALUES:,} values", field=path)
         found += _items(field, item, f"{path}[{i}]" if isinstance(given, list) else path)
     if len({repr(v) for v in found}) < len(found):
         raise InputError("the same value stands there twice", field=path)
@@ -201,9 +205,11 @@ def values_of(field: Field, given: Any, path: str) -> list[Any]:
 
 
 def _items(field: Field, item: Any, path: str) -> list[Any]:
-    wrong = InputError(f"expected {_SEVERAL[field.type]}, got {item!r}", field=path)
+    wrong = InputError(f"expected {_SEVERAL[field.type]}, got {show(item)}", field=path)
+    if isinstance(item, float) and not _finite(item):
+        raise wrong
     if field.type == "any":
-        if isinstance(item, dict | list):
+        if not isinstance(item, str | int | float):
             raise wrong
         return list(expand(item, path)) if isinstance(item, str) and item[:1].isdigit() else [item]
     if isinstance(item, bool) != (field.type == "switch") or not isinstance(item, str | int | float):
@@ -213,9 +219,10 @@ def _items(field: Field, item: Any, path: str) -> list[Any]:
     if field.type == "name":
         if not isinstance(item, str):
             raise wrong
-        names = [w.strip() for w in item.split(",")]
+        whole = is_machine_text(item) or is_file(item) or is_file(item.rpartition(":")[0])  # a comma may be in a path
+        names = [item] if whole else [w.strip() for w in item.split(",")]
         if not all(names):
-            raise InputError(f"the list {item!r} has an empty entry", field=path)
+            raise InputError(f"the list {show(item)} has an empty entry", field=path)
         return names
     return [_bounded(field, v, path) for v in _numbers(field, item, path, wrong)]
 

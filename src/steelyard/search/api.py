@@ -32,7 +32,7 @@ from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard.units import parse_quantity
 
-__all__ = ["Planning", "plan", "plan_of", "read_question"]
+__all__ = ["Planning", "check_word", "plan", "plan_of", "read_question"]
 
 #: Formats that ``weights="any"`` and ``kv="any"`` mean beside the published and the 16-bit ones.
 ANY_WEIGHTS, ANY_KV = ("", "fp8", "nvfp4"), ("", "fp8")
@@ -140,6 +140,26 @@ def read_question(words: Mapping[str, Any]) -> Planning:
     ledger = Ledger()
     task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
     return Planning(task, ledger, w)
+
+
+def check_word(name: str, value: str) -> None:
+    """Refuse a value of one field that no question could have. Raises :class:`InputError` with every problem."""
+    problems = Problems()
+    units = {"budget": "USD/h", "max_power": "W", "rack_power": "W", "headroom": "1"}
+    if name == "on":
+        _machines(value, None, None, problems)
+    elif name == "mode":
+        for mode in _list(value) if value != "any" else ():
+            _named("mode", mode, MODES, problems)
+    elif name == "engine":
+        _engines(value, problems)
+    elif name in ("weights", "kv"):
+        _formats(name, value, (), problems)
+    elif name == "speculate":
+        problems.read(read_ways, value, (), "cost")
+    elif name in units:
+        problems.read(_quantity, value, units[name], name)
+    problems.done()
 
 
 #: Fields about the traffic that is drawn.

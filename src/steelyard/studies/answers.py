@@ -14,7 +14,8 @@ import numpy as np
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.scenario.answers import STATISTICS, figures_of
 from steelyard.scenario.fields import FLAGS, PRICE, fields_of
-from steelyard.studies.points import SIZES, Point, answered_by, located, scenario_of
+from steelyard.studies.files import located
+from steelyard.studies.points import SIZES, Point, answered_by, scenario_of
 from steelyard.studies.store_columns import columns_of
 
 __all__ = ["BROKEN", "NO_FIT", "OK", "REFUSED", "Chunk", "Priced", "chunks_of", "price_chunk"]

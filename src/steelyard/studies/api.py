@@ -109,7 +109,8 @@ def _columns(kind: str, points: list[Point], priced: Priced) -> dict[str, list[A
     """The rows of the points as the store gives them, a list per column."""
     at = {name: i for i, name in enumerate(priced.hashes)}
     places = [at[p.hash] for p in points]
-    columns: dict[str, list[Any]] = {n: [getattr(p, n) for p in points] for n in ("ordinal", "case", "repeat", "axes")}
+    columns: dict[str, list[Any]] = {n: [getattr(p, n) for p in points] for n in ("ordinal", "case", "axes")}
+    columns["repeat"] = [p.repeat or 0 for p in points]
     columns["status"] = [priced.statuses[i] for i in places]
     columns["problem"] = [priced.problems[i] for i in places]
     for name, column in columns_of(kind).items():

@@ -13,22 +13,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
-from pathlib import Path
+from sys import intern
 from typing import Any
 
 from steelyard._version import __version__
-from steelyard.deployment.engine import find_engine
-from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.errors import InputError, raise_all
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.provenance import content_hash
 from steelyard.scenario.fields import FLAGS, GROUPS, REQUIRED, fields_of, study_fields
-from steelyard.scenario.scenario import FORMATS, Scenario, place
+from steelyard.scenario.scenario import Scenario, place
 from steelyard.scenario.words import Problems, read_words
+from steelyard.studies.checks import name_problems
+from steelyard.studies.files import by_content, located
 from steelyard.studies.store_columns import SCHEMAS, columns_of
-from steelyard.studies.study import Study
+from steelyard.studies.study import Study, given_in
 from steelyard.workload.catalogue import Model, load_model
 
 __all__ = [
@@ -42,8 +42,10 @@ __all__ = [
     "written_inputs",
 ]
 
-#: Points of one study at most.
-MAX_POINTS = 1_000_000
+#: Points of one study of estimates at most, and of one of simulations or plans.
+MAX_POINTS, MAX_RUNS = 1_000_000, 100_000
+#: Points times tables of exclusions at most.
+MAX_MATCHED = 20_000_000
 
 #: Fields of an estimate that points of one program differ in.
 SIZES = GROUPS["batch"]
@@ -60,16 +62,30 @@ class Point:
     ordinal: int
     """Place in the study."""
     case: str
-    repeat: int
-    axes: Mapping[str, Any]
-    """Swept fields and their values here."""
+    repeat: int | None
+    """None where the study has no repeats."""
+    swept: tuple[str, ...]
+    """Names of the study's axes."""
     values: Mapping[str, Any]
     """Every field that was given, as the question takes it."""
-    inputs: Mapping[str, Any]
-    """The input columns of the store: resolved."""
+    told: Mapping[str, Any]
+    """Input columns that the points of a group share."""
     hash: str
     group: str
     """Points of one group share a program and are priced together."""
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Swept fields and their values here."""
+        found = {k: self.case if k == "case" else self.values[k] for k in self.swept if k == "case" or k in self.values}
+        return found if self.repeat is None else {**found, "repeat": self.repeat}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The input columns of the store: resolved."""
+        if self.group.endswith(self.hash):  # priced by itself
+            return dict(self.told)
+        return {**self.told, **_sizes(self.values)}
 
 
 def expand_study(study: Study) -> list[Point]:
@@ -80,31 +96,42 @@ def expand_study(study: Study) -> list[Point]:
     """
     check_points(study)
     points: list[Point] = []
-    for case, axes, values in _combinations(study):
-        if any(_matches(values, table) for table in study.exclude):
+    swept, excluded = tuple(study.axes), _excluded(study)
+    for case, values in _combinations(study):
+        if any(_matches(values, table) for table in excluded):
             continue
-        for repeat in range(max(1, study.repeats)):
-            points.append(_point(study, len(points), case, repeat, axes, values))
+        for repeat in range(study.repeats) if study.repeats else (None,):
+            points.append(_point(study, len(points), case, repeat, swept, values))
     if not points:
         raise InputError("no point is left", field="exclude")
     return points
 
 
 def check_points(study: Study) -> None:
-    """Refuse names that nothing answers to (all of them) and too many points. Raises :class:`InputError`."""
-    _check_names(study)
+    """Refuse names that nothing answers to (all of them) and too many points. Raises :class:`InputError`.
+
+    What files of models and machines said before is forgotten: they are read as they are now.
+    """
+    for kept in (_model, _cluster, _resolved, answered_by):
+        kept.cache_clear()
+    raise_all(name_problems(study.kind, study.folder, given_in(study)))
     total = (len(study.cases) or 1) * max(1, study.repeats)
     for several in study.grid.values():
         total *= len(several)
     for table in study.zips:
         total *= len(next(iter(table.values()), [0]))
-    if total > MAX_POINTS:
-        raise InputError(f"{total:,} points; at most {MAX_POINTS:,}", field="grid")
+    most = MAX_POINTS if study.kind == "estimate" else MAX_RUNS
+    if total > most:
+        raise InputError(f"{total:,} points; at most {most:,}", field="grid")
+    if total * len(study.exclude) > MAX_MATCHED:
+        words = (
+            f"{total:,} points and {len(study.exclude):,} tables to leave some out; at most {MAX_MATCHED:,} together"
+        )
+        raise InputError(words.replace("together", "as a product"), field="exclude")
 
 
-def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Case, swept values and all values of every combination."""
-    swept = set(study.axes)
+def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Case and all values of every combination."""
     for case in study.cases or (None,):
         over = dict(case.values) if case else {}
         axes: list[list[dict[str, Any]]] = [[{}]]
@@ -117,46 +144,52 @@ def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any], dict[str,
             values = {**study.fixed, **over}
             for part in combination:
                 values |= part
-            name = case.name if case else ""
-            found = {"case": name} if "case" in swept else {}
-            yield name, found | {k: values[k] for k in study.axes if k in values}, values
+            yield case.name if case else "", values
 
 
-def _matches(values: Mapping[str, Any], table: Mapping[str, list[Any]]) -> bool:
-    return bool(table) and all(values.get(name) in wanted for name, wanted in table.items())
+def _excluded(study: Study) -> list[dict[str, frozenset[Any]]]:
+    return [{name: frozenset(wanted) for name, wanted in table.items()} for table in study.exclude if table]
+
+
+def _matches(values: Mapping[str, Any], table: Mapping[str, frozenset[Any]]) -> bool:
+    return all(values.get(name) in wanted for name, wanted in table.items())
+
+
+def _sizes(values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = fields_of("estimate")
+    return {name: values.get(name, defaults[name].default) for name in SIZES}
 
 
 def _point(
-    study: Study, ordinal: int, case: str, repeat: int, axes: Mapping[str, Any], values: dict[str, Any]
+    study: Study, ordinal: int, case: str, repeat: int | None, swept: tuple[str, ...], values: dict[str, Any]
 ) -> Point:
-    if study.repeats:
+    if repeat is not None:
         values = {**values, "seed": _seed(study, values, repeat)}
-        axes = {**axes, "repeat": repeat}
+    place = (study, ordinal, case, repeat, swept, values)
     if study.kind == "plan":
-        return _whole(study, ordinal, case, repeat, axes, values, {}, "")
+        return _whole(*place, {}, "")
     key = tuple(values.get(name) for name in SHARED)
     try:
         shared, digest, scenario = _resolved(study.kind, study.folder, key)
     except InputError:
         # refused when it is priced, with the reason; until then it is what was written
-        return _whole(study, ordinal, case, repeat, axes, values, {}, "")
+        return _whole(*place, {}, "")
     if study.kind == "simulate":
         if values.get("disaggregate") or scenario.words.get("disaggregate"):  # the degrees are those of the pools
             shared = {k: v for k, v in shared.items() if k not in DEGREES}
-        return _whole(study, ordinal, case, repeat, axes, values, shared, digest)
-    defaults = fields_of("estimate")
-    sizes = {name: values.get(name, defaults[name].default) for name in SIZES}
+        return _whole(*place, shared, digest)
+    sizes = _sizes(values)
     group = f"{study.kind}.{digest}" + (".1" if sizes["isl"] == 1 else "")  # prompts of one token lower differently
     name = _short(answered_by(study.kind) + digest + ".".join(str(v) for v in sizes.values()))
-    return Point(ordinal, case, repeat, axes, values, {**shared, **sizes}, name, group)
+    return Point(ordinal, case, repeat, swept, values, shared, name, intern(group))
 
 
 def _whole(
     study: Study,
     ordinal: int,
     case: str,
-    repeat: int,
-    axes: Mapping[str, Any],
+    repeat: int | None,
+    swept: tuple[str, ...],
     values: dict[str, Any],
     shared: Mapping[str, Any],
     digest: str,
@@ -164,10 +197,10 @@ def _whole(
     """A point priced by itself; its hash covers everything given."""
     defaults = {n: f.default if f.default is not REQUIRED else None for n, f in study_fields(study.kind).items()}
     rest = {k: v for k, v in values.items() if not (digest and k in SHARED and k != "replicas")}
-    rest = {k: _by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
+    rest = {k: by_content(study.folder, v) for k, v in rest.items() if v != defaults.get(k)}
     name = content_hash([answered_by(study.kind), digest, rest])
     inputs = written_inputs(study, values) | dict(shared)
-    return Point(ordinal, case, repeat, axes, values, inputs, name, f"{study.kind}.{name}")
+    return Point(ordinal, case, repeat, swept, values, inputs, name, f"{study.kind}.{name}")
 
 
 def written_inputs(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +218,7 @@ def _text(value: Any) -> str:
 def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
     """From the traffic and the number of the repeat, so that deployments are compared on the same arrivals."""
     traffic = {
-        k: _by_content(study.folder, v) for k, v in values.items() if k not in _NO_TRAFFIC and not k.startswith(FLAGS)
+        k: by_content(study.folder, v) for k, v in values.items() if k not in _NO_TRAFFIC and not k.startswith(FLAGS)
     }
     return int(content_hash([traffic, repeat]), 16) % 2**31
 
@@ -205,60 +238,6 @@ def answered_by(kind: str) -> str:
             for file in sorted((root / part).rglob("*.toml")) if (root / part).is_dir() else ():
                 digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return f"{kind}/{SCHEMAS[kind]}/{__version__}/{digest.hexdigest()[:16]}/"
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(path: str, size: int, changed_ns: int) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _files_of(folder: str, value: Any) -> list[Path]:
-    """Files a value may name: ``FILE``, ``FILE#NAME``, ``file:FILE``, ``FILE.py:CLASS``, or the name of a trace."""
-    if not isinstance(value, str) or not value:
-        return []
-    import os
-
-    from steelyard.traffic.readers import NAMED
-
-    bare = value.removeprefix("file:").partition("#")[0]
-    candidates = [bare, bare.rpartition(":")[0]]
-    data = os.environ.get("STEELYARD_DATA", "")
-    candidates += [f"{data}/{p.partition('#')[0]}" for p in NAMED.get(value, ()) if data]
-    found = []
-    for text in candidates:
-        path = Path(folder, text) if text else None
-        if path is not None and path.is_file():
-            found.append(path)
-    return found[:1]
-
-
-def _by_content(folder: str, value: Any) -> Any:
-    """A value for the hash: the contents of the file it names in place of the path."""
-    for path in _files_of(folder, value):
-        stat = path.stat()
-        return [
-            str(value).replace(str(path), "").rpartition("/")[2],
-            _file_digest(str(path), stat.st_size, stat.st_mtime_ns),
-        ]
-    return value
-
-
-def located(folder: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with relative paths of files as seen from the current folder."""
-    if folder in ("", "."):
-        return dict(values)
-    found = dict(values)
-    for name, value in values.items():
-        if not isinstance(value, str) or Path(value).is_absolute():
-            continue
-        kept = value.removeprefix("file:")
-        if any(c in kept for c in "/.") and _files_of(folder, value):
-            found[name] = value[: len(value) - len(kept)] + str(Path(folder, kept))
-    return found
 
 
 @lru_cache(maxsize=64)
@@ -317,59 +296,3 @@ def scenario_of(folder: str, values: Mapping[str, Any]) -> Scenario:
         InputError: names or degrees that cannot be.
     """
     return _resolved("estimate", folder, tuple(values.get(name) for name in SHARED))[2]
-
-
-def _check_names(study: Study) -> None:
-    """Every name and every word of the traffic once, with its path. Raises :class:`InputError` with all problems."""
-    problems: list[Problem] = []
-    checks = _checks(study)
-    for path, name, value in _given(study):
-        check = checks.get(name)
-        if check is None or value == "":
-            continue
-        try:
-            check(located(study.folder, {name: value})[name])
-        except InputError as error:
-            problems.append(Problem(path, error.message))
-    raise_all(problems)
-
-
-def _given(study: Study) -> Iterator[tuple[str, str, Any]]:
-    """Every value of the study with its path and field."""
-    for name, value in study.fixed.items():
-        yield f"fixed.{name}", name, value
-    for path, table in [("grid", study.grid), *((f"zip[{i}]", t) for i, t in enumerate(study.zips))]:
-        for name, values in table.items():
-            for k, value in enumerate(values):
-                yield f"{path}.{name}" + (f"[{k}]" if len(values) > 1 else ""), name, value
-    for i, case in enumerate(study.cases):
-        for name, value in case.values.items():
-            yield f"case[{i}].{name}", name, value
-
-
-def _checks(study: Study) -> dict[str, Any]:
-    from steelyard.scenario.parse import engine_and_scheduler
-    from steelyard.scenario.slo import parse_target
-    from steelyard.traffic.arrivals import parse_rate
-    from steelyard.traffic.lengths import parse_lengths
-    from steelyard.units import parse_quantity
-
-    generic = study.fixed.get("generic", False)
-    found: dict[str, Any] = {
-        "model": lambda v: _model(v, generic),
-        "on": _cluster,
-        "engine": find_engine if study.kind == "estimate" else engine_and_scheduler,
-        **dict.fromkeys(FORMATS, find_format),
-    }
-    if study.kind == "plan":
-        for name in ("engine", "on", *FORMATS):
-            del found[name]  # lists of what may be used, read by the planner
-    if study.kind != "estimate":
-        for name in (n for n, f in fields_of("simulate").items() if "Lengths" in f.also):
-            found[name] = lambda v, n=name: parse_lengths(v, n)
-        for name in ("duration", "start", "think"):
-            found[name] = lambda v, n=name: parse_quantity(v, "s", n)
-        for name in ("ttft", "tpot", "e2e"):
-            found[name] = lambda v, n=name: parse_target(v, f"{n}_s")
-        found["rate"] = parse_rate
-    return found

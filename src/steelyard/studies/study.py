@@ -6,24 +6,31 @@ and reports every problem at once; :func:`schema` is the same definition as a JS
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
+from steelyard.machine.cluster import Cluster, asks_again, parse_cluster
+from steelyard.machine.component import Machine
 from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, fields_of, study_fields
 from steelyard.scenario.words import values_of
+from steelyard.studies.checks import name_problems
 from steelyard.studies.store_columns import Column, columns_of, number_names
 from steelyard.units import parse_quantity
 
-__all__ = ["Case", "Constraint", "Objective", "Study", "parse_study", "read_study"]
+__all__ = ["Case", "Constraint", "Objective", "Study", "given_in", "parse_study", "read_study"]
 
 #: Repeats of every point at most.
 MAX_REPEATS = 10_000
+
+#: Tables of one array at most.
+MAX_TABLES = 10_000
 
 #: Fields of a study file and their meaning.
 STUDY_FIELDS = {
@@ -39,9 +46,8 @@ STUDY_FIELDS = {
     "seeds": "seeds of drawn traffic, a list or a range",
     "repeats": "how often every point runs, with seeds derived from its traffic",
 }
-_REQUIRED = ("name", "kind")
 _OBJECTIVE = ("minimise", "maximise", "where", "name")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,99}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
 _CONSTRAINT = re.compile(r"^\s*([a-z0-9_]+)\s*(<=|>=|==|<|>)\s*(.+?)\s*$")
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 
@@ -115,71 +121,108 @@ class Study:
         return names + [n for n, values in self.grid.items() if len(values) > 1]
 
 
-def read_study(path: str | Path, *, allow_code: bool = False) -> Study:
+def read_study(path: str | Path, *, allow_code: bool = False, names: bool = True) -> Study:
     """The study of a file.
 
     Args:
         path: the file.
         allow_code: whether it may name code, which is then run: a policy as ``FILE.py:CLASS``.
+        names: whether models, machines and other names are looked up.
 
     Raises:
         InputError: every problem at once, each with its field path.
     """
-    return parse_study(read_document(path), str(Path(path).parent), allow_code=allow_code)
+    return parse_study(read_document(path), str(Path(path).parent), allow_code=allow_code, names=names)
 
 
 def _plain(value: Any) -> Any:
-    """Tables and lists only: arrays, tuples and ranges as lists."""
+    """Tables and lists only: arrays, tuples and ranges as lists, machines as what asks for them again."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Cluster | Machine):
+        return _again(value if isinstance(value, Cluster) else Cluster(value))
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
 
 
-def parse_study(data: Mapping[str, Any], folder: str = "", *, allow_code: bool = False) -> Study:
+def _again(cluster: Cluster) -> str:
+    """What asks for these devices again: not a file that says something else by now."""
+    text = asks_again(cluster)
+    try:
+        same = parse_cluster(text).machine == cluster.machine
+    except InputError:
+        same = False
+    return text if same else asks_again(replace(cluster, machine=replace(cluster.machine, file="")))
+
+
+def parse_study(data: Mapping[str, Any], folder: str = "", *, allow_code: bool = False, names: bool = True) -> Study:
     """The study a table describes; it names code only where ``allow_code`` says so.
 
     Raises:
-        InputError: every problem at once.
+        InputError: every problem at once; names that nothing answers to among them where ``names`` is set.
     """
-    reader = _Reader(_plain(data), allow_code)
-    study = reader.study(folder)
-    raise_all(reader.problems)
-    assert study is not None
+    if not isinstance(data, Mapping):
+        raise InputError(f"expected a table of fields, got {show(data)}", field="study")
+    try:
+        plain = _plain(data)
+    except RecursionError:
+        raise InputError("nested too deeply", field="study") from None
+    problems: list[Problem] = []
+    kind = plain.get("kind")
+    if kind not in KINDS:
+        near = suggest(str(kind), KINDS) if isinstance(kind, str) else []
+        words = f"expected one of {', '.join(KINDS)}, got {show(kind)}" + _mean(near)
+        problems.append(Problem("kind", words if "kind" in plain else "required field is missing"))
+    found = []
+    for of_kind in (kind,) if kind in KINDS else KINDS:  # where it is unknown, the one that the rest fits best
+        reader = _Reader(plain, of_kind, allow_code)
+        study = reader.study(folder)
+        if names:
+            told = {p.field for p in reader.problems}
+            reader.problems += [p for p in name_problems(of_kind, folder, given_in(study)) if p.field not in told]
+        found.append((reader.problems, study))
+    best, study = min(found, key=lambda each: len(each[0]))
+    raise_all(problems + best)
     return study
+
+
+def given_in(study: Study) -> Iterator[tuple[str, str, Any]]:
+    """Every value of a study with its path and field."""
+    for name, value in study.fixed.items():
+        yield f"fixed.{name}", name, value
+    for path, table in [("grid", study.grid), *((f"zip[{i}]", t) for i, t in enumerate(study.zips))]:
+        for name, values in table.items():
+            for k, value in enumerate(values):
+                yield f"{path}.{name}" + (f"[{k}]" if len(values) > 1 else ""), name, value
+    for i, case in enumerate(study.cases):
+        for name, value in case.values.items():
+            yield f"case[{i}].{name}", name, value
 
 
 class _Reader:
     """Reads one study, collecting problems."""
 
-    def __init__(self, data: Mapping[str, Any], allow_code: bool) -> None:
-        self.data, self.allow_code = data, allow_code
+    def __init__(self, data: Mapping[str, Any], kind: str, allow_code: bool) -> None:
+        self.data, self.kind, self.allow_code = data, kind, allow_code
         self.problems: list[Problem] = []
-        self.kind = ""
-        self.fields: Mapping[str, Field] = {}
-        self.takes_flags = False
+        self.fields: Mapping[str, Field] = study_fields(kind)
+        self.takes_flags = "flags" in fields_of(kind)
 
     def wrong(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))
 
-    def study(self, folder: str) -> Study | None:
+    def study(self, folder: str) -> Study:
+        """The study, without what is wrong."""
         data = self.data
         self._unknown(data, STUDY_FIELDS, "")
-        for name in _REQUIRED:
-            if name not in data:
-                self.wrong(name, "required field is missing")
-        name, kind = data.get("name", ""), data.get("kind", "")
-        if name and not (isinstance(name, str) and _NAME.match(name)):
-            self.wrong("name", f"expected letters, digits, dots, dashes and blanks, got {name!r}")
+        name = data.get("name")
+        if "name" not in data:
+            self.wrong("name", "required field is missing")
+        elif not (isinstance(name, str) and _NAME.fullmatch(name)):
+            self.wrong("name", f"expected 1 to 100 letters, digits, dots, dashes and blanks, got {show(name)}")
         if not isinstance(data.get("about", ""), str):
-            self.wrong("about", f"expected text, got {data['about']!r}")
-        if kind and kind not in KINDS:
-            near = suggest(str(kind), KINDS)
-            self.wrong("kind", f"expected one of {', '.join(KINDS)}, got {kind!r}" + _mean(near))
-        if kind not in KINDS:
-            return None
-        self.kind, self.fields, self.takes_flags = kind, study_fields(kind), "flags" in fields_of(kind)
+            self.wrong("about", f"expected text, got {show(data['about'])}")
         fixed = {n: v[0] for n, v in self._table(data.get("fixed", {}), "fixed", single=True).items()}
         grid = self._table(data.get("grid", {}), "grid")
         zips = [self._table(t, p) for t, p in self._tables("zip")]
@@ -195,8 +238,8 @@ class _Reader:
         exclude = [self._table(t, p) for t, p in self._tables("exclude")]
         objectives = self._objectives()
         return Study(
-            name,
-            kind,
+            str(name),
+            self.kind,
             str(data.get("about", "")),
             fixed,
             grid,
@@ -220,14 +263,17 @@ class _Reader:
         given = self.data.get(name, [])
         items = [given] if isinstance(given, dict) else given
         if not isinstance(items, list):
-            self.wrong(name, f"expected an array of tables ([[{name}]]), got {given!r}")
+            self.wrong(name, f"expected an array of tables ([[{name}]]), got {show(given)}")
+            return []
+        if len(items) > MAX_TABLES:
+            self.wrong(name, f"expected at most {MAX_TABLES:,} tables, got {len(items):,}")
             return []
         found: list[tuple[Mapping[str, Any], str]] = []
         for i, item in enumerate(items):
             if isinstance(item, dict):
                 found.append((item, f"{name}[{i}]"))
             else:
-                self.wrong(f"{name}[{i}]", f"expected a table, got {item!r}")
+                self.wrong(f"{name}[{i}]", f"expected a table, got {show(item)}")
         return found
 
     def _table(self, table: Any, path: str, *, single: bool = False) -> dict[str, list[Any]]:
@@ -266,7 +312,7 @@ class _Reader:
                 if isinstance(given, dict):
                     found += [(FLAGS + k, v) for k, v in given.items()]
                 else:
-                    self.wrong(f"{path}.flags", f"expected a table of engine flags, got {given!r}")
+                    self.wrong(f"{path}.flags", f"expected a table of engine flags, got {show(given)}")
             else:
                 found.append((str(name), given))
         return found
@@ -291,7 +337,7 @@ class _Reader:
         if "repeats" not in self.data:
             return 0
         if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
-            self.wrong("repeats", f"expected a whole number from 1 to {MAX_REPEATS:,}, got {repeats!r}")
+            self.wrong("repeats", f"expected a whole number from 1 to {MAX_REPEATS:,}, got {show(repeats)}")
             return 0
         if "seed" not in self.fields:
             self.wrong("repeats", "an estimate draws nothing: the same answer every time")
@@ -309,15 +355,17 @@ class _Reader:
 
     def _cases(self, zips: list[dict[str, list[Any]]]) -> list[Case]:
         cases: list[Case] = []
+        known: set[str] = set()
         for table, path in self._tables("case"):
             name = table.get("name")
             if not (isinstance(name, str) and name.strip()):
                 self.wrong(
-                    f"{path}.name", "required field is missing" if name is None else f"expected text, got {name!r}"
+                    f"{path}.name", "required field is missing" if name is None else f"expected text, got {show(name)}"
                 )
                 name = path
-            if any(c.name == name for c in cases):
-                self.wrong(f"{path}.name", f"another case is called {name!r}")
+            if name in known:
+                self.wrong(f"{path}.name", f"another case is called {show(name)}")
+            known.add(name)
             values = self._table({k: v for k, v in table.items() if k != "name"}, path, single=True)
             for i, together in enumerate(zips):
                 part = set(values) & set(together)
@@ -350,8 +398,13 @@ class _Reader:
             metric = table[ways[0]]
             if metric not in number_names(self.kind):
                 near = suggest(str(metric), number_names(self.kind))
-                self.wrong(f"{path}.{ways[0]}", f"{metric!r} is no figure of {self.kind}" + _mean(near))
+                self.wrong(f"{path}.{ways[0]}", f"{show(metric)} is no figure of {self.kind}" + _mean(near))
             where = table.get("where", [])
+            if not isinstance(where, str | list):
+                self.wrong(f"{path}.where", f"expected a condition or a list of them, got {show(where)}")
+                where = []
+            if not isinstance(table.get("name", ""), str):
+                self.wrong(f"{path}.name", f"expected text, got {show(table['name'])}")
             found_where = []
             for i, text in enumerate([where] if isinstance(where, str) else where):
                 try:
@@ -365,21 +418,24 @@ class _Reader:
 def _constraint(text: Any, known: Mapping[str, Column], path: str) -> Constraint:
     """Read ``tpot_s <= 50ms``, ``fits`` or ``not fits``."""
     if not isinstance(text, str):
-        raise InputError(f"expected text such as 'tpot_s <= 50ms', got {text!r}", field=path)
+        raise InputError(f"expected text such as 'tpot_s <= 50ms', got {show(text)}", field=path)
     word = text.strip().removeprefix("not ").strip()
     if word in known and known[word].type == "switch":
         return Constraint(word, "==", not text.strip().startswith("not "))
     match = _CONSTRAINT.match(text)
     if match is None:
-        raise InputError(f"expected a condition such as 'tpot_s <= 50ms' or 'fits', got {text!r}", field=path)
+        raise InputError(f"expected a condition such as 'tpot_s <= 50ms' or 'fits', got {show(text)}", field=path)
     metric, relation, value = match.groups()
     numbers = [c.name for c in known.values() if c.type in ("number", "whole")]
     if metric not in numbers:
-        raise InputError(f"{metric!r} is no figure" + _mean(suggest(metric, numbers)), field=path)
+        raise InputError(f"{show(metric)} is no figure" + _mean(suggest(metric, numbers)), field=path)
     try:
-        return Constraint(metric, relation, float(value))
+        limit = float(value)
     except ValueError:
-        return Constraint(metric, relation, parse_quantity(value, known[metric].unit, path))
+        limit = parse_quantity(value, known[metric].unit, path)
+    if not math.isfinite(limit):
+        raise InputError(f"expected a finite limit, got {show(value)}", field=path)
+    return Constraint(metric, relation, limit)
 
 
 def _mean(near: list[str]) -> str:

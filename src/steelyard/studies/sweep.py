@@ -149,9 +149,9 @@ def sweep(
         chunks = chunks_of(study.kind, study.folder, missing)
         if executor == "process" and study.kind == "estimate" and len(chunks) <= FEW_CHUNKS:
             executor = "serial"
-        inputs = {p.hash: p.inputs for p in missing}
-        committer = _Committer(store, study.kind, inputs, commit_every_s)
-        total, done, problems = len(inputs), 0, 0
+        asked = {p.hash: p for p in missing}
+        committer = _Committer(store, study.kind, asked, commit_every_s)
+        total, done, problems = len(asked), 0, 0
         began = time.monotonic()
         try:
             with closing(execute(executor, chunks, jobs)) as results:
@@ -198,7 +198,7 @@ def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
     return {
         "ordinal": [p.ordinal for p in points],
         "case": [p.case for p in points],
-        "repeat": [p.repeat for p in points],
+        "repeat": [p.repeat or 0 for p in points],
         "axes": [json.dumps(p.axes, separators=(",", ":")) for p in points],
         "hash": [p.hash for p in points],
     }
@@ -207,8 +207,8 @@ def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
 class _Committer:
     """Collects answers and writes them in batches."""
 
-    def __init__(self, store: Store, kind: str, inputs: dict[str, Any], every_s: float) -> None:
-        self.store, self.kind, self.inputs, self.every_s = store, kind, inputs, every_s
+    def __init__(self, store: Store, kind: str, asked: dict[str, Point], every_s: float) -> None:
+        self.store, self.kind, self.asked, self.every_s = store, kind, asked, every_s
         self.batch = Priced(kind)
         self.last, self.took_s = time.monotonic(), 0.0
 
@@ -222,7 +222,7 @@ class _Committer:
         if not len(batch):
             return
         started = time.monotonic()
-        rows = [self.inputs[h] for h in batch.hashes]
+        rows = [self.asked[h].inputs for h in batch.hashes]
         columns: dict[str, Any] = {
             c.name: [r.get(c.name) for r in rows] for c in columns_of(self.kind).values() if c.asked
         }

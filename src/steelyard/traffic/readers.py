@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steelyard.documents import refuse_binary
-from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.documents import is_file, is_folder, refuse_binary
+from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
 
@@ -240,15 +240,15 @@ def find_file(source: str) -> tuple[Path, str, str]:
         where = f"is not under STEELYARD_DATA={folder}" if folder else "is looked for under $STEELYARD_DATA, not set"
         raise InputError(f"the trace {source!r} {where}; expected {NAMED[source][0]}", field="trace")
     path, select = Path(source), ""
-    if not path.exists() and "#" in source:
+    if not is_file(path) and "#" in source:
         before, _, select = source.rpartition("#")
         path = Path(before)
-    if path.is_dir():
-        raise InputError(f"expected a file, got the folder {str(path)!r}", field="trace")
-    if not path.is_file():
+    if not is_file(path):
+        if is_folder(path):
+            raise InputError(f"expected a file, got the folder {show(str(path))}", field="trace")
         near = suggest(source, NAMED, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"no file at {str(path)!r}{hint}", field="trace")
+        raise InputError(f"no file at {show(str(path))}{hint}", field="trace")
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path.name} is empty", field="trace")

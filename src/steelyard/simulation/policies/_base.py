@@ -41,7 +41,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -53,7 +54,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.simulation.kernel.rules import MEMORY, RuleSet, checked_rules
 from steelyard.traffic.trace import Floats, Trace
 
-__all__ = ["Order", "Policy", "said", "take_order"]
+__all__ = ["Order", "Policy", "said", "take_order", "theirs"]
 
 
 @runtime_checkable
@@ -93,55 +94,63 @@ def take_order(policy: Policy, trace: Trace, slo: Mapping[str, float] = MappingP
     Raises:
         InputError: it fails, its keys are of the wrong length, not numbers or NaN.
     """
-    name = policy.name
-    try:
+    with theirs("the policy's name failed"):
+        name = str(policy.name)
+    with theirs(f"keys of {name!r} failed"):
         given = policy.keys(_read_only(trace))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"keys of {name!r} failed: {said(error)}", field="policy") from error
-    try:
+    with theirs(f"keys of {name!r}: expected {len(trace)} numbers"):
         keys = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"keys of {name!r}: expected {len(trace)} numbers: {said(error)}", field="policy") from error
     if keys.shape != (len(trace),):
         shape = " x ".join(map(str, keys.shape)) or "a single number"
         raise InputError(f"keys of {name!r}: expected {len(trace)}, one per request, got {shape}", field="policy")
     bad = np.flatnonzero(np.isnan(keys))
     if bad.size:
         raise InputError(f"keys of {name!r}: {bad.size} are NaN, the first of request {bad[0]}", field="policy")
+    with theirs(f"from_arrival of {name!r} failed"):
+        from_arrival = bool(getattr(policy, "from_arrival", False))
     builtin = type(policy).__module__.startswith("steelyard.simulation.policies.")
-    return Order(name, keys, bool(getattr(policy, "from_arrival", False)), builtin, _rules_of(policy, trace, slo))
+    return Order(name, keys, from_arrival, builtin, _rules_of(policy, name, trace, slo))
 
 
-def _rules_of(policy: Policy, trace: Trace, slo: Mapping[str, float]) -> RuleSet | None:
+def _rules_of(policy: Policy, name: str, trace: Trace, slo: Mapping[str, float]) -> RuleSet | None:
     """The rules of a policy and what they start from; None without any."""
-    given = getattr(policy, "rules", None)
-    if not given:
-        return None
-    if not isinstance(given, Mapping):
-        raise InputError(f"rules of {policy.name!r}: expected a mapping of names to functions", field="policy")
-    functions = checked_rules(given, "policy")
-    ask = getattr(policy, "state", None)
-    try:
+    with theirs(f"rules of {name!r} failed"):
+        given = getattr(policy, "rules", None)
+        if not given:
+            return None
+        if not isinstance(given, Mapping):
+            raise InputError(f"rules of {name!r}: expected a mapping of names to functions", field="policy")
+        functions = checked_rules(dict(given), "policy")
+    with theirs(f"state of {name!r} failed"):
+        ask = getattr(policy, "state", None)
         start = dict(ask(_read_only(trace), dict(slo))) if ask else {}
         state = RuleSet(functions, start.pop("memory", None), start.pop("shared", None), tuple(start.pop("params", ())))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"state of {policy.name!r} failed: {said(error)}", field="policy") from error
-    problems = [Problem("policy", f"state of {policy.name!r}: unknown entry {name!r}") for name in start]
+    problems = [Problem("policy", f"state of {name!r}: unknown entry {entry!r}") for entry in start]
     if state.memory is not None:
         shape = np.shape(state.memory)
         if len(shape) != 2 or shape[0] != len(trace) or shape[1] > MEMORY:
-            problems.append(Problem("policy", f"memory of {policy.name!r}: expected [{len(trace)}, up to {MEMORY}]"))
+            problems.append(Problem("policy", f"memory of {name!r}: expected [{len(trace)}, up to {MEMORY}]"))
     raise_all(problems)
     return state
 
 
+@contextmanager
+def theirs(what: str) -> Iterator[None]:
+    """Run somebody's code; whatever it raises, ``sys.exit`` too, is an :class:`InputError`. Ctrl-C stays Ctrl-C."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise InputError(f"{what}: {said(error)}", field="policy") from error
+
+
 def said(error: BaseException) -> str:
     """An error of somebody's code in one line, with its place."""
-    text = (str(error).splitlines() or [""])[0]
+    try:
+        text = (str(error).splitlines() or [""])[0]
+    except Exception:
+        text = ""
     words = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if Path(f.filename).parent != Path(__file__).parent and not f.filename.startswith("<")]

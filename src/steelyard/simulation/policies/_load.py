@@ -10,12 +10,13 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType, MappingProxyType, ModuleType
 
-from steelyard.errors import InputError, suggest
+from steelyard.documents import is_file
+from steelyard.errors import InputError, show, suggest
 from steelyard.registry import Registry
-from steelyard.simulation.policies._base import Order, Policy, said, take_order
+from steelyard.simulation.policies._base import Order, Policy, take_order, theirs
 from steelyard.traffic.trace import Trace
 
-__all__ = ["POLICIES", "find_policy", "ordered", "registered_policy"]
+__all__ = ["POLICIES", "check_policy", "find_policy", "ordered", "registered_policy"]
 
 #: Policies by name.
 POLICIES: Registry[type[Policy]] = Registry("policy", "steelyard.policies")
@@ -34,18 +35,39 @@ def find_policy(given: str | type[Policy] | Policy) -> Policy:
     """
     if not isinstance(given, str):
         return _made(given, getattr(given, "__name__", type(given).__name__))
-    path, colon, name = given.rpartition(":")
-    if not colon and not given.endswith(".py"):
+    file = _file_of(given)
+    if file is None:
         return _made(POLICIES.get(given), given)
-    if not path.endswith(".py") or not name:
-        raise InputError(f"expected a name or FILE.py:CLASS, got {given!r}", field="policy")
-    module = _run_file(Path(path).expanduser())
+    path, name = file
+    module = _run_file(path)
     if name not in vars(module):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and hasattr(v, "keys")]
         near = suggest(name, classes) or classes
         hint = f"; it has {', '.join(near)}" if near else ""
         raise InputError(f"no class {name!r} in {path}{hint}", field="policy")
     return _made(vars(module)[name], name)
+
+
+def check_policy(given: str) -> None:
+    """Refuse a text that names no policy and no file; a file is not run. Raises :class:`InputError`."""
+    if _file_of(given) is None:
+        POLICIES.get(given)
+
+
+def _file_of(given: str) -> tuple[Path, str] | None:
+    """File and class that ``FILE.py:CLASS`` names; None for the name of a policy."""
+    path, colon, name = given.rpartition(":")
+    if not colon and not given.endswith(".py"):
+        return None
+    if not path.endswith(".py") or not name:
+        raise InputError(f"expected a name or FILE.py:CLASS, got {given!r}", field="policy")
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError:  # "~user" of nobody
+        file = Path(path)
+    if not is_file(file):
+        raise InputError(f"no file at {show(path)}", field="policy")
+    return file, name
 
 
 def ordered(
@@ -57,14 +79,14 @@ def ordered(
 
 def _made(thing: object, what: str) -> Policy:
     if isinstance(thing, type):
-        try:
+        with theirs(f"{what}() failed"):
             thing = thing()
-        except (Exception, SystemExit) as error:
-            raise InputError(f"{what}() failed: {said(error)}", field="policy") from error
-    name = getattr(thing, "name", None)
-    if not isinstance(thing, Policy) or not callable(thing.keys) or not isinstance(name, str) or not name.strip():
+    with theirs(f"the name of {what} failed"):
+        name = getattr(thing, "name", None)
+        whole = isinstance(thing, Policy) and callable(thing.keys) and isinstance(name, str) and bool(name.strip())
+    if not whole:
         raise InputError(f"{what} is no policy: expected a class with a name and keys(trace)", field="policy")
-    return thing
+    return thing  # type: ignore[return-value]
 
 
 class _Fresh(SourceFileLoader):
@@ -75,16 +97,15 @@ class _Fresh(SourceFileLoader):
 
 
 def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"no file at {str(path)!r}", field="policy")
     name = f"steelyard_policy_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = spec_from_loader(name, _Fresh(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with theirs(f"{path} failed"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise InputError(f"{path} failed: {said(error)}", field="policy") from error
+        raise
     return module

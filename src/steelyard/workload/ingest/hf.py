@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import read_document, read_text
-from steelyard.errors import InputError, Problem, UnknownName, printable
+from steelyard.documents import is_folder, read_document, read_text
+from steelyard.errors import InputError, Problem, UnknownName, printable, show
 from steelyard.workload.families import read_config
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import restated
@@ -33,11 +34,11 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
     Raises:
         InputError: see :func:`steelyard.workload.catalogue.load_model`.
     """
-    if path.is_dir():
+    if is_folder(path):
         return _folder(path, generic)
     suffix = path.suffix.lower()
-    if not path.exists():
-        raise InputError(f"no file or folder at {str(path)!r}", field="model")
+    if not os.path.exists(path):  # noqa: PTH110 - a name too long for the file system is no file
+        raise InputError(f"no file or folder at {show(str(path))}", field="model")
     if suffix == ".gguf":
         from steelyard.workload.ingest.gguf_model import load_gguf
 
