@@ -6,7 +6,7 @@ entry point in the group of that kind; nothing is found by scanning classes or i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,16 +45,18 @@ class Registry(Generic[T]):
     Args:
         kind: what a user calls them, in errors (``"model family"``).
         group: the entry-point group (``"steelyard.model_families"``).
+        rows: built-in things of this kind that are rows of one table instead of objects of their own.
     """
 
     kind: str
     group: str
+    rows: Mapping[str, T] = field(default_factory=dict)
     _own: dict[str, T] = field(default_factory=dict)
     _changes: list[str] = field(default_factory=list)
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""
-        return sorted({*entry_points(self.group), *self._own})
+        return sorted({*entry_points(self.group), *self.rows, *self._own})
 
     def get(self, name: str) -> T:
         """The thing called ``name`` (case and punctuation are forgiven).
@@ -64,13 +66,15 @@ class Registry(Generic[T]):
         """
         if name in self._own:
             return self._own[name]
+        if name in self.rows:
+            return self.rows[name]
         points = entry_points(self.group)
         if name in points:
             return cast(T, self._load(points[name]))
         key = normalise(name)
         for known in self.names():
             if normalise(known) == key:
-                return self._own[known] if known in self._own else cast(T, self._load(points[known]))
+                return self.get(known)
         raise UnknownName(self.kind, name, self.names())
 
     def add(self, name: str, thing: T) -> None:
@@ -79,7 +83,7 @@ class Registry(Generic[T]):
         Raises:
             SteelyardError: the name is taken.
         """
-        if name in self._own or name in entry_points(self.group):
+        if name in self._own or name in self.rows or name in entry_points(self.group):
             raise SteelyardError(f"{self.kind} {name!r} already exists")
         self._own[name] = thing
         self._changes.append(name)
@@ -101,6 +105,8 @@ class Registry(Generic[T]):
 
     def origin(self, name: str) -> str:
         """Where a name comes from: ``package.module:object``, or ``this process``."""
+        if name in self.rows:
+            return f"{type(self.rows[name]).__module__}:{name}"
         return "this process" if name in self._own else entry_points(self.group)[name].value
 
     def built_in(self, name: str) -> bool:

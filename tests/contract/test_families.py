@@ -9,6 +9,7 @@ import pytest
 
 from steelyard.testing.families import ModelFamilyContract
 from steelyard.workload.families import FAMILIES, Family
+from steelyard.workload.families.decoders import DECODERS
 
 BASE: Mapping[str, Any] = {
     "hidden_size": 256,
@@ -51,8 +52,36 @@ HYBRID: Mapping[str, Any] = {
 TWO_KINDS: Mapping[str, Any] = {**SPARSE, "intermediate_size_mlp": 512, "interleave_moe_layer_step": 2}
 GPT: Mapping[str, Any] = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 4096, "vocab_size": 1000}
 
+NAS_BLOCK: Mapping[str, Any] = {"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 1.5}}
+#: What a row of the table of decoders needs.
+ROWS = {name: LATENT if row.latent else SPARSE if row.moe else BASE for name, row in DECODERS.items()}
+
 #: Configs of the families that need more than :data:`BASE`.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    **ROWS,
+    "cohere2_moe": {**SPARSE, "prefix_dense_intermediate_size": 512},
+    "dbrx": {
+        "d_model": 256,
+        "n_heads": 8,
+        "n_layers": 4,
+        "max_seq_len": 4096,
+        "vocab_size": 1000,
+        "attn_config": {"kv_n_heads": 2},
+        "ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_hidden_size": 128},
+    },
+    "ernie4_5_vl_moe_text": {**SPARSE, "moe_num_experts": 8, "moe_intermediate_size": [128, 64]},
+    "longcat_flash": {
+        **{k: v for k, v in LATENT.items() if k not in ("num_hidden_layers", "intermediate_size")},
+        "num_layers": 4,
+        "ffn_hidden_size": 512,
+        "zero_expert_num": 4,
+    },
+    "mimo_v2_flash": {**SPARSE, "head_dim": 48, "v_head_dim": 32},
+    "minimax_m3_vl_text": {**SPARSE, "dense_intermediate_size": 512},
+    "mistral_large4_text": {**LATENT, "index_n_heads": 4, "index_head_dim": 32, "index_topk": 64},
+    "muse_spark_text": {**SPARSE, "moe_hidden_size": 128},
+    "nemotron-nas": {**BASE, "block_configs": [NAS_BLOCK] * 4},
+    "step3_text": {**SPARSE, "share_q_dim": 64, "head_dim": 32},
     **dict.fromkeys(("llama4", "llama4_text"), TWO_KINDS),
     **dict.fromkeys(("mixtral", "granitemoe", "granitemoeshared", "minimax_m2", "phimoe", "olmoe", "gpt_oss"), SPARSE),
     **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text", "hunyuan_v1_moe", "glm4_moe", "glm4v_moe_text"), SPARSE),
@@ -87,12 +116,15 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 DEPTH: Mapping[str, str] = {
     **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen", "bloom"), "n_layer"),
     **dict.fromkeys(("mpt", "distilbert"), "n_layers"),
-    **dict.fromkeys(("chatglm", "gpt_neo"), "num_layers"),
+    **dict.fromkeys(("chatglm", "gpt_neo", "longcat_flash"), "num_layers"),
+    "dbrx": "n_layers",
 }
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen"), ("n_embd", "n_layer", "n_head", "vocab_size")),
     "mpt": ("d_model", "n_layers", "n_heads", "vocab_size"),
     "distilbert": ("dim", "hidden_dim", "n_layers", "n_heads", "vocab_size"),
+    "dbrx": ("d_model", "n_layers", "n_heads", "vocab_size"),
+    "longcat_flash": ("hidden_size", "ffn_hidden_size", "num_layers", "num_attention_heads", "vocab_size"),
     "chatglm": ("hidden_size", "ffn_hidden_size", "num_layers", "num_attention_heads", "padded_vocab_size"),
     "gpt_neo": ("hidden_size", "num_layers", "num_heads", "vocab_size", "max_position_embeddings"),
     "bloom": ("hidden_size", "n_layer", "n_head", "vocab_size"),

@@ -32,11 +32,18 @@ class Attention:
     """``""``, ``"head"`` (one vector per head width), ``"full"`` (over all heads) or ``"per_head"``."""
     rotary_dim: int = 0
     q_rank: int = 0
+    """Queries go through a layer of this width; 0 = straight from the hidden state."""
     kv_rank: int = 0
     nope_dim: int = 0
     rope_dim: int = 0
     query_gate: bool = False
     """The query projection also yields an output gate of the same width."""
+    head_gate: bool = False
+    """A projection of its own yields one output gate per head."""
+    shared_kv: bool = False
+    """Reads the keys and values an earlier layer cached: no projections of its own for them, no cache."""
+    keys_as_values: bool = False
+    """One projection serves keys and values (the cache holds both: only keys are rotated)."""
     index_heads: int = 0
     """Query heads of a sparse-attention indexer (0 = none); it has one key head, kept in the cache."""
     index_dim: int = 0
@@ -56,9 +63,11 @@ class Attention:
     @property
     def kv_elements_per_token(self) -> int:
         """Cache elements per token and layer."""
+        if self.shared_kv:
+            return 0
         if self.is_mla:
             return self.kv_rank + self.rope_dim + self.index_dim
-        return self.kv_heads * (self.head_dim + self.values)
+        return self.kv_heads * (self.head_dim + self.values) + self.index_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,12 @@ class FeedForward:
     """Width of all shared experts together, 0 = none."""
     shared_gate: bool = False
     router_bias: bool = False
+    idle_experts: int = 0
+    """Choices of the router that pass the token on unchanged; ``top_k`` counts them."""
+    expert_hidden: int = 0
+    """Width the routed experts read and write, with one projection to it and one back for all; 0 = the hidden width."""
+    inner_norm: bool = False
+    """A norm between the activation and the down projection."""
 
     @property
     def is_moe(self) -> bool:

@@ -58,9 +58,11 @@ class Transformer(Shapes):
         total: Any = 0.0
         for layer in self.layers:
             a = layer.attention
-            if a is None or not a.causal:
+            if a is None or not a.causal or a.shared_kv:
                 continue
-            width = a.kv_elements_per_token if a.is_mla else max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values)
+            width = a.kv_elements_per_token
+            if not a.is_mla:
+                width = max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) + a.index_dim
             total = total + layer.count * width * attended(context, a.window, a.chunk)
         return np.asarray(total, dtype=np.float64)
 

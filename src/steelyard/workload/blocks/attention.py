@@ -62,7 +62,12 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
     assert a is not None
     tokens, count = step.tokens, layer.count
     heads: dict[str, Size] = {"t": tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
-    parts = (("h", 2 if a.query_gate else 1), ("g", 1 if a.values != a.head_dim else 2))
+    keys = 0 if a.shared_kv else 1
+    same = a.values == a.head_dim and not a.keys_as_values
+    queries = 0 if a.q_rank else 2 if a.query_gate else 1
+    parts = tuple(x for x in (("h", queries), ("g", keys * (2 if same else 1))) if x[1])
+    if a.q_rank:
+        yield from _narrow_queries(heads, a.q_rank, prefix, count)
     yield Op(
         f"{prefix}.qkv",
         "t d, d p c -> t p c",
@@ -73,7 +78,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
         count=count,
         block="attention",
     )
-    if a.values != a.head_dim:
+    if a.values != a.head_dim and keys and not a.keys_as_values:
         yield Op(
             f"{prefix}.v",
             "t d, d g c -> t g c",
@@ -83,12 +88,14 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
             count=count,
             block="attention",
         )
-    bias = tuple(x for x in (("h", int(a.q_bias)), ("g", 2 * int(a.kv_bias))) if x[1])
+    bias = tuple(x for x in (("h", int(a.q_bias)), ("g", 2 * keys * int(a.kv_bias))) if x[1])
     if bias:
         yield _bias(f"{prefix}.qkv_bias", "p c", {**heads}, count, {"p": bias})
     if a.qk_norm:
         yield _qk_norm(a, heads, f"{prefix}.qk_norm", count)
     yield from _rotary_and_cache(a, step, heads, prefix, count)
+    if a.index_heads:
+        yield from _indexer(model, step, count, a, prefix)
     yield from _core(
         prefix,
         step,
@@ -99,6 +106,16 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
         key_dim=a.head_dim,
         value_dim=a.values,
     )
+    if a.head_gate:
+        yield Op(
+            f"{prefix}.gate",
+            "t d, d h -> t h",
+            heads,
+            operands=("x", "w_gate", "gate"),
+            roles=("activation", "weight", "activation"),
+            count=count,
+            block="attention",
+        )
     yield Op(
         f"{prefix}.out",
         "t h c, h c d -> t d",
@@ -110,6 +127,26 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
     )
     if a.out_bias:
         yield _bias(f"{prefix}.out_bias", "d", heads, count)
+
+
+def _narrow_queries(heads: dict[str, Size], rank: int, prefix: str, count: int) -> Iterator[Op]:
+    """Queries projected down to ``rank``, normed, and up to the heads."""
+    sizes = {**heads, "r": rank}
+    weighted = ("activation", "weight", "activation")
+    plain = {"count": count, "block": "attention"}
+    yield Op(f"{prefix}.q_down", "t d, d r -> t r", sizes, ("x", "w_q_down", "y"), weighted, **plain)  # type: ignore[arg-type]
+    yield Op(
+        f"{prefix}.q_norm",
+        "t r, r -> t r",
+        sizes,
+        operands=("x", "norm", "y"),
+        roles=weighted,
+        map="norm",
+        reduce="none",
+        bits={"norm": 16},
+        **plain,  # type: ignore[arg-type]
+    )
+    yield Op(f"{prefix}.q_up", "t r, r h c -> t h c", sizes, ("x", "w_q_up", "y"), weighted, **plain)  # type: ignore[arg-type]
 
 
 def _core(
@@ -197,12 +234,12 @@ def _rotary_and_cache(a: Attention, step: Step, heads: dict[str, Size], prefix: 
             operands=("qk", "qk_rotated"),
             map="rotary",
             reduce="none",
-            derived={"p": (("h", 1), ("g", 1))},
+            derived={"p": _normed(a)},
             count=count,
             fuse=fuse,
             block="attention",
         )
-    if a.causal:
+    if a.causal and not a.shared_kv:
         yield Op(
             f"{prefix}.cache_write",
             "t g c -> t g c",
@@ -240,18 +277,23 @@ def _bias(
     )
 
 
+def _normed(a: Attention) -> tuple[tuple[str, int], ...]:
+    """What is normed and rotated: queries, and keys where the layer has its own."""
+    return (("h", 1),) if a.shared_kv else (("h", 1), ("g", 1))
+
+
 def _qk_norm(a: Attention, heads: dict[str, Size], name: str, count: int) -> Op:
     """Norm of queries and keys: weights of one head width each, of every head, or over all heads together."""
     index = {"head": "n c", "full": "p c", "per_head": "p c"}[a.qk_norm]
     return Op(
         name,
         f"t p c, {index} -> t p c",
-        {**heads, "n": 2},
+        {**heads, "n": len(_normed(a))},
         operands=("qk", "norm", "qk_normed"),
         roles=("activation", "weight", "activation"),
         map="norm",
         reduce="none",
-        derived={"p": (("h", 1), ("g", 1))},
+        derived={"p": _normed(a)},
         domain={("t", "n"): heads["t"]} if a.qk_norm == "head" else {},
         bits={"norm": 16},
         count=count,
@@ -329,13 +371,18 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
         yield linear("k_up", "t r, h c r -> t h c", {"t": seen, "c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
         yield linear("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, "w_v_up")
         yield from _core(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
+    if a.head_gate:
+        yield linear("gate", "t d, d h -> t h", {}, "w_gate")
+    if a.query_gate:
+        yield linear("gate", "t d, d h c -> t h c", {"c": a.values}, "w_gate")
     yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
 
 
 def _indexer(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
     """Lightning indexer of sparse attention (DeepSeek-V3.2): scores every cached token, keeps ``index_top_k``.
 
-    Queries come from the query latent, the single key head and the head weights from the hidden state; the key is
+    Queries come from the query latent (or the hidden state), the single key head and the head weights from the hidden
+    state; the key is
     layer-normed (weight and bias) and cached.
     """
     sizes: dict[str, Size] = {

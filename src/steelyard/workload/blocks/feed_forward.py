@@ -37,6 +37,19 @@ def _dense(
     if f.up_bias and not label:
         yield _bias(f"{prefix}.up_bias", "u f", sizes, count, block)
     yield _activation(f"{prefix}.{label}act", "t u f -> t f", sizes, f, count, block)
+    if f.inner_norm:
+        yield Op(
+            f"{prefix}.{label}inner_norm",
+            "t f, f -> t f",
+            sizes,
+            operands=("hidden", f"{label}inner_norm", "normed"),
+            roles=("activation", "weight", "activation"),
+            map="norm",
+            reduce="none",
+            bits={f"{label}inner_norm": 16},
+            count=count,
+            block=block,
+        )
     yield Op(
         f"{prefix}.{label}down",
         "t f, f d -> t d",
@@ -82,7 +95,7 @@ def _bias(name: str, index: str, sizes: dict[str, Size], count: int, block: str)
     )
 
 
-def expected_experts_hit(tokens: Size, top_k: int, experts: int, skew: float = 0.0) -> Array:
+def expected_experts_hit(tokens: Size, top_k: float, experts: int, skew: float = 0.0) -> Array:
     """Expected number of distinct experts that ``tokens`` tokens visit, each choosing ``top_k`` of ``experts``.
 
     Uniform routing: ``E (1 - (1 - k/E)^T)``. With ``skew = s > 0`` expert i is chosen with a probability proportional
@@ -107,11 +120,13 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
     f = layer.feed_forward
     assert f is not None
     own, count = step.tokens, layer.count
+    choices = f.experts + f.idle_experts
+    top_k: float = f.top_k * f.experts / choices if f.idle_experts else f.top_k
     tokens = own if step.expert_tokens is None else np.asarray(step.expert_tokens, dtype=np.float64)
     yield Op(
         f"{prefix}.router",
         "t d, d r -> t r",
-        {"t": own, "d": model.hidden, "r": f.experts},
+        {"t": own, "d": model.hidden, "r": choices},
         operands=("x", "w_router", "logits"),
         roles=("activation", "weight", "activation"),
         bits={"w_router": 16},
@@ -119,28 +134,30 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         block="moe",
     )
     if f.router_bias:
-        yield _bias(f"{prefix}.router_bias", "r", {"t": own, "r": f.experts}, count, "moe")
+        yield _bias(f"{prefix}.router_bias", "r", {"t": own, "r": choices}, count, "moe")
     yield Op(
         f"{prefix}.top_k",
         "t r -> t k",
-        {"t": own, "r": f.experts, "k": f.top_k},
+        {"t": own, "r": choices, "k": f.top_k},
         operands=("logits", "choice"),
         map="top_k",
         reduce="none",
         count=count,
-        domain={("r", "k"): f.experts},
+        domain={("r", "k"): choices},
         block="moe",
     )
-    hit = expected_experts_hit(tokens, f.top_k, f.experts, step.skew)
+    hit = expected_experts_hit(tokens, top_k, f.experts, step.skew)
     sizes: dict[str, Size] = {
         "t": tokens,
-        "d": model.hidden,
+        "d": f.expert_hidden or model.hidden,
         "e": f.experts,
         "u": 2 if f.gated else 1,
         "f": f.intermediate,
     }
-    routed = {"domain": {("t", "e"): tokens * f.top_k}, "visited": {"e": hit}, "count": count, "block": "moe"}
+    routed = {"domain": {("t", "e"): tokens * top_k}, "visited": {"e": hit}, "count": count, "block": "moe"}
     routed["facts"] = {"skew": step.skew}
+    if f.expert_hidden:
+        yield _resized(f"{prefix}.to_experts", model.hidden, f.expert_hidden, own, count)
     yield Op(
         f"{prefix}.expert_up",
         "t d, e u d f -> t e u f",
@@ -151,7 +168,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         **routed,  # type: ignore[arg-type]
     )
     if f.up_bias:
-        yield _expert_bias(f"{prefix}.expert_up_bias", "u f", sizes, count, prefix, tokens * f.top_k, hit)
+        yield _expert_bias(f"{prefix}.expert_up_bias", "u f", sizes, count, prefix, tokens * top_k, hit)
     yield Op(
         f"{prefix}.expert_act",
         "t e u f -> t e f",
@@ -172,7 +189,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         **routed,  # type: ignore[arg-type]
     )
     if f.down_bias:
-        yield _expert_bias(f"{prefix}.expert_down_bias", "d", sizes, count, prefix, tokens * f.top_k, hit)
+        yield _expert_bias(f"{prefix}.expert_down_bias", "d", sizes, count, prefix, tokens * top_k, hit)
     yield Op(
         f"{prefix}.combine",
         "t e d, t e -> t d",
@@ -181,6 +198,8 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         fuse=f"{prefix}.experts",
         **routed,  # type: ignore[arg-type]
     )
+    if f.expert_hidden:
+        yield _resized(f"{prefix}.from_experts", f.expert_hidden, model.hidden, own, count)
     if f.shared_intermediate:
         yield from _dense(model, count, own, prefix, f, f.shared_intermediate, "moe")
         if f.shared_gate:
@@ -193,6 +212,19 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
                 count=count,
                 block="moe",
             )
+
+
+def _resized(name: str, width: int, to: int, tokens: Size, count: int) -> Op:
+    """Projection between the hidden width and the one the experts work at."""
+    return Op(
+        name,
+        "t d, d m -> t m",
+        {"t": tokens, "d": width, "m": to},
+        operands=("x", f"w_{name.rpartition('.')[2]}", "y"),
+        roles=("activation", "weight", "activation"),
+        count=count,
+        block="moe",
+    )
 
 
 def _expert_bias(

@@ -55,6 +55,7 @@ ACTIVATIONS: Mapping[str, str] = {
     "gelu_pytorch_tanh": "gelu",
     "quick_gelu": "gelu",
     "geglu": "gelu",
+    "xielu": "silu",
     "relu": "relu",
     "relu2": "relu2",
     "tanh": "tanh",
@@ -67,7 +68,10 @@ _KINDS: Mapping[str, str] = {
     "full_attention": "full",
     "global": "full",
     "sliding_attention": "window",
+    "reference_sliding_attention": "window",
     "local": "window",
+    "indexed_attention": "indexed",
+    "minimax_m3_sparse": "indexed",
     "chunked_attention": "chunk",
     "linear_attention": "linear",
 }
@@ -84,6 +88,14 @@ class Fields:
         self.config = config
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+
+    def under(self, own: Mapping[str, Any]) -> Fields:
+        """The same config where a layer states values of its own; problems are collected in one list."""
+        if not own:
+            return self
+        inner = Fields({**self.config, **own})
+        inner.problems, inner.notes = self.problems, self.notes
+        return inner
 
     def problem(self, field: str, message: str) -> None:
         """Record one problem."""
@@ -173,17 +185,25 @@ class Fields:
         """Number of layers."""
         return self.size(*(names or ("num_hidden_layers",)), maximum=MAX_LAYERS)
 
-    def layer_kinds(self, depth: int, default: Callable[[int], str]) -> list[str]:
-        """``full``, ``window``, ``chunk`` or ``linear`` for each layer: ``layer_types``, else ``default(index)``."""
+    def layer_kinds(self, depth: int, default: Callable[[int], str], *, also: Sequence[str] = ()) -> list[str]:
+        """``full`` or ``window`` for each layer: ``layer_types``, else ``default(index)``.
+
+        ``also`` are other kinds the family has (``chunk``, ``linear``, ``indexed``); those it has not are a problem.
+        """
         value = self.config.get("layer_types")
         if value is None:
             return [default(i) for i in range(depth)]
         if not isinstance(value, list | tuple):
             self.problem("layer_types", f"expected a list with one entry per layer, got {_shown(value)}")
             return [default(i) for i in range(depth)]
-        unknown = sorted({str(x) for x in value if not isinstance(x, str) or x not in _KINDS})
+        known = [name for name, kind in _KINDS.items() if kind in ("full", "window", *also)]
+        unknown = sorted({str(x) for x in value if not isinstance(x, str) or x not in known})
         if unknown:
-            self.problem("layer_types", f"unknown layer type {unknown[0]!r}; known: {', '.join(_KINDS)}")
+            family = self.config.get("model_type")
+            message = (
+                f"layers of type {_shown(unknown[0])} are not known for {_shown(family)}; known: {', '.join(known)}"
+            )
+            self.problem("layer_types", message)
         elif len(value) != depth:
             self.problem("layer_types", f"expected {depth} entries, one per layer, got {len(value)}")
         else:
@@ -220,7 +240,7 @@ class Fields:
         the default width, ``rotary`` the default share of the head that is rotated.
         """
         heads = self.size("num_attention_heads")
-        kv = self.size("num_key_value_heads", default=kv_heads or heads)
+        kv = self.size("num_key_value_heads", "num_attention_groups", default=kv_heads or heads)
         self.divides("num_attention_heads", heads, "num_key_value_heads", kv)
         width = self.head_dim(self.size("hidden_size"), heads, head_dim)
         return Attention(
@@ -250,7 +270,7 @@ class Fields:
 
     def experts(
         self,
-        width: str,
+        width: str | Sequence[str],
         *,
         count: Sequence[str],
         top_k: Sequence[str] = ("num_experts_per_tok",),
@@ -264,7 +284,7 @@ class Fields:
         if chosen > number:
             self.problem(top_k[0], f"{chosen} experts per token, but there are only {number}")
         return FeedForward(
-            self.size(width),
+            self.size(*((width,) if isinstance(width, str) else width)),
             activation=self.activation(default="silu"),
             up_bias=bias,
             down_bias=bias,

@@ -8,6 +8,7 @@ from typing import Any
 from steelyard.errors import InputError, Problem, UnknownName
 from steelyard.registry import Registry
 from steelyard.workload.families._native import native_formats
+from steelyard.workload.families.decoders import DECODERS
 from steelyard.workload.protocol import Workload, restated
 
 __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
@@ -15,12 +16,19 @@ __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
 Family = Callable[[Mapping[str, Any]], Workload]
 
 #: Every model family, built in or plugged in, by ``model_type``.
-FAMILIES: Registry[Family] = Registry("model family", "steelyard.model_families")
+FAMILIES: Registry[Family] = Registry("model family", "steelyard.model_families", rows=DECODERS)
 
 #: Where multimodal configs keep their language model.
-_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "vlm_config", "language_model_config")
 #: Keys of the outer config that hold for the language model when it does not state them.
-_INHERITED = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config", "architectures")
+_INHERITED = (
+    "tie_word_embeddings",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+    "architectures",
+    "transformers_version",
+)
 _TOWERS = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
 #: Nested configs are written without the values that equal the class default of transformers: those are filled in.
@@ -113,6 +121,12 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
     )
 
 
+def _by_the_outer_model(config: Mapping[str, Any]) -> bool:
+    """Whether the model that holds the language model ties its embeddings, as it does from transformers 5 on."""
+    major = str(config.get("transformers_version") or "").partition(".")[0]
+    return major.isdigit() and int(major) >= 5
+
+
 def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
     """The language part of a config, where it stood (``""`` = at the top), and remarks on what was left out."""
     for key in _NESTED:
@@ -124,6 +138,8 @@ def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, 
             return deeper, f"{key}.{path}", notes
         merged = {k: config[k] for k in _INHERITED if config.get(k) is not None}
         merged |= {k: v for k, v in inner.items() if v is not None or k not in merged}
+        if config.get("tie_word_embeddings") is not None and _by_the_outer_model(config):
+            merged["tie_word_embeddings"] = config["tie_word_embeddings"]
         if merged.get("model_type") is None and config.get("model_type") is not None:
             merged["model_type"] = config["model_type"]
         defaults = _CLASS_DEFAULTS.get(str(merged.get("model_type")), {})

@@ -52,7 +52,7 @@ def glm4_moe(config: Mapping[str, Any]) -> Transformer:
     """GLM-4.5 to 4.7 (arXiv:2508.06471): dense first layers, shared expert, correction bias on the router."""
     f = Fields(config)
     norm = "head" if f.flag("use_qk_norm", False) else ""
-    attention = f.attention(qkv_bias=f.flag("attention_bias", False), qk_norm=norm, head_dim=128, rotary=0.5)
+    attention = f.attention(qkv_bias=f.flag("attention_bias", False), qk_norm=norm, rotary=0.5)
     depth, dense = f.depth(), f.optional("first_k_dense_replace", default=1)
     experts = f.experts("moe_intermediate_size", count=("n_routed_experts",), router_bias=True)
     experts = replace(experts, shared_intermediate=f.optional("n_shared_experts") * experts.intermediate)

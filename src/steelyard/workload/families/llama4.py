@@ -29,7 +29,7 @@ def llama4(config: Mapping[str, Any]) -> Transformer:
     if len(marks) != depth:
         f.problem("no_rope_layers", f"expected {depth} entries, one per layer, got {len(marks)}")
         marks = [1] * depth
-    kinds = f.layer_kinds(depth, lambda i: "chunk" if marks[i] else "full")
+    kinds = f.layer_kinds(depth, lambda i: "chunk" if marks[i] else "full", also=("chunk",))
     chunk = f.optional("attention_chunk_size", default=8192)
     step = f.size("interleave_moe_layer_step", default=1)
     sparse = f.whole_list("moe_layers")

@@ -51,7 +51,7 @@ def qwen2_moe(config: Mapping[str, Any]) -> Transformer:
 def qwen3_moe(config: Mapping[str, Any]) -> Transformer:
     """Qwen 3 MoE: no shared expert."""
     f = Fields(config)
-    return _sparse(f, _attention3(f), f.experts("moe_intermediate_size", count=("num_experts",)))
+    return _sparse(f, _attention3(f, width=0), f.experts("moe_intermediate_size", count=("num_experts",)))
 
 
 def sparse_layers(f: Fields, depth: int) -> list[bool]:
@@ -61,9 +61,9 @@ def sparse_layers(f: Fields, depth: int) -> list[bool]:
     return [i not in dense and (i + 1) % step == 0 for i in range(depth)]
 
 
-def _attention3(f: Fields) -> Attention:
+def _attention3(f: Fields, width: int = 128) -> Attention:
     bias = f.flag("attention_bias", False)
-    return f.attention(qkv_bias=bias, out_bias=bias, qk_norm="head", head_dim=128)
+    return f.attention(qkv_bias=bias, out_bias=bias, qk_norm="head", head_dim=width)
 
 
 def _sparse(f: Fields, attention: Attention, experts: FeedForward) -> Transformer:

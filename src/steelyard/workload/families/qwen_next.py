@@ -48,7 +48,7 @@ def _hybrid(f: Fields, mlp: FeedForward) -> Transformer:
         conv_kernel=f.size("linear_conv_kernel_dim", default=4),
     )
     every = f.size("full_attention_interval", default=4)
-    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % every else "full")
+    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % every else "full", also=("linear",))
     routed = sparse_layers(f, depth) if mlp.is_moe else [False] * depth
     dense = f.gated_mlp() if mlp.is_moe and not all(routed) else mlp
     layers = []
