@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, fields, make_dataclass
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -99,8 +99,6 @@ def _made(entry: Field, verb: str, required: bool) -> tuple[str, Any, Any]:
 
 def _command_line_type(entry: Field, verb: str) -> tuple[Any, Any]:
     """How an option is read, and its default: text wherever a list, a range or a unit may stand."""
-    if entry.choices:
-        return Literal[entry.choices], entry.default
     if entry.several:
         return tuple[str, ...], entry.default
     if entry.type == "switch":

@@ -68,7 +68,8 @@ def find_format(name: str) -> Format:
     for entry in known.values():
         if key in (normalise(entry.name), *(normalise(a) for a in entry.aliases)):
             return entry
-    raise UnknownName("format", name, [n for f in known.values() for n in (f.name, *f.aliases)])
+    means = {n: f.name for f in known.values() for n in (f.name, *f.aliases)}
+    raise UnknownName("format", name, means, hint="`steelyard ls formats` lists all", means=means)
 
 
 #: What an engine falls back to when it has none of a format's own: wider formats hold every narrower value.
