@@ -165,6 +165,17 @@ autoscale | autoscaler hpa keda
 semi-pd | semi intra-gpu-disaggregation
 lora | adapters s-lora punica multi-lora
 """,
+    "listed": """
+models | model llm llms network-models weights
+machines | machine gpu gpus device devices hardware accelerator accelerators cpu cpus instances
+formats | format dtype dtypes precision quantization quantizations
+engines | engine backend backends framework frameworks servers schedulers
+networks | network links interconnect interconnects
+nodes | node servers hosts
+prices | price cost costs
+policies | policy scheduling order
+techniques | technique methods optimizations with
+""",
     "machine": """
 h100_sxm:8 | p5.48xlarge a3-highgpu-8g a3-megagpu-8g a3-edgegpu-8g nd96isr_h100_v5 bm.gpu.h100.8 dgx-h100 hgx-h100
 h100_sxm | p5.4xlarge a3-highgpu-1g h100-80gb-hbm3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -102,24 +102,30 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
 
 def missing(asked: Field) -> str:
     """What to say of a field that has to be given."""
-    return f"required field is missing: {asked.doc}"
+    return f"required field is missing ({asked.doc})"
 
 
-def unknown(verb: str, name: str, known: Iterable[str] = (), *, typed: bool = False) -> tuple[str, str]:
+def unknown(kind: str, name: str, own: Collection[str] = (), *, verb: str = "", typed: bool = False) -> tuple[str, str]:
     """``(message, nearest field)`` for a field that a verb does not have; the nearest may be empty.
 
     Args:
-        verb: ``estimate``, ``simulate`` or ``plan``.
+        kind: of the question: ``estimate``, ``simulate`` or ``plan``.
         name: what was written.
-        known: what else the verb has beside its fields.
+        own: what could have been; default: the fields.
+        verb: the verb of the command line; default: ``kind``.
         typed: on the command line, where fields are options.
     """
     every = {f: field(v, f) for v in VERBS for f in VERBS[v]} | ENGINE_FLAGS
-    own = {*fields_of(verb), *known, *(ENGINE_FLAGS if "flags" in fields_of(verb) else ())}
+    verb, fields = verb or kind, fields_of(kind)
+    own = own or [*fields, *(ENGINE_FLAGS if "flags" in fields else ())]
     spelled = {w.lstrip("-"): n for n, f in every.items() for w in (n, *f.options) if w}
 
     def shown(near: str) -> str:
-        return repr(near) if not typed else every[near].switch if near in every else "--" + near.replace("_", "-")
+        if not typed:
+            return repr(near)
+        if near == "model":
+            return "MODEL, the word without an option"
+        return every[near].switch if near in every else "--" + near.replace("_", "-")
 
     what, key = "option" if typed else "field", normalise(name)
     exact = [n for w, n in spelled.items() if normalise(w) == key]
@@ -130,7 +136,7 @@ def unknown(verb: str, name: str, known: Iterable[str] = (), *, typed: bool = Fa
     tries = (exact, named, suggest(name, options, 1), anywhere)
     near = next((spelled.get(found[0], found[0]) for found in tries if found), "")
     if near in own:
-        return f"unknown {what}; did you mean {_where(near, verb, typed) or shown(near)}?", near
+        return f"unknown {what}; did you mean {_where(near, kind, typed) or shown(near)}?", near
     if not near:
         return f"unknown {what}; see `steelyard {verb} --help`", ""
     others = [v for v in VERBS if near in VERBS[v] or (near in ENGINE_FLAGS and "flags" in VERBS[v])]
@@ -138,9 +144,9 @@ def unknown(verb: str, name: str, known: Iterable[str] = (), *, typed: bool = Fa
     return f"unknown {what} of {verb}; {' and '.join(others)} {takes} {shown(near)}", ""
 
 
-def _where(near: str, verb: str, typed: bool) -> str:
+def _where(near: str, kind: str, typed: bool) -> str:
     """Where an engine's flag goes in Python; empty for a field."""
-    return f"flags={{{near!r}: ...}}" if near in ENGINE_FLAGS and not typed and near not in VERBS[verb] else ""
+    return f"flags={{{near!r}: ...}}" if near in ENGINE_FLAGS and not typed and near not in VERBS[kind] else ""
 
 
 def read_value(field: Field, value: Any, name: str = "") -> Any:

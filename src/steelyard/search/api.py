@@ -56,16 +56,17 @@ class Planning:
     """Every field with its value."""
 
 
-def read_question(words: Mapping[str, Any]) -> Planning:
+def read_question(words: Mapping[str, Any], problems: Problems | None = None) -> Planning:
     """The question to the planner that words ask.
 
     Args:
         words: fields of ``plan`` and their values.
+        problems: found by the caller before.
 
     Raises:
         InputError: every problem at once.
     """
-    problems = Problems()
+    problems = problems or Problems()
     w = read_words("plan", words, problems)
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
