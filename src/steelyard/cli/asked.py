@@ -22,9 +22,7 @@ from cyclopts.exceptions import (
 )
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
-from steelyard.machine.cluster import parse_cluster
 from steelyard.scenario.fields import Field, fields_of
-from steelyard.scenario.words import Problems, missing, read_value, unknown
 
 __all__ = ["Asked", "read"]
 
@@ -76,8 +74,7 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
     Raises:
         InputError: with everything that is wrong, where the verb reads no question or is unknown.
     """
-    problems = Problems()
-    line = _Line(app, list(tokens), problems)
+    line = _Line(app, list(tokens))
     for _ in range(_MOST):
         try:
             command, bound, ignored = app.parse_args(line.tokens, exit_on_error=False, print_error=False)
@@ -87,7 +84,10 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
             continue
         keywords = dict(bound.kwargs)
         if "problems" in ignored:
-            keywords["problems"] = problems
+            from steelyard.scenario.words import Problems
+
+            keywords["problems"] = Problems()
+            keywords["problems"].add(line.found)
         else:
             line.refuse()
         return Asked(command, bound.args, keywords, line.names)
@@ -105,9 +105,9 @@ def _typed(name: str, names: Mapping[str, str]) -> str:
 class _Line:
     """The words of a command line, changed where they cannot be read."""
 
-    def __init__(self, app: App, tokens: list[str], problems: Problems) -> None:
+    def __init__(self, app: App, tokens: list[str]) -> None:
         self.tokens = tokens
-        self.problems = problems
+        self.found: list[Problem] = []
         self.verb = tokens[0] if tokens else ""
         self.known: set[str] = set()
         self.options: dict[str, str] = {}
@@ -124,7 +124,7 @@ class _Line:
 
     def refuse(self) -> None:
         """Raise :class:`InputError` with everything found."""
-        raise_all([Problem(self.options.get(p.field, p.field), p.message) for p in self.problems.found])
+        raise_all([Problem(self.options.get(p.field, p.field), p.message) for p in self.found])
 
     def go_on(self, error: CycloptsError) -> bool:
         """Note what is wrong and change the words; whether there is anything left to read."""
@@ -151,6 +151,8 @@ class _Line:
                 head = word.partition("=")[0]
                 if re.match("-{1,2}[A-Za-z]", word) and head not in self.known:
                     return self._unknown(head)
+            from steelyard.scenario.words import missing
+
             self._note(name, missing(entry) if entry else f"is required: {argument.parameter.help}")
             return self._stand_in(argument.names[0])
         if isinstance(error, CoercionError) and token is not None:
@@ -159,7 +161,8 @@ class _Line:
         return self._note(name, " ".join(str(error).split()))
 
     def _note(self, name: str, message: str) -> bool:
-        self.problems.add([Problem(name, message)])
+        if not name or name not in [p.field for p in self.found]:
+            self.found.append(Problem(name, message))
         return False
 
     def _python(self, typed: str) -> str:
@@ -168,6 +171,8 @@ class _Line:
     def _unknown(self, typed: str) -> bool:
         """An option that the verb does not have: its nearest one is read in its place."""
         if self.verb in _FIELDS:
+            from steelyard.scenario.words import unknown
+
             message, near = unknown(_FIELDS[self.verb], typed.lstrip("-"), self.options, verb=self.verb, typed=True)
         else:
             names = [shown.lstrip("-") for shown in self.options.values() if shown.startswith("--")]
@@ -191,7 +196,7 @@ class _Line:
         needs = needs and (bool(given) or _is_machine(left[0]))
         if needs and given:
             self.tokens.remove("--on=")
-            self.problems.found = [p for p in self.problems.found if p.field != "on"]
+            self.found = [p for p in self.found if p.field != "on"]
         for word in left:
             hint = f"did you mean --on {word}?" if needs else f"each belongs to an option, see `{_help(self.verb)}`"
             self._note("", f"{show(word)} is one word too many; {hint}")
@@ -230,6 +235,8 @@ class _Line:
 
 
 def _is_machine(word: str) -> bool:
+    from steelyard.machine.cluster import parse_cluster
+
     try:
         parse_cluster(word)
     except InputError:
@@ -252,6 +259,8 @@ def _no_verb(verb: str, tokens: Sequence[str], error: UnknownCommandError) -> st
 def _unreadable(entry: Field | None, hint: Any, value: str) -> str:
     """What was expected in the place of a value of another type."""
     if entry is not None:
+        from steelyard.scenario.words import read_value
+
         try:
             read_value(entry, value)
         except InputError as error:

@@ -78,10 +78,10 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
             default.
     """
     fields = fields_of(verb)
-    many = [name for name, value in words.items() if name in fields and _is_array(value)]
-    problems.add([Problem(name, _too_many(fields[name], words[name])) for name in many])
+    many = {name: value for name, value in words.items() if _is_array(value)}  # no technique is one
     words = {name: value for name, value in words.items() if name not in many}
     words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})
+    words = {**words, **many}
     problems.add([Problem("techniques" if p.field == "with" else p.field, p.message) for p in found])
     for name in [name for name in words if name not in fields]:
         message, near = unknown(verb, str(name))
@@ -92,11 +92,13 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
     for name, entry in fields.items():
         values[name] = None if entry.default is REQUIRED else entry.default
         if name not in words:
-            if entry.default is REQUIRED and name not in many:
+            if entry.default is REQUIRED:
                 problems.add([Problem(name, missing(entry))])
             continue
         with problems.collect():
-            values[name] = (words[name] or ()) if name == "techniques" else read_value(entry, words[name])
+            values[name] = (
+                (words[name] or ()) if name == "techniques" and name not in many else read_value(entry, words[name])
+            )
     return values
 
 
