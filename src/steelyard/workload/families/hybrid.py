@@ -197,7 +197,8 @@ def nemotron_h(config: Mapping[str, Any]) -> Transformer:
         f.problem(name, f"expected one of {', '.join(_NEMOTRON)} per layer")
         pattern = "M"
     kinds = [_NEMOTRON[x] for x in pattern]
-    if (depth := f.optional("num_hidden_layers")) and known and depth != len(kinds):
+    depth = f.depth() if f.config.get("num_hidden_layers") is not None else len(kinds)
+    if known and depth != len(kinds):
         f.problem(name, f"expected {depth} entries, one per layer, got {len(kinds)}")
     bias, act = f.flag("mlp_bias", False), f.activation("mlp_hidden_act", default="relu2")
     parts: dict[str, Layer] = {}
@@ -261,7 +262,9 @@ def _lfm2(f: Fields, blocks: Sequence[FeedForward]) -> Transformer:
     bias = f.flag("conv_bias", False)
     mixer = ShortConvolution(f.size("hidden_size"), f.size("conv_L_cache", default=3), bias)
     places = f.whole_list("full_attn_idxs")
-    kinds = f.layer_kinds(len(blocks), lambda i: "full" if places is None or i in places else "linear", also=("linear",))
+    kinds = f.layer_kinds(
+        len(blocks), lambda i: "full" if places is None or i in places else "linear", also=("linear",)
+    )
     attention = f.attention(qk_norm="head", kv_heads=8)
     layers = [
         Layer(1, None, mlp, mixer=mixer) if kind == "linear" else Layer(1, attention, mlp)

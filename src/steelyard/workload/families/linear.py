@@ -26,7 +26,9 @@ def minimax(config: Mapping[str, Any]) -> Transformer:
     if marks is not None and len(marks) != depth:
         f.problem("attn_type_list", f"expected {depth} entries, one per layer, got {len(marks)}")
         marks = None
-    kinds = f.layer_kinds(depth, lambda i: "full" if (marks[i] if marks else i % 2 == 0) else "linear")
+    kinds = f.layer_kinds(
+        depth, lambda i: "full" if (marks[i] if marks else i % 2 == 0) else "linear", also=("linear",)
+    )
     experts = f.experts("intermediate_size", count=("num_local_experts",))
     return decoder(f, _layers(kinds, attention, mixer, [experts] * depth), tied=f.flag("tie_word_embeddings", False))
 
@@ -63,7 +65,9 @@ def _kimi(f: Fields, *, full_rank: bool) -> Transformer:
     for problem in part.problems:
         f.problem(f"linear_attn_config.{problem.field}", problem.message)
     every = f.size("layer_group_size", default=4)
-    kinds = f.layer_kinds(depth, lambda i: "full" if (i + 1 in full if full else (i + 1) % every == 0) else "linear")
+    kinds = f.layer_kinds(
+        depth, lambda i: "full" if (i + 1 in full if full else (i + 1) % every == 0) else "linear", also=("linear",)
+    )
     attention = latent_attention(f)
     dense = f.gated_mlp()
     experts = f.experts(
@@ -95,7 +99,7 @@ def olmo_hybrid(config: Mapping[str, Any]) -> Transformer:
         f.size("linear_value_head_dim"),
         f.size("linear_conv_kernel_dim", default=4),
     )
-    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % 4 else "full")
+    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % 4 else "full", also=("linear",))
     mlp = f.gated_mlp()
     return decoder(f, _layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", False))
 
