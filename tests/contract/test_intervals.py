@@ -83,7 +83,7 @@ def test_a_borrowed_parameter_widens_the_interval() -> None:
 def test_a_step_table_states_its_spread_and_limit(pp: int) -> None:
     model, engine = load_model("llama-3.1-8b").transformer, find_engine("vllm")
     cluster = parse_cluster("h100_sxm:2")
-    replica = Replica(model, Plan(tp=2 // pp, pp=pp).resolved(model.native_weights), cluster, engine)
+    replica = Replica(model, Plan(tp=2 // pp, pp=pp).resolved(model), cluster, engine)
     table = build_step_table(replica, engine_config(engine, cluster.machine), max_context=4096)
     step = replica.price(Step.decode(32, 2048))
     assert table.limit_frac == pytest.approx(float(step.limit_s / step.time_s))

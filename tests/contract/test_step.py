@@ -36,7 +36,7 @@ def test_many_steps_at_once_are_each_step_alone(
     name, on, plan, engine = case
     model, rng = load_model(name).transformer, np.random.default_rng(seed)
     place, entry = parse_cluster(on), find_engine(engine)
-    replica = Replica(model, plan.resolved(model.native_weights), place, entry, skew, eager)
+    replica = Replica(model, plan.resolved(model), place, entry, skew, eager)
     batch, length = rng.integers(1, 300, 12).astype(float), rng.integers(1, 9000, 12).astype(float)
     length[0] = 1.0
     for found, decode in ((replica.decodes(batch, length), True), (replica.prompts(batch, length), False)):
@@ -54,7 +54,7 @@ def test_many_steps_at_once_are_each_step_alone(
 def test_skew_counts_where_experts_are_not_shared() -> None:
     model = load_model("mixtral-8x7b").transformer
     place, engine = parse_cluster("h100_sxm:2"), find_engine("vllm")
-    plan = Plan(tp=2).resolved(model.native_weights)
+    plan = Plan(tp=2).resolved(model)
     even, skewed = (Replica(model, plan, place, engine, s).price(Step.decode(4, 1000)) for s in (0.0, 1.2))
     assert skewed.limit_s < 0.95 * even.limit_s, "fewer experts are hit, so fewer weights are read"
     assert skewed.energy_j < even.energy_j

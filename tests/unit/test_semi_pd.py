@@ -54,7 +54,7 @@ def test_a_share_of_a_machine_is_a_smaller_machine() -> None:
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_bandwidth_is_shared(share: float) -> None:
     model = load_model("llama-3.1-8b").transformer
-    plan, cluster = Plan().resolved(model.native_weights), parse_cluster("h100_sxm")
+    plan, cluster = Plan().resolved(model), parse_cluster("h100_sxm")
     prompts, answers = bandwidth_fracs(
         SemiPd(share), Replica(model, plan, cluster, find_engine("vllm")), chunk=4096, batch=32, context=2000
     )

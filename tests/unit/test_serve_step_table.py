@@ -35,7 +35,7 @@ CASES = {
 def built(case: str) -> tuple[Any, Any, Any, Any, StepTable]:
     name, on, engine, plan = CASES[case]
     model, cluster, entry = load_model(name).transformer, parse_cluster(on), find_engine(engine)
-    plan = plan.resolved(model.native_weights)
+    plan = plan.resolved(model)
     config = engine_config(entry, cluster.machine)
     return (
         model,
@@ -124,7 +124,7 @@ def test_windows_and_states_hold_blocks_that_do_not_grow() -> None:
     machine, engine = parse_cluster("h100_sxm").machine, find_engine("vllm")
     config = engine_config(engine, machine)
     mixed = load_model("gpt-oss-20b").transformer
-    pool = kv_pool(mixed, Plan().resolved(mixed.native_weights), machine, engine, config)
+    pool = kv_pool(mixed, Plan().resolved(mixed), machine, engine, config)
     assert pool.fixed_blocks > 0
     full = sum(x.count for x in mixed.layers if x.attention and not x.attention.window)
     assert pool.block_bytes == pytest.approx(16 * full * 2 * 8 * 64 * 2)

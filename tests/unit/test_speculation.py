@@ -46,7 +46,7 @@ CASES = {
 def parts(case: str) -> tuple[Any, ...]:
     name, on, engine, plan = CASES[case]
     model, cluster, entry = load_model(name).transformer, parse_cluster(on), find_engine(engine)
-    return model, plan.resolved(model.native_weights), cluster, entry, engine_config(entry, cluster.machine)
+    return model, plan.resolved(model), cluster, entry, engine_config(entry, cluster.machine)
 
 
 @pytest.mark.parametrize("case", CASES)

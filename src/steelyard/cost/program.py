@@ -18,11 +18,12 @@ from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.kinds import Structure
 from steelyard.cost.models import kinds
 from steelyard.deployment.formats import Format, compute_with, find_format, widest
+from steelyard.deployment.mixtures import mixture_of
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard, split_ranks
 from steelyard.machine.component import Compute, Machine
 from steelyard.workload.graph import Graph
-from steelyard.workload.op import Op
+from steelyard.workload.op import Op, part_of
 
 __all__ = ["Kernel", "Program", "lower"]
 
@@ -108,18 +109,22 @@ def _collective(name: str, operation: str, message: Any, devices: int, op: Op, s
 
 
 def own_formats(graph: Graph, plan: Plan) -> Mapping[str, str]:
-    """Blocks whose published weights have a format of their own, when the plan keeps the weights as published."""
+    """Parts of the model (:func:`~steelyard.workload.op.part_of`) whose weights have a format of their own.
+
+    As published, when the plan keeps the weights as published; as llama.cpp's quantiser chooses, when the plan asks for
+    one of its mixtures; else none.
+    """
     facts = graph.facts
-    same = (
-        find_format(str(facts.get("native_weights", ""))).name == plan.weights if "native_weights" in facts else False
-    )
-    return dict(facts.get("native_formats", ())) if same else {}
+    if "native_weights" in facts and find_format(str(facts["native_weights"])).name == plan.weights:
+        return dict(facts.get("native_formats", ()))
+    return mixture_of(plan.weights, graph)
 
 
 def weight_format(op: Op, plan: Plan, own: Mapping[str, str] | None = None) -> Format:
-    """The format an op's weights are stored in: its block's own, 16 bit at the ends of a model, else the plan's."""
-    if own and op.block in own:
-        return find_format(own[op.block])
+    """The format an op's weights are stored in: its part's own, 16 bit at the ends of a model, else the plan's."""
+    for part in (part_of(op), op.block):
+        if own and part in own:
+            return find_format(own[part])
     fmt = plan.format("weight")
     if op.block in _UNQUANTISED and fmt.bits < 16 and not fmt.gguf:
         return plan.format("communication") if plan.format("communication").bits == 16 else find_format("bf16")
@@ -154,7 +159,7 @@ def _kernel(
             width = tensor.bits if tensor.bits is not None else bits[tensor.role]
             key = {"weight": "weight", "table": "weight", "kv": "kv"}.get(tensor.role, "read")
             traffic[key] = traffic[key] + op.elements(tensor) * (width / 8)
-        if i == len(ops) - 1 or op.output.role in ("kv", "state"):
+        if i == len(ops) - 1 or op.output.role == "kv":
             width = op.output.bits if op.output.bits is not None else bits[op.output.role]
             traffic["write"] = traffic["write"] + op.elements(op.output) * (width / 8)
     structure = Structure.of(ops)
@@ -190,6 +195,6 @@ def _kernel(
         engine=engine.name,
         block=block,
         stage=stage,
-        weight_format=weights.name if weight is not None else "",
+        weight_format=weights.base if weight is not None else "",
         weights_cold=kind.weights_cold,
     )

@@ -232,7 +232,7 @@ def _stored(kernel: Kernel, fmt: Format) -> Kernel:
     ratio = fmt.stored_bits / float(kernel.features["weight_bits"])
     traffic = {**kernel.traffic, "weight": kernel.traffic["weight"] * ratio}
     features = {**kernel.features, "weight_bits": fmt.stored_bits}
-    return replace(kernel, features=features, traffic=traffic, weight_format=fmt.name)
+    return replace(kernel, features=features, traffic=traffic, weight_format=fmt.base)
 
 
 def _joined(parts: Sequence[StepFigures]) -> StepFigures:

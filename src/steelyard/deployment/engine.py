@@ -229,8 +229,7 @@ def find_engine(name: str) -> Engine:
             *(normalise(a) for a in engine.aliases),
         ):
             return engine
-    means = {n: e.name for e in engines().values() for n in (e.name, e.title, *e.aliases)}
-    raise UnknownName("engine", name, means, means=means)
+    raise UnknownName("engine", name, engines())
 
 
 def default_engine(machine: Machine) -> Engine:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from steelyard.documents import build, read_document
-from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.errors import InputError, UnknownName, normalise, show
 from steelyard.machine.component import Compute, Machine
 from steelyard.units import Quantity
 
@@ -39,6 +40,18 @@ class Format:
         """Bits one element takes in memory: ``bits + scale_bits / group``."""
         return self.bits + self.scale_bits / self.group
 
+    @property
+    def base(self) -> str:
+        """The name without stated bits: what kernels are known by."""
+        return self.name.partition("@")[0]
+
+    def stored_in(self, bits: float) -> Format:
+        """This format with ``bits`` per element in memory, scales included (an average over tensors that differ)."""
+        if abs(bits - self.stored_bits) < 0.0005 * bits:
+            return self
+        width = min(self.bits, bits)
+        return replace(self, name=f"{self.base}@{bits:.4g}", bits=width, group=1, scale_bits=bits - width)
+
 
 @dataclass(frozen=True, slots=True)
 class FormatFile:
@@ -60,16 +73,26 @@ def formats() -> Mapping[str, Format]:
 def find_format(name: str) -> Format:
     """The format called ``name``; aliases, case and dashes are forgiven.
 
+    ``NAME@BITS`` is the format with so many bits per element in memory, scales included: ``int4@4.65``.
+
     Raises:
         UnknownName: with the nearest known formats.
+        InputError: what follows the ``@`` is no number of bits.
     """
+    base, at, stated = name.partition("@")
     known = formats()
-    key = normalise(name)
+    key = normalise(base)
     for entry in known.values():
         if key in (normalise(entry.name), *(normalise(a) for a in entry.aliases)):
-            return entry
-    means = {n: f.name for f in known.values() for n in (f.name, *f.aliases)}
-    raise UnknownName("format", name, means, hint="`steelyard ls formats` lists all", means=means)
+            return entry.stored_in(_stated(stated)) if at else entry
+    raise UnknownName("format", base, [n for f in known.values() for n in (f.name, *f.aliases)])
+
+
+def _stated(text: str) -> float:
+    with suppress(ValueError):
+        if 0.5 <= float(text) <= 64:
+            return float(text)
+    raise InputError(f"expected 0.5 to 64 bits per element after the @, got {show(text)}", field="format")
 
 
 #: What an engine falls back to when it has none of a format's own: wider formats hold every narrower value.

@@ -8,6 +8,7 @@ from typing import Annotated
 from steelyard.deployment.formats import Format, find_format
 from steelyard.errors import InputError
 from steelyard.units import Quantity
+from steelyard.workload.protocol import Workload
 
 __all__ = ["DEGREES", "Plan"]
 
@@ -21,7 +22,7 @@ class Plan:
 
     weights: Annotated[str, "number format of the weights; empty = the model's own"] = ""
     activations: Annotated[str, "number format of activations; empty = what the weights' format implies"] = ""
-    kv: Annotated[str, "number format of the KV cache; empty = 16 bit"] = ""
+    kv: Annotated[str, "number format of the KV cache; empty = as published, else 16 bit"] = ""
     communication: Annotated[str, "number format of collectives; empty = 16 bit"] = ""
     tp: Annotated[int, Quantity("1", "tensor-parallel degree", ge=1)] = 1
     pp: Annotated[int, Quantity("1", "pipeline-parallel degree", ge=1)] = 1
@@ -62,20 +63,30 @@ class Plan:
         """The same formats and engine, tensors cut over all devices, experts over so many, nothing else split."""
         return replace(self, tp=devices, pp=1, dp=1, ep=experts, cp=1)
 
-    def resolved(self, native_weights: str) -> Plan:
+    def resolved(self, published: Workload | str) -> Plan:
         """The plan with every format named: published weights, implied activations, 16-bit cache and collectives.
+
+        Weights asked for in the kind of format that was published mean the published ones: ``fp8`` is ``fp8_block`` of
+        a model that is published so. Of published weights the cache is in the format that was published with them.
+
+        Args:
+            published: the model, or the format of its weights.
 
         Raises:
             InputError: an unknown format, or activations narrower than the weights they multiply.
         """
-        weights = find_format(self.weights or native_weights)
+        native = find_format(published if isinstance(published, str) else published.native_weights)
+        weights = find_format(self.weights) if self.weights else native
+        if native.base.startswith(weights.name) and native.activations == weights.activations:
+            weights = native
+        kept = "" if isinstance(published, str) or weights != native else published.native_kv
         implied = weights.activations or ("fp16" if weights.gguf else weights.name)
         activations = find_format(self.activations or implied)
         if activations.bits < weights.bits:
             message = f"{activations.name} is narrower than the {weights.name} weights it multiplies"
             raise InputError(message, field="activations")
         wide = activations if activations.bits >= 16 else find_format("bf16")
-        kv = find_format(self.kv) if self.kv else wide
+        kv = find_format(self.kv or kept) if self.kv or kept else wide
         communication = find_format(self.communication) if self.communication else wide
         return replace(
             self,

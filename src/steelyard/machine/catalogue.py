@@ -106,9 +106,7 @@ def find_machine(name: str) -> Machine:
     for candidate in _spellings(key):
         if candidate in by_key:
             return load_catalogued(by_key[candidate])
-    means = {key: path.stem for key, path in by_key.items()}
-    hint = "`steelyard ls machines` lists all; the path of a TOML file of your own works too"
-    raise UnknownName("machine", name, [*by_name, *by_key], hint=hint, means=means)
+    raise UnknownName("machine", name, [*by_name, *by_key], hint="see `steelyard ls machines`")
 
 
 def catalogue_difference(machine: Machine) -> str:

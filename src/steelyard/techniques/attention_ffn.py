@@ -197,7 +197,7 @@ def attention_part(model: Transformer) -> Transformer:
 
 def feed_forward_part(model: Transformer) -> Transformer:
     """The model's feed-forward blocks alone."""
-    layers = tuple(replace(layer, attention=None, mixer=None, norms=max(0, layer.norms - 1)) for layer in model.layers)
+    layers = tuple(replace(layer, attention=None, linear=None, norms=max(0, layer.norms - 1)) for layer in model.layers)
     return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0)
 
 
@@ -349,7 +349,7 @@ def simulate_split(
     part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
     prepared = prepare(Deployment(loaded.name, (pool,), router), trace, options, model=part)
     served = prepared.first
-    resolved = own.resolved(whole.native_weights)
+    resolved = own.resolved(whole)
     split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too
     assert served.table is not None
     table = split_table(

@@ -29,6 +29,7 @@ class FixedGraph:
     notes: tuple[str, ...] = ()
     native_weights: str = "bf16"
     native_formats: tuple[tuple[str, str], ...] = ()
+    native_kv: str = ""
     extra_parameters: int = 0
     depth: int = 1
     hidden: int = 0
@@ -40,7 +41,7 @@ class FixedGraph:
     experts: int = 0
     head_groups: tuple[tuple[int, int], ...] = ()
     window: int = 0
-    state_bytes: float = 0.0
+    state_elements: int = 0
     peak_elements: float = 0.0
     """Elements per token alive at once between two ops."""
 

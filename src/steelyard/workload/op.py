@@ -23,7 +23,17 @@ import numpy.typing as npt
 from steelyard.errors import InputError, UnknownName
 from steelyard.registry import Registry
 
-__all__ = ["ELEMENTWISE_COST", "OPERATORS", "Array", "Op", "Operand", "Size", "operator_cost", "parse_einsum"]
+__all__ = [
+    "ELEMENTWISE_COST",
+    "OPERATORS",
+    "Array",
+    "Op",
+    "Operand",
+    "Size",
+    "operator_cost",
+    "parse_einsum",
+    "part_of",
+]
 
 Array = npt.NDArray[np.float64]
 Size = int | float | Array
@@ -355,3 +365,14 @@ class Op:
         """A copy with some ranks resized (sharding, batching). Derived ranks follow by themselves."""
         known = {r: s for r, s in sizes.items() if r in self.sizes}
         return replace(self, sizes={**self.sizes, **known}) if known else self
+
+
+def part_of(op: Op) -> str:
+    """The part of the model an op's weights are stored as: its block, of experts ``router``, ``shared`` or ``moe``.
+
+    What quantisers tell apart: routed experts, experts that every token visits, and what chooses among them.
+    """
+    if op.block != "moe":
+        return op.block
+    name = op.name.rpartition(".")[2]
+    return "router" if name.startswith(("router", "shared_gate")) else "shared" if name.startswith("shared_") else "moe"

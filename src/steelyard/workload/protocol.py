@@ -41,6 +41,10 @@ class Workload(Protocol):
         """Blocks (``Op.block``) whose published weights are in another format."""
 
     @property
+    def native_kv(self) -> str:
+        """Number format of the cache that was published with the weights; empty: none was."""
+
+    @property
     def extra_parameters(self) -> int:
         """Parameters that are loaded but not part of the graph."""
 
@@ -85,8 +89,8 @@ class Workload(Protocol):
         """The longest reach of layers with a limited one in tokens; 0: no layer has a limit."""
 
     @property
-    def state_bytes(self) -> float:
-        """Bytes a sequence keeps whatever its length."""
+    def state_elements(self) -> int:
+        """Elements a sequence keeps whatever its length."""
 
     def kv_elements(self, context: Size, shards: int = 1) -> Array:
         """Elements a sequence of ``context`` tokens keeps on one of ``shards`` devices that share the heads."""

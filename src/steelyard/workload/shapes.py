@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from steelyard.errors import Problem, raise_all
 
-if TYPE_CHECKING:
-    from steelyard.workload.op import Op
-    from steelyard.workload.step import Step
-
-__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Shapes"]
+__all__ = ["Attention", "DeltaNet", "FeedForward", "Layer", "Shapes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +70,28 @@ class Attention:
         return self.kv_heads * (self.head_dim + self.values) + self.index_dim
 
 
-class Mixer(Protocol):
-    """What mixes tokens through a state of fixed size, in place of attention or beside it: a frozen dataclass.
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """One gated delta net block (linear attention, arXiv:2412.06464): a state of fixed size instead of a cache."""
 
-    :mod:`steelyard.workload.blocks` has one module per kind.
-    """
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int = 4
+    """Taps of the causal convolution over queries, keys and values."""
+    chunk: int = 64
+    """Tokens a prefill works on at once between two updates of the state."""
 
     @property
-    def state(self) -> tuple[tuple[int, int], ...]:
-        """What one sequence keeps per layer whatever its length: ``(elements, bits of each)``."""
+    def conv_channels(self) -> int:
+        """Channels of queries, keys and values together."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
-    def ops(self, model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
-        """The ops of ``layer.count`` copies for a step; names begin with ``prefix``."""
+    @property
+    def state_elements(self) -> int:
+        """Elements one sequence keeps per layer: one matrix per value head, and the last taps of the convolution."""
+        return self.value_heads * self.key_dim * self.value_dim + self.conv_channels * (self.conv_kernel - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +133,8 @@ class Layer:
     """Normalisation vectors of the hidden width per layer."""
     norm_bias: bool = False
     norm_weight: bool = True
-    mixer: Mixer | None = None
-    """Linear attention, a state space, a recurrence: in place of ``attention``, or side by side with it."""
-    tied: bool = False
-    """The weights are those of an earlier equal layer: computed again, stored once."""
+    linear: DeltaNet | None = None
+    """Linear attention in place of ``attention``."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class Shapes:
     """Number format of the published weights."""
     native_formats: tuple[tuple[str, str], ...] = ()
     """Blocks (``Op.block``) whose published weights are in another format than ``native_weights``."""
+    native_kv: str = ""
+    """Number format of the cache the publisher scaled it for; empty: none stated."""
     extra_parameters: int = 0
     """Parameters outside the language path that are loaded too (a vision tower), stated by the source."""
     notes: tuple[str, ...] = field(default=())
@@ -193,7 +197,7 @@ class Shapes:
     @property
     def causal(self) -> bool:
         """Whether tokens attend to earlier ones only (a decoder)."""
-        return any(x.mixer is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
+        return any(x.linear is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
 
     @property
     def heads(self) -> int:
