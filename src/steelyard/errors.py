@@ -6,7 +6,9 @@ Exit codes of the command line: 2 for bad input, 3 for "the question is fine but
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from steelyard.spoken import meant
 
 __all__ = [
     "MAX_ECHO",
@@ -28,6 +30,9 @@ __all__ = [
 MAX_ECHO = 80
 #: Longest text of one problem, and most problems written out in one error.
 _MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
+#: Most known names written out where none is near, and likeness from which one is (Ratcliff-Obershelp).
+_MAX_KNOWN, _NEAR = 12, 0.6
+_NONE: Mapping[str, str] = {}
 #: Characters that steer a terminal, or turn the order of what is read.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 #: A quoted value (its opening quote does not follow a letter, as that of "its machine's" does), and a word.
@@ -108,13 +113,27 @@ class InputError(SteelyardError, ValueError):
 
 
 class UnknownName(InputError):
-    """A name that no catalogue entry answers to; ``nearest`` lists the closest known ones."""
+    """A name that no catalogue entry answers to; ``nearest`` lists the closest known ones.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        self.nearest = suggest(name, known)
+    Args:
+        kind: what is named.
+        name: what was written.
+        known: every name, and every other spelling.
+        hint: where all are listed.
+        means: the name that a spelling stands for.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, hint: str = "", means: Mapping[str, str] = _NONE
+    ) -> None:
+        names = list(known)
+        near = suggest(name, names, 9, kind=kind)
+        self.nearest = list(dict.fromkeys(means.get(n, n) for n in near))[:3]
         message = f"unknown {kind} {name!r}"
         if self.nearest:
             message += f"; did you mean {_or(self.nearest)}?"
+        elif 0 < len(shown := dict.fromkeys(means.get(n, n) for n in names)) <= _MAX_KNOWN:
+            message += f"; known: {', '.join(shown)}"
         if hint:
             message += f" ({hint})"
         super().__init__(message, field=kind)
@@ -160,18 +179,40 @@ def normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
-def suggest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The ``count`` known names closest to ``name``, best first (Ratcliff-Obershelp on normalised names)."""
+def suggest(name: str, known: Iterable[str], count: int = 3, *, kind: str = "") -> list[str]:
+    """The ``count`` known names nearest to ``name``, best first.
+
+    What it means elsewhere (:mod:`steelyard.spoken`); else those it is the initials of, those spelled alike
+    (Ratcliff-Obershelp on normalised names), those it is a part of, those that are one of its words.
+
+    Args:
+        name: what was written.
+        known: what could have been.
+        count: at most so many.
+        kind: of the names, for what others call them; empty = by spelling alone.
+    """
     import difflib
 
+    name = name[:200]
     key = normalise(name)
     by_key: dict[str, str] = {}
     for candidate in known:
         by_key.setdefault(normalise(candidate), candidate)
-    inside = [v for k, v in by_key.items() if key and key in k]
-    close = [by_key[k] for k in difflib.get_close_matches(key, by_key, n=count, cutoff=0.5)]
-    merged = list(dict.fromkeys([*close, *sorted(inside, key=len)]))
-    return merged[:count]
+    if not key:
+        return []
+    ours = meant(kind, name) if kind else ""
+    if ours and (ours in by_key.values() or normalise(ours.partition(":")[0]) in by_key):
+        return [ours]
+    initials = [v for v in by_key.values() if "".join(w[0] for w in re.split(r"[^A-Za-z0-9]+", v) if w) == key]
+    inside = [v for k, v in by_key.items() if len(key) > 1 and key in k]
+    words = [w for w in map(normalise, re.split(r"[^A-Za-z0-9]+", name)) if w]
+    alike = difflib.get_close_matches(key, by_key, n=3 * count, cutoff=_NEAR)
+    begins = re.match(r"[a-z]*\d+", key)  # "h100" of "h100x": the number of a model matters most
+    stem = begins[0] if begins else words[0]
+    close = [by_key[k] for k in sorted(alike, key=lambda k: stem not in k)][:count]
+    parts = [by_key[w] for w in words if len(w) > 2 and w in by_key]
+    initials = initials if len(key) > 1 else []
+    return list(dict.fromkeys([*initials, *close, *sorted(inside, key=len), *parts]))[:count]
 
 
 def _or(names: Sequence[str]) -> str:

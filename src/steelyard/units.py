@@ -76,18 +76,19 @@ def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> 
     Raises:
         InputError: the text is not a number or its unit is another one.
     """
+    wanted = "a number" if unit == "1" else f"a number in {unit}"
     if isinstance(text, bool):
-        raise InputError(f"expected a number in {unit}, got {text}", field=field)
+        raise InputError(f"expected {wanted}, got {text}", field=field)
     if isinstance(text, int | float):
         try:
             return float(text)
         except OverflowError:
-            raise InputError(f"expected a number in {unit}, got one beyond every float", field=field) from None
+            raise InputError(f"expected {wanted}, got one beyond every float", field=field) from None
     if not isinstance(text, str):
-        raise InputError(f"expected a number in {unit}, got {text!r:.80}", field=field)
+        raise InputError(f"expected {wanted}, got {text!r:.80}", field=field)
     match = _NUMBER.match(text)
     if match is None:
-        raise InputError(f"expected a number in {unit}, got {text!r}", field=field)
+        raise InputError(f"expected {wanted}, got {text!r}", field=field)
     value, suffix = float(match.group(1).replace("_", "")), match.group(2) or ""
     if not suffix:
         return value
@@ -101,7 +102,7 @@ def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> 
                 return value * PREFIXES[prefix] * factor
     if suffix in PREFIXES and unit != "s":  # "80Gi", "900G": the unit is understood
         return value * PREFIXES[suffix]
-    raise InputError(f"expected a number in {unit}, got {text!r}: unknown unit {suffix!r}", field=field)
+    raise InputError(f"expected {wanted}, got {text!r}: unknown unit {suffix!r}", field=field)
 
 
 def format_quantity(value: float, unit: str, digits: int = 3) -> str:

@@ -52,6 +52,8 @@ HYBRID: Mapping[str, Any] = {
 TWO_KINDS: Mapping[str, Any] = {**SPARSE, "intermediate_size_mlp": 512, "interleave_moe_layer_step": 2}
 GPT: Mapping[str, Any] = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 4096, "vocab_size": 1000}
 
+STATE: Mapping[str, Any] = {**BASE, "state_size": 16, "num_heads": 8, "head_dim": 64, "n_groups": 2}
+MAMBA: Mapping[str, Any] = {**BASE, "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16}
 NAS_BLOCK: Mapping[str, Any] = {"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 1.5}}
 #: What a row of the table of decoders needs.
 ROWS = {name: LATENT if row.latent else SPARSE if row.moe else BASE for name, row in DECODERS.items()}
@@ -87,6 +89,16 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text", "hunyuan_v1_moe", "glm4_moe", "glm4v_moe_text"), SPARSE),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), HYBRID),
     "qwen2_moe": SHARED,
+    **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), STATE),
+    **dict.fromkeys(("bamba", "falcon_h1"), MAMBA),
+    "granitemoehybrid": {**MAMBA, **SPARSE},
+    "jamba": SPARSE,
+    "nemotron_h": {**SPARSE, "layers_block_type": ["mamba", "moe", "attention", "mlp"]},
+    **{key: {**SPARSE, "num_dense_layers": 1} for key in ("lfm2", "lfm2_moe")},
+    **dict.fromkeys(("minimax", "minimax_text_01", "minimax_m1"), SPARSE),
+    **{key: {**LATENT, "q_lora_rank": None} for key in ("kimi_linear", "bailing_hybrid")},
+    "olmo_hybrid": HYBRID,
+    "xlstm": {**BASE, "num_heads": 4},
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), LATENT),
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), INDEXED),
     "chatglm": {
@@ -120,6 +132,11 @@ DEPTH: Mapping[str, str] = {
     "dbrx": "n_layers",
 }
 REQUIRED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba", "mamba2", "rwkv", "rwkv7"), ("hidden_size", "num_hidden_layers", "vocab_size")
+    ),
+    "xlstm": ("hidden_size", "num_hidden_layers", "num_heads", "vocab_size"),
+    "nemotron_h": ("hidden_size", "num_attention_heads", "vocab_size"),
     **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen"), ("n_embd", "n_layer", "n_head", "vocab_size")),
     "mpt": ("d_model", "n_layers", "n_heads", "vocab_size"),
     "distilbert": ("dim", "hidden_dim", "n_layers", "n_heads", "vocab_size"),

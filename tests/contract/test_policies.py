@@ -131,6 +131,6 @@ def test_the_command_line_runs_the_file_it_names(guide_file: Path, capsys: pytes
         said = capsys.readouterr()
         if code:
             assert said.out == ""
-            assert said.err.startswith("error: policy: ") and said.err.count("\n") == 1
+            assert said.err.startswith("error: --policy: ") and said.err.count("\n") == 1
         else:
             assert "policy shortest-first" in said.out

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from steelyard.cli.main import main
+from steelyard.scenario.words import Problems
 from tests.planning import answer, infeasible
 
 ASK = [
@@ -36,7 +37,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     kept: dict[str, Any] = {"answer": answer()}
 
-    monkeypatch.setattr(door, "read_question", lambda words: kept.update({"on": "any", **words}))
+    def read(words: dict[str, Any], problems: Problems) -> None:
+        problems.done()
+        kept.update({"on": "any", **words})
+
+    monkeypatch.setattr(door, "read_question", read)
     monkeypatch.setattr(door, "plan_of", lambda planning: kept["answer"])
     return kept
 
@@ -150,7 +155,7 @@ def test_nothing_fits_exits_3_with_the_nearest_change(
 
 def test_a_model_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--on", "h100_sxm"]) == 2
-    assert "model" in capsys.readouterr().err
+    assert "error: MODEL: required field is missing" in capsys.readouterr().err
 
 
 REAL = [

@@ -67,7 +67,7 @@ def test_linear_attention_keeps_a_state_and_no_cache() -> None:
     """Qwen3-Next: 12 of 48 layers are full; the others hold 32 x 128 x 128 and 3 taps of 8192 channels."""
     model = load_model("qwen3-next").transformer
     assert model.kv_elements_per_token == 12 * 2 * 2 * 256
-    assert model.state_elements == 36 * (32 * 128 * 128 + 3 * (2 * 16 * 128 + 32 * 128))
+    assert model.state_bytes == 2 * 36 * (32 * 128 * 128 + 3 * (2 * 16 * 128 + 32 * 128))
 
 
 def test_delta_net_work_by_hand() -> None:

@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,17 @@ pytest.importorskip("highspy", reason="mixed fleets need the extra opt")
 
 from steelyard.report.fleet import lines, to_dict
 from steelyard.search.fleet import FleetAnswer, plan_fleet
-from steelyard.search.fleet_program import Bound, Program, balanced, loads, needed, solve, with_spares
+from steelyard.search.fleet_program import (
+    Bound,
+    Program,
+    Solution,
+    balanced,
+    loads,
+    needed,
+    simplest,
+    solve,
+    with_spares,
+)
 
 SLACK = 1e-6
 
@@ -137,6 +149,24 @@ def test_the_power_of_the_work_counts_beside_that_of_the_replicas() -> None:
     capped = Program(load, np.array([1.0, 9.0]), bounds=(Bound("watts", idle, 130.0, np.array([[50.0, 10.0]])),))
     found = solve(capped)
     assert found.counts is not None and found.counts.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (0, 2), (1, 2)])
+def test_of_equally_cheap_fleets_that_of_fewest_types_and_least_load_is_taken(first: int, second: int) -> None:
+    program = Program(np.array([[0.9, 0.8, 0.7], [0.9, 1.0, 0.9]]), np.array([2.0, 2.0, 2.0]))  # any two replicas do
+    counts, shares = np.zeros(3, dtype=np.int64), np.zeros((2, 3))
+    counts[[first, second]] = shares[0, first] = shares[1, second] = 1
+    found = simplest(program, Solution(counts, shares, 4.0, 4.0, 0.0, True))
+    assert found.counts is not None and found.counts.tolist() == [0, 0, 2]
+    again = simplest(program, replace(found, counts=np.array([2, 0, 0]), shares=np.array([[1.0, 0, 0]] * 2)))
+    assert again.counts is not None and again.counts.tolist() == [0, 0, 2]
+
+
+def test_the_solver_says_nothing_on_stdout() -> None:
+    text = "from steelyard.search.fleet_solver import Linear\nimport numpy as np\n"
+    text += "one = Linear(np.ones(1), np.ones(1))\none.add(1, 0, 0, 1.0, 1.0, 1.0)\nprint(one.solve().value)"
+    made = subprocess.run([sys.executable, "-c", text], check=True, capture_output=True, text=True, timeout=60)
+    assert made.stdout == "1.0\n"
 
 
 # --- buckets ----------------------------------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ def test_a_trace_gives_only_its_lengths_when_a_rate_is_asked_for(tmp_path: Path)
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
-        (Traffic(), "traffic"),
+        (Traffic(), "rate"),
         (Traffic(rate="0"), "rate"),
         (Traffic(rate="4", concurrency=3), "concurrency"),
         (Traffic(concurrency=0), "concurrency"),

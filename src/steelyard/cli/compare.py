@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import DEPLOYED, option, options_of, words_of_options
+from steelyard.cli.options import DEPLOYED, Wrong, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
-from steelyard.errors import InputError
+from steelyard.errors import InputError, Problem
 from steelyard.report.entry import Kind
 from steelyard.scenario.fields import field
-from steelyard.scenario.words import Problems
+from steelyard.scenario.words import Problems, missing
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -55,17 +55,19 @@ def compare(
     question: Question = Question(),  # noqa: B008 - frozen
     load: Load = Load(),
     output: Output = Output(),  # noqa: B008
+    problems: Wrong,
 ) -> None:
     """Put two machines, two models or two saved estimates side by side, or a measured benchmark and its simulation.
 
     With --model and --on, the load of the benchmark's log goes through the simulator: the options are those of
     `simulate`.
     """
-    output.check()
+    problems.read(output.check)
     if b and not model and not question.on:
+        problems.done()
         _pair(a, b, kind, output)
     else:
-        _replay(a, b, model, question, load, output)
+        _replay(a, b, model, question, load, output, problems)
 
 
 def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
@@ -83,25 +85,28 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
     write(output, data=lambda: report.to_dict(found), text=lambda columns: report.text(found, columns), rows=found.rows)
 
 
-def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output) -> None:
+def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:
     if second:
         raise InputError(f"with --model and --on one log is compared; {second!r} is too much", field="compare")
-    if not model or not question.on:
-        missing = " and ".join(n for n, given in (("--model", model), ("--on", question.on)) if not given)
-        raise InputError(f"needs a second name, or for a benchmark's log {missing}", field="compare")
+    if not model and not question.on:
+        message = "needs a second name, or for a benchmark's log --model and --on"
+        problems.add([Problem("compare", message)])
+    else:
+        for name, given in (("model", model), ("on", question.on)):
+            problems.add([] if given else [Problem(name, missing(field("simulate", name)))])
     from steelyard.report import replay as report
     from steelyard.simulation.api import read_simulation, run_scenario
     from steelyard.simulation.replay import read_log, replay
 
-    problems = Problems()
     words = {**words_of_options("simulate", question, problems), "model": model, "seed": load.seed}
-    problems.done()
 
     def send(trace: Trace) -> Simulation:
         return run_scenario(read_simulation({**words, "trace": trace}))
 
     with status(output.quiet, "reading the log") as say:
-        log = read_log(run, rate=load.rate, concurrency=load.concurrency, seed=load.seed)
+        with problems.collect():
+            log = read_log(run, rate=load.rate, concurrency=load.concurrency, seed=load.seed)
+        problems.done()
         say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)
     write(

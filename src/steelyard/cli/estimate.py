@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.cli.options import Model, answers, only, options_of
+from steelyard.cli.options import Model, Wrong, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.cli.ranges import Block, csv_columns
 from steelyard.errors import DoesNotFit, raise_all
@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 Question: Any = options_of("estimate")
 
 
-def estimate(model: Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
+def estimate(
+    model: Model,
+    /,
+    *,
+    question: Question,
+    output: Output = Output(),  # noqa: B008 - frozen
+    problems: Wrong,
+) -> None:
     """Weigh a model on one or several machines.
 
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
     """
-    output.check()
-    blocks = answers(model, question)
+    problems.read(output.check)
+    blocks = answers(model, question, problems)
     if sum(len(block) for block in blocks) == 1:
         _one(only(blocks), output)
     else:

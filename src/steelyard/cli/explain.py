@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from steelyard.cli.options import Model, answers, only, options_of
+from steelyard.cli.options import Model, Wrong, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import SteelyardError
 
@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 Question: Any = options_of("estimate")
 
 
-def explain(model: Model, /, *, question: Question, output: Output = Output()) -> None:  # noqa: B008 - frozen
+def explain(
+    model: Model,
+    /,
+    *,
+    question: Question,
+    output: Output = Output(),  # noqa: B008 - frozen
+    problems: Wrong,
+) -> None:
     """Show every kernel of an estimate: formula, work, limit, what bounds it, source.
 
     Takes the options of `estimate`, for one scenario.
     """
-    output.check()
-    found = only(answers(model, question))
+    problems.read(output.check)
+    found = only(answers(model, question, problems))
     from steelyard.estimation.explanation import Explanation
     from steelyard.report import explain as report
 

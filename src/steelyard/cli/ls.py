@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from steelyard.cli.output import Output, write
 
 _Kind = Annotated[
-    Literal["", "models", "machines", "formats", "engines", "networks", "nodes", "prices", "policies", "techniques"],
-    Parameter(help="what to list; without it the kinds are listed", show_default=False),
+    str,
+    Parameter(
+        help="models, machines, formats, engines, networks, nodes, prices, policies or techniques; without it these",
+        show_default=False,
+    ),
 ]
 _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which this text occurs")]
 
@@ -20,7 +23,7 @@ def ls(kind: _Kind = "", filter: _Filter = "", /, *, output: Output = Output()) 
     output.check()
     from steelyard.report import listing
 
-    kind = kind or "kinds"  # type: ignore[assignment]
+    kind = kind or "kinds"
     rows = listing.rows(kind, filter)
     data = {"schema": "steelyard.list/1", "kind": kind, "rows": rows}
     write(output, data=data, text=lambda columns: listing.text(kind, rows, columns), rows=rows)

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App
 
 from steelyard._version import __version__
+from steelyard.cli.asked import read
 from steelyard.cli.help import EXAMPLES, Plain
 from steelyard.errors import InputError, SteelyardError, bounded
 
@@ -59,10 +60,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can act on become one line each on stderr."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"error: {_words(error)}", file=sys.stderr)
-        return InputError.exit_code
+        read(app, arguments).run()
     except InputError as error:
         for problem in error.problems:
             print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
@@ -88,20 +86,6 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
-
-
-def _words(error: CycloptsError) -> str:
-    """One line that says what is wrong with the command."""
-    argument = error.argument
-    if isinstance(error, MissingArgumentError) and argument is not None:
-        given = any(token.keyword for token in argument.tokens) or error.keyword is not None
-        name = argument.name if argument.name.startswith("-") else argument.name.upper()
-        return (
-            f"{name} needs a value"
-            if given
-            else f"{name} is required; see `steelyard {' '.join(error.command_chain or ())} --help`"
-        )
-    return bounded(" ".join(str(error).split()))
 
 
 class _Closed(io.TextIOBase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, fields, make_dataclass
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -23,6 +23,7 @@ __all__ = [
     "DEPLOYED",
     "MAX_SCENARIOS",
     "Model",
+    "Wrong",
     "answers",
     "only",
     "option",
@@ -38,6 +39,8 @@ MAX_SCENARIOS = 100_000
 DEPLOYED = tuple(n for n in fields_of("simulate") if n not in (*GROUPS["load"], *GROUPS["slo"]))
 
 Model = Annotated[str, Parameter(help=field_of("estimate", "model").doc)]
+#: What is wrong with the words of a command line, handed to a verb that tells it with what else it finds.
+Wrong = Annotated[Problems, Parameter(parse=False)]
 _FLAG = Annotated[
     tuple[str, ...],
     Parameter(
@@ -99,8 +102,6 @@ def _made(entry: Field, verb: str, required: bool) -> tuple[str, Any, Any]:
 
 def _command_line_type(entry: Field, verb: str) -> tuple[Any, Any]:
     """How an option is read, and its default: text wherever a list, a range or a unit may stand."""
-    if entry.choices:
-        return Literal[entry.choices], entry.default
     if entry.several:
         return tuple[str, ...], entry.default
     if entry.type == "switch":
@@ -158,18 +159,22 @@ def _quantity(entry: Field, text: str) -> Any:
     return found
 
 
-def answers(model: str, question: Any) -> list[Block]:
+def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     """Every combination of machines and values, in blocks that share a program.
 
     Names and numbers that cannot be read are refused before anything is priced, all of them at once; what cannot run
     in one combination only (degrees that do not divide, too long a context) becomes its outcome.
+
+    Args:
+        model: as it was typed.
+        question: an instance of :func:`options_of`.
+        problems: found before.
 
     Raises:
         InputError: with every problem of the names and numbers.
     """
     from steelyard.scenario.scenario import check_name, read_cluster, read_model
 
-    problems = Problems()
     numbers: dict[str, list[Any]] = {}
     names: dict[str, list[str]] = {}
     fixed: dict[str, Any] = {}

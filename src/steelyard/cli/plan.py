@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import option, options_of, words_of_options
+from steelyard.cli.options import Wrong, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.scenario.fields import field
-from steelyard.scenario.words import Problems
 
 if TYPE_CHECKING:
     from steelyard.search.answer import Answer
@@ -87,26 +86,24 @@ def plan(
         str, option("play a plan.toml or plan.json again and compare the numbers, instead of planning")
     ] = "",
     written: Written = Written(),
+    problems: Wrong,
 ) -> None:
     """Find the cheapest deployment that meets the SLOs, and write the files to launch it.
 
     Exit code 3 when nothing fits; the nearest changes that would are then named.
     """
-    written.check()
+    problems.read(written.check)
     if replay:
+        problems.done()
         if model or written.out or written.html:
             raise InputError("--replay takes the file alone, and no --out or --html", field="replay")
         _replay(replay, written)
         return
-    if not model.strip():
-        raise InputError("expected a name or a path", field="model")
     from steelyard.search.api import plan_of, read_question
 
-    problems = Problems()
-    words = words_of_options("plan", question, problems)
-    problems.done()
+    words = words_of_options("plan", question, problems) | ({"model": model} if model else {})
     with status(written.quiet, "planning") as tell:
-        answer = plan_of(read_question({**words, "model": model, "tell": tell}))
+        answer = plan_of(read_question({**words, "tell": tell}, problems))
     _write(answer, written)
     if answer.winner is None:
         assert answer.infeasible is not None

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import Model, option, options_of, words_of_options
+from steelyard.cli.options import Model, Wrong, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.scenario.words import Problems
 
 if TYPE_CHECKING:
     from steelyard.scenario.slo import Target
@@ -61,6 +60,7 @@ def simulate(
     intervals: _Intervals = None,
     files: Files = Files(),
     output: Output = Output(),  # noqa: B008
+    problems: Wrong,
 ) -> None:
     """Send traffic through a serving engine, step by step.
 
@@ -68,11 +68,10 @@ def simulate(
     """
     if files.format == "vllm":
         output = Output(True, output.csv, output.out, output.quiet)
-    output.check()
-    files.check()
+    problems.read(output.check)
+    problems.read(files.check)
     from steelyard.simulation.api import read_simulation, run_scenario
 
-    problems = Problems()
     words = words_of_options("simulate", question, problems)
     with status(output.quiet, "reading traffic") as say:
         scenario = read_simulation({**words, "model": model}, problems)

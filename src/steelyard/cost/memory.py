@@ -111,7 +111,7 @@ def kv_bytes(model: Workload, plan: Plan, batch: Size, context: Size, block_toke
     bits = plan.format("kv").stored_bits
     tokens = np.ceil(np.asarray(context, dtype=np.float64) / block_tokens) * block_tokens
     stages = -(-model.depth // plan.pp) / model.depth
-    state = model.state_elements / plan.tp * 16 / 8 * stages
+    state = model.state_bytes / plan.tp * stages
     cache = model.kv_elements(tokens, plan.tp) * bits / 8 * stages / plan.cp
     return (cache + state) * np.asarray(batch, dtype=np.float64)
 

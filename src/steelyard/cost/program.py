@@ -159,7 +159,7 @@ def _kernel(
             width = tensor.bits if tensor.bits is not None else bits[tensor.role]
             key = {"weight": "weight", "table": "weight", "kv": "kv"}.get(tensor.role, "read")
             traffic[key] = traffic[key] + op.elements(tensor) * (width / 8)
-        if i == len(ops) - 1 or op.output.role == "kv":
+        if i == len(ops) - 1 or op.output.role in ("kv", "state"):
             width = op.output.bits if op.output.bits is not None else bits[op.output.role]
             traffic["write"] = traffic["write"] + op.elements(op.output) * (width / 8)
     structure = Structure.of(ops)

@@ -229,7 +229,8 @@ def find_engine(name: str) -> Engine:
             *(normalise(a) for a in engine.aliases),
         ):
             return engine
-    raise UnknownName("engine", name, engines())
+    means = {n: e.name for e in engines().values() for n in (e.name, e.title, *e.aliases)}
+    raise UnknownName("engine", name, means, means=means)
 
 
 def default_engine(machine: Machine) -> Engine:

@@ -85,7 +85,8 @@ def find_format(name: str) -> Format:
     for entry in known.values():
         if key in (normalise(entry.name), *(normalise(a) for a in entry.aliases)):
             return entry.stored_in(_stated(stated)) if at else entry
-    raise UnknownName("format", base, [n for f in known.values() for n in (f.name, *f.aliases)])
+    means = {n: f.name for f in known.values() for n in (f.name, *f.aliases)}
+    raise UnknownName("format", base, means, hint="`steelyard ls formats` lists all", means=means)
 
 
 def _stated(text: str) -> float:

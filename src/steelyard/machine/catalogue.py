@@ -106,7 +106,9 @@ def find_machine(name: str) -> Machine:
     for candidate in _spellings(key):
         if candidate in by_key:
             return load_catalogued(by_key[candidate])
-    raise UnknownName("machine", name, [*by_name, *by_key], hint="see `steelyard ls machines`")
+    means = {key: path.stem for key, path in by_key.items()}
+    hint = "`steelyard ls machines` lists all; the path of a TOML file of your own works too"
+    raise UnknownName("machine", name, [*by_name, *by_key], hint=hint, means=means)
 
 
 def catalogue_difference(machine: Machine) -> str:

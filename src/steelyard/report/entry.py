@@ -13,7 +13,7 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
-__all__ = ["Entry", "Kind", "facts", "find", "shown", "text", "to_dict"]
+__all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict"]
 
 Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "policy", "estimate"]
 
@@ -47,19 +47,31 @@ def find(name: str, kind: Kind | None = None) -> Entry:
     if path is not None:
         return _load(path, name)
     found: list[Entry] = []
-    known: list[str] = []
+    known: dict[str, str] = {}
     for each in _LOADERS:
         try:
             found.append(_load(each, name))
         except UnknownName as error:
-            known += error.nearest
+            known |= {near: f"{near} ({each})" for near in error.nearest}
     if not found:
-        raise UnknownName("name", name, known, hint="see `steelyard ls`")
+        raise UnknownName("name", name, known, hint="see `steelyard ls`", means=known)
     if len(found) > 1:
         kinds = [f"a {e.kind}" for e in found]
         choices = " or ".join(f"--kind {e.kind}" for e in found)
         raise InputError(f"{name!r} names {', '.join(kinds[:-1])} and {kinds[-1]}; say {choices}", field="name")
     return found[0]
+
+
+def kinds_of(name: str) -> list[Kind]:
+    """The kinds that have something of this name."""
+    found: list[Kind] = []
+    for each in _LOADERS:
+        try:
+            _load(each, name)
+        except InputError:
+            continue
+        found.append(each)
+    return found
 
 
 def _kind_of_path(name: str) -> Kind | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.errors import InputError, UnknownName, normalise, show, suggest
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import PRICE
 from steelyard.units import format_quantity
@@ -39,19 +39,41 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     Raises:
         UnknownName: nothing matches.
     """
+    if kind not in _LISTS:
+        raise _no_kind(kind)
     everything = list(_LISTS[kind]())
     key = normalise(filter_text) or filter_text.strip()
     found = [
         row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))
     ]
     if not found and filter_text:
-        raise UnknownName(
-            {"policies": "policy"}.get(kind, kind.removesuffix("s")),
-            filter_text,
-            [str(next(iter(r.values()))) for r in everything],
-            hint=f"no {kind} match",
-        )
+        named = [str(next(iter(r.values()))) for r in everything]
+        one = {"policies": "policy"}.get(kind, kind.removesuffix("s"))
+        near = suggest(filter_text, named, kind=one)
+        others = [] if near else _elsewhere(filter_text, kind)
+        hint = f"; {' and '.join(others)} knows it" if others else ""
+        raise UnknownName(one, filter_text, named, hint=f"no {kind} match{hint}")
     return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in found]
+
+
+def _no_kind(kind: str) -> InputError:
+    """What to say of a kind that there is not: its nearest name, or the kinds that hold an entry of this name."""
+    kinds = [k for k in _LISTS if k != "kinds"]
+    near = suggest(kind, kinds, 1, kind="listed")
+    found = [] if near else _elsewhere(kind)
+    words = f"did you mean {near[0]!r}?" if near else f"did you mean `{found[0]}`?" if found else ""
+    return InputError(
+        f"expected one of {', '.join(kinds)}, got {show(kind)}" + (f"; {words}" if words else ""), field="kind"
+    )
+
+
+def _elsewhere(name: str, kind: str = "") -> list[str]:
+    """``steelyard ls KIND NAME`` of the kinds, but for ``kind``, that hold something so called."""
+    from steelyard.report.entry import kinds_of
+
+    plural = {"policy": "policies"}
+    found = [plural.get(k, f"{k}s") for k in kinds_of(name)]
+    return [f"steelyard ls {k} {name}" for k in found if k in _LISTS and k != kind]
 
 
 def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None) -> str:

@@ -77,6 +77,11 @@ class Field:
         return self.options[0].lstrip("-").replace("-", "_") if self.options else self.name
 
     @property
+    def switch(self) -> str:
+        """The option as it is typed: ``--price``; of the model, the place where it stands."""
+        return "MODEL" if self.name == "model" else (*self.options, "--" + self.name.replace("_", "-"))[0]
+
+    @property
     def python(self) -> str:
         """The type as a Python annotation."""
         kinds = {"whole": "int", "number": "float", "name": "str", "text": "str", "switch": "bool", "object": ""}
@@ -119,8 +124,8 @@ replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployme
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
     2P:tp4@h100_sxm,1D:tp8dp2; attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices:
     semi:0.6 for prompts
-transfer_overlap | number | 0.0 | - | share of a KV cache that is sent while its prompt is computed (default: 0,
-    pulled afterwards)
+transfer_overlap | number | 0.0 | least=0 most=1 | share of a KV cache that is sent while its prompt is computed
+    (default: 0, pulled afterwards)
 encode_s | number | none | least=0 most=1e+09 unit=s --encode | time of an encoder before each prompt, 50ms, with a
     pool E
 mtbf | text | - | also=float | mean time between failures of a replica, 6h (default: none fails)
@@ -128,8 +133,8 @@ restart | text | - | also=float | until a failed replica serves again (default: 
 outages | text | - | also=Sequence[Outage] | given failures, TIME:REPLICA:down or :up, separated by commas
 autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
-router | name | round-robin | column show | which replica gets a request: round-robin, random, least-loaded, session,
-    prefix
+router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
+    a request: round-robin, random, least-loaded, session, prefix
 skew | number | 0.0 | least=0 column | exponent of the power law of expert popularity; 0 = balanced
 usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price | USD per device and hour (default: newest in the
     catalogue)
@@ -185,7 +190,8 @@ plan.ttft | text | - | column | limit of the time to first token: p99:1s, mean:5
 plan.tpot | text | - | column | limit of the time per output token: p95:50ms
 plan.e2e | text | - | column | limit from arrival to the last token
 stop_after_s | number | none | least=0 unit=s hidden | simulated time after which to stop, s
-objective | name | cost | column show choices=cost,energy,carbon,throughput,latency | what the plan is best at
+objective | name | cost | column show choices=cost,energy,carbon,throughput,latency | what the plan is best
+    at: cost, energy, carbon, throughput, latency
 budget | text | none | column also=float | rent of the whole deployment at most: 40usd/h
 max_gpus | whole | none | least=1 column | devices of the whole deployment at most
 max_power | text | none | also=float | power of the whole deployment at most: 20kW
@@ -196,8 +202,8 @@ formats | text | - | - | any = weights and KV cache in any format the machine co
 plan.weights | text | - | column also=Sequence[str] | number formats of the weights, a list or any (default: as
     published)
 plan.kv | text | - | column also=Sequence[str] | number formats of the KV cache, a list or any (default: 16 bit)
-mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str] | one pool, or prompts and answers
-    apart
+mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str] | aggregated: one pool;
+    disaggregated: prompts and answers apart; or any
 mix | switch | false | - | plan the best fleet of unlike machines as well
 headroom | text | 0.0 | column also=float | hold this much more than the rate: 20%
 spares | whole | 0 | least=0 column | replicas per pool that may fail while every SLO still holds

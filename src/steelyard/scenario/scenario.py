@@ -21,7 +21,7 @@ from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
-from steelyard.techniques._base import Technique
+from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import Workload
 
@@ -164,7 +164,7 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         problems.read(engine_and_scheduler, values["engine"])
         if values["disaggregate"]:
             problems.read(read_pools, values["disaggregate"])
-        trace = problems.read(read_trace, values)
+        trace = problems.read(read_trace, _with_load(values, problems))
     scenario = place(verb, values, problems)
     if verb == "estimate":
         return replace(scenario, **{name: values[name] for name in GROUPS["batch"]})
@@ -172,6 +172,17 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         name = scenario.transformer.name
         raise InputError(f"{name} does not generate: nothing to serve token by token", field="model")
     return _deployed(replace(scenario, trace=trace, slo=slo))
+
+
+#: What says that something is sent.
+_SOURCES = ("trace", "rate", "concurrency", "workflow")
+
+
+def _with_load(values: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
+    """The values, with some rate where what was said about the load cannot be read: it is not missing."""
+    said = any(p.field in _SOURCES for p in problems.found)
+    none = not any(values[name] not in ("", None) for name in _SOURCES)
+    return {**values, "rate": "1/s"} if said and none else values
 
 
 def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
@@ -218,7 +229,12 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
 
 def read_cluster(on: str | Cluster | Machine) -> Cluster:
     """The devices meant. Raises :class:`InputError`."""
-    return on if isinstance(on, Cluster) else cluster_of(on) if isinstance(on, Machine) else parse_cluster(on)
+    if isinstance(on, Cluster | Machine):
+        return on if isinstance(on, Cluster) else cluster_of(on)
+    try:
+        return parse_cluster(on)
+    except InputError as error:
+        raise relabelled(error, "machine", "on") from None
 
 
 def read_model(model: str | Model, generic: bool) -> Model:
@@ -275,7 +291,13 @@ def read_trace(values: Mapping[str, Any]) -> Trace:
         words = "the trace given is sent as it is; change it with its own methods"
         unused = [f.name for f in fields(Traffic) if f.name not in ("seed", "trace") and load[f.name] != f.default]
         problems.add([Problem(name, words) for name in unused])
-    trace = given if isinstance(given, Trace) else problems.read(traffic, Traffic(**load))
+    trace = given if isinstance(given, Trace) else None
+    if trace is None:
+        with problems.collect():
+            try:
+                trace = traffic(Traffic(**load))
+            except InputError as error:
+                raise relabelled(error, "file", "workflow") from None
     if values["best_of"] is not None and values["beam"] is not None:
         problems.add([Problem("beam", "choose one of --best-of and --beam")])
     problems.done()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from steelyard.documents import is_file
-from steelyard.errors import InputError, Problem, raise_all, show, suggest
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show, suggest
 from steelyard.machine.loader import is_machine_text
-from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, fields_of
+from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, VERBS, Field, field, fields_of
 from steelyard.scenario.ranges import MAX_VALUES, expand
+from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
 from steelyard.units import parse_quantity
 
-__all__ = ["Problems", "flags_of", "read_value", "read_words", "values_of"]
+__all__ = ["Problems", "flags_of", "missing", "read_value", "read_words", "unknown", "values_of"]
 
 _T = TypeVar("_T")
 _EXPECTED = {
@@ -77,22 +78,77 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
             default.
     """
     fields = fields_of(verb)
+    many = {name: value for name, value in words.items() if _is_array(value)}  # no technique is one
+    words = {name: value for name, value in words.items() if name not in many}
     words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})
-    problems.add(found)
-    for name in words:
-        if name not in fields:
-            near = suggest(name, fields, 1)
-            problems.add([Problem(name, "unknown field" + (f"; did you mean {near[0]!r}?" if near else ""))])
+    words = {**words, **many}
+    problems.add([Problem("techniques" if p.field == "with" else p.field, p.message) for p in found])
+    for name in [name for name in words if name not in fields]:
+        message, near = unknown(verb, str(name))
+        problems.add([Problem(str(name), message)])
+        if near in fields and near not in words:  # what was meant is read as well
+            words = {**words, near: words[name]}
     values = {}
-    for name, field in fields.items():
-        values[name] = None if field.default is REQUIRED else field.default
+    for name, entry in fields.items():
+        values[name] = None if entry.default is REQUIRED else entry.default
         if name not in words:
-            if field.default is REQUIRED:
-                problems.add([Problem(name, "required field is missing")])
+            if entry.default is REQUIRED:
+                problems.add([Problem(name, missing(entry))])
             continue
         with problems.collect():
-            values[name] = (words[name] or ()) if name == "techniques" else read_value(field, words[name])
+            values[name] = (
+                (words[name] or ()) if name == "techniques" and name not in many else read_value(entry, words[name])
+            )
     return values
+
+
+def missing(asked: Field) -> str:
+    """What to say of a field that has to be given."""
+    return f"required field is missing ({asked.doc})"
+
+
+def unknown(kind: str, name: str, own: Collection[str] = (), *, verb: str = "", typed: bool = False) -> tuple[str, str]:
+    """``(message, nearest field)`` for a field that a verb does not have; the nearest may be empty.
+
+    Args:
+        kind: of the question: ``estimate``, ``simulate`` or ``plan``.
+        name: what was written.
+        own: what could have been; default: the fields.
+        verb: the verb of the command line; default: ``kind``.
+        typed: on the command line, where fields are options.
+    """
+    every = {f: field(v, f) for v in VERBS for f in VERBS[v]} | ENGINE_FLAGS
+    verb, fields = verb or kind, fields_of(kind)
+    own = own or [*fields, *(ENGINE_FLAGS if "flags" in fields else ())]
+    spelled = {w.lstrip("-"): n for n, f in every.items() for w in (n, *f.options) if w}
+
+    def shown(near: str) -> str:
+        if not typed:
+            return repr(near)
+        if near == "model":
+            return "MODEL, the word without an option"
+        return every[near].switch if near in every else "--" + near.replace("_", "-")
+
+    what, key = "option" if typed else "field", normalise(name)
+    exact = [n for w, n in spelled.items() if normalise(w) == key]
+    if not exact and key in NO_FIELD:
+        return f"unknown {what}; {NO_FIELD[key]}", ""
+    options = [w for w, n in spelled.items() if n in own]
+    named, anywhere = (suggest(name, among, 1, kind="field") for among in (own, every))
+    tries = (exact, named, suggest(name, options, 1), anywhere)
+    near = next((spelled.get(found[0], found[0]) for found in tries if found), "")
+    if near in own:
+        return f"unknown {what}; did you mean {_where(near, kind, typed) or shown(near)}?", near
+    if not near:
+        return f"unknown {what}; see `steelyard {verb} --help`", ""
+    others = [v for v in VERBS if near in VERBS[v] or (near in ENGINE_FLAGS and "flags" in VERBS[v])]
+    takes = "take" if len(others) > 1 else "takes"
+    return f"unknown {what} of {verb}; {' and '.join(others)} {takes} {shown(near)}", ""
+
+
+def _where(near: str, kind: str, typed: bool) -> str:
+    """Where an engine's flag goes in Python; empty for a field."""
+    return f"flags={{{near!r}: ...}}" if near in ENGINE_FLAGS and not typed and near not in VERBS[kind] else ""
 
 
 def read_value(field: Field, value: Any, name: str = "") -> Any:
@@ -117,13 +173,9 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
         value = os.fspath(value)
     if field.several and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
         return tuple(value)
-    if isinstance(value, list | tuple | range) or (type(value).__module__ == "numpy" and value.ndim):
-        words = f"expected {_EXPECTED[field.type]}, got {len(value)} values; steelyard.study takes several"
-        raise InputError(words, field=name)
-    shown = repr(value)
-    if len(shown) >= 80 or " at 0x" in shown:
-        shown = f"an object of type {type(value).__name__}"
-    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {shown}", field=name)
+    if isinstance(value, list | tuple | range) or _is_array(value):
+        raise InputError(_too_many(field, value), field=name)
+    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {_described(value)}", field=name)
     plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":
         if not isinstance(value, bool):
@@ -134,8 +186,35 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
     if field.type in ("name", "text"):
         if field.type == "name" and not isinstance(value, str):
             raise wrong
-        return (value,) if field.several else value if isinstance(value, str) else str(value)
+        text = value if isinstance(value, str) else str(value)
+        return (text,) if field.several else _chosen(field, text, name) if field.choices else text
     return _number(field, value, name, wrong)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and bool(getattr(value, "ndim", 0))
+
+
+def _too_many(field: Field, value: Any) -> str:
+    return f"expected {_EXPECTED[field.type]}, got {len(value)} values; steelyard.study takes several"
+
+
+def _described(value: Any) -> str:
+    """A value in a message; an object of no short form by its type."""
+    text = show(value)
+    return text if " at 0x" not in text and len(text) < 80 else f"an object of type {type(value).__name__}"
+
+
+def _chosen(field: Field, text: str, name: str) -> str:
+    """One of the choices of a field, or several separated by commas where it takes a list."""
+    parts = [p.strip() for p in text.split(",")] if "Sequence" in field.also else [text]
+    found = []
+    for part in parts:
+        same = [choice for choice in field.choices if normalise(choice) == normalise(part)]
+        if not same:
+            raise InputError(UnknownName(field.name, part, field.choices).message, field=name)
+        found += same
+    return ",".join(found)
 
 
 def _is_one_of(value: Any, annotation: str) -> bool:

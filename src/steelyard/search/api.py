@@ -12,6 +12,7 @@ from typing import Any
 from steelyard.deployment.engine import engines as known_engines
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
+from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
 from steelyard.machine.classes import kinds
@@ -23,7 +24,7 @@ from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.scenario import read_model
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
-from steelyard.scenario.words import Problems, read_words
+from steelyard.scenario.words import Problems, read_value, read_words
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
@@ -55,16 +56,17 @@ class Planning:
     """Every field with its value."""
 
 
-def read_question(words: Mapping[str, Any]) -> Planning:
+def read_question(words: Mapping[str, Any], problems: Problems | None = None) -> Planning:
     """The question to the planner that words ask.
 
     Args:
         words: fields of ``plan`` and their values.
+        problems: found by the caller before.
 
     Raises:
         InputError: every problem at once.
     """
-    problems = Problems()
+    problems = problems or Problems()
     w = read_words("plan", words, problems)
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
@@ -83,14 +85,15 @@ def read_question(words: Mapping[str, Any]) -> Planning:
     free = objective == "throughput" and w["rate"] == "" and not w["trace"]
     problems.add(list(_consistent(w, objective, targets, free, max_usd is None and max_w is None)))
     ways = problems.read(read_ways, w["speculate"], servers, objective) or ()
-    problems.done()
-
-    model = read_model(w["model"], w["generic"])
-    transformer = model.transformer
-    if not transformer.causal:
-        raise InputError(f"{transformer.name} does not generate: nothing to serve", field="model")
+    model = None if w["model"] is None else problems.read(read_model, w["model"], w["generic"])
     load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free else {})
-    sent = _traffic(w["trace"], load, w["seed"], w["requests"])
+    sent = problems.read(_traffic, w["trace"], load, w["seed"], w["requests"])
+    if model is not None and not model.transformer.causal:
+        problems.add([Problem("model", f"{model.transformer.name} does not generate: nothing to serve")])
+    problems.done()
+    assert model is not None and sent is not None
+
+    transformer = model.transformer
     poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
     longest = int((sent.isl + sent.osl).max())
     if transformer.max_context and longest > transformer.max_context:
@@ -98,7 +101,7 @@ def read_question(words: Mapping[str, Any]) -> Planning:
         raise InputError(message, field="isl")
     given = dict.fromkeys(machines, usd) if isinstance(usd, float) else {}
     if isinstance(usd, Mapping):
-        given = {(k if k in described else find_machine(k).name): float(v) for k, v in usd.items()}
+        given = _prices(usd, described)
     inputs = {name: w[name] for name in _INPUTS} | {
         "model": w["model"] if isinstance(w["model"], str) else transformer.name,
         "on": _asked(described),
@@ -183,7 +186,7 @@ def _consistent(
     if w["mix"] and objective not in ("cost", "energy", "carbon"):
         yield Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}")
     if not targets:
-        yield Problem("ttft", "name an SLO: ttft='p99:1s', tpot='p95:50ms' or e2e='p95:20s'")
+        yield Problem("ttft", "name an SLO: ttft p99:1s, tpot p95:50ms or e2e p95:20s")
     if w["rate"] == "" and not w["trace"] and not free:
         yield Problem("rate", "how many requests per second, such as 10/s, or a trace")
     if w["requests"] is not None and w["requests"] < 100:
@@ -296,10 +299,24 @@ def _machines(
     return described, most
 
 
+def _prices(usd: Mapping[str, Any], described: Mapping[str, Machine]) -> dict[str, float]:
+    """The price of each machine by its name. Raises :class:`InputError` with every problem."""
+    field, problems, found = fields_of("plan")[PRICE], Problems(), {}
+    for name, value in usd.items():
+        with problems.collect():
+            try:
+                known = name if name in described else find_machine(name).name
+            except InputError as error:
+                raise InputError(error.message, field=PRICE) from None
+            found[known] = float(read_value(replace(field, also=""), value))
+    problems.done()
+    return found
+
+
 def _places(on: Any) -> tuple[Any, ...]:
     """The parts of ``on``: names, paths, a description in TOML, or objects."""
     if isinstance(on, str):
-        return (on,) if is_machine_text(on) or Path(on[:1000]).is_file() else _list(on)
+        return (on,) if is_machine_text(on) or is_file(on) else _list(on)
     if isinstance(on, Machine | Cluster):
         return (on,)
     return tuple(part for one in on for part in _places(one))
@@ -357,7 +374,7 @@ def _traffic(trace: str | Path | Trace, asked: Mapping[str, Any], seed: int, req
         number = requests
         if number is None and asked["rate"] != "" and not trace:
             probe = traffic(Traffic(**{**given, "requests": 500, "seed": seed}))
-            number = int(max(REQUESTS, probe.rate_per_s * SECONDS_PER_TOKEN * float(probe.osl.mean())))
+            number = int(min(max(REQUESTS, probe.rate_per_s * SECONDS_PER_TOKEN * probe.osl.mean()), MOST_REQUESTS))
         if number is not None:
             given["requests"] = min(number, MOST_REQUESTS)
         found = traffic(Traffic(trace=trace, seed=seed, **given))

@@ -178,19 +178,24 @@ def balanced(program: Program, counts: Integers) -> tuple[Floats, float] | None:
 
 
 def simplest(program: Program, solution: Solution, *, time_limit_s: float = 3.0) -> Solution:
-    """Among the fleets that cost no more, one of the fewest types; the solution itself when none is found in time."""
-    if solution.counts is None or int((solution.counts > 0).sum()) <= 1:
+    """Among the fleets that cost no more: the fewest types, of those the idlest; so no solver chooses among equals.
+
+    The solution itself when none of fewer types is found in time.
+    """
+    if solution.counts is None:
         return solution
     same = Bound("cost", program.fixed, solution.cost * (1 + 1e-9), program.moving)
     nothing = np.zeros_like(program.fixed)
-    fewer = solve(
-        replace(program, fixed=nothing, moving=None, per_type=1.0, bounds=(*program.bounds, same)),
+    total = float(loads(program.load, solution.shares).sum())
+    busy = program.load * (TIE / max(total, 1e-30))
+    found = solve(
+        replace(program, fixed=nothing, moving=busy, per_type=1.0, bounds=(*program.bounds, same)),
         time_limit_s=time_limit_s,
     )
-    if fewer.counts is None or (fewer.counts > 0).sum() >= (solution.counts > 0).sum():
+    fewer = found.counts is not None and (found.counts > 0).sum() < (solution.counts > 0).sum()
+    if found.counts is None or not (found.complete or fewer):
         return solution
-    cost = program.cost(fewer.counts, fewer.shares)
-    return replace(solution, counts=fewer.counts, shares=fewer.shares, cost=cost)
+    return replace(solution, counts=found.counts, shares=found.shares, cost=program.cost(found.counts, found.shares))
 
 
 def needed(program: Program, name: str, *, time_limit_s: float = 10.0) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -63,11 +65,7 @@ class Linear:
         Raises:
             InputError: highspy is not installed.
         """
-        highspy: Any
-        try:
-            import highspy
-        except ImportError as error:
-            raise InputError("mixed fleets need HiGHS: pip install 'steelyard[opt]'", field="mix") from error
+        highspy = _highs()
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(self.cost), self.rows
         lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.cost, np.zeros(len(self.cost)), self.most
@@ -99,3 +97,25 @@ class Linear:
             return Solved(found, value_found, bound, True)
         feasible = int(info.primal_solution_status) == int(highspy.SolutionStatus.kSolutionStatusFeasible)
         return Solved(found if feasible else None, value_found if feasible else math.inf, bound, False)
+
+
+@cache
+def _highs() -> Any:
+    """The module ``highspy``; the first solver of a process says on stdout whose it is, and does so to nobody here."""
+    highspy: Any
+    try:
+        import highspy
+    except ImportError as error:
+        raise InputError("mixed fleets need HiGHS: pip install 'steelyard[opt]'", field="mix") from error
+    try:
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no stdout that it could be said to
+        return highspy
+    try:
+        os.dup2(nowhere, 1)
+        highspy.Highs()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+    return highspy

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.cost.moe import Router
+from steelyard.errors import UnknownName, normalise
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems
@@ -28,7 +29,20 @@ def read_simulation(words: Mapping[str, Any], problems: Problems | None = None) 
     Raises:
         InputError: every problem at once, ``problems`` among them.
     """
-    return read_scenario("simulate", words, problems or Problems())
+    problems = problems or Problems()
+    problems.read(check_policy, words.get("policy"))
+    return read_scenario("simulate", words, problems)
+
+
+def check_policy(given: Any) -> None:
+    """Refuse a name that no policy has; what a file or an object holds is found later. Raises :class:`InputError`."""
+    from steelyard.simulation.policies import POLICIES
+
+    if isinstance(given, str) and ".py" not in given:
+        known = POLICIES.names()
+        if not any(normalise(name) == normalise(given) for name in known):
+            hint = "or FILE.py:CLASS of your own"
+            raise UnknownName("policy", given, known, hint=hint)
 
 
 @verb("simulate", read_simulation)

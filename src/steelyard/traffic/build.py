@@ -146,9 +146,7 @@ def _consistent(a: Traffic, problems: list[Problem]) -> None:
             problems.append(Problem(field, words))
 
     sources = [bool(a.trace), a.rate != "", a.concurrency is not None, bool(a.workflow)]
-    refuse(
-        "traffic", not any(sources), "say what is sent: --trace FILE, --rate 4/s, --concurrency 64 or --workflow FILE"
-    )
+    refuse("rate", not any(sources), "say what is sent: --rate 4/s, --trace FILE, --concurrency 64 or --workflow FILE")
     refuse("concurrency", a.rate != "" and a.concurrency is not None, "choose one of --rate and --concurrency")
     refuse("workflow", bool(a.workflow and a.trace), "choose one of --trace and --workflow")
     refuse("rate", bool(a.workflow) and a.rate == "", "how many workflows begin per second: --rate 0.5/s")

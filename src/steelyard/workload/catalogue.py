@@ -188,9 +188,8 @@ def _locate(name: str) -> _Place:
     for key in _keys(name):
         if key in keys:
             return places[keys[key]]
-    raise UnknownName(
-        "model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint="`steelyard ls models` lists all"
-    )
+    hint = "`steelyard ls models` lists all; the path of a config.json, a folder or a GGUF file works too"
+    raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint=hint)
 
 
 @cache

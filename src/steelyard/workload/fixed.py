@@ -41,7 +41,7 @@ class FixedGraph:
     experts: int = 0
     head_groups: tuple[tuple[int, int], ...] = ()
     window: int = 0
-    state_elements: int = 0
+    state_bytes: float = 0.0
     peak_elements: float = 0.0
     """Elements per token alive at once between two ops."""
 

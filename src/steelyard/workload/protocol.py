@@ -89,8 +89,8 @@ class Workload(Protocol):
         """The longest reach of layers with a limited one in tokens; 0: no layer has a limit."""
 
     @property
-    def state_elements(self) -> int:
-        """Elements a sequence keeps whatever its length."""
+    def state_bytes(self) -> float:
+        """Bytes a sequence keeps whatever its length."""
 
     def kv_elements(self, context: Size, shards: int = 1) -> Array:
         """Elements a sequence of ``context`` tokens keeps on one of ``shards`` devices that share the heads."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from steelyard.errors import Problem, raise_all
 
-__all__ = ["Attention", "DeltaNet", "FeedForward", "Layer", "Shapes"]
+if TYPE_CHECKING:
+    from steelyard.workload.op import Op
+    from steelyard.workload.step import Step
+
+__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Shapes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +76,18 @@ class Attention:
         return self.kv_heads * (self.head_dim + self.values) + self.index_dim
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaNet:
-    """One gated delta net block (linear attention, arXiv:2412.06464): a state of fixed size instead of a cache."""
+class Mixer(Protocol):
+    """What mixes tokens through a state of fixed size, in place of attention or beside it: a frozen dataclass.
 
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    conv_kernel: int = 4
-    """Taps of the causal convolution over queries, keys and values."""
-    chunk: int = 64
-    """Tokens a prefill works on at once between two updates of the state."""
+    :mod:`steelyard.workload.blocks` has one module per kind.
+    """
 
     @property
-    def conv_channels(self) -> int:
-        """Channels of queries, keys and values together."""
-        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """What one sequence keeps per layer whatever its length: ``(elements, bits of each)``."""
 
-    @property
-    def state_elements(self) -> int:
-        """Elements one sequence keeps per layer: one matrix per value head, and the last taps of the convolution."""
-        return self.value_heads * self.key_dim * self.value_dim + self.conv_channels * (self.conv_kernel - 1)
+    def ops(self, model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+        """The ops of ``layer.count`` copies for a step; names begin with ``prefix``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +129,10 @@ class Layer:
     """Normalisation vectors of the hidden width per layer."""
     norm_bias: bool = False
     norm_weight: bool = True
-    linear: DeltaNet | None = None
-    """Linear attention in place of ``attention``."""
+    mixer: Mixer | None = None
+    """Linear attention, a state space, a recurrence: in place of ``attention``, or side by side with it."""
+    tied: bool = False
+    """The weights are those of an earlier equal layer: computed again, stored once."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ class Shapes:
     @property
     def causal(self) -> bool:
         """Whether tokens attend to earlier ones only (a decoder)."""
-        return any(x.linear is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
+        return any(x.mixer is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
 
     @property
     def heads(self) -> int:

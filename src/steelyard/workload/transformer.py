@@ -12,22 +12,22 @@ key-value head, ``c`` head width, ``f`` feed-forward width, ``e`` experts, ``v``
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
-from steelyard.workload.blocks.delta_net import delta_net_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
-from steelyard.workload.shapes import Attention, DeltaNet, FeedForward, Layer, Shapes
+from steelyard.workload.shapes import Attention, FeedForward, Layer, Mixer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["Attention", "DeltaNet", "FeedForward", "Layer", "Step", "Transformer", "transformer_of"]
+__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Step", "Transformer", "transformer_of"]
 
 
 class Transformer(Shapes):
@@ -89,9 +89,10 @@ class Transformer(Shapes):
         )
 
     @property
-    def state_elements(self) -> int:
-        """Elements of recurrent state one sequence holds whatever its length (linear attention); 0 for most models."""
-        return sum(x.count * x.linear.state_elements for x in self.layers if x.linear is not None)
+    def state_bytes(self) -> float:
+        """Bytes of recurrent state one sequence holds whatever its length; 0 for most models."""
+        kept = ((x.count, part) for x in self.layers if x.mixer is not None for part in x.mixer.state)
+        return sum(count * elements * bits / 8 for count, (elements, bits) in kept)
 
     def parameters(self) -> int:
         """Parameters of the language path, from the graph's weights, plus ``extra_parameters``."""
@@ -120,7 +121,8 @@ class Transformer(Shapes):
         ops = list(embedding_ops(self, step))
         absorbed = bool(np.max(np.asarray(step.new)) <= 1) if absorb is None else absorb
         for i, layer in enumerate(self.layers):
-            ops += _layer_ops(self, layer, step, f"layer{i}", absorbed)
+            made = _layer_ops(self, layer, step, f"layer{i}", absorbed)
+            ops += (_tied(op) for op in made) if layer.tied else made
         ops += head_ops(self, step)
         facts = {
             "model_type": self.model_type,
@@ -151,6 +153,11 @@ def _share(op: Op) -> float:
     return float(np.asarray(pairs) / (np.asarray(op.size("t")) * np.asarray(op.size("e"))))
 
 
+def _tied(op: Op) -> Op:
+    """The op with weights that are stored elsewhere."""
+    return replace(op, tied=tuple(x.name for x in op.inputs if x.role == "weight"))
+
+
 def _layer_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
     attention, feed_forward = layer.attention, layer.feed_forward
     if layer.norms >= 1:
@@ -160,8 +167,8 @@ def _layer_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb
             yield from mla_ops(model, layer, step, prefix, absorb)
         else:
             yield from attention_ops(model, layer, step, prefix)
-    if layer.linear is not None:
-        yield from delta_net_ops(model, layer, step, prefix)
+    if layer.mixer is not None:
+        yield from layer.mixer.ops(model, layer, step, prefix if attention is None else f"{prefix}.mixer")
     if layer.norms >= 2:
         yield norm_op(model, layer, step, f"{prefix}.norm2", residual=True)
     for i in range(2, layer.norms):

@@ -1,148 +1,98 @@
-"""Gated delta net: linear attention with a state per head that decays and is corrected (arXiv:2412.06464)."""
+"""Gated delta nets: a state per head that decays and is corrected (arXiv:2412.06464, 2510.26692)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
-
+from steelyard.workload.blocks.scan import scan_ops
+from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Op, Size
 from steelyard.workload.shapes import Layer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["delta_net_ops"]
+__all__ = ["DeltaNet"]
 
 
-def delta_net_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
-    """Projections, short convolution, state update in chunks, gated norm, output projection.
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """One gated delta net block.
 
-    With keys k, values v, queries q, decay a and strength b, per token and head:
-    ``S <- a S + b k (v - S^T k)^T`` and ``o = S^T q``, three products of ``key_dim x value_dim``. A step of many tokens
-    runs in chunks of m: inside one, ``3 m^2 key_dim + 2 m^2 value_dim`` MACs replace the token-by-token chain, and
-    only the chunks run one after another.
+    With keys k, values v, queries q, decay a and strength b, per token and head: ``S <- a S + b k (v - S^T k)^T`` and
+    ``o = S^T q``, three products of ``key_dim x value_dim``. Inside a chunk of m tokens
+    ``3 m^2 key_dim + 2 m^2 value_dim`` MACs replace the chain.
     """
-    a = layer.linear
-    assert a is not None
-    tokens, count = step.tokens, layer.count
-    sizes: dict[str, Size] = {
-        "t": tokens,
-        "d": model.hidden,
-        "g": a.key_heads,
-        "h": a.value_heads,
-        "c": a.key_dim,
-        "z": a.value_dim,
-        "w": a.conv_kernel,
-    }
-    weighted = ("activation", "weight", "activation")
 
-    def op(name: str, einsum: str, weight: str, fuse: str = "", **derived: tuple[tuple[str, int], ...]) -> Op:
-        return Op(
-            f"{prefix}.{name}",
-            einsum,
-            sizes,
-            operands=("in", weight, "out"),
-            roles=weighted,
-            derived=derived,
-            count=count,
-            fuse=fuse,
-            block="attention",
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_kernel: int = 4
+    """Taps of the causal convolution over queries, keys and values."""
+    chunk: int = 64
+    """Tokens a prefill works on at once between two updates of the state."""
+    channel_decay: bool = False
+    """Kimi delta attention: a decay of its own for every channel of a head."""
+    gate_rank: int = 0
+    """The channels' decay and the output gate come through two products of this rank each; 0 = through one."""
+    state_bits: int = 16
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of queries, keys and values together."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """One matrix per value head, and the last taps of the convolution."""
+        matrix = self.value_heads * self.key_dim * self.value_dim
+        return ((matrix, self.state_bits), (self.conv_channels * (self.conv_kernel - 1), 16))
+
+    def ops(self, model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+        """Projections, short convolution, state update in chunks, gated norm, output projection."""
+        sizes: dict[str, Size] = {
+            "t": step.tokens,
+            "d": model.hidden,
+            "g": self.key_heads,
+            "h": self.value_heads,
+            "c": self.key_dim,
+            "z": self.value_dim,
+            "w": self.conv_kernel,
+            "r": self.gate_rank or 1,
+            "x": 2,
+        }
+        w = OpWriter(prefix, layer.count, sizes)
+        gates = 1 if self.gate_rank else 2
+        scalars = 1 if self.channel_decay else 2
+        # queries and keys, values and (unless it has a low rank) the gate of the output; gates per value head
+        if self.key_dim == self.value_dim:
+            yield w.product("qkvz", "t d, d p c -> t p c", derived={"p": (("g", 2), ("h", gates))})
+        else:
+            yield w.product("qk", "t d, d p c -> t p c", derived={"p": (("g", 2),)})
+            yield w.product("vz", "t d, d p z -> t p z", derived={"p": (("h", gates),)})
+        yield w.product("ba", "t d, d y -> t y", derived={"y": (("h", scalars),)})
+        if self.gate_rank:
+            yield w.product("gates_down", "t d, d x r -> t x r")
+            yield w.product("gates_up", "t x r, x r h z -> t x h z")
+        elif self.channel_decay:
+            yield w.product("decays", "t d, d h z -> t h z")
+        channels = (("g", 2 * self.key_dim), ("h", self.value_dim))
+        yield w.product("conv", "t+w k, k w -> t k", fuse="conv", derived={"k": channels})
+        # a decay and a bias of it: one of each per head, or the bias per channel
+        decays = (("h", 1 + self.value_dim if self.channel_decay else 2),)
+        yield w.vectors("decay", "y", "y", apply="exp", bits=32, fuse="conv", derived={"y": decays})
+        yield from scan_ops(
+            prefix,
+            step,
+            layer.count,
+            heads=self.value_heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            chunk=self.chunk,
+            inside=3 * self.key_dim + 2 * self.value_dim,
+            corrects=True,
+            bits=self.state_bits,
+            label="delta",
         )
-
-    # queries and keys, values and the gate of the output, two gates per value head
-    if a.key_dim == a.value_dim:
-        yield op("qkvz", "t d, d p c -> t p c", "w_qkvz", p=(("g", 2), ("h", 2)))
-    else:
-        yield op("qk", "t d, d p c -> t p c", "w_qk", p=(("g", 2),))
-        yield op("vz", "t d, d p z -> t p z", "w_vz", p=(("h", 2),))
-    yield op("ba", "t d, d y -> t y", "w_ba", y=(("h", 2),))
-    channels = (("g", 2 * a.key_dim), ("h", a.value_dim))
-    yield op("conv", "t+w k, k w -> t k", "w_conv", fuse=f"{prefix}.conv", k=channels)
-    yield Op(
-        f"{prefix}.decay",
-        "t y, y -> t y",
-        sizes,
-        operands=("ba", "decay", "gates"),
-        roles=weighted,
-        map="exp",
-        reduce="none",
-        derived={"y": (("h", 2),)},
-        bits={"decay": 32},
-        count=count,
-        fuse=f"{prefix}.conv",
-        block="attention",
-    )
-    yield from _state(layer, step, prefix)
-    yield Op(
-        f"{prefix}.gated_norm",
-        "t h z, z -> t h z",
-        sizes,
-        operands=("in", "norm", "out"),
-        roles=weighted,
-        map="norm",
-        reduce="none",
-        bits={"norm": 16},
-        count=count,
-        block="attention",
-    )
-    yield op("out", "t h z, h z d -> t d", "w_out")
-
-
-def _state(layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
-    """Read, correct and write the state, chunk by chunk."""
-    a = layer.linear
-    assert a is not None
-    new = np.asarray(step.new, dtype=np.float64)
-    chunks = np.ceil(new / a.chunk)
-    inside = new / chunks
-    sizes: dict[str, Size] = {
-        "b": step.batch,
-        "h": a.value_heads,
-        "n": chunks,
-        "m": inside,
-        "j": inside,
-        "c": a.key_dim,
-        "z": a.value_dim,
-        "u": 3 * a.key_dim + 2 * a.value_dim,
-    }
-    fuse = f"{prefix}.delta"
-
-    def op(name: str, einsum: str, operands: tuple[str, str, str], roles: tuple[str, str, str]) -> Op:
-        return Op(
-            f"{prefix}.{name}",
-            einsum,
-            sizes,
-            operands=operands,
-            roles=roles,
-            iterative=("n",),
-            count=layer.count,
-            fuse=fuse,
-            block="attention",
-        )
-
-    plain = ("activation", "activation", "activation")
-    yield op("delta_inside", "b h n m u, b h n j u -> b h n m j", ("kq", "kv", "inside"), plain)
-    yield op(
-        "delta_read",
-        "b h n m c, b h c z -> b h n m z",
-        ("keys", "state", "seen"),
-        ("activation", "state", "activation"),
-    )
-    yield op(
-        "delta_write",
-        "b h n m c, b h n m z -> b h c z",
-        ("keys", "errors", "state"),
-        ("activation", "activation", "state"),
-    )
-    # the state is still on chip when the queries read it
-    yield Op(
-        f"{prefix}.delta_query",
-        "b h n m c, b h c z -> b h n m z",
-        sizes,
-        operands=("queries", "state", "y"),
-        roles=("activation", "state", "activation"),
-        bits={"state": 0},
-        iterative=("n",),
-        count=layer.count,
-        fuse=fuse,
-        block="attention",
-    )
+        yield w.vectors("gated_norm", "h z", "z", apply="norm")
+        yield w.product("out", "t h z, h z d -> t d")

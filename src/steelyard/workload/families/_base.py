@@ -73,7 +73,11 @@ _KINDS: Mapping[str, str] = {
     "indexed_attention": "indexed",
     "minimax_m3_sparse": "indexed",
     "chunked_attention": "chunk",
+    "attention": "full",
     "linear_attention": "linear",
+    "mamba": "linear",
+    "conv": "linear",
+    "recurrent": "linear",
 }
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.families.qwen import sparse_layers
-from steelyard.workload.transformer import DeltaNet, FeedForward, Layer, Transformer
+from steelyard.workload.transformer import FeedForward, Layer, Transformer
 
 __all__ = ["qwen3_5", "qwen3_5_moe", "qwen3_next"]
 
@@ -54,5 +55,5 @@ def _hybrid(f: Fields, mlp: FeedForward) -> Transformer:
     layers = []
     for kind, here in zip(kinds, routed, strict=True):
         part = mlp if here else dense
-        layers.append(Layer(1, None, part, linear=linear) if kind == "linear" else Layer(1, full, part))
+        layers.append(Layer(1, None, part, mixer=linear) if kind == "linear" else Layer(1, full, part))
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))

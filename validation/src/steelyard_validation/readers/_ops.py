@@ -39,6 +39,7 @@ from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
 from steelyard.cost.op_models import collective as price_collective
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
+from steelyard.cost.scan import ScanParameters, scan_time_s
 from steelyard.cost.site import Site, site_for
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.engine import default_engine
@@ -47,7 +48,7 @@ from steelyard.interval import interval80
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 
-__all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "vector"]
+__all__ = ["Answer", "collective", "decode", "gemm", "mla_decode", "mla_prefill", "moe", "prefill", "scan", "vector"]
 
 Floats = NDArray[np.float64]
 
@@ -291,6 +292,16 @@ def moe(
     cold = replace(device, l2_bytes=0.0)
     roof = moe_limit_s(*sizes, weight_bits=weight_bits, gated=gated, router=router, device=cold, local_experts=local)
     return _answer(time, roof, found)
+
+
+def scan(machine: Machine, workload_ops: Any, bytes_moved: Floats) -> Answer:
+    """A recurrent state, chunk by chunk, of ops that :func:`steelyard.workload.blocks.scan.scan_ops` wrote."""
+    where = site_for(machine)
+    found = _found("scan", ScanParameters, where)
+    flops = np.asarray(sum(op.flops() for op in workload_ops), dtype=np.float64)
+    time = scan_time_s(bytes_moved, flops, workload_ops[0].steps(), where, found.parameters)
+    roofline = np.maximum(bytes_moved / where.dram_bytes_per_s, flops / where.peak_ops_per_s)
+    return _answer(time, np.broadcast_to(roofline, np.shape(time)), found)
 
 
 def vector(

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steelyard.cost.gemm import gemm_facts
 from steelyard.errors import SteelyardError
 from steelyard.measurements.reader import (
@@ -22,6 +24,8 @@ from steelyard.measurements.reader import (
     machine_of,
     read_frame,
 )
+from steelyard.workload.blocks.scan import scan_ops
+from steelyard.workload.step import Step
 from steelyard_validation.readers import _ops
 
 if TYPE_CHECKING:
@@ -49,6 +53,13 @@ _OPTIONAL = (
     "tokens_per_expert",
     "up_proj_us",
     "down_proj_us",
+    "batchsize",
+    "gdn_update",
+    "kkt",
+    "tril",
+    "wu",
+    "chunk_gdn",
+    "chunk_o",
 )
 
 
@@ -124,10 +135,44 @@ def _ask(machine: Machine | None, op: str, phase: str, shape: str, cache: str, p
             heads = float(shape.split("-")[0])
             answer = _ops.mla_prefill(machine, "fa3", 1.0, column("seq_len"), 0.0, heads)
             yield "mla", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "gdn":
+            yield from _delta(machine, phase, shape, column)
         else:
             yield op, len(part), column("latency_us") * 1e-6, None, f"{op}: no model of this kernel yet"
     except SteelyardError as error:
         yield op, len(part), column("latency_us") * 1e-6, None, str(error)
+
+
+def _delta(machine: Machine, phase: str, shape: str, column: Any) -> Iterator[_Found]:
+    """Gated delta nets, ``taps-key_heads-key_dim-value_heads-value_dim``: the state update, without its convolution.
+
+    The states of these rows are 32 bits wide.
+    """
+    _, _, key_dim, heads, value_dim = (int(x) for x in shape.split("-"))
+    if phase == "decode":
+        step = Step.decode(column("batchsize"), 1)
+        measured = column("gdn_update")
+    else:
+        step = Step.prefill(1, column("seq_len"))
+        measured = sum(column(name) for name in ("kkt", "tril", "wu", "chunk_gdn", "chunk_o"))
+    inside = 3 * key_dim + 2 * value_dim
+    ops = list(
+        scan_ops(
+            "gdn",
+            step,
+            1,
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            chunk=64,
+            inside=inside,
+            corrects=True,
+            bits=32,
+        )
+    )
+    moved = 2 * 4.0 * np.asarray(step.batch) * heads * key_dim * value_dim
+    moved = moved + 2.0 * step.tokens * heads * (2 * key_dim + 2 * value_dim)
+    yield "gated delta net", len(measured), measured * 1e-6, _ops.scan(machine, ops, moved), ""
 
 
 def _kernel_only() -> Any:

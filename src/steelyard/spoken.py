@@ -1,0 +1,281 @@
+"""What things are called elsewhere: words of engines, vendors, clouds and people, and the word Steelyard has for them.
+
+Only suggestions are made of these, never answers: who types ``--tensor-parallel-size`` is told of ``--tp``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+
+__all__ = ["NO_FIELD", "meant"]
+
+#: By kind of name: our word, then what others call it. Case, dashes and blanks do not count.
+_TABLES = {
+    "field": """
+model | model-path model-name model-id hf-model checkpoint tokenizer m
+on | gpu gpus gpu-type gpu-name device devices machine machines hardware hw accelerator accelerators instance
+    instance-type node nodes cluster platform target chip host
+weights | quantization quantize quant q dtype weight-dtype weights-dtype precision torch-dtype load-in-4bit load-in-8bit
+activations | activation-dtype act-dtype compute-dtype
+kv | kv-cache-dtype kv-dtype kv-cache cache-dtype cache-type-k cache-type-v ctk ctv kv-quant kv-format
+communication | allreduce-dtype comm-dtype
+tp | tensor-parallel-size tensor-parallel tensor-model-parallel-size tp-size tensor-parallelism num-gpus n-gpus ngpus
+    gpu-count gpus-per-node split-mode tensor-split
+pp | pipeline-parallel-size pipeline-parallel pipeline-model-parallel-size pp-size pipeline-parallelism
+dp | data-parallel-size data-parallel dp-size data-parallelism
+ep | expert-parallel-size expert-parallel enable-expert-parallel ep-size moe-ep-size expert-parallelism
+cp | context-parallel-size context-parallel cp-size decode-context-parallel-size sequence-parallel
+    sequence-parallel-size
+engine | framework runtime server serving-engine inference-engine
+batch | batch-size bs b max-batch batchsize
+isl | input-len input-length input-tokens input-size prompt-len prompt-length prompt-tokens prompt-size random-input-len
+    random-input input n-prompt prefill-len prefill-tokens max-input-length in prompt
+osl | output-len output-length output-tokens output-size gen-len generated-tokens max-tokens max-new-tokens n-predict
+    random-output-len random-output output n-gen decode-len decode-tokens max-output-length completion-tokens
+replicas | num-replicas replica copies copy num-instances instances servers workers
+disaggregate | disaggregation disaggregation-mode disaggregated pd pd-disaggregation prefill-decode kv-transfer-config
+mtbf | failure-rate failures
+outages | outage downtime
+autoscale | autoscaler autoscaling hpa min-replicas max-replicas scale
+router | load-balancer load-balancing lb routing routing-policy routing-strategy route balancer
+skew | zipf expert-skew imbalance
+usd_per_hour | price-per-hour hourly-price gpu-price usd cost-per-hour rent usd-per-gpu-hour
+generic | trust-remote-code
+trace | dataset dataset-path dataset-name workload replay-trace requests-file log sharegpt
+rate | qps rps request-rate requests-per-second reqs-per-second load throughput req-rate tps
+concurrency | max-concurrency clients users num-users num-clients concurrent-requests num-concurrent virtual-users vus
+workflow | agent agents dag
+requests | num-prompts num-requests n-requests request-count prompts number-of-requests
+duration | time length-of-run benchmark-duration
+arrivals | arrival-process arrival-pattern distribution
+burst | burstiness burstyness cv
+turns | num-turns multi-turn conversations
+think | think-time delay
+system | system-prompt shared-prefix prefix-len shared-prefix-len system-prompt-len
+best_of | n num-return-sequences samples
+beam | beams beam-width num-beams use-beam-search
+seed | random-seed rng-seed
+policy | scheduling-policy schedule-policy queue-policy scheduling order priority
+techniques | technique method optimization optimizations with
+speculate | speculative speculation speculative-config speculative-model speculative-algorithm draft-model draft md
+    num-speculative-tokens speculative-num-draft-tokens model-draft
+lora | enable-lora lora-modules lora-paths adapters adapter loras
+kv_tiers | cpu-offload swap-space cpu-offload-gb kv-offload offload hicache enable-hierarchical-cache
+ttft | time-to-first-token first-token slo-ttft slo slos prefill-latency
+tpot | time-per-output-token inter-token-latency itl slo-tpot tbt time-between-tokens decode-latency
+e2e | latency e2el end-to-end total-latency response-time slo-e2e
+objective | goal optimize optimise minimize minimise maximize criterion
+budget | max-cost max-usd max-price cost-limit
+max_gpus | max-devices gpu-limit
+max_power | power power-limit max-watts
+headroom | margin slack reserve
+spares | spare redundancy n-plus-one
+carbon | carbon-intensity co2 gco2 emissions
+max_num_batched_tokens | batched-tokens token-budget max-prefill-tokens ubatch-size ub chunk-size
+max_num_seqs | max-seqs parallel np max-running max-sequences cuda-graph-max-bs
+max_model_len | ctx-size n-ctx ctx context max-context context-window max-position-embeddings max-total-tokens c
+gpu_memory_utilization | gpu-mem mem-fraction memory-fraction gpu-memory-fraction gpu-memory gpu-util
+    kv-cache-free-gpu-memory-fraction gpu-memory-utilisation
+block_size | kv-block-size page
+enable_prefix_caching | prefix-caching prefix-cache cache-reuse disable-radix-cache radix-cache enable-kv-cache-reuse
+enable_chunked_prefill | chunked-prefill chunked enable-mixed-chunk chunking
+out | output-file output-dir save-to file result-dir result-filename o
+json | format-json as-json
+""",
+    "verb": """
+estimate | predict cost weigh size memory fit fits vram calc calculate price run eval
+simulate | serve bench benchmark sim play replay load-test loadtest traffic
+plan | optimize optimise search recommend find choose deploy capacity tune autotune solve
+study | grid experiment batch matrix
+report | results result view
+explain | why breakdown profile trace roofline kernels
+ls | list models machines gpus hardware catalogue catalog dir
+show | info describe get cat inspect
+compare | diff versus vs
+calibrate | measure fit
+validate | check accuracy test verify
+version | about env
+""",
+    "engine": """
+llamacpp | ollama lmstudio lm-studio gguf llama.cpp llama-server llama-cpp-python koboldcpp llamafile gpt4all jan
+trtllm | tensorrt tensorrt-llm tensorrtllm trt triton nim
+vllm | lmdeploy aphrodite
+torch | transformers huggingface hf pytorch accelerate gpt-fast
+sglang | sgl srt radix
+qnn | qualcomm genie
+rkllm | rockchip
+""",
+    "format": """
+int4 | 4-bit 4bits w4 int4-awq gptq-int4 autoround marlin
+int8 | 8-bit 8bits w8 llm.int8 smoothquant
+int8_weight_only | int8-w8a16
+fp8 | 8bit-float float8_e4m3fn float8_e5m2 e5m2 fp8_e4m3fn fp8_dynamic
+bf16 | 16bit 16-bit bf bfloat brain-float b16 auto
+fp16 | f-16 half-precision
+fp32 | 32bit full single float-32
+nf4 | bnb load-in-4bit qlora bitsandbytes-4bit
+q8_0 | q8
+q4_k_m | q4 q4-k
+q5_k_m | q5 q5-k
+nvfp4 | modelopt-fp4 4bit-float
+mxfp4 | mx4 e2m1
+""",
+    "router": """
+round-robin | rr roundrobin weighted-round-robin cyclic
+least-loaded | least-connections least-requests least-request least-outstanding jsq shortest-queue load power-of-two p2c
+    kv-load queue-depth
+session | sticky session-affinity affinity user hash consistent-hash consistent-hashing
+prefix | cache cache-aware kv-aware prefix-aware precise-prefix kv-cache-aware prefix-cache
+random | rand uniform
+""",
+    "policy": """
+fcfs | fifo first-come arrival none default
+shortest | sjf spf srpt ljf shortest-job-first length
+deadline | edf slo earliest-deadline slack
+fair | vtc fair-share fairness wfq
+mlfq | fastserve multi-level-feedback feedback
+prefix-group | lpm longest-prefix-match dfs-weight prefix
+priority | prio
+""",
+    "objective": """
+cost | price money usd dollars cheapest cheap rent budget tco
+energy | power watts joules efficiency electricity
+carbon | co2 emissions green
+throughput | tokens tps goodput rate requests speedup qps
+latency | speed fast fastest time ttft tpot e2e slo
+""",
+    "mode": """
+aggregated | mixed colocated one together monolithic
+disaggregated | pd disagg split separate apart prefill-decode
+any | all both either auto
+""",
+    "technique": """
+fp8-kv | fp8 kv-fp8 kv-cache-fp8 kv-quantization fp8-cache
+int4-weights | int4 awq gptq w4a16 quantization
+sarathi-serve | chunked-prefill chunked sarathi
+eagle | speculation speculative spec-decode eagle2 eagle3 speculate
+draft | draft-model assistant speculative-decoding
+ngram | prompt-lookup lookup
+kv-tiers | offload offloading lmcache mooncake hicache swap
+llumnix | migration migrate live-migration
+autoscale | autoscaler hpa keda
+semi-pd | semi intra-gpu-disaggregation
+lora | adapters s-lora punica multi-lora
+""",
+    "listed": """
+models | model llm llms network-models weights
+machines | machine gpu gpus device devices hardware accelerator accelerators cpu cpus instances
+formats | format dtype dtypes precision quantization quantizations
+engines | engine backend backends framework frameworks servers schedulers
+networks | network links interconnect interconnects
+nodes | node servers hosts
+prices | price cost costs
+policies | policy scheduling order
+techniques | technique methods optimizations with
+""",
+    "machine": """
+h100_sxm:8 | p5.48xlarge a3-highgpu-8g a3-megagpu-8g a3-edgegpu-8g nd96isr_h100_v5 bm.gpu.h100.8 dgx-h100 hgx-h100
+h100_sxm | p5.4xlarge a3-highgpu-1g h100-80gb-hbm3
+h200_sxm:8 | p5e.48xlarge p5en.48xlarge a3-ultragpu-8g nd96isr_h200_v5 bm.gpu.h200.8 dgx-h200 hgx-h200
+b200_sxm:8 | p6-b200.48xlarge a4-highgpu-8g dgx-b200 hgx-b200 bm.gpu.b200.8
+b300_sxm:8 | p6-b300.48xlarge dgx-b300 hgx-b300
+gb200 | p6e-gb200.36xlarge a4x-highgpu-4g nd128isr_ndr_gb200_v6
+a100_sxm:8 | p4de.24xlarge a2-ultragpu-8g nd96amsr_a100_v4 dgx-a100 hgx-a100 bm.gpu.a100-v2.8
+a100_sxm | a2-ultragpu-1g
+a100_sxm_40gb:8 | p4d.24xlarge a2-highgpu-8g nd96asr_v4 bm.gpu4.8
+a100_sxm_40gb:16 | a2-megagpu-16g
+a100_sxm_40gb | a2-highgpu-1g
+a100_pcie | nc24ads_a100_v4
+h100_nvl | nc40ads_h100_v5
+v100_sxm_16gb:8 | p3.16xlarge
+v100_sxm_16gb | p3.2xlarge nc6s_v3
+v100_sxm_32gb:8 | p3dn.24xlarge nd40rs_v2 dgx-2
+a10g:8 | g5.48xlarge
+a10g:4 | g5.12xlarge g5.24xlarge
+a10g | g5.xlarge g5.2xlarge g5.4xlarge g5.8xlarge g5.16xlarge
+l4:8 | g6.48xlarge g2-standard-96
+l4:4 | g6.12xlarge g6.24xlarge g2-standard-48
+l4 | g6.xlarge g6.2xlarge g6.4xlarge g2-standard-4 g2-standard-8
+l40s:8 | g6e.48xlarge
+l40s:4 | g6e.12xlarge g6e.24xlarge
+l40s | g6e.xlarge g6e.2xlarge
+t4:8 | g4dn.metal
+t4:4 | g4dn.12xlarge
+t4 | g4dn.xlarge g4dn.2xlarge nc4as_t4_v3 colab kaggle
+mi300x:8 | nd96isr_mi300x_v5 bm.gpu.mi300x.8
+aws_trainium:16 | trn1.32xlarge trn1n.32xlarge
+aws_trainium | trn1.2xlarge trainium trainium1
+aws_trainium2:16 | trn2.48xlarge
+aws_trainium2 | trn2.3xlarge
+aws_inferentia2:12 | inf2.48xlarge
+aws_inferentia2 | inf2.xlarge inf2.8xlarge inferentia
+tpu_v5e | ct5lp-hightpu-1t ct5lp-hightpu-4t ct5lp-hightpu-8t v5litepod tpu
+tpu_v5p | ct5p-hightpu-4t
+tpu_v6e | ct6e-standard-1t ct6e-standard-4t ct6e-standard-8t trillium
+tpu_v7 | ironwood
+tpu_v4 | ct4p-hightpu-4t
+b200_sxm | blackwell
+h100_sxm | hopper
+a100_sxm | ampere
+gaudi3 | gaudi habana
+m4_max | mac macbook apple-silicon
+""",
+}
+#: Options of engines that ask for nothing a question has.
+NO_FIELD: Mapping[str, str] = MappingProxyType(
+    {
+        "ngl": "every layer runs on the devices of --on",
+        "ngpulayers": "every layer runs on the devices of --on",
+        "gpulayers": "every layer runs on the devices of --on",
+        "threads": "the whole device works",
+        "enforceeager": "graphs are the engine's: steelyard show ENGINE",
+        "port": "nothing is served here; plan --out writes what starts a server",
+        "verbose": "explain shows every kernel",
+        "temperature": "answers are counted in tokens, not written",
+        "topp": "answers are counted in tokens, not written",
+        "topk": "answers are counted in tokens, not written",
+        "apikey": "nothing is asked of a server",
+    }
+)
+_FAMILY = re.compile(r"^(?:standard[-_ ])?([a-z]+\d[a-z0-9-]*)[.]", re.IGNORECASE)
+
+
+@cache
+def _table(kind: str) -> Mapping[str, str]:
+    """Other words, without what does not count, and our word for each; the first line that has a word wins."""
+    found: dict[str, str] = {}
+    ours = ""
+    for line in _TABLES.get(kind, "").strip().splitlines():
+        word, bar, others = line.partition(" | ")
+        ours = word.strip() if bar else ours
+        for other in (others if bar else line).split():
+            found.setdefault(_key(other), ours)
+    return MappingProxyType(found)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name[:200].lower())
+
+
+def meant(kind: str, name: str) -> str:
+    """Our word for what ``name`` is called elsewhere; empty when nobody is known to call anything so.
+
+    Args:
+        kind: ``field``, ``verb``, ``machine``, ``engine``, ``format``, ``router``, ``policy``, ``objective``,
+            ``mode`` or ``technique``.
+        name: what was written.
+    """
+    table, key = _table(kind), _key(name)
+    if kind == "machine":
+        key = key.removeprefix("standard").removeprefix("ml") if key not in table else key
+    if key in table or kind != "machine":
+        return table.get(key, "")
+    family = _FAMILY.match(name)  # another size of a known family of a cloud's machines
+    if family is None:
+        return ""
+    head = _key(family[1])
+    sizes = [ours for other, ours in table.items() if re.fullmatch(rf"{head}\d*x?large", other)]
+    return sizes[-1].partition(":")[0] if sizes else ""

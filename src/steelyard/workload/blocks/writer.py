@@ -1,0 +1,102 @@
+"""Writes the ops of a block that share sizes, count and name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steelyard.workload.op import Op, Size
+
+__all__ = ["OpWriter"]
+
+#: Ranks a rank is the sum of, with their coefficients: :attr:`Op.derived`.
+Parts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class OpWriter:
+    """Ops of one block: each needs a name, an einsum and what differs from the others."""
+
+    prefix: str
+    count: int
+    sizes: Mapping[str, Size]
+    block: str = "attention"
+
+    def op(
+        self,
+        name: str,
+        einsum: str,
+        operands: tuple[str, ...],
+        roles: tuple[str, ...],
+        *,
+        apply: str = "mul",
+        reduce: str = "add",
+        fuse: str = "",
+        bits: Mapping[str, float] | None = None,
+        iterative: tuple[str, ...] = (),
+        derived: Mapping[str, Parts] | None = None,
+    ) -> Op:
+        """One op; ``derived`` names ranks that are sums of others."""
+        return Op(
+            f"{self.prefix}.{name}",
+            einsum,
+            self.sizes,
+            operands=operands,
+            roles=roles,
+            map=apply,
+            reduce=reduce,
+            derived=derived or {},
+            iterative=iterative,
+            count=self.count,
+            fuse=f"{self.prefix}.{fuse}" if fuse else "",
+            bits=bits or {},
+            block=self.block,
+        )
+
+    def product(self, name: str, einsum: str, *, fuse: str = "", derived: Mapping[str, Parts] | None = None) -> Op:
+        """A product with the weight ``w_NAME``."""
+        return self.op(
+            name, einsum, ("x", f"w_{name}", "y"), ("activation", "weight", "activation"), fuse=fuse, derived=derived
+        )
+
+    def bias(self, name: str, index: str, derived: Mapping[str, Parts] | None = None) -> Op:
+        """A bias added in the epilogue of the product before it: no traffic of its own."""
+        return self.op(
+            name,
+            f"t {index}, {index} -> t {index}",
+            ("x", "bias", "y"),
+            ("activation", "weight", "activation"),
+            apply="add",
+            reduce="none",
+            fuse=name,
+            bits={"bias": 16, "x": 0, "y": 0},
+            derived=derived,
+        )
+
+    def vectors(
+        self,
+        name: str,
+        index: str,
+        weight: str,
+        *,
+        apply: str = "mul",
+        bits: float = 16,
+        fuse: str = "",
+        reads: str = "x",
+        derived: Mapping[str, Parts] | None = None,
+    ) -> Op:
+        """An elementwise op of every token with a small parameter tensor of the ranks ``weight``.
+
+        ``reads="y"`` takes what the op before it in the same kernel made.
+        """
+        return self.op(
+            name,
+            f"t {index}, {weight} -> t {index}",
+            (reads, name, "y"),
+            ("activation", "weight", "activation"),
+            apply=apply,
+            reduce="none",
+            fuse=fuse,
+            bits={name: bits},
+            derived=derived,
+        )

@@ -1,0 +1,185 @@
+"""Linear attention and recurrent models: MiniMax-01, Kimi Linear, Ling 3, OLMo Hybrid, RecurrentGemma, xLSTM, RWKV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from steelyard.workload.blocks.delta_net import DeltaNet
+from steelyard.workload.blocks.linear_attention import LinearAttention
+from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv
+from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families.deepseek import latent_attention
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Transformer
+
+__all__ = ["bailing_hybrid", "kimi_linear", "minimax", "olmo_hybrid", "recurrent_gemma", "rwkv", "rwkv7", "xlstm"]
+
+
+def minimax(config: Mapping[str, Any]) -> Transformer:
+    """MiniMax-Text-01 and M1 (arXiv:2501.08313): seven lightning layers to one of softmax attention."""
+    f = Fields(config)
+    attention = f.attention(rotary=0.5)
+    heads = attention.heads
+    mixer = LinearAttention(heads, attention.head_dim, attention.head_dim, chunk=f.size("block_size", default=256))
+    marks, depth = f.whole_list("attn_type_list"), f.depth()
+    if marks is not None and len(marks) != depth:
+        f.problem("attn_type_list", f"expected {depth} entries, one per layer, got {len(marks)}")
+        marks = None
+    kinds = f.layer_kinds(
+        depth, lambda i: "full" if (marks[i] if marks else i % 2 == 0) else "linear", also=("linear",)
+    )
+    experts = f.experts("intermediate_size", count=("num_local_experts",))
+    return decoder(f, _layers(kinds, attention, mixer, [experts] * depth), tied=f.flag("tie_word_embeddings", False))
+
+
+def _layers(kinds: list[str], attention: Attention, mixer: Mixer, blocks: list[FeedForward]) -> list[Layer]:
+    """Layers of attention or a mixer, each with its feed-forward block."""
+    pairs = zip(kinds, blocks, strict=True)
+    return [Layer(1, None, mlp, mixer=mixer) if k == "linear" else Layer(1, attention, mlp) for k, mlp in pairs]
+
+
+def kimi_linear(config: Mapping[str, Any]) -> Transformer:
+    """Kimi Linear (arXiv:2510.26692): three delta layers with a decay per channel to one of latent attention."""
+    return _kimi(Fields(config), full_rank=False)
+
+
+def bailing_hybrid(config: Mapping[str, Any]) -> Transformer:
+    """Ling 3: Kimi Linear's layers with gates of full rank, five to one; head gates on the latent attention."""
+    return _kimi(Fields(config), full_rank=True)
+
+
+def _kimi(f: Fields, *, full_rank: bool) -> Transformer:
+    depth = f.depth()
+    inner = f.config.get("linear_attn_config")
+    part = Fields(inner if isinstance(inner, Mapping) else f.config)
+    heads = part.size("num_heads", "linear_num_heads", "num_attention_heads")
+    width = part.size("linear_head_dim", "head_dim", "v_head_dim", default=128)
+    if not isinstance(inner, Mapping) and "linear_head_dim" not in f.config:
+        width = f.size("v_head_dim")
+    taps = part.size("short_conv_kernel_size", "linear_conv_kernel_dim", default=4)
+    mixer = DeltaNet(
+        heads, heads, width, width, taps, channel_decay=True, gate_rank=0 if full_rank else width, state_bits=32
+    )
+    full = part.whole_list("full_attn_layers")
+    for problem in part.problems:
+        f.problem(f"linear_attn_config.{problem.field}", problem.message)
+    every = f.size("layer_group_size", default=4)
+    kinds = f.layer_kinds(
+        depth, lambda i: "full" if (i + 1 in full if full else (i + 1) % every == 0) else "linear", also=("linear",)
+    )
+    attention = latent_attention(f)
+    dense = f.gated_mlp()
+    experts = f.experts(
+        "moe_intermediate_size",
+        count=("num_experts",),
+        top_k=("num_experts_per_token", "num_experts_per_tok"),
+        shared=f.optional("num_shared_experts") * f.size("moe_intermediate_size"),
+        router_bias=True,
+    )
+    first, step = f.optional("first_k_dense_replace", default=1), f.size("moe_layer_freq", default=1)
+    blocks = [experts if i >= first and i % step == 0 else dense for i in range(depth)]
+    return decoder(
+        f,
+        _layers(kinds, attention, mixer, blocks),
+        tied=f.flag("tie_word_embeddings", False),
+        max_context=f.optional("model_max_length", "max_position_embeddings"),
+    )
+
+
+def olmo_hybrid(config: Mapping[str, Any]) -> Transformer:
+    """OLMo Hybrid: three gated delta layers to one of full attention with norms over all query and key heads."""
+    f = Fields(config)
+    bias, depth = f.flag("attention_bias", False), f.depth()
+    attention = f.attention(qkv_bias=bias, out_bias=bias, qk_norm="full")
+    mixer = DeltaNet(
+        f.size("linear_num_key_heads", default=attention.heads),
+        f.size("linear_num_value_heads", default=attention.heads),
+        f.size("linear_key_head_dim"),
+        f.size("linear_value_head_dim"),
+        f.size("linear_conv_kernel_dim", default=4),
+    )
+    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % 4 else "full", also=("linear",))
+    mlp = f.gated_mlp()
+    return decoder(f, _layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", False))
+
+
+def recurrent_gemma(config: Mapping[str, Any]) -> Transformer:
+    """RecurrentGemma (arXiv:2404.07839): two recurrent blocks to one of windowed attention, biased gated MLPs."""
+    f = Fields(config)
+    hidden, depth = f.size("hidden_size"), f.depth()
+    bias = f.flag("attention_bias", False)
+    attention = f.attention(qkv_bias=bias, out_bias=True, head_dim=hidden // max(1, f.size("num_attention_heads")))
+    attention = replace(attention, window=f.size("attention_window_size", default=2048))
+    width = f.size("lru_width", default=hidden)
+    f.divides("lru_width", width, "num_attention_heads", attention.heads)
+    mixer = GatedRecurrence(width, attention.heads, f.size("conv1d_width", default=4))
+    pattern = f.config.get("block_types") or f.config.get("_block_types") or ["recurrent", "recurrent", "attention"]
+    if not isinstance(pattern, list | tuple) or any(x not in ("recurrent", "attention") for x in pattern):
+        f.problem("block_types", "expected a list of 'recurrent' and 'attention'")
+        pattern = ["recurrent"]
+    kinds = ["linear" if pattern[i % len(pattern)] == "recurrent" else "full" for i in range(depth)]
+    mlp = FeedForward(
+        max(1, f.size("intermediate_size") // 2),
+        activation=f.activation("hidden_activation", default="gelu"),
+        up_bias=True,
+        down_bias=True,
+    )
+    return decoder(f, _layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", True))
+
+
+def xlstm(config: Mapping[str, Any]) -> Transformer:
+    """xLSTM 7B (arXiv:2503.13427): matrix memories with scalar gates per head, a gated MLP in each block."""
+    f = Fields(config)
+    hidden, heads = f.size("hidden_size", "embedding_dim"), f.size("num_heads")
+    keys, values = _share(f, "qk_dim_factor", 0.5) * hidden, _share(f, "v_dim_factor", 1.0) * hidden
+    mixer = LinearAttention(
+        heads,
+        max(1, round(keys) // heads),
+        max(1, round(values) // heads),
+        gates=2,
+        chunk=f.size("chunk_size", default=64),
+    )
+    step = f.size("ffn_round_up_to_multiple_of", default=64)
+    width = -(-int(_share(f, "ffn_proj_factor", 2.667) * hidden) // step) * step
+    layer = Layer(f.depth("num_hidden_layers", "num_blocks"), None, FeedForward(width), mixer=mixer)
+    return decoder(f, [layer], hidden=hidden, tied=f.flag("tie_word_embeddings", False))
+
+
+def _share(f: Fields, name: str, default: float) -> float:
+    value = f.config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 64:
+        f.problem(name, "expected a number above 0")
+        return default
+    return float(value)
+
+
+def rwkv(config: Mapping[str, Any]) -> Transformer:
+    """RWKV-4 (arXiv:2305.13048): three numbers of state per channel, squared ReLU with a gate in the channel mixing."""
+    f = Fields(config)
+    hidden = f.size("hidden_size")
+    width = f.size("attention_hidden_size", default=hidden)
+    # mixing vectors of the channel mixing (two) are counted with those of the time mixing
+    mixer = Rwkv(width, mixes=5, receptance=True)
+    mlp = FeedForward(f.size("intermediate_size", default=4 * hidden), gated=False, activation="relu2")
+    layer = Layer(f.depth(), None, mlp, norm_bias=True, mixer=mixer)
+    tied = f.flag("tie_word_embeddings", False)
+    context = f.optional("context_length")
+    return decoder(f, [layer], tied=tied, embedding_norm=True, norm_bias=True, max_context=context)
+
+
+def rwkv7(config: Mapping[str, Any]) -> Transformer:
+    """RWKV-7 (arXiv:2503.14456): a matrix per head with the delta rule, low-rank decays, rates, residuals and gates."""
+    f = Fields(config)
+    hidden = f.size("hidden_size")
+    names = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim")
+    ranks = tuple(f.size(name, default=default) for name, default in zip(names, (64, 64, 32, 128), strict=True))
+    head = f.size("head_dim", default=64)
+    f.divides("hidden_size", hidden, "head_dim", head)
+    # six mixing vectors and one of the channel mixing; decay, rate and residual biases, three bonuses, a norm
+    mixer = Rwkv(hidden, version=7, head_dim=head, ranks=ranks, mixes=7, vectors=8)
+    ratio = _share(f, "hidden_ratio", 4.0)
+    mlp = FeedForward(f.size("intermediate_size", default=int(ratio * hidden)), gated=False, activation="relu2")
+    layer = Layer(f.depth(), None, mlp, norm_bias=True, mixer=mixer)
+    tied = f.flag("tie_word_embeddings", False)
+    return decoder(f, [layer], tied=tied, embedding_norm=True, norm_bias=True)
