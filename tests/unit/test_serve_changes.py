@@ -141,6 +141,61 @@ def test_a_replica_that_drains_can_fail_and_one_that_is_taken_out_does_not_come_
     assert (played.requests["last_at"] > 0).all()
 
 
+def test_a_replica_has_one_start_at_a_time() -> None:
+    """Taken out and brought back at given times while it starts: the timer of the first start does nothing later."""
+    trace = Trace(np.array([0.0, 8.0]), [10, 10], [1, 1])
+    scale = Autoscale(1, 2, target=1.0, interval_s=1.0, start_s=5.0)
+
+    def firsts(*outages: Outage, changes: Autoscale | None = scale, **more: float) -> list[float]:
+        found = Dynamics(autoscale=changes, outages=outages, **more)
+        return list(run_fleet(trace, engines(1, changes=found), tables=constant_tables(1.0)).requests["first_at"])
+
+    # down at 0.5; the autoscaler asks for it again at 1, until 6: taken out of the start at 3, asked for at 3, until 8
+    assert firsts(Outage(0.5, 0)) == [7.0, 9.0]
+    assert firsts(Outage(0.5, 0), Outage(3.0, 0)) == [9.0, 9.0]
+    # up at 2 ends the start; down again at 2.5, and up only when the next start ends, at 3 + 5
+    assert firsts(Outage(0.5, 0), Outage(2.0, 0, up=True), Outage(2.5, 0)) == [9.0, 9.0]
+
+
+def test_cancelled_starts_leave_nothing_behind() -> None:
+    """A pool that flaps for a long time with slow starts: the events it keeps are no more than its replicas."""
+    n = 3000
+    trace = Trace(np.repeat(np.arange(n) * 4.0, 3), np.full(3 * n, 10), np.full(3 * n, 20))
+    scale = Autoscale(1, 3, target=1.0, interval_s=0.5, start_s=1e6)
+    played = run_fleet(
+        trace, engines(3, changes=Dynamics(autoscale=scale), max_num_seqs=2), tables=constant_tables(0.1)
+    )
+    assert played.totals["stop"] == 0
+    assert (played.requests["last_at"] > 0).all()
+
+
+def test_everybody_who_waits_for_a_replica_counts() -> None:
+    trace = Trace(np.zeros(8), np.full(8, 10), np.full(8, 1))
+    scale = Autoscale(0, 4, target=2.0, interval_s=1.0, start_s=10.0)
+    played = run_fleet(trace, engines(4, changes=Dynamics(autoscale=scale)), tables=constant_tables(1.0))
+    assert (played.requests["first_at"] == 12.0).all()  # asked for at the second look; four replicas of two each
+    assert (played.pools["rented"] + (played.pools["since"] >= 0) > 0).all()
+
+
+@pytest.mark.parametrize("changes", [{"migrate": True}, {"autoscale": Autoscale(1, 2, interval_s=0.5)}])
+def test_a_quiet_day_ends_nothing(changes: dict[str, Any]) -> None:
+    trace = Trace(np.array([0.0, 86400.0, 1e9]), [10, 10, 10], [1, 1, 1])
+    played = run_fleet(trace, engines(2, changes=Dynamics(**changes)), tables=constant_tables(1.0))
+    assert played.totals["stop"] == 0
+    assert list(played.requests["first_at"]) == [1.0, 86401.0, 1e9 + 1.0]
+
+
+def test_a_long_restart_is_waited_for_and_a_fleet_that_stays_down_is_not() -> None:
+    trace = Trace(np.array([0.0]), [10], [1])
+    day = (Outage(0.5, 0), Outage(0.5, 1), Outage(864000.0, 0, up=True))
+    played = run_fleet(trace, engines(2, changes=Dynamics(migrate=True, outages=day)), tables=constant_tables(1.0))
+    assert list(played.requests["first_at"]) == [864001.0]
+    for_ever = Dynamics(migrate=True, outages=day[:2])
+    played = run_fleet(trace, engines(2, changes=for_ever), tables=constant_tables(1.0))
+    assert played.totals["stop"] == 3.0
+    assert played.requests["status"][0] == 2
+
+
 def test_autoscaling_alone_begins_with_the_least_and_grows() -> None:
     words: dict[str, Any] = {"trace": requests(400, 20.0), "engine": "vllm", "router": "least-loaded"}
     alone = simulate("llama-3.1-8b", "l40s", autoscale="1:4,target=20,interval=2s,start=5s", **words)

@@ -6,6 +6,7 @@ vLLM's names; an engine's own names are accepted for it and mean the same field.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -105,7 +106,7 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
     )
-    problems += _check(given, rules)
+    problems += _check(given, base)
     raise_all(problems)
     kinds = {f.name: type(getattr(base, f.name)) for f in fields(base)}
     return replace(base, **{name: kinds[name](value) for name, value in given.items()})
@@ -140,33 +141,52 @@ def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], l
     return found, problems
 
 
-def _check(given: Mapping[str, Any], rules: Rules) -> list[Problem]:
+#: Least and most of the numbers; a ``least`` of None: above 0.
+_BOUNDS: Mapping[str, tuple[float | None, float]] = {
+    "max_num_batched_tokens": (1, 1e9),
+    "max_num_seqs": (1, 1e6),
+    "block_size": (1, 1e6),
+    "max_model_len": (0, 1e9),
+    "num_gpu_blocks_override": (0, 1e9),
+    "long_prefill_token_threshold": (0, 1e9),
+    "gpu_memory_utilization": (None, 1),
+    "watermark": (0, 0.999),
+    "host_s": (0, 1e6),
+    "host_s_per_sequence": (0, 1e6),
+    "launch_s": (0, 1e6),
+    "graph_tokens": (0, 1e9),
+    "schedule_conservativeness": (0, 1e6),
+    "cuda_graph_sizes_to": (0, 1e9),
+    "batch_wait_timeout_iters": (0, 1e9),
+    "batch_wait_max_tokens_ratio": (0, 1e6),
+}
+
+
+def _number(value: Any, kind: type, least: float | None, most: float) -> str:
+    """What is wrong with a number of this kind; empty when nothing is."""
+    what = "a whole number" if kind is int else "a number"
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or (kind is int and real and -most <= value <= most and value != int(value)):
+        return f"expected {what}, got {value!r:.80}"
+    if value > 0 if least is None else value >= least:
+        return "" if value <= most else f"expected at most {most:,g}, got {value:.6g}"
+    return f"expected {'above 0' if least is None else f'at least {least:g}'}, got {value:.6g}"
+
+
+def _check(given: Mapping[str, Any], base: EngineConfig) -> list[Problem]:
     problems = []
-    for name in ("max_num_batched_tokens", "max_num_seqs", "block_size"):
-        if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 1):
-            problems.append(Problem(f"flags.{name}", f"expected at least 1, got {given[name]}"))
-    for name in (
-        "max_model_len",
-        "num_gpu_blocks_override",
-        "long_prefill_token_threshold",
-        "host_s",
-        "host_s_per_sequence",
-        "graph_tokens",
-        "launch_s",
-        "schedule_conservativeness",
-        "cuda_graph_sizes_to",
-        "batch_wait_timeout_iters",
-        "batch_wait_max_tokens_ratio",
-    ):
-        if name in given and not (isinstance(given[name], (int, float)) and given[name] >= 0):
-            problems.append(Problem(f"flags.{name}", f"expected at least 0, got {given[name]}"))
-    share = given.get("gpu_memory_utilization", 1.0)
-    if not 0 < float(share) <= 1:
-        problems.append(Problem("flags.gpu_memory_utilization", f"expected above 0 and at most 1, got {share}"))
-    if "watermark" in given and not 0 <= float(given["watermark"]) < 1:
-        problems.append(Problem("flags.watermark", f"expected at least 0 and below 1, got {given['watermark']}"))
+    for name, value in given.items():
+        kind = type(getattr(base, name))
+        wrong = ""
+        if name in _BOUNDS:
+            wrong = _number(value, kind, *_BOUNDS[name])
+        elif kind is bool and not (isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1))):
+            wrong = f"expected true or false, got {value!r:.80}"
+        if wrong:
+            problems.append(Problem(f"flags.{name}", wrong))
+    rules = base.rules
     if "admission" in given and given["admission"] not in ADMISSIONS:
-        words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r}"
+        words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r:.80}"
         problems.append(Problem("flags.admission", words))
     if rules.static and given.get("admission", "whole") != "whole":
         problems.append(Problem("flags.admission", "a static batch reserves prompt and answer: only 'whole'"))

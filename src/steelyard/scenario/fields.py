@@ -106,12 +106,12 @@ weights | name | - | column | number format of the weights (default: as publishe
 activations | name | - | column | number format of activations (default: implied by the weights)
 kv | name | - | column | number format of the KV cache (default: 16 bit)
 communication | name | - | column | number format of collectives (default: 16 bit)
-tp | whole | none | least=1 column | tensor-parallel degree (default: what uses every device)
-pp | whole | none | least=1 column | pipeline-parallel degree
-dp | whole | none | least=1 column | data-parallel degree (replicas)
-simulate.dp | whole | none | least=1 column | data-parallel degree: replicas inside --on, fed by the router
-ep | whole | 1 | least=1 column | expert-parallel degree
-cp | whole | 1 | least=1 column | context-parallel degree
+tp | whole | none | least=1 most=1e+06 column | tensor-parallel degree (default: what uses every device)
+pp | whole | none | least=1 most=1e+06 column | pipeline-parallel degree
+dp | whole | none | least=1 most=1e+06 column | data-parallel degree (replicas)
+simulate.dp | whole | none | least=1 most=1e+06 column | data-parallel degree: replicas inside --on, fed by the router
+ep | whole | 1 | least=1 most=1e+06 column | expert-parallel degree
+cp | whole | 1 | least=1 most=1e+06 column | context-parallel degree
 engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, torch
 simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca,
     tgi, sarathi
@@ -135,7 +135,7 @@ autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
 router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
     a request: round-robin, random, least-loaded, session, prefix
-skew | number | 0.0 | least=0 column | exponent of the power law of expert popularity; 0 = balanced
+skew | number | 0.0 | least=0 most=1000 column | exponent of the power law of expert popularity; 0 = balanced
 usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price | USD per device and hour (default: newest in the
     catalogue)
 plan.usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price also=Mapping[str,float] | USD per device and
@@ -146,29 +146,29 @@ trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Moonca
 plan.trace | text | - | column also=Path/Trace | file or name of recorded traffic, as in simulate
 rate | text | - | column also=float | requests per second: 4/s, 240/min; with --trace only its lengths are used
 plan.rate | text | - | column also=float | requests per second: 10/s, 600/min; with --trace only its lengths are used
-concurrency | whole | none | least=1 column | closed loop: so many clients, each waiting for its answer
+concurrency | whole | none | least=1 most=200000 column | closed loop: so many clients, each waiting for its answer
 workflow | text | - | column also=Path | file of calls that wait for each other; --rate begins so many per second
 simulate.isl | text | - | column also=int/Lengths | prompt tokens: 2000, uniform:2000-6000, uniform:0.8-1.0x4000,
     lognormal:600, file:F (default: 1024)
 plan.isl | text | - | column also=int/Lengths | prompt tokens: 4000, uniform:2000-6000, lognormal:600 (default: 1024)
 simulate.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
 plan.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
-requests | whole | none | least=1 column | how many (default: all of a trace, 1,000 drawn, 10 per client of a closed
-    loop)
-plan.requests | whole | none | - | requests each finalist is simulated with
+requests | whole | none | least=1 most=2e+06 column | how many (default: all of a trace, 1,000 drawn, 10 per client of a
+    closed loop)
+plan.requests | whole | none | least=1 most=2e+06 | requests each finalist is simulated with
 duration | text | - | column also=float | how long requests arrive, 10min
 start | text | - | also=float | leave out the beginning of a trace, 5min
 arrivals | text | - | column | poisson, constant, gamma:cv=3, onoff:on=10s,off=50s, diurnal:peak=2,period=24h
     (default: poisson)
 plan.arrivals | text | - | - | poisson, constant, gamma:cv=3, onoff:on=10s,off=50s (default: poisson)
-burst | number | none | least=0 | coefficient of variation of the gaps; short for --arrivals gamma:cv=
+burst | number | none | least=0 most=1e+06 | coefficient of variation of the gaps; short for --arrivals gamma:cv=
 peak | text | - | column also=float | multiply the arrival rate, 3x
 turns | text | - | column also=int/Lengths | conversations of so many turns with a growing prompt, 5 or uniform:1-9
 think | text | - | also=float | time between an answer and the next request, 10s (mean, for conversations)
-system | whole | 0 | least=0 | tokens of a system prompt that all conversations share
-best_of | whole | none | least=1 | answers drawn for every prompt, which they share
-beam | whole | none | least=1 | beams of equal length for every prompt, which they share
-seed | whole | 0 | least=0 column show | fixes everything drawn
+system | whole | 0 | least=0 most=1e+08 | tokens of a system prompt that all conversations share
+best_of | whole | none | least=1 most=1000 | answers drawn for every prompt, which they share
+beam | whole | none | least=1 most=1000 | beams of equal length for every prompt, which they share
+seed | whole | 0 | least=0 most=1e+18 column show | fixes everything drawn
 policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
     or FILE.py:CLASS of your own (runs it)
 techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
@@ -189,11 +189,11 @@ e2e | text | - | - | limit from arrival to the last token
 plan.ttft | text | - | column | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
 plan.tpot | text | - | column | limit of the time per output token: p95:50ms
 plan.e2e | text | - | column | limit from arrival to the last token
-stop_after_s | number | none | least=0 unit=s hidden | simulated time after which to stop, s
+stop_after_s | number | none | least=0 most=1e+12 unit=s hidden | simulated time after which to stop, s
 objective | name | cost | column show choices=cost,energy,carbon,throughput,latency | what the plan is best
     at: cost, energy, carbon, throughput, latency
 budget | text | none | column also=float | rent of the whole deployment at most: 40usd/h
-max_gpus | whole | none | least=1 column | devices of the whole deployment at most
+max_gpus | whole | none | least=1 most=1e+09 column | devices of the whole deployment at most
 max_power | text | none | also=float | power of the whole deployment at most: 20kW
 rack_power | text | none | also=float | power of one node at most: 8kW
 plan.engine | text | - | --engines --engine also=Sequence[str] | serving engines: vllm,sglang,trtllm, or any (default:
@@ -206,8 +206,8 @@ mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str]
     disaggregated: prompts and answers apart; or any
 mix | switch | false | - | plan the best fleet of unlike machines as well
 headroom | text | 0.0 | column also=float | hold this much more than the rate: 20%
-spares | whole | 0 | least=0 column | replicas per pool that may fail while every SLO still holds
-carbon | number | none | least=0 unit=g/kWh | carbon intensity of the electricity, g/kWh
+spares | whole | 0 | least=0 most=100000 column | replicas per pool that may fail while every SLO still holds
+carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
 remedies | switch | true | hidden | look for the nearest changes when nothing fits
 tell | object | none | also=Callable[[str],object] | called with what is being done, in words
 """

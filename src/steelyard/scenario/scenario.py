@@ -262,7 +262,7 @@ def _deployed(scenario: Scenario) -> Scenario:
     model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = replace(Plan(**given), engine=scenario.plan.engine)
-    copies = max([copies, *(technique.replicas(plan.dp) for technique in scenario.techniques)])
+    copies = max([copies, *(technique.replicas() for technique in scenario.techniques)])
     if values["disaggregate"]:
         pools, clusters = parse_pools(values["disaggregate"], cluster, plan, flags, copies)
     else:

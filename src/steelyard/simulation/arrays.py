@@ -22,9 +22,11 @@ from steelyard.simulation.kernel.rules import RuleSet
 from steelyard.simulation.kernel.state import (
     DOWN,
     DRAWN,
+    INPUT,
     ITL_BINS,
     LARGEST,
     LINK,
+    REQUEST,
     RUN,
     RUN_STEPS,
     SETUP,
@@ -32,6 +34,7 @@ from steelyard.simulation.kernel.state import (
     TIMER,
     TOTAL,
     TOTALS,
+    UNIT,
     UP,
     State,
     Tech,
@@ -43,6 +46,7 @@ from steelyard.simulation.kernel.state import (
 )
 from steelyard.simulation.policies import Order, Policy, ordered
 from steelyard.simulation.request_arrays import REJECTED, ROUTERS, UNFINISHED, request_arrays
+from steelyard.simulation.sizes import check_bytes, check_steps
 from steelyard.traffic.trace import Trace
 
 __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
@@ -174,7 +178,9 @@ def setup_of_fleet(
         _fill(record, _pool_values(member, order, unit if trace.prefix_hashes is not None else 0))
     budget = min(m.config.max_num_batched_tokens for m in members)
     chunks = np.sum(-(-trace.isl // max(1, budget)), dtype=np.float64)
-    most = int(10 * (float(np.sum(trace.osl, dtype=np.float64)) + float(chunks)) + 1000)
+    answers = float(np.sum(trace.osl, dtype=np.float64))
+    check_steps(answers, float(chunks))
+    most = int(10 * (answers + float(chunks)) + 1000)
     run = np.zeros(1, dtype=RUN)
     stages = make_ways(make_pools(pools, [0] * len(members), [1.0] * len(members)), pools)[1]
     _fill(
@@ -358,11 +364,20 @@ def _state(
 ) -> State:
     """The arrays of every simulation."""
     x, members = setup.pools, setup.members
+    count, slots = sum(m.replicas for m in members), min(int(x["max_seqs"].max()), len(trace)) + 2
+    lanes = sum(m.replicas * m.lanes for m in members)
+    parts = {
+        f"{len(trace):,} requests": ("requests", len(trace) * (REQUEST.itemsize + INPUT.itemsize)),
+        f"{lanes:,} engines of {slots:,} requests at once": ("replicas", lanes * slots * SLOT.itemsize),
+    }
+    check_bytes(parts)
     replicas = make_pools(x, [m.longest for m in members], [m.weight for m in members])
     workers = make_workers(replicas, x)
     requests, inputs, prefix_units, children, order, units = request_arrays(
         trace, int(setup.run[0]["entries"]), setup.unit_tokens, policy, router, seed, rejected, encode_s, assigned
     )
+    known = f"{count:,} caches of {units:,} blocks that requests share"
+    check_bytes({**parts, known: ("replicas", count * units * UNIT.itemsize)})
     run = setup.run.copy()
     run["log_stride"], run["next_request"], run["pending"] = 1, trace.concurrency, -1
     return State(
@@ -373,7 +388,7 @@ def _state(
         inputs=inputs,
         prefix_units=prefix_units,
         children=children,
-        slots=np.zeros((len(workers), min(int(x["max_seqs"].max()), len(trace)) + 2), dtype=SLOT),
+        slots=np.zeros((lanes, slots), dtype=SLOT),
         workers=workers,
         replicas=replicas,
         units=make_units(len(replicas), units),
@@ -417,7 +432,7 @@ def _tech(
         wires=setup.wires,
         timers=timers,
         draws=draws,
-        stranded=np.full(3, -1, dtype=np.int64),
+        stranded=np.array([-1, -1, -1, 0, 0, 0], dtype=np.int64),
         adapter_of=m.adapter_of,
         lora_slots=m.seats,
         slot_of=m.seat_of,

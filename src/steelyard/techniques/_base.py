@@ -42,6 +42,7 @@ same entry points, group ``steelyard.techniques``; :class:`steelyard.testing.tec
 from __future__ import annotations
 
 import math
+import numbers
 import re
 import types
 import typing
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
     from steelyard.traffic.trace import Trace
 
 __all__ = ["Citation", "Parameter", "PoolEnd", "PoolFit", "Technique", "relabelled", "unknown"]
+
+
+_KINDS: Mapping[Any, str] = {str: "text", bool: "true or false", tuple: "a tuple"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +154,31 @@ class Technique:
     """Pools that ``fit`` is called for."""
 
     def __post_init__(self) -> None:
-        problems = []
-        for p in self.parameters():
-            value = getattr(self, p.field)
-            quantity = _quantity(typing.cast(Any, type(self)), p.field)
-            if quantity is not None and value is not None:
-                try:
-                    quantity.check(parse_quantity(value, quantity.unit, self.name), self.name)
-                except InputError as error:
-                    problems.append(
-                        Problem(
-                            self.name,
-                            error.message.replace("expected a number", f"expected {p.key}").replace(" ,", ","),
-                        )
-                    )
-        raise_all(problems + self.problems())
+        found = ((p, self._wrong(p, getattr(self, p.field))) for p in self.parameters())
+        raise_all([Problem(self.name, words) for _, words in found if words] or self.problems())
+
+    def _wrong(self, p: Parameter, value: Any) -> str:
+        """What is wrong with the value of a parameter: another type, out of bounds; empty when nothing is."""
+        if value is p.default or (value is None and p.default is None):
+            return ""
+        quantity = _quantity(typing.cast(Any, type(self)), p.field)
+        if quantity is None:
+            kind = typing.get_origin(p.type) or p.type
+            right = not isinstance(kind, type) or isinstance(value, kind)
+            return "" if right else f"expected {_KINDS.get(kind, 'a value')} for {p.key}, got {value!r:.80}"
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        whole = p.type is int
+        try:
+            if not real or (whole and math.isfinite(value) and value != int(value)):
+                raise InputError(f"expected a {'whole ' * whole}number, got {value!r:.80}")
+            quantity.check(parse_quantity(value if isinstance(value, int) else float(value), quantity.unit))
+        except InputError as error:
+            bound = "expected a number of" in error.message or "expected a number above" in error.message
+            words = f"expected {p.key}" + ("" if bound else f" as a {'whole ' * whole}number")
+            return re.sub("expected a (whole |finite )?number", words, error.message).replace(" ,", ",")
+        except OverflowError:
+            return f"expected {p.key} as a number, got one beyond every float"
+        return ""
 
     def problems(self) -> list[Problem]:
         """What is wrong with the parameters beyond their bounds."""
@@ -220,8 +234,8 @@ class Technique:
         """Its compiled rules."""
         return None
 
-    def replicas(self, dp: int) -> int:
-        """Copies of the deployment it needs at least, each of ``dp`` data-parallel ranks; 1 = as many as are given."""
+    def replicas(self) -> int:
+        """Copies of the deployment it needs at least; 1 = as many as are given."""
         return 1
 
     def dynamics(self, dynamics: Dynamics) -> Dynamics:
@@ -274,7 +288,11 @@ class Technique:
         by_key |= {key: by_key[name] for key, name in cls.keys.items()}
         values: dict[str, Any] = {}
         problems: list[Problem] = []
-        for part in (p.strip() for p in body.split(",") if p.strip()):
+        parts = [p.strip() for p in body.split(",") if p.strip()]
+        if body.strip() and not parts:
+            known = ", ".join(map(str, cls.parameters())) or "nothing"
+            problems.append(Problem(label, f"expected {known}, got {body!r:.80}"))
+        for part in parts:
             key, equals, value = (x.strip() for x in part.partition("="))
             try:
                 if equals and key not in by_key:

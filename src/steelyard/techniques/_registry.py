@@ -6,13 +6,17 @@ stand for the same techniques (:data:`FLAGS`, :data:`OPTIONS`): there is one way
 
 from __future__ import annotations
 
+import numbers
 import re
+import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from steelyard.deployment.dynamics import Autoscale
 from steelyard.errors import InputError, Problem, UnknownName, raise_all
 from steelyard.registry import Registry
-from steelyard.techniques._base import Technique, relabelled, unknown
+from steelyard.techniques._base import Parameter, Technique, relabelled, unknown
 
 __all__ = [
     "FLAGS",
@@ -98,7 +102,7 @@ def read_options(name: str, parts: Mapping[str, Any]) -> Technique:
     for option, value in parts.items():
         p = by_key[option]
         try:
-            values[p.field] = cls._value(p, value, option) if isinstance(value, str) else value
+            values[p.field] = _value(cls, p, value, option)
         except InputError as error:
             problems += error.problems
     raise_all(problems)
@@ -106,6 +110,16 @@ def read_options(name: str, parts: Mapping[str, Any]) -> Technique:
         return cls(**values)
     except InputError as error:
         raise relabelled(error, name, next(iter(parts))) from None
+
+
+def _value(cls: type[Technique], p: Parameter, value: Any, option: str) -> Any:
+    """The value of a parameter from an option: text is read, also in a list; a number is taken as it is."""
+    if isinstance(value, str):
+        return cls._value(p, value, option)
+    if typing.get_origin(p.type) is not tuple:
+        return value
+    items = value if isinstance(value, list | tuple) else (value,)
+    return tuple(item for one in items for item in (_value(cls, p, one, option) if isinstance(one, str) else (one,)))
 
 
 def read_techniques(words: Mapping[str, Any]) -> tuple[Technique, ...]:
@@ -139,10 +153,12 @@ def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], 
             items.append((options, read_options, (name, parts)))
     for flag in FLAGS:
         value = words.get(flag)
-        if isinstance(value, Technique):
-            items.append(((flag,), _same, (value,)))
+        if isinstance(value, Technique | Autoscale):
+            items.append(((flag,), _object_of, (flag, value)))
         elif value is True or (isinstance(value, str) and value.strip()):
             items.append(((flag,), read_flag, (flag, "" if value is True else value)))
+        elif isinstance(value, numbers.Real) and not isinstance(value, bool) and flag != "migrate":
+            items.append(((flag,), read_flag, (flag, str(value))))
     given = words.get("techniques", ())
     given = () if given is None else given
     for one in given if isinstance(given, list | tuple) else (given,):
@@ -170,6 +186,17 @@ def _found(words: Mapping[str, Any]) -> tuple[tuple[Technique, ...], list[str], 
 
 def _same(technique: Technique) -> Technique:
     return technique
+
+
+def _object_of(flag: str, given: Technique | Autoscale) -> Technique:
+    """The technique that an object given for an option stands for. Raises :class:`InputError`."""
+    if isinstance(given, Autoscale) and flag == "autoscale":
+        return TECHNIQUES.get(flag)(**{f.name: getattr(given, f.name) for f in fields(given)})
+    names = FLAGS[flag]
+    if isinstance(given, Technique) and (given.name in names or f"*{given.slot}" in names):
+        return given
+    known = " or ".join(n.replace("*", "one of ") for n in names)
+    raise InputError(f"expected {known}, got {given!s:.80}", field=flag)
 
 
 def _no_technique(given: object) -> Technique:

@@ -103,7 +103,7 @@ class AttentionFfn(Technique):
     sides: Annotated[
         tuple[str, ...], "GROUPS A or F:DEVICES[@MACHINE], 1A:8@h20 and 1F:8@h800; without a machine, devices of --on"
     ]
-    micro_batches: Annotated[int, Quantity("1", "parts of a step in flight", ge=1)] = MICRO_BATCHES
+    micro_batches: Annotated[int, Quantity("1", "parts of a step in flight", ge=1, le=1000)] = MICRO_BATCHES
 
     @classmethod
     def from_flag(cls, text: str, label: str) -> AttentionFfn | None:

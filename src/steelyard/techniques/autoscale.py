@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,11 +26,11 @@ class Autoscaling(Technique):
     serving: ClassVar[bool] = True
     keys: ClassVar[Mapping[str, str]] = {"interval": "interval_s", "start": "start_s"}
 
-    least: Annotated[int, Quantity("1", "replicas of each pool at least", ge=0)]
-    most: Annotated[int, Quantity("1", "replicas of each pool at most", ge=1)]
-    target: Annotated[float, Quantity("1", "requests per replica (a guess)", gt=0)] = 32.0
-    interval_s: Annotated[float, Quantity("s", "between two looks", gt=0)] = 15.0
-    start_s: Annotated[float, Quantity("s", "until a new replica serves (a guess)", ge=0)] = 120.0
+    least: Annotated[int, Quantity("1", "replicas of each pool at least", ge=0, le=10_000)]
+    most: Annotated[int, Quantity("1", "replicas of each pool at most", ge=1, le=10_000)]
+    target: Annotated[float, Quantity("1", "requests per replica (a guess)", gt=0, le=1e9)] = 32.0
+    interval_s: Annotated[float, Quantity("s", "between two looks", ge=0.01, le=1e7)] = 15.0
+    start_s: Annotated[float, Quantity("s", "until a new replica serves (a guess)", ge=0, le=1e7)] = 120.0
 
     @classmethod
     def _positional(cls, part: str, by_key: Mapping[str, Parameter], values: dict[str, Any], label: str) -> None:
@@ -40,9 +39,9 @@ class Autoscaling(Technique):
             raise InputError(f"expected LEAST:MOST such as 1:8, got {part!r}", field=label)
         values["least"], values["most"] = int(found[1]), int(found[2])
 
-    def replicas(self, dp: int) -> int:
+    def replicas(self) -> int:
         """Room for as many replicas as there may be; the first of them serve from the beginning."""
-        return math.ceil(self.most / dp)
+        return self.most
 
     def dynamics(self, dynamics: Dynamics) -> Dynamics:
         """The autoscaler."""

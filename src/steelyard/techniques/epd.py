@@ -29,7 +29,7 @@ class Epd(Technique):
     keys: ClassVar[Mapping[str, str]] = {"encode": "encode_s"}
 
     pools: Annotated[tuple[str, ...], "COUNT E, P, D or M:DEGREES[@MACHINE], 1E:tp1, 1P:tp2 and 1D:tp4"]
-    encode_s: Annotated[float, Quantity("s", "time of the encoder before each prompt", gt=0)] = 0.05
+    encode_s: Annotated[float, Quantity("s", "time of the encoder before each prompt", gt=0, le=1e9)] = 0.05
 
     def problems(self) -> list[Problem]:
         """No encoders."""

@@ -30,9 +30,9 @@ class Failures(Technique):
     keys: ClassVar[Mapping[str, str]] = {"mtbf": "mtbf_s", "restart": "restart_s"}
 
     mtbf_s: Annotated[
-        float, Quantity("s", "mean time between failures of a replica, drawn exponentially; 0 = none")
+        float, Quantity("s", "mean time between failures of a replica, drawn exponentially; 0 = none", ge=0, le=1e12)
     ] = 0.0
-    restart_s: Annotated[float, Quantity("s", "until a failed replica serves again (a guess)")] = 180.0
+    restart_s: Annotated[float, Quantity("s", "until a failed replica serves again (a guess)", ge=0, le=1e9)] = 180.0
     outages: Annotated[tuple[Outage, ...], "given ones, TIME:REPLICA:down or :up"] = ()
 
     @classmethod
@@ -44,7 +44,11 @@ class Failures(Technique):
         return Outage(float(parse_quantity(parts[0], "s", "outages")), int(parts[1]), parts[2] == "up")
 
     def problems(self) -> list[Problem]:
-        """Nothing fails."""
+        """Nothing fails; outages that are none."""
+        for o in self.outages:
+            whole = isinstance(o, Outage) and isinstance(o.replica, int) and isinstance(o.up, bool)
+            if not (whole and isinstance(o.at_s, int | float) and 0 <= o.at_s <= 1e12):
+                return [Problem("outages", f"expected TIME:REPLICA:down or :up, got {o!s:.80}")]
         if self.mtbf_s or self.outages:
             return []
         return [Problem("failures", "expected mtbf (6h) or outages (10min:0:down)")]

@@ -36,8 +36,8 @@ class Finetune(Technique):
     first: ClassVar[str] = "limit"
     keys: ClassVar[Mapping[str, str]] = {"limit": "limit_s"}
 
-    limit_s: Annotated[float, Quantity("s", "step time up to which tokens are added (the SLO of the TPOT)", gt=0)]
-    context: Annotated[int, Quantity("1", "tokens of one training sequence", ge=1)] = 1024
+    limit_s: Annotated[float, Quantity("s", "step time up to which tokens are added (the SLO of TPOT)", gt=0, le=1e6)]
+    context: Annotated[int, Quantity("1", "tokens of one training sequence", ge=1, le=100_000_000)] = 1024
 
     @classmethod
     def from_flag(cls, text: str, label: str) -> Finetune:

@@ -25,7 +25,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import TIER
 from steelyard.simulation.kernel.state import UNIT
-from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique
+from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique, unknown
 from steelyard.traffic.trace import Trace
 from steelyard.units import format_quantity, parse_quantity
 
@@ -44,6 +44,9 @@ class Kind:
 #: Sequential reads of one data-centre drive, bytes/s: Samsung PM9A3 data sheet, 6,900 MB/s. One per device, as in a
 #: DGX H100 (eight drives for eight devices).
 DRIVE_BYTES_PER_S = 6.9e9
+#: Most bytes of a level.
+MOST_BYTES = 1e18
+
 #: Levels by name. Latencies: a chain of copies from pinned memory, a read of a drive, a request over the network
 #: (guesses of the right size; they matter for short prefixes only).
 KINDS: Mapping[str, Kind] = {
@@ -73,13 +76,14 @@ class Tier:
         problems = []
         if self.kind not in KINDS:
             problems.append(Problem("kv_tiers", f"expected one of {', '.join(KINDS)}, got {self.kind!r}"))
-        if not self.capacity_bytes > 0:
-            problems.append(Problem("kv_tiers", f"expected a capacity above 0, got {self.capacity_bytes:g} B"))
+        if not 0 < self.capacity_bytes <= MOST_BYTES:
+            message = f"expected a capacity above 0 B and at most 1 EB, got {self.capacity_bytes:g} B"
+            problems.append(Problem("kv_tiers", message))
         if self.bandwidth_bytes_per_s < 0 or not np.isfinite(self.bandwidth_bytes_per_s):
             message = f"expected a bandwidth of at least 0, got {self.bandwidth_bytes_per_s:g}"
             problems.append(Problem("kv_tiers", message))
-        if not self.ratio >= 1:
-            problems.append(Problem("kv_tiers", f"expected a ratio of at least 1, got {self.ratio:g}"))
+        if not 1 <= self.ratio <= 1e6:
+            problems.append(Problem("kv_tiers", f"expected a ratio from 1 to 1,000,000, got {self.ratio:g}"))
         raise_all(problems)
 
     def __str__(self) -> str:
@@ -94,7 +98,11 @@ def parse_tier(text: str) -> Tier:
     Raises:
         InputError: it cannot be read.
     """
-    kind, _, rest = text.partition(":")
+    kind, colon, rest = text.partition(":")
+    kind = kind.strip().lower()
+    if not colon or kind not in KINDS:
+        words = unknown("level", kind, list(KINDS)) if kind not in KINDS else f"expected a size: {kind}:200GB"
+        raise InputError(words, field="kv_tiers")
     size, _, speed = rest.partition("@")
     ratio = 1.0
     head, slash, tail = (speed or size).rpartition("/")
@@ -102,7 +110,7 @@ def parse_tier(text: str) -> Tier:
         ratio = float(tail)
         size, speed = (size, head) if speed else (head, "")
     return Tier(
-        kind.strip().lower(),
+        kind,
         parse_quantity(size, "B", f"kv_tiers.{kind}"),
         parse_quantity(speed, "B/s", f"kv_tiers.{kind}") if speed else 0.0,
         ratio,

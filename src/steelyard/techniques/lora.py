@@ -24,6 +24,7 @@ from steelyard.deployment.sharding import shard
 from steelyard.errors import InputError, Problem
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import SEAT
+from steelyard.simulation.sizes import check_bytes
 from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique
 from steelyard.traffic.trace import Trace
 from steelyard.units import Quantity
@@ -58,12 +59,12 @@ class Lora(Technique):
     first: ClassVar[str] = "adapters"
     keys: ClassVar[Mapping[str, str]] = {"adapters": "count", "base": "base_frac"}
 
-    count: Annotated[int, Quantity("1", "different adapters", ge=1)]
-    zipf: Annotated[float, Quantity("1", "exponent of their popularity; 0 = all alike", ge=0)] = 1.0
-    rank: Annotated[int, Quantity("1", "rank of all of them", ge=1)] = 16
+    count: Annotated[int, Quantity("1", "different adapters", ge=1, le=1_000_000)]
+    zipf: Annotated[float, Quantity("1", "exponent of their popularity; 0 = all alike", ge=0, le=1000)] = 1.0
+    rank: Annotated[int, Quantity("1", "rank of all of them", ge=1, le=100_000)] = 16
     targets: Annotated[str, "products that have one: attention, mlp, all"] = "all"
     max_loras: Annotated[
-        int | None, Quantity("1", "in the memory of a replica at once (default: all, 8 at most)", ge=1)
+        int | None, Quantity("1", "in the memory of a replica at once (default: all, 8 at most)", ge=1, le=1_000_000)
     ] = None
     base_frac: Annotated[float, Quantity("1", "share of the requests that need none", ge=0, le=1)] = 0.0
 
@@ -105,6 +106,8 @@ class Lora(Technique):
     def arrays(self, methods: Any, ends: Sequence[PoolEnd], trace: Trace, units: int) -> Any:
         """Places for adapters in every replica, all empty."""
         replicas = sum(e.replicas for e in ends)
+        words = f"{replicas:,} replicas that each know {self.count:,} adapters, {self.resident:,} resident,"
+        check_bytes({words: ("lora", replicas * (self.count * 4 + self.resident * SEAT.itemsize))})
         seats = np.zeros((replicas, self.resident), dtype=SEAT)
         seats["adapter"] = seats["stamp"] = -1
         assert trace.adapter is not None

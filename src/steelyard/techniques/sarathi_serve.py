@@ -26,7 +26,7 @@ class SarathiServe(Technique):
     first: ClassVar[str] = "chunk"
     slot: ClassVar[str] = "scheduler"
 
-    chunk: Annotated[int, Quantity("1", "tokens of a step, decodes and prompt chunk together", ge=1)] = 512
+    chunk: Annotated[int, Quantity("1", "tokens of a step, decodes and prompt chunk together", ge=1, le=1e9)] = 512
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The scheduler and its budget."""

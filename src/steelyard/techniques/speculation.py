@@ -194,7 +194,8 @@ class DraftModel(Speculation):
 
     model: Annotated[str, "name of the draft model, such as llama-3.2-1b"] = ""
     draft_tp: Annotated[
-        int, Quantity("1", "devices the draft is split over; 0 = the model's where its heads allow it, else one", ge=0)
+        int,
+        Quantity("1", "devices the draft is split over; 0 = the model's where its heads allow, else one", ge=0, le=1e5),
     ] = 0
 
     def problems(self) -> list[Problem]:
@@ -260,13 +261,13 @@ class Tree(Speculation):
     keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "depth": "tokens", DEGREES[0]: "draft_tp"}
     usual: ClassVar[Defaults] = Defaults(4, 0.75, "as its guesser, per node")
 
-    width: Annotated[int, Quantity("1", "guesses per position", ge=1)] = 2
+    width: Annotated[int, Quantity("1", "guesses per position", ge=1, le=10_000)] = 2
     nodes: Annotated[
-        int, Quantity("1", "tokens verified per sequence beside the last known one; 0 = width x depth", ge=0)
+        int, Quantity("1", "tokens verified per sequence beside the last known one; 0 = width x depth", ge=0, le=1e5)
     ] = 0
     by: Annotated[str, "who guesses: draft, medusa, eagle or mtp"] = "eagle"
     model: Annotated[str, "name of the draft model, by draft"] = ""
-    draft_tp: Annotated[int, Quantity("1", "as of draft", ge=0)] = 0
+    draft_tp: Annotated[int, Quantity("1", "as of draft", ge=0, le=1e5)] = 0
 
     def problems(self) -> list[Problem]:
         """A guesser that cannot be, a tree too large or adaptive."""

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: Most requests of one generated trace: about 1 GB of arrays.
-MAX_REQUESTS = 20_000_000
+MAX_REQUESTS = 2_000_000
 
 _KINDS: dict[str, tuple[str, ...]] = {
     "poisson": (),
@@ -144,6 +144,7 @@ class Arrivals:
         if expected > MAX_REQUESTS:
             raise InputError(f"{expected:,.0f} requests; at most {MAX_REQUESTS:,}", field="duration")
         seed, n = rng.integers(0, 2**63), int(expected + 8 * math.sqrt(expected) * max(1.0, self.cv)) + 16
+        n = min(n, MAX_REQUESTS)
         while True:  # the same seed again: the points already drawn stay where they were
             times = self.draw(n, np.random.default_rng(seed))
             if times[-1] >= duration_s or n >= MAX_REQUESTS:

@@ -21,6 +21,8 @@ __all__ = ["BLOCK_TOKENS", "Call", "conversations", "read_workflow", "workflows"
 
 #: Tokens of one hashed block of a conversation's prompt: a multiple of the engines' 16, coarse enough to stay small.
 BLOCK_TOKENS = 64
+#: Most such blocks of a trace, each with its hash.
+MAX_BLOCKS = 10_000_000
 
 
 def conversations(
@@ -90,6 +92,10 @@ def conversations(
 def _history_hashes(session: Integers, prompt: Integers, system: int, block: int) -> tuple[Integers, Integers]:
     """Hashes of full blocks: block ``b`` is shared by all inside the system prompt, and by one session behind it."""
     full = prompt // block
+    total = float(full.sum(dtype=np.float64))
+    if total > MAX_BLOCKS:
+        words = f"the prompts of all turns have {total:,.0f} blocks of {block} tokens; at most {MAX_BLOCKS:,}"
+        raise InputError(f"{words}: fewer turns or requests, or shorter prompts", field="turns")
     offsets = np.concatenate([[0], np.cumsum(full)]).astype(np.int64)
     index = np.arange(offsets[-1]) - np.repeat(offsets[:-1], full)
     owner = np.where(index < system // block, -1, np.repeat(session, full)) + 1

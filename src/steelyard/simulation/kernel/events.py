@@ -23,7 +23,7 @@ from steelyard.simulation.kernel.state import (
     State,
     Tech,
 )
-from steelyard.simulation.kernel.timer import set_timer
+from steelyard.simulation.kernel.timer import drop_timer, set_timer
 
 __all__ = ["begin_events", "come_up", "fail", "scale"]
 
@@ -60,7 +60,8 @@ def is_first(state: State, tech: Tech, replica: int) -> bool:
 @njit_inner
 def next_failure(state: State, tech: Tech, replica: int, now: float) -> None:
     """Set the time of the next failure of a replica: exponential."""
-    state.replicas[replica].failures += 1  # a failure that was set before is off
+    drop_timer(state, tech, wide(DOWN), replica)  # a failure that was set before is off
+    state.replicas[replica].failures += 1
     n = state.replicas[replica].failures
     wait = state.setups[state.replicas[replica].pool].mtbf_s * tech.draws[replica, n % DRAWN]
     set_timer(state, tech, now + wait, wide(DOWN), replica, n)
@@ -89,8 +90,9 @@ def forget_cache(state: State, tech: Tech, cfg: Any, replica: int) -> None:
 def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
     """A replica stops: what it was doing begins again elsewhere, what it kept for others is computed again by them.
 
-    One that drains fails as well, and is then given back. Where replicas follow the load, one that was taken out at a
-    given time is given back too: the autoscaler starts another when the load asks for it.
+    One that drains fails as well, and is then given back. One that is starting is taken out only at a given time: its
+    start is called off. Where replicas follow the load, one that was taken out at a given time is given back too: the
+    autoscaler starts another when the load asks for it.
 
     ``drawn``: number of the failure, which comes back by itself; 0: one that was given.
     """
@@ -98,7 +100,12 @@ def fail(state: State, tech: Tech, first: int, drawn: int, now: float) -> None:
     replicas = state.replicas
     cfg = state.setups[replicas[first].pool]
     draining = cfg.scales > 0 and not replicas[first].up and not replicas[first].starting and replicas[first].since >= 0
-    if not (replicas[first].up or draining) or (drawn > 0 and drawn != replicas[first].failures):
+    if drawn == 0 and replicas[first].starting:
+        end_start(state, tech, first, cfg.ranks)
+        if cfg.scales > 0:
+            stop_rent(state, tech, first, cfg.ranks, now)
+        return
+    if not (replicas[first].up or draining):
         return
     state.totals[replicas[first].pool].failures += 1
     for replica in range(first, first + cfg.ranks):
@@ -197,37 +204,32 @@ def lose_copies(state: State, tech: Tech, replica: int, now: float) -> None:
 
 @njit_inner
 def start(state: State, tech: Tech, first: int, ranks: int, ready_at: float) -> None:
-    """A replica begins to start; :func:`cancel` may call it off before ``ready_at``."""
+    """A replica begins to start; :func:`end_start` may call it off before ``ready_at``."""
     replicas = state.replicas
     for replica in range(first, first + ranks):
         replicas[replica].starting = 1
-    set_timer(state, tech, ready_at, wide(UP), first, wide(replicas[first].failures + 1))
+    set_timer(state, tech, ready_at, wide(UP), first, wide(1))
 
 
 @njit_inner
-def cancel(state: State, tech: Tech, first: int, ranks: int, now: float) -> None:
-    """A replica that starts is given back before it serves."""
-    replicas = state.replicas
+def end_start(state: State, tech: Tech, first: int, ranks: int) -> None:
+    """A replica no longer starts: it is there, or it was called off."""
     for replica in range(first, first + ranks):
-        replicas[replica].starting = 0
-    replicas[first].failures += 1  # the timer of its start is off
-    stop_rent(state, tech, first, ranks, now)
+        state.replicas[replica].starting = 0
+    drop_timer(state, tech, wide(UP), first)
 
 
 @njit_inner
-def come_up(state: State, tech: Tech, first: int, number: int, now: float) -> None:
-    """A replica is there (again); requests that nobody could take come to it.
-
-    ``number``: of the start that ends here, which may have been called off; 0: at a given time.
-    """
+def come_up(state: State, tech: Tech, first: int, now: float) -> None:
+    """A replica is there (again), started or at a given time; requests that nobody could take come to it."""
     apart()
     replicas = state.replicas
-    if replicas[first].up or (number > 0 and number != replicas[first].failures + 1):
+    if replicas[first].up:
         return
     cfg = state.setups[replicas[first].pool]
+    end_start(state, tech, first, cfg.ranks)
     for replica in range(first, first + cfg.ranks):
         replicas[replica].up = 1
-        replicas[replica].starting = 0
         if replicas[replica].since < 0:
             replicas[replica].since = now
         replicas[replica].link_free = max(replicas[replica].link_free, now)
@@ -237,6 +239,7 @@ def come_up(state: State, tech: Tech, first: int, number: int, now: float) -> No
     for stage in range(3):
         root = tech.stranded[stage]
         tech.stranded[stage] = -1
+        tech.stranded[3 + stage] = 0
         while root >= 0:
             i = root
             root = pop(state.requests, i)
@@ -255,12 +258,15 @@ def stop_rent(state: State, tech: Tech, first: int, ranks: int, now: float) -> N
 
 
 @njit_inner
-def scale(state: State, tech: Tech, k: int, now: float) -> None:
+def scale(state: State, tech: Tech, k: int, now: float) -> bool:
     """As many replicas of a pool as its requests ask for.
 
     Those that are missing come from the ones that still drain, then from new ones. One too many is called off if one
     is starting, otherwise the one with the least to do drains; the last that serves never does while there is a
     request or a replica is to stay.
+
+    Returns:
+        whether there was anything to do, or a replica still drains.
     """
     apart()
     replicas = state.replicas
@@ -269,7 +275,8 @@ def scale(state: State, tech: Tech, k: int, now: float) -> None:
     while replicas[begin].pool != k:
         begin += 1
     size = cfg.replicas // cfg.ranks
-    load, ready, starting, lightest, lightest_load, latest = 0, 0, 0, -1, 0, -1
+    load = int(tech.stranded[3 if cfg.role != DECODE else 4])  # they wait for a replica to come
+    ready, starting, draining, lightest, lightest_load, latest = 0, 0, 0, -1, 0, -1
     for g in range(size):
         first = begin + g * cfg.ranks
         mine = 0
@@ -284,13 +291,13 @@ def scale(state: State, tech: Tech, k: int, now: float) -> None:
             starting += 1
             if latest < 0 or replicas[first].since >= replicas[latest].since:
                 latest = first
-        elif replicas[first].since >= 0 and mine == 0 and holds_nothing(state, tech, cfg, first):  # drained
-            stop_rent(state, tech, first, cfg.ranks, now)
-    stage = 0 if cfg.role != DECODE else 1
+        elif replicas[first].since >= 0:
+            draining += 1
+            if mine == 0 and holds_nothing(state, tech, cfg, first):
+                stop_rent(state, tech, first, cfg.ranks, now)
     up = ready + starting
-    if tech.stranded[stage] >= 0:
-        load += math.ceil(cfg.load_target)  # somebody waits for a replica to come
     wanted = int(min(max(math.ceil(load / cfg.load_target), cfg.least), cfg.most))
+    still = wanted == up and draining == 0
     for fresh in range(2):  # those that drain, then those that are off
         for g in range(size):
             first = begin + g * cfg.ranks
@@ -304,11 +311,12 @@ def scale(state: State, tech: Tech, k: int, now: float) -> None:
                         replicas[replica].since = now
                     start(state, tech, first, cfg.ranks, now + cfg.start_s)
     if wanted < up and latest >= 0 and (ready > 0 or wanted == 0):
-        cancel(state, tech, latest, cfg.ranks, now)
+        end_start(state, tech, latest, cfg.ranks)
+        stop_rent(state, tech, latest, cfg.ranks, now)
     elif wanted < ready and (ready > 1 or load == 0):
         for replica in range(lightest, lightest + cfg.ranks):
             replicas[replica].up = 0
-    set_timer(state, tech, now + cfg.interval_s, wide(SCALE), k, wide(0))
+    return not still
 
 
 @njit_inner

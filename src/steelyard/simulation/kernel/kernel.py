@@ -39,8 +39,9 @@ from steelyard.simulation.kernel.transfer import next_ready
 
 __all__ = ["run_kernel"]
 
-#: Events of the fleet without a step between them after which nothing is expected to come any more.
-QUIET_MOST = 100_000
+#: Failures and restarts without a step between them after which nothing is expected to come any more, and looks
+#: without a step after which it is asked whether anything can.
+QUIET_MOST, LOOKS = 100_000, 1000
 
 
 @njit_inner
@@ -52,12 +53,53 @@ def dispatch_event(state: State, tech: Tech, event: int, target: int, argument: 
     elif event == DOWN:
         fail(state, tech, target, argument, now)
     elif event == UP:
-        come_up(state, tech, target, argument, now)
+        come_up(state, tech, target, now)
     elif event == SCALE:
-        scale(state, tech, target, now)
+        every = state.setups[target].interval_s
+        at = now + every if scale(state, tech, target, now) else next_look(state, tech, now, every)
+        set_timer(state, tech, at, wide(SCALE), target, wide(0))
     elif event == BALANCE:
         balance(state, tech, target, now)
-        set_timer(state, tech, now + BALANCE_S, wide(BALANCE), target, wide(0))
+        set_timer(state, tech, next_look(state, tech, now, BALANCE_S), wide(BALANCE), target, wide(0))
+
+
+@njit_inner
+def next_look(state: State, tech: Tech, now: float, every: float) -> float:
+    """When to look at a pool again that needed nothing: while no request is at a replica, after the next event."""
+    apart()
+    at = now + every
+    for worker in range(state.workers.shape[0]):
+        own = state.workers[worker]
+        if own.count + own.loading > 0 or state.replicas[own.replica].waiting >= 0:
+            return at
+    soonest = next_arrival(state)
+    for n in range(state.run.timers):
+        if not is_look(tech.timers[n].event):
+            soonest = min(soonest, tech.timers[n].at)
+    if soonest == math.inf or soonest <= at:
+        return at
+    return float(now + every * math.ceil((soonest - now) / every))
+
+
+@njit_inner
+def is_look(event: int) -> bool:
+    """Whether an event only looks whether anything is to be done."""
+    return bool(event in (SCALE, BALANCE))
+
+
+@njit_inner
+def is_stuck(state: State, tech: Tech) -> bool:
+    """Whether requests wait for ever: none arrives, nothing computes, no cache and no replica is on its way."""
+    apart()
+    if next_arrival(state) < math.inf:
+        return False
+    for worker in range(state.workers.shape[0]):
+        if state.workers[worker].end < math.inf:
+            return False
+    coming = 0
+    for n in range(state.run.timers):
+        coming += tech.timers[n].event in (SENT, UP)
+    return coming == 0
 
 
 @njit_inline
@@ -95,7 +137,7 @@ def run_kernel(state: State, tech: Any) -> None:
     run, workers, requests = state.run, state.workers, state.requests
     first = state.totals[0]
     alone = workers.shape[0] == 1 or (run.log == 0 and run.concurrency == 0 and state.children.shape[0] == 0)
-    before, quiet = 0, 0
+    before, quiet, looks = 0, 0, 0
     now = -1.0
     while True:
         soonest = next_arrival(state)
@@ -117,10 +159,13 @@ def run_kernel(state: State, tech: Any) -> None:
             break
         if tech is not None:
             while run.timers > 0 and tech.timers[0].at == now:
-                take_timer(state, tech)
+                take_timer(state, tech, wide(0))
                 timer = tech.timers[tech.timers.shape[0] - 1]
+                if is_look(timer.event):
+                    looks += 1
+                else:
+                    quiet += 1
                 dispatch_event(state, tech, timer.event, timer.target, timer.argument, now)
-                quiet += 1
         for worker in range(workers.shape[0]):
             if workers[worker].end == now and workers[worker].busy:
                 cfg = state.setups[state.replicas[workers[worker].replica].pool]
@@ -150,11 +195,14 @@ def run_kernel(state: State, tech: Any) -> None:
             break
         if tech is not None and run.has_events:  # events of the deployment never end by themselves
             if run.steps > before:
-                quiet = 0
+                quiet, looks = 0, 0
             before = run.steps
             if run.in_system == 0 and run.known == state.order.shape[0] and run.pending < 0:
                 break
-            if quiet > QUIET_MOST or run.timers_full:
+            stuck = False
+            if looks >= LOOKS:
+                looks, stuck = 0, is_stuck(state, tech)
+            if stuck or quiet > QUIET_MOST or run.timers_full:
                 first.stop = FAILING
                 break
     first.makespan_s = max(0.0, now - first.first_arrival_s) if now >= 0 else 0.0

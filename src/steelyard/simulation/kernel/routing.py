@@ -92,6 +92,7 @@ def send(state: State, tech: Any, request: int, stage: int, now: float) -> None:
         if tech is not None:
             state.requests[request].key = now
             tech.stranded[stage] = push(state.requests, tech.stranded[stage], request)
+            tech.stranded[3 + stage] += 1
         return
     state.replicas[replica].load += 1
     enqueue(state, tech, request, replica, now)

@@ -376,7 +376,7 @@ class Tech(NamedTuple):
     draws: Any
     """``[replica or 1, DRAWN]`` exponential draws of mean 1: times between failures."""
     stranded: Any
-    """``[stage]`` roots of the heaps of requests that no replica could take."""
+    """Requests that no replica could take: by stage the roots of their heaps, then how many are in each."""
     adapter_of: Any
     """``[request or 1]``: its adapter, -1 none."""
     lora_slots: Any

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from steelyard.cost.jit import apart, njit_inner
+from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.state import State, Tech
 
-__all__ = ["set_timer", "take_timer"]
+__all__ = ["drop_timer", "set_timer", "take_timer"]
 
 
 @njit_inner
@@ -38,14 +38,13 @@ def set_timer(state: State, tech: Tech, at: float, event: int, target: int, argu
 
 
 @njit_inner
-def take_timer(state: State, tech: Tech) -> None:
-    """Take the first event away; it stays readable in the spare last entry."""
+def take_timer(state: State, tech: Tech, place: int) -> None:
+    """Take an event away, the first at place 0; it stays readable in the spare last entry."""
     apart()
     timers = tech.timers
     spare, size = timers.shape[0] - 1, state.run.timers - 1
-    timers[spare] = timers[0]
+    timers[spare] = timers[place]
     state.run.timers = size
-    place = 0
     while True:
         child = 2 * place + 1
         if child >= size:
@@ -56,5 +55,18 @@ def take_timer(state: State, tech: Tech) -> None:
             break
         timers[place] = timers[child]
         place = child
-    if size > 0:
+    while place > 0 and place < size and _before(timers, size, (place - 1) // 2):
+        timers[place] = timers[(place - 1) // 2]
+        place = (place - 1) // 2
+    if place < size:
         timers[place] = timers[size]
+
+
+@njit_inner
+def drop_timer(state: State, tech: Tech, event: int, target: int) -> None:
+    """Take an event away that was set while the run went on (its argument is above 0), if there is one."""
+    timers = tech.timers
+    for place in range(state.run.timers):
+        if timers[place].event == event and timers[place].target == target and timers[place].argument > 0:
+            take_timer(state, tech, wide(place))
+            return
