@@ -23,6 +23,7 @@ from steelyard.units import parse_quantity
 __all__ = [
     "MAX_REQUESTS",
     "Arrivals",
+    "check_blocks",
     "constant",
     "diurnal",
     "gamma",
@@ -34,6 +35,16 @@ __all__ = [
 
 #: Most requests of one generated trace: about 1 GB of arrays.
 MAX_REQUESTS = 2_000_000
+#: Most hashed blocks of the prompts of one generated trace.
+MAX_BLOCKS = 10_000_000
+
+
+def check_blocks(blocks: float, field: str) -> None:
+    """Refuse prompts that have too many hashed blocks together. Raises :class:`InputError`."""
+    if blocks > MAX_BLOCKS:
+        words = f"the prompts have {blocks:,.0f} hashed blocks; at most {MAX_BLOCKS:,}"
+        raise InputError(f"{words}: fewer requests, or shorter prompts", field=field)
+
 
 _KINDS: dict[str, tuple[str, ...]] = {
     "poisson": (),
@@ -68,6 +79,10 @@ def onoff(rate_per_s: float, on_s: float, off_s: float, n: int, rng: np.random.G
 
     Arrivals are a Poisson process in "on time"; each on-phase boundary passed adds the off-phase behind it.
     """
+    expected = n / ((on_s + off_s) * rate_per_s)
+    if expected > MAX_BLOCKS:
+        words = f"{n:,} requests take {expected:,.0f} phases of on and off; at most {MAX_BLOCKS:,}: longer ones"
+        raise InputError(words, field="arrivals")
     busy = np.cumsum(rng.exponential(on_s / ((on_s + off_s) * rate_per_s), n))
     phases = int(busy[-1] / on_s * 1.2) + 50
     ends = np.cumsum(rng.exponential(on_s, phases))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steelyard.errors import InputError
-from steelyard.traffic.arrivals import MAX_REQUESTS
+from steelyard.traffic.arrivals import MAX_REQUESTS, check_blocks
 from steelyard.traffic.trace import Floats, Integers, Trace, gather
 
 __all__ = ["Branches", "best_of", "group_times"]
@@ -72,6 +72,8 @@ def best_of(
         drawn = trace.osl[np.random.default_rng(0).integers(0, n, (n, width))]
         drawn[:, 0] = trace.osl
         osl = drawn.reshape(-1)
+    own = block_tokens if trace.prefix_hashes is None else trace.prefix_block_tokens
+    check_blocks(float(np.sum(trace.isl // own, dtype=np.float64)) * width, field)
     hashes, offsets, block = _hashes(trace, block_tokens)
     hashes, offsets = gather(hashes, offsets, group)
     later = np.arange(n * width) % width > 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, suggest
-from steelyard.traffic.arrivals import MAX_REQUESTS
+from steelyard.traffic.arrivals import MAX_REQUESTS, check_blocks
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.trace import LENGTHS, Floats, Integers, Trace
 from steelyard.units import parse_quantity
@@ -21,8 +21,6 @@ __all__ = ["BLOCK_TOKENS", "Call", "conversations", "read_workflow", "workflows"
 
 #: Tokens of one hashed block of a conversation's prompt: a multiple of the engines' 16, coarse enough to stay small.
 BLOCK_TOKENS = 64
-#: Most such blocks of a trace, each with its hash.
-MAX_BLOCKS = 10_000_000
 
 
 def conversations(
@@ -92,10 +90,7 @@ def conversations(
 def _history_hashes(session: Integers, prompt: Integers, system: int, block: int) -> tuple[Integers, Integers]:
     """Hashes of full blocks: block ``b`` is shared by all inside the system prompt, and by one session behind it."""
     full = prompt // block
-    total = float(full.sum(dtype=np.float64))
-    if total > MAX_BLOCKS:
-        words = f"the prompts of all turns have {total:,.0f} blocks of {block} tokens; at most {MAX_BLOCKS:,}"
-        raise InputError(f"{words}: fewer turns or requests, or shorter prompts", field="turns")
+    check_blocks(float(full.sum(dtype=np.float64)), "turns")
     offsets = np.concatenate([[0], np.cumsum(full)]).astype(np.int64)
     index = np.arange(offsets[-1]) - np.repeat(offsets[:-1], full)
     owner = np.where(index < system // block, -1, np.repeat(session, full)) + 1
