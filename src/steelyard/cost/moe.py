@@ -269,7 +269,7 @@ def moe_time_s(
     repeated = np.asarray(repeated_batches, dtype=np.float64)
     weights = h * i * (ups + 1.0) * weight_bits / 8.0
     kept = np.minimum(hit_experts * repeated, local) * weights
-    warm = (repeated > 0.0) / (1.0 + (kept / (p.hot_frac * device.l2_bytes)) ** HOT_SHARPNESS)
+    warm = (repeated > 0.0) / (1.0 + (kept / np.maximum(p.hot_frac * device.l2_bytes, 1.0)) ** HOT_SHARPNESS)
     up = _grouped_gemm_s(rows, hit, count, ups * width, h, weight_bits, act_bits, out_bits, warm, device, p, facts)
     down = _grouped_gemm_s(rows, hit, count, h, width, weight_bits, act_bits, out_bits, warm, device, p, facts)
     side_rows = tokens_ * np.asarray(topk, dtype=np.float64) if facts.all_rows else total_rows
@@ -325,7 +325,7 @@ def _grouped_gemm_s(
     dram = p.memory_efficiency * np.where(aligned, 1.0, p.unaligned_efficiency) * device.dram_bytes_per_s
     l2 = L2_EFFICIENCY * max(device.l2_bytes_per_s, device.dram_bytes_per_s)
     one_matrix = n * k * weight_bits / 8.0
-    spilled = 1.0 - 1.0 / (1.0 + (one_matrix / (0.5 * device.l2_bytes)) ** HOT_SHARPNESS)
+    spilled = 1.0 - 1.0 / (1.0 + (one_matrix / np.maximum(0.5 * device.l2_bytes, 1.0)) ** HOT_SHARPNESS)
     stream = np.minimum(p.unit_stream_ratio * dram / device.units, unit_operand)
     activations = total_rows * (k * act_bits + n * out_bits) / 8.0
     per_hit = rows / np.maximum(hit, 1e-12)

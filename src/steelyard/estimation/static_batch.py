@@ -151,9 +151,11 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     together = replica.prompts(np.concatenate([per_step, last, np.ones_like(last)]), np.tile(prompt, 3))
     prefill, final, single = (together.at(slice(i * n, (i + 1) * n)) for i in range(3))
 
+    filled = np.minimum(batch, np.maximum(1.0, engine.max_batched_tokens / np.maximum(prompt, 1))) / per_step
+
     def prefilled(step: Array, end: Array) -> Array:
-        """A first step, and further ones that follow it through the stages: each adds the time of one stage."""
-        return step + np.where(steps > 1, (step * (steps - 2) + end) / plan.pp, 0.0)
+        """A first step as full as the engine makes it, and the rest, which follows it through the stages."""
+        return np.where(steps > 1, step * filled + (step * (steps - 1 - filled) + end) / plan.pp, step)
 
     ttft = prefilled(prefill.time_s, final.time_s) + engine.request_s
     flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
