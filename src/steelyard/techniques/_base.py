@@ -170,14 +170,14 @@ class Technique:
         whole = p.type is int
         try:
             if not real or (whole and math.isfinite(value) and value != int(value)):
-                raise InputError(f"expected a {'whole ' * whole}number, got {value!r:.80}")
+                raise InputError(f"expected a {'whole ' * whole}number in {quantity.unit}, got {value!r:.80}")
             quantity.check(parse_quantity(value if isinstance(value, int) else float(value), quantity.unit))
         except InputError as error:
-            bound = "expected a number of" in error.message or "expected a number above" in error.message
-            words = f"expected {p.key}" + ("" if bound else f" as a {'whole ' * whole}number")
-            return re.sub("expected a (whole |finite )?number", words, error.message).replace(" ,", ",")
+            words = f"expected {p.key} as a {'whole ' * whole}number,"
+            found = re.sub(r"expected a (whole |finite )?number( in 1)?,", words, error.message)
+            return found.replace("expected a number", f"expected {p.key}").replace(" ,", ",")
         except OverflowError:
-            return f"expected {p.key} as a number, got one beyond every float"
+            return f"expected {p.key} in {quantity.unit}, got one beyond every float"
         return ""
 
     def problems(self) -> list[Problem]:
@@ -288,11 +288,7 @@ class Technique:
         by_key |= {key: by_key[name] for key, name in cls.keys.items()}
         values: dict[str, Any] = {}
         problems: list[Problem] = []
-        parts = [p.strip() for p in body.split(",") if p.strip()]
-        if body.strip() and not parts:
-            known = ", ".join(map(str, cls.parameters())) or "nothing"
-            problems.append(Problem(label, f"expected {known}, got {body!r:.80}"))
-        for part in parts:
+        for part in (p.strip() for p in body.split(",") if p.strip()):
             key, equals, value = (x.strip() for x in part.partition("="))
             try:
                 if equals and key not in by_key:

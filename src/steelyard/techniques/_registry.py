@@ -63,7 +63,14 @@ def parse(text: str, label: str = "with") -> Technique:
         cls = TECHNIQUES.get(name.strip())
     except UnknownName as error:
         raise InputError(error.message, field=label) from None
+    _refuse_commas(body, cls.name)
     return cls.read(body)
+
+
+def _refuse_commas(text: str, label: str) -> None:
+    """Refuse text of nothing but commas. Raises :class:`InputError`."""
+    if text.strip() and not text.strip(" ,"):
+        raise InputError(f"expected values between the commas, got {text!r:.80}", field=label)
 
 
 def find_technique(name: str) -> type[Technique]:
@@ -77,6 +84,7 @@ def read_flag(flag: str, text: str) -> Technique | None:
     Raises:
         InputError: it cannot be read.
     """
+    _refuse_commas(text, flag)
     for name in FLAGS[flag]:
         choices = [TECHNIQUES.get(n) for n in (TECHNIQUES if name.startswith("*") else (name,))]
         choices = [cls for cls in choices if name == f"*{cls.slot}" or name == cls.name]

@@ -25,7 +25,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import TIER
 from steelyard.simulation.kernel.state import UNIT
-from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique, unknown
+from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique
 from steelyard.traffic.trace import Trace
 from steelyard.units import format_quantity, parse_quantity
 
@@ -101,7 +101,11 @@ def parse_tier(text: str) -> Tier:
     kind, colon, rest = text.partition(":")
     kind = kind.strip().lower()
     if not colon or kind not in KINDS:
-        words = unknown("level", kind, list(KINDS)) if kind not in KINDS else f"expected a size: {kind}:200GB"
+        words = (
+            f"expected one of {', '.join(KINDS)}, got {kind!r:.80}"
+            if kind not in KINDS
+            else f"expected a size: {kind}:200GB"
+        )
         raise InputError(words, field="kv_tiers")
     size, _, speed = rest.partition("@")
     ratio = 1.0
