@@ -169,8 +169,8 @@ def _number(value: Any, kind: type, least: float | None, most: float) -> str:
     if not real or (kind is int and real and -most <= value <= most and value != int(value)):
         return f"expected {what}, got {value!r:.80}"
     if value > 0 if least is None else value >= least:
-        return "" if value <= most else f"expected at most {most:,g}, got {value:.6g}"
-    return f"expected {'above 0' if least is None else f'at least {least:g}'}, got {value:.6g}"
+        return "" if value <= most else f"expected at most {most:,g}, got {value!r:.40}"
+    return f"expected {'above 0' if least is None else f'at least {least:g}'}, got {value!r:.40}"
 
 
 def _check(given: Mapping[str, Any], base: EngineConfig) -> list[Problem]:
