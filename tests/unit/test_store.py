@@ -15,6 +15,7 @@ pytest.importorskip("duckdb", reason="needs the store extra")
 import duckdb
 
 from steelyard.errors import InputError
+from steelyard.studies import store_file
 from steelyard.studies import store_results as results
 from steelyard.studies.store_columns import ANSWERS, columns_of, number_names
 from steelyard.studies.store_results import Store, StoreBusy
@@ -134,7 +135,7 @@ def test_a_second_writer_is_told_who_holds_it(tmp_path: Path) -> None:
 
 def test_a_reader_gives_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = _filled(tmp_path / "s.duckdb", [1], 1)
-    monkeypatch.setattr(results, "WAIT_S", 0.2)
+    monkeypatch.setattr(store_file, "WAIT_S", 0.2)
     code = (
         "import sys, duckdb\ndb = duckdb.connect(sys.argv[1]); db.execute('SELECT 1'); print('open', flush=True)\n"
         "sys.stdin.readline()"
@@ -159,7 +160,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         Store(tmp_path / "a" / "b.duckdb")
     (tmp_path / "text.duckdb").write_text("not a database " * 1000)
-    with pytest.raises(InputError, match="cannot be used"):
+    with pytest.raises(InputError, match="is no results store"):
         Store(tmp_path / "text.duckdb").studies()
     store = _filled(tmp_path / "s.duckdb", [1], 1)
     with pytest.raises(InputError, match=r"no study 'ss'.*did you mean 's'"):

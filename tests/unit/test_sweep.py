@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from steelyard.studies.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks
 from steelyard.studies.executors import execute
 from steelyard.studies.points import Point, expand_study
 from steelyard.studies.store_columns import ANSWERS, columns_of
-from steelyard.studies.store_results import Store, StoreBusy
+from steelyard.studies.store_results import Store, StoreBusy, StoreError
 from steelyard.studies.study import Study, parse_study, read_study
 from steelyard.studies.sweep import Progress, preview, sweep
 
@@ -444,3 +445,39 @@ def test_a_study_in_which_nothing_can_run_is_refused(tmp_path: Path, capsys: pyt
     file.write_text(json.dumps({**SMALL, "grid": {"on": "h100_sxm", "tp": "3,5"}}))
     assert main(["sweep", str(file), "--store", str(tmp_path / "s.duckdb"), "--quiet"]) == 2
     assert "no point of the study can run" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ commits
+
+
+def test_an_answer_is_committed_while_the_next_is_still_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By time, not when the next answer comes."""
+    pytest.importorskip("duckdb")
+    place, asked = store(tmp_path), study()
+    hashes = [p.hash for p in expand_study(asked)]
+    seen = []
+
+    def slow(name: str, chunks: Any, jobs: int) -> Any:
+        for chunk in chunks:
+            yield chunk, price_chunk(chunk)
+            until = time.monotonic() + 30
+            while not place.known("estimate", hashes) and time.monotonic() < until:
+                time.sleep(0.02)
+            seen.append(len(place.known("estimate", hashes)))
+
+    monkeypatch.setattr("steelyard.studies.sweep.execute", slow)
+    done = sweep(asked, place, commit_every_s=0.05)
+    assert seen[0] > 0
+    assert done.study.finished
+
+
+def test_a_commit_that_fails_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("duckdb")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Store, "commit", full)
+    for every_s in (0.0, 100.0):
+        with pytest.raises(StoreError, match="no space left"):
+            sweep(study(), store(tmp_path), executor="serial", resume=True, commit_every_s=every_s)

@@ -11,33 +11,36 @@ however it dies; a batch is in the store whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import InputError, SteelyardError, show, suggest
-from steelyard.studies.store_columns import ANSWERS, columns_of
+from steelyard.errors import InputError, show, suggest
+from steelyard.studies.store_columns import ANSWERS, columns_of, number_names
+from steelyard.studies.store_file import (
+    FORM,
+    StoreBusy,
+    StoreError,
+    check_place,
+    copied,
+    created,
+    failing,
+    is_new,
+    locked,
+    opened,
+    tables,
+)
 from steelyard.writing import whole_file
 
-__all__ = ["FORM", "Store", "StoreBusy", "StudyRecord"]
+__all__ = ["FORM", "Store", "StoreBusy", "StoreError", "StudyRecord"]
 
-#: Form of the tables; a store of another form is refused.
-FORM = 1
-#: How long a reader or a commit waits for another process to let go of the file, s.
-WAIT_S = 5.0
 #: Rows handed to the database at once.
 _ROWS = 20_000
-
-
-class StoreBusy(SteelyardError):
-    """Another process holds the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,6 @@ class StudyRecord:
         return self.priced >= self.points
 
 
-def _duckdb() -> Any:
-    try:
-        import duckdb
-    except ImportError:
-        raise InputError("the results store needs duckdb: pip install 'steelyard[store]'", field="store") from None
-    return duckdb
-
-
 class Store:
     """The results of studies in one file.
 
@@ -75,105 +70,36 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _duckdb()
-        if self.path.is_dir():
-            raise InputError(f"expected a file, got the folder {str(path)!r}", field="store")
-        if not self.path.resolve().parent.is_dir():
-            raise InputError(f"no folder {str(self.path.resolve().parent)!r}", field="store")
+        self.file = check_place(self.path)
 
     # ------------------------------------------------------------------ opening
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """Hold the store for writing.
+        """Hold the store for writing; it is made when there is none.
 
         Raises:
-            StoreBusy: another process does.
+            InputError: the file is something else, damaged, or of another version.
+            StoreBusy: another process writes.
+            StoreError: it cannot be written.
         """
-        lock = _lock(self.path.with_name(self.path.name + ".lock"), self.path)
-        try:
-            with self._open(read_only=False) as db:
-                self._tables(db)
+        if not is_new(self.file):
+            with opened(self.file, read_only=True):
+                pass  # nothing is written beside a database that is not ours
+        with locked(self.file):
+            created(self.file)
             yield self
-        finally:
-            if lock is not None:
-                lock.close()
 
-    @contextmanager
-    def _open(self, *, read_only: bool) -> Iterator[Any]:
-        """The database, waiting for at most :data:`WAIT_S` while another process has it open."""
-        duckdb = _duckdb()
-        if self.path.is_file() and self.path.stat().st_size == 0 and not read_only:
-            self.path.unlink()  # of touch or mktemp: nothing is in it
-        if read_only and not (self.path.is_file() and self.path.stat().st_size):
-            raise InputError(f"no results store at {show(str(self.path))}", field="store")
-        until = time.monotonic() + WAIT_S
-        while True:
-            try:
-                db = duckdb.connect(str(self.path), read_only=read_only)
-                break
-            except duckdb.Error as error:
-                if not isinstance(error, duckdb.IOException) or "lock" not in str(error):
-                    raise self._failed(error) from error
-                if time.monotonic() > until:
-                    raise StoreBusy(f"{self.path} is open in another process; try again when it is done") from error
-                time.sleep(0.05)
-        try:
-            db.execute("SET threads = 1")
-            self._check_form(db, empty=not read_only)
-            yield db
-        except duckdb.Error as error:
-            raise self._failed(error) from error
-        finally:
-            with suppress(duckdb.Error):  # what was committed is in the file's log
-                db.close()
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever written."""
+        return is_new(self.file)
 
-    def _failed(self, error: Exception) -> InputError:
-        """What the database says, and the way out."""
-        words = " ".join(str(error).split())[:300]
-        way = "free the disk or restore a copy of it, or name another file with --store"
-        return InputError(f"the results store {show(str(self.path))} cannot be used: {words}; {way}", field="store")
+    def _reading(self) -> Any:
+        return opened(self.file, read_only=True)
 
-    def _check_form(self, db: Any, *, empty: bool) -> None:
-        """Refuse a database that is not a results store of this version, before anything is written to it.
-
-        Args:
-            db: just opened.
-            empty: one without any table is taken.
-        """
-        tables = {row[0] for row in db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if empty and not tables:
-            return
-        name = show(str(self.path))
-        if not {"about", "studies", "points", "sources"} <= tables:
-            words = f"{name} is a database of something else; name another file with --store"
-            raise InputError(words, field="store")
-        found = [row[0] for row in db.execute("SELECT form FROM about").fetchall()]
-        if found != [FORM]:
-            words = f"{name} has tables of form {', '.join(map(str, found))}; this version reads {FORM}"
-            raise InputError(f"{words}: use the one that wrote it, or another file with --store", field="store")
-
-    def _tables(self, db: Any) -> None:
-        db.execute("BEGIN")
-        db.execute("CREATE TABLE IF NOT EXISTS about (form BIGINT)")
-        if db.execute("SELECT form FROM about").fetchone() is None:
-            db.execute("INSERT INTO about VALUES (?)", [FORM])
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS studies (name VARCHAR, kind VARCHAR, document VARCHAR, points BIGINT, "
-            "version VARCHAR)"
-        )
-        db.execute(
-            'CREATE TABLE IF NOT EXISTS points (study VARCHAR, ordinal BIGINT, "case" VARCHAR, repeat BIGINT, '
-            "axes VARCHAR, hash VARCHAR)"
-        )
-        db.execute("CREATE TABLE IF NOT EXISTS sources (id VARCHAR, document VARCHAR)")
-        for kind, columns in ANSWERS.items():
-            db.execute(
-                f"CREATE TABLE IF NOT EXISTS {kind} (hash VARCHAR, status VARCHAR, problem VARCHAR, "
-                + "".join(f'"{c.name}" {c.sql}, ' for c in columns)
-                + "more VARCHAR, sources VARCHAR, version VARCHAR)"
-            )
-        db.execute("COMMIT")
+    def _changing(self) -> Any:
+        return opened(self.file, read_only=False)
 
     # ------------------------------------------------------------------ writing
 
@@ -183,17 +109,16 @@ class Store:
         """Record a study and its points (columns ``ordinal``, ``case``, ``repeat``, ``axes``, ``hash``), at once."""
         text = json.dumps(document, sort_keys=True, default=str)
         n = len(points["ordinal"])
-        with self._open(read_only=False) as db:
-            found = db.execute("SELECT document, points FROM studies WHERE name = ?", [name]).fetchone()
-            same = found == (text, n) and self._unchanged(db, name, points)
+        with self._changing() as db:
+            found = db.execute("SELECT document, points FROM studies WHERE name = ?", [name]).fetchall()
+            same = found == [(text, n)] and self._unchanged(db, name, points)
             if same:
                 return
             db.execute("BEGIN")
             db.execute("DELETE FROM studies WHERE name = ?", [name])
             db.execute("DELETE FROM points WHERE study = ?", [name])
             db.execute("INSERT INTO studies VALUES (?, ?, ?, ?, ?)", [name, kind, text, n, version])
-            types = {"ordinal": "BIGINT", "case": "VARCHAR", "repeat": "BIGINT", "axes": "VARCHAR", "hash": "VARCHAR"}
-            columns = {"study": ([name] * n, "VARCHAR"), **{k: (list(points[k]), t) for k, t in types.items()}}
+            columns = {k: ([name] * n if k == "study" else list(points[k]), t) for k, t in tables()["points"].items()}
             _insert(db, "points", columns, n)
             db.execute("COMMIT")
 
@@ -220,12 +145,9 @@ class Store:
             version: of the program that answered.
         """
         n = len(hashes)
-        known = columns_of(kind)
-        types = {"hash": "VARCHAR", "status": "VARCHAR", "problem": "VARCHAR"}
-        types |= {name: c.sql for name, c in known.items()} | dict.fromkeys(("more", "sources", "version"), "VARCHAR")
         given = {**columns, "hash": list(hashes), "version": [version] * n}
-        filled = {name: (given.get(name) or [None] * n, sql) for name, sql in types.items()}
-        with self._open(read_only=False) as db:
+        filled = {name: (given.get(name) or [None] * n, sql) for name, sql in tables()[kind].items()}
+        with self._changing() as db:
             db.execute("BEGIN")
             _insert(db, kind, filled, n, f"hash NOT IN (SELECT hash FROM {kind})")  # noqa: S608
             ids = {"id": (list(sources), "VARCHAR"), "document": (list(sources.values()), "VARCHAR")}
@@ -234,20 +156,20 @@ class Store:
 
     def forget_failed(self, kind: str, study: str) -> int:
         """Drop the answers of a study's points that failed by no fault of the question; how many."""
-        with self._open(read_only=False) as db:
+        with self._changing() as db:
             found = db.execute(
                 f"DELETE FROM {kind} WHERE status = 'failed' AND hash IN (SELECT hash FROM points WHERE study = ?)",  # noqa: S608
                 [study],
-            ).fetchone()
-        return int(found[0]) if found else 0
+            ).fetchall()
+        return int(found[0][0]) if found else 0
 
     # ------------------------------------------------------------------ reading
 
     def known(self, kind: str, hashes: Sequence[str]) -> set[str]:
         """Which of these scenarios have an answer."""
-        if not self.path.exists():
+        if self.empty:
             return set()
-        with self._open(read_only=True) as db:
+        with self._reading() as db:
             asked = {"hash": np.array(list(hashes), dtype=object)}
             db.register("asked", asked)
             rows = db.execute(f"SELECT hash FROM {kind} WHERE hash IN (SELECT hash FROM asked)").fetchall()  # noqa: S608
@@ -255,16 +177,18 @@ class Store:
 
     def studies(self) -> list[StudyRecord]:
         """Every study, by name."""
-        with self._open(read_only=True) as db:
+        if self.file.exists() and self.empty:
+            return []
+        with self._reading() as db:
             rows = db.execute("SELECT name, kind, document, points, version FROM studies ORDER BY name").fetchall()
-            found = []
-            for name, kind, document, points, version in rows:
-                priced = db.execute(
-                    f"SELECT count(*) FROM points JOIN {kind} USING (hash) WHERE study = ?",  # noqa: S608
-                    [name],
-                ).fetchone()
-                found.append(StudyRecord(name, kind, json.loads(document), points, int(priced[0]), version))
-        return found
+            found = [_record(self.path, row) for row in rows]
+            priced = {
+                kind: dict(
+                    db.execute(f"SELECT study, count(*) FROM points JOIN {kind} USING (hash) GROUP BY 1").fetchall()  # noqa: S608
+                )
+                for kind in {s.kind for s in found}
+            }
+        return [replace(s, priced=priced[s.kind].get(s.name, 0)) for s in found]
 
     def study(self, name: str) -> StudyRecord:
         """One study. Raises :class:`InputError` when there is none of the name."""
@@ -272,7 +196,7 @@ class Store:
         if name not in found:
             near = suggest(name, found)
             words = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"no study {name!r} in {str(self.path)!r}{words}", field="study")
+            raise InputError(f"no study {show(name)} in {show(str(self.path))}{words}", field="study")
         return found[name]
 
     def rows(self, study: StudyRecord) -> dict[str, list[Any]]:
@@ -281,12 +205,14 @@ class Store:
         Columns: ``ordinal``, ``case``, ``repeat``, ``axes`` (parsed), ``hash``, ``status``, ``problem``, then those of
         the kind.
         """
-        with self._open(read_only=True) as db:
+        with self._reading() as db:
             relation = db.execute(self._select(study.kind, "axes, hash, "), [study.name])
             names = [d[0] for d in relation.description]
             rows = relation.fetchall()
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {n: [] for n in names}
-        columns["axes"] = [json.loads(a) for a in columns["axes"]]
+        with failing(self.file):
+            columns["axes"] = [_table(a) for a in columns["axes"]]
+            _check_rows(study, columns)
         return columns
 
     def export(self, study: StudyRecord, path: str | Path) -> int:
@@ -297,16 +223,15 @@ class Store:
         target = Path(path)
         form = "parquet" if target.suffix.lower() == ".parquet" else "csv"
         if not target.resolve().parent.is_dir():
-            raise InputError(f"no folder {str(target.resolve().parent)!r}", field=form)
-        options = "FORMAT parquet, COMPRESSION zstd" if form == "parquet" else "FORMAT csv, HEADER"
-        with whole_file(target, form) as file, self._open(read_only=True) as db:
-            quoted = str(file).replace("'", "''")
-            name = study.name.replace("'", "''")
-            query = self._select(study.kind, "hash, " + _axes_of(study)).replace("?", f"'{name}'")
-            if form == "csv":
+            raise InputError(f"no folder {show(str(target.resolve().parent))}", field=form)
+        name = study.name.replace("'", "''")
+        query = self._select(study.kind, "hash, " + _axes_of(study)).replace("?", f"'{name}'")
+        if form == "csv":
+            with self._reading() as db:
                 query = _no_formulas(db, query)
-            found = db.execute(f"COPY ({query}) TO '{quoted}' ({options})").fetchone()
-        return int(found[0])
+        options = "FORMAT parquet, COMPRESSION zstd" if form == "parquet" else "FORMAT csv, HEADER"
+        with whole_file(target, form) as file:
+            return copied(self.file, query, file, options)
 
     @staticmethod
     def _select(kind: str, more: str) -> str:
@@ -318,19 +243,83 @@ class Store:
 
     def sources(self, study: StudyRecord) -> dict[str, Any]:
         """What the answers of a study rest on: ``sources``, ``guesses`` and ``assumptions`` of all of them."""
-        with self._open(read_only=True) as db:
+        with self._reading() as db:
             rows = db.execute(
                 f"SELECT DISTINCT s.document FROM points JOIN {study.kind} a USING (hash) "  # noqa: S608
                 "JOIN sources s ON s.id = a.sources WHERE study = ? ORDER BY 1",
                 [study.name],
             ).fetchall()
         found: dict[str, Any] = {"sources": {}, "guesses": {}, "assumptions": []}
-        for (text,) in rows:
-            document = json.loads(text)
+        with failing(self.file):
+            documents = [_table(text) for (text,) in rows]
+        for document in documents:
             for key in ("sources", "guesses"):
-                found[key] |= document.get(key, {})
-            found["assumptions"] += [a for a in document.get("assumptions", []) if a not in found["assumptions"]]
+                part = document.get(key)
+                found[key] |= part if isinstance(part, dict) else {}
+            told = document.get("assumptions")
+            found["assumptions"] += [a for a in told or () if isinstance(a, str) and a not in found["assumptions"]]
         return found
+
+
+def _table(text: Any) -> dict[str, Any]:
+    """A JSON object of the store. Raises ``JSONDecodeError`` for anything else, as damaged text does."""
+    try:
+        found = json.loads(text)
+    except (TypeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise json.JSONDecodeError("expected an object", str(text)[:20], 0)
+    return found
+
+
+def _otherwise(what: str) -> json.JSONDecodeError:
+    return json.JSONDecodeError(f"{what} is not as it was written", "", 0)
+
+
+def _check_rows(study: StudyRecord, columns: Mapping[str, list[Any]]) -> None:
+    """Refuse rows that no sweep writes. Raises ``JSONDecodeError``."""
+    for name in ("case", "status", "problem"):
+        if not all(isinstance(v, str) for v in columns[name]):
+            raise _otherwise(f"its column {name}")
+    if not all(isinstance(v, int) for name in ("ordinal", "repeat") for v in columns[name]):
+        raise _otherwise("the number of a point")
+    plain = (str, int, float, bool, type(None))
+    if not all(isinstance(v, plain) and v == v for axes in columns["axes"] for v in axes.values()):
+        raise _otherwise("its column axes")
+
+
+def _record(path: Path, row: Sequence[Any]) -> StudyRecord:
+    """A study as it was written, checked. Raises :class:`InputError`."""
+    name, kind, text, points, version = row
+    with failing(path):
+        document = _table(text)
+        objectives = document.get("objectives", [])
+        good = isinstance(name, str) and kind in ANSWERS and isinstance(points, int)
+        good = good and all(isinstance(document.get(k, []), list) for k in ("axes", "objectives"))
+        good = good and all(isinstance(a, str) for a in document.get("axes", []))
+        if not (good and all(_objective(o, kind) for o in objectives) and isinstance(document.get("study", {}), dict)):
+            raise _otherwise(f"its study {show(name)}")
+    return StudyRecord(name, kind, document, points, 0, str(version))
+
+
+def _objective(given: Any, kind: str) -> bool:
+    """Whether it is an objective of a study of this kind."""
+    if not isinstance(given, dict) or given.get("metric") not in number_names(kind):
+        return False
+    where, name = given.get("where", []), given.get("name", "")
+    return (
+        isinstance(name, str)
+        and isinstance(given.get("maximise"), bool)
+        and isinstance(where, list)
+        and all(
+            isinstance(c, list)
+            and len(c) == 3
+            and c[0] in columns_of(kind)
+            and c[1] in ("<=", ">=", "==", "<", ">")
+            and isinstance(c[2], int | float)
+            for c in where
+        )
+    )
 
 
 def _no_formulas(db: Any, query: str) -> str:
@@ -355,30 +344,6 @@ def _axes_of(study: StudyRecord) -> str:
         alias = f"asked_{bare}" if name in known else bare
         parts.append(f'axes->>\'$."{bare}"\' AS "{alias}", ')
     return "".join(parts)
-
-
-def _lock(path: Path, store: Path) -> IO[str] | None:
-    """The lock file, held until it is closed or the process ends; None where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:  # the database's own lock remains
-        return None
-    try:
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        words = f"cannot write beside {show(str(store))}: {error.strerror or error}; name another file with --store"
-        raise InputError(words, field="store") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        who = file.read().strip() or "another process"
-        file.close()
-        raise StoreBusy(f"{store} is being written by {who}; wait for it, or give another file with --store") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()}")
-    file.flush()
-    return file
 
 
 def _insert(db: Any, table: str, columns: Mapping[str, tuple[Sequence[Any], str]], n: int, where: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,7 +22,7 @@ from steelyard.studies.study import Study
 
 __all__ = ["Preview", "Progress", "Swept", "document_of", "preview", "sweep"]
 
-#: Shortest time between two commits, s; never more than a tenth of the time is spent in them.
+#: Time between two commits, s; longer where more than a tenth of the time would be spent in them.
 COMMIT_S, COMMIT_SHARE = 1.0, 0.1
 #: Chunks of estimates up to which processes would take longer to start than the work.
 FEW_CHUNKS = 24
@@ -124,7 +125,7 @@ def sweep(
         resume: go on with a study that was begun.
         retry: price again what failed by no fault of the question (implies ``resume``).
         limit: distinct scenarios priced at most; the study stays unfinished.
-        commit_every_s: shortest time between commits, s.
+        commit_every_s: time between commits, s, however long a point takes.
         progress: told after every chunk.
 
     Returns:
@@ -153,16 +154,13 @@ def sweep(
         committer = _Committer(store, study.kind, asked, commit_every_s)
         total, done, problems = len(asked), 0, 0
         began = time.monotonic()
-        try:
-            with closing(execute(executor, chunks, jobs)) as results:
-                for _, priced in results:
-                    committer.add(priced)
-                    done += len(priced)
-                    problems += sum(s != OK for s in priced.statuses)
-                    if progress:
-                        progress(Progress(done, total, problems, time.monotonic() - began))
-        finally:
-            committer.flush()
+        with committer, closing(execute(executor, chunks, jobs)) as results:
+            for _, priced in results:
+                committer.add(priced)
+                done += len(priced)
+                problems += sum(s != OK for s in priced.statuses)
+                if progress:
+                    progress(Progress(done, total, problems, time.monotonic() - began))
     return Swept(store.study(study.name), len(points), scenarios, reused, done, problems, time.monotonic() - started)
 
 
@@ -205,23 +203,56 @@ def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
 
 
 class _Committer:
-    """Collects answers and writes them in batches."""
+    """Collects answers and writes them in batches, by a thread of its own: answers do not wait for the next one."""
 
     def __init__(self, store: Store, kind: str, asked: dict[str, Point], every_s: float) -> None:
         self.store, self.kind, self.asked, self.every_s = store, kind, asked, every_s
         self.batch = Priced(kind)
-        self.last, self.took_s = time.monotonic(), 0.0
+        self.guard = threading.Condition()
+        self.ended = False
+        self.failure: Exception | None = None
+        self.thread = threading.Thread(target=self._run, name="commits", daemon=True)
+
+    def __enter__(self) -> _Committer:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        """Commit the rest, also after an interrupt. Raises what kept an earlier batch from being committed."""
+        with self.guard:
+            self.ended = True
+            self.guard.notify()
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+        self._commit(self.batch)
 
     def add(self, priced: Priced) -> None:
-        self.batch.add(priced)
-        if time.monotonic() - self.last >= max(self.every_s, self.took_s / COMMIT_SHARE):
-            self.flush()
+        """Have answers committed soon. Raises what kept earlier ones from being committed."""
+        with self.guard:
+            if self.failure is not None:
+                raise self.failure
+            self.batch.add(priced)
 
-    def flush(self) -> None:
-        batch = self.batch
+    def _run(self) -> None:
+        wait_s = self.every_s
+        while True:
+            with self.guard:
+                if self.guard.wait_for(lambda: self.ended, wait_s):
+                    return
+                batch, self.batch = self.batch, Priced(self.kind)
+            started = time.monotonic()
+            try:
+                self._commit(batch)
+            except Exception as error:
+                with self.guard:
+                    self.failure = error
+                return
+            wait_s = max(self.every_s, (time.monotonic() - started) / COMMIT_SHARE)
+
+    def _commit(self, batch: Priced) -> None:
         if not len(batch):
             return
-        started = time.monotonic()
         rows = [self.asked[h].inputs for h in batch.hashes]
         columns: dict[str, Any] = {
             c.name: [r.get(c.name) for r in rows] for c in columns_of(self.kind).values() if c.asked
@@ -230,6 +261,3 @@ class _Committer:
         columns |= batch.columns | {"status": batch.statuses, "problem": batch.problems, "more": batch.more}
         columns["sources"] = [ids[text] for text in batch.sources]
         self.store.commit(self.kind, batch.hashes, columns, {i: t for t, i in ids.items()}, __version__)
-        self.batch = Priced(self.kind)  # not before: an interrupted commit is made again
-        self.last = time.monotonic()
-        self.took_s = self.last - started
