@@ -21,6 +21,9 @@ QUESTIONS = (
     ("estimate", "llama-3.1-8b", "--on", "h100_sxm"),
     ("simulate", "llama-3.1-8b", "--on", "h100_sxm", *LOAD, "--requests", "50"),
     ("plan", "llama-3.1-8b", "--on", "h100_sxm", *LOAD, "--ttft", "p99:2s"),
+    # these two compile every rule of the simulator
+    ("simulate", "llama-3.1-8b", "--on", "h100_sxm", *LOAD, "--requests", "50", "--speculate", "eagle:k=3"),
+    ("plan", "llama-3.1-8b", "--on", "h100_sxm:2", *LOAD, "--ttft", "p99:2s", "--mode", "disaggregated"),
 )
 
 

@@ -90,7 +90,7 @@ def run() -> dict[str, dict[str, object]]:
             "unit": "CPU s",
             "target": f"<= {most}",
         }
-        figures[f"peak memory of that, {kernel} kernel"] = {"value": peak, "unit": "MB", "target": "< 700"}
+        figures[f"peak memory of that, {kernel} kernel"] = {"value": peak, "unit": "MB", "target": "< 400"}
     return figures
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,7 +53,7 @@ def _kept(function: Any, *signature: Any, **options: Any) -> Any:
         return function
     from steelyard.cost.kept_code import KeptCode, place
 
-    compiled: Any = numba.njit(**options)(function)
+    compiled: Any = numba.njit(**options | {"pipeline_class": _Whole})(function)
     compiled._cache = KeptCode(function, place())
     for each in signature:
         compiled.compile(each)
@@ -64,19 +66,98 @@ def compile_rule(function: Any, signature: Any) -> Any:
     """Compile a rule for one signature; ours are kept on disk, a user's are compiled each time."""
     if function.__module__.startswith("steelyard."):
         return _kept(function, signature, **_RULE)
-    return numba.njit(signature, **_RULE)(function)
+    return numba.njit(signature, **_RULE | {"pipeline_class": _Whole})(function)
 
 
 def njit_inline(function: _F) -> _F:
     """An inner function of every step, put into its caller: handing over many arrays takes as long as it."""
-    compiled: _F = numba.njit(**_INNER, forceinline=True)(function) if _COMPILED else function
-    return compiled
+    return _inner(function, forceinline=True)
 
 
 def njit_inner(function: _F) -> _F:
     """A function that only compiled code calls: no way in from Python, no place of its own on the disk."""
-    compiled: _F = numba.njit(**_INNER)(function) if _COMPILED else function
-    return compiled
+    return _inner(function)
+
+
+def _inner(function: _F, **options: Any) -> _F:
+    if not _COMPILED:
+        return function
+    compiled: Any = numba.njit(**_INNER | options | {"pipeline_class": _Part})(function)
+    _PARTS.append(compiled)
+    found: _F = compiled
+    return found
+
+
+#: Functions that only compiled code calls.
+_PARTS: list[Any] = []
+#: Pieces of machine code in the making, and what numba knows the functions in them by; the last one is filled.
+_PIECES: list[tuple[Any, list[Any]]] = []
+
+
+def _short_name(name: str, kinds: Any, *, abi_tags: Any = (), uid: Any = None) -> str:
+    """A function's name in machine code; numba's own spells out every field of its arguments, 60 kB here."""
+    return str(_mangle(name, (), abi_tags=(*abi_tags, *map(_digest, kinds)), uid=uid))
+
+
+@cache
+def _digest(kind: Any) -> str:
+    return sha256(str(kind).encode()).hexdigest()[:16]
+
+
+class _Whole:
+    """What numba asks to compile a function: it, and all it calls, are one piece of machine code, optimised once.
+
+    By itself numba makes a piece of every function, with all that it calls in it anew: for the kernel some 150 pieces,
+    of which only the outermost is ever run, three times the memory and twice the time.
+    """
+
+    def __init__(self, typing: Any, target: Any, _library: Any, *rest: Any) -> None:
+        self._target = target.subtarget(mangler=_short_name)
+        self._piece = target.codegen().create_library("steelyard")
+        self._piece.enable_object_caching()
+        self._compiler = _COMPILER(typing, self._target, self._piece, *rest)
+
+    def compile_extra(self, function: Any) -> Any:
+        """Compile ``function``; what was compiled of its parts for other pieces is laid aside meanwhile."""
+        names: list[Any] = []
+        aside = [(part, dict(part.overloads)) for part in _PARTS]
+        for part in _PARTS:
+            part.overloads.clear()
+        _PIECES.append((self._piece, names))
+        try:
+            return self._compiler.compile_extra(function)
+        finally:
+            _PIECES.pop()
+            for name in names:
+                self._target.remove_user_function(name)
+            for part, made in aside:
+                part.overloads.clear()
+                part.overloads.update(made)
+
+
+class _Part:
+    """What numba asks to compile a function into the piece that is in the making."""
+
+    def __init__(
+        self, typing: Any, target: Any, library: Any, kinds: Any, returned: Any, flags: Any, *rest: Any
+    ) -> None:
+        self._target, self._piece, self._names = target, library, None
+        if _PIECES:
+            self._piece, self._names = _PIECES[-1]
+            self._target = target.subtarget(mangler=_short_name)
+            flags.no_compile = True  # not yet
+        self._compiler = _COMPILER(typing, self._target, self._piece, kinds, returned, flags, *rest)
+
+    def compile_extra(self, function: Any) -> Any:
+        """Compile ``function``."""
+        made = self._compiler.compile_extra(function)
+        if self._names is None:
+            return made
+        self._piece.get_function(made.fndesc.llvm_func_name).linkage = "linkonce_odr"  # gone where it is inlined
+        name: Any = [].append  # numba wants a built-in function, one like no other
+        self._target.insert_user_function(name, made.fndesc)
+        self._names.append(name)
+        return made._replace(entry_point=name)
 
 
 def apart() -> None:
@@ -99,7 +180,12 @@ def _lower_apart(context: Any, builder: Any, _signature: Any, _arguments: Any) -
 
 
 if _COMPILED:
+    import numba.core.compiler
+    import numba.core.itanium_mangler
     import numba.extending
+
+    _COMPILER: Any = numba.core.compiler.Compiler
+    _mangle: Any = numba.core.itanium_mangler.mangle
 
     _EXTENDING: Any = numba.extending
     _EXTENDING.type_callable(apart)(_type_apart)

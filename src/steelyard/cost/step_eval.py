@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steelyard.cost.jit import njit, njit_inner, wide
+from steelyard.cost.jit import apart, njit, njit_inner, wide
 from steelyard.cost.step_table import (
     BATCH_OCTAVE,
     BEFORE_OCTAVE,
@@ -228,6 +228,7 @@ def _woven(
     the units from them than its share of the time.
     TokenWeave: the collectives of one half run under the kernels of the other, half after half.
     """
+    apart()
     weave = int(data[layout[base + FIXED, 0] + WEAVE])
     if weave == SPLIT:
         return _split(data, layout, base, tokens, decodes, context, queries, chunks, new, pairs)
