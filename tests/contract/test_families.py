@@ -50,6 +50,16 @@ HYBRID: Mapping[str, Any] = {
     "linear_value_head_dim": 32,
 }
 TWO_KINDS: Mapping[str, Any] = {**SPARSE, "intermediate_size_mlp": 512, "interleave_moe_layer_step": 2}
+T5: Mapping[str, Any] = {"d_model": 256, "num_layers": 4, "num_heads": 8, "d_kv": 32, "d_ff": 512, "vocab_size": 1000}
+PAIR: Mapping[str, Any] = {
+    "d_model": 256,
+    "vocab_size": 1000,
+    **{
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in (("layers", 4), ("attention_heads", 8), ("ffn_dim", 512))
+    },
+}
 GPT: Mapping[str, Any] = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 4096, "vocab_size": 1000}
 
 STATE: Mapping[str, Any] = {**BASE, "state_size": 16, "num_heads": 8, "head_dim": 64, "n_groups": 2}
@@ -88,6 +98,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("mixtral", "granitemoe", "granitemoeshared", "minimax_m2", "phimoe", "olmoe", "gpt_oss"), SPARSE),
     **dict.fromkeys(("qwen3_moe", "qwen3_vl_moe_text", "hunyuan_v1_moe", "glm4_moe", "glm4v_moe_text"), SPARSE),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), HYBRID),
+    **dict.fromkeys(("t5", "mt5", "umt5"), T5),
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100", "whisper"), PAIR),
     "qwen2_moe": SHARED,
     **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), STATE),
     **dict.fromkeys(("bamba", "falcon_h1"), MAMBA),
@@ -126,12 +138,19 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "distilbert": {"dim": 256, "hidden_dim": 512, "n_layers": 4, "n_heads": 8, "vocab_size": 1000},
 }
 DEPTH: Mapping[str, str] = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), "num_layers"),
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100", "whisper"), "decoder_layers"),
     **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen", "bloom"), "n_layer"),
     **dict.fromkeys(("mpt", "distilbert"), "n_layers"),
     **dict.fromkeys(("chatglm", "gpt_neo", "longcat_flash"), "num_layers"),
     "dbrx": "n_layers",
 }
 REQUIRED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), ("d_model", "num_layers", "num_heads", "d_ff", "vocab_size")),
+    **dict.fromkeys(
+        ("bart", "mbart", "pegasus", "marian", "m2m_100", "whisper"),
+        ("d_model", "vocab_size", "decoder_layers", "decoder_ffn_dim", "decoder_attention_heads", "encoder_ffn_dim"),
+    ),
     **dict.fromkeys(
         ("mamba", "falcon_mamba", "mamba2", "rwkv", "rwkv7"), ("hidden_size", "num_hidden_layers", "vocab_size")
     ),

@@ -23,7 +23,7 @@ from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, load_model
-from steelyard.workload.protocol import Workload
+from steelyard.workload.protocol import Workload, not_served
 
 if TYPE_CHECKING:
     from steelyard.traffic.trace import Trace
@@ -168,9 +168,8 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
     scenario = place(verb, values, problems)
     if verb == "estimate":
         return replace(scenario, **{name: values[name] for name in GROUPS["batch"]})
-    if not scenario.transformer.causal:
-        name = scenario.transformer.name
-        raise InputError(f"{name} does not generate: nothing to serve token by token", field="model")
+    if why := not_served(scenario.transformer):
+        raise InputError(why, field="model")
     return _deployed(replace(scenario, trace=trace, slo=slo))
 
 

@@ -32,6 +32,7 @@ from steelyard.search.task import PlanTask, task_of
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard.units import parse_quantity
+from steelyard.workload.protocol import not_served
 
 __all__ = ["Planning", "check_word", "plan", "plan_of", "read_question"]
 
@@ -88,8 +89,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     model = None if w["model"] is None else problems.read(read_model, w["model"], w["generic"])
     load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free else {})
     sent = problems.read(_traffic, w["trace"], load, w["seed"], w["requests"])
-    if model is not None and not model.transformer.causal:
-        problems.add([Problem("model", f"{model.transformer.name} does not generate: nothing to serve")])
+    if model is not None and (why := not_served(model.transformer)):
+        problems.add([Problem("model", why)])
     problems.done()
     assert model is not None and sent is not None
 

@@ -28,6 +28,7 @@ from steelyard.simulation.wires import End, wires_between
 from steelyard.techniques._base import PoolFit, Technique
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.protocol import not_served
 
 __all__ = ["Options", "Prepared", "Served", "checked", "prepare", "too_long"]
 
@@ -180,8 +181,8 @@ def prepare(
     raise_all(dynamics_of(options.techniques).problems(sum(pool.replicas for pool in deployment.pools), together))
     loaded = model if model is not None else load_model(deployment.model, generic=options.generic)
     transformer = loaded.transformer
-    if not transformer.causal:
-        raise InputError(f"{transformer.name} does not generate: nothing to serve token by token", field="model")
+    if why := not_served(transformer):
+        raise InputError(why, field="model")
     roles = {pool.role for pool in deployment.pools}
     if "encode" in roles and options.encode_s is None:
         raise InputError("encoders need the time each request takes there: encode_s", field="encode_s")

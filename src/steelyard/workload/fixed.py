@@ -37,6 +37,7 @@ class FixedGraph:
     head: bool = False
     causal: bool = False
     latent: bool = False
+    encodes: bool = False
     max_context: int = 0
     experts: int = 0
     head_groups: tuple[tuple[int, int], ...] = ()

@@ -14,7 +14,7 @@ from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Size
 from steelyard.workload.step import Step
 
-__all__ = ["Workload", "restated"]
+__all__ = ["Workload", "not_served", "restated"]
 
 
 class Workload(Protocol):
@@ -69,6 +69,10 @@ class Workload(Protocol):
         """Whether it generates token after token (a decoder); otherwise one step is the whole answer."""
 
     @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads a source before the first token, as in translation and speech."""
+
+    @property
     def latent(self) -> bool:
         """Whether its graph has two forms (``absorb``), as with a compressed cache."""
 
@@ -120,3 +124,14 @@ def restated(workload: W, **changes: Any) -> W:
     """The same workload with some of its stated facts replaced: its name, published formats, notes."""
     changed: W = replace(workload, **changes)  # type: ignore[type-var]
     return changed
+
+
+def not_served(model: Workload) -> str:
+    """Why requests to a model cannot be simulated token by token; empty: they can."""
+    if not model.causal:
+        return f"{model.name} does not generate: nothing to serve token by token"
+    if model.encodes:
+        return (
+            f"{model.name} has an encoder that reads the whole source first; serving it is not modelled, ask estimate"
+        )
+    return ""

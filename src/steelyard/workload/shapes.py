@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from steelyard.workload.op import Op
     from steelyard.workload.step import Step
 
-__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Shapes"]
+__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Shapes", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,25 @@ class Layer:
     norm_weight: bool = True
     mixer: Mixer | None = None
     """Linear attention, a state space, a recurrence: in place of ``attention``, or side by side with it."""
+    cross: Attention | None = None
+    """Attention over what the encoder read, after the layer's own."""
     tied: bool = False
     """The weights are those of an earlier equal layer: computed again, stored once."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an encoder reads before the first token of the answer."""
+
+    encoder: Shapes
+    """Its layers; without head and, where ``embedded`` is false, without a token table."""
+    tokens: int = 0
+    """Tokens it reads per sequence whatever the prompt (30 s of sound); 0: the prompt."""
+    stem: tuple[tuple[int, int, int], ...] = ()
+    """Products before its layers: ``(tokens per sequence, inner width, outer width)``."""
+    embedded: bool = False
+    """Its tokens are looked up in a table: the decoder's, or its own when it has a vocabulary of its own."""
+    own_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +189,8 @@ class Shapes:
     extra_parameters: int = 0
     """Parameters outside the language path that are loaded too (a vision tower), stated by the source."""
     notes: tuple[str, ...] = field(default=())
+    source: Source | None = None
+    """The encoder of an encoder-decoder."""
 
     def __post_init__(self) -> None:
         problems = []

@@ -19,7 +19,8 @@ class Step:
     ``new`` tokens for each of ``batch`` sequences, whose caches then hold ``context`` tokens (new ones included).
     A prefill has ``new == context``; a decode has ``new == 1``. ``expert_tokens`` is how many tokens the experts see
     when other replicas share them (attention data parallelism), default the tokens of the step; ``skew`` is the
-    exponent of the power law of expert popularity (0 = balanced).
+    exponent of the power law of expert popularity (0 = balanced). ``first``: the sequences begin with this step, in
+    which an encoder, where there is one, reads its source.
     """
 
     batch: Size
@@ -28,6 +29,7 @@ class Step:
     logits: Size | None = None
     expert_tokens: Size | None = None
     skew: float = 0.0
+    first: bool = False
 
     @property
     def tokens(self) -> Array:
@@ -42,7 +44,7 @@ class Step:
     @classmethod
     def prefill(cls, batch: Size, prompt: Size, **more: Any) -> Step:
         """All prompt tokens of ``batch`` sequences in one step."""
-        return cls(batch=batch, new=prompt, context=prompt, **more)
+        return cls(batch=batch, new=prompt, context=prompt, first=True, **more)
 
     @classmethod
     def decode(cls, batch: Size, context: Size, **more: Any) -> Step:

@@ -19,19 +19,25 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
-from steelyard.workload.blocks.embedding import embedding_ops, head_ops
+from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
+from steelyard.workload.blocks.embedding import embedding_ops, head_ops, norm_ops, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
-from steelyard.workload.shapes import Attention, FeedForward, Layer, Mixer, Shapes
+from steelyard.workload.shapes import Attention, FeedForward, Layer, Mixer, Shapes, Source
 from steelyard.workload.step import Step
 
-__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Step", "Transformer", "transformer_of"]
+__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Source", "Step", "Transformer", "transformer_of"]
 
 
 class Transformer(Shapes):
     """A language model or encoder: its shapes, and what follows from them."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads a source before the first token."""
+        return self.source is not None
 
     @property
     def latent(self) -> bool:
@@ -64,6 +70,11 @@ class Transformer(Shapes):
             if not a.is_mla:
                 width = max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) + a.index_dim
             total = total + layer.count * width * attended(context, a.window, a.chunk)
+        if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
+            cross = ((x.count, x.cross) for x in self.layers if x.cross is not None)
+            total = total + self.source.tokens * sum(
+                count * max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) for count, a in cross
+            )
         return np.asarray(total, dtype=np.float64)
 
     def widest_elements(self, shards: int = 1) -> float:
@@ -118,12 +129,14 @@ class Transformer(Shapes):
             absorb: for latent attention, whether projections are folded so that attention reads the latent cache
                 directly (decode); default: when one new token per sequence is processed.
         """
-        ops = list(embedding_ops(self, step))
+        ops = list(_source_ops(self, step)) if self.source is not None and step.first else []
+        own = decoder_step(self, step)
+        ops += embedding_ops(self, own)
         absorbed = bool(np.max(np.asarray(step.new)) <= 1) if absorb is None else absorb
         for i, layer in enumerate(self.layers):
             made = _layer_ops(self, layer, step, f"layer{i}", absorbed)
             ops += (_tied(op) for op in made) if layer.tied else made
-        ops += head_ops(self, step)
+        ops += head_ops(self, own)
         facts = {
             "model_type": self.model_type,
             "native_weights": self.native_weights,
@@ -158,8 +171,29 @@ def _tied(op: Op) -> Op:
     return replace(op, tied=tuple(x.name for x in op.inputs if x.role == "weight"))
 
 
-def _layer_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+def _source_ops(model: Transformer, step: Step) -> Iterator[Op]:
+    """The encoder over the whole source of every sequence."""
+    source = model.source
+    assert source is not None
+    encoder, tokens = source.encoder, source_tokens(model, step)
+    reads = Step(step.batch, tokens, tokens)
+    if source.embedded:
+        table = table_op("source_embedding", encoder.vocab, encoder.hidden, reads.tokens)
+        yield table if source.own_table else replace(table, tied=("source_embedding",))
+    yield from stem_ops(model, step)
+    if encoder.positions:
+        yield table_op("source_positions", encoder.positions, encoder.hidden, reads.tokens)
+    if encoder.embedding_norm:
+        yield norm_ops("source_norm", encoder, reads.tokens)
+    for i, layer in enumerate(encoder.layers):
+        yield from _layer_ops(encoder, layer, reads, f"encoder{i}", False)
+    if encoder.final_norm:
+        yield norm_ops("encoder_norm", encoder, reads.tokens)
+
+
+def _layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
     attention, feed_forward = layer.attention, layer.feed_forward
+    whole, step = step, decoder_step(model, step)
     if layer.norms >= 1:
         yield norm_op(model, layer, step, f"{prefix}.norm1", residual=True)
     if attention is not None:
@@ -169,6 +203,8 @@ def _layer_ops(model: Transformer, layer: Layer, step: Step, prefix: str, absorb
             yield from attention_ops(model, layer, step, prefix)
     if layer.mixer is not None:
         yield from layer.mixer.ops(model, layer, step, prefix if attention is None else f"{prefix}.mixer")
+    if layer.cross is not None:
+        yield from cross_ops(model, layer, whole, prefix)
     if layer.norms >= 2:
         yield norm_op(model, layer, step, f"{prefix}.norm2", residual=True)
     for i in range(2, layer.norms):

@@ -10,7 +10,7 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["attended", "attention_ops", "mla_ops", "query_key_pairs"]
+__all__ = ["attended", "attention_ops", "core_ops", "mla_ops", "query_key_pairs"]
 
 
 def attended(context: Size, window: int = 0, chunk: int = 0) -> Array:
@@ -96,7 +96,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
     yield from _rotary_and_cache(a, step, heads, prefix, count)
     if a.index_heads:
         yield from _indexer(model, step, count, a, prefix)
-    yield from _core(
+    yield from core_ops(
         prefix,
         step,
         count,
@@ -149,7 +149,7 @@ def _narrow_queries(heads: dict[str, Size], rank: int, prefix: str, count: int) 
     yield Op(f"{prefix}.q_up", "t r, r h c -> t h c", sizes, ("x", "w_q_up", "y"), weighted, **plain)  # type: ignore[arg-type]
 
 
-def _core(
+def core_ops(
     prefix: str, step: Step, count: int, a: Attention, *, kv_heads: int, queries: int, key_dim: int, value_dim: int
 ) -> Iterator[Op]:
     """Scores, softmax and values: one fused kernel unless the plan says otherwise."""
@@ -363,14 +363,14 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
         yield from _indexer(model, step, count, a, prefix)
     if absorb:
         yield linear("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
-        yield from _core(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
+        yield from core_ops(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
         yield linear("v_absorb", "t h r, h r c -> t h c", {"c": a.values, "r": a.kv_rank}, "w_v_up")
     else:
         # keys and values of the whole context are expanded from the latents; earlier tokens are read from the cache
         seen = np.asarray(step.batch, dtype=np.float64) * step.context
         yield linear("k_up", "t r, h c r -> t h c", {"t": seen, "c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
         yield linear("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, "w_v_up")
-        yield from _core(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
+        yield from core_ops(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
     if a.head_gate:
         yield linear("gate", "t d, d h -> t h", {}, "w_gate")
     if a.query_gate:

@@ -10,7 +10,7 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["embedding_ops", "head_ops"]
+__all__ = ["embedding_ops", "head_ops", "norm_ops", "table_op"]
 
 
 def _table(name: str, rows: int, width: int, tokens: Array, visited: Size) -> Op:
@@ -26,6 +26,16 @@ def _table(name: str, rows: int, width: int, tokens: Array, visited: Size) -> Op
         bits={"ids": 32},
         block="embedding",
     )
+
+
+def table_op(name: str, rows: int, width: int, tokens: Array) -> Op:
+    """Rows of a table gathered for the tokens; at most every row once."""
+    return _table(name, rows, width, tokens, np.minimum(tokens, rows))
+
+
+def norm_ops(name: str, model: Shapes, tokens: Array) -> Op:
+    """A norm over the hidden width outside the layers."""
+    return _norm(name, model, tokens, model.hidden)
 
 
 def _projection(name: str, tokens: Array, inner: int, outer: int) -> Op:

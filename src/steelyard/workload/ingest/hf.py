@@ -155,4 +155,6 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
     stated = str(config.get("_name_or_path") or "")
-    return printable(stated if stated and not stated.startswith((".", "/", "~")) else path.resolve().parent.name)[:200]
+    if stated and not stated.startswith((".", "/", "~")):
+        return printable(stated)[:200]
+    return printable(path.resolve().parent.name if path.name == "config.json" else path.stem)[:200]
