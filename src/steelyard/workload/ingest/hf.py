@@ -157,4 +157,4 @@ def _name(config: Mapping[str, Any], path: Path) -> str:
     stated = str(config.get("_name_or_path") or "")
     if stated and not stated.startswith((".", "/", "~")):
         return printable(stated)[:200]
-    return printable(path.resolve().parent.name if path.name == "config.json" else path.stem)[:200]
+    return printable(path.resolve().parent.name if path.stem == "config" else path.stem)[:200]
