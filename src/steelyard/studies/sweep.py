@@ -22,7 +22,7 @@ from steelyard.studies.study import Study
 
 __all__ = ["Preview", "Progress", "Swept", "document_of", "preview", "sweep"]
 
-#: Time between two commits, s; longer where more than a tenth of the time would be spent in them.
+#: Time between two commits, s; longer where they would take more than a tenth of a core.
 COMMIT_S, COMMIT_SHARE = 1.0, 0.1
 #: Chunks of estimates up to which processes would take longer to start than the work.
 FEW_CHUNKS = 24
@@ -241,14 +241,15 @@ class _Committer:
                 if self.guard.wait_for(lambda: self.ended, wait_s):
                     return
                 batch, self.batch = self.batch, Priced(self.kind)
-            started = time.monotonic()
+            started, cpu_s = time.monotonic(), time.thread_time()
             try:
                 self._commit(batch)
             except Exception as error:
                 with self.guard:
                     self.failure = error
                 return
-            wait_s = max(self.every_s, (time.monotonic() - started) / COMMIT_SHARE)
+            every_s = max(self.every_s, (time.thread_time() - cpu_s) / COMMIT_SHARE)
+            wait_s = max(0.0, started + every_s - time.monotonic())
 
     def _commit(self, batch: Priced) -> None:
         if not len(batch):
