@@ -215,6 +215,18 @@ def test_a_store_reaches_no_other_file(filled: Path, folder: Path) -> None:
         copied(folder / "t.duckdb", "SELECT * FROM read_text('s.toml')", folder / "out" / "y.csv", "FORMAT csv")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(("beside", "code"), [(".wal", 2), (".lock", 1)])
+def test_a_pipe_where_the_store_has_a_file_of_its_own(
+    beside: str, code: int, filled: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(filled, folder / "t.duckdb")
+    os.mkfifo(f"t.duckdb{beside}")
+    found, err = _ends([*SWEEP, "t.duckdb", "--resume"], capsys)
+    assert found == code
+    assert "in the way" in err
+
+
 def test_what_a_kill_left_while_the_store_was_made_is_no_obstacle(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,24 @@ def test_what_is_no_study_is_said() -> None:
             parse_study(data)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("jobs", ["x", -1, math.nan, 10**9, None, {}, 2.5, True]),
+        ("best", ["x", 0, -1, math.nan, 10**30, None, {}, 2.5]),
+        ("executor", [3, None, {}, "", "serail", []]),
+        ("store", [5, {}, b"x", LONG, "\0", Path(), True, None]),
+        ("allow_code", ["no", 3, None]),
+        ("grid", [5, {}, [], "x"]),
+    ],
+)
+def test_how_a_study_is_answered_is_checked(field: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(InputError) as caught:
+            sy.study(_study("estimate"), **{field: value})
+        assert [p.field for p in caught.value.problems] == [field]
+
+
 def test_all_problems_are_told_at_once() -> None:
     """A wrong kind, unknown names, wrong types and a wrong objective are in one message."""
     data = _study("simulate", {"policy": "fcsf", "ttft": "p200:1s", "isl": math.nan, "rats": 1}, kind="simulat")

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.options import option, switch
 from steelyard.cli.output import say
-from steelyard.errors import InputError, Problem, printable, raise_all
+from steelyard.errors import InputError, Problem, printable, raise_all, show
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
@@ -123,11 +123,13 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
 
 
 def _check(study: str, jobs: int, limit: int | None, csv: str, parquet: str) -> None:
+    from steelyard.studies.executors import MAX_JOBS
+
     problems = []
     if not study:
         problems.append(Problem("study", "expected a study file; --schema prints what may be in it"))
-    if jobs < 0:
-        problems.append(Problem("jobs", f"expected at least 1, got {jobs}"))
+    if not 0 <= jobs <= MAX_JOBS:
+        problems.append(Problem("jobs", f"expected 1 to {MAX_JOBS:,}, got {show(jobs)}"))
     if limit is not None and limit < 1:
         problems.append(Problem("limit", f"expected at least 1, got {limit}"))
     for name, path in (("csv", csv), ("parquet", parquet)):

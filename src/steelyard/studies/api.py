@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import InputError, Problem, raise_all
-from steelyard.scenario.fields import fields_of
+from steelyard.errors import InputError, Problem, raise_all, show
+from steelyard.scenario.fields import Field, fields_of
 from steelyard.scenario.scenario import Scenario
+from steelyard.scenario.words import Problems, read_value
 from steelyard.studies.answers import Priced, chunks_of
-from steelyard.studies.executors import execute
+from steelyard.studies.executors import MAX_JOBS, check_executor, execute
 from steelyard.studies.findings import Findings, findings
 from steelyard.studies.grid import estimate_grid
-from steelyard.studies.points import Point, expand_study
+from steelyard.studies.points import MAX_POINTS, Point, expand_study
 from steelyard.studies.store_columns import columns_of
 from steelyard.studies.store_results import Store, StudyRecord
 from steelyard.studies.study import Study, parse_study, read_study
@@ -53,8 +54,7 @@ def study(
     Raises:
         InputError: every problem of the study at once.
     """
-    if grid is not None and not isinstance(spec, Scenario):
-        raise InputError("only with a scenario; a study has its own grid", field="grid")
+    _check(spec, grid, store, executor, jobs, best, allow_code)
     if isinstance(spec, Scenario):
         asked = parse_study(_table_of(spec, grid or {}), allow_code=True)
     elif isinstance(spec, str | Path):
@@ -64,7 +64,7 @@ def study(
     elif isinstance(spec, Mapping):
         asked = parse_study(spec, allow_code=allow_code)
     else:
-        raise InputError(f"expected a study file, a table or a scenario, got {spec!r:.80}", field="study")
+        raise InputError(f"expected a study file, a table or a scenario, got {show(spec)}", field="study")
     if store:
         place = Store(store)
         record = sweep(asked, place, executor=executor, jobs=jobs, resume=True).study
@@ -77,6 +77,22 @@ def study(
         table, points = table_of(asked.kind, columns), len(columns["axes"])
     document = json.loads(json.dumps(document_of(asked), default=str))
     return findings(StudyRecord(asked.name, asked.kind, document, points, points), table, asked.objectives, best)
+
+
+def _check(spec: Any, grid: Any, store: Any, executor: Any, jobs: Any, best: Any, allow_code: Any) -> None:
+    """Refuse what is of the wrong kind. Raises :class:`InputError` with every problem."""
+    problems = Problems()
+    if grid is not None and not isinstance(spec, Scenario):
+        problems.add([Problem("grid", "only with a scenario; a study has its own grid")])
+    elif not isinstance(grid, Mapping | None):
+        problems.add([Problem("grid", f"expected a table of fields and their values, got {show(grid)}")])
+    if not isinstance(store, str | Path):
+        problems.add([Problem("store", f"expected the path of a file, got {show(store)}")])
+    problems.read(check_executor, executor)
+    problems.read(read_value, Field("jobs", "whole", "", 1, 0, MAX_JOBS), jobs)
+    problems.read(read_value, Field("best", "whole", "", 5, 1, MAX_POINTS), best)
+    problems.read(read_value, Field("allow_code", "switch", "", False), allow_code)
+    problems.done()
 
 
 def _table_of(scenario: Scenario, grid: Mapping[str, Any]) -> dict[str, Any]:

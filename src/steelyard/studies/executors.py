@@ -15,13 +15,15 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from steelyard.errors import InputError, suggest
+from steelyard.errors import InputError, show, suggest
 from steelyard.studies.answers import Chunk, Priced, failed, price_chunk
 
-__all__ = ["EXECUTORS", "execute"]
+__all__ = ["EXECUTORS", "MAX_JOBS", "check_executor", "execute"]
 
 Results = Generator[tuple[Chunk, Priced], None, None]
 
+#: Processes at once at most.
+MAX_JOBS = 1024
 #: Chunks handed out ahead per worker: enough to keep it busy, few enough to stop quickly.
 _AHEAD = 2
 
@@ -40,13 +42,16 @@ def execute(name: str, chunks: Sequence[Chunk], jobs: int, work: Callable[[Chunk
     Raises:
         InputError: no such executor, or Ray is not installed.
     """
-    if name not in EXECUTORS:
-        near = suggest(name, EXECUTORS)
-        raise InputError(
-            f"expected one of {', '.join(EXECUTORS)}, got {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-            field="executor",
-        )
+    check_executor(name)
     return EXECUTORS[name](chunks, jobs, work)
+
+
+def check_executor(name: object) -> None:
+    """Refuse what names no executor. Raises :class:`InputError`."""
+    if not isinstance(name, str) or name not in EXECUTORS:
+        near = suggest(name, EXECUTORS) if isinstance(name, str) else []
+        words = f"expected one of {', '.join(EXECUTORS)}, got {show(name)}"
+        raise InputError(words + (f"; did you mean {near[0]!r}?" if near else ""), field="executor")
 
 
 def _serial(chunks: Sequence[Chunk], jobs: int, work: Callable[[Chunk], Priced]) -> Results:

@@ -175,6 +175,9 @@ def opened(file: Path, *, read_only: bool, outside: Path | None = None) -> Itera
         StoreError: it cannot be read or written here.
     """
     with failing(file):
+        log = file.with_name(file.name + ".wal")
+        if log.exists() and not log.is_file():  # a pipe would be waited for
+            raise InputError(f"{_shown(log)} is in the way: the store needs that name", field="store")
         with file.open("rb") as raw:
             if raw.read(12)[8:] != _MAGIC:
                 raise InputError(f"{_shown(file)} is no results store (no DuckDB file); give another", field="store")
@@ -311,7 +314,7 @@ def _lock(path: Path, store: Path) -> IO[bytes] | None:
     file = os.fdopen(number, "r+b", buffering=0)
     if not stat.S_ISREG(os.fstat(number).st_mode):
         file.close()
-        raise StoreError(f"{_shown(path)} is in the way: the lock of the store needs that name")
+        raise StoreError(f"{_shown(path)} is in the way: the store needs that name")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
