@@ -33,6 +33,8 @@ class Attention:
     """One learned sink logit per head."""
     q_bias: bool = False
     kv_bias: bool = False
+    k_bias: bool = True
+    """Whether keys have a bias where values have one (Whisper's have not)."""
     out_bias: bool = False
     qk_norm: str = ""
     """``""``, ``"head"`` (one vector per head width), ``"full"`` (over all heads) or ``"per_head"``."""

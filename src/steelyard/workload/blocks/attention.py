@@ -88,7 +88,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
             count=count,
             block="attention",
         )
-    bias = tuple(x for x in (("h", int(a.q_bias)), ("g", 2 * keys * int(a.kv_bias))) if x[1])
+    bias = tuple(x for x in (("h", int(a.q_bias)), ("g", (1 + int(a.k_bias)) * keys * int(a.kv_bias))) if x[1])
     if bias:
         yield _bias(f"{prefix}.qkv_bias", "p c", {**heads}, count, {"p": bias})
     if a.qk_norm:

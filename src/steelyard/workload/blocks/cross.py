@@ -62,7 +62,7 @@ def cross_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[
         both = {"p": (("g", 2),)}
         yield seen.product("cross_kv", "t d, d p c -> t p c", derived=both)
         if a.kv_bias:
-            yield seen.bias("cross_kv_bias", "p c", derived=both)
+            yield seen.bias("cross_kv_bias", "p c", derived={"p": (("g", 1 + int(a.k_bias)),)})
         yield seen.op(
             "cross_write",
             "t p c -> t p c",

@@ -114,6 +114,7 @@ def whisper(config: Mapping[str, Any]) -> Transformer:
     hidden, rows = f.size("d_model"), f.size("max_target_positions", default=448)
     frames, bins = f.size("max_source_positions", default=1500), f.size("num_mel_bins", default=80)
     (own, mlp), (seen, wide) = _stack(f, "decoder", hidden), _stack(f, "encoder", hidden)
+    own, seen = replace(own, k_bias=False), replace(seen, k_bias=False)
     layer = Layer(f.depth("decoder_layers"), own, mlp, norms=3, norm_bias=True, cross=own)
     depth = f.depth("encoder_layers")
     tied = f.flag("tie_word_embeddings", True)
