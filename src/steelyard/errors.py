@@ -35,6 +35,8 @@ _MAX_KNOWN, _NEAR = 12, 0.6
 _NONE: Mapping[str, str] = {}
 #: Characters that steer a terminal, or turn the order of what is read.
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+#: What Python writes of an object that has no words of its own.
+_OBJECT = re.compile(r"<(?:\w+\.)*(\w+)(?: object| [\w.<>]+)? at 0x[0-9a-fA-F]+>")
 #: A quoted value (its opening quote does not follow a letter, as that of "its machine's" does), and a word.
 _LONG = re.compile(
     rf"""(?<!\w)(?:'(?:[^'\\]|\\.){{{MAX_ECHO},}}'|"(?:[^"\\]|\\.){{{MAX_ECHO},}}")(?!\w)|\S{{{MAX_ECHO},}}"""
@@ -45,7 +47,7 @@ def show(value: object, most: int = MAX_ECHO) -> str:
     """A value as a message repeats it: on one line, quoted if it is text, at most ``most`` characters."""
     try:
         text = repr(value[: 2 * most] if isinstance(value, str | bytes) else value)
-    except (ValueError, RecursionError):  # whole numbers of thousands of digits; a list that holds itself
+    except Exception:  # whole numbers of thousands of digits; a list that holds itself; an object that fails to say
         text = f"a {type(value).__name__} too large to write"
     return _short(text, most)
 
@@ -73,7 +75,7 @@ def printable(text: str) -> str:
 
 def bounded(message: str) -> str:
     """A message without control characters, in which no value takes more than about :data:`MAX_ECHO` characters."""
-    message = escaped(message, blank="\t\n\r")
+    message = _OBJECT.sub(r"an object of type \1", escaped(message, blank="\t\n\r"))
     message = _LONG.sub(lambda m: _short(m.group(), MAX_ECHO), message[: 100 * _MAX_MESSAGE])
     return _short(message, _MAX_MESSAGE)
 

@@ -63,6 +63,10 @@ _WHOLE: dict[str, dict[str, float]] = {
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*?)?\s*$")
 
 
+#: Largest quantity of any file, and the inverse of the smallest that may not be 0: beyond, products of a few overflow.
+MOST = 1e30
+
+
 def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> float:
     """Read a number with an optional prefix and unit into the SI base of ``unit``.
 
@@ -164,17 +168,21 @@ class Quantity:
         if not math.isfinite(value):
             got = "NaN" if math.isnan(value) else "an infinite one"
             raise InputError(f"expected a finite number, got {got}", field=field)
+        if abs(value) > MOST:
+            raise InputError(f"expected a number of at most {MOST:g}{self._unit}, got {value:g}", field=field)
+        if self.gt == 0 and 0 < value < 1 / MOST:
+            raise InputError(f"expected a number of at least {1 / MOST:g}{self._unit}, got {value:g}", field=field)
         if self.gt is not None and not value > self.gt:
-            raise InputError(f"expected a number above {self.gt:g} {self._unit}, got {value:g}", field=field)
+            raise InputError(f"expected a number above {self.gt:g}{self._unit}, got {value:g}", field=field)
         if self.ge is not None and not value >= self.ge:
-            raise InputError(f"expected a number of at least {self.ge:g} {self._unit}, got {value:g}", field=field)
+            raise InputError(f"expected a number of at least {self.ge:g}{self._unit}, got {value:g}", field=field)
         if self.le is not None and not value <= self.le:
-            raise InputError(f"expected a number of at most {self.le:g} {self._unit}, got {value:g}", field=field)
+            raise InputError(f"expected a number of at most {self.le:g}{self._unit}, got {value:g}", field=field)
         return value
 
     @property
     def _unit(self) -> str:
-        return "" if self.unit == "1" else self.unit
+        return "" if self.unit == "1" else f" {self.unit}"
 
     def parse(self, text: str | float | int, field: str = "value") -> float:
         """Read text or a number and check the bounds. Raises :class:`InputError`."""

@@ -9,9 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 
-__all__ = ["whole_file", "write_text"]
+__all__ = ["check_target", "whole_file", "write_text"]
+
+
+def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
+    """Refuse a file (or a folder) that cannot be made, before any work is done.
+
+    Raises:
+        InputError: the other of the two is there, it has no folder to be in, or a name that no file system accepts.
+    """
+    wanted, other = ("folder", "file") if folder else ("file", "folder")
+    try:
+        target = Path(path)
+        if (target.exists() and not target.is_dir()) if folder else target.is_dir():
+            raise InputError(f"expected a {wanted}, got the {other} {show(str(path))}", field=field)
+        if not target.resolve().parent.is_dir():
+            raise InputError(f"no folder {show(str(target.resolve().parent))}", field=field)
+    except OSError as error:
+        raise InputError(f"cannot write {show(str(path))}: {error.strerror or error}", field=field) from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{show(str(path))} is not the path of a {wanted}", field=field) from None
 
 
 @contextmanager

@@ -164,42 +164,41 @@ def machines_json() -> list[bytes]:
 
 
 @contextmanager
-def _catalogue(folder: Path, *, beside_ours: bool) -> Iterator[None]:
+def _catalogue(folder: Path, kinds: tuple[str, ...], *, beside_ours: bool) -> Iterator[None]:
     """The catalogue in a folder instead of ours, or before it."""
     from steelyard.folders import catalogue_folders
 
     folders = (folder, *(catalogue_folders() if beside_ours else ()))
-    _forget()
+    _forget(kinds)
     with ExitStack() as patches:
-        for module in _modules():
-            if getattr(module, "catalogue_folders", None) is catalogue_folders:
-                patches.enter_context(mock.patch.object(module, "catalogue_folders", lambda: folders))
-        patches.callback(_forget)
+        for name in _modules(len(sys.modules)):
+            if getattr(sys.modules[name], "catalogue_folders", None) is catalogue_folders:
+                patches.enter_context(mock.patch.object(sys.modules[name], "catalogue_folders", lambda: folders))
+        patches.callback(_forget, kinds)
         yield
 
 
-def _modules() -> list[Any]:
-    return [m for name, m in list(sys.modules.items()) if name.startswith("steelyard.") and m is not None]
+@cache
+def _modules(loaded: int) -> tuple[str, ...]:
+    """Names of our modules, while so many of all are loaded."""
+    return tuple(name for name, m in sys.modules.items() if name.startswith("steelyard.") and m is not None)
 
 
-#: Modules that keep what they read of a catalogue.
-_KEEPING = (
-    "machine.",
-    "deployment.",
-    "workload.catalogue",
-    "cost.parameters",
-    "cost.gemm",
-    "cost.attention_kernels",
-    "cost.models",
-)
+#: Modules that keep what they read of a catalogue: of every kind, of machines and of calibration.
+_KEEPING = ("machine.", "deployment.", "workload.catalogue")
+_KEEPING_CALIBRATION = ("cost.parameters", "cost.gemm", "cost.attention_kernels", "cost.models")
 
 
-def _forget() -> None:
-    for module in _modules():
-        if module.__name__.removeprefix("steelyard.").startswith(_KEEPING):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
+def _forget(kinds: tuple[str, ...]) -> None:
+    for function in _kept(kinds, len(sys.modules)):
+        function.cache_clear()
+
+
+@cache
+def _kept(kinds: tuple[str, ...], loaded: int) -> tuple[Any, ...]:
+    """Functions that keep their answers in modules of these kinds."""
+    found = [sys.modules[n] for n in _modules(loaded) if n.removeprefix("steelyard.").startswith(kinds)]
+    return tuple(value for module in found for value in vars(module).values() if hasattr(value, "cache_clear"))
 
 
 def catalogue_of(kind: str, content: bytes, folder: Path) -> None:
@@ -213,7 +212,8 @@ def catalogue_of(kind: str, content: bytes, folder: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     name = "gemm" if kind == "calibration" else "h100_sxm"
     written(place, f"{name}.toml", content)
-    with _catalogue(folder / "catalogue", beside_ours=kind in ("machines", "calibration")):
+    kinds = _KEEPING_CALIBRATION if kind == "calibration" else _KEEPING
+    with _catalogue(folder / "catalogue", kinds, beside_ours=kind in ("machines", "calibration")):
         if kind == "machines":
             catalogue.machine_names()
             _machine("h100_sxm")

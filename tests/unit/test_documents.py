@@ -77,7 +77,7 @@ def test_all_problems_are_listed_at_once_with_paths() -> None:
         machine_from_dict(data, "mine.toml")
     text = str(caught.value)
     assert len(caught.value.problems) == 4
-    assert "compute[0].units: expected a number above 0" in text
+    assert "compute[0].units: expected a number of at least 1, got -3" in text
     assert "did you mean 'bandwidth_bytes_per_s'" in text
     assert "did you mean 'tdp_w'" in text
     assert "title: required field is missing" in text

@@ -61,7 +61,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Sizes an op needs."""
 OPTIONAL = ("op", "latency_s", "dtype", "new", "window", "kernel", "operation", "library")
-MAX_SAMPLES = 100_000
+#: Most rows of a file, and largest size in one.
+MAX_SAMPLES, MAX_SIZE = 100_000, 1e12
 FORMATS = {"bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "half": "bf16", "float32": "fp32", "": "bf16"}
 """Names of number formats as frameworks write them; fp16 runs as bf16 does."""
 
@@ -163,6 +164,8 @@ def _number(text: str, column: str, least: float = 0.0) -> float:
         raise InputError(f"{column}: expected a number, got {text!r}") from None
     if not math.isfinite(value) or value < least or (least == 0.0 and column == "latency_s" and value <= 0.0):
         raise InputError(f"{column}: expected a positive number, got {text}")
+    if value > MAX_SIZE:
+        raise InputError(f"{column}: expected at most {MAX_SIZE:g}, got {text}")
     return value
 
 

@@ -17,6 +17,7 @@ from steelyard.calibrate.task import Section, Task, fit_task, need_scipy, sectio
 from steelyard.calibrate.tasks import attention_task, collective_task, gemm_task, moe_task
 from steelyard.calibrate.toml_files import document, merged, write_files
 from steelyard.cost.parameters import calibration_table
+from steelyard.documents import is_file, is_folder
 from steelyard.errors import InputError, UnknownName
 from steelyard.folders import folder_to_write
 from steelyard.machine.component import Machine
@@ -42,8 +43,8 @@ def tables_folder(given: str | Path) -> Path:
         InputError: no folder there, or nothing in it is a table we read.
     """
     root = Path(given)
-    if not root.is_dir():
-        what = "a file" if root.is_file() else "nothing"
+    if not is_folder(root):
+        what = "a file" if is_file(root) else "nothing"
         raise InputError(f"expected a folder of tables, found {what} at {str(given)!r}", field="from")
     for folder in (root / "truth" / "aic_ops", root / "aic_ops", root):
         if folder.is_dir() and (any(folder.glob("*__*__*.parquet")) or any(folder.glob("comm_*.parquet"))):

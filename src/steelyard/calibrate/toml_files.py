@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steelyard.documents import is_file, is_folder
 from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders, user_folder
 
@@ -86,7 +87,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: it is a file, or neither it nor the first of its parents that exists can be written to.
     """
-    found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    found = next(p for p in (folder, *folder.absolute().parents) if is_folder(p) or is_file(p))
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
         raise InputError(f"cannot write to {str(folder)!r}", field="out")
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from steelyard.cli.options import DEPLOYED, option, options_of, switch, words_of_options
 from steelyard.cli.output import say
 from steelyard.cli.progress import bar
+from steelyard.documents import is_file
 from steelyard.errors import InputError, UnknownName
 from steelyard.scenario.words import Problems
 
@@ -108,7 +109,7 @@ def calibrate(
         stray = next((flag for flag, value in flags.items() if value and not engine and mode not in modes), "")
         if stray:
             raise InputError(f"{stray} goes with {mode}", field="calibrate")
-    if out and Path(out).is_file():
+    if out and is_file(out):
         raise InputError(f"expected a folder, got the file {out!r}", field="out")
     if engine:
         logs = tuple(f for f in (machine, *files) if f)

@@ -8,13 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from steelyard.errors import InputError, escaped
-from steelyard.writing import write_text
+from steelyard.writing import check_target, write_text
 
 __all__ = ["Output", "say", "write"]
 
@@ -51,11 +50,7 @@ class Output:
         """Refuse a form or file that cannot be, before any work is done. Raises :class:`InputError`."""
         _ = self.form
         if self.out:
-            folder = Path(self.out).resolve().parent
-            if not folder.is_dir():
-                raise InputError(f"no folder {str(folder)!r}", field="out")
-            if Path(self.out).is_dir():
-                raise InputError(f"expected a file, got the folder {self.out!r}", field="out")
+            check_target(self.out, "out")
 
 
 #: One mapping per row, or one list per column.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from steelyard.cli.options import Wrong, option, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
+from steelyard.documents import is_folder
 from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 from steelyard.scenario.fields import field
 
@@ -49,7 +49,7 @@ class Written:
     @property
     def folder(self) -> str:
         """The folder of ``--out``, empty when it names a file or nothing."""
-        return "" if self.out.lower().endswith((".json", ".csv")) and not Path(self.out).is_dir() else self.out
+        return "" if self.out.lower().endswith((".json", ".csv")) and not is_folder(self.out) else self.out
 
     @property
     def output(self) -> Output:

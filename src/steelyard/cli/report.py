@@ -12,6 +12,7 @@ from steelyard.cli.options import option, switch
 from steelyard.cli.output import say
 from steelyard.cli.study import DEFAULT_STORE
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.writing import check_target
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store, StudyRecord
@@ -86,8 +87,10 @@ def _check(best: int, html: str, csv: str, parquet: str) -> None:
             continue
         if Path(path).suffix.lower() not in endings:
             problems.append(Problem(name, f"expected a file that ends in {endings[0]}, got {path!r}"))
-        if not Path(path).resolve().parent.is_dir():
-            problems.append(Problem(name, f"no folder {str(Path(path).resolve().parent)!r}"))
+        try:
+            check_target(path, name)
+        except InputError as error:
+            problems += error.problems
     raise_all(problems)
 
 

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from steelyard.cli.options import option, switch
 from steelyard.cli.output import say
 from steelyard.errors import InputError, Problem, printable, raise_all, show
+from steelyard.writing import check_target
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
@@ -133,9 +134,13 @@ def _check(study: str, jobs: int, limit: int | None, csv: str, parquet: str) -> 
     if limit is not None and limit < 1:
         problems.append(Problem("limit", f"expected at least 1, got {limit}"))
     for name, path in (("csv", csv), ("parquet", parquet)):
-        if path and not Path(path).resolve().parent.is_dir():
-            problems.append(Problem(name, f"no folder {str(Path(path).resolve().parent)!r}"))
-        if path and Path(path).suffix.lower() != f".{name}":
+        if not path:
+            continue
+        try:
+            check_target(path, name)
+        except InputError as error:
+            problems += error.problems
+        if Path(path).suffix.lower() != f".{name}":
             problems.append(Problem(name, f"expected a file that ends in .{name}, got {path!r}"))
     raise_all(problems)
 

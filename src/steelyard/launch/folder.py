@@ -18,6 +18,7 @@ from steelyard.launch.kubernetes import kubernetes
 from steelyard.launch.readme import readme
 from steelyard.launch.scripts import scripts
 from steelyard.launch.service import Service
+from steelyard.writing import check_target
 
 __all__ = ["MANIFEST", "check_folder", "launch_files", "write_folder"]
 
@@ -56,10 +57,7 @@ def check_folder(path: str | Path, *, force: bool = False) -> None:
         InputError: a file, a folder with something in it (unless ``force``), or no parent.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"expected a folder, got the file {str(path)!r}", field="out")
-    if not folder.resolve().parent.is_dir():
-        raise InputError(f"no folder {str(folder.resolve().parent)!r}", field="out")
+    check_target(folder, "out", folder=True)
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise InputError(f"{str(path)!r} is not empty; --force replaces the files of the same names", field="out")
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.deployment.deployment import Deployment, Pool
@@ -14,6 +13,7 @@ from steelyard.deployment.engine import Engine, default_engine, engines, find_en
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import Plan
+from steelyard.documents import is_file, is_folder
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.launch.command import Flags
 from steelyard.machine.cluster import Cluster, cluster_of
@@ -137,7 +137,7 @@ class Service:
     @property
     def local(self) -> bool:
         """Whether the model is a path on this computer."""
-        return Path(self.repository).exists()
+        return is_file(self.repository) or is_folder(self.repository)
 
     @property
     def served(self) -> str:
@@ -254,7 +254,7 @@ def _shares(deployment: Deployment, load: Load) -> list[float]:
 
 def _repository(name: str, model: Model) -> str:
     """What the engine is told to load: the path given, the repository named, or the catalogue's."""
-    if Path(name).exists():
+    if is_file(name) or is_folder(name):
         return not_a_flag(name)
     if "/" in name:
         return name

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from steelyard.errors import InputError, Problem, UnknownName, printable, raise_all, show
 from steelyard.machine.classes import kinds
-from steelyard.units import Quantity
+from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
 
@@ -43,7 +43,7 @@ class Compute:
 
     name: str
     kind: Literal["matrix", "vector", "scalar"]
-    units: Annotated[float, Quantity("1", "copies that share the work (SMs, CUs, cores, banks)", gt=0)]
+    units: Annotated[float, Quantity("1", "copies that share the work (SMs, CUs, cores, banks)", ge=1, le=1e9)]
     peak: Mapping[str, Annotated[float, Quantity("OP/s", "dense peak of all units, per format (1 MAC = 2 OP)", gt=0)]]
     inside: Annotated[str, "the memory level it reads from; empty for the innermost one"] = ""
     clock_hz: Annotated[float, Quantity("Hz", "clock at which the peak is stated", ge=0)] = 0.0
@@ -154,6 +154,9 @@ class Machine:
         names = [c.name for c in self.compute] + [m.name for m in self.memory] + [x.name for x in self.link]
         for name in sorted({n for n in names if names.count(n) > 1}):
             yield Problem("name", f"component {name!r} appears more than once")
+        for name in dict.fromkeys(names):
+            if not name.strip() or name != printable(name) or len(name) > 100:
+                yield Problem("name", f"expected components of one line of at most 100 characters, got {show(name)}")
         if not self.compute:
             yield Problem("compute", "a machine needs at least one compute engine")
         for compute in self.compute:
@@ -163,6 +166,10 @@ class Machine:
         roots = [m.name for m in self.memory if not m.inside]
         if len(roots) != 1:
             yield Problem("memory", f"exactly one level must have no 'inside' (the root), found {roots or 'none'}")
+        elif self.reserved_bytes and not self.reserved_bytes < self.root.capacity_bytes:
+            root = self.root
+            words = f"expected less than the {format_quantity(root.capacity_bytes, 'B')} of {root.name}"
+            yield Problem("reserved_bytes", f"{words}, got {format_quantity(self.reserved_bytes, 'B')}")
         inside = [(f"memory.{m.name}", m.inside) for m in self.memory]
         inside += [(f"compute.{c.name}", c.inside) for c in self.compute]
         for path, parent in inside:

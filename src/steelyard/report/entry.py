@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from steelyard.documents import read_document
+from steelyard.documents import is_folder, read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
@@ -79,7 +79,7 @@ def _kind_of_path(name: str) -> Kind | None:
     suffix = path.suffix.lower()
     if suffix in (".toml", ".yaml", ".yml"):
         return "machine"
-    if suffix in (".gguf", ".safetensors") or path.is_dir():
+    if suffix in (".gguf", ".safetensors") or is_folder(path):
         return "model"
     if suffix == ".json":
         data = read_document(path)

@@ -75,7 +75,7 @@ def text(asked: PlanFile, found: Simulation, width: int | None = None) -> str:
             s,
             "-" if a is None else q(float(a), "s"),
             q(b, "s"),
-            "" if a is None else "equal" if a == b else f"{b / a - 1:+.2%}",
+            "" if a is None else "equal" if a == b else f"{b / a - 1:+.2%}" if a else "was 0",
         ]
         for m, s, a, b in _pairs(asked, found)
         if s in ("mean", "p50", "p90", "p95", "p99")

@@ -11,7 +11,7 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.traffic.trace import LENGTHS
-from steelyard.writing import whole_file
+from steelyard.writing import check_target, whole_file
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
@@ -54,10 +54,7 @@ def check_path(path: str, endings: tuple[str, ...], field: str) -> None:
     file = Path(path)
     if endings and file.suffix.lower() not in endings:
         raise InputError(f"expected a file ending in {', '.join(endings)}, got {path!r}", field=field)
-    if file.is_dir():
-        raise InputError(f"expected a file, got the folder {path!r}", field=field)
-    if not file.resolve().parent.is_dir():
-        raise InputError(f"no folder {str(file.resolve().parent)!r}", field=field)
+    check_target(path, field)
     if file.suffix.lower() == ".parquet":
         try:
             import pyarrow  # noqa: F401 - only whether it is there

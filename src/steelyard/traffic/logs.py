@@ -24,7 +24,7 @@ import numpy as np
 from steelyard.documents import read_text
 from steelyard.errors import InputError
 from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
-from steelyard.traffic.trace import Floats
+from steelyard.traffic.trace import MAX_TOKENS, Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
 
@@ -109,7 +109,7 @@ class VllmBench:
         lists = {k: data.get(k) for k in ("input_lens", "output_lens", "ttfts", "itls", "start_times", "latencies")}
         n = len(data["input_lens"]) if isinstance(data["input_lens"], list) else -1
         for name, values in lists.items():
-            if values is not None and (not isinstance(values, list) or len(values) != n):
+            if (values is not None or name in data) and (not isinstance(values, list) or len(values) != n):
                 raise InputError(f"{path.name}: {name}: expected a list of {max(n, 0):,} entries", field="trace")
 
         def entry(name: str, i: int) -> float:
@@ -125,7 +125,7 @@ class VllmBench:
             if np.isnan(e2e) and isinstance(gaps, list):
                 e2e = ttft + sum(real_number(g) for g in gaps)
             osl = data["output_lens"][i]
-            more = isinstance(osl, int) and osl > 1
+            more = isinstance(osl, int) and 1 < osl <= MAX_TOKENS
             rows.add(
                 i + 1,
                 data["input_lens"][i],

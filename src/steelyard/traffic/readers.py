@@ -231,7 +231,7 @@ def find_file(source: str) -> tuple[Path, str, str]:
     Raises:
         InputError: nothing there; a known trace says where it is looked for.
     """
-    if source in NAMED and not Path(source).exists():
+    if source in NAMED and not is_file(source):
         folder = os.environ.get("STEELYARD_DATA", "")
         for place in NAMED[source]:
             file, _, select = place.partition("#")

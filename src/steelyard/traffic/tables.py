@@ -19,7 +19,8 @@ import csv
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ _OPTIONAL = ("priority", "deadline_s")
 
 
 def _arrow() -> Any:
+    """The module of parquet files. Raises :class:`InputError`."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -74,9 +76,18 @@ def _arrow() -> Any:
 def parquet_columns(path: Path) -> tuple[str, ...]:
     """Columns of a parquet file. Raises :class:`InputError`."""
     parquet = _arrow()
-    try:
+    with _damaged(path):
         return tuple(parquet.read_schema(path).names)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """What pyarrow says of a file it cannot read, in one line."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (OSError, ValueError, ArrowException) as error:
         raise InputError(f"{path.name}: {' '.join(str(error).split())}", field="trace") from None
 
 
@@ -202,10 +213,8 @@ class Table:
 def _parquet(path: Path) -> Any:
     """The whole table of a parquet file. Raises :class:`InputError`."""
     parquet = _arrow()
-    try:
+    with _damaged(path):
         return parquet.read_table(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise InputError(f"{path.name}: {' '.join(str(error).split())}", field="trace") from None
 
 
 def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], Integers]:

@@ -250,9 +250,9 @@ def _entry(place: _Place) -> ModelEntry:
     for name, (kind, wanted, needed) in _ENTRY.items():
         value: Any = data.get(name)
         texts = not isinstance(value, list) or all(isinstance(v, str) for v in value)
-        if (needed or value) and (not isinstance(value, kind) or isinstance(value, bool) or not texts):
+        if (needed or value is not None) and (not isinstance(value, kind) or isinstance(value, bool) or not texts):
             problems.append(Problem(f"{where}.{name}", f"expected {wanted}, got {show(value)}"))
-        elif kind is int and value is not None and not 0 <= value <= _MOST:
+        elif kind is int and value is not None and not 0 <= data[name] <= _MOST:
             problems.append(Problem(f"{where}.{name}", f"expected at most {_MOST:g} and at least 0, got {show(value)}"))
     raise_all(problems)
     header = re.search(r"^# Sources?: *(.+)$", text, re.MULTILINE)

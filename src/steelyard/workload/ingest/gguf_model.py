@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard.documents import is_file
 from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
@@ -64,7 +65,7 @@ def _parts(path: Path) -> tuple[Path, list[Path]]:
     if count > _MOST_PARTS:
         raise InputError(f"{count} parts; at most {_MOST_PARTS} are accepted", field=path.name)
     files = [path.with_name(f"{match.group(1)}-{i:05d}-of-{match.group(3)}.gguf") for i in range(1, count + 1)]
-    missing = [f.name for f in files if not f.is_file()]
+    missing = [f.name for f in files if not is_file(f)]
     if missing:
         raise InputError(f"part {missing[0]!r} is not there", field=path.name)
     return files[0], files[1:]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import is_folder, read_document, read_text
+from steelyard.documents import is_file, is_folder, read_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, printable, show
 from steelyard.workload.families import read_config
 from steelyard.workload.model import Model
@@ -114,7 +114,7 @@ def _indexed(index: Path) -> list[Path]:
 def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
     from steelyard.workload.ingest.safetensors import elements_note, read_safetensors
 
-    missing = [f.name for f in files if not f.is_file()]
+    missing = [f.name for f in files if not is_file(f)]
     if missing or not files:
         note = (
             f"{len(missing)} of {len(files)} weight files are not there; their bytes are estimated" if missing else ""
