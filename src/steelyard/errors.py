@@ -206,7 +206,7 @@ def suggest(name: str, known: Iterable[str], count: int = 3, *, kind: str = "") 
     if ours and (ours in by_key.values() or normalise(ours.partition(":")[0]) in by_key):
         return [ours]
     initials = [v for v in by_key.values() if "".join(w[0] for w in re.split(r"[^A-Za-z0-9]+", v) if w) == key]
-    inside = [v for k, v in by_key.items() if len(key) > 1 and key in k]
+    inside = [v for k, v in by_key.items() if len(key) > 2 and key in k]
     words = [w for w in map(normalise, re.split(r"[^A-Za-z0-9]+", name)) if w]
     alike = difflib.get_close_matches(key, by_key, n=3 * count, cutoff=_NEAR)
     begins = re.match(r"[a-z]*\d+", key)  # "h100" of "h100x": the number of a model matters most

@@ -29,6 +29,8 @@ def load_machine(path: str | Path) -> Machine:
     Raises:
         InputError: the file cannot be read, or fields are missing, unknown or out of bounds (all listed at once).
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"expected the path of a machine file, got {show(path)}", field="machine")
     return _built(read_text(path), Path(path).name, str(path))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, raise_all
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.scenario.fields import GROUPS
@@ -22,7 +22,7 @@ from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_poo
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
 from steelyard.techniques._base import Technique, relabelled
-from steelyard.workload.catalogue import Model, load_model
+from steelyard.workload.catalogue import Model, find_model, load_model
 from steelyard.workload.protocol import Workload, not_served
 
 if TYPE_CHECKING:
@@ -232,6 +232,10 @@ def read_cluster(on: str | Cluster | Machine) -> Cluster:
         return on if isinstance(on, Cluster) else cluster_of(on)
     try:
         return parse_cluster(on)
+    except UnknownName as error:
+        known = _takes(find_model, on)
+        message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT" if known else error.message
+        raise InputError(message, field="on") from None
     except InputError as error:
         raise relabelled(error, "machine", "on") from None
 
@@ -242,7 +246,21 @@ def read_model(model: str | Model, generic: bool) -> Model:
         return model
     if not model.strip():
         raise InputError("expected a name or a path", field="model")
-    return load_model(model, generic=generic)
+    try:
+        return load_model(model, generic=generic)
+    except UnknownName:
+        if _takes(parse_cluster, model):
+            raise InputError(f"{model!r} is a machine; expected a model, which comes first", field="model") from None
+        raise
+
+
+def _takes(reader: Callable[[str], Any], text: str) -> bool:
+    """Whether a reader takes a text."""
+    try:
+        reader(text)
+    except InputError:
+        return False
+    return True
 
 
 def check_name(field_name: str, name: str) -> None:

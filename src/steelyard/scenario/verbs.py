@@ -50,15 +50,16 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     """The fields that a call gives: those of a scenario, of the values without a name, and of the keywords.
 
     Raises:
-        InputError: too many values without a name, a field given twice, or a scenario that cannot be planned.
+        InputError: too many values without a name, a field given twice, or a scenario of another verb that says more.
     """
     given: dict[str, Any] = {}
     if args and isinstance(args[0], Scenario):
-        fields = fields_of(name)
+        fields, asked = fields_of(name), fields_of(args[0].verb)
         own = without_words(args[0].verb, args[0].words)
-        given = {k: v for k, v in own.items() if k in fields and v != fields[k].default}
-        if name == "plan":
-            _refuse_lost(args[0], own)
+        own = {k: v for k, v in own.items() if not _same(v, asked[k].default)}
+        given = {k: v for k, v in own.items() if k in fields and not _same(v, fields[k].default)}
+        if name != args[0].verb:
+            _refuse_lost(name, args[0].verb, own)
         args = args[1:]
     if len(args) > len(POSITIONAL):
         raise InputError(f"expected model and machine, got {len(args)} values without a name", field=name)
@@ -69,11 +70,18 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     return {**given, **named, **words}
 
 
-def _refuse_lost(scenario: Scenario, own: Mapping[str, Any]) -> None:
-    """Refuse to plan for a scenario whose load or serving the planner has no fields for. Raises :class:`InputError`."""
-    asked, planned = fields_of(scenario.verb), fields_of("plan")
-    lost = [n for n, v in own.items() if n not in planned and n not in GROUPS["chosen"] and v != asked[n].default]
-    raise_all([Problem(n, "the planner does not take this field of the scenario") for n in lost])
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, type(default)) and bool(value == default))
+
+
+def _refuse_lost(name: str, verb: str, own: Mapping[str, Any]) -> None:
+    """Refuse a scenario of another verb that says what this one has no fields for. Raises :class:`InputError`.
+
+    What the planner chooses itself is left out of a plan, and the batch of an estimate out of a simulation.
+    """
+    left_out = GROUPS["chosen"] if name == "plan" else ("batch",)
+    lost = [n for n in own if n not in fields_of(name) and n not in left_out]
+    raise_all([Problem(n, f"{name} does not take this field of a scenario of {verb}") for n in lost])
 
 
 def ordered(name: str) -> list[Field]:

@@ -358,7 +358,7 @@ def _formats(field: str, value: str | Sequence[str], every: Sequence[str], probl
         try:
             found.append("" if normalise(name) == "published" else find_format(name).name)
         except InputError as error:
-            problems.add(error.at(field).problems)
+            problems.add([Problem(field, error.message)])
     return tuple(dict.fromkeys(found))
 
 

@@ -1,0 +1,244 @@
+"""Every field of every verb, answered wrongly: messages name the field, what was expected and the nearest choice."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+import steelyard as sy
+from steelyard.cli.main import main
+from steelyard.errors import InputError, suggest
+from steelyard.machine.catalogue import find_machine
+from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, VERBS, fields_of
+from steelyard.scenario.scenario import Scenario, read_scenario
+from steelyard.scenario.words import Problems
+from steelyard.search.api import read_question
+from steelyard.simulation.api import read_simulation
+from steelyard.spoken import _TABLES, meant
+
+MODEL, ON = "llama-3.1-8b", "h100_sxm"
+#: A question of each verb that can be answered.
+RIGHT: Mapping[str, Mapping[str, Any]] = {
+    "estimate": {"model": MODEL, "on": ON},
+    "simulate": {"model": MODEL, "on": ON, "rate": "4/s", "requests": 10},
+    "plan": {"model": MODEL, "on": ON, "rate": "4/s", "ttft": "1s"},
+}
+READ: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "estimate": lambda words: read_scenario("estimate", words, Problems()),
+    "simulate": read_simulation,
+    "plan": read_question,
+}
+EVERY = [(verb, name) for verb in VERBS for name in fields_of(verb)]
+#: Objects that no field takes.
+OBJECTS = (b"x", object(), {1}, 1j, [[1]], np.arange(3), "z" * 10_000)
+#: Fields that stand for techniques, whose own parser reads them.
+BY_TECHNIQUE = ("outages",)
+
+
+def problems(verb: str, words: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong by field; nothing else may be raised."""
+    try:
+        READ[verb](words)
+    except InputError as error:
+        return {p.field: p.message for p in error.problems}
+    return {}
+
+
+def said(line: str) -> dict[str, str]:
+    """What a command line says is wrong, by option; its exit code is 2."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(line.split())
+    assert code == 2 and not out.getvalue(), (line, code, err.getvalue())
+    found = {}
+    for told in err.getvalue().splitlines():
+        assert told.startswith("error: "), told
+        name, _, message = told.removeprefix("error: ").partition(": ")
+        found[name] = message
+    return found
+
+
+@pytest.mark.parametrize(("verb", "name"), EVERY)
+def test_a_wrong_type_names_the_field(verb: str, name: str) -> None:
+    field = fields_of(verb)[name]
+    for value in OBJECTS:
+        if name in BY_TECHNIQUE or (name == "tell" and callable(value)) or (name == "flags" and not value):
+            continue
+        found = problems(verb, {**RIGHT[verb], name: value})
+        assert any(re.split(r"[.\[]", f)[0] == name for f in found), (
+            value if value is not OBJECTS[-1] else "long",
+            found,
+        )
+        for message in found.values():
+            assert len(message) < 500 and " at 0x" not in message
+    if field.default is REQUIRED:
+        assert name in problems(verb, {**RIGHT[verb], name: None})
+    if field.type in ("whole", "number"):
+        assert "expected" in problems(verb, {**RIGHT[verb], name: "zz9"})[name]
+        for value in (True, float("nan"), float("inf")):
+            assert "expected" in problems(verb, {**RIGHT[verb], name: value})[name]
+
+
+@pytest.mark.parametrize(("verb", "name"), EVERY)
+def test_a_typo_of_its_name_tells_the_name(verb: str, name: str) -> None:
+    if len(name) < 4:
+        return
+    typo = name[:2] + name[3] + name[2] + name[4:] if name[2] != name[3] else name + "x"
+    words = {**RIGHT[verb], typo: RIGHT[verb].get(name, fields_of(verb)[name].default)}
+    words.pop(name, None)
+    found = problems(verb, words)
+    assert f"did you mean {name!r}" in found[typo], found
+    assert name not in found, "what was meant is read, so it is not missing"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
+    found = problems(verb, {})
+    required = {n for n, f in fields_of(verb).items() if f.default is REQUIRED}
+    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate", "ttft"}}[verb]
+    assert set(found) == required | load
+    line = said(verb)
+    assert set(line) == {fields_of(verb)[n].switch for n in required | load}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_wrong_field_is_listed(verb: str) -> None:
+    wrong = {n: f for n, f in fields_of(verb).items() if f.type in ("whole", "number") and n not in ("flags",)}
+    found = problems(verb, {**RIGHT[verb], **dict.fromkeys(wrong, "zz9"), "weights": "fp9", "on": "h100_smx", "foo": 1})
+    assert set(found) >= {*wrong, "weights", "on", "foo"}
+    options = {n: f.switch for n, f in wrong.items() if f.options != ("",)}
+    line = f"{verb} llama-3.1-8c --on h100_smx --weights fp9 --foo 1 " + " ".join(f"{o} zz9" for o in options.values())
+    told = said(line)
+    assert set(told) >= {*options.values(), "MODEL", "--on", "--weights", "--foo"}
+    assert "did you mean 'llama-3.1-8b'" in told["MODEL"]
+    assert "did you mean 'h100_sxm'" in told["--on"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "meaning"),
+    [
+        ("estimate", "--tensor-parallel-size 2", "--tp?"),
+        ("estimate", "-tp 2", "--tp?"),
+        ("estimate", "--kv-cache-dtype fp8", "--kv?"),
+        ("estimate", "--quantization fp8", "--weights?"),
+        ("estimate", "--num-gpus 2", "--tp?"),
+        ("estimate", "--gpu h100", "--on?"),
+        ("estimate", "--input-len 10", "--isl?"),
+        ("estimate", "--prompt-tokens 10", "--isl?"),
+        ("estimate", "--output-len 10", "--osl?"),
+        ("estimate", "--qps 4", "simulate and plan take --rate"),
+        ("estimate", "--max-model-len 4096", "simulate takes --max-model-len"),
+        ("explain", "--batch-size 3", "--batch?"),
+        ("simulate", "--qps 4", "--rate?"),
+        ("simulate", "--request-rate 4", "--rate?"),
+        ("simulate", "--max-concurrency 4", "--concurrency?"),
+        ("simulate", "-ngl 99", "every layer runs on the devices of --on"),
+        ("simulate", "-c 4096", "--max-model-len?"),
+        ("simulate", "--gpu-memory-utilisation 0.9", "--gpu-memory-utilization?"),
+        ("plan", "--slo 1s", "--ttft?"),
+        ("plan", "--tp 2", "estimate and simulate take --tp"),
+        ("compare", "--tpp 2", "--tp?"),
+    ],
+)
+def test_options_of_others_are_known_by_meaning(verb: str, words: str, meaning: str) -> None:
+    told = said(f"{verb} {MODEL} {words}")
+    assert told[words.split()[0]].endswith(meaning), told
+
+
+def test_a_word_too_many_may_be_the_machine() -> None:
+    assert said(f"estimate {MODEL} {ON}") == {f"'{ON}' is one word too many; did you mean --on {ON}?": ""}
+    assert set(said(f"estimate {MODEL} --on {ON} --tp 2 --tp 4 --pp x")) == {"--tp", "--pp"}
+    assert said(f"estimate {MODEL} --on")["--on"].startswith("needs a value: machine")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("p5.48xlarge", ["h100_sxm:8"]),
+        ("p4d.24xlarge", ["a100_sxm_40gb:8"]),
+        ("g5.xlarge", ["a10g"]),
+        ("ml.g6e.xlarge", ["l40s"]),
+        ("a3-highgpu-8g", ["h100_sxm:8"]),
+        ("Standard_ND96isr_H100_v5", ["h100_sxm:8"]),
+        ("MI300", ["mi300x", "mi300a"]),
+        ("h100x", ["h100_sxm", "h100_nvl"]),
+        ("4090 ti", ["rtx_4090"]),
+        ("hopper", ["h100_sxm"]),
+        ("m5.large", []),
+    ],
+)
+def test_machines_of_clouds_and_people(name: str, near: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        find_machine(name)
+    found = re.findall(r"'([^']+)'", refused.value.message.partition("mean")[2].partition("(")[0])
+    assert found[: len(near)] == near and (near or not found)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "near"),
+    [
+        ("router", "rr", "round-robin"),
+        ("router", "least_conections", "least-loaded"),
+        ("policy", "fifo", "fcfs"),
+        ("policy", "fcsf", "fcfs"),
+        ("engine", "ollama", "llamacpp"),
+        ("engine", "tensorrt", "trtllm"),
+        ("weights", "flaot16", "fp16"),
+        ("techniques", "fp8", "fp8-kv"),
+        ("model", "llama3", "llama-3-8b"),
+        ("on", MODEL, "is a model"),
+        ("model", ON, "is a machine"),
+    ],
+)
+def test_values_are_known_by_meaning_and_spelling(field: str, value: str, near: str) -> None:
+    assert near in problems("simulate", {**RIGHT["simulate"], field: value})[field]
+
+
+@pytest.mark.parametrize(("value", "near"), [("cheapest", "cost"), ("speed", "latency"), ("costs", "cost")])
+def test_objectives(value: str, near: str) -> None:
+    assert problems("plan", {**RIGHT["plan"], "objective": value})["objective"].endswith(f"did you mean {near!r}?")
+
+
+def test_a_scenario_of_another_verb_says_what_is_lost() -> None:
+    sent = Scenario.of("simulate", MODEL, ON, rate="4/s", requests=10, ttft="1s")
+    with pytest.raises(InputError) as refused:
+        sy.estimate(sent)
+    assert {p.field for p in refused.value.problems} == {"rate", "requests", "ttft"}
+    assert "estimate does not take this field of a scenario of simulate" in str(refused.value)
+    for given in ((sy.estimate(MODEL, ON),), (MODEL, sent), (1, 2, 3), (None, None), ({}, [])):
+        with pytest.raises(InputError):
+            sy.estimate(*given)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "words"),
+    [
+        ("ls gpus", "kind", "did you mean 'machines'?"),
+        ("ls h100", "kind", "did you mean `steelyard ls machines h100`?"),
+        ("ls machines llama-3.1-8b", "machine", "steelyard ls models llama-3.1-8b knows it"),
+        ("show h100_sx", "name", "'h100_sxm (machine)'"),
+        ("show fcsf", "name", "'fcfs (policy)'"),
+        ("show x --kind machin", "--kind", "did you mean 'machine'?"),
+        ("serve x", "unknown verb 'serve'; did you mean 'simulate'? (`steelyard --help` lists all)", ""),
+        ("study x --jobs k --dryrun", "--dryrun", "did you mean --dry-run?"),
+    ],
+)
+def test_other_verbs_suggest_across_kinds(line: str, name: str, words: str) -> None:
+    assert words in said(line)[name]
+
+
+def test_what_others_call_things_leads_to_what_there_is() -> None:
+    every = {name for verb in VERBS for name in fields_of(verb)} | {*ENGINE_FLAGS, "out", "json"}
+    for line in _TABLES["field"].strip().splitlines():
+        if " | " in line:
+            assert line.partition(" | ")[0] in every
+    for line in _TABLES["machine"].strip().splitlines():
+        find_machine(line.partition(" | ")[0].partition(":")[0])
+    assert meant("machine", "p5.2xlarge") == "h100_sxm" and not meant("field", "zz")
+    assert suggest("fp9", ["fp8", "bf16"]) == ["fp8"] and suggest("zz", ["fp8"]) == []
