@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import build, parse_document, read_text
+from steelyard.errors import InputError, show
 from steelyard.machine.component import Machine
 from steelyard.provenance import content_hash
 

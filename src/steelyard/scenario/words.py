@@ -202,7 +202,7 @@ def _too_many(field: Field, value: Any) -> str:
 def _described(value: Any) -> str:
     """A value in a message; an object of no short form by its type."""
     text = show(value)
-    return text if " at 0x" not in text and len(text) < 80 else f"an object of type {type(value).__name__}"
+    return text if len(text) < 80 else f"an object of type {type(value).__name__}"
 
 
 def _chosen(field: Field, text: str, name: str) -> str:
