@@ -197,7 +197,7 @@ def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "int4"),
         ({"quant_method": "awq", "bits": 4, "group_size": 64}, "int4_g64"),
         ({"quant_method": "gptq", "bits": 8, "group_size": -1}, "int8_weight_only"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4@4.5"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8_weight_only"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
         (
@@ -205,7 +205,7 @@ def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
                 "quant_method": "compressed-tensors",
                 "config_groups": {"a": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}},
             },
-            "int4",
+            "int4@4.125",
         ),
         (
             {
@@ -221,9 +221,9 @@ def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
                 "quant_method": "compressed-tensors",
                 "config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}},
             },
-            "fp8",
+            "fp8_weight_only",
         ),
-        ({"quant_method": "compressed-tensors", "num_bits": 4, "group_size": 32}, "int4_g32"),
+        ({"quant_method": "compressed-tensors", "num_bits": 4, "group_size": 32}, "int4@4.5"),
         ({"quant_method": "somebodys_new_one"}, "bf16"),
         ({"quant_method": "gptq", "bits": "four"}, "bf16"),
     ],

@@ -131,6 +131,15 @@ def weight_format(op: Op, plan: Plan, own: Mapping[str, str] | None = None) -> F
     return fmt
 
 
+def _activations(plan: Plan, own: Mapping[str, str], block: str) -> Format:
+    """What activations are in: as the plan says, or as own weights imply where the plan's are implied too."""
+    asked, main = plan.format("activation"), plan.format("weight")
+    if block not in own or asked.name != (main.activations or main.name):
+        return asked
+    fmt = find_format(own[block])
+    return find_format(fmt.activations or fmt.base) if fmt.bits < 16 and not fmt.gguf else asked
+
+
 def _bits(op: Op, plan: Plan, own: Mapping[str, str]) -> dict[str, float]:
     activation = max(16.0, plan.format("activation").stored_bits)  # between kernels activations are 16 bit
     return {
@@ -169,7 +178,7 @@ def _kernel(
     weights = (
         weight_format(weight, plan, own) if weight is not None else plan.format("kv" if by_cache else "activation")
     )
-    activations = plan.format("activation")
+    activations = _activations(plan, own, block)
     if weights.bits >= 16 or by_cache or any(b >= 16 for op in ops for n, b in op.bits.items() if n.startswith("w_")):
         activations = activations if activations.bits >= 16 else plan.format("communication")
         weights = activations if by_cache else weights

@@ -1,11 +1,18 @@
-"""In which number format a published model keeps its weights, read from ``quantization_config``."""
+"""In which number formats a published model keeps its weights and cache, read from its quantisation config."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-__all__ = ["native_formats"]
+from steelyard.errors import printable
+from steelyard.workload.families._modules import Scheme, Stored, formats_of
+from steelyard.workload.families._scheme_config import Config, Read
+from steelyard.workload.families._schemes import SCHEMES, fallback
+from steelyard.workload.graph import Graph
+
+__all__ = ["published"]
 
 _DTYPES: Mapping[str, str] = {
     "float32": "fp32",
@@ -16,95 +23,106 @@ _DTYPES: Mapping[str, str] = {
     "float8_e4m3fn": "fp8",
     "float8_e5m2": "fp8",
 }
-#: Weight-only integers by width; 5 to 7 bits are stored in 8.
-_INTEGERS: Mapping[int, str] = {
-    2: "int2",
-    3: "int3",
-    4: "int4",
-    5: "int8_weight_only",
-    6: "int8_weight_only",
-    8: "int8_weight_only",
+_WIDTHS: Mapping[str, float] = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8}
+#: Bits per weight of formats that have a name of their own; others are written ``NAME@BITS``.
+_NAMED: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "int4": (("int4", 4 + 20 / 128), ("int4_g64", 4 + 20 / 64), ("int4_g32", 4 + 20 / 32)),
+    "int3": (("int3", 3 + 19 / 128),),
+    "int2": (("int2", 2 + 18 / 64),),
+    "nf4": (("nf4", 4 + 8.125 / 64),),
+    "mxfp4": (("mxfp4", 4.25),),
+    "mxfp4_w4a4": (("mxfp4_w4a4", 4.25),),
+    "mxfp8": (("mxfp8", 8.25),),
+    "nvfp4": (("nvfp4", 4.5),),
+    "nvfp4_weight_only": (("nvfp4_weight_only", 4.5),),
+    "fp8_block": (("fp8_block", 8 + 32 / 16384),),
+    **{name: ((name, 8.0),) for name in ("fp8", "fp8_weight_only", "int8", "int8_weight_only")},
+    **{name: ((name, 16.0),) for name in ("bf16", "fp16")},
 }
-#: Blocks (``Op.block``) that weight quantisers leave alone unless they say otherwise.
-_KEPT = ("embedding", "head")
 
 
-def native_formats(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """The main weight format, the blocks that differ from it, and remarks.
+def published(config: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
+    """Facts about how a model is stored: ``native_weights``, ``native_formats``, ``native_kv``, and notes.
 
-    Returns:
-        ``(name, ((block, name), ...), notes)``: ``name`` is one of ``fp32 bf16 fp16 fp8 fp8_block mxfp4 nvfp4 nf4 int8
-        int8_weight_only int4 int4_g64 int4_g32 int3 int2``. An unknown quantiser keeps the stored type and leaves a
-        note.
+    Args:
+        config: the content of a ``config.json``.
+        graph: a step of the model, for the sizes of its weights.
+
+    Raises:
+        InputError: a pattern of module names that is no expression, or too costly.
     """
-    stored = _DTYPES.get(
-        str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch."), "bf16"
-    )
-    quant = config.get("quantization_config") or config.get("compression_config")
-    if not isinstance(quant, Mapping):
-        return stored, (), ()
+    stored = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch.")
+    dtype = _DTYPES.get(stored, "bf16")
+    quant = next((q for q in map(config.get, _KEYS) if isinstance(q, Mapping) and q), None)
+    if quant is None:
+        return {"native_weights": dtype}
+    plain = Stored("bf16", 16.0) if dtype in ("fp32", "fp8") else Stored(dtype, _WIDTHS[dtype])
     method = str(quant.get("quant_method") or quant.get("quant_algo") or "").lower().replace("-", "_")
-    plain = "bf16" if stored == "fp32" else stored
-    kept = tuple((block, plain) for block in _KEPT)
-    notes: tuple[str, ...] = ()
-    name = ""
-    if method in ("fp8", "fbgemm_fp8"):
-        name = "fp8_block" if quant.get("weight_block_size") else "fp8"
-    elif method == "mxfp4":  # only the experts are stored in it
-        name, kept = "mxfp4", (*kept, ("attention", plain))
-    elif method in ("gptq", "awq", "autoround", "auto_round", "gptq_marlin", "awq_marlin"):
-        name, notes = _integer(
-            quant.get("bits", quant.get("w_bit", 4)), quant.get("group_size", quant.get("q_group_size"))
-        )
-    elif method in ("compressed_tensors", "compressed_tensor"):
-        name, notes = _compressed(quant)
-    elif method in ("bitsandbytes", "bnb"):
-        name, notes = _bitsandbytes(quant)
-    elif method in ("modelopt", "modelopt_fp4", "nvfp4"):
-        algorithm = str(quant.get("quant_algo") or "nvfp4").upper()
-        name = {"FP8": "fp8", "NVFP4": "nvfp4", "W4A16_AWQ": "int4", "INT8_SQ": "int8"}.get(algorithm, "")
-    if name and ("attention", plain) not in kept and _spares_attention(quant):
-        kept = (*kept, ("attention", plain))
-    if not name:
-        return stored, (), (f"quantisation {method or 'without a name'!s} is not known; weights taken as {stored}",)
-    return name, kept, notes
+    if not method and isinstance(config.get("quantization"), Mapping):
+        method = "modelopt" if isinstance(quant.get("quantization"), Mapping) else "mlx"
+    elif not method and isinstance(quant.get("producer"), Mapping):
+        method = "modelopt"
+    asked = Config(quant, plain, method)
+    read = SCHEMES.get(method, fallback)(asked)
+    if read is None:
+        named = f"{printable(method)[:40]} is" if method else "without a name is"
+        note = f"quantisation {named} not known and states no bits: weights counted as {dtype}, an upper bound"
+        return {"native_weights": dtype, "notes": (note,)}
+    return _facts(read, graph)
 
 
-def _spares_attention(quant: Mapping[str, Any]) -> bool:
-    """Whether the modules left out (or, in a summary, the targets) keep attention in the plain format."""
-    left_out = quant.get("ignore") or quant.get("modules_to_not_convert") or ()
-    if isinstance(left_out, list | tuple):
-        return any("attn" in str(entry) for entry in left_out) or quant.get("targets") == "routed experts"
-    return False
+#: Where configs keep it, the first that is there.
+_KEYS = ("quantization_config", "compression_config", "quantization")
 
 
-def _integer(bits: Any, group: Any) -> tuple[str, tuple[str, ...]]:
-    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in _INTEGERS:
-        return "", ()
-    if bits == 4 and group in (32, 64):
-        return f"int4_g{group}", ()
-    told = isinstance(group, int) and group > 0 and group != 128
-    return _INTEGERS[bits], (f"weights quantised in groups of {group}",) if told else ()
+def _facts(read: Read, graph: Graph) -> dict[str, Any]:
+    scheme: Scheme = read.scheme
+    found = formats_of(scheme, graph)
+    if scheme.main.bits < 16 and all(set(table) == {scheme.plain} for table in found.values()):
+        # a method for routed experts, of a model that has none
+        ends = {part: scheme.parts.get(part, scheme.plain) for part in ("embedding", "head")}
+        found = formats_of(replace(scheme, parts=ends), graph)
+    inner = {stored: 0.0 for table in found.values() for stored in table}
+    for part, table in found.items():
+        if part not in ("head", "embedding", "norm"):
+            for stored, elements in table.items():
+                inner[stored] += elements
+    kinds: dict[str, float] = {}
+    for stored, elements in inner.items():
+        if stored.bits < 16 or scheme.main.bits >= 16:
+            kinds[stored.name] = kinds.get(stored.name, 0.0) + elements
+    top = max(kinds, key=lambda name: kinds[name], default=scheme.main.name)
+    if kinds.get(top, 0.0) == 0.0:  # nothing of the model is quantised
+        main, text = scheme.plain.name, dict.fromkeys(found, scheme.plain.name)
+    else:
+        text = {part: _text(table) for part, table in found.items()}
+        sizes = {part: sum(n for s, n in table.items() if s.name == top) for part, table in found.items()}
+        main = text[max(sizes, key=lambda part: sizes[part])]
+    outer = ("embedding", "head") if main != scheme.plain.name else ()
+    own = tuple((part, name) for part, name in text.items() if name != main or part in outer)
+    if "moe" in dict(own) and text.get("shared") == main:  # what holds for experts would hold for shared ones
+        own += (("shared", main),)
+    notes = read.notes
+    if len({name.partition("@")[0] for part, name in text.items() if part not in ("head", "embedding", "router")}) > 1:
+        each = ", ".join(f"{part} {name}" for part, name in text.items())
+        notes += (f"published weights: {each}",)
+    if read.kv:
+        notes += (f"the files declare a KV cache in {read.kv}; --kv chooses another",)
+    return {"native_weights": main, "native_formats": own, "native_kv": read.kv, "notes": notes}
 
 
-def _compressed(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    groups = quant.get("config_groups")
-    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
-    weights = first.get("weights") if isinstance(first, Mapping) else None
-    if not isinstance(weights, Mapping):
-        weights = quant
-    bits, kind = weights.get("num_bits"), str(weights.get("type", "int"))
-    if kind == "float":
-        if bits == 4:
-            return ("nvfp4" if weights.get("group_size") == 16 else "mxfp4"), ()
-        return ("fp8_block" if weights.get("strategy") == "block" else "fp8") if bits == 8 else "", ()
-    if bits == 8 and isinstance(first, Mapping) and first.get("input_activations"):
-        return "int8", ()  # activations are quantised too
-    return _integer(bits, weights.get("group_size"))
-
-
-def _bitsandbytes(quant: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    if quant.get("load_in_8bit") or quant.get("_load_in_8bit"):
-        return "int8_weight_only", ()
-    kind = str(quant.get("bnb_4bit_quant_type", "fp4"))
-    return "nf4", () if kind == "nf4" else (f"bitsandbytes {kind}, counted as nf4",)
+def _text(table: Mapping[Stored, float]) -> str:
+    """The format most weights are in, with the average bits of all."""
+    total = sum(table.values())
+    kinds: dict[str, float] = {}
+    for stored, elements in table.items():
+        kinds[stored.name] = kinds.get(stored.name, 0.0) + elements
+    top = max(kinds, key=lambda name: kinds[name])
+    if total:
+        bits = sum(stored.bits * elements for stored, elements in table.items()) / total
+    else:  # a tied head: no weights of its own
+        bits = next(iter(table)).bits
+    for name, width in _NAMED.get(top, ()):
+        if abs(bits - width) < 0.0005 * width:
+            return name
+    return f"{top}@{bits:.4g}"

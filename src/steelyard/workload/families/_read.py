@@ -7,9 +7,10 @@ from typing import Any
 
 from steelyard.errors import InputError, Problem, UnknownName
 from steelyard.registry import Registry
-from steelyard.workload.families._native import native_formats
+from steelyard.workload.families._native import published
 from steelyard.workload.families.decoders import DECODERS
 from steelyard.workload.protocol import Workload, restated
+from steelyard.workload.step import Step
 
 __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
 
@@ -111,13 +112,11 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
             raise
         moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
-    weights, mixed, remarks = native_formats(inner)
+    stored = published(inner, model.graph(Step.prefill(1, 1)))
     return restated(
         model,
         name=name or str(config.get("_name_or_path") or "") or model.model_type,
-        native_weights=weights,
-        native_formats=mixed,
-        notes=(*notes, *model.notes, *remarks),
+        **{**stored, "notes": (*notes, *model.notes, *stored.get("notes", ()))},
     )
 
 

@@ -22,6 +22,12 @@ _CONFIGS = (".json", ".yaml", ".yml", ".toml")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: Largest index file read, in bytes: one line per tensor, 9 MB for the 91,991 tensors of DeepSeek-V3.
 MAX_INDEX = 128 * 2**20
+#: Where quantisers describe what they did when the config does not: ModelOpt, AutoGPTQ, AutoAWQ.
+_METHODS: Mapping[str, Mapping[str, str]] = {
+    "hf_quant_config.json": {"quant_method": "modelopt"},
+    "quantize_config.json": {"quant_method": "gptq"},
+    "quant_config.json": {"quant_method": "awq"},
+}
 #: Stored types whose elements are parameters (packed integers hold several each).
 _UNPACKED = frozenset(("fp32", "bf16", "fp16", "fp64"))
 #: Most weight files read in one folder (the largest published models have a few hundred).
@@ -136,6 +142,10 @@ def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
 
 def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
     config: dict[str, Any] = read_document(path)
+    if not any(config.get(key) for key in ("quantization_config", "compression_config", "quantization")):
+        beside = next((f for f in (path.parent / name for name in _METHODS) if f.is_file()), None)
+        if beside is not None and path.name == "config.json":
+            config = {**config, "quantization_config": {**_METHODS.get(beside.name, {}), **read_document(beside)}}
     name = _name(config, path)
     try:
         transformer = read_config(config, name=name, generic=generic)

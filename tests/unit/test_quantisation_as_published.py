@@ -1,0 +1,299 @@
+"""What quantised checkpoints hold: the format of each part, the bytes of the files, the cache they declare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.cost.memory import weight_bytes
+from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError
+from steelyard.workload.catalogue import find_model, load_model
+from steelyard.workload.families import read_config
+from steelyard.workload.protocol import Workload
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+HYBRID_EXPERTS = "Qwen/Qwen3-Next-80B-A3B-Instruct"
+
+
+def quantised(config: dict[str, Any], quant: dict[str, Any]) -> Workload:
+    """A model with a quantisation config of its own."""
+    plain = {k: v for k, v in config.items() if k != "quantization_config"}
+    key = "quantization" if quant.get("quant_method") == "mlx" else "quantization_config"
+    stated = {k: v for k, v in quant.items() if v != "mlx"}
+    return read_config({"torch_dtype": "bfloat16", **plain, key: stated})
+
+
+def parts(quant: dict[str, Any], config: dict[str, Any] | None = None) -> tuple[str, dict[str, str]]:
+    """Main format, and those of parts that differ; embedding and head only where they are not bf16."""
+    model = quantised(config or LLAMA, quant)
+    own = dict(model.native_formats)
+    return model.native_weights, {
+        k: v for k, v in own.items() if k not in ("embedding", "head", "router") or v != "bf16"
+    }
+
+
+def stored(model: Workload) -> float:
+    """Bytes of its weights as published."""
+    return weight_bytes(model, Plan().resolved(model))
+
+
+def gptq(bits: int, group: int) -> dict[str, Any]:
+    return {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": True}
+
+
+def awq() -> dict[str, Any]:
+    return {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+
+
+def groups(*found: tuple[str | list[str], int, str, int | None, bool], **more: Any) -> dict[str, Any]:
+    """compressed-tensors: ``(targets, bits, type, group size, activations quantised too)`` of each group."""
+    config: dict[str, Any] = {"quant_method": "compressed-tensors", "ignore": ["lm_head"], **more, "config_groups": {}}
+    for i, (targets, bits, kind, size, activations) in enumerate(found):
+        weights = {"num_bits": bits, "type": kind, "group_size": size, "symmetric": True}
+        entry = {"targets": targets if isinstance(targets, list) else [targets], "weights": weights}
+        config["config_groups"][f"group_{i}"] = entry | (
+            {"input_activations": {"num_bits": bits}} if activations else {}
+        )
+    return config
+
+
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
+
+#: ``(model, config, GB)``: sizes of the published files, from the model cards of TheBloke (GPTQ), Qwen and
+#: hugging-quants (AWQ), Red Hat AI (fp8, w4a16), Unsloth (nf4), mlx-community and ISTA-DASLab (AQLM).
+SIZES: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("llama-2-7b", gptq(4, 128), 3.90),
+    ("llama-2-7b", gptq(4, 64), 4.02),
+    ("llama-2-7b", gptq(4, 32), 4.28),
+    ("llama-2-13b", gptq(4, 128), 7.26),
+    ("llama-2-13b", gptq(4, 64), 7.51),
+    ("llama-2-13b", gptq(4, 32), 8.00),
+    ("llama-2-13b", gptq(8, -1), 13.36),
+    ("llama-2-13b", gptq(8, 128), 13.65),
+    ("llama-2-70b", gptq(4, -1), 35.33),
+    ("llama-2-70b", gptq(4, 32), 40.66),
+    ("llama-2-70b", gptq(4, 64), 37.99),
+    ("llama-2-70b", gptq(4, 128), 36.65),
+    ("llama-2-70b", gptq(3, -1), 26.78),
+    ("llama-2-70b", gptq(3, 128), 28.03),
+    ("mistral-7b-v0.1", gptq(4, 128), 4.16),
+    ("mistral-7b-v0.1", gptq(4, 32), 4.57),
+    ("mistral-7b-v0.1", gptq(8, -1), 7.52),
+    ("mistral-7b-v0.1", gptq(8, 128), 7.68),
+    ("mixtral-8x7b", gptq(4, -1), 23.81),
+    ("mixtral-8x7b", gptq(4, 128), 24.70),
+    ("mixtral-8x7b", gptq(4, 32), 27.42),
+    ("mixtral-8x7b", gptq(8, -1), 47.04),
+    ("llama-2-7b", awq(), 3.89),
+    ("llama-3.1-8b", awq(), 5.73),
+    ("qwen2.5-7b", awq(), 5.57),
+    ("llama-3.1-8b", NF4, 5.70),
+    ("llama-3.1-8b", {"quant_method": "mlx", "bits": 4, "group_size": 64}, 4.52),
+    ("llama-3.1-8b", groups(("Linear", 8, "float", None, True)), 9.08),
+    ("llama-3.1-70b", groups(("Linear", 8, "float", None, True)), 72.7),
+    ("llama-3.1-8b", groups(("Linear", 4, "int", 128, False)), 5.70),
+    ("llama-2-7b", {"quant_method": "aqlm", "nbits_per_codebook": 16, "num_codebooks": 1}, 2.38),
+    ("qwen3-8b", {"quant_method": "fp8", "weight_block_size": [128, 128]}, 9.44),
+)
+#: Bytes of files as their index states them.
+TOTALS = {"gpt-oss-20b": 13_761_264_768, "gpt-oss-120b": 65_248_815_744}
+
+
+def test_sizes_of_published_checkpoints() -> None:
+    found = [stored(quantised(dict(find_model(name).config), quant)) / 1e9 for name, quant, _ in SIZES]
+    assert found == pytest.approx([size for *_, size in SIZES], rel=0.005)
+    assert {name: stored(load_model(name).transformer) for name in TOTALS} == pytest.approx(TOTALS, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("quant", "main", "bits"),
+    [
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, "int4", 4.5),
+        ({"quant_method": "eetq"}, "int8_weight_only", 8),
+        ({"quant_method": "bitnet", "modules_to_not_convert": None}, "ternary", 2),
+        ({"quant_method": "exl2", "bits": 4.65, "head_bits": 6}, "int5", 4.65),
+        ({"quant_method": "exl3", "bits": 3.0, "head_bits": 6}, "int3", 3),
+        ({"quant_method": "higgs", "bits": 4, "group_size": 256}, "int4", 4.0625),
+        ({"quant_method": "quip", "quip_params": {"codebook": "E8P12"}}, "int2", 2),
+        ({"quant_method": "torchao", "quant_type": "int4_weight_only"}, "int4", 4.25),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+            "int8_weight_only",
+            8,
+        ),
+        ({"quant_method": "quanto", "weights": "float8"}, "fp8_weight_only", 8),
+        ({"quant_method": "fp_quant", "forward_dtype": "nvfp4"}, "nvfp4", 4.5),
+        ({"quant_method": "auto-round", "bits": 2, "group_size": 64}, "int2", 2.28125),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8", 8),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "int4_fp8", 4.125),
+        ({"quant_method": "w8a8_int8"}, "int8", 8),
+        ({"quant_method": "mlx", "bits": 4, "group_size": 32, "mode": "mxfp4"}, "mxfp4", 4.25),
+        ({"quant_method": "mlx", "bits": 6, "group_size": 64}, "int6", 6.5),
+        (
+            {
+                "quant_method": "quark",
+                "global_quant_config": {"weight": {"dtype": "fp4"}, "input_tensors": {"dtype": "fp4"}},
+            },
+            "mxfp4_w4a4",
+            4.25,
+        ),
+        (groups(("Linear", 4, "float", 16, True)), "nvfp4", 4.5),
+        (groups(("Linear", 4, "float", 16, False)), "nvfp4_weight_only", 4.5),
+        (groups(("Linear", 4, "float", 32, False)), "mxfp4", 4.25),
+        (groups(("Linear", 8, "float", None, True), sparsity_config={"format": "sparse-24-bitmask"}), "fp8", 5),
+    ],
+)
+def test_methods(quant: dict[str, Any], main: str, bits: float) -> None:
+    model = quantised(LLAMA, quant)
+    found = find_format(model.native_weights)
+    assert (found.base, found.stored_bits) == (main, pytest.approx(bits, rel=0.001))
+    assert Plan().resolved(model).weights == found.name
+
+
+def test_a_method_nobody_described() -> None:
+    """Its bits where it states them, with a note that says so; else as stored, with a note that says that."""
+    told = quantised(LLAMA, {"quant_method": "somebodys", "bits": 3, "group_size": 128})
+    assert find_format(told.native_weights).stored_bits == pytest.approx(3 + 19 / 128)
+    assert any("somebodys is not known; 3 bits as its config states" in note for note in told.notes)
+    untold = quantised(LLAMA, {"quant_method": "somebodys"})
+    assert untold.native_weights == "bf16"
+    assert any("somebodys is not known and states no bits" in note for note in untold.notes)
+
+
+def test_several_groups() -> None:
+    """Each group has its modules; activations follow the weights of each."""
+    config = groups(("re:.*self_attn.*", 8, "float", None, True), ("re:.*mlp.*", 4, "float", 16, True))
+    assert parts(config) == ("nvfp4", {"attention": "fp8"})
+    model = quantised(LLAMA, config)
+    attention, mlp = 32 * (4096 * 6144 + 4096 * 4096), 32 * 3 * 4096 * 14336
+    assert stored(model) == pytest.approx(attention + mlp * 4.5 / 8 + 2 * 2 * 128256 * 4096, rel=0.001)
+    assert any("attention fp8, mlp nvfp4" in note for note in model.notes)
+
+
+def test_modules_left_out() -> None:
+    """By words, wildcards and expressions; one layer of 32; the head when it is quantised."""
+    fp8 = {"quant_method": "fp8"}
+    assert parts({**fp8, "modules_to_not_convert": ["self_attn"]}) == ("fp8", {"attention": "bf16"})
+    assert parts({**fp8, "modules_to_not_convert": ["gate"]}) == ("fp8", {})
+    modelopt = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    assert parts({**modelopt, "exclude_modules": ["model.layers.*.self_attn*", "lm_head"]})[1] == {"attention": "bf16"}
+    first = {"ignore": ["model.layers.0", "re:model\\.layers\\.31\\..*"]}
+    main, own = parts({**fp8, **first})
+    assert own == {} and find_format(main).stored_bits == pytest.approx(8 + 2 / 32 * 8, rel=0.001)
+    assert parts({"quant_method": "exl2", "bits": 4.0, "head_bits": 8})[1] == {"head": "int8_weight_only"}
+    inner = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 128,
+        "inside_layer_modules": [["mlp.up_proj", "down_proj"]],
+    }
+    assert parts(inner) == ("int4@8.104", {"attention": "bf16"})
+
+
+def test_formats_of_single_modules() -> None:
+    """GPTQ's ``dynamic``, auto-round's ``extra_config``, MLX's and ModelOpt's tables of modules."""
+    dynamic = {**gptq(4, 128), "dynamic": {"+:.*self_attn.*": {"bits": 8, "group_size": 128}, "-:.*down_proj.*": {}}}
+    assert parts(dynamic) == ("int4@8.104", {"attention": "int8_weight_only@8.188"})
+    extra = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "extra_config": {"lm_head": {"bits": 8}}}
+    assert parts(extra)[1]["head"].startswith("int8_weight_only")
+    mlx = {"quant_method": "mlx", "bits": 4, "group_size": 64, "lm_head": {"bits": 8, "group_size": 64}}
+    assert parts(mlx)[1] == {"head": "int8_weight_only@8.5", "embedding": "int4@4.5"}
+    down = {f"model.layers.{i}.mlp.down_proj": {"quant_algo": "FP8"} for i in range(32)}
+    up = {f"model.layers.{i}.mlp.{m}_proj": {"quant_algo": "NVFP4"} for i in range(32) for m in ("up", "gate")}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {**down, **up}}
+    assert parts(mixed) == ("nvfp4@5.667", {"attention": "bf16"})
+
+
+def test_routed_experts_alone() -> None:
+    """MXFP4 and a summary of targets quantise experts only; shared ones, attention and routers stay."""
+    config = dict(find_model(HYBRID_EXPERTS).config)
+    assert parts({"quant_method": "mxfp4"}, config) == ("mxfp4", {"attention": "bf16", "shared": "bf16"})
+    ignored = {"quant_method": "fp8", "ignored_layers": ["mlp.shared_expert", "linear_attn"]}
+    main, own = parts(ignored, config)
+    assert (main, own["shared"]) == ("fp8", "bf16")
+    assert 12 < find_format(own["attention"]).stored_bits < 16  # linear attention bf16, the rest fp8
+
+
+@pytest.mark.parametrize(
+    ("quant", "kv"),
+    [
+        (groups(("Linear", 8, "float", None, True), kv_cache_scheme={"num_bits": 8, "type": "float"}), "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_method": "fp8", "kv_cache_scheme": "static"}, "fp8"),
+        ({"quant_method": "fp8"}, ""),
+    ],
+)
+def test_the_cache_the_files_declare(quant: dict[str, Any], kv: str) -> None:
+    """It is used with the published weights, said, and another can be chosen."""
+    model = quantised(LLAMA, quant)
+    assert model.native_kv == kv
+    assert Plan().resolved(model).kv == (kv or "bf16")
+    assert Plan(kv="bf16").resolved(model).kv == "bf16"
+    assert Plan(weights="bf16").resolved(model).kv == "bf16"
+    assert any("declare a KV cache" in note for note in model.notes) == bool(kv)
+
+
+def test_a_description_beside_the_config(tmp_path: Path) -> None:
+    """ModelOpt, AutoGPTQ and AutoAWQ wrote what they did into files of their own."""
+    described = {
+        "hf_quant_config.json": ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}, "fp8"),
+        "quantize_config.json": ({"bits": 4, "group_size": 64}, "int4_g64"),
+        "quant_config.json": ({"w_bit": 4, "q_group_size": 128, "zero_point": True}, "int4"),
+    }
+    for name, (content, wanted) in described.items():
+        folder = tmp_path / wanted
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        assert load_model(folder).transformer.native_weights == wanted
+
+
+@pytest.mark.parametrize("text", ["re:(", "re:(a+)+b", "re:" + ".*" * 40 + "x", "x" * 5000])
+def test_patterns_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="quantization_config"):
+        quantised(LLAMA, {"quant_method": "fp8", "ignored_layers": [text]})
+
+
+def test_damaged_configs_are_answered_or_refused() -> None:
+    """No value of a field of these configs is a crash, or takes long."""
+    values: list[Any] = [True, -1, 1e308, 10**30, "x", [[]], {"x": {"x": 1}}, float("nan"), [None, 1]]
+    configs = [quant for _, quant, _ in SIZES[22:]] + [
+        {"quant_method": m, "bits": 4}
+        for m in ("hqq", "aqlm", "vptq", "spqr", "quip", "higgs", "exl2", "torchao", "quark", "quanto", "bitnet")
+    ]
+    for config in configs:
+        for key in (
+            *config,
+            "weight_block_size",
+            "kv_cache_scheme",
+            "dynamic",
+            "extra_config",
+            "ignore",
+            "quant_config",
+        ):
+            for value in values:
+                try:
+                    assert quantised(LLAMA, {**config, key: value}).native_weights
+                except InputError:
+                    continue
