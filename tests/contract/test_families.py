@@ -82,6 +82,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_hidden_size": 128},
     },
     "ernie4_5_vl_moe_text": {**SPARSE, "moe_num_experts": 8, "moe_intermediate_size": [128, 64]},
+    "gemma3n_text": {**BASE, "num_kv_shared_layers": 1},
+    "gemma4_text": {**BASE, "num_kv_shared_layers": 1, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
     "longcat_flash": {
         **{k: v for k, v in LATENT.items() if k not in ("num_hidden_layers", "intermediate_size")},
         "num_layers": 4,

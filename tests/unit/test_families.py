@@ -131,7 +131,7 @@ def test_multimodal_counts_the_language_path() -> None:
 def test_nested_problems_carry_their_path() -> None:
     """Field paths start at the top of the file."""
     with pytest.raises(InputError) as caught:
-        read_config({"model_type": "llava", "text_config": {"model_type": "qwen2", "hidden_size": "big"}})
+        read_config({"model_type": "llava", "text_config": {"model_type": "internlm2", "hidden_size": "big"}})
     assert {"text_config.hidden_size", "text_config.vocab_size"} <= {p.field for p in caught.value.problems}
 
 
@@ -297,3 +297,100 @@ def test_published_heads_of_roberta_and_modernbert() -> None:
         "vocab_size": 50_368,
     }
     assert read_config(modern).parameters() == 149_655_232
+
+
+GENERIC: Mapping[str, Any] = {
+    **SMALL,
+    "model_type": "my_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 128,
+}
+
+
+def test_a_generic_reading_keeps_experts_and_latent_attention() -> None:
+    """8 experts of 3 x 256 x 128 in each of 4 layers; a latent of 64 + 16 per token and layer."""
+    model = read_config(GENERIC, generic=True)
+    dense = read_config(SMALL).parameters() - 4 * 3 * 256 * 512
+    assert model.parameters() == dense + 4 * (8 * 3 * 256 * 128 + 8 * 256)
+    latent = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32}
+    assert read_config({**GENERIC, **latent}, generic=True).kv_elements_per_token == 4 * (64 + 16)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mamba_d_state": 16},
+        {"hybrid_override_pattern": "M-M*"},
+        {"attn_type_list": [0, 1, 0, 1]},
+        {"layer_types": ["linear_attention"] * 4},
+        {"cross_attention_layers": [1]},
+        {"compress_ratios": [0, 4]},
+        {"altup_num_inputs": 4},
+        {"block_configs": [{}]},
+    ],
+)
+def test_a_generic_reading_refuses_what_it_would_drop(changes: dict[str, Any]) -> None:
+    """State, other kinds of layers, and parts nobody described."""
+    with pytest.raises(InputError) as caught:
+        read_config({**GENERIC, **changes}, generic=True)
+    assert next(iter(changes)) in {p.field for p in caught.value.problems}
+
+
+def test_layers_of_a_kind_the_family_has_not_are_refused() -> None:
+    """A Qwen 3 config with linear attention is no Qwen 3."""
+    with pytest.raises(InputError, match="linear_attention"):
+        read_config({**SMALL, "model_type": "qwen3", "layer_types": ["linear_attention"] * 4})
+
+
+def test_who_ties_the_embeddings_of_a_nested_model() -> None:
+    """The model around it, from transformers 5 on; its own config before."""
+    inner = {**SMALL, "tie_word_embeddings": True}
+    outer = {"model_type": "llava", "text_config": inner, "tie_word_embeddings": False}
+    assert read_config(outer).tied
+    assert not read_config({**outer, "transformers_version": "5.24.0"}).tied
+
+
+def test_heads_caches_and_widths_that_differ_by_layer() -> None:
+    """Gemma 4: full layers of wider heads whose keys serve as values; the last layers read caches of earlier ones."""
+    config = {
+        **SMALL,
+        "model_type": "gemma4_text",
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "num_kv_shared_layers": 2,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "hidden_size_per_layer_input": 0,
+    }
+    model = read_config(config)
+    assert float(model.kv_elements(100)) == 2 * 2 * 32 * 16 + 2 * 1 * 64 * 100
+    full = next(x.attention for x in model.layers if x.attention and not x.attention.window)
+    weights = {op.name: float(e) for op, name, e in model.graph(Step.prefill(1, 1)).weights() if name == "w_qkv"}
+    assert weights["layer1.qkv"] == 256 * (full.heads + full.kv_heads) * 64
+    assert weights["layer3.qkv"] == 256 * full.heads * 64
+
+
+def test_choices_of_the_router_that_are_no_expert() -> None:
+    """LongCat-Flash: a third of the choices pass the token on, so a token visits two thirds of top-k experts."""
+    base = {
+        **SMALL,
+        "model_type": "longcat_flash",
+        "num_layers": 2,
+        "ffn_hidden_size": 512,
+        "expert_ffn_hidden_size": 128,
+        "n_routed_experts": 8,
+        "moe_topk": 3,
+        "kv_lora_rank": 64,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+    }
+    all_real = read_config(base)
+    some = read_config({**base, "zero_expert_num": 4})
+    experts = 2 * 3 * 256 * 128
+    router = 2 * 4 * (256 + 1)
+    assert some.parameters() == all_real.parameters() + router
+    assert some.active_parameters() == all_real.active_parameters() + router - experts * (3 - 2)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from steelyard.workload.op import Op
     from steelyard.workload.step import Step
 
-__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Shapes", "Source"]
+__all__ = ["Attention", "FeedForward", "Layer", "LayerInputs", "Mixer", "Shapes", "Source", "Streams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,24 @@ class Source:
     own_table: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LayerInputs:
+    """An embedding of its own for every layer (Gemma 3n): ``rows`` tokens, ``width`` per layer."""
+
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Several residual streams: ``altup`` (predicted and corrected) or ``hyper`` (mixed around every block)."""
+
+    count: int
+    kind: str
+    mixes: int = 0
+    """Mixing numbers each block computes from all streams (hyper-connections)."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """A language model or encoder, by its shapes; what blocks are written from."""
@@ -180,6 +198,10 @@ class Shapes:
     head_transform: bool = False
     """A dense layer, activation and norm before the projection (masked-language head); biased when ``norm_bias``."""
     pooler: bool = False
+    layer_inputs: LayerInputs | None = None
+    streams: Streams | None = None
+    laurel_rank: int = 0
+    """Width of a low-rank branch beside each layer; 0 = none."""
     max_context: int = 0
     """Longest context the model was made for, in tokens; 0 = unknown."""
     native_weights: str = "bf16"

@@ -23,12 +23,24 @@ from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_toke
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, norm_ops, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
+from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
-from steelyard.workload.shapes import Attention, FeedForward, Layer, Mixer, Shapes, Source
+from steelyard.workload.shapes import Attention, FeedForward, Layer, LayerInputs, Mixer, Shapes, Source, Streams
 from steelyard.workload.step import Step
 
-__all__ = ["Attention", "FeedForward", "Layer", "Mixer", "Source", "Step", "Transformer", "transformer_of"]
+__all__ = [
+    "Attention",
+    "FeedForward",
+    "Layer",
+    "LayerInputs",
+    "Mixer",
+    "Source",
+    "Step",
+    "Streams",
+    "Transformer",
+    "transformer_of",
+]
 
 
 class Transformer(Shapes):
@@ -131,12 +143,13 @@ class Transformer(Shapes):
         """
         ops = list(_source_ops(self, step)) if self.source is not None and step.first else []
         own = decoder_step(self, step)
-        ops += embedding_ops(self, own)
+        ops += [*embedding_ops(self, own), *stream_starts(self, own)]
         absorbed = bool(np.max(np.asarray(step.new)) <= 1) if absorb is None else absorb
         for i, layer in enumerate(self.layers):
             made = _layer_ops(self, layer, step, f"layer{i}", absorbed)
             ops += (_tied(op) for op in made) if layer.tied else made
-        ops += head_ops(self, own)
+            ops += side_ops(self, layer, own, f"layer{i}")
+        ops += [*stream_ends(self, own), *head_ops(self, own)]
         facts = {
             "model_type": self.model_type,
             "native_weights": self.native_weights,

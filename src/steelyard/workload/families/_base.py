@@ -68,7 +68,7 @@ _KINDS: Mapping[str, str] = {
     "full_attention": "full",
     "global": "full",
     "sliding_attention": "window",
-    "reference_sliding_attention": "window",
+    "reference_sliding_attention": "full",  # a window beside all tokens of the prompt
     "local": "window",
     "indexed_attention": "indexed",
     "minimax_m3_sparse": "indexed",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
 from typing import Any
 
-from steelyard.errors import InputError, Problem, UnknownName
+from steelyard.errors import InputError, Problem, UnknownName, show
 from steelyard.registry import Registry
 from steelyard.workload.families._native import published
+from steelyard.workload.families._refused import REFUSED
 from steelyard.workload.families.decoders import DECODERS
+from steelyard.workload.families.generic import read_generic
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.step import Step
 
@@ -32,49 +37,13 @@ _INHERITED = (
 )
 _TOWERS = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
-#: Nested configs are written without the values that equal the class default of transformers: those are filled in.
-_CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "llama": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-    },
-    "mistral": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-    "gemma": {
-        "vocab_size": 256000,
-        "hidden_size": 3072,
-        "intermediate_size": 24576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    },
-    "gemma2": {
-        "vocab_size": 256000,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-    },
-    "gemma3_text": {
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 131072,
-    },
-}
+
+@cache
+def _class_defaults() -> Mapping[str, Mapping[str, Any]]:
+    """Values of transformers 5.24's config classes by ``model_type``: nested configs are written without them."""
+    text = resources.files("steelyard.workload.families").joinpath("class_defaults.json").read_text("utf-8")
+    table: Mapping[str, Mapping[str, Any]] = json.loads(text)
+    return table
 
 
 def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = False) -> Workload:
@@ -83,7 +52,8 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
     Args:
         config: the content of a ``config.json``. In a multimodal config only the language path is counted.
         name: what to call the model in results.
-        generic: read an unknown ``model_type`` as a Llama-like decoder instead of refusing it.
+        generic: read an unknown ``model_type`` as a Llama-like decoder instead of refusing it, with the experts,
+            latent attention and windows its keys state; refused when others say it is of another kind.
 
     Raises:
         UnknownName: no family answers to the ``model_type``; lists the nearest.
@@ -93,14 +63,20 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         raise InputError(f"expected a table of fields, got {type(config).__name__}", field="config")
     inner, path, notes = language_config(config)
     model_type = inner.get("model_type")
+    for named, where in ((config.get("model_type"), ""), (model_type, path)):
+        if isinstance(named, str) and named in REFUSED:
+            field = f"{where}.model_type" if where else "model_type"
+            raise InputError(f"{named!r} is not read: {REFUSED[named]}", field=field)
     family: Family
     if isinstance(model_type, str) and model_type in FAMILIES.names():
         family = FAMILIES.get(model_type)
     elif generic:
-        family = FAMILIES.get("llama")
-        notes += (f"model type {model_type!r} is not known; read as a Llama-like decoder because that was asked for",)
+        family = read_generic
+        notes += (
+            f"model type {show(model_type)} is not known; read as a Llama-like decoder because that was asked for",
+        )
     elif isinstance(model_type, str) and model_type:
-        hint = "or ask for it to be read as a generic decoder"
+        hint = "or ask with --generic for it to be read as a Llama-like decoder"
         raise UnknownName("model_type", model_type, FAMILIES.names(), hint=hint)
     else:
         what = "required field is missing" if model_type is None else f"expected a name, got {model_type!r}"
@@ -141,8 +117,8 @@ def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, 
             merged["tie_word_embeddings"] = config["tie_word_embeddings"]
         if merged.get("model_type") is None and config.get("model_type") is not None:
             merged["model_type"] = config["model_type"]
-        defaults = _CLASS_DEFAULTS.get(str(merged.get("model_type")), {})
-        filled = {k: v for k, v in defaults.items() if merged.get(k) is None}
+        defaults = _class_defaults().get(str(merged.get("model_type")), {})
+        filled = {k: v for k, v in defaults.items() if k not in merged}
         notes = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
         if filled:
             stated = ", ".join(f"{k} = {v}" for k, v in filled.items())

@@ -281,6 +281,7 @@ DECODERS: Mapping[str, Decoder] = {
     "cosmos3_edge_text": Decoder(gated=False, act="relu2"),
     "cwm": Decoder(full_every=4, full_first=True, window=8192),
     "diffllama": Decoder(),
+    "doge": Decoder(qk_norm="head", gate="head", norms=4),
     "emu3_text_model": Decoder(),
     "glm_ocr_text": Decoder(norms=4),
     "granite_swa": Decoder(full_every=4, full_first=True, sinks="all", tied=True),

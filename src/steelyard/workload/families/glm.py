@@ -9,7 +9,7 @@ from typing import Any
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import FeedForward, Layer, Transformer
 
-__all__ = ["chatglm", "glm", "glm4", "glm4_moe"]
+__all__ = ["chatglm", "glm", "glm4", "glm4_moe", "glm4v"]
 
 
 def chatglm(config: Mapping[str, Any]) -> Transformer:
@@ -42,8 +42,13 @@ def glm4(config: Mapping[str, Any]) -> Transformer:
     return _glm(Fields(config), norms=4)
 
 
-def _glm(f: Fields, norms: int) -> Transformer:
-    attention = f.attention(qkv_bias=f.flag("attention_bias", False), head_dim=128, rotary=0.5)
+def glm4v(config: Mapping[str, Any]) -> Transformer:
+    """GLM-4.1V and 4.6V-Flash, text: GLM-4 with biases on query, key and value."""
+    return _glm(Fields(config), norms=4, bias=True)
+
+
+def _glm(f: Fields, norms: int, bias: bool = False) -> Transformer:
+    attention = f.attention(qkv_bias=f.flag("attention_bias", bias), head_dim=128, rotary=0.5)
     layer = Layer(f.depth(), attention, f.gated_mlp(), norms=norms)
     return decoder(f, [layer], tied=f.flag("tie_word_embeddings", False))
 
