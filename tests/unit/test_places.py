@@ -203,6 +203,16 @@ def test_without_numba_python_plays(options: list[str]) -> None:
     assert "TTFT" in done.stdout
 
 
+def test_without_numba_a_plan_says_at_once_what_to_install() -> None:
+    words = ["plan", "llama-3.1-8b", "--on", "h100_sxm", "--rate", "2/s", "--isl", "200", "--osl", "20"]
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", COMMAND, *words, "--ttft", "p99:2s"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'steelyard[fast]'" in done.stderr
+
+
 @pytest.mark.parametrize("words", ["estimate ~nobody-is-called-so/x --on h100_sxm", "simulate --help"])
 def test_names_of_homes_and_help_without_docstrings(words: str) -> None:
     command = "from steelyard.cli.main import run; run()"

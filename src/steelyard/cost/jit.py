@@ -11,7 +11,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["apart", "compile_for", "compile_rule", "compiled_here", "njit", "njit_inline", "njit_inner", "wide"]
+from steelyard.errors import InputError
+
+__all__ = [
+    "apart",
+    "compile_for",
+    "compile_rule",
+    "compiled_here",
+    "need_numba",
+    "njit",
+    "njit_inline",
+    "njit_inner",
+    "wide",
+]
 
 try:
     import numba
@@ -195,6 +207,13 @@ if _COMPILED:
 def compiled_here() -> bool:
     """False where everything is played by Python: numba is not installed, or ``NUMBA_DISABLE_JIT`` is set."""
     return _COMPILED
+
+
+def need_numba(field: str) -> None:
+    """Refuse what Python would play for minutes, unless that is asked for; raises :class:`InputError`."""
+    if numba is None:
+        message = "thousands of requests are played, which takes minutes without numba: pip install 'steelyard[fast]'"
+        raise InputError(message, field=field)
 
 
 def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:

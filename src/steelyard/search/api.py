@@ -214,6 +214,9 @@ def plan(planning: Planning) -> Answer:
 
 def plan_of(planning: Planning) -> Answer:
     """The planner's answer to a question that was read. Raises :class:`InputError`."""
+    from steelyard.cost.jit import need_numba
+
+    need_numba("plan")
     words, task = planning.words, planning.task
     tell = words["tell"] or str
     answer = solve(task, planning.ledger, remedies=words["remedies"], progress=tell)
