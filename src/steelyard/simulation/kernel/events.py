@@ -126,6 +126,8 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
     apart()
     replicas, requests, slots, workers = state.replicas, state.requests, state.slots, state.workers
     k = replicas[replica].pool
+    for worker in range(replicas[replica].first, replicas[replica].first + cfg.stages):
+        cut_short(state, cfg, worker, replica, now)
     replicas[replica].load = 0
     replicas[replica].leaving = -1
     replicas[replica].sending = 0
@@ -171,6 +173,22 @@ def empty(state: State, tech: Tech, cfg: Any, replica: int, now: float) -> None:
             state.totals[k].dropped_tokens += tech.swapped[i]
             tech.swapped[i] = 0
         send(state, tech, i, wide(OUTPUT if requests[i].origin >= 0 else ENTRY), now)
+
+
+@njit_inner
+def cut_short(state: State, cfg: Any, worker: int, replica: int, now: float) -> None:
+    """The step of a worker ends now: what was counted of it beyond is taken back."""
+    own, place = state.workers[worker], state.replicas[replica]
+    if not own.busy or own.price_s <= 0.0:
+        return
+    rest, rows = min(own.end - now, own.price_s), 0
+    for j in range(own.count):
+        rows += state.slots[worker, j].step_tokens > 0
+    total = state.totals[place.pool]
+    total.busy_s -= rest / cfg.stages
+    total.step_energy_j -= own.price_j * rest / own.price_s
+    total.batch_s -= rows * rest
+    total.kv_s -= (cfg.blocks - place.free - place.evictable * cfg.unit_blocks) * rest
 
 
 @njit_inner

@@ -179,6 +179,8 @@ def begin_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> No
         place.stage_out = end
     own.end = end
     own.busy = 1
+    if tech is not None:
+        own.price_s, own.price_j = duration, energy
     state.run.steps += 1
     book_step(state, cfg, worker, begin, duration, energy, decodes, chunks, new)
 
@@ -212,6 +214,7 @@ def begin_together(state: State, tech: Tech, cfg: Any, first: int, now: float) -
         decodes, _, chunks, new, _ = measure(state, cfg, worker)
         own = state.workers[worker]
         energy = own.price_j + static_w * (duration - own.price_s)
+        own.price_s, own.price_j = duration, energy
         own.end = now + duration
         own.busy = 1
         book_step(state, cfg, worker, now, duration, energy, decodes, chunks, new)
