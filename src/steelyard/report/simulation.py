@@ -16,6 +16,7 @@ from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.simulation.limits import bottleneck, judged, limits, sure
 from steelyard.simulation.metrics import intervals
+from steelyard.simulation.techniques import dynamics_of
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -178,9 +179,13 @@ def heading(sim: Simulation) -> tuple[str, list[str], list[str]]:
             for n in [round(sum(x.devices * x.compute_frac for x in sim.pools if _title_of(x) == name))]
         )
     else:
+        scale = dynamics_of(sim.techniques).autoscale
         where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
         copies = sim.pools[0].replicas
-        sizes = "".join(f"{x}; " for x in (f"{copies} replicas" if copies > 1 else "", p.shape) if x)
+        fleet = f"{copies} replicas" if copies > 1 else ""
+        if scale is not None and copies > 1:
+            where, fleet = f"up to {where}", f"{scale.least} to {min(scale.most, copies)} replicas"
+        sizes = "".join(f"{x}; " for x in (fleet, p.shape) if x)
     return (
         where,
         pools,
