@@ -165,6 +165,20 @@ autoscale | autoscaler hpa keda
 semi-pd | semi intra-gpu-disaggregation
 lora | adapters s-lora punica multi-lora
 """,
+    "unit": """
+s | seconds second secs
+min | minutes minute mins m
+h | hours hour hr hrs
+d | days day
+ms | milliseconds millisecond msec msecs millis
+us | microseconds microsecond usec
+W | watt watts
+kW | kwatt kilowatt kilowatts
+GB | gigabyte gigabytes
+GB/s | gbps gigabytes/s gbytes/s
+USD/h | usd/hour usd/hr dollars/h dollar/h $/hour eur/h
+% | pct percent
+""",
     "listed": """
 models | model llm llms network-models weights
 machines | machine gpu gpus device devices hardware accelerator accelerators cpu cpus instances

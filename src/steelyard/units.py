@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -106,7 +106,14 @@ def parse_quantity(text: str | float | int, unit: str, field: str = "value") -> 
                 return value * PREFIXES[prefix] * factor
     if suffix in PREFIXES and unit != "s":  # "80Gi", "900G": the unit is understood
         return value * PREFIXES[suffix]
-    raise InputError(f"expected {wanted}, got {text!r}: unknown unit {suffix!r}", field=field)
+    raise InputError(f"expected {wanted}, got {text!r}: unknown unit {suffix!r}{_nearest(suffix, unit)}", field=field)
+
+
+def _nearest(suffix: str, unit: str) -> str:
+    """The unit that was most likely meant, in words."""
+    known = [*_WHOLE.get(unit, {}), *_SPELLINGS.get(unit, {unit: 1.0}), *(["ms"] if unit == "s" else [])]
+    near = suggest(suffix, [*known, *(f"{p}{unit}" for p in "kMG" if unit != "s")], 1, kind="unit")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def format_quantity(value: float, unit: str, digits: int = 3) -> str:

@@ -200,6 +200,22 @@ def test_values_are_known_by_meaning_and_spelling(field: str, value: str, near: 
     assert near in problems("simulate", {**RIGHT["simulate"], field: value})[field]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "near"),
+    [
+        ("duration", "5 minutes", "min"),
+        ("mtbf", "3 hours", "h"),
+        ("ttft", "p99:3 secs", "s"),
+        ("e2e", "1 millis", "ms"),
+    ],
+)
+def test_units_are_known_by_meaning(field: str, value: str, near: str) -> None:
+    words = {**RIGHT["simulate"], field: value, "flags": {"max_num_sqs": 3, 3: 3}}
+    found = problems("simulate", words)
+    assert f"unknown unit {value.split()[1]!r}; did you mean {near!r}?" in found[field]
+    assert "did you mean 'max_num_seqs'?" in found["flags.max_num_sqs"] and "flags.3" in found
+
+
 @pytest.mark.parametrize(("value", "near"), [("cheapest", "cost"), ("speed", "latency"), ("costs", "cost")])
 def test_objectives(value: str, near: str) -> None:
     assert problems("plan", {**RIGHT["plan"], "objective": value})["objective"].endswith(f"did you mean {near!r}?")
@@ -241,5 +257,7 @@ def test_what_others_call_things_leads_to_what_there_is() -> None:
             assert line.partition(" | ")[0] in every
     for line in _TABLES["machine"].strip().splitlines():
         find_machine(line.partition(" | ")[0].partition(":")[0])
+    with pytest.raises(InputError, match="did you mean 'machine'"):
+        sy.compare(ON, "h200_sxm", kind="machin")  # type: ignore[arg-type]
     assert meant("machine", "p5.2xlarge") == "h100_sxm" and not meant("field", "zz")
     assert suggest("fp9", ["fp8", "bf16"]) == ["fp8"] and suggest("zz", ["fp8"]) == []

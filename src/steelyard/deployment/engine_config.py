@@ -126,14 +126,14 @@ def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], l
     found: dict[str, Any] = {}
     problems = []
     for written, value in flags.items():
-        name = written.replace("-", "_").removeprefix("__")
+        name = str(written).replace("-", "_").removeprefix("__")
         name = own.get(name, name)
         if name == "kv_blocks":
             name = "num_gpu_blocks_override"
         if name in engine.values:
             value = engine.values[name].get(normalise(str(value)), value)
         if name not in known:
-            near = suggest(name, known | set(own))
+            near = suggest(name, known | set(own), kind="field")
             hint = f"; did you mean {near[0]!r}?" if near else ""
             problems.append(Problem(f"flags.{written}", f"unknown flag of {engine.name}{hint}"))
         elif value is not None:

@@ -42,6 +42,8 @@ def find(name: str, kind: Kind | None = None) -> Entry:
     if not name.strip():
         raise InputError("expected a name or a path", field="name")
     if kind is not None:
+        if kind not in get_args(Kind):
+            raise UnknownName("kind", str(kind), get_args(Kind))
         return _load(kind, name)
     path = _kind_of_path(name)
     if path is not None:

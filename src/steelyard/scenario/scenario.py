@@ -11,6 +11,7 @@ import numpy as np
 from steelyard.cost.step import Replica
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
@@ -200,6 +201,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         else:
             engine_name, scheduler = engine_and_scheduler(engine_name)
     cluster = None if values["on"] is None else problems.read(read_cluster, values["on"])
+    if cluster is not None and values.get("flags") and "engine" not in [p.field for p in problems.found]:
+        problems.read(_flags, values["flags"], engine_name, scheduler, cluster)
     model = None if values["model"] is None else problems.read(read_model, values["model"], values["generic"])
     problems.done()
     assert cluster is not None and model is not None
@@ -224,6 +227,12 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     for technique in scenario.techniques:
         scenario = technique.scenario(scenario)
     return scenario
+
+
+def _flags(flags: Mapping[str, Any], engine_name: str, scheduler: str, cluster: Cluster) -> None:
+    """Refuse flags that the engine does not have, or values it does not take. Raises :class:`InputError`."""
+    engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
+    engine_config(engine, cluster.machine, {**({"scheduler": scheduler} if scheduler else {}), **flags})
 
 
 def read_cluster(on: str | Cluster | Machine) -> Cluster:

@@ -77,7 +77,10 @@ def parse_target(text: object, metric: str) -> Target:
             raise InputError(f"expected p99:1s, mean:50ms or 1s, got {text!r}", field=field)
     if not math.isnan(percentile) and not 0 <= percentile <= 100:
         raise InputError(f"expected a percentile from 0 to 100, got {percentile:g}", field=field)
-    limit_s = parse_quantity(limit, "s", field)
+    try:
+        limit_s = parse_quantity(limit, "s", field)
+    except InputError as error:
+        raise InputError(f"{error.message}; write it as 1s, p99:1s or mean:50ms", field=field) from None
     if not (math.isfinite(limit_s) and limit_s > 0):
         raise InputError(f"expected a time above 0 s, got {limit!r}", field=field)
     return Target(metric, percentile, limit_s)

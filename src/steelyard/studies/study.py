@@ -171,7 +171,7 @@ def parse_study(data: Mapping[str, Any], folder: str = "", *, allow_code: bool =
     problems: list[Problem] = []
     kind = plain.get("kind")
     if kind not in KINDS:
-        near = suggest(str(kind), KINDS) if isinstance(kind, str) else []
+        near = suggest(str(kind), KINDS, kind="verb") if isinstance(kind, str) else []
         words = f"expected one of {', '.join(KINDS)}, got {show(kind)}" + _mean(near)
         problems.append(Problem("kind", words if "kind" in plain else "required field is missing"))
     found = []
@@ -256,7 +256,10 @@ class _Reader:
         names = list(known)
         for name in table:
             if name not in names:
-                self.wrong(f"{path}.{name}" if path else str(name), "unknown field" + _mean(suggest(str(name), names)))
+                self.wrong(
+                    f"{path}.{name}" if path else str(name),
+                    "unknown field" + _mean(suggest(str(name), names, kind="field")),
+                )
 
     def _tables(self, name: str) -> list[tuple[Mapping[str, Any], str]]:
         """The tables of an array, with their paths; a single table is taken as an array of one."""
@@ -288,7 +291,7 @@ class _Reader:
                 entry = Field(name, "any", "flag of the engine")
             if entry is None:
                 known = [*self.fields, *(["flags"] if self.takes_flags else [])]
-                self.wrong(f"{path}.{name}", "unknown field" + _mean(suggest(name, known)))
+                self.wrong(f"{path}.{name}", "unknown field" + _mean(suggest(name, known, kind="field")))
                 continue
             try:
                 values = values_of(entry, given, f"{path}.{name}")
