@@ -104,7 +104,7 @@ def test_what_is_wrong_with_a_study_is_said_before_anything_is_priced() -> None:
         sy.study({**MIXED, "exclude": [{"osl": 60}]})
     with pytest.raises(InputError, match="unknown"):
         sy.study({**MIXED, "grid": {"on": "h100_sxn"}})
-    with pytest.raises(InputError, match="at most 1,000,000"):
+    with pytest.raises(InputError, match="at most 250,000"):
         estimate_grid(replace(mixed(), grid={"on": ["h100_sxm:2"], "batch": list(range(1, 1_000_001))}))
 
 

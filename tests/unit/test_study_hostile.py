@@ -59,7 +59,7 @@ def _problems(data: Any) -> dict[str, str]:
         (_study("estimate", grid={"batch": ",".join(["1-100000"] * 1000)}), "grid.batch", "100,000"),
         (_study("estimate", grid={"batch": ["1-100000"] * 1000}), "grid.batch", "100,000"),
         (_study("estimate", grid={"batch": f"1-{'9' * 4000}*2"}), "grid.batch", "a range"),
-        (_study("estimate", grid={"batch": ["1-99999"], "isl": "1-1000"}), "grid", "at most 1,000,000"),
+        (_study("estimate", grid={"batch": ["1-99999"], "isl": "1-1000"}), "grid", "at most 250,000"),
         (_study("estimate", grid={"model": ",".join(f"nosuch{i}" for i in range(3000))}), "grid.model[19]", "unknown"),
         (_study("estimate", case=[{"name": f"c{i}"} for i in range(10_001)]), "case", "at most 10,000"),
         (_study("estimate", objective={"minimise": "ttft_s", "where": 3}), "objective[0].where", "a condition"),

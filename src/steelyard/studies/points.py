@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 #: Points of one study of estimates at most, and of one of simulations or plans.
-MAX_POINTS, MAX_RUNS = 1_000_000, 100_000
+MAX_POINTS, MAX_RUNS = 250_000, 100_000
 #: Points times tables of exclusions at most.
 MAX_MATCHED = 20_000_000
 
