@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from steelyard.documents import read_text
 from steelyard.errors import InputError, Problem, UnknownName, show
 from steelyard.registry import Registry
 from steelyard.workload.families._native import published
@@ -41,8 +42,7 @@ _TOWERS = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision
 @cache
 def _class_defaults() -> Mapping[str, Mapping[str, Any]]:
     """Values of transformers 5.24's config classes by ``model_type``: nested configs are written without them."""
-    text = resources.files("steelyard.workload.families").joinpath("class_defaults.json").read_text("utf-8")
-    table: Mapping[str, Mapping[str, Any]] = json.loads(text)
+    table: Mapping[str, Mapping[str, Any]] = json.loads(read_text(Path(__file__).with_name("class_defaults.json")))
     return table
 
 

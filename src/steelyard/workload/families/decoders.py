@@ -50,7 +50,7 @@ class Decoder:
     qk_norm: str = ""
     """As :attr:`Attention.qk_norm`."""
     qk_norm_key: str = ""
-    """Switch of the query-key norm; ``""`` = always there."""
+    """Switch of the query-key norm, off unless stated; ``""`` = always there."""
     gate: str = ""
     """Output gate of attention: one per ``head`` or per ``element``."""
     sinks: str = ""
@@ -81,6 +81,8 @@ class Decoder:
     """Shared experts when the config states none."""
     shared_gate: bool = False
     router_bias: bool = False
+    router_bias_key: str = ""
+    """Switch of the router's bias; ``""`` = as ``router_bias`` says."""
     norms: int = 2
     norm_bias: bool = False
     norm_weight: bool = True
@@ -138,7 +140,7 @@ class Decoder:
         if self.latent:
             block = latent_attention(f)
         else:
-            normed = not self.qk_norm_key or f.flag(self.qk_norm_key, True)
+            normed = not self.qk_norm_key or f.flag(self.qk_norm_key, False)
             block = f.attention(
                 qkv_bias=bias,
                 out_bias=bias and self.out_bias,
@@ -179,9 +181,8 @@ class Decoder:
         )
 
     def _experts(self, f: Fields) -> FeedForward:
-        block = f.experts(
-            self.width, count=EXPERTS, top_k=TOP_K, router_bias=self.router_bias, shared_gate=self.shared_gate
-        )
+        bias = f.flag(self.router_bias_key, False) if self.router_bias_key else self.router_bias
+        block = f.experts(self.width, count=EXPERTS, top_k=TOP_K, router_bias=bias, shared_gate=self.shared_gate)
         shared = f.optional(*SHARED_WIDTH, default=f.optional(*SHARED, default=self.shared) * block.intermediate)
         return replace(block, shared_intermediate=shared, activation=f.activation(default=self.act))
 
@@ -270,6 +271,8 @@ def latent_attention(f: Fields) -> Attention:
 _DEEPSEEK = Decoder(latent=True, moe=True, router_bias=True)
 _ROUTED = Decoder(moe=True, router_bias=True, qk_norm="head")
 
+_BAILING = Decoder(moe=True, qk_norm="head", qk_norm_key="use_qk_norm", router_bias_key="moe_router_enable_expert_bias")
+
 #: Every family that is a row, by ``model_type``.
 DECODERS: Mapping[str, Decoder] = {
     # dense
@@ -289,6 +292,8 @@ DECODERS: Mapping[str, Decoder] = {
     "helium": Decoder(head_dim=128),
     "iquestcoder": Decoder(),
     "jais2": Decoder(gated=False, act="relu2", bias=True, mlp_bias=True, norm_bias=True),
+    "minicpm": Decoder(tied=True),
+    "mimo": Decoder(bias=True, out_bias=False),
     "muse_glimmer_text": Decoder(gate="element", norms=4, full_every=4, last_full=True, rotate_full=False),
     "nanochat": Decoder(gated=False, act="relu2", norm_weight=False),
     "paddleocr_vl_text": Decoder(bias_key="use_bias", mlp_bias_key="use_bias", tied=True),
@@ -300,6 +305,7 @@ DECODERS: Mapping[str, Decoder] = {
     # mixtures of experts
     "afmoe": replace(_ROUTED, gate="element", norms=4, full_every=4, rotate_full=False, dense_layers=1),
     "aria_text": Decoder(moe=True, width=("intermediate_size",)),
+    **dict.fromkeys(("bailing_moe", "bailing_moe_v2"), _BAILING),
     "beam": replace(_ROUTED, gate="element", norms=4, full_every=6, last_full=True, rotate_full=False, dense_layers=3),
     "cohere2_moe": Decoder(
         moe=True,
