@@ -21,6 +21,7 @@ on = "h100_sxm"
 batch = [1, 2]
 """
 LOAD = ("--rate", "2/s", "--isl", "200", "--osl", "20")
+FEW = ("--rate", "2/s", "--isl", "200", "--osl", "4", "--requests", "100")
 #: Words, and whether the base install answers them: None where it may also say in one line what is missing.
 COMMANDS: tuple[tuple[tuple[str, ...], bool | None], ...] = (
     (("version",), True),
@@ -33,7 +34,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], bool | None], ...] = (
     (("estimate", "llama-3.1-8b", "--on", "h100_sxm", "--batch", "1-4*2", "--json"), True),
     (("explain", "llama-3.1-8b", "--on", "h100_sxm"), True),
     (("simulate", "llama-3.1-8b", "--on", "h100_sxm", *LOAD, "--requests", "20"), None),
-    (("plan", "llama-3.1-8b", "--on", "h100_sxm", *LOAD, "--ttft", "p99:2s"), None),
+    (("plan", "llama-3.1-8b", "--on", "h100_sxm", *FEW, "--ttft", "p99:2s"), None),
     (("study", "study.toml", "--dry-run"), None),
     (("study", "study.toml"), None),
     (("report", "batches"), None),
@@ -47,7 +48,7 @@ from steelyard.errors import SteelyardError
 assert sy.estimate("llama-3.1-8b", "h100_sxm").fits
 for ask in (
     lambda: sy.simulate("llama-3.1-8b", "h100_sxm", rate=2.0, requests=20),
-    lambda: sy.plan("llama-3.1-8b", "h100_sxm", rate=2.0, ttft="p99:2s"),
+    lambda: sy.plan("llama-3.1-8b", "h100_sxm", rate=2.0, isl=200, osl=4, requests=100, ttft="p99:2s"),
     lambda: sy.study("study.toml"),
 ):
     try:

@@ -7,6 +7,7 @@ read-only. Where that is not permitted it says so and ends well.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,8 @@ def main() -> int:
         print("skipped: needs root to become another user")
         return 0
     if "inside" not in sys.argv[1:]:
-        if subprocess.run(("unshare", "-m", "true"), check=False, capture_output=True).returncode:
+        there = shutil.which("unshare") and shutil.which("mount")
+        if not there or subprocess.run(("unshare", "-m", "true"), check=False, capture_output=True).returncode:
             print("skipped: no mount namespace may be made here")
             return 0
         return subprocess.run(("unshare", "-m", sys.executable, "-B", __file__, "inside"), check=False).returncode

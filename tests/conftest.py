@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Files and tests of more than a few seconds each, left out of the fast part (``-m "not slow"``), by their path.
 SLOW = (
+    "tests/contract/test_one_description.py::test_a_scenario_stands_for_its_words",
     "tests/contract/test_one_description.py::test_no_module_hides_a_verb",
     "tests/contract/test_planner.py",
     "tests/contract/test_serve_invariants.py",
@@ -20,6 +21,8 @@ SLOW = (
     "tests/unit/test_readers_held.py",
     "tests/unit/test_readers_models.py",
     "tests/unit/test_report_plan.py",
+    "tests/unit/test_search_fleet.py::test_a_mix_beats_one_type_on_the_azure_traces",
+    "tests/unit/test_serve_twin.py",
     "tests/unit/test_sweep_kill.py",
     "tests/validation",
     "tests/web",
