@@ -22,8 +22,10 @@ from steelyard.errors import InputError, SteelyardError
 
 __all__ = ["MAX_BYTES", "MAX_S", "Failure", "Wrong", "judged", "limited"]
 
-#: Longest time and most memory that one damaged input may take, s and bytes.
+#: Longest time of this process on a processor and most memory that one damaged input may take, s and bytes.
 MAX_S, MAX_BYTES = 20.0, 2**30
+#: Longest wall time, s: other work may share the processor.
+MAX_WALL_S = 120.0
 #: Longest line of a message.
 MAX_LINE = 1600
 _SOURCE = str(Path(steelyard.__file__).parent)
@@ -71,7 +73,7 @@ def judged(run: Any, content: bytes, folder: Path) -> Failure | None:
     except SteelyardError as error:
         found = _message(error)
     except Hang as error:
-        found = Failure("hang", _place(error), f"more than {MAX_S:g} s")
+        found = Failure("hang", _place(error), f"more than {MAX_S:g} s of CPU, or {MAX_WALL_S:g} s")
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
@@ -114,13 +116,17 @@ def _alarm(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    clocks = {signal.ITIMER_PROF: (signal.SIGPROF, seconds), signal.ITIMER_REAL: (signal.SIGALRM, MAX_WALL_S)}
+    before = {number: signal.signal(number, ring) for number, _ in clocks.values()}
+    for clock, (_, most) in clocks.items():
+        signal.setitimer(clock, most)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for clock in clocks:
+            signal.setitimer(clock, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _forget_peak() -> None:
