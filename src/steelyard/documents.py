@@ -7,6 +7,7 @@ YAML is loaded with the safe loader and without aliases (the "billion laughs" ne
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar
 
 from steelyard.errors import InputError, Problem, show, suggest
 from steelyard.units import Quantity
@@ -28,6 +29,7 @@ __all__ = [
     "is_file",
     "is_folder",
     "open_file",
+    "open_lines",
     "parse",
     "parse_document",
     "read_bytes",
@@ -40,6 +42,8 @@ __all__ = [
 MAX_BYTES = 8 * 2**20
 #: The same of YAML, whose parser is slow, and the deepest nesting of any of them.
 MAX_YAML, MAX_DEPTH = 2**20, 100
+#: Longest line of files that are read line by line, bytes: those of at most this are read, those of twice this refused.
+MAX_LINE = 2**20
 
 T = TypeVar("T")
 
@@ -96,6 +100,37 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file"
     if len(data) > max_bytes:
         raise InputError(f"{show(str(path))} goes on; at most {max_bytes / 2**20:,.0f} MiB are read", field=field)
     return data
+
+
+@contextmanager
+def open_lines(
+    path: str | Path, most: int, max_bytes: int = MAX_BYTES, field: str = "file", *, errors: str = "strict"
+) -> Iterator[TextIO]:
+    """A regular file of text opened to be read line by line; ends of lines stay as they are.
+
+    Args:
+        path: the file.
+        most: lines at most.
+        max_bytes: of the whole file; a line may have :data:`MAX_LINE` of them.
+        field: for the error.
+        errors: what becomes of bytes that are no UTF-8, as for :func:`open`.
+
+    Raises:
+        InputError: as :func:`open_file`, and too many or too long lines.
+    """
+    shown = show(Path(path).name)
+    with open_file(path, max_bytes, field) as raw:
+        lines = size = 0
+        while part := raw.read(MAX_LINE):
+            found = part.count(b"\n")
+            lines, size = lines + found, size + len(part)
+            if lines > most:
+                raise InputError(f"{shown} has more than {most:,} lines; cut it down", field=field)
+            if size > max_bytes or (not found and len(part) == MAX_LINE):
+                words = f"goes on; at most {max_bytes / 2**20:,.0f} MiB are read" if found else "has too long a line"
+                raise InputError(f"{shown} {words}", field=field)
+        raw.seek(0)
+        yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline="")
 
 
 #: How files begin that are no UTF-8 text, and what they are.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import steelyard
+from steelyard import documents
 from steelyard.documents import parse
 from steelyard.errors import InputError
-from steelyard.traffic import logs, read_trace
+from steelyard.traffic import lengths, logs, read_trace, tables
 from steelyard.workload.catalogue import load_model
 
 
@@ -46,3 +48,68 @@ def test_dotted_keys_are_bounded(text: str) -> None:
     with pytest.raises(InputError, match="deep"):
         parse(text, "TOML")
     assert parse("x = [" + ", ".join(["1.5"] * 500) + "]", "TOML")["x"][0] == 1.5
+
+
+MOONCAKE = '{"timestamp": 0, "input_length": 9, "output_length": 1, "hash_ids": [0]}\n'
+PLAIN = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+DATES = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "value", "name", "content", "words"),
+    [
+        (tables, "MAX_ROWS", 9, "t.csv", PLAIN + "0,1,1\n" * 20, "more than 10 lines"),
+        (tables, "MAX_FIELDS", 9, "t.csv", DATES + "2023-11-16 18:15:46.68,3,4\n" * 20, "more than 9 fields"),
+        (tables, "MAX_TEXT", 99, "t.csv", DATES + "2023-11-16 18:15:46.68,3,4\n" * 20, "plain table of numbers"),
+        (documents, "MAX_LINE", 99, "t.csv", PLAIN + "0,1," + "9" * 300 + "\n", "too long a line"),
+        (tables, "MAX_JSON_LINES", 9, "t.jsonl", MOONCAKE * 20, "more than 9 lines"),
+        (tables, "MAX_FIELDS", 9, "t.jsonl", MOONCAKE * 20, "more than 9 hashes"),
+        (logs, "MAX_JSON_LINES", 9, "t.jsonl", '{"metadata": {}, "metrics": {}}\n' * 20, "more than 9 lines"),
+        (lengths, "MAX_FILE", 9, "t.csv", "isl\n" + "5\n" * 20, "MiB are read"),
+    ],
+)
+def test_traces_are_bounded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    limit: str,
+    value: int,
+    name: str,
+    content: str,
+    words: str,
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+
+    def read() -> Any:
+        return lengths.parse_lengths(f"file:{file}#isl", "isl") if module is lengths else read_trace(str(file))
+
+    if "TIMESTAMP" in content or content == MOONCAKE * 20:
+        assert len(read()) == 20
+    monkeypatch.setattr(module, limit, value)
+    with pytest.raises(InputError, match=words):
+        read()
+
+
+def test_parquet_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed a hundred times, rows and bytes are counted before they are made."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file = tmp_path / "t.parquet"
+    columns = {c: [5] * 9000 for c in PLAIN.strip().split(",")}
+    parquet.write_table(pyarrow.table(columns), file)
+    assert len(read_trace(str(file))) == 9000
+    monkeypatch.setattr(tables, "MAX_TABLE", 100_000)
+    with pytest.raises(InputError, match="once unpacked"):
+        read_trace(str(file))
+    monkeypatch.setattr(tables, "MAX_ROWS", 8999)
+    with pytest.raises(InputError, match="more than 8,999 rows"):
+        read_trace(str(file))
+
+
+def test_bad_rows_are_looked_for_no_further_than_a_thousand(tmp_path: Path) -> None:
+    for name, content in (("t.csv", PLAIN + "x,y,z\n" * 5000), ("t.jsonl", MOONCAKE + "{}\n" * 5000)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match="many more problems"):
+            read_trace(str(tmp_path / name))

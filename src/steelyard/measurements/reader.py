@@ -55,6 +55,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steelyard.documents import open_file
 from steelyard.errors import InputError, SteelyardError
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import find_machine
@@ -79,6 +80,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 Texts = NDArray[np.str_]
 
+#: Largest table read, bytes.
+MAX_BYTES = 2 * 2**30
 #: What a row was to the fit: used by it, of a fitted table but held back, or of a table nothing was fitted to.
 SPLITS = ("fit", "left-out", "all")
 
@@ -251,7 +254,7 @@ def _rows_in(path: Path) -> int:
 
             return int(parquet.read_metadata(path).num_rows)
         if path.suffix == ".csv":
-            with path.open("rb") as file:
+            with open_file(path, MAX_BYTES) as file:
                 return sum(1 for _ in file) - 1
     except Exception:
         return 0
@@ -271,7 +274,8 @@ def read_frame(path: Path, columns: Sequence[str] = (), optional: Sequence[str] 
     """
     import pandas as pd
 
-    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    with open_file(path, MAX_BYTES) as file:
+        frame = pd.read_parquet(file) if path.suffix == ".parquet" else pd.read_csv(file, low_memory=False)
     absent = [name for name in columns if name not in frame.columns]
     if absent:
         raise InputError(f"columns missing: {', '.join(absent)}", field=path.name)

@@ -13,7 +13,7 @@ from steelyard.deployment.engine import engines as known_engines
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.documents import is_file
-from steelyard.errors import InputError, Problem, UnknownName, normalise
+from steelyard.errors import InputError, Problem, UnknownName, normalise, show
 from steelyard.machine.catalogue import find_machine, machine_names, price_of
 from steelyard.machine.classes import kinds
 from steelyard.machine.cluster import Cluster, asks_again
@@ -323,6 +323,8 @@ def _places(on: Any) -> tuple[Any, ...]:
         return (on,) if is_machine_text(on) or is_file(on) else _list(on)
     if isinstance(on, Machine | Cluster):
         return (on,)
+    if not isinstance(on, list | tuple):
+        raise InputError(f"expected names of machines, a path or a description, got {show(on)}", field="on")
     return tuple(part for one in on for part in _places(one))
 
 

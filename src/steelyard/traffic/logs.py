@@ -21,9 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.documents import read_text
+from steelyard.documents import open_lines, read_text
 from steelyard.errors import InputError
-from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
+from steelyard.traffic.readers import (
+    MAX_BAD,
+    MAX_BYTES,
+    MAX_JSON_LINES,
+    Head,
+    Recorded,
+    real_number,
+    refuse_rows,
+    whole_numbers,
+)
 from steelyard.traffic.trace import MAX_TOKENS, Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
@@ -159,10 +168,12 @@ class AiPerf:
         if select:
             raise InputError(f"{path.name} holds one benchmark; {select!r} is not in it", field="trace")
         rows = _Rows()
-        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        with open_lines(path, MAX_JSON_LINES, MAX_BYTES, "trace", errors="replace") as stream:
             for line, text in enumerate(stream, 1):
                 if not text.strip():
                     continue
+                if len(rows.problems) >= MAX_BAD:
+                    break
                 try:
                     record = json.loads(text)
                     meta, metrics = record["metadata"], record["metrics"]

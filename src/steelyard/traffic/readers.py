@@ -23,13 +23,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steelyard.documents import is_file, is_folder, refuse_binary
+from steelyard.documents import is_file, is_folder, open_file, refuse_binary
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
 
 __all__ = [
+    "MAX_BAD",
     "MAX_BYTES",
+    "MAX_JSON_LINES",
+    "MAX_ROWS",
     "NAMED",
     "READERS",
     "Head",
@@ -41,8 +44,10 @@ __all__ = [
     "refuse_rows",
 ]
 
-#: Largest trace file read, bytes.
-MAX_BYTES = 2 * 2**30
+#: Largest trace file read, bytes, and most rows of a table and of JSON lines, which take longer each.
+MAX_BYTES, MAX_ROWS, MAX_JSON_LINES = 2**30, 2_000_000, 1_000_000
+#: Bad rows looked for before a file is given up.
+MAX_BAD = 1000
 #: Bytes looked at to recognise a file.
 _HEAD_BYTES = 64 * 2**10
 #: Bad rows named before the rest is only counted.
@@ -261,11 +266,8 @@ def find_file(source: str) -> tuple[Path, str, str]:
 
 def _head(path: Path) -> Head:
     suffix = path.suffix.lower()
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(_HEAD_BYTES)
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}", field="trace") from error
+    with open_file(path, MAX_BYTES, "trace") as stream:
+        raw = stream.read(_HEAD_BYTES)
     if raw[:4] == b"PAR1":
         from steelyard.traffic.tables import parquet_columns
 
@@ -294,7 +296,8 @@ def refuse_rows(problems: list[tuple[int, str]], file: str, unit: str = "line") 
     problems = sorted(problems)
     shown = [Problem(f"{file}: {unit} {line}", words) for line, words in problems[:_NAMED_ROWS]]
     if len(problems) > _NAMED_ROWS:
-        shown.append(Problem(file, f"and {len(problems) - _NAMED_ROWS:,} more problems"))
+        more = f"{len(problems) - _NAMED_ROWS:,}" if len(problems) < MAX_BAD else "many"
+        shown.append(Problem(file, f"and {more} more problems"))
     raise_all(shown)
 
 

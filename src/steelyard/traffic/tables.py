@@ -19,6 +19,7 @@ import csv
 import json
 import re
 import warnings
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +28,19 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.documents import open_lines
 from steelyard.errors import InputError, suggest
-from steelyard.traffic.readers import Head, Recorded, real_number, refuse_rows, whole_numbers
+from steelyard.traffic.readers import (
+    MAX_BAD,
+    MAX_BYTES,
+    MAX_JSON_LINES,
+    MAX_ROWS,
+    Head,
+    Recorded,
+    real_number,
+    refuse_rows,
+    whole_numbers,
+)
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers
 
 __all__ = [
@@ -60,6 +72,8 @@ _MEASURED = {
 _MOMENT = re.compile(r"^\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|([+-])(\d\d):?(\d\d))?\s*$")
 #: Years of dates that are read: beyond, nanoseconds since 1970 do not fit 64 bits.
 _YEARS = ("1900", "2200")
+#: Most fields (or hashes) kept of a file read row by row, its largest size, and that of a parquet file unpacked, bytes.
+MAX_FIELDS, MAX_TEXT, MAX_TABLE = 8_000_000, 256 * 2**20, 512 * 2**20
 #: Columns that may stand in any table.
 _OPTIONAL = ("priority", "deadline_s")
 
@@ -87,6 +101,8 @@ def _damaged(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except InputError:
+        raise
     except (OSError, ValueError, ArrowException) as error:
         raise InputError(f"{path.name}: {' '.join(str(error).split())}", field="trace") from None
 
@@ -184,7 +200,7 @@ class Table:
         """A plain CSV of good numbers, parsed in C without a Python object per field; None = look at it row by row."""
         if path.suffix.lower() == ".parquet" or self.arrived_at is None or not self.seconds or self.failed:
             return None
-        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        with open_lines(path, MAX_ROWS + 1, MAX_BYTES, "trace", errors="replace") as stream:
             head = [c.strip() for c in stream.readline().split(",")]
             wanted = (self.arrived_at, self.prompt, self.output)
             if (
@@ -210,29 +226,50 @@ class Table:
         return Recorded(isl.astype(np.int64), osl.astype(np.int64), at * self.seconds)
 
 
-def _parquet(path: Path) -> Any:
-    """The whole table of a parquet file. Raises :class:`InputError`."""
-    parquet = _arrow()
-    with _damaged(path):
-        return parquet.read_table(path)
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """The rows of a parquet file, some thousands at a time. Raises :class:`InputError`: damaged, or too many."""
+    parquet, size = _arrow(), 0
+    with _damaged(path), parquet.ParquetFile(path) as file:
+        if file.metadata.num_rows > MAX_ROWS:
+            raise InputError(f"{path.name} has more than {MAX_ROWS:,} rows; cut it down", field="trace")
+        for batch in file.iter_batches(4096, columns=list(columns)):
+            size += batch.nbytes
+            if size > MAX_TABLE:
+                raise InputError(
+                    f"{path.name} takes more than {MAX_TABLE / 2**20:,.0f} MiB once unpacked", field="trace"
+                )
+            yield batch
+
+
+def _once(columns: Sequence[str], names: Sequence[str], file: str) -> None:
+    for name in columns:
+        if names.count(name) > 1:
+            raise InputError(f"{file} has the column {name!r} {names.count(name)} times", field="trace")
 
 
 def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tuple[dict[str, Any], Integers]:
     """Columns by name as numpy arrays (text from CSV), and the line of each row. Raises :class:`InputError`."""
     if path.suffix.lower() == ".parquet":
-        table = _parquet(path)
-        present = [c for c in dict.fromkeys([*wanted, *optional]) if c in table.column_names]
-        _all_there(wanted, table.column_names, path.name)
-        return {c: table.column(c).to_numpy() for c in present}, np.arange(1, table.num_rows + 1)
+        names = parquet_columns(path)
+        _all_there(wanted, names, path.name)
+        present = [c for c in dict.fromkeys([*wanted, *optional]) if c in names]
+        _once(present, names, path.name)
+        parts = list(_batches(path, present))
+        with _damaged(path):
+            found = {c: [np.asarray(b.column(c).to_numpy(zero_copy_only=False)) for b in parts] for c in present}
+        return {c: np.concatenate(v or [np.empty(0)]) for c, v in found.items()}, np.arange(
+            1, sum(b.num_rows for b in parts) + 1
+        )
+    if path.stat().st_size > MAX_TEXT:
+        words = f"{path.name} has {path.stat().st_size / 2**20:,.0f} MiB; at most {MAX_TEXT / 2**20:,.0f} MiB are read"
+        raise InputError(f"{words} unless it is a plain table of numbers", field="trace")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with open_lines(path, MAX_ROWS + 1, MAX_BYTES, "trace") as stream:
             rows = csv.reader(stream)
             head = [c.strip() for c in next(rows, [])]
             _all_there(wanted, head, path.name)
             present = [c for c in dict.fromkeys([*wanted, *optional]) if c in head]
-            for name in present:
-                if head.count(name) > 1:
-                    raise InputError(f"{path.name} has the column {name!r} {head.count(name)} times", field="trace")
+            _once(present, head, path.name)
             at = [head.index(c) for c in present]
             short: list[tuple[int, str]] = []
             columns: list[list[str]] = [[] for _ in present]
@@ -243,7 +280,11 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
                     continue
                 if len(row) != width:
                     short.append((rows.line_num, f"expected {width} fields, got {len(row)}"))
+                    if len(short) >= MAX_BAD:
+                        break
                     continue
+                if len(lines) * len(at) >= MAX_FIELDS:
+                    raise InputError(f"{path.name} holds more than {MAX_FIELDS:,} fields; cut it down", field="trace")
                 lines.append(rows.line_num)
                 for column, i in zip(columns, at, strict=True):
                     column.append(row[i])
@@ -267,16 +308,17 @@ def _all_there(wanted: Sequence[str], head: Sequence[str], file: str) -> None:
 
 def _selected(names: Any, select: str, file: str) -> tuple[str, Integers]:
     known = sorted({str(x) for x in names})
+    some = [*known[:20], *(["..."] if len(known) > 20 else [])]
     if not select and len(known) > 1:
         raise InputError(
-            f"{file} holds {len(known)} traces; choose one: {', '.join(f'{file}#{k}' for k in known)}", field="trace"
+            f"{file} holds {len(known):,} traces; choose one: {', '.join(f'{file}#{k}' for k in some)}", field="trace"
         )
     if select and select not in known:
-        near = suggest(select, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(known)}"
+        near = suggest(select, known[:1000], 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it holds {', '.join(some)}"
         raise InputError(f"{file} holds no trace {select!r}; {hint}", field="trace")
     chosen = select or known[0]
-    return chosen, np.flatnonzero(names.astype(str) == chosen)
+    return chosen, np.array([i for i, x in enumerate(names) if str(x) == chosen], dtype=np.int64)
 
 
 def _numbers(values: Any) -> Floats:
@@ -296,7 +338,7 @@ def _numbers(values: Any) -> Floats:
 def _tokens(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]], least: int) -> Integers:
     numbers = _numbers(values)
     bad = ~((numbers >= least) & (numbers <= MAX_TOKENS) & (numbers == np.floor(numbers)))
-    for i in np.flatnonzero(bad):
+    for i in np.flatnonzero(bad)[:MAX_BAD]:
         words = f"most {MAX_TOKENS:,}" if numbers[i] > MAX_TOKENS else f"least {least}"
         problems.append((int(lines[i]), f"{column}: expected a whole number of at {words}, got {values[i]!r}"))
     return np.where(bad, 0, numbers).astype(np.int64)
@@ -304,7 +346,7 @@ def _tokens(values: Any, column: str, lines: Integers, problems: list[tuple[int,
 
 def _whole(values: Any, column: str, lines: Integers, problems: list[tuple[int, str]]) -> Floats:
     numbers = _numbers(values)
-    for i in np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))):
+    for i in np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers))))[:MAX_BAD]:
         problems.append((int(lines[i]), f"{column}: expected a whole number, got {values[i]!r}"))
     return numbers
 
@@ -313,11 +355,11 @@ def _times(values: Any, column: str, seconds: float, lines: Integers, problems: 
     if seconds:
         numbers = _numbers(values)
         bad = ~(np.isfinite(numbers) & (numbers >= 0))
-        for i in np.flatnonzero(bad):
+        for i in np.flatnonzero(bad)[:MAX_BAD]:
             problems.append((int(lines[i]), f"{column}: expected a time of at least 0, got {values[i]!r}"))
         return np.asarray(np.where(bad, 0.0, numbers) * seconds, dtype=np.float64)
     moments = _moments(values)
-    for i in np.flatnonzero(np.isnat(moments)):
+    for i in np.flatnonzero(np.isnat(moments))[:MAX_BAD]:
         problems.append((int(lines[i]), f"{column}: expected a date and time, got {values[i]!r}"))
     if np.isnat(moments).any():
         return np.zeros(len(moments))
@@ -338,7 +380,9 @@ def _moments(values: Any) -> Any:
         minutes = int(match[3]) * 60 + int(match[4]) if match[2] else 0
         return moment - np.timedelta64(-minutes if match[2] == "-" else minutes, "m")
 
-    texts = np.asarray(values, dtype=str)
+    if max((len(str(v)) for v in values), default=0) > 100:  # an array gives every text the room of the longest
+        return np.array([read(v) for v in values], dtype="datetime64[ns]")
+    texts: Any = np.asarray(values, dtype=str)
     years = texts.astype("U4")
     usual = bool(np.all((years >= _YEARS[0]) & (years <= _YEARS[1])))
     if usual and np.char.str_len(texts).min(initial=99) >= len("2023-11-16 18:15:46"):
@@ -365,14 +409,14 @@ class Mooncake:
         if select:
             raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
         parquet = path.suffix.lower() == ".parquet"
-        rows = _parquet(path).to_pylist() if parquet else None
         problems: list[tuple[int, str]] = []
-        isl, osl, at = [], [], []
-        hashes: list[int] = []
-        ends = [0]
-        for line, row in enumerate(rows, 1) if rows is not None else _json_lines(path, problems):
+        isl, osl, at, hashes, ends = array("q"), array("q"), array("d"), array("q"), array("q", [0])
+        for line, row in _rows(path) if parquet else _json_lines(path, problems):
+            if len(problems) >= MAX_BAD:
+                break
             lengths = [whole_numbers(row.get(c), c) for c in ("input_length", "output_length")]
-            stamp, ids = real_number(row.get("timestamp")), row.get("hash_ids")
+            stamp = real_number(row.get("timestamp"))
+            ids: Any = row.get("hash_ids")
             wrong = [words for _, words in lengths if words]
             if not (np.isfinite(stamp) and stamp >= 0):
                 wrong.append(f"timestamp: expected ms of at least 0, got {str(row.get('timestamp'))[:40]!r}")
@@ -385,8 +429,10 @@ class Mooncake:
                 isl.append(lengths[0][0])
                 osl.append(lengths[1][0])
                 at.append(stamp * 1e-3)
-                hashes += [x % 2**63 for x in ids]
+                hashes.extend([x % 2**63 for x in ids])
                 ends.append(len(hashes))
+                if len(hashes) > MAX_FIELDS:
+                    raise InputError(f"{path.name} holds more than {MAX_FIELDS:,} hashes; cut it down", field="trace")
         refuse_rows(problems, path.name, "row" if parquet else "line")
         return Recorded(
             np.array(isl, dtype=np.int64),
@@ -398,12 +444,21 @@ class Mooncake:
         )
 
 
-def _json_lines(path: Path, problems: list[tuple[int, str]]) -> Any:
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """``(row, fields)`` of every row of a Mooncake trace in parquet."""
+    columns = ("timestamp", "input_length", "output_length", "hash_ids")
+    _once(columns, parquet_columns(path), path.name)
+    yield from enumerate((row for batch in _batches(path, columns) for row in batch.to_pylist()), 1)
+
+
+def _json_lines(path: Path, problems: list[tuple[int, str]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """``(line, object)`` of every line that is one; what is not becomes a problem."""
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+    with open_lines(path, MAX_JSON_LINES, MAX_BYTES, "trace", errors="replace") as stream:
         for line, text in enumerate(stream, 1):
             if not text.strip():
                 continue
+            if len(problems) >= MAX_BAD:
+                return
             try:
                 row = json.loads(text)
             except (ValueError, RecursionError):
