@@ -17,7 +17,7 @@ import numpy as np
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.kinds import Structure
 from steelyard.cost.models import kinds
-from steelyard.deployment.formats import Format, compute_with, find_format, widest
+from steelyard.deployment.formats import Format, compute_with, find_format, widened, widest
 from steelyard.deployment.mixtures import mixture_of
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard, split_ranks
@@ -186,6 +186,7 @@ def _kernel(
     if kind.engine == "vector":
         engine, compute = widest(machine)
     else:
+        activations = widened(machine, activations)
         engine, compute = compute_with(machine, weights, activations)
     return Kernel(
         name=ops[0].fuse or ops[0].name if len(ops) > 1 else ops[0].name,

@@ -14,7 +14,17 @@ from steelyard.errors import InputError, UnknownName, normalise, show
 from steelyard.machine.component import Compute, Machine
 from steelyard.units import Quantity
 
-__all__ = ["Format", "FormatFile", "compute_with", "find_format", "formats", "widest"]
+__all__ = [
+    "Format",
+    "FormatFile",
+    "compute_with",
+    "computes",
+    "find_format",
+    "formats",
+    "widened",
+    "widening",
+    "widest",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,31 @@ def compute_with(machine: Machine, weights: Format, activations: Format, kind: s
     have = sorted({f for c in machine.compute for f in c.peak})
     raise InputError(
         f"{machine.name} cannot compute in {wider.name} or anything wider; it has {', '.join(have)}", field="formats"
+    )
+
+
+def computes(machine: Machine, fmt: Format) -> bool:
+    """Whether a machine multiplies numbers of this format without widening them; of 16 bits or more, always."""
+    return fmt.bits >= 16 or fmt.gguf or any(name in engine.peak for engine in machine.compute for name in fmt.math)
+
+
+def widened(machine: Machine, activations: Format) -> Format:
+    """What activations are kept in where the machine has no arithmetic for their format: 16 bits, where it has that."""
+    if computes(machine, activations):
+        return activations
+    have = {name for engine in machine.compute for name in engine.peak}
+    named = next((name for name in ("bf16", "fp16") if name in have), "bf16" if have & {"tf32", "fp32"} else "")
+    return find_format(named) if named else activations
+
+
+def widening(machine: Machine, weights: Format, activations: Format) -> tuple[str, ...]:
+    """A remark where weights are stored narrower than the machine can multiply, though their format means it to."""
+    meant = find_format(weights.activations or weights.base)
+    if meant.name == activations.name or computes(machine, meant) or meant.bits >= activations.bits:
+        return ()
+    _, computed = compute_with(machine, weights, activations)
+    return (
+        f"{machine.name} multiplies no {meant.base}: {weights.base} weights are widened, products run in {computed}",
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from steelyard.deployment.formats import Format, find_format
+from steelyard.deployment.formats import Format, computes, find_format, widened
 from steelyard.errors import InputError
+from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 from steelyard.workload.protocol import Workload
 
@@ -63,7 +64,7 @@ class Plan:
         """The same formats and engine, tensors cut over all devices, experts over so many, nothing else split."""
         return replace(self, tp=devices, pp=1, dp=1, ep=experts, cp=1)
 
-    def resolved(self, published: Workload | str) -> Plan:
+    def resolved(self, published: Workload | str, machine: Machine | None = None) -> Plan:
         """The plan with every format named: published weights, implied activations, 16-bit cache and collectives.
 
         Weights asked for in the kind of format that was published mean the published ones: ``fp8`` is ``fp8_block`` of
@@ -71,9 +72,11 @@ class Plan:
 
         Args:
             published: the model, or the format of its weights.
+            machine: where it runs; activations whose format it cannot multiply are kept in 16 bits.
 
         Raises:
-            InputError: an unknown format, or activations narrower than the weights they multiply.
+            InputError: an unknown format, or activations narrower than the weights they multiply, or than the machine
+                computes in.
         """
         native = find_format(published if isinstance(published, str) else published.native_weights)
         weights = find_format(self.weights) if self.weights else native
@@ -82,6 +85,12 @@ class Plan:
         kept = "" if isinstance(published, str) or weights != native else published.native_kv
         implied = weights.activations or ("fp16" if weights.gguf else weights.name)
         activations = find_format(self.activations or implied)
+        if machine is not None and not computes(machine, activations):
+            wide = widened(machine, activations)
+            if self.activations and wide is not activations:
+                message = f"{machine.name} multiplies no {activations.name}; the nearest it does is {wide.name}"
+                raise InputError(message, field="activations")
+            activations = wide
         if activations.bits < weights.bits:
             message = f"{activations.name} is narrower than the {weights.name} weights it multiplies"
             raise InputError(message, field="activations")

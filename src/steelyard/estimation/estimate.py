@@ -17,6 +17,7 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
 from steelyard.cost.step import StepPrice
+from steelyard.deployment.formats import widening
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
@@ -178,6 +179,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     limit = f"{engine.max_batched_tokens:.0f}"
     ledger.assume(f"engine {engine.title}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
+    for remark in widening(machine, plan.format("weight"), plan.format("activation")):
+        ledger.assume(remark)
     if plan.devices > 1:
         ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()))
     if model.experts:

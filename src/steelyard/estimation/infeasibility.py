@@ -87,7 +87,7 @@ def _with_formats(scenario: Scenario, **formats: str) -> Scenario:
     plan = replace(scenario.plan, **formats)  # type: ignore[arg-type]
     if "weights" in formats:
         plan = replace(plan, activations="")
-    return replace(scenario, plan=plan.resolved(scenario.transformer))
+    return replace(scenario, plan=plan.resolved(scenario.transformer, scenario.cluster.machine))
 
 
 def _format_changes(scenario: Scenario) -> Iterator[Change]:

@@ -226,7 +226,7 @@ def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_fligh
     config = engine_config(engine, cluster.machine, dict(pool.flags))
     longest = load.longest_tokens or math.ceil(load.prompt_tokens + load.output_tokens)
     room = config.max_model_len or _longest(longest, model)
-    plan = pool.plan.resolved(model.transformer)
+    plan = pool.plan.resolved(model.transformer, cluster.machine)
     alike = [p for p in deployment.pools if p.role == pool.role]
     base = "server" if pool.role == "both" else pool.role
     name = base if len(alike) == 1 else f"{base}-{_slug(cluster.machine.name)}"

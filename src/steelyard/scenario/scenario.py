@@ -211,7 +211,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     if scheduler:
         values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
     engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
-    resolved = plan.resolved(model.transformer)
+    resolved = plan.resolved(model.transformer, cluster.machine)
     scenario = Scenario(
         model,
         cluster,

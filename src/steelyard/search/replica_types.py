@@ -120,7 +120,7 @@ def _replicas(task: PlanTask, buckets: Buckets, shapes: Mapping[str, Sequence[Po
 def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption | None:
     """The replica of a pool, with the limits its flags name or the engine's own."""
     model, machine = task.model.transformer, task.question.machine(name)
-    plan = pool.plan.resolved(model)
+    plan = pool.plan.resolved(model, machine)
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)
     config = engine_config(engine, machine, dict(pool.flags))

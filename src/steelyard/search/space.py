@@ -41,7 +41,7 @@ def formats_of(model: Workload, machine: Machine, weights: Sequence[str], kv: Se
     allowed = []
     for name in weights or ("",):
         try:
-            plan = Plan(weights=name).resolved(model)
+            plan = Plan(weights=name).resolved(model, machine)
             _, computed = compute_with(machine, plan.format("weight"), plan.format("activation"))
         except InputError:
             continue
@@ -98,7 +98,7 @@ def _plans(base: Replica, formats: Formats, demand: Demand, top: int) -> Iterato
                         check_sharding(model, plan)
                     except InputError:
                         continue
-                    yield plan.resolved(model)
+                    yield plan.resolved(model, base.cluster.machine)
 
 
 def _expert_degrees(model: Workload, tp: int, ranks: int) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
 
@@ -58,5 +59,7 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
     )
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
+    for remark in widening(scenario.cluster.machine, plan.format("weight"), plan.format("activation")):
+        ledger.assume(prefix + remark)
     if plan.shares_experts:
         ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")

@@ -235,7 +235,7 @@ def _serve(
     if mixed and config.rules.static:
         raise InputError("a static batch stays together: it can neither begin nor end elsewhere", field="scheduler")
     means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))
-    plan = pool.plan.resolved(transformer)
+    plan = pool.plan.resolved(transformer, cluster.machine)
     scenario = Scenario(
         model,
         cluster,

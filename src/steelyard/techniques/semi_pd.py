@@ -232,7 +232,7 @@ def _engine_of(model: Model, cluster: Cluster, plan: Plan, flags: Mapping[str, A
     """``(engine, resolved plan, tokens of a step)``."""
     engine = find_engine(plan.engine) if plan.engine else default_engine(cluster.machine)
     config = engine_config(engine, cluster.machine, flags)
-    return engine, plan.resolved(model.transformer), config.max_num_batched_tokens
+    return engine, plan.resolved(model.transformer, cluster.machine), config.max_num_batched_tokens
 
 
 def _one_cache(prepared: Prepared, semi: SemiPd, bandwidth: tuple[float, float], cluster: Cluster) -> Prepared:

@@ -156,7 +156,7 @@ def deploy(
     if found is None:
         return f"unknown model {model!r}"
     try:
-        plan = Plan(weights, activations, kv, "", tp, pp, dp, ep).resolved(found.transformer)
+        plan = Plan(weights, activations, kv, "", tp, pp, dp, ep).resolved(found.transformer, device)
         check_sharding(found.transformer, plan)
         chosen = (find_engine(engine) if engine else default_engine(device)) if isinstance(engine, str) else engine
     except SteelyardError as error:
