@@ -204,8 +204,9 @@ def test_gguf_mixed_formats(tmp_path: Path) -> None:
     assert model.weight_bytes == pytest.approx(4_920_739_232, rel=0.01)
     assert set(model.tensor_bytes) == {"q4_k", "q6_k", "fp32"}
     assert model.transformer.parameters() == 8_030_261_248
-    assert model.transformer.native_weights == "q4_k"
-    assert dict(model.transformer.native_formats)["head"] == "q6_k"
+    own = dict(model.transformer.native_formats)
+    assert model.transformer.native_weights == "q4_k@4.844"  # a third of it is half in q6_k
+    assert own == {"embedding": "q4_k", "attention": "q4_k@4.603", "head": "q6_k"}
     assert model.transformer.max_context == 131_072
     assert model.name == "Llama 3.1 8B"
     assert not model.transformer.notes
@@ -233,7 +234,12 @@ def test_gguf_experts(tmp_path: Path) -> None:
     assert model.weight_bytes == pytest.approx(12_109_566_560, rel=0.01)
     assert model.transformer.parameters() == find_model("gpt-oss-20b").parameters
     assert model.transformer.native_weights == "mxfp4"
-    assert dict(model.transformer.native_formats) == {"embedding": "q8_0", "attention": "q8_0", "head": "q8_0"}
+    assert dict(model.transformer.native_formats) == {
+        "embedding": "q8_0",
+        "attention": "q8_0",
+        "router": "fp32",
+        "head": "q8_0",
+    }
 
 
 def test_gguf_in_parts(tmp_path: Path) -> None:

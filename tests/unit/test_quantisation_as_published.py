@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +300,68 @@ def test_damaged_configs_are_answered_or_refused() -> None:
                     assert quantised(LLAMA, {**config, key: value}).native_weights
                 except InputError:
                     continue
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """A file of zeros with a header: ``name -> (dtype, shape)``."""
+    header, at = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = math.prod(shape) * {"F16": 2, "BF16": 2, "I32": 4, "U8": 1, "F32": 4, "F8_E4M3": 1}[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+
+
+SMALL = {**LLAMA, "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 8}
+SMALL |= {"intermediate_size": 1024, "vocab_size": 1000}
+SHAPES = {f"self_attn.{x}_proj": (512, 512) for x in "qkvo"}
+SHAPES |= {"mlp.gate_proj": (1024, 512), "mlp.up_proj": (1024, 512), "mlp.down_proj": (512, 1024)}
+
+
+def layers(packed: Callable[[str, int, int], dict[str, tuple[str, tuple[int, ...]]]]) -> dict[str, Any]:
+    """Tensors of the small model, each module as ``packed(name, rows, columns)`` has it."""
+    ends: dict[str, Any] = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", (1000, 512)))
+    for i in range(2):
+        ends |= {
+            f"model.layers.{i}.{n}.weight": ("BF16", (512,)) for n in ("input_layernorm", "post_attention_layernorm")
+        }
+        for name, (rows, columns) in SHAPES.items():
+            ends |= {f"model.layers.{i}.{k}": v for k, v in packed(name, rows, columns).items()}
+    return ends
+
+
+def test_exact_bits_from_the_tensors_of_the_files(tmp_path: Path) -> None:
+    """Groups other than stated, a type the config does not state, an unquantised part: what the files hold counts."""
+
+    def gptq_64(name: str, rows: int, columns: int) -> dict[str, Any]:
+        groups = columns // 64
+        return {
+            f"{name}.qweight": ("I32", (columns // 8, rows)),
+            f"{name}.qzeros": ("I32", (groups, rows // 8)),
+            f"{name}.scales": ("F16", (groups, rows)),
+        }
+
+    def fp8(name: str, rows: int, columns: int) -> dict[str, Any]:
+        whole = name.startswith("self_attn")
+        return {f"{name}.weight": ("BF16" if whole else "F8_E4M3", (rows, columns))}
+
+    cases = (
+        (gptq_64, gptq(4, 128), "int4_g64", None),
+        (gptq_64, None, "int4_g64", None),
+        (fp8, None, "fp8", "bf16"),
+        (fp8, {"quant_method": "fp8"}, "fp8", "bf16"),
+    )
+    for i, (packed, quant, main, attention) in enumerate(cases):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        config = {**SMALL, "quantization_config": quant}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        write_safetensors(folder / "model.safetensors", layers(packed))
+        model = load_model(folder)
+        own = dict(model.transformer.native_formats)
+        assert find_format(model.transformer.native_weights).stored_bits == find_format(main).stored_bits
+        assert attention is None or own["attention"] == attention
+        assert stored(model.transformer) == pytest.approx(model.weight_bytes, rel=0.001)

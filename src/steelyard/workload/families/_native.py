@@ -12,7 +12,7 @@ from steelyard.workload.families._scheme_config import Config, Read
 from steelyard.workload.families._schemes import SCHEMES, fallback
 from steelyard.workload.graph import Graph
 
-__all__ = ["published"]
+__all__ = ["bits_of", "named", "published"]
 
 _DTYPES: Mapping[str, str] = {
     "float32": "fp32",
@@ -122,7 +122,20 @@ def _text(table: Mapping[Stored, float]) -> str:
         bits = sum(stored.bits * elements for stored, elements in table.items()) / total
     else:  # a tied head: no weights of its own
         bits = next(iter(table)).bits
-    for name, width in _NAMED.get(top, ()):
+    return named(top, bits)
+
+
+def named(base: str, bits: float) -> str:
+    """A format by its name, with its bits per weight where they are not those of the name."""
+    for name, width in _NAMED.get(base, ()):
         if abs(bits - width) < 0.0005 * width:
             return name
-    return f"{top}@{bits:.4g}"
+    return f"{base}@{bits:.4g}"
+
+
+def bits_of(text: str) -> float:
+    """Bits per weight of a format :func:`named` wrote."""
+    base, at, stated = text.partition("@")
+    if at:
+        return float(stated)
+    return next((width for names in _NAMED.values() for name, width in names if name == base), 32.0)

@@ -12,7 +12,8 @@ from steelyard.documents import is_file
 from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
-from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
+from steelyard.workload.ingest.safetensors import elements_note
+from steelyard.workload.ingest.stored import gguf_formats
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import restated
 
@@ -49,9 +50,9 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
         raise InputError(
             f"{error.message} (from the metadata of {path.name})", field=error.field, problems=error.problems
         ) from None
-    main, blocks = _formats(header.tensors)
+    main, blocks = gguf_formats(header.tensors)
     note = elements_note(model.parameters(), sum(t.elements for t in header.tensors))
-    model = restated(model, native_weights=main, native_formats=blocks, notes=(*model.notes, *note))
+    model = restated(model, native_weights=main, native_formats=blocks, native_kv="", notes=(*model.notes, *note))
     return Model(
         name, model, f"file {path.name}", weight_bytes=header.weight_bytes, tensor_bytes=header.bytes_by_format
     )
@@ -69,34 +70,6 @@ def _parts(path: Path) -> tuple[Path, list[Path]]:
     if missing:
         raise InputError(f"part {missing[0]!r} is not there", field=path.name)
     return files[0], files[1:]
-
-
-def _block(name: str) -> str:
-    """The block (``Op.block``) a tensor belongs to, ``""`` for norms and tables of numbers."""
-    if name.startswith(("token_embd.", "position_embd.", "token_types.")):
-        return "embedding"
-    if name.startswith("output."):
-        return "head"
-    part = name.split(".")[2] if name.startswith("blk.") and name.count(".") >= 2 else ""
-    if "norm" in part or not part:
-        return ""
-    if part.startswith(("attn", "ssm")):
-        return "attention"
-    if part.startswith("ffn"):
-        return "moe" if part.endswith(("exps", "shexp", "gate_inp")) else "mlp"
-    return ""
-
-
-def _formats(tensors: Sequence[TensorInfo]) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The format most elements are in, and for each block that differs its own."""
-    counts: dict[str, dict[str, int]] = {}
-    for tensor in tensors:
-        for key in ("", _block(tensor.name)):
-            table = counts.setdefault(key, {})
-            table[tensor.format] = table.get(tensor.format, 0) + tensor.elements
-    most = {key: max(table, key=lambda f: table[f]) for key, table in counts.items()}
-    main = most.pop("", "bf16")
-    return main, tuple((block, name) for block, name in most.items() if name != main)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
-    from steelyard.workload.ingest.safetensors import elements_note, read_safetensors
+    from steelyard.workload.ingest.safetensors import TensorInfo, elements_note, read_safetensors
+    from steelyard.workload.ingest.stored import stored_formats
 
     missing = [f.name for f in files if not is_file(f)]
     if missing or not files:
@@ -127,17 +128,18 @@ def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
         )
         return _model(config, None, {}, generic, note)
     total: dict[str, int] = {}
-    elements = 0
+    tensors: list[TensorInfo] = []
     for file in files:
         header = read_safetensors(file)
-        elements += sum(t.elements for t in header.tensors)
+        tensors += header.tensors
         for name, count in header.bytes_by_format.items():
             total[name] = total.get(name, 0) + count
     model = _model(config, sum(total.values()), total, generic)
-    if not _UNPACKED.issuperset(total):
-        return model
-    remark = elements_note(model.transformer.parameters(), elements)
-    return replace(model, transformer=restated(model.transformer, notes=(*model.transformer.notes, *remark)))
+    found = stored_formats(model.transformer, tensors)
+    if _UNPACKED.issuperset(total):
+        remark = elements_note(model.transformer.parameters(), sum(t.elements for t in tensors))
+        found["notes"] = (*model.transformer.notes, *remark)
+    return replace(model, transformer=restated(model.transformer, **found))
 
 
 def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
