@@ -294,18 +294,31 @@ _VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def asked(verb: str) -> dict[str, Any]:
+    """The shortest question of a verb."""
+    more: dict[str, dict[str, Any]] = {"estimate": {}, "simulate": _SENT, "plan": _LIMITS}
+    return {**_ASKED, **more[verb]}
+
+
 def words(verb: str) -> list[bytes]:
     """Questions of a verb, one with each good value of each field."""
     from steelyard.scenario.fields import fields_of
 
-    more: dict[str, dict[str, Any]] = {"estimate": {}, "simulate": _SENT, "plan": _LIMITS}
-    base = {**_ASKED, **more[verb]}
+    base = asked(verb)
     found: list[dict[str, Any]] = [base]
     for name in fields_of(verb):
         for value in _VALUES.get(name, ()):
             found.append({**base, name: 100 if (verb, name) == ("plan", "requests") else value})
     found += [{**a, **b} for a, b in zip(found[1::2], found[2::2], strict=False)]
     return [write(w, "words") for w in found]
+
+
+def specs() -> list[bytes]:
+    """Every good text of a field with a grammar of its own: ``[verb, field, text]``."""
+    from steelyard.scenario.fields import fields_of
+
+    values = {n: v for n, v in _VALUES.items() if any(isinstance(x, str) for x in v)}
+    return [write([verb, n, x], "words") for verb in WORDS for n in fields_of(verb) for x in values.get(n, ())]
 
 
 #: Words by verb, read when they are first used.

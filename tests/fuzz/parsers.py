@@ -74,6 +74,7 @@ PARSERS: dict[str, Parser] = {
         f"words_{verb}": Parser("words", partial(corpus.words, verb), partial(questions.words, verb))
         for verb in corpus.WORDS
     },
+    "specs": Parser("words", corpus.specs, questions.spec),
     "planned": Parser("words", partial(corpus.words, "plan"), questions.planned, 0.02),
     "argv": Parser("words", lambda: [write(t, "words") for t in corpus.ARGV], questions.argv, 0.5),
 }

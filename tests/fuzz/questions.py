@@ -113,6 +113,23 @@ def words(verb: str, content: bytes, folder: Path) -> None:
         read_question(words)
 
 
+def spec(content: bytes, folder: Path) -> None:
+    """A question with one field of its own."""
+    tree = _made(json.loads(content))
+    if not (isinstance(tree, list) and len(tree) == 3 and all(isinstance(x, str) for x in tree[:2])):
+        return
+    verb, name, value = tree
+    if verb not in corpus.WORDS:
+        return
+    given = {**corpus.asked(verb), name: value}
+    if verb == "plan":
+        from steelyard.search.api import read_question
+
+        read_question(given)
+    else:
+        sy.Scenario.of(verb, **given)
+
+
 def planned(content: bytes, folder: Path) -> None:
     words = _made(json.loads(content))
     if isinstance(words, dict):
