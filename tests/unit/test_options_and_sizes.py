@@ -127,6 +127,15 @@ def test_switches_of_an_engine_are_true_or_false() -> None:
             engine_config(engine, machine, {"enable_prefix_caching": value})
 
 
+@pytest.mark.parametrize("name", ["budget", "max_power", "rack_power", "headroom"])
+def test_limits_of_a_plan_are_bounded(name: str) -> None:
+    from steelyard.search.api import plan
+
+    for value in (1e300, "1e300"):
+        with pytest.raises(InputError, match=f"{name}: expected at most"):
+            plan("llama-3.1-8b", "h100_sxm", rate="1/s", ttft="1s", **{name: value})
+
+
 def test_work_and_memory_are_reckoned_before_they_are_done() -> None:
     from steelyard.scenario.scenario import read_trace
 

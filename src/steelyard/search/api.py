@@ -242,6 +242,9 @@ def _quantity(value: str | float | None, unit: str, name: str) -> float | None:
     found = _parsed(value, unit, name) if isinstance(value, str) else parse_quantity(value, unit, name)
     if not (math.isfinite(found) and (found > 0 or (share and found == 0))):
         raise InputError(f"expected {'at least' if share else 'above'} 0, got {value}", field=name)
+    most = 1e3 if share else 1e12
+    if found > most:
+        raise InputError(f"expected at most {most:,.0f}{'' if share else f' {unit}'}, got {found:.3g}", field=name)
     return found
 
 
