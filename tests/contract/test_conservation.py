@@ -271,3 +271,20 @@ def test_nothing_is_lost_in_a_thousand_deployments(questions: list[Prepared], mo
         if seed % 40 == 0:
             json.dumps(found.summary(), allow_nan=False)
     assert all(counts[name] >= 10 for name in (*names, "rejected")), counts
+
+
+def test_served_times_keep_the_limits_of_an_idle_engine(questions: list[Prepared]) -> None:
+    """Alone at an engine, no request is served faster than physics allows a prompt of its length and its tokens."""
+    import steelyard as sy
+
+    for k, words in enumerate(QUESTIONS[:6]):
+        q = questions[k]
+        trace = Trace(np.arange(5) * 100.0, [16, 64, 128, 200, 280], [1, 2, 20, 10, 19])
+        found = runs.run(
+            replace(q, trace=trace, rejected=too_long(trace, q.served), policy=ordered("fcfs", trace)), 0.0
+        )
+        for i in range(len(trace)):
+            one = sy.estimate("llama-3.2-1b", "l40s", isl=int(trace.isl[i]), osl=int(trace.osl[i]))
+            assert found.records.ttft_s[i] >= one.limit["ttft_s"] * (1 - 1e-6), words
+            if trace.osl[i] > 1:
+                assert found.records.tpot_s[i] >= one.limit["tpot_s"] * (1 - 0.02), words
