@@ -261,3 +261,13 @@ def test_what_others_call_things_leads_to_what_there_is() -> None:
         sy.compare(ON, "h200_sxm", kind="machin")  # type: ignore[arg-type]
     assert meant("machine", "p5.2xlarge") == "h100_sxm" and not meant("field", "zz")
     assert suggest("fp9", ["fp8", "bf16"]) == ["fp8"] and suggest("zz", ["fp8"]) == []
+
+
+def test_a_wrong_word_leaves_the_width_of_help_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    said(f"estimate {MODEL} --on {ON} --bacth 3")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["estimate", "--help"]) == 0
+    assert max(map(len, out.getvalue().splitlines())) <= 80

@@ -37,6 +37,8 @@ _FIELDS = MappingProxyType(
         "plan": "plan",
     }
 )
+#: Given to the parser so that an error, which it does not print, fixes no width for the help of later calls.
+_NO_CONSOLE: Any = object()
 #: Most wrong words of a line that are looked for.
 _MOST = 40
 #: Fields of files that are options of some verbs as well.
@@ -77,7 +79,9 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
     line = _Line(app, list(tokens))
     for _ in range(_MOST):
         try:
-            command, bound, ignored = app.parse_args(line.tokens, exit_on_error=False, print_error=False)
+            command, bound, ignored = app.parse_args(
+                line.tokens, exit_on_error=False, print_error=False, error_console=_NO_CONSOLE
+            )
         except CycloptsError as error:
             if not line.go_on(error):
                 break
