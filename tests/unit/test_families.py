@@ -394,3 +394,19 @@ def test_choices_of_the_router_that_are_no_expert() -> None:
     router = 2 * 4 * (256 + 1)
     assert some.parameters() == all_real.parameters() + router
     assert some.active_parameters() == all_real.active_parameters() + router - experts * (3 - 2)
+
+
+def test_compressed_caches_by_hand() -> None:
+    """DeepSeek-V4-Flash at 100,000 tokens: 43 windows of 128; 21 layers of one entry (and index key) per 4 tokens, 20
+    of one per 128; one vector of 512 is key and value."""
+    model = load_model("deepseek-v4-flash").transformer
+    entries = 21 * 25_000 * (512 + 128) + 20 * (100_000 / 128) * 512
+    assert float(model.kv_elements(100_000)) == 43 * 128 * 512 + entries
+
+
+def test_compressed_attention_sees_its_window_and_what_the_indexer_picks() -> None:
+    """A decode step at 100,000 tokens: 128 and 512 keys where an indexer picks, 128 and all 781 entries elsewhere."""
+    model = load_model("deepseek-v4-flash").transformer
+    graph = model.graph(Step.decode(1, 100_000))
+    pairs = {op.name: float(next(iter(op.domain.values()))) for op in graph if op.name.endswith(".scores")}
+    assert sorted(round(x) for x in pairs.values()) == [128, 128 + 512, round(128 + 100_000 / 128)]

@@ -52,6 +52,13 @@ class Attention:
     """Reads the keys and values an earlier layer cached: no projections of its own for them, no cache."""
     keys_as_values: bool = False
     """One projection serves keys and values (the cache holds both: only keys are rotated)."""
+    joint_kv: bool = False
+    """Keys and values are one cached vector of ``head_dim`` for all heads."""
+    compress: int = 0
+    """Beside its window the layer reads a cache of one entry per this many tokens; 0 = none."""
+    out_groups: int = 0
+    """Groups of heads whose outputs are projected to ``out_rank`` each before the last projection; 0 = none."""
+    out_rank: int = 0
     index_heads: int = 0
     """Query heads of a sparse-attention indexer (0 = none); it has one key head, kept in the cache."""
     index_dim: int = 0
@@ -73,6 +80,9 @@ class Attention:
         """Cache elements per token and layer."""
         if self.shared_kv:
             return 0
+        if self.joint_kv:
+            more = -(-(self.head_dim + self.index_dim) // self.compress) if self.compress else 0
+            return self.head_dim + more
         if self.is_mla:
             return self.kv_rank + self.rope_dim + self.index_dim
         return self.kv_heads * (self.head_dim + self.values) + self.index_dim

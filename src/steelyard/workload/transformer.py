@@ -19,6 +19,7 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
+from steelyard.workload.blocks.compressed import compressed_ops
 from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, norm_ops, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
@@ -65,7 +66,7 @@ class Transformer(Shapes):
     def head_groups(self) -> tuple[tuple[int, int], ...]:
         """``(query heads, key-value heads)`` of every kind of attention; 0 key-value heads: one latent for all."""
         found = (x.attention for x in self.layers if x.attention)
-        return tuple(sorted({(a.heads, 0 if a.is_mla else a.kv_heads) for a in found}))
+        return tuple(sorted({(a.heads, 0 if a.is_mla or a.joint_kv else a.kv_heads) for a in found}))
 
     def kv_elements(self, context: Size, shards: int = 1) -> Array:
         """Cache elements of one sequence on one of the ``shards`` devices that split the heads.
@@ -79,7 +80,11 @@ class Transformer(Shapes):
             if a is None or not a.causal or a.shared_kv:
                 continue
             width = a.kv_elements_per_token
-            if not a.is_mla:
+            if a.joint_kv:
+                entries = np.asarray(context, dtype=np.float64) / a.compress if a.compress else 0.0
+                width = a.head_dim
+                total = total + layer.count * (a.head_dim + a.index_dim) * entries
+            elif not a.is_mla:
                 width = max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) + a.index_dim
             total = total + layer.count * width * attended(context, a.window, a.chunk)
         if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
@@ -212,6 +217,8 @@ def _layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: boo
     if attention is not None:
         if attention.is_mla:
             yield from mla_ops(model, layer, step, prefix, absorb)
+        elif attention.joint_kv:
+            yield from compressed_ops(model, layer, step, prefix)
         else:
             yield from attention_ops(model, layer, step, prefix)
     if layer.mixer is not None:

@@ -95,7 +95,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
         yield _qk_norm(a, heads, f"{prefix}.qk_norm", count)
     yield from _rotary_and_cache(a, step, heads, prefix, count)
     if a.index_heads:
-        yield from _indexer(model, step, count, a, prefix)
+        yield from indexer_ops(model, step, count, a, prefix)
     yield from core_ops(
         prefix,
         step,
@@ -149,16 +149,40 @@ def _narrow_queries(heads: dict[str, Size], rank: int, prefix: str, count: int) 
     yield Op(f"{prefix}.q_up", "t r, r h c -> t h c", sizes, ("x", "w_q_up", "y"), weighted, **plain)  # type: ignore[arg-type]
 
 
+def _seen(a: Attention, step: Step) -> tuple[Size, Array, Size]:
+    """``(keys a query sees at most, pairs of one sequence, keys read at all)``; 0 = no limit.
+
+    Tokens picked by an indexer count like a window. Entries of a compressed cache come on top of the window, as many as
+    there are of earlier tokens, or as the indexer picks.
+    """
+    if not a.compress:
+        window: Size = a.window or a.index_top_k
+        pairs = query_key_pairs(step.new, step.context, a.causal, int(window), a.chunk)
+        reach: Size = step.context
+        if window or a.chunk:
+            seen = attended(step.context, int(window), a.chunk) + step.new - 1
+            reach = np.minimum(np.asarray(step.context, dtype=np.float64), seen)
+        return window, pairs, reach
+    new, context = np.asarray(step.new, dtype=np.float64), np.asarray(step.context, dtype=np.float64)
+    entries = context / a.compress
+    picked = np.minimum(entries, a.index_top_k) if a.index_top_k else entries
+    pairs = query_key_pairs(new, context, True, a.window)
+
+    def area(upto: Array) -> Array:
+        inside = np.minimum(upto, a.index_top_k) if a.index_top_k else upto
+        return np.asarray(inside**2 / 2 + (upto - inside) * inside)
+
+    pairs = pairs + a.compress * (area(entries) - area((context - new) / a.compress))
+    read = np.minimum(entries, picked * new) if a.index_top_k else entries
+    near = np.minimum(context, a.window + new - 1)
+    return a.window + picked, pairs, np.minimum(near + read, context)
+
+
 def core_ops(
     prefix: str, step: Step, count: int, a: Attention, *, kv_heads: int, queries: int, key_dim: int, value_dim: int
 ) -> Iterator[Op]:
     """Scores, softmax and values: one fused kernel unless the plan says otherwise."""
-    window = a.window or a.index_top_k  # tokens picked by an indexer count like a window: at most that many per query
-    pairs = query_key_pairs(step.new, step.context, a.causal, window, a.chunk)
-    reach = step.context
-    if window or a.chunk:
-        seen = attended(step.context, window, a.chunk) + step.new - 1
-        reach = np.minimum(np.asarray(step.context, dtype=np.float64), seen)
+    window, pairs, reach = _seen(a, step)
     sizes: dict[str, Size] = {
         "b": step.batch,
         "g": kv_heads,
@@ -169,7 +193,7 @@ def core_ops(
         "z": value_dim,
     }
     fuse = f"{prefix}.attention"
-    facts: dict[str, object] = {"window": window or a.chunk}
+    facts: dict[str, object] = {"window": window if a.compress else window or a.chunk}
     if a.causal:
         facts["causal"] = True
     shared = {
@@ -181,7 +205,7 @@ def core_ops(
         "facts": facts,
     }
     # With latent attention the values are part of the keys that were just read: the second read is free.
-    free = a.is_mla and kv_heads == 1
+    free = kv_heads == 1 and (a.is_mla or a.joint_kv)
     yield Op(
         f"{prefix}.scores",
         "b g q s c, b g l c -> b g q s l",
@@ -360,7 +384,7 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
         block="attention",
     )
     if a.index_heads:
-        yield from _indexer(model, step, count, a, prefix)
+        yield from indexer_ops(model, step, count, a, prefix)
     if absorb:
         yield linear("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
         yield from core_ops(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
@@ -378,7 +402,7 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
     yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
 
 
-def _indexer(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
+def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
     """Lightning indexer of sparse attention (DeepSeek-V3.2): scores every cached token, keeps ``index_top_k``.
 
     Queries come from the query latent (or the hidden state), the single key head and the head weights from the hidden
@@ -391,12 +415,13 @@ def _indexer(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -
         "r": a.q_rank or model.hidden,
         "i": a.index_heads,
         "c": a.index_dim,
-        "w": 2,
+        "w": 1 if a.compress else 2,
     }
     weighted = ("activation", "weight", "activation")
     plain = {"count": count, "block": "attention"}
     yield Op(f"{prefix}.index_q", "t r, r i c -> t i c", sizes, ("x", "w_index_q", "y"), weighted, **plain)  # type: ignore[arg-type]
-    yield Op(f"{prefix}.index_k", "t d, d c -> t c", sizes, ("x", "w_index_k", "y"), weighted, **plain)  # type: ignore[arg-type]
+    if not a.compress:  # else its keys are made with the entries
+        yield Op(f"{prefix}.index_k", "t d, d c -> t c", sizes, ("x", "w_index_k", "y"), weighted, **plain)  # type: ignore[arg-type]
     yield Op(f"{prefix}.index_w", "t d, d i -> t i", sizes, ("x", "w_index_w", "y"), weighted, **plain)  # type: ignore[arg-type]
     yield Op(
         f"{prefix}.index_norm",
@@ -410,8 +435,10 @@ def _indexer(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -
         bits={"norm": 16},
         **plain,  # type: ignore[arg-type]
     )
-    scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": step.context, "i": a.index_heads, "c": a.index_dim}
-    pairs: dict[tuple[str, ...], Size] = {("s", "l"): query_key_pairs(step.new, step.context)}
+    every = a.compress or 1
+    entries = np.asarray(step.context, dtype=np.float64) / every
+    scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": entries, "i": a.index_heads, "c": a.index_dim}
+    pairs: dict[tuple[str, ...], Size] = {("s", "l"): query_key_pairs(step.new, step.context) / every}
     # the heads are weighted and added inside the kernel: one score per pair leaves it
     yield Op(
         f"{prefix}.index_scores",

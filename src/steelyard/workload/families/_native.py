@@ -68,6 +68,9 @@ def published(config: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
         named = f"{printable(method)[:40]} is" if method else "without a name is"
         note = f"quantisation {named} not known and states no bits: weights counted as {dtype}, an upper bound"
         return {"native_weights": dtype, "notes": (note,)}
+    if (config.get("expert_dtype") or quant.get("expert_dtype")) == "fp4":  # DeepSeek-V4 states its experts apart
+        scheme = replace(read.scheme, parts={**read.scheme.parts, "moe": Stored("mxfp4", 4.25)})
+        read = replace(read, scheme=scheme)
     return _facts(read, graph)
 
 

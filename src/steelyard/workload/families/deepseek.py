@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.transformer import Attention, Layer, Transformer
+from steelyard.workload.families.decoders import latent_attention
+from steelyard.workload.transformer import Attention, Layer, Streams, Transformer
 
-__all__ = ["deepseek_v2", "deepseek_v3", "deepseek_v32"]
+__all__ = ["deepseek_v2", "deepseek_v3", "deepseek_v4", "deepseek_v32"]
 
 
 def deepseek_v2(config: Mapping[str, Any]) -> Transformer:
@@ -30,22 +31,64 @@ def deepseek_v32(config: Mapping[str, Any]) -> Transformer:
     return _deepseek(f, router_bias=True, index=(heads, width, chosen))
 
 
-def latent_attention(f: Fields) -> Attention:
-    """Multi-head latent attention from the config's ranks and head widths."""
-    heads, rope, nope = f.size("num_attention_heads"), f.size("qk_rope_head_dim"), f.size("qk_nope_head_dim")
-    if f.flag("attention_bias", False):
-        f.problem("attention_bias", "latent attention with biases is not known here")
-    return Attention(
+_RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128, "sliding_attention": 0}
+
+
+def deepseek_v4(config: Mapping[str, Any]) -> Transformer:
+    """DeepSeek-V4: windows beside compressed caches, an indexer over the finer one, four residual streams."""
+    f = Fields(config)
+    depth, heads, width = f.depth(), f.size("num_attention_heads"), f.size("head_dim", default=512)
+    attention = Attention(
         heads=heads,
-        kv_heads=heads,
-        head_dim=rope + nope,
-        value_dim=f.size("v_head_dim"),
-        rotary_dim=rope,
-        q_rank=f.optional("q_lora_rank"),
-        kv_rank=f.size("kv_lora_rank"),
-        nope_dim=nope,
-        rope_dim=rope,
+        kv_heads=1,
+        head_dim=width,
+        window=f.size("sliding_window", default=128),
+        sinks=True,
+        rotary_dim=f.optional("qk_rope_head_dim", default=width // 8),
+        q_rank=f.size("q_lora_rank"),
+        joint_kv=True,
+        out_groups=f.size("o_groups"),
+        out_rank=f.size("o_lora_rank"),
     )
+    f.divides("num_attention_heads", heads, "o_groups", attention.out_groups)
+    index = (f.size("index_n_heads"), f.size("index_head_dim"), f.size("index_topk"))
+    experts = f.experts(
+        "moe_intermediate_size",
+        count=("n_routed_experts",),
+        shared=f.optional("n_shared_experts") * f.size("moe_intermediate_size"),
+        router_bias=True,
+    )
+    layers = []
+    for every in _rates(f, depth):
+        block = replace(attention, compress=every)
+        if every and every == min(_rates_stated(f).values()):
+            block = replace(block, index_heads=index[0], index_dim=index[1], index_top_k=index[2])
+        layers.append(Layer(1, block, experts))
+    streams = f.size("hc_mult", default=4)
+    model = decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
+    return replace(model, streams=Streams(streams, "hyper", mixes=(2 + streams) * streams))
+
+
+def _rates_stated(f: Fields) -> dict[str, int]:
+    """Tokens per entry of the two kinds of compressed layers."""
+    stated = f.config.get("compress_rates")
+    rates = f.under(stated if isinstance(stated, Mapping) else {})
+    return {kind: rates.size(kind, default=rate) for kind, rate in _RATES.items() if rate}
+
+
+def _rates(f: Fields, depth: int) -> list[int]:
+    """Tokens per entry of each layer's compressed cache, 0 = a window alone."""
+    ratios, kinds, rates = f.whole_list("compress_ratios"), f.config.get("layer_types"), _rates_stated(f)
+    if ratios is not None and len(ratios) >= depth:
+        if any(x < 0 for x in ratios):
+            f.problem("compress_ratios", "expected whole numbers of at least 0")
+        return [max(0, x) for x in ratios[:depth]]
+    if isinstance(kinds, list) and len(kinds) == depth and all(kind in _RATES for kind in kinds):
+        return [rates.get(kind, 0) for kind in kinds]
+    if kinds is not None or ratios is not None:
+        f.problem("layer_types" if kinds is not None else "compress_ratios", f"expected {depth} entries, one per layer")
+    fine, coarse = rates["compressed_sparse_attention"], rates["heavily_compressed_attention"]
+    return [coarse if i < 2 or i % 2 == 0 else fine for i in range(depth)]
 
 
 def _deepseek(f: Fields, *, router_bias: bool, index: tuple[int, int, int] = (0, 0, 0)) -> Transformer:

@@ -10,7 +10,7 @@ from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv
 from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.families.deepseek import latent_attention
+from steelyard.workload.families.decoders import latent_attention
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Transformer
 
 __all__ = ["bailing_hybrid", "kimi_linear", "minimax", "olmo_hybrid", "recurrent_gemma", "rwkv", "rwkv7", "xlstm"]
