@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from steelyard.cli.main import main
+from steelyard.cli.main import app, main
 from steelyard.errors import InputError, bounded, printable
 from steelyard.machine.loader import load_machine
 
@@ -119,7 +120,10 @@ def test_messages_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", ["estimate", "simulate", "plan", "study", "report", "explain", "ls", "show"])
-def test_help_is_wrapped_once_and_ends_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_wrapped_once_and_ends_with_an_example(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_console", Console(width=80))  # one that an earlier test made keeps the width it had then
     main([verb, "--help"])
     out = capsys.readouterr().out
     assert f"Example: steelyard {verb} " in " ".join(out.split())
