@@ -53,6 +53,32 @@ LLAMA_70B = {
     "IQ3_M": 31.94,
     "Q3_K_S": 30.91,
 }
+#: Size in GB of further files: experts, latent attention, tied embeddings, rows that fill no block of 256. Source: the
+#: cards of bartowski, TheBloke, Unsloth and ggml-org.
+OTHERS = {
+    ("llama-2-7b", "Q4_K_M"): 4.08,
+    ("llama-2-7b", "Q5_K_M"): 4.78,
+    ("llama-2-13b", "Q4_K_M"): 7.87,
+    ("llama-2-70b", "Q4_K_M"): 41.42,
+    ("mistral-7b-v0.1", "Q4_K_M"): 4.37,
+    ("mixtral-8x7b", "Q4_K_M"): 28.45,
+    ("mixtral-8x7b", "Q3_K_M"): 22.55,
+    ("mixtral-8x7b", "Q8_0"): 49.62,
+    ("qwen2.5-7b", "Q4_K_M"): 4.68,
+    ("qwen2.5-72b", "Q4_K_M"): 47.42,
+    ("qwen3-8b", "Q4_K_M"): 5.03,
+    ("qwen3-32b", "Q4_K_M"): 19.76,
+    ("qwen3-30b-a3b", "Q4_K_M"): 18.56,
+    ("qwen3-30b-a3b", "Q6_K"): 25.09,
+    ("qwen3-235b-a22b", "Q4_K_M"): 142.2,
+    ("gemma-2-9b", "Q4_K_M"): 5.76,
+    ("gemma-2-27b", "Q4_K_M"): 16.65,
+    ("gemma-3-27b", "Q4_K_M"): 16.5,
+    ("phi-4", "Q4_K_M"): 9.05,
+    ("deepseek-v3", "Q4_K_M"): 404.0,
+    ("deepseek-v3", "Q8_0"): 713.0,
+    ("gpt-oss-20b", "MXFP4_MOE"): 12.10,
+}
 
 
 def size(model: str, mixture: str) -> float:
@@ -70,6 +96,11 @@ def test_sizes_of_a_70b() -> None:
     """Its values get five bits where others get three or four."""
     found = {name: size("llama-3.1-70b", name) / 1e9 for name in LLAMA_70B}
     assert found == pytest.approx(LLAMA_70B, rel=0.002)
+
+
+def test_sizes_of_other_models() -> None:
+    found = {key: size(*key) / 1e9 for key in OTHERS}
+    assert found == pytest.approx(OTHERS, rel=0.005)
 
 
 def test_every_mixture_is_a_format() -> None:

@@ -83,7 +83,7 @@ def kv_pool(
     block_bytes, fixed_blocks, cap = _shape(model, plan, config.block_size)
     if config.num_gpu_blocks_override:
         return KvPool(config.num_gpu_blocks_override, config.block_size, block_bytes, fixed_blocks, cap, True)
-    weights = weight_bytes(model, plan, exact_weights)
+    weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
     rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
     work = float(activation_bytes(model, plan, step_tokens, rows)) + engine.workspace_bytes

@@ -14,7 +14,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
-from steelyard.workload.op import Size
+from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
@@ -59,13 +59,14 @@ class MemoryUse:
         }
 
 
-def weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> float:
+def weight_bytes(model: Workload, plan: Plan, exact: float | None = None, multiples: tuple[int, int] = (1, 1)) -> float:
     """Weight bytes of the fullest device.
 
     Args:
         model: the model.
         plan: a resolved plan.
         exact: total bytes of the real files, when a header was read; then only the shares are modelled.
+        multiples: what the engine pads the hidden and the inner width of MXFP4 experts to multiples of.
     """
     total, stage = 0.0, 0.0
     ends = {"embedding": 0.0, "head": 0.0}
@@ -73,14 +74,17 @@ def weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> flo
     own = own_formats(graph, plan)
     for op in graph:
         local = shard(op, plan)
-        bits = weight_format(op, plan, own).stored_bits
+        stored = weight_format(op, plan, own)
+        bits, padding = stored.stored_bits, 1.0
+        if stored.base == "mxfp4" and {"e", "d", "f"} <= set(op.ranks):
+            padding = _padding(local, "d", multiples[0]) * _padding(local, "f", multiples[1])
         for tensor, mine in zip(op.inputs, local.inputs, strict=True):
             if tensor.role not in ("weight", "table"):
                 continue
             width = tensor.bits if tensor.bits is not None else bits
             copies = float(np.asarray(op.count))
             whole = float(op.elements(tensor, visited=False)) * width / 8 * copies
-            here = float(local.elements(mine, visited=False)) * width / 8 * copies
+            here = float(local.elements(mine, visited=False)) * width / 8 * copies * padding
             if tensor.name in op.tied:
                 # the head's copy of a tied embedding is stored once, unless the stages differ
                 if plan.pp == 1:
@@ -100,6 +104,12 @@ def weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> flo
     if exact is not None and total > 0:
         return local_total * exact / total
     return local_total + extra
+
+
+def _padding(op: Op, rank: str, multiple: int) -> float:
+    """How much longer a rank is once it is a multiple."""
+    size = float(np.max(op.size(rank)))
+    return -(-size // multiple) * multiple / size
 
 
 def kv_bytes(model: Workload, plan: Plan, batch: Size, context: Size, block_tokens: float = 1) -> Any:
@@ -147,7 +157,7 @@ def memory_use(
         else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
     )
     return MemoryUse(
-        weights=weight_bytes(model, plan, exact_weights) if weights is None else weights,
+        weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
         kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
         activations=activation_bytes(model, plan, tokens, batch),
         other=engine.workspace_bytes,

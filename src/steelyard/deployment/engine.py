@@ -125,6 +125,10 @@ class Engine:
         field(default_factory=dict)
     )
     attention: Annotated[str, "its own attention kernel, where the stack has such; empty = what the family runs"] = ""
+    expert_multiples: Annotated[
+        Mapping[str, tuple[int, int]],
+        "hidden and inner width of MXFP4 experts are padded to multiples of these, by family; empty name = others",
+    ] = field(default_factory=dict)
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
     scheduler: Annotated[str, "how it schedules: a `[[scheduler]]` of the catalogue"] = "static"
     prefix_caching: Annotated[bool, "prompts find the cache of earlier ones by default"] = False
@@ -152,6 +156,10 @@ class Engine:
         """The entry for a kernel, the one that names its format first; None: as benchmarked."""
         found = [k for k in self.kernels if k.kind == kind and k.family == family and k.format in ("", weights)]
         return max(found, key=lambda k: bool(k.format), default=None)
+
+    def multiples(self, machine: Machine) -> tuple[int, int]:
+        """What the hidden and the inner width of MXFP4 experts are padded to multiples of on a machine."""
+        return self.expert_multiples.get(machine.family) or self.expert_multiples.get("", (1, 1))
 
     def working_frac(self, share: float) -> float:
         """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""

@@ -157,7 +157,9 @@ def widened(machine: Machine, activations: Format) -> Format:
 
 
 def widening(machine: Machine, weights: Format, activations: Format) -> tuple[str, ...]:
-    """A remark where weights are stored narrower than the machine can multiply, though their format means it to."""
+    """Remarks on formats: weights narrower than the machine can multiply, though their format means it to; a guess."""
+    if weights.guess:
+        return (f"{weights.name}: {weights.guess}",)
     meant = find_format(weights.activations or weights.base)
     if meant.name == activations.name or computes(machine, meant) or meant.bits >= activations.bits:
         return ()

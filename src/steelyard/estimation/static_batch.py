@@ -204,7 +204,7 @@ def _intervals(
 def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     """Memory on the fullest device, and the largest batch and context that fit."""
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
-    weights = weight_bytes(model, plan, scenario.exact_weight_bytes)
+    weights = weight_bytes(model, plan, scenario.exact_weight_bytes, engine.multiples(scenario.cluster.machine))
     _, prompt, answer = scenario.sizes
     length = prompt + answer
 
