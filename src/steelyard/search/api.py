@@ -260,7 +260,9 @@ def _parsed(text: str, unit: str, name: str) -> float:
 
 
 def _list(value: str | Sequence[str]) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value)
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+        raise InputError(f"expected names, got {show(value)}")
     return tuple(p.strip() for p in parts if p.strip())
 
 
