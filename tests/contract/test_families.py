@@ -81,6 +81,12 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "attn_config": {"kv_n_heads": 2},
         "ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_hidden_size": 128},
     },
+    "deepseek": {**SPARSE, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "mimo_v2": {**SPARSE, "head_dim": 48, "v_head_dim": 32},
+    "hy_v4": INDEXED,
+    "hy_v4_vl_text": INDEXED,
+    "inkling_text": {**SPARSE, "sliding_window_size": 64},
+    "glm5_next_text": {**INDEXED, "linear_num_heads": 8, "linear_head_dim": 32},
     "deepseek_v4": {
         **INDEXED,
         "head_dim": 64,

@@ -20,7 +20,7 @@ from steelyard.workload.families import read_config
 
 COUNTED = Path(__file__).with_name("counted.json")
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "model_types.md"
-MAPPINGS = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ")
+MAPPINGS = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM")
 #: Layers of the configs: enough for every pattern of windows, dense first layers and shared caches.
 DEPTH = 8
 #: Keys of types whose defaults build no model or lack what published configs state.
@@ -67,9 +67,11 @@ _TOWERS = re.compile(
     r"(^|\.)(vision(?!_moe|_experts)|visual|audio|video_tower|image_|img_|vit|multi_modal_proj|multimodal_proj|mm_proj"
     r"|connector|embed_vision|embed_audio|aligner|gen_|generation_|vqmodel|qformer|query_tokens|projector|talker"
     r"|token2wav|code2wav|mtp|perceiver|merger|pixel|sam_model|encoder_proj|language_projection|acoustic|semantic"
-    r"|prediction_head|embed_tokens_extend|density_router|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head)"
-    r"|lora_|^(model\.)?encoder\."
+    r"|prediction_head|embed_tokens_extend|density_router|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head|word_timestamp\w*)"
+    r"|lora_"
 )
+#: Types whose tower is called the encoder.
+_SPEECH = ("granite_speech", "granite_speech_plus")
 _INNER = ("text_config", "thinker_config", "vlm_config", "attn_config", "ffn_config")
 #: What transformers allocates beyond the published weights: the gate and up weights of choices that are no expert.
 EXCUSED = {"longcat_flash": "identity experts are allocated"}
@@ -122,7 +124,8 @@ def count(config: Any, model_class: Any) -> int:
     model.tie_weights()
     sizes = {name: p.shape for name, p in model.named_parameters()}
     sizes |= {name: b.shape for name, b in model.named_buffers() if name.endswith("e_score_correction_bias")}
-    return sum(math.prod(shape) for name, shape in sizes.items() if not _TOWERS.search(name))
+    tower = re.compile(_TOWERS.pattern + r"|^(model\.)?encoder\.") if config.model_type in _SPEECH else _TOWERS
+    return sum(math.prod(shape) for name, shape in sizes.items() if not tower.search(name))
 
 
 def needed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ REFUSED: Mapping[str, str] = {
     "hrm_text": "layers that are run several times are not described",
     "inkling2_loop_text": "layers that are run several times are not described",
     "inkling2_text": "convolutions inside its attention blocks are not described",
-    "inkling_text": "convolutions inside its attention blocks are not described",
     "jetmoe": "experts inside attention are not described",
     "reformer": "hashed attention is not described",
 }

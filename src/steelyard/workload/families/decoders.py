@@ -14,7 +14,15 @@ from typing import Any
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
-__all__ = ["DECODERS", "Decoder", "layer_settings", "routed_layers"]
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "borrowed_indexers",
+    "latent_attention",
+    "layer_settings",
+    "routed_layers",
+    "without_indexer",
+]
 
 #: Names of one thing in different families' configs.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
@@ -128,11 +136,13 @@ class Decoder:
         seen: dict[tuple[str, str], Attention] = {}
         blocks = []
         windows = "window" in kinds
-        for kind, setting in zip(kinds, layer_settings(f, kinds), strict=True):
+        borrowed = borrowed_indexers(f, len(kinds))
+        for i, (kind, setting) in enumerate(zip(kinds, layer_settings(f, kinds), strict=True)):
             key = (kind, repr(sorted(setting.items())))
             if key not in seen:
                 seen[key] = self._attention(f.under(setting), kind, windows)
-            blocks.append(seen[key])
+            block = seen[key]
+            blocks.append(without_indexer(block) if borrowed[i] and block.index_heads else block)
         return blocks
 
     def _attention(self, f: Fields, kind: str, windows: bool) -> Attention:
@@ -249,6 +259,25 @@ def layer_settings(f: Fields, kinds: Sequence[str]) -> list[Mapping[str, Any]]:
     return list(settings)
 
 
+def borrowed_indexers(f: Fields, depth: int) -> list[bool]:
+    """Which layers attend to the tokens an earlier layer's indexer picked, and have none of their own.
+
+    ``indexer_types`` (full or shared per layer), ``index_topk_pattern`` (letters F and S), or every
+    ``index_topk_freq``-th layer from ``index_skip_topk_offset`` on has its own.
+    """
+    kinds = f.config.get("indexer_types") or f.config.get("index_topk_pattern")
+    if isinstance(kinds, str | list) and len(kinds) >= depth:
+        return [kind in ("shared", "S") for kind in kinds[:depth]]
+    every = f.optional("index_topk_freq", default=1) or 1
+    offset = f.optional("index_skip_topk_offset", default=2)
+    return [max(i - offset + 1, 0) % every != 0 for i in range(depth)]
+
+
+def without_indexer(block: Attention) -> Attention:
+    """The same attention over tokens that another layer picked."""
+    return replace(block, index_heads=0, index_dim=0)
+
+
 def latent_attention(f: Fields) -> Attention:
     """Multi-head latent attention from the config's ranks and head widths."""
     heads, nope = f.size("num_attention_heads"), f.size("qk_nope_head_dim")
@@ -284,6 +313,7 @@ DECODERS: Mapping[str, Decoder] = {
     "cosmos3_edge_text": Decoder(gated=False, act="relu2"),
     "cwm": Decoder(full_every=4, full_first=True, window=8192),
     "diffllama": Decoder(),
+    "dots_ocr": Decoder(bias=True, out_bias=False),
     "doge": Decoder(qk_norm="head", gate="head", norms=4),
     "emu3_text_model": Decoder(),
     "glm_ocr_text": Decoder(norms=4),
@@ -291,6 +321,8 @@ DECODERS: Mapping[str, Decoder] = {
     **dict.fromkeys(("granite4_vision_text", "granite_docling_text"), Decoder()),
     "helium": Decoder(head_dim=128),
     "iquestcoder": Decoder(),
+    **dict.fromkeys(("aquila", "nanbeige", "skywork", "xverse"), Decoder()),
+    "orion": Decoder(norm_bias=True),
     "jais2": Decoder(gated=False, act="relu2", bias=True, mlp_bias=True, norm_bias=True),
     "minicpm": Decoder(tied=True),
     "mimo": Decoder(bias=True, out_bias=False),

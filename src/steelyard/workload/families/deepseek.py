@@ -7,10 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.families.decoders import latent_attention
+from steelyard.workload.families.decoders import borrowed_indexers, latent_attention, without_indexer
 from steelyard.workload.transformer import Attention, Layer, Streams, Transformer
 
-__all__ = ["deepseek_v2", "deepseek_v3", "deepseek_v4", "deepseek_v32"]
+__all__ = ["deepseek_v1", "deepseek_v2", "deepseek_v3", "deepseek_v4", "deepseek_v32"]
+
+
+def deepseek_v1(config: Mapping[str, Any]) -> Transformer:
+    """DeepSeek MoE (arXiv:2401.06066): grouped attention, fine-grained and shared experts."""
+    return _deepseek(Fields({**config, "kv_lora_rank": None}), router_bias=False)
 
 
 def deepseek_v2(config: Mapping[str, Any]) -> Transformer:
@@ -91,9 +96,18 @@ def _rates(f: Fields, depth: int) -> list[int]:
     return [coarse if i < 2 or i % 2 == 0 else fine for i in range(depth)]
 
 
+def _attention(f: Fields) -> Attention:
+    """Latent attention, or grouped where the config says it has none (DeepSeek-VL2 and OCR)."""
+    plain = not f.optional("kv_lora_rank") and f.config.get("kv_lora_rank", 0) is None
+    if plain or not f.flag("use_mla", True):
+        return f.attention()
+    return latent_attention(f)
+
+
 def _deepseek(f: Fields, *, router_bias: bool, index: tuple[int, int, int] = (0, 0, 0)) -> Transformer:
-    attention, depth = latent_attention(f), f.depth()
+    attention, depth = _attention(f), f.depth()
     attention = replace(attention, index_heads=index[0], index_dim=index[1], index_top_k=index[2])
+    borrowed = borrowed_indexers(f, depth) if index[0] else [False] * depth
     first, step = f.optional("first_k_dense_replace"), f.size("moe_layer_freq", default=1)
     routed = [i >= first and i % step == 0 for i in range(depth)] if f.optional("n_routed_experts") else [False] * depth
     dense = f.gated_mlp() if not all(routed) else None
@@ -105,5 +119,8 @@ def _deepseek(f: Fields, *, router_bias: bool, index: tuple[int, int, int] = (0,
             shared=f.optional("n_shared_experts") * f.size("moe_intermediate_size"),
             router_bias=router_bias,
         )
-    layers = [Layer(1, attention, experts if here else dense) for here in routed]
+    layers = [
+        Layer(1, without_indexer(attention) if other else attention, experts if here else dense)
+        for here, other in zip(routed, borrowed, strict=True)
+    ]
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))

@@ -10,10 +10,20 @@ from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv
 from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.families.decoders import latent_attention
-from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Transformer
+from steelyard.workload.families.decoders import borrowed_indexers, latent_attention, routed_layers, without_indexer
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Streams, Transformer
 
-__all__ = ["bailing_hybrid", "kimi_linear", "minimax", "olmo_hybrid", "recurrent_gemma", "rwkv", "rwkv7", "xlstm"]
+__all__ = [
+    "bailing_hybrid",
+    "glm5_next",
+    "kimi_linear",
+    "minimax",
+    "olmo_hybrid",
+    "recurrent_gemma",
+    "rwkv",
+    "rwkv7",
+    "xlstm",
+]
 
 
 def minimax(config: Mapping[str, Any]) -> Transformer:
@@ -85,6 +95,39 @@ def _kimi(f: Fields, *, full_rank: bool) -> Transformer:
         tied=f.flag("tie_word_embeddings", False),
         max_context=f.optional("model_max_length", "max_position_embeddings"),
     )
+
+
+def glm5_next(config: Mapping[str, Any]) -> Transformer:
+    """GLM-5.3-Flash: three delta layers with a decay per channel to one of latent attention with an indexer."""
+    f = Fields(config)
+    depth = f.depth()
+    heads, width = f.size("linear_num_heads"), f.size("linear_head_dim", default=128)
+    taps = f.size("linear_conv_kernel_dim", default=4)
+    mixer = DeltaNet(heads, heads, width, width, taps, channel_decay=True, gate_rank=width, state_bits=32)
+    attention = replace(
+        latent_attention(f),
+        index_heads=f.size("index_n_heads"),
+        index_dim=f.size("index_head_dim"),
+        index_top_k=f.size("index_topk"),
+    )
+    kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % 4 else "indexed", also=("linear", "indexed"))
+    borrowed = borrowed_indexers(f, depth)
+    experts = f.experts(
+        "moe_intermediate_size",
+        count=("n_routed_experts",),
+        shared=f.optional("n_shared_experts") * f.size("moe_intermediate_size"),
+        router_bias=True,
+    )
+    routed = routed_layers(f, depth, 3)
+    dense = None if all(routed) else f.gated_mlp()
+    layers = []
+    for kind, here, other in zip(kinds, routed, borrowed, strict=True):
+        block = None if kind == "linear" else without_indexer(attention) if other else attention
+        mlp = experts if here else dense
+        layers.append(Layer(1, block, mlp, mixer=mixer if block is None else None))
+    streams = f.size("hc_mult", default=4)
+    model = decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
+    return replace(model, streams=Streams(streams, "hyper", mixes=(2 + streams) * streams))
 
 
 def olmo_hybrid(config: Mapping[str, Any]) -> Transformer:

@@ -8,12 +8,14 @@ from typing import Any
 
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.families.decoders import EXPERTS, TOP_K, Decoder, latent_attention
-from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Streams, Transformer
 
 __all__ = [
     "dbrx",
     "ernie4_5_vl_moe",
+    "hy_v4",
     "hyperclovax",
+    "inkling",
     "longcat_flash",
     "mimo_v2_flash",
     "minimax_m3",
@@ -56,6 +58,47 @@ def ernie4_5_vl_moe(config: Mapping[str, Any]) -> Transformer:
     size = extra * 3 * model.hidden * image
     note = f"{size / 1e9:.3g} B parameters of experts for image tokens are held, not run"
     return replace(model, extra_parameters=size, notes=(*model.notes, note))
+
+
+def hy_v4(config: Mapping[str, Any]) -> Transformer:
+    """Hunyuan 4: latent attention with sinks and output gates, shared indexers, four residual streams."""
+    f = Fields(config)
+    row = Decoder(latent=True, moe=True, router_bias=True, gate="element", sinks="all", dense_layers=1)
+    streams = f.size("hc_mult", default=4)
+    kinds = config.get("layer_types") or ["indexed_attention"] * f.depth()
+    model = row.read(f.under({"layer_types": kinds}))
+    return replace(model, streams=Streams(streams, "hyper", mixes=2 * streams))
+
+
+def inkling(config: Mapping[str, Any]) -> Transformer:
+    """Inkling, text: windows with more key-value heads, 256 experts beside two shared ones.
+
+    Its short convolutions and relative positions (0.05 % of the weights) are not counted.
+    """
+    f = Fields(config)
+    depth = f.depth()
+    local = f.whole_list("local_layer_ids")
+    own = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        kinds = [own.get(str(kind), kind) for kind in kinds]
+    else:
+        inside = {i for i in range(depth) if (i + 1) % 6} if local is None else set(local)
+        kinds = ["sliding_attention" if i in inside else "full_attention" for i in range(depth)]
+    stated: dict[str, Any] = {"layer_types": kinds, "sliding_window": config.get("sliding_window_size")}
+    if config.get("dense_intermediate_size") is not None:
+        stated["moe_intermediate_size"] = config.get("intermediate_size")
+    if config.get("mlp_layer_types") is None:
+        stated["first_k_dense_replace"] = f.optional("dense_mlp_idx")
+    row = Decoder(
+        moe=True,
+        qk_norm="head",
+        router_bias=True,
+        embedding_norm=True,
+        dense=("dense_intermediate_size", "intermediate_size"),
+    )
+    f.notes.append("short convolutions and relative positions are not counted")
+    return row.read(f.under({k: v for k, v in stated.items() if v is not None}))
 
 
 def hyperclovax(config: Mapping[str, Any]) -> Transformer:
