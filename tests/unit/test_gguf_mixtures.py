@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import steelyard as sy
 from steelyard.cost.memory import weight_bytes
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.mixtures import MIXTURES
@@ -126,3 +127,10 @@ def test_weights_asked_for_as_they_are_published() -> None:
     assert Plan(weights="fp8").resolved(deepseek) == Plan().resolved(deepseek)
     assert Plan(weights="fp8").resolved("bf16").weights == "fp8"
     assert Plan(weights="int8").resolved("int8_weight_only").weights == "int8"
+
+
+def test_llamacpp_reads_gguf_files_of_models_published_otherwise() -> None:
+    """gpt-oss-20b in llama.cpp is the 12.1 GB file with attention in q8_0, not the 13.8 GB of the published one."""
+    answer = sy.estimate("gpt-oss-20b", on="dgx_spark", engine="llamacpp", isl=128, osl=8)
+    assert answer.memory.weights / 1e9 == pytest.approx(12.1, rel=0.005)
+    assert sy.estimate("gpt-oss-20b", on="dgx_spark", engine="vllm", isl=128, osl=8).memory.weights > 13.7e9

@@ -149,6 +149,9 @@ class Engine:
     narrower: Annotated[
         tuple[str, str, str], "formats to try where a model does not fit: of the cache, of weights, of weights again"
     ] = ("fp8", "fp8", "int4")
+    converts: Annotated[
+        Mapping[str, str], "what models published in a format it does not read are converted to, by that format"
+    ] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
 

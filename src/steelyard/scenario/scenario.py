@@ -211,6 +211,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     if scheduler:
         values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
     engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
+    if not plan.weights and model.weight_bytes is None:
+        plan = replace(plan, weights=engine.converts.get(find_format(model.transformer.native_weights).base, ""))
     resolved = plan.resolved(model.transformer, cluster.machine)
     scenario = Scenario(
         model,
