@@ -81,6 +81,9 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "attn_config": {"kv_n_heads": 2},
         "ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_hidden_size": 128},
     },
+    "hrm_text": {**BASE, "num_layers_per_stack": 2, "H_cycles": 2, "L_cycles": 3},
+    "dory": {**BASE, "n_input_layers": 0, "n_recurrent_layers": 2, "n_output_layers": 0, "n_recurrent_loops": 2},
+    "lara_mini": HYBRID,
     "deepseek": {**SPARSE, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "mimo_v2": {**SPARSE, "head_dim": 48, "v_head_dim": 32},
     "hy_v4": INDEXED,
@@ -160,6 +163,8 @@ DEPTH: Mapping[str, str] = {
     **dict.fromkeys(("mpt", "distilbert"), "n_layers"),
     **dict.fromkeys(("chatglm", "gpt_neo", "longcat_flash"), "num_layers"),
     "dbrx": "n_layers",
+    "hrm_text": "num_layers_per_stack",
+    "dory": "n_recurrent_layers",
 }
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), ("d_model", "num_layers", "num_heads", "d_ff", "vocab_size")),

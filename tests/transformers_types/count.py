@@ -27,6 +27,7 @@ DEPTH = 8
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_ocr2": {"num_experts_per_tok": 6, "mlp_layer_types": ["dense"] + ["sparse"] * (DEPTH - 1)},
     "deepseek_v2": {"num_experts_per_tok": 6, "first_k_dense_replace": 1},
+    "dory": {"n_input_layers": 2, "n_recurrent_layers": 4, "n_output_layers": 2},
     "dots1": {
         "n_routed_experts": 16,
         "n_shared_experts": 2,

@@ -64,7 +64,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
     inner, path, notes = language_config(config)
     model_type = inner.get("model_type")
     for named, where in ((config.get("model_type"), ""), (model_type, path)):
-        if isinstance(named, str) and named in REFUSED:
+        if isinstance(named, str) and named in REFUSED and named not in FAMILIES.names():
             field = f"{where}.model_type" if where else "model_type"
             raise InputError(f"{named!r} is not read: {REFUSED[named]}", field=field)
     family: Family

@@ -14,7 +14,7 @@ from typing import Any
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
-__all__ = ["bert", "distilbert", "modernbert", "roberta"]
+__all__ = ["bert", "distilbert", "modernbert", "modernbert_decoder", "roberta"]
 
 
 def _tasks(config: Mapping[str, Any]) -> tuple[bool, bool]:
@@ -141,3 +141,17 @@ def modernbert(config: Mapping[str, Any]) -> Transformer:
     model = decoder(f, layers, tied=True, embedding_norm=True, norm_bias=norm_bias)
     topped = _topped(model, config, pooler=False)
     return replace(topped, head_bias=topped.head and f.flag("decoder_bias", True))
+
+
+def modernbert_decoder(config: Mapping[str, Any]) -> Transformer:
+    """Ettin decoders: ModernBERT that looks back only."""
+    f = Fields(config)
+    reach = f.size("local_attention", default=128) // 2
+    f.finish()
+    model = modernbert({**config, "architectures": ["ModernBertForMaskedLM"]})
+    layers = tuple(
+        replace(x, attention=replace(x.attention, causal=True, window=reach if x.attention.window else 0))
+        for x in model.layers
+        if x.attention is not None
+    )
+    return replace(model, layers=layers)

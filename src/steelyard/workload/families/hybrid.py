@@ -22,6 +22,7 @@ __all__ = [
     "jamba",
     "lfm2",
     "lfm2_moe",
+    "lfm3",
     "mamba",
     "mamba2",
     "nemotron_h",
@@ -247,6 +248,23 @@ def lfm2_moe(config: Mapping[str, Any]) -> Transformer:
     bias = f.flag("use_expert_bias", True)
     experts = f.experts("moe_intermediate_size", count=("num_experts",), router_bias=bias)
     return _lfm2(f, [dense if i < first else experts for i in range(f.depth())])
+
+
+def lfm3(config: Mapping[str, Any]) -> Transformer:
+    """LFM3: LFM2's short convolutions, windowed and full attention with a gate per head, norms around each block."""
+    f = Fields(config)
+    mixer = ShortConvolution(f.size("hidden_size"), f.size("conv_L_cache", default=7), f.flag("conv_bias", False))
+    window = f.size("sliding_window", default=256)
+    kinds = f.layer_kinds(
+        f.depth(), lambda i: "linear" if i % 2 or not i else "full" if i % 4 == 2 else "window", also=("linear",)
+    )
+    attention = replace(f.attention(qk_norm="head", head_dim=128), head_gate=f.flag("use_attention_gate", True))
+    norms, mlp = 4 if f.flag("use_sandwich_norm", True) else 2, f.gated_mlp()
+    layers = []
+    for kind in kinds:
+        block = None if kind == "linear" else replace(attention, window=window if kind == "window" else 0)
+        layers.append(Layer(1, block, mlp, norms=norms, mixer=mixer if block is None else None))
+    return decoder(f, layers, tied=f.flag("tie_word_embeddings", True))
 
 
 def _lfm2_mlp(f: Fields) -> FeedForward:

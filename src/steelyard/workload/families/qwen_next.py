@@ -11,7 +11,7 @@ from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.families.qwen import sparse_layers
 from steelyard.workload.transformer import FeedForward, Layer, Transformer
 
-__all__ = ["qwen3_5", "qwen3_5_moe", "qwen3_next"]
+__all__ = ["lara_mini", "qwen3_5", "qwen3_5_moe", "qwen3_next"]
 
 
 def qwen3_next(config: Mapping[str, Any]) -> Transformer:
@@ -37,10 +37,18 @@ def _experts(f: Fields) -> FeedForward:
     return f.experts("moe_intermediate_size", count=("num_experts",), shared=shared, shared_gate=bool(shared))
 
 
-def _hybrid(f: Fields, mlp: FeedForward) -> Transformer:
+def lara_mini(config: Mapping[str, Any]) -> Transformer:
+    """Lara Mini: Qwen3-Next's delta layers beside windowed and full attention without gates."""
+    f = Fields(config)
+    return _hybrid(f, replace(_experts(f), shared_gate=False), gate=False, window=f.size("sliding_window", default=512))
+
+
+def _hybrid(f: Fields, mlp: FeedForward, *, gate: bool = True, window: int = 0) -> Transformer:
     depth, bias = f.depth(), f.flag("attention_bias", False)
-    full = f.attention(qkv_bias=bias, out_bias=bias, qk_norm="head", head_dim=256, rotary=0.25)
-    full = replace(full, query_gate=True)
+    full = f.attention(
+        qkv_bias=bias, out_bias=bias, qk_norm="head", head_dim=256 if gate else 128, rotary=0.25 if gate else 1.0
+    )
+    full = replace(full, query_gate=gate)
     linear = DeltaNet(
         key_heads=f.size("linear_num_key_heads"),
         value_heads=f.size("linear_num_value_heads"),
@@ -55,5 +63,6 @@ def _hybrid(f: Fields, mlp: FeedForward) -> Transformer:
     layers = []
     for kind, here in zip(kinds, routed, strict=True):
         part = mlp if here else dense
-        layers.append(Layer(1, None, part, mixer=linear) if kind == "linear" else Layer(1, full, part))
+        block = None if kind == "linear" else replace(full, window=window if kind == "window" else 0)
+        layers.append(Layer(1, block, part, mixer=linear if block is None else None))
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))

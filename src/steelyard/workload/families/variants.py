@@ -24,6 +24,7 @@ __all__ = [
     "muse_spark",
     "nemotron_nas",
     "step3",
+    "voxtral_realtime",
 ]
 
 
@@ -248,3 +249,9 @@ def step3(config: Mapping[str, Any]) -> Transformer:
         replace(x, attention=replace(x.attention, q_rank=rank)) if x.attention is not None else x for x in model.layers
     )
     return replace(model, layers=layers)
+
+
+def voxtral_realtime(config: Mapping[str, Any]) -> Transformer:
+    """Voxtral Realtime, text: Ministral 3 with a narrow branch in each layer that says how far the speech has come."""
+    model = Decoder(full_every=0, tied=True)(config)
+    return replace(model, laurel_rank=32)
