@@ -204,6 +204,7 @@ def test_modules_left_out() -> None:
     assert parts({**fp8, "modules_to_not_convert": ["gate"]}) == ("fp8", {})
     modelopt = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
     assert parts({**modelopt, "exclude_modules": ["model.layers.*.self_attn*", "lm_head"]})[1] == {"attention": "bf16"}
+    assert parts({**modelopt, "modules_to_not_convert": ["model.layers.*.self_attn"]})[1] == {"attention": "bf16"}
     first = {"ignore": ["model.layers.0", "re:model\\.layers\\.31\\..*"]}
     main, own = parts({**fp8, **first})
     assert own == {} and find_format(main).stored_bits == pytest.approx(8 + 2 / 32 * 8, rel=0.001)
@@ -239,6 +240,22 @@ def test_routed_experts_alone() -> None:
     main, own = parts(ignored, config)
     assert (main, own["shared"]) == ("fp8", "bf16")
     assert 12 < find_format(own["attention"]).stored_bits < 16  # linear attention bf16, the rest fp8
+
+
+def test_a_hybrid_whose_modules_are_listed_one_by_one() -> None:
+    """Nemotron 3: all experts in NVFP4, state-space layers and shared experts in fp8, attention as it was."""
+    config = dict(find_model("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16").config)
+    listed: dict[str, Any] = {}
+    for i, kind in enumerate(config["hybrid_override_pattern"]):
+        modules = {"M": ("in_proj", "out_proj"), "E": ("shared_experts.up_proj", "shared_experts.down_proj")}
+        listed |= {f"backbone.layers.{i}.mixer.{m}": {"quant_algo": "FP8"} for m in modules.get(kind, ())}
+        for e in range(4 if kind == "E" else 0):
+            ups = (f"backbone.layers.{i}.mixer.experts.{e}.{m}_proj" for m in ("up", "down"))
+            listed |= {name: {"quant_algo": "NVFP4"} for name in ups}
+    quant = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": listed}
+    main, own = parts(quant, config)
+    assert (main, own["shared"]) == ("nvfp4", "fp8")
+    assert own["attention"] == "fp8@9.093"  # 23 layers of states in 8 bits, 6 of attention in 16
 
 
 @pytest.mark.parametrize(

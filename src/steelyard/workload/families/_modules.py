@@ -79,8 +79,15 @@ def pattern(text: str, kind: str = "") -> Pattern:
         return Pattern(text, lambda name: found.match(name) is not None)
     if "*" in text or "?" in text:
         wild = re.compile(translate(re.sub(r"\*+", "*", text)))
-        return Pattern(text, lambda name: any(wild.match(n) for n in (name, f"{name}.weight")))
+        return Pattern(text, lambda name: any(wild.match(n) for n in (f"{name}.weight", *_upward(name))))
     return Pattern(text)
+
+
+def _upward(name: str) -> Iterator[str]:
+    """A module and those that hold it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _regex(text: str) -> re.Pattern[str]:
@@ -188,7 +195,13 @@ _EXPERTS: tuple[str, ...] = (
     *(f"{block}.experts.0" for block in ("mlp", "block_sparse_moe", "feed_forward", "moe", "mixer")),
     "mlp.experts",
 )
-_SHARED = ("mlp.shared_experts", "mlp.shared_expert", "feed_forward.shared_expert", "block_sparse_moe.shared_experts")
+_SHARED = (
+    "mixer.shared_experts",
+    "mlp.shared_experts",
+    "mlp.shared_expert",
+    "feed_forward.shared_expert",
+    "block_sparse_moe.shared_experts",
+)
 _ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.gate", "feed_forward.router", "mixer.gate", "moe.gate")
 _GATE = ("gate_proj", "gate_up_proj", "w1")
 _UP = ("up_proj", "gate_up_proj", "w3", "fc1", "c_fc", "dense_h_to_4h")
@@ -235,11 +248,15 @@ def _spelt(op: Op, operand: Operand, part: str, graph: Graph) -> Iterator[tuple[
         own: Mapping[str, Any] = dict(op.derived.get("p", ()))
         queries = own.get("h", 1) * heads
         whole = queries + own.get("g", 2) * groups
-        yield queries / whole, _within(_SELF, ("q_proj", "wq", *_FUSED)), 1
+        yield queries / whole, (*_within(_SELF, ("q_proj", "wq", *_FUSED)), "mixer.q_proj"), 1
         for letter in "kv":
-            yield (whole - queries) / 2 / whole, _within(_SELF, (f"{letter}_proj", f"w{letter}", *_FUSED)), 1
+            yield (
+                (whole - queries) / 2 / whole,
+                (*_within(_SELF, (f"{letter}_proj", f"w{letter}", *_FUSED)), f"mixer.{letter}_proj"),
+                1,
+            )
     elif _attends(prefix, graph):
-        yield 1.0, _within(_SELF, _ATTENTION.get(name, (f"{name}_proj",))), 1
+        yield 1.0, (*_within(_SELF, _ATTENTION.get(name, (f"{name}_proj",))), f"mixer.{name[0]}_proj"), 1
     else:
         modules = {"out": ("out_proj", "o_proj"), "conv": ("conv1d", "conv")}.get(name, ("in_proj", f"in_proj_{name}"))
         yield 1.0, _within(_MIXER, (*modules, f"{name}_proj")), 1

@@ -21,6 +21,8 @@ INTEGERS: Mapping[int, str] = {
     8: "int8_weight_only",
 }
 Rules = tuple[tuple[Pattern, Stored], ...]
+#: Where configs list the modules they leave alone.
+_LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "skip_modules", "exclude_modules", "exclude")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +42,8 @@ class Config:
         return number(self.get(*keys), default)
 
     def left(self, *keys: str, kind: str = "") -> Rules:
-        """Rules for the modules that stay plain."""
-        return tuple((p, self.plain) for key in keys for p in patterns(self.quant.get(key), kind))
+        """Rules for the modules that stay plain, under the names methods have for them and ``keys``."""
+        return tuple((p, self.plain) for key in (*_LEFT, *keys) for p in patterns(self.quant.get(key), kind))
 
     def read(
         self,

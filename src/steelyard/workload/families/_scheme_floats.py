@@ -21,7 +21,7 @@ def fp8(c: Config) -> Read | None:
         main = Stored("fp8_block", 8 + 32 / (sizes[0] * sizes[1]))
     else:
         main = Stored("fp8_weight_only" if c.get("activation_scheme") == "none" else "fp8", 8.0)
-    rules = c.left("ignored_layers", "modules_to_not_convert", "ignore")
+    rules = c.left()
     kv = "fp8" if c.get("kv_cache_scheme") in ("static", "dynamic") else _cache(c.get("kv_cache_scheme"))
     return c.read(main, rules, kv)
 
@@ -34,7 +34,7 @@ def _experts_only(c: Config) -> dict[str, Stored]:
 def mxfp4(c: Config) -> Read | None:
     """Only the experts."""
     stored = Stored("mxfp4", 4.25)
-    rules = c.left("modules_to_not_convert")
+    rules = c.left()
     return c.read(stored, rules, parts=_experts_only(c))
 
 
@@ -61,7 +61,7 @@ def modelopt(c: Config) -> Read | None:
     algorithm = str(c.get("quant_algo", default=default)).upper()
     cache = c.get("kv_cache_quant_algo")
     kv = _KV.get(str(cache).upper(), "") if cache is not None else _cache(c.get("kv_cache_scheme"))
-    rules = c.left("exclude_modules", "ignore")
+    rules = c.left()
     if algorithm == "MIXED_PRECISION":
         each = c.get("quantized_layers")
         for name, entry in each.items() if isinstance(each, Mapping) else ():
@@ -133,7 +133,7 @@ def compressed(c: Config) -> Read | None:
     half = half or "24" in str(c.get("format", default=""))
     groups = c.get("config_groups")
     found = [g for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
-    rules, main = c.left("ignore"), None
+    rules, main = c.left(), None
     kv = _cache(c.get("kv_cache_scheme"))
     if not found:  # a summary: the fields of one group
         main = _tensors(c.quant, half)
@@ -173,7 +173,7 @@ def quark(c: Config) -> Read | None:
             return integer(4, size, zeros=weight.get("symmetric") is False)
         return None
 
-    rules = c.left("exclude")
+    rules = c.left()
     each = c.get("layer_quant_config")
     for name, entry in each.items() if isinstance(each, Mapping) else ():
         own = of(entry)
@@ -188,12 +188,10 @@ def quark(c: Config) -> Read | None:
 
 def w4afp8(c: Config) -> Read | None:
     """Experts in 4 bits multiplied in fp8, the rest in block-scaled fp8 (SGLang)."""
-    return c.read(
-        Stored("fp8_block", 8 + 32 / 16384), c.left("ignored_layers"), parts={"moe": Stored("int4_fp8", 4 + 16 / 128)}
-    )
+    return c.read(Stored("fp8_block", 8 + 32 / 16384), c.left(), parts={"moe": Stored("int4_fp8", 4 + 16 / 128)})
 
 
 def fp_quant(c: Config) -> Read | None:
     kind = str(c.get("forward_dtype", default="mxfp4"))
     stored = {"mxfp4": Stored("mxfp4_w4a4", 4.25), "nvfp4": Stored("nvfp4", 4.5)}.get(kind)
-    return c.read(stored, c.left("modules_to_not_convert"))
+    return c.read(stored, c.left())

@@ -72,7 +72,7 @@ def hqq(c: Config) -> Read | None:
     inner = inner if isinstance(inner, Mapping) else c.quant
     table = Config(inner, c.plain, c.method)
     entries = {k: v for k, v in inner.items() if isinstance(v, Mapping) and k.endswith(("_proj", "_mlp", "attn"))}
-    return c.read(of(table), (*c.left("skip_modules", "modules_to_not_convert"), *each(entries, of, table)))
+    return c.read(of(table), (*c.left(), *each(entries, of, table)))
 
 
 _SHARED_EXPONENT: Mapping[str, Stored] = {
@@ -101,7 +101,7 @@ def mlx(c: Config) -> Read | None:
 
 
 def bitsandbytes(c: Config) -> Read | None:
-    rules = c.left("llm_int8_skip_modules", "modules_to_not_convert")
+    rules = c.left("llm_int8_skip_modules")
     if c.get("load_in_8bit", "_load_in_8bit") is True:
         return c.read(Stored("int8_weight_only", 8.0), rules)
     if c.get("load_in_4bit", "_load_in_4bit") is False:
@@ -128,7 +128,7 @@ def codebooks(c: Config) -> Read | None:
     if width is None or books is None or not 1 <= width <= 20 or not 1 <= books <= 32:
         return None
     stored = Stored("int2", width * books / group, books * 2**width * group * 2)
-    return c.read(stored, c.left("linear_weights_not_to_quantize", "modules_to_not_convert"))
+    return c.read(stored, c.left("linear_weights_not_to_quantize"))
 
 
 def vptq(c: Config) -> Read | None:
@@ -158,7 +158,7 @@ def spqr(c: Config) -> Read | None:
     if main is None:
         return None
     stored = Stored(main.name, bits + 2 * bits / first + 64 / (first * second))
-    return c.read(stored, c.left("modules_to_not_convert"), notes=(note,))
+    return c.read(stored, c.left(), notes=(note,))
 
 
 def quip(c: Config) -> Read | None:
@@ -168,11 +168,11 @@ def quip(c: Config) -> Read | None:
     return c.read(wide(bits))
 
 
-def fixed(name: str, bits: float, *left: str) -> Callable[[Config], Read | None]:
-    """A method that has one form; ``left``: where it lists what it leaves alone."""
+def fixed(name: str, bits: float) -> Callable[[Config], Read | None]:
+    """A method that has one form."""
 
     def read(c: Config) -> Read | None:
-        return c.read(Stored(name, bits), c.left(*(left or ("modules_to_not_convert", "ignored_layers", "ignore"))))
+        return c.read(Stored(name, bits), c.left())
 
     return read
 
@@ -180,7 +180,7 @@ def fixed(name: str, bits: float, *left: str) -> Callable[[Config], Read | None]
 def bitnet(c: Config) -> Read | None:
     """Ternary weights, four in a byte; ``online`` keeps the weights as they are and rounds them as it loads."""
     main = c.plain if c.get("quantization_mode") == "online" and c.get("linear_class") else Stored("ternary", 2.0)
-    return c.read(main, c.left("modules_to_not_convert"))
+    return c.read(main, c.left())
 
 
 def torchao(c: Config) -> Read | None:
@@ -193,7 +193,7 @@ def torchao(c: Config) -> Read | None:
     name = str(kind or "").lower().replace("_", "").removesuffix("config")
     main = next((make(size) for key, make in _TORCHAO if key in name), None)
     ends = {"embedding": main, "head": main} if c.get("include_input_output_embeddings") is True and main else {}
-    return c.read(main, c.left("modules_to_not_convert"), parts=ends)
+    return c.read(main, c.left(), parts=ends)
 
 
 _TORCHAO: tuple[tuple[str, Callable[[float | None], Stored | None]], ...] = (
@@ -227,11 +227,11 @@ def quanto(c: Config) -> Read | None:
     kind = str(c.get("weights", default="int8"))
     stored = {"int8": Stored("int8_weight_only", 8.0), "float8": Stored("fp8_weight_only", 8.0)}.get(kind)
     bits = {"int4": 4, "int2": 2}.get(kind)
-    return c.read(stored or (integer(bits, 128, 32.0, zeros=False) if bits else None), c.left("modules_to_not_convert"))
+    return c.read(stored or (integer(bits, 128, 32.0, zeros=False) if bits else None), c.left())
 
 
 def higgs(c: Config) -> Read | None:
     return c.read(
         integer(c.get("bits", default=4), c.get("group_size", default=256), zeros=False),
-        c.left("modules_to_not_convert"),
+        c.left(),
     )

@@ -27,8 +27,6 @@ from steelyard.workload.families._scheme_integers import (
 
 __all__ = ["SCHEMES", "fallback"]
 
-_LEFT = ("modules_to_not_convert", "ignored_layers", "ignore", "skip_modules", "exclude_modules", "exclude")
-
 
 def fallback(c: Config) -> Read | None:
     """A method nobody described: its bits, where it states them; None where it does not."""
@@ -39,7 +37,7 @@ def fallback(c: Config) -> Read | None:
     stored = integer(bits, group) or wide(bits)
     named = printable(c.method)[:40] or "without a name"
     note = f"NOTE: quantisation {named} is not known; {bits:g} bits as its config states, unquantised ends assumed"
-    return c.read(stored, c.left(*_LEFT), notes=(note,))
+    return c.read(stored, c.left(), notes=(note,))
 
 
 _Reader = Callable[[Config], Read | None]
