@@ -502,6 +502,106 @@ CONVERTED: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
         },
         ("output.weight",),
     ),
+    "apertus-8b": (
+        "apertus",
+        {
+            "block_count": 32,
+            "embedding_length": 4096,
+            "feed_forward_length": 21_504,
+            "heads": 32,
+            "kv": 8,
+            "vocab": 131_072,
+        },
+        ("output.weight", "blk.0.attn_q_norm.weight"),
+    ),
+    "dots1": (
+        "dots1",
+        {
+            "block_count": 62,
+            "embedding_length": 4096,
+            "feed_forward_length": 10_944,
+            "expert_feed_forward_length": 1408,
+            "expert_count": 128,
+            "expert_used_count": 6,
+            "expert_shared_count": 2,
+            "leading_dense_block_count": 1,
+            "heads": 32,
+            "kv": 32,
+            "vocab": 152_064,
+        },
+        ("output.weight",),
+    ),
+    "ernie-4.5-21b": (
+        "ernie4_5-moe",
+        {
+            "block_count": 28,
+            "embedding_length": 2560,
+            "feed_forward_length": 12_288,
+            "expert_feed_forward_length": 1536,
+            "expert_shared_feed_forward_length": 3072,
+            "expert_count": 64,
+            "expert_used_count": 6,
+            "leading_dense_block_count": 1,
+            "heads": 20,
+            "kv": 4,
+            "vocab": 103_424,
+        },
+        (),
+    ),
+    "ling-mini-2.0": (
+        "bailingmoe2",
+        {
+            "block_count": 20,
+            "embedding_length": 2048,
+            "feed_forward_length": 5120,
+            "expert_feed_forward_length": 512,
+            "expert_shared_feed_forward_length": 512,
+            "expert_count": 256,
+            "expert_used_count": 8,
+            "expert_shared_count": 1,
+            "leading_dense_block_count": 1,
+            "heads": 16,
+            "kv": 4,
+            "vocab": 157_184,
+        },
+        ("output.weight", "blk.0.attn_q_norm.weight", "blk.1.exp_probs_b.bias"),
+    ),
+    "trinity-mini": (
+        "afmoe",
+        {
+            "block_count": 32,
+            "embedding_length": 2048,
+            "feed_forward_length": 6144,
+            "expert_feed_forward_length": 1024,
+            "expert_count": 128,
+            "expert_used_count": 8,
+            "expert_shared_count": 1,
+            "leading_dense_block_count": 2,
+            "attention.key_length": 128,
+            "attention.sliding_window": 2048,
+            "heads": 32,
+            "kv": 4,
+            "vocab": 200_192,
+        },
+        ("output.weight",),
+    ),
+    "hunyuan-a13b": (
+        "hunyuan-moe",
+        {
+            "block_count": 32,
+            "embedding_length": 4096,
+            "feed_forward_length": 3072,
+            "expert_feed_forward_length": 3072,
+            "expert_shared_feed_forward_length": 3072,
+            "expert_count": 64,
+            "expert_used_count": 8,
+            "attention.key_length": 128,
+            "heads": 32,
+            "kv": 8,
+            "vocab": 128_167,
+        },
+        ("blk.0.attn_q_norm.weight",),
+    ),
 }
 _SHORT = {"heads": "attention.head_count", "kv": "attention.head_count_kv", "vocab": "vocab_size"}
 
@@ -757,3 +857,48 @@ def test_sparse_files_stay_sparse(tmp_path: Path) -> None:
     status = (tmp_path / "m.gguf").stat()
     assert status.st_size > 4e9
     assert status.st_blocks * 512 < 2**20
+
+
+def test_gguf_of_layers_that_differ(tmp_path: Path) -> None:
+    """Gemma 4: heads, widths and which layers are full are read from the shapes of the tensors."""
+    entry = find_model("gemma-4-31b").config
+    depth, hidden, heads = 60, 5376, 32
+    tensors: list[tuple[str, tuple[int, ...], str]] = [
+        ("token_embd.weight", (hidden, 262_144), "bf16"),
+        ("blk.0.ffn_up.weight", (hidden, 21_504), "bf16"),
+        (f"blk.{depth - 1}.ffn_up.weight", (hidden, 21_504), "bf16"),
+    ]
+    for i in range(depth):
+        full = (i + 1) % 6 == 0
+        width, groups = (512, 4) if full else (256, 16)
+        tensors.append((f"blk.{i}.attn_q.weight", (hidden, heads * width), "bf16"))
+        tensors.append((f"blk.{i}.attn_k.weight", (hidden, groups * width), "bf16"))
+        if not full:
+            tensors.append((f"blk.{i}.attn_v.weight", (hidden, groups * width), "bf16"))
+    metadata = {
+        "general.architecture": "gemma4",
+        "gemma4.block_count": depth,
+        "gemma4.embedding_length": hidden,
+        "gemma4.attention.head_count": heads,
+        "gemma4.attention.head_count_kv": [16, 16, 16, 16, 16, 4] * 10,
+        "gemma4.feed_forward_length": [21_504] * depth,
+        "gemma4.attention.key_length": 512,
+        "gemma4.attention.key_length_swa": 256,
+        "gemma4.attention.sliding_window": entry["sliding_window"],
+    }
+    write_gguf(tmp_path / "gemma.gguf", metadata, tensors)
+    model, named = load_model(tmp_path / "gemma.gguf").transformer, load_model("gemma-4-31b").transformer
+    assert model.parameters() == named.parameters()
+    assert float(model.kv_elements(10_000)) == float(named.kv_elements(10_000))
+
+
+def test_a_generic_gguf_is_refused_where_it_has_a_state(tmp_path: Path) -> None:
+    """An architecture nobody described that keeps a state is no Llama."""
+    keys = {"block_count": 2, "embedding_length": 256, "feed_forward_length": 512, "vocab_size": 1000}
+    metadata: dict[str, Any] = {"general.architecture": "new_arch", **{f"new_arch.{k}": v for k, v in keys.items()}}
+    metadata["new_arch.attention.head_count"] = 8
+    write_gguf(tmp_path / "plain.gguf", metadata, [("blk.0.x", (32,), "fp32")])
+    assert load_model(tmp_path / "plain.gguf", generic=True).transformer.depth == 2
+    write_gguf(tmp_path / "state.gguf", {**metadata, "new_arch.ssm.state_size": 16}, [("blk.0.x", (32,), "fp32")])
+    with pytest.raises(InputError, match="generic reading would leave out"):
+        load_model(tmp_path / "state.gguf", generic=True)

@@ -14,8 +14,8 @@ __all__ = ["read_generic"]
 
 #: Keys that say the model has parts other than Llama's.
 _STRUCTURE = re.compile(
-    r"expert|moe|router|lora_rank|mamba|ssm|state_|conv|linear|recurr|rwkv|time_mix|gated_delta|lru|altup|laurel"
-    r"|per_layer|shared_layers|share_layer|cross_attention|encoder|hybrid|block_types|block_configs|layers_block"
+    r"expert|moe|router|lora_rank|mamba|ssm|wkv|shortconv|kda|indexer|state_|conv|linear|recurr|rwkv|time_mix|gated_delta|lru|altup|laurel"
+    r"|per_layer|shared_kv|shared_layers|share_layer|cross_attention|encoder|hybrid|block_types|block_configs|layers_block"
     r"|attn_type|attention_type|index_|sparse|compress|hc_|mtp|nextn|latent|loop|cycles|ngram|memory"
 )
 #: Of those, keys that change how weights are used or trained, not what is stored or cached.

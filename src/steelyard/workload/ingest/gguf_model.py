@@ -72,6 +72,12 @@ def _parts(path: Path) -> tuple[Path, list[Path]]:
     return files[0], files[1:]
 
 
+#: Architectures whose layers differ, as the shapes of their tensors say.
+_BY_SHAPE = ("gemma3n", "gemma4")
+#: Metadata that says a model has parts no Llama has.
+_OTHER_PARTS = re.compile(r"ssm|wkv|time_mix|shortconv|recurrent|altup|per_layer|shared_kv|indexer|kda|compress|latent")
+
+
 @dataclass(frozen=True)
 class _Metadata:
     """Metadata of one architecture, by the key after its prefix."""
@@ -83,10 +89,15 @@ class _Metadata:
         return self.header.metadata.get(f"{self.arch}.{key}", default)
 
     def number(self, key: str) -> int | None:
-        """A whole number; an array gives its largest entry when all non-zero entries agree, else a problem."""
+        """A whole number; an array gives its largest entry when all non-zero entries agree, else a problem.
+
+        None where the layers of an architecture are read from the shapes of its tensors (:data:`_BY_SHAPE`).
+        """
         value = self.get(key)
         if isinstance(value, tuple):
             distinct = {x for x in value if x}
+            if len(distinct) > 1 and self.arch in _BY_SHAPE:
+                return None
             if len(distinct) > 1:
                 raise InputError(
                     f"layers differ in {key} ({sorted(distinct)}); not known here", field=f"{self.arch}.{key}"
@@ -121,7 +132,7 @@ def _common(m: _Metadata) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": m.number("attention.head_count_kv") or heads,
         "head_dim": width,
-        "intermediate_size": m.number("feed_forward_length"),
+        "intermediate_size": m.number("feed_forward_length") or next(iter(m.shape("blk.0.ffn_up.weight")[1:]), None),
         "vocab_size": vocab,
         "max_position_embeddings": m.number("context_length"),
         "tie_word_embeddings": not m.shape("output.weight"),
@@ -181,6 +192,74 @@ def _deepseek(m: _Metadata) -> dict[str, Any]:
 def _glm4moe(m: _Metadata) -> dict[str, Any]:
     shared = {"n_shared_experts": m.number("expert_shared_count")}
     return {**_experts(m, "n_routed_experts"), **shared, "first_k_dense_replace": m.number("leading_dense_block_count")}
+
+
+def _routed(m: _Metadata) -> dict[str, Any]:
+    """Experts as most newer families have them: shared ones, leading dense layers, a bias on the router or not."""
+    return {
+        **_experts(m),
+        "n_shared_experts": m.number("expert_shared_count"),
+        "shared_expert_intermediate_size": m.number("expert_shared_feed_forward_length"),
+        "first_k_dense_replace": m.number("leading_dense_block_count"),
+        "moe_router_enable_expert_bias": m.has("exp_probs_b.bias"),
+    }
+
+
+def _hunyuan_moe(m: _Metadata) -> dict[str, Any]:
+    width, shared = m.number("expert_feed_forward_length"), m.number("expert_shared_feed_forward_length")
+    return {
+        "num_experts": m.number("expert_count"),
+        "moe_topk": m.number("expert_used_count"),
+        "moe_intermediate_size": width,
+        "num_shared_expert": shared // width if shared and width else 1,
+    }
+
+
+def _ernie_moe(m: _Metadata) -> dict[str, Any]:
+    width, shared = m.number("expert_feed_forward_length"), m.number("expert_shared_feed_forward_length")
+    return {**_routed(m), "n_shared_experts": shared // width if shared and width else m.number("expert_shared_count")}
+
+
+def _gemma3n(m: _Metadata) -> dict[str, Any]:
+    table = m.shape("per_layer_token_embd.weight")
+    return {
+        "hidden_size_per_layer_input": m.number("embedding_length_per_layer_input"),
+        "vocab_size_per_layer_input": table[1] if len(table) == 2 else None,
+        "num_kv_shared_layers": m.number("attention.shared_kv_layers"),
+        "altup_num_inputs": m.number("altup.num_inputs"),
+    }
+
+
+def _gemma4(m: _Metadata) -> dict[str, Any]:
+    """Which layers are full, and their heads, stand in the shapes of the tensors: the metadata has one per layer."""
+    wide, narrow = m.number("attention.key_length"), m.number("attention.key_length_swa")
+    heads, depth = m.number("attention.head_count"), m.number("block_count") or 0
+
+    def outer(name: str) -> int:
+        shape = m.shape(name)
+        return shape[1] if len(shape) == 2 else 0
+
+    full = [
+        bool(wide and heads) and outer(f"blk.{i}.attn_q.weight") == (heads or 0) * (wide or 0) for i in range(depth)
+    ]
+    found: dict[str, Any] = {
+        "head_dim": narrow or wide,
+        "global_head_dim": wide,
+        "hidden_size_per_layer_input": m.number("embedding_length_per_layer_input") or 0,
+        "num_kv_shared_layers": m.number("attention.shared_kv_layers"),
+    }
+    if any(full) and not all(full):
+        found["layer_types"] = ["full_attention" if mark else "sliding_attention" for mark in full]
+        near, far = full.index(False), full.index(True)
+        found["num_key_value_heads"] = outer(f"blk.{near}.attn_k.weight") // (narrow or wide or 1) or None
+        found["attention_k_eq_v"] = not m.shape(f"blk.{far}.attn_v.weight")
+        found["num_global_key_value_heads"] = outer(f"blk.{far}.attn_k.weight") // (wide or 1) or None
+    first, last = outer("blk.0.ffn_up.weight"), outer(f"blk.{depth - 1}.ffn_up.weight")
+    if first:
+        found |= {"intermediate_size": first, "use_double_wide_mlp": last == 2 * first}
+    if m.number("expert_count"):
+        found |= {**_experts(m), "enable_moe_block": True}
+    return found
 
 
 def _falcon(m: _Metadata) -> dict[str, Any]:
@@ -278,6 +357,20 @@ _ARCHITECTURES: Mapping[str, tuple[str, _Extra]] = {
     "exaone": ("exaone", _nothing),
     "exaone4": ("exaone4", _nothing),
     "hunyuan-dense": ("hunyuan_v1_dense", _nothing),
+    "hunyuan-moe": ("hunyuan_v1_moe", _hunyuan_moe),
+    "dots1": ("dots1", _routed),
+    "ernie4_5": ("ernie4_5", _nothing),
+    "ernie4_5-moe": ("ernie4_5_moe", _ernie_moe),
+    "bailingmoe": ("bailing_moe", _routed),
+    "bailingmoe2": ("bailing_moe_v2", _routed),
+    "afmoe": ("afmoe", _routed),
+    "apertus": ("apertus", _nothing),
+    "arcee": ("arcee", _nothing),
+    "jais2": ("jais2", _nothing),
+    "minicpm": ("minicpm", _nothing),
+    "gemma3n": ("gemma3n_text", _gemma3n),
+    "gemma4": ("gemma4_text", _gemma4),
+    "exaone-moe": ("exaone_moe", _routed),
     "bert": ("bert", _nothing),
 }
 
@@ -303,4 +396,6 @@ def config_of(header: GgufHeader, *, generic: bool = False) -> dict[str, Any]:
     config = {"model_type": model_type, **_common(m), **extra(m)}
     if arch not in _ARCHITECTURES:
         config["model_type"] = arch
+        own = ((k.partition(".")[2], v) for k, v in header.metadata.items() if k.startswith(f"{arch}."))
+        config |= {f"{arch}.{k}": v for k, v in own if _OTHER_PARTS.search(k) and isinstance(v, int) and v > 0}
     return {k: v for k, v in config.items() if v is not None}
