@@ -76,7 +76,7 @@ def compressed_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iter
     if a.out_groups:
         inner = a.heads * a.head_dim // a.out_groups
         yield linear("o_down", "t g i, g i r -> t g r", {"g": a.out_groups, "i": inner, "r": a.out_rank})
-        yield linear("out", "t r, r d -> t d", {"r": a.out_groups * a.out_rank})
+        yield linear("out", "t f, f d -> t d", {"f": a.out_groups * a.out_rank})
     else:
         yield linear("out", "t h c, h c d -> t d", {})
 

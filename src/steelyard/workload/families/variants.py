@@ -18,11 +18,13 @@ __all__ = [
     "inkling",
     "longcat_flash",
     "mimo_v2_flash",
+    "minicpmv",
     "minimax_m3",
     "mistral_large4",
     "molmo2",
     "muse_spark",
     "nemotron_nas",
+    "openelm",
     "step3",
     "voxtral_realtime",
 ]
@@ -105,6 +107,44 @@ def inkling(config: Mapping[str, Any]) -> Transformer:
 def hyperclovax(config: Mapping[str, Any]) -> Transformer:
     """HyperCLOVA X: Llama with norms after the blocks too when ``use_post_norm``."""
     return Decoder(norms=4 if Fields(config).flag("use_post_norm", True) else 2)(config)
+
+
+def minicpmv(config: Mapping[str, Any]) -> Transformer:
+    """MiniCPM-V and -o: the language model of the ``version`` (2.6: Qwen 2, 4.5: Qwen 3, else Llama's shapes)."""
+    version = str(config.get("version", ""))
+    if version.startswith("2.6"):
+        return Decoder(bias=True, bias_key="qkv_bias", out_bias=False)(config)
+    return Decoder(qk_norm="head" if version.startswith("4.5") else "")(config)
+
+
+def openelm(config: Mapping[str, Any]) -> Transformer:
+    """OpenELM (arXiv:2404.14619): heads and feed-forward widths grow from layer to layer."""
+    f = Fields(config)
+    hidden, depth, width = f.size("model_dim"), f.depth("num_transformer_layers"), f.size("head_dim")
+    step = f.size("ffn_dim_divisor", default=256)
+    lists = {name: config.get(name) for name in ("num_query_heads", "num_kv_heads", "ffn_multipliers")}
+    for name, values in lists.items():
+        if not isinstance(values, list) or len(values) != depth or not all(_positive(x) for x in values):
+            f.problem(name, f"expected {depth} numbers, one per layer")
+            lists[name] = [1] * depth
+    norm = "head" if f.flag("normalize_qk_projections", True) else ""
+    layers = []
+    for heads, groups, factor in zip(*lists.values(), strict=True):
+        f.divides("num_query_heads", int(heads), "num_kv_heads", int(groups))
+        attention = Attention(int(heads), int(groups), width, qk_norm=norm, rotary_dim=width)
+        layers.append(Layer(1, attention, FeedForward(_rounded(factor * hidden, step))))
+    tied, context = f.flag("share_input_output_layers", True), f.optional("max_context_length")
+    return decoder(f, layers, hidden=hidden, tied=tied, max_context=context)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6
+
+
+def _rounded(width: float, step: int) -> int:
+    """The nearest multiple, never more than a tenth below the width."""
+    near = max(step, int(width + step / 2) // step * step)
+    return near + step if near < 0.9 * width else near
 
 
 def longcat_flash(config: Mapping[str, Any]) -> Transformer:
