@@ -57,7 +57,7 @@ def published(config: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     if quant is None:
         return {"native_weights": dtype}
     plain = Stored("bf16", 16.0) if dtype in ("fp32", "fp8") else Stored(dtype, _WIDTHS[dtype])
-    method = str(quant.get("quant_method") or quant.get("quant_algo") or "").lower().replace("-", "_")
+    method = str(quant.get("quant_method") or ("modelopt" if quant.get("quant_algo") else "")).lower().replace("-", "_")
     if not method and isinstance(config.get("quantization"), Mapping):
         method = "modelopt" if isinstance(quant.get("quantization"), Mapping) else "mlx"
     elif not method and isinstance(quant.get("producer"), Mapping):

@@ -33,6 +33,8 @@ _INHERITED = (
     "torch_dtype",
     "dtype",
     "quantization_config",
+    "compression_config",
+    "quantization",
     "architectures",
     "transformers_version",
 )

@@ -144,11 +144,12 @@ def compressed(c: Config) -> Read | None:
     for group in found:
         own = _tensors(group, half)
         unread += own is None
-        targets = group.get("targets", ["Linear"])
-        named = [t for t in ([targets] if isinstance(targets, str) else targets or ()) if t not in _CLASSES]
+        given = group.get("targets", ["Linear"])
+        targets = given if isinstance(given, list | tuple) else [given]
+        named = [t for t in targets if t not in _CLASSES]
         if own is not None:
             rules += tuple((p, own) for p in patterns(named))
-            main = own if len(named) < len(targets or ()) or not targets else main
+            main = own if len(named) < len(targets) or not targets else main
     if unread == len(found):
         return None
     notes = (f"{unread} of {len(found)} groups are not known: their weights counted as published otherwise",)

@@ -67,8 +67,10 @@ def stored_formats(model: Workload, tensors: Iterable[TensorInfo]) -> dict[str, 
         bits = 8 * sum(held.values()) / elements[part]
         base, width = text.partition("@")[0], bits_of(text)
         top = max(held, key=lambda name: held[name])
-        if top in ("bf16", "fp16") and 15 < bits < 17:  # left as it was
-            base = base if width >= 16 else top
+        if top in ("bf16", "fp16", "fp32"):  # left as it was
+            if width >= 15 or not 15 < bits < 17:
+                continue
+            base = top
         elif width >= 16 and bits < 15:  # the config says nothing of it
             base = _PLAIN.get(top) or _PACKED.get(round(bits), base)
         elif not 0.5 < bits / width < 1.5:  # something else than this model's weights
