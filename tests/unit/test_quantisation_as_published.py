@@ -399,13 +399,17 @@ def test_weights_as_vllm_prints_them(data: Path) -> None:
             rows = [r for r in csv.DictReader(file) if r["metric"] == "weights_memory"]
         for row in rows:
             name = row["model"]
-            if "lora=True" in row["notes"] or "GPTQ-4bit" in name:  # adapters; groups that are not stated
+            if "lora=True" in row["notes"]:
                 continue
             nvidia, tp = row["machine"].startswith("rtx"), int(row["tp"])
-            model = load_model(name).transformer
+            model = load_model(
+                name.removesuffix("-GPTQ-4bit").rpartition("/")[2] if "GPTQ" in name else name
+            ).transformer
             machine = find_machine("rtx_5090" if nvidia else "radeon_ai_pro_r9700")
             padded = find_engine("vllm").multiples(machine)
-            ours = weight_bytes(model, Plan(tp=tp).resolved(model), None, padded) / 2**30
+            ours = (
+                weight_bytes(model, Plan("gptq" if "GPTQ" in name else "", tp=tp).resolved(model), None, padded) / 2**30
+            )
             errors.setdefault((nvidia, tp), []).append(abs(ours / float(row["value"]) - 1))
     alone = sorted(errors[True, 1])
     assert len(alone) >= 10
@@ -437,6 +441,14 @@ def test_formats_the_machine_cannot_multiply() -> None:
     for machine in ("a100_sxm", "v100_sxm"):
         with pytest.raises(InputError, match=r"activations: .* multiplies no fp8; the nearest"):
             sy.estimate("llama-3.1-8b", on=machine, weights="fp8", activations="fp8")
+
+
+def test_mlx_quantises_embedding_and_head_too() -> None:
+    """``--weights mlx_4bit`` is what a file of MLX holds: 4.52 GB of Llama 3.1 8B."""
+    shapes = load_model("llama-3.1-8b").transformer
+    file = quantised(dict(find_model("llama-3.1-8b").config), {"quant_method": "mlx", "bits": 4, "group_size": 64})
+    assert weight_bytes(shapes, Plan("mlx_4bit").resolved(shapes)) == pytest.approx(stored(file), rel=1e-6)
+    assert find_format("exl3@4.5").stored_bits == 4.5
 
 
 def test_fp8_of_a_model_published_in_blocks() -> None:

@@ -126,7 +126,7 @@ def weight_format(op: Op, plan: Plan, own: Mapping[str, str] | None = None) -> F
         if own and part in own:
             return find_format(own[part])
     fmt = plan.format("weight")
-    if op.block in _UNQUANTISED and fmt.bits < 16 and not fmt.gguf:
+    if op.block in _UNQUANTISED and fmt.bits < 16 and not (fmt.gguf or fmt.whole):
         return plan.format("communication") if plan.format("communication").bits == 16 else find_format("bf16")
     return fmt
 

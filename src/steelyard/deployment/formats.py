@@ -42,6 +42,7 @@ class Format:
     activations: Annotated[str, "default format of activations when weights have this one; empty = this one"] = ""
     aliases: tuple[str, ...] = ()
     gguf: bool = False
+    whole: Annotated[bool, "embedding and output head are stored in it too"] = False
     guess: str = ""
     notes: str = ""
 
@@ -60,7 +61,8 @@ class Format:
         if abs(bits - self.stored_bits) < 0.0005 * bits:
             return self
         width = min(self.bits, bits)
-        return replace(self, name=f"{self.base}@{bits:.4g}", bits=width, group=1, scale_bits=bits - width)
+        name = f"{self.base}@{bits:.4g}"
+        return replace(self, name=name, bits=width, group=1, scale_bits=bits - width, aliases=(), notes="")
 
 
 @dataclass(frozen=True, slots=True)
