@@ -410,3 +410,10 @@ def test_compressed_attention_sees_its_window_and_what_the_indexer_picks() -> No
     graph = model.graph(Step.decode(1, 100_000))
     pairs = {op.name: float(next(iter(op.domain.values()))) for op in graph if op.name.endswith(".scores")}
     assert sorted(round(x) for x in pairs.values()) == [128, 128 + 512, round(128 + 100_000 / 128)]
+
+
+def test_index_scores_are_a_product_over_one_key_head() -> None:
+    """An indexer's heads are rows of the product, summed after it: its keys are read once, not once per head."""
+    graph = load_model("deepseek-v3.2").transformer.graph(Step.decode(2, 1000))
+    op = next(op for op in graph if op.name.endswith(".index_scores"))
+    assert [float(x) for x in op.gemm_shape()] == [64, 1000, 128, 2]

@@ -39,7 +39,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
         found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
         time: Any = mla_decode_time_s(
             f["batch"],
-            f["context"],
+            np.minimum(f["context"], f["reach"]),  # an indexer or a window reads less than the context
             np.asarray(f["heads"]) * queries,  # the kernel knows rows that share a latent, not whose they are
             latent_dim=f["value_dim"],
             rope_dim=np.asarray(f["head_dim"]) - np.asarray(f["value_dim"]),

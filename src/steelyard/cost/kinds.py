@@ -120,8 +120,12 @@ class Kinds:
 
 
 def _gemm(s: Structure, plan: Plan) -> Mapping[str, Any]:
-    m, n, k, groups = s.contractions[0].gemm_shape()
-    return {"m": m, "n": n, "k": k, "groups": groups}
+    product = s.contractions[0]
+    m, n, k, groups = product.gemm_shape()
+    summed = 1.0  # rows added up before they leave the kernel
+    for rank in set(product.inputs[0].ranks) - set(product.inputs[1].ranks) - set(product.output.ranks):
+        summed = summed * float(np.max(np.asarray(product.size(rank))))
+    return {"m": m, "n": n, "k": k, "groups": groups, "out_bits": 16.0 / summed}
 
 
 def _attention(s: Structure, plan: Plan) -> Mapping[str, Any]:

@@ -90,7 +90,7 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
             k,
             weight_bits=f["weight_bits"],
             act_bits=f["act_bits"],
-            out_bits=16.0,
+            out_bits=f["out_bits"],
             device=device,
             parameters=parameters,
             facts=facts,

@@ -337,8 +337,8 @@ class Op:
     def gemm_shape(self) -> tuple[Array, Array, Array, Array]:
         """The op as a batched matrix product: ``(m, n, k, groups)``.
 
-        Ranks of both inputs and the output are groups, of the first input and the output m, of the second input
-        and the output n, and reduced ranks k (an implicit GEMM for convolutions).
+        Ranks of both inputs and the output are groups, of the first input alone m, of the second alone n, and reduced
+        ranks of both k. A reduced rank of one input is a sum of rows after the product (an indexer's heads).
 
         Raises:
             InputError: the op has not two inputs.
@@ -348,9 +348,9 @@ class Op:
         left, right = (set(t.ranks) for t in self.inputs)
         output = set(self.output.ranks)
         names = {
-            "m": left & output - right,
-            "n": right & output - left,
-            "k": set(self.reduced),
+            "m": left - right,
+            "n": right - left,
+            "k": left & right - output,
             "g": left & right & output,
         }
         shape: dict[str, Any] = dict.fromkeys(names, 1.0)
