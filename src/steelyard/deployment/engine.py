@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from steelyard.documents import build, read_document
-from steelyard.errors import UnknownName, normalise
+from steelyard.errors import InputError, UnknownName, normalise, show
 from steelyard.folders import catalogue_folders
 from steelyard.machine.classes import family_named, kinds, stack_named
 from steelyard.machine.component import Machine
@@ -22,6 +23,7 @@ __all__ = [
     "KernelSpeed",
     "Limits",
     "Rules",
+    "Usual",
     "default_engine",
     "engines",
     "find_engine",
@@ -95,6 +97,16 @@ class KernelSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class Usual:
+    """Formats that an engine is the usual one for, whatever else is usual on a machine."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    formats: Annotated[tuple[str, ...], "of weights; `gguf` = every block format of GGUF files"]
+    on: Annotated[tuple[str, ...], "classes of machines: vendor, kind, stack or family; empty = all it runs on"] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One serving engine with its own defaults."""
 
@@ -152,8 +164,25 @@ class Engine:
     converts: Annotated[
         Mapping[str, str], "what models published in a format it does not read are converted to, by that format"
     ] = field(default_factory=dict)
+    version: Annotated[str, "release that its figures and defaults are of"] = ""
+    released: Annotated[str, "year and month of that release; empty = not known"] = ""
+    generation_of: Annotated[str, "the engine this is an earlier generation of"] = ""
+    runs_on: Annotated[
+        tuple[str, ...], "classes of machines it runs on: vendor, kind, stack or family; empty = any"
+    ] = ()
+    not_on: Annotated[tuple[str, ...], "of those the ones it does not run on"] = ()
+    variants: Annotated[Mapping[str, str], "the entry with its figures on a stack"] = field(default_factory=dict)
+    usual: Annotated[tuple[Usual, ...], "what it is the usual engine for"] = ()
+    no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
+    kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
+    own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
+
+    @property
+    def release(self) -> str:
+        """Version and date, as far as known: ``0.24, 2026-07``."""
+        return ", ".join(x for x in (self.version, self.released) if x)
 
     def speed(self, kind: str, family: str, weights: str) -> KernelSpeed | None:
         """The entry for a kernel, the one that names its format first; None: as benchmarked."""
@@ -188,14 +217,16 @@ class Engine:
 class _EngineFile:
     __pydantic_config__ = {"extra": "forbid"}
 
-    engine: tuple[Engine, ...] = ()
+    engine: tuple[Mapping[str, Any], ...] = ()
+    generation: tuple[Mapping[str, Any], ...] = ()
+    """Earlier generations: ``of``, ``version``, and the fields that differ from the engine's."""
     scheduler: tuple[Rules, ...] = ()
 
 
 @cache
-def _files() -> tuple[_EngineFile, ...]:
+def _files() -> tuple[tuple[str, _EngineFile], ...]:
     return tuple(
-        build(_EngineFile, read_document(path), path.name)
+        (path.name, build(_EngineFile, read_document(path), path.name))
         for folder in catalogue_folders()
         for path in sorted((folder / "engines").glob("*.toml"))
     )
@@ -205,14 +236,33 @@ def _files() -> tuple[_EngineFile, ...]:
 def engines() -> Mapping[str, Engine]:
     """Every engine by name; of two of one name the one of the catalogue that is searched first.
 
+    A generation ``of`` an engine is that engine with other figures, called ``vllm@0.6`` unless it names itself.
+
     Raises:
-        UnknownName: an engine names a scheduler that is in no catalogue.
+        UnknownName: an engine names a scheduler that is in no catalogue, a generation no engine.
+        InputError: a field is missing, unknown or wrong.
     """
+    raw: dict[str, Mapping[str, Any]] = {}
     found: dict[str, Engine] = {}
-    for engine in (engine for file in _files() for engine in file.engine):
+    for name, file in _files():
+        for i, entry in enumerate(file.engine):
+            engine = build(Engine, entry, f"{name}: engine[{i}]")
+            raw.setdefault(engine.name, entry)
+            found.setdefault(engine.name, engine)
+    for name, file in _files():
+        for entry in file.generation:
+            of, version = str(entry.get("of")), str(entry.get("version", ""))
+            if of not in raw:
+                raise UnknownName("engine", of, raw).at(f"{name}: generation.of")
+            named = {"name": f"{of}@{version}", "title": f"{raw[of].get('title')} {version}", "generation_of": of}
+            past = {"compared": False, "commands": "", "aliases": [], "released": "", "usual": []}
+            own = {**raw[of], **past, **named, **{k: v for k, v in entry.items() if k != "of"}}
+            engine = build(Engine, own, f"{name}: generation {named['name']}")
+            raw.setdefault(engine.name, own)
+            found.setdefault(engine.name, engine)
+    for engine in found.values():
         if engine.scheduler not in schedulers():
             raise UnknownName("scheduler", engine.scheduler, schedulers()).at(f"engine {engine.name}")
-        found.setdefault(engine.name, engine)
     return MappingProxyType(found)
 
 
@@ -220,7 +270,7 @@ def engines() -> Mapping[str, Engine]:
 def schedulers() -> Mapping[str, Rules]:
     """Every scheduler by name; of two of one name the one of the catalogue that is searched first."""
     found: dict[str, Rules] = {}
-    for rules in (rules for file in _files() for rules in file.scheduler):
+    for rules in (rules for _, file in _files() for rules in file.scheduler):
         found.setdefault(rules.name, rules)
     return MappingProxyType(found)
 
@@ -232,19 +282,45 @@ def reload_engines() -> None:
 
 
 def find_engine(name: str) -> Engine:
-    """The engine called ``name``. Raises :class:`UnknownName`."""
-    for engine in engines().values():
-        if normalise(name) in (
-            normalise(engine.name),
-            normalise(engine.title),
-            *(normalise(a) for a in engine.aliases),
-        ):
-            return engine
-    means = {n: e.name for e in engines().values() for n in (e.name, e.title, *e.aliases)}
+    """The engine called ``name``; ``NAME@VERSION`` is the generation that version belongs to.
+
+    Raises:
+        UnknownName: no engine is called so.
+        InputError: a version before every generation known.
+    """
+    base, at, version = name.partition("@")
+    known = engines()
+    for engine in known.values():
+        if normalise(base) in {normalise(x) for x in (engine.name, engine.title, *engine.aliases)}:
+            return _generation(engine, version, name) if at else engine
+    means = {n: e.name for e in known.values() if "@" not in e.name for n in (e.name, e.title, *e.aliases)}
     raise UnknownName("engine", name, means, means=means)
+
+
+def _generation(engine: Engine, version: str, asked: str) -> Engine:
+    """The newest generation of an engine that is not newer than a version."""
+    family = [e for e in engines().values() if engine.name in (e.name, e.generation_of) and e.version]
+    family.sort(key=lambda e: _numbers(e.version))
+    numbers = _numbers(version)
+    if not numbers or not family:
+        versions = ", ".join(e.version for e in family) or "none"
+        message = f"expected a version after the @, got {show(version)}; known of {engine.title}: {versions}"
+        raise InputError(message, field="engine")
+    older = [e for e in family if _numbers(e.version)[: len(numbers)] <= numbers]
+    if not older:
+        first = family[0]
+        raise InputError(f"nothing is known of {show(asked)}; the earliest is {first.version}", field="engine")
+    return older[-1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, ``v0.6.3.post1`` as 0, 6, 3; of a build ``b4000`` 4000; empty: no version."""
+    match = re.fullmatch(r"[vb]?(\d{1,9}(?:\.\d{1,9})*)(?:[.-]?(?:post|rc|a|b|dev)\d*)?", version.strip().lower())
+    return tuple(int(x) for x in match[1].split(".")) if match else ()
 
 
 def default_engine(machine: Machine) -> Engine:
     """What people usually run there, as its family, stack or kind say; vLLM where none does."""
     named = family_named(machine.family).engine or stack_named(machine.launch).engine or kinds()[machine.kind].engine
-    return engines()[named or "vllm"]
+    engine = engines()[named or "vllm"]
+    return engines()[engine.variants.get(machine.launch, engine.name)]

@@ -158,7 +158,7 @@ def _engines() -> Iterator[dict[str, Any]]:
 
     for e in engines().values():
         sizes = {"block": e.block_tokens, "max_batched_tokens": e.max_batched_tokens, "sequences": e.max_sequences}
-        first = _fields(e, "name", "title", "memory_frac")
+        first = _fields(e, "name", "title", "version", "released", "memory_frac")
         yield {**first, **sizes, **_fields(e, "step_s", "request_s"), "guesses": len(e.guess)}
 
 

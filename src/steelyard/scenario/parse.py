@@ -36,7 +36,7 @@ def engine_and_scheduler(name: str) -> tuple[str, str]:
         for scheduler in schedulers():
             if normalise(scheduler) == normalise(name):
                 return "", scheduler
-    raise UnknownName("engine", name, [*engines(), *schedulers()])
+    raise UnknownName("engine", name, [*(n for n in engines() if "@" not in n), *schedulers()])
 
 
 def parse_pools(

@@ -11,6 +11,7 @@ import numpy as np
 from steelyard.cost.step import Replica
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_choice import check_engine, engine_for
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES, Plan
@@ -206,13 +207,13 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     model = None if values["model"] is None else problems.read(read_model, values["model"], values["generic"])
     problems.done()
     assert cluster is not None and model is not None
+    engine, values = _engine(engine_name, model, cluster.machine, values)
+    if engine.name != default_engine(cluster.machine).name:
+        engine_name = engine.name
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
     if scheduler:
         values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
-    engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
-    if not plan.weights and model.weight_bytes is None:
-        plan = replace(plan, weights=engine.converts.get(find_format(model.transformer.native_weights).base, ""))
     resolved = plan.resolved(model.transformer, cluster.machine)
     scenario = Scenario(
         model,
@@ -229,6 +230,21 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     for technique in scenario.techniques:
         scenario = technique.scenario(scenario)
     return scenario
+
+
+def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any]) -> tuple[Engine, Mapping[str, Any]]:
+    """The engine of a question, and its words with the format that engine has the model in unless asked otherwise.
+
+    Raises:
+        InputError: it does not run there, or cannot read or keep a format.
+    """
+    weights, native = values["weights"] or "", model.transformer.native_weights
+    files = "" if weights else model.engine
+    engine = engine_for(machine, named, weights, files, native)
+    check_engine(engine, machine, weights or native, values["kv"] or "", files)
+    if not weights and not files and model.weight_bytes is None:
+        values = {**values, "weights": engine.converts.get(find_format(native).base, weights)}
+    return engine, values
 
 
 def _flags(flags: Mapping[str, Any], engine_name: str, scheduler: str, cluster: Cluster) -> None:

@@ -354,8 +354,8 @@ def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]
     for name in names:
         try:
             found.append(find_engine(name).name)
-        except UnknownName:
-            problems.add([Problem("engine", str(UnknownName("engine", name, known_engines())))])
+        except InputError as error:
+            problems.add([Problem("engine", error.message)])
     return tuple(dict.fromkeys(found))
 
 

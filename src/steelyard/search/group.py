@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from steelyard.cost.step import Replica
-from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.engine_choice import check_engine, engine_for
 from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Machine
 from steelyard.search.candidates import CandidateTable, PoolOptions, one_pool, pairs, pool_options
@@ -108,9 +109,17 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
         if question.objective == "cost" and math.isnan(task.device_prices[name]):
             notes.append(f"{name}: no price known; give usd_per_hour to include it")
             continue
-        for engine in question.engines or (default_engine(machine).name,):
-            base = Replica(model, Plan(engine=engine), cluster, find_engine(engine), question.skew)
+        for named in question.engines or ("",):
             for formats in formats_of(model, machine, question.weights, question.kv):
+                files = "" if formats.weights else task.model.engine
+                engine = engine_for(machine, named, formats.weights, files, model.native_weights)
+                try:
+                    check_engine(engine, machine, formats.weights or model.native_weights, formats.kv, files)
+                except InputError as error:
+                    if (note := f"{name}: {error.problems[0].message}") not in notes:
+                        notes.append(note)
+                    continue
+                base = Replica(model, Plan(engine=engine.name), cluster, engine, question.skew)
                 options = replica_options(
                     base,
                     formats,

@@ -55,6 +55,8 @@ class Model:
     source: str
     weight_bytes: int | None = None
     tensor_bytes: Mapping[str, int] = field(default_factory=dict)
+    engine: str = ""
+    """The engine whose form the files have (GGUF: ``llamacpp``); empty: any."""
     entry: ModelEntry | None = None
 
     def __repr__(self) -> str:

@@ -54,7 +54,12 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     note = elements_note(model.parameters(), sum(t.elements for t in header.tensors))
     model = restated(model, native_weights=main, native_formats=blocks, native_kv="", notes=(*model.notes, *note))
     return Model(
-        name, model, f"file {path.name}", weight_bytes=header.weight_bytes, tensor_bytes=header.bytes_by_format
+        name,
+        model,
+        f"file {path.name}",
+        weight_bytes=header.weight_bytes,
+        tensor_bytes=header.bytes_by_format,
+        engine="llamacpp",
     )
 
 

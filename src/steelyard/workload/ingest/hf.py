@@ -158,7 +158,24 @@ def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], gen
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     if note:
         transformer = restated(transformer, notes=(*transformer.notes, note))
-    return Model(name, transformer, f"file {path.name}", weight_bytes=weight_bytes, tensor_bytes=dict(formats))
+    return Model(
+        name,
+        transformer,
+        f"file {path.name}",
+        weight_bytes=weight_bytes,
+        tensor_bytes=dict(formats),
+        engine=_engine(config),
+    )
+
+
+def _engine(config: Mapping[str, Any]) -> str:
+    """The engine whose form the weights have, as the config says."""
+    quant = config.get("quantization_config")
+    method = str(quant.get("quant_method", "")).lower() if isinstance(quant, Mapping) else ""
+    if method.startswith("exl3"):
+        return "exllamav3"
+    own = config.get("quantization")
+    return "mlx" if isinstance(own, Mapping) and "group_size" in own and method in ("", "mlx") else ""
 
 
 def _name(config: Mapping[str, Any], path: Path) -> str:

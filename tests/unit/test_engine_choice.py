@@ -1,0 +1,120 @@
+"""Which engine runs what where: usual ones, earlier generations, and combinations that do not exist."""
+
+from __future__ import annotations
+
+import pytest
+
+import steelyard
+from steelyard.deployment.engine import engines, find_engine
+from steelyard.deployment.engine_choice import engine_for, runs_on
+from steelyard.errors import InputError
+from steelyard.machine.catalogue import find_machine
+
+
+@pytest.mark.parametrize(
+    ("machine", "words", "engine"),
+    [
+        ("rtx_4090", {"weights": "q4_k_m"}, "llamacpp_cuda"),
+        ("rtx_4090", {"files": "llamacpp"}, "llamacpp_cuda"),
+        ("rtx_4090", {"files": "llamacpp", "weights": "fp8"}, "vllm"),
+        ("rtx_4090", {"named": "llamacpp"}, "llamacpp_cuda"),
+        ("mi300x", {"files": "llamacpp"}, "llamacpp"),
+        ("h100_sxm", {}, "vllm"),
+        ("dgx_spark", {}, "llamacpp_cuda"),
+        ("dgx_spark", {"weights": "nvfp4"}, "vllm"),
+        ("dgx_spark", {"native": "mxfp4"}, "vllm"),
+        ("m3_ultra", {}, "llamacpp"),
+        ("m3_ultra", {"weights": "int4_g64"}, "mlx"),
+        ("m3_ultra", {"files": "mlx"}, "mlx"),
+        ("ryzen_9_7950x", {"native": "mxfp4"}, "llamacpp"),
+        ("p100_sxm", {}, "llamacpp_cuda"),
+        ("groq_lpu", {"weights": "int4_g64"}, "vllm"),
+        ("a100_sxm", {"named": "Ollama"}, "ollama_cuda"),
+    ],
+)
+def test_the_usual_engine_of_weights_on_a_machine(machine: str, words: dict[str, str], engine: str) -> None:
+    assert engine_for(find_machine(machine), **words).name == engine
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("vllm@0.6", "vllm@0.6"),
+        ("vLLM@v0.6.3.post1", "vllm@0.6"),
+        ("vllm@0.7", "vllm@0.6"),
+        ("vllm@0.11.0", "vllm@0.8"),
+        ("vllm@0.24", "vllm"),
+        ("vllm@0.2.7", "vllm_2023"),
+        ("sglang@0.4.6", "sglang@0.4"),
+        ("llamacpp@b3000", "llamacpp@b2500"),
+    ],
+)
+def test_a_version_picks_the_generation(name: str, entry: str) -> None:
+    assert find_engine(name).name == entry
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm@0.1", "vllm@", "vllm@new", "qnn@2", "vlm@0.6", "vllm@0.6@1", "vllm@" + "9" * 300]
+)
+def test_a_version_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="engine"):
+        find_engine(name)
+
+
+def test_generations_differ_from_the_engine_of_today() -> None:
+    old, new = find_engine("vllm@0.6"), find_engine("vllm")
+    assert (old.memory_frac, old.scheduler, old.prefix_caching) == (0.90, "vllm-v0", False)
+    assert old.step_s > new.step_s
+    assert old.attention == new.attention
+    assert old.block_tokens == new.block_tokens
+    assert not old.compared
+    for engine in engines().values():
+        assert engine.version or engine.name in ("qnn", "rkllm")
+        assert "step_s" in engine.guess or engine.name not in ("mlx", "exllamav3", "ktransformers", "lmdeploy", "tgi")
+
+
+REFUSED = [
+    ("m2_ultra", {"engine": "vllm"}, "llama.cpp, MLX and Ollama do"),
+    ("m2_ultra", {"engine": "trtllm"}, "llama.cpp"),
+    ("mi300x", {"engine": "trtllm"}, "vLLM v1, SGLang"),
+    ("raspberry_pi_5", {"engine": "sglang"}, "llama.cpp"),
+    ("rtx_4090", {"engine": "mlx"}, "vLLM v1"),
+    ("p100_sxm", {"engine": "vllm"}, "llama.cpp"),
+    ("h100_sxm", {"engine": "vllm", "kv": "q8_0"}, "16 bits, fp8"),
+    ("h100_sxm", {"engine": "trtllm", "weights": "q4_k_m"}, "llama.cpp, CUDA does"),
+    ("m3_ultra", {"engine": "mlx", "weights": "q4_k_m"}, "llama.cpp does"),
+    ("a100_sxm", {"engine": "vllm", "activations": "fp8"}, "bf16"),
+]
+
+
+@pytest.mark.parametrize(("machine", "words", "said"), REFUSED)
+def test_combinations_that_do_not_exist_are_refused(machine: str, words: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        steelyard.estimate("llama-3.1-8b", machine, **words)
+    assert said in caught.value.message
+    assert caught.value.field in ("engine", "kv", "activations")
+
+
+def test_every_machine_has_an_engine_and_unknown_ones_take_any() -> None:
+    from steelyard.deployment.engine import default_engine
+    from steelyard.machine.catalogue import machine_names
+
+    for name in machine_names():
+        machine = find_machine(name)
+        assert runs_on(default_engine(machine), machine)
+    assert runs_on(find_engine("mlx"), find_machine("groq_lpu"))
+
+
+def test_a_plan_leaves_out_what_does_not_exist() -> None:
+    question = {"rate": "1/s", "isl": 500, "osl": 50, "ttft": "p90:5s", "requests": 100}
+    found = steelyard.plan("llama-3.1-8b", "mi300x", engine="vllm,trtllm", **question)
+    assert any("TensorRT-LLM does not run on" in note for note in found.ledger.assumptions)
+
+
+def test_ollama_serves_what_it_downloads_and_an_engine_says_its_version() -> None:
+    found = steelyard.estimate("llama-3.1-8b", "rtx_4090", engine="ollama")
+    assert (found.scenario.plan.weights, found.scenario.engine.name) == ("q4_k_m", "ollama_cuda")
+    assert (
+        steelyard.estimate("llama-3.1-8b", "rtx_4090", engine="ollama", weights="q8_0").scenario.plan.weights == "q8_0"
+    )
+    assert any("vLLM v1 (0.24" in text for text in steelyard.estimate("llama-3.1-8b", "h100_sxm").ledger.assumptions)
