@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from pathlib import Path
 from steelyard.errors import InputError, show
 
 __all__ = ["check_target", "whole_file", "write_text"]
+
+#: How long a named pipe may be without a reader, s.
+WAIT_S = 5.0
 
 
 def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
@@ -39,7 +44,8 @@ def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
 def whole_file(path: str | Path, field: str) -> Iterator[Path]:
     """Where to write a file that takes its place when all of it is written; on any failure the old file stays.
 
-    Pipes and devices are written to directly. What a link leads to is replaced, as by ``>`` of a shell.
+    Pipes and devices are written to directly, a named pipe once somebody reads it. What a link leads to is replaced, as
+    by ``>`` of a shell.
 
     Args:
         path: the file.
@@ -52,7 +58,8 @@ def whole_file(path: str | Path, field: str) -> Iterator[Path]:
         target = Path(path).resolve()
         device = any(Path(p).is_relative_to(root) for p in (path, target) for root in ("/dev", "/proc"))
         if device or (target.exists() and not target.is_file()):
-            yield Path(path)
+            with _read_by_somebody(target):
+                yield Path(path)
             return
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
         if mode is not None and not os.access(target, os.W_OK):
@@ -65,6 +72,30 @@ def whole_file(path: str | Path, field: str) -> Iterator[Path]:
             made.replace(target)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field=field) from error
+
+
+@contextmanager
+def _read_by_somebody(target: Path) -> Iterator[None]:
+    """Hold a named pipe open, so that opening it does not wait for ever. Raises :class:`OSError` if nobody reads it."""
+    if not target.is_fifo():
+        yield
+        return
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            held = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise OSError(errno.ENXIO, "nobody reads this pipe") from None
+            time.sleep(0.05)
+        else:
+            break
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def write_text(path: str | Path, text: str, field: str) -> None:

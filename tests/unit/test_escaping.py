@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_colours_can_be_declined(variable: str, value: str, monkeypatch: pytest.
     assert "\x1b[" in render([styled(("red", "red"))], 80)
     monkeypatch.setenv(variable, value)
     assert render([styled(("red", "red"))], 80) == "red"
+
+
+def test_a_named_pipe_is_written_to_someone_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, read = tmp_path / "pipe.csv", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "rows", "out")
+    reader.join(timeout=20)
+    assert read == ["rows"]
+    monkeypatch.setattr("steelyard.writing.WAIT_S", 0.1)
+    with pytest.raises(InputError, match=r"out: cannot write .*nobody reads this pipe"), whole_file(pipe, "out"):
+        raise AssertionError("opening it would wait for ever")
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_a_study_runs_no_code_unasked(marker: Path, table: str, capsys: pytest.C
 def test_allowed_code_is_not_run_by_a_preview(marker: Path) -> None:
     Path("s.toml").write_text(STUDY + NAMED["fixed"])
     assert main(["study", "s.toml", "--allow-code", "--dry-run"]) == 0
+    assert main(["study", "s.toml", "--allow-code", "--dry-run", "--no-store"]) == 0
     assert not marker.exists()
     assert main(["study", "s.toml", "--allow-code", "--no-store", "--executor", "serial"]) == 0
     assert marker.exists()

@@ -72,6 +72,8 @@ def test_scaling_slicing_and_the_first_requests() -> None:
         t.between(20, 30)
     with pytest.raises(InputError, match="factor above 0"):
         t.scaled(0)
+    with pytest.raises(InputError, match="arrived_at"):  # and no warning of an overflow
+        t.scaled(5e-324)
     closed = t.closed_loop(4, think_s=2.0)
     assert closed.closed and closed.concurrency == 4 and closed.delay_s is not None and closed.delay_s[0] == 2.0
     with pytest.raises(InputError, match="no arrival rate"):

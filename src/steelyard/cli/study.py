@@ -73,7 +73,7 @@ def study(
         return
     _check(file, run.jobs, run.limit, csv, parquet)
     workers = run.jobs or os.cpu_count() or 1
-    if no_store:
+    if no_store and not dry_run:
         _in_memory(file, run, workers, json, csv, parquet, allow_code)
         return
     from steelyard.studies.store_results import Store

@@ -144,20 +144,25 @@ def created(file: Path) -> None:
     with failing(file):
         for left in (made, log, file.with_name(file.name + ".wal")):
             left.unlink(missing_ok=True)
-        db = duckdb_here().connect(str(made), config=_SEALED)
         try:
-            db.execute("BEGIN")
-            for name, columns in tables().items():
-                db.execute(f"CREATE TABLE {name} (" + ", ".join(f'"{c}" {t}' for c, t in columns.items()) + ")")
-            db.execute("INSERT INTO about VALUES (?)", [FORM])
-            db.execute("COMMIT")
-        finally:
-            db.close()
-        if log.exists():  # the end of it did not get into the file
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if file.exists():
-            shutil.copymode(file, made)
-        made.replace(file)
+            db = duckdb_here().connect(str(made), config=_SEALED)
+            try:
+                db.execute("BEGIN")
+                for name, columns in tables().items():
+                    db.execute(f"CREATE TABLE {name} (" + ", ".join(f'"{c}" {t}' for c, t in columns.items()) + ")")
+                db.execute("INSERT INTO about VALUES (?)", [FORM])
+                db.execute("COMMIT")
+            finally:
+                db.close()
+            if log.exists():  # the end of it did not get into the file
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if file.exists():
+                shutil.copymode(file, made)
+            made.replace(file)
+        except BaseException:
+            for half in (made, log):  # they would keep a full disk full
+                half.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -396,7 +396,9 @@ def _quantity(cls: Any, name: str) -> Quantity | None:
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
     """``unknown WHAT 'name'``, with the nearest known name or all of them."""
     near = suggest(name, known, 1)
-    return f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+    return f"unknown {what} {name!r}" + (
+        f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
+    )
 
 
 def relabelled(error: InputError, name: str, label: str) -> InputError:

@@ -128,7 +128,9 @@ class Trace:
             raise InputError("a closed loop has no arrival rate to scale; change the concurrency", field="peak")
         start = self.arrived_at[0]
         note = f"arrival rate times {factor:g}"
-        return replace(self, arrived_at=start + (self.arrived_at - start) / factor, notes=(*self.notes, note))
+        with np.errstate(over="ignore"):  # times too large are told of by the check of a trace
+            arrived_at = start + (self.arrived_at - start) / factor
+        return replace(self, arrived_at=arrived_at, notes=(*self.notes, note))
 
     def between(self, start_s: float, end_s: float) -> Trace:
         """The requests that arrive in ``[start_s, end_s)`` after the first one, moved to begin at 0.
