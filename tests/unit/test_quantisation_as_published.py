@@ -278,6 +278,18 @@ def test_the_cache_the_files_declare(quant: dict[str, Any], kv: str) -> None:
     assert any("declare a KV cache" in note for note in model.notes) == bool(kv)
 
 
+def test_simulate_says_the_declared_cache_too(tmp_path: Path) -> None:
+    config = {
+        **LLAMA,
+        "num_hidden_layers": 2,
+        "quantization_config": {"quant_method": "fp8", "kv_cache_scheme": "static"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    run = sy.simulate(str(tmp_path / "config.json"), on="h100_sxm", concurrency=1, requests=2, isl=64, osl=4)
+    assert any("KV cache fp8" in a for a in run.ledger.assumptions)
+    assert any("declare a KV cache in fp8" in a for a in run.ledger.assumptions)
+
+
 def test_a_description_beside_the_config(tmp_path: Path) -> None:
     """ModelOpt, AutoGPTQ and AutoAWQ wrote what they did into files of their own."""
     described = {

@@ -31,7 +31,7 @@ def ledger_of(prepared: Prepared) -> Ledger:
         )
     if any(s.pool.role == "encode" for s in prepared.served):
         ledger.assume("encoders work on one request at a time, at rated power")
-    for note in prepared.trace.notes:
+    for note in (*prepared.first.scenario.transformer.notes, *prepared.trace.notes):
         ledger.assume(note)
     return ledger
 
