@@ -30,3 +30,22 @@ def test_it_can_be_registered_for_the_process() -> None:
     FAMILIES.add("my_type_of_the_guide", _space["my_family"])
     attention, mlp = 4 * 256 * 256 + 2 * 32, 2 * 256 * 512
     assert read_config(config).parameters() == 1000 * 256 + 4 * (attention + mlp + 256) + 256
+
+
+def test_a_row_is_a_family() -> None:
+    """The row of the guide reads experts, a dense first layer and a window in three of four layers."""
+    config = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 64,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "vocab_size": 1000,
+    }
+    model = _space["my_row"](config)
+    dense, experts = 3 * 256 * 512, 8 * 3 * 256 * 64 + 256 * 8 + 8
+    attention = 4 * 256 * 256 + 2 * 32 + 2 * 256
+    assert model.parameters() == 2 * 1000 * 256 + 4 * attention + dense + 3 * experts + 256
+    assert float(model.kv_elements(10_000)) == 2 * 256 * (3 * 4096 + 10_000)

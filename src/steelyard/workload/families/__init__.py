@@ -2,5 +2,16 @@
 
 from steelyard.workload.families._base import ACTIVATIONS, Fields, decoder, group_layers
 from steelyard.workload.families._read import FAMILIES, Family, language_config, read_config
+from steelyard.workload.families.decoders import Decoder
 
-__all__ = ["ACTIVATIONS", "FAMILIES", "Family", "Fields", "decoder", "group_layers", "language_config", "read_config"]
+__all__ = [
+    "ACTIVATIONS",
+    "FAMILIES",
+    "Decoder",
+    "Family",
+    "Fields",
+    "decoder",
+    "group_layers",
+    "language_config",
+    "read_config",
+]
