@@ -596,3 +596,15 @@ def test_wrong_plan_files_are_refused(tmp_path: Path) -> None:
     file.write_text(f'schema = "steelyard.deployment/1"\n[deployment]\nmodel = "x"\n{pools}')
     with pytest.raises(InputError, match="replica"):
         read_deployment(file)
+
+
+def test_a_mounted_folder_is_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that a container mounts cannot be replaced by another."""
+    out = tmp_path / "out"
+    out.mkdir()
+    inode = out.stat().st_ino
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    write_folder(out, {"serve.sh": "one"})
+    write_folder(out, {"README.md": "two"}, force=True)
+    assert out.stat().st_ino == inode
+    assert sorted(p.name for p in out.iterdir()) == [MANIFEST, "README.md"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import steelyard as sy
@@ -14,6 +15,9 @@ ODD = [
     ("batch", 10**400),
     ("tp", "9" * 500),
     ("skew", 10**400),
+    ("batch", np.datetime64("NaT")),
+    ("skew", np.datetime64("NaT")),
+    ("usd_per_hour", np.timedelta64(3, "s")),
     ("techniques", float("nan")),
     ("techniques", 0),
     ("techniques", [1, 2]),

@@ -106,9 +106,10 @@ def _exchange(made: Path, folder: Path, names: list[str]) -> None:
 def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = False) -> None:
     """Write all files, or none.
 
-    They are written beside the folder first. A new or empty folder then takes their place in one rename; into a folder
-    with other files they are moved one by one, and back when one cannot be. What an earlier call wrote, this one does
-    not, and nobody has changed since, is removed; :data:`MANIFEST` lists it.
+    They are written beside the folder first (inside it, where it is a mounted one or nothing may be made beside it). A
+    new or empty folder then takes their place in one rename; into a folder with other files, or a mounted one, they are
+    moved one by one, and back when one cannot be. What an earlier call wrote, this one does not, and nobody has changed
+    since, is removed; :data:`MANIFEST` lists it.
 
     Args:
         path: the folder.
@@ -120,10 +121,13 @@ def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = Fa
     """
     check_folder(path, force=force)
     folder = Path(path).resolve()
+    inside = folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK))
     try:
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder if inside else folder.parent))
     except OSError as error:
-        raise InputError(f"cannot write beside {str(path)!r}: {error.strerror or error}", field="out") from error
+        raise InputError(
+            f"cannot write {'in' if inside else 'beside'} {str(path)!r}: {error.strerror or error}", field="out"
+        ) from error
     try:
         made.chmod(0o755)
         for name, content in files.items():

@@ -243,7 +243,10 @@ def _number(field: Field, value: Any, name: str, wrong: InputError) -> int | flo
         return int(_bounded(field, int(found), name))
     if not isinstance(value, str) and isinstance(value, int) and not _finite(value):
         raise wrong
-    found = parse_quantity(value, field.unit, name) if isinstance(value, str) else float(value)
+    try:
+        found = parse_quantity(value, field.unit, name) if isinstance(value, str) else float(value)
+    except TypeError:  # dates of numpy
+        raise wrong from None
     return float(_bounded(field, found, name))
 
 
@@ -251,7 +254,7 @@ def _finite(value: float) -> bool:
     """Whether it is a number that a float can hold."""
     try:
         return math.isfinite(value)
-    except OverflowError:
+    except (OverflowError, TypeError):  # NaT of numpy counts as a whole number
         return False
 
 
