@@ -11,6 +11,8 @@ from steelyard.workload.families._modules import Scheme, Stored, formats_of
 from steelyard.workload.families._scheme_config import Config, Read
 from steelyard.workload.families._schemes import SCHEMES, fallback
 from steelyard.workload.graph import Graph
+from steelyard.workload.protocol import Workload
+from steelyard.workload.step import Step
 
 __all__ = ["bits_of", "named", "published"]
 
@@ -41,12 +43,12 @@ _NAMED: Mapping[str, tuple[tuple[str, float], ...]] = {
 }
 
 
-def published(config: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
+def published(config: Mapping[str, Any], model: Workload) -> dict[str, Any]:
     """Facts about how a model is stored: ``native_weights``, ``native_formats``, ``native_kv``, and notes.
 
     Args:
         config: the content of a ``config.json``.
-        graph: a step of the model, for the sizes of its weights.
+        model: what the config was read into, for the sizes of its weights.
 
     Raises:
         InputError: a pattern of module names that is no expression, or too costly.
@@ -71,7 +73,7 @@ def published(config: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
     if (config.get("expert_dtype") or quant.get("expert_dtype")) == "fp4":  # DeepSeek-V4 states its experts apart
         scheme = replace(read.scheme, parts={**read.scheme.parts, "moe": Stored("mxfp4", 4.25)})
         read = replace(read, scheme=scheme)
-    return _facts(read, graph)
+    return _facts(read, model.graph(Step.prefill(1, 1)))
 
 
 #: Where configs keep it, the first that is there.

@@ -16,7 +16,6 @@ from steelyard.workload.families._refused import REFUSED
 from steelyard.workload.families.decoders import DECODERS
 from steelyard.workload.families.generic import read_generic
 from steelyard.workload.protocol import Workload, restated
-from steelyard.workload.step import Step
 
 __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
 
@@ -90,7 +89,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
             raise
         moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
-    stored = published(inner, model.graph(Step.prefill(1, 1)))
+    stored = published(inner, model)
     return restated(
         model,
         name=name or str(config.get("_name_or_path") or "") or model.model_type,
