@@ -100,9 +100,11 @@ validate | check accuracy test verify
 version | about env
 """,
     "engine": """
-llamacpp | ollama lmstudio lm-studio gguf llama.cpp llama-server llama-cpp-python koboldcpp llamafile gpt4all jan
+llamacpp | lmstudio lm-studio gguf llama.cpp llama-server llama-cpp-python koboldcpp llamafile gpt4all jan
 trtllm | tensorrt tensorrt-llm tensorrtllm trt triton nim
-vllm | lmdeploy aphrodite
+vllm | aphrodite
+mlx | mlx-server
+exllamav3 | exllamav2 exl2
 torch | transformers huggingface hf pytorch accelerate gpt-fast
 sglang | sgl srt radix
 qnn | qualcomm genie

@@ -116,7 +116,8 @@ def own_formats(graph: Graph, plan: Plan) -> Mapping[str, str]:
     """
     facts = graph.facts
     if "native_weights" in facts and find_format(str(facts["native_weights"])).name == plan.weights:
-        return dict(facts.get("native_formats", ()))
+        own = dict(facts.get("native_formats", ()))
+        return own or mixture_of(plan.weights, graph)
     return mixture_of(plan.weights, graph)
 
 

@@ -18,18 +18,22 @@ from types import MappingProxyType
 from typing import Any
 
 from steelyard.documents import parse, read_text
-from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, normalise, printable, raise_all, show
 from steelyard.folders import catalogue_folders
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.hf import load_path
 from steelyard.workload.model import Model, ModelEntry
 from steelyard.workload.protocol import restated
+from steelyard.workload.published import Published, readings
 
 __all__ = ["Model", "ModelEntry", "find_model", "load_model", "model_names"]
 
 
 #: Endings that name a tuned copy of the same shapes; forgiven when the name without them is known.
 _ENDINGS = ("instruct", "chat", "base", "it", "pt", "hf", "thinking")
+
+#: A name of which only the beginning is given has so many characters at least, and ends in a size.
+_SHORTEST = 5
 
 _TABLE = re.compile(r"^\[\[model\]\][ \t]*(?:#.*)?$", re.MULTILINE)
 _ID = re.compile(r'^id\s*=\s*["\']([^"\'\n]+)["\']', re.MULTILINE)
@@ -81,46 +85,46 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
     found = _as_path(name_or_path)
     if found is not None:
         return load_path(found, generic=generic)
-    name, weights = str(name_or_path), ""
-    try:
-        entry = find_model(name)
-    except UnknownName:
-        entry, weights = _requantised(name)
+    name = str(name_or_path)
+    entry, said = _meant(name)
     try:
         transformer = read_config(entry.config, name=entry.id, generic=generic)
     except InputError as error:
         raise _inside(error, entry.id) from None
-    if weights:
-        note = f"{name}: taken as {entry.id} with its weights in {weights}"
-        transformer = restated(transformer, native_weights=weights, native_formats=(), notes=(*transformer.notes, note))
-    return Model(entry.id, transformer, entry.source, entry=entry)
+    engine = said.engine if said is not None else ""
+    if said is not None and (said.weights or engine):
+        weights = _stored(said, transformer.native_weights)
+        means = ", ".join(x for x in (said.note, f"for {engine}" if engine else "") if x)
+        stored = f"its weights in {weights}" if weights else "the weights as published"
+        note = f"{printable(name)[:80]}: taken as {entry.id} with {stored}{f' ({means})' if means else ''}"
+        transformer = restated(transformer, notes=(*transformer.notes, note))
+        if weights:  # MLX quantises the ends of a model too
+            ends = (("embedding", weights), ("head", weights)) if engine == "mlx" else ()
+            transformer = restated(transformer, native_weights=weights, native_formats=ends)
+    return Model(entry.id, transformer, entry.source, entry=entry, engine=engine)
 
 
-#: Endings under which others publish a model with narrower weights, and the format they mean.
-_REQUANTISED = (
-    (re.compile(r"[-_.](nvfp4|fp4)([-_.]?v\d+)?$", re.I), "nvfp4"),
-    (re.compile(r"[-_.]mxfp4$", re.I), "mxfp4"),
-    (re.compile(r"[-_.]fp8[-_.]block$", re.I), "fp8_block"),
-    (re.compile(r"[-_.]fp8([-_.](kv|dynamic))?$", re.I), "fp8"),
-    (re.compile(r"[-_.](w8a8|int8|quantized\.w8a8)$", re.I), "int8"),
-    (re.compile(r"[-_.](awq|gptq|w4a16|int4|gptq[-_]int4|quantized\.w4a16|awq[-_]int4)$", re.I), "int4"),
-)
-#: Makers whose own FP8 releases have one scale per 128 x 128 block. Source: their quantization_config.
-_BLOCK_FP8 = ("qwen", "deepseek-ai", "zai-org", "minimaxai", "moonshotai")
+#: Engines that run GGUF files.
+_GGUF = ("llamacpp", "ollama")
 
 
-def _requantised(name: str) -> tuple[ModelEntry, str]:
-    """The entry behind a quantised release's name, and the format of its weights. Raises UnknownName."""
-    maker, _, model = name.rpartition("/")
-    for pattern, fmt in _REQUANTISED:
-        base = pattern.sub("", model)
-        if base != model:
-            if fmt == "fp8" and maker.lower() in _BLOCK_FP8:
-                fmt = "fp8_block"
-            for tried in (f"{maker}/{base}", base):
-                with suppress(UnknownName):
-                    return find_model(tried), fmt
-    return find_model(name), ""
+def _stored(said: Published, native: str) -> str:
+    """The format of the weights that a name says; GGUF files of a model published in MXFP4 keep that."""
+    if said.engine not in _GGUF:
+        return said.weights
+    return "mxfp4_moe" if native == "mxfp4" else said.weights or "q4_k_m"
+
+
+def _meant(name: str) -> tuple[ModelEntry, Published | None]:
+    """The entry a name means, and what else the name says. Raises :class:`UnknownName`."""
+    if ":" not in name.removeprefix("https:").removeprefix("http:"):  # with a tag the name says more than the model
+        with suppress(UnknownName):
+            return find_model(name), None
+    tried = list(readings(name))
+    for said in tried:
+        with suppress(UnknownName):
+            return _entry(_locate(said.model, begun=said.engine in _GGUF)), said
+    return find_model(tried[0].model if tried else name), None
 
 
 def _as_path(given: str | Path) -> Path | None:
@@ -183,11 +187,16 @@ def _keys(name: str) -> list[str]:
     return keys
 
 
-def _locate(name: str) -> _Place:
+def _locate(name: str, *, begun: bool = False) -> _Place:
+    """Where the entry of a name stands; ``begun``: the beginning of one entry's names is enough (``qwen3-30b``)."""
     keys, places = _index()
     for key in _keys(name):
         if key in keys:
             return places[keys[key]]
+    if begun and len(key := _keys(name)[-1]) >= _SHORTEST and key[-1] in "bm":
+        ids = {owner for known, owner in keys.items() if known.startswith(key)}
+        if len(ids) == 1:
+            return places[ids.pop()]
     hint = "`steelyard ls models` lists all; the path of a config.json, a folder or a GGUF file works too"
     raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint=hint)
 

@@ -1,0 +1,91 @@
+"""Names people type say the model, its weights and the engine."""
+
+from __future__ import annotations
+
+import pytest
+
+import steelyard
+from steelyard.errors import InputError
+from steelyard.workload.catalogue import load_model
+
+NAMES = [
+    ("hf.co/bartowski/Qwen_Qwen3-8B-GGUF:Q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
+    ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", "meta-llama/Llama-3.1-8B", "q4_k_m", "llamacpp"),
+    ("https://huggingface.co/unsloth/Qwen3-8B-GGUF", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
+    ("unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF:UD-Q4_K_XL", "Qwen/Qwen3-30B-A3B-Instruct-2507", "ud_q4_k_xl", "llamacpp"),
+    ("mradermacher/Qwen3-8B-i1-GGUF:IQ4_XS", "Qwen/Qwen3-8B", "iq4_xs", "llamacpp"),
+    ("unsloth/gpt-oss-20b-GGUF:F16", "openai/gpt-oss-20b", "mxfp4_moe", "llamacpp"),
+    ("Qwen3-8B-Q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
+    ("qwen3:8b-q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "ollama"),
+    ("llama3.1:8b", "meta-llama/Llama-3.1-8B", "q4_k_m", "ollama"),
+    ("llama3.1:8b-instruct-q4_0", "meta-llama/Llama-3.1-8B", "q4_0", "ollama"),
+    ("llama3.1:8b-instruct-fp16", "meta-llama/Llama-3.1-8B", "fp16", "ollama"),
+    ("deepseek-r1:70b", "meta-llama/Llama-3.1-70B", "q4_k_m", "ollama"),
+    ("deepseek-r1:671b", "deepseek-ai/DeepSeek-R1", "q4_k_m", "ollama"),
+    ("gpt-oss:20b", "openai/gpt-oss-20b", "mxfp4_moe", "ollama"),
+    ("gemma3:27b-it-qat", "google/gemma-3-27b-it", "q4_0", "ollama"),
+    ("mlx-community/Qwen3-8B-4bit", "Qwen/Qwen3-8B", "int4_g64", "mlx"),
+    ("mlx-community/Qwen3-30B-A3B-4bit-DWQ", "Qwen/Qwen3-30B-A3B", "int4_g64", "mlx"),
+    ("lmstudio-community/Qwen3-8B-MLX-8bit", "Qwen/Qwen3-8B", "int8_weight_only@8.5", "mlx"),
+    ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "meta-llama/Llama-3.1-8B", "nf4", ""),
+    ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "Qwen/Qwen3-8B", "nf4", ""),
+    ("Qwen/Qwen3-8B-AWQ", "Qwen/Qwen3-8B", "int4", ""),
+    ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "Qwen/Qwen2.5-7B", "int8_weight_only", ""),
+    ("Qwen/Qwen3-8B-FP8", "Qwen/Qwen3-8B", "fp8_block", ""),
+    ("RedHatAI/Qwen3-8B-FP8-dynamic", "Qwen/Qwen3-8B", "fp8", ""),
+    ("nvidia/Llama-3.3-70B-Instruct-NVFP4", "meta-llama/Llama-3.3-70B-Instruct", "nvfp4", ""),
+    ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "meta-llama/Llama-3.1-8B", "int4", ""),
+    ("Intel/Qwen3-8B-int4-AutoRound", "Qwen/Qwen3-8B", "int4", ""),
+    ("turboderp/Qwen3-8B-exl3:4.0bpw", "Qwen/Qwen3-8B", "int4@4", "exllamav3"),
+    ("https://huggingface.co/Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "bf16", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "weights", "engine"), NAMES)
+def test_a_name_says_model_weights_and_engine(name: str, model: str, weights: str, engine: str) -> None:
+    found = load_model(name)
+    assert (found.name, found.transformer.native_weights, found.engine) == (model, weights, engine)
+    said = [note for note in found.transformer.notes if "taken as" in note]
+    assert bool(said) == (weights != "bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Qwen/Qwen3-8B-GGUF:Q9_X", "Q4_K_M"),
+        ("bartowski/Foo-1B-GGUF:Q4_K_M", "'bartowski/Foo-1B'"),
+        ("qwen3:", "unknown model"),
+        (":q4_K_M", "unknown model"),
+        ("-GGUF", "unknown model"),
+        ("a:" + "q4_" * 3000, "unknown model"),
+        ("-" * 20_000 + "gguf", "unknown model"),
+        ("x-" + "4bit-" * 5000, "unknown model"),
+    ],
+)
+def test_names_that_say_nothing_known_are_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_model(name)
+    assert said in caught.value.message
+    assert len(caught.value.message) < 500
+
+
+def test_a_name_is_priced_as_its_format_and_engine() -> None:
+    named = steelyard.estimate("qwen3:8b-q4_K_M", "rtx_4090")
+    asked = steelyard.estimate("qwen3-8b", "rtx_4090", weights="q4_k_m")
+    assert named.scenario.engine.name == "ollama_cuda"
+    assert asked.scenario.engine.name == "llamacpp_cuda"
+    assert named.memory.weights == asked.memory.weights
+    other = steelyard.estimate("qwen3:8b-q4_K_M", "rtx_4090", engine="vllm", weights="bf16")
+    assert (other.scenario.engine.name, other.scenario.plan.weights) == ("vllm", "bf16")
+
+
+def test_mlx_files_hold_quantised_ends_and_run_on_apple_silicon_only() -> None:
+    found = steelyard.estimate("mlx-community/Qwen3-8B-4bit", "m3_ultra", isl=128, osl=128)
+    assert found.scenario.engine.name == "mlx"
+    assert float(found.memory.weights) == pytest.approx(4.61e9, rel=0.05)  # 8.19 B weights of 4.5 bits
+    assert found.tpot_s == pytest.approx(1 / 112.9, rel=0.1)  # tokens per second of a published run
+    for machine, words in (("h100_sxm", {}), ("h100_sxm", {"engine": "sglang"})):
+        with pytest.raises(InputError, match="MLX"):
+            steelyard.estimate("mlx-community/Qwen3-8B-4bit", machine, **words)
+    with pytest.raises(InputError, match="ExLlamaV3"):
+        steelyard.estimate("turboderp/Qwen3-8B-exl3:4.0bpw", "rtx_3090", engine="vllm")
