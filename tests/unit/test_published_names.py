@@ -12,7 +12,12 @@ NAMES = [
     ("hf.co/bartowski/Qwen_Qwen3-8B-GGUF:Q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
     ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", "meta-llama/Llama-3.1-8B", "q4_k_m", "llamacpp"),
     ("https://huggingface.co/unsloth/Qwen3-8B-GGUF", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
-    ("unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF:UD-Q4_K_XL", "Qwen/Qwen3-30B-A3B-Instruct-2507", "ud_q4_k_xl", "llamacpp"),
+    (
+        "unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF:UD-Q4_K_XL",
+        "Qwen/Qwen3-30B-A3B-Instruct-2507",
+        "ud_q4_k_xl",
+        "llamacpp",
+    ),
     ("mradermacher/Qwen3-8B-i1-GGUF:IQ4_XS", "Qwen/Qwen3-8B", "iq4_xs", "llamacpp"),
     ("unsloth/gpt-oss-20b-GGUF:F16", "openai/gpt-oss-20b", "mxfp4_moe", "llamacpp"),
     ("Qwen3-8B-Q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "llamacpp"),
