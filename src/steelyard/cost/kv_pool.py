@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from steelyard.cost.kv_pages import Printed, pages_of, printed
 from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
@@ -13,12 +14,16 @@ from steelyard.errors import DoesNotFit
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
 
-__all__ = ["KvPool", "blocks_for", "kv_pool", "longest_request"]
+__all__ = ["KvPool", "blocks_for", "engine_prints", "kv_pool", "left_bytes", "longest_request"]
 
 #: Token cap of a cache that grows without end.
 NO_CAP = 2**30
 #: Longest request where nothing limits it.
 NO_LIMIT = 2**40
+#: 80 % interval of what is left for the cache: what compiling and libraries hold besides differs by so much from start
+#: to start and machine to machine, and what a step's tensors take by this share of them.
+SPREAD_BYTES = 0.3 * 2**30
+SPREAD_FRAC = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +85,10 @@ def kv_pool(
     Raises:
         DoesNotFit: not even one block is left.
     """
-    block_bytes, fixed_blocks, cap = _shape(model, plan, config.block_size)
+    block_tokens, block_bytes, fixed_blocks, cap = _shape(model, plan, engine, config.block_size)
     if config.num_gpu_blocks_override:
-        return KvPool(config.num_gpu_blocks_override, config.block_size, block_bytes, fixed_blocks, cap, True)
-    weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
-    rows = min(config.max_num_seqs, config.max_num_batched_tokens)
-    step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
-    work = float(activation_bytes(model, plan, step_tokens, rows)) + engine.workspace_bytes
-    left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, work)
+        return KvPool(config.num_gpu_blocks_override, block_tokens, block_bytes, fixed_blocks, cap, True)
+    left, _, _ = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights)
     blocks = math.floor(left / block_bytes) if block_bytes > 0 else 0
     if blocks < 1 + fixed_blocks:
         short = (1 + fixed_blocks) * block_bytes - left
@@ -95,11 +96,57 @@ def kv_pool(
             f"{model.name} leaves no memory for the KV cache: {short / 2**30:,.1f} GiB short on each device",
             change="more devices, a narrower number format or a larger gpu_memory_utilization",
         )
-    return KvPool(blocks, config.block_size, block_bytes, fixed_blocks, cap)
+    return KvPool(blocks, block_tokens, block_bytes, fixed_blocks, cap)
 
 
-def _shape(model: Workload, plan: Plan, block_tokens: int) -> tuple[float, int, int]:
-    """``(bytes of a block, blocks that do not grow, token cap)``."""
+def left_bytes(
+    model: Workload,
+    plan: Plan,
+    machine: Machine,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    exact_weights: float | None = None,
+    weights: float | None = None,
+) -> tuple[float, float, float]:
+    """Bytes of a device left for the cache: as predicted, and the ends of the 80 % interval. Below 0: it does not fit.
+
+    Args:
+        model, plan, machine, engine, config: what starts.
+        exact_weights: bytes of the real weight files.
+        weights: weight bytes of the fullest device, when they are known already.
+    """
+    if weights is None:
+        weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
+    rows = min(config.max_num_seqs, config.max_num_batched_tokens)
+    step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
+    step = float(activation_bytes(model, plan, step_tokens, rows, engine.logit_bytes))
+    beside = engine.beside_bytes(machine, plan.tp)
+    left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, step + beside)
+    spread = math.hypot(SPREAD_BYTES, SPREAD_FRAC * step * engine.working_frac(1.0), 0.01 * weights)
+    return left, left - spread, left + min(spread, step + beside)
+
+
+def engine_prints(
+    model: Workload,
+    plan: Plan,
+    machine: Machine,
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    exact_weights: float | None = None,
+    weights: float | None = None,
+) -> Printed:
+    """What the engine's log will say of its cache (arguments as of :func:`left_bytes`)."""
+    left = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights, weights=weights)
+    block_tokens, block_bytes, _, cap = _shape(model, plan, engine, config.block_size)
+    if config.num_gpu_blocks_override:
+        left = (config.num_gpu_blocks_override * block_bytes,) * 3
+    return printed(model, plan, engine, config, left, block_bytes / block_tokens if cap else 0.0)
+
+
+def _shape(model: Workload, plan: Plan, engine: Engine, block_tokens: int) -> tuple[int, float, int, int]:
+    """``(tokens of a block, its bytes, blocks that do not grow, token cap)``."""
     far = 2**22
 
     def held(tokens: int) -> float:
@@ -109,9 +156,15 @@ def _shape(model: Workload, plan: Plan, block_tokens: int) -> tuple[float, int, 
     window = model.window
     if growth > 0:
         fixed = held(far) - growth * far
-        return growth * block_tokens, math.ceil(fixed / (growth * block_tokens) - 1e-9), NO_CAP
+        pages = pages_of(model, plan, block_tokens) if engine.grouped_pages and model.state_bytes else None
+        if pages is not None and pages.block_tokens:  # a state takes a page, and a page of attention is as large
+            kept = sum(count for kept, count, tokens in pages.groups if not tokens) * pages.block_bytes
+            stages = -(-model.depth // plan.pp) / model.depth
+            fixed += kept - model.state_bytes / plan.tp * stages
+            block_tokens = pages.block_tokens
+        return block_tokens, growth * block_tokens, math.ceil(fixed / (growth * block_tokens) - 1e-9), NO_CAP
     if window:  # every layer has a window
         state = held(0)
         per_token = (held(window) - state) / window
-        return per_token * block_tokens, math.ceil(state / (per_token * block_tokens) - 1e-9), window
-    return max(held(0), 1.0), 1, 0
+        return block_tokens, per_token * block_tokens, math.ceil(state / (per_token * block_tokens) - 1e-9), window
+    return block_tokens, max(held(0), 1.0), 1, 0

@@ -18,7 +18,10 @@ from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["MemoryUse", "kv_bytes", "largest_that_fits", "memory_use", "weight_bytes"]
+__all__ = ["MemoryUse", "kv_bytes", "largest_that_fits", "memory_use", "weight_bytes", "weight_parts"]
+
+#: Blocks of ops, and what people call the part of the model they are; others keep their name.
+PARTS = {"moe": "experts", "norm": "norms"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +63,14 @@ class MemoryUse:
 
 
 def weight_bytes(model: Workload, plan: Plan, exact: float | None = None, multiples: tuple[int, int] = (1, 1)) -> float:
-    """Weight bytes of the fullest device.
+    """Weight bytes of the fullest device (arguments as of :func:`weight_parts`)."""
+    return sum(weight_parts(model, plan, exact, multiples).values())
+
+
+def weight_parts(
+    model: Workload, plan: Plan, exact: float | None = None, multiples: tuple[int, int] = (1, 1)
+) -> dict[str, float]:
+    """Weight bytes of the fullest device, by the part of the model.
 
     Args:
         model: the model.
@@ -68,8 +78,9 @@ def weight_bytes(model: Workload, plan: Plan, exact: float | None = None, multip
         exact: total bytes of the real files, when a header was read; then only the shares are modelled.
         multiples: what the engine pads the hidden and the inner width of MXFP4 experts to multiples of.
     """
-    total, stage = 0.0, 0.0
+    total = 0.0
     ends = {"embedding": 0.0, "head": 0.0}
+    stage: dict[str, float] = {}
     graph = model.graph(Step.prefill(1, 1))
     own = own_formats(graph, plan)
     for op in graph:
@@ -94,16 +105,17 @@ def weight_bytes(model: Workload, plan: Plan, exact: float | None = None, multip
             if op.block in ends:
                 ends[op.block] += here
             else:
-                stage += here
-    if plan.pp == 1:
-        local_total = stage + sum(ends.values())
-    else:
+                part = PARTS.get(op.block, op.block or "other")
+                stage[part] = stage.get(part, 0.0) + here
+    if plan.pp > 1:
         layers_per_stage = -(-model.depth // plan.pp) / model.depth
-        local_total = stage * layers_per_stage + max(ends.values())
-    extra = model.extra_parameters * 2.0
+        stage = {part: size * layers_per_stage for part, size in stage.items()}
+        fuller = max(ends, key=lambda end: ends[end])
+        ends = {fuller: ends[fuller]}
+    parts = {**stage, **ends}
     if exact is not None and total > 0:
-        return local_total * exact / total
-    return local_total + extra
+        return {part: size * exact / total for part, size in parts.items()}
+    return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0}
 
 
 def _padding(op: Op, rank: str, multiple: int) -> float:
@@ -159,9 +171,9 @@ def memory_use(
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
         kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
-        activations=activation_bytes(model, plan, tokens, batch),
-        other=engine.workspace_bytes,
-        capacity=engine.memory_frac * machine.root.capacity_bytes - machine.reserved_bytes,
+        activations=activation_bytes(model, plan, tokens, batch, engine.logit_bytes),
+        other=engine.beside_bytes(machine, plan.tp),
+        capacity=engine.memory_frac * machine.usable_bytes,
     )
 
 
@@ -182,12 +194,19 @@ def largest_that_fits(fits: Callable[[NDArray[np.int64]], Any], top: int, n: int
     return low
 
 
-def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size) -> Any:
-    """Working set of the largest step of inference: the widest pair of tensors alive at once, plus the logits.
+def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size, logit_bytes: float = 4.0) -> Any:
+    """Working set of the largest step of inference: its widest pair of tensors alive at once, or the sampling after it.
 
-    ``tokens (2 d + widest) 2 B + rows vocab / tp 4 B``; layers reuse the same buffers.
+    ``max(tokens (3 d + widest) 2 B, rows vocab logit_bytes)``: beside the widest tensors live the residual stream, what
+    enters the block and what leaves it; layers reuse the same buffers, and sampling theirs.
+
+    Args:
+        model, plan: what runs.
+        tokens: of the step.
+        rows: sequences a token is chosen for.
+        logit_bytes: of each score while it is: in fp32, with what the engine's sampling keeps beside.
     """
     each = max(2.0, plan.format("activation").bits / 8)
-    logits = np.asarray(rows, dtype=np.float64) * model.vocab / plan.tp * 4.0 if model.head else 0.0
-    alive = 2 * model.hidden + model.widest_elements(plan.tp)
-    return np.asarray(tokens, dtype=np.float64) / plan.cp * alive * each + logits
+    scores = np.asarray(rows, dtype=np.float64) * model.vocab * logit_bytes if model.head else 0.0
+    alive = 3 * model.hidden + model.widest_elements(plan.tp)
+    return np.maximum(np.asarray(tokens, dtype=np.float64) / plan.cp * alive * each, scores)

@@ -31,6 +31,8 @@ __all__ = [
     "schedulers",
 ]
 
+#: The fastest PCIe link there is (6.0, 16 lanes, one direction): what is faster is a link between devices.
+PCIE_BYTES_PER_S = 128e9
 #: What must be free before a waiting request is admitted: blocks for the tokens of this step; for the whole prompt;
 #: for prompt and output, kept from then on; for the prompt beside an estimate of what the running ones still need; or
 #: for what all will hold at the fullest, by the lengths of past outputs.
@@ -118,7 +120,7 @@ class Engine:
     block_tokens: Annotated[float, Quantity("1", "tokens of one KV-cache block", ge=1)]
     max_batched_tokens: Annotated[float, Quantity("1", "tokens of one step at most", ge=1)]
     max_sequences: Annotated[float, Quantity("1", "sequences of one step at most", ge=1)]
-    workspace_bytes: Annotated[float, Quantity("B", "graphs, communication buffers, workspaces", ge=0)]
+    workspace_bytes: Annotated[float, Quantity("B", "libraries, communication buffers, workspaces", ge=0)]
     step_s: Annotated[float, Quantity("s", "host time per step that the device waits for", ge=0)]
     step_s_per_sequence: Annotated[float, Quantity("s", "further host time per sequence of the step", ge=0)]
     layer_s: Annotated[float, Quantity("s", "device time per layer beside the priced kernels", ge=0)]
@@ -154,6 +156,12 @@ class Engine:
     values: Annotated[Mapping[str, Mapping[str, str]], "of our flags: its own values, normalised, and ours"] = field(
         default_factory=dict
     )
+    peer_bytes: Annotated[float, Quantity("B", "buffers of tensor parallelism over a direct link", ge=0)] = 0.0
+    graph_bytes: Annotated[float, Quantity("B", "captured graphs, where they lie outside its share", ge=0)] = 0.0
+    logit_bytes: Annotated[float, Quantity("B", "of each score of the vocabulary while sampling", ge=0)] = 4.0
+    grouped_pages: Annotated[
+        bool, "layers of a mixed model are in groups of equal size that share pages; a state takes a page"
+    ] = False
     compared: Annotated[bool, "a plan with any engine tries it"] = False
     commands: Annotated[
         Literal["", "vllm", "sglang", "trtllm", "llamacpp"], "whose commands start it; empty = no launch files"
@@ -193,6 +201,11 @@ class Engine:
         """What the hidden and the inner width of MXFP4 experts are padded to multiples of on a machine."""
         return self.expert_multiples.get(machine.family) or self.expert_multiples.get("", (1, 1))
 
+    def beside_bytes(self, machine: Machine, tp: int) -> float:
+        """Bytes beside weights, cache and a step's tensors; ``tp`` devices share every product."""
+        direct = any(link.bandwidth_bytes_per_s > PCIE_BYTES_PER_S for link in machine.links("peer"))
+        return self.workspace_bytes + (self.peer_bytes if tp > 1 and direct else 0.0)
+
     def working_frac(self, share: float) -> float:
         """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""
         return {"device": 1.0, "static": 0.0, "free": share}[self.memory_frac_of]
@@ -205,12 +218,12 @@ class Engine:
             share: of its memory that is used.
             weights, work: bytes of weights and of working memory.
         """
-        memory, reserved = machine.root.capacity_bytes, machine.reserved_bytes
+        seen = machine.usable_bytes
         if self.memory_frac_of == "static":
-            return memory * share - weights - reserved
+            return seen * share - weights
         if self.memory_frac_of == "free":
-            return (memory - weights - work - reserved) * share
-        return memory * share - weights - work - reserved
+            return (seen - weights - work) * share
+        return seen * share - weights - work
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 from steelyard.deployment.engine import ADMISSIONS, Engine, Rules, schedulers
 from steelyard.errors import Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.component import Machine
+from steelyard.workload.protocol import Workload
 
 __all__ = ["EngineConfig", "engine_config"]
 
@@ -74,13 +75,16 @@ class EngineConfig:
         return schedulers()[self.scheduler]
 
 
-def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | None = None) -> EngineConfig:
+def engine_config(
+    engine: Engine, machine: Machine, flags: Mapping[str, Any] | None = None, model: Workload | None = None
+) -> EngineConfig:
     """The engine's defaults on a machine, with ``flags`` over them.
 
     Args:
         engine: catalogue entry.
         machine: some defaults follow the device's memory, as the engines themselves do.
         flags: by vLLM's names or the engine's own; ``scheduler`` names another one of the catalogue.
+        model: what is served: where states are kept in pages, prefixes of a model that has any are not shared.
 
     Raises:
         InputError: unknown flags, values out of range; all problems at once.
@@ -99,7 +103,7 @@ def engine_config(engine: Engine, machine: Machine, flags: Mapping[str, Any] | N
         block_size=int(engine.block_tokens),
         gpu_memory_utilization=engine.memory_frac,
         enable_chunked_prefill=rules.chunked,
-        enable_prefix_caching=engine.prefix_caching,
+        enable_prefix_caching=engine.prefix_caching and not (engine.grouped_pages and model and model.state_bytes),
         admission=rules.admission,
         watermark=rules.watermark,
         async_scheduling=engine.async_scheduling,

@@ -223,7 +223,7 @@ def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_fligh
     if not engine.commands:
         known = ", ".join(sorted({e.commands for e in engines().values() if e.commands}))
         raise InputError(f"no launch files are written for {engine.title}; for {known}", field="plan.engine")
-    config = engine_config(engine, cluster.machine, dict(pool.flags))
+    config = engine_config(engine, cluster.machine, dict(pool.flags), model.transformer)
     longest = load.longest_tokens or math.ceil(load.prompt_tokens + load.output_tokens)
     room = config.max_model_len or _longest(longest, model)
     plan = pool.plan.resolved(model.transformer, cluster.machine)

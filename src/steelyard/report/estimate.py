@@ -27,6 +27,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
     ``flops`` the arithmetic of the whole batch (prefill) and of one step of the whole batch (decode) over all devices.
     """
     from steelyard.estimation.estimate import provenance
+    from steelyard.estimation.start_up import log_lines, memory_parts
 
     s = estimate.scenario
     machine, plan, model = s.cluster.machine, s.plan, s.transformer
@@ -47,6 +48,8 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         **{name: s.value(name) for name in _SIZES},
         "fits": estimate.fits,
         "memory_bytes": {**estimate.memory.to_dict(), "headroom": estimate.memory.headroom},
+        "memory_parts_bytes": memory_parts(estimate),
+        "engine_log": [line.to_dict() for line in log_lines(estimate)],
         "largest_batch": estimate.largest_batch,
         "largest_context": estimate.largest_context,
         "ttft_s": estimate.ttft_s,

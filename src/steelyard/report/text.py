@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
@@ -63,7 +64,7 @@ def _memory(e: Estimate) -> list[Any]:
         )
     names = (("weights", m.weights), ("KV cache", m.kv_cache), ("activations", m.activations), ("buffers", m.other))
     parts = _text("      " + ", ".join(f"{name} {q(float(x), 'B')}" for name, x in names))
-    lines: list[Any] = [head, parts]
+    lines: list[Any] = [head, parts, *_by_part(e)]
     s = e.scenario
     lines.append(
         _text(
@@ -77,6 +78,21 @@ def _memory(e: Estimate) -> list[Any]:
         change = nearest_change(s)
         lines.append(_text(("      nearest change that fits: ", "bold"), change.text if change else "none found"))
     return lines
+
+
+def _by_part(e: Estimate) -> list[Text]:
+    """Weights by part, and what the engine's log will say."""
+    from steelyard.estimation.start_up import log_lines, memory_parts
+
+    weights = sorted(memory_parts(e)["weights"].items(), key=lambda item: -item[1])
+    shown = [f"{part} {q(float(size), 'B')}" for part, size in weights if size >= 0.005 * float(e.memory.weights)]
+    lines = textwrap.wrap("weights: " + ", ".join(shown), WIDTH - 8, subsequent_indent="  ") if len(shown) > 1 else []
+    for line in log_lines(e):
+        value = q(line.value, "B") if line.unit == "B" else f"{line.value:,.2f}x" if line.unit == "x" else ""
+        value = value or f"{line.value:,.0f} {line.unit}"
+        ends = f" (80 %: {line.low:,.0f} to {line.high:,.0f})" if line.low is not None else ""
+        lines.append(f"log: {line.name} {value}{ends}")
+    return [_text("      " + line) for line in lines]
 
 
 def _bound(e: Estimate, phase: str) -> str:

@@ -77,10 +77,19 @@ fits | boolean | - | = | whether everything fits the fullest device
 memory_bytes.weights | number | B | memory_weights_bytes | weights on the fullest device, B
 memory_bytes.kv_cache | number | B | memory_kv_cache_bytes | KV cache, B
 memory_bytes.activations | number | B | memory_activations_bytes | activations of the largest step, B
-memory_bytes.other | number | B | memory_other_bytes | graphs, buffers, workspaces, B
+memory_bytes.other | number | B | memory_other_bytes | libraries, buffers of communication, workspaces, B
 memory_bytes.total | number | B | memory_total_bytes | all of these, B
 memory_bytes.capacity | number | B | memory_capacity_bytes | what the engine may use of the device, B
 memory_bytes.headroom | number | B | memory_headroom_bytes | capacity less total, negative when it does not fit, B
+memory_parts_bytes.weights | {} | B | - | weights by part: attention, mlp, experts, embedding, head ..., B
+memory_parts_bytes.kv_cache | number | B | - | what the cache holds of tokens, B
+memory_parts_bytes.state | number | B | - | recurrent state, which does not grow, B
+memory_parts_bytes.activations | number | B | - | the largest step, B
+memory_parts_bytes.libraries | number | B | - | libraries, buffers of communication, workspaces, B
+memory_parts_bytes.headroom | number | B | - | as above
+memory_parts_bytes.outside_the_share | {} | B | - | captured graphs, driver and context, memory left unused, B
+engine_log | array | - | - | what the engine prints at start-up: name, value, unit (tokens, B, x = times),
+    and the 80 % interval where there is one; empty for an engine whose log is not known
 largest_batch | integer | 1 | = | largest batch that fits at isl + osl tokens
 largest_context | integer | 1 | = | largest context that fits at this batch, tokens
 ttft_s | number | s | = | time to first token of the last prompt of the batch, s
@@ -163,7 +172,8 @@ pools[].iterations | integer | - | - | its steps
 pools[].prefill_tokens | integer | - | - | prompt tokens it computed, recomputed ones included
 pools[].decode_tokens | integer | - | - | tokens its decodes computed
 pools[].batch | {} | - | - | as above: mean, max
-pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac
+pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac; engine_log: what each engine prints of
+    its cache (memory_bytes, tokens, interval, max_concurrency, for_tokens), null where it keeps none
 pools[].waiting_max | number | - | - | longest waiting queue of one of its replicas
 pools[].preemptions | integer | - | - | as above
 pools[].sent.requests | integer | - | - | caches it sent to another pool

@@ -123,7 +123,7 @@ def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption
     plan = pool.plan.resolved(model, machine)
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)
-    config = engine_config(engine, machine, dict(pool.flags))
+    config = engine_config(engine, machine, dict(pool.flags), model)
     pricer = Replica(model, plan, cluster_of(machine, plan.devices), engine, task.question.skew)
     limits = np.array([config.max_num_batched_tokens]), np.array([config.max_num_seqs])
     exact = None if pool.plan.weights else task.model.weight_bytes

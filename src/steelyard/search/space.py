@@ -71,7 +71,7 @@ def replica_options(
         max_devices: most devices; None = :data:`MAX_REPLICA_DEVICES`.
     """
     machine = base.cluster.machine
-    config = engine_config(base.engine, machine, {})
+    config = engine_config(base.engine, machine, {}, base.model)
     top = min(max_devices or MAX_REPLICA_DEVICES, MAX_REPLICA_DEVICES)
     for plan in _plans(base, formats, demand, top):
         pricer = replace(base, plan=plan, cluster=cluster_of(machine, plan.devices))
@@ -147,7 +147,8 @@ def with_limits(
         return None
     context = model.max_context or int(budgets[-1])
     c, s = np.meshgrid(np.minimum(budgets, context), sequences, indexing="ij")
-    work = np.asarray(activation_bytes(model, plan, c, np.minimum(s, c)), dtype=np.float64)
+    rows = np.minimum(s, c)
+    work = np.asarray(activation_bytes(model, plan, c, rows, pricer.engine.logit_bytes), dtype=np.float64)
     more = pricer.engine.working_frac(config.gpu_memory_utilization) * (work - work[0, 0])
     blocks = np.floor(kv.blocks - more / kv.block_bytes)
     needed = -(-min(longest_tokens, kv.token_cap) // kv.block_tokens) + kv.fixed_blocks

@@ -231,7 +231,7 @@ def _serve(
     cluster = given or cluster_of(pool.device)
     cluster = replace(cluster, count=pool.plan.devices)
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
-    config = engine_config(entry, cluster.machine, dict(pool.flags))
+    config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
     if mixed and config.rules.static:
         raise InputError("a static batch stays together: it can neither begin nor end elsewhere", field="scheduler")
     means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard.cost.kv_pool import KvPool
+from steelyard.cost.kv_pool import KvPool, engine_prints
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import InputError
 
@@ -144,6 +144,16 @@ class PoolOutcome:
         price = self.price.usd_per_hour
         return None if price is None else price * self.totals["device_s"] / 3600
 
+    def _prints(self) -> Mapping[str, Any] | None:
+        """What each engine prints of its cache at start-up; None where it keeps none."""
+        s = self.scenario
+        if self.role == "encode" or not self.kv.block_bytes:
+            return None
+        exact = s.exact_weight_bytes
+        return engine_prints(
+            s.transformer, s.plan, s.cluster.machine, s.engine, self.config, exact_weights=exact
+        ).to_dict()
+
     def to_dict(self) -> dict[str, Any]:
         """Its entry in the summary (SI units)."""
         plan, totals = self.scenario.plan, self.totals
@@ -164,6 +174,7 @@ class PoolOutcome:
                 "block_tokens": self.kv.block_tokens,
                 "mean_frac": totals["kv_mean_frac"],
                 "max_frac": totals["kv_max_frac"],
+                "engine_log": self._prints(),
             },
             "waiting_max": totals["waiting_max"],
             "preemptions": int(totals["preemptions"]),

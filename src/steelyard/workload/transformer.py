@@ -97,7 +97,8 @@ class Transformer(Shapes):
     def widest_elements(self, shards: int = 1) -> float:
         """Elements per token of the widest tensor between two kernels of a layer, on one of ``shards`` devices.
 
-        The larger of queries, keys and values together and the (gated) feed-forward output.
+        The larger of queries, keys and values together and the (gated) feed-forward before and after its activation; of
+        experts that of all pairs of a token with an expert, which also hold an output each.
         """
         widest = 0.0
         for layer in self.layers:
@@ -105,8 +106,12 @@ class Transformer(Shapes):
             if a is not None:
                 widest = max(widest, (a.heads * (a.head_dim + a.values) + 2 * a.kv_heads * a.head_dim) / shards)
             if f is not None:
-                routed = f.top_k * f.intermediate if f.is_moe else f.intermediate
-                widest = max(widest, (3 if f.gated else 2) * (routed + f.shared_intermediate) / shards)
+                copies = 3 if f.gated else 2
+                inner = copies * (f.shared_intermediate + (0 if f.is_moe else f.intermediate)) / shards
+                if f.is_moe:  # the output of every pair replaces what entered the activation, before they are summed
+                    pair = max((copies - 1) * f.intermediate / shards, f.expert_hidden or self.hidden)
+                    inner += f.top_k * (pair + f.intermediate / shards)
+                widest = max(widest, inner)
         return widest
 
     @property

@@ -1,0 +1,111 @@
+"""The memory of one device as its owner checks it: bytes by part, and what the engine's log will say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steelyard.cost.kv_pool import engine_prints
+from steelyard.cost.memory import kv_bytes, weight_parts
+from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.errors import InputError
+
+if TYPE_CHECKING:
+    from steelyard.estimation.estimate import Estimate
+    from steelyard.scenario.scenario import Scenario
+
+__all__ = ["LogLine", "log_lines", "memory_parts"]
+
+#: llama.cpp computes prompts in pieces of so many tokens (``--ubatch-size``).
+UBATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One figure an engine prints when it starts."""
+
+    name: str
+    """In the engine's words."""
+    value: float
+    unit: str
+    """``tokens``, ``B`` or ``x`` (times)."""
+    low: float | None = None
+    high: float | None = None
+    """80 % interval, where there is one."""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """By name."""
+        ends = {} if self.low is None else {"interval": [self.low, self.high]}
+        return {"name": self.name, "value": self.value, "unit": self.unit, **ends}
+
+
+def memory_parts(estimate: Estimate) -> dict[str, Any]:
+    """Bytes on the fullest device: weights by part, cache, state, the step, what lies beside, and what is left."""
+    s, m = estimate.scenario, estimate.memory
+    machine, engine = s.cluster.machine, s.engine
+    weights = weight_parts(s.transformer, s.plan, s.exact_weight_bytes, engine.multiples(machine))
+    state = min(float(kv_bytes(s.transformer, s.plan, s.replica_batch, 0)), float(m.kv_cache))
+    return {
+        "weights": {part: size for part, size in weights.items() if size},
+        "kv_cache": m.kv_cache - state,
+        "state": state,
+        "activations": m.activations,
+        "libraries": m.other,
+        "headroom": m.headroom,
+        "outside_the_share": {
+            "graphs": engine.graph_bytes,
+            "driver": machine.reserved_bytes,
+            "unused": max(0.0, (1 - engine.memory_frac) * machine.usable_bytes - engine.graph_bytes),
+        },
+    }
+
+
+def log_lines(estimate: Estimate) -> list[LogLine]:
+    """What the engine will print of its memory; empty for engines whose logs are not known, or when it cannot start."""
+    s = estimate.scenario
+    if not s.transformer.causal:
+        return []
+    if s.engine.commands == "llamacpp":
+        return _llamacpp(estimate)
+    if s.engine.commands not in ("vllm", "sglang", "trtllm"):
+        return []
+    config = _config(s)
+    found = engine_prints(
+        s.transformer, s.plan, s.cluster.machine, s.engine, config, weights=float(estimate.memory.weights)
+    )
+    if found.memory_bytes <= 0 or not found.tokens:
+        return []
+    names = {"vllm": "GPU KV cache size", "sglang": "max_total_num_tokens", "trtllm": "Max tokens in paged KV cache"}
+    size = LogLine(names[s.engine.commands], found.tokens, "tokens", max(0, found.low), found.high)
+    if s.engine.commands != "vllm":
+        return [size]
+    lines = [LogLine("Available KV cache memory", found.memory_bytes, "B"), size]
+    if found.concurrency:
+        name = f"Maximum concurrency for {found.for_tokens:,} tokens per request"
+        lines.append(LogLine(name, found.concurrency, "x"))
+    return lines
+
+
+def _config(s: Scenario) -> EngineConfig:
+    try:
+        flags = s.value("flags")
+    except (InputError, KeyError, AttributeError):
+        flags = None
+    return engine_config(s.engine, s.cluster.machine, dict(flags or {}), s.transformer)
+
+
+def _llamacpp(estimate: Estimate) -> list[LogLine]:
+    """Its buffers: the table of the input stays on the host, the cache is made for the whole context at once."""
+    s = estimate.scenario
+    model, plan = s.transformer, s.plan
+    parts = weight_parts(model, plan, s.exact_weight_bytes, s.engine.multiples(s.cluster.machine))
+    on_host = parts.get("embedding", 0.0) if parts.get("head") else 0.0
+    state = float(kv_bytes(model, plan, s.replica_batch, 0))
+    compute = UBATCH * (model.vocab + model.hidden) * 4.0 if model.head else float(estimate.memory.activations)
+    lines = [
+        LogLine("model buffer size", sum(parts.values()) - on_host, "B"),
+        LogLine("KV buffer size", float(estimate.memory.kv_cache) - state, "B"),
+        LogLine("compute buffer size", compute, "B"),
+    ]
+    return lines + ([LogLine("RS buffer size", state, "B")] if state else [])
