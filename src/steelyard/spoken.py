@@ -63,7 +63,7 @@ techniques | technique method optimization optimizations with
 speculate | speculative speculation speculative-config speculative-model speculative-algorithm draft-model draft md
     num-speculative-tokens speculative-num-draft-tokens model-draft
 lora | enable-lora lora-modules lora-paths adapters adapter loras
-kv_tiers | cpu-offload swap-space cpu-offload-gb kv-offload offload hicache enable-hierarchical-cache
+kv_tiers | cpu-offload swap-space kv-offload hicache enable-hierarchical-cache
 ttft | time-to-first-token first-token slo-ttft slo slos prefill-latency
 tpot | time-per-output-token inter-token-latency itl slo-tpot tbt time-between-tokens decode-latency
 e2e | latency e2el end-to-end total-latency response-time slo-e2e
@@ -243,9 +243,9 @@ m4_max | mac macbook apple-silicon
 #: Options of engines that ask for nothing a question has.
 NO_FIELD: Mapping[str, str] = MappingProxyType(
     {
-        "ngl": "every layer runs on the devices of --on",
-        "ngpulayers": "every layer runs on the devices of --on",
-        "gpulayers": "every layer runs on the devices of --on",
+        "ngl": "estimate and simulate take it; a plan keeps every layer on the devices",
+        "ngpulayers": "estimate and simulate take it; a plan keeps every layer on the devices",
+        "gpulayers": "estimate and simulate take it; a plan keeps every layer on the devices",
         "threads": "the whole device works",
         "enforceeager": "graphs are the engine's: steelyard show ENGINE",
         "port": "nothing is served here; plan --out writes what starts a server",

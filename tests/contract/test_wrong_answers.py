@@ -138,7 +138,7 @@ def test_every_wrong_field_is_listed(verb: str) -> None:
         ("simulate", "--qps 4", "--rate?"),
         ("simulate", "--request-rate 4", "--rate?"),
         ("simulate", "--max-concurrency 4", "--concurrency?"),
-        ("simulate", "-ngl 99", "every layer runs on the devices of --on"),
+        ("plan", "-ngl 99", "estimate and simulate take it; a plan keeps every layer on the devices"),
         ("simulate", "-c 4096", "--max-model-len?"),
         ("simulate", "--gpu-memory-utilisation 0.9", "--gpu-memory-utilization?"),
         ("plan", "--slo 1s", "--ttft?"),

@@ -22,7 +22,7 @@ from cyclopts.exceptions import (
 )
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
-from steelyard.scenario.fields import Field, fields_of
+from steelyard.scenario.fields import OFFLOADING, Field, fields_of, offloading
 
 __all__ = ["Asked", "read"]
 
@@ -76,7 +76,7 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
     Raises:
         InputError: with everything that is wrong, where the verb reads no question or is unknown.
     """
-    line = _Line(app, list(tokens))
+    line = _Line(app, _respelled(tokens))
     for _ in range(_MOST):
         try:
             command, bound, ignored = app.parse_args(
@@ -97,6 +97,33 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
         return Asked(command, bound.args, keywords, line.names)
     line.refuse()
     raise AssertionError("a line that cannot be read has a problem")
+
+
+def _respelled(tokens: Sequence[str]) -> list[str]:
+    """The words with what engines call the placing of weights (``-ngl 20``, ``--n-cpu-moe 36``) as ``--offload``."""
+    words = list(tokens)
+    if not words or "offload" not in fields_of(_FIELDS.get(words[0], "plan")):
+        return words
+    said, kept, at = [], [], 0
+    while at < len(words):
+        option, equals, value = words[at].partition("=")
+        key = option.lstrip("-").replace("-", "_")
+        own = option == "--offload"
+        if not option.startswith("-") or (key not in OFFLOADING and not own):
+            kept.append(words[at])
+            at += 1
+            continue
+        takes = own or "{}" in OFFLOADING[key]
+        if takes and not equals:
+            at += 1
+            value = words[at] if at < len(words) else ""
+        text = (value if own else offloading(key, value)) if takes else OFFLOADING[key]
+        if takes and not value:
+            raise InputError("expected a value after it", field=option.lstrip("-"))
+        said.append(text)
+        at += 1
+    said.sort(key=lambda text: text.startswith("tensors:"))  # a pattern may have commas: it stands last
+    return [*kept, "--offload", ",".join(said)] if said else kept
 
 
 def _typed(name: str, names: Mapping[str, str]) -> str:

@@ -47,10 +47,9 @@ def _one(found: Estimate, output: Output) -> None:
 
     write(output, data=lambda: to_dict(found), text=text, rows=lambda: [flat(found)])
     if not found.fits:
-        from steelyard.estimation.infeasibility import nearest_change, shortfall
+        from steelyard.estimation.infeasibility import remedy, shortfall
 
-        change = nearest_change(found.scenario)
-        raise DoesNotFit(f"does not fit: {shortfall(found.scenario)}", change=change.text if change else "none found")
+        raise DoesNotFit(f"does not fit: {shortfall(found.scenario)}", change=remedy(found.scenario))
 
 
 def _table(blocks: list[Block], output: Output) -> None:

@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steelyard.cost.gemm import GemmParameters
 from steelyard.cost.kernel import Kernel
-from steelyard.cost.kinds import ATTENTION, GEMM, VECTOR
+from steelyard.cost.kinds import ATTENTION, GEMM, MOE, VECTOR
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.parameters import Calibrated, calibrated, calibration_table
 from steelyard.cost.site import Site
@@ -40,6 +41,7 @@ __all__ = [
     "attention",
     "attention_time_s",
     "chain_time_s",
+    "experts",
     "gemm",
     "kernel_work",
     "measured_cpu",
@@ -97,6 +99,11 @@ class CpuChain:
     """Of the last-level cache that still holds what the kernel before wrote."""
 
 
+#: Of the fp32 vector peak, products of weights that a core unpacks as it multiplies (prompts of DeepSeek-V3 in Q4_K_M
+#: on one and two sockets of 32 cores, KTransformers 0.2: 0.42 and 0.32).
+UNPACKING_FRAC = 0.4
+#: s per local expert: sorting the tokens by expert (guess).
+EXPERT_S = 20e-9
 MISS_SHARPNESS = 4.0
 """Steepness of the cache edge in log size (guess)."""
 
@@ -249,6 +256,26 @@ def _price(kernel: Kernel, context: PricingContext) -> KernelTime:
 
 #: Products and convolutions, attention, and chains on a measured CPU.
 gemm, attention, vector = (cost_model(kind, table="cpu")(_price) for kind in (GEMM, ATTENTION, VECTOR))
+
+
+@cost_model(MOE, families=("x86", "arm_cpu"))
+def experts(kernel: Kernel, context: PricingContext) -> KernelTime:
+    """Routed experts of one layer on a CPU: two products that read the weights of the experts hit, as its GEMM does.
+
+    A core streams rows of any length, so that few tokens fill the bus, unlike tiles that are shared out over a GPU.
+    """
+    site, f = context.site, kernel.features
+    found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,))
+    p = found.parameters
+    passing = kernel.traffic.get("read", 0.0) + kernel.traffic.get("write", 0.0)
+    moved = kernel.traffic["weight"] + np.maximum(0.0, np.asarray(passing) - site.l2_bytes)
+    memory = np.asarray(moved, dtype=np.float64) / (p.dram_frac * site.dram_bytes_per_s)
+    rate = p.compute_frac * site.peak_ops_per_s
+    if f["weight_bits"] < 16 <= f["act_bits"]:
+        rate = min(rate, UNPACKING_FRAC * site.vector_ops_per_s)
+    compute = np.asarray(kernel.flops, dtype=np.float64) / rate
+    launch = 2.0 * p.launch_cycles / max(site.clock_hz, 1e8) + EXPERT_S * np.asarray(f["experts"])
+    return KernelTime(launch + _join(compute, memory, p.overlap_power), found.spread, found.source)
 
 
 def time_s(kind: str, work: Mapping[str, Any], site: Site, parameters: Any) -> Array:

@@ -13,6 +13,20 @@ __all__ = ["Kernel", "Program"]
 
 
 @dataclass(frozen=True, eq=False)
+class Hosted:
+    """The copies of a kernel whose weights lie in host memory."""
+
+    share: float
+    """Of the copies."""
+    kernel: Kernel
+    """The same work as the host does it."""
+    message_bytes: Any = 0.0
+    """Hidden states that cross to the host and back, each way and per copy."""
+    use: str = "computed"
+    """What is done with the weights, see :data:`~steelyard.deployment.offload.USES`."""
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """Work that runs as one launch, per copy.
 
@@ -37,6 +51,8 @@ class Kernel:
     """What the weights are stored in, when there are any."""
     weights_cold: bool = True
     """Weights come from the root memory at every call; False: they are few and reused, as a norm's."""
+    hosted: Hosted | None = None
+    """What of it has its weights in host memory."""
 
     @property
     def bytes(self) -> Any:

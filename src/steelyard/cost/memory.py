@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.host_memory import cache_share, host_shares
 from steelyard.cost.program import own_formats, weight_format
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
@@ -18,7 +19,15 @@ from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["MemoryUse", "kv_bytes", "largest_that_fits", "memory_use", "weight_bytes", "weight_parts"]
+__all__ = [
+    "MemoryUse",
+    "host_weight_bytes",
+    "kv_bytes",
+    "largest_that_fits",
+    "memory_use",
+    "weight_bytes",
+    "weight_parts",
+]
 
 #: Blocks of ops, and what people call the part of the model they are; others keep their name.
 PARTS = {"moe": "experts", "norm": "norms"}
@@ -34,6 +43,10 @@ class MemoryUse:
     other: Any
     capacity: float
     """What the engine may use of the device."""
+    host: Any = 0.0
+    """In host memory, of all devices together: weights and the cache of layers computed there."""
+    host_capacity: float = 0.0
+    """Of the host; 0 where nothing lies there."""
 
     @property
     def total(self) -> Any:
@@ -48,11 +61,12 @@ class MemoryUse:
     @property
     def fits(self) -> Any:
         """Whether it fits."""
-        return np.asarray(self.headroom) >= 0
+        return (np.asarray(self.headroom) >= 0) & (np.asarray(self.host) <= self.host_capacity)
 
     def to_dict(self) -> Mapping[str, Any]:
         """The parts by name, in bytes."""
-        return {
+        beside = {"host": self.host, "host_capacity": self.host_capacity} if self.host_capacity else {}
+        return beside | {
             "weights": self.weights,
             "kv_cache": self.kv_cache,
             "activations": self.activations,
@@ -78,12 +92,26 @@ def weight_parts(
         exact: total bytes of the real files, when a header was read; then only the shares are modelled.
         multiples: what the engine pads the hidden and the inner width of MXFP4 experts to multiples of.
     """
-    total = 0.0
+    return _weights(model, plan, exact, multiples)[0]
+
+
+def host_weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> float:
+    """Weight bytes in host memory, of all devices together. Arguments as of :func:`weight_bytes`."""
+    return _weights(model, plan, exact, (1, 1))[1] if plan.offload else 0.0
+
+
+def _weights(
+    model: Workload, plan: Plan, exact: float | None, multiples: tuple[int, int]
+) -> tuple[dict[str, float], float]:
+    """Weight bytes of the fullest device by part, and those in host memory."""
+    total, beside = 0.0, 0.0
     ends = {"embedding": 0.0, "head": 0.0}
     stage: dict[str, float] = {}
     graph = model.graph(Step.prefill(1, 1))
     own = own_formats(graph, plan)
+    share = host_shares(graph, plan, model.depth)
     for op in graph:
+        away = share(op)
         local = shard(op, plan)
         stored = weight_format(op, plan, own)
         bits, padding = stored.stored_bits, 1.0
@@ -95,13 +123,14 @@ def weight_parts(
             width = tensor.bits if tensor.bits is not None else bits
             copies = float(np.asarray(op.count))
             whole = float(op.elements(tensor, visited=False)) * width / 8 * copies
-            here = float(local.elements(mine, visited=False)) * width / 8 * copies * padding
+            here = float(local.elements(mine, visited=False)) * width / 8 * copies * padding * (1.0 - away)
             if tensor.name in op.tied:
                 # the head's copy of a tied embedding is stored once, unless the stages differ
                 if plan.pp == 1:
                     continue
             else:
                 total += whole
+                beside += whole * away
             if op.block in ends:
                 ends[op.block] += here
             else:
@@ -114,8 +143,8 @@ def weight_parts(
         ends = {fuller: ends[fuller]}
     parts = {**stage, **ends}
     if exact is not None and total > 0:
-        return {part: size * exact / total for part, size in parts.items()}
-    return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0}
+        return {part: size * exact / total for part, size in parts.items()}, beside * exact / total
+    return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0}, beside
 
 
 def _padding(op: Op, rank: str, multiple: int) -> float:
@@ -133,6 +162,7 @@ def kv_bytes(model: Workload, plan: Plan, batch: Size, context: Size, block_toke
     bits = plan.format("kv").stored_bits
     tokens = np.ceil(np.asarray(context, dtype=np.float64) / block_tokens) * block_tokens
     stages = -(-model.depth // plan.pp) / model.depth
+    stages *= 1.0 - cache_share(plan, model.depth)
     state = model.state_bytes / plan.tp * stages
     cache = model.kv_elements(tokens, plan.tp) * bits / 8 * stages / plan.cp
     return (cache + state) * np.asarray(batch, dtype=np.float64)
@@ -149,6 +179,7 @@ def memory_use(
     step_tokens: Size | None = None,
     exact_weights: float | None = None,
     weights: float | None = None,
+    host: Machine | None = None,
 ) -> MemoryUse:
     """What a replica of the plan needs on its fullest device.
 
@@ -162,18 +193,26 @@ def memory_use(
         step_tokens: tokens of the largest step; default: the engine's limit or the whole prefill if smaller.
         exact_weights: bytes of the real weight files.
         weights: weight bytes of the fullest device, when they are known already.
+        host: beside the devices, where weights lie in its memory.
     """
     tokens = (
         step_tokens
         if step_tokens is not None
         else np.minimum(engine.max_batched_tokens, np.asarray(batch) * np.asarray(context))
     )
+    beside: Any = 0.0
+    if host is not None:
+        whole = replace(plan, tp=1, pp=1, cp=1, offload="")
+        there = kv_bytes(model, whole, batch, context, engine.block_tokens) * cache_share(plan, model.depth)
+        beside = (host_weight_bytes(model, plan, exact_weights) + there) * plan.dp
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
         kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
         activations=activation_bytes(model, plan, tokens, batch, engine.logit_bytes),
         other=engine.beside_bytes(machine, plan.tp),
         capacity=engine.memory_frac * machine.usable_bytes,
+        host=beside,
+        host_capacity=0.0 if host is None else host.usable_bytes,
     )
 
 

@@ -6,6 +6,7 @@ time, and the door refuses to go below the physical limit ``max(FLOPs / peak, by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.energy import kernel_energy_j, static_power_w
+from steelyard.cost.host_memory import host_part, on_device
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.models import KernelTime, PricingContext, model_for
 from steelyard.cost.op_models import fabrics
@@ -51,7 +53,7 @@ def price(
         UnknownName: no cost model prices a kernel of the program.
     """
     engine = engine or default_engine(cluster.machine)
-    kernels = tuple(_price(k, program, cluster, engine, weights_hot, burst) for k in program.kernels)
+    kernels = tuple(c for k in program.kernels for c in _places(k, program, cluster, engine, weights_hot, burst))
     waiting, host = engine_times(program, cluster, engine, decode=decode)
     device_s: Any = sum((k.time_s for k in kernels), 0.0)
     stall = np.maximum(0.0, host - device_s)  # eager launches run ahead of the device unless it is faster
@@ -84,6 +86,22 @@ def _rows(program: Program) -> Any:
         if kernel.block == "head" and kernel.ops:
             return kernel.ops[0].size("t") if "t" in kernel.ops[0].ranks else 0.0
     return 0.0
+
+
+def _places(
+    kernel: Kernel, program: Program, cluster: Cluster, engine: Engine, weights_hot: bool, burst: bool
+) -> Iterator[KernelCost]:
+    """The price of a kernel where it runs; of one whose weights lie partly in host memory, of both parts."""
+    here = _price(kernel, program, cluster, engine, weights_hot, burst)
+    if kernel.hosted is None or cluster.host is None:
+        yield here
+        return
+    there = here
+    if kernel.hosted.use != "streamed":
+        there = _price(kernel.hosted.kernel, program, Cluster(cluster.host), engine, weights_hot, burst)
+    if kernel.hosted.share < 1.0:
+        yield on_device(kernel, here)
+    yield host_part(kernel, here, there, program.tokens, cluster, engine)
 
 
 def _price(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from steelyard.cost.cost import BOUNDS, Cost, KernelCost, spread_of_sum, with_static_power
 from steelyard.cost.energy import static_power_w
+from steelyard.cost.host_memory import hosted
 from steelyard.cost.pipeline import boundary
 from steelyard.cost.price import engine_times, price
 from steelyard.cost.program import Kernel, Program, lower
@@ -206,6 +207,8 @@ class Replica:
         shared = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else step.expert_tokens
         graph = self.model.graph(replace(step, expert_tokens=shared, skew=self.skew), absorb=absorb)
         program = lower(graph if keep is None else graph.where(keep), self.plan, self.cluster.machine)
+        if self.plan.offload and self.cluster.host is not None:
+            program = hosted(program, graph, self.cluster.host, self.model.depth)
         if not self.head_format:
             return program
         head = find_format(self.head_format)

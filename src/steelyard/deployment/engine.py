@@ -184,6 +184,15 @@ class Engine:
     no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
     kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
     own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False
+    host_computes: Annotated[
+        bool, "weights in host memory are computed with there; otherwise streamed to the device"
+    ] = False
+    stream_tokens: Annotated[
+        float, Quantity("1", "steps of at least so many tokens stream them nevertheless; 0 = none", ge=0)
+    ] = 0.0
+    micro_batch_tokens: Annotated[
+        float, Quantity("1", "tokens for which weights are streamed once; 0 = those of the step", ge=0)
+    ] = 0.0
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
 

@@ -33,6 +33,7 @@ class Plan:
     ep: Annotated[int, Quantity("1", "expert-parallel degree", ge=1)] = 1
     cp: Annotated[int, Quantity("1", "context-parallel degree", ge=1)] = 1
     engine: Annotated[str, "serving engine; empty = the usual one of the machine"] = ""
+    offload: Annotated[str, "weights in host memory, such as experts:36, layers:20 or cpu:8GB; empty = none"] = ""
     fused: Annotated[bool, "fuse attention and elementwise chains; off = every op is a kernel of its own"] = True
 
     @property

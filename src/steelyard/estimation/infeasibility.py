@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.deployment.formats import find_format
+from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError
+from steelyard.estimation.estimate import answer
+from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.units import format_quantity
 
-__all__ = ["Change", "changes", "memory_of", "nearest_change", "shortfall"]
+__all__ = ["Change", "changes", "in_host_memory", "memory_of", "nearest_change", "remedy", "shortfall"]
 
 #: Most devices a change may ask for.
 MAX_DEVICES = 4096
@@ -40,12 +44,16 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.replica_batch,
         scenario.isl + scenario.osl,
         exact_weights=scenario.exact_weight_bytes,
+        host=scenario.cluster.host,
     )
 
 
 def shortfall(scenario: Scenario) -> str:
     """How much is missing, in words."""
     use = memory_of(scenario)
+    if float(use.host) > use.host_capacity:
+        needed, there = format_quantity(float(use.host), "B"), format_quantity(use.host_capacity, "B")
+        return f"needs {needed} of host memory, the host has {there} usable (--host ddr5-5600x2:SIZE says how much)"
     total, capacity = format_quantity(float(use.total), "B"), format_quantity(use.capacity, "B")
     return f"needs {total} per device of {capacity} usable, {format_quantity(-float(use.headroom), 'B')} short"
 
@@ -53,6 +61,49 @@ def shortfall(scenario: Scenario) -> str:
 def nearest_change(scenario: Scenario) -> Change | None:
     """The first change that fits, in the order of :func:`changes`; None when none does."""
     return next(changes(scenario), None)
+
+
+def remedy(scenario: Scenario) -> str:
+    """What would make it fit, in words: the nearest change, and weights in host memory with the speed of that."""
+    found = nearest_change(scenario)
+    beside = in_host_memory(scenario) if found is None or "offload" not in found.arguments else None
+    return "; or ".join(change.text for change in (found, beside) if change is not None) or "none found"
+
+
+def in_host_memory(scenario: Scenario) -> Change | None:
+    """The fewest weights that have to lie in host memory, with the speed of that; None where that is not done.
+
+    Experts where there are some, else layers, where the engine computes with them there; else bytes of every device.
+    For engines that compute there, and cards of desktops.
+    """
+    machine, engine, model = scenario.cluster.machine, scenario.engine, scenario.transformer
+    if scenario.plan.offload or not machine.links("host") or not (engine.host_computes or not machine.node):
+        return None
+    host = find_host(usual_host(machine))
+
+    def placed(words: str, use: str) -> Scenario:
+        plan = replace(scenario.plan, offload=f"{words},{use}")
+        return replace(scenario, plan=plan, cluster=replace(scenario.cluster, host=host))
+
+    if not engine.host_computes:
+        kinds, use = [("cpu:{}GiB", 4096)], "streamed"
+    else:
+        use = "either" if engine.stream_tokens else "computed"
+        kinds = [("experts:{}", model.depth)] if model.experts else []
+        kinds.append(("layers:{}", model.depth))
+    for words, top in kinds:
+        sizes = range(top, -1, -1) if words.startswith("layers") else range(1, top + 1)
+        at = bisect_left(sizes, True, key=lambda n: bool(memory_of(placed(words.format(n), use)).headroom >= 0))
+        if at == len(sizes):
+            continue
+        asked = words.format(sizes[at])
+        candidate = placed(asked, use)
+        if not _fits(candidate):
+            return None
+        speed = float(answer(candidate).tokens_per_s_per_user)
+        text = f"{parse_offload(asked).words} in host memory (--offload {asked}): {speed:.3g} tokens/s per user"
+        return Change(text, candidate, {"offload": asked})
+    return None
 
 
 def changes(scenario: Scenario) -> Iterator[Change]:

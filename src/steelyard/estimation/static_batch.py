@@ -205,11 +205,12 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     """Memory on the fullest device, and the largest batch and context that fit."""
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
     weights = weight_bytes(model, plan, scenario.exact_weight_bytes, engine.multiples(scenario.cluster.machine))
+    host = scenario.cluster.host
     _, prompt, answer = scenario.sizes
     length = prompt + answer
 
     def use(held: Any, context: Any) -> MemoryUse:
-        return memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights)
+        return memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
 
     lengths, length_of = distinct_values(length)
     batches, batch_of = distinct_values(batch)

@@ -37,6 +37,8 @@ class Cluster:
     inter_bandwidth_bytes_per_s: float = 0.0
     host_w: float = 0.0
     """Power of one node beside its devices."""
+    host: Machine | None = None
+    """Processor and memory of the host, where weights lie there."""
 
     @property
     def node_count(self) -> int:

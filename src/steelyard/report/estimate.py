@@ -43,7 +43,8 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
             "peer_network": s.cluster.peer.name if s.cluster.peer else None,
             "inter_network": s.cluster.inter.name if s.cluster.inter and s.cluster.node_count > 1 else None,
         },
-        "plan": _plan(plan),
+        "plan": _plan(plan) | ({"offload": plan.offload} if plan.offload else {}),
+        **({"host": {"name": s.cluster.host.name, "title": s.cluster.host.title}} if s.cluster.host else {}),
         "engine": s.engine.name,
         **{name: s.value(name) for name in _SIZES},
         "fits": estimate.fits,
@@ -79,10 +80,13 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
 
 
 def _remedy(estimate: Estimate) -> dict[str, Any] | None:
-    from steelyard.estimation.infeasibility import nearest_change
+    from steelyard.estimation.infeasibility import in_host_memory, nearest_change
 
-    change = nearest_change(estimate.scenario)
-    return {"change": change.text, "arguments": dict(change.arguments)} if change else None
+    change, beside = nearest_change(estimate.scenario), in_host_memory(estimate.scenario)
+    found = {"change": change.text, "arguments": dict(change.arguments)} if change else {}
+    if beside:
+        found["in_host_memory"] = {"change": beside.text, "arguments": dict(beside.arguments)}
+    return found or None
 
 
 def flops_of(estimate: Estimate) -> dict[str, float]:
@@ -123,7 +127,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
 _SIZES = tuple(
     n
     for n in fields_of("estimate")
-    if n not in ("model", "on", "engine", "techniques", "generic", PRICE, *FORMATS, *DEGREES)
+    if n not in ("model", "on", "engine", "techniques", "generic", "offload", "host", PRICE, *FORMATS, *DEGREES)
 )
 
 

@@ -57,6 +57,8 @@ def _memory(e: Estimate) -> list[Any]:
         head = _text(
             ("fits", "bold green"), f"  {total} of {capacity} usable per device, {q(float(m.headroom), 'B')} to spare"
         )
+    elif float(m.headroom) >= 0:
+        head = _text(("does not fit", "bold red"), f"  host memory; {total} of {capacity} usable per device")
     else:
         head = _text(
             ("does not fit", "bold red"),
@@ -66,6 +68,9 @@ def _memory(e: Estimate) -> list[Any]:
     parts = _text("      " + ", ".join(f"{name} {q(float(x), 'B')}" for name, x in names))
     lines: list[Any] = [head, parts, *_by_part(e)]
     s = e.scenario
+    if m.host_capacity:
+        held, there = q(float(m.host), "B"), q(m.host_capacity, "B")
+        lines.append(_text(f"      host memory {held} of {there} usable"))
     lines.append(
         _text(
             f"      largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; "
@@ -73,10 +78,9 @@ def _memory(e: Estimate) -> list[Any]:
         )
     )
     if not e.fits:
-        from steelyard.estimation.infeasibility import nearest_change
+        from steelyard.estimation.infeasibility import remedy
 
-        change = nearest_change(s)
-        lines.append(_text(("      nearest change that fits: ", "bold"), change.text if change else "none found"))
+        lines.append(_text(("      nearest change that fits: ", "bold"), remedy(s)))
     return lines
 
 

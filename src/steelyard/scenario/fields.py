@@ -11,15 +11,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError, UnknownName, show
 
 __all__ = [
     "ENGINE_FLAGS",
     "FLAGS",
     "GROUPS",
     "KINDS",
+    "OFFLOADING",
     "PRICE",
     "REQUIRED",
     "SKEW",
@@ -27,6 +29,7 @@ __all__ = [
     "Field",
     "field",
     "fields_of",
+    "offloading",
     "study_fields",
 ]
 
@@ -171,6 +174,11 @@ beam | whole | none | least=1 most=1000 | beams of equal length for every prompt
 seed | whole | 0 | least=0 most=1e+18 column show | fixes everything drawn
 policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
     or FILE.py:CLASS of your own (runs it)
+offload | text | - | - | weights in host memory: experts, experts:36 (of 36 layers), layers:20 (20 stay on the
+    devices) or cpu:8GB of each; llama.cpp and KTransformers compute with them there, others stream them (computed,
+    streamed) || ; also as -ngl, --n-cpu-moe, --cpu-moe, -ot, --cpu-offload-gb
+host | text | - | - | processor and memory of the host where weights lie there: ddr5-5600x2, ddr4-3200x8:256GB, a
+    processor of the catalogue (default: what the device usually has)
 techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
     sarathi-serve:chunk=512; may be repeated (steelyard ls techniques)
 speculate | text | - | - | guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4,
@@ -229,6 +237,18 @@ async_scheduling | switch | none | - | prepare the next step while the device wo
 """
 
 
+#: Options of engines that ask for the same, and our word for each; ``{}`` is their value.
+OFFLOADING: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("ngl", "n_gpu_layers", "gpu_layers"), "layers:{}"),
+        **dict.fromkeys(("n_cpu_moe", "ncmoe"), "experts:{}"),
+        **dict.fromkeys(("cpu_moe", "cmoe"), "experts"),
+        **dict.fromkeys(("ot", "override_tensor"), "tensors:{}"),
+        "cpu_offload_gb": "cpu:{}GiB",
+    }
+)
+
+
 def _read(table: str) -> list[Field]:
     """The fields of a table, each with its whole name."""
     lines: list[str] = []
@@ -282,7 +302,7 @@ _LOAD = (
     "trace rate concurrency workflow isl osl requests duration start arrivals burst peak turns think system best_of "
     "beam seed"
 )
-_SERVING = "engine policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
+_SERVING = "engine offload host policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
     "model rate isl osl trace arrivals peak ttft tpot e2e requests seed on objective budget max_gpus max_power "
@@ -294,7 +314,7 @@ _PLAN = (
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on {_BATCH} {_FORMATS} engine techniques skew usd_per_hour generic"),
+        ("estimate", f"model on {_BATCH} {_FORMATS} engine offload host techniques skew usd_per_hour generic"),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )
@@ -333,3 +353,14 @@ def study_fields(kind: str) -> dict[str, Field]:
     if kind not in VERBS:
         raise InputError(f"expected one of {', '.join(KINDS)}, got {kind!r}", field="kind")
     return {name: f for name, f in fields_of(kind).items() if f.type != "object"}
+
+
+def offloading(name: str, value: object) -> str:
+    """Our words for an option of an engine. Raises :class:`InputError` for a value that is none."""
+    text = OFFLOADING[name]
+    if "{}" not in text:
+        return text if value not in (False, None, "", "false") else ""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"expected a number or text, got {show(value)}", field=name)
+    shown = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return text.format(shown.strip()) if shown.strip() else ""

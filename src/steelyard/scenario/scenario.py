@@ -14,11 +14,13 @@ from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_choice import check_engine, engine_for
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.formats import find_format
+from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError, Problem, UnknownName, raise_all
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
+from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.slo import Target, parse_targets
@@ -210,6 +212,12 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     engine, values = _engine(engine_name, model, cluster.machine, values)
     if engine.name != default_engine(cluster.machine).name:
         engine_name = engine.name
+    values = {**values, "offload": problems.read(_offload, values, engine, model.transformer.depth) or ""}
+    if values.get("host"):
+        problems.read(find_host, values["host"])
+    if values["offload"] and not problems.found:
+        cluster = replace(cluster, host=problems.read(_host, values, cluster))
+    problems.done()
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
     if scheduler:
@@ -245,6 +253,25 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     if not weights and not files and model.weight_bytes is None:
         values = {**values, "weights": engine.converts.get(find_format(native).base, weights)}
     return engine, values
+
+
+def _offload(values: Mapping[str, Any], engine: Engine, depth: int) -> str:
+    """The words about weights in host memory as a plan has them, with what the engine does with these.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    asked = parse_offload(values.get("offload") or "").of(depth)
+    if not str(asked):
+        return ""
+    usual = "streamed" if not engine.host_computes else "either" if engine.stream_tokens else "computed"
+    return str(replace(asked, use=asked.use or usual))
+
+
+def _host(values: Mapping[str, Any], cluster: Cluster) -> Machine:
+    """The processor and memory where weights lie. Raises :class:`InputError`."""
+    usual = usual_host(cluster.machine)
+    return find_host(values.get("host") or usual)
 
 
 def _flags(flags: Mapping[str, Any], engine_name: str, scheduler: str, cluster: Cluster) -> None:
@@ -308,6 +335,8 @@ def _deployed(scenario: Scenario) -> Scenario:
     plan = replace(Plan(**given), engine=scenario.plan.engine)
     copies = max([copies, *(technique.replicas() for technique in scenario.techniques)])
     if values["disaggregate"]:
+        if values["offload"]:
+            raise InputError("weights in host memory are priced for one pool, without --disaggregate", field="offload")
         pools, clusters = parse_pools(values["disaggregate"], cluster, plan, flags, copies)
     else:
         plan = Plan(**{**given, **scenario.plan.degrees, "engine": plan.engine})

@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show, suggest
 from steelyard.machine.loader import is_machine_text
-from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, VERBS, Field, field, fields_of
+from steelyard.scenario.fields import (
+    ENGINE_FLAGS,
+    OFFLOADING,
+    REQUIRED,
+    VERBS,
+    Field,
+    field,
+    fields_of,
+    offloading,
+)
 from steelyard.scenario.ranges import MAX_VALUES, expand
 from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
@@ -80,6 +89,8 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
     fields = fields_of(verb)
     many = {name: value for name, value in words.items() if _is_array(value)}  # no technique is one
     words = {name: value for name, value in words.items() if name not in many}
+    if "offload" in fields:
+        words = with_offload(words, problems)
     words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})
     words = {**words, **many}
     problems.add([Problem("techniques" if p.field == "with" else p.field, p.message) for p in found])
@@ -100,6 +111,17 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
                 (words[name] or ()) if name == "techniques" and name not in many else read_value(entry, words[name])
             )
     return values
+
+
+def with_offload(words: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
+    """The words with what engines call the placing of weights (``n_cpu_moe``, ``ngl``) under our field."""
+    spelled = {name: key for name in words if (key := str(name).lstrip("-").replace("-", "_")) in OFFLOADING}
+    if not spelled:
+        return words
+    said = [str(words["offload"])] if words.get("offload") else []
+    said += [text for name, key in spelled.items() if (text := problems.read(offloading, key, words[name]))]
+    said.sort(key=lambda text: text.startswith("tensors:"))
+    return {**{n: v for n, v in words.items() if n not in spelled}, "offload": ",".join(said)}
 
 
 def missing(asked: Field) -> str:

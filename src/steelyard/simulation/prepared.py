@@ -294,6 +294,16 @@ def _weighed(served: Sequence[Served], trace: Trace) -> list[Served]:
     return found
 
 
+def _plan(scenario: Scenario) -> dict[str, Any]:
+    """A plan as plain values; weights in host memory, and the host, where there are some."""
+    found = asdict(scenario.plan)
+    if not found["offload"]:
+        del found["offload"]
+    elif scenario.cluster.host is not None:
+        found["host"] = scenario.cluster.host.name
+    return found
+
+
 def _inputs(
     deployment: Deployment, served: Sequence[Served], trace: Trace, options: Options, order: Order
 ) -> dict[str, Any]:
@@ -304,7 +314,7 @@ def _inputs(
         "trace": trace.name,
         "requests": len(trace),
         "trace_hash": _trace_hash(trace),
-        "plan": asdict(first.scenario.plan),
+        "plan": _plan(first.scenario),
         "engine": asdict(first.config),
         "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
         "router": deployment.router,
@@ -321,7 +331,7 @@ def _inputs(
                 "role": s.pool.role,
                 "machine": s.scenario.cluster.machine.name,
                 "replicas": s.pool.replicas,
-                "plan": asdict(s.scenario.plan),
+                "plan": _plan(s.scenario),
                 "engine": asdict(s.config),
                 "kv_blocks": s.kv.blocks,
             }

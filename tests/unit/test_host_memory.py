@@ -1,0 +1,219 @@
+"""Weights in host memory: the words for them, where bytes lie, what a step costs, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import steelyard
+from steelyard.cli.main import main
+from steelyard.cost.price import price
+from steelyard.deployment.offload import EVERY, parse_offload
+from steelyard.errors import InputError
+from steelyard.estimation.estimate import Estimate
+from steelyard.estimation.infeasibility import in_host_memory
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import Cluster
+from steelyard.machine.host import find_host, usual_host
+
+MOE = "qwen3-30b-a3b"
+
+
+def asked(model: str = MOE, on: str = "rtx_2080_ti", **words: object) -> Estimate:
+    given = {"weights": "q4_k_m", "engine": "llamacpp", "isl": 512, "osl": 128, **words}
+    return steelyard.estimate(model, on, **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("experts", "experts"),
+        ("experts:36", "experts:36"),
+        ("experts:all", "experts"),
+        ("layers:20,experts:3", "layers:20,experts:3"),
+        ("layers:99", "layers:99"),
+        ("layers:auto", ""),
+        ("cpu:8GiB", "cpu:8GiB"),
+        ("cpu:8", "cpu:8GiB"),
+        ("none", ""),
+        ("experts,streamed", "experts,streamed"),
+        ("tensors:.ffn_.*_exps.=CPU", "experts"),
+        ("tensors:exps=CPU", "experts"),
+        (r"tensors:blk\.([0-9]|1[0-9])\.ffn_.*_exps\.=CPU", "experts:20"),
+        (r"tensors:blk\.[0-9]\.ffn_(up|gate)_exps=CPU,blk\.[0-9]\.ffn_down_exps=CPU", "experts:10"),
+    ],
+)
+def test_words_are_read(text: str, found: str) -> None:
+    assert str(parse_offload(text)) == found
+    assert parse_offload(str(parse_offload(text))) == parse_offload(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "foo",
+        "experts:-1",
+        "layers:",
+        "layers:x",
+        "cpu:lots",
+        "cpu:8W",
+        "tensors:attn_q=CPU",
+        "tensors:.*=CPU",
+        "tensors:(a|a)*x=CPU",
+        "tensors:[=CPU",
+        "tensors:.ffn_.*_exps.=CUDA0",
+        "tensors:.*.*.*.*.*x=CPU",
+    ],
+)
+def test_words_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(InputError) as error:
+        asked(offload=text)
+    assert [p.field for p in error.value.problems] == ["offload"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({"n_cpu_moe": 36}, "experts:36"),
+        ({"cpu_moe": True}, "experts"),
+        ({"n_gpu_layers": 20}, "layers:20"),
+        ({"ngl": 9, "override_tensor": ".ffn_.*_exps.=CPU"}, "layers:9,experts"),
+        ({"cpu_offload_gb": 2.5}, "cpu:2.5GiB"),
+    ],
+)
+def test_engines_words_mean_ours(words: dict[str, object], found: str) -> None:
+    assert asked(**words).scenario.plan.offload == f"{found},either"
+
+
+def test_the_command_line_takes_the_words_of_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    question = ["estimate", MOE, "--on", "rtx_2080_ti", "--weights", "q4_k_m", "--engine", "llamacpp"]
+    outputs = []
+    for words in (["-ngl", "99", "--n-cpu-moe", "36"], ["--n-cpu-moe=36"], ["--offload", "experts:36"]):
+        assert main([*question, *words]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    flat = " ".join(outputs[0].split())
+    assert "in host memory: the experts of 36 layers; computed there, copied to the device" in flat
+    assert "host: DDR4-3200, 2 channels, 8 cores, the usual one" in flat
+    assert main([*question, "--n-cpu-moe"]) == 2
+    assert main([*question, "--offload", "experts", "--host", "abacus"]) == 2
+    assert "host: expected memory such as ddr5-5600x2" in capsys.readouterr().err
+
+
+def test_bytes_lie_where_it_is_said() -> None:
+    whole, part, every = asked(), asked(offload="experts:36"), asked(offload="experts")
+    weights = float(whole.memory.weights)
+    assert whole.memory.host == 0
+    assert not whole.fits
+    assert part.fits
+    for e in (part, every):
+        assert float(e.memory.weights) + float(e.memory.host) == pytest.approx(weights, rel=1e-9)
+    assert float(part.memory.host) == pytest.approx(0.75 * float(every.memory.host))
+    assert float(every.memory.host) == pytest.approx(0.94 * weights, rel=0.03)
+    half = asked("llama-3.1-8b", offload="layers:17")
+    alone = asked("llama-3.1-8b")
+    assert float(half.memory.kv_cache) == pytest.approx(0.5 * float(alone.memory.kv_cache))
+    moved = sum(float(getattr(alone.memory, n)) - float(getattr(half.memory, n)) for n in ("weights", "kv_cache"))
+    assert float(half.memory.host) == pytest.approx(moved)
+
+
+def test_first_dense_layers_have_no_experts_to_move() -> None:
+    none, first = (asked("deepseek-v3", "h200_sxm", offload=f"experts:{n}") for n in (3, 4))
+    every = asked("deepseek-v3", "h200_sxm", offload="experts")
+    assert none.memory.host == 0
+    assert float(first.memory.host) == pytest.approx(float(every.memory.host) / 58)
+
+
+def test_a_step_reads_host_weights_from_host_memory() -> None:
+    slow, fast = (asked(offload="experts", host=h, osl=16) for h in ("ddr4-3200x2", "ddr5-6400x2"))
+    rows = {k.kernel.name: k for k in slow.decode.cost}
+    experts = rows["layer0.experts in host memory"]
+    read = float(experts.kernel.traffic["weight"]) * 48
+    assert float(experts.limit_s) == pytest.approx(read / 51.2e9, rel=0.05)
+    assert float(experts.time_s) > float(experts.limit_s)
+    assert "layer0.experts" not in rows
+    assert fast.tpot_s < slow.tpot_s
+    assert slow.tpot_s > asked(on="rtx_3090", osl=16).tpot_s
+
+
+def test_parts_add_up_and_more_layers_take_longer() -> None:
+    times = [asked(offload=f"experts:{n}").tpot_s for n in (1, 12, 24, 48)]
+    assert times == sorted(times)
+    steps = np.diff(times) / np.diff([1, 12, 24, 48])
+    assert steps == pytest.approx([steps[0]] * 3, rel=1e-6)
+
+
+def test_large_steps_are_streamed_and_small_ones_computed() -> None:
+    e = asked(offload="experts,either")
+    link = 15.75e9
+    weights = float(e.memory.host)
+    assert e.ttft_s > weights / link  # one micro-batch of 512 tokens
+    assert asked(offload="experts", isl=1024).ttft_s > 1.9 * weights / link
+    small = asked(offload="experts", isl=16)
+    assert small.ttft_s < weights / link
+    streamed = asked("llama-3.1-8b", "rtx_3070", weights="bf16", engine="vllm", offload="cpu:12GB")
+    assert streamed.scenario.plan.offload.endswith("streamed")
+    assert streamed.tpot_s > 12e9 / 31.5e9
+    assert streamed.shares["decode"]["network"] > 0.8
+
+
+def test_one_price_of_a_step_however_it_is_asked() -> None:
+    e = asked(offload="experts:36", osl=1)
+    replica = e.scenario.replica
+    one = replica.decodes(np.array([1.0]), np.array([float(e.scenario.mean_context)])).time_s[0]
+    assert one == pytest.approx(float(e.decode.time_s), rel=1e-6)
+
+
+def test_hosts() -> None:
+    assert usual_host(find_machine("rtx_2080_ti")) == "ddr4-3200x2"
+    assert usual_host(find_machine("rtx_5090")) == "ddr5-5600x2"
+    assert usual_host(find_machine("gh200")) == "grace_cpu"
+    host = find_host("ddr4-3200x8:256GB")
+    assert host.root.bandwidth_bytes_per_s == pytest.approx(204.8e9)
+    assert host.root.capacity_bytes == pytest.approx(256e9)
+    assert find_host("ryzen_9_7950x").name == "ryzen_9_7950x"
+    for text in ("rtx_4090", "ddr4-1x1", "ddr5-5600x999", "ddr5-5600x2:5W", "ddr5-5600x2:1kB", ""):
+        with pytest.raises(InputError):
+            find_host(text)
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(InputError, match="host's"):
+        asked(on="m4_max", offload="experts")
+    small = asked("deepseek-v3", "rtx_4090", offload="experts")
+    assert float(small.memory.headroom) > 0
+    assert not small.fits
+    assert asked("deepseek-v3", "rtx_4090", offload="experts", host="ddr5-4800x8:512GB").fits
+    with pytest.raises(InputError, match="one pool"):
+        steelyard.simulate(MOE, "rtx_4090:2", rate=1, offload="experts", disaggregate="1P:tp1,1D:tp1")
+
+
+def test_the_remedy_is_the_least_that_fits_with_its_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    change = in_host_memory(asked().scenario)
+    assert change is not None
+    layers = parse_offload(str(change.arguments["offload"])).experts
+    assert asked(offload=f"experts:{layers}").fits
+    assert not asked(offload=f"experts:{layers - 1}").fits
+    question = ["estimate", MOE, "--on", "rtx_2080_ti", "--weights", "q4_k_m", "--engine", "llamacpp"]
+    assert main([*question, "--isl", "512", "--osl", "128"]) == 3
+    assert f"or the experts of {layers} layers in host memory (--offload experts:{layers}): " in capsys.readouterr().err
+    dense = in_host_memory(asked("llama-3.1-70b", "rtx_4090").scenario)
+    assert dense is not None
+    kept = parse_offload(str(dense.arguments["offload"])).resident
+    assert kept < EVERY
+    assert asked("llama-3.1-70b", "rtx_4090", offload=f"layers:{kept}").fits
+    assert not asked("llama-3.1-70b", "rtx_4090", offload=f"layers:{kept + 1}").fits
+
+
+def test_simulated_users_wait_for_host_memory() -> None:
+    words = {"weights": "q4_k_m", "engine": "llamacpp", "isl": 256, "osl": 64, "rate": 0.05, "requests": 10}
+    plain = steelyard.simulate(MOE, "rtx_3090", **words)
+    slow = steelyard.simulate(MOE, "rtx_3090", offload="experts", **words)
+    assert slow.records.tpot_s.mean() > 2 * plain.records.tpot_s.mean()
+
+
+def test_experts_on_a_cpu_are_read_as_its_products_are() -> None:
+    e = asked(on="ryzen_9_7950x")
+    cost = price(e.decode.program, Cluster(e.scenario.cluster.machine), e.scenario.engine)
+    experts = next(k for k in cost if k.kernel.kind == "moe")
+    assert 0.6 < float(experts.limit_s) / float(experts.time_s) <= 0.8
