@@ -12,7 +12,7 @@ import steelyard
 from steelyard import documents
 from steelyard.documents import parse
 from steelyard.errors import InputError
-from steelyard.traffic import lengths, logs, read_trace, tables
+from steelyard.traffic import lengths, logs, mooncake, read_trace, tables
 from steelyard.workload.catalogue import load_model
 
 
@@ -62,8 +62,8 @@ DATES = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         (tables, "MAX_FIELDS", 9, "t.csv", DATES + "2023-11-16 18:15:46.68,3,4\n" * 20, "more than 9 fields"),
         (tables, "MAX_TEXT", 99, "t.csv", DATES + "2023-11-16 18:15:46.68,3,4\n" * 20, "plain table of numbers"),
         (documents, "MAX_LINE", 99, "t.csv", PLAIN + "0,1," + "9" * 300 + "\n", "too long a line"),
-        (tables, "MAX_JSON_LINES", 9, "t.jsonl", MOONCAKE * 20, "more than 9 lines"),
-        (tables, "MAX_FIELDS", 9, "t.jsonl", MOONCAKE * 20, "more than 9 hashes"),
+        (mooncake, "MAX_JSON_LINES", 9, "t.jsonl", MOONCAKE * 20, "more than 9 lines"),
+        (mooncake, "MAX_FIELDS", 9, "t.jsonl", MOONCAKE * 20, "more than 9 hashes"),
         (logs, "MAX_JSON_LINES", 9, "t.jsonl", '{"metadata": {}, "metrics": {}}\n' * 20, "more than 9 lines"),
         (lengths, "MAX_FILE", 9, "t.csv", "isl\n" + "5\n" * 20, "MiB are read"),
     ],

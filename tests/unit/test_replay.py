@@ -187,7 +187,6 @@ def test_one_clear_line_for_what_is_missing(capsys: pytest.CaptureFixture[str], 
     for tokens, words in (
         ([str(log)], "--model and --on"),
         ([str(log), "--model", "llama-3.1-8b"], "--on"),
-        ([str(log), "--on", "h100_sxm"], "--model"),
         ([str(log), "h100_sxm"], "compare it alone"),
         ([str(log), "h100_sxm", *WHERE], "too much"),
         ([str(plain), *WHERE], "no measured times"),

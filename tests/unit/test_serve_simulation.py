@@ -165,7 +165,7 @@ def test_bad_questions_are_refused() -> None:
     trace = poisson(10, 10)
     with pytest.raises(UnknownName):
         llama(trace, policy="lottery")
-    with pytest.raises(UnknownName):
+    with pytest.raises(InputError, match="unknown router 'magic'"):
         llama(trace, router="magic")
     with pytest.raises(InputError):
         llama(trace, policy="priority")

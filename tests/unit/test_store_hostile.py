@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_to(
     monkeypatch.setattr(os, "open", refused)
     code, err = _ends([*SWEEP, "x.duckdb"], capsys)
     assert code == 1
-    assert "cannot use the store 'x.duckdb': Permission denied" in err.replace(os.getcwd() + "/", "")  # noqa: PTH109
+    assert "cannot use the store" in err and "x.duckdb': Permission denied" in err
     assert "--store" in err
 
 

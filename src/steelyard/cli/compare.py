@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -29,7 +30,8 @@ _Model = Annotated[
     Parameter(
         name="--model",
         show_default=False,
-        help="model of the benchmark (a log of vllm bench serve, aiperf or guidellm, or records of requests)",
+        help="model of the benchmark, where its log does not say (logs of vllm bench serve, SGLang, genai-perf, "
+        "aiperf, guidellm, or records of requests)",
     ),
 ]
 Question: Any = options_of("simulate", DEPLOYED, required=False)
@@ -88,15 +90,9 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
 def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:
     if second:
         raise InputError(f"with --model and --on one log is compared; {second!r} is too much", field="compare")
-    if not model and not question.on:
-        message = "needs a second name, or for a benchmark's log --model and --on"
-        problems.add([Problem("compare", message)])
-    else:
-        for name, given in (("model", model), ("on", question.on)):
-            problems.add([] if given else [Problem(name, missing(field("simulate", name)))])
     from steelyard.report import replay as report
     from steelyard.simulation.api import read_simulation, run_scenario
-    from steelyard.simulation.replay import read_log, replay
+    from steelyard.simulation.replay import read_log, replay, said_by
 
     words = {**words_of_options("simulate", question, problems), "model": model, "seed": load.seed}
 
@@ -104,9 +100,17 @@ def _replay(run: str, second: str, model: str, question: Any, load: Load, output
         return run_scenario(read_simulation({**words, "trace": trace}))
 
     with status(output.quiet, "reading the log") as say:
-        with problems.collect():
-            log = read_log(run, rate=load.rate, concurrency=load.concurrency, seed=load.seed)
+        log = problems.read(partial(read_log, run, rate=load.rate, concurrency=load.concurrency, seed=load.seed))
+        if log is not None:
+            log, words = said_by(log, words)
+        if not model and not question.on:
+            message = "needs a second name, or for a benchmark's log --model and --on"
+            problems.add([Problem("compare", message)])
+        else:
+            for name, given in (("model", words["model"]), ("on", question.on)):
+                problems.add([] if given else [Problem(name, missing(field("simulate", name)))])
         problems.done()
+        assert log is not None
         say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)
     write(

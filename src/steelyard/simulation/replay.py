@@ -7,20 +7,18 @@ itself, the steps of decoding, and what slows a few answers only (preemptions fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steelyard._display import Result
 from steelyard.cost.moe import Router
-from steelyard.documents import read_text
 from steelyard.errors import InputError, suggest
 from steelyard.scenario.fields import fields_of
 from steelyard.simulation.metrics import describe
-from steelyard.traffic.logs import MAX_JSON
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
 from steelyard.traffic.trace import Floats, Trace
 
@@ -42,6 +40,7 @@ __all__ = [
     "read_log",
     "replay",
     "replay_plan",
+    "said_by",
 ]
 
 #: Times compared, in order.
@@ -131,7 +130,9 @@ def is_log(source: str) -> bool:
         head = _head(find_file(source)[0])
     except InputError:
         return False
-    return any(READERS.get(n).recognises(head) for n in ("vllm", "aiperf", "guidellm", "steelyard"))
+    return any(
+        READERS.get(n).recognises(head) for n in ("vllm", "bench_text", "genai_perf", "aiperf", "guidellm", "steelyard")
+    )
 
 
 def read_log(source: str, *, rate: str = "", concurrency: int | None = None, seed: int = 0) -> Log:
@@ -147,7 +148,7 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
         InputError: no such file, no measured times, or nothing says how the requests were sent.
     """
     found = read_recorded(source)
-    if all(getattr(found, m) is None for m in METRICS):
+    if all(getattr(found, m) is None for m in METRICS) and not found.summary:
         raise InputError(f"{found.name} has no measured times (TTFT, TPOT or end to end)", field="run")
     if rate and concurrency is not None:
         raise InputError("choose one of --rate and --concurrency", field="concurrency")
@@ -155,19 +156,39 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
         raise InputError(f"expected at least 1, got {concurrency}", field="concurrency")
     if found.arrived_at is not None:
         found = found.rows(np.argsort(found.arrived_at, kind="stable"))
-    logged = _totals(source) if found.reader == "vllm" else {}
-    trace, load = _load(found, rate, concurrency, seed, logged.get("request_rate"))
-    return Log(found, trace, load, _duration(found, logged.get("duration")))
+    trace, load = _load(found, rate, concurrency, seed, found.said.get("request_rate"))
+    return Log(found, trace, load, _duration(found, found.said.get("duration")))
 
 
-def _totals(source: str) -> Mapping[str, Any]:
-    """What the JSON of vllm says of the whole run."""
-    return json.loads(read_text(find_file(source)[0], MAX_JSON, "trace"))  # type: ignore[no-any-return]
+#: Engines by how the names that logs give a backend begin.
+_BACKENDS = (("sglang", "sglang"), ("vllm", "vllm"), ("tensorrt", "trtllm"), ("trt", "trtllm"))
+
+
+def said_by(log: Log, words: Mapping[str, Any]) -> tuple[Log, dict[str, Any]]:
+    """The question completed by what the log says of itself: its model, and its engine where none was named.
+
+    Returns:
+        the log, whose ``load`` names what was taken from it, and the completed words.
+    """
+    found, taken = dict(words), []
+    model, backend = log.recorded.said.get("model"), str(log.recorded.said.get("engine") or "").lower()
+    if not found.get("model") and isinstance(model, str) and model:
+        found["model"] = model
+        taken.append(f"model {model}")
+    engine = next((name for begins, name in _BACKENDS if backend.startswith(begins)), "")
+    if not found.get("engine") and engine:
+        found["engine"] = engine
+        taken.append(f"engine {engine}")
+    if not taken:
+        return log, found
+    return replace(log, load=f"{log.load}; {' and '.join(taken)} from the log"), found
 
 
 def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: Any) -> tuple[Trace, str]:
     n = len(log)
     at_once = np.zeros(n)
+    if rate.strip().lower() == "inf":
+        return log.sent_at(at_once), "all at once"
     if rate:
         return _drawn(log, rate, seed)
     limit = concurrency or _in_flight(log)
@@ -178,7 +199,9 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
         return log.trace(), "the arrivals of the log"
     if log.concurrency:
         return log.sent_at(at_once).closed_loop(log.concurrency), f"closed loop of {log.concurrency:,}, as the log says"
-    if logged == "inf" or logged == float("inf"):
+    with suppress(TypeError, ValueError):  # printed, or in JSON
+        logged = float(logged)
+    if logged == float("inf"):
         return log.sent_at(at_once), "all at once, as the log says"
     if isinstance(logged, int | float) and logged > 0:
         trace, words = _drawn(log, f"{logged}/s", seed)
@@ -278,7 +301,9 @@ def figures(log: Log, simulation: Simulation) -> tuple[Figure, ...]:
     for metric in METRICS:
         values = getattr(log.recorded, metric)
         measured = describe([] if values is None else values)
-        for name, value in measured.items():
+        told = {} if values is not None else log.recorded.summary.get(metric, {})
+        for name, each in measured.items():
+            value = told.get(name, each)
             found.append(Figure(metric, name, value, summary[metric][name], *ends[metric].get(name, (None, None))))
     r, span = log.recorded, log.duration_s
     counts = (len(r), int(np.sum(r.isl)), int(np.sum(r.osl)))

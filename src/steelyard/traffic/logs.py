@@ -1,6 +1,7 @@
 """Logs of benchmark clients as traffic, with the times they measured.
 
-- ``vllm``: the JSON of ``vllm bench serve --save-result --save-detailed``: ``input_lens``, ``output_lens``, ``ttfts``,
+- ``vllm``: the JSON of ``vllm bench serve --save-result``, appended ones too (``FILE#2``), and SGLang's; with
+  ``--save-detailed`` ``input_lens``, ``output_lens``, ``ttfts``,
   ``itls`` and, in newer versions, ``start_times`` and ``latencies``, all in s (vllm/benchmarks/serve.py of 2026). A log
   without ``start_times`` has no arrivals. A request whose output length is 0 has failed.
 - ``aiperf``: ``profile_export.jsonl``, one record per line with ``metadata.request_start_ns`` and
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steelyard.documents import open_lines, read_text
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 from steelyard.traffic.readers import (
     MAX_BAD,
     MAX_BYTES,
@@ -33,6 +35,7 @@ from steelyard.traffic.readers import (
     refuse_rows,
     whole_numbers,
 )
+from steelyard.traffic.summaries import equal_requests, statistics_of
 from steelyard.traffic.trace import MAX_TOKENS, Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
@@ -49,6 +52,36 @@ def _json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+
+
+def _one_of(path: Path, select: str) -> Mapping[str, Any]:
+    """The result in a file, or one of several that were appended to it, one object after another."""
+    text = read_text(path, MAX_JSON, "trace")
+    if sum(text.count(c) for c in ",[{") > MAX_VALUES:
+        raise InputError(f"{path.name} holds more than {MAX_VALUES:,} values", field="trace")
+    found: list[Any] = []
+    decoder, at = json.JSONDecoder(), 0
+    try:
+        while at < len(text) and text[at:].strip():
+            at += len(text[at:]) - len(text[at:].lstrip())
+            value, at = decoder.raw_decode(text, at)
+            found += value if isinstance(value, list) and not found else [value]
+            if len(found) > MAX_BAD:
+                raise InputError(f"{path.name} holds more than {MAX_BAD:,} results", field="trace")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+    number = int(select) if select.isdigit() and len(select) < 6 else 0
+    if select and not 1 <= number <= len(found):
+        raise InputError(f"{path.name} holds results 1 to {len(found)}; {show(select)} is none of them", field="trace")
+    if not select and len(found) > 1:
+        raise InputError(
+            f"{path.name} holds {len(found)} results; choose one, {path.name}#1 to #{len(found)}", field="trace"
+        )
+    if not found or not isinstance(found[number - 1], Mapping):
+        raise InputError(f"{path.name}: expected the JSON object of a benchmark", field="trace")
+    return found[number - 1]  # type: ignore[no-any-return]
 
 
 class _Rows:
@@ -96,7 +129,7 @@ class _Rows:
 class VllmBench:
     """The JSON of ``vllm bench serve``."""
 
-    title = "vllm bench serve --save-detailed (vLLM 0.6 and later)"
+    title = "results of vllm bench serve and SGLang's bench_serving, with or without an entry per request"
 
     def recognises(self, head: Head) -> bool:
         """An object that speaks of throughput and lengths the way vLLM does."""
@@ -107,14 +140,20 @@ class VllmBench:
 
     def read(self, path: Path, select: str) -> Recorded:
         """The requests with TTFT, TPOT and end-to-end times."""
-        if select:
-            raise InputError(f"{path.name} holds one benchmark; {select!r} is not in it", field="trace")
-        data = _json(path)
-        if not isinstance(data, Mapping) or "input_lens" not in data or "output_lens" not in data:
-            raise InputError(
-                f"{path.name} has no input_lens and output_lens; run vllm bench serve with --save-detailed",
-                field="trace",
-            )
+        data = _one_of(path, select)
+        limit = data.get("max_concurrency")
+        limit = limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else 0
+        said = {
+            "engine": data.get("backend"),
+            "model": data.get("model_id"),
+            "request_rate": data.get("request_rate"),
+            "duration": data.get("duration"),
+        }
+        if "input_lens" not in data or "output_lens" not in data:
+            prompts, outputs = (real_number(data.get(k)) for k in ("total_input_tokens", "total_output_tokens"))
+            summary = statistics_of(data)
+            count = data.get("completed")
+            return equal_requests(path.name, count, prompts, outputs, summary, concurrency=limit, said=said)
         lists = {k: data.get(k) for k in ("input_lens", "output_lens", "ttfts", "itls", "start_times", "latencies")}
         n = len(data["input_lens"]) if isinstance(data["input_lens"], list) else -1
         for name, values in lists.items():
@@ -145,13 +184,7 @@ class VllmBench:
                 e2e_s=e2e,
                 tpot_s=(e2e - ttft) / (osl - 1) if more else np.nan,
             )
-        found = rows.recorded(path.name, "request")
-        limit = data.get("max_concurrency")
-        if isinstance(limit, int) and limit > 0:
-            from dataclasses import replace
-
-            found = replace(found, concurrency=limit)
-        return found
+        return replace(rows.recorded(path.name, "request"), concurrency=limit, said=said, summary=statistics_of(data))
 
 
 class AiPerf:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,6 +106,8 @@ class Recorded:
         reader: name of the format.
         name: of the trace.
         rejected: failed requests that were dropped, one line each or counted.
+        summary: measured statistics, ``time -> mean, p50 ... -> s``, of a log without an entry per request.
+        said: what the log says of the run: ``engine``, ``model``, ``request_rate``, ``duration``.
     """
 
     isl: Integers
@@ -125,6 +128,8 @@ class Recorded:
     name: str = ""
     rejected: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    summary: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -215,7 +220,8 @@ def read_recorded(source: str | Path, reader: str = "") -> Recorded:
     path, select, name = find_file(str(source))
     if not reader:
         head = _head(path)
-        reader = next((n for n in READERS if READERS.get(n).recognises(head)), "")
+        order = sorted(READERS, key=lambda n: n == "plain")  # what has any known columns is looked at last
+        reader = next((n for n in order if READERS.get(n).recognises(head)), "")
         if not reader:
             seen = f"columns {', '.join(head.columns[:8])}" if head.columns else f"a {path.suffix or 'plain'} file"
             raise InputError(

@@ -6,8 +6,6 @@ Formats and where they are from:
 - ``azure``: ``TIMESTAMP,ContextTokens,GeneratedTokens`` (Azure/AzurePublicDataset, LLM inference traces 2023 and 2024);
 - ``burstgpt``: ``Timestamp,...,Request tokens,Response tokens,...`` in s (HPMLL/BurstGPT 1.1, 1.2 and 2.0); failed
   requests have no response tokens and are dropped;
-- ``mooncake``: ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids`` of 512 tokens each
-  (kvcache-ai/Mooncake, FAST'25 traces), JSON lines or parquet;
 - ``sharegpt``: lengths with arrivals in ns (casys-kaist/LLMServingSim), and logs of requests with measured times;
 - ``lengths``: ``input_length,output_length`` without arrivals;
 - ``steelyard``: the records ``steelyard simulate --records`` writes.
@@ -16,11 +14,9 @@ Formats and where they are from:
 from __future__ import annotations
 
 import csv
-import json
 import re
 import warnings
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,31 +29,26 @@ from steelyard.errors import InputError, suggest
 from steelyard.traffic.readers import (
     MAX_BAD,
     MAX_BYTES,
-    MAX_JSON_LINES,
     MAX_ROWS,
     Head,
     Recorded,
-    real_number,
     refuse_rows,
-    whole_numbers,
 )
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers
 
 __all__ = [
-    "MOONCAKE_BLOCK_TOKENS",
+    "MAX_FIELDS",
     "Table",
     "azure",
+    "batches",
     "burstgpt",
     "lengths",
-    "mooncake",
+    "once",
     "parquet_columns",
     "sharegpt",
     "steelyard",
     "vidur",
 ]
-
-#: Tokens of one hash of the Mooncake traces (their README).
-MOONCAKE_BLOCK_TOKENS = 512
 
 #: Columns of measured times we know, ``name -> (field, factor to s)``.
 _MEASURED = {
@@ -226,7 +217,7 @@ class Table:
         return Recorded(isl.astype(np.int64), osl.astype(np.int64), at * self.seconds)
 
 
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+def batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     """The rows of a parquet file, some thousands at a time. Raises :class:`InputError`: damaged, or too many."""
     parquet, size = _arrow(), 0
     with _damaged(path), parquet.ParquetFile(path) as file:
@@ -241,7 +232,7 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
             yield batch
 
 
-def _once(columns: Sequence[str], names: Sequence[str], file: str) -> None:
+def once(columns: Sequence[str], names: Sequence[str], file: str) -> None:
     for name in columns:
         if names.count(name) > 1:
             raise InputError(f"{file} has the column {name!r} {names.count(name)} times", field="trace")
@@ -253,8 +244,8 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
         names = parquet_columns(path)
         _all_there(wanted, names, path.name)
         present = [c for c in dict.fromkeys([*wanted, *optional]) if c in names]
-        _once(present, names, path.name)
-        parts = list(_batches(path, present))
+        once(present, names, path.name)
+        parts = list(batches(path, present))
         with _damaged(path):
             found = {c: [np.asarray(b.column(c).to_numpy(zero_copy_only=False)) for b in parts] for c in present}
         return {c: np.concatenate(v or [np.empty(0)]) for c, v in found.items()}, np.arange(
@@ -269,7 +260,7 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
             head = [c.strip() for c in next(rows, [])]
             _all_there(wanted, head, path.name)
             present = [c for c in dict.fromkeys([*wanted, *optional]) if c in head]
-            _once(present, head, path.name)
+            once(present, head, path.name)
             at = [head.index(c) for c in present]
             short: list[tuple[int, str]] = []
             columns: list[list[str]] = [[] for _ in present]
@@ -395,81 +386,6 @@ def _moments(values: Any) -> Any:
     return np.array([read(v) for v in values], dtype="datetime64[ns]")
 
 
-class Mooncake:
-    """Mooncake traces with block hashes: JSON lines or parquet."""
-
-    title = "Mooncake (FAST'25), JSON lines or parquet, block hashes of 512 tokens"
-
-    def recognises(self, head: Head) -> bool:
-        """``timestamp``, both lengths, and ``hash_ids``."""
-        return {"timestamp", "input_length", "output_length", "hash_ids"} <= set(head.columns)
-
-    def read(self, path: Path, select: str) -> Recorded:
-        """The requests. Raises :class:`InputError` with every bad line."""
-        if select:
-            raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
-        parquet = path.suffix.lower() == ".parquet"
-        problems: list[tuple[int, str]] = []
-        isl, osl, at, hashes, ends = array("q"), array("q"), array("d"), array("q"), array("q", [0])
-        for line, row in _rows(path) if parquet else _json_lines(path, problems):
-            if len(problems) >= MAX_BAD:
-                break
-            lengths = [whole_numbers(row.get(c), c) for c in ("input_length", "output_length")]
-            stamp = real_number(row.get("timestamp"))
-            ids: Any = row.get("hash_ids")
-            wrong = [words for _, words in lengths if words]
-            if not (np.isfinite(stamp) and stamp >= 0):
-                wrong.append(f"timestamp: expected ms of at least 0, got {str(row.get('timestamp'))[:40]!r}")
-            if not isinstance(ids, list) or not all(type(x) is int for x in ids):
-                wrong.append("hash_ids: expected a list of whole numbers")
-            elif len(ids) > -(-lengths[0][0] // MOONCAKE_BLOCK_TOKENS) and not wrong:
-                wrong.append(f"hash_ids: {len(ids)} blocks of {MOONCAKE_BLOCK_TOKENS} for {lengths[0][0]} tokens")
-            problems += [(line, words) for words in wrong]
-            if not wrong:
-                isl.append(lengths[0][0])
-                osl.append(lengths[1][0])
-                at.append(stamp * 1e-3)
-                hashes.extend([x % 2**63 for x in ids])
-                ends.append(len(hashes))
-                if len(hashes) > MAX_FIELDS:
-                    raise InputError(f"{path.name} holds more than {MAX_FIELDS:,} hashes; cut it down", field="trace")
-        refuse_rows(problems, path.name, "row" if parquet else "line")
-        return Recorded(
-            np.array(isl, dtype=np.int64),
-            np.array(osl, dtype=np.int64),
-            np.array(at),
-            hashes=np.array(hashes, dtype=np.int64),
-            offsets=np.array(ends, dtype=np.int64),
-            block_tokens=MOONCAKE_BLOCK_TOKENS,
-        )
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """``(row, fields)`` of every row of a Mooncake trace in parquet."""
-    columns = ("timestamp", "input_length", "output_length", "hash_ids")
-    _once(columns, parquet_columns(path), path.name)
-    yield from enumerate((row for batch in _batches(path, columns) for row in batch.to_pylist()), 1)
-
-
-def _json_lines(path: Path, problems: list[tuple[int, str]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """``(line, object)`` of every line that is one; what is not becomes a problem."""
-    with open_lines(path, MAX_JSON_LINES, MAX_BYTES, "trace", errors="replace") as stream:
-        for line, text in enumerate(stream, 1):
-            if not text.strip():
-                continue
-            if len(problems) >= MAX_BAD:
-                return
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError):
-                problems.append((line, "not a JSON object"))
-                continue
-            if isinstance(row, Mapping):
-                yield line, row
-            else:
-                problems.append((line, "not a JSON object"))
-
-
 vidur = Table("Vidur CSV, the plain form", "num_prefill_tokens", "num_decode_tokens", "arrived_at")
 azure = Table("Azure LLM inference traces 2023 and 2024", "ContextTokens", "GeneratedTokens", "TIMESTAMP", seconds=0.0)
 azure_table = Table(
@@ -484,4 +400,3 @@ sharegpt = Table(
 served = Table("log of served requests", "input_toks", "output_toks", "arrival_s", select="gpu", needs=("e2e_ms",))
 lengths = Table("lengths without arrivals", "input_length", "output_length", alone=True)
 steelyard = Table("records of steelyard simulate", *LENGTHS, "arrived_at")
-mooncake = Mooncake()

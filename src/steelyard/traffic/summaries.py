@@ -1,0 +1,201 @@
+"""What benchmark clients print at the end, and results without one entry per request: totals, means and percentiles.
+
+- ``bench_text``: the table that ``vllm bench serve`` and SGLang's ``bench_serving`` print;
+- ``genai_perf``: ``profile_export_genai_perf.json`` and ``profile_export_aiperf.json``, a mapping of metrics with
+  ``avg``, ``p50`` ... and a unit (triton-inference-server/perf_analyzer, ai-dynamo/aiperf).
+
+The requests are then so many equal ones of the mean lengths. Sources: the documentation and output of these tools.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelyard.documents import read_text
+from steelyard.errors import InputError, show
+from steelyard.traffic.readers import Head, Recorded, real_number
+from steelyard.traffic.trace import MAX_TOKENS
+
+__all__ = ["bench_text", "equal_requests", "genai_perf", "statistics_of"]
+
+#: Largest summary, bytes, and most requests one may speak of.
+MAX_SUMMARY, MAX_REQUESTS = 16 * 2**20, 2_000_000
+#: Statistics by the words of the tools.
+_STATISTICS = {"mean": "mean", "avg": "mean", "median": "p50", **{f"p{p}": f"p{p}" for p in (50, 75, 90, 95, 99)}}
+_METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s", "e2e_latency": "e2e_s"}
+_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
+
+
+def equal_requests(
+    file: str,
+    count: Any,
+    prompt_tokens: float,
+    output_tokens: float,
+    summary: Mapping[str, Mapping[str, float]],
+    *,
+    concurrency: int = 0,
+    said: Mapping[str, Any] | None = None,
+) -> Recorded:
+    """Requests of the mean lengths, with the statistics a summary has.
+
+    Args:
+        file: name, for errors.
+        count: requests that succeeded.
+        prompt_tokens, output_tokens: of all of them.
+        summary: time -> statistic -> s.
+        concurrency: requests in flight at most, 0 = not said.
+        said: what else the log says of the run: ``engine``, ``model``, ``request_rate``, ``duration``.
+
+    Raises:
+        InputError: no count or no tokens.
+    """
+    n = int(count) if isinstance(count, int | float) and count == count else 0
+    if not 1 <= n <= MAX_REQUESTS:
+        raise InputError(f"{file} does not say how many requests succeeded (1 to {MAX_REQUESTS:,})", field="trace")
+    lengths = []
+    for name, total in (("prompt", prompt_tokens), ("output", output_tokens)):
+        mean = total / n
+        if not 0.5 <= mean <= MAX_TOKENS:
+            raise InputError(f"{file} does not say how many {name} tokens its requests have", field="trace")
+        lengths.append(np.full(n, max(1, round(mean)), dtype=np.int64))
+    return Recorded(
+        lengths[0],
+        lengths[1],
+        concurrency=concurrency,
+        summary={k: v for k, v in summary.items() if v},
+        said=said or {},
+        notes=(f"{n:,} equal requests of the mean lengths: {file} has no entry per request",),
+    )
+
+
+def statistics_of(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """``mean_ttft_ms``, ``p99_tpot_ms`` ... of a result, by time and statistic, s."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in data.items():
+        word, _, rest = str(key).partition("_")
+        metric = _METRICS.get(rest.removesuffix("_ms"))
+        number = real_number(value)
+        if rest.endswith("_ms") and word in _STATISTICS and metric and np.isfinite(number):
+            found.setdefault(metric, {})[_STATISTICS[word]] = number * 1e-3
+    return found
+
+
+def _number(text: str) -> float:
+    """A printed number, with thousands apart or not; NaN for anything else."""
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return float("nan")
+
+
+class BenchText:
+    """The printed table of a serving benchmark."""
+
+    title = "printed summary of vllm bench serve or SGLang's bench_serving"
+
+    def recognises(self, head: Head) -> bool:
+        """Its heading."""
+        return "Serving Benchmark Result" in head.text and head.text.lstrip()[:1] not in ("{", "[")
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """Totals, means and percentiles of the last table in the text."""
+        text = read_text(path, MAX_SUMMARY, "trace")
+        table = text[text.rindex("Serving Benchmark Result") :]
+        values = {
+            re.sub(r"\s+", " ", name).strip().lower(): value.strip()
+            for name, value in re.findall(r"^[ \t]*([A-Za-z][^:\n]*?):[ \t]+(\S[^\n]*)$", table, re.MULTILINE)
+        }
+
+        def number(*names: str) -> float:
+            return next((_number(values[n]) for n in names if n in values), np.nan)
+
+        statistics: dict[str, float] = {}
+        for name, value in values.items():
+            if match := re.fullmatch(r"(mean|median|p\d+) (ttft|tpot|e2el|e2e latency) \(ms\)", name):
+                statistics[f"{match.group(1)}_{match.group(2).replace(' ', '_')}_ms"] = _number(value)
+        limit = number("maximum request concurrency", "max request concurrency")
+        said = {
+            "engine": values.get("backend", ""),
+            "request_rate": values.get("request rate configured (rps)", values.get("traffic request rate", "")),
+            "duration": number("benchmark duration (s)"),
+        }
+        return equal_requests(
+            path.name,
+            number("successful requests"),
+            number("total input tokens", "total input text tokens"),
+            number("total generated tokens"),
+            statistics_of(statistics),
+            concurrency=int(limit) if np.isfinite(limit) and limit >= 1 else 0,
+            said=said,
+        )
+
+
+class GenaiPerf:
+    """The summary of genai-perf or aiperf."""
+
+    title = "genai-perf and aiperf summaries (profile_export_genai_perf.json, profile_export_aiperf.json)"
+
+    def recognises(self, head: Head) -> bool:
+        """Metrics with statistics, or the raw profile, which is refused with the way out."""
+        text = head.text
+        return text.lstrip()[:1] == "{" and (
+            ('"time_to_first_token"' in text and '"avg"' in text)
+            or ('"service_kind"' in text and '"experiments"' in text)
+        )
+
+    def read(self, path: Path, select: str) -> Recorded:
+        """Counts, mean lengths and statistics."""
+        try:
+            data = json.loads(read_text(path, MAX_SUMMARY, "trace"))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+        if not isinstance(data, Mapping) or "experiments" in data:
+            raise InputError(
+                f"{path.name} is the raw profile, which has no prompt lengths; give the summary beside it, "
+                "profile_export_genai_perf.json",
+                field="trace",
+            )
+
+        def metric(name: str) -> Mapping[str, Any]:
+            found = data.get(name)
+            return found if isinstance(found, Mapping) else {}
+
+        def mean(name: str) -> float:
+            return real_number(metric(name).get("avg", metric(name).get("value")))
+
+        times = (("time_to_first_token", "ttft_s"), ("inter_token_latency", "tpot_s"), ("request_latency", "e2e_s"))
+        summary: dict[str, dict[str, float]] = {}
+        for name, target in times:
+            unit = _UNITS.get(str(metric(name).get("unit", "ms")).lower())
+            if unit is None:
+                raise InputError(f"{path.name}: {name}: unknown unit {show(metric(name).get('unit'))}", field="trace")
+            known = {_STATISTICS[k]: real_number(v) for k, v in metric(name).items() if k in _STATISTICS}
+            summary[target] = {k: v * unit for k, v in known.items() if np.isfinite(v)}
+        count = mean("request_count")
+        if not np.isfinite(count):
+            rate, latency = mean("request_throughput"), mean("benchmark_duration")
+            count = round(rate * latency) if np.isfinite(rate * latency) else np.nan
+        given = data.get("input_config")
+        stimulus = given.get("perf_analyzer", {}).get("stimulus", {}) if isinstance(given, Mapping) else {}
+        limit = stimulus.get("concurrency") if isinstance(stimulus, Mapping) else None
+        return equal_requests(
+            path.name,
+            count,
+            mean("input_sequence_length") * count,
+            mean("output_sequence_length") * count,
+            summary,
+            concurrency=limit if isinstance(limit, int) and limit > 0 else 0,
+            said={"duration": count / mean("request_throughput") if mean("request_throughput") > 0 else None},
+        )
+
+
+bench_text = BenchText()
+genai_perf = GenaiPerf()
