@@ -243,7 +243,7 @@ def test_gguf_experts(tmp_path: Path) -> None:
 
 
 def test_gguf_in_parts(tmp_path: Path) -> None:
-    """A split model is the sum of its parts; a missing part is named."""
+    """A split model is the sum of its parts; without one its bytes are not known."""
     tensors = list(llama_8b_q4_k_m())
     first, second = (tmp_path / f"llama-0000{i}-of-00002.gguf" for i in (1, 2))
     write_gguf(first, LLAMA_METADATA, tensors[:100])
@@ -252,8 +252,7 @@ def test_gguf_in_parts(tmp_path: Path) -> None:
     assert whole.weight_bytes == sum(read_gguf(p).weight_bytes for p in (first, second))
     assert load_model(second).weight_bytes == whole.weight_bytes
     second.unlink()
-    with pytest.raises(InputError, match="llama-00002-of-00002"):
-        load_model(first)
+    assert load_model(first).weight_bytes is None
 
 
 def test_gguf_routed_llama_is_mixtral(tmp_path: Path) -> None:
@@ -759,7 +758,6 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "old gguf": (_write("m.gguf", b"GGUF" + struct.pack("<I", 1) + bytes(64)), "version 1"),
     "big-endian gguf": (_write("m.gguf", b"GGUF" + struct.pack(">I", 3) + bytes(64)), "big-endian"),
     "gguf cut in the metadata": (_write("m.gguf", FINE[:200]), "truncated"),
-    "gguf cut before the data": (_write("m.gguf", FINE), "truncated"),
     "gguf of many tensors": (_write("m.gguf", START + struct.pack("<QQ", 2**60, 0)), "tensors"),
     "gguf of many entries": (_write("m.gguf", START + struct.pack("<QQ", 0, 2**60)), "metadata entries"),
     "gguf long key": (_write("m.gguf", START + struct.pack("<QQQ", 0, 1, 2**50)), "are accepted"),

@@ -100,6 +100,8 @@ class GgufHeader:
     version: int
     metadata: Mapping[str, Any]
     tensors: tuple[TensorInfo, ...]
+    missing_bytes: int = 0
+    """Bytes of tensors beyond the end of the file: only the header, or a part, was downloaded."""
 
     @property
     def weight_bytes(self) -> int:
@@ -116,10 +118,10 @@ class GgufHeader:
 
 
 def read_gguf(path: str | Path) -> GgufHeader:
-    """Read and check the header of a ``.gguf`` file.
+    """Read and check the header of a ``.gguf`` file. The data need not be there: the header has all sizes.
 
     Raises:
-        InputError: not a GGUF file, an unknown version or type, truncated, or above a limit.
+        InputError: not a GGUF file, an unknown version or type, cut inside the header, or above a limit.
     """
     file = Path(path)
     try:
@@ -184,12 +186,10 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1 or alignment > 2**20:
             raise self.fail(f"general.alignment: expected a small whole number, got {alignment!r}")
         start = -(-self.at // alignment) * alignment
-        for info, offset in infos:
-            if start + offset + info.bytes > self.size:
-                raise self.fail(
-                    f"truncated: tensor {info.name!r} ends at byte {start + offset + info.bytes:,} of {self.size:,}"
-                )
-        return GgufHeader(version, metadata, tuple(info for info, _ in infos))
+        end = max((start + offset + info.bytes for info, offset in infos), default=start)
+        if end > MAX_FILE:
+            raise self.fail(f"its tensors end at byte {end:,}; files of at most {MAX_FILE:,} bytes are accepted")
+        return GgufHeader(version, metadata, tuple(info for info, _ in infos), max(0, end - self.size))
 
     def value(self, kind: int, key: str, depth: int) -> Any:
         if kind in _SCALARS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from steelyard.documents import is_file
 from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
+from steelyard.workload.ingest.gguf_metadata import Metadata
+from steelyard.workload.ingest.gguf_states import STATES
 from steelyard.workload.ingest.safetensors import elements_note
 from steelyard.workload.ingest.stored import gguf_formats
 from steelyard.workload.model import Model
@@ -29,18 +30,18 @@ def first_parts(files: Sequence[Path]) -> list[Path]:
 
 
 def load_gguf(path: Path, *, generic: bool = False) -> Model:
-    """The model in a GGUF file, or in all parts of a split one.
+    """The model in a GGUF file, or in all parts of a split one. Of a file the header is enough.
 
     Raises:
-        InputError: see :func:`~steelyard.workload.ingest.gguf.read_gguf`; a part is missing; metadata is incomplete.
+        InputError: see :func:`~steelyard.workload.ingest.gguf.read_gguf`; the first part is missing; metadata is
+            incomplete.
         UnknownName: the architecture is not known.
     """
-    first, others = _parts(path)
-    header = read_gguf(first)
-    tensors = list(header.tensors)
-    for other in others:
-        tensors += read_gguf(other).tensors
-    header = GgufHeader(header.version, header.metadata, tuple(tensors))
+    first, others, absent = _parts(path)
+    headers = [read_gguf(part) for part in (first, *others)]
+    tensors = tuple(t for part in headers for t in part.tensors)
+    short = sum(part.missing_bytes for part in headers)
+    header = GgufHeader(headers[0].version, headers[0].metadata, tensors, short)
     name = printable(str(header.metadata.get("general.name") or path.stem))[:200]
     try:
         model = read_config(config_of(header, generic=generic), name=name, generic=generic)
@@ -51,74 +52,48 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
             f"{error.message} (from the metadata of {path.name})", field=error.field, problems=error.problems
         ) from None
     main, blocks = gguf_formats(header.tensors)
-    note = elements_note(model.parameters(), sum(t.elements for t in header.tensors))
+    note = elements_note(model.parameters(), sum(t.elements for t in header.tensors)) if not absent else ()
+    if absent:
+        note = (
+            f"{absent} of {1 + len(others) + absent} parts of {printable(path.name)[:80]} are not there; estimated",
+        )
+    elif short:
+        there = f"{max(0, header.weight_bytes - short) / 2**30:.2f} of {header.weight_bytes / 2**30:.2f} GiB"
+        note += (f"{there} of {printable(path.name)[:80]} are there; sizes are those of its header",)
     model = restated(model, native_weights=main, native_formats=blocks, native_kv="", notes=(*model.notes, *note))
     return Model(
         name,
         model,
         f"file {path.name}",
-        weight_bytes=header.weight_bytes,
-        tensor_bytes=header.bytes_by_format,
+        weight_bytes=None if absent else header.weight_bytes,
+        tensor_bytes={} if absent else header.bytes_by_format,
         engine="llamacpp",
     )
 
 
-def _parts(path: Path) -> tuple[Path, list[Path]]:
+def _parts(path: Path) -> tuple[Path, list[Path], int]:
+    """The first part of a model, the others that are there, and how many are not."""
     match = _PART.match(path.name)
     if match is None:
-        return path, []
+        return path, [], 0
     count = int(match.group(3))
     if count > _MOST_PARTS:
         raise InputError(f"{count} parts; at most {_MOST_PARTS} are accepted", field=path.name)
     files = [path.with_name(f"{match.group(1)}-{i:05d}-of-{match.group(3)}.gguf") for i in range(1, count + 1)]
-    missing = [f.name for f in files if not is_file(f)]
-    if missing:
-        raise InputError(f"part {missing[0]!r} is not there", field=path.name)
-    return files[0], files[1:]
+    if not files or not is_file(files[0]):
+        name = files[0].name if files else path.name
+        raise InputError(
+            f"the first part {printable(name)[:80]!r}, which describes the model, is not there", field=path.name
+        )
+    others = [f for f in files[1:] if is_file(f)]
+    return files[0], others, count - 1 - len(others)
 
 
-#: Architectures whose layers differ, as the shapes of their tensors say.
-_BY_SHAPE = ("gemma3n", "gemma4")
 #: Metadata that says a model has parts no Llama has.
 _OTHER_PARTS = re.compile(r"ssm|wkv|time_mix|shortconv|recurrent|altup|per_layer|shared_kv|indexer|kda|compress|latent")
 
 
-@dataclass(frozen=True)
-class _Metadata:
-    """Metadata of one architecture, by the key after its prefix."""
-
-    header: GgufHeader
-    arch: str
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.header.metadata.get(f"{self.arch}.{key}", default)
-
-    def number(self, key: str) -> int | None:
-        """A whole number; an array gives its largest entry when all non-zero entries agree, else a problem.
-
-        None where the layers of an architecture are read from the shapes of its tensors (:data:`_BY_SHAPE`).
-        """
-        value = self.get(key)
-        if isinstance(value, tuple):
-            distinct = {x for x in value if x}
-            if len(distinct) > 1 and self.arch in _BY_SHAPE:
-                return None
-            if len(distinct) > 1:
-                raise InputError(
-                    f"layers differ in {key} ({sorted(distinct)}); not known here", field=f"{self.arch}.{key}"
-                )
-            return int(distinct.pop()) if distinct else 0
-        return value if isinstance(value, int) and not isinstance(value, Length) else None
-
-    def has(self, *suffixes: str) -> bool:
-        """Whether the first layers hold a tensor with one of these endings."""
-        return any(t.name.startswith("blk.") and t.name.endswith(suffixes) for t in self.header.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return next((t.shape for t in self.header.tensors if t.name == name), ())
-
-
-def _common(m: _Metadata) -> dict[str, Any]:
+def _common(m: Metadata) -> dict[str, Any]:
     table = m.shape("token_embd.weight")
     tokens = m.header.metadata.get("tokenizer.ggml.tokens")
     vocab = table[1] if len(table) == 2 else m.number("vocab_size")
@@ -149,7 +124,7 @@ def _common(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _experts(m: _Metadata, count: str = "num_experts", width: str = "moe_intermediate_size") -> dict[str, Any]:
+def _experts(m: Metadata, count: str = "num_experts", width: str = "moe_intermediate_size") -> dict[str, Any]:
     return {
         count: m.number("expert_count"),
         "num_experts_per_tok": m.number("expert_used_count"),
@@ -157,13 +132,13 @@ def _experts(m: _Metadata, count: str = "num_experts", width: str = "moe_interme
     }
 
 
-def _llama(m: _Metadata) -> dict[str, Any]:
+def _llama(m: Metadata) -> dict[str, Any]:
     if not m.number("expert_count"):
         return {"model_type": "llama"}
     return {"model_type": "mixtral", **_experts(m, "num_local_experts", "intermediate_size")}
 
 
-def _llama4(m: _Metadata) -> dict[str, Any]:
+def _llama4(m: Metadata) -> dict[str, Any]:
     return {
         "model_type": "llama4_text",
         **_experts(m, "num_local_experts", "intermediate_size"),
@@ -172,11 +147,11 @@ def _llama4(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _qwen_moe(m: _Metadata) -> dict[str, Any]:
+def _qwen_moe(m: Metadata) -> dict[str, Any]:
     return {**_experts(m), "shared_expert_intermediate_size": m.number("expert_shared_feed_forward_length")}
 
 
-def _deepseek(m: _Metadata) -> dict[str, Any]:
+def _deepseek(m: Metadata) -> dict[str, Any]:
     rope = m.number("rope.dimension_count")
     key = m.number("attention.key_length_mla") or m.number("attention.key_length")
     corrected = m.has("exp_probs_b.bias")
@@ -194,12 +169,12 @@ def _deepseek(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _glm4moe(m: _Metadata) -> dict[str, Any]:
+def _glm4moe(m: Metadata) -> dict[str, Any]:
     shared = {"n_shared_experts": m.number("expert_shared_count")}
     return {**_experts(m, "n_routed_experts"), **shared, "first_k_dense_replace": m.number("leading_dense_block_count")}
 
 
-def _routed(m: _Metadata) -> dict[str, Any]:
+def _routed(m: Metadata) -> dict[str, Any]:
     """Experts as most newer families have them: shared ones, leading dense layers, a bias on the router or not."""
     return {
         **_experts(m),
@@ -210,7 +185,7 @@ def _routed(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _hunyuan_moe(m: _Metadata) -> dict[str, Any]:
+def _hunyuan_moe(m: Metadata) -> dict[str, Any]:
     width, shared = m.number("expert_feed_forward_length"), m.number("expert_shared_feed_forward_length")
     return {
         "num_experts": m.number("expert_count"),
@@ -220,12 +195,12 @@ def _hunyuan_moe(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _ernie_moe(m: _Metadata) -> dict[str, Any]:
+def _ernie_moe(m: Metadata) -> dict[str, Any]:
     width, shared = m.number("expert_feed_forward_length"), m.number("expert_shared_feed_forward_length")
     return {**_routed(m), "n_shared_experts": shared // width if shared and width else m.number("expert_shared_count")}
 
 
-def _gemma3n(m: _Metadata) -> dict[str, Any]:
+def _gemma3n(m: Metadata) -> dict[str, Any]:
     table = m.shape("per_layer_token_embd.weight")
     return {
         "hidden_size_per_layer_input": m.number("embedding_length_per_layer_input"),
@@ -235,10 +210,10 @@ def _gemma3n(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _gemma4(m: _Metadata) -> dict[str, Any]:
+def _gemma4(m: Metadata) -> dict[str, Any]:
     """Which layers are full, and their heads, stand in the shapes of the tensors: the metadata has one per layer."""
     wide, narrow = m.number("attention.key_length"), m.number("attention.key_length_swa")
-    heads, depth = m.number("attention.head_count"), m.number("block_count") or 0
+    heads, depth = m.number("attention.head_count"), m.depth
 
     def outer(name: str) -> int:
         shape = m.shape(name)
@@ -267,7 +242,7 @@ def _gemma4(m: _Metadata) -> dict[str, Any]:
     return found
 
 
-def _falcon(m: _Metadata) -> dict[str, Any]:
+def _falcon(m: Metadata) -> dict[str, Any]:
     groups = m.number("attention.head_count_kv") or 1
     return {
         "new_decoder_architecture": groups > 1,
@@ -277,7 +252,7 @@ def _falcon(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _qwen_hybrid(m: _Metadata) -> dict[str, Any]:
+def _qwen_hybrid(m: Metadata) -> dict[str, Any]:
     values, inner = m.number("ssm.time_step_rank"), m.number("ssm.inner_size")
     return {
         "linear_num_key_heads": m.number("ssm.group_count"),
@@ -289,7 +264,7 @@ def _qwen_hybrid(m: _Metadata) -> dict[str, Any]:
     }
 
 
-def _stablelm(m: _Metadata) -> dict[str, Any]:
+def _stablelm(m: Metadata) -> dict[str, Any]:
     return {
         "use_qkv_bias": m.has("attn_q.bias"),
         "use_parallel_residual": not m.has("ffn_norm.weight"),
@@ -297,10 +272,10 @@ def _stablelm(m: _Metadata) -> dict[str, Any]:
     }
 
 
-_Extra = Callable[[_Metadata], dict[str, Any]]
+_Extra = Callable[[Metadata], dict[str, Any]]
 
 
-def _nothing(_: _Metadata) -> dict[str, Any]:
+def _nothing(_: Metadata) -> dict[str, Any]:
     return {}
 
 
@@ -376,6 +351,7 @@ _ARCHITECTURES: Mapping[str, tuple[str, _Extra]] = {
     "gemma3n": ("gemma3n_text", _gemma3n),
     "gemma4": ("gemma4_text", _gemma4),
     "exaone-moe": ("exaone_moe", _routed),
+    **STATES,
     "bert": ("bert", _nothing),
 }
 
@@ -397,7 +373,7 @@ def config_of(header: GgufHeader, *, generic: bool = False) -> dict[str, Any]:
     if arch not in _ARCHITECTURES and not generic:
         raise UnknownName("general.architecture", arch, _ARCHITECTURES)
     model_type, extra = _ARCHITECTURES.get(arch, (arch, _llama))
-    m = _Metadata(header, arch)
+    m = Metadata(header, arch)
     config = {"model_type": model_type, **_common(m), **extra(m)}
     if arch not in _ARCHITECTURES:
         config["model_type"] = arch

@@ -121,6 +121,7 @@ def _averaged(elements: Mapping[str, int]) -> str:
 
 def _gguf_part(name: str) -> str:
     """The part a tensor belongs to, ``""`` for norms and tables of numbers."""
+    name = name.removeprefix("enc.").removeprefix("dec.")
     if name.startswith(("token_embd.", "position_embd.", "token_types.")):
         return "embedding"
     if name.startswith("output."):
