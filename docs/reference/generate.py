@@ -83,8 +83,14 @@ def techniques() -> str:
 def cli() -> str:
     """The verbs and their options, from the app itself."""
     text = app.generate_docs(output_format="markdown", heading_level=1)
-    intro = """Exit codes: `0` answered, `2` bad input (one `error:` line per problem on stderr), `3` the workload does
-not fit (the report is printed; stderr names the nearest change that fits).
+    intro = """| exit code | means |
+|---|---|
+| `0` | answered, also when whoever reads the answer leaves early |
+| `1` | the place failed, not the question: a full, read-only or broken disk, no memory, a closed stream (one `error:` line) |
+| `2` | bad input (one `error:` line per problem on stderr), also a file that may not be read or written |
+| `3` | the workload does not fit (the report is printed; stderr names the nearest change that fits) |
+| `130` | interrupted by Ctrl-C |
+| 128 + signal | ended by SIGTERM (`143`) or SIGHUP (`129`); half-written files go |
 
 Numbers may be lists (`1,2,4`) and ranges (`1-256*2` doubles, `1-10+3` steps by three); formats and machines may be
 lists. Every combination becomes a row, at most 100,000.

@@ -1,6 +1,7 @@
 """Errors a user can act on: the field, what was expected, and the nearest valid choice.
 
-Exit codes of the command line: 2 for bad input, 3 for "the question is fine but the answer is that it does not fit".
+Exit codes of the command line: 1 where the place failed (disk, memory, a closed stream), 2 for bad input, 3 for "the
+question is fine but the answer is that it does not fit"; 130 after Ctrl-C, 128 + signal after SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations

@@ -11,12 +11,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, SteelyardError, show
 
-__all__ = ["check_target", "whole_file", "write_text"]
+__all__ = ["WriteError", "check_target", "may_not_write", "not_written", "whole_file", "write_text"]
 
 #: How long a named pipe may be without a reader, s.
 WAIT_S = 5.0
+#: Failures of the place, not of the answer: no room, a disk that fails or is mounted to be read, a limit on files.
+_OF_THE_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
+
+
+class WriteError(SteelyardError):
+    """The disk is full, failed, or takes no files: nothing is wrong with the question. Exit code 1."""
+
+
+def not_written(path: str | Path, error: OSError, field: str, *, how: str = "write") -> SteelyardError:
+    """The error of what could not be written.
+
+    Args:
+        path: the file or folder.
+        error: what the system said.
+        field: the option that named it.
+        how: what was tried: ``write``, ``write beside``.
+
+    Returns:
+        a :class:`WriteError` where the disk failed, an :class:`InputError` where another path would do.
+    """
+    words = f"cannot {how} {show(str(path))}: {error.strerror or error}"
+    return WriteError(words) if error.errno in _OF_THE_DISK else InputError(words, field=field)
+
+
+def may_not_write(path: Path) -> OSError:
+    """Why something that is there cannot be written to: its disk is read-only, or it is another user's."""
+    try:
+        locked = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        locked = False
+    code = errno.EROFS if locked else errno.EACCES
+    return OSError(code, os.strerror(code))
 
 
 def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
@@ -24,6 +56,7 @@ def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
 
     Raises:
         InputError: the other of the two is there, it has no folder to be in, or a name that no file system accepts.
+        WriteError: the disk fails.
     """
     wanted, other = ("folder", "file") if folder else ("file", "folder")
     try:
@@ -33,7 +66,7 @@ def check_target(path: str | Path, field: str, *, folder: bool = False) -> None:
         if not target.resolve().parent.is_dir():
             raise InputError(f"no folder {show(str(target.resolve().parent))}", field=field)
     except OSError as error:
-        raise InputError(f"cannot write {show(str(path))}: {error.strerror or error}", field=field) from error
+        raise not_written(path, error, field) from error
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -52,7 +85,8 @@ def whole_file(path: str | Path, field: str) -> Iterator[Path]:
         field: the option that named it, for the error.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written there.
+        WriteError: the disk is full or fails.
     """
     try:
         target = Path(path).resolve()
@@ -63,7 +97,7 @@ def whole_file(path: str | Path, field: str) -> Iterator[Path]:
             return
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
         if mode is not None and not os.access(target, os.W_OK):
-            raise PermissionError(13, os.strerror(13))
+            raise may_not_write(target)
         with tempfile.TemporaryDirectory(prefix=".steelyard.", dir=target.parent) as folder:
             made = Path(folder) / target.name
             yield made
@@ -71,7 +105,7 @@ def whole_file(path: str | Path, field: str) -> Iterator[Path]:
                 made.chmod(mode)
             made.replace(target)
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field=field) from error
+        raise not_written(path, error, field) from error
 
 
 @contextmanager
@@ -99,6 +133,6 @@ def _read_by_somebody(target: Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str, field: str) -> None:
-    """Write a text file whole or not at all. Raises :class:`InputError`, as :func:`whole_file`."""
+    """Write a text file whole or not at all. Raises as :func:`whole_file`."""
     with whole_file(path, field) as file:
         file.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

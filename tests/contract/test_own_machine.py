@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 import steelyard as sy
+from steelyard.cli.asked import read
+from steelyard.cli.main import app
 from steelyard.deployment.deployment import Deployment, Pool
+from steelyard.deployment.plan import Plan
 from steelyard.deployment.plan_file import deployment_text, read_deployment
 from steelyard.errors import InputError, SteelyardError
+from steelyard.launch import Load, launch_files, service, write_folder
 from steelyard.machine.catalogue import catalogue_difference, find_machine
+from steelyard.machine.cluster import parse_cluster
 from steelyard.machine.loader import load_machine, machine_text
 from steelyard.search.api import read_question
 
@@ -89,3 +95,34 @@ def test_wrong_words_of_a_plan_file_are_named(tmp_path: Path, table: str, value:
     path.write_text(tomli_w.dumps({**read_document(path), table: value}))
     with pytest.raises(SteelyardError, match=table):
         replay_plan(read_deployment(path))
+
+
+@pytest.mark.parametrize(("name", "devices"), [("l40s", 1), ("fast box", 2), ("plan", 1), ("serve_it", 1)])
+def test_the_launch_folder_holds_the_machine_and_names_its_file(
+    fast: Path, name: str, devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast.write_text(fast.read_text(encoding="utf-8").replace('name = "l40s"', f'name = "{name}"', 1), encoding="utf-8")
+    own = load_machine(fast)
+    assert own.name == name
+    pool = Pool(str(fast), Plan(tp=devices, engine="vllm"))
+    files = launch_files(service(Deployment("llama-3.1-8b", (pool,)), Load(1.0, 100, 10)))
+    write_folder(tmp_path / "deploy", files)
+    monkeypatch.chdir(tmp_path / "deploy")
+    said = files["README.md"]
+    (command,) = [line for line in said.splitlines() if line.startswith("steelyard compare")]
+    words = shlex.split(command)
+    found = parse_cluster(words[words.index("--on") + 1])
+    assert (found.machine, found.count) == (own, devices)
+    assert load_machine(found.machine.file) == own and Path(found.machine.file).parent == Path()
+    assert f"a machine of your own (`./{found.machine.file.removeprefix('./')}`, read from `{fast}`)" in said
+    assert "./serve_it.toml\n" not in said
+    Path("measured.json").write_text("{}")
+    with pytest.raises(SteelyardError) as refused:
+        read(app, words[1:]).run()
+    assert "machine" not in str(refused.value) and "--on" not in str(refused.value)
+
+
+def test_the_launch_folder_of_a_catalogue_machine_names_it() -> None:
+    files = launch_files(service(Deployment("llama-3.1-8b", (Pool("l40s"),)), Load(1.0, 100, 10)))
+    assert not any(name.endswith(".toml") for name in files)
+    assert "--on l40s" in files["README.md"] and "of your own" not in files["README.md"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,14 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from steelyard.calibrate.toml_files import write_files
 from steelyard.cli.main import main
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.plan import Plan
-from steelyard.errors import InputError
-from steelyard.launch import Load, launch_files, service
+from steelyard.errors import InputError, SteelyardError
+from steelyard.launch import Load, launch_files, service, write_folder
 from steelyard.launch.command import Var, shell_word
 from steelyard.report.paper import render, styled
-from steelyard.writing import whole_file, write_text
+from steelyard.writing import WriteError, whole_file, write_text
 
 NASTY = ["--trust-remote-code", "a,b=c", "x`id`$(id)\n```\nrm -rf", 'it\'s "so" \\ $HOME', "\x1b[31m\u202ered", "é"]
 
@@ -106,7 +108,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_text(file, "old", "out")
     file.chmod(0o640)
-    with pytest.raises(InputError, match=r"out: cannot write .*No space"), whole_file(file, "out") as made:
+    with pytest.raises(WriteError, match=r"^cannot write .*No space"), whole_file(file, "out") as made:
         made.write_text("half")
         raise OSError(28, "No space left on device")
     with pytest.raises(KeyboardInterrupt), whole_file(file, "out") as made:
@@ -121,7 +123,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert link.is_symlink() and file.read_text() == "newer"
     write_text("/dev/null", "gone", "out")
     assert Path("/dev/null").is_char_device()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_text("/dev/full", "x", "out")
 
 
@@ -135,6 +137,42 @@ def test_outputs_of_a_run_leave_no_half_file(tmp_path: Path) -> None:
     words = ["estimate", "llama-3.1-8b", "--on", "h100_sxm", "--out", str(out)]
     python = [sys.executable, "-B", "-c", script]
     found = subprocess.run([*python, *words], capture_output=True, text=True, timeout=60, check=False)
-    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
     assert "File too large" in found.stderr
     assert (out.read_text(), [p.name for p in tmp_path.iterdir()]) == ("old", ["a.json"])
+
+
+def _study(folder: Path) -> str:
+    file = folder / "s.toml"
+    file.write_text('name = "s"\nkind = "estimate"\n[fixed]\nmodel = "llama-3.1-8b"\non = "l40s"\n')
+    return str(file)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EACCES])
+def test_a_disk_that_fails_ends_with_1_and_a_place_of_another_user_with_2(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    expected = 2 if code == errno.EACCES else 1
+    study = _study(tmp_path)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", fails)
+    monkeypatch.setattr("tempfile.mkdtemp", fails)
+    monkeypatch.setattr("tempfile.mkstemp", fails)
+    ask = ["estimate", "llama-3.1-8b", "--on", "l40s", "--out", str(tmp_path / "a.json")]
+    for words in (ask, ["study", study, "--no-store", "--csv", str(tmp_path / "a.csv"), "--jobs", "1"]):
+        assert main(words) == expected
+        said = capsys.readouterr().err
+        assert os.strerror(code) in said and said.count("\n") == 1
+        assert said.startswith(f"error: {words[words.index('--jobs') - 2 if '--jobs' in words else -2]}: cannot") == (
+            code == errno.EACCES
+        )
+    for door in (
+        lambda: write_text(tmp_path / "page.html", "x", "html"),
+        lambda: write_folder(tmp_path / "deploy", {"a.sh": "1"}),
+        lambda: write_files(tmp_path / "own", {"machines/a.toml": "x"}),
+    ):
+        with pytest.raises(SteelyardError, match=os.strerror(code)) as error:
+            door()
+        assert error.value.exit_code == expected

@@ -23,6 +23,7 @@ from steelyard.launch.documents import comment
 from steelyard.launch.folder import MANIFEST
 from steelyard.launch.service import Service
 from steelyard.scenario.slo import parse_target
+from steelyard.writing import WriteError
 
 TARGETS = (parse_target("p99:1s", "ttft_s"), parse_target("p95:50ms", "tpot_s"))
 LOAD = Load(10.0, 4000, 500, in_flight=120.0, requests=400, words="10 requests/s", seed=7)
@@ -558,7 +559,7 @@ def test_folder_is_written_whole_or_not_at_all(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(InputError, match="No space left"):
+        with pytest.raises(WriteError, match="No space left"):
             write_folder(tmp_path / "other", written["vllm"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deploy"]
 

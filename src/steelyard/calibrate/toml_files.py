@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import is_file, is_folder
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 from steelyard.folders import catalogue_folders, user_folder
+from steelyard.writing import may_not_write, not_written
 
 __all__ = ["check_folder", "check_name", "document", "merged", "write_files"]
 
@@ -61,6 +62,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
 
     Raises:
         InputError: the folder cannot be written to; no target was touched.
+        WriteError: the disk is full or fails; the same.
     """
     staged: list[tuple[str, Path]] = []
     try:
@@ -77,7 +79,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
     except OSError as error:
         for temporary, _ in staged:
             Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"cannot write to {str(folder)!r}: {error.strerror or error}", field="out") from error
+        raise not_written(folder, error, "out", how="write to") from error
     return [target for _, target in staged]
 
 
@@ -86,10 +88,13 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         InputError: it is a file, or neither it nor the first of its parents that exists can be written to.
+        WriteError: that is on a disk mounted to be read.
     """
     found = next(p for p in (folder, *folder.absolute().parents) if is_folder(p) or is_file(p))
-    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {str(folder)!r}", field="out")
+    if not found.is_dir():
+        raise InputError(f"cannot write to {show(str(folder))}", field="out")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise not_written(folder, may_not_write(found), "out", how="write to")
 
 
 def check_name(name: str, field: str) -> None:

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from steelyard.errors import InputError, escaped
 from steelyard.writing import check_target, write_text
 
-__all__ = ["Output", "say", "write"]
+__all__ = ["Output", "csv_text", "say", "write"]
 
 
 @Parameter(name="*")
@@ -73,7 +73,8 @@ def write(
         rows: flat rows or whole columns for CSV, or what makes them; absent = this answer has no CSV form.
 
     Raises:
-        InputError: no CSV form, or the file cannot be written.
+        InputError: no CSV form, or the file cannot be written there.
+        WriteError: the disk is full or fails.
     """
     if output.form == "json":
         document = data() if callable(data) else data
@@ -81,7 +82,7 @@ def write(
     elif output.form == "csv":
         if rows is None:
             raise InputError("this answer has no CSV form; use --json", field="csv")
-        content = _csv(rows() if callable(rows) else rows)
+        content = csv_text(rows() if callable(rows) else rows)
     else:
         tty = sys.stdout.isatty() and not output.out
         content = text(_columns() if tty else None).rstrip("\n") + "\n"
@@ -122,7 +123,8 @@ def _safe(text: str, *, colours: bool) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _csv(rows: Rows) -> str:
+def csv_text(rows: Rows) -> str:
+    """Rows as CSV, in which no cell is a formula of a spreadsheet."""
     buffer = io.StringIO()
     if isinstance(rows, Mapping):
         lines = csv.writer(buffer, lineterminator="\n")

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from steelyard.cli.options import option, switch
 from steelyard.cli.output import say
 from steelyard.errors import InputError, Problem, printable, raise_all, show
-from steelyard.writing import check_target
+from steelyard.writing import check_target, write_text
 
 if TYPE_CHECKING:
     from steelyard.studies.store_results import Store
@@ -108,14 +108,14 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
     """Answer a study without a store: its rows as CSV, then the report or its JSON."""
     needless = {"resume": run.resume, "retry": run.retry, "limit": run.limit, "parquet": parquet}
     raise_all([Problem(name, "needs a store; leave --no-store out") for name, given in needless.items() if given])
-    from steelyard.cli.output import Output, write
+    from steelyard.cli.output import Output, csv_text, write
     from steelyard.report import study as report
     from steelyard.report import study_text
     from steelyard.studies.api import study as answered
 
     found = answered(file, executor=run.executor, jobs=workers, allow_code=allow_code)
     if csv:
-        write(Output(csv=True, out=csv), data={}, text=lambda width: "", rows=report.flat_rows(found))
+        write_text(csv, csv_text(report.flat_rows(found)), "csv")
     if found.table.answered.any():
         shown = Output(json=as_json)
         write(shown, data=lambda: report.to_dict(found), text=lambda width: study_text.text(found, width))

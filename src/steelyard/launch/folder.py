@@ -13,12 +13,14 @@ from pathlib import Path
 from steelyard.documents import read_bytes, read_text
 from steelyard.errors import InputError
 from steelyard.launch.compose import compose, one_node
+from steelyard.launch.documents import comment
 from steelyard.launch.graphs import dynamo, llm_d, runs_dynamo, runs_llm_d
 from steelyard.launch.kubernetes import kubernetes
 from steelyard.launch.readme import readme
 from steelyard.launch.scripts import scripts
 from steelyard.launch.service import Service
-from steelyard.writing import check_target
+from steelyard.machine.loader import machine_text
+from steelyard.writing import check_target, not_written
 
 __all__ = ["MANIFEST", "check_folder", "launch_files", "write_folder"]
 
@@ -42,6 +44,11 @@ def launch_files(service: Service, *, more_files: Mapping[str, str] | None = Non
         files["dynamo.yaml"] = dynamo(service)
     if runs_llm_d(service):
         files["llm-d-values.yaml"] = llm_d(service)
+    for unit in service.units:
+        if name := unit.own_file:
+            machine = unit.cluster.machine
+            words = f"The machine {machine.name!r} as it was planned with, from {machine.file or 'its description'}."
+            files[name] = comment(words) + machine_text(machine)
     return {"README.md": readme(service, [*files], more_files or {}, one_node(service)), **files}
 
 
@@ -117,7 +124,8 @@ def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = Fa
         force: into a folder that is not empty.
 
     Raises:
-        InputError: as :func:`check_folder`, or it cannot be written.
+        InputError: as :func:`check_folder`, or it cannot be written there.
+        WriteError: the disk is full or fails.
     """
     check_folder(path, force=force)
     folder = Path(path).resolve()
@@ -125,9 +133,7 @@ def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = Fa
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder if inside else folder.parent))
     except OSError as error:
-        raise InputError(
-            f"cannot write {'in' if inside else 'beside'} {str(path)!r}: {error.strerror or error}", field="out"
-        ) from error
+        raise not_written(path, error, "out", how=f"write {'in' if inside else 'beside'}") from error
     try:
         made.chmod(0o755)
         for name, content in files.items():
@@ -141,6 +147,6 @@ def write_folder(path: str | Path, files: Mapping[str, str], *, force: bool = Fa
         else:
             os.replace(made, folder)  # noqa: PTH105
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", field="out") from error
+        raise not_written(path, error, "out") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)

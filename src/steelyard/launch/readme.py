@@ -52,7 +52,8 @@ def readme(service: Service, files: Sequence[str], more_files: Mapping[str, str]
     ]
     if service.notes:
         parts += ["## By hand", *_bullets([_text(n) for n in service.notes])]
-    rows = [f"| `{name}` | {_what(name, whole)} |" for name in files]
+    own = {u.own_file: f"your own machine {_text(u.cluster.machine.name)}, as planned with" for u in service.units}
+    rows = [f"| `{name}` | {own.get(name) or _what(name, whole)} |" for name in files]
     rows += [f"| `{name}` | {words} |" for name, words in more_files.items()]
     parts += ["## Files", "| file | what |\n|---|---|\n" + "\n".join(rows)]
     versions = sorted({f"{u.flags.title} {u.flags.version}" for u in service.units})
@@ -75,8 +76,12 @@ def _text(text: str) -> str:
 def _pool(unit: Unit) -> str:
     p, c = unit.plan, unit.config
     nodes = f" over {unit.nodes} nodes" if unit.nodes > 1 else ""
+    machine, whose = unit.cluster.machine, ""
+    if unit.own_file:
+        source = f", read from `{_text(machine.file)}`" if machine.file else ""
+        whose = f", a machine of your own (`./{unit.own_file}`{source})"
     return (
-        f"**{unit.name}**: {unit.pool.replicas} x ({unit.devices} x {_text(unit.cluster.machine.title)}{nodes}), "
+        f"**{unit.name}**: {unit.pool.replicas} x ({unit.devices} x {_text(machine.title)}{whose}{nodes}), "
         f"{unit.flags.title}{', ' + p.shape if p.shape else ''}; weights {p.weights}, KV cache {p.kv}; at most "
         f"{c.max_num_seqs:,} requests and {c.max_num_batched_tokens:,} tokens a step, requests of at most "
         f"{unit.longest_tokens:,} tokens"
@@ -85,7 +90,7 @@ def _pool(unit: Unit) -> str:
 
 def _run(service: Service, files: Sequence[str], whole: bool) -> list[str]:
     found = []
-    servers = [f for f in files if f.startswith("serve")]
+    servers = [f for f in files if f.startswith("serve") and f.endswith(".sh")]
     if whole and "compose.yaml" in files:
         found.append("On one host with all devices:\n\n```sh\nexport HF_TOKEN=...\ndocker compose up\n```")
     plain = "\n".join(f"./{name}" for name in servers)
@@ -110,7 +115,8 @@ def _compared(service: Service) -> list[str]:
         return []
     p, c = unit.plan, unit.config
     words = ["steelyard", "compare", "measured.json", "--model", not_a_flag(service.deployment.model)]
-    words += ["--on", f"{unit.pool.machine}:{unit.devices}" if unit.devices > 1 else unit.pool.machine]
+    machine = f"./{unit.own_file}" if unit.own_file else unit.pool.machine
+    words += ["--on", f"{machine}:{unit.devices}" if unit.devices > 1 else machine]
     words += [x for n, size in p.degrees.items() if size > 1 for x in (f"--{n}", str(size))]
     words += ["--weights", p.weights, "--kv", p.kv, "--engine", unit.engine.name]
     words += ["--max-num-seqs", str(c.max_num_seqs), "--max-num-batched-tokens", str(c.max_num_batched_tokens)]

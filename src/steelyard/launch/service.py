@@ -16,6 +16,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.documents import is_file, is_folder
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.launch.command import Flags
+from steelyard.machine.catalogue import catalogue_difference, machine_names
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.units import format_quantity as q
 from steelyard.workload.catalogue import Model, load_model
@@ -29,6 +30,8 @@ __all__ = ["PORT", "Load", "Service", "Unit", "not_a_flag", "service"]
 PORT = 8000
 #: Longest request is rounded up to a multiple of this many tokens, and at least one is added: chat templates, BOS.
 _ROUND_TOKENS = 256
+#: The folder's other file in TOML, and names no file of Windows has.
+_TAKEN = ("plan", "con", "prn", "aux", "nul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,15 @@ class Unit:
         if machine.kind in ("cpu", "soc", "mcu") or machine.launch in ("cpu", "metal"):
             return "cpu"
         return machine.vendor.lower().split()[0]
+
+    @property
+    def own_file(self) -> str:
+        """Name of the file beside the others that describes the machine; empty where the catalogue has it."""
+        machine = self.cluster.machine
+        if machine.name in machine_names() and not catalogue_difference(machine):
+            return ""
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", machine.name)[:60].lstrip("-") or "machine"
+        return f"{'machine_' if name.lower() in _TAKEN else ''}{name}.toml"
 
     @property
     def image(self) -> str:

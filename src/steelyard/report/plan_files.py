@@ -79,7 +79,7 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     about = [f"The plan for {answer.question.model}: {w.shape} on {w.machine}.", *question_lines(answer.question)]
     tables = {name: replay.get(name) for name in ("traffic", "promise", "simulation", "expected")}
     files["plan.toml"] = comment(*about) + deployment_text(w.deployment, **tables)
-    commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm"))}
+    commands = {k: v for k, v in files.items() if k.startswith(("serve", "router", "check-vllm")) and k.endswith(".sh")}
     files["report.html"] = page(answer, commands)
     if drawn:
         files["front.svg"] = picture(answer)
