@@ -86,7 +86,7 @@ def cli() -> str:
     intro = """| exit code | means |
 |---|---|
 | `0` | answered, also when whoever reads the answer leaves early |
-| `1` | the place failed, not the question: a full, read-only or broken disk, no memory, a closed stream (one `error:` line) |
+| `1` | the place failed: a full, read-only or broken disk, no memory, a closed stream (one `error:` line) |
 | `2` | bad input (one `error:` line per problem on stderr), also a file that may not be read or written |
 | `3` | the workload does not fit (the report is printed; stderr names the nearest change that fits) |
 | `130` | interrupted by Ctrl-C |
