@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,20 @@ def test_the_limits_of_the_plan_are_in_the_command(
         assert words[words.index(flag) + 1] == value
     if name == "vllm-nodes":
         assert "--enable-expert-parallel" in words
+
+
+@pytest.mark.parametrize(
+    ("seqs", "context", "shared"), [(32, "147456", False), (256, None, True)], ids=["a part each", "one cache"]
+)
+def test_llamacpp_is_started_as_it_was_planned(seqs: int, context: str | None, shared: bool) -> None:
+    """As many slots as were simulated, however few requests are in flight, and no more cache than there is."""
+    plan = Plan("q4_k_m", kv="fp16", engine="llamacpp")
+    deployment = Deployment("llama-3.1-8b", (Pool("m2_max", plan, flags={"max_num_seqs": seqs}),))
+    words = _words(launch_files(service(deployment, replace(LOAD, rate_per_s=0.1, in_flight=0.2)))["serve.sh"])
+    assert words[words.index("--parallel") + 1] == str(seqs)
+    tokens = words[words.index("--ctx-size") + 1]
+    assert tokens == context if context else 4608 < int(tokens) < 256 * 4608
+    assert ("--kv-unified" in words) == shared
 
 
 def test_options_file_of_trtllm_is_documented(written: dict[str, dict[str, str]]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from steelyard.cost.kv_pool import NO_CAP, kv_pool
 from steelyard.deployment.formats import find_format
+from steelyard.deployment.plan import Plan
 from steelyard.launch.command import Command, Line, Var, Word
 from steelyard.launch.documents import yaml_text
 from steelyard.launch.service import PORT, Service, Unit, quantisation
@@ -237,13 +238,14 @@ _LLAMACPP_KV = {
 
 def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
     c, kv = unit.config, _kv(unit, _LLAMACPP_KV)
-    slots = max(1, min(c.max_num_seqs, math.ceil(1.5 * unit.in_flight) if unit.in_flight else c.max_num_seqs))
+    wanted, held = c.max_num_seqs * unit.longest_tokens, _cache_tokens(unit, service)
     flags = {
         "--model": _gguf(unit, service),
         "--alias": service.served,
         **_LISTEN,
-        "--parallel": slots,
-        "--ctx-size": slots * unit.longest_tokens,
+        "--parallel": c.max_num_seqs,
+        "--ctx-size": min(wanted, held),
+        "--kv-unified": wanted > held,  # one cache that all slots share, as it was planned; else each has its own part
         "--batch-size": c.max_num_batched_tokens,
         "--ubatch-size": min(_UBATCH, c.max_num_batched_tokens),
         "--gpu-layers": "0" if unit.cluster.machine.launch == "cpu" else "all",
@@ -254,6 +256,16 @@ def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Comma
         "--split-mode": ("layer" if unit.plan.pp > 1 else "row") if unit.devices > 1 else None,
     }
     return Command(unit.flags.program, tuple(unit.flags.lines(flags)))
+
+
+def _cache_tokens(unit: Unit, service: Service) -> int:
+    """Tokens the cache of a replica holds, as the plan counts them. Raises :class:`DoesNotFit`."""
+    model, machine = service.model, unit.cluster.machine
+    same = unit.plan.weights == Plan().resolved(model.transformer).weights
+    exact = model.weight_bytes if same else None
+    pool = kv_pool(model.transformer, unit.plan, machine, unit.engine, unit.config, exact_weights=exact)
+    room = pool.blocks - unit.config.max_num_seqs * pool.fixed_blocks
+    return NO_CAP if pool.token_cap < NO_CAP else max(unit.longest_tokens, room * pool.block_tokens)
 
 
 def _gguf(unit: Unit, service: Service) -> Var:
