@@ -224,4 +224,4 @@ def test_the_promise_holds_in_the_plan_of_a_real_question(planned: Path) -> None
 def test_replay_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--replay", str(tmp_path / "none.toml")]) == 2
     assert main(["plan", "llama-3.1-8b", "--replay", str(tmp_path / "none.toml")]) == 2
-    assert "--replay takes the file alone" in capsys.readouterr().err
+    assert "MODEL: --replay plays the plan as it is in the file" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -83,8 +83,8 @@ def plan(
     *,
     question: Question = Question(),  # noqa: B008 - frozen
     replay: Annotated[
-        str, option("play a plan.toml or plan.json again and compare the numbers, instead of planning")
-    ] = "",
+        str | None, option("play a plan.toml or plan.json again and compare the numbers, instead of planning")
+    ] = None,
     written: Written = Written(),
     problems: Wrong,
 ) -> None:
@@ -93,10 +93,16 @@ def plan(
     Exit code 3 when nothing fits; the nearest changes that would are then named.
     """
     problems.read(written.check)
-    if replay:
+    if replay is not None:
+        problems.add(
+            [
+                Problem(name, "--replay plays the plan as it is in the file; leave this out")
+                for name in _beside(model, question, written)
+            ]
+        )
+        if not replay:
+            problems.add([Problem("replay", "expected the path of a plan.toml or plan.json")])
         problems.done()
-        if model or written.out or written.html:
-            raise InputError("--replay takes the file alone, and no --out or --html", field="replay")
         _replay(replay, written)
         return
     from steelyard.search.api import plan_of, read_question
@@ -109,6 +115,13 @@ def plan(
         assert answer.infeasible is not None
         nearest = "; or ".join(c.text for c in answer.infeasible.nearest)
         raise DoesNotFit(f"nothing fits: {answer.infeasible.reason}", change=nearest or "none found")
+
+
+def _beside(model: str, question: Any, written: Written) -> list[str]:
+    """What was given that a replay has no use for."""
+    asked = {f.name: getattr(question, f.name) != f.default for f in fields(question)}
+    given = {"model": bool(model), **asked, **{n: bool(getattr(written, n)) for n in ("out", "html", "force")}}
+    return [name for name, there in given.items() if there]
 
 
 def _write(answer: Answer, written: Written) -> None:

@@ -344,6 +344,14 @@ def _deployed(scenario: Scenario) -> Scenario:
             check(scenario)
         pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)
         pools, clusters = (pool,), (cluster,)
+    roles, problems = {p.role for p in pools}, []
+    if values["encode_s"] is not None and "encode" not in roles:
+        words = "encoders need a pool E of their own, such as disaggregate 1E:tp1,1M:tp1"
+        problems.append(Problem("encode_s", words))
+    if values["transfer_overlap"] and not {"prefill", "decode"} <= roles:
+        words = "caches are sent between pools P and D, such as disaggregate 1P:tp1,1D:tp1"
+        problems.append(Problem("transfer_overlap", words))
+    raise_all(problems)
     name = values["model"] if isinstance(values["model"], str) else model.transformer.name
     return replace(scenario, deployment=Deployment(name, pools, values["router"]), clusters=clusters)
 

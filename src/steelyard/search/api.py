@@ -143,6 +143,9 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     )
     ledger = Ledger()
     task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
+    if objective == "cost" and all(math.isnan(task.device_prices[name]) for name in machines):
+        words = f"no price is known of {', '.join(machines)}: give NAME=USD per device and hour, as {machines[0]}=2.5"
+        raise InputError(words, field=PRICE)
     return Planning(task, ledger, w)
 
 
@@ -317,6 +320,9 @@ def _prices(usd: Mapping[str, Any], described: Mapping[str, Machine]) -> dict[st
                 known = name if name in described else find_machine(name).name
             except InputError as error:
                 raise InputError(error.message, field=PRICE) from None
+            if known not in described:
+                words = f"{known} is none of the machines asked for: {', '.join(described)}"
+                raise InputError(words, field=PRICE)
             found[known] = float(read_value(replace(field, also=""), value))
     problems.done()
     return found

@@ -107,7 +107,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
             notes.append(f"{name}: a node draws {node_power_w(cluster):,.0f} W at full load, above the rack's limit")
             continue
         if question.objective == "cost" and math.isnan(task.device_prices[name]):
-            notes.append(f"{name}: no price known; give usd_per_hour to include it")
+            notes.append(f"{name}: no price known; left out unless one is given: --price {name}=USD")
             continue
         for named in question.engines or ("",):
             for formats in formats_of(model, machine, question.weights, question.kv):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.errors import InputError, suggest
+from steelyard.errors import InputError, normalise, show, suggest
 from steelyard.traffic.trace import Floats
 from steelyard.units import parse_quantity
 
@@ -206,8 +206,10 @@ def parse_arrivals(text: str, rate_per_s: float, burst: float | None = None, fie
         InputError: what cannot be read or is out of range.
     """
     if burst is not None:
-        if text and text.partition(":")[0] != "gamma":
-            raise InputError("--burst makes gamma arrivals; leave one of the two out", field="burst")
+        if text and normalise(text) != "gamma":
+            raise InputError(
+                f"is short for arrivals gamma:cv=; leave one of the two out, got {show(text)}", field="burst"
+            )
         text = f"gamma:cv={burst:g}"
     kind, _, rest = (text or "poisson").partition(":")
     kind = kind.strip().lower().replace("-", "")
