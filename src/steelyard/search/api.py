@@ -144,8 +144,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     ledger = Ledger()
     task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
     if objective == "cost" and all(math.isnan(task.device_prices[name]) for name in machines):
-        words = f"no price is known of {', '.join(machines)}: give NAME=USD per device and hour, as {machines[0]}=2.5"
-        raise InputError(words, field=PRICE)
+        why = f"no price is known of {', '.join(machines)}: give NAME=USD per device and hour, as {machines[0]}=2.5"
+        raise InputError(why, field=PRICE)
     return Planning(task, ledger, w)
 
 
