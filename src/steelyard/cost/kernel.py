@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.deployment.plan import Plan
+from steelyard.machine.component import Machine
 from steelyard.workload.op import Op
 
 __all__ = ["Kernel", "Program"]
@@ -24,6 +25,17 @@ class Hosted:
     """Hidden states that cross to the host and back, each way and per copy."""
     use: str = "computed"
     """What is done with the weights, see :data:`~steelyard.deployment.offload.USES`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """The copies of a kernel that run on a device of another kind."""
+
+    share: float
+    """Of the copies."""
+    machine: Machine
+    kernel: Kernel
+    """The same work as that device does it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +65,8 @@ class Kernel:
     """Weights come from the root memory at every call; False: they are few and reused, as a norm's."""
     hosted: Hosted | None = None
     """What of it has its weights in host memory."""
+    elsewhere: tuple[Elsewhere, ...] = ()
+    """What of it runs on devices of other kinds; the rest runs on the first."""
 
     @property
     def bytes(self) -> Any:

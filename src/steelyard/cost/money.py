@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from steelyard.machine.catalogue import price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 
-__all__ = ["AMORTISATION_H", "HourlyPrice", "hourly_price"]
+__all__ = ["AMORTISATION_H", "HourlyPrice", "hourly_price", "mean_price"]
 
 #: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
 AMORTISATION_H = 3 * 8760.0
@@ -46,3 +47,10 @@ def hourly_price(machine: Machine, given: float | None, ledger: Ledger) -> Hourl
         ledger.assume(f"no rental price known: {price} written off over {years}")
         return HourlyPrice(machine.capex_usd / AMORTISATION_H, f"{price} over {years}")
     return HourlyPrice(None, "no price known")
+
+
+def mean_price(prices: Sequence[HourlyPrice]) -> HourlyPrice:
+    """The price per device of devices of several kinds; unknown when one of them is."""
+    known = [p.usd_per_hour for p in prices if p.usd_per_hour is not None]
+    notes = "; ".join(dict.fromkeys(p.note for p in prices))
+    return HourlyPrice(sum(known) / len(known) if len(known) == len(prices) else None, notes)

@@ -20,6 +20,7 @@ from steelyard.cost.models import KernelTime, PricingContext, model_for
 from steelyard.cost.op_models import fabrics
 from steelyard.cost.place import engines_for, roofline
 from steelyard.cost.site import site_of
+from steelyard.cost.unlike import joined
 from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
 from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
@@ -93,6 +94,12 @@ def _places(
 ) -> Iterator[KernelCost]:
     """The price of a kernel where it runs; of one whose weights lie partly in host memory, of both parts."""
     here = _price(kernel, program, cluster, engine, weights_hot, burst)
+    if kernel.elsewhere:
+        yield joined(
+            here,
+            [_price(x.kernel, program, Cluster(x.machine), engine, weights_hot, burst) for x in kernel.elsewhere],
+        )
+        return
     if kernel.hosted is None or cluster.host is None:
         yield here
         return

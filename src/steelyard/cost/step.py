@@ -19,6 +19,7 @@ from steelyard.cost.host_memory import hosted
 from steelyard.cost.pipeline import boundary
 from steelyard.cost.price import engine_times, price
 from steelyard.cost.program import Kernel, Program, lower
+from steelyard.cost.unlike import shared_out
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
@@ -207,6 +208,8 @@ class Replica:
         shared = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else step.expert_tokens
         graph = self.model.graph(replace(step, expert_tokens=shared, skew=self.skew), absorb=absorb)
         program = lower(graph if keep is None else graph.where(keep), self.plan, self.cluster.machine)
+        if self.cluster.unlike:
+            program = shared_out(program, graph, self.cluster)
         if self.plan.offload and self.cluster.host is not None:
             program = hosted(program, graph, self.cluster.host, self.model.depth)
         if not self.head_format:

@@ -15,7 +15,7 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
-from steelyard.cost.money import hourly_price
+from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.formats import widening
 from steelyard.deployment.offload import parse_offload
@@ -160,7 +160,7 @@ def _weigh(scenario: Scenario) -> Estimates:
     if not scenario.transformer.causal:  # an encoder answers once and generates nothing
         scenario = scenario.sized(*scenario.sizes[:2], np.ones_like(scenario.sizes[2]))
     ledger = Ledger()
-    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    price = mean_price([hourly_price(m, scenario.usd_per_hour, ledger) for m, _ in scenario.cluster.shares])
     with np.errstate(all="ignore"):
         figures, sources = static_batch(scenario)
     _account(scenario, sources, ledger)
@@ -170,7 +170,11 @@ def _weigh(scenario: Scenario) -> Estimates:
 def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> None:
     """Write sources, assumptions and guesses that all scenarios share into the ledger."""
     machine, plan, model, engine = scenario.cluster.machine, scenario.plan, scenario.transformer, scenario.engine
-    account(machine, ledger)
+    for device in dict.fromkeys((machine.name, *(m.name for m in scenario.cluster.unlike))):
+        account(next(m for m, _ in scenario.cluster.shares if m.name == device), ledger)
+    if scenario.cluster.unlike:
+        parts = ", ".join(f"{m.name} {share:.0%}" for m, share in scenario.cluster.shares)
+        ledger.assume(f"layers in proportion to memory, one device after the other: {parts}")
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
     for name in engine.guess:

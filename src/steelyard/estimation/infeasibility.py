@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
+from steelyard.cost.unlike import fullest
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import answer
+from steelyard.estimation.static_batch import end_bytes
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.scenario import Scenario, check
@@ -36,7 +38,7 @@ class Change:
 
 def memory_of(scenario: Scenario) -> MemoryUse:
     """Memory of a scenario on its fullest device, as :func:`~steelyard.estimation.estimate.answer` computes it."""
-    return memory_use(
+    one = memory_use(
         scenario.transformer,
         scenario.plan,
         scenario.cluster.machine,
@@ -46,6 +48,8 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         exact_weights=scenario.exact_weight_bytes,
         host=scenario.cluster.host,
     )
+    depth = scenario.transformer.depth
+    return fullest(one, end_bytes(scenario), scenario.plan, depth, scenario.cluster, scenario.engine)
 
 
 def shortfall(scenario: Scenario) -> str:
@@ -77,7 +81,12 @@ def in_host_memory(scenario: Scenario) -> Change | None:
     For engines that compute there, and cards of desktops.
     """
     machine, engine, model = scenario.cluster.machine, scenario.engine, scenario.transformer
-    if scenario.plan.offload or not machine.links("host") or not (engine.host_computes or not machine.node):
+    if (
+        scenario.plan.offload
+        or scenario.cluster.unlike
+        or not machine.links("host")
+        or not (engine.host_computes or not machine.node)
+    ):
         return None
     host = find_host(usual_host(machine))
 
@@ -181,6 +190,8 @@ def _most(make: Any, top: int) -> int:
 def _more_devices(scenario: Scenario) -> Iterator[Change]:
     """Twice the devices, again and again: tensor parallel inside a node as far as heads divide, stages across nodes."""
     cluster, plan, factor = scenario.cluster, scenario.plan, 2
+    if cluster.unlike:
+        return
     while cluster.count * factor <= MAX_DEVICES:
         on = replace(cluster, count=cluster.count * factor)
         splits = [factor // (1 << k) for k in range(factor.bit_length())]

@@ -45,6 +45,9 @@ def memory_parts(estimate: Estimate) -> dict[str, Any]:
     s, m = estimate.scenario, estimate.memory
     machine, engine = s.cluster.machine, s.engine
     weights = weight_parts(s.transformer, s.plan, s.exact_weight_bytes, engine.multiples(machine))
+    if s.cluster.unlike:
+        ratio = float(m.weights) / sum(weights.values())
+        weights = {part: size * ratio for part, size in weights.items()}
     state = min(float(kv_bytes(s.transformer, s.plan, s.replica_batch, 0)), float(m.kv_cache))
     return {
         "weights": {part: size for part, size in weights.items() if size},
@@ -62,9 +65,9 @@ def memory_parts(estimate: Estimate) -> dict[str, Any]:
 
 
 def log_lines(estimate: Estimate) -> list[LogLine]:
-    """What the engine will print of its memory; empty for engines whose logs are not known, or when it cannot start."""
+    """What the engine will print of its memory; empty where logs are not known, or it cannot start."""
     s = estimate.scenario
-    if not s.transformer.causal:
+    if not s.transformer.causal or s.cluster.unlike:
         return []
     if s.engine.commands == "llamacpp":
         return _llamacpp(estimate)

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.interval import interval80, with_system
-from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
+from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes, weight_parts
 from steelyard.cost.money import HourlyPrice
 from steelyard.cost.step import StepFigures, distinct_values
+from steelyard.cost.unlike import fullest
 from steelyard.deployment.engine import Engine
 from steelyard.scenario.scenario import Scenario
 from steelyard.workload.op import Array
 
-__all__ = ["Figures", "prefill_chunks", "static_batch"]
+__all__ = ["Figures", "end_bytes", "prefill_chunks", "static_batch"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,6 +202,15 @@ def _intervals(
     }
 
 
+def end_bytes(scenario: Scenario) -> float:
+    """Weight bytes before and after the layers on the fullest device; 0 where all devices are alike."""
+    if not scenario.cluster.unlike:
+        return 0.0
+    engine, machine = scenario.engine, scenario.cluster.machine
+    parts = weight_parts(scenario.transformer, scenario.plan, scenario.exact_weight_bytes, engine.multiples(machine))
+    return sum(parts.get(name, 0.0) for name in ("embedding", "head"))
+
+
 def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     """Memory on the fullest device, and the largest batch and context that fit."""
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
@@ -209,8 +219,11 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     _, prompt, answer = scenario.sizes
     length = prompt + answer
 
+    ends = end_bytes(scenario)
+
     def use(held: Any, context: Any) -> MemoryUse:
-        return memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
+        one = memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
+        return fullest(one, ends, plan, model.depth, scenario.cluster, engine)
 
     lengths, length_of = distinct_values(length)
     batches, batch_of = distinct_values(batch)

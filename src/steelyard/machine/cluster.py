@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard.errors import InputError, show
 from steelyard.machine.catalogue import find_machine, find_network, find_node
 from steelyard.machine.component import Machine
-from steelyard.machine.loader import machine_text
+from steelyard.machine.loader import is_machine_text, machine_text
 from steelyard.machine.network import Network, Node
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
 
 #: Most devices of a cluster, above every site on the planet.
 MAX_DEVICES = 10_000_000
+#: Most devices of a replica of several kinds.
+MAX_UNLIKE = 64
 #: Used between nodes when neither node nor machine names a network.
 _DEFAULT_INTER = "infiniband_ndr"
 
@@ -39,6 +41,15 @@ class Cluster:
     """Power of one node beside its devices."""
     host: Machine | None = None
     """Processor and memory of the host, where weights lie there."""
+    unlike: tuple[Machine, ...] = ()
+    """The devices after the first, where they are of several kinds: each has layers in proportion to its memory."""
+
+    @property
+    def shares(self) -> tuple[tuple[Machine, float], ...]:
+        """Every device of a replica of unlike ones, with its share of the layers."""
+        every = (self.machine, *self.unlike)
+        whole = sum(m.usable_bytes for m in every)
+        return tuple((m, m.usable_bytes / whole) for m in every)
 
     @property
     def node_count(self) -> int:
@@ -57,17 +68,50 @@ class Cluster:
         return hosts[0].bandwidth_bytes_per_s if hosts else 0.0
 
     def __str__(self) -> str:
+        if self.unlike:
+            return "+".join(m.name for m, _ in self.shares)
         return self.machine.name if self.count == 1 else f"{self.machine.name}:{self.count}"
 
 
 def parse_cluster(text: str) -> Cluster:
-    """Read ``NAME`` or ``NAME:COUNT``.
+    """Read ``NAME`` or ``NAME:COUNT``; unlike cards of one replica are joined by a plus, ``rtx_5090+rtx_5070_ti``.
 
     Raises:
         InputError: the count is no positive whole number, or the machine is unknown.
     """
     if not isinstance(text, str):
         raise InputError(f"expected NAME or NAME:COUNT, got {text!r:.80}", field="machine")
+    parts = text.split("+") if "+" in text and not is_machine_text(text) else []
+    if not parts or not all(part.strip() for part in parts):
+        return _alike(text)
+    try:
+        return _alike(text)  # a name with a plus
+    except InputError:
+        return _together([_alike(part) for part in parts])
+
+
+def _together(parts: list[Cluster]) -> Cluster:
+    """Devices of several kinds as one replica. Raises :class:`InputError`."""
+    machines = [part.machine for part in parts for _ in range(min(part.count, MAX_UNLIKE + 1))]
+    if len(machines) > MAX_UNLIKE:
+        raise InputError(f"expected at most {MAX_UNLIKE} devices of several kinds, got more", field="machine")
+    if all(machine == machines[0] for machine in machines):
+        return cluster_of(machines[0], len(machines))
+    hosts = [links[0] for machine in machines if (links := machine.links("host"))]
+    if len(hosts) < len(machines):
+        names = ", ".join(dict.fromkeys(m.name for m in machines if not m.links("host")))
+        raise InputError(f"{names} stands alone; only cards of one computer work together", field="machine")
+    slowest = min(hosts, key=lambda link: link.bandwidth_bytes_per_s)
+    return replace(
+        cluster_of(machines[0], len(machines)),
+        per_node=len(machines),
+        peer=replace(find_network(slowest.network), bandwidth_bytes_per_s=slowest.bandwidth_bytes_per_s),
+        unlike=tuple(machines[1:]),
+    )
+
+
+def _alike(text: str) -> Cluster:
+    """Equal devices: ``NAME`` or ``NAME:COUNT``. Raises :class:`InputError`."""
     name, colon, number = (part.strip() for part in text.rpartition(":"))
     if not colon:
         name, number = number, "1"
@@ -87,6 +131,8 @@ def parse_cluster(text: str) -> Cluster:
 
 def asks_again(cluster: Cluster) -> str:
     """Text that :func:`parse_cluster` reads as these devices: a catalogue name, a path, or the description in TOML."""
+    if cluster.unlike:
+        return str(cluster)
     machine = cluster.machine
     try:
         known = find_machine(machine.name) == machine

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from steelyard.estimation.estimate import Estimate
+    from steelyard.machine.cluster import Cluster
 
 __all__ = ["parts", "report"]
 
@@ -44,10 +45,18 @@ def _title(e: Estimate) -> list[Text]:
     count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
     formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
     return [
-        _text((s.transformer.name, "bold"), " on ", (f"{count}{s.cluster.machine.title}", "bold")),
+        _text(
+            (s.transformer.name, "bold"),
+            " on ",
+            (f"{count}{s.cluster.machine.title}" if not s.cluster.unlike else _titles(s.cluster), "bold"),
+        ),
         _text(f"{s.engine.title}{', ' + p.shape if p.shape else ''}; {formats}"),
         _text(f"batch {s.batch:,} of {s.isl:,} prompt + {s.osl:,} generated tokens"),
     ]
+
+
+def _titles(cluster: Cluster) -> str:
+    return " + ".join(machine.title for machine, _ in cluster.shares)
 
 
 def _memory(e: Estimate) -> list[Any]:

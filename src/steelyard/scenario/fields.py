@@ -101,8 +101,8 @@ _TABLE = """
 model | name | required | column also=Model | catalogue name, or path of an HF config, a folder, a safetensors or a
     GGUF file
 on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file
-estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file ||
-    ; several are separated by commas
+estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], unlike cards of one
+    replica NAME+NAME, or the path of a machine file || ; several are separated by commas
 plan.on | text | any | column show also=Sequence[str]/Cluster/Machine | machines: h100_sxm,h200_sxm,
     mi300x,l40s, or any; of one h100_sxm:8 at most so many
 weights | name | - | column | number format of the weights (default: as published)

@@ -212,11 +212,13 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     engine, values = _engine(engine_name, model, cluster.machine, values)
     if engine.name != default_engine(cluster.machine).name:
         engine_name = engine.name
-    values = {**values, "offload": problems.read(_offload, values, engine, model.transformer.depth) or ""}
+    values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}
     if values.get("host"):
         problems.read(find_host, values["host"])
     if values["offload"] and not problems.found:
         cluster = replace(cluster, host=problems.read(_host, values, cluster))
+        if cluster.unlike:
+            problems.add([Problem("offload", "priced for one kind of device, not for several")])
     problems.done()
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
@@ -255,13 +257,16 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     return engine, values
 
 
-def _offload(values: Mapping[str, Any], engine: Engine, depth: int) -> str:
+def _offload(values: Mapping[str, Any], engine: Engine, model: Workload) -> str:
     """The words about weights in host memory as a plan has them, with what the engine does with these.
 
     Raises:
         InputError: they cannot be read.
     """
-    asked = parse_offload(values.get("offload") or "").of(depth)
+    asked = parse_offload(values.get("offload") or "").of(model.depth)
+    if asked.experts and not model.experts:
+        words = f"{model.name} has no experts; layers:N keeps so many layers on the devices"
+        raise InputError(words, field="offload")
     if not str(asked):
         return ""
     usual = "streamed" if not engine.host_computes else "either" if engine.stream_tokens else "computed"
@@ -330,6 +335,8 @@ def check_name(field_name: str, name: str) -> None:
 def _deployed(scenario: Scenario) -> Scenario:
     """A simulation's scenario with its pools. Raises :class:`InputError`."""
     values, cluster = scenario.words, scenario.cluster
+    if cluster.unlike:
+        raise InputError("devices of several kinds in one replica are answered by estimate only", field="on")
     model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = replace(Plan(**given), engine=scenario.plan.engine)
@@ -401,6 +408,8 @@ def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) ->
         given: the degrees given, None where not.
     """
     sizes = {name: given.get(name) for name in DEGREES}
+    if cluster.unlike and not any(sizes[name] for name in DEGREES[:3]):
+        sizes["pp"] = cluster.count
     tp, pp, dp = (sizes[name] for name in DEGREES[:3])
     ep, cp = (sizes[name] or 1 for name in DEGREES[3:])
     used = (tp or 1) * (pp or 1) * (dp or 1) * cp
@@ -427,6 +436,10 @@ def check(scenario: Scenario) -> None:
     if plan.devices != cluster.count:
         given = f"tp x pp x dp x cp = {plan.tp} x {plan.pp} x {plan.dp} x {plan.cp} = {plan.devices}"
         problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}"))
+    if cluster.unlike and plan.pp != plan.devices:
+        problems.append(
+            Problem("devices", f"unlike devices share layers: expected pp {cluster.count} and no other degree")
+        )
     length, what = scenario.isl + scenario.osl, "isl + osl"
     if not model.causal:
         length, what = scenario.isl, "isl"
