@@ -187,7 +187,7 @@ def test_machines_of_clouds_and_people(name: str, near: list[str]) -> None:
         ("router", "least_conections", "least-loaded"),
         ("policy", "fifo", "fcfs"),
         ("policy", "fcsf", "fcfs"),
-        ("engine", "ollama", "llamacpp"),
+        ("engine", "lmstudio", "llamacpp"),
         ("engine", "tensorrt", "trtllm"),
         ("weights", "flaot16", "fp16"),
         ("techniques", "fp8", "fp8-kv"),

@@ -159,7 +159,7 @@ def _named(base: str, weights: str, engine: str, note: str = "") -> Iterator[Pub
 def _exl(base: str, bits: float) -> Published:
     whole = max(2, min(8, round(bits)))
     form = {8: "int8_weight_only", 7: "int8_weight_only"}.get(whole, f"int{whole}")
-    return Published(base, f"{form}@{bits:g}", "exllamav3", f"{bits:g} bits per weight, the head too")
+    return Published(base, f"{form}@{bits:g}", "exllamav3", f"{bits:g} bits per weight, 6 in the head")
 
 
 def _repository(name: str) -> Iterator[Published]:
