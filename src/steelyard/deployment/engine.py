@@ -197,9 +197,10 @@ class Engine:
     guess: tuple[str, ...] = ()
 
     @property
-    def release(self) -> str:
-        """Version and date, as far as known: ``0.24, 2026-07``."""
-        return ", ".join(x for x in (self.version, self.released) if x)
+    def dated(self) -> str:
+        """The title with version and date, as far as known: ``vLLM v1 (0.24, 2026-07)``."""
+        release = ", ".join(x for x in (self.version, self.released) if x)
+        return f"{self.title} ({release})" if release else self.title
 
     def speed(self, kind: str, family: str, weights: str) -> KernelSpeed | None:
         """The entry for a kernel, the one that names its format first; None: as benchmarked."""

@@ -182,10 +182,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     for name, source in models.items():
         ledger.cite(name, source)
     limit = f"{engine.max_batched_tokens:.0f}"
-    release = f" ({engine.release})" if engine.release else ""
-    ledger.assume(
-        f"engine {engine.title}{release}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens"
-    )
+    ledger.assume(f"engine {engine.dated}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     for remark in widening(machine, plan.format("weight"), plan.format("activation")):
         ledger.assume(remark)

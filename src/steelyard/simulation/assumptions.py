@@ -53,7 +53,7 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
             ledger.guess(prefix + name, reason)
     if config.rules.source:
         ledger.cite(f"scheduler {config.scheduler}", config.rules.source)
-    ledger.assume(f"{prefix}scheduler: {config.rules.title}")
+    ledger.assume(f"{prefix}engine {scenario.engine.dated}, scheduler: {config.rules.title}")
     ledger.assume(
         f"{prefix}KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens per replica"
         + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
