@@ -99,9 +99,8 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         note = f"{printable(name)[:80]}: taken as {entry.id} with {stored}{f' ({means})' if means else ''}"
         transformer = restated(transformer, notes=(*transformer.notes, note))
         if weights:  # MLX quantises the ends of a model too, ExLlama the head
-            ends = (("embedding", weights), ("head", weights)) if engine == "mlx" else ()
-            ends = (("head", "int6@6"),) if engine == "exllamav3" else ends
-            transformer = restated(transformer, native_weights=weights, native_formats=ends)
+            ends = {"mlx": {"embedding": weights, "head": weights}, "exllamav3": {"head": "int6@6"}}.get(engine, {})
+            transformer = restated(transformer, native_weights=weights, native_formats=tuple(ends.items()))
     return Model(entry.id, transformer, entry.source, entry=entry, engine=engine)
 
 
