@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from steelyard._version import __version__
+
+TYPE_CHECKING = False  # as of typing, which the command line would load before an interrupt is heeded
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Where each public name is defined; imported when it is first used, so that ``import steelyard`` stays quick.
 HOMES = {

@@ -28,6 +28,7 @@ __all__ = [
     "build",
     "is_file",
     "is_folder",
+    "no_file",
     "open_file",
     "open_lines",
     "parse",
@@ -61,6 +62,16 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for such names
 
 
+def no_file(path: str | Path, field: str, hint: str = "") -> InputError:
+    """The error where :func:`is_file` says no: a folder, a pipe or a device is there, or nothing (``hint`` follows)."""
+    shown = show(str(path))
+    if is_folder(path):
+        return InputError(f"expected a file, got the folder {shown}", field=field)
+    if os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names no file system accepts
+        return InputError(f"{shown} is no regular file (a pipe, a device or a socket)", field=field)
+    return InputError(f"no file at {shown}{hint}", field=field)
+
+
 @contextmanager
 def open_file(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file") -> Iterator[BinaryIO]:
     """A regular file opened to be read: no folder, pipe, device or socket, and none above ``max_bytes``.
@@ -74,7 +85,7 @@ def open_file(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file")
         with os.fdopen(number, "rb") as stream:
             found = os.fstat(number)
             if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{shown} is no regular file (a pipe, a device or a socket)", field=field)
+                raise no_file(path, field)
             if found.st_size > max_bytes:
                 raise InputError(
                     f"{shown} has {found.st_size / 2**20:,.0f} MiB; at most {max_bytes / 2**20:,.0f} MiB are read",
@@ -84,7 +95,7 @@ def open_file(path: str | Path, max_bytes: int = MAX_BYTES, field: str = "file")
     except FileNotFoundError:
         raise InputError(f"no file at {shown}", field=field) from None
     except IsADirectoryError:
-        raise InputError(f"expected a file, got the folder {shown}", field=field) from None
+        raise no_file(path, field) from None
     except OSError as error:
         raise InputError(f"cannot read {shown}: {error.strerror or error}", field=field) from error
     except ValueError as error:

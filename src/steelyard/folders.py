@@ -8,10 +8,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 from steelyard.registry import entry_points
 
-__all__ = ["GROUP", "cache_folder", "catalogue_folders", "folder_to_write", "home", "user_folder"]
+__all__ = ["GROUP", "cache_folder", "catalogue_folders", "folder_to_write", "home", "missing_catalogue", "user_folder"]
 
 #: Entry points whose values name a package that holds a catalogue.
 GROUP = "steelyard.catalogues"
@@ -24,12 +24,14 @@ def catalogue_folders() -> tuple[Path, ...]:
     A folder of the user that may not be read is none: it is another user's.
 
     Raises:
-        InputError: ``STEELYARD_CATALOGUE`` names a folder that cannot be read.
+        InputError: ``STEELYARD_CATALOGUE`` names what is no folder, or one that cannot be read.
     """
     own = Path(__file__).parent / "catalogue"
     users = user_folder()
     found = [own]
     if users is not None:
+        if os.environ.get("STEELYARD_CATALOGUE") and os.path.exists(users) and not os.path.isdir(users):  # noqa: PTH110, PTH112
+            raise InputError(f"expected a folder, got {show(str(users))}", field="STEELYARD_CATALOGUE")
         if _readable(users):
             found = [users, own]
         elif os.environ.get("STEELYARD_CATALOGUE"):
@@ -39,6 +41,14 @@ def catalogue_folders() -> tuple[Path, ...]:
         places = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
         found += [p for p in places if p.resolve() != own.resolve()]
     return tuple(found)
+
+
+def missing_catalogue() -> str:
+    """One line where ``STEELYARD_CATALOGUE`` names a folder that is not there; else empty."""
+    named = os.environ.get("STEELYARD_CATALOGUE", "")
+    if not named or os.path.exists(named):  # noqa: PTH110 - Path.exists raises for names no file system accepts
+        return ""
+    return f"STEELYARD_CATALOGUE: no folder {show(named)}; only the catalogues that are installed are read"
 
 
 def _readable(folder: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -570,3 +572,65 @@ def test_help_imports_nothing_heavy() -> None:
     code += "sys.exit(repr(heavy) if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["simulate", "llama-3.1-8b", "--on", "l40s", "--trace", "/dev/zero"],
+            "--trace: '/dev/zero' is no regular file",
+        ),
+        (["simulate", "llama-3.1-8b", "--on", "l40s", "--trace", "{tmp}/pipe"], "is no regular file"),
+        (["compare", "{tmp}/pipe", "--model", "llama-3.1-8b", "--on", "l40s"], "is no regular file"),
+        (["compare", "/dev/null", "--model", "llama-3.1-8b", "--on", "l40s"], "is no regular file"),
+        (
+            ["calibrate", "/dev/zero", "--engine", "vllm", "--model", "llama-3.1-8b", "--on", "l40s"],
+            "is no regular file",
+        ),
+        (
+            ["simulate", "llama-3.1-8b", "--on", "l40s", "--rate", "2/s", "--policy", "{tmp}/pipe.py:X"],
+            "is no regular file",
+        ),
+        (["simulate", "llama-3.1-8b", "--on", "l40s", "--rate", "-1/s"], "--rate: expected"),
+        (["plan", "llama-3.1-8b", "--on", "l40s", "--ttft", "1s", "--rate", "-1/s"], "--rate: expected"),
+    ],
+)
+def test_misleading_lines(words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.py")
+    assert main([word.replace("{tmp}", str(tmp_path)) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_the_users_catalogue_is_there_or_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from steelyard.folders import catalogue_folders
+
+    ask = ["estimate", "llama-3.1-8b", "--on", "l40s"]
+    for named, code, says in (
+        ("/dev/null", 2, "error: STEELYARD_CATALOGUE: expected a folder, got '/dev/null'"),
+        (str(tmp_path / "none"), 0, f"note: STEELYARD_CATALOGUE: no folder '{tmp_path / 'none'}'"),
+        (str(tmp_path), 0, ""),
+    ):
+        monkeypatch.setenv("STEELYARD_CATALOGUE", named)
+        catalogue_folders.cache_clear()
+        assert main(ask) == code
+        said = capsys.readouterr().err
+        assert said.startswith(says) and said.count("\n") == bool(says)
+    monkeypatch.undo()
+    catalogue_folders.cache_clear()
+
+
+def test_a_hint_names_files_that_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.cli.study import _elsewhere
+
+    (tmp_path / "s.toml").write_text('name = "s"\nkind = "estimate"\n[fixed]\nmodel = "llama-3.1-8b"\non = "l40s"\n')
+    monkeypatch.chdir(tmp_path)
+    for store in ("-ab.duckdb", "--x.duckdb", "a b.duckdb"):
+        words = shlex.split(shlex.join(_elsewhere(store)))
+        assert main(["study", "s.toml", "--jobs", "1", "--quiet", *words]) == 0
+        assert main(["report", "s", *words]) == 0
+        assert Path(store).is_file()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import steelyard
 from steelyard.cli.main import app, main
 from steelyard.errors import InputError, bounded, printable
 from steelyard.machine.loader import load_machine
@@ -65,6 +67,55 @@ def test_an_early_interrupt_is_said(delay: str) -> None:
     assert (found.returncode, found.stdout) == (130, "")
     assert found.stderr.splitlines()[-1] == "interrupted"
     assert "Traceback" not in found.stderr
+
+
+_LOST = """
+import os, signal, sys, time, weakref
+import steelyard.cli as c
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Thing: pass
+def lose():
+    thing = Thing()
+    held = weakref.ref(thing, lambda _: os.kill(os.getpid(), NUMBER))  # an exception raised here is ignored
+    del thing
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == WHEN:
+            lose()
+            time.sleep(0.1)
+sys.meta_path.insert(0, Finder())
+c.run()
+print("it went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("cyclopts", "SIGINT", 130),
+        ("steelyard.estimation.estimate", "SIGINT", 130),
+        ("steelyard.report", "SIGTERM", 143),
+    ],
+)
+def test_a_signal_is_not_lost_where_python_ignores_exceptions(module: str, number: str, code: int) -> None:
+    text = _LOST.replace("NUMBER", f"signal.{number}").replace("WHEN", repr(module))
+    text = text.replace("lose()\nsys", "lose(); time.sleep(0.1)\nsys")
+    found = _run(sys.executable, "-c", text, *ESTIMATE)
+    assert (found.returncode, found.stdout) == (code, "")
+    assert found.stderr == ("interrupted\n" if code == 130 else "")
+
+
+def test_what_is_loaded_before_an_interrupt_is_heeded_is_small() -> None:
+    source = str(Path(steelyard.__file__).parents[1])
+    text = f"import sys; sys.path.insert(0, {source!r}); import steelyard.cli; print('typing' in sys.modules)"
+    assert _run(sys.executable, "-S", "-E", "-c", text).stdout == "False\n"
+
+
+def test_every_name_of_a_verb_stands_beside_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
+    assert any(line.startswith("  study, sweep: Price") for line in lines)
+    assert all(": " in line for line in lines)
 
 
 def _config(folder: Path, name: str) -> Path:

@@ -10,6 +10,7 @@ def run() -> None:
     import sys
 
     try:
+        _end_at_once()
         from steelyard.cli import main
 
         main.run()
@@ -17,3 +18,21 @@ def run() -> None:
         if sys.stderr is not None:
             print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C end the process where it is: while modules are loaded there is nothing to put away.
+
+    An exception would get lost where Python ignores them, as in the locks of modules.
+    """
+    import _signal  # type: ignore[import-not-found]  # what `signal` gives names to; already there
+    import os
+
+    def end(number: int, frame: object) -> None:
+        try:
+            os.write(2, b"interrupted\n")
+        finally:
+            os._exit(130)
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # not where it is ignored: in the background
+        _signal.signal(_signal.SIGINT, end)

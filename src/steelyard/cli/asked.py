@@ -176,6 +176,8 @@ class _Line:
         name, entry = argument.field_info.name, self.fields.get(argument.field_info.name)
         if isinstance(error, MissingArgumentError):
             if typed:
+                if self._joined(typed):
+                    return True
                 self._note(name, f"needs a value: {argument.parameter.help}")
                 return self._drop(typed, last=True)
             for word in self.tokens[1:]:  # said in other words: what is meant by them is not missing
@@ -247,6 +249,15 @@ class _Line:
         else:
             return False
         return True
+
+    def _joined(self, typed: str) -> bool:
+        """Take the word after an option for its value though it begins with a dash: ``--rate -1/s``."""
+        for i, (word, following) in enumerate(zip(self.tokens, self.tokens[1:], strict=False)):
+            known = following.partition("=")[0] in self.known or following == "-h"
+            if word == typed and re.match("-[^-]", following) and not known:
+                self.tokens[i : i + 2] = [f"{typed}={following}"]
+                return True
+        return False
 
     def _drop(self, typed: str, value: str | None = None, *, last: bool = False) -> bool:
         """Leave an option out, with its value; the first or the last of them."""

@@ -29,6 +29,9 @@ EXAMPLES = {
 class Plain(PlainFormatter):
     """Cyclopts' plain help, whose lines it wraps twice: once for the description, then with the option before it."""
 
+    def _format_command_entry(self, names: Any, shorts: Any, desc: str, console: Any) -> None:
+        super()._format_command_entry((", ".join(names),) if names else (), shorts, desc, console)
+
     def _print_plain(self, console: Any, text: str) -> None:
         indent = text[: len(text) - len(text.lstrip(" "))]
         for i, paragraph in enumerate(text.split("\n\n")):

@@ -12,8 +12,10 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 
 from cyclopts import App
 
@@ -21,6 +23,7 @@ from steelyard._version import __version__
 from steelyard.cli.asked import read
 from steelyard.cli.help import EXAMPLES, Plain
 from steelyard.errors import InputError, SteelyardError, bounded
+from steelyard.folders import missing_catalogue
 
 __all__ = ["app", "main", "run"]
 
@@ -60,6 +63,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can act on become one line each on stderr."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     try:
+        if arguments[:1] != ["calibrate"] and (note := missing_catalogue()):  # which makes the folder
+            print(f"note: {note}", file=sys.stderr)
         read(app, arguments).run()
     except InputError as error:
         for problem in error.problems:
@@ -127,14 +132,36 @@ def _failed(error: OSError) -> int:
     return 1
 
 
-def _end(number: int, frame: object) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
+
+
+#: Time after which a signal is sent again whose exception got lost, s.
+_AGAIN_S = 0.02
+
+
+def _again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception came where Python ignores them: locks of modules, ends of objects."""
+    if lost.exc_type is KeyboardInterrupt:
+        number: int = signal.SIGINT
+    elif isinstance(lost.exc_value, SystemExit) and isinstance(lost.exc_value.code, int) and lost.exc_value.code > 128:
+        number = lost.exc_value.code - 128
+    else:
+        sys.__unraisablehook__(lost)
+        return
+    later = threading.Timer(_AGAIN_S, signal.raise_signal, (number,))
+    later.daemon = True
+    later.start()
 
 
 def run() -> None:
     """The ``steelyard`` program. SIGTERM and SIGHUP end it as Ctrl-C does: half-written files go, with 128 + signal."""
     _streams()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    sys.unraisablehook = _again
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # in the background of a shell
+    for number in (signal.SIGTERM, signal.SIGHUP, *(() if ignored else (signal.SIGINT,))):
         with suppress(ValueError):  # not the main thread
             signal.signal(number, _end)
     code = main()

@@ -213,7 +213,9 @@ def _show(found: Preview, as_json: bool) -> None:
 
 
 def _elsewhere(store: str) -> list[str]:
-    return [] if store == DEFAULT_STORE else ["--store", store]
+    if store == DEFAULT_STORE:
+        return []
+    return [f"--store={store}"] if store.startswith("-") else ["--store", store]
 
 
 def _span(seconds: float) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
-from steelyard.documents import is_file
-from steelyard.errors import InputError, Problem, UnknownName, normalise, show
+from steelyard.documents import is_file, no_file
+from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.parse import engine_and_scheduler, read_pools
 from steelyard.scenario.scenario import FORMATS, read_cluster, read_model
@@ -115,7 +115,7 @@ def _pools(text: Any) -> None:
 
 def _there(path: Any) -> None:
     if not is_file(str(path)):
-        raise InputError(f"no file at {show(str(path))}", field="workflow")
+        raise no_file(str(path), "workflow")
 
 
 def _chosen(name: str, choices: tuple[str, ...], value: Any) -> None:

@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steelyard.documents import is_file, is_folder, open_file, refuse_binary
-from steelyard.errors import InputError, Problem, raise_all, show, suggest
+from steelyard.documents import is_file, no_file, open_file, refuse_binary
+from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
 
@@ -255,11 +255,9 @@ def find_file(source: str) -> tuple[Path, str, str]:
         before, _, select = source.rpartition("#")
         path = Path(before)
     if not is_file(path):
-        if is_folder(path):
-            raise InputError(f"expected a file, got the folder {show(str(path))}", field="trace")
         near = suggest(source, NAMED, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"no file at {show(str(path))}{hint}", field="trace")
+        raise no_file(path, "trace", hint)
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path.name} is empty", field="trace")

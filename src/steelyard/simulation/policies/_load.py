@@ -10,8 +10,8 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType, MappingProxyType, ModuleType
 
-from steelyard.documents import is_file
-from steelyard.errors import InputError, show, suggest
+from steelyard.documents import is_file, no_file
+from steelyard.errors import InputError, suggest
 from steelyard.registry import Registry
 from steelyard.simulation.policies._base import Order, Policy, take_order, theirs
 from steelyard.traffic.trace import Trace
@@ -66,7 +66,7 @@ def _file_of(given: str) -> tuple[Path, str] | None:
     except RuntimeError:  # "~user" of nobody
         file = Path(path)
     if not is_file(file):
-        raise InputError(f"no file at {show(path)}", field="policy")
+        raise no_file(path, "policy")
     return file, name
 
 
