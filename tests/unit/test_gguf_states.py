@@ -153,6 +153,18 @@ def test_state_space_architectures(tmp_path: Path, name: str) -> None:
     assert [(x.count, x.attention is None, x.mixer is None) for x in found.transformer.layers] == layers
 
 
+def test_an_encoder_of_embeddings(tmp_path: Path) -> None:
+    """nomic-embed-text v1.5: 136.7 M parameters."""
+    keys = {"block_count": 12, "embedding_length": 768, "feed_forward_length": 3072, "attention.head_count": 12}
+    keys |= {"context_length": 2048}
+    metadata = {"general.architecture": "nomic-bert", **{f"nomic-bert.{k}": v for k, v in keys.items()}}
+    tensors = [("token_embd.weight", (768, 30_528), "fp16"), ("token_types.weight", (768, 2), "fp32")]
+    write_gguf(tmp_path / "m.gguf", metadata, tensors)
+    found = load_model(tmp_path / "m.gguf").transformer
+    assert found.parameters() == 136_731_648
+    assert not found.causal
+
+
 LLAMA = {
     "general.architecture": "llama",
     "llama.block_count": 2,

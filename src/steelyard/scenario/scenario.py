@@ -345,6 +345,8 @@ def _deployed(scenario: Scenario) -> Scenario:
         if values["offload"]:
             raise InputError("weights in host memory are priced for one pool, without --disaggregate", field="offload")
         pools, clusters = parse_pools(values["disaggregate"], cluster, plan, flags, copies)
+        for where in clusters if plan.engine else ():
+            check_engine(find_engine(plan.engine), where.machine)
     else:
         plan = Plan(**{**given, **scenario.plan.degrees, "engine": plan.engine})
         if plan.devices != cluster.count:  # with what else is wrong with the degrees

@@ -1,4 +1,4 @@
-"""Encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT. No cache; every token sees both sides.
+"""Encoders: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT, Nomic's. No cache; every token sees both sides.
 
 What sits on top follows ``architectures``: a ``...ForMaskedLM`` model has the masked-language head, a
 ``...ForPreTraining`` that and the next-sentence one, every other the pooler of its family. Without ``architectures``
@@ -14,7 +14,7 @@ from typing import Any
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
-__all__ = ["bert", "distilbert", "modernbert", "modernbert_decoder", "roberta"]
+__all__ = ["bert", "distilbert", "modernbert", "modernbert_decoder", "nomic_bert", "roberta"]
 
 
 def _tasks(config: Mapping[str, Any]) -> tuple[bool, bool]:
@@ -155,3 +155,28 @@ def modernbert_decoder(config: Mapping[str, Any]) -> Transformer:
         if x.attention is not None
     )
     return replace(model, layers=layers)
+
+
+def nomic_bert(config: Mapping[str, Any]) -> Transformer:
+    """Nomic's BERT (arXiv:2402.01613): rotary, gated MLP, norms after the blocks, hardly a bias."""
+    f = Fields(config)
+    hidden, heads = f.size("hidden_size", "n_embd"), f.size("num_attention_heads", "n_head")
+    f.divides("hidden_size", hidden, "num_attention_heads", heads)
+    if f.optional("moe_every_n_layers", "num_experts"):
+        f.problem("num_experts", "experts are not known for this family")
+    bias = f.flag("qkv_proj_bias", False)
+    width = max(1, hidden // heads)
+    attention = Attention(heads, heads, width, causal=False, q_bias=bias, kv_bias=bias, out_bias=bias, rotary_dim=width)
+    inner = f.flag("mlp_fc1_bias", False)
+    mlp = FeedForward(f.size("intermediate_size", "n_inner"), up_bias=inner, down_bias=f.flag("mlp_fc2_bias", inner))
+    model = decoder(
+        f,
+        [Layer(f.depth("num_hidden_layers", "n_layer"), attention, mlp, norm_bias=True)],
+        hidden=hidden,
+        tied=True,
+        embedding_norm=True,
+        final_norm=False,
+        norm_bias=True,
+        max_context=f.optional("max_position_embeddings", "n_positions"),
+    )
+    return _topped(replace(model, token_types=f.optional("type_vocab_size", default=2)), config, pooler=False)

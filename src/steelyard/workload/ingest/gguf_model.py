@@ -352,6 +352,7 @@ _ARCHITECTURES: Mapping[str, tuple[str, _Extra]] = {
     "gemma4": ("gemma4_text", _gemma4),
     "exaone-moe": ("exaone_moe", _routed),
     **STATES,
+    "nomic-bert": ("nomic_bert", lambda m: {"type_vocab_size": next(iter(m.shape("token_types.weight")[1:]), 0)}),
     "bert": ("bert", _nothing),
 }
 
