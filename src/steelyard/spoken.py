@@ -183,58 +183,25 @@ USD/h | usd/hour usd/hr dollars/h dollar/h $/hour eur/h
 """,
     "listed": """
 models | model llm llms network-models weights
-machines | machine gpu gpus device devices hardware accelerator accelerators cpu cpus instances
+machines | machine gpu gpus device devices hardware accelerator accelerators cpu cpus
 formats | format dtype dtypes precision quantization quantizations
 engines | engine backend backends framework frameworks servers schedulers
 networks | network links interconnect interconnects
 nodes | node servers hosts
+systems | system instances boxes racks cloud clouds
 prices | price cost costs
 policies | policy scheduling order
 techniques | technique methods optimizations with
 """,
     "machine": """
-h100_sxm:8 | p5.48xlarge a3-highgpu-8g a3-megagpu-8g a3-edgegpu-8g nd96isr_h100_v5 bm.gpu.h100.8 dgx-h100 hgx-h100
-h100_sxm | p5.4xlarge a3-highgpu-1g h100-80gb-hbm3
-h200_sxm:8 | p5e.48xlarge p5en.48xlarge a3-ultragpu-8g nd96isr_h200_v5 bm.gpu.h200.8 dgx-h200 hgx-h200
-b200_sxm:8 | p6-b200.48xlarge a4-highgpu-8g dgx-b200 hgx-b200 bm.gpu.b200.8
-b300_sxm:8 | p6-b300.48xlarge dgx-b300 hgx-b300
-gb200 | p6e-gb200.36xlarge a4x-highgpu-4g nd128isr_ndr_gb200_v6
-a100_sxm:8 | p4de.24xlarge a2-ultragpu-8g nd96amsr_a100_v4 dgx-a100 hgx-a100 bm.gpu.a100-v2.8
-a100_sxm | a2-ultragpu-1g
-a100_sxm_40gb:8 | p4d.24xlarge a2-highgpu-8g nd96asr_v4 bm.gpu4.8
-a100_sxm_40gb:16 | a2-megagpu-16g
-a100_sxm_40gb | a2-highgpu-1g
-a100_pcie | nc24ads_a100_v4
-h100_nvl | nc40ads_h100_v5
-v100_sxm_16gb:8 | p3.16xlarge
-v100_sxm_16gb | p3.2xlarge nc6s_v3
-v100_sxm_32gb:8 | p3dn.24xlarge nd40rs_v2 dgx-2
-a10g:8 | g5.48xlarge
-a10g:4 | g5.12xlarge g5.24xlarge
-a10g | g5.xlarge g5.2xlarge g5.4xlarge g5.8xlarge g5.16xlarge
-l4:8 | g6.48xlarge g2-standard-96
-l4:4 | g6.12xlarge g6.24xlarge g2-standard-48
-l4 | g6.xlarge g6.2xlarge g6.4xlarge g2-standard-4 g2-standard-8
-l40s:8 | g6e.48xlarge
-l40s:4 | g6e.12xlarge g6e.24xlarge
-l40s | g6e.xlarge g6e.2xlarge
-t4:8 | g4dn.metal
-t4:4 | g4dn.12xlarge
-t4 | g4dn.xlarge g4dn.2xlarge nc4as_t4_v3 colab kaggle
-mi300x:8 | nd96isr_mi300x_v5 bm.gpu.mi300x.8
-aws_trainium:16 | trn1.32xlarge trn1n.32xlarge
-aws_trainium | trn1.2xlarge trainium trainium1
-aws_trainium2:16 | trn2.48xlarge
-aws_trainium2 | trn2.3xlarge
-aws_inferentia2:12 | inf2.48xlarge
-aws_inferentia2 | inf2.xlarge inf2.8xlarge inferentia
-tpu_v5e | ct5lp-hightpu-1t ct5lp-hightpu-4t ct5lp-hightpu-8t v5litepod tpu
-tpu_v5p | ct5p-hightpu-4t
-tpu_v6e | ct6e-standard-1t ct6e-standard-4t ct6e-standard-8t trillium
+h100_sxm | h100-80gb-hbm3 hopper
+t4 | colab kaggle
+aws_trainium | trainium trainium1
+aws_inferentia2 | inferentia
+tpu_v5e | v5litepod tpu
+tpu_v6e | trillium
 tpu_v7 | ironwood
-tpu_v4 | ct4p-hightpu-4t
 b200_sxm | blackwell
-h100_sxm | hopper
 a100_sxm | ampere
 gaudi3 | gaudi habana
 m4_max | mac macbook apple-silicon
@@ -256,7 +223,6 @@ NO_FIELD: Mapping[str, str] = MappingProxyType(
         "apikey": "nothing is asked of a server",
     }
 )
-_FAMILY = re.compile(r"^(?:standard[-_ ])?([a-z]+\d[a-z0-9-]*)[.]", re.IGNORECASE)
 
 
 @cache
@@ -284,14 +250,4 @@ def meant(kind: str, name: str) -> str:
             ``mode`` or ``technique``.
         name: what was written.
     """
-    table, key = _table(kind), _key(name)
-    if kind == "machine":
-        key = key.removeprefix("standard").removeprefix("ml") if key not in table else key
-    if key in table or kind != "machine":
-        return table.get(key, "")
-    family = _FAMILY.match(name)  # another size of a known family of a cloud's machines
-    if family is None:
-        return ""
-    head = _key(family[1])
-    sizes = [ours for other, ours in table.items() if re.fullmatch(rf"{head}\d*x?large", other)]
-    return sizes[-1].partition(":")[0] if sizes else ""
+    return _table(kind).get(_key(name), "")

@@ -160,17 +160,14 @@ def test_a_word_too_many_may_be_the_machine() -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("p5.48xlarge", ["h100_sxm:8"]),
-        ("p4d.24xlarge", ["a100_sxm_40gb:8"]),
-        ("g5.xlarge", ["a10g"]),
-        ("ml.g6e.xlarge", ["l40s"]),
-        ("a3-highgpu-8g", ["h100_sxm:8"]),
-        ("Standard_ND96isr_H100_v5", ["h100_sxm:8"]),
+        ("p5.42xlarge", ["p5.4xlarge"]),
+        ("g5.3xlarge", ["g5.xlarge"]),
+        ("a3-higpu-8g", ["a3-highgpu-8g"]),
         ("MI300", ["mi300x", "mi300a"]),
         ("h100x", ["h100_sxm", "h100_nvl"]),
         ("4090 ti", ["rtx_4090"]),
         ("hopper", ["h100_sxm"]),
-        ("m5.large", []),
+        ("zzqq", []),
     ],
 )
 def test_machines_of_clouds_and_people(name: str, near: list[str]) -> None:
@@ -259,7 +256,7 @@ def test_what_others_call_things_leads_to_what_there_is() -> None:
         find_machine(line.partition(" | ")[0].partition(":")[0])
     with pytest.raises(InputError, match="did you mean 'machine'"):
         sy.compare(ON, "h200_sxm", kind="machin")  # type: ignore[arg-type]
-    assert meant("machine", "p5.2xlarge") == "h100_sxm" and not meant("field", "zz")
+    assert meant("machine", "trillium") == "tpu_v6e" and not meant("field", "zz")
     assert suggest("fp9", ["fp8", "bf16"]) == ["fp8"] and suggest("zz", ["fp8"]) == []
 
 

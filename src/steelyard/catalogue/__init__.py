@@ -1,1 +1,1 @@
-"""Data only: machines, models, networks, nodes, prices, engines, formats, calibration."""
+"""Data only: machines, models, networks, nodes, systems, prices, engines, formats, calibration."""

@@ -11,7 +11,8 @@ from steelyard.cli.output import Output, write
 _Kind = Annotated[
     str,
     Parameter(
-        help="models, machines, formats, engines, networks, nodes, prices, policies or techniques; without it these",
+        help="models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques; "
+        "without it these",
         show_default=False,
     ),
 ]
@@ -19,7 +20,7 @@ _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which th
 
 
 def ls(kind: _Kind = "", filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
-    """List models, machines, formats, engines, networks, nodes, prices, policies or techniques."""
+    """List models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques."""
     output.check()
     from steelyard.report import listing
 

@@ -42,7 +42,7 @@ for _name, _help in (
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
-    ("ls", "List models, machines, formats, engines, networks, nodes, prices, policies or techniques."),
+    ("ls", "List models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques."),
     ("show", "Show one machine, model, format, engine, network, node, policy or technique."),
     ("compare", "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation."),
     ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),

@@ -10,13 +10,16 @@ from steelyard.cli.output import Output, write
 from steelyard.report.entry import Kind
 
 _Name = Annotated[
-    str, Parameter(help="name, alias or path of a machine, model, format, engine, network, node, policy or technique")
+    str,
+    Parameter(
+        help="name, alias or path of a machine, model, format, engine, network, node, system, policy or technique"
+    ),
 ]
 _Kind = Annotated[Kind | None, Parameter(name="--kind", help="what the name means, when it means several things")]
 
 
 def show(name: _Name, /, *, kind: _Kind = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
-    """Show one machine, model, format, engine, network, node, policy or technique."""
+    """Show one machine, model, format, engine, network, node, system, policy or technique."""
     output.check()
     from steelyard.report import entry
 

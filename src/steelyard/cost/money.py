@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from steelyard.machine.catalogue import price_of
+from steelyard.machine.catalogue import find_whole, price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 
@@ -28,16 +28,20 @@ class HourlyPrice(NamedTuple):
         return {"usd_per_device_hour": self.usd_per_hour, "price": self.note}
 
 
-def hourly_price(machine: Machine, given: float | None, ledger: Ledger) -> HourlyPrice:
-    """The price of a device: given, the catalogue's, or a purchase written off.
+def hourly_price(machine: Machine, given: float | None, ledger: Ledger, system: str = "") -> HourlyPrice:
+    """The price of a device: given, the instance's it was asked for as, the catalogue's, or a purchase written off.
 
     Args:
         machine: the device.
         given: the user's price, USD per device and hour; None = look it up.
         ledger: takes the source or the assumption.
+        system: the whole system it was asked for as, if any.
     """
     if given is not None:
         return HourlyPrice(given, "given")
+    if system and (whole := find_whole(system)).usd_per_hour:
+        ledger.cite(f"price of {whole.name}", whole.source)
+        return HourlyPrice(whole.usd_per_hour / whole.devices, f"{whole.usd_per_hour:g} USD/h for {whole.name}")
     found = price_of(machine.name)
     if found is not None:
         ledger.cite(f"price of {found.machine}", f"{found.source}, {found.provider_class}, {found.date}")

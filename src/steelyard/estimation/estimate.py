@@ -160,7 +160,8 @@ def _weigh(scenario: Scenario) -> Estimates:
     if not scenario.transformer.causal:  # an encoder answers once and generates nothing
         scenario = scenario.sized(*scenario.sizes[:2], np.ones_like(scenario.sizes[2]))
     ledger = Ledger()
-    price = mean_price([hourly_price(m, scenario.usd_per_hour, ledger) for m, _ in scenario.cluster.shares])
+    places = [(m, scenario.usd_per_hour, ledger, scenario.cluster.system) for m, _ in scenario.cluster.shares]
+    price = mean_price([hourly_price(*place) for place in places])
     with np.errstate(all="ignore"):
         figures, sources = static_batch(scenario)
     _account(scenario, sources, ledger)
@@ -175,6 +176,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     if scenario.cluster.unlike:
         parts = ", ".join(f"{m.name} {share:.0%}" for m, share in scenario.cluster.shares)
         ledger.assume(f"layers in proportion to memory, one device after the other: {parts}")
+    if scenario.cluster.meaning:
+        ledger.assume(scenario.cluster.meaning)
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
     for name in engine.guess:

@@ -1,7 +1,7 @@
-"""Finding machines by any name people use, with their networks, nodes and prices.
+"""Finding machines by any name people use, with their networks, nodes, systems and prices.
 
 Catalogue folders come from the entry-point group ``steelyard.catalogues``: packages that hold ``machines/``,
-``networks/``, ``nodes/`` and ``prices/`` folders of TOML files. Ours is one of them.
+``networks/``, ``nodes/``, ``systems/`` and ``prices/`` folders of TOML files. Ours is one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from steelyard.machine.loader import (
     machine_dict,
     machine_from_text,
 )
-from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile
+from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile, System, SystemFile
 from steelyard.provenance import Ledger
 
 __all__ = [
@@ -33,11 +33,15 @@ __all__ = [
     "find_machine",
     "find_network",
     "find_node",
+    "find_system",
+    "find_whole",
+    "is_catalogued",
     "machine_names",
     "networks",
     "nodes",
     "price_of",
     "prices",
+    "systems",
 ]
 
 _LINE = re.compile(r"^(name|title|aliases)\s*=\s*(.+?)\s*$")
@@ -80,11 +84,24 @@ def machine_names() -> list[str]:
     return sorted(_index()[0])
 
 
+def _file_of(name: str) -> Path | None:
+    """The file of exactly this name."""
+    for folder in catalogue_folders() if re.fullmatch(r"\w{1,99}", name) else ():
+        if (path := folder / "machines" / f"{name}.toml").is_file():
+            return path
+    return None
+
+
+def is_catalogued(name: str) -> bool:
+    """Whether a machine of exactly this name is in the catalogues."""
+    return _file_of(name) is not None
+
+
 def find_machine(name: str) -> Machine:
     """The machine a user means: catalogue name, alias, marketing name, path of a machine file, or its text in TOML.
 
     Case, dashes, blanks, vendor words and a trailing memory size are forgiven: ``H100``, ``a100-80g``,
-    ``NVIDIA H100 80GB HBM3``, ``rtx4090``.
+    ``NVIDIA H100 80GB HBM3``, ``rtx4090``. Of a whole system (``dgx_h100``, ``p5.48xlarge``) it is one of the devices.
 
     Raises:
         UnknownName: with the nearest machines.
@@ -96,9 +113,8 @@ def find_machine(name: str) -> Machine:
         return machine_from_text(name)
     if name.lower().endswith((".toml", ".json", ".yaml", ".yml")):
         return load_machine(name)
-    for folder in catalogue_folders() if re.fullmatch(r"\w{1,99}", name) else ():
-        if (path := folder / "machines" / f"{name}.toml").is_file():
-            return load_catalogued(path)
+    if path := _file_of(name):
+        return load_catalogued(path)
     by_name, _, by_key = _index()
     if name in by_name:
         return load_catalogued(by_name[name])
@@ -106,9 +122,12 @@ def find_machine(name: str) -> Machine:
     for candidate in _spellings(key):
         if candidate in by_key:
             return load_catalogued(by_key[candidate])
-    means = {key: path.stem for key, path in by_key.items()}
+    if system := _system_called(name):
+        return find_machine(system.machine)
+    whole = [n for n in systems() if not n.startswith("gpu_")]  # gpu_8x_h100_sxm5 is near to every spelling of h100
+    means = {key: path.stem for key, path in by_key.items()} | {normalise(n): n for n in whole}
     hint = "`steelyard ls machines` lists all; the path of a TOML file of your own works too"
-    raise UnknownName("machine", name, [*by_name, *by_key], hint=hint, means=means)
+    raise UnknownName("machine", name, [*by_name, *by_key, *whole], hint=hint, means=means)
 
 
 def catalogue_difference(machine: Machine) -> str:
@@ -177,6 +196,43 @@ def nodes() -> Mapping[str, Node]:
     """Every node by name."""
     found = [n for p in _files("nodes") for n in build(NodeFile, read_document(p), p.name).node]
     return {n.name: n for n in reversed(found)}
+
+
+@cache
+def systems() -> Mapping[str, System]:
+    """Every whole system and instance of a cloud, by name."""
+    found = [n for p in _files("systems") for n in build(SystemFile, read_document(p), p.name).system]
+    return {n.name: n for n in reversed(found)}
+
+
+@cache
+def _systems_by_key() -> Mapping[str, System]:
+    """Systems by normalised name and alias."""
+    named = [(n, s) for s in systems().values() for n in (s.name, *s.aliases)]
+    return {normalise(name): system for name, system in reversed(named)}
+
+
+def _system_called(name: str) -> System | None:
+    key = normalise(name)
+    for spelled in (key, re.sub(r"^(standard|ml|nvidia|aws|gcp|azure|oci|lambda)", "", key)):
+        if spelled in _systems_by_key():
+            return _systems_by_key()[spelled]
+    return None
+
+
+def find_system(name: str) -> System:
+    """The maker's box or rack, or the cloud's instance, called ``name``. Raises :class:`UnknownName`."""
+    if found := _system_called(name):
+        return found
+    raise UnknownName("system", name, systems())
+
+
+def find_whole(name: str) -> System:
+    """The system called ``name``, or the node of the catalogue as one. Raises :class:`UnknownName`."""
+    if found := _system_called(name):
+        return found
+    node = find_node(name)
+    return System(node.name, node.machine, node.devices, node.title, node.name, 0.0, node.source, node.aliases)
 
 
 @cache

@@ -1,16 +1,16 @@
-"""Several devices of one type: ``h100_sxm:8``, ``b200_sxm:72``, with the links between them."""
+"""Several devices of one type: ``h100_sxm:8``, ``b200_sxm:72``, ``dgx_h100``, with the links between them."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from steelyard.errors import InputError, show
-from steelyard.machine.catalogue import find_machine, find_network, find_node
+from steelyard.errors import InputError, UnknownName, show
+from steelyard.machine.catalogue import find_machine, find_network, find_node, find_whole, is_catalogued
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text, machine_text
-from steelyard.machine.network import Network, Node
+from steelyard.machine.network import Network, Node, System
 
 __all__ = [
     "Cluster",
@@ -43,6 +43,8 @@ class Cluster:
     """Processor and memory of the host, where weights lie there."""
     unlike: tuple[Machine, ...] = ()
     """The devices after the first, where they are of several kinds: each has layers in proportion to its memory."""
+    system: str = field(default="", compare=False)
+    """The whole system it was asked for as, ``dgx_h100``; empty when devices were named."""
 
     @property
     def shares(self) -> tuple[tuple[Machine, float], ...]:
@@ -67,6 +69,15 @@ class Cluster:
         hosts = self.machine.links("host")
         return hosts[0].bandwidth_bytes_per_s if hosts else 0.0
 
+    @property
+    def meaning(self) -> str:
+        """What a system's name stands for, ``2 x dgx_h100: 16 x h100_sxm``; empty when devices were named."""
+        times, rest = divmod(self.count, find_whole(self.system).devices) if self.system else (0, 0)
+        if not times or rest:
+            return ""
+        called = self.system if times == 1 else f"{times} x {self.system}"
+        return f"{called}: {self.count} x {self.machine.name}"
+
     def __str__(self) -> str:
         if self.unlike:
             return "+".join(m.name for m, _ in self.shares)
@@ -75,6 +86,8 @@ class Cluster:
 
 def parse_cluster(text: str) -> Cluster:
     """Read ``NAME`` or ``NAME:COUNT``; unlike cards of one replica are joined by a plus, ``rtx_5090+rtx_5070_ti``.
+
+    The name of a whole system is all its devices: ``dgx_h100``, ``p5.48xlarge``, ``gb200_nvl72``.
 
     Raises:
         InputError: the count is no positive whole number, or the machine is unknown.
@@ -126,7 +139,21 @@ def _alike(text: str) -> Cluster:
     count = int(number)
     if count < 1:
         raise InputError(f"expected at least one device, got {count}", field="machine")
-    return cluster_of(find_machine(name), count)
+    system = None if is_catalogued(name) else _system(name)
+    if system is None:
+        return cluster_of(find_machine(name), count)
+    if system.devices * count > MAX_DEVICES:
+        raise InputError(f"expected at most {MAX_DEVICES:,} devices, got {show(text)}", field="machine")
+    found = cluster_of(find_machine(system.machine), system.devices * count, system.node)
+    return replace(found, system=system.name)
+
+
+def _system(name: str) -> System | None:
+    """The whole system of this name; of a file or a description there is none."""
+    try:
+        return find_whole(name) if len(name) < 100 and not name.lower().endswith(".toml") else None
+    except UnknownName:
+        return None
 
 
 def asks_again(cluster: Cluster) -> str:
@@ -138,13 +165,16 @@ def asks_again(cluster: Cluster) -> str:
         known = find_machine(machine.name) == machine
     except InputError:
         known = False
+    if known and cluster.system and (system := find_whole(cluster.system)).node not in ("", machine.node):
+        return f"{system.name}:{cluster.count // system.devices}"
     text = machine.name if known else machine.file or machine_text(machine)
     return text if cluster.count == 1 else f"{text}:{cluster.count}"
 
 
-def cluster_of(machine: Machine, count: int = 1) -> Cluster:
-    """``count`` devices in their usual nodes, with the usual networks."""
-    node: Node | None = find_node(machine.node) if machine.node else None
+def cluster_of(machine: Machine, count: int = 1, node_name: str = "") -> Cluster:
+    """``count`` devices in their usual nodes (or those called ``node_name``), with the usual networks."""
+    name = node_name or machine.node
+    node: Node | None = find_node(name) if name else None
     per_node = int(node.devices) if node else max(1, int(machine.devices_per_node))
     peer_links = machine.links("peer")
     if node is not None:

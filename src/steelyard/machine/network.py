@@ -1,4 +1,4 @@
-"""Networks, nodes and prices: catalogue data around a machine."""
+"""Networks, nodes, systems and prices: catalogue data around a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from steelyard.units import Quantity
 
-__all__ = ["Network", "NetworkFile", "Node", "NodeFile", "Price", "PriceFile"]
+__all__ = ["Network", "NetworkFile", "Node", "NodeFile", "Price", "PriceFile", "System", "SystemFile"]
 
 _STRICT = {"extra": "forbid"}
 
@@ -70,6 +70,31 @@ class NodeFile:
     __pydantic_config__ = _STRICT
 
     node: tuple[Node, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A whole system people name: a maker's box or rack, an instance of a cloud."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    machine: str
+    devices: Annotated[int, Quantity("1", "devices in the system", ge=1)]
+    title: str = ""
+    node: Annotated[str, "the node they stand in; empty = the machine's usual one"] = ""
+    usd_per_hour: Annotated[float, Quantity("USD/h", "the whole system; 0 = not known", ge=0)] = 0.0
+    source: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFile:
+    """The content of a systems file."""
+
+    __pydantic_config__ = _STRICT
+
+    system: tuple[System, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

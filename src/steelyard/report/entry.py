@@ -15,7 +15,7 @@ from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict"]
 
-Kind = Literal["machine", "model", "format", "engine", "network", "node", "technique", "policy", "estimate"]
+Kind = Literal["machine", "model", "format", "engine", "network", "node", "system", "technique", "policy", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def find(name: str, kind: Kind | None = None) -> Entry:
             found.append(_load(each, name))
         except UnknownName as error:
             known |= {near: f"{near} ({each})" for near in error.nearest}
+    if systems := [e for e in found if e.kind == "system"]:  # a machine's alias or a node may mean the same box
+        return systems[0]
     if not found:
         raise UnknownName("name", name, known, hint="see `steelyard ls`", means=known)
     if len(found) > 1:
@@ -99,6 +101,7 @@ _LOADERS: Mapping[Kind, str] = {
     "engine": "steelyard.deployment.engine:find_engine",
     "network": "steelyard.machine.catalogue:find_network",
     "node": "steelyard.machine.catalogue:find_node",
+    "system": "steelyard.machine.catalogue:find_system",
     "technique": "steelyard.techniques._registry:find_technique",
     "policy": "steelyard.simulation.policies:registered_policy",
 }

@@ -177,6 +177,15 @@ def _nodes() -> Iterator[dict[str, Any]]:
         yield {**_fields(n, "name", "machine", "devices", "peer", "network"), "host_w": n.host_w or None}
 
 
+def _systems() -> Iterator[dict[str, Any]]:
+    from steelyard.machine.catalogue import find_machine, systems
+
+    for s in systems().values():
+        row = _fields(s, "name", "machine", "devices")
+        row |= {"node": s.node or find_machine(s.machine).node, PRICE: s.usd_per_hour or None}
+        yield {**row, "also": ", ".join(s.aliases), "source": s.source, "_title": s.title}
+
+
 def _prices() -> Iterator[dict[str, Any]]:
     from steelyard.machine.catalogue import prices
 
@@ -217,6 +226,7 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "engines": _engines,
     "networks": _networks,
     "nodes": _nodes,
+    "systems": _systems,
     "prices": _prices,
     "policies": _policies,
     "techniques": _techniques,

@@ -43,12 +43,13 @@ def parts(estimate: Estimate) -> list[Any]:
 def _title(e: Estimate) -> list[Text]:
     s, p = e.scenario, e.scenario.plan
     count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
+    called = f" ({s.cluster.meaning.partition(':')[0]})" if s.cluster.meaning else ""
     formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
     return [
         _text(
             (s.transformer.name, "bold"),
             " on ",
-            (f"{count}{s.cluster.machine.title}" if not s.cluster.unlike else _titles(s.cluster), "bold"),
+            (f"{count}{s.cluster.machine.title}{called}" if not s.cluster.unlike else _titles(s.cluster), "bold"),
         ),
         _text(f"{s.engine.title}{', ' + p.shape if p.shape else ''}; {formats}"),
         _text(f"batch {s.batch:,} of {s.isl:,} prompt + {s.osl:,} generated tokens"),

@@ -14,11 +14,12 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, show
-from steelyard.machine.catalogue import find_machine, machine_names, price_of
+from steelyard.machine.catalogue import find_machine, find_whole, is_catalogued, machine_names, price_of
 from steelyard.machine.classes import kinds
 from steelyard.machine.cluster import Cluster, asks_again
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text
+from steelyard.machine.network import System
 from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.scenario import read_model
@@ -303,7 +304,11 @@ def _machines(
         if colon and (len(names) > 1 or most is not None or int(count) < 1):
             words = "a count is the most devices of the only machine; with others or max_gpus name machines alone"
             problems.add([Problem("on", f"{words}, got {name!r:.80}")])
-        most = int(count) if colon else most
+        whole = None if is_catalogued(machine) or is_file(machine) else _whole(machine)
+        if whole is not None:
+            machine = whole.machine
+            count = str(whole.devices * int(count or 1)) if len(names) == 1 and most is None else count
+        most = int(count) if count else most
         try:
             _described(described, find_machine(machine), problems)
         except InputError as error:
@@ -326,6 +331,14 @@ def _prices(usd: Mapping[str, Any], described: Mapping[str, Machine]) -> dict[st
             found[known] = float(read_value(replace(field, also=""), value))
     problems.done()
     return found
+
+
+def _whole(name: str) -> System | None:
+    """The system of this name, whose devices are the most of a plan."""
+    try:
+        return find_whole(name)
+    except UnknownName:
+        return None
 
 
 def _places(on: Any) -> tuple[Any, ...]:

@@ -149,7 +149,8 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
         stepping = machine.tdp_w * plan.replica_devices * busy
-    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    cluster = scenario.cluster
+    price = hourly_price(cluster.machine, scenario.usd_per_hour, ledger, cluster.system)
     if price.usd_per_hour is not None:
         ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", price.note)
     steps = max(busy * plan.pp, 1e-30)

@@ -373,7 +373,8 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
         f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
     )
     scenario = replace(found.scenario, model=model, cluster=clusters_of(split)[1], plan=plan)
-    price = hourly_price(scenario.cluster.machine, scenario.usd_per_hour, ledger)
+    cluster = scenario.cluster
+    price = hourly_price(cluster.machine, scenario.usd_per_hour, ledger, cluster.system)
     if price.usd_per_hour is not None:
         ledger.cite("price, feed-forward", price.note)
     span, busy = found.makespan_s, first.totals["busy_s"] / side.copies
