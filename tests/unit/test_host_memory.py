@@ -38,14 +38,16 @@ def asked(model: str = MOE, on: str = "rtx_2080_ti", **words: object) -> Estimat
         ("none", ""),
         ("experts,streamed", "experts,streamed"),
         ("tensors:.ffn_.*_exps.=CPU", "experts"),
-        ("tensors:exps=CPU", "experts"),
+        ("layers:9,tensors:exps=CPU", "layers:9,experts"),
         (r"tensors:blk\.([0-9]|1[0-9])\.ffn_.*_exps\.=CPU", "experts:20"),
+        (r"tensors:blk\.(2[0-9]|[3-9][0-9])\.ffn_.*_exps\.=CPU", "experts:28"),
         (r"tensors:blk\.[0-9]\.ffn_(up|gate)_exps=CPU,blk\.[0-9]\.ffn_down_exps=CPU", "experts:10"),
     ],
 )
 def test_words_are_read(text: str, found: str) -> None:
-    assert str(parse_offload(text)) == found
-    assert parse_offload(str(parse_offload(text))) == parse_offload(text)
+    asked_for = parse_offload(text)
+    assert str(asked_for.of(48)) == found.replace("layers:99", "")
+    assert parse_offload(str(asked_for)) == asked_for
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_words_are_read(text: str, found: str) -> None:
         "tensors:[=CPU",
         "tensors:.ffn_.*_exps.=CUDA0",
         "tensors:.*.*.*.*.*x=CPU",
+        f"tensors:{'.?' * 40}x=CPU",
     ],
 )
 def test_words_that_cannot_be_read_are_refused(text: str) -> None:

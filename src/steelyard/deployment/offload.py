@@ -38,6 +38,8 @@ class Offload:
     """Layers that stay on the devices, the output head counted as one of them."""
     size_bytes: float = 0.0
     """Bytes of every device's layers that do."""
+    pattern: str = ""
+    """A llama.cpp override of tensors, until :meth:`of` counts what it names."""
     use: str = ""
     """One of :data:`USES`; empty: as the engine does."""
 
@@ -49,12 +51,14 @@ class Offload:
             parts.append("experts" if self.experts >= EVERY else f"experts:{self.experts}")
         if self.size_bytes:
             parts.append(f"cpu:{self.size_bytes / 2**30:g}GiB")
-        return ",".join([*parts, self.use] if parts and self.use else parts)
+        parts += [self.use] if self.use and (parts or self.pattern) else []
+        return ",".join([*parts, f"tensors:{self.pattern}"] if self.pattern else parts)
 
     def of(self, depth: int) -> Offload:
         """The same for a model of so many layers: as many or more are all of them."""
-        experts = EVERY if self.experts >= depth else self.experts
-        return replace(self, experts=experts, resident=EVERY if self.resident > depth else self.resident)
+        experts = max(self.experts, _layers_named(self.pattern, depth)) if self.pattern else self.experts
+        experts = EVERY if experts >= depth else experts
+        return replace(self, experts=experts, pattern="", resident=EVERY if self.resident > depth else self.resident)
 
     @property
     def words(self) -> str:
@@ -76,7 +80,7 @@ def parse_offload(text: str) -> Offload:
     Raises:
         InputError: a part that cannot be read.
     """
-    experts, resident, size, use = 0, EVERY, 0.0, ""
+    experts, resident, size, pattern, use = 0, EVERY, 0.0, "", ""
     for part in (p.strip() for p in _parts(text)):
         kind, colon, value = (x.strip() for x in part.partition(":"))
         word = kind.lower()
@@ -91,12 +95,12 @@ def parse_offload(text: str) -> Offload:
             if not 0 <= size < 1e16:
                 raise InputError(f"expected bytes of host memory such as cpu:8GB, got {show(part)}", field="offload")
         elif word == "tensors":
-            experts = max(experts, _tensors(value))
+            pattern = _checked(value)
         elif word in USES and not colon:
             use = word
         elif word not in ("none", "off") or colon:
             raise InputError(f"{_EXPECTED}; got {show(part)}", field="offload")
-    return Offload(experts, resident, size, use)
+    return Offload(experts, resident, size, pattern, use)
 
 
 def _parts(text: str) -> list[str]:
@@ -111,27 +115,39 @@ def _count(value: str, part: str) -> int:
     return int(value)
 
 
-def _tensors(text: str) -> int:
-    r"""Layers whose experts a llama.cpp override puts on the CPU: ``.ffn_.*_exps.=CPU``, ``blk\.(0|1)\.ffn...=CPU``.
+def _checked(text: str) -> str:
+    r"""A llama.cpp override that puts experts on the CPU: ``.ffn_.*_exps.=CPU``, ``blk\.(0|1)\.ffn_.*_exps.=CPU``.
 
     Raises:
-        InputError: it names other tensors, or is no regular expression.
+        InputError: it names other tensors, or is no plain regular expression.
     """
-    tensors = 0
-    for item in re.split(r"(?<==CPU),", text, flags=re.IGNORECASE):
+    for item in _overrides(text):
         pattern, equals, place = item.rpartition("=")
         if place.strip().upper() != "CPU" or not equals:
             raise InputError(f"expected PATTERN=CPU such as .ffn_.*_exps.=CPU, got {show(item)}", field="offload")
-        if len(pattern) > 300 or re.search(r"\)[+*{]", pattern) or len(re.findall(r"[+*{]", pattern)) > 3:
+        if len(pattern) > 300 or re.search(r"\)[+*{]", pattern) or len(re.findall(r"(?<!\()[+*{?]", pattern)) > 3:
             raise InputError("expected a plain pattern such as .ffn_.*_exps.=CPU", field="offload")
         try:
             regex = re.compile(pattern)
         except (re.error, RecursionError, OverflowError):
             raise InputError(f"expected a regular expression before =CPU, got {show(item)}", field="offload") from None
-        named = sum(bool(regex.search(f"blk.{k}.ffn_{n}_exps.weight")) for k in range(_LAYERS) for n in _TENSORS)
-        if not named or any(regex.search(f"blk.{k}.attn_q.weight") for k in range(_LAYERS)):
+        if not _named(item, _LAYERS) or any(regex.search(f"blk.{k}.attn_q.weight") for k in range(_LAYERS)):
             words = "names other tensors than experts; expected .ffn_.*_exps.=CPU, or use layers:N"
             raise InputError(f"{show(item)} {words}", field="offload")
-        tensors += named
-    every = _LAYERS * len(_TENSORS)
-    return EVERY if tensors >= every else max(1, round(tensors / len(_TENSORS)))
+    return text
+
+
+def _overrides(text: str) -> list[str]:
+    return re.split(r"(?<==CPU),", text, flags=re.IGNORECASE)
+
+
+def _named(item: str, depth: int) -> set[tuple[int, str]]:
+    """Layer and kind of the tensors of experts that an override names, of so many layers."""
+    regex = re.compile(item.rpartition("=")[0])
+    return {(k, n) for k in range(depth) for n in _TENSORS if regex.search(f"blk.{k}.ffn_{n}_exps.weight")}
+
+
+def _layers_named(text: str, depth: int) -> int:
+    """Layers whose experts a checked override puts on the CPU; a part of a layer's tensors counts as that part."""
+    tensors = set().union(*(_named(item, depth) for item in _overrides(text)))
+    return max(1, round(len(tensors) / len(_TENSORS))) if tensors else 0
