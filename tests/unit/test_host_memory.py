@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -213,6 +216,21 @@ def test_simulated_users_wait_for_host_memory() -> None:
     plain = steelyard.simulate(MOE, "rtx_3090", **words)
     slow = steelyard.simulate(MOE, "rtx_3090", offload="experts", **words)
     assert slow.records.tpot_s.mean() > 2 * plain.records.tpot_s.mean()
+
+
+def test_a_study_tells_places_apart(tmp_path: Path) -> None:
+    file = tmp_path / "places.toml"
+    fixed = f'model = "{MOE}"\non = "rtx_2080_ti"\nweights = "q4_k_m"\nengine = "llamacpp"\nosl = 8'
+    grid = 'offload = ["experts", "experts:24"]\nhost = ["ddr4-3200x2", "ddr5-5600x2"]'
+    file.write_text(f'name = "places"\nkind = "estimate"\n[fixed]\n{fixed}\n[grid]\n{grid}\n')
+    rows = tmp_path / "rows.csv"
+    store = ["--store", str(tmp_path / "places.duckdb"), "--executor", "serial", "--quiet"]
+    assert main(["study", str(file), *store, "--csv", str(rows)]) == 0
+    with rows.open() as text:
+        found = {(r["offload"], r["host"]): float(r["tpot_s"]) for r in csv.DictReader(text)}
+    assert len(set(found.values())) == 4
+    for (offload, host), tpot_s in found.items():
+        assert tpot_s == pytest.approx(asked(offload=offload, host=host, isl=1024, osl=8).tpot_s)
 
 
 def test_experts_on_a_cpu_are_read_as_its_products_are() -> None:

@@ -280,7 +280,8 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     shared |= {"devices": cluster.count * copies, "dp": scenario.plan.dp * copies}
     if scenario.words.get("flags"):
         shared["engine"] = scenario.words["flags"]["scheduler"]
-    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour])
+    beside = [{n: words[n]} for n in ("offload", "host") if words.get(n)]
+    digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *beside])
     return shared, digest, scenario
 
 
