@@ -6,8 +6,10 @@ question is fine but the answer is that it does not fit"; 130 after Ctrl-C, 128 
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from steelyard.spoken import meant
 
@@ -19,6 +21,7 @@ __all__ = [
     "SteelyardError",
     "UnknownName",
     "bounded",
+    "complete",
     "escaped",
     "normalise",
     "printable",
@@ -26,6 +29,8 @@ __all__ = [
     "show",
     "suggest",
 ]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 #: Characters of an input that a message repeats.
 MAX_ECHO = 80
@@ -172,6 +177,48 @@ def raise_all(problems: Sequence[Problem]) -> None:
     """Raise one :class:`InputError` that carries all ``problems``; do nothing when there is none."""
     if problems:
         raise InputError(problems[0].message, field=problems[0].field, problems=problems)
+
+
+def complete(function: _F) -> _F:
+    """Have a call of a function, or of a class, that lacks arguments or has others end in :class:`InputError`."""
+    if isinstance(function, type):
+        function.__init__ = complete(function.__init__)  # type: ignore[misc]
+        return function
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except TypeError:
+            raise_all(_wrong_call(function, args, named))
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _wrong_call(function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the arguments of a call; nothing where they are those of the function."""
+    import inspect
+
+    known = inspect.signature(function).parameters
+    by_place = [n for n, p in known.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    several = {p.kind for p in known.values()}
+    found = []
+    if len(args) > len(by_place) and inspect.Parameter.VAR_POSITIONAL not in several:
+        names, given = ([n for n in by_place if n != "self"], len(args) - ("self" in known))
+        found.append(Problem("", f"expected {', '.join(names)}, got {given} values without a name"))
+    placed = by_place[: len(args)]
+    for name in named:
+        if name in placed:
+            found.append(Problem(name, "given twice"))
+        elif name not in known and inspect.Parameter.VAR_KEYWORD not in several:
+            near = suggest(name, known, 1)
+            found.append(Problem(name, "unknown argument" + (f"; did you mean {near[0]!r}?" if near else "")))
+    for name, p in known.items():
+        variable = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if p.default is p.empty and not variable and name not in placed and name not in named:
+            found.append(Problem(name, "required argument is missing"))
+    return found
 
 
 def normalise(name: str) -> str:

@@ -113,3 +113,27 @@ def test_bad_rows_are_looked_for_no_further_than_a_thousand(tmp_path: Path) -> N
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match="many more problems"):
             read_trace(str(tmp_path / name))
+
+
+def test_a_pipe_in_the_users_catalogue_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.cost import attention_kernels
+    from steelyard.folders import catalogue_folders
+    from steelyard.studies.points import answered_by
+
+    monkeypatch.setenv("STEELYARD_CATALOGUE", str(tmp_path))
+    (tmp_path / "prices").mkdir()
+    (tmp_path / "kernels").mkdir()
+    os.mkfifo(tmp_path / "prices" / "x.toml")
+    (tmp_path / "kernels" / "attention.toml").write_text("facts = 3")
+    caches: list[Any] = [catalogue_folders, answered_by, attention_kernels._table]
+    for kept in caches:
+        kept.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r"x\.toml' is no regular file"):
+            answered_by("estimate")
+        with pytest.raises(InputError, match=r"attention\.toml: facts: expected a table of tables"):
+            attention_kernels._table()
+    finally:
+        monkeypatch.undo()
+        for kept in caches:
+            kept.cache_clear()

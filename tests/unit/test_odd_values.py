@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,27 @@ def test_odd_values_of_other_verbs(verb: str, field: str, value: Any, message: s
     words: dict[str, Any] = {"on": "h100_sxm", **({} if verb == "estimate" else {"rate": "4/s", "ttft": "p99:1s"})}
     with pytest.raises(SteelyardError, match=message):
         getattr(sy, verb)("llama-3.1-8b", **{**words, field: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["study", "compare", "find_machine", "load_machine", "load_model", "Scenario", "Machine"]
+)
+def test_a_call_that_lacks_arguments_or_has_others_is_told_which(name: str) -> None:
+    function = getattr(sy, name)
+    with pytest.raises(InputError, match="required argument is missing") as missing:
+        function()
+    first = missing.value.problems[0].field
+    with pytest.raises(InputError, match="values without a name"):
+        function(*["l40s"] * 30)
+    with pytest.raises(InputError, match=rf"{first}x: unknown argument; did you mean '{first}'"):
+        function(**{f"{first}x": "l40s"})
+    with pytest.raises(InputError, match=rf"{first}: given twice"):
+        function("l40s", **{first: "l40s"})
+    assert function.__name__ == name
+
+
+def test_a_scenario_of_no_verb_is_told() -> None:
+    with pytest.raises(InputError, match="verb: required argument is missing"):
+        sy.Scenario.of()  # type: ignore[call-arg]
+    asked = sy.Scenario.of("estimate", "llama-3.1-8b", "l40s")
+    assert copy.copy(asked).batch == asked.batch

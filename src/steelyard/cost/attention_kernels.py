@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -10,6 +9,8 @@ from typing import Any, TypeVar
 
 from steelyard.cost.attention_facts import AttentionFacts
 from steelyard.cost.mla import MlaFacts
+from steelyard.documents import read_document
+from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders
 
 __all__ = ["attention_facts", "attention_kernel", "mla_facts", "mla_kernel"]
@@ -24,7 +25,9 @@ def _table() -> Mapping[str, Any]:
     for folder in catalogue_folders():
         path = folder / "kernels" / "attention.toml"
         if path.is_file():
-            for section, entries in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            for section, entries in read_document(path).items():
+                if not isinstance(entries, Mapping) or not all(isinstance(e, Mapping) for e in entries.values()):
+                    raise InputError("expected a table of tables", field=f"{path.name}: {section}")
                 for name, entry in entries.items():
                     found.setdefault(section, {}).setdefault(name, entry)
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import build, read_document, read_text
-from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.errors import InputError, UnknownName, complete, normalise
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import (
@@ -97,6 +97,7 @@ def is_catalogued(name: str) -> bool:
     return _file_of(name) is not None
 
 
+@complete
 def find_machine(name: str) -> Machine:
     """The machine a user means: catalogue name, alias, marketing name, path of a machine file, or its text in TOML.
 

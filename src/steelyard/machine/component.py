@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from steelyard.errors import InputError, Problem, UnknownName, printable, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, complete, printable, raise_all, show
 from steelyard.machine.classes import kinds
 from steelyard.units import Quantity, format_quantity
 
@@ -112,6 +112,7 @@ class Link:
         return Action(self.bandwidth_bytes_per_s, self.latency_s, 0.0)
 
 
+@complete
 @dataclass(frozen=True, slots=True)
 class Machine:
     """One device: its components, power, price class, sources and guesses."""

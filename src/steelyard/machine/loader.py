@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import build, parse_document, read_text
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, complete, show
 from steelyard.machine.component import Machine
 from steelyard.provenance import content_hash
 
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 
+@complete
 def load_machine(path: str | Path) -> Machine:
     """Read one machine from a TOML, JSON or YAML file; a file that has changed gives the machine as it is now.
 

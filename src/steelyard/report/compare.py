@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steelyard._display import Result
-from steelyard.errors import InputError
+from steelyard.errors import InputError, complete
 from steelyard.report.entry import Entry, Kind, facts, find, shown
 from steelyard.report.paper import PREFIXED
 from steelyard.scenario.answers import figures_of
@@ -50,6 +50,7 @@ class Comparison(Result):
         return [{"field": f, "a": a, "b": b, "ratio": _ratio(a, b)} for f, a, b in self.lines]
 
 
+@complete
 def compare(a: str | Estimate | Scenario, b: str | Estimate | Scenario, kind: Kind | None = None) -> Comparison:
     """Line up the fields of two things of one kind.
 

@@ -17,7 +17,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
-from steelyard.errors import InputError, Problem, UnknownName, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
@@ -49,6 +49,7 @@ __all__ = [
 FORMATS = ("weights", "activations", "kv", "communication")
 
 
+@complete
 @dataclass(frozen=True, eq=False, repr=False)
 class Scenario:
     """One question, every choice made: model, devices, plan, engine, and a static batch or traffic."""
@@ -81,6 +82,7 @@ class Scenario:
         return f"<Scenario {self.verb} {self.model.name} on {self.cluster}>"
 
     @classmethod
+    @complete
     def of(cls, verb: str, /, *names: Any, **words: Any) -> Scenario:
         """Read a scenario from words.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import InputError, Problem, raise_all, show
+from steelyard.errors import InputError, Problem, complete, raise_all, show
 from steelyard.scenario.fields import Field, fields_of
 from steelyard.scenario.scenario import Scenario
 from steelyard.scenario.words import Problems, read_value
@@ -25,6 +25,7 @@ from steelyard.studies.table import table_of
 __all__ = ["study"]
 
 
+@complete
 def study(
     spec: str | Path | Mapping[str, Any] | Study | Scenario,
     *,

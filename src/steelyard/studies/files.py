@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import is_file
+from steelyard.documents import is_file, open_file
 from steelyard.machine.loader import is_machine_text
 
 __all__ = ["by_content", "files_of", "located"]
@@ -20,7 +21,7 @@ _SEVERAL = ("on",)
 @lru_cache(maxsize=4096)
 def _file_digest(path: str, size: int, changed_ns: int) -> str:
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with open_file(path, sys.maxsize) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

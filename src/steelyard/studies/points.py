@@ -18,6 +18,7 @@ from typing import Any
 
 from steelyard._version import __version__
 from steelyard.deployment.plan import DEGREES
+from steelyard.documents import read_bytes
 from steelyard.errors import InputError, raise_all
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
@@ -236,7 +237,7 @@ def answered_by(kind: str) -> str:
     for root in catalogue_folders():
         for part in parts:
             for file in sorted((root / part).rglob("*.toml")) if (root / part).is_dir() else ():
-                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + read_bytes(file))
     return f"{kind}/{SCHEMAS[kind]}/{__version__}/{digest.hexdigest()[:16]}/"
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from steelyard.documents import parse, read_text
-from steelyard.errors import InputError, Problem, UnknownName, normalise, printable, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, printable, raise_all, show
 from steelyard.folders import catalogue_folders
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.hf import load_path
@@ -68,6 +68,7 @@ def find_model(name: str) -> ModelEntry:
     return _entry(_locate(name))
 
 
+@complete
 def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
     """Load a model from the catalogue or from files. Nothing is downloaded and nothing in the files is executed.
 
