@@ -20,6 +20,7 @@ HOMES = {
     "estimate": "steelyard.estimation.estimate",
     "explain": "steelyard.estimation.explanation",
     "find_machine": "steelyard.machine.catalogue",
+    "fit": "steelyard.estimation.places",
     "load_machine": "steelyard.machine",
     "load_model": "steelyard.workload.catalogue",
     "plan": "steelyard.search.api",

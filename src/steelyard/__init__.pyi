@@ -8,6 +8,7 @@ from steelyard.deployment.dynamics import Autoscale as Autoscale
 from steelyard.deployment.dynamics import Outage as Outage
 from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
+from steelyard.estimation.places import fit as fit
 from steelyard.machine import Machine as Machine
 from steelyard.machine import load_machine as load_machine
 from steelyard.machine.catalogue import find_machine as find_machine

@@ -12,6 +12,8 @@ __all__ = ["EXAMPLES", "Plain"]
 #: A command line of each verb, shown below its help.
 EXAMPLES = {
     "estimate": "steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
+    "fit": "steelyard fit llama-3.3-70b --max-usd-per-hour 8 --context 32000",
+    "here": "steelyard here --min-tokens-per-s 10",
     "simulate": "steelyard simulate llama-3.1-8b --on h100_sxm --rate 4/s --isl lognormal:1000 --osl 200",
     "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",
     "study": "steelyard study study.toml --jobs 4",

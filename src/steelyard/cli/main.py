@@ -37,6 +37,8 @@ app = App(
 )
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
+    ("fit", "Where can I run a model, how fast, for how much: every machine that holds it."),
+    ("here", "What can I run on this machine: detect it, and list the models that fit."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
     ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
     ("study", "Price every point of a study file, in parallel, and never twice."),

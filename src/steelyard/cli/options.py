@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEPLOYED",
     "MAX_SCENARIOS",
+    "ONE_REQUEST",
     "Model",
     "Wrong",
     "answers",
@@ -35,6 +36,8 @@ __all__ = [
 #: Most scenarios one command prices.
 MAX_SCENARIOS = 100_000
 
+#: Fields of an estimate of one request, wherever it may run.
+ONE_REQUEST = ("weights", "kv", "engine", *GROUPS["batch"][1:])
 #: Fields of a simulation without its load and SLOs, which the log of a benchmark says itself.
 DEPLOYED = tuple(n for n in fields_of("simulate") if n not in (*GROUPS["load"], *GROUPS["slo"]))
 

@@ -249,8 +249,8 @@ _ENDS = ((".down", "mlp"), (".expert_down", "moe"))
 
 
 def _columns(op: Op, operand: Operand) -> int:
-    if operand.role == "table":
-        return int(np.max(op.size("d")))
+    if operand.role == "table":  # one row per token: the last rank is its width, of a table per layer too
+        return int(np.max(op.size("d" if "d" in operand.ranks else operand.ranks[-1])))
     if operand.name == "w_k_up":
         return int(np.max(op.size("c")))
     sizes = [int(np.max(op.size(rank))) for rank in operand.ranks if rank in op.reduced]

@@ -1,0 +1,73 @@
+"""``steelyard fit``: where a model can run, how fast, for how much."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from steelyard.cli.options import ONE_REQUEST, Model, Wrong, option, options_of
+from steelyard.cli.output import Output, write
+from steelyard.errors import DoesNotFit
+from steelyard.scenario.words import Problems
+
+Question: Any = options_of("estimate", ONE_REQUEST)
+
+
+def fit(
+    model: Model,
+    /,
+    *,
+    on: Annotated[str, Parameter(help="machines, NAME or NAME:COUNT, separated by commas; all: the catalogue")] = "all",
+    question: Question = Question(),  # noqa: B008 - frozen
+    context: Annotated[int, option("tokens one request must reach, prompt and answer")] = 0,
+    max_usd_per_hour: Annotated[float | None, option("most for all devices together; needs a known price")] = None,
+    min_tokens_per_s: Annotated[float, option("least tokens/s of one user")] = 0.0,
+    sort: Annotated[Literal["price", "speed", "cost"], Parameter(help="per hour, tokens/s, or per token")] = "price",
+    output: Output = Output(),  # noqa: B008
+    problems: Wrong,
+) -> None:
+    """Where can I run this model, how fast, for how much: every machine that holds it, the fewest devices of each.
+
+    The weights as published, then narrower ones where they need fewer devices; or those of --weights fp8,int4.
+    """
+    problems.read(output.check)
+    asked = asked_of(question, problems)
+    problems.done()
+    from steelyard.estimation import places
+    from steelyard.report import places as report
+
+    wish = places.Wish(asked, context, max_usd_per_hour, min_tokens_per_s)
+    found = places.fit(model, on, wish=wish, sort=sort)
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.text(found, columns),
+        rows=lambda: report.rows(found),
+    )
+    if not found.rows:
+        raise DoesNotFit(
+            f"{found.about} fits none of {found.tried} machines as asked",
+            change="more devices (NAME:COUNT), a narrower format (--weights), or a wider price or speed",
+        )
+
+
+def asked_of(question: Any, problems: Problems) -> dict[str, Any]:
+    """The fields of the request that were given; numbers as numbers."""
+    asked: dict[str, Any] = {}
+    for name in ONE_REQUEST:
+        value = getattr(question, name)
+        default = Question.__dataclass_fields__[name].default
+        if value in ("", default):
+            continue
+        asked[name] = problems.read(_whole, value, name) if name not in ("weights", "kv", "engine") else value
+    return asked
+
+
+def _whole(text: str, name: str) -> int:
+    from steelyard.errors import InputError
+
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        raise InputError(f"expected a whole number, got {text!r:.40}", field=name) from None

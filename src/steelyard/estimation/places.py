@@ -1,0 +1,342 @@
+"""Where a model can run: every machine that holds it, how fast, for how much; and what a machine can run.
+
+The fewest devices of a machine that hold weights, one request and its cache are looked for with the weights as
+published, and again with narrower ones where those need fewer devices; only what fits is priced.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steelyard.cost.money import hourly_price
+from steelyard.deployment.engine import default_engine, find_engine
+from steelyard.deployment.formats import find_format
+from steelyard.errors import InputError, Problem
+from steelyard.estimation.estimate import Estimate, answer
+from steelyard.estimation.infeasibility import memory_of
+from steelyard.machine.catalogue import find_machine, machine_names
+from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.machine.component import Machine
+from steelyard.provenance import Ledger
+from steelyard.scenario.fields import GROUPS, fields_of
+from steelyard.scenario.scenario import Scenario, check_name, read_cluster, read_model
+from steelyard.scenario.words import Problems, read_value
+from steelyard.workload.catalogue import Model, find_model, load_model, model_names
+
+__all__ = ["COUNTS", "SORTS", "Place", "Places", "Wish", "fit", "runs_on"]
+
+#: Numbers of devices that are tried.
+COUNTS = (1, 2, 4, 8)
+#: Machines that cannot run a model are named one by one up to so many.
+SHOWN = 6
+#: What places can be sorted by.
+SORTS = ("price", "speed", "cost")
+#: A model is tried from this share of its nominal weight on: formats differ, and towers may be left out.
+SLACK = 0.8
+#: Fewest bytes a parameter is stored in that are tried: a little below four bits.
+LEAST_BYTES = 0.45
+#: Share of the active parameters that a token reads at least: tables are looked up.
+READ = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a place must offer."""
+
+    question: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of an estimate: lengths, engine, formats. Weights may be several, separated by commas, to be tried in this
+    order; without them: as published, then what the engine is narrowed to."""
+    context: int = 0
+    """Tokens one request must reach, prompt and answer; 0: those of the lengths."""
+    max_usd_per_hour: float | None = None
+    """For all devices; places without a known price are left out."""
+    min_tokens_per_s: float = 0.0
+    """Of one user, at batch 1."""
+
+    def check(self) -> None:
+        """Refuse what cannot be. Raises :class:`InputError`, with all problems."""
+        problems = Problems()
+        known = fields_of("estimate")
+        for name, value in self.question.items():
+            if name not in known or name in ("model", "on"):
+                problems.add([Problem(name, f"not a field of this question; known: {', '.join(sorted(known))}")])
+            elif name != "weights":
+                problems.read(read_value, known[name], value)
+                if known[name].type == "name" and isinstance(value, str):
+                    problems.read(check_name, name, value)
+        for weights in self.formats:
+            problems.read(check_name, "weights", weights)
+        if self.context < 0 or self.context == 1:
+            problems.add([Problem("context", f"expected at least 2 tokens, got {self.context}")])
+        for name in ("max_usd_per_hour", "min_tokens_per_s"):
+            number = getattr(self, name)
+            if number is not None and not 0 <= number < math.inf:
+                problems.add([Problem(name, f"expected a number from 0 on, got {number}")])
+        problems.done()
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the weights that were given."""
+        given = self.question.get("weights") or ()
+        return tuple(w.strip() for w in (given.split(",") if isinstance(given, str) else given) if w.strip())
+
+    @property
+    def engine(self) -> str:
+        """The engine that was given; empty: what is usual."""
+        return str(self.question.get("engine") or "")
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One machine, or several of it, that hold a model."""
+
+    estimate: Estimate
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Of all devices; None: no price known."""
+        price = hourly_price(self.estimate.scenario.cluster.machine, None, Ledger()).usd_per_hour
+        return None if price is None else price * self.estimate.scenario.cluster.count
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of one user, once the first token is there; of a model that generates nothing answers per second."""
+        e = self.estimate
+        return 1 / float(e.tpot_s if e.scenario.transformer.causal else e.e2e_s)
+
+    def row(self) -> dict[str, Any]:
+        """One row of the table, SI units."""
+        e, s = self.estimate, self.estimate.scenario
+        low, high = e.interval["tpot_s" if s.transformer.causal else "e2e_s"]
+        usd = self.usd_per_hour
+        return {
+            "model": s.transformer.name,
+            "machine": s.cluster.machine.name,
+            "count": s.cluster.count,
+            "weights": s.plan.weights,
+            "engine": s.engine.name,
+            "memory_bytes": float(e.memory.total),
+            "capacity_bytes": float(e.memory.capacity),
+            "largest_context": int(e.largest_context),
+            "ttft_s": e.ttft_s,
+            "tpot_s": e.tpot_s,
+            "tokens_per_s": self.tokens_per_s,
+            "tokens_per_s_low": 1 / high,
+            "tokens_per_s_high": 1 / low,
+            "price_usd_per_hour": usd,
+            "usd_per_million_tokens": usd / 3600 / self.tokens_per_s * 1e6 if usd is not None else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """What was found, in order."""
+
+    about: str
+    """The model, or the machine, that was asked for."""
+    rows: tuple[Place, ...]
+    tried: int
+    """Machines, or models, that were looked at."""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form ``steelyard.fit/1``."""
+        rows = [place.row() for place in self.rows]
+        head = {"schema": "steelyard.fit/1", "about": self.about, "tried": self.tried}
+        return {**head, "rows": rows, "notes": [*self.notes]}
+
+
+def fit(
+    model: str | Model, on: str | Sequence[str] = "all", *, wish: Wish | None = None, sort: str = "price"
+) -> Places:
+    """Where a model can run, how fast for one user, and for how much.
+
+    Args:
+        model: name, path or a loaded model.
+        on: machines, ``NAME`` or ``NAME:COUNT`` (so many, not fewer or more), listed or separated by commas; ``all``:
+            the catalogue.
+        wish: what is asked and what a place must offer; without lengths the usual ones, or what the context of the
+            model has room for.
+        sort: ``price`` (per hour, the cheapest first), ``speed`` or ``cost`` (per token).
+
+    Raises:
+        InputError: unknown names, numbers out of range; all problems at once.
+    """
+    if sort not in SORTS:
+        raise InputError(f"expected one of {', '.join(SORTS)}, got {sort!r:.40}", field="sort")
+    wish = wish or Wish()
+    wish.check()
+    loaded = read_model(model, False)
+    wish = _with_room(loaded, wish)
+    named = [part.strip() for part in (on.split(",") if isinstance(on, str) else on) if part.strip()]
+    if not named:
+        raise InputError("expected machines, or all", field="on")
+    whole = named == ["all"]
+    if whole:
+        clusters = [(cluster_of(find_machine(name)), False) for name in machine_names()]
+    else:
+        clusters = [(read_cluster(name), re.search(r":\d+$", name) is not None) for name in named]
+    found: list[Place] = []
+    refused: dict[str, str] = {}
+    for cluster, exact in clusters:
+        try:
+            found += [Place(e) for e in _fits(loaded, cluster, wish, (cluster.count,) if exact else ())]
+        except InputError as error:
+            refused[cluster.machine.name] = error.problems[0].message if error.problems else str(error)
+    if refused and not whole and len(refused) == len(clusters):
+        raise InputError(next(iter(refused.values())), field="on")
+    notes = [f"{name}: {why}" for name, why in refused.items()]
+    if len(notes) > SHOWN:
+        notes = [f"{len(notes)} machines cannot run it: {', '.join([*refused][:SHOWN])} ..."]
+    return Places(loaded.name, tuple(_sorted(_wished(found, wish), sort)), len(clusters), tuple(notes))
+
+
+def _with_room(model: Model, wish: Wish) -> Wish:
+    """The wish with lengths the model has room for, where they were not given. Raises :class:`InputError`."""
+    longest, causal = model.transformer.max_context, model.transformer.causal
+    prompts, answers = GROUPS["batch"][1:]
+    known = fields_of("estimate")
+    given = wish.question
+    answer_ = given.get(answers) or min(known[answers].default, (longest or math.inf) // 4)
+    answer_ = int(answer_) if causal else 0
+    room = longest - answer_ if longest else math.inf
+    prompt = int(given.get(prompts) or min(known[prompts].default, room))
+    if longest and (most := max(wish.context, prompt + answer_)) > longest:
+        raise InputError(f"{most:,} tokens exceed the context of {model.name}, {longest:,}", field="context")
+    return replace(wish, question={**given, prompts: prompt, answers: max(1, answer_)})
+
+
+def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Sequence[str] = ()) -> Places:
+    """What a machine can run: the largest models of the catalogue first.
+
+    Args:
+        machine: it, or several of it.
+        wish: lengths, formats and the least speed.
+        top: most models.
+        models: only these; empty: the catalogue.
+    """
+    wish.check()
+    cluster = machine if isinstance(machine, Cluster) else cluster_of(machine)
+    names = [*(models or model_names())]
+    entries = {name: find_model(name) for name in names}
+    room = cluster.machine.usable_bytes * cluster.count
+    rate = cluster.machine.root.bandwidth_bytes_per_s * cluster.count
+    found: list[Place] = []
+    refused = ""
+    for name, entry in sorted(entries.items(), key=lambda item: (-item[1].parameters, item[0])):
+        if len(found) >= top:
+            break
+        read = (entry.active_parameters or entry.parameters) * LEAST_BYTES  # by every token
+        if entry.parameters * LEAST_BYTES > room or read * READ * wish.min_tokens_per_s > rate:
+            continue
+        try:
+            model = load_model(name)
+            own = _with_room(model, wish)
+            place = _quick_enough(model, cluster, own) if model.transformer.causal else None
+        except InputError as error:  # not on this engine, or not in this format
+            refused = refused or str(error)
+            continue
+        found += [place] if place is not None else []
+    return Places(str(cluster), tuple(found), len(names), () if found or not refused else (refused,))
+
+
+def _quick_enough(model: Model, cluster: Cluster, wish: Wish) -> Place | None:
+    """With the first format that fits and is as quick as wished; where the narrowest is not, none is."""
+
+    def priced(weights: str) -> Place | None:
+        found = _fits(model, cluster, wish, (cluster.count,), (weights,))
+        return next(iter(_wished([Place(e) for e in found], wish)), None)
+
+    *wider, narrowest = _formats(cluster.machine, wish)
+    last = priced(narrowest)
+    if last is None:
+        return None
+    return next((place for w in wider if (place := priced(w)) is not None), last)
+
+
+def _formats(machine: Machine, wish: Wish) -> tuple[str, ...]:
+    engine = find_engine(wish.engine) if wish.engine else default_engine(machine)
+    return wish.formats or ("", *engine.narrower[1:])
+
+
+def _fits(
+    model: Model, cluster: Cluster, wish: Wish, counts: tuple[int, ...] = (), formats: tuple[str, ...] = ()
+) -> Iterator[Estimate]:
+    """An estimate for each format that needs fewer devices than the one before, on the fewest that hold it."""
+    machine = cluster.machine
+    fewest, refused, ran = math.inf, None, False
+    for weights in formats or _formats(machine, wish):
+        for count in counts or (_counts(machine) if cluster.count == 1 else (cluster.count,)):
+            if count >= fewest:
+                break
+            if _nominal(model, weights) > count * machine.usable_bytes:
+                continue
+            try:
+                scenario = _scenario(model, cluster, count, weights, wish)
+            except InputError as error:
+                refused = error
+                continue
+            ran = True
+            if memory_of(_reaching(scenario, wish.context)).fits:
+                fewest = count
+                yield answer(scenario)
+                break
+    if refused is not None and not ran:
+        raise refused
+
+
+def _scenario(model: Model, cluster: Cluster, count: int, weights: str, wish: Wish) -> Scenario:
+    on = cluster if count == cluster.count else cluster_of(cluster.machine, count)
+    return Scenario.of("estimate", **{**wish.question, "weights": weights, "model": model, "on": on})
+
+
+def _reaching(scenario: Scenario, context: int) -> Scenario:
+    """The scenario with a prompt so long that the request ends at ``context`` tokens."""
+    return scenario.sized(1, max(scenario.isl, context - scenario.osl), scenario.osl) if context else scenario
+
+
+def _counts(machine: Machine) -> tuple[int, ...]:
+    """So many devices stand together: those of a node, of cards in a computer four, of sockets two."""
+    together = int(machine.devices_per_node)
+    if machine.kind == "cpu":
+        together = 2 if machine.links("peer") else 1
+    elif machine.kind == "gpu":
+        together = max(together, 4)
+    return tuple(count for count in COUNTS if count <= max(1, together))
+
+
+def _nominal(model: Model, weights: str) -> float:
+    """Fewest bytes the weights can have."""
+    if not weights and model.weight_bytes is not None:
+        return SLACK * model.weight_bytes
+    native = (model.transformer.native_weights, *(f for _, f in model.transformer.native_formats))
+    bits = min(find_format(f).stored_bits for f in ((weights,) if weights else native))
+    return SLACK * model.transformer.parameters() * bits / 8
+
+
+def _wished(found: Sequence[Place], wish: Wish) -> list[Place]:
+    kept = [place for place in found if place.tokens_per_s >= wish.min_tokens_per_s]
+    if wish.max_usd_per_hour is None:
+        return kept
+    most = wish.max_usd_per_hour
+    return [place for place in kept if (usd := place.usd_per_hour) is not None and usd <= most]
+
+
+def _sorted(found: Sequence[Place], by: str) -> list[Place]:
+    def key(place: Place) -> tuple[float, float]:
+        usd, speed = place.usd_per_hour, place.tokens_per_s
+        hour = float("inf") if usd is None else usd
+        first = {"price": hour, "speed": -speed, "cost": hour / speed}[by]
+        return first, -speed
+
+    return sorted(found, key=key)

@@ -1,0 +1,65 @@
+"""Places a model can run, or models a machine can run, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.paper import columns, figure, render
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.estimation.places import Place, Places
+
+__all__ = ["rows", "text", "to_dict"]
+
+
+def to_dict(found: Places) -> dict[str, Any]:
+    """The JSON form ``steelyard.fit/1``."""
+    return plain(found.to_dict())  # type: ignore[no-any-return]
+
+
+def rows(found: Places) -> list[dict[str, Any]]:
+    """The rows for CSV."""
+    return [plain(place.row()) for place in found]
+
+
+def text(found: Places, width: int | None = None, *, models: bool = False) -> str:
+    """The table for a terminal.
+
+    Args:
+        found: what was found.
+        width: columns of the terminal; None: as wide as the table.
+        models: whether the rows are models of one machine, else machines of one model.
+    """
+    if not found.rows:
+        none = f"{found.about}: nothing found among {found.tried} {'models' if models else 'machines'}"
+        return "\n".join([none, *found.notes])
+    first = "model" if models else "machine"
+    heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
+    priced = not models and any(place.usd_per_hour is not None for place in found)
+    heads += ["USD/h"] if priced else []
+    table = columns(heads, [_cells(p, models, priced) for p in found], [h for h in heads if h not in heads[:3]])
+    head = (
+        f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
+    )
+    lines: list[Any] = [" ".join(head.split()), "", table, *found.notes]
+    return render(lines, width, widest=width or 120)
+
+
+def _cells(place: Place, models: bool, priced: bool) -> list[str]:
+    row = place.row()
+    name = row["machine"] if row["count"] == 1 else f"{row['count']} x {row['machine']}"
+    usd = row["price_usd_per_hour"]
+    share = row["memory_bytes"] / row["capacity_bytes"]
+    cells = [
+        row["model"] if models else name,
+        row["weights"],
+        row["engine"],
+        f"{q(row['memory_bytes'], 'B')} ({share:.0%})",
+        q(row["ttft_s"], "s"),
+        figure(row["tokens_per_s"]),
+        f"{figure(row['tokens_per_s_low'])}-{figure(row['tokens_per_s_high'])}",
+        f"{row['largest_context']:,}",
+    ]
+    return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])

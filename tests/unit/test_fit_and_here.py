@@ -1,0 +1,127 @@
+"""Where a model can run, and what a machine can run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import steelyard as sy
+from steelyard.calibrate.detected import detect, host_machine
+from steelyard.calibrate.measure.host import Cache, Host
+from steelyard.cli.main import main
+from steelyard.deployment.formats import find_format
+from steelyard.errors import InputError
+from steelyard.estimation.places import Wish, runs_on
+from steelyard.machine.cluster import parse_cluster
+
+FP8 = {"weights": "fp8"}
+HOST = Host("Some CPU", "someone", "x86", "Linux x86_64", 8, 3e9, 64 * 2.0**30, (Cache(3, 32e6, 1),))
+
+
+def test_fewest_devices_of_each_format() -> None:
+    """70 B in bf16 need two H100; in 8 bits one: both are said, dearest last, and neither with more than it needs."""
+    found = sy.fit("llama-3.1-70b", "h100_sxm,rtx_4090")
+    rows = {(r["machine"], r["weights"]): r for r in (place.row() for place in found)}
+    assert rows["h100_sxm", "bf16"]["count"] == 2
+    assert rows["h100_sxm", "fp8"]["count"] == 1
+    assert ("h100_sxm", "int4") not in rows, "no fewer devices than with fp8"
+    assert rows["rtx_4090", "int4"]["count"] == 2
+    usd = [place.usd_per_hour for place in found]
+    assert usd == sorted(usd, key=lambda x: (x is None, x))
+    for place in found:
+        assert place.estimate.fits
+        assert place.row()["tokens_per_s_low"] < place.tokens_per_s < place.row()["tokens_per_s_high"]
+    again = sy.estimate("llama-3.1-70b", on="h100_sxm:2", isl=1024, osl=256)
+    assert rows["h100_sxm", "bf16"]["tpot_s"] == again.tpot_s
+
+
+def test_wishes_leave_out() -> None:
+    everything = sy.fit("llama-3.1-8b", "h100_sxm,l4,rtx_4090", wish=Wish(FP8), sort="speed")
+    speeds = [place.tokens_per_s for place in everything]
+    assert len(speeds) == 3
+    assert speeds == sorted(speeds, reverse=True)
+    quick = sy.fit("llama-3.1-8b", "h100_sxm,l4,rtx_4090", wish=Wish(FP8, min_tokens_per_s=speeds[1]))
+    assert {p.row()["machine"] for p in quick} == {p.row()["machine"] for p in everything.rows[:2]}
+    cheap = sy.fit("llama-3.1-8b", "h100_sxm,l4,rtx_4090", wish=Wish(FP8, max_usd_per_hour=1.0))
+    assert all((p.usd_per_hour or 9) <= 1.0 for p in cheap)
+    assert {p.row()["machine"] for p in cheap} == {"l4", "rtx_4090"}
+    long = sy.fit("llama-3.1-8b", "rtx_4090", wish=Wish(context=100_000))
+    assert all(p.row()["count"] > 1 or p.row()["weights"] != "bf16" for p in long)
+    assert not sy.fit("llama-3.1-70b", "rtx_4090:1"), "one and no more was asked for"
+
+
+def test_words_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="exceed the context") as wrong:
+        sy.fit("llama-3.1-8b", "h100_sxm", wish=Wish(context=10**6))
+    assert wrong.value.problems[0].field == "context"
+    with pytest.raises(InputError) as wrong:
+        sy.fit("llama-3.1-8b", wish=Wish({"isl": 0, "weights": "fp9", "x": 1}, min_tokens_per_s=float("nan")))
+    assert {p.field for p in wrong.value.problems} == {"isl", "min_tokens_per_s", "weights", "x"}
+    with pytest.raises(InputError, match="price, speed, cost"):
+        sy.fit("llama-3.1-8b", sort="beauty")
+    assert [p.row()["largest_context"] for p in sy.fit("bert-base-uncased", "l4")] == [512]
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "llama-3.1-8b", "--on", "h100_sxm", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "steelyard.fit/1"
+    assert document["rows"][0]["machine"] == "h100_sxm"
+    assert main(["fit", "llama-3.1-8b", "--on", "h100_sxm,l4", "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["fit", "llama-3.1-70b", "--on", "rtx_4090:1"]) == 3
+    assert "nothing found" in capsys.readouterr().out
+    assert main(["fit", "llama-3.1-8b", "--on", "nowhere"]) == 2
+    assert main(["here", "--top", "0"]) == 2
+
+
+def test_the_largest_that_are_quick_enough() -> None:
+    """On 24 GB: the widest format that is quick; what is not is left out, and the first is the largest."""
+    names = ["qwen3-32b", "llama-3.1-8b", "qwen3-0.6b", "llama-3.1-405b"]
+    found = runs_on(parse_cluster("rtx_4090"), Wish(min_tokens_per_s=20), models=names)
+    rows = [place.row() for place in found]
+    assert [r["model"].rpartition("/")[2] for r in rows] == ["Qwen3-32B", "Llama-3.1-8B", "Qwen3-0.6B"]
+    assert find_format(rows[0]["weights"]).bits < 8
+    assert rows[1]["weights"] == "bf16"
+    assert all(r["tokens_per_s"] >= 20 and r["count"] == 1 for r in rows)
+    quicker = runs_on(parse_cluster("rtx_4090"), Wish(min_tokens_per_s=80), models=names)
+    eight = {p.row()["model"].rpartition("/")[2]: p.row()["weights"] for p in quicker}["Llama-3.1-8B"]
+    assert find_format(eight).bits <= 8, "bf16 gives less than 80 tokens/s"
+
+
+def test_a_computer_is_told_from_its_drivers_and_files(tmp_path: Path) -> None:
+    def smi(command: Sequence[str]) -> str:
+        return "NVIDIA GeForce RTX 4090, 24564\n" * 2 if command[0] == "nvidia-smi" else ""
+
+    found = detect(tmp_path, smi, HOST)
+    assert [(m.name, n) for m, n in found.machines] == [("rtx_4090", 2), ("here", 1)]
+    a100 = detect(tmp_path, lambda c: "NVIDIA A100-SXM4-40GB, 40960\n" if c[0] == "nvidia-smi" else "", HOST)
+    assert a100.machines[0][0].name == "a100_sxm_40gb"
+
+    card = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    card.parent.mkdir(parents=True)
+    card.write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 1\n")
+    assert detect(tmp_path, lambda _: "", HOST).machines[0][0].name == "h100_sxm"
+    rocm = '{"card0": {"Card Series": "AMD Instinct MI300X", "VRAM Total Memory (B)": "206141652992"}}'
+    amd = detect(tmp_path / "none", lambda c: rocm if c[0] == "rocm-smi" else "", HOST)
+    assert amd.machines[0][0].name == "mi300x"
+    strange = detect(tmp_path / "none", lambda c: "Quantum 9, 1\n" if c[0] == "nvidia-smi" else "not json", HOST)
+    assert [m.name for m, _ in strange.machines] == ["here"]
+    assert any("Quantum 9" in note for note in strange.notes)
+
+
+def test_a_container_has_what_it_may_use(tmp_path: Path) -> None:
+    limit = tmp_path / "sys/fs/cgroup/memory.max"
+    limit.parent.mkdir(parents=True)
+    limit.write_text(f"{8 * 2**30}\n")
+    found = detect(tmp_path, lambda _: "", HOST)
+    assert found.memory_bytes == found.machines[-1][0].root.capacity_bytes == 8 * 2**30
+    limit.write_text("max\n")
+    assert detect(tmp_path, lambda _: "", HOST).memory_bytes == HOST.memory_bytes
+    known = host_machine(
+        Host("AMD Ryzen 9 7950X 16-Core Processor", "AMD", "x86", "Linux", 16, 4.5e9, 2.0**36, ()), 2.0**36
+    )
+    assert (known.name, known.root.capacity_bytes) == ("ryzen_9_7950x", 2.0**36)
