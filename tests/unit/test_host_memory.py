@@ -12,7 +12,7 @@ import steelyard
 from steelyard.cli.main import main
 from steelyard.cost.price import price
 from steelyard.deployment.offload import EVERY, parse_offload
-from steelyard.errors import InputError
+from steelyard.errors import DoesNotFit, InputError
 from steelyard.estimation.estimate import Estimate
 from steelyard.estimation.infeasibility import in_host_memory
 from steelyard.machine.catalogue import find_machine
@@ -215,6 +215,10 @@ def test_simulated_users_wait_for_host_memory() -> None:
     words = {"weights": "q4_k_m", "engine": "llamacpp", "isl": 256, "osl": 64, "rate": 0.05, "requests": 10}
     plain = steelyard.simulate(MOE, "rtx_3090", **words)
     slow = steelyard.simulate(MOE, "rtx_3090", offload="experts", **words)
+    assert slow.ledger is not None
+    assert any(text.startswith("in host memory: the experts; computed there") for text in slow.ledger.assumptions)
+    with pytest.raises(DoesNotFit, match="of host memory"):
+        steelyard.simulate("deepseek-v3", "rtx_4090", offload="experts", **words)
     assert slow.records.tpot_s.mean() > 2 * plain.records.tpot_s.mean()
 
 

@@ -25,10 +25,11 @@ from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
+from steelyard.machine.host import find_host, usual_host
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 
-__all__ = ["cache_share", "host_part", "host_shares", "hosted", "on_device"]
+__all__ = ["cache_share", "host_part", "host_shares", "hosted", "notes", "on_device"]
 
 #: Of the link's rate, what copies of weights sustain (guess: 0.75 to 0.9 from pinned memory).
 LINK_FRAC = 0.8
@@ -103,6 +104,25 @@ def _sized_share(graph: Graph, plan: Plan, size_bytes: float) -> float:
                 width = tensor.bits if tensor.bits is not None else bits
                 total += float(local.elements(tensor, visited=False)) * width / 8 * float(np.asarray(op.count))
     return min(1.0, size_bytes / max(total / plan.pp, 1.0))
+
+
+def notes(plan: Plan, engine: Engine, cluster: Cluster) -> list[str]:
+    """What to say of weights in host memory: which, who computes, and the host; nothing where there are none.
+
+    Args:
+        plan: a resolved plan.
+        engine: says which steps stream the weights.
+        cluster: the devices and their host.
+    """
+    host = cluster.host
+    if not plan.offload or host is None:
+        return []
+    asked = parse_offload(plan.offload)
+    done = {"computed": "computed there", "streamed": "copied to the device at every step"}
+    usual = f"computed there, copied to the device for steps of {engine.stream_tokens:.0f} tokens or more"
+    named = host.name != find_host(usual_host(cluster.machine)).name
+    rest = "" if named else ", the usual one of such a device (--host names another)"
+    return [f"in host memory: {asked.words}; {done.get(asked.use, usual)}", f"host: {host.title}{rest}"]
 
 
 def hosted(program: Program, graph: Graph, host: Machine, depth: int) -> Program:

@@ -15,10 +15,10 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
+from steelyard.cost.host_memory import notes
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.formats import widening
-from steelyard.deployment.offload import parse_offload
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
@@ -189,14 +189,9 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     for remark in widening(machine, plan.format("weight"), plan.format("activation")):
         ledger.assume(remark)
-    if plan.offload and scenario.cluster.host is not None:
-        asked = parse_offload(plan.offload)
-        done = {"computed": "computed there", "streamed": "copied to the device at every step"}
-        usual = f"computed there, copied to the device for steps of {engine.stream_tokens:.0f} tokens or more"
-        how = done.get(asked.use, usual)
-        ledger.assume(f"in host memory: {asked.words}; {how}")
-        named = "" if scenario.words.get("host") else ", the usual one of such a device (--host names another)"
-        ledger.assume(f"host: {scenario.cluster.host.title}{named}")
+    for remark in notes(plan, engine, scenario.cluster):
+        ledger.assume(remark)
+    if plan.offload:
         ledger.guess("offload.link", "share of the link's rate that copies sustain, and the wait at each of them")
     if plan.devices > 1:
         ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steelyard.cost.host_memory import notes
 from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
@@ -60,6 +61,8 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         f"{prefix}KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens per replica"
         + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
     )
+    for remark in notes(plan, scenario.engine, scenario.cluster):
+        ledger.assume(prefix + remark)
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     for remark in widening(scenario.cluster.machine, plan.format("weight"), plan.format("activation")):
         ledger.assume(prefix + remark)

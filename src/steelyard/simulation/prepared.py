@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
-from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
+from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
 from steelyard.scenario.fields import SKEW
@@ -27,6 +28,7 @@ from steelyard.simulation.techniques import dynamics_of, fit, traffic_of
 from steelyard.simulation.wires import End, wires_between
 from steelyard.techniques._base import PoolFit, Technique
 from steelyard.traffic.trace import LENGTHS, Trace
+from steelyard.units import format_quantity
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import not_served
 
@@ -251,9 +253,22 @@ def _serve(
         kv = KvPool(1, config.block_size, 0.0)
     else:
         check(Scenario(model, cluster, plan, entry))
+        _check_host(scenario)
         kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=scenario.exact_weight_bytes)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)
+
+
+def _check_host(scenario: Scenario) -> None:
+    """Refuse weights that host memory has no room for. Raises :class:`DoesNotFit`."""
+    host, plan = scenario.cluster.host, scenario.plan
+    if host is None:
+        return
+    needed = host_weight_bytes(scenario.transformer, plan, scenario.exact_weight_bytes) * plan.dp
+    if needed > host.usable_bytes:
+        held, there = format_quantity(needed, "B"), format_quantity(host.usable_bytes, "B")
+        words = f"{scenario.transformer.name} needs {held} of host memory, the host has {there} usable"
+        raise DoesNotFit(words, change="a host with more, --host ddr5-5600x2:SIZE")
 
 
 def _with_table(served: Served, longest: int, options: Options, trace: Trace) -> Served:
