@@ -634,3 +634,33 @@ def test_a_hint_names_files_that_begin_with_a_dash(tmp_path: Path, monkeypatch: 
         assert main(["study", "s.toml", "--jobs", "1", "--quiet", *words]) == 0
         assert main(["report", "s", *words]) == 0
         assert Path(store).is_file()
+
+
+def test_hints_are_commands_whatever_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names with blanks, files with quotes and dollars: what is printed to go on with, runs."""
+    from steelyard.studies import sweep
+
+    name, store, file = "x y. - z", "a b;$HOME.duckdb", "my study's.toml"
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text(f'name = "{name}"\nkind = "estimate"\n[fixed]\nmodel = "llama-3.1-8b"\non = "l40s"\n')
+    asked = ["study", file, "--jobs", "1", "--store", store]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "sweep", stopped)
+        assert main(asked) == 130
+    hint = capsys.readouterr().err.partition("go on with: ")[2].splitlines()[0]
+    words = shlex.split(hint)
+    assert words == ["steelyard", "study", file, "--resume", "--store", store]
+    assert main([*words[1:], "--jobs", "1"]) == 0
+    hint = capsys.readouterr().out.partition("see: ")[2].splitlines()[0]
+    words = shlex.split(hint)
+    assert words == ["steelyard", "report", name, "--store", store]
+    assert main(words[1:]) == 0
+    assert name in capsys.readouterr().out
+    found = subprocess.run(["bash", "-c", f'set -- {hint}; echo $#; echo "$3"'], capture_output=True, text=True)
+    assert found.stdout == f"5\n{name}\n"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import steelyard as sy
 from steelyard.estimation.estimate import estimate
 from steelyard.estimation.explanation import Explanation
 from steelyard.report.compare import compare
@@ -105,3 +111,21 @@ def test_without_pandas_the_message_says_what_to_install(
         results["estimate"].to_pandas()
     with pytest.raises(InputError, match="no front to draw"):
         results["infeasible"].plot()
+
+
+def test_every_total_that_is_documented_is_there() -> None:
+    """The docstrings below ``totals`` name counters; a pool has those of the whole but where it says so."""
+    tree = ast.parse(Path(inspect.getfile(sy.Simulation)).read_text(encoding="utf-8"))
+    said: dict[str, str] = {}
+    for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, doc in pairwise(owner.body):
+            if isinstance(field, ast.AnnAssign) and ast.unparse(field.target) == "totals":
+                assert isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
+                said[owner.name] = str(doc.value.value)
+    named = {owner: set(re.findall("``([a-z_]+)``", text)) for owner, text in said.items()}
+    assert len(named["Simulation"]) > 10 and named["PoolOutcome"] >= {"device_s", "energy_j"}
+    found = sy.simulate("llama-3.1-8b", "l40s", rate="5/s", requests=20, isl=100, osl=10)
+    assert named["Simulation"] <= found.totals.keys()
+    without = set(re.findall("but ``([a-z_]+)``", said["PoolOutcome"]))
+    (pool,) = found.pools
+    assert (named["PoolOutcome"] | named["Simulation"]) - pool.totals.keys() == without

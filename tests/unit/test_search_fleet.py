@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.deployment.deployment import Pool
+from steelyard.deployment.dynamics import Outage
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.scenario.slo import parse_target
@@ -25,6 +26,7 @@ from steelyard.search.buckets import buckets_of, deal
 from steelyard.search.task import task_of
 from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import simulate_deployment
+from steelyard.techniques.failures import Failures
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import load_model
 
@@ -263,6 +265,20 @@ def test_spares_headroom_and_scarcity_cost_money() -> None:
     assert spared.value > plain.value
     assert ahead.value >= plain.value
     assert all(p.machine == "l40s" for p in scarce.deployment.pools)
+
+
+def test_the_spares_of_a_plan_keep_its_promise_after_a_failure() -> None:
+    trace = trace_of(600, 24.0)
+    spared = asked(trace, compare=False, spares=1).winner
+    assert spared is not None and all(p.replicas > 1 for p in spared.deployment.pools)
+    limit = question().targets[0].limit_s
+    lost = Failures(outages=(Outage(0.0, 0),))
+    deployment = replace(spared.deployment, router="least-loaded")
+    found = simulate_deployment(deployment, trace, Options(techniques=(lost,)))
+    assert found.totals["failures"] == 1 and found.records.completed.all()
+    assert np.percentile(found.records.ttft_s, 95) <= limit
+    served = np.unique(found.records.replica)
+    assert 0 not in served and len(served) == sum(p.replicas for p in deployment.pools) - 1
 
 
 def test_a_looser_promise_and_more_machines_are_never_dearer_by_the_program() -> None:

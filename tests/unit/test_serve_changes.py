@@ -326,3 +326,18 @@ def test_ranks_that_share_experts_step_together() -> None:
     steps = found.iterations
     counts = np.unique(steps.start_s, return_counts=True)[1]
     assert (counts == 8).all() and found.replicas == 8
+
+
+def test_a_spare_takes_over_when_a_replica_fails_for_good() -> None:
+    """One replica carries the load; of two, one may be lost at any moment. Alone, it leaves what comes unserved."""
+    trace = Trace(np.arange(20) * 5.0, np.full(20, 10), np.full(20, 3))
+    lost = Dynamics(outages=(Outage(21.5, 0),))
+    calm = run_fleet(trace, engines(1), tables=constant_tables(1.0)).requests
+    spared = run_fleet(trace, engines(2, changes=lost), tables=constant_tables(1.0))
+    q = spared.requests
+    assert spared.totals["failures"] == 1 and spared.totals["completed"] == len(trace)
+    late = q["last_at"] - calm["last_at"]
+    # what was in flight at 21.5 had a token at 21 and begins again on the other replica; nothing else is late
+    assert late.max() <= 3.0 and np.count_nonzero(late > 0) <= 1
+    alone = run_fleet(trace, engines(1, changes=lost), tables=constant_tables(1.0))
+    assert alone.totals["completed"] < len(trace)

@@ -7,6 +7,7 @@ The parser stops at the first word it cannot read. Here that word is noted, what
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -231,7 +232,11 @@ class _Line:
             self.tokens.remove("--on=")
             self.found = [p for p in self.found if p.field != "on"]
         for word in left:
-            hint = f"did you mean --on {word}?" if needs else f"each belongs to an option, see `{_help(self.verb)}`"
+            hint = (
+                f"did you mean --on {shlex.quote(word)}?"
+                if needs
+                else f"each belongs to an option, see `{_help(self.verb)}`"
+            )
             self._note("", f"{show(word)} is one word too many; {hint}")
             at = max((i for i, t in enumerate(self.tokens) if t == word), default=None)
             if at is None:
@@ -292,7 +297,7 @@ def _help(verb: str) -> str:
 
 def _no_verb(verb: str, tokens: Sequence[str], error: UnknownCommandError) -> str:
     if verb.startswith("-"):
-        return f"expected a verb first, such as `steelyard estimate {' '.join(tokens[:4])}`, got {show(verb)}"
+        return f"expected a verb first, such as `steelyard estimate {shlex.join(tokens[:4])}`, got {show(verb)}"
     app = error.app[0] if isinstance(error.app, tuple | list) else error.app
     known = [name for name in (app or ()) if not name.startswith("-")]
     return str(UnknownName("verb", verb, known, hint="`steelyard --help` lists all")).removeprefix("verb: ")

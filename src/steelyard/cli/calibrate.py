@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as encode
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ def _here(asked: ThisComputer, out: str, quiet: bool) -> Answer:
             {"op": s.op, "section": s.section, "rows": s.rows, "held_out": s.held_out.table()} for s in found.sections
         ],
     }
-    prefix = f"STEELYARD_CATALOGUE={out} " if out else ""
+    prefix = f"STEELYARD_CATALOGUE={shlex.quote(out)} " if out else ""
     best = ", ".join(f"{f} {v / 1e9:,.0f} GFLOP/s" for f, v in peaks.items())
     levels = ", ".join(f"{m.name} {m.bandwidth_bytes_per_s / 1e9:,.0f} GB/s" for m in machine.memory)
     noise = f"noise {100 * session.noise:.0f} % (median round over kept round), drift {100 * session.drift:+.0f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def _elsewhere(name: str, kind: str = "") -> list[str]:
 
     plural = {"policy": "policies"}
     found = [plural.get(k, f"{k}s") for k in kinds_of(name)]
-    return [f"steelyard ls {k} {name}" for k in found if k in _LISTS and k != kind]
+    return [shlex.join(["steelyard", "ls", k, name]) for k in found if k in _LISTS and k != kind]
 
 
 def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None) -> str:

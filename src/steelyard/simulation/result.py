@@ -133,8 +133,8 @@ class PoolOutcome:
     price: HourlyPrice
     """Rent of one device."""
     totals: Mapping[str, float]
-    """Counters as of ``Simulation.totals``, and ``device_s`` (devices times the time they were rented), ``energy_j``,
-    ``host_energy_j``, ``busy_frac``."""
+    """Counters as of ``Simulation.totals`` (but ``in_system_mean``), and ``device_s`` (devices times the time they were
+    rented), ``energy_j``, ``host_energy_j``, ``busy_frac``."""
     compute_frac: float = 1.0
     """Share of its devices' arithmetic; the rest is another pool's."""
 
