@@ -3,7 +3,7 @@
 vLLM puts the layers of each kind (full attention, a window, a recurrent state) in groups of equal size; a block is one
 page of every layer of a group, and all groups draw from one pool. What it prints as the size of the cache divides the
 blocks by the groups, so for mixed models it is not what fits: a window holds few of them. Read from the behaviour of
-vLLM 0.12; the log lines of 50 servers agree (docs/validation/kv_capacity.md).
+vLLM 0.12; the log lines of 50 servers agree (docs/validation/rtx_consumer_vllm.md).
 """
 
 from __future__ import annotations
