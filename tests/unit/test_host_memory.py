@@ -222,6 +222,13 @@ def test_simulated_users_wait_for_host_memory() -> None:
     assert slow.records.tpot_s.mean() > 2 * plain.records.tpot_s.mean()
 
 
+def test_llamacpp_is_meant_where_no_engine_is_named() -> None:
+    placed = [asked(engine="", **w) for w in ({"n_cpu_moe": 36}, {"ngl": 20}, {"weights": "", "cpu_moe": True})]
+    assert {e.scenario.engine.commands for e in placed} == {"llamacpp"}
+    assert asked(engine="", weights="bf16", on="rtx_3090", offload="cpu:40GB").scenario.engine.name == "vllm"
+    assert asked(engine="vllm", weights="fp8", on="rtx_4090", offload="experts").scenario.engine.name == "vllm"
+
+
 def test_a_study_tells_places_apart(tmp_path: Path) -> None:
     file = tmp_path / "places.toml"
     fixed = f'model = "{MOE}"\non = "rtx_2080_ti"\nweights = "q4_k_m"\nengine = "llamacpp"\nosl = 8'

@@ -61,6 +61,11 @@ class Offload:
         return replace(self, experts=experts, pattern="", resident=EVERY if self.resident > depth else self.resident)
 
     @property
+    def places(self) -> bool:
+        """Whether layers or experts are placed, not bytes."""
+        return bool(self.experts or self.pattern) or self.resident < EVERY
+
+    @property
     def words(self) -> str:
         """What lies there, in words."""
         parts = []

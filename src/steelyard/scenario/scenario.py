@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     model = None if values["model"] is None else problems.read(read_model, values["model"], values["generic"])
     problems.done()
     assert cluster is not None and model is not None
+    if not engine_name and not scheduler and not values.get("flags"):
+        engine_name = _placing(values, model, cluster.machine)
     engine, values = _engine(engine_name, model, cluster.machine, values)
     if engine.name != default_engine(cluster.machine).name:
         engine_name = engine.name
@@ -257,6 +260,16 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     if not weights and not files and model.weight_bytes is None:
         values = {**values, "weights": engine.converts.get(find_format(native).base, weights)}
     return engine, values
+
+
+def _placing(values: Mapping[str, Any], model: Model, machine: Machine) -> str:
+    """llama.cpp, whose way it is to place layers or experts, where no engine is named and it can; else none."""
+    with suppress(InputError):
+        if parse_offload(values.get("offload") or "").places and model.engine in ("", "llamacpp"):
+            native = values["weights"] or model.transformer.native_weights
+            check_engine(engine_for(machine, "llamacpp"), machine, native, values["kv"] or "")
+            return "llamacpp"
+    return ""
 
 
 def _offload(values: Mapping[str, Any], engine: Engine, model: Workload) -> str:
