@@ -26,6 +26,7 @@ from steelyard.machine.catalogue import find_machine
         ("m3_ultra", {}, "llamacpp"),
         ("m3_ultra", {"weights": "int4_g64"}, "mlx"),
         ("m3_ultra", {"files": "mlx"}, "mlx"),
+        ("m3_ultra", {"native": "int4"}, "llamacpp"),
         ("ryzen_9_7950x", {"native": "mxfp4"}, "llamacpp"),
         ("p100_sxm", {}, "llamacpp_cuda"),
         ("groq_lpu", {"weights": "int4_g64"}, "vllm"),
@@ -83,6 +84,8 @@ REFUSED = [
     ("h100_sxm", {"engine": "vllm", "kv": "q8_0"}, "16 bits, fp8"),
     ("h100_sxm", {"engine": "trtllm", "weights": "q4_k_m"}, "llama.cpp, CUDA does"),
     ("m3_ultra", {"engine": "mlx", "weights": "q4_k_m"}, "llama.cpp does"),
+    ("rtx_4090", {"engine": "llamacpp", "weights": "awq"}, "vLLM v1 does"),
+    ("rtx_4090", {"engine": "ollama", "weights": "fp8"}, "vLLM v1 does"),
     ("a100_sxm", {"engine": "vllm", "activations": "fp8"}, "bf16"),
 ]
 

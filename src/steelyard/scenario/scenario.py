@@ -256,9 +256,10 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     weights, native = values["weights"] or "", model.transformer.native_weights
     files = "" if weights else model.engine
     engine = engine_for(machine, named, weights, files, native)
-    check_engine(engine, machine, weights or native, values["kv"] or "", files)
     if not weights and not files and model.weight_bytes is None:
-        values = {**values, "weights": engine.converts.get(find_format(native).base, weights)}
+        weights = engine.converts.get(find_format(native).base, "")
+        values = {**values, "weights": weights}
+    check_engine(engine, machine, (weights or native) if named else "", values["kv"] or "", files)
     return engine, values
 
 

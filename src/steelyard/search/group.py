@@ -114,7 +114,9 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                 files = "" if formats.weights else task.model.engine
                 engine = engine_for(machine, named, formats.weights, files, model.native_weights)
                 try:
-                    check_engine(engine, machine, formats.weights or model.native_weights, formats.kv, files)
+                    check_engine(
+                        engine, machine, (formats.weights or model.native_weights) if named else "", formats.kv, files
+                    )
                 except InputError as error:
                     if (note := f"{name}: {error.problems[0].message}") not in notes:
                         notes.append(note)
