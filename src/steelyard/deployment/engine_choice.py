@@ -50,8 +50,8 @@ def engine_for(machine: Machine, named: str = "", weights: str = "", files: str 
     usual = default_engine(machine)
     wanted = weights or native
     for engine in engines().values() if wanted else ():
-        own = engine.own_files and not weights  # what is published for others is not in its form
-        if not own and engine.name != usual.name and runs_on(engine, machine) and _claims(engine, machine, wanted):
+        skipped = engine.own_files and not weights  # what is published for others is not in its form
+        if not skipped and engine.name != usual.name and runs_on(engine, machine) and _claims(engine, machine, wanted):
             return _there(engine, machine)
     return usual
 
