@@ -75,3 +75,12 @@ def test_systems_are_listed_and_shown() -> None:
     assert entry.find("hgx_h100").kind == "node" and entry.find("h100").kind == "machine"
     assert find_machine("DGX-H100").name == find_system("dgx-h100").machine == "h100_sxm"
     assert {f.name for f in dataclasses.fields(find_system("dgx_h100"))} >= {"machine", "devices", "source"}
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("Tesla P40", 25, 60), ("gtx 1080 ti", 30, 70), ("MI50 32GB", 40, 110), ("3090 Ti", 80, 150), ("Arc A770", 20, 90)],
+)
+def test_cards_of_hobbyists_write_as_fast_as_people_see(name: str, least: float, most: float) -> None:
+    answer = sy.estimate("llama-3.1-8b", on=name, engine="llamacpp", weights="q4_k_m", isl=512, osl=64)
+    assert least < 1 / answer.tpot_s < most
