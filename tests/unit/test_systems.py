@@ -79,7 +79,13 @@ def test_systems_are_listed_and_shown() -> None:
 
 @pytest.mark.parametrize(
     ("name", "least", "most"),
-    [("Tesla P40", 25, 60), ("gtx 1080 ti", 30, 70), ("MI50 32GB", 40, 110), ("3090 Ti", 80, 150), ("Arc A770", 20, 90)],
+    [
+        ("Tesla P40", 25, 60),
+        ("gtx 1080 ti", 30, 70),
+        ("MI50 32GB", 40, 110),
+        ("3090 Ti", 80, 150),
+        ("Arc A770", 20, 90),
+    ],
 )
 def test_cards_of_hobbyists_write_as_fast_as_people_see(name: str, least: float, most: float) -> None:
     answer = sy.estimate("llama-3.1-8b", on=name, engine="llamacpp", weights="q4_k_m", isl=512, osl=64)
