@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 #: Where each public name is defined; imported when it is first used, so that ``import steelyard`` stays quick.
 HOMES = {
+    "DoesNotFit": "steelyard.errors",
+    "InputError": "steelyard.errors",
+    "SteelyardError": "steelyard.errors",
+    "UnknownName": "steelyard.errors",
     "Answer": "steelyard.search.answer",
     "Estimate": "steelyard.estimation.estimate",
     "Explanation": "steelyard.estimation.explanation",

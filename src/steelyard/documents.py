@@ -387,10 +387,40 @@ def _checked(cls: type[T], data: Mapping[str, Any], where: str) -> T:
                 message += f"; did you mean {near[0]!r}?" if near else ""
             elif item["type"] in ("missing", "missing_argument"):
                 message = "required field is missing"
-            problems.append(Problem(f"{where}: {path}" if where else path, message))
+            else:
+                message = _in_our_words(item, message)
+            problems.append(Problem(": ".join(part for part in (where, path) if part), message))
         raise InputError(problems[0].message, field=problems[0].field, problems=problems) from None
     except InputError as error:
         raise (error.at(where) if where else error) from None
+
+
+#: What pydantic expected, by the beginning of its name for the error.
+_KINDS = {
+    "string": "text",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a table",
+    "mapping": "a table",
+    "dataclass": "a table",
+}
+
+
+def _in_our_words(item: Any, message: str) -> str:
+    """What pydantic says of a value, as every other message says it."""
+    value, kind = item["input"], item["type"]
+    if kind == "literal_error":
+        choices = re.findall("'([^']*)'", item["ctx"]["expected"])
+        near = suggest(value, choices, 1) if isinstance(value, str) else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"expected one of {', '.join(c or 'nothing' for c in choices)}, got {show(value)}{hint}"
+    if not message.startswith("Input should be"):
+        return message
+    expected = _KINDS.get(kind.partition("_")[0])
+    return f"expected {expected}, got {show(value)}" if expected else message
 
 
 def _fields_at(cls: type[Any], loc: tuple[Any, ...]) -> list[str]:

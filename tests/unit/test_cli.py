@@ -161,7 +161,7 @@ def test_every_problem_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
         (["compare", "h100", "llama-3.1-8b"], "compare two of one kind"),
         (["estimate", "llama-3.1-8b", "--on", "h100", "--json", "--csv"], "choose one of --json and --csv"),
         (["estimate", "llama-3.1-8b", "--on", ","], "at least one machine"),
-        (["explain", "llama-3.1-8b", "--on", "h100", "--batch", "1,2"], "one scenario expected"),
+        (["explain", "llama-3.1-8b", "--on", "h100", "--batch", "1,2"], "expected one value"),
     ],
 )
 def test_bad_commands(capsys: pytest.CaptureFixture[str], tokens: list[str], words: str) -> None:

@@ -39,6 +39,17 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         ([*SIMULATE, "--transfer-overlap", "0.5"], "--transfer-overlap: caches are sent between pools P and D"),
         ([*SIMULATE, "--arrivals", "gamma:cv=3", "--burst", "2"], "--burst: is short for arrivals gamma:cv="),
         ([*PLAN, "--on", "h100_sxm", "--price", "l40s=2"], "--price: l40s is none of the machines asked for: h100_sxm"),
+        ([*SIMULATE[:3], "h100_sxm,l40s", *SIMULATE[4:]], "--on: expected one machine: NAME or NAME:COUNT"),
+        ([*SIMULATE[:3], "h100_sxm:²", *SIMULATE[4:]], "--on: expected NAME or NAME:COUNT, got 'h100_sxm:²'"),
+        ([*SIMULATE[:3], "./nofile.toml", *SIMULATE[4:]], "--on: no file at './nofile.toml'"),
+        ([*PLAN, "--on", "./nofile.toml"], "--on: no file at './nofile.toml'"),
+        ([*PLAN, "--on", "h100_sxm:²"], "--on: expected NAME or NAME:COUNT"),
+        ([*PLAN, "--on", "h100_sxm", "--engines", "vlm"], "--engines: unknown engine 'vlm'"),
+        ([*PLAN, "--on", "h100_sxm", "--headroom", "20"], "--headroom: expected a share such as 0.2 or 20%, got 20"),
+        (["plan", "--replay", "nope.toml"], "--replay: no file at 'nope.toml'"),
+        (["estimate", *SIMULATE[1:4], "--json", "--csv"], "--csv: choose one of --json and --csv"),
+        (["estimate", *SIMULATE[1:4], "--batch", "1-99999", "--isl", "1-9"], "--batch: 899,991 scenarios"),
+        (["explain", *SIMULATE[1:4], "--batch", "1-4"], "--batch: expected one value, got 4"),
         (["plan", "--replay", ""], "--replay: expected the path of a plan.toml"),
     ],
 )
@@ -69,3 +80,41 @@ def test_points_of_a_study_say_that_a_price_is_missing(chip: Path) -> None:
     found = sy.study({"name": "rates", "kind": "plan", "fixed": fixed, "grid": {"rate": ["1/s", "2/s"]}})
     assert [row.status for row in found.table.rows()] == ["refused"] * 2
     assert all("no price is known of my_chip" in row.problem for row in found.table.rows())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'kind = "matrix"',
+            'kind = "matrx"',
+            "compute[0].kind: expected one of matrix, vector, scalar, got 'matrx'; did",
+        ),
+        ('vendor = "NVIDIA"', "vendor = 3", "vendor: expected text, got 3"),
+        ("[[machine.memory]]", "[[machine.memori]]", "memory: required field is missing"),
+    ],
+)
+def test_a_machine_file_is_refused_in_our_words(chip: Path, old: str, new: str, said: str) -> None:
+    text = chip.read_text(encoding="utf-8")
+    assert old in text
+    chip.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        sy.load_machine(chip)
+    assert any(str(problem).startswith(f"my_chip.toml: {said}") for problem in caught.value.problems)
+    assert ": :" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pools", ["1P:tp1,1D:tp1@my_chip", "1A:1@my_chip,1F:1"])
+def test_a_machine_of_ones_own_is_known_by_its_name_in_pools(chip: Path, pools: str) -> None:
+    asked = {"rate": "1/s", "requests": 5, "isl": 100, "osl": 5, "disaggregate": pools}
+    found = sy.simulate("llama-3.1-8b", str(chip), **asked)
+    assert {pool.scenario.cluster.machine.name for pool in found.pools} == {"my_chip"}
+
+
+def test_a_simulation_says_its_engine_and_how_it_schedules() -> None:
+    from steelyard.report.simulation import served_by
+
+    words = {"rate": "1/s", "requests": 3, "isl": 100, "osl": 5}
+    assert served_by(sy.simulate("llama-3.1-8b", "h100_sxm", **words)).startswith("vLLM v1: ")
+    found = sy.simulate("llama-3.1-8b", "h100_sxm", engine="llamacpp", weights="q4_k_m", **words)
+    assert served_by(found).startswith("llama.cpp, CUDA, scheduled as vLLM v1: ")

@@ -78,6 +78,7 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
         InputError: with everything that is wrong, where the verb reads no question or is unknown.
     """
     line = _Line(app, _respelled(tokens))
+    line.leave_out_empty()
     for _ in range(_MOST):
         try:
             command, bound, ignored = app.parse_args(
@@ -142,6 +143,8 @@ class _Line:
         self.found: list[Problem] = []
         self.verb = tokens[0] if tokens else ""
         self.known: set[str] = set()
+        self.valued: dict[str, Any] = {}
+        """The options that take a value, by what is typed."""
         self.options: dict[str, str] = {}
         """By Python name what is typed, of every argument of the verb."""
         if self.verb.isidentifier() and self.verb in app:
@@ -149,6 +152,8 @@ class _Line:
                 if argument.parse and argument.names != ("*",):
                     self.options[argument.field_info.name] = argument.names[0]
                     self.known |= {*argument.names}
+                    if argument.hint is not bool:
+                        self.valued |= dict.fromkeys(argument.names, argument)
         kind = _FIELDS.get(self.verb, "")
         self.fields: Mapping[str, Field] = fields_of(kind) if kind else {}
         spelled = {shown.lstrip("-").replace("-", "_"): shown for shown in self.options.values()}
@@ -157,6 +162,19 @@ class _Line:
     def refuse(self) -> None:
         """Raise :class:`InputError` with everything found."""
         raise_all([Problem(self.options.get(p.field, p.field), p.message) for p in self.found])
+
+    def leave_out_empty(self) -> None:
+        """Note every option whose value is empty text, as an unset variable of a shell leaves it."""
+        i = 0
+        while i < len(self.tokens):
+            typed, equals, value = self.tokens[i].partition("=")
+            alone = not equals and self.tokens[i + 1 : i + 2] == [""]
+            argument = self.valued.get(typed) if alone or (equals and not value) else None
+            if argument is None or not typed.startswith("-"):
+                i += 1
+                continue
+            self._note(argument.field_info.name, f"needs a value: {argument.parameter.help}")
+            del self.tokens[i : i + 1 + alone]
 
     def go_on(self, error: CycloptsError) -> bool:
         """Note what is wrong and change the words; whether there is anything left to read."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from steelyard.cli.output import Output, write
+from steelyard.errors import bounded
 
 _Kind = Annotated[
     str,
@@ -26,5 +28,10 @@ def ls(kind: _Kind = "", filter: _Filter = "", /, *, output: Output = Output()) 
 
     kind = kind or "kinds"
     rows = listing.rows(kind, filter)
+    if kind == "models":
+        from steelyard.workload.catalogue import broken_models
+
+        for line in broken_models():
+            print(bounded(f"not read: {line}"), file=sys.stderr)
     data = {"schema": "steelyard.list/1", "kind": kind, "rows": rows}
     write(output, data=data, text=lambda columns: listing.text(kind, rows, columns), rows=rows)

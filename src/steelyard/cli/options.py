@@ -207,7 +207,8 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     sizes = {name: numbers.pop(name) for name in GROUPS["batch"]}
     total = len(clusters) * prod(len(x) for x in (*names.values(), *sizes.values(), *numbers.values()))
     if total > MAX_SCENARIOS:
-        raise InputError(f"{total:,} scenarios; at most {MAX_SCENARIOS:,}", field="lists")
+        longest = max({**names, **sizes, **numbers, "on": clusters}.items(), key=lambda item: len(item[1]))[0]
+        raise InputError(f"{total:,} scenarios; at most {MAX_SCENARIOS:,}", field=longest)
     blocks = []
     for cluster in clusters:
         for chosen in combinations(names):
@@ -231,7 +232,14 @@ def only(blocks: list[Block]) -> Estimate:
     """The estimate of the single scenario asked for. Raises its :class:`InputError`."""
     count = sum(len(block) for block in blocks)
     if count != 1:
-        raise InputError(f"one scenario expected, the lists given make {count}", field="lists")
+        every: dict[str, set[str]] = {}
+        for block in blocks:
+            for inputs in (block.inputs, *(place for place, _ in block.places)):
+                for name, value in inputs.items():
+                    every.setdefault(name, set()).add(str(value))
+            for name, values in block.sizes.items():
+                every.setdefault(name, set()).update(map(str, values))
+        raise_all([Problem(n, f"expected one value, got {len(v)}") for n, v in every.items() if len(v) > 1])
     outcome = next(blocks[0].outcomes())
     raise_all(outcome.problems)
     assert outcome.estimate is not None

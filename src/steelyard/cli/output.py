@@ -41,7 +41,7 @@ class Output:
     def form(self) -> str:
         """``json``, ``csv`` or ``text``. Raises :class:`InputError` when two are asked for."""
         if self.json and self.csv:
-            raise InputError("choose one of --json and --csv", field="output")
+            raise InputError("choose one of --json and --csv", field="csv")
         if self.json or (not self.csv and self.out.lower().endswith(".json")):
             return "json"
         return "csv" if self.csv or self.out.lower().endswith(".csv") else "text"

@@ -149,8 +149,12 @@ def _replay(path: str, written: Written) -> None:
     from steelyard.deployment.plan_file import read_deployment
     from steelyard.report import plan_replay as report
     from steelyard.simulation.replay import replay_plan
+    from steelyard.techniques._base import relabelled
 
-    asked = read_deployment(path)
+    try:
+        asked = read_deployment(path)
+    except InputError as error:
+        raise relabelled(error, "file", "replay") from None
     with status(written.quiet, "replaying"):
         found = replay_plan(asked)
     write(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import build, read_document, read_text
-from steelyard.errors import InputError, UnknownName, complete, normalise
+from steelyard.errors import InputError, UnknownName, complete, normalise, show
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import (
@@ -116,6 +116,8 @@ def find_machine(name: str) -> Machine:
         return load_machine(name)
     if path := _file_of(name):
         return load_catalogued(path)
+    if ":" in name:  # a count that is none
+        raise InputError(f"expected NAME or NAME:COUNT, got {show(name)}", field="machine")
     by_name, _, by_key = _index()
     if name in by_name:
         return load_catalogued(by_name[name])

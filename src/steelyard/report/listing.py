@@ -112,7 +112,10 @@ def _models() -> list[dict[str, Any]]:
 
     found = []
     for name in model_names():
-        entry = find_model(name)
+        try:
+            entry = find_model(name)
+        except InputError:  # `broken_models` says why
+            continue
         row = {
             "name": name,
             "parameters": entry.parameters,

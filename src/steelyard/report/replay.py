@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.report.paper import WIDTH, columns, figure, render, styled
 from steelyard.report.plain import plain
+from steelyard.report.simulation import served_by
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def parts(found: Replay) -> list[Any]:
         body.append([name, *shown, error, interval, inside])
     names = ("", "measured", "simulated", "error", "80 % interval", " ")
     table = columns(names, body, names[1:5], gap=2)
-    load = styled(f"{sim.config.rules.title}; {len(log.recorded):,} requests; {log.load}")
+    load = styled(f"{served_by(sim)}; {len(log.recorded):,} requests; {log.load}")
     notes = [styled(x) for x in (*log.recorded.notes, *log.recorded.rejected)]
     return [head, load, *notes, "", table, "", styled(found.words)]
 

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from steelyard.simulation.limits import Ends
     from steelyard.simulation.result import PoolOutcome, Simulation
 
-__all__ = ["METRICS", "flat", "heading", "interval", "lines", "parts", "summary", "text", "to_dict", "verdict_lines"]
+__all__ = [
+    "METRICS",
+    "flat",
+    "heading",
+    "interval",
+    "lines",
+    "parts",
+    "served_by",
+    "summary",
+    "text",
+    "to_dict",
+    "verdict_lines",
+]
 
 #: Metrics in the order of the report, ``(key of the JSON, words)``.
 METRICS = (
@@ -190,11 +202,17 @@ def heading(sim: Simulation) -> tuple[str, list[str], list[str]]:
         where,
         pools,
         [
-            f"{sim.config.rules.title}{policy}; {sizes}weights {p.weights}, KV cache {p.kv}",
+            f"{served_by(sim)}{policy}; {sizes}weights {p.weights}, KV cache {p.kv}",
             f"traffic: {t.name}; {len(t):,} requests, {loop}, mean {t.isl.mean():,.0f} prompt + "
             f"{t.osl.mean():,.0f} generated tokens",
         ],
     )
+
+
+def served_by(sim: Simulation) -> str:
+    """The engine and how it schedules: ``llama.cpp, scheduled as vLLM v1: ...``; once where both have one name."""
+    engine, rules = sim.scenario.engine.title, sim.config.rules.title
+    return rules if rules.startswith(engine) else f"{engine}, scheduled as {rules}"
 
 
 def _span(duration_s: float, rate_per_s: float) -> str:

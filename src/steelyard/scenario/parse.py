@@ -12,6 +12,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster, cluster_of
+from steelyard.machine.component import Machine
 
 __all__ = ["engine_and_scheduler", "parse_pools", "read_pools"]
 
@@ -59,9 +60,9 @@ def parse_pools(
     """
     pools, clusters = [], []
     used = 0
-    for count, role, sizes, machine in read_pools(text):
+    for count, role, sizes, machine in read_pools(text, cluster.machine):
         own = replace(plan, **sizes)  # type: ignore[arg-type]
-        where = cluster_of(find_machine(machine)) if machine else cluster
+        where = cluster_of(machine) if machine else cluster
         pools.append(Pool(where.machine.name, own, count * replicas, role, flags, description=where.machine))
         clusters.append(where)
         used += 0 if machine else own.devices * count
@@ -70,13 +71,17 @@ def parse_pools(
     return tuple(pools), tuple(clusters)
 
 
-def read_pools(text: str) -> list[tuple[int, str, dict[str, int], str]]:
-    """The words of :func:`parse_pools`: ``(replicas, role, degrees, machine or "")`` of each pool.
+def read_pools(text: str, given: Machine | None = None) -> list[tuple[int, str, dict[str, int], Machine | None]]:
+    """The words of :func:`parse_pools`: ``(replicas, role, degrees, machine or None)`` of each pool.
+
+    Args:
+        text: the pools.
+        given: a machine that may be of one's own, known by its name.
 
     Raises:
         InputError: every part that cannot be read.
     """
-    pools: list[tuple[int, str, dict[str, int], str]] = []
+    pools: list[tuple[int, str, dict[str, int], Machine | None]] = []
     problems: list[Problem] = []
     for part in (p.strip() for p in text.split(",")):
         found = _POOL.match(part)
@@ -84,20 +89,22 @@ def read_pools(text: str) -> list[tuple[int, str, dict[str, int], str]]:
             problems.append(Problem("disaggregate", _unreadable(part)))
             continue
         count, letter, degrees, machine = found.groups()
-        named = dict(_DEGREES.findall((degrees or "").lower()))
-        sizes = {k: int(v) for k, v in named.items()}
-        whole = "".join(f"{k}{v}" for k, v in named.items()) == (degrees or "").lower()
+        degrees_named = dict(_DEGREES.findall((degrees or "").lower()))
+        sizes = {k: int(v) for k, v in degrees_named.items()}
+        whole = "".join(f"{k}{v}" for k, v in degrees_named.items()) == (degrees or "").lower()
         if not whole or int(count) < 1 or 0 in sizes.values():
             words = f"expected degrees such as tp8 or tp4dp2 and one replica at least, got {part!r}"
             problems.append(Problem("disaggregate", words))
             continue
+        where = None
         if machine:
             try:
-                find_machine(machine.strip())
+                named = machine.strip()
+                where = given if given is not None and named == given.name else find_machine(named)
             except InputError as error:
                 problems += [Problem("disaggregate", p.message) for p in error.problems]
                 continue
-        pools.append((int(count), _LETTERS[letter.upper()], sizes, (machine or "").strip()))
+        pools.append((int(count), _LETTERS[letter.upper()], sizes, where))
     raise_all(problems)
     return pools
 

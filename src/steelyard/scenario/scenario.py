@@ -18,7 +18,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding
-from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all, show
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
@@ -170,7 +170,8 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         slo = problems.read(parse_targets, values) or ()
         problems.read(engine_and_scheduler, values["engine"])
         if values["disaggregate"]:
-            problems.read(read_pools, values["disaggregate"])
+            given = None if values["on"] is None else Problems().read(read_cluster, values["on"])  # place() tells why
+            problems.read(read_pools, values["disaggregate"], given and given.machine)
         trace = problems.read(read_trace, _with_load(values, problems))
     scenario = place(verb, values, problems)
     if verb == "estimate":
@@ -308,11 +309,14 @@ def read_cluster(on: str | Cluster | Machine) -> Cluster:
     try:
         return parse_cluster(on)
     except UnknownName as error:
-        known = _takes(find_model, on)
-        message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT" if known else error.message
+        message = error.message
+        if _takes(find_model, on):
+            message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT"
+        elif "," in on:
+            message = f"expected one machine: NAME or NAME:COUNT, got {show(on)}"
         raise InputError(message, field="on") from None
     except InputError as error:
-        raise relabelled(error, "machine", "on") from None
+        raise relabelled(relabelled(error, "machine", "on"), "file", "on") from None
 
 
 def read_model(model: str | Model, generic: bool) -> Model:
@@ -327,6 +331,8 @@ def read_model(model: str | Model, generic: bool) -> Model:
         if _takes(parse_cluster, model):
             raise InputError(f"{model!r} is a machine; expected a model, which comes first", field="model") from None
         raise
+    except InputError as error:
+        raise relabelled(error, "file", "model") from None
 
 
 def _takes(reader: Callable[[str], Any], text: str) -> bool:

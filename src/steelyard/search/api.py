@@ -246,6 +246,8 @@ def _quantity(value: str | float | None, unit: str, name: str) -> float | None:
     found = _parsed(value, unit, name) if isinstance(value, str) else parse_quantity(value, unit, name)
     if not (math.isfinite(found) and (found > 0 or (share and found == 0))):
         raise InputError(f"expected {'at least' if share else 'above'} 0, got {value}", field=name)
+    if share and 1 < found <= 1e3 and "%" not in str(value):
+        raise InputError(f"expected a share such as 0.2 or 20%, got {value}; did you mean {found:g}%?", field=name)
     most = 1e3 if share else 1e12
     if found > most:
         raise InputError(f"expected at most {most:,.0f}{'' if share else f' {unit}'}, got {found:.3g}", field=name)
@@ -300,7 +302,7 @@ def _machines(
                 most = name.count if most is None else min(most, name.count)
             _described(described, name.machine if isinstance(name, Cluster) else name, problems)
             continue
-        machine, colon, count = name.rpartition(":") if name.rpartition(":")[2].isdigit() else (name, "", "")
+        machine, colon, count = name.rpartition(":") if name.rpartition(":")[2].isdecimal() else (name, "", "")
         if colon and (len(names) > 1 or most is not None or int(count) < 1):
             words = "a count is the most devices of the only machine; with others or max_gpus name machines alone"
             problems.add([Problem("on", f"{words}, got {name!r:.80}")])
@@ -312,7 +314,9 @@ def _machines(
         try:
             _described(described, find_machine(machine), problems)
         except InputError as error:
-            problems.add([Problem("on", p.message if p.field in ("machine", "") else str(p)) for p in error.problems])
+            problems.add(
+                [Problem("on", p.message if p.field in ("machine", "file", "") else str(p)) for p in error.problems]
+            )
     return described, most
 
 

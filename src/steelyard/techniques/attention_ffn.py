@@ -41,7 +41,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import DoesNotFit, InputError, Problem
-from steelyard.machine.cluster import Cluster, parse_cluster
+from steelyard.machine.cluster import Cluster, asks_again, parse_cluster
 from steelyard.simulation.prepared import Options, prepare
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
@@ -67,7 +67,7 @@ MICRO_BATCHES = 3
 CONSTANTS_ROW = 6
 #: What is meant as one side; groups, side, devices of a group, machine.
 _MEANT = re.compile(r"^\d*[AF](?::|@|$)", re.IGNORECASE)
-_SIDE = re.compile(r"^(\d*)([AF]):(?:tp)?(\d+)(?:@(.+))?$", re.IGNORECASE)
+_SIDE = re.compile(r"^(\d*)([AF]):(?:tp)?(\d+)(?:@(.+))?$", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +169,13 @@ class AttentionFfn(Technique):
         used = sum(s.count for s in (self.attention, self.feed_forward) if not s.machine)
         if used not in (0, cluster.count):
             raise InputError(f"the sides use {used} devices, but {cluster} has {cluster.count}", field="disaggregate")
-        return replace(self, sides=tuple(x if "@" in x else f"{x}@{machine}" for x in self.sides))
+        alone = [x.removesuffix(f"@{cluster.machine.name}") for x in self.sides]  # also where it is named
+        return replace(self, sides=tuple(x if "@" in x else f"{x}@{machine}" for x in alone))
 
     def play(self, scenario: Any, options: Any) -> Simulation:
         """The simulation of attention groups that share feed-forward devices."""
         deployment, pool = scenario.deployment, scenario.deployment.pools[0]
-        text = scenario.asked[1] or scenario.cluster.machine.name
-        name, colon, count = text.rpartition(":")
-        machine = name if colon and count.strip().isdigit() else text
-        there = self.on(scenario.cluster, machine.strip())
+        there = self.on(scenario.cluster, asks_again(Cluster(scenario.cluster.machine)))
         return simulate_split(
             scenario.model,
             there,

@@ -26,7 +26,7 @@ from steelyard.workload.model import Model, ModelEntry
 from steelyard.workload.protocol import restated
 from steelyard.workload.published import Published, readings
 
-__all__ = ["Model", "ModelEntry", "find_model", "load_model", "model_names"]
+__all__ = ["Model", "ModelEntry", "broken_models", "find_model", "load_model", "model_names"]
 
 
 #: Endings that name a tuned copy of the same shapes; forgiven when the name without them is known.
@@ -55,6 +55,17 @@ class _Place:
 def model_names() -> list[str]:
     """The id of every catalogue model, sorted."""
     return sorted(_index()[1], key=str.lower)
+
+
+def broken_models() -> list[str]:
+    """What of the catalogues cannot be read, one line for each file and each entry; it stops no other model."""
+    lines = list(_scan()[1])
+    for place in _index()[1].values():
+        try:
+            _entry(place)
+        except InputError as error:
+            lines.append(str(error))
+    return lines
 
 
 def find_model(name: str) -> ModelEntry:
@@ -199,33 +210,43 @@ def _locate(name: str, *, begun: bool = False) -> _Place:
         if len(ids) == 1:
             return places[ids.pop()]
     hint = "`steelyard ls models` lists all; the path of a config.json, a folder or a GGUF file works too"
+    hint = "; ".join((hint, *(f"not read: {line}" for line in _scan()[1][:2])))
     raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint=hint)
 
 
 @cache
 def _spoken() -> tuple[str, ...]:
     """Ids, copies and aliases as written."""
-    return tuple(name for _, _, names in _scan() for name in names)
+    return tuple(name for _, _, names in _scan()[0] for name in names)
 
 
 @cache
-def _scan() -> tuple[tuple[_Place, int, tuple[str, ...]], ...]:
-    """Every entry of every catalogue: its place, its rank in the search, and its names."""
+def _scan() -> tuple[tuple[tuple[_Place, int, tuple[str, ...]], ...], tuple[str, ...]]:
+    """Every entry of every catalogue: its place, its rank in the search, and its names; and what cannot be read."""
     found: list[tuple[_Place, int, tuple[str, ...]]] = []
+    broken: list[str] = []
     for folder in catalogue_folders():
         for file in sorted((folder / "models").glob("*.toml")):
-            text = read_text(file)
+            try:
+                text = read_text(file)
+            except InputError as error:
+                broken.append(f"{show(str(file))}: {error.message}")
+                continue
             starts = [m.start() for m in _TABLE.finditer(text)]
             for start, end in pairwise([*starts, len(text)]):
                 head = text[start : (text.find("[model.config]", start, end) + 1 or end + 1) - 1]
                 match = _ID.search(head)
                 if match is None:
+                    line = text.count("\n", 0, start) + 1
+                    broken.append(f"{show(str(file))}: the [[model]] of line {line} has no id")
                     continue
                 names = [match.group(1)]
                 for group in _NAMES.finditer(head):
                     names += [a or b for a, b in _QUOTED.findall(group.group(2))]
                 found.append((_Place(match.group(1), file, start, end), len(found), tuple(names)))
-    return tuple(found)
+            if not starts:
+                broken.append(f"{show(str(file))}: holds no [[model]]")
+    return tuple(found), tuple(broken)
 
 
 @cache
@@ -234,7 +255,7 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
     keys: dict[str, str] = {}
     places: dict[str, _Place] = {}
     ranks: tuple[dict[str, str], ...] = ({}, {}, {})  # whole names, without organisation, without endings
-    for place, _, names in _scan():
+    for place, _, names in _scan()[0]:
         places.setdefault(place.id, place)
         for i, name in enumerate(names):
             found = _keys(name)
