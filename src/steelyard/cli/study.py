@@ -39,7 +39,7 @@ SHOWN = 20
 class Run:
     """How the points are answered."""
 
-    jobs: Annotated[int, option("processes at once (default: the computer's cores)")] = 0
+    jobs: Annotated[int | None, option("processes at once (default: the computer's cores)")] = None
     resume: Annotated[bool, switch("--resume", "go on with a study that was begun")] = False
     retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume")] = False
     executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same")] = "process"
@@ -123,13 +123,13 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
     _none_answered(list(found.problems))
 
 
-def _check(study: str, jobs: int, limit: int | None, csv: str, parquet: str) -> None:
+def _check(study: str, jobs: int | None, limit: int | None, csv: str, parquet: str) -> None:
     from steelyard.studies.executors import MAX_JOBS
 
     problems = []
     if not study:
         problems.append(Problem("study", "expected a study file; --schema prints what may be in it"))
-    if not 0 <= jobs <= MAX_JOBS:
+    if jobs is not None and not 1 <= jobs <= MAX_JOBS:
         problems.append(Problem("jobs", f"expected 1 to {MAX_JOBS:,}, got {show(jobs)}"))
     if limit is not None and limit < 1:
         problems.append(Problem("limit", f"expected at least 1, got {limit}"))

@@ -315,7 +315,10 @@ def _lock(path: Path, store: Path) -> IO[bytes] | None:
     except ImportError:
         return None
     with failing(store):
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except FileNotFoundError:  # its folder is there: one that takes no files, such as /proc
+            raise StoreError(f"cannot write {_shown(store)}: no file can be made in {_shown(store.parent)}") from None
     file = os.fdopen(number, "r+b", buffering=0)
     if not stat.S_ISREG(os.fstat(number).st_mode):
         file.close()
