@@ -110,7 +110,7 @@ def test_unknown_machine(capsys: pytest.CaptureFixture[str]) -> None:
         ("--skew", "-1", "skew: expected a number of at least 0"),
         ("--skew", "much", "--skew"),
         ("--skew", "inf", "skew: expected"),
-        ("--batch", "", "batch: expected a whole number"),
+        ("--batch", "", "batch: needs a value"),
         ("--price", "1e400", "price: expected a number of at most"),
         ("--weights", "int4,,fp8", "empty entry"),
         ("--ep", "2", "no experts"),

@@ -50,7 +50,9 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["estimate", *SIMULATE[1:4], "--json", "--csv"], "--csv: choose one of --json and --csv"),
         (["estimate", *SIMULATE[1:4], "--batch", "1-99999", "--isl", "1-9"], "--batch: 899,991 scenarios"),
         (["explain", *SIMULATE[1:4], "--batch", "1-4"], "--batch: expected one value, got 4"),
-        (["plan", "--replay", ""], "--replay: expected the path of a plan.toml"),
+        (["estimate", *SIMULATE[1:4], "--with="], "--with: needs a value"),
+        (["estimate", *SIMULATE[1:4], "--out", ""], "--out: needs a value"),
+        (["study", "any.toml", "--jobs", "0"], "--jobs: expected 1 to 1,024, got 0"),
     ],
 )
 def test_an_option_without_use_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +62,7 @@ def test_an_option_without_use_is_refused(words: list[str], said: str, capsys: p
 
 def test_a_replay_takes_nothing_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     """What the old plan does not answer is not taken for its answer."""
+    assert lines(capsys, "plan", "--replay", "")[0].startswith("error: --replay: needs a value")
     more = ["--on", "l40s", "--ttft", "p99:1s", "--max-gpus", "1", "--rate", "3/s", "--force", "--out", "new"]
     said = lines(capsys, "plan", "llama-3.1-8b", "--replay", "plan.toml", *more)
     names = ("MODEL", "--on", "--ttft", "--max-gpus", "--rate", "--force", "--out")
@@ -118,3 +121,36 @@ def test_a_simulation_says_its_engine_and_how_it_schedules() -> None:
     assert served_by(sy.simulate("llama-3.1-8b", "h100_sxm", **words)).startswith("vLLM v1: ")
     found = sy.simulate("llama-3.1-8b", "h100_sxm", engine="llamacpp", weights="q4_k_m", **words)
     assert served_by(found).startswith("llama.cpp, CUDA, scheduled as vLLM v1: ")
+
+
+def test_a_broken_model_file_stops_no_other_model_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from steelyard.workload import catalogue as models
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "torn.toml").write_bytes(b"\xff\xfe\x00bad")
+    (tmp_path / "models" / "two.toml").write_text('[[model]]\nparameters = 3\n[[model]]\nid = "me/bad"\n', "utf-8")
+    ours = models.catalogue_folders()
+    monkeypatch.setattr(models, "catalogue_folders", lambda: (tmp_path, *ours))
+    for cached in (models._scan, models._index, models._spoken):
+        cached.cache_clear()
+    try:
+        assert sy.estimate("llama-3.1-8b", "h100_sxm").tpot_s > 0
+        with pytest.raises(sy.InputError, match=r"two.toml: me/bad.parameters"):
+            sy.estimate("me/bad", "h100_sxm")
+        with pytest.raises(InputError, match=r"not read: .*torn.toml"):
+            sy.estimate("my-own-net", "h100_sxm")
+        assert main(["ls", "models", "llama-3.1-8b"]) == 0
+        said = capsys.readouterr().err
+        assert all(words in said for words in ("torn.toml", "the [[model]] of line 1 has no id", "me/bad.config"))
+    finally:
+        for cached in (models._scan, models._index, models._spoken):
+            cached.cache_clear()
+
+
+def test_python_m_and_the_errors_are_public() -> None:
+    from importlib.util import find_spec
+
+    assert find_spec("steelyard.__main__") is not None
+    assert issubclass(sy.InputError, sy.SteelyardError) and issubclass(sy.DoesNotFit, sy.SteelyardError)

@@ -230,7 +230,7 @@ def _scan() -> tuple[tuple[tuple[_Place, int, tuple[str, ...]], ...], tuple[str,
             try:
                 text = read_text(file)
             except InputError as error:
-                broken.append(f"{show(str(file))}: {error.message}")
+                broken.append(error.message)
                 continue
             starts = [m.start() for m in _TABLE.finditer(text)]
             for start, end in pairwise([*starts, len(text)]):
