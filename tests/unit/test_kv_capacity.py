@@ -102,6 +102,19 @@ def test_estimate_says_bytes_by_part_and_what_the_log_will_say() -> None:
     assert [line["name"] for line in sglang] == ["max_total_num_tokens"]
 
 
+def test_an_engine_that_does_not_start_at_its_default_length_says_the_longest() -> None:
+    found = prints("llama-3.1-8b", "rtx_3090", {"gpu_memory_utilization": 0.9})
+    assert found.concurrency < 1
+    assert found.longest == found.tokens, "of one kind of layers the whole cache"
+    windows = prints("gpt-oss-20b", "rtx_4060_ti", {"gpu_memory_utilization": 0.99, "max_model_len": 131_072})
+    assert windows.concurrency < 1
+    assert 16 < windows.longest < 131_072
+    again = prints("gpt-oss-20b", "rtx_4060_ti", {"gpu_memory_utilization": 0.99, "max_model_len": windows.longest})
+    assert 1 <= again.concurrency < 1.1
+    log = sy.estimate("llama-3.1-8b", on="rtx_3090", engine="vllm").to_dict()["engine_log"]
+    assert log[-1]["name"] == "does not start at 131,072 tokens; max_model_len at most"
+
+
 def test_llamacpp_buffers() -> None:
     """Llama 3 8B: the compute buffer of 512 tokens is 258.5 MiB, and the table of the input stays on the host."""
     found = sy.estimate("llama-3-8b", on="rtx_4090", weights="q8_0", engine="llamacpp", isl=7936, osl=256)

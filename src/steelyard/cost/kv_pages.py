@@ -9,6 +9,7 @@ vLLM 0.12; the log lines of 50 servers agree (docs/validation/rtx_consumer_vllm.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,8 @@ class Printed:
     low: int
     high: int
     """80 % interval of ``tokens``."""
+    longest: int = 0
+    """Where not one request of that length fits, so that the engine does not start: the longest that does."""
 
     def to_dict(self) -> Mapping[str, Any]:
         """By name, SI units."""
@@ -116,6 +119,7 @@ class Printed:
             "interval": [self.low, self.high],
             "max_concurrency": self.concurrency or None,
             "for_tokens": self.for_tokens or None,
+            "longest": self.longest or None,
         }
 
 
@@ -143,7 +147,12 @@ def printed(
         return int(memory / pages.block_bytes) // pages.group_count * pages.block_tokens
 
     found = [tokens(max(0.0, x)) for x in left]
-    concurrency = 0.0
+    concurrency, fitting = 0.0, 0
     if pages is not None and longest:
-        concurrency = int(max(0.0, left[0]) / pages.block_bytes) / pages.blocks(longest, config.max_num_batched_tokens)
-    return Printed(left[0], found[0], concurrency, longest if concurrency else 0, found[1], found[2])
+        blocks = int(max(0.0, left[0]) / pages.block_bytes)
+        concurrency = blocks / pages.blocks(longest, config.max_num_batched_tokens)
+        if 0 < concurrency < 1:
+            fitting = bisect_right(
+                range(longest), blocks, key=lambda tokens: pages.blocks(tokens + 1, config.max_num_batched_tokens)
+            )
+    return Printed(left[0], found[0], concurrency, longest if concurrency else 0, found[1], found[2], fitting)

@@ -32,7 +32,6 @@ class LogLine:
     low: float | None = None
     high: float | None = None
     """80 % interval, where there is one."""
-    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """By name."""
@@ -87,6 +86,10 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
     if found.concurrency:
         name = f"Maximum concurrency for {found.for_tokens:,} tokens per request"
         lines.append(LogLine(name, found.concurrency, "x"))
+    if found.longest:
+        lines.append(
+            LogLine(f"does not start at {found.for_tokens:,} tokens; max_model_len at most", found.longest, "tokens")
+        )
     return lines
 
 

@@ -173,7 +173,8 @@ pools[].prefill_tokens | integer | - | - | prompt tokens it computed, recomputed
 pools[].decode_tokens | integer | - | - | tokens its decodes computed
 pools[].batch | {} | - | - | as above: mean, max
 pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac; engine_log: what each engine prints of
-    its cache (memory_bytes, tokens, interval, max_concurrency, for_tokens), null where it keeps none
+    its cache (memory_bytes, tokens, interval, max_concurrency, for_tokens; longest: where no request of that length
+    fits), null where it keeps none
 pools[].waiting_max | number | - | - | longest waiting queue of one of its replicas
 pools[].preemptions | integer | - | - | as above
 pools[].sent.requests | integer | - | - | caches it sent to another pool
