@@ -123,21 +123,21 @@ def test_every_wrong_field_is_listed(verb: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "words", "meaning"),
     [
-        ("estimate", "--tensor-parallel-size 2", "--tp?"),
+        ("estimate", "--tp-size 2", "--tp?"),
         ("estimate", "-tp 2", "--tp?"),
-        ("estimate", "--kv-cache-dtype fp8", "--kv?"),
-        ("estimate", "--quantization fp8", "--weights?"),
+        ("estimate", "--cache-type-k fp8", "--kv?"),
+        ("estimate", "--quantize fp8", "--weights?"),
         ("estimate", "--num-gpus 2", "--tp?"),
         ("estimate", "--gpu h100", "--on?"),
-        ("estimate", "--input-len 10", "--isl?"),
+        ("estimate", "--prompt-len 10", "--isl?"),
         ("estimate", "--prompt-tokens 10", "--isl?"),
-        ("estimate", "--output-len 10", "--osl?"),
+        ("estimate", "--max-new-tokens 10", "--osl?"),
         ("estimate", "--qps 4", "simulate and plan take --rate"),
         ("estimate", "--max-model-len 4096", "simulate takes --max-model-len"),
         ("explain", "--batch-size 3", "--batch?"),
         ("simulate", "--qps 4", "--rate?"),
-        ("simulate", "--request-rate 4", "--rate?"),
-        ("simulate", "--max-concurrency 4", "--concurrency?"),
+        ("simulate", "--req-rate 4", "--rate?"),
+        ("simulate", "--num-clients 4", "--concurrency?"),
         ("plan", "-ngl 99", "estimate and simulate take it; a plan keeps every layer on the devices"),
         ("simulate", "-c 4096", "--max-model-len?"),
         ("simulate", "--gpu-memory-utilisation 0.9", "--gpu-memory-utilization?"),
@@ -268,3 +268,14 @@ def test_a_wrong_word_leaves_the_width_of_help_alone(monkeypatch: pytest.MonkeyP
     with contextlib.redirect_stdout(out):
         assert main(["estimate", "--help"]) == 0
     assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+def test_spellings_of_engines_are_options_too(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = "--tensor-parallel-size 1 --pipeline-parallel-size 1 --quantization fp8 --kv-cache-dtype fp8"
+    for words in (f"{theirs} --input-len 100 --output-len 8", "--tp 1 --pp 1 --weights fp8 --kv fp8 --isl 100 --osl 8"):
+        assert main(f"estimate {MODEL} --on {ON} {words}".split()) == 0
+    out = capsys.readouterr().out
+    assert len(out) > 200 and out[: len(out) // 2] == out[len(out) // 2 :]
+    every = {o for verb in VERBS for f in fields_of(verb).values() for o in f.options}
+    assert {"--request-rate", "--num-prompts", "--max-concurrency", "--data-parallel-size"} <= every
+    assert "--rate" in said(f"simulate {MODEL} --on {ON} --request-rate x")

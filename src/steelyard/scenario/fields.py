@@ -105,14 +105,16 @@ estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COU
     replica NAME+NAME, or the path of a machine file || ; several are separated by commas
 plan.on | text | any | column show also=Sequence[str]/Cluster/Machine | machines: h100_sxm,h200_sxm,
     mi300x,l40s, or any; of one h100_sxm:8 at most so many
-weights | name | - | column | number format of the weights (default: as published)
+weights | name | - | column --weights --quantization | number format of the weights (default: as published)
 activations | name | - | column | number format of activations (default: implied by the weights)
-kv | name | - | column | number format of the KV cache (default: 16 bit)
+kv | name | - | column --kv --kv-cache-dtype | number format of the KV cache (default: 16 bit)
 communication | name | - | column | number format of collectives (default: 16 bit)
-tp | whole | none | least=1 most=1e+06 column | tensor-parallel degree (default: what uses every device)
-pp | whole | none | least=1 most=1e+06 column | pipeline-parallel degree
-dp | whole | none | least=1 most=1e+06 column | data-parallel degree (replicas)
-simulate.dp | whole | none | least=1 most=1e+06 column | data-parallel degree: replicas inside --on, fed by the router
+tp | whole | none | least=1 most=1e+06 column --tp --tensor-parallel-size | tensor-parallel degree (default: what uses
+    every device)
+pp | whole | none | least=1 most=1e+06 column --pp --pipeline-parallel-size | pipeline-parallel degree
+dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size | data-parallel degree (replicas)
+simulate.dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size | data-parallel degree: replicas
+    inside --on, fed by the router
 ep | whole | 1 | least=1 most=1e+06 column | expert-parallel degree
 cp | whole | 1 | least=1 most=1e+06 column | context-parallel degree
 engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, torch
@@ -121,8 +123,8 @@ simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, l
 flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
 batch | whole | 1 | least=1 most=1e+09 column | requests in flight || : a number, a list 1,2,4, a
     range 1-256*2 or 1-10+3
-isl | whole | 1024 | least=1 most=1e+08 column | prompt tokens per request
-osl | whole | 256 | least=1 most=1e+08 column | generated tokens per request
+isl | whole | 1024 | least=1 most=1e+08 column --isl --input-len | prompt tokens per request
+osl | whole | 256 | least=1 most=1e+08 column --osl --output-len | generated tokens per request
 replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployment that --on describes
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
     2P:tp4@h100_sxm,1D:tp8dp2; attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices:
@@ -147,18 +149,25 @@ generic | switch | false | - | read an unknown model type as a plain decoder
 trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
     or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file
 plan.trace | text | - | column also=Path/Trace | file or name of recorded traffic, as in simulate
-rate | text | - | column also=float | requests per second: 4/s, 240/min; with --trace only its lengths are used
-plan.rate | text | - | column also=float | requests per second: 10/s, 600/min; with --trace only its lengths are used
-concurrency | whole | none | least=1 most=200000 column | closed loop: so many clients, each waiting for its answer
+rate | text | - | column also=float --rate --request-rate | requests per second: 4/s, 240/min; with --trace only its
+    lengths are used
+plan.rate | text | - | column also=float --rate --request-rate | requests per second: 10/s, 600/min; with --trace only
+    its lengths are used
+concurrency | whole | none | least=1 most=200000 column --concurrency --max-concurrency | closed loop: so many clients,
+    each waiting for its answer
 workflow | text | - | column also=Path | file of calls that wait for each other; --rate begins so many per second
-simulate.isl | text | - | column also=int/Lengths | prompt tokens: 2000, uniform:2000-6000, uniform:0.8-1.0x4000,
+simulate.isl | text | - | column also=int/Lengths --isl --input-len | prompt tokens: 2000, uniform:2000-6000,
+    uniform:0.8-1.0x4000,
     lognormal:600, file:F (default: 1024)
-plan.isl | text | - | column also=int/Lengths | prompt tokens: 4000, uniform:2000-6000, lognormal:600 (default: 1024)
-simulate.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
-plan.osl | text | - | column also=int/Lengths | generated tokens, in the same words (default: 256)
-requests | whole | none | least=1 most=2e+06 column | how many (default: all of a trace, 1,000 drawn, 10 per client of a
+plan.isl | text | - | column also=int/Lengths --isl --input-len | prompt tokens: 4000, uniform:2000-6000, lognormal:600
+    (default: 1024)
+simulate.osl | text | - | column also=int/Lengths --osl --output-len | generated tokens, in the same words (default:
+    256)
+plan.osl | text | - | column also=int/Lengths --osl --output-len | generated tokens, in the same words (default: 256)
+requests | whole | none | least=1 most=2e+06 column --requests --num-prompts | how many (default: all of a trace, 1,000
+    drawn, 10 per client of a
     closed loop)
-plan.requests | whole | none | least=1 most=2e+06 | requests each finalist is simulated with
+plan.requests | whole | none | least=1 most=2e+06 --requests --num-prompts | requests each finalist is simulated with
 duration | text | - | column also=float | how long requests arrive, 10min
 start | text | - | also=float | leave out the beginning of a trace, 5min
 arrivals | text | - | column | poisson, constant, gamma:cv=3, onoff:on=10s,off=50s, diurnal:peak=2,period=24h
@@ -207,9 +216,11 @@ rack_power | text | none | also=float | power of one node at most: 8kW
 plan.engine | text | - | --engines --engine also=Sequence[str] | serving engines: vllm,sglang,trtllm, or any (default:
     the usual one)
 formats | text | - | - | any = weights and KV cache in any format the machine computes in
-plan.weights | text | - | column also=Sequence[str] | number formats of the weights, a list or any (default: as
+plan.weights | text | - | column also=Sequence[str] --weights --quantization | number formats of the weights, a list or
+    any (default: as
     published)
-plan.kv | text | - | column also=Sequence[str] | number formats of the KV cache, a list or any (default: 16 bit)
+plan.kv | text | - | column also=Sequence[str] --kv --kv-cache-dtype | number formats of the KV cache, a list or any
+    (default: 16 bit)
 mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str] | aggregated: one pool;
     disaggregated: prompts and answers apart; or any
 mix | switch | false | - | plan the best fleet of unlike machines as well
