@@ -6,6 +6,10 @@ from collections.abc import Sequence as Sequence
 from pathlib import Path as Path
 from steelyard.deployment.dynamics import Autoscale as Autoscale
 from steelyard.deployment.dynamics import Outage as Outage
+from steelyard.errors import DoesNotFit as DoesNotFit
+from steelyard.errors import InputError as InputError
+from steelyard.errors import SteelyardError as SteelyardError
+from steelyard.errors import UnknownName as UnknownName
 from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
 from steelyard.estimation.places import fit as fit

@@ -153,8 +153,8 @@ rate | text | - | column also=float --rate --request-rate | requests per second:
     lengths are used
 plan.rate | text | - | column also=float --rate --request-rate | requests per second: 10/s, 600/min; with --trace only
     its lengths are used
-concurrency | whole | none | least=1 most=200000 column --concurrency --max-concurrency | closed loop: so many clients,
-    each waiting for its answer
+concurrency | whole | none | least=1 most=200000 column --concurrency --max-concurrency --users | closed loop: so many
+    clients, each waiting for its answer
 workflow | text | - | column also=Path | file of calls that wait for each other; --rate begins so many per second
 simulate.isl | text | - | column also=int/Lengths --isl --input-len | prompt tokens: 2000, uniform:2000-6000,
     uniform:0.8-1.0x4000,
