@@ -22,16 +22,21 @@ from steelyard.traffic.tables import Table
 __all__ = ["CHARACTERS_PER_TOKEN", "NAMES", "plain", "sharegpt_raw"]
 
 #: What people call a column, without units and separators.
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "arrived_at": ("time", "timestamp", "arrived", "arrivedat", "arrival", "arrivaltime", "start", "starttime", "sent"),
-    "prompt": (
-        *("inputtokens", "prompttokens", "contexttokens", "isl", "inputlength", "promptlength", "inputlen"),
-        *("promptlen", "numinputtokens", "numprompttokens", "numprefilltokens", "requesttokens", "tokensin"),
-    ),
-    "output": (
-        *("outputtokens", "completiontokens", "generatedtokens", "osl", "outputlength", "completionlength"),
-        *("outputlen", "numoutputtokens", "numgeneratedtokens", "numdecodetokens", "responsetokens", "tokensout"),
-    ),
+NAMES: Mapping[str, frozenset[str]] = {
+    kind: frozenset(words.split())
+    for kind, words in (
+        ("arrived_at", "time timestamp arrived arrivedat arrival arrivaltime start starttime sent"),
+        (
+            "prompt",
+            "inputtokens prompttokens contexttokens isl inputlength promptlength inputlen promptlen numinputtokens "
+            "numprompttokens numprefilltokens requesttokens tokensin",
+        ),
+        (
+            "output",
+            "outputtokens completiontokens generatedtokens osl outputlength completionlength outputlen "
+            "numoutputtokens numgeneratedtokens numdecodetokens responsetokens tokensout",
+        ),
+    )
 }
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 
