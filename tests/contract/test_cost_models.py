@@ -106,9 +106,11 @@ def _nothing(structure: Structure, plan: Plan) -> Mapping[str, object]:
 
 
 def test_a_new_kind_is_recognised_by_structure_and_refines_a_built_in() -> None:
-    scan = Kind("my_scan", lambda s: bool(s.iterative) and len(s.contractions) == 1, _nothing, refines=("gemm", "scan"))
+    scan = Kind(
+        "my_scan", lambda s: bool(s.iterative) and len(s.contractions) == 1, _nothing, refines=("gemm", "state_scan")
+    )
     conv = Kind("conv", lambda s: bool(s.windows), _nothing, refines=("gemm",))
-    assert [kinds().of(Structure.of([op])).name for op in (_SCAN, _CONV)] == ["scan", "gemm"]
+    assert [kinds().of(Structure.of([op])).name for op in (_SCAN, _CONV)] == ["state_scan", "gemm"]
     with (
         COST_MODELS.during("my_scan", cost_model(scan)(_fixed(1.0))),
         COST_MODELS.during("my_conv", cost_model(conv)(_fixed(2.0))),

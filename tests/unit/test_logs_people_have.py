@@ -204,10 +204,16 @@ def test_conversations_in_text_are_lengths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.json", {**_RESULT, "completed": None}, "how many requests succeeded"),
+        ("a.json", {**_RESULT, "completed": None}, "--save-detailed"),
+        ("f.json", {**_RESULT, "completed": 0}, "how many requests succeeded"),
         ("b.json", {**_RESULT, "total_input_tokens": -5}, "how many prompt tokens"),
         ("c.txt", _PRINTED.replace("1,200", "many"), "how many requests succeeded"),
         ("d.json", {"time_to_first_token": {"unit": "weeks", "avg": 1}}, "unknown unit"),
+        (
+            "g.jsonl",
+            json.dumps({"timestamp": 0, "input_length": 1000, "output_length": 1, "hash_ids": list(range(70))}),
+            "hash_ids do not fit the prompts",
+        ),
         ("e.jsonl", '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": "x"}', "hash_ids"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_to(
     assert "--store" in err
 
 
-@pytest.mark.parametrize("path", ["md:x", "motherduck:x", ":memory:", "http://127.0.0.1:1/x", "s3://a/b.duckdb", ""])
+@pytest.mark.parametrize("path", ["md:x", "motherduck:x", ":memory:", "http://127.0.0.1:1/x", "s3://a/b.duckdb"])
 def test_what_is_no_file_of_this_computer_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([*SWEEP, path], [*SWEEP, path, "--dry-run"], [*REPORT, path]):
         code, err = _ends(words, capsys)

@@ -21,6 +21,7 @@ from steelyard.deployment.formats import Format, compute_with, find_format, wide
 from steelyard.deployment.mixtures import mixture_of
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard, split_ranks
+from steelyard.errors import InputError
 from steelyard.machine.component import Compute, Machine
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op, part_of
@@ -188,7 +189,13 @@ def _kernel(
         engine, compute = widest(machine)
     else:
         activations = widened(machine, activations)
-        engine, compute = compute_with(machine, weights, activations)
+        try:
+            engine, compute = compute_with(machine, weights, activations)
+        except InputError:
+            if weights.name == plan.weights or not own:
+                raise
+            # a part that the checkpoint keeps wider than the machine's arithmetic, as a router in fp32
+            engine, compute = compute_with(machine, activations, activations)
     return Kernel(
         name=ops[0].fuse or ops[0].name if len(ops) > 1 else ops[0].name,
         kind=kind.name,

@@ -49,7 +49,7 @@ def _features(s: Structure, plan: Plan) -> Mapping[str, Any]:
 
 
 #: Products inside chunks of tokens, and a state handed on between them.
-SCAN = Kind("scan", _products_inside_chunks, _features, refines=("vector", "gemm"), multiplies="cache")
+SCAN = Kind("state_scan", _products_inside_chunks, _features, refines=("vector", "gemm"), multiplies="cache")
 
 
 def scan_time_s(bytes_moved: Any, flops: Any, chunks: Any, site: Site, p: ScanParameters) -> NDArray[np.float64]:

@@ -153,6 +153,9 @@ class VllmBench:
             prompts, outputs = (real_number(data.get(k)) for k in ("total_input_tokens", "total_output_tokens"))
             summary = statistics_of(data)
             count = data.get("completed")
+            if count is None:
+                message = "has no totals and no input_lens and output_lens; run vllm bench serve with --save-detailed"
+                raise InputError(f"{path.name} {message}", field="trace")
             return equal_requests(path.name, count, prompts, outputs, summary, concurrency=limit, said=said)
         lists = {k: data.get(k) for k in ("input_lens", "output_lens", "ttfts", "itls", "start_times", "latencies")}
         n = len(data["input_lens"]) if isinstance(data["input_lens"], list) else -1

@@ -21,7 +21,7 @@ def features(structure, plan):
 
 
 #: Fused ops of which a rank runs one after another.
-SCAN = Kind("scan", lambda s: bool(s.iterative), features, refines=("vector", "gemm"), weights_cold=False)
+SCAN = Kind("scan", lambda s: bool(s.iterative), features, refines=("vector", "gemm", "state_scan"), weights_cold=False)
 
 
 @cost_model(SCAN)
