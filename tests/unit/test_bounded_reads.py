@@ -12,7 +12,7 @@ import steelyard
 from steelyard import documents
 from steelyard.documents import parse
 from steelyard.errors import InputError
-from steelyard.traffic import lengths, logs, mooncake, read_trace, tables
+from steelyard.traffic import lengths, logs, mooncake, read_trace, readers, tables
 from steelyard.workload.catalogue import load_model
 
 
@@ -35,7 +35,7 @@ def test_a_device_is_no_file(tmp_path: Path) -> None:
 
 
 def test_values_of_a_log_are_counted_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_VALUES", 100)
+    monkeypatch.setattr(readers, "MAX_VALUES", 100)
     file = tmp_path / "t.json"
     file.write_text('{"benchmarks": [' + ",".join(["{}"] * 200) + "]}")
     with pytest.raises(InputError, match="more than 100 values"):

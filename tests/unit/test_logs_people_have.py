@@ -12,6 +12,7 @@ import pytest
 from steelyard.cli import main as cli
 from steelyard.errors import InputError
 from steelyard.simulation.replay import is_log, read_log, said_by
+from steelyard.traffic import readers
 from steelyard.traffic.readers import read_recorded
 
 _PRINTED = """some lines of a client
@@ -220,3 +221,10 @@ def test_conversations_in_text_are_lengths(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path, name: str, content: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_recorded(_file(tmp_path, name, content))
+
+
+def test_conversations_are_bounded_like_every_log_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_VALUES", 20)
+    source = _file(tmp_path, "sharegpt.json", [{"conversations": [{"value": "a"}, {"value": "b"}]}] * 10)
+    with pytest.raises(InputError, match="more than 20 values"):
+        read_recorded(source)

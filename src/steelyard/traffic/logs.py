@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.documents import open_lines, read_text
+from steelyard.documents import open_lines
 from steelyard.errors import InputError, show
 from steelyard.traffic.readers import (
     MAX_BAD,
@@ -31,6 +31,9 @@ from steelyard.traffic.readers import (
     MAX_JSON_LINES,
     Head,
     Recorded,
+    json_text,
+    parsed,
+    read_json,
     real_number,
     refuse_rows,
     whole_numbers,
@@ -40,38 +43,24 @@ from steelyard.traffic.trace import MAX_TOKENS, Floats
 
 __all__ = ["aiperf", "guidellm", "vllm"]
 
-#: Largest log in one piece of JSON, in bytes, and most values in it: a value of three bytes may take 72 once read.
-MAX_JSON, MAX_VALUES = 128 * 2**20, 5_000_000
 
-
-def _json(path: Path) -> Any:
-    text = read_text(path, MAX_JSON, "trace")
-    if sum(text.count(c) for c in ",[{") > MAX_VALUES:
-        raise InputError(f"{path.name} holds more than {MAX_VALUES:,} values", field="trace")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+def _results(text: str, name: str) -> list[Any]:
+    """Every result of a text: one, a list of them, or one object after another."""
+    found: list[Any] = []
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text) and text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        value, at = decoder.raw_decode(text, at)
+        found += value if isinstance(value, list) and not found else [value]
+        if len(found) > MAX_BAD:
+            raise InputError(f"{name} holds more than {MAX_BAD:,} results", field="trace")
+    return found
 
 
 def _one_of(path: Path, select: str) -> Mapping[str, Any]:
     """The result in a file, or one of several that were appended to it, one object after another."""
-    text = read_text(path, MAX_JSON, "trace")
-    if sum(text.count(c) for c in ",[{") > MAX_VALUES:
-        raise InputError(f"{path.name} holds more than {MAX_VALUES:,} values", field="trace")
-    found: list[Any] = []
-    decoder, at = json.JSONDecoder(), 0
-    try:
-        while at < len(text) and text[at:].strip():
-            at += len(text[at:]) - len(text[at:].lstrip())
-            value, at = decoder.raw_decode(text, at)
-            found += value if isinstance(value, list) and not found else [value]
-            if len(found) > MAX_BAD:
-                raise InputError(f"{path.name} holds more than {MAX_BAD:,} results", field="trace")
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+    text = json_text(path)
+    found = parsed(path, lambda: _results(text, path.name))
     number = int(select) if select.isdigit() and len(select) < 6 else 0
     if select and not 1 <= number <= len(found):
         raise InputError(f"{path.name} holds results 1 to {len(found)}; {show(select)} is none of them", field="trace")
@@ -260,7 +249,7 @@ class GuideLLM:
 
     def read(self, path: Path, select: str) -> Recorded:
         """The successful requests of one benchmark of the file."""
-        data = _json(path)
+        data = read_json(path)
         runs = data.get("benchmarks") if isinstance(data, Mapping) else None
         if not isinstance(runs, list) or not runs:
             raise InputError(f"{path.name} has no benchmarks", field="trace")

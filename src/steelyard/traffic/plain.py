@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.documents import read_text
 from steelyard.errors import InputError
-from steelyard.traffic.readers import MAX_ROWS, Head, Recorded
+from steelyard.traffic.readers import MAX_ROWS, SECONDS, Head, Recorded, read_json
 from steelyard.traffic.tables import Table
 
 __all__ = ["CHARACTERS_PER_TOKEN", "NAMES", "plain", "sharegpt_raw"]
@@ -38,18 +36,15 @@ NAMES: Mapping[str, frozenset[str]] = {
         ),
     )
 }
-_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 
 #: Characters of English text per token (guess, 3.5 to 4.5 with the usual vocabularies).
 CHARACTERS_PER_TOKEN = 4.0
-#: Largest file of conversations, bytes.
-MAX_CONVERSATIONS = 1024 * 2**20
 
 
 def _known(column: str, kind: str) -> tuple[bool, str]:
     """Whether a column is of a kind, and its unit."""
     words = [w for w in re.split(r"[^a-z0-9]+", column.lower()) if w]
-    unit = words.pop() if len(words) > 1 and words[-1] in _UNITS else ""
+    unit = words.pop() if len(words) > 1 and words[-1] in SECONDS else ""
     return "".join(words) in NAMES[kind], unit
 
 
@@ -79,7 +74,7 @@ class Plain:
 
         found = _columns(_head(path).columns)
         at, unit = found.get("arrived_at", (None, ""))
-        table = Table(self.title, found["prompt"][0], found["output"][0], at, _UNITS.get(unit, 1.0))
+        table = Table(self.title, found["prompt"][0], found["output"][0], at, SECONDS.get(unit, 1.0))
         try:
             read = table.read(path, select)
         except InputError:
@@ -103,12 +98,7 @@ class ShareGptRaw:
         """Lengths of every conversation that has a question and an answer."""
         if select:
             raise InputError(f"{path.name} holds one trace; {select!r} is not in it", field="trace")
-        try:
-            data = json.loads(read_text(path, MAX_CONVERSATIONS, "trace"))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+        data = read_json(path)
         lengths = []
         for entry in data[:MAX_ROWS] if isinstance(data, list) else ():
             turns: Any = entry.get("conversations") if isinstance(entry, Mapping) else None

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from steelyard.documents import is_file, no_file, open_file, refuse_binary
+from steelyard.documents import is_file, no_file, open_file, read_text, refuse_binary
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
@@ -32,14 +32,20 @@ from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace
 __all__ = [
     "MAX_BAD",
     "MAX_BYTES",
+    "MAX_JSON",
     "MAX_JSON_LINES",
     "MAX_ROWS",
+    "MAX_VALUES",
     "NAMED",
     "READERS",
+    "SECONDS",
     "Head",
     "Reader",
     "Recorded",
     "find_file",
+    "json_text",
+    "parsed",
+    "read_json",
     "read_recorded",
     "read_trace",
     "refuse_rows",
@@ -47,6 +53,10 @@ __all__ = [
 
 #: Largest trace file read, bytes, and most rows of a table and of JSON lines, which take longer each.
 MAX_BYTES, MAX_ROWS, MAX_JSON_LINES = 2**30, 2_000_000, 1_000_000
+#: Largest log in one piece of JSON, in bytes, and most values in it: a value of three bytes may take 72 once read.
+MAX_JSON, MAX_VALUES = 128 * 2**20, 5_000_000
+#: Units of time as tools write them, s.
+SECONDS: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 #: Bad rows looked for before a file is given up.
 MAX_BAD = 1000
 #: Bytes looked at to recognise a file.
@@ -266,6 +276,30 @@ def find_file(source: str) -> tuple[Path, str, str]:
             f"{path.name} has {size / 2**30:.1f} GiB; at most {MAX_BYTES / 2**30:.0f} are read", field="trace"
         )
     return path, select, path.stem + (f"#{select}" if select else "")
+
+
+def json_text(path: Path, most: int = MAX_JSON) -> str:
+    """The text of a log in JSON of ``most`` bytes. Raises :class:`InputError`: longer, or above :data:`MAX_VALUES`."""
+    text = read_text(path, most, "trace")
+    if sum(text.count(c) for c in ",[{") > MAX_VALUES:
+        raise InputError(f"{path.name} holds more than {MAX_VALUES:,} values", field="trace")
+    return text
+
+
+def parsed(path: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` parses of a file's JSON. Raises :class:`InputError` that names the file where it is malformed."""
+    try:
+        return read()
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+
+
+def read_json(path: Path, most: int = MAX_JSON) -> Any:
+    """A log in one piece of JSON of ``most`` bytes. Raises :class:`InputError`: malformed, or too large."""
+    text = json_text(path, most)
+    return parsed(path, lambda: json.loads(text))
 
 
 def _head(path: Path) -> Head:

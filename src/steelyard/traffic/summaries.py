@@ -9,7 +9,6 @@ The requests are then so many equal ones of the mean lengths. Sources: the docum
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from steelyard.documents import read_text
 from steelyard.errors import InputError, show
-from steelyard.traffic.readers import Head, Recorded, real_number
+from steelyard.traffic.readers import SECONDS, Head, Recorded, read_json, real_number
 from steelyard.traffic.trace import MAX_TOKENS
 
 __all__ = ["bench_text", "equal_requests", "genai_perf", "statistics_of"]
@@ -29,7 +28,6 @@ MAX_SUMMARY, MAX_REQUESTS = 16 * 2**20, 2_000_000
 #: Statistics by the words of the tools.
 _STATISTICS = {"mean": "mean", "avg": "mean", "median": "p50", **{f"p{p}": f"p{p}" for p in (50, 75, 90, 95, 99)}}
 _METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s", "e2e_latency": "e2e_s"}
-_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 
 
 def equal_requests(
@@ -151,12 +149,7 @@ class GenaiPerf:
 
     def read(self, path: Path, select: str) -> Recorded:
         """Counts, mean lengths and statistics."""
-        try:
-            data = json.loads(read_text(path, MAX_SUMMARY, "trace"))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path.name}: malformed JSON: {error}", field="trace") from None
+        data = read_json(path, MAX_SUMMARY)
         if not isinstance(data, Mapping) or "experiments" in data:
             raise InputError(
                 f"{path.name} is the raw profile, which has no prompt lengths; give the summary beside it, "
@@ -174,7 +167,7 @@ class GenaiPerf:
         times = (("time_to_first_token", "ttft_s"), ("inter_token_latency", "tpot_s"), ("request_latency", "e2e_s"))
         summary: dict[str, dict[str, float]] = {}
         for name, target in times:
-            unit = _UNITS.get(str(metric(name).get("unit", "ms")).lower())
+            unit = SECONDS.get(str(metric(name).get("unit", "ms")).lower())
             if unit is None:
                 raise InputError(f"{path.name}: {name}: unknown unit {show(metric(name).get('unit'))}", field="trace")
             known = {_STATISTICS[k]: real_number(v) for k, v in metric(name).items() if k in _STATISTICS}
