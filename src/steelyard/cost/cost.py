@@ -10,10 +10,12 @@ import numpy as np
 
 from steelyard.cost.kernel import Kernel
 
-__all__ = ["BOUNDS", "Cost", "KernelCost", "spread_of_sum", "with_static_power"]
+__all__ = ["BOUNDS", "FIGURES", "Cost", "KernelCost", "spread_of_sum", "with_static_power"]
 
 #: What a kernel can be bound by.
 BOUNDS = ("compute", "memory", "network", "overhead")
+#: The figures of a kernel's price: those of parts of its copies add.
+FIGURES = ("time_s", "limit_s", "compute_s", "memory_s", "network_s", "energy_j")
 
 
 @dataclass(frozen=True, eq=False)

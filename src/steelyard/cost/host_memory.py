@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.cost import KernelCost
+from steelyard.cost.cost import FIGURES, KernelCost
 from steelyard.cost.kernel import Hosted, Kernel, Program
 from steelyard.cost.program import lower, own_formats, weight_format
 from steelyard.deployment.engine import Engine
@@ -205,9 +205,6 @@ def on_device(kernel: Kernel, here: KernelCost) -> KernelCost:
     """The price of the copies of a kernel whose weights lie on the device."""
     assert kernel.hosted is not None
     rest = 1.0 - kernel.hosted.share
-    figures = {name: getattr(here, name) * rest for name in _FIGURES}
+    figures = {name: getattr(here, name) * rest for name in FIGURES}
     count = np.asarray(kernel.count) * rest
     return replace(here, kernel=replace(kernel, count=count, hosted=None), **figures)
-
-
-_FIGURES = ("time_s", "limit_s", "compute_s", "memory_s", "network_s", "energy_j")

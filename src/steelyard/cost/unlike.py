@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.cost import KernelCost
+from steelyard.cost.cost import FIGURES, KernelCost
 from steelyard.cost.kernel import Elsewhere, Program
 from steelyard.cost.memory import MemoryUse
 from steelyard.cost.program import lower
@@ -21,8 +21,6 @@ from steelyard.machine.cluster import Cluster
 from steelyard.workload.graph import Graph
 
 __all__ = ["fullest", "joined", "shared_out"]
-
-_FIGURES = ("time_s", "limit_s", "compute_s", "memory_s", "network_s", "energy_j")
 
 
 def shared_out(program: Program, graph: Graph, cluster: Cluster) -> Program:
@@ -52,7 +50,7 @@ def joined(here: KernelCost, there: Sequence[KernelCost]) -> KernelCost:
     parts = here.kernel.elsewhere
     rest = 1.0 - sum(part.share for part in parts)
     shares = [(rest, here), *((part.share, cost) for part, cost in zip(parts, there, strict=True))]
-    figures: dict[str, Any] = {n: sum(share * getattr(cost, n) for share, cost in shares) for n in _FIGURES}
+    figures: dict[str, Any] = {n: sum(share * getattr(cost, n) for share, cost in shares) for n in FIGURES}
     spread = max(cost.spread for share, cost in shares if share > 1e-9)
     return replace(here, **figures, spread=spread)
 

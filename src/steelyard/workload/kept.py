@@ -41,9 +41,7 @@ def kept_by_layers(model: Workload, shards: int = 1) -> tuple[Kept, ...]:
         if a is not None and a.joint_kv:
             return ()
         if a is not None and a.causal and not a.shared_kv:
-            heads = max(1, -(-a.kv_heads // shards))
-            width = a.kv_elements_per_token if a.is_mla else heads * (a.head_dim + a.values) + a.index_dim
-            key = (float(width), a.window or a.chunk, 0.0)
+            key = (float(a.kv_elements_on(shards)), a.window or a.chunk, 0.0)
             found[key] = found.get(key, 0) + layer.count
         if layer.mixer is not None:
             key = (0.0, 0, sum(n * bits / 8 for n, bits in layer.mixer.state) / shards)

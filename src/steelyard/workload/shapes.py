@@ -78,6 +78,13 @@ class Attention:
     @property
     def kv_elements_per_token(self) -> int:
         """Cache elements per token and layer."""
+        return self.kv_elements_on(1)
+
+    def kv_elements_on(self, shards: int) -> int:
+        """Cache elements per token and layer on one of the ``shards`` devices that split the heads.
+
+        Heads are replicated when there are fewer than devices; a latent or joint cache is not split.
+        """
         if self.shared_kv:
             return 0
         if self.joint_kv:
@@ -85,7 +92,7 @@ class Attention:
             return self.head_dim + more
         if self.is_mla:
             return self.kv_rank + self.rope_dim + self.index_dim
-        return self.kv_heads * (self.head_dim + self.values) + self.index_dim
+        return max(1, -(-self.kv_heads // shards)) * (self.head_dim + self.values) + self.index_dim
 
 
 class Mixer(Protocol):

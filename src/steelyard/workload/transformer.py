@@ -21,7 +21,7 @@ from steelyard.errors import InputError
 from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
 from steelyard.workload.blocks.compressed import compressed_ops
 from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
-from steelyard.workload.blocks.embedding import embedding_ops, head_ops, norm_ops, table_op
+from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
@@ -79,19 +79,15 @@ class Transformer(Shapes):
             a = layer.attention
             if a is None or not a.causal or a.shared_kv:
                 continue
-            width = a.kv_elements_per_token
+            width = a.kv_elements_on(shards)
             if a.joint_kv:
                 entries = np.asarray(context, dtype=np.float64) / a.compress if a.compress else 0.0
                 width = a.head_dim
                 total = total + layer.count * (a.head_dim + a.index_dim) * entries
-            elif not a.is_mla:
-                width = max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) + a.index_dim
             total = total + layer.count * width * attended(context, a.window, a.chunk)
         if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
             cross = ((x.count, x.cross) for x in self.layers if x.cross is not None)
-            total = total + self.source.tokens * sum(
-                count * max(1, -(-a.kv_heads // shards)) * (a.head_dim + a.values) for count, a in cross
-            )
+            total = total + self.source.tokens * sum(count * a.kv_elements_on(shards) for count, a in cross)
         return np.asarray(total, dtype=np.float64)
 
     def widest_elements(self, shards: int = 1) -> float:
@@ -207,11 +203,11 @@ def _source_ops(model: Transformer, step: Step) -> Iterator[Op]:
     if encoder.positions:
         yield table_op("source_positions", encoder.positions, encoder.hidden, reads.tokens)
     if encoder.embedding_norm:
-        yield norm_ops("source_norm", encoder, reads.tokens)
+        yield outer_norm("source_norm", encoder, reads.tokens)
     for i, layer in enumerate(encoder.layers):
         yield from _layer_ops(encoder, layer, reads, f"encoder{i}", False)
     if encoder.final_norm:
-        yield norm_ops("encoder_norm", encoder, reads.tokens)
+        yield outer_norm("encoder_norm", encoder, reads.tokens)
 
 
 def _layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
 from steelyard.workload.step import Step
@@ -335,71 +336,44 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
     """
     a = layer.attention
     assert a is not None
-    tokens, count = step.tokens, layer.count
-    base: dict[str, Size] = {"t": tokens, "d": model.hidden, "h": a.heads}
-
-    def linear(name: str, einsum: str, more: dict[str, Size], weight: str) -> Op:
-        return Op(
-            f"{prefix}.{name}",
-            einsum,
-            {**base, **more},
-            operands=("x", weight, "y"),
-            roles=("activation", "weight", "activation"),
-            count=count,
-            block="attention",
-        )
-
-    def normed(name: str, width: int) -> Op:
-        return Op(
-            f"{prefix}.{name}",
-            "t r, r -> t r",
-            {"t": tokens, "r": width},
-            operands=("x", "norm", "y"),
-            roles=("activation", "weight", "activation"),
-            map="norm",
-            reduce="none",
-            bits={"norm": 16},
-            count=count,
-            block="attention",
-        )
+    count = layer.count
+    w = OpWriter(prefix, count, {"t": step.tokens, "d": model.hidden, "h": a.heads})
 
     query = a.nope_dim + a.rope_dim
     latent = a.kv_rank + a.rope_dim
-    yield linear("latent", "t d, d r -> t r", {"r": (a.q_rank or 0) + latent}, "w_down")
+    yield w.product("latent", "t d, d r -> t r", {"r": (a.q_rank or 0) + latent}, weight="w_down")
     if a.q_rank:
-        yield normed("q_norm", a.q_rank)
-        yield linear("q_up", "t r, r h c -> t h c", {"r": a.q_rank, "c": query}, "w_q_up")
+        yield w.norm("q_norm", a.q_rank)
+        yield w.product("q_up", "t r, r h c -> t h c", {"r": a.q_rank, "c": query}, weight="w_q_up")
     else:
-        yield linear("q", "t d, d h c -> t h c", {"c": query}, "w_q")
-    yield normed("kv_norm", a.kv_rank)
-    yield Op(
-        f"{prefix}.cache_write",
+        yield w.product("q", "t d, d h c -> t h c", {"c": query}, weight="w_q")
+    yield w.norm("kv_norm", a.kv_rank)
+    yield w.op(
+        "cache_write",
         "t r -> t r",
-        {"t": tokens, "r": latent},
-        operands=("latent", "cache"),
-        roles=("activation", "kv"),
-        map="rotary",
+        ("latent", "cache"),
+        ("activation", "kv"),
+        apply="rotary",
         reduce="none",
-        count=count,
-        block="attention",
+        more={"r": latent},
     )
     if a.index_heads:
         yield from indexer_ops(model, step, count, a, prefix)
     if absorb:
-        yield linear("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
+        yield w.product("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, weight="w_k_up")
         yield from core_ops(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
-        yield linear("v_absorb", "t h r, h r c -> t h c", {"c": a.values, "r": a.kv_rank}, "w_v_up")
+        yield w.product("v_absorb", "t h r, h r c -> t h c", {"c": a.values, "r": a.kv_rank}, weight="w_v_up")
     else:
         # keys and values of the whole context are expanded from the latents; earlier tokens are read from the cache
         seen = np.asarray(step.batch, dtype=np.float64) * step.context
-        yield linear("k_up", "t r, h c r -> t h c", {"t": seen, "c": a.nope_dim, "r": a.kv_rank}, "w_k_up")
-        yield linear("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, "w_v_up")
+        yield w.product("k_up", "t r, h c r -> t h c", {"t": seen, "c": a.nope_dim, "r": a.kv_rank}, weight="w_k_up")
+        yield w.product("v_up", "t r, h r c -> t h c", {"t": seen, "c": a.values, "r": a.kv_rank}, weight="w_v_up")
         yield from core_ops(prefix, step, count, a, kv_heads=a.heads, queries=1, key_dim=query, value_dim=a.values)
     if a.head_gate:
-        yield linear("gate", "t d, d h -> t h", {}, "w_gate")
+        yield w.product("gate", "t d, d h -> t h", weight="w_gate")
     if a.query_gate:
-        yield linear("gate", "t d, d h c -> t h c", {"c": a.values}, "w_gate")
-    yield linear("out", "t h c, h c d -> t d", {"c": a.values}, "w_o")
+        yield w.product("gate", "t d, d h c -> t h c", {"c": a.values}, weight="w_gate")
+    yield w.product("out", "t h c, h c d -> t d", {"c": a.values}, weight="w_o")
 
 
 def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:

@@ -10,10 +10,11 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["embedding_ops", "head_ops", "norm_ops", "table_op"]
+__all__ = ["embedding_ops", "head_ops", "outer_norm", "table_op"]
 
 
-def _table(name: str, rows: int, width: int, tokens: Array, visited: Size) -> Op:
+def table_op(name: str, rows: int, width: int, tokens: Array, visited: Size | None = None) -> Op:
+    """Rows of a table gathered for the tokens; at most every row once unless ``visited`` says how many."""
     return Op(
         name,
         "t, v d -> t d",
@@ -22,20 +23,10 @@ def _table(name: str, rows: int, width: int, tokens: Array, visited: Size) -> Op
         roles=("activation", "table", "activation"),
         map="take",
         reduce="none",
-        visited={"v": visited},
+        visited={"v": np.minimum(tokens, rows) if visited is None else visited},
         bits={"ids": 32},
         block="embedding",
     )
-
-
-def table_op(name: str, rows: int, width: int, tokens: Array) -> Op:
-    """Rows of a table gathered for the tokens; at most every row once."""
-    return _table(name, rows, width, tokens, np.minimum(tokens, rows))
-
-
-def norm_ops(name: str, model: Shapes, tokens: Array) -> Op:
-    """A norm over the hidden width outside the layers."""
-    return _norm(name, model, tokens, model.hidden)
 
 
 def _projection(name: str, tokens: Array, inner: int, outer: int) -> Op:
@@ -49,12 +40,13 @@ def _projection(name: str, tokens: Array, inner: int, outer: int) -> Op:
     )
 
 
-def _norm(name: str, model: Shapes, tokens: Array, width: int) -> Op:
+def outer_norm(name: str, model: Shapes, tokens: Array) -> Op:
+    """A norm over the hidden width outside the layers."""
     weights = (1 if model.norm_weight else 0) + (1 if model.norm_bias else 0)
     return Op(
         name,
         "t d, w d -> t d" if weights else "t d -> t d",
-        {"t": tokens, "d": width, **({"w": weights} if weights else {})},
+        {"t": tokens, "d": model.hidden, **({"w": weights} if weights else {})},
         operands=("x", "norm", "y") if weights else ("x", "y"),
         roles=("activation", "weight", "activation") if weights else ("activation", "activation"),
         map="norm",
@@ -69,22 +61,22 @@ def embedding_ops(model: Shapes, step: Step) -> Iterator[Op]:
     """Gather the rows of the step's tokens; at most every row once."""
     tokens = step.tokens
     width = model.embedding_dim or model.hidden
-    yield _table("embedding", model.vocab, width, tokens, np.minimum(tokens, model.vocab))
+    yield table_op("embedding", model.vocab, width, tokens)
     if model.positions:
         seen = np.minimum(np.asarray(step.new, dtype=np.float64), model.positions)
-        yield _table("position_embedding", model.positions, model.hidden, tokens, seen)
+        yield table_op("position_embedding", model.positions, model.hidden, tokens, seen)
     if model.token_types:
-        yield _table("type_embedding", model.token_types, model.hidden, tokens, 1)
+        yield table_op("type_embedding", model.token_types, model.hidden, tokens, 1)
     if model.embedding_dim and model.embedding_dim != model.hidden:
         yield _projection("project_in", tokens, model.embedding_dim, model.hidden)
     if model.embedding_norm:
-        yield _norm("embedding_norm", model, tokens, model.hidden)
+        yield outer_norm("embedding_norm", model, tokens)
 
 
 def head_ops(model: Shapes, step: Step) -> Iterator[Op]:
     """Final norm, projection to the vocabulary for the rows that need it, sampling."""
     if model.final_norm:
-        yield _norm("final_norm", model, step.tokens, model.hidden)
+        yield outer_norm("final_norm", model, step.tokens)
     rows = step.logit_rows
     width = model.embedding_dim or model.hidden
     if model.embedding_dim and model.embedding_dim != model.hidden:
@@ -170,4 +162,4 @@ def _transform(model: Shapes, rows: Array) -> Iterator[Op]:
         reduce="none",
         block="head",
     )
-    yield _norm("head_norm", model, rows, model.hidden)
+    yield outer_norm("head_norm", model, rows)

@@ -35,12 +35,13 @@ class OpWriter:
         bits: Mapping[str, float] | None = None,
         iterative: tuple[str, ...] = (),
         derived: Mapping[str, Parts] | None = None,
+        more: Mapping[str, Size] | None = None,
     ) -> Op:
-        """One op; ``derived`` names ranks that are sums of others."""
+        """One op; ``derived`` names ranks that are sums of others, ``more`` has sizes of this op alone."""
         return Op(
             f"{self.prefix}.{name}",
             einsum,
-            self.sizes,
+            {**self.sizes, **(more or {})},
             operands=operands,
             roles=roles,
             map=apply,
@@ -53,10 +54,32 @@ class OpWriter:
             block=self.block,
         )
 
-    def product(self, name: str, einsum: str, *, fuse: str = "", derived: Mapping[str, Parts] | None = None) -> Op:
-        """A product with the weight ``w_NAME``."""
+    def product(
+        self,
+        name: str,
+        einsum: str,
+        more: Mapping[str, Size] | None = None,
+        *,
+        weight: str = "",
+        fuse: str = "",
+        derived: Mapping[str, Parts] | None = None,
+    ) -> Op:
+        """A product with the weight ``w_NAME``, or one of another name."""
+        operands = ("x", weight or f"w_{name}", "y")
+        roles = ("activation", "weight", "activation")
+        return self.op(name, einsum, operands, roles, fuse=fuse, derived=derived, more=more)
+
+    def norm(self, name: str, width: int) -> Op:
+        """A norm over a width of its own, with one vector of weights."""
         return self.op(
-            name, einsum, ("x", f"w_{name}", "y"), ("activation", "weight", "activation"), fuse=fuse, derived=derived
+            name,
+            "t r, r -> t r",
+            ("x", "norm", "y"),
+            ("activation", "weight", "activation"),
+            apply="norm",
+            reduce="none",
+            bits={"norm": 16},
+            more={"r": width},
         )
 
     def bias(self, name: str, index: str, derived: Mapping[str, Parts] | None = None) -> Op:

@@ -34,9 +34,9 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.errors import Problem, raise_all, suggest
-from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Transformer
 
-__all__ = ["ACTIVATIONS", "MAX_LAYERS", "MAX_SIZE", "Fields", "decoder", "group_layers"]
+__all__ = ["ACTIVATIONS", "MAX_LAYERS", "MAX_SIZE", "Fields", "decoder", "group_layers", "mixed_layers"]
 
 #: Largest size a config may state (no published model comes within a factor of 100 of it).
 MAX_SIZE = 2**31
@@ -306,6 +306,14 @@ class Fields:
     @staticmethod
     def _is_size(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
+
+
+def mixed_layers(
+    kinds: Sequence[str], attention: Attention, mixer: Mixer, blocks: Sequence[FeedForward]
+) -> list[Layer]:
+    """One layer per kind, ``linear`` with the mixer in place of attention, each with its feed-forward block."""
+    pairs = zip(kinds, blocks, strict=True)
+    return [Layer(1, None, mlp, mixer=mixer) if k == "linear" else Layer(1, attention, mlp) for k, mlp in pairs]
 
 
 def group_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:

@@ -43,22 +43,29 @@ def _t5(f: Fields, tables: int) -> Transformer:
     return replace(model, source=Source(encoder, embedded=True), extra_parameters=tables * buckets * heads)
 
 
-def _stack(f: Fields, name: str, hidden: int) -> tuple[Attention, FeedForward]:
-    """Attention and feed-forward of the encoder or the decoder, under its own keys; biases everywhere."""
-    heads = f.size(f"{name}_attention_heads")
-    f.divides("d_model", hidden, f"{name}_attention_heads", heads)
-    attention = Attention(
-        heads,
-        heads,
-        max(1, hidden // heads),
-        causal=name == "decoder",
-        q_bias=True,
-        kv_bias=True,
-        out_bias=True,
-    )
-    act = f.activation("activation_function", default="gelu")
-    mlp = FeedForward(f.size(f"{name}_ffn_dim"), gated=False, activation=act, up_bias=True, down_bias=True)
-    return attention, mlp
+def _layers(f: Fields, hidden: int, depth: int, *, k_bias: bool = True) -> tuple[Layer, Layer]:
+    """The decoder's layers, which attend to the source, and the encoder's ``depth`` layers; all biased."""
+
+    def parts(name: str) -> tuple[Attention, FeedForward]:
+        heads = f.size(f"{name}_attention_heads")
+        f.divides("d_model", hidden, f"{name}_attention_heads", heads)
+        attention = Attention(
+            heads,
+            heads,
+            max(1, hidden // heads),
+            causal=name == "decoder",
+            q_bias=True,
+            kv_bias=True,
+            k_bias=k_bias,
+            out_bias=True,
+        )
+        act = f.activation("activation_function", default="gelu")
+        mlp = FeedForward(f.size(f"{name}_ffn_dim"), gated=False, activation=act, up_bias=True, down_bias=True)
+        return attention, mlp
+
+    (own, mlp), (seen, wide) = parts("decoder"), parts("encoder")
+    decoding = Layer(f.depth("decoder_layers"), own, mlp, norms=3, norm_bias=True, cross=own)
+    return decoding, Layer(depth, seen, wide, norm_bias=True)
 
 
 def bart(config: Mapping[str, Any]) -> Transformer:
@@ -86,9 +93,7 @@ def _bart(
     f: Fields, *, offset: int, embedding_norm: bool, final_norm: bool, positions: int | None = None
 ) -> Transformer:
     hidden, rows = f.size("d_model"), f.size("max_position_embeddings", default=1024)
-    (own, mlp), (seen, wide) = _stack(f, "decoder", hidden), _stack(f, "encoder", hidden)
-    layer = Layer(f.depth("decoder_layers"), own, mlp, norms=3, norm_bias=True, cross=own)
-    depth = f.depth("encoder_layers", "num_hidden_layers")
+    layer, encoding = _layers(f, hidden, f.depth("encoder_layers", "num_hidden_layers"))
     model = decoder(
         f,
         [layer],
@@ -100,8 +105,7 @@ def _bart(
         norm_bias=True,
         max_context=2 * rows,
     )
-    encoder = _encoder(model, Layer(depth, seen, wide, norm_bias=True))
-    return replace(model, source=Source(encoder, embedded=True))
+    return replace(model, source=Source(_encoder(model, encoding), embedded=True))
 
 
 #: Tokens of the encoder per second of sound: 100 frames, halved by the second convolution.
@@ -113,13 +117,10 @@ def whisper(config: Mapping[str, Any]) -> Transformer:
     f = Fields(config)
     hidden, rows = f.size("d_model"), f.size("max_target_positions", default=448)
     frames, bins = f.size("max_source_positions", default=1500), f.size("num_mel_bins", default=80)
-    (own, mlp), (seen, wide) = _stack(f, "decoder", hidden), _stack(f, "encoder", hidden)
-    own, seen = replace(own, k_bias=False), replace(seen, k_bias=False)
-    layer = Layer(f.depth("decoder_layers"), own, mlp, norms=3, norm_bias=True, cross=own)
-    depth = f.depth("encoder_layers")
+    layer, encoding = _layers(f, hidden, f.depth("encoder_layers"), k_bias=False)
     tied = f.flag("tie_word_embeddings", True)
     model = decoder(f, [layer], hidden=hidden, tied=tied, positions=rows, norm_bias=True, max_context=rows)
-    encoder = _encoder(model, Layer(depth, seen, wide, norm_bias=True), positions=frames)
+    encoder = _encoder(model, encoding, positions=frames)
     stem = ((2 * frames, 3 * bins, hidden), (frames, 3 * hidden, hidden))
     note = f"each request is {frames / _TOKENS_PER_S:.0f} s of sound, which the encoder reads first"
     return replace(model, source=Source(encoder, frames, stem), notes=(*model.notes, note))

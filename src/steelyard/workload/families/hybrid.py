@@ -11,13 +11,12 @@ from typing import Any
 
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.blocks.recurrent import ShortConvolution
-from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Transformer
+from steelyard.workload.families._base import Fields, decoder, mixed_layers
+from steelyard.workload.transformer import FeedForward, Layer, Transformer
 
 __all__ = [
     "bamba",
     "falcon_h1",
-    "falcon_mamba",
     "granite_hybrid",
     "jamba",
     "lfm2",
@@ -33,16 +32,15 @@ _STATE_BITS: Mapping[str, int] = {"float32": 32, "bfloat16": 16, "float16": 16}
 
 
 def mamba(config: Mapping[str, Any]) -> Transformer:
-    """Mamba (arXiv:2312.00752): one block per layer, nothing else."""
+    """Mamba (arXiv:2312.00752): one block per layer, nothing else; Falcon Mamba (arXiv:2410.05355), whose norms
+    inside have no weights."""
     f = Fields(config)
     hidden = f.size("hidden_size", "d_model")
     channels = f.size("intermediate_size", "d_inner", default=f.size("expand", default=2) * hidden)
     mixer = Mamba(
         channels,
         f.size("state_size", "d_state", default=16),
-        f.size("time_step_rank", default=-(-hidden // 16))
-        if f.config.get("time_step_rank") != "auto"
-        else -(-hidden // 16),
+        _step_rank(f, "time_step_rank", hidden),
         conv_kernel=f.size("conv_kernel", "d_conv", default=4),
         conv_bias=f.flag("use_conv_bias", True),
         bias=f.flag("use_bias", False),
@@ -52,9 +50,10 @@ def mamba(config: Mapping[str, Any]) -> Transformer:
     return decoder(f, layers, hidden=hidden, tied=f.flag("tie_word_embeddings", True))
 
 
-def falcon_mamba(config: Mapping[str, Any]) -> Transformer:
-    """Falcon Mamba (arXiv:2410.05355): Mamba with norms without weights inside."""
-    return mamba(config)
+def _step_rank(f: Fields, name: str, hidden: int) -> int:
+    """Rank of the projection of step sizes: stated, or a sixteenth of the hidden width (``auto``)."""
+    usual = -(-hidden // 16)
+    return usual if f.config.get(name) == "auto" else f.size(name, default=usual)
 
 
 def mamba2(config: Mapping[str, Any]) -> Transformer:
@@ -110,13 +109,9 @@ def bamba(config: Mapping[str, Any]) -> Transformer:
     attention = f.attention(qkv_bias=bias, out_bias=bias, rotary=0.5)
     places = f.whole_list("attn_layer_indices") or []
     kinds = f.layer_kinds(f.depth(), lambda i: "full" if i in places else "linear", also=("linear",))
-    layers = _mixed(kinds, attention, _mamba_prefixed(f, groups=1), f.gated_mlp(bias=f.flag("mlp_bias", False)))
+    mlp = f.gated_mlp(bias=f.flag("mlp_bias", False))
+    layers = mixed_layers(kinds, attention, _mamba_prefixed(f, groups=1), [mlp] * len(kinds))
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
-
-
-def _mixed(kinds: Sequence[str], attention: Attention, mixer: Mixer, mlp: FeedForward) -> list[Layer]:
-    """Layers of attention or a mixer, each with the feed-forward block."""
-    return [Layer(1, None, mlp, mixer=mixer) if k == "linear" else Layer(1, attention, mlp) for k in kinds]
 
 
 def granite_hybrid(config: Mapping[str, Any]) -> Transformer:
@@ -131,7 +126,7 @@ def granite_hybrid(config: Mapping[str, Any]) -> Transformer:
     if f.optional("num_local_experts"):
         mlp = f.experts("intermediate_size", count=("num_local_experts",), shared=shared)
     kinds = f.layer_kinds(f.depth(), lambda i: "linear", also=("linear",))
-    layers = _mixed(kinds, attention, _mamba_prefixed(f, groups=1), mlp)
+    layers = mixed_layers(kinds, attention, _mamba_prefixed(f, groups=1), [mlp] * len(kinds))
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
 
 
@@ -149,11 +144,10 @@ def jamba(config: Mapping[str, Any]) -> Transformer:
     """Jamba (arXiv:2403.19887): Mamba with attention every ``attn_layer_period``, experts every second layer."""
     f = Fields(config)
     hidden = f.size("hidden_size")
-    rank = f.config.get("mamba_dt_rank")
     mixer = Mamba(
         f.size("mamba_expand", default=2) * hidden,
         f.size("mamba_d_state", default=16),
-        -(-hidden // 16) if rank in (None, "auto") else f.size("mamba_dt_rank"),
+        _step_rank(f, "mamba_dt_rank", hidden),
         conv_kernel=f.size("mamba_d_conv", default=4),
         conv_bias=f.flag("mamba_conv_bias", True),
         bias=f.flag("mamba_proj_bias", False),
@@ -166,11 +160,9 @@ def jamba(config: Mapping[str, Any]) -> Transformer:
     dense = f.gated_mlp()
     routed = f.optional("num_experts", default=16) > 1
     experts = f.experts("intermediate_size", count=("num_experts",)) if routed else dense
-    layers = []
-    for i in range(f.depth()):
-        mlp = experts if i % spread == first else dense
-        full = i % every == at
-        layers.append(Layer(1, attention, mlp) if full else Layer(1, None, mlp, mixer=mixer))
+    places = range(f.depth())
+    kinds = ["full" if i % every == at else "linear" for i in places]
+    layers = mixed_layers(kinds, attention, mixer, [experts if i % spread == first else dense for i in places])
     return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
 
 
@@ -284,9 +276,6 @@ def _lfm2(f: Fields, blocks: Sequence[FeedForward]) -> Transformer:
         len(blocks), lambda i: "full" if places is None or i in places else "linear", also=("linear",)
     )
     attention = f.attention(qk_norm="head", kv_heads=8)
-    layers = [
-        Layer(1, None, mlp, mixer=mixer) if kind == "linear" else Layer(1, attention, mlp)
-        for kind, mlp in zip(kinds, blocks, strict=True)
-    ]
+    layers = mixed_layers(kinds, attention, mixer, blocks)
     tied = f.flag("tie_word_embeddings", f.flag("tie_embedding", True))
     return decoder(f, layers, tied=tied)

@@ -9,9 +9,9 @@ from typing import Any
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv
-from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families._base import Fields, decoder, mixed_layers
 from steelyard.workload.families.decoders import borrowed_indexers, latent_attention, routed_layers, without_indexer
-from steelyard.workload.transformer import Attention, FeedForward, Layer, Mixer, Streams, Transformer
+from steelyard.workload.transformer import FeedForward, Layer, Streams, Transformer
 
 __all__ = [
     "bailing_hybrid",
@@ -40,13 +40,9 @@ def minimax(config: Mapping[str, Any]) -> Transformer:
         depth, lambda i: "full" if (marks[i] if marks else i % 2 == 0) else "linear", also=("linear",)
     )
     experts = f.experts("intermediate_size", count=("num_local_experts",))
-    return decoder(f, _layers(kinds, attention, mixer, [experts] * depth), tied=f.flag("tie_word_embeddings", False))
-
-
-def _layers(kinds: list[str], attention: Attention, mixer: Mixer, blocks: list[FeedForward]) -> list[Layer]:
-    """Layers of attention or a mixer, each with its feed-forward block."""
-    pairs = zip(kinds, blocks, strict=True)
-    return [Layer(1, None, mlp, mixer=mixer) if k == "linear" else Layer(1, attention, mlp) for k, mlp in pairs]
+    return decoder(
+        f, mixed_layers(kinds, attention, mixer, [experts] * depth), tied=f.flag("tie_word_embeddings", False)
+    )
 
 
 def kimi_linear(config: Mapping[str, Any]) -> Transformer:
@@ -91,7 +87,7 @@ def _kimi(f: Fields, *, full_rank: bool) -> Transformer:
     blocks = [experts if i >= first and i % step == 0 else dense for i in range(depth)]
     return decoder(
         f,
-        _layers(kinds, attention, mixer, blocks),
+        mixed_layers(kinds, attention, mixer, blocks),
         tied=f.flag("tie_word_embeddings", False),
         max_context=f.optional("model_max_length", "max_position_embeddings"),
     )
@@ -144,7 +140,7 @@ def olmo_hybrid(config: Mapping[str, Any]) -> Transformer:
     )
     kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % 4 else "full", also=("linear",))
     mlp = f.gated_mlp()
-    return decoder(f, _layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", False))
+    return decoder(f, mixed_layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", False))
 
 
 def recurrent_gemma(config: Mapping[str, Any]) -> Transformer:
@@ -168,7 +164,7 @@ def recurrent_gemma(config: Mapping[str, Any]) -> Transformer:
         up_bias=True,
         down_bias=True,
     )
-    return decoder(f, _layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", True))
+    return decoder(f, mixed_layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", True))
 
 
 def xlstm(config: Mapping[str, Any]) -> Transformer:

@@ -12,7 +12,7 @@ from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
 from steelyard.workload.ingest.gguf_metadata import Metadata
-from steelyard.workload.ingest.gguf_states import STATES
+from steelyard.workload.ingest.gguf_states import STATES, latent
 from steelyard.workload.ingest.safetensors import elements_note
 from steelyard.workload.ingest.stored import gguf_formats
 from steelyard.workload.model import Model
@@ -152,20 +152,12 @@ def _qwen_moe(m: Metadata) -> dict[str, Any]:
 
 
 def _deepseek(m: Metadata) -> dict[str, Any]:
-    rope = m.number("rope.dimension_count")
-    key = m.number("attention.key_length_mla") or m.number("attention.key_length")
     corrected = m.has("exp_probs_b.bias")
     return {
         "model_type": "deepseek_v3" if corrected else "deepseek_v2",
         **_experts(m, "n_routed_experts"),
         "n_shared_experts": m.number("expert_shared_count"),
-        "first_k_dense_replace": m.number("leading_dense_block_count"),
-        "q_lora_rank": m.number("attention.q_lora_rank"),
-        "kv_lora_rank": m.number("attention.kv_lora_rank"),
-        "qk_rope_head_dim": rope,
-        "qk_nope_head_dim": key - rope if key and rope else None,
-        "v_head_dim": m.number("attention.value_length_mla") or m.number("attention.value_length"),
-        "attention_bias": False,
+        **latent(m),
     }
 
 

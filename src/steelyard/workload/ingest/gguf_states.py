@@ -11,7 +11,7 @@ from typing import Any
 
 from steelyard.workload.ingest.gguf_metadata import Metadata
 
-__all__ = ["STATES"]
+__all__ = ["STATES", "latent"]
 
 
 def _share(whole: int | None, parts: int | None) -> int | None:
@@ -149,9 +149,22 @@ def _lfm2_moe(m: Metadata) -> dict[str, Any]:
     }
 
 
-def _kimi_linear(m: Metadata) -> dict[str, Any]:
+def latent(m: Metadata) -> dict[str, Any]:
+    """Multi-head latent attention, and the dense layers and experts that come with it."""
     rope = m.number("rope.dimension_count")
     key = m.number("attention.key_length_mla") or m.number("attention.key_length")
+    return {
+        "first_k_dense_replace": m.number("leading_dense_block_count"),
+        "q_lora_rank": m.number("attention.q_lora_rank"),
+        "kv_lora_rank": m.number("attention.kv_lora_rank"),
+        "qk_rope_head_dim": rope,
+        "qk_nope_head_dim": key - rope if key and rope else None,
+        "v_head_dim": m.number("attention.value_length_mla") or m.number("attention.value_length"),
+        "attention_bias": False,
+    }
+
+
+def _kimi_linear(m: Metadata) -> dict[str, Any]:
     head = m.number("kda.head_dim")
     return {
         "linear_attn_config": {
@@ -160,17 +173,11 @@ def _kimi_linear(m: Metadata) -> dict[str, Any]:
             "short_conv_kernel_size": m.number("ssm.conv_kernel") or 4,
             "full_attn_layers": [i + 1 for i in _full(m)],
         },
-        "kv_lora_rank": m.number("attention.kv_lora_rank"),
-        "q_lora_rank": m.number("attention.q_lora_rank"),
-        "qk_rope_head_dim": rope,
-        "qk_nope_head_dim": key - rope if key and rope else None,
-        "v_head_dim": m.number("attention.value_length_mla") or m.number("attention.value_length"),
-        "attention_bias": False,
+        **latent(m),
         "num_experts": m.number("expert_count"),
         "num_experts_per_token": m.number("expert_used_count"),
         "moe_intermediate_size": m.number("expert_feed_forward_length"),
         "num_shared_experts": m.number("expert_shared_count"),
-        "first_k_dense_replace": m.number("leading_dense_block_count"),
         "head_dim": None,
     }
 
