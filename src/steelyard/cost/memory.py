@@ -142,9 +142,13 @@ def _weights(
         fuller = max(ends, key=lambda end: ends[end])
         ends = {fuller: ends[fuller]}
     parts = {**stage, **ends}
+    towers: dict[str, float] = {}  # every stage holds them
+    for tower in model.towers:
+        towers[tower.name] = towers.get(tower.name, 0.0) + tower.bytes_on(plan.tp)
     if exact is not None and total > 0:
-        return {part: size * exact / total for part, size in parts.items()}, beside * exact / total
-    return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0}, beside
+        ratio = max(0.0, exact - sum(tower.bytes_on() for tower in model.towers)) / total
+        return {part: size * ratio for part, size in parts.items()} | towers, beside * ratio
+    return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0} | towers, beside
 
 
 def _padding(op: Op, rank: str, multiple: int) -> float:

@@ -321,7 +321,8 @@ def _nominal(model: Model, weights: str) -> float:
         return SLACK * model.weight_bytes
     native = (model.transformer.native_weights, *(f for _, f in model.transformer.native_formats))
     bits = min(find_format(f).stored_bits for f in ((weights,) if weights else native))
-    return SLACK * model.transformer.parameters() * bits / 8
+    towers = sum(tower.bytes_on() for tower in model.transformer.towers)
+    return SLACK * (model.transformer.parameters() * bits / 8 + towers)
 
 
 def _wished(found: Sequence[Place], wish: Wish) -> list[Place]:

@@ -183,7 +183,8 @@ class Service:
         if self.model.weight_bytes is not None:
             return float(self.model.weight_bytes)
         stored = find_format(self.model.transformer.native_weights).stored_bits / 8
-        return float(self.model.transformer.parameters()) * stored
+        towers = sum(tower.bytes_on() for tower in self.model.transformer.towers)
+        return float(self.model.transformer.parameters()) * stored + towers
 
     @property
     def replicas(self) -> int:

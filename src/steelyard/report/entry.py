@@ -158,6 +158,7 @@ def _model_facts(model: Any) -> dict[str, Any]:
         "name": model.name,
         "model_type": t.model_type,
         "parameters": t.parameters(),
+        **{f"{tower.name}_parameters".replace(" ", "_"): tower.parameters for tower in t.towers},
         "active_parameters": t.active_parameters(),
         "layers": t.depth,
         "hidden": t.hidden,

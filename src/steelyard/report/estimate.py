@@ -68,7 +68,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "interval": {name: list(ends) for name, ends in estimate.interval.items()},
         "bound": estimate.bound,
         "bound_shares": {phase: shares_of(estimate, phase) for phase in estimate.shares},
-        "parameters": {"total": model.parameters(), "active": model.active_parameters()},
+        "parameters": _parameters(model),
         "flops": flops_of(estimate),
         "assumptions": estimate.ledger.assumptions,
         "sources": estimate.ledger.sources,
@@ -77,6 +77,13 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "provenance": provenance(s),
     }
     return plain(document)  # type: ignore[no-any-return]
+
+
+def _parameters(model: Any) -> dict[str, Any]:
+    """Parameters of the whole model, those a token multiplies with, and what of the whole are towers, by name."""
+    towers = {tower.name: tower.parameters for tower in model.towers}
+    found = {"total": model.parameters() + sum(towers.values()), "active": model.active_parameters()}
+    return {**found, "towers": towers} if towers else found
 
 
 def _remedy(estimate: Estimate) -> dict[str, Any] | None:

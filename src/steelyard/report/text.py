@@ -142,6 +142,7 @@ def _rates(e: Estimate) -> list[Line]:
         money += f" ({e.price_note})"
     total, active = e.scenario.transformer.parameters(), e.scenario.transformer.active_parameters()
     sizes = f"{total / 1e9:,.4g} B parameters" + (f", {active / 1e9:,.4g} B active" if active != total else "")
+    sizes += "".join(f" + {tower.parameters / 1e9:,.3g} B {tower.name}" for tower in e.scenario.transformer.towers)
     flops = flops_of(e)
     work = f"{sizes}; prefill {q(flops['prefill'], 'FLOP')}, decode step {q(flops['decode'], 'FLOP')}"
     return [

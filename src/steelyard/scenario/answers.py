@@ -81,7 +81,7 @@ memory_bytes.other | number | B | memory_other_bytes | libraries, buffers of com
 memory_bytes.total | number | B | memory_total_bytes | all of these, B
 memory_bytes.capacity | number | B | memory_capacity_bytes | what the engine may use of the device, B
 memory_bytes.headroom | number | B | memory_headroom_bytes | capacity less total, negative when it does not fit, B
-memory_parts_bytes.weights | {} | B | - | weights by part: attention, mlp, experts, embedding, head ..., B
+memory_parts_bytes.weights | {} | B | - | weights by part: attention, mlp, experts, embedding, head, vision tower ..., B
 memory_parts_bytes.kv_cache | number | B | - | what the cache holds of tokens, B
 memory_parts_bytes.state | number | B | - | recurrent state, which does not grow, B
 memory_parts_bytes.activations | number | B | - | the largest step, B
@@ -114,8 +114,9 @@ bound.prefill | string | - | bound_prefill | what bounds the prefill: compute, m
 bound.decode | string | - | bound_decode | what bounds a decode step
 bound_shares.prefill | {} | - | - | share of the prefill by what bounds it
 bound_shares.decode | {} | - | - | share of a decode step by what bounds it
-parameters.total | integer | - | - | parameters of the model
+parameters.total | integer | - | - | parameters of the model, its towers included
 parameters.active | integer | - | - | parameters one token multiplies with
+parameters.towers | {} | - | - | those of the encoders of images and sound, by name; only where there are any
 flops.prefill | number | - | - | operations of the prefill of the whole batch
 flops.decode | number | - | - | operations of one decode step of the whole batch
 assumptions | array | - | - | choices made for you, in words

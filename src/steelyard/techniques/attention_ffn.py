@@ -196,7 +196,7 @@ def attention_part(model: Transformer) -> Transformer:
 def feed_forward_part(model: Transformer) -> Transformer:
     """The model's feed-forward blocks alone."""
     layers = tuple(replace(layer, attention=None, mixer=None, norms=max(0, layer.norms - 1)) for layer in model.layers)
-    return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0)
+    return replace(model, layers=layers, head=False, final_norm=False, extra_parameters=0, towers=())
 
 
 def plans_of(split: AttentionFfn, plan: Plan, model: Transformer) -> tuple[Plan, Plan]:

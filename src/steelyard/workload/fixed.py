@@ -15,6 +15,7 @@ from steelyard.errors import InputError
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.step import Step
+from steelyard.workload.tower import Tower
 
 __all__ = ["FixedGraph"]
 
@@ -31,6 +32,7 @@ class FixedGraph:
     native_formats: tuple[tuple[str, str], ...] = ()
     native_kv: str = ""
     extra_parameters: int = 0
+    towers: tuple[Tower, ...] = ()
     depth: int = 1
     hidden: int = 0
     vocab: int = 0

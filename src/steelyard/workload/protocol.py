@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Size
 from steelyard.workload.step import Step
+from steelyard.workload.tower import Tower
 
 __all__ = ["Workload", "not_served", "restated"]
 
@@ -47,6 +48,10 @@ class Workload(Protocol):
     @property
     def extra_parameters(self) -> int:
         """Parameters that are loaded but not part of the graph."""
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """Encoders of images and sound that are loaded beside it."""
 
     @property
     def depth(self) -> int:
@@ -103,7 +108,7 @@ class Workload(Protocol):
         """Elements per token of the widest tensor inside a layer, on one of ``shards`` devices."""
 
     def parameters(self) -> int:
-        """Parameters stored."""
+        """Parameters stored, without towers."""
 
     def active_parameters(self, embedding: bool = True) -> int:
         """Parameters one token multiplies with, with or without embedding tables."""

@@ -11,6 +11,7 @@ from steelyard.errors import Problem, raise_all
 if TYPE_CHECKING:
     from steelyard.workload.op import Op
     from steelyard.workload.step import Step
+    from steelyard.workload.tower import Tower
 
 __all__ = ["Attention", "FeedForward", "Layer", "LayerInputs", "Mixer", "Shapes", "Source", "Streams"]
 
@@ -228,10 +229,12 @@ class Shapes:
     native_kv: str = ""
     """Number format of the cache the publisher scaled it for; empty: none stated."""
     extra_parameters: int = 0
-    """Parameters outside the language path that are loaded too (a vision tower), stated by the source."""
+    """Parameters of the language model that are loaded and not run, stated by the source."""
     notes: tuple[str, ...] = field(default=())
     source: Source | None = None
     """The encoder of an encoder-decoder."""
+    towers: tuple[Tower, ...] = ()
+    """Encoders of images and sound that are loaded beside the language model."""
 
     def __post_init__(self) -> None:
         problems = []

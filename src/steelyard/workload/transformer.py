@@ -40,6 +40,7 @@ __all__ = [
     "Step",
     "Streams",
     "Transformer",
+    "layer_ops",
     "transformer_of",
 ]
 
@@ -152,7 +153,7 @@ class Transformer(Shapes):
         ops += [*embedding_ops(self, own), *stream_starts(self, own)]
         absorbed = bool(np.max(np.asarray(step.new)) <= 1) if absorb is None else absorb
         for i, layer in enumerate(self.layers):
-            made = _layer_ops(self, layer, step, f"layer{i}", absorbed)
+            made = layer_ops(self, layer, step, f"layer{i}", absorbed)
             ops += (_tied(op) for op in made) if layer.tied else made
             ops += side_ops(self, layer, own, f"layer{i}")
         ops += [*stream_ends(self, own), *head_ops(self, own)]
@@ -205,12 +206,13 @@ def _source_ops(model: Transformer, step: Step) -> Iterator[Op]:
     if encoder.embedding_norm:
         yield outer_norm("source_norm", encoder, reads.tokens)
     for i, layer in enumerate(encoder.layers):
-        yield from _layer_ops(encoder, layer, reads, f"encoder{i}", False)
+        yield from layer_ops(encoder, layer, reads, f"encoder{i}", False)
     if encoder.final_norm:
         yield outer_norm("encoder_norm", encoder, reads.tokens)
 
 
-def _layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+def layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+    """The ops of ``layer.count`` equal layers; names begin with ``prefix``."""
     attention, feed_forward = layer.attention, layer.feed_forward
     whole, step = step, decoder_step(model, step)
     if layer.norms >= 1:

@@ -28,12 +28,12 @@ def query_key_pairs(new: Size, context: Size, causal: bool = True, window: int =
 
     Full causal: ``sum_{i=1..new} (p + i)`` with ``p = context - new``, that is ``new p + new (new + 1) / 2``.
     A window W caps each term at W. A chunk C restarts the count every C tokens.
-    Not causal: ``new * context``; a window W reaches W tokens to each side (fewer at the ends).
+    Not causal: ``new * context``; a window W reaches W tokens to each side (fewer at the ends), a chunk C only itself.
     """
     n, total = np.asarray(new, dtype=np.float64), np.asarray(context, dtype=np.float64)
     if not causal:
         if not window:
-            return np.asarray(n * total, dtype=np.float64)
+            return np.asarray(n * (np.minimum(total, chunk) if chunk else total), dtype=np.float64)
         left = _capped(total - 1, window) - _capped(total - n - 1, window)
         return np.asarray(n + left + _capped(n - 1, window), dtype=np.float64)
     if chunk:

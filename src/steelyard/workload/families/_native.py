@@ -14,7 +14,7 @@ from steelyard.workload.graph import Graph
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["bits_of", "named", "published"]
+__all__ = ["bits_of", "named", "outside", "published"]
 
 _DTYPES: Mapping[str, str] = {
     "float32": "fp32",
@@ -53,12 +53,10 @@ def published(config: Mapping[str, Any], model: Workload) -> dict[str, Any]:
     Raises:
         InputError: a pattern of module names that is no expression, or too costly.
     """
-    stored = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch.")
-    dtype = _DTYPES.get(stored, "bf16")
-    quant = next((q for q in map(config.get, _KEYS) if isinstance(q, Mapping) and q), None)
+    quant, dtype = _quantisation(config), _dtype(config)
     if quant is None:
         return {"native_weights": dtype}
-    plain = Stored("bf16", 16.0) if dtype in ("fp32", "fp8") else Stored(dtype, _WIDTHS[dtype])
+    plain = _plain(dtype)
     method = str(quant.get("quant_method") or ("modelopt" if quant.get("quant_algo") else "")).lower().replace("-", "_")
     if not method and isinstance(config.get("quantization"), Mapping):
         method = "modelopt" if isinstance(quant.get("quantization"), Mapping) else "mlx"
@@ -74,6 +72,25 @@ def published(config: Mapping[str, Any], model: Workload) -> dict[str, Any]:
         scheme = replace(read.scheme, parts={**read.scheme.parts, "moe": Stored("mxfp4", 4.25)})
         read = replace(read, scheme=scheme)
     return _facts(read, model.graph(Step.prefill(1, 1)))
+
+
+def outside(config: Mapping[str, Any]) -> Stored:
+    """How weights outside the language model are stored: as quantisers leave what they do not touch."""
+    dtype = _dtype(config)
+    return _plain(dtype) if _quantisation(config) else Stored(dtype, _WIDTHS[dtype])
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    stored = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch.")
+    return _DTYPES.get(stored, "bf16")
+
+
+def _plain(dtype: str) -> Stored:
+    return Stored("bf16", 16.0) if dtype in ("fp32", "fp8") else Stored(dtype, _WIDTHS[dtype])
+
+
+def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((q for q in map(config.get, _KEYS) if isinstance(q, Mapping) and q), None)
 
 
 #: Where configs keep it, the first that is there.

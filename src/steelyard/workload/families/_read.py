@@ -11,10 +11,11 @@ from typing import Any
 from steelyard.documents import read_text
 from steelyard.errors import InputError, Problem, UnknownName, show
 from steelyard.registry import Registry
-from steelyard.workload.families._native import published
+from steelyard.workload.families._native import outside, published
 from steelyard.workload.families._refused import REFUSED
 from steelyard.workload.families.decoders import DECODERS
 from steelyard.workload.families.generic import read_generic
+from steelyard.workload.families.towers import PARTS, read_towers
 from steelyard.workload.protocol import Workload, restated
 
 __all__ = ["FAMILIES", "Family", "language_config", "read_config"]
@@ -37,7 +38,6 @@ _INHERITED = (
     "architectures",
     "transformers_version",
 )
-_TOWERS = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
 
 @cache
@@ -51,7 +51,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
     """The model a Hugging Face config describes.
 
     Args:
-        config: the content of a ``config.json``. In a multimodal config only the language path is counted.
+        config: the content of a ``config.json``. A multimodal one describes towers too.
         name: what to call the model in results.
         generic: read an unknown ``model_type`` as a Llama-like decoder instead of refusing it, with the experts,
             latent attention and windows its keys state; refused when others say it is of another kind.
@@ -90,10 +90,15 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     stored = published(inner, model)
+    towers, said = read_towers(config, model.hidden, outside(inner))
+    if not said and (path or any(config.get(k) for k in PARTS)):
+        said = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
+    if towers:
+        stored["towers"] = towers
     return restated(
         model,
         name=name or str(config.get("_name_or_path") or "") or model.model_type,
-        **{**stored, "notes": (*notes, *model.notes, *stored.get("notes", ()))},
+        **{**stored, "notes": (*said, *notes, *model.notes, *stored.get("notes", ()))},
     )
 
 
@@ -104,14 +109,14 @@ def _by_the_outer_model(config: Mapping[str, Any]) -> bool:
 
 
 def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
-    """The language part of a config, where it stood (``""`` = at the top), and remarks on what was left out."""
+    """The language part of a config, where it stood (``""`` = at the top), and remarks on what was not stated."""
     for key in _NESTED:
         inner = config.get(key)
         if not isinstance(inner, Mapping):
             continue
         if any(isinstance(inner.get(k), Mapping) for k in _NESTED):
-            deeper, path, notes = language_config({**{k: config[k] for k in _INHERITED if k in config}, **inner})
-            return deeper, f"{key}.{path}", notes
+            deeper, path, said = language_config({**{k: config[k] for k in _INHERITED if k in config}, **inner})
+            return deeper, f"{key}.{path}", said
         merged = {k: config[k] for k in _INHERITED if config.get(k) is not None}
         merged |= {k: v for k, v in inner.items() if v is not None or k not in merged}
         if config.get("tie_word_embeddings") is not None and _by_the_outer_model(config):
@@ -120,11 +125,9 @@ def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, 
             merged["model_type"] = config["model_type"]
         defaults = _class_defaults().get(str(merged.get("model_type")), {})
         filled = {k: v for k, v in defaults.items() if k not in merged}
-        notes = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
+        notes: tuple[str, ...] = ()
         if filled:
             stated = ", ".join(f"{k} = {v}" for k, v in filled.items())
-            notes += (f"not stated in {key}, taken from the class default: {stated}",)
+            notes = (f"not stated in {key}, taken from the class default: {stated}",)
         return {**merged, **filled}, key, notes
-    if any(config.get(k) for k in _TOWERS):
-        return config, "", (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
     return config, "", ()

@@ -1,0 +1,242 @@
+"""Towers of multimodal models, from the part of a config that describes them.
+
+Two tables: :data:`ENCODERS` has the layers that read patches or sound by the ``model_type`` of the part, with what the
+part leaves out (class defaults of transformers 5.24); :data:`MODELS` has by the ``model_type`` of the whole what joins
+them to the language model and by which rule images are cut. Widths of products and vectors are written in letters:
+``h`` the tower's width, ``m`` that of a merged square of patches, ``t`` the language model's, ``o`` what the part
+calls its output. Sources: the config classes, modelling files and image processors of transformers 5.24, whose
+parameters a test counts; the published processor settings of each model for limits on pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from steelyard.errors import InputError, Problem, show
+from steelyard.workload.families._base import Fields
+from steelyard.workload.families._modules import Stored
+from steelyard.workload.families._tower_rows import ENCODERS, MODELS, Encoder, Joint
+from steelyard.workload.tower import Native, Rule, Square, Tiles, Tower
+from steelyard.workload.tower_ops import layer_parameters
+from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
+
+__all__ = ["PARTS", "read_towers"]
+
+#: Parts of a config that may be several numbers for one.
+_SQUARE = ("patch_size", "image_size", "temporal_patch_size", "spatial_merge_size", "merge_kernel_size")
+_HIDDEN = ("embed_dim", "d_model", "hidden_size", "width")
+_DEPTH = ("depth", "num_hidden_layers", "encoder_layers", "num_layers", "layers")
+_HEADS = ("num_heads", "num_attention_heads", "encoder_attention_heads", "attention_heads")
+_INNER = ("intermediate_size", "encoder_ffn_dim", "mlp_dim")
+_MERGE = ("spatial_merge_size", "merge_kernel_size", "merge_size")
+#: Keys under which configs describe a tower.
+PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
+
+
+def read_towers(config: Mapping[str, Any], text: int, stored: Stored) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
+    """The towers of a config, and remarks on those that are not counted.
+
+    Args:
+        config: the content of a ``config.json``.
+        text: width of its language model.
+        stored: how weights outside the language model are stored.
+
+    Raises:
+        InputError: sizes are missing or wrong, with their paths.
+    """
+    towers: list[Tower] = []
+    unknown: list[str] = []
+    for path, level in _levels(config):
+        kind = level.get("model_type")
+        rows = MODELS.get(kind, ()) if isinstance(kind, str) else ()
+        for joint in rows:
+            part = level.get(joint.at)
+            if isinstance(part, Mapping):
+                where = f"{path}{joint.at}"
+                tower = _tower(joint, level, part, text, where)
+                towers.append(replace(tower, format=stored.name, bits=stored.bits))
+        told = {joint.at for joint in rows}
+        unknown += [f"{path}{key}" for key in PARTS if level.get(key) and key not in told]
+    notes = [_said(tower) for tower in towers]
+    if unknown:
+        kind = show(config.get("model_type", "the config"))
+        notes.append(f"not counted, its layers are not described: {', '.join(unknown)} of {kind}")
+    return tuple(towers), tuple(notes)
+
+
+def _said(tower: Tower) -> str:
+    return f"{tower.name} {tower.parameters / 1e9:.3g} B, loaded in {tower.format}"
+
+
+def _levels(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The config and what in it holds towers of its own, each with its path."""
+    yield path, config
+    for key in ("thinker_config", "vlm_config"):
+        inner = config.get(key)
+        if isinstance(inner, Mapping):
+            yield from _levels({"model_type": config.get("model_type"), **inner}, f"{path}{key}.")
+
+
+def _tower(joint: Joint, whole: Mapping[str, Any], part: Mapping[str, Any], text: int, where: str) -> Tower:
+    f = Fields({k: _one(v) if k in _SQUARE else v for k, v in part.items()})
+    kind = part.get("model_type")
+    row = ENCODERS.get(kind, ENCODERS[joint.encoder]) if isinstance(kind, str) else ENCODERS[joint.encoder]
+    try:
+        return _built(row, joint, Fields(whole), f, text)
+    except InputError as error:
+        moved = [Problem(f"{where}.{p.field}", p.message) for p in error.problems]
+        raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
+
+
+def _one(value: Any) -> Any:
+    """The first of equal numbers for height and width."""
+    return value[0] if isinstance(value, list | tuple) and value else value
+
+
+def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> Tower:
+    hidden = f.size(*_HIDDEN, default=row.hidden)
+    patch, merge = f.size("patch_size", default=row.patch or 1), f.optional(*_MERGE) or _merge(whole, joint.merge)
+    image = f.size("image_size", default=row.image or 1)
+    encoder = _encoder(row, f, hidden, patch)
+
+    mlp = encoder.layers[0].feed_forward
+    inner = mlp.intermediate if mlp is not None else 0
+
+    def width(word: str) -> int:
+        """A width by its letter, by the key of the part or of the whole with a default, or half of such."""
+        times, _, word = word.rpartition("*")
+        word, half, _ = word.partition("/")
+        letters = {"h": hidden, "m": hidden * merge**2, "t": text, "i": inner}
+        key, _, usual = word.partition("=")
+        size = (
+            letters[word] if word in letters else f.size(key, default=whole.optional(key, default=int(usual or text)))
+        )
+        return int(times or 1) * size // (2 if half else 1)
+
+    def vectors(words: str) -> int:
+        return sum(width(word) for word in words.split())
+
+    deep = f.config.get(joint.deep)
+    more = len(deep) if isinstance(deep, list | tuple) else 0
+    chains = [[width(word) for word in chain.split()] for chain in joint.chain.split("|")]
+    chains += chains[:1] * more
+    products = [pair for chain in chains for pair in pairwise(chain)]
+    stem, stored = _stem(row, f, hidden, patch)
+    f.finish()
+    rows = {"grid": (image // patch) ** 2 + row.class_tokens}
+    total = layer_parameters(encoder) + encoder.depth * row.layer_vectors * hidden + stored
+    total += (rows.get(row.positions) or _table(row.positions, f)) * hidden + row.class_tokens * hidden
+    biased = whole.flag("multimodal_projector_bias", joint.bias)
+    total += vectors(row.ends) + vectors(joint.vectors) + sum(a * b + b * biased for a, b in products)
+    total += 2 * more * chains[0][0]
+    if row.head and f.flag(row.head, True):
+        total += _pooling(hidden, inner)
+    f.finish()
+    positions = rows["grid"]
+    return Tower(
+        f"{joint.kind} tower",
+        joint.kind,
+        total,
+        encoder,
+        None if joint.rule is None else _fitted(joint.rule, whole, patch, image, merge, positions),
+        stem,
+        tuple((1.0, a, b) for a, b in products),
+        sharded=row.sharded,
+    )
+
+
+def _merge(whole: Fields, usual: int) -> int:
+    """Patches on a side that the outer config says become one token."""
+    ratio = whole.config.get("downsample_ratio")
+    if isinstance(ratio, float) and 0 < ratio <= 1:
+        return round(1 / ratio)
+    return whole.optional("spatial_merge_size", "downsample_factor", "scale_factor") or usual
+
+
+def _table(words: str, f: Fields) -> int:
+    """Rows of a table of positions: ``key default``, ``2*key default``, a number, or none."""
+    if not words:
+        return 0
+    key, _, usual = words.partition(" ")
+    if key.isdigit():
+        return int(key)
+    times, _, name = key.rpartition("*")
+    return int(times or 1) * f.size(name, default=int(usual))
+
+
+def _stem(row: Encoder, f: Fields, hidden: int, patch: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Products before the layers, and their parameters."""
+    if row.bins:
+        bins = f.size("num_mel_bins", default=row.bins)
+        return ((6 * bins, hidden), (3 * hidden, hidden)), 3 * bins * hidden + 3 * hidden * hidden + 2 * hidden
+    channels = f.size("num_channels", "in_channels", "in_chans", default=3)
+    inner = channels * f.size("temporal_patch_size", default=row.temporal) * patch**2
+    return ((inner, hidden),), inner * hidden + hidden * ("stem" in row.biases)
+
+
+def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
+    depth, heads = f.depth(*_DEPTH) if f.find(_DEPTH)[1] is not None else row.depth, f.size(*_HEADS, default=row.heads)
+    biases = set(row.biases.split())
+    for key in ("qkv_bias", "attention_bias"):
+        if f.config.get(key) is not None:
+            biases = biases | {"qkv"} if f.flag(key, False) else biases - {"qkv"}
+    if f.config.get("norm_type") == "rms_norm":
+        biases -= {"norm"}
+    inner = f.size(row.inner_key or _INNER[0], *_INNER[1:], default=row.inner or int(row.ratio * hidden))
+    ratio = f.config.get("mlp_ratio")
+    if isinstance(ratio, int | float) and not isinstance(ratio, bool) and f.find(_INNER)[1] is None and 0 < ratio < 100:
+        inner = int(hidden * ratio)
+    if f.config.get("head_dim") is None:
+        f.divides("hidden_size", hidden, "num_attention_heads", heads)
+    full_norm = any(f.config.get(key) is True for key in ("qk_normalization", "use_qk_norm"))
+    attention = Attention(
+        heads,
+        heads,
+        f.optional("head_dim") or max(1, hidden // heads),
+        causal=False,
+        q_bias="qkv" in biases,
+        kv_bias="qkv" in biases,
+        k_bias=not row.bins,
+        out_bias="out" in biases,
+        qk_norm="full" if full_norm else row.qk_norm,
+    )
+    mlp = FeedForward(inner, gated=row.gated, activation="gelu", up_bias="mlp" in biases, down_bias="mlp" in biases)
+    layer = Layer(depth, attention, mlp, norms=row.norms, norm_bias="norm" in biases)
+    layers: tuple[Layer, ...] = (layer,)
+    if row.window:
+        whole = f.config.get("fullatt_block_indexes")
+        full = len(whole) if isinstance(whole, list | tuple) else depth // 8
+        reach = replace(attention, chunk=max(1, f.size(row.window, default=112) // patch) ** 2)
+        kinds = (replace(layer, count=min(full, depth)), replace(layer, count=max(0, depth - full), attention=reach))
+        layers = tuple(x for x in kinds if x.count)
+    return Transformer("tower", "tower", hidden, 1, layers, head=False, max_context=0)
+
+
+def _pooling(hidden: int, inner: int) -> int:
+    """Attention over one learned query at the end of SigLIP: the query, four products, a norm and a feed-forward."""
+    return hidden + 4 * (hidden * hidden + hidden) + 2 * hidden + 2 * hidden * inner + inner + hidden
+
+
+def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, positions: int) -> Rule:
+    """The rule with the sizes of this tower."""
+    side = max(1, image // patch // merge)
+    if isinstance(rule, Square):
+        tokens = rule.tokens or side * side
+        return Square(rule.positions or positions, whole.optional("mm_tokens_per_image", default=tokens))
+    if isinstance(rule, Native):
+        return replace(rule, patch=patch, merge=merge, max_edge=image if rule.max_edge < 0 else rule.max_edge)
+    if isinstance(rule, Tiles):
+        grids = rule.grids
+        points = whole.config.get("image_grid_pinpoints")
+        if isinstance(points, list | tuple) and all(_pair(x) for x in points):
+            grids = tuple((max(1, int(x[0]) // image), max(1, int(x[1]) // image)) for x in points)
+        most = whole.optional("max_dynamic_patch", "max_num_tiles", default=rule.most) or rule.most
+        return replace(rule, edge=image, positions=positions, tokens=rule.tokens or side * side, grids=grids, most=most)
+    return rule
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(x, int) and x > 0 for x in value)

@@ -1,0 +1,269 @@
+"""Towers: the encoders of images and sound beside a language model, and how many tokens it reads of each.
+
+A :class:`Tower` says what is loaded (``parameters``), what runs for an image (``encoder``, ``stem``, ``projector``),
+and by its ``rule`` into which patches an image is cut and how many tokens the language model reads then. The rules
+restate what the image processors of published models do; their sources stand in
+:mod:`steelyard.workload.families.towers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steelyard.workload.shapes import Shapes
+
+__all__ = ["Native", "Read", "Rule", "Sound", "Square", "Tiles", "Tower"]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a tower reads of one image or one sound, and what the language model reads after it."""
+
+    sequences: tuple[tuple[int, int], ...]
+    """``(how many, positions of each)``: tiles attend to themselves only; class tokens are counted."""
+    tokens: int
+    """That the language model reads, line breaks and begin and end marks included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """Every image is made one square of ``positions`` patches (class token included), read as ``tokens``."""
+
+    positions: int
+    tokens: int
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of any size."""
+        return Read(((1, self.positions),), self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """An image keeps its size, within limits; sides become multiples of ``patch * merge`` pixels.
+
+    The limits are on pixels, on patches or on the longest edge, and hold together; ``rounding`` is how a side within
+    them becomes a multiple. A side beyond the limit of pixels is always rounded down, one below it up.
+    """
+
+    patch: int
+    merge: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 0
+    """0 = no limit."""
+    max_edge: int = 0
+    rounding: str = "nearest"
+    """``nearest``, ``up`` (a side is filled up) or ``down``."""
+    fill: bool = False
+    """Smaller images are enlarged to ``max_pixels``."""
+    row_tokens: int = 0
+    """Tokens after each row (a line break)."""
+    more_tokens: int = 0
+    """Tokens around the image."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels as the tower reads them."""
+        unit = self.patch * self.merge
+        scale, area, rounding = 1.0, float(height) * width, _ROUNDINGS[self.rounding]
+        if self.max_edge:
+            scale = min(scale, self.max_edge / max(height, width))
+        if self.fill:
+            scale = math.sqrt(self.max_pixels / area)
+        elif self.rounding == "up" and self.max_pixels:
+            scale = min(scale, math.sqrt(self.max_pixels / area))
+        sides = [max(1, rounding(side * scale / unit)) for side in (height, width)]
+        pixels = sides[0] * sides[1] * unit * unit
+        if self.max_pixels and pixels > self.max_pixels and self.rounding == "nearest":
+            scale = math.sqrt(self.max_pixels / area)
+            sides = [max(1, math.floor(side * scale / unit)) for side in (height, width)]
+        elif pixels < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / area)
+            sides = [math.ceil(side * scale / unit) for side in (height, width)]
+        if self.max_pixels:  # the long side of a strip, whose short side cannot become less than one
+            most = max(1, self.max_pixels // (unit * unit) // min(sides))
+            sides = [min(side, most) if side == max(sides) else side for side in sides]
+        return sides[0] * unit, sides[1] * unit
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of this size in pixels."""
+        tall, wide = self.size(height, width)
+        rows, columns = tall // (self.patch * self.merge), wide // (self.patch * self.merge)
+        tokens = rows * (columns + self.row_tokens) + self.more_tokens
+        return Read(((1, rows * columns * self.merge**2),), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """An image is cut into square tiles, of ``positions`` patches (class token included) and ``tokens`` tokens each."""
+
+    edge: int
+    """Of a tile in pixels."""
+    positions: int
+    tokens: int
+    most: int
+    """Tiles of an image at most."""
+    choice: str = "aspect"
+    """How the grid is chosen: the nearest ``aspect`` ratio, the least scaling that ``fits``, the most pixels kept with
+    the least ``waste``, tiles of the image enlarged to ``cut`` it (``longest`` pixels), or as many as its ``area``."""
+    grids: tuple[tuple[int, int], ...] = ()
+    """``(rows, columns)`` that may be chosen; empty: all of up to ``most`` tiles."""
+    least: int = 1
+    longest: int = 0
+    """Of ``cut``: pixels the longest edge is brought to."""
+    overview: bool = True
+    """The whole image is one more tile when it was cut."""
+    always: bool = False
+    """So it is when it was not cut."""
+    unpadded: bool = False
+    """Tokens of padding are dropped, and each row of tokens ends with one more."""
+    tile_tokens: int = 0
+    """Tokens around each tile."""
+    row_tokens: int = 0
+    """Tokens after each row of tiles."""
+    more_tokens: int = 0
+    """Tokens around the image."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tiles, without the overview."""
+        if self.choice == "cut":
+            longest = max(height, width)
+            tall, wide = (self.longest * side / longest for side in (height, width))
+            rows, columns = (max(1, math.ceil(round(side / self.edge, 6))) for side in (tall, wide))
+            return (rows, columns) if rows * columns > 1 else (1, 1)
+        if self.choice == "area":
+            wanted = min(math.ceil(height * width / self.edge**2), self.most)
+            if wanted <= 1:
+                return 1, 1
+            near = [x for n in (wanted - 1, wanted, wanted + 1) if 1 < n <= self.most for x in _factors(n)]
+            ratio = math.log(width / height)
+            return min(near, key=lambda x: abs(ratio - math.log(x[1] / x[0])))
+        grids = self.grids or tuple(sorted(self._all(), key=lambda x: (x[0] * x[1], x[1], x[0])))
+        return {"aspect": self._nearest, "fits": self._fitting, "waste": self._fullest}[self.choice](
+            grids, height, width
+        )
+
+    def _all(self) -> Iterator[tuple[int, int]]:
+        for rows in range(1, self.most + 1):
+            for columns in range(1, self.most // rows + 1):
+                if rows * columns >= self.least:
+                    yield rows, columns
+
+    def _nearest(self, grids: tuple[tuple[int, int], ...], height: int, width: int) -> tuple[int, int]:
+        best, off = grids[0], math.inf
+        for rows, columns in grids:
+            difference = abs(width / height - columns / rows)
+            larger = difference == off and 2 * height * width > self.edge**2 * rows * columns
+            if difference < off or larger:
+                best, off = (rows, columns), difference
+        return best
+
+    def _fitting(self, grids: tuple[tuple[int, int], ...], height: int, width: int) -> tuple[int, int]:
+        def key(grid: tuple[int, int]) -> tuple[bool, float, int]:
+            scale = min(grid[0] * self.edge / height, grid[1] * self.edge / width)
+            return scale < 1, scale if scale >= 1 else -scale, grid[0] * grid[1]
+
+        return min(grids, key=key)
+
+    def _fullest(self, grids: tuple[tuple[int, int], ...], height: int, width: int) -> tuple[int, int]:
+        def key(grid: tuple[int, int]) -> tuple[int, int]:
+            tall, wide = grid[0] * self.edge, grid[1] * self.edge
+            scale = min(tall / height, wide / width)
+            kept = min(int(height * scale) * int(width * scale), height * width)
+            return -kept, tall * wide - kept
+
+        return min(grids, key=key)
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of this size in pixels."""
+        rows, columns = self.grid(height, width)
+        cut = rows * columns
+        tiles = cut + int(self.always or (self.overview and cut > 1))
+        tokens = tiles * (self.tokens + self.tile_tokens) + self.more_tokens
+        if cut > 1:
+            tokens += rows * self.row_tokens
+        if self.unpadded:
+            side = math.isqrt(self.tokens)
+            tall, wide = rows * side, columns * side
+            if width / height > wide / tall:
+                tall -= 2 * ((tall - int(round(height * wide / width, 7))) // 2)
+            else:
+                wide -= 2 * ((wide - int(round(width * tall / height, 7))) // 2)
+            tokens += tall * (wide + 1) - cut * self.tokens
+        return Read(((tiles, self.positions),), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A sound becomes ``positions_per_s`` positions and ``tokens_per_s`` tokens."""
+
+    positions_per_s: float
+    tokens_per_s: float
+    chunk_s: float = 0.0
+    """Seconds a sound is filled up to a multiple of; 0 = as long as it is."""
+    longest_s: float = 0.0
+    """Seconds read at most; 0 = all."""
+
+    def read_s(self, seconds: float) -> Read:
+        """What is read of a sound of so many seconds."""
+        seconds = min(seconds, self.longest_s) if self.longest_s else seconds
+        if self.chunk_s:
+            chunks = max(1, math.ceil(seconds / self.chunk_s))
+            each = round(self.chunk_s * self.positions_per_s)
+            return Read(((chunks, each),), round(chunks * self.chunk_s * self.tokens_per_s))
+        return Read(((1, max(1, math.ceil(seconds * self.positions_per_s))),), math.ceil(seconds * self.tokens_per_s))
+
+
+#: What is read of an image, and of a sound.
+Rule = Square | Native | Tiles | Sound
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One encoder of a multimodal model with what joins it to the language model."""
+
+    name: str
+    """As answers call it: ``vision tower``, ``audio tower``."""
+    kind: str
+    """``vision`` or ``audio``."""
+    parameters: int
+    """All that is loaded: layers, stem, tables, projector."""
+    encoder: Shapes | None = None
+    """Its layers, without head or table; None: only its weights are described."""
+    rule: Rule | None = None
+    """None: not described, or it reads what another tower reads."""
+    stem: tuple[tuple[int, int], ...] = ()
+    """Products per position before the layers: ``(inner, outer)``."""
+    projector: tuple[tuple[float, int, int], ...] = ()
+    """Products after the layers: ``(rows per token that the language model reads, inner, outer)``."""
+    format: str = "bf16"
+    """Number format its weights are loaded in."""
+    bits: float = 16.0
+    """Stored bits per parameter."""
+    sharded: bool = True
+    """Engines split its weights over the devices of tensor parallelism, as long as they divide its heads."""
+
+    def bytes_on(self, devices: int = 1) -> float:
+        """Weight bytes on one of the devices of tensor parallelism."""
+        heads = self.encoder.heads if self.encoder is not None else 0
+        split = devices if self.sharded and heads and heads % devices == 0 else 1
+        return self.parameters * self.bits / 8 / split
+
+
+def _up(x: float) -> int:
+    return math.ceil(round(x, 9))
+
+
+def _down(x: float) -> int:
+    return math.floor(x)
+
+
+_ROUNDINGS: Mapping[str, Callable[[float], int]] = {"nearest": round, "up": _up, "down": _down}
+
+
+def _factors(n: int) -> Iterator[tuple[int, int]]:
+    for rows in range(1, n + 1):
+        if n % rows == 0:
+            yield rows, n // rows

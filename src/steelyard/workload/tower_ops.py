@@ -1,0 +1,62 @@
+"""What a tower computes for what it reads: the ops of its stem, layers and projector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from steelyard.errors import InputError
+from steelyard.workload.blocks.writer import OpWriter
+from steelyard.workload.graph import Graph
+from steelyard.workload.op import Op, Size
+from steelyard.workload.shapes import Shapes
+from steelyard.workload.step import Step
+from steelyard.workload.tower import Read, Tower
+from steelyard.workload.transformer import layer_ops
+
+__all__ = ["layer_parameters", "tower_graph"]
+
+
+def layer_parameters(encoder: Shapes) -> int:
+    """Parameters of the layers of an encoder."""
+    ops = [op for i, layer in enumerate(encoder.layers) for op in layer_ops(encoder, layer, _ONE, f"layer{i}", False)]
+    return round(float(Graph("", tuple(ops)).weight_elements()))
+
+
+#: Enough to see every weight.
+_ONE = Step.prefill(1, 1)
+
+
+def tower_graph(tower: Tower, read: Read, count: Size = 1) -> Graph:
+    """The ops that a tower runs for ``count`` images (or sounds) of which it reads this.
+
+    Args:
+        tower: with an encoder that is described.
+        read: sequences and tokens of one image.
+        count: images.
+
+    Raises:
+        InputError: its layers are not described.
+    """
+    if tower.encoder is None:
+        raise InputError(f"only the weights of the {tower.name} are described, not what it computes", field="images")
+    return Graph(tower.name, tuple(_ops(tower, tower.encoder, read, count)), {"native_weights": tower.format})
+
+
+def _ops(tower: Tower, encoder: Shapes, read: Read, count: Size) -> Iterator[Op]:
+    for at, (sequences, positions) in enumerate(read.sequences):
+        name = f"tower{at}" if at else "tower"
+        step = Step(sequences * count, positions, positions)
+        sizes: dict[str, Size] = {"t": step.tokens}
+        for i, (inner, outer) in enumerate(tower.stem):
+            yield _product(f"{name}.stem{i}", {**sizes, "i": inner, "o": outer})
+        for i, layer in enumerate(encoder.layers):
+            for op in layer_ops(encoder, layer, step, f"{name}.layer{i}", False):
+                yield replace(op, block="encoder")
+    for i, (rows, inner, outer) in enumerate(tower.projector):
+        yield _product(f"projector{i}", {"t": read.tokens * rows * count, "i": inner, "o": outer})
+
+
+def _product(name: str, sizes: dict[str, Size]) -> Op:
+    prefix, _, short = name.rpartition(".")
+    return OpWriter(prefix or "tower", 1, sizes, "encoder").product(short, "t i, i o -> t o")

@@ -1,0 +1,109 @@
+"""Towers of multimodal models: their parameters, their memory, the tokens of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from steelyard import estimate
+from steelyard.cost.memory import weight_parts
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError
+from steelyard.workload.catalogue import find_model, load_model, model_names
+from steelyard.workload.families import read_config
+from steelyard.workload.tower import Native, Read, Square, Tiles, Tower
+from steelyard.workload.tower_ops import tower_graph
+
+TEXT = {
+    "model_type": "qwen3",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+}
+
+
+def whole(kind: str, vision: Any, **more: Any) -> Any:
+    """A small language model with a tower."""
+    return read_config({"model_type": kind, "text_config": TEXT, "vision_config": vision, **more})
+
+
+@pytest.mark.parametrize("name", [n for n in model_names() if "vision_config" in find_model(n).config])
+def test_language_model_and_towers_are_the_published_total(name: str) -> None:
+    model = load_model(name)
+    assert model.entry is not None and model.transformer.towers
+    total = model.transformer.parameters() + sum(t.parameters for t in model.transformer.towers)
+    assert total == pytest.approx(model.entry.checkpoint_parameters, rel=0.001)
+
+
+SIZES = [(1024, 1024), (336, 336), (1000, 2000), (3000, 400)]
+RULES: dict[str, tuple[Any, list[int]]] = {
+    "Qwen2.5-VL: one token per 28 x 28 pixels": (Native(14, 2, 3136, 12_845_056), [1369, 144, 2556, 1498]),
+    "Gemma 3": (Square(4096, 256), [256] * 4),
+    "LLaVA 1.5": (Square(577, 576), [576] * 4),
+    "Pixtral 12B: rows end with a break": (
+        Native(16, max_edge=1024, rounding="up", row_tokens=1),
+        [4160, 462, 2080, 640],
+    ),
+    "InternVL: 256 per tile and an overview": (Tiles(448, 1025, 256, 12), [2560, 256, 2304, 2304]),
+    "Llama 4: 144 per tile and an overview": (
+        Tiles(336, 577, 144, 16, "fits", tile_tokens=1, more_tokens=-1),
+        [2464, 144, 2319, 2464],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_tokens_of_an_image(name: str) -> None:
+    rule, tokens = RULES[name]
+    assert [rule.read(*size).tokens for size in SIZES] == tokens
+
+
+def test_memory_has_the_tower_as_a_part_of_its_own() -> None:
+    """Unquantised, split over the devices that share its heads, on every stage."""
+    model = load_model("gemma-3-27b").transformer
+    (tower,) = model.towers
+    assert tower.parameters == 423_060_336
+    one = weight_parts(model, Plan(weights="fp8").resolved("bf16"))
+    assert one["vision tower"] == 2 * tower.parameters
+    split = weight_parts(model, Plan(weights="fp8", tp=8, pp=2).resolved("bf16"))
+    assert split["vision tower"] == 2 * tower.parameters / 8
+    bare = weight_parts(model, Plan(weights="fp8").resolved("bf16"), exact=30e9)
+    assert sum(bare.values()) == pytest.approx(30e9)
+    document = estimate("gemma-3-27b", on="h100_sxm").to_dict()
+    assert document["memory_parts_bytes"]["weights"]["vision tower"] == 2 * tower.parameters
+    assert document["parameters"]["towers"] == {"vision tower": tower.parameters}
+    assert document["parameters"]["total"] == 27_432_406_640
+
+
+def test_windows_cost_less_than_whole_attention() -> None:
+    """Qwen2.5-VL: most layers look at windows of 8 x 8 patches."""
+    sizes = {"hidden_size": 1280, "depth": 32, "fullatt_block_indexes": [7, 15, 23, 31]}
+    (windowed,) = whole("qwen2_5_vl", sizes).towers
+    (full,) = whole("qwen2_5_vl", {**sizes, "fullatt_block_indexes": list(range(32))}).towers
+    assert windowed.parameters == full.parameters
+    read = windowed.rule.read(1024, 1024)
+    assert read == Read(((1, 4 * 1369),), 1369)
+    pairs = 28 * 5476 * (5476 - 64) * 2 * 2 * 1280
+    ours = float(tower_graph(full, read).matmul_flops()) - float(tower_graph(windowed, read).matmul_flops())
+    assert ours == pytest.approx(pairs, rel=1e-6)
+
+
+def test_what_is_not_described_is_said() -> None:
+    model = whole("some_vl", {"hidden_size": 64})
+    assert not model.towers
+    assert any("not counted" in note and "vision_config" in note for note in model.notes)
+
+
+def test_wrong_sizes_are_named_by_their_path() -> None:
+    with pytest.raises(InputError, match=r"vision_config\.hidden_size: expected a whole number"):
+        whole("gemma3", {"hidden_size": "wide"})
+
+
+def test_a_tower_of_weights_alone_has_no_ops() -> None:
+    with pytest.raises(InputError, match="only the weights"):
+        tower_graph(Tower("vision tower", "vision", 10), Read(((1, 1),), 1))
