@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+os.environ.pop("COLUMNS", None)  # reports are as wide as it says
 
 #: Files and tests of more than a few seconds each, left out of the fast part (``-m "not slow"``), by their path.
 SLOW = (
@@ -17,6 +18,7 @@ SLOW = (
     "tests/contract/test_serve_invariants.py",
     "tests/plugin",
     "tests/unit/test_calibrate_engine.py",
+    "tests/unit/test_help.py::test_the_examples_run",
     "tests/unit/test_kept_code.py",
     "tests/unit/test_readers_held.py",
     "tests/unit/test_readers_models.py",

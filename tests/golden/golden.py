@@ -173,8 +173,8 @@ def _scenario(case: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _settings(folder: Path) -> Iterator[None]:
-    """The environment of a run: a fixed width, no colour, and no catalogue of the user's."""
-    given = {"COLUMNS": "120", "NO_COLOR": "1", "STEELYARD_CATALOGUE": str(folder / "catalogue")}
+    """The environment of a run: no terminal, no colour, and no catalogue of the user's."""
+    given = {"COLUMNS": "", "NO_COLOR": "1", "STEELYARD_CATALOGUE": str(folder / "catalogue")}
     (folder / "catalogue").mkdir(exist_ok=True)
     before = dict(os.environ)
     os.environ.update(given)

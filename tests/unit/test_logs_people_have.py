@@ -69,6 +69,16 @@ def test_a_printed_summary(tmp_path: Path) -> None:
     assert "engine sglang" in completed.load
 
 
+def test_a_printed_summary_without_a_rate_was_sent_at_once(tmp_path: Path) -> None:
+    bare = "\n".join(x for x in _PRINTED.splitlines() if "rate:" not in x and "concurrency:" not in x)
+    log = read_log(_file(tmp_path, "out.txt", bare))
+    assert log.load.startswith("all at once") and set(log.trace.arrived_at.tolist()) == {0.0}
+    held = bare.replace("Successful", "Maximum request concurrency:             16\nSuccessful")
+    assert "closed loop of 16" in read_log(_file(tmp_path, "held.txt", held)).load
+    inf = bare.replace("Successful", "Request rate configured (RPS):           inf\nSuccessful")
+    assert read_log(_file(tmp_path, "inf.txt", inf)).load.startswith("all at once")
+
+
 def test_a_log_that_names_no_model_asks_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", _file(tmp_path, "out.txt", _PRINTED), "--on", "h100_sxm"]) == 2
     assert "--model" in capsys.readouterr().err

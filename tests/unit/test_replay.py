@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("numba")
 
 from steelyard.cli.main import main
-from steelyard.errors import InputError
 from steelyard.report.records import vllm_bench, write_records
 from steelyard.simulation.api import simulate
 from steelyard.simulation.replay import METRICS, Log, figures, is_log, parts, read_log, replay
@@ -99,8 +98,7 @@ def test_a_vllm_log_without_start_times_is_sent_as_its_totals_say(log: Path, tmp
     assert not np.any(load(request_rate="inf").trace.arrived_at)
     assert load(request_rate=5.0).trace.rate_per_s == pytest.approx(5.0, rel=0.3)
     assert load(request_rate=5.0).duration_s == data["duration"]
-    with pytest.raises(InputError, match="give --rate or --concurrency"):
-        load(request_rate=None)
+    assert load(request_rate=None).load.startswith("all at once")
     assert read_log(str(path), concurrency=3).trace.concurrency == 3
     assert "poisson" in read_log(str(path), rate="4/s").load.lower()
 

@@ -29,6 +29,7 @@ def _results() -> dict[str, Any]:
         "comparison": compare("h100_sxm", "h200_sxm"),
         "answer": answer(),
         "infeasible": infeasible(),
+        "places": sy.fit("llama-3.1-8b", "h100_sxm,l4,rtx_4090"),
     }
 
 
@@ -56,7 +57,7 @@ class _Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-KINDS = ("estimate", "does_not_fit", "explanation", "comparison", "answer", "infeasible", "simulation")
+KINDS = ("estimate", "does_not_fit", "explanation", "comparison", "answer", "infeasible", "places", "simulation")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,6 +98,13 @@ def test_pictures_have_axes(results: dict[str, Any], kind: str) -> None:
     assert axes.get_xlabel()
     assert axes.lines or axes.patches or axes.collections
     assert results[kind].plot(axes) is axes
+
+
+def test_records_are_a_frame(results: dict[str, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(results["simulation"].records)
+    assert list(frame.columns) == list(results["simulation"].to_pandas().columns)
+    assert frame["ttft_s"].tolist() == results["simulation"].records.ttft_s.tolist()
 
 
 def test_without_pandas_the_message_says_what_to_install(

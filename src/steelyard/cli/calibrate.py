@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import DEPLOYED, option, options_of, switch, words_of_options
+from steelyard.cli.help import HERE, LOGS, TABLES, group, option, switch
+from steelyard.cli.options import DEPLOYED, options_of, words_of_options
 from steelyard.cli.output import say
 from steelyard.cli.progress import bar
 from steelyard.documents import is_file
@@ -36,10 +37,10 @@ _Quiet = Annotated[bool, switch("--quiet", "no progress")]
 class Tables:
     """What is fitted to measured tables or to a few samples."""
 
-    from_: Annotated[str, option("folder of measured tables", "--from")] = ""
-    op: Annotated[str, option("only these: gemm,attention,moe,collective (default: all)")] = ""
-    samples: Annotated[str, option("CSV of a few measurements: op, latency_s, dtype, sizes")] = ""
-    like: Annotated[str, option("with --samples: machine to borrow figures from")] = ""
+    from_: Annotated[str, option("folder of measured tables", "--from", topic=TABLES)] = ""
+    op: Annotated[str, option("only these: gemm,attention,moe,collective (default: all)", topic=TABLES)] = ""
+    samples: Annotated[str, option("CSV of a few measurements: op, latency_s, dtype, sizes", topic=TABLES)] = ""
+    like: Annotated[str, option("with --samples: machine to borrow figures from", topic=TABLES)] = ""
 
 
 @Parameter(name="*")
@@ -47,14 +48,16 @@ class Tables:
 class ThisComputer:
     """What is measured here."""
 
-    here: Annotated[bool, switch("--here", "measure this computer")] = False
+    here: Annotated[bool, switch("--here", "measure this computer", HERE)] = False
     check: Annotated[
-        bool, switch("--check", "with --here: predict and run transformer and CNN blocks, no calibration")
+        bool, switch("--check", "with --here: predict and run transformer and CNN blocks, no calibration", HERE)
     ] = False
-    quick: Annotated[bool, switch("--quick", "with --here: a third of the measurements")] = False
-    name: Annotated[str, Parameter(name="--name", help="with --here: name of the machine written")] = "here"
-    device: Annotated[str, option("with --here: cpu, gpu, cuda or mps")] = ""
-    threads: Annotated[int, option("with --here: threads (default: cores that are free)")] = 0
+    quick: Annotated[bool, switch("--quick", "with --here: a third of the measurements", HERE)] = False
+    name: Annotated[
+        str, Parameter(name="--name", help="with --here: name of the machine written", group=group(HERE))
+    ] = "here"
+    device: Annotated[str, option("with --here: cpu, gpu, cuda or mps", topic=HERE)] = ""
+    threads: Annotated[int, option("with --here: threads (default: cores that are free)", topic=HERE)] = 0
 
 
 @Parameter(name="*")
@@ -62,9 +65,9 @@ class ThisComputer:
 class Benchmarks:
     """The benchmarks of an engine, where its logs do not say."""
 
-    model: Annotated[str, option("with --engine: model of the benchmarks")] = ""
-    rate: Annotated[str, option("with --engine: the load, when no log says it")] = ""
-    concurrency: Annotated[int | None, option("with --engine: the load, when no log says it")] = None
+    model: Annotated[str, option("with --engine: model of the benchmarks", topic=LOGS)] = ""
+    rate: Annotated[str, option("with --engine: the load, when no log says it", topic=LOGS)] = ""
+    concurrency: Annotated[int | None, option("with --engine: the load, when no log says it", topic=LOGS)] = None
 
 
 Answer = tuple[dict[str, Any], Iterable[str]]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import DEPLOYED, Wrong, option, options_of, words_of_options
+from steelyard.cli.help import FIRST, group, option
+from steelyard.cli.options import DEPLOYED, Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem
@@ -24,16 +25,21 @@ _First = Annotated[
     str, Parameter(help="name of a machine or model, a saved estimate (--json --out FILE), or a benchmark's log")
 ]
 _Second = Annotated[str, Parameter(help="what to put beside it; not for a benchmark's log", show_default=False)]
-_Kind = Annotated[Kind | None, Parameter(name="--kind", help="what the names mean, when they mean several things")]
+_Kind = Annotated[
+    Kind | None, Parameter(name="--kind", help="what the names mean, when they mean several things", group=group(FIRST))
+]
 _Model = Annotated[
     str,
     Parameter(
         name="--model",
+        group=group(FIRST),
         show_default=False,
         help="model of the benchmark, where its log does not say (logs of vllm bench serve, SGLang, genai-perf, "
         "aiperf, guidellm, or records of requests)",
     ),
 ]
+#: The heading of the load in the help.
+_LOAD = field("simulate", "rate").topic
 Question: Any = options_of("simulate", DEPLOYED, required=False)
 
 
@@ -42,9 +48,9 @@ Question: Any = options_of("simulate", DEPLOYED, required=False)
 class Load:
     """The load of a benchmark, where its log does not say."""
 
-    rate: Annotated[str, option("its load, when the log does not say: 4/s")] = ""
-    concurrency: Annotated[int | None, option("its load: so many requests in flight")] = None
-    seed: Annotated[int, Parameter(help=field("simulate", "seed").doc)] = 0
+    rate: Annotated[str, option("its load, when the log does not say: 4/s", topic=_LOAD)] = ""
+    concurrency: Annotated[int | None, option("its load: so many requests in flight", topic=_LOAD)] = None
+    seed: Annotated[int, Parameter(help=field("simulate", "seed").doc, group=group(_LOAD))] = 0
 
 
 def compare(
@@ -59,13 +65,17 @@ def compare(
     output: Output = Output(),  # noqa: B008
     problems: Wrong,
 ) -> None:
-    """Put two machines, two models or two saved estimates side by side, or a measured benchmark and its simulation.
+    """Put two machines, two models or two saved estimates side by side, or a measured benchmark and its prediction.
 
-    With --model and --on, the load of the benchmark's log goes through the simulator: the options are those of
-    `simulate`.
+    The load of a benchmark's log goes through the simulator: the options are those of `simulate`. Results of
+    llama-bench (JSON, CSV or its table) stand beside estimates, with the model, machine and formats they name.
     """
     problems.read(output.check)
-    if b and not model and not question.on:
+    from steelyard.estimation.llama_bench import is_llama_bench
+
+    if not b and is_llama_bench(a):
+        _llama_bench(a, model, question, load, output, problems)
+    elif b and not model and not question.on:
         problems.done()
         _pair(a, b, kind, output)
     else:
@@ -76,15 +86,35 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
     from steelyard.report import compare as report
 
     if kind is None:
+        from steelyard.estimation.llama_bench import is_llama_bench
         from steelyard.simulation.replay import is_log
 
-        logs = [x for x in (a, b) if is_log(x)]
+        logs = [x for x in (a, b) if is_log(x) or is_llama_bench(x)]
         if logs:
             raise InputError(
                 f"{logs[0]!r} is a benchmark's log: compare it alone, with --model MODEL --on MACHINE", field="compare"
             )
     found = report.compare(a, b, kind)
     write(output, data=lambda: report.to_dict(found), text=lambda columns: report.text(found, columns), rows=found.rows)
+
+
+def _llama_bench(run: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:
+    """Results of llama-bench, each beside its estimate."""
+    from steelyard.estimation.llama_bench import beside
+    from steelyard.report import llama_bench as report
+
+    words = words_of_options("simulate", question, problems)
+    given = {"model": model, **{name: value for name, value in words.items() if value not in (None, "", ())}}
+    given |= {name: value for name in ("rate", "concurrency") if (value := getattr(load, name))}
+    found = problems.read(beside, run, {name: value for name, value in given.items() if value})
+    problems.done()
+    assert found is not None
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.text(found, columns),
+        rows=lambda: report.flat_rows(found),
+    )
 
 
 def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import ONE_REQUEST, Model, Wrong, option, options_of
+from steelyard.cli.help import FIRST, WISHES, group, option
+from steelyard.cli.options import ONE_REQUEST, Model, Wrong, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit
 from steelyard.scenario.words import Problems
@@ -18,12 +19,18 @@ def fit(
     model: Model,
     /,
     *,
-    on: Annotated[str, Parameter(help="machines, NAME or NAME:COUNT, separated by commas; all: the catalogue")] = "all",
+    on: Annotated[
+        str, Parameter(help="machines, NAME or NAME:COUNT, separated by commas; all: the catalogue", group=group(FIRST))
+    ] = "all",
     question: Question = Question(),  # noqa: B008 - frozen
-    context: Annotated[int, option("tokens one request must reach, prompt and answer")] = 0,
-    max_usd_per_hour: Annotated[float | None, option("most for all devices together; needs a known price")] = None,
-    min_tokens_per_s: Annotated[float, option("least tokens/s of one user")] = 0.0,
-    sort: Annotated[Literal["price", "speed", "cost"], Parameter(help="per hour, tokens/s, or per token")] = "price",
+    context: Annotated[int, option("tokens one request must reach, prompt and answer", topic=WISHES)] = 0,
+    max_usd_per_hour: Annotated[
+        float | None, option("most for all devices together; needs a known price", topic=WISHES)
+    ] = None,
+    min_tokens_per_s: Annotated[float, option("least tokens/s of one user", topic=WISHES)] = 0.0,
+    sort: Annotated[
+        Literal["price", "speed", "cost"], Parameter(help="per hour, tokens/s, or per token", group=group(WISHES))
+    ] = "price",
     output: Output = Output(),  # noqa: B008
     problems: Wrong,
 ) -> None:

@@ -5,9 +5,31 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from cyclopts import Group, Parameter
 from cyclopts.help.formatters import PlainFormatter
 
-__all__ = ["EXAMPLES", "Plain"]
+from steelyard.scenario.fields import TOPICS
+
+__all__ = [
+    "EXAMPLES",
+    "FIRST",
+    "HERE",
+    "LOGS",
+    "OUTPUT",
+    "RUN",
+    "TABLES",
+    "WISHES",
+    "Plain",
+    "group",
+    "option",
+    "switch",
+]
+
+#: Headings of the help beside those of the fields: what most lines have, what a verb alone has, and the answer.
+FIRST, WISHES, RUN, OUTPUT = "Most used", "What a place must offer", "How it is run", "Output"
+TABLES, HERE, LOGS = "From tables (--from) or a few samples", "From this computer (--here)", "From logs (--engine)"
+_TITLES = (FIRST, TABLES, HERE, LOGS, WISHES, *TOPICS, RUN, OUTPUT)
+_GROUPS = {title: Group(title, sort_key=place) for place, title in enumerate(_TITLES)}
 
 #: A command line of each verb, shown below its help.
 EXAMPLES = {
@@ -26,6 +48,21 @@ EXAMPLES = {
     "validate": "steelyard validate --help",
     "version": "steelyard version --json",
 }
+
+
+def group(title: str) -> Group:
+    """A heading of the help: a topic of fields, or one of this module."""
+    return _GROUPS[title]
+
+
+def option(help: str, *names: str, topic: str = OUTPUT) -> Parameter:  # noqa: A002 - cyclopts' own word
+    """An option whose default is not worth showing."""
+    return Parameter(name=names or None, negative_iterable="", help=help, show_default=False, group=group(topic))
+
+
+def switch(name: str, help: str, topic: str = OUTPUT) -> Parameter:  # noqa: A002
+    """An option that is on or off."""
+    return Parameter(name=name, negative="", show_default=False, help=help, group=group(topic))
 
 
 class Plain(PlainFormatter):

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.cli.fit import Question, asked_of
-from steelyard.cli.options import Wrong, option
+from steelyard.cli.help import WISHES, group, option
+from steelyard.cli.options import Wrong
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit, InputError
 
@@ -15,9 +16,9 @@ from steelyard.errors import DoesNotFit, InputError
 def here(
     *,
     question: Question = Question(),  # noqa: B008 - frozen
-    context: Annotated[int, option("tokens one request must reach, prompt and answer")] = 0,
-    min_tokens_per_s: Annotated[float, Parameter(help="least tokens/s of one user")] = 5.0,
-    top: Annotated[int, Parameter(help="most models of each part")] = 15,
+    context: Annotated[int, option("tokens one request must reach, prompt and answer", topic=WISHES)] = 0,
+    min_tokens_per_s: Annotated[float, Parameter(help="least tokens/s of one user", group=group(WISHES))] = 5.0,
+    top: Annotated[int, Parameter(help="most models of each part", group=group(WISHES))] = 15,
     output: Output = Output(),  # noqa: B008
     problems: Wrong,
 ) -> None:
@@ -46,7 +47,7 @@ def here(
         gib = f"{this.memory_bytes / 2**30:,.1f} GiB"
         head = [f"{this.host.title}, {this.host.cores} cores, {gib}; {this.host.system}"]
         head += [f"{card.title}" for card in this.cards] or ["no graphics card seen"]
-        return "\n".join([*head, *this.notes, "", *(report.text(f, columns, models=True) for f in found)])
+        return "\n".join([*head, *this.notes, "", *(report.text(f, columns) for f in found)])
 
     write(output, data=data, text=text, rows=lambda: [row for f in found for row in report.rows(f)])
     if not any(f.rows for f in found):

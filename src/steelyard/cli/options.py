@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.help import FIRST, group, option
 from steelyard.cli.ranges import Block, combinations
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, Field, fields_of
+from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, USUAL, Field, fields_of
 from steelyard.scenario.fields import field as field_of
 from steelyard.scenario.ranges import expand
 from steelyard.scenario.words import Problems, flags_of, read_value
@@ -27,9 +28,7 @@ __all__ = [
     "Wrong",
     "answers",
     "only",
-    "option",
     "options_of",
-    "switch",
     "words_of_options",
 ]
 
@@ -48,22 +47,13 @@ _FLAG = Annotated[
     tuple[str, ...],
     Parameter(
         name="--flag",
+        group=group("Engine"),
         help="any other flag, NAME=VALUE, may be repeated",
         show_default=False,
         negative="",
         consume_multiple=False,
     ),
 ]
-
-
-def option(help: str, *names: str) -> Parameter:  # noqa: A002 - cyclopts' own word
-    """An option whose default is not worth showing."""
-    return Parameter(name=names or None, help=help, show_default=False)
-
-
-def switch(name: str, help: str) -> Parameter:  # noqa: A002
-    """An option that is on or off."""
-    return Parameter(name=name, negative="", show_default=False, help=help)
 
 
 def options_of(verb: str, names: tuple[str, ...] = (), *, required: bool = True) -> type[Any]:
@@ -91,15 +81,15 @@ def options_of(verb: str, names: tuple[str, ...] = (), *, required: bool = True)
 def _made(entry: Field, verb: str, required: bool) -> tuple[str, Any, Any]:
     kind, default = _command_line_type(entry, verb)
     shown = entry.show or (verb == "estimate" and entry.type == "whole" and default != "")
-    help_text = entry.doc + entry.note
+    help_text, topic = entry.doc + entry.note, FIRST if entry.name in USUAL else entry.topic
     if entry.type == "switch" and entry.default is False:
-        parameter = Parameter(negative="", show_default=False, help=help_text)
+        parameter = Parameter(negative="", show_default=False, help=help_text, group=group(topic))
     elif default is REQUIRED and not required:
-        default, parameter = "", option(help_text, *entry.options)
+        default, parameter = "", option(help_text, *entry.options, topic=topic)
     elif shown or default is REQUIRED:
-        parameter = Parameter(name=entry.options or None, help=help_text)
+        parameter = Parameter(name=entry.options or None, help=help_text, group=group(topic))
     else:
-        parameter = option(help_text, *entry.options)
+        parameter = option(help_text, *entry.options, topic=topic)
     return entry.name, Annotated[kind, parameter], field(default=default)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.help import option, switch
 from steelyard.errors import InputError, escaped
 from steelyard.writing import check_target, write_text
 
@@ -23,19 +25,10 @@ __all__ = ["Output", "csv_text", "say", "write"]
 class Output:
     """Form and place of the answer."""
 
-    json: Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON in SI units")] = (
-        False
-    )
-    csv: Annotated[
-        bool, Parameter(name="--csv", negative="", show_default=False, help="print one CSV row per scenario or entry")
-    ] = False
-    out: Annotated[
-        str, Parameter(name="--out", show_default=False, help="write to this file; .json and .csv choose the form")
-    ] = ""
-    quiet: Annotated[
-        bool,
-        Parameter(name="--quiet", negative="", show_default=False, help="no progress, no traceback of internal errors"),
-    ] = False
+    json: Annotated[bool, switch("--json", "print JSON in SI units")] = False
+    csv: Annotated[bool, switch("--csv", "print one CSV row per scenario or entry")] = False
+    out: Annotated[str, option("write to this file; .json and .csv choose the form", "--out")] = ""
+    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False
 
     @property
     def form(self) -> str:
@@ -69,7 +62,7 @@ def write(
     Args:
         output: form and file.
         data: the JSON document, or what makes it.
-        text: makes the report for a terminal of so many columns; ``None`` = as wide as the content.
+        text: makes the report for a terminal of so many columns; ``None`` = no terminal.
         rows: flat rows or whole columns for CSV, or what makes them; absent = this answer has no CSV form.
 
     Raises:
@@ -85,7 +78,7 @@ def write(
         content = csv_text(rows() if callable(rows) else rows)
     else:
         tty = sys.stdout.isatty() and not output.out
-        content = text(_columns() if tty else None).rstrip("\n") + "\n"
+        content = text(_columns(tty)).rstrip("\n") + "\n"
         content = _safe(content, colours=tty)
     if output.out:
         write_text(output.out, content, "out")
@@ -97,12 +90,15 @@ def write(
 def say(text: str | Callable[[int | None], str]) -> None:
     """Print text, or what makes it for so many columns, to standard output: nothing in it steers the terminal."""
     tty = sys.stdout.isatty()
-    made = text if isinstance(text, str) else text(_columns() if tty else None)
+    made = text if isinstance(text, str) else text(_columns(tty))
     sys.stdout.write(_safe(made + "\n", colours=tty and not isinstance(text, str)))
     sys.stdout.flush()
 
 
-def _columns() -> int:
+def _columns(tty: bool) -> int | None:
+    """Columns of the terminal, or as many as ``COLUMNS`` says; None = neither."""
+    if not tty and not os.environ.get("COLUMNS"):
+        return None
     import shutil
 
     return max(60, shutil.get_terminal_size((80, 24)).columns)

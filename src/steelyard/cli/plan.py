@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import Wrong, option, options_of, words_of_options
+from steelyard.cli.help import option, switch
+from steelyard.cli.options import Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.documents import is_folder
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan"]
 
-_Model = Annotated[str, option(field("plan", "model").doc + " (not with --replay)")]
+_Model = Annotated[str, Parameter(help=field("plan", "model").doc + " (not with --replay)", show_default=False)]
 Question: Any = options_of("plan")
 
 
@@ -31,20 +32,11 @@ class Written:
     out: Annotated[
         str, option("folder for the launch files, plan.json, plan.toml and report.html; a .json or .csv file")
     ] = ""
-    force: Annotated[
-        bool, Parameter(negative="", show_default=False, help="replace files of the same names in --out")
-    ] = False
+    force: Annotated[bool, switch("--force", "replace files of the same names in --out")] = False
     html: Annotated[str, option("page with the answer and its pictures")] = ""
-    json: Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="print JSON in SI units")] = (
-        False
-    )
-    csv: Annotated[
-        bool, Parameter(name="--csv", negative="", show_default=False, help="print one CSV row per candidate")
-    ] = False
-    quiet: Annotated[
-        bool,
-        Parameter(name="--quiet", negative="", show_default=False, help="no progress, no traceback of internal errors"),
-    ] = False
+    json: Annotated[bool, switch("--json", "print JSON in SI units")] = False
+    csv: Annotated[bool, switch("--csv", "print one CSV row per candidate")] = False
+    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False
 
     @property
     def folder(self) -> str:

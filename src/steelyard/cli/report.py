@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import option, switch
+from steelyard.cli.help import option, switch
 from steelyard.cli.output import say
 from steelyard.cli.study import DEFAULT_STORE
 from steelyard.errors import InputError, Problem, raise_all

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import Model, Wrong, option, options_of, words_of_options
+from steelyard.cli.help import option
+from steelyard.cli.options import Model, Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem, raise_all

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.options import option, switch
+from steelyard.cli.help import RUN, group, option, switch
 from steelyard.cli.output import say
 from steelyard.errors import InputError, Problem, printable, raise_all, show
 from steelyard.writing import check_target, write_text
@@ -39,12 +39,14 @@ SHOWN = 20
 class Run:
     """How the points are answered."""
 
-    jobs: Annotated[int | None, option("processes at once (default: the computer's cores)")] = None
-    resume: Annotated[bool, switch("--resume", "go on with a study that was begun")] = False
-    retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume")] = False
-    executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same")] = "process"
-    store: Annotated[str, Parameter(help="file that keeps the results")] = DEFAULT_STORE
-    limit: Annotated[int | None, option("price at most so many scenarios now")] = None
+    jobs: Annotated[int | None, option("processes at once (default: the computer's cores)", topic=RUN)] = None
+    resume: Annotated[bool, switch("--resume", "go on with a study that was begun", RUN)] = False
+    retry: Annotated[bool, switch("--retry", "price again what failed; implies --resume", RUN)] = False
+    executor: Annotated[str, Parameter(help="process, ray or serial; the answers are the same", group=group(RUN))] = (
+        "process"
+    )
+    store: Annotated[str, Parameter(help="file that keeps the results", group=group(RUN))] = DEFAULT_STORE
+    limit: Annotated[int | None, option("price at most so many scenarios now", topic=RUN)] = None
 
 
 def study(
@@ -52,14 +54,16 @@ def study(
     /,
     *,
     run: Run = Run(),
-    dry_run: Annotated[bool, switch("--dry-run", "show the points and how long they would take")] = False,
-    no_store: Annotated[bool, switch("--no-store", "keep nothing: answer in memory and print the report")] = False,
+    dry_run: Annotated[bool, switch("--dry-run", "show the points and how long they would take", RUN)] = False,
+    no_store: Annotated[bool, switch("--no-store", "keep nothing: answer in memory and print the report", RUN)] = False,
     schema: Annotated[bool, switch("--schema", "print the JSON schema of a study file")] = False,
     json: Annotated[bool, switch("--json", "print JSON")] = False,
     csv: Annotated[str, option("then write the study's rows to this file")] = "",
     parquet: Annotated[str, option("then write the study's rows to this file")] = "",
     quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False,
-    allow_code: Annotated[bool, switch("--allow-code", "let the study name code, a policy as FILE.py:CLASS")] = False,
+    allow_code: Annotated[
+        bool, switch("--allow-code", "let the study name code, a policy as FILE.py:CLASS", RUN)
+    ] = False,
 ) -> None:
     """Price every point of a study file, in parallel, and never twice.
 

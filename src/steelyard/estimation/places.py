@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steelyard._display import Result
 from steelyard.cost.money import hourly_price
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.formats import find_format
@@ -132,8 +133,8 @@ class Place:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Places:
+@dataclass(frozen=True, eq=False, repr=False)
+class Places(Result):
     """What was found, in order."""
 
     about: str
@@ -142,18 +143,14 @@ class Places:
     tried: int
     """Machines, or models, that were looked at."""
     notes: tuple[str, ...] = ()
+    models: bool = False
+    """Whether the rows are models of one machine, else machines of one model."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form ``steelyard.fit/1``."""
-        rows = [place.row() for place in self.rows]
-        head = {"schema": "steelyard.fit/1", "about": self.about, "tried": self.tried}
-        return {**head, "rows": rows, "notes": [*self.notes]}
 
 
 def fit(
@@ -247,7 +244,8 @@ def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Se
             refused = refused or str(error)
             continue
         found += [place] if place is not None else []
-    return Places(str(cluster), tuple(found), len(names), () if found or not refused else (refused,))
+    notes = () if found or not refused else (refused,)
+    return Places(str(cluster), tuple(found), len(names), notes, models=True)
 
 
 def _quick_enough(model: Model, cluster: Cluster, wish: Wish) -> Place | None:

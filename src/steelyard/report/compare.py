@@ -149,7 +149,7 @@ def text(found: Comparison, width: int | None = None) -> str:
     """The two side by side, with the ratio b / a where both are numbers."""
     from steelyard.report.paper import render
 
-    return render(parts(found), width)
+    return render(parts(found), width, piped=100)
 
 
 def summary(found: Comparison) -> str:

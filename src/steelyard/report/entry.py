@@ -299,7 +299,7 @@ def text(entry: Entry, width: int | None = None) -> str:
     made: list[Any] = [styled((f"{entry.kind} {entry.name}", "bold"), f"  {title}" if title else ""), "", table]
     for heading, found in (("sources", _sources(entry)), ("guesses", guesses)):
         made += ["", *bullets(heading, [f"{name}: {words}" for name, words in found.items()])] if found else []
-    return render(made, width)
+    return render(made, width, piped=100)
 
 
 def shown(value: Any, unit: str = "", digits: int = 6) -> str:

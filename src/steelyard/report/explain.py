@@ -78,7 +78,7 @@ def summary(found: Explanation) -> str:
 
 def text(found: Explanation, width: int | None = None) -> str:
     """The explanation for a terminal."""
-    return render(parts(found), width, widest=80 if width is None else max(80, min(width, 140)))
+    return render(parts(found), width)
 
 
 def parts(found: Explanation) -> list[Any]:

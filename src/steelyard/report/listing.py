@@ -89,7 +89,7 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
         heads[n] for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
     ]
     cells = [[_shown(n, r[n]) for n in names] for r in found]
-    return render([columns([*heads.values()], cells, numeric, _FOLDED)], width, widest=width or 120)
+    return render([columns([*heads.values()], cells, numeric, _FOLDED)], width, piped=120)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -220,7 +220,16 @@ def _policies() -> Iterator[dict[str, Any]]:
 def _kinds() -> Iterator[dict[str, Any]]:
     for kind in _LISTS:
         if kind != "kinds":
-            yield {"kind": kind, "command": f"steelyard ls {kind}"}
+            yield {"kind": kind, "entries": _count(kind), "command": f"steelyard ls {kind}"}
+
+
+def _count(kind: str) -> int:
+    """Entries of a kind."""
+    from steelyard.machine.catalogue import machine_names
+    from steelyard.workload.catalogue import model_names
+
+    light = {"models": model_names, "machines": machine_names}
+    return len(light[kind]()) if kind in light else sum(1 for _ in _LISTS[kind]())
 
 
 _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = [
     "figure",
     "grid",
     "html",
+    "indented",
     "lines_table",
     "render",
     "span",
@@ -36,6 +38,11 @@ __all__ = [
 PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
+#: A letter of nobody's, which stands between a number and its unit so that no line breaks there.
+_KEPT = "\ue000"
+_NUMBER_AND_UNIT = re.compile(
+    r"(?<=\d) (?=(?:%|(?:[kMGTPEmµnp]|[KMGT]i)?(?:B|s|J|W|USD|FLOP|OP)(?:/s|/h)?|h|min|tokens?|requests?)(?!\w))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +67,14 @@ class Line:
         return self.verdict == "met"
 
 
-def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 100) -> str:
-    """The parts one under another as text.
+def render(parts: Sequence[RenderableType], width: int | None, *, piped: int = WIDTH) -> str:
+    """The parts one under another as text, as wide as the terminal.
 
     Args:
         parts: rich renderables or text.
-        width: columns of the terminal; None = no terminal: no colour, ``widest`` columns. No colour either where
+        width: columns of the terminal; None = no terminal: no colour, ``piped`` columns. No colour either where
             ``NO_COLOR`` is set or ``TERM`` is ``dumb``.
-        widest: columns never exceeded.
+        piped: columns where there is no terminal.
     """
     from rich.console import Console
 
@@ -75,7 +82,7 @@ def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 
     colours = width is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
     console = Console(
         file=buffer,
-        width=min(width or widest, widest),
+        width=width or piped,
         force_terminal=colours,
         color_system="standard" if colours else None,
         markup=False,
@@ -84,8 +91,13 @@ def render(parts: Sequence[RenderableType], width: int | None, *, widest: int = 
         legacy_windows=False,
     )
     for part in parts:
-        console.print(part)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+        console.print(_whole(part) if isinstance(part, str) else part)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().replace(_KEPT, " ").splitlines())
+
+
+def _whole(text: str) -> str:
+    """Text in which no line breaks between a number and its unit."""
+    return _NUMBER_AND_UNIT.sub(_KEPT, text)
 
 
 def html(parts: Iterable[RenderableType], widest: int = 100) -> str:
@@ -94,15 +106,23 @@ def html(parts: Iterable[RenderableType], widest: int = 100) -> str:
 
     console = Console(file=io.StringIO(), width=widest, record=True, markup=False, highlight=False, emoji=False)
     for part in parts:
-        console.print(part)
-    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+        console.print(_whole(part) if isinstance(part, str) else part)
+    made = console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+    return made.replace(_KEPT, " ")
 
 
 def styled(*pieces: tuple[str, str] | str) -> Text:
     """Text of pieces, each plain or with its style."""
     from rich.text import Text
 
-    return Text.assemble(*pieces)
+    return Text.assemble(*(_whole(p) if isinstance(p, str) else (_whole(p[0]), p[1]) for p in pieces))
+
+
+def indented(text: RenderableType, by: int = 6) -> RenderableType:
+    """Text every line of which begins after so many blanks."""
+    from rich.padding import Padding
+
+    return Padding(text, (0, 0, 0, by), expand=False)
 
 
 def lines_table(lines: Iterable[Line], *, at_least: int = 0) -> Table:
@@ -122,7 +142,7 @@ def grid(*justify: str, gap: int = 2) -> Table:
 
     made = Table.grid(padding=(0, gap, 0, 0))
     for side in justify:
-        made.add_column(justify=side)  # type: ignore[arg-type]
+        made.add_column(justify=side, no_wrap=side == "right")  # type: ignore[arg-type]
     return made
 
 
@@ -146,7 +166,7 @@ def columns(
     for name in names:
         made.add_column(name, justify="right" if name in numeric else "left", no_wrap=name not in fold, overflow="fold")
     for row in rows:
-        made.add_row(*(x if isinstance(x, Text) else Text(str(x)) for x in row))
+        made.add_row(*(x if isinstance(x, Text) else Text(_whole(str(x))) for x in row))
     return made
 
 

@@ -11,12 +11,13 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.estimation.places import Place, Places
 
-__all__ = ["rows", "text", "to_dict"]
+__all__ = ["parts", "rows", "summary", "text", "to_dict"]
 
 
 def to_dict(found: Places) -> dict[str, Any]:
     """The JSON form ``steelyard.fit/1``."""
-    return plain(found.to_dict())  # type: ignore[no-any-return]
+    head = {"schema": "steelyard.fit/1", "about": found.about, "tried": found.tried}
+    return plain({**head, "rows": rows(found), "notes": [*found.notes]})  # type: ignore[no-any-return]
 
 
 def rows(found: Places) -> list[dict[str, Any]]:
@@ -24,17 +25,30 @@ def rows(found: Places) -> list[dict[str, Any]]:
     return [plain(place.row()) for place in found]
 
 
-def text(found: Places, width: int | None = None, *, models: bool = False) -> str:
+def summary(found: Places) -> str:
+    """A line for a Python prompt, and the first few rows."""
+    what = "models" if found.models else "machines"
+    first = [" ".join(_cells(place, found.models, False)[:2]) for place in found.rows[:3]]
+    names = ", ".join(first) + (", ..." if len(found) > len(first) else "")
+    return f"<Places of {found.about}: {len(found)} of {found.tried} {what}{': ' * bool(names)}{names}>"
+
+
+def text(found: Places, width: int | None = None) -> str:
     """The table for a terminal.
 
     Args:
         found: what was found.
-        width: columns of the terminal; None: as wide as the table.
-        models: whether the rows are models of one machine, else machines of one model.
+        width: columns of the terminal; None: no terminal.
     """
+    return render(parts(found), width, piped=120)
+
+
+def parts(found: Places) -> list[Any]:
+    """The table as renderables."""
+    models = found.models
     if not found.rows:
         none = f"{found.about}: nothing found among {found.tried} {'models' if models else 'machines'}"
-        return "\n".join([none, *found.notes])
+        return [none, *found.notes]
     first = "model" if models else "machine"
     heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
     priced = not models and any(place.usd_per_hour is not None for place in found)
@@ -43,8 +57,7 @@ def text(found: Places, width: int | None = None, *, models: bool = False) -> st
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
-    lines: list[Any] = [" ".join(head.split()), "", table, *found.notes]
-    return render(lines, width, widest=width or 120)
+    return [" ".join(head.split()), "", table, *found.notes]
 
 
 def _cells(place: Place, models: bool, priced: bool) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
 from steelyard.deployment.plan_file import deployment_dict, machines_dict
-from steelyard.report.paper import WIDTH, Line, bullets, columns, figure, grid, lines_table, render, span, spread
+from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, spread
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import SKEW
@@ -238,7 +238,7 @@ def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
         width: columns of the terminal; None = 80 columns without colour.
         files: the folder that was written, when one was.
     """
-    return render(parts(answer, files), width, widest=WIDTH if width is None else 110)
+    return render(parts(answer, files), width)
 
 
 def parts(answer: Answer, files: str = "") -> list[Any]:

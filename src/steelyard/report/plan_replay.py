@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.machine.catalogue import catalogue_difference
-from steelyard.report.paper import WIDTH, columns, render
+from steelyard.report.paper import columns, render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -84,4 +84,4 @@ def text(asked: PlanFile, found: Simulation, width: int | None = None) -> str:
     words = {True: "replayed to identical numbers", False: "the numbers differ", None: "nothing was expected"}[same]
     head = f"{asked.deployment.model}: {len(asked.deployment.pools)} pools, {asked.deployment.devices} devices"
     table = columns(("metric", "statistic", "expected", "replayed", ""), cells, ("expected", "replayed"))
-    return render([head, words, *dict.fromkeys(_differences(asked)), "", table], width, widest=WIDTH)
+    return render([head, words, *dict.fromkeys(_differences(asked)), "", table], width)

@@ -124,6 +124,33 @@ def _comparison(comparison: Any, axes: Any) -> None:
     axes.invert_yaxis()
 
 
+def _places(places: Any, axes: Any) -> None:
+    """The speed of every place against its price, or of every model against its memory."""
+    rows = [place.row() for place in places]
+    across = ("memory_bytes", "memory, GiB", 2.0**30) if places.models else ("price_usd_per_hour", "USD/h", 1.0)
+    known = [row for row in rows if row[across[0]] is not None]
+    if not known:
+        raise InputError("no place has a price" if rows else "nothing was found", field="plot")
+    for row in known:
+        name = row["model"] if places.models else f"{row['count']} x {row['machine']}"
+        axes.plot(row[across[0]] / across[2], row["tokens_per_s"], "o")
+        axes.annotate(name, (row[across[0]] / across[2], row["tokens_per_s"]), fontsize="x-small")
+    axes.set(xlabel=across[1], ylabel="tokens/s for one user", title=places.about, xscale="log", yscale="log")
+
+
+def _llama_bench(found: Any, axes: Any) -> None:
+    """Measured and predicted speed of every test, with the 80 % interval."""
+    places = np.arange(len(found.rows))
+    values = np.array([t.predicted for t in found.rows])
+    ends = np.array([(t.low, t.high) for t in found.rows])
+    axes.errorbar(values, places, xerr=np.abs(ends.T - values), fmt="o", capsize=4, label="predicted, 80 % interval")
+    axes.plot([t.test.tokens_per_s for t in found.rows], places, "x", color="tab:red", label="measured")
+    axes.set(xscale="log", xlabel="tokens/s", yticks=places, yticklabels=[t.test.name for t in found.rows])
+    axes.set_title(found.name)
+    axes.invert_yaxis()
+    axes.legend()
+
+
 _PLOTS: dict[str, Callable[[Any, Any], None]] = {
     "Estimate": _estimate,
     "Simulation": _simulation,
@@ -131,4 +158,6 @@ _PLOTS: dict[str, Callable[[Any, Any], None]] = {
     "Findings": _findings,
     "Explanation": _explanation,
     "Comparison": _comparison,
+    "Places": _places,
+    "LlamaBench": _llama_bench,
 }

@@ -14,7 +14,7 @@ from steelyard.traffic.trace import LENGTHS
 from steelyard.writing import check_target, whole_file
 
 if TYPE_CHECKING:
-    from steelyard.simulation.result import Simulation
+    from steelyard.simulation.result import Records, Simulation
 
 __all__ = ["COLUMNS", "FORMATS", "MEANINGS", "STATUS", "check_path", "columns_of", "vllm_bench", "write_records"]
 
@@ -41,9 +41,8 @@ STATUS = ("completed", "rejected", "unfinished")
 _TIMES = ("arrived_at", "queued_s", "ttft_s", "tpot_s", "e2e_s")
 
 
-def columns_of(simulation: Simulation) -> dict[str, Any]:
+def columns_of(records: Records) -> dict[str, Any]:
     """The records as arrays by column; ``status`` in words."""
-    records = simulation.records
     found = {name: np.asarray(getattr(records, name)) for name in COLUMNS if name != "status"}
     found["status"] = np.array(STATUS, dtype=object)[np.asarray(records.status, dtype=np.int64)]
     return found
@@ -69,7 +68,7 @@ def write_records(simulation: Simulation, path: str | Path) -> None:
         InputError: another ending, or the file cannot be written.
     """
     check_path(str(path), FORMATS, "records")
-    columns = columns_of(simulation)
+    columns = columns_of(simulation.records)
     suffix = Path(path).suffix.lower()
     with whole_file(path, "records") as file:
         if suffix == ".parquet":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import WIDTH, columns, figure, render, styled
+from steelyard.report.paper import columns, figure, render, styled
 from steelyard.report.plain import plain
 from steelyard.report.simulation import served_by
 from steelyard.units import format_quantity as q
@@ -67,7 +67,7 @@ def rows(found: Replay) -> list[dict[str, Any]]:
 
 def text(found: Replay, width: int | None = None) -> str:
     """The two side by side, and where they part."""
-    return render(parts(found), width, widest=WIDTH if width is None else 100)
+    return render(parts(found), width)
 
 
 def parts(found: Replay) -> list[Any]:

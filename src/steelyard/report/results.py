@@ -37,7 +37,7 @@ def _estimate() -> Forms:
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
-    return Forms(simulation.to_dict, records.columns_of, simulation.parts, simulation.summary)
+    return Forms(simulation.to_dict, lambda s: records.columns_of(s.records), simulation.parts, simulation.summary)
 
 
 def _plan() -> Forms:
@@ -70,6 +70,18 @@ def _replay() -> Forms:
     return Forms(replay.to_dict, replay.rows, replay.parts, lambda found: f"<Replay: {found.words}>")
 
 
+def _llama_bench() -> Forms:
+    from steelyard.report import llama_bench
+
+    return Forms(llama_bench.to_dict, llama_bench.flat_rows, llama_bench.parts, llama_bench.summary)
+
+
+def _places() -> Forms:
+    from steelyard.report import places
+
+    return Forms(places.to_dict, places.rows, places.parts, places.summary)
+
+
 _FORMS: dict[str, Callable[[], Forms]] = {
     "Estimate": _estimate,
     "Simulation": _simulation,
@@ -78,6 +90,8 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "Explanation": _explanation,
     "Comparison": _comparison,
     "Replay": _replay,
+    "LlamaBench": _llama_bench,
+    "Places": _places,
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.report.paper import WIDTH, Line, bullet, bullets, figure, grid, lines_table, render
+from steelyard.report.paper import Line, bullet, bullets, figure, grid, lines_table, render
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.simulation.limits import bottleneck, judged, limits, sure
@@ -49,6 +49,10 @@ METRICS = (
     ("queue_s", "queued"),
 )
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+#: Requests from which on percentiles say more than the largest value does.
+_MANY = 20
+#: Columns of a terminal that hold every statistic.
+_WIDE = 76
 #: Notes shown before the rest is only counted.
 _SHOWN = 6
 
@@ -134,14 +138,23 @@ def text(
         targets: SLOs to judge.
         ends: the runs at the ends of the interval; None = no intervals.
     """
-    return render(parts(simulation, targets, ends), width, widest=WIDTH if width is None else 100)
+    return render(parts(simulation, targets, ends, width), width)
 
 
-def parts(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None) -> list[Any]:
+def parts(
+    simulation: Simulation, targets: Sequence[Target] = (), ends: Ends | None = None, width: int | None = None
+) -> list[Any]:
     """The report as renderables, from the title to the assumptions."""
     document = simulation.summary()
     between = None if ends is None else intervals(simulation, ends)
-    found = [*_title(simulation), "", *_outcome(simulation, document), "", _percentiles(document, between), ""]
+    found = [
+        *_title(simulation),
+        "",
+        *_outcome(simulation, document),
+        "",
+        _percentiles(simulation, document, between, width),
+        "",
+    ]
     return [*found, lines_table(lines(simulation, document, targets, ends)), "", *_notes(simulation)]
 
 
@@ -232,16 +245,38 @@ def _outcome(sim: Simulation, document: dict[str, Any]) -> list[Text]:
     return lines
 
 
-def _percentiles(document: dict[str, Any], between: dict[str, dict[str, tuple[float, float]]] | None) -> Any:
-    table = grid("left", *("right",) * len(_STATISTICS), gap=3 if between is None else 2)
-    table.add_row("", *(_text((x, "bold")) for x in _STATISTICS))
+def _percentiles(
+    sim: Simulation,
+    document: dict[str, Any],
+    between: dict[str, dict[str, tuple[float, float]]] | None,
+    width: int | None,
+) -> Any:
+    """A row per time: its mean with the 80 % interval, and percentiles, of few requests the largest value instead."""
+    few = document["completed"] < _MANY
+    narrow = width is not None and width < _WIDE
+    names: tuple[str, ...] = ("mean", "p50", "most") if few else ("mean", "p50", "p99") if narrow else _STATISTICS
+    found = {name: dict(document[name]) for name, _ in METRICS if not (few and name == "itl_s")}
+    for name in found if few else ():
+        values = np.asarray(getattr(sim.records, _RECORDED.get(name, name)))[np.asarray(sim.records.completed)]
+        found[name]["most"] = float(np.nanmax(values)) if np.isfinite(values).any() else None
+    cells = {name: ["-" if x.get(k) is None else seconds(x[k]) for k in names] for name, x in found.items()}
+    for name, other in (("queue_s", [seconds(0.0)] * len(names)), ("itl_s", cells["tpot_s"])):
+        if cells.get(name) == other:
+            del cells[name]
+    if all(len(set(row)) == 1 for row in cells.values()):
+        names, cells = ("each",), {name: row[:1] for name, row in cells.items()}
+    heads = [names[0], *(() if between is None else ("80 % interval",)), *names[1:]]
+    table = grid("left", *("right",) * len(heads))
+    table.add_row("", *(_text((x, "bold")) for x in heads))
     for name, label in METRICS:
-        cells = [document[name].get(k) for k in _STATISTICS]
-        table.add_row(label, *("-" if c is None else seconds(c) for c in cells))
-        if between is not None and between[name]:
-            spans = [_text((interval(*between[name][k]) if k in between[name] else "", "dim")) for k in _STATISTICS]
-            table.add_row(_text(("  80 % within", "dim")), *spans)
+        if name in cells:
+            ends = () if between is None else (interval(*between[name]["mean"]) if "mean" in between[name] else "",)
+            table.add_row(label, cells[name][0], *ends, *cells[name][1:])
     return table
+
+
+#: Names of the times of a request, where the summary has another.
+_RECORDED = {"queue_s": "queued_s"}
 
 
 #: Differences of times in the simulation are no better than this, s.

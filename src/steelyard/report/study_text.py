@@ -84,7 +84,7 @@ def text(findings: Findings, width: int | None = None) -> str:
         found: what the study says.
         width: columns of the terminal; None = no terminal.
     """
-    return render(parts(findings, width), width, widest=max(100, width or 140))
+    return render(parts(findings, width), width, piped=140)
 
 
 def summary(findings: Findings) -> str:

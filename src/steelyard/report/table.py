@@ -67,7 +67,7 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
     made = table_of(names, table, numeric, fold=("bound", "machine"), gap=1)
     parts: list[Any] = [*_head(cells, {key for key, _ in axes}), "", made, ""]
     parts += [f"[{number}] {words}" for words, number in notes.items()] + _foot(cells)
-    return render([Text(p) if isinstance(p, str) else p for p in parts], width, widest=max(80, width or 120))
+    return render(parts, width, piped=120)
 
 
 #: Columns of figures, and those a narrow terminal goes without, first to go first.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import WIDTH, Line, bullets, figure, grid, lines_table, render, span
+from steelyard.report.paper import Line, bullets, figure, grid, indented, lines_table, render, span
 from steelyard.report.paper import styled as _text
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.text import Text
 
     from steelyard.estimation.estimate import Estimate
@@ -29,7 +29,7 @@ def report(estimate: Estimate, width: int | None = None) -> str:
         estimate: what to report.
         width: columns of the terminal; None = 80 columns without colour.
     """
-    return render(parts(estimate), width, widest=WIDTH if width is None else 100)
+    return render(parts(estimate), width)
 
 
 def parts(estimate: Estimate) -> list[Any]:
@@ -75,38 +75,40 @@ def _memory(e: Estimate) -> list[Any]:
             f"  {total} of {capacity} usable per device, {q(-float(m.headroom), 'B')} short",
         )
     names = (("weights", m.weights), ("KV cache", m.kv_cache), ("activations", m.activations), ("buffers", m.other))
-    parts = _text("      " + ", ".join(f"{name} {q(float(x), 'B')}" for name, x in names))
+    parts = indented(_text(", ".join(f"{name} {q(float(x), 'B')}" for name, x in names)))
     lines: list[Any] = [head, parts, *_by_part(e)]
     s = e.scenario
     if m.host_capacity:
         held, there = q(float(m.host), "B"), q(m.host_capacity, "B")
-        lines.append(_text(f"      host memory {held} of {there} usable"))
+        lines.append(indented(_text(f"host memory {held} of {there} usable")))
     lines.append(
-        _text(
-            f"      largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; "
-            f"largest context {e.largest_context:,} at batch {s.batch:,}"
+        indented(
+            _text(
+                f"largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; "
+                f"largest context {e.largest_context:,} at batch {s.batch:,}"
+            )
         )
     )
     if not e.fits:
         from steelyard.estimation.infeasibility import remedy
 
-        lines.append(_text(("      nearest change that fits: ", "bold"), remedy(s)))
+        lines.append(indented(_text(("nearest change that fits: ", "bold"), remedy(s))))
     return lines
 
 
-def _by_part(e: Estimate) -> list[Text]:
+def _by_part(e: Estimate) -> list[RenderableType]:
     """Weights by part, and what the engine's log will say."""
     from steelyard.estimation.start_up import log_lines, memory_parts
 
     weights = sorted(memory_parts(e)["weights"].items(), key=lambda item: -item[1])
     shown = [f"{part} {q(float(size), 'B')}" for part, size in weights if size >= 0.005 * float(e.memory.weights)]
-    lines = textwrap.wrap("weights: " + ", ".join(shown), WIDTH - 8, subsequent_indent="  ") if len(shown) > 1 else []
+    lines = ["weights: " + ", ".join(shown)] if len(shown) > 1 else []
     for line in log_lines(e):
         value = q(line.value, "B") if line.unit == "B" else f"{line.value:,.2f}x" if line.unit == "x" else ""
         value = value or f"{line.value:,.0f} {line.unit}"
         ends = f" (80 %: {line.low:,.0f} to {line.high:,.0f})" if line.low is not None else ""
         lines.append(f"log: {line.name} {value}{ends}")
-    return [_text("      " + line) for line in lines]
+    return [indented(_text(line)) for line in lines]
 
 
 def _bound(e: Estimate, phase: str) -> str:

@@ -25,6 +25,8 @@ __all__ = [
     "PRICE",
     "REQUIRED",
     "SKEW",
+    "TOPICS",
+    "USUAL",
     "VERBS",
     "Field",
     "field",
@@ -73,6 +75,8 @@ class Field:
     """Whether the store keeps it as a column."""
     several: bool = False
     """Whether it may be given more than once."""
+    topic: str = ""
+    """What it is about, one of :data:`TOPICS`."""
 
     @property
     def option(self) -> str:
@@ -94,21 +98,28 @@ class Field:
         return " | ".join([*parts, *(["None"] if self.default is None else [])])
 
 
-#: ``name | type | default | attributes | meaning``. A default ``-`` is empty text. Attributes are those of
-#: :class:`Field`, names that begin with ``--`` are its options, ``hidden`` = no option. ``||`` in a meaning separates
-#: the note; an indented line goes on with the meaning.
+#: What fields are about, in the order of the help.
+TOPICS = ("What runs", "Where it runs", "Traffic", "SLOs", "What the plan chooses", "Engine", "Techniques")
+
+#: ``name | type | default | attributes | meaning``, below a line ``[TOPIC]``. A default ``-`` is empty text. Attributes
+#: are those of :class:`Field`, names that begin with ``--`` are its options, ``hidden`` = no option. ``||`` in a
+#: meaning separates the note; an indented line goes on with the meaning.
 _TABLE = """
+[What runs]
 model | name | required | column also=Model | catalogue name, or path of an HF config, a folder, a safetensors or a
     GGUF file
+[Where it runs]
 on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], or the path of a machine file
 estimate.on | name | required | column also=Cluster/Machine | machine: NAME[:COUNT], unlike cards of one
     replica NAME+NAME, or the path of a machine file || ; several are separated by commas
 plan.on | text | any | column show also=Sequence[str]/Cluster/Machine | machines: h100_sxm,h200_sxm,
     mi300x,l40s, or any; of one h100_sxm:8 at most so many
+[What runs]
 weights | name | - | column --weights --quantization | number format of the weights (default: as published)
 activations | name | - | column | number format of activations (default: implied by the weights)
 kv | name | - | column --kv --kv-cache-dtype | number format of the KV cache (default: 16 bit)
 communication | name | - | column | number format of collectives (default: 16 bit)
+[Where it runs]
 tp | whole | none | least=1 most=1e+06 column --tp --tensor-parallel-size | tensor-parallel degree (default: what uses
     every device)
 pp | whole | none | least=1 most=1e+06 column --pp --pipeline-parallel-size | pipeline-parallel degree
@@ -117,14 +128,17 @@ simulate.dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size
     inside --on, fed by the router
 ep | whole | 1 | least=1 most=1e+06 column | expert-parallel degree
 cp | whole | 1 | least=1 most=1e+06 column | context-parallel degree
+[Engine]
 engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, torch
 simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca,
     tgi, sarathi
 flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
+[Traffic]
 batch | whole | 1 | least=1 most=1e+09 column | requests in flight || : a number, a list 1,2,4, a
     range 1-256*2 or 1-10+3
 isl | whole | 1024 | least=1 most=1e+08 column --isl --input-len | prompt tokens per request
 osl | whole | 256 | least=1 most=1e+08 column --osl --output-len | generated tokens per request
+[Where it runs]
 replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployment that --on describes
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
     2P:tp4@h100_sxm,1D:tp8dp2; attention and feed-forward devices: 1A:8@h20,1F:8@h800; shares of the same devices:
@@ -140,12 +154,16 @@ autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
 router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
     a request: round-robin, random, least-loaded, session, prefix
+[What runs]
 skew | number | 0.0 | least=0 most=1000 column | exponent of the power law of expert popularity; 0 = balanced
+[Where it runs]
 usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price | USD per device and hour (default: newest in the
     catalogue)
 plan.usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price also=Mapping[str,float] | USD per device and
     hour, one for all or h100_sxm=2.5,l40s=0.9 (default: newest)
+[What runs]
 generic | switch | false | - | read an unknown model type as a plain decoder
+[Traffic]
 trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
     or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file
 plan.trace | text | - | column also=Path/Trace | file or name of recorded traffic, as in simulate
@@ -181,13 +199,16 @@ system | whole | 0 | least=0 most=1e+08 | tokens of a system prompt that all con
 best_of | whole | none | least=1 most=1000 | answers drawn for every prompt, which they share
 beam | whole | none | least=1 most=1000 | beams of equal length for every prompt, which they share
 seed | whole | 0 | least=0 most=1e+18 column show | fixes everything drawn
+[Engine]
 policy | name | fcfs | column show also=type[Policy]/Policy | order of the queue: fcfs, priority, shortest, deadline,
     or FILE.py:CLASS of your own (runs it)
+[Where it runs]
 offload | text | - | - | weights in host memory: experts, experts:36 (of 36 layers), layers:20 (20 stay on the
     devices) or cpu:8GB of each; llama.cpp and KTransformers compute with them there, others stream them (computed,
     streamed) || ; also as -ngl, --n-cpu-moe, --cpu-moe, -ot, --cpu-offload-gb
 host | text | - | - | processor and memory of the host where weights lie there: ddr5-5600x2, ddr4-3200x8:256GB, a
     processor of the catalogue (default: what the device usually has)
+[Techniques]
 techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
     sarathi-serve:chunk=512; may be repeated (steelyard ls techniques)
 speculate | text | - | - | guessed tokens: eagle:k=4, draft:llama-3.2-1b,k=4,accept=0.7, ngram:k=3, medusa:heads=4,
@@ -200,13 +221,16 @@ kv_tiers | text | - | - | cache levels below the device: cpu:200GB,ssd:2TB,pool:
 early_exit | text | - | - | tokens leave before the last layer: ramps=3,p=0.3 or rebatch:ramps=3
 finetune | text | - | - | finetuning fills steps up to this time: 30ms or 30ms,context=2048
 overlap | name | - | - | kernels beside each other: nanoflow or tokenweave
+[SLOs]
 ttft | text | - | - | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
 tpot | text | - | - | limit of the time per output token: p95:50ms
 e2e | text | - | - | limit from arrival to the last token
 plan.ttft | text | - | column | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
 plan.tpot | text | - | column | limit of the time per output token: p95:50ms
 plan.e2e | text | - | column | limit from arrival to the last token
+[Traffic]
 stop_after_s | number | none | least=0 most=1e+12 unit=s hidden | simulated time after which to stop, s
+[What the plan chooses]
 objective | name | cost | column show choices=cost,energy,carbon,throughput,latency | what the plan is best
     at: cost, energy, carbon, throughput, latency
 budget | text | none | column also=float | rent of the whole deployment at most: 40usd/h
@@ -232,6 +256,7 @@ tell | object | none | also=Callable[[str],object] | called with what is being d
 """
 #: Engine flags with an option of their own, by the name the engine configuration has for them.
 _FLAG_TABLE = """
+[Engine]
 scheduler | text | - | - | another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization
 max_num_batched_tokens | whole | - | --max-num-batched-tokens --chunked-prefill-size --max-num-tokens | tokens of one
     step
@@ -268,10 +293,16 @@ def _read(table: str) -> list[Field]:
             lines[-1] += " " + line.strip()
         else:
             lines.append(line)
-    return [_field(*(part.strip() for part in line.split(" | ", 4))) for line in lines]
+    found, topic = [], ""
+    for line in lines:
+        if line.startswith("["):
+            topic = line.strip("[]")
+        else:
+            found.append(_field(topic, *(part.strip() for part in line.split(" | ", 4))))
+    return found
 
 
-def _field(name: str, kind: str, default: str, attributes: str, meaning: str) -> Field:
+def _field(topic: str, name: str, kind: str, default: str, attributes: str, meaning: str) -> Field:
     words = attributes.split() if attributes != "-" else []
     given = dict(word.split("=", 1) for word in words if "=" in word)
     doc, _, note = meaning.partition(" || ")
@@ -290,6 +321,7 @@ def _field(name: str, kind: str, default: str, attributes: str, meaning: str) ->
         given.get("also", "").replace("/", " | ").replace(",", ", "),
         "column" in words,
         "several" in words,
+        topic,
     )
 
 
@@ -330,6 +362,10 @@ VERBS: dict[str, tuple[str, ...]] = {
         ("plan", _PLAN),
     )
 }
+#: Fields most questions give, which the help shows first.
+_USUAL = "on batch rate concurrency trace isl osl requests weights tp engine ttft tpot e2e objective max_gpus"
+USUAL = frozenset(_USUAL.split())
+
 #: Kinds of question of a study.
 KINDS = tuple(VERBS)
 

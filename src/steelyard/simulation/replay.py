@@ -160,6 +160,8 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
     return Log(found, trace, load, _duration(found, found.said.get("duration")))
 
 
+#: Clients that send everything at once unless they are told a rate (``--request-rate inf`` is their default).
+_ALL_AT_ONCE = ("vllm", "bench_text")
 #: Engines by how the names that logs give a backend begin.
 _BACKENDS = (("sglang", "sglang"), ("vllm", "vllm"), ("tensorrt", "trtllm"), ("trt", "trtllm"))
 
@@ -206,6 +208,8 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
     if isinstance(logged, int | float) and logged > 0:
         trace, words = _drawn(log, f"{logged}/s", seed)
         return trace, f"{words}: the log has a rate and no arrivals"
+    if log.reader in _ALL_AT_ONCE:
+        return log.sent_at(at_once), "all at once, as these clients send where the log names no rate"
     return log.trace(), ""  # raises: says what to give
 
 

@@ -7,8 +7,9 @@ the trace starts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +74,12 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.trace)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One mapping per request, as ``pandas.DataFrame(records)`` takes them; a time that never came is NaN."""
+        columns = import_module("steelyard.report.records").columns_of(self)
+        lists = [values.tolist() for values in columns.values()]
+        return (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
 
     @property
     def isl(self) -> NDArray[Any]:

@@ -1,0 +1,74 @@
+"""Reports as wide as the terminal, in which a number keeps its unit."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from steelyard.cli.main import main
+from steelyard.report.paper import Line as Labelled
+from steelyard.report.paper import bullets, columns, html, lines_table, render, styled
+from steelyard.simulation.api import simulate
+
+_BROKEN = re.compile(r"\d\s*$")
+_UNIT = re.compile(r"^\s*(?:[KMGT]i?B|[mkµ]?s|USD|W|%)\b")
+
+
+@pytest.mark.parametrize("width", [60, 61, 62, 63, 64, 65, 79, 120, 200])
+def test_no_line_breaks_between_a_number_and_its_unit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    words = ", ".join(f"part{i} {i}.25 GiB in {i} ms for {i} USD" for i in range(40))
+    parts = [words, styled(words, (words, "bold")), *bullets("a", [words]), lines_table([Labelled("b", words)])]
+    text = render([*parts, columns(("x", "y"), [[words, "1.00 GiB"]], fold=("x",))], width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    for line, after in itertools.pairwise(lines):
+        assert not (_BROKEN.search(line) and _UNIT.match(after)), (line, after)
+    assert " ".join(text.split()).count("39.25 GiB in 39 ms for 39 USD") >= 5
+    assert "39.25 GiB" in " ".join(html(parts).split())
+
+
+@pytest.mark.parametrize("columns", ["60", "120", "200"])
+def test_columns_says_how_wide(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["estimate", "llama-3.3-70b", "--on", "h100_sxm:4"]) == 0
+    found = capsys.readouterr().out
+    longest = max(map(len, found.splitlines()))
+    assert 0.8 * min(int(columns), 140) <= longest <= int(columns)
+    assert "\x1b" not in found
+    monkeypatch.setenv("COLUMNS", "")
+    assert main(["estimate", "llama-3.3-70b", "--on", "h100_sxm:4"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def _table(text: str) -> list[str]:
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if re.match(r"\s+(mean|each) ", line))
+    return lines[begin : lines.index("", begin)]
+
+
+def test_the_table_of_a_simulation_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    from steelyard.report import simulation as report
+    from steelyard.simulation.limits import ends_of
+
+    load = {"isl": 500, "osl": 50}
+    alike = simulate("llama-3.1-8b", "h100_sxm", concurrency=1, requests=4, **load)
+    few = simulate("llama-3.1-8b", "h100_sxm", rate="200/s", requests=4, **load)
+    many = simulate("llama-3.1-8b", "h100_sxm", rate="200/s", requests=60, **load)
+    tables = {
+        n: _table(report.text(s, 80, (), ends_of(s, None))) for n, s in (("alike", alike), ("few", few), ("many", many))
+    }
+    assert tables["alike"][0].split() == ["each", "80", "%", "interval"]
+    assert [line.split()[0] for line in tables["alike"][1:]] == ["TTFT", "TPOT", "end"]
+    assert tables["few"][0].split() == ["mean", "80", "%", "interval", "p50", "most"]
+    assert [line.split()[0] for line in tables["few"][1:]] == ["TTFT", "TPOT", "end", "queued"]
+    assert tables["many"][0].split() == ["mean", "80", "%", "interval", "p50", "p90", "p95", "p99"]
+    assert len(tables["many"]) == 6
+    most = float(few.records.ttft_s.max())
+    assert f"{most * 1e3:.1f} ms" in tables["few"][1]
+    assert _table(report.text(many, 60, (), ends_of(many, None)))[0].split()[-2:] == ["p50", "p99"]
