@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.progress import bar
 from steelyard.errors import InputError
-from steelyard_validation import report
+from steelyard_validation import hybrids, report
 from steelyard_validation import validate as run
 
 _Sources = Annotated[str, Parameter(help="folders (aic_ops) or tables (aic_ops/gemm); default: all")]
@@ -49,6 +49,7 @@ def validate(
         words = [*sources, *(["--sample", str(sample)] if sample else []), *(["--machine", machine] if machine else [])]
         command = " ".join(["steelyard validate", *words, "--out", Path(out).as_posix()])
         report.write_pages(found, Path(out), folder, command)
+        hybrids.write_page(found, Path(out), command)
     if readme and not report.update_readme(Path(readme), found.rows):
         raise InputError(f"no markers {' '.join(report.MARKERS)}", field=readme)
     print(found.to_json() if json else report.text(found))

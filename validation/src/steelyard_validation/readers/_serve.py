@@ -167,11 +167,11 @@ class Service:
         )
 
     @staticmethod
-    def for_trace(at: Placed, trace: Trace, flags: Mapping[str, Any]) -> Service:
-        """The service for one trace."""
+    def for_traces(at: Placed, traces: Sequence[Trace], flags: Mapping[str, Any]) -> Service:
+        """The service for given traces."""
         config = engine_config(at.engine, at.cluster.machine, dict(flags))
-        longest = int(np.max(trace.isl + trace.osl))
-        most = min(config.max_num_seqs, max(len(trace), 2))
+        longest = max(int(np.max(x.isl + x.osl)) for x in traces)
+        most = min(config.max_num_seqs, max(2, *(min(len(x), x.concurrency or len(x)) for x in traces)))
         return Service(at, longest, config.max_num_batched_tokens, most, dict(flags))
 
     @cached_property

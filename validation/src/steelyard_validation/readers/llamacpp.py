@@ -140,13 +140,14 @@ def system_machine(system: str, device: str) -> tuple[str, str]:
 
 
 def rates(at: Placed, rows: pd.DataFrame) -> Shown:
-    """Tokens/s of prompts (``n`` tokens in micro-batches of ``ubatch``) and of generation (``n`` tokens)."""
+    """Tokens/s of prompts (``n`` tokens in micro-batches of ``ubatch``) and of answers, behind ``context`` tokens."""
     n = rows["n"].to_numpy(dtype=np.float64)
     ubatch = np.minimum(rows["ubatch"].to_numpy(dtype=np.float64), n)
     decode = (rows["phase"] == "decode").to_numpy()
-    step = at.decode(1.0, rows["context"].to_numpy(dtype=np.float64) + np.maximum(n, 2) / 2)
+    before = rows["context"].to_numpy(dtype=np.float64)
+    step = at.decode(1.0, before + np.maximum(n, 2) / 2)
     n, ubatch = np.maximum(n, 1.0), np.maximum(ubatch, 1.0)
-    prompt = at.prefill(1.0, ubatch, np.maximum(ubatch, (n + ubatch) / 2)).times(np.ceil(n / ubatch) / n)
+    prompt = at.prefill(1.0, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(np.ceil(n / ubatch) / n)
     return Shown(*(np.where(decode, one, many) for one, many in zip(step, prompt, strict=True))).rate(1.0)
 
 

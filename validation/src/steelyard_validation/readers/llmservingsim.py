@@ -106,7 +106,7 @@ def _played(at: Placed, run: pd.DataFrame, name: str, family: str, flags: dict[s
     isl, osl = (run[c].to_numpy(dtype=np.int64)[order] for c in ("input_toks", "output_toks"))
     arrived = run["arrival_s"].to_numpy(dtype=np.float64)[order]
     trace = Trace(arrived_at=arrived - arrived[0], isl=np.maximum(isl, 1), osl=np.maximum(osl, 1), name=family)
-    played = Service.for_trace(at, trace, flags).play(trace, flags)
+    played = Service.for_traces(at, [trace], flags).play(trace, flags)
     runs, back = [s.records for s in (played.middle, *played.ends)], np.argsort(order)
     # the log counts from the arrival in the engine's queue, behind the server
     front = {"ttft_s": at.engine.request_s, "tpot_s": 0.0, "e2e_s": at.engine.request_s}

@@ -213,7 +213,7 @@ def _arrivals(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     if known:
         traces = [_trace(row) for row in rows.iloc[known].to_dict("records")]
         longest = max(traces, key=lambda t: int((t.isl + t.osl).max()))
-        service = Service.for_trace(at, longest, {})
+        service = Service.for_traces(at, [longest], {})
         runs = played_all(traces, lambda trace: service.play(trace, {}))
         isl, osl = (np.asarray([getattr(t, n).mean() for t in traces]) for n in ("isl", "osl"))
         running = np.maximum(1.0, np.floor(np.nan_to_num([run[0].running for run in runs], nan=1.0)))

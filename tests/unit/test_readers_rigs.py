@@ -1,0 +1,190 @@
+"""Tables of single rigs: each row becomes the question it states, and the page tells hybrids from the others."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+from steelyard import estimate, load_model, simulate
+from steelyard.measurements.reader import Ask, Comparison
+from steelyard.testing.readers import ReaderContract
+from steelyard_validation import hybrids
+from steelyard_validation.blocks import block_of, is_hybrid
+from steelyard_validation.readers import rigs
+from steelyard_validation.validate import Validation, accuracy
+
+BASE = dict.fromkeys([*rigs.COLUMNS, *rigs.STATED], "") | {
+    "model": "Qwen/Qwen3-0.6B",
+    "quant": "bf16",
+    "machine": "dgx_spark",
+    "count": 1,
+    "engine": "vLLM",
+    "stat": "mean",
+    "value": 10,
+    "tp": 1,
+}
+
+
+def write(path: Path, *rows: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(BASE))
+        writer.writeheader()
+        writer.writerows([{**BASE, **row} for row in rows])
+    return path.parent
+
+
+def read(folder: Path) -> list[Comparison]:
+    return list(rigs.read(folder, Ask(folder.name)))
+
+
+def only(found: list[Comparison], metric: str) -> Comparison:
+    return next(c for c in found if c.metric == metric)
+
+
+BURST: dict[str, Any] = {"scenario": "closed loop bursts", "concurrency": 3, "source_path": "a", "notes": "x=1"}
+OPEN: dict[str, Any] = {
+    "scenario": "open loop",
+    "isl": 300,
+    "osl": 20,
+    "request_rate": 2,
+    "notes": "burstiness=1.0;num_prompts=30;kv_cache_dtype=fp8;max_model_len=4096",
+}
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prompt row and its answer row, an open loop, and rows that cannot be asked."""
+    return write(
+        tmp_path_factory.mktemp("t") / "dgx_spark_arena" / "vllm_closed_and_open_loop.csv",
+        {**BURST, "isl": 256, "metric": "time_to_first_response"},
+        {**BURST, "osl": 16, "metric": "decode_throughput_per_request"},
+        {**OPEN, "metric": "tpot"},
+        {**OPEN, "metric": "ttft", "stat": "p99"},
+        {**OPEN, "metric": "ttft", "suspect": "prefix cache hit"},
+        {**OPEN, "metric": "itl", "quant": "bf16-spec"},
+        {**OPEN, "metric": "e2e", "model": "nobody/Nothing-7B"},
+        {**OPEN, "metric": "prefill_throughput_total"},
+    )
+
+
+class TestSpark(ReaderContract):
+    reader = staticmethod(rigs.read)
+    source = "dgx_spark_arena"
+
+    @pytest.fixture
+    def folder(self, spark: Path) -> Path:
+        return spark
+
+    def test_a_burst_is_what_simulate_says_of_so_many_clients_at_once(self, spark: Path) -> None:
+        run = simulate(
+            "Qwen/Qwen3-0.6B", "dgx_spark", engine="vllm", concurrency=3, requests=3, isl="256", osl="16"
+        ).records
+        found = read(spark)
+        rates = next(c for c in found if c.phase == "decode")
+        assert float(rates.predicted[0]) == pytest.approx(float(np.mean(1 / run.tpot_s)), rel=0.01)
+        first = only([c for c in found if c.phase == "serve"], "ttft_s")
+        assert float(first.predicted[0]) == pytest.approx(float(run.ttft_s.mean()), rel=0.01)
+
+    def test_what_a_row_states_is_asked_and_what_it_lacks_is_counted(self, spark: Path) -> None:
+        found = read(spark)
+        assert math.isfinite(float(only(found, "tpot_s").predicted[0]))
+        assert math.isfinite(float(only(found, "p99_ttft_s").predicted[0]))
+        assert only(found, "itl_s").why.tolist() == [rigs.SPECULATION]
+        assert "nobody/Nothing-7B" in str(only(found, "e2e_s").why[0])
+        assert sum(len(c) for c in found) == 6  # neither the suspect row nor the client's own estimate
+
+    def test_marlin_keeps_activations_in_sixteen_bits(self, tmp_path: Path) -> None:
+        row = {**OPEN, "metric": "tpot", "model": "Qwen/Qwen3-0.6B-FP8", "quant": "fp8"}
+        marlin = {**row, "notes": f"{OPEN['notes']};--linear-backend marlin"}
+        folder = write(tmp_path / "dgx_spark_arena" / "vllm_closed.csv", row, marlin)
+        assert only(read(folder), "tpot_s").family.tolist() == [
+            "attention: Qwen3-0.6B fp8_block",
+            "attention: Qwen3-0.6B fp8_weight_only",
+        ]
+
+
+def test_llama_bench_reads_behind_a_depth_in_its_micro_batches(tmp_path: Path) -> None:
+    row = {"model": "Qwen3-0.6B-Q8_0", "machine": "strix_halo", "engine": "llama.cpp", "scenario": "x"}
+    prompt = {**row, "metric": "prefill_throughput", "isl": 2048, "osl": 0}
+    answer = {**row, "metric": "decode_throughput", "isl": 0, "osl": 128}
+    folder = write(
+        tmp_path / "strix_halo_llamacpp" / "llamabench.csv",
+        {**prompt, "depth": 0, "notes": "ubatch=2048"},
+        {**prompt, "depth": 0, "notes": "ubatch=256"},
+        {**prompt, "depth": 32768, "notes": "ubatch=2048"},
+        {**answer, "depth": 0},
+        {**answer, "depth": 32768},
+    )
+    prefill, decode = (next(c for c in read(folder) if c.phase == x).predicted for x in ("prefill", "decode"))
+    assert prefill[0] > prefill[1] and prefill[0] > prefill[2]
+    assert decode[0] > 1.5 * decode[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "weights"),
+    [
+        ("Qwen3.6-35B-A3B-UD-Q4_K_XL", "Qwen3.6-35B-A3B", "ud_q4_k_xl"),
+        ("llama-2-7b.Q4_K_M", "llama-2-7b", "q4_k_m"),
+        ("shisa-v2-llama3.1-8b.i1-Q4_K_M", "llama-3.1-8b", "q4_k_m"),
+        ("gpt-oss-20b-F16", "gpt-oss-20b", "mxfp4_moe"),
+        ("Qwen3.6-35B-A3B-BF16", "Qwen3.6-35B-A3B", "bf16"),
+    ],
+)
+def test_names_of_files_are_a_model_and_a_format(name: str, model: str, weights: str) -> None:
+    assert rigs._gguf(name) == (model, weights)
+    assert load_model(model)
+
+
+def test_one_user_on_a_pair_of_cards_is_a_static_batch(tmp_path: Path) -> None:
+    row = {"machine": "rtx_3090", "count": 2, "tp": 2, "engine": "SGLang", "isl": 1024, "osl": 100, "concurrency": 1}
+    row |= {"scenario": "one user, context sweep", "stat": "median", "metric": "tpot"}
+    folder = write(
+        tmp_path / "two_gpu_sglang" / "runs.csv",
+        {**row, "model": "Qwen3.6-27B AWQ (Dense)", "source_path": "benchmarks/qwen3.6-27b/results.json"},
+        {**row, "model": "Qwen3.6-REAM-A3B AWQ", "source_path": "benchmarks/qwen3.6-ream/results.json"},
+    )
+    found, pruned = read(folder)
+    shown = estimate("Qwen3.6-27B", "rtx_3090:2", tp=2, weights="awq", engine="sglang", isl=1024, osl=100)
+    assert float(found.predicted[0]) == pytest.approx(shown.tpot_s)
+    assert (found.phase, pruned.why.tolist()) == ("one user", [rigs.PRUNED])
+
+
+@pytest.mark.parametrize(
+    ("model", "block"),
+    [
+        ("llama-3.1-8b", "attention"),
+        ("gpt-oss-20b", "windowed attention"),
+        ("deepseek-v3", "latent attention"),
+        ("qwen3.6-27b", "gated delta net"),
+        ("nemotron-3-nano", "Mamba-2"),
+        ("lfm2-1.2b", "short convolution"),
+        ("kimi-linear", "Kimi delta attention"),
+    ],
+)
+def test_blocks_have_names(model: str, block: str) -> None:
+    assert block_of(load_model(model).transformer) == block
+    assert is_hybrid(block) is ("attention" not in block or "Kimi" in block)
+
+
+def test_the_page_sets_hybrids_beside_models_of_attention_alone(tmp_path: Path) -> None:
+    row = {"machine": "strix_halo", "engine": "llama.cpp", "scenario": "x", "metric": "decode_throughput", "osl": 64}
+    folder = write(
+        tmp_path / "strix_halo_llamacpp" / "llamabench.csv",
+        {**row, "model": "Qwen3-0.6B-Q8_0", "value": 100},
+        {**row, "model": "Qwen3.5-0.8B-Q8_0", "value": 90},
+    )
+    found = tuple(read(folder))
+    page = hybrids.page(Validation(found, tuple(accuracy(found)), ()), "the command")
+    lines = [x for x in page.splitlines() if x.startswith("| strix_halo_llamacpp | decode")]
+    assert [x.split(" | ")[2] for x in lines] == ["attention alone", "hybrid"]
+    assert "| gated delta net | strix_halo_llamacpp | decode, tokens per second | 1 | 100 |" in page
+    assert hybrids.page(Validation((), (), ()), "x") == ""

@@ -1,0 +1,290 @@
+"""Rows of runs as questions: what one states of model, devices, engine and load, and every figure of the answer.
+
+Rows that agree in deployment share one step table, rows that agree in load one simulation. A load is what a user says
+to ``simulate`` (:class:`~steelyard.traffic.build.Traffic`); one user with fixed lengths is a static batch of
+``estimate``; llama-bench's rows are single steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.errors import SteelyardError
+from steelyard.machine.catalogue import find_network
+from steelyard.machine.cluster import cluster_of
+from steelyard.machine.component import Link
+from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name
+from steelyard.traffic.build import Traffic, traffic
+from steelyard_validation.blocks import block_of
+from steelyard_validation.readers._serve import Played, Service, ranged
+from steelyard_validation.readers._whole import Placed, Shown, deploy, known_model, static_batch
+from steelyard_validation.readers.llamacpp import rates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from steelyard.simulation.result import Simulation
+
+__all__ = ["Bench", "Place", "Row", "compared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row ran."""
+
+    model: str
+    machine: str
+    engine: str
+    weights: str = ""
+    kv: str = ""
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    flags: tuple[tuple[str, float], ...] = ()
+    peers: str = ""
+    """Network between the devices where it is another than the machine's."""
+
+    def placed(self) -> Placed | str:
+        """The deployment, or why there is none."""
+        found = deploy(
+            self.model,
+            self.machine,
+            tp=self.tp,
+            pp=self.pp,
+            dp=self.dp,
+            ep=self.ep,
+            weights=self.weights,
+            kv=self.kv,
+            engine=self.engine,
+        )
+        if isinstance(found, str) or not self.peers:
+            return found
+        network = find_network(self.peers)
+        kept = tuple(x for x in found.cluster.machine.link if x.role != "peer")
+        peer = Link("peer", network.name, network.bandwidth_bytes_per_s)
+        machine = replace(found.cluster.machine, link=(*kept, peer))
+        return replace(found, cluster=cluster_of(machine, found.plan.devices))
+
+    @property
+    def family(self) -> str:
+        """What mixes its tokens, its model and its format."""
+        found = known_model(self.model)
+        block = block_of(found.transformer) if found else "unknown"
+        return f"{block}: {self.model.rpartition('/')[2]} {self.weights or 'as published'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One test of llama-bench: ``n`` tokens read or written behind ``depth``."""
+
+    phase: str
+    n: int
+    depth: int = 0
+    ubatch: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured figure and its question."""
+
+    place: Place
+    load: Traffic | Bench | None
+    """None: what the row states is not enough, see ``why``."""
+    metric: str
+    """``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``tokens_per_s``, ``decode_tokens_per_s`` (of one request),
+    ``wall_tokens_per_s`` (of one request, its prompt included), ``prompt_tokens_per_s``, ``requests_per_s``."""
+    stat: str
+    """``mean``, or a percentile: ``p50``."""
+    measured: float
+    why: str = ""
+    copies: int = 1
+    """Equal replicas that share the load; a rate is that of all."""
+
+
+#: What a table's page calls a figure, where that is not its own name.
+_SHOWN = {
+    "decode_tokens_per_s": ("decode", "tokens_per_s"),
+    "prompt_tokens_per_s": ("prefill", "tokens_per_s"),
+    "wall_tokens_per_s": ("one request", "tokens_per_s"),
+    "tokens_per_s": ("serve", "tokens_per_s"),
+}
+#: Percentiles that are shown under the figure's own name; the others are figures apart.
+_MIDDLE = ("mean", "p50")
+
+
+def compared(rows: Sequence[Row], path: Path, ask: Ask) -> Iterator[Comparison]:
+    """Measured and predicted figures of a table's rows, one comparison per figure and phase."""
+    loads: dict[Place, set[Traffic]] = {}
+    for row in rows:  # of the whole table, so that a sample is answered from the same step tables
+        if isinstance(row.load, Traffic) and not _single(row.load):
+            loads.setdefault(row.place, set()).add(row.load)
+    rows = [rows[i] for i in ask.pick(len(rows), path.stem)]
+    found, why = _answers(rows, loads)
+    labels = [_label(row) for row in rows]
+    for label in sorted(set(labels)):
+        index = np.flatnonzero([x == label for x in labels])
+        mine = [rows[i] for i in index]
+        yield comparison(
+            ask,
+            path.stem,
+            phase=label[0],
+            metric=label[1],
+            machine=[machine_name(r.place.machine) for r in mine],
+            family=[r.place.family for r in mine],
+            measured=[r.measured for r in mine],
+            predicted=found[0, index],
+            low=found[1, index],
+            high=found[2, index],
+            roofline=found[3, index],
+            why=why[index],
+        )
+
+
+def _label(row: Row) -> tuple[str, str]:
+    if isinstance(row.load, Bench):
+        return row.load.phase, "tokens_per_s"
+    phase, metric = _SHOWN.get(row.metric, ("serve", row.metric))
+    if phase == "serve" and row.load is not None and _single(row.load):
+        phase = "one user"
+    return phase, metric if row.stat in _MIDDLE else f"{row.stat}_{metric}"
+
+
+def _single(load: Traffic) -> bool:
+    """Whether a load is one user with fixed lengths, a static batch."""
+    return load.concurrency == 1 and not isinstance(load.isl, str) and not isinstance(load.osl, str)
+
+
+def _answers(rows: Sequence[Row], loads: Mapping[Place, Set[Traffic]]) -> tuple[Floats, NDArray[np.str_]]:
+    """``[4, n]`` figures (value, low, high, limit) of rows, and why one has none; ``loads``: all of each place."""
+    found, why = np.full((4, len(rows)), np.nan), np.full(len(rows), "", dtype=object)
+    places: dict[Place, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.load is None:
+            why[i] = row.why
+        else:
+            places.setdefault(row.place, []).append(i)
+    for place, mine in places.items():
+        try:
+            at = place.placed()
+        except SteelyardError as error:
+            at = str(error)
+        if isinstance(at, str):
+            why[mine] = at
+            continue
+        played = partial(_loads, loads=loads.get(place, set()))
+        for kind, answer in ((_is_bench, _bench), (_is_single, _static), (_is_load, played)):
+            chosen = [i for i in mine if kind(rows[i])]
+            if not chosen:
+                continue
+            try:
+                found[:, chosen] = answer(at, place, [rows[i] for i in chosen])
+            except SteelyardError as error:
+                why[chosen] = str(error)
+    return found, why.astype(np.str_)
+
+
+def _is_bench(row: Row) -> bool:
+    return isinstance(row.load, Bench)
+
+
+def _is_single(row: Row) -> bool:
+    return isinstance(row.load, Traffic) and _single(row.load)
+
+
+def _is_load(row: Row) -> bool:
+    return not _is_bench(row) and not _is_single(row)
+
+
+def _bench(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
+    """Single steps, as llama-bench repeats them."""
+    import pandas as pd
+
+    loads = [row.load for row in rows if isinstance(row.load, Bench)]
+    frame = pd.DataFrame({n: [getattr(x, n) for x in loads] for n in ("phase", "n", "ubatch")})
+    return np.stack(rates(at, frame.assign(context=[x.depth for x in loads])))
+
+
+def _static(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
+    """One user: a static batch of one."""
+    loads = [row.load for row in rows if isinstance(row.load, Traffic)]
+    isl, osl = (np.array([getattr(x, n) for x in loads], dtype=np.float64) for n in ("isl", "osl"))
+    found = static_batch(at, 1, isl, osl)
+    figures: Mapping[str, Callable[[], Shown]] = {
+        "ttft_s": lambda: found.ttft,
+        "tpot_s": lambda: found.tpot,
+        "itl_s": lambda: found.tpot,
+        "e2e_s": lambda: found.e2e,
+        "decode_tokens_per_s": lambda: found.tpot.rate(1.0),
+        "tokens_per_s": lambda: found.e2e.rate(osl),
+        "wall_tokens_per_s": lambda: found.e2e.rate(osl),
+        "requests_per_s": lambda: found.e2e.rate(1.0),
+        "prompt_tokens_per_s": lambda: found.ttft.rate(isl),
+    }
+    out = np.full((4, len(rows)), np.nan)
+    for metric in {row.metric for row in rows}:
+        index = [i for i, row in enumerate(rows) if row.metric == metric]
+        out[:, index] = np.stack([np.broadcast_to(x, isl.shape) for x in figures[metric]()])[:, index]
+    return out
+
+
+@dataclass
+class _Plays:
+    """The simulations of a deployment, each load once."""
+
+    service: Service
+    flags: Mapping[str, Any]
+    known: dict[Traffic, Played | str] = field(default_factory=dict)
+
+    def of(self, load: Traffic) -> Played | str:
+        if load not in self.known:
+            try:
+                self.known[load] = self.service.play(traffic(load), self.flags)
+            except SteelyardError as error:
+                self.known[load] = str(error)
+        return self.known[load]
+
+
+def _loads(at: Placed, place: Place, rows: Sequence[Row], *, loads: Set[Traffic]) -> Floats:
+    """Loads with several users, or drawn ones; the step tables cover ``loads``."""
+    plays = _Plays(Service.for_traces(at, [traffic(x) for x in loads], dict(place.flags)), dict(place.flags))
+    out = np.full((4, len(rows)), np.nan)
+    failed = ""
+    for i, row in enumerate(rows):
+        assert isinstance(row.load, Traffic)
+        played = plays.of(row.load)
+        if isinstance(played, str):
+            failed = failed or played
+            continue
+        runs = (played.middle, *played.ends)
+        table = np.array([[_figure(run, row) for run in runs]])
+        first = np.array([played.middle.limit_frac]) if row.metric == "ttft_s" else None
+        out[:, i] = np.stack(ranged(table, np.full(1, np.nan), first_token=first))[:, 0]
+    if failed and np.isnan(out[0]).all():
+        raise SteelyardError(failed)
+    return out
+
+
+def _figure(run: Simulation, row: Row) -> float:
+    """One figure of a simulation."""
+    records = run.records
+    done = records.completed
+    if row.metric == "itl_s":
+        return float(run.summary()["itl_s"][row.stat])
+    if row.metric in ("tokens_per_s", "requests_per_s"):
+        count = records.osl[done].sum() if row.metric == "tokens_per_s" else done.sum()
+        return float(count) / run.makespan_s * row.copies
+    if row.metric in ("decode_tokens_per_s", "wall_tokens_per_s"):
+        one = 1.0 / records.tpot_s if row.metric == "decode_tokens_per_s" else records.osl / records.e2e_s
+        return float(np.mean(one[done & np.isfinite(one)]))
+    if row.metric == "prompt_tokens_per_s":
+        return float(np.mean(records.isl[done] / records.ttft_s[done]))
+    values = getattr(records, row.metric)[done]
+    values = values[np.isfinite(values)]
+    return float(values.mean() if row.stat == "mean" else np.percentile(values, float(row.stat[1:])))
