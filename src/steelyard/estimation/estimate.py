@@ -20,11 +20,11 @@ from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.formats import widening
 from steelyard.errors import InputError, Problem
-from steelyard.estimation.static_batch import Figures, prefill_chunks, static_batch
+from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
-from steelyard.scenario.fields import fields_of
+from steelyard.scenario.fields import UNSAID, fields_of
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
 from steelyard.workload.transformer import Step
@@ -47,8 +47,15 @@ class Estimate(Result, Figures):
     def prefill(self) -> StepPrice:
         """A step of prompts, kernel by kernel."""
         s = self.scenario
-        per_step, _ = prefill_chunks(s.engine, s.replica_batch, s.isl)
-        return s.replica.price(Step.prefill(int(per_step), s.isl), decode=False)
+        per_step, _ = prefill_chunks(s.engine, s.replica_batch, s.prompt)
+        return s.replica.price(Step.prefill(int(per_step), s.prompt), decode=False)
+
+    @cached_property
+    def encodes(self) -> list[StepPrice]:
+        """The passes over the images and sounds of a step of prompts, one for each size of them."""
+        s = self.scenario
+        requests = int(prefill_chunks(s.engine, s.replica_batch, s.prompt)[0])
+        return [encoder_of(s).price(i, requests * round(x.shown.count)) for i, x in enumerate(s.seen)]
 
     @cached_property
     def decode(self) -> StepPrice:
@@ -77,7 +84,8 @@ class Estimates(Figures):
 
     def assumptions(self, i: int) -> list[str]:
         """What was assumed for one of the answers."""
-        return [_assumed(*(int(x[i]) for x in self.scenario.sizes)), *self.ledger.assumptions]
+        batch, prompt, answers = (int(x[i]) for x in self.scenario.sizes)
+        return [_assumed(batch, prompt, answers, self.scenario.seen_tokens), *self.ledger.assumptions]
 
 
 def _at(value: Any, i: int) -> Any:
@@ -142,7 +150,7 @@ def _problems(scenario: Scenario) -> list[tuple[Problem, ...]]:
     suspects = np.flatnonzero((batch < 1) | (prompt < 1) | (answers < 1))
     try:
         check(scenario.sized(1, 1, 0))
-        length = prompt + answers if model.causal else prompt
+        length = scenario.prompt + answers if model.causal else scenario.prompt
         if model.max_context:
             suspects = np.union1d(suspects, np.flatnonzero(length > model.max_context))
     except InputError:
@@ -198,21 +206,24 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     if model.experts:
         text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
         ledger.assume(f"expert routing: {text}")
+    for remark in encoder_of(scenario).remarks:
+        ledger.assume(remark)
     if not model.causal:
         ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
     for note in model.notes:
         ledger.assume(note)
 
 
-def _assumed(batch: int, prompt: int, answers: int) -> str:
-    return f"static batch: {batch} requests of {prompt} + {answers} tokens reach an idle engine at once"
+def _assumed(batch: int, prompt: int, answers: int, seen: int) -> str:
+    prompts = f"{prompt} text + {seen} image or sound" if seen else str(prompt)
+    return f"static batch: {batch} requests of {prompts} + {answers} tokens reach an idle engine at once"
 
 
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     model, on = scenario.asked
     inputs: dict[str, Any] = {"model": model or scenario.transformer.name, "on": on or asks_again(scenario.cluster)}
-    unnamed = ("model", "on", "techniques", "generic", *(n for n in ("offload", "host") if not scenario.words.get(n)))
+    unnamed = ("model", "on", "techniques", "generic", *(n for n in UNSAID if not scenario.words.get(n)))
     inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in unnamed}
     inputs |= {"techniques": [str(t) for t in scenario.techniques]} if scenario.techniques else {}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

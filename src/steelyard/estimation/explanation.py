@@ -32,8 +32,12 @@ class Explanation(Result):
 
     @cached_property
     def kernels(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of :func:`kernels` of a ``prefill`` and of a ``decode`` step."""
-        return {"prefill": kernels(self.estimate.prefill), "decode": kernels(self.estimate.decode)}
+        """Rows of :func:`kernels` of a ``prefill`` and a ``decode`` step, before them of an ``encode`` pass."""
+        e = self.estimate
+        encode = {f"encode {i + 1}": kernels(phase) for i, phase in enumerate(e.encodes)}
+        if len(encode) == 1:
+            encode = {"encode": encode.popitem()[1]}
+        return {**encode, "prefill": kernels(e.prefill), "decode": kernels(e.decode)}
 
     @property
     def prefill_steps(self) -> int:
@@ -41,7 +45,7 @@ class Explanation(Result):
         from steelyard.estimation.estimate import prefill_chunks
 
         s = self.estimate.scenario
-        return int(prefill_chunks(s.engine, s.replica_batch, s.isl)[1])
+        return int(prefill_chunks(s.engine, s.replica_batch, s.prompt)[1])
 
     @cached_property
     def memory(self) -> dict[str, Any]:
@@ -185,7 +189,7 @@ def _memory(e: Estimate) -> dict[str, Any]:
         "kv_cache": {
             "bytes": m.kv_cache,
             "bytes_per_token": per_token,
-            "formula": f"{s.replica_batch} sequences x {s.isl + s.osl} tokens x {per_token:,.0f} B per token "
+            "formula": f"{s.replica_batch} sequences x {s.prompt + s.osl} tokens x {per_token:,.0f} B per token "
             f"and device, rounded up to blocks of {s.engine.block_tokens:.0f}; windows keep their reach",
         },
         "activations": {

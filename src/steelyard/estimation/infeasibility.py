@@ -14,7 +14,7 @@ from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import answer
-from steelyard.estimation.static_batch import end_bytes
+from steelyard.estimation.static_batch import end_bytes, with_encoder
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.scenario import Scenario, check
@@ -44,11 +44,11 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.cluster.machine,
         scenario.engine,
         scenario.replica_batch,
-        scenario.isl + scenario.osl,
+        scenario.prompt + scenario.osl,
         exact_weights=scenario.exact_weight_bytes,
         host=scenario.cluster.host,
     )
-    depth = scenario.transformer.depth
+    depth, one = scenario.transformer.depth, with_encoder(scenario, one, scenario.replica_batch)
     return fullest(one, end_bytes(scenario), scenario.plan, depth, scenario.cluster, scenario.engine)
 
 

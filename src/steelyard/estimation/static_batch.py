@@ -7,11 +7,12 @@ Batch and lengths are arrays ``[n]`` over scenarios that share model, machines, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import Encoder
 from steelyard.cost.interval import interval80, with_system
 from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes, weight_parts
 from steelyard.cost.money import HourlyPrice
@@ -21,7 +22,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.scenario.scenario import Scenario
 from steelyard.workload.op import Array
 
-__all__ = ["Figures", "end_bytes", "prefill_chunks", "static_batch"]
+__all__ = ["Figures", "encoder_of", "end_bytes", "prefill_chunks", "static_batch", "with_encoder"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +53,9 @@ class Figures:
     """Share of the time of ``prefill`` and ``decode`` by what bounds it; hops between stages count as network."""
     bound: Mapping[str, Any]
     """What bounds ``prefill`` and ``decode``: the largest share."""
+    encode: Mapping[str, Any]
+    """Of the images and sounds of the whole batch, inside ``ttft_s``: ``time_s``, ``single_s`` of one request,
+    ``limit_s``, ``energy_j`` of one device, ``shares`` of the time; empty without any."""
     price: HourlyPrice
     """Price of a device."""
 
@@ -108,6 +112,7 @@ class Figures:
         found |= {"memory_headroom_bytes": self.memory.headroom}
         found |= {name: getattr(self, name) for name in _FIGURES}
         found |= {f"limit_{name}": value for name, value in self.limit.items()}
+        found |= {f"encode_{name}": self.encode[name] for name in ("time_s", "limit_s") if self.encode}
         for name, ends in self.interval.items():
             stem = name.removesuffix("_s")
             found[f"{stem}_low_s"], found[f"{stem}_high_s"] = ends
@@ -144,7 +149,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         fields of :class:`Figures` (all but the scenario and the price), and the sources of the cost models.
     """
     plan, engine, replica = scenario.plan, scenario.engine, scenario.replica
-    _, prompt, answer = scenario.sizes
+    prompt, answer = scenario.prompt, scenario.sizes[2]
     batch = np.asarray(scenario.replica_batch)
     n = len(batch)
     per_step, steps = prefill_chunks(engine, batch, prompt)
@@ -158,41 +163,75 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         """A first step as full as the engine makes it, and the rest, which follows it through the stages."""
         return np.where(steps > 1, step * filled + (step * (steps - 1 - filled) + end) / plan.pp, step)
 
-    ttft = prefilled(prefill.time_s, final.time_s) + engine.request_s
+    encode = _encoded(scenario, per_step, steps, last)
+    encode_s: Array = encode["time_s"] if encode else np.zeros(n)
+    ttft = encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s
     flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
     decode = prefill
     if scenario.transformer.causal:
         decode = replica.decodes(-(-batch // flights), scenario.mean_context)
     tpot, tokens = decode.time_s, answer - 1
     e2e = ttft + tokens * tpot
-    limit = {"ttft_s": prefilled(prefill.limit_s, final.limit_s), "tpot_s": decode.limit_s}
+    first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
+    limit = {"ttft_s": first, "tpot_s": decode.limit_s}
     figures = {
         "ttft_s": ttft,
-        "ttft_single_s": single.time_s + engine.request_s,
+        "ttft_single_s": encode.get("single_s", 0.0) + single.time_s + engine.request_s,
         "tpot_s": tpot,
         "e2e_s": e2e,
         "limit": limit,
-        "interval": _intervals(prefill, decode, ttft, tokens, limit),
+        "interval": _intervals(_spread(prefill, ttft - encode_s, encode), decode, ttft, tokens, limit),
         "shares": {"prefill": prefill.shares, "decode": decode.shares},
         "bound": {"prefill": prefill.bound, "decode": decode.bound},
+        "encode": encode,
     }
     prefills = steps - 1 + last / per_step
-    passes = prefill.energy_j * prefills + decode.energy_j * flights * tokens
+    passes = encode.get("energy_j", 0.0) + prefill.energy_j * prefills + decode.energy_j * flights * tokens
     waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
     cluster = scenario.cluster
     figures["energy_j"] = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
     figures["host_energy_j"] = cluster.host_w * plan.devices / cluster.per_node * e2e
-    return figures | _memory(scenario, batch), {**prefill.sources, **decode.sources}
+    return figures | _memory(scenario, batch), {**encode.pop("sources", {}), **prefill.sources, **decode.sources}
+
+
+def encoder_of(scenario: Scenario) -> Encoder:
+    """What reads the images and sounds of a scenario's requests."""
+    return Encoder(scenario.seen, scenario.plan, scenario.cluster, scenario.engine)
+
+
+def _encoded(scenario: Scenario, per_step: Array, steps: Array, last: Array) -> dict[str, Any]:
+    """:attr:`Figures.encode` with ``spread`` and ``sources``: one pass before every step of prompts."""
+    if not scenario.seen:
+        return {}
+    encoder, n = encoder_of(scenario), len(per_step)
+    together = encoder.requests(np.concatenate([per_step, last, np.ones_like(last)]))
+    full, final, single = (together.at(slice(i * n, (i + 1) * n)) for i in range(3))
+    return {
+        **{x: getattr(full, x) * (steps - 1) + getattr(final, x) for x in ("time_s", "limit_s", "energy_j")},
+        "single_s": single.time_s,
+        "shares": full.shares,
+        "spread": full.spread,
+        "sources": together.sources,
+    }
+
+
+def _spread(prefill: StepFigures, prefill_s: Array, encode: dict[str, Any]) -> Array:
+    """Spread of the time to first token, from those of its parts by their share of it."""
+    if not encode:
+        return prefill.spread
+    share = encode["time_s"] / np.maximum(encode["time_s"] + prefill_s, 1e-30)
+    return np.asarray(share * encode.pop("spread") + (1 - share) * prefill.spread)
 
 
 def _intervals(
-    prefill: StepFigures, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array]
+    prefill: Array, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array]
 ) -> dict[str, tuple[Array, Array]]:
-    """80 % intervals; the spread of the whole is that of its parts by their share of the time."""
+    """80 % intervals; the spread of the whole is that of its parts (``prefill``: of the time to first token) by their
+    share of the time."""
     decoding = tokens * decode.time_s
     e2e = ttft_s + decoding
     share = decoding / np.maximum(e2e, 1e-30)
-    first, step = with_system(prefill.spread), with_system(decode.spread)
+    first, step = with_system(prefill), with_system(decode.spread)
     return {
         "ttft_s": interval80(ttft_s, first, at_least=limit["ttft_s"]),
         "tpot_s": interval80(decode.time_s, step, at_least=limit["tpot_s"]),
@@ -200,6 +239,18 @@ def _intervals(
             e2e, share * step + (1 - share) * first, at_least=limit["ttft_s"] + tokens * limit["tpot_s"]
         ),
     }
+
+
+def with_encoder(scenario: Scenario, use: MemoryUse, held: Any) -> MemoryUse:
+    """The memory with the working set of a pass over what a step of ``held`` requests shows, where that is larger.
+
+    As many are in a pass as have room for their images and sounds in the tokens of a step.
+    """
+    if not scenario.seen:
+        return use
+    most = max(1.0, scenario.engine.max_batched_tokens // max(1, scenario.seen_tokens))
+    largest = encoder_of(scenario).activation_bytes(np.minimum(held, most))
+    return replace(use, activations=np.maximum(use.activations, largest))
 
 
 def end_bytes(scenario: Scenario) -> float:
@@ -216,13 +267,13 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
     weights = weight_bytes(model, plan, scenario.exact_weight_bytes, engine.multiples(scenario.cluster.machine))
     host = scenario.cluster.host
-    _, prompt, answer = scenario.sizes
-    length = prompt + answer
+    length = scenario.prompt + scenario.osl
 
     ends = end_bytes(scenario)
 
     def use(held: Any, context: Any) -> MemoryUse:
         one = memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
+        one = with_encoder(scenario, one, held)
         return fullest(one, ends, plan, model.depth, scenario.cluster, engine)
 
     lengths, length_of = distinct_values(length)

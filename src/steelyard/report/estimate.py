@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.report.paper import figure
 from steelyard.report.plain import plain
-from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.fields import PRICE, UNSAID, fields_of
 from steelyard.scenario.scenario import FORMATS
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
     from steelyard.estimation.static_batch import Figures
+    from steelyard.scenario.scenario import Scenario
 
 __all__ = ["SCHEMA", "columns", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
@@ -46,7 +47,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "plan": _plan(plan) | ({"offload": plan.offload} if plan.offload else {}),
         **({"host": {"name": s.cluster.host.name, "title": s.cluster.host.title}} if s.cluster.host else {}),
         "engine": s.engine.name,
-        **{name: s.value(name) for name in _SIZES},
+        **_sizes(s),
         "fits": estimate.fits,
         "memory_bytes": {**estimate.memory.to_dict(), "headroom": estimate.memory.headroom},
         "memory_parts_bytes": memory_parts(estimate),
@@ -68,6 +69,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "interval": {name: list(ends) for name, ends in estimate.interval.items()},
         "bound": estimate.bound,
         "bound_shares": {phase: shares_of(estimate, phase) for phase in estimate.shares},
+        **({"encode": _encode(estimate)} if estimate.encode else {}),
         "parameters": _parameters(model),
         "flops": flops_of(estimate),
         "assumptions": estimate.ledger.assumptions,
@@ -101,9 +103,9 @@ def flops_of(estimate: Estimate) -> dict[str, float]:
     from steelyard.workload.transformer import Step
 
     s = estimate.scenario
-    context = s.isl + max(1, s.osl // 2)
+    context = s.prompt + max(1, s.osl // 2)
     return {
-        "prefill": float(s.transformer.graph(Step.prefill(s.batch, s.isl)).flops()),
+        "prefill": float(s.transformer.graph(Step.prefill(s.batch, s.prompt)).flops()),
         "decode": float(s.transformer.graph(Step.decode(s.batch, context)).flops()),
     }
 
@@ -122,7 +124,7 @@ def columns(figures: Figures) -> dict[str, Any]:
     """Inputs and figures by the name of their CSV column: of one estimate numbers, of many arrays."""
     s = figures.scenario
     found = {"model": s.transformer.name, "machine": s.cluster.machine.name, "count": s.cluster.count}
-    found |= {**_plan(s.plan), "engine": s.engine.name, **{name: s.value(name) for name in _SIZES}}
+    found |= {**_plan(s.plan), "engine": s.engine.name, **_sizes(s)}
     return found | figures.columns() | {"problem": ""}
 
 
@@ -134,8 +136,36 @@ def _plan(plan: Plan) -> dict[str, Any]:
 _SIZES = tuple(
     n
     for n in fields_of("estimate")
-    if n not in ("model", "on", "engine", "techniques", "generic", "offload", "host", PRICE, *FORMATS, *DEGREES)
+    if n not in ("model", "on", "engine", "techniques", "generic", PRICE, *UNSAID, *FORMATS, *DEGREES)
 )
+
+
+def _sizes(s: Scenario) -> dict[str, Any]:
+    """Those fields with their values, and what a request shows where it shows something."""
+    return {name: s.value(name) for name in (*_SIZES, *(x.shown.field for x in s.seen))}
+
+
+def _encode(e: Estimate) -> dict[str, Any]:
+    """What the towers do with the images and sounds of the batch, whose time is part of the time to first token."""
+    from steelyard.estimation.static_batch import encoder_of
+
+    seen = [
+        {
+            "tower": s.tower.name,
+            "count": s.shown.count,
+            **dict(zip(("height", "width") if s.shown.kind == "vision" else ("seconds",), s.shown.size, strict=True)),
+            "positions": s.positions,
+            "tokens": s.tokens,
+        }
+        for s in e.scenario.seen
+    ]
+    return {
+        "seen": seen,
+        "tokens": e.scenario.seen_tokens,
+        **{name: e.encode[name] for name in ("time_s", "single_s", "limit_s")},
+        "bound_shares": dict(sorted(e.encode["shares"].items(), key=lambda item: -item[1])),
+        "flops": encoder_of(e.scenario).flops() * e.scenario.batch,
+    }
 
 
 def summary(estimate: Estimate) -> str:
@@ -144,7 +174,7 @@ def summary(estimate: Estimate) -> str:
     usd = "" if e.usd_per_million_tokens is None else f", {format_quantity(e.usd_per_million_tokens, 'USD')}/M tokens"
     total, capacity = format_quantity(float(e.memory.total), "B"), format_quantity(e.memory.capacity, "B")
     lines = [
-        f"<Estimate {s.transformer.name} on {s.cluster}: batch {s.batch}, {s.isl} in, {s.osl} out, "
+        f"<Estimate {s.transformer.name} on {s.cluster}: batch {s.batch}, {s.prompt} in, {s.osl} out, "
         f"{s.plan.weights} weights, {s.engine.name}",
         f"  {'fits' if e.fits else 'DOES NOT FIT'}: {total} of {capacity} per device",
     ]

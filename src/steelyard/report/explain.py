@@ -85,12 +85,15 @@ def parts(found: Explanation) -> list[Any]:
     """The report as renderables, from the scenario to the guesses."""
     e, s = found.estimate, found.estimate.scenario
     of = f", one of {found.prefill_steps}" if found.prefill_steps > 1 else ""
-    title = f"{s.transformer.name} on {s.cluster}, {s.engine.title}, batch {s.batch}, {s.isl} + {s.osl} tokens"
+    title = f"{s.transformer.name} on {s.cluster}, {s.engine.title}, batch {s.batch}, {s.prompt} + {s.osl} tokens"
     made: list[Any] = [
         styled((title, "bold")),
         "Work, bytes and time are totals over all copies of a kernel on one device.",
     ]
+    shown = [f"{s.tower.name.capitalize()}, {s.shown.words} of each request" for s in e.scenario.seen]
+    encodes = [x for x in found.kernels if x.startswith("encode")]
     for name, words, phase in (
+        *zip(encodes, shown, e.encodes, strict=True),
         ("prefill", f"Prefill step of {float(e.prefill.program.tokens):,.0f} tokens{of}", e.prefill),
         ("decode", f"Decode step of {s.replica_batch:,} sequences", e.decode),
     ):

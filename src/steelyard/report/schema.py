@@ -16,7 +16,7 @@ def fields_of_form(form: str) -> dict[str, tuple[str, str]]:
 
 #: Figures of a simulation that are there only when the run has what they describe: techniques beyond scheduling, and
 #: several answers per prompt.
-OPTIONAL = tuple(f.path for f in figures_of("simulate") if f.path.startswith(("extras.", "groups.")))
+OPTIONAL = tuple(f.path for f in figures_of("simulate") if f.path.startswith(("encode_s", "extras.", "groups.")))
 
 
 def estimate_schema() -> dict[str, Any]:

@@ -312,7 +312,7 @@ def lines(
         ends: the runs at the ends of the interval.
     """
     first = [Line(*pair) for pair in _served(document["throughput"], targets)]
-    found = [_grouped(document), _used(sim), _beyond(sim, document.get("extras")), _paid(sim)]
+    found = [_grouped(document), _read(document), _used(sim), _beyond(sim, document.get("extras")), _paid(sim)]
     return [*first, *verdict_lines(sim, targets, ends), *(Line(*pair) for pairs in found for pair in pairs)]
 
 
@@ -369,6 +369,14 @@ def _grouped(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         words += f"{seconds(first['p99'])}), last token of all after {seconds(last['mean'])} "
         words += f"(p99 {seconds(last['p99'])})"
         yield "each prompt", words
+
+
+def _read(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the images and sounds of a request take."""
+    took = document.get("encode_s")
+    if took is not None and took["mean"] is not None:
+        mean, p99 = seconds(took["mean"]), seconds(took["p99"])
+        yield "encoding", f"{mean} per request on average (p99 {p99}), before its prompt"
 
 
 def _beyond(sim: Simulation, found: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from steelyard.estimation.estimate import Estimate
     from steelyard.machine.cluster import Cluster
+    from steelyard.scenario.scenario import Scenario
 
 __all__ = ["parts", "report"]
 
@@ -52,8 +54,18 @@ def _title(e: Estimate) -> list[Text]:
             (f"{count}{s.cluster.machine.title}{called}" if not s.cluster.unlike else _titles(s.cluster), "bold"),
         ),
         _text(f"{s.engine.title}{', ' + p.shape if p.shape else ''}; {formats}"),
-        _text(f"batch {s.batch:,} of {s.isl:,} prompt + {s.osl:,} generated tokens"),
+        _text(f"batch {s.batch:,} of {prompt_words(s)} + {s.osl:,} generated tokens"),
     ]
+
+
+def prompt_words(s: Scenario) -> str:
+    """``1,024 prompt``, or ``1,024 text + 2 x 1,369 image``; the word tokens follows."""
+    if not s.seen:
+        return f"{s.isl:,} prompt"
+    word = {"vision": "image", "audio": "audio"}
+    number = [f"{x.shown.count:g} x " if x.shown.count != 1 else "" for x in s.seen]
+    beside = [f"{n}{x.tokens:,} {word[x.shown.kind]}" for n, x in zip(number, s.seen, strict=True)]
+    return " + ".join([f"{s.isl:,} text", *beside])
 
 
 def _titles(cluster: Cluster) -> str:
@@ -84,7 +96,7 @@ def _memory(e: Estimate) -> list[Any]:
     lines.append(
         indented(
             _text(
-                f"largest batch {e.largest_batch:,} at {s.isl + s.osl:,} tokens; "
+                f"largest batch {e.largest_batch:,} at {s.prompt + s.osl:,} tokens; "
                 f"largest context {e.largest_context:,} at batch {s.batch:,}"
             )
         )
@@ -112,8 +124,13 @@ def _by_part(e: Estimate) -> list[RenderableType]:
 
 
 def _bound(e: Estimate, phase: str) -> str:
-    shares = [f"{name} {share:.0%}" for name, share in shares_of(e, phase).items() if share >= 0.045]
-    return ", ".join(shares[:2])
+    return _largest(shares_of(e, phase))
+
+
+def _largest(shares: Mapping[str, float]) -> str:
+    """The two largest shares of a time, in words."""
+    largest = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join([f"{name} {share:.0%}" for name, share in largest if share >= 0.045][:2])
 
 
 def _times(e: Estimate) -> Any:
@@ -130,6 +147,9 @@ def _times(e: Estimate) -> Any:
         table.add_row(
             label, _text((q(getattr(e, name), "s"), "bold")), span(low, high), limit, _bound(e, phase) if phase else ""
         )
+        if name == "ttft_s" and e.encode:
+            took, least = (q(e.encode[x], "s") for x in ("time_s", "limit_s"))
+            table.add_row(f"  of it {e.scenario.seen[0].shown.field}", took, "", least, _largest(e.encode["shares"]))
         if name == "ttft_s" and batch > 1:
             table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
     return table

@@ -188,6 +188,7 @@ pools[].rented_replicas_mean | number | - | - | copies rented, mean over the mak
 pools[].failures | integer | - | - | times one of its replicas went down
 pools[].interrupted | integer | - | - | requests that ran there then and began anew
 pools[].migrations | integer | - | - | running requests that moved to another of its replicas
+encode_s | statistics | s | - | where requests show images or sounds: reading them, part of the time to first token, s
 extras.guessed_tokens | integer | - | - | guesses verified (speculation)
 extras.accepted_tokens | integer | - | - | those that became tokens of answers
 extras.accepted_frac | number? | - | - | their share; null when none was made

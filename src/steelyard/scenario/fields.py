@@ -26,6 +26,7 @@ __all__ = [
     "REQUIRED",
     "SKEW",
     "TOPICS",
+    "UNSAID",
     "USUAL",
     "VERBS",
     "Field",
@@ -42,6 +43,9 @@ REQUIRED: Any = ...
 PRICE = "usd_per_hour"
 #: The exponent of the popularity of experts.
 SKEW = "skew"
+
+#: Fields of an estimate that answers name only where they are given.
+UNSAID = ("offload", "host", "images", "audio")
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -138,6 +142,11 @@ batch | whole | 1 | least=1 most=1e+09 column | requests in flight || : a number
     range 1-256*2 or 1-10+3
 isl | whole | 1024 | least=1 most=1e+08 column --isl --input-len | prompt tokens per request
 osl | whole | 256 | least=1 most=1e+08 column --osl --output-len | generated tokens per request
+images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; several sizes are
+    separated by commas
+audio | text | - | - | sounds of each request: 30s, 2x30s
+simulate.images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; of a mixture
+    the mean of each: 0.2x512x512,0.8x720p
 [Where it runs]
 replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployment that --on describes
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
@@ -339,11 +348,12 @@ _BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in _read(_T
 ENGINE_FLAGS: dict[str, Field] = {f.name: f for f in _read(_FLAG_TABLE)}
 
 _BATCH = "batch isl osl"
+_SHOWN = "images audio"
 _FORMATS = "weights activations kv communication tp pp dp ep cp"
 _PLACE = f"on {_FORMATS} replicas disaggregate transfer_overlap encode_s mtbf restart outages autoscale migrate router"
 _LOAD = (
-    "trace rate concurrency workflow isl osl requests duration start arrivals burst peak turns think system best_of "
-    "beam seed"
+    f"trace rate concurrency workflow isl osl {_SHOWN} requests duration start arrivals burst peak turns think system "
+    "best_of beam seed"
 )
 _SERVING = "engine offload host policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
@@ -357,7 +367,7 @@ _PLAN = (
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on {_BATCH} {_FORMATS} engine offload host techniques skew usd_per_hour generic"),
+        ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine offload host techniques skew usd_per_hour generic"),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )

@@ -24,11 +24,13 @@ from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
+from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
 from steelyard.workload.protocol import Workload, not_served
+from steelyard.workload.reading import Seen
 
 if TYPE_CHECKING:
     from steelyard.traffic.trace import Trace
@@ -78,6 +80,8 @@ class Scenario:
     slo: tuple[Target, ...] = ()
     techniques: tuple[Technique, ...] = ()
     """What is put on it; ``words`` holds the fields that they set."""
+    seen: tuple[Seen, ...] = ()
+    """Images and sounds of each request, and the towers that read them."""
 
     def __repr__(self) -> str:
         return f"<Scenario {self.verb} {self.model.name} on {self.cluster}>"
@@ -125,9 +129,19 @@ class Scenario:
         return replace(self, **sizes, words={**self.words, **sizes})
 
     @property
+    def seen_tokens(self) -> int:
+        """Tokens of the images and sounds of a request (of a mixture their mean)."""
+        return round(sum(s.tokens * s.shown.count for s in self.seen))
+
+    @property
+    def prompt(self) -> Any:
+        """Tokens of a whole prompt: text, images and sounds."""
+        return self.isl + self.seen_tokens
+
+    @property
     def mean_context(self) -> Any:
         """Tokens a sequence's cache holds in the middle of its answer, for a step of mean length."""
-        return self.isl + np.maximum(1, self.osl // 2)
+        return self.prompt + np.maximum(1, self.osl // 2)
 
     @property
     def exact_weight_bytes(self) -> float | None:
@@ -178,7 +192,10 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         return replace(scenario, **{name: values[name] for name in GROUPS["batch"]})
     if why := not_served(scenario.transformer):
         raise InputError(why, field="model")
-    return _deployed(replace(scenario, trace=trace, slo=slo))
+    if scenario.seen and (values["best_of"] or values["beam"]):
+        raise InputError("images and sounds are modelled for one answer per prompt", field=scenario.seen[0].shown.field)
+    assert trace is not None
+    return _deployed(replace(scenario, trace=with_shown(trace, scenario.seen, values["seed"]), slo=slo))
 
 
 #: What says that something is sent.
@@ -225,6 +242,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         cluster = replace(cluster, host=problems.read(_host, values, cluster))
         if cluster.unlike:
             problems.add([Problem("offload", "priced for one kind of device, not for several")])
+    seen = problems.read(read_shown, verb, values, model) or ()
     problems.done()
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
@@ -241,6 +259,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         verb=verb,
         words=values,
         techniques=values["techniques"],
+        seen=seen,
     )
     raise_all([p for technique in scenario.techniques for p in technique.applies(scenario)])
     for technique in scenario.techniques:
@@ -464,9 +483,11 @@ def check(scenario: Scenario) -> None:
         problems.append(
             Problem("devices", f"unlike devices share layers: expected pp {cluster.count} and no other degree")
         )
-    length, what = scenario.isl + scenario.osl, "isl + osl"
+    length, what = scenario.prompt + scenario.osl, "isl + osl"
     if not model.causal:
-        length, what = scenario.isl, "isl"
+        length, what = scenario.prompt, "isl"
+    if scenario.seen:
+        what += f" + {scenario.seen_tokens} of images and sound"
     if model.max_context and length > model.max_context:
         message = f"{what} = {length} tokens exceeds the model's context of {model.max_context}"
         problems.append(Problem("isl", message))

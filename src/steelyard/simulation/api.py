@@ -93,6 +93,9 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
     from steelyard.simulation.prepared import Options
 
     words = scenario.words
+    encode_s, encode_w = words["encode_s"], 0.0
+    if encode_s is None and scenario.seen:
+        encode_s, encode_w = _encoding(scenario)
     return Options(
         words["policy"],
         words["seed"],
@@ -102,7 +105,32 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         words["generic"],
         words["stop_after_s"],
         transfer_overlap=words["transfer_overlap"],
-        encode_s=words["encode_s"],
+        encode_s=encode_s,
+        encode_w=encode_w,
         watch=watch,
         techniques=scenario.techniques,
     )
+
+
+def _encoding(scenario: Scenario) -> tuple[Any, float]:
+    """Time in s that what each request shows takes, and the power of a device in it.
+
+    Of a pool E where there is one, else of the first pool that computes prompts. Images of one size are one pass.
+    """
+    import numpy as np
+
+    from steelyard.cost.encode import Encoder
+    from steelyard.scenario.shown import numbers
+
+    assert scenario.deployment is not None and scenario.trace is not None
+    pools = scenario.deployment.pools
+    roles = [p.role for p in pools]
+    at = roles.index("encode") if "encode" in roles else min(roles.index(r) for r in ("both", "prefill") if r in roles)
+    encoder = Encoder(scenario.seen, pools[at].plan, scenario.clusters[at], scenario.engine)
+    seconds, joules = np.zeros(len(scenario.trace)), np.zeros(len(scenario.trace))
+    for i, shown in enumerate(numbers(scenario.seen, len(scenario.trace), scenario.words["seed"])):
+        counts, which = np.unique(shown, return_inverse=True)
+        found = encoder.figures(i, counts)
+        seconds += found.time_s[which.reshape(-1)]
+        joules += found.energy_j[which.reshape(-1)]
+    return seconds, float(joules.sum() / max(seconds.sum(), 1e-30))

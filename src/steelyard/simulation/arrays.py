@@ -157,6 +157,7 @@ def setup_of_fleet(
     stop_after_iterations: int | None = None,
     log: int = 1 << 18,
     promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
+    read_w: float = 0.0,
 ) -> Setup:
     """The kernel's limits and rules from the engines' flags.
 
@@ -169,6 +170,7 @@ def setup_of_fleet(
         log: steps to keep.
         promises: ``ttft_s``, ``tpot_s`` or ``e2e_s`` -> (limit, requests that may miss it): the run is given up, with 4
             as its ``stop``, when more do.
+        read_w: power of a device while it reads images and sounds.
     """
     order = ordered(policy, trace)
     blocks = [m.kv.block_tokens for m in members]
@@ -197,6 +199,7 @@ def setup_of_fleet(
             "fork_on_first": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
+            "read_w": read_w,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
             **{name: promises.get(name, _KEPT)[0] for name in ("ttft_s", "tpot_s", "e2e_s")},
             **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
@@ -289,7 +292,8 @@ def play(
         trace, policy, router, seed: as given to ``setup_of``.
         rejected: ``[n]`` requests refused at the door.
         log: steps to keep.
-        encode_s: ``[n]`` s of an encoder before the prompt; None = none.
+        encode_s: ``[n]`` s that the images and sounds of each request take before its prompt, in encoders where there
+            are some, else in the step that begins the prompt; None = none.
         assigned: ``[n]`` pool that computes the prompt, -1 = any; None = any for all.
         methods: makes the arrays of what engines do beyond scheduling from ``(tables, replicas, prefix units)``;
             None = nothing of it.
@@ -380,6 +384,7 @@ def _state(
     check_bytes({**parts, known: ("replicas", count * units * UNIT.itemsize)})
     run = setup.run.copy()
     run["log_stride"], run["next_request"], run["pending"] = 1, trace.concurrency, -1
+    run["reads"] = int(encode_s is not None and not run["encoders"][0])
     return State(
         run=run.view(np.recarray)[0],
         setups=x,

@@ -152,6 +152,7 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         "usd": usd,
         "usd_per_million_output_tokens": usd / answered * 1e6 if usd is not None and answered else None,
         **_extras(simulation, span),
+        **({} if simulation.encode_s is None else {"encode_s": describe(simulation.encode_s[done])}),
         "slo": dict(simulation.slo),
         "simulation": {
             "iterations": int(totals["iterations"]),

@@ -55,6 +55,10 @@ class Options:
     log: int = 1 << 18
     transfer_overlap: float = 0.0
     encode_s: Any = None
+    """Time for the images and sounds of a request, or of each, s: in a pool E where there is one, else in the step that
+    begins its prompt."""
+    encode_w: float = 0.0
+    """Power of a device in that time, where it is in a step."""
     watch: Callable[[Any], None] | None = None
     techniques: tuple[Technique, ...] = ()
     assigned: Any = None
@@ -187,7 +191,8 @@ def prepare(
         raise InputError(why, field="model")
     roles = {pool.role for pool in deployment.pools}
     if "encode" in roles and options.encode_s is None:
-        raise InputError("encoders need the time each request takes there: encode_s", field="encode_s")
+        words = "encoders need what they read (--images) or the time each request takes there (--encode)"
+        raise InputError(words, field="encode_s")
     served = [
         _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, engine, mixed=len(roles) > 1)
         for k, pool in enumerate(deployment.pools)

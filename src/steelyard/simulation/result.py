@@ -246,6 +246,8 @@ class Simulation(Result):
     """What each pool of it did."""
     techniques: tuple[Technique, ...] = ()
     """What was put on it."""
+    encode_s: Floats | None = None
+    """``[n]`` s that the images and sounds of each request took; None: they show none."""
 
     @property
     def devices(self) -> int:

@@ -56,11 +56,13 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         stop_after_s=options.stop_after_s,
         stop_after_iterations=options.stop_after_iterations,
         log=kept,
+        read_w=options.encode_w,
     )
     built = time.perf_counter() - started
     tables = [prepared.table.tables if s.table is None else s.table.tables for s in served]
     if factor != 1.0:
         tables = [scaled(t, factor) for t in tables]
+    encode_s = None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor
     played = play(
         setup,
         tables,
@@ -70,7 +72,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         options.seed,
         prepared.rejected,
         kept,
-        encode_s=None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor,
+        encode_s=encode_s,
         methods=_methods(prepared),
         assigned=options.assigned,
         watch=options.watch if factor == 1.0 else None,
@@ -112,6 +114,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         deployment=prepared.deployment,
         pools=pools,
         techniques=options.techniques,
+        encode_s=encode_s if options.encode_w > 0 else None,
     )
 
 

@@ -149,6 +149,11 @@ class Trace:
         shifted = np.maximum(0.0, cut.arrived_at - self.arrived_at[0] - start_s)
         return replace(cut, arrived_at=shifted)
 
+    def longer(self, tokens: Integers, note: str, said: Mapping[str, str]) -> Trace:
+        """The same requests with ``tokens`` ``[n]`` more at the end of each prompt, and the options that ask for it."""
+        origin = {**self.origin, **said} if self.origin else self.origin
+        return replace(self, isl=self.isl + tokens, notes=(*self.notes, note), origin=origin)
+
     def first(self, requests: int) -> Trace:
         """The first so many requests; all when there are fewer, with a note.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from steelyard.errors import InputError
 from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op, Size
-from steelyard.workload.shapes import Shapes
+from steelyard.workload.shapes import Layer, Shapes
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Read, Tower
 from steelyard.workload.transformer import layer_ops
@@ -51,10 +53,19 @@ def _ops(tower: Tower, encoder: Shapes, read: Read, count: Size) -> Iterator[Op]
         for i, (inner, outer) in enumerate(tower.stem):
             yield _product(f"{name}.stem{i}", {**sizes, "i": inner, "o": outer})
         for i, layer in enumerate(encoder.layers):
-            for op in layer_ops(encoder, layer, step, f"{name}.layer{i}", False):
-                yield replace(op, block="encoder")
+            yield from layer_ops(encoder, *_windows(layer, step), f"{name}_layer{i}", False)
     for i, (rows, inner, outer) in enumerate(tower.projector):
         yield _product(f"projector{i}", {"t": read.tokens * rows * count, "i": inner, "o": outer})
+
+
+def _windows(layer: Layer, step: Step) -> tuple[Layer, Step]:
+    """The layer and its step, where it attends inside windows: each of these is a sequence of its own."""
+    a = layer.attention
+    if a is None or not a.chunk or a.causal:
+        return layer, step
+    cut = np.asarray(step.batch, dtype=np.float64) * step.new / np.minimum(a.chunk, step.new)
+    size = np.minimum(a.chunk, step.new)
+    return replace(layer, attention=replace(a, chunk=0)), Step(cut, size, size)
 
 
 def _product(name: str, sizes: dict[str, Size]) -> Op:

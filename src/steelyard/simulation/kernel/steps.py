@@ -124,6 +124,19 @@ def book_step(
 
 
 @njit_inner
+def reading_s(state: State, worker: int) -> float:
+    """Time for the images and sounds of the requests whose prompts begin in the chosen step."""
+    seconds = 0.0
+    for j in range(state.workers[worker].count):
+        slot = state.slots[worker, j]
+        if slot.step_tokens > 0 and slot.computed < slot.target:
+            request = state.requests[slot.request]
+            if slot.computed == request.cached and request.preemptions == 0:
+                seconds += state.inputs[slot.request if state.inputs.shape[0] > 1 else 0].encode_s
+    return seconds
+
+
+@njit_inner
 def price(
     state: State,
     tech: Any,
@@ -155,6 +168,10 @@ def price(
         time, energy = tech.rules.price(
             view_of(state, tech), worker, replica, decodes, context, chunks, float(new), pairs, time, energy
         )
+    if state.run.reads > 0:
+        seconds = reading_s(state, worker)
+        time += seconds
+        energy += seconds * state.run.read_w
     return time, energy
 
 

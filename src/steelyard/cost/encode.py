@@ -1,0 +1,113 @@
+"""The price of towers at work: what images and sounds cost before the prompts that they are part of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steelyard.cost.memory import activation_bytes
+from steelyard.cost.step import Replica, StepFigures, StepPrice
+from steelyard.deployment.engine import Engine
+from steelyard.deployment.plan import Plan
+from steelyard.machine.cluster import Cluster
+from steelyard.machine.component import Machine
+from steelyard.workload.op import Array, Size
+from steelyard.workload.reading import Reading, Seen
+from steelyard.workload.step import Step
+from steelyard.workload.tower import Tower
+
+__all__ = ["Encoder", "tower_plan"]
+
+
+def tower_plan(tower: Tower, plan: Plan, machine: Machine) -> Plan:
+    """How a tower runs beside its language model: on the devices of the first stage, in its own format.
+
+    It is split over those of tensor parallelism where engines split it and its heads divide; else each does all of it.
+    """
+    heads = tower.encoder.heads if tower.encoder is not None else 0
+    devices = plan.tp if tower.sharded and heads and heads % plan.tp == 0 else 1
+    own = Plan(weights=tower.format, engine=plan.engine, fused=plan.fused)
+    return own.over(devices).resolved(tower.format, machine)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What reads the images and sounds of requests, on the devices of one replica.
+
+    A pass is launched kernel by kernel before the step of the prompts, which waits for it; images of one size are one
+    pass.
+    """
+
+    seen: tuple[Seen, ...]
+    plan: Plan
+    """Of the language model."""
+    cluster: Cluster
+    engine: Engine
+
+    def _replica(self, seen: Seen) -> Replica:
+        """What prices a pass over images of one size: the engine's step and its graphs are those of the prompts."""
+        cluster = replace(self.cluster, unlike=(), count=1) if self.cluster.unlike else self.cluster
+        alone = replace(self.engine, graph=False, graph_tokens=0.0, step_s=0.0, step_s_per_sequence=0.0)
+        return Replica(Reading.of(seen), tower_plan(seen.tower, self.plan, cluster.machine), cluster, alone)
+
+    def price(self, number: int, images: int) -> StepPrice:
+        """A pass over so many images of the size ``seen[number]``, kernel by kernel."""
+        seen = self.seen[number]
+        return self._replica(seen).price(Step.prefill(images, max(2, seen.positions)), decode=False)
+
+    def figures(self, number: int, images: Array) -> StepFigures:
+        """Passes over ``images`` (``[n]`` whole numbers) of the size ``seen[number]``; none takes no time."""
+        seen, count = self.seen[number], np.asarray(images, dtype=np.int64)
+        positions = np.full(len(count), max(2, seen.positions))
+        found = self._replica(seen).prompts(np.maximum(count, 1), positions)
+        some = (count > 0).astype(np.float64)
+        return replace(found, time_s=found.time_s * some, limit_s=found.limit_s * some, energy_j=found.energy_j * some)
+
+    def requests(self, batch: Array) -> StepFigures:
+        """Passes over all that ``batch`` (``[n]``) requests show, which is a whole number of each."""
+        return _together([self.figures(i, batch * round(s.shown.count)) for i, s in enumerate(self.seen)])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is assumed, in words."""
+        found = []
+        for s in self.seen:
+            own = tower_plan(s.tower, self.plan, self.cluster.machine)
+            where = "" if self.plan.tp == 1 else ", whole on each device"
+            where = f", split over {own.tp} devices" if own.tp > 1 else where
+            what = f"{s.positions:,} positions of the {s.tower.name} ({own.weights}{where})"
+            again = "read anew in every request, before the step of its prompt"
+            found.append(f"{s.shown.words}: {what} become {s.tokens:,} tokens each; {again}")
+        return found
+
+    def flops(self) -> float:
+        """Operations for all that one request shows."""
+        each = ((s.shown.count, Reading.of(s).graph(Step(1, 1, 1))) for s in self.seen)
+        return sum(count * float(graph.flops()) for count, graph in each)
+
+    def activation_bytes(self, batch: Size) -> Array:
+        """Working set of the largest pass over what ``batch`` requests show, and all that comes out of them."""
+        kept = sum(s.tokens * s.shown.count for s in self.seen) * batch
+        widest = np.zeros(np.shape(batch))
+        for s in self.seen:
+            own = tower_plan(s.tower, self.plan, self.cluster.machine)
+            positions = s.positions * s.shown.count * batch
+            widest = np.maximum(widest, activation_bytes(Reading.of(s), own, positions, 0.0))
+        out = max((outer for s in self.seen for _, _, outer in s.tower.projector), default=0)
+        return np.asarray(widest + kept * out * 2.0)
+
+
+def _together(parts: Sequence[StepFigures]) -> StepFigures:
+    """One pass after another."""
+    total = sum((p.time_s for p in parts), np.zeros(()))
+    whole = np.maximum(total, 1e-30)
+    return StepFigures(
+        time_s=total,
+        limit_s=sum((p.limit_s for p in parts), np.zeros(())),
+        energy_j=sum((p.energy_j for p in parts), np.zeros(())),
+        spread=sum((p.spread * p.time_s for p in parts), np.zeros(())) / whole,
+        shares={name: sum(p.shares[name] * p.time_s for p in parts) / whole for name in parts[0].shares},
+        sources={k: v for p in reversed(parts) for k, v in p.sources.items()},
+    )

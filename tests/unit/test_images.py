@@ -1,0 +1,199 @@
+"""Images and sounds of a question: their tokens, the time and memory of the towers that read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steelyard import Scenario, estimate, explain, simulate
+from steelyard.cost.encode import tower_plan
+from steelyard.deployment.plan import Plan
+from steelyard.errors import InputError
+from steelyard.machine.catalogue import find_machine
+from steelyard.report.text import report
+from steelyard.scenario.shown import numbers, parse_audio, parse_images
+from steelyard.workload.catalogue import load_model
+
+QWEN = {
+    "model_type": "qwen2_5_vl",
+    "vocab_size": 1000,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "vision_config": {"hidden_size": 1280, "depth": 32, "out_hidden_size": 256},
+}
+
+
+@pytest.fixture
+def qwen(tmp_path: Path) -> str:
+    """The tower of Qwen2.5-VL on a small language model."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1024x1024", [(1, (1024, 1024))]),
+        ("2x1024x768", [(2, (1024, 768))]),
+        ("1080p, 2 x 448 X 448", [(1, (1080, 1920)), (2, (448, 448))]),
+        ("0.3x720p", [(0.3, (720, 1280))]),
+    ],
+)
+def test_words_for_images(text: str, meant: Any) -> None:
+    assert [(s.count, s.size) for s in parse_images(text)] == meant
+    assert parse_images(",".join(s.text for s in parse_images(text))) == parse_images(text)
+
+
+def test_words_for_sounds() -> None:
+    assert [(s.count, s.size) for s in parse_audio("30s,2x1.5min")] == [(1, (30,)), (2, (90,))]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("images", "big", "expected images as HEIGHTxWIDTH in pixels"),
+        ("images", "2x3x4x5", "expected images as HEIGHTxWIDTH in pixels"),
+        ("images", "1x0x9", "expected sides of 1 to 100,000 pixels, got '1x0x9'"),
+        ("images", "0x9x9", "expected more than 0 and at most 10,000 of one size, got '0'"),
+        ("images", "0.5x720p", "a static batch shows whole numbers, got 0.5 x 720x1280"),
+        ("images", "9" * 400, "got '9999"),
+        ("audio", "30kg", "expected sounds as a length"),
+        ("audio", "0s", "expected sounds as a length"),
+        ("audio", "30s", "google/gemma-3-4b-it has no tower for audio"),
+    ],
+)
+def test_wrong_words_are_one_line(field: str, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        estimate("gemma-3-4b", "h100_sxm", **{field: text})
+    assert [p.field for p in caught.value.problems] == [field]
+    assert message in caught.value.message and len(caught.value.message) < 240
+
+
+def test_a_model_without_a_tower_names_others() -> None:
+    with pytest.raises(InputError, match=r"images: .*has no tower for images; models that have one: \S+, \S+"):
+        estimate("llama-3.1-8b", "h100_sxm", images="720p")
+
+
+def test_tokens_time_and_memory_are_part_of_the_answer() -> None:
+    """The rest is the answer for a prompt of text and image tokens."""
+    shown = estimate("gemma-3-4b", "h100_sxm", batch=4, isl=200, images="2x896x896")
+    text = estimate("gemma-3-4b", "h100_sxm", batch=4, isl=200 + 2 * 256)
+    found = shown.to_dict()
+    assert found["encode"]["tokens"] == 512 and found["isl"] == 200 and found["images"] == "2x896x896"
+    assert found["encode"]["seen"][0] == {
+        "tower": "vision tower",
+        "count": 2,
+        "height": 896,
+        "width": 896,
+        "positions": 4096,
+        "tokens": 256,
+    }
+    assert shown.ttft_s == pytest.approx(text.ttft_s + found["encode"]["time_s"])
+    assert shown.ttft_single_s == pytest.approx(text.ttft_single_s + found["encode"]["single_s"])
+    assert shown.limit["ttft_s"] == pytest.approx(text.limit["ttft_s"] + found["encode"]["limit_s"])
+    assert shown.tpot_s == text.tpot_s and shown.memory.kv_cache == text.memory.kv_cache
+    assert shown.energy_j > text.energy_j and shown.memory.activations >= text.memory.activations
+    assert 0 < found["encode"]["limit_s"] <= found["encode"]["time_s"] < shown.ttft_s
+    assert shown.interval["ttft_s"][0] <= shown.ttft_s <= shown.interval["ttft_s"][1]
+    assert "200 text + 2 x 256 image + 256 generated tokens" in report(shown)
+    assert estimate(**found["provenance"]["inputs"]).ttft_s == shown.ttft_s
+    plain = text.to_dict()
+    assert "encode" not in plain and "images" not in plain and "images" not in plain["provenance"]["inputs"]
+
+
+def test_time_grows_with_pixels_and_passes_are_shared(qwen: str) -> None:
+    """Published: 1,369 tokens of 1024 x 1024 pixels. Large images are bound by arithmetic, small ones by launches."""
+
+    def seen(images: str) -> dict[str, Any]:
+        found: dict[str, Any] = estimate(qwen, "h100_sxm", images=images).to_dict()["encode"]
+        return found
+
+    sizes = [seen(f"{side}x{side}") for side in (224, 448, 1024, 2048)]
+    assert [s["tokens"] for s in sizes] == [64, 256, 1369, 5329]
+    times = [s["time_s"] for s in sizes]
+    assert times[0] == times[1] and times == sorted(times)  # kernels are launched one by one
+    assert times[3] > 3.6 * times[2]
+    assert all(s["limit_s"] <= s["time_s"] for s in sizes)
+    assert seen("10x224x224")["time_s"] < 3 * times[0] and seen("10x224x224")["flops"] == 10 * sizes[0]["flops"]
+    both = seen("224x224,2x1024x1024")
+    assert both["tokens"] == 64 + 2 * 1369 and both["time_s"] > seen("2x1024x1024")["time_s"]
+
+
+def test_steps_of_prompts_have_a_pass_each(qwen: str) -> None:
+    few, many = (estimate(qwen, "h100_sxm", batch=n, isl=100, osl=10, images="1024x1024") for n in (4, 40))
+    assert many.encode["time_s"] == pytest.approx(10 * few.encode["time_s"], rel=0.25)
+    assert many.memory.activations < 3 * few.memory.activations  # no more are read at once than a step has room for
+
+
+def test_more_images_than_the_context_holds(qwen: str) -> None:
+    with pytest.raises(InputError, match=r"isl \+ osl \+ 68450 of images and sound = 69730 tokens exceeds"):
+        estimate(qwen, "h100_sxm", images="50x1024x1024")
+
+
+def test_towers_are_split_as_far_as_heads_divide() -> None:
+    (tower,) = load_model("gemma-3-4b").transformer.towers
+    machine = find_machine("h100_sxm")
+    assert [tower_plan(tower, Plan(tp=tp), machine).tp for tp in (1, 2, 3, 8)] == [1, 2, 1, 8]
+    assert tower_plan(tower, Plan(weights="fp8", tp=2), machine).weights == "bf16"
+    one, two = (estimate("gemma-3-27b", f"h100_sxm:{n}", images="4x896x896", tp=n).encode for n in (1, 2))
+    assert one["time_s"] / 2 < two["time_s"] < one["time_s"]
+
+
+def test_kernels_of_the_tower_are_explained() -> None:
+    found = explain("gemma-3-4b", "h100_sxm", images="896x896")
+    rows = found.kernels["encode"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert sum(row["time_s"] for row in rows) == pytest.approx(found.estimate.encode["time_s"])
+    assert {"encode", "prefill", "decode"} == set(found.kernels)
+
+
+def test_each_request_of_a_mixture_shows_one() -> None:
+    seen = Scenario.of(
+        "simulate", "gemma-3-4b", "h100_sxm", rate=1.0, images="0.2x512x512,0.3x720p,0.2x1024x1024,0.3x1080p,2x64x64"
+    ).seen
+    count = numbers(seen, 10_000, 3)
+    assert np.all(count[:4].sum(axis=0) == 1) and np.all(count[4] == 2)
+    assert count[:4].mean(axis=1) == pytest.approx([0.2, 0.3, 0.2, 0.3], abs=0.02)
+    assert np.array_equal(count, numbers(seen, 10_000, 3))
+
+
+def test_a_request_alone_takes_what_an_estimate_says() -> None:
+    words = {"isl": 200, "osl": 20, "images": "2x896x896"}
+    one = estimate("gemma-3-4b", "h100_sxm", **words)
+    sent = simulate("gemma-3-4b", "h100_sxm", concurrency=1, requests=3, **words)
+    bare = simulate("gemma-3-4b", "h100_sxm", concurrency=1, requests=3, isl=200 + 512, osl=20)
+    assert sent.records.ttft_s == pytest.approx(bare.records.ttft_s + one.encode["single_s"])
+    assert sent.records.ttft_s[1:] == pytest.approx(one.ttft_single_s, rel=0.02)
+    assert sent.records.tpot_s == pytest.approx(bare.records.tpot_s) and sent.energy_j > bare.energy_j
+    found = sent.to_dict()
+    assert found["encode_s"]["mean"] == pytest.approx(one.encode["single_s"]) and "encode_s" not in bare.to_dict()
+    assert np.all(sent.trace.isl == 712) and "each request shows 2 x 896x896 (256 tokens each)" in found["notes"][0]
+    slow = sent.intervals()["ttft_s"]["mean"]
+    assert slow[0] < found["ttft_s"]["mean"] < slow[1]
+
+
+def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:
+    """Decodes stand still while a new request's images are read, unless a pool of encoders does it."""
+    words: dict[str, Any] = {"isl": 64, "osl": 200, "images": "2x896x896", "requests": 60, "seed": 1}
+    alone = simulate("gemma-3-4b", "h100_sxm:2", rate=8.0, dp=2, **words)
+    apart = simulate("gemma-3-4b", "h100_sxm:2", rate=8.0, disaggregate="1E:tp1,1M:tp1", **words)
+    took = alone.to_dict()["encode_s"]["mean"]
+    assert alone.to_dict()["itl_s"]["p99"] > took > 0
+    assert apart.to_dict()["encode_s"]["mean"] == pytest.approx(took)
+    assert apart.to_dict()["itl_s"]["p99"] < alone.to_dict()["itl_s"]["p99"]
+    given = simulate("gemma-3-4b", "h100_sxm:2", rate=8.0, disaggregate="1E:tp1,1M:tp1", encode_s=2.0, **words)
+    assert np.nanmin(given.records.ttft_s) > 2.0
+
+
+def test_one_answer_per_prompt() -> None:
+    with pytest.raises(InputError, match="images: .*one answer per prompt"):
+        simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)
