@@ -195,5 +195,5 @@ def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:
 
 
 def test_one_answer_per_prompt() -> None:
-    with pytest.raises(InputError, match="images: .*one answer per prompt"):
+    with pytest.raises(InputError, match=r"images: .*one answer per prompt"):
         simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)
