@@ -174,6 +174,8 @@ def _model_facts(model: Any) -> dict[str, Any]:
         found["weight_bytes"] = model.weight_bytes
     for i, layer in enumerate(shapes.layers if shapes is not None else ()):
         found[f"layers[{i}]"] = _layer(layer)
+    for i, line in enumerate(model.structure.lines() if model.structure is not None else ()):
+        found[f"tensors[{i}]"] = line
     if entry is not None:
         found["published_parameters"] = entry.parameters
         for name in ("parameters_source", "released", "confidence", "note"):

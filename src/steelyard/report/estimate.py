@@ -71,6 +71,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "bound_shares": {phase: shares_of(estimate, phase) for phase in estimate.shares},
         **({"encode": _encode(estimate)} if estimate.encode else {}),
         "parameters": _parameters(model),
+        **({"structure": s.model.structure.to_dict()} if s.model.structure else {}),
         "flops": flops_of(estimate),
         "assumptions": estimate.ledger.assumptions,
         "sources": estimate.ledger.sources,

@@ -41,6 +41,7 @@ def to_dict(found: Explanation) -> dict[str, Any]:
         "decode": _phase(found, "decode"),
         "prefill_steps": found.prefill_steps,
         "memory": found.memory,
+        **({"structure": s.model.structure.to_dict()} if s.model.structure else {}),
         "energy": found.energy,
         "sources": estimate.ledger.sources,
         "guesses": estimate.ledger.guesses,
@@ -106,6 +107,7 @@ def parts(found: Explanation) -> list[Any]:
     step = f"decode step {q(joules['decode_step_j_per_device'], 'J')} per device ({static}); {batch}"
     used = sorted({k.source.partition(":")[0] for phase in (e.prefill, e.decode) for k in phase.cost})
     for heading, texts in (
+        ("Weights, as read from the tensors of the files", s.model.structure.lines() if s.model.structure else []),
         ("Memory of the fullest device", sizes),
         ("Energy", [joules["formula"], f"{step} = {q(joules['j_per_token'], 'J')} per token"]),
         ("Parameters", [f"{word}: {_SOURCE_WORDS.get(word, 'from the model itself')}" for word in used]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.workload.protocol import Workload
+from steelyard.workload.structure.found import Structure
 
 __all__ = ["Model", "ModelEntry"]
 
@@ -58,6 +59,8 @@ class Model:
     engine: str = ""
     """The engine whose form the files have (GGUF: ``llamacpp``); empty: any."""
     entry: ModelEntry | None = None
+    structure: Structure | None = None
+    """What each tensor was read as, where nobody described the type of the model."""
 
     def __repr__(self) -> str:
         total = self.transformer.parameters()

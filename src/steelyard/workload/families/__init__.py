@@ -1,7 +1,7 @@
 """Model families: from a config to the normal form. The contract is in :mod:`steelyard.workload.families._base`."""
 
 from steelyard.workload.families._base import ACTIVATIONS, Fields, decoder, group_layers
-from steelyard.workload.families._read import FAMILIES, Family, language_config, read_config
+from steelyard.workload.families._read import FAMILIES, Family, described, language_config, read_config
 from steelyard.workload.families.decoders import Decoder
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Family",
     "Fields",
     "decoder",
+    "described",
     "group_layers",
     "language_config",
     "read_config",

@@ -18,7 +18,7 @@ from steelyard.workload.families.generic import read_generic
 from steelyard.workload.families.towers import PARTS, read_towers
 from steelyard.workload.protocol import Workload, restated
 
-__all__ = ["FAMILIES", "Family", "language_config", "read_config"]
+__all__ = ["FAMILIES", "Family", "described", "language_config", "read_config"]
 
 Family = Callable[[Mapping[str, Any]], Workload]
 
@@ -77,7 +77,8 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
             f"model type {show(model_type)} is not known; read as a Llama-like decoder because that was asked for",
         )
     elif isinstance(model_type, str) and model_type:
-        hint = "or ask with --generic for it to be read as a Llama-like decoder"
+        hint = "or put its weight files or their index beside the config, which say what it is, or ask with --generic"
+        hint += " for it to be read as a Llama-like decoder"
         raise UnknownName("model_type", model_type, FAMILIES.names(), hint=hint)
     else:
         what = "required field is missing" if model_type is None else f"expected a name, got {model_type!r}"
@@ -100,6 +101,15 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         name=name or str(config.get("_name_or_path") or "") or model.model_type,
         **{**stored, "notes": (*said, *notes, *model.notes, *stored.get("notes", ()))},
     )
+
+
+def described(config: Mapping[str, Any], *, refused: bool = True) -> bool:
+    """Whether a family reads the type of a config, or (unless ``refused`` is false) it is known why none does."""
+    inner = language_config(config)[0]
+    named = [x for x in (inner.get("model_type"), config.get("model_type")) if isinstance(x, str)]
+    if named and named[0] in FAMILIES.names():
+        return True
+    return refused and any(x in REFUSED for x in named)
 
 
 def _by_the_outer_model(config: Mapping[str, Any]) -> bool:

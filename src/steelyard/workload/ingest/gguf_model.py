@@ -13,10 +13,11 @@ from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
 from steelyard.workload.ingest.gguf_metadata import Metadata
 from steelyard.workload.ingest.gguf_states import STATES, latent
-from steelyard.workload.ingest.safetensors import elements_note
+from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
 from steelyard.workload.ingest.stored import gguf_formats
 from steelyard.workload.model import Model
-from steelyard.workload.protocol import restated
+from steelyard.workload.protocol import Workload, restated
+from steelyard.workload.structure import Structure, read_structure, torch_name
 
 __all__ = ["config_of", "first_parts", "load_gguf"]
 
@@ -43,8 +44,13 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     short = sum(part.missing_bytes for part in headers)
     header = GgufHeader(headers[0].version, headers[0].metadata, tensors, short)
     name = printable(str(header.metadata.get("general.name") or path.stem))[:200]
+    structure: Structure | None = None
     try:
-        model = read_config(config_of(header, generic=generic), name=name, generic=generic)
+        told = any(t.name == "token_embd.weight" for t in header.tensors)
+        if header.metadata.get("general.architecture") in (None, *_ARCHITECTURES) or absent or not told:
+            model: Workload = read_config(config_of(header, generic=generic), name=name, generic=generic)
+        else:
+            model, structure = _by_structure(header, name, generic)
     except UnknownName:
         raise
     except InputError as error:
@@ -68,7 +74,46 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
         weight_bytes=None if absent else header.weight_bytes,
         tensor_bytes={} if absent else header.bytes_by_format,
         engine="llamacpp",
+        structure=structure,
     )
+
+
+def _by_structure(header: GgufHeader, name: str, generic: bool) -> tuple[Workload, Structure]:
+    """The model of an architecture nobody described, from its tensors; metadata says what shapes do not."""
+    arch = header.metadata.get("general.architecture")
+    if not isinstance(arch, str) or not arch:
+        raise InputError("the file does not name its architecture", field="general.architecture")
+    m = Metadata(header, arch)
+    depth, ahead = m.get("block_count"), m.get("nextn_predict_layers")
+    if isinstance(depth, int) and isinstance(ahead, int):
+        depth -= ahead
+    told: dict[str, Any] = {"model_type": arch, "num_hidden_layers": depth}
+    told |= {key: m.get(stated) for key, stated in _TOLD.items()}
+    pattern = m.get("attention.sliding_window_pattern")
+    if isinstance(pattern, tuple):
+        told["layer_types"] = ["sliding_attention" if x else "full_attention" for x in pattern]
+    elif isinstance(pattern, int):
+        told["sliding_window_pattern"] = pattern
+    config = {k: v for k, v in told.items() if v is not None and not isinstance(v, Length)}
+    tensors = [TensorInfo(torch_name(t.name), t.shape[::-1], t.format, t.bytes) for t in header.tensors]
+    return read_structure(tensors, config, name=name, asked=generic)
+
+
+#: What the shapes of tensors do not tell: our key, and the key of the metadata after its architecture.
+_TOLD: Mapping[str, str] = {
+    "hidden_size": "embedding_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "sliding_window": "attention.sliding_window",
+    "max_position_embeddings": "context_length",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "ssm_state_size": "ssm.state_size",
+    "linear_key_head_dim": "ssm.state_size",
+    "index_topk": "attention.indexer.top_k",
+}
 
 
 def _parts(path: Path) -> tuple[Path, list[Path], int]:

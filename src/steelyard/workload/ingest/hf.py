@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from steelyard.documents import is_file, is_folder, read_document, read_text
+from steelyard.documents import is_folder, read_document
 from steelyard.errors import InputError, Problem, UnknownName, printable, show
-from steelyard.workload.families import read_config
+from steelyard.workload.families import described, read_config
+from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.ingest.weights import Held, Weights, indexed, parts_of, weights_of
 from steelyard.workload.model import Model
-from steelyard.workload.protocol import restated
+from steelyard.workload.protocol import Workload, restated
+from steelyard.workload.structure.names import place_of
 
 __all__ = ["load_path"]
 
 _CONFIGS = (".json", ".yaml", ".yml", ".toml")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-#: Largest index file read, in bytes: one line per tensor, 9 MB for the 91,991 tensors of DeepSeek-V3.
-MAX_INDEX = 128 * 2**20
 #: Where quantisers describe what they did when the config does not: ModelOpt, AutoGPTQ, AutoAWQ.
 _METHODS: Mapping[str, Mapping[str, str]] = {
     "hf_quant_config.json": {"quant_method": "modelopt"},
@@ -30,8 +29,10 @@ _METHODS: Mapping[str, Mapping[str, str]] = {
 }
 #: Stored types whose elements are parameters (packed integers hold several each).
 _UNPACKED = frozenset(("fp32", "bf16", "fp16", "fp64"))
-#: Most weight files read in one folder (the largest published models have a few hundred).
-_MOST_FILES = 2000
+#: The bytes of files may differ from what the config comes to by this share without a remark.
+_ALIKE = 0.005
+#: The total an index states is believed within this factor of what the config comes to.
+_BELIEVED = 2.0
 
 
 def load_path(path: Path, *, generic: bool = False) -> Model:
@@ -50,10 +51,7 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
 
         return load_gguf(path, generic=generic)
     if suffix == ".safetensors":
-        config = path.parent / "config.json"
-        if not config.is_file():
-            raise InputError(f"{path.name} needs the model's config.json beside it", field="model")
-        return _with_weights(config, _shards(path), generic)
+        return _with_weights(path.parent / "config.json", parts_of(path), generic)
     if suffix in _PICKLES:
         raise InputError(
             f"{path.name} may hold code and is not opened; give a config.json, .safetensors or .gguf", field="model"
@@ -62,14 +60,15 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
         known = ", ".join((*_CONFIGS, ".gguf", ".safetensors"))
         raise InputError(f"cannot tell what {path.name!r} is; known endings: {known}", field="model")
     if path.name.endswith(".index.json"):
-        return _with_weights(path.parent / "config.json", _indexed(path), generic)
-    return _model(path, None, {}, generic)
+        return _with_weights(path.parent / "config.json", indexed(path), generic)
+    return _model(path, _config(path), generic)
 
 
 def _folder(folder: Path, generic: bool) -> Model:
     config = folder / "config.json"
-    if config.is_file():
-        return _with_weights(config, _weight_files(folder), generic)
+    weights = weights_of(folder)
+    if config.is_file() or weights.files:
+        return _with_weights(config, weights, generic)
     files = sorted(folder.glob("*.gguf"))
     if files:
         from steelyard.workload.ingest.gguf_model import first_parts, load_gguf
@@ -79,93 +78,162 @@ def _folder(folder: Path, generic: bool) -> Model:
             names = ", ".join(f.name for f in firsts[:5])
             raise InputError(f"folder {str(folder)!r} holds several models, name one: {names}", field="model")
         return load_gguf(firsts[0], generic=generic)
-    raise InputError(f"folder {str(folder)!r} has neither a config.json nor a .gguf file", field="model")
+    raise InputError(
+        f"folder {str(folder)!r} has neither a config.json nor a .gguf or .safetensors file", field="model"
+    )
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return _indexed(index)
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+def _with_weights(config: Path, weights: Weights, generic: bool) -> Model:
+    """A model with the sizes of its files; one nobody described is read from their tensors."""
+    document = _config(config) if config.is_file() else {}
+    held = weights.read()
+    known = bool(document) and described(document, refused=not generic)
+    if held.tensors and not known:
+        return _by_structure(config, weights, document, held, generic)
+    if not document:
+        first = weights.files[0].name if weights.files else "the folder"
+        message = f"{printable(first)[:80]} needs the model's config.json beside it: no weight file tells its sizes"
+        raise InputError(message, field="model")
+    if not known and weights.names:
+        from steelyard.workload.structure.by_name import read_names
 
-
-def _shards(path: Path) -> list[Path]:
-    """The other parts of ``model-00001-of-00004.safetensors``, when it is such a part."""
-    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", path.name)
-    if match is None:
-        return [path]
-    count = min(int(match.group(3)), _MOST_FILES)
-    return [path.parent / f"{match.group(1)}-{i:05d}-of-{match.group(3)}.safetensors" for i in range(1, count + 1)]
-
-
-def _indexed(index: Path) -> list[Path]:
-    """The files an index names; all must lie beside it."""
-    try:
-        content = json.loads(read_text(index, MAX_INDEX))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"malformed JSON: {error}", field=index.name) from error
-    table = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(table, Mapping) or not all(isinstance(v, str) for v in table.values()):
-        raise InputError("expected a table of tensor and file names", field=f"{index.name}: weight_map")
-    names = sorted(set(table.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise InputError(f"{name!r} is not a file beside the index", field=f"{index.name}: weight_map")
-    return [index.parent / name for name in names[:_MOST_FILES]]
-
-
-def _with_weights(config: Path, files: list[Path], generic: bool) -> Model:
-    from steelyard.workload.ingest.safetensors import TensorInfo, elements_note, read_safetensors
-    from steelyard.workload.ingest.stored import stored_formats
-
-    missing = [f.name for f in files if not is_file(f)]
-    if missing or not files:
-        note = (
-            f"{len(missing)} of {len(files)} weight files are not there; their bytes are estimated" if missing else ""
+        name = _name(document, config)
+        read, found = _moved(
+            config, lambda: read_names(weights.names, weights.total_bytes, document, name=name, asked=generic)
         )
-        return _model(config, None, {}, generic, note)
-    total: dict[str, int] = {}
-    tensors: list[TensorInfo] = []
-    for file in files:
-        header = read_safetensors(file)
-        tensors += header.tensors
-        for name, count in header.bytes_by_format.items():
-            total[name] = total.get(name, 0) + count
-    model = _model(config, sum(total.values()), total, generic)
-    found = stored_formats(model.transformer, tensors)
-    if _UNPACKED.issuperset(total):
-        remark = elements_note(model.transformer.parameters(), sum(t.elements for t in tensors))
-        found["notes"] = (*model.transformer.notes, *remark)
-    return replace(model, transformer=restated(model.transformer, **found))
+        total = weights.total_bytes or None
+        return Model(name, read, f"file {config.name}", weight_bytes=total, engine=_engine(document), structure=found)
+    model = _model(config, document, generic)
+    if not held.tensors:
+        return _sized(model, weights, held)
+    loaded, ahead = _loaded(model.transformer, held.tensors)
+    return _measured(model, weights, held, loaded, ahead)
 
 
-def _model(path: Path, weight_bytes: int | None, formats: Mapping[str, int], generic: bool, note: str = "") -> Model:
+def _measured(
+    model: Model, weights: Weights, held: Held, loaded: Sequence[TensorInfo], ahead: Sequence[TensorInfo]
+) -> Model:
+    """With the exact bytes of the tensors that are loaded."""
+    from steelyard.workload.ingest.safetensors import elements_note
+    from steelyard.workload.ingest.stored import arithmetic_bytes, stored_formats
+
+    if held.unknown:
+        return _sized(model, weights, held)
+    formats = Held(tuple(loaded)).bytes_by_format
+    size = sum(formats.values())
+    found = stored_formats(model.transformer, loaded)
+    notes = list(model.transformer.notes)
+    if held.absent:
+        notes.append(
+            f"{held.absent} of {len(weights.files)} weight files are not there; {held.inferred:,} tensors are taken "
+            "to be like those of other layers"
+        )
+    if ahead:
+        gigabytes = sum(t.bytes for t in ahead) / 1e9
+        notes.append(f"{gigabytes:.2f} GB of the files are multi-token prediction, which is not loaded")
+    if _UNPACKED.issuperset(formats):
+        notes += elements_note(model.transformer.parameters(), sum(t.elements for t in loaded))
+    else:
+        counted = arithmetic_bytes(model.transformer)
+        if abs(size - counted) > _ALIKE * counted:
+            ours = f"the config comes to {counted / 1e9:.4g} GB"
+            notes.append(f"the files hold {size / 1e9:.4g} GB, {ours}; what the files hold counts")
+    found["notes"] = tuple(notes)
+    return replace(
+        model, transformer=restated(model.transformer, **found), weight_bytes=size, tensor_bytes=dict(formats)
+    )
+
+
+def _loaded(model: Workload, tensors: Sequence[TensorInfo]) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """The tensors that are loaded, and those of heads and layers that only guess more tokens."""
+    guessing = any("multi-token" in note for note in model.notes)
+    loaded: list[TensorInfo] = []
+    ahead: list[TensorInfo] = []
+    for tensor in tensors:
+        place = place_of(tensor.name)
+        beyond = place.kind == "ahead" or (guessing and place.kind == "layer" and place.layer >= model.depth)
+        (ahead if beyond else loaded).append(tensor)
+    return loaded, ahead
+
+
+def _sized(model: Model, weights: Weights, held: Held) -> Model:
+    """Without all headers: the bytes that an index states, where they can be this model's."""
+    from steelyard.workload.ingest.stored import arithmetic_bytes
+
+    if not weights.files:
+        return model
+    what = f"{held.absent} of {len(weights.files)} weight files are not there"
+    counted, stated = arithmetic_bytes(model.transformer), weights.total_bytes
+    if stated and 1 / _BELIEVED < stated / counted < _BELIEVED:
+        note = f"{what}; their {stated / 1e9:.2f} GB are what the index states"
+        model = replace(model, weight_bytes=stated)
+    else:
+        note = f"{what}; their bytes are estimated"
+        if stated:
+            note += f": the {stated / 1e9:.2f} GB the index states are not this model's"
+    return replace(model, transformer=restated(model.transformer, notes=(*model.transformer.notes, note)))
+
+
+def _by_structure(config: Path, weights: Weights, document: Mapping[str, Any], held: Held, generic: bool) -> Model:
+    """A model of a type nobody described, from its tensors."""
+    from steelyard.workload.ingest.stored import stored_formats
+    from steelyard.workload.structure import read_structure
+
+    if held.unknown:
+        missed = f"{len(held.unknown):,} tensors of the {held.absent} that are not there are like none in the others"
+        shown = ", ".join(printable(name)[:60] for name in held.unknown[:2])
+        raise InputError(f"{missed} ({shown})", field="model")
+    where = config if document else weights.files[0]
+    name = _name(document, where)
+    transformer, found = _moved(where, lambda: read_structure(held.tensors, document, name=name, asked=generic))
+    loaded, _ = _loaded(transformer, held.tensors)
+    formats = Held(tuple(loaded)).bytes_by_format
+    if held.absent:
+        note = (
+            f"{held.absent} of {len(weights.files)} weight files are not there; {held.inferred:,} tensors are taken to "
+            "be like those of other layers"
+        )
+        transformer = restated(transformer, notes=(*transformer.notes, note))
+    own = stored_formats(transformer, loaded)
+    return Model(
+        name,
+        restated(transformer, **own),
+        f"tensors of {printable(weights.files[0].name)[:80]}",
+        weight_bytes=sum(formats.values()),
+        tensor_bytes=formats,
+        engine=_engine(document),
+        structure=found,
+    )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """A config, with what a quantiser wrote beside it."""
     config: dict[str, Any] = read_document(path)
     if not any(config.get(key) for key in ("quantization_config", "compression_config", "quantization")):
         beside = next((f for f in (path.parent / name for name in _METHODS) if f.is_file()), None)
         if beside is not None and path.name == "config.json":
             config = {**config, "quantization_config": {**_METHODS.get(beside.name, {}), **read_document(beside)}}
+    return config
+
+
+def _model(path: Path, config: Mapping[str, Any], generic: bool) -> Model:
     name = _name(config, path)
+    transformer = _moved(path, lambda: read_config(config, name=name, generic=generic))
+    return Model(name, transformer, f"file {path.name}", engine=_engine(config))
+
+
+_Read = TypeVar("_Read")
+
+
+def _moved(path: Path, read: Callable[[], _Read]) -> _Read:
+    """What a reader answers; its problems name the file."""
     try:
-        transformer = read_config(config, name=name, generic=generic)
+        return read()
     except UnknownName:
         raise
     except InputError as error:
         moved = [Problem(f"{path.name}: {p.field}" if p.field else path.name, p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
-    if note:
-        transformer = restated(transformer, notes=(*transformer.notes, note))
-    return Model(
-        name,
-        transformer,
-        f"file {path.name}",
-        weight_bytes=weight_bytes,
-        tensor_bytes=dict(formats),
-        engine=_engine(config),
-    )
 
 
 def _engine(config: Mapping[str, Any]) -> str:

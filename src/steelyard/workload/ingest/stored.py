@@ -15,7 +15,7 @@ from steelyard.workload.op import part_of
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["gguf_formats", "stored_formats"]
+__all__ = ["arithmetic_bytes", "gguf_formats", "stored_formats"]
 
 #: Bits per weight of each GGML type.
 _BITS: Mapping[str, float] = {name: 8 * size / block for name, block, size in GGML_TYPES.values()}
@@ -84,6 +84,17 @@ def stored_formats(model: Workload, tensors: Iterable[TensorInfo]) -> dict[str, 
     if "head" not in texts and "embedding" in texts:
         texts["head"] = texts["embedding"]
     return {"native_weights": main, "native_formats": tuple(texts.items())}
+
+
+def arithmetic_bytes(model: Workload) -> float:
+    """Bytes of the weights as the config and its formats come to, with what is loaded beside the language model."""
+    own, total = dict(model.native_formats), 2.0 * model.extra_parameters
+    for op, name, count in model.graph(Step.prefill(1, 1)).weights():
+        part = part_of(op)
+        fixed = next((x.bits for x in op.inputs if x.name == name), None)
+        text = own.get(part) or (own.get("moe") if part == "shared" else None) or model.native_weights
+        total += float(np.max(count)) * (bits_of(text) if fixed is None else fixed) / 8
+    return total
 
 
 def _part(name: str, depth: int) -> str:

@@ -1,0 +1,418 @@
+"""Models of types nobody described, read from the names and shapes of their tensors."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.errors import InputError, UnknownName
+from steelyard.workload import Attention, Step, Transformer
+from steelyard.workload.blocks.delta_net import DeltaNet
+from steelyard.workload.blocks.mamba import Mamba2
+from steelyard.workload.blocks.products import Products
+from steelyard.workload.catalogue import load_model
+from steelyard.workload.families import read_config
+from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.structure import Structure, read_structure
+from steelyard.workload.structure.names import place_of, role_of
+
+Shapes = dict[str, tuple[int, ...]]
+_BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I32": 4, "F8_E4M3": 1, "F16": 2}
+
+
+def write(path: Path, tensors: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None) -> int:
+    """A safetensors file of holes; the bytes of its tensors."""
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in tensors.items():
+        dtype = (dtypes or {}).get(name, "BF16")
+        size = _BYTES[dtype]
+        for extent in shape:
+            size *= extent
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+    return at
+
+
+def infos(shapes: Shapes) -> list[TensorInfo]:
+    made = [TensorInfo(name, shape, "bf16", 0) for name, shape in shapes.items()]
+    return [TensorInfo(t.name, t.shape, t.format, 2 * t.elements) for t in made]
+
+
+def read(
+    shapes: Shapes, config: Mapping[str, Any] | None = None, *, asked: bool = False
+) -> tuple[Transformer, Structure]:
+    model, found = read_structure(infos(shapes), config or {}, asked=asked)
+    assert isinstance(model, Transformer)
+    return model, found
+
+
+def attention(heads: int = 8, kv: int = 2, width: int = 64, hidden: int = 256, norm: bool = True) -> Shapes:
+    found: Shapes = {
+        "self_attn.q_proj.weight": (heads * width, hidden),
+        "self_attn.k_proj.weight": (kv * width, hidden),
+        "self_attn.v_proj.weight": (kv * width, hidden),
+        "self_attn.o_proj.weight": (hidden, heads * width),
+    }
+    return found | ({"self_attn.q_norm.weight": (width,), "self_attn.k_norm.weight": (width,)} if norm else {})
+
+
+def mlp(width: int = 1024, hidden: int = 256, under: str = "mlp.") -> Shapes:
+    return {
+        f"{under}gate_proj.weight": (width, hidden),
+        f"{under}up_proj.weight": (width, hidden),
+        f"{under}down_proj.weight": (hidden, width),
+    }
+
+
+def experts(count: int = 8, width: int = 128, hidden: int = 256) -> Shapes:
+    parts = [mlp(width, hidden, f"mlp.experts.{i}.") for i in range(count)]
+    return {"mlp.gate.weight": (count, hidden)} | {k: v for part in parts for k, v in part.items()}
+
+
+def norms(hidden: int = 256) -> Shapes:
+    return {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+
+
+def model_of(layers: list[Shapes], hidden: int = 256, vocab: int = 1000, tied: bool = False) -> Shapes:
+    found: Shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    for i, layer in enumerate(layers):
+        found |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    return found if tied else found | {"lm_head.weight": (vocab, hidden)}
+
+
+DENSE = model_of([attention() | mlp() | norms()] * 3)
+SIZES = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000}
+
+
+def elements(shapes: Shapes) -> int:
+    return sum(t.elements for t in infos(shapes))
+
+
+def test_a_dense_model_needs_no_config() -> None:
+    """The norm of queries tells the width of a head; all else stands in shapes."""
+    model, found = read(DENSE)
+    known = read_config({**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3})
+    assert model.parameters() == known.parameters() == elements(DENSE)
+    assert float(model.graph(Step.prefill(1, 99)).flops()) == float(known.graph(Step.prefill(1, 99)).flops())
+    assert float(model.kv_elements(500)) == float(known.kv_elements(500))
+    assert found.unknown == 0
+    assert {row.part for row in found.rows} == {"attention", "MLP", "norms", "token embeddings", "head"}
+    assert "no config names its type; read from its 36 tensors" in model.notes[0]
+
+
+def test_heads_that_nothing_tells_are_asked_for() -> None:
+    """One line that names the key."""
+    shapes = model_of([attention(norm=False) | mlp() | norms()] * 2)
+    with pytest.raises(InputError, match="num_attention_heads: attention has 512 columns of queries"):
+        read(shapes)
+    model, _ = read(shapes, {"num_attention_heads": 8})
+    assert model.layers[0].attention == Attention(8, 2, 64, rotary_dim=64)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_experts_one_by_one_or_stacked(stacked: bool) -> None:
+    """How many a token visits is the only thing a config must say."""
+    layer = attention() | norms() | experts()
+    if stacked:
+        layer = attention() | norms() | {"mlp.gate.weight": (8, 256)}
+        layer |= {"mlp.experts.gate_up_proj": (8, 256, 256), "mlp.experts.down_proj": (8, 256, 128)}
+    shared = mlp(384, 256, "mlp.shared_experts.")
+    shapes = model_of([attention() | norms() | mlp(), layer | shared, layer | shared])
+    with pytest.raises(InputError, match="num_experts_per_tok: the files hold 8 experts"):
+        read(shapes)
+    model, found = read(shapes, {"num_experts_per_tok": 2})
+    block = model.layers[1].feed_forward
+    assert block is not None
+    assert (block.experts, block.top_k, block.intermediate, block.shared_intermediate) == (8, 2, 128, 384)
+    assert model.parameters() == elements(shapes)
+    assert model.active_parameters() == elements(shapes) - 2 * 6 * 3 * 128 * 256
+    assert next(r for r in found.rows if r.part == "experts").priced_as == "2 x 8 of width 128, 2 per token"
+
+
+def test_latent_attention_needs_no_config() -> None:
+    """Heads, widths and ranks follow from the shapes of its products."""
+    heads, nope, rope, value, rank, queries = 16, 64, 32, 48, 128, 192
+    latent = {
+        "self_attn.q_a_proj.weight": (queries, 256),
+        "self_attn.q_a_layernorm.weight": (queries,),
+        "self_attn.q_b_proj.weight": (heads * (nope + rope), queries),
+        "self_attn.kv_a_proj_with_mqa.weight": (rank + rope, 256),
+        "self_attn.kv_a_layernorm.weight": (rank,),
+        "self_attn.kv_b_proj.weight": (heads * (nope + value), rank),
+        "self_attn.o_proj.weight": (256, heads * value),
+    }
+    model, _ = read(model_of([latent | mlp() | norms()] * 2))
+    a = model.layers[0].attention
+    assert a is not None and a.is_mla
+    assert (a.heads, a.nope_dim, a.rope_dim, a.values, a.kv_rank, a.q_rank) == (16, 64, 32, 48, 128, 192)
+    assert model.kv_elements_per_token == 2 * (rank + rope)
+
+
+def test_states_are_kept() -> None:
+    """Mamba 2 and a gated delta net beside attention: their state is counted."""
+    heads, width, states = 8, 64, 32
+    inner = heads * width
+    mamba = {
+        "mixer.A_log": (heads,),
+        "mixer.D": (heads,),
+        "mixer.dt_bias": (heads,),
+        "mixer.conv1d.weight": (inner + 2 * states, 1, 4),
+        "mixer.conv1d.bias": (inner + 2 * states,),
+        "mixer.in_proj.weight": (2 * inner + 2 * states + heads, 256),
+        "mixer.norm.weight": (inner,),
+        "mixer.out_proj.weight": (256, inner),
+        "norm.weight": (256,),
+    }
+    delta = {
+        "linear_attn.A_log": (4,),
+        "linear_attn.dt_bias": (4,),
+        "linear_attn.conv1d.weight": (2 * 2 * 64 + 4 * 64, 1, 4),
+        "linear_attn.in_proj_qkv.weight": (2 * 2 * 64 + 4 * 64, 256),
+        "linear_attn.in_proj_z.weight": (4 * 64, 256),
+        "linear_attn.in_proj_a.weight": (4, 256),
+        "linear_attn.in_proj_b.weight": (4, 256),
+        "linear_attn.norm.weight": (64,),
+        "linear_attn.out_proj.weight": (256, 4 * 64),
+    }
+    shapes = model_of([mamba, delta | mlp() | norms(), attention() | mlp() | norms()])
+    model, found = read(shapes, {"state_size": states})
+    mixers = [layer.mixer for layer in model.layers]
+    assert isinstance(mixers[0], Mamba2) and (mixers[0].heads, mixers[0].state_dim, mixers[0].groups) == (8, 32, 1)
+    assert isinstance(mixers[1], DeltaNet) and (mixers[1].key_heads, mixers[1].value_heads) == (2, 4)
+    assert model.parameters() == elements(shapes)
+    assert model.state_bytes > 0 and found.unknown == 0
+
+
+def test_what_is_not_understood_is_said_and_refused_above_two_percent() -> None:
+    """A plain product of every matrix where it was asked for; the weights are exact either way."""
+    odd = {"side.left.weight": (300, 256), "side.right.weight": (256, 300)}
+    few = {"side.left.weight": (9, 256)}
+    shapes = model_of([attention() | mlp() | norms() | odd] * 3)
+    with pytest.raises(InputError, match=r"1\d% of its weights are not understood \(side.left.weight, side.right"):
+        read(shapes)
+    for held, asked in ((shapes, True), (model_of([attention() | mlp() | norms() | few] * 3), False)):
+        model, found = read(held, asked=asked)
+        assert model.parameters() == elements(held)
+        assert isinstance(model.layers[0].mixer, Products)
+        assert any("not understood (side.left.weight" in note for note in model.notes)
+        extra = 2 * 99 * (elements(held) - elements(DENSE))
+        plain = read(DENSE)[0]
+        flops = [float(m.graph(Step.prefill(1, 99)).flops()) for m in (model, plain)]
+        assert flops[0] - flops[1] == pytest.approx(extra)
+        assert 0 < found.unknown < 0.2
+
+
+def test_a_cache_that_is_not_known_is_never_dropped() -> None:
+    """Few weights in a large model of experts, and yet what they cache matters: refused, or said when asked."""
+    odd = {"self_attn.kv_compressed.weight": (64, 256), "self_attn.wkv.weight": (96, 256)}
+    shapes = model_of([norms() | experts(64) | odd] * 2)
+    with pytest.raises(InputError, match="how 2 layers mix tokens is not understood"):
+        read(shapes, {"num_experts_per_tok": 2})
+    model, _ = read(shapes, {"num_experts_per_tok": 2}, asked=True)
+    assert any("what they cache is not counted" in note for note in model.notes)
+
+
+def test_towers_and_guessing_layers() -> None:
+    """A tower is loaded; layers beyond those of the config are not."""
+    tower = {f"visual.blocks.{i}.attn.qkv.weight": (96, 32) for i in range(2)}
+    ahead = {f"model.layers.3.{name}": shape for name, shape in (attention() | mlp() | norms()).items()}
+    model, found = read(DENSE | tower | ahead, {"num_hidden_layers": 3})
+    assert model.parameters() == elements(DENSE) + elements(tower)
+    assert model.depth == 3
+    parts = {row.part: row for row in found.rows}
+    assert parts["vision or audio tower"].parameters == elements(tower)
+    assert parts["multi-token prediction"].priced_as.startswith("not loaded")
+
+
+def test_windows_come_from_the_config() -> None:
+    """Shapes do not tell how far a layer looks back."""
+    config = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 100}
+    model, _ = read(DENSE, config)
+    assert [(layer.count, layer.attention.window) for layer in model.layers if layer.attention] == [(2, 100), (1, 0)]
+
+
+def test_folder_without_a_config(tmp_path: Path) -> None:
+    """Its files are enough; so is one file; a config of one key is enough for what they do not tell."""
+    size = write(tmp_path / "model.safetensors", DENSE)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        model = load_model(path)
+        assert model.weight_bytes == size
+        assert model.structure is not None and model.structure.unknown == 0
+    write(tmp_path / "model.safetensors", model_of([attention(norm=False) | mlp() | norms()]))
+    with pytest.raises(InputError, match=r"model.safetensors: num_attention_heads: .* state it in a config.json"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 8}')
+    assert load_model(tmp_path).transformer.kv_elements_per_token == 2 * 2 * 64
+
+
+def test_a_known_type_is_read_by_its_family(tmp_path: Path) -> None:
+    """And the exact bytes of its files count, without those of layers that only guess."""
+    config = {**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    ahead = {f"model.layers.3.{name}": shape for name, shape in mlp().items()}
+    size = write(tmp_path / "model.safetensors", DENSE | ahead)
+    model = load_model(tmp_path)
+    assert model.structure is None
+    assert model.weight_bytes == size - 2 * elements(ahead)
+    assert any("multi-token prediction, which is not loaded" in note for note in model.transformer.notes)
+
+
+def test_files_of_another_size_than_the_config_says(tmp_path: Path) -> None:
+    """The files' size counts, and is said: here FP8 projections with scales nobody needs to know."""
+    config = {**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3}
+    quantised = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | quantised))
+    packed = {name: "F8_E4M3" for name in DENSE if "proj" in name}
+    scales = {f"{name}_extra": (500, 500) for name in packed}
+    size = write(tmp_path / "model.safetensors", DENSE | scales, packed | dict.fromkeys(scales, "F8_E4M3"))
+    model = load_model(tmp_path)
+    assert model.weight_bytes == size
+    assert any("what the files hold counts" in note for note in model.transformer.notes)
+
+
+INDEX = {name: f"model-0000{1 + ('layers.2' in name)}-of-00002.safetensors" for name in DENSE}
+
+
+def index(folder: Path, total: int, names: Mapping[str, str] = INDEX) -> None:
+    content = {"metadata": {"total_size": total}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def test_an_index_without_its_files_of_a_known_type(tmp_path: Path) -> None:
+    """Its total is the size of the weights; one that cannot be this model's is not believed."""
+    config = {**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    index(tmp_path, 2 * elements(DENSE) + 1000)
+    assert load_model(tmp_path).weight_bytes == 2 * elements(DENSE) + 1000
+    index(tmp_path, 20 * elements(DENSE))
+    model = load_model(tmp_path)
+    assert model.weight_bytes is None
+    assert "are not this model's" in model.transformer.notes[-1]
+
+
+def test_an_index_without_its_files_of_an_unknown_type(tmp_path: Path) -> None:
+    """Names say what parts there are, the config their sizes, and the total whether that is all."""
+    config = {**SIZES, "model_type": "new_x", "intermediate_size": 1024, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    index(tmp_path, 2 * elements(DENSE))
+    model = load_model(tmp_path)
+    assert model.transformer.parameters() == elements(DENSE)
+    assert "explain 100.0% of the bytes" in model.transformer.notes[0]
+    index(tmp_path, 3 * elements(DENSE))
+    with pytest.raises(InputError, match="explain 6"):
+        load_model(tmp_path)
+    assert load_model(tmp_path, generic=True).structure is not None
+    index(tmp_path, 2 * elements(DENSE), INDEX | {"model.layers.1.mixer.A_log": "model-00001-of-00002.safetensors"})
+    with pytest.raises(InputError, match=r"mixer.A_log .* put the first weight file beside it"):
+        load_model(tmp_path)
+
+
+def test_one_of_two_files_is_enough(tmp_path: Path) -> None:
+    """Layers that are not there are like those that are."""
+    (tmp_path / "config.json").write_text('{"model_type": "new_x"}')
+    index(tmp_path, 2 * elements(DENSE))
+    first = {name: shape for name, shape in DENSE.items() if INDEX[name].startswith("model-00001")}
+    write(tmp_path / "model-00001-of-00002.safetensors", first)
+    model = load_model(tmp_path)
+    assert model.weight_bytes == 2 * elements(DENSE)
+    assert model.transformer.parameters() == elements(DENSE)
+    assert any("1 of 2 weight files are not there; 11 tensors" in note for note in model.transformer.notes)
+
+
+def test_packed_weights_of_an_unknown_type(tmp_path: Path) -> None:
+    """GPTQ packs inputs, AWQ outputs, NVFP4 two in a byte: all are the same model."""
+    config = {"model_type": "new_x", "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}}
+    for method in ("gptq", "awq", "nvfp4"):
+        shapes: Shapes = {}
+        dtypes: dict[str, str] = {}
+        for name, shape in DENSE.items():
+            base = name.removesuffix(".weight")
+            outer, inner = (*shape, 0)[:2]
+            if "proj" not in name:
+                shapes[name] = shape
+            elif method == "nvfp4":
+                shapes |= {name: (outer, inner // 2), f"{name}_scale": (outer, inner // 16)}
+                dtypes |= {name: "U8", f"{name}_scale": "F8_E4M3"}
+            else:
+                packed = (inner // 8, outer) if method == "gptq" else (inner, outer // 8)
+                shapes |= {f"{base}.qweight": packed, f"{base}.scales": (inner // 32, outer)}
+                dtypes |= {f"{base}.qweight": "I32", f"{base}.scales": "F16"}
+        config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        size = write(tmp_path / "model.safetensors", shapes, dtypes)
+        model = load_model(tmp_path)
+        assert model.transformer.parameters() == elements(DENSE)
+        assert model.weight_bytes == size
+        assert "4" in model.transformer.native_weights
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"w": (4, 4)}, "no table of token embeddings among 1 of them .*config.json"),
+        ({"model.embed_tokens.weight": (10, 4)}, "no numbered layers"),
+        ({"a.embed_tokens.weight": (10, 4), "a.layers.0.lora_A.weight": (4, 4)}, "adapter"),
+        ({k: v for k, v in DENSE.items() if "layers.1" not in k}, "layer 1 of 3 is not in the files"),
+        ({"a.embed_tokens.weight": (10, 4), "a.layers.99999.x": (4, 4)}, "at most 10,000"),
+        ({"a.embed_tokens.weight": (2**40, 2)}, "expected at most 8 sizes"),
+        ({"a.embed_tokens.weight": (0, 0), "a.layers.0.x": (4, 4)}, "no table of token embeddings"),
+        ({"shared.weight": (10, 4), "encoder.layers.0.x": (4, 4), "decoder.layers.0.x": (4, 4)}, "an encoder and a"),
+        ({"a.embed_tokens.weight": (10, 4), "a.layers.0.x\n\x1b[31m": (4, 4)}, "not understood"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(shapes: Shapes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read(shapes)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_attention_heads": "x", "num_experts_per_tok": [], "layer_types": 7, "sliding_window": -1},
+        {"head_dim": 10**30, "num_hidden_layers": 0, "hidden_size": {}, "rope_parameters": 3},
+        {"quantization_config": {"bits": "four", "quant_method": 3}, "attn_type_list": [1]},
+        {"hidden_act": ["x"], "max_position_embeddings": 1e400, "per_layer_config": {"0": 1}},
+        {"model_type": None, "text_config": 5, "num_attention_heads_per_layer": ["a", "b", "c"]},
+    ],
+)
+def test_odd_configs_are_no_crash(config: dict[str, Any]) -> None:
+    """Shapes stand; keys of another type than theirs are as good as absent."""
+    with suppress(InputError):
+        assert read(DENSE, config)[0].parameters() == elements(DENSE)
+
+
+def _names() -> Iterator[tuple[str, str, str]]:
+    yield "model.layers.3.mlp.experts.17.down_proj.weight", "expert", "down"
+    yield "transformer.h.0.attn.c_attn.weight", "attn", "qkv"
+    yield "transformer.h.0.mlp.c_proj.weight", "mlp", "down"
+    yield "model.layers.0.block_sparse_moe.experts.w1.weight", "expert", "up"
+    yield "model.layers.0.mlp.shared_expert_gate.weight", "shared", "gate"
+    yield "model.layers.0.mlp.gate.e_score_correction_bias", "router", "bias"
+    yield "backbone.layers.0.mixer.in_proj.weight", "mixer", "in"
+    yield "model.layers.0.self_attn.indexer.wq_b.weight", "self_attn", "index_q"
+    yield "layers.0.attention.wo.weight", "attention", "o"
+    yield "model.layers.0.feed_forward.w2.weight", "mlp", "down"
+
+
+@pytest.mark.parametrize(("name", "group", "role"), [*_names()])
+def test_names(name: str, group: str, role: str) -> None:
+    assert role_of(place_of(name).path) == (group, role)
+
+
+def test_an_unknown_type_without_tensors_names_the_nearest_family() -> None:
+    """And says how it can be read all the same."""
+    with pytest.raises(UnknownName, match=r"kimi_k2.*weight files.*--generic") as caught:
+        read_config({**SIZES, "model_type": "kimi_k3"})
+    assert caught.value.exit_code == 2
