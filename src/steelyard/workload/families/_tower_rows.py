@@ -9,13 +9,10 @@ from steelyard.workload.tower import Native, Rule, Sound, Square, Tiles
 
 __all__ = ["ENCODERS", "MODELS", "Encoder", "Joint"]
 
-#: Weights that have a bias beside them.
-_ALL = "qkv out mlp norm stem"
-
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Layers over patches (or over sound), and the sizes of the class default."""
+    """Layers over patches or over sound, and the sizes of the class default."""
 
     hidden: int
     depth: int
@@ -27,15 +24,16 @@ class Encoder:
     temporal: int = 1
     """Frames of a patch; an image is that many times the same."""
     ratio: float = 4.0
-    biases: str = _ALL
+    biases: str = "qkv out mlp norm stem"
+    """Weights that have a bias beside them; ``qv``: queries and values only."""
     gated: bool = False
     norms: int = 2
     qk_norm: str = ""
     positions: str = "grid"
-    """Rows of a table: one per patch of an ``image``, those of the key named, or a number; empty: none."""
+    """Rows of a table: one per patch of an ``image``, ``KEY DEFAULT`` of a key, or a number; empty: none."""
     class_tokens: int = 0
     ends: str = ""
-    """Vectors outside the layers, each of the width of its letter."""
+    """Vectors outside the layers."""
     layer_vectors: int = 0
     """Vectors per layer beside norms and biases (layer scale)."""
     head: str = ""
@@ -44,8 +42,8 @@ class Encoder:
     """Key of the feed-forward width, where it has another name."""
     window: str = ""
     """Key of the window of most layers in pixels."""
-    bins: int = 0
-    """Of sound: bands of a spectrogram, which two convolutions read."""
+    stem: str = ""
+    """Products before the layers, without biases; empty: one of a patch."""
     sharded: bool = True
 
 
@@ -57,10 +55,10 @@ class Joint:
     """Row of :data:`ENCODERS` where the part names none that is known."""
     rule: Rule | None = None
     chain: str = "m t t"
-    """Widths of the products one after another; ``|`` begins another chain."""
+    """Widths of the products one after another; ``|`` begins another chain, ``N:`` one of N rows per token."""
     bias: bool = True
     vectors: str = ""
-    """Vectors of norms and line breaks, each of the width of its letter."""
+    """Vectors of norms, biases, line breaks."""
     merge: int = 1
     """Patches on a side that become one token; the config's own key goes before."""
     deep: str = ""
@@ -69,57 +67,91 @@ class Joint:
     kind: str = "vision"
 
 
+_NO_STEM = "qkv out mlp norm"
 _SIGLIP = Encoder(768, 12, 12, 3072, 16, 224, ends="h h", head="vision_use_head")
-_CLIP = Encoder(768, 12, 12, 3072, 32, 224, biases="qkv out mlp norm", class_tokens=1, ends="h h h h")
+_SIGLIP2 = replace(_SIGLIP, positions="num_patches 256")
+_IDEFICS = replace(_SIGLIP, patch=32, head="")
+_CLIP = Encoder(768, 12, 12, 3072, 32, 224, biases=_NO_STEM, class_tokens=1, ends="h h h h")
 _PIXTRAL = Encoder(1024, 24, 16, 4096, 16, 1024, biases="", gated=True, positions="", ends="h")
-_QWEN2 = Encoder(1280, 32, 16, 0, 14, temporal=2, biases="qkv out mlp norm", positions="")
-_QWEN25 = Encoder(
-    3584, 32, 16, 3420, 14, temporal=2, biases="qkv out mlp", gated=True, positions="", window="window_size"
-)
+_QWEN2 = Encoder(1280, 32, 16, 0, 14, temporal=2, biases=_NO_STEM, positions="")
+_QWEN25 = replace(_QWEN2, hidden=3584, inner=3420, biases="qkv out mlp", gated=True, window="window_size")
 _QWEN3 = Encoder(1152, 27, 16, 4304, 16, temporal=2, positions="num_position_embeddings 2304")
 _GLM = Encoder(
     1536, 24, 12, 13696, 14, 336, temporal=2, biases="stem", gated=True, ends="h h", inner_key="out_hidden_size"
 )
-_INTERN = Encoder(1024, 24, 16, 4096, 14, 448, class_tokens=1, layer_vectors=2)
-_MOON = Encoder(1152, 27, 16, 4304, 14, positions="4096", ends="h h")
-_GEMMA4 = Encoder(
-    768, 16, 12, 3072, 16, biases="", gated=True, norms=4, qk_norm="head", positions="position_embedding_size 20480"
+_GLM_OCR = Encoder(
+    1024, 24, 16, 4096, 14, temporal=2, biases="qkv out mlp stem", gated=True, qk_norm="head", positions="", ends="h"
 )
-_LLAMA4 = Encoder(768, 34, 16, 5632, 14, 448, biases="qkv out mlp norm", class_tokens=1, ends="h h h h")
-_WHISPER = Encoder(1280, 32, 20, 5120, positions="max_source_positions 1500", ends="h h", bins=128)
+_INTERN = Encoder(1024, 24, 16, 4096, 14, 448, biases="out mlp norm stem", class_tokens=1, layer_vectors=2)
+_GEMMA4 = Encoder(
+    768, 16, 12, 3072, 16, biases="", gated=True, norms=4, qk_norm="head", positions="2*position_embedding_size 10240"
+)
+_AIM = Encoder(1024, 24, 8, 2816, 14, 224, biases="stem", gated=True, ends="h h")
+_WHISPER = Encoder(
+    1280,
+    32,
+    20,
+    5120,
+    positions="max_source_positions 1500",
+    biases="qv out mlp norm",
+    ends="h h h h",
+    stem="2:3*num_mel_bins=128 h | 3*h h",
+)
+_SOUND_2D = replace(
+    _WHISPER,
+    positions="",
+    biases=_NO_STEM,
+    ends="h h 480 480 480",
+    stem="9 480 | 4320 480 | 4320 480 | 7680 h",
+)
 
 ENCODERS: Mapping[str, Encoder] = {
-    "siglip_vision_model": _SIGLIP,
-    "siglip2_vision_model": replace(_SIGLIP, positions="num_patches 256"),
-    "idefics2_vision": replace(_SIGLIP, head=""),
-    "idefics3_vision": replace(_SIGLIP, image=224, patch=32, head=""),
-    "smolvlm_vision": replace(_SIGLIP, image=224, patch=32, head=""),
+    "aimv2": _AIM,
     "clip_vision_model": _CLIP,
+    "ernie4_5_vl_moe_vision": replace(_QWEN2, temporal=1, ends="h h"),
+    "exaone4_5_vision": _QWEN25,
+    "gemma4_vision": _GEMMA4,
+    "glm4v": _GLM,
+    "glm_ocr": _GLM_OCR,
+    "hunyuan_vl_vision": Encoder(1152, 27, 16, 4304, 16, positions="16385", ends=""),
+    "idefics2_vision": _IDEFICS,
+    "idefics3_vision": replace(_IDEFICS, hidden=1152, heads=16),
+    "intern_vit_6b": _INTERN,
+    "internvl_vision": _INTERN,
+    "llama4_vision_model": Encoder(768, 34, 16, 5632, 14, 448, biases=_NO_STEM, class_tokens=1, ends="h h h h"),
+    "minicpm_vision": replace(_SIGLIP, head=""),
+    "minimax_m3_vl_vision": replace(_QWEN2, ends="h h"),
+    "moonvit": Encoder(1152, 27, 16, 4304, 14, positions="4096", ends="h h"),
+    "muse_glimmer_vision": Encoder(
+        1536, 50, 16, 8960, 14, temporal=2, biases=_NO_STEM, positions="max_position_embeddings 1024", ends="h h h h"
+    ),
+    "omni_2_5_audio": replace(_WHISPER, positions=""),
+    "omni_3_audio": _SOUND_2D,
+    "paddleocr_vl_vision": Encoder(1152, 27, 16, 4304, 14, 384, ends="h h"),
     "pixtral": _PIXTRAL,
-    "qwen2_vl": _QWEN2,
-    "qwen2_vl_vision": _QWEN2,
     "qwen2_5_vl": _QWEN25,
     "qwen2_5_vl_vision": _QWEN25,
+    "qwen2_vl": _QWEN2,
+    "qwen2_vl_vision": _QWEN2,
     "qwen3_vl": _QWEN3,
-    "qwen3_vl_vision": _QWEN3,
-    "qwen3_vl_moe": _QWEN3,
-    "qwen3_vl_moe_vision": _QWEN3,
-    "qwen3_5": _QWEN3,
-    "qwen3_5_vision": _QWEN3,
-    "qwen3_5_moe": _QWEN3,
-    "qwen3_5_moe_vision": _QWEN3,
-    "glm4v_vision": _GLM,
-    "glm4v_moe_vision": _GLM,
-    "glm4v": _GLM,
-    "glm4v_moe": _GLM,
-    "intern_vit_6b": replace(_INTERN, biases="qkv out mlp norm stem"),
-    "internvl_vision": _INTERN,
-    "kimi_k25_vision": _MOON,
-    "moonvit": _MOON,
-    "gemma4_vision": _GEMMA4,
-    "llama4_vision_model": _LLAMA4,
-    "qwen2_audio_encoder": _WHISPER,
-    "voxtral_encoder": _WHISPER,
+    "radio": Encoder(
+        1280, 32, 16, 0, 16, biases=_NO_STEM, positions="16384", class_tokens=10, layer_vectors=2, ends="1536*h"
+    ),
+    "siglip2_vision_model": _SIGLIP2,
+    "siglip_vision_model": _SIGLIP,
+    "step3p5_vision": Encoder(1536, 47, 16, 8960, 14, 728, biases=_NO_STEM, layer_vectors=2, ends="h h"),
+    "video_llama_3_vision": replace(_SIGLIP, positions="", head=""),
+    "voxtral_realtime": Encoder(
+        1280,
+        32,
+        32,
+        5120,
+        biases="qv out down",
+        gated=True,
+        positions="",
+        ends="h h h",
+        stem="2:3*num_mel_bins=128 h | 3*h h",
+    ),
     "whisper": _WHISPER,
 }
 
@@ -130,59 +162,159 @@ _GLM_PIXELS = Native(14, 2, 6_272, 4_816_896)
 _MOON_PIXELS = Native(14, 2, max_pixels=16_384 * 196, max_edge=512 * 14, rounding="up")
 _GEMMA4_PIXELS = Native(16, 3, max_pixels=280 * 9 * 256, rounding="down", fill=True)
 _PIXTRAL_PIXELS = Native(14, 2, max_edge=-1, rounding="up", row_tokens=1)
-#: Tiles of 336 or 384 pixels; their tokens end each row with one more.
+#: Tiles of LLaVA-NeXT; their tokens end each row with one more.
 _NEXT = Tiles(0, 0, 0, 4, "waste", ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)), always=True, unpadded=True)
-_INTERN_TILES = Tiles(0, 0, 0, 12)
+_UP_TO_12 = Tiles(0, 0, 0, 12)
 _LLAMA4_TILES = Tiles(0, 0, 0, 16, "fits", tile_tokens=1, more_tokens=-1)
 _CUT = Tiles(0, 0, 0, 16, "cut", always=True, tile_tokens=2, row_tokens=1, more_tokens=1)
+_SLICES = Tiles(448, 1024, 64, 9, "area")
 
-_MERGER = Joint("qwen2_vl", _QWEN2_PIXELS, "m m t", vectors="h h", merge=2)
-_QWEN3_JOINT = Joint("qwen3_vl", _QWEN3_PIXELS, "m m t", vectors="h h", merge=2, deep="deepstack_visual_indexes")
-_GLM_JOINT = Joint(
-    "glm4v",
-    _GLM_PIXELS,
-    "m t | t t | t intermediate_size=13696 | t intermediate_size=13696 | intermediate_size=13696 t",
-    bias=False,
-    vectors="t t t",
-    merge=2,
-)
+_QWEN2_JOINT = Joint("qwen2_vl", _QWEN2_PIXELS, "m m hidden_size", vectors="h h", merge=2)
+_QWEN25_JOINT = Joint("qwen2_5_vl", _QWEN2_PIXELS, "m m o", vectors="h", merge=2)
+_QWEN3_JOINT = Joint("qwen3_vl", _QWEN3_PIXELS, "m m o", vectors="h h", merge=2, deep="deepstack_visual_indexes")
 _MOON_JOINT = Joint("moonvit", _MOON_PIXELS, "m m t", vectors="h h", merge=2)
-_INTERN_JOINT = Joint("internvl_vision", _INTERN_TILES, "m t t", vectors="m m", merge=2)
+_INTERN_JOINT = Joint("internvl_vision", _UP_TO_12, "m t t", vectors="m m", merge=2)
+_PIXTRAL_JOINT = Joint("pixtral", _PIXTRAL_PIXELS, "m h | h t t", bias=False, vectors="h", merge=2)
 _ALIGNED = "m alignment_intermediate_size | alignment_intermediate_size/2 t"
 _SMOL = Joint("idefics3_vision", _CUT, "m t", bias=False, merge=2)
+_NEXT_JOINT = Joint("clip_vision_model", _NEXT, "h t t", vectors="t")
+_GEMMA3_JOINT = Joint("siglip_vision_model", Square(0, 256), "h t", bias=False, vectors="h")
+_MINICPM = Joint("minicpm_vision", _SLICES, "h h | h h | h h | h h | m 4*m h | m m t", vectors="h h m m m m", merge=2)
+_RESAMPLED = Joint(
+    "minicpm_vision",
+    _SLICES,
+    "h t | t 3*t | t t | t t",
+    bias=False,
+    vectors="query_num=64*t 3*t t t t t t t t",
+)
+_WHISPER_JOINT = Joint("whisper", Sound(50, 25), "h t", at="audio_config", kind="audio")
+
+
+def _glm(merger: str, encoder: str = "glm_ocr") -> Joint:
+    """GLM: a convolution that merges patches, then a gated block of its own ``merger`` width."""
+    chain = f"m o | o o | o {merger} | o {merger} | {merger} o"
+    return Joint(encoder, _GLM_PIXELS, chain, bias=False, vectors="o o o", merge=2)
+
 
 #: By the type of the whole model.
 MODELS: Mapping[str, tuple[Joint, ...]] = {
-    "aya_vision": (Joint("siglip_vision_model", Tiles(0, 0, 0, 12), _ALIGNED, vectors="m m", merge=2),),
-    "cohere2_vision": (Joint("siglip_vision_model", Tiles(0, 0, 0, 12), _ALIGNED, merge=2),),
-    "gemma3": (Joint("siglip_vision_model", Square(0, 256), "h t", bias=False, vectors="h"),),
+    "aria": (
+        Joint(
+            "idefics3_vision",
+            Square(0, 256),
+            "h h | h h | h h | h 3*h | h h | h h | h t t",
+            bias=False,
+            vectors="3*h h h h h h h h h 256*h",
+        ),
+    ),
+    **dict.fromkeys(("audioflamingo3", "musicflamingo"), (replace(_WHISPER_JOINT, chain="h t t"),)),
+    "aya_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, vectors="m m", merge=2),),
+    "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
+    "cosmos3_edge": (Joint("siglip2_vision_model", None, "m projector_hidden_size t", vectors="h h", merge=2),),
+    "deepseek_vl": (Joint("siglip_vision_model", Square(0, 0), "h t t"),),
+    **dict.fromkeys(
+        ("ernie4_5_vl_moe", "ernie4_5_moe_vl"),
+        (
+            Joint(
+                "ernie4_5_vl_moe_vision",
+                Native(14, 2, 3136, 4_842_768),
+                "m m m | 2*m m m | m t",
+                vectors="m m m m t",
+                merge=2,
+            ),
+        ),
+    ),
+    "exaone4_5": (replace(_QWEN25_JOINT, encoder="exaone4_5_vision"),),
+    **dict.fromkeys(("gemma3", "shieldgemma2"), (_GEMMA3_JOINT,)),
     "gemma4": (Joint("gemma4_vision", _GEMMA4_PIXELS, "h t", bias=False),),
-    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v", "glmga"), (_GLM_JOINT,)),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v", "glmga"), (_glm("intermediate_size=13696", "glm4v"),)),
+    "glm5_next": (_glm("projection_intermediate_size=10240"),),
+    "glm_ocr": (_glm("3*o"),),
+    "hunyuan_vl": (
+        Joint(
+            "hunyuan_vl_vision",
+            Native(16, 2, 262_144, 4_194_304, row_tokens=1),
+            "m 2*h 4*h t",
+            vectors="4*h t t t h t",
+            merge=2,
+        ),
+    ),
+    "hyperclovax_vision_v2": (replace(_QWEN25_JOINT, chain="m m o | o t"),),
     "idefics3": (_SMOL,),
-    "internvl": (_INTERN_JOINT,),
-    "internvl_chat": (_INTERN_JOINT,),
+    **dict.fromkeys(("internvl", "internvl_chat", "qianfan_ocr"), (_INTERN_JOINT,)),
     "kimi_k25": (_MOON_JOINT,),
     "kimi_vl": (replace(_MOON_JOINT, rule=replace(_MOON_PIXELS, max_pixels=4096 * 196)),),
+    "lfm2_vl": (
+        Joint(
+            "siglip2_vision_model",
+            Native(16, 2, 65_536, 262_144),
+            "m projector_hidden_size=2560 t",
+            vectors="projector_use_layernorm?m projector_use_layernorm?m",
+            merge=2,
+        ),
+    ),
+    **dict.fromkeys(("lighton_ocr", "mistral3", "mistral_large4"), (_PIXTRAL_JOINT,)),
     "llama4": (
         Joint(
             "llama4_vision_model",
             _LLAMA4_TILES,
-            "m projector_input_dim=4096 projector_output_dim=4096 t",
+            "i projector_input_dim=4096 projector_output_dim=4096 t",
             bias=False,
             merge=2,
         ),
     ),
     "llava": (Joint("clip_vision_model", Square(0, 0), "h t t"),),
-    "llava_next": (Joint("clip_vision_model", _NEXT, "h t t", vectors="t"),),
-    "llava_next_video": (Joint("clip_vision_model", _NEXT, "h t t", vectors="t"),),
-    "llava_onevision": (Joint("siglip_vision_model", _NEXT, "h t t", vectors="t"),),
-    "mistral3": (Joint("pixtral", _PIXTRAL_PIXELS, "m h | h t t", bias=False, vectors="h", merge=2),),
-    "paligemma": (Joint("siglip_vision_model", Square(0, 0), "h t"),),
-    "qwen2_5_vl": (replace(_MERGER, encoder="qwen2_5_vl", vectors="h"),),
-    "qwen2_audio": (Joint("qwen2_audio_encoder", Sound(50, 25), "h t", at="audio_config", kind="audio"),),
-    "qwen2_vl": (_MERGER,),
-    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), (_QWEN3_JOINT,)),
-    "shieldgemma2": (Joint("siglip_vision_model", Square(0, 256), "h t", bias=False, vectors="h"),),
-    "smolvlm": (replace(_SMOL, encoder="smolvlm_vision"),),
-    "voxtral": (Joint("voxtral_encoder", Sound(50, 12.5, 30.0), "i t t", bias=False, at="audio_config", kind="audio"),),
+    **dict.fromkeys(("llava_next", "llava_next_video"), (_NEXT_JOINT,)),
+    "llava_onevision": (replace(_NEXT_JOINT, encoder="siglip_vision_model"),),
+    **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), (_MINICPM,)),
+    "minicpmv": (_RESAMPLED,),
+    "minimax_m3_vl": (
+        Joint(
+            "minimax_m3_vl_vision",
+            _QWEN2_PIXELS,
+            "4:h projector_hidden_size projector_hidden_size | 4*projector_hidden_size projector_hidden_size t",
+            merge=2,
+        ),
+    ),
+    "muse_glimmer": (Joint("muse_glimmer_vision", None, "m 4096 4096 t", bias=False, merge=2),),
+    **dict.fromkeys(
+        ("nemotron_h_omni", "NemotronH_Nano_VL_V2"),
+        (Joint("radio", replace(_UP_TO_12, edge=512, tokens=256), "m projector_hidden_size=4096 t", False, "m", 2),),
+    ),
+    "ovis2": (
+        Joint("aimv2", _UP_TO_12, "m vocab_size=16384 t", bias=False, vectors="vocab_size=16384 vocab_size=16384"),
+    ),
+    "paddleocr_vl": (Joint("paddleocr_vl_vision", Native(14, 2, 147_384, 2_822_400), "m m t", vectors="h h", merge=2),),
+    "paligemma": (Joint("siglip_vision_model", Square(0, 0), "h projection_dim"),),
+    "phi4_multimodal": (Joint("siglip_vision_model", None, "h t t", vectors="h h"),),
+    **dict.fromkeys(
+        ("qwen2_5_omni", "qwen2_5_omni_thinker"),
+        (
+            _QWEN25_JOINT,
+            replace(_WHISPER_JOINT, encoder="omni_2_5_audio", chain="h output_dim", vectors="2*output_dim"),
+        ),
+    ),
+    "qwen2_5_vl": (_QWEN25_JOINT,),
+    "qwen2_audio": (_WHISPER_JOINT,),
+    "qwen2_vl": (_QWEN2_JOINT,),
+    "qwen3_asr": (
+        replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
+    ),
+    **dict.fromkeys(
+        ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+        (
+            _QWEN3_JOINT,
+            replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
+        ),
+    ),
+    **dict.fromkeys(("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), (_QWEN3_JOINT,)),
+    "smolvlm": (_SMOL,),
+    "step3p7": (
+        Joint("step3p5_vision", Square(0, 169), "4:9*h 2*h | 18*h 4*h | 4*h t", bias=False, vectors="2*h 4*h"),
+    ),
+    "video_llama_3": (Joint("video_llama_3_vision", None, "h t t"),),
+    "voxtral": (replace(_WHISPER_JOINT, rule=Sound(50, 12.5, 30.0), chain="i t t", bias=False),),
+    "voxtral_realtime": (
+        Joint("voxtral_realtime", Sound(50, 12.5), "4*h t t", bias=False, at="audio_config", kind="audio"),
+    ),
 }

@@ -31,7 +31,7 @@ _HIDDEN = ("embed_dim", "d_model", "hidden_size", "width")
 _DEPTH = ("depth", "num_hidden_layers", "encoder_layers", "num_layers", "layers")
 _HEADS = ("num_heads", "num_attention_heads", "encoder_attention_heads", "attention_heads")
 _INNER = ("intermediate_size", "encoder_ffn_dim", "mlp_dim")
-_MERGE = ("spatial_merge_size", "merge_kernel_size", "merge_size")
+_MERGE = ("spatial_merge_size", "merge_kernel_size", "merge_size", "hidden_stride", "scale_factor")
 #: Keys under which configs describe a tower.
 PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
@@ -98,54 +98,70 @@ def _one(value: Any) -> Any:
 
 def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> Tower:
     hidden = f.size(*_HIDDEN, default=row.hidden)
-    patch, merge = f.size("patch_size", default=row.patch or 1), f.optional(*_MERGE) or _merge(whole, joint.merge)
+    patch = f.size("patch_size", default=row.patch or 1)
+    merge = f.optional(*_MERGE) or _merge(whole, joint.merge)
     image = f.size("image_size", default=row.image or 1)
     encoder = _encoder(row, f, hidden, patch)
-
     mlp = encoder.layers[0].feed_forward
     inner = mlp.intermediate if mlp is not None else 0
+    letters = {
+        "h": hidden,
+        "m": hidden * merge**2,
+        "t": text,
+        "o": f.optional("out_hidden_size") or text,
+        "i": inner,
+    }
 
     def width(word: str) -> int:
-        """A width by its letter, by the key of the part or of the whole with a default, or half of such."""
+        """A width: a letter, a number, a key of the part or of the whole; with ``N*``, ``/2`` or ``FLAG?``."""
+        flag, asked, word = word.rpartition("?")
+        if asked and not whole.flag(flag, True):
+            return 0
         times, _, word = word.rpartition("*")
         word, half, _ = word.partition("/")
-        letters = {"h": hidden, "m": hidden * merge**2, "t": text, "i": inner}
         key, _, usual = word.partition("=")
-        size = (
-            letters[word] if word in letters else f.size(key, default=whole.optional(key, default=int(usual or text)))
-        )
-        return int(times or 1) * size // (2 if half else 1)
+        if word.isdigit():
+            size = int(word)
+        elif word in letters:
+            size = letters[word]
+        else:
+            size = f.size(key, default=whole.optional(key, default=int(usual or text)))
+        return (width(times) if times else 1) * size // (2 if half else 1)
 
     def vectors(words: str) -> int:
         return sum(width(word) for word in words.split())
 
+    def products(words: str) -> list[tuple[float, int, int]]:
+        """``(rows, inner, outer)`` of chains of widths."""
+        found = []
+        for chain in words.split("|"):
+            rows, _, rest = chain.rpartition(":")
+            found += [(float(rows or 1), a, b) for a, b in pairwise(width(word) for word in rest.split())]
+        return found
+
     deep = f.config.get(joint.deep)
     more = len(deep) if isinstance(deep, list | tuple) else 0
-    chains = [[width(word) for word in chain.split()] for chain in joint.chain.split("|")]
-    chains += chains[:1] * more
-    products = [pair for chain in chains for pair in pairwise(chain)]
-    stem, stored = _stem(row, f, hidden, patch)
-    f.finish()
-    rows = {"grid": (image // patch) ** 2 + row.class_tokens}
-    total = layer_parameters(encoder) + encoder.depth * row.layer_vectors * hidden + stored
-    total += (rows.get(row.positions) or _table(row.positions, f)) * hidden + row.class_tokens * hidden
-    biased = whole.flag("multimodal_projector_bias", joint.bias)
-    total += vectors(row.ends) + vectors(joint.vectors) + sum(a * b + b * biased for a, b in products)
-    total += 2 * more * chains[0][0]
+    joins = products(joint.chain) * (1 + more)
+    if row.stem:
+        stem = products(row.stem)
+    else:
+        channels = f.size("num_channels", "in_channels", "in_chans", default=3)
+        frames = f.size("temporal_patch_size", "patch_temporal", default=row.temporal)
+        stem = [(1.0, channels * frames * patch**2, hidden)]
+    biased = whole.flag("projector_bias", whole.flag("multimodal_projector_bias", joint.bias))
+    positions = (image // patch) ** 2 + row.class_tokens
+    total = layer_parameters(encoder) + encoder.depth * row.layer_vectors * hidden
+    total += sum(a * b for _, a, b in stem) + hidden * ("stem" in row.biases)
+    total += (positions if row.positions == "grid" else _table(row.positions, f)) * hidden + row.class_tokens * hidden
+    total += vectors(row.ends) + vectors(joint.vectors) + sum(a * b + b * biased for _, a, b in joins)
+    total += 2 * more * letters["m"]
     if row.head and f.flag(row.head, True):
         total += _pooling(hidden, inner)
     f.finish()
-    positions = rows["grid"]
-    return Tower(
-        f"{joint.kind} tower",
-        joint.kind,
-        total,
-        encoder,
-        None if joint.rule is None else _fitted(joint.rule, whole, patch, image, merge, positions),
-        stem,
-        tuple((1.0, a, b) for a, b in products),
-        sharded=row.sharded,
-    )
+    whole.finish()
+    rule = None if joint.rule is None else _fitted(joint.rule, whole, patch, image, merge, positions)
+    at_once = tuple((round(rows * a), b) for rows, a, b in stem)
+    return Tower(f"{joint.kind} tower", joint.kind, total, encoder, rule, at_once, tuple(joins), sharded=row.sharded)
 
 
 def _merge(whole: Fields, usual: int) -> int:
@@ -167,16 +183,6 @@ def _table(words: str, f: Fields) -> int:
     return int(times or 1) * f.size(name, default=int(usual))
 
 
-def _stem(row: Encoder, f: Fields, hidden: int, patch: int) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Products before the layers, and their parameters."""
-    if row.bins:
-        bins = f.size("num_mel_bins", default=row.bins)
-        return ((6 * bins, hidden), (3 * hidden, hidden)), 3 * bins * hidden + 3 * hidden * hidden + 2 * hidden
-    channels = f.size("num_channels", "in_channels", "in_chans", default=3)
-    inner = channels * f.size("temporal_patch_size", default=row.temporal) * patch**2
-    return ((inner, hidden),), inner * hidden + hidden * ("stem" in row.biases)
-
-
 def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
     depth, heads = f.depth(*_DEPTH) if f.find(_DEPTH)[1] is not None else row.depth, f.size(*_HEADS, default=row.heads)
     biases = set(row.biases.split())
@@ -192,18 +198,26 @@ def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
     if f.config.get("head_dim") is None:
         f.divides("hidden_size", hidden, "num_attention_heads", heads)
     full_norm = any(f.config.get(key) is True for key in ("qk_normalization", "use_qk_norm"))
+    groups = f.size("num_key_value_heads", default=heads)
+    f.divides("num_attention_heads", heads, "num_key_value_heads", groups)
     attention = Attention(
         heads,
-        heads,
+        groups if heads % groups == 0 else heads,
         f.optional("head_dim") or max(1, hidden // heads),
         causal=False,
-        q_bias="qkv" in biases,
-        kv_bias="qkv" in biases,
-        k_bias=not row.bins,
+        q_bias=bool(biases & {"qkv", "qv"}),
+        kv_bias=bool(biases & {"qkv", "qv"}),
+        k_bias="qv" not in biases,
         out_bias="out" in biases,
         qk_norm="full" if full_norm else row.qk_norm,
     )
-    mlp = FeedForward(inner, gated=row.gated, activation="gelu", up_bias="mlp" in biases, down_bias="mlp" in biases)
+    mlp = FeedForward(
+        inner,
+        gated=row.gated,
+        activation="gelu",
+        up_bias="mlp" in biases,
+        down_bias=bool(biases & {"mlp", "down"}),
+    )
     layer = Layer(depth, attention, mlp, norms=row.norms, norm_bias="norm" in biases)
     layers: tuple[Layer, ...] = (layer,)
     if row.window:
@@ -234,7 +248,13 @@ def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, posit
         if isinstance(points, list | tuple) and all(_pair(x) for x in points):
             grids = tuple((max(1, int(x[0]) // image), max(1, int(x[1]) // image)) for x in points)
         most = whole.optional("max_dynamic_patch", "max_num_tiles", default=rule.most) or rule.most
-        return replace(rule, edge=image, positions=positions, tokens=rule.tokens or side * side, grids=grids, most=most)
+        if rule.edge:  # whatever the size that its table of positions was made for
+            positions = (rule.edge // patch) ** 2
+        tokens = rule.tokens or side * side
+        longest = rule.longest or 4 * image
+        return replace(
+            rule, edge=rule.edge or image, positions=positions, tokens=tokens, grids=grids, most=most, longest=longest
+        )
     return rule
 
 
