@@ -116,7 +116,7 @@ def test_two_sided_window_pairs_are_exact() -> None:
 
 
 def test_multimodal_counts_the_language_path() -> None:
-    """The language model apart from its tower, said in a note; class defaults fill what nested configs leave out."""
+    """The language model apart from its tower; class defaults fill what nested configs leave out."""
     outer = {
         "model_type": "llava",
         "text_config": {"model_type": "llama", "vocab_size": 32_064},
@@ -124,7 +124,7 @@ def test_multimodal_counts_the_language_path() -> None:
     }
     model = read_config(outer)
     assert model.parameters() == 6_738_415_616 + 2 * 64 * 4096
-    assert any(note.startswith("vision tower") for note in model.notes)
+    assert [tower.name for tower in model.towers] == ["vision tower"]
     assert any("hidden_size = 4096" in note for note in model.notes)
 
 

@@ -863,7 +863,7 @@ def test_sparse_files_stay_sparse(tmp_path: Path) -> None:
 
 def test_gguf_of_layers_that_differ(tmp_path: Path) -> None:
     """Gemma 4: heads, widths and which layers are full are read from the shapes of the tensors."""
-    entry = find_model("gemma-4-31b").config
+    entry = find_model("gemma-4-31b").config["text_config"]
     depth, hidden, heads = 60, 5376, 32
     tensors: list[tuple[str, tuple[int, ...], str]] = [
         ("token_embd.weight", (hidden, 262_144), "bf16"),

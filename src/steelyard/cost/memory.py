@@ -18,6 +18,7 @@ from steelyard.machine.component import Machine
 from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
+from steelyard.workload.tower import Tower
 
 __all__ = [
     "MemoryUse",
@@ -25,6 +26,8 @@ __all__ = [
     "kv_bytes",
     "largest_that_fits",
     "memory_use",
+    "tower_notes",
+    "towers_loaded",
     "weight_bytes",
     "weight_parts",
 ]
@@ -143,12 +146,25 @@ def _weights(
         ends = {fuller: ends[fuller]}
     parts = {**stage, **ends}
     towers: dict[str, float] = {}  # every stage holds them
-    for tower in model.towers:
+    loaded = towers_loaded(model, plan)
+    for tower in loaded:
         towers[tower.name] = towers.get(tower.name, 0.0) + tower.bytes_on(plan.tp)
     if exact is not None and total > 0:
-        ratio = max(0.0, exact - sum(tower.bytes_on() for tower in model.towers)) / total
+        ratio = max(0.0, exact - sum(tower.bytes_on() for tower in loaded)) / total
         return {part: size * ratio for part, size in parts.items()} | towers, beside * ratio
     return {**parts, "other": parts.get("other", 0.0) + model.extra_parameters * 2.0} | towers, beside
+
+
+def towers_loaded(model: Workload, plan: Plan) -> tuple[Tower, ...]:
+    """The towers that are loaded with the language model: with GGUF files none, they are a file of their own."""
+    return () if plan.format("weight").gguf else model.towers
+
+
+def tower_notes(model: Workload, plan: Plan) -> list[str]:
+    """Remarks on the towers of a model: their size, and whether they are loaded."""
+    beside = " a GGUF file of its own (mmproj), not loaded" if plan.format("weight").gguf else ""
+    sizes = ((tower.name, tower.parameters / 1e9, tower.format) for tower in model.towers)
+    return [f"{name} {size:.3g} B,{beside or f' loaded in {stored}'}" for name, size, stored in sizes]
 
 
 def _padding(op: Op, rank: str, multiple: int) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.host_memory import notes
+from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.formats import widening
@@ -210,7 +211,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(remark)
     if not model.causal:
         ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
-    for note in model.notes:
+    for note in (*tower_notes(model, plan), *model.notes):
         ledger.assume(note)
 
 

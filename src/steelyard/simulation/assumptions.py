@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steelyard.cost.host_memory import notes
+from steelyard.cost.memory import tower_notes
 from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
@@ -32,7 +33,8 @@ def ledger_of(prepared: Prepared) -> Ledger:
         )
     if any(s.pool.role == "encode" for s in prepared.served):
         ledger.assume("encoders work on one request at a time, at rated power")
-    for note in (*prepared.first.scenario.transformer.notes, *prepared.trace.notes):
+    first = prepared.first.scenario
+    for note in (*tower_notes(first.transformer, first.plan), *first.transformer.notes, *prepared.trace.notes):
         ledger.assume(note)
     return ledger
 

@@ -92,7 +92,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     stored = published(inner, model)
     towers, said = read_towers(config, model.hidden, outside(inner))
-    if not said and (path or any(config.get(k) for k in PARTS)):
+    if not towers and not said and (path or any(config.get(k) for k in PARTS)):
         said = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
     if towers:
         stored["towers"] = towers

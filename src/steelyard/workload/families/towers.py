@@ -60,15 +60,10 @@ def read_towers(config: Mapping[str, Any], text: int, stored: Stored) -> tuple[t
                 towers.append(replace(tower, format=stored.name, bits=stored.bits))
         told = {joint.at for joint in rows}
         unknown += [f"{path}{key}" for key in PARTS if level.get(key) and key not in told]
-    notes = [_said(tower) for tower in towers]
-    if unknown:
-        kind = show(config.get("model_type", "the config"))
-        notes.append(f"not counted, its layers are not described: {', '.join(unknown)} of {kind}")
-    return tuple(towers), tuple(notes)
-
-
-def _said(tower: Tower) -> str:
-    return f"{tower.name} {tower.parameters / 1e9:.3g} B, loaded in {tower.format}"
+    if not unknown:
+        return tuple(towers), ()
+    kind = show(config.get("model_type", "the config"))
+    return tuple(towers), (f"not counted, its layers are not described: {', '.join(unknown)} of {kind}",)
 
 
 def _levels(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
