@@ -17,6 +17,7 @@ from typing import Any
 
 from steelyard.errors import SteelyardError
 from steelyard.workload.families import read_config
+from tests.transformers_types.years import YEARS, YOUNG
 
 COUNTED = Path(__file__).with_name("counted.json")
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "model_types.md"
@@ -24,6 +25,17 @@ MAPPINGS = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEE
 #: Layers of the configs: enough for every pattern of windows, dense first layers and shared caches.
 DEPTH = 8
 #: Keys of types whose defaults build no model or lack what published configs state.
+_QWEN4: Mapping[str, Any] = {
+    "num_hidden_layers": DEPTH,
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 256,
+    "indexer_budget": 2048,
+    "indexer_compress_ratio": 16,
+    "eos_token_id": 1,
+    "ple_layer_ids": [2],
+    "ngram_vocab_size_base": 100_000,
+}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_ocr2": {"num_experts_per_tok": 6, "mlp_layer_types": ["dense"] + ["sparse"] * (DEPTH - 1)},
     "deepseek_v2": {"num_experts_per_tok": 6, "first_k_dense_replace": 1},
@@ -55,7 +67,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "laguna": {"num_attention_heads_per_layer": [48, 64] * (DEPTH // 2), "layer_types": None},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
-    "qwen3_omni_moe": {"head_dim": 128, "num_attention_heads": 32},
+    "moonshine_streaming": {"num_key_value_heads": 8},
+    "qwen4_exp_text": _QWEN4,
     "qwen3_omni_moe_thinker": {"head_dim": 128, "num_attention_heads": 32},
     "step3p7": {
         "layer_types": ["full_attention", "sliding_attention"] * (DEPTH // 2),
@@ -63,14 +76,54 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": 512,
     },
 }
+#: The whole of configs that the class does not fill.
+WHOLE: Mapping[str, Mapping[str, Any]] = {
+    "fun_asr_nano": {"text_config": {"model_type": "qwen3", "num_hidden_layers": DEPTH, "hidden_size": 1024}},
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "num_hidden_layers": 4,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
+    "gemma4_unified_assistant": {"text_config": {"model_type": "gemma4_unified_text", "num_hidden_layers": 4}},
+    "gpt_neo": {"num_layers": DEPTH, "attention_types": [[["global", "local"], DEPTH // 2]]},
+    "qwen3_omni_moe": {
+        "thinker_config": {
+            "text_config": {
+                "model_type": "qwen3_omni_moe_text",
+                "num_hidden_layers": DEPTH,
+                "head_dim": 128,
+                "num_attention_heads": 32,
+            }
+        }
+    },
+    "moshi": {"num_hidden_layers": DEPTH, "audio_encoder_config": {}},
+    "qwen4_exp": {"text_config": {"model_type": "qwen4_exp_text", **_QWEN4}},
+    "zamba2": {
+        "num_hidden_layers": DEPTH,
+        "layers_block_type": ["mamba", "hybrid"] * (DEPTH // 2),
+        "num_mem_blocks": 2,
+        "use_shared_attention_adapter": True,
+    },
+}
+#: Types whose whole model is not the class of the mappings.
+CLASSES: Mapping[str, str] = {
+    "moshi": "MoshiForConditionalGeneration",
+    "musicgen": "MusicgenForConditionalGeneration",
+    "musicgen_melody": "MusicgenMelodyForConditionalGeneration",
+}
 #: Parameters outside the language model, by a part of their name.
 _TOWERS = re.compile(
     r"(^|\.)(vision(?!_moe|_experts)|visual|audio|video_tower|image_|img_|vit|multi_modal_proj|multimodal_proj|mm_proj"
     r"|connector|embed_vision|embed_audio|aligner|gen_|generation_|vqmodel|qformer|query_tokens|projector|talker"
     r"|token2wav|code2wav|mtp|perceiver|merger|pixel|sam_model|encoder_proj|language_projection|acoustic|semantic"
-    r"|prediction_head|embed_tokens_extend|density_router|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head|word_timestamp\w*)"
+    r"|prediction_head|protein_encoder|embed_tokens_extend|density_router|codec_model|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head|word_timestamp\w*)"
     r"|lora_"
 )
+#: Types whose tower is the encoder that we read.
+_READ_TOWERS = ("pp_formulanet",)
 #: Types whose tower is called the encoder.
 _SPEECH = ("granite_speech", "granite_speech_plus")
 _INNER = ("text_config", "thinker_config", "vlm_config", "attn_config", "ffn_config")
@@ -80,6 +133,7 @@ EXCUSED = {"longcat_flash": "identity experts are allocated"}
 
 def types() -> dict[str, Any]:
     """``model_type`` -> the class that holds its language model."""
+    import transformers
     from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
 
@@ -94,6 +148,8 @@ def types() -> dict[str, Any]:
                 except (KeyError, ImportError, AttributeError):
                     continue
                 found[name] = chosen[0] if isinstance(chosen, tuple) else chosen
+                if name in CLASSES:
+                    found[name] = getattr(transformers, CLASSES[name])
     return found
 
 
@@ -102,6 +158,8 @@ def small(model_type: str) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[model_type]
+    if model_type in WHOLE:
+        return kind(**WHOLE[model_type])
     settings = {**SETTINGS.get(model_type, {})}
     default = kind()
     text = getattr(default, "text_config", None)
@@ -126,7 +184,8 @@ def count(config: Any, model_class: Any) -> int:
     sizes = {name: p.shape for name, p in model.named_parameters()}
     sizes |= {name: b.shape for name, b in model.named_buffers() if name.endswith("e_score_correction_bias")}
     tower = re.compile(_TOWERS.pattern + r"|^(model\.)?encoder\.") if config.model_type in _SPEECH else _TOWERS
-    return sum(math.prod(shape) for name, shape in sizes.items() if not tower.search(name))
+    whole = config.model_type in _READ_TOWERS
+    return sum(math.prod(shape) for name, shape in sizes.items() if whole or not tower.search(name))
 
 
 def needed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,12 +262,16 @@ def page(table: Mapping[str, Mapping[str, Any]]) -> str:
         reasons.setdefault(reason.partition("is not read: ")[2] or reason, []).append(name)
     rows = [f"| {reason} | {', '.join(f'`{n}`' for n in names)} |" for reason, names in reasons.items()]
     read = ", ".join(f"`{name}`" for name in table["read"])
+    young = {name for name, year in YEARS.items() if year >= YOUNG}
+    left = young & set(table["refused"])
     uncounted = ", ".join(f"`{name}`" for name in table["uncounted"])
     return (
         "# Model types of transformers\n\n"
         "Written by `python -m tests.transformers_types.count` against transformers 5.24: every type of its causal,\n"
         "sequence-to-sequence, image-text and speech mappings. The parameters of the language model are those that\n"
         "transformers builds from the same config, within 0.1 %; towers are another matter.\n\n"
+        f"Of {len(young)} types whose code was written in {YOUNG} or later, {len(young) - len(left)} are read "
+        f"({1 - len(left) / len(young):.1%}); refused are\n{', '.join(f'`{n}`' for n in sorted(left))}.\n\n"
         f"## Read: {len(table['read'])}\n\n{read}\n\n"
         f"Read as well, though transformers builds no model from the default config: {uncounted}.\n\n"
         f"## Refused: {len(table['refused'])}\n\n| why | types |\n|---|---|\n" + "\n".join(rows) + "\n"

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from steelyard.errors import InputError
+from steelyard.workload import Step
 from steelyard.workload.families import read_config
 from tests.transformers_types.count import COUNTED, EXCUSED
+from tests.transformers_types.years import YEARS, YOUNG
 
 TABLE: dict[str, dict[str, Any]] = json.loads(COUNTED.read_text())
 TOLERANCE = 0.001
@@ -22,11 +24,25 @@ def test_parameters_are_those_transformers_builds(name: str) -> None:
     assert read_config(entry["config"]).parameters() == pytest.approx(entry["parameters"], rel=TOLERANCE)
 
 
-def test_most_types_are_read() -> None:
-    assert len(TABLE["read"]) >= 220
+@pytest.mark.parametrize("name", TABLE["read"])
+def test_every_step_holds_the_same_weights(name: str) -> None:
+    """A prefill and a decode of every type, whatever blocks it has, and a decode that costs something."""
+    model = read_config(TABLE["read"][name]["config"])
+    graphs = [model.graph(Step(2, 8, 64, first=True)), model.graph(Step(3, 1, 50, first=model.encodes))]
+    assert len({round(float(graph.weight_elements())) for graph in graphs}) == 1
+    assert float(graphs[1].flops()) > 0
 
 
-@pytest.mark.parametrize("name", ["gemma4_unified_assistant", "jetmoe", "xlnet"])
+def test_at_least_95_of_100_young_types_are_read() -> None:
+    """Young: written in 2023 or later (:mod:`years`)."""
+    assert set(YEARS) == {name for rows in TABLE.values() for name in rows}
+    young = {name for name, year in YEARS.items() if year >= YOUNG}
+    refused = young & set(TABLE["refused"])
+    assert len(young) >= 250
+    assert len(refused) <= 0.05 * len(young)
+
+
+@pytest.mark.parametrize("name", ["blt", "diffusion_gemma_text", "xlnet"])
 def test_what_is_known_and_not_read_says_why(name: str) -> None:
     with pytest.raises(InputError, match="is not read: "):
         read_config({"model_type": name})

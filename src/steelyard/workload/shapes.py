@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from steelyard.workload.step import Step
     from steelyard.workload.tower import Tower
 
-__all__ = ["Attention", "FeedForward", "Layer", "LayerInputs", "Mixer", "Shapes", "Source", "Streams"]
+__all__ = ["Attention", "Beside", "FeedForward", "Layer", "LayerInputs", "Mixer", "Shapes", "Source", "Streams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Attention:
     index_dim: int = 0
     index_top_k: int = 0
     """Tokens the indexer picks for each query."""
+    reads: int = 0
+    """Width of what queries, keys and values are projected from; 0 = the hidden width."""
+    query_experts: int = 0
+    """Experts that make queries and outputs, ``heads / kv_heads`` of them for each token; 0 = none."""
 
     @property
     def is_mla(self) -> bool:
@@ -131,11 +135,31 @@ class FeedForward:
     """Width the routed experts read and write, with one projection to it and one back for all; 0 = the hidden width."""
     inner_norm: bool = False
     """A norm between the activation and the down projection."""
+    router_reads: int = 0
+    """Width of what the router reads, made beside it; 0 = the hidden width."""
 
     @property
     def is_moe(self) -> bool:
         """Whether tokens are routed."""
         return self.experts > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A small product of every token beside the blocks of a layer: a low-rank gate, an adapter, a convolution."""
+
+    name: str
+    inputs: int
+    """Width read; 0: ``outputs`` numbers that scale or shift the token."""
+    outputs: int
+    groups: int = 1
+    """Blocks on the diagonal of the weights; inputs and outputs are those of all together."""
+    taps: int = 1
+    """Taps of a causal convolution."""
+    uses: float = 1
+    """Times it is computed for each token, with the same weights."""
+    heads: int = 0
+    """Query heads the outputs belong to, which tensor parallelism splits; 0 = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +179,8 @@ class Layer:
     """Attention over what the encoder read, after the layer's own."""
     tied: bool = False
     """The weights are those of an earlier equal layer: computed again, stored once."""
+    beside: tuple[Beside, ...] = ()
+    """Small products beside the blocks."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +196,10 @@ class Source:
     embedded: bool = False
     """Its tokens are looked up in a table: the decoder's, or its own when it has a vocabulary of its own."""
     own_table: bool = False
+    width: int = 0
+    """Width the encoder's last products hand over; 0 = its hidden width."""
+    merged: bool = False
+    """The decoder's own attention reads the source with its own projections: cross-attention has none."""
 
 
 @dataclass(frozen=True, slots=True)

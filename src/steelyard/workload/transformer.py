@@ -19,6 +19,7 @@ import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
+from steelyard.workload.blocks.beside import beside_ops
 from steelyard.workload.blocks.compressed import compressed_ops
 from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
@@ -27,11 +28,12 @@ from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
-from steelyard.workload.shapes import Attention, FeedForward, Layer, LayerInputs, Mixer, Shapes, Source, Streams
+from steelyard.workload.shapes import Attention, Beside, FeedForward, Layer, LayerInputs, Mixer, Shapes, Source, Streams
 from steelyard.workload.step import Step
 
 __all__ = [
     "Attention",
+    "Beside",
     "FeedForward",
     "Layer",
     "LayerInputs",
@@ -228,6 +230,7 @@ def layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool
         yield from layer.mixer.ops(model, layer, step, prefix if attention is None else f"{prefix}.mixer")
     if layer.cross is not None:
         yield from cross_ops(model, layer, whole, prefix)
+    yield from beside_ops(layer, step, prefix)
     if layer.norms >= 2:
         yield norm_op(model, layer, step, f"{prefix}.norm2", residual=True)
     for i in range(2, layer.norms):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steelyard.workload.blocks.routed_heads import routed_outputs, routed_queries
 from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
@@ -63,16 +64,19 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
     assert a is not None
     tokens, count = step.tokens, layer.count
     heads: dict[str, Size] = {"t": tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
+    read = {**heads, "d": a.reads} if a.reads else heads
     keys = 0 if a.shared_kv else 1
     same = a.values == a.head_dim and not a.keys_as_values
-    queries = 0 if a.q_rank else 2 if a.query_gate else 1
+    queries = 0 if a.q_rank or a.query_experts else 2 if a.query_gate else 1
     parts = tuple(x for x in (("h", queries), ("g", keys * (2 if same else 1))) if x[1])
     if a.q_rank:
         yield from _narrow_queries(heads, a.q_rank, prefix, count)
+    if a.query_experts:
+        yield from routed_queries(model, layer, step, prefix)
     yield Op(
         f"{prefix}.qkv",
         "t d, d p c -> t p c",
-        heads,
+        read,
         operands=("x", "w_qkv", "qkv"),
         roles=("activation", "weight", "activation"),
         derived={"p": parts},
@@ -83,7 +87,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
         yield Op(
             f"{prefix}.v",
             "t d, d g c -> t g c",
-            {**heads, "c": a.values},
+            {**read, "c": a.values},
             operands=("x", "w_v", "v"),
             roles=("activation", "weight", "activation"),
             count=count,
@@ -117,15 +121,18 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
             count=count,
             block="attention",
         )
-    yield Op(
-        f"{prefix}.out",
-        "t h c, h c d -> t d",
-        {**heads, "c": a.values},
-        operands=("attended", "w_o", "y"),
-        roles=("activation", "weight", "activation"),
-        count=count,
-        block="attention",
-    )
+    if a.query_experts:
+        yield routed_outputs(model, layer, step, prefix)
+    else:
+        yield Op(
+            f"{prefix}.out",
+            "t h c, h c d -> t d",
+            {**heads, "c": a.values},
+            operands=("attended", "w_o", "y"),
+            roles=("activation", "weight", "activation"),
+            count=count,
+            block="attention",
+        )
     if a.out_bias:
         yield _bias(f"{prefix}.out_bias", "d", heads, count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,14 +54,16 @@ def cross_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[
     here = decoder_step(model, step)
     sizes: dict[str, Size] = {"t": here.tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
     w = OpWriter(prefix, layer.count, sizes)
-    yield w.product("cross_q", "t d, d h c -> t h c")
-    if a.q_bias:
-        yield w.bias("cross_q_bias", "h c")
+    if not source.merged:
+        yield w.product("cross_q", "t d, d h c -> t h c")
+        if a.q_bias:
+            yield w.bias("cross_q_bias", "h c")
     if step.first:
         read = np.asarray(step.batch, dtype=np.float64) * source_tokens(model, step)
-        seen = OpWriter(prefix, layer.count, {**sizes, "t": read, "d": source.encoder.hidden})
+        seen = OpWriter(prefix, layer.count, {**sizes, "t": read, "d": source.width or source.encoder.hidden})
         both = {"p": (("g", 2),)}
-        yield seen.product("cross_kv", "t d, d p c -> t p c", derived=both)
+        keys = seen.product("cross_kv", "t d, d p c -> t p c", derived=both)
+        yield replace(keys, tied=("w_cross_kv",)) if source.merged else keys
         if a.kv_bias:
             yield seen.bias("cross_kv_bias", "p c", derived={"p": (("g", 1 + int(a.k_bias)),)})
         yield seen.op(
@@ -84,6 +87,8 @@ def cross_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[
             key_dim=a.head_dim,
             value_dim=a.values,
         )
+    if source.merged:
+        return
     yield w.product("cross_out", "t h c, h c d -> t d")
     if a.out_bias:
         yield w.bias("cross_out_bias", "d")

@@ -126,7 +126,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
     yield Op(
         f"{prefix}.router",
         "t d, d r -> t r",
-        {"t": own, "d": model.hidden, "r": choices},
+        {"t": own, "d": f.router_reads or model.hidden, "r": choices},
         operands=("x", "w_router", "logits"),
         roles=("activation", "weight", "activation"),
         bits={"w_router": 16},

@@ -38,6 +38,8 @@ _INHERITED = (
     "architectures",
     "transformers_version",
 )
+#: Types whose family reads the outer config.
+_WHOLE = ("gemma4_assistant", "gemma4_unified_assistant", "pp_formulanet")
 
 
 @cache
@@ -120,6 +122,8 @@ def _by_the_outer_model(config: Mapping[str, Any]) -> bool:
 
 def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
     """The language part of a config, where it stood (``""`` = at the top), and remarks on what was not stated."""
+    if config.get("model_type") in _WHOLE:
+        return config, "", ()
     for key in _NESTED:
         inner = config.get(key)
         if not isinstance(inner, Mapping):

@@ -87,6 +87,6 @@ def gemma4(config: Mapping[str, Any]) -> Transformer:
         layers.append(Layer(1, attention, experts or dense, norms=8 if experts else 4))
     small = shared or config.get("vocab_size_per_layer_input") is not None  # only those have an embedding per layer
     inputs = f.optional("hidden_size_per_layer_input", default=256 if small else 0)
-    rows = f.size("vocab_size_per_layer_input", default=262_144)
+    rows = f.optional("vocab_size_per_layer_input", default=262_144)
     model = decoder(f, layers, tied=f.flag("tie_word_embeddings", True))
     return replace(model, layer_inputs=LayerInputs(rows, inputs) if inputs else None)

@@ -1,4 +1,4 @@
-"""Decoders with rotary positions and layer norms: StarCoder 2, StableLM, Nemotron."""
+"""Decoders with rotary positions and layer norms: StarCoder 2, StableLM, Nemotron; Kosmos without rotary ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.workload.families._base import Fields, decoder
-from steelyard.workload.transformer import FeedForward, Layer, Transformer
+from steelyard.workload.transformer import Attention, Beside, FeedForward, Layer, Transformer
 
-__all__ = ["nemotron", "stablelm", "starcoder2"]
+__all__ = ["kosmos", "nemotron", "stablelm", "starcoder2"]
 
 
 def starcoder2(config: Mapping[str, Any]) -> Transformer:
@@ -45,3 +45,19 @@ def _plain(f: Fields, bias: bool, act: str) -> FeedForward:
     return FeedForward(
         f.size("intermediate_size"), gated=False, activation=f.activation(default=act), up_bias=bias, down_bias=bias
     )
+
+
+def kosmos(config: Mapping[str, Any]) -> Transformer:
+    """Kosmos 2 (arXiv:2306.14824) and 2.5, text: biases everywhere, norms inside attention and feed-forward."""
+    f = Fields(config)
+    hidden, heads, width = f.size("embed_dim"), f.size("attention_heads"), f.size("ffn_dim")
+    f.divides("embed_dim", hidden, "attention_heads", heads)
+    newer = "2_5" in str(config.get("model_type"))
+    attention = Attention(heads, heads, max(1, hidden // heads), q_bias=True, kv_bias=True, out_bias=True)
+    act = f.activation("activation_function", default="gelu")
+    mlp = FeedForward(width, gated=False, activation=act, up_bias=True, down_bias=True)
+    inner = (Beside("inner_norms", 0, 2 * width + (0 if newer else 2 * hidden)),)
+    layer = Layer(f.depth("layers"), attention, mlp, norm_bias=True, beside=inner)
+    tied = f.flag("tie_word_embeddings", True)
+    model = decoder(f, [layer], hidden=hidden, tied=tied, norm_bias=True)
+    return replace(model, extra_parameters=2 * hidden if newer else 0)
