@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from steelyard.workload.blocks.routed_heads import routed_outputs, routed_queries
+from steelyard.workload.blocks.routed_heads import routed_heads
 from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
@@ -72,7 +72,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
     if a.q_rank:
         yield from _narrow_queries(heads, a.q_rank, prefix, count)
     if a.query_experts:
-        yield from routed_queries(model, layer, step, prefix)
+        yield from routed_heads(model, layer, step, prefix)
     yield Op(
         f"{prefix}.qkv",
         "t d, d p c -> t p c",
@@ -121,9 +121,7 @@ def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Itera
             count=count,
             block="attention",
         )
-    if a.query_experts:
-        yield routed_outputs(model, layer, step, prefix)
-    else:
+    if not a.query_experts:
         yield Op(
             f"{prefix}.out",
             "t h c, h c d -> t d",
