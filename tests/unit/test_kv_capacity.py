@@ -38,7 +38,7 @@ def prints(model: str, on: str, flags: dict[str, Any], engine: str = "vllm", tp:
 def test_a_long_step_leaves_less(tokens: int, budget: int, published: int) -> None:
     """Llama-3.1-8B on an RTX 3090: a step's tensors of 20,000 tokens take 108 KiB each."""
     flags = {"gpu_memory_utilization": 0.9, "max_model_len": tokens, "max_num_batched_tokens": budget}
-    found = prints("llama-3.1-8b", "rtx_3090", flags)
+    found = prints("llama-3.1-8b", "rtx_3090", flags, "vllm@0.6")
     assert found.tokens == pytest.approx(published, rel=0.1)
     assert found.low <= published <= found.high
 
@@ -60,11 +60,15 @@ def test_windows_are_paged_in_groups() -> None:
     # a request of 33,792 tokens: all of them, and of the window what a step of 8,192 may add to it
     assert pages.blocks(33_792, 8192) == 33_792 // 16 + -(-(127 + 8192) // 16) + 1
     flags = {"gpu_memory_utilization": 0.9, "max_model_len": 33_792, "max_num_batched_tokens": 8192}
-    found = prints("gpt-oss-20b", "rtx_5090", flags)
-    machine, engine = find_machine("rtx_5090"), find_engine("vllm")
+    found = prints("gpt-oss-20b", "rtx_5090", flags, "vllm@0.12")
+    machine, engine = find_machine("rtx_5090"), find_engine("vllm@0.12")
     pool = kv_pool(model, plan, machine, engine, engine_config(engine, machine, flags, model))
     assert pool.tokens == pytest.approx(2 * found.tokens, rel=0.001)
     assert found.concurrency * 33_792 > 1.5 * found.tokens
+    newer = prints("gpt-oss-20b", "rtx_5090", flags, "vllm@0.20")
+    assert newer.concurrency == found.concurrency, "what fits is the same"
+    today = prints("gpt-oss-20b", "rtx_5090", flags)
+    assert today.tokens == int(today.concurrency * 33_792), "what is printed is what fits"
 
 
 def test_a_state_takes_a_page_as_large_as_one_of_attention() -> None:
@@ -158,7 +162,8 @@ def test_measured_starts_of_vllm() -> None:
             plan = {"weights": weights} if weights else {}
             plan |= {"kv": "fp8"} if "fp8" in said.get("kv_cache_dtype", "") else {}
             try:
-                found = prints(model, on, {"gpu_memory_utilization": 0.9, **flags}, tp=int(tp or 1), **plan)
+                given = {"gpu_memory_utilization": 0.9, **flags}
+                found = prints(model, on, given, "vllm@0.12", tp=int(tp or 1), **plan)
             except UnknownName:
                 continue
             errors["tokens"].append(abs(found.tokens / values["kv_cache_capacity"] - 1))

@@ -52,13 +52,24 @@ class Pages:
         """Tokens of a block of the kind with the fewest; 0: states only."""
         return min((tokens for _, _, tokens in self.groups if tokens), default=0)
 
-    def blocks(self, tokens: int, step_tokens: int) -> int:
+    @property
+    def state_groups(self) -> int:
+        """Groups of recurrent states: blocks that one state of all layers takes."""
+        return sum(count for _, count, tokens in self.groups if not tokens)
+
+    def states(self, tokens: int, mode: str) -> int:
+        """Blocks of recurrent states of one request of ``tokens``; ``mode`` says what prefixes keep of them."""
+        if mode == "all" and self.block_tokens:
+            return self.state_groups * -(-tokens // self.block_tokens)
+        return self.state_groups * (1 if mode == "none" else 2)
+
+    def blocks(self, tokens: int, step_tokens: int, mode: str = "none") -> int:
         """Blocks kept ready for one request of ``tokens``; a window also holds what one step may add."""
-        total = 0
+        total = self.states(tokens, mode)
         for kept, count, block in self.groups:
             if not block:
-                total += count
-            elif kept.window:
+                continue
+            if kept.window:
                 total += count * (-(-min(kept.window - 1 + step_tokens, tokens) // block) + 1)
             else:
                 total += count * -(-tokens // block)
@@ -110,6 +121,10 @@ class Printed:
     """80 % interval of ``tokens``."""
     longest: int = 0
     """Where not one request of that length fits, so that the engine does not start: the longest that does."""
+    slots: int = 0
+    """Recurrent states kept at once; 0: none are."""
+    sequences: int = 0
+    """Requests that may run at once for the states they need; 0: states are no limit."""
 
     def to_dict(self) -> Mapping[str, Any]:
         """By name, SI units."""
@@ -120,6 +135,7 @@ class Printed:
             "max_concurrency": self.concurrency or None,
             "for_tokens": self.for_tokens or None,
             "longest": self.longest or None,
+            **({"state_slots": self.slots, "max_num_seqs": self.sequences or None} if self.slots else {}),
         }
 
 
@@ -140,19 +156,21 @@ def printed(
     """
     pages = pages_of(model, plan, config.block_size) if engine.grouped_pages else None
     longest = config.max_model_len or model.max_context
+    step, mode = config.max_num_batched_tokens, config.mamba_cache_mode
 
     def tokens(memory: float) -> int:
         if pages is None:
             return int(memory / per_token) // config.block_size * config.block_size if per_token else 0
-        return int(memory / pages.block_bytes) // pages.group_count * pages.block_tokens
+        blocks = int(memory / pages.block_bytes)
+        if engine.prints_requests and longest:
+            return int(blocks / pages.blocks(longest, step, mode) * longest)
+        return blocks // pages.group_count * pages.block_tokens
 
     found = [tokens(max(0.0, x)) for x in left]
     concurrency, fitting = 0.0, 0
     if pages is not None and longest:
         blocks = int(max(0.0, left[0]) / pages.block_bytes)
-        concurrency = blocks / pages.blocks(longest, config.max_num_batched_tokens)
+        concurrency = blocks / pages.blocks(longest, step, mode)
         if 0 < concurrency < 1:
-            fitting = bisect_right(
-                range(longest), blocks, key=lambda tokens: pages.blocks(tokens + 1, config.max_num_batched_tokens)
-            )
+            fitting = bisect_right(range(longest), blocks, key=lambda tokens: pages.blocks(tokens + 1, step, mode))
     return Printed(left[0], found[0], concurrency, longest if concurrency else 0, found[1], found[2], fitting)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from steelyard.cost.kv_pages import Printed, pages_of, printed
 from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes
@@ -14,7 +16,7 @@ from steelyard.errors import DoesNotFit
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
 
-__all__ = ["KvPool", "blocks_for", "engine_prints", "kv_pool", "left_bytes", "longest_request"]
+__all__ = ["KvPool", "blocks_for", "engine_prints", "kv_pool", "left_bytes", "longest_request", "seated"]
 
 #: Token cap of a cache that grows without end.
 NO_CAP = 2**30
@@ -31,8 +33,9 @@ class KvPool:
     """The cache of one replica.
 
     A request with ``t`` cached tokens holds ``ceil(min(t, token_cap) / block_tokens) + fixed_blocks`` blocks:
-    ``fixed_blocks`` carries what does not grow (recurrent state, the sliding windows of mixed models),
-    ``token_cap`` ends growth when every layer has a window.
+    ``fixed_blocks`` carries what does not grow (the sliding windows of mixed models, a recurrent state that takes
+    blocks), ``token_cap`` ends growth when every layer has a window. Recurrent states that lie beside the blocks have
+    ``slots`` of their own.
     """
 
     blocks: int
@@ -43,16 +46,41 @@ class KvPool:
     token_cap: int = NO_CAP
     overridden: bool = False
     """The number of blocks was given, not computed."""
+    slots: int = 0
+    """Recurrent states kept at once on each device; 0: the model has none."""
+    slot_bytes: float = 0.0
+    """Bytes of a state on one device."""
+    sequences: int = NO_LIMIT
+    """Requests that may run at once for the states they need: no engine starts with a larger ``max_num_seqs``."""
+    apart: bool = False
+    """States lie beside the blocks."""
 
     @property
     def tokens(self) -> int:
         """Tokens the pool holds."""
         return self.blocks * self.block_tokens
 
+    @property
+    def fixed_bytes(self) -> float:
+        """Bytes of a request on one device that do not grow with its tokens."""
+        return self.fixed_blocks * self.block_bytes + (self.slot_bytes if self.apart else 0.0)
+
+    def states(self) -> Mapping[str, Any]:
+        """``slots``, ``slot_bytes`` and ``max_num_seqs`` (None: no limit of theirs); empty without states."""
+        if not self.slots:
+            return {}
+        most = self.sequences if self.sequences < NO_LIMIT else None
+        return {"slots": self.slots, "slot_bytes": self.slot_bytes, "max_num_seqs": most}
+
 
 def blocks_for(pool: KvPool, tokens: int) -> int:
     """Blocks of one request with ``tokens`` cached tokens."""
     return -(-min(tokens, pool.token_cap) // pool.block_tokens) + pool.fixed_blocks
+
+
+def seated(config: EngineConfig, pool: KvPool) -> EngineConfig:
+    """The flags with as many requests at once as there are states for."""
+    return replace(config, max_num_seqs=min(config.max_num_seqs, max(1, pool.sequences)))
 
 
 def longest_request(pool: KvPool, config: EngineConfig, max_context: int = 0) -> int:
@@ -82,21 +110,59 @@ def kv_pool(
     ``memory * mem_fraction_static - weights`` (activations and graphs live in the rest). TensorRT-LLM:
     ``(memory - weights - activations - workspace) * free_gpu_memory_fraction``. Whole blocks of all layers of a stage.
 
+    Recurrent states: vLLM's take blocks, and it does not start with more requests than blocks. SGLang's have a pool of
+    their own, ``mamba_full_memory_ratio`` times what the other cache gets, and a running request holds three where
+    prefixes are shared. llama.cpp and TensorRT-LLM keep one for each of ``max_num_seqs``; here at most half of what is
+    left goes to them.
+
     Raises:
         DoesNotFit: not even one block is left.
     """
-    block_tokens, block_bytes, fixed_blocks, cap = _shape(model, plan, engine, config.block_size)
+    block_tokens, block_bytes, fixed_blocks, cap = _shape(model, plan, engine, config)
+    apart = bool(engine.states and model.state_bytes and cap)
     if config.num_gpu_blocks_override:
-        return KvPool(config.num_gpu_blocks_override, block_tokens, block_bytes, fixed_blocks, cap, True)
+        pool = KvPool(config.num_gpu_blocks_override, block_tokens, block_bytes, fixed_blocks, cap, True)
+        if apart:
+            pool = replace(pool, slots=config.max_num_seqs, slot_bytes=_state_bytes(model, plan), apart=True)
+        return _with_states(pool, model, engine)
     left, _, _ = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights)
-    blocks = math.floor(left / block_bytes) if block_bytes > 0 else 0
+    slots, sequences, state = _slots(model, plan, engine, config, left) if apart else (0, NO_LIMIT, 0.0)
+    blocks = math.floor((left - slots * state) / block_bytes) if block_bytes > 0 else 0
     if blocks < 1 + fixed_blocks:
         short = (1 + fixed_blocks) * block_bytes - left
         raise DoesNotFit(
             f"{model.name} leaves no memory for the KV cache: {short / 2**30:,.1f} GiB short on each device",
             change="more devices, a narrower number format or a larger gpu_memory_utilization",
         )
-    return KvPool(blocks, block_tokens, block_bytes, fixed_blocks, cap)
+    pool = KvPool(blocks, block_tokens, block_bytes, fixed_blocks, cap, False, slots, state, sequences, apart)
+    return _with_states(pool, model, engine)
+
+
+def _with_states(pool: KvPool, model: Workload, engine: Engine) -> KvPool:
+    """The pool with the slots of states that take its blocks."""
+    if pool.apart or not model.state_bytes:
+        return pool
+    fixed = max(1, pool.fixed_blocks)
+    most = pool.blocks if engine.grouped_pages or not pool.token_cap else NO_LIMIT
+    return replace(pool, slots=pool.blocks // fixed, slot_bytes=fixed * pool.block_bytes, sequences=most)
+
+
+def _slots(model: Workload, plan: Plan, engine: Engine, config: EngineConfig, left: float) -> tuple[int, int, float]:
+    """States beside the blocks: ``(kept at once, requests that may run for them, bytes of one on a device)``."""
+    state, left = _state_bytes(model, plan), max(0.0, left)
+    if engine.states == "ahead":
+        slots = max(1, min(config.max_num_seqs, math.floor(left / 2 / state)))
+        return slots, slots, state
+    ratio = config.mamba_full_memory_ratio or engine.state_share
+    copies = int(engine.state_copies) if config.enable_prefix_caching else 1
+    slots = config.max_mamba_cache_size or math.floor(left * ratio / (1 + ratio) / state)
+    slots = max(copies, slots if config.enable_prefix_caching else min(slots, config.max_num_seqs))
+    return slots, slots // copies, state
+
+
+def _state_bytes(model: Workload, plan: Plan) -> float:
+    """Bytes of one recurrent state on the fullest device."""
+    return model.state_bytes / plan.tp * -(-model.depth // plan.pp) / model.depth
 
 
 def left_bytes(
@@ -120,9 +186,9 @@ def left_bytes(
         weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
     rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
-    step = float(activation_bytes(model, plan, step_tokens, rows, engine.logit_bytes))
+    step = float(activation_bytes(model, plan, step_tokens, rows, engine.logit_bytes, engine.partial_sums))
     beside = engine.beside_bytes(machine, plan.tp)
-    left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, step + beside)
+    left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, step + beside, plan.tp)
     spread = math.hypot(SPREAD_BYTES, SPREAD_FRAC * step * engine.working_frac(1.0), 0.01 * weights)
     return left, left - spread, left + min(spread, step + beside)
 
@@ -139,15 +205,23 @@ def engine_prints(
 ) -> Printed:
     """What the engine's log will say of its cache (arguments as of :func:`left_bytes`)."""
     left = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights, weights=weights)
-    block_tokens, block_bytes, _, cap = _shape(model, plan, engine, config.block_size)
+    block_tokens, block_bytes, _, cap = _shape(model, plan, engine, config)
     if config.num_gpu_blocks_override:
         left = (config.num_gpu_blocks_override * block_bytes,) * 3
-    return printed(model, plan, engine, config, left, block_bytes / block_tokens if cap else 0.0)
+    slots, most, state = 0, NO_LIMIT, 0.0
+    if model.state_bytes and block_bytes and left[0] > 0:
+        if engine.states and cap:
+            slots, most, state = _slots(model, plan, engine, config, left[0])
+            left = (left[0] - slots * state, left[1] - slots * state, left[2] - slots * state)
+        elif engine.grouped_pages or not cap:
+            slots = most = int(left[0] / block_bytes)
+    found = printed(model, plan, engine, config, left, block_bytes / block_tokens if cap else 0.0)
+    return replace(found, slots=slots, sequences=most if most < NO_LIMIT else 0)
 
 
-def _shape(model: Workload, plan: Plan, engine: Engine, block_tokens: int) -> tuple[int, float, int, int]:
+def _shape(model: Workload, plan: Plan, engine: Engine, config: EngineConfig) -> tuple[int, float, int, int]:
     """``(tokens of a block, its bytes, blocks that do not grow, token cap)``."""
-    far = 2**22
+    far, block_tokens = 2**22, config.block_size
 
     def held(tokens: int) -> float:
         return float(kv_bytes(model, plan, 1, tokens))
@@ -158,10 +232,13 @@ def _shape(model: Workload, plan: Plan, engine: Engine, block_tokens: int) -> tu
         fixed = held(far) - growth * far
         pages = pages_of(model, plan, block_tokens) if engine.grouped_pages and model.state_bytes else None
         if pages is not None and pages.block_tokens:  # a state takes a page, and a page of attention is as large
-            kept = sum(count for kept, count, tokens in pages.groups if not tokens) * pages.block_bytes
-            stages = -(-model.depth // plan.pp) / model.depth
-            fixed += kept - model.state_bytes / plan.tp * stages
+            fixed += pages.states(1, config.mamba_cache_mode) * pages.block_bytes - _state_bytes(model, plan)
             block_tokens = pages.block_tokens
+            if config.mamba_cache_mode == "all":  # and so does that at the end of every block
+                fixed -= pages.state_groups * pages.block_bytes
+                growth += pages.state_groups * pages.block_bytes / block_tokens
+        elif engine.states and model.state_bytes:
+            fixed -= _state_bytes(model, plan)
         return block_tokens, growth * block_tokens, math.ceil(fixed / (growth * block_tokens) - 1e-9), NO_CAP
     if window:  # every layer has a window
         state = held(0)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.host_memory import cache_share, host_shares
+from steelyard.cost.kv_pages import pages_of
 from steelyard.cost.program import own_formats, weight_format
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
@@ -227,13 +228,27 @@ def memory_use(
         beside = (host_weight_bytes(model, plan, exact_weights) + there) * plan.dp
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
-        kv_cache=kv_bytes(model, plan, batch, context, engine.block_tokens),
-        activations=activation_bytes(model, plan, tokens, batch, engine.logit_bytes),
+        kv_cache=_held(model, plan, engine, batch, context),
+        activations=activation_bytes(model, plan, tokens, batch, engine.logit_bytes, engine.partial_sums),
         other=engine.beside_bytes(machine, plan.tp),
         capacity=engine.memory_frac * machine.usable_bytes,
         host=beside,
         host_capacity=0.0 if host is None else host.usable_bytes,
     )
+
+
+def _held(model: Workload, plan: Plan, engine: Engine, batch: Size, context: Size) -> Any:
+    """Bytes of the cache of ``batch`` sequences; where states take pages whole blocks of them and of attention."""
+    if engine.grouped_pages and model.state_bytes and not plan.offload:
+        pages = pages_of(model, plan, int(engine.block_tokens))
+        if pages is not None and not model.window:
+            blocks = pages.state_groups + sum(
+                count * np.ceil(np.asarray(context, dtype=np.float64) / tokens)
+                for _, count, tokens in pages.groups
+                if tokens
+            )
+            return blocks * pages.block_bytes * np.asarray(batch, dtype=np.float64)
+    return kv_bytes(model, plan, batch, context, engine.block_tokens)
 
 
 def largest_that_fits(fits: Callable[[NDArray[np.int64]], Any], top: int, n: int) -> NDArray[np.int64]:
@@ -253,7 +268,9 @@ def largest_that_fits(fits: Callable[[NDArray[np.int64]], Any], top: int, n: int
     return low
 
 
-def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size, logit_bytes: float = 4.0) -> Any:
+def activation_bytes(
+    model: Workload, plan: Plan, tokens: Size, rows: Size, logit_bytes: float = 4.0, partial_sums: float = 0.0
+) -> Any:
     """Working set of the largest step of inference: its widest pair of tensors alive at once, or the sampling after it.
 
     ``max(tokens (3 d + widest) 2 B, rows vocab logit_bytes)``: beside the widest tensors live the residual stream, what
@@ -264,8 +281,22 @@ def activation_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size, logi
         tokens: of the step.
         rows: sequences a token is chosen for.
         logit_bytes: of each score while it is: in fp32, with what the engine's sampling keeps beside.
+        partial_sums: copies of a product's outputs with 4-bit weights that are added afterwards.
     """
     each = max(2.0, plan.format("activation").bits / 8)
     scores = np.asarray(rows, dtype=np.float64) * model.vocab * logit_bytes if model.head else 0.0
     alive = 3 * model.hidden + model.widest_elements(plan.tp)
+    if partial_sums and plan.format("weight").base == "int4":
+        alive = alive + partial_sums * _widest_product(model, plan)
     return np.maximum(np.asarray(tokens, dtype=np.float64) / plan.cp * alive * each, scores)
+
+
+def _widest_product(model: Workload, plan: Plan) -> float:
+    """Outputs per token of the widest product of a layer on one device, experts whole."""
+    widest = 0.0
+    for op in model.graph(Step.prefill(1, 1)):
+        if op.block not in ("embedding", "head") and "weight" in {x.role for x in op.inputs}:
+            here = op if op.block in PARTS and "e" in op.ranks else shard(op, plan)
+            ranks = [rank for rank in here.output.ranks if rank not in ("t", "b", "s", "e")]
+            widest = max(widest, float(np.prod([np.max(here.size(rank)) for rank in ranks])))
+    return widest

@@ -156,12 +156,31 @@ class Engine:
     values: Annotated[Mapping[str, Mapping[str, str]], "of our flags: its own values, normalised, and ours"] = field(
         default_factory=dict
     )
-    peer_bytes: Annotated[float, Quantity("B", "buffers of tensor parallelism over a direct link", ge=0)] = 0.0
-    graph_bytes: Annotated[float, Quantity("B", "captured graphs, where they lie outside its share", ge=0)] = 0.0
+    peer_bytes: Annotated[float, Quantity("B", "buffers of two devices of tensor parallelism, direct link", ge=0)] = 0.0
+    next_peer_bytes: Annotated[float, Quantity("B", "the same for every device beyond two", ge=0)] = 0.0
+    graph_bytes: Annotated[float, Quantity("B", "captured graphs", ge=0)] = 0.0
+    graphs_in_share: Annotated[bool, "captured graphs are counted before the cache is sized"] = False
     logit_bytes: Annotated[float, Quantity("B", "of each score of the vocabulary while sampling", ge=0)] = 4.0
+    partial_sums: Annotated[
+        float, Quantity("1", "copies of a product's outputs with 4-bit weights, added afterwards; 0 = none", ge=0)
+    ] = 0.0
+    whole_prompts: Annotated[
+        float, Quantity("1", "longest requests up to so many tokens are the default budget of a step; 0 = none", ge=0)
+    ] = 0.0
     grouped_pages: Annotated[
         bool, "layers of a mixed model are in groups of equal size that share pages; a state takes a page"
     ] = False
+    prints_requests: Annotated[
+        bool, "the size of the cache it prints is what requests of the longest length hold, not blocks over groups"
+    ] = False
+    states: Annotated[
+        Literal["", "ahead", "share"],
+        "recurrent states beside the blocks: one for each of max_num_seqs, or a share; empty = among the blocks",
+    ] = ""
+    state_share: Annotated[float, Quantity("1", "bytes for states per byte for the other cache", ge=0)] = 0.0
+    state_copies: Annotated[float, Quantity("1", "states a running request holds where prefixes are shared", ge=1)] = (
+        1.0
+    )
     compared: Annotated[bool, "a plan with any engine tries it"] = False
     commands: Annotated[
         Literal["", "vllm", "sglang", "trtllm", "llamacpp"], "whose commands start it; empty = no launch files"
@@ -211,26 +230,32 @@ class Engine:
         """What the hidden and the inner width of MXFP4 experts are padded to multiples of on a machine."""
         return self.expert_multiples.get(machine.family) or self.expert_multiples.get("", (1, 1))
 
+    def peers_bytes(self, machine: Machine, tp: int) -> float:
+        """Bytes of communication buffers where ``tp`` devices share every product."""
+        direct = any(link.bandwidth_bytes_per_s > PCIE_BYTES_PER_S for link in machine.links("peer"))
+        return self.peer_bytes + (tp - 2) * self.next_peer_bytes if tp > 1 and direct else 0.0
+
     def beside_bytes(self, machine: Machine, tp: int) -> float:
         """Bytes beside weights, cache and a step's tensors; ``tp`` devices share every product."""
-        direct = any(link.bandwidth_bytes_per_s > PCIE_BYTES_PER_S for link in machine.links("peer"))
-        return self.workspace_bytes + (self.peer_bytes if tp > 1 and direct else 0.0)
+        graphs = self.graph_bytes if self.graphs_in_share else 0.0
+        return self.workspace_bytes + graphs + self.peers_bytes(machine, tp)
 
     def working_frac(self, share: float) -> float:
         """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""
         return {"device": 1.0, "static": 0.0, "free": share}[self.memory_frac_of]
 
-    def cache_bytes(self, machine: Machine, share: float, weights: float, work: float) -> float:
+    def cache_bytes(self, machine: Machine, share: float, weights: float, work: float, tp: int = 1) -> float:
         """Bytes of a device left for the KV cache.
 
         Args:
             machine: the device.
             share: of its memory that is used.
             weights, work: bytes of weights and of working memory.
+            tp: devices that share every product; their buffers are there before a static share is taken.
         """
         seen = machine.usable_bytes
         if self.memory_frac_of == "static":
-            return seen * share - weights
+            return (seen - self.peers_bytes(machine, tp)) * share - weights
         if self.memory_frac_of == "free":
             return (seen - weights - work) * share
         return seen * share - weights - work

@@ -64,6 +64,13 @@ class EngineConfig:
     step), and since a mixture of experts would be charged for experts that filling tokens, all alike, do not visit. The
     engines': vLLM 0.24 ``min(2 max_num_seqs, 512)``; SGLang 0.5 8 to 512 by memory; TensorRT-LLM 1.0 none.
     """
+    mamba_cache_mode: str = "none"
+    """vLLM: what the prefix cache keeps of recurrent states. ``none``: prefixes are not shared; ``align``: the state at
+    the end of every block, a running request holds two; ``all``: a running request holds those of all its blocks."""
+    max_mamba_cache_size: int = 0
+    """SGLang: states kept at once; 0 = by the ratio."""
+    mamba_full_memory_ratio: float = 0.0
+    """SGLang: bytes for states per byte for the other cache; 0 = the engine's."""
     batch_wait_timeout_iters: int = 0
     """TensorRT-LLM: steps that prompts wait for more of them while others decode."""
     batch_wait_max_tokens_ratio: float = 0.0
@@ -90,11 +97,15 @@ def engine_config(
         InputError: unknown flags, values out of range; all problems at once.
     """
     given, problems = _canonical(engine, dict(flags or {}))
+    paged = bool(engine.grouped_pages and model and model.state_bytes)
     scheduler = _scheduler(str(given.pop("scheduler", engine.scheduler)))
     rules = schedulers()[scheduler]
     limits = next((x for x in engine.limits if x.holds(machine)), None)
     tokens = limits.max_batched_tokens if limits else engine.max_batched_tokens
     sequences = (limits and limits.max_sequences) or engine.max_sequences
+    longest = given.get("max_model_len") or (model.max_context if model else 0)
+    if isinstance(longest, int) and 0 < longest <= engine.whole_prompts:
+        tokens = max(WHOLE_PROMPTS, longest)
     base = EngineConfig(
         engine=engine.name,
         scheduler=scheduler,
@@ -103,7 +114,7 @@ def engine_config(
         block_size=int(engine.block_tokens),
         gpu_memory_utilization=engine.memory_frac,
         enable_chunked_prefill=rules.chunked,
-        enable_prefix_caching=engine.prefix_caching and not (engine.grouped_pages and model and model.state_bytes),
+        enable_prefix_caching=engine.prefix_caching and not paged,
         admission=rules.admission,
         watermark=rules.watermark,
         async_scheduling=engine.async_scheduling,
@@ -113,7 +124,17 @@ def engine_config(
     problems += _check(given, base)
     raise_all(problems)
     kinds = {f.name: type(getattr(base, f.name)) for f in fields(base)}
-    return replace(base, **{name: kinds[name](value) for name, value in given.items()})
+    config = replace(base, **{name: kinds[name](value) for name, value in given.items()})
+    return _states_cached(config, given) if paged else config
+
+
+def _states_cached(config: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
+    """Prefixes are shared where states are cached, and the other way round; what was given stands."""
+    if "mamba_cache_mode" not in given:
+        return replace(config, mamba_cache_mode="align" if config.enable_prefix_caching else "none")
+    if "enable_prefix_caching" not in given:
+        return replace(config, enable_prefix_caching=config.mamba_cache_mode != "none")
+    return config
 
 
 def _scheduler(name: str) -> str:
@@ -145,6 +166,10 @@ def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], l
     return found, problems
 
 
+#: Tokens of a step at least, where they follow the longest request.
+WHOLE_PROMPTS = 2048
+#: What vLLM keeps of recurrent states for prefixes.
+MAMBA_MODES = ("none", "align", "all")
 #: Least and most of the numbers; a ``least`` of None: above 0.
 _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "max_num_batched_tokens": (1, 1e9),
@@ -161,6 +186,8 @@ _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "graph_tokens": (0, 1e9),
     "schedule_conservativeness": (0, 1e6),
     "cuda_graph_sizes_to": (0, 1e9),
+    "max_mamba_cache_size": (0, 1e9),
+    "mamba_full_memory_ratio": (0, 1e6),
     "batch_wait_timeout_iters": (0, 1e9),
     "batch_wait_max_tokens_ratio": (0, 1e6),
 }
@@ -192,6 +219,9 @@ def _check(given: Mapping[str, Any], base: EngineConfig) -> list[Problem]:
     if "admission" in given and given["admission"] not in ADMISSIONS:
         words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r:.80}"
         problems.append(Problem("flags.admission", words))
+    if "mamba_cache_mode" in given and given["mamba_cache_mode"] not in MAMBA_MODES:
+        words = f"expected one of {', '.join(MAMBA_MODES)}, got {given['mamba_cache_mode']!r:.80}"
+        problems.append(Problem("flags.mamba_cache_mode", words))
     if rules.static and given.get("admission", "whole") != "whole":
         problems.append(Problem("flags.admission", "a static batch reserves prompt and answer: only 'whole'"))
     return problems

@@ -19,6 +19,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.estimate import Estimate, answer
 from steelyard.estimation.infeasibility import memory_of
+from steelyard.estimation.start_up import start_up
 from steelyard.machine.catalogue import find_machine, machine_names
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
@@ -109,6 +110,15 @@ class Place:
         e = self.estimate
         return 1 / float(e.tpot_s if e.scenario.transformer.causal else e.e2e_s)
 
+    @property
+    def states(self) -> tuple[int, int] | None:
+        """Recurrent states the engine keeps at once, and the requests that may run for them (0: no limit of theirs)."""
+        s = self.estimate.scenario
+        if not s.transformer.state_bytes or s.cluster.unlike:
+            return None
+        found = start_up(self.estimate)
+        return (found.slots, found.sequences) if found.slots else None
+
     def row(self) -> dict[str, Any]:
         """One row of the table, SI units."""
         e, s = self.estimate, self.estimate.scenario
@@ -123,6 +133,7 @@ class Place:
             "memory_bytes": float(e.memory.total),
             "capacity_bytes": float(e.memory.capacity),
             "largest_context": int(e.largest_context),
+            **({"state_slots": states[0], "state_requests": states[1] or None} if (states := self.states) else {}),
             "ttft_s": e.ttft_s,
             "tpot_s": e.tpot_s,
             "tokens_per_s": self.tokens_per_s,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from steelyard.cost.kv_pool import engine_prints
+from steelyard.cost.kv_pages import Printed
+from steelyard.cost.kv_pool import engine_prints, left_bytes
 from steelyard.cost.memory import kv_bytes, weight_parts
+from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import InputError
 
@@ -14,8 +17,10 @@ if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
     from steelyard.scenario.scenario import Scenario
 
-__all__ = ["LogLine", "log_lines", "memory_parts"]
+__all__ = ["LogLine", "log_lines", "memory_parts", "start_up"]
 
+#: vLLM's line where weights and the profile run leave nothing for the cache.
+NOTHING_LEFT = "Available KV cache memory"
 #: llama.cpp computes prompts in pieces of so many tokens (``--ubatch-size``).
 UBATCH = 512
 
@@ -28,7 +33,7 @@ class LogLine:
     """In the engine's words."""
     value: float
     unit: str
-    """``tokens``, ``B`` or ``x`` (times)."""
+    """``tokens``, ``B`` or ``x`` (times); empty: a number of what the name says."""
     low: float | None = None
     high: float | None = None
     """80 % interval, where there is one."""
@@ -47,6 +52,7 @@ def memory_parts(estimate: Estimate) -> dict[str, Any]:
     if s.cluster.unlike:
         ratio = float(m.weights) / sum(weights.values())
         weights = {part: size * ratio for part, size in weights.items()}
+    graphs = 0.0 if engine.graphs_in_share else engine.graph_bytes
     state = min(float(kv_bytes(s.transformer, s.plan, s.replica_batch, 0)), float(m.kv_cache))
     return {
         "weights": {part: size for part, size in weights.items() if size},
@@ -56,11 +62,18 @@ def memory_parts(estimate: Estimate) -> dict[str, Any]:
         "libraries": m.other,
         "headroom": m.headroom,
         "outside_the_share": {
-            "graphs": engine.graph_bytes,
+            "graphs": graphs,
             "driver": machine.reserved_bytes,
-            "unused": max(0.0, (1 - engine.memory_frac) * machine.usable_bytes - engine.graph_bytes),
+            "unused": max(0.0, (1 - engine.memory_frac) * machine.usable_bytes - graphs),
         },
     }
+
+
+def start_up(estimate: Estimate) -> Printed:
+    """What the engine finds of memory for its cache when it starts with its defaults."""
+    s = estimate.scenario
+    weights = float(estimate.memory.weights)
+    return engine_prints(s.transformer, s.plan, s.cluster.machine, s.engine, _config(s), weights=weights)
 
 
 def log_lines(estimate: Estimate) -> list[LogLine]:
@@ -68,21 +81,19 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
     s = estimate.scenario
     if not s.transformer.causal or s.cluster.unlike:
         return []
-    if s.engine.commands == "llamacpp":
+    of = s.engine.commands or (find_engine(s.engine.generation_of).commands if s.engine.generation_of else "")
+    if of == "llamacpp":
         return _llamacpp(estimate)
-    if s.engine.commands not in ("vllm", "sglang", "trtllm"):
+    if of not in ("vllm", "sglang", "trtllm"):
         return []
-    config = _config(s)
-    found = engine_prints(
-        s.transformer, s.plan, s.cluster.machine, s.engine, config, weights=float(estimate.memory.weights)
-    )
-    if found.memory_bytes <= 0 or not found.tokens:
-        return []
+    config, found = _config(s), start_up(estimate)
+    if found.memory_bytes <= 0 or not (found.tokens or found.slots):
+        return [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), *_starts(s, config)] if of == "vllm" else []
     names = {"vllm": "GPU KV cache size", "sglang": "max_total_num_tokens", "trtllm": "Max tokens in paged KV cache"}
-    size = LogLine(names[s.engine.commands], found.tokens, "tokens", max(0, found.low), found.high)
-    if s.engine.commands != "vllm":
-        return [size]
-    lines = [LogLine("Available KV cache memory", found.memory_bytes, "B"), size]
+    size = LogLine(names[of], found.tokens, "tokens", max(0, found.low), found.high)
+    if of != "vllm":
+        return [size, *_state_lines(of, config, found)]
+    lines = [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), size]
     if found.concurrency:
         name = f"Maximum concurrency for {found.for_tokens:,} tokens per request"
         lines.append(LogLine(name, found.concurrency, "x"))
@@ -90,7 +101,41 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
         lines.append(
             LogLine(f"does not start at {found.for_tokens:,} tokens; max_model_len at most", found.longest, "tokens")
         )
+    return lines + _state_lines("vllm", config, found)
+
+
+def _state_lines(commands: str, config: EngineConfig, found: Printed) -> list[LogLine]:
+    """What is said of recurrent states: how many are kept, and that more requests cannot be asked for."""
+    if not found.slots:
+        return []
+    if commands == "sglang":
+        running = min(found.sequences, config.max_num_seqs)
+        return [
+            LogLine("max_mamba_cache_size", found.slots, ""),
+            LogLine("max_running_requests", running, ""),
+        ]
+    if not found.sequences:
+        return []
+    lines = [LogLine("available Mamba cache blocks", found.slots, "")] if commands == "vllm" else []
+    if found.sequences < config.max_num_seqs:
+        lines.append(LogLine(_too_many(config), found.sequences, ""))
     return lines
+
+
+def _starts(s: Scenario, config: EngineConfig) -> list[LogLine]:
+    """The most requests at once with which an engine starts that does not with its defaults; none: not with one."""
+
+    def left(most: int) -> float:
+        fewer = replace(config, max_num_seqs=most)
+        machine = s.cluster.machine
+        return left_bytes(s.transformer, s.plan, machine, s.engine, fewer, exact_weights=s.exact_weight_bytes)[0]
+
+    good = bisect_right(range(1, config.max_num_seqs + 1), 0.0, key=lambda most: -left(most))
+    return [LogLine(_too_many(config), good, "")] if good else []
+
+
+def _too_many(config: EngineConfig) -> str:
+    return f"does not start with max_num_seqs {config.max_num_seqs:,}; at most"
 
 
 def _config(s: Scenario) -> EngineConfig:

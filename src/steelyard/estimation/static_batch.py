@@ -14,11 +14,13 @@ import numpy as np
 
 from steelyard.cost.encode import Encoder
 from steelyard.cost.interval import interval80, with_system
+from steelyard.cost.kv_pool import engine_prints
 from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes, weight_parts
 from steelyard.cost.money import HourlyPrice
 from steelyard.cost.step import StepFigures, distinct_values
 from steelyard.cost.unlike import fullest
 from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine_config import engine_config
 from steelyard.scenario.scenario import Scenario
 from steelyard.workload.op import Array
 
@@ -262,6 +264,15 @@ def end_bytes(scenario: Scenario) -> float:
     return sum(parts.get(name, 0.0) for name in ("embedding", "head"))
 
 
+def _states(scenario: Scenario, weights: float) -> int:
+    """Requests that may run at once where recurrent states have a share of memory of their own; 0: no limit."""
+    model, engine, machine = scenario.transformer, scenario.engine, scenario.cluster.machine
+    if not model.state_bytes or engine.states != "share":
+        return 0
+    config = engine_config(engine, machine, {}, model)
+    return engine_prints(model, scenario.plan, machine, engine, config, weights=weights).sequences
+
+
 def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     """Memory on the fullest device, and the largest batch and context that fit."""
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
@@ -278,7 +289,8 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
 
     lengths, length_of = distinct_values(length)
     batches, batch_of = distinct_values(batch)
-    most = largest_that_fits(lambda held: use(held, lengths).fits, int(engine.max_sequences), len(lengths))
+    seats = min(int(engine.max_sequences), _states(scenario, weights) or int(engine.max_sequences))
+    most = largest_that_fits(lambda held: use(held, lengths).fits, seats, len(lengths))
     longest = largest_that_fits(lambda context: use(batches, context).fits, model.max_context or 2**24, len(batches))
     return {
         "memory": use(batch, length),

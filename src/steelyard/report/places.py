@@ -52,15 +52,17 @@ def parts(found: Places) -> list[Any]:
     first = "model" if models else "machine"
     heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
     priced = not models and any(place.usd_per_hour is not None for place in found)
+    kept = any("state_slots" in place.row() for place in found)
+    heads += ["states"] if kept else []
     heads += ["USD/h"] if priced else []
-    table = columns(heads, [_cells(p, models, priced) for p in found], [h for h in heads if h not in heads[:3]])
+    table = columns(heads, [_cells(p, models, priced, kept) for p in found], [h for h in heads if h not in heads[:3]])
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
     return [" ".join(head.split()), "", table, *found.notes]
 
 
-def _cells(place: Place, models: bool, priced: bool) -> list[str]:
+def _cells(place: Place, models: bool, priced: bool, kept: bool) -> list[str]:
     row = place.row()
     name = row["machine"] if row["count"] == 1 else f"{row['count']} x {row['machine']}"
     usd = row["price_usd_per_hour"]
@@ -75,4 +77,5 @@ def _cells(place: Place, models: bool, priced: bool) -> list[str]:
         f"{figure(row['tokens_per_s_low'])}-{figure(row['tokens_per_s_high'])}",
         f"{row['largest_context']:,}",
     ]
+    cells += [f"{row['state_slots']:,}" if "state_slots" in row else ""] if kept else []
     return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])

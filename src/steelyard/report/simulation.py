@@ -342,6 +342,9 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
     blocks = f"{first.blocks:,} blocks of {first.block_tokens} token{'s' * (first.block_tokens > 1)} per replica"
     if len(sim.pools) == 1:
         yield "KV cache", f"{blocks}; {totals['kv_mean_frac']:.0%} used on average, {totals['kv_max_frac']:.0%} at most"
+        if states := first.states():
+            most = f", at most {states['max_num_seqs']:,} requests at once" if states["max_num_seqs"] else ""
+            yield "states", f"{states['slots']:,} of {q(states['slot_bytes'], 'B')} per replica{most}"
     for each in sim.pools if len(sim.pools) > 1 else ():
         attention = each.role == "both" and sim.pools[-1].role == "feed_forward"
         yield "attention" if attention else _ROLES[each.role].rpartition(" ")[2], _pool(each)

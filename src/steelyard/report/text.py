@@ -117,7 +117,7 @@ def _by_part(e: Estimate) -> list[RenderableType]:
     lines = ["weights: " + ", ".join(shown)] if len(shown) > 1 else []
     for line in log_lines(e):
         value = q(line.value, "B") if line.unit == "B" else f"{line.value:,.2f}x" if line.unit == "x" else ""
-        value = value or f"{line.value:,.0f} {line.unit}"
+        value = value or f"{line.value:,.0f} {line.unit}".rstrip()
         ends = f" (80 %: {line.low:,.0f} to {line.high:,.0f})" if line.low is not None else ""
         lines.append(f"log: {line.name} {value}{ends}")
     return [indented(_text(line)) for line in lines]

@@ -88,7 +88,7 @@ memory_parts_bytes.activations | number | B | - | the largest step, B
 memory_parts_bytes.libraries | number | B | - | libraries, buffers of communication, workspaces, B
 memory_parts_bytes.headroom | number | B | - | as above
 memory_parts_bytes.outside_the_share | {} | B | - | captured graphs, driver and context, memory left unused, B
-engine_log | array | - | - | what the engine prints at start-up: name, value, unit (tokens, B, x = times),
+engine_log | array | - | - | what the engine prints at start-up: name, value, unit (tokens, B, x = times, empty),
     and the 80 % interval where there is one; empty for an engine whose log is not known
 largest_batch | integer | 1 | = | largest batch that fits at isl + osl tokens
 largest_context | integer | 1 | = | largest context that fits at this batch, tokens
@@ -173,9 +173,11 @@ pools[].iterations | integer | - | - | its steps
 pools[].prefill_tokens | integer | - | - | prompt tokens it computed, recomputed ones included
 pools[].decode_tokens | integer | - | - | tokens its decodes computed
 pools[].batch | {} | - | - | as above: mean, max
-pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac; engine_log: what each engine prints of
-    its cache (memory_bytes, tokens, interval, max_concurrency, for_tokens; longest: where no request of that length
-    fits), null where it keeps none
+pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac; states, where the model has recurrent
+    ones: slots (kept at once), slot_bytes of one on a device, max_num_seqs (requests that may run for them, null = no
+    limit of theirs); engine_log: what each engine prints of its cache (memory_bytes, tokens, interval,
+    max_concurrency, for_tokens; longest: where no request of that length fits; state_slots, max_num_seqs), null where
+    it keeps none
 pools[].waiting_max | number | - | - | longest waiting queue of one of its replicas
 pools[].preemptions | integer | - | - | as above
 pools[].sent.requests | integer | - | - | caches it sent to another pool

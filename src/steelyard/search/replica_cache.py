@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.step_table import StepTable, build_step_table, staged
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.errors import DoesNotFit
@@ -69,7 +69,7 @@ class ReplicaCache:
             exact = exact_weights if r.plan.weights == native else None
             try:
                 kv = kv_pool(model, r.plan, r.cluster.machine, r.engine, config, exact_weights=exact)
-                self._caches[key] = config, kv
+                self._caches[key] = seated(config, kv), kv
             except DoesNotFit:
                 self._caches[key] = None
         return self._caches[key]

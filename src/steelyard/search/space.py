@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,12 @@ def limits_of(config: EngineConfig, longest_tokens: int) -> tuple[Integers, Inte
     return np.array(budgets, dtype=np.int64), np.array(SEQUENCES, dtype=np.int64)
 
 
+def _step_bytes(pricer: Replica, tokens: Any, rows: Any) -> Any:
+    """Working set of the largest step under each pair of limits."""
+    engine = pricer.engine
+    return activation_bytes(pricer.model, pricer.plan, tokens, rows, engine.logit_bytes, engine.partial_sums)
+
+
 def with_limits(
     pricer: Replica,
     config: EngineConfig,
@@ -148,9 +155,15 @@ def with_limits(
     context = model.max_context or int(budgets[-1])
     c, s = np.meshgrid(np.minimum(budgets, context), sequences, indexing="ij")
     rows = np.minimum(s, c)
-    work = np.asarray(activation_bytes(model, plan, c, rows, pricer.engine.logit_bytes), dtype=np.float64)
+    work = np.asarray(_step_bytes(pricer, c, rows), dtype=np.float64)
     more = pricer.engine.working_frac(config.gpu_memory_utilization) * (work - work[0, 0])
     blocks = np.floor(kv.blocks - more / kv.block_bytes)
+    if kv.slots:  # no more requests than there are states for
+        most = replace(small, max_num_seqs=int(sequences[-1]))
+        held = kv_pool(model, plan, machine, pricer.engine, most, exact_weights=exact_weights) if kv.apart else kv
+        if pricer.engine.states == "ahead":
+            blocks = np.floor(blocks - (s - kv.slots) * kv.slot_bytes / kv.block_bytes)
+        blocks = np.where(s <= max(held.sequences, sequences[0]), blocks, 0.0)
     needed = -(-min(longest_tokens, kv.token_cap) // kv.block_tokens) + kv.fixed_blocks
     tokens = np.asarray(np.where(blocks >= needed, blocks * kv.block_tokens, 0.0), dtype=np.float64)
     return ReplicaOption(pricer, config, budgets, sequences, tokens, kv) if tokens.any() else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request
+from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request, seated
 from steelyard.cost.step_table import Tables
 from steelyard.deployment.deployment import ROLES
 from steelyard.deployment.dynamics import Dynamics
@@ -220,7 +220,7 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
     unit = unit if config.enable_prefix_caching else 0
     return {
         "max_tokens": config.max_num_batched_tokens,
-        "max_seqs": config.max_num_seqs,
+        "max_seqs": seated(config, pool).max_num_seqs,
         "threshold": config.long_prefill_token_threshold,
         "block": pool.block_tokens,
         "blocks": pool.blocks,

@@ -9,6 +9,7 @@ from steelyard.cost.memory import tower_notes
 from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
+from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
     from steelyard.simulation.prepared import Prepared, Served
@@ -63,6 +64,8 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         f"{prefix}KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens per replica"
         + (", as given" if kv.overridden else f" at {config.gpu_memory_utilization:.0%} of memory")
     )
+    if kv.slots:
+        ledger.assume(prefix + _states(served))
     for remark in notes(plan, scenario.engine, scenario.cluster):
         ledger.assume(prefix + remark)
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
@@ -70,3 +73,15 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         ledger.assume(prefix + remark)
     if plan.shares_experts:
         ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")
+
+
+def _states(served: Served) -> str:
+    """Where recurrent states lie, and how many requests that lets run."""
+    kv, config = served.kv, served.config
+    where = "beside the blocks" if kv.apart else "in the blocks"
+    words = f"recurrent states: {kv.slots:,} of {format_quantity(kv.slot_bytes, 'B')} per device, {where}"
+    if config.max_num_seqs == kv.sequences:
+        words += f"; max_num_seqs {kv.sequences:,}, as many as there are states for"
+    if not config.enable_prefix_caching:
+        words += "; prefixes are not shared"
+    return words

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.kv_pool import KvPool, kv_pool
+from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.step import Replica
@@ -260,6 +260,7 @@ def _serve(
         check(Scenario(model, cluster, plan, entry))
         _check_host(scenario)
         kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=scenario.exact_weight_bytes)
+        config = seated(config, kv)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)
 
@@ -324,6 +325,13 @@ def _plan(scenario: Scenario) -> dict[str, Any]:
     return found
 
 
+def _flags(config: EngineConfig) -> dict[str, Any]:
+    """An engine's flags; those of recurrent states where they are not the usual."""
+    found = asdict(config)
+    states = {"mamba_cache_mode": "none", "max_mamba_cache_size": 0, "mamba_full_memory_ratio": 0.0}
+    return {name: value for name, value in found.items() if states.get(name, ...) != value}
+
+
 def _inputs(
     deployment: Deployment, served: Sequence[Served], trace: Trace, options: Options, order: Order
 ) -> dict[str, Any]:
@@ -335,7 +343,7 @@ def _inputs(
         "requests": len(trace),
         "trace_hash": _trace_hash(trace),
         "plan": _plan(first.scenario),
-        "engine": asdict(first.config),
+        "engine": _flags(first.config),
         "policy": policy if isinstance(policy, str) and not order.builtin else order.name,
         "router": deployment.router,
         "slo": dict(options.slo),
@@ -352,7 +360,7 @@ def _inputs(
                 "machine": s.scenario.cluster.machine.name,
                 "replicas": s.pool.replicas,
                 "plan": _plan(s.scenario),
-                "engine": asdict(s.config),
+                "engine": _flags(s.config),
                 "kv_blocks": s.kv.blocks,
             }
             for s in served

@@ -179,6 +179,7 @@ class PoolOutcome:
             "kv": {
                 "blocks": self.kv.blocks,
                 "block_tokens": self.kv.block_tokens,
+                **({"states": self.kv.states()} if self.kv.slots else {}),
                 "mean_frac": totals["kv_mean_frac"],
                 "max_frac": totals["kv_max_frac"],
                 "engine_log": self._prints(),

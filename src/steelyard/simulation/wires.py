@@ -51,10 +51,10 @@ def wires_between(ends: Sequence[End]) -> Any:
             wire["latency_s"] = max(links[a][0], links[b][0])
             sides = ((sender.kv, links[a][1]), (receiver.kv, links[b][1]))
             wire["token_s"] = max(kv.block_bytes / kv.block_tokens / rate for kv, rate in sides)
-            wire["fixed_s"] = max(kv.fixed_blocks * kv.block_bytes / rate for kv, rate in sides)
+            wire["fixed_s"] = max(kv.fixed_bytes / rate for kv, rate in sides)
             shards = sender.plan.replica_devices
             wire["token_bytes"] = sender.kv.block_bytes / sender.kv.block_tokens * shards
-            wire["fixed_bytes"] = sender.kv.fixed_blocks * sender.kv.block_bytes * shards
+            wire["fixed_bytes"] = sender.kv.fixed_bytes * shards
     return wires
 
 

@@ -71,13 +71,13 @@ def mamba2(config: Mapping[str, Any]) -> Transformer:
         conv_bias=f.flag("use_conv_bias", True),
         bias=f.flag("use_bias", False),
         chunk=f.size("chunk_size", default=256),
-        state_bits=_state_bits(f),
+        state_bits=state_bits(f),
     )
     layers = [Layer(f.depth(), None, None, norms=1, mixer=mixer)]
     return decoder(f, layers, hidden=hidden, tied=f.flag("tie_word_embeddings", False))
 
 
-def _state_bits(f: Fields, default: int = 16) -> int:
+def state_bits(f: Fields, default: int = 16) -> int:
     """Width of a state element in the cache, which some configs state."""
     return _STATE_BITS.get(str(f.config.get("mamba_ssm_cache_dtype") or f.config.get("mamba_ssm_dtype")), default)
 
@@ -98,7 +98,7 @@ def _mamba_prefixed(f: Fields, *, groups: int, norm: bool = True) -> Mamba2:
         bias=f.flag("mamba_proj_bias", False),
         norm=norm,
         chunk=f.size("mamba_chunk_size", default=256),
-        state_bits=_state_bits(f),
+        state_bits=state_bits(f),
     )
 
 
@@ -205,7 +205,7 @@ def nemotron_h(config: Mapping[str, Any]) -> Transformer:
             conv_bias=f.flag("use_conv_bias", True),
             bias=f.flag("mamba_proj_bias", False) or f.flag("use_bias", False),
             chunk=f.size("chunk_size", default=128),
-            state_bits=_state_bits(f, 32),
+            state_bits=state_bits(f, 32),
         )
         parts["mamba"] = Layer(1, None, None, norms=1, mixer=mixer)
     if "attention" in kinds:

@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families.hybrid import state_bits
 from steelyard.workload.families.qwen import sparse_layers
 from steelyard.workload.transformer import Beside, FeedForward, Layer, Streams, Transformer
 
@@ -104,6 +105,7 @@ def _layers(f: Fields, mlp: FeedForward, *, gate: bool = True, window: int = 0) 
         key_dim=f.size("linear_key_head_dim"),
         value_dim=f.size("linear_value_head_dim"),
         conv_kernel=f.size("linear_conv_kernel_dim", default=4),
+        state_bits=state_bits(f),
     )
     every = f.size("full_attention_interval", default=4)
     kinds = f.layer_kinds(depth, lambda i: "linear" if (i + 1) % every else "full", also=("linear",))

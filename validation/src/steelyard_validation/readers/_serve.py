@@ -188,7 +188,7 @@ class Service:
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
         """The engine's flags with these over its defaults."""
-        return engine_config(self.at.engine, self.at.cluster.machine, dict(flags))
+        return engine_config(self.at.engine, self.at.cluster.machine, dict(flags), self.at.transformer)
 
     def asked(self, trace: Trace, flags: Mapping[str, Any]) -> Prepared:
         """The question of one load. Raises on what never fits."""

@@ -2,11 +2,13 @@
 
 The size it prints (``kv_tokens``) and, where it says so, the requests of the longest length that fit
 (``kv_concurrency``). The share of memory, limits and length are those of the row; what is not stated is the engine's
-own. Rows of builds whose attention backend held 2 GiB more (Triton on gfx1201, unified attention) are a family apart.
+own, of the release that is named (of builds without a number that of 0.12). Rows of builds whose attention backend held
+2 GiB more (Triton on gfx1201, unified attention) are a family apart.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -42,7 +44,7 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
-def _started(model: str, quant: str, machine: str, tp: Any, pp: Any, notes: str) -> Printed | str:
+def _started(model: str, quant: str, machine: str, tp: Any, pp: Any, notes: str, version: str) -> Printed | str:
     said = dict(part.split("=", 1) for part in str(notes).split(";") if "=" in part)
     weights = FORMATS.get(str(quant).lower(), str(quant).lower())
     weights = eight_bit(model) if weights == "fp8" and "FP8-dynamic" not in model else weights
@@ -53,7 +55,7 @@ def _started(model: str, quant: str, machine: str, tp: Any, pp: Any, notes: str)
         pp=int(pp) if np.isfinite(pp) else 1,
         weights=weights,
         kv="fp8" if "fp8" in said.get("kv_cache_dtype", "") else "",
-        engine="vllm",
+        engine=f"vllm@{version}" if re.fullmatch(r"0\.\d+(\.\d+)?", str(version)) else "vllm@0.12",
     )
     if isinstance(at, str):
         return at
@@ -68,7 +70,7 @@ def _started(model: str, quant: str, machine: str, tp: Any, pp: Any, notes: str)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
-    keys = ["model", "quant", "machine", "tp", "pp", "notes"]
+    keys = ["model", "quant", "machine", "tp", "pp", "notes", "engine_version"]
     frame = read_frame(path, [*keys, "metric", "value"])
     for metric, ours in (("kv_cache_capacity", "kv_tokens"), ("kv_max_concurrency", "kv_concurrency")):
         rows = frame[frame["metric"] == metric].reset_index(drop=True)
