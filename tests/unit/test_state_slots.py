@@ -192,4 +192,6 @@ def test_fit_shows_states() -> None:
     row = found.rows[0].row()
     assert row["state_slots"] == row["state_requests"] > 100
     assert "states" in text(found)
-    assert "states" not in text(sy.fit("llama-3.1-8b", "h100_sxm"))
+    none = sy.fit("llama-3.1-8b", "h100_sxm")
+    assert none.rows[0].row()["state_slots"] is None
+    assert "states" not in text(none)

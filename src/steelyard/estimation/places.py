@@ -111,19 +111,19 @@ class Place:
         return 1 / float(e.tpot_s if e.scenario.transformer.causal else e.e2e_s)
 
     @property
-    def states(self) -> tuple[int, int] | None:
+    def states(self) -> tuple[int, int]:
         """Recurrent states the engine keeps at once, and the requests that may run for them (0: no limit of theirs)."""
         s = self.estimate.scenario
         if not s.transformer.state_bytes or s.cluster.unlike:
-            return None
+            return 0, 0
         found = start_up(self.estimate)
-        return (found.slots, found.sequences) if found.slots else None
+        return found.slots, found.sequences
 
     def row(self) -> dict[str, Any]:
         """One row of the table, SI units."""
         e, s = self.estimate, self.estimate.scenario
         low, high = e.interval["tpot_s" if s.transformer.causal else "e2e_s"]
-        usd = self.usd_per_hour
+        usd, states = self.usd_per_hour, self.states
         return {
             "model": s.transformer.name,
             "machine": s.cluster.machine.name,
@@ -133,7 +133,8 @@ class Place:
             "memory_bytes": float(e.memory.total),
             "capacity_bytes": float(e.memory.capacity),
             "largest_context": int(e.largest_context),
-            **({"state_slots": states[0], "state_requests": states[1] or None} if (states := self.states) else {}),
+            "state_slots": states[0] or None,
+            "state_requests": states[1] or None,
             "ttft_s": e.ttft_s,
             "tpot_s": e.tpot_s,
             "tokens_per_s": self.tokens_per_s,

@@ -28,7 +28,7 @@ def rows(found: Places) -> list[dict[str, Any]]:
 def summary(found: Places) -> str:
     """A line for a Python prompt, and the first few rows."""
     what = "models" if found.models else "machines"
-    first = [" ".join(_cells(place, found.models, False)[:2]) for place in found.rows[:3]]
+    first = [" ".join(_cells(place, found.models, False, False)[:2]) for place in found.rows[:3]]
     names = ", ".join(first) + (", ..." if len(found) > len(first) else "")
     return f"<Places of {found.about}: {len(found)} of {found.tried} {what}{': ' * bool(names)}{names}>"
 
@@ -52,7 +52,7 @@ def parts(found: Places) -> list[Any]:
     first = "model" if models else "machine"
     heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
     priced = not models and any(place.usd_per_hour is not None for place in found)
-    kept = any("state_slots" in place.row() for place in found)
+    kept = any(place.states[0] for place in found)
     heads += ["states"] if kept else []
     heads += ["USD/h"] if priced else []
     table = columns(heads, [_cells(p, models, priced, kept) for p in found], [h for h in heads if h not in heads[:3]])
@@ -77,5 +77,5 @@ def _cells(place: Place, models: bool, priced: bool, kept: bool) -> list[str]:
         f"{figure(row['tokens_per_s_low'])}-{figure(row['tokens_per_s_high'])}",
         f"{row['largest_context']:,}",
     ]
-    cells += [f"{row['state_slots']:,}" if "state_slots" in row else ""] if kept else []
+    cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if kept else []
     return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])
