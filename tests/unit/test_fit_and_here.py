@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,30 @@ def test_a_container_has_what_it_may_use(tmp_path: Path) -> None:
         Host("AMD Ryzen 9 7950X 16-Core Processor", "AMD", "x86", "Linux", 16, 4.5e9, 2.0**36, ()), 2.0**36
     )
     assert (known.name, known.root.capacity_bytes) == ("ryzen_9_7950x", 2.0**36)
+
+
+def test_a_wish_is_also_a_mapping() -> None:
+    wished = {"weights": "fp8", "context": 4000, "max_usd_per_hour": 8}
+    (place,) = sy.fit("llama-3.1-8b", "h100_sxm", wish=wished)
+    (same,) = sy.fit("llama-3.1-8b", "h100_sxm", wish=Wish({"weights": "fp8"}, 4000, 8.0))
+    assert place.row() == same.row() and place.row()["weights"] == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("field", "model", "on", "named"),
+    [
+        ("on", "llama-3.1-8b", 5, {}),
+        ("on", "llama-3.1-8b", [5], {}),
+        ("model", ["llama-3.1-8b"], "h100_sxm", {}),
+        ("wish", "llama-3.1-8b", "h100_sxm", {"wish": 5}),
+        ("context", "llama-3.1-8b", "h100_sxm", {"wish": {"context": "x"}}),
+        ("max_usd_per_hour", "llama-3.1-8b", "h100_sxm", {"wish": {"max_usd_per_hour": "8"}}),
+        ("batches", "llama-3.1-8b", "h100_sxm", {"wish": {"batches": 8}}),
+        ("budget", "llama-3.1-8b", "h100_sxm", {"budget": 8}),
+        ("sort", "llama-3.1-8b", "h100_sxm", {"sort": 5}),
+    ],
+)
+def test_what_is_no_wish_is_refused_under_its_name(field: str, model: Any, on: Any, named: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        sy.fit(model, on, **named)
+    assert caught.value.problems[0].field == field

@@ -71,6 +71,9 @@ def test_a_printed_summary(tmp_path: Path) -> None:
 
 def test_a_printed_summary_without_a_rate_was_sent_at_once(tmp_path: Path) -> None:
     bare = "\n".join(x for x in _PRINTED.splitlines() if "rate:" not in x and "concurrency:" not in x)
+    drawn = read_log(_file(tmp_path, "spread.txt", bare))  # 1.2 s each in 300 s: not all at once
+    assert "4.8 requests were in flight" in drawn.load and "poisson at 4/s" in drawn.load
+    bare = bare.replace("300.00", "2.00")
     log = read_log(_file(tmp_path, "out.txt", bare))
     assert log.load.startswith("all at once") and set(log.trace.arrived_at.tolist()) == {0.0}
     held = bare.replace("Successful", "Maximum request concurrency:             16\nSuccessful")

@@ -98,7 +98,7 @@ def test_a_vllm_log_without_start_times_is_sent_as_its_totals_say(log: Path, tmp
     assert not np.any(load(request_rate="inf").trace.arrived_at)
     assert load(request_rate=5.0).trace.rate_per_s == pytest.approx(5.0, rel=0.3)
     assert load(request_rate=5.0).duration_s == data["duration"]
-    assert load(request_rate=None).load.startswith("all at once")
+    assert "requests were in flight on average" in load(request_rate=None).load  # too few for all at once
     assert read_log(str(path), concurrency=3).trace.concurrency == 3
     assert "poisson" in read_log(str(path), rate="4/s").load.lower()
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from steelyard._display import Result
 from steelyard.cost.money import hourly_price
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.formats import find_format
-from steelyard.errors import InputError, Problem
+from steelyard.errors import InputError, Problem, complete, show
 from steelyard.estimation.estimate import Estimate, answer
 from steelyard.estimation.infeasibility import memory_of
 from steelyard.estimation.start_up import start_up
@@ -72,12 +72,12 @@ class Wish:
                     problems.read(check_name, name, value)
         for weights in self.formats:
             problems.read(check_name, "weights", weights)
-        if self.context < 0 or self.context == 1:
-            problems.add([Problem("context", f"expected at least 2 tokens, got {self.context}")])
+        if not _is_number(self.context, int) or self.context < 0 or self.context == 1:
+            problems.add([Problem("context", f"expected at least 2 tokens, got {show(self.context)}")])
         for name in ("max_usd_per_hour", "min_tokens_per_s"):
             number = getattr(self, name)
-            if number is not None and not 0 <= number < math.inf:
-                problems.add([Problem(name, f"expected a number from 0 on, got {number}")])
+            if number is not None and not (_is_number(number, int | float) and 0 <= number < math.inf):
+                problems.add([Problem(name, f"expected a number from 0 on, got {show(number)}")])
         problems.done()
 
     @property
@@ -90,6 +90,10 @@ class Wish:
     def engine(self) -> str:
         """The engine that was given; empty: what is usual."""
         return str(self.question.get("engine") or "")
+
+
+def _is_number(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +169,13 @@ class Places(Result):
         return iter(self.rows)
 
 
+@complete
 def fit(
-    model: str | Model, on: str | Sequence[str] = "all", *, wish: Wish | None = None, sort: str = "price"
+    model: str | Model,
+    on: str | Sequence[str] = "all",
+    *,
+    wish: Wish | Mapping[str, Any] | None = None,
+    sort: str = "price",
 ) -> Places:
     """Where a model can run, how fast for one user, and for how much.
 
@@ -174,8 +183,8 @@ def fit(
         model: name, path or a loaded model.
         on: machines, ``NAME`` or ``NAME:COUNT`` (so many, not fewer or more), listed or separated by commas; ``all``:
             the catalogue.
-        wish: what is asked and what a place must offer; without lengths the usual ones, or what the context of the
-            model has room for.
+        wish: what is asked and what a place must offer, also as a mapping: ``{"weights": "fp8", "context": 32000,
+            "max_usd_per_hour": 8}``; without lengths the usual ones, or what the context of the model has room for.
         sort: ``price`` (per hour, the cheapest first), ``speed`` or ``cost`` (per token).
 
     Raises:
@@ -183,11 +192,14 @@ def fit(
     """
     if sort not in SORTS:
         raise InputError(f"expected one of {', '.join(SORTS)}, got {sort!r:.40}", field="sort")
-    wish = wish or Wish()
+    wish = wished(wish)
     wish.check()
-    loaded = read_model(model, False)
+    loaded = read_model(read_value(fields_of("estimate")["model"], model), False)
     wish = _with_room(loaded, wish)
-    named = [part.strip() for part in (on.split(",") if isinstance(on, str) else on) if part.strip()]
+    listed = on.split(",") if isinstance(on, str) else on
+    if not isinstance(listed, Sequence) or not all(isinstance(part, str) for part in listed):
+        raise InputError(f"expected names of machines, or all, got {show(on)}", field="on")
+    named = [part.strip() for part in listed if part.strip()]
     if not named:
         raise InputError("expected machines, or all", field="on")
     whole = named == ["all"]
@@ -208,6 +220,18 @@ def fit(
     if len(notes) > SHOWN:
         notes = [f"{len(notes)} machines cannot run it: {', '.join([*refused][:SHOWN])} ..."]
     return Places(loaded.name, tuple(_sorted(_wished(found, wish), sort)), len(clusters), tuple(notes))
+
+
+def wished(given: Wish | Mapping[str, Any] | None) -> Wish:
+    """A wish from a mapping of its own fields and of those of the question. Raises :class:`InputError`."""
+    if isinstance(given, Wish):
+        return given
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"expected a wish or a mapping of its fields, got {show(given)}", field="wish")
+    own = [f.name for f in fields(Wish) if f.name != "question"]
+    given = dict(given or {})
+    question = {**dict(given.pop("question", {})), **{k: v for k, v in given.items() if k not in own}}
+    return Wish(question, **{k: v for k, v in given.items() if k in own})
 
 
 def _with_room(model: Model, wish: Wish) -> Wish:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 
 __all__ = ["plot"]
 
@@ -29,6 +29,8 @@ def plot(result: Any, axes: Any = None) -> Any:
     draw = next((_PLOTS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in _PLOTS), None)
     if draw is None:
         raise TypeError(f"no picture of {type(result).__name__}")
+    if axes is not None and not hasattr(axes, "errorbar"):
+        raise InputError(f"expected axes of matplotlib, got {show(axes)}", field="axes")
     if axes is None:
         try:
             from matplotlib.figure import Figure

@@ -15,6 +15,12 @@ _RANGE = re.compile(r"^(-?\d{1,19})-(-?\d{1,19})(?:([*+])(-?\d{1,19}))?$")
 _WHOLE = re.compile(r"^[+-]?\d{1,19}$")
 
 
+def spread_hint(value: object) -> str:
+    """Where lengths that vary, such as ``lognormal:600``, are taken; empty for anything else."""
+    spread = isinstance(value, str) and re.match(r"\s*[a-z]+:", value) is not None
+    return "; simulate takes lengths that vary" if spread else ""
+
+
 def expand(text: str, field: str) -> list[int]:
     """The whole numbers a list or range stands for, in order: ``"1-8*2" -> [1, 2, 4, 8]``.
 
@@ -29,8 +35,8 @@ def expand(text: str, field: str) -> list[int]:
             continue
         match = _RANGE.match(part)
         if match is None:
-            words = "expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3)"
-            raise InputError(f"{words}, got {show(text)}", field=field)
+            words = f"expected a whole number, a list (1,2,4) or a range (1-256*2, 1-10+3), got {show(text)}"
+            raise InputError(words + spread_hint(text), field=field)
         first, last, kind, step = match.groups()
         found += _range(int(first), int(last), kind or "+", int(step or 1), text, field)
         if len(found) > MAX_VALUES:

@@ -21,9 +21,10 @@ from steelyard.scenario.fields import (
     fields_of,
     offloading,
 )
-from steelyard.scenario.ranges import MAX_VALUES, expand
+from steelyard.scenario.ranges import MAX_VALUES, expand, spread_hint
 from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import parse_quantity
 
 __all__ = ["Problems", "flags_of", "missing", "read_value", "read_words", "unknown", "values_of"]
@@ -197,7 +198,8 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
         return tuple(value)
     if isinstance(value, list | tuple | range) or _is_array(value):
         raise InputError(_too_many(field, value), field=name)
-    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {_described(value)}", field=name)
+    hint = spread_hint(value) if field.type == "whole" and name in LENGTHS else ""
+    wrong = InputError(f"expected {_EXPECTED[field.type]}, got {_described(value)}{hint}", field=name)
     plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":
         if not isinstance(value, bool):

@@ -52,6 +52,8 @@ AGREE_FRAC = 0.05
 #: A load is a closed loop when, from the first arrival to the last, this share of the most requests ever in flight is
 #: in flight on average. A queue that grows or an open loop stays far below.
 _FULL = 0.95
+#: Requests that are all sent at once are in flight together for at least this share of the run.
+_FEW = 0.25
 #: A request whose wait is below this share of its time to first token did not queue.
 _UNQUEUED = 0.1
 #: Queueing and decoding that differ in opposite ways, the smaller at least this share of the larger, have one cause.
@@ -149,7 +151,8 @@ def read_log(source: str, *, rate: str = "", concurrency: int | None = None, see
     """
     found = read_recorded(source)
     if all(getattr(found, m) is None for m in METRICS) and not found.summary:
-        raise InputError(f"{found.name} has no measured times (TTFT, TPOT or end to end)", field="run")
+        words = f"{found.name} has no measured times (TTFT, TPOT or end to end) to compare with"
+        raise InputError(f"{words}; `steelyard simulate --trace` plays it", field="run")
     if rate and concurrency is not None:
         raise InputError("choose one of --rate and --concurrency", field="concurrency")
     if concurrency is not None and concurrency < 1:
@@ -209,8 +212,25 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
         trace, words = _drawn(log, f"{logged}/s", seed)
         return trace, f"{words}: the log has a rate and no arrivals"
     if log.reader in _ALL_AT_ONCE:
+        held, most = n / (_duration(log, log.said.get("duration")) or np.inf), _mean_in_flight(log)
+        if most is not None and most < _FEW * n:
+            trace, words = _drawn(log, f"{held}/s", seed)
+            return trace, f"{words}: the log names no rate, and {most:.2g} requests were in flight on average"
         return log.sent_at(at_once), "all at once, as these clients send where the log names no rate"
     return log.trace(), ""  # raises: says what to give
+
+
+def _mean_in_flight(log: Recorded) -> float | None:
+    """Requests in flight on average, ``n mean(e2e) / duration``; None where the log does not say."""
+    duration = _duration(log, log.said.get("duration"))
+
+    def mean(name: str) -> float:
+        values = getattr(log, name)
+        return float(np.nanmean(values)) if values is not None else log.summary.get(name, {}).get("mean", np.nan)
+
+    e2e = mean("e2e_s")
+    e2e = e2e if np.isfinite(e2e) else mean("ttft_s") + mean("tpot_s") * float(np.mean(log.osl) - 1)
+    return len(log) * e2e / duration if duration and np.isfinite(e2e) else None
 
 
 def _drawn(log: Recorded, rate: str, seed: int) -> tuple[Trace, str]:

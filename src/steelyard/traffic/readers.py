@@ -151,8 +151,12 @@ class Recorded:
             InputError: the file has no arrival times.
         """
         if self.arrived_at is None:
+            limit, rate = self.concurrency, self.said.get("request_rate")
+            said = (
+                f" (its log says --concurrency {limit})" if limit else f" (its log says --rate {rate})" if rate else ""
+            )
             raise InputError(
-                f"{self.name} has lengths but no arrival times; give --rate or --concurrency", field="trace"
+                f"{self.name} has lengths but no arrival times; give --rate or --concurrency{said}", field="trace"
             )
         return self.sent_at(self.arrived_at - self.arrived_at.min())
 
