@@ -23,6 +23,8 @@ __all__ = [
 MAX_DEVICES = 10_000_000
 #: Most devices of a replica of several kinds.
 MAX_UNLIKE = 64
+#: Cards that stand in one host where a machine's file states no node.
+HOST_CARDS = 8
 #: Used between nodes when neither node nor machine names a network.
 _DEFAULT_INTER = "infiniband_ndr"
 
@@ -62,8 +64,9 @@ class Cluster:
     def peer_bandwidth_bytes_per_s(self) -> float:
         """Per device and direction inside a node: the device's own links, else the network's figure."""
         links = self.machine.links("peer")
-        if links:
-            return links[0].bandwidth_bytes_per_s
+        spoken = [x for x in (*links, *self.machine.links("host")) if self.peer and x.network == self.peer.name]
+        if spoken or links:
+            return (spoken or links)[0].bandwidth_bytes_per_s
         if self.peer is not None:
             return self.peer.bandwidth_bytes_per_s
         hosts = self.machine.links("host")
@@ -171,13 +174,21 @@ def asks_again(cluster: Cluster) -> str:
     return text if cluster.count == 1 else f"{text}:{cluster.count}"
 
 
+def _per_node(machine: Machine) -> int:
+    """Devices of the usual node; of cards whose file states none, as many as a host takes."""
+    stated = max(1, int(machine.devices_per_node))
+    return HOST_CARDS if stated == 1 and machine.kind == "gpu" and machine.links("host") else stated
+
+
 def cluster_of(machine: Machine, count: int = 1, node_name: str = "") -> Cluster:
     """``count`` devices in their usual nodes (or those called ``node_name``), with the usual networks."""
     name = node_name or machine.node
     node: Node | None = find_node(name) if name else None
-    per_node = int(node.devices) if node else max(1, int(machine.devices_per_node))
-    peer_links = machine.links("peer")
-    if node is not None:
+    per_node = int(node.devices) if node else _per_node(machine)
+    together = min(count, per_node)
+    peer_links = [x for x in machine.links("peer") if not 0 < find_network(x.network).joins < together]
+    bridged = [x for x in peer_links if find_network(x.network).joins]
+    if node is not None and not bridged:
         peer: Network | None = find_network(node.peer)
     elif peer_links:
         peer = find_network(peer_links[0].network)

@@ -24,6 +24,7 @@ class Network:
     latency_s: Annotated[float, Quantity("s", "one hop, device to device", ge=0)]
     title: str = ""
     switched: Annotated[bool, "every pair of devices can use its full bandwidth at once"] = True
+    joins: Annotated[int, Quantity("1", "most devices it joins, as a bridge does; 0 = any number", ge=0)] = 0
     multicast: Annotated[bool, "the switch can reduce and replicate (NVLink SHARP)"] = False
     energy_j_per_byte: Annotated[float, Quantity("J/B", "energy to move one byte across", ge=0)] = 0.0
     source: str = ""
