@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +139,47 @@ def test_wrong_sizes_are_named_by_their_path() -> None:
 def test_a_tower_of_weights_alone_has_no_ops() -> None:
     with pytest.raises(InputError, match="only the weights"):
         tower_graph(Tower("vision tower", "vision", 10), Read(((1, 1),), 1))
+
+
+@pytest.mark.parametrize(
+    ("quant", "stored", "bits"),
+    [
+        (None, "bf16", 16),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "bf16", 16),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["visual"]}, "bf16", 16),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4", 4.5),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["vision_tower"]},
+            "bf16",
+            16,
+        ),
+    ],
+)
+def test_quantisers_leave_towers_unless_they_take_everything(quant: Any, stored: str, bits: float) -> None:
+    (tower,) = whole("qwen2_5_vl", {"hidden_size": 64, "num_heads": 4}, quantization_config=quant).towers
+    assert (tower.format, tower.bits) == (stored, pytest.approx(bits))
+
+
+def test_files_say_how_a_tower_is_stored(tmp_path: Path) -> None:
+    """Half a byte per parameter, and none where the files have no tower."""
+    config = {"model_type": "gemma3", "text_config": TEXT, "vision_config": {"vision_use_head": False}}
+    language = [("model.language_model.layers.0.mlp.up_proj.weight", (512, 256), "BF16")]
+    (tower,) = read_config(config).towers
+    for packed, found in (([("vision_tower.blocks.0.weight", (tower.parameters // 2,), "U8")], 4.0), ([], None)):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        write_header(tmp_path / "model.safetensors", [*language, *packed])
+        towers = load_model(tmp_path).transformer.towers
+        assert [t.bits for t in towers] == ([] if found is None else [pytest.approx(found, rel=1e-6)])
+
+
+def write_header(path: Path, tensors: list[tuple[str, tuple[int, ...], str]]) -> None:
+    """A safetensors file whose data is a hole."""
+    header, at = {}, 0
+    for name, shape, dtype in tensors:
+        size = math.prod(shape) * (1 if dtype == "U8" else 2)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,14 +57,8 @@ def published(config: Mapping[str, Any], model: Workload) -> dict[str, Any]:
     quant, dtype = _quantisation(config), _dtype(config)
     if quant is None:
         return {"native_weights": dtype}
-    plain = _plain(dtype)
-    method = str(quant.get("quant_method") or ("modelopt" if quant.get("quant_algo") else "")).lower().replace("-", "_")
-    if not method and isinstance(config.get("quantization"), Mapping):
-        method = "modelopt" if isinstance(quant.get("quantization"), Mapping) else "mlx"
-    elif not method and isinstance(quant.get("producer"), Mapping):
-        method = "modelopt"
-    asked = Config(quant, plain, method)
-    read = SCHEMES.get(method, fallback)(asked)
+    method = _method(config, quant)
+    read = SCHEMES.get(method, fallback)(Config(quant, _plain(dtype), method))
     if read is None:
         named = f"{printable(method)[:40]} is" if method else "without a name is"
         note = f"quantisation {named} not known and states no bits: weights counted as {dtype}, an upper bound"
@@ -74,10 +69,31 @@ def published(config: Mapping[str, Any], model: Workload) -> dict[str, Any]:
     return _facts(read, model.graph(Step.prefill(1, 1)))
 
 
+#: Methods that quantise every linear layer of a model which their config does not except, those of towers too.
+_EVERYWHERE = ("bitsandbytes", "compressed_tensors", "fp8")
+#: What configs that except towers write.
+_TOWERS = re.compile(r"vis(?:ion|ual)|audio|multi_?modal|merger|mm_|projector|experts")
+
+
 def outside(config: Mapping[str, Any]) -> Stored:
-    """How weights outside the language model are stored: as quantisers leave what they do not touch."""
-    dtype = _dtype(config)
-    return _plain(dtype) if _quantisation(config) else Stored(dtype, _WIDTHS[dtype])
+    """How the weights of towers are stored: as quantisers leave what they do not touch, or as all else."""
+    quant, dtype = _quantisation(config), _dtype(config)
+    if quant is None:
+        return Stored(dtype, _WIDTHS[dtype])
+    method = _method(config, quant)
+    if method in _EVERYWHERE and not _TOWERS.search(repr(quant)):
+        read = SCHEMES[method](Config(quant, _plain(dtype), method))
+        if read is not None:
+            return read.scheme.main
+    return _plain(dtype)
+
+
+def _method(config: Mapping[str, Any], quant: Mapping[str, Any]) -> str:
+    """The name of the quantiser, as its config says or by what it writes."""
+    method = str(quant.get("quant_method") or ("modelopt" if quant.get("quant_algo") else "")).lower().replace("-", "_")
+    if not method and isinstance(config.get("quantization"), Mapping):
+        return "modelopt" if isinstance(quant.get("quantization"), Mapping) else "mlx"
+    return "modelopt" if not method and isinstance(quant.get("producer"), Mapping) else method
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

@@ -115,10 +115,13 @@ def _measured(
 ) -> Model:
     """With the exact bytes of the tensors that are loaded."""
     from steelyard.workload.ingest.safetensors import elements_note
-    from steelyard.workload.ingest.stored import arithmetic_bytes, stored_formats
+    from steelyard.workload.ingest.stored import arithmetic_bytes, held_towers, stored_formats
 
     if held.unknown:
         return _sized(model, weights, held)
+    towers = held_towers(model.transformer, loaded)
+    if model.transformer.towers:
+        model = replace(model, transformer=restated(model.transformer, towers=towers))
     formats = Held(tuple(loaded)).bytes_by_format
     size = sum(formats.values())
     found = stored_formats(model.transformer, loaded)
@@ -132,11 +135,12 @@ def _measured(
         gigabytes = sum(t.bytes for t in ahead) / 1e9
         notes.append(f"{gigabytes:.2f} GB of the files are multi-token prediction, which is not loaded")
     if _UNPACKED.issuperset(formats):
-        notes += elements_note(model.transformer.parameters(), sum(t.elements for t in loaded))
+        counted = model.transformer.parameters() + sum(tower.parameters for tower in towers)
+        notes += elements_note(counted, sum(t.elements for t in loaded))
     else:
-        counted = arithmetic_bytes(model.transformer)
-        if abs(size - counted) > _ALIKE * counted:
-            ours = f"the config comes to {counted / 1e9:.4g} GB"
+        arithmetic = arithmetic_bytes(model.transformer)
+        if abs(size - arithmetic) > _ALIKE * arithmetic:
+            ours = f"the config comes to {arithmetic / 1e9:.4g} GB"
             notes.append(f"the files hold {size / 1e9:.4g} GB, {ours}; what the files hold counts")
     found["notes"] = tuple(notes)
     return replace(

@@ -138,7 +138,7 @@ def elements_note(counted: int, stored: int) -> tuple[str, ...]:
     """A remark when a file holds clearly more or fewer elements than the graph counts."""
     if abs(stored - counted) <= _TOLERANCE * counted:
         return ()
-    return (f"the files hold {stored:,} elements, the language model has {counted:,}",)
+    return (f"the files hold {stored:,} elements, the model has {counted:,}",)
 
 
 def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.op import part_of
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
+from steelyard.workload.structure.names import place_of
+from steelyard.workload.tower import Tower
 
-__all__ = ["arithmetic_bytes", "gguf_formats", "stored_formats"]
+__all__ = ["arithmetic_bytes", "gguf_formats", "held_towers", "stored_formats"]
 
 #: Bits per weight of each GGML type.
 _BITS: Mapping[str, float] = {name: 8 * size / block for name, block, size in GGML_TYPES.values()}
@@ -89,12 +92,23 @@ def stored_formats(model: Workload, tensors: Iterable[TensorInfo]) -> dict[str, 
 def arithmetic_bytes(model: Workload) -> float:
     """Bytes of the weights as the config and its formats come to, with what is loaded beside the language model."""
     own, total = dict(model.native_formats), 2.0 * model.extra_parameters
+    total += sum(tower.bytes_on() for tower in model.towers)
     for op, name, count in model.graph(Step.prefill(1, 1)).weights():
         part = part_of(op)
         fixed = next((x.bits for x in op.inputs if x.name == name), None)
         text = own.get(part) or (own.get("moe") if part == "shared" else None) or model.native_weights
         total += float(np.max(count)) * (bits_of(text) if fixed is None else fixed) / 8
     return total
+
+
+def held_towers(model: Workload, tensors: Iterable[TensorInfo]) -> tuple[Tower, ...]:
+    """The towers of a model as its files hold them: with the bits that their tensors have, or none."""
+    size = sum(tensor.bytes for tensor in tensors if place_of(tensor.name).kind == "tower")
+    counted = sum(tower.parameters for tower in model.towers)
+    bits = 8 * size / max(1, counted)
+    if not 1 < bits < 33:  # no towers, or something else with a name like theirs
+        return () if bits <= 1 else model.towers
+    return tuple(t if abs(bits - t.bits) < 0.02 * t.bits else replace(t, bits=bits) for t in model.towers)
 
 
 def _part(name: str, depth: int) -> str:
