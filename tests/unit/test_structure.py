@@ -228,7 +228,8 @@ def test_towers_and_guessing_layers() -> None:
     tower = {f"visual.blocks.{i}.attn.qkv.weight": (96, 32) for i in range(2)}
     ahead = {f"model.layers.3.{name}": shape for name, shape in (attention() | mlp() | norms()).items()}
     model, found = read(DENSE | tower | ahead, {"num_hidden_layers": 3})
-    assert model.parameters() == elements(DENSE) + elements(tower)
+    assert model.parameters() == elements(DENSE)
+    assert [(t.name, t.parameters) for t in model.towers] == [("vision tower", elements(tower))]
     assert model.depth == 3
     parts = {row.part: row for row in found.rows}
     assert parts["vision or audio tower"].parameters == elements(tower)
@@ -266,6 +267,41 @@ def test_a_known_type_is_read_by_its_family(tmp_path: Path) -> None:
     assert model.structure is None
     assert model.weight_bytes == size - 2 * elements(ahead)
     assert any("multi-token prediction, which is not loaded" in note for note in model.transformer.notes)
+
+
+def test_a_tower_nobody_described_is_loaded(tmp_path: Path) -> None:
+    """Of a known type too: its weights stand in the files."""
+    config = {**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vision_tower": "some/thing"}))
+    tower = {f"vision_tower.blocks.{i}.attn.qkv.weight": (96, 32) for i in range(2)}
+    write(tmp_path / "model.safetensors", DENSE | tower)
+    model = load_model(tmp_path).transformer
+    assert [(t.name, t.parameters, t.bits) for t in model.towers] == [("vision tower", elements(tower), 16.0)]
+    assert not any("only the language model" in note or "the files hold" in note for note in model.notes[:-1])
+
+
+def test_sizes_in_a_params_json(tmp_path: Path) -> None:
+    """Files as Mistral and Meta publish them."""
+    names = {
+        "attention.wq.weight": (512, 256),
+        "attention.wk.weight": (128, 256),
+        "attention.wv.weight": (128, 256),
+        "attention.wo.weight": (256, 512),
+        "feed_forward.w1.weight": (1024, 256),
+        "feed_forward.w2.weight": (256, 1024),
+        "feed_forward.w3.weight": (1024, 256),
+        "attention_norm.weight": (256,),
+        "ffn_norm.weight": (256,),
+    }
+    shapes = {"tok_embeddings.weight": (1000, 256), "norm.weight": (256,), "output.weight": (1000, 256)}
+    shapes |= {f"layers.{i}.{name}": shape for i in range(2) for name, shape in names.items()}
+    write(tmp_path / "consolidated.safetensors", shapes)
+    sizes = {"dim": 256, "n_layers": 2, "head_dim": 64, "hidden_dim": 1024, "n_heads": 8, "n_kv_heads": 2}
+    (tmp_path / "params.json").write_text(json.dumps(sizes))
+    model = load_model(tmp_path)
+    assert model.transformer.parameters() == elements(shapes)
+    assert model.transformer.kv_elements_per_token == 2 * 2 * 2 * 64
+    assert model.structure is not None and model.structure.unknown == 0
 
 
 def test_files_of_another_size_than_the_config_says(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.ingest.weights import Held, Weights, indexed, parts_of, weights_of
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload, restated
+from steelyard.workload.shapes import Shapes
+from steelyard.workload.structure.beside import tower_of
 from steelyard.workload.structure.names import place_of
 
 __all__ = ["load_path"]
@@ -85,7 +87,7 @@ def _folder(folder: Path, generic: bool) -> Model:
 
 def _with_weights(config: Path, weights: Weights, generic: bool) -> Model:
     """A model with the sizes of its files; one nobody described is read from their tensors."""
-    document = _config(config) if config.is_file() else {}
+    document = _config(config) if config.is_file() else _mistral(config.with_name("params.json"))
     held = weights.read()
     known = bool(document) and described(document, refused=not generic)
     if held.tensors and not known:
@@ -119,7 +121,8 @@ def _measured(
 
     if held.unknown:
         return _sized(model, weights, held)
-    towers = held_towers(model.transformer, loaded)
+    model = _with_tower(model, loaded)
+    towers = held_towers(model.transformer, loaded) if model.transformer.towers else ()
     if model.transformer.towers:
         model = replace(model, transformer=restated(model.transformer, towers=towers))
     formats = Held(tuple(loaded)).bytes_by_format
@@ -146,6 +149,18 @@ def _measured(
     return replace(
         model, transformer=restated(model.transformer, **found), weight_bytes=size, tensor_bytes=dict(formats)
     )
+
+
+def _with_tower(model: Model, loaded: Sequence[TensorInfo]) -> Model:
+    """With the weights of towers that stand in the files and are not described."""
+    workload = model.transformer
+    own = not isinstance(workload, Shapes) or workload.towers or workload.source is not None
+    tower = None if own else tower_of(loaded)
+    if tower is None:
+        return model
+    notes = [note for note in workload.notes if not note.startswith(("not counted, its", "only the language model of"))]
+    notes.append(f"{tower.name} {tower.parameters / 1e9:.3g} B, as the files hold it; its layers are not described")
+    return replace(model, transformer=restated(workload, towers=(tower,), notes=tuple(notes)))
 
 
 def _loaded(model: Workload, tensors: Sequence[TensorInfo]) -> tuple[list[TensorInfo], list[TensorInfo]]:
@@ -218,6 +233,15 @@ def _config(path: Path) -> Mapping[str, Any]:
         if beside is not None and path.name == "config.json":
             config = {**config, "quantization_config": {**_METHODS.get(beside.name, {}), **read_document(beside)}}
     return config
+
+
+def _mistral(path: Path) -> Mapping[str, Any]:
+    """The sizes in a ``params.json`` (files as Meta and Mistral publish them), none where there is none."""
+    if not path.is_file():
+        return {}
+    stated = read_document(path)
+    inner = stated.get("moe")
+    return {**stated, **(inner if isinstance(inner, Mapping) else {})}
 
 
 def _model(path: Path, config: Mapping[str, Any], generic: bool) -> Model:

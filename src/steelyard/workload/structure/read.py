@@ -14,6 +14,7 @@ from steelyard.workload.families._read import FAMILIES, language_config
 from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.shapes import Layer
+from steelyard.workload.structure.beside import described_towers
 from steelyard.workload.structure.found import LIMIT, UNKNOWN, Row, Structure
 from steelyard.workload.structure.keys import DEPTH, HIDDEN, LENGTH, Keys
 from steelyard.workload.structure.layers import in_words, read_layer
@@ -61,6 +62,9 @@ def read_structure(
     quant = inner.get("quantization_config") or inner.get("quantization") or {}
     reader = _Reader(gather(tensors, quant if isinstance(quant, Mapping) else {}), inner, asked)
     model = reader.model()
+    if reader.tower:
+        _, elements, size, names = reader.rows[_TOWER]
+        model = replace(model, towers=described_towers(config, model.hidden, elements, size, names))
     found = reader.structure(model)
     if found.unknown > LIMIT and not asked:
         missed = next(row for row in found.rows if row.part == UNKNOWN)
@@ -84,7 +88,8 @@ def _called(config: Mapping[str, Any]) -> str:
 
 def _remarks(found: Structure, config: Mapping[str, Any]) -> tuple[str, ...]:
     whole = found.parameters or 1
-    parts = ", ".join(f"{row.part} {row.parameters / whole:.1%}" for row in found.rows)
+    shown = (row for row in found.rows if row.parameters >= 0.001 * whole)
+    parts = ", ".join(f"{row.part} {row.parameters / whole:.1%}" for row in shown)
     lines: tuple[str, ...] = (
         f"{_called(config)}; read from its {sum(r.tensors for r in found.rows):,} tensors: {parts}",
     )
@@ -137,6 +142,7 @@ class _Reader:
         self.words: dict[str, dict[str, int]] = {}
         self.placed: set[tuple[str, str]] = set()
         self.extra = 0
+        self.tower = 0
         self.root = ""
         self.blind: dict[str, int] = {}
 
@@ -154,6 +160,8 @@ class _Reader:
         narrow, vocab = min(table.shape), max(table.shape)
         if stated in table.shape:
             narrow, vocab = stated, table.elements // stated
+        elif not any(len(p.shape) == 1 and p.elements == stated for p in outside.pieces.values()):
+            stated = 0  # nothing outside the layers has that width
         hidden = stated or narrow
         self._place("token embeddings", table, outside)
         tied = self._head(table, hidden)
@@ -178,7 +186,7 @@ class _Reader:
         ):
             for key, piece in group.pieces.items():
                 self._count(part, piece, group.bytes[key])
-                self.extra += piece.elements if loaded else 0
+                self.tower += piece.elements if loaded else 0
         self._told()
         raise_all(self.fields.problems)
         return Transformer(
@@ -235,7 +243,10 @@ class _Reader:
                 part = "norms" if len(piece.shape) <= 1 and _NORM.search(piece.path) else UNKNOWN
                 part = part if piece.path.startswith(self.root) else _TOWER
                 self._place(part, piece, self.table.outside)
-                self.extra += piece.elements
+                if part == _TOWER:
+                    self.tower += piece.elements
+                else:
+                    self.extra += piece.elements
 
     def _layers(self, hidden: int) -> list[Layer]:
         stacks = self.table.stacks
@@ -271,7 +282,7 @@ class _Reader:
                     layer, parts, blind = cache[key]
                     if not stack.startswith(self.root):
                         parts = dict.fromkeys(parts, _TOWER)
-                        self.extra += sum(p.elements for _, p in pieces)
+                        self.tower += sum(p.elements for _, p in pieces)
                     elif stack != main and (stack.rpartition(".")[0] != beside or not layer.attention):
                         parts = dict.fromkeys(parts, UNKNOWN)  # another sequence of something
                         self.extra += sum(p.elements for _, p in pieces)
@@ -332,7 +343,7 @@ class _Reader:
             shown = tuple(printable(name)[:60] for name in list(names)[:4])
             rows.append(Row(part, tensors, parameters, size, shown, words or _PARTS.get(part, "")))
         counted = sum(row.parameters for row in rows if row.part not in (_NEXT, _COPY))
-        difference = abs(model.parameters() - counted)
+        difference = abs(model.parameters() + self.tower - counted)
         if difference > LIMIT / 4 * counted:
             message = f"priced {model.parameters():,} parameters, the tensors hold {counted:,}"
             rows.append(Row(UNKNOWN, 0, difference, 0, (message,), ""))
