@@ -17,7 +17,7 @@ from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.shapes import Shapes
 from steelyard.workload.structure.beside import tower_of
-from steelyard.workload.structure.names import place_of
+from steelyard.workload.structure.names import guesses
 
 __all__ = ["load_path"]
 
@@ -165,13 +165,11 @@ def _with_tower(model: Model, loaded: Sequence[TensorInfo]) -> Model:
 
 def _loaded(model: Workload, tensors: Sequence[TensorInfo]) -> tuple[list[TensorInfo], list[TensorInfo]]:
     """The tensors that are loaded, and those of heads and layers that only guess more tokens."""
-    guessing = any("multi-token" in note for note in model.notes)
+    depth = model.depth if any("multi-token" in note for note in model.notes) else 0
     loaded: list[TensorInfo] = []
     ahead: list[TensorInfo] = []
     for tensor in tensors:
-        place = place_of(tensor.name)
-        beyond = place.kind == "ahead" or (guessing and place.kind == "layer" and place.layer >= model.depth)
-        (ahead if beyond else loaded).append(tensor)
+        (ahead if guesses(tensor.name, depth) else loaded).append(tensor)
     return loaded, ahead
 
 

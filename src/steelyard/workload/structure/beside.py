@@ -12,7 +12,7 @@ from steelyard.errors import InputError
 from steelyard.workload.families._native import outside
 from steelyard.workload.families.towers import read_towers
 from steelyard.workload.ingest.safetensors import TensorInfo
-from steelyard.workload.structure.names import place_of
+from steelyard.workload.structure.names import beside, place_of
 from steelyard.workload.tower import Tower
 
 __all__ = ["described_towers", "tower_of"]
@@ -24,7 +24,7 @@ _NEAR = 0.2
 
 def tower_of(tensors: Iterable[TensorInfo]) -> Tower | None:
     """All towers that some tensors are, as one whose weights alone are known; None where there is none."""
-    found = [t for t in tensors if place_of(t.name).kind == "tower"]
+    found = [t for t in tensors if beside(t.name) and place_of(t.name).kind == "tower"]
     elements = sum(t.elements for t in found)
     return _tower(elements, sum(t.bytes for t in found), (t.name for t in found)) if elements else None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Place", "place_of", "role_of", "torch_name"]
+__all__ = ["Place", "beside", "guesses", "place_of", "role_of", "torch_name"]
 
 #: Longest number read as the index of a layer or an expert.
 _DIGITS = 6
@@ -26,6 +26,7 @@ _TOWER = re.compile(
 )
 #: Experts and feed-forward blocks that only tokens of pictures visit.
 _FOR_PICTURES = re.compile(r"(^|[._])(vision|visual|image|audio)_(moe|experts?|mlp|ffn)")
+_LAYERS = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.([0-9]{1,6})\.")
 _AHEAD = re.compile(r"(^|[._])(mtp\w*|nextn\w*|eagle\w*|medusa\w*|draft\w*)([._]|$)")
 
 
@@ -77,6 +78,18 @@ def place_of(name: str) -> Place:
     if kind == "layer" and _FOR_PICTURES.search(".".join(rest)):
         kind = "tower"
     return Place(kind, stack, int(words[at]), expert, ".".join(rest), ending)
+
+
+def beside(name: str) -> bool:
+    """Whether a name has words of towers at all: quicker than :func:`place_of`."""
+    return _TOWER.search(name) is not None or _FOR_PICTURES.search(name) is not None
+
+
+def guesses(name: str, depth: int = 0) -> bool:
+    """Whether a tensor belongs to what guesses more tokens: by its words, or as a layer beyond ``depth`` (0: any)."""
+    if depth and (found := _LAYERS.search(name)) is not None:
+        return int(found[1]) >= depth
+    return _AHEAD.search(name) is not None and place_of(name).kind == "ahead"
 
 
 #: What a module does, by its path inside a layer, the first that is found. The groups ``expert``, ``shared``, ``mlp``
