@@ -15,7 +15,6 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.workload import Attention, Step, Transformer
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.mamba import Mamba2
-from steelyard.workload.blocks.products import Products
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.safetensors import TensorInfo
@@ -204,7 +203,7 @@ def test_what_is_not_understood_is_said_and_refused_above_two_percent() -> None:
     for held, asked in ((shapes, True), (model_of([attention() | mlp() | norms() | few] * 3), False)):
         model, found = read(held, asked=asked)
         assert model.parameters() == elements(held)
-        assert isinstance(model.layers[0].mixer, Products)
+        assert model.layers[0].beside and model.causal
         assert any("not understood (side.left.weight" in note for note in model.notes)
         extra = 2 * 99 * (elements(held) - elements(DENSE))
         plain = read(DENSE)[0]
@@ -221,6 +220,7 @@ def test_a_cache_that_is_not_known_is_never_dropped() -> None:
         read(shapes, {"num_experts_per_tok": 2})
     model, _ = read(shapes, {"num_experts_per_tok": 2}, asked=True)
     assert any("what they cache is not counted" in note for note in model.notes)
+    assert model.causal
 
 
 def test_towers_and_guessing_layers() -> None:

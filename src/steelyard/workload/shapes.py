@@ -288,7 +288,7 @@ class Shapes:
     @property
     def causal(self) -> bool:
         """Whether tokens attend to earlier ones only (a decoder)."""
-        return any(x.mixer is not None or (x.attention is not None and x.attention.causal) for x in self.layers)
+        return any(x.attention is None or x.attention.causal for x in self.layers)
 
     @property
     def heads(self) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from steelyard.workload.blocks.products import Products
-from steelyard.workload.shapes import Attention, FeedForward, Layer, Mixer
+from steelyard.workload.shapes import Attention, Beside, FeedForward, Layer, Mixer
 from steelyard.workload.structure.feed import read_feed_forward
 from steelyard.workload.structure.found import UNKNOWN
 from steelyard.workload.structure.keys import Keys
-from steelyard.workload.structure.mixing import plain_matrices, read_mixing
+from steelyard.workload.structure.mixing import read_mixing
 from steelyard.workload.structure.names import role_of
 from steelyard.workload.structure.pieces import Piece
 
@@ -58,13 +57,30 @@ def read_layer(
     weights, biases = sum(p.ending != "bias" for p in norms), sum(p.ending == "bias" for p in norms)
     left = [p for p in pieces if p.name not in placed]
     placed |= {p.name: UNKNOWN for p in left}
-    if left:
-        matrices, vectors = plain_matrices(left)
-        mixer = Products(matrices, vectors, beside=mixer)
     blocks = sum(block is not None for block in (attention or mixer, feed))
     count = weights or min(2, blocks)
-    layer = Layer(1, attention, feed, count, bool(biases), bool(weights), mixer)
+    layer = Layer(1, attention, feed, count, bool(biases), bool(weights), mixer, beside=_plain(left, hidden))
     return layer, placed, _blind(left, mixed)
+
+
+def _plain(pieces: Sequence[Piece], hidden: int, most: int = 32) -> tuple[Beside, ...]:
+    """Pieces nobody described: every matrix multiplies every token once; what reads the hidden width can be split."""
+    shapes: dict[tuple[int, int], int] = {}
+    vectors = 0
+    for piece in pieces:
+        wide = [extent for extent in piece.shape if extent > 1]
+        if len(wide) < 2 or min(wide) <= 8 or not piece.elements:
+            vectors += piece.elements
+            continue
+        key = (piece.shape[-1], piece.each // piece.shape[-1])
+        shapes[key] = shapes.get(key, 0) + piece.copies
+    found = sorted(((i, n * o) for (i, o), n in shapes.items()), key=lambda x: -x[0] * x[1])
+    parts = [
+        Beside(f"plain{k}", inputs, outputs, heads=outputs if inputs == hidden else 0)
+        for k, (inputs, outputs) in enumerate(found[:most])
+    ]
+    vectors += sum(inputs * outputs for inputs, outputs in found[most:])
+    return (*parts, *([Beside("plain_vectors", 0, vectors)] if vectors else []))
 
 
 #: Roles of what is cached or kept.
@@ -102,13 +118,11 @@ def in_words(layer: Layer) -> dict[str, str]:
     elif a is not None:
         reach = f", window {a.window}" if a.window else ""
         words["attention"] = f"{a.heads} heads of {a.head_dim}, {a.kv_heads} of keys and values{reach}{_sparse(a)}"
-    mixer = layer.mixer
-    if isinstance(mixer, Products):
+    if layer.beside:
         words[UNKNOWN] = "a plain product of every matrix with every token"
-        mixer = mixer.beside
-    if mixer is not None:
-        state = sum(elements * bits / 8 for elements, bits in mixer.state)
-        words["mixer"] = f"{type(mixer).__name__}, {state / 2**20:.2f} MiB of state a sequence and layer"
+    if layer.mixer is not None:
+        state = sum(elements * bits / 8 for elements, bits in layer.mixer.state)
+        words["mixer"] = f"{type(layer.mixer).__name__}, {state / 2**20:.2f} MiB of state a sequence and layer"
     if f is not None and f.is_moe:
         words["experts"] = f"{f.experts} of width {f.intermediate}, {f.top_k} per token"
         words["shared experts"] = f"width {f.shared_intermediate}"

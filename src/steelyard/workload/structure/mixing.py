@@ -6,7 +6,6 @@ matrix is stored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -340,20 +339,3 @@ def _lightning(m: _Module, kind: str) -> Mixing | None:
         heads, width, width, gate=m.has("gate"), chunk=m.keys.number("block_size", "chunk_size") or 256
     )
     return mixer, "linear attention", m.pieces("qkv", "q", "k", "v", "gate", "norm", "o")
-
-
-def plain_matrices(pieces: Sequence[Piece], most: int = 32) -> tuple[tuple[tuple[int, int, int], ...], int]:
-    """Pieces nobody described as ``(copies, inputs, outputs)`` of each shape, and the elements of the vectors."""
-    shapes: dict[tuple[int, int], int] = {}
-    vectors = 0
-    for piece in pieces:
-        wide = [extent for extent in piece.shape if extent > 1]
-        if len(wide) < 2 or min(wide) <= 8 or not piece.elements:
-            vectors += piece.elements
-            continue
-        last = piece.shape[-1]
-        key = (last, math.prod(piece.shape[:-1]))
-        shapes[key] = shapes.get(key, 0) + piece.copies
-    found = sorted(((n, i, o) for (i, o), n in shapes.items()), key=lambda x: -x[0] * x[1] * x[2])
-    vectors += sum(n * i * o for n, i, o in found[most:])
-    return tuple(found[:most]), vectors
