@@ -50,6 +50,69 @@ def test_published_starts() -> None:
     assert prints("qwen1.5-7b", "rtx_3090", flags, weights="gptq").tokens == pytest.approx(24_320, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("model", "on", "engine", "tp", "flags", "plan", "memory_gib"),
+    [
+        # vllm-project/vllm, issue 21348: 178,880 tokens on vLLM 0.9, 367,404 on SGLang
+        ("qwen3-235b-a22b", "h100_sxm", "vllm@0.9.2", 4, {"gpu_memory_utilization": 0.9}, {"weights": "fp8"}, 8.11),
+        ("qwen3-235b-a22b", "h100_sxm", "sglang", 4, {"mem_fraction_static": 0.93}, {"weights": "fp8"}, 16.46),
+        # issue 23278 (0.10.1) and 27508 (0.11.0): sampling of 1,024 requests leaves gpt-oss-120b nothing, or little
+        ("gpt-oss-120b", "h100_sxm", "vllm@0.10.1", 1, {"gpu_memory_utilization": 0.9}, {}, -2.14),
+        (
+            "gpt-oss-120b",
+            "h100_sxm",
+            "vllm@0.11.0",
+            1,
+            {"gpu_memory_utilization": 0.95, "max_num_batched_tokens": 1024},
+            {},
+            1.71,
+        ),
+        # pull request 10511 (0.6.4): one and two H100
+        ("llama-3-8b", "h100_sxm", "vllm@0.6.4", 1, {"gpu_memory_utilization": 0.9}, {}, 53.29),
+        ("llama-3-8b", "h100_sxm", "vllm@0.6.4", 2, {"gpu_memory_utilization": 0.9}, {}, 58.97),
+        # issue 13061 (0.7): Qwen2.5 14B on two RTX 4090, prompts of a long context are cut
+        (
+            "qwen2.5-14b",
+            "rtx_4090",
+            "vllm@0.7",
+            2,
+            {"gpu_memory_utilization": 0.98, "max_model_len": 131_072},
+            {},
+            8.69,
+        ),
+    ],
+)
+def test_published_starts_by_release(
+    model: str, on: str, engine: str, tp: int, flags: dict[str, Any], plan: dict[str, str], memory_gib: float
+) -> None:
+    found = prints(model, on, flags, engine, tp, **plan)
+    assert found.memory_bytes / GIB == pytest.approx(memory_gib, rel=0.05, abs=0.4)
+
+
+def test_an_engine_of_2023_profiles_the_whole_context() -> None:
+    """vLLM 0.2.7 ran out of memory with Mixtral in AWQ on two A10 (issue 2382): 32,768 tokens, eight partial sums."""
+    assert prints("mixtral-8x7b", "a10g", {}, "vllm@0.2.7", 2, weights="awq").memory_bytes < 0
+    assert prints("mixtral-8x7b", "a10g", {"max_model_len": 4096}, "vllm@0.2.7", 2, weights="awq").memory_bytes > 0
+    assert prints("mixtral-8x7b", "a10g", {}, "vllm", 2, weights="awq").concurrency > 1
+    asked = {"on": "a10g:2", "weights": "awq", "tp": 2, "engine": "vllm@0.2.7"}
+    log = {line["name"]: line["value"] for line in sy.estimate("mixtral-8x7b", **asked).to_dict()["engine_log"]}
+    assert log["Available KV cache memory"] < 0
+    longest = log["does not start with max_model_len 32,768; at most"]
+    flags = {"max_model_len": int(longest)}
+    assert prints("mixtral-8x7b", "a10g", flags, "vllm@0.2.7", 2, weights="awq").memory_bytes > 0
+
+
+def test_an_engine_that_samples_too_many_at_once_says_how_many_it_can() -> None:
+    log = sy.estimate("gpt-oss-120b", on="h100_sxm", engine="vllm@0.10.1").to_dict()["engine_log"]
+    assert [line["name"] for line in log] == [
+        "Available KV cache memory",
+        "does not start with max_num_seqs 1,024; at most",
+    ]
+    most = int(log[1]["value"])
+    assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most}, "vllm@0.10.1").memory_bytes >= 0
+    assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most + 1}, "vllm@0.10.1").memory_bytes < 0
+
+
 def test_windows_are_paged_in_groups() -> None:
     """gpt-oss: 12 layers of each kind share blocks; what is printed divides them by both, what fits does not."""
     model = load_model("gpt-oss-20b").transformer

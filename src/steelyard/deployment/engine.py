@@ -165,7 +165,7 @@ class Engine:
         float, Quantity("1", "copies of a product's outputs with 4-bit weights, added afterwards; 0 = none", ge=0)
     ] = 0.0
     whole_prompts: Annotated[
-        float, Quantity("1", "longest requests up to so many tokens are the default budget of a step; 0 = none", ge=0)
+        float, Quantity("1", "the longest request is the default budget of a step up to so many; 0 = no", ge=0)
     ] = 0.0
     grouped_pages: Annotated[
         bool, "layers of a mixed model are in groups of equal size that share pages; a state takes a page"

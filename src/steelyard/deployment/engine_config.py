@@ -104,8 +104,10 @@ def engine_config(
     tokens = limits.max_batched_tokens if limits else engine.max_batched_tokens
     sequences = (limits and limits.max_sequences) or engine.max_sequences
     longest = given.get("max_model_len") or (model.max_context if model else 0)
-    if isinstance(longest, int) and 0 < longest <= engine.whole_prompts:
-        tokens = max(WHOLE_PROMPTS, longest)
+    cut = False
+    if engine.whole_prompts and isinstance(longest, int) and longest > 0:
+        cut = longest > engine.whole_prompts
+        tokens = WHOLE_PROMPTS if cut else max(WHOLE_PROMPTS, longest)
     base = EngineConfig(
         engine=engine.name,
         scheduler=scheduler,
@@ -113,7 +115,7 @@ def engine_config(
         max_num_seqs=int(sequences),
         block_size=int(engine.block_tokens),
         gpu_memory_utilization=engine.memory_frac,
-        enable_chunked_prefill=rules.chunked,
+        enable_chunked_prefill=rules.chunked or cut,
         enable_prefix_caching=engine.prefix_caching and not paged,
         admission=rules.admission,
         watermark=rules.watermark,
@@ -166,7 +168,7 @@ def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], l
     return found, problems
 
 
-#: Tokens of a step at least, where they follow the longest request.
+#: Tokens of a step where they follow the longest request: at least, and where longer ones are cut.
 WHOLE_PROMPTS = 2048
 #: What vLLM keeps of recurrent states for prefixes.
 MAMBA_MODES = ("none", "align", "all")

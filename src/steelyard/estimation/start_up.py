@@ -118,24 +118,33 @@ def _state_lines(commands: str, config: EngineConfig, found: Printed) -> list[Lo
         return []
     lines = [LogLine("available Mamba cache blocks", found.slots, "")] if commands == "vllm" else []
     if found.sequences < config.max_num_seqs:
-        lines.append(LogLine(_too_many(config), found.sequences, ""))
+        lines.append(LogLine(_too_many("max_num_seqs", config.max_num_seqs), found.sequences, ""))
     return lines
 
 
 def _starts(s: Scenario, config: EngineConfig) -> list[LogLine]:
-    """The most requests at once with which an engine starts that does not with its defaults; none: not with one."""
+    """The most of a limit with which an engine starts that does not with its defaults; nothing: with none of them.
 
-    def left(most: int) -> float:
-        fewer = replace(config, max_num_seqs=most)
+    Requests at once where sampling takes the memory, else tokens of a step, which in early releases follow the longest
+    request.
+    """
+    step = "max_model_len" if s.engine.whole_prompts >= config.max_num_batched_tokens else "max_num_batched_tokens"
+
+    def short(**changes: int) -> float:
+        fewer = replace(config, **changes)
         machine = s.cluster.machine
-        return left_bytes(s.transformer, s.plan, machine, s.engine, fewer, exact_weights=s.exact_weight_bytes)[0]
+        return -left_bytes(s.transformer, s.plan, machine, s.engine, fewer, exact_weights=s.exact_weight_bytes)[0]
 
-    good = bisect_right(range(1, config.max_num_seqs + 1), 0.0, key=lambda most: -left(most))
-    return [LogLine(_too_many(config), good, "")] if good else []
+    seats, tokens = config.max_num_seqs, config.max_num_batched_tokens
+    if good := bisect_right(range(1, seats + 1), 0.0, key=lambda n: short(max_num_seqs=n)):
+        return [LogLine(_too_many("max_num_seqs", seats), good, "")]
+    if good := bisect_right(range(1, tokens + 1), 0.0, key=lambda n: short(max_num_batched_tokens=n)):
+        return [LogLine(_too_many(step, tokens), good, "")]
+    return []
 
 
-def _too_many(config: EngineConfig) -> str:
-    return f"does not start with max_num_seqs {config.max_num_seqs:,}; at most"
+def _too_many(name: str, value: int) -> str:
+    return f"does not start with {name} {value:,}; at most"
 
 
 def _config(s: Scenario) -> EngineConfig:
