@@ -130,7 +130,7 @@ def _starts(s: Scenario, config: EngineConfig) -> list[LogLine]:
     """
     step = "max_model_len" if s.engine.whole_prompts >= config.max_num_batched_tokens else "max_num_batched_tokens"
 
-    def short(**changes: int) -> float:
+    def short(**changes: Any) -> float:
         fewer = replace(config, **changes)
         machine = s.cluster.machine
         return -left_bytes(s.transformer, s.plan, machine, s.engine, fewer, exact_weights=s.exact_weight_bytes)[0]
