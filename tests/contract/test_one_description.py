@@ -163,7 +163,7 @@ def test_a_plan_refuses_a_scenario_it_has_no_fields_for() -> None:
     asked = steelyard.Scenario.of("simulate", "llama-3.1-8b", "h100_sxm", concurrency=8, policy="shortest")
     with pytest.raises(InputError) as caught:
         steelyard.plan(asked, rate="4/s", ttft="p99:1s")
-    assert {p.field for p in caught.value.problems} == {"concurrency", "policy"}
+    assert {p.field for p in caught.value.problems} == {"policy"}
     still = steelyard.Scenario.of("estimate", "llama-3.1-8b", "h100_sxm", batch=8)
     with pytest.raises(InputError, match="rate: how many requests per second"):
         steelyard.plan(still, ttft="p99:1s")

@@ -101,7 +101,7 @@ def test_a_typo_of_its_name_tells_the_name(verb: str, name: str) -> None:
 def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
     found = problems(verb, {})
     required = {n for n, f in fields_of(verb).items() if f.default is REQUIRED}
-    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate", "ttft"}}[verb]
+    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}}[verb]
     assert set(found) == required | load
     line = said(verb)
     assert set(line) == {fields_of(verb)[n].switch for n in required | load}
@@ -123,23 +123,17 @@ def test_every_wrong_field_is_listed(verb: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "words", "meaning"),
     [
-        ("estimate", "--tp-size 2", "--tp?"),
-        ("estimate", "-tp 2", "--tp?"),
-        ("estimate", "--cache-type-k fp8", "--kv?"),
         ("estimate", "--quantize fp8", "--weights?"),
         ("estimate", "--num-gpus 2", "--tp?"),
         ("estimate", "--gpu h100", "--on?"),
         ("estimate", "--prompt-len 10", "--isl?"),
         ("estimate", "--prompt-tokens 10", "--isl?"),
-        ("estimate", "--max-new-tokens 10", "--osl?"),
         ("estimate", "--qps 4", "simulate and plan take --rate"),
-        ("estimate", "--max-model-len 4096", "simulate takes --max-model-len"),
-        ("explain", "--batch-size 3", "--batch?"),
+        ("estimate", "--enable-prefix-caching", "simulate takes --enable-prefix-caching"),
         ("simulate", "--qps 4", "--rate?"),
         ("simulate", "--req-rate 4", "--rate?"),
         ("simulate", "--num-clients 4", "--concurrency?"),
         ("plan", "-ngl 99", "estimate and simulate take it; a plan keeps every layer on the devices"),
-        ("simulate", "-c 4096", "--max-model-len?"),
         ("simulate", "--gpu-memory-utilisation 0.9", "--gpu-memory-utilization?"),
         ("plan", "--slo 1s", "--ttft?"),
         ("plan", "--tp 2", "estimate and simulate take --tp"),

@@ -114,7 +114,8 @@ def test_unknown_machine(capsys: pytest.CaptureFixture[str]) -> None:
         ("--price", "1e400", "price: expected a number of at most"),
         ("--weights", "int4,,fp8", "empty entry"),
         ("--ep", "2", "no experts"),
-        ("--isl", "200000", "exceeds the model's context of 131072"),
+        ("--max-model-len", "1000", "isl + osl = 1280 tokens exceeds max_model_len, 1000"),
+        ("--max-num-seqs", "0", "max-num-seqs: expected at least 1, got 0"),
         ("--pp", "64", "64"),
     ],
 )

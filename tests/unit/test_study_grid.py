@@ -43,7 +43,11 @@ def mixed(**changes: Any) -> Any:
     "changes",
     [
         {},
-        {"fixed": {"model": "llama-3.1-8b"}, "zip": [], "grid": {"on": "h100_sxm:2", **LENGTHS, "batch": "1-64*2"}},
+        {
+            "fixed": {"model": "llama-3.1-8b", "max_model_len": 131072, "max_num_seqs": 32},
+            "zip": [],
+            "grid": {"on": "h100_sxm:2", **LENGTHS, "batch": "1-64*2", "gpu_memory_utilization": [0.8, 0.92]},
+        },
         {"grid": {"on": "h100_sxm"}, "zip": [], "exclude": []},
         {"grid": {"on": "h100_sxm:2", "tp": "3", "batch": "1,2"}, "zip": []},
         {

@@ -68,7 +68,7 @@ def _problems(data: Any) -> dict[str, str]:
         (_study("estimate", objective={"minimise": "ttft_s", "where": ["ttft_s<nan"]}),
          "objective[0].where[0]", "finite"),
         (_study("simulate", {"isl": math.nan}), "fixed.isl", "text or a number"),
-        (_study("simulate", {"rate": math.inf}), "fixed.rate", "text or a number"),
+        (_study("simulate", {"rate": math.nan}), "fixed.rate", "text or a number"),
         (_study("simulate", {"ttft": "p200:1s"}), "fixed.ttft", "percentile"),
         (_study("simulate", {"ttft": -1}), "fixed.ttft", "above 0 s"),
         (_study("simulate", {"seed": 10**30}), "fixed.seed", "at most"),

@@ -282,11 +282,14 @@ def test_every_answer_has_its_column() -> None:
 
 
 def test_a_point_that_cannot_run_is_a_row_with_the_reason(tmp_path: Path) -> None:
-    asked = study(grid={"on": "h100_sxm:2", "tp": "1,2,3", "isl": "100, 200000"}, fixed={"model": "llama-3.1-8b"})
+    asked = study(
+        grid={"on": "h100_sxm:2", "tp": "1,2,3", "isl": "100, 200000"},
+        fixed={"model": "llama-3.1-8b", "max_model_len": 131072},
+    )
     done = sweep(asked, store(tmp_path), executor="serial")
     rows = store(tmp_path).rows(done.study)
     assert rows["status"] == [OK, REFUSED, OK, REFUSED, REFUSED, REFUSED]
-    assert "exceeds the model's context" in rows["problem"][1]
+    assert "exceeds max_model_len, 131072" in rows["problem"][1]
     assert done.problems == 4 and done.study.finished
 
 

@@ -220,7 +220,7 @@ def test_rates(text: str, rate: float) -> None:
     assert parse_rate(text) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("text", ["0/s", "-1", "nan", "inf", "fast", "4/day", "1e12"])
+@pytest.mark.parametrize("text", ["0/s", "-1", "nan", "-inf", "fast", "4/day", "1e12"])
 def test_bad_rates(text: str) -> None:
     with pytest.raises(InputError, match="rate"):
         parse_rate(text)

@@ -23,7 +23,7 @@ from cyclopts.exceptions import (
 )
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
-from steelyard.scenario.fields import OFFLOADING, Field, fields_of, offloading
+from steelyard.scenario.fields import OFFLOADING, SPELLED, Field, engine_flags, fields_of, offloading
 
 __all__ = ["Asked", "read"]
 
@@ -42,6 +42,8 @@ _FIELDS = MappingProxyType(
 _NO_CONSOLE: Any = object()
 #: Most wrong words of a line that are looked for.
 _MOST = 40
+#: Letters of an option behind one dash at most.
+_SHORT = 3
 #: Fields of files that are options of some verbs as well.
 _OF_FILES = ("kind", "name", "file")
 
@@ -102,8 +104,11 @@ def read(app: App, tokens: Sequence[str]) -> Asked:
 
 
 def _respelled(tokens: Sequence[str]) -> list[str]:
-    """The words with what engines call the placing of weights (``-ngl 20``, ``--n-cpu-moe 36``) as ``--offload``."""
-    words = list(tokens)
+    """The words with what engines call the fields of a verb (``-c 4096``, ``--tp-size 8``) as our options.
+
+    What they call the placing of weights (``-ngl 20``, ``--n-cpu-moe 36``) is ``--offload``.
+    """
+    words = _renamed(list(tokens))
     if not words or "offload" not in fields_of(_FIELDS.get(words[0], "plan")):
         return words
     said, kept, at = [], [], 0
@@ -126,6 +131,46 @@ def _respelled(tokens: Sequence[str]) -> list[str]:
         at += 1
     said.sort(key=lambda text: text.startswith("tensors:"))  # a pattern may have commas: it stands last
     return [*kept, "--offload", ",".join(said)] if said else kept
+
+
+def _renamed(words: list[str]) -> list[str]:
+    """The words with further spellings of options as the options; the same said twice stands once."""
+    kind = _FIELDS.get(words[0], "") if words else ""
+    if not kind:
+        return words
+    own = {**engine_flags(kind), **fields_of(kind)}
+    known = {word: name for word, name in SPELLED.items() if name in own}
+    known |= {"model": "model"} if kind == words[0] or words[0] == "explain" else {}
+    known["dtype"] = "dtype"  # of engines; `auto` asks for what is published
+    if {"-ub", "--ubatch-size"} & {word.partition("=")[0] for word in words}:  # llama.cpp: the smaller of the two
+        known |= {"b": known["ub"]} if "ub" in known else {}
+    kept: list[str] = []
+    steps: list[str] = []
+    at = 0
+    while at < len(words):
+        option, equals, value = words[at].partition("=")
+        word = option.lstrip("-").replace("-", "_")
+        ours = known.get(word, "") if (len(word) <= _SHORT) != option.startswith("--") and option[:1] == "-" else ""
+        if not ours or (ours == "model" and "model" not in known):
+            kept.append(words[at])
+            at += 1
+            continue
+        if not equals:
+            at += 1
+            value = words[at] if at < len(words) else ""
+        if not value:
+            raise InputError("expected a value after it", field=option.lstrip("-"))
+        if ours == "model":
+            kept.insert(1, value)
+        elif word in ("b", "ub", "ubatch_size"):
+            steps.append(value)
+        elif ours == "dtype":
+            kept += [] if value.lower() == "auto" else [words[at]] if equals else [option, value]
+        elif (said := f"{own[ours].switch}={value}") not in kept:
+            kept.append(said)
+        at += 1
+    smallest = min(steps, key=lambda text: int(text) if text.isdecimal() else 0, default="")
+    return [*kept, f"{own[known['ub']].switch}={smallest}"] if steps else kept
 
 
 def _typed(name: str, names: Mapping[str, str]) -> str:

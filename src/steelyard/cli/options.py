@@ -14,7 +14,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, USUAL, Field, fields_of
 from steelyard.scenario.fields import field as field_of
 from steelyard.scenario.ranges import expand
-from steelyard.scenario.words import Problems, flags_of, read_value
+from steelyard.scenario.words import Problems, flags_of, is_auto, read_value
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
@@ -176,11 +176,11 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
             continue
         given = getattr(question, name)
         if entry.type == "whole":
-            numbers[name] = [None] if given == "" else problems.read(expand, given, name) or []
+            numbers[name] = [None] if given == "" or is_auto(entry, given) else problems.read(expand, given, name) or []
             for value in numbers[name]:
                 problems.read(read_value, entry, value)
         elif entry.type == "name":
-            names[name] = [word.strip() for word in given.split(",")]
+            names[name] = ["" if is_auto(entry, word.strip()) else word.strip() for word in given.split(",")]
             if len(names[name]) > 1 and "" in names[name]:
                 problems.add([Problem(name, f"the list {given!r} has an empty entry")])
         elif given != "":

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from steelyard.deployment.engine import ADMISSIONS, Engine, Rules, schedulers
-from steelyard.errors import Problem, UnknownName, normalise, raise_all, suggest
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
 
-__all__ = ["EngineConfig", "engine_config"]
+__all__ = ["EngineConfig", "configured", "engine_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,26 @@ def _states_cached(config: EngineConfig, given: Mapping[str, Any]) -> EngineConf
     if "enable_prefix_caching" not in given:
         return replace(config, enable_prefix_caching=config.mamba_cache_mode != "none")
     return config
+
+
+#: Flags that a batch depends on which nothing joins, and what they change of the engine.
+_STATIC = {
+    "gpu_memory_utilization": "memory_frac",
+    "block_size": "block_tokens",
+    "max_num_batched_tokens": "max_batched_tokens",
+    "max_num_seqs": "max_sequences",
+}
+
+
+def configured(engine: Engine, machine: Machine, flags: Mapping[str, Any], model: Workload | None = None) -> Engine:
+    """The engine as flags set its memory and its steps; arguments and errors as of :func:`engine_config`."""
+    try:
+        config = engine_config(engine, machine, flags, model)
+    except InputError as error:
+        raise_all([Problem(p.field.removeprefix("flags."), p.message) for p in error.problems])
+        raise
+    changes: dict[str, Any] = {_STATIC[name]: float(getattr(config, name)) for name in flags if name in _STATIC}
+    return replace(engine, **changes)
 
 
 def _scheduler(name: str) -> str:

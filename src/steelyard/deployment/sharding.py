@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import Problem, raise_all
+from steelyard.machine.cluster import Cluster
 from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 
-__all__ = ["SPLIT_BY_TP", "check_sharding", "shard", "split_ranks"]
+__all__ = ["SPLIT_BY_TP", "check_sharding", "fill_degrees", "shard", "split_ranks"]
 
 #: Ranks that tensor parallelism splits.
 SPLIT_BY_TP = ("h", "g", "f", "v")
@@ -112,3 +114,34 @@ def shard(op: Op, plan: Plan) -> Op:
         if "l" in visited:
             visited["l"] = np.ceil(np.asarray(visited["l"]) / plan.cp)
     return replace(op, sizes={**op.sizes, **sizes}, domain=domain, visited=visited)
+
+
+def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, int]:
+    """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
+    is used.
+
+    Args:
+        model: its heads and layers bound the degrees.
+        cluster: the devices.
+        given: the degrees given, None where not.
+    """
+    sizes = {name: given.get(name) for name in DEGREES}
+    if cluster.unlike and not any(sizes[name] for name in DEGREES[:3]):
+        sizes["pp"] = cluster.count
+    tp, pp, dp = (sizes[name] for name in DEGREES[:3])
+    ep, cp = (sizes[name] or 1 for name in DEGREES[3:])
+    used = (tp or 1) * (pp or 1) * (dp or 1) * cp
+    if cluster.count % used and used <= cluster.count:
+        return dict(zip(DEGREES, (tp or 1, pp or 1, dp or 1, ep, cp), strict=True))
+    rest = max(1, cluster.count // used)
+    if tp is None:
+        limit = min(rest, cluster.per_node)
+        heads = [queries for queries, _ in model.head_groups]
+        tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
+        rest //= tp
+    if pp is None and dp is None:
+        pp, rest = (rest, 1) if rest <= model.depth else (1, rest)
+    elif pp is None:
+        pp = rest
+    dp = dp or (rest if pp is not None else 1)
+    return dict(zip(DEGREES, (tp, pp or 1, dp, ep, cp), strict=True))

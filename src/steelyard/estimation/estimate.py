@@ -25,9 +25,10 @@ from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunk
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
-from steelyard.scenario.fields import UNSAID, fields_of
+from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
+from steelyard.workload.protocol import beyond_context, ends_hard
 from steelyard.workload.transformer import Step
 
 __all__ = ["Estimate", "Estimates", "Scenario", "answer", "estimate", "estimate_batch", "prefill_chunks", "provenance"]
@@ -85,8 +86,14 @@ class Estimates(Figures):
 
     def assumptions(self, i: int) -> list[str]:
         """What was assumed for one of the answers."""
-        batch, prompt, answers = (int(x[i]) for x in self.scenario.sizes)
-        return [_assumed(batch, prompt, answers, self.scenario.seen_tokens), *self.ledger.assumptions]
+        """What was assumed for one of the answers."""
+        return [*self.own_assumptions(i), *self.ledger.assumptions]
+
+    def own_assumptions(self, i: int) -> list[str]:
+        """What was assumed for one of the answers alone: a length no one trained for, and defaults, first."""
+        s = self.scenario.sized(*(int(x[i]) for x in self.scenario.sizes))
+        beyond = beyond_context(s.transformer, s.prompt + s.osl * s.transformer.causal)
+        return [*filter(None, (beyond, _defaults(s), _assumed(*s.sizes, s.seen_tokens)))]
 
 
 def _at(value: Any, i: int) -> Any:
@@ -148,12 +155,13 @@ def _problems(scenario: Scenario) -> list[tuple[Problem, ...]]:
     """What :func:`check` says of every scenario; degrees are checked once for all of them."""
     model, batch, prompt, answers = scenario.transformer, *scenario.sizes
     found: list[tuple[Problem, ...]] = [()] * len(batch)
-    suspects = np.flatnonzero((batch < 1) | (prompt < 1) | (answers < 1))
+    length = scenario.prompt + answers if model.causal else scenario.prompt
+    bad = (batch < 1) | (prompt < 1) | (answers < 1)
+    bad |= length > (scenario.words.get("max_model_len") or np.inf)
+    bad |= scenario.replica_batch > (scenario.words.get("max_num_seqs") or np.inf)
+    suspects = np.flatnonzero(bad | (length > (model.max_context if ends_hard(model) else np.inf)))
     try:
         check(scenario.sized(1, 1, 0))
-        length = scenario.prompt + answers if model.causal else scenario.prompt
-        if model.max_context:
-            suspects = np.union1d(suspects, np.flatnonzero(length > model.max_context))
     except InputError:
         suspects = np.arange(len(batch))
     for i in suspects.tolist():
@@ -215,9 +223,18 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(note)
 
 
+def _defaults(scenario: Scenario) -> str:
+    """What has its default and changes the answer most."""
+    usual = [f"{n} {d}" for n in GROUPS["batch"] if (d := fields_of("estimate")[n].default) == getattr(scenario, n)]
+    if scenario.words.get("gpu_memory_utilization") is None and scenario.engine.memory_frac < 1:
+        usual.append(f"{scenario.engine.memory_frac:.0%} of device memory (--gpu-memory-utilization)")
+    return f"defaults: {', '.join(usual)}" if usual else ""
+
+
 def _assumed(batch: int, prompt: int, answers: int, seen: int) -> str:
+    several = "requests, one of each user," if batch > 1 else "request"
     prompts = f"{prompt} text + {seen} image or sound" if seen else str(prompt)
-    return f"static batch: {batch} requests of {prompts} + {answers} tokens reach an idle engine at once"
+    return f"static batch: {batch} {several} of {prompts} + {answers} tokens reach an idle engine at once"
 
 
 def provenance(scenario: Scenario) -> dict[str, Any]:

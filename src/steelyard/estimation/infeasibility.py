@@ -44,7 +44,7 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.cluster.machine,
         scenario.engine,
         scenario.replica_batch,
-        scenario.prompt + scenario.osl,
+        scenario.held_tokens,
         exact_weights=scenario.exact_weight_bytes,
         host=scenario.cluster.host,
     )

@@ -11,7 +11,7 @@ from steelyard.cost.kv_pool import engine_prints, left_bytes
 from steelyard.cost.memory import kv_bytes, weight_parts
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
-from steelyard.errors import InputError
+from steelyard.scenario.fields import STATIC_FLAGS
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
@@ -148,11 +148,8 @@ def _too_many(name: str, value: int) -> str:
 
 
 def _config(s: Scenario) -> EngineConfig:
-    try:
-        flags = s.value("flags")
-    except (InputError, KeyError, AttributeError):
-        flags = None
-    return engine_config(s.engine, s.cluster.machine, dict(flags or {}), s.transformer)
+    flags = {name: s.words[name] for name in STATIC_FLAGS if s.words.get(name) is not None}
+    return engine_config(s.engine, s.cluster.machine, flags, s.transformer)
 
 
 def _llamacpp(estimate: Estimate) -> list[LogLine]:

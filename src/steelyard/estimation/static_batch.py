@@ -278,7 +278,7 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     model, plan, engine = scenario.transformer, scenario.plan, scenario.engine
     weights = weight_bytes(model, plan, scenario.exact_weight_bytes, engine.multiples(scenario.cluster.machine))
     host = scenario.cluster.host
-    length = scenario.prompt + scenario.osl
+    length = scenario.held_tokens
 
     ends = end_bytes(scenario)
 

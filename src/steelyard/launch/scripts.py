@@ -196,7 +196,9 @@ def load_tests(service: Service) -> Iterator[tuple[str, str]]:
 
 def _rate(load: Load) -> str:
     tokens = f"{load.prompt_tokens:,.0f} prompt and {load.output_tokens:,.0f} generated tokens"
-    return f"{load.rate_per_s:g} requests/s, {tokens}"
+    return (
+        f"{load.concurrency:,} clients, {tokens}" if load.concurrency else f"{load.rate_per_s:g} requests/s, {tokens}"
+    )
 
 
 def _tokens(mean: float) -> int:
@@ -234,7 +236,8 @@ def _vllm_bench(service: Service) -> Command:
         "--random-output-len": _tokens(load.output_tokens),
         "--random-range-ratio": _spread(load),
         "--ignore-eos": True,
-        "--request-rate": load.rate_per_s,
+        "--max-concurrency": load.concurrency or None,
+        "--request-rate": None if load.concurrency else load.rate_per_s,
         "--num-prompts": load.requests,
         "--num-warmups": 10,
         "--seed": load.seed,
@@ -267,8 +270,9 @@ def _aiperf(service: Service) -> Command:
         "--osl": _tokens(load.output_tokens),
         "--osl-stddev": round(load.output_std),
         "--extra-inputs": "ignore_eos:true",
-        "--request-rate": load.rate_per_s,
-        "--arrival-pattern": "poisson",
+        "--concurrency": load.concurrency or None,
+        "--request-rate": None if load.concurrency else load.rate_per_s,
+        "--arrival-pattern": None if load.concurrency else "poisson",
         "--request-count": load.requests,
         "--warmup-request-count": 10,
         "--random-seed": load.seed,
@@ -289,7 +293,9 @@ def _guidellm(service: Service) -> Command:
         data += f",output_tokens_stdev={round(load.output_std)}"
     values = {
         "--backend": _target("kind=openai_http,target=", f",model={service.served}"),
-        "--profile": f"kind=poisson,rate={load.rate_per_s:.10g}",
+        "--profile": f"kind=concurrent,streams={load.concurrency}"
+        if load.concurrency
+        else f"kind=poisson,rate={load.rate_per_s:.10g}",
         "--constraint": f"kind=max_requests,count={load.requests}",
         "--tokenizer": Var("MODEL", service.repository, before="kind=huggingface_auto,model="),
         "--data": data,

@@ -39,7 +39,7 @@ class Load:
     """The traffic a deployment was planned for.
 
     Args:
-        rate_per_s: requests per second.
+        rate_per_s: requests per second; NaN with ``concurrency``.
         prompt_tokens, output_tokens: means of a request.
         longest_tokens: prompt and output of the longest request; 0 = both means.
         prompt_std, output_std: their standard deviations, tokens.
@@ -48,6 +48,7 @@ class Load:
         words: the traffic in words.
         seed: of the arrivals.
         trace: a file the requests came from, when it can be sent again.
+        concurrency: clients that wait for their answers; 0 = requests come at the rate.
     """
 
     rate_per_s: float
@@ -61,6 +62,7 @@ class Load:
     words: str = ""
     seed: int = 0
     trace: str = ""
+    concurrency: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.report.paper import figure
 from steelyard.report.plain import plain
-from steelyard.scenario.fields import PRICE, UNSAID, fields_of
-from steelyard.scenario.scenario import FORMATS
+from steelyard.scenario.fields import PRICE, STATIC_FLAGS, UNSAID, fields_of
+from steelyard.scenario.scenario import FORMATS, Scenario
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "plan": _plan(plan) | ({"offload": plan.offload} if plan.offload else {}),
         **({"host": {"name": s.cluster.host.name, "title": s.cluster.host.title}} if s.cluster.host else {}),
         "engine": s.engine.name,
+        **_set(s),
         **_sizes(s),
         "fits": estimate.fits,
         "memory_bytes": {**estimate.memory.to_dict(), "headroom": estimate.memory.headroom},
@@ -125,12 +126,17 @@ def columns(figures: Figures) -> dict[str, Any]:
     """Inputs and figures by the name of their CSV column: of one estimate numbers, of many arrays."""
     s = figures.scenario
     found = {"model": s.transformer.name, "machine": s.cluster.machine.name, "count": s.cluster.count}
-    found |= {**_plan(s.plan), "engine": s.engine.name, **_sizes(s)}
+    found |= {**_plan(s.plan), "engine": s.engine.name, **_set(s), **_sizes(s)}
     return found | figures.columns() | {"problem": ""}
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
     return {**{name: getattr(plan, name) for name in FORMATS}, **plan.degrees, "devices": plan.devices}
+
+
+def _set(scenario: Scenario) -> dict[str, Any]:
+    """Settings of the engine that were given."""
+    return {name: value for name in STATIC_FLAGS if (value := scenario.words.get(name)) is not None}
 
 
 #: Fields of the question that are no choice of model, machine, plan, engine or price.

@@ -37,6 +37,8 @@ SCHEMA = "steelyard.plan/1"
 #: Metrics an SLO may limit, with the words for them.
 METRICS = (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end"))
 _STATISTICS = ("mean", "p50", "p95", "p99")
+#: What a plan without an SLO is for: users, or a rate.
+_NO_SLO = ("to serve all users at once", "to keep up with the rate")
 #: Rows of a table on a terminal before the rest is only counted.
 _SHOWN = 8
 
@@ -60,6 +62,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
         "objective": a.question.objective,
         "asked": {
             "rate_per_s": a.question.rate_per_s,
+            "concurrency": a.question.concurrency,
             **dict(zip(LENGTHS, (a.question.prompt_tokens, a.question.output_tokens), strict=True)),
             "promises": [{"metric": t.metric, "statistic": t.label, "limit_s": t.limit_s} for t in a.question.targets],
             "machines": list(a.question.machines),
@@ -124,7 +127,7 @@ def replay_dict(answer: Answer) -> dict[str, Any] | None:
         "traffic": {k: v for k, v in plain(dict(question.traffic)).items() if v is not None},
         "promise": {t.metric.removesuffix("_s"): f"{t.label}:{t.limit_s!r}s" for t in question.targets},
         "simulation": {
-            "rate_per_s": question.rate_per_s,
+            "rate_per_s": 0.0 if question.concurrency else question.rate_per_s,
             "requests": question.requests,
             "seed": question.seed,
             SKEW: question.skew,
@@ -166,10 +169,10 @@ def flat_rows(answer: Answer) -> list[dict[str, Any]]:
 def question_lines(question: Question) -> list[str]:
     """The question in words: the traffic, the SLOs, the limits."""
     k = question
+    load = f"{figure(k.rate_per_s)} requests/s" if k.concurrency is None else f"{k.concurrency:,} users"
     found = [
-        f"{figure(k.rate_per_s)} requests/s, "
-        f"mean {k.prompt_tokens:,.0f} prompt + {k.output_tokens:,.0f} generated tokens",
-        "SLO: " + (", ".join(slo_text(t) for t in k.targets) or "nothing"),
+        f"{load}, mean {k.prompt_tokens:,.0f} prompt + {k.output_tokens:,.0f} generated tokens",
+        "SLO: " + (", ".join(slo_text(t) for t in k.targets) or "none, " + _NO_SLO[k.concurrency is None]),
     ]
     words = {
         "cost": "the cheapest rent",
@@ -281,7 +284,8 @@ def lines(c: Candidate) -> list[Line]:
     carbon = "" if c.carbon_g_per_hour is None else f", {c.carbon_g_per_hour / 1e3:,.2f} kg CO2e per hour"
     ends = c.interval.get("max_rate_per_s")
     between = "" if ends is None else f" (80 %: {figure(ends[0])} to {figure(ends[1])})"
-    rate = f"holds {figure(c.max_rate_per_s)} requests/s{between}, {c.headroom_frac:+.0%} of what was asked"
+    users = "" if c.max_concurrency is None else f"{c.max_concurrency:,} users, "
+    rate = f"holds {users}{figure(c.max_rate_per_s)} requests/s{between}, {c.headroom_frac:+.0%} of what was asked"
     tokens = f"{figure(c.tokens_per_s)}/s generated, {figure(c.tokens_per_s_per_device)}/s per device at the "
     return [
         Line("limits", limits(c)),

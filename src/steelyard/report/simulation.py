@@ -86,6 +86,8 @@ def to_dict(simulation: Simulation, targets: Sequence[Target] = (), ends: Ends |
         found = document["provenance"]
         document["provenance"] = {**found, "inputs": {**found["inputs"], "traffic": dict(simulation.trace.origin)}}
     document.setdefault("notes", [*simulation.trace.notes])
+    if simulation.ledger is not None:
+        document["assumptions"] = [*simulation.ledger.assumptions]
     document.setdefault("dropped_rows", [*simulation.trace.rejected])
     return plain(document)  # type: ignore[no-any-return]
 

@@ -229,6 +229,7 @@ simulation.build_s | number | - | - | time for checks and the step table, s
 simulation.requests_per_s | number | - | - | requests simulated per second of wall_s
 simulation.iterations_per_s | number | - | - | steps simulated per second of wall_s
 notes | array | - | - | what was changed or assumed about the traffic, in words
+assumptions | array | - | - | choices made for you, in words, the defaults first
 dropped_rows | array | - | - | rows of the trace file that were left out, one line each
 provenance.version | string | - | - | version of Steelyard
 provenance.inputs | {} | - | - | everything that gives this answer again; `traffic` has the options of the load
@@ -251,6 +252,7 @@ tokens_per_s_per_device | number | 1/s | = | output tokens per device at the lar
 tokens_per_s_per_user | number | 1/s | = | output tokens one request sees
 carbon_g_per_hour | number | 1 | = | carbon, g/h
 max_rate_per_s | number | 1/s | = | most requests per second it holds
+max_concurrency | integer? | 1 | = | most users who wait for their answers that it holds; null where a rate was asked
 candidates | integer | 1 | = | deployments looked at
 simulated | integer | 1 | = | deployments simulated
 """,

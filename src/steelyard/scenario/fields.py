@@ -25,14 +25,18 @@ __all__ = [
     "PRICE",
     "REQUIRED",
     "SKEW",
+    "SPELLED",
+    "STATIC_FLAGS",
     "TOPICS",
     "UNSAID",
     "USUAL",
     "VERBS",
     "Field",
+    "engine_flags",
     "field",
     "fields_of",
     "offloading",
+    "spellings",
     "study_fields",
 ]
 
@@ -44,8 +48,10 @@ PRICE = "usd_per_hour"
 #: The exponent of the popularity of experts.
 SKEW = "skew"
 
+#: Engine flags that a static batch depends on: fields of an estimate, and ``flags`` elsewhere.
+STATIC_FLAGS = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
 #: Fields of an estimate that answers name only where they are given.
-UNSAID = ("offload", "host", "images", "audio")
+UNSAID = ("offload", "host", "images", "audio", *STATIC_FLAGS)
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -138,8 +144,8 @@ simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, l
     tgi, sarathi
 flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
 [Traffic]
-batch | whole | 1 | least=1 most=1e+09 column | requests in flight || : a number, a list 1,2,4, a
-    range 1-256*2 or 1-10+3
+batch | whole | 1 | least=1 most=1e+09 column --batch --concurrency --max-concurrency --users | requests, or users, in
+    flight at once || : a number, a list 1,2,4, a range 1-256*2 or 1-10+3
 isl | whole | 1024 | least=1 most=1e+08 column --isl --input-len | prompt tokens per request
 osl | whole | 256 | least=1 most=1e+08 column --osl --output-len | generated tokens per request
 images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; several sizes are
@@ -176,8 +182,8 @@ generic | switch | false | - | read an unknown model type as a plain decoder
 trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
     or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file
 plan.trace | text | - | column also=Path/Trace | file or name of recorded traffic, as in simulate
-rate | text | - | column also=float --rate --request-rate | requests per second: 4/s, 240/min; with --trace only its
-    lengths are used
+rate | text | - | column also=float --rate --request-rate | requests per second: 4/s, 240/min, or inf: all at once;
+    with --trace only its lengths are used
 plan.rate | text | - | column also=float --rate --request-rate | requests per second: 10/s, 600/min; with --trace only
     its lengths are used
 concurrency | whole | none | least=1 most=200000 column --concurrency --max-concurrency --users | closed loop: so many
@@ -204,7 +210,8 @@ burst | number | none | least=0 most=1e+06 | coefficient of variation of the gap
 peak | text | - | column also=float | multiply the arrival rate, 3x
 turns | text | - | column also=int/Lengths | conversations of so many turns with a growing prompt, 5 or uniform:1-9
 think | text | - | also=float | time between an answer and the next request, 10s (mean, for conversations)
-system | whole | 0 | least=0 most=1e+08 | tokens of a system prompt that all conversations share
+system | whole | 0 | least=0 most=1e+08 | tokens that every prompt begins with, before those of --isl: a system prompt
+    that all requests or conversations share
 best_of | whole | none | least=1 most=1000 | answers drawn for every prompt, which they share
 beam | whole | none | least=1 most=1000 | beams of equal length for every prompt, which they share
 seed | whole | 0 | least=0 most=1e+18 column show | fixes everything drawn
@@ -267,13 +274,15 @@ tell | object | none | also=Callable[[str],object] | called with what is being d
 _FLAG_TABLE = """
 [Engine]
 scheduler | text | - | - | another scheduler than the engine's own, such as vllm-v0, trtllm-max-utilization
-max_num_batched_tokens | whole | - | --max-num-batched-tokens --chunked-prefill-size --max-num-tokens | tokens of one
-    step
-max_num_seqs | whole | - | --max-num-seqs --max-running-requests --max-batch-size | requests running at once
-max_model_len | whole | - | --max-model-len --context-length --max-seq-len | longest prompt and answer
-gpu_memory_utilization | number | - | --gpu-memory-utilization --mem-fraction-static --free-gpu-memory-fraction |
-    share of device memory it may use
-block_size | whole | - | --block-size --page-size --tokens-per-block | tokens of one cache block
+max_num_batched_tokens | whole | none | least=1 most=1e+09 --max-num-batched-tokens --chunked-prefill-size
+    --max-num-tokens | tokens of one step
+max_num_seqs | whole | none | least=1 most=1e+06 --max-num-seqs --max-running-requests --max-batch-size |
+    requests running at once
+max_model_len | whole | none | least=0 most=1e+09 --max-model-len --context-length --max-seq-len |
+    longest prompt and answer
+gpu_memory_utilization | number | none | least=0 most=1 --gpu-memory-utilization --mem-fraction-static
+    --free-gpu-memory-fraction | share of device memory it may use
+block_size | whole | none | least=1 most=1e+06 --block-size --page-size --tokens-per-block | tokens of one cache block
 num_gpu_blocks_override | whole | - | least=1 --num-gpu-blocks --num-gpu-blocks-override | cache blocks per replica,
     instead of what fits
 enable_prefix_caching | switch | none | - | share blocks of equal prefixes
@@ -292,6 +301,43 @@ OFFLOADING: Mapping[str, str] = MappingProxyType(
         "cpu_offload_gb": "cpu:{}GiB",
     }
 )
+
+#: Options of engines and of their benchmarks that ask for a field beside its own, by the field. Those of up to three
+#: letters stand behind one dash.
+_SPELLED_TABLE = """
+model | m model_path hf_model
+tp | tp tp_size tensor_model_parallel_size tensor_parallel
+pp | pp pp_size pipeline_model_parallel_size pipeline_parallel
+dp | dp dp_size data_parallel
+ep | ep_size expert_parallel_size moe_ep_size
+kv | cache_type_k cache_type_v ctk ctv kv_cache_format
+isl | p random_input_len random_input n_prompt
+osl | n random_output_len random_output n_gen n_predict max_tokens max_new_tokens
+system | random_prefix_len prefix_len
+batch | batch_size
+requests | num_requests request_count
+max_model_len | c ctx_size n_ctx num_ctx max_context_length
+max_num_seqs | parallel np max_running
+max_num_batched_tokens | ub ubatch_size max_prefill_tokens
+gpu_memory_utilization | kv_cache_free_gpu_memory_fraction kv_cache_free_gpu_mem_fraction
+"""
+#: The field by such an option, without dashes.
+SPELLED: Mapping[str, str] = MappingProxyType(
+    {
+        word: name.strip()
+        for name, _, words in (line.partition(" | ") for line in _SPELLED_TABLE.strip().splitlines())
+        for word in words.split()
+    }
+)
+
+
+@cache
+def spellings(verb: str) -> Mapping[str, str]:
+    """Words for the fields of a verb and for engine flags it takes, underscores for dashes: other options, SPELLED."""
+    taken = {**engine_flags(verb), **fields_of(verb)}
+    found = {word: name for word, name in SPELLED.items() if name in taken}
+    found |= {option.lstrip("-").replace("-", "_"): name for name, f in taken.items() for option in f.options if option}
+    return MappingProxyType({word: name for word, name in found.items() if word not in taken})
 
 
 def _read(table: str) -> list[Field]:
@@ -358,16 +404,20 @@ _LOAD = (
 _SERVING = "engine offload host policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
-    "model rate isl osl trace arrivals peak ttft tpot e2e requests seed on objective budget max_gpus max_power "
-    "rack_power engine formats weights kv mode techniques speculate mix headroom spares usd_per_hour carbon skew "
-    "generic remedies tell"
+    "model rate concurrency isl osl system trace arrivals peak ttft tpot e2e requests seed on objective budget "
+    "max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares "
+    "usd_per_hour carbon skew generic remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine offload host techniques skew usd_per_hour generic"),
+        (
+            "estimate",
+            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} offload host techniques skew "
+            "usd_per_hour generic",
+        ),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )
@@ -384,7 +434,8 @@ GROUPS = {
     "batch": tuple(_BATCH.split()),
     "load": (*_LOAD.split(), "stop_after_s"),
     "slo": ("ttft", "tpot", "e2e"),
-    "chosen": tuple(f"batch {_FORMATS} replicas disaggregate transfer_overlap router flags stop_after_s".split()),
+    "chosen": tuple(f"batch {_FORMATS} replicas disaggregate transfer_overlap router flags stop_after_s".split())
+    + STATIC_FLAGS,
 }
 
 
@@ -402,7 +453,14 @@ def fields_of(verb: str) -> Mapping[str, Field]:
 
 def field(verb: str, name: str) -> Field:
     """What a verb means by a name."""
-    return _BY_NAME.get(f"{verb}.{name}") or _BY_NAME[name]
+    return _BY_NAME.get(f"{verb}.{name}") or _BY_NAME.get(name) or ENGINE_FLAGS[name]
+
+
+def engine_flags(verb: str) -> Mapping[str, Field]:
+    """Engine flags with an option of their own that a verb takes."""
+    if "flags" in VERBS[verb]:
+        return ENGINE_FLAGS
+    return {name: ENGINE_FLAGS[name] for name in STATIC_FLAGS if name in VERBS[verb]}
 
 
 def study_fields(kind: str) -> dict[str, Field]:

@@ -13,23 +13,23 @@ from steelyard.cost.step import Replica
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_choice import check_engine, engine_for
-from steelyard.deployment.engine_config import engine_config
+from steelyard.deployment.engine_config import configured, engine_config
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
-from steelyard.deployment.sharding import check_sharding
+from steelyard.deployment.sharding import check_sharding, fill_degrees
 from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all, show
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
-from steelyard.scenario.fields import GROUPS
+from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
-from steelyard.workload.protocol import Workload, not_served
+from steelyard.workload.protocol import Workload, ends_hard, not_served
 from steelyard.workload.reading import Seen
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ __all__ = [
     "Scenario",
     "check",
     "check_name",
-    "fill_degrees",
     "place",
     "read_cluster",
     "read_model",
@@ -144,6 +143,13 @@ class Scenario:
         return self.prompt + np.maximum(1, self.osl // 2)
 
     @property
+    def held_tokens(self) -> Any:
+        """Tokens of cache that each sequence takes: its own, or its part of a context that is allotted at the start."""
+        whole = self.words.get("max_model_len") if self.engine.commands == "llamacpp" else None
+        length = self.prompt + self.osl
+        return np.maximum(length, -(-whole // self.replica_batch)) if whole else length
+
+    @property
     def exact_weight_bytes(self) -> float | None:
         """Bytes of the real files, unless the plan stores the weights in another format."""
         same = self.plan.weights == Plan().resolved(self.transformer).weights
@@ -235,6 +241,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     engine, values = _engine(engine_name, model, cluster.machine, values)
     if engine.name != default_engine(cluster.machine).name:
         engine_name = engine.name
+    static = {name: values[name] for name in STATIC_FLAGS if values.get(name) is not None}
+    engine = problems.read(configured, engine, cluster.machine, static, model.transformer) or engine
     values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}
     if values.get("host"):
         problems.read(find_host, values["host"])
@@ -441,37 +449,6 @@ def read_trace(values: Mapping[str, Any]) -> Trace:
     return best_of(trace, width, beam=values["beam"] is not None).trace
 
 
-def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, int]:
-    """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
-    is used.
-
-    Args:
-        model: its heads and layers bound the degrees.
-        cluster: the devices.
-        given: the degrees given, None where not.
-    """
-    sizes = {name: given.get(name) for name in DEGREES}
-    if cluster.unlike and not any(sizes[name] for name in DEGREES[:3]):
-        sizes["pp"] = cluster.count
-    tp, pp, dp = (sizes[name] for name in DEGREES[:3])
-    ep, cp = (sizes[name] or 1 for name in DEGREES[3:])
-    used = (tp or 1) * (pp or 1) * (dp or 1) * cp
-    if cluster.count % used and used <= cluster.count:
-        return dict(zip(DEGREES, (tp or 1, pp or 1, dp or 1, ep, cp), strict=True))
-    rest = max(1, cluster.count // used)
-    if tp is None:
-        limit = min(rest, cluster.per_node)
-        heads = [queries for queries, _ in model.head_groups]
-        tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
-        rest //= tp
-    if pp is None and dp is None:
-        pp, rest = (rest, 1) if rest <= model.depth else (1, rest)
-    elif pp is None:
-        pp = rest
-    dp = dp or (rest if pp is not None else 1)
-    return dict(zip(DEGREES, (tp, pp or 1, dp, ep, cp), strict=True))
-
-
 def check(scenario: Scenario) -> None:
     """Refuse what cannot run, all problems at once. Raises :class:`InputError`."""
     problems: list[Problem] = []
@@ -488,9 +465,15 @@ def check(scenario: Scenario) -> None:
         length, what = scenario.prompt, "isl"
     if scenario.seen:
         what += f" + {scenario.seen_tokens} of images and sound"
-    if model.max_context and length > model.max_context:
+    limit, most = scenario.words.get("max_model_len"), scenario.words.get("max_num_seqs")
+    if limit and length > limit:
+        problems.append(Problem("isl", f"{what} = {length} tokens exceeds max_model_len, {limit}"))
+    if most and scenario.replica_batch > most:
+        words = f"{scenario.replica_batch} requests of a replica, but max_num_seqs is {most}: the rest would wait"
+        problems.append(Problem("batch", f"{words}, as simulate plays it"))
+    if ends_hard(model) and length > model.max_context:
         message = f"{what} = {length} tokens exceeds the model's context of {model.max_context}"
-        problems.append(Problem("isl", message))
+        problems.append(Problem("isl", f"{message}, where its table of positions ends"))
     try:
         check_sharding(model, plan)
     except InputError as error:

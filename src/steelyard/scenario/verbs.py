@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.fields import GROUPS, REQUIRED, Field, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
-from steelyard.scenario.words import Problems
+from steelyard.scenario.words import Problems, with_flags
 from steelyard.techniques._registry import without_words
 
 __all__ = ["POSITIONAL", "ordered", "signature_of", "verb", "words_of"]
@@ -56,7 +56,7 @@ def words_of(name: str, args: tuple[Any, ...], words: Mapping[str, Any]) -> dict
     if args and isinstance(args[0], Scenario):
         fields, asked = fields_of(name), fields_of(args[0].verb)
         own = without_words(args[0].verb, args[0].words)
-        own = {k: v for k, v in own.items() if not _same(v, asked[k].default)}
+        own = with_flags(name, {k: v for k, v in own.items() if not _same(v, asked[k].default)})
         given = {k: v for k, v in own.items() if k in fields and not _same(v, fields[k].default)}
         if name != args[0].verb:
             _refuse_lost(name, args[0].verb, own)

@@ -17,9 +17,11 @@ from steelyard.scenario.fields import (
     REQUIRED,
     VERBS,
     Field,
+    engine_flags,
     field,
     fields_of,
     offloading,
+    spellings,
 )
 from steelyard.scenario.ranges import MAX_VALUES, expand, spread_hint
 from steelyard.spoken import NO_FIELD
@@ -27,7 +29,17 @@ from steelyard.techniques._registry import with_techniques
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import parse_quantity
 
-__all__ = ["Problems", "flags_of", "missing", "read_value", "read_words", "unknown", "values_of"]
+__all__ = [
+    "Problems",
+    "flags_of",
+    "is_auto",
+    "missing",
+    "read_value",
+    "read_words",
+    "unknown",
+    "values_of",
+    "with_flags",
+]
 
 _T = TypeVar("_T")
 _EXPECTED = {
@@ -89,7 +101,7 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
     """
     fields = fields_of(verb)
     many = {name: value for name, value in words.items() if _is_array(value)}  # no technique is one
-    words = {name: value for name, value in words.items() if name not in many}
+    words = with_flags(verb, respelled(verb, {n: value for n, value in words.items() if n not in many}, problems))
     if "offload" in fields:
         words = with_offload(words, problems)
     words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})
@@ -112,6 +124,29 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
                 (words[name] or ()) if name == "techniques" and name not in many else read_value(entry, words[name])
             )
     return values
+
+
+def respelled(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
+    """The words under our names: ``tensor_parallel_size`` is ``tp``, ``users`` of an estimate its batch."""
+    known, found = spellings(verb), dict[str, Any]()
+    for name, value in words.items():
+        ours = known.get(name.replace("-", "_"), name) if isinstance(name, str) and len(name) > 3 else name
+        if ours in found:
+            problems.add([Problem(name, f"the same as {ours}, which is given as well")])
+        found.setdefault(ours, value)
+    return found
+
+
+def with_flags(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words with engine flags where a verb has them: fields of an estimate, ``flags`` elsewhere."""
+    loose = [name for name in words if name in engine_flags(verb) and name not in VERBS[verb]]
+    found = {name: value for name, value in words.items() if name not in loose}
+    if loose:
+        own = {name: words[name] for name in loose if words[name] not in (None, "")}
+        found["flags"] = {**own, **(words.get("flags") or {})} or None
+    elif verb == "estimate" and isinstance(flags := words.get("flags"), Mapping | None):
+        found = {**{n: v for n, v in found.items() if n != "flags"}, **(flags or {})}
+    return found
 
 
 def with_offload(words: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
@@ -142,7 +177,7 @@ def unknown(kind: str, name: str, own: Collection[str] = (), *, verb: str = "", 
     """
     every = {f: field(v, f) for v in VERBS for f in VERBS[v]} | ENGINE_FLAGS
     verb, fields = verb or kind, fields_of(kind)
-    own = own or [*fields, *(ENGINE_FLAGS if "flags" in fields else ())]
+    own = own or [*fields, *engine_flags(kind)]
     spelled = {w.lstrip("-"): n for n, f in every.items() for w in (n, *f.options) if w}
 
     def shown(near: str) -> str:
@@ -188,6 +223,7 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
     name = name or field.name
     if value is None and field.default is None:
         return None
+    value = _spoken(field, value)
     if isinstance(value, str) and value == "" == field.default:
         return value
     if field.also and not isinstance(value, str) and _is_one_of(value, field.also):
@@ -213,6 +249,19 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
         text = value if isinstance(value, str) else str(value)
         return (text,) if field.several else _chosen(field, text, name) if field.choices else text
     return _number(field, value, name, wrong)
+
+
+def _spoken(field: Field, value: Any) -> Any:
+    """What a value is written as: no end as the text ``inf``, which JSON has; ``auto`` of engines as our default."""
+    if field.type == "text" and isinstance(value, float) and math.isinf(value):
+        return f"{value:g}"
+    return field.default if is_auto(field, value) else value
+
+
+def is_auto(field: Field, value: object) -> bool:
+    """Whether a value is the ``auto`` of engines, where ours is to say nothing."""
+    plain = field.type in ("name", "whole", "number") and field.default in ("", None)
+    return plain and isinstance(value, str) and normalise(value) == "auto"
 
 
 def _is_array(value: Any) -> bool:
@@ -312,6 +361,8 @@ def values_of(field: Field, given: Any, path: str) -> list[Any]:
 
 def _items(field: Field, item: Any, path: str) -> list[Any]:
     wrong = InputError(f"expected {_SEVERAL[field.type]}, got {show(item)}", field=path)
+    if field.type == "text":
+        item = _spoken(field, item)
     if isinstance(item, float) and not _finite(item):
         raise wrong
     if field.type == "any":
@@ -329,7 +380,7 @@ def _items(field: Field, item: Any, path: str) -> list[Any]:
         names = [item] if whole else [w.strip() for w in item.split(",")]
         if not all(names):
             raise InputError(f"the list {show(item)} has an empty entry", field=path)
-        return names
+        return ["" if is_auto(field, name) else name for name in names]
     return [_bounded(field, v, path) for v in _numbers(field, item, path, wrong)]
 
 
@@ -357,7 +408,7 @@ def flags_of(given: Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, 
     problems, found = Problems(), {}
     for name, flag in ENGINE_FLAGS.items():
         value = given.get(name)
-        if value is None or value == "":
+        if value is None or value == "" or is_auto(flag, value):
             continue
         with problems.collect():
             found[name] = _flag(flag, value)
@@ -377,8 +428,7 @@ def _flag(flag: Field, value: Any) -> Any:
     number = parse_quantity(value, "1", flag.option)
     if flag.type == "whole" and number != int(number):
         raise InputError(f"expected a whole number, got {value}", field=flag.option)
-    if number < flag.least:
-        raise InputError(f"expected at least {flag.least:g}, got {value}", field=flag.option)
+    number = _bounded(flag, number, flag.option)
     return int(number) if flag.type == "whole" else number
 
 

@@ -38,13 +38,14 @@ class Question:
     model: Annotated[str, "name of the model in the catalogue, or a path"]
     machines: Annotated[tuple[str, ...], "names of the machines that may be used"]
     targets: Annotated[tuple[Target, ...], "the SLOs: a percentile of TTFT, TPOT or end-to-end time under a limit"]
-    rate_per_s: Annotated[float, Quantity("1/s", "requests per second to serve", gt=0)]
+    rate_per_s: Annotated[float, Quantity("1/s", "requests per second to serve; NaN with `concurrency`", gt=0)]
     prompt_tokens: Annotated[float, Quantity("1", "mean prompt tokens", ge=1)]
     output_tokens: Annotated[float, Quantity("1", "mean output tokens", ge=1)]
     traffic: Annotated[Mapping[str, Any], "the options of the traffic as they were given; empty for a trace object"] = (
         field(default_factory=dict)
     )
     objective: Annotated[str, "one of OBJECTIVES"] = "cost"
+    concurrency: int | None = None
     max_gpus: int | None = None
     budget_usd_per_hour: Annotated[float | None, "rent of the whole deployment at most, USD/h"] = None
     max_w: Annotated[float | None, "power of the whole deployment with its hosts at most, W"] = None
@@ -84,9 +85,14 @@ class Question:
         return int(self.inputs.get("seed", 0))
 
     @property
-    def required_rate_per_s(self) -> float:
-        """Requests/s a deployment must hold: the rate with its headroom."""
-        return self.rate_per_s * (1.0 + self.headroom_frac)
+    def load(self) -> float:
+        """What is sent, and what grows to find what a deployment holds: requests/s, or users who wait for answers."""
+        return self.rate_per_s if self.concurrency is None else float(self.concurrency)
+
+    @property
+    def required_load(self) -> float:
+        """The load a deployment must hold: with its headroom."""
+        return self.load * (1.0 + self.headroom_frac)
 
     def allows(self, devices: Any, rent_usd_per_hour: Any, watts: Any) -> NDArray[np.bool_]:
         """Which deployments keep the limits on devices, rent (USD/h) and power (W); arrays of one shape."""
@@ -146,7 +152,7 @@ class Candidate:
     meets: bool
     """Every SLO is met at the requested traffic."""
     headroom_frac: float
-    """``max_rate_per_s / rate - 1``."""
+    """``max_rate_per_s / rate - 1``, or ``max_concurrency / concurrency - 1``."""
     carbon_g_per_hour: float | None = None
     breaks_first: str = ""
     """The SLO or resource that fails first as traffic grows: ``ttft``, ``tpot``, ``e2e``, ``kv``, ``rate``."""
@@ -156,6 +162,8 @@ class Candidate:
     """Mean share of the KV cache in use."""
     value: float = 0.0
     """Of the objective: USD/h, W, g/h, requests/s or s."""
+    max_concurrency: int | None = None
+    """Most users who wait for their answers at which every SLO is met, where users were asked for."""
 
     def columns(self) -> dict[str, Any]:
         """Every figure by its name in JSON and tables, where the rent of the deployment is ``usd_per_hour``."""

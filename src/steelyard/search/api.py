@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
-from steelyard.traffic.build import Traffic, traffic
-from steelyard.traffic.trace import Trace
+from steelyard.search.trial import LEAST_REQUESTS
+from steelyard.traffic.build import ISL, OSL, REQUESTS_PER_CLIENT, Traffic, traffic
+from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import parse_quantity
 from steelyard.workload.protocol import not_served
 
@@ -73,6 +75,9 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
+    closed = w["concurrency"] is not None or (isinstance(w["trace"], Trace) and w["trace"].concurrency > 0)
+    if closed and modes == MODES:
+        modes = MODES[:1]
     usd = w[PRICE]
     described, w["max_gpus"] = _machines(w["on"], w["max_gpus"], usd, problems)
     machines = tuple(described)
@@ -84,11 +89,12 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         problems.read(_quantity, w[name], unit, name)
         for name, unit in (("budget", "USD/h"), ("max_power", "W"), ("rack_power", "W"), ("headroom", "1"))
     )
-    free = objective == "throughput" and w["rate"] == "" and not w["trace"]
+    free = objective == "throughput" and w["rate"] == "" and not w["trace"] and not closed
     problems.add(list(_consistent(w, objective, targets, free, max_usd is None and max_w is None)))
+    problems.add(list(_of_users(w, objective, modes)) if closed else [])
     ways = problems.read(read_ways, w["speculate"], servers, objective) or ()
     model = None if w["model"] is None else problems.read(read_model, w["model"], w["generic"])
-    load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free else {})
+    load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free or _endless(w["rate"]) else {})
     sent = problems.read(_traffic, w["trace"], load, w["seed"], w["requests"])
     if model is not None and (why := not_served(model.transformer)):
         problems.add([Problem("model", why)])
@@ -100,7 +106,10 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     longest = int((sent.isl + sent.osl).max())
     if transformer.max_context and longest > transformer.max_context:
         message = f"isl + osl = {longest} tokens exceeds the model's {transformer.max_context}"
-        raise InputError(message, field="isl")
+        raise InputError(f"{message}, so that what a plan starts would refuse it; estimate prices it", field="isl")
+    if not sent.concurrency and not math.isfinite(sent.rate_per_s):
+        message = "all requests arrive at once: name a rate, or a concurrency for so many users who wait for answers"
+        raise InputError(message, field="trace")
     given = dict.fromkeys(machines, usd) if isinstance(usd, float) else {}
     if isinstance(usd, Mapping):
         given = _prices(usd, described)
@@ -115,12 +124,14 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
+    inputs |= {name: w[name] for name in ("concurrency", "system") if w[name]}
     inputs |= {"techniques": [str(t) for t in w["techniques"]]} if w["techniques"] else {}
     question = Question(
         model=inputs["model"],
         machines=machines,
         targets=targets,
-        rate_per_s=sent.rate_per_s,
+        rate_per_s=math.nan if sent.concurrency else sent.rate_per_s,
+        concurrency=sent.concurrency or None,
         prompt_tokens=float(sent.isl.mean()),
         output_tokens=float(sent.osl.mean()),
         traffic=dict(sent.origin),
@@ -143,6 +154,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         descriptions=described,
     )
     ledger = Ledger()
+    for assumed in _assumed(question, w):
+        ledger.assume(assumed)
     task = task_of(model, question, sent, dispersion=1.0 if poisson else None, ledger=ledger)
     if objective == "cost" and all(math.isnan(task.device_prices[name]) for name in machines):
         why = f"no price is known of {', '.join(machines)}: give NAME=USD per device and hour, as {machines[0]}=2.5"
@@ -175,7 +188,11 @@ _LOAD = tuple(
     f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
 )
 #: Fields that an answer repeats, whatever was given.
-_INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "techniques", "speculate", "remedies", "tell"))
+_INPUTS = tuple(
+    n
+    for n in fields_of("plan")
+    if n not in ("mix", "techniques", "speculate", "remedies", "tell", "concurrency", "system")
+)
 
 
 def _consistent(
@@ -190,12 +207,40 @@ def _consistent(
         yield Problem("max_gpus", f"the objective {objective} needs a limit: max_gpus, budget or max_power")
     if w["mix"] and objective not in ("cost", "energy", "carbon"):
         yield Problem("mix", f"a mixed fleet is chosen by cost, energy or carbon, not by {objective}")
-    if not targets:
-        yield Problem("ttft", "name an SLO: ttft p99:1s, tpot p95:50ms or e2e p95:20s")
-    if w["rate"] == "" and not w["trace"] and not free:
-        yield Problem("rate", "how many requests per second, such as 10/s, or a trace")
+    for name in ("mix", "speculate") if not targets else ():
+        if w[name]:
+            yield Problem(name, "needs an SLO to be planned for: ttft p99:1s, tpot p95:50ms or e2e p95:20s")
+    if w["rate"] == "" and not w["trace"] and w["concurrency"] is None and not free:
+        yield Problem("rate", "how many requests per second, such as 10/s, or a trace, or users at once (concurrency)")
+    if _endless(w["rate"]):
+        yield Problem("rate", "a plan needs a finite rate such as 10/s; for so many users at once name a concurrency")
     if w["requests"] is not None and w["requests"] < 100:
         yield Problem("requests", f"percentiles need at least 100, got {w['requests']}")
+
+
+def _of_users(w: Mapping[str, Any], objective: str, modes: tuple[str, ...]) -> Iterator[Problem]:
+    """What is not planned for users who wait for their answers."""
+    if modes != MODES[:1]:
+        yield Problem("mode", "for users who wait for their answers only aggregated pools are planned")
+    if objective == "throughput":
+        yield Problem("objective", "the users set the throughput; plan their number by cost, energy or latency")
+    for name in ("mix", "speculate"):
+        if w[name]:
+            yield Problem(name, "planned for a rate, not for users who wait for their answers")
+
+
+def _assumed(question: Question, w: Mapping[str, Any]) -> Iterator[str]:
+    """What was not asked and matters most."""
+    usual = [f"{n} {d}" for n, d in zip(LENGTHS, (ISL, OSL), strict=True) if w[n] == "" and not w["trace"]]
+    if usual:
+        yield f"defaults: {', '.join(usual)}"
+    if question.concurrency is not None:
+        yield (
+            f"{question.concurrency:,} users begin at the same moment, as clients of a benchmark do, and each sends "
+            f"the next request when the last is answered; {question.requests:,} requests are played"
+        )
+    if not question.targets:
+        yield "no SLO: users may wait long; name one for times that are kept (--ttft p99:1s --tpot p95:50ms)"
 
 
 @verb("plan", read_question)
@@ -383,7 +428,7 @@ def _engines(engine: str | Sequence[str], problems: Problems) -> tuple[str, ...]
 
 
 def _formats(field: str, value: str | Sequence[str], every: Sequence[str], problems: Problems) -> tuple[str, ...]:
-    names = _list(value)
+    names = tuple(name for name in _list(value) if normalise(name) != "auto")
     if names == ("any",):
         return tuple(every)
     found = []
@@ -406,14 +451,14 @@ def _traffic(trace: str | Path | Trace, asked: Mapping[str, Any], seed: int, req
     else:
         given = {k: v for k, v in asked.items() if v != ""}
         number = requests
+        if number is None and asked["concurrency"] is not None:
+            number = min(max(LEAST_REQUESTS, REQUESTS_PER_CLIENT * asked["concurrency"]), MOST_REQUESTS)
         if number is None and asked["rate"] != "" and not trace:
             probe = traffic(Traffic(**{**given, "requests": 500, "seed": seed}))
             number = int(min(max(REQUESTS, probe.rate_per_s * SECONDS_PER_TOKEN * probe.osl.mean()), MOST_REQUESTS))
         if number is not None:
             given["requests"] = min(number, MOST_REQUESTS)
         found = traffic(Traffic(trace=trace, seed=seed, **given))
-    if found.concurrency:
-        raise InputError("a plan needs arrivals; a closed loop has none", field="trace")
     if not trace and asked["rate"] != "":  # the rate asked for, not that of the draw
         wanted = _factor(asked["peak"]) * _rate(asked["rate"]) if asked["peak"] != "" else _rate(asked["rate"])
         found = replace(found.scaled(wanted / found.rate_per_s), notes=found.notes)
@@ -424,6 +469,13 @@ def _rate(value: str | float) -> float:
     from steelyard.traffic.arrivals import parse_rate
 
     return parse_rate(value)
+
+
+def _endless(rate: str | float) -> bool:
+    """Whether a rate is ``inf``: all requests at once."""
+    with suppress(InputError):
+        return rate != "" and math.isinf(_rate(rate))
+    return False
 
 
 def _factor(value: str | float) -> float:

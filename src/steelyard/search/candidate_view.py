@@ -21,11 +21,17 @@ __all__ = ["closest_candidate", "screened_candidate", "simulated_candidate"]
 
 
 def _facts(
-    task: PlanTask, row: CandidateRow, watts: float, rate_per_s: float, largest_per_s: float, router: str = ROUTER
+    task: PlanTask,
+    row: CandidateRow,
+    watts: float,
+    rate_per_s: float,
+    largest: tuple[float, float],
+    router: str = ROUTER,
 ) -> dict[str, Any]:
-    """What a candidate is and costs at a rate, and the largest rate it holds."""
+    """What a candidate is and costs at a rate, and the largest load it holds, with the requests/s of that."""
     question, pools, plan = task.question, row.pools, row.pools[-1].replica.plan
     single = len(pools) == 1
+    most, largest_per_s = largest
     rent = None if math.isnan(row.rent_usd_per_hour) else row.rent_usd_per_hour
     tokens_per_s = rate_per_s * task.demand.mean_output_tokens
     carbon = question.carbon_g_per_kwh
@@ -46,7 +52,8 @@ def _facts(
         "tokens_per_s": tokens_per_s,
         "tokens_per_s_per_device": largest_per_s * task.demand.mean_output_tokens / devices,
         "max_rate_per_s": largest_per_s,
-        "headroom_frac": largest_per_s / question.rate_per_s - 1.0,
+        "headroom_frac": most / question.load - 1.0,
+        "max_concurrency": None if question.concurrency is None else int(most),
     }
 
 
@@ -59,7 +66,7 @@ def simulated_candidate(
         task: the question.
         player: has simulated it.
         finalist: the finalist.
-        largest: requests/s it holds; NaN = not known.
+        largest: load it holds; NaN = not known.
         failure: what fails above it, where that is known.
         interval: give the 80 % intervals, for two more runs.
     """
@@ -67,16 +74,18 @@ def simulated_candidate(
     if task.question.objective == "throughput" and largest > 0:
         outcome = player.play(row.pools, largest)
     most = largest if math.isfinite(largest) else row.capacity_per_s
+    users = task.question.concurrency is not None
     if outcome.meets:  # what was simulated is known better than what was screened
-        most = max(most, outcome.rate_per_s)
+        most = max(most, task.question.load if users else outcome.rate_per_s)
+    rate = player.play(row.pools, most, whole=True).rate_per_s if users else most
     return Candidate(
-        **_facts(task, row, finalist.watts, outcome.rate_per_s, most, router),
+        **_facts(task, row, finalist.watts, outcome.rate_per_s, (most, rate), router),
         ttft_s=outcome.values["ttft_s"],
         tpot_s=outcome.values["tpot_s"],
         e2e_s=outcome.values["e2e_s"],
         percentiles=outcome.percentiles,
         tokens_per_s_per_user=1.0 / max(outcome.percentiles["tpot_s"].get("mean", math.inf), 1e-9),
-        interval=_intervals(task, player, row.pools, outcome, most) if interval else {},
+        interval=_intervals(task, player, row.pools, outcome, rate) if interval else {},
         simulated=True,
         meets=outcome.meets,
         breaks_first=failure or row.first_failure,
@@ -94,12 +103,15 @@ def screened_candidate(task: PlanTask, row: CandidateRow, *, meets: bool) -> Can
         row: the candidate.
         meets: whether it meets every SLO.
     """
-    figures, tokens = row.figures, task.demand.mean_output_tokens
+    figures, tokens, question = row.figures, task.demand.mean_output_tokens, task.question
+    e2e_s = figures["ttft_s"] + max(tokens - 1, 0.0) * figures["tpot_s"]
+    per_load = 1.0 if question.concurrency is None else 1.0 / max(e2e_s, 1e-9)  # Little's law
+    largest = row.capacity_per_s, row.capacity_per_s * per_load
     return Candidate(
-        **_facts(task, row, figures["watts"], task.question.rate_per_s, row.capacity_per_s),
+        **_facts(task, row, figures["watts"], question.load * per_load, largest),
         ttft_s=figures["ttft_s"],
         tpot_s=figures["tpot_s"],
-        e2e_s=figures["ttft_s"] + max(tokens - 1, 0.0) * figures["tpot_s"],
+        e2e_s=e2e_s,
         percentiles={},
         tokens_per_s_per_user=1.0 / max(figures["tpot_s"], 1e-9),
         interval={},
@@ -128,7 +140,8 @@ def _intervals(
     tables = [task.cache.table(p, task.demand.longest_tokens) for p in pools]
     spread, limit = max(t.spread for t in tables), min(t.limit_frac for t in tables)
     low, high = (float(end) for end in interval80(1.0, spread, at_least=limit))
-    ends = [player.play(pools, outcome.rate_per_s, factor, whole=True) for factor in (low, high)]
+    load = outcome.rate_per_s if task.question.concurrency is None else task.question.load
+    ends = [player.play(pools, load, factor, whole=True) for factor in (low, high)]
     intervals = {}
     for name in METRICS:
         values = [run.values.get(name, math.nan) for run in (*ends, outcome)]

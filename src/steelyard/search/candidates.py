@@ -41,10 +41,12 @@ class ScreenMargins:
     """Over the number of engines: one engine gets arrivals that no router has evened out."""
     pipeline: float = 0.15
     """For pipelines: the bubbles between their stages depend on the mix of lengths."""
+    closed: float = 0.25
+    """For closed loops: how long the wave lasts in which all users begin."""
 
-    def of(self, engines: Any, lanes: Any) -> Floats:
+    def of(self, engines: Any, lanes: Any, closed: bool = False) -> Floats:
         """The margin of pools of ``engines`` engines with ``lanes`` pipeline stages."""
-        return np.asarray(self.base + self.single_engine / engines + self.pipeline * (lanes > 1))
+        return np.asarray(self.base + self.single_engine / engines + self.pipeline * (lanes > 1) + self.closed * closed)
 
 
 MARGINS = ScreenMargins()
@@ -179,7 +181,7 @@ def pool_options(task: PlanTask, points: OperatingPoints, role: str) -> PoolOpti
         role: ``both``, ``prefill`` or ``decode``.
     """
     question, slo, machine = task.question, SloLimits.of(task.question.targets), points.replicas[0].cluster.machine
-    required, spares = question.required_rate_per_s, question.spares
+    required, spares = question.required_load, question.spares
     grid, failures = capacities(points, task.demand, slo)
     device = points.devices.astype(np.int64)
     best = grid.max(axis=(1, 2, 3))
@@ -221,7 +223,7 @@ def pool_options(task: PlanTask, points: OperatingPoints, role: str) -> PoolOpti
         watts=working + idle_w[p] * device[p] * spares + host_w[p] * total,
         ttft_s=at_rate["ttft"][p, c, n],
         tpot_s=at_rate["tpot"][p, c, n],
-        margin=MARGINS.of(counts[n] * points.ranks[p], points.lanes[p]),
+        margin=MARGINS.of(counts[n] * points.ranks[p], points.lanes[p], bool(task.demand.per_user)),
     )
 
 
@@ -236,19 +238,20 @@ def _at_requested_rate(points: OperatingPoints, task: PlanTask, slo: SloLimits, 
     Each ``[p, c, n]``; a replica that cannot hold its share is shown at its heaviest load.
     """
     demand = task.demand
-    share = task.question.required_rate_per_s / (points.ranks[:, None] * counts[None, :])  # [p, n] requests/s of a rank
+    share = task.question.required_load / (points.ranks[:, None] * counts[None, :])  # [p, n] of a rank
     spread = demand.dispersion / (points.ranks[:, None] * counts[None, :])
     z = NormalDist().inv_cdf(1 - min(slo.tpot_miss, 0.5))
     shape = (*points.rate.shape[:2], len(counts))
     index, slow = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    loads = points.load_of(demand)
     for i, j in np.ndindex(*shape[:2]):
-        rate = np.maximum.accumulate(points.rate[i, j])
+        rate = np.maximum.accumulate(loads[i, j])
         last = len(rate) - 1
         index[i, j] = np.minimum(np.searchsorted(rate, share[i]), last)
         stay = np.maximum(points.load[index[i, j]], 1.0) * points.lanes[i]
         peak = share[i] * (1 + z * AVERAGED * np.sqrt(spread[i] / stay))
         slow[i, j] = np.minimum(np.searchsorted(rate, peak), last)
-    light = np.minimum(1.0, share[:, None, :] / points.rate[:, :, :1])
+    light = np.minimum(1.0, share[:, None, :] / loads[:, :, :1])
     figures = {
         "tpot": np.take_along_axis(points.tpot, slow, axis=2),
         "power": np.take_along_axis(points.power, index, axis=2) * light,

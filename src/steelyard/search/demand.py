@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 
 #: Classes into which lengths are cut: quantile bins, each represented by its mean.
 CLASSES = 8
+#: The index of dispersion of a closed loop: a user sends when an answer ends, so that arrivals are nearly as regular.
+CLOSED = 0.1
 #: Windows of the index of dispersion, as a share of the trace, and the fewest windows it is taken from.
 WINDOWS = 32
 
@@ -40,6 +42,8 @@ class Demand:
     """Most tokens of a prompt with its output."""
     dispersion: float
     """Variance of the number of arrivals in a window over its mean: 1 = Poisson, 0 = regular."""
+    per_user: float = 0.0
+    """Requests of each user of a closed loop; 0 = an open loop."""
 
     @property
     def mean_prompt_tokens(self) -> float:
@@ -80,7 +84,8 @@ def demand_of(trace: Trace, rate_per_s: float, dispersion: float | None = None) 
         context_tokens=context,
         held_tokens=float((trace.isl + trace.osl).mean()),
         longest_tokens=int((trace.isl + trace.osl).max()),
-        dispersion=_dispersion(trace) if dispersion is None else dispersion,
+        dispersion=CLOSED if trace.concurrency else _dispersion(trace) if dispersion is None else dispersion,
+        per_user=len(trace) / trace.concurrency if trace.concurrency else 0.0,
     )
 
 

@@ -9,7 +9,7 @@ from steelyard.scenario.slo import Target
 from steelyard.search.answer import Candidate, Question
 from steelyard.units import format_quantity
 
-__all__ = ["FAILURES", "UNITS", "breaking", "reasons", "target_text", "value_text"]
+__all__ = ["FAILURES", "UNITS", "breaking", "load_text", "reasons", "target_text", "value_text"]
 
 #: What may fail first: short, and written out.
 FAILURES = {
@@ -29,6 +29,11 @@ UNITS = {
     "latency": "s",
     "devices": "devices",
 }
+
+
+def load_text(question: Question, load: float) -> str:
+    """``5 requests/s``, ``64 users``."""
+    return f"{load:,.3g} requests/s" if question.concurrency is None else f"{load:,.0f} users"
 
 
 def target_text(target: Target) -> str:
@@ -60,6 +65,13 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, run
             f"{target_text(target)} holds at {format_quantity(value, 's')}, {share:.0%} to spare "
             f"({runs} simulated runs)"
         )
+    if not question.targets:
+        what = (
+            "all users are served at once" if question.concurrency else "it keeps up with the rate, queues stay finite"
+        )
+        why.append(
+            f"no SLO: {what}; {1 / (1 + best.headroom_frac):.0%} of what it holds is used ({runs} simulated runs)"
+        )
     for other in shown[1:]:
         if objective == "cost" and other.value < best.value * (1 - 1e-9):
             why.append(
@@ -73,7 +85,7 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, run
         else:
             more = other.value / max(best.value, 1e-30) - 1
             text = f"{more:.0%} more" if more > 0.005 else "the same"
-        tail = f"; it holds up to {other.max_rate_per_s:,.1f} requests/s" if more <= 0.005 else ""
+        tail = f"; it holds up to {_held(other, 1)}" if more <= 0.005 else ""
         why.append(
             f"next best: {other.devices} {other.machine} with {other.engine} ({other.shape}) at "
             f"{value_text(other.value, objective)}, {text}{tail}"
@@ -86,7 +98,16 @@ def breaking(best: Candidate, question: Question) -> str:
     if not math.isfinite(best.max_rate_per_s):
         return ""
     what = FAILURES[best.breaks_first][1] if best.breaks_first else "capacity"
-    text = f"{what}: it holds up to {best.max_rate_per_s:,.2f} requests/s"
+    text = f"{what}: it holds up to {_held(best, 2)}"
     if question.objective == "throughput":
         return text
-    return f"{text}, {best.max_rate_per_s / question.rate_per_s - 1:.0%} above the rate asked for"
+    return (
+        f"{text}, {best.headroom_frac:.0%} above {'the rate' if question.concurrency is None else 'what was'} asked for"
+    )
+
+
+def _held(candidate: Candidate, digits: int) -> str:
+    rate = f"{candidate.max_rate_per_s:,.{digits}f} requests/s"
+    if candidate.max_concurrency is None:
+        return rate
+    return f"{candidate.max_concurrency:,} users ({rate})"

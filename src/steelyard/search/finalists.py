@@ -73,7 +73,7 @@ def _promising(table: CandidateTable, number: int, task: PlanTask) -> Iterator[t
     """``(best value it could have, -capacity, number, place)`` of candidates that may hold the rate, best first."""
     question = task.question
     optimistic = table.capacity * (1.0 + table.margin)
-    keep = optimistic >= question.required_rate_per_s
+    keep = optimistic >= question.required_load
     keep &= question.allows(table.devices, table.rent_usd_per_hour, table.watts / POWER_MARGIN)
     if question.objective == "cost":
         keep &= ~np.isnan(table.rent_usd_per_hour)
@@ -122,7 +122,7 @@ class _Search:
         self.runners_up, self.max_runs = runners_up, max_runs
         self.maximises_rate = task.question.objective == "throughput"
         self.finalists: list[Finalist] = []
-        self.evidence = _Evidence(player, task.question.required_rate_per_s, blames=not self.maximises_rate)
+        self.evidence = _Evidence(player, task.question.required_load, blames=not self.maximises_rate)
 
     def run(self, progress: Callable[[str], object]) -> Finals:
         begun, exhausted = self.player.runs, False
@@ -139,7 +139,7 @@ class _Search:
             if self.maximises_rate and len(self.finalists) > self.runners_up:
                 # rates are found to RATE_RESOLUTION: what does not hold so much more than the best is no better
                 most = max(f.largest_rate_per_s for f in self.finalists)
-                self.evidence.required = max(self.question.required_rate_per_s, (1 + RATE_RESOLUTION) * most)
+                self.evidence.required = max(self.question.required_load, (1 + RATE_RESOLUTION) * most)
             if not self.evidence.may_hold(row):
                 continue
             progress(f"{self.player.runs - begun} runs simulated")
@@ -184,17 +184,17 @@ class _Search:
 
     def _cheapest(self, row: CandidateRow) -> Finalist | Outcome:
         """A finalist at the requested rate, or what went wrong."""
-        outcome = self.player.play(row.pools, self.question.required_rate_per_s)
+        outcome = self.player.play(row.pools, self.question.required_load)
         if not outcome.meets:
             return outcome
         fewer = self._fewest(row)
-        outcome = self.player.play(fewer.pools, self.question.rate_per_s)
+        outcome = self.player.play(fewer.pools, self.question.load)
         return self._finalist(fewer, outcome) if outcome.meets else outcome
 
     def _fastest(self, row: CandidateRow) -> Finalist | Outcome:
         """A finalist at the largest rate it holds, or what went wrong at the least rate that is of interest."""
         required, known = self.evidence.required, 0.0
-        if required > self.question.rate_per_s:
+        if required > self.question.load:
             outcome = self.player.play(row.pools, required)
             if not outcome.meets:
                 return outcome
@@ -225,7 +225,7 @@ class _Search:
         low, high = math.floor(pool.count / 1.06), pool.count
         while high - low > 1:
             middle = (low + high) // 2
-            held = self.player.play([replace(pool, count=middle)], self.question.required_rate_per_s).meets
+            held = self.player.play([replace(pool, count=middle)], self.question.required_load).meets
             low, high = (low, middle) if held else (middle, high)
         fewest, spares = replace(pool, count=high), self.question.spares
         rent = row.rent_usd_per_hour * fewest.devices(spares) / pool.devices(spares)

@@ -102,9 +102,9 @@ def _seated(points: OperatingPoints) -> Mask:
 
 def _sized(points: OperatingPoints, task: PlanTask) -> Mask:
     """``[p, c, b]``: as many replicas as the rate needs at this load are loaded so, and within the limits."""
-    rate, most = task.question.rate_per_s, task.question.max_gpus
-    count = np.ceil(rate / np.maximum(points.replica_rate, 1e-30))
-    sized = count * points.replica_rate <= OVERSIZE * rate
+    load, most, each = task.question.load, task.question.max_gpus, points.replica_load(task.demand)
+    count = np.ceil(load / np.maximum(each, 1e-30))
+    sized = count * each <= OVERSIZE * load
     if most is not None:
         sized &= (count + task.question.spares) * points.devices[:, None, None] <= most
     return np.asarray(sized)
@@ -134,7 +134,7 @@ def _at_load(task: PlanTask, group: Group, place: Sequence[int], per_device: flo
     ttft, tpot = float(prompting.service[i, j, k] @ demand.prompt_share + wait), float(points.tpot[load])
     pools = tuple(_pool(task, x, at, role) for role, x, at in loads)
     watts = sum(_watts(task, x, at) for _, x, at in loads)
-    capacity = min(o.count * float(x.replica_rate[at]) for o, (_, x, at) in zip(pools, loads, strict=True))
+    capacity = min(o.count * float(x.replica_load(demand)[at]) for o, (_, x, at) in zip(pools, loads, strict=True))
     rent = task.device_prices[group.machine.name] * sum(o.devices(task.question.spares) for o in pools)
     slow = tpot > slo.tpot_s
     row = CandidateRow(pools, capacity, rent, "tpot" if slow else "", {"ttft_s": ttft, "tpot_s": tpot, "watts": watts})
@@ -145,7 +145,7 @@ def _at_load(task: PlanTask, group: Group, place: Sequence[int], per_device: flo
 def _pool(task: PlanTask, points: OperatingPoints, at: Load, role: str) -> PoolOption:
     """A pool large enough for the rate at this load."""
     replica = points.replicas[at[0]]
-    count = max(1, math.ceil(task.question.rate_per_s / float(points.replica_rate[at])))
+    count = max(1, math.ceil(task.question.load / float(points.replica_load(task.demand)[at])))
     pp = replica.plan.pp
     wanted = max(LEAST_SEATS, 8 * pp) if role == "prefill" else float(points.load[at[2]]) * pp
     place = min(int(np.searchsorted(replica.sequences, wanted)), len(replica.sequences) - 1)
@@ -156,7 +156,7 @@ def _pool(task: PlanTask, points: OperatingPoints, at: Load, role: str) -> PoolO
 def _watts(task: PlanTask, points: OperatingPoints, at: Load) -> float:
     """Power of a pool for the rate at this load, W."""
     replica = points.replicas[at[0]]
-    needed = task.question.rate_per_s / float(points.replica_rate[at])
+    needed = task.question.load / float(points.replica_load(task.demand)[at])
     return needed * replica.devices * (float(points.power[at]) + replica.host_w)
 
 
@@ -164,7 +164,7 @@ def cost_front(task: PlanTask, tables: Sequence[CandidateTable]) -> tuple[Candid
     """Rent against TTFT at its percentile, among those that meet every SLO by the screen."""
     rent, ttft, where = [], [], []
     for t, table in enumerate(tables):
-        met = (table.capacity >= task.question.required_rate_per_s) & ~np.isnan(table.rent_usd_per_hour)
+        met = (table.capacity >= task.question.required_load) & ~np.isnan(table.rent_usd_per_hour)
         places = np.flatnonzero(met & task.question.allows(table.devices, table.rent_usd_per_hour, table.watts))
         rent.append(table.rent_usd_per_hour[places])
         ttft.append(table.ttft_s[places])

@@ -162,7 +162,7 @@ def screen(task: PlanTask) -> Screen:
         tables += added
         if question.objective == "cost":
             for table in added:
-                sure = table.capacity >= question.required_rate_per_s * (1 + SURE)
+                sure = table.capacity >= question.required_load * (1 + SURE)
                 sure &= question.allows(table.devices, table.rent_usd_per_hour, table.watts)
                 cheapest = min(cheapest, float(table.rent_usd_per_hour[sure].min(initial=math.inf)))
     if left_out:

@@ -15,7 +15,7 @@ import numpy as np
 from steelyard.scenario.slo import Target
 from steelyard.search.answer import Candidate, Change, Infeasible
 from steelyard.search.candidate_view import closest_candidate, simulated_candidate
-from steelyard.search.describe import FAILURES
+from steelyard.search.describe import FAILURES, load_text
 from steelyard.search.finalists import Finals, play_finals
 from steelyard.search.group import Screen, screen
 from steelyard.search.task import PlanTask
@@ -47,7 +47,7 @@ def infeasible(task: PlanTask, screened: Screen, finals: Finals, player: Player)
     changes = tuple(itertools.islice(relaxations.changes(), MAX_CHANGES))
     closest, outcome = None, None
     if finals.closest is not None:
-        outcome = player.play(finals.closest.pools, task.question.required_rate_per_s, whole=True)
+        outcome = player.play(finals.closest.pools, task.question.required_load, whole=True)
         closest = closest_candidate(task, finals.closest, outcome)
     elif screened.tables:
         table = max(screened.tables, key=lambda t: float(t.capacity.max()))
@@ -86,13 +86,13 @@ class _Relaxations:
             return None
         best = finals.finalists[0]
         rate = best.row.capacity_per_s if math.isnan(best.largest_rate_per_s) else best.largest_rate_per_s
-        return simulated_candidate(task, player, best, max(rate, task.question.required_rate_per_s), interval=False)
+        return simulated_candidate(task, player, best, max(rate, task.question.required_load), interval=False)
 
     def _least_devices(self, task: PlanTask) -> float:
         """The least devices with which the screen thinks the rate may be held; inf when none are enough."""
         least = math.inf
         for table in screen(task).tables:
-            enough = table.capacity * (1 + table.margin / 2) >= task.question.required_rate_per_s
+            enough = table.capacity * (1 + table.margin / 2) >= task.question.required_load
             enough &= task.question.allows(table.devices, table.rent_usd_per_hour, table.watts)
             least = min(least, float(np.asarray(table.devices[enough], dtype=np.float64).min(initial=math.inf)))
         return least
@@ -178,6 +178,6 @@ def _reason(task: PlanTask, screened: Screen, outcome: Outcome | None) -> str:
         return "no deployment within the limits meets the SLOs, even at the lightest load"
     most = max(float(t.capacity.max()) for t in screened.tables)
     return (
-        f"no deployment within the limits holds {question.rate_per_s:.3g} requests/s within the SLOs; "
+        f"no deployment within the limits holds {load_text(question, question.load)} within the SLOs; "
         f"the most any of them would is about {most:.3g}"
     )

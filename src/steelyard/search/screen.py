@@ -111,6 +111,17 @@ class OperatingPoints:
         """``[p]`` devices of a replica."""
         return np.array([r.devices for r in self.replicas], dtype=np.float64)
 
+    def load_of(self, demand: Demand) -> Floats:
+        """``[p, c, b]`` what the traffic brings to a rank: requests/s; of a closed loop its users, by Little's law."""
+        if not demand.per_user:
+            return self.rate
+        wait = self.request_s[:, None, None] + self.service @ demand.prompt_share + self.residual[:, None, :]
+        return np.asarray(self.rate * (wait + demand.decodes * self.tpot))
+
+    def replica_load(self, demand: Demand) -> Floats:
+        """``[p, c, b]`` the same to a replica, all ranks."""
+        return self.load_of(demand) * self.ranks[:, None, None]
+
     @property
     def replica_rate(self) -> Floats:
         """``[p, c, b]`` requests/s of a replica, all ranks."""
@@ -277,7 +288,7 @@ def tail(x: Any) -> Any:
 
 
 def capacities(points: OperatingPoints, demand: Demand, slo: SloLimits, counts: Floats = COUNTS) -> tuple[Floats, Any]:
-    """Largest rate of a replica at which every SLO is met.
+    """Largest rate of a replica at which every SLO is met; of a closed loop the most users.
 
     Args:
         points: operating points.
@@ -312,7 +323,7 @@ def capacities(points: OperatingPoints, demand: Demand, slo: SloLimits, counts: 
     )
     breaks = np.argmin(firsts, axis=0)
     index = firsts.min(axis=0) - 1
-    rate = np.take_along_axis(points.rate[:, :, None, :], np.maximum(index, 0), axis=3)
+    rate = np.take_along_axis(points.load_of(demand)[:, :, None, :], np.maximum(index, 0), axis=3)
     rate = np.where(index >= 0, rate, 0.0) * points.ranks[:, None, None, None]
     return rate, breaks
 
@@ -330,6 +341,11 @@ def _misses(points: OperatingPoints, demand: Demand, slo: SloLimits, spread: Flo
         misses["ttft"] = (use >= 1.0) | (TtftTail.over_loads(points, demand, spread).above(slo.ttft_s) > slo.ttft_miss)
     elif points.use.any():
         misses["ttft"] = np.broadcast_to(use >= 0.98, shape)
+    if demand.per_user * slo.ttft_miss < 1.0 and demand.per_user and math.isfinite(slo.ttft_s):
+        # all users begin at once: of that wave the share that may miss leaves out the last prompts
+        wave = points.load_of(demand) * (points.service @ demand.prompt_share) / points.lanes[:, None, None]
+        late = wave * (1.0 - demand.per_user * slo.ttft_miss) > slo.ttft_s
+        misses["ttft"] = misses["ttft"] | late[:, :, None, :]
     if math.isfinite(slo.tpot_s) and points.tpot.any():
         under = points.tpot <= slo.tpot_s
         limit = np.where(under, points.rate, 0.0).max(axis=2, keepdims=True)

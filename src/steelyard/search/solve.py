@@ -47,12 +47,12 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
         if k == 0:
             progress("finding what the winner holds")
             guess = finalist.row.capacity_per_s if math.isnan(largest) else largest
-            largest, above = player.largest_rate(finalist.row.pools, guess, question.required_rate_per_s)
+            largest, above = player.largest_rate(finalist.row.pools, guess, question.required_load)
             failure = above.first_failure if above is not None else ""
         shown.append(simulated_candidate(task, player, finalist, largest, failure, interval=k == 0))
     stages_s = {**screened.stages_s, "finalists": time.perf_counter() - began}
     _account(ledger, task, screened, finals)
-    if shown and task.trace.duration_s < STAYS * shown[0].e2e_s:
+    if shown and not question.concurrency and task.trace.duration_s < STAYS * shown[0].e2e_s:
         ledger.assume(
             f"the played traffic lasts {task.trace.duration_s:,.0f} s, less than {STAYS} stays of a request; more "
             "requests would show the steady state"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.energy import idle_power_w
+from steelyard.cost.kv_pool import blocks_for
 from steelyard.cost.step_table import scaled
 from steelyard.scenario.slo import judge
 from steelyard.search.options import Floats, PoolOption
@@ -20,7 +21,7 @@ from steelyard.simulation.result import COMPLETED
 from steelyard.simulation.wires import End, wires_between
 from steelyard.traffic.trace import Trace
 
-__all__ = ["METRICS", "RATE_RESOLUTION", "ROUTER", "Outcome", "Player", "PoolsRun", "run_pools"]
+__all__ = ["LEAST_REQUESTS", "METRICS", "RATE_RESOLUTION", "ROUTER", "Outcome", "Player", "PoolsRun", "run_pools"]
 
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
 #: Requests of one run at most: engines that take turns are alike, so that some of them stand for all.
@@ -29,6 +30,8 @@ MAX_SIMULATED = 4000
 PROPORTION_ERROR = 0.02
 #: How closely the largest rate is found, as a share, and the rates tried for it at most.
 RATE_RESOLUTION, MAX_RATES = 0.02, 14
+#: Requests of users at least (few of them send more each), and of one run at most.
+LEAST_REQUESTS, MAX_OF_USERS = 200, 20_000
 #: How requests are routed where nothing else is better.
 ROUTER = "round-robin"
 #: What the kernel calls a run that was given up; the share of the slots or the cache that counts as all.
@@ -65,9 +68,9 @@ class PoolsRun:
         q, trace = self.played.requests, self.trace
         decodes = np.where(trace.osl > 1, trace.osl - 1, math.nan)
         return {
-            "ttft_s": q["first_at"] - trace.arrived_at,
+            "ttft_s": q["first_at"] - q["arrived_at"],
             "tpot_s": (q["last_at"] - q["first_at"]) / decodes,
-            "e2e_s": q["last_at"] - trace.arrived_at,
+            "e2e_s": q["last_at"] - q["arrived_at"],
         }
 
     @property
@@ -173,9 +176,10 @@ def run_pools(
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a candidate did at a rate."""
+    """What a candidate did at a load."""
 
     rate_per_s: float
+    """Requests/s that were sent; of a closed loop those that were answered."""
     meets: bool
     worst: float
     """Largest value over limit among the SLOs; inf when requests were refused or left. Of a run that was given up, what
@@ -205,27 +209,27 @@ class Player:
 
     def __init__(self, task: PlanTask) -> None:
         self.task, self.trace, self.targets = task, task.trace, task.question.targets
+        self.users = task.question.concurrency is not None
         self.outcomes: dict[tuple[object, ...], Outcome] = {}
         self.runs = 0
 
-    def play(
-        self, pools: Sequence[PoolOption], rate_per_s: float, factor: float = 1.0, *, whole: bool = False
-    ) -> Outcome:
-        """Simulate pools at a request rate. Traffic with prefixes is routed by prefix, or in turn where that does.
+    def play(self, pools: Sequence[PoolOption], load: float, factor: float = 1.0, *, whole: bool = False) -> Outcome:
+        """Simulate pools at a load. Traffic with prefixes is routed by prefix, or in turn where that does.
 
         Args:
             pools: the pools.
-            rate_per_s: requests/s of the whole deployment.
+            load: of the whole deployment: requests/s, or users who wait for their answers.
             factor: every step takes so many times as long.
             whole: to the end even when an SLO is missed.
         """
-        key = (*((p.replica, p.role, p.count, p.budget, p.sequences) for p in pools), rate_per_s, factor)
+        load = math.ceil(load) if self.users else load
+        key = (*((p.replica, p.role, p.count, p.budget, p.sequences) for p in pools), load, factor)
         best = self.outcomes.get(key)
         if best is None or (whole and not best.complete):
             best = None
             for router in self._routers(pools):
                 if best is None or not best.meets:
-                    outcome = self._play(pools, rate_per_s, factor, whole, router)
+                    outcome = self._play(pools, load, factor, whole, router)
                     best = outcome if best is None or outcome.meets or outcome.worst < best.worst else best
             assert best is not None
             self.outcomes[key] = best
@@ -236,16 +240,19 @@ class Player:
         prefilling = [p for p in pools if p.role != "decode"]
         several = any(p.count * p.replica.ranks > 1 for p in prefilling)
         caching = any(p.replica.config.enable_prefix_caching for p in prefilling)
+        if self.users:  # whoever has the fewest gets the next: all replicas have as many
+            return ("least-loaded",) if several else (ROUTER,)
         return ("prefix", ROUTER) if self.trace.prefix_hashes is not None and several and caching else (ROUTER,)
 
-    def _play(self, pools: Sequence[PoolOption], rate_per_s: float, factor: float, whole: bool, router: str) -> Outcome:
+    def _play(self, pools: Sequence[PoolOption], load: float, factor: float, whole: bool, router: str) -> Outcome:
         self.runs += 1
-        trace, counts = self._sampled(pools, rate_per_s)
+        trace, counts = self._used(pools[0], int(load)) if self.users else self._sampled(pools, load)
         misses = {} if whole else self._misses(trace)
         run = run_pools(self.task, pools, trace, counts=counts, router=router, factor=factor, misses=misses)
         if run is None:
-            return Outcome(rate_per_s, meets=False, worst=math.inf, first_failure="kv")
-        return self._outcome(run, rate_per_s, router)
+            return Outcome(load, meets=False, worst=math.inf, first_failure="kv")
+        share = pools[0].count / counts[0]
+        return self._outcome(run, share * len(trace) / run.span_s if self.users else load, router)
 
     def _misses(self, trace: Trace) -> dict[str, tuple[float, int]]:
         """The limit of each SLO and how many requests may miss it."""
@@ -256,6 +263,22 @@ class Player:
                 kept = math.floor((number - 1) * target.percentile / 100 - 1e-9)
                 allowed[target.metric] = (target.limit_s * (1 + 1e-9), number - 1 - max(kept, 0))
         return allowed
+
+    def _used(self, pool: PoolOption, users: int) -> tuple[Trace, list[int]]:
+        """The requests of so many users, and the replicas that are simulated, with as many users each as all have."""
+        asked = self.task.question.concurrency or 1
+        number = max(LEAST_REQUESTS, users, math.ceil(len(self.trace) / asked * users))
+        count = min(pool.count, max(1, round(pool.count * MAX_OF_USERS / number)))
+        share = count / pool.count
+        rows = np.arange(max(1, math.ceil(number * share))) % len(self.trace)
+        return replace(self.trace.rows(rows), concurrency=max(1, math.ceil(users * share))), [count]
+
+    def _waits(self, run: PoolsRun) -> float:
+        """Users of an engine over those it works for at once, by its limit and its cache."""
+        pool, kv = run.pools[0], run.members[0].kv
+        held = blocks_for(kv, math.ceil(self.task.demand.context_tokens))
+        seats = min(pool.sequences, kv.blocks / max(held, 1))
+        return run.trace.concurrency / (run.counts[0] * pool.replica.ranks) / seats
 
     def _sampled(self, pools: Sequence[PoolOption], rate_per_s: float) -> tuple[Trace, list[int]]:
         """The trace at the rate, and the replicas of each pool that are simulated.
@@ -294,7 +317,7 @@ class Player:
         if given_up:
             return replace(outcome, worst=max(worst, 1.0 + 1e-9), complete=False)
         if complete and not any(t.metric in ("ttft_s", "e2e_s") for t in self.targets):
-            growth = _growth(values["ttft_s"], run.trace) / GROWTH
+            growth = self._waits(run) if self.users else _growth(values["ttft_s"], run.trace) / GROWTH
             if growth > max(worst, 1.0):
                 outcome = replace(outcome, worst=growth, first_failure="rate")
         shares = {name: {k: v for k, v in describe(x).items() if v is not None} for name, x in values.items()}
@@ -312,19 +335,23 @@ class Player:
     def largest_rate(
         self, pools: Sequence[PoolOption], guess: float, known: float = 0.0, resolution: float = RATE_RESOLUTION
     ) -> tuple[float, Outcome | None]:
-        """The largest rate at which every SLO is met, and what happens just above it.
+        """The largest load at which every SLO is met, and what happens just above it.
 
-        The rate is 0 when even a trickle misses an SLO; the outcome None when none was missed.
+        The load is 0 when even a trickle misses an SLO; the outcome None when none was missed.
 
         Args:
             pools: the pools.
-            guess: where to begin, requests/s.
-            known: a rate they hold.
+            guess: where to begin, requests/s or users.
+            known: a load they hold.
             resolution: how closely, as a share.
         """
         low, high, step, rate = known, math.inf, 1.12, max(guess, known * 1.03)
         above: Outcome | None = None
         for _ in range(MAX_RATES):
+            if self.users:  # whole ones
+                rate = max(low + 1, min(math.ceil(rate), high - 1))
+                if rate >= high:
+                    break
             outcome = self.play(pools, rate)
             if outcome.meets:
                 low = rate

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
+from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
+from steelyard.traffic.build import ISL, OSL
+from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ def ledger_of(prepared: Prepared) -> Ledger:
     """What a run rests on: sources, guesses, assumptions."""
     ledger = Ledger()
     several = len(prepared.served) > 1
+    model = prepared.first.scenario.transformer
+    if usual := _defaults(prepared):
+        ledger.assume(usual)
     for served in prepared.served:
         _account(served, ledger, f"{served.pool.role}: " if several else "")
     ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
@@ -34,10 +40,25 @@ def ledger_of(prepared: Prepared) -> Ledger:
         )
     if any(s.pool.role == "encode" for s in prepared.served):
         ledger.assume("encoders work on one request at a time, at rated power")
-    first = prepared.first.scenario
-    for note in (*tower_notes(first.transformer, first.plan), *first.transformer.notes, *prepared.trace.notes):
+    for note in (*tower_notes(model, prepared.first.scenario.plan), *model.notes, *prepared.trace.notes):
         ledger.assume(note)
     return ledger
+
+
+def _defaults(prepared: Prepared) -> str:
+    """What has its default and changes the answer most."""
+    said, config = prepared.trace.origin, prepared.first.config
+    usual: list[str] = []
+    if said and not said.get("trace") and not said.get("workflow"):
+        usual += [f"{name} {value}" for name, value in zip(LENGTHS, (ISL, OSL), strict=True) if name not in said]
+        usual += [f"{len(prepared.trace):,} requests"] if not {"requests", "duration"} & said.keys() else []
+    s = prepared.first.scenario
+    own = engine_config(s.engine, s.cluster.machine, {}, s.transformer)
+    if config.gpu_memory_utilization == own.gpu_memory_utilization and not prepared.first.kv.overridden:
+        usual.append(f"{config.gpu_memory_utilization:.0%} of device memory (--gpu-memory-utilization)")
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        usual += [f"{name} {getattr(config, name):,}"] if getattr(config, name) == getattr(own, name) else []
+    return f"defaults: {', '.join(usual)}" if usual else ""
 
 
 def _account(served: Served, ledger: Ledger, prefix: str) -> None:

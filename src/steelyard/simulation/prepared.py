@@ -30,7 +30,7 @@ from steelyard.techniques._base import PoolFit, Technique
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import format_quantity
 from steelyard.workload.catalogue import Model, load_model
-from steelyard.workload.protocol import not_served
+from steelyard.workload.protocol import beyond_context, ends_hard, not_served
 
 __all__ = ["Options", "Prepared", "Served", "checked", "prepare", "too_long"]
 
@@ -202,6 +202,8 @@ def prepare(
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
     rejected = too_long(trace, served)
     longest = int(np.max((trace.isl + trace.osl)[~rejected], initial=2))
+    if beyond := beyond_context(transformer, longest):
+        trace = replace(trace, notes=(beyond, *trace.notes))
     served = [_with_table(s, longest, options, trace) for s in served]
     if options.techniques:  # drafts and adapters take memory from the cache
         rejected = too_long(trace, served)
@@ -239,6 +241,9 @@ def _serve(
     cluster = replace(cluster, count=pool.plan.devices)
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
     config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
+    shortest, longest = (int(x) for x in ((trace.isl + trace.osl).min(), (trace.isl + trace.osl).max()))
+    if not config.max_model_len and 0 < transformer.max_context < shortest and not ends_hard(transformer):
+        config = replace(config, max_model_len=longest)  # nothing that is sent would be taken; the notes say so
     if mixed and config.rules.static:
         raise InputError("a static batch stays together: it can neither begin nor end elsewhere", field="scheduler")
     means = round(float(trace.isl.mean())), round(float(trace.osl.mean()))

@@ -149,7 +149,8 @@ def _estimates(chunk: Chunk) -> Priced:
         columns[name] = [plain[place[i]] if i in place else None for i in range(n)]
     told, mark = _told(answers.ledger), "\0"
     head, tail = _text(told | {"assumptions": [mark, *answers.ledger.assumptions]}).split(json.dumps(mark))
-    texts = [head + json.dumps(answers.assumptions(place[i])[0]) + tail if i in place else "{}" for i in range(n)]
+    own = {i: json.dumps(answers.own_assumptions(k))[1:-1] for i, k in place.items()}  # never empty
+    texts = [head + own[i] + tail if i in own else "{}" for i in range(n)]
     return Priced("estimate", [*chunk.hashes], statuses, words, columns, ["{}"] * n, texts)
 
 

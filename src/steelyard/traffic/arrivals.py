@@ -6,7 +6,8 @@
     onoff:on=10s,off=50s        Poisson while on, nothing while off; both phases last exponentially long
     diurnal:peak=2,period=24h   Poisson with the rate mean x (1 + (peak - 1) sin(2 pi t / period))
 
-Every process has the mean rate asked for; bursts and phases only move arrivals about.
+Every process has the mean rate asked for; bursts and phases only move arrivals about. At the rate ``inf`` all requests
+arrive at once, as benchmark clients send them.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class Arrivals:
     period_s: float = _DEFAULTS["period"]
 
     def __str__(self) -> str:
+        if math.isinf(self.rate_per_s):
+            return "all at once"
         extra = {
             "gamma": f" (cv {self.cv:g})",
             "onoff": f" ({self.on_s:g} s on, {self.off_s:g} s off)",
@@ -139,6 +142,8 @@ class Arrivals:
 
     def draw(self, n: int, rng: np.random.Generator) -> Floats:
         """``n`` arrival times, ``[n]`` s, ascending."""
+        if math.isinf(self.rate_per_s):
+            return np.zeros(n)
         if self.kind == "constant":
             return constant(self.rate_per_s, n)
         if self.kind == "poisson":
@@ -155,6 +160,8 @@ class Arrivals:
         Raises:
             InputError: none falls into it, or more than :data:`MAX_REQUESTS` would.
         """
+        if math.isinf(self.rate_per_s):
+            raise InputError("at the rate inf all arrive at once: say how many with requests", field="duration")
         expected = self.rate_per_s * duration_s
         if expected > MAX_REQUESTS:
             raise InputError(f"{expected:,.0f} requests; at most {MAX_REQUESTS:,}", field="duration")
@@ -174,12 +181,14 @@ class Arrivals:
 
 
 def parse_rate(text: str | float, field: str = "rate") -> float:
-    """Requests per second from ``4/s``, ``4``, ``240/min`` or ``1000/h``.
+    """Requests per second from ``4/s``, ``4``, ``240/min`` or ``1000/h``; infinite from ``inf``: all at once.
 
     Raises:
         InputError: not a rate, or not above 0.
     """
     words = str(text).strip()
+    if words.lower().removesuffix("/s") in ("inf", "infinity"):
+        return math.inf
     per = 1.0
     for suffix, seconds in (("/min", 60.0), ("/h", 3600.0), ("req/s", 1.0), ("rps", 1.0)):
         if words.endswith(suffix):
@@ -188,7 +197,7 @@ def parse_rate(text: str | float, field: str = "rate") -> float:
     try:
         rate = parse_quantity(words, "1/s", field) / per
     except InputError:
-        raise InputError(f"expected a rate such as 4/s or 240/min, got {text!r}", field=field) from None
+        raise InputError(f"expected a rate such as 4/s, 240/min or inf, got {text!r}", field=field) from None
     if not (math.isfinite(rate) and 0 < rate <= 1e9):
         raise InputError(f"expected a rate above 0 and at most 1e9 per second, got {text!r}", field=field)
     return rate
@@ -211,6 +220,9 @@ def parse_arrivals(text: str, rate_per_s: float, burst: float | None = None, fie
                 f"is short for arrivals gamma:cv=; leave one of the two out, got {show(text)}", field="burst"
             )
         text = f"gamma:cv={burst:g}"
+    if math.isinf(rate_per_s) and normalise(text) not in ("", "poisson"):
+        name = field if burst is None else "burst"
+        raise InputError("at the rate inf all requests arrive at once, without gaps to shape; leave it out", field=name)
     kind, _, rest = (text or "poisson").partition(":")
     kind = kind.strip().lower().replace("-", "")
     if kind not in _KINDS:

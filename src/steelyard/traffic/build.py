@@ -12,7 +12,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.traffic.arrivals import MAX_REQUESTS, Arrivals, parse_arrivals, parse_rate
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.readers import read_recorded
-from steelyard.traffic.sessions import conversations, read_workflow, workflows
+from steelyard.traffic.sessions import common_prefix, conversations, read_workflow, workflows
 from steelyard.traffic.trace import LENGTHS, Floats, Trace
 from steelyard.units import parse_quantity
 
@@ -51,10 +51,11 @@ def traffic(asked: Traffic) -> Trace:
 
     Args:
         asked: ``trace`` (a file or a name) replays it; with ``rate`` or ``concurrency`` only its lengths are used.
-            ``rate`` sends requests by ``arrivals``; ``concurrency`` keeps so many clients busy, each thinking ``think``
-            between answers; ``turns`` makes conversations, begun at ``rate``; ``workflow`` is a file of calls, begun at
-            ``rate``. ``requests`` and ``duration`` end it, ``start`` cuts the beginning off a file, ``peak`` multiplies
-            the rate, ``seed`` fixes everything drawn.
+            ``rate`` sends requests by ``arrivals``, all at once where it is ``inf``; ``concurrency`` keeps so many
+            clients busy, each thinking ``think`` between answers; ``turns`` makes conversations, begun at ``rate``;
+            ``workflow`` is a file of calls, begun at ``rate``. ``requests`` and ``duration`` end it, ``start`` cuts the
+            beginning off a file, ``peak`` multiplies the rate, ``seed`` fixes everything drawn. ``system`` tokens begin
+            every prompt.
 
     Raises:
         InputError: all problems of the options at once; what the files have wrong.
@@ -174,7 +175,7 @@ def _consistent(a: Traffic, problems: list[Problem]) -> None:
         "start", a.start != "" and (not a.trace or closed or a.rate != ""), "only the replay of a trace can start later"
     )
     refuse("think", a.think != "" and not (closed or a.turns != ""), "thinking needs --concurrency or --turns")
-    refuse("system", bool(a.system) and a.turns == "", "a system prompt shared by conversations needs --turns")
+    refuse("system", bool(a.system and (a.trace or a.workflow)), "prompts come from the file; leave one of the two out")
     refuse(
         "requests",
         a.requests is not None and not 1 <= a.requests <= MAX_REQUESTS,
@@ -192,8 +193,10 @@ def _drawn(a: Traffic, said: _Said, rng: np.random.Generator) -> Trace:
     else:
         at = said.starts(a.requests, rng)
         n, name = len(at), str(said.arrivals)
-    made = Trace(at, said.isl.draw(n, rng), said.osl.draw(n, rng), name=f"{name}, isl {said.isl}, osl {said.osl}")
-    return _closed(made, a, said)
+    prompts, answers = said.isl.draw(n, rng) + a.system, said.osl.draw(n, rng)
+    name += f", isl {said.isl}" + (f" behind {a.system:,} shared" if a.system else "") + f", osl {said.osl}"
+    shared = {"prefix_" + k: v for k, v in common_prefix(n, a.system).items()} if a.system else {}
+    return _closed(Trace(at, prompts, answers, name=name, **shared), a, said)
 
 
 def _closed(made: Trace, a: Traffic, said: _Said) -> Trace:

@@ -17,10 +17,12 @@ from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.trace import LENGTHS, Floats, Integers, Trace
 from steelyard.units import parse_quantity
 
-__all__ = ["BLOCK_TOKENS", "Call", "conversations", "read_workflow", "workflows"]
+__all__ = ["BLOCK_TOKENS", "Call", "common_prefix", "conversations", "read_workflow", "workflows"]
 
 #: Tokens of one hashed block of a conversation's prompt: a multiple of the engines' 16, coarse enough to stay small.
 BLOCK_TOKENS = 64
+#: Tokens of one hashed block of a prefix that all requests share, and blocks of all of them at most.
+PAGE_TOKENS, MAX_SHARED = 16, 4_000_000
 
 
 def conversations(
@@ -96,6 +98,19 @@ def _history_hashes(session: Integers, prompt: Integers, system: int, block: int
     owner = np.where(index < system // block, -1, np.repeat(session, full)) + 1
     most = int(full.max(initial=0)) + 1
     return owner * most + index, offsets
+
+
+def common_prefix(requests: int, tokens: int) -> dict[str, Any]:
+    """``hashes``, ``offsets`` and ``block_tokens`` of requests whose prompts begin with the same ``tokens`` tokens.
+
+    Blocks are the engines' 16 tokens where that keeps their number small; what does not fill one is not shared.
+    """
+    block = PAGE_TOKENS
+    while requests * (tokens // block) > MAX_SHARED:
+        block *= 2
+    full = tokens // block
+    hashes = np.tile(np.arange(full, dtype=np.int64), requests)
+    return {"hashes": hashes, "offsets": np.arange(requests + 1, dtype=np.int64) * full, "block_tokens": block}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from steelyard.workload.op import Array, Size
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Tower
 
-__all__ = ["Workload", "not_served", "restated"]
+__all__ = ["Workload", "beyond_context", "ends_hard", "not_served", "restated"]
 
 
 class Workload(Protocol):
@@ -129,6 +129,22 @@ def restated(workload: W, **changes: Any) -> W:
     """The same workload with some of its stated facts replaced: its name, published formats, notes."""
     changed: W = replace(workload, **changes)  # type: ignore[type-var]
     return changed
+
+
+def ends_hard(model: Workload) -> bool:
+    """Whether nothing can be computed beyond its context: positions are looked up in a table of so many rows."""
+    return bool(model.max_context and getattr(model, "positions", 0))
+
+
+def beyond_context(model: Workload, tokens: int) -> str:
+    """What to say of a length that a model was not made for; empty within its context, or where that is not known."""
+    if not model.max_context or tokens <= model.max_context:
+        return ""
+    return (
+        f"{tokens:,} tokens are beyond the {model.max_context:,} of {model.name}: priced as they are, answers may be "
+        "worthless; llama.cpp runs them, vLLM starts with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 or a rope scaling of the "
+        "model's, SGLang with SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1"
+    )
 
 
 def not_served(model: Workload) -> str:
