@@ -19,6 +19,7 @@ from steelyard.machine.catalogue import catalogue_difference, find_machine
 from steelyard.machine.cluster import parse_cluster
 from steelyard.machine.loader import load_machine, machine_text
 from steelyard.search.api import read_question
+from steelyard.studies.checks import name_problems
 
 ASKED = {"model": "llama-3.1-8b", "rate": "2/s", "isl": 500, "osl": 50, "ttft": "p99:2s"}
 
@@ -48,6 +49,14 @@ def test_the_planner_keeps_the_machine_it_was_given(fast: Path) -> None:
         assert task.question.machine("l40s") == own != find_machine("l40s")
     with pytest.raises(InputError, match="two different machines are called 'l40s'"):
         read_question({**ASKED, "on": ["l40s", str(fast)]})
+
+
+def test_a_study_knows_its_machine_in_pools(fast: Path) -> None:
+    fast.write_text(fast.read_text(encoding="utf-8").replace('"l40s"', '"fast_box"'), encoding="utf-8")
+    pools = "1P:tp1@fast_box, 1D:tp1@fast_box"
+    assert not name_problems("simulate", "", [("on", "on", str(fast)), ("disaggregate", "disaggregate", pools)])
+    found = name_problems("simulate", "", [("on", "on", "l40s"), ("disaggregate", "disaggregate", pools)])
+    assert "fast_box" in found[0].message
 
 
 def test_an_edited_file_is_read_again(fast: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.documents import is_file, no_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise
+from steelyard.machine.component import Machine
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.parse import engine_and_scheduler, read_pools
 from steelyard.scenario.scenario import FORMATS, read_cluster, read_model
@@ -34,6 +36,8 @@ def name_problems(kind: str, folder: str, given: Iterable[tuple[str, str, Any]])
     values = list(given)
     generic = any(value is True for _, name, value in values if name == "generic")
     checks = _checks(kind, generic)
+    if kind == "simulate":
+        checks["disaggregate"] = partial(_pools, partial(_machines, folder, [v for _, n, v in values if n == "on"]))
     problems: list[Problem] = []
     wrong: dict[str, int] = {}
     for path, name, value in values:
@@ -95,7 +99,6 @@ def _of_traffic(kind: str) -> dict[str, Callable[[Any], Any]]:
         found["router"] = partial(_chosen, "router", tuple(ROUTERS))
         for name in (*FLAGS, "mtbf", "outages"):
             found[name] = partial(_technique, name)
-        found["disaggregate"] = _pools
     return found
 
 
@@ -107,10 +110,27 @@ def _technique(name: str, value: Any) -> Any:
     return read_techniques({name: value if isinstance(value, bool) else str(value)})
 
 
-def _pools(text: Any) -> None:
-    """Pools, or a technique that shares devices between them."""
-    if not _technique("disaggregate", text):
+def _pools(machines: Callable[[], list[Machine]], text: Any) -> None:
+    """Pools, or a technique that shares devices between them; a machine of one's own is known by its name."""
+    if _technique("disaggregate", text):
+        return
+    try:
         read_pools(str(text))
+    except InputError:
+        for machine in machines():
+            if machine.name in str(text):
+                read_pools(str(text), machine)
+                return
+        raise
+
+
+def _machines(folder: str, given: Iterable[Any]) -> list[Machine]:
+    """The machines of a study that can be read."""
+    found = []
+    for on in given:
+        with suppress(InputError):
+            found.append(read_cluster(located(folder, {"on": on})["on"]).machine)
+    return found
 
 
 def _there(path: Any) -> None:
