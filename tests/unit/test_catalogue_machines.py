@@ -20,7 +20,7 @@ FILES = sorted((CATALOGUE / "machines").glob("*.toml"))
 
 FORMATS = {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4", "binary"}
 LAUNCHES = {"cuda", "hip", "tpu", "gaudi", "sycl", "metal", "cpu", "npu", "dataflow"}
-NETWORK_KINDS = {"nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "other"}
+NETWORK_KINDS = {"nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "tcp", "other"}
 PRICE_CLASSES = {"hyperscaler_on_demand", "neocloud_on_demand", "marketplace", "reserved_1y"}
 #: Formats without fp8 arithmetic before these architectures.
 NO_FP8 = {"maxwell", "pascal", "volta", "turing", "ampere", "ampere_graphics", "cdna1", "cdna2", "rdna3", "apple_gpu"}

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 Sizes = float | int | npt.NDArray[np.generic]
-LinkKind = Literal["nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband"]
+LinkKind = Literal["nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "tcp"]
 
 OPERATIONS: Final = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
 
@@ -33,6 +33,8 @@ SEND_EFFICIENCY_RATIO: Final = 1.12
 """A single send over the ring's Simple efficiency: no local copy in the pipe (A100 0.88, H100 0.90 of the link)."""
 MESH_PEERS: Final = 7
 """Peers of a fully connected node without a switch (Infinity Fabric, 8 devices): each pair owns 1/7 of the links."""
+MESSAGE_GAP: Final = 0.3
+"""Of a step across nodes: how long a message holds its queue before the next (fit over TCP, 2 to 16 devices)."""
 NEVER: Final = np.inf
 
 
@@ -317,7 +319,8 @@ def collective_time_s(
         time = _library_all_reduce_s(size, inside, fabric, parameters, chosen, time)
     if inter is not None:
         nodes = np.maximum(n / devices_per_node, 1.0)
-        time = np.where(nodes > 1, _across_nodes_s(operation, size, n, inside, nodes, time, inter, parameters), time)
+        whole = _across_nodes_s(operation, size, n, inside, nodes, time, fabric, inter, parameters)
+        time = np.where(nodes > 1, whole, time)
     limit = collective_limit_s(operation, size, n, fabric=fabric, inter=inter, devices_per_node=devices_per_node)
     return np.maximum(time, limit)
 
@@ -329,15 +332,31 @@ def _across_nodes_s(
     inside: FloatArray,
     nodes: FloatArray,
     inside_s: FloatArray,
+    fabric: Fabric,
     inter: Fabric,
     p: CollectiveParameters,
 ) -> FloatArray:
-    """Ring and tree over nodes, pipelined with the part inside a node: chains add, wires overlap."""
-    wire = _node_bytes(operation, size, n, inside, nodes) / (p.inter_efficiency * inter.bandwidth_bytes_per_s)
+    """Ring and tree over nodes, pipelined with the part inside a node: chains add, wires overlap.
+
+    A ring passes through every device, so a node's network carries wire_bytes of all n devices; where the switch inside
+    a node reduces first (NVLS), a tree over nodes carries only what must leave each node.
+    """
+    rate = p.inter_efficiency * inter.bandwidth_bytes_per_s
+    least = _node_bytes(operation, size, n, inside, nodes)
     step = p.inter_step_s + inter.latency_s
-    ring = ring_steps(operation, nodes) * step
-    tree = 2.0 * np.ceil(np.log2(nodes)) * step if operation == "all_reduce" else ring
-    outside = np.minimum(_blend(ring, wire, p.blend), _blend(tree, 1.1 * wire, p.blend))
+    if operation == "all_to_all":  # sockets of a node share one queue, other networks have one for each device
+        through, waits = least, (n - inside) * (inside if inter.kind == "tcp" else 1.0)
+        chain = (1.0 + MESSAGE_GAP * (waits - 1.0)) * step
+    elif operation == "send":
+        through, chain = least, np.full_like(least, step)
+    else:
+        through = wire_bytes(operation, size, n) / inside
+        waits = ring_steps(operation, n) - ring_steps(operation, nodes)
+        chain = (ring_steps(operation, nodes) + MESSAGE_GAP * waits) * step
+    outside = _blend(chain, through / rate, p.blend)
+    if operation == "all_reduce":
+        tree = 2.0 * np.ceil(np.log2(nodes)) * step
+        outside = np.minimum(outside, _blend(tree, 1.1 * (least if fabric.multicast else through) / rate, p.blend))
     longer, shorter = np.maximum(inside_s, outside), np.minimum(inside_s, outside)
     return np.asarray(longer + np.minimum(shorter, p.launch_s + ring_steps(operation, inside) * p.step_s))
 

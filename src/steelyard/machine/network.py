@@ -19,7 +19,7 @@ class Network:
     __pydantic_config__ = _STRICT
 
     name: str
-    kind: Literal["nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "other"]
+    kind: Literal["nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "tcp", "other"]
     bandwidth_bytes_per_s: Annotated[float, Quantity("B/s", "per device, one direction", gt=0)]
     latency_s: Annotated[float, Quantity("s", "one hop, device to device", ge=0)]
     title: str = ""

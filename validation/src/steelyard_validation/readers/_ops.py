@@ -45,6 +45,7 @@ from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.engine import default_engine
 from steelyard.deployment.formats import find_format
 from steelyard.interval import interval80
+from steelyard.machine.catalogue import find_network
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 
@@ -336,6 +337,7 @@ def collective(
     devices: NDArray[Any],
     *,
     per_node: int = 0,
+    network: str = "",
     host_s: ArrayLike = 0.0,
     exchange: Mapping[str, Any] | None = None,
 ) -> Answer:
@@ -347,12 +349,17 @@ def collective(
         operation: an operation of the collective model.
         message_bytes, devices: arrays of one shape.
         per_node: devices in one node; 0: as the catalogue says.
+        network: between nodes, one port for each; empty: as the catalogue says.
         host_s: host time per call of an eager benchmark, below which nothing can be measured.
         exchange: features of an expert exchange, when the all-to-all is one.
     """
     cluster: Cluster = cluster_of(machine, int(np.max(devices)))
     if per_node:
         cluster = replace(cluster, per_node=per_node)
+    if network:
+        inter = find_network(network)
+        share = inter.bandwidth_bytes_per_s / cluster.per_node
+        cluster = replace(cluster, inter=inter, inter_bandwidth_bytes_per_s=share)
     engine = replace(default_engine(machine), all_reduce=library)
     features: dict[str, Any] = {
         "operation": operation,

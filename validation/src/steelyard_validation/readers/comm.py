@@ -30,6 +30,9 @@ __all__ = ["aiconfigurator", "apex", "apex_rows", "deepep", "vidur"]
 FITTED = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "l40s", "v100_pcie")
 APEX_MACHINES = {"H100-SXM-80GB": "h100_sxm", "H200-SXM-141GB": "h200_sxm", "V100-PCIE-16GB": "v100_pcie"}
 
+#: Network between the nodes of a table that does not name it: APEX's largest messages move 1.0 to 1.1 GB/s a node.
+NETWORKS = {"collectives_h100_h200_v100": "ethernet_10"}
+
 #: Vidur's fabrics: the device and how many share a node. Pairs: two devices on one bridge, pairs joined by PCIe.
 VIDUR_FABRICS = {
     "a100_dgx": ("a100_sxm", 8),
@@ -170,6 +173,7 @@ def _compare(frame: pd.DataFrame, table: str, stem: str, ask: Ask, fitted: Seque
                 part["message_bytes"].to_numpy(float),
                 part["devices"].to_numpy(float),
                 per_node=int(per_node),
+                network=NETWORKS.get(stem, "") if many else "",
                 host_s=_host_s(part, machine, bool(eager)),
             )
         except SteelyardError as error:
