@@ -25,6 +25,8 @@ MAX_DEVICES = 10_000_000
 MAX_UNLIKE = 64
 #: Cards that stand in one host where a machine's file states no node.
 HOST_CARDS = 8
+#: Sockets that a link of processors joins in one host.
+HOST_SOCKETS = 2
 #: Used between nodes when neither node nor machine names a network.
 _DEFAULT_INTER = "infiniband_ndr"
 
@@ -175,8 +177,10 @@ def asks_again(cluster: Cluster) -> str:
 
 
 def _per_node(machine: Machine) -> int:
-    """Devices of the usual node; of cards whose file states none, as many as a host takes."""
+    """Devices of the usual node; where the machine's file states none, as many cards or sockets as a host takes."""
     stated = max(1, int(machine.devices_per_node))
+    if stated == 1 and machine.kind == "cpu" and machine.links("peer"):
+        return HOST_SOCKETS
     return HOST_CARDS if stated == 1 and machine.kind == "gpu" and machine.links("host") else stated
 
 
