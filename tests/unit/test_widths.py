@@ -72,3 +72,34 @@ def test_the_table_of_a_simulation_is_short(monkeypatch: pytest.MonkeyPatch) -> 
     most = float(few.records.ttft_s.max())
     assert f"{most * 1e3:.1f} ms" in tables["few"][1]
     assert _table(report.text(many, 60, (), ends_of(many, None)))[0].split()[-2:] == ["p50", "p99"]
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 120])
+def test_a_table_leaves_columns_out_before_it_cuts_cells(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.estimation.estimate import estimate
+    from steelyard.estimation.explanation import Explanation
+    from steelyard.estimation.places import fit
+    from steelyard.report import explain, listing, paper, places
+    from tests.planning import answer
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    found = fit("llama-3.1-70b", "rtx_pro_6000_workstation,h100_sxm,l40s")
+    text = places.text(found, width)
+    for place in found:
+        name = place.row()["machine"]
+        assert re.search(rf"^(?:\d+ x )?{name} .* {paper.figure(place.tokens_per_s)}\b", text, re.M), name
+    assert ("no room for" in text) == (width < 100)
+    assert "no room for" not in places.text(found, None)
+    for kind in ("machines", "engines", "systems", "techniques"):
+        rows = listing.rows(kind)
+        lines = listing.text(kind, rows, width).splitlines()
+        assert {str(row["name"]) for row in rows} <= {line.split()[0] for line in lines if line.strip()}
+        assert max(map(len, lines)) <= width
+    explained = Explanation(estimate("llama-3.1-8b", "h100_sxm"))
+    lines = explain.text(explained, width).splitlines()
+    assert any(re.match(r"layer0\.attention +.*\d+\.\d% +\d+% \w+$", line) for line in lines)
+    from steelyard.report import plan
+
+    planned = plan.text(answer(), width)
+    assert "…" not in text + planned
+    assert max(map(len, planned.splitlines())) <= width

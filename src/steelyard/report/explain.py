@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import bullet, bullets, columns, render, styled
+from steelyard.report.paper import bullet, bullets, columns, kept, render, styled
 from steelyard.report.plain import plain
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
@@ -79,10 +79,10 @@ def summary(found: Explanation) -> str:
 
 def text(found: Explanation, width: int | None = None) -> str:
     """The explanation for a terminal."""
-    return render(parts(found), width)
+    return render(parts(found, width), width)
 
 
-def parts(found: Explanation) -> list[Any]:
+def parts(found: Explanation, width: int | None = None) -> list[Any]:
     """The report as renderables, from the scenario to the guesses."""
     e, s = found.estimate, found.estimate.scenario
     of = f", one of {found.prefill_steps}" if found.prefill_steps > 1 else ""
@@ -99,7 +99,7 @@ def parts(found: Explanation) -> list[Any]:
         ("decode", f"Decode step of {s.replica_batch:,} sequences", e.decode),
     ):
         total = f"{words}: {q(phase.time_s, 's')}, limit {q(phase.limit_s, 's')}"
-        made += ["", styled((total, "bold")), _table(found.kernels[name]), *map(_about, found.kernels[name])]
+        made += ["", styled((total, "bold")), _table(found.kernels[name], width), *map(_about, found.kernels[name])]
     sizes = [f"{name}: {q(float(x['bytes']), 'B')} = {x['formula']}" for name, x in found.memory.items()]
     joules = found.energy
     static = f"static {joules['static_w']:,.0f} W, TDP {joules['tdp_w']:,.0f} W"
@@ -131,10 +131,16 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 
 
-def _table(kernels: Sequence[Mapping[str, Any]]) -> Any:
+#: Columns that narrow terminals go without, first to go first.
+_OPTIONAL = ("FLOP/B", "bytes", "count", "FLOP")
+
+
+def _table(kernels: Sequence[Mapping[str, Any]], width: int | None) -> Any:
     names = list(_COLUMNS)
     rows = [[cell(k) for cell in _COLUMNS.values()] for k in kernels]
-    return columns(names, rows, names[1:-1], fold=("kernel",), gap=1)
+    shown = kept(names, rows, width, _OPTIONAL, gap=1)
+    numeric, folded = names[1:-1], ("kernel",) if width is None else ()
+    return columns([names[i] for i in shown], [[row[i] for i in shown] for row in rows], numeric, folded, gap=1)
 
 
 def _about(k: Mapping[str, Any]) -> Any:

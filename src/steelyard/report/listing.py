@@ -31,7 +31,7 @@ _COLUMNS = {
     "provider_class": ("class", ""),
 }
 #: Columns that may wrap.
-_FOLDED = ("name", "title", "also", "source", "math", "parameters", "effect", "verbs")
+_FOLDED = ("title", "also", "source", "math", "parameters", "effect", "verbs")
 
 
 def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _elsewhere(name: str, kind: str = "") -> list[str]:
 
 def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """The rows for a terminal."""
-    from steelyard.report.paper import columns, render
+    from steelyard.report.paper import columns, kept, left_out, needed, render
 
     if not found:
         return f"no {kind}"
@@ -89,7 +89,10 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
         heads[n] for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
     ]
     cells = [[_shown(n, r[n]) for n in names] for r in found]
-    return render([columns([*heads.values()], cells, numeric, _FOLDED)], width, piped=120)
+    every = [*heads.values()]
+    shown = kept(every, cells, width, every[:0:-1], fold=_FOLDED)
+    table = columns([every[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, _FOLDED)
+    return render([table, *left_out(every, shown)], width, piped=max(120, needed(every, cells, _FOLDED)))
 
 
 def _shown(name: str, value: Any) -> str:

@@ -27,7 +27,10 @@ __all__ = [
     "grid",
     "html",
     "indented",
+    "kept",
+    "left_out",
     "lines_table",
+    "needed",
     "render",
     "span",
     "spread",
@@ -38,6 +41,9 @@ __all__ = [
 PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
+#: Columns that a column of words keeps, wrapped, before others are left out.
+_LEAST = 16
+_BLANK_END = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$")
 #: A letter of nobody's, which stands between a number and its unit so that no line breaks there.
 _KEPT = "\ue000"
 _NUMBER_AND_UNIT = re.compile(
@@ -92,7 +98,7 @@ def render(parts: Sequence[RenderableType], width: int | None, *, piped: int = W
     )
     for part in parts:
         console.print(_whole(part) if isinstance(part, str) else part)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().replace(_KEPT, " ").splitlines())
+    return "\n".join(_BLANK_END.sub(r"\1", line) for line in buffer.getvalue().replace(_KEPT, " ").splitlines())
 
 
 def _whole(text: str) -> str:
@@ -142,7 +148,7 @@ def grid(*justify: str, gap: int = 2) -> Table:
 
     made = Table.grid(padding=(0, gap, 0, 0))
     for side in justify:
-        made.add_column(justify=side, no_wrap=side == "right")  # type: ignore[arg-type]
+        made.add_column(justify=side, no_wrap=side == "right", overflow="fold")  # type: ignore[arg-type]
     return made
 
 
@@ -168,6 +174,49 @@ def columns(
     for row in rows:
         made.add_row(*(x if isinstance(x, Text) else Text(_whole(str(x))) for x in row))
     return made
+
+
+def kept(
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    width: int | None,
+    drop: Sequence[str],
+    *,
+    fold: Sequence[str] = (),
+    gap: int = 2,
+) -> list[int]:
+    """The columns of a table that a terminal has room for: no cell is cut off.
+
+    Args:
+        names, rows, fold, gap: as for :func:`columns`.
+        width: of the terminal; None = all columns.
+        drop: columns to leave out, the first ones first.
+
+    Returns:
+        indices of ``names``.
+    """
+    found = list(range(len(names)))
+    for name in drop:
+        if (
+            width is None
+            or needed([names[i] for i in found], [[r[i] for i in found] for r in rows], fold, gap) <= width
+        ):
+            break
+        found = [i for i in found if names[i] != name]
+    return found
+
+
+def needed(names: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = (), gap: int = 2) -> int:
+    """The width below which cells of a table would be cut off."""
+    sizes = [max(len(str(cell)) for cell in column) for column in zip(names, *rows, strict=True)]
+    sizes = [min(size, _LEAST) if name in fold else size for name, size in zip(names, sizes, strict=True)]
+    return sum(sizes) + gap * (len(sizes) - 1)
+
+
+def left_out(names: Sequence[str], found: Sequence[int]) -> list[str]:
+    """A line that says which columns :func:`kept` left out; none where it left out nothing."""
+    missing = [name for i, name in enumerate(names) if i not in found]
+    return [f"no room for {', '.join(missing)}: a wider terminal, --csv and --json have all"] if missing else []
 
 
 def bullet(text: RenderableType) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import columns, figure, render
+from steelyard.report.paper import columns, figure, kept, left_out, needed, render
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -40,10 +40,14 @@ def text(found: Places, width: int | None = None) -> str:
         found: what was found.
         width: columns of the terminal; None: no terminal.
     """
-    return render(parts(found), width, piped=120)
+    return render(parts(found, width), width, piped=120)
 
 
-def parts(found: Places) -> list[Any]:
+#: Columns that narrow terminals go without, first to go first.
+_OPTIONAL = ("80%", "TTFT", "engine", "states", "context", "weights", "memory")
+
+
+def parts(found: Places, width: int | None = None) -> list[Any]:
     """The table as renderables."""
     models = found.models
     if not found.rows:
@@ -52,17 +56,21 @@ def parts(found: Places) -> list[Any]:
     first = "model" if models else "machine"
     heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
     priced = not models and any(place.usd_per_hour is not None for place in found)
-    kept = any(place.states[0] for place in found)
-    heads += ["states"] if kept else []
+    states = any(place.states[0] for place in found)
+    heads += ["states"] if states else []
     heads += ["USD/h"] if priced else []
-    table = columns(heads, [_cells(p, models, priced, kept) for p in found], [h for h in heads if h not in heads[:3]])
+    cells = [_cells(p, models, priced, states) for p in found]
+    gap = 2 if width is None or needed(heads, cells) <= width else 1
+    numeric = [h for h in heads if h not in heads[:3]]
+    shown = kept(heads, cells, width, _OPTIONAL, gap=gap)
+    table = columns([heads[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, gap=gap)
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
-    return [" ".join(head.split()), "", table, *found.notes]
+    return [" ".join(head.split()), "", table, *left_out(heads, shown), *found.notes]
 
 
-def _cells(place: Place, models: bool, priced: bool, kept: bool) -> list[str]:
+def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
     row = place.row()
     name = row["machine"] if row["count"] == 1 else f"{row['count']} x {row['machine']}"
     usd = row["price_usd_per_hour"]
@@ -77,5 +85,5 @@ def _cells(place: Place, models: bool, priced: bool, kept: bool) -> list[str]:
         f"{figure(row['tokens_per_s_low'])}-{figure(row['tokens_per_s_high'])}",
         f"{row['largest_context']:,}",
     ]
-    cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if kept else []
+    cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if states else []
     return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])

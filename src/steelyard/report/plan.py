@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
 from steelyard.deployment.plan_file import deployment_dict, machines_dict
-from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, spread
+from steelyard.report.paper import (
+    Line,
+    bullets,
+    columns,
+    figure,
+    grid,
+    kept,
+    left_out,
+    lines_table,
+    render,
+    span,
+    spread,
+)
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import SKEW
@@ -241,32 +253,32 @@ def text(answer: Answer, width: int | None = None, *, files: str = "") -> str:
         width: columns of the terminal; None = 80 columns without colour.
         files: the folder that was written, when one was.
     """
-    return render(parts(answer, files), width)
+    return render(parts(answer, files, width), width)
 
 
-def parts(answer: Answer, files: str = "") -> list[Any]:
+def parts(answer: Answer, files: str = "", width: int | None = None) -> list[Any]:
     """The report as renderables, from the question to the effort."""
     found: list[Any] = [
         _text((answer.question.model, "bold")),
         *(_text(x) for x in question_lines(answer.question)),
         "",
     ]
-    found += _infeasible(answer) if answer.winner is None else _winner(answer, answer.winner)
+    found += _infeasible(answer, width) if answer.winner is None else _winner(answer, answer.winner, width)
     if answer.fleet is not None:
         from steelyard.report.fleet import lines as fleet_lines
 
         found += [*bullets("mixed fleet", fleet_lines(answer.fleet)), ""]
-    return [*found, *_tables(answer), *_notes(answer, files)]
+    return [*found, *_tables(answer, width), *_notes(answer, files)]
 
 
-def _winner(answer: Answer, w: Candidate) -> Iterator[Any]:
+def _winner(answer: Answer, w: Candidate, width: int | None) -> Iterator[Any]:
     made = grid("left", "left")
     made.add_row(_text(("winner", "bold green")), _text((machines_text(w), "bold"), f": {w.shape}"))
     made.add_row("", formats(w))
     yield made
     yield lines_table(lines(w), at_least=len("winner"))
     yield ""
-    yield _percentiles(answer, w)
+    yield _percentiles(answer, w, width)
     yield ""
     yield from bullets("why", answer.why)
     if answer.breaks_first:
@@ -317,13 +329,14 @@ def expected(
         yield label if label.isupper() else "E2E", cells, ends, mine
 
 
-def _percentiles(answer: Answer, c: Candidate) -> Any:
-    table = grid("left", *("right",) * len(_STATISTICS), "right", "left", gap=2)
-    heads = _STATISTICS if c.percentiles else (*[""] * (len(_STATISTICS) - 1), EXPECTED)
+def _percentiles(answer: Answer, c: Candidate, width: int | None) -> Any:
+    shown = _STATISTICS if width is None or width >= _WIDE else _STATISTICS[-2:]
+    table = grid("left", *("right",) * len(shown), "right", "left", gap=2)
+    heads = shown if c.percentiles else (*[""] * (len(shown) - 1), EXPECTED)
     table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "SLO")))
-    for label, cells, between, targets in expected(answer, c, _STATISTICS):
+    for label, cells, between, targets in expected(answer, c, shown):
         verdict = _text()
-        verdict.no_wrap = True
+        verdict.no_wrap = width is None or width >= _WIDE
         for target, good in targets:
             verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
             verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
@@ -331,13 +344,13 @@ def _percentiles(answer: Answer, c: Candidate) -> Any:
     return table
 
 
-def _infeasible(answer: Answer) -> Iterator[Any]:
+def _infeasible(answer: Answer, width: int | None) -> Iterator[Any]:
     assert answer.infeasible is not None
     i = answer.infeasible
     yield _text(("nothing fits: ", "bold red"), i.reason)
     if i.closest is not None:
         yield _text(f"closest: {machines_text(i.closest)}, {i.closest.shape}, {i.closest.engine}")
-        yield _percentiles(answer, i.closest)
+        yield _percentiles(answer, i.closest, width)
     yield ""
     changes = [f"{c.text}: {machines_text(c.winner)}, {c.winner.shape}, {money(c.winner)}" for c in i.nearest]
     yield from bullets("the nearest changes that would", changes)
@@ -365,7 +378,13 @@ _RENT = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "max/s"
 _SPEED = ("machine", "count", "shape", "engine", "tok/s/user", "tok/s/device", "USD/h")
 
 
-def _tables(answer: Answer) -> Iterator[Any]:
+#: Columns of a terminal that hold every statistic and a verdict.
+_WIDE = 76
+#: Columns that narrow terminals go without, first to go first.
+_OPTIONAL = ("engine", "max/s", "TPOT", "tok/s/device")
+
+
+def _tables(answer: Answer, width: int | None) -> Iterator[Any]:
     for words, found, names in (
         ("runners-up", answer.runners_up, _RENT),
         ("front: speed for a user against tokens per device", answer.front, _SPEED),
@@ -376,7 +395,10 @@ def _tables(answer: Answer) -> Iterator[Any]:
         yield _text((words, "bold"))
         shown = spread(found, _SHOWN)
         rows = [[COLUMNS[name](c) for name in names] for c in shown]
-        yield columns(names, rows, [n for n in names if n not in ("machine", "shape", "engine")], fold=["shape"])
+        there = kept(names, rows, width, _OPTIONAL, fold=["shape"])
+        numeric = [n for n in names if n not in ("machine", "shape", "engine")]
+        yield columns([names[i] for i in there], [[r[i] for i in there] for r in rows], numeric, fold=["shape"])
+        yield from (_text(x) for x in left_out(names, there))
         if len(found) > len(shown):
             yield _text(f"{len(shown)} of {len(found):,}; --json has all")
         yield ""

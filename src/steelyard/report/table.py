@@ -10,7 +10,7 @@ from rich.text import Text
 from steelyard.deployment.plan import DEGREES
 from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
-from steelyard.report.paper import figure, render
+from steelyard.report.paper import figure, kept, render
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import GROUPS
 from steelyard.units import format_quantity as q
@@ -59,12 +59,14 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
         axes = [("batch", "batch")]
     notes: dict[str, int] = {}
     rows = [{head: str(_value(c, key)) for key, head in axes} | _figures(c, notes) for c in cells]
-    names = _columns([head for _, head in axes], rows, width)
+    names = [*(head for _, head in axes), *_FIGURES]
+    every = [[row.get(n, "") for n in names] for row in rows]
+    names = [names[i] for i in kept(names, every, width, _OPTIONAL, gap=1)]
     table = [
         [Text(row.get(n, ""), style="red" if n == "bound" and "[" in row[n] else "") for n in names] for row in rows
     ]
     numeric = [n for n in names if n not in ("machine", "weights", "act", "kv", "comm", "engine", "bound")]
-    made = table_of(names, table, numeric, fold=("bound", "machine"), gap=1)
+    made = table_of(names, table, numeric, gap=1)
     parts: list[Any] = [*_head(cells, {key for key, _ in axes}), "", made, ""]
     parts += [f"[{number}] {words}" for words, number in notes.items()] + _foot(cells)
     return render(parts, width, piped=120)
@@ -72,16 +74,7 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
 
 #: Columns of figures, and those a narrow terminal goes without, first to go first.
 _FIGURES = ("GiB", "TTFT", "TPOT", "tok/s", "per dev", "J/tok", "USD/M", "bound")
-_OPTIONAL = ("J/tok", "GiB", "per dev")
-
-
-def _columns(axes: Sequence[str], rows: Sequence[Mapping[str, str]], width: int | None) -> list[str]:
-    names = [*axes, *_FIGURES]
-    for optional in _OPTIONAL:
-        needed = sum(max(len(n), *(len(row.get(n, "")) for row in rows)) + 1 for n in names) - 1
-        if width is not None and needed > width:
-            names.remove(optional)
-    return names
+_OPTIONAL = ("J/tok", "GiB", "per dev", "act", "comm", "kv", "USD/M")
 
 
 def _value(cell: Cell, key: str) -> Any:
