@@ -6,27 +6,26 @@ matrix is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.blocks.recurrent import ShortConvolution
-from steelyard.workload.shapes import Attention, Mixer
+from steelyard.workload.shapes import Attention
+from steelyard.workload.structure.joint import read_joint
 from steelyard.workload.structure.keys import HEAD_DIM, HEADS, KV_HEADS, Keys
+from steelyard.workload.structure.module import Group, Mixing, Module
 from steelyard.workload.structure.pieces import Piece
 
-__all__ = ["Mixing", "read_mixing"]
+__all__ = ["read_mixing"]
 
-#: What a module was read as, its part of the model, and the pieces it explains.
-Mixing = tuple[Attention | Mixer, str, list[Piece]]
-_Group = Mapping[str, Sequence[Piece]]
 #: Width of a head where nothing tells and a reading was asked for all the same.
 _USUAL_WIDTH = 128
 
 
-def read_mixing(group: _Group, hidden: int, keys: Keys, kind: str, *, asked: bool) -> Mixing | None:
+def read_mixing(group: Group, hidden: int, keys: Keys, kind: str, *, asked: bool) -> Mixing | None:
     """What the pieces of one module of a layer are; None where they are nothing that is known.
 
     Args:
@@ -36,8 +35,8 @@ def read_mixing(group: _Group, hidden: int, keys: Keys, kind: str, *, asked: boo
         kind: ``full``, ``window`` or ``linear``, as the config says.
         asked: take the usual width of a head where nothing tells it.
     """
-    m = _Module(group, hidden, keys)
-    readers: tuple[Callable[[_Module], Mixing | None], ...]
+    m = Module(group, hidden, keys)
+    readers: tuple[Callable[[Module], Mixing | None], ...]
     if m.has("x") and m.has("A"):
         readers = (_mamba,)
     elif m.has("A") and m.has("D") and m.has("in"):
@@ -48,36 +47,14 @@ def read_mixing(group: _Group, hidden: int, keys: Keys, kind: str, *, asked: boo
         readers = (_short,)
     elif m.has("kv_a"):
         readers = (lambda x: _latent(x, kind),)
+    elif m.has("q_a") and m.has("kv"):
+        readers = (read_joint,)
     else:
         readers = (lambda x: _lightning(x, kind), lambda x: _grouped(x, kind, asked))
     return next((found for found in (reader(m) for reader in readers) if found is not None), None)
 
 
-class _Module:
-    """The pieces of one module, by role."""
-
-    def __init__(self, group: _Group, hidden: int, keys: Keys) -> None:
-        self.group, self.hidden, self.keys = group, hidden, keys
-
-    def has(self, *roles: str) -> bool:
-        return any(self.group.get(role) for role in roles)
-
-    def pieces(self, *roles: str, biases: bool = True) -> list[Piece]:
-        return [p for role in roles for p in self.group.get(role, ()) if biases or p.ending != "bias"]
-
-    def elements(self, *roles: str) -> int:
-        return sum(p.elements for p in self.pieces(*roles, biases=False))
-
-    def rows(self, *roles: str, width: int = 0) -> int:
-        """Outputs of the matrices of these roles together, 0 where they do not read ``width``."""
-        rows, rest = divmod(self.elements(*roles), width or self.hidden)
-        return 0 if rest else rows
-
-    def biased(self, *roles: str) -> bool:
-        return any(p.ending == "bias" for p in self.pieces(*roles))
-
-
-def _head(m: _Module, queries: int, keys: int, asked: bool) -> tuple[int, str]:
+def _head(m: Module, queries: int, keys: int, asked: bool) -> tuple[int, str]:
     """``(width of a head, kind of query-key norm)``; width 0: unknown."""
     norms = m.pieces("q_norm", "k_norm", biases=False)
     width, norm = 0, ""
@@ -104,7 +81,7 @@ def _head(m: _Module, queries: int, keys: int, asked: bool) -> tuple[int, str]:
     return 0, norm
 
 
-def _grouped(m: _Module, kind: str, asked: bool) -> Mixing | None:
+def _grouped(m: Module, kind: str, asked: bool) -> Mixing | None:
     """Attention with queries, keys and values in matrices of their own or fused."""
     out, queries, keys, values = m.rows("o"), m.rows("q"), m.rows("k"), m.rows("v")
     fused = m.rows("qkv")
@@ -159,7 +136,7 @@ def _grouped(m: _Module, kind: str, asked: bool) -> Mixing | None:
     return _indexed(m, attention, "attention", used)
 
 
-def _indexed(m: _Module, attention: Attention, part: str, used: list[Piece]) -> Mixing:
+def _indexed(m: Module, attention: Attention, part: str, used: list[Piece]) -> Mixing:
     """With the indexer of sparse attention, where there is one."""
     heads = m.rows("index_w")
     width = m.rows("index_k")
@@ -171,7 +148,7 @@ def _indexed(m: _Module, attention: Attention, part: str, used: list[Piece]) -> 
     return attention, part, used
 
 
-def _latent(m: _Module, kind: str) -> Mixing | None:
+def _latent(m: Module, kind: str) -> Mixing | None:
     """Multi-head latent attention: heads and widths follow from the shapes of its products alone."""
     norm = m.elements("kv_a_norm") or m.keys.number("kv_lora_rank")
     down, out = m.rows("kv_a"), m.rows("o")
@@ -218,7 +195,7 @@ def _latent(m: _Module, kind: str) -> Mixing | None:
     return _indexed(m, attention, "latent attention", [p for p in used if p.ending != "bias"])
 
 
-def _convolution(m: _Module) -> tuple[int, int]:
+def _convolution(m: Module) -> tuple[int, int]:
     """``(channels, taps)`` of the convolutions together."""
     pieces = m.pieces("conv", biases=False)
     channels = sum(max(p.shape) if len(p.shape) == 2 else p.shape[0] for p in pieces if p.shape)
@@ -226,7 +203,7 @@ def _convolution(m: _Module) -> tuple[int, int]:
     return (0, 0) if rest else (channels, taps)
 
 
-def _mamba(m: _Module) -> Mixing | None:
+def _mamba(m: Module) -> Mixing | None:
     """Mamba 1."""
     channels = m.rows("o")
     if not channels:
@@ -252,7 +229,7 @@ def _mamba(m: _Module) -> Mixing | None:
     return mixer, "state space", [*m.pieces("in", "conv", "x", "dt", "A", "D", "o"), *norms]
 
 
-def _mamba2(m: _Module) -> Mixing | None:
+def _mamba2(m: Module) -> Mixing | None:
     """Mamba 2."""
     inner, heads = m.rows("o"), m.elements("A")
     channels, taps = _convolution(m)
@@ -281,7 +258,7 @@ def _mamba2(m: _Module) -> Mixing | None:
     return mixer, "state space", m.pieces("in", "conv", "A", "D", "dt", "dt_bias", "norm", "o")
 
 
-def _delta(m: _Module) -> Mixing | None:
+def _delta(m: Module) -> Mixing | None:
     """A gated delta net, with decays per head or per channel."""
     values, heads = m.rows("o"), m.elements("A")
     channels, taps = _convolution(m)
@@ -316,7 +293,7 @@ def _delta(m: _Module) -> Mixing | None:
     return mixer, "delta net", m.pieces(*roles, "conv", "A", "dt", "dt_bias", "norm", "o")
 
 
-def _short(m: _Module) -> Mixing | None:
+def _short(m: Module) -> Mixing | None:
     """A gated convolution of a few taps."""
     channels, taps = _convolution(m)
     if not channels or m.rows("in") != 3 * channels or m.rows("o") != channels:
@@ -325,7 +302,7 @@ def _short(m: _Module) -> Mixing | None:
     return mixer, "short convolution", m.pieces("in", "conv", "o")
 
 
-def _lightning(m: _Module, kind: str) -> Mixing | None:
+def _lightning(m: Module, kind: str) -> Mixing | None:
     """Linear attention whose output is normed over all heads and gated."""
     out, fused = m.rows("o"), m.rows("qkv") or m.rows("q", "k", "v")
     norm = m.pieces("norm", biases=False)

@@ -136,6 +136,8 @@ _MIXES: Mapping[str, str] = {
     "q_norm": r"q_(layer)?norm|query_(layer)?norm|q_ln|norm_q|q_rms",
     "k_norm": r"k_(layer)?norm|key_(layer)?norm|k_ln|norm_k|k_rms",
     "v_norm": r"v_(layer)?norm",
+    "o_a": r"o_a(_proj)?|wo_a",
+    "o_b": r"o_b(_proj)?|wo_b",
     "gate": r"g(_proj)?|gate(_proj)?|output_gate|attn_gate|out_gate|z_proj|wg",
     "sinks": r"(attention_|attn_)?sinks?(_bias)?",
     "qkvz": r"in_proj_qkvz",
@@ -165,8 +167,16 @@ _INDEX: Mapping[str, str] = {
     "index_w": r"weights_proj|w_proj|proj|weights|linear_weights_proj",
     "index_norm": r"k_norm|norm|k_layernorm",
 }
+#: What makes the entries of a compressed cache.
+_ENTRIES: Mapping[str, str] = {
+    "kv": r"kv_proj|wkv",
+    "gate": r"gate_proj|wgate",
+    "position": r"position_bias|ape",
+    "norm": r"(kv_)?norm",
+}
 _FEEDS = tuple((re.compile(words, re.I), group, role) for words, group, role in _FEED)
 _MIX = tuple((role, re.compile(words, 0 if role in "AD" else re.I)) for role, words in _MIXES.items())
+_ENTRY = tuple((role, re.compile(words)) for role, words in _ENTRIES.items())
 _IDX = tuple((role, re.compile(words)) for role, words in _INDEX.items())
 
 
@@ -186,6 +196,10 @@ def role_of(path: str) -> tuple[str, str]:
                 return group, role or ("down" if _DOWN.search(path) else "up")
     if "." not in path and _NORM.search(path):
         return "norm", ""
+    if "compressor" in path:
+        found = next((role for role, words in _ENTRY if words.fullmatch(last)), "")
+        if found:
+            return first, f"{'index' if 'index' in path else 'entry'}_{found}"
     if "index" in path:
         return first, next((role for role, words in _IDX if words.fullmatch(last)), "")
     found = next((role for role, words in _MIX if words.fullmatch(last)), "")

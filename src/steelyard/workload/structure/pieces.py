@@ -15,7 +15,7 @@ __all__ = ["Group", "Piece", "Table", "gather"]
 #: Number formats whose elements are whole weights.
 _WHOLE = frozenset(("fp64", "fp32", "fp16", "bf16", "fp8", "int8", "bool"))
 #: Tables of numbers that follow from the config.
-_TABLES = re.compile(r"rope_freqs|inv_freq|rotary_emb|masked_bias|num_batches_tracked")
+_TABLES = re.compile(r"rope_freqs|inv_freq|rotary_emb|masked_bias|num_batches_tracked|tid2eid")
 #: Bits of a packed weight where neither its scales nor the config tell.
 _USUAL_BITS = 4
 

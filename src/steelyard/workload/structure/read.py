@@ -13,11 +13,11 @@ from steelyard.workload.families._native import published
 from steelyard.workload.families._read import FAMILIES, language_config
 from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.protocol import Workload, restated
-from steelyard.workload.shapes import Layer
+from steelyard.workload.shapes import Layer, Streams
 from steelyard.workload.structure.beside import described_towers
 from steelyard.workload.structure.found import LIMIT, UNKNOWN, Row, Structure
 from steelyard.workload.structure.keys import DEPTH, HIDDEN, LENGTH, Keys
-from steelyard.workload.structure.layers import in_words, read_layer
+from steelyard.workload.structure.layers import Found, in_words, read_layer
 from steelyard.workload.structure.pieces import Group, Piece, Table, gather
 from steelyard.workload.transformer import Transformer
 
@@ -31,6 +31,8 @@ _EMBEDDING = re.compile(
 )
 _HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|head|output_projection|output_layer|unembed\w*|lm_head\.\w+)$")
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|pos_emb\w*|position_embd)$")
+#: What makes one of several residual streams.
+_JOINS = re.compile(r"(^|[._])hc_head([._]|$)|(^|\.)hc_(fn|base|scale)$")
 _NUMBERED = re.compile(r"(\w*(?:attn|attention|mlps?|norm)\w*)\.([0-9])($|\..*)")
 #: What layers have that guess the token after the next one.
 _GUESSES = re.compile(r"eh_proj|enorm|hnorm|shared_head")
@@ -143,6 +145,7 @@ class _Reader:
         self.placed: set[tuple[str, str]] = set()
         self.extra = 0
         self.tower = 0
+        self.streams: list[Streams | None] = []
         self.root = ""
         self.blind: dict[str, int] = {}
 
@@ -179,6 +182,7 @@ class _Reader:
             positions = None
         if positions is not None:
             self._place("positions", positions, outside)
+        streams = self._streams(hidden)
         self._rest(table)
         for part, group, loaded in (
             (_TOWER, self.table.tower, True),
@@ -201,6 +205,7 @@ class _Reader:
             final_norm=bool(final),
             norm_bias=any(p.ending == "bias" for p in final),
             max_context=self.keys.number(*LENGTH),
+            streams=streams,
             extra_parameters=self.extra,
             notes=tuple(dict.fromkeys(self.fields.notes)),
         )
@@ -225,6 +230,18 @@ class _Reader:
         tensors, parameters, total, names = self.rows.get(part, (0, 0, 0, {}))
         names.setdefault(f"{where}{re.sub(r'[0-9]+(?=[.]|$)', '*', piece.name)}", None)
         self.rows[part] = (tensors + piece.copies, parameters + piece.elements, total + size, names)
+
+    def _streams(self, hidden: int) -> Streams | None:
+        """The residual streams of all layers alike, with what joins them before the head."""
+        first = self.streams[0] if self.streams else None
+        if first is None or any(s != first for s in self.streams):
+            if any(self.streams):
+                self.fields.notes.append("NOTE: residual streams of some layers are not counted")
+            return None
+        for piece in self.table.outside.pieces.values():
+            if _JOINS.search(piece.path):
+                self._place("residual streams", piece, self.table.outside)
+        return first
 
     def _head(self, table: Piece, hidden: int) -> bool:
         """Whether the embedding is the head too; places a head of its own."""
@@ -264,7 +281,7 @@ class _Reader:
         beside = main.rpartition(".")[0]
         kinds = self.keys.kinds(depth)
         settings = self.keys.settings(kinds)
-        cache: dict[Any, tuple[Layer, Mapping[str, str], str]] = {}
+        cache: dict[Any, Found] = {}
         layers: list[Layer] = []
         for stack, numbered in stacks.items():
             for index in sorted(numbered):
@@ -279,7 +296,7 @@ class _Reader:
                     key = (tuple(p for _, p in pieces), kind, repr(sorted(own.items())))
                     if key not in cache:
                         cache[key] = read_layer([p for _, p in pieces], hidden, keys, kind, asked=self.asked)
-                    layer, parts, blind = cache[key]
+                    layer, parts, blind = cache[key].layer, cache[key].parts, cache[key].blind
                     if not stack.startswith(self.root):
                         parts = dict.fromkeys(parts, _TOWER)
                         self.tower += sum(p.elements for _, p in pieces)
@@ -288,6 +305,7 @@ class _Reader:
                         self.extra += sum(p.elements for _, p in pieces)
                     else:
                         layers.append(layer)
+                        self.streams.append(cache[key].streams)
                         self._say(layer)
                         if blind:
                             self.blind[blind] = self.blind.get(blind, 0) + 1
