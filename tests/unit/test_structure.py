@@ -243,6 +243,61 @@ def test_windows_come_from_the_config() -> None:
     assert [(layer.count, layer.attention.window) for layer in model.layers if layer.attention] == [(2, 100), (1, 0)]
 
 
+def test_a_window_whose_layers_are_not_known_is_not_used() -> None:
+    """An upper bound of the cache, and a word about it; a pattern or a list of layers is used."""
+    model, _ = read(DENSE, {"sliding_window": 100})
+    assert model.window == 0
+    assert any("window of 100 tokens is stated and not which layers" in note for note in model.notes)
+    model, _ = read(DENSE, {"sliding_window": 100, "sliding_window_pattern": 3})
+    assert [(x.count, x.attention.window) for x in model.layers if x.attention] == [(2, 100), (1, 0)]
+
+
+def test_compressed_caches_and_streams() -> None:
+    """One vector as key and value, entries of four and of 128 tokens, four residual streams; makers' own names."""
+    heads, width, rank, hidden = 8, 64, 96, 256
+    common = {
+        "attn.wq_a.weight": (rank, hidden),
+        "attn.q_norm.weight": (rank,),
+        "attn.wq_b.weight": (heads * width, rank),
+        "attn.wkv.weight": (width, hidden),
+        "attn.kv_norm.weight": (width,),
+        "attn.wo_a.weight": (2 * 32, heads * width // 2),
+        "attn.wo_b.weight": (hidden, 2 * 32),
+        "attn.attn_sink": (heads,),
+        "attn_norm.weight": (hidden,),
+        "ffn_norm.weight": (hidden,),
+        "hc_attn_fn": (24, 4 * hidden),
+        "hc_ffn_fn": (24, 4 * hidden),
+        **{f"ffn.{n}.weight": s for n, s in (("w1", (512, 256)), ("w2", (256, 512)), ("w3", (512, 256)))},
+    }
+
+    def compressor(every: int, wide: int, out: int, under: str) -> Shapes:
+        return {
+            f"{under}.ape": (every, wide),
+            f"{under}.wkv.weight": (wide, hidden),
+            f"{under}.wgate.weight": (wide, hidden),
+            f"{under}.norm.weight": (out,),
+        }
+
+    fine = (
+        common | compressor(4, 2 * width, width, "attn.compressor") | compressor(4, 64, 32, "attn.indexer.compressor")
+    )
+    fine |= {"attn.indexer.wq_b.weight": (4 * 32, rank), "attn.indexer.weights_proj.weight": (4, hidden)}
+    coarse = common | compressor(128, width, width, "attn.compressor")
+    shapes = {"embed.weight": (1000, hidden), "norm.weight": (hidden,), "head.weight": (1000, hidden)}
+    shapes |= {"hc_head_fn": (4, 4 * hidden)}
+    for i, layer in enumerate([coarse, fine]):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+    model, found = read(shapes, {"sliding_window": 128, "index_topk": 64})
+    blocks = [layer.attention for layer in model.layers]
+    assert [(a.compress, a.index_heads, a.index_dim, a.heads, a.joint_kv) for a in blocks if a] == [
+        (128, 0, 0, 8, True),
+        (4, 4, 32, 8, True),
+    ]
+    assert model.streams is not None and (model.streams.count, model.streams.mixes) == (4, 24)
+    assert model.parameters() == elements(shapes) and found.unknown == 0
+
+
 def test_folder_without_a_config(tmp_path: Path) -> None:
     """Its files are enough; so is one file; a config of one key is enough for what they do not tell."""
     size = write(tmp_path / "model.safetensors", DENSE)
@@ -445,6 +500,17 @@ def _names() -> Iterator[tuple[str, str, str]]:
 @pytest.mark.parametrize(("name", "group", "role"), [*_names()])
 def test_names(name: str, group: str, role: str) -> None:
     assert role_of(place_of(name).path) == (group, role)
+
+
+def test_a_refused_type_is_read_when_asked(tmp_path: Path) -> None:
+    """The reason, and that its tensors can be read all the same."""
+    (tmp_path / "config.json").write_text('{"model_type": "xlnet"}')
+    write(tmp_path / "model.safetensors", DENSE)
+    with pytest.raises(
+        InputError, match=r"config.json: model_type: 'xlnet' is not read: .*--generic reads it from its"
+    ):
+        load_model(tmp_path)
+    assert load_model(tmp_path, generic=True).transformer.parameters() == elements(DENSE)
 
 
 def test_an_unknown_type_without_tensors_names_the_nearest_family() -> None:

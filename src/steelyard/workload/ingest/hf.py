@@ -90,6 +90,9 @@ def _with_weights(config: Path, weights: Weights, generic: bool) -> Model:
     document = _config(config) if config.is_file() else _mistral(config.with_name("params.json"))
     held = weights.read()
     known = bool(document) and described(document, refused=not generic)
+    if held.tensors and known and not described(document, refused=False):
+        hint = "; --generic reads it from its tensors all the same"
+        return _moved(config, lambda: _described(config, document, generic), hint)
     if held.tensors and not known:
         return _by_structure(config, weights, document, held, generic)
     if not document:
@@ -243,22 +246,26 @@ def _mistral(path: Path) -> Mapping[str, Any]:
 
 
 def _model(path: Path, config: Mapping[str, Any], generic: bool) -> Model:
+    return _moved(path, lambda: _described(path, config, generic))
+
+
+def _described(path: Path, config: Mapping[str, Any], generic: bool) -> Model:
     name = _name(config, path)
-    transformer = _moved(path, lambda: read_config(config, name=name, generic=generic))
+    transformer = read_config(config, name=name, generic=generic)
     return Model(name, transformer, f"file {path.name}", engine=_engine(config))
 
 
 _Read = TypeVar("_Read")
 
 
-def _moved(path: Path, read: Callable[[], _Read]) -> _Read:
-    """What a reader answers; its problems name the file."""
+def _moved(path: Path, read: Callable[[], _Read], hint: str = "") -> _Read:
+    """What a reader answers; its problems name the file, and end in a hint."""
     try:
         return read()
     except UnknownName:
         raise
     except InputError as error:
-        moved = [Problem(f"{path.name}: {p.field}" if p.field else path.name, p.message) for p in error.problems]
+        moved = [Problem(f"{path.name}: {p.field}" if p.field else path.name, p.message + hint) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
 
 

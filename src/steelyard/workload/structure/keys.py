@@ -88,8 +88,10 @@ class Keys:
             return ["full"] * depth
         every = self.number("sliding_window_pattern", "global_attn_every_n_layers", "full_attention_interval")
         if not every:
-            self.fields.notes.append(f"every layer is taken to reach back {self.window:,} tokens: no key says which do")
-        return ["full" if every and (i + 1) % every == 0 else "window" for i in range(depth)]
+            said = f"a window of {self.window:,} tokens is stated and not which layers have it"
+            said = f"NOTE: {said}: all are taken to see everything"
+            self.fields.notes.append(said)
+        return ["window" if every and (i + 1) % every else "full" for i in range(depth)]
 
     @property
     def window(self) -> int:
