@@ -40,6 +40,8 @@ class Encoder:
     """Key of a flag: whether it ends in attention over one learned query (SigLIP)."""
     inner_key: str = ""
     """Key of the feed-forward width, where it has another name."""
+    more: str = ""
+    """``KEY DEFAULT`` of the number of further layers of the same kind."""
     window: str = ""
     """Key of the window of most layers in pixels."""
     stem: str = ""
@@ -65,6 +67,8 @@ class Joint:
     """Key of a list of layers whose outputs get a chain of their own, with a norm over its first width."""
     at: str = "vision_config"
     kind: str = "vision"
+    own: bool = False
+    """Its encoder is that row whatever the part calls itself."""
 
 
 _NO_STEM = "qkv out mlp norm"
@@ -84,7 +88,17 @@ _GLM_OCR = Encoder(
 )
 _INTERN = Encoder(1024, 24, 16, 4096, 14, 448, biases="out mlp norm stem", class_tokens=1, layer_vectors=2)
 _GEMMA4 = Encoder(
-    768, 16, 12, 3072, 16, biases="", gated=True, norms=4, qk_norm="head", positions="2*position_embedding_size 10240"
+    768,
+    16,
+    12,
+    3072,
+    16,
+    biases="",
+    gated=True,
+    norms=4,
+    qk_norm="head",
+    positions="2*position_embedding_size 10240",
+    sharded=False,
 )
 _AIM = Encoder(1024, 24, 8, 2816, 14, 224, biases="stem", gated=True, ends="h h")
 _WHISPER = Encoder(
@@ -107,6 +121,7 @@ _SOUND_2D = replace(
 
 ENCODERS: Mapping[str, Encoder] = {
     "aimv2": _AIM,
+    "audioflamingo3_encoder": replace(_WHISPER, sharded=False),
     "clip_vision_model": _CLIP,
     "cosmos3_edge_vision": replace(_SIGLIP2, hidden=1152, depth=27, heads=16, inner=4304, head=""),
     "ernie4_5_vl_moe_vision": replace(_QWEN2, temporal=1, ends="h h"),
@@ -120,6 +135,7 @@ ENCODERS: Mapping[str, Encoder] = {
         positions="",
         layer_vectors=12,
         ends="128 32",
+        sharded=False,
         stem="128:9 128 | 32:1152 32 | 1024 h",
     ),
     "gemma4_vision": _GEMMA4,
@@ -133,11 +149,23 @@ ENCODERS: Mapping[str, Encoder] = {
     "llama4_vision_model": Encoder(768, 34, 16, 5632, 14, 448, biases=_NO_STEM, class_tokens=1, ends="h h h h"),
     "minicpm_vision": replace(_SIGLIP, head=""),
     "minimax_m3_vl_vision": replace(_QWEN2, ends="h h"),
+    "mllama_vision_model": Encoder(
+        1280,
+        32,
+        16,
+        5120,
+        14,
+        448,
+        biases="mlp norm",
+        class_tokens=1,
+        ends="h h h h 36*h 36*h 36*p*h 19",
+        more="num_global_layers 8",
+    ),
     "moonvit": Encoder(1152, 27, 16, 4304, 14, positions="4096", ends="h h"),
     "muse_glimmer_vision": Encoder(
         1536, 50, 16, 8960, 14, temporal=2, biases=_NO_STEM, positions="max_position_embeddings 1024", ends="h h h h"
     ),
-    "omni_2_5_audio": replace(_WHISPER, positions=""),
+    "omni_2_5_audio": replace(_WHISPER, positions="", sharded=False),
     "omni_3_audio": _SOUND_2D,
     "paddleocr_vl_vision": Encoder(1152, 27, 16, 4304, 14, 384, ends="h h"),
     "pixtral": _PIXTRAL,
@@ -145,6 +173,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "qwen2_5_vl_vision": _QWEN25,
     "qwen2_vl": _QWEN2,
     "qwen2_vl_vision": _QWEN2,
+    "qwen2_audio_encoder": replace(_WHISPER, sharded=False),
     "qwen3_vl": _QWEN3,
     "radio": Encoder(
         1280, 32, 16, 0, 16, biases=_NO_STEM, positions="16384", class_tokens=10, layer_vectors=2, ends="1536*h"
@@ -198,6 +227,7 @@ _RESAMPLED = Joint(
     "h t | t 3*t | t t | t t",
     bias=False,
     vectors="query_num=64*t 3*t t t t t t t t",
+    own=True,
 )
 _WHISPER_JOINT = Joint("whisper", Sound(50, 25), "h t", at="audio_config", kind="audio")
 
@@ -292,6 +322,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "llava_onevision": (replace(_NEXT_JOINT, encoder="siglip_vision_model"),),
     **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), (_MINICPM,)),
     "minicpmv": (_RESAMPLED,),
+    "mllama": (Joint("mllama_vision_model", None, "vision_output_dim=7680 t"),),
     "minimax_m3_vl": (
         Joint(
             "minimax_m3_vl_vision",

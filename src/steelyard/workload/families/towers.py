@@ -78,7 +78,8 @@ def _levels(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Ma
 def _tower(joint: Joint, whole: Mapping[str, Any], part: Mapping[str, Any], text: int, where: str) -> Tower:
     f = Fields({k: _one(v) if k in _SQUARE else v for k, v in part.items()})
     kind = part.get("model_type")
-    row = ENCODERS.get(kind, ENCODERS[joint.encoder]) if isinstance(kind, str) else ENCODERS[joint.encoder]
+    usual = ENCODERS[joint.encoder]
+    row = ENCODERS.get(kind, usual) if isinstance(kind, str) and not joint.own else usual
     try:
         return _built(row, joint, Fields(whole), f, text)
     except InputError as error:
@@ -97,6 +98,7 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
     merge = f.optional(*_MERGE) or _merge(whole, joint.merge)
     image = f.size("image_size", default=row.image or 1)
     encoder = _encoder(row, f, hidden, patch)
+    positions = (image // patch) ** 2 + row.class_tokens
     mlp = encoder.layers[0].feed_forward
     inner = mlp.intermediate if mlp is not None else 0
     letters = {
@@ -105,6 +107,7 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
         "t": text,
         "o": f.optional("out_hidden_size") or text,
         "i": inner,
+        "p": positions,
     }
 
     def width(word: str) -> int:
@@ -144,7 +147,6 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
         frames = f.size("temporal_patch_size", "patch_temporal", default=row.temporal)
         stem = [(1.0, channels * frames * patch**2, hidden)]
     biased = whole.flag("projector_bias", whole.flag("multimodal_projector_bias", joint.bias))
-    positions = (image // patch) ** 2 + row.class_tokens
     total = layer_parameters(encoder) + encoder.depth * row.layer_vectors * hidden
     total += sum(a * b for _, a, b in stem) + hidden * ("stem" in row.biases)
     total += (positions if row.positions == "grid" else _table(row.positions, f)) * hidden + row.class_tokens * hidden
@@ -180,6 +182,7 @@ def _table(words: str, f: Fields) -> int:
 
 def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
     depth, heads = f.depth(*_DEPTH) if f.find(_DEPTH)[1] is not None else row.depth, f.size(*_HEADS, default=row.heads)
+    depth += _table(row.more, f)
     biases = set(row.biases.split())
     for key in ("qkv_bias", "attention_bias"):
         if f.config.get(key) is not None:
