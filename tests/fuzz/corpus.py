@@ -10,7 +10,19 @@ from typing import Any
 import steelyard
 from tests.fuzz.mutate import write
 
-__all__ = ["ARGV", "CATALOGUES", "CONFIG", "LOGS", "QUANTISED", "SAMPLES", "STUDIES", "TRACES", "WORDS"]
+__all__ = [
+    "ARGV",
+    "CATALOGUES",
+    "CONFIG",
+    "LLAMA_BENCH",
+    "LLAMA_TABLE",
+    "LOGS",
+    "QUANTISED",
+    "SAMPLES",
+    "STUDIES",
+    "TRACES",
+    "WORDS",
+]
 
 _CATALOGUE = Path(steelyard.__file__).parent / "catalogue"
 
@@ -179,6 +191,32 @@ LOGS: dict[str, dict[str, Any]] = {
     },
     "guidellm": {"benchmarks": [_RUN]},
 }
+
+#: Results of llama-bench.
+_PROMPT: dict[str, Any] = {
+    "cpu_info": "AMD Ryzen 9 7950X 16-Core Processor",
+    "gpu_info": "NVIDIA GeForce RTX 4090",
+    "backends": "CUDA",
+    "model_filename": "Llama-3.2-1B-Q4_K_M.gguf",
+    "model_type": "llama 1B Q4_K - Medium",
+    "n_gpu_layers": 99,
+    "type_k": "f16",
+    "n_prompt": 512,
+    "n_gen": 0,
+    "n_depth": 0,
+    "avg_ts": 10000.0,
+    "stddev_ts": 50.0,
+}
+LLAMA_BENCH: list[dict[str, Any]] = [
+    _PROMPT,
+    {**_PROMPT, "n_prompt": 0, "n_gen": 128, "avg_ts": 100.0, "n_gpu_layers": 10, "type_k": "q8_0", "n_depth": 64},
+]
+LLAMA_TABLE = b"""  Device 0: NVIDIA GeForce RTX 4090, compute capability 8.9
+| model                  |     size | params | backend | ngl |        test |             t/s |
+| ---------------------- | -------: | -----: | ------- | --: | ----------: | --------------: |
+| llama 1B Q4_K - Medium | 0.75 GiB | 1.24 B | CUDA    |  99 |       pp512 | 10000.0 \xc2\xb1 50.0 |
+| llama 1B Q4_K - Medium | 0.75 GiB | 1.24 B | CUDA    |  99 | tg8 @ d4096 |   100.0 \xc2\xb1 0.50 |
+"""
 
 #: Rows of a few measured kernels.
 SAMPLES = (

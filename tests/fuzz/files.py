@@ -275,6 +275,18 @@ def log(suffix: str, content: bytes, folder: Path) -> None:
         raise Wrong("a log without requests")
 
 
+def llama_bench(suffix: str, content: bytes, folder: Path) -> None:
+    from steelyard.estimation.llama_bench import beside
+    from steelyard.report import llama_bench as report
+
+    asked = {"model": "llama-3.2-1b"} if suffix == ".md" else {}
+    found = beside(str(written(folder, f"bench{suffix}", content)), asked)
+    json.dumps(report.to_dict(found), allow_nan=False)
+    report.text(found, 80)
+    if not len(found):
+        raise Wrong("results without rows")
+
+
 def compared(content: bytes, folder: Path) -> None:
     from steelyard.report import compare
 

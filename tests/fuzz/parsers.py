@@ -62,6 +62,8 @@ PARSERS: dict[str, Parser] = {
     "log_json": Parser("json", _json(*corpus.LOGS.values()), partial(files.log, ".json")),
     "log_lines": Parser("jsonl", lambda: [write(corpus.LINES["aiperf"], "jsonl")], partial(files.log, ".jsonl")),
     "log_records": Parser("csv", lambda: [corpus.TRACES["records"]], partial(files.log, ".csv")),
+    "llama_bench": Parser("json", _json(corpus.LLAMA_BENCH), partial(files.llama_bench, ".json"), 0.5),
+    "llama_bench_table": Parser("csv", lambda: [corpus.LLAMA_TABLE], partial(files.llama_bench, ".md"), 0.3),
     "saved_estimate": Parser("json", files.estimates, files.compared),
     "workflow": Parser("toml", _toml(corpus.WORKFLOW), files.workflow),
     "samples": Parser("csv", lambda: list(corpus.SAMPLES), files.samples, 0.3),

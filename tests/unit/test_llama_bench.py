@@ -131,3 +131,31 @@ def test_what_the_result_does_not_say_is_asked_for(tmp_path: Path, capsys: pytes
 def test_rows_that_are_none_are_refused(tmp_path: Path, row: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="row 1"):
         read_llama_bench(_file(tmp_path, "a.json", [{**_ROW, **row}]))
+
+
+@pytest.mark.parametrize(
+    ("row", "machine"),
+    [
+        ({"gpu_info": "AMD Radeon RX 7900 XTX (RADV NAVI31)", "backends": "Vulkan"}, "rx_7900_xtx"),
+        ({"gpu_info": "AMD Radeon Graphics (RADV GFX1151)", "backends": "Vulkan"}, "strix_halo"),
+        ({"gpu_info": "Intel(R) Arc(TM) A770 Graphics", "backends": "SYCL"}, "arc_a770"),
+        ({"gpu_info": "NVIDIA GeForce RTX 3090, NVIDIA GeForce RTX 3090"}, "rtx_3090:2"),
+        ({"gpu_info": "NVIDIA GeForce RTX 4090, Tesla P40"}, "rtx_4090+p40"),
+        ({"gpu_info": "", "backends": "CPU"}, "ryzen_9_7950x"),
+        ({"n_gpu_layers": 0}, "ryzen_9_7950x"),
+        ({"gpu_info": "Apple M2 Ultra", "cpu_info": "Apple M2 Ultra", "backends": "Metal,BLAS"}, "m2_ultra"),
+    ],
+)
+def test_devices_are_known_by_their_drivers_names(tmp_path: Path, row: dict[str, Any], machine: str) -> None:
+    (tested,) = beside(_file(tmp_path, "a.json", [{**_GENERATED, **row}]), {}).rows
+    assert str(tested.estimate.scenario.cluster) == machine
+
+
+def test_a_table_of_an_older_version_and_what_stands_before_it(tmp_path: Path) -> None:
+    table = _TABLE.replace("  Device 0: NVIDIA GeForce RTX 4090, compute", "  Device 0: Tesla P40, compute")
+    table = table.replace("          pp512", "         pp 512").replace("tg128", "pp64+tg8 @ d100")
+    (bench,) = read_llama_bench(_file(tmp_path, "a.txt", table))
+    assert bench.devices == ("Tesla P40",)
+    assert [t.name for t in bench.tests] == ["pp512", "pp64+tg8 @ d100"]
+    noisy = "loading [1/2]\n" + json.dumps([_ROW], indent=2)
+    assert len(read_llama_bench(_file(tmp_path, "a.json", noisy))) == 1

@@ -12,15 +12,16 @@ import csv
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from steelyard._display import Result
 from steelyard.documents import is_file, read_text
-from steelyard.errors import InputError, UnknownName, show
+from steelyard.errors import InputError, UnknownName, show, suggest
 from steelyard.estimation.estimate import Estimate, answer
-from steelyard.machine.catalogue import find_machine
+from steelyard.machine.catalogue import find_machine, machine_names
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.scenario import Scenario, check_name, read_model
 from steelyard.traffic.readers import find_file, parsed, real_number
@@ -32,7 +33,7 @@ __all__ = ["Bench", "LlamaBench", "Test", "Tested", "beside", "is_llama_bench", 
 #: Largest file, bytes, and most rows in it.
 MAX_BYTES, MAX_TESTS = 16 * 2**20, 2_000
 _HEAD_BYTES = 2**20
-_TEST = re.compile(r"^(?:pp(?P<pp>\d+))?\+?(?:tg(?P<tg>\d+))?(?: *@ *d(?P<depth>\d+))?$")
+_TEST = re.compile(r"^(?:pp ?(?P<pp>\d+))?\+?(?:tg ?(?P<tg>\d+))?(?: *@ *d(?P<depth>\d+))?$")
 #: Endings of the kind of a model that name its quantisation: ``Q4_K - Medium``, ``IQ2_XXS - 2.0625 bpw``, ``F16``.
 _QUANT = re.compile(
     r"\b((?:I?|T)Q\d\w*|BF16|F16|F32|MXFP4)(?: MoE)?(?: - (Small|Medium|Large)| - [\d.]+ bpw.*)?$", re.I
@@ -178,9 +179,9 @@ def read_llama_bench(source: str) -> list[Bench]:
 
 def _json_rows(path: Path, text: str) -> list[Mapping[str, Any]]:
     """Objects of a list, or one per line; lines that are no JSON (what the tool prints before) are left out."""
-    start = text.find("[")
-    if text.lstrip()[:1] == "[" or re.search(r"^\[\s*$", text, re.MULTILINE):
-        found = parsed(path, lambda: json.JSONDecoder().raw_decode(text, start)[0])
+    begins = re.search(r"\A\s*\[|^\[\s*$", text, re.MULTILINE)
+    if begins:
+        found = parsed(path, lambda: json.JSONDecoder().raw_decode(text, text.index("[", begins.start()))[0])
     else:
         lines = [line for line in text.splitlines() if line.lstrip().startswith("{")]
         found = parsed(path, lambda: [json.loads(line) for line in lines])
@@ -355,20 +356,26 @@ def _quant(bench: Bench) -> str:
 
 def _machines(bench: Bench) -> str:
     """The devices of a result by the names of the catalogue: ``rtx_4090:2``. Raises :class:`InputError`."""
-    names = []
-    for device in bench.devices:
-        text = re.sub(r"\((?:R|TM|r|tm)\)| \d+-Core Processor| CPU(?: @.*)?$| Processor$", "", device).strip()
-        try:
-            names.append(find_machine(text).name)
-        except InputError:
-            raise InputError(
-                f"the result says {show(device)}, which is no machine I know; give it", field="on"
-            ) from None
+    names = [_machine(device) for device in bench.devices]
     if not names:
         raise InputError("the result does not say what it ran on; give the machine", field="on")
     if len(set(names)) > 1:
         return "+".join(names)
     return names[0] if len(names) == 1 else f"{names[0]}:{len(names)}"
+
+
+def _machine(device: str) -> str:
+    """The machine that a driver calls so: ``AMD Radeon RX 7900 XTX (RADV NAVI31)``. Raises :class:`InputError`."""
+    text = re.sub(r"\((?:R|TM|r|tm)\)| \d+-Core Processor| CPU(?: @.*)?$| Processor$", "", device).strip()
+    driver = re.search(r"\((?:\w+ )?(\w+)\)$", text)  # Mesa's name of the chip
+    plain = re.sub(r" *\([^()]*\)$", "", text)
+    tried = [text, plain, re.sub(r" w/ .*| Graphics$", "", plain), *([driver[1]] if driver else [])]
+    for name in tried:
+        with suppress(InputError):
+            return find_machine(name).name
+    near = suggest(text, machine_names(), 3, kind="machine")
+    words = f"; did you mean {', '.join(near)}?" if near else ""
+    raise InputError(f"the result says {show(device)}, which is no machine I know; give it{words}", field="on")
 
 
 def _priced(test: Test, asked: Mapping[str, Any]) -> Tested:
