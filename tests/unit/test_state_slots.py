@@ -195,3 +195,41 @@ def test_fit_shows_states() -> None:
     none = sy.fit("llama-3.1-8b", "h100_sxm")
     assert none.rows[0].row()["state_slots"] is None
     assert "states" not in text(none)
+
+
+def test_prefixes_are_found_where_blocks_are_as_large_as_states() -> None:
+    """Hashes of 512 tokens, blocks of 784: hits at every 1,024 tokens, not at every 25,088; no block is lost."""
+    n, length = 6, 8192
+    hashes = np.tile(np.arange(16), n)  # the same prompt six times
+    trace = Trace(
+        arrived_at=np.arange(n) * 10.0,
+        isl=np.full(n, length),
+        osl=np.full(n, 4),
+        prefix_hashes=hashes,
+        prefix_offsets=np.arange(n + 1) * 16,
+        prefix_block_tokens=512,
+    )
+    engine = config(block_size=784, enable_prefix_caching=True, admission="prompt")
+    pool = KvPool(100, 784, 1.0, fixed_blocks=6)
+    setup = setup_of(engine, pool, trace)
+    assert setup.unit_tokens == 1024
+    assert setup_of(config(), KvPool(100, 16, 1.0), trace).unit_tokens == 512
+    played = play(setup, constant_tables(0.01, 1e-5), trace, "fcfs", "round-robin", 0, None, 99)
+    assert played.totals["cached_tokens"] == (n - 1) * 7 * 1024, "but the last token of a prompt is computed"
+    assert played.totals["kv_max"] <= -(-(length + 4) // 784) + 6
+    left = played.pools[0]["free"] + played.pools[0]["evictable"] * setup.pools[0]["unit_blocks"]
+    assert left == 100
+
+
+def test_fit_marks_places_where_the_engine_does_not_start_with_its_defaults() -> None:
+    from steelyard.report.places import text
+
+    found = sy.fit("llama-3.1-8b", "rtx_3090,h100_sxm")
+    starts = {
+        p.estimate.scenario.cluster.machine.name: p.row()["starts_with_defaults"]
+        for p in found
+        if p.row()["weights"] == "bf16"
+    }
+    assert starts == {"rtx_3090": False, "h100_sxm": True}
+    assert "* the engine does not start with its defaults" in text(found)
+    assert "*" not in text(sy.fit("llama-3.1-8b", "h100_sxm"))

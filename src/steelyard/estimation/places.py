@@ -19,7 +19,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError, Problem, complete, show
 from steelyard.estimation.estimate import Estimate, answer
 from steelyard.estimation.infeasibility import memory_of
-from steelyard.estimation.start_up import start_up
+from steelyard.estimation.start_up import log_lines, start_up
 from steelyard.machine.catalogue import find_machine, machine_names
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
@@ -123,6 +123,11 @@ class Place:
         found = start_up(self.estimate)
         return found.slots, found.sequences
 
+    @property
+    def starts(self) -> bool:
+        """Whether the engine starts with its own defaults, as far as its log is known."""
+        return not any(line.stops for line in log_lines(self.estimate))
+
     def row(self) -> dict[str, Any]:
         """One row of the table, SI units."""
         e, s = self.estimate, self.estimate.scenario
@@ -137,6 +142,7 @@ class Place:
             "memory_bytes": float(e.memory.total),
             "capacity_bytes": float(e.memory.capacity),
             "largest_context": int(e.largest_context),
+            "starts_with_defaults": self.starts,
             "state_slots": states[0] or None,
             "state_requests": states[1] or None,
             "ttft_s": e.ttft_s,

@@ -21,6 +21,8 @@ __all__ = ["LogLine", "log_lines", "memory_parts", "start_up"]
 
 #: vLLM's line where weights and the profile run leave nothing for the cache.
 NOTHING_LEFT = "Available KV cache memory"
+#: How a line begins that says so of an engine with its defaults.
+STOPS = "does not start"
 #: llama.cpp computes prompts in pieces of so many tokens (``--ubatch-size``).
 UBATCH = 512
 
@@ -37,6 +39,11 @@ class LogLine:
     low: float | None = None
     high: float | None = None
     """80 % interval, where there is one."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether it says that the engine does not start with its defaults."""
+        return self.name.startswith(STOPS)
 
     def to_dict(self) -> dict[str, Any]:
         """By name."""
@@ -88,7 +95,9 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
         return []
     config, found = _config(s), start_up(estimate)
     if found.memory_bytes <= 0 or not (found.tokens or found.slots):
-        return [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), *_starts(s, config)] if of == "vllm" else []
+        if of != "vllm" or not estimate.fits:
+            return []
+        return [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), *_starts(s, config)]
     names = {"vllm": "GPU KV cache size", "sglang": "max_total_num_tokens", "trtllm": "Max tokens in paged KV cache"}
     size = LogLine(names[of], found.tokens, "tokens", max(0, found.low), found.high)
     if of != "vllm":
@@ -98,9 +107,7 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
         name = f"Maximum concurrency for {found.for_tokens:,} tokens per request"
         lines.append(LogLine(name, found.concurrency, "x"))
     if found.longest:
-        lines.append(
-            LogLine(f"does not start at {found.for_tokens:,} tokens; max_model_len at most", found.longest, "tokens")
-        )
+        lines.append(LogLine(f"{STOPS} at {found.for_tokens:,} tokens; max_model_len at most", found.longest, "tokens"))
     return lines + _state_lines("vllm", config, found)
 
 
@@ -144,7 +151,7 @@ def _starts(s: Scenario, config: EngineConfig) -> list[LogLine]:
 
 
 def _too_many(name: str, value: int) -> str:
-    return f"does not start with {name} {value:,}; at most"
+    return f"{STOPS} with {name} {value:,}; at most"
 
 
 def _config(s: Scenario) -> EngineConfig:

@@ -43,6 +43,8 @@ def text(found: Places, width: int | None = None) -> str:
     return render(parts(found, width), width, piped=120)
 
 
+#: Below a table with such places.
+_STARRED = "* the engine does not start with its defaults there: steelyard estimate says with which limits it does"
 #: Columns that narrow terminals go without, first to go first.
 _OPTIONAL = ("80%", "TTFT", "engine", "states", "context", "weights", "memory")
 
@@ -67,7 +69,8 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
-    return [" ".join(head.split()), "", table, *left_out(heads, shown), *found.notes]
+    star = [_STARRED] if any(cell.endswith("*") for row in cells for cell in row) else []
+    return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *found.notes]
 
 
 def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
@@ -83,7 +86,7 @@ def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
         q(row["ttft_s"], "s"),
         figure(row["tokens_per_s"]),
         f"{figure(row['tokens_per_s_low'])}-{figure(row['tokens_per_s_high'])}",
-        f"{row['largest_context']:,}",
+        f"{row['largest_context']:,}" + ("" if row["starts_with_defaults"] else "*"),
     ]
     cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if states else []
     return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])

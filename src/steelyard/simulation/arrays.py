@@ -51,6 +51,8 @@ from steelyard.traffic.trace import Trace
 
 __all__ = ["REJECTED", "ROUTERS", "UNFINISHED", "Member", "Played", "Setup", "play", "setup_of", "setup_of_fleet"]
 
+#: A prefix unit of so many times the largest block is not taken.
+LONG_UNIT = 4
 #: No promise: nothing can miss it.
 _KEPT = (math.inf, 0)
 
@@ -174,7 +176,7 @@ def setup_of_fleet(
     """
     order = ordered(policy, trace)
     blocks = [m.kv.block_tokens for m in members]
-    unit = math.lcm(trace.prefix_block_tokens, *blocks)  # whole hashed blocks and whole blocks of every engine
+    unit = _unit(trace.prefix_block_tokens, blocks)
     pools = np.zeros(len(members), dtype=SETUP)
     for record, member in zip(pools, members, strict=True):
         _fill(record, _pool_values(member, order, unit if trace.prefix_hashes is not None else 0))
@@ -207,6 +209,16 @@ def setup_of_fleet(
     )
     size = len(members)
     return Setup(run, pools, np.zeros((size, size), dtype=LINK) if wires is None else wires, tuple(members))
+
+
+def _unit(hashed: int, blocks: Sequence[int]) -> int:
+    """Tokens of a cached prefix unit: whole hashed blocks and whole blocks of every engine.
+
+    Where that is long, as with the large blocks of recurrent states, whole hashed blocks that hold one of every engine:
+    what is left of a unit beside whole blocks counts as the request's own.
+    """
+    exact, least = math.lcm(hashed, *blocks), max(hashed, *blocks)
+    return exact if exact <= LONG_UNIT * least else -(-least // hashed) * hashed
 
 
 def _fill(record: Any, values: Mapping[str, float]) -> None:
