@@ -13,7 +13,8 @@ import pytest
 from steelyard.cli import main as cli
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
-from steelyard.estimation.llama_bench import beside, is_llama_bench, read_llama_bench
+from steelyard.estimation.llama_bench import beside
+from steelyard.traffic.llama_bench import is_llama_bench, read_llama_bench
 
 _ROW: dict[str, Any] = {
     "build_commit": "abc1234",

@@ -71,7 +71,7 @@ def compare(
     llama-bench (JSON, CSV or its table) stand beside estimates, with the model, machine and formats they name.
     """
     problems.read(output.check)
-    from steelyard.estimation.llama_bench import is_llama_bench
+    from steelyard.traffic.llama_bench import is_llama_bench
 
     if not b and is_llama_bench(a):
         _llama_bench(a, model, question, load, output, problems)
@@ -86,10 +86,10 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
     from steelyard.report import compare as report
 
     if kind is None:
-        from steelyard.estimation.llama_bench import is_llama_bench
         from steelyard.simulation.replay import is_log
+        from steelyard.traffic.llama_bench import is_llama_bench
 
-        logs = [x for x in (a, b) if is_log(x) or is_llama_bench(x)]
+        logs = [x for x in (a, b) if is_llama_bench(x) or is_log(x)]
         if logs:
             raise InputError(
                 f"{logs[0]!r} is a benchmark's log: compare it alone, with --model MODEL --on MACHINE", field="compare"
