@@ -80,6 +80,28 @@ RULES: dict[str, tuple[Any, list[int]]] = {
 }
 
 
+#: Tokens of 1024 x 1024 pixels by the rule of the catalogue's entry.
+KNOWN = {
+    "aya-vision-8b": 1690,  # a grid of 3 x 3 tiles of 364 pixels and an overview, 169 each
+    "gemma-4-31b": 256,  # 280 at most
+    "internvl3.5-8b": 2560,
+    "kimi-k2.5": 1369,
+    "llama-4-scout": 2464,
+    "llava-1.5-7b": 576,
+    "llava-1.6-mistral-7b": 2928,  # 24 x 24 of the overview, 48 rows of 48 and a break
+    "minicpm-v": 448,  # six slices and an overview
+    "mistral-small-3.1": 1406,  # 37 rows of 37 and a break
+    "paligemma-3b": 256,
+    "qwen2.5-vl-7b": 1369,
+    "qwen3-vl-8b": 1024,
+}
+
+
+def test_tokens_of_the_catalogues_models() -> None:
+    rules = {name: next(t.rule for t in load_model(name).transformer.towers if t.kind == "vision") for name in KNOWN}
+    assert {name: rule.read(1024, 1024).tokens for name, rule in rules.items()} == KNOWN
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_tokens_of_an_image(name: str) -> None:
     rule, tokens = RULES[name]
@@ -108,8 +130,10 @@ def test_a_gguf_leaves_the_tower_out() -> None:
     answer = estimate("gemma-3-27b", on="rtx_5090", engine="llamacpp", weights="q4_k_m")
     assert "vision tower" not in answer.to_dict()["memory_parts_bytes"]["weights"]
     assert any(note.startswith("vision tower 0.423 B, a GGUF file of its own") for note in answer.ledger.assumptions)
-    loaded = estimate("gemma-3-27b", on="h100_sxm").ledger.assumptions
-    assert "vision tower 0.423 B, loaded in bf16" in loaded
+    shown = {"engine": "llamacpp", "weights": "q4_k_m", "images": "1x896x896"}
+    for asked in (estimate("gemma-3-27b", on="h100_sxm"), estimate("gemma-3-27b", on="rtx_5090", **shown)):
+        assert asked.to_dict()["memory_parts_bytes"]["weights"]["vision tower"] == 2 * 423_060_336
+        assert "vision tower 0.423 B, loaded in bf16" in asked.ledger.assumptions
 
 
 def test_windows_cost_less_than_whole_attention() -> None:

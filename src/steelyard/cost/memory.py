@@ -157,15 +157,19 @@ def _weights(
 
 
 def towers_loaded(model: Workload, plan: Plan) -> tuple[Tower, ...]:
-    """The towers that are loaded with the language model: with GGUF files none, they are a file of their own."""
-    return () if plan.format("weight").gguf else model.towers
+    """The towers that are loaded with the language model: GGUF has them apart, there those asked for."""
+    apart = plan.format("weight").gguf
+    return tuple(tower for tower in model.towers if tower.asked or not apart)
 
 
 def tower_notes(model: Workload, plan: Plan) -> list[str]:
     """Remarks on the towers of a model: their size, and whether they are loaded."""
-    beside = " a GGUF file of its own (mmproj), not loaded" if plan.format("weight").gguf else ""
-    sizes = ((tower.name, tower.parameters / 1e9, tower.format) for tower in model.towers)
-    return [f"{name} {size:.3g} B,{beside or f' loaded in {stored}'}" for name, size, stored in sizes]
+    loaded = towers_loaded(model, plan)
+    notes = []
+    for tower in model.towers:
+        how = f"loaded in {tower.format}" if tower in loaded else "a GGUF file of its own (mmproj), not loaded"
+        notes.append(f"{tower.name} {tower.parameters / 1e9:.3g} B, {how}")
+    return notes
 
 
 def _padding(op: Op, rank: str, multiple: int) -> float:

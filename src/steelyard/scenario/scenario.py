@@ -30,7 +30,7 @@ from steelyard.scenario.words import Problems, read_words
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
 from steelyard.workload.protocol import Workload, ends_hard, not_served
-from steelyard.workload.reading import Seen
+from steelyard.workload.reading import Seen, loaded_for
 
 if TYPE_CHECKING:
     from steelyard.traffic.trace import Trace
@@ -252,6 +252,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
             problems.add([Problem("offload", "priced for one kind of device, not for several")])
     seen = problems.read(read_shown, verb, values, model) or ()
     problems.done()
+    model = replace(model, transformer=loaded_for(model.transformer, seen))
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
     if scheduler:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard.errors import InputError
 from steelyard.workload.fixed import FixedGraph
 from steelyard.workload.graph import Graph
-from steelyard.workload.protocol import Workload
+from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Read, Sound, Tower
 from steelyard.workload.tower_ops import tower_graph
 from steelyard.workload.transformer import Transformer
 
-__all__ = ["Reading", "Seen", "Shown", "seen_by"]
+__all__ = ["Reading", "Seen", "Shown", "loaded_for", "seen_by"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,12 @@ class Seen:
     def positions(self) -> int:
         """Patches or frames of one image or sound that the tower reads."""
         return sum(count * each for count, each in self.read.sequences)
+
+
+def loaded_for(model: Workload, seen: Sequence[Seen]) -> Workload:
+    """The model whose towers are loaded because something is shown to them."""
+    asked = {s.tower.name for s in seen}
+    return restated(model, towers=tuple(replace(t, asked=t.name in asked) for t in model.towers)) if seen else model
 
 
 def seen_by(model: Workload, shown: Sequence[Shown]) -> tuple[Seen, ...]:

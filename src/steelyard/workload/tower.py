@@ -244,6 +244,8 @@ class Tower:
     """Stored bits per parameter."""
     sharded: bool = True
     """Engines split its weights over the devices of tensor parallelism, as long as they divide its heads."""
+    asked: bool = False
+    """Something is shown to it: it is loaded also where it is a file of its own."""
 
     def bytes_on(self, devices: int = 1) -> float:
         """Weight bytes on one of the devices of tensor parallelism."""

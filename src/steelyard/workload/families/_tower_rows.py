@@ -269,7 +269,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "exaone4_5": (replace(_QWEN25_JOINT, encoder="exaone4_5_vision"),),
     **dict.fromkeys(("gemma3", "shieldgemma2"), (_GEMMA3_JOINT,)),
     "gemma4": (
-        Joint("gemma4_vision", _GEMMA4_PIXELS, "h t", bias=False),
+        Joint("gemma4_vision", _GEMMA4_PIXELS, "h t", bias=False, merge=3),
         Joint(
             "gemma4_audio",
             Sound(25, 25, longest_s=30.0),

@@ -31,7 +31,14 @@ _HIDDEN = ("embed_dim", "d_model", "hidden_size", "width")
 _DEPTH = ("depth", "num_hidden_layers", "encoder_layers", "num_layers", "layers")
 _HEADS = ("num_heads", "num_attention_heads", "encoder_attention_heads", "attention_heads")
 _INNER = ("intermediate_size", "encoder_ffn_dim", "mlp_dim")
-_MERGE = ("spatial_merge_size", "merge_kernel_size", "merge_size", "hidden_stride", "scale_factor")
+_MERGE = (
+    "spatial_merge_size",
+    "merge_kernel_size",
+    "merge_size",
+    "hidden_stride",
+    "scale_factor",
+    "pooling_kernel_size",
+)
 #: Keys under which configs describe a tower.
 PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
