@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from steelyard.deployment.plan import Plan
+from steelyard.techniques.speculation import GUESSERS, draft_of
 from steelyard.workload import Step
 from steelyard.workload.blocks.beside import beside_ops
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv, ShortConvolution
+from steelyard.workload.families import read_config
 from steelyard.workload.op import Op
 from steelyard.workload.transformer import Beside, Layer, Mixer, Transformer
 
@@ -247,3 +250,30 @@ def test_products_beside_the_blocks() -> None:
 
     ours = _flops(beside_ops(Layer(1, None, None, beside=parts), Step.prefill(BATCH, TOKENS), "layer0"))
     assert ours == pytest.approx(_counted(reference))
+
+
+@pytest.mark.parametrize("guesser", ["mtp", "eagle", "medusa"])
+def test_heads_that_guess_ahead(guesser: str) -> None:
+    """A product that joins hidden state and embedding, one layer, the model's head; Medusa: two products each."""
+    fields = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 100}
+    model = read_config({"model_type": "llama", "num_hidden_layers": 2, **fields})
+    draft = draft_of(GUESSERS[guesser](tokens=2), model, Plan().resolved("bf16"))
+    assert draft is not None
+
+    def reference(torch: Any, x: Any) -> None:
+        if guesser == "medusa":
+            for _ in range(2):
+                _linear(torch, _linear(torch, x, HIDDEN), 100)
+            return
+        _linear(torch, torch.cat((x, x), -1), HIDDEN)
+        for _ in range(4):  # queries, keys, values, outputs
+            _linear(torch, x, HIDDEN)
+        q, k = (torch.randn(BATCH * 4, TOKENS, HIDDEN // 4) for _ in range(2))
+        torch.bmm(torch.bmm(q, k.transpose(1, 2)), k)
+        for _ in range(2):
+            _linear(torch, x, 128)
+        _linear(torch, torch.randn(BATCH, TOKENS, 128), HIDDEN)
+        _linear(torch, x, 100)
+
+    ours = _flops(iter(draft.model.graph(Step.prefill(BATCH, TOKENS, logits=BATCH * TOKENS))))
+    assert ours == pytest.approx(_counted(reference), rel=TOLERANCE)

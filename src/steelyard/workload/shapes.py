@@ -65,6 +65,8 @@ class Attention:
     index_dim: int = 0
     index_top_k: int = 0
     """Tokens the indexer picks for each query."""
+    index_block: int = 0
+    """Tokens whose keys the indexer scores as one, with heads of equal weight; 0 = each token's own."""
     reads: int = 0
     """Width of what queries, keys and values are projected from; 0 = the hidden width."""
     query_experts: int = 0
@@ -160,6 +162,8 @@ class Beside:
     """Times it is computed for each token, with the same weights."""
     heads: int = 0
     """Query heads the outputs belong to, which tensor parallelism splits; 0 = none."""
+    stored: bool = True
+    """Whether its second factor is a weight; else it was computed."""
 
 
 @dataclass(frozen=True, slots=True)

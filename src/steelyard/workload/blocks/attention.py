@@ -401,7 +401,8 @@ def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str
     yield Op(f"{prefix}.index_q", "t r, r i c -> t i c", sizes, ("x", "w_index_q", "y"), weighted, **plain)  # type: ignore[arg-type]
     if not a.compress:  # else its keys are made with the entries
         yield Op(f"{prefix}.index_k", "t d, d c -> t c", sizes, ("x", "w_index_k", "y"), weighted, **plain)  # type: ignore[arg-type]
-    yield Op(f"{prefix}.index_w", "t d, d i -> t i", sizes, ("x", "w_index_w", "y"), weighted, **plain)  # type: ignore[arg-type]
+    if not a.index_block:
+        yield Op(f"{prefix}.index_w", "t d, d i -> t i", sizes, ("x", "w_index_w", "y"), weighted, **plain)  # type: ignore[arg-type]
     yield Op(
         f"{prefix}.index_norm",
         "t c, w c -> t c",
@@ -414,7 +415,7 @@ def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str
         bits={"norm": 16},
         **plain,  # type: ignore[arg-type]
     )
-    every = a.compress or 1
+    every = a.compress or a.index_block or 1
     entries = np.asarray(step.context, dtype=np.float64) / every
     scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": entries, "i": a.index_heads, "c": a.index_dim}
     pairs: dict[tuple[str, ...], Size] = {("s", "l"): query_key_pairs(step.new, step.context) / every}

@@ -30,4 +30,6 @@ def _beside(part: Beside, w: OpWriter) -> Op:
         return w.product(part.name, "t n i, n i o -> t n o", sizes)
     if part.heads:
         return w.product(part.name, "t i, i h c -> t h c", {**sizes, "h": part.heads, "c": part.outputs // part.heads})
+    if not part.stored:
+        return w.op(part.name, "t i, i o -> t o", ("x", "z", "y"), ("activation",) * 3, more=sizes)
     return w.product(part.name, "t i, i o -> t o", sizes)

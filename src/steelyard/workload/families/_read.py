@@ -93,8 +93,9 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         moved = [Problem(f"{path}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
     stored = published(inner, model)
-    towers, said = read_towers(config, model.hidden, outside(inner))
-    if not towers and not said and (path or any(config.get(k) for k in PARTS)):
+    whole = config.get("model_type") in _WHOLE
+    towers, said = ((), ()) if whole else read_towers(config, model.hidden, outside(inner))
+    if not whole and not towers and not said and (path or any(config.get(k) for k in PARTS)):
         said = (f"only the language model of {config.get('model_type', 'the config')!s} is counted",)
     if towers:
         stored["towers"] = towers

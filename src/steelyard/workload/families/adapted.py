@@ -71,7 +71,7 @@ def zaya(config: Mapping[str, Any]) -> Transformer:
     channels = heads * attention.head_dim
     inner = f.size("router_hidden_size", default=256)
     experts = f.experts("moe_intermediate_size", count=("num_experts",))
-    experts = replace(experts, router_reads=inner, idle_experts=1)
+    experts = replace(experts, router_reads=inner)
     beside = (
         Beside("conv_channels", channels, channels, channels, taps=f.size("cca_time0", default=2)),
         Beside("conv_heads", channels, channels, heads, taps=f.size("cca_time1", default=2)),
@@ -81,6 +81,7 @@ def zaya(config: Mapping[str, Any]) -> Transformer:
         Beside("router_first", inner, inner),
         Beside("router_second", inner, inner),
         Beside("router_vectors", 0, 5 * inner),
+        Beside("router_skips", inner, 1),  # a choice of no expert, which its bias disfavours
     )
     kinds = config.get("layer_types")
     kinds = kinds if isinstance(kinds, list) and len(kinds) == depth else ["hybrid"] * depth

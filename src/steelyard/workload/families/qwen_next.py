@@ -78,6 +78,7 @@ def qwen4_exp(config: Mapping[str, Any]) -> Transformer:
                 index_heads=f.size("indexer_n_heads"),
                 index_dim=f.size("indexer_head_dim"),
                 index_top_k=f.size("indexer_budget"),
+                index_block=f.size("indexer_compress_ratio", default=1),
             )
         layers.append(replace(layer, attention=block, beside=parts + (lookups if i in places else ())))
     if tables:

@@ -188,9 +188,12 @@ def _fast_conformer(f: Fields) -> tuple[tuple[Layer, ...], int, tuple[tuple[int,
     f.divides("hidden_size", hidden, "num_attention_heads", heads)
     attention = _square(hidden, heads, causal=False, q_bias=bias, kv_bias=bias, out_bias=bias)
     half = FeedForward(f.size("intermediate_size"), gated=False, up_bias=bias, down_bias=bias)
-    taps = f.size("conv_kernel_size")
+    taps, frames = f.size("conv_kernel_size"), 100 * _SOUND_S
+    halvings = max(1, f.size("subsampling_factor").bit_length() - 1)
+    tokens = -(-frames // 2**halvings)
     beside = (
         Beside("distances", hidden, hidden, uses=2),  # keys of the relative positions, twice as many as tokens
+        Beside("distance_scores", hidden, 2 * tokens - 1, stored=False),
         Beside("distance_biases", 0, 2 * hidden),
         Beside("conv_in", hidden, 2 * hidden),
         Beside("conv", hidden, hidden, hidden, taps=taps),
@@ -203,14 +206,12 @@ def _fast_conformer(f: Fields) -> tuple[tuple[Layer, ...], int, tuple[tuple[int,
         Layer(depth, None, half, norms=2, norm_bias=True),
     )
     channels, bins = f.size("subsampling_conv_channels"), f.size("num_mel_bins")
-    halvings = max(1, f.size("subsampling_factor").bit_length() - 1)
-    frames, stem = 100 * _SOUND_S, []
+    stem = []
     for i in range(1, halvings + 1):
         spots = -(-frames // 2**i) * -(-bins // 2**i)
         stem.append((spots, 9, channels))
         if i > 1:
             stem.append((spots, channels, channels))
-    tokens = -(-frames // 2**halvings)
     stem.append((tokens, channels * (bins // 2**halvings), hidden))
     return layers, hidden, tuple(stem)
 
