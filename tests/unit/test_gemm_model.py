@@ -231,3 +231,23 @@ def test_catalogue_parameters_predict_pairs_left_out(machine: str, number_format
     assert task.facts == section["facts"]
     errors = task.errors(GemmParameters(**section["parameters"]), task.everywhere)
     assert errors.mean_ape <= LIMITS_PERCENT[machine, number_format]
+
+
+def test_marlin_reads_weights_again_for_every_64_rows_that_outgrow_the_cache() -> None:
+    from steelyard.cost.devices import gemm_device
+    from steelyard.cost.site import site_for
+    from steelyard.machine.catalogue import find_machine
+
+    def seconds(machine: str, m: float, n: float, name: str) -> float:
+        site = site_for(find_machine(machine), "fp8_weight_only")
+        bits = {"weight_bits": 8.0, "act_bits": 16.0, "out_bits": 16.0}
+        return float(gemm_time_s(m, n, 5120.0, **bits, device=gemm_device(site), facts=gemm_facts(name)))
+
+    # a DGX Spark: 24 MiB of cache, 273 GB/s: 89 MB of weights are read 32 times for 2,048 rows
+    least = 32 * (17408 * 5120 - 24 * 2**20) / 273e9
+    assert seconds("dgx_spark", 2048, 17408, "marlin") > least > 1.5 * seconds("dgx_spark", 2048, 17408, "cublas_ada")
+    one, two, three = (seconds("dgx_spark", m, 17408, "marlin") for m in (64, 65, 129))
+    assert two > 1.5 * one and three > two + 0.5 * one
+    # what the cache holds is read once, and a card with more bandwidth per operation is bound by its products
+    assert seconds("dgx_spark", 128, 1024, "marlin") < 1.5 * seconds("dgx_spark", 64, 1024, "marlin")
+    assert seconds("a100_sxm", 2048, 17408, "marlin") < 1.3 * seconds("a100_sxm", 2048, 17408, "cublas_mma")

@@ -14,6 +14,9 @@ import pytest
 pytest.importorskip("pandas")
 
 from steelyard import estimate, load_model, simulate
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.engine_config import engine_config
+from steelyard.machine.catalogue import find_machine
 from steelyard.measurements.reader import Ask, Comparison
 from steelyard.testing.readers import ReaderContract
 from steelyard_validation import hybrids
@@ -110,6 +113,11 @@ class TestSpark(ReaderContract):
             "attention: Qwen3-0.6B fp8_block",
             "attention: Qwen3-0.6B fp8_weight_only",
         ]
+
+
+def test_steps_on_a_spark_hold_2048_tokens_by_default() -> None:
+    config = engine_config(find_engine("vllm"), find_machine("dgx_spark"), {})
+    assert (config.max_num_batched_tokens, config.max_num_seqs) == (2048, 256)
 
 
 def test_llama_bench_reads_behind_a_depth_in_its_micro_batches(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ class GemmFacts:
     """Weights are widened to the activation format inside the kernel."""
     dequant_compute_frac: float = 1.0
     """Share of the matrix engine left when it does."""
+    rows_per_pass: float = np.inf
+    """Rows that share one walk over the weights: for each further walk, what the last-level cache cannot hold is read
+    again."""
 
 
 @cache
@@ -335,12 +338,16 @@ def _best_s(
     t_units = unit * (p.wave_hardness * np.ceil(load) + (1.0 - p.wave_hardness) * np.maximum(1.0, load))
 
     weights = n * k * weight_bytes * groups
+    passes = np.maximum(np.ceil(m / facts.rows_per_pass), 1.0)
+    again = (passes - 1.0) * np.maximum(weights - device.l2_bytes, 0.0)
     moving = (m * k * act_bytes + m * n * out_bytes) * groups
     cached = np.zeros_like(weights)
     if weights_hot:
         cached = weights * _resident(weights, p.hot_frac * device.l2_bytes)
         cached = cached + moving * _resident(moving, p.cache_frac * device.l2_bytes)
-    t_memory = (weights + moving - cached) / (p.dram_frac * device.dram_bytes_per_s) + cached / device.l2_bytes_per_s
+    t_memory = (weights + again + moving - cached) / (
+        p.dram_frac * device.dram_bytes_per_s
+    ) + cached / device.l2_bytes_per_s
 
     longer = np.maximum(t_units, t_memory)
     ratio = np.minimum(t_units, t_memory) / np.maximum(longer, np.finfo(np.float64).tiny)

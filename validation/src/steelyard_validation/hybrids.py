@@ -20,7 +20,6 @@ SOURCES = (
     "infersim_ops",
     "rtx3090x4_rig",
     "sglang_cookbook",
-    "small_mixed",
     "strix_halo_llamacpp",
     "two_gpu_sglang",
 )

@@ -3,7 +3,7 @@
 vLLM on a DGX Spark (bursts, closed and open loops), llama.cpp on Strix Halo and DGX Spark, SGLang on pairs of cards and
 in its cookbook, vLLM, llama.cpp and ExLlamaV3 on RTX 3090. Lengths, clients, rates, formats, degrees and flags are the
 row's; everything else is the engine's default. A row is not asked where it does not state its lengths, guesses tokens,
-reads images, or ran a model with pruned experts.
+or ran a model with pruned experts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ SHAPED = {
 }
 LENGTHS = "the row does not state its lengths"
 SPECULATION = "speculative decoding: the row states no rate of acceptance of its own"
-IMAGES = "prompts with images"
 REPEATED = "prompts of the runs share their beginnings: the time to first token is that of a cache hit"
 PRUNED = "experts pruned: no published configuration"
 
@@ -219,7 +218,8 @@ def _pairs_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
 
 
 def _cookbook(frame: pd.DataFrame) -> Iterator[Row]:
-    yield from _rows(frame, _cookbook_asked)
+    """All but the rows with images, which have a reader of their own."""
+    yield from _rows(frame[~frame["scenario"].str.contains("image")], _cookbook_asked)
 
 
 def _cookbook_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
@@ -235,8 +235,6 @@ def _cookbook_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     )
     if said["spec"] == "True":
         return place, SPECULATION
-    if "image" in r.scenario or "OCR" in r.model:
-        return place, IMAGES
     if place.tp * place.dp != r.count:
         return place, "the row does not state how its devices are divided"
     if not _known(r.isl, r.osl):
@@ -296,35 +294,10 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     return place, Traffic(concurrency=int(r.concurrency), isl=int(r.isl), osl=int(r.osl))
 
 
-# ---- a few cards and a Spark, images -------------------------------------------------------------------------------
-
-
-def _mixed(frame: pd.DataFrame) -> Iterator[Row]:
-    yield from _rows(frame, _mixed_asked)
-
-
-def _mixed_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
-    name = r.model.removesuffix(".gguf")
-    model, weights = _gguf(name)
-    if r.engine == "vLLM":
-        place = Place(name.removesuffix("-FP8"), r.machine, "vllm", eight_bit(name))
-    else:
-        place = Place(model, r.machine, _llamacpp(r.machine), weights)
-    if "1 images" in r.scenario or "multimodal" in r.scenario:
-        return place, IMAGES
-    if r.engine != "vLLM":
-        samples = 100  # in the file's name
-        mean = [round(float(said[n]) / samples) for n in ("total_prompt", "total_gen")]
-        return place, Traffic(concurrency=1, isl=mean[0], osl=mean[1])
-    isl, osl = (f"uniform:0.7-1.3x{round(n)}" for n in (r.isl, r.osl))
-    return place, Traffic(concurrency=int(r.concurrency), requests=100, isl=isl, osl=osl)
-
-
 _TABLES: Mapping[str, tuple[tuple[str, Callable[[Any], Iterator[Row]]], ...]] = {
     "dgx_spark_arena": (("vllm_closed*.csv", _spark),),
     "strix_halo_llamacpp": (("l*.csv", _llama_bench), ("mtp*.csv", _guessing)),
     "two_gpu_sglang": (("*.csv", _pairs),),
     "sglang_cookbook": (("*.csv", _cookbook),),
     "rtx3090x4_rig": (("*.csv", _ampere),),
-    "small_mixed": (("spark_4090_vlm.csv", _mixed),),
 }
