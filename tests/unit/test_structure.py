@@ -14,12 +14,15 @@ import pytest
 from steelyard.errors import InputError, UnknownName
 from steelyard.workload import Attention, Step, Transformer
 from steelyard.workload.blocks.delta_net import DeltaNet
+from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.mamba import Mamba2
+from steelyard.workload.blocks.recurrent import GatedRecurrence
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.structure import Structure, read_structure
 from steelyard.workload.structure.names import place_of, role_of
+from steelyard.workload.transformer import LayerInputs
 
 Shapes = dict[str, tuple[int, ...]]
 _BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I32": 4, "F8_E4M3": 1, "F16": 2}
@@ -295,6 +298,32 @@ def test_compressed_caches_and_streams() -> None:
         (4, 4, 32, 8, True),
     ]
     assert model.streams is not None and (model.streams.count, model.streams.mixes) == (4, 24)
+    assert model.parameters() == elements(shapes) and found.unknown == 0
+
+
+def test_recurrences_and_embeddings_of_each_layer() -> None:
+    """Griffin's recurrence, xLSTM's matrix memory, a table of its own for every layer."""
+    griffin = {
+        f"rec.linear_{x}.{e}": s for x in ("x", "y", "out") for e, s in (("weight", (256, 256)), ("bias", (256,)))
+    }
+    griffin |= {f"rec.rg_lru.{x}_gate_weight": (4, 64, 64) for x in ("input", "recurrent")}
+    griffin |= {f"rec.rg_lru.{x}_gate_bias": (4, 64) for x in ("input", "recurrent")}
+    griffin |= {"rec.rg_lru.recurrent_param": (256,), "rec.conv_1d.weight": (256, 1, 4), "rec.conv_1d.bias": (256,)}
+    memory = {f"mlstm.{x}.weight": (128, 256) for x in "qk"}
+    memory |= {f"mlstm.{x}.weight": (256, 256) for x in ("v", "ogate_preact", "out_proj")}
+    memory |= {
+        f"mlstm.{x}_preact.{e}": s for x in ("igate", "fgate") for e, s in (("weight", (2, 256)), ("bias", (2,)))
+    }
+    memory |= {"mlstm.multihead_norm.weight": (256,)}
+    inputs = {"per_layer_input_gate.weight": (32, 256), "per_layer_projection.weight": (256, 32)}
+    inputs |= {"post_per_layer_input_norm.weight": (256,)}
+    shapes = model_of([layer | mlp() | norms() | inputs for layer in (griffin, memory)])
+    shapes |= {"model.embed_tokens_per_layer.weight": (500, 64), "model.per_layer_model_projection.weight": (64, 256)}
+    shapes |= {"model.per_layer_projection_norm.weight": (32,)}
+    model, found = read(shapes)
+    mixers = [layer.mixer for layer in model.layers]
+    assert mixers == [GatedRecurrence(256, 4, 4), LinearAttention(2, 64, 128, gates=2, chunk=64)]
+    assert model.layer_inputs == LayerInputs(500, 32)
     assert model.parameters() == elements(shapes) and found.unknown == 0
 
 

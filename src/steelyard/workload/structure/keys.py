@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from steelyard.workload.families._base import ACTIVATIONS, Fields
@@ -28,6 +29,13 @@ _WINDOW = ("sliding_window", "sliding_window_size", "window_size", "attention_wi
 #: Kinds of layers in ``layer_types`` that see only the last tokens.
 _WINDOWED = re.compile(r"(?<!reference_)slid|local|swa|window")
 _LINEAR = re.compile(r"linear|lightning")
+
+
+def _names_kinds(depth: int, value: Any) -> bool:
+    """Whether a value is a list that says of each layer whether it has a window."""
+    if not isinstance(value, list | tuple) or len(value) != depth or not all(isinstance(x, str) for x in value):
+        return False
+    return any(_WINDOWED.search(x.lower()[:80]) for x in value)
 
 
 class Keys:
@@ -77,7 +85,9 @@ class Keys:
 
     def kinds(self, depth: int) -> list[str]:
         """``full``, ``window`` or ``linear`` for each layer."""
-        stated = self.config.get("layer_types")
+        stated = self.config.get("layer_types") or next(
+            filter(partial(_names_kinds, depth), self.config.values()), None
+        )
         if isinstance(stated, list | tuple) and len(stated) >= depth:
             words = [str(x).lower()[:80] for x in stated[:depth]]
             return ["window" if _WINDOWED.search(x) else "linear" if _LINEAR.search(x) else "full" for x in words]

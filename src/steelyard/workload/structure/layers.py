@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from steelyard.workload.shapes import Attention, Beside, FeedForward, Layer, Mixer, Streams
+from steelyard.workload.shapes import Attention, Beside, FeedForward, Layer, Mixer
 from steelyard.workload.structure.feed import read_feed_forward
 from steelyard.workload.structure.found import UNKNOWN
 from steelyard.workload.structure.keys import Keys
 from steelyard.workload.structure.mixing import read_mixing
 from steelyard.workload.structure.names import role_of
 from steelyard.workload.structure.pieces import Piece
+from steelyard.workload.structure.side import Side, read_side
 
 __all__ = ["Found", "in_words", "read_layer"]
 
 _FEEDS = ("expert", "shared", "mlp", "router", "norm")
-
-#: Hyper-connections: what mixes several residual streams around each block.
-_HYPER = re.compile(r"^(attn|ffn|mlp)_?hc\.(fn|base|scale)$|^hc_(attn|ffn|mlp)_(fn|base|scale)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +29,7 @@ class Found:
     blind: str = ""
     """The name of a piece that mixes tokens in a way that is not understood, so that what the layer caches is not
     known; empty: there is none."""
-    streams: Streams | None = None
-    """Its residual streams, where it has several."""
+    side: Side = field(default_factory=Side)
 
 
 def read_layer(pieces: Sequence[Piece], hidden: int, keys: Keys, kind: str, *, asked: bool) -> Found:
@@ -67,19 +63,18 @@ def read_layer(pieces: Sequence[Piece], hidden: int, keys: Keys, kind: str, *, a
         else:
             continue
         placed |= {piece.name: part for piece in used}
+    side, beside = read_side([p for p in pieces if p.name not in placed], hidden)
+    placed |= beside
     mixed = attention is not None or mixer is not None
     norms = [p for p in pieces if p.name not in placed and p.elements == hidden and role_of(p.path)[0] == "norm"]
     placed |= {p.name: "norms" for p in norms}
     weights, biases = sum(p.ending != "bias" for p in norms), sum(p.ending == "bias" for p in norms)
-    streams = _streams(pieces, hidden)
-    if streams is not None:
-        placed |= {p.name: "residual streams" for p in pieces if _HYPER.search(p.path)}
     left = [p for p in pieces if p.name not in placed]
     placed |= {p.name: UNKNOWN for p in left}
     blocks = sum(block is not None for block in (attention or mixer, feed))
     count = weights or min(2, blocks)
     layer = Layer(1, attention, feed, count, bool(biases), bool(weights), mixer, beside=_plain(left, hidden))
-    return Found(layer, placed, _blind(left, mixed), streams)
+    return Found(layer, placed, _blind(left, mixed), side)
 
 
 def _plain(pieces: Sequence[Piece], hidden: int, most: int = 32) -> tuple[Beside, ...]:
@@ -100,14 +95,6 @@ def _plain(pieces: Sequence[Piece], hidden: int, most: int = 32) -> tuple[Beside
     ]
     vectors += sum(inputs * outputs for inputs, outputs in found[most:])
     return (*parts, *([Beside("plain_vectors", 0, vectors)] if vectors else []))
-
-
-def _streams(pieces: Sequence[Piece], hidden: int) -> Streams | None:
-    """The residual streams that two equal matrices mix, one around each block."""
-    mixes = [p for p in pieces if _HYPER.search(p.path) and len(p.shape) == 2]
-    if len(mixes) != 2 or mixes[0].shape != mixes[1].shape or mixes[0].shape[1] % hidden:
-        return None
-    return Streams(mixes[0].shape[1] // hidden, "hyper", mixes=mixes[0].shape[0])
 
 
 #: Roles of what is cached or kept.

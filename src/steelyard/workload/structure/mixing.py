@@ -12,7 +12,7 @@ from dataclasses import replace
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
-from steelyard.workload.blocks.recurrent import ShortConvolution
+from steelyard.workload.blocks.recurrent import GatedRecurrence, ShortConvolution
 from steelyard.workload.shapes import Attention
 from steelyard.workload.structure.joint import read_joint
 from steelyard.workload.structure.keys import HEAD_DIM, HEADS, KV_HEADS, Keys
@@ -43,6 +43,10 @@ def read_mixing(group: Group, hidden: int, keys: Keys, kind: str, *, asked: bool
         readers = (_mamba2,)
     elif m.has("A"):
         readers = (_delta,)
+    elif m.has("lru_gates"):
+        readers = (_recurrence,)
+    elif m.has("igate"):
+        readers = (_matrix_memory,)
     elif m.has("conv") and m.has("in") and not m.has("q"):
         readers = (_short,)
     elif m.has("kv_a"):
@@ -300,6 +304,29 @@ def _short(m: Module) -> Mixing | None:
         return None
     mixer = ShortConvolution(channels, taps, m.biased("in", "o", "conv"))
     return mixer, "short convolution", m.pieces("in", "conv", "o")
+
+
+def _recurrence(m: Module) -> Mixing | None:
+    """Griffin's gated linear recurrence of one number per channel."""
+    width = m.rows("o")
+    channels, taps = _convolution(m)
+    blocks, rest = divmod(2 * width * width, m.elements("lru_gates"))
+    if not width or rest or m.rows("branch") != 2 * width or channels != width or width % blocks:
+        return None
+    used = m.pieces("o", "branch", "conv", "lru_gates", "lru_bias", "lru_decay")
+    return GatedRecurrence(width, blocks, taps), "recurrence", used
+
+
+def _matrix_memory(m: Module) -> Mixing | None:
+    """xLSTM's matrix memory with two scalar gates per head."""
+    heads, values, asks = m.rows("igate"), m.rows("v"), m.rows("q")
+    if not heads or values != m.rows("o") or asks != m.rows("k") or not asks or asks % heads or values % heads:
+        return None
+    if m.rows("fgate") != heads or m.rows("gate") not in (0, values) or m.elements("norm") != values:
+        return None
+    chunk = m.keys.number("chunk_size") or 64
+    mixer = LinearAttention(heads, asks // heads, values // heads, gate=m.has("gate"), gates=2, chunk=chunk)
+    return mixer, "linear attention", m.pieces("q", "k", "v", "gate", "igate", "fgate", "norm", "o")
 
 
 def _lightning(m: Module, kind: str) -> Mixing | None:

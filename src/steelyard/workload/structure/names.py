@@ -138,7 +138,13 @@ _MIXES: Mapping[str, str] = {
     "v_norm": r"v_(layer)?norm",
     "o_a": r"o_a(_proj)?|wo_a",
     "o_b": r"o_b(_proj)?|wo_b",
-    "gate": r"g(_proj)?|gate(_proj)?|output_gate|attn_gate|out_gate|z_proj|wg",
+    "gate": r"g(_proj)?|gate(_proj)?|output_gate|attn_gate|out_gate|z_proj|wg|ogate_preact",
+    "igate": r"igate_preact",
+    "fgate": r"fgate_preact",
+    "branch": r"linear_[xy]",
+    "lru_gates": r"(input|recurrent)_gate_weight",
+    "lru_bias": r"(input|recurrent)_gate_bias",
+    "lru_decay": r"recurrent_param|a_param",
     "sinks": r"(attention_|attn_)?sinks?(_bias)?",
     "qkvz": r"in_proj_qkvz",
     "z": r"in_proj_z",
@@ -152,7 +158,7 @@ _MIXES: Mapping[str, str] = {
     "A": r"A(_log)?|a_log",
     "D": r"D",
     "dt_bias": r"dt_bias",
-    "norm": r"(o_|out_|gated_)?norm|o_layernorm|group_norm",
+    "norm": r"(o_|out_|gated_|multihead_)?norm|o_layernorm|group_norm",
     "f_a": r"f_a(_proj)?",
     "f_b": r"f_b(_proj)?|f_proj",
     "g_a": r"g_a(_proj)?",
@@ -167,6 +173,10 @@ _INDEX: Mapping[str, str] = {
     "index_w": r"weights_proj|w_proj|proj|weights|linear_weights_proj",
     "index_norm": r"k_norm|norm|k_layernorm",
 }
+#: Roles that only the parts of a mixing block itself have.
+_ALONE = ("q", "k", "v", "kv", "qkv", "o", "gate", "in")
+#: A module that is all of the module around it.
+_INNER = re.compile(r"^\w+\.(attention|attn|self_attn|self_attention|self|inner_attn|core|impl)\.\w+$")
 #: What makes the entries of a compressed cache.
 _ENTRIES: Mapping[str, str] = {
     "kv": r"kv_proj|wkv",
@@ -203,7 +213,9 @@ def role_of(path: str) -> tuple[str, str]:
     if "index" in path:
         return first, next((role for role, words in _IDX if words.fullmatch(last)), "")
     found = next((role for role, words in _MIX if words.fullmatch(last)), "")
-    if path.count(".") > 1 and found in ("q", "k", "v", "kv", "qkv", "o", "gate", "in"):  # a part of a part
+    if (
+        path.count(".") > 1 and not _INNER.search(path) and found in ("q", "k", "v", "kv", "qkv", "o", "gate", "in")
+    ):  # a part of a part
         found = ""
     if not found and _NORM.search(last):
         return "norm", ""

@@ -13,12 +13,13 @@ from steelyard.workload.families._native import published
 from steelyard.workload.families._read import FAMILIES, language_config
 from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.protocol import Workload, restated
-from steelyard.workload.shapes import Layer, Streams
+from steelyard.workload.shapes import Layer, LayerInputs
 from steelyard.workload.structure.beside import described_towers
 from steelyard.workload.structure.found import LIMIT, UNKNOWN, Row, Structure
 from steelyard.workload.structure.keys import DEPTH, HIDDEN, LENGTH, Keys
 from steelyard.workload.structure.layers import Found, in_words, read_layer
 from steelyard.workload.structure.pieces import Group, Piece, Table, gather
+from steelyard.workload.structure.side import JOINS, Side
 from steelyard.workload.transformer import Transformer
 
 __all__ = ["MAX_TENSORS", "read_structure"]
@@ -31,14 +32,13 @@ _EMBEDDING = re.compile(
 )
 _HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|head|output_projection|output_layer|unembed\w*|lm_head\.\w+)$")
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?|pos_emb\w*|position_embd)$")
-#: What makes one of several residual streams.
-_JOINS = re.compile(r"(^|[._])hc_head([._]|$)|(^|\.)hc_(fn|base|scale)$")
 _NUMBERED = re.compile(r"(\w*(?:attn|attention|mlps?|norm)\w*)\.([0-9])($|\..*)")
 #: What layers have that guess the token after the next one.
 _GUESSES = re.compile(r"eh_proj|enorm|hnorm|shared_head")
 _NORM = re.compile(r"norm|(^|\.)ln_?\w*$", re.I)
 _ADAPTER = re.compile(r"lora_[ab]|lora_(up|down)|ia3_l", re.I)
-_TOWER, _NEXT, _COPY = "vision or audio tower", "multi-token prediction", "head, a copy of the embeddings"
+_TOWER, _NEXT, _BESIDE = "vision or audio tower", "multi-token prediction", "beside the layers"
+_COPY = "head, a copy of the embeddings"
 #: What the language model is called where it is a part of a model.
 _LANGUAGE = ("language_model", "text_model", "llm", "thinker", "text_decoder")
 _PARTS = {_TOWER: "kept in memory", _NEXT: "not loaded: guesses are not asked for"}
@@ -145,7 +145,8 @@ class _Reader:
         self.placed: set[tuple[str, str]] = set()
         self.extra = 0
         self.tower = 0
-        self.streams: list[Streams | None] = []
+        self.layers: list[Layer] = []
+        self.sides: list[Side] = []
         self.root = ""
         self.blind: dict[str, int] = {}
 
@@ -182,7 +183,7 @@ class _Reader:
             positions = None
         if positions is not None:
             self._place("positions", positions, outside)
-        streams = self._streams(hidden)
+        beside = self._beside(hidden)
         self._rest(table)
         for part, group, loaded in (
             (_TOWER, self.table.tower, True),
@@ -205,7 +206,7 @@ class _Reader:
             final_norm=bool(final),
             norm_bias=any(p.ending == "bias" for p in final),
             max_context=self.keys.number(*LENGTH),
-            streams=streams,
+            **beside,
             extra_parameters=self.extra,
             notes=tuple(dict.fromkeys(self.fields.notes)),
         )
@@ -231,17 +232,21 @@ class _Reader:
         names.setdefault(f"{where}{re.sub(r'[0-9]+(?=[.]|$)', '*', piece.name)}", None)
         self.rows[part] = (tensors + piece.copies, parameters + piece.elements, total + size, names)
 
-    def _streams(self, hidden: int) -> Streams | None:
-        """The residual streams of all layers alike, with what joins them before the head."""
-        first = self.streams[0] if self.streams else None
-        if first is None or any(s != first for s in self.streams):
-            if any(self.streams):
-                self.fields.notes.append("NOTE: residual streams of some layers are not counted")
-            return None
+    def _beside(self, hidden: int) -> dict[str, Any]:
+        """What runs beside the blocks of all layers alike, with what makes and joins it outside them."""
+        first = self.sides[0] if self.sides else Side()
+        if any(side != first for side in self.sides):
+            self.fields.notes.append("NOTE: what runs beside the blocks of some layers is not counted")
+            return {}
+        rows = 0
         for piece in self.table.outside.pieces.values():
-            if _JOINS.search(piece.path):
-                self._place("residual streams", piece, self.table.outside)
-        return first
+            if first != Side() and JOINS.search(piece.path) and self._free(piece):
+                table, rest = divmod(piece.elements, len(self.sides) * max(1, first.inputs))
+                if first.inputs and not rest and len(piece.shape) == 2 and table > hidden:
+                    rows = table
+                self._place(_BESIDE, piece, self.table.outside)
+        found: dict[str, Any] = {"streams": first.streams, "laurel_rank": first.branch}
+        return found | ({"layer_inputs": LayerInputs(rows, first.inputs)} if rows else {})
 
     def _head(self, table: Piece, hidden: int) -> bool:
         """Whether the embedding is the head too; places a head of its own."""
@@ -282,7 +287,6 @@ class _Reader:
         kinds = self.keys.kinds(depth)
         settings = self.keys.settings(kinds)
         cache: dict[Any, Found] = {}
-        layers: list[Layer] = []
         for stack, numbered in stacks.items():
             for index in sorted(numbered):
                 group = numbered[index]
@@ -300,18 +304,20 @@ class _Reader:
                     if not stack.startswith(self.root):
                         parts = dict.fromkeys(parts, _TOWER)
                         self.tower += sum(p.elements for _, p in pieces)
+                    elif JOINS.search(stack):
+                        parts = dict.fromkeys(parts, _BESIDE)
                     elif stack != main and (stack.rpartition(".")[0] != beside or not layer.attention):
                         parts = dict.fromkeys(parts, UNKNOWN)  # another sequence of something
                         self.extra += sum(p.elements for _, p in pieces)
                     else:
-                        layers.append(layer)
-                        self.streams.append(cache[key].streams)
+                        self.layers.append(layer)
+                        self.sides.append(cache[key].side)
                         self._say(layer)
                         if blind:
                             self.blind[blind] = self.blind.get(blind, 0) + 1
                     for at, piece in pieces:
                         self._count(parts[piece.name], piece, group.bytes[at])
-        return layers
+        return self.layers
 
     def _say(self, layer: Layer) -> None:
         for part, words in in_words(layer).items():
@@ -320,6 +326,9 @@ class _Reader:
 
     def _told(self) -> None:
         """Layers whose cache is not known are refused, or said where the reading was asked for."""
+        shared = [layer for layer in self.layers if layer.attention]
+        if shared and all(layer.attention.shared_kv for layer in shared if layer.attention):
+            self.blind["no keys and values in any layer"] = len(shared)
         if not self.blind:
             return
         names = ", ".join(printable(name)[:60] for name in list(self.blind)[:3])
@@ -353,7 +362,7 @@ class _Reader:
 
     def structure(self, model: Transformer) -> Structure:
         """The table of what was found."""
-        mixers = ("state space", "delta net", "short convolution", "linear attention")
+        mixers = ("state space", "delta net", "short convolution", "linear attention", "recurrence")
         rows = []
         for part, (tensors, parameters, size, names) in self.rows.items():
             said = self.words.get("mixer" if part in mixers else part, {})
