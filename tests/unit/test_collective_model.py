@@ -9,21 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import steelyard
+import steelyard as sy
 from steelyard.cost.collective import (
     LIBRARIES,
     OPERATIONS,
     CollectiveParameters,
     ExchangeParameters,
     Fabric,
+    LinkKind,
     collective_limit_s,
     collective_time_s,
     expert_exchange_time_s,
     ring_steps,
     wire_bytes,
 )
+from steelyard.errors import InputError
 
-CATALOGUE = Path(steelyard.__file__).parent / "catalogue"
+CATALOGUE = Path(sy.__file__).parent / "catalogue"
 NVLINK = Fabric("nvlink4", 450e9, multicast=True)
 PLAIN = Fabric("nvlink3", 300e9)
 PCIE = Fabric("pcie4", 32e9, switched=False, kind="pcie")
@@ -186,3 +188,49 @@ def test_the_catalogue_states_the_facts_the_code_uses() -> None:
         assert (None if one_shot is None else tuple(float(x) for x in one_shot)) == used.one_shot_bytes
         for key, default in (("two_shot", True), ("multimem", False), ("nvls", True)):
             assert stated.get(key, default) == getattr(used, key), (name, key)
+
+
+def test_a_question_names_the_network_between_nodes() -> None:
+    asked = {"model": "llama-3.1-70b", "on": "h100_sxm:16", "tp": 16, "batch": 8}
+    usual = sy.estimate(**asked)
+    fast, slow = (sy.estimate(**asked, network=n) for n in ("infiniband_ndr", "ethernet_10"))
+    assert fast.tpot_s == usual.tpot_s < slow.tpot_s / 2
+    assert any("2 nodes joined by 10 GbE, TCP, 156 MB/s a device" in a for a in slow.to_dict()["assumptions"])
+    half = sy.estimate(**asked, network="infiniband_ndr:200GB/s")
+    assert usual.ttft_s < half.ttft_s
+    assert sy.estimate(**slow.to_dict()["provenance"]["inputs"]).tpot_s == slow.tpot_s
+    with pytest.raises(InputError, match="joins nodes, and 8 of h100_sxm stand in one"):
+        sy.estimate("llama-3.1-8b", "h100_sxm:8", network="roce_400")
+    with pytest.raises(InputError, match="roce_400"):
+        sy.estimate("llama-3.1-8b", "h100_sxm:16", network="rocee_400")
+
+
+@pytest.mark.parametrize("operation", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+def test_a_ring_over_nodes_passes_through_every_device(operation: str) -> None:
+    inside, outside = Fabric("pcie", 12e9, kind="pcie"), Fabric("wire", 1e9 / 8, 2e-6, kind="infiniband")
+    size = 4e9
+    time = collective_time_s(
+        operation, size, 16, fabric=inside, inter=outside, parameters=CollectiveParameters(), devices_per_node=8
+    )
+    carried = size * 8 * 0.5 if operation == "all_to_all" else wire_bytes(operation, size, 16)
+    assert time == pytest.approx(carried / 0.8e9, rel=0.1)
+
+
+def test_sockets_of_a_node_share_a_queue() -> None:
+    def small(kind: LinkKind, devices: int, per_node: int) -> float:
+        wire = Fabric("wire", 1e9, 100e-6, kind=kind)
+        inside = Fabric("pcie", 12e9, kind="pcie")
+        return float(
+            collective_time_s(
+                "all_to_all",
+                1024,
+                devices,
+                fabric=inside,
+                inter=wire,
+                parameters=CollectiveParameters(),
+                devices_per_node=per_node,
+            )
+        )
+
+    assert small("tcp", 8, 4) > 2 * small("infiniband", 8, 4)
+    assert small("tcp", 2, 1) == small("infiniband", 2, 1)

@@ -86,7 +86,6 @@ class Estimates(Figures):
 
     def assumptions(self, i: int) -> list[str]:
         """What was assumed for one of the answers."""
-        """What was assumed for one of the answers."""
         return [*self.own_assumptions(i), *self.ledger.assumptions]
 
     def own_assumptions(self, i: int) -> list[str]:
@@ -193,8 +192,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     if scenario.cluster.unlike:
         parts = ", ".join(f"{m.name} {share:.0%}" for m, share in scenario.cluster.shares)
         ledger.assume(f"layers in proportion to memory, one device after the other: {parts}")
-    if scenario.cluster.meaning:
-        ledger.assume(scenario.cluster.meaning)
+    for remark in scenario.cluster.remarks:
+        ledger.assume(remark)
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
     for name in engine.guess:

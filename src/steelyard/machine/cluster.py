@@ -11,12 +11,14 @@ from steelyard.machine.catalogue import find_machine, find_network, find_node, f
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text, machine_text
 from steelyard.machine.network import Network, Node, System
+from steelyard.units import format_quantity, parse_quantity
 
 __all__ = [
     "Cluster",
     "asks_again",
     "cluster_of",
     "parse_cluster",
+    "with_network",
 ]
 
 #: Most devices of a cluster, above every site on the planet.
@@ -82,6 +84,17 @@ class Cluster:
             return ""
         called = self.system if times == 1 else f"{times} x {self.system}"
         return f"{called}: {self.count} x {self.machine.name}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted of these devices: what a system is, and what joins nodes."""
+        joined = ""
+        if self.node_count > 1 and self.inter is not None:
+            rate = format_quantity(self.inter_bandwidth_bytes_per_s, "B/s")
+            joined = (
+                f"{self.node_count} nodes joined by {self.inter.title or self.inter.name}, {rate} a device (--network)"
+            )
+        return tuple(filter(None, (self.meaning, joined)))
 
     def __str__(self) -> str:
         if self.unlike:
@@ -215,3 +228,20 @@ def cluster_of(machine: Machine, count: int = 1, node_name: str = "") -> Cluster
         bandwidth or (inter.bandwidth_bytes_per_s if inter else 0.0),
         node.host_w if node else 0.0,
     )
+
+
+def with_network(cluster: Cluster, text: str) -> Cluster:
+    """Devices whose nodes are joined by another network: ``NAME`` or ``NAME:BANDWIDTH`` of a node, one direction.
+
+    Without a bandwidth every device has a port of the network; through TCP the devices of a node share one.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    name, colon, said = text.partition(":")
+    network = find_network(name.strip())
+    ports = 1 if network.kind == "tcp" else cluster.per_node
+    whole = parse_quantity(said, "B/s", "network") if colon else network.bandwidth_bytes_per_s * ports
+    if not 0 < whole < math.inf:
+        raise InputError(f"expected a bandwidth above 0, got {show(said)}", field="network")
+    return replace(cluster, inter=network, inter_bandwidth_bytes_per_s=whole / cluster.per_node)

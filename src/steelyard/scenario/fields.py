@@ -51,7 +51,7 @@ SKEW = "skew"
 #: Engine flags that a static batch depends on: fields of an estimate, and ``flags`` elsewhere.
 STATIC_FLAGS = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
 #: Fields of an estimate that answers name only where they are given.
-UNSAID = ("offload", "host", "images", "audio", *STATIC_FLAGS)
+UNSAID = ("offload", "host", "network", "images", "audio", *STATIC_FLAGS)
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -224,6 +224,8 @@ offload | text | - | - | weights in host memory: experts, experts:36 (of 36 laye
     streamed) || ; also as -ngl, --n-cpu-moe, --cpu-moe, -ot, --cpu-offload-gb
 host | text | - | - | processor and memory of the host where weights lie there: ddr5-5600x2, ddr4-3200x8:256GB, a
     processor of the catalogue (default: what the device usually has)
+network | text | - | - | network between nodes: infiniband_ndr, roce_400, ethernet_10; a port for every device, of TCP
+    one for every node; ethernet_25:6.25GB/s, that much for a node (default: as such nodes usually have)
 [Techniques]
 techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
     sarathi-serve:chunk=512; may be repeated (steelyard ls techniques)
@@ -401,7 +403,7 @@ _LOAD = (
     f"trace rate concurrency workflow isl osl {_SHOWN} requests duration start arrivals burst peak turns think system "
     "best_of beam seed"
 )
-_SERVING = "engine offload host policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
+_SERVING = "engine offload host network policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
     "model rate concurrency isl osl system trace arrivals peak ttft tpot e2e requests seed on objective budget "
@@ -415,8 +417,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     for verb, names in (
         (
             "estimate",
-            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} offload host techniques skew "
-            "usd_per_hour generic",
+            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} offload host network techniques "
+            "skew usd_per_hour generic",
         ),
         ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),

@@ -19,7 +19,7 @@ from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding, fill_degrees
 from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all, show
-from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster, with_network
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
@@ -246,6 +246,11 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}
     if values.get("host"):
         problems.read(find_host, values["host"])
+    if values.get("network"):
+        if cluster.node_count == 1 and not values.get("disaggregate"):
+            words = f"joins nodes, and {cluster.count} of {cluster.machine.name} stand in one"
+            problems.add([Problem("network", words)])
+        cluster = problems.read(with_network, cluster, values["network"]) or cluster
     if values["offload"] and not problems.found:
         cluster = replace(cluster, host=problems.read(_host, values, cluster))
         if cluster.unlike:

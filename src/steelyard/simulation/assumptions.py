@@ -65,8 +65,8 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     """Sources, guesses and assumptions of a pool."""
     scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
     account(served.pool.device, ledger)  # of a share of a device, the whole of it
-    if scenario.cluster.meaning:
-        ledger.assume(prefix + scenario.cluster.meaning)
+    for remark in scenario.cluster.remarks:
+        ledger.assume(prefix + remark)
     if served.table is None:
         return
     for name in scenario.engine.guess:
