@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,15 @@ def _bias(name: str, index: str, sizes: dict[str, Size], count: int, block: str)
     )
 
 
+def routed_to(tokens: Size, top_k: float, experts: int, step: Step) -> dict[str, Any]:
+    """What a product over experts is told: its pairs of token and expert, the experts it visits, how it is routed."""
+    return {
+        "domain": {("t", "e"): tokens * top_k},
+        "visited": {"e": expected_experts_hit(tokens, top_k, experts, step.skew)},
+        "facts": {"skew": step.skew},
+    }
+
+
 def expected_experts_hit(tokens: Size, top_k: float, experts: int, skew: float = 0.0) -> Array:
     """Expected number of distinct experts that ``tokens`` tokens visit, each choosing ``top_k`` of ``experts``.
 
@@ -146,7 +156,6 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         domain={("r", "k"): choices},
         block="moe",
     )
-    hit = expected_experts_hit(tokens, top_k, f.experts, step.skew)
     sizes: dict[str, Size] = {
         "t": tokens,
         "d": f.expert_hidden or model.hidden,
@@ -154,8 +163,8 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         "u": 2 if f.gated else 1,
         "f": f.intermediate,
     }
-    routed = {"domain": {("t", "e"): tokens * top_k}, "visited": {"e": hit}, "count": count, "block": "moe"}
-    routed["facts"] = {"skew": step.skew}
+    routed = {**routed_to(tokens, top_k, f.experts, step), "count": count, "block": "moe"}
+    hit = routed["visited"]["e"]
     if f.expert_hidden:
         yield _resized(f"{prefix}.to_experts", model.hidden, f.expert_hidden, own, count)
     yield Op(
@@ -165,7 +174,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         operands=("x", "expert_w_up", "up"),
         roles=("activation", "weight", "activation"),
         fuse=f"{prefix}.experts",
-        **routed,  # type: ignore[arg-type]
+        **routed,
     )
     if f.up_bias:
         yield _expert_bias(f"{prefix}.expert_up_bias", "u f", sizes, count, prefix, tokens * top_k, hit)
@@ -177,7 +186,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         map=f.activation,
         reduce="mul" if f.gated else "none",
         fuse=f"{prefix}.experts",
-        **routed,  # type: ignore[arg-type]
+        **routed,
     )
     yield Op(
         f"{prefix}.expert_down",
@@ -186,7 +195,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         operands=("hidden", "expert_w_down", "y"),
         roles=("activation", "weight", "activation"),
         fuse=f"{prefix}.experts",
-        **routed,  # type: ignore[arg-type]
+        **routed,
     )
     if f.down_bias:
         yield _expert_bias(f"{prefix}.expert_down_bias", "d", sizes, count, prefix, tokens * top_k, hit)
@@ -196,7 +205,7 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
         sizes,
         operands=("y", "gates", "z"),
         fuse=f"{prefix}.experts",
-        **routed,  # type: ignore[arg-type]
+        **routed,
     )
     if f.expert_hidden:
         yield _resized(f"{prefix}.from_experts", f.expert_hidden, model.hidden, own, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from steelyard.workload.blocks.feed_forward import expected_experts_hit
+from steelyard.workload.blocks.feed_forward import routed_to
 from steelyard.workload.op import Op, Size
 from steelyard.workload.shapes import Layer, Shapes
 from steelyard.workload.step import Step
@@ -39,11 +39,6 @@ def routed_heads(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterat
         domain=domain,
         **plain,
     )
-    plain |= {
-        "domain": {("t", "e"): tokens * chosen},
-        "visited": {"e": expected_experts_hit(tokens, chosen, experts, step.skew)},
-        "fuse": f"{prefix}.head_experts",
-        "facts": {"skew": step.skew},
-    }
+    plain |= {**routed_to(tokens, chosen, experts, step), "fuse": f"{prefix}.head_experts"}
     yield Op(f"{prefix}.expert_queries", "t d, e u d f -> t e u f", sizes, ("x", "expert_w_q", "q"), _WEIGHTED, **plain)
     yield Op(f"{prefix}.expert_outputs", "t e f, e f d -> t e d", sizes, ("o", "expert_w_o", "y"), _WEIGHTED, **plain)
