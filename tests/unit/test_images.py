@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard import Scenario, estimate, explain, simulate
+from steelyard import Scenario, estimate, explain, simulate, study
 from steelyard.cost.encode import tower_plan
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
@@ -197,3 +197,28 @@ def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:
 def test_one_answer_per_prompt() -> None:
     with pytest.raises(InputError, match=r"images: .*one answer per prompt"):
         simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)
+
+
+def test_a_gguf_model_has_its_tower_in_a_file_of_its_own() -> None:
+    """It is loaded where images are shown; llama.cpp's encoder has no fused attention."""
+    words: dict[str, Any] = {"engine": "llamacpp", "weights": "q4_k_m"}
+    text = estimate("gemma-3-4b", "rtx_4090", **words)
+    shown = estimate("gemma-3-4b", "rtx_4090", images="896x896", **words)
+    (tower,) = text.scenario.transformer.towers
+    assert shown.memory.weights == pytest.approx(text.memory.weights + 2 * tower.parameters)
+    assert shown.to_dict()["memory_parts_bytes"]["weights"]["vision tower"] == 2 * tower.parameters
+    assert any("(mmproj), not loaded" in note for note in text.ledger.assumptions)
+    assert any(note.endswith("(mmproj)") for note in shown.ledger.assumptions)
+    fused = estimate("gemma-3-4b", "rtx_4090", images="896x896").encode["time_s"]
+    assert shown.encode["time_s"] > 1.5 * fused
+
+
+def test_points_of_a_study_differ_in_images(tmp_path: Path) -> None:
+    table = {
+        "name": "sizes",
+        "kind": "estimate",
+        "fixed": {"model": "gemma-3-4b", "on": "h100_sxm"},
+        "grid": {"images": ["448x448", "2x1080p"], "batch": [1, 2]},
+    }
+    found = study(table).to_pandas()
+    assert len(found) == 4 and found["ttft_s"].nunique() == 4

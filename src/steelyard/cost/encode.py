@@ -21,14 +21,14 @@ from steelyard.workload.tower import Tower
 __all__ = ["Encoder", "tower_plan"]
 
 
-def tower_plan(tower: Tower, plan: Plan, machine: Machine) -> Plan:
+def tower_plan(tower: Tower, plan: Plan, machine: Machine, *, fused: bool = True) -> Plan:
     """How a tower runs beside its language model: on the devices of the first stage, in its own format.
 
     It is split over those of tensor parallelism where engines split it and its heads divide; else each does all of it.
     """
     heads = tower.encoder.heads if tower.encoder is not None else 0
     devices = plan.tp if tower.sharded and heads and heads % plan.tp == 0 else 1
-    own = Plan(weights=tower.format, engine=plan.engine, fused=plan.fused)
+    own = Plan(weights=tower.format, engine=plan.engine, fused=plan.fused and fused)
     return own.over(devices).resolved(tower.format, machine)
 
 
@@ -46,11 +46,14 @@ class Encoder:
     cluster: Cluster
     engine: Engine
 
+    def _plan(self, seen: Seen) -> Plan:
+        return tower_plan(seen.tower, self.plan, self.cluster.machine, fused=self.engine.fused_towers)
+
     def _replica(self, seen: Seen) -> Replica:
         """What prices a pass over images of one size: the engine's step and its graphs are those of the prompts."""
         cluster = replace(self.cluster, unlike=(), count=1) if self.cluster.unlike else self.cluster
         alone = replace(self.engine, graph=False, graph_tokens=0.0, step_s=0.0, step_s_per_sequence=0.0)
-        return Replica(Reading.of(seen), tower_plan(seen.tower, self.plan, cluster.machine), cluster, alone)
+        return Replica(Reading.of(seen), self._plan(seen), cluster, alone)
 
     def price(self, number: int, images: int) -> StepPrice:
         """A pass over so many images of the size ``seen[number]``, kernel by kernel."""
@@ -74,13 +77,20 @@ class Encoder:
         """What is assumed, in words."""
         found = []
         for s in self.seen:
-            own = tower_plan(s.tower, self.plan, self.cluster.machine)
+            own = self._plan(s)
             where = "" if self.plan.tp == 1 else ", whole on each device"
             where = f", split over {own.tp} devices" if own.tp > 1 else where
             what = f"{s.positions:,} positions of the {s.tower.name} ({own.weights}{where})"
             again = "read anew in every request, before the step of its prompt"
             found.append(f"{s.shown.words}: {what} become {s.tokens:,} tokens each; {again}")
         return found
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight bytes on a device of the towers that are not loaded with the language model, by name (GGUF)."""
+        if not self.plan.format("weight").gguf:
+            return {}
+        return {s.tower.name: s.tower.bytes_on(self.plan.tp) for s in self.seen}
 
     def flops(self) -> float:
         """Operations for all that one request shows."""
@@ -92,7 +102,7 @@ class Encoder:
         kept = sum(s.tokens * s.shown.count for s in self.seen) * batch
         widest = np.zeros(np.shape(batch))
         for s in self.seen:
-            own = tower_plan(s.tower, self.plan, self.cluster.machine)
+            own = self._plan(s)
             positions = s.positions * s.shown.count * batch
             widest = np.maximum(widest, activation_bytes(Reading.of(s), own, positions, 0.0))
         out = max((outer for s in self.seen for _, _, outer in s.tower.projector), default=0)

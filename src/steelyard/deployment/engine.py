@@ -203,6 +203,7 @@ class Engine:
     no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
     kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
     own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False
+    fused_towers: Annotated[bool, "attention of its encoders of images and sound is one kernel"] = True
     host_computes: Annotated[
         bool, "weights in host memory are computed with there; otherwise streamed to the device"
     ] = False
