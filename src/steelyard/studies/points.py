@@ -23,7 +23,7 @@ from steelyard.errors import InputError, raise_all
 from steelyard.folders import catalogue_folders
 from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.provenance import content_hash
-from steelyard.scenario.fields import FLAGS, GROUPS, REQUIRED, STATIC_FLAGS, UNSAID, fields_of, study_fields
+from steelyard.scenario.fields import FLAGS, GROUPS, REQUIRED, UNSAID, fields_of, study_fields
 from steelyard.scenario.scenario import Scenario, place
 from steelyard.scenario.words import Problems, read_words
 from steelyard.studies.checks import name_problems
@@ -281,7 +281,7 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     shared |= {"devices": cluster.count * copies, "dp": scenario.plan.dp * copies}
     if (scenario.words.get("flags") or {}).get("scheduler"):
         shared["engine"] = scenario.words["flags"]["scheduler"]
-    beside = [{n: words[n]} for n in (*UNSAID, *STATIC_FLAGS) if words.get(n)]
+    beside = [{n: words[n]} for n in UNSAID if words.get(n)]
     digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *beside])
     return shared, digest, scenario
 
