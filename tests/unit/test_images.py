@@ -135,8 +135,8 @@ def test_steps_of_prompts_have_a_pass_each(qwen: str) -> None:
 
 
 def test_more_images_than_the_context_holds(qwen: str) -> None:
-    with pytest.raises(InputError, match=r"isl \+ osl \+ 68450 of images and sound = 69730 tokens exceeds"):
-        estimate(qwen, "h100_sxm", images="50x1024x1024")
+    noted = estimate(qwen, "h100_sxm", images="50x1024x1024").ledger.assumptions
+    assert any(note.startswith("69,730 tokens are beyond the 32,768") for note in noted)
 
 
 def test_towers_are_split_as_far_as_heads_divide() -> None:
@@ -199,16 +199,13 @@ def test_one_answer_per_prompt() -> None:
         simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)
 
 
-def test_a_gguf_model_has_its_tower_in_a_file_of_its_own() -> None:
-    """It is loaded where images are shown; llama.cpp's encoder has no fused attention."""
+def test_the_encoder_of_llamacpp_has_no_fused_attention() -> None:
+    """In the release its figures are of; the tower of a GGUF model is a file of its own, which is loaded."""
     words: dict[str, Any] = {"engine": "llamacpp", "weights": "q4_k_m"}
     text = estimate("gemma-3-4b", "rtx_4090", **words)
     shown = estimate("gemma-3-4b", "rtx_4090", images="896x896", **words)
     (tower,) = text.scenario.transformer.towers
     assert shown.memory.weights == pytest.approx(text.memory.weights + 2 * tower.parameters)
-    assert shown.to_dict()["memory_parts_bytes"]["weights"]["vision tower"] == 2 * tower.parameters
-    assert any("(mmproj), not loaded" in note for note in text.ledger.assumptions)
-    assert any(note.endswith("(mmproj)") for note in shown.ledger.assumptions)
     fused = estimate("gemma-3-4b", "rtx_4090", images="896x896").encode["time_s"]
     assert shown.encode["time_s"] > 1.5 * fused
 

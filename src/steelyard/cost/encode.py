@@ -85,13 +85,6 @@ class Encoder:
             found.append(f"{s.shown.words}: {what} become {s.tokens:,} tokens each; {again}")
         return found
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight bytes on a device of the towers that are not loaded with the language model, by name (GGUF)."""
-        if not self.plan.format("weight").gguf:
-            return {}
-        return {s.tower.name: s.tower.bytes_on(self.plan.tp) for s in self.seen}
-
     def flops(self) -> float:
         """Operations for all that one request shows."""
         each = ((s.shown.count, Reading.of(s).graph(Step(1, 1, 1))) for s in self.seen)

@@ -218,7 +218,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(remark)
     if not model.causal:
         ledger.assume("an encoder: one answer per request, nothing generated; the step after the first is not used")
-    for note in (*tower_notes(model, plan, {s.tower.name for s in scenario.seen}), *model.notes):
+    for note in (*tower_notes(model, plan), *model.notes):
         ledger.assume(note)
 
 

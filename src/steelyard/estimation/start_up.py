@@ -11,7 +11,6 @@ from steelyard.cost.kv_pool import engine_prints, left_bytes
 from steelyard.cost.memory import kv_bytes, weight_parts
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
-from steelyard.estimation.static_batch import encoder_of
 from steelyard.scenario.fields import STATIC_FLAGS
 
 if TYPE_CHECKING:
@@ -57,7 +56,6 @@ def memory_parts(estimate: Estimate) -> dict[str, Any]:
     s, m = estimate.scenario, estimate.memory
     machine, engine = s.cluster.machine, s.engine
     weights = weight_parts(s.transformer, s.plan, s.exact_weight_bytes, engine.multiples(machine))
-    weights |= encoder_of(s).weights
     if s.cluster.unlike:
         ratio = float(m.weights) / sum(weights.values())
         weights = {part: size * ratio for part, size in weights.items()}

@@ -244,8 +244,7 @@ def _intervals(
 
 
 def with_encoder(scenario: Scenario, use: MemoryUse, held: Any) -> MemoryUse:
-    """The memory with the working set of a pass over what a step of ``held`` requests shows, where that is larger, and
-    with towers that are loaded for it alone.
+    """The memory with the working set of a pass over what a step of ``held`` requests shows, where that is larger.
 
     As many are in a pass as have room for their images and sounds in the tokens of a step.
     """
@@ -253,8 +252,7 @@ def with_encoder(scenario: Scenario, use: MemoryUse, held: Any) -> MemoryUse:
         return use
     most = max(1.0, scenario.engine.max_batched_tokens // max(1, scenario.seen_tokens))
     largest = encoder_of(scenario).activation_bytes(np.minimum(held, most))
-    weights = use.weights + sum(encoder_of(scenario).weights.values())
-    return replace(use, weights=weights, activations=np.maximum(use.activations, largest))
+    return replace(use, activations=np.maximum(use.activations, largest))
 
 
 def end_bytes(scenario: Scenario) -> float:
