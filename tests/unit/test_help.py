@@ -53,6 +53,17 @@ def test_options_stand_below_headings(
     assert {"--json", "--quiet"} <= {*found["Output"]}
 
 
+@pytest.mark.parametrize("verb", EXAMPLES)
+def test_an_example_can_be_pasted(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_console", Console(width=60))
+    if verb != "validate":  # which has an option --help of its own
+        assert main([verb, "--help"]) == 0
+        lines = capsys.readouterr().out.partition("Example:\n")[2]
+        assert shlex.split(lines.replace("\\\n", "")) == shlex.split(EXAMPLES[verb])
+
+
 def test_what_everyone_uses_comes_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     found = _sections(_help("simulate", capsys, monkeypatch))
     assert [*found][:2] == ["Arguments", "Most used"]

@@ -20,6 +20,7 @@ __all__ = [
     "TABLES",
     "WISHES",
     "Plain",
+    "example",
     "group",
     "option",
     "switch",
@@ -31,6 +32,8 @@ TABLES, HERE, LOGS = "From tables (--from) or a few samples", "From this compute
 _TITLES = (FIRST, TABLES, HERE, LOGS, WISHES, *TOPICS, RUN, OUTPUT)
 _GROUPS = {title: Group(title, sort_key=place) for place, title in enumerate(_TITLES)}
 
+#: Longest line of an example.
+_EXAMPLE = 56
 #: A command line of each verb, shown below its help.
 EXAMPLES = {
     "estimate": "steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
@@ -48,6 +51,16 @@ EXAMPLES = {
     "validate": "steelyard validate --help",
     "version": "steelyard version --json",
 }
+
+
+def example(verb: str) -> str:
+    """The example of a verb, in lines that can be pasted into a shell."""
+    lines = [""]
+    for part in EXAMPLES[verb].replace(" --", "\n--").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(part) >= _EXAMPLE:
+            lines.append("   ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return "Example:\n  " + " \\\n  ".join(lines)
 
 
 def group(title: str) -> Group:

@@ -21,7 +21,7 @@ from cyclopts import App
 
 from steelyard._version import __version__
 from steelyard.cli.asked import read
-from steelyard.cli.help import EXAMPLES, Plain
+from steelyard.cli.help import Plain, example
 from steelyard.errors import InputError, SteelyardError, bounded
 from steelyard.folders import missing_catalogue
 
@@ -33,7 +33,8 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
     help_formatter=Plain(),
-    help_epilogue=f"Example: {EXAMPLES['estimate']}",
+    help_format="plaintext",
+    help_epilogue=example("estimate"),
 )
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
@@ -55,7 +56,7 @@ for _name, _help in (
         f"steelyard.cli.{_name}:{_name}",
         name=_name,
         help=_help,
-        help_epilogue=f"Example: {EXAMPLES[_name]}",
+        help_epilogue=example(_name),
         alias=("sweep",) if _name == "study" else None,
     )
 app.register_install_completion_command(help="Install completion for your shell.")
