@@ -103,3 +103,16 @@ def test_a_table_leaves_columns_out_before_it_cuts_cells(width: int, monkeypatch
     planned = plan.text(answer(), width)
     assert "…" not in text + planned
     assert max(map(len, planned.splitlines())) <= width
+
+
+def test_a_study_leaves_columns_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.report import study_text
+    from steelyard.studies.api import study
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    fixed, grid = {"model": "llama-3.1-8b"}, {"on": "h100_sxm,mi300x", "weights": "bf16,fp8", "batch": "1,4"}
+    found = study({"name": "narrow", "kind": "estimate", "fixed": fixed, "grid": grid})
+    lines = study_text.text(found, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith("no room for ") for line in lines)
+    assert sum(line.split()[:3] == ["mi300x", "fp8", "4"] for line in lines) >= 1

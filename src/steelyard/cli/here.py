@@ -34,6 +34,7 @@ def here(
     from steelyard.estimation.places import Wish, runs_on
     from steelyard.machine.cluster import cluster_of
     from steelyard.report import places as report
+    from steelyard.report.paper import render
 
     wish = Wish(asked, context, None, min_tokens_per_s)
     wish.check()
@@ -47,7 +48,7 @@ def here(
         gib = f"{this.memory_bytes / 2**30:,.1f} GiB"
         head = [f"{this.host.title}, {this.host.cores} cores, {gib}; {this.host.system}"]
         head += [f"{card.title}" for card in this.cards] or ["no graphics card seen"]
-        return "\n".join([*head, *this.notes, "", *(report.text(f, columns) for f in found)])
+        return "\n".join([render([*head, *this.notes], columns), "", *(report.text(f, columns) for f in found)])
 
     write(output, data=data, text=text, rows=lambda: [row for f in found for row in report.rows(f)])
     if not any(f.rows for f in found):

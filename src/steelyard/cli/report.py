@@ -105,4 +105,5 @@ def _list(store: Store, as_json: bool) -> None:
     if not found:
         raise InputError(f"no study in {str(store.path)!r}", field="store")
     cells = [[s.name, s.kind, f"{s.points:,}", f"{s.priced:,}"] for s in found]
-    say(render([columns(["study", "kind", "points", "priced"], cells, ["points", "priced"])], None))
+    table = columns(["study", "kind", "points", "priced"], cells, ["points", "priced"], ["study"])
+    say(lambda width: render([table], width))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.report.paper import PREFIXED, columns, figure, render, spread
+from steelyard.report.paper import PREFIXED, columns, figure, kept, left_out, render, spread
 from steelyard.scenario.fields import PRICE
 from steelyard.studies.findings import Findings, shown_metrics
 from steelyard.studies.store_columns import columns_of
@@ -106,7 +106,7 @@ def parts(findings: Findings, width: int | None = None) -> list[Any]:
         names = ", ".join(heading(o.metric) for o in findings.objectives)
         made.append(f"Pareto front of {names}: {len(findings.front):,} points")
         made += _table(findings, spread(findings.front, _FRONT), axes, [o.metric for o in findings.objectives], width)
-    made += _axes(findings)
+    made += _axes(findings, width)
     for problem, count in list(findings.problems.items())[:_REASONS]:
         made.append(f"{count:,} without an answer: {problem}")
     if len(findings.problems) > _REASONS:
@@ -135,10 +135,13 @@ def _table(
     names = [short(n) for n in axes] + [heading(m) for m in metrics]
     cells = [listing(findings, r, axes, metrics) for r in rows]
     numeric = [n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdigit() for c in cells)]
-    return [columns(names, cells, numeric, gap=2 if width is None or width > 100 else 1), ""]
+    gap = 2 if width is None or width > 100 else 1
+    shown = kept(names, cells, width, [heading(m) for m in metrics[:0:-1]], gap=gap)
+    table = columns([names[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, gap=gap)
+    return [table, *left_out(names, shown), ""]
 
 
-def _axes(findings: Findings) -> list[Any]:
+def _axes(findings: Findings, width: int | None) -> list[Any]:
     """What changing one axis alone does, per objective."""
     if not findings.sensitivity:
         return []
@@ -155,4 +158,7 @@ def _axes(findings: Findings) -> list[Any]:
     ]
     names = ["figure", "axis", "worst/best", "best value", "how often", "settings"]
     words = "What one axis does when nothing else changes (median over the settings of the others):"
-    return [words, columns(names, rows, ["worst/best", "how often", "settings"]), ""]
+    shown = kept(names, rows, width, ["settings", "how often"])
+    numeric = ["worst/best", "how often", "settings"]
+    table = columns([names[i] for i in shown], [[row[i] for i in shown] for row in rows], numeric)
+    return [words, table, *left_out(names, shown), ""]
