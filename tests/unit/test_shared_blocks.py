@@ -122,6 +122,14 @@ def test_a_drafter_reads_the_caches_of_another_model() -> None:
     assert {"from_model", "to_model"} <= set(names)
 
 
+def test_convolutions_beside_the_blocks_keep_their_last_tokens() -> None:
+    model = read(
+        "zaya", num_hidden_layers=3, num_experts=4, moe_intermediate_size=32, num_experts_per_tok=1, head_dim=16
+    )
+    # two convolutions of two taps over queries and keys of 4 + 4 heads of 16, in 16 bit
+    assert model.state_bytes == 3 * 2 * (4 + 4) * 16 * 2
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [

@@ -43,7 +43,7 @@ def kept_by_layers(model: Workload, shards: int = 1) -> tuple[Kept, ...]:
         if a is not None and a.causal and not a.shared_kv:
             key = (float(a.kv_elements_on(shards)), a.window or a.chunk, 0.0)
             found[key] = found.get(key, 0) + layer.count
-        if layer.mixer is not None:
-            key = (0.0, 0, sum(n * bits / 8 for n, bits in layer.mixer.state) / shards)
+        if layer.state:
+            key = (0.0, 0, sum(n * bits / 8 for n, bits in layer.state) / shards)
             found[key] = found.get(key, 0) + layer.count
     return tuple(Kept(count, *key) for key, count in found.items())

@@ -186,6 +186,13 @@ class Layer:
     beside: tuple[Beside, ...] = ()
     """Small products beside the blocks."""
 
+    @property
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """What one sequence keeps whatever its length, ``(elements, bits of each)``: states, taps of convolutions."""
+        taps = sum((part.taps - 1) * part.inputs for part in self.beside)
+        own = () if self.mixer is None else self.mixer.state
+        return (*own, (taps, 16)) if taps else own
+
 
 @dataclass(frozen=True)
 class Source:

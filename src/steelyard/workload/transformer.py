@@ -123,7 +123,7 @@ class Transformer(Shapes):
     @property
     def state_bytes(self) -> float:
         """Bytes of recurrent state one sequence holds whatever its length; 0 for most models."""
-        kept = ((x.count, part) for x in self.layers if x.mixer is not None for part in x.mixer.state)
+        kept = ((x.count, part) for x in self.layers for part in x.state)
         return sum(count * elements * bits / 8 for count, (elements, bits) in kept)
 
     def parameters(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families.hybrid import state_bits
 from steelyard.workload.transformer import Attention, Beside, FeedForward, Layer, Mixer, Transformer
 
 __all__ = ["zamba", "zamba2"]
@@ -51,6 +52,7 @@ def zamba2(config: Mapping[str, Any]) -> Transformer:
         conv_kernel=f.size("mamba_d_conv", default=4),
         bias=bias,
         chunk=f.size("chunk_size", default=256),
+        state_bits=state_bits(f),
     )
     width, rank = f.size("intermediate_size", default=4 * hidden), f.size("adapter_rank", default=128)
     mlp = FeedForward(width, activation=f.activation(default="gelu"), up_bias=bias, down_bias=bias)

@@ -135,7 +135,7 @@ def in_words(layer: Layer) -> dict[str, str]:
     if layer.beside:
         words[UNKNOWN] = "a plain product of every matrix with every token"
     if layer.mixer is not None:
-        state = sum(elements * bits / 8 for elements, bits in layer.mixer.state)
+        state = sum(elements * bits / 8 for elements, bits in layer.state)
         words["mixer"] = f"{type(layer.mixer).__name__}, {state / 2**20:.2f} MiB of state a sequence and layer"
     if f is not None and f.is_moe:
         words["experts"] = f"{f.experts} of width {f.intermediate}, {f.top_k} per token"
