@@ -12,6 +12,7 @@ from steelyard.deployment.sharding import shard
 from steelyard.errors import InputError
 from steelyard.workload import Step
 from steelyard.workload.families import read_config
+from steelyard.workload.protocol import not_served
 from steelyard.workload.transformer import Transformer, transformer_of
 
 SMALL: Mapping[str, Any] = {
@@ -120,6 +121,7 @@ def test_a_drafter_reads_the_caches_of_another_model() -> None:
     assert draft.kv_elements_per_token == 0
     names = [op.name.partition(".")[2] for op in draft.graph(Step.decode(1, 9))]
     assert {"from_model", "to_model"} <= set(names)
+    assert "drafts for another model" in not_served(draft)
 
 
 def test_convolutions_beside_the_blocks_keep_their_last_tokens() -> None:

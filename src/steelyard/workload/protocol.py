@@ -155,4 +155,6 @@ def not_served(model: Workload) -> str:
         return (
             f"{model.name} has an encoder that reads the whole source first; serving it is not modelled, ask estimate"
         )
+    if not model.state_bytes and not float(model.kv_elements(1).max()):
+        return f"{model.name} keeps nothing of a sequence: it drafts for another model and is not served alone"
     return ""
