@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import steelyard as sy
+from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pages import Printed, pages_of
 from steelyard.cost.kv_pool import engine_prints, kv_pool
 from steelyard.deployment.engine import find_engine
@@ -87,6 +88,30 @@ def test_published_starts_by_release(
 ) -> None:
     found = prints(model, on, flags, engine, tp, **plan)
     assert found.memory_bytes / GIB == pytest.approx(memory_gib, rel=0.05, abs=0.4)
+
+
+def test_towers_run_before_the_cache_is_sized() -> None:
+    """Qwen3.6-35B-A3B in NVFP4 on an RTX 5090 (noonghunna/club-3090, issue 612): 5.98 GiB, 567,978 tokens."""
+    flags = {"max_model_len": 131_072, "max_num_seqs": 1, "max_num_batched_tokens": 8192, "enable_prefix_caching": True}
+    found = prints("qwen3.6-35b-a3b", "rtx_5090", flags, weights="nvfp4", kv="fp8")
+    assert found.memory_bytes / GIB == pytest.approx(5.98, rel=0.1)
+    assert found.tokens == pytest.approx(567_978, rel=0.1)
+    model, machine = load_model("qwen3.6-27b").transformer, find_machine("h100_sxm")
+    plan = Plan().resolved(model, machine)
+    largest = 16_384 * 4  # positions of the largest image, four to a token
+    assert start_up_bytes(model, plan, machine, 2048) == (
+        largest * (3 * 1152 + 2 * 4304) * 2.0,
+        16_384 * model.hidden * 2.0,
+    )
+    gemma = load_model("gemma-3-12b").transformer  # 256 tokens an image: as many as the step holds
+    one, eight = (start_up_bytes(gemma, Plan().resolved(gemma, machine), machine, n)[0] for n in (256, 2048))
+    assert eight == 8 * one > 0
+    text = load_model("qwen3-8b").transformer
+    assert start_up_bytes(text, Plan().resolved(text, machine), machine, 2048) == (0.0, 0.0)
+    assert (
+        prints("gemma-3-12b", "h100_sxm", {}, "sglang").memory_bytes
+        > prints("gemma-3-12b", "h100_sxm", {}).memory_bytes
+    )
 
 
 def test_an_engine_of_2023_profiles_the_whole_context() -> None:

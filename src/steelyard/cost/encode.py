@@ -7,18 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steelyard.cost.memory import activation_bytes
+from steelyard.cost.memory import activation_bytes, towers_loaded
 from steelyard.cost.step import Replica, StepFigures, StepPrice
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array, Size
-from steelyard.workload.reading import Reading, Seen
+from steelyard.workload.protocol import Workload
+from steelyard.workload.reading import Reading, Seen, Shown
 from steelyard.workload.step import Step
-from steelyard.workload.tower import Tower
+from steelyard.workload.tower import Native, Sound, Tower
 
-__all__ = ["Encoder", "tower_plan"]
+__all__ = ["Encoder", "start_up_bytes", "tower_plan"]
+
+#: Side of an image in pixels that is larger than what any tower keeps; length of a sound where nothing limits it.
+SIDE, SOUND_S = 16_384, 30.0
 
 
 def tower_plan(tower: Tower, plan: Plan, machine: Machine, *, fused: bool = True) -> Plan:
@@ -100,6 +104,39 @@ class Encoder:
             widest = np.maximum(widest, activation_bytes(Reading.of(s), own, positions, 0.0))
         out = max((outer for s in self.seen for _, _, outer in s.tower.projector), default=0)
         return np.asarray(widest + kept * out * 2.0)
+
+
+def start_up_bytes(model: Workload, plan: Plan, machine: Machine, budget: int) -> tuple[float, float]:
+    """What an engine's start takes that runs the towers on their largest images: working set, and what comes out.
+
+    As vLLM: of what takes most tokens (images, or sounds of half a minute) as many as a step of ``budget`` tokens
+    holds, one at least. Nothing where towers are not loaded, or what they compute is not described.
+    """
+    largest = max(
+        (seen for tower in towers_loaded(model, plan) if (seen := _largest(tower)) is not None),
+        key=lambda seen: seen.tokens,
+        default=None,
+    )
+    if largest is None or largest.tokens < 1:
+        return 0.0, 0.0
+    items = max(1, budget // largest.tokens)
+    own = tower_plan(largest.tower, plan, machine)
+    working = float(activation_bytes(Reading.of(largest), own, items * largest.positions, 0.0))
+    out = max((outer for _, _, outer in largest.tower.projector), default=0)
+    return working, items * largest.tokens * out * 2.0
+
+
+def _largest(tower: Tower) -> Seen | None:
+    """The largest image of a tower, or the longest sound; None: not described, or without a limit."""
+    rule = tower.rule
+    if tower.encoder is None or rule is None:
+        return None
+    if isinstance(rule, Sound):
+        length = rule.longest_s or SOUND_S
+        return Seen(Shown(1, (length,)), tower, rule.read_s(length))
+    if isinstance(rule, Native) and not (rule.max_pixels or rule.max_edge > 0):
+        return None
+    return Seen(Shown(1, (SIDE, SIDE)), tower, rule.read(SIDE, SIDE))
 
 
 def _together(parts: Sequence[StepFigures]) -> StepFigures:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pages import Printed, pages_of, printed
 from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes
 from steelyard.deployment.engine import Engine
@@ -188,6 +189,9 @@ def left_bytes(
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
     step = float(activation_bytes(model, plan, step_tokens, rows, engine.logit_bytes, engine.partial_sums))
     beside = engine.beside_bytes(machine, plan.tp)
+    if engine.profiles_images and model.towers:
+        towers, kept = start_up_bytes(model, plan, machine, config.max_num_batched_tokens)
+        step = max(step, towers) + kept
     left = engine.cache_bytes(machine, config.gpu_memory_utilization, weights, step + beside, plan.tp)
     spread = math.hypot(SPREAD_BYTES, SPREAD_FRAC * step * engine.working_frac(1.0), 0.01 * weights)
     return left, left - spread, left + min(spread, step + beside)

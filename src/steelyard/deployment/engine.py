@@ -170,6 +170,7 @@ class Engine:
     grouped_pages: Annotated[
         bool, "layers of a mixed model are in groups of equal size that share pages; a state takes a page"
     ] = False
+    profiles_images: Annotated[bool, "towers run on their largest images before the cache is sized"] = False
     prints_requests: Annotated[
         bool, "the size of the cache it prints is what requests of the longest length hold, not blocks over groups"
     ] = False
