@@ -103,6 +103,13 @@ def test_a_length_beyond_the_context_is_answered_and_said_first(capsys: pytest.C
     assert 0 < some["rejected"] < 30  # an engine takes the others
 
 
+def test_tables_mark_what_is_beyond_and_name_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"estimate llama-3-8b --on {ON} --isl 1000,9000 --max-num-batched-tokens 2048,4096".split()) == 0
+    told = capsys.readouterr().out
+    assert told.count("[1]") == 3 and "[1] beyond the 8,192 tokens the model was made for" in told
+    assert "max_num_batched_tokens" in told
+
+
 # What is assumed
 
 
@@ -166,6 +173,8 @@ def test_llamacpp_allots_the_whole_context(capsys: pytest.CaptureFixture[str]) -
         ("simulate m --random-prefix-len 330 --ctx-size 4096", "simulate m --system=330 --max-model-len=4096"),
         ("simulate m --num-requests 5 --ep-size 8", "simulate m --requests=5 --ep=8"),
         ("plan m --random-input-len 9", "plan m --isl=9"),
+        ("fit --model m -p 512 -tp 2", "fit m --isl=512 -tp 2"),
+        ("here --num-predict 9 -n 9", "here --num-predict 9 --osl=9"),
         ("compare log.json --tp-size 2 --model m", "compare log.json --tp=2 --model m"),
         ("estimate m --n 4 -b 8", "estimate m --n 4 -b 8"),  # of several meanings: not read
     ],
@@ -179,6 +188,12 @@ def test_auto_is_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
     same = answered(capsys, f"estimate {MODEL} --on {ON} --kv-cache-dtype auto --quantization auto --engine auto")
     assert same["plan"] == plain["plan"] and same["tpot_s"] == plain["tpot_s"]
     assert steelyard.estimate(MODEL, ON, kv="auto").tpot_s == steelyard.estimate(MODEL, ON).tpot_s
+
+
+def test_places_take_the_share_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"fit {MODEL} --on rtx_4090 --isl 512 --osl 64 --weights bf16 --kv-cache-dtype auto"
+    most, little = (answered(capsys, f"{line} --gpu-memory-utilization {x}")["rows"][0] for x in (0.9, 0.5))
+    assert (most["count"], little["count"]) == (1, 2)
 
 
 def test_names_of_options_are_names_in_python() -> None:

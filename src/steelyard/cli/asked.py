@@ -22,6 +22,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
+from steelyard.cli.options import ONE_REQUEST
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
 from steelyard.scenario.fields import OFFLOADING, SPELLED, Field, engine_flags, fields_of, offloading
 
@@ -42,6 +43,8 @@ _FIELDS = MappingProxyType(
 _NO_CONSOLE: Any = object()
 #: Most wrong words of a line that are looked for.
 _MOST = 40
+#: Verbs of one request wherever it may run.
+_ONE_REQUEST = ("fit", "here")
 #: Letters of an option behind one dash at most.
 _SHORT = 3
 #: Fields of files that are options of some verbs as well.
@@ -135,12 +138,15 @@ def _respelled(tokens: Sequence[str]) -> list[str]:
 
 def _renamed(words: list[str]) -> list[str]:
     """The words with further spellings of options as the options; the same said twice stands once."""
-    kind = _FIELDS.get(words[0], "") if words else ""
+    verb = words[0] if words else ""
+    kind = "estimate" if verb in _ONE_REQUEST else _FIELDS.get(verb, "")
     if not kind:
         return words
     own = {**engine_flags(kind), **fields_of(kind)}
+    if verb in _ONE_REQUEST:
+        own = {name: own[name] for name in ("model", *ONE_REQUEST)}
     known = {word: name for word, name in SPELLED.items() if name in own}
-    known |= {"model": "model"} if kind == words[0] or words[0] == "explain" else {}
+    known |= {"model": "model"} if verb in (kind, "explain", "fit") else {}
     known["dtype"] = "dtype"  # of engines; `auto` asks for what is published
     if {"-ub", "--ubatch-size"} & {word.partition("=")[0] for word in words}:  # llama.cpp: the smaller of the two
         known |= {"b": known["ub"]} if "ub" in known else {}

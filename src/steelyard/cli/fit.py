@@ -10,7 +10,8 @@ from steelyard.cli.help import FIRST, WISHES, group, option
 from steelyard.cli.options import ONE_REQUEST, Model, Wrong, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit
-from steelyard.scenario.words import Problems
+from steelyard.scenario.fields import Field, fields_of
+from steelyard.scenario.words import Problems, read_value
 
 Question: Any = options_of("estimate", ONE_REQUEST)
 
@@ -67,14 +68,10 @@ def asked_of(question: Any, problems: Problems) -> dict[str, Any]:
         default = Question.__dataclass_fields__[name].default
         if value in ("", default):
             continue
-        asked[name] = problems.read(_whole, value, name) if name not in ("weights", "kv", "engine") else value
-    return asked
+        entry = fields_of("estimate")[name]
+        asked[name] = problems.read(_read, entry, value)
+    return {name: value for name, value in asked.items() if value != ""}
 
 
-def _whole(text: str, name: str) -> int:
-    from steelyard.errors import InputError
-
-    try:
-        return int(text.replace("_", ""))
-    except ValueError:
-        raise InputError(f"expected a whole number, got {text!r:.40}", field=name) from None
+def _read(entry: Field, text: str) -> Any:
+    return read_value(entry, text.replace("_", "") if entry.type == "whole" else text)

@@ -12,8 +12,9 @@ from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
 from steelyard.report.paper import figure, kept, render
 from steelyard.report.plain import plain
-from steelyard.scenario.fields import GROUPS
+from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
 from steelyard.units import format_quantity as q
+from steelyard.workload.protocol import beyond_context
 
 if TYPE_CHECKING:
     from steelyard.errors import Problem
@@ -37,6 +38,7 @@ _AXES = (
     ("engine", "engine"),
     *zip(DEGREES, DEGREES, strict=True),
     *zip(_SIZES, _SIZES, strict=True),
+    *zip(STATIC_FLAGS, STATIC_FLAGS, strict=True),
 )
 
 
@@ -79,7 +81,7 @@ _OPTIONAL = ("J/tok", "GiB", "per dev", "act", "comm", "kv", "USD/M")
 
 def _value(cell: Cell, key: str) -> Any:
     inputs, estimate, _ = cell
-    if estimate is not None and key not in ("on", *_SIZES):
+    if estimate is not None and key not in ("on", *_SIZES, *STATIC_FLAGS):
         return estimate.scenario.engine.name if key == "engine" else getattr(estimate.scenario.plan, key)
     return inputs.get(key, "")
 
@@ -98,7 +100,10 @@ def _figures(cell: Cell, notes: dict[str, int]) -> dict[str, str]:
         capacity = f"{float(e.memory.capacity) / 2**30:,.1f} GiB"
         words = f"does not fit: {e.scenario.cluster.machine.name} has {capacity} usable per device"
         return {"GiB": total, "bound": f"no fit [{notes.setdefault(words, len(notes) + 1)}]"}
-    usd = e.usd_per_million_tokens
+    usd, s, mark = e.usd_per_million_tokens, e.scenario, ""
+    if beyond_context(s.transformer, s.prompt + s.osl * s.transformer.causal):
+        words = f"beyond the {s.transformer.max_context:,} tokens the model was made for; --json says what engines need"
+        mark = f" [{notes.setdefault(words, len(notes) + 1)}]"
     values = (
         total,
         q(e.ttft_s, "s"),
@@ -107,7 +112,7 @@ def _figures(cell: Cell, notes: dict[str, int]) -> dict[str, str]:
         figure(e.tokens_per_s_per_device),
         f"{e.energy_j_per_token:.3g}",
         "-" if usd is None else figure(usd),
-        "/".join(_SHORT.get(b, b) for b in e.bound.values()),
+        "/".join(_SHORT.get(b, b) for b in e.bound.values()) + mark,
     )
     return dict(zip(_FIGURES, values, strict=True))
 

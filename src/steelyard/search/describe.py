@@ -11,6 +11,8 @@ from steelyard.units import format_quantity
 
 __all__ = ["FAILURES", "UNITS", "breaking", "load_text", "reasons", "target_text", "value_text"]
 
+#: Devices from which a fleet of one kind is remarked on.
+MANY = 256
 #: What may fail first: short, and written out.
 FAILURES = {
     "ttft": ("TTFT", "time to first token"),
@@ -72,6 +74,8 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, run
         why.append(
             f"no SLO: {what}; {1 / (1 + best.headroom_frac):.0%} of what it holds is used ({runs} simulated runs)"
         )
+    if best.devices > MANY and len(question.machines) == 1:
+        why.append(f"{best.devices:,} devices of one kind: --on any compares what larger ones would do")
     for other in shown[1:]:
         if objective == "cost" and other.value < best.value * (1 - 1e-9):
             why.append(
