@@ -30,4 +30,7 @@ def test_types_of_every_kind() -> None:
     for figure in FIGURES:
         off = {name: abs(row[figure]) for name, row in rows.items() if not isinstance(row, str)}
         assert statistics.median(off.values()) < 1e-9
-        assert max(off.values()) < 0.01, max(off, key=lambda name: off[name])
+        if figure != "KV":
+            assert max(off.values()) < 0.01, max(off, key=lambda name: off[name])
+    # windows whose layers no key names: the cache is an upper bound
+    assert min(row["KV"] for row in rows.values() if not isinstance(row, str)) > -1e-9

@@ -177,7 +177,7 @@ usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price | USD per d
 plan.usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price also=Mapping[str,float] | USD per device and
     hour, one for all or h100_sxm=2.5,l40s=0.9 (default: newest)
 [What runs]
-generic | switch | false | - | read an unknown model type as a plain decoder
+generic | switch | false | - | read a model type nobody described, whatever is not understood
 [Traffic]
 trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
     or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file

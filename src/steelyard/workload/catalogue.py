@@ -84,9 +84,10 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
     """Load a model from the catalogue or from files. Nothing is downloaded and nothing in the files is executed.
 
     Args:
-        name_or_path: a catalogue name; a folder with ``config.json`` (its ``*.safetensors`` headers are read too) or
-            with ``*.gguf``; a config file; a ``.gguf`` file; a ``.safetensors`` file beside its config.
-        generic: read an unknown ``model_type`` as a Llama-like decoder.
+        name_or_path: a catalogue name; a folder with ``config.json``, ``*.safetensors`` (their headers are read) or
+            ``*.gguf``; a config file; a ``.gguf`` or ``.safetensors`` file.
+        generic: answer for a ``model_type`` nobody described whatever of its tensors is not understood; without
+            tensors it is read as a Llama-like decoder.
 
     Raises:
         UnknownName: no such catalogue entry, or no such model family.
@@ -162,7 +163,7 @@ def _as_path(given: str | Path) -> Path | None:
         return path
     try:
         holds = path.is_dir() and (path / "config.json").exists()
-        holds = holds or (path.is_dir() and any(path.glob("*.gguf")))
+        holds = holds or (path.is_dir() and any(any(path.glob(kind)) for kind in ("*.gguf", "*.safetensors")))
         if holds or path.is_file():
             return path
         if path.is_dir() and not _known(text):
