@@ -43,9 +43,9 @@ class Encoder:
     more: str = ""
     """``KEY DEFAULT`` of the number of further layers of the same kind."""
     window: str = ""
-    """Key of the window of most layers in pixels."""
+    """Key of the window of most layers, in pixels or (``KEY patches``) in patches."""
     stem: str = ""
-    """Products before the layers, without biases; empty: one of a patch."""
+    """Products before the layers, without biases; empty: one of a patch; one width alone: none."""
     sharded: bool = True
 
 
@@ -69,6 +69,10 @@ class Joint:
     kind: str = "vision"
     own: bool = False
     """Its encoder is that row whatever the part calls itself."""
+    needs: str = ""
+    """Key without a number at which the part is another kind."""
+    weights: int = 0
+    """Parameters of a tower that is not described further, the same in every model of the kind."""
 
 
 _NO_STEM = "qkv out mlp norm"
@@ -123,7 +127,12 @@ ENCODERS: Mapping[str, Encoder] = {
     "aimv2": _AIM,
     "audioflamingo3_encoder": replace(_WHISPER, sharded=False),
     "clip_vision_model": _CLIP,
+    "clip_large": replace(_CLIP, hidden=1024, depth=24, heads=16, inner=4096, patch=14, image=336),
+    "clip_after_sam": replace(
+        _CLIP, hidden=1024, depth=24, heads=16, inner=4096, patch=14, image=224, ends="h h", stem="h"
+    ),
     "cosmos3_edge_vision": replace(_SIGLIP2, hidden=1152, depth=27, heads=16, inner=4304, head=""),
+    "dots_vit": Encoder(1536, 42, 12, 4224, 14, biases="stem", gated=True, positions="", ends="h h"),
     "ernie4_5_vl_moe_vision": replace(_QWEN2, temporal=1, ends="h h"),
     "exaone4_5_vision": _QWEN25,
     "gemma4_audio": Encoder(  # conformer layers: the products of two feed-forward blocks and a convolution in one block
@@ -138,7 +147,20 @@ ENCODERS: Mapping[str, Encoder] = {
         sharded=False,
         stem="128:9 128 | 32:1152 32 | 1024 h",
     ),
+    "gemma4_unified_sound": Encoder(640, 0, 1, 1, norms=0, positions="", biases="", stem="h"),
+    "gemma4_unified_vision": Encoder(  # no layers: patches of 48 pixels, a product and norms
+        3840,
+        0,
+        1,
+        1,
+        norms=1,
+        biases="norm stem",
+        positions="2*mm_posemb_size 1120",
+        ends="6912 6912 h h",
+        stem="6912 h",
+    ),
     "gemma4_vision": _GEMMA4,
+    "glmasr_encoder": replace(_WHISPER, positions=""),
     "glm4v": _GLM,
     "glm_ocr": _GLM_OCR,
     "hunyuan_vl_vision": Encoder(1152, 27, 16, 4304, 16, positions="16385", ends=""),
@@ -168,6 +190,19 @@ ENCODERS: Mapping[str, Encoder] = {
     "omni_2_5_audio": replace(_WHISPER, positions="", sharded=False),
     "omni_3_audio": _SOUND_2D,
     "paddleocr_vl_vision": Encoder(1152, 27, 16, 4304, 14, 384, ends="h h"),
+    "phi4_audio": Encoder(  # conformer layers, as products of one block
+        1024,
+        24,
+        16,
+        biases="qkv out norm",
+        ratio=6.5,
+        inner_key="none",
+        positions="",
+        layer_vectors=24,
+        ends="24*h 32000",
+        stem="9 h | h h | h h | 10240 h",
+        sharded=False,
+    ),
     "pixtral": _PIXTRAL,
     "qwen2_5_vl": _QWEN25,
     "qwen2_5_vl_vision": _QWEN25,
@@ -177,6 +212,18 @@ ENCODERS: Mapping[str, Encoder] = {
     "qwen3_vl": _QWEN3,
     "radio": Encoder(
         1280, 32, 16, 0, 16, biases=_NO_STEM, positions="16384", class_tokens=10, layer_vectors=2, ends="1536*h"
+    ),
+    "siglip_so400m": Encoder(1152, 27, 16, 4304, 14, 384, ends="h h", head="use_head"),
+    "sam": Encoder(
+        768,
+        12,
+        12,
+        3072,
+        16,
+        1024,
+        ends="256*h 1024 589824 1179648 4718592 92672",
+        window="window_size patches",
+        sharded=False,
     ),
     "siglip2_vision_model": _SIGLIP2,
     "siglip_vision_model": _SIGLIP,
@@ -253,6 +300,11 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "aya_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, vectors="m m", merge=2),),
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
     "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
+    "deepseek_vl_v2": (
+        Joint("siglip_so400m", None, "m t t", vectors="t t", merge=2, own=True, needs="width"),
+        Joint("sam", None, "h", at="vision_config.width.sam_vit_b", own=True),
+        Joint("clip_after_sam", None, "2*h t", vectors="t t 588*h", at="vision_config.width.clip-l-14-224", own=True),
+    ),
     "deepseek_vl": (Joint("siglip_vision_model", Square(0, 0), "h t t"),),
     **dict.fromkeys(
         ("ernie4_5_vl_moe", "ernie4_5_moe_vl"),
@@ -266,6 +318,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             ),
         ),
     ),
+    "dots_ocr": (Joint("dots_vit", _QWEN2_PIXELS, "m m t", vectors="h h", merge=2, own=True),),
     "exaone4_5": (replace(_QWEN25_JOINT, encoder="exaone4_5_vision"),),
     **dict.fromkeys(("gemma3", "shieldgemma2"), (_GEMMA3_JOINT,)),
     "gemma4": (
@@ -280,9 +333,18 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             kind="audio",
         ),
     ),
+    "gemma3n": (
+        Joint("", weights=298_587_456),
+        Joint("", weights=684_694_048, at="audio_config", kind="audio"),
+    ),
+    "gemma4_unified": (
+        Joint("gemma4_unified_vision", replace(_GEMMA4_PIXELS, patch=16), "h t", bias=False, merge=3),
+        Joint("gemma4_unified_sound", Sound(25, 25), "h t", False, at="audio_config", kind="audio", own=True),
+    ),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v", "glmga"), (_glm("intermediate_size=13696", "glm4v"),)),
     "glm5_next": (_glm("projection_intermediate_size=10240"),),
     "glm_ocr": (_glm("3*o"),),
+    "glmasr": (replace(_WHISPER_JOINT, encoder="glmasr_encoder", rule=Sound(50, 12.5), chain="4*h 2*t t"),),
     "hunyuan_vl": (
         Joint(
             "hunyuan_vl_vision",
@@ -341,7 +403,11 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     ),
     "paddleocr_vl": (Joint("paddleocr_vl_vision", Native(14, 2, 147_384, 2_822_400), "m m t", vectors="h h", merge=2),),
     "paligemma": (Joint("siglip_vision_model", Square(0, 0), "h projection_dim"),),
-    "phi4_multimodal": (Joint("siglip_vision_model", None, "h t t", vectors="h h"),),
+    "phi3_v": (Joint("clip_large", None, "m t t", vectors="m m", merge=2, at="img_processor", own=True),),
+    "phi4_multimodal": (
+        Joint("siglip_vision_model", None, "h t t", vectors="h h"),
+        Joint("phi4_audio", Sound(12.5, 12.5), "h t t | h t t", at="audio_config", kind="audio", own=True),
+    ),
     **dict.fromkeys(
         ("qwen2_5_omni", "qwen2_5_omni_thinker"),
         (
@@ -362,12 +428,19 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
         ),
     ),
-    **dict.fromkeys(("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), (_QWEN3_JOINT,)),
+    **dict.fromkeys(
+        ("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), (_QWEN3_JOINT,)
+    ),
     "smolvlm": (_SMOL,),
     "step3p7": (
         Joint("step3p5_vision", Square(0, 169), "4:9*h 2*h | 18*h 4*h | 4*h t", bias=False, vectors="2*h 4*h"),
     ),
+    "unlimited_ocr": (
+        Joint("sam", None, "h", at="vision_config.sam_config", own=True),
+        Joint("clip_after_sam", None, "2*h t", vectors="t t", at="vision_config.encoder_config", own=True),
+    ),
     "video_llama_3": (Joint("video_llama_3_vision", None, "h t t"),),
+    "vipllava": (Joint("clip_vision_model", Square(0, 0), "5*h t t", vectors="5*h 5*h"),),
     "voxtral": (replace(_WHISPER_JOINT, rule=Sound(50, 12.5, 30.0), chain="i t t", bias=False),),
     "voxtral_realtime": (
         Joint("voxtral_realtime", Sound(50, 12.5), "4*h t t", bias=False, at="audio_config", kind="audio"),

@@ -27,9 +27,9 @@ __all__ = ["PARTS", "read_towers"]
 
 #: Parts of a config that may be several numbers for one.
 _SQUARE = ("patch_size", "image_size", "temporal_patch_size", "spatial_merge_size", "merge_kernel_size")
-_HIDDEN = ("embed_dim", "d_model", "hidden_size", "width")
-_DEPTH = ("depth", "num_hidden_layers", "encoder_layers", "num_layers", "layers")
-_HEADS = ("num_heads", "num_attention_heads", "encoder_attention_heads", "attention_heads")
+_HIDDEN = ("embed_dim", "d_model", "mm_embed_dim", "hidden_size", "width")
+_DEPTH = ("depth", "num_hidden_layers", "encoder_layers", "num_blocks", "num_layers", "layers")
+_HEADS = ("num_heads", "num_attention_heads", "encoder_attention_heads", "attention_heads", "heads")
 _INNER = ("intermediate_size", "encoder_ffn_dim", "mlp_dim")
 _MERGE = (
     "spatial_merge_size",
@@ -60,12 +60,12 @@ def read_towers(config: Mapping[str, Any], text: int, stored: Stored) -> tuple[t
         kind = level.get("model_type")
         rows = MODELS.get(kind, ()) if isinstance(kind, str) else ()
         for joint in rows:
-            part = level.get(joint.at)
-            if isinstance(part, Mapping):
+            part = _part(level, joint.at)
+            if isinstance(part, Mapping) and not isinstance(part.get(joint.needs), Mapping):
                 where = f"{path}{joint.at}"
                 tower = _tower(joint, level, part, text, where)
                 towers.append(replace(tower, format=stored.name, bits=stored.bits))
-        told = {joint.at for joint in rows}
+        told = {joint.at.partition(".")[0] for joint in rows}
         unknown += [f"{path}{key}" for key in PARTS if level.get(key) and key not in told]
     if not unknown:
         return tuple(towers), ()
@@ -82,9 +82,19 @@ def _levels(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Ma
             yield from _levels({"model_type": config.get("model_type"), **inner}, f"{path}{key}.")
 
 
+def _part(level: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path of keys."""
+    found: Any = level
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def _tower(joint: Joint, whole: Mapping[str, Any], part: Mapping[str, Any], text: int, where: str) -> Tower:
     f = Fields({k: _one(v) if k in _SQUARE else v for k, v in part.items()})
     kind = part.get("model_type")
+    if joint.weights:
+        return Tower(f"{joint.kind} tower", joint.kind, joint.weights, sharded=False)
     usual = ENCODERS[joint.encoder]
     row = ENCODERS.get(kind, usual) if isinstance(kind, str) and not joint.own else usual
     try:
@@ -224,11 +234,15 @@ def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
         down_bias=bool(biases & {"mlp", "down"}),
     )
     layer = Layer(depth, attention, mlp, norms=row.norms, norm_bias="norm" in biases)
+    if not depth:  # products and norms alone
+        layer = Layer(1, None, None, norms=row.norms, norm_bias="norm" in biases)
     layers: tuple[Layer, ...] = (layer,)
     if row.window:
-        whole = f.config.get("fullatt_block_indexes")
-        full = len(whole) if isinstance(whole, list | tuple) else depth // 8
-        reach = replace(attention, chunk=max(1, f.size(row.window, default=112) // patch) ** 2)
+        key, in_patches, _ = row.window.partition(" ")
+        whole = f.find(("fullatt_block_indexes", "global_attn_indexes"))[1]
+        full = len(whole) if isinstance(whole, list | tuple) else depth // (3 if in_patches else 8)
+        side = f.size(key, default=14) if in_patches else f.size(key, default=112) // patch
+        reach = replace(attention, chunk=max(1, side) ** 2)
         kinds = (replace(layer, count=min(full, depth)), replace(layer, count=max(0, depth - full), attention=reach))
         layers = tuple(x for x in kinds if x.count)
     return Transformer("tower", "tower", hidden, 1, layers, head=False, max_context=0)
