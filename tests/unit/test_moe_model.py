@@ -149,3 +149,25 @@ def test_the_catalogue_states_the_facts_the_code_uses() -> None:
         for key in ("activation_fused", "all_rows", "dequantised"):
             assert stated.get(key, False) == getattr(facts, key), (name, key)
         assert stated.get("padded_to", 1) == facts.padded_to
+
+
+def test_experts_nobody_measured_reach_no_larger_share_than_the_familys_products() -> None:
+    from steelyard.cost.op_models import moe_kernel
+    from steelyard.cost.site import site_for
+    from steelyard.machine.catalogue import find_machine
+
+    def shares(machine: str) -> tuple[float, str]:
+        _, found = moe_kernel(site_for(find_machine(machine), "int4"), "q4_k", 4.5, 16.0)
+        return found.parameters.compute_efficiency, found.source
+
+    share, source = shares("strix_halo")
+    assert source == "borrowed: generic" and 0.10 < share < 0.20  # of 0.32 elsewhere
+    assert shares("m3_ultra")[0] > 0.3  # whose products reach more
+    assert shares("h100_sxm")[1] == "fitted: h100_sxm"
+
+
+def test_prompts_on_strix_halo_take_what_llama_cpp_takes() -> None:
+    from steelyard import estimate
+
+    found = estimate("llama-2-7b", "strix_halo", weights="q4_0", engine="llamacpp", isl=512, osl=8)
+    assert 5e12 < 2 * 6.6e9 * 512 / found.ttft_s < 20e12  # OP/s: as measured, of 59 TFLOP/s

@@ -155,7 +155,18 @@ def moe_kernel(
         for name, section in options
     )
     first = next(((name, found) for name, found in tried if found.source != "default"), None)
-    return first or (options[0][0], Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default"))
+    if first is None:
+        return options[0][0], Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default")
+    return first[0], _no_better_than_products(first[1], site)
+
+
+def _no_better_than_products(found: Calibrated, site: Site) -> Calibrated:
+    """Experts borrowed from other families reach no larger share of the matrix peak than the family's own products."""
+    products = calibrated("gemm", GemmParameters, site.machine.name, (site.family,))
+    if not found.source.endswith(": generic") or products.source.endswith(": generic"):
+        return found
+    share = min(found.parameters.compute_efficiency, products.parameters.compute_frac)
+    return replace(found, parameters=replace(found.parameters, compute_efficiency=share))
 
 
 @cost_model(MOE)

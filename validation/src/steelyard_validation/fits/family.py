@@ -43,6 +43,7 @@ FAMILIES: Mapping[str, tuple[float, float, float]] = {
     "apple_gpu": (0.9, 0.65, 30e-6),
     "hexagon": (0.65, 0.5, 10e-6),
     "rknpu": (0.85, 0.2, 30e-6),
+    "rdna3": (0.8, 0.2, 10e-6),
 }
 
 
@@ -180,7 +181,12 @@ def fit(rates: Sequence[Rate]) -> FamilyFit:
     fitted = errors(train, p)
     left = errors([r for r, s in zip(rates, label, strict=True) if s == "left-out"], p)
     clock = float(np.median([r.clock_hz for r in rates]))
-    spread = float(np.quantile(np.abs(left), 0.8) / Z80) if left.size else float("nan")  # outliers do not set it
+    phases = {r.phase for r, s in zip(rates, label, strict=True) if s == "left-out"}
+    spreads = [
+        np.quantile(np.abs(left[[r.phase == x for r, s in zip(rates, label, strict=True) if s == "left-out"]]), 0.8)
+        for x in phases
+    ]  # outliers do not set it; one figure stands for both phases
+    spread = float(np.mean(spreads) / Z80) if spreads else float("nan")
     return FamilyFit(
         family, float(p[0]), float(p[1]), float(p[2]), clock, len(train), left.size, _ape(fitted), _ape(left), spread
     )
@@ -230,6 +236,7 @@ SOURCES: Mapping[str, str] = {
     "apple_gpu": "llama.cpp on Apple GPUs: LLaMA 7B (discussion 4167) and single-user decode rates",
     "hexagon": "Qualcomm AI Hub: language models on Snapdragon",
     "rknpu": "Rockchip rkllm benchmark",
+    "rdna3": "llama.cpp on Strix Halo: dense models, HIP and Vulkan builds of 2025 and 2026",
 }
 
 
@@ -259,12 +266,29 @@ def rates_of(data: Path) -> Iterator[Rate]:
         if row["ttft_min_ms"] < row["ttft_max_ms"]:
             chunk = Step(1, qualcomm_llm.CHUNK, context)
             yield from _known(at, chunk, False, row["ttft_min_ms"] * 1e-3, row["model"])
+    yield from strix_rates(data / "strix_halo_llamacpp")
     path = data / "rockchip_npu" / "rknn_llm_benchmark.csv"
     for row in rockchip_llm.questions(path).to_dict("records") if path.is_file() else ():
         at = rockchip_llm.place(row["model"], row["machine"], row["dtype"])
         decode_step = Step.decode(1, row["prompt_len"] + row["new_tokens"] / 2)
         yield from _known(at, decode_step, True, 1.0 / row["decode_tok_s"], row["model"])
         yield from _known(at, Step.prefill(1, row["prompt_len"]), False, row["ttft_ms"] * 1e-3, row["model"])
+
+
+def strix_rates(folder: Path) -> Iterator[Rate]:
+    """Prompts of 512 and 2048 tokens and short generations of dense models, from the start of the context."""
+    from steelyard_validation.readers import rigs
+
+    for place, load, measured in rigs.llama_bench_rows(folder):
+        prompt = load.phase == "prefill"
+        if load.depth or load.n not in ((512, 2048) if prompt else (128,)):
+            continue
+        at, tokens = place.placed(), min(load.ubatch, load.n)
+        if isinstance(at, str) or getattr(at.transformer, "experts", False):
+            continue
+        step = Step(1, tokens, (load.n + tokens) / 2) if prompt else Step.decode(1, load.n / 2)
+        seconds = (tokens if prompt else 1.0) / measured
+        yield from _known(at, step, not prompt, seconds, place.model + place.weights)
 
 
 def _known(at: Placed | str, step: Step, decode: bool, measured_s: float, model: str) -> Iterator[Rate]:

@@ -104,6 +104,8 @@ class Row:
     """``mean``, or a percentile: ``p50``."""
     measured: float
     why: str = ""
+    split: str = "all"
+    """What the row was to a fit, see :data:`steelyard.measurements.reader.SPLITS`."""
     copies: int = 1
     """Equal replicas that share the load; a rate is that of all."""
 
@@ -143,6 +145,7 @@ def compared(rows: Sequence[Row], path: Path, ask: Ask) -> Iterator[Comparison]:
             low=found[1, index],
             high=found[2, index],
             roofline=found[3, index],
+            split=[r.split for r in mine],
             why=why[index],
         )
 

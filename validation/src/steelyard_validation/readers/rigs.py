@@ -19,8 +19,9 @@ import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, guarded, machine_of, read_frame
 from steelyard.traffic.build import Traffic
+from steelyard_validation.fits.family import split_of
 from steelyard_validation.readers._runs import Bench, Place, Row, compared
-from steelyard_validation.readers._whole import eight_bit
+from steelyard_validation.readers._whole import eight_bit, known_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,20 @@ def _gguf(name: str) -> tuple[str, str]:
 
 
 def _llama_bench(frame: pd.DataFrame) -> Iterator[Row]:
-    yield from _rows(frame, _llama_bench_asked)
+    """Three figures of the family are fitted to dense models, half of them (``fits.family``); experts to none."""
+    for row in _rows(frame, _llama_bench_asked):
+        found = known_model(row.place.model)
+        dense = found is not None and not getattr(found.transformer, "experts", 0)
+        name = row.place.model + row.place.weights
+        yield replace(row, split=str(split_of([row.place.machine], [name])[0])) if dense else row
+
+
+def llama_bench_rows(folder: Path) -> Iterator[tuple[Place, Bench, float]]:
+    """Place, test and rate of every test of llama-bench in a folder."""
+    for path in sorted(folder.glob("l*.csv")):
+        for row in _rows(read_frame(path, COLUMNS, STATED), _llama_bench_asked):
+            if isinstance(row.load, Bench):
+                yield row.place, row.load, row.measured
 
 
 def _llama_bench_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
