@@ -148,8 +148,9 @@ def _times(e: Estimate) -> Any:
             label, _text((q(getattr(e, name), "s"), "bold")), span(low, high), limit, _bound(e, phase) if phase else ""
         )
         if name == "ttft_s" and e.encode:
+            what = ", ".join(dict.fromkeys(s.shown.field for s in e.scenario.seen))
             took, least = (q(e.encode[x], "s") for x in ("time_s", "limit_s"))
-            table.add_row(f"  of it {e.scenario.seen[0].shown.field}", took, "", least, _largest(e.encode["shares"]))
+            table.add_row(f"  of it {what}", took, "", least, _largest(e.encode["shares"]))
         if name == "ttft_s" and batch > 1:
             table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["numbers", "parse_audio", "parse_images", "read_shown", "with_shown"]
 
-#: Most images or sounds of one request, pixels of a side, and seconds of a sound.
-MOST, LONGEST_SIDE, LONGEST_S = 10_000, 100_000, 100_000.0
+#: Most images or sounds of one size in a request, sizes, pixels of a side, and seconds of a sound.
+MOST, SIZES, LONGEST_SIDE, LONGEST_S = 10_000, 100, 100_000, 100_000.0
 _COUNT = r"(?:(?P<count>\d+(?:\.\d+)?|\.\d+)x)?"
 _IMAGE = re.compile(_COUNT + r"(?:(?P<height>\d{1,9})x(?P<width>\d{1,9})|(?P<lines>\d{3,4})p)")
 _SOUND = re.compile(_COUNT + r"(?P<length>[^x]+)")
@@ -33,7 +33,7 @@ _SOUNDS = "sounds as a length or NUMBERxLENGTH, such as 30s or 2x30s"
 def parse_images(text: str) -> tuple[Shown, ...]:
     """Images of a request; several sizes are separated by commas. Raises :class:`InputError`."""
     found, problems = [], []
-    for part, match in _parts(text, _IMAGE):
+    for part, match in _parts(text, _IMAGE, "images"):
         if match is None:
             problems.append(Problem("images", f"expected {_IMAGES}; got {show(part)}"))
             continue
@@ -51,7 +51,7 @@ def parse_images(text: str) -> tuple[Shown, ...]:
 def parse_audio(text: str) -> tuple[Shown, ...]:
     """Sounds of a request; several lengths are separated by commas. Raises :class:`InputError`."""
     found, problems = [], []
-    for part, match in _parts(text, _SOUND):
+    for part, match in _parts(text, _SOUND, "audio"):
         try:
             seconds = math.nan if match is None else parse_quantity(match["length"], "s", "audio")
         except InputError:
@@ -87,6 +87,8 @@ def read_shown(verb: str, values: Mapping[str, Any], model: Model) -> tuple[Seen
 
 def _beside(model: Model, one: Shown) -> str:
     """Where a tower would be, and models of the catalogue that have one."""
+    if model.transformer.encodes:
+        return ": it has an encoder, which reads its source in every request without being asked"
     if model.engine:  # GGUF
         return ": in GGUF it is a file of its own (mmproj), which is not read; ask by the model's name"
     known = [name for name in model_names() if _has(find_model(name).config, one.kind)]
@@ -101,8 +103,10 @@ def _has(config: Mapping[str, Any], kind: str) -> bool:
     return any(config.get(key) for key in keys) or any(_has(x, kind) for x in inner)
 
 
-def _parts(text: str, pattern: re.Pattern[str]) -> list[tuple[str, re.Match[str] | None]]:
+def _parts(text: str, pattern: re.Pattern[str], field: str) -> list[tuple[str, re.Match[str] | None]]:
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if len(parts) > SIZES:
+        raise InputError(f"expected at most {SIZES} sizes, got {len(parts):,}", field=field)
     return [(p, pattern.fullmatch(re.sub(r"\s*[x×*]\s*", "x", p.lower()))) for p in parts]
 
 
@@ -113,25 +117,31 @@ def _count(text: str | None, field: str, problems: list[Problem]) -> float:
     return count
 
 
-def numbers(seen: Sequence[Seen], requests: int, seed: int) -> NDArray[np.int64]:
-    """``[sizes, requests]``: how many of each size every request shows.
+def numbers(seen: Sequence[Seen], requests: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How many of each size every request shows, ``[requests]`` for one size after another.
 
     Means that are whole numbers are shown by every request. Of others each request draws, once for all sizes, so that
     their sum differs by less than one: of ``0.3`` and ``0.7`` every request shows one of the two.
     """
-    ends = np.cumsum([0.0, *(s.shown.count for s in seen)])
-    draws = np.random.default_rng([seed, 1]).random(requests)
-    return np.diff(np.floor(ends[:, None] + draws + 1e-9), axis=0).astype(np.int64)
+    draws = np.random.default_rng([seed, 1]).random(requests) + 1e-9
+    end, before = 0.0, np.floor(draws)
+    for one in seen:
+        end += one.shown.count
+        upto = np.floor(end + draws)
+        yield upto - before
+        before = upto
 
 
 def with_shown(trace: Trace, seen: Sequence[Seen], seed: int) -> Trace:
     """The trace with the tokens of what is shown in its prompts. A cached prefix holds none of them."""
     if not seen:
         return trace
-    count = numbers(seen, len(trace), seed)
-    tokens = np.array([s.tokens for s in seen]) @ count
+    tokens = np.zeros(len(trace), dtype=np.int64)
+    for one, count in zip(seen, numbers(seen, len(trace), seed), strict=True):
+        tokens += (one.tokens * count).astype(np.int64)
     words = ", ".join(f"{s.shown.words} ({s.tokens:,} tokens each)" for s in seen)
     note = f"beside {trace.isl.mean():,.0f} tokens of text on average each request shows {words}"
+    note += ", what was shown before it in a conversation not counted" if trace.session is not None else ""
     said: dict[str, str] = {}
     for s in seen:
         said[s.shown.field] = ",".join(x.shown.text for x in seen if x.shown.field == s.shown.field)
