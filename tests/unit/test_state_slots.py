@@ -185,6 +185,20 @@ def test_the_planner_keeps_to_the_states() -> None:
         assert option.tokens[:, 0].any()
 
 
+@pytest.mark.parametrize("name", ["gemma-3-12b", "qwen3-8b"])
+def test_the_planner_counts_a_start_as_the_simulator_does(name: str) -> None:
+    model, machine, engine = load_model(name).transformer, find_machine("l40s"), find_engine("vllm")
+    plan = replace(Plan().resolved(model, machine), engine="vllm")
+    config = engine_config(engine, machine, {}, model)
+    option = with_limits(Replica(model, plan, cluster_of(machine), engine), config, 256)
+    assert option is not None
+    for i, budget in enumerate(option.budgets.tolist()):
+        for j, most in ((0, option.sequences[0]), (-1, option.sequences[-1])):
+            limits = replace(config, max_num_batched_tokens=budget, max_num_seqs=int(most))
+            pool = kv_pool(model, plan, machine, engine, limits)
+            assert option.tokens[i, j] == pytest.approx(pool.tokens, abs=pool.block_tokens)
+
+
 def test_fit_shows_states() -> None:
     from steelyard.report.places import text
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.memory import activation_bytes
 from steelyard.cost.step import Replica
@@ -122,10 +123,15 @@ def limits_of(config: EngineConfig, longest_tokens: int) -> tuple[Integers, Inte
     return np.array(budgets, dtype=np.int64), np.array(SEQUENCES, dtype=np.int64)
 
 
-def _step_bytes(pricer: Replica, tokens: Any, rows: Any) -> Any:
-    """Working set of the largest step under each pair of limits."""
-    engine = pricer.engine
-    return activation_bytes(pricer.model, pricer.plan, tokens, rows, engine.logit_bytes, engine.partial_sums)
+def _step_bytes(pricer: Replica, budgets: Integers, tokens: Any, rows: Any) -> Any:
+    """Working memory of an engine's start under each pair of limits, ``[c, s]`` B."""
+    model, plan, engine = pricer.model, pricer.plan, pricer.engine
+    work = np.array(activation_bytes(model, plan, tokens, rows, engine.logit_bytes, engine.partial_sums))
+    if engine.profiles_images and model.towers:
+        for i, budget in enumerate(budgets.tolist()):
+            towers, kept = start_up_bytes(model, plan, pricer.cluster.machine, budget)
+            work[i] = np.maximum(work[i], towers) + kept
+    return work
 
 
 def with_limits(
@@ -150,20 +156,22 @@ def with_limits(
     small = replace(config, max_num_batched_tokens=int(budgets[0]), max_num_seqs=int(sequences[0]))
     try:
         kv = kv_pool(model, plan, machine, pricer.engine, small, exact_weights=exact_weights)
+        seats = kv.sequences
+        if kv.apart:
+            most = replace(small, max_num_seqs=int(sequences[-1]))
+            seats = kv_pool(model, plan, machine, pricer.engine, most, exact_weights=exact_weights).sequences
     except DoesNotFit:
         return None
     context = model.max_context or int(budgets[-1])
     c, s = np.meshgrid(np.minimum(budgets, context), sequences, indexing="ij")
     rows = np.minimum(s, c)
-    work = np.asarray(_step_bytes(pricer, c, rows), dtype=np.float64)
+    work = _step_bytes(pricer, budgets, c, rows)
     more = pricer.engine.working_frac(config.gpu_memory_utilization) * (work - work[0, 0])
     blocks = np.floor(kv.blocks - more / kv.block_bytes)
     if kv.slots:  # no more requests than there are states for
-        most = replace(small, max_num_seqs=int(sequences[-1]))
-        held = kv_pool(model, plan, machine, pricer.engine, most, exact_weights=exact_weights) if kv.apart else kv
         if pricer.engine.states == "ahead":
             blocks = np.floor(blocks - (s - kv.slots) * kv.slot_bytes / kv.block_bytes)
-        blocks = np.where(s <= max(held.sequences, sequences[0]), blocks, 0.0)
+        blocks = np.where(s <= max(seats, sequences[0]), blocks, 0.0)
     needed = -(-min(longest_tokens, kv.token_cap) // kv.block_tokens) + kv.fixed_blocks
     tokens = np.asarray(np.where(blocks >= needed, blocks * kv.block_tokens, 0.0), dtype=np.float64)
     return ReplicaOption(pricer, config, budgets, sequences, tokens, kv) if tokens.any() else None
