@@ -123,11 +123,17 @@ TRACES: dict[str, bytes] = {
     "burstgpt": b"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     b"5,A,72,8,80,x\n45,A,87,0,87,y\n",
     "sharegpt": b"workload,input_toks,output_toks,arrival_time_ns\nw,10,20,1000000000\nw,30,40,2500000000\n",
+    "tabs": b"request_time\tprompt_tokens\tcompletion_tokens\n0.5\t10\t5\n1\t20\t5\n",
+    "semicolons": b"ts;isl;osl\n2025-01-01 00:00:00;10;5\n2025-01-01 00:00:02;20;5\n",
+    "genai": b"Metric,avg,p50\nTime To First Token (ms),50,45\nOutput Sequence Length (tokens),9,9\n"
+    b"Input Sequence Length (tokens),90,90\nRequest Latency (ms),200,1\n\nMetric,Value\n"
+    b"Request Throughput (per sec),4\nRequest Count (count),9\n",
     "lengths": b"input_length,output_length\n10,1\n20,2\n",
     "records": b"arrived_at,isl,osl,ttft_s,tpot_s,e2e_s,queued_s\n0,100,5,.1,.01,.14,0\n1,20,7,.2,.01,.26,.05\n",
 }
 #: Traces of JSON lines.
 LINES: dict[str, list[dict[str, Any]]] = {
+    "plain": [{"sent_at": 0.5, "isl": 10, "osl": 5}, {"sent_at": 1, "isl": 20, "osl": 5}],
     "mooncake": [
         {"timestamp": 0, "input_length": 1000, "output_length": 10, "hash_ids": [0, 1]},
         {"timestamp": 27482, "input_length": 1000, "output_length": 10, "hash_ids": [0, 7]},
@@ -165,7 +171,7 @@ _RUN = {
     "args": {"strategy": {"type_": "constant", "rate": 2.0}},
 }
 #: Results of benchmarks in JSON.
-LOGS: dict[str, dict[str, Any]] = {
+LOGS: dict[str, Any] = {
     "vllm": {
         "duration": 3.0,
         "request_throughput": 1.0,
@@ -190,6 +196,7 @@ LOGS: dict[str, dict[str, Any]] = {
         "latencies": [0.14, 0.2],
     },
     "guidellm": {"benchmarks": [_RUN]},
+    "plain": [{"time": 0.5, "isl": 10, "osl": 5}, {"time": 1, "isl": 20, "osl": 5}],
 }
 
 #: Results of llama-bench.

@@ -155,6 +155,52 @@ def test_tables_of_ones_own(tmp_path: Path, head: str, first: str, arrival: floa
     assert "columns read" in found.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "request_time\tprompt_tokens\tcompletion_tokens\n2.5\t500\t100\n3\t600\t100\n"),
+        ("a.csv", "ts;input_tokens;output_tokens\n2.5;500;100\n3;600;100\n"),
+        ("b.csv", "created_at_ms,name,isl,osl\n2500,x,500,100\n3000,y,600,100\n"),
+        (
+            "a.jsonl",
+            '{"sent_at": 2.5, "isl": 500, "osl": 100}\n\n{"sent_at": 3, "isl": "600", "osl": 100, "extra": [1]}\n',
+        ),
+        ("a.json", '[{"time": 2.5, "isl": 500, "osl": 100}, {"time": 3, "isl": 600, "osl": 100}]'),
+        ("b.json", '[\n {"time": 2.5,\n "isl": 500, "osl": 100},\n {"time": 3, "isl": 600, "osl": 100}]'),
+    ],
+)
+def test_separators_and_objects_of_ones_own(tmp_path: Path, name: str, content: str) -> None:
+    found = read_recorded(_file(tmp_path, name, content))
+    assert (found.reader, found.isl.tolist(), found.osl.tolist()) == ("plain", [500, 600], [100, 100])
+    assert found.arrived_at is not None and found.arrived_at.tolist() == [2.5, 3.0]
+
+
+def test_objects_that_are_none_are_named_with_their_line(tmp_path: Path) -> None:
+    good = '{"time": 1, "isl": 5, "osl": 5}\n'
+    for bad, words in (
+        ("[1]", "line 2: expected an object"),
+        ("{", "line 2: malformed JSON"),
+        ('{"time": 1, "isl": true, "osl": 5}', "line 2: isl: expected a whole number"),
+        ('{"time": 1, "osl": 5}', "line 2: isl: expected a whole number"),
+        ('{"time": null, "isl": 5, "osl": 5}', "line 2: time"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_recorded(_file(tmp_path, "a.jsonl", good + bad + "\n"))
+    with pytest.raises(InputError, match="entry 2: expected an object"):
+        read_recorded(_file(tmp_path, "a.json", f"[{good.strip()}, 5]"))
+
+
+def test_the_csv_of_genai_perf(tmp_path: Path) -> None:
+    table = "Metric,avg,min,p99,p50\n"
+    table += 'Time To First Token (ms),"1,060.00",50.00,99.00,58.00\nInter Token Latency (ms),10.00,9.00,11.90,10.00\n'
+    table += "Request Latency (ms),2300.00,1.0,1.0,1.0\nOutput Sequence Length (tokens),125.00,1,1,1\n"
+    table += "Input Sequence Length (tokens),500.00,1,1,1\n\nMetric,Value\nRequest Throughput (per sec),4.0\n"
+    log = read_log(_file(tmp_path, "profile_export_genai_perf.csv", table + "Request Count (count),100.00\n"))
+    assert (len(log.trace), int(log.recorded.isl[0]), int(log.recorded.osl[0])) == (100, 500, 125)
+    assert log.recorded.summary["ttft_s"] == pytest.approx({"mean": 1.06, "p50": 0.058, "p99": 0.099})
+    assert "closed loop of 9" in log.load  # 4/s of 2.3 s
+
+
 def test_dates_in_a_table_of_ones_own(tmp_path: Path) -> None:
     rows = "timestamp,prompt_tokens,output_tokens\n2025-01-01 00:00:00,10,5\n2025-01-01 00:00:02,10,5\n"
     found = read_recorded(_file(tmp_path, "dated.csv", rows)).trace()

@@ -211,6 +211,9 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
     if isinstance(logged, int | float) and logged > 0:
         trace, words = _drawn(log, f"{logged}/s", seed)
         return trace, f"{words}: the log has a rate and no arrivals"
+    if log.reader == "genai_perf" and (most := _mean_in_flight(log)):
+        limit = max(1, round(most))
+        return log.sent_at(at_once).closed_loop(limit), f"closed loop of {limit:,}: so many were in flight on average"
     if log.reader in _ALL_AT_ONCE:
         held, most = n / (_duration(log, log.said.get("duration")) or np.inf), _mean_in_flight(log)
         if most is not None and most < _FEW * n:

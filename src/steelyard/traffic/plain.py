@@ -23,7 +23,12 @@ __all__ = ["CHARACTERS_PER_TOKEN", "NAMES", "plain", "sharegpt_raw"]
 NAMES: Mapping[str, frozenset[str]] = {
     kind: frozenset(words.split())
     for kind, words in (
-        ("arrived_at", "time timestamp arrived arrivedat arrival arrivaltime start starttime sent"),
+        (
+            "arrived_at",
+            "time timestamp ts arrived arrivedat arrival arrivaltime start starttime startedat sent sentat datetime "
+            "date when created createdat requesttime requestedat requesttimestamp requeststart requeststarttime "
+            "submittime submittedat",
+        ),
         (
             "prompt",
             "inputtokens prompttokens contexttokens isl inputlength promptlength inputlen promptlen numinputtokens "
@@ -60,13 +65,13 @@ def _columns(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 class Plain:
-    """A CSV or parquet table with columns under usual names."""
+    """A table (comma, semicolon or tab between its columns, or parquet) or JSON objects with usual names."""
 
-    title = "a table with columns such as time,input_tokens,output_tokens (time in s, or time_ms)"
+    title = "a table or JSON with columns such as time,input_tokens,output_tokens (time in s, or time_ms)"
 
     def recognises(self, head: Head) -> bool:
         """Lengths of prompts and answers are there."""
-        return head.text.lstrip()[:1] not in ("{", "[") and {"prompt", "output"} <= set(_columns(head.columns))
+        return {"prompt", "output"} <= set(_columns(head.columns))
 
     def read(self, path: Path, select: str) -> Recorded:
         """The requests. Raises :class:`InputError` with every bad line."""

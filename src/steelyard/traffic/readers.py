@@ -49,6 +49,7 @@ __all__ = [
     "read_recorded",
     "read_trace",
     "refuse_rows",
+    "separator_of",
 ]
 
 #: Largest trace file read, bytes, and most rows of a table and of JSON lines, which take longer each.
@@ -323,12 +324,19 @@ def _head(path: Path) -> Head:
     first = text.lstrip().partition("\n")[0].strip()
     if text.lstrip()[:1] in ("{", "["):
         try:
-            line = json.loads(first)
-        except ValueError:
+            if text.lstrip()[0] == "[":  # of which the head may be only a part
+                line = json.JSONDecoder().raw_decode(text, text.index("{"))[0]
+            else:
+                line = json.loads(first)
+        except (ValueError, RecursionError):
             line = None
-        line = line[0] if isinstance(line, list) and line else line
         return Head(suffix, text, tuple(line) if isinstance(line, dict) else ())
-    return Head(suffix, text, tuple(x.strip().strip('"') for x in first.split(",")))
+    return Head(suffix, text, tuple(x.strip().strip('"') for x in first.split(separator_of(first))))
+
+
+def separator_of(header: str) -> str:
+    """What stands between the columns of a table, by its first line: a comma, a tab or a semicolon."""
+    return next((mark for mark in ("\t", ";") if mark in header and "," not in header), ",")
 
 
 def refuse_rows(problems: list[tuple[int, str]], file: str, unit: str = "line") -> None:

@@ -9,6 +9,7 @@ The requests are then so many equal ones of the mean lengths. Sources: the docum
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,14 +135,31 @@ class BenchText:
         )
 
 
+def _genai_csv(text: str) -> dict[str, dict[str, Any]]:
+    """The blocks ``Metric,avg,min,...`` and ``Metric,Value`` of a summary in CSV, as its JSON has them."""
+    found: dict[str, dict[str, Any]] = {}
+    head: list[str] = []
+    for row in csv.reader(text.splitlines()):
+        if row[:1] == ["Metric"]:
+            head = [name.strip().lower() for name in row]
+        elif head and len(row) == len(head):
+            name, _, unit = row[0].partition("(")
+            key = "_".join(name.lower().split())
+            values = {"avg" if n == "value" else n: _number(v) for n, v in zip(head[1:], row[1:], strict=True)}
+            found[key] = {**values, "unit": unit.strip(" )")}
+    return found
+
+
 class GenaiPerf:
     """The summary of genai-perf or aiperf."""
 
-    title = "genai-perf and aiperf summaries (profile_export_genai_perf.json, profile_export_aiperf.json)"
+    title = "genai-perf and aiperf summaries (profile_export_genai_perf.json, profile_export_aiperf.csv)"
 
     def recognises(self, head: Head) -> bool:
         """Metrics with statistics, or the raw profile, which is refused with the way out."""
         text = head.text
+        if text.startswith("Metric,") and "Sequence Length (tokens)" in text:
+            return True
         return text.lstrip()[:1] == "{" and (
             ('"time_to_first_token"' in text and '"avg"' in text)
             or ('"service_kind"' in text and '"experiments"' in text)
@@ -149,7 +167,8 @@ class GenaiPerf:
 
     def read(self, path: Path, select: str) -> Recorded:
         """Counts, mean lengths and statistics."""
-        data = read_json(path, MAX_SUMMARY)
+        table = path.suffix.lower() == ".csv"
+        data = _genai_csv(read_text(path, MAX_SUMMARY, "trace")) if table else read_json(path, MAX_SUMMARY)
         if not isinstance(data, Mapping) or "experiments" in data:
             raise InputError(
                 f"{path.name} is the raw profile, which has no prompt lengths; give the summary beside it, "

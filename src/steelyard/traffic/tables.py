@@ -14,9 +14,10 @@ Formats and where they are from:
 from __future__ import annotations
 
 import csv
+import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,14 @@ from steelyard.errors import InputError, suggest
 from steelyard.traffic.readers import (
     MAX_BAD,
     MAX_BYTES,
+    MAX_JSON_LINES,
     MAX_ROWS,
     Head,
     Recorded,
+    read_json,
+    real_number,
     refuse_rows,
+    separator_of,
 )
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers
 
@@ -192,7 +197,9 @@ class Table:
         if path.suffix.lower() == ".parquet" or self.arrived_at is None or not self.seconds or self.failed:
             return None
         with open_lines(path, MAX_ROWS + 1, MAX_BYTES, "trace", errors="replace") as stream:
-            head = [c.strip() for c in stream.readline().split(",")]
+            first = stream.readline()
+            separator = separator_of(first)
+            head = [c.strip() for c in first.split(separator)]
             wanted = (self.arrived_at, self.prompt, self.output)
             if (
                 not set(wanted) <= set(head)
@@ -205,7 +212,7 @@ class Table:
                 with warnings.catch_warnings():
                     warnings.simplefilter("error")  # no rows
                     at, isl, osl = np.loadtxt(
-                        stream, delimiter=",", usecols=columns, comments=None, unpack=True, ndmin=2
+                        stream, delimiter=separator, usecols=columns, comments=None, unpack=True, ndmin=2
                     )
             except (ValueError, IndexError, UserWarning):
                 return None
@@ -251,12 +258,15 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
         return {c: np.concatenate(v or [np.empty(0)]) for c, v in found.items()}, np.arange(
             1, sum(b.num_rows for b in parts) + 1
         )
+    begins = _first_line(path)
+    if begins.lstrip()[:1] in ("[", "{"):
+        return _objects(path, wanted, optional, begins.lstrip()[0] == "[")
     if path.stat().st_size > MAX_TEXT:
         words = f"{path.name} has {path.stat().st_size / 2**20:,.0f} MiB; at most {MAX_TEXT / 2**20:,.0f} MiB are read"
         raise InputError(f"{words} unless it is a plain table of numbers", field="trace")
     try:
         with open_lines(path, MAX_ROWS + 1, MAX_BYTES, "trace") as stream:
-            rows = csv.reader(stream)
+            rows = csv.reader(stream, delimiter=separator_of(begins))
             head = [c.strip() for c in next(rows, [])]
             _all_there(wanted, head, path.name)
             present = [c for c in dict.fromkeys([*wanted, *optional]) if c in head]
@@ -287,6 +297,38 @@ def _columns(path: Path, wanted: Sequence[str], optional: Sequence[str]) -> tupl
     if not lines:
         raise InputError(f"{path.name} has no rows below its header", field="trace")
     return {k: np.array(v, dtype=object) for k, v in zip(present, columns, strict=True)}, np.array(lines)
+
+
+def _first_line(path: Path) -> str:
+    with open_lines(path, MAX_ROWS + 1, MAX_BYTES, "trace", errors="replace") as stream:
+        return next((line for line in stream if line.strip()), "")
+
+
+def _objects(
+    path: Path, wanted: Sequence[str], optional: Sequence[str], listed: bool
+) -> tuple[dict[str, Any], Integers]:
+    """Columns of a list of JSON objects, or of one object per line. Raises :class:`InputError`."""
+    bad: list[tuple[int, str]] = []
+    rows: list[tuple[int, Any]] = []
+    if listed:
+        rows = list(enumerate(read_json(path), 1))
+    else:
+        with open_lines(path, MAX_JSON_LINES, MAX_BYTES, "trace", errors="replace") as stream:
+            for number, text in enumerate(stream, 1):
+                if text.strip() and len(bad) < MAX_BAD:
+                    try:
+                        rows.append((number, json.loads(text)))
+                    except (ValueError, RecursionError):
+                        bad.append((number, "malformed JSON"))
+    bad += [(n, "expected an object") for n, row in rows if not isinstance(row, Mapping)][:MAX_BAD]
+    refuse_rows(bad, path.name, "entry" if listed else "line")
+    names = [c for c in dict.fromkeys([*wanted, *optional]) if c in wanted or any(c in row for _, row in rows)]
+
+    def cell(value: Any) -> Any:
+        return value[:100] if isinstance(value, str) else real_number(value)
+
+    found = {c: np.array([cell(row.get(c)) for _, row in rows], dtype=object) for c in names}
+    return found, np.array([n for n, _ in rows], dtype=np.int64)
 
 
 def _all_there(wanted: Sequence[str], head: Sequence[str], file: str) -> None:
