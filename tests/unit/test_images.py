@@ -194,6 +194,15 @@ def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:
     assert np.nanmin(given.records.ttft_s) > 2.0
 
 
+def test_encoders_as_a_technique_take_what_the_images_do() -> None:
+    words: dict[str, Any] = {"rate": 2.0, "requests": 10, "isl": 64, "osl": 8}
+    shown = simulate("gemma-3-4b", "h100_sxm:2", techniques="epd:1E:tp1,1M:tp1", images="2x896x896", **words)
+    pools = simulate("gemma-3-4b", "h100_sxm:2", disaggregate="1E:tp1,1M:tp1", images="2x896x896", **words)
+    assert np.array_equal(shown.records.ttft_s, pools.records.ttft_s) and shown.encode_s is not None
+    with pytest.raises(InputError, match="encode_s: encoders need what they read"):
+        simulate("gemma-3-4b", "h100_sxm:2", techniques="epd:1E:tp1,1M:tp1", **words)
+
+
 def test_one_answer_per_prompt() -> None:
     with pytest.raises(InputError, match=r"images: .*one answer per prompt"):
         simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)

@@ -29,7 +29,9 @@ class Epd(Technique):
     keys: ClassVar[Mapping[str, str]] = {"encode": "encode_s"}
 
     pools: Annotated[tuple[str, ...], "COUNT E, P, D or M:DEGREES[@MACHINE], 1E:tp1, 1P:tp2 and 1D:tp4"]
-    encode_s: Annotated[float, Quantity("s", "time of the encoder before each prompt", gt=0, le=1e9)] = 0.05
+    encode_s: Annotated[
+        float, Quantity("s", "time of the encoder before each prompt; 0 = that of the images shown", ge=0, le=1e9)
+    ] = 0.0
 
     def problems(self) -> list[Problem]:
         """No encoders."""
@@ -39,4 +41,4 @@ class Epd(Technique):
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The pools and the encoder's time."""
-        return {"disaggregate": ",".join(self.pools), "encode_s": self.encode_s}
+        return {"disaggregate": ",".join(self.pools)} | ({"encode_s": self.encode_s} if self.encode_s else {})
