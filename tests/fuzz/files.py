@@ -15,6 +15,9 @@ from typing import Any
 from unittest import mock
 
 import steelyard as sy
+from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.model import Model
+from steelyard.workload.structure import read_structure
 from tests.fuzz import corpus
 from tests.fuzz.judge import Wrong
 from tests.fuzz.mutate import read, write
@@ -143,6 +146,45 @@ def index(content: bytes, folder: Path) -> None:
 
 
 INDEX = {"metadata": {"total_size": 9}, "weight_map": {"lm_head.weight": "model.safetensors", "a": "b.safetensors"}}
+
+#: Tensors of a model nobody described, with what its config says.
+TENSORS = {
+    "config": {"num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64},
+    "shapes": {
+        "model.embed_tokens.weight": [1000, 256],
+        "model.norm.weight": [256],
+        **{
+            f"model.layers.{i}.{name}": shape
+            for i in range(2)
+            for name, shape in {
+                "input_layernorm.weight": [256],
+                "self_attn.q_proj.weight": [512, 256],
+                "self_attn.k_proj.weight": [128, 256],
+                "self_attn.v_proj.weight": [128, 256],
+                "self_attn.o_proj.weight": [256, 512],
+                "self_attn.q_norm.weight": [64],
+                "mlp.gate.weight": [8, 256],
+                "mlp.experts.gate_up_proj": [8, 512, 256],
+                "mlp.experts.down_proj": [8, 256, 256],
+                "mixer.A_log": [8],
+            }.items()
+        },
+    },
+}
+
+
+def tensors(content: bytes, folder: Path) -> None:
+    tree = read(content, "json")
+    shapes, config = (tree.get(key) for key in ("shapes", "config")) if isinstance(tree, dict) else ({}, {})
+    found = [
+        TensorInfo(name, tuple(shape), "bf16", 2)
+        for name, shape in (shapes.items() if isinstance(shapes, dict) else ())
+        if isinstance(shape, list) and all(type(x) is int and x >= 0 for x in shape)
+    ]
+    model, structure = read_structure(found, config if isinstance(config, dict) else {}, asked=True)
+    structure.lines()
+    finite(sy.estimate(Model("tensors", model, "", structure=structure), "h100_sxm", isl=12, osl=4))
+
 
 # ---- machines and catalogues ---------------------------------------------------------------------------------------
 

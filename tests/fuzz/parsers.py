@@ -46,6 +46,7 @@ PARSERS: dict[str, Parser] = {
     "safetensors": Parser("bytes", lambda: [files.safetensors_bytes(write(files.HEADER, "json"))], files.safetensors),
     "safetensors_header": Parser("json", _json(files.HEADER), files.safetensors_tree),
     "safetensors_index": Parser("json", _json(files.INDEX), files.index),
+    "tensors": Parser("json", _json(files.TENSORS), files.tensors),
     "machine": Parser("toml", corpus.machines, files.machine_file),
     "machine_json": Parser("json", files.machines_json, files.machine_json, 0.5),
     "machine_text": Parser("toml", corpus.machines, files.machine_text, 0.5),

@@ -109,6 +109,7 @@ def test_a_dense_model_needs_no_config() -> None:
     assert float(model.graph(Step.prefill(1, 99)).flops()) == float(known.graph(Step.prefill(1, 99)).flops())
     assert float(model.kv_elements(500)) == float(known.kv_elements(500))
     assert found.unknown == 0
+    assert found.layer_bytes == (2 * elements(attention() | mlp() | norms()),) * 3
     assert {row.part for row in found.rows} == {"attention", "MLP", "norms", "token embeddings", "head"}
     assert "no config names its type; read from its 36 tensors" in model.notes[0]
 
@@ -244,6 +245,18 @@ def test_windows_come_from_the_config() -> None:
     config = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window": 100}
     model, _ = read(DENSE, config)
     assert [(layer.count, layer.attention.window) for layer in model.layers if layer.attention] == [(2, 100), (1, 0)]
+
+
+def test_an_index_of_pickles(tmp_path: Path) -> None:
+    """They are not opened, though they are there; their index says their size."""
+    config = {**SIZES, "model_type": "qwen3", "intermediate_size": 1024, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a header")
+    content = {"metadata": {"total_size": 2 * elements(DENSE)}, "weight_map": dict.fromkeys(DENSE, "pytorch_model.bin")}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(content))
+    model = load_model(tmp_path)
+    assert model.weight_bytes == 2 * elements(DENSE)
+    assert "1 of 1 weight files are not opened" in model.transformer.notes[-1]
 
 
 def test_a_window_whose_layers_are_not_known_is_not_used() -> None:

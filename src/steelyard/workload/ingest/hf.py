@@ -182,7 +182,8 @@ def _sized(model: Model, weights: Weights, held: Held) -> Model:
 
     if not weights.files:
         return model
-    what = f"{held.absent} of {len(weights.files)} weight files are not there"
+    pickled = any(file.suffix != ".safetensors" for file in weights.files)
+    what = f"{held.absent} of {len(weights.files)} weight files are not {'opened' if pickled else 'there'}"
     counted, stated = arithmetic_bytes(model.transformer), weights.total_bytes
     if stated and 1 / _BELIEVED < stated / counted < _BELIEVED:
         note = f"{what}; their {stated / 1e9:.2f} GB are what the index states"

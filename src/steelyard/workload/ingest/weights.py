@@ -30,7 +30,7 @@ class Held:
 
     tensors: tuple[TensorInfo, ...]
     absent: int = 0
-    """Files that are not there."""
+    """Files that are not there, or are not opened because they may hold code."""
     inferred: int = 0
     """Tensors of absent files whose shape is that of their like in another layer."""
     unknown: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Weights:
             InputError: see :func:`~steelyard.workload.ingest.safetensors.read_safetensors`; too many tensors.
         """
         found: list[TensorInfo] = []
-        absent = [file.name for file in self.files if not is_file(file)]
+        absent = [file.name for file in self.files if file.suffix != ".safetensors" or not is_file(file)]
         for file in self.files:
             if file.name not in absent:
                 found += read_safetensors(file).tensors
@@ -88,13 +88,18 @@ def _like(name: str) -> str:
 
 
 def weights_of(folder: Path) -> Weights:
-    """The safetensors files of a folder."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return indexed(index)
+    """The safetensors files of a folder; of pickles, which are not opened, what their index says."""
     single = folder / "model.safetensors"
+    whole = sorted(folder.glob("*.safetensors.index.json"))
+    for index in (folder / "model.safetensors.index.json", *whole):
+        if index.is_file():
+            return indexed(index)
     found = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-    return Weights(tuple(found[:_MOST_FILES]))
+    own = [file for file in found if not file.name.startswith("adapter_")] or found
+    pickles = folder / "pytorch_model.bin.index.json"
+    if not own and pickles.is_file():
+        return indexed(pickles)
+    return Weights(tuple(own[:_MOST_FILES]))
 
 
 def parts_of(path: Path) -> Weights:

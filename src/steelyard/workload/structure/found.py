@@ -33,6 +33,8 @@ class Structure:
     """Every tensor of the files, by the part it was placed in, largest first."""
 
     rows: tuple[Row, ...]
+    layer_bytes: tuple[int, ...] = ()
+    """Bytes of each layer, in order."""
 
     @property
     def parameters(self) -> int:
@@ -58,12 +60,18 @@ class Structure:
             }
             for row in self.rows
         ]
-        return {"parts": rows, "not_understood_share": self.unknown}
+        return {"parts": rows, "not_understood_share": self.unknown, "layer_bytes": list(self.layer_bytes)}
 
     def lines(self) -> list[str]:
         """One line for each part."""
         whole = self.parameters or 1
-        return [
+        sizes: dict[int, int] = {}
+        for size in self.layer_bytes:
+            sizes[size] = sizes.get(size, 0) + 1
+        common = sorted(sizes.items(), key=lambda x: -x[0] * x[1])[:4]
+        layers = ", ".join(f"{count} of {size / 1e9:.4g} GB" for size, count in common)
+        more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
+        return [*([f"layers: {layers}{more}"] if layers else [])] + [
             f"{row.part}: {row.parameters / 1e9:.4g} B parameters, {row.parameters / whole:.1%}"
             f" ({', '.join(row.examples)}){f': {row.priced_as}' if row.priced_as else ''}"
             for row in self.rows

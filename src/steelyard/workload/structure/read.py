@@ -146,6 +146,7 @@ class _Reader:
         self.extra = 0
         self.tower = 0
         self.layers: list[Layer] = []
+        self.layer_bytes: list[int] = []
         self.sides: list[Side] = []
         self.root = ""
         self.blind: dict[str, int] = {}
@@ -295,6 +296,8 @@ class _Reader:
                 if stack == main and index >= depth:
                     self._ahead(group)
                     continue
+                if stack == main:
+                    self.layer_bytes.append(sum(group.bytes.values()))
                 keys = self.keys.of_layer(index, own)
                 for pieces in _sublayers(group):
                     key = (tuple(p for _, p in pieces), kind, repr(sorted(own.items())))
@@ -374,4 +377,4 @@ class _Reader:
         if difference > LIMIT / 4 * counted:
             message = f"priced {model.parameters():,} parameters, the tensors hold {counted:,}"
             rows.append(Row(UNKNOWN, 0, difference, 0, (message,), ""))
-        return Structure(tuple(sorted(rows, key=lambda row: -row.parameters)))
+        return Structure(tuple(sorted(rows, key=lambda row: -row.parameters)), tuple(self.layer_bytes))
