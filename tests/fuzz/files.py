@@ -174,7 +174,10 @@ TENSORS = {
 
 
 def tensors(content: bytes, folder: Path) -> None:
-    tree = read(content, "json")
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError):
+        return
     shapes, config = (tree.get(key) for key in ("shapes", "config")) if isinstance(tree, dict) else ({}, {})
     found = [
         TensorInfo(name, tuple(shape), "bf16", 2)

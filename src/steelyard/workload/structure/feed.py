@@ -102,7 +102,7 @@ def _experts(roles: Roles, hidden: int, keys: Keys) -> tuple[FeedForward | None,
     gates = [p for p in _matrices(roles.get(("router", "router"), ())) if not p.elements % hidden]
     count = _count(down[0], gates, hidden, keys)
     inside, outside = sum(p.elements for p in up), sum(p.elements for p in down)
-    if not count or outside % count or inside % outside or inside // outside not in (1, 2):
+    if not count or not outside or outside % count or inside % outside or inside // outside not in (1, 2):
         return None, {}
     latent = _matrices(roles.get(("expert", "latent"), ()))
     width = hidden

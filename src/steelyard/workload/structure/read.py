@@ -332,6 +332,10 @@ class _Reader:
         shared = [layer for layer in self.layers if layer.attention]
         if shared and all(layer.attention.shared_kv for layer in shared if layer.attention):
             self.blind["no keys and values in any layer"] = len(shared)
+            self.layers[:] = [
+                layer if layer.attention is None else replace(layer, attention=replace(layer.attention, window=0))
+                for layer in self.layers
+            ]
         if not self.blind:
             return
         names = ", ".join(printable(name)[:60] for name in list(self.blind)[:3])
