@@ -114,6 +114,30 @@ def test_towers_run_before_the_cache_is_sized() -> None:
     )
 
 
+def test_windows_on_sglang() -> None:
+    """A pool of 0.8 tokens for each of the others, of the types it has one for; else every token in every layer."""
+    layer = 2 * 8 * 64 * 2.0  # gpt-oss-20b: 12 layers of each kind
+    engine, machine = find_engine("sglang"), find_machine("h100_sxm")
+
+    def each(name: str) -> float:
+        model = load_model(name).transformer
+        config = engine_config(engine, machine, {}, model)
+        pool = kv_pool(model, Plan().resolved(model, machine), machine, engine, config)
+        assert pool.fixed_blocks == 0
+        found = prints(name, "h100_sxm", {}, "sglang")
+        assert found.tokens == pytest.approx(pool.tokens, abs=1)
+        return pool.block_bytes
+
+    assert each("gpt-oss-20b") == pytest.approx(12 * layer * 1.8)
+    gemma = load_model("gemma-3-12b").transformer
+    whole = sum(x.count * 2 * x.attention.kv_heads * x.attention.head_dim * 2.0 for x in gemma.layers if x.attention)
+    assert each("gemma-3-12b") == pytest.approx(whole)
+    use = sy.estimate("gemma-3-12b", on="h100_sxm", engine="sglang", isl=20_000, osl=480, batch=4)
+    assert float(use.memory.kv_cache) == pytest.approx(4 * 20_480 * whole)
+    fewer = sy.estimate("gemma-3-12b", on="h100_sxm", isl=20_000, osl=480, batch=4)
+    assert float(fewer.memory.kv_cache) < 0.5 * float(use.memory.kv_cache)
+
+
 def test_an_engine_of_2023_profiles_the_whole_context() -> None:
     """vLLM 0.2.7 ran out of memory with Mixtral in AWQ on two A10 (issue 2382): 32,768 tokens, eight partial sums."""
     assert prints("mixtral-8x7b", "a10g", {}, "vllm@0.2.7", 2, weights="awq").memory_bytes < 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pages import Printed, pages_of, printed
-from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes
+from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes, windowed_bytes
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import Plan
@@ -232,6 +232,9 @@ def _shape(model: Workload, plan: Plan, engine: Engine, config: EngineConfig) ->
 
     growth = (held(2 * far) - held(far)) / far
     window = model.window
+    if each := windowed_bytes(model, plan, engine):  # windows are no longer a part that does not grow
+        state = _state_bytes(model, plan) if model.state_bytes and not engine.states else 0.0
+        return block_tokens, each * block_tokens, math.ceil(state / (each * block_tokens) - 1e-9), NO_CAP
     if growth > 0:
         fixed = held(far) - growth * far
         pages = pages_of(model, plan, block_tokens) if engine.grouped_pages and model.state_bytes else None

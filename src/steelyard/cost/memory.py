@@ -16,6 +16,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
+from steelyard.workload.kept import kept_by_layers
 from steelyard.workload.op import Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
@@ -31,6 +32,7 @@ __all__ = [
     "towers_loaded",
     "weight_bytes",
     "weight_parts",
+    "windowed_bytes",
 ]
 
 #: Blocks of ops, and what people call the part of the model they are; others keep their name.
@@ -252,7 +254,23 @@ def _held(model: Workload, plan: Plan, engine: Engine, batch: Size, context: Siz
                 if tokens
             )
             return blocks * pages.block_bytes * np.asarray(batch, dtype=np.float64)
+    each = windowed_bytes(model, plan, engine)
+    if each:
+        blocks = np.ceil(np.asarray(context, dtype=np.float64) / engine.block_tokens)
+        state = kv_bytes(model, plan, 1, 0)
+        return (blocks * engine.block_tokens * each + state) * np.asarray(batch, dtype=np.float64)
     return kv_bytes(model, plan, batch, context, engine.block_tokens)
+
+
+def windowed_bytes(model: Workload, plan: Plan, engine: Engine) -> float:
+    """Bytes of a token on one device where layers with a window keep a share of all tokens; 0: they keep the window."""
+    share = engine.windows_keep(model.model_type)
+    if not share or not model.window or not kept_by_layers(model):
+        return 0.0
+    far = 2**22
+    whole = float(kv_bytes(model, plan, 1, 2) - kv_bytes(model, plan, 1, 1))
+    others = float(kv_bytes(model, plan, 1, 2 * far) - kv_bytes(model, plan, 1, far)) / far
+    return others + (share if others else 1.0) * (whole - others)
 
 
 def largest_that_fits(fits: Callable[[NDArray[np.int64]], Any], top: int, n: int) -> NDArray[np.int64]:

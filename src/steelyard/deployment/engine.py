@@ -174,6 +174,10 @@ class Engine:
     prints_requests: Annotated[
         bool, "the size of the cache it prints is what requests of the longest length hold, not blocks over groups"
     ] = False
+    window_share: Annotated[
+        float, Quantity("1", "tokens that layers with a window keep per token of the others; 0 = the window's", ge=0)
+    ] = 0.0
+    window_types: Annotated[tuple[str, ...], "model types this holds of; of others such layers keep every token"] = ()
     states: Annotated[
         Literal["", "ahead", "share"],
         "recurrent states beside the blocks: one for each of max_num_seqs, or a share; empty = among the blocks",
@@ -241,6 +245,10 @@ class Engine:
         """Bytes beside weights, cache and a step's tensors; ``tp`` devices share every product."""
         graphs = self.graph_bytes if self.graphs_in_share else 0.0
         return self.workspace_bytes + graphs + self.peers_bytes(machine, tp)
+
+    def windows_keep(self, model_type: str) -> float:
+        """Tokens that layers with a window keep per token of the others; 0: the window's."""
+        return self.window_share if not self.window_share or model_type in self.window_types else 1.0
 
     def working_frac(self, share: float) -> float:
         """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""
