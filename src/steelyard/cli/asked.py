@@ -22,7 +22,6 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from steelyard.cli.options import ONE_REQUEST
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
 from steelyard.scenario.fields import OFFLOADING, SPELLED, Field, engine_flags, fields_of, offloading
 
@@ -144,6 +143,8 @@ def _renamed(words: list[str]) -> list[str]:
         return words
     own = {**engine_flags(kind), **fields_of(kind)}
     if verb in _ONE_REQUEST:
+        from steelyard.cli.options import ONE_REQUEST
+
         own = {name: own[name] for name in ("model", *ONE_REQUEST)}
     known = {word: name for word, name in SPELLED.items() if name in own}
     known |= {"model": "model"} if verb in (kind, "explain", "fit") else {}
