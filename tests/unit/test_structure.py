@@ -259,6 +259,55 @@ def test_an_index_of_pickles(tmp_path: Path) -> None:
     assert "1 of 1 weight files are not opened" in model.transformer.notes[-1]
 
 
+def _forms() -> Iterator[tuple[str, Shapes, dict[str, Any], str]]:
+    """Layers as makers name them: what to call it, the layer, the config, and what it comes to."""
+    plain, hidden = attention(norm=False) | norms(), 256
+
+    def one_by_one(group: str) -> Shapes:
+        return {f"{group}.{i}.w{n}.weight": (256, 128) if n == 2 else (128, 256) for i in range(8) for n in (1, 2, 3)}
+
+    gate = {"block_sparse_moe.gate.weight": (8, hidden)}
+    yield "mixtral", plain | one_by_one("block_sparse_moe.experts") | gate, {}, "8 of width 128, 2 per token"
+    stacked = {
+        "block_sparse_moe.input_linear.weight": (8, 256, hidden),
+        "shared_mlp.input_linear.weight": (512, hidden),
+    }
+    stacked |= {
+        "block_sparse_moe.output_linear.weight": (8, hidden, 128),
+        "block_sparse_moe.router.layer.weight": (8, 256),
+    }
+    stacked |= {"shared_mlp.output_linear.weight": (hidden, 256)}
+    yield "granite", plain | stacked, {}, "8 of width 128, 2 per token"
+    flat = {f"ffn.experts.mlp.{n}": (8 * 128, hidden) for n in ("w1", "v1", "w2")} | {
+        "ffn.router.layer.weight": (8, 256)
+    }
+    fused = {"norm_attn_norm.attn.Wqkv.weight": (768, hidden), "norm_attn_norm.attn.out_proj.weight": (hidden, 512)}
+    fused |= {f"norm_attn_norm.norm_{i}.weight": (hidden,) for i in (1, 2)}
+    yield "dbrx", fused | flat, {"moe_num_experts": 8}, "8 of width 128, 2 per token"
+    step = {"moe.gate.weight": (8, 256), "moe.router_bias": (8,), "moe.down_proj.weight": (8, 256, 128)}
+    step |= {f"moe.{n}_proj.weight": (8, 128, 256) for n in ("gate", "up")}
+    yield "step", plain | step | mlp(128, 256, "share_expert."), {}, "8 of width 128, 2 per token"
+    qwen = {"attn.c_attn.weight": (768, 256), "attn.c_attn.bias": (768,), "attn.c_proj.weight": (256, 256)}
+    qwen |= {"mlp.w1.weight": (512, 256), "mlp.w2.weight": (512, 256), "mlp.c_proj.weight": (256, 512)}
+    yield "qwen", qwen | {"ln_1.weight": (256,), "ln_2.weight": (256,)}, {}, "gated, width 512"
+    sinks = {"self_attn.sinks": (8,), "mlp.router.weight": (8, 256), "mlp.router.bias": (8,)}
+    sinks |= {"mlp.experts.gate_up_proj": (8, 256, 256), "mlp.experts.gate_up_proj_bias": (8, 256)}
+    sinks |= {"mlp.experts.down_proj": (8, 128, 256), "mlp.experts.down_proj_bias": (8, 256)}
+    yield "gpt-oss", plain | sinks, {}, "8 of width 128, 2 per token"
+    lightning = {"self_attn.qkv_proj.weight": (1536, 256), "self_attn.out_proj.weight": (256, 512)}
+    lightning |= {"self_attn.output_gate.weight": (512, 256), "self_attn.norm.weight": (512,)} | norms() | mlp()
+    yield "minimax", lightning, {"attn_type_list": [0, 0]}, "LinearAttention"
+
+
+@pytest.mark.parametrize(("layer", "config", "priced"), [pytest.param(*x[1:], id=x[0]) for x in _forms()])
+def test_names_as_makers_write_them(layer: Shapes, config: dict[str, Any], priced: str) -> None:
+    shapes = model_of([layer] * 2)
+    model, found = read(shapes, {"num_attention_heads": 8, "num_experts_per_tok": 2, **config})
+    assert model.parameters() == elements(shapes)
+    assert found.unknown == 0
+    assert any(priced in row.priced_as for row in found.rows)
+
+
 def test_a_window_whose_layers_are_not_known_is_not_used() -> None:
     """An upper bound of the cache, and a word about it; a pattern or a list of layers is used."""
     model, _ = read(DENSE, {"sliding_window": 100})

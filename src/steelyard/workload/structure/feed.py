@@ -71,6 +71,9 @@ def _plain(roles: Roles, group: str, hidden: int) -> tuple[tuple[int, bool] | No
     """``(inner width, whether it is gated)`` of a plain block, and its matrices."""
     down = _matrices(roles.get((group, "down"), ()))
     up = _matrices(roles.get((group, "up"), ()))
+    if len(down) > 1:  # names that mean one thing here and another there: by which way round they are
+        both, down = down, [p for p in down if p.shape[0] == hidden]
+        up += [p for p in both if p not in down]
     inside, outside = sum(p.elements for p in up), sum(p.elements for p in down)
     width, rest = divmod(outside, hidden)
     if not down or not up or rest or not width or inside % outside or inside // outside not in (1, 2):

@@ -95,7 +95,11 @@ def guesses(name: str, depth: int = 0) -> bool:
 #: What a module does, by its path inside a layer, the first that is found. The groups ``expert``, ``shared``, ``mlp``
 #: are feed-forward blocks; other modules mix tokens and are told apart by their first word.
 _FEED: tuple[tuple[str, str, str], ...] = (
-    (r"(e_score_correction_bias|correction_bias|(^|\.)expert_bias|exp_probs_b|score_bias)$", "router", "bias"),
+    (
+        r"(e_score_correction_bias|correction_bias|router_bias|(^|\.)expert_bias|exp_probs_b|score_bias)$",
+        "router",
+        "bias",
+    ),
     (r"shared_?experts?_?gate$|share_expert_gate$|shared_experts?\.(gate|router)$", "shared", "gate"),
     (r"latent_proj$|(^|\.)latent_(in|out|up|down)|(pre|post)_expert_proj$", "expert", "latent"),
     (r"per_expert_scale$|router\.scale$", "router", "scale"),

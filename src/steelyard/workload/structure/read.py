@@ -96,7 +96,7 @@ def _remarks(found: Structure, config: Mapping[str, Any]) -> tuple[str, ...]:
         f"{_called(config)}; read from its {sum(r.tensors for r in found.rows):,} tensors: {parts}",
     )
     missed = next((row for row in found.rows if row.part == UNKNOWN), None)
-    if missed is not None:
+    if missed is not None and found.unknown >= 5e-5:
         lines += (
             f"NOTE: {found.unknown:.2%} of the weights are not understood ({', '.join(missed.examples)}); "
             "kept in memory, and priced as plain products where they stand in a layer",
