@@ -89,11 +89,15 @@ KNOWN = {
     "internvl3.5-8b": 2560,
     "kimi-k2.5": 1369,
     "llama-4-scout": 2464,
+    "deepseek-vl2-tiny": 2017,  # nine tiles of 14 x 14 and an overview, rows ended
+    "lfm2-vl-1.6b": 1280,  # four tiles of 512 pixels and an overview
     "llava-1.5-7b": 576,
     "llava-1.6-mistral-7b": 2928,  # 24 x 24 of the overview, 48 rows of 48 and a break
+    "llava-onevision-7b": 7371,  # 81 rows of 81 and a break, 27 x 27 of the overview
     "minicpm-v": 448,  # six slices and an overview
     "mistral-small-3.1": 1406,  # 37 rows of 37 and a break
     "paligemma-3b": 256,
+    "phi-3.5-vision": 757,  # (2 x 2 + 1) x 144 and 37 breaks
     "qwen2.5-vl-7b": 1369,
     "qwen3-vl-8b": 1024,
 }
@@ -157,9 +161,20 @@ def test_what_is_not_described_is_said() -> None:
     assert any("not counted" in note and "vision_config" in note for note in model.notes)
 
 
-def test_wrong_sizes_are_named_by_their_path() -> None:
-    with pytest.raises(InputError, match=r"vision_config\.hidden_size: expected a whole number"):
-        whole("gemma3", {"hidden_size": "wide"})
+@pytest.mark.parametrize(
+    ("vision", "more", "said"),
+    [
+        ({"hidden_size": "wide"}, {}, "vision_config.hidden_size: expected a whole number"),
+        ({"patch_size": 2**20}, {}, "vision_config.patch_size: expected a whole number from 1 to 1024"),
+        ({"image_size": 3}, {}, "vision_config.image_size: expected at least one patch of 14 pixels"),
+        ({"num_attention_heads": 7}, {}, "vision_config.hidden_size: 1024 does not divide by num_attention_heads = 7"),
+        ({}, {"max_dynamic_patch": 10**9}, "max_dynamic_patch: expected a whole number from 0 to 256"),
+    ],
+)
+def test_wrong_sizes_are_named_by_their_path(vision: Any, more: Any, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        whole("internvl", vision, **more)
+    assert str(caught.value).startswith(said)
 
 
 def test_a_tower_of_weights_alone_has_no_ops() -> None:

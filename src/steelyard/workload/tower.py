@@ -42,60 +42,6 @@ class Square:
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
-    """An image keeps its size, within limits; sides become multiples of ``patch * merge`` pixels.
-
-    The limits are on pixels, on patches or on the longest edge, and hold together; ``rounding`` is how a side within
-    them becomes a multiple. A side beyond the limit of pixels is always rounded down, one below it up.
-    """
-
-    patch: int
-    merge: int = 1
-    min_pixels: int = 0
-    max_pixels: int = 0
-    """0 = no limit."""
-    max_edge: int = 0
-    rounding: str = "nearest"
-    """``nearest``, ``up`` (a side is filled up) or ``down``."""
-    fill: bool = False
-    """Smaller images are enlarged to ``max_pixels``."""
-    row_tokens: int = 0
-    """Tokens after each row (a line break)."""
-    more_tokens: int = 0
-    """Tokens around the image."""
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels as the tower reads them."""
-        unit = self.patch * self.merge
-        scale, area, rounding = 1.0, float(height) * width, _ROUNDINGS[self.rounding]
-        if self.max_edge:
-            scale = min(scale, self.max_edge / max(height, width))
-        if self.fill:
-            scale = math.sqrt(self.max_pixels / area)
-        elif self.rounding == "up" and self.max_pixels:
-            scale = min(scale, math.sqrt(self.max_pixels / area))
-        sides = [max(1, rounding(side * scale / unit)) for side in (height, width)]
-        pixels = sides[0] * sides[1] * unit * unit
-        if self.max_pixels and pixels > self.max_pixels and self.rounding == "nearest":
-            scale = math.sqrt(self.max_pixels / area)
-            sides = [max(1, math.floor(side * scale / unit)) for side in (height, width)]
-        elif pixels < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / area)
-            sides = [math.ceil(side * scale / unit) for side in (height, width)]
-        if self.max_pixels:  # the long side of a strip, whose short side cannot become less than one
-            most = max(1, self.max_pixels // (unit * unit) // min(sides))
-            sides = [min(side, most) if side == max(sides) else side for side in sides]
-        return sides[0] * unit, sides[1] * unit
-
-    def read(self, height: int, width: int) -> Read:
-        """What is read of an image of this size in pixels."""
-        tall, wide = self.size(height, width)
-        rows, columns = tall // (self.patch * self.merge), wide // (self.patch * self.merge)
-        tokens = rows * (columns + self.row_tokens) + self.more_tokens
-        return Read(((1, rows * columns * self.merge**2),), tokens)
-
-
-@dataclass(frozen=True, slots=True)
 class Tiles:
     """An image is cut into square tiles, of ``positions`` patches (class token included) and ``tokens`` tokens each."""
 
@@ -107,7 +53,8 @@ class Tiles:
     """Tiles of an image at most."""
     choice: str = "aspect"
     """How the grid is chosen: the nearest ``aspect`` ratio, the least scaling that ``fits``, the most pixels kept with
-    the least ``waste``, tiles of the image enlarged to ``cut`` it (``longest`` pixels), or as many as its ``area``."""
+    the least ``waste``, the ``widest`` of the image's shape, tiles of the image enlarged to ``cut`` it (``longest``
+    pixels), or as many as its ``area``."""
     grids: tuple[tuple[int, int], ...] = ()
     """``(rows, columns)`` that may be chosen; empty: all of up to ``most`` tiles."""
     least: int = 1
@@ -119,6 +66,8 @@ class Tiles:
     """So it is when it was not cut."""
     unpadded: bool = False
     """Tokens of padding are dropped, and each row of tokens ends with one more."""
+    kept: int = 0
+    """Of these tokens those of so many tiles are kept at most; 0 = all."""
     tile_tokens: int = 0
     """Tokens around each tile."""
     row_tokens: int = 0
@@ -133,6 +82,11 @@ class Tiles:
             tall, wide = (self.longest * side / longest for side in (height, width))
             rows, columns = (max(1, math.ceil(round(side / self.edge, 6))) for side in (tall, wide))
             return (rows, columns) if rows * columns > 1 else (1, 1)
+        if self.choice == "widest":
+            columns = 1
+            while (columns + 1) * math.ceil((columns + 1) * height / width) <= self.most:
+                columns += 1
+            return min(self.most, math.ceil(columns * height / width)), columns
         if self.choice == "area":
             wanted = min(math.ceil(height * width / self.edge**2), self.most)
             if wanted <= 1:
@@ -182,7 +136,7 @@ class Tiles:
         cut = rows * columns
         tiles = cut + int(self.always or (self.overview and cut > 1))
         tokens = tiles * (self.tokens + self.tile_tokens) + self.more_tokens
-        if cut > 1:
+        if cut > 1 or self.choice != "cut":
             tokens += rows * self.row_tokens
         if self.unpadded:
             side = math.isqrt(self.tokens)
@@ -191,8 +145,72 @@ class Tiles:
                 tall -= 2 * ((tall - int(round(height * wide / width, 7))) // 2)
             else:
                 wide -= 2 * ((wide - int(round(width * tall / height, 7))) // 2)
+            ratio = math.sqrt(tall * wide / (self.kept * side * side)) if self.kept else 0.0
+            if ratio > 1.1:
+                tall, wide = int(tall // ratio), int(wide // ratio)
             tokens += tall * (wide + 1) - cut * self.tokens
         return Read(((tiles, self.positions),), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """An image keeps its size, within limits; sides become multiples of ``patch * merge`` pixels.
+
+    The limits are on pixels, on patches or on the longest edge, and hold together; ``rounding`` is how a side within
+    them becomes a multiple. A side beyond the limit of pixels is always rounded down, one below it up.
+    """
+
+    patch: int
+    merge: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 0
+    """0 = no limit."""
+    max_edge: int = 0
+    rounding: str = "nearest"
+    """``nearest``, ``up`` (a side is filled up) or ``down``."""
+    fill: bool = False
+    """Smaller images are enlarged to ``max_pixels``."""
+    row_tokens: int = 0
+    """Tokens after each row (a line break)."""
+    more_tokens: int = 0
+    """Tokens around the image."""
+    beyond: Tiles | None = None
+    """How an image of more than twice ``max_pixels`` is read instead."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels as the tower reads them."""
+        unit = self.patch * self.merge
+        scale, area, rounding = 1.0, float(height) * width, _ROUNDINGS[self.rounding]
+        if self.max_edge:
+            scale = min(scale, self.max_edge / max(height, width))
+        if self.fill:
+            scale = math.sqrt(self.max_pixels / area)
+        elif self.rounding == "up" and self.max_pixels:
+            scale = min(scale, math.sqrt(self.max_pixels / area))
+        sides = [max(1, rounding(side * scale / unit)) for side in (height, width)]
+        pixels = sides[0] * sides[1] * unit * unit
+        if self.max_pixels and pixels > self.max_pixels and self.rounding == "nearest":
+            scale = math.sqrt(self.max_pixels / area)
+            sides = [max(1, math.floor(side * scale / unit)) for side in (height, width)]
+        elif pixels < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / area)
+            sides = [math.ceil(side * scale / unit) for side in (height, width)]
+        if self.max_pixels:  # the long side of a strip, whose short side cannot become less than one
+            most = max(1, self.max_pixels // (unit * unit) // min(sides))
+            sides = [min(side, most) if side == max(sides) else side for side in sides]
+        return sides[0] * unit, sides[1] * unit
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of this size in pixels."""
+        unit = self.patch * self.merge
+        if self.beyond is not None:
+            pixels = max(1, round(height / unit)) * max(1, round(width / unit)) * unit * unit
+            if pixels > 2 * self.max_pixels:
+                return self.beyond.read(height, width)
+        tall, wide = self.size(height, width)
+        rows, columns = tall // unit, wide // unit
+        tokens = rows * (columns + self.row_tokens) + self.more_tokens
+        return Read(((1, rows * columns * self.merge**2),), tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,10 @@ _GEMMA4_PIXELS = Native(16, 3, max_pixels=280 * 9 * 256, rounding="down", fill=T
 _PIXTRAL_PIXELS = Native(14, 2, max_edge=-1, rounding="up", row_tokens=1)
 #: Tiles of LLaVA-NeXT; their tokens end each row with one more.
 _NEXT = Tiles(0, 0, 0, 4, "waste", ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)), always=True, unpadded=True)
+_SIX = tuple((rows, columns) for rows in range(1, 7) for columns in range(1, 7))
+#: DeepSeek-VL2: rows of 14 tokens end with one more, the overview's too.
+_VL2 = Tiles(0, 0, 196, 9, "waste", always=True, row_tokens=14, more_tokens=15)
+_PHI3 = Tiles(0, 0, 0, 4, "widest", always=True, row_tokens=12, more_tokens=13)
 _UP_TO_12 = Tiles(0, 0, 0, 12)
 _LLAMA4_TILES = Tiles(0, 0, 0, 16, "fits", tile_tokens=1, more_tokens=-1)
 _CUT = Tiles(0, 0, 0, 16, "cut", always=True, tile_tokens=2, row_tokens=1, more_tokens=1)
@@ -301,7 +305,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
     "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
     "deepseek_vl_v2": (
-        Joint("siglip_so400m", None, "m t t", vectors="t t", merge=2, own=True, needs="width"),
+        Joint("siglip_so400m", _VL2, "m t t", vectors="t t", merge=2, own=True, needs="width"),
         Joint("sam", None, "h", at="vision_config.width.sam_vit_b", own=True),
         Joint("clip_after_sam", None, "2*h t", vectors="t t 588*h", at="vision_config.width.clip-l-14-224", own=True),
     ),
@@ -362,7 +366,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "lfm2_vl": (
         Joint(
             "siglip2_vision_model",
-            Native(16, 2, 65_536, 262_144),
+            Native(16, 2, 65_536, 262_144, beyond=Tiles(512, 1024, 256, 10, least=2)),
             "m projector_hidden_size=2560 t",
             vectors="projector_use_layernorm?m projector_use_layernorm?m",
             merge=2,
@@ -381,7 +385,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     ),
     "llava": (Joint("clip_vision_model", Square(0, 0), "h t t"),),
     **dict.fromkeys(("llava_next", "llava_next_video"), (_NEXT_JOINT,)),
-    "llava_onevision": (replace(_NEXT_JOINT, encoder="siglip_vision_model"),),
+    "llava_onevision": (replace(_NEXT_JOINT, encoder="siglip_vision_model", rule=replace(_NEXT, grids=_SIX, kept=9)),),
     **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), (_MINICPM,)),
     "minicpmv": (_RESAMPLED,),
     "mllama": (Joint("mllama_vision_model", None, "vision_output_dim=7680 t"),),
@@ -403,7 +407,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     ),
     "paddleocr_vl": (Joint("paddleocr_vl_vision", Native(14, 2, 147_384, 2_822_400), "m m t", vectors="h h", merge=2),),
     "paligemma": (Joint("siglip_vision_model", Square(0, 0), "h projection_dim"),),
-    "phi3_v": (Joint("clip_large", None, "m t t", vectors="m m", merge=2, at="img_processor", own=True),),
+    "phi3_v": (Joint("clip_large", _PHI3, "m t t", vectors="m m", merge=2, at="img_processor", own=True),),
     "phi4_multimodal": (
         Joint("siglip_vision_model", None, "h t t", vectors="h h"),
         Joint("phi4_audio", Sound(12.5, 12.5), "h t t | h t t", at="audio_config", kind="audio", own=True),

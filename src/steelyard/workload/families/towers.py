@@ -39,6 +39,8 @@ _MERGE = (
     "scale_factor",
     "pooling_kernel_size",
 )
+#: Largest sizes a config may state: pixels of a patch, patches on a side that are merged, pixels of an image; tiles.
+_LARGEST_PATCH, _LARGEST_MERGE, _LARGEST_IMAGE, _MOST_TILES = 1024, 64, 65_536, 256
 #: Keys under which configs describe a tower.
 PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
 
@@ -97,11 +99,14 @@ def _tower(joint: Joint, whole: Mapping[str, Any], part: Mapping[str, Any], text
         return Tower(f"{joint.kind} tower", joint.kind, joint.weights, sharded=False)
     usual = ENCODERS[joint.encoder]
     row = ENCODERS.get(kind, usual) if isinstance(kind, str) and not joint.own else usual
+    outer = Fields(whole)
     try:
-        return _built(row, joint, Fields(whole), f, text)
+        tower = _built(row, joint, outer, f, text)
     except InputError as error:
         moved = [Problem(f"{where}.{p.field}", p.message) for p in error.problems]
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
+    outer.finish()
+    return tower
 
 
 def _one(value: Any) -> Any:
@@ -111,9 +116,12 @@ def _one(value: Any) -> Any:
 
 def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> Tower:
     hidden = f.size(*_HIDDEN, default=row.hidden)
-    patch = f.size("patch_size", default=row.patch or 1)
-    merge = f.optional(*_MERGE) or _merge(whole, joint.merge)
-    image = f.size("image_size", default=row.image or 1)
+    patch = f.size("patch_size", default=row.patch or 1, maximum=_LARGEST_PATCH)
+    merge = f.size(*_MERGE, default=0, minimum=0, maximum=_LARGEST_MERGE) or _merge(whole, joint.merge)
+    image = f.size("image_size", default=row.image or patch, maximum=_LARGEST_IMAGE)
+    if image < patch:
+        f.problem("image_size", f"expected at least one patch of {patch} pixels, got {image}")
+        image = patch
     encoder = _encoder(row, f, hidden, patch)
     positions = (image // patch) ** 2 + row.class_tokens
     mlp = encoder.layers[0].feed_forward
@@ -155,13 +163,13 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
         return found
 
     deep = f.config.get(joint.deep)
-    more = len(deep) if isinstance(deep, list | tuple) else 0
+    more = min(len(deep), encoder.depth) if isinstance(deep, list | tuple) else 0
     joins = products(joint.chain) * (1 + more)
     if row.stem:
         stem = products(row.stem)
     else:
         channels = f.size("num_channels", "in_channels", "in_chans", default=3)
-        frames = f.size("temporal_patch_size", "patch_temporal", default=row.temporal)
+        frames = f.size("temporal_patch_size", "patch_temporal", default=row.temporal, maximum=_LARGEST_PATCH)
         stem = [(1.0, channels * frames * patch**2, hidden)]
     biased = whole.flag("projector_bias", whole.flag("multimodal_projector_bias", joint.bias))
     total = layer_parameters(encoder) + encoder.depth * row.layer_vectors * hidden
@@ -171,9 +179,8 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
     total += 2 * more * letters["m"]
     if row.head and f.flag(row.head, True):
         total += _pooling(hidden, inner)
-    f.finish()
-    whole.finish()
     rule = None if joint.rule is None else _fitted(joint.rule, whole, patch, image, merge, positions)
+    f.finish()
     at_once = tuple((round(rows * a), b) for rows, a, b in stem)
     return Tower(f"{joint.kind} tower", joint.kind, total, encoder, rule, at_once, tuple(joins), sharded=row.sharded)
 
@@ -181,9 +188,10 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
 def _merge(whole: Fields, usual: int) -> int:
     """Patches on a side that the outer config says become one token."""
     ratio = whole.config.get("downsample_ratio")
-    if isinstance(ratio, float) and 0 < ratio <= 1:
+    if isinstance(ratio, float) and 1 / _LARGEST_MERGE <= ratio <= 1:
         return round(1 / ratio)
-    return whole.optional("spatial_merge_size", "downsample_factor", "scale_factor") or usual
+    names = ("spatial_merge_size", "downsample_factor", "scale_factor")
+    return whole.size(*names, default=0, minimum=0, maximum=_LARGEST_MERGE) or usual
 
 
 def _table(words: str, f: Fields) -> int:
@@ -256,6 +264,7 @@ def _pooling(hidden: int, inner: int) -> int:
 def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, positions: int) -> Rule:
     """The rule with the sizes of this tower."""
     side = max(1, image // patch // merge)
+    positions = max(1, positions)
     if isinstance(rule, Square):
         tokens = rule.tokens or side * side
         return Square(rule.positions or positions, whole.optional("mm_tokens_per_image", default=tokens))
@@ -264,11 +273,12 @@ def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, posit
     if isinstance(rule, Tiles):
         grids = rule.grids
         points = whole.config.get("image_grid_pinpoints")
-        if isinstance(points, list | tuple) and all(_pair(x) for x in points):
+        if isinstance(points, list | tuple) and 0 < len(points) <= _MOST_TILES and all(_pair(x) for x in points):
             grids = tuple((max(1, int(x[0]) // image), max(1, int(x[1]) // image)) for x in points)
-        most = whole.optional("max_dynamic_patch", "max_num_tiles", default=rule.most) or rule.most
+        keys = ("max_dynamic_patch", "max_num_tiles")
+        most = whole.size(*keys, default=rule.most, minimum=0, maximum=_MOST_TILES) or rule.most
         if rule.edge:  # whatever the size that its table of positions was made for
-            positions = (rule.edge // patch) ** 2
+            positions = max(1, rule.edge // patch) ** 2
         tokens = rule.tokens or side * side
         longest = rule.longest or 4 * image
         return replace(
