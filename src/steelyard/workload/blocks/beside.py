@@ -20,10 +20,15 @@ def beside_ops(layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
 
 def _beside(part: Beside, w: OpWriter) -> Op:
     if not part.inputs:
+        # scales and shifts belong to the kernels before them: no traffic of their own
         roles, more = ("activation", "weight", "activation"), {"i": part.outputs}
         names = ("x", part.name, "y")
-        return w.op(part.name, "t i, i -> t i", names, roles, reduce="none", bits={part.name: 16}, more=more)
+        return w.op(
+            part.name, "t i, i -> t i", names, roles, reduce="none", bits={part.name: 16, "x": 0, "y": 0}, more=more
+        )
     sizes: dict[str, Size] = {"n": part.groups, "i": part.inputs // part.groups, "o": part.outputs // part.groups}
+    if part.taps > 1 and part.groups == part.inputs == part.outputs:
+        return w.product(part.name, "t+w i, i w -> t i", {"i": part.inputs, "w": part.taps})
     if part.taps > 1:
         return w.product(part.name, "t+w n i, n i o w -> t n o", {**sizes, "w": part.taps})
     if part.groups > 1:
