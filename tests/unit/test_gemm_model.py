@@ -24,7 +24,9 @@ from steelyard.cost.gemm import (
     library_facts,
     sustained_compute_frac,
 )
+from steelyard.cost.site import site_for
 from steelyard.errors import UnknownName
+from steelyard.machine.catalogue import find_machine
 
 HOPPER = GemmDevice(132, 989.4e12, 989.4e12, 3.352e12, 50e6, 7e12, "async", 1.83e9, 700.0)
 ONE_CORE_NPU = GemmDevice(1, 4e12, 4e12, 30e9, 2e6, 100e9, "other", 1e9)
@@ -251,3 +253,25 @@ def test_marlin_reads_weights_again_for_every_64_rows_that_outgrow_the_cache() -
     # what the cache holds is read once, and a card with more bandwidth per operation is bound by its products
     assert seconds("dgx_spark", 128, 1024, "marlin") < 1.5 * seconds("dgx_spark", 64, 1024, "marlin")
     assert seconds("a100_sxm", 2048, 17408, "marlin") < 1.3 * seconds("a100_sxm", 2048, 17408, "cublas_mma")
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("h20", 4.3), ("rtx_4090", 2.0), ("l40s", 1.0), ("h100_sxm", 1.0), ("a100_sxm", 1.0)]
+)
+def test_a_capped_peak_leaves_the_feed_of_the_units(name: str, times: float) -> None:
+    """What sales capped is the matrix engine: operands and outputs move as in the family's fastest part."""
+    site = site_for(find_machine(name))
+    assert site.feed16_ops_per_s == pytest.approx(times * site.peak16_ops_per_s, rel=0.02)
+
+
+def test_only_products_that_wait_for_operands_gain_from_it() -> None:
+    capped = replace(HOPPER, peak_ops_per_s=200e12, peak16_ops_per_s=200e12)
+    fed = replace(capped, feed16_ops_per_s=989.4e12)
+
+    def gain(m: int, n: int, k: int) -> float:
+        before, after = (gemm_time_s(m, n, k, **BITS, device=d, facts=gemm_facts("cublas")) for d in (capped, fed))
+        assert after >= gemm_roofline_s(m, n, k, **BITS, device=fed)
+        return float(before / after)
+
+    assert gain(64, 4096, 4096) > 1.2
+    assert gain(8192, 8192, 8192) == pytest.approx(1.0, abs=0.1)

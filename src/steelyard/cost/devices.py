@@ -10,6 +10,8 @@ from steelyard.cost.vector import VectorDevice
 
 __all__ = ["DEFAULT_CLOCK_HZ", "attention_device", "gemm_device", "moe_device", "vector_device"]
 
+#: Formats in which a product is fed as its own peak says.
+WIDE = ("fp32", "fp64", "tf32")
 #: Clock of an engine whose file states none, Hz (guess).
 DEFAULT_CLOCK_HZ = 1.5e9
 
@@ -26,6 +28,7 @@ def gemm_device(site: Site) -> GemmDevice:
         site.copy_engine,
         site.clock_hz or DEFAULT_CLOCK_HZ,
         site.machine.tdp_w,
+        site.feed16_ops_per_s if site.compute not in WIDE else 0.0,
     )
 
 
@@ -39,6 +42,7 @@ def moe_device(site: Site) -> MoeDevice:
         site.l2_bytes,
         site.l2_bytes_per_s,
         site.copy_engine,
+        site.feed16_ops_per_s,
     )
 
 

@@ -73,6 +73,8 @@ class GemmDevice:
     """Clock the peak is quoted at; sets the launch time."""
     tdp_w: float = 0.0
     """Board power limit; 0 when unknown, and then power limits nothing."""
+    feed16_ops_per_s: float = 0.0
+    """16-bit rate the operand and store paths are built for, above a peak that is capped; 0: that peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +326,7 @@ def _best_s(
     tile_m, tile_n, split, m_over, m_up_to, n_over, n_up_to = table.T
     weight_bytes, act_bytes, out_bytes = weight_bits / 8.0, act_bits / 8.0, out_bits / 8.0
     unit_ops = device.peak_ops_per_s / device.units * sustained_compute_frac(device, p, facts)
-    unit16_ops = _wide_peak(device) / device.units
+    unit16_ops = max(_wide_peak(device), device.feed16_ops_per_s) / device.units
     step_s = p.step_s * facts.step_frac / np.where(m > 1.0, 1.0, facts.gemv_step_divisor)
     used_m, used_n = np.minimum(m, tile_m), np.minimum(n, tile_n)
 

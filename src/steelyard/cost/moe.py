@@ -56,6 +56,8 @@ class MoeDevice:
     l2_bytes: float
     l2_bytes_per_s: float
     copy_engine: str = "async"
+    feed16_ops_per_s: float = 0.0
+    """16-bit rate the operand paths are built for, above a peak that is capped; 0: that peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +317,7 @@ def _grouped_gemm_s(
     math_bits = 16.0 if facts.dequantised else act_bits
     peak = device.peak16_ops_per_s if facts.dequantised else device.peak_ops_per_s
     unit_peak = p.compute_efficiency * peak / device.units
-    unit_operand = device.peak16_ops_per_s / TILE_OPERAND_INTENSITY / device.units
+    unit_operand = max(device.peak16_ops_per_s, device.feed16_ops_per_s) / TILE_OPERAND_INTENSITY / device.units
     bn = float(facts.tile_columns)
     column_tiles = np.ceil(n / bn)
     slices = np.ceil(k * math_bits / 8.0 / 128.0)

@@ -17,6 +17,8 @@ DEFAULT_CACHE_RATIO = 2.0
 #: 16-bit peak of one unit the op models were fitted on (an H100 SM), OP/s. A machine of few large cores is seen as
 #: this many of them, since tiles are shared out inside a core too.
 UNIT_PEAK_OPS_PER_S = 7.5e12
+#: A peak this many times below what the units would do is one that was capped; less is rounding of a data sheet.
+CAPPED = 1.1
 #: Memory bandwidth of one such unit, B/s.
 UNIT_BYTES_PER_S = 25e9
 
@@ -37,6 +39,8 @@ class Site:
     l2_bytes_per_s: float
     clock_hz: float
     copy_engine: str
+    feed16_ops_per_s: float
+    """What the units' operand and store paths are built for: the 16-bit peak where no sales decision caps it."""
 
     @property
     def near_memory(self) -> bool:
@@ -73,6 +77,8 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
     peak16 = max(sixteen, default=peak)
     if compute in ("fp32", "fp64") or not sixteen:  # some parts run 16 bit far below 32 bit: no measure of a unit there
         peak16 = max(peak16, peak)
+    family = family_named(machine.family)
+    uncapped = family.unit_ops_per_clock * engine.units * engine.clock_hz if engine.kind == "matrix" else 0.0
     return Site(
         machine=machine,
         engine=engine,
@@ -85,7 +91,8 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         l2_bytes=cache.capacity_bytes if cache else 0.0,
         l2_bytes_per_s=cache.bandwidth_bytes_per_s if cache else outer.bandwidth_bytes_per_s * DEFAULT_CACHE_RATIO,
         clock_hz=engine.clock_hz,
-        copy_engine=family_named(machine.family).copy_engine,
+        copy_engine=family.copy_engine,
+        feed16_ops_per_s=uncapped if uncapped > CAPPED * peak16 else peak16,
     )
 
 

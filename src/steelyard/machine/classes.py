@@ -63,6 +63,10 @@ class Family:
 
     name: str
     copy_engine: Annotated[Literal["async", "mma_sync", "other"], "how its matrix engines are fed"] = "other"
+    unit_ops_per_clock: Annotated[
+        float,
+        "dense 16-bit operations a unit's matrix engine does in a clock in the family's fastest part; 0 = not known",
+    ] = 0.0
     expert_kernels: Annotated[
         Mapping[str, tuple[str, ...]], "grouped products tried first, by format of the calibration sections"
     ] = field(default_factory=lambda: EXPERT_KERNELS)
