@@ -200,6 +200,15 @@ def test_names_of_options_are_names_in_python() -> None:
     ours = steelyard.estimate(MODEL, f"{ON}:2", tp=2, batch=4, kv="fp8")
     theirs = steelyard.estimate(MODEL, f"{ON}:2", tensor_parallel_size=2, users=4, kv_cache_dtype="fp8")
     assert theirs.to_dict() == ours.to_dict()
+    fixed = {"model": MODEL, "on": ON, "users": [2, 4], "context_length": 4096}
+    points = expand_study(parse_study({"name": "s", "kind": "estimate", "grid": fixed}))
+    assert [(p.values["batch"], p.values["max_model_len"]) for p in points] == [(2, 4096), (4, 4096)]
+    with pytest.raises(InputError, match="given twice"):
+        parse_study({"name": "s", "kind": "estimate", "fixed": {"model": MODEL, "on": ON, "users": 2, "batch": 3}})
+    load = {"model": MODEL, "on": ON, "request_rate": "inf", "max_running_requests": 7, "num_prompts": 20, "osl": 9}
+    played = expand_study(parse_study({"name": "s", "kind": "simulate", "fixed": load}))[0].values
+    assert played["flags.max_num_seqs"] == 7 and played["requests"] == 20 and played["rate"] == "inf"
+    assert steelyard.simulate(**load).to_dict()["batch"]["max"] == 7
     with pytest.raises(InputError, match="users: the same as batch, which is given as well"):
         steelyard.estimate(MODEL, ON, batch=2, users=4)
 
@@ -251,4 +260,7 @@ def test_users_without_an_slo_are_served_at_once(capsys: pytest.CaptureFixture[s
     wrong = "--mode disaggregated --objective throughput --max-gpus 2 --speculate ngram:k=3"
     told = refused(capsys, f"plan {MODEL} --on l40s --users 3 {wrong}")
     assert all(name in told for name in ("--mode", "--objective", "--speculate"))
+    assert refused(capsys, f"plan {MODEL} --on l40s --users 0").splitlines() == [
+        "error: --concurrency: expected at least 1, got 0"
+    ]
     assert "choose one of --rate and --concurrency" in refused(capsys, f"plan {MODEL} --on l40s --users 3 --rate 2/s")

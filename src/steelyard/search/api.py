@@ -89,7 +89,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         problems.read(_quantity, w[name], unit, name)
         for name, unit in (("budget", "USD/h"), ("max_power", "W"), ("rack_power", "W"), ("headroom", "1"))
     )
-    free = objective == "throughput" and w["rate"] == "" and not w["trace"] and not closed
+    wrong = {"rate", "trace", "concurrency"} & {p.field for p in problems.found}  # said, if not so that it can be read
+    free = (objective == "throughput" or bool(wrong)) and w["rate"] == "" and not w["trace"] and not closed
     problems.add(list(_consistent(w, objective, targets, free, max_usd is None and max_w is None)))
     problems.add(list(_of_users(w, objective, modes)) if closed else [])
     ways = problems.read(read_ways, w["speculate"], servers, objective) or ()

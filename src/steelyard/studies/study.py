@@ -18,7 +18,7 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.machine.cluster import Cluster, asks_again, parse_cluster
 from steelyard.machine.component import Machine
-from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, fields_of, study_fields
+from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, engine_flags, fields_of, spellings, study_fields
 from steelyard.scenario.words import values_of
 from steelyard.studies.checks import name_problems
 from steelyard.studies.store_columns import Column, columns_of, number_names
@@ -305,6 +305,8 @@ class _Reader:
                 continue
             if single and len(values) > 1:
                 self.wrong(f"{path}.{name}", f"expected one value, got {len(values)}; several belong into [grid]")
+            if name in found:
+                self.wrong(f"{path}.{name}", "given twice, the other time under another name")
             found[name] = values
         return found
 
@@ -317,8 +319,15 @@ class _Reader:
                 else:
                     self.wrong(f"{path}.flags", f"expected a table of engine flags, got {show(given)}")
             else:
-                found.append((str(name), given))
+                found.append((self._ours(str(name)), given))
         return found
+
+    def _ours(self, name: str) -> str:
+        """Our name of a field that engines spell otherwise; an engine flag among the fields is one of ``flags``."""
+        if name in self.fields:
+            return name
+        ours = spellings(self.kind).get(name, name)
+        return ours if ours in self.fields or ours not in engine_flags(self.kind) else FLAGS + ours
 
     def _seeds(self, grid: dict[str, list[Any]]) -> None:
         if "seeds" not in self.data:
