@@ -209,3 +209,38 @@ def test_a_step_of_many_tokens_writes_the_state_once() -> None:
 def test_what_is_wrong_is_named(model_type: str, config: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=field):
         read_config({"model_type": model_type, **config})
+
+
+def test_a_chunked_scan_is_several_launches_outside_a_graph() -> None:
+    from dataclasses import replace
+
+    import numpy as np
+
+    from steelyard import load_model
+    from steelyard.cost.price import launched
+    from steelyard.cost.step import Replica
+    from steelyard.deployment.engine import find_engine
+    from steelyard.deployment.plan import Plan
+    from steelyard.machine.cluster import parse_cluster
+    from steelyard.workload.step import Step
+
+    def launches(name: str, step: Step) -> tuple[float, float]:
+        model = load_model(name).transformer
+        cluster = parse_cluster("h100_sxm:4")
+        plan = Plan(tp=4).resolved(model, cluster.machine)
+        kernels = Replica(model, plan, cluster, find_engine("sglang")).lower(step).kernels
+        scans = sum(k.count for k in kernels if k.kind == "state_scan")
+        return float(np.max(launched(kernels)) - launched([replace(k, features={}) for k in kernels])), float(scans)
+
+    more, scans = launches("qwen3-next", Step.prefill(1, 512))
+    assert scans == 36 and more == 9 * scans  # ten kernels of the delta rule each
+    more, scans = launches("nemotron-3-nano", Step.prefill(1, 512))
+    assert scans > 0 and more == 4 * scans
+    assert launches("qwen3-next", Step.decode(1, 512))[0] == 0  # a decode updates the state in one
+
+
+def test_prompts_launched_one_by_one_wait_for_the_scans() -> None:
+    from steelyard import estimate
+
+    hybrid = estimate("qwen3-next", "b200_sxm:8", tp=8, engine="sglang", isl=128, osl=2)
+    assert hybrid.ttft_s > 0.07  # 36 layers of ten launches more: 0.13 s measured

@@ -6,7 +6,7 @@ time, and the door refuses to go below the physical limit ``max(FLOPs / peak, by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
 from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 
-__all__ = ["engine_times", "price"]
+__all__ = ["engine_times", "launched", "price"]
 
 
 def price(
@@ -70,10 +70,15 @@ def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: 
     per_layer = max(engine.layer_s, 0.0) * _layers(program)
     waiting = per_layer + engine.step_s + engine.step_s_per_sequence * _rows(program)
     launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
-    host: Any = launches * sum(np.max(np.asarray(k.count)) for k in program.kernels)
-    if host and engine.graph and engine.graph_tokens:
+    host: Any = launches * launched(program.kernels)
+    if engine.graph and engine.graph_tokens and np.any(host):
         host = np.where(np.asarray(program.tokens) > engine.graph_tokens, host, 0.0)
     return waiting, host
+
+
+def launched(kernels: Iterable[Kernel]) -> Any:
+    """Launches of kernels outside a captured graph; some are several then, see ``cost.scan``."""
+    return sum(np.max(np.asarray(k.count)) * k.features.get("launches", 1.0) for k in kernels)
 
 
 def _layers(program: Program) -> float:

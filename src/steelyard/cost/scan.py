@@ -43,9 +43,17 @@ def _products_inside_chunks(s: Structure) -> bool:
     return any(op.iterative and all(t.role == "activation" for t in op.tensors) for op in s.contractions)
 
 
+#: Kernels of a prefill in chunks, where each is launched: flash-linear-attention's delta rule (norms of queries and
+#: keys, sum of decays, products of keys, solve and merge, two vectors, states, outputs), Mamba-2's scan.
+LAUNCHES_CORRECTED, LAUNCHES = 10, 5
+
+
 def _features(s: Structure, plan: Plan) -> Mapping[str, Any]:
     op = next(op for op in s.contractions if op.iterative)
-    return {"batch": op.size("b"), "chunks": op.steps(), "heads": op.size("h")}
+    new = op.steps() * np.asarray(op.size("m"), dtype=np.float64)
+    corrected = any(op.name.endswith("_read") for op in s.contractions)
+    launches = np.where(new > 1, LAUNCHES_CORRECTED if corrected else LAUNCHES, 1)
+    return {"batch": op.size("b"), "chunks": op.steps(), "heads": op.size("h"), "launches": launches}
 
 
 #: Products inside chunks of tokens, and a state handed on between them.

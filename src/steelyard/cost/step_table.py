@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from steelyard.cost.cost import Cost
 from steelyard.cost.interval import with_system
+from steelyard.cost.price import launched
 from steelyard.cost.program import Kernel, Program
 from steelyard.cost.step import Replica
 from steelyard.deployment.engine_config import EngineConfig
@@ -428,7 +429,7 @@ class KernelClasses:
 
     def launches(self) -> float:
         """Kernels of a step."""
-        return float(sum(float(np.max(np.asarray(k.count))) for k in self.probed[not self.latent]))
+        return float(np.max(launched(self.probed[not self.latent])))
 
 
 def verifying(program: Program, queries: Any) -> Program:
