@@ -64,7 +64,8 @@ class Joint:
     merge: int = 1
     """Patches on a side that become one token; the config's own key goes before."""
     deep: str = ""
-    """Key of a list of layers whose outputs get a chain of their own, with a norm over its first width."""
+    """``KEY DEFAULT``: list of layers whose outputs get a chain of their own, with a norm over its first width,
+    and how many there are where it is not stated."""
     at: str = "vision_config"
     kind: str = "vision"
     own: bool = False
@@ -263,7 +264,8 @@ _SLICES = Tiles(448, 1024, 64, 9, "area")
 
 _QWEN2_JOINT = Joint("qwen2_vl", _QWEN2_PIXELS, "m m hidden_size", vectors="h h", merge=2)
 _QWEN25_JOINT = Joint("qwen2_5_vl", _QWEN2_PIXELS, "m m o", vectors="h", merge=2)
-_QWEN3_JOINT = Joint("qwen3_vl", _QWEN3_PIXELS, "m m o", vectors="h h", merge=2, deep="deepstack_visual_indexes")
+_QWEN3_JOINT = Joint("qwen3_vl", _QWEN3_PIXELS, "m m o", vectors="h h", merge=2, deep="deepstack_visual_indexes 3")
+_QWEN35_JOINT = replace(_QWEN3_JOINT, deep="")
 _MOON_JOINT = Joint("moonvit", _MOON_PIXELS, "m m t", vectors="h h", merge=2)
 _INTERN_JOINT = Joint("internvl_vision", _UP_TO_12, "m t t", vectors="m m", merge=2)
 _PIXTRAL_JOINT = Joint("pixtral", _PIXTRAL_PIXELS, "m h | h t t", bias=False, vectors="h", merge=2)
@@ -432,9 +434,8 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
         ),
     ),
-    **dict.fromkeys(
-        ("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), (_QWEN3_JOINT,)
-    ),
+    **dict.fromkeys(("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe"), (_QWEN3_JOINT,)),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), (_QWEN35_JOINT,)),
     "smolvlm": (_SMOL,),
     "step3p7": (
         Joint("step3p5_vision", Square(0, 169), "4:9*h 2*h | 18*h 4*h | 4*h t", bias=False, vectors="2*h 4*h"),

@@ -162,8 +162,9 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
             found += [(float(rows or 1), a, b) for a, b in pairwise(width(word) for word in rest.split())]
         return found
 
-    deep = f.config.get(joint.deep)
-    more = min(len(deep), encoder.depth) if isinstance(deep, list | tuple) else 0
+    key, _, usual = joint.deep.partition(" ")
+    deep = f.config.get(key) if key else None
+    more = min(len(deep), encoder.depth) if isinstance(deep, list | tuple) else int(usual or 0)
     joins = products(joint.chain) * (1 + more)
     if row.stem:
         stem = products(row.stem)
