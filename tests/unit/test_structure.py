@@ -19,7 +19,7 @@ from steelyard.workload.blocks.mamba import Mamba2
 from steelyard.workload.blocks.recurrent import GatedRecurrence
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.families import read_config
-from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.ingest.safetensors import MAX_TENSORS, TensorInfo
 from steelyard.workload.structure import Structure, read_structure
 from steelyard.workload.structure.names import place_of, role_of
 from steelyard.workload.transformer import LayerInputs
@@ -306,6 +306,14 @@ def test_names_as_makers_write_them(layer: Shapes, config: dict[str, Any], price
     assert model.parameters() == elements(shapes)
     assert found.unknown == 0
     assert any(priced in row.priced_as for row in found.rows)
+
+
+def test_more_tensors_than_any_model_has_are_refused_unread(tmp_path: Path) -> None:
+    """Before anything is made of them."""
+    header = b"{" + b",".join(b'"%d":{}' % i for i in range(MAX_TENSORS + 2)) + b"}"
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match=r"m\.safetensors: more than 500,000 tensors"):
+        load_model(tmp_path / "m.safetensors")
 
 
 def test_a_window_whose_layers_are_not_known_is_not_used() -> None:

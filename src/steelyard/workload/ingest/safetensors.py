@@ -18,10 +18,20 @@ from typing import Any
 from steelyard.documents import open_file
 from steelyard.errors import InputError, Problem, raise_all
 
-__all__ = ["DTYPES", "MAX_HEADER", "SafetensorsHeader", "TensorInfo", "elements_note", "read_safetensors"]
+__all__ = [
+    "DTYPES",
+    "MAX_HEADER",
+    "MAX_TENSORS",
+    "SafetensorsHeader",
+    "TensorInfo",
+    "elements_note",
+    "read_safetensors",
+]
 
 #: Longest header accepted, in bytes (the limit of the reference implementation).
 MAX_HEADER = 100_000_000
+#: Most tensors of one model (the largest published ones have some 200,000).
+MAX_TENSORS = 500_000
 #: Stored elements may differ from the counted parameters by this share (rotary tables, scales) without a remark.
 _TOLERANCE = 0.005
 #: Most problems listed for one file.
@@ -113,6 +123,8 @@ def read_safetensors(path: str | Path) -> SafetensorsHeader:
             text = stream.read(length)
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}", field="file") from error
+    if text.count(b"{") > MAX_TENSORS + 2:  # each is a table
+        raise InputError(f"more than {MAX_TENSORS:,} tensors; at most so many are accepted", field=file.name)
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, printable
-from steelyard.workload.ingest.safetensors import TensorInfo, read_safetensors
+from steelyard.workload.ingest.safetensors import MAX_TENSORS, TensorInfo, read_safetensors
 
-__all__ = ["MAX_INDEX", "MAX_TENSORS", "Held", "Weights", "indexed", "parts_of", "weights_of"]
+__all__ = ["MAX_INDEX", "Held", "Weights", "indexed", "parts_of", "weights_of"]
 
 #: Largest index file read, in bytes: one line per tensor, 9 MB for the 91,991 tensors of DeepSeek-V3.
 MAX_INDEX = 128 * 2**20
-#: Most tensors of one model.
-MAX_TENSORS = 1_000_000
 #: Most weight files read in one folder (the largest published models have a few hundred).
 _MOST_FILES = 2000
 #: Largest total an index may state, in bytes.
@@ -117,8 +115,11 @@ def parts_of(path: Path) -> Weights:
 
 def indexed(index: Path) -> Weights:
     """The files an index names; all stand beside it."""
+    text = read_text(index, MAX_INDEX)
+    if text.count(":") > 2 * MAX_TENSORS:
+        raise InputError(f"more than {MAX_TENSORS:,} tensors; at most so many are accepted", field=index.name)
     try:
-        content = json.loads(read_text(index, MAX_INDEX))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

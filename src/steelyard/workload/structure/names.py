@@ -50,6 +50,23 @@ class Place:
 def place_of(name: str) -> Place:
     """Where a tensor stands, by its name alone."""
     words = name.split(".")
+    at = next((i for i, word in enumerate(words) if i and word.isdigit() and len(word) <= _DIGITS), 0)
+    if not at:
+        return _place(name)
+    layer, expert = int(words[at]), -1
+    words[at] = "0"
+    for i in range(at + 2, len(words)):
+        if words[i].isdigit() and len(words[i]) <= _DIGITS and "expert" in words[i - 1]:
+            expert, words[i] = int(words[i]), "0"
+            break
+    like = _place(".".join(words))
+    return Place(like.kind, like.stack, layer, expert, like.path, like.ending)
+
+
+@lru_cache(maxsize=4096)
+def _place(name: str) -> Place:
+    """The same for every layer and expert."""
+    words = name.split(".")
     ending = ""
     last = words[-1]
     if len(words) > 1 and last in _WEIGHTS:

@@ -11,7 +11,7 @@ from steelyard.errors import InputError, Problem, printable, raise_all, show, su
 from steelyard.workload.families._base import MAX_LAYERS, MAX_SIZE, Fields, group_layers
 from steelyard.workload.families._native import published
 from steelyard.workload.families._read import FAMILIES, language_config
-from steelyard.workload.ingest.safetensors import TensorInfo
+from steelyard.workload.ingest.safetensors import MAX_TENSORS, TensorInfo
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.shapes import Layer, LayerInputs
 from steelyard.workload.structure.beside import described_towers
@@ -22,10 +22,8 @@ from steelyard.workload.structure.pieces import Group, Piece, Table, gather
 from steelyard.workload.structure.side import JOINS, Side
 from steelyard.workload.transformer import Transformer
 
-__all__ = ["MAX_TENSORS", "read_structure"]
+__all__ = ["read_structure"]
 
-#: Most tensors of one model.
-MAX_TENSORS = 1_000_000
 _EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings?|tok_embeddings|token_embd|embed_in|embeddings?|embed|tok_embed\w*"
     r"|word_embed\w*|token_emb\w*|input_embeddings?|shared)$"
