@@ -288,6 +288,9 @@ block_size | whole | none | least=1 most=1e+06 --block-size --page-size --tokens
 num_gpu_blocks_override | whole | - | least=1 --num-gpu-blocks --num-gpu-blocks-override | cache blocks per replica,
     instead of what fits
 enable_prefix_caching | switch | none | - | share blocks of equal prefixes
+mamba_cache_mode | text | - | --mamba-cache-mode | recurrent states that vLLM keeps for prefixes: none, align, all
+max_mamba_cache_size | whole | - | --max-mamba-cache-size | recurrent states that SGLang keeps at once
+mamba_full_memory_ratio | number | - | --mamba-full-memory-ratio | memory for states on SGLang, of the other cache's
 enable_chunked_prefill | switch | none | - | cut prompts to fill a step
 async_scheduling | switch | none | - | prepare the next step while the device works
 """
