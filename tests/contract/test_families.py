@@ -226,7 +226,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
         ("d_model", "vocab_size", "decoder_layers", "decoder_ffn_dim", "decoder_attention_heads", "encoder_ffn_dim"),
     ),
     **dict.fromkeys(
-        ("mamba", "falcon_mamba", "mamba2", "rwkv", "rwkv7"), ("hidden_size", "num_hidden_layers", "vocab_size")
+        ("mamba", "falcon_mamba", "mamba2", "rwkv", "rwkv5", "rwkv6", "rwkv7"),
+        ("hidden_size", "num_hidden_layers", "vocab_size"),
     ),
     "xlstm": ("hidden_size", "num_hidden_layers", "num_heads", "vocab_size"),
     "nemotron_h": ("hidden_size", "num_attention_heads", "vocab_size"),

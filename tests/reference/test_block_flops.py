@@ -194,6 +194,17 @@ def rwkv4(torch: Any, x: Any) -> None:
     _linear(torch, x, width)  # receptance of the channel mixing
 
 
+def rwkv6(torch: Any, x: Any) -> None:
+    width, head = 64, 16
+    for _ in range(4):  # receptance, keys, values, gate
+        _linear(torch, x, width)
+    for rank in (5 * 32, 64):  # mixing and decay
+        _linear(torch, _linear(torch, x, rank), width)
+    _state_space(torch, width // head, width // head, head, head, 16)
+    _linear(torch, torch.randn(BATCH, TOKENS, width), HIDDEN)
+    _linear(torch, x, width)  # receptance of the channel mixing
+
+
 def rwkv7(torch: Any, x: Any) -> None:
     width, head, chunk = 64, 16, 16
     for _ in range(3):
@@ -219,6 +230,10 @@ MIXERS: dict[str, tuple[Mixer, Callable[[Any, Any], None]]] = {
     "matrix_lstm": (LinearAttention(4, 8, 16, gates=2, chunk=64), matrix_lstm),
     "gated_recurrence": (GatedRecurrence(64, 4), gated_recurrence),
     "rwkv4": (Rwkv(64, mixes=5, receptance=True), rwkv4),
+    "rwkv6": (
+        Rwkv(64, version=6, head_dim=16, ranks=(160, 64), mixes=8, receptance=True, gated=True, vectors=4),
+        rwkv6,
+    ),
     "rwkv7": (Rwkv(64, version=7, head_dim=16, ranks=(8, 8, 4, 16), mixes=7, vectors=8), rwkv7),
     "short_convolution": (ShortConvolution(HIDDEN, 3), short_convolution),
 }

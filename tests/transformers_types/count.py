@@ -77,7 +77,34 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 #: The whole of configs that the class does not fill.
+_FULL: Mapping[str, Any] = {
+    "num_hidden_layers": DEPTH,
+    "layer_types": ["full_attention"] * DEPTH,
+    "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},
+}
 WHOLE: Mapping[str, Mapping[str, Any]] = {
+    "aya_vision": {
+        "text_config": {"model_type": "cohere2", "num_hidden_layers": DEPTH},
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "num_attention_heads": 16},
+    },
+    "chameleon": {"num_hidden_layers": DEPTH, "vocabulary_map": {"<image>": 8711}},
+    "cohere_compass_text": _FULL,
+    "dbrx": {"n_layers": DEPTH, "attn_config": {"kv_n_heads": 1, "rope_theta": 10000.0}},
+    "emu3": {
+        "text_config": {"model_type": "emu3_text_model", "num_hidden_layers": DEPTH},
+        "vocabulary_map": {"<image>": 1},
+    },
+    "granite4_vision": {
+        "text_config": {"model_type": "granite", "num_hidden_layers": DEPTH},
+        "deepstack_layer_map": [],
+        "spatial_target_layers": [],
+        "downsample_rate": "1/2",
+    },
+    "lfm2_moe": {
+        "num_hidden_layers": DEPTH,
+        "layer_types": ["conv", "full_attention"] * (DEPTH // 2),
+        "num_dense_layers": 2,
+    },
     "fun_asr_nano": {"text_config": {"model_type": "qwen3", "num_hidden_layers": DEPTH, "hidden_size": 1024}},
     "gemma4_assistant": {
         "text_config": {
@@ -119,7 +146,7 @@ _TOWERS = re.compile(
     r"(^|\.)(vision(?!_moe|_experts)|visual|audio|video_tower|image_|img_|vit|multi_modal_proj|multimodal_proj|mm_proj"
     r"|connector|embed_vision|embed_audio|aligner|gen_|generation_|vqmodel|qformer|query_tokens|projector|talker"
     r"|token2wav|code2wav|mtp|perceiver|merger|pixel|sam_model|encoder_proj|language_projection|acoustic|semantic"
-    r"|prediction_head|protein_encoder|embed_tokens_extend|density_router|codec_model|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head|word_timestamp\w*)"
+    r"|prediction_head|protein_encoder|embed_tokens_extend|density_router|codec_model|spatial_projectors|resampler|dit|embed_action|action_|high_res|view_separator|diffusion_head|word_timestamp\w*)"
     r"|lora_"
 )
 #: Types whose tower is the encoder that we read.

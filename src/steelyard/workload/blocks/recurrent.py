@@ -102,6 +102,8 @@ class Rwkv:
     """Vectors that mix a token with the one before it."""
     receptance: bool = False
     """The channel mixing gates its output with one more product of the width (versions 4 to 6)."""
+    gated: bool = False
+    """One more product of the width gates the output (versions 5 and 6)."""
     vectors: int = 2
     """Further vectors of the width: decay, bonus, norms, biases."""
 
@@ -119,7 +121,7 @@ class Rwkv:
             "h": self.width // head,
             "c": head,
             "m": self.mixes,
-            "u": 3,
+            "u": 3 + self.gated,
             "n": self.vectors,
             "r": sum(self.ranks) or 1,
         }

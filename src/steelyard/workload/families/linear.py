@@ -21,6 +21,7 @@ __all__ = [
     "olmo_hybrid",
     "recurrent_gemma",
     "rwkv",
+    "rwkv6",
     "rwkv7",
     "xlstm",
 ]
@@ -204,6 +205,24 @@ def rwkv(config: Mapping[str, Any]) -> Transformer:
     layer = Layer(f.depth(), None, mlp, norm_bias=True, mixer=mixer)
     tied = f.flag("tie_word_embeddings", False)
     context = f.optional("context_length")
+    return decoder(f, [layer], tied=tied, embedding_norm=True, norm_bias=True, max_context=context)
+
+
+def rwkv6(config: Mapping[str, Any]) -> Transformer:
+    """RWKV-5 and 6 (arXiv:2404.05892): a matrix per head, a gate; version 6 with decays and mixing of low rank."""
+    f = Fields(config)
+    hidden, newer = f.size("hidden_size"), config.get("model_type") == "rwkv6"
+    width, head = f.size("attention_hidden_size", default=hidden), f.size("head_size", default=64)
+    f.divides("attention_hidden_size", width, "head_size", head)
+    wide = 64 if hidden < 4096 else 128
+    # low ranks: five of mixing together, and the decay; vectors: decay, bonus, two of the norm over heads
+    ranks = (5 * (wide // 2), wide) if newer else ()
+    mixes = 8 if newer else 6  # with two of the channel mixing
+    mixer = Rwkv(width, version=6, head_dim=head, ranks=ranks, mixes=mixes, receptance=True, gated=True, vectors=4)
+    inner = f.size("intermediate_size", default=int(3.5 * hidden) // 32 * 32)
+    mlp = FeedForward(inner, gated=False, activation="relu2")
+    layer = Layer(f.depth(), None, mlp, norm_bias=True, mixer=mixer)
+    tied, context = f.flag("tie_word_embeddings", False), f.optional("context_length")
     return decoder(f, [layer], tied=tied, embedding_norm=True, norm_bias=True, max_context=context)
 
 
