@@ -13,7 +13,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from steelyard.cli.main import app
+from steelyard.cli.help import EXAMPLES
+from steelyard.cli.main import app, described
 from steelyard.deployment.engine import Engine, KernelSpeed, Limits, Rules
 from steelyard.deployment.formats import Format
 from steelyard.machine.classes import Family, Kind, Stack
@@ -82,7 +83,8 @@ def techniques() -> str:
 
 def cli() -> str:
     """The verbs and their options, from the app itself."""
-    text = app.generate_docs(output_format="markdown", heading_level=1)
+    with described(*EXAMPLES):
+        text = app.generate_docs(output_format="markdown", heading_level=1)
     intro = """| exit code | means |
 |---|---|
 | `0` | answered, also when whoever reads the answer leaves early |

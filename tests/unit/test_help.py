@@ -43,11 +43,15 @@ def test_every_field_is_about_something() -> None:
     assert {name for verb in VERBS for name in fields_of(verb)} >= USUAL
 
 
-@pytest.mark.parametrize("verb", ["estimate", "fit", "simulate", "plan", "explain", "compare", "study", "calibrate"])
+@pytest.mark.parametrize(
+    "verb", ["estimate", "fit", "simulate", "plan", "explain", "compare", "study", "calibrate", "report"]
+)
 def test_options_stand_below_headings(
     verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = _sections(_help(verb, capsys, monkeypatch))
+    text = _help(verb, capsys, monkeypatch)
+    found = _sections(text)
+    assert '[default: ""]' not in text
     assert not any(option.startswith("--") for option in found.get("Parameters", ()))
     assert max(map(len, found.values())) <= 20
     assert {"--json", "--quiet"} <= {*found["Output"]}
@@ -97,3 +101,10 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert code == 0, f"{line}: {found.err}"
         assert found.out.strip(), line
     assert (tmp_path / "plan" / "README.md").is_file()
+
+
+def test_the_page_of_a_verb_says_all_its_function_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table." in _help("estimate", capsys, monkeypatch)
+    assert "Exit code 3 when nothing fits" in _help("plan", capsys, monkeypatch)

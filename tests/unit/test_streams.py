@@ -113,7 +113,9 @@ def test_what_is_loaded_before_an_interrupt_is_heeded_is_small() -> None:
 
 def test_every_name_of_a_verb_stands_beside_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if re.match("  [a-z]", line)]
+    lines = [
+        line for line in capsys.readouterr().out.partition("Example:")[0].splitlines() if re.match("  [a-z]", line)
+    ]
     assert any(line.startswith("  study, sweep: Price") for line in lines)
     assert all(": " in line for line in lines)
 

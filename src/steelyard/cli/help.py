@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from attrs import evolve
 from cyclopts import Group, Parameter
 from cyclopts.help.formatters import PlainFormatter
 
@@ -83,6 +84,10 @@ class Plain(PlainFormatter):
 
     def _format_command_entry(self, names: Any, shorts: Any, desc: str, console: Any) -> None:
         super()._format_command_entry((", ".join(names),) if names else (), shorts, desc, console)
+
+    def _format_parameter_entry(self, options: Any, desc: str, console: Any, entry: Any) -> None:
+        shown = evolve(entry, default=None) if entry.default == '""' else entry
+        super()._format_parameter_entry(options, desc, console, shown)
 
     def _print_plain(self, console: Any, text: str) -> None:
         indent = text[: len(text) - len(text.lstrip(" "))]

@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 from cyclopts import App
@@ -68,7 +68,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] != ["calibrate"] and (note := missing_catalogue()):  # which makes the folder
             print(f"note: {note}", file=sys.stderr)
-        read(app, arguments).run()
+        with described(arguments[0]) if {"--help", "-h"} & {*arguments[1:]} else nullcontext():
+            read(app, arguments).run()
     except InputError as error:
         for problem in error.problems:
             print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
@@ -94,6 +95,22 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def described(*verbs: str) -> Iterator[None]:
+    """Have the help of verbs say all that their functions say; the list of verbs has one line of each."""
+    from inspect import cleandoc
+
+    commands = [app[verb] for verb in verbs if not verb.startswith("-") and verb in app]
+    before = [command.help for command in commands]
+    for command in commands:
+        command.help = cleandoc(getattr(command.default_command, "__doc__", "") or "") or command.help
+    try:
+        yield
+    finally:
+        for command, text in zip(commands, before, strict=True):
+            command.help = text
 
 
 class _Closed(io.TextIOBase):

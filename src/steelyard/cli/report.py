@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from steelyard.cli.help import option, switch
+from steelyard.cli.help import OUTPUT, RUN, group, option, switch
 from steelyard.cli.output import say
 from steelyard.cli.study import DEFAULT_STORE
 from steelyard.errors import InputError, Problem, raise_all
@@ -25,8 +25,8 @@ def report(
     study: Annotated[str, Parameter(help="name of a study, or its file; without one the studies are listed")] = "",
     /,
     *,
-    store: Annotated[str, Parameter(help="file that keeps the results")] = DEFAULT_STORE,
-    best: Annotated[int, Parameter(help="points shown per objective")] = 5,
+    store: Annotated[str, Parameter(help="file that keeps the results", group=group(RUN))] = DEFAULT_STORE,
+    best: Annotated[int, Parameter(help="points shown per objective", group=group(OUTPUT))] = 5,
     html: Annotated[str, option("write a page of plots and tables")] = "",
     csv: Annotated[str, option("write the study's rows")] = "",
     parquet: Annotated[str, option("write the study's rows")] = "",
