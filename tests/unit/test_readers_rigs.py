@@ -19,9 +19,11 @@ from steelyard.deployment.engine_config import engine_config
 from steelyard.machine.catalogue import find_machine
 from steelyard.measurements.reader import Ask, Comparison
 from steelyard.testing.readers import ReaderContract
+from steelyard.traffic.build import Traffic
 from steelyard_validation import hybrids
 from steelyard_validation.blocks import block_of, is_hybrid
 from steelyard_validation.readers import rigs
+from steelyard_validation.readers._runs import sent
 from steelyard_validation.validate import Validation, accuracy
 
 BASE = dict.fromkeys([*rigs.COLUMNS, *rigs.STATED], "") | {
@@ -104,6 +106,14 @@ class TestSpark(ReaderContract):
         assert only(found, "itl_s").why.tolist() == [rigs.SPECULATION]
         assert "nobody/Nothing-7B" in str(only(found, "e2e_s").why[0])
         assert sum(len(c) for c in found) == 6  # neither the suspect row nor the client's own estimate
+
+    def test_gaps_are_stretched_to_the_rate_and_a_most_in_flight_closes_the_loop(self, tmp_path: Path) -> None:
+        load = Traffic(rate=2.0, arrivals="gamma:cv=1.2", requests=40, isl=64, osl=8)
+        assert np.ptp(sent(load).arrived_at) == pytest.approx(40 / 2.0)
+        flood = {**OPEN, "metric": "ttft", "request_rate": 500, "osl": 64, "concurrency": ""}
+        folder = write(tmp_path / "dgx_spark_arena" / "vllm_closed.csv", flood, {**flood, "concurrency": 2})
+        free, held = only(read(folder), "ttft_s").predicted
+        assert held < 0.5 * free
 
     def test_marlin_keeps_activations_in_sixteen_bits(self, tmp_path: Path) -> None:
         row = {**OPEN, "metric": "tpot", "model": "Qwen/Qwen3-0.6B-FP8", "quant": "fp8"}

@@ -21,6 +21,7 @@ from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Link
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name
 from steelyard.traffic.build import Traffic, traffic
+from steelyard.traffic.trace import Trace
 from steelyard_validation.blocks import block_of
 from steelyard_validation.readers._serve import Played, Service, ranged
 from steelyard_validation.readers._whole import Placed, Shown, deploy, known_model, static_batch
@@ -237,6 +238,13 @@ def _static(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
     return out
 
 
+def sent(load: Traffic) -> Trace:
+    """The requests of a load. ``vllm bench serve`` stretches drawn gaps so that the last request comes at n / rate."""
+    made = traffic(load if load.rate == "" else replace(load, concurrency=None))
+    drawn_s = float(made.arrived_at[-1] - made.arrived_at[0])
+    return made.scaled(drawn_s * float(load.rate) / len(made)) if load.rate != "" and drawn_s > 0 else made
+
+
 @dataclass
 class _Plays:
     """The simulations of a deployment, each load once."""
@@ -248,15 +256,25 @@ class _Plays:
     def of(self, load: Traffic) -> Played | str:
         if load not in self.known:
             try:
-                self.known[load] = self.service.play(traffic(load), self.flags)
+                self.known[load] = self.played(load)
             except SteelyardError as error:
                 self.known[load] = str(error)
         return self.known[load]
 
+    def played(self, load: Traffic) -> Played:
+        """A load. A rate with a most in flight is an open loop where fewer are, else a closed one."""
+        if load.rate == "" or load.concurrency is None:
+            return self.service.play(sent(load), self.flags)
+        opened = replace(load, concurrency=None)
+        found = self.service.play(sent(opened), self.flags)
+        if found.middle.totals["in_system_mean"] <= load.concurrency:
+            return found
+        return self.service.play(traffic(replace(load, rate="", arrivals="")), self.flags)
+
 
 def _loads(at: Placed, place: Place, rows: Sequence[Row], *, loads: Set[Traffic]) -> Floats:
     """Loads with several users, or drawn ones; the step tables cover ``loads``."""
-    plays = _Plays(Service.for_traces(at, [traffic(x) for x in loads], dict(place.flags)), dict(place.flags))
+    plays = _Plays(Service.for_traces(at, [sent(x) for x in loads], dict(place.flags)), dict(place.flags))
     out = np.full((4, len(rows)), np.nan)
     failed = ""
     for i, row in enumerate(rows):

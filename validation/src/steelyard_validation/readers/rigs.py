@@ -99,7 +99,6 @@ def _spark(frame: pd.DataFrame) -> Iterator[Row]:
     """Bursts of llama-benchy (all clients at once) and open loops of ``vllm bench serve``."""
     burst = frame["scenario"].str.startswith("closed")
     frame = frame[~burst | ~frame["metric"].isin(["ttft", "request_throughput"])]  # ``ttft``: after hidden reasoning
-    frame = frame.assign(concurrency=frame["concurrency"].where(burst))
     closed = frame["scenario"].str.startswith("closed")
     file = frame["source_path"].where(closed)
     # one test is a prompt row and then an answer row, each with its own length
@@ -133,7 +132,9 @@ def _spark_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
             lengths = {name: f"lognormal:{n}" for name, n in lengths.items()}
         cv = float(said["burstiness"]) ** -0.5
         count = int(said["num_prompts"])
-        return place, Traffic(rate=float(r.request_rate), arrivals=f"gamma:cv={cv:.4g}", requests=count, **lengths)
+        most = int(r.concurrency) if np.isfinite(r.concurrency) else None
+        load = Traffic(rate=float(r.request_rate), arrivals=f"gamma:cv={cv:.4g}", requests=count, **lengths)
+        return place, replace(load, concurrency=most)
     clients = int(r.concurrency)
     return place, Traffic(concurrency=clients, requests=clients, **lengths)
 
