@@ -211,3 +211,11 @@ def test_stated_errors_hold_on_the_measurements(machine: str, phase: Any) -> Non
     for part in parts(machine, read(folder.parent, machine, phase), COMMON_KERNELS[phase]):
         own = shipped.score([part.side(False)])
         assert own["mean_ape"] == pytest.approx(table[part.kernel]["residual"]["mean_ape"], rel=0.05)
+
+
+def test_rows_of_padding_pass_a_capped_engine_at_the_rate_of_its_units() -> None:
+    capped = replace(H100, peak_ops_per_s=150e12)
+    fed = replace(capped, feed16_ops_per_s=989.4e12)
+    few, many = ({"heads": h, "kv": 1, "device": fed} for h in (4, 64))
+    assert decode(64, 8192, heads=4, kv=1, device=capped) > 1.5 * decode(64, 8192, **few)
+    assert decode(64, 8192, heads=64, kv=1, device=capped) == pytest.approx(decode(64, 8192, **many), rel=1e-9)

@@ -181,7 +181,8 @@ def decode_attention_time_s(
         * (1 + F.wide_group_frac * (rows > WIDE_GROUP))
     )
     item = item + rows * P.row_s * F.row_ratio * scale + np.where(windowed & (C > W), F.window_item_s, 0.0)
-    token = 4 * tile_rows * mean_dim * device.units / (P.matrix_frac * device.peak_ops_per_s)
+    padded = tile_rows / max(device.feed16_ops_per_s, device.peak_ops_per_s)
+    token = 4 * np.maximum(padded, rows / device.peak_ops_per_s) * mean_dim * device.units / P.matrix_frac
     token = np.where(
         bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token
     )

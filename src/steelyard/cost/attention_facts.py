@@ -54,6 +54,8 @@ class AttentionDevice:
     """Dense peak of the 8-bit matrix engine; 0: none, 8-bit work runs at the 16-bit rate."""
     exp_per_clock: float = EXPONENTIALS_PER_CLOCK
     """Exponentials per clock and unit (32 on parts with doubled special-function units)."""
+    feed16_ops_per_s: float = 0.0
+    """16-bit rate of the units where the peak is capped, at which rows of padding pass; 0: the peak."""
 
     @property
     def slots(self) -> float:

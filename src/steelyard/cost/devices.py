@@ -58,6 +58,7 @@ def attention_device(site: Site) -> AttentionDevice:
         copy_engine=site.copy_engine,
         peak8_ops_per_s=site.engine.peak.get("fp8", 0.0),
         exp_per_clock=site.engine.exp_per_clock or EXPONENTIALS_PER_CLOCK,
+        feed16_ops_per_s=site.feed16_ops_per_s,
     )
 
 
