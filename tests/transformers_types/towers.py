@@ -24,7 +24,7 @@ COUNTED = Path(__file__).with_name("towers.json")
 #: Speakers beside a model that listens, and layers that guess tokens.
 _OTHER = re.compile(r"talker|token2wav|code2wav|mtp")
 #: Types whose default config is no model: its parts do not fit together, or it has no tower.
-_UNSOUND = ("ovis2",)
+_UNSOUND = ("molmo2", "ovis2")
 
 
 def towers(config: Mapping[str, Any]) -> int:

@@ -188,6 +188,8 @@ ENCODERS: Mapping[str, Encoder] = {
     "muse_glimmer_vision": Encoder(
         1536, 50, 16, 8960, 14, temporal=2, biases=_NO_STEM, positions="max_position_embeddings 1024", ends="h h h h"
     ),
+    "molmo2_vision": Encoder(1152, 25, 16, 4304, 14, 378, positions="num_position_embeddings 729"),
+    "ocr2_queries": Encoder(896, 24, 14, 4864, 1, biases="qkv", gated=True, positions="", ends="h", stem="h"),
     "omni_2_5_audio": replace(_WHISPER, positions="", sharded=False),
     "omni_3_audio": _SOUND_2D,
     "paddleocr_vl_vision": Encoder(1152, 27, 16, 4304, 14, 384, ends="h h"),
@@ -222,7 +224,7 @@ ENCODERS: Mapping[str, Encoder] = {
         3072,
         16,
         1024,
-        ends="256*h 1024 589824 1179648 4718592 92672",
+        ends="256*h 1024 589824 1179648 92672",
         window="window_size patches",
         sharded=False,
     ),
@@ -306,9 +308,13 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "aya_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, vectors="m m", merge=2),),
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
     "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
+    "deepseek_ocr2": (
+        Joint("sam", None, "h", vectors="4128768", at="vision_config.sam_config", own=True),
+        Joint("ocr2_queries", None, "h t", vectors="t 400*h", at="vision_config.encoder_config", own=True),
+    ),
     "deepseek_vl_v2": (
         Joint("siglip_so400m", _VL2, "m t t", vectors="t t", merge=2, own=True, needs="width"),
-        Joint("sam", None, "h", at="vision_config.width.sam_vit_b", own=True),
+        Joint("sam", None, "h", vectors="4718592", at="vision_config.width.sam_vit_b", own=True),
         Joint("clip_after_sam", None, "2*h t", vectors="t t 588*h", at="vision_config.width.clip-l-14-224", own=True),
     ),
     "deepseek_vl": (Joint("siglip_vision_model", Square(0, 0), "h t t"),),
@@ -351,6 +357,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "glm5_next": (_glm("projection_intermediate_size=10240"),),
     "glm_ocr": (_glm("3*o"),),
     "glmasr": (replace(_WHISPER_JOINT, encoder="glmasr_encoder", rule=Sound(50, 12.5), chain="4*h 2*t t"),),
+    **dict.fromkeys(("got_ocr2", "pp_chart2table"), (Joint("sam", Square(0, 256), "t t", vectors="4608*t", own=True),)),
     "hunyuan_vl": (
         Joint(
             "hunyuan_vl_vision",
@@ -361,6 +368,16 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
         ),
     ),
     "hyperclovax_vision_v2": (replace(_QWEN25_JOINT, chain="m m o | o t"),),
+    "idefics2": (
+        Joint(
+            "idefics2_vision",
+            None,
+            "h text_config.intermediate_size=14336 | h text_config.intermediate_size=14336"
+            " | text_config.intermediate_size=14336 t",
+            bias=False,
+            vectors="9216*t 2304*t 36*t*t 9*t 64*t t",
+        ),
+    ),
     "idefics3": (_SMOL,),
     **dict.fromkeys(("internvl", "internvl_chat", "qianfan_ocr"), (_INTERN_JOINT,)),
     "kimi_k25": (_MOON_JOINT,),
@@ -396,6 +413,17 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             "minimax_m3_vl_vision",
             _QWEN2_PIXELS,
             "4:h projector_hidden_size projector_hidden_size | 4*projector_hidden_size projector_hidden_size t",
+            merge=2,
+        ),
+    ),
+    "molmo2": (
+        Joint(
+            "molmo2_vision",
+            None,
+            "2*h h | 2*h h | 2*h h | h h | h adapter_config.intermediate_size=18944"
+            " | h adapter_config.intermediate_size=18944 | adapter_config.intermediate_size=18944 t",
+            bias=False,
+            vectors="4*h",
             merge=2,
         ),
     ),
@@ -441,8 +469,12 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
         Joint("step3p5_vision", Square(0, 169), "4:9*h 2*h | 18*h 4*h | 4*h t", bias=False, vectors="2*h 4*h"),
     ),
     "unlimited_ocr": (
-        Joint("sam", None, "h", at="vision_config.sam_config", own=True),
+        Joint("sam", None, "h", vectors="4718592", at="vision_config.sam_config", own=True),
         Joint("clip_after_sam", None, "2*h t", vectors="t t", at="vision_config.encoder_config", own=True),
+    ),
+    "video_llava": (
+        Joint("clip_vision_model", Square(0, 0), "h t t"),
+        Joint("clip_vision_model", None, "h"),
     ),
     "video_llama_3": (Joint("video_llama_3_vision", None, "h t t"),),
     "vipllava": (Joint("clip_vision_model", Square(0, 0), "5*h t t", vectors="5*h 5*h"),),

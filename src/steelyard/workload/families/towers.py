@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from steelyard.errors import InputError, Problem, show
-from steelyard.workload.families._base import Fields
+from steelyard.workload.families._base import MAX_SIZE, Fields
 from steelyard.workload.families._modules import Stored
 from steelyard.workload.families._tower_rows import ENCODERS, MODELS, Encoder, Joint
 from steelyard.workload.tower import Native, Rule, Square, Tiles, Tower
@@ -147,6 +147,9 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
             size = int(word)
         elif word in letters:
             size = letters[word]
+        elif "." in key:  # of another part
+            stated = _part(whole.config, key)
+            size = stated if isinstance(stated, int) and 0 < stated <= MAX_SIZE else int(usual or text)
         else:
             size = f.size(key, default=whole.optional(key, default=int(usual or text)))
         return (width(times) if times else 1) * size // (2 if half else 1)
