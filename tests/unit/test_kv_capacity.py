@@ -18,7 +18,7 @@ from steelyard.cost.kv_pool import engine_prints, kv_pool
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.plan import Plan
-from steelyard.errors import UnknownName
+from steelyard.errors import DoesNotFit, UnknownName
 from steelyard.machine.catalogue import find_machine
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.kept import kept_by_layers
@@ -143,6 +143,12 @@ def test_an_engine_of_2023_profiles_the_whole_context() -> None:
     assert prints("mixtral-8x7b", "a10g", {}, "vllm@0.2.7", 2, weights="awq").memory_bytes < 0
     assert prints("mixtral-8x7b", "a10g", {"max_model_len": 4096}, "vllm@0.2.7", 2, weights="awq").memory_bytes > 0
     assert prints("mixtral-8x7b", "a10g", {}, "vllm", 2, weights="awq").concurrency > 1
+    with pytest.raises(DoesNotFit, match=r"a smaller max_model_len, more devices"):
+        sy.simulate("mixtral-8x7b", on="a10g:2", tp=2, weights="awq", engine="vllm@0.2.7", rate="1/s", requests=2)
+    assert (
+        engine_config(find_engine("vllm@0.2"), find_machine("a10g"), {"max_model_len": 9000.0}).max_num_batched_tokens
+        == 9000
+    )
     asked = {"on": "a10g:2", "weights": "awq", "tp": 2, "engine": "vllm@0.2.7"}
     log = {line["name"]: line["value"] for line in sy.estimate("mixtral-8x7b", **asked).to_dict()["engine_log"]}
     assert log["Available KV cache memory"] < 0
@@ -157,6 +163,8 @@ def test_an_engine_that_samples_too_many_at_once_says_how_many_it_can() -> None:
         "Available KV cache memory",
         "does not start with max_num_seqs 1,024; at most",
     ]
+    with pytest.raises(DoesNotFit, match=r"a smaller max_num_seqs or max_num_batched_tokens, more devices"):
+        sy.simulate("gpt-oss-120b", on="h100_sxm", engine="vllm@0.10.1", rate="1/s", isl=10, osl=2, requests=2)
     most = int(log[1]["value"])
     assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most}, "vllm@0.10.1").memory_bytes >= 0
     assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most + 1}, "vllm@0.10.1").memory_bytes < 0

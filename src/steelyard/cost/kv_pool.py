@@ -133,10 +133,34 @@ def kv_pool(
         short = (1 + fixed_blocks) * block_bytes - left
         raise DoesNotFit(
             f"{model.name} leaves no memory for the KV cache: {short / 2**30:,.1f} GiB short on each device",
-            change="more devices, a narrower number format or a larger gpu_memory_utilization",
+            change=_smaller_step(model, plan, machine, engine, config, exact_weights, short),
         )
     pool = KvPool(blocks, block_tokens, block_bytes, fixed_blocks, cap, False, slots, state, sequences, apart)
     return _with_states(pool, model, engine)
+
+
+def _smaller_step(
+    model: Workload,
+    plan: Plan,
+    machine: Machine,
+    engine: Engine,
+    config: EngineConfig,
+    exact_weights: float | None,
+    short: float,
+) -> str:
+    """What would leave memory for the cache: a smaller step where that alone does."""
+
+    def gains(**changes: int) -> bool:
+        one = replace(config, **changes)  # type: ignore[arg-type]
+        now, then = (left_bytes(model, plan, machine, engine, c, exact_weights=exact_weights)[0] for c in (config, one))
+        return then - now >= short
+
+    step = "max_model_len" if engine.whole_prompts >= config.max_num_batched_tokens else "max_num_batched_tokens"
+    ways = {"max_num_seqs": gains(max_num_seqs=1), step: gains(max_num_batched_tokens=1)}
+    found = [name for name, does in ways.items() if does]
+    if found:
+        return f"a smaller {' or '.join(found)}, more devices or a larger gpu_memory_utilization"
+    return "more devices, a narrower number format or a larger gpu_memory_utilization"
 
 
 def _with_states(pool: KvPool, model: Workload, engine: Engine) -> KvPool:

@@ -105,9 +105,9 @@ def engine_config(
     sequences = (limits and limits.max_sequences) or engine.max_sequences
     longest = given.get("max_model_len") or (model.max_context if model else 0)
     cut = False
-    if engine.whole_prompts and isinstance(longest, int) and longest > 0:
+    if engine.whole_prompts and isinstance(longest, int | float) and 0 < longest <= _BOUNDS["max_model_len"][1]:
         cut = longest > engine.whole_prompts
-        tokens = WHOLE_PROMPTS if cut else max(WHOLE_PROMPTS, longest)
+        tokens = WHOLE_PROMPTS if cut else max(WHOLE_PROMPTS, int(longest))
     base = EngineConfig(
         engine=engine.name,
         scheduler=scheduler,
