@@ -809,6 +809,26 @@ def test_unknown_architecture(tmp_path: Path) -> None:
         load_model(tmp_path / "none.gguf")
 
 
+def test_layers_that_differ_in_a_gguf(tmp_path: Path) -> None:
+    """Of an architecture whose family has equal layers: heads of each layer, and one without attention."""
+    keys = {"block_count": 3, "embedding_length": 256, "attention.head_count": [8, 4, 0], "vocab_size": 1000}
+    keys |= {"attention.head_count_kv": [2, 4, 0], "attention.key_length": 64, "feed_forward_length": [512, 1024, 256]}
+    metadata = {"general.architecture": "llama", **{f"llama.{k}": v for k, v in keys.items()}}
+    tensors: list[tuple[str, tuple[int, ...], str]] = [("token_embd.weight", (256, 1000), "fp16")]
+    tensors += [("output_norm.weight", (256,), "fp32")]
+    for i, (heads, groups, width) in enumerate([(8, 2, 512), (4, 4, 1024), (0, 0, 256)]):
+        parts = {"attn_q": heads * 64, "attn_k": groups * 64, "attn_v": groups * 64} if heads else {}
+        tensors += [(f"blk.{i}.{name}.weight", (256, rows), "fp16") for name, rows in parts.items()]
+        tensors += [(f"blk.{i}.attn_output.weight", (heads * 64, 256), "fp16")] if heads else []
+        tensors += [(f"blk.{i}.{name}.weight", (256, width), "fp16") for name in ("ffn_gate", "ffn_up")]
+        tensors += [(f"blk.{i}.ffn_down.weight", (width, 256), "fp16"), (f"blk.{i}.ffn_norm.weight", (256,), "fp32")]
+    write_gguf(tmp_path / "m.gguf", metadata, tensors)
+    model = load_model(tmp_path / "m.gguf")
+    assert float(model.transformer.kv_elements(10)) == 10 * 2 * 64 * (2 + 4)
+    assert model.structure is not None and model.structure.unknown == 0
+    assert "layers of 'llama' differ" in model.transformer.notes[0]
+
+
 def test_folder_without_a_model(tmp_path: Path) -> None:
     """One line that says what is looked for."""
     with pytest.raises(InputError, match=r"neither a config\.json nor a \.gguf"):

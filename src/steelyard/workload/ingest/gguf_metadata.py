@@ -10,13 +10,17 @@ from typing import Any
 from steelyard.errors import InputError
 from steelyard.workload.ingest.gguf import GgufHeader, Length
 
-__all__ = ["BY_SHAPE", "MOST_LAYERS", "Metadata"]
+__all__ = ["BY_SHAPE", "MOST_LAYERS", "LayersDiffer", "Metadata"]
 
 #: Far above every published model; bounds what is done for each layer.
 MOST_LAYERS = 10_000
 
 #: Architectures whose layers differ, as the shapes of their tensors say.
 BY_SHAPE = ("gemma3n", "gemma4")
+
+
+class LayersDiffer(InputError):
+    """Layers of an architecture differ in a way that its metadata is not read for: its tensors are."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Metadata:
             if len(distinct) > 1 and self.arch in BY_SHAPE:
                 return None
             if len(distinct) > 1:
-                raise InputError(
+                raise LayersDiffer(
                     f"layers differ in {key} ({sorted(distinct)}); not known here", field=f"{self.arch}.{key}"
                 )
             return int(distinct.pop()) if distinct else 0

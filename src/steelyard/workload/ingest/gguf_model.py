@@ -11,7 +11,7 @@ from steelyard.documents import is_file
 from steelyard.errors import InputError, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
-from steelyard.workload.ingest.gguf_metadata import Metadata
+from steelyard.workload.ingest.gguf_metadata import LayersDiffer, Metadata
 from steelyard.workload.ingest.gguf_states import STATES, latent
 from steelyard.workload.ingest.safetensors import TensorInfo, elements_note
 from steelyard.workload.ingest.stored import gguf_formats
@@ -44,13 +44,8 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     short = sum(part.missing_bytes for part in headers)
     header = GgufHeader(headers[0].version, headers[0].metadata, tensors, short)
     name = printable(str(header.metadata.get("general.name") or path.stem))[:200]
-    structure: Structure | None = None
     try:
-        told = any(t.name == "token_embd.weight" for t in header.tensors)
-        if header.metadata.get("general.architecture") in (None, *_ARCHITECTURES) or absent or not told:
-            model: Workload = read_config(config_of(header, generic=generic), name=name, generic=generic)
-        else:
-            model, structure = _by_structure(header, name, generic)
+        model, structure = _read(header, name, generic, whole=not absent)
     except UnknownName:
         raise
     except InputError as error:
@@ -76,6 +71,18 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
         engine="llamacpp",
         structure=structure,
     )
+
+
+def _read(header: GgufHeader, name: str, generic: bool, *, whole: bool) -> tuple[Workload, Structure | None]:
+    """The model of a header: by its metadata, or by its tensors where metadata does not tell."""
+    whole = whole and any(t.name == "token_embd.weight" for t in header.tensors)
+    if not whole or header.metadata.get("general.architecture") in (None, *_ARCHITECTURES):
+        try:
+            return read_config(config_of(header, generic=generic), name=name, generic=generic), None
+        except LayersDiffer:
+            if not whole:
+                raise
+    return _by_structure(header, name, generic)
 
 
 def _by_structure(header: GgufHeader, name: str, generic: bool) -> tuple[Workload, Structure]:

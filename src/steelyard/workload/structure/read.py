@@ -82,6 +82,8 @@ def _called(config: Mapping[str, Any]) -> str:
     kind = config.get("model_type") or config.get("general.architecture")
     if not kind:
         return "no config names its type"
+    if kind in FAMILIES.names():
+        return f"layers of {show(kind)} differ in a way its family does not describe"
     near = suggest(str(kind), FAMILIES.names(), 1)
     return f"model type {show(kind)} is not known{f' (the nearest is {near[0]})' if near else ''}"
 
