@@ -316,6 +316,16 @@ def test_more_tensors_than_any_model_has_are_refused_unread(tmp_path: Path) -> N
         load_model(tmp_path / "m.safetensors")
 
 
+def test_layers_of_equal_shapes_that_a_config_tells_apart() -> None:
+    """Heads of each layer in a list; layers that read what earlier ones cached though files hold their keys."""
+    shapes = model_of([attention(norm=False) | mlp() | norms()] * 3)
+    model, _ = read(shapes, {"num_attention_heads": [8, 4, 8]})
+    assert [(a.heads, a.kv_heads) for layer in model.layers if (a := layer.attention)] == [(8, 2), (4, 1)]
+    model, _ = read(DENSE, {"num_kv_shared_layers": 1})
+    assert float(model.kv_elements(10)) == 10 * 2 * 2 * 2 * 64
+    assert model.parameters() == elements(DENSE)
+
+
 def test_a_window_whose_layers_are_not_known_is_not_used() -> None:
     """An upper bound of the cache, and a word about it; a pattern or a list of layers is used."""
     model, _ = read(DENSE, {"sliding_window": 100})

@@ -61,6 +61,12 @@ class Keys:
                 return value
         return 0
 
+    @property
+    def listed(self) -> tuple[tuple[str, int], ...]:
+        """What lists of one number per layer say of this one."""
+        lists = ((k, v) for k, v in self.config.items() if isinstance(v, list | tuple) and 0 <= self.layer < len(v))
+        return tuple((k, v[self.layer]) for k, v in lists if isinstance(v[self.layer], int))
+
     def flag(self, name: str) -> bool | None:
         """True or false where it is stated."""
         value = self.config.get(name)

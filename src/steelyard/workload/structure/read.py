@@ -18,6 +18,7 @@ from steelyard.workload.structure.beside import described_towers
 from steelyard.workload.structure.found import LIMIT, UNKNOWN, Row, Structure
 from steelyard.workload.structure.keys import DEPTH, HIDDEN, LENGTH, Keys
 from steelyard.workload.structure.layers import Found, in_words, read_layer
+from steelyard.workload.structure.names import role_of
 from steelyard.workload.structure.pieces import Group, Piece, Table, gather
 from steelyard.workload.structure.side import JOINS, Side
 from steelyard.workload.transformer import Transformer
@@ -287,6 +288,7 @@ class _Reader:
         beside = main.rpartition(".")[0]
         kinds = self.keys.kinds(depth)
         settings = self.keys.settings(kinds)
+        reads_others = depth - self.keys.number("num_kv_shared_layers") or depth
         cache: dict[Any, Found] = {}
         for stack, numbered in stacks.items():
             for index in sorted(numbered):
@@ -300,7 +302,7 @@ class _Reader:
                     self.layer_bytes.append(sum(group.bytes.values()))
                 keys = self.keys.of_layer(index, own)
                 for pieces in _sublayers(group):
-                    key = (tuple(p for _, p in pieces), kind, repr(sorted(own.items())))
+                    key = (tuple(p for _, p in pieces), kind, repr(sorted(own.items())), keys.listed)
                     if key not in cache:
                         cache[key] = read_layer([p for _, p in pieces], hidden, keys, kind, asked=self.asked)
                     layer, parts, blind = cache[key].layer, cache[key].parts, cache[key].blind
@@ -313,6 +315,8 @@ class _Reader:
                         parts = dict.fromkeys(parts, UNKNOWN)  # another sequence of something
                         self.extra += sum(p.elements for _, p in pieces)
                     else:
+                        if index >= reads_others and stack == main:
+                            layer = self._without_keys(layer, [p for _, p in pieces])
                         self.layers.append(layer)
                         self.sides.append(cache[key].side)
                         self._say(layer)
@@ -321,6 +325,13 @@ class _Reader:
                     for at, piece in pieces:
                         self._count(parts[piece.name], piece, group.bytes[at])
         return self.layers
+
+    def _without_keys(self, layer: Layer, pieces: Sequence[Piece]) -> Layer:
+        """A layer that reads what an earlier one cached: its own keys and values, where files hold them, rest."""
+        if layer.attention is None or layer.attention.is_mla or layer.attention.shared_kv:
+            return layer
+        self.extra += sum(p.elements for p in pieces if role_of(p.path)[1] in ("k", "v", "k_norm", "v_norm"))
+        return replace(layer, attention=replace(layer.attention, shared_kv=True))
 
     def _say(self, layer: Layer) -> None:
         for part, words in in_words(layer).items():
