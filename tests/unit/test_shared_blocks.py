@@ -24,6 +24,16 @@ SMALL: Mapping[str, Any] = {
 }
 
 
+LOOPED: Mapping[str, Any] = {
+    "model_type": "inkling2_loop_text",
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "loop_layer_index_start": 1,
+    "loop_layer_index_end": 9999,
+}
+
+
 def read(model_type: str, **fields: Any) -> Transformer:
     return transformer_of(read_config({"model_type": model_type, **SMALL, **fields}), "this test")
 
@@ -142,6 +152,7 @@ def test_convolutions_beside_the_blocks_keep_their_last_tokens() -> None:
             "experts_per_tok",
         ),
         ({"model_type": "t5gemma", "encoder": [], "decoder": {}}, "encoder"),
+        ({**LOOPED, "loop_num_passes": 999, "num_hidden_layers": 9999}, "loop_num_passes"),
         ({"model_type": "dia", "decoder_config": {}, "encoder_config": {}}, "decoder_config.hidden_size"),
         ({"model_type": "canary", "decoder_config": {"vocab_size": "many"}}, "decoder_config.vocab_size"),
     ],

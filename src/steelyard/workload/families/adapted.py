@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families._base import MAX_LAYERS, Fields, decoder
 from steelyard.workload.families.decoders import Decoder, routed_layers
 from steelyard.workload.families.gemma_n import gemma4
 from steelyard.workload.transformer import Attention, Beside, Layer, Transformer
@@ -167,6 +167,9 @@ def _loops(f: Fields, layers: list[Layer], hidden: int) -> tuple[list[Layer], in
         Beside("message_gates_up", 4 * rank, 8 * hidden, 4),
     )
     looped = layers[first:last]
+    if len(looped) * passes > MAX_LAYERS:
+        f.problem("loop_num_passes", f"{passes} passes of {len(looped)} layers are more than {MAX_LAYERS:,} layers")
+        return layers, 0
     # gates and queries of the messages belong to the passes after the first, which store them once
     again = [replace(x, tied=True) for x in looped]
     messages = [Layer(len(looped), None, None, norms=0, beside=gates)] if looped and passes > 1 else []
