@@ -183,6 +183,20 @@ def test_options_of_engines_are_ours(engine: str, ours: str) -> None:
     assert _respelled(engine.split()) == ours.split()
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"simulate {MODEL} --on {ON} --rate 2/s --burstiness 0.1", "--burst is cv"),
+        (f"simulate {MODEL} --on {ON} --rate 2/s --goodput ttft:500", "name the SLOs"),
+        (f"estimate {MODEL} --on {ON} --flash-attn on", "priced as they are"),
+        (f"estimate {MODEL} --on {ON} -t 8", "the whole device works"),
+        (f"estimate {MODEL} --on {ON} -c", "expected a value after it"),
+    ],
+)
+def test_what_has_no_field_here_is_told(capsys: pytest.CaptureFixture[str], line: str, words: str) -> None:
+    assert words in refused(capsys, line)
+
+
 def test_auto_is_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
     plain = answered(capsys, f"estimate {MODEL} --on {ON}")
     same = answered(capsys, f"estimate {MODEL} --on {ON} --kv-cache-dtype auto --quantization auto --engine auto")

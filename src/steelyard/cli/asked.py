@@ -166,7 +166,7 @@ def _renamed(words: list[str]) -> list[str]:
             at += 1
             value = words[at] if at < len(words) else ""
         if not value:
-            raise InputError("expected a value after it", field=option.lstrip("-"))
+            raise InputError("expected a value after it", field=option)
         if ours == "model":
             kept.insert(1, value)
         elif word in ("b", "ub", "ubatch_size"):
