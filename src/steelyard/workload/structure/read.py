@@ -38,6 +38,8 @@ _NORM = re.compile(r"norm|(^|\.)ln_?\w*$", re.I)
 _ADAPTER = re.compile(r"lora_[ab]|lora_(up|down)|ia3_l", re.I)
 _TOWER, _NEXT, _BESIDE = "vision or audio tower", "multi-token prediction", "beside the layers"
 _COPY = "head, a copy of the embeddings"
+#: Tables of a config that describe blocks of the language model.
+_PARTS_OF_CONFIGS = ("attn_config", "ffn_config", "moe_config", "moe")
 #: What the language model is called where it is a part of a model.
 _LANGUAGE = ("language_model", "text_model", "llm", "thinker", "text_decoder")
 _PARTS = {_TOWER: "kept in memory", _NEXT: "not loaded: guesses are not asked for"}
@@ -59,6 +61,8 @@ def read_structure(
             or more of the weights than :data:`~steelyard.workload.structure.found.LIMIT` is not understood.
     """
     inner = language_config(config)[0] if config else {}
+    for part in map(inner.get, _PARTS_OF_CONFIGS):
+        inner = {**part, **inner} if isinstance(part, Mapping) else inner
     _check(tensors)
     quant = inner.get("quantization_config") or inner.get("quantization") or {}
     reader = _Reader(gather(tensors, quant if isinstance(quant, Mapping) else {}), inner, asked)
