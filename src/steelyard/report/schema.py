@@ -6,7 +6,7 @@ from typing import Any
 
 from steelyard.scenario.answers import figures_of
 
-__all__ = ["OPTIONAL", "estimate_schema", "fields_of_form"]
+__all__ = ["OPTIONAL", "SOMETIMES", "estimate_schema", "fields_of_form"]
 
 
 def fields_of_form(form: str) -> dict[str, tuple[str, str]]:
@@ -17,6 +17,10 @@ def fields_of_form(form: str) -> dict[str, tuple[str, str]]:
 #: Figures of a simulation that are there only when the run has what they describe: techniques beyond scheduling, and
 #: several answers per prompt.
 OPTIONAL = tuple(f.path for f in figures_of("simulate") if f.path.startswith(("encode_s", "extras.", "groups.")))
+
+
+#: Figures of an estimate that are there only where the model has what they describe.
+SOMETIMES = ("parameters.towers",)
 
 
 def estimate_schema() -> dict[str, Any]:
@@ -32,5 +36,5 @@ def estimate_schema() -> dict[str, Any]:
         plain = "object" if figure.type.startswith("{}") else figure.type.rstrip("?")
         kind = [plain, "null"] if figure.type.endswith("?") else plain
         parent["properties"][name] = {"type": kind, "description": figure.doc}
-        parent["required"].append(name)
+        parent["required"] += [] if figure.path in SOMETIMES else [name]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "steelyard.estimate/1", **root}
