@@ -18,7 +18,8 @@ from typing import Any
 from steelyard.errors import InputError, Problem, show
 from steelyard.workload.families._base import MAX_SIZE, Fields
 from steelyard.workload.families._modules import Stored
-from steelyard.workload.families._tower_rows import ENCODERS, MODELS, Encoder, Joint
+from steelyard.workload.families._tower_encoders import ENCODERS, Encoder
+from steelyard.workload.families._tower_rows import MODELS, Joint
 from steelyard.workload.tower import Native, Rule, Square, Tiles, Tower
 from steelyard.workload.tower_ops import layer_parameters
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
