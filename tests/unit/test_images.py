@@ -181,6 +181,18 @@ def test_a_request_alone_takes_what_an_estimate_says() -> None:
     assert slow[0] < found["ttft_s"]["mean"] < slow[1]
 
 
+def test_requests_of_a_step_share_a_pass(qwen: str) -> None:
+    """Small images are bound by launches, which a step has once."""
+    words = {"isl": 10, "osl": 4, "images": "224x224,112x112"}
+    one, many = (estimate(qwen, "h100_sxm", batch=n, **words) for n in (1, 20))
+    assert many.encode["time_s"] < 3 * one.encode["time_s"]
+    assert one.encode["time_s"] == pytest.approx(
+        estimate(qwen, "h100_sxm", images="224x224").encode["time_s"], rel=0.01
+    )
+    sent = simulate(qwen, "h100_sxm", concurrency=20, requests=20, **words)
+    assert many.encode["time_s"] < sent.records.ttft_s.max() < 0.5 * 20 * one.encode["time_s"]
+
+
 def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:
     """Decodes stand still while a new request's images are read, unless a pool of encoders does it."""
     words: dict[str, Any] = {"isl": 64, "osl": 200, "images": "2x896x896", "requests": 60, "seed": 1}

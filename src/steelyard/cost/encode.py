@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from steelyard.cost.cost import spread_of_sum
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.memory import activation_bytes, towers_loaded
+from steelyard.cost.price import engine_times
 from steelyard.cost.step import Replica, StepFigures, StepPrice
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
@@ -40,8 +43,8 @@ def tower_plan(tower: Tower, plan: Plan, machine: Machine, *, fused: bool = True
 class Encoder:
     """What reads the images and sounds of requests, on the devices of one replica.
 
-    A pass is launched kernel by kernel before the step of the prompts, which waits for it; images of one size are one
-    pass.
+    What one tower reads for the prompts of a step is one pass before it, launched kernel by kernel: it takes the sum of
+    its kernels over all images, and as long as its launches at least.
     """
 
     seen: tuple[Seen, ...]
@@ -53,28 +56,44 @@ class Encoder:
     def _plan(self, seen: Seen) -> Plan:
         return tower_plan(seen.tower, self.plan, self.cluster.machine, fused=self.engine.fused_towers)
 
-    def _replica(self, seen: Seen) -> Replica:
+    def _replica(self, seen: Seen, *, launched: bool = True) -> Replica:
         """What prices a pass over images of one size: the engine's step and its graphs are those of the prompts."""
         cluster = replace(self.cluster, unlike=(), count=1) if self.cluster.unlike else self.cluster
-        alone = replace(self.engine, graph=False, graph_tokens=0.0, step_s=0.0, step_s_per_sequence=0.0)
+        alone = replace(self.engine, graph=not launched, graph_tokens=np.inf, step_s=0.0, step_s_per_sequence=0.0)
         return Replica(Reading.of(seen), self._plan(seen), cluster, alone)
+
+    @property
+    def launches_s(self) -> float:
+        """Host time to launch the kernels of a pass of every tower: no step with images takes less."""
+        least: dict[str, float] = {}
+        for s in self.seen:
+            replica = self._replica(s)
+            program = replica.lower(Step.prefill(1, max(2, s.positions)))
+            _, host = engine_times(program, replica.cluster, replica.engine, decode=False)
+            least[s.tower.name] = max(least.get(s.tower.name, 0.0), float(host))
+        return sum(least.values())
 
     def price(self, number: int, images: int) -> StepPrice:
         """A pass over so many images of the size ``seen[number]``, kernel by kernel."""
         seen = self.seen[number]
         return self._replica(seen).price(Step.prefill(images, max(2, seen.positions)), decode=False)
 
-    def figures(self, number: int, images: Array) -> StepFigures:
-        """Passes over ``images`` (``[n]`` whole numbers) of the size ``seen[number]``; none takes no time."""
+    def figures(self, number: int, images: Array, *, launched: bool = True) -> StepFigures:
+        """Passes over ``images`` (``[n]`` whole numbers) of the size ``seen[number]``; none takes no time.
+
+        ``launched``: the device waits for the launches where it is faster.
+        """
         seen, count = self.seen[number], np.asarray(images, dtype=np.int64)
         positions = np.full(len(count), max(2, seen.positions))
-        found = self._replica(seen).prompts(np.maximum(count, 1), positions)
+        found = self._replica(seen, launched=launched).prompts(np.maximum(count, 1), positions)
         some = (count > 0).astype(np.float64)
         return replace(found, time_s=found.time_s * some, limit_s=found.limit_s * some, energy_j=found.energy_j * some)
 
     def requests(self, batch: Array) -> StepFigures:
-        """Passes over all that ``batch`` (``[n]``) requests show, which is a whole number of each."""
-        return _together([self.figures(i, batch * round(s.shown.count)) for i, s in enumerate(self.seen)])
+        """A pass over all that ``batch`` (``[n]``) requests show, which is a whole number of each."""
+        alone = len(self.seen) == 1
+        parts = [self.figures(i, batch * round(s.shown.count), launched=alone) for i, s in enumerate(self.seen)]
+        return parts[0] if alone else _together(parts, self.launches_s, static_power_w(self.cluster.machine))
 
     @property
     def remarks(self) -> list[str]:
@@ -139,15 +158,18 @@ def _largest(tower: Tower) -> Seen | None:
     return Seen(Shown(1, (SIDE, SIDE)), tower, rule.read(SIDE, SIDE))
 
 
-def _together(parts: Sequence[StepFigures]) -> StepFigures:
-    """One pass after another."""
-    total = sum((p.time_s for p in parts), np.zeros(()))
+def _together(parts: Sequence[StepFigures], launches_s: float, static_w: float) -> StepFigures:
+    """Passes as one: their kernels one after another, waiting for the launches where these take longer."""
+    busy = sum((p.time_s for p in parts), np.zeros(()))
+    total = np.maximum(busy, launches_s)
     whole = np.maximum(total, 1e-30)
+    shares = {name: sum(p.shares[name] * p.time_s for p in parts) / whole for name in parts[0].shares}
+    shares["overhead"] = shares["overhead"] + (total - busy) / whole
     return StepFigures(
         time_s=total,
         limit_s=sum((p.limit_s for p in parts), np.zeros(())),
-        energy_j=sum((p.energy_j for p in parts), np.zeros(())),
-        spread=sum((p.spread * p.time_s for p in parts), np.zeros(())) / whole,
-        shares={name: sum(p.shares[name] * p.time_s for p in parts) / whole for name in parts[0].shares},
+        energy_j=sum((p.energy_j for p in parts), np.zeros(())) + static_w * (total - busy),
+        spread=spread_of_sum([sum(p.spread * p.time_s for p in parts)], total - busy, total),
+        shares=shares,
         sources={k: v for p in reversed(parts) for k, v in p.sources.items()},
     )

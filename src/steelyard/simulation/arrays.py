@@ -160,6 +160,7 @@ def setup_of_fleet(
     log: int = 1 << 18,
     promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
     read_w: float = 0.0,
+    read_s: float = 0.0,
 ) -> Setup:
     """The kernel's limits and rules from the engines' flags.
 
@@ -172,7 +173,7 @@ def setup_of_fleet(
         log: steps to keep.
         promises: ``ttft_s``, ``tpot_s`` or ``e2e_s`` -> (limit, requests that may miss it): the run is given up, with 4
             as its ``stop``, when more do.
-        read_w: power of a device while it reads images and sounds.
+        read_w, read_s: power of a device while it reads images and sounds; least time of a step for these.
     """
     order = ordered(policy, trace)
     blocks = [m.kv.block_tokens for m in members]
@@ -202,6 +203,7 @@ def setup_of_fleet(
             "add_time": float(order.from_arrival),
             "request_s": request_s,
             "read_w": read_w,
+            "read_s": read_s,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
             **{name: promises.get(name, _KEPT)[0] for name in ("ttft_s", "tpot_s", "e2e_s")},
             **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},

@@ -59,6 +59,8 @@ class Options:
     begins its prompt."""
     encode_w: float = 0.0
     """Power of a device in that time, where it is in a step."""
+    launches_s: float = 0.0
+    """The least that a step with images takes more, s: the host launches the kernels that read them."""
     watch: Callable[[Any], None] | None = None
     techniques: tuple[Technique, ...] = ()
     assigned: Any = None

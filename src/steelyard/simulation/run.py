@@ -57,6 +57,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         stop_after_iterations=options.stop_after_iterations,
         log=kept,
         read_w=options.encode_w,
+        read_s=options.launches_s * factor,
     )
     built = time.perf_counter() - started
     tables = [prepared.table.tables if s.table is None else s.table.tables for s in served]
@@ -114,7 +115,9 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         deployment=prepared.deployment,
         pools=pools,
         techniques=options.techniques,
-        encode_s=encode_s if options.encode_w > 0 else None,
+        encode_s=np.where(encode_s > 0, np.maximum(encode_s, options.launches_s * factor), 0.0)
+        if encode_s is not None and options.encode_w > 0
+        else None,
     )
 
 

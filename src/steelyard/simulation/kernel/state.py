@@ -45,12 +45,12 @@ HERE, ENCODED = -1, -2
 #: cached prefix, then fewest requests. ``entries``, ``outputs``, ``encoders``: replicas of each stage. ``add_time``: 1
 #: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started
 #: or send each other requests. ``fork_on_first``: dependants wait for the first token only. ``reads``: the first
-#: step of a request takes ``encode_s`` more, in which a device has the power ``read_w``. ``ttft_left`` more
-#: requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters: ``next_seq``, the number
-#: of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system`` requests; ``known``,
-#: arrivals of ``order`` that have come; ``pending``, root of the heap of others to come; ``turn`` of the round-robin
-#: router; ``steps`` begun; ``log_rows`` of the log used, every ``log_stride``-th of ``steps_seen`` kept; ``timers``
-#: set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
+#: step of a request takes ``encode_s`` more, all of a step together ``read_s`` at least, with the power ``read_w``.
+#: ``ttft_left`` more requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters:
+#: ``next_seq``, the number of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system``
+#: requests; ``known``, arrivals of ``order`` that have come; ``pending``, root of the heap of others to come; ``turn``
+#: of the round-robin router; ``steps`` begun; ``log_rows`` of the log used, every ``log_stride``-th of ``steps_seen``
+#: kept; ``timers`` set, ``timer_seq`` the number of the next, ``timers_full`` when there was no place.
 RUN = np.dtype(
     _fields(
         "i8",
@@ -81,7 +81,7 @@ RUN = np.dtype(
         "timer_seq",
         "timers_full",
     )
-    + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s", "read_w")
+    + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s", "read_w", "read_s")
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:

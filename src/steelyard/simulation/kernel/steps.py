@@ -170,8 +170,9 @@ def price(
         )
     if state.run.reads > 0:
         seconds = reading_s(state, worker)
-        time += seconds
-        energy += seconds * state.run.read_w
+        if seconds > 0.0:
+            energy += seconds * state.run.read_w
+            time += max(seconds, state.run.read_s)
     return time, energy
 
 
