@@ -140,6 +140,7 @@ def _inkling2(f: Fields, *, looped: bool) -> Transformer:
         if full:
             beside.append(Beside("conv_weights", hidden, 2 * attention.kv_heads * taps))
         layers.append(Layer(1, attention, experts, norms=4 if full else 2, beside=tuple(beside)))
+    f.notes.append("attention over the outputs of earlier blocks is not priced")
     embedded = f.size("vocab_size")
     vocab = f.size("unpadded_vocab_size", default=embedded)
     extra = (embedded - vocab + 1) * hidden
