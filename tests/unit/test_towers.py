@@ -177,6 +177,16 @@ def test_wrong_sizes_are_named_by_their_path(vision: Any, more: Any, said: str) 
     assert str(caught.value).startswith(said)
 
 
+def test_towers_whose_sizes_no_config_states() -> None:
+    """Phi-4-multimodal names its towers alone; the same as transformers' own type, which states them."""
+    layers = {"image_embd_layer": {"crop_size": 448}, "audio_embd_layer": {"compression_rate": 8}}
+    phi = dict(find_model("microsoft/Phi-4-mini-instruct").config)
+    vision, audio = read_config({**phi, "model_type": "phi4mm", "embd_layer": layers}).towers
+    assert vision.parameters + audio.parameters == 907_982_272
+    assert vision.rule.read(1024, 1024).tokens == 9 * 256 + 48 + 1 + 272
+    assert audio.rule.read_s(8.0).tokens == 100
+
+
 def test_a_tower_of_weights_alone_has_no_ops() -> None:
     with pytest.raises(InputError, match="only the weights"):
         tower_graph(Tower("vision tower", "vision", 10), Read(((1, 1),), 1))

@@ -184,6 +184,7 @@ ENCODERS: Mapping[str, Encoder] = {
         stem="9 h | h h | h h | 10240 h",
         sharded=False,
     ),
+    "phi4_vision": replace(_SIGLIP, hidden=1152, depth=27, heads=16, inner=4304, patch=14, image=448),
     "pixtral": _PIXTRAL,
     "qwen2_5_vl": _QWEN25,
     "qwen2_5_vl_vision": _QWEN25,

@@ -85,6 +85,14 @@ def _glm(merger: str, encoder: str = "glm_ocr") -> Joint:
     return Joint(encoder, _GLM_PIXELS, chain, bias=False, vectors="o o o", merge=2)
 
 
+_PHI4 = Joint(
+    "siglip_vision_model",
+    Tiles(0, 0, 256, 36, always=True, row_tokens=16, more_tokens=17),
+    "h t t",
+    vectors="h h",
+)
+_PHI4_AUDIO = Joint("phi4_audio", Sound(12.5, 12.5), "h t t | h t t", at="audio_config", kind="audio", own=True)
+
 #: By the type of the whole model.
 MODELS: Mapping[str, tuple[Joint, ...]] = {
     "aria": (
@@ -238,9 +246,10 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "paddleocr_vl": (Joint("paddleocr_vl_vision", Native(14, 2, 147_384, 2_822_400), "m m t", vectors="h h", merge=2),),
     "paligemma": (Joint("siglip_vision_model", Square(0, 0), "h projection_dim"),),
     "phi3_v": (Joint("clip_large", _PHI3, "m t t", vectors="m m", merge=2, at="img_processor", own=True),),
-    "phi4_multimodal": (
-        Joint("siglip_vision_model", None, "h t t", vectors="h h"),
-        Joint("phi4_audio", Sound(12.5, 12.5), "h t t | h t t", at="audio_config", kind="audio", own=True),
+    "phi4_multimodal": (_PHI4, _PHI4_AUDIO),
+    "phi4mm": (
+        replace(_PHI4, encoder="phi4_vision", at="embd_layer.image_embd_layer", own=True),
+        replace(_PHI4_AUDIO, at="embd_layer.audio_embd_layer"),
     ),
     **dict.fromkeys(
         ("qwen2_5_omni", "qwen2_5_omni_thinker"),
