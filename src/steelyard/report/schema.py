@@ -20,7 +20,7 @@ OPTIONAL = tuple(f.path for f in figures_of("simulate") if f.path.startswith(("e
 
 
 #: Figures of an estimate that are there only where the model has what they describe.
-SOMETIMES = ("parameters.towers",)
+SOMETIMES = ("parameters.towers", "structure")
 
 
 def estimate_schema() -> dict[str, Any]:

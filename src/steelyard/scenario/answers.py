@@ -117,6 +117,8 @@ bound_shares.decode | {} | - | - | share of a decode step by what bounds it
 parameters.total | integer | - | - | parameters of the model, its towers included
 parameters.active | integer | - | - | parameters one token multiplies with
 parameters.towers | {} | - | - | those of the encoders of images and sound, by name; only where there are any
+structure | {} | - | - | only of a model whose type nobody described: parts (part, tensors, parameters, bytes, examples,
+    priced_as), layer_bytes, not_understood_share
 flops.prefill | number | - | - | operations of the prefill of the whole batch
 flops.decode | number | - | - | operations of one decode step of the whole batch
 assumptions | array | - | - | choices made for you, in words
