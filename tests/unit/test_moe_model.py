@@ -171,3 +171,16 @@ def test_prompts_on_strix_halo_take_what_llama_cpp_takes() -> None:
 
     found = estimate("llama-2-7b", "strix_halo", weights="q4_0", engine="llamacpp", isl=512, osl=8)
     assert 5e12 < 2 * 6.6e9 * 512 / found.ttft_s < 20e12  # OP/s: as measured, of 59 TFLOP/s
+
+
+@pytest.mark.parametrize(("model", "machine"), [("qwen3-30b-a3b", "h100_sxm"), ("qwen3-235b-a22b", "h200_sxm:8")])
+def test_formats_of_equal_bytes_take_the_same_time(model: str, machine: str) -> None:
+    from steelyard import estimate
+
+    for batch in (1, 32):
+        one, blocks = (
+            estimate(model, machine, weights=w, engine="vllm", batch=batch, isl=1024, osl=64)
+            for w in ("fp8", "fp8_block")
+        )
+        assert one.tpot_s == pytest.approx(blocks.tpot_s, rel=0.1)
+        assert one.ttft_s == pytest.approx(blocks.ttft_s, rel=0.1)

@@ -131,13 +131,17 @@ MOE_FORMATS = {
 
 
 def moe_variants(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = "", static: bool = False
 ) -> tuple[tuple[str, str], ...]:
-    """``(kernel, section)`` pairs to look for, best first. ``own``: the engine's own kernel on the site's family."""
+    """``(kernel, section)`` pairs to look for, best first.
+
+    ``own``: the engine's own kernel on the site's family. ``static``: it has kernels for one scale per tensor.
+    """
     if weight_bits < 0.75 * act_bits and weight_format != "mxfp4":
         return (("marlin", "marlin_int4_wo"), ("triton", "triton_bfloat16"))
+    family = family_named(site.family)
     fmt = MOE_FORMATS.get(weight_format, "bfloat16")
-    listed = family_named(site.family).expert_kernels
+    fmt, listed = fmt if static else family.expert_formats.get(fmt, fmt), family.expert_kernels
     kernels = listed[fmt] if fmt in listed else (*filter(None, (own,)), *listed[""])
     if fmt == "w4a16_mxfp4" and act_bits < 16:
         fmt = "w4a8_mxfp4_mxfp8"
@@ -146,10 +150,10 @@ def moe_variants(
 
 
 def moe_kernel(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = "", static: bool = False
 ) -> tuple[str, Calibrated]:
     """The grouped-GEMM kernel a site would run and its parameters: the first that anything was measured of."""
-    options = moe_variants(site, weight_format, weight_bits, act_bits, own)
+    options = moe_variants(site, weight_format, weight_bits, act_bits, own, static)
     tried = (
         (name, calibrated("moe", MoeParameters, site.machine.name, (site.family,), (section,)))
         for name, section in options
@@ -173,9 +177,8 @@ def _no_better_than_products(found: Calibrated, site: Site) -> Calibrated:
 def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Routed experts of one layer: permute, grouped products, combine."""
     site, f = context.site, kernel.features
-    name, found = moe_kernel(
-        site, kernel.weight_format, f["weight_bits"], f["act_bits"], context.engine.experts.get(site.family, "")
-    )
+    own, static = context.engine.experts.get(site.family, ""), context.engine.fused_quantisation
+    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], own, static)
     facts, router = MOE_FACTS[name], Router.of(kernel)
     device = moe_device(site)
     tokens = np.asarray(f["tokens"], dtype=np.float64)

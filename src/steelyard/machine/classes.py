@@ -70,6 +70,9 @@ class Family:
     expert_kernels: Annotated[
         Mapping[str, tuple[str, ...]], "grouped products tried first, by format of the calibration sections"
     ] = field(default_factory=lambda: EXPERT_KERNELS)
+    expert_formats: Annotated[
+        Mapping[str, str], "formats of experts that run the kernels of another format, by the calibration sections"
+    ] = field(default_factory=dict)
     expert_exchange: Annotated[
         Literal["", "blackwell"], "parameters of the exchange of routed tokens; empty = the first measured"
     ] = ""
