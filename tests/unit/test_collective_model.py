@@ -23,7 +23,9 @@ from steelyard.cost.collective import (
     ring_steps,
     wire_bytes,
 )
+from steelyard.cost.op_models import fabrics, link_parameters, through_host
 from steelyard.errors import InputError
+from steelyard.machine.cluster import parse_cluster
 
 CATALOGUE = Path(sy.__file__).parent / "catalogue"
 NVLINK = Fabric("nvlink4", 450e9, multicast=True)
@@ -234,3 +236,18 @@ def test_sockets_of_a_node_share_a_queue() -> None:
 
     assert small("tcp", 8, 4) > 2 * small("infiniband", 8, 4)
     assert small("tcp", 2, 1) == small("infiniband", 2, 1)
+
+
+def test_cards_without_peer_access_copy_through_the_host() -> None:
+    direct, staged = parse_cluster("rtx_pro_6000:4"), parse_cluster("rtx_5090:4")
+    assert (through_host(direct), through_host(staged)) == (False, True)
+    bridged = parse_cluster("rtx_3090:2")
+    assert fabrics(bridged)[0].kind == "nvlink" and not through_host(bridged)
+    one, other = (link_parameters(c, "pcie") for c in (direct, staged))
+    assert one.source != other.source
+    size = 64e6
+    times = [
+        collective_time_s("all_reduce", size, 4, fabric=fabrics(c)[0], parameters=link_parameters(c, "pcie").parameters)
+        for c in (direct, staged)
+    ]
+    assert times[1] > 1.5 * times[0]

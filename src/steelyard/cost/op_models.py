@@ -266,11 +266,22 @@ def fabrics(cluster: Cluster) -> tuple[Fabric, Fabric | None]:
 ONE_SWITCH = "_switch"
 
 
+#: Collectives of PCIe devices that cannot read each other's memory.
+HOST_PCIE = "pcie_host"
+
+
+def through_host(cluster: Cluster) -> bool:
+    """Whether devices of a node reach each other through host memory only, as GeForce cards on PCIe do."""
+    return _link_kind(cluster.peer) == "pcie" and any(not x.peer_access for x in cluster.machine.link)
+
+
 def link_parameters(cluster: Cluster, kind: str) -> Calibrated:
     """Collective parameters of a cluster's links. Behind one PCIe switch transfers do not share a host's links."""
     machine = cluster.machine
     families = (machine.family, kind) if kind == "nvlink" else (kind, machine.family)
-    found = calibrated("collective", CollectiveParameters, machine.name, families)
+    found = calibrated(
+        "collective", CollectiveParameters, machine.name, (HOST_PCIE, *families) if through_host(cluster) else families
+    )
     if cluster.peer is not None and cluster.peer.name.endswith(ONE_SWITCH):
         return replace(found, parameters=replace(found.parameters, contention=0.0))
     return found
@@ -320,7 +331,7 @@ def collective(kernel: Kernel, context: PricingContext) -> KernelTime:
     if "exchange" in f and stack.expert_exchange and inside.switched:
         return KernelTime(exchange_time_s(f, cluster), EXCHANGE_SPREAD, "fitted: DeepEP on Hopper and Blackwell")
     found = link_parameters(cluster, inside.kind)
-    custom = f["operation"] == "all_reduce" and stack.engine_kernels
+    custom = f["operation"] == "all_reduce" and stack.engine_kernels and not through_host(cluster)
     time = collective_time_s(
         f["operation"],
         f["message_bytes"],

@@ -106,6 +106,7 @@ class Link:
         Literal["peer", "host", "network"], "peer: other devices of the node; host: the CPU; network: other nodes"
     ] = "peer"
     latency_s: Annotated[float, Quantity("s", "one hop, device to device; 0 = the network's", ge=0)] = 0.0
+    peer_access: Annotated[bool, "devices read each other's memory; else transfers go through the host's"] = True
 
     def action(self) -> Action:
         """Sending one byte."""

@@ -69,7 +69,8 @@ class Place:
             return found
         network = find_network(self.peers)
         kept = tuple(x for x in found.cluster.machine.link if x.role != "peer")
-        peer = Link("peer", network.name, network.bandwidth_bytes_per_s)
+        direct = all(x.peer_access for x in found.cluster.machine.link)
+        peer = Link("peer", network.name, network.bandwidth_bytes_per_s, peer_access=direct)
         machine = replace(found.cluster.machine, link=(*kept, peer))
         return replace(found, cluster=cluster_of(machine, found.plan.devices))
 
