@@ -36,6 +36,7 @@ METRICS = {
     "e2e_s": "end to end",
     "tokens_per_s": "tokens per second",
     "tokens_per_s_per_device": "tokens per second and device",
+    "requests_per_s": "requests per second",
     "energy_j": "energy",
     "power_w": "power",
 }
