@@ -158,7 +158,7 @@ any | all both either auto
 fp8-kv | fp8 kv-fp8 kv-cache-fp8 kv-quantization fp8-cache
 int4-weights | int4 awq gptq w4a16 quantization
 sarathi-serve | chunked-prefill chunked sarathi
-eagle | speculation speculative spec-decode eagle2 eagle3 speculate
+eagle | speculation speculative spec-decode speculate
 draft | draft-model assistant speculative-decoding
 ngram | prompt-lookup lookup
 kv-tiers | offload offloading lmcache mooncake hicache swap

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+import steelyard as sy
 from steelyard.cost import step_eval as evaluate
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
@@ -24,7 +25,7 @@ from steelyard.simulation.kernel import pricing
 from steelyard.simulation.kernel.methods import no_methods
 from steelyard.simulation.result import Simulation
 from steelyard.techniques._registry import read_flag, read_techniques
-from steelyard.techniques.speculation import Speculation, draft_of, with_draft
+from steelyard.techniques.speculation import Eagle, Speculation, draft_of, length_of, rate_of, with_draft
 from steelyard.traffic.trace import Trace
 from steelyard.workload import Step
 from steelyard.workload.catalogue import load_model
@@ -188,3 +189,25 @@ def test_a_useless_draft_costs_and_a_perfect_one_is_bounded() -> None:
 def test_a_draft_takes_memory_from_the_cache() -> None:
     assert served(1, "draft:llama-3.1-8b,k=4").pool.blocks < served(1).pool.blocks
     assert served(1, "ngram:k=4").pool.blocks == served(1).pool.blocks
+
+
+@pytest.mark.parametrize("length", [1.0, 1.7, 2.29, 4.0])
+def test_a_logged_length_stands_for_a_rate(length: float) -> None:
+    chain = Eagle(tokens=3, length=length)
+    assert chain.expected(3) == pytest.approx(length, abs=1e-6)
+    assert length_of(rate_of(length, 3), 3) == pytest.approx(length, abs=1e-6)
+
+
+def test_what_no_chain_gives_is_refused() -> None:
+    with pytest.raises(InputError, match="3 guesses and the token after them give 4 at most"):
+        read_techniques({"speculate": "eagle:k=3,length=4.5"})
+    with pytest.raises(InputError, match="accept or length, not both"):
+        read_techniques({"speculate": "eagle3:k=3,length=2,accept=0.5"})
+
+
+def test_a_simulation_gives_the_length_it_was_told() -> None:
+    load: dict[str, Any] = {"concurrency": 1, "isl": 64, "osl": 200, "requests": 20}
+    run = sy.simulate("llama-3.1-8b", "h100_sxm", speculate="eagle3:k=4,length=3.08", **load)
+    told = run.to_dict()
+    assert told["extras"]["tokens_per_step"] == pytest.approx(3.08, rel=0.03)
+    assert "speculation accept" not in str(told)

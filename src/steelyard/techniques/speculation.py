@@ -42,6 +42,20 @@ MOST_GUESSES = 16
 MOST_NODES = 256
 
 
+def length_of(accept: float, guesses: int) -> float:
+    """Expected tokens of a step, the one after the guesses among them: ``(1 - a^(k+1)) / (1 - a)`` of k guesses."""
+    return guesses + 1.0 if accept == 1.0 else (1.0 - accept ** (guesses + 1)) / (1.0 - accept)
+
+
+def rate_of(length: float, guesses: int) -> float:
+    """The probability that a guess is right, given those before it, at which a step gives so many tokens."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if length_of(middle, guesses) < length else (low, middle)
+    return high
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """What a method does when nothing else is said.
@@ -67,6 +81,8 @@ class Speculation(Technique):
     roles: ClassVar[tuple[str, ...]] = ("both", "decode")
     keys: ClassVar[Mapping[str, str]] = {"k": "tokens"}
     usual: ClassVar[Defaults]
+    also: ClassVar[tuple[str, ...]] = ()
+    """Other names people give it."""
     passes: ClassVar[int] = 1
     """How guesses are made: 1 one pass of the draft per token, 2 one pass for all, 3 free."""
 
@@ -77,6 +93,10 @@ class Speculation(Technique):
     accept: Annotated[
         float | None,
         Quantity("1", "probability that a guess is right, given those before it (default: as published)", ge=0, le=1),
+    ] = None
+    length: Annotated[
+        float | None,
+        Quantity("1", "tokens of a step on average, as engines log it (acceptance length), instead of accept", ge=1),
     ] = None
     adaptive: Annotated[
         bool, "0 to k guesses per step, those with the most expected tokens per second (SmartSpec, arXiv:2406.14066)"
@@ -90,7 +110,19 @@ class Speculation(Technique):
             body, adaptive = body[len("adaptive") :].lstrip(":,") or "ngram", ",adaptive"
         head, _, rest = body.partition(":")
         head, _, more = head.partition(",")
-        return cls.read(",".join((more, rest)) + adaptive, label) if head.strip().lower() == cls.name else None
+        known = head.strip().lower() in (cls.name, *cls.also)
+        return cls.read(",".join((more, rest)) + adaptive, label) if known else None
+
+    def problems(self) -> list[Problem]:
+        """A length no chain of so many guesses has, or a rate beside it."""
+        if self.length is None:
+            return []
+        if self.accept is not None:
+            return [Problem(self.name, "expected accept or length, not both: each follows from the other")]
+        if self.length > self.guesses + 1:
+            most = f"{self.guesses} guesses and the token after them give {self.guesses + 1} at most"
+            return [Problem(self.name, f"{most}, got length={self.length:g}")]
+        return []
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The planner weighs it as one of the ways it may use."""
@@ -119,7 +151,7 @@ class Speculation(Technique):
     @property
     def right(self) -> float:
         """Probability that one of the guesses of a position is right."""
-        return self.likely
+        return self.likely if self.length is None else rate_of(self.length, self.guesses)
 
     @property
     def queries(self) -> tuple[int, int]:
@@ -129,8 +161,7 @@ class Speculation(Technique):
 
     def expected(self, guesses: int) -> float:
         """Expected tokens of a step with so many guesses."""
-        a = self.right
-        return guesses + 1.0 if a == 1.0 else (1.0 - a ** (guesses + 1)) / (1.0 - a)
+        return length_of(self.right, guesses)
 
     def record(self, record: Any, tables: bool) -> None:
         """Write it into a record of :data:`~steelyard.simulation.kernel.methods.METHOD`.
@@ -161,11 +192,11 @@ class Speculation(Technique):
             pool.device_bytes += draft.weight_bytes
             pool.token_bytes += draft.kv_bytes_per_token
             pool.notes.append(f"guesses by a {draft.note}; its passes are part of the step's graph")
-        if self.accept is None:
+        if self.accept is None and self.length is None:
             pool.guesses["speculation accept"] = f"{self.likely:g} per token: {GUESSERS[self.guesser].usual.source}"
         count = f"0 to {self.guesses}" if self.adaptive else f"{self.guesses}"
         pool.notes.append(
-            f"speculation: {count} guesses per step, each right with probability {self.right:g} given those before it"
+            f"speculation: {count} guesses per step, each right with probability {self.right:.4g} given those before it"
         )
 
     def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -200,7 +231,8 @@ class DraftModel(Speculation):
 
     def problems(self) -> list[Problem]:
         """No model named."""
-        return [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
+        missing = [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
+        return super().problems() + missing
 
 
 @dataclass(frozen=True)
@@ -233,6 +265,7 @@ class Eagle(Speculation):
     """One further layer on the model's hidden states guesses, one pass per token."""
 
     name: ClassVar[str] = "eagle"
+    also: ClassVar[tuple[str, ...]] = ("eagle2", "eagle3", "eagle-2", "eagle-3")
     paper: ClassVar[Citation] = Citation(
         "EAGLE: speculative sampling requires rethinking feature uncertainty", "arXiv:2401.15077"
     )
@@ -271,7 +304,7 @@ class Tree(Speculation):
 
     def problems(self) -> list[Problem]:
         """A guesser that cannot be, a tree too large or adaptive."""
-        found = []
+        found = super().problems()
         if self.by not in GUESSERS or self.by in ("tree", "ngram"):
             found.append(Problem(self.name, f"a tree is guessed by draft, medusa, eagle or mtp, not {self.by!r}"))
         elif self.by == "draft" and not self.model:
@@ -300,6 +333,8 @@ class Tree(Speculation):
     @property
     def right(self) -> float:
         """One of ``width`` guesses is right with ``1 - (1 - a) w^-b``."""
+        if self.length is not None:
+            return super().right
         return float(1.0 - (1.0 - self.likely) * self.width**-TREE_EXPONENT)
 
 
