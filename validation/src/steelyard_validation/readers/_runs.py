@@ -50,7 +50,9 @@ class Place:
     ep: int = 1
     flags: tuple[tuple[str, float], ...] = ()
     peers: str = ""
-    """Network between the devices where it is another than the machine's."""
+    """Network between the devices, which read each other's memory there, where it is another than the machine's."""
+    power_w: float = 0.0
+    """Limit of a board's power where it is another than the machine's."""
 
     def placed(self) -> Placed | str:
         """The deployment, or why there is none."""
@@ -65,13 +67,14 @@ class Place:
             kv=self.kv,
             engine=self.engine,
         )
-        if isinstance(found, str) or not self.peers:
+        if isinstance(found, str) or not (self.peers or self.power_w):
             return found
-        network = find_network(self.peers)
-        kept = tuple(x for x in found.cluster.machine.link if x.role != "peer")
-        direct = all(x.peer_access for x in found.cluster.machine.link)
-        peer = Link("peer", network.name, network.bandwidth_bytes_per_s, peer_access=direct)
-        machine = replace(found.cluster.machine, link=(*kept, peer))
+        machine = found.cluster.machine
+        if self.peers:
+            network = find_network(self.peers)
+            kept = tuple(replace(x, peer_access=True) for x in machine.link if x.role != "peer")
+            machine = replace(machine, link=(*kept, Link("peer", network.name, network.bandwidth_bytes_per_s)))
+        machine = replace(machine, tdp_w=self.power_w or machine.tdp_w)
         return replace(found, cluster=cluster_of(machine, found.plan.devices))
 
     @property

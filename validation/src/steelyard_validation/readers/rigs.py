@@ -288,7 +288,10 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     kv = {"fp8": "fp8", "q8_0": "q8_0", "q8": "q8_0", "q8_0/q8_0": "q8_0"}.get(said.get("kv", ""), "")
     engine = ENGINES[r.engine]
     split = _whole(r.tp)
-    place = Place(model, r.machine, engine, _ampere_format(r.quant), kv, peers="pcie3")  # no bridges in this rig
+    watts = float(said.get("power_limit_w", 0.0))
+    place = Place(  # no bridges in this rig, and a driver with peer access
+        model, r.machine, engine, _ampere_format(r.quant), kv, peers="pcie3", power_w=watts
+    )
     if engine == "llamacpp_cuda":  # layers are shared out
         place = replace(place, pp=split)
     else:
