@@ -209,8 +209,8 @@ def test_the_page_sets_hybrids_beside_models_of_attention_alone(tmp_path: Path) 
 
 
 def test_a_rig_without_bridges_sends_over_its_bus(tmp_path: Path) -> None:
-    row = {"model": "Qwen3.6-27B", "quant": "awq-int4/awq/safetensors", "machine": "rtx_3090", "count": 4, "tp": 4}
+    row = {"model": "Qwen3.6-27B", "quant": "awq-int4/awq/safetensors", "machine": "rtx_3090", "count": 2, "tp": 2}
     row |= {"engine": "vllm", "isl": 8192, "osl": 64, "concurrency": 1, "metric": "ttft", "stat": "p50"}
     folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "scenario": "x", "notes": "spec=none"})
-    bridged = estimate("Qwen3.6-27B", "rtx_3090:4", tp=4, weights="awq", engine="vllm", isl=8192, osl=64)
+    bridged = estimate("Qwen3.6-27B", "rtx_3090:2", tp=2, weights="awq", engine="vllm", isl=8192, osl=64)
     assert float(only(read(folder), "ttft_s").predicted[0]) > 1.02 * bridged.ttft_s
