@@ -463,6 +463,21 @@ def test_mlx_quantises_embedding_and_head_too() -> None:
     assert find_format("exl3@4.5").stored_bits == 4.5
 
 
+def test_four_bits_on_mlx_are_its_own() -> None:
+    """By whatever name: 4.61 GB of Qwen3-8B, the size of mlx-community's file; no other engine reads its formats."""
+    asked = [("qwen3-8b", {"weights": w, "engine": "mlx"}) for w in ("int4", "4bit", "mlx_4bit")]
+    asked += [("qwen3-8b", {"weights": w}) for w in ("int4_g64", "mlx_4bit")] + [("mlx-community/Qwen3-8B-4bit", {})]
+    for model, words in asked:
+        found = sy.estimate(model, on="m3_ultra", **words)
+        assert any(said.startswith("engine MLX") for said in found.ledger.assumptions)
+        assert found.memory.weights == pytest.approx(4.61e9, rel=0.005)
+    for words in ({"on": "h100_sxm", "engine": "vllm"}, {"on": "m3_ultra", "engine": "llamacpp"}):
+        with pytest.raises(InputError, match=r"does not read mlx_4bit weights; only MLX does"):
+            sy.estimate("qwen3-8b", weights="mlx_4bit", **words)
+    with pytest.raises(InputError, match="MLX does not run on NVIDIA H100"):
+        sy.estimate("qwen3-8b", on="h100_sxm", weights="mlx_4bit")
+
+
 def test_fp8_of_a_model_published_in_blocks() -> None:
     """The same answer whichever of the two names is asked for."""
     first, second = (sy.estimate("deepseek-v3", on="h20:8", weights=w, isl=1024, osl=8) for w in ("fp8", "fp8_block"))

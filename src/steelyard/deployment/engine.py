@@ -208,6 +208,10 @@ class Engine:
     no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
     kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
     own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False
+    own_formats: Annotated[tuple[str, ...], "formats of weights that no other engine reads"] = ()
+    means: Annotated[
+        Mapping[str, str], "the format of its own that one asked for by another engine's name is, by that name"
+    ] = field(default_factory=dict)
     fused_towers: Annotated[bool, "attention of its encoders of images and sound is one kernel"] = True
     host_computes: Annotated[
         bool, "weights in host memory are computed with there; otherwise streamed to the device"

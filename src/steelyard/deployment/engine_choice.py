@@ -48,6 +48,8 @@ def engine_for(machine: Machine, named: str = "", weights: str = "", files: str 
         if runs_on(own, machine):
             return own
     usual = default_engine(machine)
+    if weights and (maker := _maker(weights)) is not None:
+        return _there(maker, machine)
     wanted = weights or native
     for engine in engines().values() if wanted else ():
         skipped = engine.own_files and not weights  # what is published for others is not in its form
@@ -65,6 +67,11 @@ def _claims(engine: Engine, machine: Machine, weights: str) -> bool:
     words = _words(machine)
     known = bool(words & set(engine.runs_on))
     return known and any(_among(weights, u.formats) and (not u.on or words & set(u.on)) for u in engine.usual)
+
+
+def _maker(weights: str) -> Engine | None:
+    """The one engine that reads a format, if there is one."""
+    return next((e for e in engines().values() if not e.generation_of and _among(weights, e.own_formats)), None)
 
 
 def _among(name: str, names: tuple[str, ...]) -> bool:
@@ -90,6 +97,10 @@ def check_engine(engine: Engine, machine: Machine, weights: str = "", kv: str = 
     if weights and _among(weights, engine.no_weights):
         text = f"{engine.title} does not read {find_format(weights).name} weights; {_others(machine, weights)}"
         raise InputError(text, field="engine")
+    if weights and (only := _maker(weights)) is not None and only.name not in (engine.name, engine.generation_of):
+        raise InputError(
+            f"{engine.title} does not read {find_format(weights).name} weights; only {only.title} does", field="engine"
+        )
     if files and find_engine(files).own_files and files not in (engine.name, engine.generation_of):
         maker = find_engine(files)
         there = "" if runs_on(maker, machine) else f", which does not run on {machine.title}"

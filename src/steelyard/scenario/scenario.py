@@ -293,6 +293,9 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     if not weights and not files and model.weight_bytes is None:
         weights = engine.converts.get(find_format(native).base, "")
         values = {**values, "weights": weights}
+    elif weights and (own := engine.means.get(find_format(weights).name)):
+        weights = own
+        values = {**values, "weights": weights}
     check_engine(engine, machine, (weights or native) if named else "", values["kv"] or "", files)
     return engine, values
 

@@ -113,6 +113,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
             for formats in formats_of(model, machine, question.weights, question.kv):
                 files = "" if formats.weights else task.model.engine
                 engine = engine_for(machine, named, formats.weights, files, model.native_weights)
+                formats = formats._replace(weights=engine.means.get(formats.weights, formats.weights))
                 try:
                     check_engine(
                         engine, machine, (formats.weights or model.native_weights) if named else "", formats.kv, files

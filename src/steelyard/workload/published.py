@@ -43,11 +43,7 @@ _QUANTISED = re.compile(rf"^(?P<model>.+?)[-_.](?P<quant>{_GGUF})(?:[-_.]gguf)?$
 #: What Ollama and llama.cpp take of a repository that has many.
 _USUAL = "q4_k_m"
 #: Groups of 64 with a 16-bit scale and offset each: bits and half a bit.
-_MLX: Mapping[str, str] = {
-    **{str(bits): f"int{bits}@{bits}.5" for bits in (2, 3, 5, 6)},
-    "4": "int4_g64",
-    "8": "int8_weight_only@8.5",
-}
+_MLX: Mapping[str, str] = {str(bits): f"mlx_{bits}bit" for bits in (2, 3, 4, 5, 6, 8)}
 #: DeepSeek-R1 below its full size is R1's answers taught to other models.
 _DISTILS: Mapping[str, str] = {
     "1.5b": "deepseek-r1-distill-qwen-1.5b",
