@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steelyard import estimate
+from steelyard.errors import InputError
 from steelyard.machine.catalogue import find_network
 from steelyard.machine.cluster import parse_cluster
 
@@ -40,3 +41,27 @@ def test_two_cards_of_a_desk_do_not_speak_infiniband() -> None:
 
     assert find_network("infiniband_ndr").bandwidth_bytes_per_s > parse_cluster("rtx_3060:4").peer_bandwidth_bytes_per_s
     assert prompt_s("rtx_3090:2") < prompt_s("rtx_3090:4") * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("2x3090", "rtx_3090:2"),
+        ("8 x H100", "h100_sxm:8"),
+        ("2 x NVIDIA GeForce RTX 3090", "rtx_3090:2"),  # as titles say it
+        ("rtx3090x2", "rtx_3090:2"),
+        ("H100 \u00d78", "h100_sxm:8"),
+        ("2x dgx_h100", "h100_sxm:16"),
+        ("1x5090 + 1x3090", "rtx_5090+rtx_3090"),
+        ("mi300x", "mi300x"),
+        ("7950x", "ryzen_9_7950x"),
+    ],
+)
+def test_a_count_before_or_after_the_name(text: str, means: str) -> None:
+    assert str(parse_cluster(text)) == means
+
+
+@pytest.mark.parametrize(("text", "named"), [("2xfoo", "'foo'"), ("rtx 9999", "'rtx 9999'"), ("0xh100", "got 0")])
+def test_a_count_of_nothing_known(text: str, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        parse_cluster(text)

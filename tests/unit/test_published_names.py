@@ -43,7 +43,52 @@ NAMES = [
     ("Intel/Qwen3-8B-int4-AutoRound", "Qwen/Qwen3-8B", "int4", ""),
     ("turboderp/Qwen3-8B-exl3:4.0bpw", "Qwen/Qwen3-8B", "int4@4", "exllamav3"),
     ("https://huggingface.co/Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "bf16", ""),
+    ("ollama/qwen3:8b-q4_K_M", "Qwen/Qwen3-8B", "q4_k_m", "ollama"),
+    ("ollama_chat/gpt-oss:20b", "openai/gpt-oss-20b", "mxfp4_moe", "ollama"),
+    # published once in 16 bits, once in each narrower format
+    (
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        "fp8",
+        "",
+    ),
+    (
+        "nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-NVFP4-QAD",
+        "nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16",
+        "nvfp4",
+        "",
+    ),
+    (
+        "unsloth/NVIDIA-Nemotron-3-Nano-30B-A3B-GGUF:Q4_K_M",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        "q4_k_m",
+        "llamacpp",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "said"),
+    [
+        ("qwen3.6", "Qwen/Qwen3.5-27B", True),  # the same shapes under another name
+        ("deepseek-ai/DeepSeek-V3.1", "deepseek-ai/DeepSeek-V3", True),
+        ("deepseek-v4", "deepseek-ai/DeepSeek-V4-Flash", True),  # one of a series
+        ("llama-3.1-8b", "meta-llama/Llama-3.1-8B", False),
+        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B", False),
+        ("unsloth/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B", False),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", False),
+    ],
+)
+def test_another_name_than_the_answers_is_said(name: str, model: str, said: bool) -> None:
+    found = load_model(name)
+    notes = [note for note in found.transformer.notes if "taken as" in note]
+    assert found.name == model
+    assert notes == ([f"{name}: taken as {model}"] if said else [])
+
+
+def test_sixteen_bits_of_a_model_published_narrower() -> None:
+    assert load_model("deepseek-ai/DeepSeek-V3").transformer.native_weights == "fp8_block"
+    assert load_model("unsloth/DeepSeek-V3-bf16").transformer.native_weights == "bf16"
 
 
 @pytest.mark.parametrize(("name", "model", "weights", "engine"), NAMES)

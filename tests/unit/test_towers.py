@@ -142,6 +142,14 @@ def test_a_gguf_leaves_the_tower_out() -> None:
         assert "vision tower 0.423 B, loaded in bf16" in asked.ledger.assumptions
 
 
+@pytest.mark.parametrize(("name", "file_gb"), [("gemma3:4b", 3.3), ("ministral-3:8b", 6.0)])
+def test_ollama_loads_the_tower_with_the_model(name: str, file_gb: float) -> None:
+    """Sizes of Ollama's library, to the two digits it prints."""
+    weights = estimate(name, "rtx_4060").to_dict()["memory_parts_bytes"]["weights"]
+    assert sum(weights.values()) / 1e9 == pytest.approx(file_gb, abs=0.06)
+    assert weights["vision tower"] > 0.8e9
+
+
 def test_windows_cost_less_than_whole_attention() -> None:
     """Qwen2.5-VL: most layers look at windows of 8 x 8 patches."""
     sizes = {"hidden_size": 1280, "depth": 32, "fullatt_block_indexes": [7, 15, 23, 31]}

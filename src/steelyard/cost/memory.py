@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from steelyard.cost.host_memory import cache_share, host_shares
 from steelyard.cost.kv_pages import pages_of
 from steelyard.cost.program import own_formats, weight_format
-from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine import Engine, engines
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
@@ -159,8 +159,9 @@ def _weights(
 
 
 def towers_loaded(model: Workload, plan: Plan) -> tuple[Tower, ...]:
-    """The towers that are loaded with the language model: GGUF has them apart, there those asked for."""
-    apart = plan.format("weight").gguf
+    """The towers that are loaded with the language model: GGUF has them apart, there those asked for, but in Ollama."""
+    engine = engines().get(plan.engine)
+    apart = plan.format("weight").gguf and not (engine is not None and engine.towers_inside)
     return tuple(tower for tower in model.towers if tower.asked or not apart)
 
 

@@ -212,6 +212,7 @@ class Engine:
     means: Annotated[
         Mapping[str, str], "the format of its own that one asked for by another engine's name is, by that name"
     ] = field(default_factory=dict)
+    towers_inside: Annotated[bool, "encoders of images and sound are loaded with a GGUF file, asked or not"] = False
     fused_towers: Annotated[bool, "attention of its encoders of images and sound is one kernel"] = True
     host_computes: Annotated[
         bool, "weights in host memory are computed with there; otherwise streamed to the device"

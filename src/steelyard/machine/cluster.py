@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from steelyard.errors import InputError, UnknownName, show
@@ -103,7 +104,7 @@ class Cluster:
 
 
 def parse_cluster(text: str) -> Cluster:
-    """Read ``NAME`` or ``NAME:COUNT``; unlike cards of one replica are joined by a plus, ``rtx_5090+rtx_5070_ti``.
+    """Read ``NAME`` or ``NAME:COUNT`` (``8xNAME`` too); unlike cards of one replica are joined by a plus, ``rtx_5090+rtx_5070_ti``.
 
     The name of a whole system is all its devices: ``dgx_h100``, ``p5.48xlarge``, ``gb200_nvl72``.
 
@@ -141,7 +142,26 @@ def _together(parts: list[Cluster]) -> Cluster:
     )
 
 
+#: A count before or after a name: ``8xH100``, ``2 x RTX 3090``, ``rtx3090x2``.
+_BEFORE = re.compile(r"\s*(\d{1,7})\s*[x\u00d7*]\s*([^:]+?)\s*", re.IGNORECASE)
+_AFTER = re.compile(r"\s*([^:]+?)\s*[x\u00d7*]\s*(\d{1,3})\s*", re.IGNORECASE)
+
+
 def _alike(text: str) -> Cluster:
+    """Equal devices: ``NAME`` or ``NAME:COUNT``, or as people and titles say it. Raises :class:`InputError`."""
+    if (found := _BEFORE.fullmatch(text)) and "\n" not in text:
+        return _named(f"{found[2]}:{found[1]}")
+    try:
+        return _named(text)
+    except UnknownName:
+        found = _AFTER.fullmatch(text)
+        with suppress(UnknownName):  # a name that ends so, of nothing
+            if found:
+                return _named(f"{found[1]}:{found[2]}")
+        raise
+
+
+def _named(text: str) -> Cluster:
     """Equal devices: ``NAME`` or ``NAME:COUNT``. Raises :class:`InputError`."""
     name, colon, number = (part.strip() for part in text.rpartition(":"))
     if not colon:

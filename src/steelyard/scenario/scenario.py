@@ -482,7 +482,9 @@ def check(scenario: Scenario) -> None:
         problems.append(Problem("batch", f"{words}, as simulate plays it"))
     if ends_hard(model) and length > model.max_context:
         message = f"{what} = {length} tokens exceeds the model's context of {model.max_context}"
-        problems.append(Problem("isl", f"{message}, where its table of positions ends"))
+        answer = model.max_context // 4 if model.causal else 0
+        shorter = f"isl {model.max_context - answer}" + (f" and osl {answer}" if answer else "")
+        problems.append(Problem("isl", f"{message}, where its table of positions ends; {shorter} would do"))
     try:
         check_sharding(model, plan)
     except InputError as error:

@@ -32,6 +32,9 @@ __all__ = ["Model", "ModelEntry", "broken_models", "find_model", "load_model", "
 #: Endings that name a tuned copy of the same shapes; forgiven when the name without them is known.
 _ENDINGS = ("instruct", "chat", "base", "it", "pt", "hf", "thinking")
 
+#: Ending of a model published in several formats, each a repository of its own: the one in 16 bits is listed.
+_WIDE = re.compile(r"[-_.]BF16$", re.I)
+
 #: A name of which only the beginning is given has so many characters at least, and ends in a size.
 _SHORTEST = 5
 
@@ -114,6 +117,9 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         if weights:  # MLX quantises the ends of a model too, ExLlama the head
             ends = {"mlx": {"embedding": weights, "head": weights}, "exllamav3": {"head": "int6@6"}}.get(engine, {})
             transformer = restated(transformer, native_weights=weights, native_formats=tuple(ends.items()))
+    elif not _says(name, entry.id):
+        note = f"{printable(name)[:80]}: taken as {entry.id}"
+        transformer = restated(transformer, notes=(*transformer.notes, note))
     return Model(entry.id, transformer, entry.source, entry=entry, engine=engine)
 
 
@@ -126,6 +132,12 @@ def _stored(said: Published, native: str) -> str:
     if said.engine not in _GGUF:
         return said.weights
     return "mxfp4_moe" if native == "mxfp4" else said.weights or "q4_k_m"
+
+
+def _says(name: str, entry_id: str) -> bool:
+    """Whether a name is that of the entry itself, not of a copy of its shapes (``qwen3.6``) or of a whole series."""
+    asked, own = (_keys(_WIDE.sub("", text)) for text in (name, entry_id))
+    return any(mine.endswith(key) for mine in own for key in asked)
 
 
 def _meant(name: str) -> tuple[ModelEntry, Published | None]:
@@ -264,6 +276,8 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
                 keys.setdefault(found[0], place.id)
             for rank, key in zip((0, 1, 2, 2), found, strict=False):
                 ranks[rank].setdefault(key, place.id)
+            for key in _keys(_WIDE.sub("", name)):
+                ranks[2].setdefault(key, place.id)
     for table in ranks:
         for key, owner in table.items():
             keys.setdefault(key, owner)

@@ -36,7 +36,9 @@ _GGUF = (
 )
 _IS_GGUF = re.compile(_GGUF, re.I)
 _HOST = re.compile(
-    r"^(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co|ollama\.com/library|registry\.ollama\.ai/library)/", re.I
+    r"^(?:(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co|ollama\.com/library|registry\.ollama\.ai/library)/"
+    r"|ollama(?:_chat)?/)",
+    re.I,
 )
 _REPOSITORY = re.compile(r"^(?P<model>.+?)(?:[-_.](?:i1|imatrix|imat|qat-q4_0))?[-_.]gguf$", re.I)
 _QUANTISED = re.compile(rf"^(?P<model>.+?)[-_.](?P<quant>{_GGUF})(?:[-_.]gguf)?$", re.I)
@@ -62,10 +64,11 @@ _ENDINGS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(rf"[-_.](?:{pattern})$", re.I), weights, engine)
     for pattern, weights, engine in (
         (r"(?:nvfp4a16|w4a16[-_]nvfp4)", "nvfp4_weight_only", ""),
-        (r"(?:nvfp4|fp4)(?:[-_.]?v\d+)?", "nvfp4", ""),
+        (r"(?:nvfp4|fp4)(?:[-_.]?v\d+|[-_.]qad)?", "nvfp4", ""),
         (r"mxfp4", "mxfp4", ""),
         (r"fp8[-_.]block", "fp8_block", ""),
         (r"fp8(?:[-_.](?:kv|dynamic))?|quantized\.fp8", "fp8", ""),
+        (r"bf16", "bf16", ""),
         (r"w8a16|gptq[-_](?:int8|8bit)|bnb[-_.]8bit|quantized\.w8a16", "int8_weight_only", ""),
         (r"w8a8|int8|smoothquant|quantized\.w8a8", "int8", ""),
         (r"w4a8|w4afp8", "int4_fp8", ""),
