@@ -104,7 +104,7 @@ class Cluster:
 
 
 def parse_cluster(text: str) -> Cluster:
-    """Read ``NAME`` or ``NAME:COUNT`` (``8xNAME`` too); unlike cards of one replica are joined by a plus, ``rtx_5090+rtx_5070_ti``.
+    """Read ``NAME`` or ``NAME:COUNT`` (``8xNAME`` too); a plus joins unlike cards, ``rtx_5090+rtx_5070_ti``.
 
     The name of a whole system is all its devices: ``dgx_h100``, ``p5.48xlarge``, ``gb200_nvl72``.
 
