@@ -96,12 +96,11 @@ def test_a_result_without_entries_says_how_it_was_sent(tmp_path: Path) -> None:
     assert said_by(log, {"model": "mine", "engine": "trtllm"})[1] == {"model": "mine", "engine": "trtllm"}
 
 
-def test_appended_results_are_chosen_by_number(tmp_path: Path) -> None:
+def test_of_appended_results_the_last_is_read_unless_another_is_named(tmp_path: Path) -> None:
     second = {**_RESULT, "completed": 50}
     source = _file(tmp_path, "all.json", json.dumps(_RESULT) + "\n" + json.dumps(second) + "\n")
-    assert len(read_recorded(source + "#2")) == 50
-    with pytest.raises(InputError, match=r"2 results; choose one, all\.json#1 to #2"):
-        read_recorded(source)
+    assert [len(read_recorded(source + which)) for which in ("#1", "#2", "")] == [40, 50, 50]
+    assert "all.json holds 2 results; this is the last, all.json#1 the first" in read_recorded(source).notes
     with pytest.raises(InputError, match="results 1 to 2"):
         read_recorded(source + "#3")
 

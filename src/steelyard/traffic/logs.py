@@ -1,6 +1,6 @@
 """Logs of benchmark clients as traffic, with the times they measured.
 
-- ``vllm``: the JSON of ``vllm bench serve --save-result``, appended ones too (``FILE#2``), and SGLang's; with
+- ``vllm``: the JSON of ``vllm bench serve --save-result``, appended ones too (the last, or ``FILE#2``), and SGLang's; with
   ``--save-detailed`` ``input_lens``, ``output_lens``, ``ttfts``,
   ``itls`` and, in newer versions, ``start_times`` and ``latencies``, all in s (vllm/benchmarks/serve.py of 2026). A log
   without ``start_times`` has no arrivals. A request whose output length is 0 has failed.
@@ -57,20 +57,18 @@ def _results(text: str, name: str) -> list[Any]:
     return found
 
 
-def _one_of(path: Path, select: str) -> Mapping[str, Any]:
-    """The result in a file, or one of several that were appended to it, one object after another."""
+def _one_of(path: Path, select: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The result in a file, or one of several that were appended to it, the last unless another is named; with a note
+    that says so."""
     text = json_text(path)
     found = parsed(path, lambda: _results(text, path.name))
     number = int(select) if select.isdigit() and len(select) < 6 else 0
     if select and not 1 <= number <= len(found):
         raise InputError(f"{path.name} holds results 1 to {len(found)}; {show(select)} is none of them", field="trace")
-    if not select and len(found) > 1:
-        raise InputError(
-            f"{path.name} holds {len(found)} results; choose one, {path.name}#1 to #{len(found)}", field="trace"
-        )
     if not found or not isinstance(found[number - 1], Mapping):
         raise InputError(f"{path.name}: expected the JSON object of a benchmark", field="trace")
-    return found[number - 1]  # type: ignore[no-any-return]
+    others = f"{path.name} holds {len(found)} results; this is the last, {path.name}#1 the first"
+    return found[number - 1], (others,) if not select and len(found) > 1 else ()
 
 
 class _Rows:
@@ -129,7 +127,12 @@ class VllmBench:
 
     def read(self, path: Path, select: str) -> Recorded:
         """The requests with TTFT, TPOT and end-to-end times."""
-        data = _one_of(path, select)
+        data, which = _one_of(path, select)
+        found = self._requests(path, data)
+        return replace(found, notes=(*which, *found.notes))
+
+    @staticmethod
+    def _requests(path: Path, data: Mapping[str, Any]) -> Recorded:
         limit = data.get("max_concurrency")
         limit = limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else 0
         said = {
