@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import steelyard
-from steelyard.deployment.engine import engines, find_engine
+from steelyard.deployment.engine import default_engine, engines, find_engine
 from steelyard.deployment.engine_choice import engine_for, runs_on
 from steelyard.errors import InputError
-from steelyard.machine.catalogue import find_machine
+from steelyard.machine.catalogue import find_machine, machine_names
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,9 @@ from steelyard.machine.catalogue import find_machine
         ("m3_ultra", {"native": "int4"}, "llamacpp"),
         ("ryzen_9_7950x", {"native": "mxfp4"}, "llamacpp"),
         ("p100_sxm", {}, "llamacpp_cuda"),
+        ("mi50", {}, "llamacpp"),
+        ("mi100", {}, "llamacpp"),
+        ("m3_ultra", {"weights": "mlx_4bit"}, "mlx"),
         ("groq_lpu", {"weights": "int4_g64"}, "vllm"),
         ("a100_sxm", {"named": "Ollama"}, "ollama_cuda"),
     ],
@@ -121,3 +124,9 @@ def test_ollama_serves_what_it_downloads_and_an_engine_says_its_version() -> Non
         steelyard.estimate("llama-3.1-8b", "rtx_4090", engine="ollama", weights="q8_0").scenario.plan.weights == "q8_0"
     )
     assert any("vLLM v1 (0.24" in text for text in steelyard.estimate("llama-3.1-8b", "h100_sxm").ledger.assumptions)
+
+
+def test_what_is_usual_on_a_machine_runs_there() -> None:
+    """Of every machine of the catalogue."""
+    wrong = [m.name for m in map(find_machine, machine_names()) if not runs_on(default_engine(m), m)]
+    assert not wrong

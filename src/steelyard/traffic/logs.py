@@ -1,9 +1,9 @@
 """Logs of benchmark clients as traffic, with the times they measured.
 
-- ``vllm``: the JSON of ``vllm bench serve --save-result``, appended ones too (the last, or ``FILE#2``), and SGLang's; with
-  ``--save-detailed`` ``input_lens``, ``output_lens``, ``ttfts``,
-  ``itls`` and, in newer versions, ``start_times`` and ``latencies``, all in s (vllm/benchmarks/serve.py of 2026). A log
-  without ``start_times`` has no arrivals. A request whose output length is 0 has failed.
+- ``vllm``: the JSON of ``vllm bench serve --save-result``, appended ones too (the last, or ``FILE#2``), and
+  SGLang's; with ``--save-detailed`` ``input_lens``, ``output_lens``, ``ttfts``, ``itls`` and, in newer versions,
+  ``start_times`` and ``latencies``, all in s (vllm/benchmarks/serve.py of 2026). A log without ``start_times`` has no
+  arrivals. A request whose output length is 0 has failed.
 - ``aiperf``: ``profile_export.jsonl``, one record per line with ``metadata.request_start_ns`` and
   ``metrics.NAME.value`` (ai-dynamo/aiperf, docs of 0.8 to 0.11).
 - ``guidellm``: ``benchmarks.json``; ``benchmarks[].requests.successful[]`` with ``prompt_tokens``, ``output_tokens``,
