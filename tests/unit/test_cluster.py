@@ -65,3 +65,30 @@ def test_a_count_before_or_after_the_name(text: str, means: str) -> None:
 def test_a_count_of_nothing_known(text: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
         parse_cluster(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "usable_gib"),
+    [
+        ("M4 Pro 24GB", "m4_pro", 18.0),  # Metal keeps a quarter
+        ("m4 16gb", "m4", 12.0),
+        ("MacBook Pro M3 Max 36GB", "m3_max", 27.0),
+        ("raspberry pi 5 8gb", "raspberry_pi_5", 7.5),
+        ("2080 ti 22gb", "rtx_2080_ti", 21.5),  # twice its memory
+        ("A100 80GB SXM", "a100_sxm", 79.5),
+        ("A100 PCIe 40GB", "a100_pcie_40gb", 39.5),
+        ("V100 16GB", "v100_sxm_16gb", 15.3),
+        ("GH200 480GB", "gh200", 95.1),  # its usual name: 480 GB beside the GPU
+        ("NVIDIA H100 80GB HBM3", "h100_sxm", 79.1),
+    ],
+)
+def test_as_much_memory_as_the_name_says(text: str, name: str, usable_gib: float) -> None:
+    machine = parse_cluster(text).machine
+    assert machine.name == name
+    assert machine.usable_bytes / 2**30 == pytest.approx(usable_gib, abs=0.06)
+
+
+def test_another_size_than_the_catalogues_is_said_and_of_a_card_not_guessed() -> None:
+    assert any("'m4_pro'" in said for said in estimate("qwen3-8b", "M4 Pro 24GB").ledger.assumptions)
+    with pytest.raises(InputError, match=r"rtx_3060 has 12\.0 GiB; one with 8GB is not known"):
+        parse_cluster("RTX 3060 8GB")

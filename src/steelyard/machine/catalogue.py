@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from steelyard.machine.loader import (
 )
 from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile, System, SystemFile
 from steelyard.provenance import Ledger
+from steelyard.units import format_quantity
 
 __all__ = [
     "account",
@@ -36,6 +39,7 @@ __all__ = [
     "find_system",
     "find_whole",
     "is_catalogued",
+    "machine_called",
     "machine_names",
     "networks",
     "nodes",
@@ -133,6 +137,48 @@ def find_machine(name: str) -> Machine:
     raise UnknownName("machine", name, [*by_name, *by_key, *whole], hint=hint, means=means)
 
 
+#: How much memory a name says: ``M4 Pro 24GB``, ``a100-80g``.
+_MEMORY = re.compile(r"(?<![\d.])(\d{1,4})\s*g(?:i?b)?(?![a-z0-9])", re.IGNORECASE)
+#: A size says the machine's own while the two are this near: 80 GB are 79.6 GiB.
+_NEAR = (0.88, 1.13)
+#: What is kept for others is a share of memory, not a size, from this share on.
+_SHARED = 0.1
+
+
+def machine_called(name: str) -> Machine:
+    """The machine a question means: :func:`find_machine`'s, with as much memory as the name says.
+
+    Computers and processors are sold with several sizes; so are cards with twice their memory. A card of another size
+    is another card, which is not guessed.
+
+    Raises:
+        UnknownName: with the nearest machines.
+        InputError: a card of another size is known, not this one; a file was named and cannot be read.
+    """
+    said = _MEMORY.search(name) if isinstance(name, str) and not is_machine_text(name) else None
+    if said is None or _file_of(name) or normalise(name) in _index()[2] or name.lower().endswith(".toml"):
+        return find_machine(name)
+    found = []
+    for words in (name, f"{name[: said.start()]} {name[said.end() :]}".strip(" _-()")):
+        with suppress(UnknownName):
+            found.append(find_machine(words))
+    if not found:
+        return find_machine(name)
+    asked = float(said[1]) * 2**30
+    for machine in found:
+        if _NEAR[0] < asked / machine.root.capacity_bytes < _NEAR[1]:
+            return machine
+    machine = found[-1]
+    times = asked / machine.root.capacity_bytes
+    if machine.kind not in ("soc", "cpu") and not 2 * _NEAR[0] < times < 2 * _NEAR[1]:
+        has = format_quantity(machine.root.capacity_bytes, "B")
+        words = f"{machine.name} has {has}; one with {said[0].strip()} is not known: describe it in a TOML file"
+        raise InputError(words, field="machine")
+    memory = tuple(replace(m, capacity_bytes=asked) if m is machine.root else m for m in machine.memory)
+    shared = machine.reserved_bytes > _SHARED * machine.root.capacity_bytes
+    return replace(machine, memory=memory, reserved_bytes=machine.reserved_bytes * (times if shared else 1.0))
+
+
 def catalogue_difference(machine: Machine) -> str:
     """One line that says in what a machine differs from the catalogue's of the same name.
 
@@ -182,6 +228,7 @@ def _spellings(key: str) -> Iterator[str]:
     bare = re.sub(r"^(nvidia|amd|intel|google|apple|qualcomm|geforce|instinct|radeon|tesla|cloud)+", "", key)
     bare = re.sub(r"^(geforce|instinct|radeon|tesla)", "", bare)
     yield bare
+    yield re.sub(r"^(macbook(air|pro)?|mac(mini|studio|pro)|imac)(1[3-6](inch)?)?", "", bare)
     yield re.sub(r"(hbm\d?e?|gddr\d\w?|lpddr\d\w?)$", "", bare)
     short = re.sub(r"(hbm\d?e?|gddr\d\w?)$", "", bare)
     yield re.sub(r"\d+(gb|g|gib)$", "", short)

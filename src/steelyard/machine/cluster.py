@@ -8,7 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from steelyard.errors import InputError, UnknownName, show
-from steelyard.machine.catalogue import find_machine, find_network, find_node, find_whole, is_catalogued
+from steelyard.machine.catalogue import (
+    find_machine,
+    find_network,
+    find_node,
+    find_whole,
+    is_catalogued,
+    machine_called,
+)
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text, machine_text
 from steelyard.machine.network import Network, Node, System
@@ -179,7 +186,7 @@ def _named(text: str) -> Cluster:
         raise InputError(f"expected at least one device, got {count}", field="machine")
     system = None if is_catalogued(name) else _system(name)
     if system is None:
-        return cluster_of(find_machine(name), count)
+        return cluster_of(machine_called(name), count)
     if system.devices * count > MAX_DEVICES:
         raise InputError(f"expected at most {MAX_DEVICES:,} devices, got {show(text)}", field="machine")
     found = cluster_of(find_machine(system.machine), system.devices * count, system.node)

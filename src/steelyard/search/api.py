@@ -15,7 +15,7 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, show
-from steelyard.machine.catalogue import find_machine, find_whole, is_catalogued, machine_names, price_of
+from steelyard.machine.catalogue import find_machine, find_whole, is_catalogued, machine_called, machine_names, price_of
 from steelyard.machine.classes import kinds
 from steelyard.machine.cluster import Cluster, asks_again
 from steelyard.machine.component import Machine
@@ -358,7 +358,7 @@ def _machines(
             count = str(whole.devices * int(count or 1)) if len(names) == 1 and most is None else count
         most = int(count) if count else most
         try:
-            _described(described, find_machine(machine), problems)
+            _described(described, machine_called(machine), problems)
         except InputError as error:
             problems.add(
                 [Problem("on", p.message if p.field in ("machine", "file", "") else str(p)) for p in error.problems]
