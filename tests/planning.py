@@ -77,6 +77,7 @@ def candidate(
         tokens_per_s_per_device=device,
         tokens_per_s_per_user=user,
         max_rate_per_s=12.6,
+        chance={"ttft": 0.93, "tpot": 0.85, "rate": 0.9, "all": 0.81},
         interval={"ttft_s": (0.8 * ttft, 1.3 * ttft), "tpot_s": (tpot, 1.6 * tpot), "max_rate_per_s": (11.0, 14.0)},
         simulated=simulated,
         meets=True,
@@ -128,7 +129,9 @@ def answer(**changes: Any) -> Answer:
 def infeasible(**changes: Any) -> Answer:
     """A question that nothing answers."""
     change = Change("looser TPOT: p95 under 62 ms (--tpot p95:62ms)", {"tpot": "p95:62ms"}, candidate())
-    why_not = Infeasible("TPOT p95 of 50 ms is out of reach of l40s", (change,), candidate("l40s", user=16.0))
+    why_not = Infeasible(
+        "TPOT p95 of 50 ms is out of reach of l40s", (change,), replace(candidate("l40s", user=16.0), chance={})
+    )
     return answer(
         winner=None, front=(), cost_front=(), runners_up=(), why=(), breaks_first="", infeasible=why_not, **changes
     )

@@ -67,7 +67,7 @@ def brute_force(answer: Answer, rate: float) -> float:
                 if replica.tokens[c, s] <= 0 or cost >= best:
                     continue
                 pool = PoolOption(replica, "both", count, int(max(budget, sequences)), int(sequences))
-                if player.play([pool], question.rate_per_s).meets:
+                if player.held([pool], question.rate_per_s).meets:
                     best = cost
     return best
 
@@ -148,7 +148,7 @@ def test_a_budget_below_the_winner_finds_nothing_and_one_above_changes_nothing()
     above = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.rent_usd_per_hour)
     below = ask("h100_sxm,l40s", 8.0, 1.0, 0.04, budget=free.winner.rent_usd_per_hour * 0.999)
     assert above.winner is not None and above.winner.rent_usd_per_hour == free.winner.rent_usd_per_hour
-    assert below.winner is None
+    assert below.winner is None or below.winner.chance["all"] < below.question.sure
 
 
 def test_a_played_candidate_is_what_simulate_says() -> None:
@@ -214,7 +214,7 @@ def test_limits_without_a_single_candidate_still_have_a_nearest_change() -> None
 
 
 def test_simpler_is_preferred_when_the_rent_is_nearly_the_same() -> None:
-    """With both modes allowed, a pair of pools wins only where it is over 2 % cheaper than one pool."""
+    """With both modes allowed, a pair of pools wins only where it is over 5 % cheaper than one pool."""
     for rate in (6.0, 10.0, 16.0):
         free = ask("h100_sxm", rate, 0.8, 0.02, mode="any", max_gpus=12)
         single = ask("h100_sxm", rate, 0.8, 0.02, mode="aggregated", max_gpus=12)
@@ -222,7 +222,7 @@ def test_simpler_is_preferred_when_the_rent_is_nearly_the_same() -> None:
             continue
         assert free.winner.rent_usd_per_hour is not None and single.winner.rent_usd_per_hour is not None
         if free.winner.mode == "disaggregated":
-            assert single.winner.rent_usd_per_hour > free.winner.rent_usd_per_hour * 1.02
+            assert single.winner.rent_usd_per_hour > free.winner.rent_usd_per_hour * 1.05
         else:
             assert free.winner.rent_usd_per_hour == single.winner.rent_usd_per_hour
 

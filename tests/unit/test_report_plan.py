@@ -71,7 +71,7 @@ def test_text_says_all_of_it_in_80_columns() -> None:
         "24.00 USD/h",
         "1.33 USD per million",
         "620 ms",
-        "p99 1.00 s met",
+        "p99 1.00 s 93 %",
         "It rents for 9 % less",
         "breaks first",
         "mi300x",

@@ -40,7 +40,9 @@ def readme(service: Service, files: Sequence[str], more_files: Mapping[str, str]
         f"Written by Steelyard {__version__}. Nothing here was measured: these are predictions, and the load test "
         "below checks them.",
         "## Promised",
-        *_bullets([f"{_text(service.load.words) or 'traffic: not said'}", *service.slos]),
+        *_bullets(
+            [f"{_text(service.load.words) or 'traffic: not said'}", *service.slos, *filter(None, [service.odds])]
+        ),
         "## Pools",
         *_bullets([_pool(u) for u in service.units]),
         "## Run it",

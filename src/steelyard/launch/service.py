@@ -147,6 +147,8 @@ class Service:
     units: tuple[Unit, ...]
     notes: tuple[str, ...]
     """What has to be done by hand, in words."""
+    odds: str = ""
+    """How likely the SLOs hold, in words, where a plan says it."""
 
     @property
     def local(self) -> bool:
@@ -199,7 +201,7 @@ class Service:
 
 
 def service(
-    deployment: Deployment, load: Load, targets: Sequence[Target] = (), *, model: Model | None = None
+    deployment: Deployment, load: Load, targets: Sequence[Target] = (), *, model: Model | None = None, odds: str = ""
 ) -> Service:
     """Work out names, engine settings and sizes.
 
@@ -208,6 +210,7 @@ def service(
         load: the traffic it was planned for.
         targets: the SLOs.
         model: loaded already; otherwise looked up by its name.
+        odds: how likely the SLOs hold, in words.
 
     Raises:
         InputError: unknown names, flags, engines no launch files are written for; all problems at once.
@@ -228,7 +231,8 @@ def service(
         notes.append("guidellm cannot be given a path with a comma: name a link to it in MODEL for check-guidellm.sh")
     for unit in units:
         notes += [note for note in _by_hand(unit, loaded, repository) if note not in notes]
-    return Service(deployment, load, tuple(targets), loaded, repository, _slug(repository), tuple(units), tuple(notes))
+    names = repository, _slug(repository)
+    return Service(deployment, load, tuple(targets), loaded, *names, tuple(units), tuple(notes), odds)
 
 
 def _unit(deployment: Deployment, index: int, model: Model, load: Load, in_flight: float) -> Unit:

@@ -23,6 +23,9 @@ from steelyard.report.paper import (
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import SKEW
+from steelyard.search.chance import ALL
+from steelyard.search.describe import chance_text
+from steelyard.search.doubts import NEVER_MEASURED
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
@@ -34,6 +37,7 @@ __all__ = [
     "METRICS",
     "SCHEMA",
     "candidate_dict",
+    "certainty_lines",
     "flat_rows",
     "lines",
     "machines_text",
@@ -41,8 +45,10 @@ __all__ = [
     "parts",
     "question_lines",
     "replay_dict",
+    "star",
     "text",
     "to_dict",
+    "verdict",
 ]
 
 SCHEMA = "steelyard.plan/1"
@@ -59,6 +65,7 @@ def candidate_dict(candidate: Candidate) -> dict[str, Any]:
     """One candidate as plain values, its deployment included."""
     found = {name: value for name, value in candidate.columns().items() if name not in ("deployment", "value")}
     found["interval"] = {k: list(v) for k, v in candidate.interval.items()}
+    found["doubts"] = list(candidate.doubts)
     return {**found, "deployment": deployment_dict(candidate.deployment)}
 
 
@@ -76,6 +83,7 @@ def to_dict(answer: Answer) -> dict[str, Any]:
             "rate_per_s": a.question.rate_per_s,
             "concurrency": a.question.concurrency,
             **dict(zip(LENGTHS, (a.question.prompt_tokens, a.question.output_tokens), strict=True)),
+            "sure": a.question.sure,
             "promises": [{"metric": t.metric, "statistic": t.label, "limit_s": t.limit_s} for t in a.question.targets],
             "machines": list(a.question.machines),
         },
@@ -87,9 +95,11 @@ def to_dict(answer: Answer) -> dict[str, Any]:
         "winner": None if a.winner is None else candidate_dict(a.winner),
         "why": list(a.why),
         "breaks_first": a.breaks_first,
+        "narrowing": a.narrowing,
         "front": [candidate_dict(c) for c in a.front],
         "cost_front": [candidate_dict(c) for c in a.cost_front],
         "runners_up": [candidate_dict(c) for c in a.runners_up],
+        "certainty": {f"{k:g}": None if c is None else candidate_dict(c) for k, c in a.certainty.items()},
         "infeasible": None,
         "assumptions": a.ledger.assumptions,
         "sources": a.ledger.sources,
@@ -202,6 +212,7 @@ def question_lines(question: Question) -> list[str]:
         limits.append(f"at most {q(k.max_w, 'W')}")
     if k.rack_w is not None:
         limits.append(f"at most {q(k.rack_w, 'W')} a node")
+    limits.append(f"to hold with {k.sure:.0%}")
     if k.headroom_frac:
         limits.append(f"{k.headroom_frac:.0%} headroom")
     if k.spares:
@@ -212,6 +223,14 @@ def question_lines(question: Question) -> list[str]:
 def slo_text(target: Target) -> str:
     """``TTFT p99 within 1.00 s``."""
     return f"{target.metric.removesuffix('_s').upper()} {target.label} within {q(target.limit_s, 's')}"
+
+
+def verdict(candidate: Candidate, target: Target) -> str:
+    """The chance of an SLO; without one, whether the expected value misses it."""
+    chance = candidate.chance.get(target.metric.removesuffix("_s"))
+    if chance is None:
+        return "expected" if met(candidate, target)[1] else "missed"
+    return chance_text(chance)
 
 
 def met(candidate: Candidate, target: Target) -> tuple[float, bool]:
@@ -267,13 +286,14 @@ def parts(answer: Answer, files: str = "", width: int | None = None) -> list[Any
     if answer.fleet is not None:
         from steelyard.report.fleet import lines as fleet_lines
 
-        found += [*bullets("mixed fleet", fleet_lines(answer.fleet)), ""]
+        found += [*bullets("mixed fleet, as predicted: an even chance at best", fleet_lines(answer.fleet)), ""]
     return [*found, *_tables(answer, width), *_notes(answer, files)]
 
 
 def _winner(answer: Answer, w: Candidate, width: int | None) -> Iterator[Any]:
     made = grid("left", "left")
-    made.add_row(_text(("winner", "bold green")), _text((machines_text(w), "bold"), f": {w.shape}"))
+    star = "*" * unmeasured(w)
+    made.add_row(_text(("winner", "bold green")), _text((machines_text(w) + star, "bold"), f": {w.shape}"))
     made.add_row("", formats(w))
     yield made
     yield lines_table(lines(w), at_least=len("winner"))
@@ -283,7 +303,12 @@ def _winner(answer: Answer, w: Candidate, width: int | None) -> Iterator[Any]:
     yield from bullets("why", answer.why)
     if answer.breaks_first:
         yield _text(("breaks first  ", "bold"), answer.breaks_first)
+    if answer.narrowing:
+        yield _text(("to be surer  ", "bold"), answer.narrowing)
     yield ""
+    if certain := certainty_lines(answer):
+        yield from bullets("what certainty costs", certain)
+        yield ""
 
 
 def formats(c: Candidate) -> str:
@@ -305,7 +330,24 @@ def lines(c: Candidate) -> list[Line]:
         Line("power", f"{q(c.watts, 'W')} with hosts{carbon}"),
         Line("rate", rate),
         Line("tokens", f"{tokens}largest rate, {figure(c.tokens_per_s_per_user)}/s per user"),
+        *([Line("chance", chance_line(c))] if c.chance else []),
     ]
+
+
+def chance_line(c: Candidate) -> str:
+    """``holds all that is promised with 81 % (TTFT 85 %, TPOT 85 %, rate 98 %)``."""
+    each = [f"{'rate' if k == 'rate' else k.upper()} {chance_text(v)}" for k, v in c.chance.items() if k != ALL]
+    return f"holds all that is promised with {chance_text(c.chance[ALL])} ({', '.join(each)})"
+
+
+def certainty_lines(answer: Answer) -> list[str]:
+    """The cheapest for each chance, where they differ: ``50 %: 19.90 USD/h, 10 x AMD Instinct MI300X 192GB``."""
+    found = answer.certainty
+    said = [
+        "nothing within the limits" if c is None else f"{money(c)}; {machines_text(c)}: {c.shape}"
+        for c in found.values()
+    ]
+    return [f"{chance:.0%}: {words}" for chance, words in zip(found, said, strict=True)] if len(set(said)) > 1 else []
 
 
 #: What the times of a candidate are called where it was not simulated.
@@ -335,12 +377,12 @@ def _percentiles(answer: Answer, c: Candidate, width: int | None) -> Any:
     heads = shown if c.percentiles else (*[""] * (len(shown) - 1), EXPECTED)
     table.add_row("", *(_text((x, "bold")) for x in (*heads, " 80% interval", "SLO")))
     for label, cells, between, targets in expected(answer, c, shown):
-        verdict = _text()
-        verdict.no_wrap = width is None or width >= _WIDE
+        words = _text()
+        words.no_wrap = width is None or width >= _WIDE
         for target, good in targets:
-            verdict.append(f"{target.label} {q(target.limit_s, 's')} ")
-            verdict.append("met " if good else "missed ", "bold green" if good else "bold red")
-        table.add_row(label, *cells, between, verdict)
+            words.append(f"{target.label} {q(target.limit_s, 's')} ")
+            words.append(verdict(c, target), "bold green" if good else "bold red")
+        table.add_row(label, *cells, between, words)
     return table
 
 
@@ -359,9 +401,14 @@ def _infeasible(answer: Answer, width: int | None) -> Iterator[Any]:
     yield ""
 
 
+def unmeasured(c: Candidate) -> bool:
+    """Whether kernels of one of its machines were never measured: marked with a star."""
+    return any(x.startswith(NEVER_MEASURED) for x in c.doubts)
+
+
 #: What a candidate can show in a table: heading, and what makes a cell.
 COLUMNS: dict[str, Callable[[Candidate], str]] = {
-    "machine": lambda c: c.machine,
+    "machine": lambda c: c.machine + "*" * unmeasured(c),
     "shape": lambda c: c.shape,
     "engine": lambda c: c.engine,
     "count": lambda c: str(c.devices),
@@ -373,20 +420,24 @@ COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "tok/s/user": lambda c: figure(c.tokens_per_s_per_user),
     "tok/s/device": lambda c: figure(c.tokens_per_s_per_device),
     "W": lambda c: f"{c.watts:,.0f}",
+    "chance": lambda c: chance_text(c.chance[ALL]) if c.chance else "-",
 }
 _RENT = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "max/s")
+_RUNNERS = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "chance")
+#: What the star behind a machine says.
+STAR = f"* {NEVER_MEASURED}: kernels borrowed from others' measurements, wider intervals (steelyard calibrate)"
 _SPEED = ("machine", "count", "shape", "engine", "tok/s/user", "tok/s/device", "USD/h")
 
 
 #: Columns of a terminal that hold every statistic and a verdict.
 _WIDE = 76
 #: Columns that narrow terminals go without, first to go first.
-_OPTIONAL = ("engine", "max/s", "TPOT", "tok/s/device")
+_OPTIONAL = ("engine", "max/s", "TPOT", "tok/s/device", "chance")
 
 
 def _tables(answer: Answer, width: int | None) -> Iterator[Any]:
     for words, found, names in (
-        ("runners-up", answer.runners_up, _RENT),
+        ("runners-up", answer.runners_up, _RUNNERS),
         ("front: speed for a user against tokens per device", answer.front, _SPEED),
         ("front: rent against time to first token", answer.cost_front, _RENT),
     ):
@@ -402,6 +453,16 @@ def _tables(answer: Answer, width: int | None) -> Iterator[Any]:
         if len(found) > len(shown):
             yield _text(f"{len(shown)} of {len(found):,}; --json has all")
         yield ""
+    if said := star(answer):
+        yield _text(said)
+        yield ""
+
+
+def star(answer: Answer) -> str:
+    """What the star behind a machine says, where one stands."""
+    w = answer.winner
+    shown = (*([w] if w else []), *answer.runners_up, *answer.front, *answer.cost_front)
+    return STAR if any(unmeasured(c) for c in shown) else ""
 
 
 def _notes(answer: Answer, files: str) -> Iterator[Any]:

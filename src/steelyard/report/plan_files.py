@@ -11,7 +11,7 @@ from steelyard.deployment.plan_file import deployment_text
 from steelyard.errors import InputError
 from steelyard.launch import Load, launch_files, service
 from steelyard.launch.documents import comment
-from steelyard.report.plan import question_lines, replay_dict, to_dict
+from steelyard.report.plan import chance_line, question_lines, replay_dict, to_dict
 
 if TYPE_CHECKING:
     from steelyard.search.answer import Answer
@@ -72,7 +72,8 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     w = answer.winner
     if w is None:
         raise InputError("nothing fits: there is no deployment to write files for", field="out")
-    found = service(w.deployment, load_of(answer), answer.question.targets, model=model)
+    odds = f"it {chance_line(w)}, by the 80 % intervals of the prediction" if w.chance else ""
+    found = service(w.deployment, load_of(answer), answer.question.targets, model=model, odds=odds)
     drawn = bool(answer.front or answer.cost_front)
     files = launch_files(found, more_files={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
     replay: dict[str, Any] = replay_dict(answer) or {}

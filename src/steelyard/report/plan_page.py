@@ -53,6 +53,8 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
         answer=answer,
         report=report,
         winner=w,
+        certainty=report.certainty_lines(answer),
+        star=report.star(answer),
         infeasible=i,
         shown=shown,
         statistics=_STATISTICS,
@@ -83,7 +85,7 @@ def _expected(answer: Answer, c: Candidate) -> list[dict[str, Any]]:
         {
             "label": label,
             "cells": [*cells, span],
-            "targets": [(f"{t.label} {q(t.limit_s, 's')}", good) for t, good in targets],
+            "targets": [(f"{t.label} {q(t.limit_s, 's')}", good, report.verdict(c, t)) for t, good in targets],
             "meters": [_meter(c, t) for t, _ in targets],
         }
         for label, cells, span, targets in report.expected(answer, c, _STATISTICS)

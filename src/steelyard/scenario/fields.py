@@ -268,8 +268,9 @@ mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str]
 mix | switch | false | - | plan the best fleet of unlike machines as well
 headroom | text | 0.0 | column also=float | hold this much more than the rate: 20%
 spares | whole | 0 | least=0 most=100000 column | replicas per pool that may fail while every SLO still holds
+sure | text | 0.8 | column show also=float | the chance with which every SLO and the rate must hold: 0.8 or 80%
 carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
-remedies | switch | true | hidden | look for the nearest changes when nothing fits
+remedies | switch | true | hidden | look for the nearest changes when nothing fits, else for what certainty costs
 tell | object | none | also=Callable[[str],object] | called with what is being done, in words
 """
 #: Engine flags with an option of their own, by the name the engine configuration has for them.
@@ -410,7 +411,7 @@ _SERVING = "engine offload host network policy flags techniques speculate lora k
 
 _PLAN = (
     "model rate concurrency isl osl system trace arrivals peak ttft tpot e2e requests seed on objective budget "
-    "max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares "
+    "max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
     "usd_per_hour carbon skew generic remedies tell"
 )
 

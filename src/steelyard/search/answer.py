@@ -65,6 +65,7 @@ class Question:
     inputs: Annotated[Mapping[str, Any], "arguments of the planner that ask the question again"] = field(
         default_factory=dict
     )
+    sure: float = 0.8
 
     descriptions: Annotated[Mapping[str, Machine], "the machines by their names; the catalogue's where not given"] = (
         field(default_factory=dict)
@@ -164,6 +165,10 @@ class Candidate:
     """Of the objective: USD/h, W, g/h, requests/s or s."""
     max_concurrency: int | None = None
     """Most users who wait for their answers at which every SLO is met, where users were asked for."""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """Of ``ttft``, ``tpot``, ``e2e`` and ``rate`` to hold as asked, and of ``all`` of them; empty unless simulated."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against it beside its figures: a machine never calibrated, a fleet nobody builds."""
 
     def columns(self) -> dict[str, Any]:
         """Every figure by its name in JSON and tables, where the rent of the deployment is ``usd_per_hour``."""
@@ -219,6 +224,10 @@ class Answer(Result):
     """What fails first when traffic grows, and at what rate."""
     stages_s: Mapping[str, float] = field(default_factory=dict)
     """Wall time of ``space``, ``prices``, ``screen`` and ``finalists``, s."""
+    narrowing: str = ""
+    """The measurement that would make the winner's chances surer."""
+    certainty: Mapping[float, Candidate | None] = field(default_factory=dict)
+    """The cheapest deployment that holds every promise with a chance, by that chance; None where there is none."""
     fleet: FleetAnswer | None = None
     """With ``mix``: the best fleet of unlike machines for the same question, beside the winner."""
 

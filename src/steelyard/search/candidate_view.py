@@ -11,6 +11,8 @@ from steelyard.cost.interval import interval80
 from steelyard.deployment.deployment import Deployment
 from steelyard.search.answer import Candidate
 from steelyard.search.candidates import CandidateRow
+from steelyard.search.chance import chances, quantile
+from steelyard.search.doubts import doubts
 from steelyard.search.finalists import Finalist
 from steelyard.search.options import PoolOption, shape_of
 from steelyard.search.task import PlanTask
@@ -53,6 +55,7 @@ def _facts(
         "tokens_per_s_per_device": largest_per_s * task.demand.mean_output_tokens / devices,
         "max_rate_per_s": largest_per_s,
         "headroom_frac": most / question.load - 1.0,
+        "doubts": doubts(pools, devices),
         "max_concurrency": None if question.concurrency is None else int(most),
     }
 
@@ -68,7 +71,7 @@ def simulated_candidate(
         finalist: the finalist.
         largest: load it holds; NaN = not known.
         failure: what fails above it, where that is known.
-        interval: give the 80 % intervals, for two more runs.
+        interval: give the 80 % intervals.
     """
     row, outcome, router = finalist.row, finalist.outcome, finalist.outcome.router
     if task.question.objective == "throughput" and largest > 0:
@@ -78,6 +81,8 @@ def simulated_candidate(
     if outcome.meets:  # what was simulated is known better than what was screened
         most = max(most, task.question.load if users else outcome.rate_per_s)
     rate = player.play(row.pools, most, whole=True).rate_per_s if users else most
+    intervals = _intervals(task, player, row.pools, outcome, rate)
+    chance = _chance(task, player, row.pools, outcome, most if math.isfinite(largest) else math.nan)
     return Candidate(
         **_facts(task, row, finalist.watts, outcome.rate_per_s, (most, rate), router),
         ttft_s=outcome.values["ttft_s"],
@@ -85,7 +90,8 @@ def simulated_candidate(
         e2e_s=outcome.values["e2e_s"],
         percentiles=outcome.percentiles,
         tokens_per_s_per_user=1.0 / max(outcome.percentiles["tpot_s"].get("mean", math.inf), 1e-9),
-        interval=_intervals(task, player, row.pools, outcome, rate) if interval else {},
+        interval=intervals if interval else {},
+        chance=chance,
         simulated=True,
         meets=outcome.meets,
         breaks_first=failure or row.first_failure,
@@ -137,11 +143,9 @@ def _intervals(
 
     The largest rate scales with the speed of the steps, a little more than in proportion near its limit.
     """
-    tables = [task.cache.table(p, task.demand.longest_tokens) for p in pools]
-    spread, limit = max(t.spread for t in tables), min(t.limit_frac for t in tables)
+    spread, limit = player.spread(pools)
     low, high = (float(end) for end in interval80(1.0, spread, at_least=limit))
-    load = outcome.rate_per_s if task.question.concurrency is None else task.question.load
-    ends = [player.play(pools, load, factor, whole=True) for factor in (low, high)]
+    ends = player.ends(pools, _load(task, outcome)).values()
     intervals = {}
     for name in METRICS:
         values = [run.values.get(name, math.nan) for run in (*ends, outcome)]
@@ -150,5 +154,32 @@ def _intervals(
     if "ttft_s" in intervals:
         first = first_token_interval(outcome.values["ttft_s"], *intervals["ttft_s"], limit)
         intervals["ttft_s"] = float(first[0]), float(first[1])
-    intervals["max_rate_per_s"] = (most_per_s / high, most_per_s / low)
+    if task.question.objective != "throughput":  # there it is the rate that is held with the chance asked for
+        intervals["max_rate_per_s"] = (most_per_s / high, most_per_s / low)
     return intervals
+
+
+def _load(task: PlanTask, outcome: Outcome) -> float:
+    """The load of an outcome: requests/s, or users."""
+    return outcome.rate_per_s if task.question.concurrency is None else task.question.load
+
+
+def _chance(
+    task: PlanTask, player: Player, pools: Sequence[PoolOption], outcome: Outcome, most: float
+) -> dict[str, float]:
+    """The chance of each promise and of all; ``most`` is the load the pools hold, NaN where it is not known.
+
+    What they hold falls as steps get slower, so ``most`` times faster than needed is slack; a run that met every SLO
+    says that the rate was held in it.
+    """
+    question, spread = task.question, player.spread(pools)[0]
+    load, sure = _load(task, outcome), quantile(question.sure)
+    runs = {0.0: outcome, **player.ends(pools, load)}
+    if sure not in runs:
+        runs[sure] = player.play(pools, load, math.exp(sure * spread), whole=True)
+    promised = outcome.rate_per_s if question.objective == "throughput" else question.required_load
+    rate_z = math.nan
+    if math.isfinite(most) and most > 0:
+        met = [z for z in (0.0, sure) if player.play(pools, promised, math.exp(z * spread)).meets]
+        rate_z = max(math.log(most / promised) / spread, *met, -math.inf)
+    return chances(question.targets, {z: run.values for z, run in runs.items()}, rate_z)

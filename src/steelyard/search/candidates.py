@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.energy import idle_power_w
+from steelyard.search.chance import safety
 from steelyard.search.options import Floats, Integers, PoolOption
 from steelyard.search.screen import AVERAGED, COUNTS, FIRST_FAILURES, OperatingPoints, SloLimits, TtftTail, capacities
 from steelyard.search.task import PlanTask
@@ -182,7 +183,12 @@ def pool_options(task: PlanTask, points: OperatingPoints, role: str) -> PoolOpti
     """
     question, slo, machine = task.question, SloLimits.of(task.question.targets), points.replicas[0].cluster.machine
     required, spares = question.required_load, question.spares
-    grid, failures = capacities(points, task.demand, slo)
+    ends = points.replicas[0], points.replicas[-1]
+    spread = min(task.cache.spread(r, task.demand.longest_tokens) for r in ends)
+    slower, later = safety(question.sure, spread)  # steps so much slower at a load: limits and load so much tighter
+    tight = replace(slo, ttft_s=slo.ttft_s / later, tpot_s=slo.tpot_s / slower, e2e_s=slo.e2e_s / slower)
+    grid, failures = capacities(points, task.demand, tight)
+    grid = grid if task.demand.per_user else grid / slower
     device = points.devices.astype(np.int64)
     best = grid.max(axis=(1, 2, 3))
     if not (best > 0).any():

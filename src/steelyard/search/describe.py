@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from steelyard.scenario.slo import Target
 from steelyard.search.answer import Candidate, Question
+from steelyard.search.chance import ALL, holds
+from steelyard.search.doubts import NEVER_MEASURED
 from steelyard.units import format_quantity
 
-__all__ = ["FAILURES", "UNITS", "breaking", "load_text", "reasons", "target_text", "value_text"]
+__all__ = ["FAILURES", "UNITS", "breaking", "chance_text", "load_text", "reasons", "target_text", "value_text"]
 
 #: Devices from which a fleet of one kind is remarked on.
 MANY = 256
@@ -31,6 +33,12 @@ UNITS = {
     "latency": "s",
     "devices": "devices",
 }
+
+
+def chance_text(chance: float) -> str:
+    """``71 %``, ``over 99 %``, ``under 1 %``."""
+    percent = math.floor(100 * chance + 1e-4)
+    return "under 1 %" if percent < 1 else "over 99 %" if percent >= 99 else f"{percent} %"
 
 
 def load_text(question: Question, load: float) -> str:
@@ -56,17 +64,18 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, run
     if not shown:
         return ()
     best, objective = shown[0], question.objective
+    likely = best.chance.get(ALL, 1.0)
     why = [
+        f"no plan was found that holds with {question.sure:.0%}: this is the likeliest, with {chance_text(likely)}"
+    ] * (not holds(likely, question.sure))
+    why += [
         f"best by {objective} of {candidates:,} candidates: {value_text(best.value, objective)} for "
         f"{best.devices} {best.machine} ({best.shape})"
     ]
     for target in question.targets:
-        value = getattr(best, target.metric)
-        share = 1 - value / target.limit_s
-        why.append(
-            f"{target_text(target)} holds at {format_quantity(value, 's')}, {share:.0%} to spare "
-            f"({runs} simulated runs)"
-        )
+        value, chance = getattr(best, target.metric), best.chance.get(target.metric.removesuffix("_s"))
+        sure = "" if chance is None else f", holds with {chance_text(chance)}"
+        why.append(f"{target_text(target)}: {format_quantity(value, 's')} expected{sure} ({runs} simulated runs)")
     if not question.targets:
         what = (
             "all users are served at once" if question.concurrency else "it keeps up with the rate, queues stay finite"
@@ -74,6 +83,7 @@ def reasons(shown: Sequence[Candidate], question: Question, candidates: int, run
         why.append(
             f"no SLO: {what}; {1 / (1 + best.headroom_frac):.0%} of what it holds is used ({runs} simulated runs)"
         )
+    why += [x for x in best.doubts if not x.startswith(NEVER_MEASURED)]
     if best.devices > MANY and len(question.machines) == 1:
         why.append(f"{best.devices:,} devices of one kind: --on any compares what larger ones would do")
     for other in shown[1:]:

@@ -32,7 +32,7 @@ MAX_RUNS = 400
 #: Runners-up that are simulated besides the winner.
 RUNNERS_UP = 2
 #: Rents within this share of the lowest are the same: the simpler deployment is preferred.
-SAME_RENT = 0.02
+SAME_RENT = 0.05
 #: One pool of equal replicas.
 SIMPLEST = (1, 1)
 #: Failures of a pool after which it is measured how far the screen is off.
@@ -184,7 +184,7 @@ class _Search:
 
     def _cheapest(self, row: CandidateRow) -> Finalist | Outcome:
         """A finalist at the requested rate, or what went wrong."""
-        outcome = self.player.play(row.pools, self.question.required_load)
+        outcome = self.player.held(row.pools, self.question.required_load)
         if not outcome.meets:
             return outcome
         fewer = self._fewest(row)
@@ -195,11 +195,11 @@ class _Search:
         """A finalist at the largest rate it holds, or what went wrong at the least rate that is of interest."""
         required, known = self.evidence.required, 0.0
         if required > self.question.load:
-            outcome = self.player.play(row.pools, required)
+            outcome = self.player.held(row.pools, required)
             if not outcome.meets:
                 return outcome
             known = required
-        largest, _ = self.player.largest_rate(row.pools, row.capacity_per_s, known)
+        largest, _ = self.player.largest_rate(row.pools, row.capacity_per_s, known, sure=True)
         outcome = self.player.play(row.pools, max(largest, required))
         return self._finalist(row, outcome) if outcome.meets else outcome
 
@@ -225,7 +225,7 @@ class _Search:
         low, high = math.floor(pool.count / 1.06), pool.count
         while high - low > 1:
             middle = (low + high) // 2
-            held = self.player.play([replace(pool, count=middle)], self.question.required_load).meets
+            held = self.player.held([replace(pool, count=middle)], self.question.required_load).meets
             low, high = (low, middle) if held else (middle, high)
         fewest, spares = replace(pool, count=high), self.question.spares
         rent = row.rent_usd_per_hour * fewest.devices(spares) / pool.devices(spares)
@@ -290,7 +290,7 @@ class _Evidence:
     def _measured(self, failure: _Failure) -> float:
         """What a pool holds over what the screen says; inf when another pool fails first."""
         guess = min(self.required / 1.1, failure.row.capacity_per_s)
-        largest, above = self.player.largest_rate(failure.row.pools, guess, resolution=MEASURED_RESOLUTION)
+        largest, above = self.player.largest_rate(failure.row.pools, guess, resolution=MEASURED_RESOLUTION, sure=True)
         if above is None or _blamed(failure.row, above) is not failure.pool:
             return math.inf
         return max(largest, 1e-9) / failure.pool.capacity_per_s

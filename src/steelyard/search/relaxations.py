@@ -170,6 +170,8 @@ def _reason(task: PlanTask, screened: Screen, outcome: Outcome | None) -> str:
         limit = f" within {question.max_gpus} devices" if question.max_gpus else ""
         first = f"{question.model} fits no replica on {', '.join(question.machines)}{limit}"
         return "; ".join([first, *screened.notes])
+    if outcome is not None and outcome.meets:
+        return f"no deployment within the limits holds every SLO with {question.sure:.0%}, though the nearest may"
     if outcome is not None and outcome.first_failure:
         over = f", {outcome.worst - 1:.0%} over" if math.isfinite(outcome.worst) else ""
         what = FAILURES[outcome.first_failure][0]

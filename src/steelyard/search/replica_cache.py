@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steelyard.cost.interval import with_system
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.step_table import StepTable, build_step_table, staged
 from steelyard.deployment.engine_config import EngineConfig
@@ -12,6 +13,7 @@ from steelyard.errors import DoesNotFit
 from steelyard.machine.cluster import cluster_of
 from steelyard.search.options import PoolOption, ReplicaOption
 from steelyard.search.prices import StepPrices
+from steelyard.workload.transformer import Step
 
 __all__ = ["ReplicaCache"]
 
@@ -25,6 +27,7 @@ class ReplicaCache:
 
     prices: dict[Any, StepPrices] = field(default_factory=dict)
     """Of the screen."""
+    _spreads: dict[Any, float] = field(default_factory=dict)
     _bases: dict[Any, tuple[int, int, StepTable]] = field(default_factory=dict)
     _tables: dict[Any, StepTable] = field(default_factory=dict)
     _caches: dict[Any, tuple[EngineConfig, KvPool] | None] = field(default_factory=dict)
@@ -33,6 +36,16 @@ class ReplicaCache:
     def key(replica: ReplicaOption) -> tuple[Any, ...]:
         """What replicas share that differ in their pipeline only."""
         return replica.machine, replica.engine.name, replace(replica.plan, pp=1)
+
+    def spread(self, replica: ReplicaOption, context: int) -> float:
+        """Spread of a step's time, of a step that decodes: what its step table will have, near enough for a screen."""
+        name = self.key(replica)
+        if name not in self._spreads:
+            plan = replace(replica.plan, pp=1)
+            pricer = replace(replica.pricer, plan=plan, cluster=cluster_of(replica.cluster.machine, plan.devices))
+            cost = pricer.price(Step.decode(32, max(1, context // 2)), absorb=True).cost
+            self._spreads[name] = float(with_system(cost.log_spread()))
+        return self._spreads[name]
 
     def table(self, pool: PoolOption, max_context: int) -> StepTable:
         """Step times of a replica of the pool, up to the pool's limits at least."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
-from steelyard.search.answer import Answer
+from steelyard.search.answer import Answer, Candidate
 from steelyard.search.candidate_view import simulated_candidate
+from steelyard.search.chance import ALL, CERTAINTIES, holds, safety
 from steelyard.search.describe import breaking, reasons
-from steelyard.search.finalists import RUNNERS_UP, Finals, play_finals
+from steelyard.search.doubts import narrowing
+from steelyard.search.finalists import RUNNERS_UP, Finalist, Finals, play_finals
 from steelyard.search.front import cost_front, speed_front
 from steelyard.search.group import Screen, screen
 from steelyard.search.relaxations import infeasible
 from steelyard.search.task import PlanTask
-from steelyard.search.trial import Player
+from steelyard.search.trial import Outcome, Player
 
 __all__ = ["solve"]
 
@@ -31,26 +33,14 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
     Args:
         task: the question.
         ledger: takes up assumptions and sources.
-        remedies: when nothing fits, look for the nearest changes that would.
+        remedies: when nothing fits, look for the nearest changes that would; otherwise for what certainty costs.
         progress: is called with what is being done.
     """
     cpu, question = time.process_time(), task.question
-    progress("weighing every candidate")
-    screened = screen(task)
-    progress(f"{screened.candidates:,} candidates weighed, playing the best")
-    began = time.perf_counter()
-    player = Player(task)
-    finals = play_finals(screened.tables, task, player, progress=progress)
-    shown = []
-    for k, finalist in enumerate(finals.finalists[: 1 + RUNNERS_UP]):
-        largest, failure = finalist.largest_rate_per_s, ""
-        if k == 0:
-            progress("finding what the winner holds")
-            guess = finalist.row.capacity_per_s if math.isnan(largest) else largest
-            largest, above = player.largest_rate(finalist.row.pools, guess, question.required_load)
-            failure = above.first_failure if above is not None else ""
-        shown.append(simulated_candidate(task, player, finalist, largest, failure, interval=k == 0))
-    stages_s = {**screened.stages_s, "finalists": time.perf_counter() - began}
+    found = _Levels(task, progress)
+    screened, finals, player, shown = found.best()
+    certainty = found.certainty(shown[0]) if shown and remedies and question.objective == "cost" else {}
+    stages_s = {**screened.stages_s, "finalists": found.finals_s}
     _account(ledger, task, screened, finals)
     if shown and not question.concurrency and task.trace.duration_s < STAYS * shown[0].e2e_s:
         ledger.assume(
@@ -61,7 +51,7 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
         question=question,
         candidates=screened.candidates,
         screened_per_s=screened.candidates / max(screened.cpu_s, 1e-9),
-        simulated=player.runs,
+        simulated=found.runs,
         cpu_s=0.0,
         winner=shown[0] if shown else None,
         front=speed_front(task, screened.groups),
@@ -69,15 +59,86 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
         runners_up=tuple(shown[1:]),
         infeasible=None,
         ledger=ledger,
-        why=reasons(shown, question, screened.candidates, player.runs),
+        why=reasons(shown, question, screened.candidates, found.runs),
         breaks_first=breaking(shown[0], question) if shown else "",
         stages_s=stages_s,
+        certainty=certainty,
+        narrowing=_narrowing(player, finals, shown),
     )
     if not shown and remedies:
         progress("nothing fits; looking for the nearest changes that would")
         explained, runs = infeasible(task, screened, finals, player)
-        answer = replace(answer, infeasible=explained, simulated=player.runs + runs)
+        answer = replace(answer, infeasible=explained, simulated=found.runs + runs)
     return replace(answer, cpu_s=time.process_time() - cpu)
+
+
+def _narrowing(player: Player, finals: Finals, shown: Sequence[Candidate]) -> str:
+    """What to measure for the winner; nothing when it is sure enough."""
+    if not shown or shown[0].chance[ALL] >= CERTAINTIES[-1]:
+        return ""
+    best = next(f for f in finals.finalists if f.row.pools[0].replica.machine in shown[0].machine)
+    chance = {k: v for k, v in shown[0].chance.items() if k != ALL}
+    first = "ttft" in chance and chance["ttft"] <= min(chance.values())
+    return narrowing(shown[0].machine, player.spread(best.row.pools)[0], first)
+
+
+class _Levels:
+    """The search for each chance that is asked for. What was played for one is known to the others."""
+
+    def __init__(self, task: PlanTask, progress: Callable[[str], object]) -> None:
+        self.task, self.progress = task, progress
+        self.outcomes: dict[tuple[object, ...], Outcome] = {}
+        self.runs, self.finals_s = 0, 0.0
+
+    def search(self, sure: float, runners_up: int = RUNNERS_UP) -> tuple[Screen, Finals, Player, list[Candidate]]:
+        """The best deployments that hold every promise with a chance."""
+        task = self.task.asking(sure=sure)
+        self.progress("weighing every candidate")
+        screened = screen(task)
+        self.progress(f"{screened.candidates:,} candidates weighed, playing the best")
+        began, player = time.perf_counter(), Player(task)
+        player.outcomes = self.outcomes
+        finals = play_finals(screened.tables, task, player, runners_up=runners_up, progress=self.progress)
+        shown = [self._shown(player, f, k == 0) for k, f in enumerate(finals.finalists[: 1 + runners_up])]
+        self.finals_s += time.perf_counter() - began
+        self.runs += player.runs
+        return screened, finals, player, shown
+
+    def _shown(self, player: Player, finalist: Finalist, first: bool) -> Candidate:
+        question, largest, failure = player.task.question, finalist.largest_rate_per_s, ""
+        if first or not question.targets:
+            self.progress("finding what the winner holds")
+            slower = 1.0 if question.concurrency else safety(question.sure, player.spread(finalist.row.pools)[0])[0]
+            guess = finalist.row.capacity_per_s * slower if math.isnan(largest) else largest  # as predicted
+            most = question.objective == "throughput"
+            largest, above = player.largest_rate(finalist.row.pools, guess, question.required_load, sure=most)
+            failure = above.first_failure if above is not None else ""
+        return simulated_candidate(player.task, player, finalist, largest, failure, interval=first)
+
+    def best(self) -> tuple[Screen, Finals, Player, list[Candidate]]:
+        """The best deployments with the chance asked for; without any, those of an even chance, the likeliest first."""
+        found = self.search(self.task.question.sure)
+        if not found[3] and self.task.question.sure > CERTAINTIES[0]:
+            found = self.search(CERTAINTIES[0])
+            found[3].sort(key=lambda c: -c.chance[ALL])
+        return found
+
+    def certainty(self, winner: Candidate) -> dict[float, Candidate | None]:
+        """The cheapest deployment for some chances, the one asked for among them."""
+        question = self.task.question
+        asked = {question.sure: winner if holds(winner.chance[ALL], question.sure) else None}
+        for chance in CERTAINTIES:
+            if chance in asked:
+                continue
+            below = [c for c in asked.values() if c is not None and holds(c.chance[ALL], chance)]
+            if chance > question.sure and (below or asked[question.sure] is None):
+                asked[chance] = below[0] if below else None
+            elif chance < question.sure and asked[question.sure] is None:
+                asked[chance] = winner if holds(winner.chance[ALL], chance) else None
+            else:
+                shown = self.search(chance, runners_up=0)[3]
+                asked[chance] = shown[0] if shown else None
+        return dict(sorted(asked.items()))
 
 
 def _account(ledger: Ledger, task: PlanTask, screened: Screen, finals: Finals) -> None:

@@ -6,20 +6,23 @@ are simulated again with it, the number of replicas bisected. One that meets eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from steelyard.cost.interval import Z80
 from steelyard.cost.moe import Router
 from steelyard.deployment.engine import find_engine
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.scenario.slo import judge
 from steelyard.search.answer import Answer, Candidate
+from steelyard.search.chance import ALL, chances, holds, quantile
 from steelyard.search.options import Floats
 from steelyard.search.task import PlanTask
 from steelyard.search.trial import METRICS
-from steelyard.simulation.metrics import describe
+from steelyard.simulation.metrics import describe, ends
 from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import Simulation, simulate_deployment
 from steelyard.techniques._registry import read_flag
@@ -77,6 +80,7 @@ def speculated(answer: Answer, task: PlanTask) -> Answer:
         answer,
         winner=best,
         runners_up=(winner, *answer.runners_up),
+        certainty={},
         why=(first, saving, *answer.why),
         breaks_first=f"{best.breaks_first}; the largest rate was not searched with speculative decoding",
     )
@@ -93,7 +97,8 @@ def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
         run = simulate_deployment(deployment, trace, options, model=task.model)
         done = run.records.completed
         met = all(v.met for v in judge(question.targets, _values(run)))
-        return run if bool(np.all(done)) and met else None
+        likely = met and holds(_chances(run, task)[ALL], question.sure)
+        return run if bool(np.all(done)) and likely else None
 
     low, high = 0, pool.replicas - question.spares
     best = simulated(high) if high > 0 else None
@@ -104,6 +109,18 @@ def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
         run = simulated(middle)
         low, high, best = (low, middle, run) if run is not None else (middle, high, best)
     return _candidate(base, way, task, high, best)
+
+
+def _chances(run: Simulation, task: PlanTask) -> dict[str, float]:
+    """The chance of each SLO, from the run with every step as predicted and at the ends of its interval."""
+    slow, z = quantile(task.question.sure), {0.0: run}
+    low, high = ends(run)
+    z |= {-Z80: low, Z80: high}
+    if slow and run.replay is not None:
+        z[slow] = run.replay(math.exp(slow * run.spread))
+    targets = task.question.targets
+    found = {at: {v.target.metric: v.value_s for v in judge(targets, _values(r))} for at, r in z.items()}
+    return chances(targets, found)
 
 
 def _values(run: Simulation) -> dict[str, Floats]:
@@ -139,5 +156,6 @@ def _candidate(base: Candidate, way: str, task: PlanTask, count: int, run: Simul
         max_rate_per_s=question.required_load,
         interval={},
         headroom_frac=question.headroom_frac,
+        chance=_chances(run, task),
         value=rent,
     )

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from steelyard.cost.energy import idle_power_w
 from steelyard.cost.kv_pool import blocks_for
 from steelyard.cost.step_table import scaled
+from steelyard.interval import Z80, interval80
 from steelyard.scenario.slo import judge
+from steelyard.search.chance import ALL, chances, holds, quantile
 from steelyard.search.options import Floats, PoolOption
 from steelyard.search.task import PlanTask
 from steelyard.simulation.arrays import Member, Played, play, setup_of_fleet
@@ -213,6 +215,34 @@ class Player:
         self.outcomes: dict[tuple[object, ...], Outcome] = {}
         self.runs = 0
 
+    def spread(self, pools: Sequence[PoolOption]) -> tuple[float, float]:
+        """Of the log of a step's time, and the share of the time that is physical: of the pool that is known least."""
+        tables = [self.task.cache.table(p, self.task.demand.longest_tokens) for p in pools]
+        return max(t.spread for t in tables), min(t.limit_frac for t in tables)
+
+    def ends(self, pools: Sequence[PoolOption], load: float) -> dict[float, Outcome]:
+        """The same traffic with every step at the ends of its 80 % interval, by ``z``."""
+        spread, limit = self.spread(pools)
+        low, high = (float(end) for end in interval80(1.0, spread, at_least=limit))
+        found = {math.log(low) / spread: low, Z80: high}
+        return {z: self.play(pools, load, factor, whole=True) for z, factor in found.items()}
+
+    def held(self, pools: Sequence[PoolOption], load: float) -> Outcome:
+        """What pools do at a load as predicted; it meets the SLOs only with the chance that the question asks for."""
+        sure, spread = self.task.question.sure, self.spread(pools)[0]
+        z = quantile(sure)
+        slow = self.play(pools, load, math.exp(z * spread))
+        if not slow.meets:
+            return slow
+        outcome = self.play(pools, load)
+        if not outcome.meets or not any(t.metric == "ttft_s" for t in self.targets):
+            return outcome
+        runs = {0.0: outcome, z: slow, **self.ends(pools, load)}
+        chance = chances(self.targets, {z: run.values for z, run in runs.items()})[ALL]
+        if holds(chance, sure):
+            return outcome
+        return replace(outcome, meets=False, worst=1.0 + sure - chance, first_failure="ttft")
+
     def play(self, pools: Sequence[PoolOption], load: float, factor: float = 1.0, *, whole: bool = False) -> Outcome:
         """Simulate pools at a load. Traffic with prefixes is routed by prefix, or in turn where that does.
 
@@ -333,7 +363,13 @@ class Player:
         )
 
     def largest_rate(
-        self, pools: Sequence[PoolOption], guess: float, known: float = 0.0, resolution: float = RATE_RESOLUTION
+        self,
+        pools: Sequence[PoolOption],
+        guess: float,
+        known: float = 0.0,
+        resolution: float = RATE_RESOLUTION,
+        *,
+        sure: bool = False,
     ) -> tuple[float, Outcome | None]:
         """The largest load at which every SLO is met, and what happens just above it.
 
@@ -344,7 +380,9 @@ class Player:
             guess: where to begin, requests/s or users.
             known: a load they hold.
             resolution: how closely, as a share.
+            sure: with the chance that the question asks for; otherwise as predicted.
         """
+        play = self.held if sure else self.play
         low, high, step, rate = known, math.inf, 1.12, max(guess, known * 1.03)
         above: Outcome | None = None
         for _ in range(MAX_RATES):
@@ -352,7 +390,7 @@ class Player:
                 rate = max(low + 1, min(math.ceil(rate), high - 1))
                 if rate >= high:
                     break
-            outcome = self.play(pools, rate)
+            outcome = play(pools, rate)
             if outcome.meets:
                 low = rate
             else:
