@@ -56,6 +56,20 @@ _DISTILS: Mapping[str, str] = {
     "70b": "deepseek-r1-distill-llama-70b",
     "671b": "deepseek-r1",
 }
+#: What the tag ``latest`` is in Ollama's library, where a name alone would be another size or none.
+_LATEST: Mapping[str, str] = {
+    **dict.fromkeys(("llama2", "codellama", "mistral", "gemma", "qwen2", "qwen2.5", "qwen2.5-coder"), "7b"),
+    **dict.fromkeys(("llama3", "llama3.1", "qwen3", "qwen3-vl", "deepseek-r1"), "8b"),
+    "llama3.2": "3b",
+    "llama3.3": "70b",
+    "llama3.2-vision": "11b",
+    "gemma2": "9b",
+    "gemma3": "4b",
+    "gemma3n": "e4b",
+    "qwen3-coder": "30b",
+    "gpt-oss": "20b",
+    "smollm2": "1.7b",
+}
 
 #: Makers whose own FP8 releases have one scale per 128 x 128 block. Source: their quantization_config.
 _BLOCK_FP8 = ("qwen", "deepseek-ai", "zai-org", "minimaxai", "moonshotai")
@@ -133,6 +147,7 @@ def _tagged(repository: str, tag: str, library: bool) -> Iterator[Published]:
         return
     split = re.fullmatch(rf"(?P<size>.*?)[-_]?(?P<quant>{_GGUF})", tag, re.I)
     size, weights = (split["size"], _gguf_format(split["quant"])) if split else (tag, "")
+    size = _LATEST.get(repository.lower(), "") if size.lower() == "latest" else size
     first = size.partition("-")[0].lower()
     if size.lower().endswith("-qat"):
         size, weights = size[:-4], weights or "q4_0"
