@@ -145,7 +145,7 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
 
 def figure(value: float) -> str:
     """A rate with three significant digits: ``1,744``, ``97.4``, ``5.61``."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _significant(value: float, digits: int) -> str:

@@ -10,7 +10,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.mixtures import MIXTURES
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.workload.catalogue import load_model
+from steelyard.workload.catalogue import find_model, load_model, model_names
 
 #: Bits per weight of Llama 3.1 8B. Source: README of the quantize tool of llama.cpp. IQ4_XS and IQ4_NL were made there
 #: without an importance matrix, as nobody publishes them.
@@ -134,3 +134,13 @@ def test_llamacpp_reads_gguf_files_of_models_published_otherwise() -> None:
     answer = sy.estimate("gpt-oss-20b", on="dgx_spark", engine="llamacpp", isl=128, osl=8)
     assert answer.memory.weights / 1e9 == pytest.approx(12.1, rel=0.005)
     assert sy.estimate("gpt-oss-20b", on="dgx_spark", engine="vllm", isl=128, osl=8).memory.weights > 13.7e9
+
+
+def test_every_kind_of_model_has_a_size() -> None:
+    """One of each type: decoders beside the layers (CSM) have products of their own."""
+    kinds = {str(find_model(name).config.get("model_type")): name for name in model_names()}
+    assert kinds["csm"] == "sesame/csm-1b"
+    for name in kinds.values():
+        model = load_model(name).transformer
+        size = weight_bytes(model, Plan(weights="q4_k_m").resolved(model))
+        assert 0.5 < float(size) / model.parameters() < 2.1, name

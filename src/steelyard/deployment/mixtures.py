@@ -144,7 +144,7 @@ def mixture_of(name: str, graph: Graph) -> Mapping[str, str]:
         return {}
     tensors = tuple(_tensors(graph))
     experts = max((int(np.max(op.size("e"))) for op in graph if op.block == "moe" and "e" in op.ranks), default=0)
-    shared = max((_sharing(op) for op in graph if op.name.endswith(".qkv")), default=1.0)
+    shared = max((_sharing(op) for op in graph if op.name.endswith(".qkv") and _told_apart(op)), default=1.0)
     return dict(_parts(base, tensors, experts, shared))
 
 
@@ -212,6 +212,11 @@ def _fitting(name: str, columns: int) -> str:
     return other if columns % _BLOCK[other] == 0 else "fp16"
 
 
+def _told_apart(op: Op) -> bool:
+    """Whether the heads of a product of queries, keys and values are known: not of a decoder beside the layers."""
+    return "h" in op.sizes and "g" in op.sizes
+
+
 def _sharing(op: Op) -> float:
     """Query heads per key-value head."""
     return float(np.max(op.size("h"))) / max(1.0, float(np.max(op.size("g"))))
@@ -267,7 +272,7 @@ def _kinds(op: Op, operand: Operand, part: str, joined: bool, tied: bool) -> tup
     if name == "lm_head":
         return (("head", 1.0),)
     if name == "qkv":
-        if joined:
+        if joined or not _told_apart(op):
             return (("value", 1.0),)
         own: dict[str, Any] = dict(op.derived.get("p", ()))
         heads, groups = float(np.max(op.size("h"))), float(np.max(op.size("g")))

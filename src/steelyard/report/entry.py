@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -196,6 +197,11 @@ def _layer(layer: Any) -> str:
     elif a is not None:
         kind = f", window {a.window}" if a.window else f", chunk {a.chunk}" if a.chunk else ""
         words.append(f"attention: {a.heads} heads, {a.kv_heads} KV heads of {a.head_dim}{kind}")
+    if (mixer := layer.mixer) is not None:
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(mixer).__name__)
+        words.append(f"{kind}: a state of {sum(n for n, _ in mixer.state):,} numbers")
+    if layer.cross is not None:
+        words.append(f"cross-attention: {layer.cross.heads} heads")
     if f is not None and f.is_moe:
         shared = f", shared {f.shared_intermediate}" if f.shared_intermediate else ""
         words.append(f"{f.experts} experts of {f.intermediate}, top {f.top_k}{shared}")
