@@ -253,7 +253,7 @@ def test_a_rate_alone_is_enough_for_a_plan(capsys: pytest.CaptureFixture[str]) -
 
 def test_users_who_wait_for_their_answers_are_planned_for() -> None:
     asked = {"concurrency": 48, "isl": 512, "osl": 64, "ttft": "p95:1s", "tpot": "p95:40ms", "requests": 480}
-    found = steelyard.plan(MODEL, "l40s", **asked)
+    found = steelyard.plan(MODEL, "l40s", sure=0.5, **asked)
     assert found.winner is not None and found.winner.max_concurrency is not None
     assert found.winner.max_concurrency >= 48 and found.winner.mode == "aggregated"
     pool = found.winner.deployment.pools[0]
