@@ -74,6 +74,25 @@ def test_the_table_of_a_simulation_is_short(monkeypatch: pytest.MonkeyPatch) -> 
     assert _table(report.text(many, 60, (), ends_of(many, None)))[0].split()[-2:] == ["p50", "p99"]
 
 
+def test_without_a_terminal_no_cell_is_cut() -> None:
+    from dataclasses import replace
+
+    from steelyard.estimation.places import fit
+    from steelyard.report import places
+
+    found = fit("qwen3-0.6b", "rtx_4090")
+    name = "a_machine_whose_name_is_longer_than_any_other_in_the_catalogue_with_all_that_it_is_sold_with"
+    asked = found.rows[0].estimate
+    cluster = asked.scenario.cluster
+    cluster = replace(cluster, machine=replace(cluster.machine, name=name))
+    renamed = replace(asked, scenario=replace(asked.scenario, cluster=cluster))
+    long = replace(found, rows=(replace(found.rows[0], estimate=renamed),))
+    line = next(line for line in places.text(long).splitlines() if name in line)
+    row = found.rows[0].row()
+    assert row["engine"] in line.split()
+    assert f"{row['largest_context']:,}" in line.split()
+
+
 @pytest.mark.parametrize("width", [60, 70, 80, 120])
 def test_a_table_leaves_columns_out_before_it_cuts_cells(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from steelyard.estimation.estimate import estimate

@@ -40,7 +40,8 @@ def text(found: Places, width: int | None = None) -> str:
         found: what was found.
         width: columns of the terminal; None: no terminal.
     """
-    return render(parts(found, width), width, piped=120)
+    heads, cells = _table(found)
+    return render(parts(found, width), width, piped=max(120, needed(heads, cells)))
 
 
 #: Below a table with such places.
@@ -55,13 +56,7 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     if not found.rows:
         none = f"{found.about}: nothing found among {found.tried} {'models' if models else 'machines'}"
         return [none, *found.notes]
-    first = "model" if models else "machine"
-    heads = [first, "weights", "engine", "memory", "TTFT", "tokens/s", "80%", "context"]
-    priced = not models and any(place.usd_per_hour is not None for place in found)
-    states = any(place.states[0] for place in found)
-    heads += ["states"] if states else []
-    heads += ["USD/h"] if priced else []
-    cells = [_cells(p, models, priced, states) for p in found]
+    heads, cells = _table(found)
     gap = 2 if width is None or needed(heads, cells) <= width else 1
     numeric = [h for h in heads if h not in heads[:3]]
     shown = kept(heads, cells, width, _OPTIONAL, gap=gap)
@@ -71,6 +66,25 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     )
     star = [_STARRED] if any(cell.endswith("*") for row in cells for cell in row) else []
     return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *found.notes]
+
+
+def _table(found: Places) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and a cell of each per place."""
+    heads = [
+        "model" if found.models else "machine",
+        "weights",
+        "engine",
+        "memory",
+        "TTFT",
+        "tokens/s",
+        "80%",
+        "context",
+    ]
+    priced = not found.models and any(place.usd_per_hour is not None for place in found)
+    states = any(place.states[0] for place in found)
+    heads += ["states"] if states else []
+    heads += ["USD/h"] if priced else []
+    return heads, [_cells(p, found.models, priced, states) for p in found]
 
 
 def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from steelyard.deployment.plan import DEGREES
 from steelyard.report.estimate import to_dict as one_to_dict
 from steelyard.report.paper import columns as table_of
-from steelyard.report.paper import figure, kept, render
+from steelyard.report.paper import figure, kept, needed, render
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
 from steelyard.units import format_quantity as q
@@ -63,6 +63,7 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
     rows = [{head: str(_value(c, key)) for key, head in axes} | _figures(c, notes) for c in cells]
     names = [*(head for _, head in axes), *_FIGURES]
     every = [[row.get(n, "") for n in names] for row in rows]
+    whole = needed(names, every, gap=1)
     names = [names[i] for i in kept(names, every, width, _OPTIONAL, gap=1)]
     table = [
         [Text(row.get(n, ""), style="red" if n == "bound" and "[" in row[n] else "") for n in names] for row in rows
@@ -71,7 +72,7 @@ def text(cells: Sequence[Cell], width: int | None = None) -> str:
     made = table_of(names, table, numeric, gap=1)
     parts: list[Any] = [*_head(cells, {key for key, _ in axes}), "", made, ""]
     parts += [f"[{number}] {words}" for words, number in notes.items()] + _foot(cells)
-    return render(parts, width, piped=120)
+    return render(parts, width, piped=max(120, whole))
 
 
 #: Columns of figures, and those a narrow terminal goes without, first to go first.
