@@ -116,6 +116,18 @@ def test_a_chance_out_of_range_is_refused_by_name(sure: str | float) -> None:
         asked(sure)
 
 
+def test_a_chance_without_its_per_cent_sign_is_understood() -> None:
+    with pytest.raises(InputError, match="did you mean 80%"):
+        asked("80")
+
+
+def test_the_closest_plan_keeps_the_limits_of_the_question() -> None:
+    words = {"isl": 1000, "osl": 100, "requests": 200, "remedies": True}
+    answer = plan("llama-3.1-8b", "l40s", rate=8, ttft="p99:150ms", max_gpus=1, **words)  # type: ignore[arg-type]
+    assert answer.winner is None and answer.infeasible is not None and answer.infeasible.closest is not None
+    assert answer.infeasible.closest.devices <= 1
+
+
 def test_a_share_in_per_cent_is_the_same_question() -> None:
     assert asked("80%").winner == asked(0.8).winner
 

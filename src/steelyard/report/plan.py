@@ -183,7 +183,7 @@ def flat_rows(answer: Answer) -> list[dict[str, Any]]:
                         else:
                             row[f"{name}.{key}"] = inner
                 elif name != "deployment":
-                    row[name] = value
+                    row[name] = "; ".join(value) if name == "doubts" else value
             rows.append(plain(row))
     return rows
 

@@ -28,6 +28,7 @@ from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_value, read_words
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
+from steelyard.search.chance import read_chance
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
@@ -44,8 +45,6 @@ ANY_WEIGHTS, ANY_KV = ("", "fp8", "nvfp4"), ("", "fp8")
 #: Requests of the played traffic: at least so many, and so many seconds for each token of an answer (a request of a
 #: service near its limits stays some 50 ms for each: five stays).
 REQUESTS, SECONDS_PER_TOKEN = 2000, 0.25
-#: Chances that can be asked for: below, the prediction itself fails; above, an interval says nothing.
-SURE = (0.5, 0.99)
 #: Requests of the played traffic at most.
 MOST_REQUESTS = 200_000
 
@@ -91,7 +90,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         problems.read(_quantity, w[name], unit, name)
         for name, unit in (("budget", "USD/h"), ("max_power", "W"), ("rack_power", "W"), ("headroom", "1"))
     )
-    sure = problems.read(_chance, w["sure"])
+    sure = problems.read(read_chance, w["sure"])
     wrong = {"rate", "trace", "concurrency"} & {p.field for p in problems.found}  # said, if not so that it can be read
     free = (objective == "throughput" or bool(wrong)) and w["rate"] == "" and not w["trace"] and not closed
     problems.add(list(_consistent(w, objective, targets, free, max_usd is None and max_w is None)))
@@ -184,7 +183,7 @@ def check_word(name: str, value: str) -> None:
     elif name == "speculate":
         problems.read(read_ways, value, (), "cost")
     elif name == "sure":
-        problems.read(_chance, value)
+        problems.read(read_chance, value)
     elif name in units:
         problems.read(_quantity, value, units[name], name)
     problems.done()
@@ -303,15 +302,6 @@ def _quantity(value: str | float | None, unit: str, name: str) -> float | None:
     most = 1e3 if share else 1e12
     if found > most:
         raise InputError(f"expected at most {most:,.0f}{'' if share else f' {unit}'}, got {found:.3g}", field=name)
-    return found
-
-
-def _chance(value: str | float) -> float:
-    """The chance a plan must have. Raises :class:`InputError`."""
-    least, most = SURE
-    found = _quantity(value, "1", "sure") or 0.0
-    if not least <= found <= most:
-        raise InputError(f"expected a chance from {least} to {most}, such as 0.8 or 80%, got {value}", field="sure")
     return found
 
 

@@ -17,14 +17,18 @@ from statistics import NormalDist
 import numpy as np
 
 from steelyard.cost.interval import FIRST_TOKEN_SPREAD
+from steelyard.errors import InputError, show
 from steelyard.scenario.slo import Target
+from steelyard.units import parse_quantity
 
-__all__ = ["ALL", "CERTAINTIES", "Curve", "chances", "holds", "quantile", "safety"]
+__all__ = ["ALL", "CERTAINTIES", "Curve", "chances", "holds", "quantile", "read_chance", "safety"]
 
 #: The chance that every promise holds, beside those of each.
 ALL = "all"
 #: Chances for which the cheapest deployment is shown.
 CERTAINTIES = (0.5, 0.8, 0.95)
+#: Chances that can be asked for: below, the prediction itself fails; above, an interval says nothing.
+SURE = (0.5, 0.99)
 #: How closely a chance is computed.
 ROUNDING = 1e-6
 #: Points of the integral over the shared error.
@@ -38,6 +42,19 @@ Curve = Mapping[float, Mapping[str, float]]
 def quantile(chance: float) -> float:
     """``z`` up to which a chance reaches: every step so many spreads slower than predicted."""
     return _NORMAL.inv_cdf(chance) if chance > 0.5 else 0.0
+
+
+def read_chance(value: str | float) -> float:
+    """The chance a plan must have: ``0.8`` or ``80%``. Raises :class:`InputError`."""
+    least, most = SURE
+    per_cent = isinstance(value, str) and value.strip().endswith("%")
+    found = parse_quantity(value.strip().removesuffix("%") if isinstance(value, str) else value, "1", "sure")
+    found = found / 100 if per_cent else found
+    if not least <= found <= most:
+        meant = f"; did you mean {found:g}%?" if least <= found / 100 <= most else ""
+        words = f"expected a chance from {least} to {most}, such as 0.8 or 80%, got {show(value)}{meant}"
+        raise InputError(words, field="sure")
+    return found
 
 
 def holds(chance: float, sure: float) -> bool:

@@ -50,8 +50,12 @@ def infeasible(task: PlanTask, screened: Screen, finals: Finals, player: Player)
         outcome = player.play(finals.closest.pools, task.question.required_load, whole=True)
         closest = closest_candidate(task, finals.closest, outcome)
     elif screened.tables:
-        table = max(screened.tables, key=lambda t: float(t.capacity.max()))
-        closest = closest_candidate(task, table.row(int(table.capacity.argmax())), None)
+        allowed = [task.question.allows(t.devices, t.rent_usd_per_hour, t.watts) for t in screened.tables]
+        holds = [
+            np.where(ok if ok.any() else True, t.capacity, 0.0) for ok, t in zip(allowed, screened.tables, strict=True)
+        ]
+        k = max(range(len(holds)), key=lambda i: (bool(allowed[i].any()), float(holds[i].max())))
+        closest = closest_candidate(task, screened.tables[k].row(int(holds[k].argmax())), None)
     return Infeasible(_reason(task, screened, outcome), changes, closest), relaxations.runs
 
 

@@ -39,7 +39,7 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
     cpu, question = time.process_time(), task.question
     found = _Levels(task, progress)
     screened, finals, player, shown = found.best()
-    certainty = found.certainty(shown[0]) if shown and remedies and question.objective == "cost" else {}
+    certainty = found.certainty(shown) if shown and remedies and question.objective == "cost" else {}
     stages_s = {**screened.stages_s, "finalists": found.finals_s}
     _account(ledger, task, screened, finals)
     if shown and not question.concurrency and task.trace.duration_s < STAYS * shown[0].e2e_s:
@@ -123,9 +123,9 @@ class _Levels:
             found[3].sort(key=lambda c: -c.chance[ALL])
         return found
 
-    def certainty(self, winner: Candidate) -> dict[float, Candidate | None]:
-        """The cheapest deployment for some chances, the one asked for among them."""
-        question = self.task.question
+    def certainty(self, shown: Sequence[Candidate]) -> dict[float, Candidate | None]:
+        """The cheapest deployment for some chances, the one asked for among them, beside the best that were found."""
+        question, winner = self.task.question, shown[0]
         asked = {question.sure: winner if holds(winner.chance[ALL], question.sure) else None}
         for chance in CERTAINTIES:
             if chance in asked:
@@ -134,7 +134,8 @@ class _Levels:
             if chance > question.sure and (below or asked[question.sure] is None):
                 asked[chance] = below[0] if below else None
             elif chance < question.sure and asked[question.sure] is None:
-                asked[chance] = winner if holds(winner.chance[ALL], chance) else None
+                likely = [c for c in shown if holds(c.chance[ALL], chance)]
+                asked[chance] = min(likely, key=lambda c: c.value, default=None)
             else:
                 shown = self.search(chance, runners_up=0)[3]
                 asked[chance] = shown[0] if shown else None
