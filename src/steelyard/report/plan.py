@@ -382,6 +382,8 @@ def _percentiles(answer: Answer, c: Candidate, width: int | None) -> Any:
         for target, good in targets:
             words.append(f"{target.label} {q(target.limit_s, 's')} ")
             words.append(verdict(c, target), "bold green" if good else "bold red")
+        if between and not targets:  # whose interval it is, an SLO says otherwise
+            words.append("(of p99)", "dim")
         table.add_row(label, *cells, between, words)
     return table
 
