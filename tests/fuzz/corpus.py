@@ -343,6 +343,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "mode": ("any", "aggregated"),
     "mix": (True,),
     "headroom": ("20%", 0.2),
+    "sure": ("95%", 0.6),
     "spares": (1,),
     "carbon": (400.0,),
     "remedies": (False,),

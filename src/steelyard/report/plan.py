@@ -48,6 +48,7 @@ __all__ = [
     "star",
     "text",
     "to_dict",
+    "unmeasured",
     "verdict",
 ]
 

@@ -157,7 +157,7 @@ def _charts(answer: Answer) -> tuple[list[Chart], list[str]]:
         tpot = [t.limit_s for t in answer.question.targets if t.metric == "tpot_s"]
         if tpot:
             chart.limit(f"SLO: {q(min(tpot), 's')} a token", 1 / min(tpot), "left")
-        _draw(chart, answer.front, others, w, groups, lambda c: (c.tokens_per_s_per_user, c.tokens_per_s_per_device))
+        _draw(chart, answer.front, others, w, groups, lambda c: (c.tokens_per_s_per_user, _yield(c)))
         charts.append(chart)
     if cost:
         chart = Chart(
@@ -169,6 +169,11 @@ def _charts(answer: Answer) -> tuple[list[Chart], list[str]]:
         _draw(chart, cost, priced, w, groups, lambda c: (c.ttft_s, c.rent_usd_per_hour or 0.0))
         charts.append(chart)
     return charts, groups
+
+
+def _yield(c: Candidate) -> float:
+    """Tokens/s per device at the load at which a user sees the speed beside it."""
+    return c.tokens_per_s / c.devices if c.simulated else c.tokens_per_s_per_device
 
 
 def _group(c: Candidate) -> str:
