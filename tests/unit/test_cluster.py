@@ -92,3 +92,10 @@ def test_another_size_than_the_catalogues_is_said_and_of_a_card_not_guessed() ->
     assert any("'m4_pro'" in said for said in estimate("qwen3-8b", "M4 Pro 24GB").ledger.assumptions)
     with pytest.raises(InputError, match=r"rtx_3060 has 12\.0 GiB; one with 8GB is not known"):
         parse_cluster("RTX 3060 8GB")
+
+
+def test_a_plan_reads_counts_as_the_others_do() -> None:
+    from steelyard.search.api import read_question
+
+    asked = read_question({"model": "llama-3.1-8b", "on": "4xH100", "rate": "2/s"}).task.question
+    assert (asked.machines, asked.max_gpus) == (("h100_sxm",), 4)

@@ -142,3 +142,12 @@ def test_mlx_files_hold_quantised_ends_and_run_on_apple_silicon_only() -> None:
             steelyard.estimate("mlx-community/Qwen3-8B-4bit", machine, **words)
     with pytest.raises(InputError, match="ExLlamaV3"):
         steelyard.estimate("turboderp/Qwen3-8B-exl3:4.0bpw", "rtx_3090", engine="vllm")
+
+
+def test_show_and_compare_take_the_names_that_estimate_takes() -> None:
+    from steelyard.report import entry
+
+    for name in ("qwen3:8b", "hf.co/unsloth/Qwen3-8B-GGUF:Q4_K_M"):
+        assert (entry.find(name).kind, entry.find(name).name) == ("model", "Qwen/Qwen3-8B")
+    with pytest.raises(InputError, match="unknown name 'h100:2'"):
+        entry.find("h100:2")

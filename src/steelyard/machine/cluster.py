@@ -25,6 +25,7 @@ __all__ = [
     "Cluster",
     "asks_again",
     "cluster_of",
+    "count_last",
     "parse_cluster",
     "with_network",
 ]
@@ -154,10 +155,15 @@ _BEFORE = re.compile(r"\s*(\d{1,7})\s*[x\u00d7*]\s*([^:]+?)\s*", re.IGNORECASE)
 _AFTER = re.compile(r"\s*([^:]+?)\s*[x\u00d7*]\s*(\d{1,3})\s*", re.IGNORECASE)
 
 
+def count_last(text: str) -> str:
+    """``8xH100`` and ``8 x h100`` as ``NAME:COUNT``; other text as it is."""
+    found = None if is_machine_text(text) else _BEFORE.fullmatch(text)
+    return f"{found[2]}:{found[1]}" if found else text
+
+
 def _alike(text: str) -> Cluster:
     """Equal devices: ``NAME`` or ``NAME:COUNT``, or as people and titles say it. Raises :class:`InputError`."""
-    if (found := _BEFORE.fullmatch(text)) and "\n" not in text:
-        return _named(f"{found[2]}:{found[1]}")
+    text = count_last(text)
     try:
         return _named(text)
     except UnknownName:

@@ -17,7 +17,7 @@ from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, show
 from steelyard.machine.catalogue import find_machine, find_whole, is_catalogued, machine_called, machine_names, price_of
 from steelyard.machine.classes import kinds
-from steelyard.machine.cluster import Cluster, asks_again
+from steelyard.machine.cluster import Cluster, asks_again, count_last
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text
 from steelyard.machine.network import System
@@ -353,6 +353,7 @@ def _machines(
                 most = name.count if most is None else min(most, name.count)
             _described(described, name.machine if isinstance(name, Cluster) else name, problems)
             continue
+        name = count_last(name)
         machine, colon, count = name.rpartition(":") if name.rpartition(":")[2].isdecimal() else (name, "", "")
         if colon and (len(names) > 1 or most is not None or int(count) < 1):
             words = "a count is the most devices of the only machine; with others or max_gpus name machines alone"
