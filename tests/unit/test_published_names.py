@@ -89,6 +89,19 @@ def test_another_name_than_the_answers_is_said(name: str, model: str, said: bool
     assert notes == ([f"{name}: taken as {model}"] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("XiaomiMiMo/MiMo-V2-Flash", "fp8_block"),
+        ("mistralai/Mistral-Large-3-675B-Instruct-2512", "fp8"),
+        ("mistralai/Mistral-Large-3-675B-Instruct-2512-BF16", "bf16"),
+        ("mistralai/Mistral-Large-3-675B-Instruct-2512-NVFP4", "nvfp4"),
+    ],
+)
+def test_models_published_in_fp8_alone(name: str, weights: str) -> None:
+    assert load_model(name).transformer.native_weights == weights
+
+
 def test_sixteen_bits_of_a_model_published_narrower() -> None:
     assert load_model("deepseek-ai/DeepSeek-V3").transformer.native_weights == "fp8_block"
     assert load_model("unsloth/DeepSeek-V3-bf16").transformer.native_weights == "bf16"
