@@ -13,6 +13,7 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.machine.loader import machine_text
 
 SIMULATE = ["simulate", "llama-3.1-8b", "--on", "h100_sxm", "--rate", "1/s", "--requests", "10"]
+NETWORKS = "--network: unknown network 'bogus' (`steelyard ls networks` lists all)"
 PLAN = ["plan", "llama-3.1-8b", "--rate", "1/s", "--ttft", "p99:1s"]
 
 
@@ -53,6 +54,14 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["estimate", *SIMULATE[1:4], "--with="], "--with: needs a value"),
         (["estimate", *SIMULATE[1:4], "--out", ""], "--out: needs a value"),
         (["study", "any.toml", "--jobs", "0"], "--jobs: expected 1 to 1,024, got 0"),
+        ([*SIMULATE[:5], "inf", *SIMULATE[6:], "--peak", "3x"], "--peak: at the rate inf all arrive at once"),
+        (
+            [*SIMULATE[:3], "rtx_5090+", *SIMULATE[4:]],
+            "--on: expected a machine on both sides of each +, got 'rtx_5090+'",
+        ),
+        (["estimate", *SIMULATE[1:3], "h100_sxm:16", "--network", "bogus"], NETWORKS),
+        (["estimate", *SIMULATE[1:4], "--tensor-parallel-size", "0"], "--tensor-parallel-size: expected at least 1"),
+        (["estimate", *SIMULATE[1:4], "--users=0"], "--users: expected at least 1, got 0"),
     ],
 )
 def test_an_option_without_use_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

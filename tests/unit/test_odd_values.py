@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,23 @@ def test_a_quantity_that_is_none_is_refused(value: Any) -> None:
         ("simulate", "restart", 10**400, "expected restart in s, got one beyond every float"),
         ("plan", "on", [1, 2], "on: expected"),
         ("plan", "budget", 10**400, "budget: expected a number"),
+        ("fit", "sort", np.array([]), "sort: expected one of price, speed, cost"),
     ],
 )
 def test_odd_values_of_other_verbs(verb: str, field: str, value: Any, message: str) -> None:
-    words: dict[str, Any] = {"on": "h100_sxm", **({} if verb == "estimate" else {"rate": "4/s", "ttft": "p99:1s"})}
+    words: dict[str, Any] = {"on": "h100_sxm", **({} if verb in "estimate fit" else {"rate": "4/s", "ttft": "p99:1s"})}
     with pytest.raises(SteelyardError, match=message):
         getattr(sy, verb)("llama-3.1-8b", **{**words, field: value})
+
+
+def test_flags_of_a_wrong_kind_beside_a_flag_of_its_own() -> None:
+    with pytest.raises(InputError, match="flags: expected an object, got inf"):
+        sy.simulate("llama-3.1-8b", on="h100_sxm", rate="inf", requests=2, flags=math.inf, max_num_seqs=3)
+
+
+def test_a_limit_beyond_all_times_is_held_by_any_number_of_users() -> None:
+    answer = sy.plan("llama-3.1-8b", on="h100_sxm", concurrency=5, ttft="1e308", max_gpus=1)
+    assert answer.winner is not None and answer.winner.max_concurrency == 200_000
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,6 @@ def test_users_without_an_slo_are_served_at_once(capsys: pytest.CaptureFixture[s
     told = refused(capsys, f"plan {MODEL} --on l40s --users 3 {wrong}")
     assert all(name in told for name in ("--mode", "--objective", "--speculate"))
     assert refused(capsys, f"plan {MODEL} --on l40s --users 0").splitlines() == [
-        "error: --concurrency: expected at least 1, got 0"
+        "error: --users: expected at least 1, got 0"
     ]
     assert "choose one of --rate and --concurrency" in refused(capsys, f"plan {MODEL} --on l40s --users 3 --rate 2/s")

@@ -183,6 +183,11 @@ def apart() -> Simulation:
     )
 
 
+def test_a_run_without_a_step_is_not_said_to_keep_up() -> None:
+    run = simulate("llama-3.1-8b", "h100_sxm", rate="inf", requests=2, isl=500, osl=2, flags={"kv_blocks": 3})
+    assert re.search("limited by +no step was made", text(run))
+
+
 def test_pools_are_told_apart_everywhere(apart: Simulation, tmp_path: Path) -> None:
     _check(to_dict(apart, TARGETS), SIMULATE)
     found = text(apart)

@@ -15,7 +15,7 @@ from steelyard.cost.step import Replica
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.plan import Plan
-from steelyard.errors import InputError
+from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.search.space import with_limits
@@ -107,6 +107,25 @@ def test_sglang_has_a_pool_for_states_and_three_of_them_a_request() -> None:
     assert answer.largest_batch <= pool.sequences
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"max_mamba_cache_size": 0}, "expected at least 1, got 0"),
+        ({"max_mamba_cache_size": 2}, "expected at least 3, the states of one request"),
+        ({"mamba_full_memory_ratio": 0}, "expected above 0, got 0"),
+        ({"mamba_cache_mode": "all"}, "SGLang has no such flag; it is one of vllm"),
+    ],
+)
+def test_states_that_sglang_could_not_keep_are_refused(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pool_of("qwen3-next-80b", "sglang", tp=4, **flags)
+
+
+def test_more_states_than_memory_say_how_much_is_short() -> None:
+    with pytest.raises(DoesNotFit, match=r"cache: 9,[\d.]+ GiB short .*fits: a smaller max_mamba_cache_size"):
+        pool_of("qwen3-next-80b", "sglang", tp=4, max_mamba_cache_size=1_000_000)
+
+
 def test_llamacpp_keeps_a_state_for_each_slot() -> None:
     few, many = (pool_of("qwen3-next-80b", "llamacpp", tp=4, max_num_seqs=n) for n in (4, 64))
     assert (few.slots, few.sequences, many.slots) == (4, 4, 64)
@@ -130,8 +149,13 @@ def test_modes_of_the_prefix_cache_of_states() -> None:
     assert mode() == ("none", False)
     assert mode(enable_prefix_caching=True) == ("align", True)
     assert mode(mamba_cache_mode="all") == ("all", True)
+    assert mode(mamba_cache_mode="all", enable_prefix_caching=False) == ("none", False)
+    assert mode(mamba_cache_mode="none", enable_prefix_caching=True) == ("align", True)
     with pytest.raises(InputError, match="expected one of none, align, all"):
         mode(mamba_cache_mode="some")
+    for flag in ("max_mamba_cache_size", "mamba_full_memory_ratio"):
+        with pytest.raises(InputError, match="vLLM v1 has no such flag; it is one of sglang"):
+            mode(**{flag: 5})
     none, align, every = (
         pool_of("qwen3-next-80b", "vllm", tp=4, mamba_cache_mode=name) for name in ("none", "align", "all")
     )

@@ -199,16 +199,19 @@ class _Line:
         """The options that take a value, by what is typed."""
         self.options: dict[str, str] = {}
         """By Python name what is typed, of every argument of the verb."""
+        spelled: dict[str, str] = {}
         if self.verb.isidentifier() and self.verb in app:
+            words = {token.partition("=")[0]: None for token in tokens}
             for argument in app[self.verb].assemble_argument_collection():
                 if argument.parse and argument.names != ("*",):
-                    self.options[argument.field_info.name] = argument.names[0]
+                    shown = next((n for n in argument.names if n in words), argument.names[0])
+                    self.options[argument.field_info.name] = shown
+                    spelled[argument.names[0].lstrip("-").replace("-", "_")] = shown
                     self.known |= {*argument.names}
                     if argument.hint is not bool:
                         self.valued |= dict.fromkeys(argument.names, argument)
         kind = _FIELDS.get(self.verb, "")
         self.fields: Mapping[str, Field] = fields_of(kind) if kind else {}
-        spelled = {shown.lstrip("-").replace("-", "_"): shown for shown in self.options.values()}
         self.names = {n: shown for n, shown in {**spelled, **self.options}.items() if shown[:2] == "--" or n == "model"}
 
     def refuse(self) -> None:

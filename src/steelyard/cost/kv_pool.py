@@ -130,7 +130,7 @@ def kv_pool(
     slots, sequences, state = _slots(model, plan, engine, config, left) if apart else (0, NO_LIMIT, 0.0)
     blocks = math.floor((left - slots * state) / block_bytes) if block_bytes > 0 else 0
     if blocks < 1 + fixed_blocks:
-        short = (1 + fixed_blocks) * block_bytes - left
+        short = (1 + fixed_blocks) * block_bytes + slots * state - left
         raise DoesNotFit(
             f"{model.name} leaves no memory for the KV cache: {short / 2**30:,.1f} GiB short on each device",
             change=_smaller_step(model, plan, machine, engine, config, exact_weights, short),
@@ -155,6 +155,8 @@ def _smaller_step(
         now, then = (left_bytes(model, plan, machine, engine, c, exact_weights=exact_weights)[0] for c in (config, one))
         return then - now >= short
 
+    if config.max_mamba_cache_size:
+        return "a smaller max_mamba_cache_size, more devices or a larger gpu_memory_utilization"
     step = "max_model_len" if engine.whole_prompts >= config.max_num_batched_tokens else "max_num_batched_tokens"
     ways = {"max_num_seqs": gains(max_num_seqs=1), step: gains(max_num_batched_tokens=1)}
     found = [name for name, does in ways.items() if does]

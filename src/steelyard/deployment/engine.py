@@ -357,7 +357,7 @@ def find_engine(name: str) -> Engine:
         if normalise(base) in {normalise(x) for x in (engine.name, engine.title, *engine.aliases)}:
             return _generation(engine, version, name) if at else engine
     means = {n: e.name for e in known.values() if "@" not in e.name for n in (e.name, e.title, *e.aliases)}
-    raise UnknownName("engine", name, means, means=means)
+    raise UnknownName("engine", name, means, hint="`steelyard ls engines` lists all", means=means)
 
 
 def _generation(engine: Engine, version: str, asked: str) -> Engine:

@@ -123,20 +123,38 @@ def engine_config(
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
     )
-    problems += _check(given, base)
+    problems += _check(given, base) + _without_use(given, engine)
     raise_all(problems)
     kinds = {f.name: type(getattr(base, f.name)) for f in fields(base)}
     config = replace(base, **{name: kinds[name](value) for name, value in given.items()})
+    copies = int(engine.state_copies) if config.enable_prefix_caching else 1
+    if 0 < config.max_mamba_cache_size < copies:
+        words = f"expected at least {copies}, the states of one request where prefixes are shared"
+        raise InputError(f"{words}; got {config.max_mamba_cache_size}", field="flags.max_mamba_cache_size")
     return _states_cached(config, given) if paged else config
 
 
 def _states_cached(config: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
-    """Prefixes are shared where states are cached, and the other way round; what was given stands."""
-    if "mamba_cache_mode" not in given:
-        return replace(config, mamba_cache_mode="align" if config.enable_prefix_caching else "none")
-    if "enable_prefix_caching" not in given:
-        return replace(config, enable_prefix_caching=config.mamba_cache_mode != "none")
-    return config
+    """Prefixes are shared where states are cached, and the other way round; of both what is said of prefixes stands."""
+    shared, mode = config.enable_prefix_caching, config.mamba_cache_mode
+    if "enable_prefix_caching" not in given and "mamba_cache_mode" in given:
+        shared = mode != "none"
+    cached = "align" if mode == "none" else mode
+    return replace(config, enable_prefix_caching=shared, mamba_cache_mode=cached if shared else "none")
+
+
+def _without_use(given: Mapping[str, Any], engine: Engine) -> list[Problem]:
+    """Flags of recurrent states that the engine does not have."""
+    has = {
+        "mamba_cache_mode": (engine.grouped_pages, "vllm"),
+        "max_mamba_cache_size": (engine.states == "share", "sglang"),
+        "mamba_full_memory_ratio": (engine.states == "share", "sglang"),
+    }
+    return [
+        Problem(f"flags.{name}", f"{engine.title} has no such flag; it is one of {other}")
+        for name, (own, other) in has.items()
+        if name in given and not own
+    ]
 
 
 #: Flags that a batch depends on which nothing joins, and what they change of the engine.
@@ -208,8 +226,8 @@ _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "graph_tokens": (0, 1e9),
     "schedule_conservativeness": (0, 1e6),
     "cuda_graph_sizes_to": (0, 1e9),
-    "max_mamba_cache_size": (0, 1e9),
-    "mamba_full_memory_ratio": (0, 1e6),
+    "max_mamba_cache_size": (1, 1e9),
+    "mamba_full_memory_ratio": (None, 1e6),
     "batch_wait_timeout_iters": (0, 1e9),
     "batch_wait_max_tokens_ratio": (0, 1e6),
 }

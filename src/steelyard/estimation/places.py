@@ -196,7 +196,7 @@ def fit(
     Raises:
         InputError: unknown names, numbers out of range; all problems at once.
     """
-    if sort not in SORTS:
+    if not isinstance(sort, str) or sort not in SORTS:
         raise InputError(f"expected one of {', '.join(SORTS)}, got {sort!r:.40}", field="sort")
     wish = wished(wish)
     wish.check()

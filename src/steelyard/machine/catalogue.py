@@ -274,7 +274,7 @@ def find_system(name: str) -> System:
     """The maker's box or rack, or the cloud's instance, called ``name``. Raises :class:`UnknownName`."""
     if found := _system_called(name):
         return found
-    raise UnknownName("system", name, systems())
+    raise UnknownName("system", name, systems(), hint="`steelyard ls systems` lists all")
 
 
 def find_whole(name: str) -> System:
@@ -321,7 +321,7 @@ def find_network(name: str) -> Network:
     for network in networks().values():
         if normalise(name) in (normalise(network.name), *(normalise(a) for a in network.aliases)):
             return network
-    raise UnknownName("network", name, networks())
+    raise UnknownName("network", name, networks(), hint="`steelyard ls networks` lists all")
 
 
 def find_node(name: str) -> Node:
@@ -332,7 +332,7 @@ def find_node(name: str) -> Node:
     for node in nodes().values():
         if normalise(name) in (normalise(node.name), *(normalise(a) for a in node.aliases)):
             return node
-    raise UnknownName("node", name, nodes())
+    raise UnknownName("node", name, nodes(), hint="`steelyard ls nodes` lists all")
 
 
 #: Which class of price is quoted when several are known.

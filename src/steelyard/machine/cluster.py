@@ -122,8 +122,10 @@ def parse_cluster(text: str) -> Cluster:
     if not isinstance(text, str):
         raise InputError(f"expected NAME or NAME:COUNT, got {text!r:.80}", field="machine")
     parts = text.split("+") if "+" in text and not is_machine_text(text) else []
-    if not parts or not all(part.strip() for part in parts):
+    if not parts:
         return _alike(text)
+    if not all(part.strip() for part in parts) and not (any(parts) and "+" in _alike(text).machine.title):
+        raise InputError(f"expected a machine on both sides of each +, got {text!r:.80}", field="machine")
     try:
         return _alike(text)  # a name with a plus
     except InputError:

@@ -359,6 +359,9 @@ def _used(sim: Simulation) -> Iterator[tuple[str, str]]:
         if changed := _changes(pool):
             yield "" if len(sim.pools) > 1 else "replicas", changed
     found = limits(sim)
+    if not found:
+        yield "limited by", "no step was made"
+        return
     least = "clients: those of the closed loop never left one waiting for long" if sim.trace.concurrency else ""
     yield "limited by", _LIMIT.get(bottleneck(found), least or "arrivals: the engine keeps up with the load")
     shares = [f"{SHORT_OF[name]} {share:.0%}" for name, share in found.items() if share >= 0.005]

@@ -37,7 +37,12 @@ def engine_and_scheduler(name: str) -> tuple[str, str]:
         for scheduler in schedulers():
             if normalise(scheduler) == normalise(name):
                 return "", scheduler
-    raise UnknownName("engine", name, [*(n for n in engines() if "@" not in n), *schedulers()])
+    raise UnknownName(
+        "engine",
+        name,
+        [*(n for n in engines() if "@" not in n), *schedulers()],
+        hint="`steelyard ls engines` lists all",
+    )
 
 
 def parse_pools(

@@ -143,7 +143,8 @@ def with_flags(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in words.items() if name not in loose}
     if loose:
         own = {name: words[name] for name in loose if words[name] not in (None, "")}
-        found["flags"] = {**own, **(words.get("flags") or {})} or None
+        if isinstance(flags := words.get("flags"), Mapping | None):  # else it is refused where it is read
+            found["flags"] = {**own, **(flags or {})} or None
     elif verb == "estimate" and isinstance(flags := words.get("flags"), Mapping | None):
         found = {**{n: v for n, v in found.items() if n != "flags"}, **(flags or {})}
     return found

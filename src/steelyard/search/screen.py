@@ -39,6 +39,8 @@ __all__ = [
     "tail",
 ]
 
+#: As good as no limit of a time, s.
+_ENDLESS_S = 1e15
 #: What fails first, by the numbers that :func:`capacities` gives: seats and cache are ``kv``.
 FIRST_FAILURES = ("ttft", "tpot", "e2e", "kv")
 #: Requests decoding in a lane, the axis of the operating points: 32 per octave.
@@ -407,6 +409,6 @@ class TtftTail:
         missed = np.zeros(np.broadcast_shapes(self.eta.shape, self.use.shape))
         for share, fixed in zip(self.share, self.fixed, strict=True):
             left = limit_s - fixed
-            queued = self.use * np.exp(-np.maximum(left, 0.0) / np.maximum(self.eta, 1e-12))
+            queued = self.use * np.exp(-np.clip(left, 0.0, _ENDLESS_S) / np.maximum(self.eta, 1e-12))
             missed += share * np.where(left < 0, 1.0, queued)
         return missed

@@ -34,6 +34,8 @@ PROPORTION_ERROR = 0.02
 RATE_RESOLUTION, MAX_RATES = 0.02, 14
 #: Requests of users at least (few of them send more each), and of one run at most.
 LEAST_REQUESTS, MAX_OF_USERS = 200, 20_000
+#: Users at most that are tried, and requests of all of them where each sends several: limits of hours are held by any.
+MAX_USERS = 200_000
 #: How requests are routed where nothing else is better.
 ROUTER = "round-robin"
 #: What the kernel calls a run that was given up; the share of the slots or the cache that counts as all.
@@ -297,7 +299,8 @@ class Player:
     def _used(self, pool: PoolOption, users: int) -> tuple[Trace, list[int]]:
         """The requests of so many users, and the replicas that are simulated, with as many users each as all have."""
         asked = self.task.question.concurrency or 1
-        number = max(LEAST_REQUESTS, users, math.ceil(len(self.trace) / asked * users))
+        each_several = min(math.ceil(len(self.trace) / asked * users), max(MAX_USERS, len(self.trace)))
+        number = max(LEAST_REQUESTS, users, each_several)
         count = min(pool.count, max(1, round(pool.count * MAX_OF_USERS / number)))
         share = count / pool.count
         rows = np.arange(max(1, math.ceil(number * share))) % len(self.trace)
@@ -387,8 +390,8 @@ class Player:
         above: Outcome | None = None
         for _ in range(MAX_RATES):
             if self.users:  # whole ones
-                rate = max(low + 1, min(math.ceil(rate), high - 1))
-                if rate >= high:
+                rate = max(low + 1, min(math.ceil(rate), high - 1, max(MAX_USERS, known)))
+                if rate >= high or low >= MAX_USERS:
                     break
             outcome = play(pools, rate)
             if outcome.meets:

@@ -62,7 +62,7 @@ def traffic(asked: Traffic) -> Trace:
     """
     problems: list[Problem] = []
     said = _Said(asked, problems)
-    _consistent(asked, problems)
+    _consistent(asked, said, problems)
     raise_all(problems)
     rng = np.random.default_rng(asked.seed)
     if asked.workflow:
@@ -139,7 +139,7 @@ class _Said:
         return times
 
 
-def _consistent(a: Traffic, problems: list[Problem]) -> None:
+def _consistent(a: Traffic, said: _Said, problems: list[Problem]) -> None:
     """Options that make no sense together."""
 
     def refuse(field: str, when: bool, words: str) -> None:
@@ -171,6 +171,8 @@ def _consistent(a: Traffic, problems: list[Problem]) -> None:
     refuse("concurrency", closed and (a.concurrency or 0) < 1, f"expected at least 1, got {a.concurrency}")
     refuse("duration", closed and a.duration != "", "a closed loop ends after --requests")
     refuse("peak", closed and a.peak != "", "a closed loop has no arrival rate to scale; change --concurrency")
+    endless = said.arrivals is not None and math.isinf(said.arrivals.rate_per_s)
+    refuse("peak", endless and a.peak != "", "at the rate inf all arrive at once, with no rate to scale; leave it out")
     refuse(
         "start", a.start != "" and (not a.trace or closed or a.rate != ""), "only the replay of a trace can start later"
     )
