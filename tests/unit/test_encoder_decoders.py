@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import steelyard as sy
+from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step, Transformer
@@ -90,3 +91,18 @@ def test_estimate_answers_and_simulate_says_why_not(tmp_path: Any) -> None:
         sy.simulate(str(path), on="l4", rate="1/s", isl=4, osl=20)
     with pytest.raises(InputError, match="encoder"):
         sy.plan(str(path), on="l4", rate="1/s", isl=4, osl=20, ttft="p99:1s")
+
+
+def test_usual_lengths_are_those_a_table_of_positions_has_room_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody gave any; given ones are kept, and refused where they do not fit."""
+    asked: list[tuple[str, dict[str, int]]] = [("whisper-large-v3", {}), ("whisper-large-v3", {"isl": 300})]
+    found = [sy.estimate(model, on="l4", **words) for model, words in [*asked, ("gpt2", {"osl": 100})]]
+    assert [(e.scenario.isl, e.scenario.osl) for e in found] == [(336, 112), (300, 148), (924, 100)]
+    assert sy.estimate("bert-base", on="l4").scenario.isl == 512
+    assert any("fill the 448 positions" in said for said in found[0].ledger.assumptions)
+    for isl, osl in ((1024, 256), (1024, 1)):
+        with pytest.raises(InputError, match="where its table of positions ends"):
+            sy.estimate("gpt2", on="l4", isl=isl, osl=osl)
+    assert main(["estimate", "whisper-large-v3", "--on", "l4"]) == 0
+    assert "336 prompt + 112 generated" in capsys.readouterr().out
+    assert main(["estimate", "gpt2", "--on", "l4", "--isl", "1024"]) == 2

@@ -100,7 +100,7 @@ def _command_line_type(entry: Field, verb: str) -> tuple[Any, Any]:
     if entry.type == "switch":
         return (bool, False) if entry.default is False else (bool | None, entry.default)
     if entry.type == "whole" and verb == "estimate":
-        return str, "" if entry.default is None else str(entry.default)
+        return str, "" if entry.default is None else _Usual(entry.default)
     flag = entry.name in ENGINE_FLAGS
     if entry.type == "whole" and not flag:
         return (int | None if entry.default is None else int), entry.default
@@ -166,7 +166,7 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     Raises:
         InputError: with every problem of the names and numbers.
     """
-    from steelyard.scenario.scenario import check_name, read_cluster, read_model
+    from steelyard.scenario.scenario import Scenario, check_name, read_cluster, read_model
 
     numbers: dict[str, list[Any]] = {}
     names: dict[str, list[str]] = {}
@@ -202,10 +202,17 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     blocks = []
     for cluster in clusters:
         for chosen in combinations(names):
-            shared = {**fixed, **chosen, "model": loaded, "on": cluster}
+            said = {name: found[0] for name, found in sizes.items() if not isinstance(getattr(question, name), _Usual)}
+            shared = {**fixed, **chosen, **said, "model": loaded, "on": cluster}
             places = [(degrees, _place({**shared, **degrees})) for degrees in combinations(numbers)]
-            blocks.append(Block({"model": loaded.name, "on": str(cluster), **chosen}, sizes, places))
+            first = places[0][1]
+            usual = {n: [getattr(first, n)] for n in sizes if isinstance(first, Scenario) and first.words[n] is None}
+            blocks.append(Block({"model": loaded.name, "on": str(cluster), **chosen}, {**sizes, **usual}, places))
     return blocks
+
+
+class _Usual(str):
+    """The text of a default, to be told from the same text typed."""
 
 
 def _place(words: dict[str, Any]) -> Scenario | InputError:

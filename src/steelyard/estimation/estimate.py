@@ -91,7 +91,10 @@ class Estimates(Figures):
     def own_assumptions(self, i: int) -> list[str]:
         """What was assumed for one of the answers alone: a length no one trained for, and defaults, first."""
         s = self.scenario.sized(*(int(x[i]) for x in self.scenario.sizes))
-        beyond = beyond_context(s.transformer, s.prompt + s.osl * s.transformer.causal)
+        tokens = s.prompt + s.osl * s.transformer.causal
+        beyond = beyond_context(s.transformer, tokens)
+        if ends_hard(s.transformer) and tokens == s.transformer.max_context:
+            beyond = f"the lengths fill the {tokens:,} positions the model has a table of"
         return [*filter(None, (beyond, _defaults(s), _assumed(*s.sizes, s.seen_tokens)))]
 
 

@@ -26,10 +26,10 @@ from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
-from steelyard.scenario.words import Problems, read_words
+from steelyard.scenario.words import Problems, read_words, respelled
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
-from steelyard.workload.protocol import Workload, ends_hard, not_served
+from steelyard.workload.protocol import Workload, ends_hard, not_served, within_positions
 from steelyard.workload.reading import Seen, loaded_for
 
 if TYPE_CHECKING:
@@ -195,7 +195,14 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         trace = problems.read(read_trace, _with_load(values, problems))
     scenario = place(verb, values, problems)
     if verb == "estimate":
-        return replace(scenario, **{name: values[name] for name in GROUPS["batch"]})
+        sizes = {name: values[name] for name in GROUPS["batch"]}
+        if not scenario.seen and all(isinstance(size, int) for size in sizes.values()):
+            named, (_, *names) = respelled(verb, words, Problems()), sizes
+            kept = [named.get(name) is not None for name in names]
+            found = within_positions(scenario.transformer, [sizes[name] for name in names], kept)
+            shorter = {n: size for n, size in zip(names, found, strict=True) if size != sizes[n]}
+            return replace(scenario, **{**sizes, **shorter}, words={**scenario.words, **dict.fromkeys(shorter)})
+        return replace(scenario, **sizes)
     if why := not_served(scenario.transformer):
         raise InputError(why, field="model")
     if scenario.seen and (values["best_of"] or values["beam"]):

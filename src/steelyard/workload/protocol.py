@@ -7,6 +7,7 @@ between steps. A :class:`~steelyard.workload.transformer.Transformer` is one;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from steelyard.workload.op import Array, Size
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Tower
 
-__all__ = ["Workload", "beyond_context", "ends_hard", "not_served", "restated"]
+__all__ = ["Workload", "beyond_context", "ends_hard", "not_served", "restated", "within_positions"]
 
 
 class Workload(Protocol):
@@ -134,6 +135,20 @@ def restated(workload: W, **changes: Any) -> W:
 def ends_hard(model: Workload) -> bool:
     """Whether nothing can be computed beyond its context: positions are looked up in a table of so many rows."""
     return bool(model.max_context and getattr(model, "positions", 0))
+
+
+def within_positions(model: Workload, lengths: Sequence[int], given: Sequence[bool]) -> Sequence[int]:
+    """Lengths of prompt and answer as a table of positions has room for, where they were not ``given``."""
+    prompt, answer = lengths
+    room = model.max_context if ends_hard(model) else 0
+    if not room or prompt + answer * model.causal <= room or all(given):
+        return lengths
+    if not model.causal:
+        return (prompt if given[0] else room), answer
+    if not any(given):
+        answer = room // 4
+    found = (prompt, room - prompt) if given[0] else (room - answer, answer)
+    return found if min(found) > 0 else lengths
 
 
 def beyond_context(model: Workload, tokens: int) -> str:
