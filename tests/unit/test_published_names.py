@@ -96,10 +96,22 @@ def test_another_name_than_the_answers_is_said(name: str, model: str, said: bool
         ("mistralai/Mistral-Large-3-675B-Instruct-2512", "fp8"),
         ("mistralai/Mistral-Large-3-675B-Instruct-2512-BF16", "bf16"),
         ("mistralai/Mistral-Large-3-675B-Instruct-2512-NVFP4", "nvfp4"),
+        ("mistralai/Ministral-3-8B-Instruct-2512", "fp8"),
+        ("mistralai/Ministral-3-8B-Reasoning-2512", "bf16"),  # the same shapes, published in 16 bits
+        ("mistralai/Devstral-Small-2-24B-Instruct-2512", "fp8"),
+        ("mistralai/Magistral-Small-2509", "bf16"),
     ],
 )
 def test_models_published_in_fp8_alone(name: str, weights: str) -> None:
     assert load_model(name).transformer.native_weights == weights
+
+
+@pytest.mark.parametrize("name", ["mistral-small-3.2", "mistralai/Pixtral-12B-2409"])
+def test_a_window_that_the_config_has_as_null_is_none(name: str) -> None:
+    shapes = load_model(name).transformer
+    assert not any("sliding_window" in note for note in shapes.notes)
+    full, longer = (float(shapes.kv_elements(tokens, 1)) for tokens in (4096, 32768))
+    assert longer == pytest.approx(8 * full)
 
 
 def test_sixteen_bits_of_a_model_published_narrower() -> None:

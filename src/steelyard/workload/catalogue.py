@@ -118,8 +118,11 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
             ends = {"mlx": {"embedding": weights, "head": weights}, "exllamav3": {"head": "int6@6"}}.get(engine, {})
             transformer = restated(transformer, native_weights=weights, native_formats=tuple(ends.items()))
     elif not _says(name, entry.id):
-        note = f"{printable(name)[:80]}: taken as {entry.id}"
+        weights = next((form for known, form in entry.stored.items() if _keys(known)[1] in _keys(name)), "")
+        note = f"{printable(name)[:80]}: taken as {entry.id}{f' with its weights in {weights}' if weights else ''}"
         transformer = restated(transformer, notes=(*transformer.notes, note))
+        if weights:
+            transformer = restated(transformer, native_weights=weights, native_formats=())
     return Model(entry.id, transformer, entry.source, entry=entry, engine=engine)
 
 
@@ -321,6 +324,7 @@ def _entry(place: _Place) -> ModelEntry:
         source=words("source") or (header.group(1).strip() if header else place.file.name),
         confidence=words("confidence"),
         note=words("note"),
+        stored=MappingProxyType(dict(data.get("stored") or {})),
     )
 
 
@@ -329,6 +333,7 @@ _ENTRY: Mapping[str, tuple[type, str, bool]] = {
     "id": (str, "text", True),
     "parameters": (int, "a whole number", True),
     "config": (dict, "a table", True),
+    "stored": (dict, "a table", False),
     "same_as": (list, "a list of names", False),
     "aliases": (list, "a list of names", False),
     **dict.fromkeys(("checkpoint_parameters", "active_parameters", "context"), (int, "a whole number", False)),

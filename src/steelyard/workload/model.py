@@ -36,6 +36,8 @@ class ModelEntry:
     source: str = ""
     confidence: str = ""
     note: str = ""
+    stored: Mapping[str, str] = field(default_factory=dict)
+    """Format of the weights of those of ``same_as`` that are published in another than the config says, by name."""
 
     @property
     def exact(self) -> bool:
