@@ -65,6 +65,11 @@ def test_odd_values_of_other_verbs(verb: str, field: str, value: Any, message: s
         getattr(sy, verb)("llama-3.1-8b", **{**words, field: value})
 
 
+def test_answers_of_two_tokens_can_be_planned() -> None:
+    answer = sy.plan("llama-3.1-8b", on="h100_sxm", rate="5/s", isl=64, osl=2, ttft="p99:1s", max_gpus=1)
+    assert answer.winner is not None and 100 < answer.winner.max_rate_per_s < 1000
+
+
 def test_flags_of_a_wrong_kind_beside_a_flag_of_its_own() -> None:
     with pytest.raises(InputError, match="flags: expected an object, got inf"):
         sy.simulate("llama-3.1-8b", on="h100_sxm", rate="inf", requests=2, flags=math.inf, max_num_seqs=3)

@@ -101,7 +101,7 @@ def test_every_field_of_a_replay_is_documented(run: Simulation, tmp_path: Path) 
 
 
 def test_records_have_the_documented_columns(run: Simulation) -> None:
-    columns = columns_of(run)
+    columns = columns_of(run.records)
     assert tuple(MEANINGS) == COLUMNS
     assert set(columns) == set(COLUMNS)
     for name, (kind, _) in MEANINGS.items():
@@ -194,7 +194,7 @@ def test_pools_are_told_apart_everywhere(apart: Simulation, tmp_path: Path) -> N
     assert max(map(len, found.splitlines())) <= 80
     assert "prompts: 2 x 1 device on" in found and "answers: 1 x 1 device on" in found
     assert re.search("each cache sent takes", " ".join(found.split()))
-    columns = columns_of(apart)
+    columns = columns_of(apart.records)
     assert set(columns["replica"].tolist()) == {0, 1} and set(columns["answered_by"].tolist()) == {2}
     write_perfetto(apart, tmp_path / "p.json")
     events = json.loads((tmp_path / "p.json").read_text())["traceEvents"]

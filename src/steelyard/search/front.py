@@ -14,7 +14,7 @@ from steelyard.search.candidate_view import screened_candidate
 from steelyard.search.candidates import CandidateRow, CandidateTable
 from steelyard.search.group import Group
 from steelyard.search.options import Floats, Integers, PoolOption
-from steelyard.search.screen import LEAST_SEATS, OperatingPoints, SloLimits, TtftTail
+from steelyard.search.screen import LEAST_SEATS, MANY_DECODES, OperatingPoints, SloLimits, TtftTail
 from steelyard.search.task import PlanTask
 
 __all__ = ["MAX_POINTS", "cost_front", "pareto", "speed_front"]
@@ -63,7 +63,7 @@ def speed_front(task: PlanTask, groups: Sequence[Group]) -> tuple[Candidate, ...
     Only deployments that work at that load when the requested rate is routed to them, within the limits.
     """
     demand, slo = task.demand, SloLimits.of(task.question.targets)
-    if demand.decodes < 1.0:
+    if demand.decodes < MANY_DECODES:
         return ()
     user, device, where = [], [], []
     for g, group in enumerate(groups):

@@ -31,6 +31,7 @@ __all__ = [
     "COUNTS",
     "FIRST_FAILURES",
     "LOADS",
+    "MANY_DECODES",
     "OperatingPoints",
     "SloLimits",
     "TtftTail",
@@ -39,6 +40,9 @@ __all__ = [
     "tail",
 ]
 
+#: Decode steps of a request from which the axis of loads is the requests that decode. Below, even one that decodes all
+#: the time is a load that leaves prompts no time to spare: there it is the share of the time for prompts.
+MANY_DECODES = 1.5
 #: As good as no limit of a time, s.
 _ENDLESS_S = 1e15
 #: What fails first, by the numbers that :func:`capacities` gives: seats and cache are ``kv``.
@@ -160,7 +164,8 @@ def operating_points(
         service, extra, extra_j = steps.prompts(demand, share_steps=role == "both")
     mean = service @ demand.prompt_share
     stages = lanes[:, None, None]
-    if role == "prefill" or demand.decodes < 1.0:
+    short = demand.decodes < (MANY_DECODES if role == "both" else 1.0)
+    if role == "prefill" or short:
         rate = USES[None, None, :] * stages / mean
         tpot = np.zeros_like(rate)
         use = np.broadcast_to(USES, rate.shape)
