@@ -121,6 +121,14 @@ def test_a_chance_without_its_per_cent_sign_is_understood() -> None:
         asked("80")
 
 
+def test_users_are_promised_times_and_seats_but_no_rate() -> None:
+    words = {"concurrency": 8, "isl": 512, "osl": 64, "requests": 200, "remedies": False}
+    free = plan("llama-3.1-8b", "l40s", **words).winner  # type: ignore[arg-type]
+    assert free is not None and free.chance == {"rate": 1.0, ALL: 1.0}
+    timed = plan("llama-3.1-8b", "l40s", tpot="p95:50ms", **words).winner  # type: ignore[arg-type]
+    assert timed is not None and set(timed.chance) == {"tpot", ALL}
+
+
 def test_the_closest_plan_keeps_the_limits_of_the_question() -> None:
     words = {"isl": 1000, "osl": 100, "requests": 200, "remedies": True}
     answer = plan("llama-3.1-8b", "l40s", rate=8, ttft="p99:150ms", max_gpus=1, **words)  # type: ignore[arg-type]

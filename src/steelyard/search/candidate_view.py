@@ -179,7 +179,9 @@ def _chance(
         runs[sure] = player.play(pools, load, math.exp(sure * spread), whole=True)
     promised = outcome.rate_per_s if question.objective == "throughput" else question.required_load
     rate_z = math.nan
-    if math.isfinite(most) and most > 0:
+    if question.concurrency is not None:  # users set the rate themselves; a seat for each does not hang on speed
+        rate_z = math.nan if question.targets else math.inf
+    elif math.isfinite(most) and most > 0:
         met = [z for z in (0.0, sure) if player.play(pools, promised, math.exp(z * spread)).meets]
         rate_z = max(math.log(most / promised) / spread, *met, -math.inf)
     return chances(question.targets, {z: run.values for z, run in runs.items()}, rate_z)
