@@ -142,10 +142,10 @@ def test_the_report_shows_intervals_and_doubt(run: Simulation) -> None:
     doubtful = parse_targets({"ttft": f"p99:{0.5 * (document['ttft_s']['p99'] + high)}s"})
     found = text(run, None, doubtful, ends)
     assert max(map(len, found.splitlines())) <= 80
-    assert found.count("80 % within") == 5
+    assert found.count("80 % interval") == 1
     assert f"({interval(low, high)})" in found
     assert "could be missed" in " ".join(found.split())
-    assert "80 % within" not in text(run, None, doubtful)
+    assert "80 % interval" not in text(run, None, doubtful)
 
 
 def test_an_interval_has_one_unit() -> None:
