@@ -139,8 +139,8 @@ simulate.dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size
 ep | whole | 1 | least=1 most=1e+06 column | expert-parallel degree
 cp | whole | 1 | least=1 most=1e+06 column | context-parallel degree
 [Engine]
-engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, ollama, mlx, ... (steelyard
-    ls engines); vllm@0.6 is an earlier one
+engine | name | - | --engine --backend column | serving engine: vllm, sglang, trtllm, llamacpp, ollama, mlx, ...
+    (steelyard ls engines); vllm@0.6 is an earlier one
 simulate.engine | name | - | --engine --backend column | vllm, sglang, trtllm, llamacpp; or a scheduler: static, orca,
     tgi, sarathi
 flags | object | none | also=Mapping[str,Any] | the engine's own flags, by its own names
