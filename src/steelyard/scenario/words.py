@@ -13,6 +13,7 @@ from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_
 from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import (
     ENGINE_FLAGS,
+    GROUPS,
     OFFLOADING,
     REQUIRED,
     VERBS,
@@ -26,7 +27,6 @@ from steelyard.scenario.fields import (
 from steelyard.scenario.ranges import MAX_VALUES, expand, spread_hint
 from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
-from steelyard.traffic.trace import LENGTHS
 from steelyard.units import parse_quantity
 
 __all__ = [
@@ -235,7 +235,7 @@ def read_value(field: Field, value: Any, name: str = "") -> Any:
         return tuple(value)
     if isinstance(value, list | tuple | range) or _is_array(value):
         raise InputError(_too_many(field, value), field=name)
-    hint = spread_hint(value) if field.type == "whole" and name in LENGTHS else ""
+    hint = spread_hint(value) if field.type == "whole" and name in GROUPS["batch"][1:] else ""
     wrong = InputError(f"expected {_EXPECTED[field.type]}, got {_described(value)}{hint}", field=name)
     plain = isinstance(value, str | int | float) or type(value).__module__ == "numpy"
     if field.type == "switch":

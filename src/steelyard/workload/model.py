@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steelyard.workload.protocol import Workload
-from steelyard.workload.structure.found import Structure
+
+if TYPE_CHECKING:
+    from steelyard.workload.structure.found import Structure
 
 __all__ = ["Model", "ModelEntry"]
 

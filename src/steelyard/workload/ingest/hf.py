@@ -16,8 +16,6 @@ from steelyard.workload.ingest.weights import Held, Weights, indexed, parts_of, 
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload, restated
 from steelyard.workload.shapes import Shapes
-from steelyard.workload.structure.beside import tower_of
-from steelyard.workload.structure.names import guesses
 
 __all__ = ["load_path"]
 
@@ -156,6 +154,8 @@ def _measured(
 
 def _with_tower(model: Model, loaded: Sequence[TensorInfo]) -> Model:
     """With the weights of towers that stand in the files and are not described."""
+    from steelyard.workload.structure.beside import tower_of
+
     workload = model.transformer
     own = not isinstance(workload, Shapes) or workload.towers or workload.source is not None
     tower = None if own else tower_of(loaded)
@@ -168,6 +168,8 @@ def _with_tower(model: Model, loaded: Sequence[TensorInfo]) -> Model:
 
 def _loaded(model: Workload, tensors: Sequence[TensorInfo]) -> tuple[list[TensorInfo], list[TensorInfo]]:
     """The tensors that are loaded, and those of heads and layers that only guess more tokens."""
+    from steelyard.workload.structure.names import guesses
+
     depth = model.depth if any("multi-token" in note for note in model.notes) else 0
     loaded: list[TensorInfo] = []
     ahead: list[TensorInfo] = []
