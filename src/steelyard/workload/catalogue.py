@@ -279,7 +279,8 @@ def _index() -> tuple[dict[str, str], dict[str, _Place]]:
                 keys.setdefault(found[0], place.id)
             for rank, key in zip((0, 1, 2, 2), found, strict=False):
                 ranks[rank].setdefault(key, place.id)
-            for key in _keys(_WIDE.sub("", name)):
+            wide = _WIDE.sub("", name)
+            for key in _keys(wide) if wide != name else ():
                 ranks[2].setdefault(key, place.id)
     for table in ranks:
         for key, owner in table.items():
