@@ -298,6 +298,9 @@ def test_provenance_runs_again_to_the_same_answer(capsys: pytest.CaptureFixture[
     document = json.loads(out)
     again = sy.estimate(**document["provenance"]["inputs"]).to_dict()
     assert again == document
+    _, out, _ = _run(capsys, "estimate", "qwen3:8b", "--on", "rtx_4090", "--json")  # a name that says more
+    document = json.loads(out)
+    assert sy.estimate(**document["provenance"]["inputs"]).to_dict() == document
 
 
 def test_names_forgive(capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,10 @@ def _assumed(batch: int, prompt: int, answers: int, seen: int) -> str:
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     model, on = scenario.asked
-    inputs: dict[str, Any] = {"model": model or scenario.transformer.name, "on": on or asks_again(scenario.cluster)}
+    inputs: dict[str, Any] = {
+        "model": model or scenario.model.asked or scenario.transformer.name,
+        "on": on or asks_again(scenario.cluster),
+    }
     unnamed = ("model", "on", "techniques", "generic", *(n for n in UNSAID if not scenario.words.get(n)))
     inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in unnamed}
     inputs |= {"techniques": [str(t) for t in scenario.techniques]} if scenario.techniques else {}

@@ -123,7 +123,8 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         transformer = restated(transformer, notes=(*transformer.notes, note))
         if weights:
             transformer = restated(transformer, native_weights=weights, native_formats=())
-    return Model(entry.id, transformer, entry.source, entry=entry, engine=engine)
+    asked = "" if said is None and _says(name, entry.id) else name
+    return Model(entry.id, transformer, entry.source, entry=entry, engine=engine, asked=asked)
 
 
 #: Engines that run GGUF files.

@@ -63,6 +63,8 @@ class Model:
     engine: str = ""
     """The engine whose form the files have (GGUF: ``llamacpp``); empty: any."""
     entry: ModelEntry | None = None
+    asked: str = ""
+    """The name that was asked for, where it says more than the entry's; it asks for the same again."""
     structure: Structure | None = None
     """What each tensor was read as, where nobody described the type of the model."""
 
