@@ -272,4 +272,4 @@ def test_spellings_of_engines_are_options_too(capsys: pytest.CaptureFixture[str]
     assert len(out) > 200 and out[: len(out) // 2] == out[len(out) // 2 :]
     every = {o for verb in VERBS for f in fields_of(verb).values() for o in f.options}
     assert {"--request-rate", "--num-prompts", "--max-concurrency", "--users", "--data-parallel-size"} <= every
-    assert "--rate" in said(f"simulate {MODEL} --on {ON} --request-rate x")
+    assert "--request-rate" in said(f"simulate {MODEL} --on {ON} --request-rate x")
