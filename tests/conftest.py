@@ -18,6 +18,7 @@ SLOW = (
     "tests/contract/test_one_description.py::test_a_scenario_stands_for_its_words",
     "tests/contract/test_one_description.py::test_no_module_hides_a_verb",
     "tests/contract/test_planner.py",
+    "tests/contract/test_policies.py::TestShortestFirst::test_conservation",
     "tests/contract/test_serve_invariants.py",
     "tests/contract/test_step.py::test_many_steps_at_once",
     "tests/contract/test_techniques.py::test_any_two_compose",
