@@ -14,6 +14,7 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.workload.catalogue import find_model, load_model
 from steelyard.workload.ingest.gguf import GGML_TYPES, read_gguf
 from steelyard.workload.ingest.safetensors import MAX_HEADER, read_safetensors
+from tests.weights import write_safetensors
 
 CONFIG: Mapping[str, Any] = {
     "model_type": "llama",
@@ -29,23 +30,6 @@ Tensors = Iterable[tuple[str, tuple[int, ...], str]]
 
 
 # ---- writers ---------------------------------------------------------------------------------------------------------
-
-
-def write_safetensors(path: Path, tensors: Tensors, width: int = 2, dtype: str = "BF16") -> int:
-    """A header and a hole of the right size; returns the bytes of the data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, shape, _ in tensors:
-        size = width
-        for extent in shape:
-            size *= extent
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
-    return at
 
 
 def _text(value: str) -> bytes:
@@ -186,7 +170,7 @@ def test_safetensors_shards_with_an_index(tmp_path: Path) -> None:
     tensors = list(llama_8b())
     parts = {"model-00001-of-00002.safetensors": tensors[:150], "model-00002-of-00002.safetensors": tensors[150:]}
     for name, part in parts.items():
-        write_safetensors(tmp_path / name, part)
+        write_safetensors(tmp_path / name, ((t, shape, "BF16") for t, shape, _ in part), {"format": "pt"})
     table = {tensor: name for name, part in parts.items() for tensor, _, _ in part}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
     for path in (tmp_path, tmp_path / "model.safetensors.index.json", tmp_path / "model-00001-of-00002.safetensors"):
@@ -837,7 +821,7 @@ def test_folder_without_a_model(tmp_path: Path) -> None:
 
 def test_safetensors_needs_its_config(tmp_path: Path) -> None:
     """Shapes alone do not tell the heads apart."""
-    write_safetensors(tmp_path / "m.safetensors", [("w", (4, 4), "")])
+    write_safetensors(tmp_path / "m.safetensors", [("w", (4, 4), "BF16")])
     with pytest.raises(InputError, match=r"config\.json"):
         load_model(tmp_path / "m.safetensors")
 
@@ -868,7 +852,7 @@ def test_a_large_vocabulary_is_skipped_not_kept(tmp_path: Path) -> None:
 def test_formats_by_tensor(tmp_path: Path) -> None:
     """Bytes per dtype, and a remark when the file does not hold the model of the config."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    write_safetensors(tmp_path / "model.safetensors", [("a", (64, 32), ""), ("b", (5,), "")], width=4, dtype="F32")
+    write_safetensors(tmp_path / "model.safetensors", [("a", (64, 32), "F32"), ("b", (5,), "F32")])
     assert read_safetensors(tmp_path / "model.safetensors").bytes_by_format == {"fp32": 4 * (64 * 32 + 5)}
     assert any("hold 2,053 elements" in note for note in load_model(tmp_path).transformer.notes)
 

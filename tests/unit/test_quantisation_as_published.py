@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.workload.catalogue import find_model, load_model
 from steelyard.workload.families import read_config
 from steelyard.workload.protocol import Workload
+from tests.weights import write_safetensors
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -335,19 +334,6 @@ def test_damaged_configs_are_answered_or_refused() -> None:
                     continue
 
 
-def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """A file of zeros with a header: ``name -> (dtype, shape)``."""
-    header, at = {}, 0
-    for name, (dtype, shape) in tensors.items():
-        size = math.prod(shape) * {"F16": 2, "BF16": 2, "I32": 4, "U8": 1, "F32": 4, "F8_E4M3": 1}[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
-
-
 SMALL = {**LLAMA, "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 8}
 SMALL |= {"intermediate_size": 1024, "vocab_size": 1000}
 SHAPES = {f"self_attn.{x}_proj": (512, 512) for x in "qkvo"}
@@ -392,7 +378,7 @@ def test_exact_bits_from_the_tensors_of_the_files(tmp_path: Path) -> None:
         folder.mkdir()
         config = {**SMALL, "quantization_config": quant}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        write_safetensors(folder / "model.safetensors", layers(packed))
+        write_safetensors(folder / "model.safetensors", ((n, s, d) for n, (d, s) in layers(packed).items()))
         model = load_model(folder)
         own = dict(model.transformer.native_formats)
         assert find_format(model.transformer.native_weights).stored_bits == find_format(main).stored_bits

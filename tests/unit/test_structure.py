@@ -23,27 +23,14 @@ from steelyard.workload.ingest.safetensors import MAX_TENSORS, TensorInfo
 from steelyard.workload.structure import Structure, read_structure
 from steelyard.workload.structure.names import place_of, role_of
 from steelyard.workload.transformer import LayerInputs
+from tests.weights import write_safetensors
 
 Shapes = dict[str, tuple[int, ...]]
-_BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I32": 4, "F8_E4M3": 1, "F16": 2}
 
 
 def write(path: Path, tensors: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None) -> int:
-    """A safetensors file of holes; the bytes of its tensors."""
-    header: dict[str, Any] = {}
-    at = 0
-    for name, shape in tensors.items():
-        dtype = (dtypes or {}).get(name, "BF16")
-        size = _BYTES[dtype]
-        for extent in shape:
-            size *= extent
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
-    return at
+    """A safetensors file of holes, of bf16 unless said; the bytes of its tensors."""
+    return write_safetensors(path, ((name, shape, (dtypes or {}).get(name, "BF16")) for name, shape in tensors.items()))
 
 
 def infos(shapes: Shapes) -> list[TensorInfo]:

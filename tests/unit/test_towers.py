@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from steelyard.workload.catalogue import find_model, load_model, model_names
 from steelyard.workload.families import read_config
 from steelyard.workload.tower import Native, Read, Square, Tiles, Tower
 from steelyard.workload.tower_ops import tower_graph
+from tests.weights import write_safetensors
 
 TEXT = {
     "model_type": "qwen3",
@@ -226,19 +225,6 @@ def test_files_say_how_a_tower_is_stored(tmp_path: Path) -> None:
     (tower,) = read_config(config).towers
     for packed, found in (([("vision_tower.blocks.0.weight", (tower.parameters // 2,), "U8")], 4.0), ([], None)):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        write_header(tmp_path / "model.safetensors", [*language, *packed])
+        write_safetensors(tmp_path / "model.safetensors", [*language, *packed])
         towers = load_model(tmp_path).transformer.towers
         assert [t.bits for t in towers] == ([] if found is None else [pytest.approx(found, rel=1e-6)])
-
-
-def write_header(path: Path, tensors: list[tuple[str, tuple[int, ...], str]]) -> None:
-    """A safetensors file whose data is a hole."""
-    header, at = {}, 0
-    for name, shape, dtype in tensors:
-        size = math.prod(shape) * (1 if dtype == "U8" else 2)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
