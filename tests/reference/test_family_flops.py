@@ -12,12 +12,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from tests.reference.test_torch_flops import BATCH, EXPERTS, SMALL, _build, _parameters
+from tests.reference.test_torch_flops import BATCH, DELTA, EXPERTS, SMALL, _build, _flops, _ours, _parameters
 
 from steelyard.workload import Step
 from steelyard.workload.blocks.delta_net import DeltaNet
 from steelyard.workload.families import read_config
-from steelyard.workload.graph import Graph
 from steelyard.workload.transformer import Transformer, transformer_of
 
 pytestmark = [
@@ -47,18 +46,6 @@ ROUTED: Mapping[str, Any] = {
     "n_group": 1,
     "topk_group": 1,
     "first_k_dense_replace": 1,
-}
-DELTA: Mapping[str, Any] = {
-    **EXPERTS,
-    "num_hidden_layers": 4,
-    "head_dim": 32,
-    "num_experts": 8,
-    "moe_intermediate_size": 128,
-    "shared_expert_intermediate_size": 128,
-    "linear_num_key_heads": 4,
-    "linear_num_value_heads": 8,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
 }
 MAMBA: Mapping[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 32, "mamba_chunk_size": 32}
 
@@ -188,11 +175,6 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _ours(graph: Graph, dense: bool = False) -> float:
-    """Dense products, as the counter sees masked scores; experts as they are routed unless ``dense``."""
-    return sum(2 * float(op.macs(dense=dense or op.block != "moe")) * float(op.count) for op in graph)
-
-
 def _otherwise(model: Transformer) -> float:
     """FLOPs the counter sees in the reference and not in ours, less those it does not see there.
 
@@ -214,16 +196,6 @@ def _otherwise(model: Transformer) -> float:
     return total
 
 
-def _counted(model: Any, **inputs: Any) -> float:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(use_cache=False, **inputs)
-    return float(counter.get_total_flops())
-
-
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_decoder(model_type: str) -> None:
     import torch
@@ -233,7 +205,7 @@ def test_decoder(model_type: str) -> None:
     config = json.loads(json.dumps({**model.config.to_dict(), "model_type": model_type}, default=str))
     ours = transformer_of(read_config(config), "this test")
     graph = ours.graph(Step.prefill(BATCH, TOKENS, logits=BATCH * TOKENS), absorb=False)
-    counted = _counted(model, input_ids=torch.ones((BATCH, TOKENS), dtype=torch.long))
+    counted = _flops(model, use_cache=False, input_ids=torch.ones((BATCH, TOKENS), dtype=torch.long))
     assert ours.parameters() == pytest.approx(_parameters(model), rel=1e-3)
     assert _ours(graph) == pytest.approx(counted - _otherwise(ours), rel=0.01)
 
@@ -291,7 +263,7 @@ def test_encoder_decoder(model_type: str) -> None:
     stated = json.loads(json.dumps({**model.config.to_dict(), "model_type": model_type}, default=str))
     ours = transformer_of(read_config(stated), "this test")
     source, first = (torch.ones((BATCH, n), dtype=torch.long) for n in (TOKENS, 1))
-    counted = _counted(model, input_ids=source, decoder_input_ids=first)
+    counted = _flops(model, use_cache=False, input_ids=source, decoder_input_ids=first)
     assert ours.parameters() == pytest.approx(_parameters(model), rel=1e-3)
     # the reference NLLB runs every expert on every token and masks the result
     dense = model_type == "nllb-moe"
@@ -330,6 +302,6 @@ def test_transcriber(model_type: str) -> None:
         "cohere_asr": {"input_features": torch.zeros((BATCH, 3000, 80))},
     }[model_type]
     first = torch.ones((BATCH, 1), dtype=torch.long)
-    counted = _counted(model, **sound, decoder_input_ids=first)
+    counted = _flops(model, use_cache=False, **sound, decoder_input_ids=first)
     assert ours.parameters() == pytest.approx(_parameters(model), rel=2e-3)
     assert _ours(ours.graph(Step.prefill(BATCH, 1))) == pytest.approx(counted, rel=0.01)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,18 @@ def count(config: Any, model_class: Any) -> int:
     return sum(math.prod(shape) for name, shape in sizes.items() if whole or not tower.search(name))
 
 
-def needed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys our answer depends on: every other can go without changing it."""
-    answer = repr(read_config(config).parameters())
-    kept = dict(config)
-    for path in list(_paths(kept)):
+def _ours(config: Mapping[str, Any]) -> int:
+    return read_config(config).parameters()
+
+
+def needed(
+    config: Mapping[str, Any],
+    answer: Callable[[Mapping[str, Any]], Any],
+    inner: Callable[[str], bool] = _INNER.__contains__,
+) -> dict[str, Any]:
+    """The keys an answer depends on: every other can go without changing it; ``inner`` tables are taken key by key."""
+    wanted, kept = answer(config), dict(config)
+    for path in list(_paths(kept, inner)):
         without = json.loads(json.dumps(kept))
         *outer, last = path
         table = without
@@ -227,18 +234,19 @@ def needed(config: Mapping[str, Any]) -> dict[str, Any]:
             table = table[key]
         del table[last]
         try:
-            same = repr(read_config(without).parameters()) == answer
+            if answer(without) == wanted:
+                kept = without
         except SteelyardError:
-            same = False
-        if same:
-            kept = without
+            continue
     return kept
 
 
-def _paths(config: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _paths(
+    config: Mapping[str, Any], inner: Callable[[str], bool], outer: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
     for key, value in config.items():
-        if isinstance(value, Mapping) and key in _INNER:
-            yield from _paths(value, (*outer, key))
+        if isinstance(value, Mapping) and value and inner(key):
+            yield from _paths(value, inner, (*outer, key))
         else:
             yield (*outer, key)
 
@@ -258,7 +266,7 @@ def main(names: list[str]) -> None:
             table["refused"][name] = f"transformers builds no default config: {error}"[:100].strip()
             continue
         try:
-            ours = read_config(stated).parameters()
+            ours = _ours(stated)
         except SteelyardError as error:
             unknown = "unknown model_type" in str(error)
             table["refused"][name] = "no family describes it" if unknown else str(error)[:300]
@@ -272,7 +280,10 @@ def main(names: list[str]) -> None:
             continue
         off = ours / theirs - 1
         print(name, ours, theirs, f"{off:+.4%}" if abs(off) > 1e-6 else "")
-        table["read"][name] = {"config": needed(stated), "parameters": ours if name in EXCUSED else theirs}
+        table["read"][name] = {
+            "config": needed(stated, _ours),
+            "parameters": ours if name in EXCUSED else theirs,
+        }
     entries = {k: dict(sorted(v.items())) for k, v in table.items()}
     lines = [
         f'"{kind}": {{\n' + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in rows.items()) + "\n}"

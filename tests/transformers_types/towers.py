@@ -11,14 +11,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from steelyard.errors import SteelyardError
 from steelyard.workload.families import read_config
 from steelyard.workload.families._tower_rows import MODELS
-from tests.transformers_types.count import _SPEECH, _TOWERS, small, types
+from tests.transformers_types.count import _SPEECH, _TOWERS, needed, small, types
 
 COUNTED = Path(__file__).with_name("towers.json")
 #: Speakers beside a model that listens, and layers that guess tokens.
@@ -43,32 +43,6 @@ def built(config: Any, model_class: Any) -> int:
     return sum(math.prod(shape) for shape in sizes.values())
 
 
-def needed(config: Mapping[str, Any], answer: int) -> dict[str, Any]:
-    """The keys our answer depends on."""
-    kept = json.loads(json.dumps(config))
-    for path in list(_paths(kept)):
-        without = json.loads(json.dumps(kept))
-        *outer, last = path
-        table = without
-        for key in outer:
-            table = table[key]
-        del table[last]
-        try:
-            if towers(without) == answer:
-                kept = without
-        except SteelyardError:
-            continue
-    return dict(kept)
-
-
-def _paths(config: Mapping[str, Any], outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value and key.endswith("_config"):
-            yield from _paths(value, (*outer, key))
-        else:
-            yield (*outer, key)
-
-
 def main(names: list[str]) -> None:
     """Count all types, or those named, and write the table."""
     table = json.loads(COUNTED.read_text()) if COUNTED.exists() else {}
@@ -90,7 +64,7 @@ def main(names: list[str]) -> None:
         if not theirs:
             continue
         print(name, ours, theirs, "" if ours == theirs else f"{ours - theirs:+}")
-        table[name] = {"config": needed(stated, ours), "parameters": theirs}
+        table[name] = {"config": needed(stated, towers, lambda key: key.endswith("_config")), "parameters": theirs}
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(table.items()))
     COUNTED.write_text("{\n" + lines + "\n}\n")
 

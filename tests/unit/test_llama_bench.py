@@ -15,21 +15,13 @@ from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
 from steelyard.estimation.llama_bench import beside
 from steelyard.traffic.llama_bench import is_llama_bench, read_llama_bench
+from tests.fuzz.corpus import LLAMA_BENCH
 
 _ROW: dict[str, Any] = {
     "build_commit": "abc1234",
-    "cpu_info": "AMD Ryzen 9 7950X 16-Core Processor",
-    "gpu_info": "NVIDIA GeForce RTX 4090",
-    "backends": "CUDA",
+    **LLAMA_BENCH[0],
     "model_filename": "models/Qwen3-8B-Q4_K_M.gguf",
     "model_type": "qwen3 8B Q4_K - Medium",
-    "n_gpu_layers": 99,
-    "type_k": "f16",
-    "n_prompt": 512,
-    "n_gen": 0,
-    "n_depth": 0,
-    "avg_ts": 10000.0,
-    "stddev_ts": 50.0,
 }
 _GENERATED = {**_ROW, "n_prompt": 0, "n_gen": 128, "avg_ts": 140.0, "stddev_ts": 0.5}
 _TABLE = """ggml_cuda_init: found 1 CUDA devices:

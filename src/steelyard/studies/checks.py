@@ -35,9 +35,7 @@ def name_problems(kind: str, folder: str, given: Iterable[tuple[str, str, Any]])
     """
     values = list(given)
     generic = any(value is True for _, name, value in values if name == "generic")
-    checks = _checks(kind, generic)
-    if kind == "simulate":
-        checks["disaggregate"] = partial(_pools, partial(_machines, folder, [v for _, n, v in values if n == "on"]))
+    checks = _checks(kind, generic, partial(_machines, folder, [v for _, n, v in values if n == "on"]))
     problems: list[Problem] = []
     wrong: dict[str, int] = {}
     for path, name, value in values:
@@ -52,8 +50,8 @@ def name_problems(kind: str, folder: str, given: Iterable[tuple[str, str, Any]])
     return problems
 
 
-def _checks(kind: str, generic: bool) -> dict[str, Callable[[Any], Any]]:
-    """A reader by field; it raises :class:`InputError`."""
+def _checks(kind: str, generic: bool, machines: Callable[[], list[Machine]]) -> dict[str, Callable[[Any], Any]]:
+    """A reader by field; it raises :class:`InputError`. ``machines`` are those that pools may name."""
     found: dict[str, Callable[[Any], Any]] = {"model": partial(read_model, generic=generic)}
     found |= {n: partial(_chosen, n, f.choices) for n, f in fields_of(kind).items() if f.choices}
     found["techniques"] = partial(_technique, "techniques")
@@ -62,7 +60,8 @@ def _checks(kind: str, generic: bool) -> dict[str, Callable[[Any], Any]]:
     else:
         found |= {"on": read_cluster, **dict.fromkeys(FORMATS, find_format)}
         found["engine"] = find_engine if kind == "estimate" else engine_and_scheduler
-    return found | (_of_traffic(kind) if kind != "estimate" else {})
+    found |= _of_traffic(kind) if kind != "estimate" else {}
+    return found | ({"disaggregate": partial(_pools, machines)} if kind == "simulate" else {})
 
 
 def _of_plans() -> dict[str, Callable[[Any], Any]]:
