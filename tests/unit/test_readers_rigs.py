@@ -214,3 +214,36 @@ def test_a_rig_without_bridges_sends_over_its_bus(tmp_path: Path) -> None:
     folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "scenario": "x", "notes": "spec=none"})
     bridged = estimate("Qwen3.6-27B", "rtx_3090:2", tp=2, weights="awq", engine="vllm", isl=8192, osl=64)
     assert float(only(read(folder), "ttft_s").predicted[0]) > 1.02 * bridged.ttft_s
+
+
+def test_a_batched_bench_reads_whole_prompts_together_and_answers_all_at_once(tmp_path: Path) -> None:
+    row = {"model": "Qwen/Qwen3-0.6B", "quant": "Q8_0", "engine": "llama.cpp", "depth": 0, "notes": "x"}
+    row |= {"engine_version": "b6918, ubatch 2048", "scenario": "llama-batched-bench"}
+    prompt = {**row, "metric": "prefill_throughput_total", "isl": 512, "osl": 32}
+    answer = {**row, "metric": "output_throughput", "isl": 512, "osl": 32, "depth": 512}
+    folder = write(
+        tmp_path / "dgx_spark_llamacpp" / "batched.csv",
+        {**prompt, "batch": 1, "concurrency": 1},
+        {**prompt, "batch": 4, "concurrency": 4},
+        {**answer, "batch": 4, "concurrency": 4, "metric": "decode_throughput"},
+    )
+    found = read(folder)
+    prompts = only([c for c in found if c.phase == "prefill"], "tokens_per_s")
+    assert prompts.why.tolist() == [rigs.WARMING, ""]
+    four = estimate("Qwen/Qwen3-0.6B", "dgx_spark", weights="q8_0", engine="llamacpp_cuda", isl=512, osl=2, batch=4)
+    # one micro-batch of 2048 tokens, without the time of a request
+    assert prompts.predicted[1] == pytest.approx(2048 / four.ttft_s, rel=0.05)
+    answers = only([c for c in found if c.phase == "decode"], "tokens_per_s")
+    assert answers.predicted[0] == pytest.approx(4 / four.tpot_s, rel=0.02)
+
+
+def test_builds_of_2024_ran_without_graphs_and_a_layer_split_decodes(tmp_path: Path) -> None:
+    row = {"model": "Qwen/Qwen3-0.6B", "quant": "Q4_K_M", "machine": "rtx_4090", "engine": "llama.cpp", "depth": 0}
+    row |= {"metric": "decode_throughput", "isl": 0, "osl": 512, "notes": "x", "scenario": "llama-bench generation"}
+    cells = ({}, {"count": 2, "tp": ""}, {"value": ""}, {"count": 2, "metric": "prefill_throughput", "isl": 512})
+    folder = write(tmp_path / "llamacpp_gpu_mac_2024" / "llama3.csv", *({**row, **x} for x in cells))
+    found = read(folder)
+    one, two = only([c for c in found if c.phase == "decode"], "tokens_per_s").predicted
+    now = estimate("Qwen/Qwen3-0.6B", "rtx_4090", weights="q4_k_m", engine="llamacpp_cuda", isl=255, osl=2)
+    assert one < 0.9 / now.tpot_s and two < one
+    assert "pipeline" in str(only([c for c in found if c.phase == "prefill"], "tokens_per_s").why[0])

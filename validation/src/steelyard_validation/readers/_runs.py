@@ -87,12 +87,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One test of llama-bench: ``n`` tokens read or written behind ``depth``."""
+    """One test of llama-bench: ``n`` tokens of each of ``batch`` sequences read or written behind ``depth``."""
 
     phase: str
     n: int
     depth: int = 0
     ubatch: int = 512
+    batch: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ def _bench(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
     import pandas as pd
 
     loads = [row.load for row in rows if isinstance(row.load, Bench)]
-    frame = pd.DataFrame({n: [getattr(x, n) for x in loads] for n in ("phase", "n", "ubatch")})
+    frame = pd.DataFrame({n: [getattr(x, n) for x in loads] for n in ("phase", "n", "ubatch", "batch")})
     return np.stack(rates(at, frame.assign(context=[x.depth for x in loads])))
 
 

@@ -140,14 +140,21 @@ def system_machine(system: str, device: str) -> tuple[str, str]:
 
 
 def rates(at: Placed, rows: pd.DataFrame) -> Shown:
-    """Tokens/s of prompts (``n`` tokens in micro-batches of ``ubatch``) and of answers, behind ``context`` tokens."""
-    n = rows["n"].to_numpy(dtype=np.float64)
-    ubatch = np.minimum(rows["ubatch"].to_numpy(dtype=np.float64), n)
+    """Tokens/s of prompts (``n`` tokens each in micro-batches of ``ubatch``) and of answers, behind ``context`` tokens.
+
+    The rate is that of all ``batch`` sequences together (one where the rows state none); a micro-batch holds as many
+    whole prompts as fit.
+    """
+    n, before = (rows[name].to_numpy(dtype=np.float64) for name in ("n", "context"))
+    batch = rows["batch"].to_numpy(dtype=np.float64) if "batch" in rows else np.ones(len(rows))
+    size = rows["ubatch"].to_numpy(dtype=np.float64)
     decode = (rows["phase"] == "decode").to_numpy()
-    before = rows["context"].to_numpy(dtype=np.float64)
-    step = at.decode(1.0, before + np.maximum(n, 2) / 2)
-    n, ubatch = np.maximum(n, 1.0), np.maximum(ubatch, 1.0)
-    prompt = at.prefill(1.0, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(np.ceil(n / ubatch) / n)
+    step = at.decode(batch, before + np.maximum(n, 2) / 2).times(1.0 / batch)
+    n = np.maximum(n, 1.0)
+    ubatch = np.maximum(np.minimum(size, n), 1.0)
+    whole = np.clip(np.floor(size / n), 1.0, batch)
+    steps = np.ceil(batch / whole) * np.ceil(n / ubatch)
+    prompt = at.prefill(whole, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(steps / (batch * n))
     return Shown(*(np.where(decode, one, many) for one, many in zip(step, prompt, strict=True))).rate(1.0)
 
 

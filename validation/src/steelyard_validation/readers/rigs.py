@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 COLUMNS = ["model", "quant", "machine", "count", "engine", "scenario", "metric", "stat", "value", "notes"]
-STATED = ["tp", "ep", "isl", "osl", "depth", "concurrency", "request_rate", "source_path", "suspect"]
+STATED = [
+    "tp",
+    "ep",
+    "isl",
+    "osl",
+    "depth",
+    "concurrency",
+    "request_rate",
+    "source_path",
+    "suspect",
+    "batch",
+    "engine_version",
+]
 #: Metrics in time, and ours for them; ms in the tables.
 TIMES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2e": "e2e_s", "time_to_first_response": "ttft_s"}
 RATES = {
@@ -182,6 +194,45 @@ def _llama_bench_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     return place, Bench("decode", int(r.osl), depth)
 
 
+#: The first test of a run of ``llama-batched-bench`` is slower than its second, with twice the work: it warms up.
+WARMING = "the first test of its run warms up"
+
+
+def _batched_bench(frame: pd.DataFrame) -> Iterator[Row]:
+    """``llama-batched-bench``: all prompts of a batch, then all answers together; and llama-bench behind a depth."""
+    frame = frame.replace({"metric": {"prefill_throughput_total": "prefill_throughput"}})
+    file = frame["model"].astype(str) + frame["scenario"]
+    frame = frame.assign(warming=~file.duplicated() & frame["scenario"].str.contains("batched"))
+    yield from _rows(frame, _batched_bench_asked)
+
+
+def _batched_bench_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
+    weights = {"mxfp4": "mxfp4_moe"}.get(r.quant, r.quant.lower())
+    place = Place(r.model, r.machine, _llamacpp(r.machine), weights)
+    if r.warming:
+        return place, WARMING
+    depth, ubatch = _whole(r.depth, 0), re.search(r"ubatch (\d+)", str(r.engine_version))
+    if r.metric == "prefill_throughput":
+        return place, Bench("prefill", int(r.isl), depth, int(ubatch.group(1)) if ubatch else 512, int(r.batch))
+    return place, Bench("decode", int(r.osl), depth, batch=int(r.batch))
+
+
+def _first_builds(frame: pd.DataFrame) -> Iterator[Row]:
+    """llama-bench of May 2024: no graphs, no flash attention; layers of several cards one after another."""
+    yield from _rows(frame[frame["value"].notna()], _first_builds_asked)
+
+
+def _first_builds_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
+    weights = {"F16": "fp16"}.get(r.quant, r.quant.lower())
+    engine = {"llamacpp_cuda": "llamacpp@b2500"}.get(_llamacpp(r.machine), "llamacpp")
+    place = Place(r.model, r.machine, engine, weights, pp=int(r.count))
+    if r.metric == "prefill_throughput":
+        if r.count > 1:
+            return place, "llama.cpp's pipeline over several devices is not modelled"
+        return place, Bench("prefill", int(r.isl))
+    return place, Bench("decode", int(r.osl))
+
+
 def _llamacpp(machine: str) -> str:
     device = machine_of(machine)
     return "llamacpp_cuda" if device is not None and device.launch == "cuda" else "llamacpp"
@@ -314,6 +365,8 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
 
 _TABLES: Mapping[str, tuple[tuple[str, Callable[[Any], Iterator[Row]]], ...]] = {
     "dgx_spark_arena": (("vllm_closed*.csv", _spark),),
+    "dgx_spark_llamacpp": (("batched*.csv", _batched_bench),),
+    "llamacpp_gpu_mac_2024": (("llama3*.csv", _first_builds),),
     "strix_halo_llamacpp": (("l*.csv", _llama_bench), ("mtp*.csv", _guessing)),
     "two_gpu_sglang": (("*.csv", _pairs),),
     "sglang_cookbook": (("*.csv", _cookbook),),
