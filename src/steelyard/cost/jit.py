@@ -48,6 +48,8 @@ _RULE: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _SETTINGS: Any = None if numba is None else numba.config
 _COMPILED: bool = numba is not None and not _SETTINGS.DISABLE_JIT
 _SAID: list[str] = []
+#: Functions with the outlines of arguments for which machine code is there.
+_READY: set[tuple[Any, Any]] = set()
 
 
 def njit(function: _F) -> _F:
@@ -216,13 +218,26 @@ def need_numba(field: str) -> None:
         raise InputError(message, field=field)
 
 
+def _outline(value: Any) -> Any:
+    """What the numba type of an argument depends on."""
+    if isinstance(value, tuple):
+        return type(value), *map(_outline, value)
+    if isinstance(value, np.ndarray):
+        flags = value.flags
+        return value.dtype, value.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned
+    return type(value)
+
+
 def compile_for(function: Any, arguments: tuple[Any, ...]) -> None:
     """Have the machine code for such arguments ready, from the disk or compiled now; say so where there is none."""
     if compiled_here():
-        kind: Any = numba.typeof
-        kinds = tuple(kind(x) for x in arguments)
-        if kinds not in function.overloads:
-            function.compile(kinds)
+        ready = function, _outline(arguments)
+        if ready not in _READY:  # asking numba takes longer than many a run
+            kind: Any = numba.typeof
+            kinds = tuple(kind(x) for x in arguments)
+            if kinds not in function.overloads:
+                function.compile(kinds)
+            _READY.add(ready)
     elif not _SAID:
         reason = (
             "numba is not installed: pip install 'steelyard[fast]'" if numba is None else "NUMBA_DISABLE_JIT is set"

@@ -23,7 +23,7 @@ from steelyard.search.screen import OperatingPoints, operating_points
 from steelyard.search.space import formats_of, replica_options
 from steelyard.search.task import PlanTask, node_power_w
 
-__all__ = ["Group", "Screen", "groups_of", "screen"]
+__all__ = ["Group", "Screen", "Space", "groups_of", "screen"]
 
 #: Pools on different machines are paired only when so few machines are allowed.
 MACHINES_PAIRED = 3
@@ -45,6 +45,8 @@ class Group:
 
     def priced(self, task: PlanTask) -> Group:
         """The same with prices; stages of a pipeline have the kernels of the whole, priced once."""
+        if self.prices:
+            return self
         classes: dict[tuple[bool, ...], Classes] = {}
         prices = []
         for replica in self.replicas:
@@ -65,6 +67,31 @@ class Group:
         """Whether one may prefill for the other: equal engines and formats, and equal machines unless across."""
         same = self.replicas[0].engine is other.replicas[0].engine and self.formats == other.formats
         return same and (across_machines or self.machine is other.machine)
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Every replica of a question, whatever chance it asks for."""
+
+    groups: list[Group]
+    """The cheapest first when rent is what counts; a screen puts priced ones in their place."""
+    notes: tuple[str, ...]
+    time_s: float
+    cpu_s: float
+
+    @classmethod
+    def of(cls, task: PlanTask) -> Space:
+        """The space of a question."""
+        started, cpu, notes = time.perf_counter(), time.process_time(), list[str]()
+        groups = list(groups_of(task, notes))
+        if task.question.objective == "cost":
+            groups.sort(key=lambda g: _least_rent(task, g))
+        return cls(groups, tuple(notes), time.perf_counter() - started, time.process_time() - cpu)
+
+
+def _least_rent(task: PlanTask, group: Group) -> float:
+    """USD/h of the smallest replica of a group and its spares."""
+    return task.device_prices[group.machine.name] * min(r.devices for r in group.replicas) * (1 + task.question.spares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,28 +162,25 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                     yield Group(machine, formats, replicas)
 
 
-def screen(task: PlanTask) -> Screen:
-    """Compute the capacity, rent and power of every candidate of a question."""
-    started, cpu = time.perf_counter(), time.process_time()
-    question, notes = task.question, list[str]()
-    groups = list(groups_of(task, notes))
-    rents = {
-        id(g): task.device_prices[g.machine.name] * min(r.devices for r in g.replicas) * (1 + question.spares)
-        for g in groups
-    }
-    if question.objective == "cost":
-        groups.sort(key=lambda g: rents[id(g)])
-    space_s, price_s = time.perf_counter() - started, 0.0
+def screen(task: PlanTask, space: Space | None = None) -> Screen:
+    """Compute the capacity, rent and power of every candidate of a question.
+
+    Args:
+        task: the question.
+        space: its replicas, where they are known; what is priced here stays priced in it.
+    """
+    question, space = task.question, space or Space.of(task)
+    started, cpu, price_s = time.perf_counter(), time.process_time(), 0.0
     screened: list[Group] = []
     tables: list[CandidateTable] = []
     pools: list[tuple[Group, PoolOptions, PoolOptions]] = []
     cheapest, left_out = math.inf, []
-    for unpriced in groups:
-        if rents[id(unpriced)] > FAR * cheapest:
+    for i, unpriced in enumerate(space.groups):
+        if _least_rent(task, unpriced) > FAR * cheapest:
             left_out.append(unpriced.machine.name)
             continue
         began = time.perf_counter()
-        group = unpriced.priced(task)
+        space.groups[i] = group = unpriced.priced(task)
         price_s += time.perf_counter() - began
         added = _tables(task, group, pools)
         screened.append(group)
@@ -166,11 +190,12 @@ def screen(task: PlanTask) -> Screen:
                 sure = table.capacity >= question.required_load * (1 + SURE)
                 sure &= question.allows(table.devices, table.rent_usd_per_hour, table.watts)
                 cheapest = min(cheapest, float(table.rent_usd_per_hour[sure].min(initial=math.inf)))
+    notes = list(space.notes)
     if left_out:
         names = ", ".join(dict.fromkeys(left_out))
         notes.append(f"not weighed, the smallest replica alone costs over {FAR:g} times the best found: {names}")
-    stages = {"space": space_s, "prices": price_s, "screen": time.perf_counter() - started - space_s - price_s}
-    return Screen(tuple(screened), tuple(tables), stages, time.process_time() - cpu, tuple(notes))
+    stages = {"space": space.time_s, "prices": price_s, "screen": time.perf_counter() - started - price_s}
+    return Screen(tuple(screened), tuple(tables), stages, space.cpu_s + time.process_time() - cpu, tuple(notes))
 
 
 def _tables(task: PlanTask, group: Group, pools: list[tuple[Group, PoolOptions, PoolOptions]]) -> list[CandidateTable]:

@@ -16,7 +16,7 @@ from steelyard.search.describe import breaking, reasons
 from steelyard.search.doubts import narrowing
 from steelyard.search.finalists import RUNNERS_UP, Finalist, Finals, play_finals
 from steelyard.search.front import cost_front, speed_front
-from steelyard.search.group import Screen, screen
+from steelyard.search.group import Screen, Space, screen
 from steelyard.search.relaxations import infeasible
 from steelyard.search.task import PlanTask
 from steelyard.search.trial import Outcome, Player
@@ -86,7 +86,7 @@ class _Levels:
     """The search for each chance that is asked for. What was played for one is known to the others."""
 
     def __init__(self, task: PlanTask, progress: Callable[[str], object]) -> None:
-        self.task, self.progress = task, progress
+        self.task, self.progress, self.space = task, progress, Space.of(task)
         self.outcomes: dict[tuple[object, ...], Outcome] = {}
         self.runs, self.finals_s = 0, 0.0
 
@@ -94,7 +94,7 @@ class _Levels:
         """The best deployments that hold every promise with a chance."""
         task = self.task.asking(sure=sure)
         self.progress("weighing every candidate")
-        screened = screen(task)
+        screened = screen(task, self.space)
         self.progress(f"{screened.candidates:,} candidates weighed, playing the best")
         began, player = time.perf_counter(), Player(task)
         player.outcomes = self.outcomes
