@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 import steelyard
 from steelyard.deployment.engine import default_engine, engines, find_engine
 from steelyard.deployment.engine_choice import engine_for, runs_on
 from steelyard.errors import InputError
+from steelyard.estimation.infeasibility import remedy
 from steelyard.machine.catalogue import find_machine, machine_names
 
 
@@ -85,10 +89,10 @@ REFUSED = [
     ("rtx_4090", {"engine": "mlx"}, "vLLM v1"),
     ("p100_sxm", {"engine": "vllm"}, "llama.cpp"),
     ("h100_sxm", {"engine": "vllm", "kv": "q8_0"}, "16 bits, fp8"),
-    ("h100_sxm", {"engine": "trtllm", "weights": "q4_k_m"}, "llama.cpp, CUDA does"),
-    ("m3_ultra", {"engine": "mlx", "weights": "q4_k_m"}, "llama.cpp does"),
-    ("rtx_4090", {"engine": "llamacpp", "weights": "awq"}, "vLLM v1 does"),
-    ("rtx_4090", {"engine": "ollama", "weights": "fp8"}, "vLLM v1 does"),
+    ("h100_sxm", {"engine": "trtllm", "weights": "q4_k_m"}, "llama.cpp, CUDA, vLLM v1, SGLang and"),
+    ("m3_ultra", {"engine": "mlx", "weights": "q4_k_m"}, "llama.cpp and Ollama do"),
+    ("rtx_4090", {"engine": "llamacpp", "weights": "awq"}, "vLLM v1, SGLang, TensorRT-LLM and"),
+    ("rtx_4090", {"engine": "ollama", "weights": "fp8"}, "vLLM v1, SGLang, TensorRT-LLM and"),
     ("a100_sxm", {"engine": "vllm", "activations": "fp8"}, "bf16"),
 ]
 
@@ -130,3 +134,86 @@ def test_what_is_usual_on_a_machine_runs_there() -> None:
     """Of every machine of the catalogue."""
     wrong = [m.name for m in map(find_machine, machine_names()) if not runs_on(default_engine(m), m)]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "machine", "weights", "said"),
+    [
+        (
+            "vllm",
+            "t5-large",
+            "h100_sxm",
+            "",
+            "does not serve t5: of encoder-decoders whisper, cohere_asr; Tensor",
+        ),
+        ("vllm", "bart-large", "h100_sxm", "", "TGI and PyTorch, eager do"),
+        ("vllm@0.11", "t5-small", "h100_sxm", "", "vLLM v1 of 0.8 (0.8, 2025-03) does not serve t5"),
+        ("llamacpp", "whisper-small", "h100_sxm", "", "of encoder-decoders t5, mt5, umt5; vLLM v1, SGLang"),
+        ("mlx", "whisper-small", "m3_ultra", "", "does not serve whisper: no encoder-decoders; PyTorch, eager does"),
+        ("vllm", "llama-3.1-8b", "v100_sxm_32gb", "fp8", "no kernels for fp8 weights on NVIDIA Tesla V100"),
+        ("vllm@0.8", "llama-3.1-8b", "t4", "fp8", "no kernels for fp8 weights on NVIDIA Tesla T4; vLLM v1"),
+        ("vllm", "gpt-oss-20b", "t4", "", "no kernels for mxfp4 weights"),
+        ("vllm", "llama-3.1-8b", "b200_sxm", "int8", "no kernels for int8 weights on NVIDIA B200"),
+        ("vllm", "Qwen/Qwen3-8B-AWQ", "v100_sxm_32gb", "", "weights quantised by awq on NVIDIA Tesla V100"),
+        ("vllm@0.6", "llama-3.1-8b", "h100_sxm", "nvfp4", "vLLM v0 of 0.6 does not read nvfp4"),
+    ],
+)
+def test_what_a_generation_has_no_kernels_for_is_refused(
+    engine: str, model: str, machine: str, weights: str, said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        steelyard.estimate(model, machine, engine=engine, **({"weights": weights} if weights else {}))
+    assert said in caught.value.message
+    assert caught.value.field == "engine"
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "instead"),
+    [
+        ("aqlm", "vllm", "torch"),
+        ("eetq", "vllm", "tgi"),
+        ("hqq", "sglang", "torch"),
+        ("bitnet", "vllm", "llamacpp_cuda"),
+    ],
+)
+def test_a_method_that_an_engine_dropped_is_refused_and_not_chosen(
+    method: str, engine: str, instead: str, tmp_path: Path
+) -> None:
+    quant = {"quant_method": method, "bits": 4, "num_codebooks": 1, "nbits_per_codebook": 16, "in_group_size": 8}
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8}
+    config = {"model_type": "llama", "vocab_size": 1000, **sizes, "quantization_config": quant}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"does not read weights quantised by {method}"):
+        steelyard.estimate(path, "h100_sxm", engine=engine)
+    assert steelyard.estimate(path, "h100_sxm").scenario.engine.name == instead
+    if method == "aqlm":
+        assert steelyard.estimate(path, "h100_sxm", engine="vllm@0.9").scenario.engine.name == "vllm@0.8"
+
+
+def test_encoder_decoders_run_on_what_serves_them() -> None:
+    def engine(model: str, machine: str, **words: str) -> str:
+        return steelyard.estimate(model, machine, **words).scenario.engine.name
+
+    assert engine("whisper-small", "h100_sxm") == "vllm"
+    assert engine("t5-small", "ryzen_9_7950x") == "llamacpp"
+    assert engine("bart-base", "m3_ultra") == "torch"
+    assert engine("bart-base", "h100_sxm", engine="vllm@0.6") == "vllm@0.6"
+    assert engine("llama-3.1-8b", "v100_sxm_32gb", weights="fp8") == "lmdeploy"
+
+
+def test_bf16_is_fp16_where_the_card_has_none() -> None:
+    old = steelyard.estimate("llama-3.1-8b", "v100_sxm_32gb")
+    plan = old.scenario.plan
+    assert {plan.weights, plan.activations, plan.kv, plan.communication} == {"fp16"}
+    assert "v100_sxm_32gb multiplies no bf16: vLLM v1 runs the model in fp16 there" in old.ledger.assumptions
+    assert steelyard.estimate("qwen3-8b", "rtx_2080_ti:2").scenario.plan.activations == "fp16"
+    assert steelyard.estimate("llama-3.1-8b", "v100_sxm_32gb", engine="torch").scenario.plan.weights == "bf16"
+    assert steelyard.estimate("llama-3.1-8b", "a100_sxm").scenario.plan.weights == "bf16"
+
+
+def test_no_remedy_names_a_format_without_kernels() -> None:
+    found = steelyard.estimate("llama-3.1-70b", "v100_sxm_32gb:4")
+    assert not found.fits
+    assert "--weights fp8" not in remedy(found.scenario)
+    assert not steelyard.estimate("llama-3.1-70b", "v100_sxm_32gb", engine="vllm").fits

@@ -116,7 +116,7 @@ def own_formats(graph: Graph, plan: Plan) -> Mapping[str, str]:
     one of its mixtures; else none.
     """
     facts = graph.facts
-    if "native_weights" in facts and find_format(str(facts["native_weights"])).name == plan.weights:
+    if "native_weights" in facts and plan.stores(str(facts["native_weights"])):
         own = dict(facts.get("native_formats", ()))
         return own or mixture_of(plan.weights, graph)
     return mixture_of(plan.weights, graph)

@@ -21,6 +21,7 @@ __all__ = [
     "VICTIMS",
     "Engine",
     "KernelSpeed",
+    "Lack",
     "Limits",
     "Rules",
     "Usual",
@@ -105,6 +106,17 @@ class Usual:
     __pydantic_config__ = {"extra": "forbid"}
 
     formats: Annotated[tuple[str, ...], "of weights; `gguf` = every block format of GGUF files"]
+    on: Annotated[tuple[str, ...], "classes of machines: vendor, kind, stack or family; empty = all it runs on"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Weights an engine has no kernels for, on some machines or all."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    formats: Annotated[tuple[str, ...], "formats of weights; `gguf` = those of GGUF files"] = ()
+    methods: Annotated[tuple[str, ...], "quantisation methods, as `quant_method` of configs names them"] = ()
     on: Annotated[tuple[str, ...], "classes of machines: vendor, kind, stack or family; empty = all it runs on"] = ()
 
 
@@ -206,6 +218,11 @@ class Engine:
     variants: Annotated[Mapping[str, str], "the entry with its figures on a stack"] = field(default_factory=dict)
     usual: Annotated[tuple[Usual, ...], "what it is the usual engine for"] = ()
     no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
+    lacks: Annotated[tuple[Lack, ...], "weights it has no kernels for, by format, method and machine"] = ()
+    encoder_decoders: Annotated[
+        tuple[str, ...], "types of models with an encoder before the decoder it serves; `any` = all, empty = none"
+    ] = ("any",)
+    fp16_on: Annotated[tuple[str, ...], "families of machines where it runs models published in bf16 in fp16"] = ()
     kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
     own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False
     own_formats: Annotated[tuple[str, ...], "formats of weights that no other engine reads"] = ()

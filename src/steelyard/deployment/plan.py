@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from steelyard.deployment.formats import Format, computes, find_format, widened
+from steelyard.deployment.engine import Engine, default_engine, engines
+from steelyard.deployment.formats import Format, computes, find_format, widened, widening
 from steelyard.errors import InputError
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
@@ -70,6 +71,7 @@ class Plan:
 
         Weights asked for in the kind of format that was published mean the published ones: ``fp8`` is ``fp8_block`` of
         a model that is published so. Of published weights the cache is in the format that was published with them.
+        Where a machine has no bf16 and the engine runs such models in fp16 there, fp16 is what every bf16 becomes.
 
         Args:
             published: the model, or the format of its weights.
@@ -98,13 +100,35 @@ class Plan:
         wide = activations if activations.bits >= 16 else find_format("bf16")
         kv = find_format(self.kv or kept) if self.kv or kept else wide
         communication = find_format(self.communication) if self.communication else wide
+        half = machine is not None and machine.family in self._runs(machine).fp16_on
+
+        def named(fmt: Format) -> str:
+            return "fp16" if half and fmt.name == "bf16" else fmt.name
+
         return replace(
             self,
-            weights=weights.name,
-            activations=activations.name,
-            kv=kv.name,
-            communication=communication.name,
+            weights=named(weights),
+            activations=named(activations),
+            kv=named(kv),
+            communication=named(communication),
         )
+
+    def stores(self, native: str) -> bool:
+        """Whether a resolved plan stores weights as published in a format; bf16 and fp16 take the same bytes."""
+        published = find_format(native).name
+        return self.weights == published or {self.weights, published} == {"bf16", "fp16"}
+
+    def remarks(self, published: Workload, machine: Machine) -> tuple[str, ...]:
+        """What to say of the formats of a resolved plan: those that are not what was published or is multiplied."""
+        found = widening(machine, self.format("weight"), self.format("activation"))
+        engine, native = self._runs(machine), find_format(published.native_weights)
+        if machine.family in engine.fp16_on and "bf16" in (native.name, native.activations):
+            found += (f"{machine.name} multiplies no bf16: {engine.title} runs the model in fp16 there",)
+        return found
+
+    def _runs(self, machine: Machine) -> Engine:
+        """The engine on a machine, the usual one where none is named."""
+        return engines().get(self.engine) or default_engine(machine)
 
     def format(self, role: str) -> Format:
         """The format of a tensor role in a resolved plan: ``weight``, ``activation``, ``kv``, ``communication``."""

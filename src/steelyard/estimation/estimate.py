@@ -19,7 +19,6 @@ from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
-from steelyard.deployment.formats import widening
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
@@ -206,7 +205,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     limit = f"{engine.max_batched_tokens:.0f}"
     ledger.assume(f"engine {engine.dated}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
-    for remark in widening(machine, plan.format("weight"), plan.format("activation")):
+    for remark in plan.remarks(model, machine):
         ledger.assume(remark)
     for remark in notes(plan, engine, scenario.cluster):
         ledger.assume(remark)

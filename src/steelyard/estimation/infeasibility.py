@@ -9,6 +9,7 @@ from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.cost.unlike import fullest
+from steelyard.deployment.engine_choice import reads
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
@@ -153,7 +154,8 @@ def _with_formats(scenario: Scenario, **formats: str) -> Scenario:
 def _format_changes(scenario: Scenario) -> Iterator[Change]:
     weights, kv = (scenario.plan.format(r).stored_bits for r in ("weight", "kv"))
     eight, *ladder = scenario.engine.narrower
-    narrow = [f for f in ladder if find_format(f).stored_bits < weights]
+    machine = scenario.cluster.machine
+    narrow = [f for f in ladder if find_format(f).stored_bits < weights and reads(scenario.engine, machine, f)]
     caches = [{"kv": eight}] if kv > find_format(eight).stored_bits else []
     options: list[dict[str, str]] = [*caches, *({"weights": f} for f in narrow)]
     options += [{"weights": f, **cache} for f in narrow for cache in caches]

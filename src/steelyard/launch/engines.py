@@ -7,7 +7,6 @@ from typing import Any
 
 from steelyard.cost.kv_pool import NO_CAP, kv_pool
 from steelyard.deployment.formats import find_format
-from steelyard.deployment.plan import Plan
 from steelyard.launch.command import Command, Line, Var, Word
 from steelyard.launch.documents import yaml_text
 from steelyard.launch.service import PORT, Service, Unit, quantisation
@@ -261,8 +260,7 @@ def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Comma
 def _cache_tokens(unit: Unit, service: Service) -> int:
     """Tokens the cache of a replica holds, as the plan counts them. Raises :class:`DoesNotFit`."""
     model, machine = service.model, unit.cluster.machine
-    same = unit.plan.weights == Plan().resolved(model.transformer).weights
-    exact = model.weight_bytes if same else None
+    exact = model.weight_bytes if unit.plan.stores(model.transformer.native_weights) else None
     pool = kv_pool(model.transformer, unit.plan, machine, unit.engine, unit.config, exact_weights=exact)
     room = pool.blocks - unit.config.max_num_seqs * pool.fixed_blocks
     return NO_CAP if pool.token_cap < NO_CAP else max(unit.longest_tokens, room * pool.block_tokens)

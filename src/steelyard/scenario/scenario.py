@@ -29,7 +29,7 @@ from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words, respelled
 from steelyard.techniques._base import Technique, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
-from steelyard.workload.protocol import Workload, ends_hard, not_served, within_positions
+from steelyard.workload.protocol import Workload, encoder_type, ends_hard, not_served, within_positions
 from steelyard.workload.reading import Seen, loaded_for
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ class Scenario:
     @property
     def exact_weight_bytes(self) -> float | None:
         """Bytes of the real files, unless the plan stores the weights in another format."""
-        same = self.plan.weights == Plan().resolved(self.transformer).weights
-        return self.model.weight_bytes if same else None
+        return self.model.weight_bytes if self.plan.stores(self.transformer.native_weights) else None
 
     @property
     def replica_batch(self) -> int:
@@ -295,15 +294,16 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
         InputError: it does not run there, or cannot read or keep a format.
     """
     weights, native = values["weights"] or "", model.transformer.native_weights
-    files = "" if weights else model.engine
-    engine = engine_for(machine, named, weights, files, native)
+    files, kind = "" if weights else model.engine, encoder_type(model.transformer)
+    engine = engine_for(machine, named, weights, files, native, encoder=kind, method=model.method)
     if not weights and not files and model.weight_bytes is None:
         weights = engine.converts.get(find_format(native).base, "")
         values = {**values, "weights": weights}
     elif weights and (own := engine.means.get(find_format(weights).name)):
         weights = own
         values = {**values, "weights": weights}
-    check_engine(engine, machine, (weights or native) if named else "", values["kv"] or "", files)
+    stored, method = ((weights or native), "" if weights else model.method) if named else ("", "")
+    check_engine(engine, machine, stored, values["kv"] or "", files, encoder=kind, method=method)
     return engine, values
 
 
@@ -335,8 +335,7 @@ def _offload(values: Mapping[str, Any], engine: Engine, model: Workload) -> str:
 
 def _host(values: Mapping[str, Any], cluster: Cluster) -> Machine:
     """The processor and memory where weights lie. Raises :class:`InputError`."""
-    usual = usual_host(cluster.machine)
-    return find_host(values.get("host") or usual)
+    return find_host(values.get("host") or usual_host(cluster.machine))
 
 
 def _flags(flags: Mapping[str, Any], engine_name: str, scheduler: str, cluster: Cluster) -> None:

@@ -22,6 +22,7 @@ from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
 from steelyard.search.screen import OperatingPoints, operating_points
 from steelyard.search.space import formats_of, replica_options
 from steelyard.search.task import PlanTask, node_power_w
+from steelyard.workload.protocol import encoder_type
 
 __all__ = ["Group", "Screen", "Space", "groups_of", "screen"]
 
@@ -139,12 +140,15 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
         for named in question.engines or ("",):
             for formats in formats_of(model, machine, question.weights, question.kv):
                 files = "" if formats.weights else task.model.engine
-                engine = engine_for(machine, named, formats.weights, files, model.native_weights)
+                encoder, method = encoder_type(model), task.model.method
+                engine = engine_for(
+                    machine, named, formats.weights, files, model.native_weights, encoder=encoder, method=method
+                )
                 formats = formats._replace(weights=engine.means.get(formats.weights, formats.weights))
                 try:
-                    check_engine(
-                        engine, machine, (formats.weights or model.native_weights) if named else "", formats.kv, files
-                    )
+                    stored = (formats.weights or model.native_weights) if named else ""
+                    method = method if stored and not formats.weights else ""
+                    check_engine(engine, machine, stored, formats.kv, files, encoder=encoder, method=method)
                 except InputError as error:
                     if (note := f"{name}: {error.problems[0].message}") not in notes:
                         notes.append(note)

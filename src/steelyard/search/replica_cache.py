@@ -78,8 +78,7 @@ class ReplicaCache:
         if key not in self._caches:
             config = replace(r.config, max_num_batched_tokens=pool.budget, max_num_seqs=pool.sequences)
             model = r.pricer.model
-            native = replace(r.plan, weights="", activations="").resolved(model).weights
-            exact = exact_weights if r.plan.weights == native else None
+            exact = exact_weights if r.plan.stores(model.native_weights) else None
             try:
                 kv = kv_pool(model, r.plan, r.cluster.machine, r.engine, config, exact_weights=exact)
                 self._caches[key] = seated(config, kv), kv

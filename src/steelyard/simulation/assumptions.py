@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.deployment.engine_config import engine_config
-from steelyard.deployment.formats import widening
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
 from steelyard.traffic.build import ISL, OSL
@@ -90,7 +89,7 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     for remark in notes(plan, scenario.engine, scenario.cluster):
         ledger.assume(prefix + remark)
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
-    for remark in widening(scenario.cluster.machine, plan.format("weight"), plan.format("activation")):
+    for remark in plan.remarks(scenario.transformer, scenario.cluster.machine):
         ledger.assume(prefix + remark)
     if plan.shares_experts:
         ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")

@@ -124,7 +124,14 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
         if weights:
             transformer = restated(transformer, native_weights=weights, native_formats=())
     asked = "" if said is None and _says(name, entry.id) else name
-    return Model(entry.id, transformer, entry.source, entry=entry, engine=engine, asked=asked)
+    method = _METHOD.search(name) if said is not None else None
+    stated = entry.config.get("quantization_config")
+    how = method[1] if method else str(stated.get("quant_method") or "") if isinstance(stated, Mapping) else ""
+    return Model(entry.id, transformer, entry.source, engine=engine, method=how.lower(), entry=entry, asked=asked)
+
+
+#: What names of quantised copies say of how it was done.
+_METHOD = re.compile(r"[-_.](awq|gptq|hqq|aqlm|eetq)(?![a-z])", re.I)
 
 
 #: Engines that run GGUF files.

@@ -62,6 +62,8 @@ class Model:
     tensor_bytes: Mapping[str, int] = field(default_factory=dict)
     engine: str = ""
     """The engine whose form the files have (GGUF: ``llamacpp``); empty: any."""
+    method: str = ""
+    """How the weights were quantised, as the ``quant_method`` of the config says; empty: not, or not said."""
     entry: ModelEntry | None = None
     asked: str = ""
     """The name that was asked for, where it says more than the entry's; it asks for the same again."""

@@ -16,7 +16,7 @@ from steelyard.workload.op import Array, Size
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Tower
 
-__all__ = ["Workload", "beyond_context", "ends_hard", "not_served", "restated", "within_positions"]
+__all__ = ["Workload", "beyond_context", "encoder_type", "ends_hard", "not_served", "restated", "within_positions"]
 
 
 class Workload(Protocol):
@@ -160,6 +160,11 @@ def beyond_context(model: Workload, tokens: int) -> str:
         "worthless; llama.cpp runs them, vLLM starts with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 or a rope scaling of the "
         "model's, SGLang with SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1"
     )
+
+
+def encoder_type(model: Workload) -> str:
+    """The type of a model whose encoder reads a source before its decoder writes; empty: it is of another kind."""
+    return model.model_type if model.encodes else ""
 
 
 def not_served(model: Workload) -> str:

@@ -105,7 +105,7 @@ def _with_weights(config: Path, weights: Weights, generic: bool) -> Model:
             config, lambda: read_names(weights.names, weights.total_bytes, document, name=name, asked=generic)
         )
         total = weights.total_bytes or None
-        return Model(name, read, f"file {config.name}", weight_bytes=total, engine=_engine(document), structure=found)
+        return Model(name, read, f"file {config.name}", weight_bytes=total, structure=found, **_stored_by(document))
     model = _model(config, document, generic)
     if not held.tensors:
         return _sized(model, weights, held)
@@ -224,8 +224,8 @@ def _by_structure(config: Path, weights: Weights, document: Mapping[str, Any], h
         f"tensors of {printable(weights.files[0].name)[:80]}",
         weight_bytes=sum(formats.values()),
         tensor_bytes=formats,
-        engine=_engine(document),
         structure=found,
+        **_stored_by(document),
     )
 
 
@@ -255,7 +255,7 @@ def _model(path: Path, config: Mapping[str, Any], generic: bool) -> Model:
 def _described(path: Path, config: Mapping[str, Any], generic: bool) -> Model:
     name = _name(config, path)
     transformer = read_config(config, name=name, generic=generic)
-    return Model(name, transformer, f"file {path.name}", engine=_engine(config))
+    return Model(name, transformer, f"file {path.name}", **_stored_by(config))
 
 
 _Read = TypeVar("_Read")
@@ -272,14 +272,13 @@ def _moved(path: Path, read: Callable[[], _Read], hint: str = "") -> _Read:
         raise InputError(moved[0].message, field=moved[0].field, problems=moved) from None
 
 
-def _engine(config: Mapping[str, Any]) -> str:
-    """The engine whose form the weights have, as the config says."""
+def _stored_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights were quantised, and the engine whose form they have, as the config says."""
     quant = config.get("quantization_config")
-    method = str(quant.get("quant_method", "")).lower() if isinstance(quant, Mapping) else ""
-    if method.startswith("exl3"):
-        return "exllamav3"
+    method = str(quant.get("quant_method") or "").lower() if isinstance(quant, Mapping) else ""
     own = config.get("quantization")
-    return "mlx" if isinstance(own, Mapping) and "group_size" in own and method in ("", "mlx") else ""
+    engine = "mlx" if isinstance(own, Mapping) and "group_size" in own and method in ("", "mlx") else ""
+    return {"engine": "exllamav3" if method.startswith("exl3") else engine, "method": method}
 
 
 def _name(config: Mapping[str, Any], path: Path) -> str:
