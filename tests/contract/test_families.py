@@ -63,6 +63,7 @@ PAIR: Mapping[str, Any] = {
 GPT: Mapping[str, Any] = {"n_embd": 256, "n_layer": 4, "n_head": 8, "n_positions": 4096, "vocab_size": 1000}
 
 MORE_PAIRS = ("blenderbot", "blenderbot-small", "mvp", "plbart", "nllb-moe")
+PICKED: Mapping[str, Any] = {"num_heads": 8, "num_kv_heads": 2, "block_size": 16, "block_counts": 3, "window_size": 32}
 KOSMOS: Mapping[str, Any] = {"embed_dim": 256, "attention_heads": 8, "ffn_dim": 512, "layers": 4, "vocab_size": 1000}
 STATE: Mapping[str, Any] = {**BASE, "state_size": 16, "num_heads": 8, "head_dim": 64, "n_groups": 2}
 MAMBA: Mapping[str, Any] = {**BASE, "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16}
@@ -142,6 +143,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     **{key: {**LATENT, "q_lora_rank": None} for key in ("kimi_linear", "bailing_hybrid")},
     "olmo_hybrid": HYBRID,
     "xlstm": {**BASE, "num_heads": 4},
+    **{key: {**BASE, **PICKED, "moba_chunk_size": 16, "moba_topk": 3} for key in ("nsa", "moba")},
+    "stripedhyena": {**BASE, "num_layers": 4, "attn_layer_idxs": [1], "inner_mlp_size": 512, "proj_groups": 2},
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), LATENT),
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), INDEXED),
     "chatglm": {
@@ -210,6 +213,7 @@ DEPTH: Mapping[str, str] = {
     "moonshine": "decoder_num_hidden_layers",
     **dict.fromkeys(("kosmos_2_text_model", "kosmos_2_5_text_model"), "layers"),
     "hrm_text": "num_layers_per_stack",
+    "stripedhyena": "num_layers",
     "dory": "n_recurrent_layers",
 }
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -231,6 +235,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     ),
     "xlstm": ("hidden_size", "num_hidden_layers", "num_heads", "vocab_size"),
     "nemotron_h": ("hidden_size", "num_attention_heads", "vocab_size"),
+    **dict.fromkeys(("nsa", "moba"), ("hidden_size", "num_hidden_layers", "vocab_size")),
+    "stripedhyena": ("hidden_size", "num_attention_heads", "vocab_size"),
     **dict.fromkeys(("gpt2", "gptj", "gpt_bigcode", "codegen"), ("n_embd", "n_layer", "n_head", "vocab_size")),
     "mpt": ("d_model", "n_layers", "n_heads", "vocab_size"),
     "distilbert": ("dim", "hidden_dim", "n_layers", "n_heads", "vocab_size"),

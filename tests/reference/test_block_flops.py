@@ -15,14 +15,17 @@ import pytest
 from steelyard.deployment.plan import Plan
 from steelyard.techniques.speculation import GUESSERS, draft_of
 from steelyard.workload import Step
+from steelyard.workload.blocks.attention import attention_ops
 from steelyard.workload.blocks.beside import beside_ops
 from steelyard.workload.blocks.delta_net import DeltaNet
+from steelyard.workload.blocks.hyena import LongConvolution
 from steelyard.workload.blocks.linear_attention import LinearAttention
+from steelyard.workload.blocks.lstm import MatrixMemory, ScalarMemory
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv, ShortConvolution
 from steelyard.workload.families import read_config
 from steelyard.workload.op import Op
-from steelyard.workload.transformer import Beside, Layer, Mixer, Transformer
+from steelyard.workload.transformer import Attention, Beside, BlockChoice, Layer, Mixer, Transformer
 
 pytestmark = [
     pytest.mark.torch,
@@ -220,6 +223,40 @@ def short_convolution(torch: Any, x: Any) -> None:
     _linear(torch, _causal(torch, x, 3), HIDDEN)
 
 
+def long_convolution(torch: Any, x: Any) -> None:
+    modes = 4
+    _causal(torch, _linear(torch, x, 3 * HIDDEN), 3)
+    _token_by_token(torch, HIDDEN, 2 * modes)  # real and imaginary parts
+    _linear(torch, torch.randn(BATCH, TOKENS, HIDDEN), HIDDEN)
+
+
+def _blocks(torch: Any, width: int, block: int) -> None:
+    """A product with square blocks on the diagonal."""
+    blocks = width // block
+    torch.bmm(torch.randn(blocks, BATCH * TOKENS, block), torch.randn(blocks, block, block))
+
+
+def matrix_memory(torch: Any, x: Any) -> None:
+    heads, inner, block = 4, 128, 4
+    _linear(torch, x, 2 * inner)
+    _causal(torch, torch.randn(BATCH, TOKENS, inner), 4)
+    for _ in range(3):  # queries, keys, values
+        _blocks(torch, inner, block)
+    _linear(torch, torch.randn(BATCH, TOKENS, 3 * inner), 2 * heads)
+    _state_space(torch, heads, heads, inner // heads, inner // heads, 64)
+    _linear(torch, torch.randn(BATCH, TOKENS, inner), HIDDEN)
+
+
+def scalar_memory(torch: Any, x: Any) -> None:
+    heads, width = 4, HIDDEN // 4
+    _causal(torch, x, 4)
+    for _ in range(4):
+        _blocks(torch, HIDDEN, width)
+    before = torch.randn(heads, BATCH, width)
+    for _ in range(TOKENS):
+        torch.bmm(before, torch.randn(heads, width, 4 * width))
+
+
 MIXERS: dict[str, tuple[Mixer, Callable[[Any, Any], None]]] = {
     "mamba": (Mamba(128, 16, 4), mamba),
     "mamba2": (Mamba2(8, 16, 32, groups=2, chunk=64), mamba2),
@@ -236,6 +273,9 @@ MIXERS: dict[str, tuple[Mixer, Callable[[Any, Any], None]]] = {
     ),
     "rwkv7": (Rwkv(64, version=7, head_dim=16, ranks=(8, 8, 4, 16), mixes=7, vectors=8), rwkv7),
     "short_convolution": (ShortConvolution(HIDDEN, 3), short_convolution),
+    "long_convolution": (LongConvolution(HIDDEN, 4), long_convolution),
+    "matrix_memory": (MatrixMemory(4, 128), matrix_memory),
+    "scalar_memory": (ScalarMemory(4, HIDDEN), scalar_memory),
 }
 
 
@@ -243,6 +283,40 @@ MIXERS: dict[str, tuple[Mixer, Callable[[Any, Any], None]]] = {
 def test_mixer(name: str) -> None:
     mixer, reference = MIXERS[name]
     assert _mixed(mixer) == pytest.approx(_counted(reference), rel=TOLERANCE)
+
+
+def _attended(torch: Any, heads: int, width: int, queries: int, keys: int) -> None:
+    """Scores and values of ``queries`` over ``keys``, of all heads."""
+    q, k = torch.randn(BATCH * heads, queries, width), torch.randn(BATCH * heads, keys, width)
+    torch.bmm(torch.bmm(q, k.transpose(1, 2)), k)
+
+
+@pytest.mark.parametrize("kind", ["nsa", "moba"])
+def test_picked_blocks(kind: str) -> None:
+    """Token by token over the keys each query picked: gathered, so that the counter sees no masked work."""
+    heads, groups, width, size, picked, window = 4, 2, 16, 8, 3, 20
+    nsa = kind == "nsa"
+    choice = BlockChoice(size, picked, per_head=not nsa, pooled=nsa, window=window if nsa else 0, gates=3 * nsa)
+    attention = Attention(heads, groups, width, blocks=choice)
+    model = Transformer("", "", HIDDEN, 100, (Layer(1, attention, None, norms=0),))
+
+    def reference(torch: Any, x: Any) -> None:
+        _linear(torch, x, (heads + 2 * groups) * width)
+        for i in range(TOKENS):
+            whole = (i + 1) // size
+            if nsa:
+                _attended(torch, heads, width, 1, whole)
+                _attended(torch, heads, width, 1, min(i + 1, window))
+            else:
+                torch.bmm(torch.randn(BATCH * heads, 1, width), torch.randn(BATCH * heads, width, whole))
+            _attended(torch, heads, width, 1, i % size + 1 + size * min(i // size, picked - 1))
+        if nsa:
+            _linear(torch, x, 3 * heads)
+        _linear(torch, torch.randn(BATCH, TOKENS, heads * width), HIDDEN)
+
+    step = Step.prefill(BATCH, TOKENS)
+    ours = 2 * sum(float(op.macs()) for op in attention_ops(model, model.layers[0], step, "layer0"))
+    assert ours == pytest.approx(_counted(reference))
 
 
 def test_products_beside_the_blocks() -> None:

@@ -107,7 +107,7 @@ def test_sparse_attention_bounds_the_work_of_a_long_context() -> None:
 
 def test_two_sided_window_pairs_are_exact() -> None:
     """A token sees up to w on each side: compare with a count over the mask."""
-    from steelyard.workload.blocks.attention import query_key_pairs
+    from steelyard.workload.blocks.core import query_key_pairs
 
     for length in (1, 5, 64, 200):
         position = np.arange(length)

@@ -40,7 +40,8 @@ class ScanParameters:
 
 
 def _products_inside_chunks(s: Structure) -> bool:
-    return any(op.iterative and all(t.role == "activation" for t in op.tensors) for op in s.contractions)
+    own = ("activation", "weight")  # with weights: a recurrence whose outputs are mixed into the next token (sLSTM)
+    return any(op.iterative and all(t.role in own for t in op.tensors) for op in s.contractions)
 
 
 #: Kernels of a prefill in chunks, where each is launched: flash-linear-attention's delta rule (norms of queries and
@@ -52,11 +53,12 @@ def _features(s: Structure, plan: Plan) -> Mapping[str, Any]:
     op = next(op for op in s.contractions if op.iterative)
     new = op.steps() * np.asarray(op.size("m"), dtype=np.float64)
     corrected = any(op.name.endswith("_read") for op in s.contractions)
-    launches = np.where(new > 1, LAUNCHES_CORRECTED if corrected else LAUNCHES, 1)
+    prompt = 1 if any(t.role == "weight" for t in op.tensors) else LAUNCHES_CORRECTED if corrected else LAUNCHES
+    launches = np.where(new > 1, prompt, 1)
     return {"batch": op.size("b"), "chunks": op.steps(), "heads": op.size("h"), "launches": launches}
 
 
-#: Products inside chunks of tokens, and a state handed on between them.
+#: Products inside chunks of tokens (or of single tokens), and a state handed on between them.
 SCAN = Kind("state_scan", _products_inside_chunks, _features, refines=("vector", "gemm"), multiplies="cache")
 
 

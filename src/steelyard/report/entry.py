@@ -198,6 +198,8 @@ def _layer(layer: Any) -> str:
         words.append(f"latent attention: {a.heads} heads, rank {a.kv_rank} + {a.rope_dim} rotary")
     elif a is not None:
         kind = f", window {a.window}" if a.window else f", chunk {a.chunk}" if a.chunk else ""
+        if a.blocks:
+            kind += f", {a.blocks.picked} picked blocks of {a.blocks.size}"
         words.append(f"attention: {a.heads} heads, {a.kv_heads} KV heads of {a.head_dim}{kind}")
     if (mixer := layer.mixer) is not None:
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(mixer).__name__)

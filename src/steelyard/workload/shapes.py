@@ -13,7 +13,36 @@ if TYPE_CHECKING:
     from steelyard.workload.step import Step
     from steelyard.workload.tower import Tower
 
-__all__ = ["Attention", "Beside", "FeedForward", "Layer", "LayerInputs", "Mixer", "Shapes", "Source", "Streams"]
+__all__ = [
+    "Attention",
+    "Beside",
+    "BlockChoice",
+    "FeedForward",
+    "Layer",
+    "LayerInputs",
+    "Mixer",
+    "Shapes",
+    "Source",
+    "Streams",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockChoice:
+    """Attention to whole blocks of earlier tokens, picked for each query by the means of their keys (NSA, MoBA)."""
+
+    size: int
+    """Tokens of a block."""
+    picked: int
+    """Blocks a query attends to, its own (as far as it has come) among them."""
+    per_head: bool = False
+    """Every query head picks for itself; else those of one key-value head do together."""
+    pooled: bool = False
+    """A branch of its own attends to the means of keys and values of all blocks; else keys have means, to pick by."""
+    window: int = 0
+    """Tokens of a sliding branch beside the picked blocks; 0 = none."""
+    gates: int = 0
+    """Gates per query head, which weigh the branches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +100,8 @@ class Attention:
     """Width of what queries, keys and values are projected from; 0 = the hidden width."""
     query_experts: int = 0
     """Experts that make queries and outputs, ``heads / kv_heads`` of them for each token; 0 = none."""
+    blocks: BlockChoice | None = None
+    """Earlier tokens are attended to in blocks that each query picks."""
 
     @property
     def is_mla(self) -> bool:
@@ -99,7 +130,11 @@ class Attention:
             return self.head_dim + more
         if self.is_mla:
             return self.kv_rank + self.rope_dim + self.index_dim
-        return max(1, -(-self.kv_heads // shards)) * (self.head_dim + self.values) + self.index_dim
+        own = max(1, -(-self.kv_heads // shards)) * (self.head_dim + self.values)
+        if self.blocks:  # and the means of every block
+            means = own if self.blocks.pooled else own * self.head_dim // (self.head_dim + self.values)
+            own += -(-means // self.blocks.size)
+        return own + self.index_dim
 
 
 class Mixer(Protocol):

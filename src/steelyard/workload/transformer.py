@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import InputError
-from steelyard.workload.blocks.attention import attended, attention_ops, mla_ops
+from steelyard.workload.blocks.attention import attention_ops, mla_ops
 from steelyard.workload.blocks.beside import beside_ops
 from steelyard.workload.blocks.compressed import compressed_ops
+from steelyard.workload.blocks.core import attended
 from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
@@ -28,12 +29,24 @@ from steelyard.workload.blocks.norm import norm_op
 from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
-from steelyard.workload.shapes import Attention, Beside, FeedForward, Layer, LayerInputs, Mixer, Shapes, Source, Streams
+from steelyard.workload.shapes import (
+    Attention,
+    Beside,
+    BlockChoice,
+    FeedForward,
+    Layer,
+    LayerInputs,
+    Mixer,
+    Shapes,
+    Source,
+    Streams,
+)
 from steelyard.workload.step import Step
 
 __all__ = [
     "Attention",
     "Beside",
+    "BlockChoice",
     "FeedForward",
     "Layer",
     "LayerInputs",

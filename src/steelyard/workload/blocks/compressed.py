@@ -7,9 +7,9 @@ entries it picks, else all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from steelyard.workload.blocks.attention import core_ops, indexer_ops
+from steelyard.workload.blocks.attention import indexer_ops
+from steelyard.workload.blocks.core import core_ops
 from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Op, Size
 from steelyard.workload.shapes import Layer, Shapes
@@ -51,13 +51,13 @@ def _compressor(w: OpWriter, step: Step, name: str, width: int, every: int) -> I
     """Two projections of every token, weights of the positions inside an entry, and the weighed sum."""
     sizes: dict[str, Size] = {"w": width, "u": 2, "m": every}
     yield w.product(name, "t d, u d w -> t u w", sizes)
-    weighed = w.op(
+    yield w.op(
         f"{name}_sum",
         "t u w, m w -> t w",
         ("y", "positions", "entry"),
         ("activation", "weight", "activation"),
         apply="softmax",
         reduce="none",
+        domain={("t", "m"): step.tokens},
         more=sizes,
     )
-    yield replace(weighed, domain={("t", "m"): step.tokens})

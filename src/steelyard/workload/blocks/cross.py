@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from steelyard.workload.blocks.attention import core_ops
+from steelyard.workload.blocks.core import core_ops
 from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes

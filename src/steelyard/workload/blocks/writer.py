@@ -34,6 +34,7 @@ class OpWriter:
         fuse: str = "",
         bits: Mapping[str, float] | None = None,
         iterative: tuple[str, ...] = (),
+        domain: Mapping[tuple[str, ...], Size] | None = None,
         derived: Mapping[str, Parts] | None = None,
         more: Mapping[str, Size] | None = None,
     ) -> Op:
@@ -46,6 +47,7 @@ class OpWriter:
             roles=roles,
             map=apply,
             reduce=reduce,
+            domain=domain or {},
             derived=derived or {},
             iterative=iterative,
             count=self.count,

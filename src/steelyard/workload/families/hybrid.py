@@ -1,4 +1,4 @@
-"""State-space models and hybrids: Mamba 1 and 2, Jamba, Bamba, Granite 4, Nemotron-H, Falcon-H1, Zamba 2, LFM2.
+"""State-space models and hybrids: Mamba 1 and 2, Jamba, Bamba, Granite 4, Nemotron-H, Falcon-H1, LFM2, StripedHyena.
 
 Which layer is what comes from the config; each layer is attention, a state space, both, or neither.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from steelyard.workload.blocks.hyena import LongConvolution
 from steelyard.workload.blocks.mamba import Mamba, Mamba2
 from steelyard.workload.blocks.recurrent import ShortConvolution
 from steelyard.workload.families._base import Fields, decoder, mixed_layers
@@ -25,6 +26,7 @@ __all__ = [
     "mamba",
     "mamba2",
     "nemotron_h",
+    "stripedhyena",
 ]
 
 #: Widths of a state in the cache by the name engines and configs use.
@@ -279,3 +281,25 @@ def _lfm2(f: Fields, blocks: Sequence[FeedForward]) -> Transformer:
     layers = mixed_layers(kinds, attention, mixer, blocks)
     tied = f.flag("tie_word_embeddings", f.flag("tie_embedding", True))
     return decoder(f, layers, tied=tied)
+
+
+def stripedhyena(config: Mapping[str, Any]) -> Transformer:
+    """StripedHyena: long convolutions in the layers of ``hyena_layer_idxs``, grouped attention in the others."""
+    f = Fields(config)
+    hidden, depth = f.size("hidden_size"), f.depth("num_layers", "num_hidden_layers")
+    heads, groups = f.size("num_attention_heads"), f.size("proj_groups", default=1)
+    f.divides("num_attention_heads", heads, "proj_groups", groups)
+    keys = f.under({"num_attention_heads": heads, "num_key_value_heads": max(1, heads // groups)})
+    attention = keys.attention(qkv_bias=f.flag("qkv_proj_bias", True), out_bias=f.flag("mha_out_proj_bias", True))
+    shared = f.size("hyena_filter_groups", default=1)
+    f.divides("hidden_size", hidden, "hyena_filter_groups", shared)
+    taps, bias = f.size("short_filter_length", default=3), f.flag("short_filter_bias", True)
+    mixer = LongConvolution(hidden, f.size("state_size", default=2), shared, taps, bias)
+    places = f.whole_list("attn_layer_idxs") or []
+    kinds = ["full" if i in places else "linear" for i in range(depth)]
+    step = f.size("inner_size_multiple_of", default=64)
+    width = f.size("inner_mlp_size", default=-(-int(8 * hidden / 3) // step) * step)
+    mlp = FeedForward(width, activation=f.activation("mlp_activation", default="silu"))
+    tied, context = f.flag("tie_embeddings", f.flag("tie_word_embeddings", False)), f.optional("max_seqlen")
+    norm, layers = f.flag("final_norm", True), mixed_layers(kinds, attention, mixer, [mlp] * depth)
+    return decoder(f, layers, hidden=hidden, tied=tied, final_norm=norm, max_context=context)

@@ -1,4 +1,4 @@
-"""Linear attention and recurrent models: MiniMax-01, Kimi Linear, Ling 3, OLMo Hybrid, RecurrentGemma, xLSTM, RWKV."""
+"""Linear attention and recurrent models: MiniMax-01, Kimi Linear, Ling 3, OLMo Hybrid, RecurrentGemma, RWKV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from steelyard.workload.blocks.linear_attention import LinearAttention
 from steelyard.workload.blocks.recurrent import GatedRecurrence, Rwkv
 from steelyard.workload.families._base import Fields, decoder, mixed_layers
 from steelyard.workload.families.decoders import borrowed_indexers, latent_attention, routed_layers, without_indexer
+from steelyard.workload.families.xlstm import share
 from steelyard.workload.transformer import FeedForward, Layer, Streams, Transformer
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "rwkv",
     "rwkv6",
     "rwkv7",
-    "xlstm",
 ]
 
 
@@ -168,32 +168,6 @@ def recurrent_gemma(config: Mapping[str, Any]) -> Transformer:
     return decoder(f, mixed_layers(kinds, attention, mixer, [mlp] * depth), tied=f.flag("tie_word_embeddings", True))
 
 
-def xlstm(config: Mapping[str, Any]) -> Transformer:
-    """xLSTM 7B (arXiv:2503.13427): matrix memories with scalar gates per head, a gated MLP in each block."""
-    f = Fields(config)
-    hidden, heads = f.size("hidden_size", "embedding_dim"), f.size("num_heads")
-    keys, values = _share(f, "qk_dim_factor", 0.5) * hidden, _share(f, "v_dim_factor", 1.0) * hidden
-    mixer = LinearAttention(
-        heads,
-        max(1, round(keys) // heads),
-        max(1, round(values) // heads),
-        gates=2,
-        chunk=f.size("chunk_size", default=64),
-    )
-    step = f.size("ffn_round_up_to_multiple_of", default=64)
-    width = -(-int(_share(f, "ffn_proj_factor", 2.667) * hidden) // step) * step
-    layer = Layer(f.depth("num_hidden_layers", "num_blocks"), None, FeedForward(width), mixer=mixer)
-    return decoder(f, [layer], hidden=hidden, tied=f.flag("tie_word_embeddings", False))
-
-
-def _share(f: Fields, name: str, default: float) -> float:
-    value = f.config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 64:
-        f.problem(name, "expected a number above 0")
-        return default
-    return float(value)
-
-
 def rwkv(config: Mapping[str, Any]) -> Transformer:
     """RWKV-4 (arXiv:2305.13048): three numbers of state per channel, squared ReLU with a gate in the channel mixing."""
     f = Fields(config)
@@ -236,7 +210,7 @@ def rwkv7(config: Mapping[str, Any]) -> Transformer:
     f.divides("hidden_size", hidden, "head_dim", head)
     # six mixing vectors and one of the channel mixing; decay, rate and residual biases, three bonuses, a norm
     mixer = Rwkv(hidden, version=7, head_dim=head, ranks=ranks, mixes=7, vectors=8)
-    ratio = _share(f, "hidden_ratio", 4.0)
+    ratio = share(f, "hidden_ratio", 4.0)
     mlp = FeedForward(f.size("intermediate_size", default=int(ratio * hidden)), gated=False, activation="relu2")
     layer = Layer(f.depth(), None, mlp, norm_bias=True, mixer=mixer)
     tied = f.flag("tie_word_embeddings", False)
