@@ -97,7 +97,7 @@ def test_wrong_words_of_a_plan_file_are_named(tmp_path: Path, table: str, value:
     import tomli_w
 
     from steelyard.documents import read_document
-    from steelyard.simulation.replay import replay_plan
+    from steelyard.simulation.replay_plan import replay_plan
 
     path = tmp_path / "plan.toml"
     path.write_text(deployment_text(Deployment("llama-3.1-8b", (Pool("l40s"),)), traffic={"rate": "2/s"}))

@@ -58,7 +58,7 @@ def plans() -> list[bytes]:
 def plan(content: bytes, folder: Path) -> None:
     from steelyard.deployment.plan_file import read_deployment
     from steelyard.report import plan_replay
-    from steelyard.simulation.replay import replay_plan
+    from steelyard.simulation.replay_plan import replay_plan
 
     asked = read_deployment(files.written(folder, "plan.toml", content))
     found = replay_plan(asked)

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard import Scenario, estimate, explain, simulate, study
+from steelyard import Scenario, estimate, explain, plan, simulate, study
+from steelyard.cli.main import main
 from steelyard.cost.encode import tower_plan
 from steelyard.deployment.plan import Plan
+from steelyard.deployment.plan_file import read_deployment
 from steelyard.errors import InputError
+from steelyard.estimation.places import fit
 from steelyard.machine.catalogue import find_machine
+from steelyard.report.plan_files import plan_files
 from steelyard.report.text import report
 from steelyard.scenario.shown import numbers, parse_audio, parse_images
+from steelyard.simulation.replay_plan import replay_plan
 from steelyard.workload.catalogue import load_model
 
 QWEN = {
@@ -158,10 +163,11 @@ def test_kernels_of_the_tower_are_explained() -> None:
 
 
 def test_each_request_of_a_mixture_shows_one() -> None:
-    seen = Scenario.of(
-        "simulate", "gemma-3-4b", "h100_sxm", rate=1.0, images="0.2x512x512,0.3x720p,0.2x1024x1024,0.3x1080p,2x64x64"
-    ).seen
-    count = np.array(list(numbers(seen, 10_000, 3)))
+    images = "0.2x512x512,0.3x720p,0.2x1024x1024,0.3x1080p,2x64x64"
+    asked = Scenario.of("simulate", "gemma-3-4b", "h100_sxm", rate=1.0, requests=10_000, seed=3, images=images)
+    assert asked.trace is not None
+    count = np.array(list(numbers(asked.seen, asked.trace)))
+    assert asked.trace.isl[:9] == pytest.approx(1024 + 256 * count.sum(axis=0)[:9])
     assert np.all(count[:4].sum(axis=0) == 1) and np.all(count[4] == 2)
     assert count[:4].mean(axis=1) == pytest.approx([0.2, 0.3, 0.2, 0.3], abs=0.02)
 
@@ -229,6 +235,51 @@ def test_the_encoder_of_llamacpp_has_no_fused_attention() -> None:
     assert shown.memory.weights == pytest.approx(text.memory.weights + 2 * tower.parameters)
     fused = estimate("gemma-3-4b", "rtx_4090", images="896x896").encode["time_s"]
     assert shown.encode["time_s"] > 1.5 * fused
+
+
+def test_fit_holds_what_the_tower_needs() -> None:
+    """Many large images: their tokens, and the working set of the pass over them."""
+    on = "rtx_4060_ti_16gb:1"
+    few, many = (fit("qwen3-vl-4b", on, wish={"images": f"{n}x2048x2048"}) for n in (1, 12))
+    assert few.rows[0].estimate.scenario.seen_tokens == 4096 and few.rows[0].estimate.scenario.plan.weights == "bf16"
+    assert all(row.estimate.scenario.plan.weights != "bf16" for row in many)
+    with pytest.raises(InputError, match=r"images: \S+ has no tower for images"):
+        fit("llama-3.1-8b", on, wish={"images": "720p"})
+
+
+def test_a_log_of_requests_with_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its prompts are text; the images are said beside it."""
+    log = {"backend": "vllm", "model_id": "google/gemma-3-4b-it", "max_concurrency": 1, "request_rate": "inf"}
+    log |= {"input_lens": [200] * 3, "output_lens": [3] * 3, "ttfts": [0.1] * 3, "itls": [[0.01] * 2] * 3}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log | {"duration": 0.4, "completed": 3, "errors": [""] * 3}), encoding="utf-8")
+    assert main(["compare", str(path), "--on", "h100_sxm", "--images", "2x896x896", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["ttft_s"]["p50"]["simulated"]
+    one = estimate("gemma-3-4b", "h100_sxm", isl=200, osl=3, images="2x896x896")
+    assert shown == pytest.approx(one.ttft_single_s, rel=0.02)
+
+
+def test_a_plan_reads_images(tmp_path: Path) -> None:
+    """As the simulator does: longer prompts, the time of the tower, its launch flags, the same numbers again."""
+    words: dict[str, Any] = {"on": "h100_sxm", "rate": "4/s", "isl": 200, "osl": 20, "requests": 100, "ttft": "p95:3s"}
+    words |= {"max_gpus": 4, "mode": "aggregated"}
+    found = plan("gemma-3-4b", images="2x896x896", **words)
+    text = plan("gemma-3-4b", **words | {"isl": 200 + 512})
+    assert found.winner is not None and text.winner is not None
+    took = estimate("gemma-3-4b", "h100_sxm", isl=200, osl=20, images="2x896x896").encode["single_s"]
+    assert found.winner.percentiles["ttft_s"]["p50"] > text.winner.percentiles["ttft_s"]["p50"] + 0.7 * took
+    assert found.winner.max_rate_per_s < text.winner.max_rate_per_s
+    files = plan_files(found)
+    assert """--limit-mm-per-prompt '{"image":2}'""" in files["serve.sh"]
+    assert found.question.inputs["images"] == "2x896x896"
+    path = tmp_path / "plan.toml"
+    path.write_text(files["plan.toml"], encoding="utf-8")
+    again = replay_plan(read_deployment(path)).summary()["ttft_s"]
+    assert again["p95"] == pytest.approx(found.winner.percentiles["ttft_s"]["p95"])
+    mixed = plan("gemma-3-4b", images="0.5x896x896,0.5x448x448", **words)
+    assert mixed.winner is not None and mixed.winner.max_rate_per_s > found.winner.max_rate_per_s
+    with pytest.raises(InputError, match=r"images: .*has no tower for images"):
+        plan("llama-3.1-8b", images="720p", **words)
 
 
 def test_points_of_a_study_differ_in_images(tmp_path: Path) -> None:

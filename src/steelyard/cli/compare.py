@@ -14,7 +14,7 @@ from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem
 from steelyard.report.entry import Kind
-from steelyard.scenario.fields import field
+from steelyard.scenario.fields import GROUPS, field
 from steelyard.scenario.words import Problems, missing
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _Model = Annotated[
 ]
 #: The heading of the load in the help.
 _LOAD = field("simulate", "rate").topic
-Question: Any = options_of("simulate", DEPLOYED, required=False)
+Question: Any = options_of("simulate", (*DEPLOYED, *GROUPS["shown"]), required=False)
 
 
 @Parameter(name="*")

@@ -140,7 +140,7 @@ def _write(answer: Answer, written: Written) -> None:
 def _replay(path: str, written: Written) -> None:
     from steelyard.deployment.plan_file import read_deployment
     from steelyard.report import plan_replay as report
-    from steelyard.simulation.replay import replay_plan
+    from steelyard.simulation.replay_plan import replay_plan
     from steelyard.techniques._base import relabelled
 
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from steelyard.workload.reading import Reading, Seen, Shown
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Native, Sound, Tower
 
-__all__ = ["Encoder", "start_up_bytes", "tower_plan"]
+__all__ = ["Encoder", "Passes", "start_up_bytes", "tower_plan"]
 
 #: Side of an image in pixels that is larger than what any tower keeps; length of a sound where nothing limits it.
 SIDE, SOUND_S = 16_384, 30.0
@@ -40,6 +41,23 @@ def tower_plan(tower: Tower, plan: Plan, machine: Machine, *, fused: bool = True
 
 
 @dataclass(frozen=True, eq=False)
+class Passes:
+    """What the images and sounds of some requests take."""
+
+    time_s: Array
+    """``[n]`` of the kernels for each request; requests of a step share a pass."""
+    power_w: float
+    """Mean of one device meanwhile."""
+    launches_s: float
+    """The least that a step with some takes more: the host launches the kernels that read them."""
+
+    @property
+    def alone_s(self) -> Array:
+        """``[n]`` of requests that are read one after another."""
+        return np.where(self.time_s > 0, np.maximum(self.time_s, self.launches_s), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """What reads the images and sounds of requests, on the devices of one replica.
 
@@ -52,6 +70,7 @@ class Encoder:
     """Of the language model."""
     cluster: Cluster
     engine: Engine
+    _priced: dict[tuple[int, float], tuple[float, float]] = field(default_factory=dict)
 
     def _plan(self, seen: Seen) -> Plan:
         return tower_plan(seen.tower, self.plan, self.cluster.machine, fused=self.engine.fused_towers)
@@ -62,7 +81,7 @@ class Encoder:
         alone = replace(self.engine, graph=not launched, graph_tokens=np.inf, step_s=0.0, step_s_per_sequence=0.0)
         return Replica(Reading.of(seen), self._plan(seen), cluster, alone)
 
-    @property
+    @cached_property
     def launches_s(self) -> float:
         """Host time to launch the kernels of a pass of every tower: no step with images takes less."""
         least: dict[str, float] = {}
@@ -94,6 +113,19 @@ class Encoder:
         alone = len(self.seen) == 1
         parts = [self.figures(i, batch * round(s.shown.count), launched=alone) for i, s in enumerate(self.seen)]
         return parts[0] if alone else _together(parts, self.launches_s, static_power_w(self.cluster.machine))
+
+    def passes(self, shown: Iterable[Array]) -> Passes:
+        """What requests take that show so many of each size, ``[n]`` for one size after another."""
+        seconds, joules = np.zeros(()), np.zeros(())
+        for i, each in enumerate(shown):
+            counts, which = np.unique(each, return_inverse=True)
+            if new := [count for count in counts.tolist() if (i, count) not in self._priced]:
+                found = self.figures(i, np.array(new), launched=False)
+                times = zip(found.time_s.tolist(), found.energy_j.tolist(), strict=True)
+                self._priced.update(zip(((i, count) for count in new), times, strict=True))
+            known = np.array([self._priced[i, count] for count in counts.tolist()])[which.reshape(-1)]
+            seconds, joules = seconds + known[:, 0], joules + known[:, 1]
+        return Passes(seconds, float(joules.sum() / max(seconds.sum(), 1e-30)), self.launches_s)
 
     @property
     def remarks(self) -> list[str]:

@@ -26,6 +26,7 @@ from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 from steelyard.scenario.fields import GROUPS, fields_of
 from steelyard.scenario.scenario import Scenario, check_name, read_cluster, read_model
+from steelyard.scenario.shown import read_shown
 from steelyard.scenario.words import Problems, read_value
 from steelyard.workload.catalogue import Model, find_model, load_model, model_names
 
@@ -243,14 +244,15 @@ def wished(given: Wish | Mapping[str, Any] | None) -> Wish:
 def _with_room(model: Model, wish: Wish) -> Wish:
     """The wish with lengths the model has room for, where they were not given. Raises :class:`InputError`."""
     longest, causal = model.transformer.max_context, model.transformer.causal
+    shown = math.ceil(sum(s.tokens * s.shown.count for s in read_shown("estimate", wish.question, model)))
     prompts, answers = GROUPS["batch"][1:]
     known = fields_of("estimate")
     given = wish.question
     answer_ = given.get(answers) or min(known[answers].default, (longest or math.inf) // 4)
     answer_ = int(answer_) if causal else 0
-    room = longest - answer_ if longest else math.inf
+    room = max(1, longest - answer_ - shown) if longest else math.inf
     prompt = int(given.get(prompts) or min(known[prompts].default, room))
-    if longest and (most := max(wish.context, prompt + answer_)) > longest:
+    if longest and (most := max(wish.context, prompt + shown + answer_)) > longest:
         raise InputError(f"{most:,} tokens exceed the context of {model.name}, {longest:,}", field="context")
     return replace(wish, question={**given, prompts: prompt, answers: max(1, answer_)})
 

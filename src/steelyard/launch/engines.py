@@ -15,8 +15,9 @@ from steelyard.workload.catalogue import find_model
 
 __all__ = ["BOOTSTRAP_PORT", "LEADER", "MODEL", "NODE_RANK", "OPTIONS", "command", "options"]
 
-#: Set where it runs: what is loaded, which node of the replica this is, and the address of its first node.
-MODEL, NODE_RANK, LEADER = "MODEL", "NODE_RANK", "LEADER"
+#: Set where it runs: what is loaded (of llama.cpp the encoders of images and sound as well), which node of the replica
+#: this is, and the address of its first node.
+MODEL, TOWERS, NODE_RANK, LEADER = "MODEL", "MMPROJ", "NODE_RANK", "LEADER"
 #: Ports nodes of one replica find each other on, and prefill and decode replicas do.
 MASTER_PORT, RPC_PORT, INIT_PORT, BOOTSTRAP_PORT, NIXL_PORT = 29501, 13345, 20000, 8998, 5600
 #: The file of extra options of TensorRT-LLM, beside the script and in the container.
@@ -81,6 +82,7 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         "--watermark": c.watermark or None,
         "--speculative-config": _speculative(unit) if unit.pool.speculate else None,
         "--kv-transfer-config": transfer,
+        "--limit-mm-per-prompt": service.load.shown or None,
     }
     if unit.nodes > 1:
         flags |= {"--nnodes": unit.nodes, "--node-rank": Var(NODE_RANK)}
@@ -128,6 +130,7 @@ def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command
         "--max-total-tokens": (c.num_gpu_blocks_override or 0) * c.block_size or None,
         "--disable-radix-cache": not c.enable_prefix_caching,
         "--disable-overlap-schedule": not c.async_scheduling,
+        "--limit-mm-data-per-request": service.load.shown or None,
     }
     if unit.disaggregated:
         flags |= {"--disaggregation-mode": unit.pool.role, "--disaggregation-transfer-backend": "nixl"}
@@ -240,6 +243,7 @@ def _llamacpp(unit: Unit, service: Service, worker: bool, served: bool) -> Comma
     wanted, held = c.max_num_seqs * unit.longest_tokens, _cache_tokens(unit, service)
     flags = {
         "--model": _gguf(unit, service),
+        "--mmproj": Var(TOWERS, f"{service.slug}-mmproj.gguf") if service.load.shown else None,
         "--alias": service.served,
         **_LISTEN,
         "--parallel": c.max_num_seqs,

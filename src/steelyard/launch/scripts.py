@@ -185,6 +185,8 @@ def load_tests(service: Service) -> Iterator[tuple[str, str]]:
         f"Promised: {'; '.join(service.slos) or 'nothing'}.",
         "TARGET is the address of the service, MODEL the name or folder the tokenizer is read from.",
     ]
+    if service.load.shown:
+        head.insert(2, "It sends text of as many tokens as text and images have: without the work of reading images.")
     for name, flags, made in (
         ("check-vllm.sh", Flags.of("vllm_bench"), _vllm_bench(service)),
         ("check-aiperf.sh", Flags.of("aiperf"), _aiperf(service)),

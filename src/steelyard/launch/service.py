@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steelyard.deployment.deployment import Deployment, Pool
@@ -49,6 +49,7 @@ class Load:
         seed: of the arrivals.
         trace: a file the requests came from, when it can be sent again.
         concurrency: clients that wait for their answers; 0 = requests come at the rate.
+        shown: most images (``image``) and sounds (``audio``) of a request, whose tokens are part of its prompt.
     """
 
     rate_per_s: float
@@ -63,6 +64,7 @@ class Load:
     seed: int = 0
     trace: str = ""
     concurrency: int = 0
+    shown: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,10 @@ def question_lines(question: Question) -> list[str]:
     """The question in words: the traffic, the SLOs, the limits."""
     k = question
     load = f"{figure(k.rate_per_s)} requests/s" if k.concurrency is None else f"{k.concurrency:,} users"
+    shown = ", ".join(f"{s.shown.words} of {s.tokens:,}" for s in k.seen)
+    beside = f" (with {shown})" if shown else ""
     found = [
-        f"{load}, mean {k.prompt_tokens:,.0f} prompt + {k.output_tokens:,.0f} generated tokens",
+        f"{load}, mean {k.prompt_tokens:,.0f} prompt{beside} + {k.output_tokens:,.0f} generated tokens",
         "SLO: " + (", ".join(slo_text(t) for t in k.targets) or "none, " + _NO_SLO[k.concurrency is None]),
     ]
     words = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +14,13 @@ from steelyard.errors import InputError
 from steelyard.launch import Load, launch_files, service
 from steelyard.launch.documents import comment
 from steelyard.report.plan import chance_line, question_lines, replay_dict, to_dict
+from steelyard.scenario.fields import GROUPS
+from steelyard.scenario.shown import with_shown
 
 if TYPE_CHECKING:
     from steelyard.search.answer import Answer
     from steelyard.workload.catalogue import Model
+    from steelyard.workload.reading import Seen
 
 __all__ = ["load_of", "plan_files"]
 
@@ -39,7 +44,8 @@ def load_of(answer: Answer) -> Load:
         from steelyard.traffic.build import Traffic, traffic
 
         try:
-            trace = traffic(Traffic(**dict(k.traffic)))
+            words = {name: value for name, value in k.traffic.items() if name not in GROUPS["shown"]}
+            trace = with_shown(traffic(Traffic(**words)), k.seen, k.seed)
         except (InputError, TypeError):
             pass
         else:
@@ -58,7 +64,17 @@ def load_of(answer: Answer) -> Load:
         words=question_lines(k)[0],
         seed=k.seed,
         trace=str(k.traffic.get("trace", "")),
+        shown=_shown(k.seen),
     )
+
+
+def _shown(seen: Sequence[Seen]) -> dict[str, int]:
+    """Most images and sounds of a request."""
+    kinds = {"vision": "image", "audio": "audio"}
+    found: dict[str, float] = {}
+    for one in seen:
+        found[kinds[one.shown.kind]] = found.get(kinds[one.shown.kind], 0.0) + one.shown.count
+    return {kind: math.ceil(round(count, 9)) for kind, count in found.items()}
 
 
 def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:

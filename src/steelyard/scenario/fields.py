@@ -149,11 +149,11 @@ batch | whole | 1 | least=1 most=1e+09 column --batch --concurrency --max-concur
     flight at once || : a number, a list 1,2,4, a range 1-256*2 or 1-10+3
 isl | whole | 1024 | least=1 most=1e+08 column --isl --input-len | prompt tokens per request
 osl | whole | 256 | least=1 most=1e+08 column --osl --output-len | generated tokens per request
-images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; several sizes are
-    separated by commas
+images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; of a mixture the mean
+    of each: 0.2x512x512,0.8x720p
+estimate.images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; several sizes
+    are separated by commas
 audio | text | - | - | sounds of each request: 30s, 2x30s
-simulate.images | text | - | - | images of each request, HEIGHTxWIDTH in pixels: 2x1024x1024 (two), 1080p; of a mixture
-    the mean of each: 0.2x512x512,0.8x720p
 [Where it runs]
 replicas | whole | 1 | least=1 most=100000 column | copies of the whole deployment that --on describes
 disaggregate | text | - | column | pools for prompts (P), answers (D), encoders (E) or both (M): 1P:tp8,1D:tp8 or
@@ -411,8 +411,8 @@ _LOAD = (
 _SERVING = "engine offload host network policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
-    "model rate concurrency isl osl system trace arrivals peak ttft tpot e2e requests seed on objective budget "
-    "max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
+    f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
+    "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
     "usd_per_hour carbon skew generic remedies tell"
 )
 
@@ -436,11 +436,13 @@ USUAL = frozenset(_USUAL.split())
 #: Kinds of question of a study.
 KINDS = tuple(VERBS)
 
-#: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs, what the planner chooses.
+#: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs, what requests show beside
+#: text, what the planner chooses.
 GROUPS = {
     "batch": tuple(_BATCH.split()),
     "load": (*_LOAD.split(), "stop_after_s"),
     "slo": ("ttft", "tpot", "e2e"),
+    "shown": tuple(_SHOWN.split()),
     "chosen": tuple(f"batch {_FORMATS} replicas disaggregate transfer_overlap router flags stop_after_s".split())
     + STATIC_FLAGS,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,13 +118,13 @@ def _count(text: str | None, field: str, problems: list[Problem]) -> float:
     return count
 
 
-def numbers(seen: Sequence[Seen], requests: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How many of each size every request shows, ``[requests]`` for one size after another.
+def numbers(seen: Sequence[Seen], trace: Trace) -> Iterator[NDArray[np.float64]]:
+    """How many of each size every request of a trace shows, ``[n]`` for one size after another.
 
-    Means that are whole numbers are shown by every request. Of others each request draws, once for all sizes, so that
-    their sum differs by less than one: of ``0.3`` and ``0.7`` every request shows one of the two.
+    Means that are whole numbers are shown by every request. Of others each request has drawn, once for all sizes, so
+    that their sum differs by less than one: of ``0.3`` and ``0.7`` every request shows one of the two.
     """
-    draws = np.random.default_rng([seed, 1]).random(requests) + 1e-9
+    draws = (np.zeros(len(trace)) if trace.shown is None else trace.shown) + 1e-9
     end, before = 0.0, np.floor(draws)
     for one in seen:
         end += one.shown.count
@@ -136,8 +137,10 @@ def with_shown(trace: Trace, seen: Sequence[Seen], seed: int) -> Trace:
     """The trace with the tokens of what is shown in its prompts. A cached prefix holds none of them."""
     if not seen:
         return trace
+    if any(s.shown.count % 1 for s in seen):
+        trace = replace(trace, shown=np.random.default_rng([seed, 1]).random(len(trace)))
     tokens = np.zeros(len(trace), dtype=np.int64)
-    for one, count in zip(seen, numbers(seen, len(trace), seed), strict=True):
+    for one, count in zip(seen, numbers(seen, trace), strict=True):
         tokens += (one.tokens * count).astype(np.int64)
     words = ", ".join(f"{s.shown.words} ({s.tokens:,} tokens each)" for s in seen)
     note = f"beside {trace.isl.mean():,.0f} tokens of text on average each request shows {words}"

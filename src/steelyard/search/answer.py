@@ -16,6 +16,7 @@ from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 from steelyard.scenario.slo import Target
 from steelyard.units import Quantity
+from steelyard.workload.reading import Seen
 
 if TYPE_CHECKING:
     from steelyard.search.fleet import FleetAnswer
@@ -66,6 +67,7 @@ class Question:
         default_factory=dict
     )
     sure: float = 0.8
+    seen: Annotated[tuple[Seen, ...], "images and sounds of a request, whose tokens are part of its prompt"] = ()
 
     descriptions: Annotated[Mapping[str, Machine], "the machines by their names; the catalogue's where not given"] = (
         field(default_factory=dict)

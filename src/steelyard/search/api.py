@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from steelyard.deployment.engine import engines as known_engines
@@ -22,31 +20,28 @@ from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text
 from steelyard.machine.network import System
 from steelyard.provenance import Ledger
-from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.fields import GROUPS, PRICE, fields_of
 from steelyard.scenario.scenario import read_model
+from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_value, read_words
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.chance import read_chance
+from steelyard.search.sent import endless, traffic_of
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
-from steelyard.search.trial import LEAST_REQUESTS
-from steelyard.traffic.build import ISL, OSL, REQUESTS_PER_CLIENT, Traffic, traffic
+from steelyard.traffic.build import ISL, OSL, Traffic
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import parse_quantity
 from steelyard.workload.protocol import not_served
+from steelyard.workload.reading import loaded_for
 
 __all__ = ["Planning", "check_word", "plan", "plan_of", "read_question"]
 
 #: Formats that ``weights="any"`` and ``kv="any"`` mean beside the published and the 16-bit ones.
 ANY_WEIGHTS, ANY_KV = ("", "fp8", "nvfp4"), ("", "fp8")
-#: Requests of the played traffic: at least so many, and so many seconds for each token of an answer (a request of a
-#: service near its limits stays some 50 ms for each: five stays).
-REQUESTS, SECONDS_PER_TOKEN = 2000, 0.25
-#: Requests of the played traffic at most.
-MOST_REQUESTS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +92,16 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     problems.add(list(_of_users(w, objective, modes)) if closed else [])
     ways = problems.read(read_ways, w["speculate"], servers, objective) or ()
     model = None if w["model"] is None else problems.read(read_model, w["model"], w["generic"])
-    load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free or _endless(w["rate"]) else {})
-    sent = problems.read(_traffic, w["trace"], load, w["seed"], w["requests"])
+    load = {name: w[name] for name in _LOAD} | ({"rate": 1.0} if free or endless(w["rate"]) else {})
+    sent = problems.read(traffic_of, w["trace"], load, w["seed"], w["requests"])
     if model is not None and (why := not_served(model.transformer)):
         problems.add([Problem("model", why)])
+    seen = None if model is None else problems.read(read_shown, "plan", w, model)
     problems.done()
     assert model is not None and sent is not None and sure is not None
+    if seen:
+        model = replace(model, transformer=loaded_for(model.transformer, seen))
+        sent = with_shown(sent, seen, w["seed"])
 
     transformer = model.transformer
     poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
@@ -127,7 +126,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
-    inputs |= {name: w[name] for name in ("concurrency", "system") if w[name]}
+    inputs |= {name: w[name] for name in ("concurrency", "system", *GROUPS["shown"]) if w[name]}
     inputs |= {"techniques": [str(t) for t in w["techniques"]]} if w["techniques"] else {}
     question = Question(
         model=inputs["model"],
@@ -154,6 +153,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         carbon_g_per_kwh=w["carbon"],
         requests=len(sent),
         sure=sure,
+        seen=seen or (),
         inputs=inputs,
         descriptions=described,
     )
@@ -197,7 +197,7 @@ _LOAD = tuple(
 _INPUTS = tuple(
     n
     for n in fields_of("plan")
-    if n not in ("mix", "techniques", "speculate", "remedies", "tell", "concurrency", "system")
+    if n not in ("mix", "techniques", "speculate", "remedies", "tell", "concurrency", "system", *GROUPS["shown"])
 )
 
 
@@ -218,7 +218,7 @@ def _consistent(
             yield Problem(name, "needs an SLO to be planned for: ttft p99:1s, tpot p95:50ms or e2e p95:20s")
     if w["rate"] == "" and not w["trace"] and w["concurrency"] is None and not free:
         yield Problem("rate", "how many requests per second, such as 10/s, or a trace, or users at once (concurrency)")
-    if _endless(w["rate"]):
+    if endless(w["rate"]):
         yield Problem("rate", "a plan needs a finite rate such as 10/s; for so many users at once name a concurrency")
     if w["requests"] is not None and w["requests"] < 100:
         yield Problem("requests", f"percentiles need at least 100, got {w['requests']}")
@@ -445,45 +445,3 @@ def _formats(field: str, value: str | Sequence[str], every: Sequence[str], probl
         except InputError as error:
             problems.add([Problem(field, error.message)])
     return tuple(dict.fromkeys(found))
-
-
-def _traffic(trace: str | Path | Trace, asked: Mapping[str, Any], seed: int, requests: int | None) -> Trace:
-    """The traffic to play: a trace as it is, or arrivals drawn for long enough."""
-    if isinstance(trace, Trace):
-        found = trace
-        if asked["peak"] != "":
-            found = found.scaled(_factor(asked["peak"]))
-        if asked["rate"] != "":
-            found = found.scaled(traffic(Traffic(rate=asked["rate"], requests=2)).rate_per_s / found.rate_per_s)
-    else:
-        given = {k: v for k, v in asked.items() if v != ""}
-        number = requests
-        if number is None and asked["concurrency"] is not None:
-            number = min(max(LEAST_REQUESTS, REQUESTS_PER_CLIENT * asked["concurrency"]), MOST_REQUESTS)
-        if number is None and asked["rate"] != "" and not trace:
-            probe = traffic(Traffic(**{**given, "requests": 500, "seed": seed}))
-            number = int(min(max(REQUESTS, probe.rate_per_s * SECONDS_PER_TOKEN * probe.osl.mean()), MOST_REQUESTS))
-        if number is not None:
-            given["requests"] = min(number, MOST_REQUESTS)
-        found = traffic(Traffic(trace=trace, seed=seed, **given))
-    if not trace and asked["rate"] != "":  # the rate asked for, not that of the draw
-        wanted = _factor(asked["peak"]) * _rate(asked["rate"]) if asked["peak"] != "" else _rate(asked["rate"])
-        found = replace(found.scaled(wanted / found.rate_per_s), notes=found.notes)
-    return found
-
-
-def _rate(value: str | float) -> float:
-    from steelyard.traffic.arrivals import parse_rate
-
-    return parse_rate(value)
-
-
-def _endless(rate: str | float) -> bool:
-    """Whether a rate is ``inf``: all requests at once."""
-    with suppress(InputError):
-        return rate != "" and math.isinf(_rate(rate))
-    return False
-
-
-def _factor(value: str | float) -> float:
-    return parse_quantity(str(value).strip().removesuffix("x"), "1", "peak")

@@ -53,7 +53,7 @@ class Group:
         for replica in self.replicas:
             key = (*task.cache.key(replica), tuple(replica.budgets.tolist()))
             if key not in task.cache.prices:
-                task.cache.prices[key] = step_prices(replica, task.demand, classes)
+                task.cache.prices[key] = step_prices(replica, task.demand, classes, task.encode(replica))
             prices.append(with_hops(task.cache.prices[key], replica))
         return replace(self, prices=tuple(prices))
 

@@ -58,6 +58,8 @@ class StepPrices:
     static_w: float
     cap_w: float
     spread: float
+    encode: tuple[float, float] = (0.0, 0.0)
+    """Time and energy of the pass over the images of a prompt, before its first step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,10 @@ class Classes:
 
 
 def step_prices(
-    replica: ReplicaOption, demand: Demand, classes: dict[tuple[bool, ...], Classes] | None = None
+    replica: ReplicaOption,
+    demand: Demand,
+    classes: dict[tuple[bool, ...], Classes] | None = None,
+    encode: tuple[float, float] = (0.0, 0.0),
 ) -> StepPrices:
     """Price a replica, without the hops between its stages (:func:`with_hops`).
 
@@ -80,6 +85,7 @@ def step_prices(
         replica: what prices the steps, and its token budgets.
         demand: lengths at which sequence kernels are priced.
         classes: what earlier calls for the same model found out.
+        encode: of a mean request's images, see :class:`StepPrices`.
     """
     pricer, plan, engine = replica.pricer, replica.plan, replica.engine
     model = pricer.model
@@ -142,6 +148,7 @@ def step_prices(
         whole.static_w,
         whole.cap_w,
         float(spread),
+        encode,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steelyard.cost.encode import Encoder
 from steelyard.cost.interval import with_system
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.step_table import StepTable, build_step_table, staged
@@ -27,6 +28,8 @@ class ReplicaCache:
 
     prices: dict[Any, StepPrices] = field(default_factory=dict)
     """Of the screen."""
+    encoders: dict[Any, Encoder] = field(default_factory=dict)
+    """What reads the images of requests."""
     _spreads: dict[Any, float] = field(default_factory=dict)
     _bases: dict[Any, tuple[int, int, StepTable]] = field(default_factory=dict)
     _tables: dict[Any, StepTable] = field(default_factory=dict)

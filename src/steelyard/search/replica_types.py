@@ -139,7 +139,8 @@ def _capacities(task: PlanTask, replicas: Sequence[ReplicaOption], buckets: Buck
     share = np.asarray(np.bincount(which, buckets.share), dtype=np.float64)
     whole = replace(task.demand, prompt_tokens=np.maximum(lengths, 1.0), prompt_share=share)
     classes: dict[tuple[bool, ...], Classes] = {}
-    prices = [[step_prices(r, replace(whole, context_tokens=float(c)), classes) for c in contexts] for r in replicas]
+    at = [replace(whole, context_tokens=float(c)) for c in contexts]
+    prices = [[step_prices(r, one, classes, task.encode(r)) for one in at] for r in replicas]
     p, c, s, n = len(replicas), len(replicas[0].budgets), len(replicas[0].sequences), len(buckets)
     capacity, joules, late = np.zeros((n, p, c, s)), np.zeros((n, p, c, s)), np.zeros((n, p, c, s), dtype=bool)
     failures = []

@@ -225,6 +225,7 @@ class _Steps:
             np.stack([getattr(x, name) for x in prices]) for name in ("token", "decode_token", "prompt_token")
         )  # [p, 2, t]
         self.prompt = np.stack([x.prompt for x in prices])  # [p, 2, c, k]
+        self.encode = np.array([x.encode for x in prices])[:, :, None, None, None]  # [p, 2]
         self.rows = _refined(np.stack([x.rows for x in prices]), at)
         attention = _refined(np.stack([x.attention for x in prices]), at, logarithmic=True)
         self.decoding = _at(self.points, self.decode_token, at) + self.rows + attention
@@ -258,9 +259,10 @@ class _Steps:
         kernels = kernels * steps[:, None] + self.prompt[:, :, :, None, :]
         one = kernels[:, 0] / steps
         one = np.where((total > graphs) | (graphs < 0), np.maximum(one, launch), one)
-        service = steps * (one + overhead + per_row * (1.0 + beside))
+        service = steps * (one + overhead + per_row * (1.0 + beside)) + self.encode[:, 0]
         extra = np.where(shared, service - steps * self.decode_s[:, None, :, None], service)
         extra_j = np.where(shared, kernels[:, 1] - steps * self.decode_j[:, None, :, None], kernels[:, 1])
+        extra_j = extra_j + self.encode[:, 1]
         return service, np.maximum(extra, 0.0), np.maximum(extra_j, 0.0)
 
 

@@ -93,7 +93,7 @@ def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
 
     def simulated(count: int) -> Simulation | None:
         deployment = replace(base.deployment, pools=(replace(pool, replicas=count, speculate=way),))
-        options = Options("fcfs", question.seed, {}, Router(question.skew), log=0)
+        options = Options("fcfs", question.seed, {}, Router(question.skew), log=0, seen=question.seen)
         run = simulate_deployment(deployment, trace, options, model=task.model)
         done = run.records.completed
         met = all(v.met for v in judge(question.targets, _values(run)))

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import Encoder, Passes
 from steelyard.machine.catalogue import price_of
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
+from steelyard.scenario.shown import numbers
 from steelyard.search.answer import Question
 from steelyard.search.demand import Demand, demand_of
-from steelyard.search.options import Floats
+from steelyard.search.options import Floats, ReplicaOption
 from steelyard.search.replica_cache import ReplicaCache
 from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
@@ -43,6 +45,24 @@ class PlanTask:
     def asking(self, **changes: Any) -> PlanTask:
         """The same task with some fields of the question changed."""
         return replace(self, question=replace(self.question, **changes))
+
+    def passes(self, replica: ReplicaOption, trace: Trace) -> Passes | None:
+        """What reading the images and sounds of some requests takes on a replica; None: they show none."""
+        seen = self.question.seen
+        if not seen:
+            return None
+        key = self.cache.key(replica)
+        if key not in self.cache.encoders:
+            cluster = cluster_of(replica.cluster.machine, replica.plan.devices)
+            self.cache.encoders[key] = Encoder(seen, replace(replica.plan, pp=1), cluster, replica.engine)
+        return self.cache.encoders[key].passes(numbers(seen, trace))
+
+    def encode(self, replica: ReplicaOption) -> tuple[float, float]:
+        """Time (s) of a mean request's images, and energy of one device for them (J)."""
+        found = self.passes(replica, self.trace)
+        if found is None:
+            return 0.0, 0.0
+        return float(found.alone_s.mean()), float(found.time_s.mean()) * found.power_w
 
     def max_devices(self, machine: str) -> int | None:
         """Devices of a machine that the limits on devices and rent leave room for; None = any number."""

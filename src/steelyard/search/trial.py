@@ -163,6 +163,7 @@ def run_pools(
         ends.append(End(replace(r.cluster, count=pool.devices()), r.plan, kv))
         table = task.cache.table(pool, task.demand.longest_tokens).tables
         tables.append(table if factor == 1.0 else scaled(table, factor))
+    read = task.passes(pools[0].replica, trace)
     setup = setup_of_fleet(
         members,
         trace,
@@ -172,9 +173,12 @@ def run_pools(
         stop_after_s=stop_after_s,
         log=0,
         promises=misses or {},
+        read_w=0.0 if read is None else read.power_w,
+        read_s=0.0 if read is None else read.launches_s * factor,
     )
     rejected = np.asarray((trace.isl + trace.osl) > min(m.longest for m in members))
-    played = play(setup, tables, trace, "fcfs", router, 0, rejected, 0)
+    encode_s = None if read is None else read.time_s * factor
+    played = play(setup, tables, trace, "fcfs", router, 0, rejected, 0, encode_s=encode_s)
     return PoolsRun(pools, counts, members, trace, played)
 
 
@@ -332,7 +336,9 @@ class Player:
         if count >= pools[0].count:
             return trace, [pools[0].count]
         keep = np.arange(len(trace)) % engines[0] < count * pools[0].replica.ranks
-        return Trace(trace.arrived_at[keep], trace.isl[keep], trace.osl[keep], name=trace.name), [count]
+        shown = None if trace.shown is None else trace.shown[keep]
+        kept = Trace(trace.arrived_at[keep], trace.isl[keep], trace.osl[keep], shown=shown, name=trace.name)
+        return kept, [count]
 
     def _outcome(self, run: PoolsRun, rate_per_s: float, router: str) -> Outcome:
         done, given_up = run.completed, run.given_up

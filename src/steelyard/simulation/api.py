@@ -93,9 +93,6 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
     from steelyard.simulation.prepared import Options
 
     words = scenario.words
-    encode_s, encode_w, launches_s = words["encode_s"], 0.0, 0.0
-    if encode_s is None and scenario.seen:
-        encode_s, encode_w, launches_s = _encoding(scenario)
     return Options(
         words["policy"],
         words["seed"],
@@ -105,38 +102,8 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         words["generic"],
         words["stop_after_s"],
         transfer_overlap=words["transfer_overlap"],
-        encode_s=encode_s,
-        encode_w=encode_w,
-        launches_s=launches_s,
+        seen=scenario.seen,
+        encode_s=words["encode_s"],
         watch=watch,
         techniques=scenario.techniques,
     )
-
-
-def _encoding(scenario: Scenario) -> tuple[Any, float, float]:
-    """Time in s that what each request shows takes, the power of a device in it, and the least of a step with some.
-
-    In a pool E where there is one, which reads one request after another, launches included; else in the first pool
-    that computes prompts, where the requests of a step share a pass.
-    """
-    import numpy as np
-
-    from steelyard.cost.encode import Encoder
-    from steelyard.scenario.shown import numbers
-
-    assert scenario.deployment is not None and scenario.trace is not None
-    pools = scenario.deployment.pools
-    roles = [p.role for p in pools]
-    at = roles.index("encode") if "encode" in roles else min(roles.index(r) for r in ("both", "prefill") if r in roles)
-    encoder = Encoder(scenario.seen, pools[at].plan, scenario.clusters[at], scenario.engine)
-    apart, launches_s = "encode" in roles, encoder.launches_s
-    seconds, joules = np.zeros(len(scenario.trace)), np.zeros(len(scenario.trace))
-    for i, shown in enumerate(numbers(scenario.seen, len(scenario.trace), scenario.words["seed"])):
-        counts, which = np.unique(shown, return_inverse=True)
-        found = encoder.figures(i, counts, launched=False)
-        seconds += found.time_s[which.reshape(-1)]
-        joules += found.energy_j[which.reshape(-1)]
-    power = float(joules.sum() / max(seconds.sum(), 1e-30))
-    if apart:
-        return np.where(seconds > 0, np.maximum(seconds, launches_s), 0.0), power, 0.0
-    return seconds, power, launches_s

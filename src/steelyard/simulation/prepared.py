@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import Encoder
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
@@ -21,6 +22,7 @@ from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
 from steelyard.scenario.fields import SKEW
 from steelyard.scenario.scenario import Scenario, check
+from steelyard.scenario.shown import numbers
 from steelyard.simulation.arrays import ROUTERS, Member
 from steelyard.simulation.kernel.rules import joined_rules
 from steelyard.simulation.policies import Order, Policy, ordered
@@ -31,6 +33,7 @@ from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import format_quantity
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import beyond_context, ends_hard, not_served
+from steelyard.workload.reading import Seen
 
 __all__ = ["Options", "Prepared", "Served", "checked", "prepare", "too_long"]
 
@@ -54,6 +57,8 @@ class Options:
     stop_after_iterations: int | None = None
     log: int = 1 << 18
     transfer_overlap: float = 0.0
+    seen: tuple[Seen, ...] = ()
+    """Images and sounds of a request, whose tokens the trace has; without ``encode_s`` their time is priced."""
     encode_s: Any = None
     """Time for the images and sounds of a request, or of each, s: in a pool E where there is one, else in the step that
     begins its prompt."""
@@ -192,13 +197,15 @@ def prepare(
     if why := not_served(transformer):
         raise InputError(why, field="model")
     roles = {pool.role for pool in deployment.pools}
-    if "encode" in roles and options.encode_s is None:
+    if "encode" in roles and options.encode_s is None and not options.seen:
         words = "encoders need what they read (--images) or the time each request takes there (--encode)"
         raise InputError(words, field="encode_s")
     served = [
         _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, engine, mixed=len(roles) > 1)
         for k, pool in enumerate(deployment.pools)
     ]
+    if options.encode_s is None and options.seen:
+        options = _encoding(options, served, trace)
     computing = [s for s in served if s.pool.role != "encode"]
     if router == "prefix" and not any(s.config.enable_prefix_caching for s in computing):
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
@@ -226,6 +233,21 @@ def prepare(
         wires,
         _inputs(deployment, served, trace, options, order),
     )
+
+
+def _encoding(options: Options, served: Sequence[Served], trace: Trace) -> Options:
+    """The options with the time that what each request shows takes, the power in it, and the least of a step with some.
+
+    In a pool E where there is one, which reads one request after another, launches included; else in the first pool
+    that computes prompts, where the requests of a step share a pass.
+    """
+    roles = [s.pool.role for s in served]
+    at = roles.index("encode") if "encode" in roles else min(roles.index(r) for r in ("both", "prefill") if r in roles)
+    s = served[at].scenario
+    passes = Encoder(options.seen, s.plan, s.cluster, s.engine).passes(numbers(options.seen, trace))
+    if "encode" in roles:
+        return replace(options, encode_s=passes.alone_s, encode_w=passes.power_w)
+    return replace(options, encode_s=passes.time_s, encode_w=passes.power_w, launches_s=passes.launches_s)
 
 
 def _serve(

@@ -1,4 +1,4 @@
-"""A measured benchmark beside the simulation of the same load, and where the two part; a plan file played again.
+"""A measured benchmark beside the simulation of the same load, and where the two part.
 
 The log of a benchmark client gives lengths, arrivals and measured times. The same requests go through the simulator,
 and request by request the difference of the end-to-end times is taken apart: waiting in the queue, the first token
@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard.cost.moe import Router
-from steelyard.errors import InputError, suggest
-from steelyard.scenario.fields import fields_of
+from steelyard.errors import InputError
 from steelyard.simulation.metrics import describe
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
 from steelyard.traffic.trace import Floats, Trace
@@ -25,7 +23,6 @@ from steelyard.traffic.trace import Floats, Trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from steelyard.deployment.plan_file import PlanFile
     from steelyard.simulation.result import Simulation
 
 __all__ = [
@@ -39,7 +36,6 @@ __all__ = [
     "parts",
     "read_log",
     "replay",
-    "replay_plan",
     "said_by",
 ]
 
@@ -278,47 +274,6 @@ def replay(log: Log, run: Callable[[Trace], Simulation]) -> Replay:
     pieces = parts(log.recorded, simulation)
     where, words = parting(found, pieces, log, simulation)
     return Replay(log, simulation, found, pieces, where, words)
-
-
-def replay_plan(plan: PlanFile) -> Simulation:
-    """Play the deployment of a plan file with its traffic and seed: the same file gives the same numbers.
-
-    Raises:
-        InputError: the file has no traffic, or the traffic cannot be made.
-    """
-    from steelyard.simulation.prepared import Options
-    from steelyard.simulation.result import simulate_deployment
-    from steelyard.traffic.build import Traffic, traffic
-
-    if not plan.traffic:
-        raise InputError("the plan file has no traffic to replay", field="traffic")
-    trace = traffic(Traffic(**_traffic_of(plan.traffic)))
-    rate = plan.simulation.rate_per_s
-    if rate and np.isfinite(trace.rate_per_s) and rate != trace.rate_per_s:
-        trace = trace.scaled(rate / trace.rate_per_s)  # the planned rate, not that of the draw
-    options = Options("fcfs", int(plan.simulation.seed), {}, Router(plan.simulation.skew), log=0)
-    return simulate_deployment(plan.deployment, trace, options)
-
-
-def _traffic_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The words of the traffic, checked as the command line's are. Raises :class:`InputError` with every problem."""
-    from dataclasses import fields
-
-    from steelyard.scenario.words import Problems, read_value
-    from steelyard.traffic.build import Traffic
-
-    known, problems = fields_of("simulate"), Problems()
-    names = [f.name for f in fields(Traffic)]
-    found: dict[str, Any] = {}
-    for name, value in given.items():
-        with problems.collect():
-            if name not in names:
-                near = suggest(str(name), names, 1)
-                words = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
-                raise InputError(words, field=f"traffic.{name}")
-            found[name] = read_value(known[name], value, f"traffic.{name}")
-    problems.done()
-    return found
 
 
 def figures(log: Log, simulation: Simulation) -> tuple[Figure, ...]:

@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 #: Names of a request's two lengths, tokens of its prompt and of its output: in files, on the command line, in records.
 LENGTHS = ("isl", "osl")
 #: Columns with one entry per request.
-COLUMNS = ("arrived_at", *LENGTHS, "priority", "deadline_s", "session", "adapter", "delay_s")
+COLUMNS = ("arrived_at", *LENGTHS, "priority", "deadline_s", "session", "adapter", "delay_s", "shown")
 #: Longest prompt or output accepted, tokens: an order of magnitude above the longest context on the market.
 MAX_TOKENS = 100_000_000
 #: Latest arrival accepted, s: beyond it (300 years) the clock cannot tell steps apart.
@@ -53,6 +53,7 @@ class Trace:
         after: ``[total]`` predecessors, request after request; ``after_offsets`` ``[n + 1]``. A predecessor has a
             smaller index.
         delay_s: ``[n]`` s between what a request waits for and its arrival (think time, tools); None = 0.
+        shown: ``[n]`` draws from 0 to 1 that say what each request shows of a mixture of images; None = all the same.
         concurrency: requests in flight of a closed loop, 0 = open loop.
         branches: so many rows after each other answer one prompt; the later ones wait (``after``) for the first token
             of the first, not for its end.
@@ -78,6 +79,7 @@ class Trace:
     after: Integers | None = None
     after_offsets: Integers | None = None
     delay_s: Floats | None = None
+    shown: Floats | None = None
     concurrency: int = 0
     branches: int = 1
     name: str = "trace"
@@ -255,7 +257,7 @@ def _normalised(t: Trace) -> list[Problem]:
     if problems:
         return problems
     for name, array in arrays.items():
-        put(name, array if name in ("arrived_at", "deadline_s", "delay_s") else array.astype(np.int64))
+        put(name, array if name in ("arrived_at", "deadline_s", "delay_s", "shown") else array.astype(np.int64))
     if t.after is not None and t.after_offsets is not None:
         child = np.repeat(np.arange(n), np.diff(t.after_offsets))
         bad = child[(t.after < 0) | (t.after >= child)]
