@@ -7,7 +7,7 @@ another; the matrix memory (mLSTM) is linear attention with gates and runs in ch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard.workload.blocks.scan import scan_ops
 from steelyard.workload.blocks.writer import OpWriter
@@ -122,9 +122,8 @@ class ScalarMemory:
         yield w.product("gates", "t h c, h u c o -> t h u o")
         # one kernel: the weights of the mixing stay on chip, the tokens follow one another
         weighted, mixed = ("activation", "weight", "activation"), "b n h u o"
-        yield w.op(
-            "mix", f"b n h c, h c u o -> {mixed}", ("y", "w_mix", "mixed"), weighted, fuse="scan", iterative=("n",)
-        )
+        serial = replace(w, iterative=("n",))
+        yield serial.op("mix", f"b n h c, h c u o -> {mixed}", ("y", "w_mix", "mixed"), weighted, fuse="scan")
         bits, names = {"bias": 32.0}, ("mixed", "bias", "h")
         yield w.op("cell", f"{mixed}, h u o -> b n h o", names, weighted, apply="exp", fuse="scan", bits=bits)
         yield w.op(

@@ -55,14 +55,14 @@ def scan_ops(
         "z": value_dim,
         "u": inside,
     }
-    w = OpWriter(prefix, count, sizes)
+    w = OpWriter(prefix, count, sizes, iterative=("n",))
     width = {} if bits == 16 else {"state": bits}
 
     def contraction(
         name: str, einsum: str, operands: tuple[str, str, str], state: int, stored: dict[str, float] = width
     ) -> Op:
         roles = tuple("state" if i == state else "activation" for i in range(3))
-        return w.op(f"{label}_{name}", einsum, operands, roles, fuse=label, iterative=("n",), bits=stored)
+        return w.op(f"{label}_{name}", einsum, operands, roles, fuse=label, bits=stored)
 
     if chunk > 1:
         yield contraction("inside", "b h n m u, b h n j u -> b h n m j", ("kq", "kv", "inside"), -1, {})

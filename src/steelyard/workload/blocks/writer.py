@@ -21,6 +21,8 @@ class OpWriter:
     count: int
     sizes: Mapping[str, Size]
     block: str = "attention"
+    iterative: tuple[str, ...] = ()
+    """Ranks that run one after another, in every op."""
 
     def op(
         self,
@@ -33,7 +35,6 @@ class OpWriter:
         reduce: str = "add",
         fuse: str = "",
         bits: Mapping[str, float] | None = None,
-        iterative: tuple[str, ...] = (),
         domain: Mapping[tuple[str, ...], Size] | None = None,
         derived: Mapping[str, Parts] | None = None,
         more: Mapping[str, Size] | None = None,
@@ -49,7 +50,7 @@ class OpWriter:
             reduce=reduce,
             domain=domain or {},
             derived=derived or {},
-            iterative=iterative,
+            iterative=self.iterative,
             count=self.count,
             fuse=f"{self.prefix}.{fuse}" if fuse else "",
             bits=bits or {},
