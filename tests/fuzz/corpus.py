@@ -196,6 +196,36 @@ LOGS: dict[str, Any] = {
         "latencies": [0.14, 0.2],
     },
     "guidellm": {"benchmarks": [_RUN]},
+    "raw profile": {
+        "experiments": [
+            {
+                "experiment": {"mode": "concurrency", "value": 2},
+                "requests": [
+                    {
+                        "timestamp": 10**18 + i,
+                        "request_inputs": {"payload": '{"model": "m"}'},
+                        "response_timestamps": [10**18 + i + 10**8, 10**18 + i + 2 * 10**8],
+                        "response_outputs": [
+                            {"response": 'data: {"choices": [{"delta": {"content": "a"}}]}'},
+                            {"response": 'data: {"choices": [{"text": "b"}], "usage": {"prompt_tokens": 9}}'},
+                        ],
+                    }
+                    for i in (0, 10**9)
+                ],
+            }
+        ]
+    },
+    "llmperf": {
+        "results_end_to_end_latency_s_mean": 1.5,
+        "results_ttft_s_mean": 0.5,
+        "results_ttft_s_quantiles_p95": 0.9,
+        "results_number_input_tokens_mean": 500.0,
+        "results_number_output_tokens_mean": 50.5,
+        "results_num_completed_requests": 30,
+        "results_num_completed_requests_per_min": 60.0,
+        "num_concurrent_requests": 4,
+    },
+    "one batch": {"batch_size": 2, "input_len": 64, "output_len": 8, "prefill_latency": 0.1, "total_latency": 0.9},
     "plain": [{"time": 0.5, "isl": 10, "osl": 5}, {"time": 1, "isl": 20, "osl": 5}],
 }
 

@@ -13,6 +13,7 @@ from steelyard.cli import main as cli
 from steelyard.errors import InputError
 from steelyard.simulation.replay import is_log, read_log, said_by
 from steelyard.traffic import readers
+from steelyard.traffic.lengths import parse_lengths
 from steelyard.traffic.readers import read_recorded
 
 _PRINTED = """some lines of a client
@@ -131,9 +132,136 @@ def test_genai_perf(tmp_path: Path) -> None:
     assert log.recorded.summary["ttft_s"] == {"mean": 0.05, "p50": 0.045, "p99": 0.09}
     assert "closed loop of 4" in log.load
     assert log.duration_s == 50.0
-    raw = {"service_kind": "openai", "experiments": []}
-    with pytest.raises(InputError, match="profile_export_genai_perf"):
-        read_recorded(_file(tmp_path, "raw.json", raw))
+
+
+def _chunk(**choice: Any) -> dict[str, str]:
+    return {"response": "data: " + json.dumps({"choices": [choice]}) + "\n\n"}
+
+
+def _raw_request(sent_ms: int, usage: Any = None) -> dict[str, Any]:
+    """A role, three pieces of text 10 ms apart from 50 ms on, and the end mark."""
+    said = {"response": "data: " + json.dumps({"choices": [], "usage": usage})}
+    pieces = [_chunk(delta={"role": "assistant", "content": ""}), *[_chunk(delta={"content": "a"})] * 3, said]
+    at = [sent_ms + ms for ms in (30, 50, 60, 70, 71, 72)]
+    return {
+        "timestamp": sent_ms * 10**6,
+        "request_inputs": {"payload": json.dumps({"model": "llama-3.1-8b", "messages": []})},
+        "response_timestamps": [x * 10**6 for x in at],
+        "response_outputs": [*pieces, {"response": "data: [DONE]"}],
+    }
+
+
+def test_the_raw_profile_of_genai_perf(tmp_path: Path) -> None:
+    how = {"mode": "concurrency", "value": 1}
+    requests = [_raw_request(80 * i) for i in range(6)]
+    source = _file(tmp_path, "raw.json", {"experiments": [{"experiment": how, "requests": requests}]})
+    assert is_log(source)
+    with pytest.raises(InputError, match=r"isl: raw\.json has no prompt lengths; add --isl"):
+        read_log(source)
+    log = read_log(source, lengths={"isl": parse_lengths("512")})
+    found = log.recorded
+    assert (set(found.isl.tolist()), set(found.osl.tolist())) == ({512}, {3})
+    assert found.ttft_s is not None and found.ttft_s[0] == pytest.approx(0.05)  # not the role's piece
+    assert found.tpot_s is not None and found.tpot_s[0] == pytest.approx(0.01)
+    assert "in flight" in log.load and found.said["model"] == "llama-3.1-8b"
+    used = [_raw_request(80 * i, {"prompt_tokens": 700, "completion_tokens": 5}) for i in range(6)]
+    read = read_recorded(_file(tmp_path, "usage.json", {"experiments": [{"experiment": how, "requests": used}]}))
+    assert (int(read.isl[0]), int(read.osl[0])) == (700, 5)
+    with pytest.raises(InputError, match="lengths come from the trace"):
+        read_recorded(tmp_path / "usage.json", lengths={"isl": parse_lengths("512")})
+
+
+def _llmperf(**more: Any) -> dict[str, Any]:
+    answer = {"ttft_s": 0.1, "end_to_end_latency_s": 1.1, "inter_token_latency_s": 0.0108, "error_code": None}
+    return {**answer, "number_input_tokens": 500, "number_output_tokens": 101, **more}
+
+
+def test_llmperf(tmp_path: Path) -> None:
+    summary: dict[str, Any] = {"model": "llama-3.1-8b", "num_concurrent_requests": 4}
+    for name, value in (("ttft_s", 0.1), ("end_to_end_latency_s", 1.1), ("inter_token_latency_s", 0.0108)):
+        summary |= {f"results_{name}_mean": value, f"results_{name}_quantiles_p95": 2 * value}
+    summary |= {"results_number_input_tokens_mean": 500.0, "results_number_output_tokens_mean": 101.0}
+    summary["results_num_completed_requests"] = 40
+    summary["results_num_completed_requests_per_min"] = 80.0
+    log = read_log(_file(tmp_path, "run_summary.json", summary))
+    assert (len(log.trace), log.duration_s) == (40, pytest.approx(30.0))
+    assert "closed loop of 4" in log.load
+    assert log.recorded.summary["ttft_s"] == {"mean": 0.1, "p95": 0.2}
+    assert log.recorded.summary["tpot_s"] == {"mean": pytest.approx(0.01)}  # LLMPerf's own counts the first token
+    requests = [_llmperf(), _llmperf(error_code=429), _llmperf(number_input_tokens=600)]
+    single = read_log(_file(tmp_path, "run_individual_responses.json", requests))
+    assert single.recorded.isl.tolist() == [500, 600] and "closed loop of 4" in single.load  # its summary says so
+    assert single.recorded.tpot_s is not None and single.recorded.tpot_s[0] == pytest.approx(0.01)
+    assert "1 failed" in single.recorded.rejected[0]
+    with pytest.raises(InputError, match="no arrival times; give --rate or --concurrency"):
+        read_log(_file(tmp_path, "alone.json", requests))
+
+
+def test_vllm_bench_throughput(tmp_path: Path) -> None:
+    result = {"elapsed_time": 20.0, "num_requests": 100, "total_num_tokens": 60000, "requests_per_second": 5.0}
+    source = _file(tmp_path, "throughput.json", result)
+    assert is_log(source)
+    with pytest.raises(InputError, match=r"isl: .* add --isl TOKENS \(or the other alone: each request has 600"):
+        read_log(source)
+    log = read_log(source, lengths={"osl": parse_lengths("100")})
+    assert (len(log.trace), int(log.trace.isl[0]), int(log.trace.osl[0])) == (100, 500, 100)
+    assert set(log.trace.arrived_at.tolist()) == {0.0} and log.duration_s == 20.0
+    printed = (
+        "Throughput: 5.00 requests/s, 3000.00 total tokens/s, 500.00 output tokens/s\n"
+        "Total num prompt tokens:  50000\nTotal num output tokens:  10000\n"
+    )
+    long = "INFO a line of the engine\n" * 6000
+    log = read_log(_file(tmp_path, "out.txt", long + printed))  # below what a reader looks at first
+    assert (len(log.trace), int(log.trace.isl[0]), int(log.trace.osl[0]), log.duration_s) == (100, 500, 100, 20.0)
+    assert said_by(log, {"model": "", "engine": ""})[1]["engine"] == "vllm"
+    with pytest.raises(InputError, match="how many requests were sent; keep the line of the command"):
+        read_log(_file(tmp_path, "bare.txt", "Throughput: 5.00 requests/s, 3000.00 tokens/s\n"))
+
+
+def test_one_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"avg_latency": 0.8, "latencies": [0.8, 0.8], "percentiles": {"10": 0.79, "50": 0.8, "99": 0.82}}
+    source = _file(tmp_path, "latency.json", result)
+    lengths = {"isl": parse_lengths("32"), "osl": parse_lengths("128")}
+    with pytest.raises(InputError, match="how many requests its batch had; give --batch"):
+        read_log(source, lengths=lengths)
+    log = read_log(source, concurrency=8, lengths=lengths)
+    assert (len(log.trace), log.load, log.duration_s) == (8, "all at once", 0.8)
+    assert log.recorded.summary["e2e_s"]["p50"] == 0.8
+    command = "$ vllm bench latency --model llama-3.1-8b --input-len 32 --output-len 128 --batch-size 8\n"
+    printed = command + "Avg latency: 0.8 seconds\n50% percentile latency: 0.79 seconds\n"
+    source = _file(tmp_path, "latency.txt", printed)
+    assert cli.main(["compare", source, "--on", "h100_sxm", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["requests"], data["engine"], data["e2e_s"]["p50"]["measured"]) == (8, "vllm", 0.79)
+    assert 0.5 < data["e2e_s"]["mean"]["simulated"] < 1.2
+    batch = {
+        "batch_size": 4,
+        "input_len": 128,
+        "output_len": 8,
+        "prefill_latency": 0.02,
+        "median_decode_latency": 0.007,
+    }
+    lines = "".join(json.dumps({**batch, "batch_size": n, "total_latency": 0.07}) + "\n" for n in (1, 4))
+    log = read_log(_file(tmp_path, "one_batch.jsonl", lines))
+    assert (len(log.trace), log.recorded.said["engine"]) == (4, "sglang")
+    assert log.recorded.summary["tpot_s"] == {"mean": 0.007}
+
+
+def test_an_offline_table_of_sglang(tmp_path: Path) -> None:
+    table = _PRINTED.replace("Serving", "Offline Throughput").split("----")[0]
+    log = read_log(_file(tmp_path, "offline.txt", table))
+    assert (log.load, log.duration_s, log.recorded.said["engine"]) == ("all at once, as the log says", 300.0, "sglang")
+
+
+def test_a_rate_stretches_the_arrivals(tmp_path: Path) -> None:
+    log = read_log(_file(tmp_path, "out.txt", _PRINTED))
+    assert log.trace.arrived_at[-1] == pytest.approx(1200 / 4)  # exactly what the client was asked for
+    requests = [_raw_request(ms) for ms in (0, 100, 500)]
+    how = {"mode": "request_rate", "value": 3}
+    source = _file(tmp_path, "raw.json", {"experiments": [{"experiment": how, "requests": requests}]})
+    prompts = {"isl": parse_lengths("512")}
+    assert read_log(source, lengths=prompts).trace.arrived_at.tolist() == pytest.approx([0, 0.1, 0.5])
+    assert read_log(source, rate="3/s", lengths=prompts).trace.arrived_at.tolist() == pytest.approx([0, 0.2, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ _Model = Annotated[
         name="--model",
         group=group(FIRST),
         show_default=False,
-        help="model of the benchmark, where its log does not say (logs of vllm bench serve, SGLang, genai-perf, "
-        "aiperf, guidellm, or records of requests)",
+        help="model of the benchmark, where its log does not say (logs of vllm bench, SGLang, genai-perf, aiperf, "
+        "guidellm, LLMPerf, or records of requests)",
     ),
 ]
 #: The heading of the load in the help.
@@ -49,7 +49,16 @@ class Load:
     """The load of a benchmark, where its log does not say."""
 
     rate: Annotated[str, option("its load, when the log does not say: 4/s", topic=_LOAD)] = ""
-    concurrency: Annotated[int | None, option("its load: so many requests in flight", topic=_LOAD)] = None
+    concurrency: Annotated[
+        int | None,
+        option(
+            "its load: so many requests in flight, or in its one batch",
+            *("--concurrency", "--users", "--max-concurrency", "--batch", "--batch-size"),
+            topic=_LOAD,
+        ),
+    ] = None
+    isl: Annotated[str, option("tokens of its prompts, when the log does not say", topic=_LOAD)] = ""
+    osl: Annotated[str, option("tokens of its answers, when the log does not say", topic=_LOAD)] = ""
     seed: Annotated[int, Parameter(help=field("simulate", "seed").doc, group=group(_LOAD))] = 0
 
 
@@ -123,6 +132,8 @@ def _replay(run: str, second: str, model: str, question: Any, load: Load, output
     from steelyard.report import replay as report
     from steelyard.simulation.api import read_simulation, run_scenario
     from steelyard.simulation.replay import read_log, replay, said_by
+    from steelyard.traffic.lengths import parse_lengths
+    from steelyard.traffic.trace import LENGTHS
 
     words = {**words_of_options("simulate", question, problems), "model": model, "seed": load.seed}
 
@@ -130,7 +141,10 @@ def _replay(run: str, second: str, model: str, question: Any, load: Load, output
         return run_scenario(read_simulation({**words, "trace": trace}))
 
     with status(output.quiet, "reading the log") as say:
-        log = problems.read(partial(read_log, run, rate=load.rate, concurrency=load.concurrency, seed=load.seed))
+        given = {k: problems.read(parse_lengths, getattr(load, k), k) for k in LENGTHS if getattr(load, k)}
+        lengths = {k: v for k, v in given.items() if v is not None}
+        read = partial(read_log, run, rate=load.rate, concurrency=load.concurrency, seed=load.seed, lengths=lengths)
+        log = problems.read(read)
         if log is not None:
             log, words = said_by(log, words)
         if not model and not question.on:

@@ -17,6 +17,8 @@ import numpy as np
 from steelyard._display import Result
 from steelyard.errors import InputError
 from steelyard.simulation.metrics import describe
+from steelyard.traffic.arrivals import MAX_REQUESTS
+from steelyard.traffic.offline import ONE_BATCH
 from steelyard.traffic.readers import READERS, Recorded, find_file, read_recorded
 from steelyard.traffic.trace import Floats, Trace
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from steelyard.simulation.result import Simulation
+    from steelyard.traffic.lengths import Lengths
 
 __all__ = [
     "METRICS",
@@ -128,37 +131,59 @@ def is_log(source: str) -> bool:
         head = _head(find_file(source)[0])
     except InputError:
         return False
-    return any(
-        READERS.get(n).recognises(head) for n in ("vllm", "bench_text", "genai_perf", "aiperf", "guidellm", "steelyard")
-    )
+    return any(READERS.get(n).recognises(head) for n in _LOGS)
 
 
-def read_log(source: str, *, rate: str = "", concurrency: int | None = None, seed: int = 0) -> Log:
+def read_log(
+    source: str,
+    *,
+    rate: str = "",
+    concurrency: int | None = None,
+    seed: int = 0,
+    lengths: Mapping[str, Lengths] | None = None,
+) -> Log:
     """The log of a benchmark and its load.
 
     Args:
-        source: file of vllm bench serve, aiperf or guidellm, or records with measured times; ``FILE#2`` is a second
+        source: file of a benchmark's client (:data:`_LOGS`), or records with measured times; ``FILE#2`` is a second
             benchmark in it.
         rate, concurrency: how the requests were sent, where the log does not say or is not to be believed.
-        seed: of arrivals drawn at a rate.
+        seed: of arrivals and lengths that are drawn.
+        lengths: ``isl``, ``osl``, of a log that does not hold them.
 
     Raises:
-        InputError: no such file, no measured times, or nothing says how the requests were sent.
+        InputError: no such file, no measured times or rate, or nothing says how the requests were sent.
     """
-    found = read_recorded(source)
-    if all(getattr(found, m) is None for m in METRICS) and not found.summary:
+    found = read_recorded(source, lengths=lengths, seed=seed)
+    if all(getattr(found, m) is None for m in METRICS) and not found.summary and not found.said.get("duration"):
         words = f"{found.name} has no measured times (TTFT, TPOT or end to end) to compare with"
         raise InputError(f"{words}; `steelyard simulate --trace` plays it", field="run")
     if rate and concurrency is not None:
         raise InputError("choose one of --rate and --concurrency", field="concurrency")
     if concurrency is not None and concurrency < 1:
         raise InputError(f"expected at least 1, got {concurrency}", field="concurrency")
+    if ONE_BATCH in found.said:
+        found = _batch(found, concurrency)
     if found.arrived_at is not None:
         found = found.rows(np.argsort(found.arrived_at, kind="stable"))
     trace, load = _load(found, rate, concurrency, seed, found.said.get("request_rate"))
     return Log(found, trace, load, _duration(found, found.said.get("duration")))
 
 
+def _batch(found: Recorded, size: int | None) -> Recorded:
+    """The requests of one batch, all of them. Raises :class:`InputError` where nothing says how many."""
+    n = size or found.said[ONE_BATCH]
+    if not n:
+        words = f"{found.name} does not say how many requests its batch had; give --batch"
+        raise InputError(words, field="concurrency")
+    if n > MAX_REQUESTS:
+        raise InputError(f"expected at most {MAX_REQUESTS:,}, got {n:,}", field="concurrency")
+    return replace(found.rows(np.zeros(n, dtype=np.int64)), notes=(f"one batch of {n:,}",))
+
+
+#: Readers of logs of benchmarks; of these, those whose concurrency is the number of clients and no upper limit.
+_LOGS = ("vllm", "bench_text", "genai_perf", "raw_profile", "aiperf", "guidellm", "llmperf", "offline", "steelyard")
+_CLIENTS = ("raw_profile", "llmperf")
 #: Clients that send everything at once unless they are told a rate (``--request-rate inf`` is their default).
 _ALL_AT_ONCE = ("vllm", "bench_text")
 #: Engines by how the names that logs give a backend begin.
@@ -188,11 +213,11 @@ def said_by(log: Log, words: Mapping[str, Any]) -> tuple[Log, dict[str, Any]]:
 def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: Any) -> tuple[Trace, str]:
     n = len(log)
     at_once = np.zeros(n)
-    if rate.strip().lower() == "inf":
+    if rate.strip().lower() == "inf" or (ONE_BATCH in log.said and not rate):
         return log.sent_at(at_once), "all at once"
     if rate:
-        return _drawn(log, rate, seed)
-    limit = concurrency or _in_flight(log)
+        return _paced(log, rate, seed)
+    limit = concurrency or (log.concurrency if log.reader in _CLIENTS else 0) or _in_flight(log)
     if limit:
         given = "" if concurrency else ", as the log shows"
         return log.sent_at(at_once).closed_loop(limit), f"closed loop of {limit:,} requests in flight{given}"
@@ -205,7 +230,7 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
     if logged == float("inf"):
         return log.sent_at(at_once), "all at once, as the log says"
     if isinstance(logged, int | float) and logged > 0:
-        trace, words = _drawn(log, f"{logged}/s", seed)
+        trace, words = _paced(log, f"{logged}/s", seed)
         return trace, f"{words}: the log has a rate and no arrivals"
     if log.reader == "genai_perf" and (most := _mean_in_flight(log)):
         limit = max(1, round(most))
@@ -213,7 +238,7 @@ def _load(log: Recorded, rate: str, concurrency: int | None, seed: int, logged: 
     if log.reader in _ALL_AT_ONCE:
         held, most = n / (_duration(log, log.said.get("duration")) or np.inf), _mean_in_flight(log)
         if most is not None and most < _FEW * n:
-            trace, words = _drawn(log, f"{held}/s", seed)
+            trace, words = _paced(log, f"{held}/s", seed)
             return trace, f"{words}: the log names no rate, and {most:.2g} requests were in flight on average"
         return log.sent_at(at_once), "all at once, as these clients send where the log names no rate"
     return log.trace(), ""  # raises: says what to give
@@ -232,11 +257,19 @@ def _mean_in_flight(log: Recorded) -> float | None:
     return len(log) * e2e / duration if duration and np.isfinite(e2e) else None
 
 
-def _drawn(log: Recorded, rate: str, seed: int) -> tuple[Trace, str]:
+def _paced(log: Recorded, rate: str, seed: int) -> tuple[Trace, str]:
+    """The requests at a rate: the arrivals of the log, or drawn ones, stretched to end after exactly ``n / rate``.
+
+    Clients stretch what they draw in the same way (vLLM's since 2025).
+    """
     from steelyard.traffic.arrivals import parse_arrivals, parse_rate
 
-    arrivals = parse_arrivals("", parse_rate(rate), None)
-    return log.sent_at(arrivals.draw(len(log), np.random.default_rng(seed))), f"{arrivals}, drawn"
+    n, per_s = len(log), parse_rate(rate)
+    arrivals = parse_arrivals("", per_s, None)
+    at, words = arrivals.draw(n, np.random.default_rng(seed)), f"{arrivals}, drawn"
+    if log.arrived_at is not None and np.ptp(log.arrived_at) > 0:
+        at, words = log.arrived_at - log.arrived_at.min(), f"the arrivals of the log stretched to {per_s:g}/s"
+    return log.sent_at(at * (n / per_s / float(at[-1])) if at[-1] > 0 else at), words
 
 
 def _in_flight(log: Recorded) -> int:
@@ -364,7 +397,7 @@ def parting(
 ) -> tuple[str, str]:
     """Where measurement and simulation part: a key and one or two sentences with the numbers."""
     known = {(f.metric, f.statistic): f for f in found if f.error_frac is not None}
-    means = [f for f in known.values() if f.statistic in ("mean", "p50", "p90", "p95")]
+    means = [f for f in known.values() if f.statistic in ("mean", "p50", "p90", "p95")] or list(known.values())
     if not means:
         return "unknown", "Nothing is both measured and simulated."
     worst = max(means, key=lambda f: abs(f.error_frac or 0.0))

@@ -158,7 +158,6 @@ def _consistent(a: Traffic, said: _Said, problems: list[Problem]) -> None:
         "conversations are drawn; leave --trace or --workflow out",
     )
     for name in LENGTHS:
-        refuse(name, getattr(a, name) != "" and bool(a.trace), "lengths come from the trace; leave one of the two out")
         refuse(
             name,
             getattr(a, name) != "" and bool(a.workflow),
@@ -208,7 +207,8 @@ def _closed(made: Trace, a: Traffic, said: _Said) -> Trace:
 
 
 def _file(a: Traffic, said: _Said, rng: np.random.Generator) -> Trace:
-    found = read_recorded(a.trace)
+    given = {name: getattr(said, name) for name in LENGTHS if getattr(a, name) != ""}
+    found = read_recorded(a.trace, lengths=given, seed=a.seed)
     if a.rate == "" and a.concurrency is None:
         made = found.trace()
         if math.isfinite(said.start_s) or math.isfinite(said.duration_s):

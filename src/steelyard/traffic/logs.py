@@ -41,7 +41,7 @@ from steelyard.traffic.readers import (
 from steelyard.traffic.summaries import equal_requests, statistics_of
 from steelyard.traffic.trace import MAX_TOKENS, Floats
 
-__all__ = ["aiperf", "guidellm", "vllm"]
+__all__ = ["Rows", "aiperf", "guidellm", "one_of", "vllm"]
 
 
 def _results(text: str, name: str) -> list[Any]:
@@ -57,7 +57,7 @@ def _results(text: str, name: str) -> list[Any]:
     return found
 
 
-def _one_of(path: Path, select: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def one_of(path: Path, select: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The result in a file, or one of several that were appended to it, the last unless another is named; with a note
     that says so."""
     text = json_text(path)
@@ -71,7 +71,7 @@ def _one_of(path: Path, select: str) -> tuple[Mapping[str, Any], tuple[str, ...]
     return found[number - 1], (others,) if not select and len(found) > 1 else ()
 
 
-class _Rows:
+class Rows:
     """Collects requests one by one, with every problem and every failed request."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class VllmBench:
 
     def read(self, path: Path, select: str) -> Recorded:
         """The requests with TTFT, TPOT and end-to-end times."""
-        data, which = _one_of(path, select)
+        data, which = one_of(path, select)
         found = self._requests(path, data)
         return replace(found, notes=(*which, *found.notes))
 
@@ -159,7 +159,7 @@ class VllmBench:
             values = lists[name]
             return real_number(values[i]) if values else np.nan
 
-        rows = _Rows()
+        rows = Rows()
         for i in range(n):
             if data["output_lens"][i] == 0:
                 rows.failed += 1
@@ -195,7 +195,7 @@ class AiPerf:
         """The requests of the profiling phase."""
         if select:
             raise InputError(f"{path.name} holds one benchmark; {select!r} is not in it", field="trace")
-        rows = _Rows()
+        rows = Rows()
         with open_lines(path, MAX_JSON_LINES, MAX_BYTES, "trace", errors="replace") as stream:
             for line, text in enumerate(stream, 1):
                 if not text.strip():
@@ -268,7 +268,7 @@ class GuideLLM:
         requests = run.get("requests") if isinstance(run, Mapping) else None
         if not isinstance(requests, Mapping) or not isinstance(requests.get("successful"), list):
             raise InputError(f"{path.name}: the benchmark has no requests.successful", field="trace")
-        rows = _Rows()
+        rows = Rows()
         for k in ("errored", "incomplete"):
             others = requests.get(k) or []
             if not isinstance(others, list):

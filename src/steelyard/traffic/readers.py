@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from steelyard.documents import is_file, no_file, open_file, read_text, refuse_b
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.registry import Registry
 from steelyard.traffic.trace import LENGTHS, MAX_TOKENS, Floats, Integers, Trace, gather
+
+if TYPE_CHECKING:
+    from steelyard.traffic.lengths import Lengths
 
 __all__ = [
     "MAX_BAD",
@@ -100,6 +103,8 @@ class Head:
     """The first characters; empty for parquet."""
     columns: tuple[str, ...] = ()
     """Columns of a CSV or parquet file, else the keys of the first JSON object."""
+    tail: str = ""
+    """The last characters of a longer text: what a benchmark prints stands below the lines of its engine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +124,8 @@ class Recorded:
         rejected: failed requests that were dropped, one line each or counted.
         summary: measured statistics, ``time -> mean, p50 ... -> s``, of a log without an entry per request.
         said: what the log says of the run: ``engine``, ``model``, ``request_rate``, ``duration``.
+        lacking: lengths that are not in the file, whose columns are 0; only a reader returns such.
+        tokens_each: where they lack, tokens of a prompt and its answer together, 0 = not known.
     """
 
     isl: Integers
@@ -141,6 +148,8 @@ class Recorded:
     notes: tuple[str, ...] = field(default=())
     summary: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     said: Mapping[str, Any] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
+    tokens_each: float = 0.0
 
     def __len__(self) -> int:
         return len(self.isl)
@@ -222,15 +231,20 @@ def read_trace(source: str | Path, reader: str = "") -> Trace:
     return read_recorded(source, reader).trace()
 
 
-def read_recorded(source: str | Path, reader: str = "") -> Recorded:
+def read_recorded(
+    source: str | Path, reader: str = "", lengths: Mapping[str, Lengths] | None = None, seed: int = 0
+) -> Recorded:
     """Everything a trace file or a benchmark's log holds.
 
     Args:
         source: as for :func:`read_trace`.
         reader: name of the format; empty = recognised.
+        lengths: ``isl``, ``osl`` of a log that does not hold them.
+        seed: of lengths that are drawn.
 
     Raises:
-        InputError: no such file, an unknown format, bad rows (all of them), no rows.
+        InputError: no such file, an unknown format, bad rows (all of them), no rows; lengths that are neither in the
+            file nor given, or both.
     """
     path, select, name = find_file(str(source))
     if not reader:
@@ -248,7 +262,34 @@ def read_recorded(source: str | Path, reader: str = "") -> Recorded:
     if not len(found):
         dropped = f" (all {len(found.rejected)} were dropped: {found.rejected[0]})" if found.rejected else ""
         raise InputError(f"{path.name} has no requests{dropped}", field="trace")
-    return replace(found, name=name, reader=reader)
+    return _completed(replace(found, name=name, reader=reader), path.name, lengths or {}, seed)
+
+
+_SIDES = dict(zip(LENGTHS, ("prompt", "answer"), strict=True))
+
+
+def _completed(found: Recorded, file: str, given: Mapping[str, Lengths], seed: int) -> Recorded:
+    """A log with the lengths it lacks. Raises :class:`InputError` for each that is still unknown or not lacking."""
+    raise_all(
+        [Problem(k, "lengths come from the trace; leave one of the two out") for k in given if k not in found.lacking]
+    )
+    if not found.lacking:
+        return found
+    rng = np.random.default_rng(seed)
+    known = {k: given[k].draw(len(found), rng) for k in LENGTHS if k in given}
+    both = found.tokens_each > 0 and len(found.lacking) == len(LENGTHS)
+    if both and len(known) == 1:
+        ((said, tokens),) = known.items()
+        rest = round(found.tokens_each) - tokens
+        if rest.min() < 1:
+            words = f"{file} has {found.tokens_each:,.0f} tokens per request, prompt and answer together"
+            raise InputError(f"expected fewer: {words}", field=said)
+        known[next(k for k in LENGTHS if k not in known)] = rest
+    one = f" (or the other alone: each request has {found.tokens_each:,.0f} tokens in all)" if both else ""
+    lost = [k for k in found.lacking if k not in known]
+    raise_all([Problem(k, f"{file} has no {_SIDES[k]} lengths; add --{k} TOKENS{one}") for k in lost])
+    full: dict[str, Any] = {k: known[k] for k in found.lacking}
+    return replace(found, lacking=(), **full)
 
 
 def find_file(source: str) -> tuple[Path, str, str]:
@@ -311,6 +352,9 @@ def _head(path: Path) -> Head:
     suffix = path.suffix.lower()
     with open_file(path, MAX_BYTES, "trace") as stream:
         raw = stream.read(_HEAD_BYTES)
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(len(raw), stream.tell() - _HEAD_BYTES))
+        tail = stream.read(_HEAD_BYTES).decode("utf-8", errors="replace")
     if raw[:4] == b"PAR1":
         from steelyard.traffic.tables import parquet_columns
 
@@ -331,7 +375,7 @@ def _head(path: Path) -> Head:
         except (ValueError, RecursionError):
             line = None
         return Head(suffix, text, tuple(line) if isinstance(line, dict) else ())
-    return Head(suffix, text, tuple(x.strip().strip('"') for x in first.split(separator_of(first))))
+    return Head(suffix, text, tuple(x.strip().strip('"') for x in first.split(separator_of(first))), tail)
 
 
 def separator_of(header: str) -> str:

@@ -22,12 +22,13 @@ from steelyard.errors import InputError, show
 from steelyard.traffic.readers import SECONDS, Head, Recorded, read_json, real_number
 from steelyard.traffic.trace import MAX_TOKENS
 
-__all__ = ["bench_text", "equal_requests", "genai_perf", "statistics_of"]
+__all__ = ["MAX_REQUESTS", "MAX_SUMMARY", "bench_text", "equal_requests", "genai_perf", "statistics_of"]
 
 #: Largest summary, bytes, and most requests one may speak of.
 MAX_SUMMARY, MAX_REQUESTS = 16 * 2**20, 2_000_000
 #: Statistics by the words of the tools.
 _STATISTICS = {"mean": "mean", "avg": "mean", "median": "p50", **{f"p{p}": f"p{p}" for p in (50, 75, 90, 95, 99)}}
+_HEADING = re.compile(r"(Serving|Offline Throughput) Benchmark Result")
 _METRICS = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s", "e2e_latency": "e2e_s"}
 
 
@@ -96,16 +97,17 @@ def _number(text: str) -> float:
 class BenchText:
     """The printed table of a serving benchmark."""
 
-    title = "printed summary of vllm bench serve or SGLang's bench_serving"
+    title = "printed summary of vllm bench serve or SGLang's bench_serving and bench_offline_throughput"
 
     def recognises(self, head: Head) -> bool:
         """Its heading."""
-        return "Serving Benchmark Result" in head.text and head.text.lstrip()[:1] not in ("{", "[")
+        return head.text.lstrip()[:1] not in ("{", "[") and any(_HEADING.search(x) for x in (head.text, head.tail))
 
     def read(self, path: Path, select: str) -> Recorded:
         """Totals, means and percentiles of the last table in the text."""
         text = read_text(path, MAX_SUMMARY, "trace")
-        table = text[text.rindex("Serving Benchmark Result") :]
+        heading = list(_HEADING.finditer(text))[-1]
+        table, offline = text[heading.start() :], heading[1] != "Serving"
         values = {
             re.sub(r"\s+", " ", name).strip().lower(): value.strip()
             for name, value in re.findall(r"^[ \t]*([A-Za-z][^:\n]*?):[ \t]+(\S[^\n]*)$", table, re.MULTILINE)
@@ -120,8 +122,10 @@ class BenchText:
                 statistics[f"{match.group(1)}_{match.group(2).replace(' ', '_')}_ms"] = _number(value)
         limit = number("maximum request concurrency", "max request concurrency")
         said = {
-            "engine": values.get("backend", ""),
-            "request_rate": values.get("request rate configured (rps)", values.get("traffic request rate", "")),
+            "engine": "sglang" if offline else values.get("backend", ""),
+            "request_rate": "inf"
+            if offline
+            else values.get("request rate configured (rps)", values.get("traffic request rate", "")),
             "duration": number("benchmark duration (s)"),
         }
         return equal_requests(
@@ -156,25 +160,18 @@ class GenaiPerf:
     title = "genai-perf and aiperf summaries (profile_export_genai_perf.json, profile_export_aiperf.csv)"
 
     def recognises(self, head: Head) -> bool:
-        """Metrics with statistics, or the raw profile, which is refused with the way out."""
+        """Metrics with statistics."""
         text = head.text
         if text.startswith("Metric,") and "Sequence Length (tokens)" in text:
             return True
-        return text.lstrip()[:1] == "{" and (
-            ('"time_to_first_token"' in text and '"avg"' in text)
-            or ('"service_kind"' in text and '"experiments"' in text)
-        )
+        return text.lstrip()[:1] == "{" and '"time_to_first_token"' in text and '"avg"' in text
 
     def read(self, path: Path, select: str) -> Recorded:
         """Counts, mean lengths and statistics."""
         table = path.suffix.lower() == ".csv"
         data = _genai_csv(read_text(path, MAX_SUMMARY, "trace")) if table else read_json(path, MAX_SUMMARY)
-        if not isinstance(data, Mapping) or "experiments" in data:
-            raise InputError(
-                f"{path.name} is the raw profile, which has no prompt lengths; give the summary beside it, "
-                "profile_export_genai_perf.json",
-                field="trace",
-            )
+        if not isinstance(data, Mapping):
+            raise InputError(f"{path.name}: expected the JSON object of a summary", field="trace")
 
         def metric(name: str) -> Mapping[str, Any]:
             found = data.get(name)
