@@ -195,6 +195,30 @@ def test_a_rate_that_only_fills_the_queue_is_not_held() -> None:
     assert waiting.winner.max_rate_per_s == pytest.approx(bounded.winner.max_rate_per_s, rel=0.2)
 
 
+def test_users_of_short_answers_queue_behind_each_other() -> None:
+    """64 users of one H100 wait 1.5 s for a prompt each, a third of them on each of three well below 1 s."""
+    held = advise("llama-3.1-8b", "h100_sxm", concurrency=64, isl=1000, osl=1, requests=320, ttft="p99:1s").winner
+    assert held is not None
+    assert 2 <= held.devices <= 3  # 36 where a lane was thought to hold one user
+    free = advise("llama-3.1-8b", "h100_sxm", concurrency=64, isl=1000, osl=3, requests=320).winner
+    assert free is not None
+    assert free.devices == 1
+
+
+def test_answers_of_one_token_need_no_pool_for_answers() -> None:
+    found = advise("llama-3.1-8b", "h100_sxm", rate="5/s", isl=500, osl=1, ttft="p99:1s", mode="disaggregated")
+    assert found.infeasible is not None
+    assert "an answer of one token comes with its prompt" in found.infeasible.reason
+
+
+def test_prompts_alone_are_not_slowed_by_decodes_that_are_not_there() -> None:
+    replica = replicas("llama-3.1-8b", "h100_sxm", "vllm")[0]
+    short = demand(1000, 1)
+    points = operating_points([replica], [step_prices(replica, short)], short)
+    one = points.service @ short.prompt_share
+    assert np.allclose(one, one[:, :, :1])  # the same at every use: up to 1,024 decodes stood beside it
+
+
 def test_what_would_help_is_planned_and_holds() -> None:
     answer = plan(rate="60/s", max_gpus=2, requests=3000)
     assert answer.winner is None and answer.infeasible is not None

@@ -195,6 +195,8 @@ def screen(task: PlanTask, space: Space | None = None) -> Screen:
                 sure &= question.allows(table.devices, table.rent_usd_per_hour, table.watts)
                 cheapest = min(cheapest, float(table.rent_usd_per_hour[sure].min(initial=math.inf)))
     notes = list(space.notes)
+    if "disaggregated" in question.modes and not task.demand.decodes and len(question.modes) == 1:
+        notes.append("an answer of one token comes with its prompt: pools of their own for answers have nothing to do")
     if left_out:
         names = ", ".join(dict.fromkeys(left_out))
         notes.append(f"not weighed, the smallest replica alone costs over {FAR:g} times the best found: {names}")
@@ -214,7 +216,7 @@ def _tables(task: PlanTask, group: Group, pools: list[tuple[Group, PoolOptions, 
     tables: list[CandidateTable] = []
     if "aggregated" in question.modes:
         tables.append(one_pool(pool_options(task, group.points(demand, "both"), "both")))
-    if "disaggregated" in question.modes and demand.decodes >= 1.0:
+    if "disaggregated" in question.modes and demand.decodes > 0.0:
         prefill, decode = (pool_options(task, group.points(demand, role), role) for role in ("prefill", "decode"))
         pools.append((group, prefill, decode))
         across = len(question.machines) <= MACHINES_PAIRED

@@ -181,7 +181,7 @@ def _reason(task: PlanTask, screened: Screen, outcome: Outcome | None) -> str:
         what = FAILURES[outcome.first_failure][0]
         return f"{what} is broken by every deployment within the limits; the nearest misses it{over}"
     if not screened.candidates:
-        return "no deployment within the limits meets the SLOs, even at the lightest load"
+        return "; ".join(["no deployment within the limits meets the SLOs, even at the lightest load", *screened.notes])
     most = max(float(t.capacity.max()) for t in screened.tables)
     return (
         f"no deployment within the limits holds {load_text(question, question.load)} within the SLOs; "

@@ -193,7 +193,7 @@ def _demand(traffic: Demand, buckets: Buckets, i: int) -> Demand:
 
 def _with_light_loads(points: OperatingPoints, demand: Demand) -> OperatingPoints:
     """The operating points with :data:`LIGHT` loads before them: steps as with one request, prompts in proportion."""
-    if demand.decodes < 1.0 or not points.load[0]:
+    if demand.decodes < 1.0 or points.queue.any() or not points.load[0]:
         return points
     stages = points.lanes[:, None, None]
     alone, first = points.residual[:, None, :1], points.tpot[:, :, :1]
@@ -207,6 +207,7 @@ def _with_light_loads(points: OperatingPoints, demand: Demand) -> OperatingPoint
         "service": service,
         "use": rate * (service @ demand.prompt_share) / stages,
         "power": idle + (points.power[:, :, :1] - idle) * rate / points.rate[:, :, :1],
+        "queue": np.zeros_like(rate),
     }
     arrays: dict[str, Any] = {
         name: np.concatenate([light, getattr(points, name)], axis=2) for name, light in before.items()

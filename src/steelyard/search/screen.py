@@ -111,6 +111,8 @@ class OperatingPoints:
     """``[p, c, s]`` requests a lane can hold on average; inf in a prefill pool."""
     power: Floats
     """``[p, c, b]`` of one device, W."""
+    queue: Floats
+    """``[p, c, b]`` wait for the prompts of the others in a closed loop of short answers, s; 0 elsewhere."""
 
     @property
     def devices(self) -> Floats:
@@ -122,6 +124,7 @@ class OperatingPoints:
         if not demand.per_user:
             return self.rate
         wait = self.request_s[:, None, None] + self.service @ demand.prompt_share + self.residual[:, None, :]
+        wait = wait + self.queue
         return np.asarray(self.rate * (wait + demand.decodes * self.tpot))
 
     def replica_load(self, demand: Demand) -> Floats:
@@ -154,7 +157,8 @@ def operating_points(
     budgets = first.budgets
     lanes = np.array([float(r.plan.pp) for r in replicas])
     decodes = max(demand.decodes, 1e-9)
-    at = np.ones_like(LOADS) if role == "prefill" else LOADS
+    short = demand.decodes < MANY_DECODES and role == "both"
+    at = np.ones_like(LOADS) if role == "prefill" or short else LOADS
     steps = _Steps(replicas, prices, at)
     decode_s, decode_j = steps.decode_s, steps.decode_j
     if role == "decode":  # a step without prompts never meets its token budget: the smallest will do
@@ -164,8 +168,14 @@ def operating_points(
         service, extra, extra_j = steps.prompts(demand, share_steps=role == "both")
     mean = service @ demand.prompt_share
     stages = lanes[:, None, None]
-    short = demand.decodes < (MANY_DECODES if role == "both" else 1.0)
-    if role == "prefill" or short:
+    queue = np.zeros_like(mean)
+    if short and demand.per_user:  # users wait for their own prompt alone, or for those of all others
+        load, residual = LOADS, decode_s * demand.decodes
+        alone = np.array([r.engine.request_s for r in replicas])[:, None, None] + residual[:, None, :] + mean
+        rate = stages * np.minimum(load / alone, 1.0 / mean)
+        queue = np.maximum(stages * load / rate - alone, 0.0)
+        tpot, use = np.zeros_like(rate), rate * mean / stages
+    elif role == "prefill" or short:
         rate = USES[None, None, :] * stages / mean
         tpot = np.zeros_like(rate)
         use = np.broadcast_to(USES, rate.shape)
@@ -208,6 +218,7 @@ def operating_points(
         np.array([r.engine.request_s for r in replicas]),
         seats,
         np.minimum(power, cap),
+        queue,
     )
 
 
@@ -347,8 +358,9 @@ def _misses(points: OperatingPoints, demand: Demand, slo: SloLimits, spread: Flo
     ca = spread[:, None, :, None]
     deviation = AVERAGED * np.sqrt(ca / (np.maximum(points.load, 1.0) * points.lanes[:, None])[:, None, None, :])
     if points.use.any() and math.isfinite(slo.ttft_s):
-        misses["ttft"] = (use >= 1.0) | (TtftTail.over_loads(points, demand, spread).above(slo.ttft_s) > slo.ttft_miss)
-    elif points.use.any():
+        late = TtftTail.over_loads(points, demand, spread).above(slo.ttft_s) > slo.ttft_miss
+        misses["ttft"] = late if demand.per_user else late | (use >= 1.0)
+    elif points.use.any() and not demand.per_user:  # users who wait set the rate themselves: no queue grows
         misses["ttft"] = np.broadcast_to(use >= 0.98, shape)
     if demand.per_user * slo.ttft_miss < 1.0 and demand.per_user and math.isfinite(slo.ttft_s):
         # all users begin at once: of that wave the share that may miss leaves out the last prompts
@@ -365,7 +377,7 @@ def _misses(points: OperatingPoints, demand: Demand, slo: SloLimits, spread: Flo
     if math.isfinite(slo.e2e_s):
         longest = float(np.interp(1 - slo.e2e_miss, np.cumsum(demand.output_share), demand.output_tokens))
         wait = points.request_s[:, None, None] + (points.service @ demand.prompt_share) + points.residual[:, None, :]
-        each = wait + max(longest - 1, 0.0) * points.tpot
+        each = wait + points.queue + max(longest - 1, 0.0) * points.tpot
         misses["e2e"] = np.broadcast_to((each > slo.e2e_s)[:, :, None, :], shape)
     return misses
 
@@ -386,7 +398,15 @@ class TtftTail:
     """``P(TTFT > limit)``: the service of the prompt's class, a step under way, the exponential tail of the queue."""
 
     def __init__(
-        self, points: OperatingPoints, demand: Demand, spread: Floats, use: Floats, service: Floats, residual: Floats
+        self,
+        points: OperatingPoints,
+        demand: Demand,
+        spread: Floats,
+        use: Floats,
+        service: Floats,
+        residual: Floats,
+        queue: Floats,
+        users: Floats | None,
     ) -> None:
         ahead = (slice(None), *[None] * (use.ndim - 1))
         lanes = points.lanes[ahead]
@@ -395,21 +415,27 @@ class TtftTail:
         second = (service**2 @ self.share) / lanes**2
         varied = np.maximum(second / np.maximum(mean, 1e-30) ** 2 - 1.0, 0.0)
         self.eta = mean * (spread + varied) / (2.0 * (1.0 - self.use)) * np.cbrt(self.use)
-        self.fixed = [points.request_s[ahead] + service[..., k] + residual for k in range(len(self.share))]
+        if users is not None:  # of a closed loop: never more prompts ahead than there are users
+            self.eta = np.minimum(self.eta, mean * np.sqrt((1.0 + users / lanes) * (spread + varied)))
+        start = points.request_s[ahead] + residual + queue
+        self.fixed = [start + service[..., k] for k in range(len(self.share))]
 
     @classmethod
     def over_loads(cls, points: OperatingPoints, demand: Demand, spread: Floats) -> TtftTail:
         """At every load, ``[p, c, r, b]``; ``spread [p, r]`` is the dispersion of the arrivals at an engine."""
         service, residual = points.service[:, :, None], points.residual[:, None, None, :]
-        return cls(points, demand, spread[:, None, :, None], points.use[:, :, None, :], service, residual)
+        use, queue = points.use[:, :, None, :], points.queue[:, :, None, :]
+        users = points.load_of(demand)[:, :, None, :] if demand.per_user else None
+        return cls(points, demand, spread[:, None, :, None], use, service, residual, queue, users)
 
     @classmethod
     def at(cls, points: OperatingPoints, demand: Demand, spread: Floats, index: Integers) -> TtftTail:
         """At one load of each candidate, ``index [p, c, n]``; ``spread [p, n]``."""
-        use = np.take_along_axis(points.use, index, axis=2)
+        use, queue = (np.take_along_axis(x, index, axis=2) for x in (points.use, points.queue))
         service = np.take_along_axis(points.service, index[..., None], axis=2)
         residual = points.residual[np.arange(len(points.residual))[:, None, None], index]
-        return cls(points, demand, spread[:, None, :], use, service, residual)
+        users = np.take_along_axis(points.load_of(demand), index, axis=2) if demand.per_user else None
+        return cls(points, demand, spread[:, None, :], use, service, residual, queue, users)
 
     def above(self, limit_s: Any) -> Floats:
         """The share of requests whose TTFT exceeds a limit (s)."""

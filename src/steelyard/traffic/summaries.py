@@ -55,8 +55,8 @@ def equal_requests(
     Raises:
         InputError: no count or no tokens.
     """
-    n = int(count) if isinstance(count, int | float) and count == count else 0
-    if not 1 <= n <= MAX_REQUESTS:
+    n = int(count) if isinstance(count, int | float) and 1 <= count <= MAX_REQUESTS else 0
+    if not n:
         raise InputError(f"{file} does not say how many requests succeeded (1 to {MAX_REQUESTS:,})", field="trace")
     lengths = []
     for name, total in (("prompt", prompt_tokens), ("output", output_tokens)):
