@@ -17,6 +17,7 @@ NAMES = model_names()
 ENTRIES = {name: find_model(name) for name in NAMES}
 EXACT = [name for name, entry in ENTRIES.items() if entry.exact]
 ROUTED = [name for name, entry in ENTRIES.items() if entry.active_parameters]
+CACHED = [name for name, entry in ENTRIES.items() if entry.kv_bytes]
 TOLERANCE = 0.001
 
 
@@ -49,6 +50,29 @@ def test_active_parameters(name: str) -> None:
     bare = model.active_parameters(embedding=False)
     ways = (model.active_parameters(), bare, bare - head)
     assert min(abs(way - published) for way in ways) < max(unit, TOLERANCE * published)
+
+
+def test_models_of_2025_and_26_state_their_active_parameters() -> None:
+    """Every mixture of experts of these years, but one whose paper counts what the published files do not hold."""
+    young = [n for n in NAMES if ENTRIES[n].released >= "2025" and getattr(load_model(n).transformer, "experts", 0)]
+    assert len(young) > 60
+    assert {n for n in young if not ENTRIES[n].active_parameters} == {"allenai/FlexOlmo-7x7B-1T"}
+    assert all(ENTRIES[n].active_parameters_source for n in young if ENTRIES[n].active_parameters)
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_cache_of_a_token(name: str) -> None:
+    """The cache in 16 bits is what a paper of its makers, or of those who compared with it, states."""
+    entry = ENTRIES[name]
+    assert entry.kv_source
+    ours = 2 * float(load_model(name).transformer.kv_elements(entry.kv_tokens))
+    assert ours == pytest.approx(entry.kv_bytes, rel=0.005)
+
+
+def test_enough_entries_count() -> None:
+    """Of 2025-26, 120 whose configs are published and whose totals are counts; 12 whose cache a paper states."""
+    assert len([n for n in EXACT if ENTRIES[n].released >= "2025" and ENTRIES[n].confidence == "verified"]) >= 120
+    assert len(CACHED) >= 12
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -181,6 +181,8 @@ def _model_facts(model: Any) -> dict[str, Any]:
         found[f"tensors[{i}]"] = line
     if entry is not None:
         found["published_parameters"] = entry.parameters
+        if entry.kv_bytes:
+            found["published_kv_bytes"] = f"{entry.kv_bytes:,} of {entry.kv_tokens:,} token(s): {entry.kv_source}"
         for name in ("parameters_source", "released", "confidence", "note"):
             if getattr(entry, name):
                 found[name] = getattr(entry, name)

@@ -328,6 +328,9 @@ def _entry(place: _Place) -> ModelEntry:
         checkpoint_parameters=int(data.get("checkpoint_parameters") or 0),
         active_parameters=int(data.get("active_parameters") or 0),
         active_parameters_source=words("active_parameters_source"),
+        kv_bytes=int(data.get("kv_bytes") or 0),
+        kv_tokens=int(data.get("kv_tokens") or 1),
+        kv_source=words("kv_source"),
         context=int(data.get("context") or 0),
         released=words("released"),
         source=words("source") or (header.group(1).strip() if header else place.file.name),
@@ -345,7 +348,10 @@ _ENTRY: Mapping[str, tuple[type, str, bool]] = {
     "stored": (dict, "a table", False),
     "same_as": (list, "a list of names", False),
     "aliases": (list, "a list of names", False),
-    **dict.fromkeys(("checkpoint_parameters", "active_parameters", "context"), (int, "a whole number", False)),
+    **dict.fromkeys(
+        ("checkpoint_parameters", "active_parameters", "context", "kv_bytes", "kv_tokens"),
+        (int, "a whole number", False),
+    ),
 }
 #: Most parameters, and longest context, tokens.
 _MOST = 10**18

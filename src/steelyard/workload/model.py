@@ -32,6 +32,10 @@ class ModelEntry:
     """Elements in the published files when they hold more than the language path (vision tower, scales); 0 = same."""
     active_parameters: int = 0
     active_parameters_source: str = ""
+    kv_bytes: int = 0
+    """Bytes of cache of one sequence of ``kv_tokens`` tokens in 16 bits that the publisher states, 0 = not stated."""
+    kv_tokens: int = 1
+    kv_source: str = ""
     context: int = 0
     """Longest context in tokens the publisher states, 0 = not stated."""
     released: str = ""
