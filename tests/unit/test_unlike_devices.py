@@ -62,5 +62,39 @@ def test_what_unlike_devices_cannot_do() -> None:
     for words in ({"tp": 2}, {"offload": "layers:3"}):
         with pytest.raises(InputError):
             asked(f"{BIG}+{SMALL}", **words)
-    with pytest.raises(InputError, match="estimate only"):
-        steelyard.simulate("qwen3-14b", f"{BIG}+{SMALL}", rate=1, requests=2)
+    for refused in ({"replicas": 2}, {"disaggregate": "1P:tp1,1D:tp1"}):
+        with pytest.raises(InputError, match="no further ones, no pools"):
+            steelyard.simulate("qwen3-14b", f"{BIG}+{SMALL}", rate=1, requests=2, **refused)
+    for on in (f"{BIG}+{SMALL}", parse_cluster(f"{BIG}+{SMALL}")):
+        with pytest.raises(InputError, match="plans are of equal devices"):
+            steelyard.plan("qwen3-14b", on, rate="1/s", ttft="p99:2s")
+
+
+def test_layers_may_be_stated() -> None:
+    stated = parse_cluster(f"{BIG}+{SMALL}@32/16")
+    assert [share for _, share in stated.shares] == pytest.approx([2 / 3, 1 / 3])
+    assert parse_cluster(asks_again(stated)) == stated
+    uneven = asked(f"{BIG}+{BIG}@32/8")
+    assert uneven.tpot_s == pytest.approx(asked(f"{BIG}:2", pp=2, tp=1).tpot_s, rel=0.03)
+    assert float(uneven.memory.weights) > 1.5 * float(asked(f"{BIG}:2", pp=2, tp=1).memory.weights)
+    for text, said in (("@1", "each of 2 devices"), ("@0/1", "more than 0 layers"), ("@1/2/3", "got 3")):
+        with pytest.raises(InputError, match=said):
+            parse_cluster(f"{BIG}+{SMALL}{text}")
+
+
+def test_a_simulation_agrees_with_the_estimate_and_the_tightest_card_holds_the_cache() -> None:
+    def played(on: str, clients: int = 1) -> steelyard.Simulation:
+        words = {"isl": 512, "osl": 64, "concurrency": clients, "requests": 8 * clients, "engine": "vllm"}
+        return steelyard.simulate("qwen3-8b", on, max_model_len=8192, **words)
+
+    both = played(f"{BIG}+{SMALL}")
+    one = steelyard.estimate("qwen3-8b", f"{BIG}+{SMALL}", isl=512, osl=64, engine="vllm")
+    assert float(np.mean(both.records.tpot_s)) == pytest.approx(one.tpot_s, rel=0.02)
+    assert any(f"{SMALL} 3" in note for note in both.ledger.assumptions)
+    assert both.pools[0].price.usd_per_hour == pytest.approx(one.usd_per_hour)
+    less = played(f"{BIG}+{SMALL}@1/1")  # half the layers on the small card: less cache
+    more = played(f"{BIG}+{SMALL}@3/1")
+    assert less.pools[0].kv.blocks < more.pools[0].kv.blocks < both.pools[0].kv.blocks
+    # a batch in flight on each card: the pace is that of the slower stage, equal stages go twice as fast
+    even, uneven = played(f"{BIG}:2", 16), played(f"{BIG}+{BIG}@7/1", 16)
+    assert uneven.makespan_s > 1.3 * even.makespan_s

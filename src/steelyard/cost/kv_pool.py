@@ -104,6 +104,7 @@ def kv_pool(
     config: EngineConfig,
     *,
     exact_weights: float | None = None,
+    left: float | None = None,
 ) -> KvPool:
     """The cache that is left beside weights, activations and workspace.
 
@@ -116,6 +117,11 @@ def kv_pool(
     prefixes are shared. llama.cpp and TensorRT-LLM keep one for each of ``max_num_seqs``; here at most half of what is
     left goes to them.
 
+    Args:
+        model, plan, machine, engine, config: what starts.
+        exact_weights: bytes of the real weight files.
+        left: bytes of a device left for the cache, when they are known already.
+
     Raises:
         DoesNotFit: not even one block is left.
     """
@@ -126,7 +132,8 @@ def kv_pool(
         if apart:
             pool = replace(pool, slots=config.max_num_seqs, slot_bytes=_state_bytes(model, plan), apart=True)
         return _with_states(pool, model, engine)
-    left, _, _ = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights)
+    if left is None:
+        left = left_bytes(model, plan, machine, engine, config, exact_weights=exact_weights)[0]
     slots, sequences, state = _slots(model, plan, engine, config, left) if apart else (0, NO_LIMIT, 0.0)
     blocks = math.floor((left - slots * state) / block_bytes) if block_bytes > 0 else 0
     if blocks < 1 + fixed_blocks:

@@ -24,7 +24,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.formats import Format, find_format
 from steelyard.deployment.plan import Plan
 from steelyard.machine.classes import stack_named
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
@@ -224,6 +224,21 @@ class Replica:
     def hop_s(self, tokens: Size) -> Any:
         """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""
         return boundary(self.model, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
+
+    def paces(self, batch: float, context: float) -> float:
+        """How many times faster steps follow each other in a pipeline than one passes through it.
+
+        ``sum(T_stage) / max(T_stage)`` of a decode of ``batch`` sequences: the stages, where all devices are alike.
+        """
+        if not self.cluster.unlike:
+            return float(self.plan.pp)
+        step = Step.decode(np.array([batch]), np.array([context]))
+        alone = replace(self.plan, pp=1)
+        stages = [
+            share * float(np.sum(replace(self, plan=alone, cluster=cluster_of(machine)).price(step).time_s))
+            for machine, share in self.cluster.shares
+        ]
+        return sum(stages) / max(stages)
 
     @property
     def launch_s(self) -> float:

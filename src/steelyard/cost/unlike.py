@@ -1,6 +1,7 @@
 """Devices of several kinds in one replica: layers in proportion to memory, one device after the other.
 
-T = sum over devices of share x T_device, and a hop between each and the next
+T = sum over devices of share x T_device, and a hop between each and the next. Several batches are in flight, and the
+slowest stage sets their pace.
 """
 
 from __future__ import annotations
@@ -9,18 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from steelyard.cost.cost import FIGURES, KernelCost
 from steelyard.cost.kernel import Elsewhere, Program
-from steelyard.cost.memory import MemoryUse
 from steelyard.cost.program import lower
-from steelyard.deployment.engine import Engine
-from steelyard.deployment.plan import Plan
 from steelyard.machine.cluster import Cluster
 from steelyard.workload.graph import Graph
 
-__all__ = ["fullest", "joined", "shared_out"]
+__all__ = ["joined", "shared_out"]
 
 
 def shared_out(program: Program, graph: Graph, cluster: Cluster) -> Program:
@@ -53,34 +49,3 @@ def joined(here: KernelCost, there: Sequence[KernelCost]) -> KernelCost:
     figures: dict[str, Any] = {n: sum(share * getattr(cost, n) for share, cost in shares) for n in FIGURES}
     spread = max(cost.spread for share, cost in shares if share > 1e-9)
     return replace(here, **figures, spread=spread)
-
-
-def fullest(use: MemoryUse, ends: float, plan: Plan, depth: int, cluster: Cluster, engine: Engine) -> MemoryUse:
-    """Memory of the device with the least to spare, from that of a stage of equal devices.
-
-    Args:
-        use: with layers in equal parts.
-        ends: of its weights, what lies before or after the layers.
-        plan: a resolved plan.
-        depth: layers of the model.
-        cluster, engine: the devices and what may be used of them.
-    """
-    if not cluster.unlike:
-        return use
-    equal = -(-depth // plan.pp) / depth
-    found: MemoryUse | None = None
-    for machine, share in cluster.shares:
-        part = share / equal
-        capacity: Any = engine.memory_frac * machine.usable_bytes
-        mine = replace(use, weights=(use.weights - ends) * part + ends, kv_cache=use.kv_cache * part, capacity=capacity)
-        found = mine if found is None else _fuller(found, mine)
-    assert found is not None
-    return found
-
-
-def _fuller(a: MemoryUse, b: MemoryUse) -> MemoryUse:
-    """Of two devices the one with less to spare, element by element."""
-    takes_b = np.asarray(b.headroom) < np.asarray(a.headroom)
-    names = ("weights", "kv_cache", "capacity")
-    chosen: dict[str, Any] = {n: np.where(takes_b, getattr(b, n), getattr(a, n)) for n in names}
-    return replace(a, **chosen)

@@ -191,9 +191,6 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     machine, plan, model, engine = scenario.cluster.machine, scenario.plan, scenario.transformer, scenario.engine
     for device in dict.fromkeys((machine.name, *(m.name for m in scenario.cluster.unlike))):
         account(next(m for m, _ in scenario.cluster.shares if m.name == device), ledger)
-    if scenario.cluster.unlike:
-        parts = ", ".join(f"{m.name} {share:.0%}" for m, share in scenario.cluster.shares)
-        ledger.assume(f"layers in proportion to memory, one device after the other: {parts}")
     for remark in scenario.cluster.remarks:
         ledger.assume(remark)
     if scenario.model.source:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
-from steelyard.cost.unlike import fullest
+from steelyard.cost.unlike_memory import fullest
 from steelyard.deployment.engine_choice import reads
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost import unlike_memory
 from steelyard.cost.encode import Encoder
 from steelyard.cost.interval import interval80, with_system
 from steelyard.cost.kv_pool import engine_prints
-from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes, weight_parts
+from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
 from steelyard.cost.money import HourlyPrice
 from steelyard.cost.step import StepFigures, distinct_values
-from steelyard.cost.unlike import fullest
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.scenario.scenario import Scenario
@@ -259,9 +259,8 @@ def end_bytes(scenario: Scenario) -> float:
     """Weight bytes before and after the layers on the fullest device; 0 where all devices are alike."""
     if not scenario.cluster.unlike:
         return 0.0
-    engine, machine = scenario.engine, scenario.cluster.machine
-    parts = weight_parts(scenario.transformer, scenario.plan, scenario.exact_weight_bytes, engine.multiples(machine))
-    return sum(parts.get(name, 0.0) for name in ("embedding", "head"))
+    exact = scenario.exact_weight_bytes
+    return unlike_memory.end_bytes(scenario.transformer, scenario.plan, scenario.cluster, scenario.engine, exact)
 
 
 def _states(scenario: Scenario, weights: float) -> int:
@@ -285,7 +284,7 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     def use(held: Any, context: Any) -> MemoryUse:
         one = memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
         one = with_encoder(scenario, one, held)
-        return fullest(one, ends, plan, model.depth, scenario.cluster, engine)
+        return unlike_memory.fullest(one, ends, plan, model.depth, scenario.cluster, engine)
 
     lengths, length_of = distinct_values(length)
     batches, batch_of = distinct_values(batch)

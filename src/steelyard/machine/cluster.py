@@ -23,6 +23,7 @@ from steelyard.units import format_quantity, parse_quantity
 
 __all__ = [
     "Cluster",
+    "are_unlike",
     "asks_again",
     "cluster_of",
     "count_last",
@@ -57,7 +58,9 @@ class Cluster:
     host: Machine | None = None
     """Processor and memory of the host, where weights lie there."""
     unlike: tuple[Machine, ...] = ()
-    """The devices after the first, where they are of several kinds: each has layers in proportion to its memory."""
+    """The devices after the first, where they are of several kinds."""
+    split: tuple[float, ...] = ()
+    """Their shares of the layers as stated, the first's too; empty: in proportion to memory."""
     system: str = field(default="", compare=False)
     """The whole system it was asked for as, ``dgx_h100``; empty when devices were named."""
 
@@ -65,8 +68,15 @@ class Cluster:
     def shares(self) -> tuple[tuple[Machine, float], ...]:
         """Every device of a replica of unlike ones, with its share of the layers."""
         every = (self.machine, *self.unlike)
-        whole = sum(m.usable_bytes for m in every)
-        return tuple((m, m.usable_bytes / whole) for m in every)
+        parts = self.split or tuple(m.usable_bytes for m in every)
+        return tuple((m, part / sum(parts)) for m, part in zip(every, parts, strict=True))
+
+    @property
+    def title(self) -> str:
+        """The devices in words, ``2 x NVIDIA T4``."""
+        if self.unlike:
+            return " + ".join(machine.title for machine, _ in self.shares)
+        return self.machine.title if self.count == 1 else f"{self.count} x {self.machine.title}"
 
     @property
     def node_count(self) -> int:
@@ -96,25 +106,31 @@ class Cluster:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was taken for granted of these devices: what a system is, and what joins nodes."""
-        joined = ""
+        """What was taken for granted of these devices: what a system is, who has which layers, and what joins nodes."""
+        joined = split = ""
+        if self.unlike:
+            parts = ", ".join(f"{m.name} {share:.0%}" for m, share in self.shares)
+            how = "as stated" if self.split else "in proportion to memory"
+            split = f"layers {how}, one device after the other: {parts}"
         if self.node_count > 1 and self.inter is not None:
             rate = format_quantity(self.inter_bandwidth_bytes_per_s, "B/s")
             joined = (
                 f"{self.node_count} nodes joined by {self.inter.title or self.inter.name}, {rate} a device (--network)"
             )
-        return tuple(filter(None, (self.meaning, joined)))
+        return tuple(filter(None, (self.meaning, split, joined)))
 
     def __str__(self) -> str:
         if self.unlike:
-            return "+".join(m.name for m, _ in self.shares)
+            stated = f"@{'/'.join(f'{part:g}' for part in self.split)}" if self.split else ""
+            return "+".join(m.name for m, _ in self.shares) + stated
         return self.machine.name if self.count == 1 else f"{self.machine.name}:{self.count}"
 
 
 def parse_cluster(text: str) -> Cluster:
     """Read ``NAME`` or ``NAME:COUNT`` (``8xNAME`` too); a plus joins unlike cards, ``rtx_5090+rtx_5070_ti``.
 
-    The name of a whole system is all its devices: ``dgx_h100``, ``p5.48xlarge``, ``gb200_nvl72``.
+    Cards that are joined may have their layers stated, ``rtx_5090+rtx_5070_ti@32/16``. The name of a whole system is
+    all its devices: ``dgx_h100``, ``p5.48xlarge``, ``gb200_nvl72``.
 
     Raises:
         InputError: the count is no positive whole number, or the machine is unknown.
@@ -129,15 +145,25 @@ def parse_cluster(text: str) -> Cluster:
     try:
         return _alike(text)  # a name with a plus
     except InputError:
-        return _together([_alike(part) for part in parts])
+        found = _SPLIT.search(text)
+        names = text[: found.start()].split("+") if found else parts
+        split = tuple(float(x) for x in found[1].split("/")) if found else ()
+        return _together([_alike(part) for part in names], split)
 
 
-def _together(parts: list[Cluster]) -> Cluster:
-    """Devices of several kinds as one replica. Raises :class:`InputError`."""
+#: Layers of cards that are joined, after the last: ``@32/16``.
+_SPLIT = re.compile(r"@\s*(\d{1,9}(?:\.\d{1,9})?(?:/\d{1,9}(?:\.\d{1,9})?)*)\s*$")
+
+
+def _together(parts: list[Cluster], split: tuple[float, ...] = ()) -> Cluster:
+    """Devices of several kinds as one replica; ``split``: their layers, as stated. Raises :class:`InputError`."""
     machines = [part.machine for part in parts for _ in range(min(part.count, MAX_UNLIKE + 1))]
     if len(machines) > MAX_UNLIKE:
         raise InputError(f"expected at most {MAX_UNLIKE} devices of several kinds, got more", field="machine")
-    if all(machine == machines[0] for machine in machines):
+    if split and (len(split) != len(machines) or not all(split)):
+        words = f"expected the layers of each of {len(machines)} devices after the @, such as 32/16, got {len(split)}"
+        raise InputError(words if all(split) else "expected more than 0 layers on each device", field="machine")
+    if all(machine == machines[0] for machine in machines) and len(set(split)) < 2:
         return cluster_of(machines[0], len(machines))
     hosts = [links[0] for machine in machines if (links := machine.links("host"))]
     if len(hosts) < len(machines):
@@ -149,6 +175,7 @@ def _together(parts: list[Cluster]) -> Cluster:
         per_node=len(machines),
         peer=replace(find_network(slowest.network), bandwidth_bytes_per_s=slowest.bandwidth_bytes_per_s),
         unlike=tuple(machines[1:]),
+        split=split,
     )
 
 
@@ -207,6 +234,14 @@ def _system(name: str) -> System | None:
         return find_whole(name) if len(name) < 100 and not name.lower().endswith(".toml") else None
     except UnknownName:
         return None
+
+
+def are_unlike(asked: object) -> bool:
+    """Whether devices of several kinds are asked for as one replica, by name or as an object."""
+    if isinstance(asked, str) and "+" in asked:
+        with suppress(InputError):
+            return bool(parse_cluster(asked).unlike)
+    return isinstance(asked, Cluster) and bool(asked.unlike)
 
 
 def asks_again(cluster: Cluster) -> str:

@@ -90,8 +90,7 @@ def parts(found: LlamaBench) -> list[Any]:
     for tested in found.rows:
         s = tested.estimate.scenario
         heading = f"{s.engine.title}; weights {s.plan.weights}, KV cache {s.plan.kv}"
-        where = f"{s.transformer.name} on {'' if s.cluster.count == 1 else f'{s.cluster.count} x '}"
-        where += s.cluster.machine.title if not s.cluster.unlike else str(s.cluster)
+        where = f"{s.transformer.name} on {s.cluster.title}"
         if (where, heading) != last:
             end()
             made += [styled((found.name, "bold"), " beside ", (where, "bold")), styled(heading)]

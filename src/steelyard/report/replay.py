@@ -74,8 +74,7 @@ def parts(found: Replay) -> list[Any]:
     """The report as renderables."""
     sim, log = found.simulation, found.log
     s = sim.scenario
-    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
-    where = f" on {count}{s.cluster.machine.title}"
+    where = f" on {s.cluster.title}"
     head = styled((log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), where)
     body = []
     last = ""

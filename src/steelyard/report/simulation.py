@@ -207,7 +207,7 @@ def heading(sim: Simulation) -> tuple[str, list[str], list[str]]:
         )
     else:
         scale = dynamics_of(sim.techniques).autoscale
-        where = ("" if sim.devices == 1 else f"{sim.devices} x ") + s.cluster.machine.title
+        where = s.cluster.title
         copies = sim.pools[0].replicas
         fleet = f"{copies} replicas" if copies > 1 else ""
         if scale is not None and copies > 1:

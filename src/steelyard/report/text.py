@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from steelyard.estimation.estimate import Estimate
-    from steelyard.machine.cluster import Cluster
     from steelyard.scenario.scenario import Scenario
 
 __all__ = ["parts", "report"]
@@ -44,14 +43,13 @@ def parts(estimate: Estimate) -> list[Any]:
 
 def _title(e: Estimate) -> list[Text]:
     s, p = e.scenario, e.scenario.plan
-    count = "" if s.cluster.count == 1 else f"{s.cluster.count} x "
     called = f" ({s.cluster.meaning.partition(':')[0]})" if s.cluster.meaning else ""
     formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
     return [
         _text(
             (s.transformer.name, "bold"),
             " on ",
-            (f"{count}{s.cluster.machine.title}{called}" if not s.cluster.unlike else _titles(s.cluster), "bold"),
+            (f"{s.cluster.title}{called}", "bold"),
         ),
         _text(f"{s.engine.title}{', ' + p.shape if p.shape else ''}; {formats}"),
         _text(f"batch {s.batch:,} of {prompt_words(s)} + {s.osl:,} generated tokens"),
@@ -66,10 +64,6 @@ def prompt_words(s: Scenario) -> str:
     number = [f"{x.shown.count:g} x " if x.shown.count != 1 else "" for x in s.seen]
     beside = [f"{n}{x.tokens:,} {word[x.shown.kind]}" for n, x in zip(number, s.seen, strict=True)]
     return " + ".join([f"{s.isl:,} text", *beside])
-
-
-def _titles(cluster: Cluster) -> str:
-    return " + ".join(machine.title for machine, _ in cluster.shares)
 
 
 def _memory(e: Estimate) -> list[Any]:

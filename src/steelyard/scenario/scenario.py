@@ -399,8 +399,9 @@ def check_name(field_name: str, name: str) -> None:
 def _deployed(scenario: Scenario) -> Scenario:
     """A simulation's scenario with its pools. Raises :class:`InputError`."""
     values, cluster = scenario.words, scenario.cluster
-    if cluster.unlike:
-        raise InputError("devices of several kinds in one replica are answered by estimate only", field="on")
+    if cluster.unlike and (values["disaggregate"] or scenario.techniques or values["replicas"] > 1):
+        words = "devices of several kinds are one replica: no further ones, no pools, no techniques"
+        raise InputError(words, field="on")
     model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = replace(Plan(**given), engine=scenario.plan.engine)

@@ -15,7 +15,7 @@ from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, show
 from steelyard.machine.catalogue import find_machine, find_whole, is_catalogued, machine_called, machine_names, price_of
 from steelyard.machine.classes import kinds
-from steelyard.machine.cluster import Cluster, asks_again, count_last
+from steelyard.machine.cluster import Cluster, are_unlike, asks_again, count_last
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text
 from steelyard.machine.network import System
@@ -348,6 +348,10 @@ def _machines(
         problems.add([Problem("on", "name a machine or several, such as h100_sxm,l40s, or any")])
     described: dict[str, Machine] = {}
     for name in names:
+        if are_unlike(name):
+            words = "plans are of equal devices; estimate and simulate answer cards of several kinds in one replica"
+            problems.add([Problem("on", f"{words}, got {show(str(name))}")])
+            continue
         if not isinstance(name, str):
             if isinstance(name, Cluster) and name.count > 1:
                 most = name.count if most is None else min(most, name.count)

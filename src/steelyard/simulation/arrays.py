@@ -77,6 +77,8 @@ class Member:
     lockstep: bool = False
     """Ranks of a replica step together."""
     changes: Dynamics = field(default_factory=Dynamics)
+    paces: float = 0.0
+    """Length of a step over that of its slowest stage; 0: ``lanes``, as of equal stages."""
 
     @property
     def longest(self) -> int:
@@ -254,6 +256,7 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "role": ROLES.index(member.role),
         "conservativeness": config.schedule_conservativeness,
         "overlap": member.overlap,
+        "paces": member.paces or float(member.lanes),
         "ranks": member.ranks,
         "lockstep": int(member.lockstep and member.ranks > 1 and member.lanes == 1),
         "pad": config.cuda_graph_sizes_to,

@@ -64,6 +64,8 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
     """Sources, guesses and assumptions of a pool."""
     scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
     account(served.pool.device, ledger)  # of a share of a device, the whole of it
+    for other in dict.fromkeys(m.name for m in scenario.cluster.unlike):
+        account(next(m for m in scenario.cluster.unlike if m.name == other), ledger)
     for remark in scenario.cluster.remarks:
         ledger.assume(prefix + remark)
     if served.table is None:

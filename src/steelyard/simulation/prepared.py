@@ -14,6 +14,7 @@ from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
+from steelyard.cost.unlike_memory import tightest_pool
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
@@ -85,6 +86,8 @@ class Served:
     weight: float = 1.0
     fitted: PoolFit | None = None
     """What techniques make of it."""
+    paces: float = 0.0
+    """Steps in flight of a pipeline, in lengths of its slowest stage; 0: its stages."""
 
     @property
     def ranks(self) -> int:
@@ -106,6 +109,7 @@ class Served:
             plan.dp,
             plan.shares_experts,
             dynamics_of(options.techniques),
+            self.paces,
         )
 
 
@@ -288,7 +292,11 @@ def _serve(
     else:
         check(Scenario(model, cluster, plan, entry))
         _check_host(scenario)
-        kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=scenario.exact_weight_bytes)
+        exact = scenario.exact_weight_bytes
+        if cluster.unlike:
+            kv = tightest_pool(transformer, plan, cluster, entry, config, exact)
+        else:
+            kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact)
         config = seated(config, kv)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)
@@ -312,6 +320,9 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
     replica = Replica(s.transformer, s.plan, cluster, s.engine, float(options.experts.skew))
+    if s.cluster.unlike:
+        busy = min(TYPICAL_BATCH, served.config.max_num_seqs)
+        served = replace(served, paces=replica.paces(busy, float(np.mean(trace.isl + 0.5 * trace.osl))))
     if not options.techniques:
         return replace(served, table=build_step_table(replica, served.config, max_context=longest))
     raise_all([p for t in options.techniques for p in t.applies(s)])

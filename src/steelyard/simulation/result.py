@@ -154,19 +154,25 @@ class PoolOutcome:
     def _prints(self) -> Mapping[str, Any] | None:
         """What each engine prints of its cache at start-up; None where it keeps none."""
         s = self.scenario
-        if self.role == "encode" or not self.kv.block_bytes:
+        if self.role == "encode" or not self.kv.block_bytes or s.cluster.unlike:
             return None
         exact = s.exact_weight_bytes
         return engine_prints(
             s.transformer, s.plan, s.cluster.machine, s.engine, self.config, exact_weights=exact
         ).to_dict()
 
+    @property
+    def machine(self) -> str:
+        """The device's name; of several kinds in one replica all of them."""
+        cluster = self.scenario.cluster
+        return str(cluster) if cluster.unlike else cluster.machine.name
+
     def to_dict(self) -> dict[str, Any]:
         """Its entry in the summary (SI units)."""
         plan, totals = self.scenario.plan, self.totals
         return {
             "role": self.role,
-            "machine": self.scenario.cluster.machine.name,
+            "machine": self.machine,
             "replicas": self.replicas,
             "devices": self.devices,
             "compute_frac": self.compute_frac,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steelyard._version import __version__
-from steelyard.cost.money import hourly_price
+from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step_table import Tables, scaled
 from steelyard.provenance import Ledger, content_hash
 from steelyard.simulation.arrays import Played, play, setup_of_fleet
@@ -156,7 +156,9 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     if served.table is None:
         stepping = machine.tdp_w * plan.replica_devices * busy
     cluster = scenario.cluster
-    price = hourly_price(cluster.machine, scenario.usd_per_hour, ledger, cluster.system)
+    kinds = [m for m, _ in cluster.shares] if cluster.unlike else [machine]
+    price = mean_price([hourly_price(m, scenario.usd_per_hour, ledger, cluster.system) for m in kinds])
+    idle_w = sum(m.idle_w for m in kinds) / len(kinds)
     if price.usd_per_hour is not None:
         ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", price.note)
     steps = max(busy * plan.pp, 1e-30)
@@ -171,7 +173,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
         price=price,
         totals={
             **counted,
-            "energy_j": stepping + machine.idle_w * max(0.0, idle_s),
+            "energy_j": stepping + idle_w * max(0.0, idle_s),
             "host_energy_j": scenario.cluster.host_w * devices / scenario.cluster.per_node * device_s / devices,
             "device_s": device_s,
             "busy_frac": min(1.0, busy / max(counted["rented_s"], 1e-30)),

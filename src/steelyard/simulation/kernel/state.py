@@ -85,7 +85,8 @@ RUN = np.dtype(
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
-#: what it does. ``stages``: pipeline stages, so many steps are in flight in each replica. ``unit_tokens``: tokens of
+#: what it does. ``stages``: pipeline stages, so many steps are in flight in each replica; the slowest takes one of
+#: ``paces`` parts of a step. ``unit_tokens``: tokens of
 #: one cached prefix unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that
 #: may run beside the prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``,
 #: ``pad_mixed``: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
@@ -126,7 +127,9 @@ SETUP = np.dtype(
         "least",
         "most",
     )
-    + _fields("f8", "conservativeness", "overlap", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s")
+    + _fields(
+        "f8", "conservativeness", "overlap", "paces", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s"
+    )
 )
 
 #: Sending the cache of a request from a pool to another: ``latency_s + fixed_s + tokens * token_s``.

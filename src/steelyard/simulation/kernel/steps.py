@@ -192,8 +192,8 @@ def begin_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> No
     if cfg.stages > 1:
         place = state.replicas[own.replica]
         begin = max(now, place.stage_free)
-        place.stage_free = begin + duration / cfg.stages
-        end = max(begin + duration, place.stage_out + duration / cfg.stages)
+        place.stage_free = begin + duration / cfg.paces
+        end = max(begin + duration, place.stage_out + duration / cfg.paces)
         place.stage_out = end
     own.end = end
     own.busy = 1
