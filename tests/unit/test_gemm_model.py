@@ -24,6 +24,7 @@ from steelyard.cost.gemm import (
     library_facts,
     sustained_compute_frac,
 )
+from steelyard.cost.op_models import product_parameters
 from steelyard.cost.site import site_for
 from steelyard.errors import UnknownName
 from steelyard.machine.catalogue import find_machine
@@ -181,6 +182,19 @@ def test_library_picks_the_kernel_of_the_format() -> None:
     assert library_facts("hopper", 4.25, 16).name == "marlin"
     assert library_facts("blackwell", 4.5, 4.5).name == "nvfp4"
     assert library_facts("hexagon", 8, 8).name == "blas"
+
+
+def test_borrowed_sixteen_bit_parameters_do_not_change_the_kernel_of_a_format() -> None:
+    card = find_machine("rtx_5090")
+    for weights, bits, kernel in (("fp8", 8.0, "cutlass_fp8_graphics"), ("nvfp4", 4.5, "nvfp4")):
+        found, facts = product_parameters(site_for(card, weights), weights, bits, bits)
+        assert (found.variant, facts.name) == ("", kernel)
+    assert product_parameters(site_for(card), "bf16", 16.0, 16.0)[1].name == "cublas_ada"
+
+
+def test_without_arithmetic_of_a_format_products_run_in_sixteen_bits() -> None:
+    assert site_for(find_machine("arc_b60"), "fp8").compute == "bf16"
+    assert site_for(find_machine("a100_sxm"), "int8").compute == "int8"
 
 
 def test_calibration_files_hold_valid_parameters() -> None:

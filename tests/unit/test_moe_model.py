@@ -184,3 +184,15 @@ def test_formats_of_equal_bytes_take_the_same_time(model: str, machine: str) -> 
         )
         assert one.tpot_s == pytest.approx(blocks.tpot_s, rel=0.1)
         assert one.ttft_s == pytest.approx(blocks.ttft_s, rel=0.1)
+
+
+@pytest.mark.parametrize(("machine", "weights"), [("rtx_5090", "fp8"), ("rtx_5090", "nvfp4"), ("rtx_pro_6000", "bf16")])
+def test_experts_take_their_own_familys_nearest_kernel_before_another_familys(machine: str, weights: str) -> None:
+    from steelyard.cost.op_models import moe_kernel
+    from steelyard.cost.site import site_for
+    from steelyard.deployment.formats import find_format
+    from steelyard.machine.catalogue import find_machine
+
+    bits = find_format(weights).stored_bits
+    _, found = moe_kernel(site_for(find_machine(machine), weights), weights, bits, bits)
+    assert found.source == "borrowed: blackwell_graphics"

@@ -18,7 +18,7 @@ from steelyard.cost.collective import (
     expert_exchange_time_s,
 )
 from steelyard.cost.devices import gemm_device, moe_device, vector_device
-from steelyard.cost.gemm import GemmParameters, gemm_facts, gemm_time_s, library_facts
+from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, gemm_time_s, library_facts
 from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import COLLECTIVE, GATHER, GEMM, MOE, VECTOR
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
@@ -33,7 +33,7 @@ from steelyard.machine.classes import family_named, stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
 
-__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "vector"]
+__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "product_parameters", "vector"]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
@@ -69,15 +69,7 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
             groups=f["groups"],
         )
         return KernelTime(time, UNMEASURED_SPREAD, "default")
-    variants: tuple[str, ...] = ("",)
-    if site.compute in ("fp8", "int8", "fp4", "fp6"):
-        variants = GEMM_VARIANTS.get(kernel.weight_format, ("",))
-    elif site.compute == "fp32":
-        variants = ("fp32", "")
-    found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,), variants)
-    facts = library_facts(site.family, f["weight_bits"], f["act_bits"])
-    if found.facts and f["weight_bits"] >= 0.75 * f["act_bits"]:
-        facts = gemm_facts(found.facts)
+    found, facts = product_parameters(site, kernel.weight_format, f["weight_bits"], f["act_bits"])
     burst = context.burst or context.weights_hot or site.compute == "fp32"
     parameters = found.parameters if burst else sustained(found.parameters, site)
     if context.engine.fused_quantisation:
@@ -102,6 +94,26 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
     return KernelTime(_once(price, f["m"], f["n"], f["k"], f["groups"]), found.spread, found.source)
 
 
+def product_parameters(
+    site: Site, weight_format: str, weight_bits: float, act_bits: float
+) -> tuple[Calibrated, GemmFacts]:
+    """The parameters of dense products on a site, and the software that runs them.
+
+    A section names the kernel it was fitted with. Where an 8- or 4-bit product has to borrow the 16-bit parameters it
+    still runs the kernel that the family's library has for its format.
+    """
+    variants: tuple[str, ...] = ("",)
+    narrow = site.compute in ("fp8", "int8", "fp4", "fp6") and weight_format in GEMM_VARIANTS
+    if narrow:
+        variants = GEMM_VARIANTS[weight_format]
+    elif site.compute == "fp32":
+        variants = ("fp32", "")
+    found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,), variants)
+    if found.facts and weight_bits >= 0.75 * act_bits and (found.variant or not narrow):
+        return found, gemm_facts(found.facts)
+    return found, library_facts(site.family, weight_bits, act_bits)
+
+
 def sustained(parameters: GemmParameters, site: Site) -> GemmParameters:
     """The parameters of products inside a running model rather than in a benchmark of one kernel."""
     return replace(parameters, compute_frac=parameters.compute_frac * site.stack.sustained_frac)
@@ -119,6 +131,8 @@ def _once(price: Any, *shape: Any) -> Any:
     return price(*arrays)
 
 
+#: Least log-space spread of experts whose parameters are those of another kernel or format (guess: a factor of 1.5).
+OTHER_KERNEL_SPREAD = 0.32
 #: Section suffix of the MoE calibration files by weight format.
 MOE_FORMATS = {
     "fp8": "fp8",
@@ -145,23 +159,56 @@ def moe_variants(
     kernels = listed[fmt] if fmt in listed else (*filter(None, (own,)), *listed[""])
     if fmt == "w4a16_mxfp4" and act_bits < 16:
         fmt = "w4a8_mxfp4_mxfp8"
-    fallback = [(k, f"{k}_{f}") for f in ("fp8", "bfloat16") for k in (*kernels, "triton", "cutlass") if k in MOE_FACTS]
-    return (*((k, f"{k}_{fmt}") for k in kernels), *fallback)
+    return tuple((k, f"{k}_{fmt}") for k in kernels)
+
+
+#: Formats of experts by what a kernel does with them, nearest first: where a family has no section of a kernel, its own
+#: kernel for the nearest format says more of its machines than the kernel's section on another family.
+NEAREST_EXPERTS = {
+    "nvfp4": ("fp8_block", "fp8", "bfloat16"),
+    "w4a8_mxfp4_mxfp8": ("nvfp4", "fp8_block", "fp8", "bfloat16"),
+    "fp8": ("fp8_block", "bfloat16"),
+    "fp8_block": ("fp8", "bfloat16"),
+    "bfloat16": ("fp8", "fp8_block"),
+    "w4a16_mxfp4": ("int4_wo",),
+    "int4_wo": ("w4a16_mxfp4",),
+}
+
+
+def expert_parameters(site: Site, kernel: str, fmt: str) -> Calibrated:
+    """Parameters of a grouped product on a site: measured there or on its family, of the kernel or the nearest to it;
+    then of the kernel on other families.
+
+    Args:
+        site: where.
+        kernel: a name of ``catalogue/kernels/moe.toml``.
+        fmt: a format of the calibration sections.
+    """
+    for families, last in (((site.family,), ""), ((), "generic")):
+        for near in (fmt, *NEAREST_EXPERTS.get(fmt, ())):
+            sections = tuple(f"{k}_{near}" for k in dict.fromkeys((kernel, *MOE_FACTS)))
+            found = calibrated("moe", MoeParameters, site.machine.name, families, sections, last=last)
+            if found.source != "default":
+                if found.variant != f"{kernel}_{fmt}":
+                    found = replace(found, spread=max(found.spread, OTHER_KERNEL_SPREAD))
+                return _no_better_than_products(found, site)
+    return Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default")
 
 
 def moe_kernel(
     site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = "", static: bool = False
 ) -> tuple[str, Calibrated]:
-    """The grouped-GEMM kernel a site would run and its parameters: the first that anything was measured of."""
+    """The grouped-GEMM kernel a site would run and its parameters: the first measured there or on its family."""
     options = moe_variants(site, weight_format, weight_bits, act_bits, own, static)
-    tried = (
-        (name, calibrated("moe", MoeParameters, site.machine.name, (site.family,), (section,)))
-        for name, section in options
-    )
-    first = next(((name, found) for name, found in tried if found.source != "default"), None)
-    if first is None:
-        return options[0][0], Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default")
-    return first[0], _no_better_than_products(first[1], site)
+    fmt = options[0][1].removeprefix(f"{options[0][0]}_")
+    tried = [(name, expert_parameters(site, name, section.removeprefix(f"{name}_"))) for name, section in options]
+    own_kernels = [
+        (name, found)
+        for name, found in tried
+        if found.variant == f"{name}_{fmt}" and not found.source.endswith(": generic")
+    ]
+    measured = own_kernels or [(name, found) for name, found in tried if found.source != "default"] or tried
+    return measured[0]
 
 
 def _no_better_than_products(found: Calibrated, site: Site) -> Calibrated:

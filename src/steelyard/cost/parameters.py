@@ -43,6 +43,8 @@ class Calibrated:
     """The software kernel the parameters belong to, when the file names one."""
     bias: float = 0.0
     """Mean of log(measured / predicted) on the rows left out."""
+    variant: str = ""
+    """The section that was found; empty: the file's own table."""
 
 
 @cache
@@ -63,7 +65,12 @@ def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
 
 @cache
 def calibrated(
-    op: str, cls: type[Any], machine: str, families: tuple[str, ...], variants: tuple[str, ...] = ("",)
+    op: str,
+    cls: type[Any],
+    machine: str,
+    families: tuple[str, ...],
+    variants: tuple[str, ...] = ("",),
+    last: str = "generic",
 ) -> Calibrated:
     """Parameters of an op model on a machine: fitted there, borrowed from its family, or generic.
 
@@ -71,17 +78,18 @@ def calibrated(
         op: the file: ``gemm``, ``attention``, ``moe``, ``vector`` or ``collective``.
         cls: parameter dataclass of the model; its defaults serve when no file has the op.
         machine: catalogue name.
-        families: tables to borrow from, most specific first; ``generic`` is tried last.
+        families: tables to borrow from, most specific first.
+        last: the table to borrow from when none of them has any; empty = none.
         variants: dotted sections to look for, best first; ``""`` is the file's own table.
     """
-    own = _first(calibration_table(machine, op), variants)
+    own, variant = _first(calibration_table(machine, op), variants)
     if own is not None:
-        return _filled(cls, own, f"fitted: {machine}")
+        return replace(_filled(cls, own, f"fitted: {machine}"), variant=variant)
     shared = calibration_table("_families", op)
-    for name in (*families, "generic"):
-        section = _first(shared.get(name, {}), variants)
+    for name in (*families, *filter(None, (last,))):
+        section, variant = _first(shared.get(name, {}), variants)
         if section is not None:
-            found = _filled(cls, section, f"borrowed: {name}")
+            found = replace(_filled(cls, section, f"borrowed: {name}"), variant=variant)
             least = 0.0 if op == "collective" else BORROWED_SPREAD[_distance(machine, name, section)]
             return replace(found, spread=max(found.spread, least))
     return Calibrated(cls(), UNMEASURED_SPREAD, "default")
@@ -99,14 +107,15 @@ def _distance(machine: str, family: str, section: Mapping[str, Any]) -> str:
     return "die" if any(name.partition("_")[0] == product for name in fitted_on) else "family"
 
 
-def _first(table: Mapping[str, Any], variants: Sequence[str]) -> Mapping[str, Any] | None:
+def _first(table: Mapping[str, Any], variants: Sequence[str]) -> tuple[Mapping[str, Any] | None, str]:
+    """The first section of a table that has parameters, and its name."""
     for variant in variants:
         found: Any = table
         for key in filter(None, variant.split(".")):
             found = found.get(key, {}) if isinstance(found, Mapping) else {}
         if isinstance(found, Mapping) and "parameters" in found:
-            return found
-    return None
+            return found, variant
+    return None, ""
 
 
 def _filled(cls: type[Any], section: Mapping[str, Any], source: str) -> Calibrated:

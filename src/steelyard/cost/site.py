@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steelyard.deployment.formats import compute_with, find_format
+from steelyard.deployment.formats import compute_with, find_format, widened
 from steelyard.machine.classes import Stack, family_named, kinds, stack_named
 from steelyard.machine.component import Compute, Machine
 
@@ -109,13 +109,14 @@ def site_for(machine: Machine, weights: str = "bf16", activations: str = "", kin
 
     Args:
         machine: the device.
-        weights, activations: format names; activations default to what the weights' format implies.
+        weights, activations: format names; activations default to what the weights' format implies. Without arithmetic
+            for them they are kept in 16 bits.
         kind: preferred kind of engine.
 
     Raises:
         InputError: the machine computes in no format that wide, or a format is unknown.
     """
     stored = find_format(weights)
-    other = find_format(activations or stored.activations or stored.name)
+    other = widened(machine, find_format(activations or stored.activations or stored.name))
     engine, compute = compute_with(machine, stored, other, kind)
     return site_of(machine, engine.name, compute)

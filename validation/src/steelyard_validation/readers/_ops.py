@@ -24,7 +24,7 @@ from steelyard.cost.attention import (
 from steelyard.cost.attention_kernels import attention_facts, mla_facts
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
-from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, gemm_roofline_s, gemm_time_s, library_facts
+from steelyard.cost.gemm import GemmFacts, gemm_roofline_s, gemm_time_s
 from steelyard.cost.mla import (
     MlaParameters,
     mla_decode_limit_s,
@@ -34,16 +34,16 @@ from steelyard.cost.mla import (
 )
 from steelyard.cost.models import PricingContext
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeParameters, Router, moe_limit_s, moe_time_s
-from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
+from steelyard.cost.moe import Router, moe_limit_s, moe_time_s
 from steelyard.cost.op_models import collective as price_collective
+from steelyard.cost.op_models import expert_parameters, fabrics, product_parameters
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
 from steelyard.cost.scan import ScanParameters, scan_time_s
 from steelyard.cost.site import Site, site_for
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.engine import default_engine
-from steelyard.deployment.formats import find_format
+from steelyard.deployment.formats import find_format, widened
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import find_network
 from steelyard.machine.cluster import Cluster, cluster_of
@@ -124,14 +124,9 @@ def gemm(
     """
     where = site_for(machine, fmt, activations)
     stored = find_format(fmt)
-    acts = find_format(activations or stored.activations or stored.name)
-    variants: tuple[str, ...] = ("fp32", "") if where.compute == "fp32" else ("",)
-    if where.compute in ("fp8", "int8", "fp4", "fp6"):
-        variants = GEMM_VARIANTS.get(stored.name, ("",))
-    found = _found("gemm", GemmParameters, where, *variants)
-    software = facts or library_facts(where.family, stored.stored_bits, acts.stored_bits)
-    if facts is None and found.facts and stored.stored_bits >= 0.75 * acts.stored_bits:
-        software = gemm_facts(found.facts)
+    acts = widened(machine, find_format(activations or stored.activations or stored.name))
+    found, library = product_parameters(where, stored.name, stored.stored_bits, acts.stored_bits)
+    software = facts or library
     sizes: dict[str, Any] = {
         "weight_bits": stored.stored_bits,
         "act_bits": acts.stored_bits,
@@ -270,7 +265,8 @@ def moe(
     """The routed experts of one layer on the busiest device, by a grouped-GEMM kernel such as ``triton_bfloat16``."""
     weight_bits, act_bits = bits
     where = site_for(machine, fmt, "bf16" if act_bits >= 16 else "")
-    found = _found("moe", MoeParameters, where, kernel)
+    name = next((k for k in sorted(MOE_FACTS, key=len, reverse=True) if kernel.startswith(f"{k}_")), "triton")
+    found = expert_parameters(where, name, kernel.removeprefix(f"{name}_"))
     device = moe_device(where)
     sizes: list[Any] = [np.asarray(x, dtype=np.float64) for x in (tokens, hidden, intermediate, topk, experts)]
     local, power = np.asarray(local_experts, dtype=np.float64), np.asarray(skew, dtype=np.float64)
@@ -283,10 +279,7 @@ def moe(
         router=router,
         device=device,
         parameters=found.parameters,
-        facts=next(
-            (MOE_FACTS[k] for k in sorted(MOE_FACTS, key=len, reverse=True) if kernel.startswith(f"{k}_")),
-            MOE_FACTS["triton"],
-        ),
+        facts=MOE_FACTS[name],
         local_experts=local,
         repeated_batches=np.asarray(repeated_batches, dtype=np.float64),
     )

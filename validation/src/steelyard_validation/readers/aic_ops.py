@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["read"]
 
-#: Host time of one eager call of a block-scaled product, s: kernel and family, then m a multiple of 4 or not (DeepGEMM
-#: lays the scales of other m out anew). A benchmark condition: below it those tables time Python and vLLM, not the GPU.
-#: Source: medians of the smallest products of the fitted (n, k) pairs.
+#: Host time of one eager call of a product, s: kernel and family, then m a multiple of 4 or not (DeepGEMM lays the
+#: scales of other m out anew). A benchmark condition: below it those tables time Python and vLLM, not the GPU.
+#: Source: medians of the smallest products, of the fitted (n, k) pairs where anything was fitted.
 EAGER_CALL_S = {
     ("FlashInfer", "hopper"): (58e-6, 58e-6),
     ("DeepGemm", "hopper"): (82.5e-6, 91e-6),
@@ -49,7 +49,12 @@ EAGER_CALL_S = {
     ("DeepGemm", "blackwell"): (177e-6, 234e-6),
     ("Cutlass", "blackwell"): (164e-6, 164e-6),
     ("Triton", "ada"): (337e-6, 337e-6),
+    ("Cutlass", "blackwell_graphics"): (180e-6, 180e-6),
+    ("bf16", "xe2"): (30e-6, 30e-6),
+    ("fp8", "xe2"): (20e-6, 20e-6),
 }
+#: Families whose tables were measured call by call: their stack captures no graphs.
+EAGER_FAMILIES = ("xe2",)
 #: Calls between the two events that time them: the first one's launch is not hidden behind the GPU.
 EAGER_CALLS = 6
 #: Log-space spread of those host times.
@@ -94,7 +99,8 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
         rows = rows.iloc[ask.pick(len(rows), f"{path.stem}#{fmt}")]
         time_s = rows["time_s"].to_numpy(float)
         m, n, k = (rows[c].to_numpy(float) for c in ("m", "n", "k"))
-        phase = f"{op} eager" if fmt == EAGER_FORMAT else op
+        eager = fmt == EAGER_FORMAT or (machine is not None and machine.family in EAGER_FAMILIES)
+        phase = f"{op} eager" if eager else op
         if machine is None:
             yield _missing(path, op, phase, fmt, time_s, "machine not in the catalogue", ask)
             continue
@@ -105,8 +111,8 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
             continue
         split = np.where(rows["fitted"], "fit", "left-out") if answer.fitted else np.full(len(rows), "all")
         phases = np.full(len(rows), phase)
-        if fmt == EAGER_FORMAT:
-            host_s = _host_s(rows["kernel"], m, machine)
+        if eager:
+            host_s = _host_s(rows["kernel"] if fmt == EAGER_FORMAT else np.full(len(rows), fmt), m, machine)
             phases = np.where(answer.time_s > host_s, phase, f"{phase} host-bound")
             answer = _eager(answer, host_s)
         for part in np.unique(phases):
