@@ -23,7 +23,9 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
     "distserve": ("distserve:1P:tp1,1D:tp1",),
     "draft": ("draft:llama-3.2-1b,k=3,accept=0.6",),
+    "dflash": ("dflash:k=7",),
     "eagle": ("eagle:k=4", "eagle:k=6,accept=0.8,adaptive"),
+    "eagle3": ("eagle3:k=3,length=2.5",),
     "early-exit": ("early-exit:ramps=3,p=0.4,rebatch",),
     "epd": ("epd:1E:tp1,1M:tp1,encode=50ms",),
     "failures": ("failures:mtbf=3s,restart=1s", "failures:500ms:0:down,3s:0:up"),
@@ -76,7 +78,7 @@ for _name in TEXTS:
 
 POOLED = ("distserve", "epd", "splitwise")
 DEPLOYMENTS = ("attention-ffn", "semi-pd", *POOLED)
-GUESSING = ("draft", "eagle", "medusa", "mtp", "ngram", "tree")
+GUESSING = ("dflash", "draft", "eagle", "eagle3", "medusa", "mtp", "ngram", "tree")
 DYNAMIC = ("autoscale", "failures", "llumnix")
 STEPPING = (*GUESSING, "early-exit", "finetune", "kv-tiers", "lora", "nanoflow", "tokenweave")
 #: Any of the left is refused beside any other of the right, and why.

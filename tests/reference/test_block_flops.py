@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from steelyard.deployment.plan import Plan
-from steelyard.techniques.speculation import GUESSERS, draft_of
+from steelyard.techniques.guessers import draft_of
+from steelyard.techniques.speculation import GUESSERS
 from steelyard.workload import Step
 from steelyard.workload.blocks.attention import attention_ops
 from steelyard.workload.blocks.beside import beside_ops
@@ -346,7 +347,7 @@ def test_heads_that_guess_ahead(guesser: str) -> None:
     """A product that joins hidden state and embedding, one layer, the model's head; Medusa: two products each."""
     fields = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 100}
     model = read_config({"model_type": "llama", "num_hidden_layers": 2, **fields})
-    draft = draft_of(GUESSERS[guesser](tokens=2), model, Plan().resolved("bf16"))
+    draft = draft_of(GUESSERS[guesser](tokens=2).wanted, model, Plan().resolved("bf16"))
     assert draft is not None
 
     def reference(torch: Any, x: Any) -> None:

@@ -137,6 +137,12 @@ class Engine:
     step_s_per_sequence: Annotated[float, Quantity("s", "further host time per sequence of the step", ge=0)]
     layer_s: Annotated[float, Quantity("s", "device time per layer beside the priced kernels", ge=0)]
     request_s: Annotated[float, Quantity("s", "tokenise, HTTP, first detokenise, once per request", ge=0)]
+    guess_s: Annotated[
+        float, Quantity("s", "per pass of a guesser of tokens beside its kernels: launch, sampling, preparation", ge=0)
+    ] = 0.0
+    verify_s: Annotated[
+        float, Quantity("s", "per step that verifies guesses beside its kernels: acceptance, host between steps", ge=0)
+    ] = 0.0
     launch_s: Annotated[
         float, Quantity("s", "host time per kernel of a step that is no captured graph; 0 = the machine's usual", ge=0)
     ] = 0.0

@@ -12,27 +12,18 @@ is right with ``1 - (1 - a) w^-b``, the power law of rejections of Sequoia (arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-from steelyard.cost.memory import kv_bytes, weight_bytes
-from steelyard.cost.step import Replica
-from steelyard.cost.step_table import TABLES, StepTable, Tables, build_step_table, joined
-from steelyard.deployment.engine import Engine
-from steelyard.deployment.engine_config import EngineConfig
-from steelyard.deployment.plan import DEGREES, Plan
+from steelyard.cost.step_table import TABLES
+from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError, Problem
-from steelyard.machine.cluster import Cluster
 from steelyard.techniques._base import Citation, PoolFit, Technique
+from steelyard.techniques.guessers import Wanted, draft_of, with_draft
 from steelyard.units import Quantity, figure
-from steelyard.workload.catalogue import load_model
-from steelyard.workload.graph import Graph
-from steelyard.workload.op import Op
-from steelyard.workload.protocol import Workload
-from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer, transformer_of
 
-__all__ = ["GUESSERS", "Draft", "Speculation", "draft_of", "with_draft"]
+__all__ = ["GUESSERS", "Speculation"]
 
 #: Width exponent of a tree's rejections (Sequoia's figures fall between 0.4 and 0.7; a guess in the middle).
 TREE_EXPONENT = 0.5
@@ -85,6 +76,8 @@ class Speculation(Technique):
     """Other names people give it."""
     passes: ClassVar[int] = 1
     """How guesses are made: 1 one pass of the draft per token, 2 one pass for all, 3 free."""
+    turns: ClassVar[int] = 1
+    """Of :attr:`~steelyard.deployment.engine.Engine.verify_s` in a step."""
 
     tokens: Annotated[
         int | None,
@@ -134,6 +127,11 @@ class Speculation(Technique):
         return self.name
 
     @property
+    def wanted(self) -> Wanted:
+        """Who guesses, as it is built."""
+        return Wanted(self.guesser, self.guesses)
+
+    @property
     def guesses(self) -> int:
         """Guesses per step along the longest path."""
         return self.usual.tokens if self.tokens is None else self.tokens
@@ -176,7 +174,8 @@ class Speculation(Technique):
         record["most"] = self.guesses
         record["nodes"] = self.verified if isinstance(self, Tree) else 0
         record["draft_row"] = TABLES if tables else 0
-        record["reads_prompts"] = int(self.guesser in ("draft", "eagle", "mtp"))
+        record["reads_prompts"] = int(self.guesser in ("draft", "eagle", "eagle3", "dflash", "mtp"))
+        record["block"] = self.wanted.block
         record["log_accept"] = math.log(self.right) if self.right > 0 else -math.inf
 
     def fit(self, pool: PoolFit) -> None:
@@ -184,14 +183,15 @@ class Speculation(Technique):
         if pool.config.rules.static:
             raise InputError("a static batch writes one token per step and sequence", field="speculate")
         r = pool.replica
-        draft = draft_of(self, r.model, r.plan)
+        draft = draft_of(self.wanted, r.model, r.plan)
         tables = with_draft(pool.table, draft, r.cluster, r.engine, pool.config, max_context=pool.max_context)
         pool.table = replace(pool.table, tables=tables)
         self.record(pool.record, draft is not None)
+        pool.record["verify_s"] = r.engine.verify_s * self.turns
         if draft is not None:
             pool.device_bytes += draft.weight_bytes
             pool.token_bytes += draft.kv_bytes_per_token
-            pool.notes.append(f"guesses by a {draft.note}; its passes are part of the step's graph")
+            pool.notes.append(f"guesses by a {draft.note}")
         if self.accept is None and self.length is None:
             pool.guesses["speculation accept"] = f"{self.likely:g} per token: {GUESSERS[self.guesser].usual.source}"
         count = f"0 to {self.guesses}" if self.adaptive else f"{self.guesses}"
@@ -229,6 +229,11 @@ class DraftModel(Speculation):
         Quantity("1", "devices the draft is split over; 0 = the model's where its heads allow, else one", ge=0, le=1e5),
     ] = 0
 
+    @property
+    def wanted(self) -> Wanted:
+        """Who guesses, as it is built."""
+        return Wanted(self.guesser, self.guesses, self.model, self.draft_tp)
+
     def problems(self) -> list[Problem]:
         """No model named."""
         missing = [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
@@ -265,11 +270,47 @@ class Eagle(Speculation):
     """One further layer on the model's hidden states guesses, one pass per token."""
 
     name: ClassVar[str] = "eagle"
-    also: ClassVar[tuple[str, ...]] = ("eagle2", "eagle3", "eagle-2", "eagle-3")
+    also: ClassVar[tuple[str, ...]] = ("eagle2", "eagle-2")
     paper: ClassVar[Citation] = Citation(
         "EAGLE: speculative sampling requires rethinking feature uncertainty", "arXiv:2401.15077"
     )
     usual: ClassVar[Defaults] = Defaults(4, 0.75, "Li et al., arXiv:2401.15077, table 2: 0.68-0.80 on MT-bench")
+
+
+@dataclass(frozen=True)
+class Eagle3(Speculation):
+    """As EAGLE, from three of the model's hidden states, over a vocabulary of its own."""
+
+    name: ClassVar[str] = "eagle3"
+    also: ClassVar[tuple[str, ...]] = ("eagle-3",)
+    paper: ClassVar[Citation] = Citation(
+        "EAGLE-3: scaling up inference acceleration via training-time test", "arXiv:2503.01840"
+    )
+    usual: ClassVar[Defaults] = Defaults(4, 0.78, "Li et al., arXiv:2503.01840, table 1: 0.7-0.85 on MT-bench")
+
+    vocab: Annotated[int, Quantity("1", "tokens its head scores; 0 = all of the model's", ge=0, le=1e7)] = 32_000
+
+    @property
+    def wanted(self) -> Wanted:
+        """Who guesses, as it is built."""
+        return Wanted(self.guesser, self.guesses, vocab=self.vocab)
+
+
+@dataclass(frozen=True)
+class Dflash(Speculation):
+    """A few layers on the model's hidden states guess a whole block in one pass (block diffusion)."""
+
+    name: ClassVar[str] = "dflash"
+    paper: ClassVar[Citation] = Citation("DFlash: block diffusion for flash speculative decoding", "arXiv:2602.06036")
+    usual: ClassVar[Defaults] = Defaults(15, 0.8, "guess: published lengths of 4 to 7 tokens in blocks of 16")
+    passes: ClassVar[int] = 2
+
+    layers: Annotated[int, Quantity("1", "layers of the draft", ge=1, le=100)] = 5
+
+    @property
+    def wanted(self) -> Wanted:
+        """Who guesses, as it is built."""
+        return Wanted(self.guesser, self.guesses, layers=self.layers, block=self.guesses)
 
 
 @dataclass(frozen=True)
@@ -293,20 +334,23 @@ class Tree(Speculation):
     )
     keys: ClassVar[Mapping[str, str]] = {"k": "tokens", "depth": "tokens", DEGREES[0]: "draft_tp"}
     usual: ClassVar[Defaults] = Defaults(4, 0.75, "as its guesser, per node")
+    turns: ClassVar[int] = 2  # it is chosen from the scores and masked
 
     width: Annotated[int, Quantity("1", "guesses per position", ge=1, le=10_000)] = 2
     nodes: Annotated[
         int, Quantity("1", "tokens verified per sequence beside the last known one; 0 = width x depth", ge=0, le=1e5)
     ] = 0
-    by: Annotated[str, "who guesses: draft, medusa, eagle or mtp"] = "eagle"
+    by: Annotated[str, "who guesses: draft, medusa, eagle, eagle3 or mtp"] = "eagle"
     model: Annotated[str, "name of the draft model, by draft"] = ""
     draft_tp: Annotated[int, Quantity("1", "as of draft", ge=0, le=1e5)] = 0
 
     def problems(self) -> list[Problem]:
         """A guesser that cannot be, a tree too large or adaptive."""
         found = super().problems()
-        if self.by not in GUESSERS or self.by in ("tree", "ngram"):
-            found.append(Problem(self.name, f"a tree is guessed by draft, medusa, eagle or mtp, not {self.by!r}"))
+        if self.by not in GUESSERS or self.by in ("tree", "ngram", "dflash"):
+            found.append(
+                Problem(self.name, f"a tree is guessed by draft, medusa, eagle, eagle3 or mtp, not {self.by!r}")
+            )
         elif self.by == "draft" and not self.model:
             found.append(Problem(self.name, "a draft needs its model: by=draft,model=llama-3.2-1b"))
         if self.verified > MOST_NODES:
@@ -319,6 +363,14 @@ class Tree(Speculation):
     def guesser(self) -> str:
         """Who guesses."""
         return self.by
+
+    @property
+    def wanted(self) -> Wanted:
+        """Who guesses, as it is built."""
+        by = GUESSERS[self.by]
+        vocab = by(tokens=self.guesses).wanted.vocab if self.by != "draft" else 0
+        block = self.width if by.passes == 1 else 1
+        return Wanted(self.by, self.guesses, self.model, self.draft_tp, vocab, block=block)
 
     @property
     def likely(self) -> float:
@@ -339,154 +391,6 @@ class Tree(Speculation):
 
 
 #: Methods by name.
-GUESSERS: Mapping[str, type[Speculation]] = {c.name: c for c in (DraftModel, Ngram, Medusa, Eagle, Mtp, Tree)}
-
-
-@dataclass(frozen=True)
-class _Guesser(Transformer):
-    """A small head on a model's last hidden states: joins them with the embedding of the newest token (EAGLE, MTP)."""
-
-    joins: int = 0
-    """Width of what is joined; 0 = nothing."""
-
-    def graph(self, step: Step, absorb: bool | None = None) -> Graph:
-        """The ops of one step, the joining product first."""
-        graph = super().graph(step, absorb)
-        if not self.joins:
-            return graph
-        join = Op(
-            "join",
-            "t i, i d -> t d",
-            {"t": step.tokens, "i": self.joins, "d": self.hidden},
-            operands=("x", "w_join", "y"),
-            roles=("activation", "weight", "activation"),
-            block="mlp",
-        )
-        return replace(graph, ops=(join, *graph.ops))
-
-
-@dataclass(frozen=True)
-class _Heads(Transformer):
-    """Medusa heads: each a residual product of the hidden width and a projection to the vocabulary, on one row each."""
-
-    heads_count: int = 0
-
-    def graph(self, step: Step, absorb: bool | None = None) -> Graph:
-        """Only the heads."""
-        return Graph(self.name, tuple(self._ops(step)), {})
-
-    def _ops(self, step: Step) -> Iterator[Op]:
-        rows = step.tokens
-        yield Op(
-            "medusa.residual",
-            "t i, i d -> t d",
-            {"t": rows, "i": self.hidden, "d": self.hidden},
-            operands=("x", "w_medusa", "y"),
-            roles=("activation", "weight", "activation"),
-            count=self.heads_count,
-            block="mlp",
-        )
-        yield Op(
-            "medusa.head",
-            "t d, d v -> t v",
-            {"t": rows, "d": self.hidden, "v": self.vocab},
-            operands=("x", "w_medusa_head", "logits"),
-            roles=("activation", "weight", "activation"),
-            count=self.heads_count,
-            block="head",
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """Who guesses, ready to be priced, and the device memory it takes."""
-
-    model: Transformer
-    plan: Plan
-    weight_bytes: float
-    """On one device of the model."""
-    kv_bytes_per_token: float
-    note: str
-
-
-def draft_of(speculation: Speculation, workload: Workload, plan: Plan) -> Draft | None:
-    """The guesser of a model; None when guesses are free.
-
-    EAGLE: one layer of the model with a dense feed-forward, and a product that joins hidden state and embedding; the
-    head is the model's own. MTP: the model's own last layer likewise. Medusa: see :class:`_Heads`.
-
-    Raises:
-        InputError: the draft model has another vocabulary size by more than 2 %, or cannot be split so.
-    """
-    kind = speculation.guesser
-    if kind == "ngram":
-        return None
-    model = transformer_of(workload, f"speculate={kind}")
-    if kind == "draft":
-        assert isinstance(speculation, DraftModel | Tree)
-        small = transformer_of(load_model(speculation.model).transformer, "a draft model")
-        if abs(small.vocab - model.vocab) > 0.02 * model.vocab:
-            sizes = f"{small.name} has {small.vocab:,} tokens in its vocabulary, {model.name} {model.vocab:,}"
-            raise InputError(f"{sizes}: a draft must share it", field="speculate")
-        over = speculation.draft_tp or (plan.tp if small.heads % plan.tp == 0 else 1)
-        if small.heads % over:
-            raise InputError(f"tp={over} does not divide the {small.heads} heads of {small.name}", field="speculate")
-        native = small.native_weights
-        own = Plan(kv=plan.kv).over(over).resolved(native)
-        return Draft(
-            small,
-            own,
-            weight_bytes(small, own),
-            float(kv_bytes(small, own, 1, 2**20)) / 2**20,
-            f"draft {small.name} on {over} of {plan.tp} devices",
-        )
-    own = replace(plan, pp=1, dp=1, ep=1, cp=1)
-    common: dict[str, Any] = {
-        "name": f"{kind} of {model.name}",
-        "model_type": model.model_type,
-        "hidden": model.hidden,
-        "vocab": model.vocab,
-        "native_weights": model.native_weights,
-    }
-    if kind == "medusa":
-        heads = _Heads(layers=(Layer(1, None, None, norms=0),), head=False, heads_count=speculation.guesses, **common)
-        return Draft(heads, own, weight_bytes(heads, own), 0.0, f"{speculation.guesses} Medusa heads")
-    last = model.layers[-1]
-    f = last.feed_forward
-    if kind == "eagle" and f is not None and f.is_moe:
-        f = FeedForward(f.top_k * f.intermediate + f.shared_intermediate, f.gated, f.activation)
-    layer = replace(last, count=1, feed_forward=f)
-    guesser = _Guesser(layers=(layer,), joins=2 * model.hidden, final_norm=False, **common)
-    graph = guesser.graph(Step.prefill(1, 1))
-    shared = {"embedding", "lm_head"}
-    alone = replace(guesser, head=False)
-    embedding = sum(
-        float(op.elements(tensor, visited=False)) * own.format("communication").bits / 8
-        for op in graph
-        for tensor in op.inputs
-        if op.name in shared and tensor.role == "table"
-    )
-    weights = max(0.0, weight_bytes(alone, own) - embedding / own.tp)
-    per_token = float(kv_bytes(guesser, own, 1, 2**20)) / 2**20
-    return Draft(guesser, own, weights, per_token, f"{kind}: one layer of {model.name}, its head shared")
-
-
-def with_draft(
-    table: StepTable,
-    draft: Draft | None,
-    cluster: Cluster,
-    engine: Engine,
-    config: EngineConfig,
-    *,
-    max_context: int,
-) -> Tables:
-    """The model's tables with those of its guesser behind them.
-
-    A pass of the guesser inside a step costs no time of the host: it is part of the step's graph (assumed).
-    """
-    if draft is None:
-        return table.tables
-    quiet = replace(engine, step_s=0.0, step_s_per_sequence=0.0)
-    calm = replace(config, host_s=0.0, host_s_per_sequence=0.0)
-    own = build_step_table(Replica(draft.model, draft.plan, cluster, quiet), calm, max_context=max_context)
-    return joined(table.tables, own.tables)
+GUESSERS: Mapping[str, type[Speculation]] = {
+    c.name: c for c in (DraftModel, Ngram, Medusa, Eagle, Eagle3, Dflash, Mtp, Tree)
+}

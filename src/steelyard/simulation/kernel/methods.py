@@ -33,8 +33,9 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 #: One record per pool; all zero: nothing of this is used. ``plain``: 1 when steps are priced as they are. ``seed``: of
 #: what is drawn. Speculation: ``guess`` 0 none, 1 one pass of the draft per token, 2 one pass for all, 3 free.
 #: ``fewest``, ``most`` tokens guessed per step. ``nodes``: tokens verified beside the last known one, 0: as many as
-#: guessed. ``draft_row``: row of the layout where the draft's tables begin, 0 none. ``reads_prompts``: the draft
-#: computes prompts too. ``log_accept``: logarithm of the probability that one more guess is right. Early exit:
+#: guessed. ``block``: tokens of a sequence that one pass of the draft guesses. ``verify_s``: of a step that verifies,
+#: beside its kernels. ``draft_row``: row of the layout where the draft's tables begin, 0 none. ``reads_prompts``: the
+#: draft computes prompts too. ``log_accept``: logarithm of the probability that one more guess is right. Early exit:
 #: ``ramps``, ``rebatch`` 1 when the rest goes on without those that left, ``exit_frac`` probability to leave at a
 #: ramp, ``ramp_rows`` 1 when a ramp costs the head's product. Finetuning beside serving: ``limit_s`` step time up to
 #: which its tokens are added (0: none), ``train_work`` forward passes that a token costs, ``train_context`` tokens of
@@ -50,6 +51,7 @@ METHOD = np.dtype(
         "fewest",
         "most",
         "nodes",
+        "block",
         "draft_row",
         "reads_prompts",
         "ramps",
@@ -62,6 +64,7 @@ METHOD = np.dtype(
     + _fields(
         "f8",
         "log_accept",
+        "verify_s",
         "exit_frac",
         "limit_s",
         "train_work",

@@ -57,10 +57,10 @@ def guess_cost(
             time, energy = device_cost(data, layout, base, new, 0.0, 0.0, 0.0, wide(1), chunks, new, pairs)
             time, energy = whole_cost(data, layout, base, time, energy, new, chunks, chunks)
         return time, energy
-    time, energy = device_cost(
-        data, layout, base, decodes + new, decodes, decodes, context, wide(1), chunks, new, pairs
-    )
-    time, energy = whole_cost(data, layout, base, time, energy, decodes + new, decodes + chunks, chunks)
+    block = max(record.block, 1)
+    rows = decodes * block
+    time, energy = device_cost(data, layout, base, rows + new, rows, decodes, context, block, chunks, new, pairs)
+    time, energy = whole_cost(data, layout, base, time, energy, rows + new, decodes + chunks, chunks)
     if passes > 1:
         more, more_j = device_cost(data, layout, base, decodes, decodes, decodes, context, wide(1), 0.0, 0.0, 0.0)
         more, more_j = whole_cost(data, layout, base, more, more_j, decodes, decodes, 0.0)
@@ -91,6 +91,7 @@ def choose_guesses(record: Any, data: Any, layout: Any, decodes: float, context:
             data, layout, wide(0), decodes, decodes, context, queries_for(record, guesses), 0.0, 0.0, 0.0
         )[0]
         time += guess_cost(record, data, layout, guesses, decodes, context, 0.0, 0.0, 0.0)[0]
+        time += record.verify_s if guesses > 0 else 0.0
         rate = expected_tokens(record, guesses) / time
         if rate > fastest:
             best, fastest = guesses, rate
@@ -184,6 +185,7 @@ def price_step(
         time, energy = whole_cost(data, layout, wide(0), time, energy, tokens, rows, chunks)
     elif queries > 1:
         time, energy = verify_cost(data, layout, wide(0), rows, decodes, context, queries, chunks, new, pairs)
+        time += record.verify_s
     else:
         time, energy = step_cost(data, layout, tokens, rows, decodes, context, chunks, new, pairs)
     if record.guess > 0:

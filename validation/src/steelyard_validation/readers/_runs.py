@@ -53,6 +53,8 @@ class Place:
     """Network between the devices, which read each other's memory there, where it is another than the machine's."""
     power_w: float = 0.0
     """Limit of a board's power where it is another than the machine's."""
+    speculate: str = ""
+    """How tokens are guessed, as ``--speculate`` says it."""
 
     def placed(self) -> Placed | str:
         """The deployment, or why there is none."""
@@ -131,7 +133,7 @@ def compared(rows: Sequence[Row], path: Path, ask: Ask) -> Iterator[Comparison]:
     """Measured and predicted figures of a table's rows, one comparison per figure and phase."""
     loads: dict[Place, set[Traffic]] = {}
     for row in rows:  # of the whole table, so that a sample is answered from the same step tables
-        if isinstance(row.load, Traffic) and not _single(row.load):
+        if isinstance(row.load, Traffic) and not _single(row):
             loads.setdefault(row.place, set()).add(row.load)
     rows = [rows[i] for i in ask.pick(len(rows), path.stem)]
     found, why = _answers(rows, loads)
@@ -160,14 +162,16 @@ def _label(row: Row) -> tuple[str, str]:
     if isinstance(row.load, Bench):
         return row.load.phase, "tokens_per_s"
     phase, metric = _SHOWN.get(row.metric, ("serve", row.metric))
-    if phase == "serve" and row.load is not None and _single(row.load):
+    if phase == "serve" and row.load is not None and _single(row):
         phase = "one user"
     return phase, metric if row.stat in _MIDDLE else f"{row.stat}_{metric}"
 
 
-def _single(load: Traffic) -> bool:
-    """Whether a load is one user with fixed lengths, a static batch."""
-    return load.concurrency == 1 and not isinstance(load.isl, str) and not isinstance(load.osl, str)
+def _single(row: Row) -> bool:
+    """Whether a row is one user with fixed lengths and no guesses, a static batch."""
+    load = row.load
+    fixed = isinstance(load, Traffic) and not isinstance(load.isl, str) and not isinstance(load.osl, str)
+    return fixed and isinstance(load, Traffic) and load.concurrency == 1 and not row.place.speculate
 
 
 def _answers(rows: Sequence[Row], loads: Mapping[Place, Set[Traffic]]) -> tuple[Floats, NDArray[np.str_]]:
@@ -204,7 +208,7 @@ def _is_bench(row: Row) -> bool:
 
 
 def _is_single(row: Row) -> bool:
-    return isinstance(row.load, Traffic) and _single(row.load)
+    return _single(row)
 
 
 def _is_load(row: Row) -> bool:
@@ -279,7 +283,8 @@ class _Plays:
 
 def _loads(at: Placed, place: Place, rows: Sequence[Row], *, loads: Set[Traffic]) -> Floats:
     """Loads with several users, or drawn ones; the step tables cover ``loads``."""
-    plays = _Plays(Service.for_traces(at, [sent(x) for x in loads], dict(place.flags)), dict(place.flags))
+    flags = dict(place.flags)
+    plays = _Plays(Service.for_traces(at, [sent(x) for x in loads], flags, place.speculate), flags)
     out = np.full((4, len(rows)), np.nan)
     failed = ""
     for i, row in enumerate(rows):

@@ -23,6 +23,7 @@ from steelyard.simulation.metrics import ends, first_token_interval
 from steelyard.simulation.prepared import Options, Prepared, checked, prepare, too_long
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
+from steelyard.techniques._registry import read_flag
 from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._whole import Placed, Shown
 
@@ -153,6 +154,8 @@ class Service:
     """Most sequences at once among the loads."""
     flags: Mapping[str, Any] = field(default_factory=dict)
     """Flags of every load that the step times depend on."""
+    speculate: str = ""
+    """How tokens are guessed, as ``--speculate`` says it."""
 
     @staticmethod
     def of(at: Placed, loads: Sequence[Load]) -> Service:
@@ -167,12 +170,12 @@ class Service:
         )
 
     @staticmethod
-    def for_traces(at: Placed, traces: Sequence[Trace], flags: Mapping[str, Any]) -> Service:
+    def for_traces(at: Placed, traces: Sequence[Trace], flags: Mapping[str, Any], speculate: str = "") -> Service:
         """The service for given traces."""
         config = engine_config(at.engine, at.cluster.machine, dict(flags))
         longest = max(int(np.max(x.isl + x.osl)) for x in traces)
         most = min(config.max_num_seqs, max(2, *(min(len(x), x.concurrency or len(x)) for x in traces)))
-        return Service(at, longest, config.max_num_batched_tokens, most, dict(flags))
+        return Service(at, longest, config.max_num_batched_tokens, most, dict(flags), speculate)
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -183,7 +186,8 @@ class Service:
         longest = Trace(arrived_at=np.zeros(1), isl=np.array([self.max_context - 1]), osl=np.array([1]))
         pool = Pool(at.cluster.machine.name, at.plan, 1, "both", {**self.flags, **widest})
         deployment = Deployment(at.transformer.name, (pool,))
-        options = Options(experts=Router(at.skew), log=1)
+        guessing = read_flag("speculate", self.speculate) if self.speculate else None
+        options = Options(experts=Router(at.skew), log=1, techniques=(guessing,) if guessing else ())
         return prepare(deployment, longest, options, model=at.model, clusters=[at.cluster], engine=at.engine)
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:

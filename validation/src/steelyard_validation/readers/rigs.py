@@ -8,6 +8,7 @@ or ran a model with pruned experts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -58,6 +59,7 @@ SHAPED = {
 }
 LENGTHS = "the row does not state its lengths"
 SPECULATION = "speculative decoding: the row states no rate of acceptance of its own"
+FOREIGN = "a draft with another vocabulary than the model's"
 REPEATED = "prompts of the runs share their beginnings: the time to first token is that of a cache hit"
 PRUNED = "experts pruned: no published configuration"
 
@@ -246,9 +248,16 @@ def _guessing(frame: pd.DataFrame) -> Iterator[Row]:
 def _guessing_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     model, weights = _gguf(r.model)
     place = Place(model, r.machine, _llamacpp(r.machine), weights)
-    if "baseline" not in r.scenario:
-        return place, SPECULATION
-    return place, Traffic(concurrency=1, isl=int(r.isl), osl=int(r.osl))
+    guesses = re.search(r"mtp-(\d)", r.scenario)
+    if guesses:
+        tried, right = (float(said[name]) for name in ("draft_n", "accepted"))
+        place = replace(place, speculate=_chain("mtp", int(guesses.group(1)), right / max(tried, 1.0)))
+    return place, Traffic(concurrency=1, requests=1, isl=int(r.isl), osl=int(r.osl))
+
+
+def _chain(method: str, guesses: int, used: float) -> str:
+    """``--speculate`` of a chain of which so large a share of the guesses was used."""
+    return f"{method}:k={guesses},length={1 + guesses * used:.4g}"
 
 
 # ---- SGLang ---------------------------------------------------------------------------------------------------------
@@ -348,7 +357,12 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     else:
         flags = _flags(said, max_model_len="context_len", max_num_seqs="max_num_seqs", gpu_memory_utilization="gmu")
         place = replace(place, tp=split, flags=flags if engine == "vllm" else ())
-    if said.get("spec", "none") != "none" or "dflash" in r.quant:
+    spec = json.loads(said["spec"]) if said.get("spec", "none").startswith("{") else {}
+    if "ngram" in spec.get("method", "") and spec.get("acceptance"):
+        place = replace(place, speculate=_chain("ngram", spec["k"], spec["acceptance"]))
+    elif spec.get("method") == "draft_model_tli":
+        return place, FOREIGN
+    elif spec or said.get("spec", "none") != "none" or "dflash" in r.quant:
         return place, SPECULATION
     if "reap" in r.quant:
         return place, PRUNED
