@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from steelyard.errors import show
 from steelyard.workload.families._base import Fields, decoder
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
@@ -44,13 +45,16 @@ def _topped(model: Transformer, config: Mapping[str, Any], *, pooler: bool) -> T
 
 
 def bert(config: Mapping[str, Any]) -> Transformer:
-    """BERT (arXiv:1810.04805): learned positions, segment embedding, norm after each block, biases everywhere."""
+    """BERT (arXiv:1810.04805): learned positions, segment embedding, norm after each block, biases everywhere.
+
+    With ``position_embedding_type`` ``rotary`` queries and keys are rotated and there is no table (Jina v3).
+    """
     f = Fields(config)
     hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
     f.divides("hidden_size", hidden, "num_attention_heads", heads)
     kind = config.get("position_embedding_type") or "absolute"
-    if kind != "absolute":
-        f.problem("position_embedding_type", f"only 'absolute' is known, got {kind!r}")
+    if kind not in ("absolute", "rotary"):
+        f.problem("position_embedding_type", f"only 'absolute' and 'rotary' are known, got {show(kind)}")
     rows = f.size("max_position_embeddings", default=512)
     model = _encoder(
         f,
@@ -61,6 +65,7 @@ def bert(config: Mapping[str, Any]) -> Transformer:
         act=f.activation(default="gelu"),
         rows=rows,
         context=rows - f.optional("_reserved_positions"),
+        rotary=kind == "rotary",
     )
     return _topped(replace(model, token_types=f.optional("type_vocab_size", default=2)), config, pooler=True)
 
@@ -90,7 +95,16 @@ def distilbert(config: Mapping[str, Any]) -> Transformer:
 
 
 def _encoder(
-    f: Fields, *, hidden: int, heads: int, depth: int, width: int, act: str, rows: int, context: int
+    f: Fields,
+    *,
+    hidden: int,
+    heads: int,
+    depth: int,
+    width: int,
+    act: str,
+    rows: int,
+    context: int,
+    rotary: bool = False,
 ) -> Transformer:
     attention = Attention(
         heads=heads,
@@ -100,6 +114,7 @@ def _encoder(
         q_bias=True,
         kv_bias=True,
         out_bias=True,
+        rotary_dim=hidden // heads if rotary else 0,
     )
     mlp = FeedForward(width, gated=False, activation=act, up_bias=True, down_bias=True)
     return decoder(
@@ -107,7 +122,7 @@ def _encoder(
         [Layer(depth, attention, mlp, norm_bias=True)],
         hidden=hidden,
         tied=True,
-        positions=rows,
+        positions=0 if rotary else rows,
         embedding_norm=True,
         final_norm=False,
         norm_bias=True,
