@@ -129,7 +129,7 @@ def _measured(
     formats = Held(tuple(loaded)).bytes_by_format
     size = sum(formats.values())
     found = stored_formats(model.transformer, loaded)
-    notes = list(model.transformer.notes)
+    notes = [*model.transformer.notes, *held.notes]
     if held.absent:
         notes.append(
             f"{held.absent} of {len(weights.files)} weight files are not there; {held.inferred:,} tensors are taken "
@@ -209,6 +209,7 @@ def _by_structure(config: Path, weights: Weights, document: Mapping[str, Any], h
     where = config if document else weights.files[0]
     name = _name(document, where)
     transformer, found = _moved(where, lambda: read_structure(held.tensors, document, name=name, asked=generic))
+    transformer = restated(transformer, notes=(*transformer.notes, *held.notes))
     loaded, _ = _loaded(transformer, held.tensors)
     formats = Held(tuple(loaded)).bytes_by_format
     if held.absent:

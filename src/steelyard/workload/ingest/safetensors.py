@@ -32,6 +32,8 @@ __all__ = [
 MAX_HEADER = 100_000_000
 #: Most tensors of one model (the largest published ones have some 200,000).
 MAX_TENSORS = 500_000
+#: Where a tensor may end at most, in bytes after the header.
+_MOST_BYTES = 2**50
 #: Stored elements may differ from the counted parameters by this share (rotary tables, scales) without a remark.
 _TOLERANCE = 0.005
 #: Most problems listed for one file.
@@ -86,6 +88,8 @@ class SafetensorsHeader:
 
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str]
+    short_bytes: int = 0
+    """Bytes of tensors beyond the end of the file: only the header, or a part, was downloaded."""
 
     @property
     def weight_bytes(self) -> int:
@@ -102,11 +106,11 @@ class SafetensorsHeader:
 
 
 def read_safetensors(path: str | Path) -> SafetensorsHeader:
-    """Read and check the header of a ``.safetensors`` file.
+    """Read and check the header of a ``.safetensors`` file. The data need not be there: the header has all sizes.
 
     Raises:
-        InputError: not such a file, truncated, header above :data:`MAX_HEADER`, unknown dtype, offsets outside the
-            file or not matching the shape.
+        InputError: not such a file, cut inside the header, header above :data:`MAX_HEADER`, unknown dtype, offsets that
+            cannot be or do not match the shape.
     """
     file = Path(path)
     try:
@@ -132,18 +136,19 @@ def read_safetensors(path: str | Path) -> SafetensorsHeader:
     if not isinstance(header, dict):
         raise InputError(f"malformed header: expected a table, got {type(header).__name__}", field=file.name)
     metadata = header.pop("__metadata__", {})
-    tensors, problems = [], []
+    tensors, problems, last = [], [], 0
     for name, entry in header.items():
-        tensor = _tensor(name, entry, size - 8 - length)
+        tensor = _tensor(name, entry)
         if isinstance(tensor, Problem):
             problems.append(Problem(f"{file.name}: {tensor.field}", tensor.message))
             if len(problems) >= _MOST_PROBLEMS:
                 break
         else:
             tensors.append(tensor)
+            last = max(last, entry["data_offsets"][1])
     raise_all(problems)
     known = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
-    return SafetensorsHeader(tuple(tensors), known)
+    return SafetensorsHeader(tuple(tensors), known, max(0, last - (size - 8 - length)))
 
 
 def elements_note(counted: int, stored: int) -> tuple[str, ...]:
@@ -153,7 +158,7 @@ def elements_note(counted: int, stored: int) -> tuple[str, ...]:
     return (f"the files hold {stored:,} elements, the model has {counted:,}",)
 
 
-def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:
+def _tensor(name: str, entry: Any) -> TensorInfo | Problem:
     if not isinstance(entry, dict):
         return Problem(name, "expected a table with dtype, shape and data_offsets")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -164,8 +169,8 @@ def _tensor(name: str, entry: Any, data_bytes: int) -> TensorInfo | Problem:
     if not isinstance(offsets, list) or not _whole(offsets) or len(offsets) != 2:
         return Problem(f"{name}.data_offsets", "expected [begin, end]")
     begin, end = offsets
-    if not begin <= end <= data_bytes:
-        return Problem(f"{name}.data_offsets", f"[{begin}, {end}] is outside the {data_bytes:,} bytes of data")
+    if not begin <= end <= _MOST_BYTES:
+        return Problem(f"{name}.data_offsets", f"expected [begin, end] up to {_MOST_BYTES:,}, got {str(offsets)[:40]}")
     bits, label = DTYPES[str(dtype)]
     info = TensorInfo(name, tuple(shape), label, end - begin)
     if (info.elements * bits + 7) // 8 != info.bytes:

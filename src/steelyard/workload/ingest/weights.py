@@ -33,6 +33,17 @@ class Held:
     """Tensors of absent files whose shape is that of their like in another layer."""
     unknown: tuple[str, ...] = ()
     """Tensors of absent files that no other is like."""
+    short_bytes: int = 0
+    """Bytes of tensors beyond the end of the files that are there."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of files without their data."""
+        if not self.short_bytes:
+            return ()
+        whole = sum(tensor.bytes for tensor in self.tensors)
+        there = f"{max(0, whole - self.short_bytes) / 2**30:.2f} of {whole / 2**30:.2f} GiB"
+        return (f"{there} of the weight files are there; sizes are those of their headers",)
 
     @property
     def bytes_by_format(self) -> dict[str, int]:
@@ -60,15 +71,18 @@ class Weights:
             InputError: see :func:`~steelyard.workload.ingest.safetensors.read_safetensors`; too many tensors.
         """
         found: list[TensorInfo] = []
+        short = 0
         absent = [file.name for file in self.files if file.suffix != ".safetensors" or not is_file(file)]
         for file in self.files:
             if file.name not in absent:
-                found += read_safetensors(file).tensors
+                header = read_safetensors(file)
+                found += header.tensors
+                short += header.short_bytes
                 if len(found) > MAX_TENSORS:
                     message = f"more than {MAX_TENSORS:,} tensors; at most so many are accepted"
                     raise InputError(message, field=printable(file.name)[:80])
         if not absent:
-            return Held(tuple(found))
+            return Held(tuple(found), short_bytes=short)
         like = {_like(tensor.name): tensor for tensor in found}
         missed, inferred = [], 0
         for name in (n for n, file in self.names.items() if file in set(absent)):
@@ -78,7 +92,7 @@ class Weights:
             else:
                 inferred += 1
                 found.append(TensorInfo(name, tensor.shape, tensor.format, tensor.bytes))
-        return Held(tuple(found), len(absent), inferred, tuple(missed))
+        return Held(tuple(found), len(absent), inferred, tuple(missed), short)
 
 
 def _like(name: str) -> str:
