@@ -13,10 +13,13 @@ import steelyard as sy
 from steelyard.calibrate.detected import detect, host_machine
 from steelyard.calibrate.measure.host import Cache, Host
 from steelyard.cli.main import main
+from steelyard.deployment.engine_choice import check_engine
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
 from steelyard.estimation.places import Wish, runs_on
 from steelyard.machine.cluster import parse_cluster
+from steelyard.report.places import text
+from steelyard.workload.protocol import encoder_type
 
 FP8 = {"weights": "fp8"}
 HOST = Host("Some CPU", "someone", "x86", "Linux x86_64", 8, 3e9, 64 * 2.0**30, (Cache(3, 32e6, 1),))
@@ -52,6 +55,23 @@ def test_wishes_leave_out() -> None:
     long = sy.fit("llama-3.1-8b", "rtx_4090", wish=Wish(context=100_000))
     assert all(p.row()["count"] > 1 or p.row()["weights"] != "bf16" for p in long)
     assert not sy.fit("llama-3.1-70b", "rtx_4090:1"), "one and no more was asked for"
+
+
+def test_a_processor_alone_is_no_cheapest_machine() -> None:
+    found = sy.fit("qwen3-0.6b", "xeon_silver_4210r,h100_sxm,rtx_3060,dgx_spark")
+    assert [p.row()["machine"] for p in found][-1] == "xeon_silver_4210r"
+    assert [p.bare for p in found] == [False] * (len(found) - 1) + [True]
+    assert "+ the processor alone" in text(found)
+    assert sy.fit("qwen3-0.6b", "xeon_silver_4210r,raspberry_pi_5", sort="speed").rows[0].bare
+
+
+def test_nothing_is_offered_that_an_engine_has_no_kernels_for() -> None:
+    machines = "v100_sxm_16gb,t4,rtx_2080_ti,b200_sxm,rtx_5090,p40,ryzen_9_7950x,m3_ultra"
+    for model in ("qwen3-8b", "llama-3.3-70b", "gpt-oss-20b", "deepseek-r1", "t5-large", "whisper-small"):
+        for place in sy.fit(model, machines):
+            s = place.estimate.scenario
+            kind = encoder_type(s.transformer)
+            check_engine(s.engine, s.cluster.machine, s.plan.weights, encoder=kind, method=s.model.method)
 
 
 def test_words_that_cannot_be() -> None:

@@ -20,7 +20,7 @@ from steelyard.errors import InputError, Problem, complete, show
 from steelyard.estimation.estimate import Estimate, answer
 from steelyard.estimation.infeasibility import memory_of
 from steelyard.estimation.start_up import log_lines, start_up
-from steelyard.machine.catalogue import find_machine, machine_names
+from steelyard.machine.catalogue import find_machine, machine_names, price_of
 from steelyard.machine.cluster import Cluster, cluster_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
@@ -110,6 +110,12 @@ class Place:
         return None if price is None else price * self.estimate.scenario.cluster.count
 
     @property
+    def bare(self) -> bool:
+        """Whether its price is that of a processor alone, without the board and the memory that holds the model."""
+        machine = self.estimate.scenario.cluster.machine
+        return machine.kind == "cpu" and price_of(machine.name) is None and self.usd_per_hour is not None
+
+    @property
     def tokens_per_s(self) -> float:
         """Of one user, once the first token is there; of a model that generates nothing answers per second."""
         e = self.estimate
@@ -152,6 +158,7 @@ class Place:
             "tokens_per_s_low": 1 / high,
             "tokens_per_s_high": 1 / low,
             "price_usd_per_hour": usd,
+            "price_of_processor_alone": self.bare,
             "usd_per_million_tokens": usd / 3600 / self.tokens_per_s * 1e6 if usd is not None else None,
         }
 
@@ -376,10 +383,10 @@ def _wished(found: Sequence[Place], wish: Wish) -> list[Place]:
 
 
 def _sorted(found: Sequence[Place], by: str) -> list[Place]:
-    def key(place: Place) -> tuple[float, float]:
+    def key(place: Place) -> tuple[bool, float, float]:
         usd, speed = place.usd_per_hour, place.tokens_per_s
         hour = float("inf") if usd is None else usd
         first = {"price": hour, "speed": -speed, "cost": hour / speed}[by]
-        return first, -speed
+        return place.bare and by != "speed", first, -speed  # what is no whole machine is not the cheapest one
 
     return sorted(found, key=key)

@@ -46,6 +46,7 @@ def text(found: Places, width: int | None = None) -> str:
 
 #: Below a table with such places.
 _STARRED = "* the engine does not start with its defaults there: steelyard estimate says with which limits it does"
+_BARE = "+ the processor alone: the board and the memory that holds the model come on top; listed after whole machines"
 #: Columns that narrow terminals go without, first to go first.
 _OPTIONAL = ("80%", "TTFT", "engine", "states", "context", "weights", "memory")
 
@@ -64,7 +65,8 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
-    star = [_STARRED] if any(cell.endswith("*") for row in cells for cell in row) else []
+    ends = [cell[-1:] for row in cells for cell in row]
+    star = [words for mark, words in (("*", _STARRED), ("+", _BARE)) if mark in ends]
     return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *found.notes]
 
 
@@ -103,4 +105,5 @@ def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
         f"{row['largest_context']:,}" + ("" if row["starts_with_defaults"] else "*"),
     ]
     cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if states else []
-    return cells + ([f"{usd:,.2f}" if usd is not None else ""] if priced else [])
+    alone = "+" if row["price_of_processor_alone"] else ""
+    return cells + ([f"{usd:,.2f}{alone}" if usd is not None else ""] if priced else [])
