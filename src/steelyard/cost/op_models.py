@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost import ggml
 from steelyard.cost.collective import (
     EXCHANGES,
     CollectiveParameters,
@@ -69,6 +70,9 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
             groups=f["groups"],
         )
         return KernelTime(time, UNMEASURED_SPREAD, "default")
+    own = ggml.calibration(context.engine, site.machine)
+    if own is not None and site.compute in ggml.FORMATS:
+        return KernelTime(ggml.product_time_s(kernel, site, own.parameters), own.spread, own.source)
     found, facts = product_parameters(site, kernel.weight_format, f["weight_bits"], f["act_bits"])
     burst = context.burst or context.weights_hot or site.compute == "fp32"
     parameters = found.parameters if burst else sustained(found.parameters, site)
@@ -224,6 +228,9 @@ def _no_better_than_products(found: Calibrated, site: Site) -> Calibrated:
 def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Routed experts of one layer: permute, grouped products, combine."""
     site, f = context.site, kernel.features
+    blocks = ggml.calibration(context.engine, site.machine)
+    if blocks is not None and site.compute == ggml.COMPUTED:
+        return KernelTime(ggml.experts_time_s(kernel, site, blocks.parameters), blocks.spread, blocks.source)
     own, static = context.engine.experts.get(site.family, ""), context.engine.fused_quantisation
     name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], own, static)
     facts, router = MOE_FACTS[name], Router.of(kernel)

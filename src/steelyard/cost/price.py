@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost import ggml
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.energy import kernel_energy_j, static_power_w
@@ -143,7 +144,7 @@ def _price(
         site = site_of(
             cluster.machine,
             compute_engine.name,
-            kernel.compute if kernel.compute in compute_engine.peak else next(iter(compute_engine.peak)),
+            ggml.computed(kernel, compute_engine, engine, cluster.machine),
         )
         compute_s, memory_s = roofline(kernel, site)
         limit = np.maximum(compute_s, memory_s)

@@ -152,6 +152,10 @@ class Engine:
         float, Quantity("1", "steps with prompts of up to so many tokens are captured graphs too", ge=0)
     ] = 0.0
     graph: Annotated[bool, "decode steps are captured graphs; otherwise every kernel is launched from the host"] = True
+    block_products: Annotated[
+        Literal["", "integer", "widened"],
+        "llama.cpp's products, where their speed is known: blocks as integers or widened to 16 bits; empty = none",
+    ] = ""
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
     experts: Annotated[Mapping[str, str], "its grouped product of 8-bit experts, by family; else what was measured"] = (
         field(default_factory=dict)

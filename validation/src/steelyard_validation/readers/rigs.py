@@ -42,6 +42,7 @@ STATED = [
     "suspect",
     "batch",
     "engine_version",
+    "date",
 ]
 #: Metrics in time, and ours for them; ms in the tables.
 TIMES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2e": "e2e_s", "time_to_first_response": "ttft_s"}
@@ -189,7 +190,10 @@ def llama_bench_rows(folder: Path) -> Iterator[tuple[Place, Bench, float]]:
 
 def _llama_bench_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     model, weights = _gguf(r.model)
-    place = Place(model, r.machine, _llamacpp(r.machine), weights)
+    engine = _llamacpp(r.machine)
+    if engine == "llamacpp" and str(r.date) < "2025-12" and str(r.date)[:2] == "20":  # not an empty cell
+        engine = "llamacpp@b6900"
+    place = Place(model, r.machine, engine, weights)
     depth = int(r.depth) if np.isfinite(r.depth) else 0
     if r.metric == "prefill_throughput":
         return place, Bench("prefill", int(r.isl), depth, _whole(float(said.get("ubatch", "512"))))
