@@ -237,6 +237,26 @@ def test_the_encoder_of_llamacpp_has_no_fused_attention() -> None:
     assert shown.encode["time_s"] > 1.5 * fused
 
 
+def test_layers_that_attend_to_an_image_beside_the_prompt() -> None:
+    """Llama 3.2 Vision: tiles of 1,601 tokens which eight layers attend to; text alone skips them."""
+    name, words = "llama-3.2-11b-vision", {"isl": 200, "osl": 20}
+    text, one, four = (estimate(name, "h100_sxm", images=x, **words) for x in ("", "560x560", "1120p"))
+    assert text.scenario.engine.name == "sglang"  # vLLM has left it
+    parts = text.to_dict()["memory_parts_bytes"]["weights"]
+    assert parts["cross-attention"] == four.to_dict()["memory_parts_bytes"]["weights"]["cross-attention"]
+    assert parts["cross-attention"] == 2 * 8 * (4096 * 128 * 80 + 3 * 4096 * 14336 + 2 * 4096 + 2 * 128 + 2)
+    model = text.scenario.transformer
+    assert model.parameters() == 9_775_192_080 and model.active_parameters() < 0.85 * model.parameters()
+    seen = [e.scenario.seen[0].read for e in (one, four)]
+    assert [(r.tokens, r.beside, r.sequences) for r in seen] == [(1, n * 1601, ((1, 4 * 1608),)) for n in (1, 4)]
+    kept = [float(e.scenario.transformer.kv_elements(220)) for e in (text, one, four)]
+    assert [k - kept[0] for k in kept[1:]] == [8 * 2 * 1024 * n * 1601 for n in (1, 4)]
+    assert text.tpot_s < one.tpot_s < four.tpot_s and one.encode["time_s"] > 0.9 * four.encode["time_s"]
+    sent = simulate(name, "h100_sxm", concurrency=1, requests=2, images="1120p", **words)
+    assert sent.records.ttft_s == pytest.approx(four.ttft_single_s, rel=0.01)
+    assert sent.records.tpot_s == pytest.approx(four.tpot_s, rel=0.01)
+
+
 def test_fit_holds_what_the_tower_needs() -> None:
     """Many large images: their tokens, and the working set of the pass over them."""
     on = "rtx_4060_ti_16gb:1"

@@ -137,7 +137,8 @@ class Encoder:
             where = f", split over {own.tp} devices" if own.tp > 1 else where
             what = f"{s.positions:,} positions of the {s.tower.name} ({own.weights}{where})"
             again = "read anew in every request, before the step of its prompt"
-            found.append(f"{s.shown.words}: {what} become {s.tokens:,} tokens each; {again}")
+            beside = " beside the prompt, which layers of cross-attention keep" if s.read.beside else ""
+            found.append(f"{s.shown.words}: {what} become {s.read.handed:,} tokens each{beside}; {again}")
         return found
 
     def flops(self) -> float:
@@ -147,7 +148,7 @@ class Encoder:
 
     def activation_bytes(self, batch: Size) -> Array:
         """Working set of the largest pass over what ``batch`` requests show, and all that comes out of them."""
-        kept = sum(s.tokens * s.shown.count for s in self.seen) * batch
+        kept = sum(s.read.handed * s.shown.count for s in self.seen) * batch
         widest = np.zeros(np.shape(batch))
         for s in self.seen:
             own = self._plan(s)
@@ -165,16 +166,16 @@ def start_up_bytes(model: Workload, plan: Plan, machine: Machine, budget: int) -
     """
     largest = max(
         (seen for tower in towers_loaded(model, plan) if (seen := _largest(tower)) is not None),
-        key=lambda seen: seen.tokens,
+        key=lambda seen: seen.read.handed,
         default=None,
     )
-    if largest is None or largest.tokens < 1:
+    if largest is None or largest.read.handed < 1:
         return 0.0, 0.0
-    items = max(1, budget // largest.tokens)
+    items = max(1, budget // largest.read.handed)
     own = tower_plan(largest.tower, plan, machine)
     working = float(activation_bytes(Reading.of(largest), own, items * largest.positions, 0.0))
     out = max((outer for _, _, outer in largest.tower.projector), default=0)
-    return working, items * largest.tokens * out * 2.0
+    return working, items * largest.read.handed * out * 2.0
 
 
 def _largest(tower: Tower) -> Seen | None:

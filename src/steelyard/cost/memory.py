@@ -37,6 +37,8 @@ __all__ = [
 
 #: Blocks of ops, and what people call the part of the model they are; others keep their name.
 PARTS = {"moe": "experts", "norm": "norms"}
+#: The part that layers are which attend to images.
+CROSSING = "cross-attention"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def _weights(
     graph = model.graph(Step.prefill(1, 1))
     own = own_formats(graph, plan)
     share = host_shares(graph, plan, model.depth)
-    for op in graph:
+    for op in (*graph, *graph.held):
         away = share(op)
         local = shard(op, plan)
         stored = weight_format(op, plan, own)
@@ -140,7 +142,7 @@ def _weights(
             if op.block in ends:
                 ends[op.block] += here
             else:
-                part = PARTS.get(op.block, op.block or "other")
+                part = CROSSING if op.name.startswith("image_layer") else PARTS.get(op.block, op.block or "other")
                 stage[part] = stage.get(part, 0.0) + here
     if plan.pp > 1:
         layers_per_stage = -(-model.depth // plan.pp) / model.depth

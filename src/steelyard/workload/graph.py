@@ -24,6 +24,8 @@ class Graph:
     name: str
     ops: tuple[Op, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    held: tuple[Op, ...] = ()
+    """Ops whose weights are loaded, and which this step does not run."""
 
     def __iter__(self) -> Iterator[Op]:
         return iter(self.ops)
@@ -56,11 +58,11 @@ class Graph:
 
     def weight_elements(self) -> Array:
         """Elements of all weights and tables stored, tied ones once: the parameter count."""
-        return self._total(n for _, _, n in self.weights())
+        return self._total(n for _, _, n in self.weights(held=True))
 
-    def weights(self) -> Iterator[tuple[Op, str, Array]]:
-        """Every stored weight as ``(op, operand name, elements over all copies)``."""
-        for op in self.ops:
+    def weights(self, *, held: bool = False) -> Iterator[tuple[Op, str, Array]]:
+        """Every stored weight as ``(op, operand name, elements over all copies)``; with those that are ``held``."""
+        for op in (*self.ops, *self.held) if held else self.ops:
             for operand in op.inputs:
                 if operand.role in ("weight", "table") and operand.name not in op.tied:
                     yield op, operand.name, op.elements(operand, visited=False) * op.count

@@ -163,8 +163,9 @@ def beyond_context(model: Workload, tokens: int) -> str:
 
 
 def encoder_type(model: Workload) -> str:
-    """The type of a model whose encoder reads a source before its decoder writes; empty: it is of another kind."""
-    return model.model_type if model.encodes else ""
+    """The type of a model whose layers attend to what an encoder read; empty: it is of another kind."""
+    crossing = model.encodes or bool(getattr(model, "image_layers", ()))
+    return model.model_type.removesuffix("_text_model") if crossing else ""
 
 
 def not_served(model: Workload) -> str:

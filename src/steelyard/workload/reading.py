@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from steelyard.errors import InputError
@@ -65,13 +66,18 @@ class Seen:
     @property
     def positions(self) -> int:
         """Patches or frames of one image or sound that the tower reads."""
-        return sum(count * each for count, each in self.read.sequences)
+        reads = (self.read, *(read for _, read in self.tower.before))
+        return max(sum(count * each for count, each in read.sequences) for read in reads)
 
 
 def loaded_for(model: Workload, seen: Sequence[Seen]) -> Workload:
-    """The model whose towers are loaded because something is shown to them."""
+    """The model whose towers are loaded because something is shown to them, with the tokens beside its prompts."""
+    if not seen:
+        return model
     asked = {s.tower.name for s in seen}
-    return restated(model, towers=tuple(replace(t, asked=t.name in asked) for t in model.towers)) if seen else model
+    towers = tuple(replace(t, asked=t.name in asked) for t in model.towers)
+    beside = math.ceil(sum(s.read.beside * s.shown.count for s in seen))
+    return restated(model, towers=towers, **({"image_tokens": beside} if beside else {}))
 
 
 def seen_by(model: Workload, shown: Sequence[Shown]) -> tuple[Seen, ...]:
@@ -85,15 +91,30 @@ def seen_by(model: Workload, shown: Sequence[Shown]) -> tuple[Seen, ...]:
         towers = [t for t in model.towers if t.kind == one.kind]
         if not towers:
             raise InputError(f"{model.name} reads no {one.field}", field=one.field)
-        tower = next((t for t in towers if t.rule is not None and t.encoder is not None), None)
-        if tower is None:
+        described = [t for t in towers if t.rule is not None and t.encoder is not None]
+        if not described:
             words = f"of the {towers[0].name} of {model.name} only the weights are described, not what it reads"
             raise InputError(words, field=one.field)
-        rule = tower.rule
-        assert rule is not None
-        read = rule.read_s(one.size[0]) if isinstance(rule, Sound) else rule.read(int(one.size[0]), int(one.size[1]))
+        *firsts, (tower, read) = ((t, _read(t, one)) for t in described)
+        tower = replace(tower, before=tuple(firsts))
+        if read.beside and isinstance(model, Transformer):
+            tower = replace(tower, projector=(*tower.projector, *_keys(model)))
         found.append(Seen(one, tower, read))
     return tuple(found)
+
+
+def _read(tower: Tower, one: Shown) -> Read:
+    """What a tower reads of one image or sound."""
+    rule = tower.rule
+    assert rule is not None
+    return rule.read_s(one.size[0]) if isinstance(rule, Sound) else rule.read(int(one.size[0]), int(one.size[1]))
+
+
+def _keys(model: Transformer) -> Iterator[tuple[float, int, int]]:
+    """Products of a tower's output that make the keys and values that layers attend to."""
+    for layer in model.image_layers:
+        if layer.cross is not None:
+            yield float(layer.count), model.hidden, 2 * layer.cross.kv_heads * layer.cross.head_dim
 
 
 @dataclass(frozen=True, eq=False)

@@ -311,6 +311,10 @@ class Shapes:
     """The encoder of an encoder-decoder."""
     towers: tuple[Tower, ...] = ()
     """Encoders of images and sound that are loaded beside the language model."""
+    image_layers: tuple[Layer, ...] = ()
+    """Layers that attend to images beside the prompt by ``cross``: loaded, and run where one is shown."""
+    image_tokens: int = 0
+    """Tokens that they attend to, whose keys and values each sequence keeps."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -329,7 +333,7 @@ class Shapes:
     @property
     def depth(self) -> int:
         """Number of layers."""
-        return sum(layer.count for layer in self.layers)
+        return sum(layer.count for layer in (*self.layers, *(self.image_layers if self.image_tokens else ())))
 
     @property
     def causal(self) -> bool:

@@ -27,6 +27,13 @@ class Read:
     """``(how many, positions of each)``: tiles attend to themselves only; class tokens are counted."""
     tokens: int
     """That the language model reads, line breaks and begin and end marks included."""
+    beside: int = 0
+    """Tokens that some of its layers attend to beside the prompt, in which one mark stands for them."""
+
+    @property
+    def handed(self) -> int:
+        """Tokens that come out of the tower."""
+        return self.beside or self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,13 @@ class Tiles:
     """Tokens after each row of tiles."""
     more_tokens: int = 0
     """Tokens around the image."""
+    whole: tuple[int, int] = (0, 0)
+    """Positions and tokens of the overview, where they are not those of a tile."""
+    uncut: bool = False
+    """An image no larger than a tile is not cut: only its overview is read."""
+    together: int = 0
+    """Tiles attend to each other, filled up to ``most`` of them with positions of each a multiple of this; what comes
+    out of those that are no filling stands beside the prompt. 0: they do not."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tiles, without the overview."""
@@ -133,7 +147,12 @@ class Tiles:
     def read(self, height: int, width: int) -> Read:
         """What is read of an image of this size in pixels."""
         rows, columns = self.grid(height, width)
+        if self.uncut and max(height, width) <= self.edge:
+            rows = columns = 0
         cut = rows * columns
+        if self.together:
+            filled = -(-self.positions // self.together) * self.together
+            return Read(((1, self.most * filled),), 1, cut * self.positions)
         tiles = cut + int(self.always or (self.overview and cut > 1))
         tokens = tiles * (self.tokens + self.tile_tokens) + self.more_tokens
         if cut > 1 or self.choice != "cut":
@@ -149,6 +168,9 @@ class Tiles:
             if ratio > 1.1:
                 tall, wide = int(tall // ratio), int(wide // ratio)
             tokens += tall * (wide + 1) - cut * self.tokens
+        if any(self.whole):
+            sequences = ((1, self.whole[0]), (cut, self.positions))
+            return Read(sequences if cut else sequences[:1], tokens - self.tokens + self.whole[1])
         return Read(((tiles, self.positions),), tokens)
 
 
@@ -264,6 +286,8 @@ class Tower:
     """Engines split its weights over the devices of tensor parallelism, as long as they divide its heads."""
     asked: bool = False
     """Something is shown to it: it is loaded also where it is a file of its own."""
+    before: tuple[tuple[Tower, Read], ...] = ()
+    """Towers whose output it reads, and what they read: where one that is asked reads an image."""
 
     def bytes_on(self, devices: int = 1) -> float:
         """Weight bytes on one of the devices of tensor parallelism."""

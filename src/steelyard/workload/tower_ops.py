@@ -42,12 +42,16 @@ def tower_graph(tower: Tower, read: Read, count: Size = 1) -> Graph:
     """
     if tower.encoder is None:
         raise InputError(f"only the weights of the {tower.name} are described, not what it computes", field="images")
-    return Graph(tower.name, tuple(_ops(tower, tower.encoder, read, count)), {"native_weights": tower.format})
+    ops = list(_ops(tower, tower.encoder, read, count))
+    for at, (first, seen) in enumerate(tower.before):
+        assert first.encoder is not None
+        ops[:0] = _ops(first, first.encoder, seen, count, f"tower_{at}_")
+    return Graph(tower.name, tuple(ops), {"native_weights": tower.format})
 
 
-def _ops(tower: Tower, encoder: Shapes, read: Read, count: Size) -> Iterator[Op]:
+def _ops(tower: Tower, encoder: Shapes, read: Read, count: Size, first: str = "tower") -> Iterator[Op]:
     for at, (sequences, positions) in enumerate(read.sequences):
-        name = f"tower{at}" if at else "tower"
+        name = f"{first}{at}" if at else first.rstrip("_")
         step = Step(sequences * count, positions, positions)
         sizes: dict[str, Size] = {"t": step.tokens}
         for i, (inner, outer) in enumerate(tower.stem):
@@ -55,7 +59,10 @@ def _ops(tower: Tower, encoder: Shapes, read: Read, count: Size) -> Iterator[Op]
         for i, layer in enumerate(encoder.layers):
             yield from layer_ops(encoder, *_windows(layer, step), f"{name}_layer{i}", False)
     for i, (rows, inner, outer) in enumerate(tower.projector):
-        yield _product(f"projector{i}", {"t": read.tokens * rows * count, "i": inner, "o": outer})
+        yield _product(
+            f"{'projector' if first == 'tower' else first}{i}",
+            {"t": read.handed * rows * count, "i": inner, "o": outer},
+        )
 
 
 def _windows(layer: Layer, step: Step) -> tuple[Layer, Step]:

@@ -22,7 +22,7 @@ from steelyard.workload.blocks.attention import attention_ops, mla_ops
 from steelyard.workload.blocks.beside import beside_ops
 from steelyard.workload.blocks.compressed import compressed_ops
 from steelyard.workload.blocks.core import attended
-from steelyard.workload.blocks.cross import cross_ops, decoder_step, source_tokens, stem_ops
+from steelyard.workload.blocks.cross import cross_ops, decoder_step, image_keys, source_tokens, stem_ops
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
@@ -104,6 +104,9 @@ class Transformer(Shapes):
         if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
             cross = ((x.count, x.cross) for x in self.layers if x.cross is not None)
             total = total + self.source.tokens * sum(count * a.kv_elements_on(shards) for count, a in cross)
+        if self.image_tokens:
+            crossing = ((x.count, x.cross) for x in self.image_layers if x.cross is not None)
+            total = total + self.image_tokens * sum(count * a.kv_elements_on(shards) for count, a in crossing)
         return np.asarray(total, dtype=np.float64)
 
     def widest_elements(self, shards: int = 1) -> float:
@@ -171,13 +174,15 @@ class Transformer(Shapes):
             made = layer_ops(self, layer, step, f"layer{i}", absorbed)
             ops += (_tied(op) for op in made) if layer.tied else made
             ops += side_ops(self, layer, own, f"layer{i}")
-        ops += [*stream_ends(self, own), *head_ops(self, own)]
+        images = [op for i, x in enumerate(self.image_layers) for op in _image_ops(self, x, own, f"image_layer{i}")]
+        seen = [op for op in images if self.image_tokens and not op.name.endswith("image_kv")]
+        ops += [*seen, *stream_ends(self, own), *head_ops(self, own)]
         facts = {
             "model_type": self.model_type,
             "native_weights": self.native_weights,
             "native_formats": self.native_formats,
         }
-        return Graph(self.name, tuple(ops), facts)
+        return Graph(self.name, tuple(ops), facts, tuple(op for op in images if op not in seen))
 
 
 def transformer_of(workload: object, need: str) -> Transformer:
@@ -204,6 +209,12 @@ def _share(op: Op) -> float:
 def _tied(op: Op) -> Op:
     """The op with weights that are stored elsewhere."""
     return replace(op, tied=tuple(x.name for x in op.inputs if x.role == "weight"))
+
+
+def _image_ops(model: Transformer, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+    """A layer that attends to images, with the keys and values that are computed when these are read."""
+    yield from layer_ops(model, layer, step, prefix, False)
+    yield from image_keys(model, layer, prefix)
 
 
 def _source_ops(model: Transformer, step: Step) -> Iterator[Op]:

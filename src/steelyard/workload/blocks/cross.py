@@ -13,7 +13,7 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["cross_ops", "decoder_step", "source_tokens", "stem_ops"]
+__all__ = ["cross_ops", "decoder_step", "image_keys", "source_tokens", "stem_ops"]
 
 
 def source_tokens(model: Shapes, step: Step) -> Array:
@@ -43,6 +43,34 @@ def stem_ops(model: Shapes, step: Step) -> Iterator[Op]:
         yield w.bias(f"conv{i}_bias", "o")
 
 
+def image_keys(model: Shapes, layer: Layer, prefix: str) -> Iterator[Op]:
+    """Keys and values of an image's tokens: the pass that reads the image computes them."""
+    a = layer.cross
+    assert a is not None
+    sizes: dict[str, Size] = {"t": 1.0, "d": model.hidden, "g": a.kv_heads, "c": a.head_dim}
+    yield OpWriter(prefix, layer.count, sizes).product("image_kv", "t d, d p c -> t p c", derived={"p": (("g", 2),)})
+
+
+def _over_images(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+    """Queries of the step's tokens over the keys and values of images that each sequence keeps."""
+    a = layer.cross
+    assert a is not None
+    sizes: dict[str, Size] = {"t": step.tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
+    w = OpWriter(prefix, layer.count, sizes)
+    yield w.product("cross_q", "t d, d h c -> t h c")
+    yield from core_ops(
+        f"{prefix}.cross",
+        Step(step.batch, step.new, max(1, model.image_tokens)),
+        layer.count,
+        replace(a, causal=False),
+        kv_heads=a.kv_heads,
+        queries=a.heads // a.kv_heads,
+        key_dim=a.head_dim,
+        value_dim=a.values,
+    )
+    yield w.product("cross_out", "t h c, h c d -> t d")
+
+
 def cross_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Queries of the step's tokens over keys and values of the source, which the first step computes.
 
@@ -50,7 +78,10 @@ def cross_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[
     same), so that here only the projections remain.
     """
     a, source = layer.cross, model.source
-    assert a is not None and source is not None
+    assert a is not None
+    if source is None:
+        yield from _over_images(model, layer, step, prefix)
+        return
     here = decoder_step(model, step)
     sizes: dict[str, Size] = {"t": here.tokens, "d": model.hidden, "h": a.heads, "g": a.kv_heads, "c": a.head_dim}
     w = OpWriter(prefix, layer.count, sizes)

@@ -53,7 +53,14 @@ _VL2 = Tiles(0, 0, 196, 9, "waste", always=True, row_tokens=14, more_tokens=15)
 _PHI3 = Tiles(0, 0, 0, 4, "widest", always=True, row_tokens=12, more_tokens=13)
 _UP_TO_12 = Tiles(0, 0, 0, 12)
 _LLAMA4_TILES = Tiles(0, 0, 0, 16, "fits", tile_tokens=1, more_tokens=-1)
+_MLLAMA_TILES = Tiles(0, 0, 0, 4, "fits", together=8)
 _CUT = Tiles(0, 0, 0, 16, "cut", always=True, tile_tokens=2, row_tokens=1, more_tokens=1)
+#: DeepSeek-OCR: pages of 1,024 pixels, and tiles of 640 whose rows of tokens end with one more, as vLLM cuts them.
+_OCR = Tiles(640, 101, 100, 6, least=2, uncut=True, always=True, row_tokens=10, more_tokens=1, whole=(257, 272))
+_OCR_SAM = replace(_OCR, positions=1600, whole=(4096, 272))
+#: The second reads tiles of 768 pixels by as many queries as there are patches left.
+_OCR2 = Tiles(768, 288, 144, 6, least=2, uncut=True, always=True, more_tokens=1, whole=(512, 256))
+_OCR2_SAM = replace(_OCR2, positions=2304, whole=(4096, 256))
 _SLICES = Tiles(448, 1024, 64, 9, "area")
 
 _QWEN2_JOINT = Joint("qwen2_vl", _QWEN2_PIXELS, "m m hidden_size", vectors="h h", merge=2)
@@ -85,6 +92,7 @@ def _glm(merger: str, encoder: str = "glm_ocr") -> Joint:
     return Joint(encoder, _GLM_PIXELS, chain, bias=False, vectors="o o o", merge=2)
 
 
+_OCR_CLIP = Joint("clip_after_sam", _OCR, "2*h t", own=True)
 _PHI4 = Joint(
     "siglip_vision_model",
     Tiles(0, 0, 256, 36, always=True, row_tokens=16, more_tokens=17),
@@ -109,13 +117,13 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
     "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
     "deepseek_ocr2": (
-        Joint("sam", None, "h", vectors="4128768", at="vision_config.sam_config", own=True),
-        Joint("ocr2_queries", None, "h t", vectors="t 400*h", at="vision_config.encoder_config", own=True),
+        Joint("sam", _OCR2_SAM, "h", vectors="4128768", at="vision_config.sam_config", own=True),
+        Joint("ocr2_queries", _OCR2, "h t", vectors="t 400*h", at="vision_config.encoder_config", own=True),
     ),
     "deepseek_vl_v2": (
         Joint("siglip_so400m", _VL2, "m t t", vectors="t t", merge=2, own=True, needs="width"),
-        Joint("sam", None, "h", vectors="4718592", at="vision_config.width.sam_vit_b", own=True),
-        Joint("clip_after_sam", None, "2*h t", vectors="t t 588*h", at="vision_config.width.clip-l-14-224", own=True),
+        Joint("sam", _OCR_SAM, "h", vectors="4718592", at="vision_config.width.sam_vit_b", own=True),
+        replace(_OCR_CLIP, vectors="t t 588*h", at="vision_config.width.clip-l-14-224"),
     ),
     "deepseek_vl": (Joint("siglip_vision_model", Square(0, 0), "h t t"),),
     **dict.fromkeys(
@@ -212,7 +220,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "llava_onevision": (replace(_NEXT_JOINT, encoder="siglip_vision_model", rule=replace(_NEXT, grids=_SIX, kept=9)),),
     **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), (_MINICPM,)),
     "minicpmv": (_RESAMPLED,),
-    "mllama": (Joint("mllama_vision_model", None, "vision_output_dim=7680 t"),),
+    "mllama": (Joint("mllama_vision_model", _MLLAMA_TILES, "vision_output_dim=7680 t"),),
     "minimax_m3_vl": (
         Joint(
             "minimax_m3_vl_vision",
@@ -278,8 +286,15 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
         Joint("step3p5_vision", Square(0, 169), "4:9*h 2*h | 18*h 4*h | 4*h t", bias=False, vectors="2*h 4*h"),
     ),
     "unlimited_ocr": (
-        Joint("sam", None, "h", vectors="4718592", at="vision_config.sam_config", own=True),
-        Joint("clip_after_sam", None, "2*h t", vectors="t t", at="vision_config.encoder_config", own=True),
+        Joint("sam", replace(_OCR_SAM, most=32), "h", vectors="4718592", at="vision_config.sam_config", own=True),
+        Joint(
+            "clip_after_sam",
+            replace(_OCR, most=32),
+            "2*h t",
+            vectors="t t",
+            at="vision_config.encoder_config",
+            own=True,
+        ),
     ),
     "video_llava": (
         Joint("clip_vision_model", Square(0, 0), "h t t"),

@@ -189,13 +189,13 @@ def mllama(config: Mapping[str, Any]) -> Transformer:
     attention, mlp = f.attention(), f.gated_mlp()
     if crossing >= depth:
         f.problem("cross_attention_layers", f"all {depth} layers attend to an image; some must attend to the text")
-    one = hidden * attention.head_dim * 2 * (attention.heads + attention.kv_heads)
-    one += 3 * hidden * mlp.intermediate + 2 * hidden + 2 * attention.head_dim + 2
+    gates = Beside("image_gates", 0, 2 + 2 * attention.head_dim)  # and norms of queries and keys
+    seeing = Layer(crossing, None, mlp, cross=replace(attention, causal=False), beside=(gates,))
     layer = Layer(max(1, depth - crossing), attention, mlp)
     model = decoder(f, [layer], tied=f.flag("tie_word_embeddings", False))
-    extra = crossing * one + 8 * hidden  # and rows for the image's tokens
-    note = f"{crossing} layers that attend to an image ({crossing * one / 1e9:.3g} B parameters) are held, not run"
-    return replace(model, extra_parameters=extra, notes=(*model.notes, note))
+    note = f"{crossing} layers attend to images: loaded, and run where one is shown"
+    layers = (seeing,) if crossing else ()
+    return replace(model, image_layers=layers, extra_parameters=8 * hidden, notes=(*model.notes, note))
 
 
 def idefics(config: Mapping[str, Any]) -> Transformer:

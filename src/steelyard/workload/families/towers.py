@@ -282,8 +282,8 @@ def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, posit
             grids = tuple((max(1, int(x[0]) // image), max(1, int(x[1]) // image)) for x in points)
         keys = ("max_dynamic_patch", "max_num_tiles")
         most = whole.size(*keys, default=rule.most, minimum=0, maximum=_MOST_TILES) or rule.most
-        if rule.edge:  # whatever the size that its table of positions was made for
-            positions = max(1, rule.edge // patch) ** 2
+        if rule.positions or rule.edge:  # whatever the size that its table of positions was made for
+            positions = rule.positions or max(1, rule.edge // patch) ** 2
         tokens = rule.tokens or side * side
         longest = rule.longest or 4 * image
         return replace(

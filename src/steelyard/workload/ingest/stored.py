@@ -93,7 +93,7 @@ def arithmetic_bytes(model: Workload) -> float:
     """Bytes of the weights as the config and its formats come to, with what is loaded beside the language model."""
     own, total = dict(model.native_formats), 2.0 * model.extra_parameters
     total += sum(tower.bytes_on() for tower in model.towers)
-    for op, name, count in model.graph(Step.prefill(1, 1)).weights():
+    for op, name, count in model.graph(Step.prefill(1, 1)).weights(held=True):
         part = part_of(op)
         fixed = next((x.bits for x in op.inputs if x.name == name), None)
         text = own.get(part) or (own.get("moe") if part == "shared" else None) or model.native_weights
