@@ -257,6 +257,18 @@ def test_layers_that_attend_to_an_image_beside_the_prompt() -> None:
     assert sent.records.tpot_s == pytest.approx(four.tpot_s, rel=0.01)
 
 
+def test_one_tower_reads_what_another_put_out() -> None:
+    """DeepSeek-OCR: SAM over pages of 1,024 pixels and tiles of 640, then CLIP over a sixteenth of its patches."""
+    small, page = (estimate("deepseek-ocr", "a100_sxm", images=x) for x in ("640x640", "1280x640"))
+    reads = [(s.tokens, s.read.sequences, s.tower.before[0][1].sequences) for s in small.scenario.seen]
+    assert reads == [(273, ((1, 257),), ((1, 4096),))]
+    (seen,) = page.scenario.seen
+    assert (seen.tokens, seen.read.sequences) == (273 + 20 * 11, ((1, 257), (2, 101)))
+    assert seen.tower.before[0][1].sequences == ((1, 4096), (2, 1600)) and seen.positions == 4096 + 2 * 1600
+    flops = [e.to_dict()["encode"]["flops"] for e in (small, page)]
+    assert flops[0] > 2 * 4096 * 86e6 and flops[0] < flops[1] < 2 * flops[0]
+
+
 def test_fit_holds_what_the_tower_needs() -> None:
     """Many large images: their tokens, and the working set of the pass over them."""
     on = "rtx_4060_ti_16gb:1"

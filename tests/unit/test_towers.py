@@ -88,6 +88,7 @@ KNOWN = {
     "internvl3.5-8b": 2560,
     "kimi-k2.5": 1369,
     "llama-4-scout": 2464,
+    "deepseek-ocr": 693,  # a page of 16 rows of 16 and a break, 20 rows of 20 and a break of four tiles, and one more
     "deepseek-vl2-tiny": 2017,  # nine tiles of 14 x 14 and an overview, rows ended
     "lfm2-vl-1.6b": 1280,  # four tiles of 512 pixels and an overview
     "llava-1.5-7b": 576,
