@@ -65,6 +65,8 @@ def estimate(
     skew: float = 0.0,
     usd_per_hour: float | None = None,
     generic: bool = False,
+    recipe: str = '',
+    anchor: str = '',
 ) -> Estimate: ...
 @overload
 def estimate(
@@ -100,6 +102,8 @@ def estimate(
     skew: float = ...,
     usd_per_hour: float | None = ...,
     generic: bool = ...,
+    recipe: str = ...,
+    anchor: str = ...,
 ) -> Estimate: ...
 @overload
 def explain(
@@ -133,6 +137,8 @@ def explain(
     skew: float = 0.0,
     usd_per_hour: float | None = None,
     generic: bool = False,
+    recipe: str = '',
+    anchor: str = '',
 ) -> Explanation: ...
 @overload
 def explain(
@@ -168,6 +174,8 @@ def explain(
     skew: float = ...,
     usd_per_hour: float | None = ...,
     generic: bool = ...,
+    recipe: str = ...,
+    anchor: str = ...,
 ) -> Explanation: ...
 @overload
 def simulate(
@@ -196,6 +204,8 @@ def simulate(
     skew: float = 0.0,
     usd_per_hour: float | None = None,
     generic: bool = False,
+    recipe: str = '',
+    anchor: str = '',
     trace: str | Path | Trace = '',
     rate: str | float = '',
     concurrency: int | None = None,
@@ -263,6 +273,8 @@ def simulate(
     skew: float = ...,
     usd_per_hour: float | None = ...,
     generic: bool = ...,
+    recipe: str = ...,
+    anchor: str = ...,
     trace: str | Path | Trace = ...,
     rate: str | float = ...,
     concurrency: int | None = ...,
@@ -341,6 +353,8 @@ def plan(
     carbon: float | None = None,
     skew: float = 0.0,
     generic: bool = False,
+    recipe: str = '',
+    anchor: str = '',
     remedies: bool = True,
     tell: Callable[[str], object] | None = None,
 ) -> Answer: ...
@@ -386,6 +400,8 @@ def plan(
     carbon: float | None = ...,
     skew: float = ...,
     generic: bool = ...,
+    recipe: str = ...,
+    anchor: str = ...,
     remedies: bool = ...,
     tell: Callable[[str], object] | None = ...,
 ) -> Answer: ...

@@ -370,9 +370,9 @@ class TestInferencex(ReaderContract):
         assert not isinstance(dense, str)
         row = {"concurrency": 16, "isl": 1024, "osl": 1024, "uniform": True}
         load = inferencex.load_of(dense, row)
-        assert (load.requests, load.shortest_frac, dict(load.flags)["max_num_tokens"]) == (160, 0.8, 2248)
-        assert inferencex.waiting_steps(dense, row) == 20
-        assert inferencex.waiting_steps(dense, {**row, "osl": 8192}) == 0
+        assert (load.requests, load.shortest_frac, dict(load.flags)["max_num_batched_tokens"]) == (160, 0.8, 2248)
+        assert dict(load.flags)["batch_wait_timeout_iters"] == 20
+        assert "batch_wait_timeout_iters" not in dict(inferencex.load_of(dense, {**row, "osl": 8192}).flags)
 
     def test_rows_of_the_fit_are_labelled(self) -> None:
         import pandas as pd

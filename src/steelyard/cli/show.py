@@ -12,14 +12,15 @@ from steelyard.report.entry import Kind
 _Name = Annotated[
     str,
     Parameter(
-        help="name, alias or path of a machine, model, format, engine, network, node, system, policy or technique"
+        help="name, alias or path of a machine, model, format, engine, network, node, system, policy, technique or "
+        "recipe"
     ),
 ]
 _Kind = Annotated[Kind | None, Parameter(name="--kind", help="what the name means, when it means several things")]
 
 
 def show(name: _Name, /, *, kind: _Kind = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
-    """Show one machine, model, format, engine, network, node, system, policy or technique."""
+    """Show one machine, model, format, engine, network, node, system, policy, technique or recipe."""
     output.check()
     from steelyard.report import entry
 

@@ -218,8 +218,12 @@ class Replica:
         return replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
 
     def cost(self, program: Program, *, decode: bool = True) -> Cost:
-        """Price kernels of one device, without hops."""
-        return price(program, self.cluster, self.engine, decode=decode)
+        """Price kernels of one device, without hops; as a measured run of the engine moves them."""
+        found, step = price(program, self.cluster, self.engine, decode=decode), self.engine.moved.step
+        if step == 1.0:
+            return found
+        kernels = tuple(replace(k, time_s=np.maximum(k.time_s * step, k.limit_s)) for k in found.kernels)
+        return replace(found, kernels=kernels)
 
     def hop_s(self, tokens: Size) -> Any:
         """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""

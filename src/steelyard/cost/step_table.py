@@ -228,7 +228,7 @@ def build_step_table(
         builder.network(token_grid) if weave else none,
     )
     middle = replica.price(Step.decode(min(32, sequences), max(1, max_context // 2)), absorb=True)
-    spread = float(with_system(middle.cost.log_spread()))
+    spread = float(with_system(middle.cost.log_spread())) * engine.moved.step_spread
     limit_frac = float(middle.limit_s / middle.time_s)
     sources = {f"{k.model} model": k.source for k in middle.cost}
     return StepTable(tables, tokens, sequences, max_context, spread, limit_frac, sources)

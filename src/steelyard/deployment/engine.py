@@ -18,11 +18,13 @@ from steelyard.units import Quantity
 
 __all__ = [
     "ADMISSIONS",
+    "UNMOVED",
     "VICTIMS",
     "Engine",
     "KernelSpeed",
     "Lack",
     "Limits",
+    "Moved",
     "Rules",
     "Usual",
     "default_engine",
@@ -118,6 +120,21 @@ class Lack:
     formats: Annotated[tuple[str, ...], "formats of weights; `gguf` = those of GGUF files"] = ()
     methods: Annotated[tuple[str, ...], "quantisation methods, as `quant_method` of configs names them"] = ()
     on: Annotated[tuple[str, ...], "classes of machines: vendor, kind, stack or family; empty = all it runs on"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far an engine's times are moved by a measured run of the user's, and how much better they are known then."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    step: Annotated[float, Quantity("1", "steps take so many times as long as priced", gt=0)] = 1.0
+    first: Annotated[float, Quantity("1", "first tokens come so many times as late as the steps say", gt=0)] = 1.0
+    step_spread: Annotated[float, Quantity("1", "spread of a step's time over the one without", gt=0)] = 1.0
+    first_spread: Annotated[float, Quantity("1", "the same of the further spread of first tokens", gt=0)] = 1.0
+
+
+UNMOVED = Moved()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +267,8 @@ class Engine:
     micro_batch_tokens: Annotated[
         float, Quantity("1", "tokens for which weights are streamed once; 0 = those of the step", ge=0)
     ] = 0.0
+    moved: Moved = UNMOVED
+    """What an anchor says, see :mod:`steelyard.deployment.anchor`; of the catalogue's engines nothing."""
     aliases: tuple[str, ...] = ()
     guess: tuple[str, ...] = ()
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from steelyard.deployment.engine import ADMISSIONS, Engine, Rules, schedulers
+from steelyard.deployment.engine import ADMISSIONS, UNMOVED, Engine, Moved, Rules, engines, schedulers
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
@@ -75,6 +75,15 @@ class EngineConfig:
     """TensorRT-LLM: steps that prompts wait for more of them while others decode."""
     batch_wait_max_tokens_ratio: float = 0.0
     """TensorRT-LLM: they wait no longer once they fill this share of a step's tokens."""
+    stream_interval: int = 1
+    """Tokens that the server gathers before it sends any (``--stream-interval``): a client waits for so many."""
+    scheduler_recv_interval: int = 1
+    """Steps between two moments at which new prompts are taken in: a prompt waits for half of them. SGLang's
+    ``--scheduler-recv-interval``; of TensorRT-LLM the steps for which ranks of attention data parallelism wait."""
+    all_reduce: str = ""
+    """The library whose all-reduce it uses, where that is not the engine's own."""
+    moved: Moved = UNMOVED
+    """How far an anchor moves its times; no flag."""
 
     @property
     def rules(self) -> Rules:
@@ -122,6 +131,7 @@ def engine_config(
         async_scheduling=engine.async_scheduling,
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
+        moved=engine.moved,
     )
     problems += _check(given, base) + _without_use(given, engine)
     raise_all(problems)
@@ -187,7 +197,7 @@ def _scheduler(name: str) -> str:
 def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Flags under the names of :class:`EngineConfig`, ``None`` left out; unknown ones as problems."""
     own = engine.flags
-    known = {f.name for f in fields(EngineConfig)} - {"engine"}
+    known = {f.name for f in fields(EngineConfig)} - {"engine", "moved"}
     found: dict[str, Any] = {}
     problems = []
     for written, value in flags.items():
@@ -230,6 +240,8 @@ _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "mamba_full_memory_ratio": (None, 1e6),
     "batch_wait_timeout_iters": (0, 1e9),
     "batch_wait_max_tokens_ratio": (0, 1e6),
+    "stream_interval": (1, 1e6),
+    "scheduler_recv_interval": (1, 1e6),
 }
 
 
@@ -255,7 +267,10 @@ def _check(given: Mapping[str, Any], base: EngineConfig) -> list[Problem]:
             wrong = f"expected true or false, got {value!r:.80}"
         if wrong:
             problems.append(Problem(f"flags.{name}", wrong))
-    rules = base.rules
+    rules, libraries = base.rules, {e.all_reduce for e in engines().values()}
+    if "all_reduce" in given and given["all_reduce"] not in libraries:
+        words = f"expected one of {', '.join(sorted(libraries))}, got {given['all_reduce']!r:.80}"
+        problems.append(Problem("flags.all_reduce", words))
     if "admission" in given and given["admission"] not in ADMISSIONS:
         words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r:.80}"
         problems.append(Problem("flags.admission", words))

@@ -19,12 +19,14 @@ from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
+from steelyard.deployment.anchor import find_anchor, told
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
+from steelyard.scenario.recipes import told as recipe_told
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
 from steelyard.workload.protocol import beyond_context, ends_hard
@@ -195,6 +197,10 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(remark)
     if scenario.model.source:
         ledger.cite(model.name, scenario.model.source)
+    if recipe := recipe_told(scenario.words):
+        ledger.assume(recipe)
+    if anchor := find_anchor(scenario.words.get("anchor", "")):
+        ledger.assume(told(anchor, engine))
     for name in engine.guess:
         ledger.guess(f"engine.{engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in models.items():

@@ -19,7 +19,7 @@ from steelyard.cost.kv_pool import engine_prints
 from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
 from steelyard.cost.money import HourlyPrice
 from steelyard.cost.step import StepFigures, distinct_values
-from steelyard.deployment.engine import Engine
+from steelyard.deployment.engine import Engine, Moved
 from steelyard.deployment.engine_config import engine_config
 from steelyard.scenario.scenario import Scenario
 from steelyard.workload.op import Array
@@ -167,7 +167,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
 
     encode = _encoded(scenario, per_step, steps, last)
     encode_s: Array = encode["time_s"] if encode else np.zeros(n)
-    ttft = encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s
+    ttft = (encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s) * engine.moved.first
     flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
     decode = prefill
     if scenario.transformer.causal:
@@ -178,11 +178,11 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
     figures = {
         "ttft_s": ttft,
-        "ttft_single_s": encode.get("single_s", 0.0) + single.time_s + engine.request_s,
+        "ttft_single_s": (encode.get("single_s", 0.0) + single.time_s + engine.request_s) * engine.moved.first,
         "tpot_s": tpot,
         "e2e_s": e2e,
         "limit": limit,
-        "interval": _intervals(_spread(prefill, ttft - encode_s, encode), decode, ttft, tokens, limit),
+        "interval": _intervals(_spread(prefill, ttft - encode_s, encode), decode, ttft, tokens, limit, engine.moved),
         "shares": {"prefill": prefill.shares, "decode": decode.shares},
         "bound": {"prefill": prefill.bound, "decode": decode.bound},
         "encode": encode,
@@ -226,14 +226,14 @@ def _spread(prefill: StepFigures, prefill_s: Array, encode: dict[str, Any]) -> A
 
 
 def _intervals(
-    prefill: Array, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array]
+    prefill: Array, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array], moved: Moved
 ) -> dict[str, tuple[Array, Array]]:
     """80 % intervals; the spread of the whole is that of its parts (``prefill``: of the time to first token) by their
     share of the time."""
     decoding = tokens * decode.time_s
     e2e = ttft_s + decoding
     share = decoding / np.maximum(e2e, 1e-30)
-    first, step = with_system(prefill), with_system(decode.spread)
+    first, step = with_system(prefill) * moved.first_spread, with_system(decode.spread) * moved.step_spread
     return {
         "ttft_s": interval80(ttft_s, first, at_least=limit["ttft_s"]),
         "tpot_s": interval80(decode.time_s, step, at_least=limit["tpot_s"]),

@@ -16,7 +16,9 @@ from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict"]
 
-Kind = Literal["machine", "model", "format", "engine", "network", "node", "system", "technique", "policy", "estimate"]
+Kind = Literal[
+    "machine", "model", "format", "engine", "network", "node", "system", "technique", "policy", "recipe", "estimate"
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ _LOADERS: Mapping[Kind, str] = {
     "system": "steelyard.machine.catalogue:find_system",
     "technique": "steelyard.techniques._registry:find_technique",
     "policy": "steelyard.simulation.policies:registered_policy",
+    "recipe": "steelyard.scenario.recipes:find_recipe",
 }
 
 
@@ -132,7 +135,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     """The entry's figures by field path, as plain values in SI units."""
     if entry.kind == "estimate":
         return dict(_flatten(entry.value))
-    if entry.kind == "technique":
+    if entry.kind in ("technique", "recipe"):
         return dict(entry.value.about())
     if entry.kind == "policy":
         cls = type(entry.value)
@@ -301,7 +304,7 @@ def text(entry: Entry, width: int | None = None) -> str:
     table = grid("left", "left", "left")
     units = (
         {path: unit for path, _, unit in _walk(entry.value)}
-        if entry.kind not in ("model", "technique", "policy")
+        if entry.kind not in ("model", "technique", "policy", "recipe")
         else {}
     )
     for path, value in facts(entry).items():

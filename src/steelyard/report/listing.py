@@ -220,6 +220,13 @@ def _policies() -> Iterator[dict[str, Any]]:
         yield {"name": name, "title": (POLICIES.get(name).__doc__ or "").partition("\n")[0]}
 
 
+def _recipes() -> Iterator[dict[str, Any]]:
+    from steelyard.scenario.recipes import recipes
+
+    for r in recipes().values():
+        yield {**_fields(r, "name", "title", "released", "engine", "version", "lengths"), "also": ", ".join(r.aliases)}
+
+
 def _kinds() -> Iterator[dict[str, Any]]:
     for kind in _LISTS:
         if kind != "kinds":
@@ -246,5 +253,6 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "prices": _prices,
     "policies": _policies,
     "techniques": _techniques,
+    "recipes": _recipes,
     "kinds": _kinds,
 }

@@ -51,7 +51,7 @@ SKEW = "skew"
 #: Engine flags that a static batch depends on: fields of an estimate, and ``flags`` elsewhere.
 STATIC_FLAGS = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
 #: Fields of an estimate that answers name only where they are given.
-UNSAID = ("offload", "host", "network", "images", "audio", *STATIC_FLAGS)
+UNSAID = ("offload", "host", "network", "images", "audio", "recipe", "anchor", *STATIC_FLAGS)
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -179,6 +179,11 @@ plan.usd_per_hour | number | none | least=0 most=1e+06 unit=USD/h --price also=M
     hour, one for all or h100_sxm=2.5,l40s=0.9 (default: newest)
 [What runs]
 generic | switch | false | - | read a model type nobody described, whatever is not understood
+[Traffic]
+recipe | text | - | - | conditions of a published benchmark: a name (steelyard ls recipes) or a file; what is said
+    besides wins
+[Where it runs]
+anchor | text | - | - | a measured run of yours that moves the times: a name or a file (steelyard calibrate --anchor)
 [Traffic]
 trace | text | - | column also=Path/Trace | file (Vidur, Azure, BurstGPT, Mooncake, ShareGPT, vllm, aiperf, guidellm)
     or name (azure_conv, azure_code, mooncake_conversation); FILE#NAME picks one of several in a file
@@ -413,7 +418,7 @@ _SERVING = "engine offload host network policy flags techniques speculate lora k
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
     "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
-    "usd_per_hour carbon skew generic remedies tell"
+    "usd_per_hour carbon skew generic recipe anchor remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.
@@ -423,9 +428,12 @@ VERBS: dict[str, tuple[str, ...]] = {
         (
             "estimate",
             f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} offload host network techniques "
-            "skew usd_per_hour generic",
+            "skew usd_per_hour generic recipe anchor",
         ),
-        ("simulate", f"model {_PLACE} skew usd_per_hour generic {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
+        (
+            "simulate",
+            f"model {_PLACE} skew usd_per_hour generic recipe anchor {_LOAD} {_SERVING} ttft tpot e2e stop_after_s",
+        ),
         ("plan", _PLAN),
     )
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.cost.step import Replica
+from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_choice import check_engine, engine_for
@@ -23,7 +24,9 @@ from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster, with_n
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
+from steelyard.scenario.load import read_trace, with_load
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
+from steelyard.scenario.recipes import told
 from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words, respelled
@@ -191,7 +194,7 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         if values["disaggregate"]:
             given = None if values["on"] is None else Problems().read(read_cluster, values["on"])  # place() tells why
             problems.read(read_pools, values["disaggregate"], given and given.machine)
-        trace = problems.read(read_trace, _with_load(values, problems))
+        trace = problems.read(read_trace, with_load(values, problems))
     scenario = place(verb, values, problems)
     if verb == "estimate":
         sizes = {name: values[name] for name in GROUPS["batch"]}
@@ -207,18 +210,9 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
     if scenario.seen and (values["best_of"] or values["beam"]):
         raise InputError("images and sounds are modelled for one answer per prompt", field=scenario.seen[0].shown.field)
     assert trace is not None
+    if values["recipe"]:
+        trace = replace(trace, notes=(told(values), *trace.notes))
     return _deployed(replace(scenario, trace=with_shown(trace, scenario.seen, values["seed"]), slo=slo))
-
-
-#: What says that something is sent.
-_SOURCES = ("trace", "rate", "concurrency", "workflow")
-
-
-def _with_load(values: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
-    """The values, with some rate where what was said about the load cannot be read: it is not missing."""
-    said = any(p.field in _SOURCES for p in problems.found)
-    none = not any(values[name] not in ("", None) for name in _SOURCES)
-    return {**values, "rate": "1/s"} if said and none else values
 
 
 def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
@@ -249,6 +243,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         engine_name = engine.name
     static = {name: values[name] for name in STATIC_FLAGS if values.get(name) is not None}
     engine = problems.read(configured, engine, cluster.machine, static, model.transformer) or engine
+    engine = anchored(engine, problems.read(find_anchor, values["anchor"]), cluster.machine, model.transformer.name)
     values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}
     if values.get("host"):
         problems.read(find_host, values["host"])
@@ -428,41 +423,6 @@ def _deployed(scenario: Scenario) -> Scenario:
     raise_all(problems)
     name = values["model"] if isinstance(values["model"], str) else model.transformer.name
     return replace(scenario, deployment=Deployment(name, pools, values["router"]), clusters=clusters)
-
-
-def read_trace(values: Mapping[str, Any]) -> Trace:
-    """The traffic of a simulation: a trace given, or what the words about traffic make.
-
-    Raises:
-        InputError: every problem of the words at once; what a file has wrong.
-    """
-    from steelyard.traffic.build import Traffic, traffic
-    from steelyard.traffic.trace import Trace
-
-    problems = Problems()
-    load = {f.name: values[f.name] for f in fields(Traffic)}
-    given = load["trace"]
-    if isinstance(given, Trace):
-        words = "the trace given is sent as it is; change it with its own methods"
-        unused = [f.name for f in fields(Traffic) if f.name not in ("seed", "trace") and load[f.name] != f.default]
-        problems.add([Problem(name, words) for name in unused])
-    trace = given if isinstance(given, Trace) else None
-    if trace is None:
-        with problems.collect():
-            try:
-                trace = traffic(Traffic(**load))
-            except InputError as error:
-                raise relabelled(error, "file", "workflow") from None
-    if values["best_of"] is not None and values["beam"] is not None:
-        problems.add([Problem("beam", "choose one of --best-of and --beam")])
-    problems.done()
-    assert isinstance(trace, Trace)
-    width = values["best_of"] or values["beam"]
-    if width is None:
-        return trace
-    from steelyard.traffic.branches import best_of
-
-    return best_of(trace, width, beam=values["beam"] is not None).trace
 
 
 def check(scenario: Scenario) -> None:

@@ -25,6 +25,7 @@ from steelyard.scenario.fields import (
     spellings,
 )
 from steelyard.scenario.ranges import MAX_VALUES, expand, spread_hint
+from steelyard.scenario.recipes import with_recipe
 from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
 from steelyard.units import parse_quantity
@@ -102,6 +103,7 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
     fields = fields_of(verb)
     many = {name: value for name, value in words.items() if _is_array(value)}  # no technique is one
     words = with_flags(verb, respelled(verb, {n: value for n, value in words.items() if n not in many}, problems))
+    words = problems.read(with_recipe, verb, words) or words
     if "offload" in fields:
         words = with_offload(words, problems)
     words, found = with_techniques(verb, words, {name: f.default for name, f in fields.items()})

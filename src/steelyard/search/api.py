@@ -126,7 +126,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
-    inputs |= {name: w[name] for name in ("concurrency", "system", *GROUPS["shown"]) if w[name]}
+    inputs |= {name: w[name] for name in _SAID if w[name]}
     inputs |= {"techniques": [str(t) for t in w["techniques"]]} if w["techniques"] else {}
     question = Question(
         model=inputs["model"],
@@ -193,12 +193,10 @@ def check_word(name: str, value: str) -> None:
 _LOAD = tuple(
     f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
 )
+#: Fields that an answer repeats where they were given.
+_SAID = ("concurrency", "system", "recipe", "anchor", *GROUPS["shown"])
 #: Fields that an answer repeats, whatever was given.
-_INPUTS = tuple(
-    n
-    for n in fields_of("plan")
-    if n not in ("mix", "techniques", "speculate", "remedies", "tell", "concurrency", "system", *GROUPS["shown"])
-)
+_INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "techniques", "speculate", "remedies", "tell", *_SAID))
 
 
 def _consistent(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from steelyard.cost.step import Replica
+from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.engine_choice import check_engine, engine_for
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
@@ -128,6 +129,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
         notes: takes up which machines were left out, and why.
     """
     question, model = task.question, task.model.transformer
+    anchor = find_anchor(question.inputs.get("anchor", ""))
     for name in question.machines:
         machine = question.machine(name)
         cluster = cluster_of(machine, 1)
@@ -153,6 +155,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                     if (note := f"{name}: {error.problems[0].message}") not in notes:
                         notes.append(note)
                     continue
+                engine = anchored(engine, anchor, machine, model.name)
                 base = Replica(model, Plan(engine=engine.name), cluster, engine, question.skew)
                 options = replica_options(
                     base,

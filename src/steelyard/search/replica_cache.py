@@ -47,7 +47,7 @@ class ReplicaCache:
             plan = replace(replica.plan, pp=1)
             pricer = replace(replica.pricer, plan=plan, cluster=cluster_of(replica.cluster.machine, plan.devices))
             cost = pricer.price(Step.decode(32, max(1, context // 2)), absorb=True).cost
-            self._spreads[name] = float(with_system(cost.log_spread()))
+            self._spreads[name] = float(with_system(cost.log_spread())) * replica.engine.moved.step_spread
         return self._spreads[name]
 
     def table(self, pool: PoolOption, max_context: int) -> StepTable:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from steelyard.cost.energy import idle_power_w
 from steelyard.cost.step import Replica
+from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Pool
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.engine_config import engine_config
@@ -123,6 +124,7 @@ def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption
     plan = pool.plan.resolved(model, machine)
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)
+    engine = anchored(engine, find_anchor(task.question.inputs.get("anchor", "")), machine, model.name)
     config = engine_config(engine, machine, dict(pool.flags), model)
     pricer = Replica(model, plan, cluster_of(machine, plan.devices), engine, task.question.skew)
     limits = np.array([config.max_num_batched_tokens]), np.array([config.max_num_seqs])

@@ -106,4 +106,5 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         encode_s=words["encode_s"],
         watch=watch,
         techniques=scenario.techniques,
+        anchor=words["anchor"],
     )

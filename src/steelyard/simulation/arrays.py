@@ -17,6 +17,7 @@ from steelyard.deployment.deployment import ROLES
 from steelyard.deployment.dynamics import Dynamics
 from steelyard.deployment.engine import ADMISSIONS, VICTIMS
 from steelyard.deployment.engine_config import EngineConfig
+from steelyard.simulation.client import seen_by_clients
 from steelyard.simulation.kernel.methods import Methods, plain_methods
 from steelyard.simulation.kernel.rules import RuleSet
 from steelyard.simulation.kernel.state import (
@@ -190,6 +191,7 @@ def setup_of_fleet(
     most = int(10 * (answers + float(chunks)) + 1000)
     run = np.zeros(1, dtype=RUN)
     stages = make_ways(make_pools(pools, [0] * len(members), [1.0] * len(members)), pools)[1]
+    late = {"ttft_s": members[-1].config.moved.first}  # the kernel's clock is that of the steps
     _fill(
         run[0],
         {
@@ -207,7 +209,7 @@ def setup_of_fleet(
             "read_w": read_w,
             "read_s": read_s,
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
-            **{name: promises.get(name, _KEPT)[0] for name in ("ttft_s", "tpot_s", "e2e_s")},
+            **{name: promises.get(name, _KEPT)[0] / late.get(name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")},
             **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
         },
     )
@@ -335,6 +337,7 @@ def play(
     with np.errstate(over="ignore"):  # draws of the kernel are integers that wrap around, which Python would report
         run_kernel(state, tech)
     wall = time.perf_counter() - start
+    seen_by_clients(state.requests, setup.members[-1].config)
     totals = {n: float(state.totals[n].max() if n in LARGEST else state.totals[n].sum()) for n in TOTALS}
     each = tuple({name: float(row[name]) for name in TOTALS} for row in state.totals)
     rows, stride = int(state.run["log_rows"]), int(state.run["log_stride"])

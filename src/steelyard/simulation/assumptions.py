@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
+from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_config import engine_config
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
@@ -14,7 +15,7 @@ from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity
 
 if TYPE_CHECKING:
-    from steelyard.simulation.prepared import Prepared, Served
+    from steelyard.simulation.prepared import Options, Prepared, Served
 
 __all__ = ["ledger_of"]
 
@@ -27,7 +28,7 @@ def ledger_of(prepared: Prepared) -> Ledger:
     if usual := _defaults(prepared):
         ledger.assume(usual)
     for served in prepared.served:
-        _account(served, ledger, f"{served.pool.role}: " if several else "")
+        _account(served, ledger, prepared.options, f"{served.pool.role}: " if several else "")
     ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
     if not prepared.policy.builtin:
         ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
@@ -60,7 +61,7 @@ def _defaults(prepared: Prepared) -> str:
     return f"defaults: {', '.join(usual)}" if usual else ""
 
 
-def _account(served: Served, ledger: Ledger, prefix: str) -> None:
+def _account(served: Served, ledger: Ledger, options: Options, prefix: str) -> None:
     """Sources, guesses and assumptions of a pool."""
     scenario, config, kv, plan = served.scenario, served.config, served.kv, served.scenario.plan
     account(served.pool.device, ledger)  # of a share of a device, the whole of it
@@ -70,6 +71,8 @@ def _account(served: Served, ledger: Ledger, prefix: str) -> None:
         ledger.assume(prefix + remark)
     if served.table is None:
         return
+    if anchor := find_anchor(options.anchor):
+        ledger.assume(prefix + told(anchor, scenario.engine))
     for name in scenario.engine.guess:
         ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in served.table.sources.items():

@@ -15,8 +15,9 @@ from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
 from steelyard.cost.unlike_memory import tightest_pool
+from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Deployment, Pool
-from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine import UNMOVED, Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.machine.cluster import Cluster, asks_again, cluster_of
@@ -70,6 +71,8 @@ class Options:
     watch: Callable[[Any], None] | None = None
     techniques: tuple[Technique, ...] = ()
     assigned: Any = None
+    anchor: str = ""
+    """A measured run that moves the times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +271,10 @@ def _serve(
     cluster = given or cluster_of(pool.device)
     cluster = replace(cluster, count=pool.plan.devices)
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
+    if options.anchor:
+        entry = anchored(entry, find_anchor(options.anchor), cluster.machine, transformer.name)
     config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
+    entry = replace(entry, all_reduce=config.all_reduce or entry.all_reduce)
     shortest, longest = (int(x) for x in ((trace.isl + trace.osl).min(), (trace.isl + trace.osl).max()))
     if not config.max_model_len and 0 < transformer.max_context < shortest and not ends_hard(transformer):
         config = replace(config, max_model_len=longest)  # nothing that is sent would be taken; the notes say so
@@ -366,9 +372,12 @@ def _plan(scenario: Scenario) -> dict[str, Any]:
 
 
 def _flags(config: EngineConfig) -> dict[str, Any]:
-    """An engine's flags; those of recurrent states where they are not the usual."""
+    """An engine's flags; those of recurrent states and of its clients where they are not the usual."""
     found = asdict(config)
+    if config.moved == UNMOVED:
+        del found["moved"]
     states = {"mamba_cache_mode": "none", "max_mamba_cache_size": 0, "mamba_full_memory_ratio": 0.0}
+    states |= {"stream_interval": 1, "scheduler_recv_interval": 1, "all_reduce": ""}
     return {name: value for name, value in found.items() if states.get(name, ...) != value}
 
 
@@ -408,6 +417,8 @@ def _inputs(
         inputs["transfer_overlap"] = options.transfer_overlap
     if options.assigned is not None:
         inputs["assigned"] = _digest(np.asarray(options.assigned, dtype=np.float64))
+    if options.anchor:
+        inputs["anchor"] = options.anchor
     if options.techniques:
         inputs["techniques"] = [str(t) for t in options.techniques]
     if options.encode_s is not None:

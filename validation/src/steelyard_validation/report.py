@@ -18,7 +18,7 @@ from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Comparison
 from steelyard_validation.peers import PeerAccuracy, peers
 from steelyard_validation.readers.inferencex import LINES_TABLE
-from steelyard_validation.targets import Reached, reached
+from steelyard_validation.targets import SHORT, Reached, reached
 from steelyard_validation.validate import READERS, Accuracy, Validation
 
 __all__ = ["MARKERS", "accuracy_table", "overview", "short_table", "text", "update_readme", "write_pages"]
@@ -98,33 +98,6 @@ def accuracy_table(rows: Iterable[Accuracy]) -> str:
     """The short table: one line per table and phase, errors in %."""
     lines = [[r.source, r.table, _what(r), _rows_of(r), *_figures(r)] for r in totals(rows)]
     return _markdown(("source", "table", "what", "which rows", *_HEAD), lines, 4)
-
-
-#: The lines of the README's table: what it says, then source, table, phase and metric of the totals it quotes.
-SHORT = (
-    ("matrix products, 5 GPUs, all formats", "aic_ops", "gemm", "gemm", "time_s"),
-    ("attention decode, 5 GPUs", "aic_ops", "generation_attention", "decode", "time_s"),
-    ("attention prefill, 5 GPUs", "aic_ops", "context_attention", "prefill", "time_s"),
-    ("expert layers", "aic_ops", "moe", "moe", "time_s"),
-    ("all-reduce in a node, 5 GPUs", "aic_ops", "comm", "all_reduce", "time_s"),
-    ("all-reduce across nodes", "apex_comm", "collectives_h100_h200_v100", "all_reduce across nodes", "time_s"),
-    ("products, FP8, a GPU never fitted (H800)", "deepseek_kernels", "deepgemm_h800_fp8", "gemm", "time_s"),
-    ("attention decode, GPUs never fitted (H800, H20)", "infersim_ops", "ops_h20_h800", "decode", "time_s"),
-    ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "prefill", "time_s"),
-    (
-        "static batches, Llama 2 and BLOOM, decode step",
-        "splitwise_perf_model",
-        "splitwise_a100_h100",
-        "decode",
-        "tpot_s",
-    ),
-    ("static batches, prefill", "splitwise_perf_model", "splitwise_a100_h100", "prefill", "time_s"),
-    ("llama.cpp on 25 Apple chips, decode", "llamacpp_consumer", "apple_silicon_4167", "decode", "tokens_per_s"),
-    ("language models on phone NPUs, decode", "qualcomm_aihub", "llm_on_snapdragon", "decode", "tokens_per_s"),
-    ("served models in a closed loop, time per token", "inferencex_silicon", "agg_ttft_tpot", "serve", "tpot_s"),
-    ("served models, time to first token", "inferencex_silicon", "agg_ttft_tpot", "serve", "ttft_s"),
-    ("energy per token of served models", "ml_energy_v3", "llm_energy_latency", "serve", "energy_j"),
-)
 
 
 def short_table(rows: Iterable[Accuracy]) -> str:
@@ -212,7 +185,9 @@ above 0: predictions are too high (geometric mean of the ratio). *In 80 %*: how 
 80 % interval, the one `estimate` and `simulate` show a user; 70 to 90 is right. *Roofline mean*: the error of
 max(FLOPs / peak, bytes / bandwidth) from the datasheet on the same rows. Rows that cannot be predicted count against
 *covered* and in no error. *Left out of the fit*: whole weight shapes, head configurations or sizes that the calibration
-never saw; *all*: nothing of this table was fitted.
+never saw; *all*: nothing of this table was fitted. Served rows of InferenceX are asked twice: *serve* with the recipe
+of the benchmark (`--recipe`), *as a user* with model and format, machine, degrees, engine, clients and nominal lengths,
+all else by default. The README shows the second.
 """
 
 

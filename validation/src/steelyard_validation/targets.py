@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from steelyard_validation.readers import inferencex_lines as lines
-from steelyard_validation.readers.inferencex import LINES_TABLE
+from steelyard_validation.readers.inferencex import AS_USER, LEFT_OUT_AS_USER, LINES_TABLE
 
 if TYPE_CHECKING:
     from steelyard_validation.validate import Accuracy
 
-__all__ = ["TARGETS", "Reached", "Target", "reached"]
+__all__ = ["SHORT", "TARGETS", "Reached", "Target", "reached"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ _LINES: Final = {
     lines.DENSE: ((8, 20), (20, 60), (8, math.nan)),
     lines.EXPERTS: ((7, 18), (15, 40), (8, math.nan)),
     lines.NOTHING_FITTED: ((12, 25), (22, 45), (12, math.nan)),
+    LEFT_OUT_AS_USER: ((7, math.nan), (20, math.nan), (math.nan, math.nan)),
     **dict.fromkeys(
         (
             "shipped figures, left out",
@@ -78,6 +79,38 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("llmservingsim_vllm_runs", "requests", "time to first token, per request", "ttft_s", 12.0),
     Target("splitwise_perf_model", "splitwise_a100_h100", "decode step", "tpot_s", 10.0, phase="decode"),
     Target("splitwise_perf_model", "splitwise_a100_h100", "prompts", "time_s", 10.0, phase="prefill"),
+)
+
+#: The lines of the README's table: what it says, then source, table, phase and metric of the totals it quotes.
+SHORT = (
+    ("matrix products, 5 GPUs, all formats", "aic_ops", "gemm", "gemm", "time_s"),
+    ("attention decode, 5 GPUs", "aic_ops", "generation_attention", "decode", "time_s"),
+    ("attention prefill, 5 GPUs", "aic_ops", "context_attention", "prefill", "time_s"),
+    ("expert layers", "aic_ops", "moe", "moe", "time_s"),
+    ("all-reduce in a node, 5 GPUs", "aic_ops", "comm", "all_reduce", "time_s"),
+    ("all-reduce across nodes", "apex_comm", "collectives_h100_h200_v100", "all_reduce across nodes", "time_s"),
+    ("products, FP8, a GPU never fitted (H800)", "deepseek_kernels", "deepgemm_h800_fp8", "gemm", "time_s"),
+    ("attention decode, GPUs never fitted (H800, H20)", "infersim_ops", "ops_h20_h800", "decode", "time_s"),
+    ("whole models, fp32, 8 GPUs, forward pass", "neusight_ops", "e2e_model_latency", "prefill", "time_s"),
+    (
+        "static batches, Llama 2 and BLOOM, decode step",
+        "splitwise_perf_model",
+        "splitwise_a100_h100",
+        "decode",
+        "tpot_s",
+    ),
+    ("static batches, prefill", "splitwise_perf_model", "splitwise_a100_h100", "prefill", "time_s"),
+    ("llama.cpp on 25 Apple chips, decode", "llamacpp_consumer", "apple_silicon_4167", "decode", "tokens_per_s"),
+    ("language models on phone NPUs, decode", "qualcomm_aihub", "llm_on_snapdragon", "decode", "tokens_per_s"),
+    ("served models, asked as a user does, time per token", "inferencex_silicon", "agg_ttft_tpot", AS_USER, "tpot_s"),
+    (
+        "served models, asked as a user does, time to first token",
+        "inferencex_silicon",
+        "agg_ttft_tpot",
+        AS_USER,
+        "ttft_s",
+    ),
+    ("energy per token of served models", "ml_energy_v3", "llm_energy_latency", "serve", "energy_j"),
 )
 
 

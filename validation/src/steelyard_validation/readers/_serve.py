@@ -63,6 +63,8 @@ class Load:
     """Lengths are uniform from this share of ``isl`` and ``osl`` up to them."""
     flags: tuple[tuple[str, Any], ...] = ()
     """Engine flags of the run."""
+    think_s: float = THINK_S
+    """Time of a client between an answer and its next request, s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def closed_trace(load: Load) -> Trace:
         arrived_at=np.zeros(load.requests),
         isl=isl,
         osl=osl,
-        delay_s=np.full(load.requests, THINK_S),
+        delay_s=np.full(load.requests, load.think_s),
         concurrency=min(load.clients, load.requests),
         name="closed loop",
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from steelyard.measurements.reader import (
     machine_name,
     read_frame,
 )
+from steelyard.scenario.recipes import Facts, Recipe, recipes
 from steelyard_validation.readers._serve import Load, Outcome, Service, column, ranged, shown
 from steelyard_validation.readers._whole import (
     Columns,
@@ -42,22 +44,21 @@ if TYPE_CHECKING:
 
 __all__ = ["read"]
 
-#: Lengths are uniform from this share of the nominal ones up to them (``--random-range-ratio``).
-SHORTEST = 0.8
-MEAN_LENGTH = (1.0 + SHORTEST) / 2
-#: The lab states no spread. With none at all clients would march in step, which its rows do not show; picked from
-#: 0.8, 0.95 and 1 on them.
-LAB_SHORTEST = 0.95
-#: Clients of the lab's TensorRT-LLM runs of the dense model that always wait: their engine was built for one
-#: sequence less than the concurrency (their times to first token at small concurrency show one generation of waiting,
-#: shared by all).
-HELD_BACK = 1
-#: Exponent of expert popularity, as published synthetic routers have it. Even routing is excluded by the rows
-#: themselves: gpt-oss-120b on a B200 at 16 clients is faster than reading the experts it would hit.
-SKEW = 1.01
 #: Requests per client of an InferenceX run (``num_prompts = 10 x concurrency``).
 REQUESTS = 10
-KEYS = ["model_path", "system", "backend", "gemm_quant_mode", "moe_quant_mode", "tp", "pp", "dp", "ep", "stated"]
+KEYS = [
+    "model_path",
+    "system",
+    "backend",
+    "gemm_quant_mode",
+    "moe_quant_mode",
+    "tp",
+    "pp",
+    "dp",
+    "ep",
+    "stated",
+    "uniform",
+]
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -74,10 +75,34 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
                 yield from guarded(ask, path, partial(table, path, ask))
 
 
+def recipe_of(engine: str, family: str, public: bool) -> Recipe | None:
+    """The conditions a row was measured under: InferenceX's published scripts, or the laboratory's; None: not known."""
+    name = f"inferencex-2026-02/{engine}-{family}" if public else f"nvidia-lab/{engine}"
+    return recipes().get(name)
+
+
+def facts_of(at: Placed, row: Mapping[str, Any] = MappingProxyType({})) -> Facts:
+    """What cases of a recipe look at: the deployment, and what a row states of the load."""
+    machine, shapes, plan = at.cluster.machine, at.transformer, at.plan
+    load = {name: int(row[name]) for name in ("isl", "osl", "concurrency") if name in row}
+    facts = {"family": machine.family, "machine": machine.name, "weights": plan.weights, "tp": plan.tp, "dp": plan.dp}
+    return {**facts, "experts": bool(shapes.experts), "latent": shapes.latent, **load}
+
+
 def place(
-    model: str, system: str, backend: str, gemm: Any, moe: Any, tp: float, pp: float, dp: float, ep: float, stated: bool
+    model: str,
+    system: str,
+    backend: str,
+    gemm: Any,
+    moe: Any,
+    tp: float,
+    pp: float,
+    dp: float,
+    ep: float,
+    stated: bool,
+    public: bool = True,
 ) -> Placed | str:
-    """The deployment of a row."""
+    """The deployment of a row: what it states, and what the recipe says of formats and experts."""
     if not stated:
         return "load or lengths not stated"
     modes = {str(gemm), str(moe)} - {"nan", "None", ""}
@@ -90,33 +115,22 @@ def place(
         if "nvfp4" in modes
         else ""
     )
-    open_weights = "gpt-oss" in model
-    weights = "" if open_weights else weights  # published in MXFP4 and run as such
+    weights = "" if "gpt-oss" in model else weights  # published in MXFP4 and run as such
     engine = str(backend).lower().replace("tensorrt-llm", "trtllm")
-    # vLLM on H100: the published flag says fp8, the rows queue as 16 bit does
-    kv = "fp8" if modes and (engine == "trtllm" or (engine == "vllm" and "h100" not in system)) else ""
-    if open_weights and machine_name(system).startswith("h"):
-        kv = ""  # the scripts leave the cache in 16 bit on Hopper
-    # and with its activations in MXFP8 on Blackwell, by flag in vLLM and by default in TensorRT-LLM
-    activations = "mxfp8" if open_weights and machine_name(system).startswith(("b", "gb")) else ""
+    degrees: dict[str, Any] = {"tp": int(tp), "pp": int(pp), "dp": int(dp), "ep": int(ep)}
+    found = deploy(model, system, weights=weights, engine=engine, **degrees)
+    recipe = None if isinstance(found, str) else recipe_of(engine, found.cluster.machine.family, bool(public))
+    if isinstance(found, str) or recipe is None:
+        return found
+    words, flags = recipe.said(facts_of(found))
+    kv = words.get("kv", "") if modes else ""
     found = deploy(
-        model,
-        system,
-        tp=int(tp),
-        pp=int(pp),
-        dp=int(dp),
-        ep=int(ep),
-        weights=weights,
-        activations=activations,
-        kv=kv,
-        engine=engine,
+        model, system, weights=weights, activations=words.get("activations", ""), kv=kv, engine=engine, **degrees
     )
     if isinstance(found, str):
         return found
-    if engine == "vllm" and found.cluster.machine.family == "blackwell":
-        # the scripts fuse FlashInfer's all-reduce, which is TensorRT-LLM's, with the norm behind it
-        found = replace(found, engine=replace(found.engine, all_reduce="trtllm"))
-    return replace(found, skew=SKEW if found.transformer.experts else 0.0)
+    library = flags.get("all_reduce", found.engine.all_reduce)
+    return replace(found, engine=replace(found.engine, all_reduce=library), skew=float(words.get("skew", 0.0)))
 
 
 def degrees(frame: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
@@ -153,102 +167,52 @@ def _both(at: Placed, rows: pd.DataFrame) -> list[Shown]:
 
 
 def load_of(at: Placed, row: Mapping[str, Any]) -> Load:
-    """The closed loop of a row, with the flags its script sets (else the engine's defaults)."""
+    """The closed loop of a row, with the lengths and the flags that its recipe sets (else the engine's defaults)."""
     clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
-    flags = run_flags(at, bool(row["uniform"]), clients, isl, osl)
-    shortest = SHORTEST if row["uniform"] else LAB_SHORTEST
-    return Load(clients, REQUESTS * clients, isl, osl, shortest, tuple(flags.items()))
+    recipe = recipe_of(at.engine.name, at.cluster.machine.family, bool(row["uniform"]))
+    if recipe is None:
+        return Load(clients, REQUESTS * clients, isl, osl)
+    _, flags = recipe.said(facts_of(at, row))
+    return Load(clients, REQUESTS * clients, isl, osl, recipe.shares[0], tuple(flags.items()))
 
 
-def run_flags(at: Placed, public: bool, clients: int, isl: int, osl: int) -> dict[str, Any]:
-    """Engine flags of a run, by the engine's names.
-
-    InferenceX publishes its scripts (``benchmarks/*.sh``): vLLM with ``--gpu-memory-utilization 0.9`` and
-    ``--max-num-seqs CONC`` (512 on Blackwell) and a budget of 8192; TensorRT-LLM with ``max_num_tokens`` equal to the
-    longest sequence (dense), 20000 (gpt-oss) or ``max(8192, CONC + ISL + 64)`` (DeepSeek); SGLang with chunks of 32768
-    and 0.82 of the memory.
-    The lab states nothing: one seat per client.
-    """
-    engine, moe = at.engine.name, bool(at.transformer.experts)
-    blackwell = at.cluster.machine.name.startswith(("b", "g"))
-    longest = isl + osl + 200
-    if engine == "vllm":
-        seats = {"max_num_seqs": 512 if public and blackwell else clients}
-        # the script for Blackwell compiles whole steps and captures decodes only (cudagraph_mode FULL_DECODE_ONLY)
-        eager = {"graph_tokens": 0} if public and blackwell and not moe else {}
-        return {**seats, "gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192, **eager}
-    if engine == "trtllm":
-        if not public:
-            held = 0 if moe else HELD_BACK
-            return {"max_num_seqs": max(1, clients - held), "gpu_memory_utilization": 0.9}
-        mla = "deepseek" in at.transformer.name.lower()
-        tokens = (max(8192, (clients + isl + 127) // 64 * 64) if mla else 20000) if moe else longest
-        share = (0.8 if blackwell else 0.75) if mla else 0.85 if moe else 0.9
-        return {"max_num_seqs": max(clients, 2), "max_num_tokens": tokens, "free_gpu_memory_fraction": share}
-    if engine == "sglang" and public:
-        if at.plan.weights == "nvfp4":
-            return {"max_running_requests": 256, "chunked_prefill_size": 16384, "mem_fraction_static": 0.85}
-        if at.plan.tp < 8:
-            return {"max_running_requests": max(32, clients), "chunked_prefill_size": 8192, "mem_fraction_static": 0.95}
-        return {"max_running_requests": 512, "chunked_prefill_size": 32768, "mem_fraction_static": 0.82}
-    return {}
+def as_user(
+    model: str,
+    system: str,
+    backend: str,
+    gemm: Any,
+    moe: Any,
+    tp: float,
+    pp: float,
+    dp: float,
+    ep: float,
+    stated: bool,
+    public: bool = True,
+) -> Placed | str:
+    """The deployment as a user asks for it: model and its format, machine, degrees and engine; all else by default."""
+    found = place(model, system, backend, gemm, moe, tp, pp, dp, ep, stated, public)
+    if isinstance(found, str):
+        return found
+    weights = "" if "gpt-oss" in model else found.plan.weights
+    asked: dict[str, Any] = {"tp": int(tp), "pp": int(pp), "dp": int(dp), "ep": int(ep), "weights": weights}
+    return deploy(model, system, engine=found.engine.name, **asked)
 
 
-#: Steps for which TensorRT-LLM's attention data parallelism waits until every device has a prompt
-#: (``attention_dp_config.timeout_iters`` of the published scripts, ``enable_balance``); half of it on average.
-BALANCE_STEPS = 60
-
-
-def waiting_steps(at: Placed, row: Mapping[str, Any]) -> float:
-    """Steps for which an engine holds back new prompts, from the published scripts; 0 mostly.
-
-    TensorRT-LLM's ``batch_wait_timeout_iters`` waits for more prompts: 20 steps for the dense model at 1k/1k on fewer
-    than eight devices, 40 for DeepSeek on Blackwell there from 64 to 255 clients.
-    """
-    if not row["uniform"] or at.engine.name != "trtllm":
-        return 0.0
-    if at.plan.dp > 1:
-        return BALANCE_STEPS / 2
-    if not (row["isl"] == 1024 and row["osl"] == 1024):
-        return 0.0
-    if not at.transformer.experts:
-        return 20.0 if at.plan.tp < 8 else 0.0
-    blackwell = at.cluster.machine.name.startswith(("b", "g"))
-    mla = "deepseek" in at.transformer.name.lower()
-    return 40.0 if mla and blackwell and at.plan.weights != "nvfp4" and 64 <= row["concurrency"] < 256 else 0.0
-
-
-#: Tokens SGLang's server gathers before it sends any (``--stream-interval`` of the published scripts for Blackwell).
-STREAM_INTERVAL = 30
-
-
-def streamed_steps(at: Placed, row: Mapping[str, Any]) -> float:
-    """Further tokens a client of SGLang waits for before it sees the first one."""
-    blackwell = at.cluster.machine.name.startswith(("b", "g"))
-    return STREAM_INTERVAL - 1.0 if row["uniform"] and at.engine.name == "sglang" and blackwell else 0.0
-
-
-def polling_steps(at: Placed, row: Mapping[str, Any]) -> float:
-    """Steps between SGLang's looks at its inbox (``--scheduler-recv-interval`` of the scripts for Blackwell)."""
-    blackwell = at.cluster.machine.name.startswith(("b", "g"))
-    if not row["uniform"] or at.engine.name != "sglang" or not blackwell:
-        return 0.0
-    return 30.0 if row["concurrency"] >= 16 else 10.0
+def _plain(at: Placed, rows: pd.DataFrame) -> list[Shown]:
+    """:func:`_both` of ``simulate --concurrency C --isl I --osl O`` and nothing besides."""
+    loads = []
+    for row in rows.to_dict("records"):
+        clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
+        loads.append(Load(clients, REQUESTS * clients, isl, osl, think_s=0.0))
+    return figures(at, rows, Service.of(at, loads).all_closed(loads))
 
 
 def figures(at: Placed, rows: pd.DataFrame, runs: Sequence[Sequence[Outcome]]) -> list[Shown]:
-    """What the table measured of each run, as ``simulate`` shows it, with the datasheet's figure.
-
-    An engine that waits ``n`` steps for more prompts mostly does so to the end; one that polls every ``n`` steps holds
-    a prompt for half of them.
-    """
-    records = rows.to_dict("records")
-    wait = np.asarray([waiting_steps(at, row) for row in records])
-    poll = np.asarray([polling_steps(at, row) + 2 * streamed_steps(at, row) for row in records])
-    mean = np.where(rows["uniform"], MEAN_LENGTH, (1.0 + LAB_SHORTEST) / 2)
+    """What the table measured of each run, as ``simulate`` shows it, with the datasheet's figure."""
+    mean = np.asarray([(1.0 + load_of(at, row).shortest_frac) / 2 for row in rows.to_dict("records")])
     isl, osl = (np.round(rows[name].to_numpy(dtype=np.float64) * mean) for name in ("isl", "osl"))
     tpot = column(runs, "tpot_s")
-    ttft = column(runs, "ttft_s") + tpot * (wait + poll / 2)[:, None]
+    ttft = column(runs, "ttft_s")
     running = np.nan_to_num(column(runs, "running")[:, 0], nan=1.0)
     limit = at.decode(np.maximum(1.0, np.floor(running * 0.9)), np.floor(isl + osl * 0.45)).limit
     first = at.prefill(1.0, np.floor(isl * 0.9)).limit
@@ -305,24 +269,28 @@ def _aggregated(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = whole.iloc[chosen].reset_index(drop=True)
     machine = frame["system"].map(machine_name)
     answers = predict_all(frame, KEYS, place, _both, 4)
+    asked = predict_all(frame, KEYS, as_user, _plain, 4)
     family = families(frame, answers[3].predicted)
     split = np.where(fitted_rows(whole)[chosen], "fit", "left-out")
     measured = _measured(frame)
-    for metric, truth, found in zip(METRICS, measured, answers, strict=False):
-        yield comparison(
-            ask,
-            path.stem,
-            metric=metric,
-            phase="serve",
-            machine=machine,
-            family=family,
-            measured=truth,
-            **found.columns,
-            split=split,
-        )
-    yield from _lines(ask, whole, frame, chosen, answers, family, split)
+    for phase, found_all in (("serve", answers), (AS_USER, asked)):
+        for metric, truth, found in zip(METRICS, measured, found_all, strict=False):
+            yield comparison(
+                ask,
+                path.stem,
+                metric=metric,
+                phase=phase,
+                machine=machine,
+                family=family,
+                measured=truth,
+                **found.columns,
+                split=split,
+            )
+    yield from _lines(ask, whole, frame, chosen, (answers, asked), family, split)
 
 
+#: The phase of rows that are asked as a user does who states model, machine, degrees, engine and load, no recipe.
+AS_USER = "as a user"
 METRICS = ("tpot_s", "ttft_s", "tokens_per_s_per_device")
 
 
@@ -339,13 +307,14 @@ def _lines(
     whole: pd.DataFrame,
     frame: pd.DataFrame,
     chosen: NDArray[np.intp],
-    answers: Sequence[Columns],
+    both: tuple[Sequence[Columns], Sequence[Columns]],
     family: NDArray[np.str_],
     split: NDArray[np.str_],
 ) -> Iterator[Comparison]:
     """The lines of ``inferencex_lines`` over the rows asked about, and what is set apart from them."""
     from steelyard_validation.readers.inferencex_lines import replay
 
+    answers, asked = both
     measured = _measured(frame)
     machine = frame["system"].map(machine_name).to_numpy(dtype=np.str_)
     clean = _clean(family, answers[0].predicted)
@@ -367,8 +336,12 @@ def _lines(
                 split="left-out",
             )
 
+    kept = clean & (split == "left-out")
+    yield from line(
+        LEFT_OUT_AS_USER, kept, [(a.predicted[kept], a.low[kept], a.high[kept], a.roofline[kept]) for a in asked]
+    )
     apart = {
-        "shipped figures, left out": clean & (split == "left-out"),
+        "shipped figures, left out": kept,
         "apart: cache full": np.char.find(family, "cache full") >= 0,
         "apart: suspected speculative decoding": np.char.find(family, "suspected") >= 0,
         "apart: inconsistent": np.char.find(family, "inconsistent") >= 0,
@@ -385,6 +358,8 @@ def _lines(
 
 #: What the lines are called as a table.
 LINES_TABLE = "lines"
+#: The line of clean rows left out of the fit that are asked as a user does.
+LEFT_OUT_AS_USER = "shipped figures, left out, as a user"
 
 
 def fitted_rows(frame: pd.DataFrame) -> NDArray[np.bool_]:

@@ -72,6 +72,8 @@ MEMORY: Final[Mapping[str, dict[str, float]]] = {
     "trtllm": {"free_gpu_memory_fraction": 0.8},
     "vllm": {"gpu_memory_utilization": 0.9},
 }
+#: Mean lengths over those named (uniform from 0.8 of them), for the physical limit.
+MEAN_LENGTH: Final = 0.9
 SEATS: Final[Mapping[str, str]] = {"sglang": "max_running_requests", "trtllm": "max_num_seqs", "vllm": "max_num_seqs"}
 TOKENS: Final[Mapping[str, str]] = {
     "sglang": "chunked_prefill_size",
@@ -288,9 +290,7 @@ def _answers(shapes: _Shapes, at: Placed, rows: pd.DataFrame) -> list[Shown]:
     failed: InputError | None = None
     for k, row in enumerate(rows.to_dict("records")):
         prefill, decode = shapes.worker("prefill", row), shapes.worker("decode", row)
-        clients = int(row["concurrency"])
-        shortest = inferencex.SHORTEST if row["uniform"] else inferencex.LAB_SHORTEST
-        load = Load(clients, inferencex.REQUESTS * clients, int(row["isl"]), int(row["osl"]), shortest)
+        load = replace(inferencex.load_of(at, row), flags=())
         try:
             found = play_pools(prefill, decode, load)
         except InputError as error:
@@ -298,13 +298,13 @@ def _answers(shapes: _Shapes, at: Placed, rows: pd.DataFrame) -> list[Shown]:
             continue
         times[:, k] = [x.tpot_s for x in found], [x.ttft_s for x in found]
         running[k] = found[0].running
-        first[k] = prefill.at.prefill(1.0, np.floor(row["isl"] * inferencex.MEAN_LENGTH)).limit[0]
+        first[k] = prefill.at.prefill(1.0, np.floor(row["isl"] * MEAN_LENGTH)).limit[0]
     tpot, ttft = times
     if failed is not None and np.isnan(tpot).all():
         raise failed
     isl, osl, clients_ = (rows[c].to_numpy(dtype=np.float64) for c in ("isl", "osl", "concurrency"))
     held = np.maximum(1.0, np.floor(running * 0.9))
-    limit = at.decode(held, np.round(inferencex.MEAN_LENGTH * (isl + osl / 2))).limit
+    limit = at.decode(held, np.round(MEAN_LENGTH * (isl + osl / 2))).limit
     per_device = clients_ / _devices(rows)
     rate = per_device[:, None] / (tpot + ttft / osl[:, None])
     start = ranged(ttft, first, first_token=0.0)

@@ -29,13 +29,14 @@ from steelyard.measurements.reader import (
 from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._serve import Service, ranged
 from steelyard_validation.readers._whole import Placed, deploy
-from steelyard_validation.readers.inferencex import SKEW
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read"]
 
+#: Exponent of expert popularity, as published synthetic routers have it (``--skew``).
+SKEW = 1.01
 NEEDED = ["gpu", "model", "tp", "input_toks", "output_toks", "arrival_s", "ttft_ms", "tpot_ms", "e2e_ms"]
 RUN = ["gpu", "model", "tp"]
 TIMES = ("tpot_s", "ttft_s", "e2e_s")
