@@ -94,6 +94,8 @@ def test_aliases_are_unique() -> None:
         ("rtx4090", "rtx_4090"),
         ("NVIDIA GeForce RTX 4090", "rtx_4090"),
         ("RTX-4090", "rtx_4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "rtx_4090_laptop"),
+        ("RTX 5080 Mobile", "rtx_5080_laptop"),
         ("RTXPRO6000", "rtx_pro_6000"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
         ("Tesla_P100-PCIE-16GB", "p100_pcie"),

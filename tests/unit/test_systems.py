@@ -33,6 +33,8 @@ from steelyard.report import entry, listing, text
         ("ND H100 v5", "h100_sxm:8", "nd96isr_h100_v5: 8 x h100_sxm"),
         ("BM.GPU.H100.8", "h100_sxm:8", "bm.gpu.h100.8: 8 x h100_sxm"),
         ("trn2_ultra", "aws_trainium2:64", "trn2_ultra: 64 x aws_trainium2"),
+        ("tpu-v5e-8", "tpu_v5e:8", "ct5lp-hightpu-8t: 8 x tpu_v5e"),
+        ("v5p-8", "tpu_v5p:4", "ct5p-hightpu-4t: 4 x tpu_v5p"),  # v5p counts cores, two per chip
         ("h100_sxm:8", "h100_sxm:8", ""),
         ("h100", "h100_sxm", ""),
     ],
@@ -85,6 +87,7 @@ def test_systems_are_listed_and_shown() -> None:
         ("MI50 32GB", 40, 110),
         ("3090 Ti", 80, 150),
         ("Arc A770", 20, 90),
+        ("RTX 4090 Laptop", 50, 105),
     ],
 )
 def test_cards_of_hobbyists_write_as_fast_as_people_see(name: str, least: float, most: float) -> None:
