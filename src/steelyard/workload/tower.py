@@ -245,17 +245,29 @@ class Sound:
     """Seconds a sound is filled up to a multiple of; 0 = as long as it is."""
     longest_s: float = 0.0
     """Seconds read at most; 0 = all."""
+    silent: bool = False
+    """What a chunk is filled up with becomes no tokens."""
+    halvings: int = 0
+    """Of the hundred frames of each second alone, and of those of the rest, every other one is kept so many times,
+    rounded up: positions and tokens."""
 
     def read_s(self, seconds: float) -> Read:
         """What is read of a sound of so many seconds."""
         seconds = min(seconds, self.longest_s) if self.longest_s else seconds
+        if self.halvings:
+            whole, rest = divmod(max(1, math.ceil(round(seconds * _FRAMES, 6))), _FRAMES)
+            tokens = whole * -(-_FRAMES // 2**self.halvings) - (-rest // 2**self.halvings)
+            return Read(((1, tokens),), tokens)
         if self.chunk_s:
             chunks = max(1, math.ceil(seconds / self.chunk_s))
             each = round(self.chunk_s * self.positions_per_s)
-            return Read(((chunks, each),), round(chunks * self.chunk_s * self.tokens_per_s))
+            heard = seconds if self.silent else chunks * self.chunk_s
+            return Read(((chunks, each),), max(1, round(heard * self.tokens_per_s)))
         return Read(((1, max(1, math.ceil(seconds * self.positions_per_s))),), math.ceil(seconds * self.tokens_per_s))
 
 
+#: Frames of a second of sound before any is dropped.
+_FRAMES = 100
 #: What is read of an image, and of a sound.
 Rule = Square | Native | Tiles | Sound
 

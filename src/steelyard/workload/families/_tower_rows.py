@@ -83,6 +83,7 @@ _RESAMPLED = Joint(
     vectors="query_num=64*t 3*t t t t t t t t",
     own=True,
 )
+_QWEN3_SOUND = Sound(13, 13, halvings=3)
 _WHISPER_JOINT = Joint("whisper", Sound(50, 25), "h t", at="audio_config", kind="audio")
 
 
@@ -112,7 +113,10 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
             vectors="3*h h h h h h h h h 256*h",
         ),
     ),
-    **dict.fromkeys(("audioflamingo3", "musicflamingo"), (replace(_WHISPER_JOINT, chain="h t t"),)),
+    **dict.fromkeys(
+        ("audioflamingo3", "musicflamingo"),
+        (replace(_WHISPER_JOINT, rule=Sound(50, 25, 30.0, 600.0, silent=True), chain="h t t"),),
+    ),
     "aya_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, vectors="m m", merge=2),),
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
     "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
@@ -267,16 +271,14 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
         ),
     ),
     "qwen2_5_vl": (_QWEN25_JOINT,),
-    "qwen2_audio": (_WHISPER_JOINT,),
+    "qwen2_audio": (replace(_WHISPER_JOINT, rule=Sound(50, 25, 30.0, 30.0, silent=True)),),
     "qwen2_vl": (_QWEN2_JOINT,),
-    "qwen3_asr": (
-        replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
-    ),
+    "qwen3_asr": (replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=_QWEN3_SOUND, chain="h h output_dim=3584"),),
     **dict.fromkeys(
         ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
         (
             _QWEN3_JOINT,
-            replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=Sound(12.5, 12.5), chain="h h output_dim=3584"),
+            replace(_WHISPER_JOINT, encoder="omni_3_audio", rule=_QWEN3_SOUND, chain="h h output_dim=3584"),
         ),
     ),
     **dict.fromkeys(("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe"), (_QWEN3_JOINT,)),
