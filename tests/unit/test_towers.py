@@ -14,7 +14,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.workload.catalogue import find_model, load_model, model_names
 from steelyard.workload.families import read_config
-from steelyard.workload.tower import Native, Read, Square, Tiles, Tower
+from steelyard.workload.tower import Native, Read, Sound, Square, Tiles, Tower
 from steelyard.workload.tower_ops import tower_graph
 from tests.weights import write_safetensors
 
@@ -112,6 +112,23 @@ def test_tokens_of_the_catalogues_models() -> None:
 def test_tokens_of_an_image(name: str) -> None:
     rule, tokens = RULES[name]
     assert [rule.read(*size).tokens for size in SIZES] == tokens
+
+
+def test_tokens_of_a_sound() -> None:
+    """Qwen3-Omni: 13 of each second, what is left halved three times; Qwen2-Audio fills half a minute up unheard."""
+
+    def published(frames: int) -> int:
+        left = frames % 100
+        for _ in range(3):
+            left = (left - 1) // 2 + 1
+        return left + 13 * (frames // 100)
+
+    (rule,) = (t.rule for t in load_model("qwen3-omni-30b").transformer.towers if t.kind == "audio")
+    assert isinstance(rule, Sound) and rule.read_s(30).tokens == 390
+    assert all(rule.read_s(n / 100).tokens == published(n) for n in range(1, 400))
+    spoken = Sound(50, 25, 30.0, 30.0, silent=True)
+    assert [spoken.read_s(x) for x in (10, 60)] == [Read(((1, 1500),), 250), Read(((1, 1500),), 750)]
+    assert Sound(50, 12.5, 30.0).read_s(10) == Read(((1, 1500),), 375)  # Voxtral: silence is read as well
 
 
 def test_memory_has_the_tower_as_a_part_of_its_own() -> None:

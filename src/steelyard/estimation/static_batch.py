@@ -250,7 +250,8 @@ def with_encoder(scenario: Scenario, use: MemoryUse, held: Any) -> MemoryUse:
     """
     if not scenario.seen:
         return use
-    most = max(1.0, scenario.engine.max_batched_tokens // max(1, scenario.seen_tokens))
+    handed = round(sum(s.read.handed * s.shown.count for s in scenario.seen))
+    most = max(1.0, scenario.engine.max_batched_tokens // max(1, handed))
     largest = encoder_of(scenario).activation_bytes(np.minimum(held, most))
     return replace(use, activations=np.maximum(use.activations, largest))
 
