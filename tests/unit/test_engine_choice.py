@@ -156,6 +156,7 @@ def test_what_is_usual_on_a_machine_runs_there() -> None:
         ("vllm", "llama-3.1-8b", "b200_sxm", "int8", "no kernels for int8 weights on NVIDIA B200"),
         ("vllm", "Qwen/Qwen3-8B-AWQ", "v100_sxm_32gb", "", "weights quantised by awq on NVIDIA Tesla V100"),
         ("vllm@0.6", "llama-3.1-8b", "h100_sxm", "nvfp4", "vLLM v0 of 0.6 does not read nvfp4"),
+        ("vllm", "llama-3.1-8b", "mi250x", "fp8", "no kernels for fp8 weights on AMD Instinct MI250X"),
     ],
 )
 def test_what_a_generation_has_no_kernels_for_is_refused(
@@ -200,6 +201,10 @@ def test_encoder_decoders_run_on_what_serves_them() -> None:
     assert engine("bart-base", "m3_ultra") == "torch"
     assert engine("bart-base", "h100_sxm", engine="vllm@0.6") == "vllm@0.6"
     assert engine("llama-3.1-8b", "v100_sxm_32gb", weights="fp8") == "lmdeploy"
+    said = steelyard.estimate("bart-base", "h100_sxm").ledger.assumptions
+    assert any(
+        "vLLM v1 (0.24, 2026-07) does not serve bart" in note and "TensorRT-LLM runs it" in note for note in said
+    )
 
 
 def test_bf16_is_fp16_where_the_card_has_none() -> None:
@@ -210,6 +215,16 @@ def test_bf16_is_fp16_where_the_card_has_none() -> None:
     assert steelyard.estimate("qwen3-8b", "rtx_2080_ti:2").scenario.plan.activations == "fp16"
     assert steelyard.estimate("llama-3.1-8b", "v100_sxm_32gb", engine="torch").scenario.plan.weights == "bf16"
     assert steelyard.estimate("llama-3.1-8b", "a100_sxm").scenario.plan.weights == "bf16"
+
+
+def test_a_cache_without_kernels_is_refused() -> None:
+    for machine, said in (("t4:2", "it has 16 bits, int8"), ("v100_sxm_32gb", "NVIDIA Tesla V100")):
+        with pytest.raises(InputError, match="has no fp8 KV cache on") as caught:
+            steelyard.estimate("llama-3.1-8b", machine, kv="fp8")
+        assert said in caught.value.message
+        assert caught.value.field == "kv"
+    assert steelyard.estimate("llama-3.1-8b", "t4:2", kv="fp8", engine="vllm@0.12").fits
+    assert "--kv fp8" not in remedy(steelyard.estimate("llama-3.1-70b", "t4:8").scenario)
 
 
 def test_no_remedy_names_a_format_without_kernels() -> None:

@@ -113,11 +113,12 @@ class Usual:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Weights an engine has no kernels for, on some machines or all."""
+    """Weights or a cache an engine has no kernels for, on some machines or all."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     formats: Annotated[tuple[str, ...], "formats of weights; `gguf` = those of GGUF files"] = ()
+    kv: Annotated[tuple[str, ...], "formats of the cache"] = ()
     methods: Annotated[tuple[str, ...], "quantisation methods, as `quant_method` of configs names them"] = ()
     on: Annotated[tuple[str, ...], "classes of machines: vendor, kind, stack or family; empty = all it runs on"] = ()
 
@@ -245,7 +246,7 @@ class Engine:
     variants: Annotated[Mapping[str, str], "the entry with its figures on a stack"] = field(default_factory=dict)
     usual: Annotated[tuple[Usual, ...], "what it is the usual engine for"] = ()
     no_weights: Annotated[tuple[str, ...], "formats of weights it cannot read; `gguf` = those of GGUF files"] = ()
-    lacks: Annotated[tuple[Lack, ...], "weights it has no kernels for, by format, method and machine"] = ()
+    lacks: Annotated[tuple[Lack, ...], "what it has no kernels for, by format, method and machine"] = ()
     encoder_decoders: Annotated[
         tuple[str, ...], "types of models with an encoder before the decoder it serves; `any` = all, empty = none"
     ] = ("any",)

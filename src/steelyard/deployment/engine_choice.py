@@ -9,7 +9,7 @@ from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
 from steelyard.machine.component import Machine
 
-__all__ = ["check_engine", "engine_for", "reads", "runs_on"]
+__all__ = ["check_engine", "engine_for", "instead_of_usual", "keeps", "reads", "runs_on"]
 
 #: Engines named in a refusal.
 _MOST_NAMED = 4
@@ -110,6 +110,27 @@ def reads(engine: Engine, machine: Machine, weights: str) -> bool:
     return not _unread(engine, weights) and not _lacking(engine, machine, weights, "", "")
 
 
+def instead_of_usual(engine: Engine, machine: Machine, weights: str, encoder: str, method: str) -> str:
+    """Why another engine than the machine's usual one runs a model; empty where it does not, or could.
+
+    Args:
+        engine, machine: what runs, and where.
+        weights: the format of the weights as they run.
+        encoder, method: as of :func:`engine_for`.
+    """
+    usual = default_engine(machine)
+    why = (
+        "" if usual.name in (engine.name, engine.generation_of) else _lacking(usual, machine, weights, encoder, method)
+    )
+    return f"{usual.dated} {why}: {engine.title} runs it" if why else ""
+
+
+def keeps(engine: Engine, machine: Machine, kv: str) -> bool:
+    """Whether an engine has kernels for a cache of a format on a machine."""
+    words = _words(machine)
+    return not any(_among(kv, lack.kv) and (not lack.on or words & set(lack.on)) for lack in engine.lacks)
+
+
 def _lacking(engine: Engine, machine: Machine, weights: str, encoder: str, method: str) -> str:
     """What an engine does not do of a model on a machine where it runs, in words; empty: nothing."""
     if encoder and not {"any", encoder} & set(engine.encoder_decoders):
@@ -189,6 +210,10 @@ def check_engine(
         raise InputError(f"{engine.dated} {lacking}; {others}", field="engine")
     if kv and engine.kv_formats and find_format(kv).bits < 16 and not _among(kv, engine.kv_formats):
         text = f"{engine.title} has no {find_format(kv).name} KV cache; it has 16 bits, {', '.join(engine.kv_formats)}"
+        raise InputError(text, field="kv")
+    if kv and not keeps(engine, machine, kv):
+        kept = ", ".join(["16 bits", *(name for name in engine.kv_formats if keeps(engine, machine, name))])
+        text = f"{engine.dated} has no {find_format(kv).name} KV cache on {machine.title}; it has {kept}"
         raise InputError(text, field="kv")
 
 

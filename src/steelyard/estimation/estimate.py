@@ -20,6 +20,7 @@ from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.anchor import find_anchor, told
+from steelyard.deployment.engine_choice import instead_of_usual
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
@@ -29,10 +30,20 @@ from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
 from steelyard.scenario.recipes import told as recipe_told
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
-from steelyard.workload.protocol import beyond_context, ends_hard
+from steelyard.workload.protocol import beyond_context, encoder_type, ends_hard
 from steelyard.workload.transformer import Step
 
-__all__ = ["Estimate", "Estimates", "Scenario", "answer", "estimate", "estimate_batch", "prefill_chunks", "provenance"]
+__all__ = [
+    "Estimate",
+    "Estimates",
+    "Scenario",
+    "answer",
+    "estimate",
+    "estimate_batch",
+    "prefill_chunks",
+    "provenance",
+    "remarks_on_formats",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,6 +199,14 @@ def _weigh(scenario: Scenario) -> Estimates:
     return Estimates(scenario=scenario, **figures, price=price, ledger=ledger)
 
 
+def remarks_on_formats(scenario: Scenario) -> tuple[str, ...]:
+    """What to say of formats that are not as published, and of an engine that is not the usual one for them."""
+    model, machine, plan = scenario.transformer, scenario.cluster.machine, scenario.plan
+    method = scenario.model.method if plan.stores(model.native_weights) else ""
+    why = instead_of_usual(scenario.engine, machine, plan.weights, encoder_type(model), method)
+    return (*plan.remarks(model, machine), *filter(None, (why,)))
+
+
 def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> None:
     """Write sources, assumptions and guesses that all scenarios share into the ledger."""
     machine, plan, model, engine = scenario.cluster.machine, scenario.plan, scenario.transformer, scenario.engine
@@ -208,7 +227,7 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     limit = f"{engine.max_batched_tokens:.0f}"
     ledger.assume(f"engine {engine.dated}: {engine.memory_frac:.0%} of memory, steps of at most {limit} tokens")
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
-    for remark in plan.remarks(model, machine):
+    for remark in remarks_on_formats(scenario):
         ledger.assume(remark)
     for remark in notes(plan, engine, scenario.cluster):
         ledger.assume(remark)

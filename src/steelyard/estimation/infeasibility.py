@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
 from steelyard.cost.unlike_memory import fullest
-from steelyard.deployment.engine_choice import reads
+from steelyard.deployment.engine_choice import keeps, reads
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
@@ -156,7 +156,8 @@ def _format_changes(scenario: Scenario) -> Iterator[Change]:
     eight, *ladder = scenario.engine.narrower
     machine = scenario.cluster.machine
     narrow = [f for f in ladder if find_format(f).stored_bits < weights and reads(scenario.engine, machine, f)]
-    caches = [{"kv": eight}] if kv > find_format(eight).stored_bits else []
+    smaller = kv > find_format(eight).stored_bits and keeps(scenario.engine, machine, eight)
+    caches = [{"kv": eight}] if smaller else []
     options: list[dict[str, str]] = [*caches, *({"weights": f} for f in narrow)]
     options += [{"weights": f, **cache} for f in narrow for cache in caches]
     for formats in options:

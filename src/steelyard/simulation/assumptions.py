@@ -8,6 +8,7 @@ from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_config import engine_config
+from steelyard.estimation.estimate import remarks_on_formats
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
 from steelyard.traffic.build import ISL, OSL
@@ -94,7 +95,7 @@ def _account(served: Served, ledger: Ledger, options: Options, prefix: str) -> N
     for remark in notes(plan, scenario.engine, scenario.cluster):
         ledger.assume(prefix + remark)
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
-    for remark in plan.remarks(scenario.transformer, scenario.cluster.machine):
+    for remark in remarks_on_formats(scenario):
         ledger.assume(prefix + remark)
     if plan.shares_experts:
         ledger.assume(f"{prefix}data-parallel ranks share experts and step together; the slowest ends the step for all")
