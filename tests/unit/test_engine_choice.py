@@ -13,6 +13,8 @@ from steelyard.deployment.engine_choice import engine_for, runs_on
 from steelyard.errors import InputError
 from steelyard.estimation.infeasibility import remedy
 from steelyard.machine.catalogue import find_machine, machine_names
+from steelyard.search.space import formats_of
+from steelyard.workload.catalogue import load_model
 
 
 @pytest.mark.parametrize(
@@ -215,6 +217,12 @@ def test_bf16_is_fp16_where_the_card_has_none() -> None:
     assert steelyard.estimate("qwen3-8b", "rtx_2080_ti:2").scenario.plan.activations == "fp16"
     assert steelyard.estimate("llama-3.1-8b", "v100_sxm_32gb", engine="torch").scenario.plan.weights == "bf16"
     assert steelyard.estimate("llama-3.1-8b", "a100_sxm").scenario.plan.weights == "bf16"
+
+
+def test_a_plan_takes_the_format_that_was_named_where_it_is_widened() -> None:
+    model, card = load_model("llama-3.1-8b").transformer, find_machine("a100_sxm")
+    assert [f.weights for f in formats_of(model, card, ("fp8",), ("",))] == ["fp8"]
+    assert [f.weights for f in formats_of(model, card, ("", "fp8", "int4"), ("",))] == ["", "int4"]
 
 
 def test_a_cache_without_kernels_is_refused() -> None:

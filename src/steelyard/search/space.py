@@ -39,7 +39,11 @@ MAX_REPLICA_DEVICES = 144
 
 
 def formats_of(model: Workload, machine: Machine, weights: Sequence[str], kv: Sequence[str]) -> list[Formats]:
-    """Formats the question allows and the machine computes in (a cache format needs no arithmetic of its own)."""
+    """Formats the question allows and the machine computes in (a cache format needs no arithmetic of its own).
+
+    Of several formats those of narrow weights and activations only where the machine has the arithmetic; the only one
+    named is widened there, as engines do.
+    """
     allowed = []
     for name in weights or ("",):
         try:
@@ -47,10 +51,10 @@ def formats_of(model: Workload, machine: Machine, weights: Sequence[str], kv: Se
             _, computed = compute_with(machine, plan.format("weight"), plan.format("activation"))
         except InputError:
             continue
-        if name and find_format(name).bits < 16 and find_format(name).activations == find_format(name).name:
-            wanted = find_format(name).math  # weights and activations narrow: only where the machine has the arithmetic
-            if wanted and computed not in wanted:
-                continue
+        asked = find_format(name) if name else None
+        narrow = asked is not None and asked.bits < 16 and asked.activations == asked.name
+        if asked is not None and narrow and len(weights) > 1 and asked.math and computed not in asked.math:
+            continue
         allowed += [Formats(name, cache) for cache in kv or ("",)]
     return allowed
 
