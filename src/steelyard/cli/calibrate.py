@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as encode
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +12,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.help import HERE, LOGS, TABLES, group, option, switch
+from steelyard.cli.help import HERE, LOGS, RUNS, TABLES, group, option, switch
 from steelyard.cli.options import DEPLOYED, options_of, words_of_options
 from steelyard.cli.output import say
 from steelyard.cli.progress import bar
 from steelyard.documents import is_file
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError, Problem, UnknownName
 from steelyard.scenario.words import Problems
 
-Question: Any = options_of("simulate", DEPLOYED, required=False)
+Question: Any = options_of("simulate", tuple(n for n in DEPLOYED if n != "anchor"), required=False)
 
 _Name = Annotated[str, Parameter(help="catalogue machine to calibrate, or with --samples the name of a new one")]
 _Files = Annotated[
@@ -70,6 +71,26 @@ class Benchmarks:
     concurrency: Annotated[int | None, option("with --engine: the load, when no log says it", topic=LOGS)] = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Anchors:
+    """A run of the user's own server, which moves what is asked with it."""
+
+    anchor: Annotated[str, option("log of a run (as `compare` reads them), or llama-bench's results", topic=RUNS)] = ""
+    ttft: Annotated[str, option("instead of a log: mean time to first token, 320ms", topic=RUNS)] = ""
+    tpot: Annotated[str, option("mean time per output token, 21ms", topic=RUNS)] = ""
+    tokens_per_s: Annotated[
+        str, option("or generated tokens per second of all clients, 2400", "--tokens-per-s", topic=RUNS)
+    ] = ""
+    isl: Annotated[str, option("prompt tokens of that run", "--isl", "--input-len", topic=RUNS)] = ""
+    osl: Annotated[str, option("generated tokens of that run", "--osl", "--output-len", topic=RUNS)] = ""
+
+    @property
+    def said(self) -> bool:
+        """Whether a run is given."""
+        return bool(self.anchor or self.ttft or self.tpot or self.tokens_per_s)
+
+
 Answer = tuple[dict[str, Any], Iterable[str]]
 """The JSON document, and the lines of the text."""
 
@@ -82,6 +103,7 @@ def calibrate(
     out: _Out = "",
     computer: ThisComputer = ThisComputer(),
     benchmarks: Benchmarks = Benchmarks(),
+    anchors: Anchors = Anchors(),
     question: Question = Question(),  # noqa: B008 - frozen
     json: _Json = False,
     quiet: _Quiet = False,
@@ -89,8 +111,15 @@ def calibrate(
     """Fit parameters from tables (--from), this computer (--here), a few rows (--samples) or benchmark logs (--engine).
 
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
-    step and a request cost beside the kernels.
+    step and a request cost beside the kernels. `steelyard calibrate --anchor RUN --on MACHINE` makes an anchor of a run
+    of your own server, with which `estimate`, `simulate` and `plan` answer other questions (`--anchor NAME`).
     """
+    if anchors.said:
+        document, lines = _anchor(
+            tuple(f for f in (anchors.anchor, machine, *files) if f), anchors, benchmarks, question, out
+        )
+        say(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
+        return
     modes = [f for f, v in {"--from": tables.from_, "--here": computer.here, "--samples": tables.samples}.items() if v]
     engine = bool(question.engine or question.on or benchmarks.model)
     if engine:
@@ -309,6 +338,65 @@ def _samples(machine: str, asked: Tables, out: str) -> Answer:
     header = ("section", "rows", "before", "after", "borrowed from", "parameters (fitted / borrowed)")
     head = f"{target.title}: mean absolute error in %; after: each row predicted by a fit that did not see it"
     return document, [head, _table(header, cells), *_wrote(paths)]
+
+
+def _anchor(logs: tuple[str, ...], asked: Anchors, benchmarks: Benchmarks, question: Any, out: str) -> Answer:
+    from steelyard.calibrate.anchor_runs import Said, anchor_of, write_anchor
+    from steelyard.calibrate.toml_files import check_folder
+    from steelyard.folders import folder_to_write
+    from steelyard.units import parse_quantity
+
+    check_folder(folder_to_write(out))
+    problems = Problems()
+    words = {**words_of_options("simulate", question, problems), "model": benchmarks.model}
+    units = {"ttft": "s", "tpot": "s", "tokens_per_s": "1"}
+    given = {name: getattr(asked, name) for name in units if getattr(asked, name)}
+    numbers = {name: problems.read(parse_quantity, text, units[name], name) for name, text in given.items()}
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < 1e9:
+            problems.add([Problem(name, f"expected a number above 0, got {getattr(asked, name)}")])
+    sizes = {name: getattr(asked, name) for name in ("isl", "osl") if getattr(asked, name)}
+    if logs and (numbers or sizes):
+        problems.add([Problem("anchor", f"a log says its own {', '.join([*numbers, *sizes])}: leave them out")])
+    for name, value in {"model": words["model"], "on": question.on}.items() if not logs else ():
+        problems.add([] if value else [Problem(name, "required without a log")])
+    problems.done()
+    said = Said(*(numbers.get(name) for name in units))
+    found = anchor_of({**words, **sizes}, logs, said=said, rate=benchmarks.rate, concurrency=benchmarks.concurrency)
+    path = write_anchor(found, out)
+    anchor, moved = found.anchor, found.anchor.moved(found.engine, found.machine.name, found.model)
+    apart = {
+        "this deployment": moved,
+        "another model on it": anchor.moved(found.engine, found.machine.name, ""),
+        "another machine": anchor.moved(found.engine, "", found.model),
+    }
+    cells = [
+        (run.load[:40], *(_error(run.error(phase)) for phase in ("step", "first")), *map(_seconds, times))
+        for run in anchor.run
+        for times in ((run.measured_tpot_s, run.measured_ttft_s),)
+    ]
+    shifts = [
+        (name, f"x{m.step:.3g}", f"x{m.step_spread:.2g}", f"x{m.first:.3g}", f"x{m.first_spread:.2g}")
+        for name, m in apart.items()
+    ]
+    document = {
+        "schema": "steelyard.calibrate_anchor/1",
+        "anchor": asdict(anchor),
+        "moved": {name: asdict(m) for name, m in apart.items()},
+        "files": _names([path]),
+    }
+    return document, [
+        f"{anchor.title}: measured over predicted",
+        _table(("run", "TPOT off", "TTFT off besides", "TPOT", "TTFT"), cells),
+        "what questions with it are moved by",
+        _table(("question", "steps", "their spread", "first tokens besides", "their spread"), shifts),
+        *_wrote([path]),
+        f"use it: steelyard estimate MODEL --on {found.machine.name} --anchor {anchor.name if not out else path}",
+    ]
+
+
+def _error(log: float | None) -> str:
+    return "-" if log is None else f"{100 * math.expm1(log):+.1f} %"
 
 
 def _engine(logs: tuple[str, ...], asked: Benchmarks, question: Any, out: str, quiet: bool) -> Answer:

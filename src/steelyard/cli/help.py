@@ -18,6 +18,7 @@ __all__ = [
     "LOGS",
     "OUTPUT",
     "RUN",
+    "RUNS",
     "TABLES",
     "WISHES",
     "Plain",
@@ -30,7 +31,8 @@ __all__ = [
 #: Headings of the help beside those of the fields: what most lines have, what a verb alone has, and the answer.
 FIRST, WISHES, RUN, OUTPUT = "Most used", "What a place must offer", "How it is run", "Output"
 TABLES, HERE, LOGS = "From tables (--from) or a few samples", "From this computer (--here)", "From logs (--engine)"
-_TITLES = (FIRST, TABLES, HERE, LOGS, WISHES, *TOPICS, RUN, OUTPUT)
+RUNS = "From one measured run (--anchor)"
+_TITLES = (FIRST, TABLES, HERE, LOGS, RUNS, WISHES, *TOPICS, RUN, OUTPUT)
 _GROUPS = {title: Group(title, sort_key=place) for place, title in enumerate(_TITLES)}
 
 #: Longest line of an example.

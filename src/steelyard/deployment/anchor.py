@@ -1,14 +1,14 @@
-"""Anchors: one measured run of a user's own server, and what it says of every other question.
+"""Anchors: a measured run of a user's own server, and what it says of every other question.
 
-The error of a prediction, ``e = log(measured / predicted)``, has parts that questions share: of the engine and how it
-is run, of the machine, of the model; the rest is of the shape and the load alone. The errors of a run and of a question
-correlate by the shares of the variance that the two have in common, ``r`` in all, and ``n`` runs of one deployment,
-which correlate by ``R``, tell
+The error of a prediction, ``e = log(measured / predicted)``, has a part that all runs of a deployment share (how the
+engine is built and run, the machine, the model) and a scatter ``s`` of each shape and load. ``n`` runs are believed as
+far as their mean error exceeds the scatter, and less where a question has only a part in common with them (``r``):
 
-    w = r / (R + (1 - R) / n),   shift = w mean(e),   spread = sqrt(1 - w r) of that without
+    w = r ē² / (ē² + s² / n),   shift = w ē,   spread = sqrt(1 - r c² / (c + (1 - c) / n)) of that without
 
-Shares come from published runs (:data:`SHARES`), where they were left out one by one: ``docs/methods/anchor.md``. Steps
-and first tokens are moved apart; of a first token what its steps explain is counted with these.
+with the correlation ``c`` of two runs of a deployment. All come from published runs, left out one by one
+(``docs/methods/anchor.md``). Steps and first tokens are moved apart; of a first token what its steps explain counts
+with these.
 """
 
 from __future__ import annotations
@@ -28,17 +28,24 @@ from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
-__all__ = ["SHARES", "Anchor", "Run", "anchored", "anchors", "find_anchor", "told"]
+__all__ = ["PHASES", "Anchor", "Run", "anchored", "anchors", "find_anchor", "told"]
 
-#: Shares of the variance of an error that runs have in common when they have the same engine, machine, model.
-SHARES: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "step": MappingProxyType({"engine": 0.15, "machine": 0.15, "model": 0.35}),
-        "first": MappingProxyType({"engine": 0.15, "machine": 0.10, "model": 0.20}),
-    }
-)
-#: No run moves a time by more than this factor: beyond, the question or the log is another than it says.
-MOST = 4.0
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """What published runs say of the errors of a phase."""
+
+    scatter: float
+    """Standard deviation of the error between runs of one deployment."""
+    correlation: float
+    """Of the errors of two runs of a deployment."""
+    most: float
+    """No run moves a time by a larger factor: beyond, a queue or the log is another than the question says."""
+
+
+PHASES: Mapping[str, _Phase] = MappingProxyType({"step": _Phase(0.12, 0.6, 4.0), "first": _Phase(0.45, 0.4, 2.0)})
+#: How much of a run's error a question shares that differs in the model, the machine, both; in the engine: nothing.
+OTHER_MODEL, OTHER_MACHINE, BOTH = 0.2, 0.15, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,14 @@ class Run:
         measured, predicted = getattr(self, f"measured_{name}"), getattr(self, f"predicted_{name}")
         return math.log(measured / predicted) if measured > 0 and predicted > 0 else None
 
-    def shared(self, phase: str, engine: str, machine: str, model: str) -> float:
-        """Correlation of its error with that of a question."""
-        share = SHARES[phase]
-        same = {"engine": self.engine == engine, "machine": self.machine == machine, "model": self.model == model}
-        return sum(share[name] for name, alike in same.items() if alike)
+    def shared(self, engine: str, machine: str, model: str) -> float:
+        """The part of its error that a question shares."""
+        if self.engine != engine:
+            return 0.0
+        alike = self.machine == machine, self.model == model
+        return {(True, True): 1.0, (True, False): OTHER_MODEL, (False, True): OTHER_MACHINE, (False, False): BOTH}[
+            alike
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +90,20 @@ class Anchor:
     title: str = ""
     version: Annotated[str, "of Steelyard, whose predictions they stand beside"] = ""
 
-    def moved(self, engine: Engine, machine: Machine, model: str) -> Moved:
+    def moved(self, engine: Engine, machine: str, model: str) -> Moved:
         """How far it moves the times of a question."""
+        names = (engine.generation_of or engine.name, machine, model)
+        shared = max(r.shared(*names) for r in self.run)
+        near = [r for r in self.run if r.shared(*names) == shared]
         factor, spread = {}, {}
-        for phase in SHARES:
-            known = [(r, e) for r in self.run if (e := r.error(phase)) is not None]
-            names = (engine.generation_of or engine.name, machine.name, model)
-            common = sum(SHARES[phase].values())
-            held = max((r.shared(phase, *names) for r, _ in known), default=0.0)
-            told = [e for r, e in known if r.shared(phase, *names) == held]
-            weight = held / (common + (1.0 - common) / len(told)) if told else 0.0
-            shift = weight * sum(told) / len(told) if told else 0.0
-            factor[phase] = math.exp(min(max(shift, -math.log(MOST)), math.log(MOST)))
-            spread[phase] = math.sqrt(max(1.0 - weight * held, 0.05))
+        for phase, known in PHASES.items():
+            told = [e for r in near if (e := r.error(phase)) is not None]
+            n, mean = len(told), sum(told) / max(len(told), 1)
+            believed = shared * mean**2 / (mean**2 + known.scatter**2 / n) if mean else 0.0
+            shift = min(max(believed * mean, -math.log(known.most)), math.log(known.most))
+            c = known.correlation
+            factor[phase] = math.exp(shift)
+            spread[phase] = math.sqrt(1.0 - shared * c**2 / (c + (1.0 - c) / n)) if n else 1.0
         return Moved(factor["step"], factor["first"], spread["step"], spread["first"])
 
 
@@ -100,7 +111,7 @@ def anchored(engine: Engine, anchor: Anchor | None, machine: Machine, model: str
     """The engine with its times as an anchor moves them: kernels and host alike, which are measured as one."""
     if anchor is None:
         return engine
-    moved = anchor.moved(engine, machine, model)
+    moved = anchor.moved(engine, machine.name, model)
     host = ("step_s", "step_s_per_sequence", "layer_s", "launch_s")
     return replace(engine, moved=moved, **{name: getattr(engine, name) * moved.step for name in host})
 

@@ -167,14 +167,16 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
 
     encode = _encoded(scenario, per_step, steps, last)
     encode_s: Array = encode["time_s"] if encode else np.zeros(n)
-    ttft = (encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s) * engine.moved.first
+    first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
+    ttft = np.maximum(
+        (encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s) * engine.moved.first, first
+    )
     flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
     decode = prefill
     if scenario.transformer.causal:
         decode = replica.decodes(-(-batch // flights), scenario.mean_context)
     tpot, tokens = decode.time_s, answer - 1
     e2e = ttft + tokens * tpot
-    first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
     figures = {
         "ttft_s": ttft,

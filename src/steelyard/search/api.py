@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from steelyard.deployment.anchor import find_anchor
 from steelyard.deployment.engine import engines as known_engines
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.formats import find_format
@@ -68,6 +69,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     """
     problems = problems or Problems()
     w = read_words("plan", words, problems)
+    problems.read(find_anchor, w["anchor"])
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
@@ -238,6 +240,8 @@ def _assumed(question: Question, w: Mapping[str, Any]) -> Iterator[str]:
     usual = [f"{n} {d}" for n, d in zip(LENGTHS, (ISL, OSL), strict=True) if w[n] == "" and not w["trace"]]
     if usual:
         yield f"defaults: {', '.join(usual)}"
+    if anchor := find_anchor(w["anchor"]):
+        yield f"anchor {anchor.name} ({anchor.title}) moves the times of engines and machines it shares"
     if question.concurrency is not None:
         yield (
             f"{question.concurrency:,} users begin at the same moment, as clients of a benchmark do, and each sends "

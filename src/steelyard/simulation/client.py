@@ -34,5 +34,6 @@ def seen_by_clients(requests: Any, config: EngineConfig) -> None:
     usual = float(tpot[tokens > 1].mean()) if np.any(tokens > 1) else 0.0
     arrived = requests["arrived_at"][done]
     waited = 0.5 * poll * np.where(tpot > 0, tpot, usual) + (late - 1.0) * (first - arrived)
+    requests["scheduled_at"][done] = arrived + late * (requests["scheduled_at"][done] - arrived)
     requests["last_at"][done] = last + waited
     requests["first_at"][done] = np.minimum(first + waited + np.minimum(stream, tokens) * tpot, last + waited)
