@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+import steelyard as sy
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import build_step_table
 from steelyard.deployment import Plan
@@ -144,8 +145,32 @@ def test_adapters_cost_time_memory_and_places() -> None:
     assert one.totals["adapter_loads"] == 1
     assert eight.totals["adapter_loads"] == 8
     assert ttft(crowded) > 3 * ttft(many)  # four at a time
+    told = [dict(x.techniques[0].report(x.summary()["extras"])) for x in (many, crowded)]
+    assert "adapter slots" not in told[0]
+    assert told[1]["adapter slots"].endswith("max_loras=8")
     assert one.pool.blocks < none.pool.blocks
     assert all(x.records.completed.all() for x in (one, eight, many, crowded))
+
+
+def test_kernels_of_adapters_are_launched_beside_the_models_own() -> None:
+    """A clearing, a product into the rank and one out of it, for each of four products of 32 layers."""
+    model, cluster = load_model("llama-3.1-8b").transformer, parse_cluster("h100_sxm")
+    cost = adapter_cost(Lora.read("1,rank=8"), model, Plan().resolved("bf16"), cluster)
+    assert cost.kernels == 3 * 4 * 32
+    assert cost.step_s == pytest.approx(4.5e-6 * cost.kernels)
+
+    def simulated(engine: str, isl: int, **lora: str) -> Simulation:
+        return sy.simulate("llama-3.1-8b", "h100_sxm", engine=engine, concurrency=1, isl=isl, osl=8, requests=4, **lora)
+
+    def more(engine: str, isl: int, figure: str) -> float:
+        a, b = (simulated(engine, isl, **words) for words in ({}, {"lora": "1,rank=8"}))
+        return float(np.nanmean(getattr(b.records, figure)) - np.nanmean(getattr(a.records, figure)))
+
+    # a prompt beyond the captured graphs waits for the launches of all of them
+    assert more("vllm", 600, "ttft_s") > cost.kernels * 45e-6 / 2
+    assert more("vllm", 64, "tpot_s") < 2 * cost.step_s
+    # the host of the first generation prepares adapters while the device waits
+    assert more("vllm@0.6", 64, "tpot_s") > more("vllm", 64, "tpot_s") + 1.5e-3
 
 
 def test_popularity_follows_the_exponent() -> None:

@@ -291,13 +291,21 @@ def device_cost(
 
 
 @njit_inner
+def launches_s(data: Any, layout: Any, base: int, tokens: float, chunks: float, more: float) -> float:
+    """Host time of the launches of a step that is no captured graph, ``more`` beside the model's own; else 0, s."""
+    at = layout[base + FIXED, 0]
+    if (chunks > 0 and tokens > data[at + GRAPH_TOKENS]) or data[at + GRAPH_TOKENS] < 0:
+        return float(data[at + LAUNCH_S] + more)
+    return 0.0
+
+
+@njit_inner
 def whole_cost(
     data: Any, layout: Any, base: int, time: float, energy: float, tokens: float, rows: float, chunks: float
 ) -> tuple[float, float]:
     """``(time, energy of one device)`` of a step from those of its kernels: launches, engine and static power."""
     at = layout[base + FIXED, 0]
-    if (chunks > 0 and tokens > data[at + GRAPH_TOKENS]) or data[at + GRAPH_TOKENS] < 0:
-        time = max(time, data[at + LAUNCH_S])
+    time = max(time, launches_s(data, layout, base, tokens, chunks, 0.0))
     time += data[at + OVERHEAD_S] + data[at + PER_ROW_S] * rows
     hidden = data[at + HOST_S] + data[at + HOST_PER_ROW_S] * rows
     time = max(time, hidden) if data[at + OVERLAPPED] > 0 else time + hidden

@@ -161,6 +161,9 @@ class Engine:
     verify_s: Annotated[
         float, Quantity("s", "per step that verifies guesses beside its kernels: acceptance, host between steps", ge=0)
     ] = 0.0
+    adapter_s: Annotated[
+        float, Quantity("s", "host time of a step with LoRA adapters that the device waits for", ge=0)
+    ] = 0.0
     launch_s: Annotated[
         float, Quantity("s", "host time per kernel of a step that is no captured graph; 0 = the machine's usual", ge=0)
     ] = 0.0

@@ -202,6 +202,7 @@ extras.loaded_bytes | number | - | - | their cache on all devices of a replica, 
 extras.swapped_tokens | integer | - | - | tokens of requests that gave way whose cache went to the first level
 extras.swapped_bytes | number | - | - | their cache, B
 extras.adapter_loads | integer | - | - | times an adapter was brought to a replica
+extras.adapter_waits | integer | - | - | times a request was passed over because every place for adapters was in use
 extras.trained_tokens | integer | - | - | finetuning tokens that filled steps
 extras.trained_tokens_per_s | number | - | - | the same per second of makespan
 groups.branches | integer | - | - | answers or beams per prompt

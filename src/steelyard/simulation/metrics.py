@@ -83,6 +83,7 @@ def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
             "swapped_tokens": int(totals["swapped_tokens"]),
             "swapped_bytes": _bytes_of(simulation, "swapped_tokens"),
             "adapter_loads": int(totals["adapter_loads"]),
+            "adapter_waits": int(totals["adapter_waits"]),
             "trained_tokens": int(totals["trained_tokens"]),
             "trained_tokens_per_s": totals["trained_tokens"] / span,
         }

@@ -4,7 +4,10 @@ An adapter of rank ``r`` adds to each targeted product of ``k`` inputs and ``n``
 ``B [r, n]``. A step reads the adapters of its requests once each and multiplies its tokens with their own (grouped
 products, Punica, arXiv:2310.18547):
 
-    time = 2 launches x products + distinct x bytes / bandwidth + tokens x max(2 r (k + n) / peak, moved / bandwidth)
+    time = 3 kernels x products + distinct x bytes / bandwidth + tokens x max(2 r (k + n) / peak, moved / bandwidth)
+
+Where a step is no captured graph, the host launches these kernels beside the model's own, and the slower of host and
+device counts. Engines whose host prepares adapters while the device waits pay for that in every step (``adapter_s``).
 
 At most ``max_loras`` are in the memory of a replica; another one takes the place of the one unused longest and comes
 over the host link first.
@@ -35,9 +38,13 @@ __all__ = ["TARGETS", "AdapterCost", "Lora", "adapter_cost", "draw_adapters"]
 
 #: Which products have an adapter, by the block they are in.
 TARGETS: Mapping[str, tuple[str, ...]] = {"attention": ("attention",), "mlp": ("mlp",), "all": ("attention", "mlp")}
-#: Start to drain of one thin grouped product inside a captured graph, s (guess: the shortest kernels of the vector
-#: calibration take 2-3 us).
-LAUNCH_S = 2.5e-6
+#: Kernels for each product that has an adapter: its buffer is cleared, into the rank, out of it (vLLM).
+KERNELS = 3.0
+#: Start to drain of one thin grouped product inside a captured graph, s: Punica (arXiv:2310.18547) measured 2 ms per
+#: token more for a model of 32 layers with seven targets, two kernels each, on an A100.
+LAUNCH_S = 4.5e-6
+#: Host time of launching one from Python through Triton, s (as vLLM's kernels of prompts; guess for others).
+TRITON_S = 45e-6
 #: Of peak bandwidth that gathered thin matrices reach (guess; SGMV's figures show 40-70 %).
 GATHER_FRAC = 0.6
 #: Bytes of one element of an adapter, which is kept in 16 bits.
@@ -96,12 +103,14 @@ class Lora(Technique):
         pool.record["max_loras"] = self.resident
         for name in ("load_s", "step_s", "each_s", "token_s"):
             pool.record[f"lora_{name}"] = getattr(cost, name)
+        pool.record["lora_step_s"] += r.engine.adapter_s
+        pool.record["lora_launch_s"] = cost.kernels * max(pool.config.launch_s, r.launch_s, TRITON_S)
         pool.device_bytes += cost.bytes * self.resident
         pool.notes.append(
             f"{self.count} adapters of rank {self.rank}, {cost.bytes / 1e6:,.1f} MB each on a device, "
             f"{self.resident} resident"
         )
-        pool.guesses["adapter kernels"] = "2.5 us per thin product and 60 % of bandwidth for gathered weights"
+        pool.guesses["adapter kernels"] = "4.5 us per thin product and 60 % of bandwidth for gathered weights"
 
     def arrays(self, methods: Any, ends: Sequence[PoolEnd], trace: Trace, units: int) -> Any:
         """Places for adapters in every replica, all empty."""
@@ -121,6 +130,9 @@ class Lora(Technique):
         """How often one had to be loaded."""
         loads = f"loaded {counts['adapter_loads']:,} times"
         yield "adapters", f"{loads}; {self.resident} of {self.count:,} resident per replica"
+        if counts["adapter_waits"]:
+            bound = f"requests waited for one of the {self.resident} places for adapters while others were let by"
+            yield "adapter slots", f"{bound}; more: max_loras={min(self.count, 2 * self.resident)}"
 
 
 def draw_adapters(adapters: Lora, requests: int, seed: int = 0) -> NDArray[np.int32]:
@@ -138,6 +150,8 @@ class AdapterCost:
 
     bytes: float
     """Of one adapter."""
+    kernels: float
+    """Of a step on one device."""
     load_s: float
     step_s: float
     each_s: float
@@ -174,8 +188,9 @@ def adapter_cost(adapters: Lora, model: Workload, plan: Plan, cluster: Cluster) 
     link = hosts[0].bandwidth_bytes_per_s if hosts else bandwidth
     return AdapterCost(
         bytes=size,
+        kernels=KERNELS * products,
         load_s=size / link,
-        step_s=2.0 * LAUNCH_S * products * plan.pp,
+        step_s=KERNELS * LAUNCH_S * products * plan.pp,
         each_s=size / (GATHER_FRAC * bandwidth) * plan.pp,
         token_s=max(flops, moved / bandwidth) * plan.pp,
     )

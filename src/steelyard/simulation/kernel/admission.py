@@ -107,6 +107,7 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
             if record.max_loras > 0 and adapter_of(tech, i) >= 0:
                 lora = find_lora_slot(tech, record, replica, adapter_of(tech, i))
                 if lora < 0:  # no place for its adapter: the next in the queue may have one
+                    total.adapter_waits += 1
                     if passed == PASSED_OVER:
                         break
                     passed += 1

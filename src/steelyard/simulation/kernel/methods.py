@@ -40,8 +40,9 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 #: ramp, ``ramp_rows`` 1 when a ramp costs the head's product. Finetuning beside serving: ``limit_s`` step time up to
 #: which its tokens are added (0: none), ``train_work`` forward passes that a token costs, ``train_context`` tokens of
 #: one of its sequences. Adapters: ``max_loras`` resident per replica (0: none), ``lora_load_s``, ``lora_step_s`` per
-#: step that has any, ``lora_each_s`` per distinct one, ``lora_token_s`` per token. Tiers of the cache: ``tiers``
-#: levels below the device, ``swap`` 1 when preempted requests may go there.
+#: step that has any, ``lora_launch_s`` of the host where it is no captured graph, ``lora_each_s`` per distinct one,
+#: ``lora_token_s`` per token. Tiers of the cache: ``tiers`` levels below the device, ``swap`` 1 when preempted requests
+#: may go there.
 METHOD = np.dtype(
     _fields(
         "i8",
@@ -71,6 +72,7 @@ METHOD = np.dtype(
         "train_context",
         "lora_load_s",
         "lora_step_s",
+        "lora_launch_s",
         "lora_each_s",
         "lora_token_s",
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.jit import apart, njit_inner, wide
-from steelyard.cost.step_eval import ROWS, _line, device_cost, step_cost, verify_cost, whole_cost
+from steelyard.cost.step_eval import ROWS, _line, device_cost, launches_s, step_cost, verify_cost, whole_cost
 from steelyard.simulation.kernel.lora_slots import adapter_of, count_adapter
 from steelyard.simulation.kernel.state import State, Tech
 
@@ -194,6 +194,7 @@ def price_step(
         energy += more_j
     if adapters > 0:
         time += record.lora_step_s + record.lora_each_s * adapters + record.lora_token_s * adapted
+        time = max(time, launches_s(data, layout, wide(0), tokens, chunks, record.lora_launch_s))
     trained = 0.0
     if record.limit_s > time and budget >= 1.0:
         low, high, best, best_j = 0.0, budget, time, energy

@@ -256,6 +256,7 @@ TOTALS = (
     "loaded_tokens",
     "swapped_tokens",
     "adapter_loads",
+    "adapter_waits",
     "migrations",
     "interrupted",
     "failures",
