@@ -20,7 +20,9 @@ __all__ = [
     "DEFAULT_ENERGY_J_PER_OP",
     "DEFAULT_LINK_ENERGY_J_PER_BYTE",
     "TRANSPORT_J_PER_BYTE",
+    "clock_at",
     "energy_per_op_j",
+    "held_back_s",
     "idle_power_w",
     "kernel_energy_j",
     "static_power_w",
@@ -38,6 +40,42 @@ ACTIVE_FRAC = 0.24
 #: Energy to carry a byte from the memory stack through caches and network on chip to the registers, J, beyond what the
 #: memory levels themselves state. Fitted as above.
 TRANSPORT_J_PER_BYTE = 55e-12
+
+
+#: Of the rated voltage, what is left at a clock near 0: it falls in proportion from there (read off the voltage curves
+#: of NVIDIA's boards: 0.72 V at 0.7 of the clock that needs 0.85 V).
+LEAST_VOLTAGE = 0.5
+#: Sharpness of the change from reading-bound, which a lower clock leaves as it is, to arithmetic-bound.
+BLEND = 4.0
+_CLOCKS = np.linspace(0.02, 1.0, 491)
+_POWERS = _CLOCKS * (LEAST_VOLTAGE + (1.0 - LEAST_VOLTAGE) * _CLOCKS) ** 2
+
+
+def clock_at(power_frac: Any) -> Any:
+    """Clock at a share of the dynamic power, both of the rated: ``power = f V^2``, ``V = 0.5 + 0.5 f``."""
+    return np.interp(np.asarray(power_frac, dtype=np.float64), _POWERS, _CLOCKS)
+
+
+def held_back_s(time_s: Any, energy_j: Any, compute_s: Any, memory_s: Any, machine: Machine) -> Any:
+    """Time of a kernel on a device whose power is limited below the rated one.
+
+    What it would draw at the rated clock, less idle power, is dynamic; the clock falls until it fits. Reading-bound
+    kernels keep their time, for the memory has a clock of its own.
+
+    Args:
+        time_s, energy_j: at the rated clock; dynamic energy.
+        compute_s, memory_s: their limits, which say what binds.
+        machine: the device.
+    """
+    if not 0.0 < machine.power_limit_w < machine.tdp_w:
+        return time_s
+    idle = idle_power_w(machine)
+    wanted = static_power_w(machine) + np.asarray(energy_j) / np.maximum(np.asarray(time_s), 1e-30)
+    dynamic = np.maximum(np.minimum(wanted, machine.tdp_w) - idle, 1e-9)
+    clock = clock_at(np.minimum((machine.power_limit_w - idle) / dynamic, 1.0))
+    compute, memory = np.asarray(compute_s) ** BLEND, np.asarray(memory_s) ** BLEND
+    multiplying = compute / np.maximum(compute + memory, 1e-300)
+    return time_s * (1.0 + multiplying * (1.0 / clock - 1.0))
 
 
 def energy_per_op_j(site: Site) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from steelyard.cost import ggml
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
-from steelyard.cost.energy import kernel_energy_j, static_power_w
+from steelyard.cost.energy import held_back_s, kernel_energy_j, static_power_w
 from steelyard.cost.host_memory import host_part, on_device
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.models import KernelTime, PricingContext, model_for
@@ -59,7 +59,7 @@ def price(
     waiting, host = engine_times(program, cluster, engine, decode=decode)
     device_s: Any = sum((k.time_s for k in kernels), 0.0)
     stall = np.maximum(0.0, host - device_s)  # eager launches run ahead of the device unless it is faster
-    return Cost(kernels, waiting + stall, static_power_w(cluster.machine), cluster.machine.tdp_w)
+    return Cost(kernels, waiting + stall, static_power_w(cluster.machine), cluster.machine.most_w)
 
 
 def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: bool = True) -> tuple[Any, Any]:
@@ -151,6 +151,8 @@ def _price(
         priced = model(kernel, PricingContext(cluster, engine, site, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
+        energy = kernel_energy_j(kernel, cluster, site)
+        time = held_back_s(time, energy, compute_s, memory_s, cluster.machine)
         cost = KernelCost(
             kernel,
             time * count,
@@ -158,7 +160,7 @@ def _price(
             compute_s * count,
             memory_s * count,
             0.0,
-            kernel_energy_j(kernel, cluster, site) * count,
+            energy * count,
             priced.spread,
             priced.source,
             kernel.kind,

@@ -199,7 +199,7 @@ class Replica:
         shares = dict(zip(BOUNDS, sums.bound_s / total, strict=True))
         shares["network"] = shares["network"] + hop / total
         shares["overhead"] = shares["overhead"] + (time - busy - hop) / total
-        energy = with_static_power(sums.energy_j, alone, static_power_w(machine), machine.tdp_w)
+        energy = with_static_power(sums.energy_j, alone, static_power_w(machine), machine.most_w)
         spread = np.asarray(spread_of_sum(sums.weighted_s.values(), overhead, alone))
         return StepFigures(time, sums.limit_s, energy, spread, shares, sums.sources)
 

@@ -211,7 +211,7 @@ def _energy(e: Estimate) -> dict[str, Any]:
         "formula": "operations x energy per operation + bytes x energy per byte on each level crossed "
         "+ static power x time, at most TDP x time; plus hosts",
         "static_w": e.decode.cost.static_w,
-        "tdp_w": machine.tdp_w,
+        "tdp_w": machine.most_w,
         "host_w_per_node": e.scenario.cluster.host_w,
         "prefill_step_j_per_device": float(np.asarray(e.prefill.cost.energy_j)),
         "decode_step_j_per_device": float(np.asarray(e.decode.cost.energy_j)),

@@ -27,6 +27,7 @@ from steelyard.machine.loader import (
     machine_from_text,
 )
 from steelyard.machine.network import Network, NetworkFile, Node, NodeFile, Price, PriceFile, System, SystemFile
+from steelyard.machine.power import limited, power_said
 from steelyard.provenance import Ledger
 from steelyard.units import format_quantity
 
@@ -146,7 +147,7 @@ _SHARED = 0.1
 
 
 def machine_called(name: str) -> Machine:
-    """The machine a question means: :func:`find_machine`'s, with as much memory as the name says.
+    """The machine a question means: :func:`find_machine`'s, with as much memory and no more power than the name says.
 
     Computers and processors are sold with several sizes; so are cards with twice their memory. A card of another size
     is another card, which is not guessed.
@@ -155,6 +156,10 @@ def machine_called(name: str) -> Machine:
         UnknownName: with the nearest machines.
         InputError: a card of another size is known, not this one; a file was named and cannot be read.
     """
+    if isinstance(name, str) and not is_machine_text(name) and not _file_of(name):
+        bare, watts = power_said(name)
+        if watts and normalise(name) not in _index()[2]:
+            return limited(machine_called(bare), watts)
     said = _MEMORY.search(name) if isinstance(name, str) and not is_machine_text(name) else None
     if said is None or _file_of(name) or normalise(name) in _index()[2] or name.lower().endswith(".toml"):
         return find_machine(name)

@@ -19,6 +19,7 @@ from steelyard.machine.catalogue import (
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import is_machine_text, machine_text
 from steelyard.machine.network import Network, Node, System
+from steelyard.machine.power import limited
 from steelyard.units import format_quantity, parse_quantity
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "asks_again",
     "cluster_of",
     "count_last",
+    "held_to",
     "parse_cluster",
     "with_network",
 ]
@@ -242,6 +244,13 @@ def are_unlike(asked: object) -> bool:
         with suppress(InputError):
             return bool(parse_cluster(asked).unlike)
     return isinstance(asked, Cluster) and bool(asked.unlike)
+
+
+def held_to(on: str | Cluster | Machine, watts: float) -> Cluster:
+    """Devices, by text or as objects, each held to so many watts. Raises :class:`InputError`."""
+    found = parse_cluster(on) if isinstance(on, str) else on if isinstance(on, Cluster) else cluster_of(on)
+    unlike = tuple(limited(machine, watts) for machine in found.unlike)
+    return replace(found, machine=limited(found.machine, watts), unlike=unlike)
 
 
 def asks_again(cluster: Cluster) -> str:

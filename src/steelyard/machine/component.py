@@ -132,6 +132,9 @@ class Machine:
     released: str = ""
     tdp_w: Annotated[float, Quantity("W", "rated power of the device (board or package)", ge=0)] = 0.0
     idle_w: Annotated[float, Quantity("W", "power when idle", ge=0)] = 0.0
+    power_limit_w: Annotated[
+        float, Quantity("W", "limit set on it, as by nvidia-smi -pl; 0 = its rated power", ge=0)
+    ] = 0.0
     reserved_bytes: Annotated[float, Quantity("B", "memory the driver and runtime keep for themselves", ge=0)] = 0.0
     devices_per_node: Annotated[float, Quantity("1", "devices of the usual node", ge=1)] = 1
     node: Annotated[str, "the usual node in the catalogue; empty when it stands alone"] = ""
@@ -143,6 +146,11 @@ class Machine:
     file: Annotated[str, "the file it was read from; empty for those of a catalogue, filled on reading"] = field(
         default="", compare=False
     )
+
+    @property
+    def most_w(self) -> float:
+        """Most power it draws: as rated, or the limit set below that."""
+        return min(self.power_limit_w or self.tdp_w, self.tdp_w)
 
     def __post_init__(self) -> None:
         problems = list(self._problems())

@@ -51,7 +51,7 @@ SKEW = "skew"
 #: Engine flags that a static batch depends on: fields of an estimate, and ``flags`` elsewhere.
 STATIC_FLAGS = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
 #: Fields of an estimate that answers name only where they are given.
-UNSAID = ("offload", "host", "network", "images", "audio", "recipe", "anchor", *STATIC_FLAGS)
+UNSAID = ("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS)
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -232,6 +232,8 @@ host | text | - | - | processor and memory of the host where weights lie there: 
     processor of the catalogue (default: what the device usually has)
 network | text | - | - | network between nodes: infiniband_ndr, roce_400, ethernet_10; a port for every device, of TCP
     one for every node; ethernet_25:6.25GB/s, that much for a node (default: as such nodes usually have)
+power_limit_w | number | none | least=1 most=1e+06 unit=W --power-limit | power each device is held to, as by
+    nvidia-smi -pl; above the rated one it changes nothing || ; also in the name: "RTX 3090 220W"
 [Techniques]
 techniques | text | - | --with several column | a technique, NAME[:value,param=value,...]: fp8-kv,
     sarathi-serve:chunk=512; may be repeated (steelyard ls techniques)
@@ -328,6 +330,7 @@ osl | n random_output_len random_output n_gen n_predict max_tokens max_new_token
 system | random_prefix_len prefix_len
 batch | batch_size
 requests | num_requests request_count
+power_limit_w | pl power_cap
 max_model_len | c ctx_size n_ctx num_ctx max_context_length
 max_num_seqs | parallel np max_running
 max_num_batched_tokens | ub ubatch_size max_prefill_tokens
@@ -413,12 +416,13 @@ _LOAD = (
     f"trace rate concurrency workflow isl osl {_SHOWN} requests duration start arrivals burst peak turns think system "
     "best_of beam seed"
 )
-_SERVING = "engine offload host network policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
+_HELD = "offload host network power_limit_w"
+_SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
     "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
-    "usd_per_hour carbon skew generic recipe anchor remedies tell"
+    "usd_per_hour carbon skew power_limit_w generic recipe anchor remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.
@@ -427,7 +431,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     for verb, names in (
         (
             "estimate",
-            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} offload host network techniques "
+            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} {_HELD} techniques "
             "skew usd_per_hour generic recipe anchor",
         ),
         (

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show, suggest
+from steelyard.machine.cluster import held_to
 from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import (
     ENGINE_FLAGS,
@@ -125,7 +126,29 @@ def read_words(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[
             values[name] = (
                 (words[name] or ()) if name == "techniques" and name not in many else read_value(entry, words[name])
             )
+    if values.get("power_limit_w") is not None:
+        values["on"] = problems.read(_held, verb, values["on"], values["power_limit_w"]) or values["on"]
     return values
+
+
+def _held(verb: str, on: Any, watts: float) -> Any:
+    """The devices a question names, held to a power; a name that is none is told where it is read."""
+    if on == "any":
+        raise InputError("name the machines that are held to a power, not any", field="power_limit_w")
+    places = on
+    if isinstance(on, str):
+        places = on.split(",") if verb == "plan" and not is_machine_text(on) else [on]
+    elif not isinstance(on, list | tuple):
+        places = [on]
+    found = []
+    for place in places:
+        try:
+            found.append(held_to(place.strip() if isinstance(place, str) else place, watts))
+        except InputError as error:
+            if any(p.field == "power_limit_w" for p in error.problems):
+                raise
+            return None
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def respelled(verb: str, words: Mapping[str, Any], problems: Problems) -> dict[str, Any]:

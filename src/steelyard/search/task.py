@@ -107,8 +107,8 @@ def device_price(machine: Machine, given: Mapping[str, float], ledger: Ledger) -
 
 
 def node_power_w(cluster: Cluster) -> float:
-    """A full node at its rated power, its host included, W."""
-    return cluster.per_node * cluster.machine.tdp_w + cluster.host_w
+    """A full node at the most its devices draw, its host included, W."""
+    return cluster.per_node * cluster.machine.most_w + cluster.host_w
 
 
 def request_latency_s(question: Question, ttft_s: Any, tpot_s: Any) -> Any:

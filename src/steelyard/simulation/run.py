@@ -154,7 +154,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     idle_s = device_s - plan.replica_devices * busy
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
-        stepping = machine.tdp_w * plan.replica_devices * busy
+        stepping = machine.most_w * plan.replica_devices * busy
     cluster = scenario.cluster
     kinds = [m for m, _ in cluster.shares] if cluster.unlike else [machine]
     price = mean_price([hourly_price(m, scenario.usd_per_hour, ledger, cluster.system) for m in kinds])

@@ -19,6 +19,7 @@ from steelyard.errors import SteelyardError
 from steelyard.machine.catalogue import find_network
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Link
+from steelyard.machine.power import limited
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
@@ -76,7 +77,7 @@ class Place:
             network = find_network(self.peers)
             kept = tuple(replace(x, peer_access=True) for x in machine.link if x.role != "peer")
             machine = replace(machine, link=(*kept, Link("peer", network.name, network.bandwidth_bytes_per_s)))
-        machine = replace(machine, tdp_w=self.power_w or machine.tdp_w)
+        machine = limited(machine, self.power_w) if self.power_w else machine
         return replace(found, cluster=cluster_of(machine, found.plan.devices))
 
     @property

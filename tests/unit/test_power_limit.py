@@ -1,0 +1,66 @@
+"""A limit of a board's power: the clock of arithmetic falls, memory keeps its own, and no more than the limit is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steelyard import InputError, estimate, plan, simulate
+from steelyard.cost.energy import clock_at
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import parse_cluster
+
+MODEL = "llama-3.1-8b"
+
+
+def test_prompts_slow_down_and_answers_do_not() -> None:
+    free = estimate(MODEL, "rtx_3090", isl=4096, osl=64)
+    held = estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=220)
+    tight = estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=150)
+    assert free.ttft_s * 1.05 < held.ttft_s < free.ttft_s * 1.4 < tight.ttft_s
+    assert held.tpot_s == pytest.approx(free.tpot_s, rel=0.03)
+    assert held.limit == free.limit
+    assert 180 < held.energy_j / held.e2e_s <= 220 < tight.energy_j / tight.e2e_s * 1.5
+    assert estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=400).ttft_s == free.ttft_s
+    assert any("power_limit_w" in line for line in held.to_dict()["assumptions"])
+
+
+def test_a_name_and_a_field_say_the_same() -> None:
+    asked = estimate(MODEL, "rtx_3090:2", isl=512, power_limit_w=220)
+    for name in ("RTX 3090 220W:2", "rtx_3090_220w:2", "2x rtx 3090 220 watts"):
+        assert estimate(MODEL, name, isl=512).ttft_s == asked.ttft_s
+    joined = estimate(MODEL, "rtx_5090+rtx_5070_ti", isl=512, power_limit_w=200)
+    assert joined.ttft_s > estimate(MODEL, "rtx_5090+rtx_5070_ti", isl=512).ttft_s
+    assert parse_cluster("dgx_h100").count == 8
+    whole = estimate(MODEL, "dgx_h100", isl=512, power_limit_w=400)
+    assert whole.scenario.cluster.count == 8 and whole.scenario.cluster.machine.power_limit_w == 400
+
+
+def test_every_verb_takes_it_and_asks_again() -> None:
+    run = simulate(MODEL, "rtx_3090", rate=1, isl=500, osl=20, requests=10, power_limit_w=150)
+    free = simulate(MODEL, "rtx_3090", rate=1, isl=500, osl=20, requests=10)
+    assert run.summary()["ttft_s"]["mean"] > free.summary()["ttft_s"]["mean"]
+    found = plan(MODEL, on="rtx_3090", rate=1, isl=500, osl=20, ttft="p95:2s", power_limit_w=150)
+    assert found.winner is not None
+    assert "power_limit_w" in str(found.to_dict()["replay"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "watts", "words"),
+    [("rtx_3090", 20, "more than 22"), ("rtx_3090", 5000, "at most 700 W"), ("rtx_309x", 220, "unknown machine")],
+)
+def test_what_cannot_be_is_refused(machine: str, watts: float, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        estimate(MODEL, machine, power_limit_w=watts)
+
+
+def test_any_machine_cannot_be_held() -> None:
+    with pytest.raises(InputError, match="name the machines"):
+        plan(MODEL, on="any", rate=1, isl=100, osl=10, power_limit_w=200)
+
+
+def test_power_goes_with_the_clock_and_the_square_of_its_voltage() -> None:
+    clocks = clock_at(np.array([0.0, 0.3, 0.6, 1.0]))
+    assert clocks[-1] == 1.0 and np.all(np.diff(clocks) > 0)
+    assert clocks[1:3] == pytest.approx([0.52, 0.77], abs=0.03)
+    assert find_machine("rtx_3090").most_w == 350
