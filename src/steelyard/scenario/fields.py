@@ -417,6 +417,7 @@ _LOAD = (
     "best_of beam seed"
 )
 _HELD = "offload host network power_limit_w"
+_TOLD, _STATIC = "skew usd_per_hour generic recipe anchor", " ".join(STATIC_FLAGS)
 _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
 _PLAN = (
@@ -429,15 +430,8 @@ _PLAN = (
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        (
-            "estimate",
-            f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {' '.join(STATIC_FLAGS)} {_HELD} techniques "
-            "skew usd_per_hour generic recipe anchor",
-        ),
-        (
-            "simulate",
-            f"model {_PLACE} skew usd_per_hour generic recipe anchor {_LOAD} {_SERVING} ttft tpot e2e stop_after_s",
-        ),
+        ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {_STATIC} {_HELD} techniques {_TOLD}"),
+        ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
         ("plan", _PLAN),
     )
 }
