@@ -1,4 +1,4 @@
-"""A limit of a board's power: the clock of arithmetic falls, memory keeps its own, and the limit is all that is drawn."""
+"""A limit of the power: the clock of arithmetic falls, memory keeps its own, and the limit is all that is drawn."""
 
 from __future__ import annotations
 
