@@ -3,97 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from steelyard.workload.blocks.writer import OpWriter
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import FeedForward, Layer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["expected_experts_hit", "expert_ops", "mlp_ops"]
+__all__ = ["expected_experts_hit", "expert_ops", "mlp_ops", "routed_to"]
+
+_WEIGHTED = ("activation", "weight", "activation")
 
 
 def mlp_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Up (and gate) projection, activation, down projection."""
     f = layer.feed_forward
     assert f is not None
-    yield from _dense(model, layer.count, step.tokens, prefix, f, f.intermediate, "mlp")
+    yield from _dense(OpWriter(prefix, layer.count, {"t": step.tokens, "d": model.hidden}, "mlp"), f, f.intermediate)
 
 
-def _dense(
-    model: Shapes, count: int, tokens: Size, prefix: str, f: FeedForward, width: int, block: str
-) -> Iterator[Op]:
-    sizes: dict[str, Size] = {"t": tokens, "d": model.hidden, "f": width, "u": 2 if f.gated else 1}
-    label = "" if block == "mlp" else "shared_"
-    yield Op(
-        f"{prefix}.{label}up",
-        "t d, u d f -> t u f",
-        sizes,
-        operands=("x", f"{label}w_up", "up"),
-        roles=("activation", "weight", "activation"),
-        count=count,
-        block=block,
-    )
+def _dense(w: OpWriter, f: FeedForward, width: int, label: str = "") -> Iterator[Op]:
+    w = replace(w, sizes={**w.sizes, "f": width, "u": 2 if f.gated else 1})
+    yield w.op(f"{label}up", "t d, u d f -> t u f", ("x", f"{label}w_up", "up"), _WEIGHTED)
     if f.up_bias and not label:
-        yield _bias(f"{prefix}.up_bias", "u f", sizes, count, block)
-    yield _activation(f"{prefix}.{label}act", "t u f -> t f", sizes, f, count, block)
+        yield w.bias("up_bias", "u f")
+    combined = "mul" if f.gated else "none"
+    yield w.op(f"{label}act", "t u f -> t f", ("up", "hidden"), (), apply=f.activation, reduce=combined)
     if f.inner_norm:
-        yield Op(
-            f"{prefix}.{label}inner_norm",
-            "t f, f -> t f",
-            sizes,
-            operands=("hidden", f"{label}inner_norm", "normed"),
-            roles=("activation", "weight", "activation"),
-            map="norm",
-            reduce="none",
-            bits={f"{label}inner_norm": 16},
-            count=count,
-            block=block,
-        )
-    yield Op(
-        f"{prefix}.{label}down",
-        "t f, f d -> t d",
-        sizes,
-        operands=("hidden", f"{label}w_down", "y"),
-        roles=("activation", "weight", "activation"),
-        count=count,
-        block=block,
-    )
+        norm = f"{label}inner_norm"
+        names = ("hidden", norm, "normed")
+        yield w.op(norm, "t f, f -> t f", names, _WEIGHTED, apply="norm", reduce="none", bits={norm: 16})
+    yield w.op(f"{label}down", "t f, f d -> t d", ("hidden", f"{label}w_down", "y"), _WEIGHTED)
     if f.down_bias and not label:
-        yield _bias(f"{prefix}.down_bias", "d", sizes, count, block)
-
-
-def _activation(
-    name: str, einsum: str, sizes: dict[str, Size], f: FeedForward, count: int, block: str, **more: object
-) -> Op:
-    return Op(
-        name,
-        einsum,
-        sizes,
-        operands=("up", "hidden"),
-        map=f.activation,
-        reduce="mul" if f.gated else "none",
-        count=count,
-        block=block,
-        **more,  # type: ignore[arg-type]
-    )
-
-
-def _bias(name: str, index: str, sizes: dict[str, Size], count: int, block: str) -> Op:
-    return Op(
-        name,
-        f"t {index}, {index} -> t {index}",
-        sizes,
-        operands=("x", "bias", "y"),
-        roles=("activation", "weight", "activation"),
-        map="add",
-        reduce="none",
-        bits={"bias": 16, "x": 0, "y": 0},  # an epilogue of the product before it: no traffic of its own
-        count=count,
-        fuse=name,
-        block=block,
-    )
+        yield w.bias("down_bias", "d")
 
 
 def routed_to(tokens: Size, top_k: float, experts: int, step: Step) -> dict[str, Any]:
@@ -129,128 +74,55 @@ def expert_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator
     """Router, top-k, routed experts as grouped products, shared experts, weighted combination."""
     f = layer.feed_forward
     assert f is not None
-    own, count = step.tokens, layer.count
     choices = f.experts + f.idle_experts
     top_k: float = f.top_k * f.experts / choices if f.idle_experts else f.top_k
-    tokens = own if step.expert_tokens is None else np.asarray(step.expert_tokens, dtype=np.float64)
-    yield Op(
-        f"{prefix}.router",
-        "t d, d r -> t r",
-        {"t": own, "d": f.router_reads or model.hidden, "r": choices},
-        operands=("x", "w_router", "logits"),
-        roles=("activation", "weight", "activation"),
-        bits={"w_router": 16},
-        count=count,
-        block="moe",
-    )
+    tokens = step.tokens if step.expert_tokens is None else np.asarray(step.expert_tokens, dtype=np.float64)
+    w = OpWriter(prefix, layer.count, {"t": step.tokens, "d": model.hidden, "r": choices, "k": f.top_k}, "moe")
+    reads = {"d": f.router_reads or model.hidden}
+    names = ("x", "w_router", "logits")
+    yield w.op("router", "t d, d r -> t r", names, _WEIGHTED, bits={"w_router": 16}, more=reads)
     if f.router_bias:
-        yield _bias(f"{prefix}.router_bias", "r", {"t": own, "r": choices}, count, "moe")
-    yield Op(
-        f"{prefix}.top_k",
-        "t r -> t k",
-        {"t": own, "r": choices, "k": f.top_k},
-        operands=("logits", "choice"),
-        map="top_k",
-        reduce="none",
-        count=count,
-        domain={("r", "k"): choices},
-        block="moe",
-    )
-    sizes: dict[str, Size] = {
-        "t": tokens,
-        "d": f.expert_hidden or model.hidden,
-        "e": f.experts,
-        "u": 2 if f.gated else 1,
-        "f": f.intermediate,
-    }
-    routed = {**routed_to(tokens, top_k, f.experts, step), "count": count, "block": "moe"}
-    hit = routed["visited"]["e"]
+        yield w.bias("router_bias", "r")
+    domain: dict[tuple[str, ...], Size] = {("r", "k"): choices}
+    yield w.op("top_k", "t r -> t k", ("logits", "choice"), (), apply="top_k", reduce="none", domain=domain)
     if f.expert_hidden:
-        yield _resized(f"{prefix}.to_experts", model.hidden, f.expert_hidden, own, count)
-    yield Op(
-        f"{prefix}.expert_up",
-        "t d, e u d f -> t e u f",
-        sizes,
-        operands=("x", "expert_w_up", "up"),
-        roles=("activation", "weight", "activation"),
-        fuse=f"{prefix}.experts",
-        **routed,
-    )
-    if f.up_bias:
-        yield _expert_bias(f"{prefix}.expert_up_bias", "u f", sizes, count, prefix, tokens * top_k, hit)
-    yield Op(
-        f"{prefix}.expert_act",
-        "t e u f -> t e f",
-        sizes,
-        operands=("up", "hidden"),
-        map=f.activation,
-        reduce="mul" if f.gated else "none",
-        fuse=f"{prefix}.experts",
-        **routed,
-    )
-    yield Op(
-        f"{prefix}.expert_down",
-        "t e f, e f d -> t e d",
-        sizes,
-        operands=("hidden", "expert_w_down", "y"),
-        roles=("activation", "weight", "activation"),
-        fuse=f"{prefix}.experts",
-        **routed,
-    )
-    if f.down_bias:
-        yield _expert_bias(f"{prefix}.expert_down_bias", "d", sizes, count, prefix, tokens * top_k, hit)
-    yield Op(
-        f"{prefix}.combine",
-        "t e d, t e -> t d",
-        sizes,
-        operands=("y", "gates", "z"),
-        fuse=f"{prefix}.experts",
-        **routed,
-    )
+        yield w.product("to_experts", "t d, d m -> t m", {"m": f.expert_hidden})
+    yield from _routed(replace(w, sizes={"t": tokens, "d": f.expert_hidden or model.hidden}), f, top_k, step)
     if f.expert_hidden:
-        yield _resized(f"{prefix}.from_experts", f.expert_hidden, model.hidden, own, count)
+        yield w.product("from_experts", "t d, d m -> t m", {"d": f.expert_hidden, "m": model.hidden})
     if f.shared_intermediate:
-        yield from _dense(model, count, own, prefix, f, f.shared_intermediate, "moe")
+        yield from _dense(w, f, f.shared_intermediate, "shared_")
         if f.shared_gate:
-            yield Op(
-                f"{prefix}.shared_gate",
-                "t d, d -> t",
-                {"t": own, "d": model.hidden},
-                operands=("x", "w_shared_gate", "gate"),
-                roles=("activation", "weight", "activation"),
-                count=count,
-                block="moe",
-            )
+            yield w.op("shared_gate", "t d, d -> t", ("x", "w_shared_gate", "gate"), _WEIGHTED)
 
 
-def _resized(name: str, width: int, to: int, tokens: Size, count: int) -> Op:
-    """Projection between the hidden width and the one the experts work at."""
-    return Op(
-        name,
-        "t d, d m -> t m",
-        {"t": tokens, "d": width, "m": to},
-        operands=("x", f"w_{name.rpartition('.')[2]}", "y"),
-        roles=("activation", "weight", "activation"),
-        count=count,
-        block="moe",
-    )
+def _routed(w: OpWriter, f: FeedForward, top_k: float, step: Step) -> Iterator[Op]:
+    """What the tokens of ``w`` do with the experts they are sent to: one kernel."""
+    w = replace(w, sizes={**w.sizes, "e": f.experts, "u": 2 if f.gated else 1, "f": f.intermediate})
+    told = routed_to(w.sizes["t"], top_k, f.experts, step)
 
+    def op(name: str, einsum: str, operands: tuple[str, ...], **more: Any) -> Op:
+        return replace(w.op(name, einsum, operands, more.pop("roles", ()), fuse="experts", **more), **told)
 
-def _expert_bias(
-    name: str, index: str, sizes: dict[str, Size], count: int, prefix: str, pairs: Array, hit: Array
-) -> Op:
-    return Op(
-        name,
-        f"t e {index}, e {index} -> t e {index}",
-        sizes,
-        operands=("x", "expert_bias", "y"),
-        roles=("activation", "weight", "activation"),
-        map="add",
-        reduce="none",
-        domain={("t", "e"): pairs},
-        visited={"e": hit},
-        bits={"expert_bias": 16},
-        count=count,
-        fuse=f"{prefix}.experts",
-        block="moe",
-    )
+    def bias(name: str, index: str) -> Op:
+        names, bits = ("x", "expert_bias", "y"), {"expert_bias": 16}
+        made = op(
+            name,
+            f"t e {index}, e {index} -> t e {index}",
+            names,
+            roles=_WEIGHTED,
+            apply="add",
+            reduce="none",
+            bits=bits,
+        )
+        return replace(made, facts={})
+
+    yield op("expert_up", "t d, e u d f -> t e u f", ("x", "expert_w_up", "up"), roles=_WEIGHTED)
+    if f.up_bias:
+        yield bias("expert_up_bias", "u f")
+    combined = "mul" if f.gated else "none"
+    yield op("expert_act", "t e u f -> t e f", ("up", "hidden"), apply=f.activation, reduce=combined)
+    yield op("expert_down", "t e f, e f d -> t e d", ("hidden", "expert_w_down", "y"), roles=_WEIGHTED)
+    if f.down_bias:
+        yield bias("expert_down_bias", "d")
+    yield op("combine", "t e d, t e -> t d", ("y", "gates", "z"))

@@ -8,105 +8,74 @@ around every block (hyper-connections, arXiv:2409.19606).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-import numpy as np
-
-from steelyard.workload.op import Array, Op, Size
+from steelyard.workload.blocks.embedding import table_op
+from steelyard.workload.blocks.writer import OpWriter
+from steelyard.workload.op import Op
 from steelyard.workload.shapes import Layer, Shapes
 from steelyard.workload.step import Step
 
 __all__ = ["side_ops", "stream_ends", "stream_starts"]
 
-_WEIGHTED = ("activation", "weight", "activation")
+
+def _linear(w: OpWriter, name: str, width: int, to: int) -> Op:
+    return w.product(name, "t i, i o -> t o", {"i": width, "o": to})
 
 
-def _linear(name: str, width: int, to: int, tokens: Size, count: int = 1, block: str = "streams") -> Op:
-    short = name.rpartition(".")[2]
-    sizes: dict[str, Size] = {"t": tokens, "i": width, "o": to}
-    return Op(name, "t i, i o -> t o", sizes, ("x", f"w_{short}", "y"), _WEIGHTED, count=count, block=block)
+def _norm(w: OpWriter, name: str, width: int) -> Op:
+    names, roles = ("x", "norm", "y"), ("activation", "weight", "activation")
+    more, bits = {"i": width}, {"norm": 16}
+    own = replace(w, block="norm")
+    return own.op(name, "t i, i -> t i", names, roles, apply="norm", reduce="none", bits=bits, more=more)
 
 
-def _norm(name: str, width: int, tokens: Size, count: int = 1) -> Op:
-    return Op(
-        name,
-        "t i, i -> t i",
-        {"t": tokens, "i": width},
-        operands=("x", "norm", "y"),
-        roles=_WEIGHTED,
-        map="norm",
-        reduce="none",
-        bits={"norm": 16},
-        count=count,
-        block="norm",
-    )
-
-
-def _mixed(name: str, streams: int, width: int, tokens: Size, count: int) -> Op:
+def _mixed(w: OpWriter, name: str, streams: int, width: int) -> Op:
     """Every stream read, weighed and written."""
-    return Op(
-        name,
-        "t n i, t n -> t n i",
-        {"t": tokens, "n": streams, "i": width},
-        operands=("streams", "weights", "mixed"),
-        map="mul",
-        reduce="none",
-        count=count,
-        block="streams",
-    )
+    names, more = ("streams", "weights", "mixed"), {"n": streams, "i": width}
+    return w.op(name, "t n i, t n -> t n i", names, (), reduce="none", more=more)
 
 
 def stream_starts(model: Shapes, step: Step) -> Iterator[Op]:
     """After the token embedding: the further streams, and the embeddings of all layers at once."""
-    tokens: Array = step.tokens
+    w, hidden, inputs = OpWriter("", 1, {"t": step.tokens}, "streams"), model.hidden, model.layer_inputs
     if model.streams and model.streams.kind == "altup":
-        yield _linear("altup_projections", model.hidden, (model.streams.count - 1) * model.hidden, tokens)
-    if model.layer_inputs:
-        every = model.depth * model.layer_inputs.width
-        yield Op(
-            "layer_embedding",
-            "t, v i -> t i",
-            {"t": tokens, "v": model.layer_inputs.rows, "i": every},
-            operands=("ids", "layer_embedding", "x"),
-            roles=("activation", "table", "activation"),
-            map="take",
-            reduce="none",
-            visited={"v": np.minimum(tokens, model.layer_inputs.rows)},
-            bits={"ids": 32},
-            block="embedding",
-        )
-        yield _linear("layer_inputs", model.hidden, every, tokens)
-        yield _norm("layer_inputs_norm", model.layer_inputs.width, tokens * model.depth)
+        yield _linear(w, "altup_projections", hidden, (model.streams.count - 1) * hidden)
+    if inputs:
+        every = model.depth * inputs.width
+        yield table_op("layer_embedding", inputs.rows, every, step.tokens)
+        yield _linear(w, "layer_inputs", hidden, every)
+        yield _norm(replace(w, sizes={"t": step.tokens * model.depth}), "layer_inputs_norm", inputs.width)
 
 
 def side_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
     """Of one layer."""
-    tokens, count, hidden = step.tokens, layer.count, model.hidden
-    s = model.streams
+    w, hidden, s = OpWriter(prefix, layer.count, {"t": step.tokens}, "streams"), model.hidden, model.streams
     if s and s.kind == "altup":
-        yield _norm(f"{prefix}.altup_norm", hidden, tokens, count)
-        yield _linear(f"{prefix}.altup_router", hidden, s.count, tokens, count)
-        yield _linear(f"{prefix}.altup_predict", s.count, s.count**2 + s.count, tokens, count)
-        yield _norm(f"{prefix}.altup_scale", hidden, tokens, count)
-        yield _mixed(f"{prefix}.altup_mix", s.count, hidden, tokens, 2 * count)
+        yield _norm(w, "altup_norm", hidden)
+        yield _linear(w, "altup_router", hidden, s.count)
+        yield _linear(w, "altup_predict", s.count, s.count**2 + s.count)
+        yield _norm(w, "altup_scale", hidden)
+        yield _mixed(replace(w, count=2 * layer.count), "altup_mix", s.count, hidden)
     elif s:
         for part in ("attention", "mlp"):
-            yield _linear(f"{prefix}.{part}_mixes", s.count * hidden, s.mixes, tokens, count)
-            yield _mixed(f"{prefix}.{part}_mix", s.count, hidden, tokens, count)
+            yield _linear(w, f"{part}_mixes", s.count * hidden, s.mixes)
+            yield _mixed(w, f"{part}_mix", s.count, hidden)
     if model.laurel_rank:
-        yield _linear(f"{prefix}.laurel_left", hidden, model.laurel_rank, tokens, count)
-        yield _linear(f"{prefix}.laurel_right", model.laurel_rank, hidden, tokens, count)
-        yield _norm(f"{prefix}.laurel_norm", hidden, tokens, count)
+        yield _linear(w, "laurel_left", hidden, model.laurel_rank)
+        yield _linear(w, "laurel_right", model.laurel_rank, hidden)
+        yield _norm(w, "laurel_norm", hidden)
     if model.layer_inputs:
-        yield _linear(f"{prefix}.layer_gate", hidden, model.layer_inputs.width, tokens, count)
-        yield _linear(f"{prefix}.layer_projection", model.layer_inputs.width, hidden, tokens, count)
-        yield _norm(f"{prefix}.layer_norm", hidden, tokens, count)
+        yield _linear(w, "layer_gate", hidden, model.layer_inputs.width)
+        yield _linear(w, "layer_projection", model.layer_inputs.width, hidden)
+        yield _norm(w, "layer_norm", hidden)
 
 
 def stream_ends(model: Shapes, step: Step) -> Iterator[Op]:
     """Before the final norm: the streams become one."""
-    s = model.streams
+    w, s = OpWriter("", 1, {"t": step.tokens}, "streams"), model.streams
     if s and s.kind == "altup":
-        yield _linear("altup_unembed", model.hidden, (s.count - 1) * model.hidden, step.tokens)
+        yield _linear(w, "altup_unembed", model.hidden, (s.count - 1) * model.hidden)
     elif s:
-        yield _linear("stream_weights", s.count * model.hidden, s.count, step.tokens)
-        yield _mixed("stream_sum", s.count, model.hidden, step.tokens, 1)
+        yield _linear(w, "stream_weights", s.count * model.hidden, s.count)
+        yield _mixed(w, "stream_sum", s.count, model.hidden)

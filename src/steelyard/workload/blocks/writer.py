@@ -41,7 +41,7 @@ class OpWriter:
     ) -> Op:
         """One op; ``derived`` names ranks that are sums of others, ``more`` has sizes of this op alone."""
         return Op(
-            f"{self.prefix}.{name}",
+            f"{self.prefix}.{name}" if self.prefix else name,
             einsum,
             {**self.sizes, **(more or {})},
             operands=operands,
