@@ -319,7 +319,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     try:
         return _plain(cls, data)  # type: ignore[no-any-return]
-    except (InputError, TypeError, ValueError, KeyError):
+    except (InputError, TypeError, ValueError, KeyError, OverflowError):
         return _checked(cls, data, where)
 
 
@@ -364,6 +364,10 @@ def _plain(kind: Any, value: Any) -> Any:
             raise ValueError
         return value
     if kind in (str, bool, int, float) and type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is typing.Any:
         return value
     raise TypeError
 

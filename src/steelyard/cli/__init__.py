@@ -7,8 +7,10 @@ __all__ = ["run"]
 
 def run() -> None:
     """The ``steelyard`` program; Ctrl-C ends it with 130, also while it is still being loaded."""
+    import gc
     import sys
 
+    gc.set_threshold(200_000, 10, 10)  # loading makes a hundred thousand objects that stay: not a cycle among them
     try:
         _end_at_once()
         from steelyard.cli import main
