@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from steelyard.cost.memory import MemoryUse, memory_use
@@ -15,6 +16,7 @@ from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import answer
+from steelyard.estimation.start_up import stored_parts
 from steelyard.estimation.static_batch import end_bytes, with_encoder
 from steelyard.machine.host import find_host, usual_host
 from steelyard.scenario.fields import GROUPS
@@ -37,8 +39,13 @@ class Change:
     """The options to give, by name (``kv``, ``weights``, ``batch``, ``isl``, ``on``, ``tp``, ``pp``)."""
 
 
-def memory_of(scenario: Scenario) -> MemoryUse:
-    """Memory of a scenario on its fullest device, as :func:`~steelyard.estimation.estimate.answer` computes it."""
+def memory_of(scenario: Scenario, weights: float | None = None) -> MemoryUse:
+    """Memory of a scenario on its fullest device, as :func:`~steelyard.estimation.estimate.answer` computes it.
+
+    Args:
+        scenario: the scenario.
+        weights: bytes of its weights there, when they are known already.
+    """
     one = memory_use(
         scenario.transformer,
         scenario.plan,
@@ -47,6 +54,7 @@ def memory_of(scenario: Scenario) -> MemoryUse:
         scenario.replica_batch,
         scenario.held_tokens,
         exact_weights=scenario.exact_weight_bytes,
+        weights=weights,
         host=scenario.cluster.host,
     )
     depth, one = scenario.transformer.depth, with_encoder(scenario, one, scenario.replica_batch)
@@ -124,7 +132,7 @@ def changes(scenario: Scenario) -> Iterator[Change]:
     Every one is checked with the same memory model and sharding rules as the estimate.
     """
     formats = list(_format_changes(scenario))
-    for change in (*formats, *_smaller(scenario), *_more_devices(scenario)):
+    for change in chain(formats, _smaller(scenario), _more_devices(scenario)):
         if _fits(change.scenario):
             yield change
     for narrow in (c for c in reversed(formats) if not _fits(c.scenario)):
@@ -168,25 +176,26 @@ def _format_changes(scenario: Scenario) -> Iterator[Change]:
 def _smaller(scenario: Scenario) -> Iterator[Change]:
     """The largest smaller batch, then the longest shorter prompt."""
     dp, (name, length, _), (requests, prompt, answers) = scenario.plan.dp, GROUPS["batch"], scenario.sizes
-    replica = _most(lambda n: scenario.sized(n * dp, prompt, answers), scenario.replica_batch - 1)
+    stored = sum(stored_parts(scenario).values())  # the same whatever the batch and the lengths
+    replica = _most(lambda n: scenario.sized(n * dp, prompt, answers), scenario.replica_batch - 1, stored)
     if replica:
         batch = min(replica * dp, requests - 1)
         text = f"{name} {batch} instead of {requests} (--{name} {batch})"
         yield Change(text, scenario.sized(batch, prompt, answers), {name: batch})
-    shorter = _most(lambda n: scenario.sized(requests, n, answers), prompt - 1)
+    shorter = _most(lambda n: scenario.sized(requests, n, answers), prompt - 1, stored)
     if shorter:
         text = f"prompts of {shorter} tokens instead of {prompt} (--{length} {shorter})"
         yield Change(text, scenario.sized(requests, shorter, answers), {length: shorter})
 
 
-def _most(make: Any, top: int) -> int:
+def _most(make: Any, top: int, stored: float) -> int:
     """The largest ``n <= top`` for which ``make(n)`` fits, 0 when none does. Memory grows with ``n``: bisection."""
-    if top < 1 or not memory_of(make(1)).fits:
+    if top < 1 or not memory_of(make(1), stored).fits:
         return 0
     low, high = 1, top + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if memory_of(make(middle)).fits else (low, middle)
+        low, high = (middle, high) if memory_of(make(middle), stored).fits else (low, middle)
     return low
 
 

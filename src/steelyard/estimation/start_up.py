@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,21 @@ class LogLine:
         return {"name": self.name, "value": self.value, "unit": self.unit, **ends}
 
 
-def memory_parts(estimate: Estimate) -> dict[str, Any]:
-    """Bytes on the fullest device: weights by part, cache, state, the step, what lies beside, and what is left."""
+def stored_parts(s: Scenario) -> dict[str, float]:
+    """Bytes of the weights on the fullest device, by part."""
+    return weight_parts(s.transformer, s.plan, s.exact_weight_bytes, s.engine.multiples(s.cluster.machine))
+
+
+def memory_parts(estimate: Estimate, stored: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Bytes on the fullest device: weights by part, cache, state, the step, what lies beside, and what is left.
+
+    Args:
+        estimate: the estimate.
+        stored: :func:`stored_parts` of its scenario, where they are known.
+    """
     s, m = estimate.scenario, estimate.memory
     machine, engine = s.cluster.machine, s.engine
-    weights = weight_parts(s.transformer, s.plan, s.exact_weight_bytes, engine.multiples(machine))
+    weights = dict(stored or stored_parts(s))
     if s.cluster.unlike:
         ratio = float(m.weights) / sum(weights.values())
         weights = {part: size * ratio for part, size in weights.items()}

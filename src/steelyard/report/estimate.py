@@ -21,16 +21,24 @@ __all__ = ["SCHEMA", "columns", "flat", "flops_of", "shares_of", "summary", "to_
 SCHEMA = "steelyard.estimate/1"
 
 
-def to_dict(estimate: Estimate) -> dict[str, Any]:
+def to_dict(estimate: Estimate, shared: dict[Any, Any] | None = None) -> dict[str, Any]:
     """The answer in the stable JSON form ``steelyard.estimate/1``: SI units, nothing that is not finite.
 
     ``limit.*`` is the physical limit (every kernel at its peak), ``interval.*`` the central 80 % interval,
     ``flops`` the arithmetic of the whole batch (prefill) and of one step of the whole batch (decode) over all devices.
+
+    Args:
+        estimate: the answer.
+        shared: keeps what answers of one place have in common, whatever their batch and lengths; of one table.
     """
     from steelyard.estimation.estimate import provenance
-    from steelyard.estimation.start_up import log_lines, memory_parts
+    from steelyard.estimation.start_up import log_lines, memory_parts, stored_parts
 
     s = estimate.scenario
+    place = (id(s.model), s.plan, id(s.cluster.machine), s.engine.name, *(s.words.get(n) for n in STATIC_FLAGS))
+    known = {} if shared is None else shared.setdefault(place, {"kept": s.model})  # ids are those of living things
+    if "parts" not in known:
+        known |= {"parts": stored_parts(s), "parameters": _parameters(s.transformer)}
     machine, plan, model = s.cluster.machine, s.plan, s.transformer
     document = {
         "schema": SCHEMA,
@@ -51,7 +59,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         **_sizes(s),
         "fits": estimate.fits,
         "memory_bytes": {**estimate.memory.to_dict(), "headroom": estimate.memory.headroom},
-        "memory_parts_bytes": memory_parts(estimate),
+        "memory_parts_bytes": memory_parts(estimate, known["parts"]),
         "engine_log": [line.to_dict() for line in log_lines(estimate)],
         "largest_batch": estimate.largest_batch,
         "largest_context": estimate.largest_context,
@@ -71,7 +79,7 @@ def to_dict(estimate: Estimate) -> dict[str, Any]:
         "bound": estimate.bound,
         "bound_shares": {phase: shares_of(estimate, phase) for phase in estimate.shares},
         **({"encode": _encode(estimate)} if estimate.encode else {}),
-        "parameters": _parameters(model),
+        "parameters": known["parameters"],
         **({"structure": s.model.structure.to_dict()} if s.model.structure else {}),
         "flops": flops_of(estimate),
         "assumptions": estimate.ledger.assumptions,

@@ -13,6 +13,8 @@ __all__ = ["plain"]
 
 def plain(value: Any) -> Any:
     """``value`` made of dicts, lists, text, bools, ints and finite floats; what is not finite becomes ``None``."""
+    if value is None or type(value) in (str, int, bool):  # nearly all of a document
+        return value
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):

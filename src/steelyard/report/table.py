@@ -45,9 +45,10 @@ _AXES = (
 def to_dict(cells: Sequence[Cell]) -> dict[str, Any]:
     """``{"schema": "steelyard.estimates/1", "rows": [...]}``; a row that could not run has ``error`` and ``inputs``."""
     rows = []
+    shared: dict[Any, Any] = {}
     for inputs, estimate, problems in cells:
         if estimate is not None:
-            rows.append(one_to_dict(estimate))
+            rows.append(one_to_dict(estimate, shared))
         else:
             found = [{"field": p.field, "message": p.message} for p in problems]
             rows.append(plain({"error": {"problems": found}, "inputs": inputs}))
