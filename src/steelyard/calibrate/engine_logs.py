@@ -171,7 +171,7 @@ def _simulated(prepared: Prepared, engine: Engine) -> tuple[Floats, Floats]:
 def engine_file(found: EngineCalibration, source: str) -> str:
     """The catalogue file of a calibrated engine."""
     engine = found.engine
-    plain = {f.name: _plain(getattr(engine, f.name)) for f in fields(Engine)}
+    plain = {f.name: _plain(getattr(engine, f.name)) for f in fields(Engine) if f.name != "moved"}
     plain["guess"] = [g for g in engine.guess if g not in found.after]
     comments = (f"{', '.join(found.after)} fitted by `steelyard calibrate --engine` to {source}",)
     return document({"engine": [plain]}, comments)
