@@ -155,6 +155,8 @@ def test_what_is_usual_on_a_machine_runs_there() -> None:
         ("vllm", "llama-3.1-8b", "v100_sxm_32gb", "fp8", "no kernels for fp8 weights on NVIDIA Tesla V100"),
         ("vllm@0.8", "llama-3.1-8b", "t4", "fp8", "no kernels for fp8 weights on NVIDIA Tesla T4; vLLM v1"),
         ("vllm", "gpt-oss-20b", "t4", "", "no kernels for mxfp4 weights"),
+        ("vllm", "llama-3.1-8b", "h100_sxm", "bitnet", "no kernels for ternary weights; llama.cpp, CUDA"),
+        ("lmdeploy", "llama-3.1-8b", "t4", "fp8", "no kernels for fp8 weights on NVIDIA Tesla T4; vLLM v1 does"),
         ("vllm", "llama-3.1-8b", "b200_sxm", "int8", "no kernels for int8 weights on NVIDIA B200"),
         ("vllm", "Qwen/Qwen3-8B-AWQ", "v100_sxm_32gb", "", "weights quantised by awq on NVIDIA Tesla V100"),
         ("vllm@0.6", "llama-3.1-8b", "h100_sxm", "nvfp4", "vLLM v0 of 0.6 does not read nvfp4"),
@@ -202,7 +204,9 @@ def test_encoder_decoders_run_on_what_serves_them() -> None:
     assert engine("t5-small", "ryzen_9_7950x") == "llamacpp"
     assert engine("bart-base", "m3_ultra") == "torch"
     assert engine("bart-base", "h100_sxm", engine="vllm@0.6") == "vllm@0.6"
-    assert engine("llama-3.1-8b", "v100_sxm_32gb", weights="fp8") == "lmdeploy"
+    assert engine("gpt-oss-20b", "v100_sxm_32gb") == "llamacpp_cuda"
+    with pytest.raises(InputError, match="no engine known here does; --weights names another format"):
+        engine("llama-3.1-8b", "v100_sxm_32gb", weights="fp8")
     said = steelyard.estimate("bart-base", "h100_sxm").ledger.assumptions
     assert any(
         "vLLM v1 (0.24, 2026-07) does not serve bart" in note and "TensorRT-LLM runs it" in note for note in said

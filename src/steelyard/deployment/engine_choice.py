@@ -177,6 +177,7 @@ def check_engine(
     *,
     encoder: str = "",
     method: str = "",
+    named: bool = True,
 ) -> None:
     """Refuse an engine that does not exist on a machine, or that cannot read, keep or serve what is asked.
 
@@ -186,6 +187,7 @@ def check_engine(
         kv: the format of the cache asked for; empty: as published.
         files: the engine whose form the weights have, when they are those of the files.
         encoder, method: as of :func:`engine_for`; no method where the weights are not as published.
+        named: whether the user asked for the engine: the usual one may have files of others converted.
 
     Raises:
         InputError: with the engines that do.
@@ -193,10 +195,15 @@ def check_engine(
     if not runs_on(engine, machine):
         text = f"{engine.title} does not run on {machine.title}; {_others(machine, encoder=encoder)}"
         raise InputError(text, field="engine")
-    if weights and _among(weights, engine.no_weights):
+    if named and weights and _among(weights, engine.no_weights):
         others = _others(machine, weights, encoder, method)
         raise InputError(f"{engine.title} does not read {find_format(weights).name} weights; {others}", field="engine")
-    if weights and (only := _maker(weights)) is not None and only.name not in (engine.name, engine.generation_of):
+    if (
+        named
+        and weights
+        and (only := _maker(weights)) is not None
+        and only.name not in (engine.name, engine.generation_of)
+    ):
         raise InputError(
             f"{engine.title} does not read {find_format(weights).name} weights; only {only.title} does", field="engine"
         )
@@ -229,6 +236,8 @@ def _others(machine: Machine, weights: str = "", encoder: str = "", method: str 
         and not _unread(engine, weights)
         and not _lacking(engine, machine, weights, encoder, method)
     ]
-    titles = [*dict.fromkeys(able)][:_MOST_NAMED] or ["no engine known here"]
+    titles = [*dict.fromkeys(able)][:_MOST_NAMED]
+    if not titles:
+        return "no engine known here does" + ("; --weights names another format" if weights or method else "")
     named = " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
     return f"{named} {'do' if len(titles) > 1 else 'does'}"

@@ -297,8 +297,8 @@ def _engine(named: str, model: Model, machine: Machine, values: Mapping[str, Any
     elif weights and (own := engine.means.get(find_format(weights).name)):
         weights = own
         values = {**values, "weights": weights}
-    stored, method = ((weights or native), "" if weights else model.method) if named else ("", "")
-    check_engine(engine, machine, stored, values["kv"] or "", files, encoder=kind, method=method)
+    method, kept = "" if weights else model.method, values["kv"] or ""
+    check_engine(engine, machine, weights or native, kept, files, encoder=kind, method=method, named=bool(named))
     return engine, values
 
 

@@ -148,9 +148,16 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                 )
                 formats = formats._replace(weights=engine.means.get(formats.weights, formats.weights))
                 try:
-                    stored = (formats.weights or model.native_weights) if named else ""
-                    method = method if stored and not formats.weights else ""
-                    check_engine(engine, machine, stored, formats.kv, files, encoder=encoder, method=method)
+                    check_engine(
+                        engine,
+                        machine,
+                        formats.weights or model.native_weights,
+                        formats.kv,
+                        files,
+                        encoder=encoder,
+                        method="" if formats.weights else method,
+                        named=bool(named),
+                    )
                 except InputError as error:
                     if (note := f"{name}: {error.problems[0].message}") not in notes:
                         notes.append(note)
