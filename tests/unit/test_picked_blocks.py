@@ -66,6 +66,14 @@ def test_pairs_by_counting(picked: int) -> None:
     assert finished_blocks(lengths, 16).tolist() == [sum(whole[:n]) for n in lengths]
 
 
+def test_minicpm_says_that_all_tokens_are_attended_to() -> None:
+    plain = _model("minicpm", num_attention_heads=8)
+    sparse = _model("minicpm", num_attention_heads=8, sparse_config={"block_size": 64, "topk": 64})
+    assert sparse.parameters() == plain.parameters()
+    assert any("sparse_config" in note for note in sparse.notes)
+    assert not plain.notes
+
+
 def test_stripedhyena() -> None:
     """Projections with biases, a short filter over three streams, complex poles and residues, a direct path."""
     keys = {"num_layers": 3, "attn_layer_idxs": [1], "num_attention_heads": 8, "proj_groups": 4, "state_size": 2}

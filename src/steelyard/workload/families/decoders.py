@@ -324,7 +324,6 @@ DECODERS: Mapping[str, Decoder] = {
     **dict.fromkeys(("aquila", "nanbeige", "skywork", "xverse"), Decoder()),
     "orion": Decoder(norm_bias=True),
     "jais2": Decoder(gated=False, act="relu2", bias=True, mlp_bias=True, norm_bias=True),
-    "minicpm": Decoder(tied=True),
     "mimo": Decoder(bias=True, out_bias=False),
     "muse_glimmer_text": Decoder(gate="element", norms=4, full_every=4, last_full=True, rotate_full=False),
     "nanochat": Decoder(gated=False, act="relu2", norm_weight=False),

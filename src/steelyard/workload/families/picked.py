@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.families.decoders import Decoder
 from steelyard.workload.transformer import Attention, Beside, BlockChoice, FeedForward, Layer, Transformer
 
-__all__ = ["moba", "nsa"]
+__all__ = ["minicpm", "moba", "nsa"]
 
 
 def nsa(config: Mapping[str, Any]) -> Transformer:
@@ -38,6 +39,17 @@ def moba(config: Mapping[str, Any]) -> Transformer:
         beside += [Beside("gate_down", hidden, width), Beside("gate_up", width, hidden, heads=heads)]
     layer = Layer(f.depth(), replace(attention, blocks=choice), _gated_mlp(f), beside=tuple(beside))
     return decoder(f, [layer], tied=f.flag("tie_word_embeddings", False))
+
+
+def minicpm(config: Mapping[str, Any]) -> Transformer:
+    """MiniCPM, 4 and 4.1: Llama's layers. What their ``sparse_config`` picks (InfLLM v2) is priced as all tokens.
+
+    Published weights are those of full attention, which is what vLLM, llama.cpp and MLX run.
+    """
+    f = Fields(config)
+    if isinstance(config.get("sparse_config"), Mapping):
+        f.notes.append("attention to the blocks that sparse_config picks is not priced: engines attend to all tokens")
+    return Decoder(tied=True).read(f)
 
 
 def _attention(f: Fields, head_dim: int = 0) -> Attention:
