@@ -56,6 +56,8 @@ class Place:
     """Limit of a board's power where it is another than the machine's."""
     speculate: str = ""
     """How tokens are guessed, as ``--speculate`` says it."""
+    static: bool = False
+    """Its loads are batches of equal requests without a scheduler, as ``estimate`` answers them."""
 
     def placed(self) -> Placed | str:
         """The deployment, or why there is none."""
@@ -163,16 +165,17 @@ def _label(row: Row) -> tuple[str, str]:
     if isinstance(row.load, Bench):
         return row.load.phase, "tokens_per_s"
     phase, metric = _SHOWN.get(row.metric, ("serve", row.metric))
-    if phase == "serve" and row.load is not None and _single(row):
+    if phase == "serve" and row.load is not None and _single(row) and not row.place.static:
         phase = "one user"
     return phase, metric if row.stat in _MIDDLE else f"{row.stat}_{metric}"
 
 
 def _single(row: Row) -> bool:
-    """Whether a row is one user with fixed lengths and no guesses, a static batch."""
+    """Whether a row is a static batch: one user with fixed lengths and no guesses, or as its place says."""
     load = row.load
     fixed = isinstance(load, Traffic) and not isinstance(load.isl, str) and not isinstance(load.osl, str)
-    return fixed and isinstance(load, Traffic) and load.concurrency == 1 and not row.place.speculate
+    one = isinstance(load, Traffic) and load.concurrency == 1 and not row.place.speculate
+    return fixed and (one or row.place.static)
 
 
 def _answers(rows: Sequence[Row], loads: Mapping[Place, Set[Traffic]]) -> tuple[Floats, NDArray[np.str_]]:
@@ -226,19 +229,20 @@ def _bench(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
 
 
 def _static(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
-    """One user: a static batch of one."""
+    """Static batches; one user is a batch of one."""
     loads = [row.load for row in rows if isinstance(row.load, Traffic)]
     isl, osl = (np.array([getattr(x, n) for x in loads], dtype=np.float64) for n in ("isl", "osl"))
-    found = static_batch(at, 1, isl, osl)
+    batch = np.array([x.concurrency or 1 for x in loads], dtype=np.float64)
+    found = static_batch(at, batch, isl, osl)
     figures: Mapping[str, Callable[[], Shown]] = {
         "ttft_s": lambda: found.ttft,
         "tpot_s": lambda: found.tpot,
         "itl_s": lambda: found.tpot,
         "e2e_s": lambda: found.e2e,
         "decode_tokens_per_s": lambda: found.tpot.rate(1.0),
-        "tokens_per_s": lambda: found.e2e.rate(osl),
+        "tokens_per_s": lambda: found.e2e.rate(batch * osl),
         "wall_tokens_per_s": lambda: found.e2e.rate(osl),
-        "requests_per_s": lambda: found.e2e.rate(1.0),
+        "requests_per_s": lambda: found.e2e.rate(batch),
         "prompt_tokens_per_s": lambda: found.ttft.rate(isl),
     }
     out = np.full((4, len(rows)), np.nan)
