@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import Passes
 from steelyard.cost.kv_pool import KvPool
 from steelyard.cost.step_table import Tables, constant_tables
 from steelyard.deployment.engine import schedulers
@@ -103,7 +104,8 @@ def run_fleet(
             rejected |= total > max(limits)
     prices = tables if tables is not None else constant_tables(0.01, 1e-5)
     each = [prices] * len(members) if isinstance(prices, Tables) else prices
-    return play(x, each, trace, policy, router, seed, rejected, log, encode_s=encode_s)
+    read = None if encode_s is None else Passes(encode_s)
+    return play(x, each, trace, policy, router, seed, rejected, log, read=read)
 
 
 def simulate(

@@ -93,7 +93,7 @@ def test_tokens_time_and_memory_are_part_of_the_answer() -> None:
     """The rest is the answer for a prompt of text and image tokens."""
     shown = estimate("gemma-3-4b", "h100_sxm", batch=4, isl=200, images="2x896x896")
     text = estimate("gemma-3-4b", "h100_sxm", batch=4, isl=200 + 2 * 256)
-    found = shown.to_dict()
+    found, host_s = shown.to_dict(), 0.03 * 0.896**2
     assert found["encode"]["tokens"] == 512 and found["isl"] == 200 and found["images"] == "2x896x896"
     assert found["encode"]["seen"][0] == {
         "tower": "vision tower",
@@ -103,8 +103,9 @@ def test_tokens_time_and_memory_are_part_of_the_answer() -> None:
         "positions": 4096,
         "tokens": 256,
     }
-    assert shown.ttft_s == pytest.approx(text.ttft_s + found["encode"]["time_s"])
-    assert shown.ttft_single_s == pytest.approx(text.ttft_single_s + found["encode"]["single_s"])
+    assert shown.ttft_s == pytest.approx(text.ttft_s + found["encode"]["time_s"] + found["encode"]["host_s"])
+    assert shown.ttft_single_s == pytest.approx(text.ttft_single_s + found["encode"]["single_s"] + 2 * host_s)
+    assert found["encode"]["host_s"] >= 2 * host_s
     assert shown.limit["ttft_s"] == pytest.approx(text.limit["ttft_s"] + found["encode"]["limit_s"])
     assert shown.tpot_s == text.tpot_s and shown.memory.kv_cache == text.memory.kv_cache
     assert shown.energy_j > text.energy_j and shown.memory.activations >= text.memory.activations
@@ -177,7 +178,7 @@ def test_a_request_alone_takes_what_an_estimate_says() -> None:
     one = estimate("gemma-3-4b", "h100_sxm", **words)
     sent = simulate("gemma-3-4b", "h100_sxm", concurrency=1, requests=3, **words)
     bare = simulate("gemma-3-4b", "h100_sxm", concurrency=1, requests=3, isl=200 + 512, osl=20)
-    assert sent.records.ttft_s == pytest.approx(bare.records.ttft_s + one.encode["single_s"])
+    assert sent.records.ttft_s == pytest.approx(bare.records.ttft_s + one.encode["single_s"] + one.encode["host_s"])
     assert sent.records.ttft_s[1:] == pytest.approx(one.ttft_single_s, rel=0.02)
     assert sent.records.tpot_s == pytest.approx(bare.records.tpot_s) and sent.energy_j > bare.energy_j
     found = sent.to_dict()
@@ -197,6 +198,22 @@ def test_requests_of_a_step_share_a_pass(qwen: str) -> None:
     )
     sent = simulate(qwen, "h100_sxm", concurrency=20, requests=20, **words)
     assert many.encode["time_s"] < sent.records.ttft_s.max() < 0.5 * 20 * one.encode["time_s"]
+
+
+def test_the_host_works_on_images_before_the_engine(qwen: str) -> None:
+    """One after another in vLLM, four at once in SGLang; requests that decode do not wait for it."""
+    words: dict[str, Any] = {"isl": 10, "osl": 4, "images": "1000x2000"}
+    one, many = (estimate(qwen, "h100_sxm", batch=n, **words) for n in (1, 16))
+    assert one.encode["host_s"] == pytest.approx(0.06) and 16 * 0.06 < many.ttft_s < 16 * 0.06 + one.ttft_s
+    waits = {}
+    for engine, each in (("vllm", 0.06), ("sglang", 0.03)):
+        sent = simulate(qwen, "h100_sxm", engine=engine, concurrency=8, requests=8, **words)
+        waits[engine] = np.sort(sent.records.queued_s)
+        assert waits[engine][0] == pytest.approx(each)
+    assert waits["vllm"][-1] > 8 * 0.06 - 1e-9 and waits["sglang"][-1] < 8 * 0.03
+    low, high = sent.intervals()["ttft_s"]["mean"]
+    assert low < sent.records.ttft_s.mean() < high
+    assert any("decoded, resized and copied by the host in 60 ms" in note for note in one.ledger.assumptions)
 
 
 def test_everybody_waits_for_images_in_a_step_and_not_for_encoders() -> None:

@@ -23,8 +23,10 @@ from steelyard.workload.reading import Reading, Seen, Shown
 from steelyard.workload.step import Step
 from steelyard.workload.tower import Native, Sound, Tower
 
-__all__ = ["Encoder", "Passes", "start_up_bytes", "tower_plan"]
+__all__ = ["HOST_SPREAD", "Encoder", "Passes", "start_up_bytes", "tower_plan"]
 
+#: Spread of the log of the host's time for an image: an 80 % interval from a half to twice as long.
+HOST_SPREAD = 0.54
 #: Side of an image in pixels that is larger than what any tower keeps; length of a sound where nothing limits it.
 SIDE, SOUND_S = 16_384, 30.0
 
@@ -46,10 +48,19 @@ class Passes:
 
     time_s: Array
     """``[n]`` of the kernels for each request; requests of a step share a pass."""
-    power_w: float
+    power_w: float = 0.0
     """Mean of one device meanwhile."""
-    launches_s: float
+    launches_s: float = 0.0
     """The least that a step with some takes more: the host launches the kernels that read them."""
+    host_s: Array | float = 0.0
+    """``[n]`` of the host before, while the device goes on."""
+    host_workers: float = 1.0
+    """Requests that the host of a replica works on at once."""
+
+    def slower(self, factor: float) -> Passes:
+        """With a device so many times as slow; of the host three times as little is known."""
+        host_s = self.host_s * factor**3
+        return replace(self, time_s=self.time_s * factor, launches_s=self.launches_s * factor, host_s=host_s)
 
     @property
     def alone_s(self) -> Array:
@@ -116,8 +127,9 @@ class Encoder:
 
     def passes(self, shown: Iterable[Array]) -> Passes:
         """What requests take that show so many of each size, ``[n]`` for one size after another."""
-        seconds, joules = np.zeros(()), np.zeros(())
+        seconds, joules, host_s = np.zeros(()), np.zeros(()), np.zeros(())
         for i, each in enumerate(shown):
+            host_s = host_s + each * self.host_each_s(self.seen[i])
             counts, which = np.unique(each, return_inverse=True)
             if new := [count for count in counts.tolist() if (i, count) not in self._priced]:
                 found = self.figures(i, np.array(new), launched=False)
@@ -125,7 +137,22 @@ class Encoder:
                 self._priced.update(zip(((i, count) for count in new), times, strict=True))
             known = np.array([self._priced[i, count] for count in counts.tolist()])[which.reshape(-1)]
             seconds, joules = seconds + known[:, 0], joules + known[:, 1]
-        return Passes(seconds, float(joules.sum() / max(seconds.sum(), 1e-30)), self.launches_s)
+        power_w = float(joules.sum() / max(seconds.sum(), 1e-30))
+        return Passes(seconds, power_w, self.launches_s, host_s, self.engine.image_workers)
+
+    def host_each_s(self, seen: Seen) -> float:
+        """Time of the host for one image: decoding, resizing, normalising and carrying it to the engine."""
+        pixels = seen.shown.size[0] * seen.shown.size[-1] if seen.shown.kind == "vision" else 0.0
+        return pixels / 1e6 * self.engine.image_s_per_megapixel
+
+    def host_s(self, batch: Array, device_s: Array) -> Array:
+        """How much later prompts are done for the host's work on the images of ``batch`` requests that come at once.
+
+        The device begins with the first; where the host is slower it waits for the last, ``device_s`` being for all.
+        """
+        one = sum(s.shown.count * self.host_each_s(s) for s in self.seen)
+        rounds = np.maximum(1.0, batch / self.engine.image_workers)
+        return np.maximum(one, one * rounds - device_s * (1 - 1 / batch))
 
     @property
     def remarks(self) -> list[str]:
@@ -139,6 +166,12 @@ class Encoder:
             again = "read anew in every request, before the step of its prompt"
             beside = " beside the prompt, which layers of cross-attention keep" if s.read.beside else ""
             found.append(f"{s.shown.words}: {what} become {s.read.handed:,} tokens each{beside}; {again}")
+        host = sum(s.shown.count * self.host_each_s(s) for s in self.seen)
+        if host:
+            workers = f", {self.engine.image_workers:g} at once" if self.engine.image_workers > 1 else ""
+            found.append(
+                f"images are decoded, resized and copied by the host in {host * 1e3:,.0f} ms{workers}: a guess"
+            )
         return found
 
     def flops(self) -> float:

@@ -261,6 +261,10 @@ class Engine:
         Mapping[str, str], "the format of its own that one asked for by another engine's name is, by that name"
     ] = field(default_factory=dict)
     towers_inside: Annotated[bool, "encoders of images and sound are loaded with a GGUF file, asked or not"] = False
+    image_s_per_megapixel: Annotated[
+        float, Quantity("s", "of the host before an image reaches a tower: decoded, resized, copied; 0 = nothing", ge=0)
+    ] = 0.0
+    image_workers: Annotated[float, Quantity("1", "images that a replica's host works on at once", ge=1)] = 1.0
     fused_towers: Annotated[bool, "attention of its encoders of images and sound is one kernel"] = True
     host_computes: Annotated[
         bool, "weights in host memory are computed with there; otherwise streamed to the device"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost import unlike_memory
-from steelyard.cost.encode import Encoder
+from steelyard.cost.encode import HOST_SPREAD, Encoder
 from steelyard.cost.interval import interval80, with_system
 from steelyard.cost.kv_pool import engine_prints
 from steelyard.cost.memory import MemoryUse, largest_that_fits, memory_use, weight_bytes
@@ -57,7 +57,8 @@ class Figures:
     """What bounds ``prefill`` and ``decode``: the largest share."""
     encode: Mapping[str, Any]
     """Of the images and sounds of the whole batch, inside ``ttft_s``: ``time_s``, ``single_s`` of one request,
-    ``limit_s``, ``energy_j`` of one device, ``shares`` of the time; empty without any."""
+    ``limit_s``, ``energy_j`` of one device, ``shares`` of the time, ``host_s`` of the host before them; empty
+    without any."""
     price: HourlyPrice
     """Price of a device."""
 
@@ -167,10 +168,14 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
 
     encode = _encoded(scenario, per_step, steps, last)
     encode_s: Array = encode["time_s"] if encode else np.zeros(n)
+    device_s = encode_s + prefilled(prefill.time_s, final.time_s)
+    host_s = first_host_s = np.zeros(n)
+    if encode:
+        encoder = encoder_of(scenario)
+        host_s, first_host_s = (encoder.host_s(b, device_s) for b in (batch, np.ones(n)))
+        encode["host_s"] = host_s
     first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
-    ttft = np.maximum(
-        (encode_s + prefilled(prefill.time_s, final.time_s) + engine.request_s) * engine.moved.first, first
-    )
+    ttft = np.maximum((host_s + device_s + engine.request_s) * engine.moved.first, first)
     flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
     decode = prefill
     if scenario.transformer.causal:
@@ -178,13 +183,15 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     tpot, tokens = decode.time_s, answer - 1
     e2e = ttft + tokens * tpot
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
+    spread = _spread(prefill, ttft - encode_s - host_s, encode)
+    alone = (first_host_s + encode.get("single_s", 0.0) + single.time_s + engine.request_s) * engine.moved.first
     figures = {
         "ttft_s": ttft,
-        "ttft_single_s": (encode.get("single_s", 0.0) + single.time_s + engine.request_s) * engine.moved.first,
+        "ttft_single_s": alone,
         "tpot_s": tpot,
         "e2e_s": e2e,
         "limit": limit,
-        "interval": _intervals(_spread(prefill, ttft - encode_s, encode), decode, ttft, tokens, limit, engine.moved),
+        "interval": _intervals(spread, decode, ttft, tokens, limit, engine.moved),
         "shares": {"prefill": prefill.shares, "decode": decode.shares},
         "bound": {"prefill": prefill.bound, "decode": decode.bound},
         "encode": encode,
@@ -223,8 +230,10 @@ def _spread(prefill: StepFigures, prefill_s: Array, encode: dict[str, Any]) -> A
     """Spread of the time to first token, from those of its parts by their share of it."""
     if not encode:
         return prefill.spread
-    share = encode["time_s"] / np.maximum(encode["time_s"] + prefill_s, 1e-30)
-    return np.asarray(share * encode.pop("spread") + (1 - share) * prefill.spread)
+    times = encode["time_s"], encode["host_s"], prefill_s
+    spreads = encode.pop("spread"), HOST_SPREAD, prefill.spread
+    parts = sum(time * spread for time, spread in zip(times, spreads, strict=True))
+    return np.asarray(parts / np.maximum(sum(times), 1e-30))
 
 
 def _intervals(

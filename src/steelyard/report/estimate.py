@@ -177,7 +177,7 @@ def _encode(e: Estimate) -> dict[str, Any]:
     return {
         "seen": seen,
         "tokens": e.scenario.seen_tokens,
-        **{name: e.encode[name] for name in ("time_s", "single_s", "limit_s")},
+        **{name: e.encode[name] for name in ("time_s", "single_s", "limit_s", "host_s")},
         "bound_shares": dict(sorted(e.encode["shares"].items(), key=lambda item: -item[1])),
         "flops": encoder_of(e.scenario).flops() * e.scenario.batch,
     }

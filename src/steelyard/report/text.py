@@ -145,6 +145,8 @@ def _times(e: Estimate) -> Any:
             what = ", ".join(dict.fromkeys(s.shown.field for s in e.scenario.seen))
             took, least = (q(e.encode[x], "s") for x in ("time_s", "limit_s"))
             table.add_row(f"  of it {what}", took, "", least, _largest(e.encode["shares"]))
+            if e.encode["host_s"]:
+                table.add_row("  of it host", q(e.encode["host_s"], "s"), "", "", "decoding, resizing, copying")
         if name == "ttft_s" and batch > 1:
             table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
     return table

@@ -58,8 +58,8 @@ class StepPrices:
     static_w: float
     cap_w: float
     spread: float
-    encode: tuple[float, float] = (0.0, 0.0)
-    """Time and energy of the pass over the images of a prompt, before its first step."""
+    encode: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Time and energy of the pass over the images of a prompt, before its first step; time of the host before that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def step_prices(
     replica: ReplicaOption,
     demand: Demand,
     classes: dict[tuple[bool, ...], Classes] | None = None,
-    encode: tuple[float, float] = (0.0, 0.0),
+    encode: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> StepPrices:
     """Price a replica, without the hops between its stages (:func:`with_hops`).
 

@@ -215,7 +215,7 @@ def operating_points(
         load,
         lanes,
         np.array([float(r.ranks) for r in replicas]),
-        np.array([r.engine.request_s for r in replicas]),
+        np.array([r.engine.request_s + x.encode[2] for r, x in zip(replicas, prices, strict=True)]),
         seats,
         np.minimum(power, cap),
         queue,
@@ -236,7 +236,7 @@ class _Steps:
             np.stack([getattr(x, name) for x in prices]) for name in ("token", "decode_token", "prompt_token")
         )  # [p, 2, t]
         self.prompt = np.stack([x.prompt for x in prices])  # [p, 2, c, k]
-        self.encode = np.array([x.encode for x in prices])[:, :, None, None, None]  # [p, 2]
+        self.encode = np.array([x.encode[:2] for x in prices])[:, :, None, None, None]  # [p, 2]
         self.rows = _refined(np.stack([x.rows for x in prices]), at)
         attention = _refined(np.stack([x.attention for x in prices]), at, logarithmic=True)
         self.decoding = _at(self.points, self.decode_token, at) + self.rows + attention

@@ -57,12 +57,13 @@ class PlanTask:
             self.cache.encoders[key] = Encoder(seen, replace(replica.plan, pp=1), cluster, replica.engine)
         return self.cache.encoders[key].passes(numbers(seen, trace))
 
-    def encode(self, replica: ReplicaOption) -> tuple[float, float]:
-        """Time (s) of a mean request's images, and energy of one device for them (J)."""
+    def encode(self, replica: ReplicaOption) -> tuple[float, float, float]:
+        """Time (s) of a mean request's images, energy of one device for them (J), and the time of the host before."""
         found = self.passes(replica, self.trace)
         if found is None:
-            return 0.0, 0.0
-        return float(found.alone_s.mean()), float(found.time_s.mean()) * found.power_w
+            return 0.0, 0.0, 0.0
+        energy_j = float(found.time_s.mean()) * found.power_w
+        return float(found.alone_s.mean()), energy_j, float(np.mean(found.host_s))
 
     def max_devices(self, machine: str) -> int | None:
         """Devices of a machine that the limits on devices and rent leave room for; None = any number."""

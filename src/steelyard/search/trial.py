@@ -164,6 +164,7 @@ def run_pools(
         table = task.cache.table(pool, task.demand.longest_tokens).tables
         tables.append(table if factor == 1.0 else scaled(table, factor))
     read = task.passes(pools[0].replica, trace)
+    read = None if read is None else read.slower(factor)
     setup = setup_of_fleet(
         members,
         trace,
@@ -173,12 +174,10 @@ def run_pools(
         stop_after_s=stop_after_s,
         log=0,
         promises=misses or {},
-        read_w=0.0 if read is None else read.power_w,
-        read_s=0.0 if read is None else read.launches_s * factor,
+        read=read,
     )
     rejected = np.asarray((trace.isl + trace.osl) > min(m.longest for m in members))
-    encode_s = None if read is None else read.time_s * factor
-    played = play(setup, tables, trace, "fcfs", router, 0, rejected, 0, encode_s=encode_s)
+    played = play(setup, tables, trace, "fcfs", router, 0, rejected, 0, read=read)
     return PoolsRun(pools, counts, members, trace, played)
 
 

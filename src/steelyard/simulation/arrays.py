@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.encode import Passes
 from steelyard.cost.kv_pool import NO_LIMIT, KvPool, longest_request, seated
 from steelyard.cost.step_table import Tables
 from steelyard.deployment.deployment import ROLES
@@ -162,8 +163,7 @@ def setup_of_fleet(
     stop_after_iterations: int | None = None,
     log: int = 1 << 18,
     promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
-    read_w: float = 0.0,
-    read_s: float = 0.0,
+    read: Passes | None = None,
 ) -> Setup:
     """The kernel's limits and rules from the engines' flags.
 
@@ -176,7 +176,7 @@ def setup_of_fleet(
         log: steps to keep.
         promises: ``ttft_s``, ``tpot_s`` or ``e2e_s`` -> (limit, requests that may miss it): the run is given up, with 4
             as its ``stop``, when more do.
-        read_w, read_s: power of a device while it reads images and sounds; least time of a step for these.
+        read: what images and sounds of the requests take.
     """
     order = ordered(policy, trace)
     blocks = [m.kv.block_tokens for m in members]
@@ -206,8 +206,7 @@ def setup_of_fleet(
             "fork_on_first": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
-            "read_w": read_w,
-            "read_s": read_s,
+            **({} if read is None else _reading(read, stages[0])),
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
             **{name: promises.get(name, _KEPT)[0] / late.get(name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")},
             **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
@@ -215,6 +214,11 @@ def setup_of_fleet(
     )
     size = len(members)
     return Setup(run, pools, np.zeros((size, size), dtype=LINK) if wires is None else wires, tuple(members))
+
+
+def _reading(read: Passes, entries: int) -> dict[str, float]:
+    """Power of a device while it reads, the least time of a step for it, and what the hosts work on at once."""
+    return {"read_w": read.power_w, "read_s": read.launches_s, "hosts": max(1, entries) * read.host_workers}
 
 
 def _unit(hashed: int, blocks: Sequence[int]) -> int:
@@ -298,7 +302,7 @@ def play(
     rejected: Any,
     log: int,
     *,
-    encode_s: Any = None,
+    read: Passes | None = None,
     assigned: Any = None,
     methods: Callable[[Tables, int, int], Methods] | None = None,
     watch: Callable[[Any], None] | None = None,
@@ -311,8 +315,8 @@ def play(
         trace, policy, router, seed: as given to ``setup_of``.
         rejected: ``[n]`` requests refused at the door.
         log: steps to keep.
-        encode_s: ``[n]`` s that the images and sounds of each request take before its prompt, in encoders where there
-            are some, else in the step that begins the prompt; None = none.
+        read: what images and sounds of the requests take: of the host before, in encoders where there are some, else in
+            the steps that begin their prompts; None = nothing.
         assigned: ``[n]`` pool that computes the prompt, -1 = any; None = any for all.
         methods: makes the arrays of what engines do beyond scheduling from ``(tables, replicas, prefix units)``;
             None = nothing of it.
@@ -324,7 +328,7 @@ def play(
 
     joined = _joined([tables] if isinstance(tables, Tables) else tables)
     order = ordered(policy, trace)
-    state = _state(setup, trace, order, router, seed, rejected, encode_s, assigned, joined, log)
+    state = _state(setup, trace, order, router, seed, rejected, read, assigned, joined, log)
     tech = None
     if methods is not None or order.rules or not _plain(setup):
         tech = _tech(setup, state, seed, joined, methods, order.rules)
@@ -381,7 +385,7 @@ def _state(
     router: str,
     seed: int,
     rejected: Any,
-    encode_s: Any,
+    read: Passes | None,
     assigned: Any,
     tables: Tables,
     log: int,
@@ -398,13 +402,13 @@ def _state(
     replicas = make_pools(x, [m.longest for m in members], [m.weight for m in members])
     workers = make_workers(replicas, x)
     requests, inputs, prefix_units, children, order, units = request_arrays(
-        trace, int(setup.run[0]["entries"]), setup.unit_tokens, policy, router, seed, rejected, encode_s, assigned
+        trace, int(setup.run[0]["entries"]), setup.unit_tokens, policy, router, seed, rejected, read, assigned
     )
     known = f"{count:,} caches of {units:,} blocks that requests share"
     check_bytes({**parts, known: ("replicas", count * units * UNIT.itemsize)})
     run = setup.run.copy()
     run["log_stride"], run["next_request"], run["pending"] = 1, trace.concurrency, -1
-    run["reads"] = int(encode_s is not None and not run["encoders"][0])
+    run["reads"] = int(read is not None and not run["encoders"][0])
     return State(
         run=run.view(np.recarray)[0],
         setups=x,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.encode import Encoder
+from steelyard.cost.encode import Encoder, Passes
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
@@ -64,10 +64,8 @@ class Options:
     encode_s: Any = None
     """Time for the images and sounds of a request, or of each, s: in a pool E where there is one, else in the step that
     begins its prompt."""
-    encode_w: float = 0.0
-    """Power of a device in that time, where it is in a step."""
-    launches_s: float = 0.0
-    """The least that a step with images takes more, s: the host launches the kernels that read them."""
+    passes: Passes | None = None
+    """The same with what it needs beside that time."""
     watch: Callable[[Any], None] | None = None
     techniques: tuple[Technique, ...] = ()
     assigned: Any = None
@@ -213,6 +211,8 @@ def prepare(
     ]
     if options.encode_s is None and options.seen:
         options = _encoding(options, served, trace)
+    elif options.encode_s is not None:
+        options = replace(options, passes=Passes(np.broadcast_to(options.encode_s, len(trace))))
     computing = [s for s in served if s.pool.role != "encode"]
     if router == "prefix" and not any(s.config.enable_prefix_caching for s in computing):
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
@@ -253,8 +253,8 @@ def _encoding(options: Options, served: Sequence[Served], trace: Trace) -> Optio
     s = served[at].scenario
     passes = Encoder(options.seen, s.plan, s.cluster, s.engine).passes(numbers(options.seen, trace))
     if "encode" in roles:
-        return replace(options, encode_s=passes.alone_s, encode_w=passes.power_w)
-    return replace(options, encode_s=passes.time_s, encode_w=passes.power_w, launches_s=passes.launches_s)
+        passes = replace(passes, time_s=passes.alone_s, launches_s=0.0)
+    return replace(options, encode_s=passes.time_s, passes=passes)
 
 
 def _serve(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.encode import Passes
 from steelyard.simulation.kernel.state import (
     INPUT,
     REQUEST,
@@ -54,7 +55,7 @@ def request_arrays(
     router: str,
     seed: int,
     rejected: Any,
-    encode_s: Any,
+    read: Passes | None,
     assigned: Any,
 ) -> tuple[Any, Any, Any, Any, Any, int]:
     """``(requests, inputs, units of prompts, children, order of known arrivals, number of units)``."""
@@ -76,8 +77,8 @@ def request_arrays(
     ):
         requests[name] = -1
     columns = _columns(trace, entries, policy, router, seed)
-    if encode_s is not None:
-        columns["encode_s"] = encode_s
+    if read is not None:
+        columns["encode_s"], columns["host_s"] = read.time_s, np.broadcast_to(read.host_s, n)
     if assigned is not None:
         columns["pool"] = assigned
     prefix_units, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0

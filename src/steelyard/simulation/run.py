@@ -46,6 +46,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
     options, trace, served = prepared.options, prepared.trace, prepared.served
     engine = prepared.first.scenario.engine
     kept = options.log if log is None else log
+    read = None if options.passes is None else options.passes.slower(factor)
     setup = setup_of_fleet(
         [s.member(options) for s in served],
         trace,
@@ -56,14 +57,12 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         stop_after_s=options.stop_after_s,
         stop_after_iterations=options.stop_after_iterations,
         log=kept,
-        read_w=options.encode_w,
-        read_s=options.launches_s * factor,
+        read=read,
     )
     built = time.perf_counter() - started
     tables = [prepared.table.tables if s.table is None else s.table.tables for s in served]
     if factor != 1.0:
         tables = [scaled(t, factor) for t in tables]
-    encode_s = None if options.encode_s is None else np.broadcast_to(options.encode_s, len(trace)) * factor
     played = play(
         setup,
         tables,
@@ -73,7 +72,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         options.seed,
         prepared.rejected,
         kept,
-        encode_s=encode_s,
+        read=read,
         methods=_methods(prepared),
         assigned=options.assigned,
         watch=options.watch if factor == 1.0 else None,
@@ -115,9 +114,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         deployment=prepared.deployment,
         pools=pools,
         techniques=options.techniques,
-        encode_s=np.where(encode_s > 0, np.maximum(encode_s, options.launches_s * factor), 0.0)
-        if encode_s is not None and options.encode_w > 0
-        else None,
+        encode_s=read.alone_s if read is not None and read.power_w > 0 else None,
     )
 
 

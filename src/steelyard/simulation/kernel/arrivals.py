@@ -12,7 +12,7 @@ from typing import Any
 from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.routing import encode, send
-from steelyard.simulation.kernel.state import ENCODED, ENTRY, HERE, State
+from steelyard.simulation.kernel.state import DECODED, ENCODED, ENTRY, HERE, State
 
 __all__ = ["arrive", "next_arrival", "successors"]
 
@@ -76,7 +76,17 @@ def arrive(state: State, tech: Any, request: int, now: float) -> None:
     if own.origin == ENCODED:
         own.origin = HERE
     else:
-        state.run.in_system += 1
+        if own.origin == DECODED:
+            own.origin = HERE
+        else:
+            state.run.in_system += 1
+            host_s = state.inputs[request if state.inputs.shape[0] > 1 else 0].host_s
+            if host_s > 0:
+                begin = max(now, state.run.host_free)
+                state.run.host_free = begin + host_s / state.run.hosts
+                own.origin = DECODED
+                set_arrival(state, request, begin + host_s)
+                return
         if tech is not None:
             encode_s = state.inputs[request if state.inputs.shape[0] > 1 else 0].encode_s
             if state.run.encoders > 0 and encode_s > 0:

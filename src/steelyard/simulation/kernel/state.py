@@ -38,14 +38,16 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 BOTH, ENCODE, PREFILL, DECODE = range(4)
 #: Stages a request is routed to, rows of ``ways``.
 ENTRY, OUTPUT, ENCODER = range(3)
-#: Values of ``origin``: computed where it runs; its encoder has run.
-HERE, ENCODED = -1, -2
+#: Values of ``origin``: computed where it runs; its encoder has run; the host is done with its images.
+HERE, ENCODED, DECODED = -1, -2, -3
 
 #: Limits, rules and counters of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest
 #: cached prefix, then fewest requests. ``entries``, ``outputs``, ``encoders``: replicas of each stage. ``add_time``: 1
 #: when the order key counts from arrival. ``log``: whether steps are kept. ``has_events``: replicas fail, are started
 #: or send each other requests. ``fork_on_first``: dependants wait for the first token only. ``reads``: the first
 #: step of a request takes ``encode_s`` more, all of a step together ``read_s`` at least, with the power ``read_w``.
+#: ``hosts`` requests are worked on by the hosts at once before they reach an engine, ``host_s`` each, the next from
+#: ``host_free`` on.
 #: ``ttft_left`` more requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters:
 #: ``next_seq``, the number of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system``
 #: requests; ``known``, arrivals of ``order`` that have come; ``pending``, root of the heap of others to come; ``turn``
@@ -82,6 +84,7 @@ RUN = np.dtype(
         "timers_full",
     )
     + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s", "read_w", "read_s")
+    + _fields("f8", "hosts", "host_free")
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
@@ -147,10 +150,10 @@ REQUEST = np.dtype(
 )
 
 #: Optional inputs of a request (one record for all, or one each): key beyond arrival, delay after its predecessor, time
-#: in an encoder, its place among the replicas, the only pool that may take it (-1: any), its adapter (-1: none); its
-#: prefix units, its dependants, predecessors still to complete.
+#: in an encoder, of the host before, its place among the replicas, the only pool that may take it (-1: any), its
+#: adapter (-1: none); its prefix units, its dependants, predecessors still to complete.
 INPUT = np.dtype(
-    _fields("f8", "base_key", "delay_s", "encode_s")
+    _fields("f8", "base_key", "delay_s", "encode_s", "host_s")
     + _fields("i4", "route", "pool", "unit_start", "unit_count", "child_start", "child_count", "predecessors")
 )
 
