@@ -14,7 +14,7 @@ import re
 import stat
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,10 @@ from steelyard.units import Quantity
 __all__ = [
     "MAX_BYTES",
     "build",
+    "build_file",
     "is_file",
     "is_folder",
+    "named",
     "no_file",
     "open_file",
     "open_lines",
@@ -294,6 +296,25 @@ def _yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     except (AttributeError, KeyError, TypeError, IndexError, OverflowError) as error:  # of a tag that does not fit
         raise ValueError(f"a tag does not fit its value ({type(error).__name__})") from error
+
+
+def named(path: Path) -> str:
+    """How messages name a file of a catalogue: ours by its name, somebody's own by its whole path."""
+    return path.name if Path(__file__).parent in path.parents else str(path)
+
+
+def build_file(cls: type[T], path: Path, mend: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> T:
+    """A file of a catalogue as the frozen dataclass ``cls``.
+
+    Args:
+        cls: as for :func:`build`.
+        path: of the file.
+        mend: changes its data before.
+
+    Raises:
+        InputError: as :func:`build`; the problems name the file as :func:`named` does.
+    """
+    return build(cls, mend(parse_document(read_text(path), named(path))), named(path))
 
 
 @cache

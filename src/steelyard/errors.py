@@ -40,7 +40,9 @@ _MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
 _MAX_KNOWN, _NEAR = 12, 0.6
 _NONE: Mapping[str, str] = {}
 #: Characters that steer a terminal, or turn the order of what is read.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_STEERING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 #: What Python writes of an object that has no words of its own.
 _OBJECT = re.compile(r"<(?:\w+\.)*(\w+)(?: object| [\w.<>]+)? at 0x[0-9a-fA-F]+>")
 #: A quoted value (its opening quote does not follow a letter, as that of "its machine's" does), and a word.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from steelyard.documents import MAX_BYTES, build, read_document
+from steelyard.documents import MAX_BYTES, build, build_file, named, read_document
 from steelyard.errors import InputError, UnknownName, normalise, suggest
 from steelyard.folders import catalogue_folders
 from steelyard.machine import Machine, load_machine, machine_from_dict
 from steelyard.machine.catalogue import find_machine
+from steelyard.machine.network import NodeFile
 from steelyard.units import Quantity, format_quantity, parse_quantity
 
 H100 = (
@@ -65,6 +66,20 @@ def test_bounds_are_checked_and_nan_refused() -> None:
 )
 def test_quantities_are_written(value: float, unit: str, text: str) -> None:
     assert format_quantity(value, unit) == text
+
+
+def test_a_file_of_ones_own_catalogue_is_named_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[[node]]\nname = "n"\nmachine = "h100_sxm"\ndevices = "x"\n', encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        build_file(NodeFile, path)
+    assert str(path) in str(caught.value) and "node[0].devices" in str(caught.value)
+    path.write_text("[[node", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        build_file(NodeFile, path)
+    assert str(path) in str(caught.value)
+    ours = next(iter(sorted((catalogue_folders()[-1] / "nodes").glob("*.toml"))))
+    assert named(ours) == ours.name
 
 
 def test_all_problems_are_listed_at_once_with_paths() -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build, build_file, named
 from steelyard.errors import InputError, UnknownName, normalise, show
 from steelyard.folders import catalogue_folders
 from steelyard.machine.classes import family_named, kinds, stack_named
@@ -343,7 +343,7 @@ class _EngineFile:
 @cache
 def _files() -> tuple[tuple[str, _EngineFile], ...]:
     return tuple(
-        (path.name, build(_EngineFile, read_document(path), path.name))
+        (named(path), build_file(_EngineFile, path))
         for folder in catalogue_folders()
         for path in sorted((folder / "engines").glob("*.toml"))
     )

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build_file
 from steelyard.errors import InputError, UnknownName, normalise, show
 from steelyard.machine.component import Compute, Machine
 from steelyard.units import Quantity
@@ -78,7 +78,7 @@ class FormatFile:
 def formats() -> Mapping[str, Format]:
     """Every known format by name."""
     path = Path(__file__).parent.parent / "catalogue" / "formats" / "formats.toml"
-    return {f.name: f for f in build(FormatFile, read_document(path), path.name).format}
+    return {f.name: f for f in build_file(FormatFile, path).format}
 
 
 @cache

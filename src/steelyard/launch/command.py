@@ -23,7 +23,6 @@ __all__ = [
     "compose_word",
     "in_container",
     "kubernetes_word",
-    "one_line",
     "shell_defaults",
     "shell_quoted",
     "shell_word",
@@ -237,8 +236,3 @@ def in_container(word: Word) -> Word:
     if isinstance(word, Var) and word.name in ("OPTIONS", "DISAGGREGATED"):
         return f"/config/{word.default}"
     return word
-
-
-def one_line(text: str) -> str:
-    """Text for a comment: one line, nothing that ends it."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

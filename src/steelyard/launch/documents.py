@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steelyard.launch.command import one_line
+from steelyard.errors import printable
 
 __all__ = ["comment", "yaml_text"]
 
 
 def comment(*lines: str, mark: str = "#") -> str:
     """Comment lines, each one line whatever is in it."""
-    return "".join(f"{mark} {one_line(x)}".rstrip() + "\n" for x in lines)
+    return "".join(f"{mark} {printable(x)}".rstrip() + "\n" for x in lines)
 
 
 def yaml_text(*documents: Mapping[str, Any] | Sequence[Any], head: str = "") -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from steelyard._version import __version__
-from steelyard.launch.command import one_line, shell_quoted
+from steelyard.errors import printable
+from steelyard.launch.command import shell_quoted
 from steelyard.launch.kubernetes import SECRET
 from steelyard.launch.scripts import needs_router
 from steelyard.launch.service import PORT, Service, Unit, not_a_flag
@@ -72,7 +73,7 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return printable(text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
 def _pool(unit: Unit) -> str:

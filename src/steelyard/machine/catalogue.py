@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import build, read_document, read_text
+from steelyard.documents import build_file, read_text
 from steelyard.errors import InputError, UnknownName, complete, normalise, show
 from steelyard.folders import catalogue_folders
 from steelyard.machine.component import Machine
@@ -242,21 +242,21 @@ def _spellings(key: str) -> Iterator[str]:
 @cache
 def networks() -> Mapping[str, Network]:
     """Every network by name."""
-    found = [n for p in _files("networks") for n in build(NetworkFile, read_document(p), p.name).network]
+    found = [n for p in _files("networks") for n in build_file(NetworkFile, p).network]
     return {n.name: n for n in reversed(found)}
 
 
 @cache
 def nodes() -> Mapping[str, Node]:
     """Every node by name."""
-    found = [n for p in _files("nodes") for n in build(NodeFile, read_document(p), p.name).node]
+    found = [n for p in _files("nodes") for n in build_file(NodeFile, p).node]
     return {n.name: n for n in reversed(found)}
 
 
 @cache
 def systems() -> Mapping[str, System]:
     """Every whole system and instance of a cloud, by name."""
-    found = [n for p in _files("systems") for n in build(SystemFile, read_document(p), p.name).system]
+    found = [n for p in _files("systems") for n in build_file(SystemFile, p).system]
     return {n.name: n for n in reversed(found)}
 
 
@@ -293,18 +293,16 @@ def find_whole(name: str) -> System:
 @cache
 def prices() -> tuple[Price, ...]:
     """Every price, newest first."""
-    found: list[Price] = []
-    for path in _files("prices"):
-        data = read_document(path)
-        if isinstance(rows := data.get("price"), list):
-            data["price"] = [_without_class(row) if isinstance(row, dict) else row for row in rows]
-        found += build(PriceFile, data, path.name).price
+    found = [x for path in _files("prices") for x in build_file(PriceFile, path, _without_class).price]
     return tuple(sorted(found, key=lambda x: x.date, reverse=True))
 
 
-def _without_class(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a price file with the name that Python can have for its ``class``."""
-    return {("provider_class" if k == "class" else k): v for k, v in row.items()}
+def _without_class(data: dict[str, Any]) -> dict[str, Any]:
+    """A price file with the name that Python can have for the ``class`` of its rows."""
+    if not isinstance(rows := data.get("price"), list):
+        return data
+    known = {"class": "provider_class"}
+    return {**data, "price": [{known.get(k, k): v for k, v in r.items()} if isinstance(r, dict) else r for r in rows]}
 
 
 @cache
@@ -312,7 +310,7 @@ def _quick(kind: str, name: str, cls: type[Any], field: str) -> Any:
     """The entry with exactly this name, read from the one file that mentions it; None when there is none."""
     for path in _files(kind):
         if f'name = "{name}"' in read_text(path):
-            for entry in getattr(build(cls, read_document(path), path.name), field):
+            for entry in getattr(build_file(cls, path), field):
                 if entry.name == name:
                     return entry
     return None

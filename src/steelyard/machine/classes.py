@@ -12,7 +12,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build_file
 from steelyard.folders import catalogue_folders
 from steelyard.units import Quantity
 
@@ -94,7 +94,7 @@ _Class = TypeVar("_Class", Kind, Stack, Family)
 @cache
 def _files() -> tuple[_ClassFile, ...]:
     return tuple(
-        build(_ClassFile, read_document(path), path.name)
+        build_file(_ClassFile, path)
         for folder in catalogue_folders()
         for path in sorted((folder / "classes").glob("*.toml"))
     )

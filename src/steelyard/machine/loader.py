@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import build, parse_document, read_text
+from steelyard.documents import build, named, parse_document, read_text
 from steelyard.errors import InputError, complete, show
 from steelyard.machine.component import Machine
 from steelyard.provenance import content_hash
@@ -38,7 +38,7 @@ def load_machine(path: str | Path) -> Machine:
 
 def load_catalogued(path: str | Path) -> Machine:
     """The same for a file of a catalogue, which is known by its name. Raises :class:`InputError`."""
-    return _built(read_text(path), Path(path).name)
+    return _built(read_text(path), named(Path(path)))
 
 
 @lru_cache(maxsize=1024)
