@@ -244,3 +244,25 @@ def test_prompts_launched_one_by_one_wait_for_the_scans() -> None:
 
     hybrid = estimate("qwen3-next", "b200_sxm:8", tp=8, engine="sglang", isl=128, osl=2)
     assert hybrid.ttft_s > 0.07  # 36 layers of ten launches more: 0.13 s measured
+
+
+def test_one_type_of_two_generations_of_ling() -> None:
+    """Ling and Ring 2.5 and 2.6 have lightning attention where Ling 3, of the same type, has delta layers."""
+    config = {
+        **_SIZES,
+        **_HEADS,
+        **_EXPERTS,
+        "model_type": "bailing_hybrid",
+        "head_dim": 32,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "moe_intermediate_size": 64,
+        "layer_group_size": 4,
+    }
+    newer, older = read_config(config), read_config({**config, "num_kv_heads_for_linear_attn": 4})
+    names = [type(x.mixer).__name__ for model in (newer, older) for x in model.layers if x.mixer is not None]
+    assert set(names[:1]) == {"DeltaNet"} and names[-1] == "LinearAttention"
+    assert older.state_bytes == 3 * 4 * 32 * 32 * 4  # no convolutions
+    assert read_config({**config, "num_kv_heads_for_linear_attn": 0}).parameters() == newer.parameters()

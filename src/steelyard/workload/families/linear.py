@@ -52,8 +52,34 @@ def kimi_linear(config: Mapping[str, Any]) -> Transformer:
 
 
 def bailing_hybrid(config: Mapping[str, Any]) -> Transformer:
-    """Ling 3: Kimi Linear's layers with gates of full rank, five to one; head gates on the latent attention."""
-    return _kimi(Fields(config), full_rank=True)
+    """Ling 3: Kimi Linear's layers with gates of full rank, five to one; head gates on the latent attention.
+
+    Ling and Ring 2.5 and 2.6 go by the same type and have lightning attention in seven of eight layers instead; they
+    state its key-value heads, which Ling 3 sets to 0 or leaves out.
+    """
+    f = Fields(config)
+    return _ling_2_5(f) if f.optional("num_kv_heads_for_linear_attn") else _kimi(f, full_rank=True)
+
+
+def _ling_2_5(f: Fields) -> Transformer:
+    depth, heads = f.depth(), f.size("num_attention_heads")
+    width, groups = f.size("head_dim", default=128), f.size("num_kv_heads_for_linear_attn")
+    f.divides("num_attention_heads", heads, "num_kv_heads_for_linear_attn", groups)
+    mixer = LinearAttention(heads, width, width, kv_heads=groups, qk_norm=True)
+    every = f.size("layer_group_size", default=8)
+    kinds = f.layer_kinds(
+        depth, lambda i: "full" if (i + 1) % every == 0 or i >= depth // every * every else "linear", also=("linear",)
+    )
+    wide = f.size("moe_shared_expert_intermediate_size", "moe_intermediate_size")
+    experts = f.experts(
+        "moe_intermediate_size",
+        count=("num_experts",),
+        shared=f.optional("num_shared_experts") * wide,
+        router_bias=f.flag("moe_router_enable_expert_bias", True),
+    )
+    routed, dense = routed_layers(f, depth), f.gated_mlp()
+    layers = mixed_layers(kinds, latent_attention(f), mixer, [experts if here else dense for here in routed])
+    return decoder(f, layers, tied=f.flag("tie_word_embeddings", False))
 
 
 def _kimi(f: Fields, *, full_rank: bool) -> Transformer:
