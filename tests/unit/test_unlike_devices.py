@@ -98,3 +98,7 @@ def test_a_simulation_agrees_with_the_estimate_and_the_tightest_card_holds_the_c
     # a batch in flight on each card: the pace is that of the slower stage, equal stages go twice as fast
     even, uneven = played(f"{BIG}:2", 16), played(f"{BIG}+{BIG}@7/1", 16)
     assert uneven.makespan_s > 1.3 * even.makespan_s
+    told = steelyard.estimate("qwen3-8b", f"{BIG}+{BIG}@7/1", isl=64, osl=64, batch=16, engine="vllm")
+    words = {"isl": 64, "osl": 64, "concurrency": 16, "requests": 32, "engine": "vllm", "max_model_len": 4096}
+    run = steelyard.simulate("qwen3-8b", f"{BIG}+{BIG}@7/1", **words)
+    assert told.tpot_s == pytest.approx(float(np.mean(run.records.tpot_s)), rel=0.03)

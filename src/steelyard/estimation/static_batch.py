@@ -160,11 +160,12 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     together = replica.prompts(np.concatenate([per_step, last, np.ones_like(last)]), np.tile(prompt, 3))
     prefill, final, single = (together.at(slice(i * n, (i + 1) * n)) for i in range(3))
 
+    paces = replica.paces(float(np.mean(batch)), float(np.mean(scenario.mean_context)))
     filled = np.minimum(batch, np.maximum(1.0, engine.max_batched_tokens / np.maximum(prompt, 1))) / per_step
 
     def prefilled(step: Array, end: Array) -> Array:
         """A first step as full as the engine makes it, and the rest, which follows it through the stages."""
-        return np.where(steps > 1, step * filled + (step * (steps - 1 - filled) + end) / plan.pp, step)
+        return np.where(steps > 1, step * filled + (step * (steps - 1 - filled) + end) / paces, step)
 
     encode = _encoded(scenario, per_step, steps, last)
     encode_s: Array = encode["time_s"] if encode else np.zeros(n)
@@ -180,6 +181,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     decode = prefill
     if scenario.transformer.causal:
         decode = replica.decodes(-(-batch // flights), scenario.mean_context)
+        decode = replace(decode, time_s=decode.time_s * np.maximum(1.0, flights / paces))  # the slowest stage's turn
     tpot, tokens = decode.time_s, answer - 1
     e2e = ttft + tokens * tpot
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
