@@ -91,7 +91,7 @@ def test_arithmetic_is_of_what_is_known() -> None:
         ('flags = { max_num_seqs = "=clients" }', "clients"),
         ('flags = { max_num_seqs = "=1//0" }', "division by zero"),
         ("words = { skw = 1 }", "did you mean 'skew'"),
-        ("words = { isl = 1 }", "unknown field 'isl'"),
+        ("words = { tp = 1 }", "unknown field 'tp'"),
         ('lengths = "1.0-0.8"', "shares such as 0.8-1.0"),
         ("case = [{ when = { expert = true } }]", "did you mean 'experts'"),
         ('case = [{ when = { tp = "many" } }]', "a range such as"),

@@ -37,8 +37,10 @@ _NUMBERS = (*DEGREES, *GROUPS["batch"][1:], "concurrency")
 #: Lengths of a request where the user names none.
 USUAL_LENGTHS = {name: int(field_of("estimate", name).default) for name in GROUPS["batch"][1:]}
 _RANGE = re.compile(r"(\d{1,9})?(-)?(\d{1,9})?")
-#: Fields that say where and what runs, and the load, which a recipe leaves to the user.
-_LEFT = frozenset({"model", "on", "trace", "workflow", "flags", "techniques", "recipe", "seed", *_NUMBERS})
+#: Fields that say what runs where, and how many clients there are, which a recipe leaves to the user.
+_LEFT = frozenset(
+    {"model", "on", "trace", "workflow", "flags", "techniques", "recipe", "anchor", "seed", "concurrency"}
+)
 #: Fields that say how requests are sent; of a recipe's those count where the user says none.
 _SENT = ("trace", "rate", "concurrency", "workflow")
 
@@ -153,7 +155,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("name", f"expected letters, digits and . @ / - _, got {show(recipe.name)}")
     if recipe.lengths and not re.fullmatch(r"(0(\.\d+)?|1(\.0+)?)-1(\.0+)?", recipe.lengths):
         yield Problem("lengths", f"expected shares such as 0.8-1.0, got {show(recipe.lengths)}")
-    every = {name for verb in VERBS.values() for name in verb} - _LEFT
+    every = {name for verb in VERBS.values() for name in verb} - _LEFT - set(DEGREES)
     for where, words, flags in (
         ("", recipe.words, recipe.flags),
         *((f"case[{i}].", c.words, c.flags) for i, c in enumerate(recipe.case)),
@@ -322,7 +324,7 @@ def with_recipe(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
         found |= {name: value for name, value in flags.items() if name in STATIC_FLAGS}
     if recipe.lengths and verb != "estimate" and not own.get("trace"):
         for name, usual in USUAL_LENGTHS.items():
-            if (size := _whole(own.get(name, usual))) is not None:
+            if name not in (found.keys() - own.keys()) and (size := _whole(own.get(name, usual))) is not None:
                 own[name] = f"uniform:{recipe.lengths}x{size}"
     return {**words, **found, **{n: v for n, v in own.items() if n != "flags" or n not in found}}
 

@@ -26,6 +26,8 @@ from steelyard.measurements.reader import (
     machine_of,
     read_frame,
 )
+from steelyard.scenario.recipes import find_recipe
+from steelyard.traffic.lengths import parse_lengths
 from steelyard_validation.readers._serve import Load, Service
 from steelyard_validation.readers._whole import deploy
 
@@ -37,11 +39,13 @@ __all__ = ["read"]
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A data set: model, mean prompt and output in tokens, beams, and the limit on the time between tokens, s."""
+    """A data set: model, its recipe, mean output in tokens, beams, and the limit on the time between tokens, s."""
 
     model: str
-    isl: float
+    recipe: str
+    """What says the load: ``mlperf-inference/NAME``."""
     osl: float
+    """Mean tokens of an answer, which rates in samples are turned into tokens by."""
     beams: float = 1.0
     server_tpot_s: float = 0.2
     interactive_tpot_s: float = 0.04
@@ -50,17 +54,19 @@ class Benchmark:
 #: MLCommons inference rules and reference token counts (OpenOrca, CNN/DailyMail, mixed, LongBench and reasoning sets).
 #: GPT-J and the 8B model summarise CNN/DailyMail; GPT-J searches with four beams and answers within 20 s in all.
 BENCHMARKS = {
-    "llama2-70b": Benchmark("Llama-2-70b", 294, 294),
-    "gptj": Benchmark("EleutherAI/gpt-j-6b", 870, 69, beams=4, server_tpot_s=0.25),
-    "mixtral-8x7b": Benchmark("mistralai/Mixtral-8x7B-v0.1", 275, 146),
-    "llama3.1-405b": Benchmark("meta-llama/Llama-3.1-405B", 9428, 685, server_tpot_s=0.175, interactive_tpot_s=0.08),
-    "llama3.1-8b": Benchmark("Llama-3.1-8B", 870, 128, server_tpot_s=0.1, interactive_tpot_s=0.03),
-    "deepseek-r1": Benchmark("deepseek-ai/DeepSeek-R1", 800, 3880, server_tpot_s=0.08),
+    "llama2-70b": Benchmark("Llama-2-70b", "llama2-70b", 294),
+    "gptj": Benchmark("EleutherAI/gpt-j-6b", "gptj-6b", 69, beams=4, server_tpot_s=0.25),
+    "mixtral-8x7b": Benchmark("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b", 146),
+    "llama3.1-405b": Benchmark(
+        "meta-llama/Llama-3.1-405B", "llama3.1-405b", 685, server_tpot_s=0.175, interactive_tpot_s=0.08
+    ),
+    "llama3.1-8b": Benchmark("Llama-3.1-8B", "llama3.1-8b", 128, server_tpot_s=0.1, interactive_tpot_s=0.03),
+    "deepseek-r1": Benchmark("deepseek-ai/DeepSeek-R1", "deepseek-r1", 3880, server_tpot_s=0.08),
 }
 #: Share of the limit a mean may take so that the 99th percentile keeps it (guess).
 HEADROOM = 0.7
-#: Requests of an offline run, the spread of their lengths, and steps that shrink a load to a limit on its TPOT.
-QUEUED, SHORTEST, BISECTIONS = 4096, 0.6, 4
+#: Steps that shrink a load to a limit on its TPOT.
+BISECTIONS = 4
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -190,30 +196,31 @@ def _system(benchmark: str, scenario: str, accelerator: str, count: float, types
 @cache
 def _replica(known: Benchmark, machine: str, tp: int, weights: str, limit_s: float) -> tuple[float, ...] | str:
     """Output tokens/s of one replica, and at both ends of its interval: all that is queued, or within a limit."""
-    at = deploy(known.model, machine, tp=tp, weights=weights, kv="fp8" if "fp" in weights else "", engine="trtllm")
+    words, said = find_recipe(f"mlperf-inference/{known.recipe}").said({"weights": weights})
+    at = deploy(known.model, machine, tp=tp, weights=weights, kv=words.get("kv", ""), engine=words["engine"])
     if isinstance(at, str):
         return at
-    longest = 2.0 / (1.0 + SHORTEST)  # over the mean; the beams of a prompt share its cache
-    isl, osl = max(1, round(longest * known.isl / known.beams)), round(longest * known.osl)
-    flags = (("max_num_tokens", max(8192, isl + 2048)),)
+    prompts, answers = (parse_lengths(words[name], name) for name in ("isl", "osl"))
+    isl, osl, queued, flags = int(prompts.high), int(answers.high), int(words["requests"]), tuple(said.items())
+    shortest = prompts.low / prompts.high
 
     def rates(clients: int, requests: int) -> tuple[float, ...]:
-        played = service.closed(Load(clients, requests, isl, osl, SHORTEST, flags))
+        played = service.closed(Load(clients, requests, isl, osl, shortest, flags))
         return tuple(x.tokens_per_s for x in played.outcomes)
 
     def tpot_s(clients: int, requests: int) -> float:
-        return service.closed(Load(clients, requests, isl, osl, SHORTEST, flags), interval=False).outcomes[0].tpot_s
+        return service.closed(Load(clients, requests, isl, osl, shortest, flags), interval=False).outcomes[0].tpot_s
 
-    service = Service.of(at, [Load(QUEUED, QUEUED, isl, osl, SHORTEST, flags)])
+    service = Service.of(at, [Load(queued, queued, isl, osl, shortest, flags)])
     try:
-        best = rates(QUEUED, QUEUED)
-        clients, slowness = QUEUED, tpot_s(QUEUED, QUEUED) / (limit_s * HEADROOM) if limit_s else 0.0
+        best = rates(queued, queued)
+        clients, slowness = queued, tpot_s(queued, queued) / (limit_s * HEADROOM) if limit_s else 0.0
         for _ in range(BISECTIONS):
             if slowness <= 1.0 or clients == 1:
                 break
             clients = max(1, int(clients / slowness))
             slowness = tpot_s(clients, 4 * clients + 64) / (limit_s * HEADROOM)
-        if clients < QUEUED:  # a limit never raises the rate
+        if clients < queued:  # a limit never raises the rate
             best = tuple(min(x) for x in zip(best, rates(clients, 4 * clients + 64), strict=True))
     except SteelyardError as error:
         return str(error)

@@ -18,6 +18,7 @@ import numpy as np
 from steelyard.cost.op_models import ONE_SWITCH
 from steelyard.deployment.engine import find_engine
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.scenario.recipes import find_recipe
 from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._serve import Load, Service, offline, played_all, shown
 from steelyard_validation.readers._whole import (
@@ -161,17 +162,14 @@ def _queue_rate(at: Placed, rows: pd.DataFrame) -> Shown:
 
 
 def _queued(row: Mapping[Any, Any]) -> Load:
-    stated = float(row["num_requests"])
-    requests = PROMPTS if not np.isfinite(stated) else int(stated)
-    # prompts are not chunked by default: ``trtllm-bench`` sizes the budget to hold the longest
-    tokens = max(8192, int(row["isl"]) + 2048)
-    return Load(requests, requests, int(row["isl"]), int(row["osl"]), flags=(("max_num_tokens", tokens),))
+    stated, isl, osl = float(row["num_requests"]), int(row["isl"]), int(row["osl"])
+    words, flags = find_recipe("trtllm-overview/offline").said({"isl": isl, "osl": osl})
+    requests = int(words["requests"]) if not np.isfinite(stated) else int(stated)
+    return Load(requests, requests, isl, osl, flags=tuple(flags.items()))
 
 
 #: Host time per kernel of a compiled engine, which a C++ runtime launches, s (CUDA's launch rate).
 COMPILED_LAUNCH_S = 5e-6
-#: Requests queued where a row does not state them.
-PROMPTS = 1500
 
 
 def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
