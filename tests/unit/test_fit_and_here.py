@@ -113,6 +113,14 @@ def test_the_largest_that_are_quick_enough() -> None:
     assert find_format(eight).bits <= 8, "bf16 gives less than 80 tokens/s"
 
 
+def test_models_of_one_shape_are_one_row() -> None:
+    names = ["Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen/Qwen3-30B-A3B-Instruct-2507", "llama-3.1-8b"]
+    found = runs_on(parse_cluster("rtx_4090"), Wish({"engine": "llamacpp"}), models=names)
+    assert [len(place.alike) for place in found] == [1, 0]
+    assert found.rows[0].row()["model"] == "Qwen/Qwen3-VL-30B-A3B-Instruct"  # the shorter name
+    assert "Instruct +1: the same figures have Qwen/Qwen3-30B-A3B-Instruct-2507" in text(found, 200)
+
+
 def test_a_computer_is_told_from_its_drivers_and_files(tmp_path: Path) -> None:
     def smi(command: Sequence[str]) -> str:
         return "NVIDIA GeForce RTX 4090, 24564\n" * 2 if command[0] == "nvidia-smi" else ""

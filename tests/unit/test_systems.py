@@ -56,6 +56,14 @@ def test_every_system_can_be_asked_for_again() -> None:
         parse_cluster("dgx_h100:9000000")
 
 
+def test_a_rack_holds_replicas_where_one_has_room() -> None:
+    whole = sy.estimate("llama-3.1-8b", on="gb200_nvl72", batch=72)
+    assert (whole.scenario.plan.tp, whole.scenario.plan.pp, whole.scenario.plan.dp) == (8, 1, 9)  # 9 stages
+    assert any("9 replicas share the requests" in line for line in whole.ledger.assumptions)
+    assert sy.estimate("llama-3.1-8b", on="gb200_nvl72", pp=9).scenario.plan.dp == 1
+    assert sy.estimate("llama-3.1-405b", on="gh200:2").scenario.plan.dp == 1  # nodes of one device
+
+
 def test_answers_say_what_the_system_is_and_what_it_costs() -> None:
     asked = sy.estimate("llama-3.1-8b", on="p5.48xlarge", tp=8)
     assert "p5.48xlarge: 8 x h100_sxm" in asked.ledger.assumptions

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import Problem, raise_all
 from steelyard.machine.cluster import Cluster
@@ -116,9 +117,21 @@ def shard(op: Op, plan: Plan) -> Op:
     return replace(op, sizes={**op.sizes, **sizes}, domain=domain, visited=visited)
 
 
+#: Devices of one domain from which on nobody runs one replica on all of them.
+RACK = 32
+#: Share of the memory that the weights of a replica may take for it to be one of several.
+_WEIGHTS_FRAC = 0.8
+
+
+def _has_room(model: Workload, cluster: Cluster, devices: int) -> bool:
+    """Whether so many devices hold the weights as published, and leave room for a cache."""
+    stored = model.parameters() * find_format(model.native_weights).stored_bits / 8
+    return stored <= _WEIGHTS_FRAC * devices * cluster.machine.usable_bytes
+
+
 def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, int]:
     """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
-    is used.
+    is used. Of a domain of :data:`RACK` devices and more, which no tensor parallel fills, replicas where one has room.
 
     Args:
         model: its heads and layers bound the degrees.
@@ -139,7 +152,9 @@ def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) ->
         heads = [queries for queries, _ in model.head_groups]
         tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
         rest //= tp
-    if pp is None and dp is None:
+    if pp is None and dp is None and RACK <= cluster.count <= cluster.per_node and _has_room(model, cluster, tp * cp):
+        pp, dp = 1, rest
+    elif pp is None and dp is None:
         pp, rest = (rest, 1) if rest <= model.depth else (1, rest)
     elif pp is None:
         pp = rest

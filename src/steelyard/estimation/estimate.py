@@ -234,7 +234,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     if plan.offload:
         ledger.guess("offload.link", "share of the link's rate that copies sustain, and the wait at each of them")
     if plan.devices > 1:
-        ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()))
+        several = f"; {plan.dp} replicas share the requests" if plan.dp > 1 and scenario.words.get("dp") is None else ""
+        ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()) + several)
     if model.experts:
         text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
         ledger.assume(f"expert routing: {text}")

@@ -102,6 +102,14 @@ class Place:
     """One machine, or several of it, that hold a model."""
 
     estimate: Estimate
+    alike: tuple[str, ...] = ()
+    """Further models of the same shape: every figure is theirs too."""
+
+    @property
+    def figures(self) -> tuple[Any, ...]:
+        """What tells one model on a machine from another."""
+        e, plan = self.estimate, self.estimate.scenario.plan
+        return plan.weights, plan.engine, float(e.memory.total), e.ttft_s, e.tpot_s, e.largest_context, self.states
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -142,6 +150,7 @@ class Place:
         usd, states = self.usd_per_hour, self.states
         return {
             "model": s.transformer.name,
+            "alike": ", ".join(self.alike),
             "machine": s.cluster.machine.name,
             "count": s.cluster.count,
             "weights": s.plan.weights,
@@ -265,7 +274,7 @@ def _with_room(model: Model, wish: Wish) -> Wish:
 
 
 def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Sequence[str] = ()) -> Places:
-    """What a machine can run: the largest models of the catalogue first.
+    """What a machine can run: the largest models of the catalogue first, those with the same figures once.
 
     Args:
         machine: it, or several of it.
@@ -279,7 +288,7 @@ def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Se
     entries = {name: find_model(name) for name in names}
     room = cluster.machine.usable_bytes * cluster.count
     rate = cluster.machine.root.bandwidth_bytes_per_s * cluster.count
-    found: list[Place] = []
+    found: dict[tuple[Any, ...], Place] = {}
     refused = ""
     for name, entry in sorted(entries.items(), key=lambda item: (-item[1].parameters, item[0])):
         if len(found) >= top:
@@ -294,9 +303,19 @@ def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Se
         except InputError as error:  # not on this engine, or not in this format
             refused = refused or str(error)
             continue
-        found += [place] if place is not None else []
+        if place is None:
+            continue
+        same = found.get(place.figures)
+        if same is not None:  # the shortest name stands for the others
+            place, same = sorted((place, same), key=lambda p: len(_name(p)))
+            place = replace(place, alike=(*place.alike, _name(same), *same.alike))
+        found[place.figures] = place
     notes = () if found or not refused else (refused,)
-    return Places(str(cluster), tuple(found), len(names), notes, models=True)
+    return Places(str(cluster), tuple(found.values()), len(names), notes, models=True)
+
+
+def _name(place: Place) -> str:
+    return place.estimate.scenario.transformer.name
 
 
 def _quick_enough(model: Model, cluster: Cluster, wish: Wish) -> Place | None:

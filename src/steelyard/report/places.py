@@ -67,7 +67,8 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     )
     ends = [cell[-1:] for row in cells for cell in row]
     star = [words for mark, words in (("*", _STARRED), ("+", _BARE)) if mark in ends]
-    return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *found.notes]
+    more = [f"{p.row()['model']} +{len(p.alike)}: the same figures have {', '.join(p.alike)}" for p in found if p.alike]
+    return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *more, *found.notes]
 
 
 def _table(found: Places) -> tuple[list[str], list[list[str]]]:
@@ -95,7 +96,7 @@ def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
     usd = row["price_usd_per_hour"]
     share = row["memory_bytes"] / row["capacity_bytes"]
     cells = [
-        row["model"] if models else name,
+        row["model"] + (f" +{len(place.alike)}" if place.alike else "") if models else name,
         row["weights"],
         row["engine"],
         f"{q(row['memory_bytes'], 'B')} ({share:.0%})",
