@@ -247,6 +247,11 @@ def test_one_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert log.recorded.summary["tpot_s"] == {"mean": 0.007}
 
 
+def test_a_load_without_a_log_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "llama-3.1-8b", "qwen3-8b", "--users", "8", "--isl", "100"]) == 2
+    assert capsys.readouterr().err.count("only for a benchmark's log") == 2
+
+
 def test_an_offline_table_of_sglang(tmp_path: Path) -> None:
     table = _PRINTED.replace("Serving", "Offline Throughput").split("----")[0]
     log = read_log(_file(tmp_path, "offline.txt", table))

@@ -81,10 +81,13 @@ def compare(
     """
     problems.read(output.check)
     from steelyard.traffic.llama_bench import is_llama_bench
+    from steelyard.traffic.trace import LENGTHS
 
     if not b and is_llama_bench(a):
         _llama_bench(a, model, question, load, output, problems)
     elif b and not model and not question.on:
+        words = "only for a benchmark's log: two things are compared as they are"
+        problems.add([Problem(name, words) for name in ("rate", "concurrency", *LENGTHS) if getattr(load, name)])
         problems.done()
         _pair(a, b, kind, output)
     else:
