@@ -107,6 +107,33 @@ def test_sharding_experts_cuts_time_and_a_warm_benchmark_is_faster() -> None:
     assert warm < cold
 
 
+@pytest.mark.parametrize("kernel", ["triton", "trtllm", "cutlass"])
+def test_rows_that_an_exchange_brings_are_all_that_a_device_handles(kernel: str) -> None:
+    """Where an all-to-all brings each of 32 devices its rows, none permutes or sums the rows of the others."""
+    wide = {"facts": FACTS[kernel], "weight_bits": 8.0, "act_bits": 8.0, "local_experts": 8}
+    brought, all_rows = (float(deepseek(524288.0, exchanged=x, **wide)) for x in (True, False))
+    few = {"facts": FACTS[kernel], "weight_bits": 8.0, "act_bits": 8.0}
+    alone = float(deepseek(16384.0, **few)) - float(deepseek(1.0, **few))  # as many rows, of all experts
+    assert brought < all_rows / (2 if FACTS[kernel].all_rows else 1)
+    assert brought == pytest.approx(alone, rel=0.5)
+
+
+def test_a_published_decode_over_128_devices_is_met() -> None:
+    """DeepSeek's profile: 128 sequences of 4096 tokens a device in 55 ms, exchanges half hidden; it was 388 ms."""
+    found = steelyard.estimate(
+        "deepseek-v3",
+        "h800_sxm:128",
+        dp=128,
+        ep=128,
+        weights="fp8_block",
+        engine="sglang",
+        batch=16384,
+        isl=4096,
+        osl=2,
+    )
+    assert 0.05 < found.tpot_s < 0.09
+
+
 def test_a_device_with_more_bandwidth_is_never_slower() -> None:
     faster = replace(H100, dram_bytes_per_s=4.8e12)
     assert np.all(deepseek(TOKENS, device=faster) <= deepseek(TOKENS))

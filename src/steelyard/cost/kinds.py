@@ -157,6 +157,7 @@ def _moe(s: Structure, plan: Plan) -> Mapping[str, Any]:
         "experts": up.size("e"),
         "total_experts": np.asarray(up.size("e")) * plan.ep,
         "gated": up.size("u") == 2,
+        "exchanged": plan.shares_experts,
     }
 
 

@@ -94,7 +94,7 @@ class MoeFacts:
 
     tile_rows: heights it may use; tile_columns; activation_fused: SwiGLU and its quantisation in the first GEMM's
     epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits);
-    all_rows: under expert parallelism the side kernels run over every routed row, also those of other devices;
+    all_rows: under expert parallelism without an exchange the side kernels run over every routed row;
     dequantised: weights are widened to 16 bit in registers; padded_to: the expert width is stored padded to a
     multiple of this.
     """
@@ -248,6 +248,7 @@ def moe_time_s(
     facts: MoeFacts,
     local_experts: Sizes | None = None,
     repeated_batches: Sizes = 0.0,
+    exchanged: bool = False,
 ) -> FloatArray:
     """Time of the routed experts of one layer on one (the busiest) device, s.
 
@@ -255,7 +256,8 @@ def moe_time_s(
     sharding); topk; experts, in the whole group; local_experts, on this device (None: all); weight_bits, act_bits,
     out_bits; gated, two matrices up; router; device; parameters; facts;
     repeated_batches, how many different batches a benchmark loops over with nothing in between, so that weights may
-    still be in L2 (0: cold, as in a model of many layers).
+    still be in L2 (0: cold, as in a model of many layers);
+    exchanged, an all-to-all brings each device the rows of its experts and no others.
     Returns: s, never below `moe_limit_s`. Valid 1 to 65536 tokens, 8 to 1024 experts.
     """
     p = parameters
@@ -274,7 +276,10 @@ def moe_time_s(
     warm = (repeated > 0.0) / (1.0 + (kept / np.maximum(p.hot_frac * device.l2_bytes, 1.0)) ** HOT_SHARPNESS)
     up = _grouped_gemm_s(rows, hit, count, ups * width, h, weight_bits, act_bits, out_bits, warm, device, p, facts)
     down = _grouped_gemm_s(rows, hit, count, h, width, weight_bits, act_bits, out_bits, warm, device, p, facts)
-    side_rows = tokens_ * np.asarray(topk, dtype=np.float64) if facts.all_rows else total_rows
+    routed = tokens_ * np.asarray(topk, dtype=np.float64)
+    if exchanged:
+        tokens_, routed = np.minimum(tokens_, total_rows), total_rows
+    side_rows = routed if facts.all_rows else total_rows
     stream = p.vector_efficiency * device.dram_bytes_per_s
     moved = side_rows * h * out_bits / 8.0 + tokens_ * h * out_bits / 8.0
     if not facts.activation_fused:
@@ -282,7 +287,7 @@ def moe_time_s(
     if act_bits < out_bits:
         quantised = tokens_ * h + (0.0 if facts.activation_fused else side_rows * i)
         moved = moved + quantised * (out_bits + act_bits) / 8.0
-    rest = moved / stream + p.sort_s_per_row * tokens_ * np.asarray(topk, dtype=np.float64) + p.expert_s * local
+    rest = moved / stream + p.sort_s_per_row * routed + p.expert_s * local
     time = p.launch_s + up + down + rest
     limit = moe_limit_s(
         tokens,

@@ -252,6 +252,7 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
             parameters=found.parameters,
             facts=facts,
             local_experts=f["experts"],
+            exchanged=bool(f.get("exchanged", False)),
         )
 
     return KernelTime(_once(price, tokens), found.spread, found.source)
