@@ -16,7 +16,7 @@ from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
 
-__all__ = ["EngineConfig", "configured", "engine_config"]
+__all__ = ["EngineConfig", "configured", "engine_config", "with_room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,23 @@ def engine_config(
         words = f"expected at least {copies}, the states of one request where prefixes are shared"
         raise InputError(f"{words}; got {config.max_mamba_cache_size}", field="flags.max_mamba_cache_size")
     return _states_cached(config, given) if paged else config
+
+
+def with_room(config: EngineConfig, engine: Engine, flags: Mapping[str, Any], longest: int) -> EngineConfig:
+    """The configuration with a budget that holds the longest prompt, beside decodes where they share a step.
+
+    Of engines that cut no prompts. Nobody leaves a default where it does not: prompts then wait until none decodes.
+
+    Args:
+        config: as the flags have it. engine: whose.
+        flags: what was said; a budget that was is kept.
+        longest: tokens of the longest prompt.
+    """
+    said, _ = _canonical(engine, dict(flags))
+    needed = longest + config.max_num_seqs * config.rules.mixed
+    if config.enable_chunked_prefill or "max_num_batched_tokens" in said or config.max_num_batched_tokens >= needed:
+        return config
+    return replace(config, max_num_batched_tokens=needed)
 
 
 def _states_cached(config: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:

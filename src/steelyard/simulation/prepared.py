@@ -18,7 +18,7 @@ from steelyard.cost.unlike_memory import tightest_pool
 from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import UNMOVED, Engine, default_engine, find_engine
-from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.deployment.engine_config import EngineConfig, engine_config, with_room
 from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
@@ -274,6 +274,7 @@ def _serve(
     if options.anchor:
         entry = anchored(entry, find_anchor(options.anchor), cluster.machine, transformer.name)
     config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
+    config = with_room(config, entry, pool.flags, int(trace.isl.max()))
     entry = replace(entry, all_reduce=config.all_reduce or entry.all_reduce)
     shortest, longest = (int(x) for x in ((trace.isl + trace.osl).min(), (trace.isl + trace.osl).max()))
     if not config.max_model_len and 0 < transformer.max_context < shortest and not ends_hard(transformer):

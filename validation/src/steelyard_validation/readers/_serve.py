@@ -16,7 +16,7 @@ import numpy as np
 from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.moe import Router
 from steelyard.deployment.deployment import Deployment, Pool
-from steelyard.deployment.engine_config import EngineConfig, engine_config
+from steelyard.deployment.engine_config import EngineConfig, engine_config, with_room
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Floats
 from steelyard.simulation.metrics import ends, first_token_interval
@@ -163,6 +163,7 @@ class Service:
     def of(at: Placed, loads: Sequence[Load]) -> Service:
         """The service whose tables cover the loads."""
         flagged = [(engine_config(at.engine, at.cluster.machine, dict(x.flags)), x) for x in loads]
+        flagged = [(with_room(c, at.engine, dict(x.flags), x.isl), x) for c, x in flagged]
         return Service(
             at,
             max(x.isl + x.osl for x in loads),
@@ -199,7 +200,7 @@ class Service:
     def asked(self, trace: Trace, flags: Mapping[str, Any]) -> Prepared:
         """The question of one load. Raises on what never fits."""
         at, known = self.at, self.prepared
-        config = self.flagged(flags)
+        config = with_room(self.flagged(flags), at.engine, flags, int(trace.isl.max()))
         exact = at.exact_weight_bytes
         kv = kv_pool(at.transformer, at.plan, at.cluster.machine, at.engine, config, exact_weights=exact)
         served = (replace(known.first, config=config, kv=kv),)

@@ -198,12 +198,20 @@ def as_user(
     return deploy(model, system, engine=found.engine.name, **asked)
 
 
+#: Lengths of InferenceX are uniform from this share of those it names (``--random-range-ratio``).
+PUBLISHED_SPREAD = 0.8
+
+
 def _plain(at: Placed, rows: pd.DataFrame) -> list[Shown]:
-    """:func:`_both` of ``simulate --concurrency C --isl I --osl O`` and nothing besides."""
+    """:func:`_both` of ``simulate --concurrency C --isl uniform:0.8-1.0xI --osl uniform:0.8-1.0xO``, nothing besides.
+
+    The spread is published with the load; the laboratory states none.
+    """
     loads = []
     for row in rows.to_dict("records"):
         clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
-        loads.append(Load(clients, REQUESTS * clients, isl, osl, think_s=0.0))
+        shortest = PUBLISHED_SPREAD if row["uniform"] else 1.0
+        loads.append(Load(clients, REQUESTS * clients, isl, osl, shortest, think_s=0.0))
     return figures(at, rows, Service.of(at, loads).all_closed(loads))
 
 
