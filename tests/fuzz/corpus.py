@@ -11,6 +11,7 @@ import steelyard
 from tests.fuzz.mutate import write
 
 __all__ = [
+    "ANCHOR",
     "ARGV",
     "CATALOGUES",
     "CONFIG",
@@ -111,6 +112,25 @@ def catalogue(kind: str) -> list[bytes]:
     return files(kind, 3)
 
 
+#: A measured run of a deployment.
+ANCHOR = {
+    "schema": "steelyard.anchor/1",
+    "name": "a",
+    "title": "a server",
+    "version": "0.1.0",
+    "run": [
+        {
+            "engine": "vllm",
+            "machine": "h100_sxm",
+            "model": "meta-llama/Llama-3.2-1B",
+            "load": "closed loop of 4",
+            "measured_ttft_s": 0.05,
+            "measured_tpot_s": 0.003,
+            "predicted_ttft_s": 0.04,
+            "predicted_tpot_s": 0.002,
+        }
+    ],
+}
 _DATES = "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
 #: Traces that are tables, by format.
 TRACES: dict[str, bytes] = {

@@ -8,13 +8,14 @@ import math
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import steelyard as sy
+from steelyard.errors import UnknownName
 from steelyard.workload.ingest.safetensors import TensorInfo
 from steelyard.workload.model import Model
 from steelyard.workload.structure import read_structure
@@ -354,6 +355,21 @@ def workflow(content: bytes, folder: Path) -> None:
 
     name, calls = read_workflow(written(folder, "w.toml", content))
     workflows(np.arange(3.0), calls, np.random.default_rng(0), name)
+
+
+def recipe(content: bytes, folder: Path) -> None:
+    from steelyard.scenario.recipes import find_recipe, recipes
+
+    path, name = str(written(folder, "r.toml", content)), next(iter(recipes()))
+    for part in ("", f"#{name}"):
+        with suppress(UnknownName):
+            find_recipe(path + part).said({"isl": 1000, "osl": 100, "concurrency": 8, "experts": True, "tp": 2})
+    sy.Scenario.of("simulate", "llama-3.2-1b", "h100_sxm", concurrency=2, requests=4, recipe=path)
+
+
+def anchor(content: bytes, folder: Path) -> None:
+    path = str(written(folder, "a.toml", content))
+    finite(sy.estimate("llama-3.2-1b", "h100_sxm", anchor=path))
 
 
 def samples(content: bytes, folder: Path) -> None:

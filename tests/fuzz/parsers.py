@@ -72,6 +72,8 @@ PARSERS: dict[str, Parser] = {
     "study_json": Parser("json", _json(*corpus.STUDIES), partial(questions.study, ".json")),
     "study_yaml": Parser("json", _json(*corpus.STUDIES), partial(questions.study, ".yaml"), 0.2),
     "plan_file": Parser("toml", questions.plans, questions.plan, 0.5),
+    "recipe": Parser("toml", lambda: corpus.files("recipes", 4), files.recipe),
+    "anchor": Parser("toml", _toml(corpus.ANCHOR), files.anchor),
     "store": Parser("bytes", questions.stores, questions.store, 0.1, forked=True),
     **{
         f"words_{verb}": Parser("words", partial(corpus.words, verb), partial(questions.words, verb))

@@ -202,7 +202,9 @@ _LONGEST = 200
 def _unreadable(text: str) -> str:
     """What is wrong with arithmetic; empty: nothing."""
     try:
-        _value(_parsed(text), dict.fromkeys(_NUMBERS, 7.0))
+        found = _value(_parsed(text), dict.fromkeys(_NUMBERS, 7.0))
+        if not math.isfinite(found):
+            return "expected a finite number"
     except InputError as error:
         return error.message
     return ""
@@ -247,6 +249,8 @@ def _reckoned(values: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
             continue
         with suppress(InputError):
             number = _value(_parsed(value[1:]), known)
+            if not math.isfinite(number):
+                raise InputError("expected a finite number")
             found[name] = int(number) if number == int(number) else number
     return found
 
