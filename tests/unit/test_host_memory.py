@@ -249,3 +249,15 @@ def test_experts_on_a_cpu_are_read_as_its_products_are() -> None:
     cost = price(e.decode.program, Cluster(e.scenario.cluster.machine), e.scenario.engine)
     experts = next(k for k in cost if k.kernel.kind == "moe")
     assert 0.6 < float(experts.limit_s) / float(experts.time_s) <= 0.8
+
+
+def test_experts_scattered_over_the_channels_of_a_server_are_read_slower() -> None:
+    """A decode of DeepSeek-V3 beside one card: 115 ms were published for eight channels; it was 74 ms."""
+
+    def tpot_s(host: str) -> float:
+        words = {"weights": "q4_k_m", "engine": "ktransformers", "isl": 500, "osl": 300, "offload": "experts"}
+        return float(steelyard.estimate("deepseek-v3", "rtx_4090", host=host, **words).tpot_s)
+
+    assert tpot_s("ddr5-4800x8:512GB") == pytest.approx(0.115, rel=0.1)
+    # two channels stream what they can: eight times the memory of one socket is not four times as fast
+    assert tpot_s("ddr5-4800x2:512GB") < 3 * tpot_s("ddr5-4800x8:512GB")

@@ -102,6 +102,9 @@ class CpuChain:
 #: Of the fp32 vector peak, products of weights that a core unpacks as it multiplies (prompts of DeepSeek-V3 in Q4_K_M
 #: on one and two sockets of 32 cores, KTransformers 0.2: 0.42 and 0.32).
 UNPACKING_FRAC = 0.4
+#: Of what whole products stream, experts that lie anywhere in a server's many channels (decode of DeepSeek-V3 in Q4_K_M
+#: on one and two sockets, KTransformers 0.2), and the rate of memory from which a host is such a server.
+SCATTERED_FRAC, SERVER_BYTES_PER_S = 0.56, 150e9
 #: s per local expert: sorting the tokens by expert (guess).
 EXPERT_S = 20e-9
 MISS_SHARPNESS = 4.0
@@ -269,7 +272,8 @@ def experts(kernel: Kernel, context: PricingContext) -> KernelTime:
     p = found.parameters
     passing = kernel.traffic.get("read", 0.0) + kernel.traffic.get("write", 0.0)
     moved = kernel.traffic["weight"] + np.maximum(0.0, np.asarray(passing) - site.l2_bytes)
-    memory = np.asarray(moved, dtype=np.float64) / (p.dram_frac * site.dram_bytes_per_s)
+    scattered = SCATTERED_FRAC if site.dram_bytes_per_s > SERVER_BYTES_PER_S else 1.0
+    memory = np.asarray(moved, dtype=np.float64) / (scattered * p.dram_frac * site.dram_bytes_per_s)
     rate = p.compute_frac * site.peak_ops_per_s
     if f["weight_bits"] < 16 <= f["act_bits"]:
         rate = min(rate, UNPACKING_FRAC * site.vector_ops_per_s)
