@@ -56,23 +56,21 @@ def clock_at(power_frac: Any) -> Any:
     return np.interp(np.asarray(power_frac, dtype=np.float64), _POWERS, _CLOCKS)
 
 
-def held_back_s(time_s: Any, energy_j: Any, compute_s: Any, memory_s: Any, machine: Machine) -> Any:
+def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) -> Any:
     """Time of a kernel on a device whose power is limited below the rated one.
 
-    What it would draw at the rated clock, less idle power, is dynamic; the clock falls until it fits. Reading-bound
-    kernels keep their time, for the memory has a clock of its own.
+    What multiplies draws the rated power, of which all but the idle power is dynamic; the clock falls until the limit
+    holds. Reading-bound kernels keep their time, for the memory has a clock of its own.
 
     Args:
-        time_s, energy_j: at the rated clock; dynamic energy.
-        compute_s, memory_s: their limits, which say what binds.
+        time_s: at the rated clock.
+        compute_s, memory_s: its limits, which say what binds.
         machine: the device.
     """
     if not 0.0 < machine.power_limit_w < machine.tdp_w:
         return time_s
     idle = idle_power_w(machine)
-    wanted = static_power_w(machine) + np.asarray(energy_j) / np.maximum(np.asarray(time_s), 1e-30)
-    dynamic = np.maximum(np.minimum(wanted, machine.tdp_w) - idle, 1e-9)
-    clock = clock_at(np.minimum((machine.power_limit_w - idle) / dynamic, 1.0))
+    clock = clock_at((machine.power_limit_w - idle) / (machine.tdp_w - idle))
     compute, memory = np.asarray(compute_s) ** BLEND, np.asarray(memory_s) ** BLEND
     multiplying = compute / np.maximum(compute + memory, 1e-300)
     return time_s * (1.0 + multiplying * (1.0 / clock - 1.0))

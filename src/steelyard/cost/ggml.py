@@ -64,7 +64,7 @@ class GgmlParameters:
     """Share of memory bandwidth that reading weights sustains."""
     stream_bytes_per_clock: float = 1e3
     """The most a unit reads per clock: parts with fast memory and few units do not reach their bandwidth."""
-    wide_frac: float = 0.5
+    wide_frac: float = 0.46
     """Of the units' 16-bit rate, what tall products in 16 bits sustain, conversions between the formats beside."""
     launch_s: float = 2.5e-6
     """s: of one product, the kernel that quantises its input included."""

@@ -119,8 +119,15 @@ def product_parameters(
 
 
 def sustained(parameters: GemmParameters, site: Site) -> GemmParameters:
-    """The parameters of products inside a running model rather than in a benchmark of one kernel."""
-    return replace(parameters, compute_frac=parameters.compute_frac * site.stack.sustained_frac)
+    """The parameters of products inside a running model rather than in a benchmark of one kernel.
+
+    A capped matrix engine does not reach the power limit that lowers the clocks of the others.
+    """
+    return (
+        parameters
+        if site.capped
+        else replace(parameters, compute_frac=parameters.compute_frac * site.stack.sustained_frac)
+    )
 
 
 def _once(price: Any, *shape: Any) -> Any:

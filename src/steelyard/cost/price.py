@@ -151,8 +151,7 @@ def _price(
         priced = model(kernel, PricingContext(cluster, engine, site, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
-        energy = kernel_energy_j(kernel, cluster, site)
-        time = held_back_s(time, energy, compute_s, memory_s, cluster.machine)
+        time = held_back_s(time, compute_s, memory_s, cluster.machine)
         cost = KernelCost(
             kernel,
             time * count,
@@ -160,7 +159,7 @@ def _price(
             compute_s * count,
             memory_s * count,
             0.0,
-            energy * count,
+            kernel_energy_j(kernel, cluster, site) * count,
             priced.spread,
             priced.source,
             kernel.kind,

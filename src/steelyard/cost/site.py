@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from steelyard.deployment.formats import compute_with, find_format, widened
@@ -43,6 +44,11 @@ class Site:
     """What the units' operand and store paths are built for: the 16-bit peak where no sales decision caps it."""
 
     @property
+    def capped(self) -> bool:
+        """Whether a sales decision, not its units, sets the 16-bit peak."""
+        return self.feed16_ops_per_s > CAPPED * self.peak16_ops_per_s
+
+    @property
     def near_memory(self) -> bool:
         """Whether the engine is attached to the root memory while other levels lie further in."""
         return self.engine.inside == self.machine.root.name and len(self.machine.memory) > 1
@@ -78,7 +84,11 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
     if compute in ("fp32", "fp64") or not sixteen:  # some parts run 16 bit far below 32 bit: no measure of a unit there
         peak16 = max(peak16, peak)
     family = family_named(machine.family)
-    uncapped = family.unit_ops_per_clock * engine.units * engine.clock_hz if engine.kind == "matrix" else 0.0
+    uncapped = _uncapped(machine, family.unit_ops_per_clock)
+    capped = uncapped > CAPPED * max((_sixteen(c) for c in machine.engines("matrix")), default=uncapped)
+    above = family.above_rated if capped else 1.0
+    peak, peak16 = peak * above, peak16 * above
+    feed16 = uncapped * above if capped and engine.kind == "matrix" else peak16
     return Site(
         machine=machine,
         engine=engine,
@@ -86,14 +96,23 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         units=_units(machine, engine, peak16),
         peak_ops_per_s=peak,
         peak16_ops_per_s=peak16,
-        vector_ops_per_s=vector.peak.get("fp32", max(vector.peak.values())),
+        vector_ops_per_s=vector.peak.get("fp32", max(vector.peak.values())) * above,
         dram_bytes_per_s=outer.bandwidth_bytes_per_s,
         l2_bytes=cache.capacity_bytes if cache else 0.0,
         l2_bytes_per_s=cache.bandwidth_bytes_per_s if cache else outer.bandwidth_bytes_per_s * DEFAULT_CACHE_RATIO,
-        clock_hz=engine.clock_hz,
+        clock_hz=engine.clock_hz * above,
         copy_engine=family.copy_engine,
-        feed16_ops_per_s=uncapped if uncapped > CAPPED * peak16 else peak16,
+        feed16_ops_per_s=feed16,
     )
+
+
+def _uncapped(machine: Machine, unit_ops_per_clock: float) -> float:
+    """16-bit rate the units of the matrix engine are built for, at the rated clock; 0: not known."""
+    return max((unit_ops_per_clock * c.units * c.clock_hz for c in machine.engines("matrix")), default=0.0)
+
+
+def _sixteen(engine: Compute) -> float:
+    return max((engine.peak[f] for f in ("bf16", "fp16") if f in engine.peak), default=math.inf)
 
 
 def _units(machine: Machine, engine: Compute, peak16: float) -> float:

@@ -67,6 +67,9 @@ class Family:
         float,
         "dense 16-bit operations a unit's matrix engine does in a clock in the family's fastest part; 0 = not known",
     ] = 0.0
+    above_rated: Annotated[
+        float, Quantity("1", "clock of boards whose matrix peak is capped, over the rated boost clock", ge=1)
+    ] = 1.0
     expert_kernels: Annotated[
         Mapping[str, tuple[str, ...]], "grouped products tried first, by format of the calibration sections"
     ] = field(default_factory=lambda: EXPERT_KERNELS)
