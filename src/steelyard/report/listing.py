@@ -227,6 +227,14 @@ def _recipes() -> Iterator[dict[str, Any]]:
         yield {**_fields(r, "name", "title", "released", "engine", "version", "lengths"), "also": ", ".join(r.aliases)}
 
 
+def _hosted() -> Iterator[dict[str, Any]]:
+    from steelyard.search.against import hosted_prices
+
+    for model, found in hosted_prices().items():
+        for p in found:
+            yield {"model": model, **_fields(p, "provider", "prompt", "answer", "date", "guess")}
+
+
 def _kinds() -> Iterator[dict[str, Any]]:
     for kind in _LISTS:
         if kind != "kinds":
@@ -254,5 +262,6 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "policies": _policies,
     "techniques": _techniques,
     "recipes": _recipes,
+    "hosted": _hosted,
     "kinds": _kinds,
 }

@@ -277,6 +277,7 @@ mix | switch | false | - | plan the best fleet of unlike machines as well
 headroom | text | 0.0 | column also=float | hold this much more than the rate: 20%
 spares | whole | 0 | least=0 most=100000 column | replicas per pool that may fail while every SLO still holds
 sure | text | 0.8 | column show also=float | the chance with which every SLO and the rate must hold: 0.8 or 80%
+against | text | - | - | beside a hosted model: api (the cheapest known), a provider, or USD per million 0.2/0.6
 carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
 remedies | switch | true | hidden | look for the nearest changes when nothing fits, else for what certainty costs
 tell | object | none | also=Callable[[str],object] | called with what is being done, in words
@@ -423,7 +424,7 @@ _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers earl
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
     "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
-    "usd_per_hour carbon skew power_limit_w generic recipe anchor remedies tell"
+    "usd_per_hour carbon against skew power_limit_w generic recipe anchor remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.

@@ -27,6 +27,7 @@ from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_value, read_words
+from steelyard.search.against import check_against, reasons_against
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.chance import read_chance
 from steelyard.search.sent import endless, traffic_of
@@ -70,6 +71,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     problems = problems or Problems()
     w = read_words("plan", words, problems)
     problems.read(find_anchor, w["anchor"])
+    if w["against"] and isinstance(w["model"], str):
+        problems.read(check_against, w["against"], w["model"])
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
@@ -196,7 +199,7 @@ _LOAD = tuple(
     f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
 )
 #: Fields that an answer repeats where they were given.
-_SAID = ("concurrency", "system", "recipe", "anchor", *GROUPS["shown"])
+_SAID = ("concurrency", "system", "recipe", "anchor", "against", *GROUPS["shown"])
 #: Fields that an answer repeats, whatever was given.
 _INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "techniques", "speculate", "remedies", "tell", *_SAID))
 
@@ -277,6 +280,8 @@ def plan_of(planning: Planning) -> Answer:
     words, task = planning.words, planning.task
     tell = words["tell"] or str
     answer = solve(task, planning.ledger, remedies=words["remedies"], progress=tell)
+    if price := check_against(words["against"], task.question.model):
+        answer = replace(answer, why=(*answer.why, *reasons_against(answer, price)))
     if task.question.speculate:
         tell("playing the best with speculative decoding")
         began = time.process_time()
