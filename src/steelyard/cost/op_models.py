@@ -238,7 +238,7 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     blocks = ggml.calibration(context.engine, site.machine)
     if blocks is not None and site.compute == ggml.COMPUTED:
         return KernelTime(ggml.experts_time_s(kernel, site, blocks.parameters), blocks.spread, blocks.source)
-    own, static = context.engine.experts.get(site.family, ""), context.engine.fused_quantisation
+    own, static = context.engine.grouped(site.family, kernel.weight_format), context.engine.fused_quantisation
     name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], own, static)
     facts, router = MOE_FACTS[name], Router.of(kernel)
     device = moe_device(site)

@@ -178,9 +178,9 @@ class Engine:
         "llama.cpp's products, where their speed is known: blocks as integers or widened to 16 bits; empty = none",
     ] = ""
     fused_quantisation: Annotated[bool, "activations are quantised inside the kernel before a product"] = False
-    experts: Annotated[Mapping[str, str], "its grouped product of 8-bit experts, by family; else what was measured"] = (
-        field(default_factory=dict)
-    )
+    experts: Annotated[
+        Mapping[str, str], "its grouped product of experts, by `family/format` or family; else what was measured"
+    ] = field(default_factory=dict)
     attention: Annotated[str, "its own attention kernel, where the stack has such; empty = what the family runs"] = ""
     expert_multiples: Annotated[
         Mapping[str, tuple[int, int]],
@@ -285,6 +285,10 @@ class Engine:
         """The title with version and date, as far as known: ``vLLM v1 (0.24, 2026-07)``."""
         release = ", ".join(x for x in (self.version, self.released) if x)
         return f"{self.title} ({release})" if release else self.title
+
+    def grouped(self, family: str, weights: str) -> str:
+        """Its own grouped product of experts; empty: what was measured first."""
+        return self.experts.get(f"{family}/{weights}") or self.experts.get(family, "")
 
     def speed(self, kind: str, family: str, weights: str) -> KernelSpeed | None:
         """The entry for a kernel, the one that names its format first; None: as benchmarked."""
