@@ -134,6 +134,8 @@ class GemmFacts:
     """Weights are widened to the activation format inside the kernel."""
     dequant_compute_frac: float = 1.0
     """Share of the matrix engine left when it does."""
+    stream_frac: float = 1.0
+    """Of the bandwidth that 16-bit products sustain, what this kernel's weights arrive at."""
     rows_per_pass: float = np.inf
     """Rows that share one walk over the weights: for each further walk, what the last-level cache cannot hold is read
     again."""
@@ -347,7 +349,8 @@ def _best_s(
     if weights_hot:
         cached = weights * _resident(weights, p.hot_frac * device.l2_bytes)
         cached = cached + moving * _resident(moving, p.cache_frac * device.l2_bytes)
-    t_memory = (weights + again + moving - cached) / (
+    weights_again = (weights + again) / facts.stream_frac
+    t_memory = (weights_again + moving - cached) / (
         p.dram_frac * device.dram_bytes_per_s
     ) + cached / device.l2_bytes_per_s
 
