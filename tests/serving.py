@@ -39,6 +39,7 @@ def config(scheduler: str = "vllm", **flags: Any) -> EngineConfig:
         "gpu_memory_utilization": 0.9,
         "enable_chunked_prefill": rules.chunked,
         "admission": rules.admission,
+        "async_scheduling": False,
         **flags,
     }
     return EngineConfig("test", scheduler, **given)

@@ -22,7 +22,10 @@ Unit = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReferencePool:
-    """Equal replicas of one engine. ``overlap``: share of a cache that is sent while its prompt is computed."""
+    """Equal replicas of one engine. ``overlap``: share of a cache that is sent while its prompt is computed.
+
+    ``ahead``: a step is chosen while the one before it runs.
+    """
 
     step_time: StepTime
     blocks: int
@@ -34,6 +37,9 @@ class ReferencePool:
     prefix_caching: bool = True
     weight: float = 1.0
     overlap: float = 0.0
+    ahead: bool = False
+    stream_s: float = 0.0
+    """Time of the API server for a token of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class _Request:
     osl: int
     units: list[Unit] = field(default_factory=list)
     queued_at: float = 0.0
+    came_at: float = 0.0
     order: int = 0
     generated: int = 0
     computed: int = 0
@@ -111,6 +118,8 @@ class _Replica:
     load: int = 0
     link_free: float = 0.0
     ends_at: float = math.inf
+    begun_at: float = 0.0
+    sent_at: float = 0.0
 
     # blocks
 
@@ -201,9 +210,12 @@ class _Replica:
             request.take = take
             budget -= take
             place += 1
+        ahead = self.pool.ahead and bool(self.running)
         while not preempted and self.waiting and budget > 0:
             if len(self.running) + len(self.coming) >= self.pool.max_num_seqs:
                 break
+            if ahead and self.waiting[0].first_at < 0 and self.waiting[0].came_at > self.begun_at:
+                break  # this step was chosen when the one before it began
             taken = self.admit(self.waiting[0], now, budget, fetch)
             if taken is None:
                 break
@@ -254,6 +266,10 @@ class _Replica:
     def finish(self, now: float) -> list[_Request]:
         """Who leaves with this step: answers that end, and prompts that go on elsewhere."""
         leaving: list[_Request] = []
+        spoken = sum(bool(r.take) and r.computed + r.take >= r.target for r in self.running)
+        out = now
+        if spoken and self.pool.stream_s:
+            out = self.sent_at = max(self.sent_at, now) + spoken * self.pool.stream_s
         for request in self.running:
             if not request.take:
                 continue
@@ -266,10 +282,10 @@ class _Replica:
                 self.remember(request)
             request.generated += 1
             if request.first_at < 0:
-                request.first_at = now
+                request.first_at = out
                 self.events.append((now, "first", request.index))
             if request.generated == request.osl:
-                request.ended_at = now
+                request.ended_at = out
                 self.events.append((now, "end", request.index))
                 self.let_go(request.held)
                 request.private, request.held = 0, []
@@ -375,6 +391,7 @@ def reference_run(
     routes: Sequence[int] = (),
     wires: Mapping[tuple[int, int], Wire] | None = None,
     request_s: float = 0.0,
+    front_s: float = 0.0,
 ) -> ReferenceRun:
     """Serve a trace (open loop, or closed at its concurrency), every replica first come, first served.
 
@@ -388,6 +405,7 @@ def reference_run(
         routes: place of each request among the replicas that take requests, for ``random`` and ``session``.
         wires: by ``(sending pool, receiving pool)``; none = caches come at once.
         request_s: time from the client to the engine.
+        front_s: of it, what the API server does for one request after another.
     """
     n = len(trace)
     unit = math.lcm(trace.prefix_block_tokens or 1, *(p.block_tokens for p in pools))
@@ -404,12 +422,15 @@ def reference_run(
     delays = trace.delay_s if trace.delay_s is not None else [0.0] * n
     first = requests[: trace.concurrency] if trace.concurrency else requests
     unsent = requests[trace.concurrency :] if trace.concurrency else []
-    coming = sorted((float(trace.arrived_at[r.index]) + request_s, r.index - n, r) for r in first)
+    known = sorted((float(trace.arrived_at[r.index]), r.index) for r in first)
+    coming: list[tuple[float, int, _Request]] = []
+    front_free = 0.0
     iterations = 0
     while True:
         sent = [r.ready_at for replica in replicas for r in replica.coming if r.keeper is not None]
         waking = [r.ready_at for x in replicas if x.ends_at == math.inf for r in x.coming]
         now = min([coming[0][0]] if coming else [math.inf])
+        now = min([now, *(max(at, front_free) + request_s for at, _ in known[:1])])
         now = min([now, *sent, *waking, *(x.ends_at for x in replicas)])
         if now == math.inf:
             break
@@ -423,15 +444,25 @@ def reference_run(
                         fleet.hand_over(request, replica, now)
                     elif unsent:
                         follower = unsent.pop(0)
-                        at = now + float(delays[follower.index]) + request_s
-                        insort(coming, (at, fleet.order, follower))
+                        begin = max(request.ended_at + float(delays[follower.index]), front_free)
+                        front_free = begin + front_s
+                        insort(coming, (begin + request_s, fleet.order, follower))
                         fleet.order += 1
-        while coming and coming[0][0] <= now:
-            request = coming.pop(0)[2]
+        while True:
+            reached = max(known[0][0], front_free) + request_s if known else math.inf
+            if coming and coming[0][0] < reached and coming[0][0] <= now:
+                request = coming.pop(0)[2]
+            elif reached <= now:
+                at, place = known.pop(0)
+                request, front_free = requests[place], max(at, front_free) + front_s
+            else:
+                break
+            request.came_at = now
             events.append((now, "arrive", request.index))
             fleet.send(request, False, now)
         for replica in replicas:
             if replica.ends_at == math.inf and replica.schedule(now, fleet.fetch):
+                replica.begun_at = now
                 replica.ends_at = now + replica.price()
                 iterations += 1
                 events.append((now, "step", len(replica.running)))

@@ -75,7 +75,9 @@ def test_lower_levels_keep_what_the_device_lets_go() -> None:
     for run in runs.values():
         assert run.records.completed.all()
         prompts = float(np.sum(trace.isl))
-        assert run.totals["prefill_tokens"] + run.totals["cached_tokens"] == pytest.approx(prompts)
+        # of requests that gave way, with what they had written
+        again = run.totals["dropped_tokens"] + run.totals["preemptions"]
+        assert prompts <= run.totals["prefill_tokens"] + run.totals["cached_tokens"] <= (prompts + again) * (1 + 1e-6)
 
 
 def test_loading_is_never_faster_than_the_link() -> None:

@@ -64,7 +64,9 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
         replicas, overlap = int(rng.integers(1, 4)), float(rng.choice([0.0, 0.5, 1.0]))
         caching, weight = bool(rng.integers(0, 4)), float(rng.choice([1.0, 2.0]))
         tables = constant_tables(float(rng.uniform(0.005, 0.03)), float(rng.uniform(0, 1e-4)))
-        engine = config(block_size=block, enable_prefix_caching=caching, **flags)
+        ahead, stream_s, front_s = bool(rng.integers(0, 2)), *rng.choice([0.0, 1e-4, 3e-3], 2)
+        host = {"async_scheduling": ahead, "stream_s": stream_s, "front_s": front_s}
+        engine = config(block_size=block, enable_prefix_caching=caching, **host, **flags)
         members.append(
             (Member(engine, KvPool(blocks, block, 1.0), replicas, 1, role, weight=weight, overlap=overlap), tables)
         )
@@ -78,6 +80,8 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
                 prefix_caching=caching,
                 weight=weight,
                 overlap=overlap,
+                ahead=ahead,
+                stream_s=0.0 if role == "prefill" else stream_s,
                 **flags,
             )
         )
@@ -105,7 +109,8 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
         seed=seed,
         request_s=request_s,
     )
-    twin = reference_run(trace, pools, router=router, routes=routes.tolist(), wires=wires, request_s=request_s)
+    times = {"request_s": request_s, "front_s": max(m.config.front_s for m, _ in members) / entries}
+    twin = reference_run(trace, pools, router=router, routes=routes.tolist(), wires=wires, **times)
     q = played.requests
     for name, found in (("scheduled_at", twin.scheduled_at), ("first_at", twin.first_at), ("last_at", twin.ended_at)):
         np.testing.assert_allclose(q[name], found, rtol=1e-9, err_msg=name)

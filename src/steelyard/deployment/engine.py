@@ -164,6 +164,12 @@ class Engine:
     adapter_s: Annotated[
         float, Quantity("s", "host time of a step with LoRA adapters that the device waits for", ge=0)
     ] = 0.0
+    front_s: Annotated[
+        float, Quantity("s", "of `request_s`, what its API server does for one request after another", ge=0)
+    ] = 0.0
+    stream_s: Annotated[
+        float, Quantity("s", "what its API server does for every token of an answer, beside the engine", ge=0)
+    ] = 0.0
     launch_s: Annotated[
         float, Quantity("s", "host time per kernel of a step that is no captured graph; 0 = the machine's usual", ge=0)
     ] = 0.0

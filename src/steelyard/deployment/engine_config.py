@@ -57,6 +57,12 @@ class EngineConfig:
     """Steps with prompts up to so many tokens run as captured graphs."""
     launch_s: float = 0.0
     """Host time per kernel of the other steps with prompts; 0 = the machine's usual."""
+    api_server_count: int = 1
+    """Processes that take requests and stream answers; 0 = none, as in an offline run."""
+    front_s: float = 0.0
+    """What one of them does for a request, one after another."""
+    stream_s: float = 0.0
+    """What one of them does for a token of an answer."""
     cuda_graph_sizes_to: int = 0
     """Steps up to so many tokens are filled up to the next captured size: 1, 2, 4, every 8 to 256, every 16 beyond.
 
@@ -132,6 +138,8 @@ def engine_config(
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
         moved=engine.moved,
+        front_s=engine.front_s,
+        stream_s=engine.stream_s,
     )
     problems += _check(given, base) + _without_use(given, engine)
     raise_all(problems)
@@ -250,6 +258,9 @@ _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "host_s": (0, 1e6),
     "host_s_per_sequence": (0, 1e6),
     "launch_s": (0, 1e6),
+    "api_server_count": (0, 4096),
+    "front_s": (0, 1e6),
+    "stream_s": (0, 1e6),
     "graph_tokens": (0, 1e9),
     "schedule_conservativeness": (0, 1e6),
     "cuda_graph_sizes_to": (0, 1e9),

@@ -77,6 +77,7 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         "--enable-prefix-caching": c.enable_prefix_caching,
         "--enable-chunked-prefill": c.enable_chunked_prefill,
         "--async-scheduling": c.async_scheduling,
+        "--api-server-count": _several(c.api_server_count) if served else None,
         "--num-gpu-blocks-override": c.num_gpu_blocks_override or None,
         "--long-prefill-token-threshold": c.long_prefill_token_threshold or None,
         "--watermark": c.watermark or None,

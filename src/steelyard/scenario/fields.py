@@ -303,6 +303,8 @@ max_mamba_cache_size | whole | - | --max-mamba-cache-size | recurrent states tha
 mamba_full_memory_ratio | number | - | --mamba-full-memory-ratio | memory for states on SGLang, of the other cache's
 enable_chunked_prefill | switch | none | - | cut prompts to fill a step
 async_scheduling | switch | none | - | prepare the next step while the device works
+api_server_count | whole | none | least=0 most=4096 --api-server-count | processes that tokenise and stream, of each
+    replica; 0 for an offline run
 """
 
 

@@ -186,7 +186,9 @@ def operating_points(
         tpot = tpot + np.reshape(np.asarray(transfer_s, dtype=np.float64), (-1, 1, 1)) / decodes
         rate = stages * load / (decodes * tpot)
         use = rate * mean / stages if role == "both" else np.zeros_like(rate)
-        residual = decode_s if role == "both" else np.zeros_like(decode_s)
+        # the step under way, and the one chosen before it began where the engine chooses ahead
+        waits = [1.0 + (r.config.async_scheduling and r.plan.pp == 1) for r in replicas]
+        residual = decode_s * np.array(waits)[:, None] if role == "both" else np.zeros_like(decode_s)
     per_request = (extra_j @ demand.prompt_share) * (role != "decode")
     if role != "prefill":
         per_request = per_request + (decodes * decode_j / at)[:, None, :]

@@ -207,6 +207,7 @@ def setup_of_fleet(
             "add_time": float(order.from_arrival),
             "request_s": request_s,
             **({} if read is None else _reading(read, stages[0])),
+            "front_s": max(_served_by_one(m.config, m.config.front_s) for m in members) / max(1, stages[0]),
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
             **{name: promises.get(name, _KEPT)[0] / late.get(name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")},
             **{f"{name}_left": promises.get(f"{name}_s", _KEPT)[1] for name in ("ttft", "tpot", "e2e")},
@@ -261,9 +262,11 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "unit_blocks": unit // pool.block_tokens,
         "role": ROLES.index(member.role),
         "conservativeness": config.schedule_conservativeness,
+        "stream_s": _served_by_one(config, config.stream_s / config.stream_interval) * (member.role != "prefill"),
         "overlap": member.overlap,
         "paces": member.paces or float(member.lanes),
         "ranks": member.ranks,
+        "ahead": int(config.async_scheduling and member.lanes == 1),
         "lockstep": int(member.lockstep and member.ranks > 1 and member.lanes == 1),
         "pad": config.cuda_graph_sizes_to,
         "pad_mixed": config.graph_tokens if config.cuda_graph_sizes_to else 0,
@@ -271,6 +274,11 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "wait_tokens": int(config.batch_wait_max_tokens_ratio * config.max_num_batched_tokens),
         **_change_values(member),
     }
+
+
+def _served_by_one(config: EngineConfig, seconds: float) -> float:
+    """What the API servers of a replica need for one thing after another; 0 where there are none."""
+    return seconds / config.api_server_count if config.api_server_count else 0.0
 
 
 def _change_values(member: Member) -> dict[str, float]:

@@ -76,9 +76,12 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
     if admission == ESTIMATE:
         for j in range(own.count + own.loading):
             expected += min(state.slots[worker, j].left, EXPECTED_MAX) * place.ratio
+    ahead = cfg.ahead and own.count > 0  # this step was chosen when the one before it began
     while place.waiting >= 0 and budget > 0 and own.count + own.loading < limit:
         i = place.waiting
         request = state.requests[i]
+        if ahead and request.first_at < 0 and request.last_at > place.begun:
+            break
         elsewhere = False
         remaining = wide(request.remaining)
         longest = wide(request.isl) + wide(request.osl)

@@ -14,16 +14,32 @@ from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.routing import encode, send
 from steelyard.simulation.kernel.state import DECODED, ENCODED, ENTRY, HERE, State
 
-__all__ = ["arrive", "next_arrival", "successors"]
+__all__ = ["arrive", "known_arrival", "next_arrival", "successors", "take_front"]
+
+
+@njit_inner
+def known_arrival(state: State) -> float:
+    """When the next of those known beforehand reaches an engine; inf for none."""
+    run = state.run
+    if run.known == state.order.shape[0]:
+        return math.inf
+    return float(max(state.requests[state.order[run.known]].arrived_at, run.front_free) + run.request_s)
+
+
+@njit_inner
+def take_front(state: State, request: int, at: float) -> float:
+    """Let the front end work on a request that is sent at a time; when it begins."""
+    run = state.run
+    begin = max(at, run.front_free)
+    run.front_free = begin + run.front_s
+    return float(begin)
 
 
 @njit_inner
 def next_arrival(state: State) -> float:
     """When the next request arrives: of those known beforehand (``run.known`` have come), or pending; inf for none."""
-    soonest = math.inf
+    soonest = known_arrival(state)
     run = state.run
-    if run.known < state.order.shape[0]:
-        soonest = state.requests[state.order[run.known]].arrived_at + run.request_s
     if run.pending >= 0:
         soonest = min(soonest, state.requests[run.pending].key)
     return float(soonest)
@@ -44,7 +60,7 @@ def arrive_later(state: State, request: int, now: float) -> None:
     own = state.requests[request]
     delay = state.inputs[request if state.inputs.shape[0] > 1 else 0].delay_s
     own.arrived_at = now + delay if state.run.concurrency > 0 else max(own.arrived_at, now + delay)
-    set_arrival(state, request, own.arrived_at + state.run.request_s)
+    set_arrival(state, request, take_front(state, request, own.arrived_at) + state.run.request_s)
 
 
 @njit_inner
@@ -80,6 +96,7 @@ def arrive(state: State, tech: Any, request: int, now: float) -> None:
             own.origin = HERE
         else:
             state.run.in_system += 1
+            state.totals[0].in_system_s += now - own.arrived_at - state.run.request_s  # before the API server
             host_s = state.inputs[request if state.inputs.shape[0] > 1 else 0].host_s
             if host_s > 0:
                 begin = max(now, state.run.host_free)
@@ -92,4 +109,5 @@ def arrive(state: State, tech: Any, request: int, now: float) -> None:
             if state.run.encoders > 0 and encode_s > 0:
                 set_arrival(state, request, encode(state, request, encode_s, now))
                 return
+    own.last_at = now
     send(state, tech, request, wide(ENTRY), now)

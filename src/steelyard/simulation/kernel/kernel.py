@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from steelyard.cost.jit import apart, njit, njit_inline, njit_inner, wide
-from steelyard.simulation.kernel.arrivals import arrive, next_arrival
+from steelyard.simulation.kernel.arrivals import arrive, known_arrival, next_arrival, take_front
 from steelyard.simulation.kernel.events import begin_events, come_up, fail, scale
 from steelyard.simulation.kernel.migrate import BALANCE_S, balance
 from steelyard.simulation.kernel.queue import pop
@@ -174,15 +174,14 @@ def run_kernel(state: State, tech: Any) -> None:
             first.stop = SLO_MISSED
             break
         while next_arrival(state) <= now:
-            at = math.inf
-            if run.known < state.order.shape[0]:
-                at = requests[state.order[run.known]].arrived_at + run.request_s
+            at = known_arrival(state)
             if run.pending >= 0 and requests[run.pending].key < at:
                 request = run.pending
                 run.pending = pop(requests, request)
             else:
                 request = state.order[run.known]
                 run.known += 1
+                take_front(state, request, requests[request].arrived_at)
             arrive(state, tech, request, now)
         limit = 0.0
         if alone:
@@ -205,4 +204,7 @@ def run_kernel(state: State, tech: Any) -> None:
             if stuck or quiet > QUIET_MOST or run.timers_full:
                 first.stop = FAILING
                 break
+    if first.stop == 0:  # the last tokens are still on their way
+        for n in range(state.replicas.shape[0]):
+            now = max(now, state.replicas[n].sent_at)
     first.makespan_s = max(0.0, now - first.first_arrival_s) if now >= 0 else 0.0

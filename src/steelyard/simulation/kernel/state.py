@@ -48,6 +48,8 @@ HERE, ENCODED, DECODED = -1, -2, -3
 #: step of a request takes ``encode_s`` more, all of a step together ``read_s`` at least, with the power ``read_w``.
 #: ``hosts`` requests are worked on by the hosts at once before they reach an engine, ``host_s`` each, the next from
 #: ``host_free`` on.
+#: A request reaches an engine ``request_s`` after the front end begins with it, which works on one at a time for
+#: ``front_s`` each and is free from ``front_free``.
 #: ``ttft_left`` more requests may take longer than ``ttft_s`` before the run is given up, and so on. Counters:
 #: ``next_seq``, the number of the next request that joins a heap; ``next_request`` of a closed loop; ``in_system``
 #: requests; ``known``, arrivals of ``order`` that have come; ``pending``, root of the heap of others to come; ``turn``
@@ -83,7 +85,8 @@ RUN = np.dtype(
         "timer_seq",
         "timers_full",
     )
-    + _fields("f8", "add_time", "request_s", "max_time_s", "ttft_s", "tpot_s", "e2e_s", "read_w", "read_s")
+    + _fields("f8", "add_time", "request_s", "front_s", "front_free")
+    + _fields("f8", "max_time_s", "ttft_s", "tpot_s", "e2e_s", "read_w", "read_s")
     + _fields("f8", "hosts", "host_free")
 )
 
@@ -91,12 +94,13 @@ RUN = np.dtype(
 #: what it does. ``stages``: pipeline stages, so many steps are in flight in each replica; the slowest takes one of
 #: ``paces`` parts of a step. ``unit_tokens``: tokens of
 #: one cached prefix unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that
-#: may run beside the prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own. ``pad``,
-#: ``pad_mixed``: tokens up to which steps of decodes and of prompts are filled up to a captured graph. ``wait_steps``,
-#: ``wait_tokens``: prompts wait so many steps for so many tokens. ``migrate``: running requests may move. ``scales``:
-#: the number of replicas follows the load, from ``least`` to ``most``, ``load_target`` requests each, looked at every
-#: ``interval_s``; a new one takes ``start_s``. ``mtbf_s``: mean time between failures of a replica (0: never),
-#: ``restart_s``: until it is back.
+#: may run beside the prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own.
+#: ``ahead``: a step is chosen while the one before it runs. ``pad``, ``pad_mixed``: tokens up to which steps of
+#: decodes and of prompts are filled up to a captured graph. ``wait_steps``, ``wait_tokens``: prompts wait so many
+#: steps for so many tokens. ``migrate``: running requests may move. ``scales``: the number of replicas follows the
+#: load, from ``least`` to ``most``, ``load_target`` requests each, looked at every ``interval_s``; a new one takes
+#: ``start_s``. ``mtbf_s``: mean time between failures of a replica (0: never), ``restart_s``: until it is back.
+#: ``stream_s``: of its API server, for a token of an answer.
 SETUP = np.dtype(
     _fields(
         "i8",
@@ -121,6 +125,7 @@ SETUP = np.dtype(
         "role",
         "ranks",
         "lockstep",
+        "ahead",
         "pad",
         "pad_mixed",
         "wait_steps",
@@ -133,15 +138,16 @@ SETUP = np.dtype(
     + _fields(
         "f8", "conservativeness", "overlap", "paces", "mtbf_s", "restart_s", "load_target", "interval_s", "start_s"
     )
+    + _fields("f8", "stream_s")
 )
 
 #: Sending the cache of a request from a pool to another: ``latency_s + fixed_s + tokens * token_s``.
 LINK = np.dtype(_fields("f8", "latency_s", "fixed_s", "token_s", "fixed_bytes", "token_bytes"))
 
 #: A request. ``key`` and ``seq`` order it in the heap it is in (to arrive, or waiting), linked by ``left_child`` and
-#: ``right_child``. ``last_at``: its newest token. ``remaining``: tokens still to generate, when it is not running.
-#: ``held``: prefix units it shares now. ``origin``: the replica that keeps its cache while it is elsewhere, in ``kept``
-#: blocks. ``answered_by``: the replica that wrote the output, when not ``replica``.
+#: ``right_child``. ``last_at``: its newest token, before it when it came. ``remaining``: tokens still to generate,
+#: when it is not running. ``held``: prefix units it shares now. ``origin``: the replica that keeps its cache while it
+#: is elsewhere, in ``kept`` blocks. ``answered_by``: the replica that wrote the output, when not ``replica``.
 REQUEST = np.dtype(
     _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at")
     + _fields("i4", "isl", "osl", "remaining", "preemptions", "cached", "seq", "left_child", "right_child", "held")
@@ -180,8 +186,9 @@ WORKER = np.dtype(
 #: link is free from. ``weight``: relative speed. ``oldest``, ``newest``, ``evictable``: cached prefix units nobody
 #: holds. ``offset``: first worker of its pool. ``turn``: of the round-robin router inside the pool, kept by its first
 #: replica. ``starting``: it is about to be up. ``failures``: so far. ``waited``: steps that prompts were held back.
-#: ``sending``: caches on their way from it. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``,
-#: ``copied`` tokens of it before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
+#: ``sending``: caches on their way from it. ``begun``: when its newest step began; ``sent_at``: when the client has
+#: its newest tokens. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``, ``copied`` tokens of it
+#: before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
 REPLICA = np.dtype(
     _fields(
         "i8",
@@ -207,6 +214,7 @@ REPLICA = np.dtype(
         "turn",
     )
     + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
+    + _fields("f8", "begun", "sent_at")
 )
 
 #: What happens at a time, in a heap by time: ``event`` is one of :data:`SENT`, ...

@@ -197,6 +197,7 @@ def begin_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> No
         place.stage_out = end
     own.end = end
     own.busy = 1
+    state.replicas[own.replica].begun = now
     if tech is not None:
         own.price_s, own.price_j = duration, energy
     state.run.steps += 1
@@ -235,6 +236,7 @@ def begin_together(state: State, tech: Tech, cfg: Any, first: int, now: float) -
         own.price_s, own.price_j = duration, energy
         own.end = now + duration
         own.busy = 1
+        state.replicas[own.replica].begun = now
         book_step(state, cfg, worker, now, duration, energy, decodes, chunks, new)
 
 
@@ -242,6 +244,25 @@ def begin_together(state: State, tech: Tech, cfg: Any, first: int, now: float) -
 def gap_bin(gap: float) -> int:
     """The bin of the histogram for a time between tokens."""
     return min(int(math.log(max(gap, ITL_SHORTEST_S) / ITL_SHORTEST_S) / ITL_STEP), ITL_BINS - 1)
+
+
+@njit_inner
+def deliver(place: Any, now: float, work_s: float) -> float:
+    """When the client has the tokens of a step that ends now: its API server works on one thing after another."""
+    if work_s <= 0.0:
+        return now
+    place.sent_at = max(place.sent_at, now) + work_s
+    return float(place.sent_at)
+
+
+@njit_inner
+def spoken(state: State, worker: int) -> int:
+    """Answers that the step in flight adds to."""
+    some = 0
+    for j in range(state.workers[worker].count):
+        slot = state.slots[worker, j]
+        some += wide(slot.step_tokens > 0 and slot.computed + slot.step_tokens >= slot.target)
+    return int(some)
 
 
 @njit_inner
@@ -289,24 +310,26 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
             take_blocks(state, tech, cfg, own.replica, need)
         state.run.steps += 1
         book_step(state, cfg, worker, now, time, energy, count, prompts, prompts)
+        out = deliver(place, end, count * cfg.stream_s)
         if done == 0:
             gaps, same = 0.0, 0
             for j in range(count):
-                gap = end - slots[worker, j].token_at
+                gap = out - slots[worker, j].token_at
                 gaps += gap
                 if slots[worker, j].token_at == own.last_end:
                     same += 1
                 else:
                     state.itl[gap_bin(gap)] += 1
             if same > 0:
-                state.itl[gap_bin(end - own.last_end)] += same
+                state.itl[gap_bin(out - own.last_end)] += same
         else:
-            gaps = count * (end - now)
-            state.itl[gap_bin(end - now)] += count
+            gaps = count * (out - own.last_end)
+            state.itl[gap_bin(out - own.last_end)] += count
         state.totals[k].itl_sum_s += gaps
         if cfg.admission == ESTIMATE:
             place.ratio = lower_ratio(cfg, place.ratio)
-        own.last_end = end
+        own.last_end = out
+        place.begun = now
         now = end
         context += count
         done += 1
@@ -315,7 +338,7 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
             slot = slots[worker, j]
             slot.computed += done
             slot.left -= done
-            slot.token_at = now
+            slot.token_at = own.last_end
             slot.blocks = max(slot.blocks, blocks_of(cfg, wide(slot.computed)))
     return now
 
@@ -335,7 +358,9 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
     if tech is not None and tech.records[place.pool].guess > 0:
         guesses = own.guesses
     same, kept, alive, burst = 0, 0, 0, 0
-    gaps = 0.0
+    gaps, out = 0.0, now
+    if cfg.stream_s > 0.0:
+        out = deliver(place, now, spoken(state, worker) * cfg.stream_s)
     count = own.count
     for j in range(count):
         slot = slots[worker, j]
@@ -364,33 +389,34 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
                     cache_prompt(state, cfg, replica, i)
                 slot.left -= gain
                 if prompt and request.first_at < 0:
-                    request.first_at = now
-                    if now - request.arrived_at > run.ttft_s:
+                    request.first_at = out
+                    if out - request.arrived_at > run.ttft_s:
                         run.ttft_left -= 1
                     if run.fork_on_first:
-                        successors(state, i, now)
+                        successors(state, i, out)
                 else:
-                    gap = now - slot.token_at
+                    gap = out - slot.token_at
                     gaps += gap
                     if slot.token_at == previous:
                         same += 1
                     else:
                         state.itl[gap_bin(gap)] += 1
-                slot.token_at = now
+                slot.token_at = out
                 if slot.left == 0:
                     over = True
                     request.remaining = 0
-                    request.last_at = now
+                    request.last_at = out
                     request.status = 0
                     total.completed += 1
-                    if now - request.arrived_at > run.e2e_s:
+                    if out - request.arrived_at > run.e2e_s:
                         run.e2e_left -= 1
-                    if request.osl > 1 and now - request.first_at > run.tpot_s * (request.osl - 1):
+                    if request.osl > 1 and out - request.first_at > run.tpot_s * (request.osl - 1):
                         run.tpot_left -= 1
                     place.load -= 1
                     run.in_system -= 1
+                    state.totals[0].in_system_s += out - now
                     if not run.fork_on_first:
-                        successors(state, i, now)
+                        successors(state, i, out)
                     if tech is not None and cfg.admission == PAST_FUTURE:
                         learn_length(tech.past, replica, request.osl)
                     if not static:
@@ -406,7 +432,7 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
             slots[worker, kept] = slots[worker, j]
         kept += 1
     if same > 0:
-        state.itl[gap_bin(now - previous)] += same
+        state.itl[gap_bin(out - previous)] += same
     if burst > 0:
         state.itl[gap_bin(0.0)] += burst
         total.decode_tokens += burst
@@ -419,6 +445,6 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
         for j in range(own.loading):
             slots[worker, kept + j] = slots[worker, count + j]
     own.count = kept
-    own.last_end = now
+    own.last_end = out
     own.end = math.inf
     own.busy = 0

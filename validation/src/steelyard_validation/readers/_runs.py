@@ -58,6 +58,8 @@ class Place:
     """How tokens are guessed, as ``--speculate`` says it."""
     static: bool = False
     """Its loads are batches of equal requests without a scheduler, as ``estimate`` answers them."""
+    note: str = ""
+    """What sets its runs apart, behind the name of the family."""
 
     def placed(self) -> Placed | str:
         """The deployment, or why there is none."""
@@ -87,7 +89,8 @@ class Place:
         """What mixes its tokens, its model and its format."""
         found = known_model(self.model)
         block = block_of(found.transformer) if found else "unknown"
-        return f"{block}: {self.model.rpartition('/')[2]} {self.weights or 'as published'}"
+        name = f"{block}: {self.model.rpartition('/')[2]} {self.weights or 'as published'}"
+        return f"{name}, {self.note}" if self.note else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,7 @@ def offline(at: Placed, loads: Sequence[Load], *, prompts: float = PROMPT_TOKENS
         loads: the queues.
         prompts: tokens of prompts that share a step, in the physical limit; 0: decodes alone limit.
     """
+    loads = [replace(x, flags=(*x.flags, ("api_server_count", 0))) for x in loads]
     service = Service.of(at, loads)
     runs = played_all(loads, service.closed)
     osl, isl = (np.asarray([getattr(x, n) for x in loads], dtype=np.float64) for n in ("osl", "isl"))

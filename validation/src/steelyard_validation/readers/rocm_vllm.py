@@ -6,6 +6,7 @@ simulator; rows with a ``batch_size`` are one static batch from its prompts to i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -82,9 +83,12 @@ def _rates(frame: pd.DataFrame) -> Any:
 
 
 def _place(model: str, gpu: str, tp: float, precision: str) -> Placed | str:
-    weights = {"float16": "fp16", "bfloat16": "bf16"}.get(precision, precision)
-    # the published commands keep an 8-bit cache beside 8-bit weights
-    return deploy(model, gpu, tp=int(tp), weights=weights, kv="fp8" if weights == "fp8" else "", engine="vllm")
+    named, _, more = precision.partition(" ")  # such as "fp8 weights, fp16 kv (...)"
+    weights = {"float16": "fp16", "bfloat16": "bf16"}.get(named, named)
+    # the published commands keep an 8-bit cache beside 8-bit weights where the row does not say otherwise
+    kv = "" if weights != "fp8" or re.search("(fp|bf|float)16 kv", more) else "fp8"
+    bare = model.removesuffix("-KV").removesuffix("-FP8")
+    return deploy(bare, gpu, tp=int(tp), weights=weights, kv=kv, engine="vllm")
 
 
 def _offline(at: Placed, rows: pd.DataFrame) -> Shown:

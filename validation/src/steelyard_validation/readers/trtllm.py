@@ -179,7 +179,7 @@ def _online(path: Path, ask: Ask) -> Iterator[Comparison]:
 
     def place(model: str, gpu: str, tp: float, precision: str) -> Placed | str:
         weights, cache = _precision(precision)
-        return _placed(model, gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm")
+        return _placed(model, gpu, tp=_degree(tp), weights=weights, kv=cache, engine="trtllm@0.14")
 
     found = predict_all(frame, ["model", "gpu", "tp", "precision"], place, _arrivals, 3)
     for (metric, column, unit), answer in zip(
