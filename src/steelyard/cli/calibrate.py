@@ -13,11 +13,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.cli.help import HERE, LOGS, RUNS, TABLES, group, option, switch
-from steelyard.cli.options import DEPLOYED, options_of, words_of_options
+from steelyard.cli.options import DEPLOYED, Lengths, options_of, words_of_options
 from steelyard.cli.output import say
 from steelyard.cli.progress import bar
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName
+from steelyard.scenario.fields import GROUPS
 from steelyard.scenario.words import Problems
 
 Question: Any = options_of("simulate", tuple(n for n in DEPLOYED if n != "anchor"), required=False)
@@ -73,7 +74,7 @@ class Benchmarks:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Anchors:
+class Anchors(Lengths):  # type: ignore[misc]
     """A run of the user's own server, which moves what is asked with it."""
 
     anchor: Annotated[str, option("log of a run (as `compare` reads them), or llama-bench's results", topic=RUNS)] = ""
@@ -82,8 +83,6 @@ class Anchors:
     tokens_per_s: Annotated[
         str, option("or generated tokens per second of all clients, 2400", "--tokens-per-s", topic=RUNS)
     ] = ""
-    isl: Annotated[str, option("prompt tokens of that run", "--isl", "--input-len", topic=RUNS)] = ""
-    osl: Annotated[str, option("generated tokens of that run", "--osl", "--output-len", topic=RUNS)] = ""
 
     @property
     def said(self) -> bool:
@@ -355,7 +354,7 @@ def _anchor(logs: tuple[str, ...], asked: Anchors, benchmarks: Benchmarks, quest
     for name, number in numbers.items():
         if number is not None and not 0 < number < 1e9:
             problems.add([Problem(name, f"expected a number above 0, got {getattr(asked, name)}")])
-    sizes = {name: getattr(asked, name) for name in ("isl", "osl") if getattr(asked, name)}
+    sizes = {name: getattr(asked, name) for name in GROUPS["batch"][1:] if getattr(asked, name)}
     if logs and (numbers or sizes):
         problems.add([Problem("anchor", f"a log says its own {', '.join([*numbers, *sizes])}: leave them out")])
     for name, value in {"model": words["model"], "on": question.on}.items() if not logs else ():

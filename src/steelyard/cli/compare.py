@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, group, option
-from steelyard.cli.options import DEPLOYED, Wrong, options_of, words_of_options
+from steelyard.cli.options import DEPLOYED, Lengths, Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem
@@ -45,7 +45,7 @@ Question: Any = options_of("simulate", (*DEPLOYED, *GROUPS["shown"]), required=F
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Load:
+class Load(Lengths):  # type: ignore[misc]
     """The load of a benchmark, where its log does not say."""
 
     rate: Annotated[str, option("its load, when the log does not say: 4/s", topic=_LOAD)] = ""
@@ -57,8 +57,6 @@ class Load:
             topic=_LOAD,
         ),
     ] = None
-    isl: Annotated[str, option("tokens of its prompts, when the log does not say", topic=_LOAD)] = ""
-    osl: Annotated[str, option("tokens of its answers, when the log does not say", topic=_LOAD)] = ""
     seed: Annotated[int, Parameter(help=field("simulate", "seed").doc, group=group(_LOAD))] = 0
 
 

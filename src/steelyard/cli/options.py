@@ -24,6 +24,7 @@ __all__ = [
     "DEPLOYED",
     "MAX_SCENARIOS",
     "ONE_REQUEST",
+    "Lengths",
     "Model",
     "Wrong",
     "answers",
@@ -241,3 +242,7 @@ def only(blocks: list[Block]) -> Estimate:
     raise_all(outcome.problems)
     assert outcome.estimate is not None
     return outcome.estimate
+
+
+#: Lengths of a benchmark whose log does not say them.
+Lengths: Any = options_of("simulate", GROUPS["batch"][1:], required=False)

@@ -305,15 +305,15 @@ class Engine:
         """What the hidden and the inner width of MXFP4 experts are padded to multiples of on a machine."""
         return self.expert_multiples.get(machine.family) or self.expert_multiples.get("", (1, 1))
 
-    def peers_bytes(self, machine: Machine, tp: int) -> float:
-        """Bytes of communication buffers where ``tp`` devices share every product."""
+    def peers_bytes(self, machine: Machine, shards: int) -> float:
+        """Bytes of communication buffers where ``shards`` devices share every product."""
         direct = any(link.bandwidth_bytes_per_s > PCIE_BYTES_PER_S for link in machine.links("peer"))
-        return self.peer_bytes + (tp - 2) * self.next_peer_bytes if tp > 1 and direct else 0.0
+        return self.peer_bytes + (shards - 2) * self.next_peer_bytes if shards > 1 and direct else 0.0
 
-    def beside_bytes(self, machine: Machine, tp: int) -> float:
-        """Bytes beside weights, cache and a step's tensors; ``tp`` devices share every product."""
+    def beside_bytes(self, machine: Machine, shards: int) -> float:
+        """Bytes beside weights, cache and a step's tensors; ``shards`` devices share every product."""
         graphs = self.graph_bytes if self.graphs_in_share else 0.0
-        return self.workspace_bytes + graphs + self.peers_bytes(machine, tp)
+        return self.workspace_bytes + graphs + self.peers_bytes(machine, shards)
 
     def windows_keep(self, model_type: str) -> float:
         """Tokens that layers with a window keep per token of the others; 0: the window's."""
@@ -323,18 +323,18 @@ class Engine:
         """How much less the cache is when a step needs one byte more of working memory; ``share`` of memory is used."""
         return {"device": 1.0, "static": 0.0, "free": share}[self.memory_frac_of]
 
-    def cache_bytes(self, machine: Machine, share: float, weights: float, work: float, tp: int = 1) -> float:
+    def cache_bytes(self, machine: Machine, share: float, weights: float, work: float, shards: int = 1) -> float:
         """Bytes of a device left for the KV cache.
 
         Args:
             machine: the device.
             share: of its memory that is used.
             weights, work: bytes of weights and of working memory.
-            tp: devices that share every product; their buffers are there before a static share is taken.
+            shards: devices that share every product; their buffers are there before a static share is taken.
         """
         seen = machine.usable_bytes
         if self.memory_frac_of == "static":
-            return (seen - self.peers_bytes(machine, tp)) * share - weights
+            return (seen - self.peers_bytes(machine, shards)) * share - weights
         if self.memory_frac_of == "free":
             return (seen - weights - work) * share
         return seen * share - weights - work

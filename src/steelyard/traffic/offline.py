@@ -91,7 +91,7 @@ def _in_json(path: Path, data: Mapping[str, Any], kind: str) -> Recorded:
         found = {"ttft_s": number("prefill_latency"), "tpot_s": number("median_decode_latency")}
         times = {name: {"mean": value} for name, value in found.items()}
         times["e2e_s"] = {"mean": number("total_latency", "latency")}
-        return _batch(path, batch, {"isl": prompt, "osl": output}, times, {"engine": "sglang"})
+        return _batch(path, batch, dict(zip(LENGTHS, (prompt, output), strict=True)), times, {"engine": "sglang"})
     if kind == "offline":
         count, seconds, prompts, outputs = (number(n) for n in (*_KEYS[kind], "total_output_tokens"))
         said = {"engine": "sglang", "request_rate": "inf", "duration": seconds}
@@ -135,9 +135,9 @@ def _rate(path: Path, text: str) -> Recorded:
         words = f"{path.name} does not say how many requests were sent; keep the line of the command (--num-prompts)"
         raise InputError(words, field="trace")
     if np.isfinite(tokens) and count > 0:
-        sizes = {"isl": totals["prompt"] / count, "osl": totals["output"] / count}
+        sizes = dict(zip(LENGTHS, (totals["prompt"] / count, totals["output"] / count), strict=True))
     elif requests > 0 and np.isfinite(output):
-        sizes = {"isl": (total - output) / requests, "osl": output / requests}
+        sizes = dict(zip(LENGTHS, ((total - output) / requests, output / requests), strict=True))
     each = total / requests if requests > 0 else np.nan
     return _lengths(path, count, sizes, each * count, {**said, "duration": count / requests if requests > 0 else None})
 

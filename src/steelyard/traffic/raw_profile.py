@@ -60,9 +60,11 @@ class RawProfile:
         mode, value = (how.get("mode"), how.get("value")) if isinstance(how, Mapping) else ("", None)
         rate = value if mode == "request_rate" else None
         whole = value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+        sizes = np.zeros(len(found), dtype=np.int64) if unknown else np.array(prompts, dtype=np.int64)
+        asked: dict[str, Any] = {LENGTHS[0]: sizes}
         return replace(
             found,
-            isl=np.zeros(len(found), dtype=np.int64) if unknown else np.array(prompts, dtype=np.int64),
+            **asked,
             lacking=LENGTHS[:1] if unknown else (),
             concurrency=whole if mode == "concurrency" else 0,
             said={"request_rate": rate, "model": _model(requests)},
