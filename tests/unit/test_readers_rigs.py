@@ -247,3 +247,27 @@ def test_builds_of_2024_ran_without_graphs_and_a_layer_split_decodes(tmp_path: P
     now = estimate("Qwen/Qwen3-0.6B", "rtx_4090", weights="q4_k_m", engine="llamacpp_cuda", isl=255, osl=2)
     assert one < 0.9 / now.tpot_s and two < one
     assert "pipeline" in str(only([c for c in found if c.phase == "prefill"], "tokens_per_s").why[0])
+
+
+def test_power_of_the_chip_is_what_is_drawn_above_idle(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "dgx_spark_arena" / "vllm_closed.csv",
+        {**BURST, "metric": "prefill_throughput", "isl": 256, "source_path": "runs/01-chat.md", "concurrency": 2},
+        {**BURST, "metric": "decode_throughput", "osl": 32, "source_path": "runs/01-chat.md", "concurrency": 2},
+    )
+    row = {"scenario": "test 01", "metric": "gpu_power", "source_path": "runs/01-telemetry.csv", "value": 40}
+    write(folder / "gpu_power_per_test.csv", row, {**row, "source_path": "runs/02-telemetry.csv"})
+    power = only(read(folder), "chip_power_w")
+    run = simulate("Qwen/Qwen3-0.6B", "dgx_spark", engine="vllm", concurrency=2, requests=2, isl=256, osl=32)
+    assert power.predicted[0] == pytest.approx(
+        run.energy_j / run.makespan_s - find_machine("dgx_spark").idle_w, rel=0.05
+    )
+    assert math.isnan(power.predicted[1]) and "no closed loop" in str(power.why[1])
+
+
+def test_boards_held_to_a_power_draw_it(tmp_path: Path) -> None:
+    row = {"model": "Qwen3.6-27B", "quant": "awq-int4/awq/safetensors", "machine": "rtx_3090", "count": 2, "tp": 2}
+    row |= {"engine": "vllm", "isl": 512, "osl": 64, "concurrency": 1, "metric": "power_all_gpus", "scenario": "x"}
+    folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "notes": "spec=none;power_limit_w=220"})
+    found = only(read(folder), "power_w")
+    assert 0.85 * 440 < found.predicted[0] <= 440

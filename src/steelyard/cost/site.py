@@ -9,7 +9,7 @@ from steelyard.deployment.formats import compute_with, find_format, widened
 from steelyard.machine.classes import Stack, family_named, kinds, stack_named
 from steelyard.machine.component import Compute, Machine
 
-__all__ = ["DEFAULT_CACHE_RATIO", "Site", "site_for", "site_of"]
+__all__ = ["DEFAULT_CACHE_RATIO", "Site", "above_rated", "is_capped", "site_for", "site_of"]
 
 #: Bandwidth of a last-level cache over that of main memory where no figure is known (guess: 2 to 4 on GPUs).
 DEFAULT_CACHE_RATIO = 2.0
@@ -84,9 +84,8 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
     if compute in ("fp32", "fp64") or not sixteen:  # some parts run 16 bit far below 32 bit: no measure of a unit there
         peak16 = max(peak16, peak)
     family = family_named(machine.family)
-    uncapped = _uncapped(machine, family.unit_ops_per_clock)
-    capped = uncapped > CAPPED * max((_sixteen(c) for c in machine.engines("matrix")), default=uncapped)
-    above = family.above_rated if capped else 1.0
+    uncapped, above = _uncapped(machine, family.unit_ops_per_clock), above_rated(machine)
+    capped = is_capped(machine)
     peak, peak16 = peak * above, peak16 * above
     feed16 = uncapped * above if capped and engine.kind == "matrix" else peak16
     return Site(
@@ -104,6 +103,17 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         copy_engine=family.copy_engine,
         feed16_ops_per_s=feed16,
     )
+
+
+def is_capped(machine: Machine) -> bool:
+    """Whether the 16-bit peak of a machine's matrix engine is below what its units do in other parts."""
+    peaks = [_sixteen(c) for c in machine.engines("matrix")]
+    return bool(peaks) and _uncapped(machine, family_named(machine.family).unit_ops_per_clock) > CAPPED * max(peaks)
+
+
+def above_rated(machine: Machine) -> float:
+    """The clock a machine holds over its rated one: above 1 on GeForce boards."""
+    return family_named(machine.family).above_rated if is_capped(machine) else 1.0
 
 
 def _uncapped(machine: Machine, unit_ops_per_clock: float) -> float:

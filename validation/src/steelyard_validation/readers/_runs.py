@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.errors import SteelyardError
-from steelyard.machine.catalogue import find_network
+from steelyard.machine.catalogue import find_machine, find_network
 from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Link
 from steelyard.machine.power import limited
@@ -113,7 +113,8 @@ class Row:
     """None: what the row states is not enough, see ``why``."""
     metric: str
     """``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``tokens_per_s``, ``decode_tokens_per_s`` (of one request),
-    ``wall_tokens_per_s`` (of one request, its prompt included), ``prompt_tokens_per_s``, ``requests_per_s``."""
+    ``wall_tokens_per_s`` (of one request, its prompt included), ``prompt_tokens_per_s``, ``requests_per_s``,
+    ``power_w`` (all devices, mean over the run), ``chip_power_w`` (the same without what they draw when idle)."""
     stat: str
     """``mean``, or a percentile: ``p50``."""
     measured: float
@@ -247,6 +248,7 @@ def _static(at: Placed, place: Place, rows: Sequence[Row]) -> Floats:
         "wall_tokens_per_s": lambda: found.e2e.rate(osl),
         "requests_per_s": lambda: found.e2e.rate(batch),
         "prompt_tokens_per_s": lambda: found.ttft.rate(isl),
+        "power_w": lambda: found.power_w,
     }
     out = np.full((4, len(rows)), np.nan)
     for metric in {row.metric for row in rows}:
@@ -322,6 +324,10 @@ def _figure(run: Simulation, row: Row) -> float:
     if row.metric in ("decode_tokens_per_s", "wall_tokens_per_s"):
         one = 1.0 / records.tpot_s if row.metric == "decode_tokens_per_s" else records.osl / records.e2e_s
         return float(np.mean(one[done & np.isfinite(one)]))
+    if row.metric in ("power_w", "chip_power_w"):
+        machine = find_machine(row.place.machine)
+        beside = machine.idle_w * row.place.tp * row.place.pp if row.metric == "chip_power_w" else 0.0
+        return (run.energy_j / run.makespan_s - beside) * row.copies
     if row.metric == "prompt_tokens_per_s":
         return float(np.mean(records.isl[done] / records.ttft_s[done]))
     values = getattr(records, row.metric)[done]

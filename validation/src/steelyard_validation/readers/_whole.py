@@ -172,6 +172,8 @@ class StaticBatch(NamedTuple):
     ttft: Shown
     tpot: Shown
     e2e: Shown
+    power_w: Shown
+    """All devices, mean over the batch; the answer shows no interval of it."""
 
 
 def static_batch(at: Placed, batch: Size, isl: Size, osl: Size) -> StaticBatch:
@@ -189,7 +191,9 @@ def static_batch(at: Placed, batch: Size, isl: Size, osl: Size) -> StaticBatch:
 
     limit = found.limit["ttft_s"] + (columns[2][good] - 1) * found.limit["tpot_s"]
     e2e = Shown(found.e2e_s, *found.interval["e2e_s"], limit)
-    return StaticBatch(whole(Shown.of(found, "ttft_s")), whole(Shown.of(found, "tpot_s")), whole(e2e))
+    unknown = np.full(np.shape(found.e2e_s), np.nan)
+    power = Shown(np.asarray(found.energy_j) / found.e2e_s, unknown, unknown, unknown)
+    return StaticBatch(whole(Shown.of(found, "ttft_s")), whole(Shown.of(found, "tpot_s")), whole(e2e), whole(power))
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,7 @@ RATES = {
     "prefill_throughput": "prompt_tokens_per_s",
     "request_throughput": "requests_per_s",
 }
+POWERS = {"power_all_gpus": "power_w"}
 #: Fine-tuned models with the shapes of another.
 SHAPED = {
     "Kwaipilot/KAT-Coder-V2.5-Dev": "Qwen/Qwen3.5-35B-A3B",
@@ -73,16 +74,23 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
                 yield from guarded(ask, path, partial(_table, path, ask, rows))
 
 
-def _table(path: Path, ask: Ask, rows: Callable[[Any], Iterator[Row]]) -> Iterator[Comparison]:
+def _table(path: Path, ask: Ask, rows: Callable[..., Iterator[Row]]) -> Iterator[Comparison]:
     frame = read_frame(path, COLUMNS, STATED)
     frame = frame[frame["suspect"].isna()]  # marked by the table
+    if rows is _spark_power:
+        beside = [read_frame(x, COLUMNS, STATED) for x in sorted(path.parent.glob("vllm_closed*.csv"))]
+        rows = partial(_spark_power, runs=beside[0]) if beside else _nothing
     yield from compared(list(rows(frame)), path, ask)
+
+
+def _nothing(frame: pd.DataFrame) -> Iterator[Row]:
+    return iter(())
 
 
 def _rows(frame: pd.DataFrame, asked: Callable[[Any, Mapping[str, str]], tuple[Place, Any]]) -> Iterator[Row]:
     """Rows whose metric has a name of ours; ``asked`` gives the place, and the load or why there is none."""
     for r in frame.itertuples(index=False):
-        metric = TIMES.get(r.metric) or RATES.get(r.metric)
+        metric = TIMES.get(r.metric) or RATES.get(r.metric) or POWERS.get(r.metric)
         if metric is None:
             continue  # memory, power, the client's own estimates
         said = dict(part.split("=", 1) for part in str(r.notes).split(";") if "=" in part)
@@ -152,6 +160,25 @@ def _spark_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
         return place, replace(load, concurrency=most)
     clients = int(r.concurrency)
     return place, Traffic(concurrency=clients, requests=clients, **lengths)
+
+
+def _spark_power(frame: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Row]:
+    """Mean power of the GPU while a test ran: what the device draws above idle, at the most clients of the test.
+
+    A test is bursts of several sizes, whose power is alike; ``runs`` is the table of its times. The rail leaves out
+    memory and processor, about what the whole device draws when idle.
+    """
+    test = runs["source_path"].str.extract(r"^(.*/\d\d)")[0]
+    for r in frame.itertuples(index=False):
+        mine = runs[
+            (test == str(r.source_path).removesuffix("-telemetry.csv")) & runs["scenario"].str.startswith("closed")
+        ]
+        asked = next((row for row in _spark(mine.sort_values("concurrency", ascending=False))), None)
+        if asked is None:
+            place = Place(r.model, r.machine, "vllm")
+            yield Row(place, None, "chip_power_w", "mean", float(r.value), "no closed loop stated for this test")
+        else:
+            yield replace(asked, metric="chip_power_w", stat="mean", measured=float(r.value))
 
 
 # ---- llama.cpp ------------------------------------------------------------------------------------------------------
@@ -381,8 +408,8 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     return place, Traffic(concurrency=int(r.concurrency), isl=int(r.isl), osl=int(r.osl))
 
 
-_TABLES: Mapping[str, tuple[tuple[str, Callable[[Any], Iterator[Row]]], ...]] = {
-    "dgx_spark_arena": (("vllm_closed*.csv", _spark),),
+_TABLES: Mapping[str, tuple[tuple[str, Callable[..., Iterator[Row]]], ...]] = {
+    "dgx_spark_arena": (("vllm_closed*.csv", _spark), ("gpu_power*.csv", _spark_power)),
     "dgx_spark_llamacpp": (("batched*.csv", _batched_bench),),
     "llamacpp_gpu_mac_2024": (("llama3*.csv", _first_builds),),
     "strix_halo_llamacpp": (("l*.csv", _llama_bench), ("mtp*.csv", _guessing)),
