@@ -215,13 +215,17 @@ def test_a_simulation_gives_the_length_it_was_told() -> None:
     assert "speculation accept" not in str(told)
 
 
+#: Limits that keep the tables small.
+FEW = {"max_num_seqs": 64, "max_num_batched_tokens": 512}
+
+
 def step_s(words: str, batch: int, **engine: float) -> float:
     """Time of a step that guesses and verifies, of a small model on one device."""
     model, cluster, entry = load_model("llama-3.1-8b").transformer, parse_cluster("h200_sxm"), find_engine("sglang")
-    plan, entry, config = Plan().resolved(model), replace(entry, **engine), engine_config(entry, cluster.machine)
+    plan, entry, config = Plan().resolved(model), replace(entry, **engine), engine_config(entry, cluster.machine, FEW)
     s, z = parse(words), no_methods()[0]
-    table = build_step_table(Replica(model, plan, cluster, entry), config, max_context=4096, queries=s.queries)
-    tables = with_draft(table, draft_of(s.wanted, model, plan), cluster, entry, config, max_context=4096)
+    table = build_step_table(Replica(model, plan, cluster, entry), config, max_context=1024, queries=s.queries)
+    tables = with_draft(table, draft_of(s.wanted, model, plan), cluster, entry, config, max_context=1024)
     s.record(z, s.guesser != "ngram")
     z["verify_s"] = entry.verify_s * s.turns
     return float(price_step(z, *tables, s.guesses, batch, batch * 500.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)[0])
