@@ -156,17 +156,14 @@ MOE_FORMATS = {
 
 
 def moe_variants(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = "", static: bool = False
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
 ) -> tuple[tuple[str, str], ...]:
-    """``(kernel, section)`` pairs to look for, best first.
-
-    ``own``: the engine's own kernel on the site's family. ``static``: it has kernels for one scale per tensor.
-    """
+    """``(kernel, section)`` pairs to look for, best first; ``own``: the engine's own kernel on the site's family."""
     if weight_bits < 0.75 * act_bits and weight_format != "mxfp4":
         return (("marlin", "marlin_int4_wo"), ("triton", "triton_bfloat16"))
     family = family_named(site.family)
     fmt = MOE_FORMATS.get(weight_format, "bfloat16")
-    fmt, listed = fmt if static else family.expert_formats.get(fmt, fmt), family.expert_kernels
+    fmt, listed = family.expert_formats.get(fmt, fmt), family.expert_kernels
     kernels = listed[fmt] if fmt in listed else (*filter(None, (own,)), *listed[""])
     if fmt == "w4a16_mxfp4" and act_bits < 16:
         fmt = "w4a8_mxfp4_mxfp8"
@@ -207,10 +204,10 @@ def expert_parameters(site: Site, kernel: str, fmt: str) -> Calibrated:
 
 
 def moe_kernel(
-    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = "", static: bool = False
+    site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
 ) -> tuple[str, Calibrated]:
     """The grouped-GEMM kernel a site would run and its parameters: the first measured there or on its family."""
-    options = moe_variants(site, weight_format, weight_bits, act_bits, own, static)
+    options = moe_variants(site, weight_format, weight_bits, act_bits, own)
     fmt = options[0][1].removeprefix(f"{options[0][0]}_")
     tried = [(name, expert_parameters(site, name, section.removeprefix(f"{name}_"))) for name, section in options]
     own_kernels = [
@@ -238,8 +235,8 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     blocks = ggml.calibration(context.engine, site.machine)
     if blocks is not None and site.compute == ggml.COMPUTED:
         return KernelTime(ggml.experts_time_s(kernel, site, blocks.parameters), blocks.spread, blocks.source)
-    own, static = context.engine.grouped(site.family, kernel.weight_format), context.engine.fused_quantisation
-    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], own, static)
+    own = context.engine.grouped(site.family, kernel.weight_format)
+    name, found = moe_kernel(site, kernel.weight_format, f["weight_bits"], f["act_bits"], own)
     facts, router = MOE_FACTS[name], Router.of(kernel)
     device = moe_device(site)
     tokens = np.asarray(f["tokens"], dtype=np.float64)
