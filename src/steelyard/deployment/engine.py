@@ -235,6 +235,9 @@ class Engine:
     state_copies: Annotated[float, Quantity("1", "states a running request holds where prefixes are shared", ge=1)] = (
         1.0
     )
+    splits_layers: Annotated[
+        bool, "devices take layers, one after the other, unless a degree of tensor parallelism is asked for"
+    ] = False
     compared: Annotated[bool, "a plan with any engine tries it"] = False
     commands: Annotated[
         Literal["", "vllm", "sglang", "trtllm", "llamacpp"], "whose commands start it; empty = no launch files"

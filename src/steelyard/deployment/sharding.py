@@ -129,7 +129,9 @@ def _has_room(model: Workload, cluster: Cluster, devices: int) -> bool:
     return stored <= _WEIGHTS_FRAC * devices * cluster.machine.usable_bytes
 
 
-def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) -> dict[str, int]:
+def fill_degrees(
+    model: Workload, cluster: Cluster, given: Mapping[str, Any], *, splits_layers: bool = False
+) -> dict[str, int]:
     """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
     is used. Of a domain of :data:`RACK` devices and more, which no tensor parallel fills, replicas where one has room.
 
@@ -137,6 +139,7 @@ def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) ->
         model: its heads and layers bound the degrees.
         cluster: the devices.
         given: the degrees given, None where not.
+        splits_layers: the engine gives every device layers, one after the other, unless asked otherwise.
     """
     sizes = {name: given.get(name) for name in DEGREES}
     if cluster.unlike and not any(sizes[name] for name in DEGREES[:3]):
@@ -148,7 +151,7 @@ def fill_degrees(model: Workload, cluster: Cluster, given: Mapping[str, Any]) ->
         return dict(zip(DEGREES, (tp or 1, pp or 1, dp or 1, ep, cp), strict=True))
     rest = max(1, cluster.count // used)
     if tp is None:
-        limit = min(rest, cluster.per_node)
+        limit = 1 if splits_layers and cluster.machine.launch != "cpu" else min(rest, cluster.per_node)
         heads = [queries for queries, _ in model.head_groups]
         tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
         rest //= tp

@@ -200,14 +200,17 @@ def _most(make: Any, top: int, stored: float) -> int:
 
 
 def _more_devices(scenario: Scenario) -> Iterator[Change]:
-    """Twice the devices, again and again: tensor parallel inside a node as far as heads divide, stages across nodes."""
+    """Twice the devices, again and again: tensor parallel inside a node as far as heads divide, stages across nodes
+    and of engines that split layers.
+    """
     cluster, plan, factor = scenario.cluster, scenario.plan, 2
     if cluster.unlike:
         return
     while cluster.count * factor <= MAX_DEVICES:
         on = replace(cluster, count=cluster.count * factor)
         splits = [factor // (1 << k) for k in range(factor.bit_length())]
-        for wider in sorted(splits, key=lambda w: (plan.tp * w > max(cluster.per_node, plan.tp), -w)):
+        widest = plan.tp if scenario.engine.splits_layers else max(cluster.per_node, plan.tp)
+        for wider in sorted(splits, key=lambda w: (plan.tp * w > widest, -w)):
             cut = dict(zip(DEGREES, (plan.tp * wider, plan.pp * (factor // wider)), strict=False))
             candidate = replace(scenario, cluster=on, plan=replace(plan, **cut))  # type: ignore[arg-type]
             if _fits(candidate):

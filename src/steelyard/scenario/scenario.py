@@ -260,7 +260,8 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     problems.done()
     model = replace(model, transformer=loaded_for(model.transformer, seen))
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
-    plan = Plan(**{**given, **fill_degrees(model.transformer, cluster, values), "engine": engine_name})
+    degrees = fill_degrees(model.transformer, cluster, values, splits_layers=engine.splits_layers)
+    plan = Plan(**{**given, **degrees, "engine": engine_name})
     if scheduler:
         values = {**values, "flags": {"scheduler": scheduler, **(values["flags"] or {})}}
     resolved = plan.resolved(model.transformer, cluster.machine)

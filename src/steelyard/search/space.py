@@ -89,9 +89,9 @@ def replica_options(
 
 
 def _plans(base: Replica, formats: Formats, demand: Demand, top: int) -> Iterator[Plan]:
-    """Degrees that divide the model, inside the nodes that make sense, in a fixed order."""
+    """Degrees that divide the model, inside the nodes that make sense, in a fixed order; those the engine has."""
     model, node = base.model, base.cluster.per_node
-    for tp in TENSOR:
+    for tp in (1,) if base.engine.splits_layers else TENSOR:
         for cp in CONTEXT if demand.mean_prompt_tokens >= LONG_PROMPT else (1,):
             for pp in PIPELINE:
                 if tp * cp > node or tp * cp * pp > top:
