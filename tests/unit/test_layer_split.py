@@ -1,4 +1,4 @@
-"""llama.cpp and its like give every device layers, one device after the other, unless tensor parallelism is asked for."""
+"""llama.cpp and its like give every device layers, one after the other, unless tensor parallelism is asked for."""
 
 from __future__ import annotations
 
