@@ -34,7 +34,7 @@ class TestBuiltIn(PolicyContract):
 
 def small(policy: Any) -> Any:
     trace = Trace(np.zeros(4), [100, 400, 300, 200], [5, 5, 5, 5])
-    return simulate("llama-3.1-8b", "h100_sxm", trace, policy=policy, flags={"max_num_seqs": 1})
+    return simulate("llama-3.1-8b", "h100_sxm", trace, policy=policy, flags={"max_num_seqs": 1, "api_server_count": 0})
 
 
 @pytest.fixture
