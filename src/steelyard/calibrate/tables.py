@@ -22,6 +22,7 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.folders import folder_to_write
 from steelyard.machine.component import Machine
 from steelyard.measurements import kernel_tables as tables
+from steelyard.measurements.reader import machine_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +94,10 @@ def calibrate_from(
 
 def _read(machine: Machine, folder: Path, table: str, reader: Callable[[Path], Any]) -> Iterator[tuple[str, Any]]:
     """(file name, rows) of a machine's tables. Raises :class:`InputError` where one cannot be read."""
-    pattern = f"{machine.name}__{table}__*.parquet" if table else "comm_*.parquet"
-    for path in sorted(folder.glob(pattern)):
+    for path in sorted(folder.glob(f"*__{table}__*.parquet" if table else "comm_*.parquet")):
+        owner = machine_of(path.name.partition("__")[0]) if table else machine
+        if owner is None or owner.name != machine.name:
+            continue
         try:
             yield path.name, reader(path)
         except (

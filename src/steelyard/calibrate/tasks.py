@@ -25,10 +25,10 @@ from steelyard.cost.attention import (
 from steelyard.cost.attention_kernels import attention_facts
 from steelyard.cost.collective import CollectiveParameters, Fabric, collective_time_s
 from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
-from steelyard.cost.gemm import GemmParameters, gemm_facts, gemm_time_s, library_facts
+from steelyard.cost.gemm import GemmParameters, gemm_time_s
 from steelyard.cost.moe import FACTS as MOE_FACTS
 from steelyard.cost.moe import MoeFacts, MoeParameters, Router, moe_time_s
-from steelyard.cost.op_models import GEMM_VARIANTS, fabrics
+from steelyard.cost.op_models import GEMM_VARIANTS, fabrics, product_parameters
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.site import site_for
 from steelyard.cost.vector import VectorParameters, vector_time_s
@@ -231,11 +231,8 @@ def gemm_task(
     narrow = where.compute in ("fp8", "int8", "fp4", "fp6")
     variants = GEMM_VARIANTS.get(stored.name, ("",)) if narrow else ("",)
     prior = calibrated("gemm", GemmParameters, like, (machine.family,), variants)
-    own = calibrated("gemm", GemmParameters, machine.name, (machine.family,), variants)
     activations = find_format(stored.activations or stored.name)
-    kernel = own.facts or prior.facts
-    library = library_facts(machine.family, stored.stored_bits, activations.stored_bits)
-    facts = gemm_facts(kernel) if kernel else library
+    _, facts = product_parameters(where, stored.name, stored.stored_bits, activations.stored_bits)
     device = gemm_device(where)
     price = gemm_price(fmt, device, facts, prior.parameters.hot_frac)
     section = "" if variants[0] == "" and fmt in ("bf16", "fp16") else fmt

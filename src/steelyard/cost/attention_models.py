@@ -56,6 +56,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
         found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))
+        found = found.at_memory(site.machine.root.kind, "dram_frac")
         time = decode_attention_time_s(
             f["batch"],
             f["context"],
@@ -70,6 +71,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
         )
     else:
         found = calibrated("attention", PrefillParameters, site.machine.name, (site.family,), ("prefill",))
+        found = found.at_memory(site.machine.root.kind, "dram_frac")
         time = prefill_attention_time_s(
             f["batch"],
             f["new"],

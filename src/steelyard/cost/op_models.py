@@ -113,6 +113,7 @@ def product_parameters(
     elif site.compute == "fp32":
         variants = ("fp32", "")
     found = calibrated("gemm", GemmParameters, site.machine.name, (site.family,), variants)
+    found = found.at_memory(site.machine.root.kind, "dram_frac")
     if found.facts and weight_bits >= 0.75 * act_bits and (found.variant or not narrow):
         return found, gemm_facts(found.facts)
     return found, library_facts(site.family, weight_bits, act_bits)
@@ -183,7 +184,7 @@ NEAREST_EXPERTS = {
 }
 
 
-def expert_parameters(site: Site, kernel: str, fmt: str) -> Calibrated:
+def expert_parameters(site: Site, kernel: str, fmt: str, *, own: bool = False) -> Calibrated:
     """Parameters of a grouped product on a site: measured there or on its family, of the kernel or the nearest to it;
     then of the kernel on other families.
 
@@ -191,15 +192,21 @@ def expert_parameters(site: Site, kernel: str, fmt: str) -> Calibrated:
         site: where.
         kernel: a name of ``catalogue/kernels/moe.toml``.
         fmt: a format of the calibration sections.
+        own: the engine's own kernel, whose section on other families comes before others' on this family.
     """
+    if own:
+        found = calibrated("moe", MoeParameters, site.machine.name, (site.family,), (f"{kernel}_{fmt}",))
+        if found.source != "default":
+            return _no_better_than_products(found, site)
+    formats = (fmt, *NEAREST_EXPERTS.get(fmt, ()))
+    sections = [f"{k}_{near}" for k in dict.fromkeys((kernel, *MOE_FACTS)) for near in formats]
     for families, last in (((site.family,), ""), ((), "generic")):
-        for near in (fmt, *NEAREST_EXPERTS.get(fmt, ())):
-            sections = tuple(f"{k}_{near}" for k in dict.fromkeys((kernel, *MOE_FACTS)))
-            found = calibrated("moe", MoeParameters, site.machine.name, families, sections, last=last)
+        for section in sections:
+            found = calibrated("moe", MoeParameters, site.machine.name, families, (section,), last=last)
             if found.source != "default":
-                if found.variant != f"{kernel}_{fmt}":
+                if section != f"{kernel}_{fmt}":
                     found = replace(found, spread=max(found.spread, OTHER_KERNEL_SPREAD))
-                return _no_better_than_products(found, site)
+                return _no_better_than_products(found.at_memory(site.machine.root.kind, "memory_efficiency"), site)
     return Calibrated(MoeParameters(), UNMEASURED_SPREAD, "default")
 
 
@@ -209,6 +216,8 @@ def moe_kernel(
     """The grouped-GEMM kernel a site would run and its parameters: the first measured there or on its family."""
     options = moe_variants(site, weight_format, weight_bits, act_bits, own)
     fmt = options[0][1].removeprefix(f"{options[0][0]}_")
+    if own:
+        return own, expert_parameters(site, own, fmt, own=True)
     tried = [(name, expert_parameters(site, name, section.removeprefix(f"{name}_"))) for name, section in options]
     own_kernels = [
         (name, found)

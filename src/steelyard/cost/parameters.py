@@ -25,6 +25,13 @@ __all__ = ["UNMEASURED_SPREAD", "Calibrated", "calibrated", "calibration_table",
 UNMEASURED_SPREAD = 0.4
 
 
+#: Share of the peak that streams reach, by kind of memory. GDDR6X and GDDR7: products and attention of an RTX PRO 6000
+#: and an RTX 4090 (0.92 to 0.94); GDDR6 with error correction in line (L40S) reaches 0.81. LPDDR5X: of 273 GB/s a DGX
+#: Spark shows some 0.8 to streams. Kinds that are not here are taken to reach what the measured machine reaches.
+MEMORY_SHARES: Mapping[str, float] = {"gddr6x": 0.93, "gddr7": 0.93, "lpddr5x": 0.8}
+#: The largest share of a peak that any memory reaches.
+MOST_SHARE = 0.97
+
 #: Largest logarithm of a spread or bias, and largest parameter, by the ending of its name where that says what it is.
 _MOST_LOG, _MOST = 10.0, 1e18
 _MOST_BY_ENDING = {"s": 10.0, "frac": 10.0, "efficiency": 10.0, "ratio": 1e4, "power": 100.0}
@@ -45,6 +52,22 @@ class Calibrated:
     """Mean of log(measured / predicted) on the rows left out."""
     variant: str = ""
     """The section that was found; empty: the file's own table."""
+    memory_share: float = 0.0
+    """Of borrowed parameters: the share of its peak that the memory of the measured machine reaches; 0 = not known."""
+
+    def at_memory(self, kind: str, field: str) -> Calibrated:
+        """Borrowed parameters for a machine with another kind of memory.
+
+        Args:
+            kind: of its memory.
+            field: the parameter that is a share of the peak bandwidth; it changes as what both kinds reach
+                (:data:`MEMORY_SHARES`), up to :data:`MOST_SHARE`.
+        """
+        own = MEMORY_SHARES.get(kind, 0.0)
+        if not (own and self.memory_share):
+            return self
+        share = min(MOST_SHARE, getattr(self.parameters, field) * own / self.memory_share)
+        return replace(self, parameters=replace(self.parameters, **{field: share}))
 
 
 @cache
@@ -89,7 +112,8 @@ def calibrated(
     for name in (*families, *filter(None, (last,))):
         section, variant = _first(shared.get(name, {}), variants)
         if section is not None:
-            found = replace(_filled(cls, section, f"borrowed: {name}"), variant=variant)
+            memory = float(section.get("provenance", {}).get("memory_share", 0.0))
+            found = replace(_filled(cls, section, f"borrowed: {name}"), variant=variant, memory_share=memory)
             least = 0.0 if op == "collective" else BORROWED_SPREAD[_distance(machine, name, section)]
             return replace(found, spread=max(found.spread, least))
     return Calibrated(cls(), UNMEASURED_SPREAD, "default")
