@@ -185,11 +185,21 @@ def test_library_picks_the_kernel_of_the_format() -> None:
 
 
 def test_borrowed_sixteen_bit_parameters_do_not_change_the_kernel_of_a_format() -> None:
-    card = find_machine("rtx_5090")
+    card = find_machine("rtx_3090")
+    found, facts = product_parameters(site_for(card, "int8"), "int8", 8.0, 8.0)
+    assert (found.variant, facts.name) == ("", "cutlass_int8")
+    assert product_parameters(site_for(card), "bf16", 16.0, 16.0)[1].name == "cublas_mma"
     for weights, bits, kernel in (("fp8", 8.0, "cutlass_fp8_graphics"), ("nvfp4", 4.5, "nvfp4")):
-        found, facts = product_parameters(site_for(card, weights), weights, bits, bits)
-        assert (found.variant, facts.name) == ("", kernel)
-    assert product_parameters(site_for(card), "bf16", 16.0, 16.0)[1].name == "cublas_ada"
+        assert product_parameters(site_for(find_machine("rtx_5090"), weights), weights, bits, bits)[1].name == kernel
+
+
+def test_borrowed_shares_of_a_bandwidth_follow_the_kind_of_memory() -> None:
+    def share(machine: str) -> float:
+        found, _ = product_parameters(site_for(find_machine(machine)), "bf16", 16.0, 16.0)
+        return float(found.parameters.dram_frac)
+
+    assert share("rtx_4090") == pytest.approx(share("l40s") * 0.93 / 0.81, rel=0.02)  # GDDR6X against GDDR6 with ECC
+    assert share("dgx_spark") == pytest.approx(share("rtx_5090") * 0.80 / 0.93, rel=0.02)  # LPDDR5X against GDDR7
 
 
 def test_without_arithmetic_of_a_format_products_run_in_sixteen_bits() -> None:

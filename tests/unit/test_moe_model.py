@@ -213,7 +213,7 @@ def test_formats_of_equal_bytes_take_the_same_time(model: str, machine: str) -> 
         assert one.ttft_s == pytest.approx(blocks.ttft_s, rel=0.1)
 
 
-@pytest.mark.parametrize(("machine", "weights"), [("rtx_5090", "fp8"), ("rtx_5090", "nvfp4"), ("rtx_pro_6000", "bf16")])
+@pytest.mark.parametrize(("machine", "weights"), [("rtx_5090", "fp8"), ("rtx_5090", "nvfp4"), ("dgx_spark", "bf16")])
 def test_experts_take_their_own_familys_nearest_kernel_before_another_familys(machine: str, weights: str) -> None:
     from steelyard.cost.op_models import moe_kernel
     from steelyard.cost.site import site_for
