@@ -246,3 +246,32 @@ def test_files_say_how_a_tower_is_stored(tmp_path: Path) -> None:
         write_safetensors(tmp_path / "model.safetensors", [*language, *packed])
         towers = load_model(tmp_path).transformer.towers
         assert [t.bits for t in towers] == ([] if found is None else [pytest.approx(found, rel=1e-6)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "vision", "wanted"),
+    [  # positions and tokens of 1080 x 1920, 100 x 100 and 20 x 700 pixels, as the image processors cut them
+        ("molmo2", {}, [(6561, 1203), (1458, 424), (1458, 424)]),
+        ("video_llama_3", {"patch_size": 14}, [(5035, 5035), (49, 49), (50, 50)]),
+        ("cosmos3_edge", {}, [(8160, 2040), (256, 64), (384, 96)]),
+        ("muse_glimmer", {}, [(10764, 2693), (64, 18), (100, 27)]),
+        ("muse_spark", {}, [(10764, 2693), (64, 18), (100, 27)]),
+        ("idefics2", {"patch_size": 14}, [(13650, 326), (3645, 326), (6750, 326)]),
+        ("inkling2", {}, [(5184, 1296), (36, 9), (72, 18)]),
+    ],
+)
+def test_images_of_kinds_that_had_no_rule(kind: str, vision: dict[str, Any], wanted: list[tuple[int, int]]) -> None:
+    (tower,) = whole(kind, vision).towers
+    reads = [tower.rule.read(*size) for size in ((1080, 1920), (100, 100), (20, 700))]
+    assert [(sum(n * each for n, each in read.sequences), read.tokens) for read in reads] == wanted
+    assert tower_graph(tower, reads[0]).flops() > 1e12
+
+
+def test_most_layers_of_muse_attend_inside_windows() -> None:
+    (full,), (most,) = (
+        whole("muse_glimmer", {"layer_types": [kind] * 50}).towers for kind in ("full_attention", "window_attention")
+    )
+    (usual,) = whole("muse_glimmer", {}).towers
+    read = usual.rule.read(1080, 1920)
+    least, middle, all_ = (tower_graph(t, read).flops() for t in (most, usual, full))
+    assert (middle - least) / (all_ - least) == pytest.approx(12 / 50)

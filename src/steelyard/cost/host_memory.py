@@ -138,7 +138,7 @@ def hosted(program: Program, graph: Graph, host: Machine, depth: int) -> Program
     share = host_shares(graph, plan, depth)
     asked = parse_offload(plan.offload)
     streamed = asked.use == "streamed"
-    alone = replace(plan, tp=1, pp=1, dp=1, ep=1, cp=1, offload="")
+    alone = replace(plan.over(1), offload="")
     there = {kernel.name: kernel for kernel in lower(graph, alone, host).kernels}
     kernels = []
     for kernel in program.kernels:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steelyard.workload.shapes import Shapes
 
-__all__ = ["Native", "Read", "Rule", "Sound", "Square", "Tiles", "Tower"]
+__all__ = ["Native", "Overlapping", "Quarters", "Read", "Rule", "Sound", "Square", "Tiles", "Tower"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,61 @@ class Tiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlapping:
+    """The whole image as one tile, and tiles of it that reach into their neighbours; tokens are pooled over the seams.
+
+    Each of the two grids of tokens ends its rows with one more and has two around it.
+    """
+
+    edge: int
+    """Of a tile in pixels."""
+    patch: int
+    merge: int
+    most: int
+    """Tiles of an image at most, without the whole one."""
+    margin: int
+    """Patches of a tile that its neighbours on two sides hold as well."""
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of this size in pixels."""
+        margin, side = self.margin * self.patch, self.edge // self.patch
+        inside = side - self.margin
+        tiles = Tiles(inside * self.patch, 0, 0, self.most, "fits")
+        small = min(height, width) < margin
+        rows, columns = (1, 1) if small else tiles.grid(max(1, height - margin), max(1, width - margin))
+        tall, wide = (-(-(n * inside + self.margin) // self.merge) for n in (rows, columns))
+        whole = -(-side // self.merge)
+        return Read(((rows * columns + 1, side * side),), tall * (wide + 1) + whole * (whole + 1) + 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarters:
+    """The image and its four quarters, each within its limits and filled up to the largest of the five."""
+
+    patch: int
+    tokens: int
+    """Of each of the five, between marks that neighbours share."""
+    shortest: int
+    """Pixels of a side at least."""
+    longest: int
+
+    def read(self, height: int, width: int) -> Read:
+        """What is read of an image of this size in pixels."""
+        halves = [(max(1, n // 2), n - n // 2) for n in (height, width)]
+        sizes = [self._size(*x) for x in ((height, width), *((a, b) for a in halves[0] for b in halves[1]))]
+        tall, wide = (max(size[i] for size in sizes) // self.patch for i in (0, 1))
+        return Read(((5, tall * wide),), 5 * (self.tokens + 1) + 1)
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        longest, ratio = self.longest, width / height
+        if width >= height > 0 and width > longest:
+            height, width = int(longest / ratio), longest
+        elif height > width and height > longest:
+            height, width = longest, int(longest * ratio)
+        return max(height, self.shortest), max(width, self.shortest)
+
+
+@dataclass(frozen=True, slots=True)
 class Native:
     """An image keeps its size, within limits; sides become multiples of ``patch * merge`` pixels.
 
@@ -189,7 +244,10 @@ class Native:
     """0 = no limit."""
     max_edge: int = 0
     rounding: str = "nearest"
-    """``nearest``, ``up`` (a side is filled up) or ``down``."""
+    """``nearest``, ``up`` (a side is filled up), ``down``, or ``shape``: of the whole numbers beside both sides those
+    nearest to the image's shape."""
+    whole: bool = False
+    """An image with a side below one multiple is enlarged first."""
     fill: bool = False
     """Smaller images are enlarged to ``max_pixels``."""
     row_tokens: int = 0
@@ -202,6 +260,12 @@ class Native:
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels as the tower reads them."""
         unit = self.patch * self.merge
+        if self.rounding == "shape":
+            tall, wide = self._shape(height / unit, width / unit)
+            return tall * unit, wide * unit
+        if self.whole and min(height, width) < unit:
+            larger = unit / min(height, width)
+            height, width = int(height * larger), int(width * larger)
         scale, area, rounding = 1.0, float(height) * width, _ROUNDINGS[self.rounding]
         if self.max_edge:
             scale = min(scale, self.max_edge / max(height, width))
@@ -221,6 +285,19 @@ class Native:
             most = max(1, self.max_pixels // (unit * unit) // min(sides))
             sides = [min(side, most) if side == max(sides) else side for side in sides]
         return sides[0] * unit, sides[1] * unit
+
+    def _shape(self, tall: float, wide: float) -> tuple[int, int]:
+        """Rows and columns of multiples; among equal shapes the one that a set of the four lists first."""
+        most, ratio = self.max_pixels // (self.patch * self.merge) ** 2, wide / tall
+        wanted = tall / wide
+        if tall * wide > most:
+            tall = math.sqrt(most / ratio)
+            wide = tall * ratio
+        near = {(a, b) for a in (math.floor(tall), math.ceil(tall)) for b in (math.floor(wide), math.ceil(wide))}
+        held = [(a, b) for a, b in near if a >= 1 and b >= 1 and a * b <= most]
+        if not held:
+            return max(1, round(tall)), max(1, round(wide))
+        return min(held, key=lambda x: abs(x[0] / x[1] - wanted))
 
     def read(self, height: int, width: int) -> Read:
         """What is read of an image of this size in pixels."""
@@ -269,7 +346,7 @@ class Sound:
 #: Frames of a second of sound before any is dropped.
 _FRAMES = 100
 #: What is read of an image, and of a sound.
-Rule = Square | Native | Tiles | Sound
+Rule = Square | Native | Tiles | Overlapping | Quarters | Sound
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class Encoder:
     more: str = ""
     """``KEY DEFAULT`` of the number of further layers of the same kind."""
     window: str = ""
-    """Key of the window of most layers, in pixels or (``KEY patches``) in patches."""
+    """Key of the window of most layers, in pixels or (``KEY patches``) in patches; then its usual side, and every how
+    manyth layer has none."""
     stem: str = ""
     """Products before the layers, without biases; empty: one of a patch; one width alone: none."""
     sharded: bool = True
@@ -164,7 +165,16 @@ ENCODERS: Mapping[str, Encoder] = {
     ),
     "moonvit": Encoder(1152, 27, 16, 4304, 14, positions="4096", ends="h h"),
     "muse_glimmer_vision": Encoder(
-        1536, 50, 16, 8960, 14, temporal=2, biases=_NO_STEM, positions="max_position_embeddings 1024", ends="h h h h"
+        1536,
+        50,
+        16,
+        8960,
+        14,
+        temporal=2,
+        biases=_NO_STEM,
+        positions="max_position_embeddings 1024",
+        ends="h h h h",
+        window="pos_emb_height patches 32 4",
     ),
     "molmo2_vision": Encoder(1152, 25, 16, 4304, 14, 378, positions="num_position_embeddings 729"),
     "ocr2_queries": Encoder(896, 24, 14, 4864, 1, biases="qkv", gated=True, positions="", ends="h", stem="h"),

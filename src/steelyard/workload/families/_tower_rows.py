@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from steelyard.workload.tower import Native, Rule, Sound, Square, Tiles
+from steelyard.workload.tower import Native, Overlapping, Quarters, Rule, Sound, Square, Tiles
 
 __all__ = ["MODELS", "Joint"]
 
@@ -44,6 +44,8 @@ _GLM_PIXELS = Native(14, 2, 6_272, 4_816_896)
 _MOON_PIXELS = Native(14, 2, max_pixels=16_384 * 196, max_edge=512 * 14, rounding="up")
 _GEMMA4_PIXELS = Native(16, 3, max_pixels=280 * 9 * 256, rounding="down", fill=True)
 _HUNYUAN_PIXELS = Native(16, 2, 262_144, 4_194_304, row_tokens=1)
+_EDGE_PIXELS = Native(16, 2, 65_536, 16_777_216, whole=True)
+_MUSE_PIXELS = Native(14, 2, max_pixels=4096 * 28 * 28, rounding="shape", more_tokens=2)
 _PIXTRAL_PIXELS = Native(14, 2, max_edge=-1, rounding="up", row_tokens=1)
 #: Tiles of LLaVA-NeXT; their tokens end each row with one more.
 _NEXT = Tiles(0, 0, 0, 4, "waste", ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)), always=True, unpadded=True)
@@ -119,7 +121,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     ),
     "aya_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, vectors="m m", merge=2),),
     "cohere2_vision": (Joint("siglip_vision_model", _UP_TO_12, _ALIGNED, merge=2),),
-    "cosmos3_edge": (Joint("cosmos3_edge_vision", None, "m projector_hidden_size t", vectors="h h", merge=2),),
+    "cosmos3_edge": (Joint("cosmos3_edge_vision", _EDGE_PIXELS, "m projector_hidden_size t", vectors="h h", merge=2),),
     "deepseek_ocr2": (
         Joint("sam", _OCR2_SAM, "h", vectors="4128768", at="vision_config.sam_config", own=True),
         Joint("ocr2_queries", _OCR2, "h t", vectors="t 400*h", at="vision_config.encoder_config", own=True),
@@ -184,7 +186,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "idefics2": (
         Joint(
             "idefics2_vision",
-            None,
+            Quarters(14, 64, 378, 980),
             "h text_config.intermediate_size=14336 | h text_config.intermediate_size=14336"
             " | text_config.intermediate_size=14336 t",
             bias=False,
@@ -194,7 +196,11 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "idefics3": (_SMOL,),
     **dict.fromkeys(
         ("inkling2", "inkling2_loop"),
-        (Joint("inkling2_vision", None, "m projection_hidden_dim=4096 t", bias=False, merge=2),),
+        (
+            Joint(
+                "inkling2_vision", Native(20, 2, rounding="up"), "m projection_hidden_dim=4096 t", bias=False, merge=2
+            ),
+        ),
     ),
     **dict.fromkeys(("internvl", "internvl_chat", "qianfan_ocr"), (_INTERN_JOINT,)),
     "kimi_k25": (_MOON_JOINT,),
@@ -236,7 +242,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     "molmo2": (
         Joint(
             "molmo2_vision",
-            None,
+            Overlapping(378, 14, 2, 8, 8),
             "2*h h | 2*h h | 2*h h | h h | h adapter_config.intermediate_size=18944"
             " | h adapter_config.intermediate_size=18944 | adapter_config.intermediate_size=18944 t",
             bias=False,
@@ -246,7 +252,8 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
     ),
     "moss_transcribe_diarize": (replace(_WHISPER_JOINT, rule=Sound(50, 12.5, 30.0), chain="4*h t t", vectors="t t"),),
     **dict.fromkeys(
-        ("muse_glimmer", "muse_spark"), (Joint("muse_glimmer_vision", None, "m 4096 4096 t", bias=False, merge=2),)
+        ("muse_glimmer", "muse_spark"),
+        (Joint("muse_glimmer_vision", _MUSE_PIXELS, "m 4096 4096 t", bias=False, merge=2),),
     ),
     **dict.fromkeys(
         ("nemotron_h_omni", "NemotronH_Nano_VL_V2"),
@@ -302,7 +309,7 @@ MODELS: Mapping[str, tuple[Joint, ...]] = {
         Joint("clip_vision_model", Square(0, 0), "h t t"),
         Joint("clip_vision_model", None, "h"),
     ),
-    "video_llama_3": (Joint("video_llama_3_vision", None, "h t t"),),
+    "video_llama_3": (Joint("video_llama_3_vision", Native(14, 1, 3_136, 1_003_520), "h t t"),),
     "vipllava": (Joint("clip_vision_model", Square(0, 0), "5*h t t", vectors="5*h 5*h"),),
     "voxtral": (replace(_WHISPER_JOINT, rule=Sound(50, 12.5, 30.0), chain="i t t", bias=False),),
     "voxtral_realtime": (

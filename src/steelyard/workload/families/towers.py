@@ -20,7 +20,7 @@ from steelyard.workload.families._base import MAX_SIZE, Fields
 from steelyard.workload.families._modules import Stored
 from steelyard.workload.families._tower_encoders import ENCODERS, Encoder
 from steelyard.workload.families._tower_rows import MODELS, Joint
-from steelyard.workload.tower import Native, Rule, Square, Tiles, Tower
+from steelyard.workload.tower import Native, Overlapping, Quarters, Rule, Square, Tiles, Tower
 from steelyard.workload.tower_ops import layer_parameters
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
@@ -251,13 +251,17 @@ def _encoder(row: Encoder, f: Fields, hidden: int, patch: int) -> Transformer:
         layer = Layer(1, None, None, norms=row.norms, norm_bias="norm" in biases)
     layers: tuple[Layer, ...] = (layer,)
     if row.window:
-        key, in_patches, _ = row.window.partition(" ")
+        key, *more = row.window.split()
         whole = f.find(("fullatt_block_indexes", "global_attn_indexes"))[1]
-        full = len(whole) if isinstance(whole, list | tuple) else depth // (3 if in_patches else 8)
-        side = f.size(key, default=14) if in_patches else f.size(key, default=112) // patch
+        usual, every = (int(more[1]), int(more[2])) if more[1:] else (14, 3 if more else 8)
+        full = len(whole) if isinstance(whole, list | tuple) else depth // every
+        kinds = f.config.get("layer_types")
+        if isinstance(kinds, list):
+            full = kinds.count("full_attention")
+        side = f.size(key, default=usual) if more else f.size(key, default=112) // patch
         reach = replace(attention, chunk=max(1, side) ** 2)
-        kinds = (replace(layer, count=min(full, depth)), replace(layer, count=max(0, depth - full), attention=reach))
-        layers = tuple(x for x in kinds if x.count)
+        both = (replace(layer, count=min(full, depth)), replace(layer, count=max(0, depth - full), attention=reach))
+        layers = tuple(x for x in both if x.count)
     return Transformer("tower", "tower", hidden, 1, layers, head=False, max_context=0)
 
 
@@ -266,7 +270,7 @@ def _pooling(hidden: int, inner: int) -> int:
     return hidden + 4 * (hidden * hidden + hidden) + 2 * hidden + 2 * hidden * inner + inner + hidden
 
 
-def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, positions: int) -> Rule:
+def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, positions: int) -> Rule | None:
     """The rule with the sizes of this tower."""
     side = max(1, image // patch // merge)
     positions = max(1, positions)
@@ -275,6 +279,10 @@ def _fitted(rule: Rule, whole: Fields, patch: int, image: int, merge: int, posit
         return Square(rule.positions or positions, whole.optional("mm_tokens_per_image", default=tokens))
     if isinstance(rule, Native):
         return replace(rule, patch=patch, merge=merge, max_edge=image if rule.max_edge < 0 else rule.max_edge)
+    if isinstance(rule, Overlapping):
+        return replace(rule, edge=image, patch=patch, merge=merge) if image > rule.margin * patch else None
+    if isinstance(rule, Quarters):
+        return replace(rule, patch=patch)
     if isinstance(rule, Tiles):
         grids = rule.grids
         points = whole.config.get("image_grid_pinpoints")
