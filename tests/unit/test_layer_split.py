@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from steelyard import estimate
+from steelyard import estimate, simulate
 from steelyard.estimation.infeasibility import remedy
 
 
@@ -30,3 +30,14 @@ def test_a_token_passes_through_all_layers_of_all_cards() -> None:
 def test_sockets_and_other_engines_are_as_before() -> None:
     assert estimate("llama-3.1-8b", on="rtx_3090:2", engine="vllm").scenario.plan.tp == 2
     assert estimate("llama-3.1-8b", on="xeon_8480:2", weights="q8_0").scenario.plan.tp == 2
+
+
+def test_a_server_that_waits_for_its_tokens_has_one_step_in_flight() -> None:
+    """Two cards hold more, and are as fast as one: no batch runs on the first while another is on the second."""
+    words = {"isl": 256, "osl": 64, "requests": 8, "concurrency": 4, "weights": "q4_k_m"}
+    one, two = (simulate("llama-3.1-8b", on=f"rtx_3090:{n}", engine="llamacpp", **words) for n in (1, 2))
+    assert two.makespan_s == pytest.approx(one.makespan_s, rel=0.03)
+    assert two.pools[0].totals["energy_j"] < 1.6 * one.pools[0].totals["energy_j"]  # the card that waits is idle
+    alone = simulate("llama-3.1-8b", on="rtx_3090:2", engine="ollama", **words)
+    assert alone.pools[0].totals["batch_max"] == 1
+    assert alone.makespan_s > 1.5 * two.makespan_s

@@ -295,6 +295,10 @@ class Engine:
         release = ", ".join(x for x in (self.version, self.released) if x)
         return f"{self.title} ({release})" if release else self.title
 
+    def lanes(self, stages: int) -> int:
+        """Steps in flight over so many pipeline stages: one in each; one in all where it waits for the tokens of each."""
+        return 1 if self.splits_layers else stages
+
     def grouped(self, family: str, weights: str) -> str:
         """Its own grouped product of experts; empty: what was measured first."""
         return self.experts.get(f"{family}/{weights}") or self.experts.get(family, "")

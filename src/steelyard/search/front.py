@@ -146,8 +146,8 @@ def _pool(task: PlanTask, points: OperatingPoints, at: Load, role: str) -> PoolO
     """A pool large enough for the rate at this load."""
     replica = points.replicas[at[0]]
     count = max(1, math.ceil(task.question.load / float(points.replica_load(task.demand)[at])))
-    pp = replica.plan.pp
-    wanted = max(LEAST_SEATS, 8 * pp) if role == "prefill" else float(points.load[at[2]]) * pp
+    lanes = replica.engine.lanes(replica.plan.pp)
+    wanted = max(LEAST_SEATS, 8 * lanes) if role == "prefill" else float(points.load[at[2]]) * lanes
     place = min(int(np.searchsorted(replica.sequences, wanted)), len(replica.sequences) - 1)
     sequences = int(replica.sequences[place])
     return PoolOption(replica, role, count, max(int(replica.budgets[at[1]]), sequences), sequences)

@@ -155,7 +155,7 @@ def operating_points(
     """
     first = replicas[0]
     budgets = first.budgets
-    lanes = np.array([float(r.plan.pp) for r in replicas])
+    lanes = np.array([float(r.engine.lanes(r.plan.pp)) for r in replicas])
     decodes = max(demand.decodes, 1e-9)
     short = demand.decodes < MANY_DECODES and role == "both"
     at = np.ones_like(LOADS) if role == "prefill" or short else LOADS

@@ -153,7 +153,7 @@ def run_pools(
                 config,
                 kv,
                 replicas=count * r.ranks,
-                lanes=r.plan.pp,
+                lanes=r.engine.lanes(r.plan.pp),
                 role=pool.role,
                 max_context=task.model.transformer.max_context,
                 ranks=r.plan.dp,

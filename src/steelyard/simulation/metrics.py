@@ -234,7 +234,8 @@ def series(simulation: Simulation, points: int = 200) -> dict[str, Floats]:
     start, length = np.asarray(steps.start_s, dtype=np.float64), np.asarray(steps.duration_s, dtype=np.float64)
     ranks = [pool.ranks for pool in simulation.pools]
     # every lane of a pipeline logs the same queue and cache
-    lanes = np.repeat([pool.scenario.plan.pp for pool in simulation.pools], ranks)[np.asarray(steps.replica)]
+    at_once = [pool.scenario.engine.lanes(pool.scenario.plan.pp) for pool in simulation.pools]
+    lanes = np.repeat(at_once, ranks)[np.asarray(steps.replica)]
     blocks = float(sum(0 if p.role == "encode" else p.kv.blocks * p.ranks for p in simulation.pools))
     values = {
         "running": np.asarray(steps.running, dtype=np.float64),

@@ -102,7 +102,7 @@ class Served:
             self.config,
             self.kv,
             self.ranks,
-            plan.pp,
+            self.scenario.engine.lanes(plan.pp),
             self.pool.role,
             self.scenario.transformer.max_context,
             self.weight,

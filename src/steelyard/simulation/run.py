@@ -148,7 +148,8 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     machine = scenario.cluster.machine
     device_s = counted["rented_s"] * plan.replica_devices
     # steps on every device of their stage, idle power for the rest of the time it is rented
-    idle_s = device_s - plan.replica_devices * busy
+    lanes = scenario.engine.lanes(plan.pp)
+    idle_s = device_s - plan.replica_devices * busy * lanes / plan.pp
     stepping = counted["step_energy_j"] * plan.replica_devices / plan.pp
     if served.table is None:
         stepping = machine.most_w * plan.replica_devices * busy
@@ -158,7 +159,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
     idle_w = sum(m.idle_w for m in kinds) / len(kinds)
     if price.usd_per_hour is not None:
         ledger.cite("price" if pool.role == "both" else f"price, {pool.role}", price.note)
-    steps = max(busy * plan.pp, 1e-30)
+    steps = max(busy * lanes, 1e-30)
     return PoolOutcome(
         role=pool.role,
         scenario=scenario,
@@ -186,7 +187,7 @@ def _totals(played: Played, pools: Sequence[PoolOutcome]) -> dict[str, float]:
     totals = dict(played.totals)
     span = max(totals["makespan_s"], 1e-30)
     engines = [p for p in pools if p.role != "encode"]
-    steps = [p.totals["busy_s"] * p.scenario.plan.pp for p in engines]
+    steps = [p.totals["busy_s"] * p.scenario.engine.lanes(p.scenario.plan.pp) for p in engines]
     busy = max(sum(steps), 1e-30)
     rented = sum(p.totals["rented_s"] for p in engines)
     return totals | {
