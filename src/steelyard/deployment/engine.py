@@ -296,7 +296,7 @@ class Engine:
         return f"{self.title} ({release})" if release else self.title
 
     def lanes(self, stages: int) -> int:
-        """Steps in flight over so many pipeline stages: one in each; one in all where it waits for the tokens of each."""
+        """Steps in flight over so many pipeline stages: one in each; one in all where it waits for its tokens."""
         return 1 if self.splits_layers else stages
 
     def grouped(self, family: str, weights: str) -> str:
