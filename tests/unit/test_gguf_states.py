@@ -227,3 +227,14 @@ def test_a_file_that_claims_too_much_is_refused(tmp_path: Path) -> None:
     write_gguf(path, {"general.architecture": "nemotron_h", "nemotron_h.block_count": 2**31}, [])
     with pytest.raises(InputError, match="layers"):
         load_model(path)
+
+
+@pytest.mark.parametrize("arch", ["dots1", "glm4moe", "hunyuan-moe", "llama4", "minimax-m2"])
+def test_what_metadata_lacks_is_named_by_its_own_keys(tmp_path: Path, arch: str) -> None:
+    sizes = {"block_count": 2, "context_length": 4096, "embedding_length": 64, "feed_forward_length": 128}
+    heads = {"attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 16}
+    metadata = {"general.architecture": arch, **{f"{arch}.{k}": v for k, v in (sizes | heads).items()}}
+    write_gguf(tmp_path / "m.gguf", metadata, [("token_embd.weight", (64, 512), "fp16")])
+    with pytest.raises(InputError) as caught:
+        load_model(tmp_path / "m.gguf")
+    assert [p.field for p in caught.value.problems] == [f"{arch}.expert_count", f"{arch}.expert_used_count"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.documents import is_file
-from steelyard.errors import InputError, UnknownName, printable
+from steelyard.errors import InputError, Problem, UnknownName, printable
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.gguf import GgufHeader, Length, read_gguf
 from steelyard.workload.ingest.gguf_metadata import LayersDiffer, Metadata
@@ -49,9 +49,9 @@ def load_gguf(path: Path, *, generic: bool = False) -> Model:
     except UnknownName:
         raise
     except InputError as error:
-        raise InputError(
-            f"{error.message} (from the metadata of {path.name})", field=error.field, problems=error.problems
-        ) from None
+        found = [_named(p, header) for p in error.problems]
+        message = f"{found[0].message} (from the metadata of {path.name})"
+        raise InputError(message, field=found[0].field, problems=found) from None
     main, blocks = gguf_formats(header.tensors)
     note = elements_note(model.parameters(), sum(t.elements for t in header.tensors)) if not absent else ()
     if absent:
@@ -121,6 +121,24 @@ _TOLD: Mapping[str, str] = {
     "linear_key_head_dim": "ssm.state_size",
     "index_topk": "attention.indexer.top_k",
 }
+
+#: Keys of the metadata under the names that families of configs give what they hold, where it is missing.
+_KEYS: Mapping[str, str] = {
+    **_TOLD,
+    **dict.fromkeys(("n_routed_experts", "num_local_experts", "moe_num_experts"), "expert_count"),
+    **dict.fromkeys(("moe_topk", "moe_k"), "expert_used_count"),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+}
+
+
+def _named(problem: Problem, header: GgufHeader) -> Problem:
+    """A problem of a config under the key of the metadata it was read from."""
+    key, missing = _KEYS.get(problem.field), "required field is missing"
+    if key is None or not problem.message.startswith(missing):
+        return problem
+    return Problem(f"{header.metadata.get('general.architecture')}.{key}", missing)
 
 
 def _parts(path: Path) -> tuple[Path, list[Path], int]:
