@@ -181,3 +181,17 @@ def test_what_is_no_wish_is_refused_under_its_name(field: str, model: Any, on: A
     with pytest.raises(InputError) as caught:
         sy.fit(model, on, **named)
     assert caught.value.problems[0].field == field
+
+
+def test_so_many_users_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Room for all of them, the speed of each, the price of what all of them get."""
+    one, many = (sy.fit("llama-3.1-8b", "h100_sxm:1", wish={"weights": "fp8", "batch": n}).rows[0] for n in (1, 32))
+    asked = sy.estimate("llama-3.1-8b", "h100_sxm", weights="fp8", batch=32)
+    assert many.row()["users"] == 32 and "users" not in one.row()
+    assert many.row()["memory_bytes"] == float(asked.memory.total) and many.tokens_per_s == 1 / asked.tpot_s
+    assert many.row()["usd_per_million_tokens"] < one.row()["usd_per_million_tokens"] / 16
+    assert main(["fit", "llama-3.1-8b", "--on", "h100_sxm:1", "--weights", "fp8", "--users", "32"]) == 0
+    assert "room for 32 requests at once, speed of each" in capsys.readouterr().out
+    for verb in (["fit", "llama-3.1-8b"], ["here"]):
+        assert main([*verb, "--users", "0"]) == 2
+        assert capsys.readouterr().err == "error: --users: expected at least 1, got 0\n"

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 from steelyard.cli.help import FIRST, WISHES, group, option
 from steelyard.cli.options import ONE_REQUEST, Model, Wrong, options_of
 from steelyard.cli.output import Output, write
-from steelyard.errors import DoesNotFit
-from steelyard.scenario.fields import Field, fields_of
+from steelyard.errors import DoesNotFit, InputError
+from steelyard.scenario.fields import GROUPS, Field, fields_of
 from steelyard.scenario.words import Problems, read_value
 
 Question: Any = options_of("estimate", ONE_REQUEST)
+Users = Annotated[int, option("requests that run at once: room for all of them, the speed of each", topic=WISHES)]
 
 
 def fit(
@@ -25,6 +26,7 @@ def fit(
     ] = "all",
     question: Question = Question(),  # noqa: B008 - frozen
     context: Annotated[int, option("tokens one request must reach, prompt and answer", topic=WISHES)] = 0,
+    users: Users = 1,
     max_usd_per_hour: Annotated[
         float | None, option("most for all devices together; needs a known price", topic=WISHES)
     ] = None,
@@ -40,7 +42,7 @@ def fit(
     The weights as published, then narrower ones where they need fewer devices; or those of --weights fp8,int4.
     """
     problems.read(output.check)
-    asked = asked_of(question, problems)
+    asked = asked_of(question, users, problems)
     problems.done()
     from steelyard.estimation import places
     from steelyard.report import places as report
@@ -60,9 +62,11 @@ def fit(
         )
 
 
-def asked_of(question: Any, problems: Problems) -> dict[str, Any]:
-    """The fields of the request that were given; numbers as numbers."""
+def asked_of(question: Any, users: int, problems: Problems) -> dict[str, Any]:
+    """The fields of the request that were given; numbers as numbers; so many of it at once."""
     asked: dict[str, Any] = {}
+    if users != 1:
+        asked[GROUPS["batch"][0]] = problems.read(_users, users)
     for name in ONE_REQUEST:
         value = getattr(question, name)
         default = Question.__dataclass_fields__[name].default
@@ -71,6 +75,13 @@ def asked_of(question: Any, problems: Problems) -> dict[str, Any]:
         entry = fields_of("estimate")[name]
         asked[name] = problems.read(_read, entry, value)
     return {name: value for name, value in asked.items() if value != ""}
+
+
+def _users(number: int) -> Any:
+    try:
+        return read_value(fields_of("estimate")[GROUPS["batch"][0]], number)
+    except InputError as error:
+        raise InputError(error.problems[0].message, field="users") from None
 
 
 def _read(entry: Field, text: str) -> Any:

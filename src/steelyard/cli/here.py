@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.fit import Question, asked_of
+from steelyard.cli.fit import Question, Users, asked_of
 from steelyard.cli.help import WISHES, group, option
 from steelyard.cli.options import Wrong
 from steelyard.cli.output import Output, write
@@ -17,6 +17,7 @@ def here(
     *,
     question: Question = Question(),  # noqa: B008 - frozen
     context: Annotated[int, option("tokens one request must reach, prompt and answer", topic=WISHES)] = 0,
+    users: Users = 1,
     min_tokens_per_s: Annotated[float, Parameter(help="least tokens/s of one user", group=group(WISHES))] = 5.0,
     top: Annotated[int, Parameter(help="most models of each part", group=group(WISHES))] = 15,
     output: Output = Output(),  # noqa: B008
@@ -28,7 +29,7 @@ def here(
     problems.read(output.check)
     if top < 1:
         problems.read(_too_few, top)
-    asked = asked_of(question, problems)
+    asked = asked_of(question, users, problems)
     problems.done()
     from steelyard.calibrate.detected import detect
     from steelyard.estimation.places import Wish, runs_on

@@ -51,14 +51,14 @@ class Wish:
     """What a place must offer."""
 
     question: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of an estimate: lengths, engine, formats. Weights may be several, separated by commas, to be tried in this
+    """Fields of an estimate: lengths, engine, formats, and the batch, of so many users at once. Weights may be several, separated by commas, to be tried in this
     order; without them: as published, then what the engine is narrowed to."""
     context: int = 0
     """Tokens one request must reach, prompt and answer; 0: those of the lengths."""
     max_usd_per_hour: float | None = None
     """For all devices; places without a known price are left out."""
     min_tokens_per_s: float = 0.0
-    """Of one user, at batch 1."""
+    """Of one user."""
 
     def check(self) -> None:
         """Refuse what cannot be. Raises :class:`InputError`, with all problems."""
@@ -130,6 +130,11 @@ class Place:
         return 1 / float(e.tpot_s if e.scenario.transformer.causal else e.e2e_s)
 
     @property
+    def users(self) -> int:
+        """Requests that run at once: there is room for all of them, and the speed is that of each."""
+        return int(self.estimate.scenario.batch)
+
+    @property
     def states(self) -> tuple[int, int]:
         """Recurrent states the engine keeps at once, and the requests that may run for them (0: no limit of theirs)."""
         s = self.estimate.scenario
@@ -153,6 +158,7 @@ class Place:
             "alike": ", ".join(self.alike),
             "machine": s.cluster.machine.name,
             "count": s.cluster.count,
+            **({"users": self.users} if self.users > 1 else {}),
             "weights": s.plan.weights,
             "engine": s.engine.name,
             "memory_bytes": float(e.memory.total),
@@ -168,7 +174,7 @@ class Place:
             "tokens_per_s_high": 1 / low,
             "price_usd_per_hour": usd,
             "price_of_processor_alone": self.bare,
-            "usd_per_million_tokens": usd / 3600 / self.tokens_per_s * 1e6 if usd is not None else None,
+            "usd_per_million_tokens": usd / 3600 / (self.tokens_per_s * self.users) * 1e6 if usd is not None else None,
         }
 
 
@@ -369,8 +375,10 @@ def _scenario(model: Model, cluster: Cluster, count: int, weights: str, wish: Wi
 
 
 def _reaching(scenario: Scenario, context: int) -> Scenario:
-    """The scenario with a prompt so long that the request ends at ``context`` tokens."""
-    return scenario.sized(1, max(scenario.isl, context - scenario.osl), scenario.osl) if context else scenario
+    """The scenario with prompts so long that requests end at ``context`` tokens."""
+    if not context:
+        return scenario
+    return scenario.sized(scenario.batch, max(scenario.isl, context - scenario.osl), scenario.osl)
 
 
 def _counts(machine: Machine) -> tuple[int, ...]:
@@ -405,7 +413,7 @@ def _sorted(found: Sequence[Place], by: str) -> list[Place]:
     def key(place: Place) -> tuple[bool, float, float]:
         usd, speed = place.usd_per_hour, place.tokens_per_s
         hour = float("inf") if usd is None else usd
-        first = {"price": hour, "speed": -speed, "cost": hour / speed}[by]
+        first = {"price": hour, "speed": -speed, "cost": hour / speed / place.users}[by]
         return place.bare and by != "speed", first, -speed  # what is no whole machine is not the cheapest one
 
     return sorted(found, key=key)

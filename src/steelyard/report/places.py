@@ -65,6 +65,8 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     head = (
         f"{found.about}: {'the largest of' if models else ''} {found.tried} {'models' if models else 'machines'} tried"
     )
+    users = found.rows[0].users
+    head += f"; room for {users:,} requests at once, speed of each" if users > 1 else ""
     ends = [cell[-1:] for row in cells for cell in row]
     star = [words for mark, words in (("*", _STARRED), ("+", _BARE)) if mark in ends]
     more = [f"{p.row()['model']} +{len(p.alike)}: the same figures have {', '.join(p.alike)}" for p in found if p.alike]
