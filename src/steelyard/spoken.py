@@ -113,7 +113,9 @@ rkllm | rockchip
     "format": """
 int4 | 4-bit 4bits w4 int4-awq gptq-int4 autoround marlin
 int8 | 8-bit 8bits w8 llm.int8 smoothquant
-int8_weight_only | int8-w8a16
+int8_weight_only | int8-w8a16 eetq
+int4_g64 | hqq hqq-4bit
+int2 | aqlm vptq quip quip-sharp
 fp8 | 8bit-float float8_e4m3fn float8_e5m2 e5m2 fp8_e4m3fn fp8_dynamic
 bf16 | 16bit 16-bit bf bfloat brain-float b16 auto
 fp16 | f-16 half-precision

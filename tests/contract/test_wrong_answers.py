@@ -248,6 +248,8 @@ def test_what_others_call_things_leads_to_what_there_is() -> None:
             assert line.partition(" | ")[0] in every
     for line in _TABLES["machine"].strip().splitlines():
         find_machine(line.partition(" | ")[0].partition(":")[0])
+    for method, ours in (("aqlm", "int2"), ("eetq", "int8_weight_only"), ("hqq", "int4_g64")):
+        assert f"did you mean '{ours}'?" in said(f"estimate {MODEL} --on {ON} --weights {method}")["--weights"]
     with pytest.raises(InputError, match="did you mean 'machine'"):
         sy.compare(ON, "h200_sxm", kind="machin")  # type: ignore[arg-type]
     assert meant("machine", "trillium") == "tpu_v6e" and not meant("field", "zz")

@@ -51,8 +51,8 @@ class Wish:
     """What a place must offer."""
 
     question: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of an estimate: lengths, engine, formats, and the batch, of so many users at once. Weights may be several, separated by commas, to be tried in this
-    order; without them: as published, then what the engine is narrowed to."""
+    """Fields of an estimate: lengths, engine, formats, and the batch, of so many users at once. Weights may be several,
+    separated by commas, to be tried in this order; without them: as published, then what the engine is narrowed to."""
     context: int = 0
     """Tokens one request must reach, prompt and answer; 0: those of the lengths."""
     max_usd_per_hour: float | None = None
