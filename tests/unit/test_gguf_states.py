@@ -229,7 +229,10 @@ def test_a_file_that_claims_too_much_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize("arch", ["dots1", "glm4moe", "hunyuan-moe", "llama4", "minimax-m2"])
+STATES = ("group_count", "time_step_rank", "state_size", "inner_size")
+
+
+@pytest.mark.parametrize("arch", ["dots1", "glm4moe", "hunyuan-moe", "llama4", "minimax-m2", "qwen3next"])
 def test_what_metadata_lacks_is_named_by_its_own_keys(tmp_path: Path, arch: str) -> None:
     sizes = {"block_count": 2, "context_length": 4096, "embedding_length": 64, "feed_forward_length": 128}
     heads = {"attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 16}
@@ -237,4 +240,6 @@ def test_what_metadata_lacks_is_named_by_its_own_keys(tmp_path: Path, arch: str)
     write_gguf(tmp_path / "m.gguf", metadata, [("token_embd.weight", (64, 512), "fp16")])
     with pytest.raises(InputError) as caught:
         load_model(tmp_path / "m.gguf")
-    assert [p.field for p in caught.value.problems] == [f"{arch}.expert_count", f"{arch}.expert_used_count"]
+    fields = [p.field for p in caught.value.problems]
+    assert fields[:2] == [f"{arch}.expert_count", f"{arch}.expert_used_count"]
+    assert fields[2:] == ([f"{arch}.ssm.{key}" for key in STATES] if "qwen" in arch else [])

@@ -130,6 +130,9 @@ _KEYS: Mapping[str, str] = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "num_hidden_layers": "block_count",
     "intermediate_size": "feed_forward_length",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "linear_value_head_dim": "ssm.inner_size",
 }
 
 
