@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from steelyard import estimate, simulate
+from steelyard import InputError, estimate, simulate
 from steelyard.estimation.infeasibility import remedy
 
 
@@ -41,3 +41,8 @@ def test_a_server_that_waits_for_its_tokens_has_one_step_in_flight() -> None:
     alone = simulate("llama-3.1-8b", on="rtx_3090:2", engine="ollama", **words)
     assert alone.pools[0].totals["batch_max"] == 1
     assert alone.makespan_s > 1.5 * two.makespan_s
+
+
+def test_a_degree_without_a_count_is_told_how_to_name_as_many() -> None:
+    with pytest.raises(InputError, match="h100_sxm has 1; so many are h100_sxm:2"):
+        estimate("llama-3.1-8b", on="h100", tp=2)

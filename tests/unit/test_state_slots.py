@@ -16,6 +16,7 @@ from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.plan import Plan
 from steelyard.errors import DoesNotFit, InputError
+from steelyard.estimation.start_up import log_lines
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.search.space import with_limits
@@ -271,3 +272,9 @@ def test_fit_marks_places_where_the_engine_does_not_start_with_its_defaults() ->
     assert starts == {"rtx_3090": False, "h100_sxm": True}
     assert "* the engine does not start with its defaults" in text(found)
     assert "*" not in text(sy.fit("llama-3.1-8b", "h100_sxm"))
+
+
+def test_a_model_of_states_alone_prints_no_tokens() -> None:
+    names = [line.name for line in log_lines(sy.estimate("state-spaces/mamba2-2.7b", on="a100"))]
+    assert "available Mamba cache blocks" in names
+    assert not any("KV cache size" in name for name in names)

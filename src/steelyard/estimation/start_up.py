@@ -111,9 +111,10 @@ def log_lines(estimate: Estimate) -> list[LogLine]:
         return [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), *_starts(s, config)]
     names = {"vllm": "GPU KV cache size", "sglang": "max_total_num_tokens", "trtllm": "Max tokens in paged KV cache"}
     size = LogLine(names[of], found.tokens, "tokens", max(0, found.low), found.high)
+    sizes = [size] if found.tokens else []  # a model of states alone has none
     if of != "vllm":
-        return [size, *_state_lines(of, config, found)]
-    lines = [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), size]
+        return [*sizes, *_state_lines(of, config, found)]
+    lines = [LogLine(NOTHING_LEFT, found.memory_bytes, "B"), *sizes]
     if found.concurrency:
         name = f"Maximum concurrency for {found.for_tokens:,} tokens per request"
         lines.append(LogLine(name, found.concurrency, "x"))

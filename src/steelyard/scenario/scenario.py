@@ -432,7 +432,8 @@ def check(scenario: Scenario) -> None:
     model, plan, cluster = scenario.transformer, scenario.plan, scenario.cluster
     if plan.devices != cluster.count:
         given = f"tp x pp x dp x cp = {plan.tp} x {plan.pp} x {plan.dp} x {plan.cp} = {plan.devices}"
-        problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}"))
+        named = f"; so many are {cluster.machine.name}:{plan.devices}" if cluster.count == 1 else ""
+        problems.append(Problem("devices", f"{given} devices, but {cluster} has {cluster.count}{named}"))
     if cluster.unlike and plan.pp != plan.devices:
         problems.append(
             Problem("devices", f"unlike devices share layers: expected pp {cluster.count} and no other degree")
