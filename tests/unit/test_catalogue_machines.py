@@ -111,6 +111,7 @@ def test_aliases_are_unique() -> None:
         ("M3 Max 30c", "m3_max_30c"),
         ("HAILO10H", "hailo10h"),
         ("Jetson AGX Orin", "jetson_agx_orin"),
+        ("Ryzen AI 9 HX", "ryzen_ai_9_hx_370"),
     ],
 )
 def test_names_as_drivers_clouds_and_shops_write_them(text: str, name: str) -> None:
