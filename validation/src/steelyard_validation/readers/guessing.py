@@ -23,7 +23,7 @@ from steelyard_validation.readers._serve import Service
 
 __all__ = ["read"]
 
-#: Devices of a model, which no row states: those of the commands of the heads' pages.
+#: Devices of a model, which no row states: the usual ones; of Qwen3-30B those that the rows without a head suggest.
 DEGREES = {"Llama-3.1-8B": 1, "Llama-3.3-70B": 4, "Qwen3-30B": 4, "Qwen3-Coder-30B": 4, "Qwen3-235B": 8}
 ISL, OSL = 256, 512
 KEYS = ["model", "machine", "batch", "scenario", "draft", "steps", "topk", "num_draft_tokens"]
