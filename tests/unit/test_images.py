@@ -87,6 +87,10 @@ def test_wrong_words_are_one_line(field: str, text: str, message: str) -> None:
 def test_a_model_without_a_tower_names_others() -> None:
     with pytest.raises(InputError, match=r"images: .*has no tower for images; models that have one: \S+, \S+"):
         estimate("llama-3.1-8b", "h100_sxm", images="720p")
+    with pytest.raises(InputError, match=r"audio: .*has no tower for audio; models that have one: ") as caught:
+        estimate("llama-3.1-8b", "h100_sxm", audio="30s")
+    for name in caught.value.message.rpartition("have one: ")[2].split(", "):
+        assert estimate(name, "h100_sxm", audio="30s").encode["time_s"] > 0
 
 
 def test_tokens_time_and_memory_are_part_of_the_answer() -> None:

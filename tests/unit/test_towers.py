@@ -275,3 +275,8 @@ def test_most_layers_of_muse_attend_inside_windows() -> None:
     read = usual.rule.read(1080, 1920)
     least, middle, all_ = (tower_graph(t, read).flops() for t in (most, usual, full))
     assert (middle - least) / (all_ - least) == pytest.approx(12 / 50)
+
+
+def test_encoders_of_sound_that_are_not_described_are_said() -> None:
+    model = read_config({"model_type": "granite_speech", "text_config": TEXT, "encoder_config": {"num_layers": 10}})
+    assert any("not counted" in note and "encoder_config of" in note for note in model.notes)

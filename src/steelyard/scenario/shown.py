@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.scenario.words import Problems
 from steelyard.units import parse_quantity
-from steelyard.workload.catalogue import Model, find_model, model_names
+from steelyard.workload.catalogue import Model, find_model, load_model, model_names
 from steelyard.workload.reading import Seen, Shown, seen_by
 
 if TYPE_CHECKING:
@@ -93,8 +94,13 @@ def _beside(model: Model, one: Shown) -> str:
     if model.engine:  # GGUF
         return ": in GGUF it is a file of its own (mmproj), which is not read; ask by the model's name"
     known = [name for name in model_names() if _has(find_model(name).config, one.kind)]
-    near = list(dict.fromkeys([*suggest(model.name, known, 3), *known]))[:3]
+    near = list(islice((n for n in dict.fromkeys([*suggest(model.name, known, 3), *known]) if _reads(n, one.kind)), 3))
     return f"; models that have one: {', '.join(near)}" if near else ""
+
+
+def _reads(name: str, kind: str) -> bool:
+    """Whether what a tower of a model reads is described."""
+    return any(t.kind == kind and t.rule is not None for t in load_model(name).transformer.towers)
 
 
 def _has(config: Mapping[str, Any], kind: str) -> bool:

@@ -43,7 +43,7 @@ _MERGE = (
 #: Largest sizes a config may state: pixels of a patch, patches on a side that are merged, pixels of an image; tiles.
 _LARGEST_PATCH, _LARGEST_MERGE, _LARGEST_IMAGE, _MOST_TILES = 1024, 64, 65_536, 256
 #: Keys under which configs describe a tower.
-PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "vision_tower", "mm_vision_tower")
+PARTS: Sequence[str] = ("vision_config", "visual", "audio_config", "encoder_config", "vision_tower", "mm_vision_tower")
 
 
 def read_towers(config: Mapping[str, Any], text: int, stored: Stored) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
