@@ -614,3 +614,7 @@ def test_an_unknown_type_without_tensors_names_the_nearest_family() -> None:
     with pytest.raises(UnknownName, match=r"kimi_k2.*weight files.*--generic") as caught:
         read_config({**SIZES, "model_type": "kimi_k3"})
     assert caught.value.exit_code == 2
+
+
+def test_a_superscript_in_a_name_is_no_number() -> None:
+    assert (place_of("model.layers.²").layer, place_of("model.layers.3.experts.².w1.weight").expert) == (-1, -1)

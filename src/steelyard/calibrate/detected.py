@@ -149,7 +149,7 @@ def _described(host: Host, memory_bytes: float) -> Machine:
 def _container_limit(root: Path) -> float:
     for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = _text(root / name)
-        if text.isdigit() and 0 < int(text) < 2**60:
+        if text.isdecimal() and 0 < int(text) < 2**60:
             return float(text)
     return 0.0
 
@@ -189,7 +189,7 @@ def _amd(run: Run) -> list[Card]:
         if str(name).startswith("card") and isinstance(card, dict):
             title = next((str(card[k]) for k in ("Card Series", "Card series", "Card Model") if card.get(k)), "")
             size = next((v for k, v in card.items() if "Total Memory" in str(k)), "0")
-            found.append(Card(title[:80] or "AMD card", float(size) if str(size).isdigit() else 0.0))
+            found.append(Card(title[:80] or "AMD card", float(size) if str(size).isdecimal() else 0.0))
     return found
 
 

@@ -181,7 +181,9 @@ def _format(m: _Mixture, t: _Tensor, layer: int, depth: int, experts: int, share
     }
 
     def first(rule: _Rule) -> str:
-        return next((name for where, name in rule if (layer < int(where) if where.isdigit() else holds[where])), m.main)
+        return next(
+            (name for where, name in rule if (layer < int(where) if where.isdecimal() else holds[where])), m.main
+        )
 
     rest = m.rest or m.main
     if t.kind == "kept":

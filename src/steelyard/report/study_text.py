@@ -134,7 +134,9 @@ def _table(
 ) -> list[Any]:
     names = [short(n) for n in axes] + [heading(m) for m in metrics]
     cells = [listing(findings, r, axes, metrics) for r in rows]
-    numeric = [n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdigit() for c in cells)]
+    numeric = [
+        n for i, n in enumerate(names) if i >= len(axes) or all(c[i].replace(".", "").isdecimal() for c in cells)
+    ]
     gap = 2 if width is None or width > 100 else 1
     shown = kept(names, cells, width, [heading(m) for m in metrics[:0:-1]], gap=gap)
     table = columns([names[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, gap=gap)

@@ -404,7 +404,7 @@ def _default(kind: str, text: str) -> Any:
         return known[text]
     if kind == "whole":
         return int(text)
-    return float(text) if kind == "number" or text.replace(".", "").isdigit() else text
+    return float(text) if kind == "number" or text.replace(".", "").isdecimal() else text
 
 
 #: Every field by its whole name.

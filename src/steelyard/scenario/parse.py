@@ -117,7 +117,7 @@ def read_pools(text: str, given: Machine | None = None) -> list[tuple[int, str, 
 def _unreadable(part: str) -> str:
     """What is wrong with a part that is no pool."""
     head, colon, rest = part.partition(":")
-    if colon and not head[:1].isdigit() and suggest(head, ["semi"]):
+    if colon and not head[:1].isdecimal() and suggest(head, ["semi"]):
         return f"unknown word {head!r}; did you mean 'semi:{rest or 0.6}'?"
     known = "P (prompts), D (answers), E (encoders), M (both)"
     letter = re.match(r"^\d+\s*([a-z])(?:[:@]|$)", part, re.IGNORECASE)

@@ -394,7 +394,7 @@ def _items(field: Field, item: Any, path: str) -> list[Any]:
     if field.type == "any":
         if not isinstance(item, str | int | float):
             raise wrong
-        return list(expand(item, path)) if isinstance(item, str) and item[:1].isdigit() else [item]
+        return list(expand(item, path)) if isinstance(item, str) and item[:1].isdecimal() else [item]
     if isinstance(item, bool) != (field.type == "switch") or not isinstance(item, str | int | float):
         raise wrong
     if field.type in ("switch", "text"):

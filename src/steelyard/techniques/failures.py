@@ -39,7 +39,7 @@ class Failures(Technique):
     def item(cls, text: str) -> Outage:
         """Read ``10min:0:down``."""
         parts = [part.strip() for part in text.split(":")]
-        if len(parts) != 3 or not parts[1].isdigit() or parts[2] not in ("up", "down"):
+        if len(parts) != 3 or not parts[1].isdecimal() or parts[2] not in ("up", "down"):
             raise InputError(f"expected TIME:REPLICA:down or :up, got {text.strip()!r}", field="outages")
         return Outage(float(parse_quantity(parts[0], "s", "outages")), int(parts[1]), parts[2] == "up")
 
@@ -49,6 +49,8 @@ class Failures(Technique):
             whole = isinstance(o, Outage) and isinstance(o.replica, int) and isinstance(o.up, bool)
             if not (whole and isinstance(o.at_s, int | float) and 0 <= o.at_s <= 1e12):
                 return [Problem("outages", f"expected TIME:REPLICA:down or :up, got {o!s:.80}")]
+        if isinstance(self.mtbf_s, int | float) and 0 < self.mtbf_s < 1e-3:  # nothing is served, and plays on for long
+            return [Problem("mtbf", f"expected 0 (none) or at least 0.001 s, got {self.mtbf_s:g}")]
         if self.mtbf_s or self.outages:
             return []
         return [Problem("failures", "expected mtbf (6h) or outages (10min:0:down)")]

@@ -110,7 +110,7 @@ def parse_tier(text: str) -> Tier:
     size, _, speed = rest.partition("@")
     ratio = 1.0
     head, slash, tail = (speed or size).rpartition("/")
-    if slash and tail.replace(".", "", 1).isdigit():
+    if slash and tail.replace(".", "", 1).isdecimal():
         ratio = float(tail)
         size, speed = (size, head) if speed else (head, "")
     return Tier(

@@ -62,7 +62,7 @@ def one_of(path: Path, select: str) -> tuple[Mapping[str, Any], tuple[str, ...]]
     that says so."""
     text = json_text(path)
     found = parsed(path, lambda: _results(text, path.name))
-    number = int(select) if select.isdigit() and len(select) < 6 else 0
+    number = int(select) if select.isdecimal() and len(select) < 6 else 0
     if select and not 1 <= number <= len(found):
         raise InputError(f"{path.name} holds results 1 to {len(found)}; {show(select)} is none of them", field="trace")
     if not found or not isinstance(found[number - 1], Mapping):
@@ -260,7 +260,7 @@ class GuideLLM:
             raise InputError(
                 f"{path.name} holds {len(runs)} benchmarks; choose one, {path.name}#1 to #{len(runs)}", field="trace"
             )
-        if select and not (select.isdigit() and 1 <= int(select) <= len(runs)):
+        if select and not (select.isdecimal() and 1 <= int(select) <= len(runs)):
             raise InputError(
                 f"{path.name} holds benchmarks 1 to {len(runs)}; {select!r} is none of them", field="trace"
             )

@@ -41,7 +41,7 @@ class RawProfile:
         if not select and len(runs) > 1:
             names = f"{path.name}#1 to #{len(runs)}"
             raise InputError(f"{path.name} holds {len(runs)} experiments; choose one, {names}", field="trace")
-        if select and not (select.isdigit() and len(select) < 6 and 1 <= int(select) <= len(runs)):
+        if select and not (select.isdecimal() and len(select) < 6 and 1 <= int(select) <= len(runs)):
             words = f"{path.name} holds experiments 1 to {len(runs)}; {show(select)} is none of them"
             raise InputError(words, field="trace")
         run = runs[int(select or 1) - 1]

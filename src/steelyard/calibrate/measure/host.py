@@ -96,7 +96,7 @@ def _cpu_list(text: str) -> set[int]:
     found: set[int] = set()
     for part in text.replace("\n", "").split(","):
         first, _, last = part.strip().partition("-")
-        if first.isdigit():
+        if first.isdecimal():
             found.update(range(int(first), int(last or first) + 1))
     return found
 
@@ -115,7 +115,7 @@ def linux_host(root: Path, machine: str, available: set[int] | None = None, load
         for block in _text(root / "proc/cpuinfo").split("\n\n")
         if block.strip()
     ]
-    processors = {int(b["processor"]): b for b in blocks if b.get("processor", "").isdigit()}
+    processors = {int(b["processor"]): b for b in blocks if b.get("processor", "").isdecimal()}
     usable = set(processors) & available if available and processors else set(processors) or {0}
     cpus = root / "sys/devices/system/cpu"
     cores = {_core(cpus, n, processors.get(n, {})) for n in usable}
@@ -148,7 +148,7 @@ def _core(cpus: Path, number: int, block: Mapping[str, str]) -> tuple[str, str]:
 
 def _clock(cpus: Path, block: Mapping[str, str]) -> float:
     fastest = _text(cpus / "cpu0/cpufreq/cpuinfo_max_freq")
-    if fastest.isdigit():
+    if fastest.isdecimal():
         return float(fastest) * 1e3
     try:
         return float(block.get("cpu MHz", "")) * 1e6
@@ -159,7 +159,7 @@ def _clock(cpus: Path, block: Mapping[str, str]) -> float:
 def _quota(root: Path) -> float:
     """Processors a container may use (cgroup 2), 0 when unlimited."""
     limit, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
-    return float(limit) / float(period) if limit.isdigit() and period.isdigit() and float(period) > 0 else 0.0
+    return float(limit) / float(period) if limit.isdecimal() and period.isdecimal() and float(period) > 0 else 0.0
 
 
 def _caches(cpus: Path, usable: set[int]) -> tuple[Cache, ...]:
@@ -168,7 +168,7 @@ def _caches(cpus: Path, usable: set[int]) -> tuple[Cache, ...]:
     for number in sorted(usable):
         for index in sorted((cpus / f"cpu{number}/cache").glob("index*")):
             level, size = _text(index / "level"), re.match(r"(\d+)([KMG]?)", _text(index / "size"))
-            if not level.isdigit() or size is None or _text(index / "type") == "Instruction":
+            if not level.isdecimal() or size is None or _text(index / "type") == "Instruction":
                 continue
             served = frozenset(_cpu_list(_text(index / "shared_cpu_list")) or {number})
             copies.setdefault(int(level), {})[served] = float(size.group(1)) * _UNITS[size.group(2)]
@@ -193,7 +193,7 @@ def macos_host(read: Callable[[str], str], machine: str, load: float = 0.0) -> H
     """
 
     def number(*names: str) -> float:
-        return next((float(read(n)) for n in names if read(n).isdigit()), 0.0)
+        return next((float(read(n)) for n in names if read(n).isdecimal()), 0.0)
 
     cores = int(number("hw.perflevel0.physicalcpu", "hw.physicalcpu", "hw.ncpu") or 1)
     caches = []

@@ -79,7 +79,7 @@ def quiet_threads(host: Host) -> int:
 
 def _blas_threads(host: Host) -> int:
     text = os.environ.get("OMP_NUM_THREADS", "")
-    return int(text) if text.isdigit() and int(text) > 0 else host.cores
+    return int(text) if text.isdecimal() and int(text) > 0 else host.cores
 
 
 def measure(

@@ -118,7 +118,7 @@ def described(config: Mapping[str, Any], *, refused: bool = True) -> bool:
 def _by_the_outer_model(config: Mapping[str, Any]) -> bool:
     """Whether the model that holds the language model ties its embeddings, as it does from transformers 5 on."""
     major = str(config.get("transformers_version") or "").partition(".")[0]
-    return major.isdigit() and int(major) >= 5
+    return major.isdecimal() and int(major) >= 5
 
 
 def language_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:

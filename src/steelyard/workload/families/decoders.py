@@ -214,7 +214,7 @@ def routed_layers(f: Fields, depth: int, dense_layers: int = 0) -> list[bool]:
         return [kind != "dense" for kind in kinds[:depth]]
     listed = f.config.get("moe_layers_enum")
     if isinstance(listed, str):
-        listed = [int(x) for x in listed.split(",") if x.strip().isdigit()]
+        listed = [int(x) for x in listed.split(",") if x.strip().isdecimal()]
     if isinstance(listed, list) and listed:
         return [i in listed for i in range(depth)]
     marks = f.config.get("moe_layer_freq")
@@ -254,7 +254,7 @@ def layer_settings(f: Fields, kinds: Sequence[str]) -> list[Mapping[str, Any]]:
     layers = config.get("per_layer_config")
     if isinstance(layers, Mapping):
         for index, own in layers.items():
-            if str(index).isdigit() and int(index) < depth and isinstance(own, Mapping):
+            if str(index).isdecimal() and int(index) < depth and isinstance(own, Mapping):
                 settings[int(index)].update(own)
     return list(settings)
 

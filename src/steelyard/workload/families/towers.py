@@ -144,7 +144,7 @@ def _built(row: Encoder, joint: Joint, whole: Fields, f: Fields, text: int) -> T
         times, _, word = word.rpartition("*")
         word, half, _ = word.partition("/")
         key, _, usual = word.partition("=")
-        if word.isdigit():
+        if word.isdecimal():
             size = int(word)
         elif word in letters:
             size = letters[word]
@@ -204,7 +204,7 @@ def _table(words: str, f: Fields) -> int:
     if not words:
         return 0
     key, _, usual = words.partition(" ")
-    if key.isdigit():
+    if key.isdecimal():
         return int(key)
     times, _, name = key.rpartition("*")
     return int(times or 1) * f.size(name, default=int(usual))

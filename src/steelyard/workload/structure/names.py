@@ -50,13 +50,13 @@ class Place:
 def place_of(name: str) -> Place:
     """Where a tensor stands, by its name alone."""
     words = name.split(".")
-    at = next((i for i, word in enumerate(words) if i and word.isdigit() and len(word) <= _DIGITS), 0)
+    at = next((i for i, word in enumerate(words) if i and word.isdecimal() and len(word) <= _DIGITS), 0)
     if not at:
         return _place(name)
     layer, expert = int(words[at]), -1
     words[at] = "0"
     for i in range(at + 2, len(words)):
-        if words[i].isdigit() and len(words[i]) <= _DIGITS and "expert" in words[i - 1]:
+        if words[i].isdecimal() and len(words[i]) <= _DIGITS and "expert" in words[i - 1]:
             expert, words[i] = int(words[i]), "0"
             break
     like = _place(".".join(words))
@@ -81,14 +81,14 @@ def _place(name: str) -> Place:
         words, ending = [*words[:-1], _BESIDE_END.sub("", last)], "scale"
     elif last.endswith("_blocks"):
         words, ending = [*words[:-1], last.removesuffix("_blocks")], "weight"
-    at = next((i for i, word in enumerate(words) if i and word.isdigit() and len(word) <= _DIGITS), 0)
+    at = next((i for i, word in enumerate(words) if i and word.isdecimal() and len(word) <= _DIGITS), 0)
     if not at:
         path = ".".join(words)
         kind = "tower" if _TOWER.search(path) else "ahead" if _AHEAD.search(path) else "outside"
         return Place(kind, path=path, ending=ending)
     stack, rest, expert = ".".join(words[:at]), words[at + 1 :], -1
     for i, word in enumerate(rest[1:], 1):
-        if word.isdigit() and len(word) <= _DIGITS and "expert" in rest[i - 1]:
+        if word.isdecimal() and len(word) <= _DIGITS and "expert" in rest[i - 1]:
             expert, rest = int(word), rest[:i] + rest[i + 1 :]
             break
     kind = "tower" if _TOWER.search(stack) else "ahead" if _AHEAD.search(stack) else "layer"
