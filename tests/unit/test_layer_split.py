@@ -38,6 +38,8 @@ def test_a_server_that_waits_for_its_tokens_has_one_step_in_flight() -> None:
     one, two = (simulate("llama-3.1-8b", on=f"rtx_3090:{n}", engine="llamacpp", **words) for n in (1, 2))
     assert two.makespan_s == pytest.approx(one.makespan_s, rel=0.03)
     assert two.pools[0].totals["energy_j"] < 1.6 * one.pools[0].totals["energy_j"]  # the card that waits is idle
+    static = [estimate("llama-3.1-8b", f"rtx_3090:{n}", weights="q4_k_m", batch=64, engine="llamacpp") for n in (1, 2)]
+    assert static[1].tpot_s == pytest.approx(static[0].tpot_s, rel=0.02)
     alone = simulate("llama-3.1-8b", on="rtx_3090:2", engine="ollama", **words)
     assert alone.pools[0].totals["batch_max"] == 1
     assert alone.makespan_s > 1.5 * two.makespan_s

@@ -77,7 +77,8 @@ class Estimate(Result, Figures):
         s = self.scenario
         if not s.transformer.causal:
             return self.prefill
-        return s.replica.price(Step.decode(-(-s.replica_batch // min(s.plan.pp, s.replica_batch)), s.mean_context))
+        flights = min(s.engine.lanes(s.plan.pp), s.replica_batch)
+        return s.replica.price(Step.decode(-(-s.replica_batch // flights), s.mean_context))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

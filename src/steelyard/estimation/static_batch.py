@@ -177,7 +177,8 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         encode["host_s"] = host_s
     first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
     ttft = np.maximum((host_s + device_s + engine.request_s) * engine.moved.first, first)
-    flights = np.minimum(plan.pp, batch)  # a pipeline decodes as many parts of the batch at once as it has stages
+    # a pipeline decodes as many parts of the batch at once as it has stages, where the engine keeps them all busy
+    flights = np.minimum(engine.lanes(plan.pp), batch)
     decode = prefill
     if scenario.transformer.causal:
         decode = replica.decodes(-(-batch // flights), scenario.mean_context)
