@@ -424,7 +424,7 @@ def reference_run(
     unsent = requests[trace.concurrency :] if trace.concurrency else []
     known = sorted((float(trace.arrived_at[r.index]), r.index) for r in first)
     coming: list[tuple[float, int, _Request]] = []
-    front_free = 0.0
+    front_free, at_door = 0.0, set[int]()
     iterations = 0
     while True:
         sent = [r.ready_at for replica in replicas for r in replica.coming if r.keeper is not None]
@@ -444,14 +444,21 @@ def reference_run(
                         fleet.hand_over(request, replica, now)
                     elif unsent:
                         follower = unsent.pop(0)
-                        begin = max(request.ended_at + float(delays[follower.index]), front_free)
-                        front_free = begin + front_s
-                        insort(coming, (begin + request_s, fleet.order, follower))
+                        sent_at = request.ended_at + float(delays[follower.index])
+                        if front_s > 0:
+                            at_door.add(follower.index)
+                        insort(coming, (sent_at if front_s > 0 else sent_at + request_s, fleet.order, follower))
                         fleet.order += 1
         while True:
             reached = max(known[0][0], front_free) + request_s if known else math.inf
             if coming and coming[0][0] < reached and coming[0][0] <= now:
-                request = coming.pop(0)[2]
+                at, _, request = coming.pop(0)
+                if request.index in at_door:  # it is sent now: the API server takes it after those before it
+                    at_door.remove(request.index)
+                    begin, front_free = max(at, front_free), max(at, front_free) + front_s
+                    insort(coming, (begin + request_s, fleet.order, request))
+                    fleet.order += 1
+                    continue
             elif reached <= now:
                 at, place = known.pop(0)
                 request, front_free = requests[place], max(at, front_free) + front_s

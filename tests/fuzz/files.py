@@ -360,11 +360,13 @@ def workflow(content: bytes, folder: Path) -> None:
 def recipe(content: bytes, folder: Path) -> None:
     from steelyard.scenario.recipes import find_recipe, recipes
 
-    path, name = str(written(folder, "r.toml", content)), next(iter(recipes()))
-    for part in ("", f"#{name}"):
+    path, chosen = str(written(folder, "r.toml", content)), None
+    for name in recipes():
         with suppress(UnknownName):
-            find_recipe(path + part).said({"isl": 1000, "osl": 100, "concurrency": 8, "experts": True, "tp": 2})
-    sy.Scenario.of("simulate", "llama-3.2-1b", "h100_sxm", concurrency=2, requests=4, recipe=path)
+            chosen = find_recipe(f"{path}#{name}")
+            chosen.said({"isl": 1000, "osl": 100, "concurrency": 8, "experts": True, "tp": 2})
+    whole = path if chosen is None else f"{path}#{chosen.name}"
+    sy.Scenario.of("simulate", "llama-3.2-1b", "h100_sxm", concurrency=2, requests=4, recipe=whole)
 
 
 def anchor(content: bytes, folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_other_loads_of_a_slow_server_are_predicted_from_one_run(slow: Any, tmp_
     errors = [abs(x.records.tpot_s.mean() / truth - 1) for x in (blind, seen)]
     assert errors[0] > 0.3 and errors[1] < 0.06
     widths = [math.log(high / low) for low, high in (x.intervals()["tpot_s"]["mean"] for x in (blind, seen))]
-    assert widths[1] < 0.9 * widths[0]
+    assert widths[1] < 0.97 * widths[0]
     assert any(words.startswith("anchor qwen3_8b-h100_sxm-vllm: steps x1.4") for words in seen.ledger.assumptions)
     still = [steelyard.estimate("qwen3-8b", "h100_sxm", batch=8, anchor=x) for x in ("", path)]
     assert still[1].tpot_s == pytest.approx(1.5 * still[0].tpot_s, rel=0.06) and still[1].ttft_s > still[0].ttft_s

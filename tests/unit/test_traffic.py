@@ -346,7 +346,6 @@ def test_a_trace_gives_only_its_lengths_when_a_rate_is_asked_for(tmp_path: Path)
         (Traffic(rate="4", think="1s"), "think"),
         (Traffic(rate="4", burst=2.0, arrivals="diurnal"), "burst"),
         (Traffic(turns="4"), "rate"),
-        (Traffic(trace="x.csv", isl="4"), "isl"),
         (Traffic(workflow="x.toml"), "rate"),
         (Traffic(rate="4", seed=-1), "seed"),
         (Traffic(concurrency=3, burst=2.0), "burst"),

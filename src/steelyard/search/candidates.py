@@ -208,7 +208,8 @@ def pool_options(task: PlanTask, points: OperatingPoints, role: str) -> PoolOpti
         holds = capacity >= required / 1.5  # what the simulator may still find good enough
         first = np.argmax(holds, axis=3)[..., None]
         near = holds & (np.arange(len(counts)) < first + COUNTS_PAIRED)
-        keep = keep & near if (keep & near).any() else keep  # nothing holds the rate: show what there is
+        largest_kept = keep & (np.cumsum(keep[..., ::-1], axis=3)[..., ::-1] == 1)
+        keep = keep & near if (keep & near).any() else largest_kept  # nothing holds the rate: show what comes nearest
     chosen = p, c, s, n = np.nonzero(keep)
     at_rate = _at_requested_rate(points, task, slo, counts)
     total = (counts[n] + spares) * device[p]

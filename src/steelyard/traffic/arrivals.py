@@ -198,8 +198,8 @@ def parse_rate(text: str | float, field: str = "rate") -> float:
         rate = parse_quantity(words, "1/s", field) / per
     except InputError:
         raise InputError(f"expected a rate such as 4/s, 240/min or inf, got {text!r}", field=field) from None
-    if not (math.isfinite(rate) and 0 < rate <= 1e9):
-        raise InputError(f"expected a rate above 0 and at most 1e9 per second, got {text!r}", field=field)
+    if not 1e-9 <= rate <= 1e9:
+        raise InputError(f"expected a rate from 1e-9 to 1e9 per second, got {show(text)}", field=field)
     return rate
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from steelyard.cost.jit import apart, njit_inner, wide
 from steelyard.simulation.kernel.queue import push
 from steelyard.simulation.kernel.routing import encode, send
-from steelyard.simulation.kernel.state import DECODED, ENCODED, ENTRY, HERE, State
+from steelyard.simulation.kernel.state import DECODED, ENCODED, ENTRY, HERE, SENT_IN, State
 
-__all__ = ["arrive", "known_arrival", "next_arrival", "successors", "take_front"]
+__all__ = ["arrive", "enter", "known_arrival", "next_arrival", "successors", "take_front"]
 
 
 @njit_inner
@@ -60,6 +60,18 @@ def arrive_later(state: State, request: int, now: float) -> None:
     own = state.requests[request]
     delay = state.inputs[request if state.inputs.shape[0] > 1 else 0].delay_s
     own.arrived_at = now + delay if state.run.concurrency > 0 else max(own.arrived_at, now + delay)
+    if state.run.front_s > 0.0:  # its turn is known when it is sent: others may be sent before
+        own.origin = SENT_IN
+        set_arrival(state, request, own.arrived_at)
+    else:
+        set_arrival(state, request, own.arrived_at + state.run.request_s)
+
+
+@njit_inner
+def enter(state: State, request: int) -> None:
+    """A request that waited for others is sent: the front end takes it, and the engines get it after that."""
+    own = state.requests[request]
+    own.origin = HERE
     set_arrival(state, request, take_front(state, request, own.arrived_at) + state.run.request_s)
 
 

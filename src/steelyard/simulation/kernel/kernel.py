@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from steelyard.cost.jit import apart, njit, njit_inline, njit_inner, wide
-from steelyard.simulation.kernel.arrivals import arrive, known_arrival, next_arrival, take_front
+from steelyard.simulation.kernel.arrivals import arrive, enter, known_arrival, next_arrival, take_front
 from steelyard.simulation.kernel.events import begin_events, come_up, fail, scale
 from steelyard.simulation.kernel.migrate import BALANCE_S, balance
 from steelyard.simulation.kernel.queue import pop
@@ -26,6 +26,7 @@ from steelyard.simulation.kernel.state import (
     FAILING,
     SCALE,
     SENT,
+    SENT_IN,
     SLO_MISSED,
     STEP_LIMIT,
     TIME_LIMIT,
@@ -178,6 +179,9 @@ def run_kernel(state: State, tech: Any) -> None:
             if run.pending >= 0 and requests[run.pending].key < at:
                 request = run.pending
                 run.pending = pop(requests, request)
+                if requests[request].origin == SENT_IN:
+                    enter(state, request)
+                    continue
             else:
                 request = state.order[run.known]
                 run.known += 1

@@ -38,8 +38,9 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 BOTH, ENCODE, PREFILL, DECODE = range(4)
 #: Stages a request is routed to, rows of ``ways``.
 ENTRY, OUTPUT, ENCODER = range(3)
-#: Values of ``origin``: computed where it runs; its encoder has run; the host is done with its images.
-HERE, ENCODED, DECODED = -1, -2, -3
+#: Values of ``origin``: computed where it runs; its encoder has run; the host is done with its images; it is sent when
+#: its time comes, and has not seen the front end.
+HERE, ENCODED, DECODED, SENT_IN = -1, -2, -3, -4
 
 #: Limits, rules and counters of a run, one record. ``router``: 0 round-robin, 1 as given, 2 fewest requests, 3 longest
 #: cached prefix, then fewest requests. ``entries``, ``outputs``, ``encoders``: replicas of each stage. ``add_time``: 1
