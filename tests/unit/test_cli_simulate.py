@@ -289,7 +289,7 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
     ("tokens", "words"),
     [
         ([], "say what is sent: --rate 4/s, --trace FILE"),
-        (["--rate", "0"], "rate: expected a rate above 0"),
+        (["--rate", "0"], "rate: expected a rate from 1e-9"),
         (["--rate", "fast"], "rate: expected a rate such as 4/s"),
         (["--rate", "4", "--isl", "-1"], "isl: expected a whole number from 1"),
         (["--rate", "4", "--osl", "unifrom:1-2"], "did you mean 'uniform'"),
