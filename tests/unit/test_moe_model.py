@@ -240,3 +240,17 @@ def test_experts_of_one_scale_per_tensor_run_no_kernel_that_no_engine_chooses(en
     eight = steelyard.estimate("mixtral-8x7b", "h100_sxm", weights="fp8", **words)
     sixteen = steelyard.estimate("mixtral-8x7b", "h100_sxm:2", tp=2, **words)
     assert eight.tpot_s < 1.4 * sixteen.tpot_s
+
+
+def test_an_engines_own_kernel_runs_the_formats_it_is_for() -> None:
+    from steelyard.cost.op_models import moe_kernel
+    from steelyard.cost.site import site_for
+    from steelyard.machine.catalogue import find_machine
+
+    def kernel(weights: str, bits: float) -> tuple[str, str]:
+        name, found = moe_kernel(site_for(find_machine("h100_sxm"), weights, "bf16"), weights, bits, 16.0, "triton")
+        return name, found.variant
+
+    assert kernel("mxfp4", 4.25) == ("mxfp4_triton", "mxfp4_triton_w4a16_mxfp4")
+    assert kernel("int4", 4.25) == ("marlin", "marlin_int4_wo")
+    assert kernel("bf16", 16.0) == ("triton", "triton_bfloat16")

@@ -34,7 +34,7 @@ from steelyard.machine.classes import family_named, stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
 
-__all__ = ["collective", "fabrics", "gather", "gemm", "moe", "product_parameters", "vector"]
+__all__ = ["collective", "expert_parameters", "fabrics", "gather", "gemm", "moe", "product_parameters", "vector"]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
@@ -156,19 +156,22 @@ MOE_FORMATS = {
 }
 
 
-def moe_variants(
+def expert_kernels(
     site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
-) -> tuple[tuple[str, str], ...]:
-    """``(kernel, section)`` pairs to look for, best first; ``own``: the engine's own kernel on the site's family."""
+) -> tuple[str, tuple[str, ...]]:
+    """The format of the calibration sections, and the kernels to look for, best first.
+
+    ``own``: the engine's own kernel on the site's family; it comes first where the family names none for the format.
+    """
     if weight_bits < 0.75 * act_bits and weight_format != "mxfp4":
-        return (("marlin", "marlin_int4_wo"), ("triton", "triton_bfloat16"))
+        return "int4_wo", ("marlin",)
     family = family_named(site.family)
     fmt = MOE_FORMATS.get(weight_format, "bfloat16")
     fmt, listed = family.expert_formats.get(fmt, fmt), family.expert_kernels
     kernels = listed[fmt] if fmt in listed else (*filter(None, (own,)), *listed[""])
     if fmt == "w4a16_mxfp4" and act_bits < 16:
         fmt = "w4a8_mxfp4_mxfp8"
-    return tuple((k, f"{k}_{fmt}") for k in kernels)
+    return fmt, tuple(kernels)
 
 
 #: Formats of experts by what a kernel does with them, nearest first: where a family has no section of a kernel, its own
@@ -214,11 +217,10 @@ def moe_kernel(
     site: Site, weight_format: str, weight_bits: float, act_bits: float, own: str = ""
 ) -> tuple[str, Calibrated]:
     """The grouped-GEMM kernel a site would run and its parameters: the first measured there or on its family."""
-    options = moe_variants(site, weight_format, weight_bits, act_bits, own)
-    fmt = options[0][1].removeprefix(f"{options[0][0]}_")
-    if own:
+    fmt, kernels = expert_kernels(site, weight_format, weight_bits, act_bits, own)
+    if own and own == kernels[0]:
         return own, expert_parameters(site, own, fmt, own=True)
-    tried = [(name, expert_parameters(site, name, section.removeprefix(f"{name}_"))) for name, section in options]
+    tried = [(name, expert_parameters(site, name, fmt)) for name in kernels]
     own_kernels = [
         (name, found)
         for name, found in tried
