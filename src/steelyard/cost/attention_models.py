@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,9 +18,17 @@ from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import ATTENTION
 from steelyard.cost.mla import MlaParameters, mla_decode_time_s
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
-from steelyard.cost.parameters import calibrated
+from steelyard.cost.parameters import Calibrated, calibrated
+from steelyard.cost.site import Site
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_parameters"]
+
+
+def attention_parameters(site: Site, phase: Literal["decode", "prefill"]) -> Calibrated:
+    """Parameters of attention on a site, for its kind of memory."""
+    cls = DecodeParameters if phase == "decode" else PrefillParameters
+    found = calibrated("attention", cls, site.machine.name, (site.family,), (phase,))
+    return found.at_memory(site.machine.root.kind, "dram_frac")
 
 
 @cost_model(ATTENTION)
@@ -55,8 +63,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
     facts = attention_facts(kernel_name)
     shape = (f["heads"], f["kv_heads"], f["head_dim"])
     if decoding:
-        found = calibrated("attention", DecodeParameters, site.machine.name, (site.family,), ("decode",))
-        found = found.at_memory(site.machine.root.kind, "dram_frac")
+        found = attention_parameters(site, "decode")
         time = decode_attention_time_s(
             f["batch"],
             f["context"],
@@ -70,8 +77,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
             queries=queries,
         )
     else:
-        found = calibrated("attention", PrefillParameters, site.machine.name, (site.family,), ("prefill",))
-        found = found.at_memory(site.machine.root.kind, "dram_frac")
+        found = attention_parameters(site, "prefill")
         time = prefill_attention_time_s(
             f["batch"],
             f["new"],

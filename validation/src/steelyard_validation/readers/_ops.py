@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steelyard.cost.attention import (
-    DecodeParameters,
-    PrefillParameters,
     decode_attention_limit_s,
     decode_attention_time_s,
     prefill_attention_limit_s,
     prefill_attention_time_s,
 )
 from steelyard.cost.attention_kernels import attention_facts, mla_facts
+from steelyard.cost.attention_models import attention_parameters
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.devices import attention_device, gemm_device, moe_device, vector_device
 from steelyard.cost.gemm import GemmFacts, gemm_roofline_s, gemm_time_s
@@ -154,7 +153,7 @@ def decode(
     """Decode attention of one layer by a software kernel (a name of ``catalogue/kernels/attention.toml``)."""
     where = site_for(machine)
     device = attention_device(where)
-    found = _found("attention", DecodeParameters, where, "decode")
+    found = attention_parameters(where, "decode")
     sizes = (batch, context, heads, kv_heads, head_dim)
     time = decode_attention_time_s(
         *sizes,
@@ -185,7 +184,7 @@ def prefill(
     """Prefill attention of one layer, the write of the new cache entries included."""
     where = site_for(machine)
     device = attention_device(where)
-    found = _found("attention", PrefillParameters, where, "prefill")
+    found = attention_parameters(where, "prefill")
     sizes = (batch, new_tokens, context_before, heads, kv_heads, head_dim)
     time = prefill_attention_time_s(
         *sizes,
@@ -232,7 +231,7 @@ def mla_prefill(
     """The attention kernel of latent attention's prefill: 16-bit keys of 128 + 64, values of 128."""
     where = site_for(machine)
     device = attention_device(where)
-    found = _found("attention", PrefillParameters, where, "prefill")
+    found = attention_parameters(where, "prefill")
     time = mla_prefill_time_s(
         batch,
         new_tokens,
