@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from steelyard_validation.blocks import block_of, is_hybrid
 from steelyard_validation.readers import rigs
 from steelyard_validation.readers._runs import sent
 from steelyard_validation.validate import Validation, accuracy
+from tests.rows import write_rows
 
 BASE = dict.fromkeys([*rigs.COLUMNS, *rigs.STATED], "") | {
     "model": "Qwen/Qwen3-0.6B",
@@ -39,12 +39,7 @@ BASE = dict.fromkeys([*rigs.COLUMNS, *rigs.STATED], "") | {
 
 
 def write(path: Path, *rows: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(BASE))
-        writer.writeheader()
-        writer.writerows([{**BASE, **row} for row in rows])
-    return path.parent
+    return write_rows(path, BASE, *rows)
 
 
 def read(folder: Path) -> list[Comparison]:

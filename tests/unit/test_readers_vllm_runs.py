@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ pytest.importorskip("pandas")
 from steelyard.measurements.reader import Ask, Comparison
 from steelyard.testing.readers import ReaderContract
 from steelyard_validation.readers import vllm_runs
+from tests.rows import write_rows
 
 BASE = dict.fromkeys([*vllm_runs.COLUMNS, *vllm_runs.STATED], "") | {
     "model": "Qwen/Qwen3-0.6B",
@@ -33,12 +33,7 @@ SAID = "dp=1 max_model_len=512;request_count=6;isl_mean=61.0;osl_mean=7.9;prefix
 
 
 def write(path: Path, *rows: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(BASE))
-        writer.writeheader()
-        writer.writerows([{**BASE, **row} for row in rows])
-    return path.parent
+    return write_rows(path, BASE, *rows)
 
 
 def only(folder: Path, metric: str) -> Comparison:
