@@ -17,13 +17,14 @@ from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.folders import catalogue_folders
 from steelyard.search.answer import Answer
+from steelyard.search.task import AMORTISATION_H
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import find_model
 
 __all__ = ["HostedPrice", "check_against", "hosted_prices", "reasons_against"]
 
-#: Hours of a year, years over which a bought device is written off, and the price of power where none is said.
-YEAR_H, YEARS, USD_PER_KWH = 8760.0, 3.0, 0.10
+#: Price of power where none is said, USD/kWh (guess: what large users pay in the United States).
+USD_PER_KWH = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def reasons_against(answer: Answer, price: HostedPrice) -> Iterator[str]:
             f"rented it pays from {even:,.3g} requests/s on average over all hours ({share:.0%} of what was asked): "
             "idle hours cost rent, not tokens"
         )
-    yield from _bought(answer, even * each * 3600.0)
+    yield from _bought(answer, rent)
 
 
 def _bought(answer: Answer, rent: float) -> Iterator[str]:
@@ -147,11 +148,11 @@ def _bought(answer: Answer, rent: float) -> Iterator[str]:
     machine = question.machine(names[0])
     if len(names) > 1 or not machine.capex_usd:
         return
-    capital = machine.capex_usd * winner.devices / (YEARS * YEAR_H)
+    capital = machine.capex_usd * winner.devices / AMORTISATION_H
     power = winner.watts / 1000.0 * USD_PER_KWH
     yield (
         f"bought at {machine.capex_usd:,.0f} USD a device: "
-        f"{capital + power:,.2f} USD/h over {YEARS:g} years, {power:,.2f} of it power at "
+        f"{capital + power:,.2f} USD/h over {AMORTISATION_H / 8760:g} years, {power:,.2f} of it power at "
         f"{USD_PER_KWH:.2f} USD/kWh (hosts, space and people not counted); renting is dearer from a use of "
-        f"{min((capital) / max(rent - power, 1e-9), 9.99):.0%}"
+        f"{min(capital / max(rent - power, 1e-9), 9.99):.0%}"
     )
