@@ -97,12 +97,7 @@ def _chosen(engine: Engine, machine: Machine) -> bool:
 
 def _unread(engine: Engine, weights: str) -> bool:
     """Whether an engine reads no weights of a format, on any machine."""
-    if not weights:
-        return False
-    only = _maker(weights)
-    return _among(weights, engine.no_weights) or (
-        only is not None and only.name not in (engine.name, engine.generation_of)
-    )
+    return bool(weights) and (_among(weights, engine.no_weights) or _only_by(weights, engine) is not None)
 
 
 def reads(engine: Engine, machine: Machine, weights: str) -> bool:
@@ -162,6 +157,12 @@ def _maker(weights: str) -> Engine | None:
     return next((e for e in engines().values() if not e.generation_of and _among(weights, e.own_formats)), None)
 
 
+def _only_by(weights: str, engine: Engine) -> Engine | None:
+    """The one engine that reads a format, where it is another than this."""
+    only = _maker(weights)
+    return None if only is None or only.name in (engine.name, engine.generation_of) else only
+
+
 def _among(name: str, names: tuple[str, ...]) -> bool:
     """Whether a format is one of ``names``."""
     entry = find_format(name)
@@ -198,12 +199,7 @@ def check_engine(
     if named and weights and _among(weights, engine.no_weights):
         others = _others(machine, weights, encoder, method)
         raise InputError(f"{engine.title} does not read {find_format(weights).name} weights; {others}", field="engine")
-    if (
-        named
-        and weights
-        and (only := _maker(weights)) is not None
-        and only.name not in (engine.name, engine.generation_of)
-    ):
+    if named and weights and (only := _only_by(weights, engine)) is not None:
         raise InputError(
             f"{engine.title} does not read {find_format(weights).name} weights; only {only.title} does", field="engine"
         )
