@@ -13,7 +13,8 @@ import steelyard
 from steelyard.cli.asked import _respelled
 from steelyard.cli.main import main
 from steelyard.errors import InputError
-from steelyard.scenario.fields import STATIC_FLAGS, fields_of, spellings
+from steelyard.scenario.fields import STATIC_FLAGS, fields_of
+from steelyard.scenario.spellings import spellings
 from steelyard.studies.points import expand_study
 from steelyard.studies.study import parse_study
 from steelyard.traffic.build import Traffic, traffic

@@ -23,7 +23,8 @@ from cyclopts.exceptions import (
 )
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show, suggest
-from steelyard.scenario.fields import OFFLOADING, SPELLED, Field, engine_flags, fields_of, offloading
+from steelyard.scenario.fields import Field, engine_flags, fields_of
+from steelyard.scenario.spellings import OFFLOADING, SPELLED, offloading
 
 __all__ = ["Asked", "read"]
 

@@ -15,18 +15,16 @@ from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import (
     ENGINE_FLAGS,
     GROUPS,
-    OFFLOADING,
     REQUIRED,
     VERBS,
     Field,
     engine_flags,
     field,
     fields_of,
-    offloading,
-    spellings,
 )
 from steelyard.scenario.ranges import MAX_VALUES, expand, spread_hint
 from steelyard.scenario.recipes import with_recipe
+from steelyard.scenario.spellings import OFFLOADING, offloading, spellings
 from steelyard.spoken import NO_FIELD
 from steelyard.techniques._registry import with_techniques
 from steelyard.units import parse_quantity

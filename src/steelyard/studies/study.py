@@ -18,7 +18,8 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.machine.cluster import Cluster, asks_again, parse_cluster
 from steelyard.machine.component import Machine
-from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, engine_flags, fields_of, spellings, study_fields
+from steelyard.scenario.fields import FLAGS, KINDS, REQUIRED, Field, engine_flags, fields_of, study_fields
+from steelyard.scenario.spellings import spellings
 from steelyard.scenario.words import values_of
 from steelyard.studies.checks import name_problems
 from steelyard.studies.store_columns import Column, columns_of, number_names
