@@ -219,3 +219,18 @@ def test_rows_of_padding_pass_a_capped_engine_at_the_rate_of_its_units() -> None
     few, many = ({"heads": h, "kv": 1, "device": fed} for h in (4, 64))
     assert decode(64, 8192, heads=4, kv=1, device=capped) > 1.5 * decode(64, 8192, **few)
     assert decode(64, 8192, heads=64, kv=1, device=capped) == pytest.approx(decode(64, 8192, **many), rel=1e-9)
+
+
+def test_xe2_reads_whole_tiles_splits_late_and_masks_windows() -> None:
+    """vLLM on Intel: times of a short cache are those of one tile, and a window saves nothing in a prompt."""
+    xe2 = attention_facts(attention_kernel("xe2", 16))
+    b60 = AttentionDevice(20, 98.3e12, 456e9, 18 * 2**20, 3.07e12, 2.4e9)
+    on: dict[str, Any] = {"facts": xe2, "device": b60}
+    one, tile, two = decode(512, [2, 64, 65], **on)
+    assert one == tile < two
+    long, cut = decode(1, [4096, 8192], kv=1, kv_bits=8, **on)  # only the longer one is spread over units
+    assert cut < long
+    assert decode(512, 8192, window=128, **on) < 0.1 * decode(512, 8192, **on)
+    assert prefill(4, 8192, window=128, **on) > prefill(4, 8192, **on)
+    plain, eight = (prefill(4, 8192, kv_bits=bits, **on) for bits in (16, 8))
+    assert 3 < eight / plain < 5  # measured: 4

@@ -171,6 +171,8 @@ def test_a_held_back_machine_is_predicted_through_borrowed_parameters(tmp_path: 
     rows = [r for r in found.rows if r.table == "gemm" and r.family == "*"]  # those of arc_b60 were called eagerly
     assert {"gb200", "rtx_pro_6000", "arc_b60", "mi300x"} <= {r.machine for r in rows}
     assert all(r.covered == r.n for r in rows)
+    phases = {r.phase for r in found.rows if r.table == "generation_attention" and r.machine == "arc_b60"} - {"*"}
+    assert phases == {"decode eager", "decode eager host-bound"}  # one by one from Python, and shorter than that
 
 
 def test_unknown_sources_are_refused_with_the_nearest(data: Path) -> None:

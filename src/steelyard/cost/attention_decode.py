@@ -183,18 +183,25 @@ def decode_attention_time_s(
     item = item + rows * P.row_s * F.row_ratio * scale + np.where(windowed & (C > W), F.window_item_s, 0.0)
     padded = tile_rows / max(device.feed16_ops_per_s, device.peak_ops_per_s)
     token = 4 * np.maximum(padded, rows / device.peak_ops_per_s) * mean_dim * device.units / P.matrix_frac
+    token = np.maximum(token, F.token_clocks / device.clock_hz)
     token = np.where(
         bits <= 8, np.hypot(token, F.fp8_token_clocks / device.clock_hz * scale**F.fp8_dim_exponent), token
     )
-    kv_tile = np.clip(KV_TILE_ELEMENTS / mean_dim, 64.0, 256.0)
+    if F.kv_tile:
+        kv_tile: Array = np.full(np.shape(mean_dim), F.kv_tile)
+        loaded = kv_tile * (np.ceil(span / kv_tile) + (windowed & (C > W)))
+    else:
+        kv_tile = np.clip(KV_TILE_ELEMENTS / mean_dim, 64.0, 256.0)
+        loaded = np.where(windowed, np.minimum(C, np.ceil(span / kv_tile) * kv_tile), C)
     tile_time = kv_tile * token
-    loaded = np.where(windowed, np.minimum(C, np.ceil(span / kv_tile) * kv_tile), C)
     tiles = loaded / kv_tile
 
     def unit_time(pieces: float) -> Array:
         per_slot = waves(items * (pieces / (device.slots * P.in_flight)), P.wave_hardness)
         per_unit = waves(items * (pieces / (device.units * P.in_flight)), P.wave_hardness)
-        return np.asarray(P.in_flight * (per_slot * item + per_unit * np.ceil(tiles / pieces) * tile_time))
+        chain = np.ceil(tiles / pieces) * tile_time
+        full = P.in_flight * (per_slot * item + per_unit * chain)
+        return np.asarray(np.maximum(full, item + F.alone_ratio * chain) if F.alone_ratio > 1 else full)
 
     cache = B * K * loaded * (D + Dv) * bits / 8
     per_head_hot = hot_share(cache / K, device.l2_bytes, 4.0, P.hot_frac)
@@ -211,6 +218,7 @@ def decode_attention_time_s(
     memory_p = memory**p
     best: Array = (unit_time(1.0) ** p + memory_p) ** (1 / p)
     may_split = np.where(windowed, F.splits_kv_windowed, F.splits_kv) & (F.splits_single_group | (group > 1))
+    may_split = may_split & (C > F.splits_above)
     if np.any(may_split & (tiles >= 1)):
         fastest = np.full(np.broadcast_shapes(best.shape, tiles.shape), np.inf)
         largest = float(np.max(tiles)) * 2

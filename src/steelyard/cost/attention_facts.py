@@ -82,8 +82,13 @@ class AttentionFacts:
     splits_single_group: bool = True
     """False: no splitting when each query head has its own KV head."""
     max_splits: float = 128.0
+    splits_above: float = 0.0
+    """Cached tokens up to which nothing is cut."""
     row_tile: float = 64.0
     """Query rows of a decode tile; the matrix engine works on all of them."""
+    kv_tile: float = 0.0
+    """Cached tokens of a decode tile, read whole however short the cache, and one more where a window begins inside of
+    one; 0: as many as fit shared memory, the last one in part."""
     narrow_group: float = 0.0
     """Groups up to this many heads use a tile of 16 rows instead."""
     items_per_slot: float = 1.0
@@ -92,6 +97,10 @@ class AttentionFacts:
     """Extra item time when more than 16 query heads share a KV head."""
     computes_fp8: bool = False
     """8-bit KV is multiplied in fp8 (queries are quantised); else it is converted and multiplied in 16 bit."""
+    token_clocks: float = 0.0
+    """Clocks a unit needs at least for a cached token of a tile: loads and softmax beside the products."""
+    alone_ratio: float = 1.0
+    """Time per token of a tile that runs alone on its unit, relative to a full unit's: what others hide."""
     fp8_token_clocks: float = 0.0
     """Clocks per cached token and tile spent converting or transposing fp8 values, at head_dim 128."""
     fp8_dim_exponent: float = 1.0
@@ -127,6 +136,9 @@ class AttentionFacts:
     prefill_item_ratio: float = 1.0
     prefill_launch_ratio: float = 1.0
     prefill_window_item_s: float = 0.0
+    prefill_mask_ratio: float = 0.0
+    """Time of a key of a windowed prompt, relative to a plain one's, where keys outside of the window are masked and not
+    skipped; 0: they are skipped."""
     prefill_fp8_token_clocks: float = 0.0
     prefill_fp8_dim_exponent: float = 1.0
     prefill_fp8_extra_s: float = 0.0

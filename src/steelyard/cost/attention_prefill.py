@@ -214,7 +214,7 @@ def prefill_attention_time_s(
     longest = keys
     mean = np.minimum(keys, C0 + (S + span) / 2 + kv_tile / 2) if causal else keys
     reach = np.minimum(np.where(W > 0, W + span + WINDOW_SLACK_TILES * kv_tile, np.inf), keys)
-    windowed = (W > 0) & (reach < keys) & causal
+    windowed = (W > 0) & (reach < keys) & causal & (F.prefill_mask_ratio == 0)
     growing = np.clip(reach - C0, 0.0, S) / np.maximum(S, 1.0)
     seen = reach - growing * (reach - C0 - growing * S / 2) + growing * (span + kv_tile) / 2
     mean = np.where(windowed, np.minimum(mean, np.minimum(seen, reach)), mean)
@@ -228,6 +228,8 @@ def prefill_attention_time_s(
         key_time = key_time + np.where(
             eight, F.prefill_fp8_token_clocks / device.clock_hz * scale**F.prefill_fp8_dim_exponent, 0.0
         )
+    if F.prefill_mask_ratio:
+        key_time = key_time * np.where(W > 0, F.prefill_mask_ratio, 1.0)
     item = P.item_s * F.prefill_item_ratio * (1 - P.item_dim_frac + P.item_dim_frac * scale)
     item = item * (P.item_fixed_frac + (1 - P.item_fixed_frac) * filled / REFERENCE_DIM) + np.where(
         windowed, F.prefill_window_item_s, 0.0

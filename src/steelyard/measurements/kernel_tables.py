@@ -133,7 +133,7 @@ def attention_rows(path: Path) -> pd.DataFrame:
     token are decodes, whatever their table.
     """
     columns = _ATTENTION.split()
-    raw = read_frame(path, (*columns, "step", "latency"), optional=("window_size",))
+    raw = read_frame(path, (*columns, "step", "latency"), optional=("window_size", "device"))
     raw = raw[raw["latency"] > 0].reset_index(drop=True)
     numbers = {
         "batch": raw["batch_size"],
@@ -146,7 +146,10 @@ def attention_rows(path: Path) -> pd.DataFrame:
     }
     rows = _frame({name: values.astype(float) for name, values in numbers.items()})
     rows = rows.assign(
-        kernel=[ATTENTION_KERNELS.get(str(k), "generic") for k in raw["kernel_source"]],
+        kernel=[
+            "xe2" if "Intel" in str(device) else ATTENTION_KERNELS.get(str(k), "generic")
+            for k, device in zip(raw["kernel_source"], raw["device"], strict=True)
+        ],
         kv_bits=np.where(raw["kv_cache_dtype"].astype(str).str.contains("8"), 8.0, 16.0),
         phase=np.where(raw["isl"] > 1, "prefill", "decode"),
         time_s=raw["latency"].astype(float) * 1e-3,

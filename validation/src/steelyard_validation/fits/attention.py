@@ -51,12 +51,17 @@ EAGER_CALLS = ("vllm_triton_mla",)
 CLEAR_OF_HOST = 0.2
 """Eager rows count where even the roofline takes this share of the host's time (their outliers rule out the measured
 time)."""
+EAGER_CLEAR = 1.5
+"""Times the host's time above which an eager call is the device's."""
 NOISE = 0.1
 """Log error above which a residual counts linearly."""
 FACT_SIGMA, JOINT_SIGMA, MACHINE_SIGMA = 2.0, 0.2, 1.0
 """Log-space widths of the priors: numbers of a kernel; the fit over all machines, whose prior fixes directions the data
 leave open; a machine's own fit about the fit over all."""
 MEASURED = ("a100_sxm", "l40s", "h100_sxm", "h200_sxm", "b200_sxm")
+EAGER: Final[Mapping[str, Mapping[str, float]]] = {"b60": {"decode": 66e-6, "prefill": 46e-6}}
+"""Machines whose tables time calls from Python, with the host's time (s) of one: rows half as long again are the
+device's."""
 FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     "hopper": ("h100_sxm", "h200_sxm"),
     "blackwell": ("b200_sxm",),
@@ -103,6 +108,14 @@ _RATIO = (0.15, 7.0)
 #: Numbers of a software kernel that are fitted over all machines that ran it, with bounds.
 FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "decode": {
+        "xe2": {
+            **_FP8,
+            "token_clocks": (0.5, 100.0),
+            "alone_ratio": (1.01, 20.0),
+            "launch_ratio": (0.5, 8.0),
+            "combine_ratio": _RATIO,
+            "row_ratio": _RATIO,
+        },
         "fa2": {"wide_group_frac": (0.01, 2.0), "combine_ratio": _RATIO, "row_ratio": _RATIO},
         "fa3": {
             **_FP8,
@@ -144,6 +157,14 @@ FACT_FIELDS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
         },
     },
     "prefill": {
+        "xe2": {
+            "prefill_fp8_token_clocks": (0.05, 3000.0),
+            "prefill_fp8_dim_exponent": (0.3, 2.5),
+            "prefill_exp_ratio": (0.05, 4.0),
+            "prefill_matrix_ratio": (0.3, 1.05),
+            "prefill_mask_ratio": (1.0, 2.0),
+            "prefill_launch_ratio": (0.3, 8.0),
+        },
         "fa2": {"prefill_window_item_s": (1e-8, 1e-5)},
         "fa3": {
             **_PREFILL_FP8,
@@ -365,6 +386,16 @@ def fit(
     return build(fit_values(predict, origin, measured, bounds=bounds, sigma=widths, noise=NOISE, weights=weights))
 
 
+def _eager(folder: Path, name: str, phase: Phase, joint: Fit, host_s: float) -> dict[str, Any]:
+    """The section of a machine whose calls were timed from Python, from the rows that are its own."""
+    rows = read(folder, name, phase)
+    own = parts(find_machine(name).name, rows[rows["time_s"] > EAGER_CLEAR * host_s], ("xe2",))
+    facts = {**joint.facts, "xe2": attention_facts("xe2")}
+    found = fit([p.side(True) for p in own], replace(joint, facts=facts), sigma=MACHINE_SIGMA)
+    about = {"source": f"aic_ops: {name} {phase}", "fitted_rows": sum(len(p.side(True).rows) for p in own)}
+    return section(found.parameters, found.score([p.side(False) for p in own]), about)
+
+
 COMMENTS: Final = (
     "kernel facts are in kernels/attention.toml.",
     "Source: NVIDIA aiconfigurator collector (aic_ops attention and mla tables, vLLM kernels in CUDA graphs).",
@@ -399,6 +430,9 @@ def run(folder: Path, catalogue: Path, phases: Sequence[Phase] = ("decode", "pre
                 tables.setdefault(name, {})[phase] = made
             else:
                 tables.setdefault("_families", {}).setdefault(name, {})[phase] = made
+        for name, host_s in EAGER.items():
+            if phase in host_s:
+                tables.setdefault(find_machine(name).name, {})[phase] = _eager(folder, name, phase, joint, host_s[phase])
     for name, table in tables.items():
         title = (
             f"Attention parameters of {name if name in MEASURED else 'machine families, for machines never measured'};"

@@ -82,6 +82,17 @@ class Answer:
         """The same with a constant before it: the host of an eager benchmark."""
         return replace(self, time_s=self.time_s + host_s, low_s=self.low_s + host_s, high_s=self.high_s + host_s)
 
+    def at_least(self, host_s: float, interval: tuple[Any, Any]) -> Answer:
+        """The same where the host starts no call sooner: calls that follow one another hide behind it or it behind
+        them."""
+        low, high = interval
+        return replace(
+            self,
+            time_s=np.maximum(self.time_s, host_s),
+            low_s=np.maximum(self.low_s, low),
+            high_s=np.maximum(self.high_s, high),
+        )
+
     @property
     def columns(self) -> dict[str, Any]:
         """Keyword arguments of ``comparison``."""

@@ -53,6 +53,8 @@ EAGER_CALL_S = {
     ("bf16", "xe2"): (30e-6, 30e-6),
     ("fp8", "xe2"): (20e-6, 20e-6),
 }
+#: Likewise of one call of attention, by phase, with a 16-bit and an 8-bit cache.
+EAGER_ATTENTION_S = {"decode": (66e-6, 69e-6), "prefill": (46e-6, 48e-6)}
 #: Families whose tables were measured call by call: their stack captures no graphs.
 EAGER_FAMILIES = ("xe2",)
 #: Calls between the two events that time them: the first one's launch is not hidden behind the GPU.
@@ -175,18 +177,25 @@ def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterat
         except SteelyardError as error:
             yield _missing(path, op, kind, family, time_s, str(error), ask)
             continue
-        split = np.where(part["fitted"], "fit", "left-out") if answer.fitted else "all"
-        yield comparison(
-            ask,
-            op,
-            metric="time_s",
-            phase=kind,
-            machine=machine.name,
-            family=family,
-            measured=time_s,
-            split=split,
-            **answer.columns,
-        )
+        split = np.where(part["fitted"], "fit", "left-out") if answer.fitted else np.full(len(part), "all")
+        phases = np.full(len(part), kind, dtype=object)
+        if machine.family in EAGER_FAMILIES:
+            host_s = EAGER_ATTENTION_S[kind][int(bits <= 8)]
+            phases = np.where(answer.time_s > host_s, f"{kind} eager", f"{kind} eager host-bound")
+            answer = answer.at_least(host_s, interval80(host_s, EAGER_SPREAD))
+        for one in np.unique(phases):
+            mask = phases == one
+            yield comparison(
+                ask,
+                op,
+                metric="time_s",
+                phase=str(one),
+                machine=machine.name,
+                family=family[mask],
+                measured=time_s[mask],
+                split=split[mask],
+                **{key: values[mask] for key, values in answer.columns.items()},
+            )
 
 
 def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
