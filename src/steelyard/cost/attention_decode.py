@@ -218,7 +218,7 @@ def decode_attention_time_s(
     memory_p = memory**p
     best: Array = (unit_time(1.0) ** p + memory_p) ** (1 / p)
     may_split = np.where(windowed, F.splits_kv_windowed, F.splits_kv) & (F.splits_single_group | (group > 1))
-    may_split = may_split & (C > F.splits_above)
+    may_split = may_split & (F.splits_above < C)
     if np.any(may_split & (tiles >= 1)):
         fastest = np.full(np.broadcast_shapes(best.shape, tiles.shape), np.inf)
         largest = float(np.max(tiles)) * 2

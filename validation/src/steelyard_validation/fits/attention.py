@@ -432,7 +432,9 @@ def run(folder: Path, catalogue: Path, phases: Sequence[Phase] = ("decode", "pre
                 tables.setdefault("_families", {}).setdefault(name, {})[phase] = made
         for name, host_s in EAGER.items():
             if phase in host_s:
-                tables.setdefault(find_machine(name).name, {})[phase] = _eager(folder, name, phase, joint, host_s[phase])
+                tables.setdefault(find_machine(name).name, {})[phase] = _eager(
+                    folder, name, phase, joint, host_s[phase]
+                )
     for name, table in tables.items():
         title = (
             f"Attention parameters of {name if name in MEASURED else 'machine families, for machines never measured'};"
