@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import steelyard
 from steelyard.deployment.engine import default_engine, engines, find_engine
 from steelyard.deployment.engine_choice import engine_for, runs_on
+from steelyard.deployment.engine_config import engine_config
 from steelyard.errors import InputError
 from steelyard.estimation.infeasibility import remedy
 from steelyard.machine.catalogue import find_machine, machine_names
@@ -97,6 +99,24 @@ REFUSED = [
     ("rtx_4090", {"engine": "ollama", "weights": "fp8"}, "vLLM v1, SGLang, TensorRT-LLM and"),
     ("a100_sxm", {"engine": "vllm", "activations": "fp8"}, "bf16"),
 ]
+
+
+def test_prompts_that_are_cut_share_a_step_with_answers() -> None:
+    """vLLM v0 puts prompts first unless it cuts them: asked to, or above 32,768 tokens of context since 0.6."""
+    machine = find_machine("h100_sxm")
+    model = load_model("llama-3.1-8b").transformer
+
+    def runs(release: str, longest: int = 8_192, **flags: Any) -> tuple[str, bool, int]:
+        config = engine_config(find_engine(release), machine, {"max_model_len": longest, **flags}, model)
+        return config.scheduler, config.enable_chunked_prefill, config.max_num_batched_tokens
+
+    assert runs("vllm@0.6") == ("vllm-v0", False, 8192)
+    assert runs("vllm@0.6", enable_chunked_prefill=True) == ("sarathi", True, 2048)
+    assert runs("vllm@0.4", enable_chunked_prefill=True, max_num_batched_tokens=512) == ("sarathi", True, 512)
+    assert runs("vllm@0.6", 131_072) == ("sarathi", True, 2048)
+    assert runs("vllm@0.6", 131_072, enable_chunked_prefill=False) == ("vllm-v0", False, 131_072)
+    assert runs("vllm@0.6", 131_072, scheduler="vllm-v0")[:2] == ("vllm-v0", True), "what is asked for stands"
+    assert runs("vllm", 131_072, enable_chunked_prefill=True)[0] == "vllm"
 
 
 @pytest.mark.parametrize(("machine", "words", "said"), REFUSED)

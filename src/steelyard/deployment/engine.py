@@ -61,6 +61,7 @@ class Rules:
     to_back: Annotated[bool, "a preempted request goes to the end of the queue, not to its place by the order"] = False
     static: Annotated[bool, "a batch forms when the last one is done and stays until its longest output ends"] = False
     watermark: Annotated[float, Quantity("1", "share of the blocks kept free at admission", ge=0, le=1)] = 0.0
+    cutting: Annotated[str, "the scheduler that runs in its place where prompts are cut; empty = itself"] = ""
     source: str = ""
 
 

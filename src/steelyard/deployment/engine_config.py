@@ -113,16 +113,19 @@ def engine_config(
     """
     given, problems = _canonical(engine, dict(flags or {}))
     paged = bool(engine.grouped_pages and model and model.state_bytes)
+    own = "scheduler" not in given
     scheduler = _scheduler(str(given.pop("scheduler", engine.scheduler)))
-    rules = schedulers()[scheduler]
     limits = next((x for x in engine.limits if x.holds(machine)), None)
     tokens = limits.max_batched_tokens if limits else engine.max_batched_tokens
     sequences = (limits and limits.max_sequences) or engine.max_sequences
     longest = given.get("max_model_len") or (model.max_context if model else 0)
     cut = False
     if engine.whole_prompts and isinstance(longest, int | float) and 0 < longest <= _BOUNDS["max_model_len"][1]:
-        cut = longest > engine.whole_prompts
+        cut = bool(given.get("enable_chunked_prefill", longest > engine.whole_prompts))
         tokens = WHOLE_PROMPTS if cut else max(WHOLE_PROMPTS, int(longest))
+    if own and (cut or given.get("enable_chunked_prefill") is True):
+        scheduler = schedulers()[scheduler].cutting or scheduler
+    rules = schedulers()[scheduler]
     base = EngineConfig(
         engine=engine.name,
         scheduler=scheduler,

@@ -72,6 +72,8 @@ def _place(r: Any, said: Mapping[str, str]) -> Place:
     named = re.search(r"0\.\d+", version)
     flags = {"gpu_memory_utilization": 0.9}
     flags |= {n: float(said[n]) for n in FLAGS if said.get(n, "").replace(".", "").isdigit()}
+    cut = {"TRUE": True, "FALSE": False}.get(said.get("chunked_prefill", ""))
+    flags |= {} if cut is None else {"enable_chunked_prefill": cut}
     return Place(
         OF.get(r.model, r.model.removesuffix("-FP8")),
         r.machine,
