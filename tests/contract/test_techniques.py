@@ -13,8 +13,10 @@ import pytest
 pytest.importorskip("numba")
 
 from steelyard.errors import InputError
+from steelyard.estimation.estimate import estimate
 from steelyard.simulation.api import simulate
-from steelyard.techniques._registry import TECHNIQUES, parse, read_techniques
+from steelyard.techniques._base import Technique
+from steelyard.techniques._registry import TECHNIQUES, check_together, parse, read_techniques
 from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, play_together
 
 #: Text of every built-in technique.
@@ -39,6 +41,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "mtp": ("mtp:k=1",),
     "nanoflow": ("nanoflow",),
     "ngram": ("ngram:k=2,accept=0.5",),
+    "overhead": ("overhead:time=0.2,power=0.1,pcie=0.3", "overhead:step=1ms"),
     "past-future": ("past-future",),
     "sarathi-serve": ("sarathi-serve:chunk=256", "sarathi-serve"),
     "semi-pd": ("semi-pd:0.6",),
@@ -61,6 +64,9 @@ WORDS: dict[str, dict[str, Any]] = {
     "past-future": {**SCENARIO, "rate": "100/s", "osl": "uniform:100-400"},
     "llumnix": {**SCENARIO, "rate": "100/s", "osl": "uniform:100-400"},
 }
+#: A static batch, and what is else in it for techniques that need it.
+BATCH: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 8, "isl": 500, "osl": 50}
+STATIC: dict[str, dict[str, Any]] = {}
 
 
 def test_every_built_in_technique_is_here() -> None:
@@ -94,10 +100,39 @@ APART: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 )
 
 
-@pytest.mark.parametrize("one", list(TEXTS))
+def _is_pass(name: str) -> bool:
+    """Whether a technique changes model, device, engine or kernels alone, on every verb."""
+    cls = TECHNIQUES.get(name)
+    return not cls.serving and cls.words is Technique.words
+
+
+PASSES = tuple(filter(_is_pass, TEXTS))
+
+
+@pytest.mark.parametrize("one", PASSES)
+def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one: str) -> None:
+    """Two of them price a batch in either order alike; beside what acts while requests run the two are read."""
+    technique = parse(TEXTS[one][0])
+    for other in TEXTS:
+        beside = parse(TEXTS[other][0])
+        told = check_together([technique, beside])
+        assert [str(p) for p in told] == [str(p) for p in check_together([beside, technique])] or one == other
+        if told or other not in PASSES or other <= one:
+            continue
+        words = {**BATCH, **STATIC.get(one, {}), **STATIC.get(other, {})}
+        try:
+            both = [estimate(**words, techniques=pair) for pair in ((technique, beside), (beside, technique))]
+        except InputError as error:
+            assert one in str(error) or other in str(error), error
+            continue
+        assert both[0].tpot_s == both[1].tpot_s and both[0].memory.total == both[1].memory.total
+
+
+@pytest.mark.parametrize("one", [name for name in TEXTS if name not in PASSES])
 def test_any_two_compose_or_say_why_not(one: str) -> None:
     """Runs of every pair answer every token, but for the pairs that are known to be apart: those name the reason."""
-    for other in list(TEXTS)[list(TEXTS).index(one) + 1 :]:
+    names = [name for name in TEXTS if name not in PASSES]
+    for other in names[names.index(one) + 1 :]:
         pair = {one, other}
         words = _POOLS if pair & set(POOLED) else _ONE if pair & set(DEPLOYMENTS) else SCENARIO
         reasons = [why for a, b, why in APART if (one in a and other in b) or (one in b and other in a)]
@@ -117,8 +152,6 @@ def test_migration_needs_a_second_replica() -> None:
 
 
 def test_a_static_batch_refuses_what_acts_while_requests_run() -> None:
-    from steelyard.estimation.estimate import estimate
-
     words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
     with pytest.raises(InputError) as error:
         estimate(**words, techniques=("eagle:k=4", "fp8-kv"))
@@ -195,8 +228,6 @@ def test_chunks_shorten_the_gaps_between_tokens() -> None:
 
 
 def test_formats_take_memory_and_time() -> None:
-    from steelyard.estimation.estimate import estimate
-
     words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 64, "isl": 4000, "osl": 200}
     plain = estimate(**words)
     kv, four = (estimate(**words, techniques=t) for t in ("fp8-kv", "int4-weights"))

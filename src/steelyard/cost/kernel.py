@@ -9,6 +9,7 @@ from typing import Any
 from steelyard.deployment.plan import Plan
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Op
+from steelyard.workload.step import Step
 
 __all__ = ["Kernel", "Program"]
 
@@ -82,6 +83,10 @@ class Program:
     kernels: tuple[Kernel, ...]
     plan: Plan
     tokens: Any = 0.0
+    step: Step | None = None
+    """What it was lowered from, where a replica did."""
+    absorb: bool | None = None
+    """The form of latent attention it was lowered in."""
 
     def __iter__(self) -> Iterator[Kernel]:
         return iter(self.kernels)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steelyard.cost.cost import BOUNDS, Cost, KernelCost, spread_of_sum, with_static_power
+from steelyard.cost.effect import Effect
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.host_memory import hosted
 from steelyard.cost.pipeline import boundary
@@ -103,6 +104,7 @@ class Replica:
         eager_layer_s: host time per layer (s) of an engine that launches every kernel from Python; the slower of host
             and devices counts.
         head_format: format of the output head where the files quantise it too; empty = as the plan has it.
+        effects: what techniques change of the kernels and their prices, in their order.
     """
 
     model: Workload
@@ -112,6 +114,12 @@ class Replica:
     skew: float = 0.0
     eager_layer_s: float = 0.0
     head_format: str = ""
+    effects: tuple[Effect, ...] = ()
+
+    @property
+    def plain(self) -> Replica:
+        """The same without effects."""
+        return replace(self, effects=())
 
     def price(
         self, step: Step, *, decode: bool = True, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None
@@ -212,14 +220,19 @@ class Replica:
             program = shared_out(program, graph, self.cluster)
         if self.plan.offload and self.cluster.host is not None:
             program = hosted(program, graph, self.cluster.host, self.model.depth)
-        if not self.head_format:
-            return program
-        head = find_format(self.head_format)
-        return replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
+        if self.head_format:
+            head = find_format(self.head_format)
+            program = replace(program, kernels=tuple(_stored(k, head) for k in program.kernels))
+        program = replace(program, step=step, absorb=absorb)
+        for effect in self.effects:
+            program = effect.lowered(program, self)
+        return program
 
     def cost(self, program: Program, *, decode: bool = True) -> Cost:
         """Price kernels of one device, without hops; as a measured run of the engine moves them."""
         found, step = price(program, self.cluster, self.engine, decode=decode), self.engine.moved.step
+        for effect in self.effects:
+            found = effect.priced(found, program, self)
         if step == 1.0:
             return found
         kernels = tuple(replace(k, time_s=np.maximum(k.time_s * step, k.limit_s)) for k in found.kernels)

@@ -30,7 +30,7 @@ from steelyard.scenario.recipes import told
 from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words, respelled
-from steelyard.techniques._base import Technique, relabelled
+from steelyard.techniques._base import Technique, effects_of, engine_of, machine_of, relabelled
 from steelyard.workload.catalogue import Model, find_model, load_model
 from steelyard.workload.protocol import Workload, encoder_type, ends_hard, not_served, within_positions
 from steelyard.workload.reading import Seen, loaded_for
@@ -118,7 +118,8 @@ class Scenario:
     @property
     def replica(self) -> Replica:
         """What prices its steps."""
-        return Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew)
+        effects = effects_of(self.techniques)
+        return Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew, effects=effects)
 
     @property
     def sizes(self) -> tuple[Any, Any, Any]:
@@ -236,6 +237,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     model = None if values["model"] is None else problems.read(read_model, values["model"], values["generic"])
     problems.done()
     assert cluster is not None and model is not None
+    cluster = replace(cluster, machine=machine_of(values["techniques"], cluster.machine))
     if not engine_name and not scheduler and not values.get("flags"):
         engine_name = _placing(values, model, cluster.machine)
     engine, values = _engine(engine_name, model, cluster.machine, values)
@@ -244,6 +246,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
     static = {name: values[name] for name in STATIC_FLAGS if values.get(name) is not None}
     engine = problems.read(configured, engine, cluster.machine, static, model.transformer) or engine
     engine = anchored(engine, problems.read(find_anchor, values["anchor"]), cluster.machine, model.transformer.name)
+    engine = engine_of(values["techniques"], engine, cluster.machine)
     values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}
     if values.get("host"):
         problems.read(find_host, values["host"])

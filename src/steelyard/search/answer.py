@@ -15,6 +15,7 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 from steelyard.scenario.slo import Target
+from steelyard.techniques._base import Technique
 from steelyard.units import Quantity
 from steelyard.workload.reading import Seen
 
@@ -69,6 +70,7 @@ class Question:
     sure: float = 0.8
     seen: Annotated[tuple[Seen, ...], "images and sounds of a request, whose tokens are part of its prompt"] = ()
 
+    techniques: Annotated[tuple[Technique, ...], "what is put on every candidate"] = ()
     descriptions: Annotated[Mapping[str, Machine], "the machines by their names; the catalogue's where not given"] = (
         field(default_factory=dict)
     )

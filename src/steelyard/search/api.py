@@ -34,6 +34,7 @@ from steelyard.search.sent import endless, traffic_of
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
+from steelyard.search.techniques import changed
 from steelyard.traffic.build import ISL, OSL, Traffic
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import parse_quantity
@@ -108,6 +109,8 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         model = replace(model, transformer=loaded_for(model.transformer, seen))
         sent = with_shown(sent, seen, w["seed"])
 
+    asked = _asked(described)
+    model, described = changed(model, described, w)
     transformer = model.transformer
     poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
     longest = int((sent.isl + sent.osl).max())
@@ -122,7 +125,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         given = _prices(usd, described)
     inputs = {name: w[name] for name in _INPUTS} | {
         "model": w["model"] if isinstance(w["model"], str) else transformer.name,
-        "on": _asked(described),
+        "on": asked,
         "trace": w["trace"].name if isinstance(w["trace"], Trace) else str(w["trace"]),
         "engine": ",".join(servers),
         "mode": ",".join(modes),
@@ -160,6 +163,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         sure=sure,
         seen=seen or (),
         inputs=inputs,
+        techniques=w["techniques"],
         descriptions=described,
     )
     ledger = Ledger()

@@ -23,6 +23,7 @@ from steelyard.search.prices import Classes, StepPrices, step_prices, with_hops
 from steelyard.search.screen import OperatingPoints, operating_points
 from steelyard.search.space import formats_of, replica_options
 from steelyard.search.task import PlanTask, node_power_w
+from steelyard.techniques._base import effects_of, engine_of
 from steelyard.workload.protocol import encoder_type
 
 __all__ = ["Group", "Screen", "Space", "groups_of", "screen"]
@@ -163,7 +164,9 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                         notes.append(note)
                     continue
                 engine = anchored(engine, anchor, machine, model.name)
-                base = Replica(model, Plan(engine=engine.name), cluster, engine, question.skew)
+                engine = engine_of(question.techniques, engine, machine)
+                effects = effects_of(question.techniques)
+                base = Replica(model, Plan(engine=engine.name), cluster, engine, question.skew, effects=effects)
                 options = replica_options(
                     base,
                     formats,

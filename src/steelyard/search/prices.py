@@ -101,8 +101,8 @@ def step_prices(
         slice(len(points) + len(BATCHES), None),
     )
 
-    def priced(kernels: Iterable[Kernel]) -> Cost:
-        return pricer.cost(Program(model.name, tuple(kernels), plan))
+    def priced(program: Program, kernels: Iterable[Kernel]) -> Cost:
+        return pricer.cost(Program(model.name, tuple(kernels), plan, step=program.step, absorb=program.absorb))
 
     known = {} if classes is None else classes
     cuts = (plan.tp > 1, plan.cp > 1, plan.ep > 1, plan.shares_experts, plan.ep == plan.tp)
@@ -112,12 +112,16 @@ def step_prices(
         shared = frozenset(n for n, c in decode.items() if c == "token" and facts[n] == prompt_facts.get(n))
         known[cuts] = Classes(decode, prompt, shared)
     kinds, prompt_kinds, common = known[cuts].decode, known[cuts].prompt, known[cuts].common
-    whole = priced(pricer.lower(Step(decoding, 1, context, logits), True).kernels)
+    lowered = pricer.lower(Step(decoding, 1, context, logits), True)
+    whole = priced(lowered, lowered.kernels)
     size, ones = len(chunk), np.ones(len(points) if latent else 0)
     alone = points[: len(ones)]  # latent attention: the token kernels of prompts on the same points, behind the chunks
     steps = Step(np.append(np.ones(size), alone), np.append(chunk, ones), np.append(before + chunk, ones), 1)
-    prompting = pricer.lower(steps, False).kernels
-    prompted = priced(k for k in prompting if prompt_kinds.get(k.name, "sequence") != "rows" and k.name not in common)
+    lowered = pricer.lower(steps, False)
+    prompting = lowered.kernels
+    prompted = priced(
+        lowered, [k for k in prompting if prompt_kinds.get(k.name, "sequence") != "rows" and k.name not in common]
+    )
 
     def of(kind: str) -> Callable[[str], bool]:
         return lambda name: prompt_kinds.get(name, "sequence") == kind

@@ -30,6 +30,7 @@ from steelyard.search.prices import Classes, StepPrices, step_prices
 from steelyard.search.screen import FIRST_FAILURES, OperatingPoints, SloLimits, capacities, operating_points
 from steelyard.search.space import with_limits
 from steelyard.search.task import PlanTask
+from steelyard.techniques._base import effects_of, engine_of
 
 __all__ = ["ReplicaTypes", "replica_types"]
 
@@ -125,8 +126,11 @@ def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)
     engine = anchored(engine, find_anchor(task.question.inputs.get("anchor", "")), machine, model.name)
+    techniques = task.question.techniques
+    engine = engine_of(techniques, engine, machine)
     config = engine_config(engine, machine, dict(pool.flags), model)
-    pricer = Replica(model, plan, cluster_of(machine, plan.devices), engine, task.question.skew)
+    cluster, effects = cluster_of(machine, plan.devices), effects_of(techniques)
+    pricer = Replica(model, plan, cluster, engine, task.question.skew, effects=effects)
     limits = np.array([config.max_num_batched_tokens]), np.array([config.max_num_seqs])
     exact = None if pool.plan.weights else task.model.weight_bytes
     return with_limits(pricer, config, longest, exact_weights=exact, limits=limits)

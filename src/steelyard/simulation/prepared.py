@@ -30,7 +30,7 @@ from steelyard.simulation.kernel.rules import joined_rules
 from steelyard.simulation.policies import Order, Policy, ordered
 from steelyard.simulation.techniques import dynamics_of, fit, traffic_of
 from steelyard.simulation.wires import End, wires_between
-from steelyard.techniques._base import PoolFit, Technique
+from steelyard.techniques._base import PoolFit, Technique, effects_of, engine_of
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import format_quantity
 from steelyard.workload.catalogue import Model, load_model
@@ -273,6 +273,7 @@ def _serve(
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
     if options.anchor:
         entry = anchored(entry, find_anchor(options.anchor), cluster.machine, transformer.name)
+    entry = engine_of(options.techniques, entry, cluster.machine)
     config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
     config = with_room(config, entry, pool.flags, int(trace.isl.max()))
     entry = replace(entry, all_reduce=config.all_reduce or entry.all_reduce)
@@ -326,7 +327,8 @@ def _with_table(served: Served, longest: int, options: Options, trace: Trace) ->
         return served
     s = served.scenario
     cluster = replace(s.cluster, count=s.plan.devices)
-    replica = Replica(s.transformer, s.plan, cluster, s.engine, float(options.experts.skew))
+    effects = effects_of(options.techniques)
+    replica = Replica(s.transformer, s.plan, cluster, s.engine, float(options.experts.skew), effects=effects)
     if s.cluster.unlike:
         busy = min(TYPICAL_BATCH, served.config.max_num_seqs)
         served = replace(served, paces=replica.paces(busy, float(np.mean(trace.isl + 0.5 * trace.osl))))

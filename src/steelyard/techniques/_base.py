@@ -13,7 +13,11 @@ who it is: ``name``, ``layer``, ``paper``, ``effect``. It overrides what it need
     reads them like a user's own; a user who sets the same field otherwise is told so. Formats, degrees, engine flags,
     pools and traffic are all said this way.
 ``scenario(scenario) -> scenario``
-    What no field can say: another model (a pass over its layers), other devices. Same type in and out.
+    What no field can say: another model (a pass over its layers). Same type in and out. ``plan`` takes up the model.
+``machine(machine) -> machine``, ``engine(engine, machine) -> engine``
+    The device and the engine with other figures, on every verb.
+``step_effect``
+    What it changes of the kernels of a step and of their prices (:class:`steelyard.cost.effect.Effect`), on every verb.
 
 What acts while requests run (``serving = True``: nothing else changes, and ``estimate`` refuses it):
 
@@ -56,15 +60,29 @@ from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
+    from steelyard.cost.effect import Effect
     from steelyard.cost.kv_pool import KvPool
     from steelyard.cost.step import Replica
     from steelyard.cost.step_table import StepTable
+    from steelyard.deployment.engine import Engine
     from steelyard.deployment.engine_config import EngineConfig
     from steelyard.deployment.plan import Plan
     from steelyard.machine.cluster import Cluster
+    from steelyard.machine.component import Machine
     from steelyard.traffic.trace import Trace
 
-__all__ = ["Citation", "Parameter", "PoolEnd", "PoolFit", "Technique", "relabelled", "unknown"]
+__all__ = [
+    "Citation",
+    "Parameter",
+    "PoolEnd",
+    "PoolFit",
+    "Technique",
+    "effects_of",
+    "engine_of",
+    "machine_of",
+    "relabelled",
+    "unknown",
+]
 
 
 _KINDS: Mapping[Any, str] = {str: "text", bool: "true or false", tuple: "a tuple"}
@@ -250,6 +268,21 @@ class Technique:
         """Rows of the report, from the summary of a run."""
         return ()
 
+    # on every verb
+
+    @property
+    def step_effect(self) -> Effect | None:
+        """What it changes of the kernels of a step and their prices."""
+        return None
+
+    def machine(self, machine: Machine) -> Machine:
+        """The device with what the technique changes of it."""
+        return machine
+
+    def engine(self, engine: Engine, machine: Machine) -> Engine:
+        """The engine, on a machine, with what the technique changes of it."""
+        return engine
+
     # text
 
     @classmethod
@@ -369,6 +402,25 @@ class Technique:
             else:
                 parts.append(f"{p.key}={value}")
         return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+
+def effects_of(techniques: Sequence[Technique]) -> tuple[Effect, ...]:
+    """What techniques change of the kernels of a step, in their order."""
+    return tuple(found for technique in techniques if (found := technique.step_effect) is not None)
+
+
+def machine_of(techniques: Sequence[Technique], machine: Machine) -> Machine:
+    """A device with what techniques change of it."""
+    for technique in techniques:
+        machine = technique.machine(machine)
+    return machine
+
+
+def engine_of(techniques: Sequence[Technique], engine: Engine, machine: Machine) -> Engine:
+    """An engine with what techniques change of it."""
+    for technique in techniques:
+        engine = technique.engine(engine, machine)
+    return engine
 
 
 @cache

@@ -32,7 +32,7 @@ from steelyard.machine.component import Machine
 from steelyard.simulation.prepared import Options, Prepared, Served, prepare, too_long
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
-from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques._base import Citation, Technique, effects_of, engine_of
 from steelyard.traffic.trace import Trace
 from steelyard.units import Quantity, parse_quantity
 from steelyard.workload.catalogue import Model
@@ -211,10 +211,18 @@ def simulate_semi(
     roles = ("prefill", "decode")
     pools = tuple(Pool(machine.name, plan, 1, role, given, description=machine) for role in roles)
     engine, resolved, budget = _engine_of(model, cluster, plan, given)
+    engine = engine_of(options.techniques, engine, machine)
     isl, osl = float(trace.isl.mean()), float(trace.osl.mean())
     bandwidth = bandwidth_fracs(
         semi,
-        Replica(model.transformer, resolved, cluster, engine, float(options.experts.skew)),
+        Replica(
+            model.transformer,
+            resolved,
+            cluster,
+            engine,
+            float(options.experts.skew),
+            effects=effects_of(options.techniques),
+        ),
         chunk=max(1, round(min(budget, isl))),
         batch=TYPICAL_BATCH,
         context=max(1, round(isl + 0.5 * osl)),
