@@ -106,7 +106,8 @@ class Registry(Generic[T]):
     def origin(self, name: str) -> str:
         """Where a name comes from: ``package.module:object``, or ``this process``."""
         if name in self.rows:
-            return f"{type(self.rows[name]).__module__}:{name}"
+            row = self.rows[name]
+            return f"{(row if isinstance(row, type) else type(row)).__module__}:{name}"
         return "this process" if name in self._own else entry_points(self.group)[name].value
 
     def built_in(self, name: str) -> bool:

@@ -70,7 +70,20 @@ STATIC: dict[str, dict[str, Any]] = {}
 
 
 def test_every_built_in_technique_is_here() -> None:
-    assert set(TEXTS) == {name for name in TECHNIQUES if TECHNIQUES.built_in(name)}
+    assert set(TEXTS) == {n for n in TECHNIQUES if TECHNIQUES.built_in(n) and not TECHNIQUES.get(n).mechanism}
+
+
+def test_a_preset_is_its_mechanism_with_what_the_paper_states() -> None:
+    presets = [cls for cls in map(TECHNIQUES.get, TECHNIQUES) if cls.mechanism]
+    assert len(presets) > 0
+    for cls in presets:
+        assert parse(cls.name) == cls.read("") or cls.parameters()
+        assert cls.effect and cls.paper.title, cls.name
+    one = parse("fastgen:chunk=1024")
+    assert (one.name, one.words("simulate")["flags"]["max_num_batched_tokens"]) == ("fastgen", 1024)
+    assert figures(SCENARIO, ("fastgen:chunk=256",)) == figures(SCENARIO, ("sarathi-serve:chunk=256",))
+    with pytest.raises(InputError, match="a scenario has one technique of scheduler"):
+        read_techniques({"techniques": ("fastgen", "sarathi-serve")})
 
 
 def _suite(technique: str) -> type[TechniqueContract]:

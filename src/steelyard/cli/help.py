@@ -43,6 +43,8 @@ EXAMPLES = {
     "fit": "steelyard fit llama-3.3-70b --max-usd-per-hour 8 --context 32000",
     "here": "steelyard here --min-tokens-per-s 10",
     "simulate": "steelyard simulate llama-3.1-8b --on h100_sxm --rate 4/s --isl lognormal:1000 --osl 200",
+    "techniques": "steelyard techniques --layer kvcache",
+    "claims": "steelyard claims S014 --explain",
     "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",
     "study": "steelyard study study.toml --jobs 4",
     "report": "steelyard report my-study --html report.html",

@@ -8,17 +8,16 @@ with ``+ - * / //``, ``min`` and ``max``.
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+from steelyard.arithmetic import reckon
 from steelyard.deployment.plan import DEGREES
 from steelyard.documents import build, is_file, read_document
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
@@ -186,57 +185,16 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
                         yield Problem(place, error.message)
 
 
-_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.truediv,
-}
-_FUNCTIONS: Mapping[str, Callable[..., float]] = {"min": min, "max": max}
-#: Longest arithmetic, characters.
-_LONGEST = 200
-
-
 @cache
 def _unreadable(text: str) -> str:
     """What is wrong with arithmetic; empty: nothing."""
     try:
-        found = _value(_parsed(text), dict.fromkeys(_NUMBERS, 7.0))
+        found = reckon(text, dict.fromkeys(_NUMBERS, 7.0).get, ", ".join(_NUMBERS))
         if not math.isfinite(found):
             return "expected a finite number"
     except InputError as error:
         return error.message
     return ""
-
-
-@cache
-def _parsed(text: str) -> ast.expr:
-    wrong = InputError(f"expected arithmetic of {', '.join(_NUMBERS)} with + - * / // min max, got {show(text)}")
-    if len(text) > _LONGEST:
-        raise wrong
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise wrong from None
-
-
-def _value(node: ast.expr, known: Mapping[str, float]) -> float:
-    """The value of arithmetic of numbers and the names known, nothing else. Raises :class:`InputError`."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return float(node.value)  # type: ignore[arg-type]
-    if isinstance(node, ast.Name) and node.id in known:
-        return known[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = _value(node.left, known), _value(node.right, known)
-        if isinstance(node.op, ast.Div | ast.FloorDiv) and right == 0:
-            raise InputError("a division by zero")
-        return _OPERATORS[type(node.op)](left, right)
-    plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
-    if plain and isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args and not node.keywords:
-        return _FUNCTIONS[node.func.id](*([_value(x, known) for x in node.args] + [_value(node.args[0], known)]))
-    name = f" {show(node.id)}" if isinstance(node, ast.Name) else ""
-    raise InputError(f"expected arithmetic of {', '.join(_NUMBERS)} with + - * / // min max{name and f', not{name}'}")
 
 
 def _reckoned(values: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
@@ -248,7 +206,7 @@ def _reckoned(values: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
             found[name] = value
             continue
         with suppress(InputError):
-            number = _value(_parsed(value[1:]), known)
+            number = reckon(value[1:], known.get, ", ".join(_NUMBERS))
             if not math.isfinite(number):
                 raise InputError("expected a finite number")
             found[name] = int(number) if number == int(number) else number

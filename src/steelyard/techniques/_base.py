@@ -156,6 +156,10 @@ class Technique:
     paper: ClassVar[Citation]
     effect: ClassVar[str]
     """What it changes, in one line."""
+    costs: ClassVar[str] = ""
+    """What its paper says it costs: accuracy, retraining, memory."""
+    mechanism: ClassVar[str] = ""
+    """Of a preset: the technique it is one of. A scenario has one technique of a mechanism."""
     serving: ClassVar[bool] = False
     in_steps: ClassVar[bool] = False
     """It takes part in the engine's steps; the summary of a run counts what it did there."""
@@ -297,6 +301,10 @@ class Technique:
         if cls.serving and cls.slot == "speculation":
             verbs.append("plan")
         found = {"effect": cls.effect, "layer": cls.layer, "verbs": ", ".join(verbs)}
+        if cls.mechanism not in ("", "settings"):
+            found["mechanism"] = cls.mechanism
+        if cls.costs:
+            found["costs"] = cls.costs
         if cls.slot:
             found["slot"] = f"{cls.slot}: a scenario has one technique of it"
         for p in cls.parameters():

@@ -17,6 +17,7 @@ from steelyard.deployment.dynamics import Autoscale
 from steelyard.errors import InputError, Problem, UnknownName, raise_all
 from steelyard.registry import Registry
 from steelyard.techniques._base import Parameter, Technique, relabelled, unknown
+from steelyard.techniques._presets import PresetRows
 
 __all__ = [
     "FLAGS",
@@ -32,8 +33,8 @@ __all__ = [
     "without_words",
 ]
 
-#: Every technique by name.
-TECHNIQUES: Registry[type[Technique]] = Registry("technique", "steelyard.techniques")
+#: Every technique by name: those that are code, and presets of them.
+TECHNIQUES: Registry[type[Technique]] = Registry("technique", "steelyard.techniques", rows=PresetRows())
 
 #: Options that stand for techniques, in the order in which they are applied, and what one may mean: names (the first
 #: that reads its text), or ``*slot`` (its text begins with the name of a technique of that slot).
@@ -213,7 +214,7 @@ def _no_technique(given: object) -> Technique:
 
 
 def _rank(technique: Technique) -> tuple[int, str]:
-    names = (technique.name, f"*{technique.slot}")
+    names = (technique.mechanism or technique.name, f"*{technique.slot}")
     places = [*((name,) for name in OPTIONS), *FLAGS.values()]
     return next((i for i, means in enumerate(places) if set(means) & set(names)), len(places)), technique.name
 
@@ -233,6 +234,9 @@ def _conflict(one: Technique, other: Technique) -> str:
         return "give it once"
     if one.slot and one.slot == other.slot:
         return f"a scenario has one technique of {one.slot}"
+    mechanism = one.mechanism or one.name
+    if mechanism == (other.mechanism or other.name) and mechanism != "settings":
+        return f"both are {mechanism}"
     if why := one.conflict(other) or other.conflict(one):
         return why
     mine, theirs = one.words("simulate"), other.words("simulate")

@@ -1,0 +1,131 @@
+"""Scenarios of claims, asked of the public verbs: the JSON answer, its figures and their intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard.arithmetic import reckon
+from steelyard.errors import InputError, show
+
+__all__ = ["answer", "command", "figure", "interval"]
+
+
+def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON document that ``steelyard VERB --json`` prints.
+
+    Raises:
+        InputError: the question is wrong.
+        DoesNotFit: there is no answer.
+    """
+    import steelyard
+
+    given = dict(words)
+    if verb == "simulate":
+        from steelyard.report.simulation import to_dict
+        from steelyard.simulation.api import read_simulation, run_scenario
+        from steelyard.simulation.limits import ends_of
+
+        scenario = read_simulation(given)
+        run = run_scenario(scenario)
+        return to_dict(run, scenario.slo, ends_of(run, None))
+    found = getattr(steelyard, verb)(**given)
+    if verb == "estimate":
+        from steelyard.report.estimate import to_dict as of_estimate
+
+        return of_estimate(found)
+    if verb == "explain":
+        from steelyard.report.explain import to_dict as of_explanation
+
+        return _with_sums(of_explanation(found))
+    if verb == "plan":
+        from steelyard.report.plan import to_dict as of_plan
+
+        return of_plan(found)
+    from steelyard.report.places import to_dict as of_places
+
+    return of_places(found)
+
+
+def _with_sums(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer of ``explain`` with the seconds of kernels by kind and by block: ``decode.by_kind.attention``."""
+    for phase in ("prefill", "decode"):
+        for key in ("kind", "block"):
+            sums: dict[str, float] = {}
+            for kernel in document[phase]["kernels"]:
+                sums[kernel[key]] = sums.get(kernel[key], 0.0) + float(kernel.get("time_s") or 0.0)
+            document[phase][f"by_{key}"] = sums
+    return document
+
+
+def _at(document: Any, path: str) -> Any:
+    for part in path.split("."):
+        if isinstance(document, Mapping):
+            document = document.get(part)
+        elif isinstance(document, list) and part.isdigit() and int(part) < len(document):
+            document = document[int(part)]
+        else:
+            return None
+    return document
+
+
+def _number(document: Any, path: str) -> float | None:
+    value = _at(document, path)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def figure(document: Mapping[str, Any], text: str) -> float:
+    """A figure of an answer: a path, or arithmetic of paths. Raises :class:`InputError`: there is none."""
+    return reckon(text, lambda path: _number(document, path), "figures of the answer")
+
+
+def interval(document: Mapping[str, Any], text: str) -> tuple[float, float]:
+    """80 % interval of a figure: of each path in it its own, all at the same end; of what has none the figure."""
+
+    def end(i: int) -> float:
+        def value_of(path: str) -> float | None:
+            for where in (f"interval.{path}", f"intervals.{path}"):
+                ends = _at(document, where)
+                if isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(x, int | float) for x in ends):
+                    return float(ends[i])
+            return _number(document, path)
+
+        return reckon(text, value_of, "figures of the answer")
+
+    low, high = end(0), end(1)
+    return min(low, high), max(low, high)
+
+
+def command(verb: str, words: Mapping[str, Any]) -> str:
+    """The command line of a question."""
+    import shlex
+
+    from steelyard.scenario.fields import fields_of
+
+    known = fields_of(verb)
+    parts = ["steelyard", verb]
+    for name, value in words.items():
+        if name == "model":
+            parts.insert(2, str(value))
+        elif name == "flags":
+            for flag, setting in value.items():
+                parts += [f"--{flag.replace('_', '-')}", _spelled(setting)]
+        elif name == "techniques":
+            for one in (value,) if isinstance(value, str) else value:
+                parts += ["--with", str(one)]
+        elif name in known:
+            option = known[name].switch
+            parts += [option] if value is True else [option, _spelled(value)]
+        else:
+            raise InputError(f"{verb} has no field {show(name)}", field=name)
+    return shlex.join(parts)
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)

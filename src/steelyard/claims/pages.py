@@ -1,0 +1,163 @@
+"""Pages of the scoreboard: a table per layer, published against predicted, misses explained; and the mechanisms."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steelyard.claims.board import Answers, scores, shown
+from steelyard.claims.paper import Paper
+from steelyard.claims.run import Found, row_of
+from steelyard.claims.verdict import VERDICTS
+from steelyard.writing import write_text
+
+__all__ = ["write_pages"]
+
+_TOLD = VERDICTS[:3]
+
+
+def write_pages(papers: Sequence[Paper], answers: Answers, folder: str) -> None:
+    """Write ``index.md``, ``published.svg``, a page per layer, and ``mechanisms.md`` into a folder."""
+    root = Path(folder)
+    layers: dict[str, list[Paper]] = {}
+    for paper in papers:
+        layers.setdefault(paper.layer, []).append(paper)
+    files = {"index.md": _index(layers, answers), "published.svg": _scatter(papers, answers)}
+    files |= {f"{layer}.md": _layer(layer, some, answers) for layer, some in layers.items()}
+    files["mechanisms.md"] = _mechanisms()
+    root.mkdir(parents=True, exist_ok=True)
+    for name, words in files.items():
+        write_text(root / name, words, "pages")
+
+
+def _index(layers: Mapping[str, Sequence[Paper]], answers: Answers) -> str:
+    every = [p for some in layers.values() for p in some]
+    rows = [row_of(p, answers[p.id]) for p in every]
+    lines = [
+        "# Claims",
+        "",
+        "Written by `steelyard claims --pages docs/claims`. What papers claim, asked as ordinary questions.",
+        "*Reproduced*: within 25 % (of a reduction what remains is judged), or inside the published range.",
+        "*Direction*: on the same side of no change. *Missed*: neither; the page of its layer says why.",
+        "",
+        f"{len(every)} papers; {sum(r.runs for r in rows)} run.",
+        "",
+        "![Published against predicted](published.svg)",
+        "",
+        "## Score",
+        "",
+        "| can be checked | scenarios are from | claims run | published | reproduced | right in direction |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for s in scores([f for p in every for f in answers[p.id] if f.claim.n]):
+        parts = [s["checkable"], s["setting"], s["run"], s["published"]]
+        fractions = [s["reproduced_frac"], s["direction_frac"]]
+        parts += ["" if x is None else f"{x:.0%}" for x in fractions]
+        lines.append("| " + " | ".join(map(str, parts)) + " |")
+    lines += ["", "## Layers", "", "| layer | papers | run | " + " | ".join(VERDICTS) + " |"]
+    lines.append("| --- |" + " ---: |" * (2 + len(VERDICTS)))
+    for layer, some in layers.items():
+        here = [row_of(p, answers[p.id]) for p in some]
+        counts = [sum(r.verdict == v for r in here) for v in VERDICTS]
+        cells = [f"[{layer}]({layer}.md)", len(some), sum(r.runs for r in here), *counts]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", "[Mechanisms](mechanisms.md): formula, parameters and papers of each.", ""])
+
+
+def _layer(layer: str, papers: Sequence[Paper], answers: Answers) -> str:
+    lines = [f"# Claims: {layer}", "", "| paper | n | quantity | unit | published | predicted | 80 % | verdict |"]
+    lines.append("| --- | ---: | --- | --- | ---: | ---: | --- | --- |")
+    for paper in papers:
+        for f in answers[paper.id] or ():
+            c = f.claim
+            ends = f"{shown(f.interval[0])} to {shown(f.interval[1])}" if f.interval else ""
+            cells = [f"{paper.id} {paper.name}", c.n or "", c.quantity, c.unit, shown(c.published), shown(f.predicted)]
+            lines.append("| " + " | ".join(str(x).replace("|", "/") for x in [*cells, ends, f.verdict]) + " |")
+        if not answers[paper.id]:
+            verdict = row_of(paper, ()).verdict
+            lines.append(f"| {paper.id} {paper.name} |  |  |  |  |  |  | {verdict} |")
+    lines += ["", "## Why", ""]
+    for paper in papers:
+        row = row_of(paper, answers[paper.id])
+        told = [f"claim {f.claim.n}: {f.why}" for f in answers[paper.id] if f.why and f.claim.n]
+        whys = [paper.why] if paper.why else []
+        whys += told or ([row.why] if row.why and not whys else [])
+        if whys or row.command:
+            command = f" `{row.command}`" if row.command else ""
+            lines.append(f"- **{paper.id} {paper.name}** ({row.verdict}): {'; '.join(whys) or paper.title}{command}")
+    return "\n".join([*lines, ""])
+
+
+def _scatter(papers: Sequence[Paper], answers: Answers) -> str:
+    """Published against predicted in logs, for claims that are ratios; what is reduced is drawn as what remains."""
+    from steelyard.report.charts import Chart, Mark, standalone
+
+    groups = sorted({p.layer for p in papers if any(_point(f) for f in answers[p.id])})
+    chart = Chart(
+        "claims: published against predicted ratio",
+        "published, x",
+        "predicted, x",
+        x_log=True,
+        y_log=True,
+        y_zero=False,
+    )
+    ends: list[float] = []
+    for paper in papers:
+        for f in answers[paper.id]:
+            if point := _point(f):
+                label = (
+                    f"{paper.id} {paper.name}: {f.claim.quantity}, {point[0]:.3g} published, {point[1]:.3g} predicted"
+                )
+                chart.marks([Mark(*point, groups.index(paper.layer), label, f.verdict == "reproduced")])
+                ends += point
+    if ends:
+        chart.line("equal", [min(ends), max(ends)], [min(ends), max(ends)])
+    return standalone([chart], groups)
+
+
+def _point(f: Found) -> tuple[float, float] | None:
+    published, c = f.claim.published, f.claim
+    if f.verdict not in _TOLD or not isinstance(published, int | float) or not isinstance(f.predicted, int | float):
+        return None
+    if c.form in ("ratio", "inverse") and c.factor == 1:
+        pair = float(published), float(f.predicted)
+    elif c.form == "reduction":
+        parts = [1 - x * c.factor for x in (published, f.predicted)]
+        pair = (1 / parts[0], 1 / parts[1]) if min(parts) > 0 else (0.0, 0.0)
+    elif c.form == "gain":
+        pair = 1 + published * c.factor, 1 + f.predicted * c.factor
+    else:
+        return None
+    return pair if min(pair) > 0 and all(map(math.isfinite, pair)) else None
+
+
+def _mechanisms() -> str:
+    """Every mechanism: what it says of itself, its parameters, and the systems that are presets of it."""
+    from steelyard.techniques import TECHNIQUES
+
+    classes: list[Any] = [TECHNIQUES.get(name) for name in TECHNIQUES]
+    lines = [
+        "# Mechanisms",
+        "",
+        "Written by `steelyard claims --pages docs/claims` from the techniques themselves.",
+        "",
+    ]
+    for cls in classes:
+        if cls.mechanism:
+            continue
+        module = inspect.getmodule(cls)
+        text = inspect.cleandoc((module and module.__doc__) or "")
+        lines += [f"## {cls.name}", "", f"*{cls.layer}*: {cls.effect}. {cls.paper}.", "", text.replace("``", "`"), ""]
+        if cls.parameters():
+            lines += ["| parameter | unit | default | meaning |", "| --- | --- | --- | --- |"]
+            for p in cls.parameters():
+                default = p.default if isinstance(p.default, str | int | float | bool) else ""
+                lines.append(f"| `{p.key}` | {p.unit} | {default} | {p.doc} |")
+            lines.append("")
+        systems = [x for x in classes if x.mechanism == cls.name]
+        lines += [f"- `{x.name}`: {x.effect}. {x.paper}." + (f" Costs: {x.costs}." * bool(x.costs)) for x in systems]
+        lines += [""] if systems else []
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,85 @@
+"""Claim files: whole, honest, and asked with words that the verbs understand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from steelyard.claims.ask import command
+from steelyard.claims.paper import Claim, Paper, papers
+from steelyard.techniques import TECHNIQUES, parse
+
+PAPERS = papers()
+RUNNING = [p for p in PAPERS.values() if p.runs]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in the words of a scenario, those inside texts included."""
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, str):
+        for part in value.replace(":", " ").replace(",", " ").replace("=", " ").replace("+", " ").split():
+            try:
+                yield float(part.rstrip("sx%"))
+            except ValueError:
+                continue
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _numbers(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _numbers(one)
+
+
+def _claimed(claim: Claim) -> Iterator[float]:
+    """Forms in which a published number could be handed in: itself, as a share, what remains of it."""
+    published = claim.published if isinstance(claim.published, list | tuple) else (claim.published,)
+    for number in published:
+        if number is None or float(number) in (0.0, 1.0):
+            continue
+        value = float(number)
+        yield value
+        if claim.unit.startswith("%"):
+            yield from (value / 100, 1 - value / 100, 1 + value / 100)
+        elif value:
+            yield 1 / value
+
+
+def test_every_paper_of_the_seed_has_a_file_and_ids_are_in_order() -> None:
+    assert [f"S{i:03d}" for i in range(1, 312)] == [i for i in PAPERS if i.startswith("S")]
+    assert sum(len([c for c in p.claim if c.n]) for p in PAPERS.values()) == 446
+
+
+@pytest.mark.parametrize("paper", RUNNING, ids=lambda p: p.id)
+def test_scenarios_name_fields_and_techniques_that_there_are(paper: Paper) -> None:
+    for name in paper.scenario:
+        verb, words = paper.scene(name)
+        assert command(verb, words).startswith(f"steelyard {verb}")
+        named = words.get("techniques", ())
+        for text in (named,) if isinstance(named, str) else named:
+            parse(text)
+    for name in paper.techniques:
+        assert TECHNIQUES.get(name)
+
+
+@pytest.mark.parametrize("paper", RUNNING, ids=lambda p: p.id)
+def test_no_claimed_number_is_an_input_of_its_own_prediction(paper: Paper) -> None:
+    for claim in paper.claim:
+        if not claim.runs or claim.verdict == "assumed":
+            continue
+        given: list[float] = []
+        for name in {claim.baseline, claim.subject} - {""}:
+            words = paper.scene(name)[1]
+            given += _numbers({k: v for k, v in words.items() if k not in ("model", "on", "engine")})
+            for text in words.get("techniques", ()):
+                technique = parse(text)
+                given += _numbers([getattr(technique, p.field) for p in technique.parameters()])
+        for number in _claimed(claim):
+            same = [g for g in given if math.isclose(g, number, rel_tol=1e-3)]
+            allowed = {float(x) for x in paper.coincidences}
+            assert not [g for g in same if g not in allowed], f"claim {claim.n}: {number} is an input"

@@ -1,0 +1,164 @@
+"""Claim files, verdicts, the runner and its cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.claims.ask import figure, interval
+from steelyard.claims.paper import Claim, find_paper
+from steelyard.claims.run import row_of, run_paper
+from steelyard.claims.verdict import judge
+from steelyard.cli.main import main
+from steelyard.errors import InputError
+
+MINE = """
+id = "mine"
+name = "Half the cache"
+title = "A cache of 8 bit"
+layer = "format"
+
+[[assume]]
+field = "isl"
+values = [128]
+
+[scenario.full]
+verb = "estimate"
+words = { model = "llama-3.1-8b", on = "a100_sxm", batch = 64, isl = 8192, osl = 64 }
+
+[scenario.half]
+like = "full"
+words = { techniques = ["fp8-kv"] }
+
+[[claim]]
+n = 1
+quantity = "cache"
+unit = "%"
+direction = "down"
+published = 50
+figure = "memory_bytes.kv_cache"
+baseline = "full"
+subject = "half"
+form = "reduction"
+
+[[claim]]
+n = 2
+quantity = "exponent of the cache in the prompt"
+unit = "exponent"
+direction = "none"
+published = 1
+figure = "memory_bytes.kv_cache"
+subject = "full"
+form = "exponent"
+sweep = { isl = [4096, 8192, 16384] }
+
+[[claim]]
+n = 3
+quantity = "decode speed-up"
+published = 1.3
+figure = "tpot_s"
+baseline = "full"
+subject = "half"
+form = "inverse"
+"""
+
+
+def _file(folder: Path, text: str = MINE) -> str:
+    (folder / "mine.toml").write_text(text)
+    return str(folder / "mine.toml")
+
+
+def test_a_claim_is_a_pair_of_ordinary_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    paper = find_paper(_file(tmp_path))
+    cache, exponent, speed = run_paper(paper, sensitivity=True)
+    assert cache.predicted == pytest.approx(50) and cache.verdict == "reproduced" and not cache.hangs_on
+    assert exponent.predicted == pytest.approx(1, abs=0.02) and exponent.verdict == "reproduced"
+    assert isinstance(speed.predicted, float) and 1.2 < speed.predicted < 1.6 and speed.verdict == "reproduced"
+    assert speed.interval is not None and speed.interval[0] < speed.predicted < speed.interval[1]
+    assert speed.hangs_on == ("isl=128: direction",)  # a short prompt has little cache to read
+    row = row_of(paper, [cache, exponent, speed])
+    assert row.runs and row.verdict == "reproduced"
+    assert row.command.endswith("--batch 64 --isl 8192 --osl 64 --with fp8-kv")
+    assert len(list((tmp_path / "steelyard" / "claims").iterdir())) == 6
+    assert run_paper(paper)[2].predicted == speed.predicted
+
+
+def test_the_command_prints_rows_pages_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = _file(tmp_path)
+    assert main(["claims", path, "--json", "--quiet", "--pages", str(tmp_path / "pages")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "steelyard.claims/1"
+    assert [(c["id"], c["n"], c["verdict"]) for c in found["claims"]] == [("mine", n, "reproduced") for n in (1, 2, 3)]
+    assert found["rows"][0]["runs"] is True
+    page = (tmp_path / "pages" / "format.md").read_text()
+    assert "| mine Half the cache | 1 | cache | % | 50 | 50 |" in page
+    assert "<svg" in (tmp_path / "pages" / "published.svg").read_text()
+    assert main(["claims", path, "--explain", "--quiet"]) == 0
+    told = capsys.readouterr().out
+    assert "--with fp8-kv" in told and "hangs on isl=128: direction" in told
+    assert main(["claims", "S999"]) == 2
+    assert "unknown paper 'S999'" in capsys.readouterr().err
+    assert main(["claims", "--layer", "kvcash"]) == 2
+    assert "kvcache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('subject = "half"', 'subject = "haf"'), "unknown scenario 'haf'"),
+        (('like = "full"', 'like = "half"'), "a circle"),
+        (('verb = "estimate"', 'verb = "estimat"'), "unknown verb 'estimat'"),
+        (('form = "reduction"', 'form = "less"'), "unknown form 'less'"),
+        (("published = 50", 'published = "half"'), "expected a number, a range or a list"),
+        (("n = 2", "n = 1"), "claim 1 is there twice"),
+        (("sweep = { isl = [4096, 8192, 16384] }", ""), "an exponent needs the field that grows"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        find_paper(_file(tmp_path, MINE.replace(*change)))
+
+
+@pytest.mark.parametrize(
+    ("given", "predicted", "verdict"),
+    [
+        ({"published": 2.0}, 2.4, "reproduced"),
+        ({"published": 2.0}, 2.6, "direction"),
+        ({"published": 2.0}, 0.9, "missed"),
+        ({"published": 0.5, "direction": "down"}, 0.45, "reproduced"),
+        ({"published": 95.0, "unit": "%", "form": "reduction"}, 90.0, "direction"),  # a tenth is not a twentieth
+        ({"published": 95.0, "unit": "%", "form": "reduction"}, 95.5, "reproduced"),
+        ({"published": 30.0, "unit": "%", "form": "gain"}, 10.0, "reproduced"),
+        ({"published": 30.0, "unit": "%", "form": "gain"}, -1.0, "missed"),
+        ({"published": [2, 4]}, 3.0, "reproduced"),
+        ({"published": [2, 4]}, 4.5, "direction"),
+        ({"published": [2, 4], "pick": "each"}, [2.1, 3.9], "reproduced"),
+        ({"published": [2, 4], "pick": "each"}, [2.1, 0.5], "missed"),
+        ({"published": 10.0, "form": "value"}, 18.0, "direction"),
+        ({"published": 10.0, "form": "value"}, 30.0, "missed"),
+        ({"published": 1.0, "form": "exponent"}, 1.2, "reproduced"),
+        ({"published": 80.0, "unit": "%", "form": "reduction", "bound": "least"}, 93.0, "reproduced"),
+        ({"published": None, "held_back": True}, 1.7, "direction"),
+        ({"published": 2.0, "verdict": "assumed"}, 2.0, "assumed"),
+    ],
+)
+def test_verdicts(given: dict[str, Any], predicted: Any, verdict: str) -> None:
+    claim = Claim(1, "speed-up", figure="tpot_s", subject="it", baseline="was", **given)
+    assert judge(claim, predicted) == verdict
+
+
+def test_figures_are_paths_and_arithmetic_of_them() -> None:
+    answer = {"tpot_s": 0.02, "interval": {"tpot_s": [0.01, 0.03]}, "pools": [{"devices": 8}]}
+    assert figure(answer, "tpot_s * pools[0].devices") == pytest.approx(0.16)
+    assert interval(answer, "1 / tpot_s") == pytest.approx((100 / 3, 100.0))
+    with pytest.raises(InputError, match="ttft_s"):
+        figure(answer, "ttft_s")
+    with pytest.raises(InputError, match="expected arithmetic"):
+        figure(answer, "__import__('os')")
