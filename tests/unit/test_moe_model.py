@@ -76,7 +76,22 @@ def test_skew_hits_fewer_experts_and_loads_the_busiest_device() -> None:
     assert hits(64, 8, 256, Router(1.2)) < hits(64, 8, 256)
     busiest, fair = (np.sum(np.prod(expert_loads(1024, 8, 256, Router(skew), 32)[::2], axis=0)) for skew in (1.2, 0.0))
     assert busiest > 1.2 * fair
-    assert fair == pytest.approx(1024 * 8 / 8, rel=1e-6)
+    even = np.sum(np.prod(expert_loads(1024, 8, 256, Router(even=True), 32)[::2], axis=0))
+    assert even == pytest.approx(1024 * 8 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("experts", "topk", "devices"), [(256, 8, 8), (256, 8, 2), (128, 8, 4), (8, 2, 8), (16, 1, 8), (128, 4, 8)]
+)
+def test_the_busiest_device_is_that_of_tokens_drawn_at_random(experts: int, topk: int, devices: int) -> None:
+    """Rows and distinct experts of the busiest device, against tokens that draw their experts without favourites."""
+    rng = np.random.default_rng(0)
+    for tokens in (1, 4, 16, 64):
+        chosen = np.argsort(rng.random((300, tokens, experts)), axis=-1)[..., :topk].reshape(300, -1)
+        taken = np.stack([np.bincount(draw, minlength=experts) for draw in chosen]).reshape(300, devices, -1)
+        rows, hit, count = expert_loads(tokens, topk, experts, local_experts=experts // devices)
+        assert float(np.sum(rows * count)) == pytest.approx(np.sum(taken, axis=2).max(axis=1).mean(), rel=0.13)
+        assert float(np.sum(hit * count)) == pytest.approx(np.sum(taken > 0, axis=2).max(axis=1).mean(), rel=0.18)
 
 
 @pytest.mark.parametrize("kernel", list(FACTS))

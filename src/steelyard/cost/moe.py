@@ -35,6 +35,8 @@ REDISTRIBUTIONS: Final = 4
 BUSIEST_SIGMAS: Final = 0.8
 """How far above the mean the other experts of the busiest device lie, in standard deviations of their sum (fit to a
 simulation of the power-law router: 0.7 to 1.1)."""
+LARGEST: Final = (1.48, 0.667)
+"""Mean of the largest of n normal deviates, about ``a sqrt(ln n) - b`` standard deviations: within 4 % from 4 to 128."""
 ALIGNMENT_BYTES: Final = 16.0
 """Vector loads and bulk copies need rows in multiples of this."""
 HOT_SHARPNESS: Final = 4.0
@@ -135,11 +137,14 @@ class Router(NamedTuple):
 UNIFORM: Final = Router()
 
 
-def expert_shares(experts: Sizes, tokens: Sizes, skew: Sizes, local_experts: Sizes) -> tuple[FloatArray, FloatArray]:
+def expert_shares(
+    experts: Sizes, tokens: Sizes, skew: Sizes, local_experts: Sizes, topk: Sizes = 0.0
+) -> tuple[FloatArray, FloatArray]:
     """Share of all routed rows per local expert, and how many local experts each node stands for.
 
     Quantiles of p(x) ~ x^-skew on [1, 0.8 tokens] (skew 0: all equal). On a device that holds only some experts the
-    last node is the busiest expert of all, for the busiest device decides the step.
+    last node is the busiest expert of all, for the busiest device decides the step. Tokens that choose ``topk`` experts
+    at random (0: evenly) leave that device more rows than its share (:func:`_drawn`).
     Returns: shares and counts, arrays with a last axis of NODES + 1.
     """
     tokens_ = np.asarray(tokens, dtype=np.float64)[..., None]
@@ -156,11 +161,28 @@ def expert_shares(experts: Sizes, tokens: Sizes, skew: Sizes, local_experts: Siz
     spread = np.std(load, axis=-1, keepdims=True) / body
     group = np.maximum(experts_ / local_, 1.0)
     lift = BUSIEST_SIGMAS * (1.0 - 1.0 / group) * spread / np.sqrt(np.maximum(local_ - 1.0, 1.0))
+    drawn = _drawn(experts_, tokens_, np.asarray(topk, dtype=np.float64)[..., None], group)
+    lift = np.hypot(lift, drawn)
     fair = np.minimum(load * (1.0 + lift) / total, 1.0 / np.maximum(local_, 1.0))
     nodes = np.broadcast_to(np.where(group > 1.0, np.maximum(fair, load / total), load / total), (*shape, NODES))
-    last = np.broadcast_to(top / total, (*shape, 1))
+    last = np.broadcast_to(np.minimum(top * np.where(spread > 0.0, 1.0, 1.0 + drawn) / total, 1.0), (*shape, 1))
     rest = np.broadcast_to(np.maximum(local_ - 1.0, 0.0) / NODES, (*shape, NODES))
     return np.concatenate([nodes, last], axis=-1), np.concatenate([rest, np.ones((*shape, 1))], axis=-1)
+
+
+def _drawn(experts: FloatArray, tokens: FloatArray, topk: FloatArray, group: FloatArray) -> FloatArray:
+    """Rows of the busiest of ``group`` devices above the mean, as a share of it, where experts are drawn at random.
+
+    Of the ``topk`` different experts of a token a device holds k/G on average, with a variance of
+    ``k/G (1 - 1/G) (E - k)/(E - 1)``; tokens draw independently, and the busiest device lies above the mean by the
+    largest of G deviates. One token with 8 experts on 8 devices: 2.3 experts, not 1 (drawn: 2.4).
+    """
+    mean = tokens * topk / group
+    unchosen = np.maximum(experts - topk, 0.0) / np.maximum(experts - 1.0, 1.0)
+    deviates = np.maximum(LARGEST[0] * np.sqrt(np.log(group)) - LARGEST[1], 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = deviates * np.sqrt((1.0 - 1.0 / group) * unchosen / mean)
+    return np.where(mean > 0.0, lift, 0.0)
 
 
 def _power_law_quantile(u: FloatArray, alpha: FloatArray, ceiling: FloatArray) -> FloatArray:
@@ -185,7 +207,7 @@ def expert_loads(
     tokens_ = np.asarray(tokens, dtype=np.float64)
     topk_ = np.asarray(topk, dtype=np.float64)
     local = experts if local_experts is None else local_experts
-    share, count = expert_shares(experts, tokens_, router.skew, local)
+    share, count = expert_shares(experts, tokens_, router.skew, local, 0.0 if router.even else topk_)
     experts_ = np.asarray(experts, dtype=np.float64)[..., None]
     chance = np.minimum(share * topk_[..., None], 1.0)
     # an expert takes a token once: what the busy experts cannot take goes to the others
