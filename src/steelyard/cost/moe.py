@@ -36,7 +36,7 @@ BUSIEST_SIGMAS: Final = 0.8
 """How far above the mean the other experts of the busiest device lie, in standard deviations of their sum (fit to a
 simulation of the power-law router: 0.7 to 1.1)."""
 LARGEST: Final = (1.48, 0.667)
-"""Mean of the largest of n normal deviates, about ``a sqrt(ln n) - b`` standard deviations: within 4 % from 4 to 128."""
+"""Mean of the largest of n normal deviates, ``a sqrt(ln n) - b``: within 4 % from 4 to 128."""
 ALIGNMENT_BYTES: Final = 16.0
 """Vector loads and bulk copies need rows in multiples of this."""
 HOT_SHARPNESS: Final = 4.0
