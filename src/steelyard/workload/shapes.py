@@ -23,6 +23,7 @@ __all__ = [
     "Mixer",
     "Shapes",
     "Source",
+    "Sparse",
     "Streams",
 ]
 
@@ -43,6 +44,43 @@ class BlockChoice:
     """Tokens of a sliding branch beside the picked blocks; 0 = none."""
     gates: int = 0
     """Gates per query head, which weigh the branches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Attention to part of the earlier tokens, in a model that was trained with all of them.
+
+    Put on a layer by techniques (eviction, selection, sparse prefill), never by a config; :mod:`.blocks.sparse` has the
+    formulas.
+    """
+
+    share: float = 1.0
+    """Of the context that a token of an answer attends to."""
+    tokens: float = 0.0
+    """It attends to so many at most; 0 = no limit."""
+    streaming: float = 0.0
+    """Share of the heads that attend to ``near`` tokens only, the first ones and the latest, and keep no others."""
+    near: float = 0.0
+    resident: float = 1.0
+    """Share of the cache of a token, of the other heads, that stays on the device."""
+    drops: bool = False
+    """What a token of an answer does not attend to is not kept."""
+    fetched: float = 0.0
+    """Share of what it attends to that crosses the link from the host at every step."""
+    index: float = 0.0
+    """Read to choose, per cached token, as a share of its cache."""
+    indexes: bool = False
+    """The index is kept beside the cache; else it is part of it."""
+    every: float = 1.0
+    """Steps that use one choice."""
+    prompt_share: float = 1.0
+    """Of the keys before it that a token of a prompt attends to."""
+    prompt_tokens: float = 0.0
+    """At most so many; 0 = no limit."""
+    probes: float = 0.0
+    """Queries of a prompt that are scored against all its keys first, to choose."""
+    search: float = 0.0
+    """Keys scored per query and halving of the context, to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +140,8 @@ class Attention:
     """Experts that make queries and outputs, ``heads / kv_heads`` of them for each token; 0 = none."""
     blocks: BlockChoice | None = None
     """Earlier tokens are attended to in blocks that each query picks."""
+    sparse: Sparse | None = None
+    """A technique has it attend to part of the earlier tokens."""
 
     @property
     def is_mla(self) -> bool:

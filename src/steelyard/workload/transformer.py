@@ -11,6 +11,7 @@ key-value head, ``c`` head width, ``f`` feed-forward width, ``e`` experts, ``v``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from steelyard.workload.blocks.cross import cross_ops, decoder_step, image_keys,
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
+from steelyard.workload.blocks.sparse import held
 from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op, Size
@@ -39,6 +41,7 @@ from steelyard.workload.shapes import (
     Mixer,
     Shapes,
     Source,
+    Sparse,
     Streams,
 )
 from steelyard.workload.step import Step
@@ -52,6 +55,7 @@ __all__ = [
     "LayerInputs",
     "Mixer",
     "Source",
+    "Sparse",
     "Step",
     "Streams",
     "Transformer",
@@ -76,7 +80,7 @@ class Transformer(Shapes):
     @property
     def window(self) -> int:
         """The longest reach of its windowed or chunked layers in tokens; 0: none has a limit."""
-        return max((x.attention.window or x.attention.chunk for x in self.layers if x.attention), default=0)
+        return max((_reach(x.attention) for x in self.layers if x.attention), default=0)
 
     @property
     def head_groups(self) -> tuple[tuple[int, int], ...]:
@@ -100,7 +104,8 @@ class Transformer(Shapes):
                 entries = np.asarray(context, dtype=np.float64) / a.compress if a.compress else 0.0
                 width = a.head_dim
                 total = total + layer.count * (a.head_dim + a.index_dim) * entries
-            total = total + layer.count * width * attended(context, a.window, a.chunk)
+            tokens = held(a.sparse, context) if a.sparse else attended(context, a.window, a.chunk)
+            total = total + layer.count * width * tokens
         if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
             cross = ((x.count, x.cross) for x in self.layers if x.cross is not None)
             total = total + self.source.tokens * sum(count * a.kv_elements_on(shards) for count, a in cross)
@@ -198,6 +203,13 @@ def transformer_of(workload: object, need: str) -> Transformer:
     if not isinstance(workload, Transformer):
         raise InputError(f"{need} needs a transformer; this is a {type(workload).__name__}", field="model")
     return workload
+
+
+def _reach(a: Attention) -> int:
+    """Tokens back that a layer keeps at most; 0: all."""
+    if a.sparse and a.sparse.drops and a.sparse.tokens:
+        return math.ceil(max(a.sparse.tokens / a.sparse.share, a.sparse.near))
+    return a.window or a.chunk
 
 
 def _share(op: Op) -> float:

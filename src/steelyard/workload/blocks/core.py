@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from steelyard.workload.blocks.sparse import answers, kept, prompt_window, sparse_ops
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention
 from steelyard.workload.step import Step
@@ -44,7 +45,7 @@ def query_key_pairs(new: Size, context: Size, causal: bool = True, window: int =
     return np.asarray(pairs, dtype=np.float64)
 
 
-def _capped(length: Array, window: int) -> Array:
+def _capped(length: Array, window: Size) -> Array:
     """sum over positions 1..length of min(position, window)."""
     inside = np.clip(length, 0, window)
     return np.asarray(inside * (inside + 1) / 2 + np.maximum(length - inside, 0) * window, dtype=np.float64)
@@ -77,6 +78,8 @@ def _seen(a: Attention, step: Step) -> Seen:
     Tokens picked by an indexer count like a window. Entries of a compressed cache come on top of the window, as many as
     there are of earlier tokens, or as the indexer picks.
     """
+    if a.sparse:
+        return _sparsely(a, step)
     if not a.compress:
         window: Size = a.window or a.index_top_k
         pairs = query_key_pairs(step.new, step.context, a.causal, int(window), a.chunk)
@@ -100,6 +103,20 @@ def _seen(a: Attention, step: Step) -> Seen:
     return Seen(a.window + picked, pairs, np.minimum(near + read, context), step.context, a.causal)
 
 
+def _sparsely(a: Attention, step: Step) -> Seen:
+    """What is seen of the tokens that a technique leaves: of an answer's as if there were no others."""
+    assert a.sparse is not None
+    answer, new = answers(step), np.asarray(step.new, dtype=np.float64)
+    left = np.minimum(np.maximum(kept(a.sparse, step.context), new), step.context)
+    window = prompt_window(a.sparse, new, step.context)
+    context = np.where(answer, left, step.context)
+    limit = np.where(answer | (window >= context), 0.0, window)
+    inside = np.where(limit > 0, limit, np.asarray(step.context) + 1.0)
+    pairs = np.where(limit > 0, _capped(context, inside) - _capped(context - new, inside), 0.0)
+    pairs = np.where(limit > 0, pairs, query_key_pairs(new, context))
+    return Seen(limit, pairs, context, context, True)
+
+
 def core_ops(
     prefix: str,
     step: Step,
@@ -113,6 +130,10 @@ def core_ops(
     seen: Seen | None = None,
 ) -> Iterator[Op]:
     """Scores, softmax and values: one fused kernel unless the plan says otherwise. ``seen``: of a branch of its own."""
+    # With latent attention the values are part of the keys that were just read: the second read is free.
+    free = kv_heads == 1 and (a.is_mla or a.joint_kv)
+    if a.sparse and seen is None:
+        yield from sparse_ops(prefix, step, count, a, kv_heads, key_dim if free else key_dim + value_dim)
     seen = seen or _seen(a, step)
     sizes: dict[str, Size] = {
         "b": step.batch,
@@ -124,7 +145,7 @@ def core_ops(
         "z": value_dim,
     }
     fuse = f"{prefix}.attention"
-    facts: dict[str, object] = {"window": seen.limit if a.compress else seen.limit or a.chunk}
+    facts: dict[str, object] = {"window": seen.limit if a.compress or a.sparse else seen.limit or a.chunk}
     if seen.causal:
         facts["causal"] = True
     shared = {
@@ -135,8 +156,6 @@ def core_ops(
         "block": "attention",
         "facts": facts,
     }
-    # With latent attention the values are part of the keys that were just read: the second read is free.
-    free = kv_heads == 1 and (a.is_mla or a.joint_kv)
     yield Op(
         f"{prefix}.scores",
         "b g q s c, b g l c -> b g q s l",

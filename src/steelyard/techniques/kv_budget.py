@@ -1,0 +1,111 @@
+"""A budget of the cache: each token of an answer attends to part of the earlier ones.
+
+Of ``L`` tokens it attends to ``min(s L, T)`` (``budget`` s, ``tokens`` T). Where the rest is decides what that saves:
+
+    rest=dropped   evicted: memory and reads fall                      H2O, arXiv:2306.14048
+    rest=kept      selected: reads fall, memory stays                  Quest, arXiv:2406.10774
+    rest=host      selected from host memory: ``resident`` of a token's cache stays, ``fetched`` of what was chosen
+                   crosses the link at every step                      ShadowKV, arXiv:2410.21465
+
+Choosing reads ``index`` of every cached token's bytes at one of ``every`` steps (Quest: smallest and largest key of a
+page of 16 tokens, 2 / 16 of the keys = 0.0625 of the cache). A share ``streaming`` of the heads attends to the ``near``
+first and latest tokens only and keeps no others (DuoAttention, arXiv:2410.10819; LServe, arXiv:2502.14866); a share
+``full`` of the layers is left as it is (LongGen, arXiv:2410.01485). With ``prompts`` the tokens of prompts attend to as
+few. Layers that have a window, an indexer or compressed entries of their own stay as they are.
+
+What it costs in accuracy is not predicted. The prompt is computed with all its tokens before any is dropped; copies
+from the host are not hidden behind kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from steelyard.errors import Problem
+from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.sparsity import no_full_attention, with_sparse
+from steelyard.units import Quantity
+
+__all__ = ["KvBudget"]
+
+#: Where the cache is that a token does not attend to.
+RESTS = ("dropped", "kept", "host")
+
+
+@dataclass(frozen=True)
+class KvBudget(Technique):
+    """See the module's text."""
+
+    name: ClassVar[str] = "kv-budget"
+    layer: ClassVar[str] = "kvcache"
+    paper: ClassVar[Citation] = Citation(
+        "H2O: heavy-hitter oracle for efficient generative inference of large language models", "arXiv:2306.14048"
+    )
+    effect: ClassVar[str] = "tokens of an answer attend to part of the cache: shorter steps, more requests at once"
+    slot: ClassVar[str] = "kv-budget"
+    first: ClassVar[str] = "budget"
+
+    budget: Annotated[float, Quantity("1", "share of the context that a new token attends to", gt=0, le=1)] = 0.2
+    tokens: Annotated[int, Quantity("1", "tokens it attends to at most; 0 = no limit", ge=0, le=1e9)] = 0
+    rest: Annotated[str, "where the others are: dropped, kept or host"] = "dropped"
+    index: Annotated[
+        float, Quantity("1", "read of every cached token to choose, as a share of its cache", ge=0, le=1)
+    ] = 0.0
+    every: Annotated[int, Quantity("1", "steps that use one choice", ge=1, le=1e6)] = 1
+    resident: Annotated[
+        float, Quantity("1", "share of a token's cache that stays on the device, with rest=host", ge=0, le=1)
+    ] = 0.1
+    fetched: Annotated[
+        float, Quantity("1", "share of what was chosen that crosses the link, with rest=host", ge=0, le=1)
+    ] = 0.5
+    streaming: Annotated[float, Quantity("1", "share of the heads that attend to near tokens only", ge=0, le=1)] = 0.0
+    near: Annotated[int, Quantity("1", "tokens such heads keep, first and latest", ge=1, le=1e9)] = 384
+    full: Annotated[float, Quantity("1", "share of the layers left as they are", ge=0, le=1)] = 0.0
+    prompts: Annotated[bool, "tokens of prompts attend to as few"] = False
+
+    def problems(self) -> list[Problem]:
+        """An unknown place."""
+        known = self.rest in RESTS
+        return [] if known else [Problem(self.name, f"expected rest as dropped, kept or host, got {self.rest!r:.80}")]
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """A model without full attention, a device without a host."""
+        found = no_full_attention(self.name, scenario.transformer)
+        if self.rest == "host" and not scenario.cluster.machine.links("host"):
+            name = scenario.cluster.machine.name
+            found.append(Problem(self.name, f"rest=host needs a link to a host, which {name} has not"))
+        return found
+
+    def conflict(self, other: Technique) -> str:
+        """Prompts are made sparse once."""
+        twice = self.prompts and other.name == "sparse-prefill"
+        return "prompts are made sparse by one of them: leave out prompts" if twice else ""
+
+    def changes(self) -> Mapping[str, Any]:
+        """Fields of :class:`~steelyard.workload.shapes.Sparse`."""
+        host = self.rest == "host"
+        share = (1 - self.streaming) * self.budget
+        found: dict[str, Any] = {
+            "share": self.budget,
+            "tokens": self.tokens,
+            "streaming": self.streaming,
+            "near": self.near if self.streaming else 0,
+            "drops": self.rest == "dropped",
+            "resident": self.resident if host else 1.0,
+            "fetched": self.fetched if host else 0.0,
+            "index": self.index,
+            "indexes": bool(self.index) and not host,
+            "every": self.every,
+        }
+        if self.prompts:
+            found |= {"prompt_share": share, "prompt_tokens": self.tokens}
+        return found
+
+    def scenario(self, scenario: Any) -> Any:
+        """The model with the budget on its layers of full attention."""
+        where = {"dropped": "not kept", "kept": "kept", "host": "in host memory"}[self.rest]
+        most = f", at most {self.tokens:,} tokens" if self.tokens else ""
+        note = f"kv-budget: answers attend to {self.budget:.3g} of the context{most}; the rest is {where}"
+        return with_sparse(scenario, self.changes(), self.full, note)

@@ -1,0 +1,122 @@
+"""Attention to part of the earlier tokens, put on a model by a technique: eviction, selection, sparse prefill.
+
+Of ``L`` tokens a token of an answer attends to ``a(L) = (1 - f) min(L, s L, T) + f min(L, w)``: a share ``s``, at most
+``T`` tokens, in a share ``f`` of the heads the ``w`` first and latest only. A token of a prompt attends to a share of
+the keys before it, or to at most so many; the kernel takes the time of one with a window and as many pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.workload.op import Array, Op, Size
+from steelyard.workload.shapes import Attention, Sparse
+from steelyard.workload.step import Step
+
+__all__ = ["ANSWER_TOKENS", "answers", "held", "kept", "prompt_window", "sparse_ops"]
+
+#: New tokens of a sequence up to which a step is one of its answer: guesses are verified together.
+ANSWER_TOKENS = 32
+
+
+def kept(sparse: Sparse, context: Size) -> Array:
+    """Tokens of the cache that a token of an answer attends to, the mean over the heads."""
+    length = np.asarray(context, dtype=np.float64)
+    others = np.maximum(np.minimum(length, 1.0), sparse.share * length)
+    if sparse.tokens:
+        others = np.minimum(others, sparse.tokens)
+    return np.asarray((1 - sparse.streaming) * others + sparse.streaming * np.minimum(length, sparse.near))
+
+
+def held(sparse: Sparse, context: Size) -> Array:
+    """Tokens whose cache lies on the device, parts of one counted as such."""
+    length = np.asarray(context, dtype=np.float64)
+    near = sparse.streaming * np.minimum(length, sparse.near)
+    others = kept(sparse, length) - near if sparse.drops else (1 - sparse.streaming) * length
+    beside = (1 - sparse.streaming) * sparse.index * length if sparse.indexes else 0.0
+    return np.asarray(near + sparse.resident * others + beside)
+
+
+def answers(step: Step) -> NDArray[np.bool_]:
+    """Whether the new tokens are of an answer."""
+    return np.asarray((np.asarray(step.new) <= ANSWER_TOKENS) & (np.asarray(step.new) < np.asarray(step.context)))
+
+
+def prompt_window(sparse: Sparse, new: Size, context: Size) -> Array:
+    """The window with as many pairs of query and key as a prompt computes; 0 = all.
+
+    Of ``n`` queries after ``p`` tokens a share ``r`` of the ``n p + n^2 / 2`` pairs: ``r (p + n / 2)`` where that is
+    at most ``p``, else ``p + n - sqrt(n^2 - 2 (r (n p + n^2 / 2) - n p))``.
+    """
+    n, whole = np.asarray(new, dtype=np.float64), np.asarray(context, dtype=np.float64)
+    if sparse.prompt_share >= 1.0:
+        return np.asarray(np.full(np.broadcast_shapes(n.shape, whole.shape), sparse.prompt_tokens))
+    before = whole - n
+    mean = sparse.prompt_share * (before + n / 2)
+    over = n * np.maximum(mean - before, 0.0)
+    window = np.where(mean <= before, mean, before + n - np.sqrt(np.maximum(n**2 - 2 * over, 0.0)))
+    window = np.maximum(window, 1.0)
+    return np.asarray(np.minimum(window, sparse.prompt_tokens) if sparse.prompt_tokens else window)
+
+
+def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int, width: int) -> Iterator[Op]:
+    """What choosing costs: an index read at every step, queries scored first in a prompt; and what the host sends.
+
+    Args:
+        prefix, step, count, a: of the layer.
+        kv_heads: of the cache as it is read.
+        width: elements of a cached token and head.
+    """
+    s = a.sparse
+    assert s is not None
+    answer, context = answers(step), np.asarray(step.context, dtype=np.float64)
+    new = np.asarray(step.new, dtype=np.float64)
+    asked, prompted = np.where(answer, count, 0.0), np.where(answer, 0.0, count)
+    sizes: dict[str, Size] = {"b": step.batch, "g": kv_heads, "s": step.new, "c": width}
+    if s.index:
+        yield from _scores(f"{prefix}.choose", sizes, (1 - s.streaming) * s.index * context, new, asked / s.every)
+    if s.probes or s.search:
+        pairs = np.minimum(s.probes, new) * context + s.search * new * np.log2(np.maximum(context, 2.0))
+        queries = {**sizes, "q": a.heads // max(a.kv_heads, 1), "c": a.head_dim}
+        yield from _scores(f"{prefix}.probe", queries, pairs / new, new, prompted)
+    if s.fetched:
+        yield Op(
+            f"{prefix}.fetch",
+            "b g l c -> b g l c",
+            {**sizes, "l": (1 - s.streaming) * s.fetched * kept(s, context)},
+            operands=("host_kv", "fetched"),
+            roles=("kv", "activation"),
+            map="copy",
+            reduce="none",
+            count=asked,
+            block="attention",
+            facts={"over": "host"},
+        )
+
+
+def _scores(name: str, sizes: dict[str, Size], entries: Array, new: Array, count: Array) -> Iterator[Op]:
+    """Queries against entries, and the choice of the best."""
+    heads = "b g q s" if "q" in sizes else "b g s"
+    pairs: dict[tuple[str, ...], Size] = {("s", "l"): entries * new}
+    sizes = {**sizes, "l": entries}
+    plain = {"domain": pairs, "count": count, "block": "attention"}
+    yield Op(
+        f"{name}_scores",
+        f"{heads} c, b g l c -> {heads} l",
+        sizes,
+        operands=("queries", "index", "scores"),
+        roles=("activation", "kv", "activation"),
+        **plain,  # type: ignore[arg-type]
+    )
+    yield Op(
+        f"{name}_top_k",
+        f"{heads} l -> {heads} l",
+        sizes,
+        operands=("scores", "chosen"),
+        map="top_k",
+        reduce="none",
+        **plain,  # type: ignore[arg-type]
+    )

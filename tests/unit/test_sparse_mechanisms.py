@@ -1,0 +1,116 @@
+"""Part of the cache: a budget of answers, sparse prompts; formulas, directions and exponents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steelyard.errors import InputError
+from steelyard.estimation.estimate import Estimate, estimate
+from steelyard.workload.blocks.core import query_key_pairs
+from steelyard.workload.blocks.sparse import held, kept, prompt_window
+from steelyard.workload.shapes import Sparse
+from steelyard.workload.step import Step
+
+
+def ask(*techniques: str, model: str = "llama-3.1-8b", on: str = "a100_80g", **sizes: Any) -> Estimate:
+    words = {"batch": 8, "isl": 32_768, "osl": 200, **sizes}
+    return estimate(model, on, techniques=techniques, **words)
+
+
+def test_a_share_of_the_cache_is_kept_or_only_read() -> None:
+    plain, dropped = ask(), ask("kv-budget:0.2")
+    chosen = ask("kv-budget:0.2,rest=kept,index=0.0625")
+    assert dropped.memory.kv_cache == pytest.approx(0.2 * plain.memory.kv_cache, rel=1e-3)
+    assert chosen.memory.kv_cache == pytest.approx(1.0625 * plain.memory.kv_cache, rel=1e-3)
+    assert dropped.tpot_s < chosen.tpot_s < plain.tpot_s
+    assert dropped.ttft_s == plain.ttft_s
+    assert dropped.largest_batch == pytest.approx(5 * plain.largest_batch, rel=0.1)
+    # what is not read saves what reading it takes: four fifths of the cache at no more than the memory's rate
+    saved = 0.8 * plain.memory.kv_cache / 2.039e12
+    assert plain.tpot_s - dropped.tpot_s > 0.9 * saved
+    less_often = ask("kv-budget:0.2,rest=kept,index=0.0625,every=8")
+    assert dropped.tpot_s < less_often.tpot_s < chosen.tpot_s
+
+
+def test_a_budget_in_tokens_ends_growth() -> None:
+    at = [ask("kv-budget:1,tokens=2048", isl=isl) for isl in (8_192, 65_536)]
+    assert at[0].memory.kv_cache == at[1].memory.kv_cache
+    assert at[0].tpot_s == pytest.approx(at[1].tpot_s, rel=1e-6)
+    both = Sparse(share=0.25, tokens=1024, streaming=0.5, near=100, drops=True)
+    assert float(kept(both, 2000)) == 0.5 * 500 + 0.5 * 100
+    assert float(kept(both, 8000)) == float(held(both, 8000)) == 0.5 * 1024 + 0.5 * 100
+    assert float(kept(Sparse(share=0.2), 1)) == 1.0
+
+
+def test_streaming_heads_keep_what_is_near() -> None:
+    plain, half = ask(), ask("kv-budget:1,streaming=0.5,near=256,rest=kept")
+    assert half.memory.kv_cache == pytest.approx(0.5 * plain.memory.kv_cache, rel=0.02)
+    assert half.tpot_s < plain.tpot_s
+    third = ask("kv-budget:1,streaming=1,near=256,full=0.34")
+    assert third.memory.kv_cache == pytest.approx(11 / 32 * plain.memory.kv_cache, rel=0.03)
+
+
+def test_the_host_sends_what_was_chosen() -> None:
+    near, far = (ask(f"kv-budget:0.02,rest=host,index=0.03,resident=0.1,fetched={f}") for f in (0, 1))
+    assert near.memory.kv_cache == pytest.approx(0.1 * ask().memory.kv_cache, rel=1e-3)
+    each = 2 * 32 * 8 * 128 * 2  # bytes of a token's keys and values
+    bytes_sent = 8 * 0.02 * (32_768 + 100) * each
+    assert far.tpot_s - near.tpot_s == pytest.approx(bytes_sent / (0.8 * 32e9), rel=0.05)
+
+
+def test_sparse_prompts_take_time_with_the_length_not_its_square() -> None:
+    def attention_s(length: int, *techniques: str) -> float:
+        found = ask(*techniques, batch=1, isl=length, osl=2).prefill
+        kernels = found.cost.kernels
+        return float(sum(k.time_s for k in kernels if k.kernel.kind == "attention" or "probe" in k.kernel.name))
+
+    def exponent(*techniques: str) -> float:
+        short, long = (attention_s(n, *techniques) for n in (65_536, 524_288))
+        return math.log(long / short) / math.log(8)
+
+    assert exponent() == pytest.approx(2, abs=0.1)
+    assert exponent("sparse-prefill:1,tokens=2048,probes=0,search=64") == pytest.approx(1, abs=0.15)
+    assert exponent("sparse-prefill:0.05") == pytest.approx(2, abs=0.1)
+    share = attention_s(262_144, "sparse-prefill:0.05,probes=0") / attention_s(262_144)
+    assert share == pytest.approx(0.05, rel=0.25)
+    assert ask("sparse-prefill:0.05").tpot_s == ask().tpot_s
+
+
+@pytest.mark.parametrize(("new", "context"), [(1000, 1000), (500, 4000), (3000, 3500)])
+def test_the_window_of_a_prompt_has_so_many_pairs(new: int, context: int) -> None:
+    for share in (0.05, 0.5, 0.9):
+        window = float(prompt_window(Sparse(prompt_share=share), new, context))
+        pairs = float(query_key_pairs(new, context, True, round(window)))
+        assert pairs == pytest.approx(share * float(query_key_pairs(new, context)), rel=0.03)
+
+
+def test_parameters_and_models_that_cannot_be() -> None:
+    for text, words in (
+        ("kv-budget:0", "budget above 0"),
+        ("kv-budget:0.2,rest=disk", "dropped, kept or host"),
+        ("sparse-prefill:2", "share of at most 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ask(text)
+    with pytest.raises(InputError, match="nothing attends to a cache"):
+        estimate("bert-base-uncased", "a100_80g", techniques="kv-budget")
+    with pytest.raises(InputError, match="leave out prompts"):
+        ask("kv-budget:0.2,prompts", "sparse-prefill:0.1")
+
+
+def test_the_weights_stay_and_verification_reads_the_budget() -> None:
+    from steelyard.scenario.scenario import Scenario
+
+    model = Scenario.of("estimate", "llama-3.1-8b", "a100_80g", techniques="kv-budget:0.1").transformer
+    plain = Scenario.of("estimate", "llama-3.1-8b", "a100_80g").transformer
+    assert model.parameters() == plain.parameters() and model.depth == plain.depth
+    seen = {}
+    for new in (1, 5, 1000):
+        graph = model.graph(Step(np.array([1.0]), new, 10_000.0))
+        (op,) = (op for op in graph if op.name == "layer0.scores")
+        seen[new] = float(np.max(np.asarray(op.size("l"))))
+    assert seen == {1: 1000, 5: 1000, 1000: 10_000}
