@@ -13,8 +13,8 @@ from steelyard.errors import bounded
 _Kind = Annotated[
     str,
     Parameter(
-        help="models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques, recipes or "
-        "hosted (prices of hosted models); without it these",
+        help="models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques, recipes, "
+        "oplists or hosted (prices of hosted models); without it these",
         show_default=False,
     ),
 ]

@@ -156,7 +156,8 @@ def _bits(op: Op, plan: Plan, own: Mapping[str, str]) -> dict[str, float]:
 def _kernel(
     ops: list[Op], plan: Plan, machine: Machine, block: str, stage: str, own: Mapping[str, str]
 ) -> Kernel | None:
-    if len(ops) == 1 and all(t.bits == 0 for t in ops[0].tensors if t.role == "activation"):
+    nothing_moves = len(ops) == 1 and all(t.bits == 0 for t in ops[0].tensors if t.role == "activation")
+    if nothing_moves and "rate" not in ops[0].facts:
         return None  # a bias added in the epilogue of the product before it
     made = {op.output.name for op in ops[:-1]}
     traffic: dict[str, Any] = {"weight": 0.0, "kv": 0.0, "read": 0.0, "write": 0.0}

@@ -148,6 +148,8 @@ def _n(features: Mapping[str, Any], name: str) -> str:
 
 def formula(kind: str, f: Mapping[str, Any]) -> str:
     """The work of one copy of a kernel in words and numbers."""
+    if kind == "counted":
+        return f"{_n(f, 'number')} ops with a rate"
     if kind == "gemm":
         groups = _number(f.get("groups", 1))
         many = f"{groups:,.6g} x " if groups != 1 else ""

@@ -227,6 +227,14 @@ def _recipes() -> Iterator[dict[str, Any]]:
         yield {**_fields(r, "name", "title", "released", "engine", "version", "lengths"), "also": ", ".join(r.aliases)}
 
 
+def _oplists() -> Iterator[dict[str, Any]]:
+    from steelyard.workload.oplist import PREFIX, op_lists
+
+    for one in op_lists().values():
+        sizes = ", ".join(f"{name}={value:g}" for name, value in one.sizes.items())
+        yield {"name": PREFIX + one.name, "title": one.title, "ops": len(one.op), "sizes": sizes, "source": one.source}
+
+
 def _hosted() -> Iterator[dict[str, Any]]:
     from steelyard.search.against import hosted_prices
 
@@ -262,6 +270,7 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "policies": _policies,
     "techniques": _techniques,
     "recipes": _recipes,
+    "oplists": _oplists,
     "hosted": _hosted,
     "kinds": _kinds,
 }

@@ -98,6 +98,10 @@ def load_model(name_or_path: str | Path, *, generic: bool = False) -> Model:
     """
     if not isinstance(name_or_path, str | Path):
         raise InputError(f"expected a name or a path, got {name_or_path!r:.80}", field="model")
+    if isinstance(name_or_path, str) and name_or_path.startswith("ops:"):
+        from steelyard.workload.oplist import load_op_list
+
+        return load_op_list(name_or_path)
     found = _as_path(name_or_path)
     if found is not None:
         return load_path(found, generic=generic)

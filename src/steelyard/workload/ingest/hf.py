@@ -59,6 +59,10 @@ def load_path(path: Path, *, generic: bool = False) -> Model:
     if suffix not in _CONFIGS:
         known = ", ".join((*_CONFIGS, ".gguf", ".safetensors"))
         raise InputError(f"cannot tell what {path.name!r} is; known endings: {known}", field="model")
+    if suffix == ".toml" and "op" in (document := read_document(path)) and "model_type" not in document:
+        from steelyard.workload.oplist import load_op_list
+
+        return load_op_list(path)
     if path.name.endswith(".index.json"):
         return _with_weights(path.parent / "config.json", indexed(path), generic)
     return _model(path, _config(path), generic)
