@@ -139,6 +139,29 @@ def test_ep_that_does_not_divide_experts(capsys: pytest.CaptureFixture[str]) -> 
     assert any("ep: 3 does not divide the 8 experts" in line for line in err)
 
 
+def test_data_parallel_ranks_hold_copies_of_experts(capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSeek's own service: 256 experts in 288 places on 144 devices, two on each."""
+    tokens = [
+        "estimate",
+        "deepseek-v3",
+        "--on",
+        "h800_sxm:144",
+        "--dp",
+        "144",
+        "--ep",
+        "144",
+        "--batch",
+        "144",
+        "--json",
+    ]
+    code, out, _ = _run(capsys, *tokens)
+    assert code == 0
+    assert "288 places for 256 experts" in out
+    one_expert = 3 * 7168 * 2048  # bytes in fp8; a shared one beside the two
+    held = json.loads(out)["memory_parts_bytes"]["weights"]["experts"]
+    assert held == pytest.approx(58 * 3 * one_expert, rel=0.05)
+
+
 def test_every_problem_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = _run(capsys, "estimate", "lama", "--on", "h1000", "--batch", "x", "--weights", "fp9")
     assert code == 2

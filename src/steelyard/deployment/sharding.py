@@ -33,6 +33,9 @@ SPLIT_BY_TP = ("h", "g", "f", "v")
 def check_sharding(model: Workload, plan: Plan) -> None:
     """Refuse degrees that do not divide the model.
 
+    Experts shared by data-parallel ranks need not divide: the places left over hold copies of busy experts
+    (:func:`expert_places`).
+
     Raises:
         InputError: with every problem: heads or experts that do not divide, more stages than layers.
     """
@@ -55,7 +58,7 @@ def check_sharding(model: Workload, plan: Plan) -> None:
             problems.append(
                 Problem("ep", f"{model.name} has no experts; expert parallelism needs a mixture of experts")
             )
-        elif model.experts % plan.ep:
+        elif expert_places(model.experts, plan.ep) > (2 if plan.shares_experts else 1) * model.experts:
             valid = [d for d in range(1, model.experts + 1) if model.experts % d == 0]
             near = min(valid, key=lambda d: (abs(d - plan.ep), -d))
             problems.append(Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}"))
@@ -64,6 +67,14 @@ def check_sharding(model: Workload, plan: Plan) -> None:
     if plan.pp > model.depth:
         problems.append(Problem("pp", f"{plan.pp} stages for {model.depth} layers; at most {model.depth}"))
     raise_all(problems)
+
+
+def expert_places(experts: int, ep: int) -> int:
+    """Experts that ``ep`` devices hold together, each as many as any other.
+
+    256 over 144 devices: 288, of which 32 are copies of busy ones (DeepSeek's deployment of its own models).
+    """
+    return -(-experts // ep) * ep
 
 
 def split_ranks(op: Op, plan: Plan) -> Mapping[str, int]:
@@ -95,7 +106,7 @@ def shard(op: Op, plan: Plan) -> Op:
             size = op.sizes[rank]
             sizes[rank] = (
                 np.maximum(1, np.ceil(np.asarray(size) / degree))
-                if rank in ("g", "v", "f")
+                if rank in ("g", "v", "f", "e")
                 else np.asarray(size) / degree
             )
     if "g" in split and "q" in op.sizes:

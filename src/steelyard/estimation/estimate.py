@@ -21,6 +21,7 @@ from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_choice import instead_of_usual
+from steelyard.deployment.sharding import expert_places
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
@@ -239,7 +240,9 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume("parallel: " + ", ".join(f"{name} {size}" for name, size in plan.degrees.items()) + several)
     if model.experts:
         text = "balanced" if not scenario.skew else f"power law with exponent {scenario.skew:g}"
-        ledger.assume(f"expert routing: {text}")
+        places = expert_places(model.experts, plan.ep)
+        copies = f"; {places} places for {model.experts} experts, the rest copies" if places > model.experts else ""
+        ledger.assume(f"expert routing: {text}{copies}")
     for remark in encoder_of(scenario).remarks:
         ledger.assume(remark)
     if not model.causal:
