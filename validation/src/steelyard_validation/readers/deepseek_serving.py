@@ -83,7 +83,7 @@ def _rate(model: str, gpu: str, metric: str) -> Shown | str:
         return Shown.time(np.array([time_s]), table.spread, time_s * table.limit_frac).rate(count)
 
     def prefill_s(prompt: float, held: float) -> float:
-        batch = STEP_TOKENS / (prompt - held)
+        batch = round(STEP_TOKENS / (prompt - held))
         pairs = batch * (prompt**2 - held**2) / 2
         return table.time_s(STEP_TOKENS, batch, chunks=batch, new=STEP_TOKENS, pairs=pairs)
 
