@@ -31,6 +31,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "early-exit": ("early-exit:ramps=3,p=0.4,rebatch",),
     "epd": ("epd:1E:tp1,1M:tp1,encode=50ms",),
     "expert-affinity": ("expert-affinity:0.5", "expert-affinity:local=0.3,exchanges=1"),
+    "expert-cache": ("expert-cache:0.5", "expert-cache:0.25,hit=0.9,overlap=0.8"),
     "failures": ("failures:mtbf=3s,restart=1s", "failures:500ms:0:down,3s:0:up"),
     "finetune": ("finetune:40ms,context=512",),
     "fp8-kv": ("fp8-kv",),
@@ -54,6 +55,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "splitwise": ("splitwise:1P:tp1,1D:tp1",),
     "tokenweave": ("tokenweave",),
     "tree": ("tree:width=2,depth=3,by=medusa",),
+    "weight-streaming": ("weight-streaming:0.8,overlap=0.5", "weight-streaming:disk,rate=7GB/s,needed=0.3"),
 }
 _ONE = {k: v for k, v in SCENARIO.items() if k not in ("replicas",)}
 _POOLS = {**_ONE, "on": "h100_sxm:2"}
@@ -77,6 +79,8 @@ WORDS: dict[str, dict[str, Any]] = {
 #: A static batch, and what is else in it for techniques that need it.
 BATCH: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 8, "isl": 500, "osl": 50}
 STATIC: dict[str, dict[str, Any]] = {name: {**_SHARED, "skew": 0.5, "batch": 64} for name in OF_EXPERTS}
+STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}
+WORDS["expert-cache"] = {**_ONE, "model": "qwen3-30b-a3b", "flags": {}}
 WORDS |= dict.fromkeys(OF_EXPERTS, _EXPERTS)
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
+from steelyard.machine.catalogue import find_machine
 from steelyard.techniques.experts import skew_with_copies
+from steelyard.techniques.weight_tiers import popular
 
 
 def priced(*techniques: str, model: str = "llama-3.1-8b", on: str = "h100_sxm", **words: Any) -> Estimate:
@@ -32,6 +34,8 @@ def test_an_overhead_adds_what_is_stated() -> None:
         priced("overhead:memory=200GiB")
 
 
+#: Rate of the link to the host of an A100, B/s.
+LINK = find_machine("a100_80g").links("host")[0].bandwidth_bytes_per_s
 #: A model whose experts sixty-four devices share.
 SHARED: dict[str, Any] = {"model": "deepseek-v3", "on": "h800:64", "dp": 64, "ep": 64, "tp": 1, "batch": 4096}
 
@@ -90,3 +94,44 @@ def test_blocks_of_experts_with_other_shapes() -> None:
     assert chain.memory.weights == pytest.approx(plain.memory.weights, rel=1e-3) and chain.tpot_s > plain.tpot_s
     with pytest.raises(InputError, match="8 of 4 experts cannot be chosen"):
         priced("moe-block:experts=4", **SHARED)
+
+
+def test_layers_are_streamed_from_the_host_under_what_computes() -> None:
+    words: dict[str, Any] = {"model": "llama-3.1-70b", "on": "a100_80g", "isl": 1000}
+    plain, whole, half, after = (
+        priced(*x, **words)
+        for x in ((), ("weight-streaming",), ("weight-streaming:0.5",), ("weight-streaming:overlap=0",))
+    )
+    layers_bytes = 80 * (8192 * (8192 + 2 * 1024 + 8192) + 3 * 8192 * 28672) * 2
+    copy_s = layers_bytes / (0.8 * LINK)
+    assert whole.tpot_s == pytest.approx(copy_s, rel=0.05)  # all that computes is hidden
+    assert half.tpot_s == pytest.approx(copy_s / 2, rel=0.05)
+    assert after.tpot_s == pytest.approx(copy_s + plain.tpot_s, rel=0.01)
+    assert after.ttft_s == pytest.approx(copy_s + plain.ttft_s, rel=0.01)
+    assert whole.ttft_s == pytest.approx(max(copy_s, plain.ttft_s), rel=0.05)
+    assert not plain.memory.fits and whole.memory.fits and whole.memory.host > 0.9 * layers_bytes
+    buffers = layers_bytes * 2 / 80
+    assert whole.memory.weights == pytest.approx(plain.memory.weights - layers_bytes + buffers, rel=1e-3)
+    disk = priced("weight-streaming:disk,rate=7GB/s", **words)
+    assert disk.tpot_s == pytest.approx(layers_bytes / 7e9, rel=0.05)
+    assert priced("weight-streaming:1", **words).tpot_s == plain.tpot_s
+    with pytest.raises(InputError, match="expected rate=7GB/s"):
+        priced("weight-streaming:disk", **words)
+    with pytest.raises(InputError, match="is the host's"):
+        priced("weight-streaming", on="m4_max")
+
+
+def test_experts_that_are_missed_are_copied_once_a_step() -> None:
+    words: dict[str, Any] = {"model": "mixtral-8x7b", "on": "a100_80g", "batch": 1}
+    plain, none, half = (priced(*x, **words) for x in ((), ("expert-cache:0",), ("expert-cache:0.5",)))
+    each_s = 3 * 4096 * 14336 * 2 / (0.8 * LINK)
+    assert none.tpot_s - plain.tpot_s == pytest.approx(32 * 2 * each_s, rel=0.01)
+    assert half.tpot_s - plain.tpot_s == pytest.approx(32 * 4 * (1 - (1 - 2 * 0.5 / 4)) * each_s, rel=0.01)
+    known = priced("expert-cache:0.5,hit=0.9", **words)
+    assert known.tpot_s - plain.tpot_s == pytest.approx(0.2 * 32 * each_s, rel=0.02)
+    ahead = priced("expert-cache:0.5,hit=0.9,overlap=1", **words)
+    assert plain.tpot_s <= ahead.tpot_s < known.tpot_s
+    assert half.memory.weights == pytest.approx(0.5 * (plain.memory.weights + none.memory.weights), rel=0.01)
+    assert popular(8, 0.5, 0.0) == 0.5 < popular(8, 0.5, 1.0) < popular(8, 0.5, 2.0) < 1
+    skewed = priced("expert-cache:0.5", **words, skew=1.0)
+    assert skewed.tpot_s < half.tpot_s

@@ -29,12 +29,14 @@ from steelyard.machine.host import find_host, usual_host
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 
-__all__ = ["cache_share", "host_part", "host_shares", "hosted", "notes", "on_device"]
+__all__ = ["THERE", "cache_share", "host_part", "host_shares", "hosted", "notes", "on_device"]
 
 #: Of the link's rate, what copies of weights sustain (guess: 0.75 to 0.9 from pinned memory).
 LINK_FRAC = 0.8
 #: s: a copy between host and device with the wait on either side (guess: 10 to 30 us).
 CROSSING_S = 15e-6
+#: Ending of the name of a kernel's copies whose weights lie in host memory.
+THERE = " in host memory"
 #: Spread: servers with many channels read experts at half the rate that desktops do (see the guide).
 SPREAD = 0.4
 
@@ -171,10 +173,10 @@ def host_part(
     part = kernel.hosted
     assert part is not None
     count, link = np.asarray(kernel.count), at.machine.links("host")[0]
-    rate = link.bandwidth_bytes_per_s
+    rate = part.rate_bytes_per_s / LINK_FRAC or link.bandwidth_bytes_per_s
     size = np.asarray(tokens, dtype=np.float64)
     rounds = np.maximum(1.0, np.ceil(size / engine.micro_batch_tokens)) if engine.micro_batch_tokens else 1.0
-    fetched = kernel.traffic.get("weight", 0.0) * count * rounds
+    fetched = kernel.traffic.get("weight", 0.0) * count * rounds * part.fetched_frac
     crossed = 2.0 * np.asarray(part.message_bytes) * count
     waits = 2.0 * CROSSING_S * count if np.any(crossed) else 0.0
     streams: Any = part.use == "streamed"
@@ -187,7 +189,7 @@ def host_part(
         return np.where(streams, device, host) * part.share
 
     return KernelCost(
-        kernel=replace(kernel, name=f"{kernel.name} in host memory", count=count * part.share, hosted=None),
+        kernel=replace(kernel, name=f"{kernel.name}{THERE}", count=count * part.share, hosted=None),
         time_s=either(here.time_s + copying, there.time_s + crossing),
         limit_s=either(np.maximum(here.limit_s, fetched / rate), there.limit_s + crossed / rate),
         compute_s=either(here.compute_s, there.compute_s),

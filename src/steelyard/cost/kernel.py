@@ -26,6 +26,10 @@ class Hosted:
     """Hidden states that cross to the host and back, each way and per copy."""
     use: str = "computed"
     """What is done with the weights, see :data:`~steelyard.deployment.offload.USES`."""
+    fetched_frac: Any = 1.0
+    """Of the weights that a step needs, those copied when it does."""
+    rate_bytes_per_s: float = 0.0
+    """What copies sustain; 0 = a share of the device's link to the host."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -403,16 +403,16 @@ def _deployed(scenario: Scenario) -> Scenario:
         raise InputError(words, field="on")
     model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
-    plan = replace(Plan(**given), engine=scenario.plan.engine)
+    plan = replace(Plan(**given), engine=scenario.plan.engine, offload=scenario.plan.offload)
     copies = max([copies, *(technique.replicas() for technique in scenario.techniques)])
     if values["disaggregate"]:
-        if values["offload"]:
+        if scenario.plan.offload:
             raise InputError("weights in host memory are priced for one pool, without --disaggregate", field="offload")
         pools, clusters = parse_pools(values["disaggregate"], cluster, plan, flags, copies)
         for where in clusters if plan.engine else ():
             check_engine(find_engine(plan.engine), where.machine)
     else:
-        plan = Plan(**{**given, **scenario.plan.degrees, "engine": plan.engine})
+        plan = replace(plan, **scenario.plan.degrees)
         if plan.devices != cluster.count:  # with what else is wrong with the degrees
             check(scenario)
         pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)

@@ -1,0 +1,327 @@
+"""Weights outside the device, copied there when a step needs them (FlexGen, DeepSpeed, Superpipeline; ExpertFlow).
+
+``weight-streaming``: a share ``resident`` of the layers stays on the device. The others are copied over the link to the
+host, or from a disk at ``rate``, at every step, into buffers of ``window`` layers; a share ``overlap`` of the copying
+runs while others compute:
+
+    A = bytes needed / rate,  C = time of what computes
+    T = max(C, overlap A) + (1 - overlap) A
+
+``expert-cache``: a share ``cached`` of the experts is on the device, the most popular or those a predictor expects. Of
+the choices of one token a share ``hit`` is found there; a step of ``T`` tokens, ``k`` choices each among ``E`` experts,
+copies those that are not there, each once:
+
+    missed(T) = (1 - cached) E (1 - (1 - k (1 - hit) / ((1 - cached) E))^T)
+
+Without ``hit`` it follows from the popularity of experts (``--skew``; balanced: ``hit = cached``). Copies are bound by
+the device's link (80 % of its rate, a guess) or by ``rate``. Weights needed only in part, as neurons that a predictor
+names (PowerInfer), are ``needed`` < 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from steelyard.cost.cost import Cost, KernelCost
+from steelyard.cost.effect import Effect, each_kernel, total_s
+from steelyard.cost.host_memory import THERE
+from steelyard.cost.kernel import Kernel, Program
+from steelyard.cost.step import Replica
+from steelyard.deployment.offload import EVERY, Offload
+from steelyard.errors import InputError, Problem
+from steelyard.machine.component import Machine
+from steelyard.machine.host import find_host, usual_host
+from steelyard.techniques._base import Citation, Technique
+from steelyard.units import Quantity
+
+__all__ = ["ExpertCache", "WeightStreaming"]
+
+#: Bytes of a disk: as many as weights need.
+DISK_BYTES = 1e17
+
+
+@dataclass(frozen=True)
+class Copied(Effect):
+    """Weights that are copied in a step, under what computes."""
+
+    rate_bytes_per_s: float
+    overlap: float
+    fetched_frac: float = 1.0
+
+    def lowered(self, program: Program, replica: Replica) -> Program:
+        """Kernels with what is copied of their weights."""
+
+        def copied(kernel: Kernel) -> Kernel:
+            if kernel.hosted is None:
+                return kernel
+            part = replace(
+                kernel.hosted, rate_bytes_per_s=self.rate_bytes_per_s, fetched_frac=self.fetched(kernel, replica)
+            )
+            return replace(kernel, hosted=part)
+
+        return each_kernel(program, copied)
+
+    def fetched(self, kernel: Kernel, replica: Replica) -> Any:
+        """Of the weights that lie elsewhere and a step needs, the share that is copied."""
+        return self.fetched_frac
+
+    def priced(self, cost: Cost, program: Program, replica: Replica) -> Cost:
+        """Copies with the time that shows."""
+        layers = [k for k in cost.kernels if _in_layers(k)]
+        if not self.overlap or not layers or program.step is None:
+            return cost
+        copying = total_s(replace(k, time_s=k.network_s) for k in layers if _copies(k))
+        if not np.any(copying):
+            return self._under_rest(cost, layers, program, replica)
+        shown_s = self._shown(copying, total_s(layers) - copying)
+        shows = shown_s / np.maximum(copying, 1e-30)
+        kernels = []
+        for k in cost.kernels:
+            if _copies(k):
+                time_s = k.time_s - k.network_s * (1.0 - shows)
+                limit_s = np.minimum(k.limit_s, time_s)
+                k = replace(k, time_s=time_s, limit_s=limit_s, network_s=k.network_s * shows)
+            kernels.append(k)
+        return replace(cost, kernels=tuple(kernels))
+
+    def _shown(self, copying_s: Any, computing_s: Any) -> Any:
+        """Of the time of copies, what is not under computing."""
+        return np.maximum(self.overlap * copying_s - computing_s, 0.0) + (1.0 - self.overlap) * copying_s
+
+    def _under_rest(self, cost: Cost, layers: list[KernelCost], program: Program, replica: Replica) -> Cost:
+        """Kernels that are priced apart from what is copied, attention's: what they add to a step."""
+        assert program.step is not None
+        own = {k.kernel.name for k in layers}
+        lowered = self.lowered(replica.plain.lower(program.step, program.absorb), replica)
+        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
+        beside = [k for k in replica.plain.cost(rest).kernels if _in_layers(k)]
+        copying = total_s(replace(k, time_s=k.network_s) for k in beside if _copies(k))
+        if not np.any(copying):
+            return cost
+        computing, more_s = total_s(beside) - copying, total_s(layers)
+        hidden = self._shown(copying, computing) - self._shown(copying, computing + more_s)
+        left = np.clip(1.0 - hidden / np.maximum(more_s, 1e-30), 1e-6, 1.0)
+        kernels = (
+            replace(k, time_s=k.time_s * left, limit_s=np.minimum(k.limit_s, k.time_s * left)) if _in_layers(k) else k
+            for k in cost.kernels
+        )
+        return replace(cost, kernels=tuple(kernels))
+
+
+def _copies(k: KernelCost) -> bool:
+    return k.kernel.name.endswith(THERE)
+
+
+def _in_layers(k: KernelCost) -> bool:
+    return not k.kernel.stage and "." in k.kernel.name
+
+
+@dataclass(frozen=True)
+class Streamed(Copied):
+    """Layers whose buffers are on the device but whose weights are not."""
+
+    resident: float = 0.0
+
+    def fetched(self, kernel: Kernel, replica: Replica) -> Any:
+        """Buffered layers are copied too, though their room counts as the device's."""
+        assert kernel.hosted is not None
+        return self.fetched_frac * (1.0 - self.resident) / max(kernel.hosted.share, 1e-9)
+
+
+@dataclass(frozen=True)
+class MissedExperts(Copied):
+    """Experts that are copied when a token chooses them."""
+
+    cached: float = 0.0
+    hit: float | None = None
+    distinct_frac: float = 1.0
+
+    def fetched(self, kernel: Kernel, replica: Replica) -> Any:
+        """Experts missed over those that the copies of the kernel would read in all."""
+        op = next((op for op in kernel.ops if "e" in op.ranks and op.domain), None)
+        if op is None or kernel.hosted is None:
+            return 1.0
+        tokens = np.asarray(op.size("t"), dtype=np.float64)
+        experts = float(np.max(np.asarray(op.size("e"))))
+        chosen = np.asarray(next(iter(op.domain.values()))) / np.maximum(tokens, 1e-9)
+        visited = np.asarray(op.visited.get("e", experts), dtype=np.float64)
+        elsewhere = (1.0 - self.cached) * experts
+        hit = popular(round(experts), self.cached, replica.skew) if self.hit is None else self.hit
+        chance = np.minimum(chosen * (1.0 - hit) / elsewhere, 1.0 - 1e-12)
+        missed = elsewhere * -np.expm1(tokens * np.log1p(-chance)) * self.distinct_frac
+        return missed / np.maximum(visited, 1e-9) / kernel.hosted.share
+
+
+def _host(scenario: Any, disk: bool) -> Machine:
+    """Where the weights lie. Raises :class:`InputError`."""
+    host = find_host(scenario.words.get("host") or usual_host(scenario.cluster.machine))
+    if not disk:
+        return host
+    root = replace(host.root, capacity_bytes=DISK_BYTES)
+    return replace(host, memory=tuple(root if m.name == root.name else m for m in host.memory))
+
+
+def _refused(name: str, scenario: Any) -> list[Problem]:
+    """Why weights cannot lie elsewhere."""
+    if scenario.verb == "plan":
+        return [Problem(name, "weights outside the device are priced by estimate and simulate, not planned with")]
+    if scenario.cluster.unlike:
+        return [Problem(name, "priced for one kind of device, not for several")]
+    try:
+        _host(scenario, False)
+    except InputError as error:
+        return [Problem(name, error.problems[0].message)]
+    return []
+
+
+def _placed(scenario: Any, asked: Offload, disk: bool) -> Any:
+    """The scenario with weights elsewhere."""
+    where = _host(scenario, disk)
+    plan = replace(scenario.plan, offload=str(asked))
+    return replace(scenario, plan=plan, cluster=replace(scenario.cluster, host=where))
+
+
+@dataclass(frozen=True)
+class _Elsewhere(Technique):
+    """What both have in common."""
+
+    layer: ClassVar[str] = "memory"
+    refuses: ClassVar[tuple[str, ...]] = ("offload",)
+    slot: ClassVar[str] = "weights elsewhere"
+
+    def conflict(self, other: Technique) -> str:
+        """Pools of their own."""
+        return "weights outside the device are priced for one pool" if other.slot == "deployment" else ""
+
+
+@dataclass(frozen=True)
+class WeightStreaming(_Elsewhere):
+    """Layers copied to the device at every step."""
+
+    name: ClassVar[str] = "weight-streaming"
+    paper: ClassVar[Citation] = Citation(
+        "DeepSpeed Inference: enabling efficient inference of transformer models at unprecedented scale",
+        "arXiv:2207.00032",
+    )
+    effect: ClassVar[str] = "layers lie in host memory or on disk and are copied to the device while others compute"
+    first: ClassVar[str] = "resident"
+    keys: ClassVar[Mapping[str, str]] = {"rate": "rate_bytes_per_s", "overlap": "overlap_frac"}
+
+    resident: Annotated[float, Quantity("1", "share of the layers that stays on the device", ge=0, le=1)] = 0.0
+    rate_bytes_per_s: Annotated[
+        float, Quantity("B/s", "rate of the copies; 0 = 80 % of the device's link to the host", ge=0, le=1e15)
+    ] = 0.0
+    overlap_frac: Annotated[float, Quantity("1", "share of the copies that runs while others compute", ge=0, le=1)] = (
+        1.0
+    )
+    window: Annotated[int, Quantity("1", "layers that buffers on the device hold", ge=1, le=10_000)] = 2
+    needed: Annotated[float, Quantity("1", "share of the weights elsewhere that a step needs", gt=0, le=1)] = 1.0
+    disk: Annotated[bool, "they lie on disk, so that host memory need not hold them; give its rate"] = False
+
+    def problems(self) -> list[Problem]:
+        """A disk without a rate."""
+        return (
+            [Problem(self.name, "expected rate=7GB/s of the disk")] if self.disk and not self.rate_bytes_per_s else []
+        )
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """Nothing lies elsewhere, or nothing can."""
+        return _refused(self.name, scenario)
+
+    def _layers(self, depth: int) -> tuple[int, int]:
+        """Layers that stay, and those with room on the device."""
+        stay = min(round(self.resident * depth), depth)
+        return stay, min(stay + self.window, depth - 1) if stay < depth else depth
+
+    def scenario(self, scenario: Any) -> Any:
+        """Layers in host memory: the output head counts as one more that stays."""
+        depth = scenario.transformer.depth
+        stay, room = self._layers(depth)
+        if stay >= depth:
+            return scenario
+        return _placed(scenario, Offload(resident=room + 1, use="streamed"), self.disk)
+
+    @property
+    def step_effect(self) -> Streamed:
+        """Copies under computing."""
+        return Streamed(self.rate_bytes_per_s, self.overlap_frac, self.needed, self.resident)
+
+
+@dataclass(frozen=True)
+class ExpertCache(_Elsewhere):
+    """Experts in host memory, some of them kept on the device."""
+
+    name: ClassVar[str] = "expert-cache"
+    layer: ClassVar[str] = "moe"
+    paper: ClassVar[Citation] = Citation(
+        "ExpertFlow: optimized expert activation and token allocation for efficient mixture-of-experts inference",
+        "arXiv:2410.17954",
+    )
+    effect: ClassVar[str] = "a share of the experts is on the device, others are copied from the host when chosen"
+    first: ClassVar[str] = "cached"
+    keys: ClassVar[Mapping[str, str]] = {
+        "rate": "rate_bytes_per_s",
+        "overlap": "overlap_frac",
+        "regroup": "distinct_frac",
+    }
+
+    cached: Annotated[float, Quantity("1", "share of the experts that the device holds", ge=0, le=0.99)]
+    hit: Annotated[float | None, Quantity("1", "share of a token's experts found there", ge=0, le=1)] = None
+    overlap_frac: Annotated[float, Quantity("1", "share of the copies that a prefetch starts in time", ge=0, le=1)] = (
+        0.0
+    )
+    distinct_frac: Annotated[
+        float, Quantity("1", "experts that a step of regrouped tokens chooses, over those of any step", gt=0, le=1)
+    ] = 1.0
+    rate_bytes_per_s: Annotated[
+        float, Quantity("B/s", "rate of the copies; 0 = 80 % of the device's link to the host", ge=0, le=1e15)
+    ] = 0.0
+    disk: Annotated[bool, "they lie on disk, so that host memory need not hold them; give its rate"] = False
+
+    def problems(self) -> list[Problem]:
+        """A disk without a rate."""
+        return (
+            [Problem(self.name, "expected rate=7GB/s of the disk")] if self.disk and not self.rate_bytes_per_s else []
+        )
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """A model without experts."""
+        if not scenario.transformer.experts:
+            return [Problem(self.name, f"{scenario.transformer.name} has no experts")]
+        return _refused(self.name, scenario)
+
+    def scenario(self, scenario: Any) -> Any:
+        """As many experts in host memory as the device does not hold, said as whole layers of them."""
+        model = scenario.transformer
+        dense = _dense_first(model)
+        first = dense + round((1.0 - self.cached) * (model.depth - dense))
+        asked = Offload(experts=EVERY if first >= model.depth else max(first, dense + 1), use="streamed")
+        return _placed(scenario, asked, self.disk)
+
+    @property
+    def step_effect(self) -> MissedExperts:
+        """Copies of what is missed."""
+        return MissedExperts(
+            self.rate_bytes_per_s, self.overlap_frac, 1.0, self.cached, self.hit, distinct_frac=self.distinct_frac
+        )
+
+
+def _dense_first(model: Any) -> int:
+    """Layers without experts before the first with some."""
+    count = 0
+    for layer in getattr(model, "layers", ()):
+        if layer.feed_forward is not None and layer.feed_forward.is_moe:
+            break
+        count += layer.count
+    return count
+
+
+def popular(experts: int, share: float, skew: float) -> float:
+    """Share of the choices that falls on the most popular ``share`` of the experts, ``p_i ~ i^-skew``."""
+    weights = np.arange(1, experts + 1, dtype=np.float64) ** -max(skew, 0.0)
+    whole = int(share * experts)
+    return float((weights[:whole].sum() + (share * experts - whole) * weights[min(whole, experts - 1)]) / weights.sum())
