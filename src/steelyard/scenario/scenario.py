@@ -412,7 +412,8 @@ def _deployed(scenario: Scenario) -> Scenario:
         for where in clusters if plan.engine else ():
             check_engine(find_engine(plan.engine), where.machine)
     else:
-        plan = replace(plan, **scenario.plan.degrees)
+        degrees = {**given, **scenario.plan.degrees}
+        plan = Plan(**{**degrees, "engine": plan.engine, "offload": plan.offload})
         if plan.devices != cluster.count:  # with what else is wrong with the degrees
             check(scenario)
         pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)
