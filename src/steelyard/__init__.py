@@ -20,6 +20,7 @@ HOMES = {
     "Machine": "steelyard.machine",
     "Scenario": "steelyard.scenario.scenario",
     "Simulation": "steelyard.simulation.result",
+    "advise": "steelyard.search.advise",
     "compare": "steelyard.report.compare",
     "estimate": "steelyard.estimation.estimate",
     "explain": "steelyard.estimation.explanation",

@@ -19,6 +19,7 @@ from steelyard.machine.catalogue import find_machine as find_machine
 from steelyard.machine.cluster import Cluster as Cluster
 from steelyard.report.compare import compare as compare
 from steelyard.scenario.scenario import Scenario as Scenario
+from steelyard.search.advise import advise as advise
 from steelyard.search.answer import Answer as Answer
 from steelyard.simulation.policies import Policy as Policy
 from steelyard.simulation.result import Simulation as Simulation

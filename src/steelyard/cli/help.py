@@ -43,6 +43,7 @@ EXAMPLES = {
     "fit": "steelyard fit llama-3.3-70b --max-usd-per-hour 8 --context 32000",
     "here": "steelyard here --min-tokens-per-s 10",
     "simulate": "steelyard simulate llama-3.1-8b --on h100_sxm --rate 4/s --isl lognormal:1000 --osl 200",
+    "advise": "steelyard advise llama-3.1-70b --on h100_sxm:8 --tp 8 --rate 10/s --isl 2000 --osl 200 --ttft p99:1s",
     "techniques": "steelyard techniques --layer kvcache",
     "claims": "steelyard claims S014 --explain",
     "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",

@@ -48,6 +48,7 @@ for _name, _help in (
     ("ls", "List models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques."),
     ("show", "Show one machine, model, format, engine, network, node, policy or technique."),
     ("compare", "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation."),
+    ("advise", "Try every published technique that applies on your scenario, ranked by what it gains."),
     ("techniques", "List published techniques: what each changes, its paper, where it applies."),
     ("claims", "Check what papers claim: published, predicted, interval, verdict."),
     ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),

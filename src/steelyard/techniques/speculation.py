@@ -214,6 +214,7 @@ class DraftModel(Speculation):
     """A smaller model with the same vocabulary guesses, one pass per token."""
 
     name: ClassVar[str] = "draft"
+    costs: ClassVar[str] = "a smaller model of the same vocabulary, and its memory"
     paper: ClassVar[Citation] = Citation(
         "Fast inference from transformers via speculative decoding", "arXiv:2211.17192"
     )
@@ -255,6 +256,7 @@ class Medusa(Speculation):
     """Heads on the last hidden state guess, all in one pass."""
 
     name: ClassVar[str] = "medusa"
+    costs: ClassVar[str] = "heads to train for the model"
     paper: ClassVar[Citation] = Citation(
         "Medusa: simple LLM inference acceleration framework with multiple decoding heads", "arXiv:2401.10774"
     )
@@ -270,6 +272,7 @@ class Eagle(Speculation):
     """One further layer on the model's hidden states guesses, one pass per token."""
 
     name: ClassVar[str] = "eagle"
+    costs: ClassVar[str] = "a draft head to train for the model"
     also: ClassVar[tuple[str, ...]] = ("eagle2", "eagle-2")
     paper: ClassVar[Citation] = Citation(
         "EAGLE: speculative sampling requires rethinking feature uncertainty", "arXiv:2401.15077"
@@ -282,6 +285,7 @@ class Eagle3(Speculation):
     """As EAGLE, from three of the model's hidden states, over a vocabulary of its own."""
 
     name: ClassVar[str] = "eagle3"
+    costs: ClassVar[str] = "a draft head to train for the model"
     also: ClassVar[tuple[str, ...]] = ("eagle-3",)
     paper: ClassVar[Citation] = Citation(
         "EAGLE-3: scaling up inference acceleration via training-time test", "arXiv:2503.01840"
@@ -301,6 +305,7 @@ class Dflash(Speculation):
     """A few layers on the model's hidden states guess a whole block in one pass (block diffusion)."""
 
     name: ClassVar[str] = "dflash"
+    costs: ClassVar[str] = "a block-diffusion draft to train for the model"
     paper: ClassVar[Citation] = Citation("DFlash: block diffusion for flash speculative decoding", "arXiv:2602.06036")
     usual: ClassVar[Defaults] = Defaults(15, 0.8, "guess: published lengths of 4 to 7 tokens in blocks of 16")
     passes: ClassVar[int] = 2
@@ -318,6 +323,7 @@ class Mtp(Speculation):
     """The model's own multi-token prediction layer guesses."""
 
     name: ClassVar[str] = "mtp"
+    costs: ClassVar[str] = "a head that the model was trained with"
     paper: ClassVar[Citation] = Citation("DeepSeek-V3 technical report", "arXiv:2412.19437")
     usual: ClassVar[Defaults] = Defaults(
         1, 0.85, "DeepSeek-V3, arXiv:2412.19437, section 5.4.3: 85-90 % for the second token"

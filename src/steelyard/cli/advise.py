@@ -1,0 +1,63 @@
+"""``steelyard advise``: which published techniques would help on a scenario of one's own."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+from steelyard.cli.help import WISHES, option, switch
+from steelyard.cli.options import Model, Wrong, options_of, words_of_options
+from steelyard.cli.output import Output, write
+from steelyard.cli.progress import status
+from steelyard.errors import InputError, UnknownName
+
+Question: Any = options_of("simulate")
+
+
+def advise(
+    model: Model,
+    /,
+    *,
+    question: Question,
+    objective: Annotated[
+        str,
+        option(
+            "goodput, throughput, ttft, tpot, e2e, cost or energy; by itself: what the scenario is about", topic=WISHES
+        ),
+    ] = "",
+    only: Annotated[str, option("techniques to try, separated by semicolons, in place of all", topic=WISHES)] = "",
+    no_pairs: Annotated[bool, switch("--no-pairs", "do not try the best two by two")] = False,
+    jobs: Annotated[int, option("processes; 0: as many as there are cores")] = 0,
+    output: Output = Output(),  # noqa: B008
+    problems: Wrong,
+) -> None:
+    """Try every published technique that applies on your scenario, and pairs of the best, ranked by what they gain."""
+    problems.read(output.check)
+    from steelyard.report import advise as report
+    from steelyard.search.advise import OBJECTIVES, advise_words
+
+    words = words_of_options("simulate", question, problems)
+    if objective and objective not in OBJECTIVES:
+        problems.read(_refuse, objective, list(OBJECTIVES))
+    if not 0 <= jobs <= 1024:
+        raise InputError(f"expected 0 to 1024 processes, got {jobs}", field="jobs")
+    problems.done()
+    with status(output.quiet, "trying techniques") as say:
+        found = advise_words(
+            {**words, "model": model},
+            objective,
+            only=[x.strip() for x in only.split(";") if x.strip()],
+            pairs=not no_pairs,
+            jobs=jobs or os.cpu_count() or 1,
+            watch=lambda done, of: say(f"{done} of {of} combinations"),
+        )
+    write(
+        output,
+        data=found.to_dict,
+        text=lambda columns: report.text(found, columns),
+        rows=lambda: report.rows(found),
+    )
+
+
+def _refuse(objective: str, known: list[str]) -> None:
+    raise UnknownName("objective", objective, known).at("objective")
