@@ -247,7 +247,10 @@ def simulate(
     overlap: str = '',
     ttft: str = '',
     tpot: str = '',
+    itl: str = '',
+    max_itl: str = '',
     e2e: str = '',
+    capacity: bool = False,
     stop_after_s: float | None = None,
 ) -> Simulation: ...
 @overload
@@ -317,7 +320,10 @@ def simulate(
     overlap: str = ...,
     ttft: str = ...,
     tpot: str = ...,
+    itl: str = ...,
+    max_itl: str = ...,
     e2e: str = ...,
+    capacity: bool = ...,
     stop_after_s: float | None = ...,
 ) -> Simulation: ...
 @overload

@@ -313,9 +313,31 @@ def lines(
         targets: SLOs to judge.
         ends: the runs at the ends of the interval.
     """
-    first = [Line(*pair) for pair in _served(document["throughput"], targets)]
-    found = [_grouped(document), _read(document), _used(sim), _beyond(sim, document.get("extras")), _paid(sim)]
+    first = [Line(*pair) for pair in (*_holds(sim), *_served(document["throughput"], targets))]
+    found = [
+        _grouped(document),
+        _flows(document),
+        _read(document),
+        _used(sim),
+        _beyond(sim, document.get("extras")),
+        _paid(sim),
+    ]
     return [*first, *verdict_lines(sim, targets, ends), *(Line(*pair) for pairs in found for pair in pairs)]
+
+
+def _holds(sim: Simulation) -> Iterator[tuple[str, str]]:
+    """The largest rate, where it was asked for."""
+    found = sim.capacity
+    if found is None:
+        return
+    why = {"queue": "the queue grows", "completion": "requests are left", "": "no limit was found"}
+    beyond = why.get(found.missed, f"{found.missed} is missed")
+    if not found.rps:
+        yield "capacity", f"no rate holds the SLOs: {beyond} however few come; below, the lowest that was tried"
+        return
+    low, high = found.interval_rps
+    words = f"{found.rps:.3g} {found.unit}/s ({interval(low, high, '')}); above it {beyond}"
+    yield "capacity", words
 
 
 def _served(t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str, str]]:
@@ -330,10 +352,9 @@ def _served(t: dict[str, Any], targets: Sequence[Target]) -> Iterator[tuple[str,
 def verdict_lines(sim: Simulation, targets: Sequence[Target], ends: Ends | None) -> Iterator[Line]:
     """Whether each SLO is met, with the value, its interval and the limit."""
     for i, (v, between) in enumerate(judged(sim, targets, ends)):
-        name = f"{v.target.metric.removesuffix('_s').upper()} {v.target.label}"
         span = f" ({interval(*between)})" if between else ""
         doubt = "; could be " + ("missed" if v.met else "met") if sure(v, between) is False else ""
-        text = f"{name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}"
+        text = f"{v.name} {q(v.value_s, 's')}{span}, limit {q(v.target.limit_s, 's')}"
         yield Line("" if i else "SLO", text, "met" if v.met else "missed", doubt)
 
 
@@ -377,6 +398,25 @@ def _grouped(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         words += f"{seconds(first['p99'])}), last token of all after {seconds(last['mean'])} "
         words += f"(p99 {seconds(last['p99'])})"
         yield "each prompt", words
+
+
+def _flows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Workflows: how long one takes, its tokens, what it costs."""
+    flow = document.get("workflows")
+    if not flow:
+        return
+    took = flow["completion_s"]
+    if took["mean"] is None:
+        yield "each workflow", f"none of {flow['count']:,} was completed"
+        return
+    left = f"; {flow['completed']:,} of {flow['count']:,} completed" if flow["completed"] < flow["count"] else ""
+    words = f"completed after {seconds(took['mean'])} on average (p50 {seconds(took['p50'])}, "
+    yield "each workflow", f"{words}p99 {seconds(took['p99'])}){left}"
+    cached = f", {figure(flow['cached_tokens_each'])} of them cached" if flow["cached_tokens_each"] else ""
+    asked = f"{figure(flow['input_tokens_each'])} prompt tokens{cached}"
+    paid = "" if flow["usd_each"] is None else f"; {q(flow['usd_each'], 'USD')}"
+    said = f"{figure(flow['output_tokens_each'])} generated"
+    yield "", f"{flow['calls_each']:g} calls, {asked}, {said}{paid}, {q(flow['energy_j_each'], 'J')}"
 
 
 def _read(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

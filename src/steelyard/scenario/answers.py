@@ -208,13 +208,29 @@ extras.trained_tokens_per_s | number | - | - | the same per second of makespan
 groups.branches | integer | - | - | answers or beams per prompt
 groups.ttft_s | statistics | s | - | arrival of a prompt to its first token, s
 groups.e2e_s | statistics | s | - | arrival of a prompt to the last token of all its answers, s
+workflows.count | integer | - | - | only of a workflow file: workflows that were begun
+workflows.completed | integer | - | - | those whose every call was answered; the figures below are per one of them
+workflows.calls_each | number | - | - | calls of one
+workflows.completion_s | statistics | s | - | its beginning to the last token of its last call, s
+workflows.per_s | number | - | - | completed ones per second of makespan
+workflows.input_tokens_each | number | - | - | prompt tokens of its calls together
+workflows.output_tokens_each | number | - | - | generated tokens of its calls together
+workflows.cached_tokens_each | number | - | - | of the prompt tokens, those found in the prefix cache
+workflows.usd_each | number? | - | - | rent of all devices over the makespan for each, USD; null without a price
+workflows.energy_j_each | number? | - | - | energy of all devices over the makespan for each, J
 energy_j | number | J | = | all devices over the makespan, idle time included, J
 host_energy_j | number | J | = | their share of the hosts over the makespan, J
 energy_j_per_output_token | number? | J | = | devices, J per generated token
 usd | number? | USD | = | rent of all devices over the makespan, USD; null without a price
 usd_per_million_output_tokens | number? | USD | = | the same per million generated tokens, USD
-slo | {} | - | - | limits that goodput counts: any of ttft_s, tpot_s, e2e_s, s
-verdicts[].metric | string | - | - | ttft_s, tpot_s or e2e_s
+slo | {} | - | - | limits that goodput counts: any of ttft_s, tpot_s, max_itl_s, e2e_s, s
+capacity_rps | number? | 1/s | = | only with `capacity`: the largest rate at which every SLO holds and the queue does
+    not grow, in the unit of `rate`; all other figures are at that rate. 0 where no rate holds
+capacity.interval_rps | array | - | - | 80 % interval, [low, high]: the same with every step at the ends of its own
+capacity.unit | string | - | - | requests, conversations or workflows
+capacity.first_missed | string? | - | - | what the next higher rate misses: an SLO such as TTFT p99, queue or completion
+capacity.runs | integer | - | - | simulations it took
+verdicts[].metric | string | - | - | ttft_s, tpot_s, itl_s, max_itl_s or e2e_s
 verdicts[].statistic | string | - | - | mean or a percentile such as p99
 verdicts[].limit_s | number | - | - | the limit of the SLO, s
 verdicts[].value_s | number? | - | - | what came out, s; null when no request has the figure

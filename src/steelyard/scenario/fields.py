@@ -245,7 +245,10 @@ overlap | name | - | - | kernels beside each other: nanoflow or tokenweave
 [SLOs]
 ttft | text | - | - | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
 tpot | text | - | - | limit of the time per output token: p95:50ms
+itl | text | - | - | limit of the time between two tokens, of all requests together: p99:100ms
+max_itl | text | - | - | limit of the longest time between two tokens of a request, which goodput counts too: p95:500ms
 e2e | text | - | - | limit from arrival to the last token
+capacity | switch | false | - | look for the largest rate at which every SLO holds, and simulate that
 plan.ttft | text | - | column | limit of the time to first token: p99:1s, mean:500ms, or 1s (p99)
 plan.tpot | text | - | column | limit of the time per output token: p95:50ms
 plan.e2e | text | - | column | limit from arrival to the last token
@@ -379,7 +382,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
         ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {_STATIC} {_HELD} techniques {_TOLD}"),
-        ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot e2e stop_after_s"),
+        ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot itl max_itl e2e capacity stop_after_s"),
         ("plan", _PLAN),
     )
 }
@@ -395,7 +398,7 @@ KINDS = tuple(VERBS)
 GROUPS = {
     "batch": tuple(_BATCH.split()),
     "load": (*_LOAD.split(), "stop_after_s"),
-    "slo": ("ttft", "tpot", "e2e"),
+    "slo": ("ttft", "tpot", "itl", "max_itl", "e2e", "capacity"),
     "shown": tuple(_SHOWN.split()),
     "chosen": tuple(f"batch {_FORMATS} replicas disaggregate transfer_overlap router flags stop_after_s".split())
     + STATIC_FLAGS,

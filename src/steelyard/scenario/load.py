@@ -20,10 +20,11 @@ _SOURCES = ("trace", "rate", "concurrency", "workflow")
 
 
 def with_load(values: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
-    """The values, with some rate where what was said about the load cannot be read: it is not missing."""
+    """The values, with some rate where what was said of the load cannot be read, or where a rate is looked for."""
     said = any(p.field in _SOURCES for p in problems.found)
     none = not any(values[name] not in ("", None) for name in _SOURCES)
-    return {**values, "rate": "1/s"} if said and none else values
+    looked_for = values["capacity"] and all(values[name] in ("", None) for name in ("trace", "rate", "concurrency"))
+    return {**values, "rate": "1/s"} if looked_for or (said and none) else values
 
 
 def read_trace(values: Mapping[str, Any]) -> Trace:

@@ -1,4 +1,4 @@
-"""Service level objectives: a percentile of TTFT, TPOT or end-to-end time under a limit."""
+"""Service level objectives: a percentile of TTFT, TPOT, ITL or end-to-end time under a limit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.units import parse_quantity
 
-__all__ = ["METRICS", "Target", "Verdict", "judge", "parse_target", "parse_targets"]
+__all__ = ["METRICS", "Target", "Verdict", "judge", "may_miss", "parse_target", "parse_targets"]
 
 #: Times of a request that an SLO may bound.
-METRICS = ("ttft_s", "tpot_s", "e2e_s")
+METRICS = ("ttft_s", "tpot_s", "itl_s", "max_itl_s", "e2e_s")
 
 _PERCENTILE = re.compile(r"^p(\d+(?:\.\d+)?)$")
 
@@ -26,7 +26,7 @@ class Target:
     """One SLO: the ``percentile`` of ``metric`` is at most ``limit_s``.
 
     Args:
-        metric: ``ttft_s``, ``tpot_s`` or ``e2e_s``.
+        metric: one of :data:`METRICS`; ``itl_s`` is every gap between tokens, ``max_itl_s`` the longest of a request.
         percentile: from 0 to 100; NaN = the mean.
         limit_s: s.
     """
@@ -53,12 +53,27 @@ class Verdict:
         """Whether the SLO is met."""
         return self.value_s <= self.target.limit_s
 
+    @property
+    def name(self) -> str:
+        """``TTFT p99``, ``max ITL mean``."""
+        words = self.target.metric.removesuffix("_s").upper().replace("MAX_", "max ")
+        return f"{words} {self.target.label}"
+
+
+def may_miss(target: Target, number: int) -> tuple[float, int]:
+    """The limit a run may be given up at, and how many of ``number`` requests may exceed it; not of a mean.
+
+    The percentile ``q`` lies within the limit while at most ``n - 1 - floor(q (n - 1))`` requests miss it.
+    """
+    kept = math.floor((number - 1) * target.percentile / 100 - 1e-9)
+    return target.limit_s * (1 + 1e-9), number - 1 - max(kept, 0)
+
 
 def parse_target(text: object, metric: str) -> Target:
     """Read ``p99:1s``, ``mean:50ms`` or ``1s`` (the 99th percentile).
 
     Raises:
-        InputError: with the field ``ttft``, ``tpot`` or ``e2e``.
+        InputError: with the field: the metric without its unit.
     """
     field = metric.removesuffix("_s")
     if not isinstance(text, str):
@@ -87,7 +102,7 @@ def parse_target(text: object, metric: str) -> Target:
 
 
 def parse_targets(words: Mapping[str, str]) -> tuple[Target, ...]:
-    """The SLOs among the fields of a question: ``ttft``, ``tpot``, ``e2e``.
+    """The SLOs among the fields of a question: ``ttft``, ``tpot``, ``itl``, ``max_itl``, ``e2e``.
 
     Raises:
         InputError: every problem at once.

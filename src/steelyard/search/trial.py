@@ -13,11 +13,12 @@ from steelyard.cost.energy import idle_power_w
 from steelyard.cost.kv_pool import blocks_for
 from steelyard.cost.step_table import scaled
 from steelyard.interval import Z80, interval80
-from steelyard.scenario.slo import judge
+from steelyard.scenario.slo import judge, may_miss
 from steelyard.search.chance import ALL, chances, holds, quantile
 from steelyard.search.options import Floats, PoolOption
 from steelyard.search.task import PlanTask
 from steelyard.simulation.arrays import Member, Played, play, setup_of_fleet
+from steelyard.simulation.capacity import GROWTH, growth
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import COMPLETED
 from steelyard.simulation.wires import End, wires_between
@@ -40,10 +41,6 @@ MAX_USERS = 200_000
 ROUTER = "round-robin"
 #: What the kernel calls a run that was given up; the share of the slots or the cache that counts as all.
 GIVEN_UP, FULL = 4, 0.97
-#: Growth of the wait for the first token from the first to the last quarter of the requests, as a share of the time in
-#: which they arrive, above which the queue grows without end. Only used where no SLO bounds the wait: at 1.07 times the
-#: rate that is served, the wait grows by 0.75 (1 - 1 / 1.07) = 0.05 of that time.
-GROWTH = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,8 +292,7 @@ class Player:
         for target in self.targets:
             number = int((trace.osl > 1).sum()) if target.metric == "tpot_s" else len(trace)
             if number and not math.isnan(target.percentile):
-                kept = math.floor((number - 1) * target.percentile / 100 - 1e-9)
-                allowed[target.metric] = (target.limit_s * (1 + 1e-9), number - 1 - max(kept, 0))
+                allowed[target.metric] = may_miss(target, number)
         return allowed
 
     def _used(self, pool: PoolOption, users: int) -> tuple[Trace, list[int]]:
@@ -355,9 +351,9 @@ class Player:
         if given_up:
             return replace(outcome, worst=max(worst, 1.0 + 1e-9), complete=False)
         if complete and not any(t.metric in ("ttft_s", "e2e_s") for t in self.targets):
-            growth = self._waits(run) if self.users else _growth(values["ttft_s"], run.trace) / GROWTH
-            if growth > max(worst, 1.0):
-                outcome = replace(outcome, worst=growth, first_failure="rate")
+            grown = self._waits(run) if self.users else growth(values["ttft_s"], run.trace) / GROWTH
+            if grown > max(worst, 1.0):
+                outcome = replace(outcome, worst=grown, first_failure="rate")
         shares = {name: {k: v for k, v in describe(x).items() if v is not None} for name, x in values.items()}
         batch, kv_frac = run.decode_load
         return replace(
@@ -412,14 +408,6 @@ class Player:
             else:
                 rate = math.sqrt(low * high)
         return low, above
-
-
-def _growth(wait_s: Floats, trace: Trace) -> float:
-    """How much longer the last quarter of the requests wait than the first, as a share of the time they arrive in."""
-    quarter = len(wait_s) // 4
-    if not quarter or trace.duration_s <= 0:
-        return 0.0
-    return float(wait_s[-quarter:].mean() - wait_s[:quarter].mean()) / trace.duration_s
 
 
 def _smaller(trace: Trace, pools: Sequence[PoolOption]) -> tuple[Trace, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.cost.moe import Router
@@ -73,11 +74,52 @@ def run_scenario(scenario: Scenario, watch: Callable[[Any], None] | None = None)
 
     started = time.perf_counter()
     options = options_of(scenario, watch)
+    if scenario.words["capacity"]:
+        return _at_capacity(scenario, options, started)
     for technique in scenario.techniques:
         if technique.plays:
             found: Simulation = technique.play(scenario, options)
             return found
     return run(prepare_scenario(scenario, options), started)
+
+
+def _at_capacity(scenario: Scenario, options: Options, started: float) -> Simulation:
+    """The run at the largest rate that holds the SLOs."""
+    from steelyard.scenario.load import read_trace, with_load
+    from steelyard.scenario.shown import with_shown
+    from steelyard.simulation.capacity import at_rate, check_traffic, find_capacity, more_requests
+    from steelyard.simulation.policies import ordered
+    from steelyard.simulation.run import run
+    from steelyard.traffic.arrivals import parse_rate
+
+    trace = scenario.trace
+    assert trace is not None
+    check_traffic(trace, scenario.slo)
+    asked = scenario.words["rate"] or (trace.origin.get("rate", "") if "peak" not in trace.origin else "")
+    rate = parse_rate(asked) if asked and not scenario.words["peak"] else trace.sessions_per_s
+    playing = next((t for t in scenario.techniques if t.plays), None)
+    if playing is None:
+        prepared = prepare_scenario(scenario, options)
+        trace = prepared.trace
+
+    def play(times: float, slower: float, promises: Mapping[str, tuple[float, int]]) -> Simulation:
+        sent = at_rate(trace, times, rate)
+        if playing is not None:
+            found: Simulation = playing.play(replace(scenario, trace=sent), options)
+            return found if slower == 1.0 or found.replay is None else found.replay(slower)
+        order = ordered(options.policy, sent, options.slo)
+        again = replace(prepared, trace=sent, policy=replace(order, rules=prepared.policy.rules))
+        return run(again, started, slower, 0 if promises or slower != 1.0 else None, promises)
+
+    capacity, found = find_capacity(play, trace, scenario.slo, rate)
+    if (more := more_requests(found)) and capacity.rps:
+        if scenario.words["requests"] is None and trace.origin and not scenario.words["trace"]:
+            words = {**scenario.words, "requests": more}
+            again = with_shown(read_trace(with_load(words, Problems())), scenario.seen, words["seed"])
+            return _at_capacity(replace(scenario, trace=again, words=words), options, started)
+        note = f"requests arrive for a short time beside what one takes: about {more:,} of them would tell more surely"
+        found = replace(found, trace=replace(found.trace, notes=(*found.trace.notes, note)))
+    return replace(found, capacity=capacity)
 
 
 def prepare_scenario(scenario: Scenario, options: Options) -> Prepared:
@@ -96,7 +138,7 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
     return Options(
         words["policy"],
         words["seed"],
-        {t.metric: t.limit_s for t in scenario.slo},
+        {t.metric: t.limit_s for t in scenario.slo if t.metric != "itl_s"},
         Router(scenario.skew),
         scenario.usd_per_hour,
         words["generic"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.scenario.slo import Target, Verdict, judge
-from steelyard.simulation.metrics import ends, first_token_interval
+from steelyard.simulation.metrics import describe_histogram, ends, first_token_interval
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import PoolOutcome, Simulation
@@ -38,8 +39,23 @@ def ends_of(simulation: Simulation, asked: bool | None = None) -> Ends | None:
 def verdicts(simulation: Simulation, targets: Sequence[Target]) -> list[Verdict]:
     """Each SLO beside what the completed requests saw."""
     records, done = simulation.records, np.asarray(simulation.records.completed)
-    values = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in ("ttft_s", "tpot_s", "e2e_s")}
-    return judge(targets, values)
+    asked = {t.metric for t in targets} - {"itl_s"}
+    values = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in asked}
+    return [
+        Verdict(t, gap_at(simulation, t.percentile)) if t.metric == "itl_s" else judge([t], values)[0] for t in targets
+    ]
+
+
+def gap_at(simulation: Simulation, percentile: float) -> float:
+    """A percentile of the times between tokens of all requests together, NaN = their mean, s; NaN where there are none.
+
+    Inside a bin of the histogram as if spread evenly.
+    """
+    found = describe_histogram(
+        simulation.itl_edges_s, simulation.itl_counts, simulation.totals["itl_sum_s"], (percentile,)
+    )
+    value = found["mean" if math.isnan(percentile) else f"p{percentile:g}"]
+    return math.nan if value is None else value
 
 
 def judged(

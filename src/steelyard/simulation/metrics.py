@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,16 @@ from steelyard.cost.interval import FIRST_TOKEN_SPREAD, interval80, widened
 if TYPE_CHECKING:
     from steelyard.simulation.result import Records, Simulation
 
-__all__ = ["PERCENTILES", "describe", "describe_histogram", "ends", "goodput", "intervals", "series", "summary"]
+__all__ = [
+    "PERCENTILES",
+    "describe",
+    "describe_histogram",
+    "ends",
+    "goodput",
+    "intervals",
+    "series",
+    "summary",
+]
 
 Floats = NDArray[np.float64]
 
@@ -30,14 +40,16 @@ def describe(values: Any) -> dict[str, float | None]:
     return {"mean": float(array.mean()), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
 
 
-def describe_histogram(edges: Floats, counts: Any, total: float) -> dict[str, float | None]:
+def describe_histogram(
+    edges: Floats, counts: Any, total: float, percentiles: Sequence[float] = PERCENTILES
+) -> dict[str, float | None]:
     """Mean (exact, from ``total``) and percentiles (inside a bin, linear) of a histogram."""
     sums = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.float64))])
     if sums[-1] == 0:
-        return {"mean": None, **{f"p{p}": None for p in PERCENTILES}}
-    cuts = np.interp(np.array(PERCENTILES) / 100 * sums[-1], sums, edges)
+        return {"mean": None, **{f"p{p:g}": None for p in percentiles}}
+    cuts = np.interp(np.array(percentiles) / 100 * sums[-1], sums, edges)
     cuts[cuts <= edges[1]] = 0.0  # the first bin holds what is shorter than the clock: tokens that came together
-    return {"mean": float(total / sums[-1]), **{f"p{p}": float(c) for p, c in zip(PERCENTILES, cuts, strict=True)}}
+    return {"mean": float(total / sums[-1]), **{f"p{p:g}": float(c) for p, c in zip(percentiles, cuts, strict=True)}}
 
 
 def goodput(records: Records, slo: dict[str, float] | Any) -> NDArray[np.bool_]:
@@ -94,6 +106,42 @@ def _extras(simulation: Simulation, span: float) -> dict[str, Any]:
         times = group_times(width, records.arrived_at, records.ttft_s, records.e2e_s)
         found["groups"] = {"branches": width} | {name: describe(value) for name, value in times.items()}
     return found
+
+
+def _workflow_times(simulation: Simulation) -> tuple[Floats, NDArray[Any]]:
+    """``[workflows]`` s from the beginning of each to the last token of its last call, and ``[n]`` which one it is of.
+
+    NaN where a call was not answered.
+    """
+    records, trace = simulation.records, simulation.trace
+    assert trace.session is not None
+    _, which = np.unique(trace.session, return_inverse=True)
+    ended = np.full(int(which.max()) + 1, -np.inf)
+    begun = np.full(len(ended), np.inf)
+    np.maximum.at(ended, which, records.finished_at)  # a NaN stays
+    np.minimum.at(begun, which, trace.arrived_at)
+    return ended - begun, which
+
+
+def _workflows(simulation: Simulation) -> dict[str, Any]:
+    """What each workflow took: time, tokens, rent and energy of those that were completed; {} without workflows."""
+    if simulation.trace.sessions_are != "workflow":
+        return {}
+    records, (times, which) = simulation.records, _workflow_times(simulation)
+    whole, done = int(np.sum(np.isfinite(times))), np.isfinite(times)[which]
+    each, usd = max(whole, 1), simulation.usd
+    tokens = {"input": records.isl[done], "output": records.osl[done], "cached": records.cached_tokens[done]}
+    found = {
+        "count": len(times),
+        "completed": whole,
+        "calls_each": len(records) / len(times),
+        "completion_s": describe(times),
+        "per_s": whole / max(simulation.makespan_s, 1e-30),
+        **{f"{name}_tokens_each": float(np.sum(n, dtype=np.float64)) / each for name, n in tokens.items()},
+        "usd_each": usd / whole if usd is not None and whole else None,
+        "energy_j_each": simulation.energy_j / whole if whole else None,
+    }
+    return {"workflows": found}
 
 
 def summary(simulation: Simulation) -> dict[str, Any]:
@@ -153,8 +201,11 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         "usd": usd,
         "usd_per_million_output_tokens": usd / answered * 1e6 if usd is not None and answered else None,
         **_extras(simulation, span),
+        **_workflows(simulation),
         **({} if simulation.encode_s is None else {"encode_s": describe(simulation.encode_s[done])}),
         "slo": dict(simulation.slo),
+        **({} if simulation.capacity is None else {"capacity_rps": simulation.capacity.rps}),
+        **({} if simulation.capacity is None else {"capacity": simulation.capacity.to_dict()}),
         "simulation": {
             "iterations": int(totals["iterations"]),
             "wall_s": simulation.wall_s,
@@ -192,7 +243,8 @@ def intervals(
         played: its :func:`ends`, when they are known already.
 
     Returns:
-        ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s`` and ``throughput`` -> figure -> ``(low, high)``.
+        ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s`` and ``throughput`` -> figure -> ``(low, high)``; of
+        workflows ``workflows``, the time to complete one.
 
     Raises:
         ValueError: the simulation cannot be replayed (it was read from a file).
@@ -202,6 +254,10 @@ def intervals(
     for metric in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s", "throughput"):
         pairs = {name: [run[metric][name] for run in runs] for name in runs[0][metric]}
         found[metric] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
+    if "workflows" in runs[0]:
+        times = [run["workflows"]["completion_s"] for run in runs]
+        pairs = {name: [t[name] for t in times] for name in times[0]}
+        found["workflows"] = {k: (min(v), max(v)) for k, v in pairs.items() if None not in v}
     for name, (low, high) in found["ttft_s"].items():
         if low > 0.0:
             value, surer = runs[2]["ttft_s"][name], simulation.config.moved.first_spread

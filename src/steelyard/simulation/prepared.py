@@ -40,7 +40,7 @@ from steelyard.workload.reading import Seen
 __all__ = ["Options", "Prepared", "Served", "checked", "prepare", "too_long"]
 
 #: Times that may have an SLO.
-_SLO = ("ttft_s", "tpot_s", "e2e_s")
+_SLO = ("ttft_s", "tpot_s", "max_itl_s", "e2e_s")
 #: Decoding requests at which the speeds of unlike pools are compared.
 TYPICAL_BATCH = 32
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steelyard.deployment.deployment import Deployment
     from steelyard.provenance import Ledger
     from steelyard.scenario.scenario import Scenario
+    from steelyard.simulation.capacity import Capacity
     from steelyard.simulation.prepared import Options
     from steelyard.techniques._base import Technique
     from steelyard.traffic.trace import Trace
@@ -62,6 +63,8 @@ class Records:
     tpot_s: Floats
     """``(last token - first token) / (osl - 1)``; NaN for answers of one token."""
     e2e_s: Floats
+    max_itl_s: Floats
+    """Longest time between two tokens of the answer; NaN for answers of one token."""
     preemptions: NDArray[Any]
     cached_tokens: NDArray[Any]
     """Prompt tokens found in the prefix cache when it was first admitted."""
@@ -237,7 +240,7 @@ class Simulation(Result):
     """Wall time of the kernel (build of the step table and compilation apart)."""
     build_s: float
     slo: Mapping[str, float] = field(default_factory=dict)
-    """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``e2e_s``; all that are given must hold."""
+    """Limits that goodput counts: ``ttft_s``, ``tpot_s``, ``max_itl_s``, ``e2e_s``; all that are given must hold."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What is needed to run it again."""
     ledger: Ledger | None = None
@@ -253,6 +256,8 @@ class Simulation(Result):
     """What each pool of it did."""
     techniques: tuple[Technique, ...] = ()
     """What was put on it."""
+    capacity: Capacity | None = None
+    """The largest rate that holds the SLOs, where it was asked for: the run is at that rate."""
     encode_s: Floats | None = None
     """``[n]`` s that the images and sounds of each request took; None: they show none."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,18 @@ _STOPS = {
     1: "simulated time limit reached",
     2: "step limit reached: the load grows faster than it is served",
     3: "replicas fail faster than requests are served",
+    4: "given up: more requests missed a limit than may",
 }
 STEPS, FAILING = 2, 3
 
 
-def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None = None) -> Simulation:
+def run(
+    prepared: Prepared,
+    started: float,
+    factor: float = 1.0,
+    log: int | None = None,
+    promises: Mapping[str, tuple[float, int]] = MappingProxyType({}),
+) -> Simulation:
     """Play a prepared question and make the records.
 
     Args:
@@ -42,6 +50,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         started: when its preparation began, ``time.perf_counter()``.
         factor: every step so many times as long.
         log: steps to keep, instead of what the options say.
+        promises: a limit (s) by metric and how many requests may miss it; the run ends when more do.
     """
     options, trace, served = prepared.options, prepared.trace, prepared.served
     engine = prepared.first.scenario.engine
@@ -57,6 +66,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         stop_after_s=options.stop_after_s,
         stop_after_iterations=options.stop_after_iterations,
         log=kept,
+        promises=promises,
         read=read,
     )
     built = time.perf_counter() - started
@@ -75,7 +85,7 @@ def run(prepared: Prepared, started: float, factor: float = 1.0, log: int | None
         read=read,
         methods=_methods(prepared),
         assigned=options.assigned,
-        watch=options.watch if factor == 1.0 else None,
+        watch=options.watch if factor == 1.0 and not promises else None,
     )
     ledger = ledger_of(prepared)
     rented = _rented(played)
@@ -218,6 +228,7 @@ def _records(played: Played, trace: Trace, request_s: float) -> Records:
         ttft_s=first - arrived,
         tpot_s=tpot,
         e2e_s=last - arrived,
+        max_itl_s=np.where(done & (trace.osl > 1), q["gap_s"], nan),
         preemptions=q["preemptions"].copy(),
         cached_tokens=q["cached"].copy(),
         replica=q["replica"].copy(),

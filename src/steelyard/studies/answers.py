@@ -179,19 +179,17 @@ def _arguments(folder: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    from steelyard.scenario.slo import METRICS, judge
     from steelyard.simulation.api import read_simulation, run_scenario
+    from steelyard.simulation.limits import verdicts as judged
 
     scenario = read_simulation(arguments)
     found = run_scenario(scenario)
     document = found.summary()
-    records, done = found.records, np.asarray(found.records.completed)
-    seen = {m: np.asarray(getattr(records, m), dtype=np.float64)[done] for m in METRICS}
-    verdicts = judge(scenario.slo, seen)
+    verdicts = judged(found, scenario.slo)
     row: dict[str, Any] = {"devices": found.devices, "promises_met": all(v.met for v in verdicts) if verdicts else None}
     for figure in figures_of("simulate"):
         if figure.columns:
-            value = reduce(lambda part, name: part[name], figure.path.split("."), document)
+            value: Any = reduce(lambda part, name: part.get(name), figure.path.split("."), document)  # type: ignore[arg-type, return-value]
             values = [value[cut] for cut in STATISTICS] if figure.type == "statistics" else [value]
             row |= dict(zip(figure.columns, values, strict=True))
     more = {

@@ -53,7 +53,7 @@ SIZES = GROUPS["batch"]
 #: Fields that decide model, machine, plan and engine.
 SHARED = (*(n for n in fields_of("estimate") if n not in SIZES), "replicas")
 #: Fields that make no traffic: two points that differ in these only see the same arrivals.
-_NO_TRAFFIC = (*SHARED, "policy", "router", "ttft", "tpot", "e2e", "stop_after_s", "seed", "objective", "max_gpus")
+_NO_TRAFFIC = (*SHARED, *GROUPS["slo"], "policy", "router", "stop_after_s", "seed", "objective", "max_gpus")
 
 
 @dataclass(frozen=True, slots=True)

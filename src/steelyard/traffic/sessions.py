@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.documents import read_document
-from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.traffic.arrivals import MAX_REQUESTS, check_blocks
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.trace import LENGTHS, Floats, Integers, Trace
@@ -85,6 +85,7 @@ def conversations(
         after=np.flatnonzero(later) - 1,
         after_offsets=np.concatenate([[0], np.cumsum(later)]),
         delay_s=delay,
+        sessions_are="conversation",
         name=f"{len(starts):,} conversations",
     )
 
@@ -123,7 +124,8 @@ class Call:
         after: calls that must be answered before.
         count: how many of it run at once.
         delay_s: time between its predecessors' answers and the call (a tool, a person), s.
-        carry: its prompt also holds the answers of its predecessors.
+        carry: what its prompt also holds of its predecessors: ``answers``, ``all`` (their whole prompts before these,
+            as a conversation or an agent's scratchpad goes on), or empty.
     """
 
     name: str
@@ -132,9 +134,12 @@ class Call:
     after: tuple[str, ...] = ()
     count: int = 1
     delay_s: float = 0.0
-    carry: bool = False
+    carry: str = ""
 
 
+#: What a prompt may hold of its predecessors; ``true`` is the first.
+CARRIES = ("answers", "all")
+_CARRY = {True: "answers", False: ""}
 _FIELDS = ("name", *LENGTHS, "after", "count", "delay", "carry")
 
 
@@ -189,8 +194,10 @@ def _call(raw: Mapping[str, Any], known: Sequence[str], where: str) -> Call:
     count, carry = raw.get("count", 1), raw.get("carry", False)
     if type(count) is not int or not 1 <= count <= 100_000:
         problems.append(Problem(f"{where}.count", f"expected a whole number from 1 to 100,000, got {count!r}"))
-    if not isinstance(carry, bool):
-        problems.append(Problem(f"{where}.carry", f"expected true or false, got {carry!r}"))
+    if not isinstance(carry, bool) and carry not in CARRIES:
+        words = f"expected answers, all, true (answers) or false, got {show(carry)}"
+        problems.append(Problem(f"{where}.carry", words))
+        carry = False
     lengths: dict[str, Lengths] = {}
     for key in LENGTHS:
         if key not in raw:
@@ -209,7 +216,7 @@ def _call(raw: Mapping[str, Any], known: Sequence[str], where: str) -> Call:
         problems += error.problems
     raise_all(problems)
     prompt, output = (lengths[key] for key in LENGTHS)
-    return Call(str(name), prompt, output, tuple(dict.fromkeys(after)), int(count), delay, bool(carry))
+    return Call(str(name), prompt, output, tuple(dict.fromkeys(after)), int(count), delay, _CARRY.get(carry, carry))
 
 
 def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, name: str = "workflow") -> Trace:
@@ -232,6 +239,7 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
         raise InputError(f"{width * copies:,} requests; at most {MAX_REQUESTS:,}", field="workflow")
     isl, osl = np.empty((copies, width), dtype=np.int64), np.empty((copies, width), dtype=np.int64)
     delay = np.empty(width)
+    goes_on = np.full(width, -1)
     where: dict[str, range] = {}
     parents: list[list[int]] = []
     at = 0
@@ -243,12 +251,16 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
         osl[:, at : own.stop] = call.output.draw(copies * call.count, rng).reshape(shape)
         if call.carry and before:
             isl[:, at : own.stop] += osl[:, before].sum(axis=1, keepdims=True)
+            if call.carry == "all":
+                isl[:, at : own.stop] += isl[:, before].sum(axis=1, keepdims=True)
+                goes_on[at : own.stop] = before[0]
         delay[at : own.stop] = call.delay_s
         parents += [before] * call.count
         at = own.stop
     flat = np.array([i for before in parents for i in before], dtype=np.int64)
     sizes = np.array([len(before) for before in parents])
     after = (np.arange(copies)[:, None] * width + flat[None, :]).reshape(-1)
+    shared = _scratchpad_hashes(isl, osl, goes_on) if np.any(goes_on >= 0) else {}
     return Trace(
         np.repeat(starts, width),
         isl.reshape(-1),
@@ -257,5 +269,37 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
         after=after,
         after_offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, copies))]),
         delay_s=np.tile(delay, copies),
+        sessions_are="workflow",
+        **shared,
         name=name,
     )
+
+
+def _scratchpad_hashes(isl: Integers, osl: Integers, goes_on: Integers) -> dict[str, Any]:
+    """Hashes of prompts that begin with the prompt and the answer of an earlier call, its first predecessor.
+
+    Args:
+        isl, osl: ``[copies, calls]`` tokens.
+        goes_on: ``[calls]`` the call whose text each begins with, -1 = none.
+    """
+    copies, width = isl.shape
+    full = isl // BLOCK_TOKENS
+    check_blocks(float(full.sum(dtype=np.float64)), "workflow")
+    offsets = np.concatenate([[0], np.cumsum(full.reshape(-1))]).astype(np.int64)
+    request = np.repeat(np.arange(copies * width), full.reshape(-1))
+    index = np.arange(offsets[-1]) - offsets[:-1][request]
+    # whose text a block is: of the request itself, or back along the calls it goes on from
+    text, owner = (isl + osl).reshape(-1) // BLOCK_TOKENS, request.copy()
+    for _ in range(width):
+        before = goes_on[owner % width]
+        earlier = owner - owner % width + before
+        shared = (before >= 0) & (index < text[np.maximum(earlier, 0)])
+        if not shared.any():
+            break
+        owner = np.where(shared, earlier, owner)
+    most = int(full.max(initial=0)) + 1
+    return {
+        "prefix_hashes": owner * most + index,
+        "prefix_offsets": offsets,
+        "prefix_block_tokens": BLOCK_TOKENS,
+    }

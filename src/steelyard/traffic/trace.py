@@ -57,6 +57,7 @@ class Trace:
         concurrency: requests in flight of a closed loop, 0 = open loop.
         branches: so many rows after each other answer one prompt; the later ones wait (``after``) for the first token
             of the first, not for its end.
+        sessions_are: what a session is: ``conversation``, ``workflow``, or empty where requests stand alone.
         name: what to call it in reports.
         rejected: problems of rows that were dropped, one line each.
         notes: what was changed or assumed on the way in.
@@ -82,6 +83,7 @@ class Trace:
     shown: Floats | None = None
     concurrency: int = 0
     branches: int = 1
+    sessions_are: str = ""
     name: str = "trace"
     rejected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -110,6 +112,13 @@ class Trace:
         """Mean arrival rate ``(n - 1) / duration``; inf when all arrive at once."""
         duration = self.duration_s
         return (len(self) - 1) / duration if duration > 0 else float("inf")
+
+    @property
+    def sessions_per_s(self) -> float:
+        """Mean rate at which conversations or workflows begin; of requests where these stand alone."""
+        if not self.sessions_are or self.session is None or self.duration_s <= 0:
+            return self.rate_per_s
+        return (len(np.unique(self.session)) - 1) / self.duration_s
 
     @property
     def closed(self) -> bool:

@@ -149,8 +149,9 @@ LINK = np.dtype(_fields("f8", "latency_s", "fixed_s", "token_s", "fixed_bytes", 
 #: ``right_child``. ``last_at``: its newest token, before it when it came. ``remaining``: tokens still to generate,
 #: when it is not running. ``held``: prefix units it shares now. ``origin``: the replica that keeps its cache while it
 #: is elsewhere, in ``kept`` blocks. ``answered_by``: the replica that wrote the output, when not ``replica``.
+#: ``gap_s``: the longest time between two of its tokens.
 REQUEST = np.dtype(
-    _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at")
+    _fields("f8", "arrived_at", "key", "scheduled_at", "first_at", "last_at", "gap_s")
     + _fields("i4", "isl", "osl", "remaining", "preemptions", "cached", "seq", "left_child", "right_child", "held")
     + _fields("i4", "kept")
     + _fields("i2", "replica", "status", "origin", "answered_by")

@@ -265,6 +265,13 @@ def spoken(state: State, worker: int) -> int:
     return int(some)
 
 
+@njit_inline
+def note_gap(state: State, i: int, gap_s: float) -> None:
+    """Keep the longest time between two tokens of a request."""
+    if gap_s > state.requests[i].gap_s:
+        state.requests[i].gap_s = gap_s
+
+
 @njit_inner
 def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limit: float) -> float:
     """Play steps in which nothing but decoding can happen, one after another; when the last of them ended.
@@ -295,7 +302,7 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
             n += block
     k = place.pool
     tokens = float(padded(cfg, count, prompts) if cfg.pad > 0 else count)
-    done = 0
+    done, longest = 0, 0.0
     while done < steps:
         need = growth[done]
         if need > place.free + place.evictable * cfg.unit_blocks:
@@ -316,6 +323,7 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
             for j in range(count):
                 gap = out - slots[worker, j].token_at
                 gaps += gap
+                note_gap(state, wide(slots[worker, j].request), gap)
                 if slots[worker, j].token_at == own.last_end:
                     same += 1
                 else:
@@ -324,6 +332,7 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
                 state.itl[gap_bin(out - own.last_end)] += same
         else:
             gaps = count * (out - own.last_end)
+            longest = max(longest, out - own.last_end)
             state.itl[gap_bin(out - own.last_end)] += count
         state.totals[k].itl_sum_s += gaps
         if cfg.admission == ESTIMATE:
@@ -339,6 +348,7 @@ def run_decodes(state: State, tech: Any, cfg: Any, worker: int, now: float, limi
             slot.computed += done
             slot.left -= done
             slot.token_at = own.last_end
+            note_gap(state, wide(slot.request), longest)
             slot.blocks = max(slot.blocks, blocks_of(cfg, wide(slot.computed)))
     return now
 
@@ -397,6 +407,7 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
                 else:
                     gap = out - slot.token_at
                     gaps += gap
+                    note_gap(state, i, gap)
                     if slot.token_at == previous:
                         same += 1
                     else:
