@@ -275,21 +275,21 @@ def workflows(starts: Floats, calls: Sequence[Call], rng: np.random.Generator, n
     )
 
 
-def _scratchpad_hashes(isl: Integers, osl: Integers, goes_on: Integers) -> dict[str, Any]:
+def _scratchpad_hashes(prompts: Integers, answers: Integers, goes_on: Integers) -> dict[str, Any]:
     """Hashes of prompts that begin with the prompt and the answer of an earlier call, its first predecessor.
 
     Args:
-        isl, osl: ``[copies, calls]`` tokens.
+        prompts, answers: ``[copies, calls]`` tokens.
         goes_on: ``[calls]`` the call whose text each begins with, -1 = none.
     """
-    copies, width = isl.shape
-    full = isl // BLOCK_TOKENS
+    copies, width = prompts.shape
+    full = prompts // BLOCK_TOKENS
     check_blocks(float(full.sum(dtype=np.float64)), "workflow")
     offsets = np.concatenate([[0], np.cumsum(full.reshape(-1))]).astype(np.int64)
     request = np.repeat(np.arange(copies * width), full.reshape(-1))
     index = np.arange(offsets[-1]) - offsets[:-1][request]
     # whose text a block is: of the request itself, or back along the calls it goes on from
-    text, owner = (isl + osl).reshape(-1) // BLOCK_TOKENS, request.copy()
+    text, owner = (prompts + answers).reshape(-1) // BLOCK_TOKENS, request.copy()
     for _ in range(width):
         before = goes_on[owner % width]
         earlier = owner - owner % width + before
