@@ -43,6 +43,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "medusa": ("medusa:heads=3",),
     "moe-block": ("moe-block:zero=0.3", "moe-block:width=512", "moe-block:chain=2,top_k=4"),
     "moe-overlap": ("moe-overlap:degree=8,fused", "moe-overlap:degree=2,batches"),
+    "mixed-kv": ("mixed-kv:2,high=4,salient=0.6,probes=0.1", "mixed-kv:4"),
     "mtp": ("mtp:k=1",),
     "nanoflow": ("nanoflow",),
     "ngram": ("ngram:k=2,accept=0.5",),

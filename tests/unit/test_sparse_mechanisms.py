@@ -114,3 +114,19 @@ def test_the_weights_stay_and_verification_reads_the_budget() -> None:
         (op,) = (op for op in graph if op.name == "layer0.scores")
         seen[new] = float(np.max(np.asarray(op.size("l"))))
     assert seen == {1: 1000, 5: 1000, 1000: 10_000}
+
+
+def test_a_cache_in_mixed_bits_takes_the_mean_and_its_scales() -> None:
+    plain, four = ask(), ask("mixed-kv:4,group=64,scale_bits=16")
+    mixed = ask("mixed-kv:2,high=4,salient=0.6,group=1024,scale_bits=0,probes=0.1")
+    assert four.memory.kv_cache == pytest.approx(4.25 / 16 * plain.memory.kv_cache, rel=1e-3)
+    assert mixed.memory.kv_cache == pytest.approx(3.2 / 16 * plain.memory.kv_cache, rel=1e-3)
+    assert mixed.tpot_s < four.tpot_s < plain.tpot_s
+    unprobed, every = (ask(f"mixed-kv:2,high=4,salient=0.6,scale_bits=0,probes={p}") for p in (0, 1))
+    assert unprobed.ttft_s < mixed.ttft_s < every.ttft_s
+    assert ask("fp8-kv").tpot_s > four.tpot_s
+    with pytest.raises(InputError, match="both set kv"):
+        ask("mixed-kv:4", "fp8-kv")
+    with pytest.raises(InputError, match="has no int4 KV cache"):
+        ask(kv="int4")
+    assert ask(kv="int4@4.25").memory.kv_cache == pytest.approx(four.memory.kv_cache)

@@ -185,7 +185,7 @@ def check_engine(
     Args:
         engine, machine: what was asked for.
         weights: the format of the weights, of the model's files or asked for.
-        kv: the format of the cache asked for; empty: as published.
+        kv: the format of the cache asked for; empty: as published. With a stated width it is taken as it is.
         files: the engine whose form the weights have, when they are those of the files.
         encoder, method: as of :func:`engine_for`; no method where the weights are not as published.
         named: whether the user asked for the engine: the usual one may have files of others converted.
@@ -211,6 +211,8 @@ def check_engine(
     if lacking := _lacking(engine, machine, weights, encoder, method):
         others = _others(machine, weights, encoder, method)
         raise InputError(f"{engine.dated} {lacking}; {others}", field="engine")
+    if "@" in kv:
+        return  # so many bits are stated: a kernel of one's own
     if kv and engine.kv_formats and find_format(kv).bits < 16 and not _among(kv, engine.kv_formats):
         text = f"{engine.title} has no {find_format(kv).name} KV cache; it has 16 bits, {', '.join(engine.kv_formats)}"
         raise InputError(text, field="kv")

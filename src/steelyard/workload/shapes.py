@@ -79,6 +79,8 @@ class Sparse:
     """At most so many; 0 = no limit."""
     probes: float = 0.0
     """Queries of a prompt that are scored against all its keys first, to choose."""
+    probe_share: float = 0.0
+    """A share of the queries beside them."""
     search: float = 0.0
     """Keys scored per query and halving of the context, to choose."""
 

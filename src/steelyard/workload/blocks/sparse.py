@@ -78,8 +78,8 @@ def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int,
     sizes: dict[str, Size] = {"b": step.batch, "g": kv_heads, "s": step.new, "c": width}
     if s.index:
         yield from _scores(f"{prefix}.choose", sizes, (1 - s.streaming) * s.index * context, new, asked / s.every)
-    if s.probes or s.search:
-        pairs = np.minimum(s.probes, new) * context + s.search * new * np.log2(np.maximum(context, 2.0))
+    if s.probes or s.probe_share or s.search:
+        pairs = np.minimum(s.probes + s.probe_share * new, new) * context + s.search * new * np.log2(np.maximum(context, 2.0))
         queries = {**sizes, "q": a.heads // max(a.kv_heads, 1), "c": a.head_dim}
         yield from _scores(f"{prefix}.probe", queries, pairs / new, new, prompted)
     if s.fetched:
