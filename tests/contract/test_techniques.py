@@ -38,6 +38,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "int4-weights": ("int4-weights",),
     "kv-budget": ("kv-budget:0.3,rest=kept,index=0.05", "kv-budget:tokens=256"),
     "kv-tiers": ("kv-tiers:cpu:20GB,ssd:1TB,swap", "kv-tiers:pool:1TB@25GB/s/4"),
+    "layer-skip": ("layer-skip:0.3,cache=absent,gate=2", "layer-skip:feed_forward=0.3,attention=0,union"),
     "llumnix": ("llumnix",),
     "lora": ("lora:20,zipf=1,rank=16,max_loras=4,base=0.1",),
     "medusa": ("medusa:heads=3",),
@@ -122,6 +123,7 @@ APART: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (GUESSING, GUESSING, "a scenario has one technique of speculation"),
     (("sarathi-serve",), ("past-future",), "a scenario has one technique of scheduler"),
     (("nanoflow",), ("tokenweave",), "a scenario has one technique of overlap"),
+    (("fp8-kv",), ("mixed-kv",), "both set kv"),
     (("early-exit",), GUESSING, "verification needs all layers"),
     (("attention-ffn",), (*STEPPING, *DYNAMIC), "attention and feed-forward apart are simulated without it"),
     (("semi-pd",), DYNAMIC, "shares of a device are simulated without failures, autoscaling or migration"),
@@ -146,6 +148,11 @@ def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one:
         beside = parse(TEXTS[other][0])
         told = check_together([technique, beside])
         assert bool(told) == bool(check_together([beside, technique]))
+        reasons = [
+            {p.message.partition(": ")[2] for p in check_together(pair)}
+            for pair in ((technique, beside), (beside, technique))
+        ]
+        assert reasons[0] == reasons[1] or one == other
         if told or other not in PASSES or other <= one:
             continue
         words = {**BATCH, **STATIC.get(one, {}), **STATIC.get(other, {})}

@@ -106,7 +106,12 @@ def _dispatch(name: str, op: Op, plan: Plan) -> Kernel:
 
 def _collective(name: str, operation: str, message: Any, devices: int, op: Op, stage: str) -> Kernel:
     features = {"operation": operation, "message_bytes": message, "devices": devices}
-    return Kernel(name, "collective", op.count, (), features, 0.0, {}, block=op.block, stage=stage)
+    return Kernel(name, "collective", _copies(op), (), features, 0.0, {}, block=op.block, stage=stage)
+
+
+def _copies(op: Op) -> Any:
+    """How often an op runs in a step: its copies, those that no token needs on average left out."""
+    return op.count * op.facts["runs"] if "runs" in op.facts else op.count
 
 
 def own_formats(graph: Graph, plan: Plan) -> Mapping[str, str]:
@@ -200,7 +205,7 @@ def _kernel(
     return Kernel(
         name=ops[0].fuse or ops[0].name if len(ops) > 1 else ops[0].name,
         kind=kind.name,
-        count=ops[0].count,
+        count=_copies(ops[0]),
         ops=tuple(ops),
         features={
             **kind.features(structure, plan),

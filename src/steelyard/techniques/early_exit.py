@@ -3,19 +3,23 @@
 Ramps cut the layers into equal sections; at each a token that is still there leaves with probability ``p``. A batch
 runs on as long as any of its members is in the model, so early exit alone saves little in one; with rebatching (DREX,
 arXiv:2512.15705) a section runs for those that are left. Prompts go through all layers. What leaving costs in quality
-is not predicted; keys and values of skipped layers are taken to be filled in for free.
+is not predicted; keys and values of skipped layers are taken to be filled in for free. ``simulate`` prices it step by
+step; elsewhere the layers of section ``j`` are skipped by ``1 - (1 - p)^j`` of the tokens of an answer, ramps for free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-from steelyard.errors import InputError, suggest
+from steelyard.errors import InputError, Problem, suggest
 from steelyard.simulation.kernel.methods import MOST_RAMPS
 from steelyard.techniques._base import Citation, PoolFit, Technique
+from steelyard.techniques.sparsity import with_layers
 from steelyard.units import Quantity
+from steelyard.workload.shapes import Layer, Shapes, Skip
 
 __all__ = ["EarlyExit"]
 
@@ -28,7 +32,7 @@ class EarlyExit(Technique):
     layer: ClassVar[str] = "decoding"
     paper: ClassVar[Citation] = Citation("Confident adaptive language modeling", "arXiv:2207.07061")
     effect: ClassVar[str] = "output tokens run through part of the layers"
-    serving: ClassVar[bool] = True
+    slot: ClassVar[str] = "depth"
     in_steps: ClassVar[bool] = True
     keys: ClassVar[Mapping[str, str]] = {"p": "exit_frac"}
 
@@ -54,6 +58,28 @@ class EarlyExit(Technique):
     def conflict(self, other: Technique) -> str:
         """Verification needs all layers."""
         return "verification needs all layers" if other.slot == "speculation" else ""
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """No layers to leave."""
+        model = scenario.transformer
+        return [] if isinstance(model, Shapes) else [Problem(self.name, f"{model.name} is no stack of layers")]
+
+    def scenario(self, scenario: Any) -> Any:
+        """A static batch: the layers of each section with those that left before."""
+        if scenario.verb == "simulate":
+            return scenario
+        note = f"early exit: a token of an answer runs through {self.depth_frac:.0%} of the layers"
+        layers = (part for layer in scenario.transformer.layers for part in self._sections(layer))
+        return with_layers(scenario, tuple(layers), note)
+
+    def _sections(self, layer: Layer) -> Iterator[Layer]:
+        """A kind of layers by section."""
+        ends = [round(layer.count * (j + 1) / (self.ramps + 1)) for j in range(self.ramps + 1)]
+        for j, (start, end) in enumerate(itertools.pairwise((0, *ends))):
+            left = 1.0 - (1.0 - self.exit_frac) ** j
+            if end > start:
+                skip = Skip(left, left, not self.rebatch, answers=True) if left else None
+                yield replace(layer, count=end - start, skip=skip)
 
     def fit(self, pool: PoolFit) -> None:
         """Ramps of the model."""

@@ -37,14 +37,15 @@ class MixedKv(Technique):
     )
     effect: ClassVar[str] = "the cache in few bits, part of it in more: more requests at once, shorter decode steps"
     first: ClassVar[str] = "low"
-    refuses: ClassVar[tuple[str, ...]] = ("kv",)
 
     low: Annotated[float, Quantity("1", "bits of most elements", ge=0.5, le=16)] = 4.0
     high: Annotated[float, Quantity("1", "bits of the salient tokens", ge=0.5, le=16)] = 8.0
     salient: Annotated[float, Quantity("1", "share of the tokens that are salient", ge=0, le=1)] = 0.0
     group: Annotated[int, Quantity("1", "elements that share one set of scales", ge=1, le=1e9)] = 128
     scale_bits: Annotated[float, Quantity("1", "bits of scales and zero points of a group", ge=0, le=1024)] = 32.0
-    probes: Annotated[float, Quantity("1", "share of a prompt's queries scored to find salient tokens", ge=0, le=1)] = 0.0
+    probes: Annotated[float, Quantity("1", "share of a prompt's queries scored to find salient tokens", ge=0, le=1)] = (
+        0.0
+    )
 
     @property
     def bits(self) -> float:

@@ -38,7 +38,7 @@ def kept_by_layers(model: Workload, shards: int = 1) -> tuple[Kept, ...]:
     found: dict[tuple[float, int, float], int] = {}
     for layer in model.layers:
         a = layer.attention
-        if a is not None and (a.joint_kv or a.sparse):
+        if a is not None and (a.joint_kv or a.sparse or (layer.skip and layer.skip.absent)):
             return ()
         if a is not None and a.causal and not a.shared_kv:
             key = (float(a.kv_elements_on(shards)), a.window or a.chunk, 0.0)

@@ -22,6 +22,7 @@ __all__ = [
     "LayerInputs",
     "Mixer",
     "Shapes",
+    "Skip",
     "Source",
     "Sparse",
     "Streams",
@@ -244,6 +245,21 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
+class Skip:
+    """Tokens that skip the blocks of a layer, put on it by techniques; formulas in :mod:`.blocks.skipped`."""
+
+    attention: float = 0.0
+    """Share of the tokens that skip attention."""
+    feed_forward: float = 0.0
+    union: bool = False
+    """A block runs for all tokens of a step while any of them needs it; else for those alone."""
+    absent: bool = False
+    """A token that skips attention leaves no keys and values there."""
+    answers: bool = False
+    """Only tokens of answers skip."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """``count`` equal layers."""
 
@@ -262,6 +278,8 @@ class Layer:
     """The weights are those of an earlier equal layer: computed again, stored once."""
     beside: tuple[Beside, ...] = ()
     """Small products beside the blocks."""
+    skip: Skip | None = None
+    """A technique has tokens skip its blocks."""
 
     @property
     def state(self) -> tuple[tuple[int, int], ...]:

@@ -27,6 +27,7 @@ from steelyard.workload.blocks.cross import cross_ops, decoder_step, image_keys,
 from steelyard.workload.blocks.embedding import embedding_ops, head_ops, outer_norm, table_op
 from steelyard.workload.blocks.feed_forward import expert_ops, mlp_ops
 from steelyard.workload.blocks.norm import norm_op
+from steelyard.workload.blocks.skipped import often, some
 from steelyard.workload.blocks.sparse import held
 from steelyard.workload.blocks.streams import side_ops, stream_ends, stream_starts
 from steelyard.workload.graph import Graph
@@ -40,6 +41,7 @@ from steelyard.workload.shapes import (
     LayerInputs,
     Mixer,
     Shapes,
+    Skip,
     Source,
     Sparse,
     Streams,
@@ -54,6 +56,7 @@ __all__ = [
     "Layer",
     "LayerInputs",
     "Mixer",
+    "Skip",
     "Source",
     "Sparse",
     "Step",
@@ -105,7 +108,8 @@ class Transformer(Shapes):
                 width = a.head_dim
                 total = total + layer.count * (a.head_dim + a.index_dim) * entries
             tokens = held(a.sparse, context) if a.sparse else attended(context, a.window, a.chunk)
-            total = total + layer.count * width * tokens
+            written = 1.0 - layer.skip.attention if layer.skip and layer.skip.absent else 1.0
+            total = total + layer.count * width * tokens * written
         if self.source is not None and self.source.tokens:  # the encoder's keys and values stay
             cross = ((x.count, x.cross) for x in self.layers if x.cross is not None)
             total = total + self.source.tokens * sum(count * a.kv_elements_on(shards) for count, a in cross)
@@ -251,7 +255,19 @@ def _source_ops(model: Transformer, step: Step) -> Iterator[Op]:
 
 def layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
     """The ops of ``layer.count`` equal layers; names begin with ``prefix``."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+    if (skip := layer.skip) is None:
+        yield from _mixing(model, layer, step, prefix, absorb)
+        yield from _feeding(model, layer, step, prefix)
+        return
+    seen, runs = some(step, skip.attention, skip)
+    yield from often(_mixing(model, layer, seen, prefix, absorb), runs)
+    fed, runs = some(step, skip.feed_forward, skip)
+    yield from often(_feeding(model, layer, fed, prefix), runs)
+
+
+def _mixing(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) -> Iterator[Op]:
+    """What mixes the tokens of a layer: norm, attention, a state, what an encoder read."""
+    attention = layer.attention
     whole, step = step, decoder_step(model, step)
     if layer.norms >= 1:
         yield norm_op(model, layer, step, f"{prefix}.norm1", residual=True)
@@ -267,6 +283,11 @@ def layer_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool
     if layer.cross is not None:
         yield from cross_ops(model, layer, whole, prefix)
     yield from beside_ops(layer, step, prefix)
+
+
+def _feeding(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
+    """What works on each token of a layer alone: norms and the feed-forward."""
+    feed_forward, step = layer.feed_forward, decoder_step(model, step)
     if layer.norms >= 2:
         yield norm_op(model, layer, step, f"{prefix}.norm2", residual=True)
     for i in range(2, layer.norms):

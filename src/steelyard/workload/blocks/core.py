@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steelyard.workload.blocks.sparse import answers, kept, prompt_window, sparse_ops
+from steelyard.workload.blocks.skipped import answering
+from steelyard.workload.blocks.sparse import kept, prompt_window, sparse_ops
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention
 from steelyard.workload.step import Step
@@ -106,7 +107,7 @@ def _seen(a: Attention, step: Step) -> Seen:
 def _sparsely(a: Attention, step: Step) -> Seen:
     """What is seen of the tokens that a technique leaves: of an answer's as if there were no others."""
     assert a.sparse is not None
-    answer, new = answers(step), np.asarray(step.new, dtype=np.float64)
+    answer, new = answering(step), np.asarray(step.new, dtype=np.float64)
     left = np.minimum(np.maximum(kept(a.sparse, step.context), new), step.context)
     window = prompt_window(a.sparse, new, step.context)
     context = np.where(answer, left, step.context)

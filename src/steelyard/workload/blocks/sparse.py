@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steelyard.workload.blocks.skipped import answering
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Sparse
 from steelyard.workload.step import Step
 
-__all__ = ["ANSWER_TOKENS", "answers", "held", "kept", "prompt_window", "sparse_ops"]
-
-#: New tokens of a sequence up to which a step is one of its answer: guesses are verified together.
-ANSWER_TOKENS = 32
+__all__ = ["held", "kept", "prompt_window", "sparse_ops"]
 
 
 def kept(sparse: Sparse, context: Size) -> Array:
@@ -38,11 +35,6 @@ def held(sparse: Sparse, context: Size) -> Array:
     others = kept(sparse, length) - near if sparse.drops else (1 - sparse.streaming) * length
     beside = (1 - sparse.streaming) * sparse.index * length if sparse.indexes else 0.0
     return np.asarray(near + sparse.resident * others + beside)
-
-
-def answers(step: Step) -> NDArray[np.bool_]:
-    """Whether the new tokens are of an answer."""
-    return np.asarray((np.asarray(step.new) <= ANSWER_TOKENS) & (np.asarray(step.new) < np.asarray(step.context)))
 
 
 def prompt_window(sparse: Sparse, new: Size, context: Size) -> Array:
@@ -72,14 +64,16 @@ def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int,
     """
     s = a.sparse
     assert s is not None
-    answer, context = answers(step), np.asarray(step.context, dtype=np.float64)
+    answer, context = answering(step), np.asarray(step.context, dtype=np.float64)
     new = np.asarray(step.new, dtype=np.float64)
     asked, prompted = np.where(answer, count, 0.0), np.where(answer, 0.0, count)
     sizes: dict[str, Size] = {"b": step.batch, "g": kv_heads, "s": step.new, "c": width}
     if s.index:
         yield from _scores(f"{prefix}.choose", sizes, (1 - s.streaming) * s.index * context, new, asked / s.every)
     if s.probes or s.probe_share or s.search:
-        pairs = np.minimum(s.probes + s.probe_share * new, new) * context + s.search * new * np.log2(np.maximum(context, 2.0))
+        pairs = np.minimum(s.probes + s.probe_share * new, new) * context + s.search * new * np.log2(
+            np.maximum(context, 2.0)
+        )
         queries = {**sizes, "q": a.heads // max(a.kv_heads, 1), "c": a.head_dim}
         yield from _scores(f"{prefix}.probe", queries, pairs / new, new, prompted)
     if s.fetched:
