@@ -23,6 +23,7 @@ from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, p
 TEXTS: dict[str, tuple[str, ...]] = {
     "attention-ffn": ("attention-ffn:1A:1@h100_sxm,1F:1@h100_sxm",),
     "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
+    "bit-planes": ("bit-planes:w=4,a=8",),
     "distserve": ("distserve:1P:tp1,1D:tp1",),
     "draft": ("draft:llama-3.2-1b,k=3,accept=0.6",),
     "dflash": ("dflash:k=7",),
@@ -41,7 +42,9 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "layer-skip": ("layer-skip:0.3,cache=absent,gate=2", "layer-skip:feed_forward=0.3,attention=0,union"),
     "llumnix": ("llumnix",),
     "lora": ("lora:20,zipf=1,rank=16,max_loras=4,base=0.1",),
+    "lookup-table": ("lookup-table:w=2,lookups=64",),
     "medusa": ("medusa:heads=3",),
+    "mixed-bits": ("mixed-bits:low=int4,high=int8,share=0.3",),
     "moe-block": ("moe-block:zero=0.3", "moe-block:width=512", "moe-block:chain=2,top_k=4"),
     "moe-overlap": ("moe-overlap:degree=8,fused", "moe-overlap:degree=2,batches"),
     "mixed-kv": ("mixed-kv:2,high=4,salient=0.6,probes=0.1", "mixed-kv:4"),
@@ -57,6 +60,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "splitwise": ("splitwise:1P:tp1,1D:tp1",),
     "tokenweave": ("tokenweave",),
     "tree": ("tree:width=2,depth=3,by=medusa",),
+    "weight-sparsity": ("weight-sparsity", "weight-sparsity:0.2,index=0,eff=0.4"),
     "weight-streaming": ("weight-streaming:0.8,overlap=0.5", "weight-streaming:disk,rate=7GB/s,needed=0.3"),
 }
 _ONE = {k: v for k, v in SCENARIO.items() if k not in ("replicas",)}
@@ -81,6 +85,8 @@ WORDS: dict[str, dict[str, Any]] = {
 #: A static batch, and what is else in it for techniques that need it.
 BATCH: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 8, "isl": 500, "osl": 50}
 STATIC: dict[str, dict[str, Any]] = {name: {**_SHARED, "skew": 0.5, "batch": 64} for name in OF_EXPERTS}
+STATIC["bit-planes"] = {"on": "a100_sxm"}
+WORDS["bit-planes"] = {**SCENARIO, "on": "a100_sxm"}
 STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}
 WORDS["expert-cache"] = {**_ONE, "model": "qwen3-30b-a3b", "flags": {}}
 WORDS |= dict.fromkeys(OF_EXPERTS, _EXPERTS)
@@ -134,7 +140,7 @@ APART: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
 def _is_pass(name: str) -> bool:
     """Whether a technique changes model, device, engine or kernels alone, on every verb."""
     cls = TECHNIQUES.get(name)
-    return not cls.serving and cls.words is Technique.words
+    return not cls.serving and (cls.words is Technique.words or name == "mixed-bits")
 
 
 PASSES = tuple(filter(_is_pass, TEXTS))

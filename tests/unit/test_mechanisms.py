@@ -67,8 +67,6 @@ def test_copies_of_experts_level_the_load_and_let_more_devices_share_them() -> N
     assert skew_with_copies(0.0, 256, 64) == 0.0 and skew_with_copies(0.8, 256, 0) == 0.8
     assert 0 < skew_with_copies(0.8, 256, 64) < skew_with_copies(0.8, 256, 8) < 0.8
     wide = {**SHARED, "on": "h800:320", "dp": 320, "ep": 320, "batch": 3200}
-    with pytest.raises(InputError, match="320 does not divide the 256 experts"):
-        priced(**wide)
     assert priced("redundant-experts:64", **wide).memory.fits
 
 
@@ -135,3 +133,48 @@ def test_experts_that_are_missed_are_copied_once_a_step() -> None:
     assert popular(8, 0.5, 0.0) == 0.5 < popular(8, 0.5, 1.0) < popular(8, 0.5, 2.0) < 1
     skewed = priced("expert-cache:0.5", **words, skew=1.0)
     assert skewed.tpot_s < half.tpot_s
+
+
+def test_products_that_skip_zeros_or_run_by_bits() -> None:
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "a100_sxm", "isl": 4000}
+    plain, half, blocks = (
+        priced(*x, **words) for x in ((), ("weight-sparsity",), ("weight-sparsity:0.25,index=0,eff=0.5",))
+    )
+    linear = plain.memory.weights - 2 * 128256 * 4096 * 2  # embedding and head stay
+    assert plain.memory.weights - half.memory.weights == pytest.approx(linear * (1 - 0.5 * 18 / 16), rel=0.01)
+    assert plain.memory.weights - blocks.memory.weights == pytest.approx(linear * 0.75, rel=0.01)
+    assert blocks.tpot_s < half.tpot_s < plain.tpot_s
+    assert 0.5 < half.ttft_s / plain.ttft_s < 0.8 and half.ttft_s < blocks.ttft_s * 1.2  # 2x and 2x the rate
+    eight, planes, fewer = (
+        priced(*x, **words, **more)
+        for x, more in (((), {"weights": "int8"}), (("bit-planes:w=4,a=4",), {}), (("bit-planes:w=2,a=4",), {}))
+    )
+    assert 1.5 < planes.ttft_s / eight.ttft_s < 2.1  # 4992 / 16 = 312 against 624 TOPS
+    assert fewer.ttft_s < 0.75 * planes.ttft_s and fewer.memory.weights < planes.memory.weights
+    with pytest.raises(InputError, match="has no products of single bits"):
+        priced("bit-planes", on="h100_sxm")
+
+
+def test_lookups_are_bound_by_their_rate_and_by_the_memory() -> None:
+    words: dict[str, Any] = {"model": "llama-3.2-3b", "on": "raspberry_pi_5", "batch": 1, "isl": 100}
+    two, four, slow = (priced(f"lookup-table:{x}", **words) for x in ("w=2", "w=4", "w=2,lookups=1"))
+    assert two.memory.weights < 0.75 * four.memory.weights and two.tpot_s < four.tpot_s < slow.tpot_s
+    products = 2 * (3.21e9 - 128256 * 3072)
+    assert slow.tpot_s > products / (2 * 4 * 1 * 4 * 2.4e9 / 2)  # four cores of 2.4 GHz, one lookup a clock each
+
+
+def test_two_formats_of_weights_take_the_time_and_bytes_of_both() -> None:
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "a100_sxm"}
+    low, high = priced(weights="int4", **words), priced(weights="int8", **words)
+    ends = [priced(f"mixed-bits:low=int4,high=int8,share={x}", **words) for x in (0, 1)]
+    mixed = priced("mixed-bits:low=int4,high=int8,share=0.25", **words)
+    assert ends[0].tpot_s == pytest.approx(low.tpot_s, rel=1e-6)
+    assert ends[1].tpot_s == pytest.approx(high.tpot_s, rel=1e-3) and ends[1].ttft_s == pytest.approx(
+        high.ttft_s, rel=0.01
+    )
+    for name in ("ttft_s", "tpot_s"):
+        between = 0.75 * getattr(low, name) + 0.25 * getattr(high, name)
+        assert getattr(mixed, name) == pytest.approx(between, rel=1e-3)
+    assert mixed.memory.weights == pytest.approx(0.75 * low.memory.weights + 0.25 * high.memory.weights, rel=1e-3)
+    with pytest.raises(InputError, match="low narrower than high"):
+        priced("mixed-bits:low=int8,high=int4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -404,6 +404,8 @@ def _deployed(scenario: Scenario) -> Scenario:
     model, copies, flags = scenario.model, values["replicas"], dict(values["flags"] or {})
     given = {f.name: values[f.name] for f in fields(Plan) if values.get(f.name) is not None}
     plan = replace(Plan(**given), engine=scenario.plan.engine, offload=scenario.plan.offload)
+    if scenario.techniques and plan.resolved(model.transformer, cluster.machine).weights != scenario.plan.weights:
+        plan = replace(plan, weights=scenario.plan.weights, activations=scenario.plan.activations)
     copies = max([copies, *(technique.replicas() for technique in scenario.techniques)])
     if values["disaggregate"]:
         if scenario.plan.offload:
@@ -412,8 +414,7 @@ def _deployed(scenario: Scenario) -> Scenario:
         for where in clusters if plan.engine else ():
             check_engine(find_engine(plan.engine), where.machine)
     else:
-        degrees = {**given, **scenario.plan.degrees}
-        plan = Plan(**{**degrees, "engine": plan.engine, "offload": plan.offload})
+        plan = Plan(**{**asdict(plan), **scenario.plan.degrees})
         if plan.devices != cluster.count:  # with what else is wrong with the degrees
             check(scenario)
         pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)
