@@ -53,6 +53,7 @@ _SPELLINGS: dict[str, dict[str, float]] = {
     "J/OP": {"J/OP": 1.0, "J/FLOP": 1.0},
     "USD": {"USD": 1.0, "usd": 1.0, "$": 1.0},
     "USD/h": {"USD/h": 1.0, "usd/h": 1.0, "$/h": 1.0},
+    "USD/kWh": {"USD/kWh": 1.0, "usd/kwh": 1.0, "$/kWh": 1.0},
     "1/s": {"1/s": 1.0, "/s": 1.0},
     "1": {},
 }
@@ -135,7 +136,7 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
         return f"{value:.0f} B"
     if unit == "s" and abs(value) >= 60:
         return f"{value / 3600:.1f} h" if abs(value) >= 5400 else f"{_significant(value, digits)} s"
-    if unit in ("USD", "USD/h"):
+    if unit in ("USD", "USD/h", "USD/kWh"):
         return f"{value:,.2f} {unit}" if abs(value) >= 0.1 else f"{value:.2g} {unit}"
     for prefix in ("E", "P", "T", "G", "M", "k", "", "m", "µ", "n", "p"):
         if abs(value) >= PREFIXES[prefix] * 0.9995:

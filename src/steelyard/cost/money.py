@@ -1,4 +1,4 @@
-"""Money: what a device costs per hour."""
+"""Money: what a device costs per hour, rented or bought."""
 
 from __future__ import annotations
 
@@ -9,10 +9,33 @@ from steelyard.machine.catalogue import find_whole, price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 
-__all__ = ["AMORTISATION_H", "HourlyPrice", "hourly_price", "mean_price"]
+__all__ = ["HOURS_PER_YEAR", "HourlyPrice", "Purchase", "hourly_price", "mean_price"]
 
-#: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
-AMORTISATION_H = 3 * 8760.0
+HOURS_PER_YEAR = 8760.0
+
+
+class Purchase(NamedTuple):
+    """How a bought device is written off, and what its power costs."""
+
+    years: float = 3.0
+    """Of continuous use: a common accounting life."""
+    usd_per_kwh: float = 0.10
+    """Price of power (guess: what large users pay in the United States)."""
+
+    def usd_per_hour(self, capex_usd: float, watts: float) -> float:
+        """Of a device with its power: ``capex / hours + watts x price``."""
+        return self.capital_usd_per_hour(capex_usd) + self.power_usd_per_hour(watts)
+
+    def capital_usd_per_hour(self, capex_usd: float) -> float:
+        """The share of a purchase that falls to an hour."""
+        return capex_usd / (self.years * HOURS_PER_YEAR)
+
+    def power_usd_per_hour(self, watts: float) -> float:
+        """Of the electricity."""
+        return watts / 1000.0 * self.usd_per_kwh
+
+    def __str__(self) -> str:
+        return f"{self.years:g} year{'s' * (self.years != 1)} and power at {self.usd_per_kwh:.2f} USD/kWh"
 
 
 class HourlyPrice(NamedTuple):
@@ -28,14 +51,23 @@ class HourlyPrice(NamedTuple):
         return {"usd_per_device_hour": self.usd_per_hour, "price": self.note}
 
 
-def hourly_price(machine: Machine, given: float | None, ledger: Ledger, system: str = "") -> HourlyPrice:
+def hourly_price(
+    machine: Machine,
+    given: float | None,
+    ledger: Ledger,
+    system: str = "",
+    purchase: Purchase = Purchase(),  # noqa: B008 - frozen
+) -> HourlyPrice:
     """The price of a device: given, the instance's it was asked for as, the catalogue's, or a purchase written off.
+
+    A purchase counts the power of the device at the most it draws; hosts, space and people are not in it.
 
     Args:
         machine: the device.
         given: the user's price, USD per device and hour; None = look it up.
         ledger: takes the source or the assumption.
         system: the whole system it was asked for as, if any.
+        purchase: how it is written off where no rental price is known.
     """
     if given is not None:
         return HourlyPrice(given, "given")
@@ -47,9 +79,9 @@ def hourly_price(machine: Machine, given: float | None, ledger: Ledger, system: 
         ledger.cite(f"price of {found.machine}", f"{found.source}, {found.provider_class}, {found.date}")
         return HourlyPrice(found.usd_per_hour, f"{found.provider_class}, {found.date}")
     if machine.capex_usd:
-        price, years = f"{machine.capex_usd:,.0f} USD", f"{AMORTISATION_H / 8760:.0f} years"
-        ledger.assume(f"no rental price known: {price} written off over {years}")
-        return HourlyPrice(machine.capex_usd / AMORTISATION_H, f"{price} over {years}")
+        over = f"{machine.capex_usd:,.0f} USD over {purchase}"
+        ledger.assume(f"{machine.name}: no rental price known: {over}, at the {machine.most_w:,.0f} W it draws at most")
+        return HourlyPrice(purchase.usd_per_hour(machine.capex_usd, machine.most_w), over)
     return HourlyPrice(None, "no price known")
 
 

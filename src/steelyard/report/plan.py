@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan_file import SCHEMA as DEPLOYMENT
@@ -22,6 +23,7 @@ from steelyard.report.paper import (
 )
 from steelyard.report.paper import styled as _text
 from steelyard.report.plain import plain
+from steelyard.report.ways import parts as ways_parts
 from steelyard.scenario.fields import SKEW
 from steelyard.search.chance import ALL
 from steelyard.search.describe import chance_text
@@ -112,6 +114,8 @@ def to_dict(answer: Answer) -> dict[str, Any]:
             "hash": content_hash({"version": __version__, "inputs": plain(dict(a.inputs))}),
         },
     }
+    if a.ways is not None:
+        document["ways"] = asdict(a.ways)
     if a.fleet is not None:
         from steelyard.report.fleet import to_dict as fleet_dict
 
@@ -286,6 +290,8 @@ def parts(answer: Answer, files: str = "", width: int | None = None) -> list[Any
         "",
     ]
     found += _infeasible(answer, width) if answer.winner is None else _winner(answer, answer.winner, width)
+    if answer.ways is not None:
+        found += ways_parts(answer.ways)
     if answer.fleet is not None:
         from steelyard.report.fleet import lines as fleet_lines
 

@@ -10,6 +10,10 @@ from steelyard.errors import InputError
 from steelyard.report import plan as report
 from steelyard.report.charts import Chart, Mark, key, standalone
 from steelyard.report.html import Table, rendered, write_html
+from steelyard.report.ways import HEADS, HOURS_PER_MONTH
+from steelyard.report.ways import chart as ways_chart
+from steelyard.report.ways import lines as ways_lines
+from steelyard.report.ways import rows as ways_rows
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -18,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "picture", "write_page"]
 
-#: Hours of a month, for its rent.
-HOURS_PER_MONTH = 730
 #: Size of the picture of a front, pixels.
 _SIZE = (520, 350)
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -68,6 +70,7 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
             if x
         ],
         money=None if w is None else Table(("", "at the traffic asked for"), _money(w)),
+        ways=_ways(answer),
         changes=None if i is None else _changes(answer),
         commands={k: v.removeprefix("#!/usr/bin/env bash\n").rstrip() for k, v in (commands or {}).items()},
         version=__version__,
@@ -110,6 +113,18 @@ def _changes(answer: Answer) -> Table | None:
         [c.text, report.machines_text(c.winner), c.winner.shape, c.winner.engine, report.money(c.winner)] for c in near
     ]
     return Table(("change", "machine", "shape", "engine", "money"), rows, 5) if rows else None
+
+
+def _ways(answer: Answer) -> dict[str, Any] | None:
+    """The API and devices of one's own: a table, a picture, and what follows."""
+    if answer.ways is None:
+        return None
+    picture = ways_chart(answer.ways)
+    return {
+        "table": Table(HEADS, ways_rows(answer.ways), 1, True),
+        "charts": [] if picture is None else [picture],
+        "lines": ways_lines(answer.ways),
+    }
 
 
 def _money(w: Candidate) -> list[list[str]]:

@@ -191,16 +191,14 @@ concurrency | whole | none | least=1 most=200000 column --concurrency --max-conc
     clients, each waiting for its answer
 workflow | text | - | column also=Path | file of calls that wait for each other; --rate begins so many per second
 simulate.isl | text | - | column also=int/Lengths --isl --input-len | prompt tokens: 2000, uniform:2000-6000,
-    uniform:0.8-1.0x4000,
-    lognormal:600, file:F (default: 1024)
+    uniform:0.8-1.0x4000, lognormal:600, file:F (default: 1024)
 plan.isl | text | - | column also=int/Lengths --isl --input-len | prompt tokens: 4000, uniform:2000-6000, lognormal:600
     (default: 1024)
 simulate.osl | text | - | column also=int/Lengths --osl --output-len | generated tokens, in the same words (default:
     256)
 plan.osl | text | - | column also=int/Lengths --osl --output-len | generated tokens, in the same words (default: 256)
 requests | whole | none | least=1 most=2e+06 column --requests --num-prompts | how many (default: all of a trace, 1,000
-    drawn, 10 per client of a
-    closed loop)
+    drawn, 10 per client of a closed loop)
 plan.requests | whole | none | least=1 most=2e+06 --requests --num-prompts | requests each finalist is simulated with
 duration | text | - | column also=float | how long requests arrive, 10min
 start | text | - | also=float | leave out the beginning of a trace, 5min
@@ -265,8 +263,7 @@ plan.engine | text | - | --engines --engine also=Sequence[str] | serving engines
     the usual one)
 formats | text | - | - | any = weights and KV cache in any format the machine computes in
 plan.weights | text | - | column also=Sequence[str] --weights --quantization | number formats of the weights, a list or
-    any (default: as
-    published)
+    any (default: as published)
 plan.kv | text | - | column also=Sequence[str] --kv --kv-cache-dtype | number formats of the KV cache, a list or any
     (default: 16 bit)
 mode | text | any | show choices=any,aggregated,disaggregated also=Sequence[str] | aggregated: one pool;
@@ -276,6 +273,9 @@ headroom | text | 0.0 | column also=float | hold this much more than the rate: 2
 spares | whole | 0 | least=0 most=100000 column | replicas per pool that may fail while every SLO still holds
 sure | text | 0.8 | column show also=float | the chance with which every SLO and the rate must hold: 0.8 or 80%
 against | text | - | - | beside a hosted model: api (the cheapest known), a provider, or USD per million 0.2/0.6
+scale_to_zero | text | - | - | replicas start on demand and stop after so long without work: 5min or 5min,start=90s
+years | number | 3.0 | least=0.1 most=50 | years over which bought devices are written off
+power_price | number | 0.1 | least=0 most=100 unit=USD/kWh | price of power where devices are bought
 carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
 remedies | switch | true | hidden | look for the nearest changes when nothing fits, else for what certainty costs
 tell | object | none | also=Callable[[str],object] | called with what is being done, in words
@@ -374,7 +374,7 @@ _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers earl
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
     "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
-    "usd_per_hour carbon against skew power_limit_w generic recipe anchor remedies tell"
+    "usd_per_hour years power_price carbon against scale_to_zero skew power_limit_w generic recipe anchor remedies tell"
 )
 
 #: The fields of every verb, in the order of its help.

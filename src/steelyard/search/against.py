@@ -1,14 +1,11 @@
-"""A plan beside the price of the same model hosted by others: what its traffic costs there, and when it pays.
+"""Prices of models hosted by others: USD per million tokens of prompts and of answers, dated.
 
-    cost of a request = (prompt tokens x price of prompts + answer tokens x price of answers) / 1e6
-    break-even        = rent / cost of a request
-
-The rent runs whether requests come or not, the other bill does not: the break-even is of the mean rate over all hours.
+cost of a request = (prompt tokens x price of prompts + answer tokens x price of answers) / 1e6
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
@@ -16,15 +13,10 @@ from typing import Annotated
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.folders import catalogue_folders
-from steelyard.search.answer import Answer
-from steelyard.search.task import AMORTISATION_H
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import find_model
 
-__all__ = ["HostedPrice", "check_against", "hosted_prices", "reasons_against"]
-
-#: Price of power where none is said, USD/kWh (guess: what large users pay in the United States).
-USD_PER_KWH = 0.10
+__all__ = ["HostedPrice", "check_against", "hosted_prices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +30,11 @@ class HostedPrice:
     answer: Annotated[float, Quantity("1", "USD per million generated tokens", ge=0)]
     date: Annotated[str, "year and month of the price list"] = ""
     guess: Annotated[bool, "written from memory"] = True
+
+    @property
+    def source(self) -> str:
+        """``groq, 2025-06, from memory``."""
+        return ", ".join([self.provider, *([self.date] if self.date else []), *(["from memory"] if self.guess else [])])
 
     def request_usd(self, prompt_tokens: float, answer_tokens: float) -> float:
         """Of one request."""
@@ -82,8 +79,17 @@ def _name(model: str) -> str:
         return model
 
 
+def _newest(prices: Sequence[HostedPrice]) -> list[HostedPrice]:
+    """Of each provider the newest price list, the first of equal dates."""
+    found: dict[str, HostedPrice] = {}
+    for price in prices:
+        if price.provider not in found or price.date > found[price.provider].date:
+            found[price.provider] = price
+    return list(found.values())
+
+
 def check_against(text: str, model: str) -> HostedPrice | None:
-    """The price meant: ``api`` the cheapest known for the model, a provider's name, or ``0.2/0.6`` of your own.
+    """The price meant: ``api`` the cheapest of the newest known, a provider's name, or ``0.2/0.6`` of your own.
 
     Raises:
         InputError: none is known, or it cannot be read.
@@ -101,7 +107,7 @@ def check_against(text: str, model: str) -> HostedPrice | None:
             words = "expected USD per million tokens of prompts / of answers, such as 0.2/0.6"
             raise InputError(f"{words}, got {text!r:.80}", field="against")
         return own
-    known = hosted_prices().get(_name(model), ())
+    known = _newest(hosted_prices().get(_name(model), ()))
     if not known:
         raise InputError(f"no hosted price of {model} is known; say one: --against 0.2/0.6", field="against")
     if words == "api":
@@ -110,49 +116,3 @@ def check_against(text: str, model: str) -> HostedPrice | None:
         if price.provider == words:
             return price
     raise InputError(UnknownName("provider", text, ("api", *(p.provider for p in known))).message, field="against")
-
-
-def reasons_against(answer: Answer, price: HostedPrice) -> Iterator[str]:
-    """What a plan's traffic costs at a provider, and the mean load from which the plan's rent is less."""
-    question, winner = answer.question, answer.winner
-    if winner is None or winner.rent_usd_per_hour is None:
-        return
-    each = price.request_usd(question.prompt_tokens, question.output_tokens)
-    rate = question.rate_per_s if question.concurrency is None else winner.max_rate_per_s
-    there, rent = each * rate * 3600.0, winner.rent_usd_per_hour
-    known = f"{price.provider}{f', {price.date}' if price.date else ''}{', from memory' if price.guess else ''}"
-    even = rent / (each * 3600.0)
-    cheaper = (
-        f"the API is {there / rent:.0%} of the rent" if there < rent else f"the rent is {rent / there:.0%} of the API"
-    )
-    yield (
-        f"against an API at {price.prompt:g} and {price.answer:g} USD per million prompt and generated tokens "
-        f"({known}): {there:,.2f} USD/h for this traffic around the clock, {rent:,.2f} rented: {cheaper}"
-    )
-    if even > winner.max_rate_per_s:
-        yield f"rented it pays from {even:,.3g} requests/s on average, more than this deployment holds: it never does"
-    else:
-        share = even / rate if rate > 0 else float("inf")
-        yield (
-            f"rented it pays from {even:,.3g} requests/s on average over all hours ({share:.0%} of what was asked): "
-            "idle hours cost rent, not tokens"
-        )
-    yield from _bought(answer, rent)
-
-
-def _bought(answer: Answer, rent: float) -> Iterator[str]:
-    """What the devices cost bought, where their price is known."""
-    question, winner = answer.question, answer.winner
-    assert winner is not None
-    names = winner.machine.split("+")
-    machine = question.machine(names[0])
-    if len(names) > 1 or not machine.capex_usd:
-        return
-    capital = machine.capex_usd * winner.devices / AMORTISATION_H
-    power = winner.watts / 1000.0 * USD_PER_KWH
-    yield (
-        f"bought at {machine.capex_usd:,.0f} USD a device: "
-        f"{capital + power:,.2f} USD/h over {AMORTISATION_H / 8760:g} years, {power:,.2f} of it power at "
-        f"{USD_PER_KWH:.2f} USD/kWh (hosts, space and people not counted); renting is dearer from a use of "
-        f"{min(capital / max(rent - power, 1e-9), 9.99):.0%}"
-    )

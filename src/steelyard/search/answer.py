@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
+from steelyard.cost.money import Purchase
 from steelyard.deployment.deployment import Deployment
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
@@ -21,6 +22,7 @@ from steelyard.workload.reading import Seen
 
 if TYPE_CHECKING:
     from steelyard.search.fleet import FleetAnswer
+    from steelyard.search.ways import Ways
 
 __all__ = ["MODES", "OBJECTIVES", "Answer", "Candidate", "Change", "Infeasible", "Question"]
 
@@ -62,6 +64,7 @@ class Question:
         default_factory=dict
     )
     speculate: Annotated[tuple[str, ...], "ways to decode speculatively that may be used"] = ()
+    purchase: Annotated[Purchase, "how bought devices are written off"] = field(default_factory=Purchase)
     carbon_g_per_kwh: float | None = None
     requests: int = 0
     inputs: Annotated[Mapping[str, Any], "arguments of the planner that ask the question again"] = field(
@@ -234,6 +237,8 @@ class Answer(Result):
     """The cheapest deployment that holds every promise with a chance, by that chance; None where there is none."""
     fleet: FleetAnswer | None = None
     """With ``mix``: the best fleet of unlike machines for the same question, beside the winner."""
+    ways: Ways | None = None
+    """With ``against`` or ``scale_to_zero``: what the traffic costs by API, rented, on demand and bought."""
 
     @property
     def feasible(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from steelyard.cost.money import Purchase
 from steelyard.deployment.anchor import find_anchor
 from steelyard.deployment.engine import engines as known_engines
 from steelyard.deployment.engine import find_engine
@@ -27,7 +28,7 @@ from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_value, read_words
-from steelyard.search.against import check_against, reasons_against
+from steelyard.search.against import check_against
 from steelyard.search.answer import MODES, OBJECTIVES, Answer, Question
 from steelyard.search.chance import read_chance
 from steelyard.search.sent import endless, traffic_of
@@ -35,6 +36,7 @@ from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
 from steelyard.search.techniques import changed
+from steelyard.search.ways import read_rule, ways_of
 from steelyard.traffic.build import ISL, OSL, Traffic
 from steelyard.traffic.trace import LENGTHS, Trace
 from steelyard.units import parse_quantity
@@ -74,6 +76,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     problems.read(find_anchor, w["anchor"])
     if w["against"] and isinstance(w["model"], str):
         problems.read(check_against, w["against"], w["model"])
+    problems.read(read_rule, w["scale_to_zero"])
     targets = problems.read(parse_targets, w) or ()
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
@@ -134,7 +137,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         PRICE: given or None,
     }
     inputs |= ({"mix": True} if w["mix"] else {}) | ({"speculate": ";".join(ways)} if ways else {})
-    inputs |= {name: w[name] for name in _SAID if w[name]}
+    inputs |= {name: w[name] for name in _SAID if w[name] != fields_of("plan")[name].default}
     inputs |= {"techniques": [str(t) for t in w["techniques"]]} if w["techniques"] else {}
     question = Question(
         model=inputs["model"],
@@ -158,6 +161,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
         spares=w["spares"],
         device_prices=given,
         speculate=ways,
+        purchase=Purchase(w["years"], w["power_price"]),
         carbon_g_per_kwh=w["carbon"],
         requests=len(sent),
         sure=sure,
@@ -203,7 +207,10 @@ _LOAD = tuple(
     f.name for f in fields(Traffic) if f.name in fields_of("plan") and f.name not in ("trace", "seed", "requests")
 )
 #: Fields that an answer repeats where they were given.
-_SAID = ("concurrency", "system", "recipe", "anchor", "against", *GROUPS["shown"])
+_SAID = (
+    *("concurrency", "system", "recipe", "anchor", "against", "scale_to_zero", "years", "power_price"),
+    *GROUPS["shown"],
+)
 #: Fields that an answer repeats, whatever was given.
 _INPUTS = tuple(n for n in fields_of("plan") if n not in ("mix", "techniques", "speculate", "remedies", "tell", *_SAID))
 
@@ -284,13 +291,14 @@ def plan_of(planning: Planning) -> Answer:
     words, task = planning.words, planning.task
     tell = words["tell"] or str
     answer = solve(task, planning.ledger, remedies=words["remedies"], progress=tell)
-    if price := check_against(words["against"], task.question.model):
-        answer = replace(answer, why=(*answer.why, *reasons_against(answer, price)))
     if task.question.speculate:
         tell("playing the best with speculative decoding")
         began = time.process_time()
         answer = speculated(answer, task)
         answer = replace(answer, cpu_s=answer.cpu_s + time.process_time() - began)
+    if answer.winner is not None and (words["against"] or words["scale_to_zero"]):
+        price = check_against(words["against"], task.question.model)
+        answer = replace(answer, ways=ways_of(task, answer.winner, price, read_rule(words["scale_to_zero"])))
     if words["mix"]:
         from steelyard.search.fleet import plan_fleet
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.encode import Encoder, Passes
-from steelyard.machine.catalogue import price_of
+from steelyard.cost.money import hourly_price
 from steelyard.machine.cluster import Cluster, cluster_of
-from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
 from steelyard.scenario.shown import numbers
 from steelyard.search.answer import Question
@@ -23,9 +22,6 @@ from steelyard.traffic.trace import Trace
 from steelyard.workload.catalogue import Model
 
 __all__ = ["PlanTask", "device_price", "node_power_w", "objective_value", "request_latency_s", "task_of"]
-
-#: Hours over which a bought device is written off: three years of continuous use, a common accounting life.
-AMORTISATION_H = 3 * 8760.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +83,17 @@ def task_of(
         ledger: takes up where the prices come from.
     """
     taken = Ledger() if ledger is None else ledger
-    prices = {name: device_price(question.machine(name), question.device_prices, taken) for name in question.machines}
+    prices = {name: device_price(question, name, taken) for name in question.machines}
     return PlanTask(model, question, trace, demand_of(trace, question.rate_per_s, dispersion), prices)
 
 
-def device_price(machine: Machine, given: Mapping[str, float], ledger: Ledger) -> float:
+def device_price(question: Question, name: str, ledger: Ledger) -> float:
     """USD per device and hour: given, the catalogue's newest, or a purchase written off; NaN when none is known."""
-    if machine.name in given:
-        ledger.cite(f"price of {machine.name}", "given")
-        return given[machine.name]
-    price = price_of(machine.name)
-    if price is not None:
-        ledger.cite(f"price of {price.machine}", f"{price.source}, {price.provider_class}, {price.date}")
-        return price.usd_per_hour
-    if machine.capex_usd:
-        years = AMORTISATION_H / 8760
-        ledger.assume(f"{machine.name}: no rental price known: {machine.capex_usd:,.0f} USD over {years:.0f} years")
-        return machine.capex_usd / AMORTISATION_H
-    return math.nan
+    given = question.device_prices.get(name)
+    if given is not None:
+        ledger.cite(f"price of {name}", "given")
+    found = hourly_price(question.machine(name), given, ledger, purchase=question.purchase).usd_per_hour
+    return math.nan if found is None else found
 
 
 def node_power_w(cluster: Cluster) -> float:
