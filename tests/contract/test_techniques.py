@@ -21,6 +21,7 @@ from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, p
 
 #: Text of every built-in technique.
 TEXTS: dict[str, tuple[str, ...]] = {
+    "arithmetic": ("arithmetic", "arithmetic:none,accumulate=int32_add,process=7nm,products=linear"),
     "attention-ffn": ("attention-ffn:1A:1@h100_sxm,1F:1@h100_sxm",),
     "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
     "bit-planes": ("bit-planes:w=4,a=8",),

@@ -130,7 +130,7 @@ class TechniqueContract:
 
     def test_a_static_batch_is_changed_or_refused(self) -> None:
         (technique,) = read_techniques({"techniques": self.texts[0]})
-        words = {name: self.words[name] for name in ("model", "on", *DEGREES) if name in self.words} | {"batch": 32}
+        words = {name: self.words[name] for name in ("model", "on", *DEGREES) if name in self.words} | {"batch": 8}
         words |= dict(zip(LENGTHS, (2000, 200), strict=True))
         if technique.serving:
             with pytest.raises(InputError, match="acts while requests run"):
