@@ -197,9 +197,9 @@ def test_migration_needs_a_second_replica() -> None:
 def test_a_static_batch_refuses_what_acts_while_requests_run() -> None:
     words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm"}
     with pytest.raises(InputError) as error:
-        estimate(**words, techniques=("eagle:k=4", "fp8-kv"))
+        estimate(**words, techniques=("finetune:40ms", "fp8-kv"))
     (problem,) = error.value.problems
-    assert str(problem) == "eagle: it acts while requests run: estimate cannot use it, simulate does"
+    assert str(problem) == "finetune: it acts while requests run: estimate cannot use it, simulate does"
 
 
 def test_order_does_not_matter() -> None:

@@ -30,7 +30,7 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.protocol import Workload
 from steelyard.workload.step import Step
 
-__all__ = ["Replica", "StepFigures", "StepPrice", "distinct_values"]
+__all__ = ["Replica", "StepFigures", "StepPrice", "distinct_values", "verifying"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +175,19 @@ class Replica:
         program = replace(rest, kernels=(*sequence, *rest.kernels))
         return self._figures(sums, program, self.hop_s(distinct), decode=True, where=where)
 
+    def verifies(self, batch: Array, context: Array, queries: int) -> StepFigures:
+        """Steps of ``queries`` tokens for each of ``batch`` sequences, all their next tokens looked at, ``[n]``.
+
+        Attention reads a sequence's cache once for them all; ``context`` is the length of the caches then.
+        """
+        many = np.asarray(batch, dtype=np.float64)
+        step = Step(many, queries, np.maximum(context, queries), many * queries)
+        program = self.lower(step, absorb=True)
+        if queries > 1:
+            program = verifying(program, queries)
+        sums = _Sums.of(self.cost(program).kernels, len(many))
+        return self._figures(sums, program, self.hop_s(step.tokens), decode=True)
+
     def _reads_context(self) -> frozenset[str]:
         """Parts of a decode step (see :func:`_part`) whose work depends on the context."""
         graph = self.model.graph(Step.decode(np.array([4.0, 4.0]), np.array([64.0, 160.0])), absorb=True)
@@ -261,6 +274,17 @@ class Replica:
     def launch_s(self) -> float:
         """Host time (s) to launch one kernel that is not part of a captured graph."""
         return stack_named(self.cluster.machine.launch).launch_s
+
+
+def verifying(program: Program, queries: Any) -> Program:
+    """A program of steps with ``queries`` new tokens per sequence whose attention reads the cache once for them all.
+
+    That is what decode kernels do with guessed tokens: they are further rows of the tile of a head or group.
+    """
+    kernels = tuple(
+        replace(k, features={**k.features, "queries": queries}) if k.kind == "attention" else k for k in program
+    )
+    return replace(program, kernels=kernels)
 
 
 def _stored(kernel: Kernel, fmt: Format) -> Kernel:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from steelyard.cost.cost import Cost
 from steelyard.cost.interval import with_system
 from steelyard.cost.price import launched
-from steelyard.cost.program import Kernel, Program
-from steelyard.cost.step import Replica
+from steelyard.cost.program import Kernel
+from steelyard.cost.step import Replica, verifying
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.workload.transformer import Step
 
@@ -430,17 +430,6 @@ class KernelClasses:
     def launches(self) -> float:
         """Kernels of a step."""
         return float(np.max(launched(self.probed[not self.latent])))
-
-
-def verifying(program: Program, queries: Any) -> Program:
-    """A program of steps with ``queries`` new tokens per sequence whose attention reads the cache once for them all.
-
-    That is what decode kernels do with guessed tokens: they are further rows of the tile of a head or group.
-    """
-    kernels = tuple(
-        replace(k, features={**k.features, "queries": queries}) if k.kind == "attention" else k for k in program
-    )
-    return replace(program, kernels=kernels)
 
 
 def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:

@@ -182,6 +182,8 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     decode = prefill
     if scenario.transformer.causal:
         decode = replica.decodes(-(-batch // flights), scenario.mean_context)
+        for technique in scenario.techniques:
+            decode = technique.answering(scenario, -(-batch // flights), scenario.mean_context, decode)
         decode = replace(decode, time_s=decode.time_s * np.maximum(1.0, flights / paces))  # the slowest stage's turn
     tpot, tokens = decode.time_s, answer - 1
     e2e = ttft + tokens * tpot
@@ -299,6 +301,8 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
     def use(held: Any, context: Any) -> MemoryUse:
         one = memory_use(model, plan, scenario.cluster.machine, engine, held, context, weights=weights, host=host)
         one = with_encoder(scenario, one, held)
+        beside = sum(technique.batch_bytes(scenario, held, context) for technique in scenario.techniques)
+        one = replace(one, other=one.other + beside)
         return unlike_memory.fullest(one, ends, plan, model.depth, scenario.cluster, engine)
 
     lengths, length_of = distinct_values(length)

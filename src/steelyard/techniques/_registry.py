@@ -265,7 +265,8 @@ def with_techniques(
         merged["techniques"] = techniques
     for technique in techniques:
         chosen = technique.words(verb)
-        if technique.serving and verb != "simulate" and not (verb == "plan" and chosen):
+        told = (verb == "plan" and chosen) or (verb == "estimate" and technique.in_batch)
+        if technique.serving and verb != "simulate" and not told:
             problems.append(Problem(technique.name, f"it acts while requests run: {verb} cannot use it, simulate does"))
             continue
         unusable = [n for n in technique.refuses if merged.get(n) not in (None, "", defaults.get(n))]

@@ -13,14 +13,14 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op
 from steelyard.workload.protocol import Workload
 from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer, transformer_of
 
-__all__ = ["Draft", "Wanted", "draft_of", "with_draft"]
+__all__ = ["Draft", "Wanted", "draft_of", "guessing_cluster", "with_draft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Wanted:
     """Layers of a head on the model's hidden states."""
     block: int = 1
     """Tokens of a sequence in one pass."""
+    on: str = ""
+    """The machine of a draft model, where it is another than the model's."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,21 @@ class Draft:
     note: str
     block: int = 1
     """Tokens of a sequence in one pass."""
+    on: str = ""
+    """The machine it runs on, where that is another than the model's."""
+
+
+def guessing_cluster(draft: Draft, cluster: Cluster) -> Cluster:
+    """The devices that guess."""
+    return replace(read_devices(draft.on), count=draft.plan.tp) if draft.on else cluster
+
+
+def read_devices(on: str) -> Cluster:
+    """One device of the machine a draft runs on. Raises :class:`InputError`."""
+    try:
+        return parse_cluster(on)
+    except InputError as error:
+        raise InputError(error.message, field="on") from None
 
 
 def draft_of(wanted: Wanted, workload: Workload, plan: Plan) -> Draft | None:
@@ -130,11 +147,13 @@ def draft_of(wanted: Wanted, workload: Workload, plan: Plan) -> Draft | None:
         if abs(small.vocab - model.vocab) > 0.02 * model.vocab:
             sizes = f"{small.name} has {small.vocab:,} tokens in its vocabulary, {model.name} {model.vocab:,}"
             raise InputError(f"{sizes}: a draft must share it", field="speculate")
-        over = wanted.tp or (plan.tp if small.heads % plan.tp == 0 else 1)
+        over = wanted.tp or (plan.tp if small.heads % plan.tp == 0 and not wanted.on else 1)
         if small.heads % over:
             raise InputError(f"tp={over} does not divide the {small.heads} heads of {small.name}", field="speculate")
         native = small.native_weights
         own = Plan(kv=plan.kv).over(over).resolved(native)
+        if wanted.on:  # its memory is not that of the model's devices
+            return Draft(small, own, 0.0, 0.0, f"draft {small.name} on {wanted.on}", wanted.block, wanted.on)
         return Draft(
             small,
             own,
@@ -196,6 +215,6 @@ def with_draft(
         return table.tables
     quiet = replace(engine, step_s=engine.guess_s, step_s_per_sequence=0.0)
     calm = replace(config, host_s=0.0, host_s_per_sequence=0.0)
-    passes = Replica(draft.model, draft.plan, cluster, quiet)
+    passes = Replica(draft.model, draft.plan, guessing_cluster(draft, cluster), quiet)
     own = build_step_table(passes, calm, max_context=max_context, queries=(draft.block, draft.block))
     return joined(table.tables, own.tables)

@@ -11,17 +11,23 @@ is right with ``1 - (1 - a) w^-b``, the power law of rejections of Sequoia (arXi
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
+from steelyard.cost.step import StepFigures
 from steelyard.cost.step_table import TABLES
 from steelyard.deployment.plan import DEGREES
 from steelyard.errors import InputError, Problem
 from steelyard.techniques._base import Citation, PoolFit, Technique
-from steelyard.techniques.guessers import Wanted, draft_of, with_draft
+from steelyard.techniques.guessed_batch import Guessing, answering
+from steelyard.techniques.guessers import Wanted, draft_of, read_devices, with_draft
+from steelyard.techniques.sparsity import with_layers
 from steelyard.units import Quantity, figure
+from steelyard.workload.shapes import Shapes
 
 __all__ = ["GUESSERS", "Speculation"]
 
@@ -47,6 +53,11 @@ def rate_of(length: float, guesses: int) -> float:
     return high
 
 
+def rates_of(curve: str) -> tuple[float, ...]:
+    """The numbers of a curve. Raises :class:`ValueError`."""
+    return tuple(float(part) for part in curve.split("+"))
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """What a method does when nothing else is said.
@@ -67,6 +78,7 @@ class Speculation(Technique):
     layer: ClassVar[str] = "decoding"
     effect: ClassVar[str] = "several tokens per step: guesses cost time, those that are right come out together"
     serving: ClassVar[bool] = True
+    in_batch: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True
     slot: ClassVar[str] = "speculation"
     roles: ClassVar[tuple[str, ...]] = ("both", "decode")
@@ -91,6 +103,15 @@ class Speculation(Technique):
         float | None,
         Quantity("1", "tokens of a step on average, as engines log it (acceptance length), instead of accept", ge=1),
     ] = None
+    curve: Annotated[
+        str,
+        "probability of each position's guess given those before it, 0.8+0.7+0.6, instead of accept; of a tree "
+        "that one of the position's guesses is right",
+    ] = ""
+    realign_s: Annotated[
+        float,
+        Quantity("s", "host time of a verifying step, to bring sequences of unlike lengths together", ge=0, le=10),
+    ] = 0.0
     adaptive: Annotated[
         bool, "0 to k guesses per step, those with the most expected tokens per second (SmartSpec, arXiv:2406.14066)"
     ] = False
@@ -108,6 +129,8 @@ class Speculation(Technique):
 
     def problems(self) -> list[Problem]:
         """A length no chain of so many guesses has, or a rate beside it."""
+        if self.curve:
+            return self._curve_problems()
         if self.length is None:
             return []
         if self.accept is not None:
@@ -117,6 +140,19 @@ class Speculation(Technique):
             return [Problem(self.name, f"{most}, got length={self.length:g}")]
         return []
 
+    def _curve_problems(self) -> list[Problem]:
+        """Positions that cannot be read, or another way to say the same beside them."""
+        if self.accept is not None or self.length is not None:
+            return [Problem(self.name, "expected one of accept, length and curve: each follows from the others")]
+        try:
+            rates = rates_of(self.curve)
+        except ValueError:
+            rates = ()
+        if rates and all(0 <= rate <= 1 for rate in rates) and len(rates) <= MOST_GUESSES:
+            return []
+        text = f"expected curve as 1 to {MOST_GUESSES} numbers from 0 to 1 joined by +, got {self.curve!r:.80}"
+        return [Problem(self.name, text)]
+
     def words(self, verb: str) -> Mapping[str, Any]:
         """The planner weighs it as one of the ways it may use."""
         return {"speculate": str(self)} if verb == "plan" else {}
@@ -124,7 +160,7 @@ class Speculation(Technique):
     @property
     def guesser(self) -> str:
         """Who guesses: the method, or what a tree is guessed by."""
-        return self.name
+        return self.mechanism or self.name
 
     @property
     def wanted(self) -> Wanted:
@@ -134,7 +170,8 @@ class Speculation(Technique):
     @property
     def guesses(self) -> int:
         """Guesses per step along the longest path."""
-        return self.usual.tokens if self.tokens is None else self.tokens
+        usual = len(rates_of(self.curve)) if self.curve else self.usual.tokens
+        return usual if self.tokens is None else self.tokens
 
     @property
     def likely(self) -> float:
@@ -148,7 +185,9 @@ class Speculation(Technique):
 
     @property
     def right(self) -> float:
-        """Probability that one of the guesses of a position is right."""
+        """Probability that one of the guesses of a position is right; of a curve that with as many tokens a step."""
+        if self.curve:
+            return rate_of(self.expected(self.guesses), self.guesses)
         return self.likely if self.length is None else rate_of(self.length, self.guesses)
 
     @property
@@ -158,8 +197,12 @@ class Speculation(Technique):
         return (2, most) if self.adaptive else (most, most)
 
     def expected(self, guesses: int) -> float:
-        """Expected tokens of a step with so many guesses."""
-        return length_of(self.right, guesses)
+        """Expected tokens of a step with so many guesses; beyond a curve as its last position."""
+        if not self.curve:
+            return length_of(self.right, guesses)
+        rates = rates_of(self.curve)
+        rates += rates[-1:] * max(0, guesses - len(rates))
+        return 1.0 + math.fsum(itertools.accumulate(rates[:guesses], operator.mul))
 
     def record(self, record: Any, tables: bool) -> None:
         """Write it into a record of :data:`~steelyard.simulation.kernel.methods.METHOD`.
@@ -187,17 +230,50 @@ class Speculation(Technique):
         tables = with_draft(pool.table, draft, r.cluster, r.engine, pool.config, max_context=pool.max_context)
         pool.table = replace(pool.table, tables=tables)
         self.record(pool.record, draft is not None)
-        pool.record["verify_s"] = r.engine.verify_s * self.turns
+        pool.record["verify_s"] = r.engine.verify_s * self.turns + self.realign_s
         if draft is not None:
             pool.device_bytes += draft.weight_bytes
             pool.token_bytes += draft.kv_bytes_per_token
             pool.notes.append(f"guesses by a {draft.note}")
-        if self.accept is None and self.length is None:
+        if self.accept is None and self.length is None and not self.curve:
             pool.guesses["speculation accept"] = f"{self.likely:g} per token: {GUESSERS[self.guesser].usual.source}"
         count = f"0 to {self.guesses}" if self.adaptive else f"{self.guesses}"
         pool.notes.append(
             f"speculation: {count} guesses per step, each right with probability {self.right:.4g} given those before it"
         )
+
+    def scenario(self, scenario: Any) -> Any:
+        """What a static batch says of it."""
+        if scenario.verb != "estimate":
+            return scenario
+        source = "" if self.accept is not None or self.length or self.curve else f" ({self.usual.source})"
+        many = f"0 to {self.guesses}" if self.adaptive else f"{self.guesses}"
+        note = f"{self.name}: {many} guesses a step, {self.expected(self.guesses):.3g} tokens{source}; time per token"
+        return with_layers(scenario, scenario.transformer.layers, note)
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """A static batch of what does not decode."""
+        if scenario.verb != "estimate" or (scenario.transformer.causal and isinstance(scenario.transformer, Shapes)):
+            return []
+        return [Problem(self.name, f"{scenario.transformer.name} does not decode token by token")]
+
+    def answering(self, scenario: Any, batch: Any, context: Any, step: StepFigures) -> StepFigures:
+        """A verifying step and its guesses, per token."""
+        replica = scenario.replica
+        ways = range(0 if self.adaptive else self.guesses, self.guesses + 1)
+        how = Guessing(
+            draft_of(self.wanted, replica.model, replica.plan),
+            GUESSERS[self.guesser].passes,
+            {guesses: self.expected(guesses) for guesses in ways},
+            self.verified if isinstance(self, Tree) else 0,
+            replica.engine.verify_s * self.turns + self.realign_s,
+        )
+        return answering(replica, how, batch, context, step)
+
+    def batch_bytes(self, scenario: Any, batch: Any, context: Any) -> Any:
+        """Weights and cache of the guesser."""
+        draft = draft_of(self.wanted, scenario.transformer, scenario.plan)
+        return 0.0 if draft is None else draft.weight_bytes + draft.kv_bytes_per_token * batch * context
 
     def report(self, counts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """How many guesses were right."""
@@ -229,16 +305,22 @@ class DraftModel(Speculation):
         int,
         Quantity("1", "devices the draft is split over; 0 = the model's where its heads allow, else one", ge=0, le=1e5),
     ] = 0
+    on: Annotated[str, "machine the draft runs on, when it is another than the model's: rtx_2080_ti"] = ""
 
     @property
     def wanted(self) -> Wanted:
         """Who guesses, as it is built."""
-        return Wanted(self.guesser, self.guesses, self.model, self.draft_tp)
+        return Wanted(self.guesser, self.guesses, self.model, self.draft_tp, on=self.on)
 
     def problems(self) -> list[Problem]:
-        """No model named."""
-        missing = [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
-        return super().problems() + missing
+        """No model named, an unknown machine."""
+        found = super().problems()
+        found += [] if self.model else [Problem(self.name, "a draft needs its model: draft:llama-3.2-1b")]
+        try:
+            read_devices(self.on or "h100_sxm")
+        except InputError as error:
+            found += [Problem(self.name, problem.message) for problem in error.problems]
+        return found
 
 
 @dataclass(frozen=True)
@@ -391,7 +473,7 @@ class Tree(Speculation):
     @property
     def right(self) -> float:
         """One of ``width`` guesses is right with ``1 - (1 - a) w^-b``."""
-        if self.length is not None:
+        if self.length is not None or self.curve:
             return super().right
         return float(1.0 - (1.0 - self.likely) * self.width**-TREE_EXPONENT)
 
