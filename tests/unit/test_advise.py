@@ -18,7 +18,7 @@ WORDS = {
     "on": "h100_sxm",
     "rate": "8/s",
     "requests": 60,
-    "isl": 4000,
+    "isl": 500,
     "osl": 100,
 }
 
