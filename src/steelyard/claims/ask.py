@@ -30,7 +30,7 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
 
         scenario = read_simulation(given)
         run = run_scenario(scenario)
-        return to_dict(run, scenario.slo, ends_of(run, None))
+        return _with_capacity(to_dict(run, scenario.slo, ends_of(run, None)))
     found = getattr(steelyard, verb)(**given)
     if verb == "estimate":
         from steelyard.report.estimate import to_dict as of_estimate
@@ -47,6 +47,14 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     from steelyard.report.places import to_dict as of_places
 
     return of_places(found)
+
+
+def _with_capacity(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer of ``simulate --capacity`` with the interval where those of other figures are."""
+    ends = (document.get("capacity") or {}).get("interval_rps")
+    if ends and document.get("intervals") is not None:
+        document["intervals"]["capacity_rps"] = ends
+    return document
 
 
 def _with_sums(document: dict[str, Any]) -> dict[str, Any]:

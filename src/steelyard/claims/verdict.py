@@ -1,9 +1,9 @@
 """What a prediction says of a published number.
 
 ``reproduced``
-    within 25 %: ``published / 1.25 <= predicted <= 1.25 published``. Of a reduction or a gain in % what remains is
-    judged (95 % less: a twentieth), of a published range lying inside it, of an exponent a distance of at most 0.25,
-    of "at least" and "at most" being on that side.
+    within 25 %: ``published / 1.25 <= predicted <= 1.25 published``. Of a reduction in % what remains is judged (95 %
+    less: a twentieth), of a gain the whole, and either itself must be within a factor of two; of a published range
+    lying inside it, of an exponent a distance of at most 0.25, of "at least" and "at most" being on that side.
 ``direction``
     the same side of no change. A value without a baseline: within a factor of two.
 ``missed``
@@ -24,7 +24,7 @@ __all__ = ["VERDICTS", "WITHIN", "judge"]
 VERDICTS = ("reproduced", "direction", "missed", "assumed", "context", "planned")
 #: Most that a reproduced number is off, as a ratio.
 WITHIN = 1.25
-#: The same of a value without a baseline whose direction is right, and of an exponent as a distance.
+#: The same of a value without a baseline whose direction is right, of a change in %, and of an exponent as a distance.
 _FAR, _APART = 2.0, 0.25
 
 Number = float | Sequence[float]
@@ -63,6 +63,8 @@ def _one(claim: Claim, published: float, predicted: float, near: bool = True) ->
     if claim.bound and (predicted >= published if claim.bound == "least" else predicted <= published):
         return "reproduced"
     theirs, ours = _remaining(claim, published), _remaining(claim, predicted)
+    if claim.form in ("reduction", "gain"):
+        near = near and published * predicted > 0 and 1 / _FAR <= predicted / published <= _FAR
     if near and theirs > 0 and ours > 0 and 1 / WITHIN <= ours / theirs <= WITHIN:
         return "reproduced"
     if claim.form in ("value", "difference"):

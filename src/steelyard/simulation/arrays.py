@@ -206,7 +206,7 @@ def setup_of_fleet(
             "fork_on_first": int(trace.branches > 1),
             "add_time": float(order.from_arrival),
             "request_s": request_s,
-            **({} if read is None else _reading(read, stages[0])),
+            **({} if read is None else _reading(read, stages[2] or stages[0])),
             "front_s": max(_served_by_one(m.config, m.config.front_s) for m in members) / max(1, stages[0]),
             "max_time_s": float("inf") if stop_after_s is None else float(stop_after_s),
             **{name: promises.get(name, _KEPT)[0] / late.get(name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")},
@@ -218,7 +218,10 @@ def setup_of_fleet(
 
 
 def _reading(read: Passes, entries: int) -> dict[str, float]:
-    """Power of a device while it reads, the least time of a step for it, and what the hosts work on at once."""
+    """Power of a device while it reads, the least time of a step for it, and what the hosts work on at once.
+
+    Images are prepared where they are encoded: on the hosts of the encoders where these have their own.
+    """
     return {"read_w": read.power_w, "read_s": read.launches_s, "hosts": max(1, entries) * read.host_workers}
 
 
