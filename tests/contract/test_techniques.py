@@ -25,6 +25,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "attention-ffn": ("attention-ffn:1A:1@h100_sxm,1F:1@h100_sxm",),
     "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
     "bit-planes": ("bit-planes:w=4,a=8",),
+    "collective-library": ("collective-library:latency=0.5", "collective-library:latency=1,transfer=0.7"),
     "distserve": ("distserve:1P:tp1,1D:tp1",),
     "draft": ("draft:llama-3.2-1b,k=3,accept=0.6",),
     "dflash": ("dflash:k=7",),
@@ -36,6 +37,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "expert-cache": ("expert-cache:0.5", "expert-cache:0.25,hit=0.9,overlap=0.8"),
     "failures": ("failures:mtbf=3s,restart=1s", "failures:500ms:0:down,3s:0:up"),
     "finetune": ("finetune:40ms,context=512",),
+    "flow-placement": ("flow-placement", "flow-placement:ecmp,paths=16,flows=16,split=4"),
     "fp8-kv": ("fp8-kv",),
     "int4-weights": ("int4-weights",),
     "kv-budget": ("kv-budget:0.3,rest=kept,index=0.05", "kv-budget:tokens=256"),
@@ -46,6 +48,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "lookup-table": ("lookup-table:w=2,lookups=64",),
     "medusa": ("medusa:heads=3",),
     "mixed-bits": ("mixed-bits:low=int4,high=int8,share=0.3",),
+    "model-switch": ("model-switch:10,resident=2", "model-switch:150,hit=0.5,rate=100GB/s"),
     "moe-block": ("moe-block:zero=0.3", "moe-block:width=512", "moe-block:chain=2,top_k=4"),
     "moe-overlap": ("moe-overlap:degree=8,fused", "moe-overlap:degree=2,batches"),
     "mixed-kv": ("mixed-kv:2,high=4,salient=0.6,probes=0.1", "mixed-kv:4"),
@@ -54,11 +57,13 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "ngram": ("ngram:k=2,accept=0.5",),
     "overhead": ("overhead:time=0.2,power=0.1,pcie=0.3", "overhead:step=1ms"),
     "past-future": ("past-future",),
+    "power-cap": ("power-cap:0.5", "power-cap:watts=400"),
     "redundant-experts": ("redundant-experts:8",),
     "sarathi-serve": ("sarathi-serve:chunk=256", "sarathi-serve"),
     "semi-pd": ("semi-pd:0.6",),
     "sparse-prefill": ("sparse-prefill:0.2,full=0.5",),
     "splitwise": ("splitwise:1P:tp1,1D:tp1",),
+    "tenants": ("tenants:4", "tenants:3,share=0.2"),
     "tokenweave": ("tokenweave",),
     "tree": ("tree:width=2,depth=3,by=medusa",),
     "weight-sparsity": ("weight-sparsity", "weight-sparsity:0.2,index=0,eff=0.4"),
@@ -88,6 +93,10 @@ BATCH: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "batch": 8, 
 STATIC: dict[str, dict[str, Any]] = {name: {**_SHARED, "skew": 0.5, "batch": 64} for name in OF_EXPERTS}
 STATIC["bit-planes"] = {"on": "a100_sxm"}
 WORDS["bit-planes"] = {**SCENARIO, "on": "a100_sxm"}
+STATIC["collective-library"] = {"on": "h100_sxm:2"}
+WORDS["collective-library"] = {**SCENARIO, "on": "h100_sxm:2"}
+STATIC["flow-placement"] = {"on": "h100_sxm:16", "tp": 16}
+WORDS["flow-placement"] = {**_ONE, "on": "h100_sxm:16", "tp": 16, "flags": {}}
 STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}
 WORDS["expert-cache"] = {**_ONE, "model": "qwen3-30b-a3b", "flags": {}}
 WORDS |= dict.fromkeys(OF_EXPERTS, _EXPERTS)

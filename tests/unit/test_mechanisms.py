@@ -10,6 +10,7 @@ from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
 from steelyard.machine.catalogue import find_machine
 from steelyard.techniques.arithmetic import multiply_accumulate_j
+from steelyard.techniques.collectives import fullest_path
 from steelyard.techniques.experts import skew_with_copies
 from steelyard.techniques.weight_tiers import popular
 
@@ -190,3 +191,62 @@ def test_energy_of_products_by_what_stands_for_a_multiplication() -> None:
     assert multiply_accumulate_j("7nm", "bf16") == pytest.approx(0.59e-12)
     with pytest.raises(InputError, match="did you mean 'int16_add'"):
         priced("arithmetic:int16_ad")
+
+
+def test_collectives_wait_less_or_send_less() -> None:
+    words: dict[str, Any] = {"model": "llama-3.1-70b", "on": "h100_sxm:8"}
+    plain, less, half = (
+        priced(*x, **words)
+        for x in ((), ("collective-library:latency=0.5",), ("collective-library:latency=0.5,transfer=0.5",))
+    )
+    sent = plain.shares["decode"]["network"] * plain.tpot_s
+    assert plain.tpot_s - half.tpot_s == pytest.approx(0.5 * sent, rel=0.05)
+    assert half.tpot_s < less.tpot_s < plain.tpot_s
+    gained = [1 - less.tpot_s / plain.tpot_s, 1 - less.ttft_s / plain.ttft_s]
+    assert gained[0] > 5 * gained[1] > 0  # short messages wait, long ones do not
+    with pytest.raises(InputError, match="talks to no other"):
+        priced("collective-library")
+
+
+def test_the_fullest_path_decides_between_nodes() -> None:
+    assert fullest_path(8, 8, "spray") == fullest_path(8, 8, "pinned") == 1.0
+    assert fullest_path(8, 12, "pinned") == pytest.approx(16 / 12)
+    assert fullest_path(2, 2, "ecmp") == pytest.approx(1.5)  # both on one path half of the time
+    assert fullest_path(2, 3, "ecmp") == pytest.approx((3 * 2 + 2 * 6) / 8 / 1.5)
+    assert fullest_path(8, 8, "ecmp") > fullest_path(8, 64, "ecmp") > fullest_path(8, 4096, "ecmp") > 1
+    words: dict[str, Any] = {"model": "llama-3.1-70b", "on": "h100_sxm:16", "tp": 16}
+    plain, ecmp, spray = (priced(*x, **words) for x in ((), ("flow-placement",), ("flow-placement:spray",)))
+    assert ecmp.ttft_s > 1.2 * plain.ttft_s and spray.ttft_s == pytest.approx(plain.ttft_s)
+    with pytest.raises(InputError, match="all devices stand in one"):
+        priced("flow-placement", model="llama-3.1-70b", on="h100_sxm:8")
+
+
+def test_a_cap_slows_what_multiplies() -> None:
+    plain, capped, watts = priced(), priced("power-cap:0.6"), priced("power-cap:watts=420")
+    assert capped.ttft_s > 1.1 * plain.ttft_s and capped.tpot_s < 1.1 * plain.tpot_s
+    assert (capped.ttft_s, capped.energy_j) == (watts.ttft_s, watts.energy_j)
+    assert capped.ttft_s == priced(power_limit_w=420).ttft_s
+    with pytest.raises(InputError, match="expected a share below 1"):
+        priced("power-cap")
+
+
+def test_tuned_models_share_blocks_and_run_the_rest_each() -> None:
+    words: dict[str, Any] = {"batch": 64}
+    plain, one, four, apart = (
+        priced(*x, **words) for x in ((), ("tenants:4,share=1",), ("tenants:4,share=0.7",), ("tenants:4,share=0",))
+    )
+    assert one.tpot_s == plain.tpot_s and one.largest_batch == plain.largest_batch
+    assert plain.tpot_s < four.tpot_s < apart.tpot_s and plain.largest_batch > four.largest_batch > apart.largest_batch
+    between = 0.7 * plain.tpot_s + 0.3 * apart.tpot_s
+    assert four.tpot_s == pytest.approx(between, rel=0.01)
+    assert priced("tenants:4,share=0", batch=1).tpot_s == pytest.approx(priced(batch=1).tpot_s, rel=1e-6)
+
+
+def test_a_request_waits_until_its_model_is_there() -> None:
+    plain, waits, stated = (
+        priced(*x) for x in ((), ("model-switch:10,resident=2",), ("model-switch:10,hit=0.5,rate=10GB/s",))
+    )
+    link = find_machine("h100_sxm").links("host")[0].bandwidth_bytes_per_s
+    assert waits.ttft_s - plain.ttft_s == pytest.approx(0.8 * plain.memory.weights / (0.8 * link))
+    assert stated.ttft_s - plain.ttft_s == pytest.approx(0.5 * plain.memory.weights / 10e9)
+    assert waits.tpot_s == plain.tpot_s

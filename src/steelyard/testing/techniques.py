@@ -137,5 +137,5 @@ class TechniqueContract:
                 estimate(**words, techniques=(technique,))
             return
         with_it, without = (estimate(**words, techniques=x) for x in ((technique,), ()))
-        figures = [(e.ttft_s, e.tpot_s, e.memory.total) for e in (with_it, without)]
+        figures = [(e.ttft_s, e.tpot_s, e.memory.total, e.energy_j) for e in (with_it, without)]
         assert figures[0] != figures[1]
