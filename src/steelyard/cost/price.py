@@ -151,6 +151,8 @@ def _price(
         priced = model(kernel, PricingContext(cluster, engine, site, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
+        if kernel.kind == "attention" and engine.cache_copies and np.all(np.asarray(kernel.features["new"]) <= 1):
+            time = time + _copied_s(kernel, memory_s, engine)
         time = held_back_s(time, compute_s, memory_s, cluster.machine)
         cost = KernelCost(
             kernel,
@@ -168,6 +170,24 @@ def _price(
         best = cost if best is None else _faster(best, cost)
     assert best is not None
     return best
+
+
+#: Share of the bandwidth that plain copies reach.
+COPYING = 0.85
+
+
+def _copied_s(kernel: Kernel, memory_s: Any, engine: Engine) -> Any:
+    """Copies of the cache around a decode's attention where it is no pool of blocks, s.
+
+    ``cache_copies`` times what attention reads to append a token; with ``expands_groups`` the ``r`` query heads of a
+    group get keys and values of their own first: read once, written ``r`` times, and read by attention ``r - 1`` times
+    more.
+    """
+    moved: Any = engine.cache_copies
+    if engine.expands_groups:
+        groups = np.asarray(kernel.features["heads"]) / np.asarray(kernel.features["kv_heads"])
+        moved = moved + np.where(groups > 1.0, 2.0 * groups, 0.0)
+    return moved * memory_s / COPYING
 
 
 #: Sharpness of the change from reading-bound to arithmetic-bound.

@@ -174,6 +174,13 @@ class Engine:
     launch_s: Annotated[
         float, Quantity("s", "host time per kernel of a step that is no captured graph; 0 = the machine's usual", ge=0)
     ] = 0.0
+    served_step_s: Annotated[
+        float, Quantity("s", "host time of a served step over several devices, in the API server's own process", ge=0)
+    ] = 0.0
+    cache_copies: Annotated[
+        float, Quantity("1", "times a decode step moves the whole cache beside attention: 2 = read and written", ge=0)
+    ] = 0.0
+    expands_groups: Annotated[bool, "a decode step first copies keys and values to every query head"] = False
     kernels: tuple[KernelSpeed, ...] = ()
     """Its kernels where they differ from the benchmarked ones."""
     graph_tokens: Annotated[
@@ -252,6 +259,7 @@ class Engine:
     version: Annotated[str, "release that its figures and defaults are of"] = ""
     released: Annotated[str, "year and month of that release; empty = not known"] = ""
     generation_of: Annotated[str, "the engine this is an earlier generation of"] = ""
+    baseline: Annotated[bool, "what papers compare with: runs only where it is named"] = False
     runs_on: Annotated[
         tuple[str, ...], "classes of machines it runs on: vendor, kind, stack or family; empty = any"
     ] = ()

@@ -85,12 +85,12 @@ def _usual(machine: Machine, weights: str, files: str, native: str) -> Engine:
 def _existing(machine: Machine) -> Iterator[Engine]:
     """The engines of today known to run on a machine that take files of others, then those that run anywhere."""
     yield from (e for e in engines().values() if _chosen(e, machine) and not e.own_files)
-    yield from (e for e in engines().values() if not e.runs_on and not e.generation_of)
+    yield from (e for e in engines().values() if not e.runs_on and not (e.generation_of or e.baseline))
 
 
 def _chosen(engine: Engine, machine: Machine) -> bool:
     """Whether an engine is one to choose on a machine: of today, a server, known to run there."""
-    if not engine.runs_on or engine.generation_of or _there(engine, machine) is not engine:
+    if not engine.runs_on or engine.generation_of or engine.baseline or _there(engine, machine) is not engine:
         return False
     return engine.scheduler != "static" and runs_on(engine, machine)  # static: a benchmark, or one sequence
 
@@ -154,7 +154,9 @@ def _claims(engine: Engine, machine: Machine, weights: str) -> bool:
 
 def _maker(weights: str) -> Engine | None:
     """The one engine that reads a format, if there is one."""
-    return next((e for e in engines().values() if not e.generation_of and _among(weights, e.own_formats)), None)
+    return next(
+        (e for e in engines().values() if not (e.generation_of or e.baseline) and _among(weights, e.own_formats)), None
+    )
 
 
 def _only_by(weights: str, engine: Engine) -> Engine | None:

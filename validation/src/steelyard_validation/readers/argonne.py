@@ -2,7 +2,7 @@
 
 Output tokens/s of one batch from its start to its last token; the latencies of the table are the same figure again
 (rate x latency = batch x tokens in every row) and are not asked. Engines are the generations of early and mid 2024;
-requests beyond the cache wait, as they did. No engine of the catalogue stands for DeepSpeed-MII.
+requests beyond the cache wait, as they did.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from steelyard_validation.readers._runs import Place, Row, compared
 
 __all__ = ["read"]
 
-ENGINES = {"vLLM": "vllm@0.4", "TensorRT-LLM": "trtllm_static", "sambaflow": ""}
+ENGINES = {"vLLM": "vllm@0.4", "TensorRT-LLM": "trtllm_static", "Deepspeed-MII": "deepspeed_mii", "sambaflow": ""}
 MODELS = {"huggyllama/llama-7b": "llama-7b"}
 COLUMNS = ["model", "machine", "engine", "tp", "isl", "osl", "batch", "metric", "value"]
 

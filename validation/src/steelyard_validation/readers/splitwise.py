@@ -48,7 +48,8 @@ def place(model: str, machine: str, tp: int) -> Placed | str:
     """The deployment of a row."""
     slow = HOST_SLOWNESS.get(machine, 1.0)
     engine = find_engine(ENGINE)
-    engine = replace(engine, step_s=engine.step_s * slow, request_s=engine.request_s * slow)
+    scaled = {name: getattr(engine, name) * slow for name in ("step_s", "request_s")}
+    engine = replace(engine, **scaled, launch_s=0.0)  # launches are those of a layer, by host
     name = {"bloom-176b": "bigscience/bloom", "llama2-70b": "Llama-2-70b"}.get(model, model)
     at = deploy(name, machine, tp=int(tp), weights="fp16", engine=engine)
     return at if isinstance(at, str) else replace(at, eager_layer_s=EAGER_LAYER_S * slow)
