@@ -23,6 +23,7 @@ from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, p
 TEXTS: dict[str, tuple[str, ...]] = {
     "arithmetic": ("arithmetic", "arithmetic:none,accumulate=int32_add,process=7nm,products=linear"),
     "attention-ffn": ("attention-ffn:1A:1@h100_sxm,1F:1@h100_sxm",),
+    "attention-kernel": ("attention-kernel:fa1", "attention-kernel:unfused,passes=1"),
     "autoscale": ("autoscale:1:2,target=4,interval=1s,start=2s",),
     "bit-planes": ("bit-planes:w=4,a=8",),
     "collective-library": ("collective-library:latency=0.5", "collective-library:latency=1,transfer=0.7"),

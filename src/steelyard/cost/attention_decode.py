@@ -196,9 +196,11 @@ def decode_attention_time_s(
     tile_time = kv_tile * token
     tiles = loaded / kv_tile
 
+    hardness = 0.0 if F.balanced else P.wave_hardness
+
     def unit_time(pieces: float) -> Array:
-        per_slot = waves(items * (pieces / (device.slots * P.in_flight)), P.wave_hardness)
-        per_unit = waves(items * (pieces / (device.units * P.in_flight)), P.wave_hardness)
+        per_slot = waves(items * (pieces / (device.slots * P.in_flight)), hardness)
+        per_unit = waves(items * (pieces / (device.units * P.in_flight)), hardness)
         chain = np.ceil(tiles / pieces) * tile_time
         full = P.in_flight * (per_slot * item + per_unit * chain)
         return np.asarray(np.maximum(full, item + F.alone_ratio * chain) if F.alone_ratio > 1 else full)

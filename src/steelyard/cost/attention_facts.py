@@ -79,6 +79,8 @@ class AttentionFacts:
     splits_kv: bool = True
     """Decode: one sequence's cache is cut into pieces read in parallel, then combined."""
     splits_kv_windowed: bool = True
+    balanced: bool = False
+    """Decode: every unit gets the same share of the cache, whatever sequences and heads it is of (stream-K)."""
     splits_single_group: bool = True
     """False: no splitting when each query head has its own KV head."""
     max_splits: float = 128.0
@@ -119,6 +121,10 @@ class AttentionFacts:
     combine_ratio: float = 1.0
     row_ratio: float = 1.0
     prefill_packs_group: bool = False
+    prefill_serial: bool = False
+    """One unit works through all query rows of a sequence and head."""
+    prefill_pair_clocks: float = 0.0
+    """Clocks per query and key at head_dim 128 that a unit spends beside products and exponentials."""
     prefill_rows: tuple[float, float, float] = (128.0, 128.0, 64.0)
     """Query rows of a tile for head_dim <= 64, <= 128, larger."""
     prefill_few_rows: float = 0.0

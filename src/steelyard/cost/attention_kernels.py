@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from steelyard.documents import read_document
 from steelyard.errors import InputError
 from steelyard.folders import catalogue_folders
 
-__all__ = ["attention_facts", "attention_kernel", "mla_facts", "mla_kernel"]
+__all__ = ["attention_facts", "attention_kernel", "attention_kernel_names", "mla_facts", "mla_kernel"]
 
 F = TypeVar("F", AttentionFacts, MlaFacts)
 
@@ -48,8 +48,22 @@ def _make(cls: type[F], name: str, section: str) -> F:
 @cache
 def attention_facts(name: str) -> AttentionFacts:
     """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic
-    kernel."""
-    return _make(AttentionFacts, name, "facts")
+    kernel. ``fa2/splits=1`` cuts a cache into so many pieces at most, ``fa2/balanced`` shares it out evenly."""
+    kernel, *ways = name.split("/")
+    facts = _make(AttentionFacts, kernel, "facts")
+    for way in ways:
+        word, _, number = way.partition("=")
+        if word == "balanced":
+            facts = replace(facts, balanced=True, splits_kv=True, splits_single_group=True, splits_above=0.0)
+        elif word == "splits":
+            cut = int(number) > 1
+            facts = replace(facts, max_splits=float(number), splits_kv=cut, splits_kv_windowed=cut)
+    return facts
+
+
+def attention_kernel_names() -> tuple[str, ...]:
+    """Kernels that something is known about, by name."""
+    return tuple(sorted(_table()["facts"]))
 
 
 @cache

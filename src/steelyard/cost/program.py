@@ -7,7 +7,7 @@ reaches the end of the head ends in an all-gather.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -26,7 +26,7 @@ from steelyard.machine.component import Compute, Machine
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Op, part_of
 
-__all__ = ["Kernel", "Program", "lower"]
+__all__ = ["Kernel", "Program", "apart", "lower"]
 
 #: Blocks whose weights stay in 16 bits in quantised checkpoints, by the convention of the published ones.
 _UNQUANTISED = ("embedding", "head", "norm")
@@ -107,6 +107,20 @@ def _dispatch(name: str, op: Op, plan: Plan) -> Kernel:
 def _collective(name: str, operation: str, message: Any, devices: int, op: Op, stage: str) -> Kernel:
     features = {"operation": operation, "message_bytes": message, "devices": devices}
     return Kernel(name, "collective", _copies(op), (), features, 0.0, {}, block=op.block, stage=stage)
+
+
+def apart(kernel: Kernel, ops: Iterable[Op], plan: Plan, machine: Machine) -> Iterator[Kernel]:
+    """The ops of a fused kernel as kernels of their own, all between them through memory.
+
+    Args:
+        kernel: fused, on one device.
+        ops: what it does, as one device has it.
+        plan, machine: as of :func:`lower`.
+    """
+    for op in ops:
+        made = _kernel([op], plan, machine, kernel.block, kernel.stage, {})
+        if made is not None:
+            yield replace(made, count=kernel.count)
 
 
 def _copies(op: Op) -> Any:
