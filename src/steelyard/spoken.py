@@ -228,9 +228,9 @@ NO_FIELD: Mapping[str, str] = MappingProxyType(
         "enforceeager": "graphs are the engine's: steelyard show ENGINE",
         "port": "nothing is served here; plan --out writes what starts a server",
         "verbose": "explain shows every kernel",
-        "temperature": "answers are counted in tokens, not written",
-        "topp": "answers are counted in tokens, not written",
-        "topk": "answers are counted in tokens, not written",
+        "temperature": "--sampling says how tokens are chosen: greedy, random, top-p",
+        "topp": "--sampling says how tokens are chosen: greedy, random, top-p",
+        "topk": "--sampling says how tokens are chosen: greedy, random, top-p",
         "apikey": "nothing is asked of a server",
     }
 )

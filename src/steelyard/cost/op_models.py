@@ -34,7 +34,17 @@ from steelyard.machine.classes import family_named, stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.network import Network
 
-__all__ = ["collective", "expert_parameters", "fabrics", "gather", "gemm", "moe", "product_parameters", "vector"]
+__all__ = [
+    "collective",
+    "expert_parameters",
+    "fabrics",
+    "gather",
+    "gemm",
+    "moe",
+    "product_parameters",
+    "vector",
+    "vector_site",
+]
 
 #: Log-space spread of the closed form of a systolic array: exact for its compute cycles, silent on stalls (guess).
 SYSTOLIC_SPREAD = 0.15
@@ -273,7 +283,8 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
     return KernelTime(_once(price, tokens), found.spread, found.source)
 
 
-def _vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
+def vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
+    """The device a vector kernel meets, and the figures calibrated for it."""
     site = context.site
     found = calibrated("vector", VectorParameters, site.machine.name, (site.family,))
     return vector_device(site), found
@@ -282,7 +293,7 @@ def _vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
 @cost_model(VECTOR)
 def vector(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Norms, activations, rotary and cache writes; inputs were just written by the kernel before and may be cached."""
-    device, found = _vector_site(context)
+    device, found = vector_site(context)
     t = kernel.traffic
     norm = any(op.map == "norm" and "d" in op.ranks for op in kernel.ops)
     time = vector_time_s(
@@ -302,7 +313,7 @@ def vector(kernel: Kernel, context: PricingContext) -> KernelTime:
 @cost_model(GATHER)
 def gather(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Rows read from a table: cold reads."""
-    device, found = _vector_site(context)
+    device, found = vector_site(context)
     t = kernel.traffic
     time = vector_time_s(
         t["read"] + t["weight"], t["write"], 0.0, device=device, parameters=found.parameters, kind="gather"

@@ -20,6 +20,7 @@ from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.models import KernelTime, PricingContext, model_for
 from steelyard.cost.op_models import fabrics
 from steelyard.cost.place import engines_for, roofline
+from steelyard.cost.sampling import drawing, sampling_s
 from steelyard.cost.site import site_of
 from steelyard.cost.unlike import joined
 from steelyard.deployment.engine import Engine, KernelSpeed, default_engine
@@ -153,6 +154,7 @@ def _price(
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
         if kernel.kind == "attention" and engine.cache_copies and np.all(np.asarray(kernel.features["new"]) <= 1):
             time = time + _copied_s(kernel, memory_s, engine)
+        time = time + sampling_s(kernel, program.plan, PricingContext(cluster, engine, site))
         time = held_back_s(time, compute_s, memory_s, cluster.machine)
         cost = KernelCost(
             kernel,
@@ -161,7 +163,7 @@ def _price(
             compute_s * count,
             memory_s * count,
             0.0,
-            kernel_energy_j(kernel, cluster, site) * count,
+            kernel_energy_j(drawing(kernel, program.plan, engine), cluster, site) * count,
             priced.spread,
             priced.source,
             kernel.kind,

@@ -44,6 +44,10 @@ ADMISSIONS = ("step", "prompt", "whole", "estimate", "past-future")
 VICTIMS = ("last", "worst", "shortest_answer")
 
 
+#: How a token is chosen from its scores: the largest; drawn from all; drawn from those that top-p or top-k leave.
+Sampling = Literal["greedy", "random", "top-p"]
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How a scheduler decides, beside its limits."""
@@ -218,6 +222,10 @@ class Engine:
     graph_bytes: Annotated[float, Quantity("B", "captured graphs", ge=0)] = 0.0
     graphs_in_share: Annotated[bool, "captured graphs are counted before the cache is sized"] = False
     logit_bytes: Annotated[float, Quantity("B", "of each score of the vocabulary while sampling", ge=0)] = 4.0
+    filter_bytes: Annotated[
+        float, Quantity("B", "moved per score where tokens are drawn with top-p or top-k, as if it streamed", ge=0)
+    ] = 64.0
+    sampling: Annotated[Sampling, "how requests choose tokens, unless a flag says otherwise"] = "greedy"
     partial_sums: Annotated[
         float, Quantity("1", "copies of a product's outputs with 4-bit weights, added afterwards; 0 = none", ge=0)
     ] = 0.0

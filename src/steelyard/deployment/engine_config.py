@@ -9,14 +9,14 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
-from steelyard.deployment.engine import ADMISSIONS, UNMOVED, Engine, Moved, Rules, engines, schedulers
+from steelyard.deployment.engine import ADMISSIONS, UNMOVED, Engine, Moved, Rules, Sampling, engines, schedulers
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, suggest
 from steelyard.machine.component import Machine
 from steelyard.workload.protocol import Workload
 
-__all__ = ["EngineConfig", "configured", "engine_config", "with_room"]
+__all__ = ["EngineConfig", "as_run", "configured", "engine_config", "with_room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,9 @@ class EngineConfig:
     ``--scheduler-recv-interval``; of TensorRT-LLM the steps for which ranks of attention data parallelism wait."""
     all_reduce: str = ""
     """The library whose all-reduce it uses, where that is not the engine's own."""
+    sampling: Sampling = "greedy"
+    """How tokens are chosen. Top-p or top-k is what most published models ask for (`generation_config.json`) where a
+    request does not say otherwise; benchmarks with random prompts are greedy."""
     moved: Moved = UNMOVED
     """How far an anchor moves its times; no flag."""
 
@@ -140,6 +143,7 @@ def engine_config(
         async_scheduling=engine.async_scheduling,
         graph_tokens=int(engine.graph_tokens),
         launch_s=engine.launch_s,
+        sampling=engine.sampling,
         moved=engine.moved,
         front_s=engine.front_s,
         stream_s=engine.stream_s,
@@ -212,7 +216,12 @@ def configured(engine: Engine, machine: Machine, flags: Mapping[str, Any], model
         raise_all([Problem(p.field.removeprefix("flags."), p.message) for p in error.problems])
         raise
     changes: dict[str, Any] = {_STATIC[name]: float(getattr(config, name)) for name in flags if name in _STATIC}
-    return replace(engine, **changes)
+    return replace(as_run(engine, config), **changes)
+
+
+def as_run(engine: Engine, config: EngineConfig) -> Engine:
+    """The engine whose steps the flags ask for: its collectives and how it chooses tokens."""
+    return replace(engine, all_reduce=config.all_reduce or engine.all_reduce, sampling=config.sampling)
 
 
 def _scheduler(name: str) -> str:
@@ -248,6 +257,8 @@ def _canonical(engine: Engine, flags: dict[str, Any]) -> tuple[dict[str, Any], l
 WHOLE_PROMPTS = 2048
 #: What vLLM keeps of recurrent states for prefixes.
 MAMBA_MODES = ("none", "align", "all")
+#: How tokens are chosen.
+SAMPLING: tuple[str, ...] = get_args(Sampling)
 #: Least and most of the numbers; a ``least`` of None: above 0.
 _BOUNDS: Mapping[str, tuple[float | None, float]] = {
     "max_num_batched_tokens": (1, 1e9),
@@ -302,12 +313,10 @@ def _check(given: Mapping[str, Any], base: EngineConfig) -> list[Problem]:
     if "all_reduce" in given and given["all_reduce"] not in libraries:
         words = f"expected one of {', '.join(sorted(libraries))}, got {given['all_reduce']!r:.80}"
         problems.append(Problem("flags.all_reduce", words))
-    if "admission" in given and given["admission"] not in ADMISSIONS:
-        words = f"expected one of {', '.join(ADMISSIONS)}, got {given['admission']!r:.80}"
-        problems.append(Problem("flags.admission", words))
-    if "mamba_cache_mode" in given and given["mamba_cache_mode"] not in MAMBA_MODES:
-        words = f"expected one of {', '.join(MAMBA_MODES)}, got {given['mamba_cache_mode']!r:.80}"
-        problems.append(Problem("flags.mamba_cache_mode", words))
+    for name, choices in {"admission": ADMISSIONS, "mamba_cache_mode": MAMBA_MODES, "sampling": SAMPLING}.items():
+        if name in given and given[name] not in choices:
+            words = f"expected one of {', '.join(choices)}, got {given[name]!r:.80}"
+            problems.append(Problem(f"flags.{name}", words))
     if rules.static and given.get("admission", "whole") != "whole":
         problems.append(Problem("flags.admission", "a static batch reserves prompt and answer: only 'whole'"))
     return problems

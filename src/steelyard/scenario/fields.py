@@ -44,7 +44,14 @@ PRICE = "usd_per_hour"
 SKEW = "skew"
 
 #: Engine flags that a static batch depends on: fields of an estimate, and ``flags`` elsewhere.
-STATIC_FLAGS = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size")
+STATIC_FLAGS = (
+    "gpu_memory_utilization",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "sampling",
+)
 #: Fields of an estimate that answers name only where they are given.
 UNSAID = ("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS)
 
@@ -300,6 +307,8 @@ mamba_cache_mode | text | - | --mamba-cache-mode | recurrent states that vLLM ke
 max_mamba_cache_size | whole | - | --max-mamba-cache-size | recurrent states that SGLang keeps at once
 mamba_full_memory_ratio | number | - | --mamba-full-memory-ratio | memory for states on SGLang, of the other cache's
 enable_chunked_prefill | switch | none | - | cut prompts to fill a step
+sampling | text | none | choices=greedy,random,top-p --sampling | how tokens are chosen: the best, drawn, or drawn
+    with top-p or top-k (default: greedy)
 async_scheduling | switch | none | - | prepare the next step while the device works
 api_server_count | whole | none | least=0 most=4096 --api-server-count | processes that tokenise and stream, of each
     replica; 0 for an offline run

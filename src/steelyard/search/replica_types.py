@@ -18,7 +18,7 @@ from steelyard.cost.step import Replica
 from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Pool
 from steelyard.deployment.engine import default_engine, find_engine
-from steelyard.deployment.engine_config import engine_config
+from steelyard.deployment.engine_config import as_run, engine_config
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.machine.cluster import cluster_of
@@ -130,7 +130,7 @@ def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption
     engine = engine_of(techniques, engine, machine)
     config = engine_config(engine, machine, dict(pool.flags), model)
     cluster, effects = cluster_of(machine, plan.devices), effects_of(techniques)
-    pricer = Replica(model, plan, cluster, engine, task.question.skew, effects=effects)
+    pricer = Replica(model, plan, cluster, as_run(engine, config), task.question.skew, effects=effects)
     limits = np.array([config.max_num_batched_tokens]), np.array([config.max_num_seqs])
     exact = None if pool.plan.weights else task.model.weight_bytes
     return with_limits(pricer, config, longest, exact_weights=exact, limits=limits)

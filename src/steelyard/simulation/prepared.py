@@ -18,7 +18,7 @@ from steelyard.cost.unlike_memory import tightest_pool
 from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import UNMOVED, Engine, default_engine, find_engine
-from steelyard.deployment.engine_config import EngineConfig, engine_config, with_room
+from steelyard.deployment.engine_config import EngineConfig, as_run, engine_config, with_room
 from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
@@ -278,7 +278,7 @@ def _serve(
     if config.api_server_count and pool.plan.tp * pool.plan.pp > 1:
         entry = replace(entry, step_s=entry.step_s + entry.served_step_s)
     config = with_room(config, entry, pool.flags, int(trace.isl.max()))
-    entry = replace(entry, all_reduce=config.all_reduce or entry.all_reduce)
+    entry = as_run(entry, config)
     shortest, longest = (int(x) for x in ((trace.isl + trace.osl).min(), (trace.isl + trace.osl).max()))
     if not config.max_model_len and 0 < transformer.max_context < shortest and not ends_hard(transformer):
         config = replace(config, max_model_len=longest)  # nothing that is sent would be taken; the notes say so
@@ -382,7 +382,7 @@ def _flags(config: EngineConfig) -> dict[str, Any]:
     if config.moved == UNMOVED:
         del found["moved"]
     states = {"mamba_cache_mode": "none", "max_mamba_cache_size": 0, "mamba_full_memory_ratio": 0.0}
-    states |= {"stream_interval": 1, "scheduler_recv_interval": 1, "all_reduce": ""}
+    states |= {"stream_interval": 1, "scheduler_recv_interval": 1, "all_reduce": "", "sampling": "greedy"}
     return {name: value for name, value in found.items() if states.get(name, ...) != value}
 
 

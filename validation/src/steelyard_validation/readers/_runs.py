@@ -49,7 +49,7 @@ class Place:
     pp: int = 1
     dp: int = 1
     ep: int = 1
-    flags: tuple[tuple[str, float], ...] = ()
+    flags: tuple[tuple[str, Any], ...] = ()
     peers: str = ""
     """Network between the devices, which read each other's memory there, where it is another than the machine's."""
     power_w: float = 0.0

@@ -169,7 +169,7 @@ class Service:
             max(x.isl + x.osl for x in loads),
             max(min(c.max_num_batched_tokens, x.clients * (x.isl + 1)) for c, x in flagged),
             max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in flagged),
-            {"graph_tokens": flagged[0][0].graph_tokens, "launch_s": flagged[0][0].launch_s},
+            {name: getattr(flagged[0][0], name) for name in ("graph_tokens", "launch_s", "sampling")},
         )
 
     @staticmethod

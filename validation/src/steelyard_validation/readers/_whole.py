@@ -36,6 +36,7 @@ __all__ = [
     "Placed",
     "Shown",
     "StaticBatch",
+    "chosen",
     "deploy",
     "eight_bit",
     "known_model",
@@ -122,6 +123,15 @@ def known_model(name: str) -> Model | None:
         except SteelyardError:
             continue
     return None
+
+
+#: Models whose `generation_config.json` names neither top-p nor top-k, by a part of their name.
+UNFILTERED = ("gpt-oss",)
+
+
+def chosen(model: str) -> str:
+    """How a server chooses tokens of requests that say nothing of it: as the model's `generation_config.json` says."""
+    return "random" if any(x in model for x in UNFILTERED) else "top-p"
 
 
 def eight_bit(model: str) -> str:

@@ -1,7 +1,9 @@
 """``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, time between tokens, output rate, energy per token.
 
-``avg_batch_size`` sequences run over all data-parallel ranks: so many clients of a closed loop. Prompt lengths are not
-in the file: means of the three kinds of requests are guessed. Energy is that of the devices alone. Rows of picture and
+``avg_batch_size`` sequences run over all data-parallel ranks: so many clients of a closed loop. The release is vLLM
+0.11.1 (the project's own account of v3.0); tokens are drawn as each model's `generation_config.json` says. Prompt
+lengths are not in the file: means of the three kinds of requests are guessed, that of chats from what prompts cost a
+step on H100 (the mean gap between tokens less the median). Energy is that of the devices alone. Rows of picture and
 video requests are language models with prompts of unknown length and are not answered.
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard_validation.readers._serve import Load, Service, played_all, shown
-from steelyard_validation.readers._whole import Placed, Shown, deploy, eight_bit, predict_all
+from steelyard_validation.readers._whole import Placed, Shown, chosen, deploy, eight_bit, predict_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 #: Mean prompt of a request by task, tokens (guesses: a chat turn with some history, a question with choices, a file).
-PROMPT = {"lm-arena-chat": 300.0, "gpqa": 300.0, "sourcegraph-fim": 600.0}
+PROMPT = {"lm-arena-chat": 200.0, "gpqa": 300.0, "sourcegraph-fim": 600.0}
 FORMATS = {"bfloat16": "bf16", "bf16": "bf16", "fp8": "fp8", "mxfp4": "", "nvfp4": "nvfp4", "fp4": "nvfp4"}
 KEYS = [
     "model",
@@ -36,9 +38,9 @@ KEYS = [
     "par_data_parallel",
     "par_expert_parallel",
 ]
-#: Lengths are uniform from this share of the longest up to it, and each client sends so many requests (guesses: the
-#: file states means of a steady state).
-SHORTEST, ROUNDS = 0.6, 3
+#: Lengths are uniform from this share of the longest up to it (a guess: chats are a word or pages). Each client sends
+#: so many requests, all of them at least so many: the file states means of a steady state, and an end of run is none.
+SHORTEST, ROUNDS, FEWEST = 0.05, 12, 200
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -59,7 +61,11 @@ def _place(model: str, task: str, gpu: str, precision: str, gpus: float, tp: Any
     degrees = [1 if not np.isfinite(x) else int(x) for x in (tp, dp, ep)]
     if degrees[0] * degrees[1] < gpus:  # its degrees are those of the experts; attention is split over all devices
         degrees[0] = int(gpus) // degrees[1]
-    return deploy(model, gpu, tp=degrees[0], dp=degrees[1], ep=degrees[2], weights=weights, engine="vllm")
+    return deploy(model, gpu, tp=degrees[0], dp=degrees[1], ep=degrees[2], weights=weights, engine="vllm@0.11.1")
+
+
+def _flags(model: str, sequences: int) -> tuple[tuple[str, Any], ...]:
+    return ("max_num_seqs", max(2, sequences)), ("sampling", chosen(model))
 
 
 def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
@@ -69,7 +75,14 @@ def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     osl = np.maximum(2, np.round(rows["avg_output_len"].to_numpy(dtype=np.float64) * 2 / (1 + SHORTEST))).astype(int)
     isl = int(PROMPT[str(rows["task"].iloc[0])] * 2 / (1 + SHORTEST))
     loads = [
-        Load(int(n), ROUNDS * int(n), isl, int(length), SHORTEST, (("max_num_seqs", max(2, int(n) // ranks)),))
+        Load(
+            int(n),
+            max(ROUNDS * int(n), FEWEST),
+            isl,
+            int(length),
+            SHORTEST,
+            _flags(rows["model"].iloc[0], int(n) // ranks),
+        )
         for n, length in zip(clients, osl, strict=True)
     ]
     service = Service.of(at, loads)

@@ -19,7 +19,7 @@ import numpy as np
 from steelyard.measurements.reader import Ask, Comparison, guarded, read_frame
 from steelyard.traffic.build import Traffic
 from steelyard_validation.readers._runs import Place, Row, compared
-from steelyard_validation.readers._whole import eight_bit
+from steelyard_validation.readers._whole import chosen, eight_bit
 from steelyard_validation.readers.kv_capacity import FORMATS, OF, OLDER
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ __all__ = ["read"]
 COLUMNS = ["model", "quant", "machine", "count", "engine", "scenario", "metric", "stat", "value", "notes"]
 STATED = ["engine_version", "tp", "isl", "osl", "concurrency", "request_rate", "suspect"]
 TIMES = {"ttft": "ttft_s", "tpot": "tpot_s", "itl": "itl_s", "e2e": "e2e_s"}
+#: aiperf's inter-token latency is a mean of each request's answer, (end to end - first token) / (answer - 1).
+AIPERF = {**TIMES, "itl": "tpot_s"}
 RATES = {"output_throughput": "tokens_per_s", "request_throughput": "requests_per_s"}
 LENGTHS = "the row does not state its lengths"
 BATCHES = "a static batch or a queue of whole prompts"
@@ -55,7 +57,8 @@ def _table(path: Path, ask: Ask, asked: Callable[[Any, Mapping[str, str]], tuple
 
 def _rows(frame: pd.DataFrame, asked: Callable[[Any, Mapping[str, str]], tuple[Place, Traffic | str]]) -> Iterator[Row]:
     for r in frame.itertuples(index=False):
-        metric = TIMES.get(r.metric) or RATES.get(r.metric)
+        times = AIPERF if asked is _consumer else TIMES
+        metric = times.get(r.metric) or RATES.get(r.metric)
         if metric is None:
             continue  # rates of inputs and outputs together, whole runs
         said = dict(re.findall(r"(\w+)=([^;\s]*)", str(r.notes)))
@@ -112,6 +115,7 @@ def _consumer(r: Any, said: Mapping[str, str]) -> tuple[Place, Traffic | str]:
     dp = int(float(said.get("dp", "1") or 1))
     if dp > 1 or place.tp != r.count:
         return place, "the row does not state how its devices are divided"
+    place = replace(place, flags=(*place.flags, ("sampling", chosen(place.model))))
     osl = float(said.get("osl_mean", r.osl))
     lengths: dict[str, Any] = {"isl": round(float(said.get("isl_mean", r.isl))), "osl": round(osl)}
     return place, Traffic(concurrency=int(r.concurrency), requests=int(said["request_count"]), **lengths)
