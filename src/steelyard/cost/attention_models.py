@@ -14,6 +14,7 @@ from steelyard.cost.attention import (
 )
 from steelyard.cost.attention_kernels import attention_facts, attention_kernel, mla_facts, mla_kernel
 from steelyard.cost.devices import attention_device
+from steelyard.cost.indexer import sparse_decode_s, sparse_prompt_s
 from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import ATTENTION
 from steelyard.cost.mla import MlaParameters, mla_decode_time_s
@@ -45,9 +46,16 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
     decoding = "queries" in f or bool(np.all(np.asarray(f["new"]) <= 1))
     if f["latent"]:
         found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
+        picked = f.get("picked", 0) if site.stack.engine_kernels else 0
+        if picked and not decoding:
+            pairs = np.asarray(f["batch"]) * np.maximum(f["pairs"], np.asarray(f["new"]) * picked)
+            launch_s, peak = found.parameters.launch_s, site.peak16_ops_per_s
+            prompt = sparse_prompt_s(pairs, f["heads"], f["head_dim"], f["value_dim"], peak, launch_s)
+            return KernelTime(prompt, found.spread, found.source)
+        reach = np.minimum(f["context"], f["reach"])  # an indexer or a window reads less than the context
         time: Any = mla_decode_time_s(
             f["batch"],
-            np.minimum(f["context"], f["reach"]),  # an indexer or a window reads less than the context
+            np.maximum(reach, picked),
             np.asarray(f["heads"]) * queries,  # the kernel knows rows that share a latent, not whose they are
             latent_dim=f["value_dim"],
             rope_dim=np.asarray(f["head_dim"]) - np.asarray(f["value_dim"]),
@@ -56,6 +64,7 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
             parameters=found.parameters,
             facts=mla_facts(mla_kernel(site.family, f["kv_bits"])),
         )
+        time = sparse_decode_s(time, found.parameters.launch_s) if picked else time
         return KernelTime(time, found.spread, found.source)
     own = context.engine.attention if site.stack.engine_kernels else ""
     expanded = float(f["head_dim"]) != float(f["value_dim"])  # latent attention with its keys and values expanded

@@ -142,6 +142,7 @@ def _attention(s: Structure, plan: Plan) -> Mapping[str, Any]:
         "pairs": next(iter(scores.domain.values())),
         "causal": "causal" in scores.facts,
         "window": scores.facts.get("window", 0),
+        "picked": scores.facts.get("picked", 0),
         "latent": values.inputs[1].bits == 0,
     }
 

@@ -204,6 +204,9 @@ class Engine:
         Mapping[str, tuple[int, int]],
         "hidden and inner width of MXFP4 experts are padded to multiples of these, by family; empty name = others",
     ] = field(default_factory=dict)
+    index_kernels: Annotated[
+        float, Quantity("1", "kernels that make the queries of a sparse attention's indexer ready", ge=0)
+    ] = 0.0
     all_reduce: Annotated[str, "the library whose all-reduce it uses"] = "nccl"
     scheduler: Annotated[str, "how it schedules: a `[[scheduler]]` of the catalogue"] = "static"
     prefix_caching: Annotated[bool, "prompts find the cache of earlier ones by default"] = False

@@ -150,7 +150,7 @@ def formula(kind: str, f: Mapping[str, Any]) -> str:
     """The work of one copy of a kernel in words and numbers."""
     if kind == "counted":
         return f"{_n(f, 'number')} ops with a rate"
-    if kind == "gemm":
+    if kind in ("gemm", "index_scores"):
         groups = _number(f.get("groups", 1))
         many = f"{groups:,.6g} x " if groups != 1 else ""
         return f"{many}m n k = {_n(f, 'm')} x {_n(f, 'n')} x {_n(f, 'k')}; 2 m n k FLOP"

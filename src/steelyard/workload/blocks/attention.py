@@ -14,7 +14,7 @@ from steelyard.workload.op import Op, Size
 from steelyard.workload.shapes import Attention, Layer, Shapes
 from steelyard.workload.step import Step
 
-__all__ = ["attention_ops", "indexer_ops", "mla_ops"]
+__all__ = ["INDEX_KEY_BITS", "attention_ops", "indexer_ops", "mla_ops"]
 
 
 def attention_ops(model: Shapes, layer: Layer, step: Step, prefix: str) -> Iterator[Op]:
@@ -227,7 +227,7 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
     )
     if a.index_heads:
         yield from indexer_ops(model, step, count, a, prefix)
-    if absorb:
+    if absorb or a.index_top_k:  # picked tokens are read as they are cached, by prompts too
         yield w.product("k_absorb", "t h c, h c r -> t h r", {"c": a.nope_dim, "r": a.kv_rank}, weight="w_k_up")
         yield from core_ops(prefix, step, count, a, kv_heads=1, queries=a.heads, key_dim=latent, value_dim=a.kv_rank)
         yield w.product("v_absorb", "t h r, h r c -> t h c", {"c": a.values, "r": a.kv_rank}, weight="w_v_up")
@@ -242,6 +242,10 @@ def mla_ops(model: Shapes, layer: Layer, step: Step, prefix: str, absorb: bool) 
     if a.query_gate:
         yield w.product("gate", "t d, d h c -> t h c", {"c": a.values}, weight="w_gate")
     yield w.product("out", "t h c, h c d -> t d", {"c": a.values}, weight="w_o")
+
+
+#: Of a cached element of an indexer's keys, whatever the format of the cache: 8, and a scale of 32 for 128 of them.
+INDEX_KEY_BITS = 8.25
 
 
 def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str) -> Iterator[Op]:
@@ -278,6 +282,15 @@ def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str
         bits={"norm": 16},
         **plain,  # type: ignore[arg-type]
     )
+    yield Op(
+        f"{prefix}.index_queries",
+        "t i c -> t i c",
+        sizes,
+        operands=("x", "queries"),
+        map="quantise",
+        reduce="none",
+        **plain,  # type: ignore[arg-type]
+    )
     every = a.compress or a.index_block or 1
     entries = np.asarray(step.context, dtype=np.float64) / every
     scored: dict[str, Size] = {"b": step.batch, "s": step.new, "l": entries, "i": a.index_heads, "c": a.index_dim}
@@ -290,6 +303,7 @@ def indexer_ops(model: Shapes, step: Step, count: int, a: Attention, prefix: str
         operands=("queries", "index_keys", "scores"),
         roles=("activation", "kv", "activation"),
         domain=pairs,
+        bits={"index_keys": INDEX_KEY_BITS},
         **plain,  # type: ignore[arg-type]
     )
     yield Op(

@@ -149,6 +149,8 @@ def core_ops(
     facts: dict[str, object] = {"window": seen.limit if a.compress or a.sparse else seen.limit or a.chunk}
     if seen.causal:
         facts["causal"] = True
+    if a.index_top_k and not (a.compress or a.sparse):
+        facts["picked"] = a.index_top_k
     shared = {
         "domain": {("s", "l"): seen.pairs},
         "visited": {"l": seen.reach},

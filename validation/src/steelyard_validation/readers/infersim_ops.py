@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.cost.gemm import gemm_facts
-from steelyard.errors import SteelyardError
+from steelyard.errors import InputError, SteelyardError
+from steelyard.interval import interval80
 from steelyard.measurements.reader import (
     Ask,
     Comparison,
@@ -27,6 +28,7 @@ from steelyard.measurements.reader import (
 from steelyard.workload.blocks.scan import scan_ops
 from steelyard.workload.step import Step
 from steelyard_validation.readers import _ops
+from steelyard_validation.readers._whole import deploy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,13 +55,16 @@ _OPTIONAL = (
     "tokens_per_expert",
     "up_proj_us",
     "down_proj_us",
-    "batchsize",
     "gdn_update",
     "kkt",
     "tril",
     "wu",
     "chunk_gdn",
     "chunk_o",
+    "batchsize",
+    "next_n",
+    "s_q",
+    "s_kv",
 )
 
 
@@ -94,7 +99,8 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
                 machine=machine_name(str(gpu)),
                 family=family,
                 measured=measured,
-                split="fit" if family == "gated delta net" else "all",  # calibration/h20/scan.toml
+                # calibration/h20/scan.toml; factors of cost/indexer.py
+                split="fit" if family in ("gated delta net", "sparse") else "all",
                 why=why,
                 **(answer.columns if answer else {}),
             )
@@ -143,12 +149,34 @@ def _ask(machine: Machine | None, op: str, phase: str, shape: str, cache: str, p
             heads = float(shape.split("-")[0])
             answer = _ops.mla_prefill(machine, "fa3", 1.0, column("seq_len"), 0.0, heads)
             yield "mla", len(part), column("latency_us") * 1e-6, answer, ""
+        elif op == "dsa":
+            yield "sparse", len(part), column("latency_us") * 1e-6, _sparse(machine, phase, shape, column), ""
         elif op == "gdn":
             yield from _delta(machine, phase, shape, column)
         else:
             yield op, len(part), column("latency_us") * 1e-6, None, f"{op}: no model of this kernel yet"
     except SteelyardError as error:
         yield op, len(part), column("latency_us") * 1e-6, None, str(error)
+
+
+def _sparse(machine: Machine, phase: str, shape: str, column: Any) -> _ops.Answer:
+    """Attention over 2048 picked tokens (``attn-...``) or the scores it is picked by (``logits-...``), whole."""
+    at = deploy("DeepSeek-V3.2", machine.name, weights="fp8_block", kv="fp8", engine="sglang")
+    if isinstance(at, str):
+        raise InputError(at)
+    batch, new, keys = 1.0, column("s_q"), column("s_kv")
+    if phase == "decode":
+        picked = shape.startswith("attn")
+        batch, new = (column("batch_size"), 1.0) if picked else (column("batchsize"), column("next_n"))
+        keys = column("kv_len") if picked else keys
+    part = "layer1.attention" if shape.startswith("attn") else "layer1.index_scores"
+    step = Step(batch, new, np.maximum(keys, new))
+    found = at.replica.price(step, keep=lambda op: part in (op.name, op.fuse))
+    (kernel,) = found.cost.kernels
+    copies = np.max(np.asarray(kernel.kernel.count))
+    times = (np.broadcast_to(x / copies, keys.shape) for x in (kernel.time_s, kernel.limit_s))
+    time_s, limit_s = times
+    return _ops.Answer(time_s, *interval80(time_s, kernel.spread), limit_s, kernel.source)
 
 
 def _delta(machine: Machine, phase: str, shape: str, column: Any) -> Iterator[_Found]:
