@@ -10,6 +10,8 @@
     chain      T = launch + bytes / (cache_frac LLC) + miss bytes / (stream_frac DRAM)
                miss = x^4 / (1 + x^4),  x = bytes / (hot_frac LLC size)
 
+    unpacking  T >= weights ops / vector peak                weights in blocks of few bits, on any CPU
+
 A BLAS copies ("packs") the weights into its own order before it multiplies, unless there is one row only (GEMV); a
 convolution library reorders its activations too. Both are passes over memory that a roofline does not see, and on a
 core they hardly overlap with arithmetic (q near 1). These replace the usual cost models where
@@ -32,6 +34,8 @@ from steelyard.cost.kinds import ATTENTION, GEMM, MOE, VECTOR
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.parameters import Calibrated, calibrated, calibration_table
 from steelyard.cost.site import Site
+from steelyard.deployment.formats import find_format
+from steelyard.machine.component import Machine
 from steelyard.workload.op import ELEMENTWISE_COST
 
 __all__ = [
@@ -47,6 +51,7 @@ __all__ = [
     "measured_cpu",
     "product_time_s",
     "time_s",
+    "unpacking_s",
     "variant_of",
     "vector",
 ]
@@ -102,6 +107,11 @@ class CpuChain:
 #: Of the fp32 vector peak, products of weights that a core unpacks as it multiplies (prompts of DeepSeek-V3 in Q4_K_M
 #: on one and two sockets of 32 cores, KTransformers 0.2: 0.42 and 0.32).
 UNPACKING_FRAC = 0.4
+#: Operations of the fp32 vector peak that unpacking and multiplying a weight of a GGUF block takes, by its bits.
+#: llama.cpp on two cores of a Raspberry Pi 5, twelve of a Jetson AGX Orin, one, four and eight of an M2 Ultra and four
+#: of an i5-1035G7 (T-MAC's repository, docs/profiling_data.md, its baselines): 5 to 10 with q2_k, 4 to 8 with q4_0;
+#: geometric means. Others lie between them by their bits, 8 bits below (guess).
+UNPACKED_BITS, UNPACK_OPS = (2.625, 4.5, 8.5), (7.4, 6.2, 3.0)
 #: Of what whole products stream, experts that lie anywhere in a server's many channels (decode of DeepSeek-V3 in Q4_K_M
 #: on one and two sockets, KTransformers 0.2), and the rate of memory from which a host is such a server.
 SCATTERED_FRAC, SERVER_BYTES_PER_S = 0.56, 150e9
@@ -205,6 +215,17 @@ def chain_time_s(
     miss = x / (1.0 + x)
     time = p.launch_s + moved / (p.cache_frac * cache_bytes_per_s) + miss * moved / (p.stream_frac * dram_bytes_per_s)
     return np.asarray(np.maximum(time, np.maximum(moved - cache_bytes, 0.0) / dram_bytes_per_s))
+
+
+def unpacking_s(kernel: Kernel, machine: Machine) -> Any:
+    """The least time of a product whose weights lie in GGUF blocks, s: each is unpacked once by the vector units."""
+    bits = float(kernel.features.get("weight_bits", 16.0))
+    vector = machine.engines("vector")
+    if bits >= UNPACKED_BITS[-1] + 1 or not vector or not find_format(kernel.weight_format).gguf:
+        return 0.0
+    weights = np.asarray(kernel.traffic["weight"], dtype=np.float64) * 8.0 / bits
+    peak = max(float(c.peak.get("fp32", 0.0)) for c in vector)
+    return weights * float(np.interp(bits, UNPACKED_BITS, UNPACK_OPS)) / peak if peak else 0.0
 
 
 def measured_cpu(machine: str) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from steelyard.cost import ggml
 from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
+from steelyard.cost.cpu import unpacking_s
 from steelyard.cost.energy import held_back_s, kernel_energy_j, static_power_w
 from steelyard.cost.host_memory import host_part, on_device
 from steelyard.cost.kernel import Kernel, Program
@@ -152,6 +153,8 @@ def _price(
         priced = model(kernel, PricingContext(cluster, engine, site, weights_hot, burst))
         own = None if burst or weights_hot else engine.speed(kernel.kind, site.family, kernel.weight_format)
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
+        if cluster.machine.launch == "cpu" and kernel.kind in ("gemm", "moe"):
+            time = np.maximum(time, unpacking_s(kernel, cluster.machine))
         if kernel.kind == "attention" and engine.cache_copies and np.all(np.asarray(kernel.features["new"]) <= 1):
             time = time + _copied_s(kernel, memory_s, engine)
         time = time + sampling_s(kernel, program.plan, PricingContext(cluster, engine, site))
