@@ -250,3 +250,33 @@ def test_a_request_waits_until_its_model_is_there() -> None:
     assert waits.ttft_s - plain.ttft_s == pytest.approx(0.8 * plain.memory.weights / (0.8 * link))
     assert stated.ttft_s - plain.ttft_s == pytest.approx(0.5 * plain.memory.weights / 10e9)
     assert waits.tpot_s == plain.tpot_s
+
+
+def test_units_in_the_memory_do_what_has_little_reuse() -> None:
+    words: dict[str, Any] = {"model": "llama-2-7b", "on": "a100_40g", "batch": 1}
+    plain, four, sixteen = (priced(*x, **words) for x in ((), ("near-memory:4",), ("near-memory:16",)))
+    assert sixteen.tpot_s < four.tpot_s < 0.4 * plain.tpot_s  # weights at the internal bandwidth
+    assert four.limit["tpot_s"] > 0.24 * plain.limit["tpot_s"] and four.ttft_s > 0.95 * plain.ttft_s
+    many: dict[str, Any] = {"model": "llama-3.1-70b", "on": "h100_sxm:8", "batch": 1024, "isl": 4000}
+    plain, near, turns = (
+        priced(*x, **many) for x in ((), ("near-memory:4,intensity=8",), ("near-memory:4,intensity=8,interleave",))
+    )
+    assert turns.tpot_s < 0.95 * near.tpot_s < near.tpot_s < plain.tpot_s
+    assert turns.memory.total == plain.memory.total
+
+
+def test_layers_at_the_edge_and_a_link() -> None:
+    words: dict[str, Any] = {"batch": 1}
+    plain, edge = priced(**words), priced(on="jetson_agx_orin", engine="vllm", **words)
+    third, none, early = (
+        priced(f"layer-split:{x},latency=5ms,link=1GB/s", **words) for x in ("cut=0.3", "cut=0", "cut=0.3,leave=0.5")
+    )
+    assert none.tpot_s - plain.tpot_s == pytest.approx(5e-3, rel=0.02)
+    sent = 1000 * 4096 * 2 / 1e9
+    assert none.ttft_s - plain.ttft_s == pytest.approx(5e-3 + sent, rel=0.05)
+    layers = [x.tpot_s * 0.93 for x in (plain, edge)]  # of 8.0 e9 weights 7.0 are in layers, 0.5 in the head
+    assert third.tpot_s - none.tpot_s == pytest.approx(0.3 * (layers[1] - layers[0]), rel=0.1)
+    assert none.tpot_s < early.tpot_s < third.tpot_s + edge.tpot_s * 0.07  # half go on; each asks the edge's head
+    assert early.ttft_s < third.ttft_s
+    with pytest.raises(InputError, match="unknown machine"):
+        priced("layer-split:no_such_machine")

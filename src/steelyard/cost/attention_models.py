@@ -19,7 +19,9 @@ from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import ATTENTION
 from steelyard.cost.mla import MlaParameters, mla_decode_time_s
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
-from steelyard.cost.parameters import Calibrated, calibrated
+from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
+from steelyard.cost.pim import COMMAND_S
+from steelyard.cost.place import roofline
 from steelyard.cost.site import Site
 
 __all__ = ["attention", "attention_parameters"]
@@ -44,6 +46,9 @@ def attention(kernel: Kernel, context: PricingContext) -> KernelTime:
     device = attention_device(site)
     queries = f.get("queries", 1.0)
     decoding = "queries" in f or bool(np.all(np.asarray(f["new"]) <= 1))
+    if site.near_memory and decoding:  # units in the banks stream the cache, and compute as they do
+        near_s = COMMAND_S + np.maximum(*roofline(kernel, site))
+        return KernelTime(near_s, UNMEASURED_SPREAD, "default")
     if f["latent"]:
         found = calibrated("attention", MlaParameters, site.machine.name, (site.family,), ("mla",))
         picked = f.get("picked", 0) if site.stack.engine_kernels else 0

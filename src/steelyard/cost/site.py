@@ -73,8 +73,10 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         compute: a format that engine has a peak for.
     """
     engine = machine.engine(engine_name)
-    outer = machine.path(engine)[-1]
-    near = machine.path(engine)[:-1]
+    path = machine.path(engine)
+    ways = [m for m in path if m.capacity_bytes >= path[-1].capacity_bytes]  # the root, and a bus that leads to it
+    near = [m for m in path if m not in ways]
+    outer = min(ways, key=lambda m: m.bandwidth_bytes_per_s)
     cache = max(near, key=lambda m: m.capacity_bytes) if near else None
     vectors = machine.engines("vector") or machine.engines("matrix")
     vector = vectors[0]
