@@ -99,3 +99,14 @@ def test_a_plan_reads_counts_as_the_others_do() -> None:
 
     asked = read_question({"model": "llama-3.1-8b", "on": "4xH100", "rate": "2/s"}).task.question
     assert (asked.machines, asked.max_gpus) == (("h100_sxm",), 4)
+
+
+def test_computers_sold_to_be_joined_split_every_layer() -> None:
+    """Two DGX Sparks run tensor parallel by default; single-card nodes of a cluster run one stage after another."""
+    for on, engine, degrees in (
+        ("dgx_spark:2", "vllm", (2, 1)),
+        ("dgx_spark:2", "llamacpp", (1, 2)),
+        ("gh200:2", "", (1, 2)),
+    ):
+        plan = estimate("llama-3.1-8b", on, engine=engine).scenario.plan
+        assert (plan.tp, plan.pp) == degrees

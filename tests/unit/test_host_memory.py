@@ -261,3 +261,14 @@ def test_experts_scattered_over_the_channels_of_a_server_are_read_slower() -> No
     assert tpot_s("ddr5-4800x8:512GB") == pytest.approx(0.115, rel=0.1)
     # two channels stream what they can: eight times the memory of one socket is not four times as fast
     assert tpot_s("ddr5-4800x2:512GB") < 3 * tpot_s("ddr5-4800x8:512GB")
+
+
+def test_ktransformers_puts_the_experts_into_host_memory_unless_told_otherwise() -> None:
+    words = {"weights": "q4_k_m", "engine": "ktransformers", "isl": 500, "osl": 300}
+    said = steelyard.estimate("qwen3-30b-a3b", "rtx_4090", offload="experts", **words)
+    usual = steelyard.estimate("qwen3-30b-a3b", "rtx_4090", **words)
+    assert usual.scenario.plan.offload == said.scenario.plan.offload == "experts,computed"
+    assert float(usual.tpot_s) == float(said.tpot_s)
+    device = steelyard.estimate("qwen3-30b-a3b", "rtx_4090", offload="layers:99", **words)
+    assert not device.scenario.plan.offload and device.memory.weights > 2 * usual.memory.weights
+    assert not steelyard.estimate("qwen3-8b", "rtx_4090", **words).scenario.plan.offload  # no experts

@@ -295,6 +295,9 @@ class Engine:
     ] = 0.0
     image_workers: Annotated[float, Quantity("1", "images that a replica's host works on at once", ge=1)] = 1.0
     fused_towers: Annotated[bool, "attention of its encoders of images and sound is one kernel"] = True
+    usual_offload: Annotated[
+        str, "what lies in host memory unless said otherwise, as `--offload` has it; of models with experts"
+    ] = ""
     host_computes: Annotated[
         bool, "weights in host memory are computed with there; otherwise streamed to the device"
     ] = False

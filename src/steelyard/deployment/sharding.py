@@ -140,11 +140,18 @@ def _has_room(model: Workload, cluster: Cluster, devices: int) -> bool:
     return stored <= _WEIGHTS_FRAC * devices * cluster.machine.usable_bytes
 
 
+def _together(cluster: Cluster) -> int:
+    """Devices that tensor parallelism spans: a node; of computers sold with a fast port for each other all of them."""
+    whole = cluster.per_node == 1 and cluster.machine.kind == "soc" and cluster.machine.links("network")
+    return RACK if whole else cluster.per_node
+
+
 def fill_degrees(
     model: Workload, cluster: Cluster, given: Mapping[str, Any], *, splits_layers: bool = False
 ) -> dict[str, int]:
-    """Every parallel degree: tensor parallel inside a node, pipeline across nodes, unless given, so that every device
-    is used. Of a domain of :data:`RACK` devices and more, which no tensor parallel fills, replicas where one has room.
+    """Every parallel degree: tensor parallel inside a node (and between computers that are sold to be joined, as two
+    DGX Sparks are), pipeline across nodes, unless given, so that every device is used. Of a domain of :data:`RACK`
+    devices and more, which no tensor parallel fills, replicas where one has room.
 
     Args:
         model: its heads and layers bound the degrees.
@@ -162,7 +169,7 @@ def fill_degrees(
         return dict(zip(DEGREES, (tp or 1, pp or 1, dp or 1, ep, cp), strict=True))
     rest = max(1, cluster.count // used)
     if tp is None:
-        limit = 1 if splits_layers and cluster.machine.launch != "cpu" else min(rest, cluster.per_node)
+        limit = 1 if splits_layers and cluster.machine.launch != "cpu" else min(rest, _together(cluster))
         heads = [queries for queries, _ in model.head_groups]
         tp = max((d for d in range(1, limit + 1) if rest % d == 0 and all(h % d == 0 for h in heads)), default=1)
         rest //= tp

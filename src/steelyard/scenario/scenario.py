@@ -322,14 +322,15 @@ def _offload(values: Mapping[str, Any], engine: Engine, model: Workload) -> str:
     Raises:
         InputError: they cannot be read.
     """
-    asked = parse_offload(values.get("offload") or "").of(model.depth)
+    usual = engine.usual_offload if model.experts else ""
+    asked = parse_offload(values.get("offload") or usual).of(model.depth)
     if asked.experts and not model.experts:
         words = f"{model.name} has no experts; layers:N keeps so many layers on the devices"
         raise InputError(words, field="offload")
     if not str(asked):
         return ""
-    usual = "streamed" if not engine.host_computes else "either" if engine.stream_tokens else "computed"
-    return str(replace(asked, use=asked.use or usual))
+    use = "streamed" if not engine.host_computes else "either" if engine.stream_tokens else "computed"
+    return str(replace(asked, use=asked.use or use))
 
 
 def _host(values: Mapping[str, Any], cluster: Cluster) -> Machine:

@@ -36,7 +36,7 @@ def kept_by_layers(model: Workload, shards: int = 1) -> tuple[Kept, ...]:
         state = model.state_bytes / layers / shards
         return (Kept(layers, per_token, model.window, state),) if per_token or state else ()
     found: dict[tuple[float, int, float], int] = {}
-    for layer in model.layers:
+    for layer in () if model.embeds else model.layers:
         a = layer.attention
         if a is not None and (a.joint_kv or a.sparse or (layer.skip and layer.skip.absent)):
             return ()

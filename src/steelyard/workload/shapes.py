@@ -352,6 +352,8 @@ class Shapes:
     head_transform: bool = False
     """A dense layer, activation and norm before the projection (masked-language head); biased when ``norm_bias``."""
     pooler: bool = False
+    embeds: bool = False
+    """A decoder whose last states are the answer (embeddings, scores): one pass, nothing is generated or kept."""
     layer_inputs: LayerInputs | None = None
     streams: Streams | None = None
     laurel_rank: int = 0
@@ -397,8 +399,8 @@ class Shapes:
 
     @property
     def causal(self) -> bool:
-        """Whether tokens attend to earlier ones only (a decoder)."""
-        return any(x.attention is None or x.attention.causal for x in self.layers)
+        """Whether it generates: tokens attend to earlier ones only, and the next one follows from them."""
+        return not self.embeds and any(x.attention is None or x.attention.causal for x in self.layers)
 
     @property
     def heads(self) -> int:

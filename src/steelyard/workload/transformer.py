@@ -98,7 +98,7 @@ class Transformer(Shapes):
         latent cache is not split.
         """
         total: Any = 0.0
-        for layer in self.layers:
+        for layer in () if self.embeds else self.layers:
             a = layer.attention
             if a is None or not a.causal or a.shared_kv:
                 continue
@@ -141,8 +141,12 @@ class Transformer(Shapes):
     @property
     def kv_elements_per_token(self) -> int:
         """Cache elements one more token adds while it is inside every window."""
-        return sum(
-            x.count * x.attention.kv_elements_per_token for x in self.layers if x.attention and x.attention.causal
+        return (
+            0
+            if self.embeds
+            else sum(
+                x.count * x.attention.kv_elements_per_token for x in self.layers if x.attention and x.attention.causal
+            )
         )
 
     @property

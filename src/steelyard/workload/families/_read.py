@@ -14,6 +14,7 @@ from steelyard.registry import Registry
 from steelyard.workload.families._native import outside, published
 from steelyard.workload.families._refused import REFUSED
 from steelyard.workload.families.decoders import DECODERS
+from steelyard.workload.families.encoder import embedder
 from steelyard.workload.families.generic import read_generic
 from steelyard.workload.families.towers import PARTS, read_towers
 from steelyard.workload.protocol import Workload, restated
@@ -86,7 +87,7 @@ def read_config(config: Mapping[str, Any], *, name: str = "", generic: bool = Fa
         what = "required field is missing" if model_type is None else f"expected a name, got {model_type!r}"
         raise InputError(what, field=f"{path}.model_type" if path else "model_type")
     try:
-        model = family(inner)
+        model = embedder(family(inner), inner)
     except InputError as error:
         if isinstance(error, UnknownName) or not path:
             raise

@@ -7,15 +7,17 @@ the bare encoder (with its pooler) is counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from steelyard.errors import show
 from steelyard.workload.families._base import Fields, decoder
+from steelyard.workload.protocol import Workload
 from steelyard.workload.transformer import Attention, FeedForward, Layer, Transformer
 
-__all__ = ["bert", "distilbert", "modernbert", "modernbert_decoder", "nomic_bert", "roberta"]
+__all__ = ["bert", "distilbert", "embedder", "modernbert", "modernbert_decoder", "nomic_bert", "roberta"]
 
 
 def _tasks(config: Mapping[str, Any]) -> tuple[bool, bool]:
@@ -42,6 +44,35 @@ def _topped(model: Transformer, config: Mapping[str, Any], *, pooler: bool) -> T
             "counted with the masked-language head" if masked else "counted without a masked-language head",
         ),
     )
+
+
+#: Decoders whose last states are the answer: they have no head, or one that scores.
+_EMBEDDERS = re.compile(
+    r"(Llama|Mistral|Qwen2|Qwen3|Gemma2?|Gemma3Text|Phi3)(Bidirectional)?Model"
+    r"|.*For(SequenceClassification|TokenClassification|Embedding|RewardModel)"
+)
+
+
+def embedder(model: Workload, config: Mapping[str, Any]) -> Workload:
+    """A decoder that embeds or scores, where its config says so; any other model as it is.
+
+    ``architectures`` names the model without its head (``MistralModel``) or a classifier; with ``is_causal`` false or
+    ``use_bidirectional_attention`` every token attends to all others.
+    """
+    if not isinstance(model, Transformer) or not model.causal or model.source is not None:
+        return model
+    named = config.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    both = config.get("is_causal") is False or config.get("use_bidirectional_attention") in (True, "all")
+    if not both and not _EMBEDDERS.fullmatch(first):
+        return model
+    layers = model.layers
+    if both:
+        layers = tuple(
+            x if x.attention is None else replace(x, attention=replace(x.attention, causal=False)) for x in layers
+        )
+    note = "it embeds or scores in one pass: no head, nothing is generated or kept"
+    return replace(model, layers=layers, embeds=True, head=False, tied=False, notes=(*model.notes, note))
 
 
 def bert(config: Mapping[str, Any]) -> Transformer:
