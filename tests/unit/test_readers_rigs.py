@@ -266,3 +266,12 @@ def test_boards_held_to_a_power_draw_it(tmp_path: Path) -> None:
     folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "notes": "spec=none;power_limit_w=220"})
     found = only(read(folder), "power_w")
     assert 0.85 * 440 < found.predicted[0] <= 440
+
+
+def test_clients_of_the_rig_send_one_request_each(tmp_path: Path) -> None:
+    """First tokens of its concurrency curves grow with the clients: all begin at once and none sends again."""
+    row = {"model": "Qwen/Qwen3-0.6B", "quant": "bf16", "machine": "rtx_3090", "count": 1, "tp": 1, "engine": "vllm"}
+    row |= {"isl": 2048, "osl": 8, "metric": "ttft", "scenario": "x", "notes": "spec=none"}
+    folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "concurrency": 2}, {**row, "concurrency": 16})
+    few, many = only(read(folder), "ttft_s").predicted
+    assert many > 4 * few

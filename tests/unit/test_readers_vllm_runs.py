@@ -81,3 +81,9 @@ def test_closed_loops_with_cached_prompts_or_adapters_are_not_asked(tmp_path: Pa
     assert found.why.tolist()[:3] == ["", vllm_runs.CACHED, vllm_runs.ADAPTERS]
     assert found.why[3]
     assert np.isfinite(found.predicted[0])
+
+
+def test_the_time_between_tokens_of_aiperf_is_a_mean_of_each_request(tmp_path: Path) -> None:
+    folder = write(tmp_path / "rtx_consumer_vllm" / "aiperf.csv", {**CLOSED, "notes": SAID, "metric": "itl"})
+    found = list(vllm_runs.read(folder, Ask(folder.name)))
+    assert [c.metric for c in found] == ["tpot_s"] and np.isfinite(found[0].predicted).all()

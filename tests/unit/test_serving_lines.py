@@ -107,6 +107,7 @@ def _row(family: str, median: float, p90: float, split: str = "left-out") -> Acc
         p90,
         0.0,
         0.8,
+        1.5,
         50.0,
         split,
     )

@@ -90,6 +90,7 @@ def test_figures_of_a_known_error() -> None:
     assert left.mean_ape == pytest.approx(20.0)
     assert left.median_ape == pytest.approx(20.0)
     assert left.bias == pytest.approx(-20.0)
+    assert left.width == pytest.approx(np.exp(2 * 1.2816 * 0.1))
     assert left.interval80 == 0.0  # exp(1.2816 x 0.1) is 1.137, the truth lies at 1.25
     assert left.roofline_mean_ape == pytest.approx(50.0)
     assert by_split["fit"].interval80 == 1.0
@@ -119,7 +120,7 @@ def test_json_has_exactly_the_stated_keys(data: Path) -> None:
     document = json.loads(validate(data=data).to_json())
     assert document["schema"] == "steelyard.validate/1"
     keys = "source table machine family phase metric split n covered bias interval80 "
-    keys += "median_ape mean_ape p90_ape roofline_mean_ape"
+    keys += "median_ape mean_ape p90_ape roofline_mean_ape width"
     assert {tuple(sorted(row)) for row in document["rows"]} == {tuple(sorted(keys.split()))}
     assert any(row["table"] == "*" and row["machine"] == "*" for row in document["rows"])
 

@@ -25,6 +25,8 @@ __all__ = [
     "SYSTEM_SPREAD",
     "Z80",
     "interval80",
+    "known_conditions",
+    "stretched",
     "widened",
     "with_system",
 ]
@@ -51,6 +53,16 @@ def with_system(spread: Any) -> Any:
     return np.hypot(spread, SYSTEM_SPREAD)
 
 
+def known_conditions(spread: Any, system: float) -> Any:
+    """A spread that holds the system's own, where the conditions of the run are known to leave only ``system`` of it.
+
+    Args:
+        spread: standard deviation of log(true / predicted) as :func:`with_system` makes it.
+        system: what is left, as a recipe states it.
+    """
+    return np.sqrt(np.maximum(np.asarray(spread) ** 2 - SYSTEM_SPREAD**2, 0.0) + system**2)
+
+
 def widened(value: Any, low: Any, high: Any, spread: Any, *, at_least: Any = 0.0) -> tuple[Any, Any]:
     """An interval with a further, independent spread: half-widths add in quadrature in log space.
 
@@ -63,5 +75,10 @@ def widened(value: Any, low: Any, high: Any, spread: Any, *, at_least: Any = 0.0
         ``(low, high)``.
     """
     more = Z80 * np.asarray(spread, dtype=np.float64)
-    down, up = np.hypot(np.log(value / low), more), np.hypot(np.log(high / value), more)
-    return np.minimum(np.maximum(value * np.exp(-down), at_least), value), value * np.exp(up)
+    return stretched(value, low, high, more, more, at_least=at_least)
+
+
+def stretched(value: Any, low: Any, high: Any, down: Any, up: Any, *, at_least: Any = 0.0) -> tuple[Any, Any]:
+    """:func:`widened` by half-widths of its own on both sides, in log space and four times out of five inside."""
+    lower, upper = np.hypot(np.log(value / low), down), np.hypot(np.log(high / value), up)
+    return np.minimum(np.maximum(value * np.exp(-lower), at_least), value), value * np.exp(upper)

@@ -26,6 +26,7 @@ from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.scenario.fields import GROUPS, STATIC_FLAGS, VERBS
 from steelyard.scenario.fields import field as field_of
+from steelyard.units import Quantity
 from steelyard.workload.catalogue import Model, load_model
 
 __all__ = ["Case", "Facts", "Recipe", "find_recipe", "recipes", "told", "with_recipe"]
@@ -90,6 +91,10 @@ class Recipe:
     )
     case: Annotated[tuple[Case, ...], "what it sets besides where conditions hold; later ones win"] = ()
     guess: Annotated[tuple[str, ...], "fields and flags that nobody published"] = ()
+    system_spread: Annotated[
+        float,
+        Quantity("1", "spread of runs under it beside the cost models', from rows no fit saw; 0 = as usual", ge=0),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         raise_all(list(_problems(self)))

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from steelyard.cost.interval import SYSTEM_SPREAD
 from steelyard.cost.moe import Router
 from steelyard.errors import UnknownName, normalise
+from steelyard.scenario.recipes import find_recipe
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems
@@ -149,4 +151,10 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         watch=watch,
         techniques=scenario.techniques,
         anchor=words["anchor"],
+        system_spread=_system_spread(words["recipe"]),
     )
+
+
+def _system_spread(recipe: str) -> float:
+    """What a recipe leaves open of what no cost model explains."""
+    return find_recipe(recipe).system_spread or SYSTEM_SPREAD if recipe else SYSTEM_SPREAD

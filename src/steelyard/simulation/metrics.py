@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.interval import FIRST_TOKEN_SPREAD, interval80, widened
+from steelyard.cost.interval import FIRST_TOKEN_SPREAD, interval80, stretched, widened
+from steelyard.simulation.draws import draw_of, draw_of_rate
 
 if TYPE_CHECKING:
     from steelyard.simulation.result import Records, Simulation
@@ -234,7 +235,8 @@ def intervals(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """80 % intervals of mean and percentiles, from two more runs: every step at the ends of its own interval.
 
-    Times to first token have a further spread (:data:`~steelyard.cost.interval.FIRST_TOKEN_SPREAD`).
+    Times to first token have a further spread (:data:`~steelyard.cost.interval.FIRST_TOKEN_SPREAD`), and figures of
+    requests that were drawn what another draw might have shown (:mod:`steelyard.simulation.draws`).
     Queues amplify: near saturation a step 10 % longer may multiply the time to first token, which no interval put
     around a single run would say.
 
@@ -263,7 +265,26 @@ def intervals(
             value, surer = runs[2]["ttft_s"][name], simulation.config.moved.first_spread
             first = first_token_interval(value, low, high, simulation.limit_frac, surer)
             found["ttft_s"][name] = float(first[0]), float(first[1])
+    for metric in ("ttft_s", "tpot_s", "e2e_s", "queue_s"):
+        limit = 0.0 if metric == "queue_s" else simulation.limit_frac
+        for name, between in found[metric].items():
+            draw = draw_of(simulation, metric, name)
+            found[metric][name] = _other_draw(runs[2][metric][name], between, draw, limit)
+    for name, between in found["throughput"].items():
+        if name != "goodput_frac":
+            share = draw_of_rate(simulation, name.removesuffix("_per_device").removeprefix("goodput_"))
+            found["throughput"][name] = _other_draw(runs[2]["throughput"][name], between, (share, share))
     return found
+
+
+def _other_draw(
+    value: float, between: tuple[float, float], draw: tuple[float, float], limit_frac: float = 0.0
+) -> tuple[float, float]:
+    """An interval that holds what another draw of the requests might have shown too, above the physical limit."""
+    if between[0] <= 0.0 or draw == (0.0, 0.0):
+        return between
+    low, high = stretched(value, *between, *draw, at_least=min(limit_frac * value, between[0]))
+    return float(low), float(high)
 
 
 def first_token_interval(value: Any, low: Any, high: Any, limit_frac: Any, surer: float = 1.0) -> tuple[Any, Any]:

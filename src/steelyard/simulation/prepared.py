@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.encode import Encoder, Passes
+from steelyard.cost.interval import SYSTEM_SPREAD
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
 from steelyard.cost.memory import host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
@@ -71,6 +72,8 @@ class Options:
     assigned: Any = None
     anchor: str = ""
     """A measured run that moves the times."""
+    system_spread: float = SYSTEM_SPREAD
+    """What no cost model explains: less where the conditions are a recipe's that states it."""
 
 
 @dataclass(frozen=True, eq=False)

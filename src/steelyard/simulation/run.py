@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from steelyard._version import __version__
+from steelyard.cost.interval import known_conditions
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step_table import Tables, scaled
+from steelyard.deployment.engine import UNMOVED
 from steelyard.provenance import Ledger, content_hash
 from steelyard.simulation.arrays import Played, play, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
@@ -118,7 +120,7 @@ def run(
         slo=options.slo,
         inputs=prepared.inputs,
         ledger=ledger,
-        spread=prepared.table.spread,
+        spread=_spread(prepared),
         limit_frac=prepared.table.limit_frac,
         replay=partial(run, prepared, started, log=0),
         deployment=prepared.deployment,
@@ -126,6 +128,13 @@ def run(
         techniques=options.techniques,
         encode_s=read.alone_s if read is not None and read.power_w > 0 else None,
     )
+
+
+def _spread(prepared: Prepared) -> float:
+    """Of a step: as its table says, less where the conditions are known; a measured run says more than both."""
+    known = prepared.first.config.moved != UNMOVED
+    spread = prepared.table.spread
+    return spread if known else float(known_conditions(spread, prepared.options.system_spread))
 
 
 def _rented(played: Played) -> Any:

@@ -22,6 +22,10 @@ __all__ = ["ISL", "OSL", "REQUESTS", "REQUESTS_PER_CLIENT", "Traffic", "traffic"
 ISL, OSL = "1024", "256"
 #: Requests when neither a number nor a duration is given; in a closed loop, per client (InferenceX's choice).
 REQUESTS, REQUESTS_PER_CLIENT = 1000, 10
+#: Answers of clients whose requests are all stated equal are drawn from this share of the length up to it. A
+#: simulation's steps are exact: clients with equal requests would send them together for the whole run, which measured
+#: loops do not show (docs/methods/serving.md).
+SHORTEST_ANSWER = 0.96
 
 
 @dataclass(frozen=True)
@@ -195,9 +199,17 @@ def _drawn(a: Traffic, said: _Said, rng: np.random.Generator) -> Trace:
         at = said.starts(a.requests, rng)
         n, name = len(at), str(said.arrivals)
     prompts, answers = said.isl.draw(n, rng) + a.system, said.osl.draw(n, rng)
+    notes: tuple[str, ...] = ()
+    if a.concurrency is not None and 1 < a.concurrency < n and said.isl.kind == said.osl.kind == "constant":
+        longest = int(answers[0])
+        shortest = math.ceil(SHORTEST_ANSWER * longest)
+        answers = rng.integers(shortest, longest, n, endpoint=True)
+        if shortest < longest:
+            exact = f"--osl uniform:{longest}-{longest} has them equal"
+            notes = (f"answers are {shortest:,} to {longest:,} tokens, so that clients do not march in step; {exact}",)
     name += f", isl {said.isl}" + (f" behind {a.system:,} shared" if a.system else "") + f", osl {said.osl}"
     shared = {"prefix_" + k: v for k, v in common_prefix(n, a.system).items()} if a.system else {}
-    return _closed(Trace(at, prompts, answers, name=name, **shared), a, said)
+    return _closed(Trace(at, prompts, answers, name=name, notes=notes, **shared), a, said)
 
 
 def _closed(made: Trace, a: Traffic, said: _Said) -> Trace:

@@ -71,11 +71,12 @@ def _figures(row: Accuracy) -> list[str]:
         _percent(row.p90_ape),
         _percent(row.bias, signed=True),
         inside,
+        "" if isnan(row.width) else f"{row.width:.2f}",
         _percent(row.roofline_mean_ape),
     ]
 
 
-_HEAD = ("rows", "covered", "median", "mean", "p90", "bias", "in 80 %", "roofline mean")
+_HEAD = ("rows", "covered", "median", "mean", "p90", "bias", "in 80 %", "width", "roofline mean")
 
 
 def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> str:
@@ -122,7 +123,7 @@ def text(validation: Validation) -> str:
         )
         for line in (head, *lines)
     ]
-    note = "errors, bias and coverage in %; interval: share of measurements inside the stated 80 %"
+    note = "errors, bias and coverage in %; in 80 %: share of measurements inside the stated interval; width: its ends"
     return "\n".join([*shown, "", note, *_target_text(validation)])
 
 
@@ -182,7 +183,8 @@ def write_pages(validation: Validation, folder: Path, data: Path, command: str, 
 _EXPLANATION = """\
 Errors are of predicted against measured figures, in %: median, mean and 90th percentile of the absolute error. *Bias*
 above 0: predictions are too high (geometric mean of the ratio). *In 80 %*: how often the measurement lies inside the
-80 % interval, the one `estimate` and `simulate` show a user; 70 to 90 is right. *Roofline mean*: the error of
+80 % interval, the one `estimate` and `simulate` show a user; 70 to 90 is right. *Width*: the upper end of that interval
+over its lower, the median. *Roofline mean*: the error of
 max(FLOPs / peak, bytes / bandwidth) from the datasheet on the same rows. Rows that cannot be predicted count against
 *covered* and in no error. *Left out of the fit*: whole weight shapes, head configurations or sizes that the calibration
 never saw; *all*: nothing of this table was fitted. Served rows of InferenceX are asked twice: *serve* with the recipe

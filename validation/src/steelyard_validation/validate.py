@@ -59,6 +59,8 @@ class Accuracy:
     """%: above 0, predictions are too high (geometric mean of predicted over measured, minus one)."""
     interval80: float
     """Share (0..1) of the measured figures inside the stated 80 % interval."""
+    width: float
+    """Median of its upper end over its lower."""
     roofline_mean_ape: float
     """Mean absolute error of the datasheet roofline on the same rows, %."""
     split: str
@@ -222,6 +224,7 @@ def _source_accuracy(source: str, parts: Sequence[Comparison]) -> Iterator[Accur
         ape = np.abs(predicted / measured - 1) * 100
         roof = np.abs(roofline / measured - 1) * 100
         inside = np.where(np.isfinite(low) & np.isfinite(high), (measured >= low) & (measured <= high), np.nan)
+        wide = high / low
     seen: set[tuple[str, ...]] = set()
     names, split = columns["split"]
     fitted = np.isin(names, ["fit", "left-out"])
@@ -247,6 +250,7 @@ def _source_accuracy(source: str, parts: Sequence[Comparison]) -> Iterator[Accur
                     *_figures(ape[ok]),
                     bias=float(np.expm1(log[ok].mean()) * 100) if ok.size else math.nan,
                     interval80=_mean(inside[ok]),
+                    width=_middle(wide[ok]),
                     roofline_mean_ape=_mean(roof[ok]),
                     split=label,
                 )
@@ -290,6 +294,11 @@ def _figures(ape: NDArray[np.float64]) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     middle, tail = np.quantile(ape, [0.5, 0.9])
     return float(middle), float(ape.mean()), float(tail)
+
+
+def _middle(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _mean(values: NDArray[np.float64]) -> float:

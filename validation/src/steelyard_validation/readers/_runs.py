@@ -21,6 +21,7 @@ from steelyard.machine.cluster import cluster_of
 from steelyard.machine.component import Link
 from steelyard.machine.power import limited
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name
+from steelyard.simulation.draws import draw_of, draw_of_rate
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard_validation.blocks import block_of
@@ -306,10 +307,18 @@ def _loads(at: Placed, place: Place, rows: Sequence[Row], *, loads: Set[Traffic]
         runs = (played.middle, *played.ends)
         table = np.array([[_figure(run, row) for run in runs]])
         first = np.array([played.middle.limit_frac]) if row.metric == "ttft_s" else None
-        out[:, i] = np.stack(ranged(table, np.full(1, np.nan), first_token=first))[:, 0]
+        draw = np.array([_draw(played.middle, row)])
+        out[:, i] = np.stack(ranged(table, np.full(1, np.nan), first_token=first, draw=draw))[:, 0]
     if failed and np.isnan(out[0]).all():
         raise SteelyardError(failed)
     return out
+
+
+def _draw(run: Simulation, row: Row) -> tuple[float, float]:
+    """What another draw of the requests leaves open of a figure."""
+    if row.metric in ("tokens_per_s", "requests_per_s"):
+        return (draw_of_rate(run, row.metric.replace("tokens", "output_tokens")),) * 2
+    return draw_of(run, row.metric, row.stat) if row.metric in ("ttft_s", "tpot_s", "e2e_s") else (0.0, 0.0)
 
 
 def _figure(run: Simulation, row: Row) -> float:

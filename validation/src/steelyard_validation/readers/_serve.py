@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.interval import SYSTEM_SPREAD, stretched
 from steelyard.cost.kv_pool import kv_pool
 from steelyard.cost.moe import Router
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine_config import EngineConfig, engine_config, with_room
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Floats
+from steelyard.simulation.draws import draw_of, draw_of_rate
 from steelyard.simulation.metrics import ends, first_token_interval
 from steelyard.simulation.prepared import Options, Prepared, checked, prepare, too_long
 from steelyard.simulation.result import Simulation
@@ -90,6 +92,8 @@ class Outcome:
     """Of the devices, per output token."""
     limit_frac: float = np.nan
     """Physical limit of the steps over their time."""
+    draws: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """What another draw of the requests leaves open of figures, see :mod:`steelyard.simulation.draws`."""
 
 
 def outcome(simulation: Simulation) -> Outcome:
@@ -109,7 +113,14 @@ def outcome(simulation: Simulation) -> Outcome:
         tokens_per_s=float(r.osl.sum()) / totals["makespan_s"],
         energy_j_per_token=float(totals["energy_j"] / r.osl.sum()),
         limit_frac=simulation.limit_frac,
+        draws=_draws(simulation),
     )
+
+
+def _draws(simulation: Simulation) -> dict[str, tuple[float, float]]:
+    means = {name: draw_of(simulation, name, "mean") for name in ("ttft_s", "tpot_s", "e2e_s")}
+    medians = {f"{name}_median_s": draw_of(simulation, f"{name}_s", "p50") for name in ("ttft", "tpot")}
+    return means | medians | {"tokens_per_s": (draw_of_rate(simulation, "output_tokens_per_s"),) * 2}
 
 
 def closed_trace(load: Load) -> Trace:
@@ -158,10 +169,12 @@ class Service:
     """Flags of every load that the step times depend on."""
     speculate: str = ""
     """How tokens are guessed, as ``--speculate`` says it."""
+    system_spread: float = SYSTEM_SPREAD
+    """What no cost model explains, as the recipe of the rows has it."""
 
     @staticmethod
-    def of(at: Placed, loads: Sequence[Load]) -> Service:
-        """The service whose tables cover the loads."""
+    def of(at: Placed, loads: Sequence[Load], system_spread: float = 0.0) -> Service:
+        """The service whose tables cover the loads; ``system_spread``: as a recipe states it, 0 where it does not."""
         flagged = [(engine_config(at.engine, at.cluster.machine, dict(x.flags)), x) for x in loads]
         flagged = [(with_room(c, at.engine, dict(x.flags), x.isl), x) for c, x in flagged]
         return Service(
@@ -170,6 +183,7 @@ class Service:
             max(min(c.max_num_batched_tokens, x.clients * (x.isl + 1)) for c, x in flagged),
             max(min(c.max_num_seqs, max(x.clients, 2)) for c, x in flagged),
             {name: getattr(flagged[0][0], name) for name in ("graph_tokens", "launch_s", "sampling")},
+            system_spread=system_spread or SYSTEM_SPREAD,
         )
 
     @staticmethod
@@ -191,6 +205,7 @@ class Service:
         deployment = Deployment(at.transformer.name, (pool,))
         guessing = read_flag("speculate", self.speculate) if self.speculate else None
         options = Options(experts=Router(at.skew), log=1, techniques=(guessing,) if guessing else ())
+        options = replace(options, system_spread=self.system_spread)
         return prepare(deployment, longest, options, model=at.model, clusters=[at.cluster], engine=at.engine)
 
     def flagged(self, flags: Mapping[str, Any]) -> EngineConfig:
@@ -244,22 +259,26 @@ def column(runs: Sequence[Sequence[Outcome]], name: str) -> Floats:
     return np.asarray([[getattr(x, name) for x in run] for run in runs], dtype=np.float64)
 
 
-def ranged(table: Floats, limit: Any, *, first_token: Any = None) -> Shown:
+def ranged(table: Floats, limit: Any, *, first_token: Any = None, draw: Any = None) -> Shown:
     """A figure ``[n, 3]`` with the interval of its ends, which holds it; without ends no interval.
 
     ``first_token``: of a time to first token, which has a spread of its own, the share of it that is physical.
+    ``draw``: what another draw of the requests leaves open below and above, ``[n, 2]``.
     """
     sides = table if table.shape[1] > 1 else np.full_like(table, np.nan)
     value, low, high = table[:, 0], sides.min(axis=1), sides.max(axis=1)
     if first_token is not None:
         low, high = first_token_interval(value, low, high, first_token)
+    if draw is not None:
+        low, high = stretched(value, low, high, draw[:, 0], draw[:, 1])
     return Shown(value, low, high, limit)
 
 
 def shown(runs: Sequence[Sequence[Outcome]], name: str, limit: Any) -> Shown:
     """One figure of many loads with the interval of its ends."""
     first_token = column(runs, "limit_frac")[:, 0] if name.startswith("ttft") else None
-    return ranged(column(runs, name), limit, first_token=first_token)
+    draw = np.asarray([run[0].draws.get(name, (0.0, 0.0)) for run in runs], dtype=np.float64).reshape(-1, 2)
+    return ranged(column(runs, name), limit, first_token=first_token, draw=draw)
 
 
 def offline(at: Placed, loads: Sequence[Load], *, prompts: float = PROMPT_TOKENS) -> Shown:

@@ -29,7 +29,8 @@ from steelyard.measurements.reader import (
     read_frame,
 )
 from steelyard.scenario.recipes import Facts, Recipe, recipes
-from steelyard_validation.readers._serve import Load, Outcome, Service, column, ranged, shown
+from steelyard.traffic.build import Traffic, traffic
+from steelyard_validation.readers._serve import Load, Outcome, Played, Service, column, played_all, ranged, shown
 from steelyard_validation.readers._whole import (
     Columns,
     Placed,
@@ -163,7 +164,9 @@ def stated(frame: pd.DataFrame) -> pd.DataFrame:
 def _both(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """Time between tokens, to the first, tokens per second and device, and 2 where the cache was full (else 1)."""
     loads = [load_of(at, row) for row in rows.to_dict("records")]
-    return figures(at, rows, Service.of(at, loads).all_closed(loads))
+    recipe = recipe_of(at.engine.name, at.cluster.machine.family, bool(rows["uniform"].iloc[0]))
+    known = recipe.system_spread if recipe else 0.0
+    return figures(at, rows, Service.of(at, loads, known).all_closed(loads))
 
 
 def load_of(at: Placed, row: Mapping[str, Any]) -> Load:
@@ -205,14 +208,23 @@ PUBLISHED_SPREAD = 0.8
 def _plain(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """:func:`_both` of ``simulate --concurrency C --isl uniform:0.8-1.0xI --osl uniform:0.8-1.0xO``, nothing besides.
 
-    The spread is published with the load; the laboratory states none.
+    The spread is published with the load; the laboratory states none: ``--isl I --osl O``.
     """
-    loads = []
-    for row in rows.to_dict("records"):
-        clients, isl, osl = int(row["concurrency"]), int(row["isl"]), int(row["osl"])
-        shortest = PUBLISHED_SPREAD if row["uniform"] else 1.0
-        loads.append(Load(clients, REQUESTS * clients, isl, osl, shortest, think_s=0.0))
-    return figures(at, rows, Service.of(at, loads).all_closed(loads))
+    stated = rows.to_dict("records")
+    loads = [
+        Load(int(r["concurrency"]), REQUESTS * int(r["concurrency"]), int(r["isl"]), int(r["osl"])) for r in stated
+    ]
+    service = Service.of(at, loads)
+
+    def played(row: Mapping[Any, Any]) -> Played:
+        isl, osl = int(row["isl"]), int(row["osl"])
+        asked = Traffic(concurrency=int(row["concurrency"]), isl=isl, osl=osl)
+        if row["uniform"]:
+            span = f"uniform:{PUBLISHED_SPREAD}-1.0x"
+            asked = replace(asked, isl=f"{span}{isl}", osl=f"{span}{osl}")
+        return service.play(traffic(asked), {})
+
+    return figures(at, rows, played_all(stated, played))
 
 
 def figures(at: Placed, rows: pd.DataFrame, runs: Sequence[Sequence[Outcome]]) -> list[Shown]:

@@ -405,7 +405,8 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
         return place, LENGTHS
     if not _known(r.concurrency):
         return place, "the row does not state its clients"
-    return place, Traffic(concurrency=int(r.concurrency), isl=int(r.isl), osl=int(r.osl))
+    clients = int(r.concurrency)  # one request each, all at once: first tokens grow with the clients
+    return place, Traffic(concurrency=clients, requests=clients, isl=int(r.isl), osl=int(r.osl))
 
 
 _TABLES: Mapping[str, tuple[tuple[str, Callable[..., Iterator[Row]]], ...]] = {

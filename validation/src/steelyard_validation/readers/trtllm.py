@@ -238,7 +238,11 @@ def _trace(row: Mapping[Any, Any]) -> Trace:
         return np.maximum(1, np.round(mean * drawn / drawn.mean())).astype(np.int64)
 
     return Trace(
-        arrived_at=arrived - arrived[0], isl=lengths(row["isl_mean"]), osl=lengths(row["osl_mean"]), name="online"
+        arrived_at=arrived - arrived[0],
+        isl=lengths(row["isl_mean"]),
+        osl=lengths(row["osl_mean"]),
+        name="online",
+        origin={"rate": rate},
     )
 
 
