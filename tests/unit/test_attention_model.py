@@ -234,3 +234,13 @@ def test_xe2_reads_whole_tiles_splits_late_and_masks_windows() -> None:
     assert prefill(4, 8192, window=128, **on) > prefill(4, 8192, **on)
     plain, eight = (prefill(4, 8192, kv_bits=bits, **on) for bits in (16, 8))
     assert 3 < eight / plain < 5  # measured: 4
+
+
+def test_scores_that_leave_the_unit_cost_their_bytes() -> None:
+    """llama.cpp without flash attention: 20 bytes per query, key and head, from the cache where they fit it."""
+    loose = attention_facts("ggml_unfused")
+    fused = replace(loose, prefill_scores_bytes=0.0)
+    apart, together = (prefill(1, 512, 7680, facts=facts) for facts in (loose, fused))
+    scores = 512 * 8192 * 32 * 20
+    assert 0.6 < (apart - together) * H100.dram_bytes_per_s / scores < 1.3
+    assert float(prefill(1, 64, facts=loose)) < 1.2 * float(prefill(1, 64, facts=fused))

@@ -163,6 +163,15 @@ def test_large_steps_are_streamed_and_small_ones_computed() -> None:
     assert streamed.shares["decode"]["network"] > 0.8
 
 
+def test_ktransformers_writes_experts_anew_for_all_cards_together() -> None:
+    """Kimi-K2, 540 GB of experts: about 40 s on one card and 16 s on eight, of which the host takes 12 either way."""
+    words = {"engine": "ktransformers", "host": "ddr5-4800x16:1024GB", "offload": "experts,streamed", "weights": ""}
+    one, eight = (
+        asked("kimi-k2-thinking", f"RTX 4090 48GB:{n}", tp=n, isl=2048, osl=8, **words).ttft_s for n in (1, 8)
+    )
+    assert 30 < one < 45 and 14 < eight < 20
+
+
 def test_one_price_of_a_step_however_it_is_asked() -> None:
     e = asked(offload="experts:36", osl=1)
     replica = e.scenario.replica

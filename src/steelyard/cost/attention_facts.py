@@ -145,6 +145,8 @@ class AttentionFacts:
     prefill_mask_ratio: float = 0.0
     """Time of a key of a windowed prompt, relative to a plain one's, where keys outside of the window are masked and
     not skipped; 0: they are skipped."""
+    prefill_scores_bytes: float = 0.0
+    """Bytes moved per query, key and head by kernels apart for products and softmax; 0: the scores stay on the unit."""
     prefill_fp8_token_clocks: float = 0.0
     prefill_fp8_dim_exponent: float = 1.0
     prefill_fp8_extra_s: float = 0.0

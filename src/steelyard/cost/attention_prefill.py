@@ -28,6 +28,8 @@ WRITE_THREADS: Final = 512.0
 """Elements of one token's keys a thread block of the cache-write kernel handles at once."""
 WINDOW_SLACK_TILES: Final = 0.3
 """Extra KV tiles a window straddles beyond its length (fitted; alignment of the measured shapes)."""
+SCORE_BYTES: Final = 4.0
+"""Bytes of a score between kernels that are not one."""
 SPLIT_MIN_CONTEXT: Final = 2.0
 """A short chunk's cache is split only when the context before it is at least this many times the chunk (assumed, not
 measured)."""
@@ -255,6 +257,9 @@ def prefill_attention_time_s(
     read = (new + B * K * C0 * (D + Dv)) * bits / 8
     working = io + new * IO_BYTES + read
     memory = (io + read) * _seconds_per_byte(working, device, P)
+    if F.prefill_scores_bytes:  # of all keys, masked ones too; one kernel's output at a time is looked for in the cache
+        scores = B * H * S * (C0 + S)
+        memory = memory + scores * F.prefill_scores_bytes * _seconds_per_byte(scores * SCORE_BYTES, device, P)
     p = P.overlap_power
     time = P.launch_clocks * F.prefill_launch_ratio / device.clock_hz + (unit**p + memory**p) ** (1 / p)
     if F.computes_fp8:

@@ -1,10 +1,11 @@
 """Weights in host memory: what of a step has them there, and what that costs.
 
     computed    T = T_host + 2 (message / link + crossing)         one after the other
-    streamed    T = weights ceil(tokens / micro-batch) / link + T_device
+    streamed    T = weights ceil(tokens / micro-batch) / link + all weights / repack + T_device
 
-``link``: what a copy sustains of the device's link to the host. An engine that computes on the host streams large steps
-nevertheless, as llama.cpp does from 32 tokens on.
+``link``: what a copy sustains of the device's link to the host; ``repack``: the rate at which the host lays out anew
+what all devices are sent, where its own kernels want another layout than theirs. An engine that computes on the host
+streams large steps nevertheless, as llama.cpp does from 32 tokens on.
 """
 
 from __future__ import annotations
@@ -159,14 +160,14 @@ def hosted(program: Program, graph: Graph, host: Machine, depth: int) -> Program
 
 
 def host_part(
-    kernel: Kernel, here: KernelCost, there: KernelCost, tokens: Any, at: Cluster, engine: Engine
+    kernel: Kernel, here: KernelCost, there: KernelCost, program: Program, at: Cluster, engine: Engine
 ) -> KernelCost:
     """The price of the copies of a kernel whose weights lie in host memory.
 
     Args:
         kernel: with what lies there.
         here, there: the price of all its copies on the device, and on the host.
-        tokens: of the step.
+        program: the step.
         at: the devices.
         engine: says which steps stream the weights.
     """
@@ -174,7 +175,7 @@ def host_part(
     assert part is not None
     count, link = np.asarray(kernel.count), at.machine.links("host")[0]
     rate = part.rate_bytes_per_s / LINK_FRAC or link.bandwidth_bytes_per_s
-    size = np.asarray(tokens, dtype=np.float64)
+    size = np.asarray(program.tokens, dtype=np.float64)
     rounds = np.maximum(1.0, np.ceil(size / engine.micro_batch_tokens)) if engine.micro_batch_tokens else 1.0
     fetched = kernel.traffic.get("weight", 0.0) * count * rounds * part.fetched_frac
     crossed = 2.0 * np.asarray(part.message_bytes) * count
@@ -183,6 +184,8 @@ def host_part(
     if part.use == "either":
         streams = (size >= engine.stream_tokens) if np.any(fetched) and engine.stream_tokens else False
     copying = fetched / (LINK_FRAC * rate)
+    if engine.repack_bytes_per_s:
+        copying = copying + fetched * program.plan.replica_devices / program.plan.pp / engine.repack_bytes_per_s
     crossing = crossed / (LINK_FRAC * rate) + waits
 
     def either(device: Any, host: Any) -> Any:

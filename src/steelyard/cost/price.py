@@ -116,7 +116,7 @@ def _places(
         there = _price(kernel.hosted.kernel, program, Cluster(cluster.host), engine, weights_hot, burst)
     if kernel.hosted.share < 1.0:
         yield on_device(kernel, here)
-    yield host_part(kernel, here, there, program.tokens, cluster, engine)
+    yield host_part(kernel, here, there, program, cluster, engine)
 
 
 def _price(

@@ -17,7 +17,7 @@ from steelyard.cost.cost import BOUNDS, Cost, KernelCost, spread_of_sum, with_st
 from steelyard.cost.effect import Effect
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.host_memory import hosted
-from steelyard.cost.pipeline import boundary
+from steelyard.cost.pipeline import boundary, pieces_frac
 from steelyard.cost.price import engine_times, price
 from steelyard.cost.program import Kernel, Program, lower
 from steelyard.cost.unlike import shared_out
@@ -242,14 +242,25 @@ class Replica:
         return program
 
     def cost(self, program: Program, *, decode: bool = True) -> Cost:
-        """Price kernels of one device, without hops; as a measured run of the engine moves them."""
+        """Price kernels of one device, without hops; as a measured run of the engine moves them.
+
+        Micro-batches of a prompt that follow each other through the stages take less than the stages in a row.
+        """
         found, step = price(program, self.cluster, self.engine, decode=decode), self.engine.moved.step
         for effect in self.effects:
             found = effect.priced(found, program, self)
-        if step == 1.0:
-            return found
-        kernels = tuple(replace(k, time_s=np.maximum(k.time_s * step, k.limit_s)) for k in found.kernels)
-        return replace(found, kernels=kernels)
+        taken, least = self.pieces_frac(program.tokens)
+        if np.all(taken == 1.0):
+            taken = least = 1.0
+            if step == 1.0:
+                return found
+        limited = [(k, k.limit_s * least) for k in found.kernels]
+        moved = [replace(k, limit_s=x, time_s=np.maximum(k.time_s * taken * step, x)) for k, x in limited]
+        return replace(found, kernels=tuple(moved))
+
+    def pieces_frac(self, tokens: Size) -> tuple[Any, Any]:
+        """See :func:`steelyard.cost.pipeline.pieces_frac`."""
+        return pieces_frac(self.engine, self.plan, self.model.depth, tokens)
 
     def hop_s(self, tokens: Size) -> Any:
         """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""

@@ -307,6 +307,9 @@ class Engine:
     micro_batch_tokens: Annotated[
         float, Quantity("1", "tokens for which weights are streamed once; 0 = those of the step", ge=0)
     ] = 0.0
+    repack_bytes_per_s: Annotated[
+        float, Quantity("B/s", "rate at which the host lays streamed weights out anew before a copy; 0 = ready", ge=0)
+    ] = 0.0
     moved: Moved = UNMOVED
     """What an anchor says, see :mod:`steelyard.deployment.anchor`; of the catalogue's engines nothing."""
     aliases: tuple[str, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from steelyard.cost.encode import Encoder
 from steelyard.cost.interval import with_system
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
@@ -66,7 +68,12 @@ class ReplicaCache:
             self._tables = {k: t for k, t in self._tables.items() if k[0] != name}
         key = (name, r.plan.pp)
         if key not in self._tables:
-            self._tables[key] = staged(self._bases[name][2], r.pricer)
+            budget, sequences, base = self._bases[name]
+            if np.any(r.pricer.pieces_frac(budget)[0] < 1.0):  # pieces of a prompt in every stage at once
+                config = replace(r.config, max_num_batched_tokens=budget, max_num_seqs=sequences)
+                self._tables[key] = build_step_table(r.pricer, config, max_context=max_context)
+            else:
+                self._tables[key] = staged(base, r.pricer)
         return self._tables[key]
 
     def cache(self, pool: PoolOption, exact_weights: int | None) -> tuple[EngineConfig, KvPool] | None:
