@@ -1,7 +1,7 @@
 """Weights in host memory: what of a step has them there, and what that costs.
 
     computed    T = T_host + 2 (message / link + crossing)         one after the other
-    streamed    T = weights ceil(tokens / micro-batch) / link + all weights / repack + T_device
+    streamed    T = weights / link + all weights / repack + T_device, for each micro-batch
 
 ``link``: what a copy sustains of the device's link to the host; ``repack``: the rate at which the host lays out anew
 what all devices are sent, where its own kernels want another layout than theirs. An engine that computes on the host
@@ -176,8 +176,7 @@ def host_part(
     count, link = np.asarray(kernel.count), at.machine.links("host")[0]
     rate = part.rate_bytes_per_s / LINK_FRAC or link.bandwidth_bytes_per_s
     size = np.asarray(program.tokens, dtype=np.float64)
-    rounds = np.maximum(1.0, np.ceil(size / engine.micro_batch_tokens)) if engine.micro_batch_tokens else 1.0
-    fetched = kernel.traffic.get("weight", 0.0) * count * rounds * part.fetched_frac
+    fetched = kernel.traffic.get("weight", 0.0) * count * part.fetched_frac
     crossed = 2.0 * np.asarray(part.message_bytes) * count
     waits = 2.0 * CROSSING_S * count if np.any(crossed) else 0.0
     streams: Any = part.use == "streamed"

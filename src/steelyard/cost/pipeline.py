@@ -39,18 +39,19 @@ def boundary(model: Workload, plan: Plan, cluster: Cluster, tokens: Size) -> Any
     return collective_time_s("send", message, 2, fabric=fabric, parameters=found.parameters)
 
 
-def pieces_frac(engine: Engine, plan: Plan, depth: int, tokens: Size) -> tuple[Any, Any]:
-    """Time of a step of ``tokens`` tokens relative to its stages one after another, and the least it could be.
+def pieces_frac(engine: Engine, plan: Plan, depth: float, tokens: Size) -> Any:
+    """Time of a step of ``tokens`` tokens relative to its stages one after another.
 
     An engine that gives every device layers cuts the step into micro-batches, which follow each other: the first
     passes all stages, each further one takes the turn of the slowest stage (the output head counts as a layer), or of
-    the pieces that may be on their way; at least that of an equal share. 1 with one stage, one piece, or another
-    engine.
+    the pieces that may be on their way. Of infinitely many layers it is the least: equal shares, all on their way. 1
+    with one stage, one piece, or another engine.
     """
     if plan.pp == 1 or not (engine.splits_layers and engine.micro_batch_tokens):
-        return 1.0, 1.0
+        return 1.0
     first = 1.0 / np.maximum(1.0, np.asarray(tokens, dtype=np.float64) / engine.micro_batch_tokens)
-    slowest = min(1.0, -(-(depth + 1) // plan.pp) / depth)
-    turns = max(slowest, 1.0 / PIECES_IN_FLIGHT), 1.0 / plan.pp
-    taken, least = (first + (1.0 - first) * turn for turn in turns)
-    return taken, least
+    if np.isinf(depth):
+        turn = 1.0 / plan.pp
+    else:
+        turn = max(min(1.0, -(-(depth + 1) // plan.pp) / depth), 1.0 / PIECES_IN_FLIGHT)
+    return first + (1.0 - first) * turn

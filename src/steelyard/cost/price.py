@@ -81,13 +81,12 @@ def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: 
 
 def launched(kernels: Iterable[Kernel]) -> Any:
     """Launches of kernels outside a captured graph; some are several then, see ``cost.scan``."""
-    return sum(np.max(np.asarray(k.count)) * k.features.get("launches", 1.0) for k in kernels)
+    return sum(np.asarray(k.count) * k.features.get("launches", 1.0) for k in kernels)
 
 
-def _layers(program: Program) -> float:
-    return float(
-        sum({k.name.split(".")[0]: np.max(np.asarray(k.count)) for k in program.kernels if "." in k.name}.values())
-    )
+def _layers(program: Program) -> Any:
+    """Layers passed, those of every micro-batch."""
+    return sum({k.name.split(".")[0]: np.asarray(k.count) for k in program.kernels if "." in k.name}.values())
 
 
 def _rows(program: Program) -> Any:

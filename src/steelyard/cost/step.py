@@ -133,7 +133,7 @@ class Replica:
                 token per sequence is processed.
             keep: only the ops for which this holds; without: all.
         """
-        program = self.lower(step, absorb, keep)
+        program = self.lower(step, absorb, keep) if decode else self.in_pieces(step, absorb, keep)
         cost = self.cost(program, decode=decode)
         hop_s = self.hop_s(step.tokens)
         time_s = cost.time_s + hop_s
@@ -208,7 +208,7 @@ class Replica:
         machine, n = self.cluster.machine, len(sums.time_s)
         waiting, host, hop = (
             np.asarray(x, dtype=np.float64)[where] if np.ndim(x) else np.full(n, float(x))
-            for x in (*engine_times(program, self.cluster, self.engine, decode=decode), hop_s)
+            for x in (*self.engine_times(program, decode=decode), hop_s)
         )
         busy = sums.time_s
         overhead = waiting + np.maximum(0.0, host - busy)
@@ -241,6 +241,35 @@ class Replica:
             program = effect.lowered(program, self)
         return program
 
+    def in_pieces(self, step: Step, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None) -> Program:
+        """The kernels of a step of prompts on one device, micro-batch by micro-batch where the engine cuts it.
+
+        Attention over the cache is that of the whole step, which adds up over the pieces.
+        """
+        whole, rounds = self.lower(step, absorb, keep), self.rounds(step.tokens)
+        if np.all(rounds == 1.0):
+            return whole
+        reading = self._reads_context()
+        form = bool(np.all(np.asarray(step.new) <= 1)) if absorb is None else absorb  # however short a piece
+        small = replace(step, new=np.asarray(step.new) / rounds, context=np.asarray(step.context) / rounds)
+        piece = {k.name: k for k in self.lower(small, form, keep)}
+
+        def cut(kernel: Kernel) -> Kernel:
+            if (
+                kernel.block in ("head", "norm")
+                or kernel.name not in piece
+                or any(_part(x) in reading for x in kernel.ops)
+            ):
+                return kernel
+            return replace(piece[kernel.name], count=kernel.count * rounds)
+
+        return replace(whole, kernels=tuple(cut(k) for k in whole))
+
+    def rounds(self, tokens: Size) -> Any:
+        """Micro-batches of a step, the last as a part of one; 1 where the engine or the model allows none."""
+        most = self.engine.micro_batch_tokens if self.model.causal else 0.0
+        return np.maximum(1.0, np.asarray(tokens, dtype=np.float64) / (most or np.inf))
+
     def cost(self, program: Program, *, decode: bool = True) -> Cost:
         """Price kernels of one device, without hops; as a measured run of the engine moves them.
 
@@ -249,22 +278,28 @@ class Replica:
         found, step = price(program, self.cluster, self.engine, decode=decode), self.engine.moved.step
         for effect in self.effects:
             found = effect.priced(found, program, self)
-        taken, least = self.pieces_frac(program.tokens)
-        if np.all(taken == 1.0):
-            taken = least = 1.0
-            if step == 1.0:
-                return found
+        frac, least = (self.pieces_frac(program.tokens, even=x) for x in (False, True))
+        if step == 1.0 and np.all(frac == 1.0):
+            return found
         limited = [(k, k.limit_s * least) for k in found.kernels]
-        moved = [replace(k, limit_s=x, time_s=np.maximum(k.time_s * taken * step, x)) for k, x in limited]
-        return replace(found, kernels=tuple(moved))
+        moved = [replace(k, limit_s=x, time_s=np.maximum(k.time_s * frac * step, x)) for k, x in limited]
+        waiting, host = self.engine_times(program, decode=decode)
+        busy = sum(k.time_s for k in moved)
+        return replace(found, kernels=tuple(moved), overhead_s=waiting + np.maximum(0.0, host - busy))
 
-    def pieces_frac(self, tokens: Size) -> tuple[Any, Any]:
-        """See :func:`steelyard.cost.pipeline.pieces_frac`."""
-        return pieces_frac(self.engine, self.plan, self.model.depth, tokens)
+    def engine_times(self, program: Program, *, decode: bool) -> tuple[Any, Any]:
+        """See :func:`steelyard.cost.price.engine_times`; the stages' own overlap as their kernels do."""
+        frac = self.pieces_frac(program.tokens)
+        waiting, host = engine_times(program, self.cluster, self.engine, decode=decode)
+        return waiting * frac, host * frac
+
+    def pieces_frac(self, tokens: Size, *, even: bool = False) -> Any:
+        """See :func:`steelyard.cost.pipeline.pieces_frac`; ``even``: the least it could be, in equal shares."""
+        return pieces_frac(self.engine, self.plan, np.inf if even else self.model.depth, tokens)
 
     def hop_s(self, tokens: Size) -> Any:
         """Time (s) that the hidden states of ``tokens`` tokens spend between the stages of the pipeline."""
-        return boundary(self.model, self.plan, self.cluster, tokens) * (self.plan.pp - 1)
+        return boundary(self.model, self.plan, self.cluster, tokens) * (self.plan.pp - 1) * self.pieces_frac(tokens)
 
     def paces(self, batch: float, context: float) -> float:
         """How many times faster steps follow each other in a pipeline than one passes through it.

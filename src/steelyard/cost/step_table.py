@@ -377,10 +377,12 @@ class KernelClasses:
     ) -> tuple[Floats, Floats, Cost]:
         """Time and energy of token or row kernels at these numbers of them, and their whole price."""
         sizes = np.maximum(points, 1.0)
-        step = Step(sizes, 1, 1, sizes if kind == "rows" else 1)
+        rounds = self.replica.rounds(sizes) if kind == "token" else np.ones_like(sizes)
+        step = Step(sizes / rounds, 1, 1, sizes if kind == "rows" else 1)
         cost = self.priced(step, absorb, kind, names, network)
         time, energy = self.sums(cost, points)
-        return time * (points > 0), energy * (points > 0), cost
+        flowing = rounds * (points > 0)
+        return time * flowing * self.replica.pieces_frac(sizes), energy * flowing, cost
 
     def _names(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
         forms = [classify(self.probed[absorb]) for absorb in (True, False)]

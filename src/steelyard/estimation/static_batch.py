@@ -163,8 +163,14 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     paces = replica.paces(float(np.mean(batch)), float(np.mean(scenario.mean_context)))
     filled = np.minimum(batch, np.maximum(1.0, engine.max_batched_tokens / np.maximum(prompt, 1))) / per_step
 
-    def prefilled(step: Array, end: Array) -> Array:
-        """A first step as full as the engine makes it, and the rest, which follows it through the stages."""
+    def prefilled(step: Array, end: Array, *, even: bool = False) -> Array:
+        """A first step as full as the engine makes it, and the rest, which follows it through the stages.
+
+        Steps are one stream of micro-batches where the engine splits layers; ``even``: at least.
+        """
+        if engine.splits_layers:
+            every, some, rest = (replica.pieces_frac(n * prompt, even=even) for n in (batch, per_step, last))
+            return np.where(steps > 1, (step * (steps - 1) / some + end / rest) * every, step)
         return np.where(steps > 1, step * filled + (step * (steps - 1 - filled) + end) / paces, step)
 
     encode = _encoded(scenario, per_step, steps, last)
@@ -175,7 +181,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         encoder = encoder_of(scenario)
         host_s, first_host_s = (encoder.host_s(b, device_s) for b in (batch, np.ones(n)))
         encode["host_s"] = host_s
-    first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s)
+    first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s, even=True)
     ttft = np.maximum((host_s + device_s + engine.request_s) * engine.moved.first, first)
     # a pipeline decodes as many parts of the batch at once as it has stages, where the engine keeps them all busy
     flights = np.minimum(engine.lanes(plan.pp), batch)

@@ -69,7 +69,7 @@ class ReplicaCache:
         key = (name, r.plan.pp)
         if key not in self._tables:
             budget, sequences, base = self._bases[name]
-            if np.any(r.pricer.pieces_frac(budget)[0] < 1.0):  # pieces of a prompt in every stage at once
+            if np.any(r.pricer.pieces_frac(budget) < 1.0):  # pieces of a prompt in every stage at once
                 config = replace(r.config, max_num_batched_tokens=budget, max_num_seqs=sequences)
                 self._tables[key] = build_step_table(r.pricer, config, max_context=max_context)
             else:

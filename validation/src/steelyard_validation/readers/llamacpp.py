@@ -153,8 +153,10 @@ def rates(at: Placed, rows: pd.DataFrame) -> Shown:
     n = np.maximum(n, 1.0)
     ubatch = np.maximum(np.minimum(size, n), 1.0)
     whole = np.clip(np.floor(size / n), 1.0, batch)
-    steps = np.ceil(batch / whole) * np.ceil(n / ubatch) * at.replica.pieces_frac(batch * n)[0]
-    prompt = at.prefill(whole, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(steps / (batch * n))
+    engine = at.engine
+    pieces = batch * n / size  # of the rows' own length, where the engine's is its default
+    steps = np.ceil(batch / whole) * np.ceil(n / ubatch) * at.replica.pieces_frac(pieces * engine.micro_batch_tokens)
+    prompt = replace(at, engine=replace(engine, micro_batch_tokens=0.0)).prefill(whole, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(steps / (batch * n))
     return Shown(*(np.where(decode, one, many) for one, many in zip(step, prompt, strict=True))).rate(1.0)
 
 
