@@ -153,10 +153,13 @@ def rates(at: Placed, rows: pd.DataFrame) -> Shown:
     n = np.maximum(n, 1.0)
     ubatch = np.maximum(np.minimum(size, n), 1.0)
     whole = np.clip(np.floor(size / n), 1.0, batch)
-    engine = at.engine
-    pieces = batch * n / size  # of the rows' own length, where the engine's is its default
-    steps = np.ceil(batch / whole) * np.ceil(n / ubatch) * at.replica.pieces_frac(pieces * engine.micro_batch_tokens)
-    prompt = replace(at, engine=replace(engine, micro_batch_tokens=0.0)).prefill(whole, ubatch, before + np.maximum(ubatch, (n + ubatch) / 2)).times(steps / (batch * n))
+    pieces = (
+        batch * n / size * at.engine.micro_batch_tokens
+    )  # of the rows' own length, where the engine's is its default
+    steps = np.ceil(batch / whole) * np.ceil(n / ubatch) * at.replica.pieces_frac(pieces)
+    piece = replace(at, engine=replace(at.engine, micro_batch_tokens=0.0))
+    behind = before + np.maximum(ubatch, (n + ubatch) / 2)
+    prompt = piece.prefill(whole, ubatch, behind).times(steps / (batch * n))
     return Shown(*(np.where(decode, one, many) for one, many in zip(step, prompt, strict=True))).rate(1.0)
 
 
