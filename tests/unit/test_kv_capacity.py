@@ -14,7 +14,7 @@ import pytest
 import steelyard as sy
 from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pages import Printed, pages_of
-from steelyard.cost.kv_pool import engine_prints, kv_pool
+from steelyard.cost.kv_pool import blocks_for, engine_prints, kv_pool
 from steelyard.deployment.engine import find_engine
 from steelyard.deployment.engine_config import engine_config
 from steelyard.deployment.plan import Plan
@@ -168,6 +168,25 @@ def test_an_engine_that_samples_too_many_at_once_says_how_many_it_can() -> None:
     most = int(log[1]["value"])
     assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most}, "vllm@0.10.1").memory_bytes >= 0
     assert prints("gpt-oss-120b", "h100_sxm", {"max_num_seqs": most + 1}, "vllm@0.10.1").memory_bytes < 0
+
+
+def test_a_window_that_no_request_fills_is_not_held() -> None:
+    """Llama 4 attends in chunks of 8,192: chats of 700 tokens were each charged for 36 layers of whole chunks."""
+    model, machine = load_model("llama-4-scout").transformer, find_machine("h100_sxm")
+    plan, engine = Plan(tp=4, ep=4).resolved(model, machine), find_engine("vllm")
+    config = engine_config(engine, machine, {}, model)
+
+    def at_once(longest: int) -> int:
+        pool = kv_pool(model, plan, machine, engine, config, longest=longest)
+        return pool.blocks // blocks_for(pool, longest)
+
+    whole = 48 * 2 * 8 * 128 * 2.0 / 4  # every layer, keys and values, a quarter of 8 heads of 128, 2 bytes
+    pool = kv_pool(model, plan, machine, engine, config, longest=700)
+    assert (pool.fixed_blocks, pool.block_bytes) == (0, pytest.approx(16 * whole, rel=1e-6))
+    assert at_once(700) > 10 * at_once(8191)
+    assert at_once(8191) == pytest.approx(at_once(8193), rel=0.02), "no step where a window is full"
+    sim = sy.simulate("llama-4-scout", on="4xh100_sxm", tp=4, ep=4, concurrency=128, requests=256, isl=300, osl=200)
+    assert sim.totals["batch_mean"] > 90
 
 
 def test_windows_are_paged_in_groups() -> None:

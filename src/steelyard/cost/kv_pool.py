@@ -105,6 +105,7 @@ def kv_pool(
     *,
     exact_weights: float | None = None,
     left: float | None = None,
+    longest: int = 0,
 ) -> KvPool:
     """The cache that is left beside weights, activations and workspace.
 
@@ -121,11 +122,13 @@ def kv_pool(
         model, plan, machine, engine, config: what starts.
         exact_weights: bytes of the real weight files.
         left: bytes of a device left for the cache, when they are known already.
+        longest: tokens of the longest request; 0 = not known. Layers with a window that none fills grow with every
+            token, and hold no window.
 
     Raises:
         DoesNotFit: not even one block is left.
     """
-    block_tokens, block_bytes, fixed_blocks, cap = _shape(model, plan, engine, config)
+    block_tokens, block_bytes, fixed_blocks, cap = _shape(model, plan, engine, config, longest)
     apart = bool(engine.states and model.state_bytes and cap)
     if config.num_gpu_blocks_override:
         pool = KvPool(config.num_gpu_blocks_override, block_tokens, block_bytes, fixed_blocks, cap, True)
@@ -256,7 +259,9 @@ def engine_prints(
     return replace(found, slots=slots, sequences=most if most < NO_LIMIT else 0)
 
 
-def _shape(model: Workload, plan: Plan, engine: Engine, config: EngineConfig) -> tuple[int, float, int, int]:
+def _shape(
+    model: Workload, plan: Plan, engine: Engine, config: EngineConfig, longest: int = 0
+) -> tuple[int, float, int, int]:
     """``(tokens of a block, its bytes, blocks that do not grow, token cap)``."""
     far, block_tokens = 2**22, config.block_size
 
@@ -269,6 +274,8 @@ def _shape(model: Workload, plan: Plan, engine: Engine, config: EngineConfig) ->
         state = _state_bytes(model, plan) if model.state_bytes and not engine.states else 0.0
         return block_tokens, each * block_tokens, math.ceil(state / (each * block_tokens) - 1e-9), NO_CAP
     if growth > 0:
+        if window and 0 < longest < window and not model.state_bytes:
+            return block_tokens, held(longest) / longest * block_tokens, 0, NO_CAP
         fixed = held(far) - growth * far
         pages = pages_of(model, plan, block_tokens) if engine.grouped_pages and model.state_bytes else None
         if pages is not None and pages.block_tokens:  # a state takes a page, and a page of attention is as large

@@ -54,6 +54,7 @@ def tightest_pool(
     engine: Engine,
     config: EngineConfig,
     exact_weights: float | None = None,
+    longest: int = 0,
 ) -> KvPool:
     """The cache of a replica of unlike devices: as many blocks as the device has room for that has the fewest.
 
@@ -70,7 +71,9 @@ def tightest_pool(
         part = share / equal
         mine = (whole - ends) * part + ends
         left.append(left_bytes(model, plan, machine, engine, config, weights=mine)[0] / part)
-    return kv_pool(model, plan, cluster.machine, engine, config, exact_weights=exact_weights, left=min(left))
+    return kv_pool(
+        model, plan, cluster.machine, engine, config, exact_weights=exact_weights, left=min(left), longest=longest
+    )
 
 
 def _fuller(a: MemoryUse, b: MemoryUse) -> MemoryUse:

@@ -76,12 +76,13 @@ class ReplicaCache:
                 self._tables[key] = staged(base, r.pricer)
         return self._tables[key]
 
-    def cache(self, pool: PoolOption, exact_weights: int | None) -> tuple[EngineConfig, KvPool] | None:
+    def cache(self, pool: PoolOption, exact_weights: int | None, longest: int) -> tuple[EngineConfig, KvPool] | None:
         """Flags and KV cache of a replica of the pool; None when nothing is left for the cache.
 
         Args:
             pool: the pool.
             exact_weights: bytes of the published weights, where they are known.
+            longest: tokens of the longest request.
         """
         r = pool.replica
         key = (r.machine, r.engine.name, r.plan, pool.budget, pool.sequences)
@@ -90,7 +91,7 @@ class ReplicaCache:
             model = r.pricer.model
             exact = exact_weights if r.plan.stores(model.native_weights) else None
             try:
-                kv = kv_pool(model, r.plan, r.cluster.machine, r.engine, config, exact_weights=exact)
+                kv = kv_pool(model, r.plan, r.cluster.machine, r.engine, config, exact_weights=exact, longest=longest)
                 self._caches[key] = seated(config, kv), kv
             except DoesNotFit:
                 self._caches[key] = None

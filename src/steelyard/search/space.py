@@ -159,7 +159,9 @@ def with_limits(
     budgets, sequences = limits_of(config, longest_tokens) if limits is None else limits
     small = replace(config, max_num_batched_tokens=int(budgets[0]), max_num_seqs=int(sequences[0]))
     try:
-        kv = kv_pool(model, plan, machine, pricer.engine, small, exact_weights=exact_weights)
+        kv = kv_pool(
+            model, plan, machine, pricer.engine, small, exact_weights=exact_weights, longest=int(longest_tokens)
+        )
         seats = kv.sequences
         if kv.apart:
             most = replace(small, max_num_seqs=int(sequences[-1]))

@@ -141,7 +141,7 @@ def run_pools(
     counts = counts or [p.count for p in pools]
     members, ends, tables = [], [], []
     for pool, count in zip(pools, counts, strict=True):
-        r, cached = pool.replica, task.cache.cache(pool, task.model.weight_bytes)
+        r, cached = pool.replica, task.cache.cache(pool, task.model.weight_bytes, task.demand.longest_tokens)
         if cached is None:
             return None
         config, kv = cached

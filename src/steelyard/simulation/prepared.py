@@ -307,9 +307,9 @@ def _serve(
         _check_host(scenario)
         exact = scenario.exact_weight_bytes
         if cluster.unlike:
-            kv = tightest_pool(transformer, plan, cluster, entry, config, exact)
+            kv = tightest_pool(transformer, plan, cluster, entry, config, exact, longest)
         else:
-            kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact)
+            kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact, longest=longest)
         config = seated(config, kv)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)

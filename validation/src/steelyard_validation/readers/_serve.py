@@ -217,7 +217,10 @@ class Service:
         at, known = self.at, self.prepared
         config = with_room(self.flagged(flags), at.engine, flags, int(trace.isl.max()))
         exact = at.exact_weight_bytes
-        kv = kv_pool(at.transformer, at.plan, at.cluster.machine, at.engine, config, exact_weights=exact)
+        longest = int((trace.isl + trace.osl).max())
+        kv = kv_pool(
+            at.transformer, at.plan, at.cluster.machine, at.engine, config, exact_weights=exact, longest=longest
+        )
         served = (replace(known.first, config=config, kv=kv),)
         rejected = too_long(trace, served)
         if rejected.any():
