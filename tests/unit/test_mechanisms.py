@@ -280,3 +280,27 @@ def test_layers_at_the_edge_and_a_link() -> None:
     assert early.ttft_s < third.ttft_s
     with pytest.raises(InputError, match="unknown machine"):
         priced("layer-split:no_such_machine")
+
+
+def test_a_small_model_answers_first() -> None:
+    words: dict[str, Any] = {"on": "h100_sxm", "isl": 4000}
+    large, small = priced(**words), priced(model="llama-3.2-1b", **words)
+    both, routed = (priced(f"cascade:llama-3.2-1b,{x}", **words) for x in ("escalate=1", "route,escalate=0.999"))
+    assert both.tpot_s == pytest.approx(large.tpot_s + small.tpot_s, rel=0.05)
+    assert routed.tpot_s == pytest.approx(large.tpot_s, rel=0.02)
+    assert both.largest_batch < large.largest_batch
+    for batch in (1, 64):
+        few = [priced(f"cascade:llama-3.2-1b,escalate={x}", batch=batch, on="h100_sxm") for x in (0.1, 0.5)]
+        assert few[0].tpot_s < few[1].tpot_s and few[0].ttft_s < few[1].ttft_s
+    one, tenth = (priced(f"cascade:llama-3.2-1b,escalate={x}", batch=1, on="h100_sxm") for x in (1, 0.1))
+    assert tenth.tpot_s < 0.4 * one.tpot_s
+
+
+def test_equal_calls_are_answered_once() -> None:
+    from steelyard.simulation.api import simulate
+
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "inf", "requests": 200, "isl": 2000}
+    runs = [simulate(**words, osl=20, seed=1, techniques=x) for x in ((), "merge-calls:0.5")]
+    assert [len(run.trace) for run in runs] == [200, 100]
+    ends = [float(run.records.e2e_s.max()) for run in runs]
+    assert ends[1] == pytest.approx(0.5 * ends[0], rel=0.05)
