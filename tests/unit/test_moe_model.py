@@ -269,3 +269,19 @@ def test_an_engines_own_kernel_runs_the_formats_it_is_for() -> None:
     assert kernel("mxfp4", 4.25) == ("mxfp4_triton", "mxfp4_triton_w4a16_mxfp4")
     assert kernel("int4", 4.25) == ("marlin", "marlin_int4_wo")
     assert kernel("bf16", 16.0) == ("triton", "triton_bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "engine", "weights", "tokens_per_s"),
+    [  # published: M2 Max (38 cores) with MLX 0.32, prompts of 512 and answers of 128 tokens, July 2026
+        ("qwen3.6-35b-a3b", "m2_max", "mlx", "mlx_4bit", 79.8),
+        ("gpt-oss-20b", "m2_max", "mlx", "", 86.0),
+    ],
+)
+def test_experts_on_apple_run_as_products_with_an_index(
+    model: str, machine: str, engine: str, weights: str, tokens_per_s: float
+) -> None:
+    found = steelyard.estimate(model, on=machine, engine=engine, weights=weights, isl=512, osl=128)
+    assert 1.0 / found.tpot_s == pytest.approx(tokens_per_s, rel=0.2)
+    low, high = found.interval["tpot_s"]
+    assert low < 1.0 / tokens_per_s < high

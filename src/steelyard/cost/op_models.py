@@ -22,9 +22,9 @@ from steelyard.cost.devices import gemm_device, moe_device, vector_device
 from steelyard.cost.gemm import GemmFacts, GemmParameters, gemm_facts, gemm_time_s, library_facts
 from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import COLLECTIVE, GATHER, GEMM, MOE, VECTOR
-from steelyard.cost.models import KernelTime, PricingContext, cost_model
+from steelyard.cost.models import KernelTime, PricingContext, cost_model, model_for
 from steelyard.cost.moe import FACTS as MOE_FACTS
-from steelyard.cost.moe import MoeParameters, Router, moe_time_s
+from steelyard.cost.moe import MoeParameters, Router, expert_loads, moe_time_s
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.site import Site
@@ -280,7 +280,29 @@ def moe(kernel: Kernel, context: PricingContext) -> KernelTime:
             exchanged=bool(f.get("exchanged", False)),
         )
 
-    return KernelTime(_once(price, tokens), found.spread, found.source)
+    time = KernelTime(_once(price, tokens), found.spread, found.source)
+    borrowed = found.source.endswith(": generic")
+    return _indexed(kernel, context, time) if borrowed and site.stack.indexed_products else time
+
+
+def _indexed(kernel: Kernel, context: PricingContext, tiled: KernelTime) -> KernelTime:
+    """Experts that few rows meet, by the vector kernels of the family's dense products; ``tiled`` where more do."""
+    f = kernel.features
+    rows, hit, count = expert_loads(f["tokens"], f["top_k"], f["total_experts"], Router.of(kernel), f["experts"])
+    groups = np.maximum(np.sum(hit * count, axis=-1), 1.0)
+    each = np.maximum(np.sum(rows * count, axis=-1) / groups, 1.0)
+    inner = np.asarray(f["intermediate"], dtype=np.float64)
+    product = model_for(GEMM.name, context.site.machine)
+    shapes = (((2.0 if f["gated"] else 1.0) * inner, f["hidden"]), (f["hidden"], inner))
+    both = [
+        product(replace(kernel, features={**f, "m": each, "n": n, "k": k, "groups": groups, "out_bits": 16.0}), context)
+        for n, k in shapes
+    ]
+    few = each <= ggml.FEW_ROWS
+    time = np.where(few, np.minimum(tiled.time_s, sum(x.time_s for x in both)), tiled.time_s)
+    if not np.all(few):
+        return replace(tiled, time_s=time)
+    return KernelTime(time, max(both[0].spread, OTHER_KERNEL_SPREAD), both[0].source)
 
 
 def vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:

@@ -51,6 +51,9 @@ class Stack:
         float, Quantity("1", "of a kernel benchmark's matrix rate that a running model sustains", gt=0, le=1)
     ] = 1.0
     engine_kernels: Annotated[bool, "serving engines bring their own attention and all-reduce kernels"] = False
+    indexed_products: Annotated[
+        bool, "experts that few rows meet are dense products with an index of the expert before the row"
+    ] = False
     expert_exchange: Annotated[bool, "routed tokens are exchanged by DeepEP over switched links"] = False
     engine: Annotated[str, "the serving engine people usually run there; empty = by kind"] = ""
 
