@@ -181,12 +181,20 @@ class Replica:
         Attention reads a sequence's cache once for them all; ``context`` is the length of the caches then.
         """
         many = np.asarray(batch, dtype=np.float64)
-        step = Step(many, queries, np.maximum(context, queries), many * queries)
-        program = self.lower(step, absorb=True)
+        return self.steps(Step(many, queries, np.maximum(context, queries), many * queries), queries=queries)
+
+    def steps(self, step: Step, *, queries: int = 0) -> StepFigures:
+        """Figures of steps whose sizes are arrays ``[n]``.
+
+        Args:
+            step: what is processed.
+            queries: tokens of each sequence that a decode verifies at once; 0: the new tokens are of prompts.
+        """
+        program = self.lower(step, absorb=True if queries else None)
         if queries > 1:
             program = verifying(program, queries)
-        sums = _Sums.of(self.cost(program).kernels, len(many))
-        return self._figures(sums, program, self.hop_s(step.tokens), decode=True)
+        sums = _Sums.of(self.cost(program, decode=queries > 0).kernels, len(np.atleast_1d(step.tokens)))
+        return self._figures(sums, program, self.hop_s(step.tokens), decode=queries > 0)
 
     def _reads_context(self) -> frozenset[str]:
         """Parts of a decode step (see :func:`_part`) whose work depends on the context."""

@@ -192,6 +192,8 @@ def _weigh(scenario: Scenario) -> Estimates:
     """Weigh scenarios that were checked."""
     if not scenario.transformer.causal:  # an encoder answers once and generates nothing
         scenario = scenario.sized(*scenario.sizes[:2], np.ones_like(scenario.sizes[2]))
+    for technique in scenario.techniques:
+        scenario = scenario.sized(scenario.batch, *technique.lengths(scenario.isl, scenario.osl))
     ledger = Ledger()
     places = [(m, scenario.usd_per_hour, ledger, scenario.cluster.system) for m, _ in scenario.cluster.shares]
     price = mean_price([hourly_price(*place) for place in places])

@@ -6,6 +6,7 @@ Batch and lengths are arrays ``[n]`` over scenarios that share model, machines, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from steelyard.cost.step import StepFigures, distinct_values
 from steelyard.deployment.engine import Engine, Moved
 from steelyard.deployment.engine_config import engine_config
 from steelyard.scenario.scenario import Scenario
+from steelyard.techniques._batch import InBatch
 from steelyard.workload.op import Array
 
 __all__ = ["Figures", "encoder_of", "end_bytes", "prefill_chunks", "static_batch", "with_encoder"]
@@ -158,6 +160,9 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     per_step, steps = prefill_chunks(engine, batch, prompt)
     last = batch - per_step * (steps - 1)
     together = replica.prompts(np.concatenate([per_step, last, np.ones_like(last)]), np.tile(prompt, 3))
+    for technique in scenario.techniques:
+        sizes = np.concatenate([per_step, last, np.ones_like(last)]), np.tile(prompt, 3)
+        together = technique.prompting(scenario, *sizes, together)
     prefill, final, single = (together.at(slice(i * n, (i + 1) * n)) for i in range(3))
 
     paces = replica.paces(float(np.mean(batch)), float(np.mean(scenario.mean_context)))
@@ -184,15 +189,19 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s, even=True)
     ttft = np.maximum((host_s + device_s + engine.request_s) * engine.moved.first, first)
     # a pipeline decodes as many parts of the batch at once as it has stages, where the engine keeps them all busy
-    flights = np.minimum(engine.lanes(plan.pp), batch)
+    ways = math.prod(technique.samples() for technique in scenario.techniques)
+    drawn = batch * ways
+    flights = np.minimum(engine.lanes(plan.pp), drawn)
     decode = prefill
     if scenario.transformer.causal:
-        decode = replica.decodes(-(-batch // flights), scenario.mean_context)
+        decode = replica.decodes(-(-drawn // flights), scenario.mean_context)
         for technique in scenario.techniques:
-            decode = technique.answering(scenario, -(-batch // flights), scenario.mean_context, decode)
+            decode = technique.answering(scenario, -(-drawn // flights), scenario.mean_context, decode)
         decode = replace(decode, time_s=decode.time_s * np.maximum(1.0, flights / paces))  # the slowest stage's turn
     tpot, tokens = decode.time_s, answer - 1
-    e2e = ttft + tokens * tpot
+    ends = [t.finishing(scenario, drawn, prompt, answer) for t in scenario.techniques]
+    after = sum((x.time_s for x in ends if x is not None), np.zeros(n))
+    e2e = ttft + tokens * tpot + after
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
     spread = _spread(prefill, ttft - encode_s - host_s, encode)
     alone = (first_host_s + encode.get("single_s", 0.0) + single.time_s + engine.request_s) * engine.moved.first
@@ -202,13 +211,14 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         "tpot_s": tpot,
         "e2e_s": e2e,
         "limit": limit,
-        "interval": _intervals(spread, decode, ttft, tokens, limit, engine.moved),
+        "interval": _intervals(spread, decode, (ttft, after), tokens, limit, engine.moved),
         "shares": {"prefill": prefill.shares, "decode": decode.shares},
         "bound": {"prefill": prefill.bound, "decode": decode.bound},
         "encode": encode,
     }
     prefills = steps - 1 + last / per_step
-    passes = encode.get("energy_j", 0.0) + prefill.energy_j * prefills + decode.energy_j * flights * tokens
+    passes = sum(x.energy_j for x in ends if x is not None)
+    passes = passes + encode.get("energy_j", 0.0) + prefill.energy_j * prefills + decode.energy_j * flights * tokens
     waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
     cluster = scenario.cluster
     figures["energy_j"] = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
@@ -248,12 +258,18 @@ def _spread(prefill: StepFigures, prefill_s: Array, encode: dict[str, Any]) -> A
 
 
 def _intervals(
-    prefill: Array, decode: StepFigures, ttft_s: Array, tokens: Array, limit: Mapping[str, Array], moved: Moved
+    prefill: Array,
+    decode: StepFigures,
+    ends_s: tuple[Array, Array],
+    tokens: Array,
+    limit: Mapping[str, Array],
+    moved: Moved,
 ) -> dict[str, tuple[Array, Array]]:
     """80 % intervals; the spread of the whole is that of its parts (``prefill``: of the time to first token) by their
-    share of the time."""
+    share of the time. ``ends_s``: before the first token and after the last."""
     decoding = tokens * decode.time_s
-    e2e = ttft_s + decoding
+    ttft_s = ends_s[0]
+    e2e = ttft_s + decoding + ends_s[1]
     share = decoding / np.maximum(e2e, 1e-30)
     first, step = with_system(prefill) * moved.first_spread, with_system(decode.spread) * moved.step_spread
     return {
@@ -311,8 +327,10 @@ def _memory(scenario: Scenario, batch: Array) -> dict[str, Any]:
         one = replace(one, other=one.other + beside)
         return unlike_memory.fullest(one, ends, plan, model.depth, scenario.cluster, engine)
 
-    lengths, length_of = distinct_values(length)
-    batches, batch_of = distinct_values(batch)
+    alone = all(type(t).batch_bytes is InBatch.batch_bytes for t in scenario.techniques)
+    each = np.arange(len(length))
+    lengths, length_of = distinct_values(length) if alone else (length, each)
+    batches, batch_of = distinct_values(batch) if alone else (batch, each)
     seats = min(int(engine.max_sequences), _states(scenario, weights) or int(engine.max_sequences))
     most = largest_that_fits(lambda held: use(held, lengths).fits, seats, len(lengths))
     longest = largest_that_fits(lambda context: use(batches, context).fits, model.max_context or 2**24, len(batches))

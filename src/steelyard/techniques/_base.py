@@ -57,12 +57,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from steelyard.deployment.dynamics import Dynamics
 from steelyard.errors import InputError, Problem, raise_all, suggest
+from steelyard.techniques._batch import InBatch
 from steelyard.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
     from steelyard.cost.effect import Effect
     from steelyard.cost.kv_pool import KvPool
-    from steelyard.cost.step import Replica, StepFigures
+    from steelyard.cost.step import Replica
     from steelyard.cost.step_table import StepTable
     from steelyard.deployment.engine import Engine
     from steelyard.deployment.engine_config import EngineConfig
@@ -147,7 +148,7 @@ class PoolFit:
 
 
 @dataclass(frozen=True)
-class Technique:
+class Technique(InBatch):
     """See the module's text."""
 
     name: ClassVar[str]
@@ -164,8 +165,6 @@ class Technique:
     in_steps: ClassVar[bool] = False
     """It takes part in the engine's steps; the summary of a run counts what it did there."""
     plays: ClassVar[bool] = False
-    in_batch: ClassVar[bool] = False
-    """Beside serving it prices a static batch: ``answering``, ``batch_bytes``."""
     slot: ClassVar[str] = ""
     """Of the techniques of one slot a scenario has one."""
     refuses: ClassVar[tuple[str, ...]] = ()
@@ -274,23 +273,6 @@ class Technique:
         """Rows of the report, from the summary of a run."""
         return ()
 
-    # in a static batch
-
-    def answering(self, scenario: Any, batch: Any, context: Any, step: StepFigures) -> StepFigures:
-        """What a token of each answer takes.
-
-        Args:
-            scenario: of the batch.
-            batch: sequences of a replica that decode together, ``[n]``.
-            context: tokens of the cache of each, ``[n]``.
-            step: a decode without it.
-        """
-        return step
-
-    def batch_bytes(self, scenario: Any, batch: Any, context: Any) -> Any:
-        """Bytes of each device that it takes beside the model's, for so many sequences of so many tokens."""
-        return 0.0
-
     # on every verb
 
     @property
@@ -319,6 +301,8 @@ class Technique:
         verbs = [verb for verb in ("estimate", "simulate", "plan") if verb == "simulate" or not cls.serving]
         if cls.in_batch and "estimate" not in verbs:
             verbs.insert(0, "estimate")
+        if cls.batch_only:
+            verbs = ["estimate"]
         if cls.serving and cls.slot == "speculation":
             verbs.append("plan")
         found = {"effect": cls.effect, "layer": cls.layer, "verbs": ", ".join(verbs)}

@@ -239,6 +239,8 @@ def _conflict(one: Technique, other: Technique) -> str:
         return f"both are {mechanism}"
     if why := one.conflict(other) or other.conflict(one):
         return why
+    if one.per_token and other.per_token:
+        return "both say what a token of an answer takes"
     mine, theirs = one.words("simulate"), other.words("simulate")
     both = sorted(k for k in mine.keys() & theirs.keys() if k != "flags" and mine[k] != theirs[k])
     flags = mine.get("flags", {}), theirs.get("flags", {})
@@ -268,6 +270,9 @@ def with_techniques(
         told = (verb == "plan" and chosen) or (verb == "estimate" and technique.in_batch)
         if technique.serving and verb != "simulate" and not told:
             problems.append(Problem(technique.name, f"it acts while requests run: {verb} cannot use it, simulate does"))
+            continue
+        if technique.batch_only and verb != "estimate":
+            problems.append(Problem(technique.name, f"it prices a static batch: estimate does, {verb} cannot use it"))
             continue
         unusable = [n for n in technique.refuses if merged.get(n) not in (None, "", defaults.get(n))]
         problems += [Problem(name, f"not together with {technique.name}: leave it out") for name in unusable]

@@ -19,7 +19,7 @@ from steelyard.cost.step import Replica, StepFigures
 from steelyard.techniques.guessers import Draft, guessing_cluster
 from steelyard.workload.op import Array
 
-__all__ = ["Guessing", "answering"]
+__all__ = ["Guessing", "answering", "one_after_another", "times"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def answering(replica: Replica, guessing: Guessing, batch: Array, context: Array
     for guesses, length in guessing.lengths.items():
         parts = [step] if guesses == 0 else list(_parts(replica, guessing, guesses, batch, context))
         wait_s = guessing.wait_s if guesses else 0.0
-        made = _together(parts, length, wait_s)
+        made = one_after_another(parts, length, wait_s)
         found = made if found is None else _faster(found, made)
     assert found is not None
     return found
@@ -66,7 +66,7 @@ def _parts(replica: Replica, how: Guessing, guesses: int, batch: Array, context:
     small = Replica(how.draft.model, how.draft.plan, guessing_cluster(how.draft, replica.cluster), engine)
     yield small.verifies(batch, context, how.draft.block)
     if how.passes == 1 and guesses > 1:
-        yield _times(small.verifies(batch, context, 1), guesses - 1)
+        yield times(small.verifies(batch, context, 1), guesses - 1)
 
 
 def _still(replica: Replica) -> Any:
@@ -74,13 +74,14 @@ def _still(replica: Replica) -> Any:
     return type(replica.engine.moved)()
 
 
-def _times(step: StepFigures, count: float) -> StepFigures:
+def times(step: StepFigures, count: float) -> StepFigures:
+    """A step so many times, or its part of one."""
     scaled = {name: getattr(step, name) * count for name in ("time_s", "limit_s", "energy_j")}
     return replace(step, **scaled)
 
 
-def _together(parts: list[StepFigures], length: float, wait_s: float) -> StepFigures:
-    """Steps one after another that give so many tokens."""
+def one_after_another(parts: list[StepFigures], length: float = 1.0, wait_s: float = 0.0) -> StepFigures:
+    """Steps one after another, per token where they give ``length``; ``wait_s`` beside."""
     total = sum(p.time_s for p in parts) + wait_s
     busy = {name: np.asarray(sum(p.time_s * p.shares[name] for p in parts) / total) for name in BOUNDS}
     busy["overhead"] = busy["overhead"] + wait_s / total

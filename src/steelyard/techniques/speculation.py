@@ -257,6 +257,11 @@ class Speculation(Technique):
             return []
         return [Problem(self.name, f"{scenario.transformer.name} does not decode token by token")]
 
+    @property
+    def per_token(self) -> bool:
+        """Steps give several."""
+        return True
+
     def answering(self, scenario: Any, batch: Any, context: Any, step: StepFigures) -> StepFigures:
         """A verifying step and its guesses, per token."""
         replica = scenario.replica

@@ -113,29 +113,42 @@ class TechniqueContract:
         assert check_together([technique, technique])
 
     def test_it_changes_a_priced_number_or_says_why_not(self) -> None:
+        if TECHNIQUES.get(self.name).batch_only:
+            with pytest.raises(InputError, match="prices a static batch"):
+                figures(self.words, self.texts[:1])
+            return
         base = base_figures(self.words)
         for text in self.texts:
             assert figures(self.words, (text,)) != base, f"{text} changes nothing"
 
     def test_it_is_deterministic(self) -> None:
         text = self.texts[0]
+        if TECHNIQUES.get(self.name).batch_only:
+            assert self.static_batch(text) == self.static_batch(text)
+            return
         runs = [simulate(**self.words, techniques=(text,)) for _ in range(2)]
         for name in ("ttft_s", "e2e_s", "replica"):
             a, b = (np.asarray(getattr(run.records, name)) for run in runs)
             assert a.tobytes() == b.tobytes()
 
     def test_provenance_names_it(self) -> None:
+        if TECHNIQUES.get(self.name).batch_only:
+            return
         (named,) = simulate(**self.words, techniques=(self.texts[0],)).techniques
         assert named == parse(self.texts[0])
 
+    def static_batch(self, *texts: str) -> tuple[float, ...]:
+        """Figures of a static batch."""
+        words = {name: self.words[name] for name in ("model", "on", *DEGREES) if name in self.words} | {"batch": 8}
+        found = estimate(**words, **dict(zip(LENGTHS, (2000, 200), strict=True)), techniques=texts)
+        return (found.ttft_s, found.tpot_s, found.e2e_s, found.memory.total, found.energy_j)
+
     def test_a_static_batch_is_changed_or_refused(self) -> None:
         (technique,) = read_techniques({"techniques": self.texts[0]})
-        words = {name: self.words[name] for name in ("model", "on", *DEGREES) if name in self.words} | {"batch": 8}
-        words |= dict(zip(LENGTHS, (2000, 200), strict=True))
         if technique.serving and not technique.in_batch:
             with pytest.raises(InputError, match="acts while requests run"):
-                estimate(**words, techniques=(technique,))
+                self.static_batch(self.texts[0])
             return
-        with_it, without = (estimate(**words, techniques=x) for x in ((technique,), ()))
-        figures = [(e.ttft_s, e.tpot_s, e.memory.total, e.energy_j) for e in (with_it, without)]
-        assert figures[0] != figures[1]
+        plain = self.static_batch()
+        for text in self.texts if technique.batch_only else self.texts[:1]:
+            assert self.static_batch(text) != plain, f"{text} changes nothing"
