@@ -1,4 +1,4 @@
-"""A limit of the power: the clock of arithmetic falls, memory keeps its own, and the limit is all that is drawn."""
+"""A limit of the power: the clock falls, memory keeps its own where it can, and the limit is all that is drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from steelyard.machine.cluster import parse_cluster
 MODEL = "llama-3.1-8b"
 
 
-def test_prompts_slow_down_and_answers_do_not() -> None:
+def test_a_geforce_slows_down_whatever_it_does() -> None:
+    """Mistral 7B in bf16 at 220 W writes 35 tokens/s, where an RTX 3090 at its rated 350 W writes 46 (vLLM)."""
     free = estimate(MODEL, "rtx_3090", isl=4096, osl=64)
     held = estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=220)
     tight = estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=150)
     assert free.ttft_s * 1.05 < held.ttft_s < free.ttft_s * 1.4 < tight.ttft_s
-    assert held.tpot_s == pytest.approx(free.tpot_s, rel=0.03)
+    assert 1.2 < held.tpot_s / free.tpot_s < 1.35
     assert held.limit == free.limit
     assert 180 < held.energy_j / held.e2e_s <= 220 < tight.energy_j / tight.e2e_s * 1.5
+    servers = [estimate(MODEL, "h100_sxm", isl=4096, osl=64, power_limit_w=watts) for watts in (None, 500)]
+    assert servers[1].ttft_s > 1.05 * servers[0].ttft_s  # which multiply at the limit and read below it
+    assert servers[1].tpot_s == pytest.approx(servers[0].tpot_s, rel=0.03)
     assert estimate(MODEL, "rtx_3090", isl=4096, osl=64, power_limit_w=400).ttft_s == free.ttft_s
     assert any("power_limit_w" in line for line in held.to_dict()["assumptions"])
 

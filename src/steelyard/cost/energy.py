@@ -63,7 +63,8 @@ def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) ->
     """Time of a kernel on a device whose power is limited below the rated one.
 
     What multiplies draws the rated power, of which all but the idle power is dynamic; the clock falls until the limit
-    holds. Reading-bound kernels keep their time, for the memory has a clock of its own.
+    holds. Reading-bound kernels draw less and keep their time, for the memory has a clock of its own; but a board that
+    raises its clock while power is left draws all of it for them too, and slows its caches with its cores.
 
     Args:
         time_s: at the rated clock.
@@ -74,6 +75,8 @@ def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) ->
         return time_s
     idle = idle_power_w(machine)
     clock = clock_at((machine.power_limit_w - idle) / (machine.tdp_w - idle))
+    if above_rated(machine) > 1.0:
+        return time_s / clock
     compute, memory = np.asarray(compute_s) ** BLEND, np.asarray(memory_s) ** BLEND
     multiplying = compute / np.maximum(compute + memory, 1e-300)
     return time_s * (1.0 + multiplying * (1.0 / clock - 1.0))
