@@ -58,13 +58,15 @@ def _with_capacity(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_sums(document: dict[str, Any]) -> dict[str, Any]:
-    """The answer of ``explain`` with the seconds of kernels by kind and by block: ``decode.by_kind.attention``."""
+    """The answer of ``explain`` with sums over kernels: ``decode.by_kind.attention``, ``decode.flops_by_block.moe``."""
     for phase in ("prefill", "decode"):
         for key in ("kind", "block"):
-            sums: dict[str, float] = {}
-            for kernel in document[phase]["kernels"]:
-                sums[kernel[key]] = sums.get(kernel[key], 0.0) + float(kernel.get("time_s") or 0.0)
-            document[phase][f"by_{key}"] = sums
+            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
+                sums: dict[str, float] = {}
+                for kernel in document[phase]["kernels"]:
+                    name = kernel.get(key) or kernel["kind"]  # time beside the kernels is of no block
+                    sums[name] = sums.get(name, 0.0) + float(kernel.get(what) or 0.0)
+                document[phase][f"{prefix}by_{key}"] = sums
     return document
 
 

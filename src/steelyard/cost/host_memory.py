@@ -123,7 +123,7 @@ def notes(plan: Plan, engine: Engine, cluster: Cluster) -> list[str]:
     asked = parse_offload(plan.offload)
     done = {"computed": "computed there", "streamed": "copied to the device at every step"}
     usual = f"computed there, copied to the device for steps of {engine.stream_tokens:.0f} tokens or more"
-    named = host.name != find_host(usual_host(cluster.machine)).name
+    named = not cluster.machine.links("host") or host.name != find_host(usual_host(cluster.machine)).name
     rest = "" if named else ", the usual one of such a device (--host names another)"
     return [f"in host memory: {asked.words}; {done.get(asked.use, usual)}", f"host: {host.title}{rest}"]
 
@@ -173,8 +173,8 @@ def host_part(
     """
     part = kernel.hosted
     assert part is not None
-    count, link = np.asarray(kernel.count), at.machine.links("host")[0]
-    rate = part.rate_bytes_per_s / LINK_FRAC or link.bandwidth_bytes_per_s
+    count = np.asarray(kernel.count)
+    rate = part.rate_bytes_per_s / LINK_FRAC or at.machine.links("host")[0].bandwidth_bytes_per_s
     size = np.asarray(program.tokens, dtype=np.float64)
     fetched = kernel.traffic.get("weight", 0.0) * count * part.fetched_frac
     crossed = 2.0 * np.asarray(part.message_bytes) * count

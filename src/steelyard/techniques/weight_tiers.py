@@ -156,23 +156,29 @@ class MissedExperts(Copied):
         return missed / np.maximum(visited, 1e-9) / kernel.hosted.share
 
 
+#: Stands for the disk beside a device whose memory is the host's, such as a phone's: only its size counts.
+_BESIDE_DISK = "ddr4-3200x2"
+
+
 def _host(scenario: Any, disk: bool) -> Machine:
     """Where the weights lie. Raises :class:`InputError`."""
-    host = find_host(scenario.words.get("host") or usual_host(scenario.cluster.machine))
+    machine = scenario.cluster.machine
+    shared = _BESIDE_DISK if disk and not machine.links("host") else ""
+    host = find_host(scenario.words.get("host") or shared or usual_host(machine))
     if not disk:
         return host
     root = replace(host.root, capacity_bytes=DISK_BYTES)
     return replace(host, memory=tuple(root if m.name == root.name else m for m in host.memory))
 
 
-def _refused(name: str, scenario: Any) -> list[Problem]:
+def _refused(name: str, scenario: Any, disk: bool) -> list[Problem]:
     """Why weights cannot lie elsewhere."""
     if scenario.verb == "plan":
         return [Problem(name, "weights outside the device are priced by estimate and simulate, not planned with")]
     if scenario.cluster.unlike:
         return [Problem(name, "priced for one kind of device, not for several")]
     try:
-        _host(scenario, False)
+        _host(scenario, disk)
     except InputError as error:
         return [Problem(name, error.problems[0].message)]
     return []
@@ -230,7 +236,7 @@ class WeightStreaming(_Elsewhere):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """Nothing lies elsewhere, or nothing can."""
-        return _refused(self.name, scenario)
+        return _refused(self.name, scenario, self.disk)
 
     def _layers(self, depth: int) -> tuple[int, int]:
         """Layers that stay, and those with room on the device."""
@@ -292,7 +298,7 @@ class ExpertCache(_Elsewhere):
         """A model without experts."""
         if not scenario.transformer.experts:
             return [Problem(self.name, f"{scenario.transformer.name} has no experts")]
-        return _refused(self.name, scenario)
+        return _refused(self.name, scenario, self.disk)
 
     def scenario(self, scenario: Any) -> Any:
         """As many experts in host memory as the device does not hold, said as whole layers of them."""
