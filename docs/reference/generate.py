@@ -24,7 +24,7 @@ from steelyard.report.perfetto import EVENTS, MAX_REQUESTS, MAX_STEPS
 from steelyard.report.records import MEANINGS
 from steelyard.report.schema import fields_of_form
 from steelyard.scenario.fields import REQUIRED, VERBS, fields_of
-from steelyard.techniques import TECHNIQUES
+from steelyard.techniques import TECHNIQUES, Technique
 from steelyard.units import Quantity
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +45,49 @@ def pages() -> dict[str, str]:
         "files.md": files(),
         "techniques.md": techniques(),
     }
+    texts |= {f"mechanisms/{name}.md": mechanism(name, cls) for name, cls in mechanisms().items()}
     return {name: NOTE + text for name, text in texts.items()}
+
+
+def mechanisms() -> dict[str, type[Technique]]:
+    """Every built-in technique that is code, by name; presets are on the page of theirs."""
+    known = {name: TECHNIQUES.get(name) for name in TECHNIQUES if TECHNIQUES.built_in(name)}
+    return {name: cls for name, cls in known.items() if cls.mechanism in ("", name)}
+
+
+def mechanism(name: str, cls: type[Technique]) -> str:
+    """The page of a mechanism: its formula, parameters with units and bounds, and the papers that are presets of it."""
+    about = sys.modules[cls.__module__].__doc__ or ""
+    own = (cls.__doc__ or "").strip()
+    parts = [f"# {name}", "", f"{cls.effect[0].upper()}{cls.effect[1:]}. Verbs: {cls.about()['verbs']}.", ""]
+    parts += [_markdown(own), ""] if own and not own.startswith("See the module") else []
+    parts += [_markdown(about), ""]
+    if cls.parameters():
+        parts += ["## Parameters", "", "| parameter | unit and bounds | default | meaning |", "|---|---|---|---|"]
+        hints = get_type_hints(cls, include_extras=True)
+        for p in cls.parameters():
+            quantity = next((x for x in getattr(hints[p.field], "__metadata__", ()) if isinstance(x, Quantity)), None)
+            unit = _bounds(p.unit.replace("1", "") if p.unit else "", quantity).lstrip(", ")
+            parts.append(f"| `{p.key}` | {unit} | {_parameter_default(p.default)} | {p.doc} |")
+        parts.append("")
+    parts += ["## Papers", "", f"- {cls.paper}"]
+    of_it = (TECHNIQUES.get(n) for n in TECHNIQUES if TECHNIQUES.built_in(n))
+    for preset in (x for x in of_it if x.mechanism == name and x.name != name):
+        costs = f"; costs: {preset.costs}" if preset.costs else ""
+        parts.append(f"- `{preset.name}`: {preset.paper}{costs}")
+    return "\n".join(parts) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """A docstring as Markdown: roles and double backquotes become code."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text.strip())
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    title, _, rest = text.partition("\n\n")
+    return f"{title}\n\n{rest}".rstrip()
+
+
+def _parameter_default(value: object) -> str:
+    return "required" if value is MISSING else "empty" if value in ("", None, ()) else f"`{value}`"
 
 
 def field_tables() -> str:
@@ -69,15 +111,15 @@ def techniques() -> str:
     parts = [TECHNIQUES_HEAD, "| technique | layer | verbs | effect |", "|---|---|---|---|"]
     parts += [f"| [`{n}`](#{n}) | {c.layer} | {c.about()['verbs']} | {c.effect} |" for n, c in known.items()]
     for name, cls in known.items():
-        parts += ["", f"## `{name}`", "", f"{cls.effect[0].upper()}{cls.effect[1:]}. Source: {cls.paper}.", ""]
+        page = cls.mechanism or name
+        formula = "" if page == "settings" else f" [Formula and validity](mechanisms/{page}.md)."
+        effect = f"{cls.effect[0].upper()}{cls.effect[1:]}"
+        parts += ["", f"## `{name}`", "", f"{effect}. Source: {cls.paper}.{formula}", ""]
         if cls.parameters():
             parts += ["| parameter | unit | default | meaning |", "|---|---|---|---|"]
         for p in cls.parameters():
             unit = p.unit.replace("1", "") if p.unit else ""
-            default = (
-                "required" if p.default is MISSING else "empty" if p.default in ("", None, ()) else f"`{p.default}`"
-            )
-            parts.append(f"| `{p.key}` | {unit} | {default} | {p.doc} |")
+            parts.append(f"| `{p.key}` | {unit} | {_parameter_default(p.default)} | {p.doc} |")
     return "\n".join(parts) + "\n"
 
 
@@ -279,4 +321,5 @@ def _default(field: Field[Any]) -> str:
 if __name__ == "__main__":
     for path, text in {**{HERE / name: text for name, text in pages().items()}, STUB: stub()}.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -38,12 +38,13 @@ def some(step: Step, share: float, skip: Skip) -> tuple[Step, Array]:
     """
     new, batch = (np.asarray(x, dtype=np.float64) for x in (step.new, step.batch))
     answer = answering(step)
+    share = min(share, 1.0 - 1e-9)  # a block that no token needs runs almost never, for one
     runs = np.asarray(1.0 - share ** np.maximum(step.tokens, 1.0))
     if skip.answers:
         runs = np.where(answer, runs, 1.0)
     if skip.union:
         return step, runs
-    left = np.where(runs > 0, (1.0 - share) / np.maximum(runs, 1e-12), 0.0)
+    left = np.where(answer | (not skip.answers), (1.0 - share) / np.maximum(runs, 1e-12), 1.0)
     prompts = np.where(answer | skip.answers, 1.0, left)
     answers = np.where(answer, left, 1.0)
     shared = step.expert_tokens
