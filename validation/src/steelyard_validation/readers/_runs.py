@@ -52,7 +52,9 @@ class Place:
     ep: int = 1
     flags: tuple[tuple[str, Any], ...] = ()
     peers: str = ""
-    """Network between the devices, which read each other's memory there, where it is another than the machine's."""
+    """Network between the devices, where it is another than the machine's."""
+    staged: bool = False
+    """What crosses it goes through the host's memory; else the devices read each other's."""
     power_w: float = 0.0
     """Limit of a board's power where it is another than the machine's."""
     speculate: str = ""
@@ -80,7 +82,7 @@ class Place:
         machine = found.cluster.machine
         if self.peers:
             network = find_network(self.peers)
-            kept = tuple(replace(x, peer_access=True) for x in machine.link if x.role != "peer")
+            kept = tuple(replace(x, peer_access=not self.staged) for x in machine.link if x.role != "peer")
             machine = replace(machine, link=(*kept, Link("peer", network.name, network.bandwidth_bytes_per_s)))
         machine = limited(machine, self.power_w) if self.power_w else machine
         return replace(found, cluster=cluster_of(machine, found.plan.devices))

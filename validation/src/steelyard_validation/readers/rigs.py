@@ -385,8 +385,10 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     engine = ENGINES[r.engine]
     split = _whole(r.tp)
     watts = float(said.get("power_limit_w", 0.0))
-    place = Place(  # no bridges in this rig, and a driver with peer access
-        model, r.machine, engine, _ampere_format(r.quant), kv, peers="pcie3", power_w=watts
+    place = (
+        Place(  # no bridges in this rig, and a driver with peer access, which NCCL uses for two cards of an EPYC only
+            model, r.machine, engine, _ampere_format(r.quant), kv, peers="pcie3", staged=split > 2, power_w=watts
+        )
     )
     if engine == "llamacpp_cuda":  # layers are shared out
         place = replace(place, pp=split)
