@@ -117,6 +117,8 @@ def test_layers_are_streamed_from_the_host_under_what_computes() -> None:
     assert priced("weight-streaming:1", **words).tpot_s == plain.tpot_s
     with pytest.raises(InputError, match="expected rate=7GB/s"):
         priced("weight-streaming:disk", **words)
+    board = priced("weight-streaming:disk,rate=1GB/s", model="llama-3.1-8b", on="raspberry_pi_5", batch=1, isl=64)
+    assert board.tpot_s == pytest.approx(32 * 218.1e6 * 2 / 1e9, rel=0.05)  # layers of the only memory there is
     with pytest.raises(InputError, match="is the host's"):
         priced("weight-streaming", on="m4_max")
 

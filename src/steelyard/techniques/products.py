@@ -91,7 +91,7 @@ class Mixed(Effect):
         if program.step is None or not self.high_frac:
             return program
         fmt = find_format(self.high)
-        plan = replace(replica.plan, weights=fmt.name, activations=fmt.activations or fmt.name)
+        plan = replace(replica.plan, weights=fmt.name, activations="")
         wide = replace(replica.plain, plan=plan.resolved(replica.model, replica.cluster.machine))
         other = {k.name: k for k in wide.lower(program.step, program.absorb).kernels}
         kernels: list[Kernel] = []
