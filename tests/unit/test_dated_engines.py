@@ -64,3 +64,11 @@ def test_splitfuse_of_mii_fills_steps_of_768_tokens() -> None:
 def test_generations_are_found_by_the_version_they_belong_to() -> None:
     assert find_engine("vllm@0.3").title == engines()["vllm_2023"].title and find_engine("trtllm@0.9").version == "0.8"
     assert find_engine("hf").name == "transformers"
+
+
+def test_copies_of_the_cache_stay_where_attention_is_not_fused() -> None:
+    unfused = {"techniques": "attention-kernel:unfused", "isl": 4096, "osl": 2, "batch": 24}
+    copied, read = (
+        float(sy.estimate("llama-3-8b", "a100_sxm", engine=e, **unfused).tpot_s) for e in ("transformers", "flexgen")
+    )
+    assert copied > 2 * read

@@ -154,8 +154,8 @@ def _price(
         time = np.maximum(priced.time_s if own is None else _as_run(priced.time_s, compute_s, memory_s, own), limit)
         if cluster.machine.launch == "cpu" and kernel.kind in ("gemm", "moe"):
             time = np.maximum(time, unpacking_s(kernel, cluster.machine))
-        if kernel.kind == "attention" and engine.cache_copies and np.all(np.asarray(kernel.features["new"]) <= 1):
-            time = time + _copied_s(kernel, memory_s, engine)
+        if engine.cache_copies and program.step is not None and np.all(np.asarray(program.step.new) <= 1):
+            time = time + _copied_s(kernel, program, memory_s, engine)
         time = time + sampling_s(kernel, program.plan, PricingContext(cluster, engine, site))
         time = held_back_s(time, compute_s, memory_s, cluster.machine)
         cost = KernelCost(
@@ -180,18 +180,22 @@ def _price(
 COPYING = 0.85
 
 
-def _copied_s(kernel: Kernel, memory_s: Any, engine: Engine) -> Any:
-    """Copies of the cache around a decode's attention where it is no pool of blocks, s.
+def _copied_s(kernel: Kernel, program: Program, memory_s: Any, engine: Engine) -> Any:
+    """Copies of the cache around a decode's attention where it is no pool of blocks, s; 0 for what reads none.
 
     ``cache_copies`` times what attention reads to append a token; with ``expands_groups`` the ``r`` query heads of a
     group get keys and values of their own first: read once, written ``r`` times, and read by attention ``r - 1`` times
     more.
     """
+    if kernel.kind not in ("attention", "index_scores"):
+        return 0.0
     moved: Any = engine.cache_copies
     if engine.expands_groups:
-        groups = np.asarray(kernel.features["heads"]) / np.asarray(kernel.features["kv_heads"])
+        rows = kernel.features.get("heads", kernel.features.get("m"))  # apart, a group's heads are rows of its product
+        groups = np.asarray(rows) / np.asarray(kernel.features.get("kv_heads", 1.0))
         moved = moved + np.where(groups > 1.0, 2.0 * groups, 0.0)
-    return moved * memory_s / COPYING
+    read: Any = sum(kernel.traffic.values())
+    return moved * memory_s * kernel.traffic["kv"] / np.maximum(read, 1.0) / COPYING
 
 
 #: Sharpness of the change from reading-bound to arithmetic-bound.

@@ -132,14 +132,15 @@ def find_capacity(play: Play, trace: Trace, targets: Sequence[Target], rate: flo
     all_at_once = play(1e9, 1.0, {}) if _missed(first, targets) == "" else first
     served = float(np.sum(all_at_once.records.completed)) / max(all_at_once.makespan_s, 1e-9)
     guess = min(max(0.8 * served / trace.rate_per_s, 1e-6), 1e6)
-    best, least, what = _largest(partial(missed, 1.0), guess, RESOLUTION)
+    best, least, above = _largest(partial(missed, 1.0), guess, RESOLUTION)
     found = play(best or least, 1.0, {})
+    what = _missed(play(above, 1.0, {}), targets) if above else ""  # to the end: what it was given up for may be more
     ends = [best, best]
     for k, factor in enumerate(interval80(1.0, found.spread, at_least=found.limit_frac)):
         if best and found.spread > 0:
             ends[k] = _largest(partial(missed, float(factor)), best / float(factor), ROUGH)[0]
     span = min(*ends, best) * rate, max(*ends, best) * rate
-    return Capacity(best * rate, span, _unit(trace), what, made + 3), found
+    return Capacity(best * rate, span, _unit(trace), what, made + 4), found
 
 
 def _unit(trace: Trace) -> str:
@@ -172,14 +173,14 @@ def _missed(run: Simulation, targets: Sequence[Target]) -> str:
     return "queue" if growth(waits, run.trace) > GROWTH else ""
 
 
-def _largest(missed: Callable[[float], str], guess: float, resolution: float) -> tuple[float, float, str]:
-    """``(largest factor that holds, lowest tried, what the next one misses)``; the largest is 0 where none holds."""
-    low, high, step, times, what = 0.0, math.inf, 1.15, guess, ""
+def _largest(missed: Callable[[float], str], guess: float, resolution: float) -> tuple[float, float, float]:
+    """``(largest factor that holds, lowest tried, lowest that does not hold)``; 0 where there is none."""
+    low, high, step, times = 0.0, math.inf, 1.15, guess
     lowest = guess
     for _ in range(MOST_RATES):
-        lowest, found = min(lowest, times), missed(times)
-        if found:
-            high, what = times, found
+        lowest = min(lowest, times)
+        if missed(times):
+            high = times
         else:
             low = times
         if high <= low * (1 + resolution):
@@ -192,7 +193,7 @@ def _largest(missed: Callable[[float], str], guess: float, resolution: float) ->
             times = math.sqrt(low * high)
         if times < 1e-4 * guess or times > 1e9 * guess:
             break  # requests that stand alone, or no limit
-    return low, lowest, what
+    return low, lowest, 0.0 if math.isinf(high) else high
 
 
 def at_rate(trace: Trace, times: float, rate: float) -> Trace:
