@@ -196,10 +196,12 @@ def build_step_table(
         decode_only = builder.own(token_grid, absorb=True)
         prefill_only = builder.own(token_grid, absorb=False)
     launches = (config.launch_s or replica.launch_s) * builder.launches()
+    alone = replica.plan.tp * replica.plan.pp == 1 or not config.api_server_count
+    step_s = engine.step_s + (0.0 if alone else engine.served_step_s)
     verified = range(max(2, queries[0]), queries[1] + 1)
     constants = np.array(
         [
-            engine.step_s + engine.layer_s * float(replica.model.depth),
+            step_s + engine.layer_s * float(replica.model.depth),
             engine.step_s_per_sequence,
             launches,
             float(config.graph_tokens) if engine.graph else -1.0,

@@ -278,8 +278,6 @@ def _serve(
         entry = anchored(entry, find_anchor(options.anchor), cluster.machine, transformer.name)
     entry = engine_of(options.techniques, entry, cluster.machine)
     config = engine_config(entry, cluster.machine, dict(pool.flags), transformer)
-    if config.api_server_count and pool.plan.tp * pool.plan.pp > 1:
-        entry = replace(entry, step_s=entry.step_s + entry.served_step_s)
     config = with_room(config, entry, pool.flags, int(trace.isl.max()))
     entry = as_run(entry, config)
     shortest, longest = (int(x) for x in ((trace.isl + trace.osl).min(), (trace.isl + trace.osl).max()))
