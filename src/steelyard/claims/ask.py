@@ -108,13 +108,17 @@ def interval(document: Mapping[str, Any], text: str) -> tuple[float, float]:
     return min(low, high), max(low, high)
 
 
+#: Verbs that take the fields of another.
+_FIELDS = {"explain": "estimate", "fit": "estimate"}
+
+
 def command(verb: str, words: Mapping[str, Any]) -> str:
     """The command line of a question."""
     import shlex
 
     from steelyard.scenario.fields import fields_of
 
-    known = fields_of(verb)
+    known = fields_of(_FIELDS.get(verb, verb))
     parts = ["steelyard", verb]
     for name, value in words.items():
         if name == "model":
