@@ -40,6 +40,11 @@ def test_a_budget_in_tokens_ends_growth() -> None:
     at = [ask("kv-budget:1,tokens=2048", isl=isl) for isl in (8_192, 65_536)]
     assert at[0].memory.kv_cache == at[1].memory.kv_cache
     assert at[0].tpot_s == pytest.approx(at[1].tpot_s, rel=1e-6)
+    few = ask("kv-budget:1,tokens=32", on="raspberry_pi_5", model="tinyllama-1.1b", batch=64)
+    (one,) = (k.kernel for k in few.decode.cost.kernels if k.kernel.kind == "attention")
+    assert float(one.features["context"]) == 32
+    replica = few.scenario.replica
+    assert replica.decodes(np.array([64]), np.array([2148])).time_s[0] == pytest.approx(float(few.decode.time_s))
     both = Sparse(share=0.25, tokens=1024, streaming=0.5, near=100, drops=True)
     assert float(kept(both, 2000)) == 0.5 * 500 + 0.5 * 100
     assert float(kept(both, 8000)) == float(held(both, 8000)) == 0.5 * 1024 + 0.5 * 100
@@ -130,3 +135,16 @@ def test_a_cache_in_mixed_bits_takes_the_mean_and_its_scales() -> None:
     with pytest.raises(InputError, match="has no int4 KV cache"):
         ask(kv="int4")
     assert ask(kv="int4@4.25").memory.kv_cache == pytest.approx(four.memory.kv_cache)
+
+
+def test_a_cache_on_several_instances_is_attended_to_where_it_lies() -> None:
+    words: dict[str, Any] = {"batch": 1, "isl": 100_000}
+    plain, spread, slow = (ask(*t, **words) for t in ((), ("remote-attention:4",), ("remote-attention:4,rate=1e6",)))
+    assert spread.memory.kv_cache == pytest.approx(plain.memory.kv_cache / 4, rel=1e-3)
+    assert spread.tpot_s < plain.tpot_s and spread.ttft_s == plain.ttft_s
+    sent = 32 * 3 * 4096 * 2  # bytes of a token: layers, other instances, width of queries
+    assert slow.tpot_s - spread.tpot_s == pytest.approx(sent / 0.8 * (1 / 1e6 - 1 / 25e9), rel=1e-3)
+    waits = [ask(f"remote-attention:4,wait_s={w}", **words).tpot_s for w in ("0s", "1ms")]
+    assert waits[1] - waits[0] == pytest.approx(32e-3, rel=1e-3)
+    with pytest.raises(InputError, match="one technique of kv-budget"):
+        ask("remote-attention:4", "kv-budget:0.2")

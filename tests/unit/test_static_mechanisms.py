@@ -85,6 +85,16 @@ def test_answers_share_their_prompt_and_a_verifier_reads_them() -> None:
     assert ask("samples:8,shared").tpot_s > many.tpot_s
 
 
+def test_a_pass_gives_several_tokens_and_one_entry() -> None:
+    plain, merged = ask(osl=4096), ask("macro-tokens:2", osl=4096)
+    assert 0.5 * plain.tpot_s < merged.tpot_s < 0.8 * plain.tpot_s
+    assert ask("macro-tokens:2,layers=4").tpot_s > ask("macro-tokens:2").tpot_s
+    longer = ask("macro-tokens:2", osl=8192).memory.total - merged.memory.total
+    assert longer == pytest.approx(0.5 * (ask(osl=8192).memory.total - plain.memory.total), rel=0.01)
+    with pytest.raises(InputError, match="one technique of speculation"):
+        ask("macro-tokens:2", "eagle:k=2")
+
+
 def test_many_scenarios_at_once_answer_as_one_does() -> None:
     sizes = tuple(np.array(x) for x in ([1, 4, 1, 4], [1000, 3000, 3000, 1000], [50, 100, 50, 50]))
     texts = ("samples:4,verifier=self + chunk-cache:0.5", "eagle:k=3", "attention-kernel:unfused", "streaming-input:64")

@@ -19,16 +19,20 @@ __all__ = ["HOST_COPY", "host_copy"]
 
 def _features(s: Structure, plan: Plan) -> Mapping[str, Any]:
     op = s.ops[0]
-    return {"host_bytes": op.elements(op.inputs[0]) * plan.format("kv").stored_bits / 8}
+    width = plan.format("kv" if op.inputs[0].role == "kv" else "communication").stored_bits
+    stated = {"rate": op.facts.get("link_rate", 0.0), "wait_s": op.facts.get("wait_s", 0.0)}
+    return {"host_bytes": op.elements(op.inputs[0]) * width / 8, **stated}
 
 
-#: A copy from host memory to the device.
-HOST_COPY = Kind("host_copy", lambda s: s.ops[0].facts.get("over") == "host", _features, engine="vector")
+#: A copy over a link: from host memory to the device, or between instances.
+HOST_COPY = Kind("host_copy", lambda s: s.ops[0].facts.get("over") in ("host", "peers"), _features, engine="vector")
 
 
 @cost_model(HOST_COPY)
 def host_copy(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Bytes over the link at the share of its rate that copies sustain."""
-    links = context.cluster.machine.links("host")
+    f, links = kernel.features, context.cluster.machine.links("host")
+    if f["rate"]:
+        return KernelTime(f["wait_s"] + f["host_bytes"] / (LINK_FRAC * f["rate"]), SPREAD, "stated link")
     rate = links[0].bandwidth_bytes_per_s if links else context.site.dram_bytes_per_s  # one memory for both
-    return KernelTime(kernel.features["host_bytes"] / (LINK_FRAC * rate), SPREAD, "link of the data sheet")
+    return KernelTime(f["host_bytes"] / (LINK_FRAC * rate), SPREAD, "link of the data sheet")

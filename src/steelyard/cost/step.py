@@ -190,7 +190,7 @@ class Replica:
             step: what is processed.
             queries: tokens of each sequence that a decode verifies at once; 0: the new tokens are of prompts.
         """
-        program = self.lower(step, absorb=True if queries else None)
+        program = self.lower(step, absorb=True) if queries else self.in_pieces(step)
         if queries > 1:
             program = verifying(program, queries)
         sums = _Sums.of(self.cost(program, decode=queries > 0).kernels, len(np.atleast_1d(step.tokens)))
@@ -198,7 +198,7 @@ class Replica:
 
     def _reads_context(self) -> frozenset[str]:
         """Parts of a decode step (see :func:`_part`) whose work depends on the context."""
-        graph = self.model.graph(Step.decode(np.array([4.0, 4.0]), np.array([64.0, 160.0])), absorb=True)
+        graph = self.model.graph(Step.decode(np.array([4.0, 4.0]), np.array([2.0, 160.0])), absorb=True)
         return frozenset(_part(op) for op in graph if any(_varies(x) for x in _extents(op)))
 
     def _figures(

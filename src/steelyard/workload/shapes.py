@@ -68,6 +68,12 @@ class Sparse:
     """What a token of an answer does not attend to is not kept."""
     fetched: float = 0.0
     """Share of what it attends to that crosses the link from the host at every step."""
+    peers: int = 0
+    """Other instances that hold the rest of a sequence's cache and attend to it for the queries they are sent."""
+    peer_rate: float = 0.0
+    """B/s to and from them, per device."""
+    peer_wait_s: float = 0.0
+    """Latency of a round trip, s."""
     index: float = 0.0
     """Read to choose, per cached token, as a share of its cache."""
     indexes: bool = False

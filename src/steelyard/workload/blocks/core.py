@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steelyard.workload.blocks.skipped import answering
-from steelyard.workload.blocks.sparse import kept, prompt_window, sparse_ops
+from steelyard.workload.blocks.sparse import kept, peer_ops, prompt_window, sparse_ops
 from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention
 from steelyard.workload.step import Step
@@ -135,6 +135,7 @@ def core_ops(
     free = kv_heads == 1 and (a.is_mla or a.joint_kv)
     if a.sparse and seen is None:
         yield from sparse_ops(prefix, step, count, a, kv_heads, key_dim if free else key_dim + value_dim)
+        yield from peer_ops(prefix, step, count, a, queries, kv_heads)
     seen = seen or _seen(a, step)
     sizes: dict[str, Size] = {
         "b": step.batch,

@@ -16,7 +16,7 @@ from steelyard.workload.op import Array, Op, Size
 from steelyard.workload.shapes import Attention, Sparse
 from steelyard.workload.step import Step
 
-__all__ = ["held", "kept", "prompt_window", "sparse_ops"]
+__all__ = ["held", "kept", "peer_ops", "prompt_window", "sparse_ops"]
 
 
 def kept(sparse: Sparse, context: Size) -> Array:
@@ -89,6 +89,25 @@ def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int,
             block="attention",
             facts={"over": "host"},
         )
+
+
+def peer_ops(prefix: str, step: Step, count: int, a: Attention, queries: int, kv_heads: int) -> Iterator[Op]:
+    """Queries sent to the instances that hold the rest of a cache, partial outputs that come back."""
+    s = a.sparse
+    assert s is not None
+    if not s.peers:
+        return
+    yield Op(
+        f"{prefix}.peers",
+        "t g q c -> t g q c",
+        {"t": step.tokens, "g": kv_heads, "q": queries, "c": max(a.head_dim, a.values) * s.peers},
+        operands=("queries", "partial_outputs"),
+        map="copy",
+        reduce="none",
+        count=np.where(answering(step), count, 0.0),
+        block="attention",
+        facts={"over": "peers", "link_rate": s.peer_rate, "wait_s": s.peer_wait_s},
+    )
 
 
 def _scores(name: str, sizes: dict[str, Size], entries: Array, new: Array, count: Array) -> Iterator[Op]:
