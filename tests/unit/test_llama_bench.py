@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from steelyard import simulate
 from steelyard.cli import main as cli
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
@@ -152,3 +153,17 @@ def test_a_table_of_an_older_version_and_what_stands_before_it(tmp_path: Path) -
     assert [t.name for t in bench.tests] == ["pp512", "pp64+tg8 @ d100"]
     noisy = "loading [1/2]\n" + json.dumps([_ROW], indent=2)
     assert len(read_llama_bench(_file(tmp_path, "a.json", noisy))) == 1
+
+
+def test_llama_cpp_computes_the_last_tokens_apart_where_it_comes_back_to_a_state() -> None:
+    """A prompt of 30 tokens of Qwen3.6-27B in Q8 takes 0.4 to 0.5 s on Strix Halo, a token 0.155."""
+    hybrid, attention = (
+        estimate(m, "strix_halo", weights="q8_0", engine="llamacpp", isl=30, osl=32)
+        for m in ("Qwen3.6-27B", "qwen3-32b")
+    )
+    assert hybrid.ttft_s > 2.2 * hybrid.tpot_s
+    assert attention.ttft_s < 1.6 * attention.tpot_s
+    played = simulate(
+        "Qwen3.6-27B", on="strix_halo", weights="q8_0", engine="llamacpp", isl=30, osl=4, requests=1, concurrency=1
+    )
+    assert played.summary()["ttft_s"]["mean"] == pytest.approx(hybrid.ttft_s, rel=0.05)

@@ -307,6 +307,9 @@ class Engine:
     micro_batch_tokens: Annotated[
         float, Quantity("1", "tokens for which weights are streamed once; 0 = those of the step", ge=0)
     ] = 0.0
+    checkpoint_tokens: Annotated[
+        float, Quantity("1", "last tokens of a prompt computed apart, to come back to a state; 0 = none", ge=0)
+    ] = 0.0
     repack_bytes_per_s: Annotated[
         float, Quantity("B/s", "rate at which the host lays streamed weights out anew before a copy; 0 = ready", ge=0)
     ] = 0.0

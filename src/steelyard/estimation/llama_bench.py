@@ -191,7 +191,7 @@ def _priced(test: Test, asked: Mapping[str, Any]) -> Tested:
     found = at(test.depth + test.prompt, test.generated)
     seconds = low = high = 0.0
     if test.prompt:
-        before = at(test.depth, 1).ttft_s if test.depth else found.scenario.engine.request_s
+        before = at(test.depth, 1).ttft_s if test.depth else found.scenario.request_s
         seconds = found.ttft_s - before
         low, high = (seconds * end / found.ttft_s for end in found.interval["ttft_s"])
     if test.generated:

@@ -187,7 +187,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
         host_s, first_host_s = (encoder.host_s(b, device_s) for b in (batch, np.ones(n)))
         encode["host_s"] = host_s
     first = encode.get("limit_s", 0.0) + prefilled(prefill.limit_s, final.limit_s, even=True)
-    ttft = np.maximum((host_s + device_s + engine.request_s) * engine.moved.first, first)
+    ttft = np.maximum((host_s + device_s + scenario.request_s) * engine.moved.first, first)
     # a pipeline decodes as many parts of the batch at once as it has stages, where the engine keeps them all busy
     ways = math.prod(technique.samples() for technique in scenario.techniques)
     drawn = batch * ways
@@ -204,7 +204,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     e2e = ttft + tokens * tpot + after
     limit = {"ttft_s": first, "tpot_s": decode.limit_s}
     spread = _spread(prefill, ttft - encode_s - host_s, encode)
-    alone = (first_host_s + encode.get("single_s", 0.0) + single.time_s + engine.request_s) * engine.moved.first
+    alone = (first_host_s + encode.get("single_s", 0.0) + single.time_s + scenario.request_s) * engine.moved.first
     figures = {
         "ttft_s": ttft,
         "ttft_single_s": alone,

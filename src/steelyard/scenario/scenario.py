@@ -122,6 +122,15 @@ class Scenario:
         return Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew, effects=effects)
 
     @property
+    def request_s(self) -> float:
+        """The engine's own time of a request before its first step, s; with a step over the last tokens of its prompt
+        alone, where the engine computes them apart to come back to a state or window."""
+        last = self.engine.checkpoint_tokens
+        if not last or not (self.transformer.state_bytes or getattr(self.transformer, "window", 0)):
+            return self.engine.request_s
+        return self.engine.request_s + float(self.replica.prompts(np.ones(1), np.array([last])).time_s[0])
+
+    @property
     def sizes(self) -> tuple[Any, Any, Any]:
         """Batch, prompt tokens and answer tokens; of many scenarios at once arrays ``[n]``."""
         return self.batch, self.isl, self.osl

@@ -55,7 +55,7 @@ def run(
         promises: a limit (s) by metric and how many requests may miss it; the run ends when more do.
     """
     options, trace, served = prepared.options, prepared.trace, prepared.served
-    engine = prepared.first.scenario.engine
+    request_s = prepared.first.scenario.request_s
     kept = options.log if log is None else log
     read = None if options.passes is None else options.passes.slower(factor)
     setup = setup_of_fleet(
@@ -64,7 +64,7 @@ def run(
         wires=prepared.wires,
         router=prepared.deployment.router,
         policy=prepared.policy,
-        request_s=engine.request_s,
+        request_s=request_s,
         stop_after_s=options.stop_after_s,
         stop_after_iterations=options.stop_after_iterations,
         log=kept,
@@ -109,7 +109,7 @@ def run(
         policy=prepared.policy.name,
         router=prepared.deployment.router,
         replicas=sum(s.ranks for s in served),
-        records=_records(played, trace, engine.request_s),
+        records=_records(played, trace, request_s),
         iterations=_iterations(played.log, played.stride),
         totals=_totals(played, pools),
         itl_edges_s=itl_edges(),
