@@ -68,7 +68,7 @@ def test_a_rate_of_clients_is_a_time_per_token(slow: Any) -> None:
     ttft, tpot = float(near.records.ttft_s.mean()), float(near.records.tpot_s.mean())
     rate = 4 * 60 / (ttft + 59 * tpot)
     (found,) = anchor_of({**ASKED}, said=Said(ttft, None, rate), concurrency=4).anchor.run
-    assert found.measured_tpot_s == pytest.approx(tpot) and found.error("step") == pytest.approx(
+    assert found.measured_tpot_s == pytest.approx(tpot, rel=0.005) and found.error("step") == pytest.approx(
         math.log(1.5), rel=0.03
     )
     with pytest.raises(InputError, match="get at most"):

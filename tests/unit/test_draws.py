@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steelyard as sy
-from steelyard.cost.interval import SYSTEM_SPREAD, known_conditions, with_system
+from steelyard.cost.interval import POWER_SPREAD, SYSTEM_SPREAD, Z80, known_conditions, with_system
 from steelyard.simulation.draws import draw_of, draw_of_rate, is_drawn
 from steelyard.traffic.build import SHORTEST_ANSWER, Traffic, traffic
 from steelyard.traffic.trace import Trace
@@ -88,3 +88,10 @@ def test_clients_with_equal_requests_do_not_march_in_step() -> None:
     apart, marching = served(**clients, osl=256), served(**clients, osl="uniform:256-256")
     first = [run.summary()["ttft_s"]["p50"] for run in (apart, marching)]
     assert first[0] < 0.75 * first[1]
+
+
+def test_an_energy_is_as_sure_as_the_power_and_the_time() -> None:
+    run = served(rate=1, requests=100)
+    low, high = run.intervals()["energy"]["energy_j_per_output_token"]
+    assert low < run.summary()["energy_j_per_output_token"] < high
+    assert high / low >= np.exp(2 * Z80 * POWER_SPREAD) * 0.999, "steps alone hardly move the power"

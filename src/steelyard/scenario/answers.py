@@ -142,7 +142,7 @@ tpot_s | statistics | s | tpot_*_s | (last - first token) / (osl - 1) of a reque
 itl_s | statistics | s | itl_*_s | single gaps between tokens, all requests together, s
 e2e_s | statistics | s | e2e_*_s | arrival to last token, s
 queue_s | statistics | s | queue_*_s | reaching the engine to the first step that works on the request, s
-intervals | {}? | - | - | 80 % intervals, figure -> statistic -> [low, high] for the five above and `throughput`,
+intervals | {}? | - | - | 80 % intervals, figure -> statistic -> [low, high] for the five above, `throughput`, `energy`,
     from two more runs with every step at the ends of its own interval; null when they were not asked for
 throughput.requests_per_s | number | 1/s | requests_per_s | completed requests per second of makespan
 throughput.input_tokens_per_s | number | 1/s | input_tokens_per_s | their prompt tokens per second

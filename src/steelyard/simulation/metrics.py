@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.interval import FIRST_TOKEN_SPREAD, interval80, stretched, widened
+from steelyard.cost.interval import FIRST_TOKEN_SPREAD, POWER_SPREAD, interval80, stretched, widened
 from steelyard.simulation.draws import draw_of, draw_of_rate
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ def intervals(
         played: its :func:`ends`, when they are known already.
 
     Returns:
-        ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s`` and ``throughput`` -> figure -> ``(low, high)``; of
-        workflows ``workflows``, the time to complete one.
+        ``ttft_s``, ``tpot_s``, ``itl_s``, ``e2e_s``, ``queue_s``, ``throughput`` and ``energy`` -> figure ->
+        ``(low, high)``; of workflows ``workflows``, the time to complete one.
 
     Raises:
         ValueError: the simulation cannot be replayed (it was read from a file).
@@ -274,6 +274,10 @@ def intervals(
         if name != "goodput_frac":
             share = draw_of_rate(simulation, name.removesuffix("_per_device").removeprefix("goodput_"))
             found["throughput"][name] = _other_draw(runs[2]["throughput"][name], between, (share, share))
+    per_token = [run["energy_j_per_output_token"] for run in runs]
+    if all(per_token):
+        low, high = power_interval(per_token[2], min(per_token), max(per_token))
+        found["energy"] = {"energy_j_per_output_token": (float(low), float(high))}
     return found
 
 
@@ -285,6 +289,11 @@ def _other_draw(
         return between
     low, high = stretched(value, *between, *draw, at_least=min(limit_frac * value, between[0]))
     return float(low), float(high)
+
+
+def power_interval(value: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """The interval of a power or an energy from that of the steps (:data:`~steelyard.cost.interval.POWER_SPREAD`)."""
+    return widened(value, low, high, POWER_SPREAD)
 
 
 def first_token_interval(value: Any, low: Any, high: Any, limit_frac: Any, surer: float = 1.0) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from steelyard.machine.component import Link
 from steelyard.machine.power import limited
 from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, machine_name
 from steelyard.simulation.draws import draw_of, draw_of_rate
+from steelyard.simulation.metrics import power_interval
 from steelyard.traffic.build import Traffic, traffic
 from steelyard.traffic.trace import Trace
 from steelyard_validation.blocks import block_of
@@ -311,6 +312,8 @@ def _loads(at: Placed, place: Place, rows: Sequence[Row], *, loads: Set[Traffic]
         first = np.array([played.middle.limit_frac]) if row.metric == "ttft_s" else None
         draw = np.array([_draw(played.middle, row)])
         out[:, i] = np.stack(ranged(table, np.full(1, np.nan), first_token=first, draw=draw))[:, 0]
+        if row.metric.endswith("power_w"):
+            out[1:3, i] = power_interval(*out[:3, i])
     if failed and np.isnan(out[0]).all():
         raise SteelyardError(failed)
     return out

@@ -21,7 +21,7 @@ from steelyard.deployment.engine_config import EngineConfig, engine_config, with
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Floats
 from steelyard.simulation.draws import draw_of, draw_of_rate
-from steelyard.simulation.metrics import ends, first_token_interval
+from steelyard.simulation.metrics import ends, first_token_interval, power_interval
 from steelyard.simulation.prepared import Options, Prepared, checked, prepare, too_long
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
@@ -273,7 +273,8 @@ def ranged(table: Floats, limit: Any, *, first_token: Any = None, draw: Any = No
     if first_token is not None:
         low, high = first_token_interval(value, low, high, first_token)
     if draw is not None:
-        low, high = stretched(value, low, high, draw[:, 0], draw[:, 1])
+        least = 0.0 if first_token is None else np.minimum(first_token * value, low)
+        low, high = stretched(value, low, high, draw[:, 0], draw[:, 1], at_least=least)
     return Shown(value, low, high, limit)
 
 
@@ -281,7 +282,11 @@ def shown(runs: Sequence[Sequence[Outcome]], name: str, limit: Any) -> Shown:
     """One figure of many loads with the interval of its ends."""
     first_token = column(runs, "limit_frac")[:, 0] if name.startswith("ttft") else None
     draw = np.asarray([run[0].draws.get(name, (0.0, 0.0)) for run in runs], dtype=np.float64).reshape(-1, 2)
-    return ranged(column(runs, name), limit, first_token=first_token, draw=draw)
+    found = ranged(column(runs, name), limit, first_token=first_token, draw=draw)
+    if not name.startswith("energy"):
+        return found
+    low, high = power_interval(*found[:3])
+    return found._replace(low=low, high=high)
 
 
 def offline(at: Placed, loads: Sequence[Load], *, prompts: float = PROMPT_TOKENS) -> Shown:

@@ -89,12 +89,10 @@ def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     runs = played_all(loads, service.closed)
     held = np.maximum(1.0, np.floor(clients / ranks))
     step = at.decode(held, isl + np.floor(osl / 2)).limit
-    energy = shown(runs, "energy_j_per_token", np.nan)
-    nothing = np.full(len(rows), np.nan)  # no interval is shown of an energy
     return [
         shown(runs, "itl_median_s", step),
         shown(runs, "tokens_per_s", clients / step),
-        Shown(energy.value, nothing, nothing, nothing),
+        shown(runs, "energy_j_per_token", np.nan),
     ]
 
 
