@@ -22,6 +22,11 @@ from steelyard.cost.moe import (
     moe_limit_s,
     moe_time_s,
 )
+from steelyard.cost.program import lower
+from steelyard.deployment.plan import Plan
+from steelyard.machine.catalogue import find_machine
+from steelyard.workload.catalogue import load_model
+from steelyard.workload.step import Step
 
 CATALOGUE = Path(steelyard.__file__).parent / "catalogue"
 H100 = MoeDevice(132, 989.4e12, 989.4e12, 3.352e12, 50e6, 5.5e12)
@@ -285,3 +290,12 @@ def test_experts_on_apple_run_as_products_with_an_index(
     assert 1.0 / found.tpot_s == pytest.approx(tokens_per_s, rel=0.2)
     low, high = found.interval["tpot_s"]
     assert low < 1.0 / tokens_per_s < high
+
+
+def test_what_the_experts_of_a_token_made_is_added_before_it_is_exchanged() -> None:
+    """One hidden state a token crosses the links, however many experts it met."""
+    model, device = load_model("qwen3-30b-a3b").transformer, find_machine("h100_sxm")
+    plan = Plan("", "", "", "", 2, 1, 1, 1).resolved(model, device)
+    program = lower(model.graph(Step.prefill(1, 4096)), plan, device)
+    messages = {k.name: float(np.max(k.features["message_bytes"])) for k in program if k.kind == "collective"}
+    assert messages["layer0.expert_down.all_reduce"] == messages["layer0.out.all_reduce"] == 4096 * 2048 * 2

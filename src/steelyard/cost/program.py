@@ -76,7 +76,9 @@ def _block(ops: list[Op], plan: Plan, machine: Machine, block: str, own: Mapping
 
 def _reduction(op: Op, plan: Plan, stage: str) -> Kernel:
     devices = plan.tp
-    message = op.elements(op.output) * plan.format("communication").bits / 8
+    summed = "e" in op.ranks  # what the experts of a token made is added up before it leaves the device
+    elements = np.asarray(op.size("t")) * op.size("d") if summed else op.elements(op.output)
+    message = elements * plan.format("communication").bits / 8
     if plan.cp > 1:
         message = message / plan.cp
     return _collective(f"{op.name}.all_reduce", "all_reduce", message, devices, op, stage)
