@@ -48,6 +48,19 @@ def test_a_simulated_step_and_its_energy_hold_it_once_per_device() -> None:
     assert split[1].tpot_s - split[0].tpot_s == pytest.approx(added, rel=0.1), "every device sorts all scores"
 
 
+def test_an_answer_for_greedy_requests_says_so_where_it_matters() -> None:
+    def told(engine: str, **words: str) -> bool:
+        answers = sy.estimate("qwen3-8b", on="h100_sxm", engine=engine, **words).ledger
+        played = sy.simulate("qwen3-8b", on="h100_sxm", engine=engine, rate=5, requests=5, **words).ledger
+        found = ["--sampling" in " ".join(x.assumptions) for x in (answers, played)]
+        assert found[0] == found[1]
+        return found[0]
+
+    assert told("vllm@0.12")
+    assert not told("vllm@0.12", sampling="top-p")
+    assert not told("vllm")
+
+
 def test_what_is_not_a_way_to_choose_is_refused() -> None:
     with pytest.raises(InputError, match="greedy, random, top-p"):
         sy.simulate("qwen3-8b", on="h100_sxm", sampling="beam", rate=1)

@@ -24,10 +24,12 @@ from steelyard.deployment.engine import Engine
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import split_ranks
 
-__all__ = ["drawing", "sampling_s"]
+__all__ = ["drawing", "greedy_note", "sampling_s"]
 
 #: Bytes moved per score where tokens are drawn from all of them.
 DRAWN_BYTES: Final = 32.0
+#: Bytes per score from which top-p changes a step so much that an answer for greedy requests says so.
+SORTED_BYTES: Final = 256.0
 
 
 def _moved_bytes(kernel: Kernel, plan: Plan, engine: Engine) -> Any:
@@ -55,3 +57,10 @@ def drawing(kernel: Kernel, plan: Plan, engine: Engine) -> Kernel:
     if not np.any(moved):
         return kernel
     return replace(kernel, traffic={**kernel.traffic, "weight": kernel.traffic.get("weight", 0.0) + moved})
+
+
+def greedy_note(engine: Engine) -> tuple[str, ...]:
+    """What to say of greedy requests on an engine that sorts all scores for others."""
+    if engine.sampling != "greedy" or engine.filter_bytes < SORTED_BYTES:
+        return ()
+    return ("requests are greedy; drawing with top-p or top-k, this release sorts every score (--sampling top-p)",)

@@ -18,6 +18,7 @@ from steelyard._version import __version__
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
+from steelyard.cost.sampling import greedy_note
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_choice import instead_of_usual
@@ -233,7 +234,10 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
     ledger.assume(f"formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     for remark in remarks_on_formats(scenario):
         ledger.assume(remark)
-    for remark in notes(plan, engine, scenario.cluster):
+    for remark in (
+        *(greedy_note(engine) if scenario.transformer.causal else ()),
+        *notes(plan, engine, scenario.cluster),
+    ):
         ledger.assume(remark)
     if plan.offload:
         ledger.guess("offload.link", "share of the link's rate that copies sustain, and the wait at each of them")

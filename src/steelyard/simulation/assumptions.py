@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
+from steelyard.cost.sampling import greedy_note
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_config import engine_config
 from steelyard.estimation.estimate import remarks_on_formats
@@ -92,7 +93,7 @@ def _account(served: Served, ledger: Ledger, options: Options, prefix: str) -> N
     )
     if kv.slots:
         ledger.assume(prefix + _states(served))
-    for remark in notes(plan, scenario.engine, scenario.cluster):
+    for remark in (*greedy_note(scenario.engine), *notes(plan, scenario.engine, scenario.cluster)):
         ledger.assume(prefix + remark)
     ledger.assume(f"{prefix}formats: weights {plan.weights}, activations {plan.activations}, KV cache {plan.kv}")
     for remark in remarks_on_formats(scenario):
