@@ -17,6 +17,7 @@ from steelyard.provenance import Ledger
 from steelyard.report import plan as report
 from steelyard.report.plan_page import page
 from steelyard.search.answer import Answer
+from steelyard.search.api import read_question
 from steelyard.search.ways import Rule, on_demand, read_rule
 from steelyard.traffic.trace import Trace
 
@@ -113,3 +114,10 @@ def test_hours_are_counted_from_a_trace(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(words) == 0
     demand = json.loads(capsys.readouterr().out)["ways"]["demand"]
     assert demand["hours"] == 4 and demand["hours_idle"] == 1 and demand["hours_below"] == 2
+
+
+def test_without_an_slo_one_pool_is_planned_unless_two_are_asked_for() -> None:
+    words = {"model": "llama-3.1-8b", "on": "l40s", "rate": "2/s"}
+    assert read_question(words).task.question.modes == ("aggregated",)
+    assert read_question({**words, "mode": "disaggregated"}).task.question.modes == ("disaggregated",)
+    assert len(read_question({**words, "ttft": "p99:2s"}).task.question.modes) == 2

@@ -81,7 +81,7 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     objective = _named("objective", w["objective"], OBJECTIVES, problems)
     modes = MODES if w["mode"] in ("any", "") else tuple(_named("mode", m, MODES, problems) for m in _list(w["mode"]))
     closed = w["concurrency"] is not None or (isinstance(w["trace"], Trace) and w["trace"].concurrency > 0)
-    if closed and modes == MODES:
+    if modes == MODES and (closed or not targets):  # pools apart keep times, of which nothing is promised
         modes = MODES[:1]
     usd = w[PRICE]
     described, w["max_gpus"] = _machines(w["on"], w["max_gpus"], usd, problems)
@@ -263,6 +263,8 @@ def _assumed(question: Question, w: Mapping[str, Any]) -> Iterator[str]:
         )
     if not question.targets:
         yield "no SLO: users may wait long; name one for times that are kept (--ttft p99:1s --tpot p95:50ms)"
+        if question.modes == MODES[:1] and question.concurrency is None:
+            yield "no SLO: one pool; prompts and answers apart keep times and are planned with --mode disaggregated"
 
 
 @verb("plan", read_question)

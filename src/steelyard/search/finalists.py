@@ -306,14 +306,14 @@ class _Evidence:
 def _blamed(row: CandidateRow, outcome: Outcome) -> PoolOption | None:
     """The pool that missed an SLO; None when it cannot be told.
 
-    Times per token are those of the decode pool. Times to first token are those of the prefill pool, unless the decode
-    pool was full and may have held prompts up: then it is the weaker by the screen.
+    Times per token are those of the decode pool. Times to first token, and their growth, are those of the prefill pool,
+    unless the decode pool was full and may have held prompts up: then it is the weaker by the screen.
     """
     if len(row.pools) == 1:
         return row.pools[0]
     if outcome.first_failure == "tpot":
         return row.pools[-1]
-    if outcome.first_failure == "ttft" and not outcome.decode_full:
+    if outcome.first_failure in ("ttft", "rate") and not outcome.decode_full:
         return row.pools[0]
     least = min(p.capacity_per_s for p in row.pools)
     weak = [p for p in row.pools if p.capacity_per_s <= least * 1.05]
