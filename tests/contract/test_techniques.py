@@ -44,6 +44,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "finetune": ("finetune:40ms,context=512",),
     "flow-placement": ("flow-placement", "flow-placement:ecmp,paths=16,flows=16,split=4"),
     "fp8-kv": ("fp8-kv",),
+    "host-attention": ("host-attention", "host-attention:overlap=0"),
     "int4-weights": ("int4-weights",),
     "kv-budget": ("kv-budget:0.3,rest=kept,index=0.05", "kv-budget:tokens=256"),
     "kv-tiers": ("kv-tiers:cpu:20GB,ssd:1TB,swap", "kv-tiers:pool:1TB@25GB/s/4"),
@@ -109,6 +110,7 @@ STATIC["collective-library"] = {"on": "h100_sxm:2"}
 WORDS["collective-library"] = {**SCENARIO, "on": "h100_sxm:2"}
 STATIC["flow-placement"] = {"on": "h100_sxm:16", "tp": 16}
 WORDS["flow-placement"] = {**_ONE, "on": "h100_sxm:16", "tp": 16, "flags": {}}
+WORDS["host-attention"] = {**SCENARIO, "flags": {}, "isl": 3000}
 STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}
 WORDS["expert-cache"] = {**_ONE, "model": "qwen3-30b-a3b", "flags": {}}
 WORDS |= dict.fromkeys(OF_EXPERTS, _EXPERTS)

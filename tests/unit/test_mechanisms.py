@@ -306,3 +306,23 @@ def test_equal_calls_are_answered_once() -> None:
     assert [len(run.trace) for run in runs] == [200, 100]
     ends = [float(run.records.e2e_s.max()) for run in runs]
     assert ends[1] == pytest.approx(0.5 * ends[0], rel=0.05)
+
+
+def test_the_host_attends_to_the_cache_it_holds() -> None:
+    words: dict[str, Any] = {"on": "l4", "batch": 64, "isl": 4000}
+    plain, apart, turns = (priced(*x, **words) for x in ((), ("host-attention:overlap=0",), ("host-attention",)))
+    assert not plain.memory.fits and turns.memory.fits and turns.memory.kv_cache == 0
+    assert turns.memory.host == pytest.approx(plain.memory.kv_cache) and turns.ttft_s == plain.ttft_s
+    cache_s = plain.memory.kv_cache * 4050 / 4100 / 307.2e9  # eight channels of DDR5-4800
+    assert cache_s < turns.tpot_s < apart.tpot_s < turns.tpot_s + cache_s * 3
+    both = priced("host-attention", "weight-streaming", **words)
+    weights = priced("weight-streaming", **words)
+    assert both.tpot_s == pytest.approx(weights.tpot_s, rel=0.05)  # copies of weights hide the host's attention
+    assert both.memory.total < 0.3 * weights.memory.total
+    from steelyard.simulation.api import simulate
+
+    run = simulate("llama-3.1-8b", "l4", rate="2/s", requests=10, isl=500, osl=20, techniques="host-attention")
+    held = find_machine("xeon_8480").usable_bytes / (16 * 2 * 8 * 128 * 2 * 32)
+    assert run.pools[0].kv.blocks == pytest.approx(held, rel=1e-3)
+    with pytest.raises(InputError, match="attention has one place"):
+        priced("host-attention", "near-memory")

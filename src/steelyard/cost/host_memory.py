@@ -47,6 +47,8 @@ def cache_share(plan: Plan, depth: int) -> float:
     if not plan.offload:
         return 0.0
     asked = parse_offload(plan.offload)
+    if asked.cache:
+        return 1.0
     return 0.0 if asked.use == "streamed" else _layer_share(asked, depth)
 
 
@@ -145,6 +147,10 @@ def hosted(program: Program, graph: Graph, host: Machine, depth: int) -> Program
     there = {kernel.name: kernel for kernel in lower(graph, alone, host).kernels}
     kernels = []
     for kernel in program.kernels:
+        decoding = kernel.kind.startswith("attention") and np.all(np.asarray(kernel.features.get("new", 2.0)) <= 1)
+        if asked.cache and decoding and kernel.name in there:
+            kernels.append(replace(kernel, hosted=Hosted(1.0, there[kernel.name], _crossing(kernel), "computed")))
+            continue
         part = max((share(op) for op in kernel.ops), default=0.0)
         stays = streamed and not any(t.role in ("weight", "table") for op in kernel.ops for t in op.inputs)
         if not part or stays or kernel.kind == "collective" or kernel.name not in there:
@@ -157,6 +163,12 @@ def hosted(program: Program, graph: Graph, host: Machine, depth: int) -> Program
             message = np.asarray(routed.size("t")) * np.asarray(routed.size("d")) * 4.0
         kernels.append(replace(kernel, hosted=Hosted(part, there[kernel.name], message, asked.use)))
     return replace(program, kernels=tuple(kernels))
+
+
+def _crossing(kernel: Kernel) -> Any:
+    """Bytes of queries on their way to the host, each way: what attention puts out comes back."""
+    f = kernel.features
+    return np.asarray(f["batch"], dtype=np.float64) * np.asarray(f["new"]) * f["heads"] * f["head_dim"] * 2.0
 
 
 def host_part(

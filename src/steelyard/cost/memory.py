@@ -13,6 +13,7 @@ from steelyard.cost.host_memory import cache_share, host_shares
 from steelyard.cost.kv_pages import pages_of
 from steelyard.cost.program import own_formats, weight_format
 from steelyard.deployment.engine import Engine, engines
+from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import shard
 from steelyard.machine.component import Machine
@@ -24,6 +25,7 @@ from steelyard.workload.tower import Tower
 
 __all__ = [
     "MemoryUse",
+    "host_blocks",
     "host_weight_bytes",
     "kv_bytes",
     "largest_that_fits",
@@ -106,6 +108,21 @@ def weight_parts(
 def host_weight_bytes(model: Workload, plan: Plan, exact: float | None = None) -> float:
     """Weight bytes in host memory, of all devices together. Arguments as of :func:`weight_bytes`."""
     return _weights(model, plan, exact, (1, 1))[1] if plan.offload else 0.0
+
+
+def host_blocks(
+    model: Workload, plan: Plan, host: Machine, block_tokens: int, exact: float | None = None
+) -> int | None:
+    """Blocks of a cache that lies in host memory, beside the weights there; None: it does not.
+
+    Arguments as of :func:`weight_bytes`; ``host``: the processor and its memory, of one replica.
+    """
+    if not parse_offload(plan.offload).cache:
+        return None
+    whole = replace(plan, tp=1, pp=1, cp=1, offload="")
+    each = float(kv_bytes(model, whole, 1, block_tokens, block_tokens)) * plan.dp
+    left = host.usable_bytes - host_weight_bytes(model, plan, exact) * plan.dp
+    return max(0, int(left // max(each, 1.0)))
 
 
 def _weights(

@@ -1,9 +1,10 @@
 """Weights in host memory: which of them, and whether the host computes with them or the device fetches them.
 
 ``experts`` (the routed experts of every layer), ``experts:36`` (of the first 36 layers), ``layers:20`` (20 layers stay
-on the devices, the output head counted as one, the others lie in host memory with their cache) or ``cpu:8GB`` (so many
-bytes of every device's layers). ``computed`` (by the host), ``streamed`` (to the device at every step) or ``either``
-(computed, but streamed for large steps, as llama.cpp does) say what is done with them, else the engine does.
+on the devices, the output head counted as one, the others lie in host memory with their cache), ``cpu:8GB`` (so many
+bytes of every device's layers) or ``kv`` (the cache; the host computes attention of answers). ``computed`` (by the
+host), ``streamed`` (to the device at every step) or ``either`` (computed, but streamed for large steps, as llama.cpp
+does) say what is done with weights there, else the engine does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ USES = ("computed", "streamed", "either")
 #: Layers that an override of tensors is tried on, and their tensors of experts.
 _LAYERS, _TENSORS = 256, ("gate", "up", "down")
 _EXPECTED = (
-    "expected experts, experts:LAYERS, layers:LAYERS_ON_THE_DEVICES or cpu:SIZE, and computed, streamed or either"
+    "expected experts, experts:LAYERS, layers:LAYERS_ON_THE_DEVICES, cpu:SIZE or kv, and computed, streamed or either"
 )
 
 
@@ -42,6 +43,8 @@ class Offload:
     """A llama.cpp override of tensors, until :meth:`of` counts what it names."""
     use: str = ""
     """One of :data:`USES`; empty: as the engine does."""
+    cache: bool = False
+    """The cache lies there, and the host computes attention to it, whatever is done with weights."""
 
     def __str__(self) -> str:
         parts = []
@@ -52,6 +55,7 @@ class Offload:
         if self.size_bytes:
             parts.append(f"cpu:{self.size_bytes / 2**30:g}GiB")
         parts += [self.use] if self.use and (parts or self.pattern) else []
+        parts += ["kv"] if self.cache else []
         return ",".join([*parts, f"tensors:{self.pattern}"] if self.pattern else parts)
 
     def of(self, depth: int) -> Offload:
@@ -75,6 +79,8 @@ class Offload:
             parts.append("the experts" + ("" if self.experts >= EVERY else f" of {self.experts} layers"))
         if self.size_bytes:
             parts.append(f"{format_quantity(self.size_bytes, 'B')} of the layers of each device")
+        if self.cache:
+            parts.append("the cache, with the attention to it")
         return " and ".join(parts)
 
 
@@ -85,7 +91,7 @@ def parse_offload(text: str) -> Offload:
     Raises:
         InputError: a part that cannot be read.
     """
-    experts, resident, size, pattern, use = 0, EVERY, 0.0, "", ""
+    experts, resident, size, pattern, use, cache = 0, EVERY, 0.0, "", "", False
     for part in (p.strip() for p in _parts(text)):
         kind, colon, value = (x.strip() for x in part.partition(":"))
         word = kind.lower()
@@ -99,13 +105,15 @@ def parse_offload(text: str) -> Offload:
             size = parse_quantity(value if re.search(r"[a-zA-Z]", value) else f"{value}GiB", "B", "offload")
             if not 0 <= size < 1e16:
                 raise InputError(f"expected bytes of host memory such as cpu:8GB, got {show(part)}", field="offload")
+        elif word in ("kv", "cache") and not colon:
+            cache = True
         elif word == "tensors":
             pattern = _checked(value)
         elif word in USES and not colon:
             use = word
         elif word not in ("none", "off") or colon:
             raise InputError(f"{_EXPECTED}; got {show(part)}", field="offload")
-    return Offload(experts, resident, size, pattern, use)
+    return Offload(experts, resident, size, pattern, use, cache)
 
 
 def _parts(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from steelyard.cost.encode import Encoder, Passes
 from steelyard.cost.interval import SYSTEM_SPREAD
 from steelyard.cost.kv_pool import KvPool, kv_pool, seated
-from steelyard.cost.memory import host_weight_bytes
+from steelyard.cost.memory import host_blocks, host_weight_bytes
 from steelyard.cost.moe import UNIFORM, Router
 from steelyard.cost.step import Replica
 from steelyard.cost.step_table import StepTable, build_step_table
@@ -308,6 +308,8 @@ def _serve(
             kv = tightest_pool(transformer, plan, cluster, entry, config, exact, longest)
         else:
             kv = kv_pool(transformer, plan, cluster.machine, entry, config, exact_weights=exact, longest=longest)
+        if cluster.host and (most := host_blocks(transformer, plan, cluster.host, kv.block_tokens, exact)) is not None:
+            kv = replace(kv, blocks=min(kv.blocks, most))
         config = seated(config, kv)
     everything = replace(scenario, cluster=replace(cluster, count=pool.devices))
     return Served(pool, everything, config, kv, None)

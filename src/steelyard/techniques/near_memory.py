@@ -23,6 +23,7 @@ import numpy as np
 
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.effect import Effect, total_s
+from steelyard.cost.host_memory import THERE
 from steelyard.cost.kernel import Program
 from steelyard.cost.step import Replica
 from steelyard.errors import InputError
@@ -48,6 +49,8 @@ class AttentionBeside(Effect):
     """Attention on one engine while products of the other half of the batch run on another."""
 
     engine: str
+    reread: bool = True
+    """Whether each half reads the weights again."""
 
     def priced(self, cost: Cost, program: Program, replica: Replica) -> Cost:
         """Times of attention: what it adds to a step."""
@@ -59,7 +62,8 @@ class AttentionBeside(Effect):
         together = total_s(apart)
         rest_s = self._rest_s(step, program, replica, own)
         half = Step(np.asarray(step.batch) / 2.0, step.new, step.context, None, None, step.skew, step.first)
-        whole_s = np.minimum(together + rest_s, np.maximum(together, 2.0 * self._rest_s(half, program, replica, own)))
+        halves_s = 2.0 * self._rest_s(half, program, replica, own) if self.reread else rest_s
+        whole_s = np.minimum(together + rest_s, np.maximum(together, halves_s))
         whole_s = np.where(np.asarray(step.batch) >= 2, whole_s, together + rest_s)
         left = np.clip((whole_s - rest_s) / np.maximum(together, 1e-30), 1e-6, 1.0)
         kernels = (
@@ -73,10 +77,11 @@ class AttentionBeside(Effect):
 
     def _rest_s(self, step: Step, program: Program, replica: Replica, own: set[str]) -> Any:
         """Time of everything in the layers but the attention."""
-        plain = replica.plain
-        lowered = plain.lower(step, program.absorb)
-        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
-        return total_s(k for k in plain.cost(rest).kernels if _in_layers(k))
+        others = replace(replica, effects=tuple(x for x in replica.effects if not isinstance(x, AttentionBeside)))
+        lowered = others.lower(step, program.absorb)
+        names = own | {name.removesuffix(THERE) for name in own}
+        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in names))
+        return total_s(k for k in others.cost(rest).kernels if _in_layers(k))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from steelyard.cost.effect import Effect, each_kernel, total_s
 from steelyard.cost.host_memory import THERE
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.step import Replica
-from steelyard.deployment.offload import EVERY, Offload
+from steelyard.deployment.offload import EVERY, Offload, parse_offload
 from steelyard.errors import InputError, Problem
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
@@ -187,6 +187,7 @@ def _refused(name: str, scenario: Any, disk: bool) -> list[Problem]:
 def _placed(scenario: Any, asked: Offload, disk: bool) -> Any:
     """The scenario with weights elsewhere."""
     where = _host(scenario, disk)
+    asked = replace(asked, cache=parse_offload(scenario.plan.offload).cache)
     plan = replace(scenario.plan, offload=str(asked))
     return replace(scenario, plan=plan, cluster=replace(scenario.cluster, host=where))
 
