@@ -26,9 +26,9 @@ def attention_s(found: Any) -> float:
 def test_generations_of_prompts() -> None:
     full = {t: attention_s(ask(f"attention-kernel:{t}", isl=2048, batch=4).prefill) for t in ("fa1", "fa2", "unfused")}
     assert full["fa2"] < full["fa1"] < full["unfused"]
-    # one sequence of 32 heads on 108 units: a block per head leaves two thirds of them idle
+    # 0.25 clocks per query and key beside 512 operations at the rate of a unit, 2048 a clock at three quarters
     alone = [attention_s(ask(f"attention-kernel:{t}").prefill) for t in ("fa1", "fa2")]
-    assert alone[0] / alone[1] > 108 / 32
+    assert 1.4 < alone[0] / alone[1] < 1.25 / 0.5
     hopper = [attention_s(ask(f"attention-kernel:{t}", on="h100_sxm").prefill) for t in ("fa2", "fa3")]
     assert hopper[1] < 0.9 * hopper[0]
 

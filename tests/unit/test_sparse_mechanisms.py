@@ -93,6 +93,17 @@ def test_the_window_of_a_prompt_has_so_many_pairs(new: int, context: int) -> Non
         assert pairs == pytest.approx(share * float(query_key_pairs(new, context)), rel=0.03)
 
 
+def test_streaming_heads_of_prompts_attend_to_near_tokens() -> None:
+    half = Sparse(streaming=0.5, near=1000, prompt_streaming=True)
+    window = float(prompt_window(half, 8000, 8000))
+    all_pairs, near = (float(query_key_pairs(8000, 8000, True, w)) for w in (0, 1000))
+    assert float(query_key_pairs(8000, 8000, True, round(window))) == pytest.approx(0.5 * (all_pairs + near), rel=0.01)
+    assert float(prompt_window(Sparse(prompt_tokens=512), 8000, 8000)) == pytest.approx(512, rel=0.01)
+    assert float(prompt_window(Sparse(), 100, 100)) == 0.0 == float(prompt_window(half, 500, 500))
+    plain, sparse = (ask(*t).ttft_s for t in ((), ("kv-budget:1,tokens=1024,streaming=0.5,near=256,prompts",)))
+    assert sparse < plain
+
+
 def test_parameters_and_models_that_cannot_be() -> None:
     for text, words in (
         ("kv-budget:0", "budget above 0"),

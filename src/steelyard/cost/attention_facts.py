@@ -121,10 +121,8 @@ class AttentionFacts:
     combine_ratio: float = 1.0
     row_ratio: float = 1.0
     prefill_packs_group: bool = False
-    prefill_serial: bool = False
-    """One unit works through all query rows of a sequence and head."""
     prefill_pair_clocks: float = 0.0
-    """Clocks per query and key at head_dim 128 that a unit spends beside products and exponentials."""
+    """Clocks per query and key, at head_dim 128 and tiles of 128 keys, beside products and exponentials."""
     prefill_rows: tuple[float, float, float] = (128.0, 128.0, 64.0)
     """Query rows of a tile for head_dim <= 64, <= 128, larger."""
     prefill_few_rows: float = 0.0

@@ -226,7 +226,7 @@ def prefill_attention_time_s(
     exponential = P.exp_frac * F.prefill_exp_ratio / (device.exp_per_clock * device.clock_hz)
     product = 4 * mean_dim / (np.minimum(P.matrix_frac * F.prefill_matrix_ratio, 1.0) * unit_peak)
     key_time = computed * (product + exponential) * np.where(mean_dim > 256, F.prefill_large_dim_ratio, 1.0)
-    key_time = key_time + computed * F.prefill_pair_clocks / device.clock_hz * scale
+    key_time = key_time + computed * F.prefill_pair_clocks / device.clock_hz * scale * 128.0 / kv_tile
     if F.prefill_fp8_token_clocks:
         key_time = key_time + np.where(
             eight, F.prefill_fp8_token_clocks / device.clock_hz * scale**F.prefill_fp8_dim_exponent, 0.0
@@ -240,9 +240,6 @@ def prefill_attention_time_s(
 
     work = items * (item / (P.item_overlap * device.slots) + mean * key_time / device.units)
     one = item + longest * key_time
-    if F.prefill_serial:
-        tiles = np.ceil(rows / tile_rows)
-        one, items = tiles * (item + mean * key_time), items / tiles
     load = items / device.slots
     unit = np.maximum(work + P.tail_frac * one * np.minimum(load, 1.0), one)
     if F.splits_kv and np.any((C0 > SPLIT_MIN_CONTEXT * S) & (load < 0.5)):

@@ -1,7 +1,7 @@
 """The kernel that attention runs: another generation, another split of the cache, or none that is fused.
 
-    fa1       one block per sequence and head; warps exchange outputs over shared memory   arXiv:2205.14135
-    fa2       blocks over query rows too                                                   arXiv:2307.08691
+    fa1       warps exchange outputs over shared memory, a decode is not split             arXiv:2205.14135
+    fa2       warps share out the queries                                                  arXiv:2307.08691
     fa3       asynchronous copies and products of Hopper                                   arXiv:2407.08608
     unfused   scores, ``passes`` elementwise passes, softmax and values one after another, each through memory
 

@@ -10,8 +10,9 @@ Of ``L`` tokens it attends to ``min(s L, T)`` (``budget`` s, ``tokens`` T). Wher
 Choosing reads ``index`` of every cached token's bytes at one of ``every`` steps (Quest: smallest and largest key of a
 page of 16 tokens, 2 / 16 of the keys = 0.0625 of the cache). A share ``streaming`` of the heads attends to the ``near``
 first and latest tokens only and keeps no others (DuoAttention, arXiv:2410.10819; LServe, arXiv:2502.14866); a share
-``full`` of the layers is left as it is (LongGen, arXiv:2410.01485). With ``prompts`` the tokens of prompts attend to as
-few. Layers that have a window, an indexer or compressed entries of their own stay as they are.
+``full`` of the layers is left as it is (LongGen, arXiv:2410.01485). With ``prompts`` the tokens of prompts attend to
+the same share, and such heads to near tokens there, too; ``tokens`` is a limit of answers (sparse-prefill has one of
+prompts). Layers that have a window, an indexer or compressed entries of their own stay as they are.
 
 What it costs in accuracy is not predicted. The prompt is computed with all its tokens before any is dropped; copies
 from the host are not hidden behind kernels.
@@ -63,7 +64,7 @@ class KvBudget(Technique):
     streaming: Annotated[float, Quantity("1", "share of the heads that attend to near tokens only", ge=0, le=1)] = 0.0
     near: Annotated[int, Quantity("1", "tokens such heads keep, first and latest", ge=1, le=1e9)] = 384
     full: Annotated[float, Quantity("1", "share of the layers left as they are", ge=0, le=1)] = 0.0
-    prompts: Annotated[bool, "tokens of prompts attend to as few"] = False
+    prompts: Annotated[bool, "the share and the streaming heads hold in prompts, too"] = False
 
     def problems(self) -> list[Problem]:
         """An unknown place."""
@@ -86,7 +87,6 @@ class KvBudget(Technique):
     def changes(self) -> Mapping[str, Any]:
         """Fields of :class:`~steelyard.workload.shapes.Sparse`."""
         host = self.rest == "host"
-        share = (1 - self.streaming) * self.budget
         found: dict[str, Any] = {
             "share": self.budget,
             "tokens": self.tokens,
@@ -100,7 +100,7 @@ class KvBudget(Technique):
             "every": self.every,
         }
         if self.prompts:
-            found |= {"prompt_share": share, "prompt_tokens": self.tokens}
+            found |= {"prompt_share": self.budget, "prompt_streaming": bool(self.streaming)}
         return found
 
     def scenario(self, scenario: Any) -> Any:

@@ -5,6 +5,7 @@ its last hidden state, an embedder merges them into one entry (HAMburger, arXiv:
 
     T_token = (T_pass + m T_micro) / m        cache of an answer of L tokens: L / m entries
 
+The head, which scores the vocabulary, is part of the decoder's passes and not of the model's.
 Nothing is verified: what the merged passes cost in accuracy is not predicted.
 """
 
@@ -22,6 +23,7 @@ from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
 from steelyard.techniques.guessers import Draft, Wanted, draft_of
 from steelyard.units import Quantity
+from steelyard.workload.protocol import restated
 from steelyard.workload.shapes import Shapes
 
 __all__ = ["MacroTokens"]
@@ -63,7 +65,8 @@ class MacroTokens(Technique):
         """A pass with fewer entries, and its tokens written out."""
         base, micro = scenario.replica, self.micro(scenario)
         written = np.maximum(np.asarray(context) - scenario.prompt, 0) / self.tokens
-        whole = base.decodes(batch, np.round(scenario.prompt + written))
+        headless = replace(base, model=restated(base.model, head=False))
+        whole = headless.decodes(batch, np.round(scenario.prompt + written))
         engine = replace(base.engine, step_s=base.engine.guess_s, step_s_per_sequence=0.0)
         small = Replica(micro.model, micro.plan, base.cluster, engine)
         each = small.verifies(np.asarray(batch), np.full(np.shape(context), self.tokens), 1)

@@ -84,6 +84,8 @@ class Sparse:
     """Of the keys before it that a token of a prompt attends to."""
     prompt_tokens: float = 0.0
     """At most so many; 0 = no limit."""
+    prompt_streaming: bool = False
+    """The heads that attend to near tokens do so in prompts, too."""
     probes: float = 0.0
     """Queries of a prompt that are scored against all its keys first, to choose."""
     probe_share: float = 0.0

@@ -44,14 +44,23 @@ def prompt_window(sparse: Sparse, new: Size, context: Size) -> Array:
     at most ``p``, else ``p + n - sqrt(n^2 - 2 (r (n p + n^2 / 2) - n p))``.
     """
     n, whole = np.asarray(new, dtype=np.float64), np.asarray(context, dtype=np.float64)
-    if sparse.prompt_share >= 1.0:
-        return np.asarray(np.full(np.broadcast_shapes(n.shape, whole.shape), sparse.prompt_tokens))
     before = whole - n
-    mean = sparse.prompt_share * (before + n / 2)
+    mean = np.minimum(sparse.prompt_share, 1.0) * (before + n / 2)
+    if sparse.prompt_tokens:
+        mean = np.minimum(mean, _mean_in(sparse.prompt_tokens, n, before))
+    if sparse.prompt_streaming:
+        near = np.minimum(_mean_in(sparse.near, n, before), before + n / 2)
+        mean = (1 - sparse.streaming) * mean + sparse.streaming * near
     over = n * np.maximum(mean - before, 0.0)
-    window = np.where(mean <= before, mean, before + n - np.sqrt(np.maximum(n**2 - 2 * over, 0.0)))
-    window = np.maximum(window, 1.0)
-    return np.asarray(np.minimum(window, sparse.prompt_tokens) if sparse.prompt_tokens else window)
+    window = np.where(mean <= before, mean, whole - np.sqrt(np.maximum(n**2 - 2 * over, 0.0)))
+    return np.asarray(np.where(mean >= before + n / 2, 0.0, np.maximum(window, 1.0)))
+
+
+def _mean_in(window: float, new: Array, before: Array) -> Array:
+    """Keys that a query sees on average within a window."""
+    growing = np.clip(window - before, 0.0, new)
+    seen = growing * (before + growing / 2) + (new - growing) * window
+    return np.asarray(seen / np.maximum(new, 1.0))
 
 
 def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int, width: int) -> Iterator[Op]:
