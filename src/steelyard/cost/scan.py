@@ -21,6 +21,7 @@ from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.cost.parameters import calibrated
 from steelyard.cost.site import Site
 from steelyard.deployment.plan import Plan
+from steelyard.workload.op import Op
 
 __all__ = ["SCAN", "ScanParameters", "scan", "scan_time_s"]
 
@@ -51,11 +52,16 @@ LAUNCHES_CORRECTED, LAUNCHES = 10, 5
 
 def _features(s: Structure, plan: Plan) -> Mapping[str, Any]:
     op = next(op for op in s.contractions if op.iterative)
-    new = op.steps() * np.asarray(op.size("m"), dtype=np.float64)
+    new = op.steps() * np.asarray(_size(op, "m"), dtype=np.float64)
     corrected = any(op.name.endswith("_read") for op in s.contractions)
     prompt = 1 if any(t.role == "weight" for t in op.tensors) else LAUNCHES_CORRECTED if corrected else LAUNCHES
     launches = np.where(new > 1, prompt, 1)
-    return {"batch": op.size("b"), "chunks": op.steps(), "heads": op.size("h"), "launches": launches}
+    return {"batch": _size(op, "b"), "chunks": op.steps(), "heads": _size(op, "h"), "launches": launches}
+
+
+def _size(op: Op, rank: str) -> Any:
+    """Extent of a rank; 1 where the recurrence has none, as an op list's may."""
+    return op.size(rank) if rank in op.ranks else 1.0
 
 
 #: Products inside chunks of tokens (or of single tokens), and a state handed on between them.
