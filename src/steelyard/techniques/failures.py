@@ -16,6 +16,9 @@ from steelyard.units import Quantity, parse_quantity
 
 __all__ = ["Failures"]
 
+#: Shortest mean time between failures: of requests that take seconds hardly one ends before the next failure.
+LEAST_S = 1.0
+
 
 @dataclass(frozen=True)
 class Failures(Technique):
@@ -49,8 +52,8 @@ class Failures(Technique):
             whole = isinstance(o, Outage) and isinstance(o.replica, int) and isinstance(o.up, bool)
             if not (whole and isinstance(o.at_s, int | float) and 0 <= o.at_s <= 1e12):
                 return [Problem("outages", f"expected TIME:REPLICA:down or :up, got {o!s:.80}")]
-        if isinstance(self.mtbf_s, int | float) and 0 < self.mtbf_s < 1e-3:  # nothing is served, and plays on for long
-            return [Problem("mtbf", f"expected 0 (none) or at least 0.001 s, got {self.mtbf_s:g}")]
+        if isinstance(self.mtbf_s, int | float) and 0 < self.mtbf_s < LEAST_S:  # no request ends, and it plays on
+            return [Problem("mtbf", f"expected 0 (none) or at least {LEAST_S:g} s, got {self.mtbf_s:g}")]
         if self.mtbf_s or self.outages:
             return []
         return [Problem("failures", "expected mtbf (6h) or outages (10min:0:down)")]
