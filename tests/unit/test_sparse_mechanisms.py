@@ -159,3 +159,13 @@ def test_a_cache_on_several_instances_is_attended_to_where_it_lies() -> None:
     assert waits[1] - waits[0] == pytest.approx(32e-3, rel=1e-3)
     with pytest.raises(InputError, match="one technique of kv-budget"):
         ask("remote-attention:4", "kv-budget:0.2")
+
+
+def test_devices_that_share_a_cache_read_their_part_of_it() -> None:
+    one, four = (estimate("llama-2-7b", f"a100_80g:{n}", batch=1, isl=100_000, osl=10, cp=n) for n in (1, 4))
+    attention = [
+        next(k for k in found.decode.cost.kernels if k.kernel.kind == "attention" and k.kernel.block == "attention")
+        for found in (one, four)
+    ]
+    assert float(attention[1].kernel.features["context"]) == pytest.approx(100_005 / 4, rel=1e-3)
+    assert attention[1].time_s < 0.35 * attention[0].time_s

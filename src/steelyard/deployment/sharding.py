@@ -122,6 +122,8 @@ def shard(op: Op, plan: Plan) -> Op:
         for rank in ("t", "s"):
             if rank in op.sizes and op.block != "head" and np.max(np.asarray(op.sizes[rank])) > 1:
                 sizes[rank] = np.ceil(np.asarray(op.sizes[rank]) / plan.cp)
+        if {"s", "l"} <= set(op.sizes) and np.max(np.asarray(op.sizes["s"])) <= 1:  # a decode: its cache is shared out
+            sizes["l"] = np.ceil(np.asarray(op.sizes["l"]) / plan.cp)
         domain = {g: np.asarray(x) / plan.cp for g, x in domain.items()}
         if "l" in visited:
             visited["l"] = np.ceil(np.asarray(visited["l"]) / plan.cp)
