@@ -65,12 +65,19 @@ def test_a_stricter_limit_carries_less_and_an_endless_one_what_is_served() -> No
         ({"rate": "2/s"}, "say what must hold"),
         ({"concurrency": 4, "ttft": "1s"}, "--rate instead of --concurrency"),
         ({"rate": "inf", "ttft": "1s"}, "all at once"),
+        ({"requests": 2, "ttft": "1s"}, "at least 20 requests"),
     ],
 )
 def test_a_question_without_a_rate_or_a_limit_is_refused(words: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         simulate(**PLACE, capacity=True, **words)
-    assert [p.field for p in error.value.problems] == ["capacity"]
+    assert [p.field for p in error.value.problems] == ["requests" if "requests" in words else "capacity"]
+
+
+def test_what_no_engine_takes_has_no_capacity() -> None:
+    found = simulate("gpt2", "h100_sxm", capacity=True, ttft="1s", isl=4000, osl=3000, requests=20)
+    assert found.capacity is not None and (found.capacity.rps, found.capacity.missed) == (0.0, "completion")
+    assert "no rate holds the SLOs: requests are left" in text(found)
 
 
 def test_goodput_counts_the_longest_gap_that_a_mean_hides() -> None:

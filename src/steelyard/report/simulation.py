@@ -336,7 +336,7 @@ def _holds(sim: Simulation) -> Iterator[tuple[str, str]]:
         yield "capacity", f"no rate holds the SLOs: {beyond} however few come; below, the lowest that was tried"
         return
     low, high = found.interval_rps
-    words = f"{found.rps:.3g} {found.unit}/s ({interval(low, high, '')}); above it {beyond}"
+    words = f"{found.rps:.3g} {found.unit}/s ({low:.2g}-{high:.2g}); above it {beyond}"
     yield "capacity", words
 
 

@@ -22,6 +22,7 @@ from steelyard.cost.interval import interval80
 from steelyard.errors import InputError
 from steelyard.scenario.slo import Target, may_miss
 from steelyard.simulation.limits import verdicts
+from steelyard.simulation.request_arrays import UNFINISHED
 from steelyard.traffic.trace import Floats, Trace
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ GROWTH = 0.05
 #: Requests arrive for at least so many times as long as one of them takes: until then the engine fills up. Where no
 #: number was asked for, up to so many are sent.
 FILLED, MOST_REQUESTS = 4.0, 20_000
+#: Fewer requests show no queue. Latest arrival that is tried, s.
+LEAST_REQUESTS, LATEST_S = 20, 1e9
 #: What the kernel can be told to give a run up for.
 _PROMISES = ("ttft_s", "tpot_s", "e2e_s")
 
@@ -98,6 +101,10 @@ def check_traffic(trace: Trace, targets: Sequence[Target]) -> None:
     if trace.concurrency:
         words = "a rate is looked for, and clients who wait for answers have none: --rate instead of --concurrency"
         raise InputError(words, field="capacity")
+    if len(trace) < LEAST_REQUESTS:
+        raise InputError(
+            f"at least {LEAST_REQUESTS} requests show what a rate does, got {len(trace)}", field="requests"
+        )
     if not trace.duration_s > 0:
         words = "a rate is looked for, and these requests come all at once: give --rate 1/s, and more than one request"
         raise InputError(words, field="capacity")
@@ -128,17 +135,21 @@ def find_capacity(play: Play, trace: Trace, targets: Sequence[Target], rate: flo
         return _missed(play(times, slower, promises), targets)
 
     first = play(1.0, 1.0, {})
+    if not np.any(first.records.completed):
+        return Capacity(0.0, (0.0, 0.0), _unit(trace), "completion", 1), first
     # what it serves when all of them are there at once is the rate it cannot pass for long
     all_at_once = play(1e9, 1.0, {}) if _missed(first, targets) == "" else first
     served = float(np.sum(all_at_once.records.completed)) / max(all_at_once.makespan_s, 1e-9)
     guess = min(max(0.8 * served / trace.rate_per_s, 1e-6), 1e6)
-    best, least, above = _largest(partial(missed, 1.0), guess, RESOLUTION)
+    best, least, above = _largest(partial(missed, 1.0), guess, RESOLUTION, trace.duration_s / LATEST_S)
     found = play(best or least, 1.0, {})
     what = _missed(play(above, 1.0, {}), targets) if above else ""  # to the end: what it was given up for may be more
     ends = [best, best]
     for k, factor in enumerate(interval80(1.0, found.spread, at_least=found.limit_frac)):
         if best and found.spread > 0:
-            ends[k] = _largest(partial(missed, float(factor)), best / float(factor), ROUGH)[0]
+            ends[k] = _largest(
+                partial(missed, float(factor)), best / float(factor), ROUGH, trace.duration_s / LATEST_S
+            )[0]
     span = min(*ends, best) * rate, max(*ends, best) * rate
     return Capacity(best * rate, span, _unit(trace), what, made + 4), found
 
@@ -167,13 +178,15 @@ def _missed(run: Simulation, targets: Sequence[Target]) -> str:
     done = np.asarray(run.records.completed)
     if name or run.stopped or not done.any():
         return name or ("completion" if not done.any() else "queue")
-    if np.any(run.records.status == 2):
+    if np.any(run.records.status == UNFINISHED):
         return "completion"
     waits = np.asarray(run.records.ttft_s)[done]
     return "queue" if growth(waits, run.trace) > GROWTH else ""
 
 
-def _largest(missed: Callable[[float], str], guess: float, resolution: float) -> tuple[float, float, float]:
+def _largest(
+    missed: Callable[[float], str], guess: float, resolution: float, floor: float
+) -> tuple[float, float, float]:
     """``(largest factor that holds, lowest tried, lowest that does not hold)``; 0 where there is none."""
     low, high, step, times = 0.0, math.inf, 1.15, guess
     lowest = guess
@@ -191,7 +204,7 @@ def _largest(missed: Callable[[float], str], guess: float, resolution: float) ->
             times, step = high / step, step**1.7
         else:
             times = math.sqrt(low * high)
-        if times < 1e-4 * guess or times > 1e9 * guess:
+        if times < max(1e-4 * guess, floor) or times > 1e9 * guess:
             break  # requests that stand alone, or no limit
     return low, lowest, 0.0 if math.isinf(high) else high
 
