@@ -326,3 +326,18 @@ def test_the_host_attends_to_the_cache_it_holds() -> None:
     assert run.pools[0].kv.blocks == pytest.approx(held, rel=1e-3)
     with pytest.raises(InputError, match="attention has one place"):
         priced("host-attention", "near-memory")
+
+
+def test_attention_devices_take_prompts_from_elsewhere() -> None:
+    from steelyard.simulation.api import simulate
+
+    sides = "attention-ffn:2A:1@h100_sxm,1F:2@h100_sxm"
+    words: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm:4", "rate": "inf", "requests": 60, "seed": 1}
+    own, apart = (simulate(**words, isl=3000, osl=40, techniques=x).summary() for x in (sides, f"{sides},answers"))
+    assert apart["ttft_s"]["mean"] < 0.1 * own["ttft_s"]["mean"]
+    assert apart["tpot_s"]["mean"] < 0.5 * own["tpot_s"]["mean"]  # no step waits for a prompt
+    short = simulate(**words, isl=30, osl=40, techniques=f"{sides},answers").summary()
+    assert short["tpot_s"]["mean"] < apart["tpot_s"]["mean"]  # the caches are read
+    run = simulate(**words, isl=3000, osl=40, techniques=f"{sides},answers")
+    assert [(p.role, p.devices) for p in run.pools] == [("prefill", 0), ("decode", 2), ("feed_forward", 2)]
+    assert run.to_dict()["limited_by"]

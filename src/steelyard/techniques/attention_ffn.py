@@ -32,6 +32,7 @@ from steelyard.cost.step_table import (
     StepTable,
     Tables,
     build_step_table,
+    constant_tables,
     grid,
     pack,
 )
@@ -42,7 +43,7 @@ from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.machine.cluster import Cluster, asks_again, parse_cluster
-from steelyard.simulation.prepared import Options, prepare
+from steelyard.simulation.prepared import Options, Served, prepare
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
 from steelyard.techniques._base import Citation, Technique
@@ -63,6 +64,8 @@ __all__ = [
 
 #: Micro-batches in flight: three hide the way of one behind the work on the others (Step-3, section 4).
 MICRO_BATCHES = 3
+#: Time of a step of prompts on devices that are not played, s.
+ELSEWHERE_S = 1e-6
 #: Place of the constants among the tables.
 CONSTANTS_ROW = 6
 #: What is meant as one side; groups, side, devices of a group, machine.
@@ -104,6 +107,8 @@ class AttentionFfn(Technique):
         tuple[str, ...], "GROUPS A or F:DEVICES[@MACHINE], 1A:8@h20 and 1F:8@h800; without a machine, devices of --on"
     ]
     micro_batches: Annotated[int, Quantity("1", "parts of a step in flight", ge=1, le=1000)] = MICRO_BATCHES
+    answers_only: Annotated[bool, "prompts come with their caches from devices that are not played"] = False
+    keys: ClassVar[Mapping[str, str]] = {"answers": "answers_only"}
 
     @classmethod
     def from_flag(cls, text: str, label: str) -> AttentionFfn | None:
@@ -343,10 +348,13 @@ def simulate_split(
     whole = transformer_of(loaded.transformer, "attention and feed-forward apart")
     side = split.attention
     own = (plan or Plan()).over(side.devices)
-    pool = Pool(side.machine, own, side.copies, "both", dict(flags or {}))
+    pools = tuple(
+        Pool(side.machine, own, side.copies, role, dict(flags or {}))
+        for role in (("prefill", "decode") if split.answers_only else ("both",))
+    )
     part = replace(loaded, transformer=attention_part(whole), weight_bytes=None)
-    prepared = prepare(Deployment(loaded.name, (pool,), router), trace, options, model=part)
-    served = prepared.first
+    prepared = prepare(Deployment(loaded.name, pools, router), trace, options, model=part)
+    served = prepared.served[-1]
     resolved = own.resolved(whole)
     split_pool(split, whole, resolved, served.scenario.engine, served.config)  # the other side must fit too
     assert served.table is not None
@@ -357,16 +365,26 @@ def simulate_split(
         served.config,
         max_context=served.table.max_context,
     )
-    found = run(replace(prepared, served=(replace(served, table=table),)), started)
+    before = tuple(_at_once(x) for x in prepared.served[:-1])
+    parts = (*before, replace(served, table=table))
+    found = run(replace(prepared, served=parts, wires=np.zeros_like(prepared.wires)), started)
     other_plan = plans_of(split, resolved, whole)[1]
     return _both_sides(split, loaded, other_plan, found)
+
+
+def _at_once(served: Served) -> Served:
+    """A pool whose steps take no time worth the name."""
+    assert served.table is not None
+    return replace(served, table=replace(served.table, tables=constant_tables(ELSEWHERE_S)))
 
 
 def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation) -> Simulation:
     """The feed-forward devices (``plan``) put beside the attention groups that were simulated."""
     side, other = split.attention, split.feed_forward
-    first, ledger = found.pools[0], found.ledger
+    first, ledger = found.pools[-1], found.ledger
     assert ledger is not None
+    if split.answers_only:
+        ledger.assume("prompts come with their caches from devices that are not counted")
     ledger.assume(
         f"{split.micro_batches} micro-batches between attention and feed-forward devices; each token crosses once"
     )
@@ -397,12 +415,16 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
             "rented_s": span,
         },
     )
-    sums = {name: found.totals[name] + second.totals[name] for name in ("energy_j", "host_energy_j")}
+    elsewhere = found.pools[:-1]
+    sums = {
+        name: found.totals[name] + second.totals[name] - sum(p.totals[name] for p in elsewhere)
+        for name in ("energy_j", "host_energy_j")
+    }
     again = found.replay
     return replace(
         found,
         scenario=replace(found.scenario, model=model),
-        pools=(first, second),
+        pools=(*(replace(p, devices=0, totals=dict.fromkeys(p.totals, 0.0)) for p in elsewhere), first, second),
         totals={**found.totals, **sums},
         replay=None if again is None else partial(_again, again, split, model, plan),
     )
