@@ -72,3 +72,11 @@ def test_copies_of_the_cache_stay_where_attention_is_not_fused() -> None:
         float(sy.estimate("llama-3-8b", "a100_sxm", engine=e, **unfused).tpot_s) for e in ("transformers", "flexgen")
     )
     assert copied > 2 * read
+
+
+def test_flexgen_runs_a_model_four_times_the_card_and_its_cache_crosses_the_link() -> None:
+    words = {"engine": "flexgen", "isl": 512, "osl": 32, "batch": 144, "offload": "layers:9"}
+    found = sy.estimate("opt-30b", "t4", **words, techniques="kv-budget:1,rest=host,resident=0,fetched=1")
+    cache = 144 * 528 * 2 * 48 * 7168 * 2.0
+    assert found.fits and found.tpot_s > cache / 15.75e9
+    assert found.tpot_s < 2 * cache / 15.75e9 + 48e9 / 12e9  # with the weights that are streamed once
