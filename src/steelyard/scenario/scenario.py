@@ -125,8 +125,8 @@ class Scenario:
     def request_s(self) -> float:
         """The engine's own time of a request before its first step, s; with a step over the last tokens of its prompt
         alone, where the engine computes them apart to come back to a state or window."""
-        last = self.engine.checkpoint_tokens
-        if not last or not (self.transformer.state_bytes or getattr(self.transformer, "window", 0)):
+        last, model = self.engine.checkpoint_tokens, self.transformer
+        if not last or not model.causal or not (model.state_bytes or getattr(model, "window", 0)):
             return self.engine.request_s
         return self.engine.request_s + float(self.replica.prompts(np.ones(1), np.array([last])).time_s[0])
 
