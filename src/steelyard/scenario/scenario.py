@@ -115,6 +115,10 @@ class Scenario:
         """The model's shapes."""
         return self.model.transformer
 
+    def routed(self, exponent: float) -> Scenario:
+        """The scenario with experts chosen by a power law of this exponent."""
+        return replace(self, skew=exponent)
+
     @property
     def replica(self) -> Replica:
         """What prices its steps."""

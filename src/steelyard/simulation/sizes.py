@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from steelyard.errors import InputError
+from steelyard.traffic.trace import LENGTHS
 
 __all__ = ["MOST_BYTES", "MOST_STEPS", "check_bytes", "check_steps"]
 
@@ -35,7 +36,7 @@ def check_bytes(parts: Mapping[str, tuple[str, float]]) -> None:
 def check_steps(output_tokens: float, chunks: float) -> None:
     """Refuse traffic whose answers, a token a step, and prompts need too many steps. Raises :class:`InputError`."""
     if output_tokens + chunks > MOST_STEPS:
-        field, words = ("osl", f"{output_tokens:,.0f} generated tokens")
+        field, words = (LENGTHS[1], f"{output_tokens:,.0f} generated tokens")
         if chunks > output_tokens:
-            field, words = ("isl", f"{chunks:,.0f} steps for prompts")
+            field, words = (LENGTHS[0], f"{chunks:,.0f} steps for prompts")
         raise InputError(f"{words}; expected at most {MOST_STEPS:,.0f} in all: fewer requests, or shorter", field=field)

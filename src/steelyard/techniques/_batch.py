@@ -18,9 +18,9 @@ class InBatch:
     batch_only: ClassVar[bool] = False
     """It prices a static batch alone."""
 
-    def lengths(self, isl: Any, osl: Any) -> tuple[Any, Any]:
+    def lengths(self, prompt: Any, answer: Any) -> tuple[Any, Any]:
         """Tokens of prompt and answer, where it makes them others than were asked for."""
-        return isl, osl
+        return prompt, answer
 
     def samples(self) -> int:
         """Answers drawn for each prompt, which they share."""

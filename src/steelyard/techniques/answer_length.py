@@ -68,10 +68,10 @@ class AnswerLength(Technique):
         """With segments."""
         return self.segment > 0
 
-    def lengths(self, isl: Any, osl: Any) -> tuple[Any, Any]:
+    def lengths(self, prompt: Any, answer: Any) -> tuple[Any, Any]:
         """The answer's."""
-        asked = np.asarray(osl, dtype=np.float64) * self.factor + self.more
-        return isl, np.clip(np.round(asked), 1, MAX_TOKENS).astype(np.int64)
+        asked = np.asarray(answer, dtype=np.float64) * self.factor + self.more
+        return prompt, np.clip(np.round(asked), 1, MAX_TOKENS).astype(np.int64)
 
     def trace(self, trace: Trace, seed: int) -> Trace:
         """The answers'."""

@@ -42,24 +42,24 @@ BISECTIONS = 50
 
 
 @lru_cache(maxsize=256)
-def skew_with_copies(skew: float, experts: int, copies: int) -> float:
+def skew_with_copies(exponent: float, experts: int, copies: int) -> float:
     """The exponent at which ``experts + copies`` experts are as unequal as ``experts`` with the busiest ones copied.
 
     Args:
-        skew: exponent of the power law of popularity, 0 = balanced.
+        exponent: of the power law of popularity, 0 = balanced.
         experts: in the layer.
         copies: each goes to the expert that is the busiest per copy.
     """
-    if skew <= 0 or not copies:
-        return max(skew, 0.0)
-    share = np.arange(1, experts + 1, dtype=np.float64) ** -skew
+    if exponent <= 0 or not copies:
+        return max(exponent, 0.0)
+    share = np.arange(1, experts + 1, dtype=np.float64) ** -exponent
     share /= share.sum()
     held = np.ones(experts)
     for _ in range(copies):
         held[np.argmax(share / held)] += 1
     slots = experts + copies
     wanted = float((share / held).max()) * slots
-    low, high = 0.0, skew
+    low, high = 0.0, exponent
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
         weights = np.arange(1, slots + 1, dtype=np.float64) ** -middle
@@ -108,8 +108,8 @@ class RedundantExperts(Technique):
             more = layer.feed_forward.experts + self.copies
             return (replace(layer, feed_forward=replace(layer.feed_forward, experts=more)),)
 
-        skew = skew_with_copies(scenario.skew, scenario.transformer.experts, self.copies)
-        return replace(with_experts(scenario, copied), skew=skew)
+        exponent = skew_with_copies(scenario.skew, scenario.transformer.experts, self.copies)
+        return with_experts(scenario, copied).routed(exponent)
 
 
 @dataclass(frozen=True)

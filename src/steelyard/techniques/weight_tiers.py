@@ -327,8 +327,8 @@ def _dense_first(model: Any) -> int:
     return count
 
 
-def popular(experts: int, share: float, skew: float) -> float:
-    """Share of the choices that falls on the most popular ``share`` of the experts, ``p_i ~ i^-skew``."""
-    weights = np.arange(1, experts + 1, dtype=np.float64) ** -max(skew, 0.0)
+def popular(experts: int, share: float, exponent: float) -> float:
+    """Share of the choices that falls on the most popular ``share`` of the experts, ``p_i ~ i^-exponent``."""
+    weights = np.arange(1, experts + 1, dtype=np.float64) ** -max(exponent, 0.0)
     whole = int(share * experts)
     return float((weights[:whole].sum() + (share * experts - whole) * weights[min(whole, experts - 1)]) / weights.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Step:
     def logit_rows(self) -> Array:
         """Tokens whose next-token distribution is computed: one per sequence unless stated."""
         return np.asarray(self.batch if self.logits is None else self.logits, dtype=np.float64)
+
+    def routed(self, exponent: float) -> Step:
+        """The step with experts chosen by a power law of this exponent."""
+        return replace(self, skew=exponent)
 
     @classmethod
     def prefill(cls, batch: Size, prompt: Size, **more: Any) -> Step:
