@@ -125,11 +125,11 @@ def test_the_weights_stay_and_verification_reads_the_budget() -> None:
     plain = Scenario.of("estimate", "llama-3.1-8b", "a100_80g").transformer
     assert model.parameters() == plain.parameters() and model.depth == plain.depth
     seen = {}
-    for new in (1, 5, 1000):
-        graph = model.graph(Step(np.array([1.0]), new, 10_000.0))
+    for new, guesses in ((1, False), (65, True), (65, False), (1000, False)):
+        graph = model.graph(Step(np.array([1.0]), new, 10_000.0, guesses=guesses))
         (op,) = (op for op in graph if op.name == "layer0.scores")
-        seen[new] = float(np.max(np.asarray(op.size("l"))))
-    assert seen == {1: 1000, 5: 1000, 1000: 10_000}
+        seen[new, guesses] = float(np.max(np.asarray(op.size("l"))))
+    assert seen == {(1, False): 1000, (65, True): 1000, (65, False): 10_000, (1000, False): 10_000}
 
 
 def test_a_cache_in_mixed_bits_takes_the_mean_and_its_scales() -> None:

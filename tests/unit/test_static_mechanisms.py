@@ -91,7 +91,7 @@ def test_a_pass_gives_several_tokens_and_one_entry() -> None:
     assert ask("macro-tokens:2,layers=4").tpot_s > ask("macro-tokens:2").tpot_s
     longer = ask("macro-tokens:2", osl=8192).memory.total - merged.memory.total
     assert longer == pytest.approx(0.5 * (ask(osl=8192).memory.total - plain.memory.total), rel=0.01)
-    with pytest.raises(InputError, match="one technique of speculation"):
+    with pytest.raises(InputError, match="both say what a token"):
         ask("macro-tokens:2", "eagle:k=2")
 
 

@@ -181,7 +181,8 @@ class Replica:
         Attention reads a sequence's cache once for them all; ``context`` is the length of the caches then.
         """
         many = np.asarray(batch, dtype=np.float64)
-        return self.steps(Step(many, queries, np.maximum(context, queries), many * queries), queries=queries)
+        held = np.maximum(context, queries)
+        return self.steps(Step(many, queries, held, many * queries, guesses=queries > 1), queries=queries)
 
     def steps(self, step: Step, *, queries: int = 0) -> StepFigures:
         """Figures of steps whose sizes are arrays ``[n]``.

@@ -415,7 +415,7 @@ class KernelClasses:
         n, c = np.meshgrid(batch, context, indexing="ij")
         parts = []
         for m in queries:
-            step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1)
+            step = Step(n.ravel(), m, np.maximum(c.ravel(), m), 1, guesses=m > 1)
             parts.append(self.sums(self.priced(step, True, "sequence", queries=m), n.ravel()))
         time, energy = (np.stack([part[k] for part in parts]) for k in (0, 1))
         return _logs(time, energy, (len(parts), *n.shape) if len(parts) > 1 or max(queries) > 1 else n.shape)

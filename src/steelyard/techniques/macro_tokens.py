@@ -38,7 +38,7 @@ class MacroTokens(Technique):
     paper: ClassVar[Citation] = Citation("HAMburger: accelerating LLM inference via token smashing", "arXiv:2505.20438")
     effect: ClassVar[str] = "a pass of the model gives several tokens, which leave one entry in the cache"
     batch_only: ClassVar[bool] = True
-    slot: ClassVar[str] = "speculation"
+    slot: ClassVar[str] = "macro-tokens"
     first: ClassVar[str] = "tokens"
 
     tokens: Annotated[float, Quantity("1", "tokens of a pass on average", ge=1, le=1000)] = 2.0

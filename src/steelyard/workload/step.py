@@ -20,7 +20,8 @@ class Step:
     A prefill has ``new == context``; a decode has ``new == 1``. ``expert_tokens`` is how many tokens the experts see
     when other replicas share them (attention data parallelism), default the tokens of the step; ``skew`` is the
     exponent of the power law of expert popularity (0 = balanced). ``first``: the sequences begin with this step, in
-    which an encoder, where there is one, reads its source.
+    which an encoder, where there is one, reads its source. ``guesses``: several new tokens of an answer are verified
+    together; else several are of a prompt.
     """
 
     batch: Size
@@ -30,6 +31,7 @@ class Step:
     expert_tokens: Size | None = None
     skew: float = 0.0
     first: bool = False
+    guesses: bool = False
 
     @property
     def tokens(self) -> Array:

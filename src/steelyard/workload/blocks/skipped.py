@@ -16,16 +16,12 @@ from steelyard.workload.op import Array, Op
 from steelyard.workload.shapes import Skip
 from steelyard.workload.step import Step
 
-__all__ = ["ANSWER_TOKENS", "answering", "often", "some"]
-
-#: New tokens of a sequence up to which a step is one of its answer: guesses are verified together.
-ANSWER_TOKENS = 32
+__all__ = ["answering", "often", "some"]
 
 
 def answering(step: Step) -> NDArray[np.bool_]:
     """Whether the new tokens are of an answer."""
-    few = np.asarray(step.new) <= ANSWER_TOKENS
-    return np.asarray(few & (not step.first))
+    return np.asarray(((np.asarray(step.new) <= 1) | step.guesses) & (not step.first))
 
 
 def some(step: Step, share: float, skip: Skip) -> tuple[Step, Array]:
