@@ -172,26 +172,24 @@ PASSES = tuple(filter(_is_pass, TEXTS))
 
 @pytest.mark.parametrize("one", PASSES)
 def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one: str) -> None:
-    """Two of them price a batch in either order alike; beside what acts while requests run the two are read."""
+    """Two of them price a batch, whichever is named first; beside what acts while requests run the two are read."""
     technique = parse(TEXTS[one][0])
     for other in TEXTS:
         beside = parse(TEXTS[other][0])
-        told = check_together([technique, beside])
-        assert bool(told) == bool(check_together([beside, technique]))
-        reasons = [
-            {p.message.partition(": ")[2] for p in check_together(pair)}
-            for pair in ((technique, beside), (beside, technique))
-        ]
+        pair = (technique, beside)
+        reasons = [{p.message.partition(": ")[2] for p in check_together(x)} for x in (pair, pair[::-1])]
         assert reasons[0] == reasons[1] or one == other
-        if told or other not in PASSES or other <= one:
+        if reasons[0] or other not in PASSES or other <= one:
             continue
+        ordered = read_techniques({"techniques": pair})
+        assert ordered == read_techniques({"techniques": pair[::-1]})
         words = {**BATCH, **STATIC.get(one, {}), **STATIC.get(other, {})}
         try:
-            both = [estimate(**words, techniques=pair) for pair in ((technique, beside), (beside, technique))]
+            found = estimate(**words, techniques=pair)
         except InputError as error:
             assert one in str(error) or other in str(error), error
             continue
-        assert both[0].tpot_s == both[1].tpot_s and both[0].memory.total == both[1].memory.total
+        assert 0 < found.limit["tpot_s"] <= found.tpot_s * (1 + 1e-9) and found.energy_j > 0
 
 
 @pytest.mark.parametrize("one", [name for name in TEXTS if name not in PASSES])
