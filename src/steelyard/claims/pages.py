@@ -1,12 +1,10 @@
-"""Pages of the scoreboard: a table per layer, published against predicted, misses explained; and the mechanisms."""
+"""Pages of the scoreboard: a table per layer, published against predicted, misses explained."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from steelyard.claims.board import Answers, scores, shown
 from steelyard.claims.paper import Paper
@@ -20,14 +18,13 @@ _TOLD = VERDICTS[:3]
 
 
 def write_pages(papers: Sequence[Paper], answers: Answers, folder: str) -> None:
-    """Write ``index.md``, ``published.svg``, a page per layer, and ``mechanisms.md`` into a folder."""
+    """Write ``index.md``, ``published.svg``, and a page per layer into a folder."""
     root = Path(folder)
     layers: dict[str, list[Paper]] = {}
     for paper in papers:
         layers.setdefault(paper.layer, []).append(paper)
     files = {"index.md": _index(layers, answers), "published.svg": _scatter(papers, answers)}
     files |= {f"{layer}.md": _layer(layer, some, answers) for layer, some in layers.items()}
-    files["mechanisms.md"] = _mechanisms()
     root.mkdir(parents=True, exist_ok=True)
     for name, words in files.items():
         write_text(root / name, words, "pages")
@@ -64,7 +61,8 @@ def _index(layers: Mapping[str, Sequence[Paper]], answers: Answers) -> str:
         counts = [sum(r.verdict == v for r in here) for v in VERDICTS]
         cells = [f"[{layer}]({layer}.md)", len(some), sum(r.runs for r in here), *counts]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", "[Mechanisms](mechanisms.md): formula, parameters and papers of each.", ""])
+    more = "Every mechanism has a page with its formula, parameters and papers: see the reference of techniques."
+    return "\n".join([*lines, "", more, ""])
 
 
 def _layer(layer: str, papers: Sequence[Paper], answers: Answers) -> str:
@@ -132,32 +130,3 @@ def _point(f: Found) -> tuple[float, float] | None:
     else:
         return None
     return pair if min(pair) > 0 and all(map(math.isfinite, pair)) else None
-
-
-def _mechanisms() -> str:
-    """Every mechanism: what it says of itself, its parameters, and the systems that are presets of it."""
-    from steelyard.techniques import TECHNIQUES
-
-    classes: list[Any] = [TECHNIQUES.get(name) for name in TECHNIQUES]
-    lines = [
-        "# Mechanisms",
-        "",
-        "Written by `steelyard claims --pages docs/claims` from the techniques themselves.",
-        "",
-    ]
-    for cls in classes:
-        if cls.mechanism:
-            continue
-        module = inspect.getmodule(cls)
-        text = inspect.cleandoc((module and module.__doc__) or "")
-        lines += [f"## {cls.name}", "", f"*{cls.layer}*: {cls.effect}. {cls.paper}.", "", text.replace("``", "`"), ""]
-        if cls.parameters():
-            lines += ["| parameter | unit | default | meaning |", "| --- | --- | --- | --- |"]
-            for p in cls.parameters():
-                default = p.default if isinstance(p.default, str | int | float | bool) else ""
-                lines.append(f"| `{p.key}` | {p.unit} | {default} | {p.doc} |")
-            lines.append("")
-        systems = [x for x in classes if x.mechanism == cls.name]
-        lines += [f"- `{x.name}`: {x.effect}. {x.paper}." + (f" Costs: {x.costs}." * bool(x.costs)) for x in systems]
-        lines += [""] if systems else []
-    return "\n".join(lines).rstrip() + "\n"
