@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard.arithmetic import reckon
 from steelyard.errors import InputError, show
+from steelyard.interval import Z80
 
 __all__ = ["answer", "command", "figure", "interval"]
 
@@ -35,7 +36,7 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     if verb == "estimate":
         from steelyard.report.estimate import to_dict as of_estimate
 
-        return of_estimate(found)
+        return _with_rates(of_estimate(found))
     if verb == "explain":
         from steelyard.report.explain import to_dict as of_explanation
 
@@ -57,17 +58,41 @@ def _with_capacity(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _with_sums(document: dict[str, Any]) -> dict[str, Any]:
-    """The answer of ``explain`` with sums over kernels: ``decode.by_kind.attention``, ``decode.flops_by_block.moe``."""
-    for phase in ("prefill", "decode"):
-        for key in ("kind", "block"):
-            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
-                sums: dict[str, float] = {}
-                for kernel in document[phase]["kernels"]:
-                    name = kernel.get(key) or kernel["kind"]  # time beside the kernels is of no block
-                    sums[name] = sums.get(name, 0.0) + float(kernel.get(what) or 0.0)
-                document[phase][f"{prefix}by_{key}"] = sums
+def _with_rates(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer of ``estimate`` with the intervals of rates and prices, which follow those of times."""
+    ends = document["interval"]
+    low, high = (document["e2e_s"] / x for x in ends["e2e_s"][::-1])
+    for name, to in (("tokens_per_s", 1), ("tokens_per_s_per_device", 1), ("usd_per_million_tokens", -1)):
+        if document.get(name):
+            ends[name] = sorted(document[name] * x**to for x in (low, high))
     return document
+
+
+def _with_sums(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer of ``explain`` with sums over kernels: ``decode.by_kind.attention``, ``decode.flops_by_block.moe``.
+
+    The interval of a sum of times is that of its kernels' spreads by their time: they are wrong together.
+    """
+    intervals: dict[str, Any] = document.setdefault("intervals", {})
+    for phase in ("prefill", "decode"):
+        kernels = document[phase]["kernels"]
+        intervals[phase] = {"time_s": _ends(kernels)}
+        for key in ("kind", "block"):
+            groups: dict[str, list[Any]] = {}
+            for kernel in kernels:  # time beside the kernels is of no block
+                groups.setdefault(kernel.get(key) or kernel["kind"], []).append(kernel)
+            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
+                sums = {name: sum(float(k.get(what) or 0.0) for k in some) for name, some in groups.items()}
+                document[phase][f"{prefix}by_{key}"] = sums
+            intervals[phase][f"by_{key}"] = {name: _ends(some) for name, some in groups.items()}
+    return document
+
+
+def _ends(kernels: Sequence[Mapping[str, Any]]) -> list[float]:
+    """80 % interval of the time of kernels together."""
+    time = sum(float(k["time_s"]) for k in kernels)
+    spread = sum(float(k["time_s"]) * float(k.get("log_spread") or 0.0) for k in kernels) / max(time, 1e-30)
+    return [time * math.exp(-Z80 * spread), time * math.exp(Z80 * spread)]
 
 
 def _at(document: Any, path: str) -> Any:
