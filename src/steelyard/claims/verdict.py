@@ -3,7 +3,7 @@
 ``reproduced``
     within 25 %: ``published / 1.25 <= predicted <= 1.25 published``. Of a reduction in % what remains is judged (95 %
     less: a twentieth), of a gain the whole, and either itself must be within a factor of two; of a published range
-    lying inside it, of an exponent a distance of at most 0.25, of "at least" and "at most" being on that side.
+    lying inside it, of an exponent a distance of at most 0.25, of "at least" and "at most" being on that side by at most a factor of two.
 ``direction``
     the same side of no change. A value without a baseline: within a factor of two.
 ``missed``
@@ -60,9 +60,10 @@ def _one(claim: Claim, published: float, predicted: float, near: bool = True) ->
         if abs(published - predicted) <= _APART:
             return "reproduced"
         return "direction" if abs(published - predicted) <= 2 * _APART else "missed"
-    if claim.bound and (predicted >= published if claim.bound == "least" else predicted <= published):
-        return "reproduced"
     theirs, ours = _remaining(claim, published), _remaining(claim, predicted)
+    if claim.bound and (predicted >= published if claim.bound == "least" else predicted <= published):
+        far = not (theirs > 0 and ours > 0 and 1 / _FAR <= ours / theirs <= _FAR)
+        return "direction" if far else "reproduced"
     if claim.form in ("reduction", "gain"):
         near = near and published * predicted > 0 and 1 / _FAR <= predicted / published <= _FAR
     if near and theirs > 0 and ours > 0 and 1 / WITHIN <= ours / theirs <= WITHIN:
