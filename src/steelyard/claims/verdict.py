@@ -3,7 +3,8 @@
 ``reproduced``
     within 25 %: ``published / 1.25 <= predicted <= 1.25 published``. Of a reduction in % what remains is judged (95 %
     less: a twentieth), of a gain the whole, and either itself must be within a factor of two; of a published range
-    lying inside it, of an exponent a distance of at most 0.25, of "at least" and "at most" being on that side by at most a factor of two.
+    lying inside it, of an exponent a distance of at most 0.25, of "at least" and "at most" being on that side, by at
+    most a factor of two.
 ``direction``
     the same side of no change. A value without a baseline: within a factor of two.
 ``missed``
