@@ -123,3 +123,18 @@ def test_what_cannot_be() -> None:
             ask(*texts)
     with pytest.raises(InputError, match="prices a static batch: estimate does"):
         simulate(**A100, rate="1/s", requests=5, techniques="samples:4")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("samples:8,verifier=self", "8 answers of each prompt; self reads each in 1 calls"),
+        ("chunk-cache:0.5", "50% of a prompt in cached chunks"),
+        ("auxiliary:llama-3.2-1b,instead", "llama-3.2-1b reads the prompt instead of it"),
+        ("streaming-input:64", "64 tokens, new encoded at each arrival"),
+        ("answer-length:0.5", "0.5 times the tokens"),
+        ("macro-tokens:2", "a pass gives 2 tokens"),
+    ],
+)
+def test_an_answer_says_what_was_priced(text: str, words: str) -> None:
+    assert any(words in note for note in ask(text).ledger.assumptions)

@@ -23,6 +23,7 @@ from steelyard.cost.step import StepFigures
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
+from steelyard.techniques.sparsity import noted
 from steelyard.traffic.trace import MAX_TOKENS, Trace
 from steelyard.units import Quantity
 
@@ -62,6 +63,12 @@ class AnswerLength(Technique):
         if self.segment and scenario.verb != "estimate":
             return [Problem(self.name, f"segments are priced for a static batch: {scenario.verb} cannot play them")]
         return []
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        parts = f", in segments of {self.segment:,} tokens" if self.segment else ""
+        more = f" and {self.more:,} more" if self.more else ""
+        return noted(scenario, f"answer-length: {self.factor:.4g} times the tokens asked for{more}{parts}")
 
     @property
     def per_token(self) -> bool:

@@ -23,6 +23,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another
+from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.shapes import Beside, Layer, Shapes
@@ -72,6 +73,12 @@ class Auxiliary(Technique):
         if not isinstance(model, Shapes) or not model.causal:
             return [Problem(self.name, f"{model.name} is no decoder of layers")]
         return []
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        who = self.model or "one like the model"
+        what = "reads the prompt instead of it" if self.instead else f"appends {self.latents:,} entries"
+        return noted(scenario, f"auxiliary: {who} {what}")
 
     def replicas_of(self, scenario: Any) -> tuple[Replica, Replica]:
         """What prices the auxiliary model, and the projection of its cache."""

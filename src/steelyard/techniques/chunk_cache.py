@@ -22,6 +22,7 @@ from steelyard.cost.memory import kv_bytes
 from steelyard.cost.step import StepFigures
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.step import Step
 
@@ -52,6 +53,11 @@ class ChunkCache(Technique):
         """A model without a cache."""
         model = scenario.transformer
         return [] if model.causal else [Problem(self.name, f"{model.name} does not generate: it has no KV cache")]
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        words = f"{self.hit:.0%} of a prompt in cached chunks, {self.recompute:.0%} of those computed nevertheless"
+        return noted(scenario, f"chunk-cache: {words}")
 
     def prompting(self, scenario: Any, batch: Any, prompt: Any, step: StepFigures) -> StepFigures:
         """The tokens that are computed, beside the load of the others."""

@@ -22,6 +22,7 @@ from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
 from steelyard.techniques.guessers import Draft, Wanted, draft_of
+from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.protocol import restated
 from steelyard.workload.shapes import Shapes
@@ -54,6 +55,10 @@ class MacroTokens(Technique):
         model = scenario.transformer
         fine = isinstance(model, Shapes) and model.causal
         return [] if fine else [Problem(self.name, f"{model.name} does not decode token by token")]
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        return noted(scenario, f"macro-tokens: a pass gives {self.tokens:.4g} tokens, which leave one entry")
 
     def micro(self, scenario: Any) -> Draft:
         """The decoder that writes tokens out."""

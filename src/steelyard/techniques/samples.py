@@ -26,6 +26,7 @@ from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
+from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import load_model
 from steelyard.workload.step import Step
@@ -79,6 +80,12 @@ class Samples(Technique):
         """A model that answers nothing."""
         model = scenario.transformer
         return [] if model.causal else [Problem(self.name, f"{model.name} does not generate")]
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        many = f"{self.n} answers of each prompt" + (" in one cache" if self.shared else "")
+        read = f"; {self.verifier or 'nobody'} reads each in {self.calls} calls" if self.verifier else ""
+        return noted(scenario, f"samples: {many}{read}; throughput counts one of them")
 
     @property
     def per_token(self) -> bool:

@@ -10,7 +10,7 @@ from steelyard.errors import Problem
 from steelyard.workload.protocol import restated
 from steelyard.workload.shapes import Layer, Shapes, Sparse
 
-__all__ = ["no_full_attention", "with_layers", "with_sparse"]
+__all__ = ["no_full_attention", "noted", "with_layers", "with_sparse"]
 
 
 def full_attention(layer: Layer) -> bool:
@@ -28,6 +28,13 @@ def no_full_attention(name: str, model: Any) -> list[Problem]:
     if not any(full_attention(layer) for layer in model.layers):
         return [Problem(name, f"no layer of {model.name} attends to the whole context")]
     return []
+
+
+def noted(scenario: Any, note: str) -> Any:
+    """The scenario with a remark among what is assumed."""
+    model = scenario.model
+    shapes = restated(model.transformer, notes=(*model.transformer.notes, note))
+    return replace(scenario, model=replace(model, transformer=shapes))
 
 
 def with_layers(scenario: Any, layers: tuple[Layer, ...], note: str) -> Any:

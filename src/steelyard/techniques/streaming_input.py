@@ -20,6 +20,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.op import Array
 from steelyard.workload.step import Step
@@ -61,6 +62,11 @@ class StreamingInput(Technique):
         """A model that answers nothing."""
         model = scenario.transformer
         return [] if model.causal else [Problem(self.name, f"{model.name} does not generate")]
+
+    def scenario(self, scenario: Any) -> Any:
+        """What the answer says of it."""
+        words = f"prompts come in {self.chunk:,} tokens, {self.encodes} encoded at each arrival"
+        return noted(scenario, f"streaming-input: {words}; TTFT is that of the last, energy of all")
 
     def prompting(self, scenario: Any, batch: Any, prompt: Any, step: StepFigures) -> StepFigures:
         """The last arrival; energy of all."""
