@@ -70,5 +70,7 @@ def test_early_exit_prices_a_static_batch() -> None:
 def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="filled or absent"):
         ask("layer-skip:0.3,cache=kept")
+    with pytest.raises(InputError, match="no token would leave anything"):
+        ask("layer-skip:1,cache=absent")
     with pytest.raises(InputError, match="one technique of depth"):
         ask("layer-skip:0.3", "early-exit:ramps=1")

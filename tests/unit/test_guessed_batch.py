@@ -56,6 +56,12 @@ def test_acceptance_by_position() -> None:
     flat = ask("medusa:curve=0.5+0.5+0.5").tpot_s
     assert flat == pytest.approx(ask("medusa:heads=3,accept=0.5").tpot_s)
     assert ask("medusa:heads=3,accept=0.5,realign_s=4ms").tpot_s == pytest.approx(flat + 4e-3 / 1.875)
-    for text in ("medusa:curve=0.8+x", "medusa:curve=1.2", "medusa:curve=0.5,accept=0.5", "draft:llama-3.2-1b,on=rtx"):
+    for text in (
+        "tree:curve=x",
+        "medusa:curve=0.8+x",
+        "medusa:curve=1.2",
+        "medusa:curve=0.5,accept=0.5",
+        "draft:llama-3.2-1b,on=rtx",
+    ):
         with pytest.raises(InputError):
             parse(text)

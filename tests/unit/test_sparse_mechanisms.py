@@ -107,6 +107,7 @@ def test_streaming_heads_of_prompts_attend_to_near_tokens() -> None:
 def test_parameters_and_models_that_cannot_be() -> None:
     for text, words in (
         ("kv-budget:0", "budget above 0"),
+        ("kv-budget:0.5,rest=host,resident=0", "resident above 0"),
         ("kv-budget:0.2,rest=disk", "dropped, kept or host"),
         ("sparse-prefill:2", "share of at most 1"),
     ):

@@ -56,7 +56,7 @@ class KvBudget(Technique):
     ] = 0.0
     every: Annotated[int, Quantity("1", "steps that use one choice", ge=1, le=1e6)] = 1
     resident: Annotated[
-        float, Quantity("1", "share of a token's cache that stays on the device, with rest=host", ge=0, le=1)
+        float, Quantity("1", "share of a token's cache that stays on the device, with rest=host", gt=0, le=1)
     ] = 0.1
     fetched: Annotated[
         float, Quantity("1", "share of what was chosen that crosses the link, with rest=host", ge=0, le=1)

@@ -60,9 +60,12 @@ class LayerSkip(Technique):
         return Skip(attention, fed, self.union, self.cache == "absent", self.answers)
 
     def problems(self) -> list[Problem]:
-        """An unknown word."""
-        known = self.cache in CACHES
-        return [] if known else [Problem(self.name, f"expected cache as filled or absent, got {self.cache!r:.80}")]
+        """An unknown word, nothing left of a cache."""
+        if self.cache not in CACHES:
+            return [Problem(self.name, f"expected cache as filled or absent, got {self.cache!r:.80}")]
+        if self.skip.absent and self.skip.attention == 1 and not self.full:
+            return [Problem(self.name, "expected attention below 1 with cache=absent: no token would leave anything")]
+        return []
 
     def applies(self, scenario: Any) -> list[Problem]:
         """No layers; a simulation whose steps mix prompts and answers."""

@@ -440,6 +440,8 @@ class Tree(Speculation):
     def problems(self) -> list[Problem]:
         """A guesser that cannot be, a tree too large or adaptive."""
         found = super().problems()
+        if found and self.curve:
+            return found
         if self.by not in GUESSERS or self.by in ("tree", "ngram", "dflash"):
             found.append(
                 Problem(self.name, f"a tree is guessed by draft, medusa, eagle, eagle3 or mtp, not {self.by!r}")
