@@ -30,6 +30,7 @@ def test_an_overhead_adds_what_is_stated() -> None:
     assert 1.02 < drawn.energy_j / plain.energy_j <= 1.1 and drawn.tpot_s == plain.tpot_s
     saved = priced("overhead:time=-0.9")
     assert saved.limit["tpot_s"] <= saved.tpot_s < plain.tpot_s
+    assert any(x.startswith("with overhead:time=-0.9: stated shares") for x in saved.ledger.assumptions)
     with pytest.raises(InputError, match="expected a share or time"):
         priced("overhead")
     with pytest.raises(InputError, match="memory of less than the"):

@@ -239,6 +239,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         *notes(plan, engine, scenario.cluster),
     ):
         ledger.assume(remark)
+    for technique in scenario.techniques:
+        ledger.assume(f"with {technique}: {technique.effect}")
     if plan.offload:
         ledger.guess("offload.link", "share of the link's rate that copies sustain, and the wait at each of them")
     if plan.devices > 1:

@@ -32,6 +32,9 @@ def ledger_of(prepared: Prepared) -> Ledger:
     for served in prepared.served:
         _account(served, ledger, prepared.options, f"{served.pool.role}: " if several else "")
     ledger.assume("answers stop at their length in the trace; the lengths are known to no scheduler but 'shortest'")
+    for technique in prepared.options.techniques:
+        if not (technique.serving or technique.in_kernel):  # those leave notes of their own
+            ledger.assume(f"with {technique}: {technique.effect}")
     if not prepared.policy.builtin:
         ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
     wire = prepared.wires[0, -1]

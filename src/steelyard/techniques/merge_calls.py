@@ -7,7 +7,7 @@ busy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -41,4 +41,5 @@ class MergeCalls(Technique):
         if kept == count:
             return trace
         chosen = np.sort(np.random.default_rng([seed, 22]).permutation(count)[:kept])
-        return trace.rows(chosen)
+        note = f"{count - kept:,} of {count:,} requests are equal to another and are not sent"
+        return replace(trace.rows(chosen), notes=(*trace.notes, note))
