@@ -10,6 +10,7 @@ import pytest
 
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
+from steelyard.simulation.api import simulate
 from steelyard.workload.blocks.core import query_key_pairs
 from steelyard.workload.blocks.sparse import held, kept, prompt_window
 from steelyard.workload.shapes import Sparse
@@ -107,7 +108,6 @@ def test_streaming_heads_of_prompts_attend_to_near_tokens() -> None:
 def test_parameters_and_models_that_cannot_be() -> None:
     for text, words in (
         ("kv-budget:0", "budget above 0"),
-        ("kv-budget:0.5,rest=host,resident=0", "resident above 0"),
         ("kv-budget:0.2,rest=disk", "dropped, kept or host"),
         ("sparse-prefill:2", "share of at most 1"),
     ):
@@ -115,6 +115,9 @@ def test_parameters_and_models_that_cannot_be() -> None:
             ask(text)
     with pytest.raises(InputError, match="nothing attends to a cache"):
         estimate("bert-base-uncased", "a100_80g", techniques="kv-budget")
+    with pytest.raises(InputError, match="expected resident above 0"):
+        simulate("llama-3.1-8b", "a100_80g", rate="1/s", techniques="kv-budget:0.5,rest=host,resident=0")
+    assert ask("kv-budget:0.5,rest=host,resident=0").memory.kv_cache == 0
     with pytest.raises(InputError, match="leave out prompts"):
         ask("kv-budget:0.2,prompts", "sparse-prefill:0.1")
 

@@ -56,7 +56,7 @@ class KvBudget(Technique):
     ] = 0.0
     every: Annotated[int, Quantity("1", "steps that use one choice", ge=1, le=1e6)] = 1
     resident: Annotated[
-        float, Quantity("1", "share of a token's cache that stays on the device, with rest=host", gt=0, le=1)
+        float, Quantity("1", "share of a token's cache that stays on the device, with rest=host", ge=0, le=1)
     ] = 0.1
     fetched: Annotated[
         float, Quantity("1", "share of what was chosen that crosses the link, with rest=host", ge=0, le=1)
@@ -77,6 +77,10 @@ class KvBudget(Technique):
         if self.rest == "host" and not scenario.cluster.machine.links("host"):
             name = scenario.cluster.machine.name
             found.append(Problem(self.name, f"rest=host needs a link to a host, which {name} has not"))
+        whole = not self.resident and not self.full and self.streaming < 1
+        if self.rest == "host" and whole and scenario.verb != "estimate":
+            words = "expected resident above 0: blocks of a cache on the device are what requests are seated by"
+            found.append(Problem(self.name, words))
         return found
 
     def conflict(self, other: Technique) -> str:
