@@ -74,8 +74,10 @@ def test_no_claimed_number_is_an_input_of_its_own_prediction(paper: Paper) -> No
             continue
         given: list[float] = []
         for name in {claim.baseline, claim.subject} - {""}:
-            words = paper.scene(name)[1]
+            words = {**paper.scene(name)[1], "swept": dict(claim.sweep)}
             given += _numbers({k: v for k, v in words.items() if k not in ("model", "on", "engine")})
+            if str(words.get("model", "")).startswith("ops:"):
+                given += _numbers(words["model"])
             for text in words.get("techniques", ()):
                 technique = parse(text)
                 given += _numbers([getattr(technique, p.field) for p in technique.parameters()])

@@ -150,6 +150,8 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, change: tuple[str, str],
         ({"published": 80.0, "unit": "%", "form": "reduction", "bound": "least"}, 96.0, "direction"),
         ({"published": None, "held_back": True}, 1.7, "direction"),
         ({"published": 2.0, "verdict": "assumed"}, 2.0, "assumed"),
+        ({"published": None}, 1.0000000000000002, "missed"),
+        ({"published": 2}, 1.0000000000000002, "missed"),
     ],
 )
 def test_verdicts(given: dict[str, Any], predicted: Any, verdict: str) -> None:

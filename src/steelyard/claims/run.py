@@ -16,7 +16,7 @@ from typing import Any
 from steelyard._version import __version__
 from steelyard.claims.ask import answer, command, figure, interval
 from steelyard.claims.paper import Assumption, Claim, Paper
-from steelyard.claims.verdict import Number, judge
+from steelyard.claims.verdict import SAME, Number, judge
 from steelyard.errors import DoesNotFit, InputError, SteelyardError
 from steelyard.folders import cache_folder, catalogue_folders
 
@@ -165,7 +165,7 @@ def _asked(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) 
     except (InputError, DoesNotFit) as error:
         seconds = time.process_time() - begun
         return Found(paper, claim, verdict="missed", why=f"cannot be asked: {error}", seconds=seconds)
-    moved = any(b is None or b.value != s.value for b, s in figures)
+    moved = any(b is None or not math.isclose(b.value, s.value, rel_tol=SAME) for b, s in figures)
     seconds = time.process_time() - begun
     return Found(paper, claim, predicted, ends, judge(claim, predicted), claim.why, seconds, moved=moved)
 

@@ -20,13 +20,15 @@ from collections.abc import Sequence
 
 from steelyard.claims.paper import Claim
 
-__all__ = ["VERDICTS", "WITHIN", "judge"]
+__all__ = ["SAME", "VERDICTS", "WITHIN", "judge"]
 
 VERDICTS = ("reproduced", "direction", "missed", "assumed", "context", "planned")
 #: Most that a reproduced number is off, as a ratio.
 WITHIN = 1.25
 #: The same of a value without a baseline whose direction is right, of a change in %, and of an exponent as a distance.
 _FAR, _APART = 2.0, 0.25
+#: Figures this near are one: a change that is rounding is none.
+SAME = 1e-6
 
 Number = float | Sequence[float]
 
@@ -84,8 +86,8 @@ def _remaining(claim: Claim, value: float) -> float:
 
 def _moved(claim: Claim, value: float, side: bool = True) -> bool:
     """Whether a number is on a side of no change; ``side``: that of a number the paper published."""
-    if claim.form in ("ratio", "inverse"):
-        return (value > 1 / claim.factor if claim.factor != 1 else value > 1) == side
-    if claim.form in ("reduction", "gain", "difference"):
-        return (value > 0) == side
-    return value > 0
+    if claim.form not in ("ratio", "inverse", "reduction", "gain", "difference"):
+        return value > 0
+    change = value * claim.factor - (1 if claim.form in ("ratio", "inverse") else 0)
+    still = claim.form != "difference" and abs(change) <= SAME
+    return not still and (change > 0) == side
