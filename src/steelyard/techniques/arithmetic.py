@@ -113,6 +113,7 @@ class Arithmetic(Technique):
         "Addition is all you need for energy-efficient language models", "arXiv:2410.00907"
     )
     effect: ClassVar[str] = "products take the energy of shifts, additions or lookups in place of multiplications"
+    costs: ClassVar[str] = "accuracy, and hardware that does such operations"
     first: ClassVar[str] = "multiply"
 
     multiply: Annotated[str, "operation that stands for a multiplication; none = not needed"] = "int16_add"

@@ -104,6 +104,7 @@ class Cascade(Technique):
         "FrugalGPT: how to use large language models while reducing cost and improving performance", "arXiv:2305.05176"
     )
     effect: ClassVar[str] = "a small model answers, the one asked for only where that is not enough"
+    costs: ClassVar[str] = "accuracy, by how well it is judged which answer is enough"
     first: ClassVar[str] = "model"
 
     model: Annotated[str, "the small model"]

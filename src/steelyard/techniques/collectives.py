@@ -102,6 +102,7 @@ class CollectiveLibrary(Technique):
         "MSCCL++: rethinking GPU communication abstractions for cutting-edge AI applications", "arXiv:2504.09014"
     )
     effect: ClassVar[str] = "collectives wait less before they send, or send fewer bytes"
+    costs: ClassVar[str] = "software that is not everywhere"
 
     latency: Annotated[float, Quantity("1", "of the time that no byte takes, what is left", ge=0, le=100)] = 0.5
     transfer: Annotated[float, Quantity("1", "of the time of the bytes, what is left", gt=0, le=100)] = 1.0
@@ -157,6 +158,7 @@ class FlowPlacement(Technique):
         "Challenging the need for packet spraying in large-scale distributed training", "arXiv:2407.00550"
     )
     effect: ClassVar[str] = "the fullest path of the network between nodes decides, not an even spread"
+    costs: ClassVar[str] = "control over paths in the network"
     first: ClassVar[str] = "policy"
 
     policy: Annotated[str, "ecmp (random paths), pinned (placed evenly) or spray (every packet its own)"] = "ecmp"

@@ -92,6 +92,7 @@ class RedundantExperts(Technique):
     layer: ClassVar[str] = "moe"
     paper: ClassVar[Citation] = Citation("DeepSeek-V3 technical report (section 3.4)", "arXiv:2412.19437")
     effect: ClassVar[str] = "the busiest experts are there several times; more devices may share them"
+    costs: ClassVar[str] = "memory for the copies"
     first: ClassVar[str] = "copies"
 
     copies: Annotated[int, Quantity("1", "experts added to each layer as copies of the busiest", ge=1, le=65536)]
@@ -141,6 +142,9 @@ class ExpertAffinity(Technique):
         "Exploiting inter-layer expert affinity for accelerating mixture-of-experts model inference", "arXiv:2401.08383"
     )
     effect: ClassVar[str] = "a share of the tokens finds its experts on its own device"
+    costs: ClassVar[str] = (
+        "placement for the traffic it was measured on; with one exchange a copy of the context on every device"
+    )
     first: ClassVar[str] = "local"
 
     local: Annotated[float, Quantity("1", "share of pairs of token and expert that stay on a device", ge=0, le=0.99)]
@@ -166,6 +170,7 @@ class MoeBlock(Technique):
         "MoE++: accelerating mixture-of-experts methods with zero-computation experts", "arXiv:2410.07348"
     )
     effect: ClassVar[str] = "experts that compute nothing, work at another width, or run one after another"
+    costs: ClassVar[str] = "a model trained so"
     keys: ClassVar[Mapping[str, str]] = {"zero": "zero_frac"}
 
     zero_frac: Annotated[float, Quantity("1", "share of choices for experts that compute nothing", ge=0, le=0.95)] = 0.0

@@ -35,6 +35,7 @@ class HostAttention(Technique):
         "arXiv:2504.09345",
     )
     effect: ClassVar[str] = "the cache lies in host memory, whose processor attends to it while the device computes"
+    costs: ClassVar[str] = "host memory and its processor; nothing in accuracy"
     refuses: ClassVar[tuple[str, ...]] = ("offload",)
 
     keys: ClassVar[dict[str, str]] = {"overlap": "overlap_parts"}

@@ -95,6 +95,7 @@ class LayerSplit(Technique):
         "CE-CoLLM: efficient and adaptive large language models through cloud-edge collaboration", "arXiv:2411.02829"
     )
     effect: ClassVar[str] = "the first layers run at the edge, hidden states cross a link, the rest runs in the cloud"
+    costs: ClassVar[str] = "a device at the edge; accuracy where hidden states are compressed or tokens leave early"
     first: ClassVar[str] = "edge"
     keys: ClassVar[dict[str, str]] = {"link": "rate_bytes_per_s", "latency": "latency_s"}
 

@@ -29,6 +29,7 @@ class MergeCalls(Technique):
         "Batch query processing and optimization for agentic workflows", "arXiv:2509.02121"
     )
     effect: ClassVar[str] = "requests equal to another are answered by it"
+    costs: ClassVar[str] = "nothing where answers need not differ"
     serving: ClassVar[bool] = True
     first: ClassVar[str] = "equal"
 

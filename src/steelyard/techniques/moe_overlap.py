@@ -143,6 +143,7 @@ class MoeOverlap(Technique):
     layer: ClassVar[str] = "moe"
     paper: ClassVar[Citation] = Citation("Tutel: adaptive mixture-of-experts at scale", "arXiv:2206.03382")
     effect: ClassVar[str] = "tokens are exchanged between experts while other tokens are computed"
+    costs: ClassVar[str] = "kernels or schedules of its own; weights are read once for each chunk unless fused"
     first: ClassVar[str] = "degree"
 
     degree: Annotated[

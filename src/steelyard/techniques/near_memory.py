@@ -94,6 +94,7 @@ class NearMemory(Technique):
         "NeuPIMs: NPU-PIM heterogeneous acceleration for batched LLM inferencing", "arXiv:2403.00579"
     )
     effect: ClassVar[str] = "products with little reuse and attention run in the memory, at its internal bandwidth"
+    costs: ClassVar[str] = "memory with units in it"
     first: ClassVar[str] = "internal"
 
     internal: Annotated[float, Quantity("1", "internal bandwidth over that of the bus", gt=1, le=1000)] = 4.0

@@ -56,6 +56,7 @@ class Overhead(Technique):
         "Confidential computing on NVIDIA Hopper GPUs: a performance benchmark study", "arXiv:2409.03992"
     )
     effect: ClassVar[str] = "stated shares of time, memory, power and link rate are added"
+    costs: ClassVar[str] = "as stated"
     keys: ClassVar[Mapping[str, str]] = {
         "time": "time_frac",
         "step": "step_s",

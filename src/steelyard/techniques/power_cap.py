@@ -26,6 +26,7 @@ class PowerCap(Technique):
     layer: ClassVar[str] = "energy"
     paper: ClassVar[Citation] = Citation("POLCA: power oversubscription in LLM cloud providers", "arXiv:2308.12908")
     effect: ClassVar[str] = "devices draw less than rated: what multiplies slows down, what reads does not"
+    costs: ClassVar[str] = "nothing in accuracy"
     first: ClassVar[str] = "frac"
     keys: ClassVar[dict[str, str]] = {"watts": "cap_w"}
     refuses: ClassVar[tuple[str, ...]] = ("power_limit_w",)

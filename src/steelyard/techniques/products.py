@@ -133,6 +133,7 @@ class WeightSparsity(_Products):
         "arXiv:2306.16601",
     )
     effect: ClassVar[str] = "only a share of the weights is stored, read and multiplied with"
+    costs: ClassVar[str] = "accuracy, by how it is pruned; blocks and 2:4 usually need retraining"
     first: ClassVar[str] = "density"
 
     density: Annotated[float, Quantity("1", "share of the weights that is kept", gt=0, le=1)] = 0.5
@@ -163,6 +164,7 @@ class BitPlanes(_Products):
         "Efficient arbitrary precision acceleration for large language models on GPU tensor cores", "arXiv:2409.17870"
     )
     effect: ClassVar[str] = "weights of w and activations of a bits are multiplied as w a products of single bits"
+    costs: ClassVar[str] = "accuracy, by the bits of weights and activations"
     keys: ClassVar[Mapping[str, str]] = {"w": "weight_bits", "a": "act_bits"}
 
     weight_bits: Annotated[int, Quantity("1", "bits of a weight", ge=1, le=16)] = 4
@@ -220,6 +222,7 @@ class LookupTable(_Products):
         "T-MAC: CPU renaissance via table lookup for low-bit LLM deployment on edge", "arXiv:2407.00088"
     )
     effect: ClassVar[str] = "sums of activations are looked up by the bits of the weights, not multiplied"
+    costs: ClassVar[str] = "accuracy, by the bits of the weights"
     keys: ClassVar[Mapping[str, str]] = {"w": "weight_bits", "lookups": "lookups_per_clock"}
 
     weight_bits: Annotated[float, Quantity("1", "bits of a weight, one lookup each", ge=1, le=8)] = 2.0
@@ -265,6 +268,7 @@ class MixedBits(_Products):
     name: ClassVar[str] = "mixed-bits"
     paper: ClassVar[Citation] = Citation("COMET: towards practical W4A4KV4 LLMs serving", "arXiv:2410.12168")
     effect: ClassVar[str] = "a share of every product is kept in a wider format"
+    costs: ClassVar[str] = "accuracy, by the share in few bits"
 
     low: Annotated[str, "format of most weights (`steelyard ls formats`)"] = "int4"
     high: Annotated[str, "format of the others"] = "int8"

@@ -81,6 +81,7 @@ class Tenants(Technique):
         "BlockLLM: multi-tenant finer-grained serving for large language models", "arXiv:2404.18322"
     )
     effect: ClassVar[str] = "several tuned models share part of their blocks; the rest is there for each"
+    costs: ClassVar[str] = "models tuned so that blocks stay common"
     first: ClassVar[str] = "models"
 
     models: Annotated[int, Quantity("1", "models of equal shape", ge=1, le=100_000)]
@@ -116,6 +117,7 @@ class ModelSwitch(Technique):
         "SambaNova SN40L: scaling the AI memory wall with dataflow and composition of experts", "arXiv:2405.07518"
     )
     effect: ClassVar[str] = "a request may have to wait until its model's weights are copied to the device"
+    costs: ClassVar[str] = "host memory; nothing in accuracy"
     first: ClassVar[str] = "models"
     keys: ClassVar[Mapping[str, str]] = {"rate": "rate_bytes_per_s", "weights": "weights_bytes"}
 

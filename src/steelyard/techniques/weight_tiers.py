@@ -215,6 +215,7 @@ class WeightStreaming(_Elsewhere):
         "arXiv:2207.00032",
     )
     effect: ClassVar[str] = "layers lie in host memory or on disk and are copied to the device while others compute"
+    costs: ClassVar[str] = "host memory or a disk; nothing in accuracy"
     first: ClassVar[str] = "resident"
     keys: ClassVar[Mapping[str, str]] = {"rate": "rate_bytes_per_s", "overlap": "overlap_frac"}
 
@@ -269,6 +270,7 @@ class ExpertCache(_Elsewhere):
         "arXiv:2410.17954",
     )
     effect: ClassVar[str] = "a share of the experts is on the device, others are copied from the host when chosen"
+    costs: ClassVar[str] = "host memory; nothing in accuracy"
     first: ClassVar[str] = "cached"
     keys: ClassVar[Mapping[str, str]] = {
         "rate": "rate_bytes_per_s",
