@@ -342,3 +342,12 @@ def test_attention_devices_take_prompts_from_elsewhere() -> None:
     run = simulate(**words, isl=3000, osl=40, techniques=f"{sides},answers")
     assert [(p.role, p.devices) for p in run.pools] == [("prefill", 0), ("decode", 2), ("feed_forward", 2)]
     assert run.to_dict()["limited_by"]
+
+
+@pytest.mark.parametrize("text", ["cascade:llama-3.2-1b", "tenants:4", "host-attention", "weight-streaming:0.8"])
+def test_steps_of_a_run_take_what_the_estimate_says(text: str) -> None:
+    from steelyard.simulation.api import simulate
+
+    run = simulate("llama-3.1-8b", "h100_sxm", concurrency=32, requests=32, isl=500, osl=60, seed=1, techniques=text)
+    said = priced(text, batch=32, isl=500, osl=60)
+    assert run.summary()["itl_s"]["p50"] == pytest.approx(said.tpot_s, rel=0.02)

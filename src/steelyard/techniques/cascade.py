@@ -48,10 +48,12 @@ def _plan(model: Model, plan: Plan, machine: Machine) -> Plan:
 
 
 def _less(step: Step, share: float) -> tuple[Step, Any]:
-    """A step of a share of the sequences, and how often it runs: no fewer than one."""
-    wanted = np.asarray(step.batch, dtype=np.float64) * share
-    batch = np.maximum(wanted, 1.0)
-    return Step(batch, step.new, step.context, None, None, step.skew, step.first), wanted / batch
+    """A step of a share of the sequences, and how often it runs: of no less than one token and one score."""
+    tokens = np.maximum(np.asarray(step.tokens), 1e-9)
+    times = np.minimum(1.0, tokens * share)
+    batch = np.asarray(step.batch, dtype=np.float64) * share / times
+    logits = None if step.logits is None else np.maximum(np.asarray(step.logits) * share, 1.0)
+    return Step(batch, step.new, step.context, logits, None, step.skew, step.first), times
 
 
 def _reads_cache(kernel: Kernel) -> bool:

@@ -52,7 +52,7 @@ class Split(Effect):
             return program
         machine = find_machine(self.edge)
         graph = replica.model.graph(program.step.routed(replica.skew), absorb=program.absorb)
-        alone = replace(replica.plan.over(1), offload="")
+        alone = replace(replica.plan.over(1), offload="", activations="")
         there = {k.name: k for k in lower(graph, alone.resolved(replica.model, machine), machine).kernels}
         return replace(program, kernels=tuple(self._parted(k, there, machine) for k in program.kernels))
 
