@@ -294,7 +294,7 @@ def test_a_small_model_answers_first() -> None:
     assert both.largest_batch < large.largest_batch
     for batch in (1, 64):
         few = [priced(f"cascade:llama-3.2-1b,escalate={x}", batch=batch, on="h100_sxm") for x in (0.1, 0.5)]
-        assert few[0].tpot_s < few[1].tpot_s and few[0].ttft_s < few[1].ttft_s
+        assert few[0].tpot_s < few[1].tpot_s and few[0].ttft_s <= few[1].ttft_s
     one, tenth = (priced(f"cascade:llama-3.2-1b,escalate={x}", batch=1, on="h100_sxm") for x in (1, 0.1))
     assert tenth.tpot_s < 0.4 * one.tpot_s
 

@@ -4,10 +4,11 @@ Of every ``B`` sequences the small model runs all, and a share ``escalate`` runs
 ``route`` each sequence runs on one of them only, ``escalate`` of them on the model asked for. Both are on the same
 devices and take turns:
 
-    T = T_small(B or (1 - escalate) B) + T(escalate B),   n sequences below one: T(n) = n T(1)
+    T = T_small(B or (1 - escalate) B) + T(escalate B),   of n tokens below one: T(n) = n T(1)
 
-so that times are means over requests. The small model's weights take memory; its cache is not counted. Judging an
-answer is free, and what it costs in quality is not predicted.
+so that times are means over requests; of one prompt alone a share of the tokens counts, which its launches may bound.
+The small model's weights take memory; its cache is not counted. Judging an answer is free, and what it costs in quality
+is not predicted.
 """
 
 from __future__ import annotations
