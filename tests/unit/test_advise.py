@@ -11,6 +11,7 @@ pytest.importorskip("numba")
 
 from steelyard.cli.main import main
 from steelyard.errors import InputError
+from steelyard.report.advise import text
 from steelyard.search.advise import advise_words
 
 WORDS = {
@@ -40,7 +41,10 @@ def test_what_helps_is_ranked_by_the_objective_and_pairs_stack() -> None:
 
 def test_the_objective_follows_the_scenario() -> None:
     assert advise_words(WORDS, only=["fp8-kv"]).objective == "e2e"
-    assert advise_words({**WORDS, "ttft": "p99:1s"}, only=["fp8-kv"]).objective == "goodput"
+    kept = advise_words({**WORDS, "ttft": "p99:1s"}, only=["fp8-kv"])
+    assert kept.objective == "e2e" and kept.base["kept"] == 1  # no technique lets more of them keep it
+    assert "promises are kept as it is by 100% of requests" in text(kept)
+    assert advise_words({**WORDS, "ttft": "p99:10ms"}, only=["fp8-kv"]).objective == "goodput"
     closed = {**WORDS, "rate": "", "concurrency": 8}
     assert advise_words(closed, only=["fp8-kv"]).objective == "throughput"
 

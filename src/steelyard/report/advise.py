@@ -40,6 +40,8 @@ def text(found: Advice, width: int | None = None) -> str:
 
     wanted = OBJECTIVES[found.objective]
     lines: list[Any] = [f"ranked by {wanted.words}; without any: {found.base[found.objective]:.4g}", ""]
+    if found.objective == "e2e" and any(found.asked.get(name) for name in ("ttft", "tpot", "e2e")):
+        lines[0] = f"promises are kept as it is by {found.base['kept']:.0%} of requests; {lines[0]}"
     best = [t for t in found.ranked if t.gain > 1.005][:_ROWS]
     if best:
         heads = ["techniques", "gain", "80 %", *(name for name, _ in _SHOWN), "its paper says"]

@@ -36,6 +36,7 @@ class AnswerLength(Technique):
 
     name: ClassVar[str] = "answer-length"
     layer: ClassVar[str] = "decoding"
+    costs: ClassVar[str] = "accuracy, where the answers that are cut were needed"
     paper: ClassVar[Citation] = Citation(
         "InftyThink: breaking the length limits of long-context reasoning in large language models", "arXiv:2503.06692"
     )

@@ -39,6 +39,7 @@ class Auxiliary(Technique):
 
     name: ClassVar[str] = "auxiliary"
     layer: ClassVar[str] = "kvcache"
+    costs: ClassVar[str] = "a second model to train, and its memory"
     paper: ClassVar[Citation] = Citation("KV prediction for improved time to first token", "arXiv:2410.08391")
     effect: ClassVar[str] = "another model reads the prompt, instead of the model or to append entries to its cache"
     batch_only: ClassVar[bool] = True

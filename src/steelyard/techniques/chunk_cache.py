@@ -35,6 +35,7 @@ class ChunkCache(Technique):
 
     name: ClassVar[str] = "chunk-cache"
     layer: ClassVar[str] = "kvcache"
+    costs: ClassVar[str] = "accuracy, as chunks do not see each other; space to keep them"
     paper: ClassVar[Citation] = Citation(
         "CacheBlend: fast large language model serving for RAG with cached knowledge fusion", "arXiv:2405.16444"
     )

@@ -30,6 +30,7 @@ class EarlyExit(Technique):
 
     name: ClassVar[str] = "early-exit"
     layer: ClassVar[str] = "decoding"
+    costs: ClassVar[str] = "accuracy, and exits to train"
     paper: ClassVar[Citation] = Citation("Confident adaptive language modeling", "arXiv:2207.07061")
     effect: ClassVar[str] = "output tokens run through part of the layers"
     slot: ClassVar[str] = "depth"

@@ -41,6 +41,7 @@ class KvBudget(Technique):
 
     name: ClassVar[str] = "kv-budget"
     layer: ClassVar[str] = "kvcache"
+    costs: ClassVar[str] = "accuracy on what was dropped"
     paper: ClassVar[Citation] = Citation(
         "H2O: heavy-hitter oracle for efficient generative inference of large language models", "arXiv:2306.14048"
     )

@@ -35,6 +35,7 @@ class LayerSkip(Technique):
 
     name: ClassVar[str] = "layer-skip"
     layer: ClassVar[str] = "decoding"
+    costs: ClassVar[str] = "accuracy, and a router to train"
     paper: ClassVar[Citation] = Citation(
         "FFN-SkipLLM: a hidden gem for autoregressive decoding with adaptive feed forward skipping", "arXiv:2404.03865"
     )

@@ -36,6 +36,7 @@ class MacroTokens(Technique):
 
     name: ClassVar[str] = "macro-tokens"
     layer: ClassVar[str] = "decoding"
+    costs: ClassVar[str] = "a model trained for several tokens at once"
     paper: ClassVar[Citation] = Citation("HAMburger: accelerating LLM inference via token smashing", "arXiv:2505.20438")
     effect: ClassVar[str] = "a pass of the model gives several tokens, which leave one entry in the cache"
     batch_only: ClassVar[bool] = True

@@ -32,6 +32,7 @@ class MixedKv(Technique):
 
     name: ClassVar[str] = "mixed-kv"
     layer: ClassVar[str] = "kvcache"
+    costs: ClassVar[str] = "accuracy at few bits of the cache"
     paper: ClassVar[Citation] = Citation(
         "ZipCache: accurate and efficient KV cache quantization with salient token identification", "arXiv:2405.14256"
     )

@@ -26,6 +26,7 @@ class SparsePrefill(Technique):
 
     name: ClassVar[str] = "sparse-prefill"
     layer: ClassVar[str] = "kernel"
+    costs: ClassVar[str] = "accuracy of long prompts"
     paper: ClassVar[Citation] = Citation(
         "MInference 1.0: accelerating pre-filling for long-context LLMs via dynamic sparse attention",
         "arXiv:2407.02490",

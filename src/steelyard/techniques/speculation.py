@@ -422,6 +422,7 @@ class Tree(Speculation):
     """Several guesses per position, verified together."""
 
     name: ClassVar[str] = "tree"
+    costs: ClassVar[str] = "heads to train for the model"
     paper: ClassVar[Citation] = Citation(
         "Sequoia: scalable, robust, and hardware-aware speculative decoding", "arXiv:2402.12374"
     )
