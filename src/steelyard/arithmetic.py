@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 
@@ -43,7 +44,9 @@ def _parsed(text: str, known: str) -> ast.expr:
     if len(text) > _LONGEST:
         raise wrong
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():  # of text such as ``1if``
+            warnings.simplefilter("ignore")
+            return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise wrong from None
 

@@ -15,7 +15,8 @@ pytest.importorskip("numba")
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
 from steelyard.simulation.api import simulate
-from steelyard.techniques._base import Technique
+from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques._presets import Preset, _made
 from steelyard.techniques._registry import TECHNIQUES, check_together, parse, read_techniques
 from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, play_together
 
@@ -131,6 +132,19 @@ def test_a_preset_is_its_mechanism_with_what_the_paper_states() -> None:
     assert figures(SCENARIO, ("fastgen:chunk=256",)) == figures(SCENARIO, ("sarathi-serve:chunk=256",))
     with pytest.raises(InputError, match="a scenario has one technique of scheduler"):
         read_techniques({"techniques": ("fastgen", "sarathi-serve")})
+
+
+@pytest.mark.parametrize("given", [-1, float("nan"), True, [0.1, 0.2], {"a": 1}, "half"])
+def test_parameters_of_a_preset_are_checked_as_a_users(given: Any) -> None:
+    preset = Preset("mine", "e", Citation("t", "s"), mechanism="kv-budget", parameters={"budget": given})
+    with pytest.raises(InputError, match="budget"):
+        _made(preset)
+
+
+def test_a_list_in_a_file_is_a_parameter_of_several_values() -> None:
+    preset = Preset("mine", "e", Citation("t", "s"), mechanism="kv-tiers", parameters={"levels": ["cpu:64GB"]})
+    made: Any = _made(preset)()
+    assert made.levels == parse("kv-tiers:cpu:64GB").levels  # type: ignore[attr-defined]
 
 
 def _suite(technique: str) -> type[TechniqueContract]:

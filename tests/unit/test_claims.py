@@ -119,6 +119,16 @@ def test_the_command_prints_rows_pages_and_json(
         (("published = 50", 'published = "half"'), "expected a number, a range or a list"),
         (("n = 2", "n = 1"), "claim 1 is there twice"),
         (("sweep = { isl = [4096, 8192, 16384] }", ""), "an exponent needs the field that grows"),
+        (("sweep = { isl = [4096, 8192, 16384] }", "sweep = { isl = [] }"), "expected 1 to 100 values, got 0"),
+        (("sweep = { isl = [4096, 8192, 16384] }", "sweep = { isl = [4096] }"), "two different numbers"),
+        (("[4096, 8192, 16384] }", '["a100_sxm", "h100_sxm"] }'), "two different numbers"),
+        (("published = 50", "published = []"), "expected a number, a range or a list"),
+        (("published = 50", "published = nan"), "expected a number, a range or a list"),
+        (("published = 50", "published = 1e300"), "expected a number, a range or a list"),
+        (('layer = "format"', 'layer = "../format"'), "layer: expected lower-case letters"),
+        (('field = "isl"', 'field = "islx"'), "unknown field 'islx'"),
+        (('techniques = ["fp8-kv"]', "techniques = 5"), "expected a name or a list"),
+        (('techniques = ["fp8-kv"]', 'flags = "x"'), "expected a table, got 'x'"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:
@@ -157,6 +167,27 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, change: tuple[str, str],
 def test_verdicts(given: dict[str, Any], predicted: Any, verdict: str) -> None:
     claim = Claim(1, "speed-up", figure="tpot_s", subject="it", baseline="was", **given)
     assert judge(claim, predicted) == verdict
+
+
+def test_what_is_beyond_every_float_is_no_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = run_paper(find_paper(_file(tmp_path, MINE.replace('"tpot_s"', '"1e308 * 1e308"'))))[2]
+    assert found.predicted is None and found.verdict == "missed" and "beyond every float" in found.why
+
+
+def test_an_answer_about_a_file_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ops = 'name = "o"\ntitle = "o"\nsource = "o"\nsizes = { n = 1e8 }\n[[op]]\nname = "x"\neinsum = "b n -> b n"\n'
+    own = tmp_path / "own.toml"
+    text = MINE.replace('"llama-3.1-8b"', f'"{own}"').replace('techniques = ["fp8-kv"]', "batch = 128")
+
+    def seconds(ops: str) -> float:
+        own.write_text(ops)
+        found = run_paper(find_paper(_file(tmp_path, text.replace('form = "inverse"', 'form = "value"'))))[2].predicted
+        assert isinstance(found, float)
+        return found
+
+    assert seconds(ops.replace("1e8", "1e10")) > 2 * seconds(ops)
 
 
 def test_figures_are_paths_and_arithmetic_of_them() -> None:

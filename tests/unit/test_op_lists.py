@@ -27,6 +27,8 @@ per_s = { a100_sxm = 1e5 }
 source = "a test"
 """
 
+_COUNTED = 'rate = "ntt"\nnumber = "b * limbs * 2"'
+
 
 def _file(folder: Path, text: str = RATED) -> Path:
     path = folder / "mine.toml"
@@ -51,6 +53,8 @@ def test_a_counted_op_takes_its_number_over_its_rate_and_elsewhere_its_work(tmp_
         return float(one["time_s"])
 
     assert seconds("a100_sxm", 5) == pytest.approx(3 * 5 * 4 * 2 / 1e5)
+    _file(tmp_path, RATED.replace("a100_sxm", "A100-SXM"))  # names of machines are spelled in many ways
+    assert seconds("a100_sxm", 5) == pytest.approx(3 * 5 * 4 * 2 / 1e5)
     assert seconds("h100_sxm", 500) > 3 * 500 * 8 * 1e6 / 67e12  # not above the peak of its vector engine
     assert estimate(path, "a100_sxm", batch=5).ttft_s > seconds("a100_sxm", 5)
 
@@ -64,6 +68,11 @@ def test_a_counted_op_takes_its_number_over_its_rate_and_elsewhere_its_work(tmp_
         (("limbs = 4", "limbs = -4"), "above 0"),
         (('rate = "ntt"', 'einsum = "b x -> b"'), "no size for rank 'x'"),
         (("work = 1e6", "worth = 1e6"), "worth"),
+        (("a100_sxm = 1e5", "a100_sxm = -1e5"), "above 0"),
+        (("a100_sxm = 1e5", "a100_sxm = nan"), "finite"),
+        ((_COUNTED, 'einsum = "b limbs -> b"\nbits = { in1 = 8 }'), "unknown operand 'in1'"),
+        ((_COUNTED, 'einsum = "b limbs -> b"\nbits = { out = nan }'), "expected 0 to 4096 bits, got nan"),
+        ((_COUNTED, 'einsum = "b limbs -> b"\niterative = ["limb"]'), "unknown rank 'limb'"),
     ],
 )
 def test_a_wrong_list_is_one_clear_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:

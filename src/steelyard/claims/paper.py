@@ -58,6 +58,8 @@ SETTINGS = ("artifact", "abstract", "representative")
 #: Verdicts that a file may state itself.
 STATED = ("", "assumed", "context", "planned")
 _DIRECTIONS, _CHECKABLE = ("up", "down", "none"), ("yes", "partly", "no")
+#: Most scenarios of a paper and values of a sweep, and the largest number.
+_MOST_SCENES, _MOST_VALUES, _LARGEST = 100, 100, 1e30
 #: What one unit of a claim is in the unit of the figure.
 UNITS: Mapping[str, float] = {
     "x": 1.0,
@@ -188,12 +190,23 @@ def _problems(paper: Paper) -> Iterator[Problem]:
     """What is wrong with a paper, beside the words of its scenarios."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", paper.id):
         yield Problem("id", f"expected letters, digits and . _ -, got {show(paper.id)}")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", paper.layer):  # a page of the scoreboard is called so
+        yield Problem("layer", f"expected lower-case letters, digits and -, got {show(paper.layer)}")
+    if len(paper.scenario) > _MOST_SCENES:
+        yield Problem("scenario", f"expected at most {_MOST_SCENES}, got {len(paper.scenario):,}")
+        return
     if paper.setting not in SETTINGS:
         yield Problem("setting", UnknownName("setting", paper.setting, SETTINGS).message)
     if paper.verdict not in ("", "context", "planned"):
         yield Problem("verdict", UnknownName("verdict", paper.verdict, ("context", "planned")).message)
     for name, scene in paper.scenario.items():
         yield from _of_scene(paper, name, scene)
+    said = {word for scene in paper.scenario.values() for word in scene.words}
+    for i, assumption in enumerate(paper.assume):
+        if assumption.field not in said:
+            yield Problem(f"assume[{i}].field", UnknownName("field", assumption.field, sorted(said)).message)
+        if not 1 <= len(assumption.values) <= _MOST_VALUES:
+            yield Problem(f"assume[{i}].values", f"expected 1 to {_MOST_VALUES}, got {len(assumption.values):,}")
     seen: set[int] = set()
     for i, claim in enumerate(paper.claim):
         if claim.n in seen:
@@ -208,6 +221,9 @@ def _of_scene(paper: Paper, name: str, scene: Scene) -> Iterator[Problem]:
     place = f"scenario.{name}"
     if scene.verb and scene.verb not in ASKED:
         yield Problem(f"{place}.verb", UnknownName("verb", scene.verb, ASKED).message)
+    for word, kind, expected in (("flags", Mapping, "a table"), ("techniques", str | list | tuple, "a name or a list")):
+        if (given := scene.words.get(word, "")) != "" and not isinstance(given, kind):
+            yield Problem(f"{place}.words.{word}", f"expected {expected}, got {show(given)}")
     chain, at = [name], scene.like
     while at:
         if at not in paper.scenario:
@@ -235,7 +251,7 @@ def _of_claim(paper: Paper, place: str, claim: Claim) -> Iterator[Problem]:
         if value not in known:
             yield Problem(f"{place}.{name}", UnknownName(name, value, [k for k in known if k]).message)
     published = claim.published if isinstance(claim.published, list | tuple) else (claim.published,)
-    if not all(p is None or (isinstance(p, int | float) and not isinstance(p, bool)) for p in published):
+    if not published or not all(p is None or _is_number(p) for p in published):
         yield Problem(f"{place}.published", f"expected a number, a range or a list, got {show(claim.published)}")
     for name in ("baseline", "subject"):
         if (scene := getattr(claim, name)) and scene not in paper.scenario:
@@ -248,6 +264,15 @@ def _of_claim(paper: Paper, place: str, claim: Claim) -> Iterator[Problem]:
         yield Problem(f"{place}.sweep", "an exponent needs the field that grows and its values")
     if len({len(values) for values in claim.sweep.values()}) > 1:
         yield Problem(f"{place}.sweep", "fields that change together have as many values")
+    for name, values in claim.sweep.items():
+        if not 1 <= len(values) <= _MOST_VALUES:
+            yield Problem(f"{place}.sweep.{show(name)}", f"expected 1 to {_MOST_VALUES} values, got {len(values):,}")
+        elif claim.form == "exponent" and not (all(map(_is_number, values)) and len(set(values)) > 1):
+            yield Problem(f"{place}.sweep.{show(name)}", "an exponent needs two different numbers at least")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _read(path: Path | str) -> Paper:

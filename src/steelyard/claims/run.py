@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +19,8 @@ from steelyard._version import __version__
 from steelyard.claims.ask import answer, command, figure, interval
 from steelyard.claims.paper import Assumption, Claim, Paper
 from steelyard.claims.verdict import SAME, Number, judge
-from steelyard.errors import DoesNotFit, InputError, SteelyardError
+from steelyard.documents import is_file, is_folder
+from steelyard.errors import DoesNotFit, InputError, SteelyardError, show
 from steelyard.folders import cache_folder, catalogue_folders
 
 __all__ = ["Found", "Row", "row_of", "run", "run_paper"]
@@ -162,6 +165,8 @@ def _asked(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) 
             assert subject is not None
             figures.append((baseline, subject))
         predicted, ends = _number(claim, points, figures)
+        if not all(map(math.isfinite, (*(predicted if isinstance(predicted, list | tuple) else (predicted,)), *ends))):
+            raise InputError(f"{show(claim.figure)} is beyond every float")
     except (InputError, DoesNotFit) as error:
         seconds = time.process_time() - begun
         return Found(paper, claim, verdict="missed", why=f"cannot be asked: {error}", seconds=seconds)
@@ -266,7 +271,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {}
 
 def _kept(verb: str, words: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
     """The answer to a question, from memory or disk when it was asked before."""
-    asked = json.dumps([verb, words], sort_keys=True, default=str)
+    asked = json.dumps([verb, words, _stamps(words)], sort_keys=True, default=str)
     name = hashlib.sha256(f"{_state()}{asked}".encode()).hexdigest()[:32]
     if name in _ANSWERS:
         return _ANSWERS[name]
@@ -276,19 +281,35 @@ def _kept(verb: str, words: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
         try:
             _ANSWERS[name] = json.loads(path.read_text(encoding="utf-8"))
             return _ANSWERS[name]
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):  # none, or none that this program wrote
             pass
     found = answer(verb, words)
     _ANSWERS[name] = found
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")
             part.write_text(json.dumps(found, default=str), encoding="utf-8")
             part.replace(path)
         except OSError:  # a root that cannot be written to: asked again next time
             pass
     return found
+
+
+def _stamps(words: object) -> list[tuple[str, int, int]]:
+    """Files of the user that a question names, of folders those in them, as they are now: path, time, bytes."""
+    if isinstance(words, Mapping | list | tuple):
+        every = words.values() if isinstance(words, Mapping) else words
+        return [stamp for one in every for stamp in _stamps(one)]
+    parts = {words, *re.split("[:#,=@+]", words)} - {""} if isinstance(words, str) else set()
+    found: list[Path] = []
+    try:
+        for part in map(Path, sorted(parts)):
+            found += [part] if is_file(part) else sorted(part.iterdir()) if is_folder(part) else []
+        stats = [(str(path.absolute()), path.stat()) for path in found[:1000] if path.exists()]
+    except OSError:  # what may not be read answers nothing either
+        return []
+    return [(path, s.st_mtime_ns, s.st_size) for path, s in stats]
 
 
 def row_of(paper: Paper, found: Iterable[Found]) -> Row:

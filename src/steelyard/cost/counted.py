@@ -14,6 +14,7 @@ from steelyard.cost.kernel import Kernel
 from steelyard.cost.kinds import Kind, Structure
 from steelyard.cost.models import KernelTime, PricingContext, cost_model
 from steelyard.deployment.plan import Plan
+from steelyard.errors import normalise
 from steelyard.workload.oplist import numbers
 
 __all__ = ["COUNTED", "counted"]
@@ -37,7 +38,7 @@ def counted(kernel: Kernel, context: PricingContext) -> KernelTime:
     """A number of ops of a rate."""
     facts, site = kernel.ops[0].facts, context.site
     number = np.asarray(kernel.features["number"], dtype=np.float64)
-    rate = facts["per_s"].get(site.machine.name)
+    rate = next((r for name, r in facts["per_s"].items() if normalise(name) == normalise(site.machine.name)), None)
     if rate:
         return KernelTime(number / rate, _RATE_SPREAD, f"rate of {facts['rate']}: {facts['source']}")
     time = _LAUNCH_S + number * facts["work"] / (_VECTOR_FRAC * site.peak_ops_per_s)

@@ -141,8 +141,13 @@ def _made(preset: Preset) -> type[Technique]:
             problems.append(Problem(f"{preset.name}.parameters", unknown("parameter", key, sorted(by_key))))
             continue
         p = by_key[key]
+        value = base._value(p, value, preset.name) if isinstance(value, str) else value
+        if isinstance(value, list):
+            value = tuple(base.item(x) if isinstance(x, str) else x for x in value)
+        if wrong := base._wrong(object.__new__(base), p, value):
+            problems.append(Problem(f"{preset.name}.parameters", wrong))
         own["__annotations__"][p.field] = hints[p.field]
-        own[p.field] = base._value(p, value, preset.name) if isinstance(value, str) else value
+        own[p.field] = value
     raise_all(problems)
     if preset.words or preset.flags:
         own["words"] = _words(base, preset)

@@ -58,7 +58,7 @@ PREFIX = "ops:"
 #: Ranks that the question sets.
 _ASKED = ("b", "t")
 #: Most ops of a list, and the largest size.
-_MOST_OPS, _LARGEST = 2000, 1e15
+_MOST_OPS, _LARGEST, _MOST_BITS = 2000, 1e15, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class Rate:
 
     source: str
     work: Annotated[float, Quantity("1", "operations of the vector engine in one, for machines without a rate", ge=0)]
-    per_s: Annotated[Mapping[str, float], "ops per second and device, by machine"] = field(default_factory=dict)
+    per_s: Mapping[str, Annotated[float, Quantity("1/s", "ops per second and device, by machine", gt=0)]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class OpList:
                 yield Problem(f"{place}.rate", UnknownName("rate", op.rate, self.rates).message)
             if op.rate and not op.number:
                 yield Problem(f"{place}.number", "expected how many")
+            yield from _of_operands(op, place)
 
     def graph(self, given: Mapping[str, float]) -> FixedGraph:
         """The workload with some of its sizes set. Raises :class:`InputError`."""
@@ -185,6 +188,21 @@ class OpList:
         return value
 
 
+def _of_operands(op: CountedOp, place: str) -> Iterator[Problem]:
+    """Widths of operands and ranks that the einsum does not have, or that are none."""
+    inputs = op.einsum.partition("->")[0]
+    known = [*(f"in{i}" for i in range(inputs.count(",") + 1)), "out"]
+    for name, bits in op.bits.items():
+        if name not in known:
+            yield Problem(f"{place}.bits", UnknownName("operand", name, known).message)
+        elif not 0 <= bits <= _MOST_BITS:
+            yield Problem(f"{place}.bits.{name}", f"expected 0 to {_MOST_BITS} bits, got {show(bits)}")
+    ranks = sorted(set(re.findall(r"[A-Za-z_]\w*", inputs)))
+    for rank in op.iterative:
+        if rank not in ranks:
+            yield Problem(f"{place}.iterative", UnknownName("rank", rank, ranks).message)
+
+
 #: Counted ops move nothing that is priced: their rates hold it.
 _FREE = {"in0": 0.0, "out": 0.0}
 
@@ -231,7 +249,7 @@ def load_op_list(given: str | Path) -> Model:
             raise InputError(f"expected size=value, got {show(part)}; sizes: {', '.join(one.sizes)}", field="model")
         sizes[key] = float(parse_quantity(value, "1", "model"))
         if not 0 < sizes[key] <= _LARGEST:
-            raise InputError(f"expected {key} above 0 and at most 1e15, got {show(value)}", field="model")
+            raise InputError(f"expected {show(key)} above 0 and at most 1e15, got {show(value)}", field="model")
     return Model(one.name, one.graph(sizes), one.source, asked=given if sizes else f"{PREFIX}{one.name}")
 
 
