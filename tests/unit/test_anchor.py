@@ -148,6 +148,16 @@ def test_a_damaged_anchor_says_what_is_wrong(text: str, message: str, tmp_path: 
         steelyard.estimate("qwen3-8b", "h100_sxm", anchor=str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("bench.txt", "Mean TTFT (ms): 120\n"), ("bench.json", '{"mean_ttft_ms": 120}')]
+)
+def test_a_log_where_an_anchor_belongs_is_told_how_to_become_one(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name}: expected an anchor's file .*calibrate --anchor") as told:
+        find_anchor(str(tmp_path / name))
+    assert len(told.value.problems) == 1
+
+
 def test_wrong_words_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("estimate", "plan"):
         load = ["--rate", "1/s"] if verb == "plan" else []

@@ -43,6 +43,8 @@ class _Phase:
     """No run moves a time by a larger factor: beyond, a queue or the log is another than the question says."""
 
 
+#: How the name of an anchor's file ends.
+DOCUMENTS = (".toml", ".json", ".yaml", ".yml")
 PHASES: Mapping[str, _Phase] = MappingProxyType({"step": _Phase(0.12, 0.6, 4.0), "first": _Phase(0.45, 0.4, 2.0)})
 #: How much of a run's error a question shares that differs in the model, the machine, both; in the engine: nothing.
 OTHER_MODEL, OTHER_MACHINE, BOTH = 0.2, 0.15, 0.1
@@ -144,7 +146,7 @@ def find_anchor(name: str) -> Anchor | None:
     """
     if not name.strip():
         return None
-    if name.lower().endswith((".toml", ".json", ".yaml", ".yml")) or is_file(name):
+    if name.lower().endswith(DOCUMENTS) or is_file(name):
         return _read(Path(name))
     for known, path in anchors().items():
         if normalise(known) == normalise(name):
@@ -154,7 +156,12 @@ def find_anchor(name: str) -> Anchor | None:
 
 
 def _read(path: Path) -> Anchor:
-    data = {key: value for key, value in read_document(path).items() if key != "schema"}
+    """An anchor's file; a log, which an anchor is made of, is told apart."""
+    kept = path.name.lower().endswith(DOCUMENTS)
+    data = {key: value for key, value in read_document(path).items() if key != "schema"} if kept else {}
+    if "run" not in data and "name" not in data:
+        made = "`steelyard calibrate --anchor FILE --on MACHINE` makes one of a log"
+        raise InputError(f"expected an anchor's file ({made})", field=path.name)
     anchor = build(Anchor, data, path.name)
     if not anchor.run:
         raise InputError("expected at least one run", field=f"{path.name}: run")
