@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.report.advise import text
-from steelyard.search.advise import advise_words
+from steelyard.search.advise import Advice, Tried, _order, advise_words
 
 WORDS = {
     "model": "llama-3.1-8b",
@@ -66,3 +66,27 @@ def test_the_command_ranks_everything_that_states_what_it_needs(capsys: pytest.C
     assert {"fp8-kv", "eagle", "sarathi-serve", "fastgen"} <= names
     assert all(len(t["techniques"]) == 1 for t in found["ranked"])
     assert all(t["refused"] for t in found["refused"]) and math.isfinite(found["base"]["e2e"])
+
+
+def test_a_capacity_ranks_by_the_rate() -> None:
+    words = {**WORDS, "ttft": "p99:1s", "capacity": True}
+    most = advise_words(words, only=["h2o"], pairs=False)
+    assert most.objective == "capacity" and most.base["capacity"] > 8
+    low, high = most.ranked[0].interval or (math.nan, math.nan)
+    assert low <= most.ranked[0].gain <= high
+    assert most.ranked[0].figures["capacity"] == pytest.approx(most.base["capacity"] * most.ranked[0].gain)
+
+
+def test_gains_over_nothing_are_ranked_by_the_figure() -> None:
+    few, many = (Tried((name,), math.inf, None, {"goodput": rate}) for name, rate in (("a", 0.5), ("b", 7.0)))
+    assert sorted([few, many], key=lambda t: _order(t, "goodput")) == [many, few]
+    found = text(Advice("goodput", {"goodput": 0.0, **dict.fromkeys(SHOWN, 1.0)}, (shown(many), shown(few)), (), {}))
+    assert "from 0" in found and "inf" not in found
+    assert json.loads(json.dumps(many.to_dict(), allow_nan=False))["gain"] is None
+
+
+SHOWN = ("ttft", "tpot", "throughput", "cost")
+
+
+def shown(tried: Tried) -> Tried:
+    return Tried(("fp8-kv",), tried.gain, None, {**dict.fromkeys(SHOWN, 1.0), **tried.figures})

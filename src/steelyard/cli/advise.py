@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-from steelyard.cli.help import WISHES, option, switch
+from steelyard.cli.help import option, switch
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
@@ -22,10 +22,13 @@ def advise(
     objective: Annotated[
         str,
         option(
-            "goodput, throughput, ttft, tpot, e2e, cost or energy; by itself: what the scenario is about", topic=WISHES
+            "capacity, goodput, throughput, ttft, tpot, e2e, cost or energy; by itself: what the scenario is about",
+            topic="Techniques",
         ),
     ] = "",
-    only: Annotated[str, option("techniques to try, separated by semicolons, in place of all", topic=WISHES)] = "",
+    only: Annotated[
+        str, option("techniques to try, separated by semicolons, in place of all", topic="Techniques")
+    ] = "",
     no_pairs: Annotated[bool, switch("--no-pairs", "do not try the best two by two")] = False,
     jobs: Annotated[int, option("processes; 0: as many as there are cores")] = 0,
     output: Output = Output(),  # noqa: B008

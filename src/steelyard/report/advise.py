@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from steelyard.units import format_quantity
+from steelyard.units import figure, format_quantity
 
 if TYPE_CHECKING:
     from steelyard.search.advise import Advice, Tried
 
 __all__ = ["rows", "text"]
 
-#: Objectives that are shown beside the gain, with their units.
-_SHOWN = (("ttft", "s"), ("tpot", "s"), ("throughput", ""), ("cost", "USD"))
+#: Objectives that are shown beside the gain, with their units and headings.
+_SHOWN = {
+    "capacity": ("", "max rate/s"),
+    "goodput": ("", "kept/s"),
+    "ttft": ("s", "TTFT"),
+    "tpot": ("s", "TPOT"),
+    "throughput": ("", "tokens/s"),
+    "cost": ("USD", "per M tokens"),
+}
+#: Those that are shown only where they are the objective.
+_ASKED = ("capacity", "goodput")
 #: Rows of the table at most, and refusals that are listed.
 _ROWS, _REFUSED = 25, 12
 
@@ -36,19 +46,22 @@ def rows(found: Advice) -> list[dict[str, Any]]:
 def text(found: Advice, width: int | None = None) -> str:
     """The ranking for a terminal."""
     from steelyard.report.paper import columns, render
-    from steelyard.search.advise import OBJECTIVES
+    from steelyard.search.advise import OBJECTIVES, Tried
 
     wanted = OBJECTIVES[found.objective]
     lines: list[Any] = [f"ranked by {wanted.words}; without any: {found.base[found.objective]:.4g}", ""]
     if found.objective == "e2e" and any(found.asked.get(name) for name in ("ttft", "tpot", "e2e")):
         lines[0] = f"promises are kept as it is by {found.base['kept']:.0%} of requests; {lines[0]}"
+        lines[1:] = ["--capacity ranks by the largest rate at which they are", ""]
     best = [t for t in found.ranked if t.gain > 1.005][:_ROWS]
     if best:
-        heads = ["techniques", "gain", "80 %", *(name for name, _ in _SHOWN), "its paper says"]
-        cells = [_cells(t) for t in best]
-        if not any(row[-1] for row in cells):
-            heads, cells = heads[:-1], [row[:-1] for row in cells]
-        lines.append(columns(heads, cells, ["gain", *(n for n, _ in _SHOWN)], ("techniques", heads[-1])))
+        shown = {n: v for n, v in _SHOWN.items() if n not in _ASKED or n == found.objective}
+        heads = ["techniques", "gain", "80 %", *(head for _, head in shown.values())]
+        cells = [_cells(" + ".join(t.names), t, shown) for t in best]
+        cells.append(_cells("none of them", Tried((), 1.0, None, found.base), shown))
+        lines.append(columns(heads, cells, heads[1:], ("techniques",)))
+        if said := dict.fromkeys((name, words) for t in best for name, words in _said(t)):
+            lines += ["", "what their papers say they cost:", *(f"  {name}: {words}" for name, words in said)]
     else:
         lines.append("nothing that was tried is better than the scenario as it is")
     worse = [t for t in found.ranked if t.gain < 0.995 and len(t.names) == 1]
@@ -59,20 +72,29 @@ def text(found: Advice, width: int | None = None) -> str:
         lines.append(f"worse here: {', '.join(f'{t.names[0]} ({t.gain:.2f})' for t in worse[:_REFUSED])}")
     if found.refused:
         lines.append("not here:")
-        lines += [f"  {t.names[0]}: {_short(t.refused)}" for t in found.refused[:_REFUSED]]
+        lines += [
+            f"  {t.names[0]}: {_short(t.refused.removeprefix(f'{t.names[0]}: '))}" for t in found.refused[:_REFUSED]
+        ]
         more = len(found.refused) - _REFUSED
         lines += [f"  and {more} more (--json has all)"] if more > 0 else []
     return render(lines, width, piped=140)
 
 
-def _cells(tried: Tried) -> list[str]:
+def _cells(name: str, tried: Tried, shown: Mapping[str, tuple[str, str]]) -> list[str]:
     ends = f"{tried.interval[0]:.2f}-{tried.interval[1]:.2f}" if tried.interval else ""
-    figures = [format_quantity(tried.figures[n], unit) if unit else f"{tried.figures[n]:,.0f}" for n, unit in _SHOWN]
-    return [" + ".join(tried.names), f"{tried.gain:.2f}", ends, *figures, _costs(tried.costs)]
+    values = [(tried.figures[n], unit) for n, (unit, _) in shown.items()]
+    figures = ["" if math.isnan(v) else format_quantity(v, unit) if unit else figure(v) for v, unit in values]
+    return [name, "from 0" if math.isinf(tried.gain) else f"{tried.gain:.2f}", ends, *figures]
 
 
-def _costs(costs: Sequence[str]) -> str:
-    return "; ".join(costs)
+def _said(tried: Tried) -> Iterator[tuple[str, str]]:
+    """What the papers of some techniques say they cost, by technique."""
+    from steelyard.techniques._registry import TECHNIQUES
+
+    for text in tried.names:
+        name = text.partition(":")[0]
+        if words := TECHNIQUES.get(name).costs:
+            yield name, words
 
 
 def _short(words: str) -> str:

@@ -36,6 +36,7 @@ class Objective:
 
 
 OBJECTIVES: Mapping[str, Objective] = {
+    "capacity": Objective("capacity_rps", True, "largest rate per second at which every promise holds"),
     "goodput": Objective("throughput.goodput_requests_per_s", True, "requests/s that keep every promise"),
     "throughput": Objective("throughput.output_tokens_per_s", True, "output tokens/s"),
     "ttft": Objective("ttft_s.mean", False, "mean time to first token"),
@@ -63,9 +64,9 @@ class Tried:
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``steelyard.advise/1``."""
-        found = {"techniques": list(self.names), "gain": None if math.isnan(self.gain) else self.gain}
+        found = {"techniques": list(self.names), "gain": self.gain if math.isfinite(self.gain) else None}
         ends = {"interval": list(self.interval) if self.interval else None}
-        return {**found, **ends, "figures": dict(self.figures), "refused": self.refused, "costs": list(self.costs)}
+        return {**found, **ends, "figures": _known(self.figures), "refused": self.refused, "costs": list(self.costs)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +85,7 @@ class Advice(Result):
         return {
             "schema": "steelyard.advise/1",
             "objective": self.objective,
-            "base": dict(self.base),
+            "base": _known(self.base),
             "ranked": [t.to_dict() for t in self.ranked],
             "refused": [t.to_dict() for t in self.refused],
             "asked": {k: v for k, v in self.asked.items() if isinstance(v, str | int | float | bool | list | dict)},
@@ -100,8 +101,8 @@ def advise(words: dict[str, Any]) -> Advice:
     """Try every published technique that applies, and pairs of those that help, on one scenario.
 
     Returns:
-        an :class:`Advice`, ranked by the requests that keep their promises where some do not, by the output tokens
-        per second of a closed loop, else by the mean time of a request.
+        an :class:`Advice`, ranked by the capacity where one is asked for, by the requests that keep their promises
+        where some do not, by the output tokens per second of a closed loop, else by the mean time of a request.
 
     Raises:
         InputError: the scenario itself is wrong.
@@ -147,14 +148,28 @@ def advise_words(
     for text in only:
         parse(text)
     singles = _tried(words, [(text,) for text in texts], base, chosen, jobs, watch)
-    helpful = sorted((t for t in singles if not t.refused and t.gain >= _LEAST), key=lambda t: -t.gain)
+    helpful = sorted((t for t in singles if not t.refused and t.gain >= _LEAST), key=lambda t: _order(t, chosen))
     twos = list(combinations(_best_of_each(helpful), 2)) if pairs else []
     found = [*singles, *(t for t in _tried(words, twos, base, chosen, jobs, watch) if not t.refused)]
-    ranked = sorted((t for t in found if not t.refused), key=lambda t: (-t.gain, len(t.names), t.names))
+    ranked = sorted((t for t in found if not t.refused), key=lambda t: _order(t, chosen))
     return Advice(chosen, base[0], tuple(ranked), tuple(t for t in found if t.refused), dict(words))
 
 
+def _order(tried: Tried, objective: str) -> tuple[Any, ...]:
+    """Best first; where nothing came of the scenario itself every gain is without end, and the figure decides."""
+    value = tried.figures.get(objective, math.nan)
+    figure = math.inf if math.isnan(value) else -value if OBJECTIVES[objective].more else value
+    return -tried.gain, figure, len(tried.names), tried.names
+
+
+def _known(figures: Mapping[str, float]) -> dict[str, float]:
+    """Those that the scenario has."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
 def _usual(words: Mapping[str, Any]) -> str:
+    if words.get("capacity"):
+        return "capacity"
     if any(words.get(name) for name in ("ttft", "tpot", "e2e")):
         return "goodput"
     return "throughput" if words.get("concurrency") or str(words.get("rate", "")) == "inf" else "e2e"
@@ -218,6 +233,9 @@ def _play(words: Mapping[str, Any], names: tuple[str, ...]) -> Ends | str:
         run = run_scenario(scenario)
         ends = ends_of(run) or (run, run)
         figures = [_figures(one.summary()) for one in (run, *ends)]
+        if run.capacity is not None:
+            for end, rate in zip((figures[-1], figures[1]), run.capacity.interval_rps, strict=True):
+                end["capacity"] = rate
     except (InputError, DoesNotFit) as error:
         if not names:
             raise
