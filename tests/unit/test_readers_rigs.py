@@ -288,3 +288,12 @@ def test_clients_of_the_rig_send_one_request_each(tmp_path: Path) -> None:
     folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", {**row, "concurrency": 2}, {**row, "concurrency": 16})
     few, many = only(read(folder), "ttft_s").predicted
     assert many > 4 * few
+
+
+def test_rows_split_otherwise_than_by_layers_are_counted_and_not_asked(tmp_path: Path) -> None:
+    row = {"model": "Qwen3.6-27B", "quant": "gguf-q6_k/gguf/gguf", "machine": "rtx_3090", "count": 2, "tp": 2}
+    row |= {"engine": "llama.cpp", "isl": 2048, "osl": 64, "concurrency": 1, "scenario": "x", "notes": "spec=none"}
+    row |= {"metric": "prefill_throughput", "stat": "mean"}
+    paths = ({**row, "source_path": f"runs.jsonl#q6k/sm-{split}/pp2048"} for split in ("layer", "row"))
+    folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", *paths)
+    assert [why for c in read(folder) for why in c.why.tolist()] == ["", rigs.BY_ROWS]

@@ -64,6 +64,7 @@ SPECULATION = "speculative decoding: the row states no rate of acceptance of its
 FOREIGN = "a draft with another vocabulary than the model's"
 REPEATED = "prompts of the runs share their beginnings: the time to first token is that of a cache hit"
 PRUNED = "experts pruned: no published configuration"
+BY_ROWS = "weights shared out by rows (--split-mode row): not priced"
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -404,6 +405,8 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
         return place, SPECULATION
     if "reap" in r.quant:
         return place, PRUNED
+    if "/sm-row/" in str(r.source_path):
+        return place, BY_ROWS
     if engine == "llamacpp_cuda" and r.metric == "prefill_throughput" and _known(r.isl) and not r.osl:
         return place, Bench("prefill", int(r.isl))
     if engine == "llamacpp_cuda" and r.metric == "decode_throughput" and r.isl == 0:
