@@ -129,6 +129,11 @@ def test_a_log_makes_an_anchor_on_the_command_line(
     anchors.cache_clear()
     found = find_anchor("qwen3_8b-h100_sxm-vllm")
     assert found is not None and found.run[0].error("step") == pytest.approx(math.log(1.5), rel=0.05)
+    assert main(["calibrate", "--anchor", str(log), *asked, "--name", "mine"]) == 0
+    assert "--anchor mine" in capsys.readouterr().out  # the name was taken for one of --here, and forgotten
+    anchors.cache_clear()
+    assert find_anchor("mine") is not None
+    assert main(["calibrate", "--anchor", str(log), *asked, "--name", "../mine"]) == 2
     anchors.cache_clear()
     catalogue_folders.cache_clear()
 

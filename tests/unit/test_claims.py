@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,9 @@ def test_the_command_prints_rows_pages_and_json(
     assert "<svg" in (tmp_path / "pages" / "published.svg").read_text()
     assert main(["claims", path, "--explain", "--quiet"]) == 0
     told = capsys.readouterr().out
+    command = next(part for part in told.split("\n\n") if part.startswith("half:")).split("\n", 1)[1]
+    assert main([*shlex.split(command.replace("\\\n", ""))[1:], "--quiet"]) == 0  # it can be pasted
+    capsys.readouterr()
     assert "--with fp8-kv" in told and "hangs on isl=128: direction" in told
     assert main(["claims", "S999"]) == 2
     assert "unknown paper 'S999'" in capsys.readouterr().err

@@ -89,3 +89,12 @@ def test_names_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
         estimate("ops:softmax-unfused:n=-3", "a100_sxm")
     assert main(["ls", "oplists"]) == 0
     assert "ops:softmax-unfused" in capsys.readouterr().out
+
+
+def test_ops_serve_no_request_and_answers_are_not_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("ops:softmax-unfused", "h100_sxm")
+    whole, step = estimate(*asked).ttft_s, explain(*asked).to_dict()["prefill"]["time_s"]
+    assert whole == pytest.approx(step)  # an API server's 8 ms were added to 2
+    assert main(["estimate", asked[0], "--on", asked[1]]) == 0
+    told = capsys.readouterr().out
+    assert "answers/s" in told and "per million answers" in told and "per user" not in told

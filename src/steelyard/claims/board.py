@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def _none(paper: Paper) -> Any:
 
 def _summary(papers: Sequence[Paper], answers: Answers) -> list[str]:
     rows = [row_of(p, answers[p.id]) for p in papers]
-    lines = [f"{len(papers)} papers, {sum(r.runs for r in rows)} run; {_counted(rows)}"]
+    lines = [f"{len(papers)} paper{'s' * (len(papers) != 1)}, {sum(r.runs for r in rows)} run; {_counted(rows)}"]
     for score in scores([f for p in papers for f in answers[p.id] if f.claim.n]):
         if score["setting"] == "all" and score["published"]:
             lines.append(
@@ -109,17 +110,31 @@ def _counted(rows: Iterable[Row]) -> str:
     return ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts)
 
 
+def _copyable(command: str, columns: int) -> str:
+    """A command line over several lines that a shell reads as one."""
+    lines = ["  "]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 3 > columns and lines[-1].strip():
+            lines.append("     ")
+        lines[-1] += word if not lines[-1].strip() and len(lines) == 1 else f" {word}"
+    return " \\\n".join(lines)
+
+
 def explanation(paper: Paper, found: Sequence[Found], width: int | None = None) -> str:
     """Everything of one paper: scenarios as commands, every claim with its figures, what it hangs on, why."""
     from steelyard.claims.ask import command
-    from steelyard.report.paper import render
+    from steelyard.report.paper import WIDTH, render
 
     lines: list[Any] = [f"{paper.id} {paper.name}: {paper.title}" + (f" ({paper.source})" if paper.source else "")]
     lines.append(f"layer {paper.layer}; scenarios are {paper.setting}" + (f"; {paper.why}" if paper.why else ""))
     if paper.techniques:
         lines.append(f"techniques: {', '.join(paper.techniques)}")
     for name, scene in paper.scenario.items():
-        lines += ["", f"{name}:" + (f" {scene.about}" if scene.about else ""), f"  {command(*paper.scene(name))}"]
+        lines += [
+            "",
+            f"{name}:" + (f" {scene.about}" if scene.about else ""),
+            _copyable(command(*paper.scene(name)), width or WIDTH),
+        ]
     for f in found:
         claim = f.claim
         pair = f"{claim.form} of {claim.figure}, {claim.subject}" + (

@@ -6,7 +6,7 @@ import json as encode
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +56,8 @@ class ThisComputer:
     ] = False
     quick: Annotated[bool, switch("--quick", "with --here: a third of the measurements", HERE)] = False
     name: Annotated[
-        str, Parameter(name="--name", help="with --here: name of the machine written", group=group(HERE))
+        str,
+        Parameter(name="--name", help="name of the machine written, with --here, or of the anchor", group=group(HERE)),
     ] = "here"
     device: Annotated[str, option("with --here: cpu, gpu, cuda or mps", topic=HERE)] = ""
     threads: Annotated[int, option("with --here: threads (default: cores that are free)", topic=HERE)] = 0
@@ -115,7 +116,7 @@ def calibrate(
     """
     if anchors.said:
         document, lines = _anchor(
-            tuple(f for f in (anchors.anchor, machine, *files) if f), anchors, benchmarks, question, out
+            tuple(f for f in (anchors.anchor, machine, *files) if f), anchors, benchmarks, question, out, computer.name
         )
         say(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
         return
@@ -339,9 +340,11 @@ def _samples(machine: str, asked: Tables, out: str) -> Answer:
     return document, [head, _table(header, cells), *_wrote(paths)]
 
 
-def _anchor(logs: tuple[str, ...], asked: Anchors, benchmarks: Benchmarks, question: Any, out: str) -> Answer:
+def _anchor(
+    logs: tuple[str, ...], asked: Anchors, benchmarks: Benchmarks, question: Any, out: str, name: str
+) -> Answer:
     from steelyard.calibrate.anchor_runs import Said, anchor_of, write_anchor
-    from steelyard.calibrate.toml_files import check_folder
+    from steelyard.calibrate.toml_files import check_folder, check_name
     from steelyard.folders import folder_to_write
     from steelyard.units import parse_quantity
 
@@ -351,17 +354,20 @@ def _anchor(logs: tuple[str, ...], asked: Anchors, benchmarks: Benchmarks, quest
     units = {"ttft": "s", "tpot": "s", "tokens_per_s": "1"}
     given = {name: getattr(asked, name) for name in units if getattr(asked, name)}
     numbers = {name: problems.read(parse_quantity, text, units[name], name) for name, text in given.items()}
-    for name, number in numbers.items():
+    for unit, number in numbers.items():
         if number is not None and not 0 < number < 1e9:
-            problems.add([Problem(name, f"expected a number above 0, got {getattr(asked, name)}")])
+            problems.add([Problem(unit, f"expected a number above 0, got {getattr(asked, unit)}")])
     sizes = {name: getattr(asked, name) for name in GROUPS["batch"][1:] if getattr(asked, name)}
     if logs and (numbers or sizes):
         problems.add([Problem("anchor", f"a log says its own {', '.join([*numbers, *sizes])}: leave them out")])
-    for name, value in {"model": words["model"], "on": question.on}.items() if not logs else ():
-        problems.add([] if value else [Problem(name, "required without a log")])
+    for field, value in {"model": words["model"], "on": question.on}.items() if not logs else ():
+        problems.add([] if value else [Problem(field, "required without a log")])
+    problems.read(check_name, name, "name")
     problems.done()
     said = Said(*(numbers.get(name) for name in units))
     found = anchor_of({**words, **sizes}, logs, said=said, rate=benchmarks.rate, concurrency=benchmarks.concurrency)
+    if name != ThisComputer.name:
+        found = replace(found, anchor=replace(found.anchor, name=name))
     path = write_anchor(found, out)
     anchor, moved = found.anchor, found.anchor.moved(found.engine, found.machine.name, found.model)
     apart = {

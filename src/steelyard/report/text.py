@@ -153,11 +153,13 @@ def _times(e: Estimate) -> Any:
 
 
 def _rates(e: Estimate) -> list[Line]:
-    each = f"{figure(e.tokens_per_s_per_device)} per device, {figure(e.tokens_per_s_per_user)} per user"
+    thing = "token" if e.scenario.transformer.causal else "answer"
+    each = f"{figure(e.tokens_per_s_per_device)} per device"
+    each += f", {figure(e.tokens_per_s_per_user)} per user" if e.scenario.transformer.causal else ""
     watts = (e.energy_j + e.host_energy_j) / e.e2e_s / e.devices
     money = f"{e.price_note}; give one with --price"
     if e.usd_per_million_tokens is not None and e.usd_per_hour is not None:
-        money = f"{q(e.usd_per_million_tokens, 'USD')} per million tokens at {e.usd_per_hour:,.2f} USD/h per device"
+        money = f"{q(e.usd_per_million_tokens, 'USD')} per million {thing}s at {e.usd_per_hour:,.2f} USD/h per device"
         money += f" ({e.price_note})"
     total, active = e.scenario.transformer.parameters(), e.scenario.transformer.active_parameters()
     sizes = f"{total / 1e9:,.4g} B parameters" + (f", {active / 1e9:,.4g} B active" if active != total else "")
@@ -165,8 +167,8 @@ def _rates(e: Estimate) -> list[Line]:
     flops = flops_of(e)
     work = f"{sizes}; prefill {q(flops['prefill'], 'FLOP')}, decode step {q(flops['decode'], 'FLOP')}"
     return [
-        Line("throughput", f"{figure(e.tokens_per_s)} tokens/s; {each}"),
-        Line("energy", f"{q(e.energy_j_per_token, 'J')} per token, hosts included ({watts:,.0f} W per device)"),
+        Line("throughput", f"{figure(e.tokens_per_s)} {thing}s/s; {each}"),
+        Line("energy", f"{q(e.energy_j_per_token, 'J')} per {thing}, hosts included ({watts:,.0f} W per device)"),
         Line("money", money),
         Line("work", work),
     ]

@@ -128,7 +128,9 @@ class Scenario:
     @property
     def request_s(self) -> float:
         """The engine's own time of a request before its first step, s; with a step over the last tokens of its prompt
-        alone, where the engine computes them apart to come back to a state or window."""
+        alone, where the engine computes them apart to come back to a state or window. Counted ops serve no request."""
+        if self.transformer.model_type == "ops":
+            return 0.0
         last, model = self.engine.checkpoint_tokens, self.transformer
         if not last or not model.causal or not (model.state_bytes or getattr(model, "window", 0)):
             return self.engine.request_s
