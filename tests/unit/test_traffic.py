@@ -361,3 +361,11 @@ def test_all_problems_of_the_options_at_once() -> None:
     with pytest.raises(InputError) as caught:
         traffic(Traffic(rate="0", isl="many", osl="0", peak="-1x", requests=-3))
     assert {"rate", "isl", "osl", "peak", "requests"} <= {p.field for p in caught.value.problems}
+
+
+def test_workflows_of_a_catalogue_go_by_their_names() -> None:
+    name, calls = read_workflow("react")
+    assert (name, len(calls), calls[-1].carry) == ("react", 9, "all")
+    assert [c.name for c in read_workflow("plan-and-join")[1]] == ["plan", "join"]
+    with pytest.raises(InputError, match="no file at"):
+        read_workflow("no-such-workflow")

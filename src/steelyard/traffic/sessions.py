@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.documents import read_document
+from steelyard.documents import is_file, read_document
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
+from steelyard.folders import catalogue_folders
 from steelyard.traffic.arrivals import MAX_REQUESTS, check_blocks
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.trace import LENGTHS, Floats, Integers, Trace
@@ -146,9 +148,15 @@ _FIELDS = ("name", *LENGTHS, "after", "count", "delay", "carry")
 def read_workflow(path: str | Path) -> tuple[str, tuple[Call, ...]]:
     """Name and calls of a workflow file (TOML, JSON or YAML) with a list ``call`` in order of dependence.
 
+    Args:
+        path: a file, or the name of one in the ``workflows`` folder of a catalogue.
+
     Raises:
         InputError: every problem, with the path of its field.
     """
+    if re.fullmatch(r"[\w-]{1,40}", str(path)) and not is_file(path):
+        named = (folder / "workflows" / f"{path}.toml" for folder in catalogue_folders())
+        path = next((found for found in named if is_file(found)), path)
     data, file = read_document(path), Path(path).name
     problems = [Problem(f"{file}: {k}", "unknown field") for k in data if k not in ("name", "call")]
     listed = data.get("call")
