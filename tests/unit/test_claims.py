@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.claims.ask import figure, interval
+from steelyard.claims.ask import answer, figure, interval
 from steelyard.claims.paper import Claim, find_paper
 from steelyard.claims.run import row_of, run_paper
 from steelyard.claims.verdict import judge
@@ -202,3 +202,10 @@ def test_figures_are_paths_and_arithmetic_of_them() -> None:
         figure(answer, "ttft_s")
     with pytest.raises(InputError, match="expected arithmetic"):
         figure(answer, "__import__('os')")
+
+
+def test_energies_of_kernels_are_summed_as_their_times() -> None:
+    found = answer("explain", {"model": "llama-3.2-1b", "on": "a100_sxm", "batch": 1, "isl": 256, "osl": 2})["prefill"]
+    sums = found["energy_by_kind"]
+    kernels = [k for k in found["kernels"] if k["kind"] == "gemm"]
+    assert sums["gemm"] == pytest.approx(sum(k["energy_j"] for k in kernels)) and sums["gemm"] > sums["vector"] > 0

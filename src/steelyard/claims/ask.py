@@ -81,7 +81,7 @@ def _with_sums(document: dict[str, Any]) -> dict[str, Any]:
             groups: dict[str, list[Any]] = {}
             for kernel in kernels:  # time beside the kernels is of no block
                 groups.setdefault(kernel.get(key) or kernel["kind"], []).append(kernel)
-            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
+            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_"), ("energy_j", "energy_")):
                 sums = {name: sum(float(k.get(what) or 0.0) for k in some) for name, some in groups.items()}
                 document[phase][f"{prefix}by_{key}"] = sums
             intervals[phase][f"by_{key}"] = {name: _ends(some) for name, some in groups.items()}
