@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,15 @@ def test_clients_wait_for_what_a_server_holds_back() -> None:
     seen_by_clients(requests, config)
     assert requests["first_at"] == pytest.approx([1.0 + 10 * 0.1 + 10 * 0.1] * 2)
     assert requests["last_at"] == pytest.approx([12.0] * 2)
+
+
+def test_what_a_server_holds_back_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["--engine", "sglang", "--concurrency", "1", "--isl", "100", "--osl", "20", "--requests", "2", "--json"]
+
+    def first(*more: str) -> float:
+        assert main(["simulate", "llama-3.1-8b", "--on", "h100_sxm", *load, *more]) == 0
+        return float(json.loads(capsys.readouterr().out)["ttft_s"]["mean"])
+
+    plain, held, polled = first(), first("--stream-interval", "10"), first("--scheduler-recv-interval", "20")
+    assert held == first("--flag", "stream_interval=10") > plain
+    assert polled == first("--flag", "scheduler_recv_interval=20") > plain

@@ -312,6 +312,9 @@ sampling | text | none | choices=greedy,random,top-p --sampling | how tokens are
 async_scheduling | switch | none | - | prepare the next step while the device works
 api_server_count | whole | none | least=0 most=4096 --api-server-count | processes that tokenise and stream, of each
     replica; 0 for an offline run
+stream_interval | whole | none | least=1 most=1e+06 --stream-interval | tokens gathered before a client is sent any
+scheduler_recv_interval | whole | none | least=1 most=1e+06 --scheduler-recv-interval | steps of SGLang between two
+    looks for new requests
 """
 
 
