@@ -15,6 +15,8 @@ from steelyard.units import figure as rounded
 __all__ = ["SCHEMA", "csv_rows", "explanation", "text", "to_dict"]
 
 SCHEMA = "steelyard.claims/1"
+#: Most lines about claims that cannot be asked.
+_MOST_MISSING = 10
 Answers = Mapping[str, Sequence[Found]]
 
 
@@ -96,6 +98,8 @@ def _none(paper: Paper) -> Any:
 def _summary(papers: Sequence[Paper], answers: Answers) -> list[str]:
     rows = [row_of(p, answers[p.id]) for p in papers]
     lines = [f"{len(papers)} paper{'s' * (len(papers) != 1)}, {sum(r.runs for r in rows)} run; {_counted(rows)}"]
+    missing = [f"{p.id} {f.claim.n}: {f.why}" for p in papers for f in answers[p.id] if f.claim.runs and _unasked(f)]
+    lines += missing[:_MOST_MISSING]
     for score in scores([f for p in papers for f in answers[p.id] if f.claim.n]):
         if score["setting"] == "all" and score["published"]:
             lines.append(
@@ -103,6 +107,10 @@ def _summary(papers: Sequence[Paper], answers: Answers) -> list[str]:
                 f"{score['reproduced_frac']:.0%} reproduced, {score['direction_frac']:.0%} right in direction"
             )
     return lines
+
+
+def _unasked(found: Found) -> bool:
+    return found.predicted is None and not found.claim.verdict
 
 
 def _counted(rows: Iterable[Row]) -> str:

@@ -108,6 +108,7 @@ def run(
     Yields:
         a paper and what became of its claims, those of ``n`` 0 last.
     """
+    _state()  # a catalogue that cannot be read is wrong input, not a verdict on a claim
     if jobs <= 1 or len(chosen) <= 1:
         for paper in chosen:
             yield paper, run_paper(paper, sensitivity, fresh)
@@ -262,6 +263,8 @@ def _state() -> str:
     for root in catalogue_folders():
         files += sorted(p for p in root.rglob("*.toml") if p.parent.name != "claims") if root.is_dir() else []
     for path in files:
+        if not path.is_file():  # a folder called so, a link to nowhere
+            continue
         digest.update(path.as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -41,6 +41,9 @@ def claims(
         if layer not in layers:
             raise UnknownName("layer", layer, layers)
         chosen = [p for p in chosen if p.layer == layer]
+    ids = [p.id for p in chosen]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise InputError(f"{', '.join(twice)} asked for twice", field="papers")
     answers: dict[str, list[Found]] = {p.id: [] for p in chosen}
     jobs = jobs or os.cpu_count() or 1
     with status(output.quiet, f"asking the claims of {len(chosen)} papers") as say:
