@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from steelyard.claims.ask import answer, figure, interval
-from steelyard.claims.paper import Claim, find_paper
-from steelyard.claims.run import row_of, run_paper
+from steelyard.claims.board import text
+from steelyard.claims.paper import Claim, find_paper, papers
+from steelyard.claims.run import Found, row_of, run_paper
 from steelyard.claims.verdict import judge
 from steelyard.cli.main import main
 from steelyard.errors import InputError
@@ -213,3 +214,10 @@ def test_energies_of_kernels_are_summed_as_their_times() -> None:
     sums = found["energy_by_kind"]
     kernels = [k for k in found["kernels"] if k["kind"] == "gemm"]
     assert sums["gemm"] == pytest.approx(sum(k["energy_j"] for k in kernels)) and sums["gemm"] > sums["vector"] > 0
+
+
+def test_the_board_of_every_paper_keeps_its_words_whole() -> None:
+    every = list(papers().values())
+    told = text(every, {p.id: [Found(p, c, verdict="planned") for c in p.claim] for p in every})
+    assert "Sarathi-Serve" in told and "training time" in told  # names of six letters a line
+    assert max(map(len, told.splitlines())) <= 140

@@ -62,6 +62,8 @@ def test_a_processor_alone_is_no_cheapest_machine() -> None:
     assert [p.row()["machine"] for p in found][-1] == "xeon_silver_4210r"
     assert [p.bare for p in found] == [False] * (len(found) - 1) + [True]
     assert "+ the processor alone" in text(found)
+    assert [p.row()["machine"] for p in found if p.bought] == ["rtx_3060", "dgx_spark", "xeon_silver_4210r"]
+    assert "' bought" in text(found)  # rent and purchases stood in one column without a word
     assert sy.fit("qwen3-0.6b", "xeon_silver_4210r,raspberry_pi_5", sort="speed").rows[0].bare
 
 

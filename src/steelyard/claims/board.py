@@ -85,7 +85,7 @@ def text(papers: Sequence[Paper], answers: Answers, width: int | None = None) ->
             seconds = f"{f.seconds:.1f}" if f.claim.runs else ""
             claim = [f.claim.quantity, f.claim.unit, shown(f.claim.published), shown(f.predicted), ends]
             cells.append([paper.id, str(f.claim.n or ""), paper.name, *claim, f.verdict, seconds])
-    table = columns(heads, cells, ["n", "published", "predicted", "s"], ("name", "quantity"))
+    table = columns(heads, cells, ["n", "published", "predicted", "s"], ("name", "quantity", "unit", "published"))
     return render([table, "", *_summary(papers, answers)], width, piped=140)
 
 

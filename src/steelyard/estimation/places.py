@@ -120,8 +120,12 @@ class Place:
     @property
     def bare(self) -> bool:
         """Whether its price is that of a processor alone, without the board and the memory that holds the model."""
-        machine = self.estimate.scenario.cluster.machine
-        return machine.kind == "cpu" and price_of(machine.name) is None and self.usd_per_hour is not None
+        return self.estimate.scenario.cluster.machine.kind == "cpu" and self.bought
+
+    @property
+    def bought(self) -> bool:
+        """Whether its price is that of a purchase, because no rental price is known."""
+        return price_of(self.estimate.scenario.cluster.machine.name) is None and self.usd_per_hour is not None
 
     @property
     def tokens_per_s(self) -> float:
@@ -173,6 +177,7 @@ class Place:
             "tokens_per_s_low": 1 / high,
             "tokens_per_s_high": 1 / low,
             "price_usd_per_hour": usd,
+            "price_of_purchase": self.bought,
             "price_of_processor_alone": self.bare,
             "usd_per_million_tokens": usd / 3600 / (self.tokens_per_s * self.users) * 1e6 if usd is not None else None,
         }

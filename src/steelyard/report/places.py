@@ -47,6 +47,7 @@ def text(found: Places, width: int | None = None) -> str:
 #: Below a table with such places.
 _STARRED = "* the engine does not start with its defaults there: steelyard estimate says with which limits it does"
 _BARE = "+ the processor alone: the board and the memory that holds the model come on top; listed after whole machines"
+_BOUGHT = "' bought: the devices over three years with their power, as no rental price is known"
 #: Columns that narrow terminals go without, first to go first.
 _OPTIONAL = ("80%", "TTFT", "engine", "states", "context", "weights", "memory")
 
@@ -68,7 +69,7 @@ def parts(found: Places, width: int | None = None) -> list[Any]:
     users = found.rows[0].users
     head += f"; room for {users:,} requests at once, speed of each" if users > 1 else ""
     ends = [cell[-1:] for row in cells for cell in row]
-    star = [words for mark, words in (("*", _STARRED), ("+", _BARE)) if mark in ends]
+    star = [words for mark, words in (("*", _STARRED), ("'", _BOUGHT), ("+", _BARE)) if mark in ends]
     more = [f"{p.row()['model']} +{len(p.alike)}: the same figures have {', '.join(p.alike)}" for p in found if p.alike]
     return [" ".join(head.split()), "", table, *star, *left_out(heads, shown), *more, *found.notes]
 
@@ -108,5 +109,5 @@ def _cells(place: Place, models: bool, priced: bool, states: bool) -> list[str]:
         f"{row['largest_context']:,}" + ("" if row["starts_with_defaults"] else "*"),
     ]
     cells += [f"{row['state_slots']:,}" if row["state_slots"] else ""] if states else []
-    alone = "+" if row["price_of_processor_alone"] else ""
-    return cells + ([f"{usd:,.2f}{alone}" if usd is not None else ""] if priced else [])
+    mark = "+" if row["price_of_processor_alone"] else "'" if row["price_of_purchase"] else ""
+    return cells + ([f"{usd:,.2f}{mark}" if usd is not None else ""] if priced else [])
