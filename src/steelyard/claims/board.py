@@ -100,6 +100,7 @@ def _summary(papers: Sequence[Paper], answers: Answers) -> list[str]:
     lines = [f"{len(papers)} paper{'s' * (len(papers) != 1)}, {sum(r.runs for r in rows)} run; {_counted(rows)}"]
     missing = [f"{p.id} {f.claim.n}: {f.why}" for p in papers for f in answers[p.id] if f.claim.runs and _unasked(f)]
     lines += missing[:_MOST_MISSING]
+    lines += [f"{p.id} {f.claim.n} hangs on {one}" for p in papers for f in answers[p.id] for one in f.hangs_on]
     for score in scores([f for p in papers for f in answers[p.id] if f.claim.n]):
         if score["setting"] == "all" and score["published"]:
             lines.append(
