@@ -108,12 +108,12 @@ def test_the_command_prints_rows_pages_and_json(
     assert main([*shlex.split(command.replace("\\\n", ""))[1:], "--quiet"]) == 0  # it can be pasted
     capsys.readouterr()
     assert "--with fp8-kv" in told and "hangs on isl=128: direction" in told
+    assert main(["claims", path, "--sensitivity", "--quiet"]) == 0
+    assert "hangs on isl=128: direction" in capsys.readouterr().out  # it was said by --explain alone
     assert main(["claims", path, path, "--quiet"]) == 2
     assert "mine asked for twice" in capsys.readouterr().err
     assert main(["claims", _file(tmp_path, MINE.replace("batch = 64", "bacth = 64")), "--quiet"]) == 0
     assert "mine 1: cannot be asked: bacth: unknown field" in capsys.readouterr().out
-    assert main(["claims", path, "--sensitivity", "--quiet"]) == 0
-    assert "hangs on isl=128: direction" in capsys.readouterr().out  # it was said by --explain alone
     assert main(["claims", "S999"]) == 2
     assert "unknown paper 'S999'" in capsys.readouterr().err
     assert main(["claims", "--layer", "kvcash"]) == 2
