@@ -11,6 +11,7 @@ import pytest
 from steelyard.claims.ask import command
 from steelyard.claims.paper import Claim, Paper, papers
 from steelyard.techniques import TECHNIQUES, parse
+from steelyard.workload.oplist import PREFIX, find_op_list
 
 PAPERS = papers()
 RUNNING = [p for p in PAPERS.values() if p.runs]
@@ -72,7 +73,7 @@ def test_no_claimed_number_is_an_input_of_its_own_prediction(paper: Paper) -> No
     for claim in paper.claim:
         if not claim.runs or claim.verdict == "assumed":
             continue
-        given: list[float] = []
+        given = list(_numbers(dict(claim.sweep)))
         for name in {claim.baseline, claim.subject} - {""}:
             words = {**paper.scene(name)[1], "swept": dict(claim.sweep)}
             given += _numbers({k: v for k, v in words.items() if k not in ("model", "on", "engine")})
@@ -81,6 +82,12 @@ def test_no_claimed_number_is_an_input_of_its_own_prediction(paper: Paper) -> No
             for text in words.get("techniques", ()):
                 technique = parse(text)
                 given += _numbers([getattr(technique, p.field) for p in technique.parameters()])
+                given += _numbers(dict(technique.words(paper.scene(name)[0])))
+            if str(words.get("model")).startswith(PREFIX):
+                listed, _, sizes = words["model"].removeprefix(PREFIX).partition(":")
+                ops = find_op_list(listed)
+                given += _numbers([sizes, dict(ops.sizes), [[op.number, op.count, dict(op.bits)] for op in ops.op]])
+                given += _numbers([[rate.work, dict(rate.per_s)] for rate in ops.rates.values()])
         for number in _claimed(claim):
             same = [g for g in given if math.isclose(g, number, rel_tol=1e-3)]
             allowed = {float(x) for x in paper.coincidences}

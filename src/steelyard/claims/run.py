@@ -282,8 +282,9 @@ def _kept(verb: str, words: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
     path = folder and folder / "steelyard" / "claims" / f"{name}.json"
     if path is not None and not fresh:
         try:
-            _ANSWERS[name] = json.loads(path.read_text(encoding="utf-8"))
-            return _ANSWERS[name]
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(kept, dict) and kept:
+                return _ANSWERS.setdefault(name, kept)
         except (OSError, ValueError, RecursionError):  # none, or none that this program wrote
             pass
     found = answer(verb, words)
