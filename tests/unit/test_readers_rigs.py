@@ -297,3 +297,15 @@ def test_rows_split_otherwise_than_by_layers_are_counted_and_not_asked(tmp_path:
     paths = ({**row, "source_path": f"runs.jsonl#q6k/sm-{split}/pp2048"} for split in ("layer", "row"))
     folder = write(tmp_path / "rtx3090x4_rig" / "runs.csv", *paths)
     assert [why for c in read(folder) for why in c.why.tolist()] == ["", rigs.BY_ROWS]
+
+
+def test_a_queue_of_trtllm_bench_is_all_devices_and_attention_may_be_by_replica(tmp_path: Path) -> None:
+    row = {"model": "Qwen/Qwen3-0.6B", "quant": "fp8", "machine": "h200_sxm", "count": 2, "tp": 2, "ep": 1}
+    row |= {"engine": "TensorRT-LLM", "isl": 1000, "osl": 10, "metric": "output_throughput_per_gpu", "stat": "mean"}
+    apart = {**row, "scenario": "offline maximum load, attention DP", "value": 10.0}
+    folder = write(
+        tmp_path / "trtllm_perf_overview_2025_12" / "offline.csv", {**row, "scenario": "offline", "value": 10.0}, apart
+    )
+    found = only(read(folder), "tokens_per_s")
+    assert found.measured.tolist() == [20.0, 20.0] and found.why.tolist() == ["", ""]
+    assert found.predicted[1] > 1.1 * found.predicted[0]  # no all-reduce of a small model

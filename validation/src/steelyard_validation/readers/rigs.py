@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, guarded, machine_of, read_frame
+from steelyard.scenario.recipes import find_recipe
 from steelyard.traffic.build import Traffic
 from steelyard_validation.fits.family import split_of
 from steelyard_validation.readers._runs import Bench, Place, Row, compared
@@ -419,6 +420,26 @@ def _ampere_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     return place, Traffic(concurrency=clients, requests=clients, isl=int(r.isl), osl=int(r.osl))
 
 
+# ---- TensorRT-LLM ---------------------------------------------------------------------------------------------------
+
+
+def _queued(frame: pd.DataFrame) -> Iterator[Row]:
+    """``trtllm-bench``: all requests wait at the start; rates are of one device."""
+    rates = frame["metric"].eq("output_throughput_per_gpu")
+    yield from _rows(frame[rates].assign(metric="output_throughput", value=frame["value"] * frame["count"]), _queue)
+
+
+def _queue(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
+    weights = "" if "gpt-oss" in r.model else eight_bit(r.model) if r.quant == "fp8" else r.quant
+    words, flags = find_recipe("trtllm-overview/offline").said({"isl": int(r.isl), "osl": int(r.osl)})
+    place = Place(r.model, r.machine, "trtllm", weights, "fp8", tp=_whole(r.tp), ep=_whole(r.ep))
+    place = replace(place, flags=(*flags.items(), ("api_server_count", 0)))
+    if "attention DP" in r.scenario:
+        place = replace(place, tp=1, dp=place.tp)
+    requests = int(words["requests"])
+    return place, Traffic(concurrency=requests, requests=requests, isl=int(r.isl), osl=int(r.osl))
+
+
 _TABLES: Mapping[str, tuple[tuple[str, Callable[..., Iterator[Row]]], ...]] = {
     "dgx_spark_arena": (("vllm_closed*.csv", _spark), ("gpu_power*.csv", _spark_power)),
     "dgx_spark_llamacpp": (("batched*.csv", _batched_bench),),
@@ -427,4 +448,5 @@ _TABLES: Mapping[str, tuple[tuple[str, Callable[..., Iterator[Row]]], ...]] = {
     "two_gpu_sglang": (("*.csv", _pairs),),
     "sglang_cookbook": (("*.csv", _cookbook),),
     "rtx3090x4_rig": (("*.csv", _ampere),),
+    "trtllm_perf_overview_2025_12": (("offline*.csv", _queued),),
 }
