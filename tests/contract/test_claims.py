@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, int | float):
         yield float(value)
     elif isinstance(value, str):
-        for part in value.replace(":", " ").replace(",", " ").replace("=", " ").replace("+", " ").split():
+        for part in re.split(r"[\s:,=+/;@]+", value):
             try:
                 yield float(part.rstrip("sx%"))
             except ValueError:
