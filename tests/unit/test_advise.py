@@ -50,7 +50,7 @@ def test_the_objective_follows_the_scenario() -> None:
 
 
 def test_a_wrong_objective_or_technique_is_said() -> None:
-    with pytest.raises(InputError, match="unknown objective 'speed'"):
+    with pytest.raises(InputError, match=r"^objective: unknown objective 'speed'"):
         advise_words(WORDS, "speed")
     with pytest.raises(InputError, match="did you mean 'fp8-kv'"):
         advise_words(WORDS, only=["fp8kv8"])

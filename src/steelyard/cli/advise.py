@@ -63,4 +63,4 @@ def advise(
 
 
 def _refuse(objective: str, known: list[str]) -> None:
-    raise UnknownName("objective", objective, known).at("objective")
+    raise UnknownName("objective", objective, known)

@@ -135,7 +135,7 @@ def advise_words(
         DoesNotFit: as for :func:`advise`.
     """
     if objective and objective not in OBJECTIVES:
-        raise UnknownName("objective", objective, OBJECTIVES).at("objective")
+        raise UnknownName("objective", objective, OBJECTIVES)
     chosen = objective or _usual(words)
     base = _play(words, ())
     if isinstance(base, str):
