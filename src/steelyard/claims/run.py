@@ -171,7 +171,8 @@ def _asked(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) 
     except (InputError, DoesNotFit) as error:
         seconds = time.process_time() - begun
         return Found(paper, claim, verdict="missed", why=f"cannot be asked: {error}", seconds=seconds)
-    moved = any(b is None or not math.isclose(b.value, s.value, rel_tol=SAME) for b, s in figures)
+    moved = any(b is not None and not math.isclose(b.value, s.value, rel_tol=SAME) for b, s in figures)
+    moved = moved or claim.form == "exponent"  # a law of its own, whatever stands beside it
     seconds = time.process_time() - begun
     return Found(paper, claim, predicted, ends, judge(claim, predicted), claim.why, seconds, moved=moved)
 
