@@ -227,3 +227,25 @@ def test_the_board_of_every_paper_keeps_its_words_whole() -> None:
     told = text(every, {p.id: [Found(p, c, verdict="planned") for c in p.claim] for p in every})
     assert "Sarathi-Serve" in told and "training time" in told  # names of six letters a line
     assert max(map(len, told.splitlines())) <= 140
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steelyard.claims import paper as module
+    from steelyard.folders import catalogue_folders
+
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "X1.toml").write_text('id = "X1"\nid = "X1"\n')
+    (tmp_path / "claims" / "mine.toml").write_text(MINE)
+    caches = (catalogue_folders, module._every)
+    with monkeypatch.context() as patch:
+        patch.setenv("STEELYARD_CATALOGUE", str(tmp_path))
+        for cache in caches:
+            cache.cache_clear()
+        assert main(["claims", "mine", "--jobs", "1", "--quiet"]) == 0
+    for cache in caches:
+        cache.cache_clear()
+    captured = capsys.readouterr()
+    assert "not read: X1.toml" in captured.err and "Half the cache" in captured.out
+    assert not module.broken_papers()

@@ -44,7 +44,19 @@ from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_
 from steelyard.folders import catalogue_folders
 from steelyard.units import Quantity
 
-__all__ = ["ASKED", "FORMS", "PICKS", "SETTINGS", "Assumption", "Claim", "Paper", "Scene", "find_paper", "papers"]
+__all__ = [
+    "ASKED",
+    "FORMS",
+    "PICKS",
+    "SETTINGS",
+    "Assumption",
+    "Claim",
+    "Paper",
+    "Scene",
+    "broken_papers",
+    "find_paper",
+    "papers",
+]
 
 #: Verbs that a scenario may ask.
 ASKED = ("estimate", "explain", "simulate", "plan", "fit")
@@ -280,20 +292,33 @@ def _read(path: Path | str) -> Paper:
 
 
 @cache
+def _every() -> tuple[Mapping[str, Paper], tuple[str, ...]]:
+    found: dict[str, Paper] = {}
+    broken: list[str] = []
+    for folder in catalogue_folders():
+        for path in sorted((folder / "claims").glob("*.toml")):
+            try:
+                paper = _read(path)
+                if paper.id != path.stem:
+                    raise InputError(f"{path.name} holds {paper.id}: a file is called as its paper", field="id")
+            except InputError as error:
+                broken.append(str(error))
+                continue
+            found.setdefault(paper.id, paper)
+    return dict(sorted(found.items())), tuple(broken)
+
+
 def papers() -> Mapping[str, Paper]:
     """Every paper of the catalogues by id; of two of one id the one of the catalogue that is searched first.
 
-    Raises:
-        InputError: a file cannot be read, or a field is missing, unknown or wrong.
+    A file that cannot be read is left out; see :func:`broken_papers`.
     """
-    found: dict[str, Paper] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "claims").glob("*.toml")):
-            paper = _read(path)
-            if paper.id != path.stem:
-                raise InputError(f"{path.name} holds {paper.id}: a file is called as its paper", field="id")
-            found.setdefault(paper.id, paper)
-    return dict(sorted(found.items()))
+    return _every()[0]
+
+
+def broken_papers() -> tuple[str, ...]:
+    """What is wrong with files of the catalogues that cannot be read, a line for each."""
+    return _every()[1]
 
 
 def find_paper(name: str) -> Paper:

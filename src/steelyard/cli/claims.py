@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,7 +11,7 @@ from cyclopts import Parameter
 from steelyard.cli.help import option, switch
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError, UnknownName, bounded
 
 
 def claims(
@@ -31,7 +32,7 @@ def claims(
     if not 0 <= jobs <= 1024:
         raise InputError(f"expected 0 to 1024 processes, got {jobs}", field="jobs")
     from steelyard.claims import board
-    from steelyard.claims.paper import find_paper
+    from steelyard.claims.paper import broken_papers, find_paper
     from steelyard.claims.paper import papers as every
     from steelyard.claims.run import Found, run
 
@@ -44,6 +45,8 @@ def claims(
     ids = [p.id for p in chosen]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise InputError(f"{', '.join(twice)} asked for twice", field="papers")
+    for line in broken_papers():
+        print(bounded(f"not read: {line}"), file=sys.stderr)
     answers: dict[str, list[Found]] = {p.id: [] for p in chosen}
     jobs = jobs or os.cpu_count() or 1
     with status(output.quiet, f"asking the claims of {len(chosen)} papers") as say:
