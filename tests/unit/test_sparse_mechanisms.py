@@ -11,6 +11,7 @@ import pytest
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
 from steelyard.simulation.api import simulate
+from steelyard.techniques import parse
 from steelyard.workload.blocks.core import query_key_pairs
 from steelyard.workload.blocks.sparse import held, kept, prompt_window
 from steelyard.workload.shapes import Sparse
@@ -173,3 +174,9 @@ def test_devices_that_share_a_cache_read_their_part_of_it() -> None:
     ]
     assert float(attention[1].kernel.features["context"]) == pytest.approx(100_005 / 4, rel=1e-3)
     assert attention[1].time_s < 0.35 * attention[0].time_s
+
+
+@pytest.mark.parametrize("name", ["resident", "full"])
+def test_a_share_that_is_next_to_nothing_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"expected {name} as 0 or at least 1e-06"):
+        parse(f"kv-budget:rest=host,{name}=1e-30")

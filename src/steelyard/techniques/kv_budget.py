@@ -68,9 +68,15 @@ class KvBudget(Technique):
     prompts: Annotated[bool, "the share and the streaming heads hold in prompts, too"] = False
 
     def problems(self) -> list[Problem]:
-        """An unknown place."""
-        known = self.rest in RESTS
-        return [] if known else [Problem(self.name, f"expected rest as dropped, kept or host, got {self.rest!r:.80}")]
+        """An unknown place; shares of a cache so small that no number of tokens would fill a device."""
+        found = [
+            Problem(self.name, f"expected {name} as 0 or at least 1e-06, got {share:g}")
+            for name, share in (("resident", self.resident), ("full", self.full))
+            if 0 < share < 1e-6
+        ]
+        if self.rest not in RESTS:
+            found.append(Problem(self.name, f"expected rest as dropped, kept or host, got {self.rest!r:.80}"))
+        return found
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model without full attention, a device without a host."""
