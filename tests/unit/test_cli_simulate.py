@@ -411,7 +411,8 @@ def test_what_cannot_be_served_is_counted_and_run_aways_stop_with_a_reason(
     assert (found["requests"], found["rejected"], found["completed"]) == (1, 1, 0)
     found = _json(capsys, *SMALL, "--num-gpu-blocks", "1")
     assert found["rejected"] == 60
-    found = _json(capsys, *SMALL, "--mtbf", "1ms", "--restart", "1h")
+    long = [*MODEL, "--rate", "20/s", "--requests", "5", "--isl", "120000", "--osl", "5"]
+    found = _json(capsys, *long, "--mtbf", "1s", "--restart", "1h")
     assert found["unfinished"] > 0
     assert "fail" in found["stopped"]
 

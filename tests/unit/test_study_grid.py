@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_study_is_said_before_anything_is_priced() -> None:
 
 def test_techniques_are_an_axis_and_a_column_of_the_store() -> None:
     fixed = {"model": "llama-3.1-8b", "on": "h100_sxm", "isl": 2000, "osl": 200}
-    grid = {"batch": [8, 64], "techniques": ["", "fp8-kv", "int4-weights + fp8-kv", "eagle:k=4"]}
+    grid = {"batch": [8, 64], "techniques": ["", "fp8-kv", "int4-weights + fp8-kv", "llumnix"]}
     study = parse_study({"name": "t", "kind": "estimate", "fixed": fixed, "grid": grid})
     many, stored = estimate_grid(study), table_of("estimate", _point_by_point(study, "serial", 1))
     assert [repr(r) for r in many.rows()] == [repr(r) for r in stored.rows()]
@@ -124,4 +124,4 @@ def test_techniques_are_an_axis_and_a_column_of_the_store() -> None:
     assert (plain["kv"], kv["kv"], both["weights"]) == ("bf16", "fp8", "int4")
     assert plain["tpot_s"] > kv["tpot_s"] > both["tpot_s"]
     assert guessed.status == "refused"
-    assert guessed.problem == "eagle: it acts while requests run: estimate cannot use it, simulate does"
+    assert guessed.problem == "llumnix: it acts while requests run: estimate cannot use it, simulate does"

@@ -14,9 +14,13 @@ def fields_of_form(form: str) -> dict[str, tuple[str, str]]:
     return {f.path: (f.type, f.doc) for f in figures_of(form)}
 
 
-#: Figures of a simulation that are there only when the run has what they describe: techniques beyond scheduling, and
-#: several answers per prompt.
-OPTIONAL = tuple(f.path for f in figures_of("simulate") if f.path.startswith(("encode_s", "extras.", "groups.")))
+#: Figures of a simulation that are there only when the run has what they describe: techniques beyond scheduling,
+#: several answers per prompt, a capacity that was looked for, workflows.
+OPTIONAL = tuple(
+    f.path
+    for f in figures_of("simulate")
+    if f.path.startswith(("encode_s", "extras.", "groups.", "capacity", "workflows."))
+)
 
 
 #: Figures of an estimate that are there only where the model has what they describe.
