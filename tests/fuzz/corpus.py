@@ -109,6 +109,8 @@ def catalogue(kind: str) -> list[bytes]:
         return [
             f.read_bytes() for f in sorted((_CATALOGUE / kind / "h100_sxm").glob("*.toml")) if f.stat().st_size < 20_000
         ]
+    if kind == "engines":  # whole by itself; the dated ones are generations of these
+        return [(_CATALOGUE / kind / "engines.toml").read_bytes()]
     return files(kind, 3)
 
 

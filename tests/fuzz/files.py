@@ -369,6 +369,29 @@ def recipe(content: bytes, folder: Path) -> None:
     sy.Scenario.of("simulate", "llama-3.2-1b", "h100_sxm", concurrency=2, requests=4, recipe=whole)
 
 
+def claims(content: bytes, folder: Path) -> None:
+    from steelyard.claims.board import csv_rows
+    from steelyard.claims.paper import find_paper
+    from steelyard.claims.run import Found
+
+    paper = find_paper(str(written(folder, "c.toml", content)))
+    for name in paper.scenario:
+        paper.scene(name)
+    csv_rows([paper], {paper.id: [Found(paper, claim) for claim in paper.claim]})
+
+
+def op_list(content: bytes, folder: Path) -> None:
+    finite(sy.estimate(written(folder, "o.toml", content), "h100_sxm", isl=1))
+
+
+def presets(content: bytes, folder: Path) -> None:
+    from steelyard.documents import build, read_document
+    from steelyard.techniques import _presets
+
+    for preset in build(_presets._File, read_document(written(folder, "t.toml", content))).technique:
+        str(_presets._made(preset).about())
+
+
 def anchor(content: bytes, folder: Path) -> None:
     path = str(written(folder, "a.toml", content))
     finite(sy.estimate("llama-3.2-1b", "h100_sxm", anchor=path))

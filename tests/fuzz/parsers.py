@@ -73,6 +73,9 @@ PARSERS: dict[str, Parser] = {
     "study_yaml": Parser("json", _json(*corpus.STUDIES), partial(questions.study, ".yaml"), 0.2),
     "plan_file": Parser("toml", questions.plans, questions.plan, 0.5),
     "recipe": Parser("toml", lambda: corpus.files("recipes", 4), files.recipe),
+    "claims": Parser("toml", lambda: corpus.files("claims", 6)[-6:], files.claims),
+    "op_list": Parser("toml", lambda: corpus.files("oplists", 6), files.op_list, 0.5),
+    "presets": Parser("toml", lambda: corpus.files("techniques", 4), files.presets, 0.5),
     "anchor": Parser("toml", _toml(corpus.ANCHOR), files.anchor),
     "store": Parser("bytes", questions.stores, questions.store, 0.1, forked=True),
     **{

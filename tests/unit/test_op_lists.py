@@ -68,6 +68,7 @@ def test_a_counted_op_takes_its_number_over_its_rate_and_elsewhere_its_work(tmp_
         (("limbs = 4", "limbs = -4"), "above 0"),
         (('rate = "ntt"', 'einsum = "b x -> b"'), "no size for rank 'x'"),
         (("work = 1e6", "worth = 1e6"), "worth"),
+        (('rate = "ntt"', 'einsum = "b -> b"\nroles = ["activtion", "activation"]'), "unknown role 'activtion'"),
         (("a100_sxm = 1e5", "a100_sxm = -1e5"), "above 0"),
         (("a100_sxm = 1e5", "a100_sxm = nan"), "finite"),
         ((_COUNTED, 'einsum = "b limbs -> b"\nbits = { in1 = 8 }'), "unknown operand 'in1'"),

@@ -55,6 +55,8 @@ __all__ = ["PREFIX", "CountedOp", "OpList", "Rate", "find_op_list", "load_op_lis
 
 #: What a name of an op list begins with.
 PREFIX = "ops:"
+#: What an operand may be.
+_ROLES = ("activation", "weight", "kv", "state", "table")
 #: Ranks that the question sets.
 _ASKED = ("b", "t")
 #: Most ops of a list, and the largest size.
@@ -127,6 +129,9 @@ class OpList:
             place = f"op[{i}]"
             if names.index(op.name) != i:
                 yield Problem(f"{place}.name", f"{show(op.name)} is there twice")
+            for role in op.roles:
+                if role not in _ROLES:
+                    yield Problem(f"{place}.roles", UnknownName("role", role, _ROLES).message)
             if bool(op.einsum) == bool(op.rate):
                 yield Problem(place, "expected an einsum, or a rate and a number")
             if op.rate and op.rate not in self.rates:
