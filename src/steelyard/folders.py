@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,16 @@ from pathlib import Path
 from steelyard.errors import InputError, show
 from steelyard.registry import entry_points
 
-__all__ = ["GROUP", "cache_folder", "catalogue_folders", "folder_to_write", "home", "missing_catalogue", "user_folder"]
+__all__ = [
+    "GROUP",
+    "cache_folder",
+    "catalogue_files",
+    "catalogue_folders",
+    "folder_to_write",
+    "home",
+    "missing_catalogue",
+    "user_folder",
+]
 
 #: Entry points whose values name a package that holds a catalogue.
 GROUP = "steelyard.catalogues"
@@ -41,6 +51,12 @@ def catalogue_folders() -> tuple[Path, ...]:
         places = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
         found += [p for p in places if p.resolve() != own.resolve()]
     return tuple(found)
+
+
+def catalogue_files(kind: str) -> Iterator[Path]:
+    """The TOML files of one folder of every catalogue (``machines``, ``recipes``), in the order they are searched."""
+    for folder in catalogue_folders():
+        yield from sorted((folder / kind).glob("*.toml"))
 
 
 def missing_catalogue() -> str:

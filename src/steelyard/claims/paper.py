@@ -41,7 +41,7 @@ from typing import Annotated, Any
 
 from steelyard.documents import build, is_file, read_document
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
 
 __all__ = [
@@ -295,16 +295,15 @@ def _read(path: Path | str) -> Paper:
 def _every() -> tuple[Mapping[str, Paper], tuple[str, ...]]:
     found: dict[str, Paper] = {}
     broken: list[str] = []
-    for folder in catalogue_folders():
-        for path in sorted((folder / "claims").glob("*.toml")):
-            try:
-                paper = _read(path)
-                if paper.id != path.stem:
-                    raise InputError(f"{path.name} holds {paper.id}: a file is called as its paper", field="id")
-            except InputError as error:
-                broken.append(str(error))
-                continue
-            found.setdefault(paper.id, paper)
+    for path in catalogue_files("claims"):
+        try:
+            paper = _read(path)
+            if paper.id != path.stem:
+                raise InputError(f"{path.name} holds {paper.id}: a file is called as its paper", field="id")
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        found.setdefault(paper.id, paper)
     return dict(sorted(found.items())), tuple(broken)
 
 

@@ -24,7 +24,7 @@ from typing import Annotated
 from steelyard.deployment.engine import Engine, Moved
 from steelyard.documents import build, is_file, read_document
 from steelyard.errors import InputError, UnknownName, normalise
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
@@ -131,9 +131,8 @@ def told(anchor: Anchor, engine: Engine) -> str:
 def anchors() -> Mapping[str, Path]:
     """The file of every anchor of the catalogues by name."""
     found: dict[str, Path] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "anchors").glob("*.toml")):
-            found.setdefault(path.stem, path)
+    for path in catalogue_files("anchors"):
+        found.setdefault(path.stem, path)
     return MappingProxyType(found)
 
 

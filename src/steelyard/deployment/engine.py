@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from steelyard.documents import build, build_file, named
 from steelyard.errors import InputError, UnknownName, normalise, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.machine.classes import family_named, kinds, stack_named
 from steelyard.machine.component import Machine
 from steelyard.units import Quantity
@@ -388,11 +388,7 @@ class _EngineFile:
 
 @cache
 def _files() -> tuple[tuple[str, _EngineFile], ...]:
-    return tuple(
-        (named(path), build_file(_EngineFile, path))
-        for folder in catalogue_folders()
-        for path in sorted((folder / "engines").glob("*.toml"))
-    )
+    return tuple((named(path), build_file(_EngineFile, path)) for path in catalogue_files("engines"))
 
 
 @cache

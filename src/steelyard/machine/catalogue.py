@@ -16,7 +16,7 @@ from typing import Any
 
 from steelyard.documents import build_file, read_text
 from steelyard.errors import InputError, UnknownName, complete, normalise, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files, catalogue_folders
 from steelyard.machine.component import Machine
 from steelyard.machine.loader import (
     file_source,
@@ -53,18 +53,13 @@ _LINE = re.compile(r"^(name|title|aliases)\s*=\s*(.+?)\s*$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
-def _files(kind: str) -> Iterator[Path]:
-    for folder in catalogue_folders():
-        yield from sorted((folder / kind).glob("*.toml"))
-
-
 @cache
 def _index() -> tuple[Mapping[str, Path], Mapping[str, str], Mapping[str, Path]]:
     """(name -> file), (name -> title), (normalised name or alias -> file), by a scan of the files' first lines."""
     by_name: dict[str, Path] = {}
     titles: dict[str, str] = {}
     by_key: dict[str, Path] = {}
-    for path in _files("machines"):
+    for path in catalogue_files("machines"):
         by_name.setdefault(path.stem, path)
         by_key.setdefault(normalise(path.stem), path)
     for path in by_name.values():
@@ -242,21 +237,21 @@ def _spellings(key: str) -> Iterator[str]:
 @cache
 def networks() -> Mapping[str, Network]:
     """Every network by name."""
-    found = [n for p in _files("networks") for n in build_file(NetworkFile, p).network]
+    found = [n for p in catalogue_files("networks") for n in build_file(NetworkFile, p).network]
     return {n.name: n for n in reversed(found)}
 
 
 @cache
 def nodes() -> Mapping[str, Node]:
     """Every node by name."""
-    found = [n for p in _files("nodes") for n in build_file(NodeFile, p).node]
+    found = [n for p in catalogue_files("nodes") for n in build_file(NodeFile, p).node]
     return {n.name: n for n in reversed(found)}
 
 
 @cache
 def systems() -> Mapping[str, System]:
     """Every whole system and instance of a cloud, by name."""
-    found = [n for p in _files("systems") for n in build_file(SystemFile, p).system]
+    found = [n for p in catalogue_files("systems") for n in build_file(SystemFile, p).system]
     return {n.name: n for n in reversed(found)}
 
 
@@ -293,7 +288,7 @@ def find_whole(name: str) -> System:
 @cache
 def prices() -> tuple[Price, ...]:
     """Every price, newest first."""
-    found = [x for path in _files("prices") for x in build_file(PriceFile, path, _without_class).price]
+    found = [x for path in catalogue_files("prices") for x in build_file(PriceFile, path, _without_class).price]
     return tuple(sorted(found, key=lambda x: x.date, reverse=True))
 
 
@@ -308,7 +303,7 @@ def _without_class(data: dict[str, Any]) -> dict[str, Any]:
 @cache
 def _quick(kind: str, name: str, cls: type[Any], field: str) -> Any:
     """The entry with exactly this name, read from the one file that mentions it; None when there is none."""
-    for path in _files(kind):
+    for path in catalogue_files(kind):
         if f'name = "{name}"' in read_text(path):
             for entry in getattr(build_file(cls, path), field):
                 if entry.name == name:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
 from steelyard.documents import build_file
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
 
 __all__ = ["Family", "Kind", "Stack", "families", "family_named", "kinds", "stack_named", "stacks"]
@@ -99,11 +99,7 @@ _Class = TypeVar("_Class", Kind, Stack, Family)
 
 @cache
 def _files() -> tuple[_ClassFile, ...]:
-    return tuple(
-        build_file(_ClassFile, path)
-        for folder in catalogue_folders()
-        for path in sorted((folder / "classes").glob("*.toml"))
-    )
+    return tuple(build_file(_ClassFile, path) for path in catalogue_files("classes"))
 
 
 def _by_name(found: tuple[_Class, ...]) -> Mapping[str, _Class]:

@@ -21,7 +21,7 @@ from steelyard.arithmetic import reckon
 from steelyard.deployment.plan import DEGREES
 from steelyard.documents import build, is_file, read_document
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.scenario.fields import GROUPS, STATIC_FLAGS, VERBS
@@ -237,10 +237,9 @@ def recipes() -> Mapping[str, Recipe]:
         InputError: a file cannot be read, or a field is missing, unknown or wrong.
     """
     found: dict[str, Recipe] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "recipes").glob("*.toml")):
-            for recipe in _read(path):
-                found.setdefault(recipe.name, recipe)
+    for path in catalogue_files("recipes"):
+        for recipe in _read(path):
+            found.setdefault(recipe.name, recipe)
     return found
 
 

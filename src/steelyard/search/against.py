@@ -12,7 +12,7 @@ from typing import Annotated
 
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, UnknownName
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import find_model
 
@@ -64,11 +64,10 @@ def hosted_prices() -> Mapping[str, tuple[HostedPrice, ...]]:
         InputError: a file cannot be read.
     """
     found: dict[str, tuple[HostedPrice, ...]] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "hosted").glob("*.toml")):
-            for entry in build(_HostedFile, read_document(path), path.name).hosted:
-                name = _name(entry.model)
-                found[name] = (*found.get(name, ()), *entry.prices)
+    for path in catalogue_files("hosted"):
+        for entry in build(_HostedFile, read_document(path), path.name).hosted:
+            name = _name(entry.model)
+            found[name] = (*found.get(name, ()), *entry.prices)
     return found
 
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.registry import entry_points
 from steelyard.techniques._base import Citation, Technique, unknown
 
@@ -92,13 +92,12 @@ def presets() -> Mapping[str, Preset]:
         InputError: a file cannot be read, or a field is missing, unknown or wrong.
     """
     found: dict[str, Preset] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "techniques").glob("*.toml")):
-            here = build(_File, read_document(path), path.name).technique
-            for preset in here:
-                if any(preset is not other and preset.name == other.name for other in here):
-                    raise InputError(f"{path.name} has two techniques called {preset.name}", field="technique")
-                found.setdefault(preset.name, preset)
+    for path in catalogue_files("techniques"):
+        here = build(_File, read_document(path), path.name).technique
+        for preset in here:
+            if any(preset is not other and preset.name == other.name for other in here):
+                raise InputError(f"{path.name} has two techniques called {preset.name}", field="technique")
+            found.setdefault(preset.name, preset)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from steelyard.documents import parse, read_text
 from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, printable, raise_all, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.workload.families import read_config
 from steelyard.workload.ingest.hf import load_path
 from steelyard.workload.model import Model, ModelEntry
@@ -253,27 +253,26 @@ def _scan() -> tuple[tuple[tuple[_Place, int, tuple[str, ...]], ...], tuple[str,
     """Every entry of every catalogue: its place, its rank in the search, and its names; and what cannot be read."""
     found: list[tuple[_Place, int, tuple[str, ...]]] = []
     broken: list[str] = []
-    for folder in catalogue_folders():
-        for file in sorted((folder / "models").glob("*.toml")):
-            try:
-                text = read_text(file)
-            except InputError as error:
-                broken.append(error.message)
+    for file in catalogue_files("models"):
+        try:
+            text = read_text(file)
+        except InputError as error:
+            broken.append(error.message)
+            continue
+        starts = [m.start() for m in _TABLE.finditer(text)]
+        for start, end in pairwise([*starts, len(text)]):
+            head = text[start : (text.find("[model.config]", start, end) + 1 or end + 1) - 1]
+            match = _ID.search(head)
+            if match is None:
+                line = text.count("\n", 0, start) + 1
+                broken.append(f"{show(str(file))}: the [[model]] of line {line} has no id")
                 continue
-            starts = [m.start() for m in _TABLE.finditer(text)]
-            for start, end in pairwise([*starts, len(text)]):
-                head = text[start : (text.find("[model.config]", start, end) + 1 or end + 1) - 1]
-                match = _ID.search(head)
-                if match is None:
-                    line = text.count("\n", 0, start) + 1
-                    broken.append(f"{show(str(file))}: the [[model]] of line {line} has no id")
-                    continue
-                names = [match.group(1)]
-                for group in _NAMES.finditer(head):
-                    names += [a or b for a, b in _QUOTED.findall(group.group(2))]
-                found.append((_Place(match.group(1), file, start, end), len(found), tuple(names)))
-            if not starts:
-                broken.append(f"{show(str(file))}: holds no [[model]]")
+            names = [match.group(1)]
+            for group in _NAMES.finditer(head):
+                names += [a or b for a, b in _QUOTED.findall(group.group(2))]
+            found.append((_Place(match.group(1), file, start, end), len(found), tuple(names)))
+        if not starts:
+            broken.append(f"{show(str(file))}: holds no [[model]]")
     return tuple(found), tuple(broken)
 
 

@@ -45,7 +45,7 @@ import numpy as np
 from steelyard.arithmetic import reckon
 from steelyard.documents import build, read_document
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
-from steelyard.folders import catalogue_folders
+from steelyard.folders import catalogue_files
 from steelyard.units import Quantity, parse_quantity
 from steelyard.workload.fixed import FixedGraph
 from steelyard.workload.model import Model
@@ -220,10 +220,9 @@ def op_lists() -> Mapping[str, OpList]:
         InputError: a file cannot be read, or a field is missing, unknown or wrong.
     """
     found: dict[str, OpList] = {}
-    for folder in catalogue_folders():
-        for path in sorted((folder / "oplists").glob("*.toml")):
-            one = build(OpList, read_document(path), path.name)
-            found.setdefault(one.name, one)
+    for path in catalogue_files("oplists"):
+        one = build(OpList, read_document(path), path.name)
+        found.setdefault(one.name, one)
     return found
 
 
