@@ -23,6 +23,7 @@ from steelyard.cost.step import StepFigures
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
+from steelyard.techniques.refusals import no_answers
 from steelyard.techniques.sparsity import noted
 from steelyard.traffic.trace import MAX_TOKENS, Trace
 from steelyard.units import Quantity
@@ -59,8 +60,8 @@ class AnswerLength(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model that answers nothing; segments while requests run."""
-        if not scenario.transformer.causal:
-            return [Problem(self.name, f"{scenario.transformer.name} does not generate")]
+        if found := no_answers(self.name, scenario.transformer):
+            return found
         if self.segment and scenario.verb != "estimate":
             return [Problem(self.name, f"segments are priced for a static batch: {scenario.verb} cannot play them")]
         return []

@@ -19,10 +19,11 @@ import numpy as np
 
 from steelyard.cost.memory import kv_bytes, weight_bytes
 from steelyard.cost.step import Replica, StepFigures
-from steelyard.deployment.plan import Plan
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another
+from steelyard.techniques.guessers import plan_beside
+from steelyard.techniques.refusals import refused_by
 from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import load_model
@@ -57,11 +58,7 @@ class Auxiliary(Technique):
             return [Problem(self.name, "expected instead, or latents=16 entries to append")]
         if self.instead and not self.model:
             return [Problem(self.name, "instead needs the model that reads: auxiliary:llama-3.2-1b,instead")]
-        try:
-            _ = self.reader
-        except InputError as error:
-            return [Problem(self.name, problem.message) for problem in error.problems]
-        return []
+        return refused_by(self.name, lambda: self.reader)
 
     @cached_property
     def reader(self) -> Transformer | None:
@@ -85,9 +82,8 @@ class Auxiliary(Technique):
         """What prices the auxiliary model, and the projection of its cache."""
         base = scenario.replica
         reader = self.reader or scenario.transformer
-        over = scenario.plan.tp if reader.heads % scenario.plan.tp == 0 else 1
-        plan = Plan(kv=scenario.plan.kv).over(over).resolved(reader.native_weights)
-        aux = Replica(reader, plan, replace(base.cluster, count=over), base.engine)
+        plan = plan_beside(reader, scenario.plan)
+        aux = Replica(reader, plan, replace(base.cluster, count=plan.tp), base.engine)
         model = scenario.transformer
         sides = (x.kv_elements_per_token / x.depth for x in (reader, model))
         width, outputs = (max(1, round(x)) for x in sides)

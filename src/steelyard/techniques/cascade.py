@@ -24,9 +24,10 @@ from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.memory import weight_bytes
 from steelyard.cost.step import Replica
 from steelyard.deployment.plan import Plan
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.step import Step
@@ -116,11 +117,7 @@ class Cascade(Technique):
 
     def problems(self) -> list[Problem]:
         """A model that is none."""
-        try:
-            _loaded(self.model)
-        except InputError as error:
-            return [Problem(self.name, error.problems[0].message)]
-        return []
+        return refused_by(self.name, lambda: _loaded(self.model))
 
     def conflict(self, other: Technique) -> str:
         """What changes one model's steps alone."""

@@ -22,6 +22,7 @@ from steelyard.cost.memory import kv_bytes
 from steelyard.cost.step import StepFigures
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import no_cache
 from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.step import Step
@@ -52,8 +53,7 @@ class ChunkCache(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model without a cache."""
-        model = scenario.transformer
-        return [] if model.causal else [Problem(self.name, f"{model.name} does not generate: it has no KV cache")]
+        return no_cache(self.name, scenario.transformer)
 
     def scenario(self, scenario: Any) -> Any:
         """What the answer says of it."""

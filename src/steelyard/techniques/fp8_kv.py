@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import no_cache
 
 __all__ = ["Fp8Kv"]
 
@@ -24,8 +25,7 @@ class Fp8Kv(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model without a cache."""
-        model = scenario.transformer
-        return [] if model.causal else [Problem("fp8-kv", f"{model.name} does not generate: it has no KV cache")]
+        return no_cache(self.name, scenario.transformer)
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The format of the cache."""

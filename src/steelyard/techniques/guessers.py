@@ -20,7 +20,7 @@ from steelyard.workload.op import Op
 from steelyard.workload.protocol import Workload
 from steelyard.workload.transformer import FeedForward, Layer, Step, Transformer, transformer_of
 
-__all__ = ["Draft", "Wanted", "draft_of", "guessing_cluster", "with_draft"]
+__all__ = ["Draft", "Wanted", "draft_of", "guessing_cluster", "plan_beside", "with_draft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,12 @@ def read_devices(on: str) -> Cluster:
         raise InputError(error.message, field="on") from None
 
 
+def plan_beside(small: Transformer, plan: Plan, over: int = 0) -> Plan:
+    """The plan of a smaller model beside another: as published, over so many devices; 0: all, if its heads allow."""
+    devices = over or (plan.tp if small.heads % plan.tp == 0 else 1)
+    return Plan(kv=plan.kv).over(devices).resolved(small.native_weights)
+
+
 def draft_of(wanted: Wanted, workload: Workload, plan: Plan) -> Draft | None:
     """The guesser of a model; None when guesses are free.
 
@@ -150,8 +156,7 @@ def draft_of(wanted: Wanted, workload: Workload, plan: Plan) -> Draft | None:
         over = wanted.tp or (plan.tp if small.heads % plan.tp == 0 and not wanted.on else 1)
         if small.heads % over:
             raise InputError(f"tp={over} does not divide the {small.heads} heads of {small.name}", field="speculate")
-        native = small.native_weights
-        own = Plan(kv=plan.kv).over(over).resolved(native)
+        own = plan_beside(small, plan, over)
         if wanted.on:  # its memory is not that of the model's devices
             return Draft(small, own, 0.0, 0.0, f"draft {small.name} on {wanted.on}", wanted.block, wanted.on)
         return Draft(

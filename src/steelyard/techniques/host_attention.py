@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from steelyard.deployment.offload import parse_offload
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.machine.host import find_host, usual_host
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.near_memory import AttentionBeside
+from steelyard.techniques.refusals import refused_by, unplanned
 
 __all__ = ["HostAttention"]
 
@@ -50,15 +51,11 @@ class HostAttention(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A plan is sought; memory that is the host's."""
-        if scenario.verb == "plan":
-            return [Problem(self.name, "a cache in host memory is priced by estimate and simulate, not planned with")]
+        if found := unplanned(self.name, scenario, "a cache in host memory is"):
+            return found
         if scenario.cluster.unlike or not scenario.transformer.causal:
             return [Problem(self.name, "priced for one kind of device and models that generate")]
-        try:
-            usual_host(scenario.cluster.machine)
-        except InputError as error:
-            return [Problem(self.name, error.problems[0].message)]
-        return []
+        return refused_by(self.name, lambda: usual_host(scenario.cluster.machine))
 
     def scenario(self, scenario: Any) -> Any:
         """The cache in host memory, beside what weights lie there."""

@@ -23,10 +23,11 @@ from steelyard.cost.effect import Effect
 from steelyard.cost.kernel import Elsewhere, Kernel, Program
 from steelyard.cost.program import lower
 from steelyard.cost.step import Replica
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import refused_by, unplanned
 from steelyard.units import Quantity
 
 __all__ = ["LayerSplit"]
@@ -108,16 +109,12 @@ class LayerSplit(Technique):
 
     def problems(self) -> list[Problem]:
         """A machine that is none."""
-        try:
-            _known(self.edge)
-        except InputError as error:
-            return [Problem(self.name, error.problems[0].message)]
-        return []
+        return refused_by(self.name, lambda: _known(self.edge))
 
     def applies(self, scenario: Any) -> list[Problem]:
         """Several kinds of devices, a plan that is sought."""
-        if scenario.verb == "plan":
-            return [Problem(self.name, "priced by estimate and simulate, not planned with")]
+        if found := unplanned(self.name, scenario):
+            return found
         if scenario.cluster.unlike or scenario.plan.pp > 1 or scenario.plan.offload:
             return [Problem(self.name, "priced beside one stage of one kind of device, with all weights on it")]
         return []

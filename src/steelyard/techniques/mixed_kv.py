@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import no_cache
 from steelyard.techniques.sparsity import no_full_attention, with_sparse
 from steelyard.units import Quantity
 
@@ -63,9 +64,7 @@ class MixedKv(Technique):
     def applies(self, scenario: Any) -> list[Problem]:
         """A model without a cache; without full attention where queries are scored."""
         model = scenario.transformer
-        if not model.causal:
-            return [Problem(self.name, f"{model.name} does not generate: it has no KV cache")]
-        return no_full_attention(self.name, model) if self.probes else []
+        return no_cache(self.name, model) or (no_full_attention(self.name, model) if self.probes else [])
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The format of the cache, with its stated width."""

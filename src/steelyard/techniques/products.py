@@ -36,6 +36,7 @@ from steelyard.deployment.formats import Format, find_format
 from steelyard.errors import InputError, Problem
 from steelyard.machine.component import Compute, Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import unplanned
 from steelyard.units import Quantity
 
 __all__ = ["BitPlanes", "LookupTable", "MixedBits", "WeightSparsity"]
@@ -112,15 +113,27 @@ def _stored(scenario: Any, bits: float, base: str = "") -> Any:
     return replace(scenario, plan=plan)
 
 
-def _unplanned(name: str, scenario: Any) -> list[Problem]:
-    words = "changes the bytes of weights: priced by estimate and simulate, not planned with"
-    return [Problem(name, words)] if scenario.verb == "plan" else []
-
-
 @dataclass(frozen=True)
 class _Products(Technique):
     layer: ClassVar[str] = "format"
     slot: ClassVar[str] = "products"
+
+    def _unplanned(self, scenario: Any) -> list[Problem]:
+        return unplanned(self.name, scenario, "changes the bytes of weights:")
+
+
+@dataclass(frozen=True)
+class _Rated(_Products):
+    """Products at a rate of their own."""
+
+    def rate_on(self, machine: Machine) -> float:
+        """Operations per second of the products."""
+        raise NotImplementedError
+
+    @property
+    def step_effect(self) -> PlanesOf:
+        """Their rate."""
+        return PlanesOf(1.0, of=self)
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ class WeightSparsity(_Products):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A plan is sought."""
-        return _unplanned(self.name, scenario)
+        return self._unplanned(scenario)
 
     def scenario(self, scenario: Any) -> Any:
         """Fewer bytes."""
@@ -156,7 +169,7 @@ class WeightSparsity(_Products):
 
 
 @dataclass(frozen=True)
-class BitPlanes(_Products):
+class BitPlanes(_Rated):
     """Products of single bits."""
 
     name: ClassVar[str] = "bit-planes"
@@ -176,7 +189,7 @@ class BitPlanes(_Products):
         machine = scenario.cluster.machine
         if _binary(machine) is None:
             return [Problem(self.name, f"{machine.name} has no products of single bits (binary); a100_sxm has")]
-        return _unplanned(self.name, scenario)
+        return self._unplanned(scenario)
 
     def scenario(self, scenario: Any) -> Any:
         """Weights of so many bits, products of the narrowest kernel that the machine has beside them."""
@@ -190,11 +203,6 @@ class BitPlanes(_Products):
         engine = _binary(machine)
         assert engine is not None
         return engine.peak["binary"] / (self.weight_bits * self.act_bits)
-
-    @property
-    def step_effect(self) -> PlanesOf:
-        """Their rate."""
-        return PlanesOf(1.0, of=self)
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ def _binary(machine: Machine) -> Compute | None:
 
 
 @dataclass(frozen=True)
-class LookupTable(_Products):
+class LookupTable(_Rated):
     """Tables of sums in place of products."""
 
     name: ClassVar[str] = "lookup-table"
@@ -237,7 +245,7 @@ class LookupTable(_Products):
         machine = scenario.cluster.machine
         if not _fastest(machine).clock_hz:
             return [Problem(self.name, f"the clock of {machine.name} is not known")]
-        return _unplanned(self.name, scenario)
+        return self._unplanned(scenario)
 
     def scenario(self, scenario: Any) -> Any:
         """Weights of so many bits."""
@@ -249,11 +257,6 @@ class LookupTable(_Products):
         """Operations per second: each lookup stands for ``group`` multiply-accumulates with one bit of the weights."""
         engine = _fastest(machine)
         return 2.0 * self.group * self.lookups_per_clock * engine.units * engine.clock_hz / self.weight_bits
-
-    @property
-    def step_effect(self) -> PlanesOf:
-        """Their rate."""
-        return PlanesOf(1.0, of=self)
 
 
 def _fastest(machine: Machine) -> Compute:

@@ -23,9 +23,11 @@ import numpy as np
 from steelyard.cost.memory import kv_bytes, weight_bytes
 from steelyard.cost.step import Replica, StepFigures
 from steelyard.deployment.plan import Plan
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.guessed_batch import one_after_another, times
+from steelyard.techniques.guessers import plan_beside
+from steelyard.techniques.refusals import no_answers, refused_by
 from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.catalogue import load_model
@@ -64,11 +66,7 @@ class Samples(Technique):
         if not self.verifier:
             lone = self.calls > 1 or self.again
             return [Problem(self.name, "calls need a verifier: verifier=self or a model")] if lone else []
-        try:
-            _ = self.reader
-        except InputError as error:
-            return [Problem(self.name, problem.message) for problem in error.problems]
-        return []
+        return refused_by(self.name, lambda: self.reader)
 
     @cached_property
     def reader(self) -> Transformer | None:
@@ -78,8 +76,7 @@ class Samples(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model that answers nothing."""
-        model = scenario.transformer
-        return [] if model.causal else [Problem(self.name, f"{model.name} does not generate")]
+        return no_answers(self.name, scenario.transformer)
 
     def scenario(self, scenario: Any) -> Any:
         """What the answer says of it."""
@@ -124,8 +121,7 @@ class Samples(Technique):
         if self.reader is None:
             plan: Plan = scenario.plan
             return plan
-        over = scenario.plan.tp if self.reader.heads % scenario.plan.tp == 0 else 1
-        return Plan(kv=scenario.plan.kv).over(over).resolved(self.reader.native_weights)
+        return plan_beside(self.reader, scenario.plan)
 
     def batch_bytes(self, scenario: Any, batch: Any, context: Any) -> Any:
         """The caches of the other answers, whose prompt is the first one's; the verifier's weights."""

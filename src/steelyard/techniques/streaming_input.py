@@ -20,6 +20,7 @@ from steelyard.deployment.engine import Engine
 from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import no_answers
 from steelyard.techniques.sparsity import noted
 from steelyard.units import Quantity
 from steelyard.workload.op import Array
@@ -60,8 +61,7 @@ class StreamingInput(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model that answers nothing."""
-        model = scenario.transformer
-        return [] if model.causal else [Problem(self.name, f"{model.name} does not generate")]
+        return no_answers(self.name, scenario.transformer)
 
     def scenario(self, scenario: Any) -> Any:
         """What the answer says of it."""

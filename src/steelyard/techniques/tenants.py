@@ -28,18 +28,16 @@ from steelyard.deployment.engine import Engine
 from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import unplanned
 from steelyard.units import Quantity
 from steelyard.workload.step import Step
 
 __all__ = ["ModelSwitch", "Tenants"]
 
+#: What is not planned with.
+SEVERAL = "several models on the same devices are"
 #: Ending of the name of a kernel that runs once for each model.
 PRIVATE = " of each model"
-
-
-def _unplanned(name: str, scenario: Any) -> list[Problem]:
-    words = "several models on the same devices are priced by estimate and simulate, not planned with"
-    return [Problem(name, words)] if scenario.verb == "plan" else []
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Tenants(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A plan is sought, or the private blocks are more than any memory."""
-        return _unplanned(self.name, scenario)
+        return unplanned(self.name, scenario, SEVERAL)
 
     def scenario(self, scenario: Any) -> Any:
         """Memory of the private blocks of the other models."""
@@ -135,7 +133,7 @@ class ModelSwitch(Technique):
         """A machine whose link to the host is not known."""
         if not self.rate_bytes_per_s and not scenario.cluster.machine.links("host"):
             return [Problem(self.name, f"expected rate=50GB/s: {scenario.cluster.machine.name} has no link to a host")]
-        return _unplanned(self.name, scenario)
+        return unplanned(self.name, scenario, SEVERAL)
 
     own_bytes = 0.0
     """Of the model that was asked for, once it is known."""

@@ -32,10 +32,11 @@ from steelyard.cost.host_memory import THERE
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.step import Replica
 from steelyard.deployment.offload import EVERY, Offload, parse_offload
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import refused_by, unplanned
 from steelyard.units import Quantity
 
 __all__ = ["ExpertCache", "WeightStreaming"]
@@ -173,15 +174,11 @@ def _host(scenario: Any, disk: bool) -> Machine:
 
 def _refused(name: str, scenario: Any, disk: bool) -> list[Problem]:
     """Why weights cannot lie elsewhere."""
-    if scenario.verb == "plan":
-        return [Problem(name, "weights outside the device are priced by estimate and simulate, not planned with")]
+    if found := unplanned(name, scenario, "weights outside the device are"):
+        return found
     if scenario.cluster.unlike:
         return [Problem(name, "priced for one kind of device, not for several")]
-    try:
-        _host(scenario, disk)
-    except InputError as error:
-        return [Problem(name, error.problems[0].message)]
-    return []
+    return refused_by(name, lambda: _host(scenario, disk))
 
 
 def _placed(scenario: Any, asked: Offload, disk: bool) -> Any:
@@ -199,6 +196,9 @@ class _Elsewhere(Technique):
     layer: ClassVar[str] = "memory"
     refuses: ClassVar[tuple[str, ...]] = ("offload",)
     slot: ClassVar[str] = "weights elsewhere"
+
+    def _without_rate(self, disk: bool, rate_bytes_per_s: float) -> list[Problem]:
+        return [Problem(self.name, "expected rate=7GB/s of the disk")] if disk and not rate_bytes_per_s else []
 
     def conflict(self, other: Technique) -> str:
         """Pools of their own."""
@@ -232,9 +232,7 @@ class WeightStreaming(_Elsewhere):
 
     def problems(self) -> list[Problem]:
         """A disk without a rate."""
-        return (
-            [Problem(self.name, "expected rate=7GB/s of the disk")] if self.disk and not self.rate_bytes_per_s else []
-        )
+        return self._without_rate(self.disk, self.rate_bytes_per_s)
 
     def applies(self, scenario: Any) -> list[Problem]:
         """Nothing lies elsewhere, or nothing can."""
@@ -293,9 +291,7 @@ class ExpertCache(_Elsewhere):
 
     def problems(self) -> list[Problem]:
         """A disk without a rate."""
-        return (
-            [Problem(self.name, "expected rate=7GB/s of the disk")] if self.disk and not self.rate_bytes_per_s else []
-        )
+        return self._without_rate(self.disk, self.rate_bytes_per_s)
 
     def applies(self, scenario: Any) -> list[Problem]:
         """A model without experts."""
