@@ -10,6 +10,7 @@ from typing import Any
 from steelyard.arithmetic import reckon
 from steelyard.errors import InputError, show
 from steelyard.interval import Z80
+from steelyard.scenario.answers import at_path
 
 __all__ = ["answer", "command", "figure", "interval"]
 
@@ -95,19 +96,8 @@ def _ends(kernels: Sequence[Mapping[str, Any]]) -> list[float]:
     return [time * math.exp(-Z80 * spread), time * math.exp(Z80 * spread)]
 
 
-def _at(document: Any, path: str) -> Any:
-    for part in path.split("."):
-        if isinstance(document, Mapping):
-            document = document.get(part)
-        elif isinstance(document, list) and part.isdigit() and int(part) < len(document):
-            document = document[int(part)]
-        else:
-            return None
-    return document
-
-
 def _number(document: Any, path: str) -> float | None:
-    value = _at(document, path)
+    value = at_path(document, path)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -122,7 +112,7 @@ def interval(document: Mapping[str, Any], text: str) -> tuple[float, float]:
     def end(i: int) -> float:
         def value_of(path: str) -> float | None:
             for where in (f"interval.{path}", f"intervals.{path}"):
-                ends = _at(document, where)
+                ends = at_path(document, where)
                 if isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(x, int | float) for x in ends):
                     return float(ends[i])
             return _number(document, path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.claims.paper import Paper
 from steelyard.claims.run import Found, Row, row_of
-from steelyard.claims.verdict import VERDICTS, Number
+from steelyard.claims.verdict import JUDGED, VERDICTS, Number
 from steelyard.units import figure as rounded
 
 __all__ = ["SCHEMA", "csv_rows", "explanation", "text", "to_dict"]
@@ -34,7 +34,7 @@ def to_dict(papers: Sequence[Paper], answers: Answers) -> dict[str, Any]:
 def scores(found: Sequence[Found]) -> list[dict[str, Any]]:
     """Verdicts of the claims that run, by how checkable they are and by where their scenarios are from."""
     rows = []
-    ran = [f for f in found if f.predicted is not None and f.verdict in VERDICTS[:3]]
+    ran = [f for f in found if f.predicted is not None and f.verdict in JUDGED]
     settings = ("", "artifact", "abstract", "representative")
     for checkable in ("yes", "partly", "no"):
         for setting in settings:
@@ -43,7 +43,7 @@ def scores(found: Sequence[Found]) -> list[dict[str, Any]]:
             known = [f for f in some if f.claim.published is not None]
             if not some:
                 continue
-            count = {v: sum(f.verdict == v for f in known) for v in VERDICTS[:3]}
+            count = {v: sum(f.verdict == v for f in known) for v in JUDGED}
             right = count["reproduced"] + count["direction"]
             n = len(known)
             rows.append(

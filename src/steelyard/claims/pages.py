@@ -9,12 +9,10 @@ from pathlib import Path
 from steelyard.claims.board import Answers, scores, shown
 from steelyard.claims.paper import Paper
 from steelyard.claims.run import Found, row_of
-from steelyard.claims.verdict import VERDICTS
+from steelyard.claims.verdict import JUDGED, VERDICTS
 from steelyard.writing import write_text
 
 __all__ = ["write_pages"]
-
-_TOLD = VERDICTS[:3]
 
 
 def write_pages(papers: Sequence[Paper], answers: Answers, folder: str) -> None:
@@ -118,7 +116,7 @@ def _scatter(papers: Sequence[Paper], answers: Answers) -> str:
 
 def _point(f: Found) -> tuple[float, float] | None:
     published, c = f.claim.published, f.claim
-    if f.verdict not in _TOLD or not isinstance(published, int | float) or not isinstance(f.predicted, int | float):
+    if f.verdict not in JUDGED or not isinstance(published, int | float) or not isinstance(f.predicted, int | float):
         return None
     if c.form in ("ratio", "inverse") and c.factor == 1:
         pair = float(published), float(f.predicted)

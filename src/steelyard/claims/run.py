@@ -18,7 +18,7 @@ from typing import Any
 from steelyard._version import __version__
 from steelyard.claims.ask import answer, command, figure, interval
 from steelyard.claims.paper import Assumption, Claim, Paper
-from steelyard.claims.verdict import SAME, Number, judge
+from steelyard.claims.verdict import SAME, VERDICTS, Number, judge
 from steelyard.documents import is_file, is_folder
 from steelyard.errors import DoesNotFit, InputError, SteelyardError, show
 from steelyard.folders import cache_folder, catalogue_folders
@@ -320,9 +320,8 @@ def _stamps(words: object) -> list[tuple[str, int, int]]:
 def row_of(paper: Paper, found: Iterable[Found]) -> Row:
     """The row of a paper: the best of its verdicts, whether it runs, and the command of what was asked first."""
     found = list(found)
-    order = ("reproduced", "direction", "missed", "assumed", "context", "planned")
     verdicts = [f.verdict for f in found] or [paper.verdict or "planned"]
-    verdict = min(verdicts, key=order.index)
+    verdict = min(verdicts, key=VERDICTS.index)
     first = next((f for f in found if f.claim.runs), None)
     text = ""
     if first is not None:

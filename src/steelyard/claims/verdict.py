@@ -20,9 +20,11 @@ from collections.abc import Sequence
 
 from steelyard.claims.paper import Claim
 
-__all__ = ["SAME", "VERDICTS", "WITHIN", "judge"]
+__all__ = ["JUDGED", "SAME", "VERDICTS", "WITHIN", "judge"]
 
+#: Every verdict, the best first; the first three are of what was asked.
 VERDICTS = ("reproduced", "direction", "missed", "assumed", "context", "planned")
+JUDGED = VERDICTS[:3]
 #: Most that a reproduced number is off, as a ratio.
 WITHIN = 1.25
 #: The same of a value without a baseline whose direction is right, of a change in %, and of an exponent as a distance.

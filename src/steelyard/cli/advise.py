@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from steelyard.cli.help import option, switch
-from steelyard.cli.options import Model, Wrong, options_of, words_of_options
+from steelyard.cli.options import Model, Wrong, options_of, processes, words_of_options
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import UnknownName
 
 Question: Any = options_of("simulate")
 
@@ -42,8 +41,7 @@ def advise(
     words = words_of_options("simulate", question, problems)
     if objective and objective not in OBJECTIVES:
         problems.read(_refuse, objective, list(OBJECTIVES))
-    if not 0 <= jobs <= 1024:
-        raise InputError(f"expected 0 to 1024 processes, got {jobs}", field="jobs")
+    workers = processes(jobs)
     problems.done()
     with status(output.quiet, "trying techniques") as say:
         found = advise_words(
@@ -51,7 +49,7 @@ def advise(
             objective,
             only=[x.strip() for x in only.split(";") if x.strip()],
             pairs=not no_pairs,
-            jobs=jobs or os.cpu_count() or 1,
+            jobs=workers,
             watch=lambda done, of: say(f"{done} of {of} combinations"),
         )
     write(

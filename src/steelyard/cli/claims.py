@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from steelyard.cli.help import option, switch
+from steelyard.cli.options import processes
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, UnknownName, bounded
@@ -29,8 +29,7 @@ def claims(
     Every claim is a pair of ordinary questions that you can ask yourself: --explain prints them as commands.
     """
     output.check()
-    if not 0 <= jobs <= 1024:
-        raise InputError(f"expected 0 to 1024 processes, got {jobs}", field="jobs")
+    workers = processes(jobs)
     from steelyard.claims import board
     from steelyard.claims.paper import broken_papers, find_paper
     from steelyard.claims.paper import papers as every
@@ -48,11 +47,10 @@ def claims(
     for line in broken_papers():
         print(bounded(f"not read: {line}"), file=sys.stderr)
     answers: dict[str, list[Found]] = {p.id: [] for p in chosen}
-    jobs = jobs or os.cpu_count() or 1
     with status(output.quiet, f"asking the claims of {len(chosen)} papers") as say:
         runnable = [p for p in chosen if p.runs]
         for done, (paper, found) in enumerate(
-            run(runnable, jobs, sensitivity or (explain and len(chosen) <= 3), fresh), 1
+            run(runnable, workers, sensitivity or (explain and len(chosen) <= 3), fresh), 1
         ):
             answers[paper.id] = found
             say(f"{done} of {len(runnable)} papers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import field, fields, make_dataclass
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ __all__ = [
     "answers",
     "only",
     "options_of",
+    "processes",
     "words_of_options",
 ]
 
@@ -246,3 +248,12 @@ def only(blocks: list[Block]) -> Estimate:
 
 #: Lengths of a benchmark whose log does not say them.
 Lengths: Any = options_of("simulate", GROUPS["batch"][1:], required=False)
+
+
+def processes(jobs: int) -> int:
+    """How many processes ``--jobs`` asks for; 0: as many as there are cores. Raises :class:`InputError`."""
+    from steelyard.studies.executors import MAX_JOBS
+
+    if not 0 <= jobs <= MAX_JOBS:
+        raise InputError(f"expected 0 to {MAX_JOBS} processes, got {jobs}", field="jobs")
+    return jobs or os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.units import figure, format_quantity
@@ -46,7 +46,7 @@ def rows(found: Advice) -> list[dict[str, Any]]:
 def text(found: Advice, width: int | None = None) -> str:
     """The ranking for a terminal."""
     from steelyard.report.paper import columns, render
-    from steelyard.search.advise import OBJECTIVES, Tried
+    from steelyard.search.advise import OBJECTIVES, Tried, costs_of
 
     wanted = OBJECTIVES[found.objective]
     lines: list[Any] = [f"ranked by {wanted.words}; without any: {found.base[found.objective]:.4g}", ""]
@@ -60,7 +60,7 @@ def text(found: Advice, width: int | None = None) -> str:
         cells = [_cells(" + ".join(t.names), t, shown) for t in best]
         cells.append(_cells("none of them", Tried((), 1.0, None, found.base), shown))
         lines.append(columns(heads, cells, heads[1:], ("techniques",)))
-        if said := dict.fromkeys((name, words) for t in best for name, words in _said(t)):
+        if said := dict.fromkeys(pair for t in best for pair in costs_of(t.names)):
             lines += ["", "what their papers say they cost:", *(f"  {name}: {words}" for name, words in said)]
     else:
         lines.append("nothing that was tried is better than the scenario as it is")
@@ -85,16 +85,6 @@ def _cells(name: str, tried: Tried, shown: Mapping[str, tuple[str, str]]) -> lis
     values = [(tried.figures[n], unit) for n, (unit, _) in shown.items()]
     figures = ["" if math.isnan(v) else format_quantity(v, unit) if unit else figure(v) for v, unit in values]
     return [name, "from 0" if math.isinf(tried.gain) else f"{tried.gain:.2f}", ends, *figures]
-
-
-def _said(tried: Tried) -> Iterator[tuple[str, str]]:
-    """What the papers of some techniques say they cost, by technique."""
-    from steelyard.techniques._registry import TECHNIQUES
-
-    for text in tried.names:
-        name = text.partition(":")[0]
-        if words := TECHNIQUES.get(name).costs:
-            yield name, words
 
 
 def _short(words: str) -> str:

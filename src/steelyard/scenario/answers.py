@@ -8,10 +8,12 @@ the path, ``*``: one for each statistic); an indented line goes on with the mean
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-__all__ = ["STATISTICS", "Figure", "figures_of"]
+__all__ = ["STATISTICS", "Figure", "at_path", "figures_of"]
 
 #: Statistics of a time over all requests.
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -28,6 +30,18 @@ class Figure:
     columns: tuple[str, ...]
     """Columns of the store; the ends of an interval are two."""
     doc: str
+
+
+def at_path(document: Any, path: str) -> Any:
+    """What stands at a path of a JSON answer (``ttft_s.p99``, ``pools.0.devices``); None: nothing does."""
+    for part in path.split("."):
+        if isinstance(document, Mapping):
+            document = document.get(part)
+        elif isinstance(document, list) and part.isdigit() and int(part) < len(document):
+            document = document[int(part)]
+        else:
+            return None
+    return document
 
 
 @cache

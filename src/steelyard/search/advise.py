@@ -15,10 +15,11 @@ from typing import Any
 
 from steelyard._display import Result
 from steelyard.errors import DoesNotFit, InputError, UnknownName
+from steelyard.scenario.answers import at_path
 from steelyard.scenario.verbs import verb
 from steelyard.techniques._registry import TECHNIQUES, parse
 
-__all__ = ["OBJECTIVES", "Advice", "Objective", "Tried", "advise", "advise_words"]
+__all__ = ["OBJECTIVES", "Advice", "Objective", "Tried", "advise", "advise_words", "costs_of"]
 
 #: Singles of which pairs are made, and the least gain that is one.
 _PAIRED, _LEAST = 6, 1.01
@@ -144,7 +145,7 @@ def advise_words(
         chosen = "e2e"
     if not math.isfinite(base[0][chosen]):
         raise InputError(f"the scenario has no {OBJECTIVES[chosen].words}", field="objective")
-    texts = list(only) or [*_texts(words)]
+    texts = list(only) or _texts()
     for text in only:
         parse(text)
     singles = _tried(words, [(text,) for text in texts], base, chosen, jobs, watch)
@@ -175,14 +176,10 @@ def _usual(words: Mapping[str, Any]) -> str:
     return "throughput" if words.get("concurrency") or str(words.get("rate", "")) == "inf" else "e2e"
 
 
-def _texts(words: Mapping[str, Any]) -> list[str]:
-    """Every technique that states all it needs, and is not in the scenario already."""
-    found = []
-    for name in TECHNIQUES:
-        cls = TECHNIQUES.get(name)
-        if not any(p.default is MISSING for p in cls.parameters()):
-            found.append(name)
-    return found
+def _texts() -> list[str]:
+    """Every technique that states all it needs."""
+    every = ((name, TECHNIQUES.get(name).parameters()) for name in TECHNIQUES)
+    return [name for name, parameters in every if not any(p.default is MISSING for p in parameters)]
 
 
 def _best_of_each(helpful: Sequence[Tried]) -> list[str]:
@@ -246,9 +243,7 @@ def _play(words: Mapping[str, Any], names: tuple[str, ...]) -> Ends | str:
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, objective in OBJECTIVES.items():
-        value: Any = summary
-        for key in objective.path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = at_path(summary, objective.path)
         found[name] = float(value) if isinstance(value, int | float) else math.nan
     found[_KEPT] = float(summary["throughput"].get("goodput_frac", math.nan))
     return found
@@ -258,9 +253,15 @@ def _judged(names: tuple[str, ...], played: Ends | str, base: Ends, objective: s
     if isinstance(played, str):
         return Tried(names, refused=played)
     gains = [_gain(ours[objective], theirs[objective], objective) for ours, theirs in zip(played, base, strict=True)]
-    costs = tuple(x for x in (TECHNIQUES.get(n.partition(":")[0]).costs for n in names) if x)
+    costs = tuple(words for _, words in costs_of(names))
     ends = (min(gains), max(gains)) if all(map(math.isfinite, gains)) else None
     return Tried(names, gains[0], ends, played[0], costs=costs)
+
+
+def costs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """What the papers of some techniques say they cost, by technique; those that say nothing are left out."""
+    named = (text.partition(":")[0] for text in names)
+    return [(name, words) for name in named if (words := TECHNIQUES.get(name).costs)]
 
 
 def _gain(ours: float, theirs: float, objective: str) -> float:

@@ -18,7 +18,7 @@ from steelyard.search.chance import ALL, chances, holds, quantile
 from steelyard.search.options import Floats, PoolOption
 from steelyard.search.task import PlanTask
 from steelyard.simulation.arrays import Member, Played, play, setup_of_fleet
-from steelyard.simulation.capacity import GROWTH, growth
+from steelyard.simulation.capacity import GROWTH, growth, next_rate
 from steelyard.simulation.metrics import describe
 from steelyard.simulation.result import COMPLETED
 from steelyard.simulation.wires import End, wires_between
@@ -401,12 +401,7 @@ class Player:
                 high, above = rate, outcome
             if high <= low * (1 + resolution):
                 break
-            if math.isinf(high):
-                rate, step = low * step, step**1.5
-            elif low == 0.0:
-                rate, step = high / step, step**1.7
-            else:
-                rate = math.sqrt(low * high)
+            rate, step = next_rate(low, high, step)
         return low, above
 
 

@@ -28,7 +28,7 @@ from steelyard.traffic.trace import Floats, Trace
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
 
-__all__ = ["GROWTH", "Capacity", "at_rate", "check_traffic", "find_capacity", "growth", "more_requests"]
+__all__ = ["GROWTH", "Capacity", "at_rate", "check_traffic", "find_capacity", "growth", "more_requests", "next_rate"]
 
 #: How closely the largest rate is found, as a share; of those at the ends of its interval.
 RESOLUTION, ROUGH = 0.01, 0.03
@@ -198,15 +198,25 @@ def _largest(
             low = times
         if high <= low * (1 + resolution):
             break
-        if math.isinf(high):
-            times, step = low * step, step**1.5
-        elif low == 0.0:
-            times, step = high / step, step**1.7
-        else:
-            times = math.sqrt(low * high)
+        times, step = next_rate(low, high, step)
         if times < max(1e-4 * guess, floor) or times > 1e9 * guess:
             break  # requests that stand alone, or no limit
     return low, lowest, 0.0 if math.isinf(high) else high
+
+
+def next_rate(low: float, high: float, step: float) -> tuple[float, float]:
+    """The rate to try between one that holds and one that does not, and the step after it.
+
+    Args:
+        low: the largest that holds; 0 = none yet.
+        high: the smallest that does not; infinity = none yet.
+        step: how far to go, as a ratio, while one of them is missing.
+    """
+    if math.isinf(high):
+        return low * step, step**1.5
+    if low == 0.0:
+        return high / step, step**1.7
+    return math.sqrt(low * high), step
 
 
 def at_rate(trace: Trace, times: float, rate: float) -> Trace:

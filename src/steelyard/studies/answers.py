@@ -6,13 +6,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from steelyard.errors import DoesNotFit, InputError
-from steelyard.scenario.answers import STATISTICS, figures_of
+from steelyard.scenario.answers import STATISTICS, at_path, figures_of
 from steelyard.scenario.fields import FLAGS, PRICE, fields_of
 from steelyard.studies.files import located
 from steelyard.studies.points import SIZES, Point, answered_by, scenario_of
@@ -189,7 +188,7 @@ def _simulation(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     row: dict[str, Any] = {"devices": found.devices, "promises_met": all(v.met for v in verdicts) if verdicts else None}
     for figure in figures_of("simulate"):
         if figure.columns:
-            value: Any = reduce(lambda part, name: part.get(name), figure.path.split("."), document)  # type: ignore[arg-type, return-value]
+            value = at_path(document, figure.path)
             values = [value[cut] for cut in STATISTICS] if figure.type == "statistics" else [value]
             row |= dict(zip(figure.columns, values, strict=True))
     more = {
