@@ -29,3 +29,9 @@ def test_the_walk_names_files_that_exist() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     assert len(named) > 10
     assert not {name for name in named if not (SRC / name).is_file()}
+
+
+def test_every_technique_file_is_reached_by_entry_point_only() -> None:
+    text = (ROOT / ".importlinter").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^    steelyard\.techniques\.(\w+)$", text[text.index("forbidden_modules") :], re.M))
+    assert listed == {p.stem for p in (SRC / "techniques").glob("*.py") if not p.stem.startswith("_")}

@@ -117,19 +117,28 @@ def _gemm(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Co
             host_s = _host_s(rows["kernel"] if fmt == EAGER_FORMAT else np.full(len(rows), fmt), m, machine)
             phases = np.where(answer.time_s > host_s, phase, f"{phase} host-bound")
             answer = _eager(answer, host_s)
-        for part in np.unique(phases):
-            mask = phases == part
-            yield comparison(
-                ask,
-                op,
-                metric="time_s",
-                phase=str(part),
-                machine=machine.name,
-                family=fmt,
-                measured=time_s[mask],
-                split=split[mask],
-                **{key: values[mask] for key, values in answer.columns.items()},
-            )
+        families = np.broadcast_to(fmt, len(rows))
+        yield from _by_phase((ask, op, machine), phases, families, time_s, split, answer)
+
+
+def _by_phase(
+    about: tuple[Any, str, Machine], phases: Any, families: Any, measured: Any, split: Any, answer: Any
+) -> Iterator[Comparison]:
+    """Rows of one table and machine, those of each phase together."""
+    ask, op, machine = about
+    for phase in np.unique(phases):
+        mask = phases == phase
+        yield comparison(
+            ask,
+            op,
+            metric="time_s",
+            phase=str(phase),
+            machine=machine.name,
+            family=families[mask],
+            measured=measured[mask],
+            split=split[mask],
+            **{key: values[mask] for key, values in answer.columns.items()},
+        )
 
 
 def _host_s(kernels: Any, m: Any, machine: Machine) -> NDArray[np.float64]:
@@ -183,19 +192,7 @@ def _attention(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterat
             host_s = EAGER_ATTENTION_S[kind][int(bits <= 8)]
             phases = np.where(answer.time_s > host_s, f"{kind} eager", f"{kind} eager host-bound")
             answer = answer.at_least(host_s, interval80(host_s, EAGER_SPREAD))
-        for one in np.unique(phases):
-            mask = phases == one
-            yield comparison(
-                ask,
-                op,
-                metric="time_s",
-                phase=str(one),
-                machine=machine.name,
-                family=family[mask],
-                measured=time_s[mask],
-                split=split[mask],
-                **{key: values[mask] for key, values in answer.columns.items()},
-            )
+        yield from _by_phase((ask, op, machine), phases, family, time_s, split, answer)
 
 
 def _moe(path: Path, op: str, machine: Machine | None, ask: Ask) -> Iterator[Comparison]:
