@@ -135,13 +135,14 @@ def test_a_simulation_says_its_engine_and_how_it_schedules() -> None:
 def test_a_broken_model_file_stops_no_other_model_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from steelyard import folders
     from steelyard.workload import catalogue as models
 
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "torn.toml").write_bytes(b"\xff\xfe\x00bad")
     (tmp_path / "models" / "two.toml").write_text('[[model]]\nparameters = 3\n[[model]]\nid = "me/bad"\n', "utf-8")
-    ours = models.catalogue_folders()
-    monkeypatch.setattr(models, "catalogue_folders", lambda: (tmp_path, *ours))
+    ours = folders.catalogue_folders()
+    monkeypatch.setattr(folders, "catalogue_folders", lambda: (tmp_path, *ours))
     for cached in (models._scan, models._index, models._spoken):
         cached.cache_clear()
     try:
