@@ -1,1 +1,1 @@
-"""Readers of model files: Hugging Face folders, safetensors and GGUF headers. They parse data and execute nothing."""
+"""Readers that make a :class:`~steelyard.workload.tensor_graph.TensorGraph`: torch modules, ONNX and kept files."""
