@@ -242,6 +242,32 @@ def test_encoders_as_a_technique_take_what_the_images_do() -> None:
         simulate("gemma-3-4b", "h100_sxm:2", techniques="epd:1E:tp1,1M:tp1", **words)
 
 
+def test_encoders_share_the_images_of_a_request() -> None:
+    """Each of several takes its share of the tiles, its host of the images; they hold the tower and nothing else."""
+    words: dict[str, Any] = {"rate": "0.1/s", "requests": 4, "isl": 22, "osl": 4, "images": "4x2016x1512"}
+    one, two, every = (
+        simulate("minicpm-v-2_6", "a100_sxm:7", techniques=f"epd:5E:tp1,1P:tp1,1D:tp1{spread}", **words)
+        for spread in (",spread=1", ",spread=2", "")
+    )
+    took = [x.encode_s.max() for x in (one, two, every) if x.encode_s is not None]
+    assert took[1] == pytest.approx(took[0] / 2) and took[2] == pytest.approx(took[0] / 5, rel=0.05)
+    saved = one.records.ttft_s[0] - two.records.ttft_s[0]
+    host_s = 2 * 2016 * 1512e-6 * 0.03  # of two images less on each host
+    assert saved == pytest.approx(took[0] - took[1] + host_s, rel=0.02)
+    encoder, prompts, _ = every.to_dict()["pools"]
+    whole = simulate("minicpm-v-2_6", "a100_sxm", **words).to_dict()["pools"][0]["memory_bytes"]
+    assert encoder["memory_bytes"]["weights"] + prompts["memory_bytes"]["weights"] == pytest.approx(whole["weights"])
+    assert whole["before_cache"] > 10 * encoder["memory_bytes"]["before_cache"]
+    assert prompts["memory_bytes"]["kv_cache"] > whole["kv_cache"]
+    given = [
+        simulate("minicpm-v-2_6", "a100_sxm:4", disaggregate="3E:tp1,1M:tp1", encode_s=3.0, encode_spread=n, **words)
+        for n in (1, 3)
+    ]
+    assert given[0].records.ttft_s[0] - given[1].records.ttft_s[0] == pytest.approx(2.0)
+    with pytest.raises(InputError, match="encode_spread: encoders need a pool E of their own"):
+        simulate("minicpm-v-2_6", "a100_sxm", encode_spread=2, **words)
+
+
 def test_one_answer_per_prompt() -> None:
     with pytest.raises(InputError, match=r"images: .*one answer per prompt"):
         simulate("gemma-3-4b", "h100_sxm", rate=1.0, images="720p", best_of=2)

@@ -56,11 +56,30 @@ class Passes:
     """``[n]`` of the host before, while the device goes on."""
     host_workers: float = 1.0
     """Requests that the host of a replica works on at once."""
+    parts: Array | int = 1
+    """``[n]`` encoders that share the images of a request; ``time_s`` is that of the largest share."""
+    host_parts: Array | int = 1
+    """``[n]`` hosts that share them; ``host_s`` is that of the largest share."""
 
     def slower(self, factor: float) -> Passes:
         """With a device so many times as slow; of the host three times as little is known."""
         host_s = self.host_s * factor**3
         return replace(self, time_s=self.time_s * factor, launches_s=self.launches_s * factor, host_s=host_s)
+
+    def shared(self, encoders: int, images: Array, pieces: Array) -> Passes:
+        """Of encoders that share each request, so many at most, and nearly evenly.
+
+        Args:
+            encoders: at most, for one request.
+            images: ``[n]`` of each request, which its hosts share.
+            pieces: ``[n]`` tiles of them, each of which a tower reads by itself, which its encoders share.
+        """
+        parts, hosts = (np.maximum(1.0, np.minimum(encoders, whole)) for whole in (pieces, images))
+        time_s, host_s = (
+            took * np.ceil(whole / by) / np.maximum(whole, 1)
+            for took, whole, by in ((self.time_s, pieces, parts), (self.host_s, images, hosts))
+        )
+        return replace(self, time_s=time_s, host_s=host_s, parts=parts, host_parts=hosts)
 
     @property
     def alone_s(self) -> Array:

@@ -194,6 +194,8 @@ pools[].kv | {} | - | - | as above: blocks, block_tokens, mean_frac, max_frac; s
     limit of theirs); engine_log: what each engine prints of its cache (memory_bytes, tokens, interval,
     max_concurrency, for_tokens; longest: where no request of that length fits; state_slots, max_num_seqs), null where
     it keeps none
+pools[].memory_bytes | {}? | B | - | of a device: weights, working set of a step, both before_cache, and its
+    kv_cache, B; null where a technique has pools of another kind, or nobody says what the encoders are
 pools[].waiting_max | number | - | - | longest waiting queue of one of its replicas
 pools[].preemptions | integer | - | - | as above
 pools[].sent.requests | integer | - | - | caches it sent to another pool

@@ -165,6 +165,7 @@ transfer_overlap | number | 0.0 | least=0 most=1 | share of a KV cache that is s
     (default: 0, pulled afterwards)
 encode_s | number | none | least=0 most=1e+09 unit=s --encode | time of an encoder before each prompt, 50ms, with a
     pool E
+encode_spread | whole | 1 | least=1 most=100000 | encoders of a pool E that share the images of one request
 mtbf | text | - | also=float | mean time between failures of a replica, 6h (default: none fails)
 restart | text | - | also=float | until a failed replica serves again (default: 3min)
 outages | text | - | also=Sequence[Outage] | given failures, TIME:REPLICA:down or :up, separated by commas
@@ -374,7 +375,10 @@ ENGINE_FLAGS: dict[str, Field] = {f.name: f for f in _read(_FLAG_TABLE)}
 _BATCH = "batch isl osl"
 _SHOWN = "images audio"
 _FORMATS = "weights activations kv communication tp pp dp ep cp"
-_PLACE = f"on {_FORMATS} replicas disaggregate transfer_overlap encode_s mtbf restart outages autoscale migrate router"
+_PLACE = (
+    f"on {_FORMATS} replicas disaggregate transfer_overlap encode_s encode_spread mtbf restart outages "
+    "autoscale migrate router"
+)
 _LOAD = (
     f"trace rate concurrency workflow isl osl {_SHOWN} requests duration start arrivals burst peak turns think system "
     "best_of beam seed"

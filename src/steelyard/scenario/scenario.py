@@ -436,9 +436,10 @@ def _deployed(scenario: Scenario) -> Scenario:
         pool = Pool(cluster.machine.name, plan, copies, "both", flags, description=cluster.machine)
         pools, clusters = (pool,), (cluster,)
     roles, problems = {p.role for p in pools}, []
-    if values["encode_s"] is not None and "encode" not in roles:
+    if "encode" not in roles:
         words = "encoders need a pool E of their own, such as disaggregate 1E:tp1,1M:tp1"
-        problems.append(Problem("encode_s", words))
+        said = {"encode_s": values["encode_s"] is not None, "encode_spread": values["encode_spread"] > 1}
+        problems += [Problem(name, words) for name, given in said.items() if given]
     if values["transfer_overlap"] and not {"prefill", "decode"} <= roles:
         words = "caches are sent between pools P and D, such as disaggregate 1P:tp1,1D:tp1"
         problems.append(Problem("transfer_overlap", words))

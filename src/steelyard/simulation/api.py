@@ -148,6 +148,7 @@ def options_of(scenario: Scenario, watch: Callable[[Any], None] | None = None) -
         transfer_overlap=words["transfer_overlap"],
         seen=scenario.seen,
         encode_s=words["encode_s"],
+        encode_spread=words["encode_spread"],
         watch=watch,
         techniques=scenario.techniques,
         anchor=words["anchor"],

@@ -37,14 +37,17 @@ def ledger_of(prepared: Prepared) -> Ledger:
             ledger.assume(f"with {technique}: {technique.effect}")
     if not prepared.policy.builtin:
         ledger.assume(f"policy {prepared.policy.name!r} is not one of ours: it sees the whole trace, answers included")
-    wire = prepared.wires[0, -1]
+    roles = [s.pool.role for s in prepared.served]
+    wire = prepared.wires[roles.index("prefill") if "prefill" in roles else 0, -1]
     if prepared.deployment.disaggregated and float(wire["token_s"]) > 0:
         rate = 1e-9 * float(wire["token_bytes"]) / max(float(wire["token_s"]), 1e-30)
         ledger.assume(
             f"KV caches travel at {rate:,.0f} GB/s from a replica, one at a time, pulled when the receiver has blocks"
         )
     if any(s.pool.role == "encode" for s in prepared.served):
-        ledger.assume("encoders work on one request at a time, at rated power")
+        each = prepared.options.encode_spread
+        words = f"up to {each} of them share one" if each > 1 else "one has all of it"
+        ledger.assume(f"encoders work on one request at a time, at rated power; {words}")
     for note in (*tower_notes(model, prepared.first.scenario.plan), *model.notes, *prepared.trace.notes):
         ledger.assume(note)
     return ledger

@@ -65,6 +65,8 @@ class Options:
     encode_s: Any = None
     """Time for the images and sounds of a request, or of each, s: in a pool E where there is one, else in the step that
     begins its prompt."""
+    encode_spread: int = 1
+    """Encoders that share the images of one request at most."""
     passes: Passes | None = None
     """The same with what it needs beside that time."""
     watch: Callable[[Any], None] | None = None
@@ -208,14 +210,26 @@ def prepare(
     if "encode" in roles and options.encode_s is None and not options.seen:
         words = "encoders need what they read (--images) or the time each request takes there (--encode)"
         raise InputError(words, field="encode_s")
+    alone = loaded.without_towers if "encode" in roles else loaded
     served = [
-        _serve(pool, loaded, trace, options, clusters[k] if k < len(clusters) else None, engine, mixed=len(roles) > 1)
+        _serve(
+            pool,
+            loaded if pool.role == "encode" else alone,
+            trace,
+            options,
+            clusters[k] if k < len(clusters) else None,
+            engine,
+            mixed=len(roles) > 1,
+        )
         for k, pool in enumerate(deployment.pools)
     ]
+    encoders = sum(s.ranks for s in served if s.pool.role == "encode")
+    options = replace(options, encode_spread=min(options.encode_spread, max(1, encoders)))
     if options.encode_s is None and options.seen:
         options = _encoding(options, served, trace)
     elif options.encode_s is not None:
-        options = replace(options, passes=Passes(np.broadcast_to(options.encode_s, len(trace))))
+        passes, each = Passes(np.broadcast_to(options.encode_s, len(trace))), options.encode_spread
+        options = replace(options, passes=passes.shared(each, np.ones(len(trace)), np.full(len(trace), each)))
     computing = [s for s in served if s.pool.role != "encode"]
     if router == "prefix" and not any(s.config.enable_prefix_caching for s in computing):
         raise InputError("the prefix router needs an engine that caches prefixes", field="router")
@@ -254,8 +268,11 @@ def _encoding(options: Options, served: Sequence[Served], trace: Trace) -> Optio
     roles = [s.pool.role for s in served]
     at = roles.index("encode") if "encode" in roles else min(roles.index(r) for r in ("both", "prefill") if r in roles)
     s = served[at].scenario
-    passes = Encoder(options.seen, s.plan, s.cluster, s.engine).passes(numbers(options.seen, trace))
+    shown = list(numbers(options.seen, trace))
+    passes = Encoder(options.seen, s.plan, s.cluster, s.engine).passes(shown)
     if "encode" in roles:
+        tiles = (x.read.tiles * each for x, each in zip(options.seen, shown, strict=True))
+        passes = passes.shared(options.encode_spread, np.sum(shown, axis=0), sum(tiles, np.zeros(len(trace))))
         passes = replace(passes, time_s=passes.alone_s, launches_s=0.0)
     return replace(options, encode_s=passes.time_s, passes=passes)
 
@@ -431,6 +448,7 @@ def _inputs(
         inputs["techniques"] = [str(t) for t in options.techniques]
     if options.encode_s is not None:
         inputs["encode_s"] = _digest(np.asarray(options.encode_s, dtype=np.float64))
+        inputs |= {"encode_spread": options.encode_spread} if options.encode_spread > 1 else {}
     if not order.builtin:
         inputs["policy_keys"] = _digest(order.keys)
     return inputs

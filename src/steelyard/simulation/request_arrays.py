@@ -79,6 +79,7 @@ def request_arrays(
     columns = _columns(trace, entries, policy, router, seed)
     if read is not None:
         columns["encode_s"], columns["host_s"] = read.time_s, np.broadcast_to(read.host_s, n)
+        columns["parts"], columns["host_parts"] = np.broadcast_to(read.parts, n), np.broadcast_to(read.host_parts, n)
     if assigned is not None:
         columns["pool"] = assigned
     prefix_units, children, units = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32), 0

@@ -140,6 +140,8 @@ class PoolOutcome:
     ranks: int
     """Schedulers: replicas and their data-parallel ranks."""
     devices: int
+    memory_bytes: Mapping[str, float] | None
+    """Of a device: ``weights``, ``working`` set of a step, both ``before_cache``, and ``kv_cache``; None: unknown."""
     price: HourlyPrice
     """Rent of one device."""
     totals: Mapping[str, float]
@@ -193,6 +195,7 @@ class PoolOutcome:
                 "max_frac": totals["kv_max_frac"],
                 "engine_log": self._prints(),
             },
+            "memory_bytes": None if self.memory_bytes is None else dict(self.memory_bytes),
             "waiting_max": totals["waiting_max"],
             "preemptions": int(totals["preemptions"]),
             "sent": {

@@ -18,9 +18,10 @@ from steelyard.deployment.engine import UNMOVED
 from steelyard.provenance import Ledger, content_hash
 from steelyard.simulation.arrays import Played, play, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
+from steelyard.simulation.held import held_bytes
 from steelyard.simulation.kernel.methods import Methods
 from steelyard.simulation.kernel.state import itl_edges
-from steelyard.simulation.prepared import Prepared, Served
+from steelyard.simulation.prepared import Options, Prepared, Served
 from steelyard.simulation.result import COMPLETED, UNFINISHED, Iterations, PoolOutcome, Records, Simulation
 from steelyard.simulation.techniques import kernel_arrays
 from steelyard.techniques._base import PoolEnd
@@ -92,7 +93,9 @@ def run(
     ledger = ledger_of(prepared)
     rented = _rented(played)
     pools = tuple(
-        _outcome(s, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger)
+        _outcome(
+            s, options, {**counted, "makespan_s": played.totals["makespan_s"], "rented_s": float(rented[k])}, ledger
+        )
         for k, (s, counted) in enumerate(zip(served, played.per_pool, strict=True))
     )
     code = int(played.totals["stop"])
@@ -159,7 +162,7 @@ def _methods(prepared: Prepared) -> Callable[[Tables, int, int], Methods] | None
     return made
 
 
-def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> PoolOutcome:
+def _outcome(served: Served, options: Options, counted: Mapping[str, float], ledger: Ledger) -> PoolOutcome:
     """What a pool did: shares, energy and money from its counters."""
     scenario, plan, pool = served.scenario, served.scenario.plan, served.pool
     busy = counted["busy_s"]
@@ -187,6 +190,7 @@ def _outcome(served: Served, counted: Mapping[str, float], ledger: Ledger) -> Po
         replicas=pool.replicas,
         ranks=served.ranks,
         devices=devices,
+        memory_bytes=held_bytes(served, options),
         price=price,
         totals={
             **counted,

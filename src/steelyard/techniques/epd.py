@@ -1,7 +1,16 @@
-"""Encoders, prompts and outputs on devices of their own (EPD): an image does not stop the steps of text."""
+"""Encoders, prompts and outputs on devices of their own (EPD): an image does not stop the steps of text.
+
+The images of a request are shared by ``n = min(spread, encoders, tiles)`` encoders, each of which takes
+``ceil(tiles / n) / tiles`` of the time of one (no less than its launches) on what is free first; their hosts share the
+decoding of whole images the same way. The prompt begins when the last is done. Tiles are sequences that the tower of
+the model reads apart from each other. Without ``spread`` all share, as in the paper; 1 leaves a request to one.
+Encoders hold the tower alone, the other pools the language model alone. What comes out of an encoder (a few MB) travels
+in no time.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -22,7 +31,7 @@ class Epd(Technique):
     paper: ClassVar[Citation] = Citation(
         "Efficiently serving large multimodal models using EPD disaggregation", "arXiv:2501.05460"
     )
-    effect: ClassVar[str] = "encoders have devices of their own and work on one request at a time"
+    effect: ClassVar[str] = "encoders have devices of their own and share the images of a request"
     serving: ClassVar[bool] = True
     slot: ClassVar[str] = "deployment"
     first: ClassVar[str] = "pools"
@@ -32,6 +41,7 @@ class Epd(Technique):
     encode_s: Annotated[
         float, Quantity("s", "time of the encoder before each prompt; 0 = that of the images shown", ge=0, le=1e9)
     ] = 0.0
+    spread: Annotated[int, Quantity("1", "encoders that share one request; 0 = all", ge=0, le=100_000)] = 0
 
     def problems(self) -> list[Problem]:
         """No encoders."""
@@ -40,5 +50,8 @@ class Epd(Technique):
         return [Problem(self.name, "expected a pool of encoders such as 1E:tp1")]
 
     def words(self, verb: str) -> Mapping[str, Any]:
-        """The pools and the encoder's time."""
-        return {"disaggregate": ",".join(self.pools)} | ({"encode_s": self.encode_s} if self.encode_s else {})
+        """The pools, the encoder's time and how many share it."""
+        encoders = (re.match(r"\s*(\d+)\s*E", pool, re.IGNORECASE) for pool in self.pools)
+        all_of_them = min(100_000, sum(int(found[1]) for found in encoders if found))
+        given = {"encode_s": self.encode_s} if self.encode_s else {}
+        return {"disaggregate": ",".join(self.pools), "encode_spread": self.spread or max(1, all_of_them), **given}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from steelyard.workload.protocol import Workload
+from steelyard.workload.protocol import Workload, restated
 
 if TYPE_CHECKING:
     from steelyard.workload.structure.found import Structure
@@ -73,6 +73,16 @@ class Model:
     """The name that was asked for, where it says more than the entry's; it asks for the same again."""
     structure: Structure | None = None
     """What each tensor was read as, where nobody described the type of the model."""
+
+    @property
+    def without_towers(self) -> Model:
+        """The language model alone: what is loaded where others read images and sounds."""
+        towers = self.transformer.towers
+        if not towers:
+            return self
+        exact = self.weight_bytes
+        left = None if exact is None else max(0, exact - round(sum(tower.bytes_on() for tower in towers)))
+        return replace(self, transformer=restated(self.transformer, towers=()), weight_bytes=left)
 
     def __repr__(self) -> str:
         total = self.transformer.parameters()

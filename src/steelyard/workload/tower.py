@@ -31,6 +31,11 @@ class Read:
     """Tokens that some of its layers attend to beside the prompt, in which one mark stands for them."""
 
     @property
+    def tiles(self) -> int:
+        """Sequences that can be read apart from each other."""
+        return sum(count for count, _ in self.sequences)
+
+    @property
     def handed(self) -> int:
         """Tokens that come out of the tower."""
         return self.beside or self.tokens

@@ -109,17 +109,18 @@ def arrive(state: State, tech: Any, request: int, now: float) -> None:
         else:
             state.run.in_system += 1
             state.totals[0].in_system_s += now - own.arrived_at - state.run.request_s  # before the API server
-            host_s = state.inputs[request if state.inputs.shape[0] > 1 else 0].host_s
+            read = state.inputs[request if state.inputs.shape[0] > 1 else 0]
+            host_s = read.host_s
             if host_s > 0:
                 begin = max(now, state.run.host_free)
-                state.run.host_free = begin + host_s / state.run.hosts
+                state.run.host_free = begin + host_s * max(1, read.host_parts) / state.run.hosts
                 own.origin = DECODED
                 set_arrival(state, request, begin + host_s)
                 return
         if tech is not None:
-            encode_s = state.inputs[request if state.inputs.shape[0] > 1 else 0].encode_s
-            if state.run.encoders > 0 and encode_s > 0:
-                set_arrival(state, request, encode(state, request, encode_s, now))
+            shown = state.inputs[request if state.inputs.shape[0] > 1 else 0]
+            if state.run.encoders > 0 and shown.encode_s > 0:
+                set_arrival(state, request, encode(state, request, shown.encode_s, max(1, shown.parts), now))
                 return
     own.last_at = now
     send(state, tech, request, wide(ENTRY), now)

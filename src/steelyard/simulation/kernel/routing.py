@@ -130,17 +130,20 @@ def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> 
 
 
 @njit_inner
-def encode(state: State, request: int, seconds: float, now: float) -> float:
-    """Give a request to the encoder that is free first; when its encoding is done."""
+def encode(state: State, request: int, seconds: float, parts: int, now: float) -> float:
+    """Give each part of a request to the encoder that is free first; when the last is done."""
     ways, replicas = state.ways[ENCODER], state.replicas
-    e = ways[0]
-    for n in range(1, state.run.encoders):
-        if replicas[ways[n]].stage_free < replicas[e].stage_free:
-            e = ways[n]
-    done = max(now, replicas[e].stage_free) + seconds
-    replicas[e].stage_free = done
-    k = replicas[e].pool
-    state.totals[k].iterations += 1
-    state.totals[k].busy_s += seconds
+    last = now
+    for _ in range(parts):
+        e = ways[0]
+        for n in range(1, state.run.encoders):
+            if replicas[ways[n]].stage_free < replicas[e].stage_free:
+                e = ways[n]
+        done = max(now, replicas[e].stage_free) + seconds
+        replicas[e].stage_free = done
+        last = max(last, done)
+        k = replicas[e].pool
+        state.totals[k].iterations += 1
+        state.totals[k].busy_s += seconds
     state.requests[request].origin = ENCODED
-    return float(done)
+    return float(last)

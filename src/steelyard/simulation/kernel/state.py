@@ -159,10 +159,12 @@ REQUEST = np.dtype(
 
 #: Optional inputs of a request (one record for all, or one each): key beyond arrival, delay after its predecessor, time
 #: in an encoder, of the host before, its place among the replicas, the only pool that may take it (-1: any), its
-#: adapter (-1: none); its prefix units, its dependants, predecessors still to complete.
+#: adapter (-1: none); its prefix units, its dependants, predecessors still to complete; encoders and hosts that share
+#: its images, each for that time (0: one).
 INPUT = np.dtype(
     _fields("f8", "base_key", "delay_s", "encode_s", "host_s")
     + _fields("i4", "route", "pool", "unit_start", "unit_count", "child_start", "child_count", "predecessors")
+    + _fields("i4", "parts", "host_parts")
 )
 
 #: A running request, ``[worker, slot]`` in order of admission. ``target``: tokens to compute before its next token
