@@ -223,7 +223,8 @@ def left_bytes(
         weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
     rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
-    step = float(activation_bytes(model, plan, step_tokens, rows, engine.logit_bytes, engine.partial_sums))
+    scored = step_tokens if engine.whole_logits else rows
+    step = float(activation_bytes(model, plan, step_tokens, scored, engine.logit_bytes, engine.partial_sums))
     beside = engine.beside_bytes(machine, plan.tp)
     if engine.profiles_images and model.towers:
         towers, kept = start_up_bytes(model, plan, machine, config.max_num_batched_tokens)

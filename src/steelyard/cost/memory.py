@@ -255,7 +255,9 @@ def memory_use(
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
         kv_cache=_held(model, plan, engine, batch, context),
-        activations=activation_bytes(model, plan, tokens, batch, engine.logit_bytes, engine.partial_sums),
+        activations=activation_bytes(
+            model, plan, tokens, tokens if engine.whole_logits else batch, engine.logit_bytes, engine.partial_sums
+        ),
         other=engine.beside_bytes(machine, plan.tp),
         capacity=engine.memory_frac * machine.usable_bytes,
         host=beside,
@@ -321,7 +323,7 @@ def activation_bytes(
     Args:
         model, plan: what runs.
         tokens: of the step.
-        rows: sequences a token is chosen for.
+        rows: sequences a token is chosen for; all tokens of the step where the engine keeps scores of them all.
         logit_bytes: of each score while it is: in fp32, with what the engine's sampling keeps beside.
         partial_sums: copies of a product's outputs with 4-bit weights that are added afterwards.
     """

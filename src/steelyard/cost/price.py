@@ -71,7 +71,7 @@ def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: 
     counts.
     """
     per_layer = max(engine.layer_s, 0.0) * _layers(program)
-    waiting = per_layer + engine.step_s + engine.step_s_per_sequence * _rows(program)
+    waiting = per_layer + engine.step_s + engine.step_s_per_sequence * _rows(program, engine)
     launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
     host: Any = launches * launched(program.kernels)
     if engine.graph and engine.graph_tokens and np.any(host):
@@ -89,7 +89,10 @@ def _layers(program: Program) -> Any:
     return sum({k.name.split(".")[0]: np.asarray(k.count) for k in program.kernels if "." in k.name}.values())
 
 
-def _rows(program: Program) -> Any:
+def _rows(program: Program, engine: Engine) -> Any:
+    """Tokens that are chosen: rows of the head, where it scores no others."""
+    if engine.whole_logits and program.step is not None:
+        return program.step.batch
     for kernel in reversed(program.kernels):
         if kernel.block == "head" and kernel.ops:
             return kernel.ops[0].size("t") if "t" in kernel.ops[0].ranks else 0.0

@@ -235,6 +235,8 @@ class Replica:
 
     def lower(self, step: Step, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None) -> Program:
         """The kernels of a step on one device. Arguments as of :meth:`price`."""
+        if self.engine.whole_logits and step.logits is None:
+            step = replace(step, logits=step.tokens)
         shared = np.asarray(step.tokens) * self.plan.dp if self.plan.shares_experts else step.expert_tokens
         graph = self.model.graph(replace(step, expert_tokens=shared).routed(self.skew), absorb=absorb)
         program = lower(graph if keep is None else graph.where(keep), self.plan, self.cluster.machine)

@@ -225,6 +225,7 @@ class Engine:
     graph_bytes: Annotated[float, Quantity("B", "captured graphs", ge=0)] = 0.0
     graphs_in_share: Annotated[bool, "captured graphs are counted before the cache is sized"] = False
     logit_bytes: Annotated[float, Quantity("B", "of each score of the vocabulary while sampling", ge=0)] = 4.0
+    whole_logits: Annotated[bool, "scores of all tokens of a prompt are computed and kept, not of the last alone"] = False
     filter_bytes: Annotated[
         float, Quantity("B", "moved per score where tokens are drawn with top-p or top-k, as if it streamed", ge=0)
     ] = 64.0
@@ -257,6 +258,7 @@ class Engine:
     splits_layers: Annotated[
         bool, "devices take layers, one after the other, unless a degree of tensor parallelism is asked for"
     ] = False
+    whole_ends: Annotated[bool, "one device of tensor parallelism has all of the embedding and of the head"] = False
     compared: Annotated[bool, "a plan with any engine tries it"] = False
     commands: Annotated[
         Literal["", "vllm", "sglang", "trtllm", "llamacpp"], "whose commands start it; empty = no launch files"

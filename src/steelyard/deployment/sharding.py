@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.deployment.engine import engines
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.errors import Problem, raise_all
@@ -80,7 +81,9 @@ def expert_places(experts: int, ep: int) -> int:
 def split_ranks(op: Op, plan: Plan) -> Mapping[str, int]:
     """Ranks of ``op`` that the plan splits, with the degree."""
     ranks = set(op.ranks) | {part for parts in op.derived.values() for part, _ in parts}
-    found = {}
+    found: dict[str, int] = {}
+    if op.block in ("embedding", "head") and plan.tp > 1 and _whole_ends(plan.engine):
+        return found
     routed = "e" in ranks
     for rank in SPLIT_BY_TP:
         if rank in ranks and (op.block != "embedding" or op.name == "embedding"):
@@ -93,6 +96,12 @@ def split_ranks(op: Op, plan: Plan) -> Mapping[str, int]:
     if routed and plan.ep > 1:
         found["e"] = plan.ep
     return found
+
+
+def _whole_ends(engine: str) -> bool:
+    """Whether an engine leaves what comes before and after the layers to one device."""
+    known = engines().get(engine)
+    return known is not None and known.whole_ends
 
 
 def shard(op: Op, plan: Plan) -> Op:

@@ -130,7 +130,8 @@ def limits_of(config: EngineConfig, longest_tokens: int) -> tuple[Integers, Inte
 def _step_bytes(pricer: Replica, budgets: Integers, tokens: Any, rows: Any) -> Any:
     """Working memory of an engine's start under each pair of limits, ``[c, s]`` B."""
     model, plan, engine = pricer.model, pricer.plan, pricer.engine
-    work = np.array(activation_bytes(model, plan, tokens, rows, engine.logit_bytes, engine.partial_sums))
+    scored = tokens if engine.whole_logits else rows
+    work = np.array(activation_bytes(model, plan, tokens, scored, engine.logit_bytes, engine.partial_sums))
     if engine.profiles_images and model.towers:
         for i, budget in enumerate(budgets.tolist()):
             towers, kept = start_up_bytes(model, plan, pricer.cluster.machine, budget)
