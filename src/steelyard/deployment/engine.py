@@ -225,7 +225,7 @@ class Engine:
     graph_bytes: Annotated[float, Quantity("B", "captured graphs", ge=0)] = 0.0
     graphs_in_share: Annotated[bool, "captured graphs are counted before the cache is sized"] = False
     logit_bytes: Annotated[float, Quantity("B", "of each score of the vocabulary while sampling", ge=0)] = 4.0
-    whole_logits: Annotated[bool, "scores of all tokens of a prompt are computed and kept, not of the last alone"] = False
+    whole_logits: Annotated[bool, "all tokens of a prompt are scored, and the scores kept, not the last alone"] = False
     filter_bytes: Annotated[
         float, Quantity("B", "moved per score where tokens are drawn with top-p or top-k, as if it streamed", ge=0)
     ] = 64.0
