@@ -12,6 +12,7 @@ import numpy as np
 
 from steelyard.cost.kernel import Kernel
 from steelyard.cost.site import Site, above_rated
+from steelyard.machine.classes import kinds
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.component import Machine
 
@@ -119,7 +120,8 @@ def kernel_energy_j(kernel: Kernel, cluster: Cluster, site: Site | None = None) 
     for level in cluster.machine.path(site.engine):
         outer = level.name == cluster.machine.root.name
         crossing = streamed + (np.maximum(0.0, passing - site.l2_bytes) if outer else passing)
-        transport = TRANSPORT_J_PER_BYTE if outer and level.kind != "sram" else 0.0
+        carried = outer and level.kind != "sram" and not site.near_memory
+        transport = TRANSPORT_J_PER_BYTE if carried else 0.0
         energy = energy + crossing * (level.energy_j_per_byte + transport)
     return energy
 
@@ -132,7 +134,10 @@ def idle_power_w(machine: Machine) -> float:
 def static_power_w(machine: Machine) -> float:
     """Power drawn while kernels run whatever they do: clocks, schedulers, leakage at temperature.
 
-    ``idle + ACTIVE_FRAC (rated - idle)``.
+    ``idle + ACTIVE_FRAC (rated - idle)``; of a kind that stands still between commands, as memory does, its idle power.
     """
-    idle, active = idle_power_w(machine), RAISED_ACTIVE_FRAC if above_rated(machine) > 1.0 else ACTIVE_FRAC
+    idle = idle_power_w(machine)
+    if not kinds()[machine.kind].clocked:
+        return idle
+    active = RAISED_ACTIVE_FRAC if above_rated(machine) > 1.0 else ACTIVE_FRAC
     return idle + active * max(0.0, machine.tdp_w - idle)
