@@ -61,6 +61,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "mixed-bits": ("mixed-bits:low=int4,high=int8,share=0.3",),
     "model-switch": ("model-switch:10,resident=2", "model-switch:150,hit=0.5,rate=100GB/s"),
     "moe-block": ("moe-block:zero=0.3", "moe-block:width=512", "moe-block:chain=2,top_k=4"),
+    "moe-dispatch": ("moe-dispatch:dense,capacity=2",),
     "moe-overlap": ("moe-overlap:degree=8,fused", "moe-overlap:degree=2,batches"),
     "mixed-kv": ("mixed-kv:2,high=4,salient=0.6,probes=0.1", "mixed-kv:4"),
     "mtp": ("mtp:k=1",),
@@ -90,7 +91,7 @@ _LARGE = {**SCENARIO, "model": "llama-3.1-70b", "on": "h100_sxm:8", "rate": "40/
 #: Experts that four devices share, each with its own requests.
 _SHARED: dict[str, Any] = {"model": "qwen3-30b-a3b", "on": "h100_sxm:4", "dp": 4, "ep": 4, "tp": 1}
 _EXPERTS = {**_ONE, **_SHARED, "skew": 0.5, "rate": "100/s", "flags": {}}
-OF_EXPERTS = ("expert-affinity", "moe-block", "moe-overlap", "redundant-experts")
+OF_EXPERTS = ("expert-affinity", "moe-block", "moe-dispatch", "moe-overlap", "redundant-experts")
 #: Scenarios of those that need another one.
 WORDS: dict[str, dict[str, Any]] = {
     "attention-ffn": _ONE,

@@ -35,7 +35,9 @@ class Kind:
     name: str
     title: str = ""
     units_counted: Annotated[bool, "its units are like an SM or a core; otherwise fewer and larger ones"] = False
-    clocked: Annotated[bool, "draws a share of its rated power whatever runs; otherwise only what its actions take"] = True
+    clocked: Annotated[bool, "draws a share of its rated power whatever runs; otherwise only what its actions take"] = (
+        True
+    )
     engine: Annotated[str, "the serving engine people usually run there; empty = vLLM"] = ""
     serves: Annotated[bool, "a plan on any machine takes those of it that a price is known for"] = False
 

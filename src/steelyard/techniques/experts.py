@@ -14,7 +14,7 @@ each other are placed together and tokens are sent ahead to where they are predi
 ``moe-block``: the block with other shapes, on any model with experts. A share ``zero`` of the choices falls on experts
 that compute nothing and cross no link; experts work at width ``width`` between two projections, which is what crosses;
 ``chain`` passes one after another, each with its own routing, share one set of experts; ``experts``, ``top_k`` and
-``intermediate`` replace the model's.
+``intermediate`` replace the model's, ``plain`` takes the gate of its experts away.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ class MoeBlock(Technique):
     experts: Annotated[int, Quantity("1", "experts of a layer; 0 = as many as it has", ge=0, le=1_000_000)] = 0
     top_k: Annotated[int, Quantity("1", "experts of a token in a pass; 0 = as many as it has", ge=0, le=100_000)] = 0
     intermediate: Annotated[int, Quantity("1", "inner width of an expert; 0 = as it is", ge=0, le=1_000_000)] = 0
+    plain: Annotated[bool, "experts of two matrices, without a gate"] = False
 
     def problems(self) -> list[Problem]:
         """Nothing is changed."""
@@ -217,4 +218,5 @@ class MoeBlock(Technique):
             top_k=self.top_k or f.top_k,
             intermediate=self.intermediate or f.intermediate,
             expert_hidden=self.width or f.expert_hidden,
+            gated=f.gated and not self.plain,
         )

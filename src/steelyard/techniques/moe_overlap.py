@@ -37,6 +37,11 @@ def exchanges(kernel: Kernel) -> bool:
     return kernel.kind == "collective" and kernel.features["operation"] == "all_to_all"
 
 
+def _at(k: KernelCost, time_s: Any) -> KernelCost:
+    """The price of a kernel with another time, which may be less than what binds a whole step's."""
+    return replace(k, time_s=time_s, limit_s=np.minimum(k.limit_s, time_s))
+
+
 def no_exchange(name: str, scenario: Any) -> list[Problem]:
     """Why a technique of the exchange of tokens has nothing to act on; nothing where it has, or a plan is sought."""
     if not scenario.transformer.experts:
@@ -70,7 +75,7 @@ class Overlapped(Effect):
                 time_s = k.time_s * shows
                 kernels.append(replace(k, time_s=time_s, network_s=time_s, limit_s=np.minimum(k.limit_s, time_s)))
             else:
-                kernels.append(replace(k, time_s=k.time_s * slower) if self._beside(k.kernel) else k)
+                kernels.append(_at(k, k.time_s * slower) if self._beside(k.kernel) else k)
         return replace(cost, kernels=tuple(kernels))
 
     def _best(self, cost: Cost, program: Program, replica: Replica, more_s: Any = 0.0) -> tuple[Any, Any]:
@@ -95,7 +100,7 @@ class Overlapped(Effect):
 
     def _under_rest(self, cost: Cost, work: list[KernelCost], program: Program, replica: Replica) -> Cost:
         """Kernels that are priced apart from the exchanges, attention's: what they add to a step's best time."""
-        plain, own = replica.plain, {k.kernel.name for k in work}
+        plain, own = self._others(replica), {k.kernel.name for k in work}
         lowered = plain.lower(program.step, program.absorb)  # type: ignore[arg-type]
         rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
         priced = plain.cost(rest)
@@ -106,12 +111,7 @@ class Overlapped(Effect):
         left = np.clip((whole - alone) / np.maximum(more_s, 1e-30), 1e-6, 1.0)
         return replace(
             cost,
-            kernels=tuple(
-                replace(k, time_s=k.time_s * left, limit_s=np.minimum(k.limit_s, k.time_s * left))
-                if self._beside(k.kernel)
-                else k
-                for k in cost.kernels
-            ),
+            kernels=tuple(_at(k, k.time_s * left) if self._beside(k.kernel) else k for k in cost.kernels),
         )
 
     def _beside(self, kernel: Kernel) -> bool:
@@ -120,13 +120,17 @@ class Overlapped(Effect):
             return False
         return "." in kernel.name and (kernel.block == "moe" or self.batches)
 
+    def _others(self, replica: Replica) -> Replica:
+        """What prices a step without exchanges under other work, all else as it is."""
+        return replace(replica, effects=tuple(x for x in replica.effects if not isinstance(x, Overlapped)))
+
     def _chunked(self, chunks: int, program: Program, replica: Replica, names: set[str]) -> tuple[Any, Any]:
         """Time of all chunks: what computes, and the exchanges."""
         step = program.step
         assert step is not None
         logits = None if step.logits is None else np.asarray(step.logits) / chunks
         part = Step(np.asarray(step.batch) / chunks, step.new, step.context, logits, None, step.skew, step.first)
-        plain = replica.plain
+        plain = self._others(replica)
         lowered = plain.lower(part, program.absorb)
         found: list[KernelCost] = [
             *plain.cost(replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name in names))).kernels
