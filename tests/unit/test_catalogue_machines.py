@@ -188,6 +188,8 @@ def test_levels_get_faster_and_cheaper_inwards(machine: Machine) -> None:
         if memory.inside:
             outer = machine.level(memory.inside)
             where = f"{machine.name}: {memory.name} inside {outer.name}"
+            if machine.kind == "pim" and outer is machine.root:
+                continue  # the bus of banks that multiply
             assert memory.bandwidth_bytes_per_s >= outer.bandwidth_bytes_per_s, where
             assert memory.energy_j_per_byte <= outer.energy_j_per_byte, where
             assert memory.latency_s <= outer.latency_s, where

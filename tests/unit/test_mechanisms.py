@@ -8,6 +8,7 @@ import pytest
 
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
+from steelyard.estimation.explanation import explain
 from steelyard.machine.catalogue import find_machine
 from steelyard.techniques.arithmetic import multiply_accumulate_j
 from steelyard.techniques.collectives import fullest_path
@@ -95,6 +96,27 @@ def test_blocks_of_experts_with_other_shapes() -> None:
     assert chain.memory.weights == pytest.approx(plain.memory.weights, rel=1e-3) and chain.tpot_s > plain.tpot_s
     with pytest.raises(InputError, match="8 of 4 experts cannot be chosen"):
         priced("moe-block:experts=4", **SHARED)
+
+
+def test_experts_with_places_and_a_dense_mask_that_grows_with_the_square_of_the_tokens() -> None:
+    words: dict[str, Any] = {"batch": 256, "isl": 512, "osl": 2, "engine": "torch"}
+
+    def work(batch: int, *techniques: str) -> float:
+        found = explain(
+            "qwen3-30b-a3b", "a100_sxm:16", **{**words, "batch": batch}, dp=16, ep=16, techniques=techniques
+        )
+        kernels = found.to_dict()["prefill"]["kernels"]
+        return float(sum(k["flops"] for k in kernels if k.get("block") == "moe"))
+
+    tokens, choices, layers, width = 256 / 16 * 512, 8, 48, 2048
+    added = work(256, "moe-dispatch:dense") - work(256)
+    assert added == pytest.approx(layers * 4 * choices * tokens**2 * width, rel=0.02)  # and the passes over the mask
+    half = work(128, "moe-dispatch:dense,capacity=2") - work(128, "moe-dispatch:sorted,capacity=2")
+    assert half == pytest.approx(2 * added / 4, rel=0.02)
+    assert work(256, "moe-dispatch:sorted") == pytest.approx(work(256), rel=0.02)
+    assert work(256, "moe-dispatch:sorted,capacity=2") > 1.9 * work(256, "moe-dispatch:sorted")
+    with pytest.raises(InputError, match="did you mean 'dense'"):
+        priced("moe-dispatch:densed", **SHARED)
 
 
 def test_layers_are_streamed_from_the_host_under_what_computes() -> None:
@@ -266,6 +288,16 @@ def test_units_in_the_memory_do_what_has_little_reuse() -> None:
     )
     assert turns.tpot_s < 0.95 * near.tpot_s < near.tpot_s < plain.tpot_s
     assert turns.memory.total == plain.memory.total
+
+
+def test_memory_that_multiplies_beside_a_controller_has_no_launches_and_no_power_of_a_processor() -> None:
+    words: dict[str, Any] = {"model": "gpt2-xl", "weights": "fp16", "engine": "torch", "batch": 1, "isl": 128}
+    near, gpu = priced(on="gddr6_aim", **words), priced(on="t4", **words)
+    weights, banks = 2 * 1.56e9, 4.096e12
+    assert 1.0 < near.tpot_s / (weights / banks) < 1.4  # the banks' rate, and commands
+    token_j = near.energy_j / 100
+    assert weights * 13e-12 < token_j < 1.3 * weights * (13e-12 + 0.75e-12)  # bytes of the banks and multiplications
+    assert gpu.tpot_s > 5 * near.tpot_s and gpu.energy_j > 10 * near.energy_j
 
 
 def test_layers_at_the_edge_and_a_link() -> None:

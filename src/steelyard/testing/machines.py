@@ -61,6 +61,8 @@ class MachineContract:
             if level.inside:
                 outer = machine.level(level.inside)
                 assert level.capacity_bytes <= machine.root.capacity_bytes, level.name
+                if machine.kind == "pim" and outer is machine.root:
+                    continue  # the bus is slower than the banks behind it: that is what units in them are for
                 assert level.bandwidth_bytes_per_s >= outer.bandwidth_bytes_per_s * 0.5, level.name
 
     def test_power_is_ordered(self, machine: Machine) -> None:
