@@ -75,7 +75,7 @@ def touched(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[l
     if group == "fill":
         return [0.0 for _ in read], written
     if group == "gather":
-        visited = node.facts.get("visited", written[0] if written else 0.0)
+        visited = node.facts.get("visited", (written[0] if written else 0.0) * node.facts.get("rows_per_bag", 1))
         return [visited, *read[1:]], written
     if group == "scatter" and graph.storage(node.outputs[0]) == graph.storage(node.inputs[0]):
         return [0.0, *read[1:]], [read[-1], *written[1:]]

@@ -1,0 +1,292 @@
+"""Networks by name: the one door from what a user writes to a graph of tensors.
+
+``resnet50`` (a row of a catalogue's folder ``nets``, built by a family without any framework), a kept graph of a
+catalogue's folder ``graphs``, ``timm:NAME`` and the prefixes of other libraries that are installed
+(:mod:`steelyard.workload.ingest.libraries`), a graph in a ``.json`` file, a model in an ``.onnx`` file. Nothing is
+downloaded, no weights are read, nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from steelyard.documents import build, build_file, is_file
+from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, raise_all, show
+from steelyard.folders import catalogue_files, catalogue_folders
+from steelyard.units import Quantity
+from steelyard.workload.networks._base import NETWORKS
+from steelyard.workload.networks.builder import Builder
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["NetEntry", "find_net", "is_net", "load_net", "net_names"]
+
+#: Prefixes that name a library's own networks.
+LIBRARIES: tuple[str, ...] = ("timm", "torchvision", "transformers", "diffusers")
+#: Endings of files that hold a graph.
+_FILES = (".json", ".json.gz", ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class NetEntry:
+    """A named network: a family with parameters, or a kept graph of the same name where no family is stated."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    family: Annotated[str, "what builds it; none: a kept graph"] = ""
+    config: Annotated[Mapping[str, Any], "parameters of the family"] = field(default_factory=dict)
+    size: Annotated[tuple[int, ...], "usual input: height and width, or tokens or frames"] = (224, 224)
+    macs: Annotated[float, Quantity("1", "multiply-accumulates of one item at that size", ge=0)] = 0.0
+    parameters: Annotated[float, Quantity("1", "learned numbers", ge=0)] = 0.0
+    source: str = ""
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        raise_all(list(self._problems()))
+
+    def _problems(self) -> Iterator[Problem]:
+        if not 1 <= len(self.size) <= 4 or not all(1 <= s <= 2**24 for s in self.size):
+            yield Problem("size", f"expected one to four sides, got {show(self.size)}")
+        if self.family and normalise(self.family) not in {normalise(n) for n in NETWORKS}:
+            yield Problem("family", str(UnknownName("network family", self.family, NETWORKS).problems[0].message))
+            return
+        if self.family:
+            known = _parameters(self.family)
+            for name in self.config.keys() - set(known):
+                yield Problem(f"config.{name}", UnknownName("parameter", name, known).problems[0].message)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of the folder."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    net: tuple[NetEntry, ...] = ()
+
+
+@cache
+def _entries() -> Mapping[str, NetEntry]:
+    """Every named network; the user's come before ours. Raises :class:`InputError` where a file is wrong."""
+    found: dict[str, NetEntry] = {}
+    for path in catalogue_files("nets"):
+        for entry in build_file(_File, path).net:
+            found.setdefault(entry.name, entry)
+    return found
+
+
+@cache
+def _spellings() -> Mapping[str, str]:
+    """Names and aliases without case and punctuation -> the name."""
+    found: dict[str, str] = {}
+    for entry in _entries().values():
+        found.setdefault(normalise(entry.name), entry.name)
+    for entry in _entries().values():
+        for alias in entry.aliases:
+            found.setdefault(normalise(alias), entry.name)
+    return found
+
+
+def net_names() -> list[str]:
+    """Every named network, sorted."""
+    return sorted(_entries())
+
+
+def is_net(given: str) -> bool:
+    """Whether a name or path means a network here: a catalogue's name, a library's prefix, a graph's or ONNX file."""
+    return (
+        (given.partition(":")[0] in LIBRARIES and ":" in given)
+        or normalise(given) in _spellings()
+        or (given.lower().endswith(_FILES) and _is_graph(given))
+    )
+
+
+def _is_graph(path: str) -> bool:
+    """Whether a file holds a graph; configs of language models are JSON too."""
+    if path.lower().endswith((".onnx", ".json.gz")):
+        return True
+    if not is_file(path):
+        return False
+    with Path(path).open("rb") as file:
+        return b'"steelyard.graph/' in file.read(400)
+
+
+def find_net(name: str) -> NetEntry:
+    """The row of a named network; case and punctuation are forgiven.
+
+    Raises:
+        UnknownName: with the nearest known names.
+    """
+    known = _spellings().get(normalise(name))
+    if known is not None:
+        return _entries()[known]
+    raise UnknownName("network", name, [*_entries(), *(a for e in _entries().values() for a in e.aliases)])
+
+
+@complete
+def load_net(
+    given: str | Path, *, size: int | str | Iterable[int] | None = None, sets: Mapping[str, Any] | None = None
+) -> TensorGraph:
+    """A network as a graph of tensors.
+
+    Args:
+        given: a name of the catalogue, ``timm:NAME`` (or ``torchvision:``, ``transformers:``, ``diffusers:``), or a
+            file ``.onnx``, ``.json`` or ``.json.gz``.
+        size: of its input where it is not the usual one: ``288``, ``"384x640"``, ``(384, 640)``; tokens of a sequence.
+        sets: values of open sizes (``batch``, ``tokens``) and of the family's parameters (``width``, ``classes``).
+
+    Raises:
+        UnknownName: no such network.
+        InputError: a file, a size or a value is wrong.
+    """
+    if not isinstance(given, str | Path) or not str(given):
+        raise InputError(f"expected a name or a path, got {show(given)}", field="model")
+    sides = _sides(size)
+    values = dict(sets or {})
+    name = str(given)
+    library, colon, rest = name.partition(":")
+    if colon and library in LIBRARIES:
+        from steelyard.workload.ingest.libraries import library_net
+
+        return _with(library_net(library, rest, sides), values)
+    if isinstance(given, Path) or name.lower().endswith(_FILES):
+        return _read(Path(given), sides, values)
+    entry = find_net(name)
+    return _named(entry, sides, values)
+
+
+def _read(path: Path, sides: tuple[int, ...], values: dict[str, Any]) -> TensorGraph:
+    if not is_file(path):
+        raise InputError(f"no file at {show(str(path))}", field="model")
+    if sides:
+        raise InputError(
+            "the sizes of a file are its own; open ones are set by name, as --set height=320", field="size"
+        )
+    if path.suffix.lower() == ".onnx":
+        return _onnx(path, values)
+    from steelyard.workload.ingest.kept_graph import read_graph
+
+    return _with(read_graph(path), values)
+
+
+def _onnx(path: Path, values: dict[str, Any]) -> TensorGraph:
+    try:
+        read = import_module("steelyard.workload.ingest.onnx").read_onnx
+    except ModuleNotFoundError:
+        raise InputError("files of ONNX are not read yet", field="model") from None
+    graph: TensorGraph = read(path, values)
+    return graph
+
+
+def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> TensorGraph:
+    if len(sides) == 1:
+        sides *= len(entry.size)
+    if not entry.family:
+        if sides and sides != entry.size:
+            raise InputError(
+                f"{entry.name} is kept at {_said(entry.size)}; another size needs its library, as timm:{entry.name}",
+                field="size",
+            )
+        return _with(_kept(entry.name), values)
+    known = _parameters(entry.family)
+    own = {k: _value(values.pop(k)) for k in list(values) if k in known}
+    graph = _built(entry.name, sides or entry.size, _frozen({**entry.config, **own}))
+    return _with(graph, values, known)
+
+
+def _parameters(family: str) -> list[str]:
+    kind: Any = NETWORKS.get(family)
+    return [f.name for f in fields(kind)]
+
+
+@lru_cache(maxsize=64)
+def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any], ...]) -> TensorGraph:
+    entry = _entries()[name]
+    kind = NETWORKS.get(entry.family)
+    family = build(kind, {k: list(v) if isinstance(v, tuple) else v for k, v in parameters}, name)
+    net = Builder(name, source=entry.source)
+    try:
+        made = family.build(net, sides)
+    except InputError as error:
+        raise InputError(
+            f"{name} at {_said(sides)}: {error.problems[0].message}", field=error.field or "size"
+        ) from None
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, KeyError):
+        raise InputError(
+            f"{name} at {_said(sides)}: these sizes and parameters make no network", field="model"
+        ) from None
+    return net.graph(*((made,) if isinstance(made, int) else made))
+
+
+@lru_cache(maxsize=64)
+def _kept(name: str) -> TensorGraph:
+    from steelyard.workload.ingest.kept_graph import read_graph
+
+    for folder in catalogue_folders():
+        path = folder / "graphs" / f"{name}.json.gz"
+        if path.is_file():
+            return replace(read_graph(path), name=name)
+    raise InputError(f"the catalogue has no graph of {name}", field="model")
+
+
+def _with(graph: TensorGraph, values: Mapping[str, Any], more: Iterable[str] = ()) -> TensorGraph:
+    """The graph with other usual values of its symbols. Raises :class:`InputError` for a name it does not have."""
+    problems, symbols = [], dict(graph.symbols)
+    for name, value in values.items():
+        if name not in symbols:
+            unknown = UnknownName("size", str(name), [*symbols, *more])
+            problems.append(Problem(f"set.{str(name)[:40]}", f"{graph.name}: {unknown.problems[0].message}"))
+        elif not re.fullmatch(r"\d{1,9}", str(value)) or int(value) < 1:
+            problems.append(Problem(f"set.{name}", f"expected a whole number of at least 1, got {show(value)}"))
+        else:
+            symbols[name] = int(value)
+    raise_all(problems)
+    return replace(graph, symbols=symbols) if values else graph
+
+
+def _sides(size: int | str | Iterable[int] | None) -> tuple[int, ...]:
+    if size is None:
+        return ()
+    parts = re.split("[x, ]+", size.strip().lower()) if isinstance(size, str) else size
+    found = [parts] if isinstance(parts, int) else list(parts) if isinstance(parts, Iterable) else [None]
+    if not 1 <= len(found) <= 4 or not all(re.fullmatch(r"\d{1,8}", str(p)) and int(str(p)) >= 1 for p in found):
+        raise InputError(f"expected a size such as 224 or 384x640, got {show(size)}", field="size")
+    return tuple(int(str(p)) for p in found)
+
+
+def _value(value: Any) -> Any:
+    """A parameter from a command line: ``3,4,6,3`` is a list, ``true`` a truth, ``8`` a number."""
+    if not isinstance(value, str):
+        return value
+    if "," in value and not value.startswith("|"):
+        return [_value(part.strip()) for part in value.strip("[]()").split(",") if part.strip()]
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(value[:40])
+        except ValueError:
+            pass
+    return value
+
+
+def _frozen(parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    def fixed(value: Any) -> Any:
+        return tuple(fixed(v) for v in value) if isinstance(value, list | tuple) else value
+
+    made = tuple(sorted((k, fixed(v)) for k, v in parameters.items()))
+    try:
+        hash(made)
+    except TypeError:
+        raise InputError("expected numbers, text and lists of them as parameters", field="set") from None
+    return made
+
+
+def _said(sides: Iterable[int]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,68 @@
+"""Residual networks: He et al. 2016 with the stride in the 3x3 (v1.5), ResNeXt, Wide ResNet, squeeze and excitation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from steelyard.workload.networks.builder import Builder
+
+__all__ = ["ResNet"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResNet:
+    """Four stages of residual blocks after a 7x7 (or three 3x3) and a pool.
+
+    ``groups`` and ``base_width`` make ResNeXt (32 x 4) and Wide (base 128) of the bottleneck; ``reduce``: channels of
+    squeeze and excitation are cut by so much (0: none); ``pooled``: shortcuts pool before their 1x1, as in
+    ResNet-D.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    bottleneck: bool = True
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    groups: int = 1
+    base_width: int = 64
+    stem: Literal["7x7", "3x3"] = "7x7"
+    stem_width: int = 32
+    pooled: bool = False
+    reduce: int = 0
+    channels: int = 3
+    classes: int = 1000
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
+        x = net.image(self.channels, size)
+        if self.stem == "7x7":
+            x = net.conv(x, 64, 7, 2)
+        else:
+            x = net.relu(net.norm(net.conv(x, self.stem_width, 3, 2)))
+            x = net.relu(net.norm(net.conv(x, self.stem_width, 3)))
+            x = net.conv(x, 64, 3)
+        x = net.max_pool(net.relu(net.norm(x)), 3, 2, 1)
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            for i in range(depth):
+                with net.within(f"layer{stage + 1}.{i}"):
+                    x = self._block(net, x, width, 2 if stage and not i else 1)
+        return net.linear(net.flatten(net.pooled_to(x, 1, 1)), self.classes)
+
+    def _block(self, net: Builder, x: int, width: int, stride: int) -> int:
+        out = width * 4 if self.bottleneck else width
+        inner = width * self.base_width // 64 * self.groups
+        if self.bottleneck:
+            y = net.relu(net.norm(net.conv(x, inner)))
+            y = net.relu(net.norm(net.conv(y, inner, 3, stride, groups=self.groups)))
+            y = net.norm(net.conv(y, out))
+        else:
+            y = net.relu(net.norm(net.conv(x, width, 3, stride)))
+            y = net.norm(net.conv(y, out, 3))
+        if self.reduce:
+            y = net.squeeze(y, out // self.reduce, gate="sigmoid")
+        if stride != 1 or net.channels(x) != out:
+            if self.pooled:
+                x = net.avg_pool(x, stride, stride, up=True) if stride > 1 else x
+                x = net.norm(net.conv(x, out))
+            else:
+                x = net.norm(net.conv(x, out, 1, stride))
+        return net.relu(net.add(y, x, inplace=True))
