@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
+from steelyard.search.api import Planning, plan, read_question
 from steelyard.simulation.api import simulate
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques._presets import Preset, _made
@@ -238,6 +239,61 @@ def test_a_static_batch_refuses_what_acts_while_requests_run() -> None:
         estimate(**words, techniques=("finetune:40ms", "fp8-kv"))
     (problem,) = error.value.problems
     assert str(problem) == "finetune: it acts while requests run: estimate cannot use it, simulate does"
+
+
+def planned(name: str, text: str, **words: Any) -> Planning:
+    own = STATIC.get(name, {})
+    asked = {"model": own.get("model", "llama-3.1-8b"), "on": own.get("on", "h100_sxm").partition(":")[0]}
+    load = {"rate": "1/s", "isl": 500, "osl": 50, "ttft": "p99:5s", "requests": 100}
+    return read_question({**asked, **load, "techniques": text, **words})
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_a_plan_takes_it_up_or_is_not_among_its_verbs(name: str) -> None:
+    """It is on what candidates are made of and the answer says so with what it costs, or one reason refuses it."""
+    technique = parse(TEXTS[name][0])
+    if "plan" not in technique.verbs():
+        with pytest.raises(InputError) as error:
+            planned(name, TEXTS[name][0])
+        (problem,) = error.value.problems
+        assert problem.message == technique.refusal("plan") and "plan cannot use it" in problem.message
+        return
+    found, plain = planned(name, str(technique)), planned(name, "")
+    said = [note for note in found.ledger.assumptions if note.startswith(f"every candidate with {technique}: ")]
+    if technique.slot == "speculation":
+        assert found.task.question.speculate == (str(technique),)
+        return
+    assert said and technique.effect in said[0] and technique.costs in said[0]
+    mine, theirs = found.task.question, plain.task.question
+    taken = (
+        (mine.weights, mine.kv, mine.output_tokens) != (theirs.weights, theirs.kv, theirs.output_tokens)
+        or found.task.model.transformer != plain.task.model.transformer
+        or mine.descriptions != theirs.descriptions
+        or technique.step_effect is not None
+        or type(technique).engine is not Technique.engine
+    )
+    assert taken, "no candidate has it"
+
+
+def test_a_plan_with_a_technique_is_that_of_candidates_that_have_it() -> None:
+    words: dict[str, Any] = {"rate": "20/s", "isl": 500, "osl": 50, "ttft": "p99:5s", "requests": 100}
+    tight = words | {"tpot": "p95:20ms", "mode": "aggregated"}
+    plain = plan("llama-3.1-8b", "h100_sxm", **tight).winner
+    assert plain is not None
+    tpots = [
+        winner.tpot_s
+        for text in ("weight-sparsity", "overhead:step=1ms")
+        if (winner := plan("llama-3.1-8b", "h100_sxm", **tight, techniques=text).winner) is not None
+    ]
+    assert tpots[0] < 0.9 * plain.tpot_s < plain.tpot_s + 5e-4 < tpots[1]
+    long = plan("llama-3.1-8b", "h100_sxm", **words, techniques="answer-length:2").winner
+    assert long is not None and long.tokens_per_s == pytest.approx(2 * plain.tokens_per_s)
+    useless = plan("llama-3.1-8b", "h100_sxm", **tight, techniques="ngram:k=3,accept=0").winner
+    assert useless is not None and useless.deployment.pools[0].speculate == "ngram:k=3,accept=0.0"
+    with pytest.raises(InputError, match="bit-planes: h100_sxm has no products of single bits"):
+        plan("llama-3.1-8b", "a100_sxm,h100_sxm", **words, techniques="bit-planes")
+    with pytest.raises(InputError, match="weights: weight-sparsity changes what they take"):
+        plan("llama-3.1-8b", "h100_sxm", **words, techniques="weight-sparsity", weights="bf16,fp8")
 
 
 def test_order_does_not_matter() -> None:

@@ -121,7 +121,7 @@ def test_what_cannot_be() -> None:
     ):
         with pytest.raises(InputError, match=words):
             ask(*texts)
-    with pytest.raises(InputError, match="prices a static batch: estimate does"):
+    with pytest.raises(InputError, match="prices a static batch: simulate cannot use it, estimate does"):
         simulate(**A100, rate="1/s", requests=5, techniques="samples:4")
 
 

@@ -86,7 +86,7 @@ class Plan:
         if native.base.startswith(weights.name) and native.activations == weights.activations:
             weights = native
         kept = "" if isinstance(published, str) or weights != native else published.native_kv
-        implied = weights.activations or ("fp16" if weights.gguf else weights.name)
+        implied = weights.activations or ("fp16" if weights.gguf else weights.name.partition("@")[0])
         activations = find_format(self.activations or implied)
         if machine is not None and not computes(machine, activations):
             wide = widened(machine, activations)

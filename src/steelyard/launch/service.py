@@ -203,7 +203,13 @@ class Service:
 
 
 def service(
-    deployment: Deployment, load: Load, targets: Sequence[Target] = (), *, model: Model | None = None, odds: str = ""
+    deployment: Deployment,
+    load: Load,
+    targets: Sequence[Target] = (),
+    *,
+    model: Model | None = None,
+    odds: str = "",
+    unlaunched: Sequence[str] = (),
 ) -> Service:
     """Work out names, engine settings and sizes.
 
@@ -213,13 +219,14 @@ def service(
         targets: the SLOs.
         model: loaded already; otherwise looked up by its name.
         odds: how likely the SLOs hold, in words.
+        unlaunched: what was planned with and no flag of an engine turns on.
 
     Raises:
         InputError: unknown names, flags, engines no launch files are written for; all problems at once.
     """
     loaded = load_model(deployment.model) if model is None else model
     problems: list[Problem] = []
-    notes: list[str] = []
+    notes = [f"planned with {name}, which no flag turns on: what these files start lacks it" for name in unlaunched]
     units = []
     share = _shares(deployment, load)
     for index in range(len(deployment.pools)):

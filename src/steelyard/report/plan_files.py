@@ -89,7 +89,14 @@ def plan_files(answer: Answer, *, model: Model | None = None) -> dict[str, str]:
     if w is None:
         raise InputError("nothing fits: there is no deployment to write files for", field="out")
     odds = f"it {chance_line(w)}, by the 80 % intervals of the prediction" if w.chance else ""
-    found = service(w.deployment, load_of(answer), answer.question.targets, model=model, odds=odds)
+    found = service(
+        w.deployment,
+        load_of(answer),
+        answer.question.targets,
+        model=model,
+        odds=odds,
+        unlaunched=[str(t) for t in answer.question.techniques if not t.words("plan")],
+    )
     drawn = bool(answer.front or answer.cost_front)
     files = launch_files(found, more_files={k: v for k, v in _SAID.items() if drawn or k != "front.svg"})
     replay: dict[str, Any] = replay_dict(answer) or {}

@@ -35,7 +35,7 @@ from steelyard.search.sent import endless, traffic_of
 from steelyard.search.solve import solve
 from steelyard.search.speculation import read_ways, speculated
 from steelyard.search.task import PlanTask, task_of
-from steelyard.search.techniques import changed
+from steelyard.search.techniques import changed, told
 from steelyard.search.ways import read_rule, ways_of
 from steelyard.traffic.build import ISL, OSL, Traffic
 from steelyard.traffic.trace import LENGTHS, Trace
@@ -111,9 +111,10 @@ def read_question(words: Mapping[str, Any], problems: Problems | None = None) ->
     if seen:
         model = replace(model, transformer=loaded_for(model.transformer, seen))
         sent = with_shown(sent, seen, w["seed"])
-
+    for technique in w["techniques"]:
+        sent = technique.trace(sent, w["seed"])
     asked = _asked(described)
-    model, described = changed(model, described, w)
+    model, described, allowed_weights = changed(model, described, w, allowed_weights)
     transformer = model.transformer
     poisson = not w["trace"] and w["arrivals"] in ("", "poisson")
     longest = int((sent.isl + sent.osl).max())
@@ -254,6 +255,7 @@ def _assumed(question: Question, w: Mapping[str, Any]) -> Iterator[str]:
     usual = [f"{n} {d}" for n, d in zip(LENGTHS, (ISL, OSL), strict=True) if w[n] == "" and not w["trace"]]
     if usual:
         yield f"defaults: {', '.join(usual)}"
+    yield from told(question.techniques)
     if anchor := find_anchor(w["anchor"]):
         yield f"anchor {anchor.name} ({anchor.title}) moves the times of engines and machines it shares"
     if question.concurrency is not None:

@@ -25,12 +25,9 @@ from steelyard.search.trial import METRICS
 from steelyard.simulation.metrics import describe, ends
 from steelyard.simulation.prepared import Options
 from steelyard.simulation.result import Simulation, simulate_deployment
-from steelyard.techniques._registry import read_flag
+from steelyard.techniques._registry import TECHNIQUES, read_flag
 
-__all__ = ["LAUNCHED", "read_ways", "speculated"]
-
-#: Methods that launch files can be written for: those that need no checkpoint of heads of their own.
-LAUNCHED = ("draft", "ngram", "mtp")
+__all__ = ["read_ways", "speculated"]
 
 
 def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str) -> tuple[str, ...]:
@@ -48,9 +45,10 @@ def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str
         except InputError as error:
             problems += error.problems
             continue
-        if found is None or found.name not in LAUNCHED:
-            text = f"{way} needs a checkpoint of heads to be launched; expected one of {', '.join(LAUNCHED)}"
-            problems.append(Problem("speculate", text))
+        if found is None or found.unplanned:
+            able = ", ".join(name for name in TECHNIQUES if TECHNIQUES.get(name).in_plan)
+            why = "it says nothing" if found is None else found.unplanned
+            problems.append(Problem("speculate", f"{way}: {why}; expected one of {able}"))
     if ways and any(find_engine(e).commands != "vllm" for e in engines):
         problems.append(Problem("speculate", "launch files for it are written for vllm only; add engine vllm"))
     if ways and objective != "cost":
@@ -60,21 +58,32 @@ def read_ways(specs: str | Sequence[str], engines: Sequence[str], objective: str
 
 
 def speculated(answer: Answer, task: PlanTask) -> Answer:
-    """The answer with the winner, its runners-up and the front weighed with every allowed way to speculate as well."""
+    """The answer with the winner, its runners-up and the front weighed with every allowed way to speculate as well.
+
+    A way that was named among the techniques is on the winner wherever that meets every SLO, though it saves nothing.
+    """
     winner, ways = answer.winner, task.question.speculate
+    must = any(technique.slot == "speculation" for technique in task.question.techniques)
     if winner is None:
         return answer
     rent = winner.rent_usd_per_hour
     bases: dict[object, Candidate] = {}  # the best candidate of each replica; with it, cheaper ones may meet the SLOs
     for candidate in (winner, *answer.runners_up, *answer.front):
         own = candidate.rent_usd_per_hour
-        if candidate.mode == "aggregated" and own is not None and rent is not None and own <= rent * (1 + 1e-9):
+        cheap = own is not None and rent is not None and (must or own <= rent * (1 + 1e-9))
+        if candidate.mode == "aggregated" and cheap:
             bases.setdefault((candidate.machine, candidate.deployment.pools[0].plan), candidate)
     better = [c for base in bases.values() for way in ways if (c := _fewest(base, way, task)) is not None]
     best = min(better, key=lambda c: (c.rent_usd_per_hour, c.tpot_s), default=None)
-    if best is None or rent is None or best.rent_usd_per_hour is None or best.rent_usd_per_hour >= rent * (1 - 1e-9):
+    if best is None and must:
+        none = f"with {'; '.join(ways)} as many replicas do not meet every SLO: planned without"
+        return replace(answer, why=(none, *answer.why))
+    dearest = math.inf if must else (rent or 0.0) * (1 - 1e-9)
+    if best is None or rent is None or best.rent_usd_per_hour is None or best.rent_usd_per_hour >= dearest:
         return replace(answer, why=(*answer.why, f"speculative decoding ({'; '.join(ways)}) saves no rent"))
-    saving = f"speculative decoding saves {1 - best.rent_usd_per_hour / rent:.0%}: {rent:,.2f} USD/h without"
+    saved = 1 - best.rent_usd_per_hour / rent
+    saving = f"speculative decoding saves {saved:.0%}" if saved > 1e-9 else "speculative decoding saves no rent"
+    saving = f"{saving}: {rent:,.2f} USD/h without"
     first = f"{best.shape} at {best.rent_usd_per_hour:,.2f} USD/h meets every SLO when simulated"
     return replace(
         answer,
@@ -93,7 +102,9 @@ def _fewest(base: Candidate, way: str, task: PlanTask) -> Candidate | None:
 
     def simulated(count: int) -> Simulation | None:
         deployment = replace(base.deployment, pools=(replace(pool, replicas=count, speculate=way),))
-        options = Options("fcfs", question.seed, {}, Router(question.skew), log=0, seen=question.seen)
+        others = tuple(t for t in question.techniques if t.slot != "speculation")
+        routed = Router(question.skew)
+        options = Options("fcfs", question.seed, {}, routed, log=0, seen=question.seen, techniques=others)
         run = simulate_deployment(deployment, trace, options, model=task.model)
         done = run.records.completed
         met = all(v.met for v in judge(question.targets, _values(run)))

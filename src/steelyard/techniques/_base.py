@@ -162,6 +162,10 @@ class Technique(InBatch):
     mechanism: ClassVar[str] = ""
     """Of a preset: the technique it is one of. A scenario has one technique of a mechanism."""
     serving: ClassVar[bool] = False
+    in_plan: ClassVar[bool] = False
+    """Of what acts while requests run: ``plan`` takes it up as well."""
+    unplanned: ClassVar[str] = ""
+    """Why no plan is sought with it; empty: ``plan`` puts it on every candidate."""
     in_steps: ClassVar[bool] = False
     """It takes part in the engine's steps; the summary of a run counts what it did there."""
     plays: ClassVar[bool] = False
@@ -208,6 +212,24 @@ class Technique(InBatch):
         return []
 
     # what it changes
+
+    @classmethod
+    def verbs(cls) -> tuple[str, ...]:
+        """The verbs that answer with it; nothing else says so."""
+        if cls.batch_only:
+            return ("estimate",)
+        planned = not cls.unplanned and (cls.in_plan or not cls.serving)
+        return ("estimate",) * (cls.in_batch or not cls.serving) + ("simulate",) + ("plan",) * planned
+
+    @classmethod
+    def refusal(cls, verb: str) -> str:
+        """Why a verb does not answer with it; empty: it does."""
+        if verb in cls.verbs():
+            return ""
+        why = "it prices a static batch" if cls.batch_only else "it acts while requests run"
+        why = cls.unplanned if cls.unplanned and verb == "plan" else why
+        able = " and ".join(cls.verbs())
+        return f"{why}: {verb} cannot use it, {able} {'do' if len(cls.verbs()) > 1 else 'does'}"
 
     def applies(self, scenario: Any) -> list[Problem]:
         """Why it cannot be used on a scenario."""
@@ -298,14 +320,7 @@ class Technique(InBatch):
     @classmethod
     def about(cls) -> dict[str, str]:
         """What it is, for people: effect, layer, verbs, what it excludes, every parameter."""
-        verbs = [verb for verb in ("estimate", "simulate", "plan") if verb == "simulate" or not cls.serving]
-        if cls.in_batch and "estimate" not in verbs:
-            verbs.insert(0, "estimate")
-        if cls.batch_only:
-            verbs = ["estimate"]
-        if cls.serving and cls.slot == "speculation":
-            verbs.append("plan")
-        found = {"effect": cls.effect, "layer": cls.layer, "verbs": ", ".join(verbs)}
+        found = {"effect": cls.effect, "layer": cls.layer, "verbs": ", ".join(cls.verbs())}
         if cls.mechanism not in ("", "settings"):
             found["mechanism"] = cls.mechanism
         if cls.costs:

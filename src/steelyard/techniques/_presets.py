@@ -148,6 +148,7 @@ def _made(preset: Preset) -> type[Technique]:
         own["__annotations__"][p.field] = hints[p.field]
         own[p.field] = value
     raise_all(problems)
+    own |= {"serving": True} if preset.flags else {}  # flags of the engine are fields of simulate alone
     if preset.words or preset.flags:
         own["words"] = _words(base, preset)
     made: Any = dataclass(frozen=True)(type(preset.name, (base,), own))

@@ -266,14 +266,10 @@ def with_techniques(
     if techniques or "techniques" in merged:
         merged["techniques"] = techniques
     for technique in techniques:
+        if why := technique.refusal(verb):
+            problems.append(Problem(technique.name, why))
+            continue
         chosen = technique.words(verb)
-        told = (verb == "plan" and chosen) or (verb == "estimate" and technique.in_batch)
-        if technique.serving and verb != "simulate" and not told:
-            problems.append(Problem(technique.name, f"it acts while requests run: {verb} cannot use it, simulate does"))
-            continue
-        if technique.batch_only and verb != "estimate":
-            problems.append(Problem(technique.name, f"it prices a static batch: estimate does, {verb} cannot use it"))
-            continue
         unusable = [n for n in technique.refuses if merged.get(n) not in (None, "", defaults.get(n))]
         problems += [Problem(name, f"not together with {technique.name}: leave it out") for name in unusable]
         for name, value in chosen.items():

@@ -109,6 +109,7 @@ class Cascade(Technique):
     )
     effect: ClassVar[str] = "a small model answers, the one asked for only where that is not enough"
     costs: ClassVar[str] = "accuracy, by how well it is judged which answer is enough"
+    unplanned: ClassVar[str] = "deployments of two models on the same devices are not sought"
     first: ClassVar[str] = "model"
 
     model: Annotated[str, "the small model"]
@@ -125,9 +126,7 @@ class Cascade(Technique):
         return "priced for two models as they are" if alone else ""
 
     def applies(self, scenario: Any) -> list[Problem]:
-        """A plan is sought; devices in a line; an encoder."""
-        if scenario.verb == "plan":
-            return [Problem(self.name, "two models on the same devices are not planned with")]
+        """Devices in a line; an encoder."""
         if scenario.plan.pp > 1 or scenario.cluster.unlike or scenario.plan.offload:
             return [Problem(self.name, "priced on one stage of one kind of device, with all weights on it")]
         small = _loaded(self.model).transformer

@@ -24,6 +24,7 @@ class DistServe(Technique):
     )
     effect: ClassVar[str] = "no output waits for a prompt's step; caches travel between the pools"
     serving: ClassVar[bool] = True
+    unplanned: ClassVar[str] = "plan chooses pools itself (--mode disaggregated)"
     slot: ClassVar[str] = "deployment"
     first: ClassVar[str] = "pools"
 

@@ -33,6 +33,7 @@ class Epd(Technique):
     )
     effect: ClassVar[str] = "encoders have devices of their own and share the images of a request"
     serving: ClassVar[bool] = True
+    unplanned: ClassVar[str] = "pools of encoders are not sought"
     slot: ClassVar[str] = "deployment"
     first: ClassVar[str] = "pools"
     keys: ClassVar[Mapping[str, str]] = {"encode": "encode_s"}

@@ -20,7 +20,7 @@ from steelyard.errors import Problem
 from steelyard.machine.host import find_host, usual_host
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.near_memory import AttentionBeside
-from steelyard.techniques.refusals import refused_by, unplanned
+from steelyard.techniques.refusals import refused_by
 
 __all__ = ["HostAttention"]
 
@@ -36,6 +36,7 @@ class HostAttention(Technique):
         "arXiv:2504.09345",
     )
     effect: ClassVar[str] = "the cache lies in host memory, whose processor attends to it while the device computes"
+    unplanned: ClassVar[str] = "deployments with a cache in host memory are not sought"
     costs: ClassVar[str] = "host memory and its processor; nothing in accuracy"
     refuses: ClassVar[tuple[str, ...]] = ("offload",)
 
@@ -50,9 +51,7 @@ class HostAttention(Technique):
         return "attention has one place" if other.name in ("near-memory", "layer-split", "cascade") else ""
 
     def applies(self, scenario: Any) -> list[Problem]:
-        """A plan is sought; memory that is the host's."""
-        if found := unplanned(self.name, scenario, "a cache in host memory is"):
-            return found
+        """Memory that is the host's."""
         if scenario.cluster.unlike or not scenario.transformer.causal:
             return [Problem(self.name, "priced for one kind of device and models that generate")]
         return refused_by(self.name, lambda: usual_host(scenario.cluster.machine))

@@ -27,7 +27,7 @@ from steelyard.errors import Problem
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
-from steelyard.techniques.refusals import refused_by, unplanned
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 
 __all__ = ["LayerSplit"]
@@ -96,6 +96,7 @@ class LayerSplit(Technique):
         "CE-CoLLM: efficient and adaptive large language models through cloud-edge collaboration", "arXiv:2411.02829"
     )
     effect: ClassVar[str] = "the first layers run at the edge, hidden states cross a link, the rest runs in the cloud"
+    unplanned: ClassVar[str] = "deployments with devices at the edge are not sought"
     costs: ClassVar[str] = "a device at the edge; accuracy where hidden states are compressed or tokens leave early"
     first: ClassVar[str] = "edge"
     keys: ClassVar[dict[str, str]] = {"link": "rate_bytes_per_s", "latency": "latency_s"}
@@ -112,9 +113,7 @@ class LayerSplit(Technique):
         return refused_by(self.name, lambda: _known(self.edge))
 
     def applies(self, scenario: Any) -> list[Problem]:
-        """Several kinds of devices, a plan that is sought."""
-        if found := unplanned(self.name, scenario):
-            return found
+        """Several kinds of devices."""
         if scenario.cluster.unlike or scenario.plan.pp > 1 or scenario.plan.offload:
             return [Problem(self.name, "priced beside one stage of one kind of device, with all weights on it")]
         return []

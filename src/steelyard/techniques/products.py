@@ -36,7 +36,6 @@ from steelyard.deployment.formats import Format, find_format
 from steelyard.errors import InputError, Problem
 from steelyard.machine.component import Compute, Machine
 from steelyard.techniques._base import Citation, Technique
-from steelyard.techniques.refusals import unplanned
 from steelyard.units import Quantity
 
 __all__ = ["BitPlanes", "LookupTable", "MixedBits", "WeightSparsity"]
@@ -118,9 +117,6 @@ class _Products(Technique):
     layer: ClassVar[str] = "format"
     slot: ClassVar[str] = "products"
 
-    def _unplanned(self, scenario: Any) -> list[Problem]:
-        return unplanned(self.name, scenario, "changes the bytes of weights:")
-
 
 @dataclass(frozen=True)
 class _Rated(_Products):
@@ -152,10 +148,6 @@ class WeightSparsity(_Products):
     density: Annotated[float, Quantity("1", "share of the weights that is kept", gt=0, le=1)] = 0.5
     index: Annotated[float, Quantity("1", "bits beside each kept weight that say where it stands", ge=0, le=64)] = 2.0
     eff: Annotated[float, Quantity("1", "rate of the kept products over that of dense ones", gt=0, le=1)] = 1.0
-
-    def applies(self, scenario: Any) -> list[Problem]:
-        """A plan is sought."""
-        return self._unplanned(scenario)
 
     def scenario(self, scenario: Any) -> Any:
         """Fewer bytes."""
@@ -189,7 +181,7 @@ class BitPlanes(_Rated):
         machine = scenario.cluster.machine
         if _binary(machine) is None:
             return [Problem(self.name, f"{machine.name} has no products of single bits (binary); a100_sxm has")]
-        return self._unplanned(scenario)
+        return []
 
     def scenario(self, scenario: Any) -> Any:
         """Weights of so many bits, products of the narrowest kernel that the machine has beside them."""
@@ -230,6 +222,7 @@ class LookupTable(_Rated):
         "T-MAC: CPU renaissance via table lookup for low-bit LLM deployment on edge", "arXiv:2407.00088"
     )
     effect: ClassVar[str] = "sums of activations are looked up by the bits of the weights, not multiplied"
+    unplanned: ClassVar[str] = "no engine that can be launched looks sums up"
     costs: ClassVar[str] = "accuracy, by the bits of the weights"
     keys: ClassVar[Mapping[str, str]] = {"w": "weight_bits", "lookups": "lookups_per_clock"}
 
@@ -241,11 +234,11 @@ class LookupTable(_Rated):
     scale_bits: Annotated[float, Quantity("1", "bits of scales per weight", ge=0, le=16)] = 0.25
 
     def applies(self, scenario: Any) -> list[Problem]:
-        """A plan is sought, or a machine whose clock is not known."""
+        """A machine whose clock is not known."""
         machine = scenario.cluster.machine
         if not _fastest(machine).clock_hz:
             return [Problem(self.name, f"the clock of {machine.name} is not known")]
-        return self._unplanned(scenario)
+        return []
 
     def scenario(self, scenario: Any) -> Any:
         """Weights of so many bits."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from steelyard.errors import InputError, Problem
 
-__all__ = ["no_answers", "no_cache", "refused_by", "unplanned"]
+__all__ = ["no_answers", "no_cache", "refused_by"]
 
 
 def no_answers(name: str, model: Any) -> list[Problem]:
@@ -18,12 +18,6 @@ def no_answers(name: str, model: Any) -> list[Problem]:
 def no_cache(name: str, model: Any) -> list[Problem]:
     """Of a model without a cache."""
     return [] if model.causal else [Problem(name, f"{model.name} does not generate: it has no KV cache")]
-
-
-def unplanned(name: str, scenario: Any, what: str = "") -> list[Problem]:
-    """Where a plan is sought. ``what``: with its verb, ``several models on the same devices are``."""
-    words = f"{what} priced by estimate and simulate, not planned with".strip()
-    return [Problem(name, words)] if scenario.verb == "plan" else []
 
 
 def refused_by(name: str, look: Callable[[], Any]) -> list[Problem]:

@@ -81,6 +81,7 @@ class Speculation(Technique):
     in_batch: ClassVar[bool] = True
     in_steps: ClassVar[bool] = True
     slot: ClassVar[str] = "speculation"
+    unplanned: ClassVar[str] = "it needs a checkpoint of heads to be launched"
     roles: ClassVar[tuple[str, ...]] = ("both", "decode")
     keys: ClassVar[Mapping[str, str]] = {"k": "tokens"}
     usual: ClassVar[Defaults]
@@ -295,6 +296,8 @@ class DraftModel(Speculation):
     """A smaller model with the same vocabulary guesses, one pass per token."""
 
     name: ClassVar[str] = "draft"
+    in_plan: ClassVar[bool] = True
+    unplanned: ClassVar[str] = ""
     costs: ClassVar[str] = "a smaller model of the same vocabulary, and its memory"
     paper: ClassVar[Citation] = Citation(
         "Fast inference from transformers via speculative decoding", "arXiv:2211.17192"
@@ -333,6 +336,8 @@ class Ngram(Speculation):
     """The prompt's own n-grams guess; free."""
 
     name: ClassVar[str] = "ngram"
+    in_plan: ClassVar[bool] = True
+    unplanned: ClassVar[str] = ""
     paper: ClassVar[Citation] = Citation("Prompt lookup decoding", "github.com/apoorvumang/prompt-lookup-decoding")
     usual: ClassVar[Defaults] = Defaults(3, 0.3, "guess: high where the answer copies the prompt, near 0 in free text")
     passes: ClassVar[int] = 3
@@ -410,6 +415,8 @@ class Mtp(Speculation):
     """The model's own multi-token prediction layer guesses."""
 
     name: ClassVar[str] = "mtp"
+    in_plan: ClassVar[bool] = True
+    unplanned: ClassVar[str] = ""
     costs: ClassVar[str] = "a head that the model was trained with"
     paper: ClassVar[Citation] = Citation("DeepSeek-V3 technical report", "arXiv:2412.19437")
     usual: ClassVar[Defaults] = Defaults(

@@ -28,14 +28,12 @@ from steelyard.deployment.engine import Engine
 from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import Citation, Technique
-from steelyard.techniques.refusals import unplanned
 from steelyard.units import Quantity
 from steelyard.workload.step import Step
 
 __all__ = ["ModelSwitch", "Tenants"]
 
-#: What is not planned with.
-SEVERAL = "several models on the same devices are"
+SEVERAL = "deployments of several models on the same devices are not sought"
 #: Ending of the name of a kernel that runs once for each model.
 PRIVATE = " of each model"
 
@@ -82,12 +80,10 @@ class Tenants(Technique):
     costs: ClassVar[str] = "models tuned so that blocks stay common"
     first: ClassVar[str] = "models"
 
+    unplanned: ClassVar[str] = SEVERAL
+
     models: Annotated[int, Quantity("1", "models of equal shape", ge=1, le=100_000)]
     share: Annotated[float, Quantity("1", "share of the layers' weights they have in common", ge=0, le=1)] = 0.7
-
-    def applies(self, scenario: Any) -> list[Problem]:
-        """A plan is sought, or the private blocks are more than any memory."""
-        return unplanned(self.name, scenario, SEVERAL)
 
     def scenario(self, scenario: Any) -> Any:
         """Memory of the private blocks of the other models."""
@@ -116,6 +112,7 @@ class ModelSwitch(Technique):
     )
     effect: ClassVar[str] = "a request may have to wait until its model's weights are copied to the device"
     costs: ClassVar[str] = "host memory; nothing in accuracy"
+    unplanned: ClassVar[str] = SEVERAL
     first: ClassVar[str] = "models"
     keys: ClassVar[Mapping[str, str]] = {"rate": "rate_bytes_per_s", "weights": "weights_bytes"}
 
@@ -133,7 +130,7 @@ class ModelSwitch(Technique):
         """A machine whose link to the host is not known."""
         if not self.rate_bytes_per_s and not scenario.cluster.machine.links("host"):
             return [Problem(self.name, f"expected rate=50GB/s: {scenario.cluster.machine.name} has no link to a host")]
-        return unplanned(self.name, scenario, SEVERAL)
+        return []
 
     own_bytes = 0.0
     """Of the model that was asked for, once it is known."""

@@ -36,7 +36,7 @@ from steelyard.errors import Problem
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
 from steelyard.techniques._base import Citation, Technique
-from steelyard.techniques.refusals import refused_by, unplanned
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 
 __all__ = ["ExpertCache", "WeightStreaming"]
@@ -174,8 +174,6 @@ def _host(scenario: Any, disk: bool) -> Machine:
 
 def _refused(name: str, scenario: Any, disk: bool) -> list[Problem]:
     """Why weights cannot lie elsewhere."""
-    if found := unplanned(name, scenario, "weights outside the device are"):
-        return found
     if scenario.cluster.unlike:
         return [Problem(name, "priced for one kind of device, not for several")]
     return refused_by(name, lambda: _host(scenario, disk))
@@ -196,6 +194,7 @@ class _Elsewhere(Technique):
     layer: ClassVar[str] = "memory"
     refuses: ClassVar[tuple[str, ...]] = ("offload",)
     slot: ClassVar[str] = "weights elsewhere"
+    unplanned: ClassVar[str] = "deployments with weights outside the devices are not sought"
 
     def _without_rate(self, disk: bool, rate_bytes_per_s: float) -> list[Problem]:
         return [Problem(self.name, "expected rate=7GB/s of the disk")] if disk and not rate_bytes_per_s else []
