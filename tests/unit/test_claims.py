@@ -12,7 +12,7 @@ import pytest
 from steelyard.claims.ask import answer, figure, interval
 from steelyard.claims.board import text
 from steelyard.claims.paper import Claim, find_paper, papers
-from steelyard.claims.run import Found, row_of, run_paper
+from steelyard.claims.run import Found, _Figure, _number, row_of, run_paper
 from steelyard.claims.verdict import judge
 from steelyard.cli.main import main
 from steelyard.errors import InputError
@@ -91,6 +91,17 @@ def test_a_claim_is_a_pair_of_ordinary_questions(tmp_path: Path, monkeypatch: py
     for one in kept:
         one.write_text("[]")  # another program's
     assert run_paper(paper)[2].predicted == speed.predicted
+
+
+def test_peaks_compares_each_scenario_at_its_own_best_load() -> None:
+    def figures(*values: float) -> list[Any]:
+        return [_Figure(v, 0.9 * v, 1.1 * v, "") for v in values]
+
+    claim = Claim(n=1, quantity="goodput", figure="x", baseline="a", subject="b", pick="peaks")
+    points = [{"concurrency": n} for n in (4, 8, 16)]
+    pairs = list(zip(figures(2.0, 4.0, 1.0), figures(3.0, 5.0, 8.0), strict=True))
+    value, (low, high) = _number(claim, points, pairs)
+    assert value == 2.0 and low < 2.0 < high  # 8 over 4, and not 8 over the 1 beside it
 
 
 def test_the_command_prints_rows_pages_and_json(

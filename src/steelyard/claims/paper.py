@@ -63,8 +63,9 @@ ASKED = ("estimate", "explain", "simulate", "plan", "fit")
 #: What becomes of the figures: subject over baseline, the other way round, 1 less subject over baseline, subject over
 #: baseline less 1, their difference, the subject alone, the slope of the subject in the logs of a sweep.
 FORMS = ("ratio", "inverse", "reduction", "gain", "difference", "value", "exponent")
-#: Which point of a sweep counts: the largest ("up to"), the smallest, the middle, the mean, or a list of all.
-PICKS = ("best", "least", "median", "mean", "each")
+#: Which point of a sweep counts: the largest ("up to"), the smallest, the middle, the mean, a list of all, or of each
+#: scenario the point where its own figure is largest (two systems, each at its own best load).
+PICKS = ("best", "least", "median", "mean", "each", "peaks")
 #: Where a scenario is from: published with the paper's code, said in its abstract, or chosen as usual for the field.
 SETTINGS = ("artifact", "abstract", "representative")
 #: Verdicts that a file may state itself.

@@ -204,6 +204,11 @@ def _number(
         (name,) = claim.sweep
         slope = _slope([float(p[name]) for p in points], [s.value for _, s in figures])
         return slope, (slope, slope)
+    if claim.pick == "peaks":
+        best = max((s for _, s in figures), key=lambda f: f.value)
+        other = max((b for b, _ in figures if b is not None), key=lambda f: f.value, default=None)
+        value, low, high = _formed(claim, other, best)
+        return value, (low, high)
     one = [_formed(claim, b, s) for b, s in figures]
     values = [value for value, _, _ in one]
     if claim.pick == "each" and claim.sweep:
