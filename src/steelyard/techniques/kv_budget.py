@@ -7,6 +7,9 @@ Of ``L`` tokens it attends to ``min(s L, T)`` (``budget`` s, ``tokens`` T). Wher
     rest=host      selected from host memory: ``resident`` of a token's cache stays, ``fetched`` of what was chosen
                    crosses the link at every step                      ShadowKV, arXiv:2410.21465
 
+Keys kept as ``rank`` numbers a token are multiplied out for the chosen tokens of every head at every step: ``2 rank d``
+operations each, the product of a sequence's own matrix.
+
 Choosing reads ``index`` of every cached token's bytes at one of ``every`` steps (Quest: smallest and largest key of a
 page of 16 tokens, 2 / 16 of the keys = 0.0625 of the cache). A share ``streaming`` of the heads attends to the ``near``
 first and latest tokens only and keeps no others (DuoAttention, arXiv:2410.10819; LServe, arXiv:2502.14866); a share
@@ -14,16 +17,26 @@ first and latest tokens only and keeps no others (DuoAttention, arXiv:2410.10819
 the same share, and such heads to near tokens there, too; ``tokens`` is a limit of answers (sparse-prefill has one of
 prompts). Layers that have a window, an indexer or compressed entries of their own stay as they are.
 
-What it costs in accuracy is not predicted. The prompt is computed with all its tokens before any is dropped; copies
-from the host are not hidden behind kernels.
+What PyTorch selects is first ``gathered``: read and written once more, for a kernel that reads whole caches (ALISA,
+arXiv:2403.17312). Copies from the host that are known before a layer's queries, as FlexGen's of a whole cache, run
+under other kernels: a share ``overlap`` of them, ``T = max(C, overlap A) + (1 - overlap) A`` of copies ``A`` and what
+computes ``C``; by default none, since what is chosen hangs on the queries.
+
+What it costs in accuracy is not predicted. The prompt is computed with all its tokens before any is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+
+from steelyard.cost.cost import Cost, KernelCost
+from steelyard.cost.effect import Effect, total_s
+from steelyard.cost.kernel import Program
+from steelyard.cost.step import Replica
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.sparsity import no_full_attention, with_sparse
@@ -33,6 +46,33 @@ __all__ = ["KvBudget"]
 
 #: Where the cache is that a token does not attend to.
 RESTS = ("dropped", "kept", "host")
+
+
+@dataclass(frozen=True)
+class FetchedUnder(Effect):
+    """Copies of the cache from the host, under what computes."""
+
+    overlap: float
+
+    def priced(self, cost: Cost, program: Program, replica: Replica) -> Cost:
+        """Copies with the time that shows beside all kernels of the layers, those priced apart among them."""
+        copies = [k for k in cost.kernels if k.kernel.name.endswith(".fetch")]
+        if not copies or program.step is None:
+            return cost
+        own = {k.kernel.name for k in cost.kernels}
+        lowered = replica.plain.lower(program.step, program.absorb)
+        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
+        beside = (*cost.kernels, *replica.plain.cost(rest).kernels)
+        copying = total_s(copies)
+        computing = total_s(k for k in beside if "." in k.kernel.name and not k.kernel.stage) - copying
+        shown = np.maximum(self.overlap * copying - computing, 0.0) + (1.0 - self.overlap) * copying
+        left = shown / np.maximum(copying, 1e-30)
+
+        def under(k: KernelCost) -> KernelCost:
+            time_s = k.time_s * left
+            return replace(k, time_s=time_s, limit_s=np.minimum(k.limit_s, time_s))
+
+        return replace(cost, kernels=tuple(under(k) if k in copies else k for k in cost.kernels))
 
 
 @dataclass(frozen=True)
@@ -48,6 +88,7 @@ class KvBudget(Technique):
     effect: ClassVar[str] = "tokens of an answer attend to part of the cache: shorter steps, more requests at once"
     slot: ClassVar[str] = "kv-budget"
     first: ClassVar[str] = "budget"
+    keys: ClassVar[Mapping[str, str]] = {"overlap": "overlap_frac"}
 
     budget: Annotated[float, Quantity("1", "share of the context that a new token attends to", gt=0, le=1)] = 0.2
     tokens: Annotated[int, Quantity("1", "tokens it attends to at most; 0 = no limit", ge=0, le=1e9)] = 0
@@ -62,6 +103,13 @@ class KvBudget(Technique):
     fetched: Annotated[
         float, Quantity("1", "share of what was chosen that crosses the link, with rest=host", ge=0, le=1)
     ] = 0.5
+    gathered: Annotated[bool, "chosen entries are copied together before a kernel for whole caches reads them"] = False
+    overlap_frac: Annotated[
+        float, Quantity("1", "share of the copies from the host that runs while others compute", ge=0, le=1)
+    ] = 0.0
+    rank: Annotated[
+        int, Quantity("1", "ranks from which the keys of chosen tokens are rebuilt; 0 = kept whole", ge=0, le=100_000)
+    ] = 0
     streaming: Annotated[float, Quantity("1", "share of the heads that attend to near tokens only", ge=0, le=1)] = 0.0
     near: Annotated[int, Quantity("1", "tokens such heads keep, first and latest", ge=1, le=1e9)] = 384
     full: Annotated[float, Quantity("1", "share of the layers left as they are", ge=0, le=1)] = 0.0
@@ -92,6 +140,8 @@ class KvBudget(Technique):
 
     def conflict(self, other: Technique) -> str:
         """Prompts are made sparse once."""
+        if self.overlap_frac and other.slot == "weights elsewhere":
+            return "copies of weights and of the cache would run under the same kernels: leave out overlap"
         twice = self.prompts and other.name == "sparse-prefill"
         return "prompts are made sparse by one of them: leave out prompts" if twice else ""
 
@@ -106,6 +156,8 @@ class KvBudget(Technique):
             "drops": self.rest == "dropped",
             "resident": self.resident if host else 1.0,
             "fetched": self.fetched if host else 0.0,
+            "gathered": self.gathered,
+            "rank": self.rank,
             "index": self.index,
             "indexes": bool(self.index) and not host,
             "every": self.every,
@@ -113,6 +165,11 @@ class KvBudget(Technique):
         if self.prompts:
             found |= {"prompt_share": self.budget, "prompt_streaming": bool(self.streaming)}
         return found
+
+    @property
+    def step_effect(self) -> FetchedUnder | None:
+        """Copies under other kernels."""
+        return FetchedUnder(self.overlap_frac) if self.rest == "host" and self.overlap_frac else None
 
     def scenario(self, scenario: Any) -> Any:
         """The model with the budget on its layers of full attention."""

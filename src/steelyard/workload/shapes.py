@@ -68,6 +68,10 @@ class Sparse:
     """What a token of an answer does not attend to is not kept."""
     fetched: float = 0.0
     """Share of what it attends to that crosses the link from the host at every step."""
+    gathered: bool = False
+    """What it attends to is first copied together, read and written once."""
+    rank: int = 0
+    """Keys of what it attends to are multiplied out of so many ranks at every step; 0 = they are kept whole."""
     peers: int = 0
     """Other instances that hold the rest of a sequence's cache and attend to it for the queries they are sent."""
     peer_rate: float = 0.0

@@ -64,7 +64,8 @@ def _mean_in(window: float, new: Array, before: Array) -> Array:
 
 
 def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int, width: int) -> Iterator[Op]:
-    """What choosing costs: an index read at every step, queries scored first in a prompt; and what the host sends.
+    """What choosing costs: an index read at every step, queries scored first in a prompt; what the host sends; what is
+    copied together on the device; keys that are rebuilt from their ranks.
 
     Args:
         prefix, step, count, a: of the layer.
@@ -97,6 +98,29 @@ def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int,
             count=asked,
             block="attention",
             facts={"over": "host"},
+        )
+
+
+    if s.gathered:
+        yield Op(
+            f"{prefix}.gather",
+            "b g l c -> b g l c",
+            {**sizes, "l": (1 - s.streaming) * kept(s, context)},
+            operands=("kv", "chosen"),
+            roles=("kv", "kv"),
+            map="copy",
+            reduce="none",
+            count=asked,
+            block="attention",
+        )
+    if s.rank:
+        yield Op(
+            f"{prefix}.rebuild",
+            "b g l r, b g r c -> b g l c",
+            {"b": step.batch, "g": kv_heads, "l": (1 - s.streaming) * kept(s, context), "r": s.rank, "c": a.head_dim},
+            operands=("ranks_of_tokens", "ranks_of_keys", "keys"),
+            count=asked,
+            block="attention",
         )
 
 
