@@ -99,15 +99,13 @@ def sparse_ops(prefix: str, step: Step, count: int, a: Attention, kv_heads: int,
             block="attention",
             facts={"over": "host"},
         )
-
-
     if s.gathered:
         yield Op(
             f"{prefix}.gather",
             "b g l c -> b g l c",
             {**sizes, "l": (1 - s.streaming) * kept(s, context)},
             operands=("kv", "chosen"),
-            roles=("kv", "kv"),
+            roles=("kv", "activation"),
             map="copy",
             reduce="none",
             count=asked,
