@@ -319,7 +319,7 @@ def vector(kernel: Kernel, context: PricingContext) -> KernelTime:
     t = kernel.traffic
     norm = any(op.map == "norm" and "d" in op.ranks for op in kernel.ops)
     time = vector_time_s(
-        t["read"],
+        t["read"] + t["kv"],
         t["write"],
         kernel.flops,
         device=device,

@@ -19,8 +19,8 @@ names (PowerInfer), are ``needed`` < 1; scattered, they are copied in pieces of 
 
     rate' = piece / (wait_s + piece / rate)
 
-``wait_s`` of UFS 4.0: 4 KB at random come at 0.85 to 1 GB/s and 512 KB at 3.5 GB/s (measured in section 2 of PowerInfer-2,
-arXiv:2406.06282), which is 3 us a request.
+``wait_s`` of UFS 4.0: 4 KB at random come at 0.85 to 1 GB/s and 512 KB at 3.5 GB/s (measured in section 2 of
+PowerInfer-2, arXiv:2406.06282), which is 3 us a request.
 """
 
 from __future__ import annotations
@@ -336,9 +336,7 @@ class ExpertCache(_Elsewhere):
     def step_effect(self) -> MissedExperts:
         """Copies of what is missed."""
         rate = piece_rate(self.rate_bytes_per_s, self.piece_bytes, self.wait_s)
-        return MissedExperts(
-            rate, self.overlap_frac, 1.0, self.cached, self.hit, distinct_frac=self.distinct_frac
-        )
+        return MissedExperts(rate, self.overlap_frac, 1.0, self.cached, self.hit, distinct_frac=self.distinct_frac)
 
 
 def _dense_first(model: Any) -> int:
