@@ -125,6 +125,17 @@ class Builder(Tensors):
         width = self.shape(x)[-1]
         return self.linear(self.act(self.linear(x, hidden), act, inplace=False), width)
 
+    def conv_norm(
+        self, x: int, channels: int, kernel: _Each = 1, stride: _Each = 1, *, groups: int = 1, act: str = "relu"
+    ) -> int:
+        """A convolution that keeps the size at stride 1, its batch normalisation and an activation (``""``: none)."""
+        y = self.norm(self.conv(x, channels, kernel, stride, groups=groups))
+        return self.act(y, act) if act else y
+
+    def classify(self, x: int, classes: int) -> int:
+        """The mean over an image and a linear layer."""
+        return self.linear(self.flatten(self.mean(x)), classes)
+
     def squeeze(self, x: int, hidden: int, *, act: str = "relu", gate: str = "sigmoid") -> int:
         """Channels scaled by a gate that sees the mean of every channel (squeeze and excitation)."""
         y = self.act(self.conv(self.mean(x), hidden, bias=True), act)

@@ -45,7 +45,7 @@ class ResNet:
             for i in range(depth):
                 with net.within(f"layer{stage + 1}.{i}"):
                     x = self._block(net, x, width, 2 if stage and not i else 1)
-        return net.linear(net.flatten(net.pooled_to(x, 1, 1)), self.classes)
+        return net.classify(x, self.classes)
 
     def _block(self, net: Builder, x: int, width: int, stride: int) -> int:
         out = width * 4 if self.bottleneck else width
