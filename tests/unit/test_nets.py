@@ -50,6 +50,61 @@ def test_every_named_network_has_the_totals_its_row_states(name: str) -> None:
     assert row.source and not list(graph.unknown())
 
 
+#: Multiply-accumulates in millions and parameters in millions as the papers and the libraries' pages print them.
+PUBLISHED = {
+    "alexnet": (714, 61.1),
+    "vgg16": (15470, 138.4),
+    "vgg19_bn": (19632, 143.7),
+    "resnet18": (1814, 11.69),
+    "resnet50": (4089, 25.56),
+    "resnet152": (11514, 60.19),
+    "resnext50_32x4d": (4230, 25.03),
+    "wide_resnet50_2": (11398, 68.88),
+    "seresnet50": (4090, 28.09),
+    "densenet121": (2834, 7.98),
+    "densenet161": (7728, 28.68),
+    "googlenet": (1498, 6.62),
+    "inception_v3": (5713, 23.83),
+    "squeezenet1_0": (819, 1.25),
+    "squeezenet1_1": (349, 1.24),
+    "mobilenetv1_100": (569, 4.23),
+    "mobilenetv1_025": (41, 0.47),
+    "mobilenetv2_100": (301, 3.50),
+    "mobilenetv2_140": (582, 6.11),
+    "mobilenetv3_large_100": (217, 5.48),
+    "mobilenetv3_small_100": (56.5, 2.54),
+    "mobilenetv4_conv_small": (186, 3.77),
+    "mnasnet_100": (314, 4.38),
+    "semnasnet_100": (312, 3.89),
+    "fbnetc_100": (385, 5.57),
+    "proxylessnas_mobile": (320, 4.08),
+    "proxylessnas_gpu": (465, 7.12),
+    "shufflenet_v2_x1_0": (145, 2.28),
+    "shufflenet_v2_x2_0": (583, 7.39),
+    "efficientnet_b0": (386, 5.29),
+    "efficientnet_b4": (4394, 19.34),
+    "efficientnet_b7": (37746, 66.35),
+    "efficientnetv2_s": (8366, 21.46),
+    "regnetx_032": (3177, 15.30),
+    "regnety_160": (15912, 83.59),
+    "convnext_tiny": (4456, 28.59),
+    "convnext_base": (15355, 88.59),
+    "repvgg_a0": (1513, 9.11),
+    "vit_base_patch16_224": (17564, 86.57),
+    "deit_small_patch16_224": (4599, 22.05),
+    "deit_base_distilled_patch16_224": (17657, 87.34),
+    "swin_tiny_patch4_window7_224": (4491, 28.29),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_families_build_what_was_published(name: str) -> None:
+    graph = load_net(name)
+    macs, parameters = PUBLISHED[name]
+    assert float(graph.macs()) / 1e6 == pytest.approx(macs, rel=0.005)
+    assert graph.parameters / 1e6 == pytest.approx(parameters, rel=0.005)
+
+
 def test_the_door_says_what_it_knows(tmp_path: Path) -> None:
     assert load_net("ResNet-50").name == "resnet50" and is_net("resnet_50") and not is_net("llama-3.1-8b")
     assert load_net("resnet50", size="320x640").macs() > 3 * load_net("resnet50").macs()

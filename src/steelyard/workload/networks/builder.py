@@ -126,10 +126,18 @@ class Builder(Tensors):
         return self.linear(self.act(self.linear(x, hidden), act, inplace=False), width)
 
     def conv_norm(
-        self, x: int, channels: int, kernel: _Each = 1, stride: _Each = 1, *, groups: int = 1, act: str = "relu"
+        self,
+        x: int,
+        channels: int,
+        kernel: _Each = 1,
+        stride: _Each = 1,
+        pad: _Each | None = None,
+        *,
+        groups: int = 1,
+        act: str = "relu",
     ) -> int:
-        """A convolution that keeps the size at stride 1, its batch normalisation and an activation (``""``: none)."""
-        y = self.norm(self.conv(x, channels, kernel, stride, groups=groups))
+        """A convolution as :meth:`conv` makes it, its batch normalisation and an activation (``""``: none)."""
+        y = self.norm(self.conv(x, channels, kernel, stride, pad, groups=groups))
         return self.act(y, act) if act else y
 
     def classify(self, x: int, classes: int) -> int:

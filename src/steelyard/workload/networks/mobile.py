@@ -66,9 +66,7 @@ def _read(row: str) -> tuple[Block, int]:
     for word in words[1:]:
         found = _WORD.fullmatch(word)
         if found is None and word not in _ACTS:
-            raise InputError(
-                f"expected words such as k3, s2, x6, n2, r4 or {_ACTS[0]}, got {show(word)}", field="stages"
-            )
+            raise InputError(f"expected words such as k3, s2, x6, n2, r4 or relu, got {show(word)}", field="stages")
         if found is None:
             act = word
         else:
@@ -93,8 +91,8 @@ def _read(row: str) -> tuple[Block, int]:
 class Mobile:
     """A stem, rows of blocks and a head.
 
-    ``width`` scales channels, ``depth`` the blocks of a row; ``squeezed``: squeeze and excitation is a part of a block's
-    input or of its expanded width; ``head`` channels come before the mean or after it (with a bias or a
+    ``width`` scales channels, ``depth`` the blocks of a row; ``squeezed``: squeeze and excitation is a part of a
+    block's input or of its expanded width; ``head`` channels come before the mean or after it (with a bias or a
     normalisation).
     """
 
@@ -164,14 +162,8 @@ class Once:
     def __call__(self, x: int) -> int:
         """Its output; a shortcut is added where the shape stays."""
         net, b = self.net, self.block
-        y = {
-            "conv": self._conv,
-            "sep": self._sep,
-            "ds": self._ds,
-            "mb": self._mb,
-            "fused": self._fused,
-            "uib": self._uib,
-        }[b.kind](x)
+        kinds = {"conv": self._conv, "sep": self._sep, "ds": self._ds, "mb": self._mb, "fused": self._fused}
+        y = kinds.get(b.kind, self._uib)(x)
         alone = b.kind == "sep" or (b.kind == "conv" and b.kernel == 1)
         kept = not alone and b.stride == 1 and net.channels(x) == b.channels
         return net.add(y, x) if kept else y
