@@ -35,6 +35,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "auxiliary": ("auxiliary:llama-3.2-1b,instead", "auxiliary:latents=16"),
     "chunk-cache": ("chunk-cache:0.8,rate=20GB/s",),
     "cores": ("cores:3", "cores:2,lines=24"),
+    "dataflow-fusion": ("dataflow-fusion:0.9",),
     "distserve": ("distserve:1P:tp1,1D:tp1",),
     "draft": ("draft:llama-3.2-1b,k=3,accept=0.6",),
     "dflash": ("dflash:k=7",),
@@ -118,6 +119,8 @@ WORDS["flow-placement"] = {**_ONE, "on": "h100_sxm:16", "tp": 16, "flags": {}}
 WORDS["host-attention"] = {**SCENARIO, "flags": {}, "isl": 3000}
 STATIC["cores"] = {"model": "llama-3.2-1b", "on": "raspberry_pi_5", "batch": 2}
 WORDS["cores"] = {**SCENARIO, "model": "llama-3.2-1b", "on": "raspberry_pi_5", "requests": 6, "flags": {}}
+STATIC["dataflow-fusion"] = {"on": "sambanova_sn40l:4"}
+WORDS["dataflow-fusion"] = {**SCENARIO, "on": "sambanova_sn40l:4"}
 STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}
 WORDS["expert-cache"] = {**_ONE, "model": "qwen3-30b-a3b", "flags": {}}
 WORDS |= dict.fromkeys(OF_EXPERTS, _EXPERTS)

@@ -300,6 +300,18 @@ def test_memory_that_multiplies_beside_a_controller_has_no_launches_and_no_power
     assert gpu.tpot_s > 5 * near.tpot_s and gpu.energy_j > 10 * near.energy_j
 
 
+def test_layers_of_a_dataflow_chip_are_one_pipeline() -> None:
+    words: dict[str, Any] = {"model": "llama-2-7b", "on": "sambanova_sn40l", "batch": 1, "engine": "torch"}
+    plain, half, most = (priced(*x, **words) for x in ((), ("dataflow-fusion:0.75",), ("dataflow-fusion:0.9",)))
+    layers, bandwidth = 2 * 32 * 202.4e6, 2e12
+    cache = 1050 * 2 * 4096 * 32 * 2
+    taken = half.tpot_s - most.tpot_s  # at batch 1 weights and caches bind
+    assert taken == pytest.approx((layers + cache) / bandwidth * (1 / 0.75 - 1 / 0.9), rel=0.02)
+    assert most.tpot_s < plain.tpot_s and most.memory.total == plain.memory.total
+    with pytest.raises(InputError, match="launches kernels one by one"):
+        priced("dataflow-fusion")
+
+
 def test_layers_at_the_edge_and_a_link() -> None:
     words: dict[str, Any] = {"batch": 1}
     plain, edge = priced(**words), priced(on="jetson_agx_orin", engine="vllm", **words)

@@ -53,6 +53,7 @@ class Stack:
     sustained_frac: Annotated[
         float, Quantity("1", "of a kernel benchmark's matrix rate that a running model sustains", gt=0, le=1)
     ] = 1.0
+    streams: Annotated[bool, "operators of a whole graph may follow each other on chip"] = False
     engine_kernels: Annotated[bool, "serving engines bring their own attention and all-reduce kernels"] = False
     indexed_products: Annotated[
         bool, "experts that few rows meet are dense products with an index of the expert before the row"
