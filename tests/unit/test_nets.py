@@ -94,6 +94,15 @@ PUBLISHED = {
     "deit_small_patch16_224": (4599, 22.05),
     "deit_base_distilled_patch16_224": (17657, 87.34),
     "swin_tiny_patch4_window7_224": (4491, 28.29),
+    "bert_base": (11174, 109.48),
+    "distilbert": (5587, 66.36),
+    "yolov3": (32930, 61.95),
+    "yolov5s": (8215, 7.235),
+    "yolov5x": (102725, 86.75),
+    "yolov8n": (4370, 3.157),
+    "yolov8x": (128900, 68.23),
+    "yolo11n": (3270, 2.624),
+    "yolo11x": (97635, 56.97),
 }
 
 
@@ -103,6 +112,38 @@ def test_families_build_what_was_published(name: str) -> None:
     macs, parameters = PUBLISHED[name]
     assert float(graph.macs()) / 1e6 == pytest.approx(macs, rel=0.005)
     assert graph.parameters / 1e6 == pytest.approx(parameters, rel=0.005)
+
+
+#: Edges of node 3 of a cell whose first two nodes are of 3x3 convolutions -> totals in millions.
+CELLS = {
+    "nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2": (220.12, 1.531546),
+    "skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2": (184.73, 1.288506),
+}
+
+
+@pytest.mark.parametrize("last", CELLS)
+def test_cells_of_nas_bench_201_have_its_published_totals(last: str) -> None:
+    cell = f"|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|{last}|"
+    graph = load_net("nasbench201", sets={"cell": cell})
+    macs, parameters = CELLS[last]
+    assert float(graph.macs()) / 1e6 == pytest.approx(macs, abs=0.01) and graph.parameters / 1e6 == parameters
+
+
+def test_spaces_take_choices_as_their_papers_write_them() -> None:
+    skipped = "8-8-1-8-4-8-8-8-7-4-1-4-7-3-2-7-3-2-4-2-4-5"
+    assert load_net("fbnet_space", sets={"ops": skipped}).macs() < load_net("fbnet_space").macs()
+    small = {"depths": [2] * 5, "kernels": [3] * 20, "expansions": [3] * 20}
+    assert load_net("ofa_mobilenet_v3", sets=small).macs() < load_net("ofa_mobilenet_v3").macs() / 3
+    for name, sets, said in (
+        ("nasbench201", {"cell": "|nor_conv_5x5~0|"}, "unknown operation"),
+        ("nasbench201", {"cell": "|none~4|"}, "before 1"),
+        ("fbnet_space", {"ops": "1-2-3"}, "22 numbers"),
+        ("ofa_mobilenet_v3", {"depths": "9,1,1,1,1"}, "1 to 4"),
+        ("mobilenetv2_100", {"stages": ["xx 3"]}, "expected a row such as"),
+        ("mobilenetv2_100", {"stages": ["mb 24 q3"]}, "expected words such as"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_net(name, sets=sets)
 
 
 def test_the_door_says_what_it_knows(tmp_path: Path) -> None:
@@ -121,7 +162,7 @@ def test_the_door_says_what_it_knows(tmp_path: Path) -> None:
         (lambda: load_net("resnet50", sets={"batch": 0}), "at least 1"),
         (lambda: load_net("resnet50", sets={"depths": [1, 2]}), "make no network"),
         (lambda: load_net("resnet50", sets={"depths": "a"}), "depths"),
-        (lambda: load_net("resnet50", sets={"depths": [10**9, 1, 1, 1]}), "at most 100,000 nodes"),
+        (lambda: load_net("resnet50", sets={"depths": [10**9, 1, 1, 1]}), "at most 30,000 nodes"),
         (lambda: load_net("timm:"), "timm"),
         (lambda: load_net(tmp_path / "none.onnx"), "no file"),
         (lambda: load_net(""), "expected a name"),

@@ -261,11 +261,13 @@ def _sides(size: int | str | Iterable[int] | None) -> tuple[int, ...]:
 
 
 def _value(value: Any) -> Any:
-    """A parameter from a command line: ``3,4,6,3`` is a list, ``true`` a truth, ``8`` a number."""
+    """A parameter from a command line: ``3,4,6,3`` and ``3-4-6-3`` are lists, ``true`` a truth, ``8`` a number."""
     if not isinstance(value, str):
         return value
     if "," in value and not value.startswith("|"):
         return [_value(part.strip()) for part in value.strip("[]()").split(",") if part.strip()]
+    if re.fullmatch(r"\d{1,4}(-\d{1,4})+", value):
+        return [int(part) for part in value.split("-")]
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
     for number in (int, float):

@@ -19,7 +19,7 @@ from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 __all__ = ["MOST_NODES", "Tensors", "symbol"]
 
 #: Most nodes of a network: more is a wrong parameter.
-MOST_NODES = 100_000
+MOST_NODES = 30_000
 #: Largest extent of a tensor.
 _MOST = 2**40
 

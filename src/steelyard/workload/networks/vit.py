@@ -69,12 +69,11 @@ class TextEncoder:
         batch, length = symbol("batch"), size[0]
         given = net.tokens(length)
         wide = self.embedded or self.width
+        place = net.part(net.buffer(1, self.places, dtype="i64"), length)
         x = net.embedding(given, self.words, wide)
         if self.segments:
-            row = net.expand(net.buffer(1, self.places, dtype="i64"), batch, length)
-            x = net.add(x, net.embedding(row, self.segments, wide))
-        place = net.part(net.buffer(1, self.places, dtype="i64"), length)
-        x = net.layer_norm(net.add(x, net.embedding(place, self.places, wide), inplace=bool(self.segments)))
+            x = net.add(x, net.embedding(net.expand(place, batch, length), self.segments, wide))
+        x = net.layer_norm(net.add(x, net.embedding(place, self.places, wide)))
         if wide != self.width:
             x = net.linear(x, self.width)
         head = self.width // self.heads

@@ -1,0 +1,228 @@
+"""Detectors of the YOLO line: v3 (Redmon and Farhadi 2018), v5 (2020, as released in 6.0), v8 (2023) and 11 (2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from steelyard.units import Quantity
+from steelyard.workload.networks.builder import Builder
+
+__all__ = ["YoloV3", "YoloV5", "YoloV8"]
+
+
+def _fused(net: Builder, parts: Sequence[int], channels: int) -> int:
+    return _unit(net, net.concat(parts), channels)
+
+
+def _unit(net: Builder, x: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> int:
+    return net.conv_norm(x, channels, kernel, stride, groups=groups, act="silu")
+
+
+def _step(net: Builder, x: int, hidden: int, first: int, *, added: bool) -> int:
+    """Two convolutions, of which the second is a 3x3, and a shortcut."""
+    y = _unit(net, _unit(net, x, hidden, first), net.channels(x), 3)
+    return net.add(x, y) if added else y
+
+
+def _pyramid(net: Builder, x: int, channels: int) -> int:
+    """Three pools one behind the other, all four joined."""
+    made = [_unit(net, x, net.channels(x) // 2)]
+    for _ in range(3):
+        made.append(net.max_pool(made[-1], 5, 1, 2))
+    return _fused(net, made, channels)
+
+
+def _wide(channels: int, width: float, most: int) -> int:
+    return -int(-min(channels, most) * width // 8) * 8
+
+
+@dataclass(frozen=True, slots=True)
+class YoloV5:
+    """C3 blocks, a pyramid of pools, three heads of anchors."""
+
+    depth: Annotated[float, Quantity("1", "times the blocks", gt=0, le=100)] = 0.33
+    width: Annotated[float, Quantity("1", "times the channels", gt=0, le=100)] = 0.5
+    classes: int = 80
+    anchors: int = 3
+    channels: int = 3
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
+        c64, c128, c256, c512, c1024 = (_wide(64 * 2**i, self.width, 1 << 20) for i in range(5))
+        x = net.act(net.norm(net.conv(net.image(self.channels, size), c64, 6, 2, 2)), "silu")
+        x = self._c3(net, _unit(net, x, c128, 3, 2), c128, 3)
+        p3 = self._c3(net, _unit(net, x, c256, 3, 2), c256, 6)
+        p4 = self._c3(net, _unit(net, p3, c512, 3, 2), c512, 9)
+        x = self._c3(net, _unit(net, p4, c1024, 3, 2), c1024, 3)
+        top = _unit(net, _pyramid(net, x, c1024), c512)
+        x = self._c3(net, net.concat([net.upsample(top), p4]), c512, 3, added=False)
+        middle = _unit(net, x, c256)
+        n3 = self._c3(net, net.concat([net.upsample(middle), p3]), c256, 3, added=False)
+        n4 = self._c3(net, net.concat([_unit(net, n3, c256, 3, 2), middle]), c512, 3, added=False)
+        n5 = self._c3(net, net.concat([_unit(net, n4, c512, 3, 2), top]), c1024, 3, added=False)
+        return [self._head(net, x) for x in (n3, n4, n5)]
+
+    def _c3(self, net: Builder, x: int, channels: int, count: int, *, added: bool = True) -> int:
+        half = channels // 2
+        y = _unit(net, x, half)
+        for _ in range(max(round(count * self.depth), 1)):
+            y = _step(net, y, half, 1, added=added)
+        return _fused(net, [y, _unit(net, x, half)], channels)
+
+    def _head(self, net: Builder, x: int) -> int:
+        numbers = self.classes + 5
+        y = net.conv(x, self.anchors * numbers, bias=True)
+        batch, _, height, width = net.shape(y)
+        y = net.copy(net.permute(net.view(y, batch, self.anchors, numbers, height, width), 0, 1, 3, 4, 2))
+        return net.sigmoid(y)
+
+
+#: What stages of YOLO 11 and v8 hold: channels, blocks, the expansion of the block, whether YOLO 11 nests in it.
+_STAGES = {
+    "8": ((128, 3, 0.5, False), (256, 6, 0.5, False), (512, 6, 0.5, False), (1024, 3, 0.5, False)),
+    "11": ((256, 2, 0.25, False), (512, 2, 0.25, False), (512, 2, 0.5, True), (1024, 2, 0.5, True)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class YoloV8:
+    """Blocks that keep every step, heads without anchors that put out distributions of box sides.
+
+    ``version`` 11 has smaller steps, nested blocks (``nested``: everywhere), attention at the top and depthwise heads.
+    """
+
+    depth: Annotated[float, Quantity("1", "times the blocks", gt=0, le=100)] = 0.33
+    width: Annotated[float, Quantity("1", "times the channels", gt=0, le=100)] = 0.25
+    most: int = 1024
+    version: Literal["8", "11"] = "8"
+    nested: bool = False
+    classes: int = 80
+    channels: int = 3
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
+        later = self.version == "11"
+        count = 2 if later else 3
+        x = _unit(net, net.image(self.channels, size), self._wide(64), 3, 2)
+        levels = []
+        for i, (c, n, expand, nested) in enumerate(_STAGES[self.version]):
+            x = _unit(net, x, self._wide(128 * 2**i), 3, 2)
+            x = self._block(net, x, self._wide(c), n, expand=expand, nested=nested)
+            levels.append(x)
+        p3, p4 = levels[1], levels[2]
+        top = _pyramid(net, x, self._wide(1024))
+        if later:
+            top = self._attended(net, top)
+        x = self._block(net, net.concat([net.upsample(top), p4]), self._wide(512), count, added=later)
+        n3 = self._block(net, net.concat([net.upsample(x), p3]), self._wide(256), count, added=later)
+        y = net.concat([_unit(net, n3, self._wide(256), 3, 2), x])
+        n4 = self._block(net, y, self._wide(512), count, added=later)
+        y = net.concat([_unit(net, n4, self._wide(512), 3, 2), top])
+        n5 = self._block(net, y, self._wide(1024), count, added=later, nested=later)
+        return self._heads(net, (n3, n4, n5))
+
+    def _wide(self, channels: int) -> int:
+        return _wide(channels, self.width, self.most)
+
+    def _count(self, count: int) -> int:
+        return max(round(count * self.depth), 1)
+
+    def _block(
+        self,
+        net: Builder,
+        x: int,
+        channels: int,
+        count: int,
+        *,
+        expand: float = 0.5,
+        nested: bool = False,
+        added: bool = True,
+    ) -> int:
+        hidden = int(channels * expand)
+        made = list(net.split(_unit(net, x, 2 * hidden), 2))
+        for _ in range(self._count(count)):
+            if self.version == "11" and (nested or self.nested):
+                y = _unit(net, made[-1], hidden // 2)
+                for _ in range(2):
+                    y = _step(net, y, hidden // 2, 3, added=added)
+                made.append(_fused(net, [y, _unit(net, made[-1], hidden // 2)], hidden))
+            else:
+                inner = hidden // 2 if self.version == "11" else hidden
+                made.append(_step(net, made[-1], inner, 3, added=added))
+        return _fused(net, made, channels)
+
+    def _attended(self, net: Builder, x: int) -> int:
+        channels = net.channels(x)
+        kept, y = net.split(_unit(net, x, channels), 2)
+        c = channels // 2
+        heads = max(c // 64, 1)
+        head = c // heads
+        key = head // 2
+        batch, _, height, width = net.shape(x)
+        for _ in range(self._count(2)):
+            qkv = net.conv_norm(y, c + 2 * key * heads, act="")
+            q, k, v = net.split(net.view(qkv, batch, heads, 2 * key + head, -1), (key, key, head), 2)
+            scores = net.softmax(net.mul(net.matmul(net.transpose(q), k), net.value((), "constant")))
+            z = net.view(net.matmul(v, net.transpose(scores)), batch, c, height, width)
+            z = net.add(z, net.conv_norm(net.view(net.copy(v), batch, c, height, width), c, 3, groups=c, act=""))
+            y = net.add(y, net.conv_norm(z, c, act=""))
+            y = net.add(y, net.conv_norm(_unit(net, y, 2 * c), c, act=""))
+        return _fused(net, [kept, y], channels)
+
+    def _heads(self, net: Builder, levels: Sequence[int]) -> Sequence[int]:
+        """Sides as distributions over 16 places, classes; boxes from their means."""
+        first = net.channels(levels[0])
+        box, named = max(16, first // 4, 64), max(first, min(self.classes, 100))
+        batch = net.shape(levels[0])[0]
+        made = []
+        for x in levels:
+            sides = net.conv(_unit(net, _unit(net, x, box, 3), box, 3), 64, bias=True)
+            if self.version == "8":
+                y = _unit(net, _unit(net, x, named, 3), named, 3)
+            else:
+                c = net.channels(x)
+                y = _unit(net, _unit(net, x, c, 3, groups=c), named)
+                y = _unit(net, _unit(net, y, named, 3, groups=named), named)
+            y = net.concat([sides, net.conv(y, self.classes, bias=True)])
+            made.append(net.view(y, batch, 64 + self.classes, -1))
+        y = net.concat(made, 2)
+        sides, classes = net.split(y, (64, self.classes))
+        places = net.shape(y)[2]
+        sides = net.softmax(net.copy(net.permute(net.view(sides, batch, 4, 16, places), 0, 3, 1, 2)))
+        sides = net.view(net.conv(net.permute(sides, 0, 3, 2, 1), 1), batch, 4, places)
+        near, far = net.split(sides, 2)
+        boxes = net.concat([net.binary("sub", near, near), net.add(far, far)])
+        return [net.concat([net.mul(boxes, net.value((1, places), "constant")), net.sigmoid(classes)])]
+
+
+@dataclass(frozen=True, slots=True)
+class YoloV3:
+    """Darknet-53 with leaky rectifiers and three heads."""
+
+    classes: int = 80
+    anchors: int = 3
+    channels: int = 3
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
+        x = self._leaky(net, net.image(self.channels, size), 32, 3)
+        levels = []
+        for count, width in ((1, 64), (2, 128), (8, 256), (8, 512), (4, 1024)):
+            x = self._leaky(net, x, width, 3, 2)
+            for _ in range(count):
+                x = net.add(x, self._leaky(net, self._leaky(net, x, width // 2), width, 3))
+            levels.append(x)
+        made = []
+        for i, width in enumerate((512, 256, 128)):
+            if i:
+                x = net.concat([net.upsample(self._leaky(net, x, width)), levels[4 - i]])
+            for _ in range(2):
+                x = self._leaky(net, self._leaky(net, x, width), 2 * width, 3)
+            x = self._leaky(net, x, width)
+            made.append(net.conv(self._leaky(net, x, 2 * width, 3), self.anchors * (self.classes + 5), bias=True))
+        return made
+
+    def _leaky(self, net: Builder, x: int, channels: int, kernel: int = 1, stride: int = 1) -> int:
+        return net.conv_norm(x, channels, kernel, stride, act="leaky_relu")
