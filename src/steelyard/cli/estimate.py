@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.cli.network import estimate_net, of_network
 from steelyard.cli.options import Model, Wrong, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.cli.ranges import Block, csv_columns
@@ -30,6 +31,9 @@ def estimate(
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
     """
     problems.read(output.check)
+    if of_network(model):
+        estimate_net(model, question, output, problems)
+        return
     blocks = answers(model, question, problems)
     if sum(len(block) for block in blocks) == 1:
         _one(only(blocks), output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from steelyard.cli.network import explain_net, of_network
 from steelyard.cli.options import Model, Wrong, answers, only, options_of
 from steelyard.cli.output import Output, write
 from steelyard.errors import SteelyardError
@@ -28,6 +29,9 @@ def explain(
     Takes the options of `estimate`, for one scenario.
     """
     problems.read(output.check)
+    if of_network(model):
+        explain_net(model, question, output, problems)
+        return
     found = only(answers(model, question, problems))
     from steelyard.estimation.explanation import Explanation
     from steelyard.report import explain as report

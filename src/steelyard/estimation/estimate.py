@@ -24,11 +24,13 @@ from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_choice import instead_of_usual
 from steelyard.deployment.sharding import expert_places
 from steelyard.errors import InputError, Problem
+from steelyard.estimation.network import NetEstimate, answer_net
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
+from steelyard.scenario.network import NetScenario, read_question
 from steelyard.scenario.recipes import told as recipe_told
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
@@ -128,19 +130,20 @@ def _at(value: Any, i: int) -> Any:
     return value
 
 
-@verb("estimate")
-def estimate(scenario: Scenario) -> Estimate:
+@verb("estimate", read=read_question)
+def estimate(scenario: Scenario | NetScenario) -> Estimate | NetEstimate:
     """What running a model on a machine costs: memory, time, energy, money, with an interval and the reason.
 
     ``batch`` requests of ``isl`` prompt tokens arrive together at an idle engine and each generates ``osl`` tokens.
 
     Returns:
-        an :class:`Estimate`; check ``fits`` before trusting the times.
+        an :class:`Estimate`; check ``fits`` before trusting the times. Of a network that is not served token by token
+        (resnet50, an ONNX file, a torch module) a :class:`~steelyard.estimation.network.NetEstimate`.
 
     Raises:
         InputError: unknown names, sizes out of range, degrees that do not divide; all problems at once.
     """
-    return answer(scenario)
+    return answer_net(scenario) if isinstance(scenario, NetScenario) else answer(scenario)
 
 
 def answer(scenario: Scenario) -> Estimate:

@@ -34,6 +34,12 @@ def _estimate() -> Forms:
     return Forms(estimate.to_dict, lambda e: [estimate.flat(e)], text.parts, estimate.summary)
 
 
+def _network() -> Forms:
+    from steelyard.report import network
+
+    return Forms(network.to_dict, lambda e: [network.flat(e)], network.parts, network.summary)
+
+
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
@@ -84,6 +90,7 @@ def _places() -> Forms:
 
 _FORMS: dict[str, Callable[[], Forms]] = {
     "Estimate": _estimate,
+    "NetEstimate": _network,
     "Simulation": _simulation,
     "Answer": _plan,
     "Findings": _study,

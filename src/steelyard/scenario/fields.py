@@ -16,10 +16,12 @@ from typing import Any
 from steelyard.errors import InputError, UnknownName
 
 __all__ = [
+    "ALONE",
     "ENGINE_FLAGS",
     "FLAGS",
     "GROUPS",
     "KINDS",
+    "NETWORK",
     "PRICE",
     "REQUIRED",
     "SKEW",
@@ -53,7 +55,10 @@ STATIC_FLAGS = (
     "sampling",
 )
 #: Fields of an estimate that answers name only where they are given.
-UNSAID = ("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS)
+UNSAID = (
+    *("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS),
+    *("runtime", "precision", "layout", "size", "set", "train", "inputs"),
+)
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
 FLAGS = "flags."
@@ -173,6 +178,16 @@ autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
 router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
     a request: round-robin, random, least-loaded, session, prefix
+[What runs]
+runtime | name | - | column | of a network: what runs it: eager, compile, tensorrt, onnxruntime, coreml, ... (steelyard
+    ls runtimes; default: the usual one of the machine)
+precision | name | - | column choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8 | of a network: fp32, tf32, fp16,
+    bf16, amp, amp-bf16, int8, w8a16, fp8 (default: the runtime's)
+layout | name | - | choices=nchw,nhwc | of a network: order of images in memory, nchw or nhwc (default: the runtime's)
+size | text | - | column | of a network: its input, 288, 1024x768 (default: the usual one)
+set | text | - | - | of a network: other open sizes and parameters, NAME=NUMBER, separated by commas: tokens=384
+train | switch | false | - | of a network: a training step: forward, backward and optimizer
+inputs | object | none | also=tuple[Any,...] | of a torch module: the tensors of its forward pass
 [What runs]
 skew | number | 0.0 | least=0 most=1000 column | exponent of the power law of expert popularity; 0 = balanced
 [Where it runs]
@@ -387,6 +402,8 @@ _HELD = "offload host network power_limit_w"
 _TOLD, _STATIC = "skew usd_per_hour generic recipe anchor", " ".join(STATIC_FLAGS)
 _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
+_NET = "runtime precision layout size set train inputs"
+
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "
     "budget max_gpus max_power rack_power engine formats weights kv mode techniques speculate mix headroom spares sure "
@@ -397,11 +414,14 @@ _PLAN = (
 VERBS: dict[str, tuple[str, ...]] = {
     verb: tuple(names.split())
     for verb, names in (
-        ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {_STATIC} {_HELD} techniques {_TOLD}"),
+        ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {_STATIC} {_HELD} techniques {_TOLD} {_NET}"),
         ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot itl max_itl e2e capacity stop_after_s"),
         ("plan", _PLAN),
     )
 }
+#: Fields of an estimate that are of networks alone, which are not served token by token; and all that these have.
+ALONE = tuple(_NET.split())
+NETWORK = ("model", "on", "batch", PRICE, "power_limit_w", *ALONE)
 #: Fields most questions give, which the help shows first.
 _USUAL = "on batch rate concurrency trace isl osl requests weights tp engine ttft tpot e2e objective max_gpus"
 USUAL = frozenset(_USUAL.split())

@@ -23,7 +23,7 @@ from steelyard.errors import InputError, Problem, UnknownName, complete, raise_a
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster, with_network
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
-from steelyard.scenario.fields import GROUPS, STATIC_FLAGS
+from steelyard.scenario.fields import ALONE, GROUPS, STATIC_FLAGS
 from steelyard.scenario.load import read_trace, with_load
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
 from steelyard.scenario.recipes import told
@@ -202,6 +202,10 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         InputError: with ``problems`` and every one found here.
     """
     values = read_words(verb, words, problems)
+    foreign = [n for n in ALONE if values.get(n) not in (None, "", False)]
+    problems.add(
+        [Problem(n, f"only of networks (resnet50, model.onnx), and {values['model']} is served") for n in foreign]
+    )
     slo: tuple[Target, ...] = ()
     trace = None
     if verb == "simulate":

@@ -18,7 +18,7 @@ from steelyard.workload.extent import Extent, extent
 from steelyard.workload.op_table import named_by
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
-__all__ = ["trace_module"]
+__all__ = ["trace_given", "trace_module"]
 
 #: Batch sizes of the two traces.
 _BATCHES = (2, 3)
@@ -173,7 +173,7 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
             outs = list(_tensors(made, torch.Tensor))
             if op == "linear":  # addmm(bias, x, w)
                 read = [read[1], read[2], read[0]]
-            facts = _facts(op, args, outs)
+            facts = {"mode": name.removeprefix("_").removeprefix("upsample_")} if op == "resize" else _facts(op, args, outs)
             if not outs and not op.startswith("unknown:"):
                 return made
             recorder.record(op, read, outs, facts)
@@ -280,6 +280,42 @@ def trace_module(
 
     traces = [_trace(build, inputs, b, torch) for b in _BATCHES]
     return _joined([r for r, _ in traces], traces[0][1], name, source)
+
+
+def trace_given(module: Any, inputs: tuple[Any, ...], name: str = "") -> TensorGraph:
+    """The graph of a module that a program holds, its weights and inputs replaced by shapes.
+
+    The first extent of the inputs, where all of them share it, is the batch.
+
+    Raises:
+        InputError: it runs other ops at another batch size, or needs values that shapes do not have.
+    """
+    import copy
+
+    import torch
+
+    given = list(_tensors(inputs, torch.Tensor))
+    sizes = {t.shape[0] for t in given if t.dim()}
+    shared = len(sizes) == 1 and all(t.dim() for t in given)
+
+    def build() -> Any:
+        return copy.deepcopy(module).to("meta").eval()
+
+    def shapes(batch: int) -> tuple[Any, ...]:
+        def of(x: Any) -> Any:
+            if isinstance(x, torch.Tensor):
+                shape = (batch, *x.shape[1:]) if shared else tuple(x.shape)
+                return torch.empty(shape, dtype=x.dtype, device="meta")
+            return x
+
+        return tuple(of(x) for x in inputs)
+
+    try:
+        return trace_module(build, shapes, name or type(module).__name__, "a torch module")
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be traced without values: {error}"[:300], field="model"
+        ) from None
 
 
 def _joined(traces: Sequence[_Recorder], outputs: Sequence[int], name: str, source: str) -> TensorGraph:

@@ -1,0 +1,104 @@
+"""The time, energy and memory of a network's pass on one device: a runtime's factors times the limits of its kernels.
+
+``time = max(sum over kernels and terms of factor x term, kernels x host time) + time of a pass``; see
+:mod:`steelyard.cost.net_terms` for the terms. A kernel never beats its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
+from steelyard.cost.net_kernels import NetKernels, lower_net
+from steelyard.cost.net_terms import limits, net_site, terms
+from steelyard.cost.site import Site
+from steelyard.deployment.runtime import Precision, Reach, Runtime
+from steelyard.machine.component import Machine
+from steelyard.workload.op import Array
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["UNMEASURED", "NetPrice", "price_net", "reach_of"]
+
+#: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
+UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
+_GUESS = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class NetPrice:
+    """One pass; arrays ``[scenarios]``, of kernels ``[kernels, scenarios]``. Times in s, energy in J."""
+
+    kernels: NetKernels
+    site: Site
+    kernel_s: Array
+    limit_s: Array
+    time_s: Array
+    host_s: Array
+    energy_j: Array
+    reach: Reach
+
+    @property
+    def bound(self) -> str:
+        """What takes most of the pass: ``host``, ``compute`` or ``memory``."""
+        if float(np.mean(self.host_s)) > float(np.mean(self.kernel_s.sum(axis=0))):
+            return "host"
+        work = np.asarray(self.kernels.padded / self.site.peak_ops_per_s, dtype=np.float64)
+        traffic = self.kernels.bytes / self.site.dram_bytes_per_s
+        return (
+            "compute" if float((self.kernel_s * (work > traffic)).sum()) > float(self.kernel_s.sum()) / 2 else "memory"
+        )
+
+
+def reach_of(runtime: Runtime, machine: Machine, layout: str) -> Reach:
+    """What a runtime's kernels reach on a machine; :data:`UNMEASURED` where none of the kind was measured."""
+    return runtime.reach_on(machine.name, machine.family, machine.launch, layout or runtime.layout) or UNMEASURED
+
+
+def price_net(
+    graph: TensorGraph,
+    sizes: Mapping[str, Any],
+    machine: Machine,
+    runtime: Runtime,
+    precision: Precision,
+    layout: str = "",
+) -> NetPrice:
+    """Price one pass of a network.
+
+    Args:
+        graph: the network.
+        sizes: values of its symbols, arrays over scenarios.
+        machine: the device.
+        runtime: what runs it.
+        precision: how numbers are kept.
+        layout: order of images; default: the runtime's.
+
+    Raises:
+        InputError: the machine has no arithmetic for the precision.
+    """
+    site = net_site(machine, precision)
+    kernels = lower_net(graph, sizes, runtime, precision)
+    reach = reach_of(runtime, machine, layout)
+    found = terms(kernels, site)
+    total: Any = np.zeros(kernels.flops.shape)
+    for name, values in found.items():
+        usual = reach.kernel_s if name == "kernels" else 0.0 if name == "recurrent.steps" else _GUESS
+        total = total + reach.times.get(name, usual if not reach.times or name == "kernels" else 1.0) * values
+    limit = limits(kernels, site)
+    kernel_s = np.maximum(total, limit)
+    host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
+    time = np.maximum(kernel_s.sum(axis=0), host) + reach.step_s
+    return NetPrice(kernels, site, kernel_s, limit, time, host, _energy_j(kernels, site, time), reach)
+
+
+def _energy_j(kernels: NetKernels, site: Site, time_s: Array) -> Array:
+    """Operations and bytes at their energies, and the power of a device at work; at most its rated power."""
+    machine = site.machine
+    per_op = site.engine.energy_j_per_op.get(site.compute, DEFAULT_ENERGY_J_PER_OP)
+    per_byte = machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
+    moving = kernels.flops.sum(axis=0) * per_op + kernels.bytes.sum(axis=0) * per_byte
+    energy = moving + static_power_w(machine) * time_s
+    return np.minimum(energy, machine.most_w * time_s) if machine.most_w else energy

@@ -1,0 +1,164 @@
+"""What runs a network that is not served: PyTorch eager or compiled, TensorRT, ONNX Runtime, a phone's or an NPU's own.
+
+A runtime is data (``catalogue/runtimes/*.toml``): which ops it joins into one kernel, how it keeps numbers, what a
+launch costs, and the share of the machine's limits that its kernels of a class reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Literal
+
+from steelyard.documents import build, read_document
+from steelyard.errors import Problem, UnknownName, normalise, raise_all
+from steelyard.folders import catalogue_files
+from steelyard.units import Quantity
+
+__all__ = [
+    "PRECISIONS",
+    "Precision",
+    "Reach",
+    "Runtime",
+    "find_runtime",
+    "precision_named",
+    "runtimes",
+    "usual_runtime",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How numbers are kept and multiplied."""
+
+    name: str
+    weights: str
+    activations: str
+    cast: bool = False
+    """Weights are kept in 32 bits and cast at every pass, as autocast does; normalisations and softmax stay wide."""
+
+    @property
+    def bits(self) -> float:
+        """Width of an activation between two products."""
+        return {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}.get(self.activations, 16.0)
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision("fp32", "fp32", "fp32"),
+        Precision("tf32", "tf32", "tf32"),
+        Precision("fp16", "fp16", "fp16"),
+        Precision("bf16", "bf16", "bf16"),
+        Precision("amp", "fp16", "fp16", cast=True),
+        Precision("amp-bf16", "bf16", "bf16", cast=True),
+        Precision("int8", "int8", "int8"),
+        Precision("w8a16", "int8", "fp16"),
+        Precision("fp8", "fp8", "fp8"),
+    )
+}
+
+
+def precision_named(name: str) -> Precision:
+    """The precision of this name. Raises :class:`UnknownName`."""
+    for known, one in PRECISIONS.items():
+        if normalise(known) == normalise(name):
+            return one
+    raise UnknownName("precision", name, PRECISIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many times a kernel class takes what its limits allow, on machines of a kind of stack."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    stacks: Annotated[tuple[str, ...], "stacks of machines it was measured on (cuda, cpu, ...)"]
+    times: Annotated[
+        Mapping[str, Annotated[float, Quantity("1", "time over the limit, by class and term", ge=0)]],
+        "such as conv.compute = 1.2, pointwise.traffic = 1.1",
+    ]
+    kernel_s: Annotated[float, Quantity("s", "of every kernel on the device, however small", ge=0)] = 0.0
+    host_s: Annotated[
+        float, Quantity("s", "host time of a kernel; a step takes the longer of host and device", ge=0)
+    ] = 0.0
+    step_s: Annotated[float, Quantity("s", "of every pass", ge=0)] = 0.0
+    layout: Annotated[Literal["", "nchw", "nhwc"], "order of images it was measured with; empty = any"] = ""
+    machines: Annotated[tuple[str, ...], "machines or families it is of; empty: all of the stacks"] = ()
+    measured: Annotated[tuple[str, ...], "machines whose times it was fitted to"] = ()
+    spread: Annotated[float, Quantity("1", "factor within which 80 % of times lie, networks left out", ge=1)] = 1.5
+    spread_elsewhere: Annotated[float, Quantity("1", "the same on a machine that was not measured", ge=1)] = 2.0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One way to run networks."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    fuses: Annotated[
+        Literal["nothing", "pointwise", "epilogue"],
+        "what becomes one kernel: no two ops; chains of pointwise ops; those, and what follows a product with it",
+    ]
+    reach: tuple[Reach, ...] = field(default_factory=tuple)
+    folds_norm: Annotated[bool, "batch normalisations become part of the product before them"] = False
+    layout: Annotated[Literal["nchw", "nhwc"], "usual order of images"] = "nchw"
+    precision: Annotated[str, "usual precision"] = "fp16"
+    aliases: tuple[str, ...] = ()
+    stacks: Annotated[tuple[str, ...], "stacks of machines it runs on; empty: any"] = ()
+    source: str = ""
+
+    def reach_on(self, machine: str, family: str, stack: str, layout: str) -> Reach | None:
+        """What it reaches on a machine: measured there, on its family, on its stack with this layout, or on any."""
+
+        def fit(one: Reach) -> tuple[bool, ...]:
+            own = machine in one.machines or family in one.machines
+            return (own, stack in one.stacks, one.layout == layout, not one.layout)
+
+        able = [r for r in self.reach if not r.machines or machine in r.machines or family in r.machines]
+        return max(able, key=fit, default=None)
+
+    def __post_init__(self) -> None:
+        raise_all(list(self._problems()))
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.precision not in PRECISIONS:
+            yield Problem("precision", UnknownName("precision", self.precision, PRECISIONS).message)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    runtime: tuple[Runtime, ...] = ()
+
+
+@cache
+def runtimes() -> Mapping[str, Runtime]:
+    """Every runtime by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
+    found: dict[str, Runtime] = {}
+    for path in catalogue_files("runtimes"):
+        for one in build(_File, read_document(path), path.name).runtime:
+            found.setdefault(one.name, one)
+    return found
+
+
+def find_runtime(name: str) -> Runtime:
+    """The runtime of this name. Raises :class:`UnknownName`."""
+    wanted = normalise(name)
+    for one in runtimes().values():
+        if wanted in {normalise(n) for n in (one.name, *one.aliases)}:
+            return one
+    raise UnknownName("runtime", name, runtimes(), hint="`steelyard ls runtimes` lists all")
+
+
+def usual_runtime(stack: str) -> Runtime:
+    """What people usually run a network with on machines of a stack."""
+    for one in runtimes().values():
+        if stack in one.stacks:
+            return one
+    return find_runtime("eager")

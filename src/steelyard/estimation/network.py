@@ -1,0 +1,207 @@
+"""What a pass of a network costs on a machine: time, throughput, energy, money and memory, with an interval.
+
+``Network x Machine x Runtime -> kernels -> limits x factors -> result``; see :mod:`steelyard.cost.net_price`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard._display import Result
+from steelyard._version import __version__
+from steelyard.cost.money import hourly_price
+from steelyard.cost.net_price import UNMEASURED, NetPrice, price_net
+from steelyard.interval import Z80, interval80
+from steelyard.machine.catalogue import account
+from steelyard.machine.cluster import asks_again
+from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.fields import NETWORK, fields_of
+from steelyard.scenario.network import NetScenario
+from steelyard.workload.tensor_counts import touched
+
+__all__ = ["NetEstimate", "NetPhase", "UnknownOp", "answer_net", "estimates_of"]
+
+#: Share of activations beside their peak that allocators and libraries hold (workspaces of convolutions, blocks that do
+#: not fit together): seen in runs of PyTorch; a guess elsewhere.
+HELD_BESIDE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class NetPhase:
+    """A part of the answer: a graph that runs ``repeats`` times."""
+
+    name: str
+    repeats: float
+    time_s: float
+    """Of all repeats."""
+    limit_s: float
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownOp:
+    """An op that the table of ops does not have: priced as traffic."""
+
+    op: str
+    count: int
+    bytes_frac: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NetEstimate(Result):
+    """The answer for one scenario. Times in s, energy in J, money in USD, memory in bytes."""
+
+    scenario: NetScenario
+    price: NetPrice
+    latency_s: float
+    """Of one pass over the batch."""
+    throughput_per_s: float
+    """Items per second on all devices, each with passes of its own."""
+    energy_j_per_item: float
+    usd_per_million_items: float | None
+    peak_memory_bytes: float
+    weight_bytes: float
+    capacity_bytes: float
+    macs: float
+    """Multiply-accumulates of one item."""
+    parameters: int
+    phases: tuple[NetPhase, ...]
+    unknown_ops: tuple[UnknownOp, ...]
+    interval: Mapping[str, tuple[float, float]]
+    limit_s: float
+    ledger: Ledger
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights and activations fit the device."""
+        return self.peak_memory_bytes <= self.capacity_bytes
+
+    @property
+    def bound(self) -> str:
+        """What takes most of a pass: ``host``, ``compute`` or ``memory``."""
+        return self.price.bound
+
+
+def answer_net(scenario: NetScenario) -> NetEstimate:
+    """Weigh one scenario."""
+    return next(estimates_of(replace(scenario, batch=np.array([scenario.batch]))))
+
+
+def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
+    """Weigh the scenarios of every batch at once; ``batch`` is an array ``[scenarios]``."""
+    graph, machine = scenario.graph, scenario.cluster.machine
+    batches = np.atleast_1d(np.asarray(scenario.batch, dtype=np.float64))
+    sizes = {"batch": batches} if "batch" in graph.symbols else {}
+    priced = price_net(graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout)
+    bits = 0.0 if scenario.precision.cast else scenario.precision.bits
+    activations = graph.peak_bytes(sizes, bits=scenario.precision.bits) * (1.0 + HELD_BESIDE)
+    weights = graph.weight_bytes(bits)
+    macs, unknown = float(np.max(graph.macs({"batch": 1}))), tuple(_unknown(scenario, sizes))
+    for i, batch in enumerate(batches):
+        one = replace(scenario, batch=int(batch), words={**scenario.words, "batch": int(batch)})
+        yield _estimate(one, priced, i, float(np.broadcast_to(activations, batches.shape)[i]), weights, macs, unknown)
+
+
+def _estimate(
+    scenario: NetScenario,
+    priced: NetPrice,
+    i: int,
+    activations: float,
+    weights: float,
+    macs: float,
+    unknown: tuple[UnknownOp, ...],
+) -> NetEstimate:
+    """The answer of one of the scenarios that were priced."""
+    machine, count = scenario.cluster.machine, scenario.cluster.count
+    column = min(i, len(priced.time_s) - 1)
+    time, limit = float(priced.time_s[column]), float(priced.limit_s[:, column].sum())
+    reach, ledger = priced.reach, Ledger()
+    measured = machine.name in reach.measured
+    spread = np.log(reach.spread if measured else reach.spread_elsewhere) / Z80
+    low, high = (float(x) for x in interval80(time, spread, at_least=limit))
+    rate, energy = scenario.batch * count / time, float(priced.energy_j[column]) / scenario.batch
+    _account(scenario, priced, ledger, measured)
+    hourly = hourly_price(machine, scenario.words.get("usd_per_hour"), ledger, scenario.cluster.system)
+    usd = None if hourly.usd_per_hour is None else hourly.usd_per_hour * count / 3600 / rate * 1e6
+    interval = {
+        "latency_s": (low, high),
+        "throughput_per_s": (scenario.batch * count / high, scenario.batch * count / low),
+        "energy_j_per_item": (energy * low / time, energy * high / time),
+    }
+    if usd is not None:
+        interval["usd_per_million_items"] = (usd * low / time, usd * high / time)
+    return NetEstimate(
+        scenario=scenario,
+        price=priced,
+        latency_s=time,
+        throughput_per_s=rate,
+        energy_j_per_item=energy,
+        usd_per_million_items=usd,
+        peak_memory_bytes=weights + activations + machine.reserved_bytes,
+        weight_bytes=weights,
+        capacity_bytes=machine.root.capacity_bytes,
+        macs=macs,
+        parameters=scenario.graph.parameters,
+        phases=(NetPhase("forward", 1.0, time, limit, priced.bound),),
+        unknown_ops=unknown,
+        interval=interval,
+        limit_s=limit,
+        ledger=ledger,
+    )
+
+
+def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: bool) -> None:
+    """Sources, assumptions and guesses of an answer."""
+    machine, runtime, reach = scenario.cluster.machine, scenario.runtime, priced.reach
+    account(machine, ledger)
+    if scenario.graph.source:
+        ledger.cite(scenario.graph.name, scenario.graph.source)
+    if reach.source:
+        ledger.cite(f"runtime.{runtime.name}", reach.source)
+    ledger.assume(f"runtime {runtime.name}: {runtime.title}, {scenario.precision.name}, {scenario.layout} images")
+    ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
+    if scenario.cluster.count > 1:
+        ledger.assume(f"{scenario.cluster.count} devices: each runs passes of its own")
+    if reach is UNMEASURED:
+        ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
+    elif not measured:
+        ledger.guess(f"runtime.{runtime.name}", f"measured on {', '.join(reach.measured)}, borrowed for {machine.name}")
+
+
+def _unknown(scenario: NetScenario, sizes: Mapping[str, Any]) -> Iterator[UnknownOp]:
+    """Ops that the table does not have, with their share of all bytes touched."""
+    graph = scenario.graph
+    given = {**graph.symbols, "batch": 1}
+    total, by_op, count = 0.0, Counter[str](), Counter[str]()
+    for node in graph.nodes:
+        read, written = touched(graph, node, given)
+        size = float(np.sum([*read, *written]))
+        total += size
+        if node.kind.group == "unknown":
+            by_op[node.op.removeprefix("unknown:")] += size  # type: ignore[assignment]
+            count[node.op.removeprefix("unknown:")] += 1
+    for op, size in by_op.most_common():
+        yield UnknownOp(op, count[op], float(size) / max(total, 1.0))
+
+
+def provenance_of(scenario: NetScenario) -> dict[str, Any]:
+    """What is needed to run the same question again: version, inputs and their hash."""
+    words = scenario.words
+    model = words["model"] if isinstance(words.get("model"), str) else scenario.graph.name
+    inputs: dict[str, Any] = {
+        "model": model,
+        "on": words["on"] if isinstance(words.get("on"), str) else asks_again(scenario.cluster),
+        "batch": scenario.batch,
+        "runtime": scenario.runtime.name,
+        "precision": scenario.precision.name,
+        "layout": scenario.layout,
+    }
+    known = fields_of("estimate")
+    said = {n: words[n] for n in NETWORK if n not in inputs and n != "inputs" and words.get(n) != known[n].default}
+    inputs |= said
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

@@ -1,0 +1,275 @@
+"""An estimate of a network: as JSON (``steelyard.estimate/2``), a flat row, a report, and its kernels by module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.estimation.network import NetEstimate
+
+__all__ = ["SCHEMA", "flat", "kernels_of", "parts", "parts_explained", "report", "summary", "to_dict"]
+
+SCHEMA = "steelyard.estimate/2"
+#: Classes of kernels shown one by one before the rest is summed.
+_SHOWN = 24
+
+
+def to_dict(found: NetEstimate) -> dict[str, Any]:
+    """The answer in the form ``steelyard.estimate/2``: SI units, nothing that is not finite."""
+    from steelyard.estimation.network import provenance_of
+
+    s = found.scenario
+    machine = s.cluster.machine
+    return plain(  # type: ignore[no-any-return]
+        {
+            "schema": SCHEMA,
+            "model": s.graph.name,
+            "machine": {"name": machine.name, "title": machine.title, "count": s.cluster.count},
+            "runtime": s.runtime.name,
+            "precision": s.precision.name,
+            "layout": s.layout,
+            "batch": s.batch,
+            "fits": found.fits,
+            "latency_s": found.latency_s,
+            "throughput_per_s": found.throughput_per_s,
+            "energy_j_per_item": found.energy_j_per_item,
+            "usd_per_million_items": found.usd_per_million_items,
+            "peak_memory_bytes": found.peak_memory_bytes,
+            "weight_bytes": found.weight_bytes,
+            "capacity_bytes": found.capacity_bytes,
+            "macs": found.macs,
+            "parameters": found.parameters,
+            "phases": [
+                {"name": p.name, "repeats": p.repeats, "time_s": p.time_s, "limit_s": p.limit_s, "bound": p.bound}
+                for p in found.phases
+            ],
+            "unknown_ops": [{"op": u.op, "count": u.count, "bytes_frac": u.bytes_frac} for u in found.unknown_ops],
+            "limit": {"latency_s": found.limit_s},
+            "interval": {name: list(ends) for name, ends in found.interval.items()},
+            "bound": found.bound,
+            "assumptions": found.ledger.assumptions,
+            "sources": found.ledger.sources,
+            "guesses": found.ledger.guesses,
+            "provenance": provenance_of(s),
+        }
+    )
+
+
+def flat(found: NetEstimate) -> dict[str, Any]:
+    """The answer as one row of text and numbers."""
+    s = found.scenario
+    low, high = found.interval["latency_s"]
+    return plain(  # type: ignore[no-any-return]
+        {
+            "model": s.graph.name,
+            "machine": s.cluster.machine.name,
+            "count": s.cluster.count,
+            "runtime": s.runtime.name,
+            "precision": s.precision.name,
+            "layout": s.layout,
+            "batch": s.batch,
+            "fits": found.fits,
+            "latency_s": found.latency_s,
+            "latency_s_low": low,
+            "latency_s_high": high,
+            "throughput_per_s": found.throughput_per_s,
+            "energy_j_per_item": found.energy_j_per_item,
+            "usd_per_million_items": found.usd_per_million_items,
+            "peak_memory_bytes": found.peak_memory_bytes,
+            "macs": found.macs,
+            "parameters": found.parameters,
+            "bound": found.bound,
+        }
+    )
+
+
+def summary(found: NetEstimate) -> str:
+    """One line for a Python prompt."""
+    s = found.scenario
+    return (
+        f"<NetEstimate of {s.graph.name} on {s.cluster}, {s.runtime.name}, batch {s.batch}: "
+        f"{q(found.latency_s, 's')}, {figure(found.throughput_per_s)} per s>"
+    )
+
+
+def report(found: NetEstimate, width: int | None = None) -> str:
+    """The whole answer as text."""
+    return render(parts(found), width)
+
+
+def _title(found: NetEstimate) -> list[Any]:
+    s = found.scenario
+    return [
+        styled((s.graph.name, "bold"), " on ", (s.cluster.title, "bold")),
+        styled(f"{s.runtime.title}, {s.precision.name}, {s.layout}; batch {s.batch:,}"),
+    ]
+
+
+def parts(found: NetEstimate) -> list[Any]:
+    """The report as renderables."""
+    spare = found.capacity_bytes - found.peak_memory_bytes
+    total, capacity = q(found.peak_memory_bytes, "B"), q(found.capacity_bytes, "B")
+    words = f"  {total} of {capacity}, {q(abs(spare), 'B')} {'to spare' if spare >= 0 else 'short'}"
+    verdict = styled(("fits", "bold green") if found.fits else ("does not fit", "bold red"), words)
+    table = grid("left", "right", "right", "right", "left")
+    table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
+    low, high = found.interval["latency_s"]
+    table.add_row(
+        "latency", styled((q(found.latency_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"), found.bound
+    )
+    money = "no price known; give one with --price"
+    if found.usd_per_million_items is not None:
+        money = f"{q(found.usd_per_million_items, 'USD')} per million items"
+    watts = found.energy_j_per_item * found.throughput_per_s / found.scenario.cluster.count
+    rates = lines_table(
+        [
+            Line("throughput", f"{figure(found.throughput_per_s)} items/s"),
+            Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({watts:,.0f} W per device)"),
+            Line("money", money),
+            Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
+        ]
+    )
+    unknown = [f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes" for u in found.unknown_ops]
+    guesses = [f"{path}: {reason}" for path, reason in found.ledger.guesses.items() if path.startswith("runtime.")]
+    sources = [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]
+    return [
+        *_title(found),
+        "",
+        verdict,
+        "",
+        table,
+        "",
+        rates,
+        "",
+        *bullets("ops that are not known, priced as traffic", unknown),
+        *bullets("assumed", found.ledger.assumptions),
+        *bullets("guessed", guesses),
+        *bullets("sources", sources),
+    ]
+
+
+def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
+    """Every kernel of a pass: op, class, module, operations, bytes, time, limit and what bounds it."""
+    k, priced = found.price.kernels, found.price
+    column = 0 if priced.kernel_s.shape[1] == 1 else int(np.argmin(np.abs(priced.time_s - found.latency_s)))
+    rows = []
+    for i in range(len(k)):
+        compute, traffic = float(k.padded[i, column]) / priced.site.peak_ops_per_s, float(k.bytes[i, column])
+        rows.append(
+            {
+                "name": k.names[i],
+                "op": k.ops[i],
+                "class": k.classes[i],
+                "flops": float(k.flops[i, column]),
+                "bytes": traffic,
+                "time_s": float(priced.kernel_s[i, column]),
+                "limit_s": float(priced.limit_s[i, column]),
+                "bound": "compute" if compute > traffic / priced.site.dram_bytes_per_s else "memory",
+            }
+        )
+    return rows
+
+
+def _by_class(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Classes of kernels by the time they take."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        sums = found.setdefault(row["class"], [0, 0.0, 0.0, 0.0, 0.0])
+        for j, value in enumerate((1, row["flops"], row["bytes"], row["time_s"], row["limit_s"])):
+            sums[j] += value
+    total = sum(sums[3] for sums in found.values()) or 1.0
+    ranked = sorted(found.items(), key=lambda item: -item[1][3])
+    return [
+        [name, f"{n:,.0f}", q(flops, "FLOP"), q(size, "B"), q(time, "s"), f"{time / total:.0%}", q(limit, "s")]
+        for name, (n, flops, size, time, limit) in ranked
+    ]
+
+
+def parts_explained(found: NetEstimate) -> list[Any]:
+    """Kernels by class and the dearest ones of a pass."""
+    rows = kernels_of(found)
+    head = ["class", "kernels", "work", "bytes", "time", "share", "limit"]
+    dear = sorted(rows, key=lambda r: -r["time_s"])[:_SHOWN]
+    cells = [
+        [
+            r["name"] or r["op"],
+            r["op"],
+            r["class"],
+            q(r["bytes"], "B"),
+            q(r["time_s"], "s"),
+            q(r["limit_s"], "s"),
+            r["bound"],
+        ]
+        for r in dear
+    ]
+    unknown = [f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes" for u in found.unknown_ops]
+    return [
+        *_title(found),
+        "",
+        styled(("kernels by class", "bold")),
+        columns(head, _by_class(rows), numeric=head[1:]),
+        "",
+        styled((f"the {len(dear)} that take longest of {len(rows):,}", "bold")),
+        columns(
+            ["module", "op", "class", "bytes", "time", "limit", "bound"],
+            cells,
+            numeric=["bytes", "time", "limit"],
+            fold=["module"],
+        ),
+        "",
+        *bullets("ops that are not known, priced as traffic", unknown),
+        *bullets("guesses", [f"{path}: {reason}" for path, reason in found.ledger.guesses.items()]),
+    ]
+
+
+def explained_dict(found: NetEstimate) -> dict[str, Any]:
+    """``steelyard.explain/1`` of a network: every kernel of a pass."""
+    document = to_dict(found)
+    return plain({**document, "schema": "steelyard.explain/1", "forward": {"kernels": kernels_of(found)}})  # type: ignore[no-any-return]
+
+
+def table(found: Sequence[NetEstimate], width: int | None = None) -> str:
+    """Several answers as a table."""
+    several = {name for name in ("machine", "batch") if len({flat(f)[name] for f in found}) > 1}
+    head = [
+        *(n for n in ("machine", "batch") if n in several),
+        "latency",
+        "80% interval",
+        "items/s",
+        "J/item",
+        "memory",
+        "",
+    ]
+    rows = []
+    for f in found:
+        row = flat(f)
+        cells = [f"{row[n]:,}" if n == "batch" else str(row[n]) for n in ("machine", "batch") if n in several]
+        low, high = f.interval["latency_s"]
+        cells += [q(f.latency_s, "s"), span(low, high), figure(f.throughput_per_s), figure(f.energy_j_per_item)]
+        rows.append([*cells, q(f.peak_memory_bytes, "B"), "" if f.fits else "does not fit"])
+    first = found[0]
+    numeric = ["batch", "latency", "80% interval", "items/s", "J/item", "memory"]
+    return render(
+        [*_title(first)[: 1 if "batch" in several or "machine" in several else 2], columns(head, rows, numeric)], width
+    )
+
+
+def shortfall(found: NetEstimate) -> str:
+    """How much memory is short, in words."""
+    short = q(found.peak_memory_bytes - found.capacity_bytes, "B")
+    return f"{q(found.peak_memory_bytes, 'B')} of {q(found.capacity_bytes, 'B')}, {short} short"
+
+
+def remedy(found: NetEstimate) -> str:
+    """The nearest batch that fits, in words."""
+    fixed = found.weight_bytes + found.scenario.cluster.machine.reserved_bytes
+    each = (found.peak_memory_bytes - fixed) / found.scenario.batch
+    most = int((found.capacity_bytes - fixed) // each) if each else 0
+    return f"--batch {most}" if most >= 1 else "none: its weights alone do not fit with a batch of 1"

@@ -1,0 +1,150 @@
+"""A question about a network that is not served token by token: which, where, how it is run, and how many at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steelyard.cost.net_terms import net_site
+from steelyard.deployment.runtime import (
+    PRECISIONS,
+    Precision,
+    Runtime,
+    find_runtime,
+    precision_named,
+    usual_runtime,
+)
+from steelyard.errors import InputError, Problem, UnknownName, show
+from steelyard.machine.cluster import Cluster
+from steelyard.scenario.fields import NETWORK, fields_of
+from steelyard.scenario.scenario import Scenario, read_cluster, read_scenario
+from steelyard.scenario.words import Problems, read_value
+from steelyard.workload.nets import is_net, load_net
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["NetScenario", "asks_net", "read_net_scenario", "read_question"]
+
+
+@dataclass(frozen=True, eq=False)
+class NetScenario:
+    """One question about a network, every choice made."""
+
+    graph: TensorGraph
+    cluster: Cluster
+    runtime: Runtime
+    precision: Precision
+    layout: str
+    batch: Any = 1
+    """Items of a pass; an array over scenarios."""
+    words: Mapping[str, Any] = field(default_factory=dict)
+    """Every field with its value, as it was given or its default."""
+
+    def __repr__(self) -> str:
+        return f"<NetScenario {self.graph.name} on {self.cluster}>"
+
+
+def asks_net(words: Mapping[str, Any]) -> bool:
+    """Whether the words of an estimate ask about a network: by its name, its file, or a torch module."""
+    model = words.get("model")
+    return is_net(str(model)) if isinstance(model, str | Path) else _is_module(model)
+
+
+def _is_module(model: Any) -> bool:
+    """Whether it is a module of torch, which is not imported to know."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario:
+    """What the words of an estimate ask, of a model that is served or of a network. Raises :class:`InputError`."""
+    if asks_net(words):
+        return read_net_scenario(words, Problems())
+    return read_scenario("estimate", words, Problems())
+
+
+def _graph(values: Mapping[str, Any], sets: Mapping[str, Any]) -> TensorGraph:
+    """The network of a question. Raises :class:`InputError`."""
+    model = values["model"]
+    if not _is_module(model):
+        if values["inputs"] is not None:
+            raise InputError("only of a torch module; sizes of a network are --size and --set", field="inputs")
+        return load_net(model, size=values["size"] or None, sets=sets)
+    from steelyard.workload.ingest.torch_trace import trace_given
+
+    if not values["inputs"]:
+        raise InputError("expected the tensors of a forward pass, as inputs=(x,)", field="inputs")
+    return trace_given(model, values["inputs"])
+
+
+def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenario:
+    """The question that words ask.
+
+    Raises:
+        InputError: every problem at once: unknown and foreign fields, names, sizes, arithmetic the machine lacks.
+    """
+    known = fields_of("estimate")
+    own = [n for n in NETWORK if n in known]
+    values: dict[str, Any] = {}
+    for name in words:
+        if name not in known:
+            problems.add([Problem(name, UnknownName("field", name, own).message)])
+        elif name not in own and words[name] not in (None, "", (), known[name].default):
+            problems.add([Problem(name, "not a field of a network, which is not served token by token")])
+    for name in own:
+        entry = known[name]
+        values[name] = None if entry.default is ... else entry.default
+        if name in words and name != "model":
+            values[name] = problems.read(read_value, entry, words[name])
+    values["model"] = words.get("model")
+    cluster = problems.read(read_cluster, values["on"]) if values["on"] else None
+    if cluster is None and not values["on"]:
+        problems.add([Problem("on", "required field is missing (machine: NAME or NAME:COUNT)")])
+    sets = problems.read(_sets, values["set"]) or {}
+    runtime = problems.read(find_runtime, values["runtime"]) if values["runtime"] else None
+    precision = problems.read(precision_named, values["precision"]) if values["precision"] else None
+    if values["layout"] not in ("", "nchw", "nhwc"):
+        problems.add([Problem("layout", UnknownName("layout", values["layout"], ("nchw", "nhwc")).message)])
+    problems.done()
+    assert cluster is not None
+    with problems.collect():
+        if "batch" in sets:
+            values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
+    batch, graph = values["batch"], problems.read(_graph, values, sets)
+    machine = cluster.machine
+    runtime = runtime or usual_runtime(machine.launch)
+    if precision is None:
+        precision = _usual_precision(cluster, runtime)
+    elif problems.read(net_site, machine, precision) is None:
+        able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
+        raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
+    problems.done()
+    assert graph is not None
+    return NetScenario(graph, cluster, runtime, precision, values["layout"] or runtime.layout, batch, values)
+
+
+def _able(cluster: Cluster, precision: Precision) -> bool:
+    try:
+        net_site(cluster.machine, precision)
+    except InputError:
+        return False
+    return True
+
+
+def _usual_precision(cluster: Cluster, runtime: Runtime) -> Precision:
+    """The runtime's usual precision, or the next wider one that the machine computes in."""
+    wanted = (runtime.precision, "fp16", "bf16", "int8", "fp32")
+    return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
+
+
+def _sets(text: str) -> dict[str, str]:
+    """``batch=1,tokens=128`` as sizes and parameters by name."""
+    found: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in (text or "").split(","))):
+        name, equals, value = (x.strip() for x in part.partition("="))
+        if not equals or not name or not value:
+            raise InputError(f"expected NAME=VALUE, such as batch=1, got {show(part)}", field="set")
+        found[name] = value
+    return found
