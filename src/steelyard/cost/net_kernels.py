@@ -26,20 +26,8 @@ PRODUCTS = ("conv1x1", "conv", "grouped", "linear", "matmul", "attention", "recu
 #: All classes.
 CLASSES: tuple[str, ...] = (
     *PRODUCTS,
-    *(
-        "depthwise",
-        "batch_norm",
-        "norm",
-        "softmax",
-        "reduce",
-        "pool",
-        "resize",
-        "pointwise",
-        "fused",
-        "cast",
-        "weight_cast",
-    ),
-    *("copy", "gather", "sort", "other"),
+    *("depthwise", "depthwise_large", "batch_norm", "norm", "softmax", "reduce", "pool", "resize", "pointwise"),
+    *("fused", "cast", "weight_cast", "copy", "gather", "sort", "other"),
 )
 _OF_GROUP: Mapping[str, str] = {
     "pointwise": "pointwise", "softmax": "softmax", "reduce": "reduce", "pool": "pool", "resize": "resize",
@@ -48,6 +36,8 @@ _OF_GROUP: Mapping[str, str] = {
 }
 #: Ops whose results autocast keeps in 32 bits.
 _WIDE = ("layer_norm", "group_norm", "rms_norm", "softmax", "norm", "cumsum", "exp")
+#: Points of the largest depthwise kernel (7 x 7) that libraries have kernels of their own for.
+LARGE_KERNEL = 49
 #: Rows, columns and depth that a tile of a product is padded to.
 _TILE = (64.0, 64.0, 32.0)
 
@@ -159,7 +149,7 @@ def _convolution(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], flops
     groups = node.facts.get("groups", 1)
     points = prod(node.facts["kernel"], start=1.0)
     if groups > 1 and weight[1] == 1 and not node.facts.get("transposed"):
-        return "depthwise", flops, flops
+        return "depthwise_large" if points > LARGE_KERNEL else "depthwise", flops, flops
     if node.facts.get("transposed"):
         source = graph.shape(node.inputs[0], sizes)
         rows, columns, depth = prod(source, start=1.0) / source[1], weight[1] * points, source[1] / groups
@@ -278,11 +268,15 @@ def _eager(lowering: _Lowering, node: Node) -> None:
     _settle(lowering, node)
     read, written, weights = _bytes(lowering, node)
     flops = operations(graph, node, sizes)
-    lowering.put(node, _class(node), flops, flops, read, written, weights)
+    lowering.put(node, _class(node), flops, flops, read, written, weights, _serial(graph, node, sizes))
 
 
 def _serial(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
-    """Steps of a recurrence: frames of a sequence, layer after layer."""
+    """Steps that follow one another: of a recurrence its frames, layer after layer; of a resize that mixes pixels in
+    NCHW order images x channels."""
+    if node.op == "resize" and not str(node.facts.get("mode", "nearest")).startswith("nearest"):
+        out = graph.shape(node.outputs[0], sizes)  # a thread for each pixel goes over images and channels
+        return prod(out[:2], start=1.0)
     if node.op != "recurrent":
         return 1.0
     x = graph.shape(node.inputs[0], sizes)
@@ -384,8 +378,16 @@ def _borders(lowering: _Lowering, members: Sequence[Node]) -> tuple[Any, Any, An
             used = owner in ends or any(id(u) not in inside for u in users.get(owner, ()))
             if used and owner not in seen:
                 seen.add(owner)
-                written = written + graph.elements(o, lowering.sizes) * lowering.bits(o) / 8
+                bits = lowering.bits(o)
+                if lowering.precision.cast and owner not in ends and _fed(users.get(owner, ()), inside):
+                    bits = min(bits, lowering.precision.bits)  # the cast that a product asks for is part of the kernel
+                written = written + graph.elements(o, lowering.sizes) * bits / 8
     return sum(read.values(), 0.0), written, weights
+
+
+def _fed(users: Sequence[Node], inside: set[int]) -> bool:
+    """Whether only products read a tensor outside its kernel."""
+    return all(u.kind.group in ("product", "recurrent") for u in users if id(u) not in inside)
 
 
 def _readers(graph: TensorGraph) -> dict[int, list[Node]]:

@@ -3,7 +3,7 @@
 =====================  =================================================================================
 ``CLASS.compute``      operations with full tiles / peak of the engine, in s
 ``CLASS.traffic``      bytes / bandwidth, in s; bytes of a kernel that fit the last-level cache move at its rate
-``recurrent.steps``    steps that follow one another
+``CLASS.steps``        steps that follow one another, of recurrences and resizes
 ``kernels``            kernels
 =====================  =================================================================================
 
@@ -26,7 +26,7 @@ from steelyard.workload.op import Array
 __all__ = ["limits", "net_site", "terms"]
 
 #: Classes with work in proportion to operations beside their traffic, on the vector engine.
-_VECTOR = ("depthwise", "pool", "resize", "other")
+_VECTOR = ("depthwise", "depthwise_large", "pool", "resize", "other")
 
 
 def net_site(machine: Machine, precision: Precision) -> Site:
@@ -61,8 +61,9 @@ def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
         found[f"{name}.traffic"] = np.where(of, traffic, 0.0)
         if name in PRODUCTS or name in _VECTOR:
             found[f"{name}.compute"] = np.where(of, compute, 0.0)
-    if kernels.index("recurrent").any():
-        found["recurrent.steps"] = np.where(kernels.index("recurrent")[:, None], kernels.serial, 0.0)
+    for name in ("recurrent", "resize"):
+        if kernels.index(name).any():
+            found[f"{name}.steps"] = np.where(kernels.index(name)[:, None], kernels.serial, 0.0)
     found["kernels"] = np.ones_like(traffic)
     return found
 
