@@ -31,7 +31,7 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
 
     known = fields_of("estimate")
     given = {f.name: getattr(question, f.name) for f in fields(question)}
-    words = {n: v for n, v in given.items() if n in known and v not in ("", None) and v != known[n].default}
+    words = {n: v for n, v in given.items() if n in known and v not in ("", None) and str(v) != str(known[n].default)}
     batches = problems.read(expand, given["batch"], "batch") or [1]
     words["batch"] = batches[0]
     found = []

@@ -30,9 +30,19 @@ CLASSES: tuple[str, ...] = (
     *("fused", "cast", "weight_cast", "copy", "gather", "sort", "other"),
 )
 _OF_GROUP: Mapping[str, str] = {
-    "pointwise": "pointwise", "softmax": "softmax", "reduce": "reduce", "pool": "pool", "resize": "resize",
-    "move": "copy", "gather": "gather", "scatter": "gather", "sort": "sort", "scan": "other", "transform": "other",
-    "fill": "copy", "unknown": "other",
+    "pointwise": "pointwise",
+    "softmax": "softmax",
+    "reduce": "reduce",
+    "pool": "pool",
+    "resize": "resize",
+    "move": "copy",
+    "gather": "gather",
+    "scatter": "gather",
+    "sort": "sort",
+    "scan": "other",
+    "transform": "other",
+    "fill": "copy",
+    "unknown": "other",
 }
 #: Ops whose results autocast keeps in 32 bits.
 _WIDE = ("layer_norm", "group_norm", "rms_norm", "softmax", "norm", "cumsum", "exp")
@@ -311,10 +321,10 @@ def _fused(lowering: _Lowering, runtime: Runtime) -> None:
             lowering.put(node, cls, flops, padded, read, written, weights, _serial(graph, node, sizes))
             continue
         outside, written, weights = _borders(lowering, real)
-        flops: Any = sum((operations(graph, n, sizes) for n in real), 0.0)
+        work: Any = sum((operations(graph, n, sizes) for n in real), 0.0)
         kinds = [n.kind.group for n in real]
         cls = "fused" if len(real) > 1 and all(k in ("pointwise", "move", "norm") for k in kinds) else _strongest(real)
-        lowering.put(real[0], cls, flops, flops, outside, written, weights)
+        lowering.put(real[0], cls, work, work, outside, written, weights)
 
 
 def _strongest(members: Sequence[Node]) -> str:

@@ -101,4 +101,4 @@ def _energy_j(kernels: NetKernels, site: Site, time_s: Array) -> Array:
     per_byte = machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
     moving = kernels.flops.sum(axis=0) * per_op + kernels.bytes.sum(axis=0) * per_byte
     energy = moving + static_power_w(machine) * time_s
-    return np.minimum(energy, machine.most_w * time_s) if machine.most_w else energy
+    return np.asarray(np.minimum(energy, machine.most_w * time_s) if machine.most_w else energy, dtype=np.float64)

@@ -173,7 +173,9 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
             outs = list(_tensors(made, torch.Tensor))
             if op == "linear":  # addmm(bias, x, w)
                 read = [read[1], read[2], read[0]]
-            facts = {"mode": name.removeprefix("_").removeprefix("upsample_")} if op == "resize" else _facts(op, args, outs)
+            facts = (
+                {"mode": name.removeprefix("_").removeprefix("upsample_")} if op == "resize" else _facts(op, args, outs)
+            )
             if not outs and not op.startswith("unknown:"):
                 return made
             recorder.record(op, read, outs, facts)
