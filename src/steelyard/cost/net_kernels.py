@@ -1,25 +1,31 @@
-"""The kernels a runtime makes of a network: classes, operations and bytes, before any machine.
-
-Eager PyTorch launches a kernel for every op. A runtime that joins pointwise ops makes one kernel of those that lie
-between the same products; what passes inside stays on chip, and only what crosses a border is traffic. A runtime that
-joins epilogues puts them into the product before them as well, and folds batch normalisations into its weights.
-"""
+"""Kernels of a network before any machine: their classes, operations and bytes, and how widths are settled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from steelyard.deployment.runtime import Precision, Runtime
+from steelyard.deployment.runtime import Precision
 from steelyard.workload.op import Array
-from steelyard.workload.tensor_counts import macs, operations, touched
+from steelyard.workload.tensor_counts import macs, touched
 from steelyard.workload.tensor_graph import WIDTHS, Node, TensorGraph
 
-__all__ = ["CLASSES", "NetKernels", "lower_net"]
+__all__ = [
+    "CLASSES",
+    "PRODUCTS",
+    "Lowering",
+    "NetKernels",
+    "bytes_of",
+    "class_of",
+    "product_bytes",
+    "product_of",
+    "serial_of",
+    "settle",
+]
 
 #: Kernel classes whose operations count against the matrix engine.
 PRODUCTS = ("conv1x1", "conv", "grouped", "linear", "matmul", "attention", "recurrent")
@@ -83,13 +89,13 @@ class NetKernels:
         return self.read + self.written + self.weights
 
 
-class _Lowering:
+class Lowering:
     """Kernels being made."""
 
     def __init__(self, graph: TensorGraph, sizes: Mapping[str, Any], precision: Precision) -> None:
         self.graph, self.sizes, self.precision = graph, sizes, precision
         self.width: dict[int, float] = {}
-        self.users = _readers(graph)
+        self.users = readers(graph)
         self.rows: list[tuple[str, str, str, Any, Any, Any, Any, Any, Any]] = []
 
     def bits(self, tensor: int) -> float:
@@ -131,7 +137,7 @@ def _padded(x: Any, to: float) -> Any:
     return np.ceil(np.asarray(x, dtype=np.float64) / to) * to
 
 
-def _product(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[str, Any, Any]:
+def product_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[str, Any, Any]:
     """Class, operations and operations with full tiles of a product."""
     flops = 2.0 * macs(graph, node, sizes)
     if node.op == "conv":
@@ -173,7 +179,7 @@ def _convolution(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], flops
     return cls, flops, 2.0 * groups * m * n * k
 
 
-def _class(node: Node) -> str:
+def class_of(node: Node) -> str:
     if node.op == "batch_norm":
         return "batch_norm"
     if node.op == "cast":
@@ -181,26 +187,7 @@ def _class(node: Node) -> str:
     return "norm" if node.kind.group == "norm" else _OF_GROUP[node.kind.group]
 
 
-def lower_net(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> NetKernels:
-    """The kernels of one pass.
-
-    Args:
-        graph: the network.
-        sizes: values of its symbols; arrays over scenarios are ``[scenarios]``.
-        runtime: what joins ops.
-        precision: widths, and whether weights are cast at every pass.
-    """
-    given = {**graph.symbols, **sizes}
-    lowering = _Lowering(graph, given, precision)
-    if runtime.fuses == "nothing":
-        for node in graph.nodes:
-            _eager(lowering, node)
-    else:
-        _fused(lowering, runtime)
-    return lowering.kernels()
-
-
-def _bytes(lowering: _Lowering, node: Node) -> tuple[Any, Any, Any]:
+def bytes_of(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     """Bytes of activations read and written, and of weights read, of one node."""
     graph = lowering.graph
     read, written = touched(graph, node, lowering.sizes)
@@ -215,7 +202,7 @@ def _bytes(lowering: _Lowering, node: Node) -> tuple[Any, Any, Any]:
     )
 
 
-def _settle(lowering: _Lowering, node: Node) -> None:
+def settle(lowering: Lowering, node: Node) -> None:
     """Widths of what a node puts out."""
     p, graph = lowering.precision, lowering.graph
     if node.kind.group in ("product", "recurrent"):
@@ -230,8 +217,8 @@ def _settle(lowering: _Lowering, node: Node) -> None:
         lowering.width[o] = width
 
 
-def _product_bytes(lowering: _Lowering, node: Node) -> tuple[Any, Any, Any]:
-    """As :func:`_bytes`, with operands in the width of products."""
+def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
+    """As :func:`bytes_of`, with operands in the width of products."""
     graph, p = lowering.graph, lowering.precision
     read, written = touched(graph, node, lowering.sizes)
     main = 2 if node.op in ("conv", "linear") else len(read)
@@ -246,42 +233,7 @@ def _product_bytes(lowering: _Lowering, node: Node) -> tuple[Any, Any, Any]:
     return activations, written[0] * p.bits / 8, weights
 
 
-def _casts(lowering: _Lowering, node: Node) -> None:
-    """What autocast copies before a product: operands that are 32 bits wide."""
-    graph, p = lowering.graph, lowering.precision
-    for i in node.inputs:
-        n = graph.elements(i, lowering.sizes)
-        if graph.tensors[graph.storage(i)].role in ("weight", "buffer"):
-            lowering.put(node, "weight_cast", 0.0, 0.0, n * 4, n * p.bits / 8, 0.0)
-        elif graph.tensors[i].dtype == "f32" and lowering.bits(i) > p.bits:
-            lowering.put(node, "cast", 0.0, 0.0, n * 4, n * p.bits / 8, 0.0)
-
-
-def _eager(lowering: _Lowering, node: Node) -> None:
-    """A kernel for a node, and those that eager execution adds to it."""
-    graph, sizes = lowering.graph, lowering.sizes
-    group = node.kind.group
-    if group == "view":
-        for o in node.outputs:
-            lowering.width[o] = max((lowering.bits(i) for i in node.inputs), default=lowering.precision.bits)
-        return
-    if group in ("product", "recurrent"):
-        if lowering.precision.cast:
-            _casts(lowering, node)
-        _settle(lowering, node)
-        cls, flops, padded = _product(graph, node, sizes)
-        read, written, weights = _product_bytes(lowering, node)
-        lowering.put(node, cls, flops, padded, read, written, weights, _serial(graph, node, sizes))
-        if node.op == "conv" and len(node.inputs) > 2:  # the bias is added by a kernel of its own
-            lowering.put(node, "pointwise", written, written, written, written, 0.0)
-        return
-    _settle(lowering, node)
-    read, written, weights = _bytes(lowering, node)
-    flops = operations(graph, node, sizes)
-    lowering.put(node, _class(node), flops, flops, read, written, weights, _serial(graph, node, sizes))
-
-
-def _serial(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
+def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
     """Steps that follow one another: of a recurrence its frames, layer after layer; of a resize that mixes pixels in
     NCHW order images x channels."""
     if node.op == "resize" and not str(node.facts.get("mode", "nearest")).startswith("nearest"):
@@ -294,113 +246,7 @@ def _serial(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
     return frames * node.facts["layers"]
 
 
-def _fused(lowering: _Lowering, runtime: Runtime) -> None:
-    """Kernels of a runtime that joins ops."""
-    graph, sizes = lowering.graph, lowering.sizes
-    groups = _groups(graph, runtime)
-    for members in groups:
-        extern = [n for n in members if n.kind.group in ("product", "recurrent", "sort")]
-        for node in members:
-            if node.kind.group == "view":
-                for o in node.outputs:
-                    lowering.width[o] = max((lowering.bits(i) for i in node.inputs), default=lowering.precision.bits)
-            else:
-                _settle(lowering, node)
-        real = [n for n in members if n.kind.group not in ("view", "fill")]
-        if not real:
-            continue
-        if extern:
-            node = extern[0]
-            cls, flops, padded = _product(graph, node, sizes) if node.kind.group != "sort" else ("sort", 0.0, 0.0)
-            if lowering.precision.cast and runtime.fuses == "pointwise" and node.kind.group != "sort":
-                _weight_casts(lowering, node)
-            read, written, weights = _product_bytes(lowering, node) if cls != "sort" else _bytes(lowering, node)
-            if len(real) > 1:
-                outside, written, more = _borders(lowering, real)
-                read, weights = read + outside, weights + more
-            lowering.put(node, cls, flops, padded, read, written, weights, _serial(graph, node, sizes))
-            continue
-        outside, written, weights = _borders(lowering, real)
-        work: Any = sum((operations(graph, n, sizes) for n in real), 0.0)
-        kinds = [n.kind.group for n in real]
-        cls = "fused" if len(real) > 1 and all(k in ("pointwise", "move", "norm") for k in kinds) else _strongest(real)
-        lowering.put(real[0], cls, work, work, outside, written, weights)
-
-
-def _strongest(members: Sequence[Node]) -> str:
-    """The class of a kernel of several ops: the least regular of them."""
-    order = (
-        "other",
-        "gather",
-        "resize",
-        "pool",
-        "softmax",
-        "norm",
-        "reduce",
-        "batch_norm",
-        "copy",
-        "cast",
-        "pointwise",
-    )
-    classes = {_class(n) for n in members}
-    found = next(c for c in order if c in classes)
-    return "fused" if found in ("batch_norm", "pointwise", "cast", "copy") else found
-
-
-def _weight_casts(lowering: _Lowering, node: Node) -> None:
-    graph = lowering.graph
-    for i in node.inputs:
-        if graph.tensors[graph.storage(i)].role == "weight":
-            n = graph.elements(i, lowering.sizes)
-            lowering.put(node, "weight_cast", 0.0, 0.0, n * 4, n * lowering.precision.bits / 8, 0.0)
-
-
-def _borders(lowering: _Lowering, members: Sequence[Node]) -> tuple[Any, Any, Any]:
-    """Bytes that cross the border of a kernel: read from outside, written for outside, and weights.
-
-    The main operand of a product among the members is not read here.
-    """
-    graph = lowering.graph
-    made = {graph.storage(o) for n in members for o in n.outputs}
-    inside = {id(n) for n in members}
-    users = lowering.users
-    read: dict[int, Any] = {}
-    weights: Any = 0.0
-    for node in members:
-        if node.kind.group in ("product", "recurrent"):
-            continue
-        counts, _ = touched(graph, node, lowering.sizes)
-        for n, i in zip(counts, node.inputs, strict=True):
-            owner = graph.storage(i)
-            if owner in made:
-                continue
-            size = n * lowering.bits(i) / 8
-            if graph.tensors[owner].role in ("weight", "buffer"):
-                weights = weights + size
-            else:
-                read[owner] = np.maximum(read.get(owner, 0.0), size)
-    written: Any = 0.0
-    ends = {graph.storage(o) for o in graph.outputs}
-    seen: set[int] = set()
-    for node in reversed(members):
-        for o in node.outputs:
-            owner = graph.storage(o)
-            used = owner in ends or any(id(u) not in inside for u in users.get(owner, ()))
-            if used and owner not in seen:
-                seen.add(owner)
-                bits = lowering.bits(o)
-                if lowering.precision.cast and owner not in ends and _fed(users.get(owner, ()), inside):
-                    bits = min(bits, lowering.precision.bits)  # the cast that a product asks for is part of the kernel
-                written = written + graph.elements(o, lowering.sizes) * bits / 8
-    return sum(read.values(), 0.0), written, weights
-
-
-def _fed(users: Sequence[Node], inside: set[int]) -> bool:
-    """Whether only products read a tensor outside its kernel."""
-    return all(u.kind.group in ("product", "recurrent") for u in users if id(u) not in inside)
-
-
-def _readers(graph: TensorGraph) -> dict[int, list[Node]]:
+def readers(graph: TensorGraph) -> dict[int, list[Node]]:
     """Nodes that read each storage, views left out (they pass it on)."""
     found: dict[int, list[Node]] = {}
     for node in graph.nodes:
@@ -409,56 +255,3 @@ def _readers(graph: TensorGraph) -> dict[int, list[Node]]:
         for i in node.inputs:
             found.setdefault(graph.storage(i), []).append(node)
     return found
-
-
-def _groups(graph: TensorGraph, runtime: Runtime) -> list[list[Node]]:
-    """Nodes that become one kernel, in order.
-
-    A node's depth is the number of products on the longest way to it. Ops other than products join those of their depth
-    that they exchange tensors with; where epilogues are joined, with the product of that depth that feeds them.
-    """
-    epilogue = runtime.fuses == "epilogue"
-    depth: dict[int, int] = {}
-    parent = list(range(len(graph.nodes)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    holds: dict[int, int] = {}
-    maker: dict[int, int] = {}
-    level: list[int] = []
-    for i, node in enumerate(graph.nodes):
-        extern = node.kind.group in ("product", "recurrent", "sort")
-        inputs = [graph.storage(t) for t in node.inputs]
-        own = max((depth.get(s, 0) for s in inputs), default=0) + (1 if extern else 0)
-        level.append(own)
-        if extern:
-            holds[i] = i
-        else:
-            for s in inputs:
-                j = maker.get(s)
-                if j is None or level[j] != own:
-                    continue
-                a, b = root(j), root(i)
-                if a in holds and not (epilogue and _joins(node)):
-                    continue
-                if a != b and not (a in holds and b in holds):
-                    parent[b] = a
-                    if b in holds:
-                        holds[a] = holds.pop(b)
-        for t in node.outputs:
-            s = graph.storage(t)
-            depth[s] = max(depth.get(s, 0), own)
-            maker[s] = i
-    found: dict[int, list[Node]] = {}
-    for i, node in enumerate(graph.nodes):
-        found.setdefault(root(i), []).append(node)
-    return list(found.values())
-
-
-def _joins(node: Node) -> bool:
-    """Whether an op can be the epilogue of a product: pointwise, a batch normalisation, or a view."""
-    return node.kind.group in ("pointwise", "view") or node.op in ("batch_norm", "cast")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
-from steelyard.cost.net_kernels import NetKernels, lower_net
+from steelyard.cost.net_kernels import NetKernels
+from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
