@@ -70,6 +70,13 @@ def estimate(
     generic: bool = False,
     recipe: str = '',
     anchor: str = '',
+    runtime: str = '',
+    precision: str = '',
+    layout: str = '',
+    size: str = '',
+    set: str = '',
+    train: bool = False,
+    inputs: tuple[Any, ...] | None = None,
 ) -> Estimate: ...
 @overload
 def estimate(
@@ -109,6 +116,13 @@ def estimate(
     generic: bool = ...,
     recipe: str = ...,
     anchor: str = ...,
+    runtime: str = ...,
+    precision: str = ...,
+    layout: str = ...,
+    size: str = ...,
+    set: str = ...,
+    train: bool = ...,
+    inputs: tuple[Any, ...] | None = ...,
 ) -> Estimate: ...
 @overload
 def explain(
@@ -146,6 +160,13 @@ def explain(
     generic: bool = False,
     recipe: str = '',
     anchor: str = '',
+    runtime: str = '',
+    precision: str = '',
+    layout: str = '',
+    size: str = '',
+    set: str = '',
+    train: bool = False,
+    inputs: tuple[Any, ...] | None = None,
 ) -> Explanation: ...
 @overload
 def explain(
@@ -185,6 +206,13 @@ def explain(
     generic: bool = ...,
     recipe: str = ...,
     anchor: str = ...,
+    runtime: str = ...,
+    precision: str = ...,
+    layout: str = ...,
+    size: str = ...,
+    set: str = ...,
+    train: bool = ...,
+    inputs: tuple[Any, ...] | None = ...,
 ) -> Explanation: ...
 @overload
 def simulate(

@@ -175,7 +175,7 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     names: dict[str, list[str]] = {}
     fixed: dict[str, Any] = {}
     for name, entry in fields_of("estimate").items():
-        if name in ("model", "on"):
+        if name in ("model", "on") or entry.type == "object":
             continue
         given = getattr(question, name)
         if entry.type == "whole":

@@ -179,12 +179,12 @@ migrate | switch | false | - | running requests move to the replica with most ro
 router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
     a request: round-robin, random, least-loaded, session, prefix
 [What runs]
-runtime | name | - | column | of a network: what runs it: eager, compile, tensorrt, onnxruntime, coreml, ... (steelyard
+runtime | name | - | - | of a network: what runs it: eager, compile, tensorrt, onnxruntime, coreml, ... (steelyard
     ls runtimes; default: the usual one of the machine)
-precision | name | - | column choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8 | of a network: fp32, tf32, fp16,
+precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8 | of a network: fp32, tf32, fp16,
     bf16, amp, amp-bf16, int8, w8a16, fp8 (default: the runtime's)
 layout | name | - | choices=nchw,nhwc | of a network: order of images in memory, nchw or nhwc (default: the runtime's)
-size | text | - | column | of a network: its input, 288, 1024x768 (default: the usual one)
+size | text | - | - | of a network: its input, 288, 1024x768 (default: the usual one)
 set | text | - | - | of a network: other open sizes and parameters, NAME=NUMBER, separated by commas: tokens=384
 train | switch | false | - | of a network: a training step: forward, backward and optimizer
 inputs | object | none | also=tuple[Any,...] | of a torch module: the tensors of its forward pass

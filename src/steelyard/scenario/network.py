@@ -105,8 +105,6 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     sets = problems.read(_sets, values["set"]) or {}
     runtime = problems.read(find_runtime, values["runtime"]) if values["runtime"] else None
     precision = problems.read(precision_named, values["precision"]) if values["precision"] else None
-    if values["layout"] not in ("", "nchw", "nhwc"):
-        problems.add([Problem("layout", UnknownName("layout", values["layout"], ("nchw", "nhwc")).message)])
     problems.done()
     assert cluster is not None
     with problems.collect():

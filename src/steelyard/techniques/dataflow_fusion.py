@@ -80,7 +80,6 @@ class DataflowFusion(Technique):
     effect: ClassVar[str] = "layers are one pipeline: weights are read, work is done and sums travel at the same time"
     costs: ClassVar[str] = "a compiler that places whole graphs; one layout for each shape"
     first: ClassVar[str] = "sustained"
-    slot: ClassVar[str] = "overlap"
 
     sustained: Annotated[float, Quantity("1", "share of the peaks that the pipeline sustains", ge=0.01, le=1)] = 0.75
 

@@ -1,0 +1,128 @@
+"""Estimates of networks: the question, kernels of runtimes, prices, memory, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import steelyard as sy
+from steelyard.cli.main import main
+from steelyard.cost.net_lower import lower_net
+from steelyard.cost.net_price import price_net
+from steelyard.deployment.runtime import Runtime, find_runtime, precision_named, runtimes
+from steelyard.errors import InputError
+from steelyard.estimation.network import NetEstimate
+from steelyard.machine.catalogue import find_machine
+from steelyard.workload.nets import load_net
+
+
+def asked(*names: Any, **words: Any) -> NetEstimate:
+    found = sy.estimate(*names, **words)
+    assert isinstance(found, NetEstimate)
+    return found
+
+
+def test_a_network_by_name_has_every_figure_and_its_limit_holds() -> None:
+    found = asked("resnet50", "rtx_4090", batch=32, runtime="compile", precision="amp")
+    data = found.to_dict()
+    assert data["schema"] == "steelyard.estimate/2" and data["unknown_ops"] == []
+    assert data["macs"] == pytest.approx(4.089e9, rel=0.01) and data["parameters"] == 25_557_032
+    low, high = data["interval"]["latency_s"]
+    assert data["limit"]["latency_s"] <= low <= data["latency_s"] <= high
+    assert data["throughput_per_s"] == pytest.approx(32 / data["latency_s"])
+    assert data["phases"][0]["time_s"] == data["latency_s"] and data["fits"]
+    assert data["usd_per_million_items"] > 0 < data["energy_j_per_item"]
+    again = sy.estimate(**data["provenance"]["inputs"])
+    assert again.to_dict() == data
+
+
+def test_more_images_take_longer_and_more_devices_answer_more() -> None:
+    one, two, four = (asked("resnet50", "rtx_3090", batch=b) for b in (1, 32, 256))
+    assert one.latency_s < two.latency_s < four.latency_s
+    assert one.peak_memory_bytes < two.peak_memory_bytes < four.peak_memory_bytes
+    both = asked("resnet50", "rtx_3090:2", batch=32)
+    assert both.throughput_per_s == pytest.approx(2 * two.throughput_per_s) and both.latency_s == two.latency_s
+    huge = asked("resnet50", "rtx_3090", batch=100_000)
+    assert not huge.fits
+
+
+def test_what_a_runtime_joins_is_no_traffic() -> None:
+    net, amp, plain = load_net("resnet50"), precision_named("amp"), precision_named("fp16")
+    sizes = {"batch": np.array([1.0, 64.0])}
+    kernels = {
+        (fuses, p.name): lower_net(net, sizes, Runtime("r", "r", fuses), p)  # type: ignore[arg-type]
+        for fuses in ("nothing", "pointwise", "epilogue")
+        for p in (amp, plain)
+    }
+    for p in ("amp", "fp16"):
+        by = [kernels[f, p] for f in ("nothing", "pointwise", "epilogue")]
+        assert len(by[0]) > len(by[1]) > len(by[2])
+        assert all((a.bytes.sum(axis=0) > b.bytes.sum(axis=0)).all() for a, b in itertools.pairwise(by))
+    macs = 2 * load_net("resnet50").macs({"batch": np.array([1.0, 64.0])})
+    products = [c in ("conv", "conv1x1", "linear") for c in kernels["epilogue", "fp16"].classes]
+    assert kernels["epilogue", "fp16"].flops[products].sum(axis=0) == pytest.approx(macs)
+    assert len(kernels["epilogue", "fp16"]) <= 60  # 53 convolutions, the classifier, pools
+    assert kernels["nothing", "amp"].classes.count("weight_cast") == 55  # 54 weights and the bias of the classifier
+
+
+def test_prices_are_never_below_the_limits_and_grow_with_slower_machines() -> None:
+    net, eager = load_net("mobilenet_v2"), find_runtime("eager")
+    sizes = {"batch": np.array([256.0])}
+    slow, fast = (
+        price_net(net, sizes, find_machine(m), eager, precision_named("amp")) for m in ("rtx_3090", "rtx_4090")
+    )
+    assert (slow.kernel_s >= slow.limit_s).all() and slow.time_s > fast.time_s
+    assert "depthwise" in slow.kernels.classes
+
+
+def test_every_runtime_of_the_catalogue_says_where_its_factors_are_from() -> None:
+    for runtime in runtimes().values():
+        for reach in runtime.reach:
+            assert reach.source and reach.times and reach.stacks, runtime.name
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ({"runtime": "eagre"}, "runtime"),
+        ({"precision": "fp17"}, "precision"),
+        ({"layout": "chwn"}, "layout"),
+        ({"isl": 100}, "isl"),
+        ({"size": "0x0"}, "size"),
+        ({"set": "tokens"}, "set"),
+        ({"set": "tokenz=3"}, "set"),
+        ({"batch": 0}, "batch"),
+        ({"inputs": (1,)}, "inputs"),
+        ({"made_up": 1}, "made_up"),
+    ],
+)
+def test_wrong_words_are_refused_by_their_field(words: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        sy.estimate("resnet50", "rtx_4090", **words)
+    assert any(p.field.partition(".")[0] == field for p in caught.value.problems), caught.value.problems
+
+
+def test_words_of_networks_are_refused_of_a_model_that_is_served() -> None:
+    with pytest.raises(InputError, match="runtime"):
+        sy.estimate("llama-3.1-8b", "h100_sxm", runtime="eager")
+
+
+def test_the_command_line_answers_networks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["estimate", "resnet50", "--on", "rtx_4090,rtx_3090", "--batch", "1,8", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [(e["machine"]["name"], e["batch"]) for e in data["estimates"]] == [
+        *(("rtx_4090", b) for b in (1, 8)),
+        *(("rtx_3090", b) for b in (1, 8)),
+    ]
+    assert main(["explain", "resnet50", "--on", "rtx_4090", "--json"]) == 0
+    kernels = json.loads(capsys.readouterr().out)["forward"]["kernels"]
+    assert {k["class"] for k in kernels} > {"conv", "conv1x1", "batch_norm"}
+    assert main(["estimate", "resnet50", "--on", "rtx_4090", "--batch", "100000"]) == 3
+    assert "does not fit" in capsys.readouterr().err
+    assert main(["estimate", "resnet50", "--on", "rtx_4090"]) == 0
+    assert "resnet50 on NVIDIA GeForce RTX 4090" in capsys.readouterr().out
