@@ -104,3 +104,15 @@ def test_chosen_entries_are_gathered_and_keys_rebuilt() -> None:
     assert found.flops * found.count == pytest.approx(2 * 160 * (8 * 30016 * 0.2) * 32 * 8 * 128)
     assert rebuilt.tpot_s > plain.tpot_s
     assert rebuilt.ttft_s == pytest.approx(plain.ttft_s)
+
+
+def test_a_layer_of_a_dataflow_compiler_is_one_pipeline() -> None:
+    words = {"model": "mistral-7b-v0.1", "on": "sambanova_sn40l:8", "tp": 8, "batch": 1, "isl": 512}
+    fused, apart = priced(engine="sambaflow", **words), priced(engine="vllm", **words)
+    engine, kept = engines()["sambaflow"], 7.24e9 * 2 / 8
+    layers = kept * 0.96 / 2e12 / engine.fused_layers + 32 * engine.layer_s  # embedding and head lie outside
+    assert fused.tpot_s == pytest.approx(layers + engine.step_s_per_sequence, rel=0.12)
+    assert fused.limit["tpot_s"] == pytest.approx(apart.limit["tpot_s"], rel=0.05)
+    assert fused.tpot_s < 0.5 * apart.tpot_s and fused.ttft_s < apart.ttft_s + engine.request_s
+    many = priced(engine="sambaflow", **{**words, "batch": 16})
+    assert many.tpot_s - fused.tpot_s == pytest.approx(15 * engine.step_s_per_sequence, rel=0.25)

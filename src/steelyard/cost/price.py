@@ -16,6 +16,7 @@ from steelyard.cost.collective import collective_limit_s
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.cpu import unpacking_s
 from steelyard.cost.energy import held_back_s, kernel_energy_j, static_power_w
+from steelyard.cost.fused_layers import fused
 from steelyard.cost.host_memory import host_part, on_device
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.models import KernelTime, PricingContext, model_for
@@ -58,6 +59,8 @@ def price(
     """
     engine = engine or default_engine(cluster.machine)
     kernels = tuple(c for k in program.kernels for c in _places(k, program, cluster, engine, weights_hot, burst))
+    if engine.fused_layers:
+        kernels = fused(kernels, engine.fused_layers)
     waiting, host = engine_times(program, cluster, engine, decode=decode)
     device_s: Any = sum((k.time_s for k in kernels), 0.0)
     stall = np.maximum(0.0, host - device_s)  # eager launches run ahead of the device unless it is faster
@@ -72,7 +75,11 @@ def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: 
     """
     per_layer = max(engine.layer_s, 0.0) * _layers(program)
     waiting = per_layer + engine.step_s + engine.step_s_per_sequence * _rows(program, engine)
-    launches = 0.0 if engine.graph and decode else engine.launch_s or stack_named(cluster.machine.launch).launch_s
+    launches = (
+        0.0
+        if engine.fused_layers or (engine.graph and decode)
+        else engine.launch_s or stack_named(cluster.machine.launch).launch_s
+    )
     host: Any = launches * launched(program.kernels)
     if engine.graph and engine.graph_tokens and np.any(host):
         host = np.where(np.asarray(program.tokens) > engine.graph_tokens, host, 0.0)

@@ -258,6 +258,10 @@ class Engine:
     splits_layers: Annotated[
         bool, "devices take layers, one after the other, unless a degree of tensor parallelism is asked for"
     ] = False
+    fused_layers: Annotated[
+        float,
+        Quantity("1", "share of the peaks that a layer sustains as one pipeline on the chip; 0 = it is none", ge=0),
+    ] = 0.0
     whole_ends: Annotated[bool, "one device of tensor parallelism has all of the embedding and of the head"] = False
     compared: Annotated[bool, "a plan with any engine tries it"] = False
     commands: Annotated[

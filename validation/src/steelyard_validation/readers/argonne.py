@@ -18,9 +18,16 @@ from steelyard_validation.readers._runs import Place, Row, compared
 
 __all__ = ["read"]
 
-ENGINES = {"vLLM": "vllm@0.4", "TensorRT-LLM": "trtllm_static", "Deepspeed-MII": "deepspeed_mii", "sambaflow": ""}
+ENGINES = {
+    "vLLM": "vllm@0.4",
+    "TensorRT-LLM": "trtllm_static",
+    "Deepspeed-MII": "deepspeed_mii",
+    "sambaflow": "sambaflow",
+}
 #: Model whose rows of 512 and 1024 tokens set the host times of DeepSpeed-MII.
 FITTED = "meta-llama/Llama-2-7b-hf"
+#: Of SambaFlow rows of FITTED played no part, and of this model one user's alone did.
+UNUSED = "meta-llama/Meta-Llama-3-70B"
 MODELS = {"huggyllama/llama-7b": "llama-7b"}
 COLUMNS = ["model", "machine", "engine", "tp", "isl", "osl", "batch", "metric", "value"]
 
@@ -40,11 +47,18 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 def _row(r: Any) -> Row:
     engine = ENGINES.get(r.engine)
-    place = Place(MODELS.get(r.model, r.model), r.machine, engine or "", tp=int(r.tp), static=engine == "trtllm_static")
+    place = Place(
+        MODELS.get(r.model, r.model),
+        r.machine,
+        engine or "",
+        tp=int(r.tp),
+        static=engine in ("trtllm_static", "sambaflow"),
+    )
     batch, isl, osl = int(r.batch), int(r.isl), int(r.osl)
     load = Traffic(concurrency=batch, requests=batch, isl=isl, osl=osl)
     measured = float(r.value) * osl / (isl + osl)  # the table counts prompts too
     if engine is None:
         return Row(place, None, "tokens_per_s", "mean", measured, f"no engine stands for {r.engine}")
     fitted = engine == "deepspeed_mii" and r.model == FITTED and isl in (512, 1024)
+    fitted = fitted or (engine == "sambaflow" and r.model not in (FITTED, UNUSED if batch > 1 else ""))
     return Row(place, load, "tokens_per_s", "mean", measured, split="fit" if fitted else "all")
