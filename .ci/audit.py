@@ -22,7 +22,7 @@ ALLOWED = {
 #: What packages without an SPDX expression say, and what is meant.
 SAID = {
     **dict.fromkeys(("apache software license", "apache", "apache 2.0", "apache license 2.0"), "Apache-2.0"),
-    **dict.fromkeys(("bsd license", "bsd", "bsd 3-clause license"), "BSD-3-Clause"),
+    **dict.fromkeys(("bsd license", "bsd", "bsd 3-clause license", "3-clause bsd license"), "BSD-3-Clause"),
     "bsd 2-clause license": "BSD-2-Clause",
     "mit license": "MIT",
     "isc license (iscl)": "ISC",

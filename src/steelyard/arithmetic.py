@@ -1,8 +1,9 @@
-"""Arithmetic written in data files: numbers, names, ``+ - * / //``, ``min`` and ``max``; nothing else is understood."""
+"""Arithmetic written in data files: numbers, names, ``+ - * / // %``, ``min max floor ceil``; nothing else is known."""
 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,8 +19,16 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
 }
-_FUNCTIONS: Mapping[str, Callable[..., float]] = {"min": min, "max": max}
+_FUNCTIONS: Mapping[str, Callable[..., float]] = {
+    "min": min,
+    "max": max,
+    "Min": min,
+    "Max": max,
+    "floor": lambda x, *_: math.floor(x),
+    "ceil": lambda x, *_: math.ceil(x),
+}
 #: Longest arithmetic, characters.
 _LONGEST = 200
 
@@ -72,7 +81,7 @@ def _value(node: ast.expr, value_of: Callable[[str], float | None], known: str) 
         return value
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         left, right = _value(node.left, value_of, known), _value(node.right, value_of, known)
-        if isinstance(node.op, ast.Div | ast.FloorDiv) and right == 0:
+        if isinstance(node.op, ast.Div | ast.FloorDiv | ast.Mod) and right == 0:
             raise InputError("a division by zero")
         return _OPERATORS[type(node.op)](left, right)
     called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS

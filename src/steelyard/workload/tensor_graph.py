@@ -37,6 +37,8 @@ WIDTHS: Mapping[str, float] = {
     "c64": 64,
     "c128": 128,
     "i4": 4,
+    "f4": 4,
+    "i2": 2,
 }
 
 

@@ -1,0 +1,311 @@
+"""ONNX files: counts by hand, open sizes, loops and branches, integers, and files that are refused in a line."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steelyard.errors import InputError
+from steelyard.workload.extent import Extent
+from steelyard.workload.tensor_graph import TensorGraph
+
+onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from steelyard.workload.ingest import onnx as door  # noqa: E402
+from steelyard.workload.ingest.onnx_model import graph_of_model  # noqa: E402
+from steelyard.workload.ingest.onnx_slim import slim  # noqa: E402
+
+F = TensorProto.FLOAT
+node = helper.make_node
+
+
+def value(name: str, *shape: int | str | None, kind: int = F) -> Any:
+    return helper.make_tensor_value_info(name, kind, list(shape))
+
+
+def weight(name: str, *shape: int, kind: Any = np.float32) -> Any:
+    return numpy_helper.from_array(np.zeros(shape, kind), name)
+
+
+def number(name: str, *values: int) -> Any:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def model(
+    nodes: Sequence[Any], inputs: Sequence[Any], output: str, weights: Sequence[Any] = (), functions: Sequence[Any] = ()
+) -> Any:
+    end = helper.make_tensor_value_info(output, F, None)
+    graph = helper.make_graph(list(nodes), "g", list(inputs), [end], list(weights))
+    domains = [helper.make_opsetid(d, v) for d, v in (("", 18), ("com.microsoft", 1), ("f", 1))]
+    return helper.make_model(graph, opset_imports=domains, ir_version=9, functions=list(functions))
+
+
+def read(made: Any, sets: Mapping[str, int] | None = None) -> TensorGraph:
+    """The graph of a model, in this process."""
+    data = made if isinstance(made, bytes) else made.SerializeToString()
+    return graph_of_model(slim(io.BytesIO(data), len(data)), "m", sets or {})
+
+
+def refused(made: Any, sets: Mapping[str, int] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        read(made, sets)
+    return str(caught.value)
+
+
+def ops(graph: TensorGraph) -> list[str]:
+    return [n.op for n in graph.nodes]
+
+
+def small_net() -> Any:
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "dw"], ["d"], pads=[2, 2, 2, 2], dilations=[2, 2], group=16),
+        node("Add", ["d", "r"], ["s"]),
+        node("GlobalAveragePool", ["s"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "head", "bias"], ["y"], transB=1),
+    ]
+    weights = [weight("w", 16, 3, 3, 3), weight("b", 16), weight("dw", 16, 1, 3, 3)]
+    return model(nodes, [value("x", "N", 3, 8, 8)], "y", [*weights, weight("head", 10, 16), weight("bias", 10)])
+
+
+def test_a_convolutional_net_has_its_counts_and_its_batch_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    onnx.save(small_net(), path)
+    graph = door.read_onnx(path)
+    assert ops(graph) == ["conv", "relu", "conv", "add", "mean", "view", "linear"] and graph.name == "small"
+    assert graph.macs() == 16 * 16 * 27 + 16 * 16 * 9 + 160
+    assert graph.macs({"batch": 8}) == 8 * graph.macs()
+    assert graph.parameters == 16 * 27 + 16 + 16 * 9 + 160 + 10
+    # the convolution, its activation and the second convolution of it, which is added to it, are alive together
+    assert float(graph.peak_bytes({"batch": 2})) == 4 * 2 * (192 + 3 * 256)
+    wide = {"kernel": [3, 3], "stride": [1, 1], "padding": [2, 2], "dilation": [2, 2], "groups": 16}
+    assert graph.nodes[2].facts == wide and graph.nodes[0].facts["stride"] == [2, 2]
+    assert graph.symbols == {"batch": 1} and isinstance(graph.tensors[0].shape[0], Extent)
+    assert graph.source.startswith("ONNX of opset 18")
+
+
+def test_an_attention_written_out_and_its_shape_arithmetic() -> None:
+    """Sizes reckoned in the graph are no work; products with weights are linear, those of activations are not."""
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]),
+        node("Unsqueeze", ["n", "front"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["to"], axis=0),
+        node("MatMul", ["x", "wq"], ["q0"]),
+        node("Reshape", ["q0", "to"], ["q1"]),
+        node("Transpose", ["q1"], ["q"], perm=[0, 2, 1, 3]),
+        node("Transpose", ["q1"], ["k"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["q", "k"], ["scores"]),
+        node("Softmax", ["scores"], ["p"], axis=-1),
+        node("MatMul", ["p", "q"], ["o"]),
+        node("Transpose", ["wo"], ["wt"], perm=[1, 0]),
+        node("Reshape", ["o", "flat"], ["o1"]),
+        node("MatMul", ["o1", "wt"], ["y"]),
+    ]
+    weights = [number("front", 0), number("rest", 6, 4, 8), number("flat", -1, 6, 32)]
+    weights += [numpy_helper.from_array(np.int64(0), "zero")]
+    graph = read(
+        model(nodes, [value("x", "batch", 6, 32)], "y", [*weights, weight("wq", 32, 32), weight("wo", 32, 32)])
+    )
+    assert ops(graph) == ["linear", "view", "copy", "copy", "matmul", "softmax", "matmul", "view", "linear"]
+    assert graph.macs({"batch": 3}) == 3 * (2 * 6 * 32 * 32 + 2 * 4 * 6 * 6 * 8)
+    assert graph.parameters == 2 * 32 * 32 and not list(graph.unknown())
+
+
+def test_products_recurrences_and_einsums_know_their_depth() -> None:
+    x, w = value("x", 8, 5), weight("w", 8, 16)
+    assert read(model([node("Gemm", ["x", "w"], ["y"], transA=1)], [x], "y", [w])).macs() == 5 * 8 * 16
+    equal = node("Einsum", ["x", "z"], ["y"], equation="bhqd,bhkd->bhqk")
+    pair = [value("x", "b", 2, 6, 8), value("z", "b", 2, 7, 8)]
+    assert read(model([equal], pair, "y")).macs({"batch": 4}) == 4 * 2 * 6 * 7 * 8
+    lstm = node("LSTM", ["x", "w", "r"], ["y"], hidden_size=16, direction="bidirectional")
+    graph = read(
+        model([lstm], [value("x", 7, "batch", 12)], "y", [weight("w", 2, 64, 12), weight("r", 2, 64, 16)]), {"batch": 3}
+    )
+    assert graph.nodes[0].facts == {"layers": 1, "hidden": 16, "gates": 4, "directions": 2}
+    assert graph.macs() == 7 * 3 * 2 * 4 * 16 * (12 + 16)
+    up = node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
+    graph = read(model([up], [value("x", "n", 4, 5, 5)], "y", [weight("w", 4, 6, 2, 2)]))
+    assert graph.macs() == 25 * 4 * 6 * 4 and graph.nodes[0].facts["transposed"]
+
+
+def test_open_sizes_are_named_with_their_flag_and_expressions_are_evaluated() -> None:
+    same = [node("Relu", ["x"], ["y"])]
+    message = refused(model(same, [value("x", "N", 3, "height", "w x"), value("z", None, None)], "y"))
+    for words in ("height (the third of 'x')", "--set height=64", "--set 'w x'=64", "z_1 (the second of 'z')"):
+        assert words in message
+    graph = read(model(same, [value("x", "2*n_batch", "floor(h/2) + 1", "h % 5")], "y"), {"h": 9, "n_batch": 4})
+    assert [str(d) for d in graph.tensors[0].shape] == ["2*batch", "5", "4"] and graph.symbols == {"batch": 4}
+    assert "did you mean 'batch'" in refused(model(same, [value("x", "N", 3)], "y"), {"bach": 2})
+    assert "every size of this file is fixed" in refused(model(same, [value("x", 1, 3)], "y"), {"batch": 2})
+    assert "whole number" in refused(model(same, [value("x", "N", 3)], "y"), {"N": 0})
+    # frames first are no batch; a square of it is kept; what is no polynomial needs a number
+    assert "frames" in refused(model(same, [value("x", "frames", 80)], "y"))
+    alike = [node("Transpose", ["x"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"])]
+    assert read(model(alike, [value("x", "batch", 8)], "y")).macs({"batch": 10}) == 10 * 10 * 8
+    halved = node("AveragePool", ["t"], ["y"], kernel_shape=[2], strides=[2])
+    odd = model([node("Transpose", ["x"], ["t"], perm=[1, 2, 0]), halved], [value("x", "batch", 3, 4)], "y")
+    assert "--set batch=1" in refused(odd)
+    assert read(odd, {"batch": 7}).tensors[-1].shape == (3, 4, 3)
+
+
+def test_loops_are_unrolled_and_of_an_open_branch_the_dearer_is_taken() -> None:
+    carried = [value("i", kind=TensorProto.INT64), value("on", kind=TensorProto.BOOL), value("h")]
+    steps = [node("MatMul", ["h", "w"], ["h2"]), node("Identity", ["on"], ["on2"])]
+    body = helper.make_graph(steps, "b", carried, [value("on2", kind=TensorProto.BOOL), value("h2")])
+    loop = node("Loop", ["m", "", "x"], ["y"], body=body)
+    w, x = weight("w", 8, 8), value("x", "batch", 8)
+    graph = read(model([loop], [x], "y", [w, numpy_helper.from_array(np.int64(5), "m")]))
+    assert ops(graph) == ["linear"] * 5 and graph.macs() == 5 * 64 and graph.parameters == 64
+    graph = read(model([loop], [x, value("m", kind=TensorProto.INT64)], "y", [w]))
+    assert ops(graph) == ["linear"] and "of unknown length, counted once" in graph.source
+    endless = model([loop], [x], "y", [w, numpy_helper.from_array(np.int64(10**6), "m")])
+    assert "unroll to more than 200,000 nodes" in refused(endless)
+    dear = helper.make_graph([node("MatMul", ["x", "w"], ["a"])], "t", [], [value("a")])
+    cheap = helper.make_graph([node("Relu", ["x"], ["c"])], "e", [], [value("c")])
+    either = node("If", ["go"], ["y"], then_branch=cheap, else_branch=dear)
+    graph = read(model([either], [x, value("go", kind=TensorProto.BOOL)], "y", [w]))
+    assert ops(graph) == ["linear"] and "the dearer branch" in graph.source
+    told = model([either], [x], "y", [w, numpy_helper.from_array(np.array(True), "go")])
+    assert ops(read(told)) == ["relu"] and read(told).parameters == 0
+
+
+def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> None:
+    i8 = np.int8
+    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
+    zeros = [numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy")]
+    nodes = [
+        node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
+        node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
+        node("DequantizeLinear", ["w", "sw", "zw"], ["wd"]),
+        node("Conv", ["xd", "wd"], ["c"]),
+        node("QuantizeLinear", ["c", "sy", "zy"], ["cq"]),
+        node("DequantizeLinear", ["cq", "sy", "zy"], ["y"]),
+    ]
+    graph = read(model(nodes, [value("x", "N", 4, 6, 6)], "y", [weight("w", 8, 4, 1, 1, kind=i8), *scales, *zeros]))
+    assert ops(graph) == ["quantise", "conv", "quantise"] and graph.macs() == 36 * 32
+    conv = graph.nodes[1]
+    assert [graph.tensors[i].dtype for i in (*conv.inputs, *conv.outputs)] == ["i8", "i8", "i8"]
+    assert graph.parameters == 32 and graph.weight_bytes() == 32
+    few = node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=64, N=32, bits=4, block_size=32)
+    packed = [weight("w", 32, 2, 16, kind=np.uint8), weight("s", 64)]
+    graph = read(model([few], [value("x", "N", 6, 64)], "y", packed))
+    assert graph.macs() == 6 * 64 * 32 and graph.weight_bytes() == 32 * 64 / 2 + 4 * 64
+    whole = node("QLinearConv", ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"], ["y"])
+    graph = read(
+        model([whole], [value("x", "N", 4, 6, 6, kind=3)], "y", [weight("w", 8, 4, 1, 1, kind=i8), *scales, *zeros])
+    )
+    assert graph.macs() == 36 * 32 and float(graph.peak_bytes()) == 36 * 4 + 36 * 8
+
+
+def test_ops_of_onnx_runtime_have_their_work() -> None:
+    def ours(op: str, ins: Sequence[str], outs: Sequence[str], **a: Any) -> Any:
+        return node(op, list(ins), list(outs), domain="com.microsoft", **a)
+
+    nodes = [
+        ours("Attention", ["x", "w", "b"], ["a"], num_heads=4),
+        ours("SkipLayerNormalization", ["a", "x", "g"], ["n"]),
+        ours("FusedMatMul", ["n", "up"], ["u"], transB=1),
+        ours("BiasGelu", ["u", "bu"], ["h"]),
+        node("Made", ["h"], ["y"], domain="f"),
+    ]
+    weights = [weight("w", 32, 96), weight("b", 96), weight("g", 32), weight("up", 64, 32), weight("bu", 64)]
+    graph = read(model(nodes, [value("x", "batch", 6, 32)], "y", weights))
+    assert graph.macs() == 6 * 32 * 96 + 2 * 6 * 6 * 32 + 6 * 32 * 64
+    assert [n.op for n in graph.unknown()] == ["unknown:f.Made"] and "layer_norm" in ops(graph)
+    query = ours("MultiHeadAttention", ["q", "k", "v", "", "", "", "pk", "pv"], ["y", "nk", "nv"], num_heads=4)
+    past = [value("pk", "batch", 4, 10, 8), value("pv", "batch", 4, 10, 8)]
+    given = [value(n, "batch", 1, 32) for n in "qkv"]
+    assert read(model([query], [*given, *past], "y")).macs() == 2 * 11 * 32
+    grouped = ours(
+        "GroupQueryAttention", ["q", "k", "v", "pk", "pv", "n", "t"], ["y", "nk", "nv"], num_heads=8, kv_num_heads=2
+    )
+    past = [value("pk", "batch", 2, 10, 8), value("pv", "batch", 2, 10, 8)]
+    given = [value("q", "batch", 1, 64), value("k", "batch", 1, 16), value("v", "batch", 1, 16)]
+    counts = [value("n", "batch", kind=TensorProto.INT32), value("t", kind=TensorProto.INT32)]
+    assert read(model([grouped], [*given, *past, *counts], "y")).macs() == 8 * 11 * (8 + 8)
+
+
+def test_files_that_break_the_rules_are_refused_in_one_line(tmp_path: Path) -> None:
+    x, relu = value("x", "N", 4), node("Relu", ["x"], ["y"])
+    good = model([node("MatMul", ["x", "w"], ["y"])], [x], "y", [weight("w", 4, 8)])
+    bytes_ = good.SerializeToString()
+    calls = [
+        helper.make_function(
+            "f",
+            f"F{i}",
+            ["a"],
+            ["b"],
+            [node(n, ["a"], ["t"], domain=d), node(n, ["t"], ["b"], domain=d)],
+            [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)],
+        )
+        for i, (n, d) in enumerate([("Relu", ""), *((f"F{i}", "f") for i in range(24))])
+    ]
+    million = bytes_ + b"\x3a\x80\x80\xf0\x02" + (b"\x0a\x04\x22\x02re") * 1_004_886
+    for wrong, words in (
+        (b"", "no graph"),
+        (b"hello world" * 50, "no known kind"),
+        (bytes_[:-20], "it ends within"),
+        (model([relu, node("Abs", ["x"], ["y"])], [x], "y"), "static single assignment|single static"),
+        (model([node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"])], [x], "b"), "topologically sorted"),
+        (model([relu], [value("x", -3, 4)], "y"), "an extent of -3"),
+        (model([relu], [value("x", 2**62, 4)], "y"), "0 to 2\\^40"),
+        (
+            model([node("MatMul", ["x", "w"], ["y"])], [x], "y", [weight("w", 5, 8)]),
+            "MatMul 'y': its inputs do not fit",
+        ),
+        (model([node("F24", ["x"], ["y"], domain="f")], [x], "y", functions=calls), "unfold to more than 200,000"),
+        (million, "more than 200,000 nodes"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            read(wrong)
+        assert len(str(caught.value)) < 600
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(bytes_[:-20])
+    with pytest.raises(InputError, match=r"^model: wrong\.onnx: it ends within"):
+        door.read_onnx(path)
+    for missing in (tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(InputError, match=r"^model: "):
+            door.read_onnx(missing)
+
+
+def test_data_in_other_files_is_never_looked_for_and_a_process_that_dies_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model([node("MatMul", ["x", "w"], ["y"])], [value("x", "N", 64)], "y", [weight("w", 64, 1000)])
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, text in (("location", "../../../etc/passwd"), ("offset", "0")):
+        tensor.external_data.add(key=key, value=text)
+    graph = read(made)
+    assert graph.parameters == 64_000 and graph.macs() == 64_000
+    path = tmp_path / "m.onnx"
+    onnx.save(small_net(), path)
+    monkeypatch.setattr(door, "_CHILD", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(InputError, match=r"^model: m\.onnx: cannot be read as ONNX"):
+        door.read_onnx(path)
+    monkeypatch.setattr(door, "_CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(door, "MOST_S", 0.2)
+    with pytest.raises(InputError, match="was not read within"):
+        door.read_onnx(path)
+    monkeypatch.setattr(door, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"steelyard\[onnx\]"):
+        door.read_onnx(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="limits are those of POSIX")
+def test_weights_inside_a_file_are_passed_over(tmp_path: Path) -> None:
+    made = model([node("MatMul", ["x", "w"], ["y"])], [value("x", "N", 4096)], "y", [weight("w", 4096, 4096)])
+    data = made.SerializeToString()
+    assert len(data) > 64 << 20 and len(slim(io.BytesIO(data), len(data))) < 1000
+    assert read(data).parameters == 4096 * 4096
