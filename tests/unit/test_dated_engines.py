@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import steelyard as sy
+from steelyard.cost.price import launched
+from steelyard.cost.program import lower
 from steelyard.deployment.engine import engines, find_engine
+from steelyard.deployment.plan import Plan
+from steelyard.machine.catalogue import find_machine
+from steelyard.workload.step import Step
 
 NAMES = ("vllm@0.1", "vllm@0.2", "orca", "fastertransformer", "transformers", "tgi@1.0", "deepspeed_mii", "flexgen")
 NAMES += ("trtllm@0.5", "trtllm@0.8", "sglang@0.3", "swifttransformer")
@@ -87,3 +93,14 @@ def test_distserves_engine_is_faster_between_kernels_than_its_contemporary() -> 
     words: dict[str, Any] = {"tp": 4, "isl": 256, "osl": 2, "batch": 8}
     then = {e: sy.estimate("opt-13b", "a100_sxm:4", engine=e, **words).tpot_s for e in ("distserve", "vllm@0.2")}
     assert then["distserve"] == pytest.approx(10.9e-3, rel=0.2) and then["vllm@0.2"] > 1.5 * then["distserve"]
+
+
+def test_a_layer_norm_of_2023_is_launched_in_pieces() -> None:
+    """Two residuals and two biases of a layer of OPT have kernels of their own; an RMS norm takes a residual along."""
+    vllm = find_engine("vllm@0.2")
+    fused = replace(vllm, adds_apart=False)
+    for name, each in (("opt-13b", 4), ("llama-2-13b", 0), ("falcon-40b", 2)):
+        model = sy.load_model(name).transformer
+        plan = Plan("fp16").resolved(model, find_machine("a100_sxm"))
+        kernels = lower(model.graph(Step(1, 1, 256)), plan, find_machine("a100_sxm")).kernels
+        assert launched(kernels, vllm) - launched(kernels, fused) == each * model.depth, name

@@ -66,12 +66,6 @@ class TestSteps:
         assert float(rate.low[0]) == pytest.approx(8.0 / float(step.high[0]))
         assert rate.low < rate.value < rate.high < rate.limit
 
-    def test_a_slow_host_sets_a_floor_and_nothing_else(self) -> None:
-        here = at()
-        slow = replace(here, eager_layer_s=1e-3)
-        assert float(slow.decode(1.0, 100.0).value[0]) > 0.032
-        assert float(slow.prefill(1.0, 65536.0).value[0]) == float(here.prefill(1.0, 65536.0).value[0])
-
     def test_a_quantised_head_moves_less(self) -> None:
         here = at("qwen2.5-0.5b", "rk3588", weights="int8", engine="rkllm")
         narrow = replace(here, head_format="int8")

@@ -62,6 +62,8 @@ class Kernel:
     compute: str = ""
     engine: str = ""
     block: str = ""
+    biased: bool = False
+    """A bias is added to what it makes, in its epilogue."""
     stage: str = ""
     """Pipeline stage it is pinned to: ``first`` (embedding), ``last`` (head), empty for the layers."""
     weight_format: str = ""

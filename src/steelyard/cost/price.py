@@ -80,15 +80,23 @@ def engine_times(program: Program, cluster: Cluster, engine: Engine, *, decode: 
         if engine.fused_layers or (engine.graph and decode)
         else engine.launch_s or stack_named(cluster.machine.launch).launch_s
     )
-    host: Any = launches * launched(program.kernels)
+    host: Any = launches * launched(program.kernels, engine)
     if engine.graph and engine.graph_tokens and np.any(host):
         host = np.where(np.asarray(program.tokens) > engine.graph_tokens, host, 0.0)
     return waiting, host
 
 
-def launched(kernels: Iterable[Kernel]) -> Any:
-    """Launches of kernels outside a captured graph; some are several then, see ``cost.scan``."""
-    return sum(np.asarray(k.count) * k.features.get("launches", 1.0) for k in kernels)
+def launched(kernels: Iterable[Kernel], engine: Engine) -> Any:
+    """Launches of kernels outside a captured graph; some are several then, see ``cost.scan`` and ``adds_apart``."""
+    apart = _added_apart if engine.adds_apart else lambda kernel: 0
+    return sum(np.asarray(k.count) * (k.features.get("launches", 1.0) + apart(k)) for k in kernels)
+
+
+def _added_apart(kernel: Kernel) -> int:
+    """Kernels of an addition that is fused elsewhere: a residual before a layer norm, a bias after partial sums."""
+    residual = (op.map == "norm" and "residual" in op.operands and op.size("w") > 1 for op in kernel.ops)
+    partial = kernel.biased and any("d" in op.output.ranks and op.name.endswith(("out", "down")) for op in kernel.ops)
+    return sum(residual) + partial
 
 
 def _layers(program: Program) -> Any:

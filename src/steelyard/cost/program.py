@@ -55,11 +55,15 @@ def _block(ops: list[Op], plan: Plan, machine: Machine, block: str, own: Mapping
     routed = [op for op in ops if "e" in op.ranks]
     if shares and routed:
         yield _dispatch("dispatch", routed[0], plan)
+    kernels: list[Kernel] = []
     for _, group in groupby(enumerate(ops), key=lambda x: (x[1].fuse if plan.fused else "") or x[0]):
         fused = [op for _, op in group]
         kernel = _kernel([shard(op, plan) for op in fused], plan, machine, block, stage, own)
         if kernel is not None:
-            yield kernel
+            kernels.append(kernel)
+        elif kernels:
+            kernels[-1] = replace(kernels[-1], biased=True)
+    yield from kernels
     if shares and routed:
         yield _dispatch("combine", routed[0], plan)
     partial = [op for op in ops if set(op.reduced) & set(split_ranks(op, plan)) and op.map != "sample"]

@@ -101,8 +101,6 @@ class Replica:
         cluster: the devices and the links between them.
         engine: serving engine.
         skew: exponent of the power law of expert popularity, 0 = balanced; counts wherever there are experts.
-        eager_layer_s: host time per layer (s) of an engine that launches every kernel from Python; the slower of host
-            and devices counts.
         head_format: format of the output head where the files quantise it too; empty = as the plan has it.
         effects: what techniques change of the kernels and their prices, in their order.
     """
@@ -112,7 +110,6 @@ class Replica:
     cluster: Cluster
     engine: Engine
     skew: float = 0.0
-    eager_layer_s: float = 0.0
     head_format: str = ""
     effects: tuple[Effect, ...] = ()
 
@@ -137,9 +134,6 @@ class Replica:
         cost = self.cost(program, decode=decode)
         hop_s = self.hop_s(step.tokens)
         time_s = cost.time_s + hop_s
-        if self.eager_layer_s:
-            launching_s = self.eager_layer_s * self.model.depth
-            time_s = np.maximum(time_s - cost.overhead_s, launching_s) + cost.overhead_s
         return StepPrice(program, cost, hop_s, time_s)
 
     def prompts(self, batch: Array, new: Array) -> StepFigures:
@@ -223,8 +217,6 @@ class Replica:
         overhead = waiting + np.maximum(0.0, host - busy)
         alone = busy + overhead  # without hops
         time = alone + hop
-        if self.eager_layer_s:
-            time = np.maximum(busy + hop, self.eager_layer_s * self.model.depth) + overhead
         total = np.maximum(time, 1e-30)
         shares = dict(zip(BOUNDS, sums.bound_s / total, strict=True))
         shares["network"] = shares["network"] + hop / total

@@ -433,7 +433,7 @@ class KernelClasses:
 
     def launches(self) -> float:
         """Kernels of a step."""
-        return float(np.max(launched(self.probed[not self.latent])))
+        return float(np.max(launched(self.probed[not self.latent], self.replica.engine)))
 
 
 def _logs(time: Floats, energy: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:

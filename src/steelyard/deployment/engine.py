@@ -181,6 +181,9 @@ class Engine:
     served_step_s: Annotated[
         float, Quantity("s", "host time of a served step over several devices, in the API server's own process", ge=0)
     ] = 0.0
+    adds_apart: Annotated[
+        bool, "residuals before layer norms and biases after partial sums have kernels of their own"
+    ] = False
     cache_copies: Annotated[
         float, Quantity("1", "times a decode step moves the whole cache beside attention: 2 = read and written", ge=0)
     ] = 0.0

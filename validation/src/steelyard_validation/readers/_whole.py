@@ -82,10 +82,8 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Placed(Scenario):
-    """A model on the devices of one replica, with two conditions of old or foreign software no verb has a word for."""
+    """A model on the devices of one replica, with a condition of foreign software no verb has a word for."""
 
-    eager_layer_s: float = 0.0
-    """Host time per layer of an engine that launches every kernel from Python; the slower of host and device counts."""
     head_format: str = ""
     """Format of the output head where the files quantise it too; empty: as usual (16 bit beside integer weights)."""
 
@@ -93,7 +91,7 @@ class Placed(Scenario):
     def replica(self) -> Replica:
         """What prices its steps."""
         own = Replica(self.transformer, self.plan, self.cluster, self.engine, self.skew)
-        return replace(own, eager_layer_s=self.eager_layer_s, head_format=self.head_format)
+        return replace(own, head_format=self.head_format)
 
     def decode(self, batch: Size, context: Size) -> Shown:
         """One token for each of ``batch`` sequences, whose caches then hold ``context`` tokens."""

@@ -1,7 +1,7 @@
 """``splitwise_perf_model``: static batches of Llama-2-70B and BLOOM-176B under the vLLM of 2023.
 
 ``prompt_time_ms`` is the prefill of the whole batch, ``token_time_ms`` the mean decode step. That engine launched every
-kernel from Python, so a layer took the longer of device and host; and hosts differ. Rows of the power-capped H100
+kernel from Python, so a step took the longer of device and host; and hosts differ. Rows of the power-capped H100
 repeat the decode times of the uncapped one and 1.3 times its prefill times: the latter are no measurement.
 """
 
@@ -28,10 +28,7 @@ ENGINE = "vllm_2023"
 #: Time of the same Python work on the host of a node over that on a DGX H100's (Xeon 8480C): EPYC 7002 of a DGX A100
 #: has some two thirds of its single-thread speed (PassMark single-thread ratings, about 2.0k and 3.0k).
 HOST_SLOWNESS = {"a100_sxm": 1.5}
-#: Python and launch time of one decoder layer on a DGX H100's host, s. Set by one condition of this table (Llama-2-70B
-#: at tp 8, batch 1, H100), whose rows are labelled ``fit``.
-EAGER_LAYER_S = 0.31e-3
-#: The three columns that say which rows that is.
+#: The one condition (at batch 1) that set the engine's time of a launch; its rows are labelled ``fit``.
 FITTED = ("llama2-70b", "h100_sxm", 8)
 
 COLUMNS = ["model", "hardware", "isl", "batch_size", "osl", "tensor_parallel", "prompt_time_ms", "token_time_ms"]
@@ -48,11 +45,9 @@ def place(model: str, machine: str, tp: int) -> Placed | str:
     """The deployment of a row."""
     slow = HOST_SLOWNESS.get(machine, 1.0)
     engine = find_engine(ENGINE)
-    scaled = {name: getattr(engine, name) * slow for name in ("step_s", "request_s")}
-    engine = replace(engine, **scaled, launch_s=0.0)  # launches are those of a layer, by host
+    engine = replace(engine, **{name: getattr(engine, name) * slow for name in ("step_s", "request_s", "launch_s")})
     name = {"bloom-176b": "bigscience/bloom", "llama2-70b": "Llama-2-70b"}.get(model, model)
-    at = deploy(name, machine, tp=int(tp), weights="fp16", engine=engine)
-    return at if isinstance(at, str) else replace(at, eager_layer_s=EAGER_LAYER_S * slow)
+    return deploy(name, machine, tp=int(tp), weights="fp16", engine=engine)
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
