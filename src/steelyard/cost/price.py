@@ -94,9 +94,9 @@ def launched(kernels: Iterable[Kernel], engine: Engine) -> Any:
 
 def _added_apart(kernel: Kernel) -> int:
     """Kernels of an addition that is fused elsewhere: a residual before a layer norm, a bias after partial sums."""
-    residual = (op.map == "norm" and "residual" in op.operands and op.size("w") > 1 for op in kernel.ops)
-    partial = kernel.biased and any("d" in op.output.ranks and op.name.endswith(("out", "down")) for op in kernel.ops)
-    return sum(residual) + partial
+    residual = [op for op in kernel.ops if op.map == "norm" and "residual" in op.operands and np.max(op.size("w")) > 1]
+    partial = [op for op in kernel.ops if "d" in op.output.ranks and op.name.endswith(("out", "down"))]
+    return len(residual) + (len(partial) if kernel.biased else 0)
 
 
 def _layers(program: Program) -> Any:
