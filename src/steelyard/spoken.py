@@ -143,6 +143,7 @@ fair | vtc fair-share fairness wfq
 mlfq | fastserve multi-level-feedback feedback
 prefix-group | lpm longest-prefix-match dfs-weight prefix
 priority | prio
+priority-preempt | preemptive priority-preemption preemption
 """,
     "objective": """
 cost | price money usd dollars cheapest cheap rent budget tco

@@ -136,6 +136,6 @@ class TestSloChunk(PolicyContract):
 
 
 def test_the_same_trace_again_and_again() -> None:
-    trace = replace(_heavy_tail(60), session=np.arange(60) % 3)
-    for name in ("mlfq", "fair", "slo-chunk"):
+    trace = replace(_heavy_tail(60), session=np.arange(60) % 3, priority=np.arange(60) % 4)
+    for name in ("mlfq", "fair", "slo-chunk", "priority-preempt"):
         assert run(trace, policy=name).requests.tobytes() == run(trace, policy=name).requests.tobytes()

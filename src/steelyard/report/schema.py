@@ -19,7 +19,7 @@ def fields_of_form(form: str) -> dict[str, tuple[str, str]]:
 OPTIONAL = tuple(
     f.path
     for f in figures_of("simulate")
-    if f.path.startswith(("encode_s", "extras.", "groups.", "capacity", "workflows."))
+    if f.path.startswith(("encode_s", "extras.", "groups.", "priorities[]", "capacity", "workflows."))
 )
 
 

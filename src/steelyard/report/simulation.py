@@ -316,6 +316,7 @@ def lines(
     first = [Line(*pair) for pair in (*_holds(sim), *_served(document["throughput"], targets))]
     found = [
         _grouped(document),
+        _ranked(document),
         _flows(document),
         _read(document),
         _used(sim),
@@ -398,6 +399,17 @@ def _grouped(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         words += f"{seconds(first['p99'])}), last token of all after {seconds(last['mean'])} "
         words += f"(p99 {seconds(last['p99'])})"
         yield "each prompt", words
+
+
+def _ranked(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What requests of each priority see."""
+    for k, own in enumerate(document.get("priorities", ())):
+        if own["ttft_s"]["mean"] is not None:
+            words = f"{own['priority']}: TTFT {seconds(own['ttft_s']['mean'])} on average (p99 "
+            words += (
+                f"{seconds(own['ttft_s']['p99'])}), {own['requests']:,} requests, {own['preemptions']:,} preemptions"
+            )
+            yield "" if k else "priority", words
 
 
 def _flows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

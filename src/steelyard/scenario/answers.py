@@ -209,6 +209,12 @@ pools[].failures | integer | - | - | times one of its replicas went down
 pools[].interrupted | integer | - | - | requests that ran there then and began anew
 pools[].migrations | integer | - | - | running requests that moved to another of its replicas
 encode_s | statistics | s | - | where requests show images or sounds: reading them, part of the time to first token, s
+priorities[].priority | integer | - | - | where requests have priorities: which, smaller first
+priorities[].requests | integer | - | - | that have it
+priorities[].ttft_s | statistics | s | - | their time to first token, s
+priorities[].tpot_s | statistics | s | - | their time per output token, s
+priorities[].e2e_s | statistics | s | - | their time from arrival to last token, s
+priorities[].preemptions | integer | - | - | times one of them gave way
 extras.guessed_tokens | integer | - | - | guesses verified (speculation)
 extras.accepted_tokens | integer | - | - | those that became tokens of answers
 extras.accepted_frac | number? | - | - | their share; null when none was made

@@ -234,6 +234,8 @@ turns | text | - | column also=int/Lengths | conversations of so many turns with
 think | text | - | also=float | time between an answer and the next request, 10s (mean, for conversations)
 system | whole | 0 | least=0 most=1e+08 | tokens that every prompt begins with, before those of --isl: a system prompt
     that all requests or conversations share
+priorities | text | - | - | priorities of requests, drawn: shares of 0 (served first), 1, ...: 0.2,0.8; the
+    policies priority and priority-preempt serve by them
 best_of | whole | none | least=1 most=1000 | answers drawn for every prompt, which they share
 beam | whole | none | least=1 most=1000 | beams of equal length for every prompt, which they share
 seed | whole | 0 | least=0 most=1e+18 column show | fixes everything drawn
@@ -396,7 +398,7 @@ _PLACE = (
 )
 _LOAD = (
     f"trace rate concurrency workflow isl osl {_SHOWN} requests duration start arrivals burst peak turns think system "
-    "best_of beam seed"
+    "priorities best_of beam seed"
 )
 _HELD = "offload host network power_limit_w"
 _TOLD, _STATIC = "skew usd_per_hour generic recipe anchor", " ".join(STATIC_FLAGS)

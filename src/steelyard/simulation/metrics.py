@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 
 #: Percentiles reported everywhere.
 PERCENTILES = (50, 90, 95, 99)
+#: Most different priorities that are told apart.
+MOST_PRIORITIES = 16
 
 
 def describe(values: Any) -> dict[str, float | None]:
@@ -204,6 +206,7 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         **_extras(simulation, span),
         **_workflows(simulation),
         **({} if simulation.encode_s is None else {"encode_s": describe(simulation.encode_s[done])}),
+        **_by_priority(simulation, done),
         "slo": dict(simulation.slo),
         **({} if simulation.capacity is None else {"capacity_rps": simulation.capacity.rps}),
         **({} if simulation.capacity is None else {"capacity": simulation.capacity.to_dict()}),
@@ -216,6 +219,20 @@ def summary(simulation: Simulation) -> dict[str, Any]:
         },
         "provenance": provenance(simulation),
     }
+
+
+def _by_priority(simulation: Simulation, done: Any) -> dict[str, Any]:
+    """What requests of each priority see, where the trace has priorities."""
+    given, records = simulation.trace.priority, simulation.records
+    if given is None or len(names := np.unique(given)) > MOST_PRIORITIES:
+        return {}
+    found = []
+    for name in names.tolist():
+        own = np.asarray(given == name)
+        times = {f: describe(np.asarray(getattr(records, f))[own & done]) for f in ("ttft_s", "tpot_s", "e2e_s")}
+        preempted = int(np.asarray(records.preemptions)[own].sum())
+        found.append({"priority": name, "requests": int(own.sum()), **times, "preemptions": preempted})
+    return {"priorities": found}
 
 
 def ends(simulation: Simulation) -> tuple[Simulation, Simulation]:

@@ -6,6 +6,14 @@ predicted to be over first:
 
     load = wait for the link + latency + bytes / (ratio bandwidth)
 
+With ``piecewise`` every block of a layer is a copy of its own, keys and values apart, as swapping was in vLLM up to
+0.6. The host issues one after another, so a block takes
+
+    copies max(launch, bytes / (copies bandwidth))
+
+with the time in which the software of the machine launches a kernel. Steps wait for what is copied out and in, and
+every request that gives way is swapped while there is room.
+
 (Mooncake, arXiv:2407.00079; LMCache and CacheGen, arXiv:2310.07240, whose codec is the ``ratio``; FastSwitch,
 arXiv:2411.18424, for swapping; a pool over the network also stands for memory borrowed from others, Infinite-LLM,
 arXiv:2401.02669.)
@@ -22,12 +30,15 @@ import numpy as np
 from steelyard.cost.kv_pool import KvPool
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.machine.classes import stack_named
 from steelyard.machine.cluster import Cluster
 from steelyard.simulation.kernel.methods import TIER
 from steelyard.simulation.kernel.state import UNIT
 from steelyard.techniques._base import Citation, PoolEnd, PoolFit, Technique
 from steelyard.traffic.trace import Trace
 from steelyard.units import format_quantity, parse_quantity
+from steelyard.workload.protocol import Workload
+from steelyard.workload.shapes import Shapes
 
 __all__ = ["KINDS", "KvTiers", "Tier", "parse_tier", "tier_arrays"]
 
@@ -137,6 +148,7 @@ class KvTiers(Technique):
 
     levels: Annotated[tuple[Tier, ...], "KIND:SIZE[@BANDWIDTH][/RATIO] of cpu, ssd or pool, from the nearest on"] = ()
     swap: Annotated[bool, "preempted requests may leave their cache on the first level"] = False
+    piecewise: Annotated[bool, "a copy for every block of a layer, which the step waits for"] = False
 
     @classmethod
     def item(cls, text: str) -> Tier:
@@ -151,6 +163,10 @@ class KvTiers(Technique):
                 "swap needs a level to swap to: cpu:200GB,swap" if self.swap else "expected levels: cpu:200GB,ssd:2TB"
             )
             return [Problem("kv_tiers", message)]
+        if self.piecewise and (not self.swap or kinds != ["cpu"]):
+            return [
+                Problem("kv_tiers", "piecewise copies are those of swapping to host memory: cpu:4GiB,swap,piecewise")
+            ]
         if len(set(kinds)) < len(kinds):
             return [Problem("kv_tiers", f"each level once, got {', '.join(kinds)}")]
         return []
@@ -159,6 +175,8 @@ class KvTiers(Technique):
         """Levels below the device."""
         record = pool.record
         record["tiers"], record["swap"], record["plain"] = len(self.levels), int(self.swap), 0
+        if self.piecewise:
+            record["swap_waits"], record["swap_copies"] = 1, copies_of_a_block(pool.replica.model, pool.replica.plan)
         for tier in self.levels:
             pool.sources[f"cache level {tier.kind}"] = KINDS[tier.kind].source
         pool.notes.append("levels of the cache: writes run behind the steps; a load waits for its link")
@@ -167,11 +185,14 @@ class KvTiers(Technique):
         """Empty levels; a shared one is shared by the replicas of one pool."""
         tiers, rows, below = [], [], []
         begin = 0
-        for end in ends:
+        for record, end in zip(methods.z, ends, strict=True):
             if end.kv.block_bytes <= 0:  # encoders
                 rows.append(np.zeros((end.replicas, len(self.levels)), dtype=np.int64))
                 continue
             own, where, held = tier_arrays(self.levels, end.cluster, end.plan, end.kv, end.replicas, units)
+            if copies := float(record["swap_copies"]):
+                launch_s = stack_named(end.cluster.machine.launch).launch_s
+                own["block_s"] = np.maximum(own["block_s"], copies * launch_s)
             tiers.append(own)
             rows.append(where + begin)
             below.append(held)
@@ -192,6 +213,14 @@ class KvTiers(Technique):
             text += f"; {counts['swapped_tokens']:,} tokens of requests that gave way kept"
             text += f" ({format_quantity(counts['swapped_bytes'], 'B')})"
         yield "cache levels", text
+
+
+def copies_of_a_block(model: Workload, plan: Plan) -> int:
+    """Copies of a block of a device: one for every layer of its stage, two where keys and values are apart."""
+    if not isinstance(model, Shapes):
+        return 2 * -(-model.depth // plan.pp)
+    kept = ((x.count, x.attention) for x in model.layers if x.attention is not None and x.attention.causal)
+    return -(-sum(count * (1 if a.is_mla or a.joint_kv else 2) for count, a in kept) // plan.pp)
 
 
 def block_seconds(tier: Tier, cluster: Cluster, plan: Plan, pool: KvPool) -> float:

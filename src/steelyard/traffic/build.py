@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.traffic.arrivals import MAX_REQUESTS, Arrivals, parse_arrivals, parse_rate
 from steelyard.traffic.lengths import Lengths, parse_lengths
 from steelyard.traffic.readers import read_recorded
@@ -47,6 +47,7 @@ class Traffic:
     turns: str | int | Lengths = ""
     think: str | float = ""
     system: int = 0
+    priorities: str = ""
     seed: int = 0
 
 
@@ -59,7 +60,7 @@ def traffic(asked: Traffic) -> Trace:
             clients busy, each thinking ``think`` between answers; ``turns`` makes conversations, begun at ``rate``;
             ``workflow`` is a file of calls, begun at ``rate``. ``requests`` and ``duration`` end it, ``start`` cuts the
             beginning off a file, ``peak`` multiplies the rate, ``seed`` fixes everything drawn. ``system`` tokens begin
-            every prompt.
+            every prompt. ``priorities`` are drawn by their shares.
 
     Raises:
         InputError: all problems of the options at once; what the files have wrong.
@@ -79,6 +80,9 @@ def traffic(asked: Traffic) -> Trace:
         made = _drawn(asked, said, rng)
     if said.peak != 1.0:
         made = made.scaled(said.peak)
+    if said.priorities:
+        drawn = np.random.default_rng([asked.seed, 2]).choice(len(said.priorities), len(made), p=said.priorities)
+        made = replace(made, priority=drawn)
     return replace(made, origin=_origin(asked))
 
 
@@ -87,6 +91,15 @@ def _origin(asked: Traffic) -> dict[str, str | int | float]:
     given = {f.name: getattr(asked, f.name) for f in fields(asked)}
     kept = {k: v for k, v in given.items() if v not in ("", None) and (v or k != "system")}
     return {k: v if isinstance(v, int | float) else str(v) for k, v in kept.items()}
+
+
+def _shares(given: str) -> tuple[float, ...]:
+    """Shares of the requests by priority, which sum up to one. Raises :class:`InputError`."""
+    shares = tuple(parse_quantity(x, "1", "priorities") for x in given.split(",") if x.strip())
+    if any(not share >= 0 for share in shares) or not 0.99 < sum(shares or (1.0,)) < 1.01:
+        words = f"expected shares of 0, 1, ... that sum up to 1, such as 0.2,0.8, got {show(given)}"
+        raise InputError(words, field="priorities")
+    return tuple(share / sum(shares) for share in shares)
 
 
 class _Said:
@@ -114,6 +127,7 @@ class _Said:
         self.isl = tried(parse_lengths, a.isl if a.isl != "" else ISL, "isl")
         self.osl = tried(parse_lengths, a.osl if a.osl != "" else OSL, "osl")
         self.turns = tried(parse_lengths, a.turns if a.turns != "" else 1, "turns")
+        self.priorities: tuple[float, ...] = tried(_shares, a.priorities) or ()  # type: ignore[assignment]
         self.duration_s = seconds(a.duration, "duration", zero=False)
         self.start_s = seconds(a.start, "start")
         self.think_s = seconds(a.think, "think")
@@ -172,6 +186,7 @@ def _consistent(a: Traffic, said: _Said, problems: list[Problem]) -> None:
         refuse(name, given and a.rate == "", "the shape of arrivals needs --rate")
     closed = a.concurrency is not None
     refuse("concurrency", closed and (a.concurrency or 0) < 1, f"expected at least 1, got {a.concurrency}")
+    refuse("priorities", bool(a.priorities and a.workflow), "calls of a workflow have none; leave one of the two out")
     refuse("duration", closed and a.duration != "", "a closed loop ends after --requests")
     refuse("peak", closed and a.peak != "", "a closed loop has no arrival rate to scale; change --concurrency")
     endless = said.arrivals is not None and math.isinf(said.arrivals.rate_per_s)

@@ -183,7 +183,7 @@ def admit(state: State, tech: Any, cfg: Any, worker: int, replica: int, now: flo
                 for n in range(hits, hits + loaded):
                     state.units[replica, state.prefix_units[start + n]].refs = 1
             if moved > 0:
-                late = swap_in(tech, replica, i, blocks_of(cfg, moved), now)
+                late = swap_in(state, tech, replica, i, blocks_of(cfg, moved), now)
             if lora >= 0:
                 total.adapter_loads += int(tech.lora_slots[replica, lora].adapter != adapter_of(tech, i))
                 late = max(late, take_lora_slot(tech, tech.records[pool], replica, adapter_of(tech, i), lora, now))

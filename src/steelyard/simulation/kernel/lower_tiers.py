@@ -159,27 +159,37 @@ def begin_load(state: State, tech: Tech, cfg: Any, replica: int, first: int, cou
 def swap_out(
     state: State, tech: Tech, cfg: Any, replica: int, request: int, tokens: int, blocks: int, now: float
 ) -> bool:
-    """A request is preempted: its cache goes to the first level when there is room and loading it back is faster."""
+    """A request is preempted: its cache goes to the first level when there is room and loading it back is faster.
+
+    Where steps wait for the copies it goes wherever there is room.
+    """
     apart()
     tier = tech.tiers[tech.tier_rows[replica, 0]]
+    waits = tech.records[state.replicas[replica].pool].swap_waits
     load_s = max(0.0, tier.link_free - now) + tier.latency_s + blocks * tier.block_s
     new = float(tokens)
     layout = state.layout[state.replicas[replica].pool]
     computed = step_cost(state.data, layout, new, 1.0, 0.0, 0.0, 1.0, new, 0.5 * new * new)[0]
-    if tokens < 1 or load_s >= computed:
+    if tokens < 1 or (load_s >= computed and not waits):
         return False
     if _make_room(tech, tech.tier_rows[replica, 0], blocks, max(1, cfg.unit_blocks)) == -2:
         return False
     tier.used += blocks
     tech.swapped[request] = tokens
+    if waits:
+        state.replicas[replica].stall_s += tier.latency_s + blocks * tier.block_s
     return True
 
 
 @njit_inner
-def swap_in(tech: Tech, replica: int, request: int, blocks: int, now: float) -> float:
+def swap_in(state: State, tech: Tech, replica: int, request: int, blocks: int, now: float) -> float:
     """A request whose cache was moved is admitted again; when its cache is on the device."""
     tier = tech.tiers[tech.tier_rows[replica, 0]]
-    tier.link_free = max(now, tier.link_free) + tier.latency_s + blocks * tier.block_s
+    seconds = tier.latency_s + blocks * tier.block_s
     tier.used -= blocks
     tech.swapped[request] = 0
+    if tech.records[state.replicas[replica].pool].swap_waits:
+        state.replicas[replica].stall_s += seconds
+        return now
+    tier.link_free = max(now, tier.link_free) + seconds
     return float(tier.link_free)

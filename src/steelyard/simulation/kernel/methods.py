@@ -42,7 +42,7 @@ def _fields(kind: str, *names: str) -> list[tuple[str, str]]:
 #: one of its sequences. Adapters: ``max_loras`` resident per replica (0: none), ``lora_load_s``, ``lora_step_s`` per
 #: step that has any, ``lora_launch_s`` of the host where it is no captured graph, ``lora_each_s`` per distinct one,
 #: ``lora_token_s`` per token. Tiers of the cache: ``tiers`` levels below the device, ``swap`` 1 when preempted requests
-#: may go there.
+#: may go there, ``swap_waits`` 1 when steps wait for that, ``swap_copies`` copies of a block (0: one chain of all).
 METHOD = np.dtype(
     _fields(
         "i8",
@@ -61,6 +61,7 @@ METHOD = np.dtype(
         "max_loras",
         "tiers",
         "swap",
+        "swap_waits",
     )
     + _fields(
         "f8",
@@ -75,6 +76,7 @@ METHOD = np.dtype(
         "lora_launch_s",
         "lora_each_s",
         "lora_token_s",
+        "swap_copies",
     )
 )
 

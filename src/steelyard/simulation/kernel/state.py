@@ -192,7 +192,8 @@ WORKER = np.dtype(
 #: replica. ``starting``: it is about to be up. ``failures``: so far. ``waited``: steps that prompts were held back.
 #: ``sending``: caches on their way from it. ``begun``: when its newest step began; ``sent_at``: when the client has
 #: its newest tokens. ``leaving``: the request that moves to ``leave_to`` at ``leave_at``, ``copied`` tokens of it
-#: before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that.
+#: before, or -1. ``since``: rented from, -1 when it is not; ``rented``: s before that. ``stall_s``: its next step
+#: waits for copies so long.
 REPLICA = np.dtype(
     _fields(
         "i8",
@@ -218,7 +219,7 @@ REPLICA = np.dtype(
         "turn",
     )
     + _fields("f8", "ratio", "stage_free", "stage_out", "link_free", "weight", "leave_at", "since", "rented")
-    + _fields("f8", "begun", "sent_at")
+    + _fields("f8", "begun", "sent_at", "stall_s")
 )
 
 #: What happens at a time, in a heap by time: ``event`` is one of :data:`SENT`, ...

@@ -168,6 +168,10 @@ def price(
         time, energy = tech.rules.price(
             view_of(state, tech), worker, replica, decodes, context, chunks, float(new), pairs, time, energy
         )
+    if tech is not None and tech.records[k].swap_waits:
+        place = state.replicas[state.workers[worker].replica]
+        time += place.stall_s
+        place.stall_s = 0.0
     if state.run.reads > 0:
         seconds = reading_s(state, worker)
         if seconds > 0.0:

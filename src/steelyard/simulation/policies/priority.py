@@ -18,5 +18,7 @@ class Priority:
     def keys(self, trace: Trace) -> Floats:
         """The trace's column. Raises :class:`InputError` without one."""
         if trace.priority is None:
-            raise InputError("the trace has no priorities", field="policy")
+            raise InputError(
+                "the requests have no priorities: a column of the trace, or --priorities 0.2,0.8", field="policy"
+            )
         return np.asarray(trace.priority, dtype=np.float64)
