@@ -250,7 +250,7 @@ def test_a_static_batch_refuses_what_acts_while_requests_run() -> None:
 def planned(name: str, text: str, **words: Any) -> Planning:
     own = STATIC.get(name, {})
     asked = {"model": own.get("model", "llama-3.1-8b"), "on": own.get("on", "h100_sxm").partition(":")[0]}
-    load = {"rate": "1/s", "isl": 500, "osl": 50, "ttft": "p99:5s", "requests": 100}
+    load = {"rate": "1/s", "isl": 500, "osl": 50, "ttft": "p99:5s", "requests": 100, "usd_per_hour": 2.0}
     return read_question({**asked, **load, "techniques": text, **words})
 
 
