@@ -6,14 +6,21 @@ from typing import Any
 
 import pytest
 
+from steelyard.cost.step import Replica
+from steelyard.deployment.engine import find_engine
+from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.estimation.estimate import Estimate, estimate
 from steelyard.estimation.explanation import explain
 from steelyard.machine.catalogue import find_machine
+from steelyard.machine.cluster import parse_cluster
 from steelyard.techniques.arithmetic import multiply_accumulate_j
+from steelyard.techniques.attention_ffn import SumsSent
 from steelyard.techniques.collectives import fullest_path
 from steelyard.techniques.experts import skew_with_copies
 from steelyard.techniques.weight_tiers import popular
+from steelyard.workload.catalogue import load_model
+from steelyard.workload.step import Step
 
 
 def priced(*techniques: str, model: str = "llama-3.1-8b", on: str = "h100_sxm", **words: Any) -> Estimate:
@@ -298,6 +305,18 @@ def test_memory_that_multiplies_beside_a_controller_has_no_launches_and_no_power
     token_j = near.energy_j / 100
     assert weights * 13e-12 < token_j < 1.3 * weights * (13e-12 + 0.75e-12)  # bytes of the banks and multiplications
     assert gpu.tpot_s > 5 * near.tpot_s and gpu.energy_j > 10 * near.energy_j
+
+
+def test_sums_of_feed_forward_devices_leave_their_node_as_they_are() -> None:
+    cluster, model = parse_cluster("h800_sxm:16"), load_model("step3").transformer
+    plan = Plan(weights="fp8", kv="fp8").over(16, 16).resolved(model, cluster.machine)
+    whole = Replica(model, plan, cluster, find_engine("vllm"))
+    before = whole.lower(Step(64, 1, 4000), True)
+    sums = [
+        [k.features for k in program.kernels if k.kind == "collective" and not k.stage]
+        for program in (before, SumsSent(8).lowered(before, whole))
+    ]
+    assert sums[1] == [{**f, "operation": "reduce_scatter", "devices": 8} for f in sums[0]] != []
 
 
 def test_layers_of_a_dataflow_chip_are_one_pipeline() -> None:

@@ -7,11 +7,13 @@ the other micro-batches are worked on. With ``a``, ``f`` the time of one micro-b
     step = max(m max(a, f, c), a + f + 2 c) + (m - 1) max(a, f, c) / layers + head + engine
 
 The cache, the projections around attention and the head are on the attention devices; norms, feed-forward and experts
-on the others. Each token crosses once per direction (experts of several ranks get it by multicast).
+on the others. Each token crosses once on its way there (experts of several ranks get it by multicast); what the devices
+of a node made of it is added up there, each keeping a part (reduce-scatter), and one sum of every node comes back.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from steelyard.cost.effect import Effect, each_kernel
+from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.kv_pool import KvPool, kv_pool
 from steelyard.cost.memory import weight_bytes
 from steelyard.cost.money import hourly_price
@@ -192,6 +196,22 @@ class AttentionFfn(Technique):
         )
 
 
+@dataclass(frozen=True)
+class SumsSent(Effect):
+    """What feed-forward devices made is added up within a node and sent as it is, not gathered again or elsewhere."""
+
+    node: int
+
+    def lowered(self, program: Program, replica: Replica) -> Program:
+        """Reductions over a node that leave each device its part."""
+        return each_kernel(program, self._sent)
+
+    def _sent(self, kernel: Kernel) -> Kernel:
+        if kernel.kind != "collective" or kernel.features["operation"] != "all_reduce" or kernel.stage:
+            return kernel
+        return replace(kernel, features={**kernel.features, "operation": "reduce_scatter", "devices": self.node})
+
+
 def attention_part(model: Transformer) -> Transformer:
     """The model without feed-forward blocks."""
     layers = tuple(replace(layer, feed_forward=None, norms=min(layer.norms, 1)) for layer in model.layers)
@@ -264,7 +284,9 @@ def split_table(
     each = np.maximum(tokens / parts, 1.0)
     token, token_j, _ = KernelClasses(front).token(each)
     present = tokens > 0
+    node = int(min(feed_forward.machine.devices_per_node, split.feed_forward.devices))
     back = replace(whole, model=feed_forward_part(model), plan=other, cluster=feed_forward)
+    back = replace(back, effects=(*back.effects, SumsSent(node)))
     rest = KernelClasses(back)
     # the groups meet at the feed-forward devices: their micro-batches of one turn are worked on together
     together = np.maximum(tokens * groups / parts, 1.0)
@@ -275,13 +297,14 @@ def split_table(
         attention.inter_bandwidth_bytes_per_s * split.attention.devices,
         feed_forward.inter_bandwidth_bytes_per_s * split.feed_forward.devices / groups,
     )
+    sums = math.ceil(split.feed_forward.devices / node)  # one of every node of the feed-forward devices comes back
     latency = max((x.inter.latency_s for x in (attention, feed_forward) if x.inter is not None), default=0.0)
     constants = np.array(rows[CONSTANTS_ROW][0], dtype=np.float64)
     values = {
         "weave": float(OVERLAPS.index("split")),
         "parts": float(parts),
         "hop_s": latency,
-        "hop_token_s": model.hidden * whole.plan.format("communication").bits / 8 / max(nic, 1.0),
+        "hop_token_s": sums * model.hidden * whole.plan.format("communication").bits / 8 / max(nic, 1.0),
         "layers": float(model.depth),
         "static_w": constants[CONSTANTS.index("static_w")] * share + cost.static_w * (1 - share),
         "cap_w": constants[CONSTANTS.index("cap_w")] * share + cost.cap_w * (1 - share),

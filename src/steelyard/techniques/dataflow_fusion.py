@@ -54,6 +54,11 @@ class DataflowFusion(Technique):
 
     sustained: Annotated[float, Quantity("1", "share of the peaks that the pipeline sustains", ge=0.01, le=1)] = 0.75
 
+    def conflict(self, other: Technique) -> str:
+        """Other orders of a step's kernels."""
+        apart = other.slot == "overlap" or other.name == "moe-overlap"
+        return "one order of a step's kernels at a time" if apart else ""
+
     def applies(self, scenario: Any) -> list[Problem]:
         """A machine that launches kernels one by one."""
         machine = scenario.cluster.machine
