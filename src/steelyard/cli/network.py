@@ -34,13 +34,11 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
     words = {n: v for n, v in given.items() if n in known and v not in ("", None) and str(v) != str(known[n].default)}
     batches = problems.read(expand, given["batch"], "batch") or [1]
     words["batch"] = batches[0]
-    found = []
+    found: list[NetEstimate] = []
     for on in [p.strip() for p in str(given["on"]).split(",") if p.strip()] or [""]:
         scenario = read_net_scenario({**words, "model": model, "on": on}, problems)
-        from dataclasses import replace
-
         chosen = np.array(batches) if "batch" not in str(words.get("set", "")) else np.array([scenario.batch])
-        found += list(estimates_of(replace(scenario, batch=chosen)))
+        found += estimates_of(scenario.with_batches(chosen))
     return found
 
 

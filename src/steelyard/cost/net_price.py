@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
+from steelyard.cost.net_backward import with_backward
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
@@ -54,9 +55,10 @@ class NetPrice:
         )
 
 
-def reach_of(runtime: Runtime, machine: Machine, layout: str) -> Reach:
+def reach_of(runtime: Runtime, machine: Machine, layout: str, train: bool = False) -> Reach:
     """What a runtime's kernels reach on a machine; :data:`UNMEASURED` where none of the kind was measured."""
-    return runtime.reach_on(machine.name, machine.family, machine.launch, layout or runtime.layout) or UNMEASURED
+    order = layout or runtime.layout
+    return runtime.reach_on(machine.name, machine.family, machine.launch, order, train) or UNMEASURED
 
 
 def price_net(
@@ -66,8 +68,9 @@ def price_net(
     runtime: Runtime,
     precision: Precision,
     layout: str = "",
+    train: bool = False,
 ) -> NetPrice:
-    """Price one pass of a network.
+    """Price one pass of a network, or one training step.
 
     Args:
         graph: the network.
@@ -76,13 +79,16 @@ def price_net(
         runtime: what runs it.
         precision: how numbers are kept.
         layout: order of images; default: the runtime's.
+        train: forward, backward and the optimizer's update.
 
     Raises:
         InputError: the machine has no arithmetic for the precision.
     """
     site = net_site(machine, precision)
     kernels = lower_net(graph, sizes, runtime, precision)
-    reach = reach_of(runtime, machine, layout)
+    if train:
+        kernels = with_backward(kernels, graph.parameters)
+    reach = reach_of(runtime, machine, layout, train)
     found = terms(kernels, site)
     total: Any = np.zeros(kernels.flops.shape)
     for name, values in found.items():

@@ -85,6 +85,7 @@ class Reach:
     ] = 0.0
     step_s: Annotated[float, Quantity("s", "of every pass", ge=0)] = 0.0
     layout: Annotated[Literal["", "nchw", "nhwc"], "order of images it was measured with; empty = any"] = ""
+    train: Annotated[bool, "of training steps"] = False
     machines: Annotated[tuple[str, ...], "machines or families it is of; empty: all of the stacks"] = ()
     measured: Annotated[tuple[str, ...], "machines whose times it was fitted to"] = ()
     spread: Annotated[float, Quantity("1", "factor within which 80 % of times lie, networks left out", ge=1)] = 1.5
@@ -112,12 +113,12 @@ class Runtime:
     stacks: Annotated[tuple[str, ...], "stacks of machines it runs on; empty: any"] = ()
     source: str = ""
 
-    def reach_on(self, machine: str, family: str, stack: str, layout: str) -> Reach | None:
+    def reach_on(self, machine: str, family: str, stack: str, layout: str, train: bool = False) -> Reach | None:
         """What it reaches on a machine: measured there, on its family, on its stack with this layout, or on any."""
 
         def fit(one: Reach) -> tuple[bool, ...]:
             own = machine in one.machines or family in one.machines
-            return (own, stack in one.stacks, one.layout == layout, not one.layout)
+            return (own, stack in one.stacks, one.train == train, one.layout == layout, not one.layout)
 
         able = [r for r in self.reach if not r.machines or machine in r.machines or family in r.machines]
         return max(able, key=fit, default=None)

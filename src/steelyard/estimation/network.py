@@ -29,6 +29,8 @@ __all__ = ["NetEstimate", "NetPhase", "UnknownOp", "answer_net", "estimates_of"]
 #: Share of activations beside their peak that allocators and libraries hold (workspaces of convolutions, blocks that do
 #: not fit together): seen in runs of PyTorch; a guess elsewhere.
 HELD_BESIDE = 0.1
+#: Gradient and two moments of a parameter that is trained, in 32 bits.
+STATE_BYTES = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,12 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     graph, machine = scenario.graph, scenario.cluster.machine
     batches = np.atleast_1d(np.asarray(scenario.batch, dtype=np.float64))
     sizes = {"batch": batches} if "batch" in graph.symbols else {}
-    priced = price_net(graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout)
+    train = bool(scenario.words.get("train"))
+    priced = price_net(graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout, train)
     bits = 0.0 if scenario.precision.cast else scenario.precision.bits
-    activations = graph.peak_bytes(sizes, bits=scenario.precision.bits) * (1.0 + HELD_BESIDE)
-    weights = graph.weight_bytes(bits)
+    alive = graph.kept_bytes if train else graph.peak_bytes
+    activations = alive(sizes, bits=scenario.precision.bits) * (1.0 + HELD_BESIDE)
+    weights = graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
     macs, unknown = float(np.max(graph.macs({"batch": 1}))), tuple(_unknown(scenario, sizes))
     for i, batch in enumerate(batches):
         one = replace(scenario, batch=int(batch), words={**scenario.words, "batch": int(batch)})
@@ -147,7 +151,7 @@ def _estimate(
         capacity_bytes=machine.root.capacity_bytes,
         macs=macs,
         parameters=scenario.graph.parameters,
-        phases=(NetPhase("forward", 1.0, time, limit, priced.bound),),
+        phases=(NetPhase("step" if scenario.words.get("train") else "forward", 1.0, time, limit, priced.bound),),
         unknown_ops=unknown,
         interval=interval,
         limit_s=limit,

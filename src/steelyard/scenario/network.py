@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,19 @@ class NetScenario:
     words: Mapping[str, Any] = field(default_factory=dict)
     """Every field with its value, as it was given or its default."""
 
+    def with_batches(self, batches: Any) -> NetScenario:
+        """The same question for many batches, an array."""
+        return replace(self, batch=batches)
+
     def __repr__(self) -> str:
         return f"<NetScenario {self.graph.name} on {self.cluster}>"
 
 
 def asks_net(words: Mapping[str, Any]) -> bool:
-    """Whether the words of an estimate ask about a network: by its name, its file, or a torch module."""
+    """Whether the words of an estimate ask about a network: its name, its file, a graph or a torch module."""
     model = words.get("model")
+    if isinstance(model, TensorGraph):
+        return True
     return is_net(str(model)) if isinstance(model, str | Path) else _is_module(model)
 
 
@@ -68,6 +74,8 @@ def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario:
 def _graph(values: Mapping[str, Any], sets: Mapping[str, Any]) -> TensorGraph:
     """The network of a question. Raises :class:`InputError`."""
     model = values["model"]
+    if isinstance(model, TensorGraph):
+        return model
     if not _is_module(model):
         if values["inputs"] is not None:
             raise InputError("only of a torch module; sizes of a network are --size and --set", field="inputs")

@@ -174,6 +174,12 @@ class TensorGraph:
                     now = now - alive.pop(s)
         return peak
 
+    def kept_bytes(self, sizes: Mapping[str, Any] | None = None, bits: float = 0.0) -> Array:
+        """Bytes of all activations, as training keeps them for the backward pass."""
+        sizes = {**self.symbols, **(sizes or {})}
+        kept = [i for i, t in enumerate(self.tensors) if t.role in ("activation", "input") and t.of < 0]
+        return np.asarray(sum((self._bytes(i, sizes, bits) for i in kept), 0.0), dtype=np.float64)
+
     def _bytes(self, tensor: int, sizes: Mapping[str, Any], bits: float) -> Any:
         t = self.tensors[tensor]
         width = bits if bits and t.dtype in ("f32", "f16", "bf16") else WIDTHS[t.dtype]

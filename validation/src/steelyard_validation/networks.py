@@ -1,0 +1,57 @@
+"""Networks of timm as graphs, their families, and which families the fits never see."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from steelyard.errors import InputError
+from steelyard.workload.ingest.kept_graph import read_graph
+from steelyard.workload.nets import is_net, load_net
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["KEPT", "family_of", "held_out", "split_of", "timm_graph"]
+
+#: Folder of graphs ``MODEL@SIZE.json.gz`` traced before, so that a run does not trace a thousand networks again.
+KEPT = "STEELYARD_GRAPHS"
+_FAMILY = re.compile(r"(?:tf_|gc_|legacy_|test_|skw?|sew?|eca_?|cs3|cs)?([a-z]+)")
+
+
+def family_of(model: str) -> str:
+    """The letters a name of timm begins with, without the marks of ports and variants: ``tf_efficientnet_b0``."""
+    found = _FAMILY.match(model)
+    return found[1] if found else model
+
+
+def held_out(family: str) -> bool:
+    """Whether a family plays no part in any fit: one in four, by its name."""
+    return zlib.crc32(family.encode()) % 4 == 0
+
+
+def split_of(model: str) -> str:
+    """``fit`` or ``left-out``."""
+    return "left-out" if held_out(family_of(model)) else "fit"
+
+
+@cache
+def timm_graph(model: str, size: int) -> TensorGraph | str:
+    """The graph of a network of timm at a size of image, or why there is none.
+
+    Kept graphs come first, then a trace where timm is installed, then the catalogue's network of the same name.
+    """
+    if folder := os.environ.get(KEPT):
+        path = Path(folder) / f"{model}@{size}.json.gz"
+        if path.is_file():
+            return read_graph(path)
+    try:
+        if find_spec("timm") is not None:
+            return load_net(f"timm:{model}", size=size)
+        if is_net(model):
+            return load_net(model, size=size)
+    except InputError as error:
+        return str(error)[:80]
+    return "timm is not installed, and the catalogue has no network of this name"

@@ -1,0 +1,104 @@
+"""``timm_benchmarks``: throughput of a thousand image networks on two GPUs and a processor, as the public verb answers.
+
+A row states model, image, batch, precision, layout and whether it was compiled; that is the question. Networks are
+traced by timm where it is installed, or read from kept graphs; without them the catalogue's own networks are answered.
+Rows of old releases of PyTorch are answered alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard.errors import InputError
+from steelyard.estimation.network import estimates_of
+from steelyard.machine.cluster import parse_cluster
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
+from steelyard.scenario.network import read_net_scenario
+from steelyard.scenario.words import Problems
+from steelyard_validation.networks import family_of, split_of, timm_graph
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RUNTIMES", "read"]
+
+#: Runtimes by what the tables call them.
+RUNTIMES = {"eager": "eager", "dynamo": "compile"}
+#: Networks beyond this many multiply-accumulates of an image are left out, as the tables' own lists end there.
+LARGEST = 150.0
+
+
+def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """Passes over batches of images, and training steps."""
+    for path in ask.files(folder, "infer_*.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, partial(_table, path, ask, False))
+    for path in ask.files(folder, "train_*.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, partial(_table, path, ask, True))
+
+
+def _table(path: Path, ask: Ask, train: bool) -> Iterator[Comparison]:
+    names = ["hardware", "precision", "layout", "torch", "compile", "model", "step_time_ms", "batch_size", "img_size"]
+    frame = read_frame(path, names).dropna(subset=names)
+    frame = frame.iloc[ask.pick(len(frame), path.stem)]
+    for (compiled, layout), rows in frame.groupby(["compile", "layout"], sort=True):
+        phase = f"{'train' if train else 'infer'} {compiled} {layout}"
+        yield _ways(ask, path.stem, phase, rows.reset_index(drop=True), train)
+
+
+def _ways(ask: Ask, table: str, phase: str, frame: pd.DataFrame, train: bool) -> Comparison:
+    """Rows that were run one way."""
+    figures = np.full((len(frame), 4), np.nan)
+    why = np.full(len(frame), "", dtype=object)
+    keys = ["hardware", "precision", "layout", "compile", "model", "img_size"]
+    for key, rows in frame.groupby(keys, sort=False):
+        at = rows.index.to_numpy()
+        found = _answers(key, rows["batch_size"].to_numpy(dtype=np.float64), train)
+        if isinstance(found, str):
+            why[at] = found
+        else:
+            figures[at] = found
+    return comparison(
+        ask,
+        table,
+        metric="time_s",
+        phase=phase,
+        machine=[_machine(h) for h in frame["hardware"].astype(str)],
+        family=[family_of(m) for m in frame["model"].astype(str)],
+        measured=frame["step_time_ms"].to_numpy(dtype=np.float64) * 1e-3,
+        predicted=figures[:, 0],
+        low=figures[:, 1],
+        high=figures[:, 2],
+        roofline=figures[:, 3],
+        split=[split_of(m) for m in frame["model"].astype(str)],
+        why=why.astype(np.str_),
+    )
+
+
+def _machine(hardware: str) -> str:
+    return machine_name(hardware.lower().replace("-", "_"))
+
+
+def _answers(key: Any, batches: Any, train: bool) -> Any:
+    """Time, its interval and its limit for every batch of one network run one way; or why there are none."""
+    hardware, precision, layout, compiled, model, size = key
+    graph = timm_graph(str(model), int(size))
+    if isinstance(graph, str):
+        return graph
+    if float(graph.macs()) > LARGEST * 1e9:
+        return f"over {LARGEST:g} GMAC"
+    words = {"on": parse_cluster(_machine(str(hardware))), "runtime": RUNTIMES[str(compiled)], "train": train}
+    words |= {"precision": str(precision), "layout": str(layout), "batch": 1}
+    try:
+        scenario = read_net_scenario({**words, "model": graph}, Problems())
+        many = scenario.with_batches(batches)
+        rows = [(e.latency_s, *e.interval["latency_s"], e.limit_s) for e in estimates_of(many)]
+    except InputError as error:
+        return str(error)[:80]
+    return np.array(rows)
