@@ -116,3 +116,13 @@ def test_a_layer_of_a_dataflow_compiler_is_one_pipeline() -> None:
     assert fused.tpot_s < 0.5 * apart.tpot_s and fused.ttft_s < apart.ttft_s + engine.request_s
     many = priced(engine="sambaflow", **{**words, "batch": 16})
     assert many.tpot_s - fused.tpot_s == pytest.approx(15 * engine.step_s_per_sequence, rel=0.25)
+
+
+def test_a_cache_of_heads_that_share_none_is_cut_where_the_engine_does() -> None:
+    words = {"model": "llama-2-7b", "batch": 1, "isl": 65536, "osl": 2, "kv": "bf16"}
+    dated, today = priced(engine="vllm@0.6", **words), priced(engine="vllm", **words)
+    assert today.tpot_s > 1.5 * dated.tpot_s  # one block for each head, beside one for each piece
+    grouped = {**words, "model": "llama-3.1-8b"}
+    assert priced(engine="vllm@0.6", **grouped).tpot_s == pytest.approx(
+        priced(engine="vllm", **grouped).tpot_s, rel=0.3
+    )

@@ -48,13 +48,17 @@ def _make(cls: type[F], name: str, section: str) -> F:
 @cache
 def attention_facts(name: str) -> AttentionFacts:
     """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic
-    kernel. ``fa2/splits=1`` cuts a cache into so many pieces at most, ``fa2/balanced`` shares it out evenly."""
+    kernel. ``fa2/splits=1`` cuts a cache into so many pieces at most, ``fa2/balanced`` shares it out evenly, ``fa2/single`` cuts
+    it where every query head has its own as well (FlashAttention-2's entry for caches, ``flash_attn_with_kvcache``; the
+    one for sequences of any length does not)."""
     kernel, *ways = name.split("/")
     facts = _make(AttentionFacts, kernel, "facts")
     for way in ways:
         word, _, number = way.partition("=")
         if word == "balanced":
             facts = replace(facts, balanced=True, splits_kv=True, splits_single_group=True, splits_above=0.0)
+        elif word == "single":
+            facts = replace(facts, splits_single_group=True)
         elif word == "splits":
             cut = int(number) > 1
             facts = replace(facts, max_splits=float(number), splits_kv=cut, splits_kv_windowed=cut)
@@ -81,8 +85,10 @@ def attention_kernel(
         family: of the machine.
         kv_bits, head_dim: of the cache.
         expanded: latent attention with its keys and values written out.
-        own: the engine's kernel; empty: what a current vLLM picks.
+        own: the engine's kernel; empty: what a current vLLM picks; ``/single``: that one, called another way.
     """
+    if own.startswith("/"):
+        return attention_kernel(family, kv_bits, head_dim, expanded=expanded) + own
     chosen = _table()["select"].get(family, {})
     if expanded and "latent" in chosen:
         return str(chosen["latent"])
