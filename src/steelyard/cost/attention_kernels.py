@@ -48,9 +48,9 @@ def _make(cls: type[F], name: str, section: str) -> F:
 @cache
 def attention_facts(name: str) -> AttentionFacts:
     """Facts of a kernel by name ("fa2", "fa3", "flashinfer", "trtllm", ...); an unknown name gives the generic
-    kernel. ``fa2/splits=1`` cuts a cache into so many pieces at most, ``fa2/balanced`` shares it out evenly, ``fa2/single`` cuts
-    it where every query head has its own as well (FlashAttention-2's entry for caches, ``flash_attn_with_kvcache``; the
-    one for sequences of any length does not)."""
+    kernel. ``fa2/splits=1`` cuts a cache into so many pieces at most, ``fa2/balanced`` shares it out evenly,
+    ``fa2/single`` cuts it where every query head has its own as well (FlashAttention-2's entry for caches,
+    ``flash_attn_with_kvcache``; the one for sequences of any length does not)."""
     kernel, *ways = name.split("/")
     facts = _make(AttentionFacts, kernel, "facts")
     for way in ways:
