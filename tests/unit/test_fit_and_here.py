@@ -16,7 +16,7 @@ from steelyard.cli.main import main
 from steelyard.deployment.engine_choice import check_engine
 from steelyard.deployment.formats import find_format
 from steelyard.errors import InputError
-from steelyard.estimation.places import Wish, runs_on
+from steelyard.estimation.places import Wish, fit, runs_on
 from steelyard.machine.cluster import parse_cluster
 from steelyard.report.places import text
 from steelyard.workload.protocol import encoder_type
@@ -197,3 +197,28 @@ def test_so_many_users_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (["fit", "llama-3.1-8b"], ["here"]):
         assert main([*verb, "--users", "0"]) == 2
         assert capsys.readouterr().err == "error: --users: expected at least 1, got 0\n"
+
+
+def test_techniques_are_put_on_every_place() -> None:
+    """A format they set needs fewer devices than the published one, and what they cost is said."""
+    plain = {p.row()["machine"]: p.row() for p in fit("llama-3.1-70b", "h100_sxm", wish={"weights": "bf16"})}
+    assert plain["h100_sxm"]["count"] == 2
+    found = fit("llama-3.1-70b", "h100_sxm,a100_sxm", wish={"techniques": "int4-weights + kv-budget:0.2"})
+    assert [(p.row()["count"], p.row()["weights"]) for p in found] == [(1, "int4"), (1, "int4")]
+    assert "with int4-weights: a quarter of the weight bytes" in found.notes[0] and "with kv-budget: " in found.notes[1]
+    streamed = fit("llama-3.1-70b", "h100_sxm", wish={"techniques": ("weight-streaming:0.2",), "weights": "bf16"})
+    assert [p.row()["count"] for p in streamed] == [1] and "host memory" in streamed.notes[0]
+    assert streamed.rows[0].tokens_per_s < plain["h100_sxm"]["tokens_per_s"] / 10
+    for words, why in (
+        ({"techniques": "llumnix"}, "llumnix: it acts while requests run"),
+        ({"techniques": "int4-weights", "weights": "fp8"}, "weights: int4-weights sets it to int4"),
+        ({"techniques": "wight-sparsity"}, "did you mean 'weight-sparsity'"),
+    ):
+        with pytest.raises(InputError, match=why):
+            fit("llama-3.1-8b", "h100_sxm", wish=words)
+
+
+def test_techniques_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "llama-3.1-8b", "--on", "h100_sxm", "--with", "weight-sparsity", "--with", "fp8-kv"]) == 0
+    out = capsys.readouterr().out
+    assert "bf16@9" in out and "with weight-sparsity: " in out and "with fp8-kv: " in out

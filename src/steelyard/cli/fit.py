@@ -73,7 +73,7 @@ def asked_of(question: Any, users: int, problems: Problems) -> dict[str, Any]:
         if value in ("", default):
             continue
         entry = fields_of("estimate")[name]
-        asked[name] = problems.read(_read, entry, value)
+        asked[name] = problems.read(_read, entry, value) if isinstance(value, str) else value
     return {name: value for name, value in asked.items() if value != ""}
 
 

@@ -39,7 +39,11 @@ __all__ = [
 MAX_SCENARIOS = 100_000
 
 #: Fields of an estimate of one request, wherever it may run.
-ONE_REQUEST = ("weights", "kv", "engine", "gpu_memory_utilization", *GROUPS["batch"][1:], *GROUPS["shown"])
+ONE_REQUEST = (
+    *("weights", "kv", "engine", "gpu_memory_utilization", "techniques"),
+    *GROUPS["batch"][1:],
+    *GROUPS["shown"],
+)
 #: Fields of a simulation without its load and SLOs, which the log of a benchmark says itself.
 DEPLOYED = tuple(n for n in fields_of("simulate") if n not in (*GROUPS["load"], *GROUPS["slo"]))
 

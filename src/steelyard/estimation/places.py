@@ -28,6 +28,8 @@ from steelyard.scenario.fields import GROUPS, fields_of
 from steelyard.scenario.scenario import Scenario, check_name, read_cluster, read_model
 from steelyard.scenario.shown import read_shown
 from steelyard.scenario.words import Problems, read_value
+from steelyard.techniques._base import Technique
+from steelyard.techniques._registry import read_techniques, with_techniques
 from steelyard.workload.catalogue import Model, find_model, load_model, model_names
 
 __all__ = ["COUNTS", "SORTS", "Place", "Places", "Wish", "fit", "runs_on"]
@@ -73,6 +75,7 @@ class Wish:
                     problems.read(check_name, name, value)
         for weights in self.formats:
             problems.read(check_name, "weights", weights)
+        problems.add(with_techniques("estimate", self.question, {n: f.default for n, f in known.items()})[1])
         if not _is_number(self.context, int) or self.context < 0 or self.context == 1:
             problems.add([Problem("context", f"expected at least 2 tokens, got {show(self.context)}")])
         for name in ("max_usd_per_hour", "min_tokens_per_s"):
@@ -86,6 +89,11 @@ class Wish:
         """Formats of the weights that were given."""
         given = self.question.get("weights") or ()
         return tuple(w.strip() for w in (given.split(",") if isinstance(given, str) else given) if w.strip())
+
+    @property
+    def techniques(self) -> tuple[Technique, ...]:
+        """Those that are put on every place."""
+        return read_techniques({"techniques": self.question.get("techniques") or ()})
 
     @property
     def engine(self) -> str:
@@ -253,6 +261,7 @@ def fit(
     notes = [f"{name}: {why}" for name, why in refused.items()]
     if len(notes) > SHOWN:
         notes = [f"{len(notes)} machines cannot run it: {', '.join([*refused][:SHOWN])} ..."]
+    notes = [*(f"with {technique.told}" for technique in wish.techniques), *notes]
     return Places(loaded.name, tuple(_sorted(_wished(found, wish), sort)), len(clusters), tuple(notes))
 
 
@@ -321,7 +330,7 @@ def runs_on(machine: Machine | Cluster, wish: Wish, *, top: int = 20, models: Se
             place, same = sorted((place, same), key=lambda p: len(_name(p)))
             place = replace(place, alike=(*place.alike, _name(same), *same.alike))
         found[place.figures] = place
-    notes = () if found or not refused else (refused,)
+    notes = (*(f"with {technique.told}" for technique in wish.techniques), *([refused] * bool(refused and not found)))
     return Places(str(cluster), tuple(found.values()), len(names), notes, models=True)
 
 
@@ -358,7 +367,7 @@ def _fits(
         for count in counts or (_counts(machine) if cluster.count == 1 else (cluster.count,)):
             if count >= fewest:
                 break
-            if _nominal(model, weights) > count * machine.usable_bytes:
+            if not wish.techniques and _nominal(model, weights) > count * machine.usable_bytes:
                 continue
             try:
                 scenario = _scenario(model, cluster, count, weights, wish)

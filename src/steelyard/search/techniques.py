@@ -57,8 +57,7 @@ def told(techniques: Iterable[Technique]) -> Iterator[str]:
     """What an answer says of techniques that are on every candidate: their effect, and what it costs by the papers."""
     for technique in techniques:
         if technique.slot != "speculation":  # is weighed against decoding without
-            costs = f"; it costs, by its paper: {technique.costs}" if technique.costs else ""
-            yield f"every candidate with {technique}: {technique.effect}{costs}"
+            yield f"every candidate with {technique.told}"
 
 
 def _scenario(model: Model, machine: Machine, words: Mapping[str, Any], weights: str) -> Scenario:

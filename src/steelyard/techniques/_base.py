@@ -213,6 +213,11 @@ class Technique(InBatch):
 
     # what it changes
 
+    @property
+    def told(self) -> str:
+        """What it does, and what that costs by its paper."""
+        return f"{self}: {self.effect}" + (f"; it costs, by its paper: {self.costs}" if self.costs else "")
+
     @classmethod
     def verbs(cls) -> tuple[str, ...]:
         """The verbs that answer with it; nothing else says so."""
