@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import corpus, files, questions
+from tests.fuzz import corpus, files, onnx_models, questions
 from tests.fuzz.mutate import write
 
 __all__ = ["PARSERS", "Parser"]
@@ -46,6 +46,14 @@ PARSERS: dict[str, Parser] = {
     "safetensors": Parser("bytes", lambda: [files.safetensors_bytes(write(files.HEADER, "json"))], files.safetensors),
     "safetensors_header": Parser("json", _json(files.HEADER), files.safetensors_tree),
     "safetensors_index": Parser("json", _json(files.INDEX), files.index),
+    **(
+        {
+            "onnx": Parser("bytes", onnx_models.models, onnx_models.model, 0.3, forked=True),
+            "onnx_edits": Parser("bytes", onnx_models.edits, onnx_models.edited, forked=True),
+        }
+        if onnx_models.THERE
+        else {}
+    ),
     "tensors": Parser("json", _json(files.TENSORS), files.tensors),
     "machine": Parser("toml", corpus.machines, files.machine_file),
     "machine_json": Parser("json", files.machines_json, files.machine_json, 0.5),

@@ -16,35 +16,24 @@ from steelyard.workload.extent import Extent
 from steelyard.workload.tensor_graph import TensorGraph
 
 onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from steelyard.workload.ingest import onnx as door  # noqa: E402
 from steelyard.workload.ingest.onnx_model import graph_of_model  # noqa: E402
 from steelyard.workload.ingest.onnx_slim import slim  # noqa: E402
-
-F = TensorProto.FLOAT
-node = helper.make_node
-
-
-def value(name: str, *shape: int | str | None, kind: int = F) -> Any:
-    return helper.make_tensor_value_info(name, kind, list(shape))
-
-
-def weight(name: str, *shape: int, kind: Any = np.float32) -> Any:
-    return numpy_helper.from_array(np.zeros(shape, kind), name)
-
-
-def number(name: str, *values: int) -> Any:
-    return numpy_helper.from_array(np.array(values, np.int64), name)
-
-
-def model(
-    nodes: Sequence[Any], inputs: Sequence[Any], output: str, weights: Sequence[Any] = (), functions: Sequence[Any] = ()
-) -> Any:
-    end = helper.make_tensor_value_info(output, F, None)
-    graph = helper.make_graph(list(nodes), "g", list(inputs), [end], list(weights))
-    domains = [helper.make_opsetid(d, v) for d, v in (("", 18), ("com.microsoft", 1), ("f", 1))]
-    return helper.make_model(graph, opset_imports=domains, ir_version=9, functions=list(functions))
+from tests.onnx_nets import (  # noqa: E402
+    attention,
+    branches,
+    functions,
+    loop,
+    model,
+    node,
+    of_runtime,
+    quantised,
+    small_net,
+    value,
+    weight,
+)
 
 
 def read(made: Any, sets: Mapping[str, int] | None = None) -> TensorGraph:
@@ -61,20 +50,6 @@ def refused(made: Any, sets: Mapping[str, int] | None = None) -> str:
 
 def ops(graph: TensorGraph) -> list[str]:
     return [n.op for n in graph.nodes]
-
-
-def small_net() -> Any:
-    nodes = [
-        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
-        node("Relu", ["c"], ["r"]),
-        node("Conv", ["r", "dw"], ["d"], pads=[2, 2, 2, 2], dilations=[2, 2], group=16),
-        node("Add", ["d", "r"], ["s"]),
-        node("GlobalAveragePool", ["s"], ["p"]),
-        node("Flatten", ["p"], ["f"]),
-        node("Gemm", ["f", "head", "bias"], ["y"], transB=1),
-    ]
-    weights = [weight("w", 16, 3, 3, 3), weight("b", 16), weight("dw", 16, 1, 3, 3)]
-    return model(nodes, [value("x", "N", 3, 8, 8)], "y", [*weights, weight("head", 10, 16), weight("bias", 10)])
 
 
 def test_a_convolutional_net_has_its_counts_and_its_batch_stays_open(tmp_path: Path) -> None:
@@ -95,27 +70,7 @@ def test_a_convolutional_net_has_its_counts_and_its_batch_stays_open(tmp_path: P
 
 def test_an_attention_written_out_and_its_shape_arithmetic() -> None:
     """Sizes reckoned in the graph are no work; products with weights are linear, those of activations are not."""
-    nodes = [
-        node("Shape", ["x"], ["s"]),
-        node("Gather", ["s", "zero"], ["n"]),
-        node("Unsqueeze", ["n", "front"], ["n1"]),
-        node("Concat", ["n1", "rest"], ["to"], axis=0),
-        node("MatMul", ["x", "wq"], ["q0"]),
-        node("Reshape", ["q0", "to"], ["q1"]),
-        node("Transpose", ["q1"], ["q"], perm=[0, 2, 1, 3]),
-        node("Transpose", ["q1"], ["k"], perm=[0, 2, 3, 1]),
-        node("MatMul", ["q", "k"], ["scores"]),
-        node("Softmax", ["scores"], ["p"], axis=-1),
-        node("MatMul", ["p", "q"], ["o"]),
-        node("Transpose", ["wo"], ["wt"], perm=[1, 0]),
-        node("Reshape", ["o", "flat"], ["o1"]),
-        node("MatMul", ["o1", "wt"], ["y"]),
-    ]
-    weights = [number("front", 0), number("rest", 6, 4, 8), number("flat", -1, 6, 32)]
-    weights += [numpy_helper.from_array(np.int64(0), "zero")]
-    graph = read(
-        model(nodes, [value("x", "batch", 6, 32)], "y", [*weights, weight("wq", 32, 32), weight("wo", 32, 32)])
-    )
+    graph = read(attention())
     assert ops(graph) == ["linear", "view", "copy", "copy", "matmul", "softmax", "matmul", "view", "linear"]
     assert graph.macs({"batch": 3}) == 3 * (2 * 6 * 32 * 32 + 2 * 4 * 6 * 6 * 8)
     assert graph.parameters == 2 * 32 * 32 and not list(graph.unknown())
@@ -159,39 +114,19 @@ def test_open_sizes_are_named_with_their_flag_and_expressions_are_evaluated() ->
 
 
 def test_loops_are_unrolled_and_of_an_open_branch_the_dearer_is_taken() -> None:
-    carried = [value("i", kind=TensorProto.INT64), value("on", kind=TensorProto.BOOL), value("h")]
-    steps = [node("MatMul", ["h", "w"], ["h2"]), node("Identity", ["on"], ["on2"])]
-    body = helper.make_graph(steps, "b", carried, [value("on2", kind=TensorProto.BOOL), value("h2")])
-    loop = node("Loop", ["m", "", "x"], ["y"], body=body)
-    w, x = weight("w", 8, 8), value("x", "batch", 8)
-    graph = read(model([loop], [x], "y", [w, numpy_helper.from_array(np.int64(5), "m")]))
+    graph = read(loop(5))
     assert ops(graph) == ["linear"] * 5 and graph.macs() == 5 * 64 and graph.parameters == 64
-    graph = read(model([loop], [x, value("m", kind=TensorProto.INT64)], "y", [w]))
+    graph = read(loop(None))
     assert ops(graph) == ["linear"] and "of unknown length, counted once" in graph.source
-    endless = model([loop], [x], "y", [w, numpy_helper.from_array(np.int64(10**6), "m")])
-    assert "unroll to more than 200,000 nodes" in refused(endless)
-    dear = helper.make_graph([node("MatMul", ["x", "w"], ["a"])], "t", [], [value("a")])
-    cheap = helper.make_graph([node("Relu", ["x"], ["c"])], "e", [], [value("c")])
-    either = node("If", ["go"], ["y"], then_branch=cheap, else_branch=dear)
-    graph = read(model([either], [x, value("go", kind=TensorProto.BOOL)], "y", [w]))
+    assert "unroll to more than 200,000 nodes" in refused(loop(10**6))
+    graph = read(branches(inputs=[value("go", kind=TensorProto.BOOL)]))
     assert ops(graph) == ["linear"] and "the dearer branch" in graph.source
-    told = model([either], [x], "y", [w, numpy_helper.from_array(np.array(True), "go")])
-    assert ops(read(told)) == ["relu"] and read(told).parameters == 0
+    told = read(branches([numpy_helper.from_array(np.array(True), "go")]))
+    assert ops(told) == ["relu"] and told.parameters == 0
 
 
 def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> None:
-    i8 = np.int8
-    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
-    zeros = [numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy")]
-    nodes = [
-        node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
-        node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
-        node("DequantizeLinear", ["w", "sw", "zw"], ["wd"]),
-        node("Conv", ["xd", "wd"], ["c"]),
-        node("QuantizeLinear", ["c", "sy", "zy"], ["cq"]),
-        node("DequantizeLinear", ["cq", "sy", "zy"], ["y"]),
-    ]
-    graph = read(model(nodes, [value("x", "N", 4, 6, 6)], "y", [weight("w", 8, 4, 1, 1, kind=i8), *scales, *zeros]))
+    graph = read(quantised())
     assert ops(graph) == ["quantise", "conv", "quantise"] and graph.macs() == 36 * 32
     conv = graph.nodes[1]
     assert [graph.tensors[i].dtype for i in (*conv.inputs, *conv.outputs)] == ["i8", "i8", "i8"]
@@ -201,9 +136,10 @@ def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> N
     graph = read(model([few], [value("x", "N", 6, 64)], "y", packed))
     assert graph.macs() == 6 * 64 * 32 and graph.weight_bytes() == 32 * 64 / 2 + 4 * 64
     whole = node("QLinearConv", ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"], ["y"])
-    graph = read(
-        model([whole], [value("x", "N", 4, 6, 6, kind=3)], "y", [weight("w", 8, 4, 1, 1, kind=i8), *scales, *zeros])
-    )
+    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
+    zeros = [numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy")]
+    weights = [weight("w", 8, 4, 1, 1, kind=np.int8), *scales, *zeros]
+    graph = read(model([whole], [value("x", "N", 4, 6, 6, kind=3)], "y", weights))
     assert graph.macs() == 36 * 32 and float(graph.peak_bytes()) == 36 * 4 + 36 * 8
 
 
@@ -211,15 +147,7 @@ def test_ops_of_onnx_runtime_have_their_work() -> None:
     def ours(op: str, ins: Sequence[str], outs: Sequence[str], **a: Any) -> Any:
         return node(op, list(ins), list(outs), domain="com.microsoft", **a)
 
-    nodes = [
-        ours("Attention", ["x", "w", "b"], ["a"], num_heads=4),
-        ours("SkipLayerNormalization", ["a", "x", "g"], ["n"]),
-        ours("FusedMatMul", ["n", "up"], ["u"], transB=1),
-        ours("BiasGelu", ["u", "bu"], ["h"]),
-        node("Made", ["h"], ["y"], domain="f"),
-    ]
-    weights = [weight("w", 32, 96), weight("b", 96), weight("g", 32), weight("up", 64, 32), weight("bu", 64)]
-    graph = read(model(nodes, [value("x", "batch", 6, 32)], "y", weights))
+    graph = read(of_runtime())
     assert graph.macs() == 6 * 32 * 96 + 2 * 6 * 6 * 32 + 6 * 32 * 64
     assert [n.op for n in graph.unknown()] == ["unknown:f.Made"] and "layer_norm" in ops(graph)
     query = ours("MultiHeadAttention", ["q", "k", "v", "", "", "", "pk", "pv"], ["y", "nk", "nv"], num_heads=4)
@@ -239,17 +167,6 @@ def test_files_that_break_the_rules_are_refused_in_one_line(tmp_path: Path) -> N
     x, relu = value("x", "N", 4), node("Relu", ["x"], ["y"])
     good = model([node("MatMul", ["x", "w"], ["y"])], [x], "y", [weight("w", 4, 8)])
     bytes_ = good.SerializeToString()
-    calls = [
-        helper.make_function(
-            "f",
-            f"F{i}",
-            ["a"],
-            ["b"],
-            [node(n, ["a"], ["t"], domain=d), node(n, ["t"], ["b"], domain=d)],
-            [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)],
-        )
-        for i, (n, d) in enumerate([("Relu", ""), *((f"F{i}", "f") for i in range(24))])
-    ]
     million = bytes_ + b"\x3a\x80\x80\xf0\x02" + (b"\x0a\x04\x22\x02re") * 1_004_886
     for wrong, words in (
         (b"", "no graph"),
@@ -263,7 +180,7 @@ def test_files_that_break_the_rules_are_refused_in_one_line(tmp_path: Path) -> N
             model([node("MatMul", ["x", "w"], ["y"])], [x], "y", [weight("w", 5, 8)]),
             "MatMul 'y': its inputs do not fit",
         ),
-        (model([node("F24", ["x"], ["y"], domain="f")], [x], "y", functions=calls), "unfold to more than 200,000"),
+        (functions(25), "unfold to more than 200,000"),
         (million, "more than 200,000 nodes"),
     ):
         with pytest.raises(InputError, match=words) as caught:

@@ -27,10 +27,10 @@ def _present(ins: _Ins) -> list[Value]:
     return [x for x in ins if x is not None]
 
 
-def _picked(ins: _Ins, places: Sequence[int]) -> list[Value]:
-    """Inputs at these places, as far as there are any; the first two must be there."""
+def _picked(ins: _Ins, places: Sequence[int], needed: int = 2) -> list[Value]:
+    """Inputs at these places, as far as there are any; the first ones must be there."""
     got = [ins[i] if i < len(ins) else None for i in places]
-    if None in got[:2]:
+    if None in got[:needed]:
         raise InputError("an op lacks an input")
     return _present(got)
 
@@ -119,7 +119,7 @@ def _einsum(ins: list[Value], outs: list[Value], a: _Attributes) -> list[Found]:
 
 
 def _recurrent(gates: int, ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
-    x, _, r = _picked(ins, (0, 1, 2))[:3]
+    x, _, r = _picked(ins, (0, 1, 2), 3)
     if len(x.shape) != 3 or len(r.shape) != 3:
         raise InputError("a recurrence has inputs of other ranks")
     facts = {"layers": 1, "hidden": int(r.shape[2]), "gates": gates, "directions": int(r.shape[0])}
@@ -177,7 +177,7 @@ def _cached(past: Value | None, new: Value, count: int, present: Value | None) -
 
 def _attention(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
     """Attention of ONNX 23: Q, K, V, mask, earlier keys and values."""
-    q, k, v = _picked(ins, (0, 1, 2))[:3]
+    q, k, v = _picked(ins, (0, 1, 2), 3)
     mask, past_k, past_v = ((ins[i] if i < len(ins) else None) for i in (3, 4, 5))
     count = int(a.get("q_num_heads") or q.shape[1])
     shared = int(a.get("kv_num_heads") or k.shape[1])
