@@ -10,6 +10,7 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.workload.extent import extent
 from steelyard.workload.ingest.kept_graph import packed
 from steelyard.workload.nets import find_net, is_net, load_net, net_names
+from steelyard.workload.networks import values
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.sizes import divided, plus, slid, times
 from steelyard.workload.networks.values import symbol
@@ -47,7 +48,8 @@ def test_every_named_network_has_the_totals_its_row_states(name: str) -> None:
     graph = load_net(name)
     assert float(graph.macs()) == pytest.approx(row.macs, rel=0.005), "macs"
     assert graph.parameters == pytest.approx(row.parameters, rel=0.005), "parameters"
-    assert row.source and not list(graph.unknown())
+    assert row.source and not list(graph.unknown()) and graph.outputs
+    assert all(d >= 0 for t in graph.tensors for d in t.shape if isinstance(d, int))
 
 
 #: Multiply-accumulates in millions and parameters in millions as the papers and the libraries' pages print them.
@@ -146,7 +148,8 @@ def test_spaces_take_choices_as_their_papers_write_them() -> None:
             load_net(name, sets=sets)
 
 
-def test_the_door_says_what_it_knows(tmp_path: Path) -> None:
+def test_the_door_says_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "MOST_NODES", 500)
     assert load_net("ResNet-50").name == "resnet50" and is_net("resnet_50") and not is_net("llama-3.1-8b")
     assert load_net("resnet50", size="320x640").macs() > 3 * load_net("resnet50").macs()
     assert load_net("resnet50", sets={"batch": "8", "classes": 10}).symbols["batch"] == 8
@@ -162,8 +165,10 @@ def test_the_door_says_what_it_knows(tmp_path: Path) -> None:
         (lambda: load_net("resnet50", sets={"batch": 0}), "at least 1"),
         (lambda: load_net("resnet50", sets={"depths": [1, 2]}), "make no network"),
         (lambda: load_net("resnet50", sets={"depths": "a"}), "depths"),
-        (lambda: load_net("resnet50", sets={"depths": [10**9, 1, 1, 1]}), "at most 30,000 nodes"),
+        (lambda: load_net("resnet50", sets={"depths": [10**9, 1, 1, 1]}), "at most 500 nodes"),
         (lambda: load_net("timm:"), "timm"),
+        (lambda: load_net("levit_128", size=256), "kept at 224x224"),
+        (lambda: load_net("resnet50", sets={"deph": 3}), "did you mean 'depths'"),
         (lambda: load_net(tmp_path / "none.onnx"), "no file"),
         (lambda: load_net(""), "expected a name"),
     ):

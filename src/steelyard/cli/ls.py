@@ -14,7 +14,7 @@ _Kind = Annotated[
     str,
     Parameter(
         help="models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques, recipes, "
-        "oplists or hosted (prices of hosted models); without it these",
+        "nets (networks by name), oplists or hosted (prices of hosted models); without it these",
         show_default=False,
     ),
 ]
@@ -22,7 +22,7 @@ _Filter = Annotated[str, Parameter(name="filter", help="keep entries in which th
 
 
 def ls(kind: _Kind = "", filter: _Filter = "", /, *, output: Output = Output()) -> None:  # noqa: A002, B008 - the user's word
-    """List models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques or recipes."""
+    """List models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques or others."""
     output.check()
     from steelyard.report import listing
 

@@ -12,15 +12,15 @@ from steelyard.report.entry import Kind
 _Name = Annotated[
     str,
     Parameter(
-        help="name, alias or path of a machine, model, format, engine, network, node, system, policy, technique or "
-        "recipe"
+        help="name, alias or path of a machine, model, format, engine, network, node, system, policy, technique, "
+        "recipe or net"
     ),
 ]
 _Kind = Annotated[Kind | None, Parameter(name="--kind", help="what the name means, when it means several things")]
 
 
 def show(name: _Name, /, *, kind: _Kind = None, output: Output = Output()) -> None:  # noqa: B008 - frozen
-    """Show one machine, model, format, engine, network, node, system, policy, technique or recipe."""
+    """Show one machine, model, format, engine, network, node, system, policy, technique, recipe or net."""
     output.check()
     from steelyard.report import entry
 

@@ -17,7 +17,18 @@ from steelyard.units import Quantity, format_quantity
 __all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict"]
 
 Kind = Literal[
-    "machine", "model", "format", "engine", "network", "node", "system", "technique", "policy", "recipe", "estimate"
+    "machine",
+    "model",
+    "format",
+    "engine",
+    "network",
+    "node",
+    "system",
+    "technique",
+    "policy",
+    "recipe",
+    "net",
+    "estimate",
 ]
 
 
@@ -90,8 +101,12 @@ def _kind_of_path(name: str) -> Kind | None:
         return "machine"
     if suffix in (".gguf", ".safetensors") or is_folder(path):
         return "model"
+    if suffix == ".onnx" or name.lower().endswith(".json.gz"):
+        return "net"
     if suffix == ".json":
         data = read_document(path)
+        if str(data.get("schema", "")).startswith("steelyard.graph"):
+            return "net"
         if str(data.get("schema", "")).startswith("steelyard.estimate"):
             return "estimate"
         return "machine" if "compute" in data or "machine" in data else "model"
@@ -110,6 +125,7 @@ _LOADERS: Mapping[Kind, str] = {
     "technique": "steelyard.techniques._registry:find_technique",
     "policy": "steelyard.simulation.policies:registered_policy",
     "recipe": "steelyard.scenario.recipes:find_recipe",
+    "net": "steelyard.workload.nets:summarise_net",
 }
 
 
@@ -135,7 +151,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     """The entry's figures by field path, as plain values in SI units."""
     if entry.kind == "estimate":
         return dict(_flatten(entry.value))
-    if entry.kind in ("technique", "recipe"):
+    if entry.kind in ("technique", "recipe", "net"):
         return dict(entry.value.about())
     if entry.kind == "policy":
         cls = type(entry.value)
@@ -304,7 +320,7 @@ def text(entry: Entry, width: int | None = None) -> str:
     table = grid("left", "left", "left")
     units = (
         {path: unit for path, _, unit in _walk(entry.value)}
-        if entry.kind not in ("model", "technique", "policy", "recipe")
+        if entry.kind not in ("model", "technique", "policy", "recipe", "net")
         else {}
     )
     for path, value in facts(entry).items():

@@ -103,7 +103,7 @@ def _shown(name: str, value: Any) -> str:
     _, unit = _COLUMNS.get(name, ("", ""))
     if unit:
         return format_quantity(float(value), unit) if value else ""
-    if name in ("parameters", "active") and not isinstance(value, str):
+    if name in ("parameters", "active", "macs") and not isinstance(value, str):
         return f"{value / 1e9:,.4g} B" if value >= 1e9 else f"{value / 1e6:,.4g} M"
     if isinstance(value, float):
         return f"{value:,.6g}"
@@ -235,6 +235,23 @@ def _oplists() -> Iterator[dict[str, Any]]:
         yield {"name": PREFIX + one.name, "title": one.title, "ops": len(one.op), "sizes": sizes, "source": one.source}
 
 
+def _nets() -> Iterator[dict[str, Any]]:
+    from steelyard.workload.nets import find_net, net_names
+
+    for name in net_names():
+        entry = find_net(name)
+        size = "x".join(map(str, entry.size))
+        yield {
+            "name": name,
+            "macs": entry.macs,
+            "parameters": entry.parameters,
+            "size": size,
+            "family": entry.family or "kept graph",
+            "also": ", ".join(entry.aliases),
+            "source": entry.source,
+        }
+
+
 def _hosted() -> Iterator[dict[str, Any]]:
     from steelyard.search.against import hosted_prices
 
@@ -270,6 +287,7 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "policies": _policies,
     "techniques": _techniques,
     "recipes": _recipes,
+    "nets": _nets,
     "oplists": _oplists,
     "hosted": _hosted,
     "kinds": _kinds,

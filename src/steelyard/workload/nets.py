@@ -9,6 +9,7 @@ downloaded, no weights are read, nothing in a file is executed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
@@ -20,11 +21,12 @@ from steelyard.documents import build, build_file, is_file
 from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, raise_all, show
 from steelyard.folders import catalogue_files, catalogue_folders
 from steelyard.units import Quantity
+from steelyard.workload.extent import stated
 from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetEntry", "find_net", "is_net", "load_net", "net_names"]
+__all__ = ["NetEntry", "find_net", "is_net", "load_net", "net_names", "summarise_net"]
 
 #: Prefixes that name a library's own networks.
 LIBRARIES: tuple[str, ...] = ("timm", "torchvision", "transformers", "diffusers")
@@ -55,11 +57,6 @@ class NetEntry:
             yield Problem("size", f"expected one to four sides, got {show(self.size)}")
         if self.family and normalise(self.family) not in {normalise(n) for n in NETWORKS}:
             yield Problem("family", str(UnknownName("network family", self.family, NETWORKS).problems[0].message))
-            return
-        if self.family:
-            known = _parameters(self.family)
-            for name in self.config.keys() - set(known):
-                yield Problem(f"config.{name}", UnknownName("parameter", name, known).problems[0].message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +124,42 @@ def find_net(name: str) -> NetEntry:
     if known is not None:
         return _entries()[known]
     raise UnknownName("network", name, [*_entries(), *(a for e in _entries().values() for a in e.aliases)])
+
+
+@dataclass(frozen=True)
+class NetSummary:
+    """What ``steelyard show`` says of a network: its totals for one item, and how often it has each op."""
+
+    name: str
+    source: str
+    family: str
+    graph: TensorGraph
+
+    def about(self) -> dict[str, Any]:
+        """Figures by name, plain values."""
+        graph, ops = self.graph, Counter(n.op for n in self.graph.nodes)
+        given = [t.shape for t in graph.tensors if t.role == "input"]
+        return {
+            "family": self.family,
+            "input": "; ".join("x".join(str(stated(d)) for d in shape) for shape in given),
+            "symbols": ", ".join(f"{name}={usual}" for name, usual in graph.symbols.items()),
+            "macs": float(graph.macs()),
+            "macs_as_fvcore_counts": float(graph.macs(counted_as="fvcore")),
+            "parameters": graph.parameters,
+            "activations": float(graph.activations()),
+            "weights_bytes": graph.weight_bytes(),
+            "peak_activations_bytes": float(graph.peak_bytes()),
+            "nodes": len(graph),
+            "ops": ", ".join(f"{op} {count}" for op, count in ops.most_common()),
+            "unknown_ops": ", ".join(sorted({n.op.removeprefix("unknown:") for n in graph.unknown()})),
+        }
+
+
+def summarise_net(given: str) -> NetSummary:
+    """A network's totals. Raises as :func:`load_net`."""
+    graph = load_net(given)
+    entry = _entries().get(_spellings().get(normalise(given), ""))
+    return NetSummary(graph.name, graph.source, entry.family or "kept graph" if entry else "", graph)
 
 
 @complete
@@ -209,6 +242,9 @@ def _parameters(family: str) -> list[str]:
 def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any], ...]) -> TensorGraph:
     entry = _entries()[name]
     kind = NETWORKS.get(entry.family)
+    known = _parameters(entry.family)
+    wrong = [UnknownName("parameter", k, known) for k, _ in parameters if k not in known]
+    raise_all([Problem(f"{name}.config", error.problems[0].message) for error in wrong])
     family = build(kind, {k: list(v) if isinstance(v, tuple) else v for k, v in parameters}, name)
     net = Builder(name, source=entry.source)
     try:

@@ -205,10 +205,11 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
 
 
 def _attention(
-    q: Any, k: Any, v: Any, attn_mask: Any = None, *rest: Any, **words: Any
+    query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **words: Any
 ) -> tuple[str, list[Any], dict[str, Any]]:
     causal = bool(words.get("is_causal", rest[1] if len(rest) > 1 else False))
-    return "attention", [q, k, v, *([attn_mask] if attn_mask is not None else [])], {"causal": True} if causal else {}
+    read = [query, key, value, *([attn_mask] if attn_mask is not None else [])]
+    return "attention", read, {"causal": True} if causal else {}
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> tuple[str, list[Any], dict[str, Any]]:
