@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import steelyard
 from steelyard.errors import InputError
 from steelyard.workload.extent import Extent
 from steelyard.workload.tensor_graph import TensorGraph
@@ -28,6 +29,7 @@ from tests.onnx_nets import (  # noqa: E402
     loop,
     model,
     node,
+    number,
     of_runtime,
     quantised,
     small_net,
@@ -101,7 +103,7 @@ def test_open_sizes_are_named_with_their_flag_and_expressions_are_evaluated() ->
     graph = read(model(same, [value("x", "2*n_batch", "floor(h/2) + 1", "h % 5")], "y"), {"h": 9, "n_batch": 4})
     assert [str(d) for d in graph.tensors[0].shape] == ["2*batch", "5", "4"] and graph.symbols == {"batch": 4}
     assert "did you mean 'batch'" in refused(model(same, [value("x", "N", 3)], "y"), {"bach": 2})
-    assert "every size of this file is fixed" in refused(model(same, [value("x", 1, 3)], "y"), {"batch": 2})
+    assert "every size of this file is fixed" in refused(model(same, [value("x", 2, 3)], "y"), {"batch": 2})
     assert "whole number" in refused(model(same, [value("x", "N", 3)], "y"), {"N": 0})
     # frames first are no batch; a square of it is kept; what is no polynomial needs a number
     assert "frames" in refused(model(same, [value("x", "frames", 80)], "y"))
@@ -111,6 +113,36 @@ def test_open_sizes_are_named_with_their_flag_and_expressions_are_evaluated() ->
     odd = model([node("Transpose", ["x"], ["t"], perm=[1, 2, 0]), halved], [value("x", "batch", 3, 4)], "y")
     assert "--set batch=1" in refused(odd)
     assert read(odd, {"batch": 7}).tensors[-1].shape == (3, 4, 3)
+
+
+def test_a_file_exported_at_one_batch_answers_for_others_where_its_results_grow_with_it(tmp_path: Path) -> None:
+    def net(target: Sequence[int], back: Sequence[int]) -> Any:
+        """Windows cut out of an image, a class token and a flattened end, the batch of 1 written into every shape."""
+        nodes = [
+            node("Reshape", ["x", "windows"], ["w1"]),
+            node("MatMul", ["w1", "w"], ["w2"]),
+            node("Reshape", ["w2", "rows"], ["w3"]),
+            node("Concat", ["token", "w3"], ["t"], axis=1),
+            node("Reshape", ["t", "flat"], ["f"]),
+            node("Gemm", ["f", "head"], ["y"]),
+        ]
+        numbers = [number("windows", *target), number("rows", *back), number("flat", 1, -1)]
+        weights = [weight("w", 8, 8), weight("token", 1, 1, 8), weight("head", 17 * 8, 10)]
+        return model(nodes, [value("x", 1, 4, 4, 8)], "y", [*numbers, *weights])
+
+    graph = read(net([4, 4, 8], [1, 16, 8]))
+    assert graph.symbols == {"batch": 1} and "exported at batch 1" in graph.source
+    assert graph.macs() == 16 * 64 + 17 * 80 and graph.macs({"batch": 6}) == 6 * graph.macs()
+    assert read(net([4, 4, 8], [1, 16, 8]), {"batch": 4}).symbols == {"batch": 4}
+    # an image without a batch: channels of another number do not fit its convolution
+    nodes = [node("Unsqueeze", ["x", "front"], ["u"]), node("Conv", ["u", "w"], ["y"])]
+    alone = model(nodes, [value("x", 3, 8, 8)], "y", [number("front", 0), weight("w", 4, 3, 3, 3)])
+    assert read(alone).symbols == {} and read(alone, {"batch": 3}).macs() == 36 * 4 * 27
+    assert "its batch is fixed at 3" in refused(alone, {"batch": 2})
+    path = tmp_path / "alone.onnx"
+    onnx.save(alone, path)
+    with pytest.raises(InputError, match=r"^batch: the graph has one batch only"):
+        steelyard.estimate(str(path), on="rtx_4090", batch=8)
 
 
 def test_loops_are_unrolled_and_of_an_open_branch_the_dearer_is_taken() -> None:
@@ -130,7 +162,7 @@ def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> N
     assert ops(graph) == ["quantise", "conv", "quantise"] and graph.macs() == 36 * 32
     conv = graph.nodes[1]
     assert [graph.tensors[i].dtype for i in (*conv.inputs, *conv.outputs)] == ["i8", "i8", "i8"]
-    assert graph.parameters == 32 and graph.weight_bytes() == 32
+    assert graph.parameters == 32 and graph.weight_bytes() == 32 == graph.weight_bytes(bits=16)
     few = node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=64, N=32, bits=4, block_size=32)
     packed = [weight("w", 32, 2, 16, kind=np.uint8), weight("s", 64)]
     graph = read(model([few], [value("x", "N", 6, 64)], "y", packed))

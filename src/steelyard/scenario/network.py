@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import (
     PRECISIONS,
@@ -43,7 +45,9 @@ class NetScenario:
     """Every field with its value, as it was given or its default."""
 
     def with_batches(self, batches: Any) -> NetScenario:
-        """The same question for many batches, an array."""
+        """The same question for many batches, an array. Raises :class:`InputError`: the graph has one of its own."""
+        if "batch" not in self.graph.symbols and np.any(np.asarray(batches) != 1):
+            raise InputError("the graph has one batch only, which is part of it: a pass is the item", field="batch")
         return replace(self, batch=batches)
 
     def __repr__(self) -> str:
@@ -128,7 +132,8 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
     problems.done()
     assert graph is not None
-    return NetScenario(graph, cluster, runtime, precision, values["layout"] or runtime.layout, batch, values)
+    layout = values["layout"] or runtime.layout
+    return NetScenario(graph, cluster, runtime, precision, layout, batch, values).with_batches(batch)
 
 
 def _able(cluster: Cluster, precision: Precision) -> bool:

@@ -122,9 +122,9 @@ class TensorGraph:
         )
 
     def weight_bytes(self, bits: float = 0.0) -> float:
-        """Bytes of all weights, as stored or at a width in bits."""
-        owned = [(i, t) for i, t in enumerate(self.tensors) if t.role in ("weight", "buffer") and t.of < 0]
-        return float(sum(self.elements(i, {}) * (bits or WIDTHS[t.dtype]) / 8 for i, t in owned))
+        """Bytes of all weights, as stored, or with floats at a width in bits."""
+        owned = [i for i, t in enumerate(self.tensors) if t.role in ("weight", "buffer") and t.of < 0]
+        return float(sum(self._bytes(i, {}, bits) for i in owned))
 
     def macs(self, sizes: Mapping[str, Any] | None = None, *, counted_as: str = "") -> Any:
         """Multiply-accumulates of one pass.

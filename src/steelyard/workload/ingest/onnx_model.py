@@ -13,7 +13,7 @@ from steelyard.errors import InputError, show
 from steelyard.workload.extent import Extent, extent
 from steelyard.workload.ingest.onnx_sizes import BATCHES, Sizes, open_sizes, size_of
 from steelyard.workload.ingest.onnx_slim import MOST_NODES
-from steelyard.workload.ingest.onnx_values import Found, Recorder, Value, memory
+from steelyard.workload.ingest.onnx_values import DTYPES, Found, Recorder, Value, memory
 from steelyard.workload.ingest.onnx_walk import Walk
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
@@ -21,6 +21,8 @@ __all__ = ["graph_of_model"]
 
 #: ``data_location`` of a tensor whose data lies in another file.
 _EXTERNAL = 1
+#: Types of indices: an input of them with two extents is a batch of sequences.
+_IDS = ("i64", "i32")
 #: Integers in which a runtime keeps activations.
 _WHOLE = ("i8", "u8", "i16", "i4")
 #: Groups of ops that runtimes do in integers.
@@ -45,10 +47,16 @@ def graph_of_model(content: bytes, name: str, sets: Mapping[str, int]) -> Tensor
     model = _parsed(content)
     model, weights = _checked(model)
     shapes, types = _inputs(model, weights)
+    walk, declared, source = Walk(model, types, weights), _declared(model.graph), _source(model)
+    fixed = _fixed_batch(shapes, types)
+    if fixed:
+        opened = _opened(walk, shapes, fixed, sets, name)
+        if opened is not None:
+            return _with_source(opened, f"{source}, exported at batch {fixed}", walk.recorder.notes)
+        if str(sets.get("batch", fixed)) != str(fixed):
+            raise InputError(f"its batch is fixed at {fixed}, and it does not work with another", field="set.batch")
+        sets = {k: v for k, v in sets.items() if k != "batch"}
     sizes = open_sizes(shapes, sets)
-    walk = Walk(model, types, weights)
-    declared = _declared(model.graph)
-    source = _source(model)
     if sizes.batch:
         try:
             graph = _joined([_walked(walk, sizes, declared, b) for b in BATCHES], {"batch": sizes.usual}, name)
@@ -59,6 +67,37 @@ def graph_of_model(content: bytes, name: str, sets: Mapping[str, int]) -> Tensor
                 raise InputError(message, field="set.batch") from None
     graph = _joined([_walked(walk, sizes, declared, sizes.usual)], {}, name)
     return _with_source(graph, source, walk.recorder.notes)
+
+
+def _fixed_batch(shapes: Mapping[str, Sequence[int | str]], types: Mapping[str, int]) -> int:
+    """The batch at which a file was exported: the number that its inputs begin with; 0 where that is none."""
+    several = {n: s[0] for n, s in shapes.items() if len(s) > 1}
+    sure = any(len(s) > 2 or (len(s) == 2 and (s[0] == 1 or DTYPES.get(types[n]) in _IDS)) for n, s in shapes.items())
+    fixed = next(iter(several.values()), 0)
+    if not sure or len(set(several.values())) != 1 or not isinstance(fixed, int) or not 1 <= fixed <= 4096:
+        return 0
+    return 0 if any(d == "batch" for s in shapes.values() for d in s) else fixed
+
+
+def _opened(
+    walk: Walk, shapes: Mapping[str, Sequence[int | str]], fixed: int, sets: Mapping[str, int], name: str
+) -> TensorGraph | None:
+    """The graph of a file exported at a fixed batch, with that batch open; None where results do not grow with it."""
+    free = {n: ["batch", *s[1:]] if len(s) > 1 else list(s) for n, s in shapes.items()}
+    try:
+        sizes = open_sizes(free, {"batch": fixed, **sets})
+        recorders = []
+        for batch in BATCHES:
+            walk.rebatch = (fixed, batch)
+            recorders.append(_walked(walk, sizes, {}, batch))
+        graph = _joined(recorders, {"batch": sizes.usual}, name)
+    except (InputError, _Differs):
+        return None
+    finally:
+        walk.rebatch = None
+    one, two = ({"batch": b} for b in (1, 2))
+    linear = all(graph.elements(o, two) == 2 * graph.elements(o, one) for o in graph.outputs)
+    return graph if linear and graph.outputs else None
 
 
 def _walked(walk: Walk, sizes: Sizes, declared: Mapping[str, Sequence[int | str]], batch: int) -> Recorder:

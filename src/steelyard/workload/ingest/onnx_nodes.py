@@ -61,6 +61,9 @@ def _conv(ins: list[Value], outs: list[Value], a: _Attributes, transposed: bool 
     rank = len(w.shape) - 2
     if rank < 1 or len(x.shape) != rank + 2 or len(outs[0].shape) != rank + 2:
         raise InputError("a convolution has inputs of other ranks")
+    channels = x.shape[-1 if last else 1]
+    if not last and channels != (w.shape[0] if transposed else w.shape[1] * int(a.get("group", 1))):
+        raise InputError(f"a convolution of {channels} channels has a weight for others")
     kernel = w.shape[1:-1] if last else w.shape[2:]
     spatial = slice(1, -1) if last else slice(2, None)
     facts = window(a, rank, kernel, x.shape[spatial], outs[0].shape[spatial])

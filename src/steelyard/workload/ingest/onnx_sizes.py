@@ -68,7 +68,20 @@ def _symbols(said: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def open_sizes(inputs: Declared, sets: Mapping[str, int]) -> Sizes:
+def _counts(sets: Mapping[str, int | str]) -> dict[str, int]:
+    """Values from Python or a command line as numbers."""
+    found, wrong = {}, []
+    for name, value in sets.items():
+        text = str(value)
+        if text.isascii() and text.isdigit() and 1 <= int(text[:12]) <= 2**31:
+            found[name] = int(text[:12])
+        else:
+            wrong.append(Problem(f"set.{name}", f"expected a whole number from 1 to 2^31, got {show(value)}"))
+    raise_all(wrong)
+    return found
+
+
+def open_sizes(inputs: Declared, sets: Mapping[str, int | str]) -> Sizes:
     """Which sizes of the inputs are open, and what they are.
 
     A symbol is the batch where it stands only first in inputs and is named so, or by nobody. ``sets`` gives the others
@@ -82,12 +95,7 @@ def open_sizes(inputs: Declared, sets: Mapping[str, int]) -> Sizes:
         for axis, said in enumerate(shape):
             for symbol in _symbols(said) if isinstance(said, str) else ():
                 places.setdefault(symbol, []).append((name, axis, said == symbol))
-    wrong = [
-        Problem(f"set.{k}", f"expected a whole number from 1 to 2^31, got {show(v)}")
-        for k, v in sets.items()
-        if type(v) is not int or not 1 <= v <= 2**31
-    ]
-    raise_all(wrong)
+    sets = _counts(sets)
     batch = frozenset(s for s, found in places.items() if _is_batch(s, found, inputs))
     for name in sets:
         if name not in places and not (name == "batch" and batch):

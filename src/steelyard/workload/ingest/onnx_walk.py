@@ -28,6 +28,8 @@ __all__ = ["Walk"]
 
 #: Nodes of a loop without a known length that are walked to see whether its condition ends it.
 _OPEN_LOOP = 10_000
+#: Ops whose operands have one shape, or broadcast to one.
+_ALIKE = ("Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Pow", "PRelu", "And", "Or")
 #: Ops that give something else each time.
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 #: What a weight of few bits passes through as it is.
@@ -72,6 +74,8 @@ class Walk:
         self.declared: dict[str, list[int]] = {}
         self.recorder = Recorder()
         self.done = 0
+        #: The batch the file was exported at, and the one it is walked at in its place.
+        self.rebatch: tuple[int, int] | None = None
 
     def run(self, shapes: Mapping[str, tuple[int, ...]], declared: Mapping[str, list[int]]) -> Recorder:
         """Walk once.
@@ -120,6 +124,8 @@ class Walk:
         if sequence is not None:
             scope.names.update((n, v) for n, v in zip(step.outputs, sequence, strict=False) if n)
             return
+        if self.rebatch is not None and domain == "":
+            ins = self._rebatched(op, a, ins, *self.rebatch)
         outs = self._outputs(step, ins)
         scope.names.update((n, v) for n, v in zip(step.outputs, outs, strict=True) if n)
         if self._known(domain, op, ins, outs, a):
@@ -127,6 +133,33 @@ class Walk:
         for each in found(domain, op, ins, outs, a):
             each.name = step.name
             self.recorder.nodes.append(each)
+
+    def _rebatched(
+        self, op: str, a: Mapping[str, Any], ins: list[Value | None], was: int, now: int
+    ) -> list[Value | None]:
+        """Inputs of a node in which the batch that was exported is written out, with the other in its place."""
+        first = ins[0] if ins else None
+        target = ins[1] if len(ins) > 1 else None
+        data = target.data if target is not None else None
+        if op == "Reshape" and first is not None and target is not None and data is not None and data.size:
+            sizes = [int(n) for n in data.reshape(-1)]
+            total = prod(first.shape[i] if n == 0 and i < len(first.shape) else n for i, n in enumerate(sizes))
+            same = [i for i, n in enumerate(sizes[: len(first.shape)]) if n == was and first.shape[i] == now]
+            at = same[0] if same else 0
+            inside = -1 in sizes and sizes[at] == was and bool(first.shape) and first.shape[0] % now == 0
+            if inside or (-1 not in sizes and total != first.size and sizes[at] % was == 0):
+                sizes[at] = sizes[at] // was * now
+                return [first, replace(target, data=np.asarray(sizes, np.int64)), *ins[2:]]
+        if (op == "Concat" and a.get("axis", 0) != 0) or (op in _ALIKE and was > 1):
+            others = [x for x in ins if x is not None and not x.const and len(x.shape) > 1]
+            if others and others[0].shape[0] == now:
+                return [
+                    replace(x, shape=(now, *x.shape[1:]), data=None, of=x, number=-1)
+                    if x is not None and x.const and len(x.shape) == len(others[0].shape) and x.shape[0] == was
+                    else x
+                    for x in ins
+                ]
+        return ins
 
     def _known(
         self, domain: str, op: str, ins: Sequence[Value | None], outs: list[Value], a: Mapping[str, Any]
