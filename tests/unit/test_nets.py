@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from steelyard.workload.extent import extent
 from steelyard.workload.ingest.kept_graph import packed
 from steelyard.workload.nets import find_net, is_net, load_net, net_names
 from steelyard.workload.networks import values
+from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.sizes import divided, plus, slid, times
 from steelyard.workload.networks.values import symbol
@@ -174,3 +176,14 @@ def test_the_door_says_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(InputError, match=said):
             wrong()
+
+
+def test_the_family_of_the_guide_is_a_network() -> None:
+    text = (Path(__file__).parents[2] / "docs/guide/add-a-network.md").read_text()
+    code = next(block.partition("```")[0] for block in text.split("```python")[1:] if "class TwoLayers" in block)
+    space: dict[str, Any] = {}
+    exec(code, space)
+    with NETWORKS.during("two_layers_of_the_guide", space["TwoLayers"]):
+        net = Builder("guide")
+        graph = net.graph(NETWORKS.get("two_layers_of_the_guide")().build(net, (32, 32)))
+    assert graph.macs() == 16 * 16 * 16 * 27 + 160 and graph.parameters == 432 + 32 + 170

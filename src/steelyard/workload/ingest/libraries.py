@@ -81,12 +81,17 @@ def _without_kernels() -> Iterator[None]:
     register = torch.library.register_fake
 
     def leave(op: Any, *args: Any, **words: Any) -> Any:
-        if isinstance(op, str) and op.startswith("torchvision::"):
+        made = register(op, *args, **words)
+        if not isinstance(op, str) or not op.startswith("torchvision::"):
+            return made
+
+        def tried(function: Any) -> Any:
             try:
-                return register(op, *args, **words)
+                return made(function)
             except RuntimeError:
-                return lambda function: function
-        return register(op, *args, **words)
+                return function
+
+        return tried
 
     torch.library.register_fake = leave
     try:
