@@ -1,4 +1,5 @@
-"""Detectors of the YOLO line: v3 (Redmon and Farhadi 2018), v5 (2020, as released in 6.0), v8 (2023) and 11 (2024)."""
+"""Detectors of the YOLO line: v3 (Redmon and Farhadi 2018), v5 (2020, release 6.0), YOLOX (Ge et al. 2021), v8 (2023)
+and 11 (2024)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,12 @@ from typing import Annotated, Literal
 
 from steelyard.units import Quantity
 from steelyard.workload.networks.builder import Builder
+from steelyard.workload.networks.sizes import divided
 
-__all__ = ["YoloV3", "YoloV5", "YoloV8"]
+__all__ = ["YoloV3", "YoloV5", "YoloV8", "YoloX"]
+
+#: Masks are sums of so many images of a detector with masks; a pose has so many numbers.
+_MASKS, _POSE = 32, 17 * 3
 
 
 def _fused(net: Builder, parts: Sequence[int], channels: int) -> int:
@@ -34,18 +39,34 @@ def _pyramid(net: Builder, x: int, channels: int) -> int:
     return _fused(net, made, channels)
 
 
+def _c3(net: Builder, x: int, channels: int, count: int, *, added: bool = True) -> int:
+    """Half of the channels through steps, half past them, joined."""
+    y = _unit(net, x, channels // 2)
+    for _ in range(count):
+        y = _step(net, y, channels // 2, 1, added=added)
+    return _fused(net, [y, _unit(net, x, channels // 2)], channels)
+
+
+def _prototypes(net: Builder, x: int, channels: int, *, learned: bool) -> int:
+    """Images that masks are sums of, at twice the size; ``learned``: made larger by a transposed convolution."""
+    y = _unit(net, x, channels, 3)
+    y = net.deconv(y, channels, 2, 2) if learned else net.upsample(y)
+    return _unit(net, _unit(net, y, channels, 3), _MASKS)
+
+
 def _wide(channels: int, width: float, most: int) -> int:
     return -int(-min(channels, most) * width // 8) * 8
 
 
 @dataclass(frozen=True, slots=True)
 class YoloV5:
-    """C3 blocks, a pyramid of pools, three heads of anchors."""
+    """C3 blocks, a pyramid of pools, three heads of anchors; ``masks``: they put out masks too."""
 
     depth: Annotated[float, Quantity("1", "times the blocks", gt=0, le=100)] = 0.33
     width: Annotated[float, Quantity("1", "times the channels", gt=0, le=100)] = 0.5
     classes: int = 80
     anchors: int = 3
+    masks: bool = False
     channels: int = 3
 
     def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
@@ -62,17 +83,14 @@ class YoloV5:
         n3 = self._c3(net, net.concat([net.upsample(middle), p3]), c256, 3, added=False)
         n4 = self._c3(net, net.concat([_unit(net, n3, c256, 3, 2), middle]), c512, 3, added=False)
         n5 = self._c3(net, net.concat([_unit(net, n4, c512, 3, 2), top]), c1024, 3, added=False)
-        return [self._head(net, x) for x in (n3, n4, n5)]
+        made = [self._head(net, x) for x in (n3, n4, n5)]
+        return [*made, _prototypes(net, n3, c256, learned=False)] if self.masks else made
 
     def _c3(self, net: Builder, x: int, channels: int, count: int, *, added: bool = True) -> int:
-        half = channels // 2
-        y = _unit(net, x, half)
-        for _ in range(max(round(count * self.depth), 1)):
-            y = _step(net, y, half, 1, added=added)
-        return _fused(net, [y, _unit(net, x, half)], channels)
+        return _c3(net, x, channels, max(round(count * self.depth), 1), added=added)
 
     def _head(self, net: Builder, x: int) -> int:
-        numbers = self.classes + 5
+        numbers = self.classes + 5 + (_MASKS if self.masks else 0)
         y = net.conv(x, self.anchors * numbers, bias=True)
         batch, _, height, width = net.shape(y)
         y = net.copy(net.permute(net.view(y, batch, self.anchors, numbers, height, width), 0, 1, 3, 4, 2))
@@ -98,6 +116,7 @@ class YoloV8:
     most: int = 1024
     version: Literal["8", "11"] = "8"
     nested: bool = False
+    finds: Literal["boxes", "masks", "poses"] = "boxes"
     classes: int = 80
     channels: int = 3
 
@@ -121,7 +140,22 @@ class YoloV8:
         n4 = self._block(net, y, self._wide(512), count, added=later)
         y = net.concat([_unit(net, n4, self._wide(512), 3, 2), top])
         n5 = self._block(net, y, self._wide(1024), count, added=later, nested=later)
-        return self._heads(net, (n3, n4, n5))
+        levels = [n3, n4, n5]
+        made = []
+        if self.finds == "masks":
+            made = [_prototypes(net, n3, self._wide(256), learned=True), self._more(net, levels, _MASKS)]
+        if self.finds == "poses":
+            made = [self._more(net, levels, _POSE)]
+        return [*self._heads(net, levels), *made]
+
+    def _more(self, net: Builder, levels: Sequence[int], numbers: int) -> int:
+        """Numbers of every place beside its box: parts of masks, points of a pose."""
+        hidden = max(net.channels(levels[0]) // 4, numbers)
+        made = []
+        for x in levels:
+            y = net.conv(_unit(net, _unit(net, x, hidden, 3), hidden, 3), numbers, bias=True)
+            made.append(net.view(y, net.shape(y)[0], numbers, -1))
+        return net.concat(made, 2)
 
     def _wide(self, channels: int) -> int:
         return _wide(channels, self.width, self.most)
@@ -226,3 +260,42 @@ class YoloV3:
 
     def _leaky(self, net: Builder, x: int, channels: int, kernel: int = 1, stride: int = 1) -> int:
         return net.conv_norm(x, channels, kernel, stride, act="leaky_relu")
+
+
+@dataclass(frozen=True, slots=True)
+class YoloX:
+    """C3 blocks after an image cut into four, heads without anchors that part classes from boxes."""
+
+    depth: Annotated[float, Quantity("1", "times the blocks", gt=0, le=100)] = 0.33
+    width: Annotated[float, Quantity("1", "times the channels", gt=0, le=100)] = 0.5
+    classes: int = 80
+    channels: int = 3
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
+        n = max(round(self.depth * 3), 1)
+        c64, c128, c256, c512, c1024 = (int(64 * 2**i * self.width) for i in range(5))
+        x = net.image(self.channels, size)
+        _, _, height, width = net.shape(x)
+        quarter = net.part(net.part(x, divided(height, 2), 2), divided(width, 2), 3)
+        x = _unit(net, net.concat([quarter] * 4), c64, 3)
+        x = _c3(net, _unit(net, x, c128, 3, 2), c128, n)
+        p3 = _c3(net, _unit(net, x, c256, 3, 2), c256, 3 * n)
+        p4 = _c3(net, _unit(net, p3, c512, 3, 2), c512, 3 * n)
+        x = _unit(net, _unit(net, p4, c1024, 3, 2), c512)
+        x = _fused(net, [x, *(net.max_pool(x, k, 1, k // 2) for k in (5, 9, 13))], c1024)
+        top = _unit(net, _c3(net, x, c1024, n, added=False), c512)
+        x = _c3(net, net.concat([net.upsample(top), p4]), c512, n, added=False)
+        middle = _unit(net, x, c256)
+        n3 = _c3(net, net.concat([net.upsample(middle), p3]), c256, n, added=False)
+        n4 = _c3(net, net.concat([_unit(net, n3, c256, 3, 2), middle]), c512, n, added=False)
+        n5 = _c3(net, net.concat([_unit(net, n4, c512, 3, 2), top]), c1024, n, added=False)
+        return [self._head(net, x, c256) for x in (n3, n4, n5)]
+
+    def _head(self, net: Builder, x: int, width: int) -> int:
+        x = _unit(net, x, width)
+        named = _unit(net, _unit(net, x, width, 3), width, 3)
+        boxes = _unit(net, _unit(net, x, width, 3), width, 3)
+        sure = net.sigmoid(net.conv(boxes, 1, bias=True))
+        classes = net.sigmoid(net.conv(named, self.classes, bias=True))
+        return net.concat([net.conv(boxes, 4, bias=True), sure, classes])
