@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.documents import is_file, is_folder
 from steelyard.errors import InputError, show
 from steelyard.folders import catalogue_folders, user_folder
 from steelyard.writing import may_not_write, not_written
@@ -90,7 +89,7 @@ def check_folder(folder: Path) -> None:
         InputError: it is a file, or neither it nor the first of its parents that exists can be written to.
         WriteError: that is on a disk mounted to be read.
     """
-    found = next(p for p in (folder, *folder.absolute().parents) if is_folder(p) or is_file(p))
+    found = next(p for p in (folder, *folder.absolute().parents) if os.access(p, os.F_OK))
     if not found.is_dir():
         raise InputError(f"cannot write to {show(str(folder))}", field="out")
     if not os.access(found, os.W_OK | os.X_OK):

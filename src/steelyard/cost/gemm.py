@@ -47,8 +47,8 @@ PARTIAL_BYTES = 8.0
 """Traffic per partial sum of a split k: a 4-byte write and a 4-byte read."""
 QUANT_INPUT_BYTES = 4.0
 """The activation-quantisation kernel reads its 16-bit input twice: once for the scale, once to convert."""
-CHUNK_ELEMENTS = 1 << 19
-"""Elements of one temporary array; bounds memory to some 100 MB whatever the number of rows."""
+CHUNK_ELEMENTS = 1 << 14
+"""Elements of one temporary array: a dozen of them stay in a processor's second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,14 +285,17 @@ def gemm_time_s(
     Validity: m, n, k from 1 to 65536, rows aligned to 16 bytes, power and clocks of a short benchmark.
     Source: fitted to kernel times of A100, L40S, H100, H200 and B200; see ``docs/methods/gemm.md``.
     """
-    shape, flat = flatten(m, n, k, weight_bits, act_bits, out_bits, groups)
+    given = (m, n, k, weight_bits, act_bits, out_bits, groups)
+    shape, flat = flatten(*given)
+    constant = [np.size(x) == 1 for x in given]
     table = candidates(facts)
     rows = flat[0].size
     out = np.empty(rows)
     chunk = max(1, CHUNK_ELEMENTS // len(table))
     for start in range(0, rows, chunk):
-        part = [a[start : start + chunk, None] for a in flat]
-        out[start : start + chunk] = _best_s(part, table, device, parameters, facts, weights_hot)
+        piece = slice(start, start + chunk)
+        part = [a[slice(1) if one else piece, None] for a, one in zip(flat, constant, strict=True)]
+        out[piece] = _best_s(part, table, device, parameters, facts, weights_hot)
     limit = gemm_roofline_s(
         m,
         n,
@@ -323,7 +326,9 @@ def _best_s(
     facts: GemmFacts,
     weights_hot: bool,
 ) -> Array:
-    """Time of the best candidate for each row of ``columns`` (each (rows, 1)); shape (rows,)."""
+    """Time of the best candidate for each row of ``columns`` (each (rows, 1), or (1, 1) where all rows have the same);
+    shape (rows,), or (1,) where no column differs between rows.
+    """
     m, n, k, weight_bits, act_bits, out_bits, groups = columns
     tile_m, tile_n, split, m_over, m_up_to, n_over, n_up_to = table.T
     weight_bytes, act_bytes, out_bytes = weight_bits / 8.0, act_bits / 8.0, out_bits / 8.0
@@ -354,15 +359,19 @@ def _best_s(
         p.dram_frac * device.dram_bytes_per_s
     ) + cached / device.l2_bytes_per_s
 
-    longer = np.maximum(t_units, t_memory)
-    ratio = np.minimum(t_units, t_memory) / np.maximum(longer, np.finfo(np.float64).tiny)
-    time = longer * (1.0 + ratio**p.overlap_power) ** (1.0 / p.overlap_power)
     partials = PARTIAL_BYTES / device.l2_bytes_per_s * (m * n * groups) * split
-    time += np.where(split > 1.0, p.split_s + partials, 0.0)
+    reducing = np.where(split > 1.0, p.split_s + partials, 0.0)
     small = (m * n * k < facts.split_min_macs) & ((m > 1.0) | (facts.gemv_step_divisor == 1.0))
     too_short = (split > 1.0) & ((k * act_bytes < split * MIN_SPLIT_BYTES) | small)
     unused = (m <= m_over) | (m > m_up_to) | (n <= n_over) | (n > n_up_to)
-    time[too_short | unused] = np.inf
+    longer = np.where(too_short | unused, np.inf, np.maximum(t_units, t_memory))
+    # the two overlap to between ``longer`` and 2^(1/q) times that: most candidates are out before a power is taken
+    most = (longer * (2.0 ** (1.0 / p.overlap_power) * (1.0 + 1e-9)) + reducing).min(axis=1, keepdims=True)
+    time = np.full(longer.shape, np.inf)
+    near = np.nonzero(longer + reducing <= most)
+    units, memory, reducing = (np.broadcast_to(x, longer.shape)[near] for x in (t_units, t_memory, reducing))
+    ratio = np.minimum(units, memory) / np.maximum(longer[near], np.finfo(np.float64).tiny)
+    time[near] = longer[near] * (1.0 + ratio**p.overlap_power) ** (1.0 / p.overlap_power) + reducing
     best = time.min(axis=1) + p.launch_cycles / device.clock_hz
     if facts.quantises_activations:
         best = best + _quantise_s(m * groups, k, act_bytes, device, p, facts, weights_hot)[:, 0]
