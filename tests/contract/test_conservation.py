@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing appears: 1,000 random deployments, each as the public path prepares it.
+"""Nothing is lost and nothing appears: 400 random deployments, each as the public path prepares it.
 
 Engines, policies (a user's too), prefix caches, pools, routers, techniques, failures, autoscaling, adapters, guesses,
 lower cache levels, early exit, migration: every request ends exactly once, tokens and blocks add up, time runs forward,
@@ -35,7 +35,7 @@ from steelyard.techniques.llumnix import Llumnix
 from steelyard.traffic.trace import Trace
 from tests.serving import random_trace
 
-DEPLOYMENTS = 1000
+DEPLOYMENTS = 400
 #: What is asked through the public path; every one is then played with other traffic, caches, fleets and policies.
 QUESTIONS: list[dict[str, Any]] = [
     {},
@@ -238,7 +238,7 @@ def _at_the_door(q: Prepared, requests: Any, done: Any) -> float:
     return -q.first.scenario.engine.request_s * float(done.sum())
 
 
-def test_nothing_is_lost_in_a_thousand_deployments(questions: list[Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_lost_in_hundreds_of_deployments(questions: list[Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen()
     play = runs.play
 
@@ -270,7 +270,7 @@ def test_nothing_is_lost_in_a_thousand_deployments(questions: list[Prepared], mo
         counts["rejected"] += int(q.rejected.any())
         if seed % 40 == 0:
             json.dumps(found.summary(), allow_nan=False)
-    assert all(counts[name] >= 10 for name in (*names, "rejected")), counts
+    assert all(counts[name] >= 4 for name in (*names, "rejected")), counts
 
 
 def test_served_times_keep_the_limits_of_an_idle_engine(questions: list[Prepared]) -> None:

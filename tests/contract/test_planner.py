@@ -90,7 +90,7 @@ def test_winner_equals_brute_force(machines: str, rate: float, ttft: float, tpot
         assert answer.winner.meets and answer.winner.simulated
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rate=st.floats(2.0, 25.0), tpot=st.floats(0.015, 0.05), looser=st.floats(1.05, 1.6))
 def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: float) -> None:
     rate, tpot = round(rate, 1), round(tpot, 3)
@@ -108,7 +108,7 @@ def test_a_looser_question_is_never_dearer(rate: float, tpot: float, looser: flo
         assert found is not None and found <= cost * (1 + 1e-9)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rate=st.floats(2.0, 40.0),
     ttft=st.floats(0.3, 2.0),

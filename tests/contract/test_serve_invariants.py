@@ -110,7 +110,7 @@ def check(trace: Trace, flags: dict[str, Any], settings_: dict[str, Any], played
     assert total["in_system_s"] == pytest.approx(inside, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
 def test_conservation(seed: int) -> None:
     trace, flags, settings_ = scenario(seed)
@@ -120,18 +120,18 @@ def test_conservation(seed: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1_000_000])
-def test_conservation_in_thousands_of_scenarios(start: int) -> None:
+def test_conservation_in_many_scenarios(start: int) -> None:
     preempted = hits = 0.0
     tables = constant_tables(0.01, 1e-5)
-    for seed in range(start, start + 1500):
+    for seed in range(start, start + 600):
         trace, flags, settings_ = scenario(seed)
         engine = dict(flags)
         played = run(trace, config(engine.pop("scheduler"), **engine), tables=tables, **settings_)
         check(trace, flags, settings_, played)
         preempted += played.totals["preemptions"]
         hits += played.totals["cached_tokens"]
-    assert preempted > 100
-    assert hits > 1000
+    assert preempted > 40
+    assert hits > 400
 
 
 FLOWING = [name for name, rules in schedulers().items() if not rules.static]
@@ -249,7 +249,7 @@ def changing(seed: int) -> tuple[Trace, list[Member], dict[str, Any]]:
     return trace, found, more
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
 def test_conservation_while_the_fleet_changes(seed: int) -> None:
     trace, members, more = changing(seed)
@@ -258,16 +258,16 @@ def test_conservation_while_the_fleet_changes(seed: int) -> None:
 
 def test_conservation_in_many_changing_fleets() -> None:
     seen = dict.fromkeys(("failures", "interrupted", "migrations", "transfers", "preemptions"), 0.0)
-    for seed in range(3_000_000, 3_001_500):
+    for seed in range(3_000_000, 3_000_500):
         trace, members, more = changing(seed)
         played = run_fleet(trace, members, **more)
         check_fleet(trace, members, played)
         for name in seen:
             seen[name] += played.totals[name]
-    assert all(count > 100 for count in seen.values()), seen
+    assert all(count > 30 for count in seen.values()), seen
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
 def test_conservation_over_pools(seed: int) -> None:
     trace, members, more = fleet(seed)
@@ -276,7 +276,7 @@ def test_conservation_over_pools(seed: int) -> None:
 
 def test_conservation_over_pools_in_many_scenarios() -> None:
     sent = preempted = apart = 0.0
-    for seed in range(2_000_000, 2_001_000):
+    for seed in range(2_000_000, 2_000_400):
         trace, members, more = fleet(seed)
         played = run_fleet(trace, members, **more)
         check_fleet(trace, members, played)
@@ -287,8 +287,8 @@ def test_conservation_over_pools_in_many_scenarios() -> None:
         apart += handed.sum()
         roles = np.array([m.role for m in members])[played.pools["pool"]]
         assert (roles[played.requests["answered_by"][handed]] == "decode").all()
-    assert sent == apart > 1000
-    assert preempted > 100
+    assert sent == apart > 400
+    assert preempted > 40
 
 
 @pytest.mark.parametrize("seed", range(5))

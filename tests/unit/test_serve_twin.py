@@ -120,13 +120,13 @@ def _same(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> dict[
     return dict(played.totals)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.integers(0, 1 << 31), st.sampled_from(ROUTERS), st.sampled_from(FLEETS), st.booleans())
 def test_kernel_equals_its_plain_twin(seed: int, router: str, roles: tuple[str, ...], cached: bool) -> None:
     _same(seed, router, roles, cached)
 
 
 def test_those_cases_have_what_they_are_for() -> None:
-    found = [_same(seed, router, roles, True) for seed in range(4) for router in ROUTERS[2:] for roles in FLEETS]
+    found = [_same(seed, router, roles, True) for seed in range(2) for router in ROUTERS[2:] for roles in FLEETS]
     for name in ("preemptions", "cached_tokens", "evicted_units", "transfers"):
         assert sum(x[name] > 0 for x in found) >= 5, name
