@@ -1,4 +1,12 @@
-"""Prompts and outputs on replicas of their own; the cache is pulled when the prompt is computed (DistServe)."""
+"""Prompts and outputs on replicas of their own; the cache is pulled when the prompt is computed (DistServe).
+
+With ``mixed=N`` the pools lend each other their replicas while one of them has too much to do, as Splitwise's mixed
+pool does. When ``N`` prompts or more wait at every replica for prompts, a new one goes to the replica for outputs with
+the fewest requests that has none waiting, which computes it in chunks beside its outputs and keeps it. When no replica
+for outputs has room for a cache, its request is answered where its prompt was computed, until one has; then its cache
+is sent. All replicas have the weights and run the same engine, so nothing is loaded or started anew to change sides:
+the cost is what prompts and outputs in one step take from each other, and the caches that travel later are longer.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,35 @@ from steelyard.techniques._base import Citation, Technique
 from steelyard.units import Quantity
 
 __all__ = ["DistServe"]
+
+#: Places of the roles in :data:`steelyard.deployment.deployment.ROLES`; stages of a request.
+PROMPTS, OUTPUTS = 2, 3
+ENTRY, OUTPUT = 0, 1
+
+
+def lend(view: Any, request: int, stage: int, now: float) -> int:
+    """Where a request goes while a pool has too much to do; -1: as always."""
+    replicas, setups = view.replicas, view.setups
+    if stage == ENTRY:
+        chosen = -1
+        for r in range(replicas.shape[0]):
+            role = setups[replicas[r].pool].role
+            if role == PROMPTS and replicas[r].up and replicas[r].queued < view.params[0]:
+                return -1
+            free = role == OUTPUTS and replicas[r].up and replicas[r].queued == 0
+            if free and (chosen < 0 or replicas[r].load < replicas[chosen].load):
+                chosen = r
+        return int(chosen)
+    own = view.requests[request].replica
+    if stage != OUTPUT or own < 0 or setups[replicas[own].pool].role != PROMPTS:
+        return -1
+    tokens = view.requests[request].isl + view.requests[request].osl
+    for r in range(replicas.shape[0]):
+        setup = setups[replicas[r].pool]
+        room = (replicas[r].free + replicas[r].evictable * setup.unit_blocks) * setup.block
+        if setup.role == OUTPUTS and replicas[r].up and replicas[r].queued == 0 and room > tokens:
+            return -1
+    return int(own)
 
 
 @dataclass(frozen=True)
@@ -32,8 +69,19 @@ class DistServe(Technique):
     transfer_overlap: Annotated[
         float, Quantity("1", "share of a cache that is sent while its prompt is computed", ge=0, le=1)
     ] = 0.0
+    mixed: Annotated[
+        int, Quantity("1", "prompts that wait everywhere from which on pools lend each other replicas; 0 = never", ge=0)
+    ] = 0
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The pools."""
         sent = {"transfer_overlap": self.transfer_overlap} if self.transfer_overlap else {}
         return {"disaggregate": ",".join(self.pools), **sent}
+
+    def rules(self) -> Any:
+        """Who gets a request while a pool has too much to do."""
+        if not self.mixed:
+            return None
+        from steelyard.simulation.kernel.rules import RuleSet
+
+        return RuleSet({"route": lend}, params=(float(self.mixed),))

@@ -11,7 +11,7 @@ from steelyard.simulation.kernel.rules import ROUTE_RULE
 from steelyard.simulation.kernel.state import ENCODED, ENCODER, HERE, OUTPUT, State, Tech
 from steelyard.simulation.kernel.waiting import cached_units, enqueue, release
 
-__all__ = ["arrived_cache", "encode", "hand_over", "send"]
+__all__ = ["arrived_cache", "encode", "hand_over", "leaves", "send"]
 
 ROUND_ROBIN, GIVEN, LEAST_LOADED, LONGEST_PREFIX = range(4)
 
@@ -112,6 +112,15 @@ def hand_over(state: State, tech: Tech, worker: int, replica: int, j: int, now: 
     state.requests[i].kept = slot.blocks
     state.replicas[replica].load -= 1
     send(state, tech, i, wide(OUTPUT), now)
+
+
+@njit_inner
+def leaves(state: State, tech: Tech, request: int, replica: int, now: float) -> bool:
+    """Whether a replica for prompts hands a request over: unless a rule names that replica for its output too."""
+    apart()
+    if not tech.has_rule[ROUTE_RULE]:
+        return True
+    return bool(tech.rules.route(view_of(state, tech), request, OUTPUT, now) != replica)
 
 
 @njit_inner

@@ -31,7 +31,8 @@ nothing of ours unless it wants to. Every rule gets a :class:`View` first. What 
     together, ``chunks`` prompts with ``new`` tokens and ``pairs`` pairs of query and key. Default: as priced.
 ``route(view, request, stage, now) -> int``
     Return the replica for a request (``stage`` 0: prompts, 1: outputs), -1 for the router's own choice. A replica that
-    is down, or cannot hold the request, is refused and the router chooses. Default: -1.
+    is down, or cannot hold the request, is refused and the router chooses. The replica where its prompt was computed,
+    for an output, keeps it there; the rule is asked again with every token. Default: -1.
 ``tier(view, request, replica, tokens, load_s, compute_s) -> int``
     Cached tokens lie on a lower level: return 1 to load them, 0 to compute them again. Default: load when faster.
 

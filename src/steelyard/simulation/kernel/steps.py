@@ -15,7 +15,7 @@ from steelyard.simulation.kernel.arrivals import successors
 from steelyard.simulation.kernel.past_future import learn_length
 from steelyard.simulation.kernel.pricing import accepted_guesses, price_worker
 from steelyard.simulation.kernel.queue import blocks_of, take_blocks
-from steelyard.simulation.kernel.routing import hand_over
+from steelyard.simulation.kernel.routing import hand_over, leaves
 from steelyard.simulation.kernel.rule_calls import view_of
 from steelyard.simulation.kernel.rules import ACCOUNT_RULE, PRICE_RULE
 from steelyard.simulation.kernel.schedule import lower_ratio
@@ -436,7 +436,7 @@ def end_step(state: State, tech: Any, cfg: Any, worker: int, now: float) -> None
                         learn_length(tech.past, replica, request.osl)
                     if not static:
                         release(state, tech, cfg, replica, i, wide(slot.blocks))
-                elif cfg.role == PREFILL and tech is not None:
+                elif cfg.role == PREFILL and tech is not None and leaves(state, tech, i, replica, now):
                     hand_over(state, tech, worker, replica, j, now)
                     continue
         if slot.left > 0:
