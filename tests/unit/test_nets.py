@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError, UnknownName, normalise
 from steelyard.workload.extent import extent
 from steelyard.workload.ingest.kept_graph import packed
 from steelyard.workload.nets import find_net, is_net, load_net, net_names
@@ -110,6 +110,18 @@ PUBLISHED = {
     "yolov8n_pose": (4590, 3.29547),
     "yolov5s_seg": (13180, 7.62),
     "yolox_s": (13345, 8.968),
+    "yolov7": (52256, 36.93),
+    "yolov7_tiny": (6850, 6.227),
+    "yolov3_tiny": (2783, 8.85),
+    "ssd_mobilenet_v1": (1237, 6.82),
+    "resnet50_v1": (3858, 25.56),
+    "resnet_v1_50": (3483, 25.56),
+    "efficientnet_lite4": (2553, 13.01),
+    "dncnn3": (102631, 0.667),
+    "sesr_m5": (3115, 0.01362),
+    "espcn_x2": (793, 0.02128),
+    "clip_vit_b_16": (17563, 86.19),
+    "clip_vit_b_text": (2980, 63.43),
     "unet": (192686, 31.0377),
     "pvt_v2_b0": (566, 3.667),
     "pvt_v2_b5": (11717, 81.96),
@@ -155,6 +167,14 @@ def test_spaces_take_choices_as_their_papers_write_them() -> None:
     ):
         with pytest.raises(InputError, match=said):
             load_net(name, sets=sets)
+
+
+def test_no_two_networks_answer_to_one_name() -> None:
+    from steelyard.workload.catalogue import model_names
+
+    said = [normalise(a) for name in net_names() for a in {name, *find_net(name).aliases}]
+    assert len(said) >= 300 and {n for n in said if said.count(n) > 1} == set()
+    assert not {normalise(n) for n in model_names()} & set(said)
 
 
 def test_the_door_says_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

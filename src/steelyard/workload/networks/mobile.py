@@ -93,7 +93,7 @@ class Mobile:
 
     ``width`` scales channels, ``depth`` the blocks of a row; ``squeezed``: squeeze and excitation is a part of a
     block's input or of its expanded width; ``head`` channels come before the mean or after it (with a bias or a
-    normalisation).
+    normalisation), wider where ``width`` is above 1 unless ``scaled_head`` says otherwise.
     """
 
     stages: tuple[str, ...] = ("ds 16", "mb 24 s2 x6 n2", "mb 32 s2 x6 n3", "mb 64 s2 x6 n4", "mb 96 x6 n3")
@@ -105,7 +105,7 @@ class Mobile:
     depth: Annotated[float, Quantity("1", "times the blocks of a row", gt=0, le=100)] = 1.0
     squeezed: Literal["input", "expanded"] = "input"
     scaled_stem: bool = True
-    scaled_head: bool = False
+    scaled_head: Literal["up", "always", "never"] = "up"
     channels: int = 3
     classes: int = 1000
 
@@ -143,7 +143,8 @@ class Mobile:
     def _end(self, net: Builder, x: int) -> int:
         if not self.head:
             return net.classify(x, self.classes)
-        head = rounded(self.head * self.width) if self.scaled_head else max(self.head, rounded(self.head * self.width))
+        wide = rounded(self.head * self.width)
+        head = {"up": max(self.head, wide), "always": wide, "never": self.head}[self.scaled_head]
         if self.placed == "before":
             return net.classify(net.conv_norm(x, head, act=self.act), self.classes)
         y = net.conv(net.mean(x), self.head, bias=self.placed == "after")

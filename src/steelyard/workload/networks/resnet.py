@@ -16,7 +16,8 @@ class ResNet:
 
     ``groups`` and ``base_width`` make ResNeXt (32 x 4) and Wide (base 128) of the bottleneck; ``reduce``: channels of
     squeeze and excitation are cut by so much (0: none); ``pooled``: shortcuts pool before their 1x1, as in
-    ResNet-D.
+    ResNet-D; ``strided``: the block of a stage that halves the image, and where its stride is. The paper's is the
+    first, in its 1x1; libraries have it in the 3x3 ("v1.5"); TensorFlow's older ones at the end of a stage.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -28,6 +29,7 @@ class ResNet:
     stem_width: int = 32
     pooled: bool = False
     reduce: int = 0
+    strided: Literal["first 3x3", "first 1x1", "last 3x3"] = "first 3x3"
     channels: int = 3
     classes: int = 1000
 
@@ -44,22 +46,29 @@ class ResNet:
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):
                 with net.within(f"layer{stage + 1}.{i}"):
-                    x = self._block(net, x, width, 2 if stage and not i else 1)
+                    if self.strided == "last 3x3":
+                        halves = stage < len(self.depths) - 1 and i == depth - 1
+                    else:
+                        halves = stage > 0 and not i
+                    x = self._block(net, x, width, 2 if halves else 1)
         return net.classify(x, self.classes)
 
     def _block(self, net: Builder, x: int, width: int, stride: int) -> int:
         out = width * 4 if self.bottleneck else width
         inner = width * self.base_width // 64 * self.groups
         if self.bottleneck:
-            y = net.relu(net.norm(net.conv(x, inner)))
-            y = net.relu(net.norm(net.conv(y, inner, 3, stride, groups=self.groups)))
+            one, three = (stride, 1) if self.strided == "first 1x1" else (1, stride)
+            y = net.conv_norm(x, inner, 1, one)
+            y = net.conv_norm(y, inner, 3, three, groups=self.groups)
             y = net.norm(net.conv(y, out))
         else:
             y = net.relu(net.norm(net.conv(x, width, 3, stride)))
             y = net.norm(net.conv(y, out, 3))
         if self.reduce:
             y = net.squeeze(y, out // self.reduce, gate="sigmoid")
-        if stride != 1 or net.channels(x) != out:
+        if net.channels(x) == out and self.strided == "last 3x3":
+            x = net.max_pool(x, 1, stride) if stride > 1 else x
+        elif stride != 1 or net.channels(x) != out:
             if self.pooled:
                 x = net.avg_pool(x, stride, stride, up=True) if stride > 1 else x
                 x = net.norm(net.conv(x, out))

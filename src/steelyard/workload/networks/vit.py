@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.values import symbol
 
-__all__ = ["TextEncoder", "Vit"]
+__all__ = ["ClipText", "TextEncoder", "Vit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +90,26 @@ class TextEncoder:
         if self.pooler:
             x = net.act(net.linear(net.expand(x, batch, self.width), self.width), "tanh", inplace=False)
         return net.linear(x, self.classes) if self.classes else x
+
+
+@dataclass(frozen=True, slots=True)
+class ClipText:
+    """The text side of CLIP (Radford et al. 2021): layers normed before, each token sees those before it."""
+
+    depth: int = 12
+    width: int = 512
+    heads: int = 8
+    words: int = 49408
+    joint: int = 512
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``joint``: width shared with the images."""
+        length = size[0]
+        x = net.add(net.embedding(net.tokens(length), self.words, self.width), net.weight(length, self.width))
+        for i in range(self.depth):
+            with net.within(f"layers.{i}"):
+                x = net.add(x, net.self_attention(net.layer_norm(x), self.heads, causal=True))
+                x = net.add(x, net.mlp(net.layer_norm(x), 4 * self.width))
+        x = net.layer_norm(x)
+        last = net.node("gather", (x,), (symbol("batch"), self.width))
+        return net.linear(last, self.joint, bias=False)
