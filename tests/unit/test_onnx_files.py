@@ -17,12 +17,13 @@ from steelyard.workload.extent import Extent
 from steelyard.workload.tensor_graph import TensorGraph
 
 onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
-from onnx import TensorProto, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from steelyard.workload.ingest import onnx as door  # noqa: E402
 from steelyard.workload.ingest.onnx_model import graph_of_model  # noqa: E402
 from steelyard.workload.ingest.onnx_slim import slim  # noqa: E402
 from tests.onnx_nets import (  # noqa: E402
+    F,
     attention,
     branches,
     functions,
@@ -155,6 +156,37 @@ def test_loops_are_unrolled_and_of_an_open_branch_the_dearer_is_taken() -> None:
     assert ops(graph) == ["linear"] and "the dearer branch" in graph.source
     told = read(branches([numpy_helper.from_array(np.array(True), "go")]))
     assert ops(told) == ["relu"] and told.parameters == 0
+
+
+def test_ops_that_exporters_take_apart_are_one_again() -> None:
+    one = [numpy_helper.from_array(np.float32(v), n) for n, v in (("root", 1.4), ("one", 1), ("half", 0.5), ("two", 2))]
+    gelu = [
+        node("Div", ["x", "root"], ["a"]),
+        node("Erf", ["a"], ["e"]),
+        node("Add", ["e", "one"], ["p"]),
+        node("Mul", ["x", "p"], ["m"]),
+        node("Mul", ["m", "half"], ["g"]),
+    ]
+    gate = [node("Sigmoid", ["g"], ["s"]), node("Mul", ["g", "s"], ["h"])]
+    norm = [
+        node("ReduceMean", ["h"], ["mean"], axes=[-1]),
+        node("Sub", ["h", "mean"], ["c"]),
+        node("Pow", ["c", "two"], ["sq"]),
+        node("ReduceMean", ["sq"], ["var"], axes=[-1]),
+        node("Add", ["var", "one"], ["ve"]),
+        node("Sqrt", ["ve"], ["sd"]),
+        node("Div", ["c", "sd"], ["n"]),
+        node("Mul", ["n", "gamma"], ["ng"]),
+        node("Add", ["ng", "beta"], ["y"]),
+    ]
+    weights = [*one, weight("gamma", 8), weight("beta", 8)]
+    made = model([*gelu, *gate, *norm], [value("x", "N", 6, 8)], "y", weights)
+    made.opset_import[0].version = 17
+    graph = read(made)
+    assert ops(graph) == ["gelu", "silu", "layer_norm"] and graph.parameters == 16
+    assert float(graph.peak_bytes({"batch": 2})) == 4 * 2 * 3 * 48  # the input, and one op's two sides
+    made.graph.output.append(helper.make_tensor_value_info("p", F, None))  # what somebody else reads stays
+    assert ops(read(made)) == ["mul", "gelu", "add", "mul", "mul", "silu", "layer_norm"]
 
 
 def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from steelyard.errors import InputError, show
 from steelyard.workload.extent import Extent, extent
+from steelyard.workload.ingest.onnx_patterns import put_together
 from steelyard.workload.ingest.onnx_sizes import BATCHES, Sizes, open_sizes, size_of
 from steelyard.workload.ingest.onnx_slim import MOST_NODES
 from steelyard.workload.ingest.onnx_values import DTYPES, Found, Recorder, Value, memory
@@ -267,6 +268,7 @@ def _joined(walks: Sequence[Recorder], symbols: Mapping[str, int], name: str) ->
     """One graph of walks at several batches. Raises :class:`_Differs` where they are not the same but for sizes."""
     made = []
     for recorder in walks:
+        recorder.nodes = put_together(recorder.nodes, recorder.outputs)
         recorder.nodes = _in_integers(recorder)
         values = recorder.tensors()
         nodes = [(f.op, _numbers(f.inputs), _numbers(f.outputs), f.name, f.facts) for f in recorder.nodes if f.outputs]
@@ -281,7 +283,8 @@ def _joined(walks: Sequence[Recorder], symbols: Mapping[str, int], name: str) ->
         shape = tuple(_between(extents) for extents in zip(*(v.shape for v in same), strict=True))
         one = same[0]
         of = memory(one.of).number if one.of is not None else -1
-        tensors.append(Tensor(shape, one.type, one.role, of))
+        made_up = one.role == "weight" and any(isinstance(d, Extent) for d in shape)  # nothing learned has a batch
+        tensors.append(Tensor(shape, one.type, "constant" if made_up else one.role, of))
     return TensorGraph(name, tuple(Node(*n) for n in nodes), tuple(tensors), tuple(outputs), dict(symbols))
 
 

@@ -89,6 +89,8 @@ class Found:
     outputs: list[Value]
     facts: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    was: str = ""
+    """What ONNX calls it."""
 
 
 class Recorder:

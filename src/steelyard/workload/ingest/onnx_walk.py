@@ -28,6 +28,8 @@ __all__ = ["Walk"]
 
 #: Nodes of a loop without a known length that are walked to see whether its condition ends it.
 _OPEN_LOOP = 10_000
+#: Ops of which what is the same in every run is learned, wherever it is from.
+_LEARNED = ("conv", "linear", "recurrent")
 #: Ops whose operands have one shape, or broadcast to one.
 _ALIKE = ("Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Pow", "PRelu", "And", "Or")
 #: Ops that give something else each time.
@@ -131,7 +133,10 @@ class Walk:
         if self._known(domain, op, ins, outs, a):
             return
         for each in found(domain, op, ins, outs, a):
-            each.name = step.name
+            each.name, each.was = step.name, op if domain == "" else ""
+            if each.op in _LEARNED:
+                for x in each.inputs[1:3]:
+                    x.role = "weight" if x.role == "constant" and x.size > 1 and x.type in FLOATS else x.role
             self.recorder.nodes.append(each)
 
     def _rebatched(
@@ -222,7 +227,8 @@ class Walk:
                     told = ([], 1)
                 else:
                     told = guessed(step.op, ins, step.attributes, told)
-                    self.recorder.note(f"the shape of {step.op[:40]} is assumed")
+                    if name == step.outputs[0]:  # further ones, as the mask of a Dropout, are seldom read
+                        self.recorder.note(f"the shape of {step.op[:40]} is assumed")
             shape, elem = told
             if any(d is None or not 0 <= d <= MOST_EXTENT for d in shape):
                 raise InputError(f"it makes an extent that is below 0 or above 2^40: {show(shape)}")
