@@ -233,6 +233,18 @@ def test_energies_of_kernels_are_summed_as_their_times() -> None:
     assert sums["gemm"] == pytest.approx(sum(k["energy_j"] for k in kernels)) and sums["gemm"] > sums["vector"] > 0
 
 
+def test_claims_ask_about_networks() -> None:
+    words = {"model": "mobilenetv2_100", "on": "rtx_4090", "batch": 8, "runtime": "eager"}
+    estimated, explained = answer("estimate", words), answer("explain", words)
+    assert figure(estimated, "macs") == pytest.approx(300.8e6, rel=0.01)
+    low, high = interval(estimated, "throughput_per_s")
+    assert low < figure(estimated, "throughput_per_s") < high
+    kernels = explained["forward"]["kernels"]
+    depthwise = sum(k["flops"] for k in kernels if k["class"] == "depthwise")
+    assert figure(explained, "forward.flops_by_class.depthwise") == pytest.approx(depthwise) and depthwise > 0
+    assert sum(explained["forward"]["by_op"].values()) == pytest.approx(sum(k["time_s"] for k in kernels))
+
+
 def test_the_board_of_every_paper_keeps_its_words_whole() -> None:
     every = list(papers().values())
     told = text(every, {p.id: [Found(p, c, verdict="planned") for c in p.claim] for p in every})

@@ -11,6 +11,7 @@ from steelyard.arithmetic import reckon
 from steelyard.errors import InputError, show
 from steelyard.interval import Z80
 from steelyard.scenario.answers import at_path
+from steelyard.scenario.network import asks_net
 
 __all__ = ["answer", "command", "figure", "interval"]
 
@@ -33,6 +34,8 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
         scenario = read_simulation(given)
         run = run_scenario(scenario)
         return _with_capacity(to_dict(run, scenario.slo, ends_of(run, None)))
+    if verb in ("estimate", "explain") and asks_net(given):
+        return _of_network(verb, given)
     found = getattr(steelyard, verb)(**given)
     if verb == "estimate":
         from steelyard.report.estimate import to_dict as of_estimate
@@ -49,6 +52,37 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     from steelyard.report.places import to_dict as of_places
 
     return of_places(found)
+
+
+def _of_network(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of ``estimate`` or ``explain`` for a network or a pipeline.
+
+    That of ``explain`` has sums over kernels: ``forward.by_class.conv``, ``forward.bytes_by_op.softmax``.
+    """
+    from steelyard.estimation.network import answer_net
+    from steelyard.report.network import explained_dict, to_dict
+    from steelyard.scenario.network import read_net_scenario
+    from steelyard.scenario.words import Problems
+
+    found = answer_net(read_net_scenario(words, Problems()))
+    if verb == "estimate":
+        return to_dict(found)
+    document = explained_dict(found)
+    for phase in document.values():
+        if isinstance(phase, dict) and isinstance(phase.get("kernels"), list):
+            for key in ("class", "op"):
+                for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
+                    phase[f"{prefix}by_{key}"] = _summed(phase["kernels"], key, what)
+    return document
+
+
+def _summed(kernels: Sequence[Mapping[str, Any]], key: str, what: str) -> dict[str, float]:
+    """Sums over kernels of the same ``key``."""
+    sums: dict[str, float] = {}
+    for kernel in kernels:
+        name = str(kernel[key])
+        sums[name] = sums.get(name, 0.0) + float(kernel.get(what) or 0.0)
+    return sums
 
 
 def _with_capacity(document: dict[str, Any]) -> dict[str, Any]:
