@@ -34,9 +34,8 @@ tinynet_a tinynet_c tnt_s_legacy_patch16_224 tresnet_m twins_svt_small visformer
 vit_small_patch14_dinov2 volo_d1_224 vovnet39a xception41 xcit_tiny_12_p16_224
 """.split()  # noqa: SIM905 - a list of many names
 TORCHVISION = """
-deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn
-fcn_resnet50 lraspp_mobilenet_v3_large r3d_18 r2plus1d_18 mc3_18 retinanet_resnet50_fpn ssd300_vgg16
-ssdlite320_mobilenet_v3_large
+deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fasterrcnn_mobilenet_v3_large_fpn fcn_resnet50
+lraspp_mobilenet_v3_large mc3_18 r2plus1d_18 r3d_18 ssd300_vgg16 ssdlite320_mobilenet_v3_large
 """.split()  # noqa: SIM905 - a list of many names
 ALIASES = {"efficientformer_l1": "efficientformer", "levit_256": "levit", "mobilevit_s": "mobile_vit"}
 

@@ -44,6 +44,16 @@ def test_layers_infer_sizes_and_alias_what_pytorch_does_in_place() -> None:
     assert graph.symbols == {"batch": 1} and [n.op for n in graph.nodes][-1] == "linear"
 
 
+def test_layers_under_one_name_share_their_weights() -> None:
+    net = Builder("shared")
+    x = net.image(8, 16)
+    for _ in range(3):
+        with net.sharing("layer"):
+            x = net.norm(net.conv(x, 8, 3, bias=True))
+    graph = net.graph(x)
+    assert graph.parameters == 8 * 8 * 9 + 8 + 16 and graph.macs() == 3 * 16 * 16 * 8 * 8 * 9
+
+
 @pytest.mark.parametrize("name", net_names())
 def test_every_named_network_has_the_totals_its_row_states(name: str) -> None:
     row = find_net(name)
@@ -110,6 +120,10 @@ PUBLISHED = {
     "yolov8n_pose": (4590, 3.29547),
     "yolov5s_seg": (13180, 7.62),
     "yolox_s": (13345, 8.968),
+    "retinanet_resnet50_fpn": (96880, 34.068),
+    "fasterrcnn_resnet50_fpn": (91170, 41.808),
+    "albert_base_v2": (11187, 11.6836),
+    "unet_3d": (477299, 31.19),
     "yolov7": (52256, 36.93),
     "yolov7_tiny": (6850, 6.227),
     "yolov3_tiny": (2783, 8.85),

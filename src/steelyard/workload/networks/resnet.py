@@ -35,7 +35,10 @@ class ResNet:
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
-        x = net.image(self.channels, size)
+        return net.classify(self.stages(net, net.image(self.channels, size))[-1], self.classes)
+
+    def stages(self, net: Builder, x: int) -> list[int]:
+        """What each stage puts out for an image."""
         if self.stem == "7x7":
             x = net.conv(x, 64, 7, 2)
         else:
@@ -43,6 +46,7 @@ class ResNet:
             x = net.relu(net.norm(net.conv(x, self.stem_width, 3)))
             x = net.conv(x, 64, 3)
         x = net.max_pool(net.relu(net.norm(x)), 3, 2, 1)
+        made = []
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):
                 with net.within(f"layer{stage + 1}.{i}"):
@@ -51,7 +55,8 @@ class ResNet:
                     else:
                         halves = stage > 0 and not i
                     x = self._block(net, x, width, 2 if halves else 1)
-        return net.classify(x, self.classes)
+            made.append(x)
+        return made
 
     def _block(self, net: Builder, x: int, width: int, stride: int) -> int:
         out = width * 4 if self.bottleneck else width

@@ -8,7 +8,7 @@ from steelyard.errors import InputError, show
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.values import symbol
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "UNet3d"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +53,31 @@ class UNet:
             x = net.conv(x, width, 3, pad=None if self.padded else 0, bias=not self.normed)
             x = net.relu(net.norm(x) if self.normed else x)
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class UNet3d:
+    """The volume network of MLPerf's "3D-UNet": strided convolutions down, instance normalised."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
+    channels: int = 1
+    classes: int = 3
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
+        sides = size if len(size) == 3 else (size[0],) * 3
+        x = net.input((symbol("batch"), self.channels, *sides))
+        kept = []
+        for level, width in enumerate(self.widths):
+            with net.within(f"down{level}"):
+                x = self._unit(net, self._unit(net, x, width, 2 if level else 1), width, 1)
+            kept.append(x)
+        for level in reversed(range(len(self.widths) - 1)):
+            with net.within(f"up{level}"):
+                x = net.deconv(x, self.widths[level], 2, 2)
+                x = net.concat([x, kept[level]])
+                x = self._unit(net, self._unit(net, x, self.widths[level], 1), self.widths[level], 1)
+        return net.conv(x, self.classes, bias=True)
+
+    def _unit(self, net: Builder, x: int, width: int, stride: int) -> int:
+        return net.relu(net.group_norm(net.conv(x, width, 3, stride), width))

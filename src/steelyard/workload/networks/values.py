@@ -49,6 +49,9 @@ class Tensors:
     nodes: list[Node] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     path: list[str] = field(default_factory=list)
+    _kept: dict[str, list[int]] = field(default_factory=dict)
+    _again: list[int] | None = None
+    _edges: int = 0
 
     def graph(self, *outputs: int) -> TensorGraph:
         """What was built, with the tensors that are its answer."""
@@ -64,6 +67,21 @@ class Tensors:
             yield
         finally:
             self.path.pop()
+
+    @contextmanager
+    def sharing(self, name: str) -> Iterator[None]:
+        """Layers under one name use the same weights, made when it is first used (heads of a detector, ALBERT)."""
+        known = name in self._kept
+        start = len(self.tensors)
+        self._again = list(self._kept[name]) if known else None
+        try:
+            yield
+        finally:
+            self._again = None
+        if not known:
+            self._kept[name] = [
+                i for i in range(start, len(self.tensors)) if self.tensors[i].role in ("weight", "buffer")
+            ]
 
     # --- values
 
@@ -107,15 +125,20 @@ class Tensors:
 
     def weight(self, *shape: Size, dtype: str = "") -> int:
         """A learned tensor."""
+        if self._again:
+            return self._again.pop(0)
         return self.value(shape, "weight", dtype=dtype)
 
     def buffer(self, *shape: Size, dtype: str = "") -> int:
         """A tensor that is loaded and not learned."""
+        if self._again:
+            return self._again.pop(0)
         return self.value(shape, "buffer", dtype=dtype)
 
     def add_node(self, op: str, inputs: Sequence[int], outputs: Sequence[int], facts: Mapping[str, Any]) -> int:
         """Append a node and return its first output. Raises :class:`InputError` where there are too many."""
-        if len(self.nodes) >= MOST_NODES:
+        self._edges += len(inputs)
+        if len(self.nodes) >= MOST_NODES or self._edges > 10 * MOST_NODES:
             raise InputError(f"expected a network of at most {MOST_NODES:,} nodes", field="model")
         self.nodes.append(Node(op, tuple(inputs), tuple(outputs), ".".join(self.path), dict(facts)))
         return outputs[0]

@@ -51,7 +51,10 @@ class Vit:
 
 @dataclass(frozen=True, slots=True)
 class TextEncoder:
-    """BERT and its kind: embeddings of words, places and segments, layers normed after each sum."""
+    """BERT and its kind: embeddings of words, places and segments, layers normed after each sum.
+
+    ``embedded``: width of the word table where it is another; ``shared``: all layers have the same weights (ALBERT).
+    """
 
     depth: int = 12
     width: int = 768
@@ -62,10 +65,11 @@ class TextEncoder:
     segments: int = 2
     embedded: int = 0
     pooler: bool = True
+    shared: bool = False
     classes: int = 0
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
-        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``embedded``: width of the word table."""
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
         batch, length = symbol("batch"), size[0]
         given = net.tokens(length)
         wide = self.embedded or self.width
@@ -78,7 +82,7 @@ class TextEncoder:
             x = net.linear(x, self.width)
         head = self.width // self.heads
         for i in range(self.depth):
-            with net.within(f"layer.{i}"):
+            with net.within(f"layer.{i}"), net.sharing("layer" if self.shared else f"layer.{i}"):
                 q, k, v = (
                     net.transpose(net.view(net.linear(x, self.width), batch, length, self.heads, head), 1, 2)
                     for _ in range(3)
