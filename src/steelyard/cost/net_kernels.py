@@ -242,7 +242,7 @@ def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
     if node.op != "recurrent":
         return 1.0
     x = graph.shape(node.inputs[0], sizes)
-    frames = max(x[:-1], key=lambda d: float(np.max(d))) if len(x) > 2 else x[0]
+    frames = x[1 if node.facts.get("batch_first") and len(x) > 2 else 0]
     return frames * node.facts["layers"]
 
 

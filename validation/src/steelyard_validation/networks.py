@@ -14,10 +14,12 @@ from steelyard.workload.ingest.kept_graph import read_graph
 from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["KEPT", "family_of", "held_out", "split_of", "timm_graph"]
+__all__ = ["FUSED_FROM", "KEPT", "family_of", "held_out", "split_of", "timm_graph"]
 
 #: Folder of graphs ``MODEL@SIZE.json.gz`` traced before, so that a run does not trace a thousand networks again.
 KEPT = "STEELYARD_GRAPHS"
+#: Release of PyTorch (2.9.1 is 291) from which on the tables' networks are fused.
+FUSED_FROM = 291
 _FAMILY = re.compile(r"(?:tf_|gc_|legacy_|test_|skw?|sew?|eca_?|cs3|cs)?([a-z]+)")
 
 
@@ -38,15 +40,21 @@ def split_of(model: str) -> str:
 
 
 @cache
-def timm_graph(model: str, size: int) -> TensorGraph | str:
+def timm_graph(model: str, size: int, fused: bool = False) -> TensorGraph | str:
     """The graph of a network of timm at a size of image, or why there is none.
 
     Kept graphs come first, then a trace where timm is installed, then the catalogue's network of the same name.
+
+    Args:
+        model, size: its name, and the pixels of a side.
+        fused: branches that are one convolution after training are one, as tables from PyTorch 2.9 on were measured
+            (their counts of work say so); kept graphs ``MODEL@SIZE+fused`` are such.
     """
     if folder := os.environ.get(KEPT):
-        path = Path(folder) / f"{model}@{size}.json.gz"
-        if path.is_file():
-            return read_graph(path)
+        for name in (f"{model}@{size}+fused", f"{model}@{size}") if fused else (f"{model}@{size}",):
+            path = Path(folder) / f"{name}.json.gz"
+            if path.is_file():
+                return read_graph(path)
     try:
         if find_spec("timm") is not None:
             return load_net(f"timm:{model}", size=size)

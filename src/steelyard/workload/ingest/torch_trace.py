@@ -225,6 +225,8 @@ def _recurrent(gates: int, arguments: Sequence[Any], torch: Any) -> tuple[str, l
     layers = numbers[0] if numbers else 1
     two = len(flags) > 2 and flags[2]
     facts = {"layers": layers, "hidden": hidden, "gates": gates, "directions": 2 if two else 1}
+    if not isinstance(arguments[1], torch.Tensor) and bool(arguments[-1]):
+        facts["batch_first"] = 1
     return "recurrent", [arguments[0], *weights], facts
 
 

@@ -24,7 +24,7 @@ from steelyard.cost.net_terms import net_site, summed, terms
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.machine.catalogue import find_machine
 from steelyard.measurements.reader import machine_name, read_frame
-from steelyard_validation.networks import family_of, held_out, timm_graph
+from steelyard_validation.networks import FUSED_FROM, family_of, held_out, timm_graph
 from steelyard_validation.readers.timm_tables import LARGEST, RUNTIMES
 
 __all__ = ["PULL", "USUAL", "Rows", "entries", "factors", "read_rows"]
@@ -48,12 +48,14 @@ USUAL: Mapping[str, float] = {
     "attention.compute": 1.3,
     "grouped.compute": 1.8,
     "recurrent.compute": 2.0,
-    "recurrent.steps": 1.5e-5,
+    "recurrent.steps": 5e-6,
     "resize.steps": 2e-7,
     "kernels": 3e-6,
     "weight_cast.traffic": 2.0,
     "norm.traffic": 1.2,
 }
+#: What a row states.
+COLUMNS = ["hardware", "precision", "layout", "torch", "compile", "model", "step_time_ms", "batch_size", "img_size"]
 #: Networks that the pull towards the usual factors weighs.
 PULL = 8.0
 #: Host time of a kernel (a guess: what eager PyTorch and compiled code are seen to need per op at a batch of one).
@@ -88,10 +90,10 @@ def read_rows(tables: Path, task: str) -> Rows:
     compiled, layout, files = TASKS[task]
     found: list[tuple[Mapping[str, Any], float, str, str]] = []
     for stem, torch in files:
-        frame = read_frame(tables / "timm_benchmarks" / f"{stem}.csv", ["model", "step_time_ms"])
+        frame = read_frame(tables / "timm_benchmarks" / f"{stem}.csv", COLUMNS)
         chosen = (frame["compile"] == compiled) & (frame["layout"] == layout) & (frame["torch"].astype(str) == torch)
         for row in frame[chosen].itertuples():
-            graph = timm_graph(str(row.model), int(row.img_size))
+            graph = timm_graph(str(row.model), int(row.img_size), int(row.torch) >= FUSED_FROM)
             if isinstance(graph, str) or float(graph.macs()) > LARGEST * 1e9:
                 continue
             machine = machine_name(str(row.hardware).lower().replace("-", "_"))
@@ -155,10 +157,14 @@ def entries(tables: Path, tasks: Sequence[str]) -> str:
         spread = float(np.exp(np.quantile(np.abs(np.log(alone / rows.time_s)), 0.8)))
         elsewhere = spread * 1.25
         lines.append(f"# {task}: families held out: {_said(predicted[out], rows.time_s[out])}")
-        for machine in sorted(set(rows.machine)):
+        for machine in sorted({str(m) for m in rows.machine}):
             of = rows.machine == machine
             lines.append(f"#   each family left out, {machine}: {_said(alone[of], rows.time_s[of])}")
-        machines = sorted(set(rows.machine))
+        ratios = {f: alone[rows.family == f] / rows.time_s[rows.family == f] for f in set(rows.family)}
+        bias = {f: float(np.median(r)) - 1.0 for f, r in ratios.items() if len(r) >= 3}
+        far = sorted(bias.items(), key=lambda item: -abs(item[1]))[:12]
+        lines.append("#   families furthest off when left out: " + ", ".join(f"{f} {100 * b:+.0f} %" for f, b in far))
+        machines = sorted({str(m) for m in rows.machine})
         if len(machines) > 1:
             strange = _without(rows, rows.machine, everything)
             elsewhere = float(np.exp(np.quantile(np.abs(np.log(strange / rows.time_s)), 0.8)))

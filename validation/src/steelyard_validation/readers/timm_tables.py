@@ -20,7 +20,7 @@ from steelyard.machine.cluster import parse_cluster
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard.scenario.network import read_net_scenario
 from steelyard.scenario.words import Problems
-from steelyard_validation.networks import family_of, split_of, timm_graph
+from steelyard_validation.networks import FUSED_FROM, family_of, split_of, timm_graph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def _ways(ask: Ask, table: str, phase: str, frame: pd.DataFrame, train: bool) ->
     """Rows that were run one way."""
     figures = np.full((len(frame), 4), np.nan)
     why = np.full(len(frame), "", dtype=object)
-    keys = ["hardware", "precision", "layout", "compile", "model", "img_size"]
+    keys = ["hardware", "precision", "layout", "torch", "compile", "model", "img_size"]
     for key, rows in frame.groupby(keys, sort=False):
         at = rows.index.to_numpy()
         found = _answers(key, rows["batch_size"].to_numpy(dtype=np.float64), train)
@@ -87,8 +87,8 @@ def _machine(hardware: str) -> str:
 
 def _answers(key: Any, batches: Any, train: bool) -> Any:
     """Time, its interval and its limit for every batch of one network run one way; or why there are none."""
-    hardware, precision, layout, compiled, model, size = key
-    graph = timm_graph(str(model), int(size))
+    hardware, precision, layout, torch, compiled, model, size = key
+    graph = timm_graph(str(model), int(size), int(torch) >= FUSED_FROM)
     if isinstance(graph, str):
         return graph
     if float(graph.macs()) > LARGEST * 1e9:
