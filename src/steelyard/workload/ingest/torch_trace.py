@@ -9,16 +9,20 @@ Nothing is loaded and no kernel runs; the module's own ``forward`` does, as when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import product
 from typing import Any
+
+import numpy as np
 
 from steelyard.errors import InputError
 from steelyard.workload.extent import Extent, extent
 from steelyard.workload.op_table import named_by
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
-__all__ = ["trace_given", "trace_module"]
+__all__ = ["trace_given", "trace_module", "trace_open"]
 
 #: Batch sizes of the two traces.
 _BATCHES = (2, 3)
@@ -91,7 +95,7 @@ def _tensors(value: Any, tensor_type: type) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _tensors(part, tensor_type)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for part in value.values():
             yield from _tensors(part, tensor_type)
 
@@ -240,10 +244,8 @@ def _unrolled(arguments: Sequence[Any], facts: dict[str, Any], torch: Any) -> An
     return (x.new_empty((*x.shape[:-1], width)), *(state if facts["gates"] == 4 else state[:1]))
 
 
-def _trace(
-    build: Callable[[], Any], inputs: Callable[[int], tuple[Any, ...]], batch: int, torch: Any
-) -> tuple[_Recorder, list[int]]:
-    """Run a fresh module once on the meta device."""
+def _trace(build: Callable[[], Any], given: Any, torch: Any) -> tuple[_Recorder, list[int]]:
+    """Run a fresh module once on the meta device, with positional inputs or, where they are a table, named ones."""
     recorder = _Recorder()
     module = build()
     for _, parameter in module.named_parameters(remove_duplicate=False):
@@ -252,11 +254,10 @@ def _trace(
     for _, buffer in module.named_buffers():
         recorder.add(buffer, "buffer")
     recorder.__dict__["names"] = {id(m): name for name, m in module.named_modules()}
-    given = inputs(batch)
     for tensor in _tensors(given, torch.Tensor):
         recorder.add(tensor, "input")
     with _recording(recorder, torch):
-        made = module(*given)
+        made = module(**given) if isinstance(given, Mapping) else module(*given)
     outputs = [recorder.ids[id(t)] for t in _outputs(made, torch.Tensor) if id(t) in recorder.ids]
     return recorder, outputs
 
@@ -270,7 +271,7 @@ def _outputs(value: Any, tensor_type: type) -> Iterator[Any]:
 def trace_module(
     build: Callable[[], Any], inputs: Callable[[int], tuple[Any, ...]], name: str, source: str = ""
 ) -> TensorGraph:
-    """The graph of a torch module.
+    """The graph of a torch module with an open batch.
 
     Args:
         build: makes the module on the meta device, in eval mode; called for every trace, as modules keep buffers.
@@ -281,10 +282,35 @@ def trace_module(
     Raises:
         InputError: the two traces differ in more than sizes.
     """
+    return trace_open(build, lambda sizes: inputs(sizes["batch"]), {"batch": _BATCHES}, name, source)
+
+
+def trace_open(
+    build: Callable[[], Any],
+    inputs: Callable[[Mapping[str, int]], Any],
+    symbols: Mapping[str, tuple[int, int]],
+    name: str,
+    source: str = "",
+) -> TensorGraph:
+    """The graph of a torch module with open sizes: one trace for each corner of two values a symbol.
+
+    Every extent is then a polynomial, linear in each symbol: ``64*rows*columns``.
+
+    Args:
+        build: as for :func:`trace_module`.
+        inputs: what the module is called with for given sizes: a tuple, or a table by argument.
+        symbols: two values of each open size, the usual one first (of the batch, 1 is usual).
+        name, source: as for :func:`trace_module`.
+
+    Raises:
+        InputError: traces differ in more than sizes, or an extent is no such polynomial.
+    """
     import torch
 
-    traces = [_trace(build, inputs, b, torch) for b in _BATCHES]
-    return _joined([r for r, _ in traces], traces[0][1], name, source)
+    corners = [dict(zip(symbols, chosen, strict=True)) for chosen in product(*symbols.values())]
+    traces = [_trace(build, inputs(sizes), torch) for sizes in corners]
+    usual = {s: 1 if s == "batch" else values[0] for s, values in symbols.items()}
+    return _joined([r for r, _ in traces], traces[0][1], symbols, TensorGraph(name, (), (), (), usual, source))
 
 
 def trace_given(module: Any, inputs: tuple[Any, ...], name: str = "") -> TensorGraph:
@@ -323,20 +349,39 @@ def trace_given(module: Any, inputs: tuple[Any, ...], name: str = "") -> TensorG
         ) from None
 
 
-def _joined(traces: Sequence[_Recorder], outputs: Sequence[int], name: str, source: str) -> TensorGraph:
-    """One graph of two traces: each extent is ``a + b*batch``."""
-    one, two = traces
-    if [(n[0], n[1], n[2]) for n in one.nodes] != [(n[0], n[1], n[2]) for n in two.nodes]:
-        raise InputError("the network runs other ops at another batch size", field="model")
+def _joined(
+    traces: Sequence[_Recorder], outputs: Sequence[int], symbols: Mapping[str, tuple[int, int]], made: TensorGraph
+) -> TensorGraph:
+    """One graph of the traces at every corner of the sizes."""
+    first = [(n[0], n[1], n[2]) for n in traces[0].nodes]
+    if any([(n[0], n[1], n[2]) for n in t.nodes] != first for t in traces[1:]):
+        raise InputError("the network runs other ops at other sizes", field="model")
+    one = traces[0]
     tensors = []
-    for a, b, (dtype, role, of) in zip(one.shapes, two.shapes, one.kept, strict=True):
-        tensors.append(Tensor(tuple(_between(x, y) for x, y in zip(a, b, strict=True)), dtype, role, of))
+    for i, (dtype, role, of) in enumerate(one.kept):
+        extents = zip(*(t.shapes[i] for t in traces), strict=True)
+        tensors.append(Tensor(tuple(_through(values, symbols) for values in extents), dtype, role, of))
     nodes = tuple(Node(op, i, o, path, facts) for op, i, o, path, facts in one.nodes)
-    return TensorGraph(name, nodes, tuple(tensors), tuple(outputs), {"batch": 1}, source)
+    return replace(made, nodes=nodes, tensors=tuple(tensors), outputs=tuple(outputs))
 
 
-def _between(a: int, b: int) -> int | Extent:
-    if a == b:
-        return a
-    slope = (b - a) // (_BATCHES[1] - _BATCHES[0])
-    return extent({("batch",): slope, (): a - slope * _BATCHES[0]})
+def _through(values: tuple[int, ...], symbols: Mapping[str, tuple[int, int]]) -> int | Extent:
+    """The polynomial, linear in each symbol, through the values at all corners (the last symbol fastest).
+
+    Raises:
+        InputError: a coefficient is not whole.
+    """
+    if len(set(values)) == 1:
+        return values[0]
+    terms: dict[tuple[str, ...], float] = {}
+    grid = np.array(values, dtype=np.float64).reshape((2,) * len(symbols))
+    for axis, (low, high) in enumerate(symbols.values()):
+        steps = np.diff(grid, axis=axis) / (high - low)
+        base = np.take(grid, [0], axis=axis) - steps * low
+        grid = np.concatenate([base, steps], axis=axis)
+    names = list(symbols)
+    for index, value in np.ndenumerate(grid):
+        if abs(value - round(value)) > 1e-6:
+            raise InputError(f"an extent is no whole polynomial of {', '.join(names)}: {values}", field="model")
+        terms[tuple(n for n, on in zip(names, index, strict=True) if on)] = round(value)
+    return extent({m: int(c) for m, c in terms.items()})

@@ -1,0 +1,153 @@
+"""Pipelines of several networks, one after another and over and over: text encoders, a denoiser, a decoder.
+
+A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue's ``graphs`` with open sizes, how
+often it runs (once, or at every step), how many of it run at once for an item (2 under classifier-free guidance) and how
+many pixels a row or column of it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from steelyard.documents import build_file
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
+from steelyard.folders import catalogue_files
+from steelyard.units import Quantity
+from steelyard.workload.nets import kept_net
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["Phase", "Pipeline", "PipelinePhase", "find_pipeline", "is_pipeline", "phases_of", "pipelines"]
+
+#: Most pixels of a side and most frames.
+_MOST = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A graph that runs ``repeats`` times with ``items`` of its batch for each item of the question's."""
+
+    name: str
+    graph: TensorGraph
+    repeats: float = 1.0
+    items: float = 1.0
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePhase:
+    """One network of a pipeline."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: Annotated[str, "what answers call it: text, denoise, decode"]
+    graph: Annotated[str, "a kept graph of the catalogue"]
+    each: Annotated[Literal["pass", "step"], "how often it runs"] = "pass"
+    items: Annotated[float, Quantity("1", "of its batch for each item asked for; 2 under guidance", gt=0, le=64)] = 1.0
+    unit: Annotated[float, Quantity("1", "pixels a row or column stands for; 0: it has none", ge=0, le=1024)] = 0.0
+    frame: Annotated[float, Quantity("1", "frames of the video one of its frames stands for; 0: none", ge=0, le=64)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A published pipeline."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    phase: tuple[PipelinePhase, ...]
+    source: str
+    size: Annotated[tuple[int, ...], "usual height and width in pixels"] = (1024, 1024)
+    steps: Annotated[int, Quantity("1", "usual denoising steps", ge=1, le=10000)] = 50
+    frames: Annotated[int, Quantity("1", "usual frames of a video; 0: images", ge=0, le=100000)] = 0
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    pipeline: tuple[Pipeline, ...] = ()
+
+
+@cache
+def pipelines() -> Mapping[str, Pipeline]:
+    """Every pipeline by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
+    found: dict[str, Pipeline] = {}
+    for path in catalogue_files("pipelines"):
+        for one in build_file(_File, path).pipeline:
+            found.setdefault(one.name, one)
+    return found
+
+
+@cache
+def _spellings() -> Mapping[str, str]:
+    return {normalise(n): p.name for p in pipelines().values() for n in (*p.aliases, p.name)}
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether a name is a pipeline's."""
+    return normalise(name) in _spellings()
+
+
+def find_pipeline(name: str) -> Pipeline:
+    """The pipeline of this name or alias. Raises :class:`UnknownName`."""
+    if not is_pipeline(name):
+        raise UnknownName("pipeline", name, pipelines())
+    return pipelines()[_spellings()[normalise(name)]]
+
+
+def phases_of(name: str, *, size: str = "", steps: int | None = None, sets: Mapping[str, Any] | None = None) -> tuple[Phase, ...]:
+    """The phases of a pipeline for one size of picture.
+
+    Args:
+        name: of the pipeline.
+        size: height and width in pixels, ``1024x1024``; default: the usual one.
+        steps: denoising steps; default: the usual ones.
+        sets: ``frames`` of a video.
+
+    Raises:
+        UnknownName: no such pipeline.
+        InputError: a size or value is wrong.
+    """
+    one = find_pipeline(name)
+    height, width = _pixels(size, one)
+    values = dict(sets or {})
+    frames = _frames(values.pop("frames", one.frames), one)
+    raise_all([Problem(f"set.{n}", f"{one.name} has no such size; it has frames, --size and --steps") for n in values])
+    return tuple(_phases(one, height, width, frames, steps or one.steps))
+
+
+def _phases(one: Pipeline, height: int, width: int, frames: int, steps: int) -> Iterator[Phase]:
+    for phase in one.phase:
+        graph = kept_net(phase.graph)
+        sizes: dict[str, int] = {}
+        if phase.unit:
+            sizes = {"rows": max(1, round(height / phase.unit)), "columns": max(1, round(width / phase.unit))}
+        if phase.frame:
+            sizes["frames"] = 1 + round((frames - 1) / phase.frame)
+        items = phase.items
+        if frames and phase.unit and not phase.frame:  # a decoder of pictures takes a video frame by frame
+            items *= frames
+        yield Phase(phase.name, graph, float(steps if phase.each == "step" else 1), items, sizes)
+
+
+def _pixels(size: str, one: Pipeline) -> tuple[int, int]:
+    if not size:
+        return one.size[0], one.size[-1]
+    parts = [p.strip() for p in str(size).lower().split("x")]
+    if not 1 <= len(parts) <= 2 or not all(p.isdecimal() and 16 <= int(p) <= _MOST for p in parts):
+        raise InputError(f"expected pixels of at least 16, such as 1024x768, got {show(size)}", field="size")
+    return int(parts[0]), int(parts[-1])
+
+
+def _frames(value: Any, one: Pipeline) -> int:
+    if not one.frames and value not in (0, "0"):
+        raise InputError(f"{one.name} makes images, without frames", field="set.frames")
+    if not str(value).isdecimal() or not int(value) <= _MOST:
+        raise InputError(f"expected a whole number of frames, got {show(value)}", field="set.frames")
+    return int(value)
