@@ -120,7 +120,7 @@ def test_the_command_line_answers_networks(capsys: pytest.CaptureFixture[str], t
         *(("rtx_3090", b) for b in (1, 8)),
     ]
     assert main(["explain", "resnet50", "--on", "rtx_4090", "--json"]) == 0
-    kernels = json.loads(capsys.readouterr().out)["forward"]["kernels"]
+    kernels = json.loads(capsys.readouterr().out)["kernels"]
     assert {k["class"] for k in kernels} > {"conv", "conv1x1", "batch_norm"}
     assert main(["estimate", "resnet50", "--on", "rtx_4090", "--batch", "100000"]) == 3
     assert "does not fit" in capsys.readouterr().err

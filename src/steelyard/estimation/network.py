@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import NETWORK, fields_of
 from steelyard.scenario.network import NetScenario
+from steelyard.workload.pipelines import Phase
 from steelyard.workload.tensor_counts import touched
 
 __all__ = ["NetEstimate", "NetPhase", "UnknownOp", "answer_net", "estimates_of"]
@@ -59,7 +60,9 @@ class NetEstimate(Result):
     """The answer for one scenario. Times in s, energy in J, money in USD, memory in bytes."""
 
     scenario: NetScenario
-    price: NetPrice
+    prices: tuple[NetPrice, ...]
+    """Of each phase, for every scenario priced together; ``column`` is this one."""
+    column: int
     latency_s: float
     """Of one pass over the batch."""
     throughput_per_s: float
@@ -86,7 +89,7 @@ class NetEstimate(Result):
     @property
     def bound(self) -> str:
         """What takes most of a pass: ``host``, ``compute`` or ``memory``."""
-        return self.price.bound
+        return max(self.phases, key=lambda p: p.time_s).bound
 
 
 def answer_net(scenario: NetScenario) -> NetEstimate:
@@ -96,24 +99,30 @@ def answer_net(scenario: NetScenario) -> NetEstimate:
 
 def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     """Weigh the scenarios of every batch at once; ``batch`` is an array ``[scenarios]``."""
-    graph, machine = scenario.graph, scenario.cluster.machine
     batches = np.atleast_1d(np.asarray(scenario.batch, dtype=np.float64))
-    sizes = {"batch": batches} if "batch" in graph.symbols else {}
     train = bool(scenario.words.get("train"))
-    priced = price_net(graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout, train)
-    bits = 0.0 if scenario.precision.cast else scenario.precision.bits
-    alive = graph.kept_bytes if train else graph.peak_bytes
-    activations = alive(sizes, bits=scenario.precision.bits) * (1.0 + HELD_BESIDE)
-    weights = graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
-    macs, unknown = float(np.max(graph.macs({"batch": 1}))), tuple(_unknown(scenario, sizes))
+    precision = scenario.precision
+    bits = 0.0 if precision.cast else precision.bits
+    prices, peak, weights, macs = [], np.zeros(len(batches)), 0.0, 0.0
+    for phase in scenario.phases:
+        graph, sizes = phase.graph, dict[str, Any](phase.sizes)
+        if "batch" in graph.symbols:
+            sizes["batch"] = batches * phase.items
+        priced = price_net(graph, sizes, scenario.cluster.machine, scenario.runtime, precision, scenario.layout, train)
+        alive = graph.kept_bytes if train else graph.peak_bytes
+        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
+        weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
+        macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * phase.repeats
+        prices.append(priced)
+    unknown = tuple(_unknown(scenario))
     for i, batch in enumerate(batches):
         one = replace(scenario, batch=int(batch), words={**scenario.words, "batch": int(batch)})
-        yield _estimate(one, priced, i, float(np.broadcast_to(activations, batches.shape)[i]), weights, macs, unknown)
+        yield _estimate(one, prices, i, float(peak[i]), weights, macs, unknown)
 
 
 def _estimate(
     scenario: NetScenario,
-    priced: NetPrice,
+    prices: Sequence[NetPrice],
     i: int,
     activations: float,
     weights: float,
@@ -122,14 +131,17 @@ def _estimate(
 ) -> NetEstimate:
     """The answer of one of the scenarios that were priced."""
     machine, count = scenario.cluster.machine, scenario.cluster.count
-    column = min(i, len(priced.time_s) - 1)
-    time, limit = float(priced.time_s[column]), float(priced.limit_s[:, column].sum())
-    reach, ledger = priced.reach, Ledger()
+    phases = tuple(_phase(p, priced, i) for p, priced in zip(scenario.phases, prices, strict=True))
+    time, limit = sum(p.time_s for p in phases), sum(p.limit_s for p in phases)
+    reach, ledger = prices[0].reach, Ledger()
     measured = machine.name in reach.measured
     spread = np.log(reach.spread if measured else reach.spread_elsewhere) / Z80
     low, high = (float(x) for x in interval80(time, spread, at_least=limit))
-    rate, energy = scenario.batch * count / time, float(priced.energy_j[column]) / scenario.batch
-    _account(scenario, priced, ledger, measured)
+    joules = sum(
+        p.repeats * float(x.energy_j[min(i, len(x.energy_j) - 1)]) for p, x in zip(phases, prices, strict=True)
+    )
+    rate, energy = scenario.batch * count / time, joules / scenario.batch
+    _account(scenario, prices[0], ledger, measured)
     hourly = hourly_price(machine, scenario.words.get("usd_per_hour"), ledger, scenario.cluster.system)
     usd = None if hourly.usd_per_hour is None else hourly.usd_per_hour * count / 3600 / rate * 1e6
     interval = {
@@ -141,7 +153,8 @@ def _estimate(
         interval["usd_per_million_items"] = (usd * low / time, usd * high / time)
     return NetEstimate(
         scenario=scenario,
-        price=priced,
+        prices=tuple(prices),
+        column=i,
         latency_s=time,
         throughput_per_s=rate,
         energy_j_per_item=energy,
@@ -150,8 +163,8 @@ def _estimate(
         weight_bytes=weights,
         capacity_bytes=machine.root.capacity_bytes,
         macs=macs,
-        parameters=scenario.graph.parameters,
-        phases=(NetPhase("step" if scenario.words.get("train") else "forward", 1.0, time, limit, priced.bound),),
+        parameters=sum(p.graph.parameters for p in scenario.phases),
+        phases=phases,
         unknown_ops=unknown,
         interval=interval,
         limit_s=limit,
@@ -159,12 +172,19 @@ def _estimate(
     )
 
 
+def _phase(phase: Phase, priced: NetPrice, i: int) -> NetPhase:
+    column = min(i, len(priced.time_s) - 1)
+    time, limit = float(priced.time_s[column]), float(priced.limit_s[:, column].sum())
+    return NetPhase(phase.name, phase.repeats, phase.repeats * time, phase.repeats * limit, priced.bound)
+
+
 def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: bool) -> None:
     """Sources, assumptions and guesses of an answer."""
     machine, runtime, reach = scenario.cluster.machine, scenario.runtime, priced.reach
     account(machine, ledger)
-    if scenario.graph.source:
-        ledger.cite(scenario.graph.name, scenario.graph.source)
+    for phase in scenario.phases:
+        if phase.graph.source:
+            ledger.cite(phase.graph.name, phase.graph.source)
     if reach.source:
         ledger.cite(f"runtime.{runtime.name}", reach.source)
     ledger.assume(f"runtime {runtime.name}: {runtime.title}, {scenario.precision.name}, {scenario.layout} images")
@@ -177,26 +197,28 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.guess(f"runtime.{runtime.name}", f"measured on {', '.join(reach.measured)}, borrowed for {machine.name}")
 
 
-def _unknown(scenario: NetScenario, sizes: Mapping[str, Any]) -> Iterator[UnknownOp]:
+def _unknown(scenario: NetScenario) -> Iterator[UnknownOp]:
     """Ops that the table does not have, with their share of all bytes touched."""
-    graph = scenario.graph
-    given = {**graph.symbols, "batch": 1}
-    total, by_op, count = 0.0, Counter[str](), Counter[str]()
-    for node in graph.nodes:
-        read, written = touched(graph, node, given)
-        size = float(np.sum([*read, *written]))
-        total += size
-        if node.kind.group == "unknown":
-            by_op[node.op.removeprefix("unknown:")] += size  # type: ignore[assignment]
-            count[node.op.removeprefix("unknown:")] += 1
-    for op, size in by_op.most_common():
-        yield UnknownOp(op, count[op], float(size) / max(total, 1.0))
+    total = 0.0
+    size_of, count = dict[str, float](), Counter[str]()
+    for phase in scenario.phases:
+        given = {**phase.graph.symbols, **phase.sizes}
+        for node in phase.graph.nodes:
+            read, written = touched(phase.graph, node, given)
+            size = float(np.sum([*read, *written])) * phase.repeats
+            total += size
+            if node.kind.group == "unknown":
+                name = node.op.removeprefix("unknown:")
+                size_of[name] = size_of.get(name, 0.0) + size
+                count[name] += 1
+    for op, size in sorted(size_of.items(), key=lambda item: -item[1]):
+        yield UnknownOp(op, count[op], size / max(total, 1.0))
 
 
 def provenance_of(scenario: NetScenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     words = scenario.words
-    model = words["model"] if isinstance(words.get("model"), str) else scenario.graph.name
+    model = words["model"] if isinstance(words.get("model"), str) else scenario.name
     inputs: dict[str, Any] = {
         "model": model,
         "on": words["on"] if isinstance(words.get("on"), str) else asks_again(scenario.cluster),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -30,7 +28,7 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
     return plain(  # type: ignore[no-any-return]
         {
             "schema": SCHEMA,
-            "model": s.graph.name,
+            "model": s.name,
             "machine": {"name": machine.name, "title": machine.title, "count": s.cluster.count},
             "runtime": s.runtime.name,
             "precision": s.precision.name,
@@ -68,7 +66,7 @@ def flat(found: NetEstimate) -> dict[str, Any]:
     low, high = found.interval["latency_s"]
     return plain(  # type: ignore[no-any-return]
         {
-            "model": s.graph.name,
+            "model": s.name,
             "machine": s.cluster.machine.name,
             "count": s.cluster.count,
             "runtime": s.runtime.name,
@@ -94,7 +92,7 @@ def summary(found: NetEstimate) -> str:
     """One line for a Python prompt."""
     s = found.scenario
     return (
-        f"<NetEstimate of {s.graph.name} on {s.cluster}, {s.runtime.name}, batch {s.batch}: "
+        f"<NetEstimate of {s.name} on {s.cluster}, {s.runtime.name}, batch {s.batch}: "
         f"{q(found.latency_s, 's')}, {figure(found.throughput_per_s)} per s>"
     )
 
@@ -107,7 +105,7 @@ def report(found: NetEstimate, width: int | None = None) -> str:
 def _title(found: NetEstimate) -> list[Any]:
     s = found.scenario
     return [
-        styled((s.graph.name, "bold"), " on ", (s.cluster.title, "bold")),
+        styled((s.name, "bold"), " on ", (s.cluster.title, "bold")),
         styled(f"{s.runtime.title}, {s.precision.name}, {s.layout}; batch {s.batch:,}"),
     ]
 
@@ -124,6 +122,9 @@ def parts(found: NetEstimate) -> list[Any]:
     table.add_row(
         "latency", styled((q(found.latency_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"), found.bound
     )
+    for phase in found.phases if len(found.phases) > 1 else ():
+        times = f", {phase.repeats:g} times" if phase.repeats > 1 else ""
+        table.add_row(f"  {phase.name}{times}", q(phase.time_s, "s"), "", q(phase.limit_s, "s"), phase.bound)
     money = "no price known; give one with --price"
     if found.usd_per_million_items is not None:
         money = f"{q(found.usd_per_million_items, 'USD')} per million items"
@@ -156,24 +157,26 @@ def parts(found: NetEstimate) -> list[Any]:
 
 
 def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
-    """Every kernel of a pass: op, class, module, operations, bytes, time, limit and what bounds it."""
-    k, priced = found.price.kernels, found.price
-    column = 0 if priced.kernel_s.shape[1] == 1 else int(np.argmin(np.abs(priced.time_s - found.latency_s)))
+    """Every kernel of a pass of every phase: op, class, module, operations, bytes, time, limit and what bounds it."""
     rows = []
-    for i in range(len(k)):
-        compute, traffic = float(k.padded[i, column]) / priced.site.peak_ops_per_s, float(k.bytes[i, column])
-        rows.append(
-            {
-                "name": k.names[i],
-                "op": k.ops[i],
-                "class": k.classes[i],
-                "flops": float(k.flops[i, column]),
-                "bytes": traffic,
-                "time_s": float(priced.kernel_s[i, column]),
-                "limit_s": float(priced.limit_s[i, column]),
-                "bound": "compute" if compute > traffic / priced.site.dram_bytes_per_s else "memory",
-            }
-        )
+    for phase, priced in zip(found.phases, found.prices, strict=True):
+        k, column = priced.kernels, min(found.column, priced.kernel_s.shape[1] - 1)
+        for i in range(len(k)):
+            compute, traffic = float(k.padded[i, column]) / priced.site.peak_ops_per_s, float(k.bytes[i, column])
+            rows.append(
+                {
+                    "phase": phase.name,
+                    "repeats": phase.repeats,
+                    "name": k.names[i],
+                    "op": k.ops[i],
+                    "class": k.classes[i],
+                    "flops": float(k.flops[i, column]),
+                    "bytes": traffic,
+                    "time_s": float(priced.kernel_s[i, column]),
+                    "limit_s": float(priced.limit_s[i, column]),
+                    "bound": "compute" if compute > traffic / priced.site.dram_bytes_per_s else "memory",
+                }
+            )
     return rows
 
 
@@ -183,7 +186,7 @@ def _by_class(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         sums = found.setdefault(row["class"], [0, 0.0, 0.0, 0.0, 0.0])
         for j, value in enumerate((1, row["flops"], row["bytes"], row["time_s"], row["limit_s"])):
-            sums[j] += value
+            sums[j] += value * (row["repeats"] if j else 1)
     total = sum(sums[3] for sums in found.values()) or 1.0
     ranked = sorted(found.items(), key=lambda item: -item[1][3])
     return [
@@ -232,7 +235,7 @@ def parts_explained(found: NetEstimate) -> list[Any]:
 def explained_dict(found: NetEstimate) -> dict[str, Any]:
     """``steelyard.explain/1`` of a network: every kernel of a pass."""
     document = to_dict(found)
-    return plain({**document, "schema": "steelyard.explain/1", "forward": {"kernels": kernels_of(found)}})  # type: ignore[no-any-return]
+    return plain({**document, "schema": "steelyard.explain/1", "kernels": kernels_of(found)})  # type: ignore[no-any-return]
 
 
 def table(found: Sequence[NetEstimate], width: int | None = None) -> str:

@@ -24,7 +24,9 @@ from steelyard.machine.cluster import Cluster
 from steelyard.scenario.fields import NETWORK, fields_of
 from steelyard.scenario.scenario import Scenario, read_cluster, read_scenario
 from steelyard.scenario.words import Problems, read_value
+from steelyard.workload.catalogue import find_model
 from steelyard.workload.nets import is_net, load_net
+from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["NetScenario", "asks_net", "read_net_scenario", "read_question"]
@@ -34,7 +36,9 @@ __all__ = ["NetScenario", "asks_net", "read_net_scenario", "read_question"]
 class NetScenario:
     """One question about a network, every choice made."""
 
-    graph: TensorGraph
+    name: str
+    """Of the network or pipeline."""
+    phases: tuple[Phase, ...]
     cluster: Cluster
     runtime: Runtime
     precision: Precision
@@ -46,12 +50,12 @@ class NetScenario:
 
     def with_batches(self, batches: Any) -> NetScenario:
         """The same question for many batches, an array. Raises :class:`InputError`: the graph has one of its own."""
-        if "batch" not in self.graph.symbols and np.any(np.asarray(batches) != 1):
+        if all("batch" not in p.graph.symbols for p in self.phases) and np.any(np.asarray(batches) != 1):
             raise InputError("the graph has one batch only, which is part of it: a pass is the item", field="batch")
         return replace(self, batch=batches)
 
     def __repr__(self) -> str:
-        return f"<NetScenario {self.graph.name} on {self.cluster}>"
+        return f"<NetScenario {self.name} on {self.cluster}>"
 
 
 def asks_net(words: Mapping[str, Any]) -> bool:
@@ -59,7 +63,19 @@ def asks_net(words: Mapping[str, Any]) -> bool:
     model = words.get("model")
     if isinstance(model, TensorGraph):
         return True
-    return is_net(str(model)) if isinstance(model, str | Path) else _is_module(model)
+    if not isinstance(model, str | Path):
+        return _is_module(model)
+    name = str(model)
+    return (is_net(name) or is_pipeline(name)) and not _served(name)
+
+
+def _served(name: str) -> bool:
+    """Whether a name is of the catalogue of models that are served, as ``bert-base``: those come first."""
+    try:
+        find_model(name)
+    except InputError:
+        return False
+    return True
 
 
 def _is_module(model: Any) -> bool:
@@ -73,6 +89,18 @@ def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario:
     if asks_net(words):
         return read_net_scenario(words, Problems())
     return read_scenario("estimate", words, Problems())
+
+
+def _phases(values: Mapping[str, Any], sets: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """What runs, in order: one pass of a network, or the phases of a pipeline. Raises :class:`InputError`."""
+    model = values["model"]
+    if isinstance(model, str) and is_pipeline(model):
+        if values["train"]:
+            raise InputError("training of pipelines is not priced", field="train")
+        return phases_of(model, size=values["size"], steps=values["steps"], sets=sets)
+    if values["steps"] is not None:
+        raise InputError("only of diffusion pipelines, such as sdxl or flux.1-dev", field="steps")
+    return (Phase("step" if values["train"] else "forward", _graph(values, sets)),)
 
 
 def _graph(values: Mapping[str, Any], sets: Mapping[str, Any]) -> TensorGraph:
@@ -122,18 +150,20 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     with problems.collect():
         if "batch" in sets:
             values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
-    batch, graph = values["batch"], problems.read(_graph, values, sets)
+    batch, phases = values["batch"], problems.read(_phases, values, sets)
     machine = cluster.machine
     runtime = runtime or usual_runtime(machine.launch)
     if precision is None:
-        precision = _usual_precision(cluster, runtime)
+        piped = isinstance(words.get("model"), str) and is_pipeline(words["model"])
+        precision = _usual_precision(cluster, "bf16" if piped else runtime.precision)
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
     problems.done()
-    assert graph is not None
-    layout = values["layout"] or runtime.layout
-    return NetScenario(graph, cluster, runtime, precision, layout, batch, values).with_batches(batch)
+    assert phases is not None
+    model, layout = values["model"], values["layout"] or runtime.layout
+    name = find_pipeline(model).name if isinstance(model, str) and is_pipeline(model) else phases[0].graph.name
+    return NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
 
 
 def _able(cluster: Cluster, precision: Precision) -> bool:
@@ -144,9 +174,9 @@ def _able(cluster: Cluster, precision: Precision) -> bool:
     return True
 
 
-def _usual_precision(cluster: Cluster, runtime: Runtime) -> Precision:
-    """The runtime's usual precision, or the next wider one that the machine computes in."""
-    wanted = (runtime.precision, "fp16", "bf16", "int8", "fp32")
+def _usual_precision(cluster: Cluster, usual: str) -> Precision:
+    """The usual precision, or the next one that the machine computes in."""
+    wanted = (usual, "fp16", "bf16", "int8", "fp32")
     return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
 
 

@@ -26,7 +26,7 @@ from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetEntry", "find_net", "is_net", "load_net", "net_names", "summarise_net"]
+__all__ = ["NetEntry", "find_net", "is_net", "kept_net", "load_net", "net_names", "summarise_net"]
 
 #: Prefixes that name a library's own networks.
 LIBRARIES: tuple[str, ...] = ("timm", "torchvision", "transformers", "diffusers")
@@ -226,7 +226,7 @@ def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> T
                 f"{entry.name} is kept at {_said(entry.size)}; another size needs its library, as timm:{entry.name}",
                 field="size",
             )
-        return _with(_kept(entry.name), values)
+        return _with(kept_net(entry.name), values)
     known = _parameters(entry.family)
     own = {k: _value(values.pop(k)) for k in list(values) if k in known}
     graph = _built(entry.name, sides or entry.size, _frozen({**entry.config, **own}))
@@ -261,7 +261,8 @@ def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any],
 
 
 @lru_cache(maxsize=64)
-def _kept(name: str) -> TensorGraph:
+def kept_net(name: str) -> TensorGraph:
+    """The kept graph of this name, of a catalogue's folder ``graphs``. Raises :class:`InputError`."""
     from steelyard.workload.ingest.kept_graph import read_graph
 
     for folder in catalogue_folders():

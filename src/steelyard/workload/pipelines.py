@@ -1,8 +1,8 @@
 """Pipelines of several networks, one after another and over and over: text encoders, a denoiser, a decoder.
 
-A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue's ``graphs`` with open sizes, how
-often it runs (once, or at every step), how many of it run at once for an item (2 under classifier-free guidance) and how
-many pixels a row or column of it stands for.
+A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue's ``graphs`` with open sizes,
+how often it runs (once, or at every step), how many of it run at once for an item (2 under classifier-free guidance)
+and how many pixels a row or column of it stands for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class PipelinePhase:
     each: Annotated[Literal["pass", "step"], "how often it runs"] = "pass"
     items: Annotated[float, Quantity("1", "of its batch for each item asked for; 2 under guidance", gt=0, le=64)] = 1.0
     unit: Annotated[float, Quantity("1", "pixels a row or column stands for; 0: it has none", ge=0, le=1024)] = 0.0
-    frame: Annotated[float, Quantity("1", "frames of the video one of its frames stands for; 0: none", ge=0, le=64)] = 0.0
+    frame: Annotated[float, Quantity("1", "frames of the video one of its frames stands for; 0: none", ge=0, le=64)] = (
+        0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,9 @@ def find_pipeline(name: str) -> Pipeline:
     return pipelines()[_spellings()[normalise(name)]]
 
 
-def phases_of(name: str, *, size: str = "", steps: int | None = None, sets: Mapping[str, Any] | None = None) -> tuple[Phase, ...]:
+def phases_of(
+    name: str, *, size: str = "", steps: int | None = None, sets: Mapping[str, Any] | None = None
+) -> tuple[Phase, ...]:
     """The phases of a pipeline for one size of picture.
 
     Args:
