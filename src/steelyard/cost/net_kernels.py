@@ -21,6 +21,7 @@ __all__ = [
     "NetKernels",
     "bytes_of",
     "class_of",
+    "is_wide",
     "product_bytes",
     "product_of",
     "serial_of",
@@ -32,7 +33,7 @@ PRODUCTS = ("conv1x1", "conv", "grouped", "linear", "matmul", "attention", "recu
 #: All classes.
 CLASSES: tuple[str, ...] = (
     *PRODUCTS,
-    *("depthwise", "depthwise_large", "batch_norm", "norm", "softmax", "reduce", "pool", "resize", "pointwise"),
+    *("wide", "depthwise", "depthwise_large", "batch_norm", "norm", "softmax", "reduce", "pool", "resize", "pointwise"),
     *("fused", "cast", "weight_cast", "copy", "gather", "sort", "other"),
 )
 _OF_GROUP: Mapping[str, str] = {
@@ -96,6 +97,8 @@ class Lowering:
         self.graph, self.sizes, self.precision = graph, sizes, precision
         self.width: dict[int, float] = {}
         self.users = readers(graph)
+        self.typed = any(t.dtype in ("bf16", "f16") for t in graph.tensors if t.role == "weight")
+        """Whether the graph itself says which tensors are wide, as one traced in 16 bits does."""
         self.rows: list[tuple[str, str, str, Any, Any, Any, Any, Any, Any]] = []
 
     def bits(self, tensor: int) -> float:
@@ -103,8 +106,12 @@ class Lowering:
         t = self.graph.tensors[tensor]
         if t.dtype not in ("f32", "f16", "bf16"):
             return WIDTHS[t.dtype]
+        if self.typed and t.dtype == "f32":
+            return 32.0
         if t.role in ("weight", "buffer", "constant"):
             return self.stored
+        if self.typed:
+            return self.precision.bits
         return self.width.get(tensor, 32.0 if self.precision.cast else self.precision.bits)
 
     @property
@@ -202,6 +209,12 @@ def bytes_of(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     )
 
 
+def is_wide(lowering: Lowering, node: Node) -> bool:
+    """Whether a product runs in 32 bits although others do not: all its operands are wide."""
+    tensors = [lowering.graph.tensors[i] for i in node.inputs[:2]]
+    return lowering.typed and lowering.precision.bits < 32.0 and all(t.dtype == "f32" for t in tensors)
+
+
 def settle(lowering: Lowering, node: Node) -> None:
     """Widths of what a node puts out."""
     p, graph = lowering.precision, lowering.graph
@@ -223,6 +236,8 @@ def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     read, written = touched(graph, node, lowering.sizes)
     main = 2 if node.op in ("conv", "linear") else len(read)
     stored = p.bits if p.cast else lowering.stored
+    if is_wide(lowering, node):
+        return sum(read[:2], 0.0) * 4.0, written[0] * 4.0, 0.0
     weights: Any = 0.0
     activations: Any = 0.0
     for n, i in zip(read[:main], node.inputs[:main], strict=True):

@@ -17,6 +17,7 @@ from steelyard.cost.net_kernels import (
     NetKernels,
     bytes_of,
     class_of,
+    is_wide,
     product_bytes,
     product_of,
     serial_of,
@@ -72,6 +73,7 @@ def _eager(lowering: Lowering, node: Node) -> None:
             _casts(lowering, node)
         settle(lowering, node)
         cls, flops, padded = product_of(graph, node, sizes)
+        cls = "wide" if is_wide(lowering, node) else cls
         read, written, weights = product_bytes(lowering, node)
         lowering.put(node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes))
         if node.op == "conv" and len(node.inputs) > 2:  # the bias is added by a kernel of its own

@@ -26,7 +26,7 @@ from steelyard.workload.op import Array
 __all__ = ["limits", "net_site", "terms"]
 
 #: Classes with work in proportion to operations beside their traffic, on the vector engine.
-_VECTOR = ("depthwise", "depthwise_large", "pool", "resize", "other")
+_VECTOR = ("wide", "depthwise", "depthwise_large", "pool", "resize", "other")
 
 
 def net_site(machine: Machine, precision: Precision) -> Site:

@@ -193,6 +193,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.assume(f"{scenario.cluster.count} devices: each runs passes of its own")
     if reach is UNMEASURED:
         ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
+    elif not reach.measured:
+        ledger.guess(f"runtime.{runtime.name}", reach.source)
     elif not measured:
         ledger.guess(f"runtime.{runtime.name}", f"measured on {', '.join(reach.measured)}, borrowed for {machine.name}")
 

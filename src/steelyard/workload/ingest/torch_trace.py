@@ -150,20 +150,32 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
         torch._VF.rnn_relu: lambda *a, **k: _recurrent(1, a, torch),
     }
 
+    def one(function: Any, make: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function whose ops are one node."""
+        op, read, facts = make(*args, **kwargs)
+        recorder.muted += 1
+        try:
+            made = _unrolled(args, facts, torch) if op == "recurrent" else function(*args, **kwargs)
+        finally:
+            recorder.muted -= 1
+        recorder.record(op, read, list(_tensors(made, torch.Tensor)), facts)
+        return made
+
+    def inside(function: Any, make: Any) -> Any:
+        """The function as other functions of torch call it, which no mode sees."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs) if recorder.muted else one(function, make, args, kwargs)
+
+        return call
+
     class Functions(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             make = whole.get(function)
             if make is None or recorder.muted:
                 return function(*args, **kwargs)
-            op, read, facts = make(*args, **kwargs)
-            recorder.muted += 1
-            try:
-                made = _unrolled(args, facts, torch) if op == "recurrent" else function(*args, **kwargs)
-            finally:
-                recorder.muted -= 1
-            recorder.record(op, read, list(_tensors(made, torch.Tensor)), facts)
-            return made
+            return one(function, make, args, kwargs)
 
     class Kernels(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -202,6 +214,10 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        for called in ("scaled_dot_product_attention", "linear"):
+            original = getattr(functional, called)
+            stack.callback(setattr, functional, called, original)
+            setattr(functional, called, inside(original, whole[original]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(Kernels())
         stack.enter_context(Functions())

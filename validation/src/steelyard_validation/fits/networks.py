@@ -27,7 +27,7 @@ from steelyard.measurements.reader import machine_name, read_frame
 from steelyard_validation.networks import FUSED_FROM, family_of, held_out, timm_graph
 from steelyard_validation.readers.timm_tables import LARGEST, RUNTIMES
 
-__all__ = ["PULL", "USUAL", "Rows", "entries", "factors", "read_rows"]
+__all__ = ["PULL", "USUAL", "Rows", "entries", "factors", "read_rows", "said"]
 
 #: Factors where nothing says otherwise: limits are nearly reached; those of classes whose kernels are known to be slow.
 USUAL: Mapping[str, float] = {
@@ -110,13 +110,13 @@ def read_rows(tables: Path, task: str) -> Rows:
     return Rows(names, matrix, *(np.array(column) for column in list(zip(*found, strict=True))[1:]))
 
 
-def factors(rows: Rows, chosen: Any) -> Any:
-    """One factor per term, from the rows chosen."""
+def factors(rows: Rows, chosen: Any, usual_of: Mapping[str, float] = USUAL, pull: float = PULL) -> Any:
+    """One factor per term, from the rows chosen, pulled to the usual ones."""
     from scipy.optimize import nnls
 
     share = rows.terms[chosen] / rows.time_s[chosen][:, None]
-    usual = np.array([USUAL.get(n, 1.0 if n.endswith("compute") else 1.1) for n in rows.names])
-    typical = np.sqrt(PULL) * np.maximum(share.mean(axis=0), 0.002 / usual)
+    usual = np.array([usual_of.get(n, 1.0 if n.endswith("compute") else 1.1) for n in rows.names])
+    typical = np.sqrt(pull) * np.maximum(share.mean(axis=0), 0.002 / usual)
     weight = np.ones(len(share))
     found = usual
     for _ in range(ROUNDS):
@@ -136,7 +136,7 @@ def _without(rows: Rows, groups: Any, within: Any) -> Any:
     return made
 
 
-def _said(predicted: Any, measured: Any) -> str:
+def said(predicted: Any, measured: Any) -> str:
     from scipy.stats import spearmanr
 
     error = np.abs(predicted / measured - 1.0)
@@ -156,10 +156,10 @@ def entries(tables: Path, tasks: Sequence[str]) -> str:
         alone = _without(rows, rows.family, everything)
         spread = float(np.exp(np.quantile(np.abs(np.log(alone / rows.time_s)), 0.8)))
         elsewhere = spread * 1.25
-        lines.append(f"# {task}: families held out: {_said(predicted[out], rows.time_s[out])}")
+        lines.append(f"# {task}: families held out: {said(predicted[out], rows.time_s[out])}")
         for machine in sorted({str(m) for m in rows.machine}):
             of = rows.machine == machine
-            lines.append(f"#   each family left out, {machine}: {_said(alone[of], rows.time_s[of])}")
+            lines.append(f"#   each family left out, {machine}: {said(alone[of], rows.time_s[of])}")
         ratios = {f: alone[rows.family == f] / rows.time_s[rows.family == f] for f in set(rows.family)}
         bias = {f: float(np.median(r)) - 1.0 for f, r in ratios.items() if len(r) >= 3}
         far = sorted(bias.items(), key=lambda item: -abs(item[1]))[:12]
@@ -170,7 +170,7 @@ def entries(tables: Path, tasks: Sequence[str]) -> str:
             elsewhere = float(np.exp(np.quantile(np.abs(np.log(strange / rows.time_s)), 0.8)))
             for machine in machines:
                 of = rows.machine == machine
-                lines.append(f"#   from the other machine, {machine}: {_said(strange[of], rows.time_s[of])}")
+                lines.append(f"#   from the other machine, {machine}: {said(strange[of], rows.time_s[of])}")
         stack = find_machine(machines[0]).launch
         kernel_s = dict(zip(rows.names, fitted, strict=True)).get("kernels", 0.0)
         times = ", ".join(f'"{n}" = {v:.3g}' for n, v in zip(rows.names, fitted, strict=True) if n != "kernels")

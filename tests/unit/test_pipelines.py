@@ -1,0 +1,66 @@
+"""Diffusion pipelines: phases, steps, sizes, frames, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import steelyard as sy
+from steelyard.errors import InputError
+from steelyard.estimation.network import NetEstimate
+from steelyard.workload.pipelines import find_pipeline, phases_of, pipelines
+
+
+def asked(name: str, **words: Any) -> NetEstimate:
+    found = sy.estimate(name, "h100_sxm", **words)
+    assert isinstance(found, NetEstimate)
+    return found
+
+
+def test_steps_repeat_the_denoiser_alone() -> None:
+    ten, fifty = (asked("flux.1-dev", steps=n, size="1024x1024") for n in (10, 50))
+    time = [{p.name: p.time_s for p in e.phases} for e in (ten, fifty)]
+    assert time[1]["denoise"] == pytest.approx(5 * time[0]["denoise"])
+    assert time[1]["decode"] == time[0]["decode"]
+    assert fifty.latency_s == pytest.approx(sum(p.time_s for p in fifty.phases))
+    assert fifty.weight_bytes == ten.weight_bytes and fifty.macs > 4 * ten.macs
+
+
+def test_sizes_count_tokens_and_pixels() -> None:
+    small, large = (asked("sdxl", steps=20, size=s) for s in ("512x512", "1024x1024"))
+    assert large.macs > 4 * small.macs  # attention grows faster than the pixels
+    flux = phases_of("flux.1-dev", size="1024x512")[2]
+    assert flux.sizes == {"rows": 64, "columns": 32}
+    assert flux.graph.macs({**flux.sizes, "batch": 1}) < flux.graph.macs({"rows": 64, "columns": 64, "batch": 1})
+    video = phases_of("wan-2.1-t2v-1.3b", sets={"frames": 41})[0]
+    assert video.sizes["frames"] == 11 and video.items == 2
+
+
+def test_every_pipeline_of_the_catalogue_is_priced_with_no_unknown_op() -> None:
+    for name in pipelines():
+        found = asked(name, steps=1)
+        assert found.latency_s > 0 and not found.unknown_ops, name
+    assert find_pipeline("black-forest-labs/FLUX.1-dev").name == "flux.1-dev"
+    # published: 11.9 billion in the denoiser of FLUX.1, 2.6 in SDXL's, 8.1 in that of SD 3.5 large
+    for name, billions in (("flux.1-dev", 11.9), ("sdxl", 2.57), ("sd-3.5-large", 8.06)):
+        denoise = next(p for p in phases_of(name) if p.name == "denoise")
+        assert denoise.graph.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "field"),
+    [
+        ("sdxl", {"size": "8x8"}, "size"),
+        ("sdxl", {"set": "frames=9"}, "set"),
+        ("wan-2.1-t2v-14b", {"set": "frames=many"}, "set"),
+        ("sdxl", {"set": "tokens=9"}, "set"),
+        ("sdxl", {"train": True}, "train"),
+        ("resnet50", {"steps": 4}, "steps"),
+        ("sdxl", {"steps": 0}, "steps"),
+    ],
+)
+def test_wrong_words_are_refused_by_their_field(name: str, words: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        sy.estimate(name, "h100_sxm", **words)
+    assert any(p.field.partition(".")[0] == field for p in caught.value.problems), caught.value.problems

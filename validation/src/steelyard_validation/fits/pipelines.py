@@ -1,0 +1,104 @@
+"""Fit what eager PyTorch takes over the limits of an H100, to diffusion pipelines on one device (ML.ENERGY).
+
+As :mod:`steelyard_validation.fits.networks`, with a pull to the factors fitted on other cards, but for products and
+attention: a Hopper card reaches two thirds of its peak in products under its power limit, and attention kernels written
+for the generation before (FlashAttention 2) some 0.38 of it, as their papers state.
+
+``python -m steelyard_validation.fits.pipelines TABLES``
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from steelyard.cost.net_price import price_net, reach_of
+from steelyard.cost.net_terms import summed, terms
+from steelyard.deployment.runtime import find_runtime
+from steelyard.machine.catalogue import find_machine
+from steelyard.measurements.reader import read_frame
+from steelyard.scenario.network import read_net_scenario
+from steelyard.scenario.words import Problems
+from steelyard_validation.fits.networks import Rows, factors, said
+from steelyard_validation.readers.diffusion import COLUMNS, words_of
+
+__all__ = ["HOPPER", "fit", "read_pipelines"]
+
+#: Over the limit on Hopper cards: products and attention (FlashAttention-3's paper compares both generations).
+HOPPER: Mapping[str, float] = {
+    "linear.compute": 1.5,
+    "conv.compute": 1.5,
+    "conv1x1.compute": 1.5,
+    "attention.compute": 2.6,
+}
+#: Pipelines are few: the pull weighs as many rows.
+PULL = 30.0
+#: No kernel takes less than this of its limit: factors that were 0 beside others of their class.
+LEAST = 0.3
+#: Host time of a kernel, not fitted.
+HOST_S = 8e-6
+
+
+def read_pipelines(tables: Path) -> Rows:
+    """The rows of one device with the terms of all phases."""
+    frame = read_frame(tables / "ml_energy_v3" / "diffusion_energy_latency.csv", COLUMNS)
+    found = []
+    for row in frame.itertuples():
+        words = words_of(row)
+        if isinstance(words, str):
+            continue
+        scenario = read_net_scenario(words, Problems())
+        values: dict[str, float] = {}
+        for phase in scenario.phases:
+            sizes = {**phase.sizes, "batch": np.array([float(scenario.batch * phase.items)])}
+            machine = scenario.cluster.machine
+            priced = price_net(phase.graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout)
+            for name, value in summed(terms(priced.kernels, priced.site)).items():
+                values[name] = values.get(name, 0.0) + phase.repeats * float(value[0])
+        found.append((values, float(row.batch_latency_s), str(row.model)))
+    names = tuple(sorted({n for values, *_ in found for n in values}))
+    matrix = np.array([[v.get(n, 0.0) for n in names] for v, *_ in found])
+    time, family = (np.array(column) for column in list(zip(*found, strict=True))[1:])
+    return Rows(names, matrix, time, family, np.full(len(time), "h100_sxm"))
+
+
+def fit(tables: Path) -> str:
+    """The entry of the catalogue, with the error of each pipeline when the others are fitted."""
+    rows = read_pipelines(tables)
+    machine = find_machine("a100_sxm")
+    other = reach_of(find_runtime("eager"), machine, "nchw")
+    held = {n: max(v, LEAST) if n.endswith(("traffic", "compute")) else max(v, 1e-7) for n, v in other.times.items()}
+    usual = {**held, "kernels": other.kernel_s, **HOPPER}
+    alone = np.full(len(rows.time_s), np.nan)
+    for model in sorted(set(rows.family)):
+        out = rows.family == model
+        alone[out] = (rows.terms @ factors(rows, ~out, usual, PULL))[out]
+    fitted = dict(zip(rows.names, factors(rows, np.ones(len(alone), dtype=np.bool_), usual, PULL), strict=True))
+    spread = float(np.exp(np.quantile(np.abs(np.log(alone / rows.time_s)), 0.8)))
+    times = {**other.times, **HOPPER, **fitted}
+    kernel_s = times.pop("kernels")
+    ratios = {str(m): round(float(np.median((alone / rows.time_s)[rows.family == m])), 2) for m in set(rows.family)}
+    written = ", ".join(f'"{n}" = {v:.3g}' for n, v in times.items())
+    return "\n".join(
+        [
+            f"# pipelines on H100, each left out: {said(alone, rows.time_s)}",
+            f"# {ratios}",
+            "[[runtime.reach]]",
+            'stacks = ["cuda"]',
+            'machines = ["hopper"]',
+            'measured = ["h100_sxm"]',
+            f"times = {{ {written} }}",
+            f"kernel_s = {kernel_s:.3g}",
+            f"spread = {spread:.3g}",
+            f"spread_elsewhere = {spread * 1.25:.3g}",
+            f"host_s = {HOST_S:.3g}",
+            f'source = "fitted to {len(alone)} runs of diffusion pipelines (ML.ENERGY), others as on GeForce"',
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(fit(Path(sys.argv[1])))
