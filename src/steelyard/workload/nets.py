@@ -189,7 +189,7 @@ def load_net(
 
         return _with(library_net(library, rest, sides), values)
     if isinstance(given, Path) or name.lower().endswith(_FILES):
-        return _read(Path(given), sides, values)
+        return _read(Path(given).expanduser(), sides, values)
     entry = find_net(name)
     return _named(entry, sides, values)
 

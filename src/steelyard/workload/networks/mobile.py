@@ -82,9 +82,11 @@ def _read(row: str) -> tuple[Block, int]:
         int(says.get("a", 0)),
         act,
     )
-    if block.stride < 1 or block.groups < 1:
-        raise InputError(f"expected strides and groups of at least 1, got {show(row)}", field="stages")
-    return block, int(says.get("n", 1))
+    count = int(says.get("n", 1))
+    if block.stride < 1 or block.groups < 1 or not 1 <= count <= 1000:
+        words = "expected strides and groups of at least 1 and 1 to 1,000 blocks"
+        raise InputError(f"{words}, got {show(row)}", field="stages")
+    return block, count
 
 
 @dataclass(frozen=True, slots=True)
