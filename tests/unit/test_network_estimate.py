@@ -126,3 +126,8 @@ def test_the_command_line_answers_networks(capsys: pytest.CaptureFixture[str], t
     assert "does not fit" in capsys.readouterr().err
     assert main(["estimate", "resnet50", "--on", "rtx_4090"]) == 0
     assert "resnet50 on NVIDIA GeForce RTX 4090" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["yolov8n", "hrnet_w18", "deeplabv3_resnet50"])
+def test_steps_nobody_measured_cost_no_second_each(name: str) -> None:
+    assert asked(name, "rtx_4090", batch=8).latency_s < 0.2

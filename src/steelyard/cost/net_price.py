@@ -94,8 +94,9 @@ def price_net(
     found = terms(kernels, site)
     total: Any = np.zeros(kernels.flops.shape)
     for name, values in found.items():
-        usual = reach.kernel_s if name == "kernels" else 0.0 if name == "recurrent.steps" else _GUESS
-        total = total + reach.times.get(name, usual if not reach.times or name == "kernels" else 1.0) * values
+        usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
+        usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
+        total = total + reach.times.get(name, usual) * values
     limit = limits(kernels, site)
     kernel_s = np.maximum(total, limit)
     host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])

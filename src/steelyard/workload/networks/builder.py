@@ -217,9 +217,10 @@ class Builder(Tensors):
         out = self.value((*shape[:2], *sides), dtype=self.tensors[x].dtype)
         return self.add_node("avg_pool", (x,), (out,), {"kernel": kernel})
 
-    def resize(self, x: int, *sides: Size) -> int:
-        """An image or sequence at other sides, by interpolation or nearest elements."""
-        return self.node("resize", (x,), (*self.shape(x)[:2], *sides))
+    def resize(self, x: int, *sides: Size, mode: str = "nearest") -> int:
+        """An image or sequence at other sides; ``mode``: ``nearest``, ``linear``, ``bilinear``, ``bicubic``."""
+        out = self.value((*self.shape(x)[:2], *sides), dtype=self.tensors[x].dtype)
+        return self.add_node("resize", (x,), (out,), {"mode": f"{mode}{len(sides)}d"})
 
     def upsample(self, x: int, factor: int = 2) -> int:
         """Every side times a factor."""
