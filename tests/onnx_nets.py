@@ -78,7 +78,8 @@ def quantised() -> Any:
         node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
         node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
         node("DequantizeLinear", ["w", "sw", "zw"], ["wd"]),
-        node("Conv", ["xd", "wd"], ["c"]),
+        node("Conv", ["xd", "wd"], ["f"]),
+        node("Relu", ["f"], ["c"]),
         node("QuantizeLinear", ["c", "sy", "zy"], ["cq"]),
         node("DequantizeLinear", ["cq", "sy", "zy"], ["y"]),
     ]

@@ -191,10 +191,28 @@ _CONTRIB: Mapping[str, Callable[[_Ins, Mapping[str, Any]], list[_Told]]] = {
 }
 
 
+def _blocked(op: str, ins: _Ins, a: Mapping[str, Any]) -> list[_Told] | None:
+    """Of ops on channels in blocks: shapes are those of all channels before the rest, as without blocks."""
+    x = _at(ins, 0)
+    if op == "ReorderOutput" and len(x.shape) > 2:
+        shape: list[int | None] = [x.shape[0], int(a.get("channels", x.shape[1])), *x.shape[2:]]
+        return [([shape[0], *shape[2:], shape[1]] if a.get("channels_last", 0) else shape, x.elem)]
+    if op == "ReorderInput" and len(x.shape) > 2:
+        return [([x.shape[0], x.shape[-1], *x.shape[1:-1]] if a.get("channels_last", 0) else list(x.shape), x.elem)]
+    if op == "Conv":
+        return _convolved(0, 1)(ins, a)
+    if op == "Upsample":
+        scales = a.get("scales") or [1] * len(x.shape)
+        return [([n * int(s) for n, s in zip(x.shape, scales, strict=False)], x.elem)]
+    return _pooled(ins, a) if "Pool" in op else None
+
+
 def contrib_shapes(domain: str, op: str, ins: _Ins, a: Mapping[str, Any], outs: int) -> list[_Told] | None:
     """Shapes and types of an op of ONNX Runtime; None where there is no rule here."""
     if domain == "" and op == "SimplifiedLayerNormalization":  # ONNX Runtime puts it there
         return _normed(ins, a)[:outs]
+    if domain == "com.microsoft.nchwc":
+        return _blocked(op, ins, a)
     if domain not in ("com.microsoft", "com.ms.internal.nhwc") or op not in _CONTRIB:
         return None
     last = {**a, "channels_last": 1} if op.startswith("Nhwc") else a

@@ -14,7 +14,7 @@ from steelyard.workload.extent import Extent, extent
 from steelyard.workload.ingest.onnx_patterns import put_together
 from steelyard.workload.ingest.onnx_sizes import BATCHES, Sizes, open_sizes, size_of
 from steelyard.workload.ingest.onnx_slim import MOST_NODES
-from steelyard.workload.ingest.onnx_values import DTYPES, Found, Recorder, Value, memory
+from steelyard.workload.ingest.onnx_values import DTYPES, FLOATS, Found, Recorder, Value, memory
 from steelyard.workload.ingest.onnx_walk import Walk
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
@@ -340,7 +340,20 @@ def _in_integers(recorder: Recorder) -> list[Found]:
             if maker is not None and alone and _whole(maker) and len(maker.outputs) == 1:
                 maker.outputs = [y]
                 gone.add(id(f))
+                _narrow(maker, y.type, makers, users)
     return [f for f in recorder.nodes if id(f) not in gone]
+
+
+def _narrow(node: Found, dtype: str, makers: Mapping[int, Found], users: Mapping[int, list[Found]]) -> None:
+    """What is passed to an op that writes integers by the op before it alone is in integers too: they run as one."""
+    while node.was not in ("Conv", "MatMul", "Gemm"):
+        floats = [
+            v for v in node.inputs if v.type in FLOATS and not v.const and v.of is None and v.role == "activation"
+        ]
+        before = makers.get(id(floats[0])) if len(floats) == 1 else None
+        if before is None or not _whole(before) or users.get(id(floats[0]), []) != [node]:
+            return
+        floats[0].dtype, node = dtype, before
 
 
 def _whole(node: Found) -> bool:

@@ -17,7 +17,7 @@ from steelyard.workload.op_table import named_by
 __all__ = ["OURS", "einsum_depth", "found", "window"]
 
 #: Domains whose ops have the names of the table.
-OURS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
+OURS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc", "com.microsoft.nchwc")
 
 _Attributes = Mapping[str, Any]
 _Ins = Sequence[Value | None]
@@ -55,14 +55,16 @@ def window(a: _Attributes, rank: int, kernel: Sequence[int], x: Sequence[int], o
     return facts
 
 
-def _conv(ins: list[Value], outs: list[Value], a: _Attributes, transposed: bool = False) -> list[Found]:
+def _conv(
+    ins: list[Value], outs: list[Value], a: _Attributes, transposed: bool = False, blocked: bool = False
+) -> list[Found]:
     x, w = ins[0], ins[1]
     last = bool(a.get("channels_last", 0))
     rank = len(w.shape) - 2
     if rank < 1 or len(x.shape) != rank + 2 or len(outs[0].shape) != rank + 2:
         raise InputError("a convolution has inputs of other ranks")
     channels = x.shape[-1 if last else 1]
-    if not last and channels != (w.shape[0] if transposed else w.shape[1] * int(a.get("group", 1))):
+    if not last and not blocked and channels != (w.shape[0] if transposed else w.shape[1] * int(a.get("group", 1))):
         raise InputError(f"a convolution of {channels} channels has a weight for others")
     kernel = w.shape[1:-1] if last else w.shape[2:]
     spatial = slice(1, -1) if last else slice(2, None)
@@ -266,6 +268,8 @@ def _few_bits(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
     x, packed = _picked(ins, (0, 1))[:2]
     bits, n, k = int(a.get("bits", 4)), int(a.get("N", 0)), int(a.get("K", 0))
     weight = packed
+    for scale in _present(ins[2:]):
+        scale.role = "buffer" if scale.role == "weight" else scale.role
     if bits in (2, 4, 8) and n * k == packed.size * 8 // bits:
         if packed.stored is None:  # every use of a weight is the same tensor
             packed.stored = Value((n, k), 3, packed.role, packed.const, dtype=f"i{bits}")
@@ -337,6 +341,11 @@ def found(domain: str, op: str, ins: _Ins, outs: list[Value], a: _Attributes) ->
         return [Found(f"unknown:{domain}.{op}"[:100], _present(ins), outs)]
     if op == "Attention":
         return _with_projection(ins, outs, a) if domain == "com.microsoft" else _attention(ins, outs, a)
+    if domain == "com.microsoft.nchwc":  # channels in blocks, padded to whole ones
+        if op == "Conv":
+            return _conv(_present(ins), outs, a, blocked=True)
+        if op.startswith("Reorder"):
+            return [Found("copy", _present(ins)[:1], outs)]
     if op in _SPECIAL:
         return _SPECIAL[op](ins, outs, a)
     inner = op.removeprefix("QLinear") if domain == "com.microsoft" else op

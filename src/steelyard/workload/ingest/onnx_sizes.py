@@ -107,8 +107,9 @@ def open_sizes(inputs: Declared, sets: Mapping[str, int | str]) -> Sizes:
     missing = [s for s in places if s not in batch and s not in sets]
     if missing:
         words = "; ".join(f"{s} ({_where(places[s])})" for s in missing[:6])
-        flags = " ".join(f"--set {s if s.isidentifier() else show(s)}=64" for s in missing[:6])
-        raise InputError(f"sizes are open: {words}; give each, as {flags}", field="set")
+        flag = ",".join(f"{s}=64" for s in missing[:6])
+        flag = flag if re.fullmatch(r"[\w=,]+", flag) else show(flag)
+        raise InputError(f"sizes are open: {words}; give each, as --set {flag}", field="set")
     return Sizes(inputs, {s: sets[s] for s in places if s not in batch}, batch, usual)
 
 

@@ -136,7 +136,9 @@ class Walk:
             each.name, each.was = step.name, op if domain == "" else ""
             if each.op in _LEARNED:
                 for x in each.inputs[1:3]:
-                    x.role = "weight" if x.role == "constant" and x.size > 1 and x.type in FLOATS else x.role
+                    made = x.role == "constant" and x.type in FLOATS
+                    if x.const and x.size > 1 and (made or (x.role == "buffer" and x.type == "i32")):
+                        x.role = "weight"
             self.recorder.nodes.append(each)
 
     def _rebatched(
@@ -201,10 +203,12 @@ class Walk:
             first.role = "weight" if first.size > 1 else first.role
             outs[0].role, outs[0].stored = first.role, first
             return
-        roots = [x for x in ins if x.role == "weight" and (x.stored is not None or x.type in FLOATS)]
-        if not roots or outs[0].elem not in _FLOAT_ELEMS:
+        roots = [x for x in ins if x.role == "weight"]
+        if not roots:
             return
         largest = max(roots, key=lambda x: x.size)
+        if outs[0].elem not in (*_FLOAT_ELEMS, largest.elem) and op != "QuantizeLinear":
+            return
         for out in outs:
             out.role, out.of = "weight", largest
             out.dtype = memory(largest).type if op in _THROUGH and op != "Cast" else ""
