@@ -99,4 +99,4 @@ def operations(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
     larger: Any = 0.0
     for n in (*read, *written):
         larger = np.maximum(larger, n)
-    return kind.cost * larger
+    return kind.cost * larger * node.facts.get("state", 1)  # a scan: of each number of its state

@@ -61,8 +61,8 @@ class Node:
     """One op: its name in the op table, tensors it reads and writes, its module, and what shapes do not say.
 
     ``facts`` of a convolution: ``stride``, ``kernel``, ``dilation``, ``groups``, ``transposed``; of an attention:
-    ``causal``; of a recurrence: ``layers``, ``hidden``, ``directions``, ``gates``; of a gather: ``visited``
-    elements, or the ``rows_per_bag`` that each row of its output sums.
+    ``causal``; of a recurrence: ``layers``, ``hidden``, ``directions``, ``gates``; of a scan: ``state``, the numbers of
+    a channel's state; of a gather: ``visited`` elements, or the ``rows_per_bag`` that each row of its output sums.
     """
 
     op: str
