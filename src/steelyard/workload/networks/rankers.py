@@ -17,7 +17,6 @@ CRITEO = (40_000_000, 39_060, 17_295, 7_424, 20_265, 3, 7_122, 1_543, 63, 40_000
 CRITEO_REST = (2_209, 11_938, 155, 4, 976, 14, 40_000_000, 40_000_000, 40_000_000, 590_152, 12_973, 108, 36)
 
 
-
 @dataclass(frozen=True, slots=True)
 class LateInteraction:
     """The question is encoded alone; its vectors meet those of passages, which are stored.
@@ -45,7 +44,9 @@ class LateInteraction:
         stored = net.input((batch, self.passages * self.tokens, self.joint), "f16")
         scores = net.matmul(x, net.transpose(stored))
         rows = net.shape(scores)[1]
-        best = net.node("amax", (net.view(scores, batch, rows, self.passages, self.tokens),), (batch, rows, self.passages))
+        best = net.node(
+            "amax", (net.view(scores, batch, rows, self.passages, self.tokens),), (batch, rows, self.passages)
+        )
         return net.node("sum", (best,), (batch, self.passages))
 
 

@@ -127,4 +127,3 @@ class MambaNet:
         read = (z, step, net.weight(inner, self.state), b, c, net.weight(inner))
         out = net.value((net.shape(z)[0], length, inner))
         return net.add_node("selective_scan", read, (out,), {"state": self.state})
-

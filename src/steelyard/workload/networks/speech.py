@@ -103,9 +103,7 @@ class Conformer:
         """Scores of contents and of places, which one frame has to all others."""
         batch, rows, d = net.shape(x)
         head = d // self.heads if isinstance(d, int) else 1
-        q, k, v = (
-            net.transpose(net.view(net.linear(x, d), batch, rows, self.heads, head), 1, 2) for _ in range(3)
-        )
+        q, k, v = (net.transpose(net.view(net.linear(x, d), batch, rows, self.heads, head), 1, 2) for _ in range(3))
         count = rows if isinstance(rows, int) else 1
         places = net.linear(net.buffer(1, 2 * count - 1, d), d, bias=False)
         places = net.permute(net.view(places, 1, 2 * count - 1, self.heads, head), 0, 2, 3, 1)
@@ -153,5 +151,3 @@ class Wav2Vec2:
                 x = net.layer_norm(net.add(x, net.self_attention(x, self.heads)))
                 x = net.layer_norm(net.add(x, net.mlp(x, self.hidden)))
         return net.linear(x, self.classes)
-
-
