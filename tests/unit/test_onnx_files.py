@@ -244,6 +244,7 @@ def test_files_that_break_the_rules_are_refused_in_one_line(tmp_path: Path) -> N
             model([node("MatMul", ["x", "w"], ["y"])], [x], "y", [weight("w", 5, 8)]),
             "MatMul 'y': its inputs do not fit",
         ),
+        (model([node("Split", ["x"], ["y", "z"], num_outputs=1)], [x], "y"), "another number of parts"),
         (functions(25), "unfold to more than 200,000"),
         (million, "more than 200,000 nodes"),
     ):

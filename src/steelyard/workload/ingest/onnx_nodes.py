@@ -58,6 +58,8 @@ def window(a: _Attributes, rank: int, kernel: Sequence[int], x: Sequence[int], o
 def _conv(
     ins: list[Value], outs: list[Value], a: _Attributes, transposed: bool = False, blocked: bool = False
 ) -> list[Found]:
+    if len(ins) < 2:
+        raise InputError("an op lacks an input")
     x, w = ins[0], ins[1]
     last = bool(a.get("channels_last", 0))
     rank = len(w.shape) - 2
