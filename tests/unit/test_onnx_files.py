@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import steelyard
-from steelyard.errors import InputError
+from steelyard.errors import InputError, SteelyardError
 from steelyard.workload.extent import Extent
 from steelyard.workload.tensor_graph import TensorGraph
 
@@ -279,6 +280,9 @@ def test_data_in_other_files_is_never_looked_for_and_a_process_that_dies_is_one_
     monkeypatch.setattr(door, "_CHILD", "import time; time.sleep(60)")
     monkeypatch.setattr(door, "MOST_S", 0.2)
     with pytest.raises(InputError, match="was not read within"):
+        door.read_onnx(path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(SteelyardError, match="cannot start a process"):
         door.read_onnx(path)
     monkeypatch.setattr(door, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"steelyard\[onnx\]"):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from steelyard.documents import open_file
-from steelyard.errors import InputError, Problem, raise_all
+from steelyard.errors import InputError, Problem, SteelyardError, raise_all
 from steelyard.workload.ingest.kept_graph import graph_of, packed
 from steelyard.workload.tensor_graph import TensorGraph
 
@@ -66,7 +66,7 @@ def _asked(stream: BinaryIO, name: str, sets: dict[str, Any]) -> dict[str, Any]:
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
         done = subprocess.run(  # noqa: S603 - our own program, and data
-            [sys.executable, "-I", "-c", _CHILD, asked],
+            [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", _CHILD, asked],
             stdin=stream,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -74,6 +74,8 @@ def _asked(stream: BinaryIO, name: str, sets: dict[str, Any]) -> dict[str, Any]:
             check=False,
             env={**os.environ, **threads},
         )
+    except OSError as error:
+        raise SteelyardError(f"cannot start a process to read {name}: {error.strerror or error}") from None
     except subprocess.TimeoutExpired:
         raise InputError(f"{name}: was not read within {MOST_S:.0f} s", field="model") from None
     try:
