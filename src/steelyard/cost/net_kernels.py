@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -83,6 +83,11 @@ class NetKernels:
     def index(self, name: str) -> Array:
         """Which kernels are of a class."""
         return np.array([c == name for c in self.classes], dtype=np.bool_)
+
+    def times(self, passes: float) -> NetKernels:
+        """The kernels of so many passes together."""
+        amounts = {n: getattr(self, n) * passes for n in ("flops", "padded", "read", "written", "weights", "serial")}
+        return replace(self, **amounts)
 
     @property
     def bytes(self) -> Array:

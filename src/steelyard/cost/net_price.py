@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
 from steelyard.cost.net_backward import with_backward
+from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
@@ -43,6 +45,8 @@ class NetPrice:
     time_s: Array
     host_s: Array
     energy_j: Array
+    arithmetic_j: Array
+    """Of it, that of arithmetic operations."""
     reach: Reach
 
     @property
@@ -71,6 +75,7 @@ def price_net(
     precision: Precision,
     layout: str = "",
     train: bool = False,
+    effects: Sequence[NetEffect] = (),
 ) -> NetPrice:
     """Price one pass of a network, or one training step.
 
@@ -82,12 +87,15 @@ def price_net(
         precision: how numbers are kept.
         layout: order of images; default: the runtime's.
         train: forward, backward and the optimizer's update.
+        effects: what techniques change of it.
 
     Raises:
         InputError: the machine has no arithmetic for the precision.
     """
     site = net_site(machine, precision)
     kernels = lower_net(graph, sizes, runtime, precision)
+    for effect in effects:
+        kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
     if train:
         kernels = with_backward(kernels, graph.parameters)
     reach = reach_of(runtime, machine, layout, train)
@@ -101,19 +109,32 @@ def price_net(
     kernel_s = np.maximum(total, limit)
     host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
     time = np.maximum(kernel_s.sum(axis=0), host) + reach.step_s
-    return NetPrice(kernels, site, kernel_s, limit, time, host, _energy_j(kernels, site, kernel_s, time), reach)
+    passes = prod(effect.passes for effect in effects)
+    if passes != 1.0:
+        kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes
+        time, host = time * passes, host * passes
+    arithmetic = _arithmetic_j(kernels, site, effects)
+    energy = _energy_j(kernels, site, kernel_s, time, arithmetic)
+    return NetPrice(kernels, site, kernel_s, limit, time, host, energy, arithmetic.sum(axis=0), reach)
 
 
-def _energy_j(kernels: NetKernels, site: Site, kernel_s: Array, time_s: Array) -> Array:
+def _arithmetic_j(kernels: NetKernels, site: Site, effects: Sequence[NetEffect]) -> Array:
+    """Energy of the operations of each kernel themselves."""
+    each: Any = site.engine.energy_j_per_op.get(site.compute, DEFAULT_ENERGY_J_PER_OP)
+    for effect in effects:
+        each = each * effect.energy(kernels) if effect.energy is not None else each
+    return np.asarray(kernels.flops * each, dtype=np.float64)
+
+
+def _energy_j(kernels: NetKernels, site: Site, kernel_s: Array, time_s: Array, arithmetic_j: Array) -> Array:
     """Operations and bytes at their energies, and the power of a device at work; at most its rated power.
 
     A GPU runs into its power limit in kernels that arithmetic binds, however far they stay from the peak: what those
     take of the time draws :data:`BUSY` of the rated power.
     """
     machine = site.machine
-    per_op = site.engine.energy_j_per_op.get(site.compute, DEFAULT_ENERGY_J_PER_OP)
     per_byte = machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
-    moving = kernels.flops * per_op + kernels.bytes * per_byte + static_power_w(machine) * kernel_s
+    moving = arithmetic_j + kernels.bytes * per_byte + static_power_w(machine) * kernel_s
     if machine.kind == "gpu" and machine.most_w:
         bound = kernels.padded / site.peak_ops_per_s > kernels.bytes / site.dram_bytes_per_s
         moving = np.where(bound, np.maximum(moving, BUSY * machine.most_w * kernel_s), moving)

@@ -68,12 +68,18 @@ class NetEstimate(Result):
     throughput_per_s: float
     """Items per second on all devices, each with passes of its own."""
     energy_j_per_item: float
+    arithmetic_j_per_item: float
+    """Of it, that of arithmetic operations."""
     usd_per_million_items: float | None
     peak_memory_bytes: float
+    activation_bytes: float
+    """Of it, activations that are alive together, with what allocators hold beside them."""
     weight_bytes: float
     capacity_bytes: float
     macs: float
     """Multiply-accumulates of one item."""
+    activations: float
+    """Elements that the products of one item put out, as tables of networks count."""
     parameters: int
     phases: tuple[NetPhase, ...]
     unknown_ops: tuple[UnknownOp, ...]
@@ -101,14 +107,14 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     """Weigh the scenarios of every batch at once; ``batch`` is an array ``[scenarios]``."""
     batches = np.atleast_1d(np.asarray(scenario.batch, dtype=np.float64))
     train = bool(scenario.words.get("train"))
-    precision = scenario.precision
+    precision, machine = scenario.precision, scenario.cluster.machine
     bits = 0.0 if precision.cast else precision.bits
     prices, peak, weights, macs = [], np.zeros(len(batches)), 0.0, 0.0
     for phase in scenario.phases:
         graph, sizes = phase.graph, dict[str, Any](phase.sizes)
         if "batch" in graph.symbols:
             sizes["batch"] = batches * phase.items
-        priced = price_net(graph, sizes, scenario.cluster.machine, scenario.runtime, precision, scenario.layout, train)
+        priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, scenario.effects)
         alive = graph.kept_bytes if train else graph.peak_bytes
         peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
         weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
@@ -118,6 +124,12 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     for i, batch in enumerate(batches):
         one = replace(scenario, batch=int(batch), words={**scenario.words, "batch": int(batch)})
         yield _estimate(one, prices, i, float(peak[i]), weights, macs, unknown)
+
+
+def _activations(phase: Phase) -> float:
+    """Elements that the products of one item put out in a phase."""
+    sizes = {**phase.sizes, "batch": phase.items} if "batch" in phase.graph.symbols else dict(phase.sizes)
+    return float(np.max(phase.graph.activations(sizes))) * phase.repeats
 
 
 def _estimate(
@@ -137,8 +149,9 @@ def _estimate(
     measured = machine.name in reach.measured
     spread = np.log(reach.spread if measured else reach.spread_elsewhere) / Z80
     low, high = (float(x) for x in interval80(time, spread, at_least=limit))
-    joules = sum(
-        p.repeats * float(x.energy_j[min(i, len(x.energy_j) - 1)]) for p, x in zip(phases, prices, strict=True)
+    joules, arithmetic = (
+        sum(p.repeats * float(x[min(i, len(x) - 1)]) for p, x in zip(phases, each, strict=True))
+        for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
     )
     rate, energy = scenario.batch * count / time, joules / scenario.batch
     _account(scenario, prices[0], ledger, measured)
@@ -158,11 +171,14 @@ def _estimate(
         latency_s=time,
         throughput_per_s=rate,
         energy_j_per_item=energy,
+        arithmetic_j_per_item=arithmetic / scenario.batch,
         usd_per_million_items=usd,
         peak_memory_bytes=weights + activations + machine.reserved_bytes,
+        activation_bytes=activations,
         weight_bytes=weights,
         capacity_bytes=machine.root.capacity_bytes,
         macs=macs,
+        activations=sum(_activations(p) for p in scenario.phases),
         parameters=sum(p.graph.parameters for p in scenario.phases),
         phases=phases,
         unknown_ops=unknown,
@@ -189,6 +205,9 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.cite(f"runtime.{runtime.name}", reach.source)
     ledger.assume(f"runtime {runtime.name}: {runtime.title}, {scenario.precision.name}, {scenario.layout} images")
     ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
+    for technique in scenario.techniques:
+        ledger.assume(technique.told)
+        ledger.cite(technique.name, str(technique.paper))
     if scenario.cluster.count > 1:
         ledger.assume(f"{scenario.cluster.count} devices: each runs passes of its own")
     if reach is UNMEASURED:
@@ -231,5 +250,5 @@ def provenance_of(scenario: NetScenario) -> dict[str, Any]:
     }
     known = fields_of("estimate")
     said = {n: words[n] for n in NETWORK if n not in inputs and n != "inputs" and words.get(n) != known[n].default}
-    inputs |= said
+    inputs |= {n: " + ".join(map(str, v)) if n == "techniques" else v for n, v in said.items()}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

@@ -38,11 +38,14 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
             "latency_s": found.latency_s,
             "throughput_per_s": found.throughput_per_s,
             "energy_j_per_item": found.energy_j_per_item,
+            "arithmetic_j_per_item": found.arithmetic_j_per_item,
             "usd_per_million_items": found.usd_per_million_items,
             "peak_memory_bytes": found.peak_memory_bytes,
+            "activation_bytes": found.activation_bytes,
             "weight_bytes": found.weight_bytes,
             "capacity_bytes": found.capacity_bytes,
             "macs": found.macs,
+            "activations": found.activations,
             "parameters": found.parameters,
             "phases": [
                 {"name": p.name, "repeats": p.repeats, "time_s": p.time_s, "limit_s": p.limit_s, "bound": p.bound}

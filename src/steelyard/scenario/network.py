@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import (
     PRECISIONS,
@@ -19,11 +20,13 @@ from steelyard.deployment.runtime import (
     precision_named,
     usual_runtime,
 )
-from steelyard.errors import InputError, Problem, UnknownName, show
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster
 from steelyard.scenario.fields import NETWORK, fields_of
 from steelyard.scenario.scenario import Scenario, read_cluster, read_scenario
 from steelyard.scenario.words import Problems, read_value
+from steelyard.techniques._base import Technique
+from steelyard.techniques._registry import with_techniques
 from steelyard.workload.catalogue import find_model
 from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
@@ -53,6 +56,16 @@ class NetScenario:
         if all("batch" not in p.graph.symbols for p in self.phases) and np.any(np.asarray(batches) != 1):
             raise InputError("the graph has one batch only, which is part of it: a pass is the item", field="batch")
         return replace(self, batch=batches)
+
+    @property
+    def techniques(self) -> tuple[Technique, ...]:
+        """What was put on it."""
+        return tuple(self.words.get("techniques") or ())
+
+    @property
+    def effects(self) -> tuple[NetEffect, ...]:
+        """What its techniques change of kernels."""
+        return tuple(e for technique in self.techniques if (e := technique.network_effect(self)) is not None)
 
     def __repr__(self) -> str:
         return f"<NetScenario {self.name} on {self.cluster}>"
@@ -126,6 +139,7 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
         InputError: every problem at once: unknown and foreign fields, names, sizes, arithmetic the machine lacks.
     """
     known = fields_of("estimate")
+    techniques, words = _techniques(words, problems)
     own = [n for n in NETWORK if n in known]
     values: dict[str, Any] = {}
     for name in words:
@@ -136,8 +150,9 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     for name in own:
         entry = known[name]
         values[name] = None if entry.default is ... else entry.default
-        if name in words and name != "model":
+        if name in words and name not in ("model", "techniques"):
             values[name] = problems.read(read_value, entry, words[name])
+    values["techniques"] = techniques
     values["model"] = words.get("model")
     cluster = problems.read(read_cluster, values["on"]) if values["on"] else None
     if cluster is None and not values["on"]:
@@ -163,7 +178,23 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     assert phases is not None
     model, layout = values["model"], values["layout"] or runtime.layout
     name = find_pipeline(model).name if isinstance(model, str) and is_pipeline(model) else phases[0].graph.name
-    return NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
+    found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
+    raise_all([p for technique in techniques for p in technique.network_problems(found)])
+    for technique in techniques:
+        found = technique.network(found)
+    return found
+
+
+def _techniques(words: Mapping[str, Any], problems: Problems) -> tuple[tuple[Technique, ...], dict[str, Any]]:
+    """Techniques of a network, and the words with those that they set."""
+    defaults = {name: field.default for name, field in fields_of("estimate").items()}
+    merged, found = with_techniques("estimate", words, defaults)
+    problems.add(found)
+    techniques = merged.pop("techniques", ())
+    served = [technique for technique in techniques if not technique.of_networks]
+    for technique in served:
+        problems.add([Problem(technique.name, "it is of models that are served token by token, not of networks")])
+    return techniques, {n: v for n, v in words.items() if n != "techniques"} if served else merged
 
 
 def _able(cluster: Cluster, precision: Precision) -> bool:

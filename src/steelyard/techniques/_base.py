@@ -19,6 +19,8 @@ who it is: ``name``, ``layer``, ``paper``, ``effect``. It overrides what it need
 ``step_effect``
     What it changes of the kernels of a step and of their prices (:class:`steelyard.cost.effect.Effect`), on every verb.
 
+Of networks (``of_networks = True``): the hooks of :class:`steelyard.techniques._networks.OnNetworks`.
+
 What acts while requests run (``serving = True``: nothing else changes, and ``estimate`` refuses it):
 
 ``trace(trace, seed) -> trace``
@@ -58,6 +60,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from steelyard.deployment.dynamics import Dynamics
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.techniques._batch import InBatch
+from steelyard.techniques._networks import OnNetworks
 from steelyard.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
@@ -148,7 +151,7 @@ class PoolFit:
 
 
 @dataclass(frozen=True)
-class Technique(InBatch):
+class Technique(InBatch, OnNetworks):
     """See the module's text."""
 
     name: ClassVar[str]
@@ -221,7 +224,7 @@ class Technique(InBatch):
     @classmethod
     def verbs(cls) -> tuple[str, ...]:
         """The verbs that answer with it; nothing else says so."""
-        if cls.batch_only:
+        if cls.batch_only or cls.of_networks:
             return ("estimate",)
         planned = not cls.unplanned and (cls.in_plan or not cls.serving)
         return ("estimate",) * (cls.in_batch or not cls.serving) + ("simulate",) + ("plan",) * planned
@@ -232,6 +235,7 @@ class Technique(InBatch):
         if verb in cls.verbs():
             return ""
         why = "it prices a static batch" if cls.batch_only else "it acts while requests run"
+        why = "it is of networks, which are not served" if cls.of_networks else why
         why = cls.unplanned if cls.unplanned and verb == "plan" else why
         able = " and ".join(cls.verbs())
         return f"{why}: {verb} cannot use it, {able} {'do' if len(cls.verbs()) > 1 else 'does'}"

@@ -1,0 +1,181 @@
+"""Patch by patch: the first stage of a convolutional network runs on one part of the image after the other.
+
+Where the map is large its tensors are what memory must hold. The stage up to the point where the map has fallen to
+``1/until`` of the image is run ``patches x patches`` times, each time for one part of the stage's output; only that
+part's tensors are alive beside the output. A window of ``k`` points at stride ``s`` and dilation ``d`` needs rows
+``a s - p`` to ``(b - 1) s - p + d (k - 1)`` of its input for rows ``a`` to ``b - 1`` of its output (``p`` rows laid
+around): parts overlap, and what lies in the overlap is computed more than once. Peak memory, multiply-accumulates,
+bytes and kernels all follow from the graph with the stage repeated.
+
+Papers: MCUNetV2 (arXiv:2110.15352). ``patches`` is what a user chooses; the image is decoded part by part, as a
+compressed one can be, so that it is never held whole. Valid for stages of convolutions, pools and pointwise ops: a
+stage that gathers over the whole map (squeeze-excite, attention) ends before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
+
+from steelyard.errors import Problem
+from steelyard.techniques._base import Citation
+from steelyard.techniques.network_passes import NetTechnique, graphs_of, with_graphs
+from steelyard.units import Quantity
+from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
+
+__all__ = ["PatchInference"]
+
+_LOCAL = ("pointwise", "pool")
+#: Rows and columns of a tensor: first and one past the last, by axis.
+_Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PatchInference(NetTechnique):
+    """See the module's text."""
+
+    name: ClassVar[str] = "patch-inference"
+    layer: ClassVar[str] = "memory"
+    effect: ClassVar[str] = (
+        "the first stage of a convolutional network runs patch by patch: less memory, some work twice"
+    )
+    paper: ClassVar[Citation] = Citation(
+        "MCUNetV2: Memory-efficient patch-based inference for tiny deep learning", "arXiv:2110.15352"
+    )
+    first: ClassVar[str] = "patches"
+
+    patches: Annotated[int, Quantity("1", "parts of the map along each side", ge=2, le=16)] = 3
+    until: Annotated[int, Quantity("1", "how many times smaller than the image the map is where parts end", ge=2)] = 8
+
+    def network_problems(self, scenario: Any) -> list[Problem]:
+        """See :class:`OnNetworks`."""
+        if all(_cut(graph, self.until) is None for graph in graphs_of(scenario)):
+            return [Problem(self.name, f"no stage of {scenario.name} looks at parts of its image alone")]
+        return []
+
+    def network(self, scenario: Any) -> Any:
+        """See :class:`OnNetworks`."""
+        return with_graphs(scenario, self._patched)
+
+    def _patched(self, graph: TensorGraph) -> TensorGraph:
+        found = _cut(graph, self.until)
+        if found is None:
+            return graph
+        count, tensor = found
+        tensors, nodes = list(graph.tensors), list[Node]()
+        for rows in _parts(_side(graph, tensor, 0), self.patches):
+            for columns in _parts(_side(graph, tensor, 1), self.patches):
+                nodes += _part(graph, count, tensor, (rows, columns), tensors)
+        return replace(graph, nodes=(*nodes, *graph.nodes[count:]), tensors=tuple(tensors))
+
+
+def _side(graph: TensorGraph, tensor: int, axis: int) -> int:
+    """Rows or columns of a map."""
+    return int(str(graph.tensors[tensor].shape[2 + axis]))
+
+
+def _parts(size: int, count: int) -> list[tuple[int, int]]:
+    """So many parts of a side, as equal as whole rows allow."""
+    ends = [round(size * i / count) for i in range(count + 1)]
+    return [(a, b) for a, b in pairwise(ends) if b > a]
+
+
+def _maps(graph: TensorGraph, node: Node) -> tuple[list[int], int] | None:
+    """Maps that a node reads and the one it writes; None: it looks further than a window."""
+    shapes = [graph.tensors[i].shape for i in (*node.inputs, *node.outputs)]
+    moving = [i for i in node.inputs if graph.tensors[i].role in ("input", "activation")]
+    local = node.op in ("conv", "batch_norm", "concat") or node.kind.group in _LOCAL
+    out = node.outputs[0]
+    if not local or node.facts.get("transposed") or len(graph.tensors[out].shape) != 4:
+        return None
+    if any(len(graph.tensors[i].shape) != 4 for i in moving) or not all(
+        isinstance(d, int) for shape in shapes for d in shape[2:]
+    ):
+        return None
+    widest = graph.tensors[out].shape[2:]
+    if node.op != "conv" and node.kind.group != "pool" and any(graph.tensors[i].shape[2:] != widest for i in moving):
+        return None  # a number for each channel, made of the whole map
+    return moving, out
+
+
+def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
+    """The longest stage of nodes that look at windows alone: how many, and the one map that leaves it."""
+    images = [t for t in graph.tensors if t.role == "input"]
+    if len(images) != 1 or len(images[0].shape) != 4 or not all(isinstance(d, int) for d in images[0].shape[2:]):
+        return None
+    height = int(str(images[0].shape[2]))
+    last: dict[int, int] = {graph.storage(o): len(graph) for o in graph.outputs}
+    for k, node in enumerate(graph.nodes):
+        last |= {graph.storage(i): max(k, last.get(graph.storage(i), 0)) for i in node.inputs}
+    alive: dict[int, int] = {}
+    best: tuple[int, int] | None = None
+    for k, node in enumerate(graph.nodes):
+        maps = _maps(graph, node)
+        if maps is None:
+            break
+        alive[graph.storage(maps[1])] = maps[1]
+        alive = {s: o for s, o in alive.items() if last.get(s, -1) > k}
+        size = _side(graph, maps[1], 0)
+        if size * until < height:
+            break
+        image_free = all(last.get(i, -1) <= k for i, t in enumerate(graph.tensors) if t.role == "input")
+        if len(alive) == 1 and image_free and size > 1:
+            ((_, left),) = alive.items()
+            best = (k + 1, left)
+    return best
+
+
+def _part(graph: TensorGraph, count: int, left: int, wanted: _Box, tensors: list[Tensor]) -> Iterator[Node]:
+    """The nodes of a stage for one part of the map that leaves it; their tensors are appended."""
+    box: dict[int, _Box] = {graph.storage(left): wanted}
+    for node in reversed(graph.nodes[:count]):
+        maps = _maps(graph, node)
+        assert maps is not None
+        out = box.get(graph.storage(maps[1]))
+        for i in maps[0] if out is not None else ():
+            s = graph.storage(i)
+            if s == graph.storage(maps[1]):
+                continue  # in place
+            needs = _needed(graph, node, i, maps[1], out)  # type: ignore[arg-type]
+            box[s] = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(needs, box.get(s, needs), strict=True))
+    copies: dict[int, int] = {}
+
+    def copy_of(i: int) -> int:
+        t, s = graph.tensors[i], graph.storage(i)
+        if t.role not in ("input", "activation") or s not in box or len(t.shape) != 4:
+            return i
+        if i not in copies:
+            whole = graph.storage(left)
+            of = whole if s == whole else -1 if t.of < 0 else copy_of(t.of)
+            sides = tuple(b - a for a, b in box[s])
+            tensors.append(Tensor((*t.shape[:2], *sides), t.dtype, "activation", of))
+            copies[i] = len(tensors) - 1
+        return copies[i]
+
+    image = next(i for i, t in enumerate(graph.tensors) if t.role == "input")
+    yield Node("fill", (), (copy_of(image),), "image")
+    for node in graph.nodes[:count]:
+        if graph.storage(node.outputs[0]) in box:
+            yield replace(node, inputs=tuple(map(copy_of, node.inputs)), outputs=tuple(map(copy_of, node.outputs)))
+
+
+def _needed(graph: TensorGraph, node: Node, source: int, out: int, wanted: _Box) -> _Box:
+    """Rows and columns of an input that a part of the output needs."""
+    found = []
+    for axis, (first, end) in enumerate(wanted):
+        size, made = _side(graph, source, axis), _side(graph, out, axis)
+        points, step, apart = (_fact(node.facts, n, axis, 1) for n in ("kernel", "stride", "dilation"))
+        if node.kind.group == "pool" and "stride" not in node.facts:
+            step = max(round(size / made), 1)
+        reach = apart * (points - 1) + 1 if node.op == "conv" or node.kind.group == "pool" else 1
+        around = -(-max((made - 1) * step + reach - size, 0) // 2)
+        a, b = first * step - around, (end - 1) * step - around + reach
+        found.append((max(min(a, size - 1), 0), min(max(b, 1), size)))
+    return tuple(found)
+
+
+def _fact(facts: Mapping[str, Any], name: str, axis: int, usual: int) -> int:
+    value = facts.get(name, usual)
+    return int(value[axis] if isinstance(value, list | tuple) else value)
