@@ -24,9 +24,9 @@ efficientvit_b1 efficientvit_b2 efficientvit_b3 efficientvit_l1 efficientvit_l2 
 efficientvit_m4 eva02_tiny_patch14_224 fastvit_ma36 fastvit_mci0 fastvit_mci1 fastvit_mci2 fastvit_s12 fastvit_sa12
 fastvit_sa24 fastvit_sa36 fastvit_t12 fastvit_t8 fbnetv3_b focalnet_tiny_srf gcvit_xxtiny gernet_s ghostnet_100
 ghostnetv2_100 hardcorenas_a hiera_tiny_224 hrnet_w18 hrnet_w48 inception_resnet_v2 inception_v4 lcnet_100
-legacy_xception levit_128 levit_128s levit_192 levit_256 levit_384 maxvit_tiny_tf_224 mixer_b16_224 mixnet_l
+legacy_xception maxvit_tiny_tf_224 mixer_b16_224 mixnet_l
 mixnet_m mixnet_s mobilenetv4_conv_large mobilenetv4_hybrid_medium mobileone_s0 mobileone_s1 mobileone_s2
-mobileone_s3 mobileone_s4 mobilevit_s mobilevit_xs mobilevit_xxs mobilevitv2_100 mvitv2_tiny nasnetalarge nest_tiny
+mobileone_s3 mobileone_s4 mobilevitv2_100 mvitv2_tiny nasnetalarge nest_tiny
 nextvit_base nextvit_small nf_resnet50 nfnet_l0 pit_s_224 poolformer_s12 regnetz_b16 repghostnet_100 repvit_m0_9
 repvit_m1 repvit_m1_0 repvit_m1_1 repvit_m1_5 repvit_m2_3 res2net50_26w_4s resmlp_12_224 resnest50d resnet50_clip
 resnetv2_50 rexnet_100 selecsls60 sequencer2d_s skresnet50 starnet_s1 swiftformer_s swinv2_tiny_window8_256
@@ -37,7 +37,7 @@ TORCHVISION = """
 deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fasterrcnn_mobilenet_v3_large_fpn fcn_resnet50
 lraspp_mobilenet_v3_large mc3_18 r2plus1d_18 r3d_18 ssd300_vgg16 ssdlite320_mobilenet_v3_large
 """.split()  # noqa: SIM905 - a list of many names
-ALIASES = {"efficientformer_l1": "efficientformer", "levit_256": "levit", "mobilevit_s": "mobile_vit"}
+ALIASES = {"efficientformer_l1": "efficientformer"}
 
 
 def keep(library: str, name: str) -> str:

@@ -23,7 +23,7 @@ TIMM = (
     *("mobilenetv3_large_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "mnasnet_100", "semnasnet_100"),
     *("fbnetc_100", "spnasnet_100", "efficientnet_b0", "efficientnet_b4", "efficientnetv2_s", "regnetx_032"),
     *("regnety_016", "convnext_tiny", "repvgg_a0", "vit_tiny_patch16_224", "deit_base_distilled_patch16_224"),
-    *("swin_tiny_patch4_window7_224", "pvt_v2_b0"),
+    *("swin_tiny_patch4_window7_224", "pvt_v2_b0", "levit_192", "mobilevit_s"),
 )
 TORCHVISION = ("alexnet", "squeezenet1_0", "squeezenet1_1", "shufflenet_v2_x1_0", "googlenet", "resnet50")
 

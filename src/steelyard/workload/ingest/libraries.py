@@ -216,10 +216,10 @@ def _transformers(transformers: Any, name: str, sides: tuple[int, ...]) -> Tenso
     import torch
 
     known = transformers.CONFIG_MAPPING.keys()
-    if is_folder(name):
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    elif name in known:
+    if name in known:
         config = transformers.AutoConfig.for_model(name)
+    elif is_folder(name):
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     else:
         raise UnknownName("model type of transformers", name, known)
     config.use_cache = False
