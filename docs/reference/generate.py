@@ -147,7 +147,7 @@ lists. Every combination becomes a row, at most 100,000.
 
 
 def json_form() -> str:
-    """The fields of ``steelyard.estimate/1``, ``steelyard.simulate/1`` and what goes with them."""
+    """The fields of ``steelyard.estimate/2``, ``steelyard.simulate/1`` and what goes with them."""
     parts = [
         JSON_HEAD,
         *table(fields_of_form("estimate")),
@@ -185,7 +185,7 @@ What `--with NAME[:value,param=value,switch]` takes; in Python `techniques=[...]
 JSON_HEAD = """# JSON
 
 `steelyard estimate ... --json` and `Estimate.to_dict()` give one object, in SI units, with the fields below. A name
-never changes its meaning within `steelyard.estimate/1`; fields may be added. Numbers are finite; what is not known is
+never changes its meaning within `steelyard.estimate/2`; fields may be added. Numbers are finite; what is not known is
 `null`. `steelyard.report.schema.estimate_schema()` returns the same table as a JSON schema.
 
 Several scenarios give `{"schema": "steelyard.estimates/1", "rows": [...]}`, whose rows are such objects; a scenario

@@ -302,7 +302,7 @@ def test_json_of_one_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = _run(capsys, "estimate", "llama-3.1-8b", *ONE, "--json")
     assert (code, err) == (0, [])
     document = json.loads(out)
-    assert document["schema"] == "steelyard.estimate/1"
+    assert document["schema"] == "steelyard.estimate/2"
     assert document["fits"] is True
     assert document["parameters"]["total"] == 8_030_261_248
 
@@ -551,7 +551,7 @@ def test_out_writes_the_form_of_the_ending(capsys: pytest.CaptureFixture[str], t
     for name in ("a.json", "a.csv", "a.txt"):
         code, out, _ = _run(capsys, "estimate", "llama-3.1-8b", *ONE, "--out", str(tmp_path / name))
         assert (code, out) == (0, "")
-    assert json.loads((tmp_path / "a.json").read_text())["schema"] == "steelyard.estimate/1"
+    assert json.loads((tmp_path / "a.json").read_text())["schema"] == "steelyard.estimate/2"
     assert (tmp_path / "a.csv").read_text().startswith("model,machine,")
     assert "\x1b" not in (tmp_path / "a.txt").read_text()
 

@@ -19,7 +19,7 @@ from steelyard.report.plain import plain
 from steelyard.report.schema import estimate_schema
 from steelyard.report.text import report
 
-#: What `steelyard.estimate/1` promises.
+#: What `steelyard.estimate/2` promises.
 PROMISED = {
     "schema": None,
     "fits": None,

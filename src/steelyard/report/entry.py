@@ -140,9 +140,9 @@ def _load(kind: Kind, name: str) -> Entry:
 
 def _estimate(name: str) -> Any:
     data = read_document(name)
-    if data.get("schema") != "steelyard.estimate/1":
+    if data.get("schema") not in ("steelyard.estimate/1", "steelyard.estimate/2"):
         raise InputError(
-            f"expected a saved estimate of one scenario (steelyard.estimate/1), got {data.get('schema')!r}", field=name
+            f"expected a saved estimate of one scenario (steelyard.estimate/2), got {data.get('schema')!r}", field=name
         )
     return data
 

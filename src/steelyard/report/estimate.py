@@ -1,4 +1,4 @@
-"""An estimate as JSON (``steelyard.estimate/1``), as a flat CSV row, and as a short summary."""
+"""An estimate as JSON (``steelyard.estimate/2``), as a flat CSV row, and as a short summary."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "columns", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
-SCHEMA = "steelyard.estimate/1"
+SCHEMA = "steelyard.estimate/2"
 
 
 def to_dict(estimate: Estimate, shared: dict[Any, Any] | None = None) -> dict[str, Any]:
-    """The answer in the stable JSON form ``steelyard.estimate/1``: SI units, nothing that is not finite.
+    """The answer in the stable JSON form ``steelyard.estimate/2``: SI units, nothing that is not finite.
 
     ``limit.*`` is the physical limit (every kernel at its peak), ``interval.*`` the central 80 % interval,
     ``flops`` the arithmetic of the whole batch (prefill) and of one step of the whole batch (decode) over all devices.
@@ -74,6 +74,7 @@ def to_dict(estimate: Estimate, shared: dict[Any, Any] | None = None) -> dict[st
         "energy_j": {"devices": estimate.energy_j, "hosts": estimate.host_energy_j},
         "usd_per_million_tokens": estimate.usd_per_million_tokens,
         **estimate.price.to_dict(),
+        **_of_any_workload(estimate),
         "limit": estimate.limit,
         "interval": {name: list(ends) for name, ends in estimate.interval.items()},
         "bound": estimate.bound,
@@ -89,6 +90,29 @@ def to_dict(estimate: Estimate, shared: dict[Any, Any] | None = None) -> dict[st
         "provenance": provenance(s),
     }
     return plain(document)  # type: ignore[no-any-return]
+
+
+def _of_any_workload(estimate: Estimate) -> dict[str, Any]:
+    """The figures that every kind of workload has, here of a request."""
+    s, flops = estimate.scenario, flops_of(estimate)
+    steps = max(1, s.osl - 1) if s.transformer.causal else 0
+    times = {"prefill": (1, estimate.ttft_s), "decode": (steps, estimate.tpot_s * steps)}
+    limits = {"prefill": estimate.limit.get("ttft_s"), "decode": steps * estimate.limit.get("tpot_s", 0.0)}
+    usd = estimate.usd_per_million_tokens
+    return {
+        "latency_s": estimate.e2e_s,
+        "throughput_per_s": s.batch / estimate.e2e_s,
+        "energy_j_per_item": (estimate.energy_j + estimate.host_energy_j) / s.batch,
+        "usd_per_million_items": None if usd is None else usd * estimate.output_tokens / s.batch,
+        "peak_memory_bytes": estimate.memory.total,
+        "macs": (flops["prefill"] + steps * flops["decode"]) / 2 / s.batch,
+        "phases": [
+            {"name": n, "repeats": k, "time_s": t, "limit_s": limits[n], "bound": estimate.bound.get(n)}
+            for n, (k, t) in times.items()
+            if k
+        ],
+        "unknown_ops": [],
+    }
 
 
 def _parameters(model: Any) -> dict[str, Any]:

@@ -41,4 +41,4 @@ def estimate_schema() -> dict[str, Any]:
         kind = [plain, "null"] if figure.type.endswith("?") else plain
         parent["properties"][name] = {"type": kind, "description": figure.doc}
         parent["required"] += [] if figure.path in SOMETIMES else [name]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "steelyard.estimate/1", **root}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "steelyard.estimate/2", **root}

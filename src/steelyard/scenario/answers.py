@@ -63,7 +63,7 @@ def figures_of(form: str) -> tuple[Figure, ...]:
 
 _TABLES = {
     "estimate": """
-schema | string | - | - | always steelyard.estimate/1
+schema | string | - | - | always steelyard.estimate/2
 model | string | - | - | name of the model
 machine.name | string | - | - | catalogue name of the device
 machine.title | string | - | - | full name of the device
@@ -122,6 +122,14 @@ energy_j_per_token | number | J | = | devices and hosts, J per output token
 usd_per_device_hour | number? | USD/h | = | price used, USD per device and hour
 usd_per_million_tokens | number? | USD | = | rent per million output tokens, USD; null without a price
 price | string | - | = | class and date of the price
+latency_s | number | s | - | of any workload: one pass or request from its start to its end, s
+throughput_per_s | number | 1/s | - | items (requests, images) per second of the deployment
+energy_j_per_item | number | J | - | devices and hosts, J per item
+usd_per_million_items | number? | USD | - | rent per million items, USD; null without a price
+peak_memory_bytes | number | B | - | most memory of the fullest device, B
+macs | number | - | - | half of the arithmetic operations of one item
+phases | array | - | - | name, repeats, time_s and limit_s of all repeats, and what bounds each
+unknown_ops | array | - | - | ops of a network that are priced as traffic: op, count, bytes_frac
 limit.ttft_s | number | s | limit_ttft_s | physical limit of the prefill, s
 limit.tpot_s | number | s | limit_tpot_s | physical limit of a decode step, s
 bound.prefill | string | - | bound_prefill | what bounds the prefill: compute, memory, network or overhead
