@@ -29,11 +29,18 @@ def _made() -> list[Any]:
 
 def models() -> list[bytes]:
     """Small models of every kind."""
-    return [m.SerializeToString() for m in _made()]
+    _ops()  # loaded here once, as each mutant has a process of its own
+    return list(_bytes())
+
+
+@cache
+def _bytes() -> tuple[bytes, ...]:
+    return tuple(m.SerializeToString() for m in _made())
 
 
 def edits() -> list[bytes]:
     """Each byte string decides which model is changed and how; these change nothing."""
+    models()
     return [f"as it is made, number {i}".encode() for i in range(8)]
 
 
@@ -55,8 +62,10 @@ def model(content: bytes, folder: Path) -> None:
 
 def edited(content: bytes, folder: Path) -> None:
     """A model in which ops, names, extents, types and attributes were changed: protobuf still reads it."""
+    from onnx import ModelProto
+
     rng = random.Random(content)
-    made = rng.choice(_made())
+    made = ModelProto.FromString(rng.choice(_bytes()))
     for _ in range(0 if content in edits() else rng.randint(1, 4)):
         _edit(rng, made)
     model(made.SerializeToString(), folder)
@@ -131,6 +140,7 @@ def _ops() -> list[str]:
     """Names of ops: those of ONNX, and those that are read by a rule of ours."""
     from onnx import defs
 
-    from steelyard.workload.ingest import onnx_contrib, onnx_nodes
+    from steelyard.workload.ingest import kept_graph, onnx_contrib, onnx_model, onnx_nodes
 
+    assert kept_graph and onnx_model
     return sorted({s.name for s in defs.get_all_schemas()} | set(onnx_nodes._SPECIAL) | set(onnx_contrib._CONTRIB))
