@@ -111,6 +111,10 @@ SHORT = (
         "ttft_s",
     ),
     ("energy per token of served models", "ml_energy_v3", "llm_energy_latency", "serve", "energy_j"),
+    ("image networks, eager PyTorch, RTX 4090", "timm_benchmarks", "infer_rtx4090", "infer eager nchw", "time_s"),
+    ("image networks, compiled, RTX 4090", "timm_benchmarks", "infer_rtx4090", "infer dynamo nchw", "time_s"),
+    ("image networks, eager PyTorch, RTX 3090", "timm_benchmarks", "infer_rtx3090", "infer eager nhwc", "time_s"),
+    ("pictures by diffusion, other engines", "diffusion_serving", "image_video", "diffusion", "time_s"),
 )
 
 

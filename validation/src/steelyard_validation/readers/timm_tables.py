@@ -56,7 +56,8 @@ def _ways(ask: Ask, table: str, phase: str, frame: pd.DataFrame, train: bool) ->
     """Rows that were run one way."""
     figures = np.full((len(frame), 4), np.nan)
     why = np.full(len(frame), "", dtype=object)
-    keys = ["hardware", "precision", "layout", "torch", "compile", "model", "img_size"]
+    frame["fused"] = frame["torch"].astype(int) >= FUSED_FROM
+    keys = ["hardware", "precision", "layout", "fused", "compile", "model", "img_size"]
     for key, rows in frame.groupby(keys, sort=False):
         at = rows.index.to_numpy()
         found = _answers(key, rows["batch_size"].to_numpy(dtype=np.float64), train)
@@ -87,8 +88,8 @@ def _machine(hardware: str) -> str:
 
 def _answers(key: Any, batches: Any, train: bool) -> Any:
     """Time, its interval and its limit for every batch of one network run one way; or why there are none."""
-    hardware, precision, layout, torch, compiled, model, size = key
-    graph = timm_graph(str(model), int(size), int(torch) >= FUSED_FROM)
+    hardware, precision, layout, fused, compiled, model, size = key
+    graph = timm_graph(str(model), int(size), bool(fused))
     if isinstance(graph, str):
         return graph
     if float(graph.macs()) > LARGEST * 1e9:
