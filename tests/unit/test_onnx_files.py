@@ -190,12 +190,14 @@ def test_ops_that_exporters_take_apart_are_one_again() -> None:
     assert ops(read(made)) == ["mul", "gelu", "add", "mul", "mul", "silu", "layer_norm"]
 
 
-def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths() -> None:
+def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths(tmp_path: Path) -> None:
     graph = read(quantised())
     assert ops(graph) == ["quantise", "conv", "relu", "quantise"] and graph.macs() == 36 * 32
     conv, relu = graph.nodes[1:3]
     assert [graph.tensors[i].dtype for i in (*conv.inputs, *relu.inputs, *relu.outputs)] == ["i8"] * 4
     assert graph.parameters == 32 and graph.weight_bytes() == 32 == graph.weight_bytes(bits=16)
+    onnx.save(quantised(), tmp_path / "q.onnx")
+    assert steelyard.estimate(str(tmp_path / "q.onnx"), on="rk3588").to_dict()["precision"] == "int8"
     few = node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=64, N=32, bits=4, block_size=32)
     packed = [weight("w", 32, 2, 16, kind=np.uint8), weight("s", 64)]
     graph = read(model([few], [value("x", "N", 6, 64)], "y", packed))

@@ -170,7 +170,8 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     runtime = runtime or usual_runtime(machine.launch)
     if precision is None:
         piped = isinstance(words.get("model"), str) and is_pipeline(words["model"])
-        precision = _usual_precision(cluster, "bf16" if piped else runtime.precision)
+        usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision
+        precision = _usual_precision(cluster, "bf16" if piped else usual)
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
@@ -209,6 +210,12 @@ def _usual_precision(cluster: Cluster, usual: str) -> Precision:
     """The usual precision, or the next one that the machine computes in."""
     wanted = (usual, "fp16", "bf16", "int8", "fp32")
     return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
+
+
+def _quantised(graph: TensorGraph) -> bool:
+    """Whether most products of a graph read activations in integers, as after a quantiser."""
+    products = [n for n in graph.nodes if n.kind.group == "product"]
+    return 2 * sum(graph.tensors[n.inputs[0]].dtype in ("i8", "u8") for n in products) > len(products)
 
 
 def _sets(text: str) -> dict[str, str]:
