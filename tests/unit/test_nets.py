@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.folders import catalogue_folders
+from steelyard.workload import nets
 from steelyard.workload.extent import extent
 from steelyard.workload.ingest.kept_graph import packed
 from steelyard.workload.nets import find_net, is_net, load_net, net_names
@@ -185,6 +187,25 @@ def test_spaces_take_choices_as_their_papers_write_them() -> None:
     ):
         with pytest.raises(InputError, match=said):
             load_net(name, sets=sets)
+
+
+def test_a_wrong_row_of_the_user_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets").mkdir()
+    rows = ('name = "wrong"\nfamily = "resnett"', 'name = "odd"\nfamily = "resnet"\nconfig = { deph = 3 }')
+    good = 'name = "mine"\nfamily = "resnet"\nconfig = { depths = [1, 1, 1, 1] }\naliases = ["My Net"]'
+    (tmp_path / "nets/own.toml").write_text("".join(f"[[net]]\n{row}\n" for row in (*rows, good)))
+    monkeypatch.setenv("STEELYARD_CATALOGUE", str(tmp_path))
+    caches = (catalogue_folders, nets._places, nets._entry, nets._entries, nets._built)
+    for one in caches:
+        one.cache_clear()
+    try:
+        assert load_net("my net").macs() < load_net("resnet18").macs() and is_net("mine")
+        for name, said in (("wrong", "did you mean 'resnet'"), ("odd", "did you mean 'depths'"), ("nine", "'mine'")):
+            with pytest.raises(InputError, match=said):
+                load_net(name)
+    finally:
+        for one in caches:
+            one.cache_clear()
 
 
 def test_no_two_networks_answer_to_one_name() -> None:

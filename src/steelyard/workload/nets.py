@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from steelyard.documents import build, build_file, is_file
+from steelyard.documents import build, build_file, is_file, named, parse_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, raise_all, show
 from steelyard.folders import catalogue_files, catalogue_folders
 from steelyard.units import Quantity
@@ -78,16 +78,38 @@ def _entries() -> Mapping[str, NetEntry]:
     return found
 
 
+#: A row of a file, its name and its aliases, found as text: a lookup parses one row and no more.
+_ROW = re.compile(r"^\[\[net\]\][ \t]*(?:#.*)?$", re.MULTILINE)
+_NAME = re.compile(r"""^name\s*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
+_ALIASES = re.compile(r"^aliases\s*=\s*\[(.*?)\]", re.MULTILINE | re.DOTALL)
+_QUOTED = re.compile(r"""["']([^"'\n]*)["']""")
+
+
 @cache
-def _spellings() -> Mapping[str, str]:
-    """Names and aliases without case and punctuation -> the name."""
-    found: dict[str, str] = {}
-    for entry in _entries().values():
-        found.setdefault(normalise(entry.name), entry.name)
-    for entry in _entries().values():
-        for alias in entry.aliases:
-            found.setdefault(normalise(alias), entry.name)
-    return found
+def _places() -> Mapping[str, tuple[Path, str]]:
+    """Names and aliases without case and punctuation -> the file and the text of the row; the user's come first."""
+    names: dict[str, tuple[Path, str]] = {}
+    aliases: dict[str, tuple[Path, str]] = {}
+    for path in catalogue_files("nets"):
+        for row in _ROW.split(read_text(path))[1:]:
+            if name := _NAME.search(row):
+                names.setdefault(normalise(name[1]), (path, row))
+            for alias in _said_also(row):
+                aliases.setdefault(normalise(alias), (path, row))
+    return {**aliases, **names}
+
+
+def _said_also(row: str) -> list[str]:
+    """The aliases in the text of a row."""
+    also = _ALIASES.search(row)
+    return _QUOTED.findall(also[1]) if also else []
+
+
+@cache
+def _entry(key: str) -> NetEntry:
+    """The row that a spelling means. Raises :class:`InputError` where it is wrong."""
+    path, row = _places()[key]
+    return build(_File, parse_document(f"[[net]]\n{row}", named(path)), named(path)).net[0]
 
 
 def net_names() -> list[str]:
@@ -99,7 +121,7 @@ def is_net(given: str) -> bool:
     """Whether a name or path means a network here: a catalogue's name, a library's prefix, a graph's or ONNX file."""
     return (
         (given.partition(":")[0] in LIBRARIES and ":" in given)
-        or normalise(given) in _spellings()
+        or normalise(given) in _places()
         or (given.lower().endswith(_FILES) and _is_graph(given))
     )
 
@@ -120,10 +142,10 @@ def find_net(name: str) -> NetEntry:
     Raises:
         UnknownName: with the nearest known names.
     """
-    known = _spellings().get(normalise(name))
-    if known is not None:
-        return _entries()[known]
-    raise UnknownName("network", name, [*_entries(), *(a for e in _entries().values() for a in e.aliases)])
+    if (key := normalise(name)) in _places():
+        return _entry(key)
+    known = [n for _, row in _places().values() for n in (*_NAME.findall(row)[:1], *_said_also(row))]
+    raise UnknownName("network", name, dict.fromkeys(known))
 
 
 @dataclass(frozen=True)
@@ -158,7 +180,7 @@ class NetSummary:
 def summarise_net(given: str) -> NetSummary:
     """A network's totals. Raises as :func:`load_net`."""
     graph = load_net(given)
-    entry = _entries().get(_spellings().get(normalise(given), ""))
+    entry = find_net(given) if normalise(given) in _places() else None
     return NetSummary(graph.name, graph.source, entry.family or "kept graph" if entry else "", graph)
 
 
@@ -240,7 +262,7 @@ def _parameters(family: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any], ...]) -> TensorGraph:
-    entry = _entries()[name]
+    entry = find_net(name)
     kind = NETWORKS.get(entry.family)
     known = _parameters(entry.family)
     wrong = [UnknownName("parameter", k, known) for k, _ in parameters if k not in known]
