@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -291,9 +290,8 @@ def test_data_in_other_files_is_never_looked_for_and_a_process_that_dies_is_one_
         door.read_onnx(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="limits are those of POSIX")
-def test_weights_inside_a_file_are_passed_over(tmp_path: Path) -> None:
-    made = model([node("MatMul", ["x", "w"], ["y"])], [value("x", "N", 4096)], "y", [weight("w", 4096, 4096)])
+def test_weights_inside_a_file_are_passed_over() -> None:
+    made = model([node("MatMul", ["x", "w"], ["y"])], [value("x", "N", 1024)], "y", [weight("w", 1024, 2048)])
     data = made.SerializeToString()
-    assert len(data) > 64 << 20 and len(slim(io.BytesIO(data), len(data))) < 1000
-    assert read(data).parameters == 4096 * 4096
+    assert len(data) > 8 << 20 and len(slim(io.BytesIO(data), len(data))) < 1000
+    assert read(data).parameters == 1024 * 2048

@@ -27,7 +27,7 @@ from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 __all__ = ["Walk"]
 
 #: Nodes of a loop without a known length that are walked to see whether its condition ends it.
-_OPEN_LOOP = 10_000
+_OPEN_LOOP = 2_000
 #: Ops of which what is the same in every run is learned, wherever it is from.
 _LEARNED = ("conv", "linear", "recurrent")
 #: Ops whose operands have one shape, or broadcast to one.
