@@ -10,6 +10,7 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, read_net_scenario
 from steelyard.scenario.ranges import expand
+from steelyard.scenario.space import asks_space, read_space_scenario
 from steelyard.scenario.words import Problems
 
 if TYPE_CHECKING:
@@ -23,19 +24,24 @@ def of_network(model: str) -> bool:
     return asks_net({"model": model})
 
 
+def _words(question: Any) -> dict[str, Any]:
+    """What was typed beside the defaults."""
+    known = fields_of("estimate")
+    given = {f.name: getattr(question, f.name) for f in fields(question)}
+    return {n: v for n, v in given.items() if n in known and v not in ("", None) and str(v) != str(known[n].default)}
+
+
 def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]:
     """The answers for every machine and batch that was typed."""
     import numpy as np
 
     from steelyard.estimation.network import estimates_of
 
-    known = fields_of("estimate")
-    given = {f.name: getattr(question, f.name) for f in fields(question)}
-    words = {n: v for n, v in given.items() if n in known and v not in ("", None) and str(v) != str(known[n].default)}
-    batches = problems.read(expand, given["batch"], "batch") or [1]
+    words = _words(question)
+    batches = problems.read(expand, question.batch, "batch") or [1]
     words["batch"] = batches[0]
     found: list[NetEstimate] = []
-    for on in [p.strip() for p in str(given["on"]).split(",") if p.strip()] or [""]:
+    for on in [p.strip() for p in str(question.on).split(",") if p.strip()] or [""]:
         scenario = read_net_scenario({**words, "model": model, "on": on}, problems)
         chosen = np.array(batches) if "batch" not in str(words.get("set", "")) else np.array([scenario.batch])
         found += estimates_of(scenario.with_batches(chosen))
@@ -43,7 +49,9 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
 
 
 def estimate_net(model: str, question: Any, output: Output, problems: Problems) -> None:
-    """Weigh a network on one or several machines."""
+    """Weigh a network on one or several machines, or many architectures of a space on one."""
+    if _space(model, question, output, problems):
+        return
     from steelyard.report import network as report
 
     found = _answers(model, question, problems)
@@ -62,6 +70,24 @@ def estimate_net(model: str, question: Any, output: Output, problems: Problems) 
     )
     if not any(f.fits for f in found):
         raise DoesNotFit("no scenario fits", change=report.remedy(found[0]))
+
+
+def _space(model: str, question: Any, output: Output, problems: Problems) -> bool:
+    """Answer architectures of a searched space, where they are asked about."""
+    words = _words(question)
+    if not asks_space({**words, "model": model}):
+        return False
+    from steelyard.estimation.space import answer_space
+    from steelyard.report import space as report
+
+    found = answer_space(read_space_scenario({**words, "model": model}, problems))
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.report(found, columns),
+        rows=lambda: report.csv_columns(found),
+    )
+    return True
 
 
 def explain_net(model: str, question: Any, output: Output, problems: Problems) -> None:

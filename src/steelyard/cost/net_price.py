@@ -25,7 +25,7 @@ from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["UNMEASURED", "NetPrice", "price_net", "reach_of"]
+__all__ = ["UNMEASURED", "NetPrice", "energy_j", "price_net", "reach_of"]
 
 #: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
 UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
@@ -41,6 +41,7 @@ class NetPrice:
     kernels: NetKernels
     site: Site
     kernel_s: Array
+    kernel_j: Array
     limit_s: Array
     time_s: Array
     host_s: Array
@@ -114,8 +115,9 @@ def price_net(
         kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes
         time, host = time * passes, host * passes
     arithmetic = _arithmetic_j(kernels, site, effects)
-    energy = _energy_j(kernels, site, kernel_s, time, arithmetic)
-    return NetPrice(kernels, site, kernel_s, limit, time, host, energy, arithmetic.sum(axis=0), reach)
+    kernel_j = _kernel_j(kernels, site, kernel_s, arithmetic)
+    energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
+    return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach)
 
 
 def _arithmetic_j(kernels: NetKernels, site: Site, effects: Sequence[NetEffect]) -> Array:
@@ -126,8 +128,8 @@ def _arithmetic_j(kernels: NetKernels, site: Site, effects: Sequence[NetEffect])
     return np.asarray(kernels.flops * each, dtype=np.float64)
 
 
-def _energy_j(kernels: NetKernels, site: Site, kernel_s: Array, time_s: Array, arithmetic_j: Array) -> Array:
-    """Operations and bytes at their energies, and the power of a device at work; at most its rated power.
+def _kernel_j(kernels: NetKernels, site: Site, kernel_s: Array, arithmetic_j: Array) -> Array:
+    """Energy while each kernel runs: its operations and bytes, and the power of a device at work.
 
     A GPU runs into its power limit in kernels that arithmetic binds, however far they stay from the peak: what those
     take of the time draws :data:`BUSY` of the rated power.
@@ -138,5 +140,10 @@ def _energy_j(kernels: NetKernels, site: Site, kernel_s: Array, time_s: Array, a
     if machine.kind == "gpu" and machine.most_w:
         bound = kernels.padded / site.peak_ops_per_s > kernels.bytes / site.dram_bytes_per_s
         moving = np.where(bound, np.maximum(moving, BUSY * machine.most_w * kernel_s), moving)
-    energy = moving.sum(axis=0) + static_power_w(machine) * np.maximum(0.0, time_s - kernel_s.sum(axis=0))
+    return np.asarray(moving, dtype=np.float64)
+
+
+def energy_j(kernels_j: Array, kernels_s: Array, time_s: Array, machine: Machine) -> Array:
+    """Energy of a pass: of its kernels, and the power of a device at work besides; at most its rated power."""
+    energy = kernels_j + static_power_w(machine) * np.maximum(0.0, time_s - kernels_s)
     return np.asarray(np.minimum(energy, machine.most_w * time_s) if machine.most_w else energy, dtype=np.float64)

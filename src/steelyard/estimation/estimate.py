@@ -25,12 +25,14 @@ from steelyard.deployment.engine_choice import instead_of_usual
 from steelyard.deployment.sharding import expert_places
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.network import NetEstimate, answer_net
+from steelyard.estimation.space import SpaceEstimate, answer_space
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
-from steelyard.scenario.network import NetScenario, read_question
+from steelyard.scenario.network import NetScenario
+from steelyard.scenario.space import SpaceScenario, read_question
 from steelyard.scenario.recipes import told as recipe_told
 from steelyard.scenario.scenario import Scenario, check
 from steelyard.scenario.verbs import verb
@@ -131,18 +133,21 @@ def _at(value: Any, i: int) -> Any:
 
 
 @verb("estimate", read=read_question)
-def estimate(scenario: Scenario | NetScenario) -> Estimate | NetEstimate:
+def estimate(scenario: Scenario | NetScenario | SpaceScenario) -> Estimate | NetEstimate | SpaceEstimate:
     """What running a model on a machine costs: memory, time, energy, money, with an interval and the reason.
 
     ``batch`` requests of ``isl`` prompt tokens arrive together at an idle engine and each generates ``osl`` tokens.
 
     Returns:
         an :class:`Estimate`; check ``fits`` before trusting the times. Of a network that is not served token by token
-        (resnet50, an ONNX file, a torch module) a :class:`~steelyard.estimation.network.NetEstimate`.
+        (resnet50, an ONNX file, a torch module) a :class:`~steelyard.estimation.network.NetEstimate`, of many
+        architectures (``nb201:all``) a :class:`~steelyard.estimation.space.SpaceEstimate`.
 
     Raises:
         InputError: unknown names, sizes out of range, degrees that do not divide; all problems at once.
     """
+    if isinstance(scenario, SpaceScenario):
+        return answer_space(scenario)
     return answer_net(scenario) if isinstance(scenario, NetScenario) else answer(scenario)
 
 

@@ -40,6 +40,12 @@ def _network() -> Forms:
     return Forms(network.to_dict, lambda e: [network.flat(e)], network.parts, network.summary)
 
 
+def _space() -> Forms:
+    from steelyard.report import space
+
+    return Forms(space.to_dict, space.csv_columns, space.parts, space.summary)
+
+
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
@@ -91,6 +97,7 @@ def _places() -> Forms:
 _FORMS: dict[str, Callable[[], Forms]] = {
     "Estimate": _estimate,
     "NetEstimate": _network,
+    "SpaceEstimate": _space,
     "Simulation": _simulation,
     "Answer": _plan,
     "Findings": _study,

@@ -23,7 +23,7 @@ from steelyard.deployment.runtime import (
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster
 from steelyard.scenario.fields import NETWORK, fields_of
-from steelyard.scenario.scenario import Scenario, read_cluster, read_scenario
+from steelyard.scenario.scenario import read_cluster
 from steelyard.scenario.words import Problems, read_value
 from steelyard.techniques._base import Technique
 from steelyard.techniques._registry import with_techniques
@@ -32,7 +32,7 @@ from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetScenario", "asks_net", "read_net_scenario", "read_question"]
+__all__ = ["NetScenario", "asks_net", "read_net_scenario"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +95,6 @@ def _is_module(model: Any) -> bool:
     """Whether it is a module of torch, which is not imported to know."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
-
-
-def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario:
-    """What the words of an estimate ask, of a model that is served or of a network. Raises :class:`InputError`."""
-    if asks_net(words):
-        return read_net_scenario(words, Problems())
-    return read_scenario("estimate", words, Problems())
-
-
-def _phases(values: Mapping[str, Any], sets: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """What runs, in order: one pass of a network, or the phases of a pipeline. Raises :class:`InputError`."""
-    model = values["model"]
-    if isinstance(model, str) and is_pipeline(model):
-        if values["train"]:
-            raise InputError("training of pipelines is not priced", field="train")
-        return phases_of(model, size=values["size"], steps=values["steps"], sets=sets)
-    if values["steps"] is not None:
-        raise InputError("only of diffusion pipelines, such as sdxl or flux.1-dev", field="steps")
-    return (Phase("step" if values["train"] else "forward", _graph(values, sets)),)
 
 
 def _graph(values: Mapping[str, Any], sets: Mapping[str, Any]) -> TensorGraph:

@@ -2,7 +2,8 @@
 
 ``resnet50`` (a row of a catalogue's folder ``nets``, built by a family without any framework), a kept graph of a
 catalogue's folder ``graphs``, ``timm:NAME`` and the prefixes of other libraries that are installed
-(:mod:`steelyard.workload.ingest.libraries`), a graph in a ``.json`` file, a model in an ``.onnx`` file. Nothing is
+(:mod:`steelyard.workload.ingest.libraries`), ``nb201:ARCHITECTURE`` and the prefixes of other spaces that are searched
+(:mod:`steelyard.workload.networks.search_space`), a graph in a ``.json`` file, a model in an ``.onnx`` file. Nothing is
 downloaded, no weights are read, nothing in a file is executed.
 """
 
@@ -24,6 +25,7 @@ from steelyard.units import Quantity
 from steelyard.workload.extent import stated
 from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
+from steelyard.workload.networks.search_space import space_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["NetEntry", "find_net", "is_net", "kept_net", "load_net", "net_names", "summarise_net"]
@@ -121,6 +123,7 @@ def is_net(given: str) -> bool:
     """Whether a name or path means a network here: a catalogue's name, a library's prefix, a graph's or ONNX file."""
     return (
         (given.partition(":")[0] in LIBRARIES and ":" in given)
+        or space_of(given) is not None
         or normalise(given) in _places()
         or (given.lower().endswith(_FILES) and _is_graph(given))
     )
@@ -191,8 +194,8 @@ def load_net(
     """A network as a graph of tensors.
 
     Args:
-        given: a name of the catalogue, ``timm:NAME`` (or ``torchvision:``, ``transformers:``, ``diffusers:``), or a
-            file ``.onnx``, ``.json`` or ``.json.gz``.
+        given: a name of the catalogue, ``timm:NAME`` (or ``torchvision:``, ``transformers:``, ``diffusers:``),
+            ``nb201:ARCHITECTURE`` (or ``fbnet:``, ``ofa:``), or a file ``.onnx``, ``.json`` or ``.json.gz``.
         size: of its input where it is not the usual one: ``288``, ``"384x640"``, ``(384, 640)``; tokens of a sequence.
         sets: values of open sizes (``batch``, ``tokens``) and of the family's parameters (``width``, ``classes``).
 
@@ -210,6 +213,10 @@ def load_net(
         from steelyard.workload.ingest.libraries import library_net
 
         return _with(library_net(library, rest, sides), values)
+    if (found := space_of(name)) is not None:
+        space, architecture = found
+        named = _named(find_net(space.net), sides, {**values, **space.sets(space.read(architecture))})
+        return replace(named, name=f"{space.name}:{architecture.strip()}")
     if isinstance(given, Path) or name.lower().endswith(_FILES):
         return _read(Path(given).expanduser(), sides, values)
     entry = find_net(name)

@@ -1,0 +1,154 @@
+"""What architectures of a searched space cost on a device, all in one call; see :mod:`steelyard.cost.space_price`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard._display import Result
+from steelyard._version import __version__
+from steelyard.cost.money import hourly_price
+from steelyard.cost.net_price import NetPrice, energy_j, price_net, reach_of
+from steelyard.cost.space_price import SpacePrices, price_space
+from steelyard.interval import Z80, interval80
+from steelyard.machine.catalogue import account
+from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.network import NetScenario
+from steelyard.scenario.space import SpaceScenario
+from steelyard.workload.nets import load_net
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["SpaceEstimate", "answer_space"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SpaceEstimate(Result):
+    """The answers for many architectures; arrays ``[n]``. Times in s, energy in J, money in USD.
+
+    Energy, limit and money are None where nothing is known of the machine but times that were measured.
+    """
+
+    scenario: SpaceScenario
+    latency_s: Floats
+    """Of one pass over the batch."""
+    low_s: Floats
+    high_s: Floats
+    """Ends of the 80 % interval of the latency."""
+    macs: Floats
+    """Multiply-accumulates of one item."""
+    parameters: Floats
+    energy_j_per_item: Floats | None
+    limit_s: Floats | None
+    usd_per_hour: float | None
+    ledger: Ledger
+
+    def __len__(self) -> int:
+        return len(self.latency_s)
+
+    @property
+    def throughput_per_s(self) -> Floats:
+        """Items per second on all devices, each with passes of its own."""
+        network = self.scenario.network
+        return self.scenario.batch * (network.cluster.count if network else 1) / self.latency_s
+
+    @property
+    def usd_per_million_items(self) -> Floats | None:
+        """What a million items cost; None: no price is known."""
+        network = self.scenario.network
+        if self.usd_per_hour is None or network is None:
+            return None
+        return self.usd_per_hour * network.cluster.count / 3600 / self.throughput_per_s * 1e6
+
+    @property
+    def architectures(self) -> list[str]:
+        """Every architecture as text."""
+        space = self.scenario.space
+        return [space.spell(code) for code in self.scenario.codes.tolist()]
+
+
+def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
+    """Weigh every architecture. Raises :class:`InputError`: the machine cannot compute so."""
+    counts, network, ledger = scenario.space.counts(scenario.codes), scenario.network, Ledger()
+    prices = _prices(scenario)
+    usd = energy = limit = None
+    if network is not None:
+        machine, reach = network.cluster.machine, _reach(network)
+        limit = prices["limit_s"](counts)
+        busy = prices["kernel_s"](counts)
+        time = np.maximum(busy, prices["host_s"](counts)) + prices["step_s"](counts)
+        spread = np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80
+        low, high = interval80(time, spread, at_least=limit)
+        account(machine, ledger)
+        usd = hourly_price(machine, network.words.get("usd_per_hour"), ledger, network.cluster.system).usd_per_hour
+        ledger.assume(f"runtime {network.runtime.name}: {network.runtime.title}, {network.precision.name}")
+    if scenario.device is not None:
+        device = scenario.device
+        costs = device.costs()
+        time = costs.time_s(counts)
+        low, high = interval80(time, costs.spread(counts))
+        ledger.cite(f"device.{device.name}", f"{len(device.timed)} measured networks, {device.source or 'given'}")
+        ledger.cite(f"prior.{scenario.space.name}", costs.prior.source)
+    if network is not None:
+        energy = energy_j(prices["kernel_j"](counts), np.minimum(busy, time), time, machine) / scenario.batch
+    return SpaceEstimate(
+        scenario=scenario,
+        latency_s=time,
+        low_s=low,
+        high_s=high,
+        macs=prices["macs"](counts),
+        parameters=prices["parameters"](counts),
+        energy_j_per_item=energy,
+        limit_s=limit,
+        usd_per_hour=usd,
+        ledger=ledger,
+    )
+
+
+def _reach(network: NetScenario) -> Any:
+    return reach_of(network.runtime, network.cluster.machine, network.layout, bool(network.words.get("train")))
+
+
+def _prices(scenario: SpaceScenario) -> SpacePrices:
+    """What every choice costs on the machine; multiply-accumulates and parameters where there is none."""
+    space, network = scenario.space, scenario.network
+    words: Mapping[str, Any] = network.words if network else {}
+    sets = dict(part.split("=", 1) for part in str(words.get("set") or "").replace(" ", "").split(",") if "=" in part)
+
+    def graph_of(code: Any) -> TensorGraph:
+        given = {**sets, **space.sets(code)}
+        return load_net(space.net, size=words.get("size") or None, sets=given)
+
+    def price(graph: TensorGraph) -> NetPrice:
+        assert network is not None
+        sizes = {"batch": np.array([float(scenario.batch)])}
+        train = bool(words.get("train"))
+        return price_net(
+            *(graph, sizes, network.cluster.machine, network.runtime, network.precision, network.layout, train),
+            effects=network.effects,
+        )
+
+    return price_space(space, graph_of, price if network else None)
+
+
+def provenance_of(scenario: SpaceScenario) -> Mapping[str, Any]:
+    """What is needed to run the same question again."""
+    network = scenario.network
+    inputs: dict[str, Any] = {
+        "model": f"{scenario.space.name}:{scenario.asked}",
+        "on": str(scenario.words.get("on")),
+        "batch": scenario.batch,
+    }
+    if network is not None and scenario.device is None:
+        inputs |= {
+            "runtime": network.runtime.name,
+            "precision": network.precision.name,
+            "layout": network.layout,
+        }
+        inputs |= {n: network.words[n] for n in ("size", "set", "train") if network.words.get(n)}
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
