@@ -91,7 +91,8 @@ def _of_kernels(priced: NetPrice) -> list[tuple[str, list[str], Any]]:
     """Times, limits, energies and host times of a network's kernels; the time of a pass itself is shared by all."""
     modules = list(priced.kernels.names)
     host = np.full(len(modules), float(priced.host_s[0]) / max(len(modules), 1))
-    values = (priced.kernel_s[:, 0], priced.limit_s[:, 0], np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[:, 0])
-    found = [(name, modules, value) for name, value in zip(_KERNELS, (*values, host), strict=True)]
+    arrays = (priced.kernel_s, priced.limit_s, np.broadcast_to(priced.kernel_j, priced.kernel_s.shape))
+    columns = (*(array[:, 0] for array in arrays), host)
+    found = [(name, modules, values) for name, values in zip(_KERNELS, columns, strict=True)]
     step = float(priced.time_s[0]) - max(float(priced.kernel_s[:, 0].sum()), float(priced.host_s[0]))
     return [*found, ("step_s", [""], [step])]

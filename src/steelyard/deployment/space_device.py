@@ -2,7 +2,7 @@
 
 Costs of choices add up (:mod:`steelyard.workload.networks.search_space`), so a device is one cost per choice. They are
 learned from measured networks with a **prior** of how such costs vary over other devices, relative to a device's mean
-network: a mean ``m`` and directions ``F``, to which a common factor of any size within 30 % is added. With times ``y`` of
+network: a mean ``m`` and directions ``F``, to which a common factor within 30 % is added. With times ``y`` of
 architectures of counts ``X``, in units of the prior's scale::
 
     costs ~ Normal(m, C),  C = F'F + 0.3^2 m m' + nugget,   y = X costs + noise,  noise ~ Normal(0, (s X m)^2)
@@ -105,7 +105,7 @@ class Costs:
     """Inverse covariances of the measurements, relative: ``[m, k, k]``."""
 
     def _usual(self, counts: Floats) -> Floats:
-        return self.scale * (counts @ np.array(self.prior.mean))
+        return np.asarray(self.scale * (counts @ np.array(self.prior.mean)))
 
     def time_s(self, counts: Floats) -> Floats:
         """Times of architectures ``[n, features]``; never below a hundredth of what other devices would take."""

@@ -32,9 +32,9 @@ from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
 from steelyard.scenario.network import NetScenario
-from steelyard.scenario.space import SpaceScenario, read_question
 from steelyard.scenario.recipes import told as recipe_told
 from steelyard.scenario.scenario import Scenario, check
+from steelyard.scenario.space import SpaceScenario, read_question
 from steelyard.scenario.verbs import verb
 from steelyard.workload.protocol import beyond_context, encoder_type, ends_hard
 from steelyard.workload.transformer import Step

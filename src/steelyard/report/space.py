@@ -17,7 +17,7 @@ __all__ = ["SCHEMA", "csv_columns", "parts", "report", "summary", "to_dict"]
 
 SCHEMA = "steelyard.space/1"
 #: Architectures shown at each end.
-_SHOWN = 5
+_SHOWN = 3
 
 
 def csv_columns(found: SpaceEstimate) -> dict[str, list[Any]]:
@@ -89,23 +89,20 @@ def parts(found: SpaceEstimate) -> list[Any]:
     shown = order if len(order) <= 2 * _SHOWN else np.concatenate([order[:_SHOWN], order[-_SHOWN:]])
     rows = [
         [
-            s.space.spell(s.codes[i].tolist()),
             q(float(time[i]), "s"),
             span(float(found.low_s[i]), float(found.high_s[i])),
             figure(float(found.throughput_per_s[i])),
-            "" if found.energy_j_per_item is None else q(float(found.energy_j_per_item[i]), "J"),
-            q(float(found.macs[i]), "MAC"),
-            f"{found.parameters[i] / 1e6:,.3g} M",
+            s.space.spell(s.codes[i].tolist()),
         ]
         for i in shown
     ]
     if len(order) > 2 * _SHOWN:
-        rows.insert(_SHOWN, ["...", *[""] * 6])
+        rows.insert(_SHOWN, ["...", "", "", f"{len(order) - 2 * _SHOWN:,} between; --csv has all"])
     how = f"from {len(s.device.timed)} networks measured on it" if s.device else "priced"
     if s.network and not s.device:
         how = f"{s.network.runtime.title}, {s.network.precision.name}, {s.network.layout}"
     title = s.network.cluster.title if s.network else _device(found)
-    numeric = ["latency", "80% interval", "items/s", "J/item", "work", "parameters"]
+    numeric = ["latency", "80% interval", "items/s"]
     middle = q(float(np.median(time)), "s")
     return [
         styled((f"{len(time):,} of {s.space.title}", "bold"), " on ", (title, "bold")),
@@ -113,7 +110,7 @@ def parts(found: SpaceEstimate) -> list[Any]:
         "",
         styled(f"latency {q(float(time.min()), 's')} to {q(float(time.max()), 's')}, median {middle}"),
         "",
-        columns(["architecture", *numeric], rows, numeric, fold=["architecture"]),
+        columns([*numeric, "architecture"], rows, numeric, fold=["architecture"]),
         "",
         *bullets("assumed", found.ledger.assumptions),
         *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),

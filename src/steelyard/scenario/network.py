@@ -97,6 +97,18 @@ def _is_module(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
+def _phases(values: Mapping[str, Any], sets: Mapping[str, Any]) -> tuple[Phase, ...]:
+    """What runs, in order: one pass of a network, or the phases of a pipeline. Raises :class:`InputError`."""
+    model = values["model"]
+    if isinstance(model, str) and is_pipeline(model):
+        if values["train"]:
+            raise InputError("training of pipelines is not priced", field="train")
+        return phases_of(model, size=values["size"], steps=values["steps"], sets=sets)
+    if values["steps"] is not None:
+        raise InputError("only of diffusion pipelines, such as sdxl or flux.1-dev", field="steps")
+    return (Phase("step" if values["train"] else "forward", _graph(values, sets)),)
+
+
 def _graph(values: Mapping[str, Any], sets: Mapping[str, Any]) -> TensorGraph:
     """The network of a question. Raises :class:`InputError`."""
     model = values["model"]

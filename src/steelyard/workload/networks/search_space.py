@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import InputError, UnknownName, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.workload.networks.spaces import CELL_OPS, FBNET_OPS
 
 __all__ = ["SPACES", "Space", "find_space", "space_of"]
@@ -65,8 +65,9 @@ class Space:
         return total
 
     def codes(self, architectures: Iterable[str]) -> NDArray[np.int64]:
-        """Choices ``[n, places]`` of architectures as text. Raises :class:`InputError`: the first ten that are wrong."""
-        rows, problems = [], []
+        """Choices ``[n, places]`` of architectures as text. Raises :class:`InputError`: the first ten wrong ones."""
+        rows: list[tuple[int, ...]] = []
+        problems: list[Problem] = []
         for number, text in enumerate(architectures):
             if number >= LARGEST:
                 raise InputError(f"expected at most {LARGEST:,} architectures", field="architecture")

@@ -9,7 +9,8 @@ it does not belong. Phases:
 ``mix of devices``     a weighed sum of all other devices' times, weights not below 0, fitted to the ten
 ``all rows``           the additive model fitted to every row: the ceiling of what adds up (nothing is left out)
 
-Beside times there are ranks (Spearman's correlation of a draw): of each phase as predicted, of ``all rows`` as measured.
+Beside times there are ranks (Spearman's correlation of a draw): the phase's as predicted, that of ``all rows`` as
+measured.
 
 ``eyeriss`` and ``fpga`` are estimators' figures and no device's: they are in no prior, and are reported apart. Values
 of raspi4 and pixel3 below a fifth of the median are broken and dropped.
@@ -121,14 +122,16 @@ def _column(
     ceiling = counts[able] @ relative_costs(counts[able], seconds[able])
     found["all rows"] = np.array([ceiling * np.median(seconds[able] / ceiling), *np.full((2, len(able)), np.nan)])
     apart = ", estimators" if column in ESTIMATORS else ""
-    words = {"machine": device_of(column), "family": column}
-    ranks = {phase: [_rank(time[0, draw == i], seconds[able][draw == i]) for i in range(DRAWS)]
-             for phase, time in found.items()}
+    ranks = {
+        phase: [_rank(time[0, draw == i], seconds[able][draw == i]) for i in range(DRAWS)]
+        for phase, time in found.items()
+    }
     rows = ask.pick(len(able), f"{table} {column}")
     for phase, (time, low, high) in found.items():
         yield comparison(
             *(ask, table),
-            **words,
+            machine=device_of(column),
+            family=column,
             metric="time_s",
             phase=phase + apart,
             measured=seconds[able][rows],
@@ -139,7 +142,8 @@ def _column(
         if phase != "all rows":
             yield comparison(
                 *(ask, table),
-                **words,
+                machine=device_of(column),
+                family=column,
                 metric="rank",
                 phase=phase + apart,
                 measured=ranks["all rows"],
