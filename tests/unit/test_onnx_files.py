@@ -290,6 +290,18 @@ def test_data_in_other_files_is_never_looked_for_and_a_process_that_dies_is_one_
         door.read_onnx(path)
 
 
+def test_names_of_a_file_steer_no_terminal() -> None:
+    nodes = [
+        node("Made\x1b[31m", ["x"], ["h"], domain="f", name="\x1b]0;t\x07"),
+        node("Relu", ["h"], ["y"], name="\u202ea"),
+    ]
+    made = model(nodes, [value("x", "N", 4)], "y")
+    made.producer_name = "\x1b[2Jmaker"
+    graph = read(made)
+    words = [graph.source, *(n.name for n in graph.nodes), *ops(graph)]
+    assert "Made" in words[-2] and not any(c in w for w in words for c in "\x1b\x07\u202e")
+
+
 def test_weights_inside_a_file_are_passed_over() -> None:
     made = model([node("MatMul", ["x", "w"], ["y"])], [value("x", "N", 1024)], "y", [weight("w", 1024, 2048)])
     data = made.SerializeToString()

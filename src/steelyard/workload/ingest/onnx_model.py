@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, printable, show
 from steelyard.workload.extent import Extent, extent
 from steelyard.workload.ingest.onnx_patterns import put_together
 from steelyard.workload.ingest.onnx_sizes import BATCHES, Sizes, open_sizes, size_of
@@ -254,7 +254,7 @@ def _declared(graph: Any) -> dict[str, list[int | str]]:
 
 def _source(model: Any) -> str:
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    made = f"{model.producer_name} {model.producer_version}".strip()
+    made = printable(f"{model.producer_name[:60]} {model.producer_version[:30]}")
     return f"ONNX of opset {version}" + (f" by {made[:60]}" if made else "")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from steelyard.errors import InputError
+from steelyard.errors import InputError, printable
 from steelyard.workload.ingest.onnx_values import FLOATS, Found, Value
 from steelyard.workload.op_table import named_by
 
@@ -340,7 +340,7 @@ _SPECIAL: Mapping[str, Callable[[_Ins, list[Value], _Attributes], list[Found]]] 
 def found(domain: str, op: str, ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
     """The ops of the table that a node is."""
     if domain not in OURS:
-        return [Found(f"unknown:{domain}.{op}"[:100], _present(ins), outs)]
+        return [Found(printable(f"unknown:{domain}.{op}"[:100]), _present(ins), outs)]
     if op == "Attention":
         return _with_projection(ins, outs, a) if domain == "com.microsoft" else _attention(ins, outs, a)
     if domain == "com.microsoft.nchwc":  # channels in blocks, padded to whole ones
@@ -354,7 +354,7 @@ def found(domain: str, op: str, ins: _Ins, outs: list[Value], a: _Attributes) ->
     if inner != op:  # scales and zero points of arithmetic in integers are a few numbers
         kept = [x for x in _present(ins) if x.size > 1] or _present(ins)[:1]
         return [Found(named_by("onnx", inner), kept, outs)]
-    row = named_by("onnx", op)
+    row = named_by("onnx", printable(op[:80]))
     if row == "batch_norm":
         for x in ins[3:5]:
             if x is not None and x.role == "weight":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, printable, show
 from steelyard.workload.ingest.onnx_fold import MOST_VALUES
 from steelyard.workload.ingest.onnx_sizes import MOST_EXTENT
 from steelyard.workload.ingest.onnx_values import Value
@@ -73,7 +73,7 @@ def _step(node: Any) -> Step:
     bare.attribute.extend(a for a in node.attribute if a.type not in (5, 10))
     attributes = {a.name: _value(a, node.op_type) for a in node.attribute}
     key = bare.SerializeToString(deterministic=True)
-    return Step(domain, node.op_type, node.name[:200], list(node.input), list(node.output), attributes, key)
+    return Step(domain, node.op_type, printable(node.name[:200]), list(node.input), list(node.output), attributes, key)
 
 
 def _value(attribute: Any, op: str) -> Any:

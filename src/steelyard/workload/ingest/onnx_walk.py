@@ -232,7 +232,7 @@ class Walk:
                 else:
                     told = guessed(step.op, ins, step.attributes, told)
                     if name == step.outputs[0]:  # further ones, as the mask of a Dropout, are seldom read
-                        self.recorder.note(f"the shape of {step.op[:40]} is assumed")
+                        self.recorder.note(f"the shape of {printable(step.op[:40])} is assumed")
             shape, elem = told
             if any(d is None or not 0 <= d <= MOST_EXTENT for d in shape):
                 raise InputError(f"it makes an extent that is below 0 or above 2^40: {show(shape)}")
