@@ -15,8 +15,19 @@ from steelyard.techniques._registry import TECHNIQUES, parse
 TEXTS: dict[str, tuple[str, ...]] = {
     "patch-inference": ("patch-inference:2", "patch-inference:4,until=4"),
     "spiking": ("spiking", "spiking:5,rate=0.2,exit=0.6"),
+    "denoiser-pruning": ("denoiser-pruning:0.6",),
+    "few-steps": ("few-steps:2",),
+    "frame-cache": ("frame-cache", "frame-cache:0.9"),
+    "guidance": ("guidance", "guidance:share=0"),
+    "latent-optimisation": ("latent-optimisation:4,inner=2,backward=2",),
+    "patch-parallel": ("patch-parallel", "patch-parallel:0.3,warmup=2,synchronous"),
+    "step-cache": ("step-cache", "step-cache:interval=2,kept=0.3"),
+    "stream-batch": ("stream-batch", "stream-batch:none,skip=0.5"),
+    "unfused-attention": ("unfused-attention",),
 }
-NETS: dict[str, str] = {}
+PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
+NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
+NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
 
 
 def asked(model: str, *techniques: str, **words: Any) -> NetEstimate:
@@ -34,10 +45,11 @@ def test_it_reads_back_changes_an_answer_and_is_of_networks_alone(name: str) -> 
     cls, net = TECHNIQUES.get(name), NETS.get(name, "mobilenetv2_100")
     assert cls.effect and cls.paper.title and cls.verbs() == ("estimate",)
     assert all(p.doc for p in cls.parameters())
-    base = asked(net)
+    words = {"on": "rtx_4090:2", "precision": "bf16"}
+    base = asked(net, **words)
     for text in TEXTS[name]:
         assert parse(str(parse(text))) == parse(text)
-        found = asked(net, text)
+        found = asked(net, text, **words)
         assert found.latency_s != base.latency_s or found.activation_bytes != base.activation_bytes
         assert any(name in line for line in found.ledger.assumptions)
     with pytest.raises(InputError, match="is served token by token"):

@@ -57,7 +57,8 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
 def _of_network(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of ``estimate`` or ``explain`` for a network or a pipeline.
 
-    That of ``explain`` has sums over kernels: ``forward.by_class.conv``, ``forward.bytes_by_op.softmax``.
+    That of ``explain`` has sums over the kernels of each phase, times of all its runs, work and bytes of one:
+    ``denoise.by_class.conv``, ``forward.bytes_by_op.softmax``.
     """
     from steelyard.estimation.network import answer_net
     from steelyard.report.network import explained_dict, to_dict
@@ -68,11 +69,14 @@ def _of_network(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
     if verb == "estimate":
         return to_dict(found)
     document = explained_dict(found)
-    for phase in document.values():
-        if isinstance(phase, dict) and isinstance(phase.get("kernels"), list):
-            for key in ("class", "op"):
-                for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
-                    phase[f"{prefix}by_{key}"] = _summed(phase["kernels"], key, what)
+    kernels: list[dict[str, Any]] = document["kernels"]
+    for name in dict.fromkeys(k["phase"] for k in kernels):
+        some = [{**k, "time_s": k["time_s"] * k["repeats"]} for k in kernels if k["phase"] == name]
+        phase: dict[str, Any] = {"time_s": sum(k["time_s"] for k in some)}
+        for key in ("class", "op"):
+            for what, prefix in (("time_s", ""), ("flops", "flops_"), ("bytes", "bytes_")):
+                phase[f"{prefix}by_{key}"] = _summed(some, key, what)
+        document[name] = phase
     return document
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
+from steelyard.cost.collective import collective_time_s
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_price import UNMEASURED, NetPrice, price_net
+from steelyard.cost.op_models import fabrics, link_parameters
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
@@ -44,6 +46,8 @@ class NetPhase:
     """Of all repeats."""
     limit_s: float
     bound: str
+    exchange_s: float = 0.0
+    """What devices that work on it together gather of each other takes, beside its kernels or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     precision, machine = scenario.precision, scenario.cluster.machine
     bits = 0.0 if precision.cast else precision.bits
     prices, peak, weights, macs = [], np.zeros(len(batches)), 0.0, 0.0
+    held: set[str] = set()
     for phase in scenario.phases:
         graph, sizes = phase.graph, dict[str, Any](phase.sizes)
         if "batch" in graph.symbols:
@@ -117,7 +122,9 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, scenario.effects)
         alive = graph.kept_bytes if train else graph.peak_bytes
         peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
-        weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
+        if graph.name not in held:  # phases of one network share its weights
+            weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
+        held.add(graph.name)
         macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * phase.repeats
         prices.append(priced)
     unknown = tuple(_unknown(scenario))
@@ -143,23 +150,24 @@ def _estimate(
 ) -> NetEstimate:
     """The answer of one of the scenarios that were priced."""
     machine, count = scenario.cluster.machine, scenario.cluster.count
-    phases = tuple(_phase(p, priced, i) for p, priced in zip(scenario.phases, prices, strict=True))
+    phases = tuple(_phase(scenario, p, priced, i) for p, priced in zip(scenario.phases, prices, strict=True))
     time, limit = sum(p.time_s for p in phases), sum(p.limit_s for p in phases)
     reach, ledger = prices[0].reach, Ledger()
     measured = machine.name in reach.measured
     spread = np.log(reach.spread if measured else reach.spread_elsewhere) / Z80
     low, high = (float(x) for x in interval80(time, spread, at_least=limit))
     joules, arithmetic = (
-        sum(p.repeats * float(x[min(i, len(x) - 1)]) for p, x in zip(phases, each, strict=True))
+        sum(p.repeats * p.devices * float(x[min(i, len(x) - 1)]) for p, x in zip(scenario.phases, each, strict=True))
         for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
     )
-    rate, energy = scenario.batch * count / time, joules / scenario.batch
+    passes = count / scenario.together  # beside each other
+    rate, energy = scenario.batch * passes / time, joules / scenario.batch
     _account(scenario, prices[0], ledger, measured)
     hourly = hourly_price(machine, scenario.words.get("usd_per_hour"), ledger, scenario.cluster.system)
     usd = None if hourly.usd_per_hour is None else hourly.usd_per_hour * count / 3600 / rate * 1e6
     interval = {
         "latency_s": (low, high),
-        "throughput_per_s": (scenario.batch * count / high, scenario.batch * count / low),
+        "throughput_per_s": (scenario.batch * passes / high, scenario.batch * passes / low),
         "energy_j_per_item": (energy * low / time, energy * high / time),
     }
     if usd is not None:
@@ -179,7 +187,7 @@ def _estimate(
         capacity_bytes=machine.root.capacity_bytes,
         macs=macs,
         activations=sum(_activations(p) for p in scenario.phases),
-        parameters=sum(p.graph.parameters for p in scenario.phases),
+        parameters=sum({p.graph.name: p.graph.parameters for p in scenario.phases}.values()),
         phases=phases,
         unknown_ops=unknown,
         interval=interval,
@@ -188,10 +196,32 @@ def _estimate(
     )
 
 
-def _phase(phase: Phase, priced: NetPrice, i: int) -> NetPhase:
+def _phase(scenario: NetScenario, phase: Phase, priced: NetPrice, i: int) -> NetPhase:
     column = min(i, len(priced.time_s) - 1)
     time, limit = float(priced.time_s[column]), float(priced.limit_s[:, column].sum())
-    return NetPhase(phase.name, phase.repeats, phase.repeats * time, phase.repeats * limit, priced.bound)
+    wait = _exchange_s(scenario, phase)
+    waiting, hidden = time + wait, max(time, wait)
+    time = phase.exposed * waiting + (1.0 - phase.exposed) * hidden
+    return NetPhase(
+        phase.name, phase.repeats, phase.repeats * time, phase.repeats * limit, priced.bound, phase.repeats * wait
+    )
+
+
+def _exchange_s(scenario: NetScenario, phase: Phase) -> float:
+    """Time in which the devices of a phase gather what a run needs of each other."""
+    if not phase.exchange_bytes or phase.among < 2:
+        return 0.0
+    inside, outside = fabrics(scenario.cluster)
+    each = collective_time_s(
+        "all_gather",
+        phase.exchange_bytes * phase.items * scenario.batch / phase.exchanges,
+        phase.among,
+        fabric=inside,
+        parameters=link_parameters(scenario.cluster, inside.kind).parameters,
+        inter=outside,
+        devices_per_node=scenario.cluster.per_node,
+    )
+    return float(each) * phase.exchanges
 
 
 def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: bool) -> None:
@@ -209,7 +239,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.assume(technique.told)
         ledger.cite(technique.name, str(technique.paper))
     if scenario.cluster.count > 1:
-        ledger.assume(f"{scenario.cluster.count} devices: each runs passes of its own")
+        how = "all on one pass" if scenario.together > 1 else "each runs passes of its own"
+        ledger.assume(f"{scenario.cluster.count} devices: {how}")
     if reach is UNMEASURED:
         ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
     elif not reach.measured:

@@ -48,7 +48,14 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
             "activations": found.activations,
             "parameters": found.parameters,
             "phases": [
-                {"name": p.name, "repeats": p.repeats, "time_s": p.time_s, "limit_s": p.limit_s, "bound": p.bound}
+                {
+                    "name": p.name,
+                    "repeats": p.repeats,
+                    "time_s": p.time_s,
+                    "limit_s": p.limit_s,
+                    "bound": p.bound,
+                    "exchange_s": p.exchange_s,
+                }
                 for p in found.phases
             ],
             "unknown_ops": [{"op": u.op, "count": u.count, "bytes_frac": u.bytes_frac} for u in found.unknown_ops],

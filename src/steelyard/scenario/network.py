@@ -58,6 +58,11 @@ class NetScenario:
         return replace(self, batch=batches)
 
     @property
+    def together(self) -> int:
+        """Devices that work on one pass."""
+        return max(p.devices for p in self.phases)
+
+    @property
     def techniques(self) -> tuple[Technique, ...]:
         """What was put on it."""
         return tuple(self.words.get("techniques") or ())
@@ -174,7 +179,7 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     name = find_pipeline(model).name if isinstance(model, str) and is_pipeline(model) else phases[0].graph.name
     found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
     raise_all([p for technique in techniques for p in technique.network_problems(found)])
-    for technique in techniques:
+    for technique in sorted(techniques, key=lambda t: t.mechanism or t.name):
         found = technique.network(found)
     return found
 

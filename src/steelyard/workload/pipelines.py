@@ -33,7 +33,15 @@ class Phase:
     graph: TensorGraph
     repeats: float = 1.0
     items: float = 1.0
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    devices: int = 1
+    """Devices that work on it together, ``among`` of them exchanging with each other."""
+    among: int = 1
+    exchange_bytes: float = 0.0
+    """What they gather of each other in a run, for each item of its batch, in so many ``exchanges``."""
+    exchanges: int = 0
+    exposed: float = 1.0
+    """Share of the runs that wait for exchanges; in others they run beside the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ def phases_of(
 def _phases(one: Pipeline, height: int, width: int, frames: int, steps: int) -> Iterator[Phase]:
     for phase in one.phase:
         graph = kept_net(phase.graph)
-        sizes: dict[str, int] = {}
+        sizes: dict[str, float] = {}
         if phase.unit:
             sizes = {"rows": max(1, round(height / phase.unit)), "columns": max(1, round(width / phase.unit))}
         if phase.frame:

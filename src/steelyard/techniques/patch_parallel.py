@@ -1,0 +1,130 @@
+"""Patches of a picture on several devices, each step exchanging what attention needs of the others.
+
+``P`` devices hold ``rows / P`` rows each of the latent picture; with ``guidance_split`` half of them take the second
+pass of guidance (arXiv:2402.19481). Layers work on the device's own rows; self-attention has keys of its own patch and
+of a share ``neighbours`` of the others, so that a device receives, for every self-attention layer of width ``d``,
+
+    bytes = 2 (P - 1) neighbours tokens/P d 2 B
+
+as an all-gather over the links between devices. Beyond the first ``warmup`` steps keys are those of the step before
+(stale), and exchanges run beside the kernels: a step takes ``max(kernels, exchange)``; in warmup steps, and with
+``synchronous``, ``kernels + exchange``. DistriFusion: ``neighbours = 1``; PCPP (arXiv:2412.02962) takes parts of the
+patches beside it. Borders of convolutions and means of group norms are a few rows and numbers: left out. Text encoder
+and decoder run on one device. Weights lie on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from steelyard.errors import Problem
+from steelyard.techniques._base import Citation
+from steelyard.techniques.diffusion_steps import DENOISERS, OnDenoiser, denoisers
+from steelyard.units import Quantity
+from steelyard.workload.extent import Extent, extent
+from steelyard.workload.pipelines import Phase
+from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
+
+__all__ = ["PatchParallel", "self_attentions"]
+
+#: The symbol of keys: patches that a device attends to, its own included.
+_PATCHES = "patches"
+
+
+def self_attentions(graph: TensorGraph) -> list[Node]:
+    """Attention of the rows of a picture to themselves: queries and keys of one open number."""
+    return [
+        n
+        for n in graph.nodes
+        if n.op == "attention"
+        and isinstance(graph.tensors[n.inputs[0]].shape[-2], Extent)
+        and graph.tensors[n.inputs[0]].shape[-2] == graph.tensors[n.inputs[1]].shape[-2]
+    ]
+
+
+def _gathered(graph: TensorGraph) -> TensorGraph:
+    """The graph whose self-attention has keys and values of several patches."""
+    tensors, chosen = list(graph.tensors), {id(n) for n in self_attentions(graph)}
+    nodes = []
+    for node in graph.nodes:
+        if id(node) in chosen:
+            wide = []
+            for i in node.inputs[1:3]:
+                *head, rows, width = tensors[i].shape
+                tensors.append(Tensor((*head, _of_patches(rows), width), tensors[i].dtype))
+                wide.append(len(tensors) - 1)
+            node = replace(node, inputs=(node.inputs[0], *wide, *node.inputs[3:]))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), tensors=tuple(tensors), symbols={**graph.symbols, _PATCHES: 1})
+
+
+def _of_patches(rows: int | Extent) -> int | Extent:
+    """Rows times patches; what is no part of the picture (text beside it) as it is."""
+    terms = rows.terms if isinstance(rows, Extent) else (((), rows),)
+    return extent({(tuple(sorted((*m, _PATCHES))) if m else m): c for m, c in terms})
+
+
+@dataclass(frozen=True)
+class PatchParallel(OnDenoiser):
+    """All devices of the question work on one picture."""
+
+    name: ClassVar[str] = "patch-parallel"
+    layer: ClassVar[str] = "parallel"
+    paper: ClassVar[Citation] = Citation(
+        "DistriFusion: distributed parallel inference for high-resolution diffusion models", "arXiv:2402.19481"
+    )
+    effect: ClassVar[str] = "a picture's rows are split over devices, which exchange keys and values of attention"
+    costs: ClassVar[str] = "weights on every device; keys of the step before; with fewer neighbours detail"
+    first: ClassVar[str] = "neighbours"
+
+    neighbours: Annotated[
+        float, Quantity("1", "share of the other patches' keys that a device attends to", ge=0, le=1)
+    ] = 1.0
+    warmup: Annotated[int, Quantity("1", "first steps, which wait for the exchange", ge=0, le=1000)] = 4
+    synchronous: Annotated[bool, "every step waits for its exchange"] = False
+    guidance_split: Annotated[bool, "the two passes of guidance run on two halves of the devices"] = True
+
+    def network_problems(self, scenario: Any) -> list[Problem]:
+        """See :class:`Technique`: it needs several devices and rows to split."""
+        found = super().network_problems(scenario)
+        if found:
+            return found
+        if scenario.cluster.count < 2:
+            return [Problem(self.name, "expected several devices, such as a100_sxm:4")]
+        if any("rows" not in p.sizes for p in denoisers(scenario)):
+            return [Problem(self.name, f"the denoiser of {scenario.name} has no rows to split")]
+        return []
+
+    def network(self, scenario: Any) -> Any:
+        """See :class:`Technique`: phases of a patch."""
+        steps = max(sum(p.repeats for p in denoisers(scenario)), 1.0)
+        exposed = 1.0 if self.synchronous else min(1.0, self.warmup / steps)
+        phases = tuple(
+            self._split(p, scenario.cluster.count, exposed) if p.name in DENOISERS else p for p in scenario.phases
+        )
+        return replace(scenario, phases=phases)
+
+    def _split(self, p: Phase, devices: int, exposed: float) -> Phase:
+        halves = 2 if self.guidance_split and p.items >= 2 and devices % 2 == 0 else 1
+        patches = devices // halves
+        rows = ceil(p.sizes["rows"] / patches)
+        graph = _gathered(p.graph)
+        sizes = {**p.sizes, "rows": rows, _PATCHES: 1.0 + (patches - 1) * self.neighbours}
+        own = {**graph.symbols, **p.sizes, "rows": rows, _PATCHES: 1, "batch": 1}
+        layers = self_attentions(p.graph)
+        kept = 2.0 * sum(float(np.max(graph.elements(i, own))) for n in layers for i in n.inputs[1:3])
+        return replace(
+            p,
+            graph=graph,
+            items=p.items / halves,
+            sizes=sizes,
+            devices=devices,
+            exchange_bytes=kept * patches * self.neighbours if patches > 1 else 0.0,
+            exchanges=len(layers),
+            among=patches,
+            exposed=exposed,
+        )
