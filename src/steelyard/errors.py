@@ -103,12 +103,13 @@ class SteelyardError(Exception):
 
 
 class InputError(SteelyardError, ValueError):
-    """An input is wrong. ``problems`` lists every problem found, each with its field path."""
+    """An input is wrong. ``problems`` lists every problem found once, each with its field path."""
 
     exit_code = 2
 
     def __init__(self, message: str, *, field: str = "", problems: Sequence[Problem] = ()) -> None:
-        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem(field, message),)
+        once = {(p.field, p.message): p for p in problems}
+        self.problems: tuple[Problem, ...] = tuple(once.values()) or (Problem(field, message),)
         self.message = bounded(message)
         self.field = bounded(field)
         shown = [str(p) for p in self.problems[:_MAX_PROBLEMS]]

@@ -344,6 +344,21 @@ def test_every_problem_at_once_under_the_name_that_was_used() -> None:
     assert told["speculate"] == "expected k of at most 16, got 99"
 
 
+@pytest.mark.parametrize(
+    ("techniques", "said"),
+    [
+        (["sarathi-serve:chunk=512,chunk=256"], "sarathi-serve: chunk is given twice"),
+        (["h2o:0.3,budget=0.4"], "h2o: budget is given twice"),
+        (["h2o:" + "x=1," * 500], "h2o: unknown key 'x'; known: budget, "),
+        (["fp8-kv"] * 50, "fp8-kv: not together with fp8-kv: give it once"),
+    ],
+)
+def test_what_is_wrong_many_times_is_said_once(techniques: list[str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_techniques({"techniques": techniques})
+    assert len(caught.value.problems) == 1 and str(caught.value).startswith(said)
+
+
 def test_what_a_technique_sets_is_not_set_twice() -> None:
     with pytest.raises(InputError, match="fp8-kv sets it to fp8, not int8"):
         simulate(**SCENARIO, kv="int8", techniques="fp8-kv")

@@ -54,6 +54,14 @@ def test_a_wrong_objective_or_technique_is_said() -> None:
         advise_words(WORDS, "speed")
     with pytest.raises(InputError, match="did you mean 'fp8-kv'"):
         advise_words(WORDS, only=["fp8kv8"])
+    with pytest.raises(InputError, match=r"^h2o: expected budget .*; only: unknown technique 'nothing'"):
+        advise_words(WORDS, only=["h2o:budget=7 + fp8-kv", "nothing"])
+
+
+def test_combinations_of_ones_own_are_tried_once() -> None:
+    found = advise_words(WORDS, "tpot", only=["fp8-kv + eagle:k=3", "fp8-kv", "fp8-kv"])
+    assert [t.names for t in found.ranked] == [("fp8-kv", "eagle:k=3"), ("fp8-kv",)]
+    assert f"without any: {found.base['tpot'] * 1e3:.3g}" in text(found) and " ms\n" in text(found)
 
 
 def test_the_command_ranks_everything_that_states_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:

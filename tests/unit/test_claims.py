@@ -127,12 +127,21 @@ def test_the_command_prints_rows_pages_and_json(
     assert "hangs on isl=128: direction" in capsys.readouterr().out  # it was said by --explain alone
     assert main(["claims", path, path, "--quiet"]) == 2
     assert "mine asked for twice" in capsys.readouterr().err
-    assert main(["claims", _file(tmp_path, MINE.replace("batch = 64", "bacth = 64")), "--quiet"]) == 0
-    assert "mine 1: cannot be asked: bacth: unknown field" in capsys.readouterr().out
+    for right, wrong, why in (
+        ("batch = 64", "bacth = 64", "cannot be asked: bacth: unknown field"),
+        ('"fp8-kv"', '"fp8-kvv"', "cannot be asked: techniques: unknown technique 'fp8-kvv'; did you mean 'fp8-kv'"),
+        ('"tpot_s"', '"tpot_z"', "cannot be asked: the answer has no figure 'tpot_z'; did you mean 'tpot_s'"),
+    ):
+        assert right in MINE
+        assert main(["claims", _file(tmp_path, MINE.replace(right, wrong)), "--quiet"]) == 2  # a file of the user's
+        out, err = capsys.readouterr()
+        assert why in out.replace("\n", " ") and f"claim {3 if 'tpot' in wrong else 1}: {why}" in err
+    assert main(["claims", "S14", "--layer", "moe"]) == 2
+    assert "none of the papers asked for is of moe, but of serving" in capsys.readouterr().err
     assert main(["claims", "S999"]) == 2
     assert "unknown paper 'S999'" in capsys.readouterr().err
-    assert main(["claims", "--layer", "kvcash"]) == 2
-    assert "kvcache" in capsys.readouterr().err
+    assert main(["claims", "--layer", "none-such"]) == main(["techniques", "--layer", "none-such"]) == 2
+    assert capsys.readouterr().err.count("kvcache") == 2
 
 
 @pytest.mark.parametrize(

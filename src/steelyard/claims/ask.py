@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from steelyard.arithmetic import reckon
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, show, suggest
 from steelyard.interval import Z80
 from steelyard.scenario.answers import at_path
 from steelyard.scenario.network import asks_net
@@ -141,7 +141,22 @@ def _number(document: Any, path: str) -> float | None:
 
 def figure(document: Mapping[str, Any], text: str) -> float:
     """A figure of an answer: a path, or arithmetic of paths. Raises :class:`InputError`: there is none."""
-    return reckon(text, lambda path: _number(document, path), "figures of the answer")
+
+    def value_of(path: str) -> float | None:
+        if at_path(document, path) is None and (near := suggest(path, _paths(document), 3)):
+            raise InputError(f"the answer has no figure {show(path)}; did you mean {' or '.join(map(show, near))}?")
+        return _number(document, path)
+
+    return reckon(text, value_of, "figures of the answer")
+
+
+def _paths(document: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The paths of the numbers of an answer."""
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{above}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{above}{name}"
 
 
 def interval(document: Mapping[str, Any], text: str) -> tuple[float, float]:

@@ -55,6 +55,7 @@ __all__ = [
     "Scene",
     "broken_papers",
     "find_paper",
+    "is_claim_file",
     "papers",
 ]
 
@@ -321,6 +322,11 @@ def broken_papers() -> tuple[str, ...]:
     return _every()[1]
 
 
+def is_claim_file(name: str) -> bool:
+    """Whether a name is that of a file, and not of a paper of the catalogues."""
+    return name.lower().endswith((".toml", ".yaml", ".yml", ".json")) or is_file(name)
+
+
 def find_paper(name: str) -> Paper:
     """The paper of this id or name, or of a file.
 
@@ -328,8 +334,10 @@ def find_paper(name: str) -> Paper:
         UnknownName: there is none.
         InputError: the file cannot be read.
     """
-    if name.lower().endswith((".toml", ".yaml", ".yml", ".json")) or is_file(name):
+    if is_claim_file(name):
         return _read(name)
+    if short := re.fullmatch(r"[sS]0*(\d{1,3})", name):  # S14
+        name = f"S{int(short[1]):03d}"
     means = {n: p.id for p in papers().values() for n in (p.id, p.name)}
     for known, target in means.items():
         if normalise(known) == normalise(name):

@@ -46,6 +46,8 @@ class Found:
     """Assumptions with which the verdict is another."""
     moved: bool = False
     """Whether the subject's figure is another than the baseline's."""
+    refused: bool = False
+    """Whether a verb refused the words of a scenario, or its answer has no such figure."""
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``steelyard.claims/1``."""
@@ -170,7 +172,8 @@ def _asked(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) 
             raise InputError(f"{show(claim.figure)} is beyond every float")
     except (InputError, DoesNotFit) as error:
         seconds = time.process_time() - begun
-        return Found(paper, claim, verdict="missed", why=f"cannot be asked: {error}", seconds=seconds)
+        wrong = isinstance(error, InputError)
+        return Found(paper, claim, verdict="missed", why=f"cannot be asked: {error}", seconds=seconds, refused=wrong)
     moved = any(b is not None and not math.isclose(b.value, s.value, rel_tol=SAME) for b, s in figures)
     moved = moved or claim.form == "exponent"  # a law of its own, whatever stands beside it
     seconds = time.process_time() - begun

@@ -26,7 +26,7 @@ def advise(
         ),
     ] = "",
     only: Annotated[
-        str, option("techniques to try, separated by semicolons, in place of all", topic="Techniques")
+        str, option("techniques to try, separated by semicolons (A; B; A + B), in place of all", topic="Techniques")
     ] = "",
     no_pairs: Annotated[bool, switch("--no-pairs", "do not try the best two by two")] = False,
     jobs: Annotated[int, option("processes; 0: as many as there are cores")] = 0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -11,7 +12,10 @@ from steelyard.cli.help import option, switch
 from steelyard.cli.options import processes
 from steelyard.cli.output import Output, write
 from steelyard.cli.progress import status
-from steelyard.errors import InputError, UnknownName, bounded
+from steelyard.errors import InputError, Problem, UnknownName, bounded, raise_all
+
+if TYPE_CHECKING:
+    from steelyard.claims.run import Found
 
 
 def claims(
@@ -33,14 +37,18 @@ def claims(
     from steelyard.claims import board
     from steelyard.claims.paper import broken_papers, find_paper
     from steelyard.claims.paper import papers as every
-    from steelyard.claims.run import Found, run
+    from steelyard.claims.run import run
 
-    chosen = [find_paper(name) for name in papers] if papers else list(every().values())
+    asked = [find_paper(name) for name in papers]
+    chosen = asked or list(every().values())
     if layer:
         layers = sorted({p.layer for p in every().values()})
         if layer not in layers:
-            raise UnknownName("layer", layer, layers)
+            raise UnknownName("layer", layer, layers, hint=f"one of {', '.join(layers)}")
+        others = sorted({p.layer for p in chosen})
         chosen = [p for p in chosen if p.layer == layer]
+        if not chosen:
+            raise InputError(f"none of the papers asked for is of {layer}, but of {', '.join(others)}", field="layer")
     ids = [p.id for p in chosen]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise InputError(f"{', '.join(twice)} asked for twice", field="papers")
@@ -72,3 +80,14 @@ def claims(
         text=told,
         rows=lambda: board.csv_rows(chosen, answers),
     )
+    raise_all(
+        [x for name, p in zip(papers, asked, strict=True) if p.id in answers for x in _wrong(name, answers[p.id])]
+    )
+
+
+def _wrong(name: str, found: list[Found]) -> Iterator[Problem]:
+    """What the verbs refused of a claim file of the user's; a paper of the catalogues says it on the scoreboard."""
+    from steelyard.claims.paper import is_claim_file
+
+    if is_claim_file(name):
+        yield from (Problem(f"{name}: claim {f.claim.n}", f.why) for f in found if f.refused)

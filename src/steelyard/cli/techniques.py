@@ -26,7 +26,7 @@ def techniques(
     if layer:
         layers = sorted({row["layer"] for row in rows})
         if layer not in layers:
-            raise UnknownName("layer", layer, layers)
+            raise UnknownName("layer", layer, layers, hint=f"one of {', '.join(layers)}")
         rows = [row for row in rows if row["layer"] == layer]
     data = {"schema": "steelyard.list/1", "kind": "techniques", "rows": rows}
     write(output, data=data, text=lambda columns: listing.text("techniques", rows, columns), rows=rows)

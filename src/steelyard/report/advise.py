@@ -49,7 +49,9 @@ def text(found: Advice, width: int | None = None) -> str:
     from steelyard.search.advise import OBJECTIVES, Tried, costs_of
 
     wanted = OBJECTIVES[found.objective]
-    lines: list[Any] = [f"ranked by {wanted.words}; without any: {found.base[found.objective]:.4g}", ""]
+    base, unit = found.base[found.objective], "s" if wanted.path.endswith("_s.mean") else ""
+    without = format_quantity(base, unit) if unit else f"{base:.4g}"
+    lines: list[Any] = [f"ranked by {wanted.words}; without any: {without}", ""]
     if found.objective == "e2e" and any(found.asked.get(name) for name in ("ttft", "tpot", "e2e")):
         lines[0] = f"promises are kept as it is by {found.base['kept']:.0%} of requests; {lines[0]}"
         lines[1:] = ["--capacity ranks by the largest rate at which they are", ""]

@@ -8,13 +8,14 @@ say why. Pairs are of the best few. Gains are ratios of the same figure of two r
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from itertools import combinations
 from typing import Any
 
 from steelyard._display import Result
-from steelyard.errors import DoesNotFit, InputError, UnknownName
+from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, raise_all
 from steelyard.scenario.answers import at_path
 from steelyard.scenario.verbs import verb
 from steelyard.techniques._registry import TECHNIQUES, parse
@@ -126,7 +127,7 @@ def advise_words(
     Args:
         words: fields of ``simulate``; techniques among them are kept in every run.
         objective: a name of :data:`OBJECTIVES`; empty: see :func:`advise`.
-        only: techniques to try, as texts; empty: all.
+        only: techniques to try, as texts, ``A + B`` together; empty: all.
         pairs: whether the best are tried two by two.
         jobs: processes.
         watch: called with the runs done and to do.
@@ -138,6 +139,7 @@ def advise_words(
     if objective and objective not in OBJECTIVES:
         raise UnknownName("objective", objective, OBJECTIVES)
     chosen = objective or _usual(words)
+    texts = _named(only) or [(name,) for name in _texts()]
     base = _play(words, ())
     if isinstance(base, str):
         raise InputError(base)
@@ -145,15 +147,26 @@ def advise_words(
         chosen = "e2e"
     if not math.isfinite(base[0][chosen]):
         raise InputError(f"the scenario has no {OBJECTIVES[chosen].words}", field="objective")
-    texts = list(only) or _texts()
-    for text in only:
-        parse(text)
-    singles = _tried(words, [(text,) for text in texts], base, chosen, jobs, watch)
-    helpful = sorted((t for t in singles if not t.refused and t.gain >= _LEAST), key=lambda t: _order(t, chosen))
+    singles = _tried(words, texts, base, chosen, jobs, watch)
+    alone = (t for t in singles if len(t.names) == 1 and not t.refused and t.gain >= _LEAST)
+    helpful = sorted(alone, key=lambda t: _order(t, chosen))
     twos = list(combinations(_best_of_each(helpful), 2)) if pairs else []
     found = [*singles, *(t for t in _tried(words, twos, base, chosen, jobs, watch) if not t.refused)]
     ranked = sorted((t for t in found if not t.refused), key=lambda t: _order(t, chosen))
     return Advice(chosen, base[0], tuple(ranked), tuple(t for t in found if t.refused), dict(words))
+
+
+def _named(only: Sequence[str]) -> list[tuple[str, ...]]:
+    """The combinations of ``only``, each once. Raises :class:`InputError`: every name and parameter that is wrong."""
+    found = dict.fromkeys(tuple(part.strip() for part in re.split(r"\s\+\s", text)) for text in only)
+    problems: list[Problem] = []
+    for name in (name for names in found for name in names):
+        try:
+            parse(name, "only")
+        except InputError as error:
+            problems += error.problems
+    raise_all(problems)
+    return list(found)
 
 
 def _order(tried: Tried, objective: str) -> tuple[Any, ...]:

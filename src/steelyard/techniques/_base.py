@@ -363,6 +363,8 @@ class Technique(InBatch, OnNetworks):
             try:
                 if equals and key not in by_key:
                     raise InputError(unknown("key", key, [p.key for p in cls.parameters()]), field=label)
+                if equals and by_key[key].field in values:
+                    raise InputError(f"{by_key[key].key} is given twice", field=label)
                 if equals:
                     values[by_key[key].field] = cls._value(by_key[key], value, label)
                 elif key in by_key and by_key[key].type is bool:
