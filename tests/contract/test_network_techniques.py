@@ -19,6 +19,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "few-steps": ("few-steps:2",),
     "frame-cache": ("frame-cache", "frame-cache:0.9"),
     "guidance": ("guidance", "guidance:share=0"),
+    "low-bit": ("low-bit:w=4,kept=0.1", "low-bit:w=8,a=16"),
     "latent-optimisation": ("latent-optimisation:4,inner=2,backward=2",),
     "patch-parallel": ("patch-parallel", "patch-parallel:0.3,warmup=2,synchronous"),
     "step-cache": ("step-cache", "step-cache:interval=2,kept=0.3"),

@@ -111,3 +111,22 @@ def test_they_are_of_diffusion_pipelines() -> None:
     for text in ("few-steps", "guidance", "step-cache", "stream-batch", "latent-optimisation", "denoiser-pruning"):
         with pytest.raises(InputError, match="expected a diffusion pipeline"):
             asked(text, model="deit_tiny_patch16_224")
+
+
+def test_few_bits_shrink_weights_and_quicken_products() -> None:
+    base, eight, four, some, alone = (
+        asked(*t, model="hunyuan-dit", steps=10, **w)
+        for t, w in (
+            ((), {"precision": "fp16"}),
+            (("low-bit",), {}),
+            (("low-bit:4",), {}),
+            (("low-bit:4,kept=0.25",), {}),
+            (("low-bit:4,a=16",), {}),
+        )
+    )
+    assert base.weight_bytes > 1.7 * eight.weight_bytes > 2.5 * four.weight_bytes
+    assert four.weight_bytes < some.weight_bytes < eight.weight_bytes
+    assert base.latency_s / 2 < eight.latency_s < base.latency_s
+    assert eight.latency_s < alone.latency_s <= base.latency_s * 1.01
+    with pytest.raises(InputError, match="precision"):
+        asked("low-bit", precision="fp16")

@@ -38,9 +38,14 @@ class Precision:
     cast: bool = False
     """Weights are kept in 32 bits and cast at every pass, as autocast does; normalisations and softmax stay wide."""
 
+    between: float = 0.0
+    """Width in bits of what lies between products; 0: that of activations."""
+
     @property
     def bits(self) -> float:
         """Width of an activation between two products."""
+        if self.between:
+            return self.between
         return {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}.get(self.activations, 16.0)
 
 
