@@ -14,6 +14,7 @@ from steelyard.techniques._registry import TECHNIQUES, parse
 #: Text of every built-in technique of networks, and a network that it changes.
 TEXTS: dict[str, tuple[str, ...]] = {
     "patch-inference": ("patch-inference:2", "patch-inference:4,until=4"),
+    "adversarial-step": ("adversarial-step",),
     "spiking": ("spiking", "spiking:5,rate=0.2,exit=0.6"),
     "denoiser-pruning": ("denoiser-pruning:0.6",),
     "few-steps": ("few-steps:2",),
@@ -29,6 +30,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
 NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
+WORDS: dict[str, dict[str, Any]] = {"adversarial-step": {"train": True}}
 
 
 def asked(model: str, *techniques: str, **words: Any) -> NetEstimate:
@@ -46,7 +48,7 @@ def test_it_reads_back_changes_an_answer_and_is_of_networks_alone(name: str) -> 
     cls, net = TECHNIQUES.get(name), NETS.get(name, "mobilenetv2_100")
     assert cls.effect and cls.paper.title and cls.verbs() == ("estimate",)
     assert all(p.doc for p in cls.parameters())
-    words = {"on": "rtx_4090:2", "precision": "bf16"}
+    words: dict[str, Any] = {"on": "rtx_4090:2", "precision": "bf16", **WORDS.get(name, {})}
     base = asked(net, **words)
     for text in TEXTS[name]:
         assert parse(str(parse(text))) == parse(text)
@@ -72,6 +74,24 @@ def test_patches_cost_work_and_save_memory() -> None:
     assert base.parameters == four.parameters and base.weight_bytes == four.weight_bytes
     with pytest.raises(InputError, match="parts of its image"):
         asked("deit_tiny_patch16_224", "patch-inference")
+
+
+def test_kernels_that_join_what_follows_write_over_it() -> None:
+    eager, joined = (asked("deit_tiny_patch16_224", runtime=r) for r in ("eager", "compile"))
+    assert joined.activation_bytes < eager.activation_bytes  # a GELU and its input are one tensor
+    held = asked("mobilenetv2_100").scenario.phases[0].graph.joined()
+    stage = 96 * (112 * 112 + 56 * 56) + 3 * 224 * 224  # the widest map, what is made of it, and the image
+    assert float(held.peak_bytes(bits=8)) == pytest.approx(stage, rel=0.01)
+
+
+def test_an_adversarial_step_takes_two_passes_unless_its_weights_are_stale() -> None:
+    found = [
+        asked("resnet18", *t, train=True, batch=32) for t in ((), ("adversarial-step",), ("adversarial-step:stale",))
+    ]
+    assert found[1].latency_s == pytest.approx(2 * found[0].latency_s)
+    assert found[2].latency_s == found[0].latency_s
+    with pytest.raises(InputError, match="--train"):
+        asked("resnet18", "adversarial-step")
 
 
 def test_windows_of_one_point_do_not_overlap() -> None:

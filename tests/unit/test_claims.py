@@ -248,7 +248,7 @@ def test_claims_ask_about_networks() -> None:
     assert figure(estimated, "macs") == pytest.approx(300.8e6, rel=0.01)
     low, high = interval(estimated, "throughput_per_s")
     assert low < figure(estimated, "throughput_per_s") < high
-    kernels = explained["forward"]["kernels"]
+    kernels = explained["kernels"]
     depthwise = sum(k["flops"] for k in kernels if k["class"] == "depthwise")
     assert figure(explained, "forward.flops_by_class.depthwise") == pytest.approx(depthwise) and depthwise > 0
     assert sum(explained["forward"]["by_op"].values()) == pytest.approx(sum(k["time_s"] for k in kernels))
@@ -281,3 +281,33 @@ def test_a_file_that_cannot_be_read_is_left_out_and_said(
     captured = capsys.readouterr()
     assert "not read: X1.toml" in captured.err and "Half the cache" in captured.out
     assert not module.broken_papers()
+
+
+def test_an_exponent_over_a_figure_is_of_each_scenario_along_its_own_sweep(tmp_path: Path) -> None:
+    words = 'words = { model = "mobilenetv2_100", on = "rtx_4090", runtime = "eager" }'
+    (tmp_path / "scaled.toml").write_text(
+        f"""
+id = "scaled"
+name = "Scaled"
+title = "Larger images, wider maps"
+layer = "architecture"
+[scenario.larger]
+verb = "estimate"
+{words}
+sweep = {{ size = ["128", "224", "320"] }}
+[scenario.wider]
+like = "larger"
+sweep = {{ set = ["width=1", "width=2", "width=4"] }}
+[[claim]]
+n = 1
+quantity = "exponent of activations in operations"
+published = [1, 0.5]
+figure = "activations"
+over = "macs"
+baseline = "larger"
+subject = "wider"
+form = "exponent"
+"""
+    )
+    (found,) = run_paper(find_paper(str(tmp_path / "scaled.toml")))
+    assert found.verdict == "reproduced" and found.predicted == pytest.approx([1, 0.5], abs=0.1)

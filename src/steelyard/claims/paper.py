@@ -106,6 +106,9 @@ class Scene:
     words: Annotated[Mapping[str, Any], "fields of the question; an empty text takes one away"] = field(
         default_factory=dict
     )
+    sweep: Annotated[
+        Mapping[str, tuple[Any, ...]], "what an exponent over a figure is taken from: fields and values"
+    ] = field(default_factory=dict)
     about: Annotated[str, "why these words"] = ""
 
 
@@ -143,6 +146,7 @@ class Claim:
     sweep: Annotated[Mapping[str, tuple[Any, ...]], "a field of the question and its values, in both scenarios"] = (
         field(default_factory=dict)
     )
+    over: Annotated[str, "of an exponent: the figure over which it is taken; empty: the one field of the sweep"] = ""
     pick: Annotated[str, "which point of the sweep counts"] = "best"
     scale: Annotated[float, Quantity("1", "figure in one unit of the claim, where the unit does not say", ge=0)] = 0.0
     setting: Annotated[str, "where the scenarios are from; empty: as the paper's"] = ""
@@ -274,14 +278,16 @@ def _of_claim(paper: Paper, place: str, claim: Claim) -> Iterator[Problem]:
         yield Problem(f"{place}.subject", "a figure and the scenario it is of belong together")
     if claim.runs and claim.form not in ("value", "exponent") and not claim.baseline:
         yield Problem(f"{place}.baseline", f"the form {claim.form} needs one")
-    if claim.form == "exponent" and claim.runs and len(claim.sweep) != 1:
+    if claim.form == "exponent" and claim.runs and len(claim.sweep) != 1 and not claim.over:
         yield Problem(f"{place}.sweep", "an exponent needs the field that grows and its values")
     if len({len(values) for values in claim.sweep.values()}) > 1:
         yield Problem(f"{place}.sweep", "fields that change together have as many values")
     for name, values in claim.sweep.items():
         if not 1 <= len(values) <= _MOST_VALUES:
             yield Problem(f"{place}.sweep.{show(name)}", f"expected 1 to {_MOST_VALUES} values, got {len(values):,}")
-        elif claim.form == "exponent" and not (all(map(_is_number, values)) and len(set(values)) > 1):
+        elif (
+            claim.form == "exponent" and not claim.over and not (all(map(_is_number, values)) and len(set(values)) > 1)
+        ):
             yield Problem(f"{place}.sweep.{show(name)}", "an exponent needs two different numbers at least")
 
 

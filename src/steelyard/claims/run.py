@@ -159,15 +159,18 @@ def _asked(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) 
         stated = claim.verdict or paper.verdict or "planned"
         return Found(paper, claim, verdict=stated, why=claim.why or paper.why)
     begun = time.process_time()
-    points = [dict(zip(claim.sweep, values, strict=True)) for values in zip(*claim.sweep.values(), strict=True)] or [{}]
+    points = _points(claim.sweep)
     figures: list[tuple[_Figure | None, _Figure]] = []
     try:
-        for point in points:
+        for point in () if claim.over else points:
             baseline = _figure(paper, claim.baseline, claim.figure, point, instead, fresh) if claim.baseline else None
             subject = _figure(paper, claim.subject, claim.figure, point, instead, fresh)
             assert subject is not None
             figures.append((baseline, subject))
-        predicted, ends = _number(claim, points, figures)
+        if claim.over:
+            predicted, ends = _slopes(paper, claim, instead, fresh)
+        else:
+            predicted, ends = _number(claim, points, figures)
         if not all(map(math.isfinite, (*(predicted if isinstance(predicted, list | tuple) else (predicted,)), *ends))):
             raise InputError(f"{show(claim.figure)} is beyond every float")
     except (InputError, DoesNotFit) as error:
@@ -186,6 +189,26 @@ class _Figure:
     low: float
     high: float
     machine: str
+
+
+def _points(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The fields of each point of a sweep; of none one point that changes nothing."""
+    return [dict(zip(sweep, values, strict=True)) for values in zip(*sweep.values(), strict=True)] or [{}]
+
+
+def _slopes(paper: Paper, claim: Claim, instead: Mapping[str, Any], fresh: bool) -> tuple[Number, tuple[float, float]]:
+    """The exponent of a figure over another in each scenario of a claim, the baseline's first."""
+    found = []
+    for name in (claim.baseline, claim.subject) if claim.baseline else (claim.subject,):
+        points = _points(paper.scenario[name].sweep or claim.sweep)
+        over, of = (
+            [_figure(paper, name, text, point, instead, fresh).value for point in points]
+            for text in (claim.over, claim.figure)
+        )
+        if min(over) == max(over):
+            raise InputError(f"{show(claim.over)} is the same at every point: there is no exponent over it")
+        found.append(_slope(over, of))
+    return (found if claim.baseline else found[0]), (min(found), max(found))
 
 
 def _figure(

@@ -120,7 +120,9 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         if "batch" in graph.symbols:
             sizes["batch"] = batches * phase.items
         priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, scenario.effects)
-        alive = graph.kept_bytes if train else graph.peak_bytes
+        fuses = scenario.runtime.fuses != "nothing"
+        seen = graph.joined(scenario.runtime.folds_norm) if fuses and not train else graph
+        alive = seen.kept_bytes if train else seen.peak_bytes
         peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
         if graph.name not in held:  # phases of one network share its weights
             weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)

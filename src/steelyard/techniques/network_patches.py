@@ -1,8 +1,8 @@
 """Patch by patch: the first stage of a convolutional network runs on one part of the image after the other.
 
-Where the map is large its tensors are what memory must hold. The stage up to the point where the map has fallen to
-``1/until`` of the image is run ``patches x patches`` times, each time for one part of the stage's output; only that
-part's tensors are alive beside the output. A window of ``k`` points at stride ``s`` and dilation ``d`` needs rows
+Where the map is large its tensors are what memory must hold. The stage up to the smallest map of those that are not
+below ``1/until`` of the image is run ``patches x patches`` times, each time for one part of the stage's output; only
+that part's tensors are alive beside the output. A window of ``k`` points at stride ``s`` and dilation ``d`` needs rows
 ``a s - p`` to ``(b - 1) s - p + d (k - 1)`` of its input for rows ``a`` to ``b - 1`` of its output (``p`` rows laid
 around): parts overlap, and what lies in the overlap is computed more than once. Peak memory, multiply-accumulates,
 bytes and kernels all follow from the graph with the stage repeated.
@@ -68,6 +68,8 @@ class PatchInference(NetTechnique):
         for rows in _parts(_side(graph, tensor, 0), self.patches):
             for columns in _parts(_side(graph, tensor, 1), self.patches):
                 nodes += _part(graph, count, tensor, (rows, columns), tensors)
+        image = next(i for i, t in enumerate(tensors) if t.role == "input")
+        tensors[image] = replace(tensors[image], role="constant")  # never whole in memory
         return replace(graph, nodes=(*nodes, *graph.nodes[count:]), tensors=tuple(tensors))
 
 
@@ -101,7 +103,8 @@ def _maps(graph: TensorGraph, node: Node) -> tuple[list[int], int] | None:
 
 
 def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
-    """The longest stage of nodes that look at windows alone: how many, and the one map that leaves it."""
+    """A stage of nodes that look at windows alone, and the one map that leaves it: the smallest there is, and of those
+    the first."""
     images = [t for t in graph.tensors if t.role == "input"]
     if len(images) != 1 or len(images[0].shape) != 4 or not all(isinstance(d, int) for d in images[0].shape[2:]):
         return None
@@ -111,6 +114,7 @@ def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
         last |= {graph.storage(i): max(k, last.get(graph.storage(i), 0)) for i in node.inputs}
     alive: dict[int, int] = {}
     best: tuple[int, int] | None = None
+    least = float("inf")
     for k, node in enumerate(graph.nodes):
         maps = _maps(graph, node)
         if maps is None:
@@ -123,7 +127,9 @@ def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
         image_free = all(last.get(i, -1) <= k for i, t in enumerate(graph.tensors) if t.role == "input")
         if len(alive) == 1 and image_free and size > 1:
             ((_, left),) = alive.items()
-            best = (k + 1, left)
+            elements = float(graph.elements(left, {**graph.symbols, "batch": 1}))
+            if elements < least:
+                best, least = (k + 1, left), elements
     return best
 
 

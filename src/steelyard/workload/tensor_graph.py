@@ -8,7 +8,7 @@ names of all frameworks, see :mod:`steelyard.workload.op_table`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -173,6 +173,21 @@ class TensorGraph:
                 if s in alive and self.tensors[s].role == "activation":
                     now = now - alive.pop(s)
         return peak
+
+    def joined(self, norms: bool = True) -> TensorGraph:
+        """The graph as memory sees it when kernels join what follows them: a pointwise op, or a normalisation of a
+        batch, writes over what it alone reads, the first input of its size."""
+        tensors, users = list(self.tensors), self.users()
+        for node in self.nodes:
+            over = node.inputs[0] if node.inputs else -1
+            group, out = node.kind.group, node.outputs[0] if node.outputs else -1
+            if over < 0 or out < 0 or not (group == "pointwise" or (norms and node.op == "batch_norm")):
+                continue
+            a, b = tensors[over], tensors[out]
+            alone = len(users.get(over, ())) == 1 and a.role == "activation" and over not in self.outputs
+            if alone and a.of < 0 and b.of < 0 and (a.shape, a.dtype) == (b.shape, b.dtype):
+                tensors[out] = replace(b, of=over)
+        return replace(self, tensors=tuple(tensors))
 
     def kept_bytes(self, sizes: Mapping[str, Any] | None = None, bits: float = 0.0) -> Array:
         """Bytes of all activations, as training keeps them for the backward pass."""
