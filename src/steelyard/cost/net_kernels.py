@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.deployment.runtime import Precision
+from steelyard.deployment.runtime import TILE, Precision
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_counts import macs, touched
 from steelyard.workload.tensor_graph import WIDTHS, Node, TensorGraph
@@ -55,8 +55,6 @@ _OF_GROUP: Mapping[str, str] = {
 _WIDE = ("layer_norm", "group_norm", "rms_norm", "softmax", "norm", "cumsum", "exp")
 #: Points of the largest depthwise kernel (7 x 7) that libraries have kernels of their own for.
 LARGE_KERNEL = 49
-#: Rows, columns and depth that a tile of a product is padded to.
-_TILE = (64.0, 64.0, 32.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +96,10 @@ class NetKernels:
 class Lowering:
     """Kernels being made."""
 
-    def __init__(self, graph: TensorGraph, sizes: Mapping[str, Any], precision: Precision) -> None:
-        self.graph, self.sizes, self.precision = graph, sizes, precision
+    def __init__(
+        self, graph: TensorGraph, sizes: Mapping[str, Any], precision: Precision, tile: tuple[float, ...] = TILE
+    ) -> None:
+        self.graph, self.sizes, self.precision, self.tile = graph, sizes, precision, tile
         self.width: dict[int, float] = {}
         self.users = readers(graph)
         self.typed = any(t.dtype in ("bf16", "f16") for t in graph.tensors if t.role == "weight")
@@ -149,11 +149,13 @@ def _padded(x: Any, to: float) -> Any:
     return np.ceil(np.asarray(x, dtype=np.float64) / to) * to
 
 
-def product_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[str, Any, Any]:
+def product_of(
+    graph: TensorGraph, node: Node, sizes: Mapping[str, Any], tile: tuple[float, ...] = TILE
+) -> tuple[str, Any, Any]:
     """Class, operations and operations with full tiles of a product."""
     flops = 2.0 * macs(graph, node, sizes)
     if node.op == "conv":
-        return _convolution(graph, node, sizes, flops)
+        return _convolution(graph, node, sizes, flops, tile)
     if node.op == "attention":
         q, k, v = (graph.shape(i, sizes) for i in node.inputs[:3])
         rows, depth = prod(q[:-2], start=1.0) * _padded(q[-2], 64), _padded(q[-1], 32) + _padded(v[-1], 32)
@@ -168,11 +170,13 @@ def product_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tupl
         groups, rows = 1.0, prod(out[:-1], start=1.0)
     else:
         groups, rows = prod(out[:-2], start=1.0), out[-2] if len(out) > 1 else 1.0
-    m, n, k = (_padded(x, t) for x, t in zip((rows, columns, depth), _TILE, strict=True))
+    m, n, k = (_padded(x, t) for x, t in zip((rows, columns, depth), tile[:3], strict=True))
     return node.op, flops, 2.0 * groups * m * n * k
 
 
-def _convolution(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], flops: Any) -> tuple[str, Any, Any]:
+def _convolution(
+    graph: TensorGraph, node: Node, sizes: Mapping[str, Any], flops: Any, tile: tuple[float, ...]
+) -> tuple[str, Any, Any]:
     weight = graph.shape(node.inputs[1], sizes)
     groups = node.facts.get("groups", 1)
     points = prod(node.facts["kernel"], start=1.0)
@@ -185,8 +189,11 @@ def _convolution(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], flops
         out = graph.shape(node.outputs[0], sizes)
         channels = weight[0]
         rows, columns, depth = prod(out, start=1.0) / channels, channels / groups, weight[1] * points
-    tile = _TILE if groups == 1 else (64.0, 16.0, 16.0)
-    m, n, k = (_padded(x, t) for x, t in zip((rows, columns, depth), tile, strict=True))
+    if groups > 1:
+        tile = (tile[0], min(tile[1], 16.0), min(tile[2], 16.0), *tile[3:])
+    if len(tile) > 3:  # depth is filled up channel by channel, for every point of the window
+        depth = _padded(depth / points, tile[2]) * points
+    m, n, k = (_padded(x, t) for x, t in zip((rows, columns, depth), tile[:3], strict=True))
     cls = "grouped" if groups > 1 else "conv1x1" if points == 1 else "conv"
     return cls, flops, 2.0 * groups * m * n * k
 

@@ -8,6 +8,7 @@ joins epilogues puts them into the product before them as well, and folds batch 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def lower_net(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, pr
         precision: widths, and whether weights are cast at every pass.
     """
     given = {**graph.symbols, **sizes}
-    lowering = Lowering(graph, given, precision)
+    lowering = Lowering(graph, given, precision, (*runtime.tile, *((1.0,) if runtime.channels else ())))
     if runtime.fuses == "nothing":
         for node in graph.nodes:
             _eager(lowering, node)
@@ -72,7 +73,7 @@ def _eager(lowering: Lowering, node: Node) -> None:
         if lowering.precision.cast:
             _casts(lowering, node)
         settle(lowering, node)
-        cls, flops, padded = product_of(graph, node, sizes)
+        cls, flops, padded = product_of(graph, node, sizes, lowering.tile)
         cls = "wide" if is_wide(lowering, node) else cls
         read, written, weights = product_bytes(lowering, node)
         lowering.put(node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes))
@@ -102,7 +103,12 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
             continue
         if extern:
             node = extern[0]
-            cls, flops, padded = product_of(graph, node, sizes) if node.kind.group != "sort" else ("sort", 0.0, 0.0)
+            if node.op == "attention" and runtime.attention == "parts":
+                _attention_parts(lowering, node)
+                continue
+            cls, flops, padded = (
+                product_of(graph, node, sizes, lowering.tile) if node.kind.group != "sort" else ("sort", 0.0, 0.0)
+            )
             if lowering.precision.cast and runtime.fuses == "pointwise" and node.kind.group != "sort":
                 _weight_casts(lowering, node)
             read, written, weights = product_bytes(lowering, node) if cls != "sort" else bytes_of(lowering, node)
@@ -116,6 +122,21 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
         kinds = [n.kind.group for n in real]
         cls = "fused" if len(real) > 1 and all(k in ("pointwise", "move", "norm") for k in kinds) else _strongest(real)
         lowering.put(real[0], cls, work, work, outside, written, weights)
+
+
+def _attention_parts(lowering: Lowering, node: Node) -> None:
+    """Attention without a kernel of its own: scores, their softmax and what they weigh, each through memory."""
+    graph, sizes = lowering.graph, lowering.sizes
+    q, k, v = (graph.shape(i, sizes) for i in node.inputs[:3])
+    rows = prod(q[:-1], start=1.0)
+    scores = rows * k[-2] * lowering.precision.bits / 8
+    sides = [graph.elements(i, sizes) * lowering.bits(i) / 8 for i in (*node.inputs[:3], node.outputs[0])]
+    for depth, read, written in ((q[-1], sides[0] + sides[1], scores), (v[-1], scores + sides[2], sides[3])):
+        work = 2.0 * rows * k[-2] * depth
+        lowering.put(node, "matmul", work, work, read, written, 0.0)
+        if written is scores:
+            work = 5.0 * rows * k[-2]
+            lowering.put(node, "softmax", work, work, scores, scores, 0.0)
 
 
 def _strongest(members: Sequence[Node]) -> str:
@@ -223,7 +244,7 @@ def _groups(graph: TensorGraph, runtime: Runtime) -> list[list[Node]]:
                 if j is None or level[j] != own:
                     continue
                 a, b = root(j), root(i)
-                if a in holds and not (epilogue and _joins(node)):
+                if a in holds and not (epilogue and _joins(node, runtime)):
                     continue
                 if a != b and not (a in holds and b in holds):
                     parent[b] = a
@@ -239,6 +260,9 @@ def _groups(graph: TensorGraph, runtime: Runtime) -> list[list[Node]]:
     return list(found.values())
 
 
-def _joins(node: Node) -> bool:
-    """Whether an op can be the epilogue of a product: pointwise, a batch normalisation, or a view."""
+def _joins(node: Node, runtime: Runtime) -> bool:
+    """Whether an op can be the epilogue of a product: pointwise, a batch normalisation, or a view; only those that the
+    runtime names where it names any."""
+    if runtime.joins and node.kind.group == "pointwise" and node.op != "cast":
+        return node.op in runtime.joins
     return node.kind.group in ("pointwise", "view") or node.op in ("batch_norm", "cast")

@@ -16,6 +16,7 @@ import numpy as np
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
 from steelyard.cost.net_backward import with_backward
 from steelyard.cost.net_effect import NetEffect
+from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
@@ -62,10 +63,10 @@ class NetPrice:
         )
 
 
-def reach_of(runtime: Runtime, machine: Machine, layout: str, train: bool = False) -> Reach:
+def reach_of(runtime: Runtime, machine: Machine, layout: str, train: bool = False, precision: str = "") -> Reach:
     """What a runtime's kernels reach on a machine; :data:`UNMEASURED` where none of the kind was measured."""
     order = layout or runtime.layout
-    return runtime.reach_on(machine.name, machine.family, machine.launch, order, train) or UNMEASURED
+    return runtime.reach_on(machine.name, machine.family, machine.launch, order, train, precision) or UNMEASURED
 
 
 def price_net(
@@ -99,17 +100,11 @@ def price_net(
         kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
     if train:
         kernels = with_backward(kernels, graph.parameters)
-    reach = reach_of(runtime, machine, layout, train)
-    found = terms(kernels, site)
-    total: Any = np.zeros(kernels.flops.shape)
-    for name, values in found.items():
-        usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
-        usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
-        total = total + reach.times.get(name, usual) * values
-    limit = limits(kernels, site)
-    kernel_s = np.maximum(total, limit)
+    reach = reach_of(runtime, machine, layout, train, precision.name)
+    groups = runtime.terms == "groups" and bool(reach.times)
+    kernel_s, limit = _groups(kernels, site, runtime, reach) if groups else _classes(kernels, site, reach)
     host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
-    time = np.maximum(kernel_s.sum(axis=0), host) + reach.step_s
+    time = np.maximum(kernel_s.sum(axis=0), host) + _scale(site.machine, reach)[2] * reach.step_s
     passes = prod(effect.passes for effect in effects)
     if passes != 1.0:
         kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes
@@ -118,6 +113,34 @@ def price_net(
     kernel_j = _kernel_j(kernels, site, kernel_s, arithmetic)
     energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
     return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach)
+
+
+def _classes(kernels: NetKernels, site: Site, reach: Reach) -> tuple[Array, Array]:
+    """Times and limits of kernels, each of a class."""
+    total: Any = np.zeros(kernels.flops.shape)
+    for name, values in terms(kernels, site).items():
+        usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
+        usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
+        total = total + reach.times.get(name, usual) * values
+    limit = limits(kernels, site)
+    return np.maximum(total, limit), limit
+
+
+def _groups(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> tuple[Array, Array]:
+    """Times and limits of kernels that a compiler plans as a whole. Such machines' peaks are guesses where their makers
+    state none, so a factor below one says that the peak is higher than guessed: the limit follows it."""
+    scale = _scale(site.machine, reach)
+    kernel_s: Any = np.zeros(kernels.flops.shape)
+    for name, values in group_terms(kernels, site, runtime).items():
+        factor = reach.kernel_s if name == "kernels" else reach.times.get(name, 0.0)
+        kernel_s = kernel_s + scale[share_of(name)] * factor * values
+    least = kernels.flops / site.peak_ops_per_s if runtime.keeps_network else limits(kernels, site)
+    return kernel_s, np.minimum(least, kernel_s)
+
+
+def _scale(machine: Machine, reach: Reach) -> tuple[float, float, float]:
+    """What a machine's own arithmetic, traffic, and times per kernel and pass are multiplied by."""
+    return reach.scale.get(machine.name, (1.0, 1.0, 1.0))
 
 
 def _arithmetic_j(kernels: NetKernels, site: Site, effects: Sequence[NetEffect]) -> Array:

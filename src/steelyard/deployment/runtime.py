@@ -7,7 +7,7 @@ launch costs, and the share of the machine's limits that its kernels of a class 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Literal
 
@@ -18,6 +18,8 @@ from steelyard.units import Quantity
 
 __all__ = [
     "PRECISIONS",
+    "TILE",
+    "OwnReach",
     "Precision",
     "Reach",
     "Runtime",
@@ -26,6 +28,9 @@ __all__ = [
     "runtimes",
     "usual_runtime",
 ]
+
+#: Rows, columns and depth that products are filled up to on GPUs.
+TILE: tuple[float, float, float] = (64.0, 64.0, 32.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,12 @@ class Reach:
         float, Quantity("s", "host time of a kernel; a step takes the longer of host and device", ge=0)
     ] = 0.0
     step_s: Annotated[float, Quantity("s", "of every pass", ge=0)] = 0.0
+    scale: Annotated[
+        Mapping[str, tuple[float, float, float]],
+        "of one machine: its arithmetic, traffic and times per kernel and pass, where its data sheet does not say them",
+    ] = field(default_factory=dict)
     layout: Annotated[Literal["", "nchw", "nhwc"], "order of images it was measured with; empty = any"] = ""
+    precisions: Annotated[tuple[str, ...], "precisions it was measured in; empty: any"] = ()
     train: Annotated[bool, "of training steps"] = False
     machines: Annotated[tuple[str, ...], "machines or families it is of; empty: all of the stacks"] = ()
     measured: Annotated[tuple[str, ...], "machines whose times it was fitted to"] = ()
@@ -111,19 +121,36 @@ class Runtime:
         "what becomes one kernel: no two ops; chains of pointwise ops; those, and what follows a product with it",
     ]
     reach: tuple[Reach, ...] = field(default_factory=tuple)
+    joins: Annotated[tuple[str, ...], "pointwise ops that can follow a product in its kernel; none: all"] = ()
     folds_norm: Annotated[bool, "batch normalisations become part of the product before them"] = False
+    attention: Annotated[Literal["fused", "parts"], "one kernel, or products and a softmax through memory"] = "fused"
+    tile: Annotated[tuple[float, float, float], "rows, columns and depth that products are filled up to"] = TILE
     layout: Annotated[Literal["nchw", "nhwc"], "usual order of images"] = "nchw"
+    channels: Annotated[bool, "a convolution fills a tile's depth with channels of one point of its window"] = False
     precision: Annotated[str, "usual precision"] = "fp16"
+    terms: Annotated[
+        Literal["classes", "groups"], "what its time is a sum of: kernel classes, or groups where a compiler plans all"
+    ] = "classes"
+    keeps_network: Annotated[bool, "a network stays on chip where it fits, and is loaded in parts where not"] = False
+    kernel_bytes: Annotated[
+        float, Quantity("byte", "on-chip memory of a kernel beside its weights, of a network that stays", ge=0)
+    ] = 0.0
+    splits: Annotated[tuple[str, ...], "kernel classes that need a network to be loaded in parts"] = ()
+    elsewhere: Annotated[tuple[str, ...], "ops that it hands to the CPU (conv3d: a convolution over frames)"] = ()
+    families: Annotated[tuple[str, ...], "families of machines it is made for; empty: any"] = ()
     aliases: tuple[str, ...] = ()
     stacks: Annotated[tuple[str, ...], "stacks of machines it runs on; empty: any"] = ()
     source: str = ""
 
-    def reach_on(self, machine: str, family: str, stack: str, layout: str, train: bool = False) -> Reach | None:
+    def reach_on(
+        self, machine: str, family: str, stack: str, layout: str, train: bool = False, precision: str = ""
+    ) -> Reach | None:
         """What it reaches on a machine: measured there, on its family, on its stack with this layout, or on any."""
 
         def fit(one: Reach) -> tuple[bool, ...]:
-            own = machine in one.machines or family in one.machines
-            return (own, stack in one.stacks, one.train == train, one.layout == layout, not one.layout)
+            own = (machine in one.machines, family in one.machines, stack in one.stacks)
+            exact = precision in one.precisions
+            return (*own, one.train == train, exact, not one.precisions, one.layout == layout, not one.layout)
 
         able = [r for r in self.reach if not r.machines or machine in r.machines or family in r.machines]
         return max(able, key=fit, default=None)
@@ -143,6 +170,23 @@ class _File:
     runtime: tuple[Runtime, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OwnReach:
+    """What a runtime reaches on a machine, measured by a user: a file of a catalogue's folder ``reach``."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    runtime: str
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class _ReachFile:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    reach: tuple[OwnReach, ...] = ()
+
+
 @cache
 def runtimes() -> Mapping[str, Runtime]:
     """Every runtime by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
@@ -150,6 +194,11 @@ def runtimes() -> Mapping[str, Runtime]:
     for path in catalogue_files("runtimes"):
         for one in build(_File, read_document(path), path.name).runtime:
             found.setdefault(one.name, one)
+    for path in reversed(list(catalogue_files("reach"))):
+        for own in build(_ReachFile, read_document(path), path.name).reach:
+            if own.runtime in found:
+                known = found[own.runtime]
+                found[own.runtime] = replace(known, reach=(own.reach, *known.reach))
     return found
 
 
@@ -162,8 +211,11 @@ def find_runtime(name: str) -> Runtime:
     raise UnknownName("runtime", name, runtimes(), hint="`steelyard ls runtimes` lists all")
 
 
-def usual_runtime(stack: str) -> Runtime:
-    """What people usually run a network with on machines of a stack."""
+def usual_runtime(stack: str, family: str = "") -> Runtime:
+    """What people usually run a network with on machines of a family, or of a stack."""
+    for one in runtimes().values():
+        if family in one.families:
+            return one
     for one in runtimes().values():
         if stack in one.stacks:
             return one

@@ -16,6 +16,7 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.collective import collective_time_s
 from steelyard.cost.money import hourly_price
+from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_price import UNMEASURED, NetPrice, price_net
 from steelyard.cost.op_models import fabrics, link_parameters
 from steelyard.interval import Z80, interval80
@@ -243,6 +244,9 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
     if scenario.cluster.count > 1:
         how = "all on one pass" if scenario.together > 1 else "each runs passes of its own"
         ledger.assume(f"{scenario.cluster.count} devices: {how}")
+    if away := sorted({op for phase in scenario.phases for op in elsewhere(phase.graph, runtime)}):
+        handed = f"{', '.join(away)} run on the CPU there: the time is a lower bound"
+        ledger.guess(f"runtime.{runtime.name}.elsewhere", handed)
     if reach is UNMEASURED:
         ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
     elif not reach.measured:

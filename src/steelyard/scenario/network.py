@@ -165,7 +165,10 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
             values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
     batch, phases = values["batch"], problems.read(_phases, values, sets)
     machine = cluster.machine
-    runtime = runtime or usual_runtime(machine.launch)
+    runtime = runtime or usual_runtime(machine.launch, machine.family)
+    if runtime.families and machine.family not in runtime.families:
+        made = ", ".join(runtime.families)
+        raise InputError(f"{runtime.name} is for machines of {made}; {machine.name} is none of them", field="runtime")
     if precision is None:
         piped = isinstance(words.get("model"), str) and is_pipeline(words["model"])
         usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision

@@ -1,0 +1,128 @@
+"""Networks on phones and NPUs: what their runtimes join, keep on chip and hand on, and a device's own scales."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from steelyard import estimate
+from steelyard.calibrate.networks import GROUP_TERMS, own_scales
+from steelyard.cost.net_groups import SHARES, elsewhere, group_terms, share_of, stays_on_chip
+from steelyard.cost.net_kernels import NetKernels
+from steelyard.cost.net_lower import lower_net
+from steelyard.cost.net_terms import net_site
+from steelyard.deployment.runtime import find_runtime, precision_named, usual_runtime
+from steelyard.errors import InputError
+from steelyard.estimation.network import NetEstimate
+from steelyard.machine.catalogue import find_machine
+from steelyard.workload.nets import load_net
+from steelyard.workload.networks.builder import Builder
+
+
+def _asked(model: str, on: str, runtime: str, batch: int = 1) -> NetEstimate:
+    answer = estimate(model, on=on, runtime=runtime, batch=batch)
+    assert isinstance(answer, NetEstimate)
+    return answer
+
+
+def _lowered(channels: int, act: str, runtime: str, precision: str = "fp16") -> NetKernels:
+    """The kernels of a convolution to 32 channels and what follows it."""
+    net = Builder("small")
+    y = net.conv(net.image(channels, 32), 32, 3, pad=1, bias=False)
+    graph = net.graph(net.act(y, act) if act else y)
+    return lower_net(graph, {"batch": np.array([1.0])}, find_runtime(runtime), precision_named(precision))
+
+
+def test_what_follows_a_product() -> None:
+    """ReLU is part of the convolution before it, SiLU is a kernel of the vector unit."""
+    assert _lowered(32, "relu", "qnn").classes == ("conv",)
+    assert _lowered(32, "silu", "qnn").classes == ("conv", "fused")
+
+
+def test_channels_fill_the_tile_at_every_point() -> None:
+    """A first layer of three channels costs Rockchip's engine what one of 32 would."""
+    assert float(_lowered(3, "", "rknn", "int8").padded[0, 0]) == 2 * 1024 * 32 * 32 * 9
+    assert float(_lowered(3, "", "qnn").padded[0, 0]) == 2 * 1024 * 32 * 32
+
+
+def test_attention_is_products_and_a_softmax_there() -> None:
+    graph = load_net("vit_tiny")
+    one = lower_net(graph, {"batch": np.array([1.0])}, find_runtime("compile"), precision_named("fp16"))
+    parts = lower_net(graph, {"batch": np.array([1.0])}, find_runtime("coreml"), precision_named("fp16"))
+    assert one.classes.count("attention") == 12
+    assert (parts.classes.count("attention"), parts.classes.count("matmul")) == (0, 24)
+    scores = 3 * 197 * 197 * 2.0
+    first = parts.classes.index("matmul")
+    assert float(parts.written[first, 0]) == scores
+    assert float(parts.flops[parts.index("matmul")].sum()) == pytest.approx(
+        float(one.flops[one.index("attention")].sum())
+    )
+
+
+def test_a_network_that_fits_is_not_loaded() -> None:
+    """ResNet-50 stays on a Hailo-8 and is cut into parts on a Hailo-8L; a batch saves time only there."""
+    runtime, precision = find_runtime("hailo"), precision_named("int8")
+    kernels = lower_net(load_net("resnet50"), {"batch": np.array([1.0])}, runtime, precision)
+    whole, parts = (net_site(find_machine(m), precision) for m in ("hailo8", "hailo8l"))
+    assert stays_on_chip(kernels, whole, runtime)
+    assert not stays_on_chip(kernels, parts, runtime)
+    assert float(group_terms(kernels, whole, runtime)["load.weights"].sum()) == 0
+    rate = {m: [_asked("resnet50", m, "hailo", b).throughput_per_s for b in (1, 8)] for m in ("hailo8", "hailo8l")}
+    assert rate["hailo8"][1] < 1.25 * rate["hailo8"][0]
+    assert rate["hailo8l"][1] > 2 * rate["hailo8l"][0]
+
+
+def test_runtimes_of_machines() -> None:
+    assert usual_runtime("npu", "hexagon").name == "qnn"
+    assert usual_runtime("npu", "rknpu").name == "rknn"
+    assert _asked("mobilenet_v2", "iphone 12", "").scenario.runtime.name == "coreml"
+    with pytest.raises(InputError, match="runtime: coreml is for machines of apple_ane; rtx_4090 is none of them"):
+        estimate("mobilenet_v2", on="rtx_4090", runtime="coreml")
+
+
+def test_ops_that_run_elsewhere_are_said() -> None:
+    assert elsewhere(load_net("r3d_18"), find_runtime("tflite")) == ("conv3d",)
+    assert elsewhere(load_net("resnet18"), find_runtime("tflite")) == ()
+    answer = _asked("r3d_18", "snapdragon_8_gen_3", "tflite")
+    assert any("conv3d run on the CPU" in str(g) for g in answer.ledger.guesses.values())
+
+
+def test_a_machine_that_was_not_measured_is_less_certain() -> None:
+    def width(machine: str) -> float:
+        low, high = _asked("resnet50", machine, "qnn").interval["latency_s"]
+        return high / low
+
+    assert width("snapdragon_8_elite_gen_5") > width("snapdragon_8_elite")
+
+
+def test_scales_of_a_device_are_found_from_ten_networks() -> None:
+    """A device whose arithmetic takes twice and memory four times as long as shared factors say."""
+    rng = np.random.default_rng(1)
+    parts = rng.lognormal(0, 1, (10, len(GROUP_TERMS)))
+    share = np.array([share_of(n) for n in GROUP_TERMS])
+    true = np.array([2.0, 4.0, 3.0])
+    found = own_scales(parts, parts @ true[share], pull=0.01)
+    assert found == pytest.approx(true, rel=0.05)
+    assert len(found) == len(SHARES)
+
+
+def test_scales_multiply_their_terms() -> None:
+    runtime = find_runtime("qnn")
+    machine = "snapdragon_8_gen_3"
+    before = _asked("resnet50", machine, "qnn").latency_s
+    reach = runtime.reach_on(machine, "hexagon", "npu", "nchw", precision="fp16")
+    assert reach is not None
+    a, b, c = reach.scale[machine]
+    doubled = replace(reach, scale={machine: (2 * a, 2 * b, 2 * c)})
+    from steelyard.cost.net_price import price_net
+
+    price = price_net(
+        load_net("resnet50"),
+        {"batch": np.array([1.0])},
+        find_machine(machine),
+        replace(runtime, reach=(doubled,)),
+        precision_named("fp16"),
+    )
+    assert float(price.time_s[0]) == pytest.approx(2 * before)
