@@ -48,9 +48,23 @@ def test_every_pipeline_of_the_catalogue_is_priced_with_no_unknown_op() -> None:
         assert denoise.graph.parameters / 1e9 == pytest.approx(billions, rel=0.01)
 
 
+def test_devices_that_share_an_item_are_faster_and_dearer() -> None:
+    alone = asked("sd-3.5-large", steps=10)
+    together = sy.estimate("sd-3.5-large", "h100_sxm:4", steps=10, cp=4)
+    assert isinstance(together, NetEstimate)
+    one, four = ({p.name: p.time_s for p in e.phases} for e in (alone, together))
+    assert one["denoise"] / 4 < four["denoise"] < one["denoise"] and four["decode"] == one["decode"]
+    assert together.energy_j_per_item > alone.energy_j_per_item
+    assert together.throughput_per_s == pytest.approx(1 / together.latency_s)
+    apart = sy.estimate("sd-3.5-large", "h100_sxm:4", steps=10, cp=2)
+    assert apart.throughput_per_s == pytest.approx(2 / apart.latency_s)
+
+
 @pytest.mark.parametrize(
     ("name", "words", "field"),
     [
+        ("sdxl", {"cp": 3}, "cp"),
+        ("resnet50", {"cp": 1000}, "cp"),
         ("sdxl", {"size": "8x8"}, "size"),
         ("sdxl", {"set": "frames=9"}, "set"),
         ("wan-2.1-t2v-14b", {"set": "frames=many"}, "set"),

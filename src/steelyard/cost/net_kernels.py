@@ -82,6 +82,11 @@ class NetKernels:
         """Which kernels are of a class."""
         return np.array([c == name for c in self.classes], dtype=np.bool_)
 
+    def shared(self, devices: int) -> NetKernels:
+        """One device's part where several share the rows of every kernel; weights are read by each."""
+        parts = {n: getattr(self, n) / devices for n in ("flops", "padded", "read", "written")}
+        return replace(self, **parts)
+
     def times(self, passes: float) -> NetKernels:
         """The kernels of so many passes together."""
         amounts = {n: getattr(self, n) * passes for n in ("flops", "padded", "read", "written", "weights", "serial")}

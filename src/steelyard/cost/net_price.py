@@ -104,7 +104,8 @@ def price_net(
     groups = runtime.terms == "groups" and bool(reach.times)
     kernel_s, limit = _groups(kernels, site, runtime, reach) if groups else _classes(kernels, site, reach)
     host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
-    time = np.maximum(kernel_s.sum(axis=0), host) + _scale(site.machine, reach)[2] * reach.step_s
+    waits: Any = sum((effect.wait_s(kernels) for effect in effects if effect.wait_s is not None), 0.0)
+    time = np.maximum(kernel_s.sum(axis=0), host) + waits + _scale(site.machine, reach)[2] * reach.step_s
     passes = prod(effect.passes for effect in effects)
     if passes != 1.0:
         kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes

@@ -15,6 +15,7 @@ import numpy as np
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.collective import collective_time_s
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_price import UNMEASURED, NetPrice, price_net
@@ -120,11 +121,12 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         graph, sizes = phase.graph, dict[str, Any](phase.sizes)
         if "batch" in graph.symbols:
             sizes["batch"] = batches * phase.items
-        priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, scenario.effects)
+        effects = scenario.effects_of(phase)
+        priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects)
         fuses = scenario.runtime.fuses != "nothing"
         seen = graph.joined(scenario.runtime.folds_norm) if fuses and not train else graph
-        alive = seen.kept_bytes if train else seen.peak_bytes
-        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
+        alive, parts = seen.kept_bytes if train else seen.peak_bytes, scenario.sharing if phase.repeats > 1 else 1
+        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE) / parts)
         if graph.name not in held:  # phases of one network share its weights
             weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
         held.add(graph.name)
@@ -162,6 +164,11 @@ def _estimate(
     joules, arithmetic = (
         sum(p.repeats * p.devices * float(x[min(i, len(x) - 1)]) for p, x in zip(scenario.phases, each, strict=True))
         for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
+    )
+    joules += sum(
+        (scenario.sharing - p.devices) * static_power_w(machine) * t.time_s
+        for p, t in zip(scenario.phases, phases, strict=True)
+        if scenario.sharing > p.devices
     )
     passes = count / scenario.together  # beside each other
     rate, energy = scenario.batch * passes / time, joules / scenario.batch
@@ -242,7 +249,7 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.assume(technique.told)
         ledger.cite(technique.name, str(technique.paper))
     if scenario.cluster.count > 1:
-        how = "all on one pass" if scenario.together > 1 else "each runs passes of its own"
+        how = f"{scenario.together} on one pass" if scenario.together > 1 else "each runs passes of its own"
         ledger.assume(f"{scenario.cluster.count} devices: {how}")
     if away := sorted({op for phase in scenario.phases for op in elsewhere(phase.graph, runtime)}):
         handed = f"{', '.join(away)} run on the CPU there: the time is a lower bound"

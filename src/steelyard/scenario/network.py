@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.net_effect import NetEffect
+from steelyard.cost.net_effect import NetEffect, shared_items
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import (
     PRECISIONS,
@@ -50,6 +50,17 @@ class NetScenario:
     """Items of a pass; an array over scenarios."""
     words: Mapping[str, Any] = field(default_factory=dict)
     """Every field with its value, as it was given or its default."""
+
+    @property
+    def sharing(self) -> int:
+        """Devices that share the tokens of an item (``cp``)."""
+        return int(self.words.get("cp") or 1)
+
+    def effects_of(self, phase: Phase) -> tuple[NetEffect, ...]:
+        """What changes the passes of a phase: techniques, and devices that share the steps of a denoiser."""
+        if self.sharing == 1 or phase.repeats <= 1:
+            return tuple(self.effects)
+        return (*self.effects, shared_items(self.sharing, self.cluster.peer_bandwidth_bytes_per_s))
 
     def with_batches(self, batches: Any) -> NetScenario:
         """The same question for many batches, an array. Raises :class:`InputError`: the graph has one of its own."""
@@ -176,8 +187,14 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
+    if values["cp"] > 1 and not (isinstance(values["model"], str) and is_pipeline(values["model"])):
+        problems.add([Problem("cp", "only steps of a diffusion pipeline are shared by several devices")])
+    elif cluster.count % values["cp"]:
+        problems.add([Problem("cp", f"expected a divisor of the {cluster.count} devices of --on, got {values['cp']}")])
     problems.done()
     assert phases is not None
+    if values["cp"] > 1:
+        phases = tuple(replace(p, devices=values["cp"]) if p.repeats > 1 else p for p in phases)
     model, layout = values["model"], values["layout"] or runtime.layout
     name = find_pipeline(model).name if isinstance(model, str) and is_pipeline(model) else phases[0].graph.name
     found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)

@@ -58,7 +58,9 @@ class Spiking(NetTechnique):
     def network_effect(self, scenario: Any) -> NetEffect:
         """See :class:`OnNetworks`."""
         bits = scenario.precision.bits
-        return NetEffect(lambda kernels: self._step(kernels, bits), self._energy, self.steps * self.exit)
+        return NetEffect(
+            kernels=lambda kernels: self._step(kernels, bits), energy=self._energy, passes=self.steps * self.exit
+        )
 
     def _step(self, k: NetKernels, bits: float) -> NetKernels:
         """Kernels of one time step."""

@@ -59,7 +59,7 @@ COLUMNS = ["hardware", "precision", "layout", "torch", "compile", "model", "step
 #: Networks that the pull towards the usual factors weighs.
 PULL = 8.0
 #: Host time of a kernel (a guess: what eager PyTorch and compiled code are seen to need per op at a batch of one).
-HOST_S: Mapping[str, float] = {"eager": 8e-6, "dynamo": 4e-6}
+HOST_S: Mapping[str, float] = {"eager": 2.5e-5, "dynamo": 1e-5}
 #: Rounds of reweighting, and the relative error below which rows count alike.
 ROUNDS, FLOOR = 12, 0.03
 
