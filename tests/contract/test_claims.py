@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from steelyard.claims.ask import command
+from steelyard.claims.ask import answer, command, figure
 from steelyard.claims.paper import Claim, Paper, papers
 from steelyard.techniques import TECHNIQUES, parse
 from steelyard.workload.oplist import PREFIX, find_op_list
@@ -93,3 +94,27 @@ def test_no_claimed_number_is_an_input_of_its_own_prediction(paper: Paper) -> No
             same = [g for g in given if math.isclose(g, number, rel_tol=1e-3)]
             allowed = {float(x) for x in paper.coincidences}
             assert not [g for g in same if g not in allowed], f"claim {claim.n}: {number} is an input"
+
+
+EXPONENTS = [(p, c) for p in RUNNING for c in p.claim if c.exact and c.runs and c.form == "exponent"]
+
+
+def _exponent(claim: Claim, verb: str, words: Mapping[str, Any]) -> float:
+    """Slope in the logs of a claim's figure over the one field that it sweeps."""
+    ((name, sizes),) = claim.sweep.items()
+    found = [figure(answer(verb, {**words, name: size}), claim.figure) for size in sizes]
+    return statistics.linear_regression([math.log(x) for x in sizes], [math.log(y) for y in found]).slope
+
+
+@pytest.mark.parametrize(("paper", "claim"), EXPONENTS, ids=lambda x: getattr(x, "id", None) or f"{x.n}")
+def test_exact_exponents_are_laws_of_the_work_and_not_of_one_machine(paper: Paper, claim: Claim) -> None:
+    """No calibration bends them; without the technique the time of attention grows with the square."""
+    verb, words = paper.scene(claim.subject)
+    for machine in (words["on"], "mi300x", "l40s"):
+        assert _exponent(claim, verb, {**words, "on": machine}) == pytest.approx(claim.published, abs=0.06)
+    if claim.figure == "prefill.by_kind.attention":
+        assert _exponent(claim, verb, {**words, "techniques": []}) == pytest.approx(2, abs=0.06)
+
+
+def test_there_are_exact_exponents() -> None:
+    assert {p.id for p, _ in EXPONENTS} >= {"S110", "S160", "S304"}
