@@ -75,6 +75,8 @@ def test_patches_split_the_work_and_exchange_keys() -> None:
     assert any("all on one pass" in line for line in waiting.ledger.assumptions)
     with pytest.raises(InputError, match="expected several devices"):
         asked("patch-parallel")
+    with pytest.raises(InputError, match="at most 8 devices"):
+        asked("patch-parallel", on="a100_sxm:16", size="512x512")
 
 
 def test_frames_of_earlier_clips_are_not_computed() -> None:

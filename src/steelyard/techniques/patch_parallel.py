@@ -97,6 +97,9 @@ class PatchParallel(OnDenoiser):
             return [Problem(self.name, "expected several devices, such as a100_sxm:4")]
         if any("rows" not in p.sizes for p in denoisers(scenario)):
             return [Problem(self.name, f"the denoiser of {scenario.name} has no rows to split")]
+        rows = int(min(p.sizes["rows"] for p in denoisers(scenario)))
+        if scenario.cluster.count > rows:
+            return [Problem(self.name, f"expected at most {rows} devices, a row of the latent picture to each")]
         return []
 
     def network(self, scenario: Any) -> Any:
