@@ -131,3 +131,19 @@ def test_the_command_line_answers_networks(capsys: pytest.CaptureFixture[str], t
 @pytest.mark.parametrize("name", ["yolov8n", "hrnet_w18", "deeplabv3_resnet50"])
 def test_steps_nobody_measured_cost_no_second_each(name: str) -> None:
     assert asked(name, "rtx_4090", batch=8).latency_s < 0.2
+
+
+def test_a_name_of_timm_is_the_catalogues_where_timm_is_not_installed() -> None:
+    from steelyard.workload.ingest.libraries import installed
+
+    if installed("timm"):
+        pytest.skip("timm is installed, and answers itself")
+    assert load_net("timm:resnet50.a1_in1k").parameters == load_net("resnet50").parameters
+    with pytest.raises(InputError, match="needs"):
+        load_net("timm:no_such_network")
+
+
+def test_runtimes_and_pipelines_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, known in (("runtimes", "tensorrt"), ("pipelines", "flux.1-dev")):
+        assert main(["ls", kind, "--json"]) == 0
+        assert known in [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]]

@@ -252,6 +252,34 @@ def _nets() -> Iterator[dict[str, Any]]:
         }
 
 
+def _runtimes() -> Iterator[dict[str, Any]]:
+    from steelyard.deployment.runtime import runtimes
+
+    for r in runtimes().values():
+        measured = dict.fromkeys(m for reach in r.reach for m in reach.measured)
+        yield {
+            **_fields(r, "name", "title", "precision", "layout"),
+            "fuses": r.fuses,
+            "measured": ", ".join(measured),
+            "also": ", ".join(r.aliases),
+        }
+
+
+def _pipelines() -> Iterator[dict[str, Any]]:
+    from steelyard.workload.pipelines import pipelines
+
+    for p in pipelines().values():
+        size = "x".join(map(str, p.size)) + (f", {p.frames} frames" if p.frames else "")
+        phases = ", ".join(dict.fromkeys(phase.name for phase in p.phase))
+        yield {
+            **_fields(p, "name", "title", "steps"),
+            "size": size,
+            "phases": phases,
+            "also": ", ".join(p.aliases),
+            "source": p.source,
+        }
+
+
 def _hosted() -> Iterator[dict[str, Any]]:
     from steelyard.search.against import hosted_prices
 
@@ -288,6 +316,8 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "techniques": _techniques,
     "recipes": _recipes,
     "nets": _nets,
+    "pipelines": _pipelines,
+    "runtimes": _runtimes,
     "oplists": _oplists,
     "hosted": _hosted,
     "kinds": _kinds,

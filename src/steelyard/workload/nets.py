@@ -210,8 +210,11 @@ def load_net(
     name = str(given)
     library, colon, rest = name.partition(":")
     if colon and library in LIBRARIES:
-        from steelyard.workload.ingest.libraries import library_net
+        from steelyard.workload.ingest.libraries import installed, library_net
 
+        known = rest.partition(".")[0]  # a tag of weights changes no shape
+        if library in ("timm", "torchvision") and not installed(library) and is_net(known):
+            return _named(find_net(known), sides, values)
         return _with(library_net(library, rest, sides), values)
     if (found := space_of(name)) is not None:
         space, architecture = found

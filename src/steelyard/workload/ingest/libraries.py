@@ -19,7 +19,7 @@ from steelyard.documents import is_folder, read_document
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["library_net"]
+__all__ = ["installed", "library_net"]
 
 #: Tokens of a text whose length is not said.
 _TOKENS = 128
@@ -57,7 +57,7 @@ def library_net(library: str, name: str, sides: tuple[int, ...] = ()) -> TensorG
 
 def _imported(library: str) -> Any:
     """The library. Raises :class:`InputError` where it is not installed."""
-    missing = [m for m in ("torch", library) if find_spec(m) is None]
+    missing = _missing(library)
     if missing:
         raise InputError(
             f"{library}: needs {' and '.join(missing)} installed (no weights are loaded); "
@@ -70,6 +70,15 @@ def _imported(library: str) -> Any:
             return import_module(library)
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         raise InputError(f"{library} is installed and does not load: {show(str(error))}", field="model") from error
+
+
+def _missing(library: str) -> list[str]:
+    return [m for m in ("torch", library) if find_spec(m) is None]
+
+
+def installed(library: str) -> bool:
+    """Whether a library and torch are there, without importing them."""
+    return not _missing(library)
 
 
 @contextmanager
