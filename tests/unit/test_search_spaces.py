@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 import steelyard as sy
 from steelyard.cli.main import main
-from steelyard.deployment.space_device import Prior, costs_of, next_rows, prior_of
+from steelyard.deployment.space_device import Prior, costs_of, next_rows, prior_of, space_devices
 from steelyard.errors import InputError, SteelyardError
 from steelyard.estimation.network import NetEstimate
 from steelyard.estimation.space import SpaceEstimate
+from steelyard.folders import catalogue_folders
 from steelyard.workload.nets import load_net
 from steelyard.workload.networks.search_space import SPACES
 
@@ -75,7 +77,7 @@ def test_a_whole_space_is_one_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["schema"] == "steelyard.space/1"
     assert np.all(np.array(found["latency_s"]) >= np.array(found["limit_s"]))
     assert main(["estimate", "nb201:all", "--on", "rtx_4090"]) == 0
-    assert "15,625 of NAS-Bench-201" in capsys.readouterr().out
+    assert "15,625 networks of NAS-Bench-201" in capsys.readouterr().out
 
 
 def _device(name: str, seed: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,3 +118,76 @@ def test_a_prior_has_a_cost_for_each_choice() -> None:
         Prior("nb201", (0.1, 0.2))
     with pytest.raises(InputError, match="no prior"):
         prior_of(SPACES["ofa"])
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A catalogue of one's own."""
+    monkeypatch.setenv("STEELYARD_CATALOGUE", str(tmp_path))
+    for kept in (catalogue_folders, space_devices):
+        kept.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    for kept in (catalogue_folders, space_devices):
+        kept.cache_clear()
+
+
+def test_ten_networks_of_a_phone_answer_the_others(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space, rng = SPACES["nb201"], np.random.default_rng(5)
+    codes = space.draw(10, seed=2)
+    true = 0.02 * (space.counts(codes) @ np.array([0.02, 0.02, 0.3, 0.45, 0.1]))
+    times = 1e3 * true * np.exp(0.02 * rng.normal(size=10))
+    lines = [f"{space.spell(code)},{time:.4f}" for code, time in zip(codes.tolist(), times, strict=True)]
+    file = catalogue / "my10.csv"
+    file.write_text("architecture,latency_ms\n" + "\n".join(lines) + "\n")
+    asked = ["calibrate", "--networks", str(file), "--space", "nb201", "--on", "my_phone", "--json"]
+    assert main(asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["left_out"]["median_ape"] < 4.0
+    assert found["left_out"]["rank"] > 0.95
+    assert len(set(found["measure_next"])) == 5
+    assert not set(found["measure_next"]) & {r["architecture"] for r in found["rows"]}
+    for kept in (catalogue_folders, space_devices):
+        kept.cache_clear()
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
+    one = sy.estimate(f"nb201:{cell}", on="my_phone")
+    assert isinstance(one, SpaceEstimate)
+    expected = 0.02 * (2 * 0.45 + 2 * 0.02 + 0.02 + 0.1)
+    assert one.latency_s[0] == pytest.approx(expected, rel=0.06)
+    assert one.low_s[0] < one.latency_s[0] < one.high_s[0] < 1.15 * one.low_s[0]
+    assert one.energy_j_per_item is None
+    assert one.macs[0] == pytest.approx(load_net(f"nb201:{cell}").macs())
+    assert main(["estimate", "nb201:all", "--on", "my_phone", "--csv"]) == 0
+    assert capsys.readouterr().out.count("\n") == 15_626
+    for words, wrong in ((["--batch", "8"], "batch of 1"), (["--runtime", "eager"], "unknown machine")):
+        assert main(["estimate", f"nb201:{cell}", "--on", "my_phone", *words]) == 2
+        assert wrong in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "wrong"),
+    [
+        ("architecture,ms\n", ["--space", "fbnet", "--on", "x"], "no rows"),
+        ("architecture\na\n", ["--space", "fbnet", "--on", "x"], "architecture and seconds"),
+        ("architecture,seconds\n1-2,3\n1-2,3\n1-2,3\n", ["--space", "fbnet", "--on", "x"], "22 numbers"),
+        ("architecture,seconds\n1-2,-3\n", ["--space", "fbnet", "--on", "x"], "above 0"),
+        ("architecture,seconds\n", ["--on", "x"], "--space says"),
+        ("architecture,seconds\n", ["--space", "fbnet"], "--on DEVICE"),
+        ("architecture,seconds\n", ["--space", "mbnet", "--on", "x"], "fbnet"),
+        ("architecture,seconds\n", ["--space", "fbnet", "--on", "x", "--batch", "0"], "at least 1"),
+    ],
+)
+def test_measurements_that_cannot_be_are_refused(
+    rows: str, words: list[str], wrong: str, catalogue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = catalogue / "few.csv"
+    file.write_text(rows)
+    assert main(["calibrate", "--networks", str(file), *words]) == 2
+    assert wrong in capsys.readouterr().err
+
+
+def test_ten_networks_to_measure_first_are_a_file_to_fill_in(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "--space", "fbnet"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "architecture,seconds"
+    assert len(SPACES["fbnet"].codes(row.rstrip(",") for row in rows)) == 10

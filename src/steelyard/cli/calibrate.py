@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from steelyard.cli.calibrate_networks import Networks, calibrate_networks
 from steelyard.cli.help import HERE, LOGS, RUNS, TABLES, group, option, switch
 from steelyard.cli.options import DEPLOYED, Lengths, options_of, words_of_options
 from steelyard.cli.output import say
@@ -104,20 +105,26 @@ def calibrate(
     computer: ThisComputer = ThisComputer(),
     benchmarks: Benchmarks = Benchmarks(),
     anchors: Anchors = Anchors(),
+    networks: Networks = Networks(),  # noqa: B008 - frozen
     question: Question = Question(),  # noqa: B008 - frozen
     json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Fit parameters from tables (--from), this computer (--here), a few rows (--samples) or benchmark logs (--engine).
+    """Fit parameters from tables (--from), this computer (--here), a few rows (--samples), logs (--engine) or networks.
 
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
     step and a request cost beside the kernels. `steelyard calibrate --anchor RUN --on MACHINE` makes an anchor of a run
     of your own server, with which `estimate`, `simulate` and `plan` answer other questions (`--anchor NAME`).
+    `steelyard calibrate --networks my10.csv --space nb201 --on DEVICE` knows a device by ten measured networks.
     """
     if anchors.said:
         document, lines = _anchor(
             tuple(f for f in (anchors.anchor, machine, *files) if f), anchors, benchmarks, question, out, computer.name
         )
+        say(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
+        return
+    if networks.said:
+        document, lines = calibrate_networks(question.on or machine, networks, out)
         say(encode.dumps(document, indent=2, allow_nan=False) if json else "\n".join(lines))
         return
     modes = [f for f, v in {"--from": tables.from_, "--here": computer.here, "--samples": tables.samples}.items() if v]

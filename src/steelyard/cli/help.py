@@ -16,6 +16,7 @@ __all__ = [
     "FIRST",
     "HERE",
     "LOGS",
+    "NETWORKS",
     "OUTPUT",
     "RUN",
     "RUNS",
@@ -32,7 +33,8 @@ __all__ = [
 FIRST, WISHES, RUN, OUTPUT = "Most used", "What a place must offer", "How it is run", "Output"
 TABLES, HERE, LOGS = "From tables (--from) or a few samples", "From this computer (--here)", "From logs (--engine)"
 RUNS = "From one measured run (--anchor)"
-_TITLES = (FIRST, TABLES, HERE, LOGS, RUNS, WISHES, *TOPICS, RUN, OUTPUT)
+NETWORKS = "From a few measured networks (--networks)"
+_TITLES = (FIRST, TABLES, HERE, LOGS, RUNS, NETWORKS, WISHES, *TOPICS, RUN, OUTPUT)
 _GROUPS = {title: Group(title, sort_key=place) for place, title in enumerate(_TITLES)}
 
 #: Longest line of an example.

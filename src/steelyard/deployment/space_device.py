@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, normalise, raise_all, show
 from steelyard.folders import catalogue_files
+from steelyard.machine.catalogue import find_machine
 from steelyard.units import Quantity
 from steelyard.workload.networks.search_space import SPACES, Space, find_space
 
@@ -222,6 +223,11 @@ class SpaceDevice:
             yield from error.problems
 
     @property
+    def of(self) -> Space:
+        """Its space."""
+        return find_space(self.space)
+
+    @property
     def measured(self) -> tuple[Floats, Floats]:
         """Counts and seconds of what was measured."""
         space = find_space(self.space)
@@ -269,17 +275,27 @@ def space_devices() -> tuple[SpaceDevice, ...]:
     return tuple(device for file in _files() for device in file.device)
 
 
-def find_space_device(name: str, space: Space, batch: int | None = None) -> SpaceDevice | None:
-    """The device of this name for a space; None: networks of the space were not measured on it.
+def find_space_device(name: str, space: Space, batch: int) -> SpaceDevice | None:
+    """The device of this name for a space; None: networks of the space were not measured on it with this batch.
 
     Raises:
-        InputError: they were, but not with this batch.
+        InputError: they were with another batch, and nothing else is known of the device.
     """
-    found = [d for d in space_devices() if normalise(d.name) == normalise(name) and find_space(d.space) is space]
-    if not found:
-        return None
+    found = [d for d in space_devices() if normalise(d.name) == normalise(name) and d.of is space]
     for device in found:
-        if batch is None or device.batch == batch:
+        if device.batch == batch:
             return device
-    known = " and ".join(str(d.batch) for d in found)
-    raise InputError(f"networks of {space.name} on {show(name)} were measured with a batch of {known}", field="batch")
+    if found and not _is_machine(name):
+        known = " and ".join(str(d.batch) for d in found)
+        raise InputError(
+            f"networks of {space.name} on {show(name)} were measured with a batch of {known}", field="batch"
+        )
+    return None
+
+
+def _is_machine(name: str) -> bool:
+    try:
+        find_machine(name)
+    except InputError:
+        return False
+    return True

@@ -103,13 +103,17 @@ def parts(found: SpaceEstimate) -> list[Any]:
         how = f"{s.network.runtime.title}, {s.network.precision.name}, {s.network.layout}"
     title = s.network.cluster.title if s.network else _device(found)
     numeric = ["latency", "80% interval", "items/s"]
-    middle = q(float(np.median(time)), "s")
+    least, middle, most = (q(float(x), "s") for x in np.quantile(time, [0.0, 0.5, 1.0]))
+    spread = [styled(f"latency {least} to {most}, median {middle}")]
     return [
-        styled((f"{len(time):,} of {s.space.title}", "bold"), " on ", (title, "bold")),
+        styled(
+            (f"{len(time):,} networks of {s.space.title}" if len(time) > 1 else s.space.title, "bold"),
+            " on ",
+            (title, "bold"),
+        ),
         styled(f"{how}; batch {s.batch:,}"),
         "",
-        styled(f"latency {q(float(time.min()), 's')} to {q(float(time.max()), 's')}, median {middle}"),
-        "",
+        *([*spread, ""] if len(time) > 1 else []),
         columns([*numeric, "architecture"], rows, numeric, fold=["architecture"]),
         "",
         *bullets("assumed", found.ledger.assumptions),
