@@ -135,7 +135,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_ten_networks_of_a_phone_answer_the_others(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space, rng = SPACES["nb201"], np.random.default_rng(5)
     codes = space.draw(10, seed=2)
-    true = 0.02 * (space.counts(codes) @ np.array([0.02, 0.02, 0.3, 0.45, 0.1]))
+    true = 0.02 * (space.counts(codes) @ np.array([0.05, 0.04, 0.24, 0.40, 0.12]))
     times = 1e3 * true * np.exp(0.02 * rng.normal(size=10))
     lines = [f"{space.spell(code)},{time:.4f}" for code, time in zip(codes.tolist(), times, strict=True)]
     file = catalogue / "my10.csv"
@@ -152,9 +152,9 @@ def test_ten_networks_of_a_phone_answer_the_others(catalogue: Path, capsys: pyte
     cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
     one = sy.estimate(f"nb201:{cell}", on="my_phone")
     assert isinstance(one, SpaceEstimate)
-    expected = 0.02 * (2 * 0.45 + 2 * 0.02 + 0.02 + 0.1)
+    expected = 0.02 * (2 * 0.40 + 2 * 0.05 + 0.04 + 0.12)
     assert one.latency_s[0] == pytest.approx(expected, rel=0.06)
-    assert one.low_s[0] < one.latency_s[0] < one.high_s[0] < 1.15 * one.low_s[0]
+    assert one.low_s[0] < one.latency_s[0] < one.high_s[0] < 1.25 * one.low_s[0]
     assert one.energy_j_per_item is None
     assert one.macs[0] == pytest.approx(load_net(f"nb201:{cell}").macs())
     assert main(["estimate", "nb201:all", "--on", "my_phone", "--csv"]) == 0
