@@ -80,6 +80,7 @@ class PatchParallel(OnDenoiser):
     effect: ClassVar[str] = "a picture's rows are split over devices, which exchange keys and values of attention"
     costs: ClassVar[str] = "weights on every device; keys of the step before; with fewer neighbours detail"
     first: ClassVar[str] = "neighbours"
+    refuses: ClassVar[tuple[str, ...]] = ("cp",)
 
     neighbours: Annotated[
         float, Quantity("1", "share of the other patches' keys that a device attends to", ge=0, le=1)
