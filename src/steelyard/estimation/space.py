@@ -17,6 +17,7 @@ from steelyard.cost.space_price import SpacePrices, price_space
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.fields import PRICE
 from steelyard.scenario.network import NetScenario
 from steelyard.scenario.space import SpaceScenario
 from steelyard.workload.nets import load_net
@@ -45,7 +46,8 @@ class SpaceEstimate(Result):
     parameters: Floats
     energy_j_per_item: Floats | None
     limit_s: Floats | None
-    usd_per_hour: float | None
+    hourly_usd: float | None
+    """Rent of a device; None: no price is known."""
     ledger: Ledger
 
     def __len__(self) -> int:
@@ -61,9 +63,9 @@ class SpaceEstimate(Result):
     def usd_per_million_items(self) -> Floats | None:
         """What a million items cost; None: no price is known."""
         network = self.scenario.network
-        if self.usd_per_hour is None or network is None:
+        if self.hourly_usd is None or network is None:
             return None
-        return self.usd_per_hour * network.cluster.count / 3600 / self.throughput_per_s * 1e6
+        return self.hourly_usd * network.cluster.count / 3600 / self.throughput_per_s * 1e6
 
     @property
     def architectures(self) -> list[str]:
@@ -85,7 +87,7 @@ def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
         spread = np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80
         low, high = interval80(time, spread, at_least=limit)
         account(machine, ledger)
-        usd = hourly_price(machine, network.words.get("usd_per_hour"), ledger, network.cluster.system).usd_per_hour
+        usd = hourly_price(machine, network.words.get(PRICE), ledger, network.cluster.system).usd_per_hour
         ledger.assume(f"runtime {network.runtime.name}: {network.runtime.title}, {network.precision.name}")
     if scenario.device is not None:
         device = scenario.device
@@ -105,7 +107,7 @@ def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
         parameters=prices["parameters"](counts),
         energy_j_per_item=energy,
         limit_s=limit,
-        usd_per_hour=usd,
+        hourly_usd=usd,
         ledger=ledger,
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from steelyard.deployment.space_device import SpaceDevice, find_space_device
 from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, complete, show
-from steelyard.scenario.fields import NETWORK, fields_of
+from steelyard.scenario.fields import NETWORK, PRICE, fields_of
 from steelyard.scenario.network import NetScenario, asks_net, read_net_scenario
 from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems, read_value
@@ -23,7 +23,7 @@ from steelyard.workload.networks.search_space import LARGEST, Space, space_of
 __all__ = ["SpaceScenario", "asks_space", "columns_of", "read_question", "read_space_scenario"]
 
 #: What measured networks of a device do not say: they are as they were measured.
-_MEASURED = ("model", "on", "batch", "usd_per_hour")
+_MEASURED = ("model", "on", "batch", PRICE)
 #: Endings of files of architectures.
 _FILES = (".csv", ".txt")
 
