@@ -70,7 +70,7 @@ class Preset:
         elif self.name in entry_points("steelyard.techniques"):
             yield Problem("name", f"{self.name} is a technique of its own")
         if self.mechanism and self.mechanism not in (known := sorted(entry_points("steelyard.techniques"))):
-            yield Problem("mechanism", unknown("technique", self.mechanism, suggest(self.mechanism, known) or known))
+            yield Problem("mechanism", unknown("mechanism", self.mechanism, suggest(self.mechanism, known) or known))
         if not self.mechanism and self.parameters:
             yield Problem("parameters", "a preset without a mechanism has none")
         if not (self.mechanism or self.words or self.flags):
