@@ -17,6 +17,9 @@ PARAMETERS = {
     "lstm_ptb_large": (66e6, 0.01),
     "vim_tiny": (7e6, 0.03),
     "vim_small": (26e6, 0.03),
+    "tokenformer_124m": (124e6, 0.01),
+    "tokenformer_354m": (354e6, 0.01),
+    "tokenformer_757m": (757e6, 0.01),
     "dlrm_v2": (204_184_588 * 128 + 1.6e7, 0.001),
 }
 

@@ -1,4 +1,5 @@
-"""Networks over long sequences: LSTM and GRU language models, S4D (Gu 2022), Mamba (Gu 2023) and vision nets of it."""
+"""Networks over long sequences: LSTM and GRU language models, S4D (Gu 2022), Mamba (Gu 2023) and vision nets of it,
+and a Transformer whose layers attend to learned tokens (Wang 2025)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.sizes import Size
 from steelyard.workload.networks.values import symbol
 
-__all__ = ["MambaNet", "RecurrentNet", "S4d"]
+__all__ = ["MambaNet", "RecurrentNet", "S4d", "TokenFormer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +128,41 @@ class MambaNet:
         read = (z, step, net.weight(inner, self.state), b, c, net.weight(inner))
         out = net.value((net.shape(z)[0], length, inner))
         return net.add_node("selective_scan", read, (out,), {"state": self.state})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFormer:
+    """A causal Transformer whose linear layers are attention of each token to ``pairs`` learned keys and values.
+
+    Feed-forwards have four times as many; a larger model has more pairs, and keeps those of a smaller one. ``size`` is
+    the tokens.
+    """
+
+    pairs: int = 576
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    words: int = 50304
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``pairs``: of each layer's projection."""
+        batch, length, head = symbol("batch"), size[0], self.width // self.heads
+        given, table = net.tokens(length), net.weight(self.words, self.width)
+        x = net.node("gather", (table, given), (batch, length, self.width), dtype=net.dtype)
+        for i in range(self.depth):
+            with net.within(f"layers.{i}"):
+                y = net.layer_norm(x, affine=False)
+                q, k, v = (
+                    net.transpose(net.view(self._attend(net, y, self.pairs), batch, length, self.heads, head), 1, 2)
+                    for _ in range(3)
+                )
+                y = net.copy(net.transpose(net.attention(q, k, v, causal=True), 1, 2))
+                x = net.add(x, self._attend(net, net.view(y, batch, length, self.width), self.pairs))
+                x = net.add(x, self._attend(net, net.layer_norm(x, affine=False), 4 * self.pairs))
+        return net.node("linear", (net.layer_norm(x, affine=False), table), (batch, length, self.words))
+
+    def _attend(self, net: Builder, x: int, pairs: int) -> int:
+        """Scores with learned keys, scaled to one length and passed through an error unit; sums of learned values."""
+        scores = net.linear(x, pairs, bias=False)
+        length = net.node("norm", (scores,), (*net.shape(scores)[:-1], 1))
+        return net.linear(net.gelu(net.binary("div", scores, length)), self.width, bias=False)
