@@ -49,7 +49,7 @@ def test_what_is_no_architecture_is_refused_in_a_line(model: str, words: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "runtime", "off"), [("nb201", "eager", 0.01), ("fbnet", "eager", 0.01), ("ofa", "compile", 0.06)]
+    ("name", "runtime", "off"), [("nb201", "eager", 0.01), ("fbnet", "eager", 0.01), ("ofa", "compile", 0.01)]
 )
 def test_the_sum_of_choices_is_the_price_of_the_network(name: str, runtime: str, off: float, tmp_path: Path) -> None:
     space = SPACES[name]
@@ -68,6 +68,14 @@ def test_the_sum_of_choices_is_the_price_of_the_network(name: str, runtime: str,
         assert many.energy_j_per_item[i] == pytest.approx(one.energy_j_per_item, rel=off)
         assert many.macs[i] == pytest.approx(one.macs, rel=1e-6)
         assert many.parameters[i] == pytest.approx(one.parameters, rel=1e-3)
+
+
+def test_a_batch_that_is_set_is_the_batch_and_what_sums_leave_out_is_said() -> None:
+    found = sy.estimate("nb201:all", on="rtx_4090", set="batch=8")
+    assert isinstance(found, SpaceEstimate)
+    assert found.scenario.batch == 8
+    joined = sy.estimate("nb201:all", on="rtx_4090", runtime="compile")
+    assert any("joins ops" in text for text in joined.ledger.assumptions)
 
 
 def test_a_whole_space_is_one_call(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from steelyard.errors import InputError, complete, show
 from steelyard.scenario.fields import NETWORK, PRICE, fields_of
 from steelyard.scenario.network import NetScenario, asks_net, read_net_scenario
 from steelyard.scenario.scenario import Scenario, read_scenario
-from steelyard.scenario.words import Problems, read_value
+from steelyard.scenario.words import Problems
 from steelyard.workload.networks.search_space import LARGEST, Space, space_of
 
 __all__ = ["SpaceScenario", "asks_space", "columns_of", "read_question", "read_space_scenario"]
@@ -88,7 +88,7 @@ def read_space_scenario(words: Mapping[str, Any], problems: Problems) -> SpaceSc
     except InputError:
         if device is None:
             raise
-    batch = device.batch if device else read_value(fields_of("estimate")["batch"], words.get("batch") or 1)
+    batch = device.batch if device else network.batch if network else 1
     if network is not None:
         network = replace(network, batch=batch)
     return SpaceScenario(space, codes, rest.strip(), device, network, int(batch), words)
