@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from steelyard import estimate
+from steelyard import estimate, folders
 from steelyard.calibrate.networks import GROUP_TERMS, own_scales
+from steelyard.calibrate.own_reach import fit_own_reach, reach_file, read_networks
 from steelyard.cost.net_groups import SHARES, elsewhere, group_terms, share_of, stays_on_chip
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import net_site
-from steelyard.deployment.runtime import find_runtime, precision_named, usual_runtime
+from steelyard.deployment.runtime import find_runtime, precision_named, runtimes, usual_runtime
 from steelyard.errors import InputError
 from steelyard.estimation.network import NetEstimate
 from steelyard.machine.catalogue import find_machine
@@ -126,3 +128,30 @@ def test_scales_multiply_their_terms() -> None:
         precision_named("fp16"),
     )
     assert float(price.time_s[0]) == pytest.approx(2 * before)
+
+
+def test_a_device_that_takes_twice_as_long_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks measured on a device give its scales; their file answers what was not measured."""
+    machine = find_machine("apple_a15")
+    names = ("resnet18", "mobilenet_v2", "googlenet", "densenet121")
+    before = {n: _asked(n, machine.name, "coreml").latency_s for n in (*names, "resnet50")}
+    table = tmp_path / "mine.csv"
+    table.write_text("network,latency_s\n" + "".join(f"{n},{2 * before[n]}\n" for n in names))
+    fit = fit_own_reach(read_networks(table), machine, find_runtime("coreml"), precision_named("fp16"))
+    assert fit.after < 5 < fit.before
+    assert fit.reach.scale[machine.name] == pytest.approx((2, 2, 2), rel=0.1)
+    (tmp_path / "own" / "reach").mkdir(parents=True)
+    (tmp_path / "own" / "reach" / "mine.toml").write_text(reach_file(fit, find_runtime("coreml")))
+    monkeypatch.setenv("STEELYARD_CATALOGUE", str(tmp_path / "own"))
+    caches = (folders.catalogue_folders, runtimes)
+    try:
+        for cached in caches:
+            cached.cache_clear()
+        assert _asked("resnet50", machine.name, "coreml").latency_s == pytest.approx(2 * before["resnet50"], rel=0.1)
+    finally:
+        monkeypatch.delenv("STEELYARD_CATALOGUE")
+        for cached in caches:
+            cached.cache_clear()
+    table.write_text("network,latency_s\nresnet18,fast\nresnet34,1\nresnet50,1\n")
+    with pytest.raises(InputError, match="line 2: latency_s: expected a positive number, got 'fast'"):
+        read_networks(table)

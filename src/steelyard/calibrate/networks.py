@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard.cost.net_groups import GROUPS, share_of
 
-__all__ = ["GROUP_TERMS", "OWN_PULL", "Scales", "least", "own_scales"]
+__all__ = ["GROUP_TERMS", "OWN_PULL", "Scales", "least", "own_scales", "scales_of"]
 
 #: The terms of a pass: those of its kernels, and the pass itself.
 GROUP_TERMS: tuple[str, ...] = (*GROUPS, "pass")
@@ -49,6 +49,10 @@ def least(terms: Any, time_s: Any, usual: Any, pull: float, part: float = 0.005)
 def own_scales(parts: Any, time_s: Any, pull: float = OWN_PULL) -> Scales:
     """Scales of arithmetic, traffic and the rest, from predicted parts ``[rows, terms]`` and measured times."""
     share = np.array([share_of(n) for n in GROUP_TERMS])
-    by = np.stack([parts[:, share == i].sum(axis=1) for i in range(3)], axis=1)
+    return scales_of(np.stack([parts[:, share == i].sum(axis=1) for i in range(3)], axis=1), time_s, pull)
+
+
+def scales_of(by: Any, time_s: Any, pull: float = OWN_PULL) -> Scales:
+    """Scales of arithmetic, traffic and the rest, from those parts of each network's predicted time ``[rows, 3]``."""
     common = float(np.median(time_s / by.sum(axis=1)))
     return common * np.clip(least(by * common, time_s, np.ones(3), pull, 0.05), 1.0 / APART, APART)

@@ -17,7 +17,7 @@ from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE,
 from steelyard.cost.net_backward import with_backward
 from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
-from steelyard.cost.net_kernels import NetKernels
+from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
@@ -119,22 +119,25 @@ def price_net(
 def _classes(kernels: NetKernels, site: Site, reach: Reach) -> tuple[Array, Array]:
     """Times and limits of kernels, each of a class."""
     total: Any = np.zeros(kernels.flops.shape)
+    scale = _scale(site.machine, reach)
     for name, values in terms(kernels, site).items():
         usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
         usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
-        total = total + reach.times.get(name, usual) * values
+        total = total + scale[share_of(name)] * reach.times.get(name, usual) * values
     limit = limits(kernels, site)
     return np.maximum(total, limit), limit
 
 
 def _groups(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> tuple[Array, Array]:
     """Times and limits of kernels that a compiler plans as a whole. Such machines' peaks are guesses where their makers
-    state none, so a factor below one says that the peak is higher than guessed: the limit follows it."""
+    state none, so a machine's scale below one says that the peak is higher than guessed: the limit follows it."""
     scale = _scale(site.machine, reach)
     kernel_s: Any = np.zeros(kernels.flops.shape)
     for name, values in group_terms(kernels, site, runtime).items():
         factor = reach.kernel_s if name == "kernels" else reach.times.get(name, 0.0)
         kernel_s = kernel_s + scale[share_of(name)] * factor * values
+    product = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
+    kernel_s = np.maximum(kernel_s, np.where(product, kernels.flops / site.peak_ops_per_s, 0.0) * min(1.0, scale[0]))
     least = kernels.flops / site.peak_ops_per_s if runtime.keeps_network else limits(kernels, site)
     return kernel_s, np.minimum(least, kernel_s)
 

@@ -53,7 +53,7 @@ USUAL: Mapping[str, float] = {
     "pass": 1e-4,
 }
 #: Networks that the pull towards the usual factors weighs, by table; Apple's, of one machine, trusts its rows more.
-PULL: Mapping[str, float] = {"coreml": 0.1}
+PULL: Mapping[str, float] = {"coreml": 1.0}
 #: Networks whose stated size cannot be what ran (their time is that of a picture several times as large).
 DOUBTFUL = ("unet", "fcn_resnet50")
 #: Networks that a runtime and precision need to have factors of their own.
