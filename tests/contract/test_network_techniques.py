@@ -14,6 +14,7 @@ from steelyard.techniques._registry import TECHNIQUES, parse
 #: Text of every built-in technique of networks, and a network that it changes.
 TEXTS: dict[str, tuple[str, ...]] = {
     "patch-inference": ("patch-inference:2", "patch-inference:4,until=4"),
+    "conv-lowering": ("conv-lowering", "conv-lowering:im2win"),
     "adversarial-step": ("adversarial-step",),
     "spiking": ("spiking", "spiking:5,rate=0.2,exit=0.6"),
     "denoiser-pruning": ("denoiser-pruning:0.6",),
@@ -30,7 +31,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
 NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
-WORDS: dict[str, dict[str, Any]] = {"adversarial-step": {"train": True}}
+WORDS: dict[str, dict[str, Any]] = {"adversarial-step": {"train": True}, "low-bit": {"precision": ""}}
 
 
 def asked(model: str, *techniques: str, **words: Any) -> NetEstimate:
@@ -92,6 +93,14 @@ def test_an_adversarial_step_takes_two_passes_unless_its_weights_are_stale() -> 
     assert found[2].latency_s == found[0].latency_s
     with pytest.raises(InputError, match="--train"):
         asked("resnet18", "adversarial-step")
+
+
+def test_windows_are_copied_by_their_formula() -> None:
+    words: dict[str, Any] = {"size": "24", "set": "inputs=96,outputs=256,kernel=5", "batch": 1}
+    base, col, win = (asked("one_conv", *t, **words) for t in ((), ("conv-lowering",), ("conv-lowering:im2win",)))
+    rows = 20 * 20 * 5 * 5 * 96, 20 * 5 * 24 * 96
+    assert [(x.activation_bytes - base.activation_bytes) / 4.4 for x in (col, win)] == pytest.approx(rows)
+    assert base.macs == col.macs == win.macs and base.latency_s < win.latency_s < col.latency_s
 
 
 def test_windows_of_one_point_do_not_overlap() -> None:

@@ -6,7 +6,7 @@ image itself (direct encoding) and multiplies. Operands of later products are sp
 writes its potential at every step when there are several. An addition takes ``addition`` of the energy of a
 multiply-accumulate: 0.9 pJ of 4.6 pJ at 32 bits in 45 nm (Horowitz, ISSCC 2014), as papers of the field count.
 
-Papers: one timestep is all you need (arXiv:2110.05929); Dynamic Confidence (arXiv:2303.10276). Times are those of a
+Papers: one timestep is all you need (arXiv:2110.05929); Dynamic Confidence (ICCV 2023). Times are those of a
 machine that skips what has no spike; one that does not takes ``rate`` = 1. What training costs in accuracy is not seen.
 """
 

@@ -5,7 +5,7 @@ one after the other on the same devices they take two steps' time (the search ha
 counted makes it longer by the share of an update in a step, a few hundredths). With ``stale`` the search uses the
 weights of an earlier step and runs on further devices at the same time: the step takes as long as without.
 
-Papers: Concurrent adversarial learning for large-batch training (arXiv:2106.00221). What exchanges between devices take
+Papers: Concurrent adversarial learning for large-batch training (ICLR 2022). What exchanges between devices take
 is not priced, nor the devices of the concurrent search.
 """
 
@@ -30,7 +30,7 @@ class AdversarialStep(NetTechnique):
     effect: ClassVar[str] = (
         "a step of training looks for the worst change of its images first: a further pass both ways"
     )
-    paper: ClassVar[Citation] = Citation("Concurrent adversarial learning for large-batch training", "arXiv:2106.00221")
+    paper: ClassVar[Citation] = Citation("Concurrent adversarial learning for large-batch training", "ICLR 2022")
 
     stale: Annotated[bool, "with the weights of an earlier step, on further devices at the same time"] = False
 

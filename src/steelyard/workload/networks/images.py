@@ -7,7 +7,21 @@ from dataclasses import dataclass
 
 from steelyard.workload.networks.builder import Builder
 
-__all__ = ["DnCnn", "Espcn", "Fsrcnn", "Sesr", "Vdsr"]
+__all__ = ["DnCnn", "Espcn", "Fsrcnn", "OneConv", "Sesr", "Vdsr"]
+
+
+@dataclass(frozen=True, slots=True)
+class OneConv:
+    """A convolution alone, without anything laid around its image, as benchmarks of convolutions run it."""
+
+    inputs: int = 64
+    outputs: int = 64
+    kernel: int = 3
+    stride: int = 1
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
+        return net.conv(net.image(self.inputs, size), self.outputs, self.kernel, self.stride, 0)
 
 
 @dataclass(frozen=True, slots=True)
