@@ -31,7 +31,11 @@ TEXTS: dict[str, tuple[str, ...]] = {
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
 NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
-WORDS: dict[str, dict[str, Any]] = {"adversarial-step": {"train": True}, "low-bit": {"precision": ""}}
+WORDS: dict[str, dict[str, Any]] = {
+    "adversarial-step": {"train": True},
+    "low-bit": {"precision": ""},
+    "spiking": {"batch": 64},
+}
 
 
 def asked(model: str, *techniques: str, **words: Any) -> NetEstimate:
