@@ -56,6 +56,9 @@ USUAL: Mapping[str, float] = {
 }
 #: What a row states.
 COLUMNS = ["hardware", "precision", "layout", "torch", "compile", "model", "step_time_ms", "batch_size", "img_size"]
+#: Copies of weights are plain copies: where batches are large the rows say nothing of them, and at a batch of one they
+#: would be most of a pass.
+MOST: Mapping[str, float] = {"weight_cast.traffic": 2.0}
 #: Networks that the pull towards the usual factors weighs.
 PULL = 8.0
 #: Host time of a kernel (a guess: what eager PyTorch and compiled code are seen to need per op at a batch of one).
@@ -124,7 +127,7 @@ def factors(rows: Rows, chosen: Any, usual_of: Mapping[str, float] = USUAL, pull
         found, _residual = nnls(left, np.concatenate([weight, typical * usual]))
         weight = 1.0 / np.sqrt(np.maximum(np.abs(share @ found - 1.0), FLOOR))
         weight /= weight.mean()
-    return found
+    return np.minimum(found, [MOST.get(n, np.inf) for n in rows.names])
 
 
 def _without(rows: Rows, groups: Any, within: Any) -> Any:
