@@ -176,6 +176,7 @@ restart | text | - | also=float | until a failed replica serves again (default: 
 outages | text | - | also=Sequence[Outage] | given failures, TIME:REPLICA:down or :up, separated by commas
 autoscale | text | - | also=Autoscale | LEAST:MOST replicas by load, 1:8 or 1:8,target=16,interval=30s,start=2min
 migrate | switch | false | - | running requests move to the replica with most room (Llumnix)
+[Traffic]
 router | name | round-robin | column show choices=round-robin,random,least-loaded,session,prefix | which replica gets
     a request: round-robin, random, least-loaded, session, prefix
 [What runs]
