@@ -19,7 +19,7 @@ from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_lower import lower_net
-from steelyard.cost.net_terms import limits, net_site, terms
+from steelyard.cost.net_terms import least_work, limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
 from steelyard.machine.component import Machine
@@ -124,8 +124,9 @@ def _classes(kernels: NetKernels, site: Site, reach: Reach) -> tuple[Array, Arra
         usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
         usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
         total = total + scale[share_of(name)] * reach.times.get(name, usual) * values
-    limit = limits(kernels, site)
-    return np.maximum(total, limit), limit
+    # factors of traffic may be below one: what one kernel leaves in the cache, the next one finds there
+    kernel_s = np.maximum(total, least_work(kernels, site))
+    return kernel_s, np.minimum(limits(kernels, site), kernel_s)
 
 
 def _groups(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from steelyard.deployment.runtime import Precision
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 
-__all__ = ["limits", "net_site", "terms"]
+__all__ = ["least_work", "limits", "net_site", "terms"]
 
 #: Classes with work in proportion to operations beside their traffic, on the vector engine.
 _VECTOR = ("wide", "depthwise", "depthwise_large", "pool", "resize", "other")
@@ -46,8 +46,13 @@ def _limits(kernels: NetKernels, site: Site) -> tuple[Array, Array]:
 
 def limits(kernels: NetKernels, site: Site) -> Array:
     """The least time of each kernel in s: the longer of its operations at the peak and its bytes at the bandwidth."""
-    compute, traffic = _limits(kernels, site)
-    return np.maximum(compute * kernels.flops / np.maximum(kernels.padded, 1.0), traffic)
+    return np.maximum(least_work(kernels, site), _limits(kernels, site)[1])
+
+
+def least_work(kernels: NetKernels, site: Site) -> Array:
+    """The operations of each kernel at the peak, in s."""
+    compute, _ = _limits(kernels, site)
+    return np.asarray(compute * kernels.flops / np.maximum(kernels.padded, 1.0), dtype=np.float64)
 
 
 def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
