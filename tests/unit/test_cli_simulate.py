@@ -301,7 +301,7 @@ def test_a_trace_in_python_is_sent_as_it_is(small: Simulation) -> None:
         (["--rate", "4", "--tpot", "best:1s"], "expected p99:1s, mean:50ms or 1s"),
         (["--rate", "4", "--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'"),
         (["--rate", "4", "--policy", "lifo"], "unknown policy 'lifo'"),
-        (["--rate", "4", "--policy", "priority"], "the trace has no priorities"),
+        (["--rate", "4", "--policy", "priority"], "the requests have no priorities"),
         (["--rate", "4", "--router", "magic"], "unknown router"),
         (["--rate", "4", "--max-num-seqs", "0"], "--max-num-seqs"),
         (["--rate", "4", "--max-num-seqs", "1.5"], "--max-num-seqs: expected a whole number"),

@@ -31,8 +31,8 @@ def test_steps_count_by_the_work_they_run() -> None:
 
 
 def test_guidance_is_a_second_item_of_a_share_of_the_steps() -> None:
-    base, half, none = (asked(*t, steps=20) for t in ((), ("guidance",), ("guidance:0",)))
-    few = asked("few-steps:20")
+    base, half, none = (asked(*t, steps=20, batch=8) for t in ((), ("guidance",), ("guidance:0",)))
+    few = asked("few-steps:20", batch=8)
     rest = base.macs - 2 * (base.macs - none.macs)  # what is no denoiser's
     assert half.macs - rest == pytest.approx(0.75 * (base.macs - rest))
     assert base.latency_s > half.latency_s > none.latency_s
@@ -72,7 +72,7 @@ def test_patches_split_the_work_and_exchange_keys() -> None:
     assert 8 * patch == pytest.approx(whole, rel=0.02)
     assert waiting.throughput_per_s == pytest.approx(1 / waiting.latency_s)
     assert to_dict(waiting)["phases"][1]["exchange_s"] > 0
-    assert any("all on one pass" in line for line in waiting.ledger.assumptions)
+    assert any("8 on one pass" in line for line in waiting.ledger.assumptions)
     with pytest.raises(InputError, match="expected several devices"):
         asked("patch-parallel")
     with pytest.raises(InputError, match="at most 8 devices"):

@@ -77,7 +77,7 @@ def test_generations_differ_from_the_engine_of_today() -> None:
     old, new = find_engine("vllm@0.6"), find_engine("vllm")
     assert (old.memory_frac, old.scheduler, old.prefix_caching) == (0.90, "vllm-v0", False)
     assert old.step_s > new.step_s
-    assert old.attention == new.attention
+    assert (old.attention, new.attention) == ("/single", "")  # heads that share no cache are not cut there
     assert old.block_tokens == new.block_tokens
     assert not old.compared
     for engine in engines().values():

@@ -228,9 +228,11 @@ def test_a_chunked_scan_is_several_launches_outside_a_graph() -> None:
         model = load_model(name).transformer
         cluster = parse_cluster("h100_sxm:4")
         plan = Plan(tp=4).resolved(model, cluster.machine)
-        kernels = Replica(model, plan, cluster, find_engine("sglang")).lower(step).kernels
+        engine = find_engine("sglang")
+        kernels = Replica(model, plan, cluster, engine).lower(step).kernels
         scans = sum(k.count for k in kernels if k.kind == "state_scan")
-        return float(np.max(launched(kernels)) - launched([replace(k, features={}) for k in kernels])), float(scans)
+        plain = launched([replace(k, features={}) for k in kernels], engine)
+        return float(np.max(launched(kernels, engine)) - plain), float(scans)
 
     more, scans = launches("qwen3-next", Step.prefill(1, 512))
     assert scans == 36 and more == 9 * scans  # ten kernels of the delta rule each

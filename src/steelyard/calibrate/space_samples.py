@@ -18,6 +18,7 @@ from steelyard.calibrate.toml_files import document, write_files
 from steelyard.deployment.space_device import SpaceDevice, Timed, costs_of, next_rows, prior_of
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.folders import folder_to_write
+from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
 from steelyard.scenario.space import columns_of
 from steelyard.workload.networks.search_space import Space
@@ -114,7 +115,7 @@ def left_out(device: SpaceDevice) -> LeftOut:
         costs = costs_of(prior, counts[others], seconds[others])
         predicted[mine], spread[mine] = costs.time_s(counts[mine]), costs.spread(counts[mine])
     error = np.abs(predicted / seconds - 1.0)
-    inside = np.abs(np.log(predicted / seconds)) < 1.2816 * spread
+    inside = np.abs(np.log(predicted / seconds)) < Z80 * spread
     return LeftOut(
         tuple(predicted.tolist()),
         100.0 * float(np.median(error)),
