@@ -491,3 +491,11 @@ def test_a_commit_that_fails_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.
     for every_s in (0.0, 100.0):
         with pytest.raises(StoreError, match="no space left"):
             sweep(study(), store(tmp_path), executor="serial", resume=True, commit_every_s=every_s)
+
+
+def test_the_interval_of_few_rows_of_experts_is_their_own_beside_many() -> None:
+    two = [sy.estimate("mixtral-8x7b", "m4_max", batch=1, isl=n, osl=1) for n in (2, 130)]
+    found, _ = estimate_batch(two[0].scenario.sized(np.array([1, 1]), np.array([2, 130]), np.array([1, 1])))
+    assert found is not None
+    for i, alone in enumerate(two):
+        assert found.row(i).interval["ttft_s"] == pytest.approx(alone.interval["ttft_s"], rel=1e-12)

@@ -63,7 +63,8 @@ class KernelTime:
     """Seconds per copy, log-space spread of the model's residuals, and where its parameters came from."""
 
     time_s: Any
-    spread: float
+    spread: Any
+    """A number, or one for each scenario where they run other kernels."""
     source: str
 
 

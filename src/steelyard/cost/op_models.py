@@ -300,9 +300,10 @@ def _indexed(kernel: Kernel, context: PricingContext, tiled: KernelTime) -> Kern
     ]
     few = each <= ggml.FEW_ROWS
     time = np.where(few, np.minimum(tiled.time_s, sum(x.time_s for x in both)), tiled.time_s)
-    if not np.all(few):
-        return replace(tiled, time_s=time)
-    return KernelTime(time, max(both[0].spread, OTHER_KERNEL_SPREAD), both[0].source)
+    borrowed = max(both[0].spread, OTHER_KERNEL_SPREAD)
+    if np.all(few):
+        return KernelTime(time, borrowed, both[0].source)
+    return replace(tiled, time_s=time, spread=np.where(few, borrowed, tiled.spread) if np.any(few) else tiled.spread)
 
 
 def vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
