@@ -21,6 +21,7 @@ __all__ = [
     "NetKernels",
     "bytes_of",
     "class_of",
+    "is_product",
     "is_wide",
     "product_bytes",
     "product_of",
@@ -119,16 +120,10 @@ class Lowering:
         if self.typed and t.dtype == "f32":
             return 32.0
         if t.role in ("weight", "buffer", "constant"):
-            return self.stored
+            return self.precision.stored_bits
         if self.typed:
             return self.precision.bits
         return self.width.get(tensor, 32.0 if self.precision.cast else self.precision.bits)
-
-    @property
-    def stored(self) -> float:
-        """Width of weights in memory."""
-        p = self.precision
-        return 32.0 if p.cast else {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}.get(p.weights, 16.0)
 
     def put(
         self, node: Node, cls: str, flops: Any, padded: Any, read: Any, written: Any, weights: Any, serial: Any = 1.0
@@ -203,7 +198,13 @@ def _convolution(
     return cls, flops, 2.0 * groups * m * n * k
 
 
+def is_product(node: Node) -> bool:
+    """Whether an op is a product or a recurrence, whose operands have the width of products."""
+    return node.kind.group in ("product", "recurrent")
+
+
 def class_of(node: Node) -> str:
+    """The class of an op that is no product."""
     if node.op == "batch_norm":
         return "batch_norm"
     if node.op == "cast":
@@ -219,11 +220,8 @@ def bytes_of(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     sizes = [n * lowering.bits(i) / 8 for n, i in zip(read, node.inputs, strict=True)]
     weights = sum((n for n, r in zip(sizes, roles, strict=True) if r in ("weight", "buffer")), 0.0)
     activations = sum((n for n, r in zip(sizes, roles, strict=True) if r not in ("weight", "buffer")), 0.0)
-    return (
-        activations,
-        sum((n * lowering.bits(o) / 8 for n, o in zip(written, node.outputs, strict=True)), 0.0),
-        weights,
-    )
+    made = sum((n * lowering.bits(o) / 8 for n, o in zip(written, node.outputs, strict=True)), 0.0)
+    return activations, made, weights
 
 
 def is_wide(lowering: Lowering, node: Node) -> bool:
@@ -235,7 +233,9 @@ def is_wide(lowering: Lowering, node: Node) -> bool:
 def settle(lowering: Lowering, node: Node) -> None:
     """Widths of what a node puts out."""
     p, graph = lowering.precision, lowering.graph
-    if node.kind.group in ("product", "recurrent"):
+    if node.kind.group == "view":
+        width = max((lowering.bits(i) for i in node.inputs), default=p.bits)
+    elif is_product(node):
         width = p.bits
     elif p.cast and node.op in _WIDE:
         width = 32.0
@@ -252,7 +252,7 @@ def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     graph, p = lowering.graph, lowering.precision
     read, written = touched(graph, node, lowering.sizes)
     main = 2 if node.op in ("conv", "linear") else len(read)
-    stored = p.bits if p.cast else lowering.stored
+    stored = p.bits if p.cast else p.stored_bits
     if is_wide(lowering, node):
         return sum(read[:2], 0.0) * 4.0, written[0] * 4.0, 0.0
     weights: Any = 0.0

@@ -18,6 +18,7 @@ from steelyard.cost.net_kernels import (
     NetKernels,
     bytes_of,
     class_of,
+    is_product,
     is_wide,
     product_bytes,
     product_of,
@@ -64,15 +65,12 @@ def _casts(lowering: Lowering, node: Node) -> None:
 def _eager(lowering: Lowering, node: Node) -> None:
     """A kernel for a node, and those that eager execution adds to it."""
     graph, sizes = lowering.graph, lowering.sizes
-    group = node.kind.group
-    if group == "view":
-        for o in node.outputs:
-            lowering.width[o] = max((lowering.bits(i) for i in node.inputs), default=lowering.precision.bits)
+    if lowering.precision.cast and is_product(node):
+        _casts(lowering, node)
+    settle(lowering, node)
+    if node.kind.group == "view":
         return
-    if group in ("product", "recurrent"):
-        if lowering.precision.cast:
-            _casts(lowering, node)
-        settle(lowering, node)
+    if is_product(node):
         cls, flops, padded = product_of(graph, node, sizes, lowering.tile)
         cls = "wide" if is_wide(lowering, node) else cls
         read, written, weights = product_bytes(lowering, node)
@@ -80,7 +78,6 @@ def _eager(lowering: Lowering, node: Node) -> None:
         if node.op == "conv" and len(node.inputs) > 2:  # the bias is added by a kernel of its own
             lowering.put(node, "pointwise", written, written, written, written, 0.0)
         return
-    settle(lowering, node)
     read, written, weights = bytes_of(lowering, node)
     flops = operations(graph, node, sizes)
     lowering.put(node, class_of(node), flops, flops, read, written, weights, serial_of(graph, node, sizes))
@@ -91,13 +88,9 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
     graph, sizes = lowering.graph, lowering.sizes
     groups = _groups(graph, runtime)
     for members in groups:
-        extern = [n for n in members if n.kind.group in ("product", "recurrent", "sort")]
+        extern = [n for n in members if _stands(n)]
         for node in members:
-            if node.kind.group == "view":
-                for o in node.outputs:
-                    lowering.width[o] = max((lowering.bits(i) for i in node.inputs), default=lowering.precision.bits)
-            else:
-                settle(lowering, node)
+            settle(lowering, node)
         real = [n for n in members if n.kind.group not in ("view", "fill")]
         if not real:
             continue
@@ -106,12 +99,14 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
             if node.op == "attention" and runtime.attention == "parts":
                 _attention_parts(lowering, node)
                 continue
-            cls, flops, padded = (
-                product_of(graph, node, sizes, lowering.tile) if node.kind.group != "sort" else ("sort", 0.0, 0.0)
-            )
-            if lowering.precision.cast and runtime.fuses == "pointwise" and node.kind.group != "sort":
-                _weight_casts(lowering, node)
-            read, written, weights = product_bytes(lowering, node) if cls != "sort" else bytes_of(lowering, node)
+            if is_product(node):
+                if lowering.precision.cast and runtime.fuses == "pointwise":
+                    _weight_casts(lowering, node)
+                cls, flops, padded = product_of(graph, node, sizes, lowering.tile)
+                read, written, weights = product_bytes(lowering, node)
+            else:
+                cls, flops, padded = "sort", 0.0, 0.0
+                read, written, weights = bytes_of(lowering, node)
             if len(real) > 1:
                 outside, written, more = _borders(lowering, real)
                 read, weights = read + outside, weights + more
@@ -179,7 +174,7 @@ def _borders(lowering: Lowering, members: Sequence[Node]) -> tuple[Any, Any, Any
     read: dict[int, Any] = {}
     weights: Any = 0.0
     for node in members:
-        if node.kind.group in ("product", "recurrent"):
+        if is_product(node):
             continue
         counts, _ = touched(graph, node, lowering.sizes)
         for n, i in zip(counts, node.inputs, strict=True):
@@ -209,7 +204,12 @@ def _borders(lowering: Lowering, members: Sequence[Node]) -> tuple[Any, Any, Any
 
 def _fed(users: Sequence[Node], inside: set[int]) -> bool:
     """Whether only products read a tensor outside its kernel."""
-    return all(u.kind.group in ("product", "recurrent") for u in users if id(u) not in inside)
+    return all(is_product(u) for u in users if id(u) not in inside)
+
+
+def _stands(node: Node) -> bool:
+    """Whether an op is a kernel of its own, which others can only follow: a product, a recurrence, a sort."""
+    return is_product(node) or node.kind.group == "sort"
 
 
 def _groups(graph: TensorGraph, runtime: Runtime) -> list[list[Node]]:
@@ -232,7 +232,7 @@ def _groups(graph: TensorGraph, runtime: Runtime) -> list[list[Node]]:
     maker: dict[int, int] = {}
     level: list[int] = []
     for i, node in enumerate(graph.nodes):
-        extern = node.kind.group in ("product", "recurrent", "sort")
+        extern = _stands(node)
         inputs = [graph.storage(t) for t in node.inputs]
         own = max((depth.get(s, 0) for s in inputs), default=0) + (1 if extern else 0)
         level.append(own)

@@ -33,6 +33,10 @@ __all__ = [
 TILE: tuple[float, float, float] = (64.0, 64.0, 32.0)
 
 
+#: Bits of a format of which products are; those that are not named here have 16.
+_WIDTHS: Mapping[str, float] = {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}
+
+
 @dataclass(frozen=True, slots=True)
 class Precision:
     """How numbers are kept and multiplied."""
@@ -49,9 +53,12 @@ class Precision:
     @property
     def bits(self) -> float:
         """Width of an activation between two products."""
-        if self.between:
-            return self.between
-        return {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}.get(self.activations, 16.0)
+        return self.between or _WIDTHS.get(self.activations, 16.0)
+
+    @property
+    def stored_bits(self) -> float:
+        """Width of a weight in memory."""
+        return 32.0 if self.cast else _WIDTHS.get(self.weights, 16.0)
 
 
 PRECISIONS: Mapping[str, Precision] = {
