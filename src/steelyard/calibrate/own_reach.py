@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 
 from steelyard.calibrate.networks import scales_of
 from steelyard.calibrate.toml_files import document
-from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_lower import lower_net
-from steelyard.cost.net_price import reach_of
-from steelyard.cost.net_terms import net_site, terms
+from steelyard.cost.net_price import reach_of, scale_of, weighed
+from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
 from steelyard.documents import read_text
 from steelyard.errors import InputError, show
@@ -97,7 +95,7 @@ def fit_own_reach(rows: list[TimedNetwork], machine: Machine, runtime: Runtime, 
     scale = scales_of(by, time)
     keep = ~np.eye(len(rows), dtype=np.bool_)
     alone = np.array([float(by[i] @ scales_of(by[keep[i]], time[keep[i]])) for i in range(len(rows))])
-    old = base.scale.get(machine.name, (1.0, 1.0, 1.0))
+    old = scale_of(machine, base)
     a, b, c = (float(s * o) for s, o in zip(scale, old, strict=True))
     found = replace(
         base,
@@ -117,14 +115,10 @@ def _parts(row: TimedNetwork, machine: Machine, runtime: Runtime, precision: Pre
     graph = load_net(row.network, size=row.size or None)
     site = net_site(machine, precision)
     kernels = lower_net(graph, {"batch": np.array([row.batch])}, runtime, precision)
-    planned = runtime.terms == "groups"
-    groups: Mapping[str, Any] = group_terms(kernels, site, runtime) if planned else terms(kernels, site)
-    scale = reach.scale.get(machine.name, (1.0, 1.0, 1.0))
-    parts = np.array([0.0, 0.0, reach.step_s])
-    for name, values in groups.items():
-        factor = reach.kernel_s if name == "kernels" else reach.times.get(name, 0.0)
-        parts[share_of(name)] += factor * float(values.sum())
-    return parts * scale
+    parts = np.array([0.0, 0.0, scale_of(machine, reach)[2] * reach.step_s])
+    for share, values in weighed(kernels, site, runtime, reach):
+        parts[share] += float(values.sum())
+    return parts
 
 
 def reach_file(fit: OwnFit, runtime: Runtime) -> str:

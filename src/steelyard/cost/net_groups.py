@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.net_kernels import NetKernels
+from steelyard.cost.net_terms import moved_s, streamed_s
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Runtime
 from steelyard.workload.op import Array
@@ -82,11 +83,8 @@ def group_terms(kernels: NetKernels, site: Site, runtime: Runtime) -> Groups:
         chosen = np.array([c in classes for c in kernels.classes], dtype=np.bool_)[:, None]
         return np.where(chosen, values, 0.0)
 
-    passing = kernels.read + kernels.written
-    hot = np.maximum(0.0, 1.0 - passing / max(site.l2_bytes, 1.0)) * passing
-    moved = (passing - hot) / site.dram_bytes_per_s + hot / site.l2_bytes_per_s
-    ones = np.ones_like(passing)
-    streamed = kernels.weights / site.dram_bytes_per_s
+    moved, streamed = moved_s(kernels, site), streamed_s(kernels, site)
+    ones = np.ones_like(moved)
     found = {
         "dense.compute": of(_DENSE, kernels.padded / site.peak_ops_per_s),
         "linear.compute": of(("linear",), kernels.padded / site.peak_ops_per_s),
@@ -95,12 +93,11 @@ def group_terms(kernels: NetKernels, site: Site, runtime: Runtime) -> Groups:
         "depthwise.compute": of(_DEPTHWISE, kernels.flops / site.vector_ops_per_s),
         "vector.compute": of((*_POINTWISE, *_NORM), kernels.flops / site.vector_ops_per_s),
     }
+    loads = 0.0 if runtime.keeps_network and stays_on_chip(kernels, site, runtime) else 1.0
+    found |= {f"{name}.traffic": loads * of(classes, moved) for name, classes in _TRAFFIC.items()}
     if runtime.keeps_network:
-        loads = 0.0 if stays_on_chip(kernels, site, runtime) else 1.0
-        traffic = {f"{name}.traffic": loads * of(classes, moved) for name, classes in _TRAFFIC.items()}
-        return {**found, **traffic, "load.weights": loads * streamed, "load.kernels": loads * ones}
-    traffic = {f"{name}.traffic": of(classes, moved) for name, classes in _TRAFFIC.items()}
-    return {**found, "weights.traffic": streamed, **traffic, "kernels": ones}
+        return {**found, "load.weights": loads * streamed, "load.kernels": loads * ones}
+    return {**found, "weights.traffic": streamed, "kernels": ones}
 
 
 def elsewhere(graph: TensorGraph, runtime: Runtime) -> tuple[str, ...]:

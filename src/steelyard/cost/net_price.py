@@ -1,17 +1,18 @@
 """The time, energy and memory of a network's pass on one device: a runtime's factors times the limits of its kernels.
 
 ``time = max(sum over kernels and terms of factor x term, kernels x host time) + time of a pass``; see
-:mod:`steelyard.cost.net_terms` for the terms. A kernel never beats its limit.
+:mod:`steelyard.cost.net_terms` for the terms. A kernel never beats what its operations take at the peak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
 from steelyard.cost.net_backward import with_backward
@@ -19,14 +20,14 @@ from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_lower import lower_net
-from steelyard.cost.net_terms import least_work, limits, net_site, terms
+from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["UNMEASURED", "NetPrice", "energy_j", "price_net", "reach_of"]
+__all__ = ["UNMEASURED", "NetPrice", "by_arithmetic", "energy_j", "price_net", "reach_of", "scale_of", "weighed"]
 
 #: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
 UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
@@ -56,11 +57,13 @@ class NetPrice:
         """What takes most of the pass: ``host``, ``compute`` or ``memory``."""
         if float(np.mean(self.host_s)) > float(np.mean(self.kernel_s.sum(axis=0))):
             return "host"
-        work = np.asarray(self.kernels.padded / self.site.peak_ops_per_s, dtype=np.float64)
-        traffic = self.kernels.bytes / self.site.dram_bytes_per_s
-        return (
-            "compute" if float((self.kernel_s * (work > traffic)).sum()) > float(self.kernel_s.sum()) / 2 else "memory"
-        )
+        arithmetic = float((self.kernel_s * by_arithmetic(self.kernels, self.site)).sum())
+        return "compute" if arithmetic > float(self.kernel_s.sum()) / 2 else "memory"
+
+
+def by_arithmetic(kernels: NetKernels, site: Site) -> NDArray[np.bool_]:
+    """Whether operations bind each kernel and not its bytes, ``[kernels, scenarios]``."""
+    return np.asarray(kernels.padded / site.peak_ops_per_s > kernels.bytes / site.dram_bytes_per_s, dtype=np.bool_)
 
 
 def reach_of(runtime: Runtime, machine: Machine, layout: str, train: bool = False, precision: str = "") -> Reach:
@@ -101,11 +104,10 @@ def price_net(
     if train:
         kernels = with_backward(kernels, graph.parameters)
     reach = reach_of(runtime, machine, layout, train, precision.name)
-    groups = runtime.terms == "groups" and bool(reach.times)
-    kernel_s, limit = _groups(kernels, site, runtime, reach) if groups else _classes(kernels, site, reach)
+    kernel_s, limit = _times(kernels, site, runtime, reach)
     host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
     waits: Any = sum((effect.wait_s(kernels) for effect in effects if effect.wait_s is not None), 0.0)
-    time = np.maximum(kernel_s.sum(axis=0), host) + waits + _scale(site.machine, reach)[2] * reach.step_s
+    time = np.maximum(kernel_s.sum(axis=0), host) + waits + scale_of(site.machine, reach)[2] * reach.step_s
     passes = prod(effect.passes for effect in effects)
     if passes != 1.0:
         kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes
@@ -116,34 +118,33 @@ def price_net(
     return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach)
 
 
-def _classes(kernels: NetKernels, site: Site, reach: Reach) -> tuple[Array, Array]:
-    """Times and limits of kernels, each of a class."""
-    total: Any = np.zeros(kernels.flops.shape)
-    scale = _scale(site.machine, reach)
-    for name, values in terms(kernels, site).items():
-        usual = 1.0 if reach.times else _GUESS  # times a limit; steps and kernels are counts
-        usual = reach.kernel_s if name == "kernels" else 0.0 if name.endswith(".steps") else usual
-        total = total + scale[share_of(name)] * reach.times.get(name, usual) * values
-    # factors of traffic may be below one: what one kernel leaves in the cache, the next one finds there
-    kernel_s = np.maximum(total, least_work(kernels, site))
-    return kernel_s, np.minimum(limits(kernels, site), kernel_s)
+def weighed(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> Iterator[tuple[int, Array]]:
+    """Every term times its factor and the machine's scale, with which of its shares it belongs to."""
+    planned = runtime.terms == "groups" and bool(reach.times)
+    scale = scale_of(site.machine, reach)
+    for name, values in (group_terms(kernels, site, runtime) if planned else terms(kernels, site)).items():
+        usual = 0.0 if planned or name.endswith(".steps") else 1.0 if reach.times else _GUESS
+        factor = reach.kernel_s if name == "kernels" else reach.times.get(name, usual)
+        yield share_of(name), scale[share_of(name)] * factor * values
 
 
-def _groups(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> tuple[Array, Array]:
-    """Times and limits of kernels that a compiler plans as a whole. Such machines' peaks are guesses where their makers
-    state none, so a machine's scale below one says that the peak is higher than guessed: the limit follows it."""
-    scale = _scale(site.machine, reach)
-    kernel_s: Any = np.zeros(kernels.flops.shape)
-    for name, values in group_terms(kernels, site, runtime).items():
-        factor = reach.kernel_s if name == "kernels" else reach.times.get(name, 0.0)
-        kernel_s = kernel_s + scale[share_of(name)] * factor * values
-    product = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
-    kernel_s = np.maximum(kernel_s, np.where(product, kernels.flops / site.peak_ops_per_s, 0.0) * min(1.0, scale[0]))
-    least = kernels.flops / site.peak_ops_per_s if runtime.keeps_network else limits(kernels, site)
-    return kernel_s, np.minimum(least, kernel_s)
+def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> tuple[Array, Array]:
+    """Times of kernels, never below what their operations take at the peak, and their limits."""
+    total: Any = sum((values for _, values in weighed(kernels, site, runtime, reach)), np.zeros(kernels.flops.shape))
+    work, traffic = limits(kernels, site)
+    if runtime.terms == "groups" and reach.times:
+        # peaks of such machines are guesses where their makers state none: a scale below one says that it is higher
+        product = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
+        least = np.where(product, work, 0.0) * min(1.0, scale_of(site.machine, reach)[0])
+        limit = kernels.flops / site.peak_ops_per_s if runtime.keeps_network else np.maximum(work, traffic)
+    else:
+        # factors of traffic may be below one: what one kernel leaves in the cache, the next one finds there
+        least, limit = work, np.maximum(work, traffic)
+    kernel_s = np.maximum(total, least)
+    return kernel_s, np.minimum(limit, kernel_s)
 
 
-def _scale(machine: Machine, reach: Reach) -> tuple[float, float, float]:
+def scale_of(machine: Machine, reach: Reach) -> tuple[float, float, float]:
     """What a machine's own arithmetic, traffic, and times per kernel and pass are multiplied by."""
     return reach.scale.get(machine.name, (1.0, 1.0, 1.0))
 
@@ -166,8 +167,7 @@ def _kernel_j(kernels: NetKernels, site: Site, kernel_s: Array, arithmetic_j: Ar
     per_byte = machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
     moving = arithmetic_j + kernels.bytes * per_byte + static_power_w(machine) * kernel_s
     if machine.kind == "gpu" and machine.most_w:
-        bound = kernels.padded / site.peak_ops_per_s > kernels.bytes / site.dram_bytes_per_s
-        moving = np.where(bound, np.maximum(moving, BUSY * machine.most_w * kernel_s), moving)
+        moving = np.where(by_arithmetic(kernels, site), np.maximum(moving, BUSY * machine.most_w * kernel_s), moving)
     return np.asarray(moving, dtype=np.float64)
 
 

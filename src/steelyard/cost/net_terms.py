@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.cost.net_kernels import CLASSES, PRODUCTS, NetKernels
 from steelyard.cost.site import Site, site_for
@@ -23,7 +24,7 @@ from steelyard.deployment.runtime import Precision
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 
-__all__ = ["least_work", "limits", "net_site", "terms"]
+__all__ = ["limits", "moved_s", "net_site", "streamed_s", "summed", "terms"]
 
 #: Classes with work in proportion to operations beside their traffic, on the vector engine.
 _VECTOR = ("wide", "depthwise", "depthwise_large", "pool", "resize", "other")
@@ -34,30 +35,33 @@ def net_site(machine: Machine, precision: Precision) -> Site:
     return site_for(machine, precision.weights, precision.activations)
 
 
-def _limits(kernels: NetKernels, site: Site) -> tuple[Array, Array]:
-    """Seconds at the peak and at the bandwidths, each ``[kernels, scenarios]``."""
-    matrix = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
-    compute = np.where(matrix, kernels.padded / site.peak_ops_per_s, kernels.flops / site.vector_ops_per_s)
+def moved_s(kernels: NetKernels, site: Site) -> Array:
+    """Seconds in which activations cross the borders of each kernel: what fits the last-level cache at its rate."""
     passing = kernels.read + kernels.written
     hot = np.maximum(0.0, 1.0 - passing / max(site.l2_bytes, 1.0)) * passing
-    cold = kernels.bytes - hot
-    return compute, cold / site.dram_bytes_per_s + hot / site.l2_bytes_per_s
+    return np.asarray((passing - hot) / site.dram_bytes_per_s + hot / site.l2_bytes_per_s, dtype=np.float64)
 
 
-def limits(kernels: NetKernels, site: Site) -> Array:
-    """The least time of each kernel in s: the longer of its operations at the peak and its bytes at the bandwidth."""
-    return np.maximum(least_work(kernels, site), _limits(kernels, site)[1])
+def streamed_s(kernels: NetKernels, site: Site) -> Array:
+    """Seconds in which the weights of each kernel are read from memory."""
+    return kernels.weights / site.dram_bytes_per_s
 
 
-def least_work(kernels: NetKernels, site: Site) -> Array:
-    """The operations of each kernel at the peak, in s."""
-    compute, _ = _limits(kernels, site)
-    return np.asarray(compute * kernels.flops / np.maximum(kernels.padded, 1.0), dtype=np.float64)
+def limits(kernels: NetKernels, site: Site) -> tuple[Array, Array]:
+    """The least seconds of each kernel for its operations, at the peak, and for its bytes, at the bandwidths."""
+    peak = np.where(_on_matrix(kernels), site.peak_ops_per_s, site.vector_ops_per_s)
+    return kernels.flops / peak, moved_s(kernels, site) + streamed_s(kernels, site)
+
+
+def _on_matrix(kernels: NetKernels) -> NDArray[np.bool_]:
+    """Which kernels run on the matrix engine, ``[kernels, 1]``."""
+    return np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
 
 
 def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
     """Every term ``[kernels, scenarios]``; zero where a kernel has none of it."""
-    compute, traffic = _limits(kernels, site)
+    traffic = moved_s(kernels, site) + streamed_s(kernels, site)
+    compute = np.where(_on_matrix(kernels), kernels.padded / site.peak_ops_per_s, kernels.flops / site.vector_ops_per_s)
     found: dict[str, Array] = {}
     for name in CLASSES:
         of = kernels.index(name)[:, None]
@@ -66,9 +70,8 @@ def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
         found[f"{name}.traffic"] = np.where(of, traffic, 0.0)
         if name in PRODUCTS or name in _VECTOR:
             found[f"{name}.compute"] = np.where(of, compute, 0.0)
-    for name in ("recurrent", "resize"):
-        if kernels.index(name).any():
-            found[f"{name}.steps"] = np.where(kernels.index(name)[:, None], kernels.serial, 0.0)
+        if name in ("recurrent", "resize"):
+            found[f"{name}.steps"] = np.where(of, kernels.serial, 0.0)
     found["kernels"] = np.ones_like(traffic)
     return found
 

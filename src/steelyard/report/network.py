@@ -168,11 +168,13 @@ def parts(found: NetEstimate) -> list[Any]:
 
 def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
     """Every kernel of a pass of every phase: op, class, module, operations, bytes, time, limit and what bounds it."""
+    from steelyard.cost.net_price import by_arithmetic
+
     rows = []
     for phase, priced in zip(found.phases, found.prices, strict=True):
         k, column = priced.kernels, min(found.column, priced.kernel_s.shape[1] - 1)
+        arithmetic = by_arithmetic(k, priced.site)[:, column]
         for i in range(len(k)):
-            compute, traffic = float(k.padded[i, column]) / priced.site.peak_ops_per_s, float(k.bytes[i, column])
             rows.append(
                 {
                     "phase": phase.name,
@@ -181,10 +183,10 @@ def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
                     "op": k.ops[i],
                     "class": k.classes[i],
                     "flops": float(k.flops[i, column]),
-                    "bytes": traffic,
+                    "bytes": float(k.bytes[i, column]),
                     "time_s": float(priced.kernel_s[i, column]),
                     "limit_s": float(priced.limit_s[i, column]),
-                    "bound": "compute" if compute > traffic / priced.site.dram_bytes_per_s else "memory",
+                    "bound": "compute" if arithmetic[i] else "memory",
                 }
             )
     return rows
