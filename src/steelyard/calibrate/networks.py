@@ -27,7 +27,7 @@ ROUNDS, FLOOR = 10, 0.03
 Scales = Any
 
 
-def least(terms: Any, time_s: Any, usual: Any, pull: float, part: float = 0.005) -> Any:
+def least(terms: Any, time_s: Any, usual: Any, pull: float, part: float = 0.005, rounds: int = ROUNDS) -> Any:
     """Factors of least absolute relative error, none below zero, pulled towards the usual ones as by ``pull`` rows.
 
     A term that takes less than ``part`` of a pass is pulled as one of that part.
@@ -38,7 +38,7 @@ def least(terms: Any, time_s: Any, usual: Any, pull: float, part: float = 0.005)
     typical = np.sqrt(pull) * np.maximum(share.mean(axis=0), part / usual)
     weight = np.ones(len(time_s))
     found = usual
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         left = np.vstack([share * weight[:, None], np.diag(typical)])
         found, _residual = nnls(left, np.concatenate([weight, typical * usual]))
         weight = 1.0 / np.sqrt(np.maximum(np.abs(share @ found - 1.0), FLOOR))

@@ -13,7 +13,6 @@ A time is the sum over terms of a factor (how many times the limit a runtime's k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from steelyard.deployment.runtime import Precision
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 
-__all__ = ["limits", "moved_s", "net_site", "streamed_s", "summed", "terms"]
+__all__ = ["limits", "moved_s", "net_site", "streamed_s", "terms"]
 
 #: Classes with work in proportion to operations beside their traffic, on the vector engine.
 _VECTOR = ("wide", "depthwise", "depthwise_large", "pool", "resize", "other")
@@ -74,8 +73,3 @@ def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
             found[f"{name}.steps"] = np.where(of, kernels.serial, 0.0)
     found["kernels"] = np.ones_like(traffic)
     return found
-
-
-def summed(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Terms over all kernels, ``[scenarios]``."""
-    return {name: values.sum(axis=0) for name, values in found.items()}

@@ -18,16 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.calibrate.networks import least
 from steelyard.cost.net_backward import with_backward
+from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
-from steelyard.cost.net_terms import net_site, summed, terms
+from steelyard.cost.net_terms import net_site, terms
+from steelyard.cost.site import Site
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.machine.catalogue import find_machine
 from steelyard.measurements.reader import machine_name, read_frame
 from steelyard_validation.networks import FUSED_FROM, family_of, held_out, timm_graph
 from steelyard_validation.readers.timm_tables import LARGEST, RUNTIMES
 
-__all__ = ["PULL", "USUAL", "Rows", "entries", "factors", "read_rows", "said"]
+__all__ = ["PULL", "USUAL", "Rows", "entries", "entry", "factors", "read_rows", "said", "spread_of", "total"]
 
 #: Factors where nothing says otherwise: limits are nearly reached; those of classes whose kernels are known to be slow.
 USUAL: Mapping[str, float] = {
@@ -63,8 +66,8 @@ MOST: Mapping[str, float] = {"weight_cast.traffic": 2.0}
 PULL = 8.0
 #: Host time of a kernel (a guess: what eager PyTorch and compiled code are seen to need per op at a batch of one).
 HOST_S: Mapping[str, float] = {"eager": 2.5e-5, "dynamo": 1e-5}
-#: Rounds of reweighting, and the relative error below which rows count alike.
-ROUNDS, FLOOR = 12, 0.03
+#: Rounds of reweighting, and the share of a pass as which a term that takes less is pulled.
+ROUNDS, PART = 12, 0.002
 
 #: Tables by name: runtime, order of images, precision, files and the release of PyTorch of each.
 TASKS: Mapping[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -87,11 +90,23 @@ class Rows:
     family: Any
     machine: Any
 
+    @classmethod
+    def of(cls, found: Sequence[tuple[Mapping[str, float], float, str, str]]) -> Rows:
+        """From terms by name, time, family and machine of each row."""
+        names = tuple(sorted({n for values, *_ in found for n in values}))
+        matrix = np.array([[values.get(n, 0.0) for n in names] for values, *_ in found])
+        return cls(names, matrix, *(np.array(column) for column in list(zip(*found, strict=True))[1:]))
+
+
+def total(kernels: NetKernels, site: Site) -> dict[str, float]:
+    """The terms of all kernels of a pass, for one scenario."""
+    return {name: float(values.sum()) for name, values in terms(kernels, site).items()}
+
 
 def read_rows(tables: Path, task: str) -> Rows:
     """The rows of a task with the terms of their kernels."""
     compiled, layout, files = TASKS[task]
-    found: list[tuple[Mapping[str, Any], float, str, str]] = []
+    found: list[tuple[Mapping[str, float], float, str, str]] = []
     for stem, torch in files:
         frame = read_frame(tables / "timm_benchmarks" / f"{stem}.csv", COLUMNS)
         chosen = (frame["compile"] == compiled) & (frame["layout"] == layout) & (frame["torch"].astype(str) == torch)
@@ -106,27 +121,15 @@ def read_rows(tables: Path, task: str) -> Rows:
             )
             if task.startswith("train"):
                 kernels = with_backward(kernels, graph.parameters)
-            values = summed(terms(kernels, net_site(find_machine(machine), precision)))
+            values = total(kernels, net_site(find_machine(machine), precision))
             found.append((values, float(row.step_time_ms) * 1e-3, family_of(str(row.model)), machine))
-    names = tuple(sorted({n for values, *_ in found for n in values}))
-    matrix = np.array([[float(v.get(n, np.zeros(1))[0]) for n in names] for v, *_ in found])
-    return Rows(names, matrix, *(np.array(column) for column in list(zip(*found, strict=True))[1:]))
+    return Rows.of(found)
 
 
 def factors(rows: Rows, chosen: Any, usual_of: Mapping[str, float] = USUAL, pull: float = PULL) -> Any:
     """One factor per term, from the rows chosen, pulled to the usual ones."""
-    from scipy.optimize import nnls
-
-    share = rows.terms[chosen] / rows.time_s[chosen][:, None]
     usual = np.array([usual_of.get(n, 1.0 if n.endswith("compute") else 1.1) for n in rows.names])
-    typical = np.sqrt(pull) * np.maximum(share.mean(axis=0), 0.002 / usual)
-    weight = np.ones(len(share))
-    found = usual
-    for _ in range(ROUNDS):
-        left = np.vstack([share * weight[:, None], np.diag(typical)])
-        found, _residual = nnls(left, np.concatenate([weight, typical * usual]))
-        weight = 1.0 / np.sqrt(np.maximum(np.abs(share @ found - 1.0), FLOOR))
-        weight /= weight.mean()
+    found = least(rows.terms[chosen], rows.time_s[chosen], usual, pull, PART, ROUNDS)
     return np.minimum(found, [MOST.get(n, np.inf) for n in rows.names])
 
 
@@ -140,12 +143,32 @@ def _without(rows: Rows, groups: Any, within: Any) -> Any:
 
 
 def said(predicted: Any, measured: Any) -> str:
+    """Errors and rank of predictions, in words."""
     from scipy.stats import spearmanr
 
     error = np.abs(predicted / measured - 1.0)
     rank = float(spearmanr(predicted, measured).statistic)
     median, mean, p90 = (100 * float(x) for x in (np.median(error), error.mean(), np.quantile(error, 0.9)))
     return f"median {median:.1f} %, mean {mean:.1f}, p90 {p90:.0f}, rank {rank:.3f}, n {len(error):,}"
+
+
+def spread_of(predicted: Any, measured: Any) -> float:
+    """The factor within which 80 % of times lie."""
+    return float(np.exp(np.quantile(np.abs(np.log(predicted / measured)), 0.8)))
+
+
+def entry(times: Mapping[str, float], kernel_s: float, spreads: tuple[float, float], *more: str) -> list[str]:
+    """One entry of a runtime in the catalogue, as lines; ``more`` are its other fields."""
+    written = ", ".join(f'"{n}" = {v:.3g}' for n, v in times.items())
+    return [
+        "[[runtime.reach]]",
+        *more,
+        f"times = {{ {written} }}",
+        f"kernel_s = {kernel_s:.3g}",
+        f"spread = {spreads[0]:.3g}",
+        f"spread_elsewhere = {max(spreads):.3g}",
+        "",
+    ]
 
 
 def entries(tables: Path, tasks: Sequence[str]) -> str:
@@ -157,7 +180,7 @@ def entries(tables: Path, tasks: Sequence[str]) -> str:
         fitted, everything = factors(rows, ~out), np.ones(len(out), dtype=np.bool_)
         predicted = rows.terms @ fitted
         alone = _without(rows, rows.family, everything)
-        spread = float(np.exp(np.quantile(np.abs(np.log(alone / rows.time_s)), 0.8)))
+        spread = spread_of(alone, rows.time_s)
         elsewhere = spread * 1.25
         lines.append(f"# {task}: families held out: {said(predicted[out], rows.time_s[out])}")
         for machine in sorted({str(m) for m in rows.machine}):
@@ -170,27 +193,22 @@ def entries(tables: Path, tasks: Sequence[str]) -> str:
         machines = sorted({str(m) for m in rows.machine})
         if len(machines) > 1:
             strange = _without(rows, rows.machine, everything)
-            elsewhere = float(np.exp(np.quantile(np.abs(np.log(strange / rows.time_s)), 0.8)))
+            elsewhere = spread_of(strange, rows.time_s)
             for machine in machines:
                 of = rows.machine == machine
                 lines.append(f"#   from the other machine, {machine}: {said(strange[of], rows.time_s[of])}")
         stack = find_machine(machines[0]).launch
-        kernel_s = dict(zip(rows.names, fitted, strict=True)).get("kernels", 0.0)
-        times = ", ".join(f'"{n}" = {v:.3g}' for n, v in zip(rows.names, fitted, strict=True) if n != "kernels")
-        lines += [
-            "[[runtime.reach]]",
+        times = dict(zip(rows.names, fitted, strict=True))
+        host = HOST_S[TASKS[task][0]] if stack != "cpu" else 0.0
+        fields = [
             f'stacks = ["{stack}"]',
             f'layout = "{TASKS[task][1]}"',
             *(["train = true"] if task.startswith("train") else []),
             f"measured = {machines}".replace("'", '"'),
-            f"times = {{ {times} }}",
-            f"kernel_s = {kernel_s:.3g}",
-            f"spread = {spread:.3g}",
-            f"spread_elsewhere = {max(elsewhere, spread):.3g}",
-            f"host_s = {HOST_S[TASKS[task][0]] if stack != 'cpu' else 0.0:.3g}",
+            f"host_s = {host:.3g}",
             f'source = "fitted to {int((~out).sum()):,} passes of timm networks, a quarter of families left out"',
-            "",
         ]
+        lines += entry(times, times.pop("kernels", 0.0), (spread, elsewhere), *fields)
     return "\n".join(lines)
 
 

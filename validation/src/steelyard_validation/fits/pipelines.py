@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.cost.net_price import price_net, reach_of
-from steelyard.cost.net_terms import summed, terms
 from steelyard.deployment.runtime import find_runtime
 from steelyard.machine.catalogue import find_machine
 from steelyard.measurements.reader import read_frame
 from steelyard.scenario.network import read_net_scenario
 from steelyard.scenario.words import Problems
-from steelyard_validation.fits.networks import Rows, factors, said
+from steelyard_validation.fits.networks import Rows, entry, factors, said, spread_of, total
 from steelyard_validation.readers.diffusion import COLUMNS, words_of
 
 __all__ = ["HOPPER", "fit", "read_pipelines"]
@@ -56,13 +55,10 @@ def read_pipelines(tables: Path) -> Rows:
             sizes = {**phase.sizes, "batch": np.array([float(scenario.batch * phase.items)])}
             machine = scenario.cluster.machine
             priced = price_net(phase.graph, sizes, machine, scenario.runtime, scenario.precision, scenario.layout)
-            for name, value in summed(terms(priced.kernels, priced.site)).items():
-                values[name] = values.get(name, 0.0) + phase.repeats * float(value[0])
-        found.append((values, float(row.batch_latency_s), str(row.model)))
-    names = tuple(sorted({n for values, *_ in found for n in values}))
-    matrix = np.array([[v.get(n, 0.0) for n in names] for v, *_ in found])
-    time, family = (np.array(column) for column in list(zip(*found, strict=True))[1:])
-    return Rows(names, matrix, time, family, np.full(len(time), "h100_sxm"))
+            for name, value in total(priced.kernels, priced.site).items():
+                values[name] = values.get(name, 0.0) + phase.repeats * value
+        found.append((values, float(row.batch_latency_s), str(row.model), "h100_sxm"))
+    return Rows.of(found)
 
 
 def fit(tables: Path) -> str:
@@ -77,27 +73,19 @@ def fit(tables: Path) -> str:
         out = rows.family == model
         alone[out] = (rows.terms @ factors(rows, ~out, usual, PULL))[out]
     fitted = dict(zip(rows.names, factors(rows, np.ones(len(alone), dtype=np.bool_), usual, PULL), strict=True))
-    spread = float(np.exp(np.quantile(np.abs(np.log(alone / rows.time_s)), 0.8)))
+    spread = spread_of(alone, rows.time_s)
     times = {**other.times, **HOPPER, **fitted}
     kernel_s = times.pop("kernels")
     ratios = {str(m): round(float(np.median((alone / rows.time_s)[rows.family == m])), 2) for m in set(rows.family)}
-    written = ", ".join(f'"{n}" = {v:.3g}' for n, v in times.items())
-    return "\n".join(
-        [
-            f"# pipelines on H100, each left out: {said(alone, rows.time_s)}",
-            f"# {ratios}",
-            "[[runtime.reach]]",
-            'stacks = ["cuda"]',
-            'machines = ["hopper"]',
-            'measured = ["h100_sxm"]',
-            f"times = {{ {written} }}",
-            f"kernel_s = {kernel_s:.3g}",
-            f"spread = {spread:.3g}",
-            f"spread_elsewhere = {spread * 1.25:.3g}",
-            f"host_s = {HOST_S:.3g}",
-            f'source = "fitted to {len(alone)} runs of diffusion pipelines (ML.ENERGY), others as on GeForce"',
-        ]
-    )
+    fields = [
+        'stacks = ["cuda"]',
+        'machines = ["hopper"]',
+        'measured = ["h100_sxm"]',
+        f"host_s = {HOST_S:.3g}",
+        f'source = "fitted to {len(alone)} runs of diffusion pipelines (ML.ENERGY), others as on GeForce"',
+    ]
+    heads = [f"# pipelines on H100, each left out: {said(alone, rows.time_s)}", f"# {ratios}"]
+    return "\n".join([*heads, *entry(times, kernel_s, (spread, spread * 1.25), *fields)])
 
 
 if __name__ == "__main__":
